@@ -1,6 +1,6 @@
-"""The words that options and files take, and the defaults that help texts quote.
+"""Names that options and files accept, and defaults that help texts quote.
 
-They stand here, and not beside the code that knows what they mean, so that ``--help`` need not wait
+They are defined here, and not in the code that implements them, so that ``--help`` need not wait
 for PyTorch: this module imports the standard library alone. A test compares them with the
 registries of that code.
 """
@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 PROGRAM = "ifs"
-"""The installed command that runs the scripts."""
+"""Installed command that runs the scripts."""
 
 
 def script(name: str) -> str:
-    """Return a script of this project as its user types it, for messages.
+    """Return the name of a script of this project as its user types it, for messages.
 
     Example:
         >>> script("train")
@@ -23,8 +23,8 @@ def script(name: str) -> str:
         name: Name of the script, without its suffix.
 
     Returns:
-        ``ifs NAME`` in an installed copy, which has no scripts at hand, or where the program was
-        started by this command; else ``NAME.py``.
+        ``ifs NAME`` in an installed copy, where scripts are not in the working directory, or if the
+        program was started by this command; otherwise ``NAME.py``.
     """
     installed = (Path(__file__).parent.parent / "scripts").is_dir()
     return (
@@ -41,11 +41,11 @@ EXTRAS = {
     "torch_fidelity": "fid",
     "trimesh": "meshes",
 }
-"""What is to be installed with the package for what a few commands import."""
+"""Extras of the package that a few commands need, by imported module."""
 
 # Data.
 TOY, TABLE, IMAGES, RECORDS = KINDS_OF_DATA = ("toy", "table", "images", "records")
-"""What a network file says that it is of."""
+"""Kinds of data that a network file may be about."""
 TOY_NAMES = (
     *("circles", "sine1", "sine2", "moons", "s_curve", "swirl", "alt_s_curve", "alt_swirl"),
     *("unscaled_alt_s_curve", "unscaled_alt_swirl"),
@@ -53,103 +53,109 @@ TOY_NAMES = (
 TRANSFORMS = ("center-crop", "center-crop-wide")
 PATCHES, HELD_OUT_PATCHES = "patches", "patches:held-out"
 PATCH, SIDES = 16, (4, 64)
-"""Side of patches of photographs, in pixels, unless it is said, and between which it must be."""
+"""Default side of patches of photographs, in pixels, and its smallest and largest value."""
 HEADERS = ("auto", "yes", "no")
-"""Whether the first row of a text names its columns."""
+"""Whether the first row of a text file names its columns."""
 MISSING = ("keep", "refuse", "drop", "mean")
-"""What becomes of missing values: keep or refuse them, drop their rows, or take the mean."""
+"""Treatment of missing values: keep or refuse them, drop their rows, or take the mean."""
 COLUMN_TYPES = ("number", "whole", "category", "date")
-"""Of a column of records: what its values are."""
+"""Types of a column of records."""
 IDENTIFIER = "identifier"
-"""A column that only tells rows apart."""
+"""Type of a column that only distinguishes rows."""
 SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
-"""What may be between the cells of a text, by name."""
+"""Separators between the cells of a text file, by name."""
 DECIMALS = (".", ",")
 HALVES = ("upper-half", "lower-half", "left-half", "right-half")
-"""Parts of an image that may be all that was observed."""
+"""Parts of an image that may be the only observed ones."""
 OPERATORS = ("blur:STD", "downsample:FACTOR", "crop:ROW,COLUMN,HEIGHT,WIDTH", "random:COUNT")
-"""Linear maps that have a name, with what is said of them; the last is of any points."""
+"""Named linear maps, with their arguments; the last applies to any points."""
 RAW_TABLES = (".csv", ".tsv", ".npy", ".parquet", ".feather")
-"""Files that ``dataset_tool.py`` makes tables of."""
+"""Suffixes of files that ``dataset_tool.py`` converts to tables."""
 
 # Networks.
 TOY_NETWORK_NAMES = ("mlp", "ToyConvUNet", "ToySongUNet")
 IMAGE_NETWORK_NAMES = ("ddpmpp", "ncsnpp", "adm")
 TABLE_NETWORK = "mlp"
 QUESTIONS = "questions"
-"""The network of records."""
+"""Name of the network of records."""
 TRIAL_NETWORK = "trials"
 LABEL_DIM = 9
-"""Of augmentation: x-flip, y-flip, n, cos phi - 1, sin phi, n cos a, n sin a, n_x, n_y."""
+"""Number of augmentation labels: x-flip, y-flip, n, cos phi - 1, sin phi, n cos a, n sin a, n_x,
+n_y.
+"""
 PRECISIONS = ("fp32", "bf16", "fp16")
 SPACES = ("ES", "IS")
 MOST_BLOCKS = 64
-"""Of a level of an image network."""
+"""Largest number of blocks per level of an image network."""
 MOST_WAVES = 16
-"""Of pixels, that a network sees."""
+"""Largest number of pixel waves that a network gets as input."""
 NOISE_CONDITIONINGS = ("log", "ddpm")
-"""What a network can be trained with."""
+"""Encodings of time that a network can be trained with."""
 
 # Flow.
 INFLATION = ("dims_to_keep", "rho", "gamma0", "g_type", "inflation_gap", "g_rescaling")
-"""What is known of an inflationary schedule."""
+"""Names of the arguments of an inflationary schedule."""
 ALL_AT_ONCE = 512
-"""Points of one call where results must not depend on how many there are beside."""
+"""Number of points per evaluation where results must not depend on the number of points."""
 G_TYPES = ("orig", "constant_inflation_gap")
 SOLVER_NAMES = (
     *("euler", "heun", "rk4", "exp_ab2", "exp_rk4", "exp_rk5"),
     *("dopri5", "rev_euler", "rev_rk5"),
 )
 ADAPTIVE_SOLVERS = ("dopri5",)
-"""Those that choose their steps themselves."""
+"""Solvers that choose their steps themselves."""
 DEFAULT_SOLVER = "exp_rk5"
-"""The most accurate for its calls in ``benchmarks/solvers.py``; see docs/solvers.md."""
+"""Default solver: the most accurate for its network evaluations in ``benchmarks/solvers.py``; see
+docs/solvers.md.
+"""
 DEFAULT_STEPS = 20
-"""Steps of an integration where nothing else was asked for."""
+"""Default number of steps of an integration."""
 TRACES = ("auto", "exact", "hutchinson")
 LARGEST_EXACT = 128
-"""Dimensions up to which ``auto`` is exact."""
+"""Largest number of dimensions where ``auto`` is exact."""
 PROBES = 8
-"""Random directions of a point: its standard error is then known to a quarter."""
+"""Number of random directions per point: its standard error is then known to a quarter."""
 CELL_ERROR, CELL_POINTS = 0.05, 256
-"""Densities of discrete rows are means over points, until their standard error in nats is so small,
-or points are so many."""
+"""Limits on densities of discrete rows, which are means over points: points are added until the
+standard error, in nats, is this small, or until there are this many.
+"""
 METHODS = ("gain", "marginal", "path")
-"""Of calibration."""
+"""Methods of calibration."""
 LEARNED = "learned"
-"""The law of latents of a network file."""
+"""Name of the learned distribution of latents in a network file."""
 LIKELIHOOD = "likelihood"
 TRIALS = "trials"
 POPULATION = "population"
 DISCRETE = "discrete_parameters"
-"""What a network file has of a likelihood: bounds of its parameters."""
+"""Entry of a likelihood in a network file: its discrete parameters."""
 UNIFORM = "uniform"
-"""The prior between the bounds of parameters."""
+"""Name of the uniform prior between the bounds of parameters."""
 
 # Training.
 OTHERS = 32768
-"""Further points of a toy; targets are averaged over the near ones."""
+"""Number of further points of a toy; targets are averaged over the near ones."""
 MOST_AVERAGED = 8
-"""Dimensions up to which this pays."""
+"""Largest number of dimensions where averaging pays off."""
 AUTO = "auto"
 MARGINALS = ("none", "yeo-johnson", "quantile")
 AXES_TOO = "quantile-axes"
-"""``quantile``, and a spline along the whitened axes too, which draws in rows that are far from all
-others there: a step of iterative Gaussianization (Chen and Gopinath 2000)."""
+"""Name of ``quantile`` with an additional spline along the whitened axes, which draws in rows that
+are far from all others there: a step of iterative Gaussianization (Chen and Gopinath 2000).
+"""
 EVENED = {"quantile-0.05": 0.05, "quantile-0.2": 0.2, "quantile-0.5": 0.5}
-"""What is done to marginals of records, too: a column gets the quantiles that it has with so much
-noise, in standard deviations."""
+"""Transformations of marginals, also for records: a column gets the quantiles that it has with
+noise of this size, in standard deviations.
+"""
 LOG = "log"
-"""The logarithm of columns that are positive over decades."""
+"""Name of the logarithm of columns that are positive over decades."""
 WHITENINGS = ("none", "pca", "zca")
 COND_SCREENS = (AUTO, "on", "off")
 LINEAR_STARTS = (*COND_SCREENS, "gaussian")
 BOUNDED = (AUTO, "map", "reject")
 ANY_NUMBER = -1
-"""In a shape, of what there may be any number: ``(ANY_NUMBER, K)`` is a set of trials of K numbers.
-"""
+"""Placeholder for any size in a shape: ``(ANY_NUMBER, K)`` is a set of trials of K numbers."""
 ADAM, SOAP = OPTIMIZERS = ("adam", "soap")
-"""See ``learning.soap``."""
+"""Names of optimizers; see ``learning.soap``."""
 BY_WEIGHT = "by_weight"
 T_SAMPLINGS = ("uniform", "normal", "log_uniform", BY_WEIGHT)
 TOY_PRECONDITIONINGS = ("ifs", "edm", "edm_es")
@@ -157,33 +163,36 @@ TOY_PRECONDITIONINGS = ("ifs", "edm", "edm_es")
 # Simulation.
 KINDS = ("melt", "roundtrip", "gen")
 MOST_ROWS = 10_000
-"""Rows of a table that are melted, unless a number is given."""
+"""Default number of rows of a table that are inflated."""
 NOISES = ("independent", "path")
-"""Of residuals: fresh at each time, or the flow's own."""
+"""Noise of residuals: fresh at each time, or the flow's own."""
 
 # Posteriors.
 SAMPLERS = (*("auto", "pool", "refined", "annealed", "elliptical", "hmc", "smc", "twisted"),)
 MOST_TESTED = 8
-"""Dimensions up to which Gaussian mixtures can stand for posteriors: there ``auto`` refines pools
-and anneals populations, and all samplers are tested by wider proposals."""
+"""Largest number of dimensions where Gaussian mixtures approximate posteriors: there ``auto``
+refines pools and anneals populations, and all samplers are tested by wider proposals.
+"""
 WARMUP = {"elliptical": 200, "hmc": 300}
-"""Steps before the first draw; hmc learns its metric in them."""
+"""Steps before the first draw; hmc estimates its metric in them."""
 PARTICLES = 1024
-"""Of a population of ``twisted``, unless draws are more."""
+"""Number of particles per population of ``twisted``, unless there are more draws."""
 PARTICLE_STEPS = 16
-"""Steps of the diffusion that they follow."""
+"""Number of steps of the diffusion that particles follow."""
 TOY_POOL, IMAGE_POOL = 2**17, 2**12
-"""Prior draws in a pool."""
+"""Number of prior draws in a pool."""
 LEARNED_SOLVER, LEARNED_STEPS = "exp_rk5", 5
-"""Solver and steps of the draws of a neural posterior, where the network file has no others."""
+"""Solver and steps for draws of a neural posterior, where the network file has no others."""
 LEARNED_POOL = 2**12
-"""The same where a network says the likelihood, which is dear."""
+"""Number of prior draws in a pool where a network models the likelihood, which is expensive."""
 MOST_DEBLURRED = 16
-"""Dimensions of which Jacobians of a denoiser are taken whole."""
+"""Largest number of dimensions where full Jacobians of a denoiser are computed."""
 FEWEST_RUNS = 20
-"""That a check of posteriors takes."""
+"""Smallest number of runs in a check of posteriors."""
 FEWEST_NEIGHBORS, NEIGHBORS = 20, 100
-"""Simulations that are tested near an observation: at least, and unless another number is said."""
+"""Smallest and default number of simulations that are tested near an observation."""
 AMORTIZED_ROWS, AMORTIZED_CUDA_ROWS = 1024, 8192
-"""Points of one call where nothing but draws is wanted: as many as stay in the cache of a CPU, also
-in an ensemble, where 2,048 take half as long again a point; a card wants more."""
+"""Number of points per evaluation where only draws are wanted, on a CPU and on CUDA. On a CPU the
+data must fit into its cache, also for an ensemble: 2,048 points take half as long again per point.
+A GPU needs more points.
+"""

@@ -1,7 +1,7 @@
-"""How large a network and how long a training: as published, or fitted to the data and the device.
+"""Sizes of networks and lengths of trainings: as published, or fitted to the data and the device.
 
-What ``fitted`` chooses is what worked where it was measured, 8 x 8 digits on two cores of a CPU
-(docs/images.md), carried on to other sizes by a few rules:
+The choices of ``fitted`` are those that worked where they were measured, on 8 x 8 digits on two
+cores of a CPU (docs/images.md), extrapolated to other sizes by a few rules:
 
 ==============  ==================================================================================
 size            32 channels times (1, 2) at 8 pixels, (1, 2, 2) above; on CUDA, from 32 pixels on,
@@ -12,15 +12,16 @@ batch           64 up to 1 million samples, 256 up to 10, then 512
 learning rate   2e-3 for networks of up to 32 channels, else 1e-3; it rises over 5 % of the
                 duration and falls along a cosine
 average         half-life of a tenth of the duration, at most half a million samples
-pixel waves     5 in image space, of small networks
-augmentation    of color images only, and only in 100 passes or more: a mirrored digit is no digit
+pixel waves     5 in image space, for small networks
+augmentation    for color images only, and only with 100 passes or more: a mirrored digit is not a
+                digit
 last time       as for toys, half as long again if dimensions are compressed
 ==============  ==================================================================================
 
-What ``fitted_to_table`` chooses worked on tables of 178 to 53,920 rows and 5 to 61 columns: many
-small steps of a small network, larger batches for many rows, and for few rows what keeps it from
-learning them by heart. docs/tables.md has what that comes to. Where points are given with
-conditions, few rows have a short training of a network that sees no waves of the conditions.
+The choices of ``fitted_to_table`` worked on tables with 178 to 53,920 rows and 5 to 61 columns:
+many small steps of a small network, larger batches for many rows, and regularization against
+memorizing few rows. docs/tables.md lists the results. Where points have conditions, few rows get a
+short training of a network without waves of the conditions.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,18 +36,18 @@ R = TypeVar("R", bound="TrainingRecipe")
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRecipe:
-    """The amounts of a training, as options have them.
+    """Lengths and rates of a training, in the units of the options.
 
     Attributes:
         duration: Length of the training, million samples.
         batch: Batch size over all ranks.
         lr: Peak learning rate.
-        lr_ramp: Million samples in which it rises.
-        lr_decay: Whether it then falls to zero along a cosine.
+        lr_ramp: Length of the rise of the learning rate, million samples.
+        lr_decay: Whether the rate then falls to zero along a cosine.
         ema: Half-life of the averaged weights, million samples.
         tick: Thousand samples between reports.
-        snap: Reports between network files.
-        dump: Reports between training states.
+        snap: Number of reports between network files.
+        dump: Number of reports between training states.
     """
 
     duration: float
@@ -60,26 +61,27 @@ class TrainingRecipe:
     dump: int
 
     def but(self: R, values: Mapping[str, Any]) -> R:
-        """This recipe with those of the values by name that are its own and are not None."""
+        """Return this recipe with those values, by name, that it has and that are not None."""
         names = {field.name for field in fields(self)}
         return replace(self, **{k: v for k, v in values.items() if k in names and v is not None})
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageRecipe(TrainingRecipe):
-    """A training on images.
+    """Settings of a training on images.
 
     Attributes:
-        cbase: Channels of the network's finest level, but for its factor.
-        cres: Factor of each level's channels.
-        attend: Sides at which blocks attend; None for those of the network as published.
-        blocks: Residual blocks of an encoder level; 0 for as many as published.
+        cbase: Number of channels of the network's finest level, before its factor.
+        cres: Factor on the channels of each level.
+        attend: Resolutions with attention; None for those of the published network.
+        blocks: Number of residual blocks per encoder level; 0 for the published number.
         dropout: Fraction of activations dropped.
-        pixel_waves: Waves of the noisy pixels that the network sees; 0 for none and no pixels.
+        pixel_waves: Number of waves of the noisy pixels that the network gets as input; 0 for none,
+            and no pixels.
         augment: Probability of each augmentation.
-        precision: What the network computes in.
+        precision: Precision of the network.
         cache: Whether to keep the data set in memory.
-        workers: Processes that read data.
+        workers: Number of processes that read data.
     """
 
     cbase: int
@@ -106,15 +108,17 @@ TOY = TrainingRecipe(
     dump=100,
 )
 OF_TOYS = ("duration", "batch", "ema", "lr")
-"""What differs between the recipes of toys."""
+"""Names of the amounts that differ between the recipes of toys."""
 AVERAGED_TOY = replace(TOY, duration=2.0, batch=512, ema=0.17)
-"""Of toys whose targets are averaged over further points, and have so much less noise."""
+"""Recipe for toys whose targets are averaged over further points, and therefore have much less
+noise.
+"""
 AVERAGED_PLANE = replace(TOY, duration=1.0, batch=512, lr=8e-3, ema=0.08)
-"""Of an mlp on such toys in up to ``PLANE`` dimensions."""
+"""Recipe for an mlp on toys with averaged targets in up to ``PLANE`` dimensions."""
 AVERAGED_SPACE = replace(TOY, duration=1.4, batch=512, lr=6e-3, ema=0.11)
-"""Of an mlp on such toys in more dimensions."""
+"""Recipe for an mlp on toys with averaged targets in more dimensions."""
 PLANE = 2
-"""Dimensions up to which ``AVERAGED_PLANE`` holds."""
+"""Largest dimension for ``AVERAGED_PLANE``."""
 
 PUBLISHED = ImageRecipe(
     duration=200.0,
@@ -136,28 +140,30 @@ PUBLISHED = ImageRecipe(
     cache=False,
     workers=1,
 )
-"""Of CIFAR-10 (Karras et al. 2022, table 7)."""
+"""Published recipe for CIFAR-10 (Karras et al. 2022, table 7)."""
 PUBLISHED_T_MAX = 15.01
 PUBLISHED_ADM: dict[str, Any] = {"cbase": 192, "cres": (1, 2, 3, 4), "dropout": 0.1}
 
 
 ONE_THREAD = 256 * 64
-"""Units of a layer, of all rows of a batch, up to which a second thread gains nothing."""
+"""Number of units of a layer, over all rows of a batch, up to which a second thread gains
+nothing.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableRecipe(TrainingRecipe):
-    """A training on a table.
+    """Settings of a training on a table.
 
     Attributes:
-        width: Units of a hidden layer.
-        depth: Hidden layers.
+        width: Number of units per hidden layer.
+        depth: Number of hidden layers.
         dropout: Fraction of hidden activations dropped.
         weight_decay: See ``TrainingConfig``.
         gamma0: Noise variance at time 0, in squared units of standardized columns.
-        patience: Reports without a better held-out score that end the training.
-        ensemble: Networks that are trained side by side.
-        cond_waves: Frequencies of the waves of each condition that the network sees.
+        patience: Number of reports without a better validation score that end the training.
+        ensemble: Number of networks that are trained together.
+        cond_waves: Number of frequencies of the waves of each condition as network inputs.
         optimizer: See ``TrainingConfig``.
     """
 
@@ -173,35 +179,41 @@ class TableRecipe(TrainingRecipe):
 
     @property
     def layers(self) -> dict[str, Any]:
-        """Arguments of a network's constructor."""
+        """Constructor arguments of a network."""
         return {"width": self.width, "depth": self.depth, "dropout": self.dropout}
 
     @property
     def useful_threads(self) -> int | None:
-        """Of a CPU; None for no limit."""
+        """Number of useful CPU threads; None for no limit."""
         small = self.batch * self.width * self.ensemble <= ONE_THREAD
         return 1 if small else None
 
 
 RAMP, TABLE_RAMP, LONGEST_RAMP = 0.05, 0.02, 10.0
-"""Part of a training in which the learning rate rises, of images and of tables; million samples."""
+"""Fractions of a training with a rising learning rate, for images and for tables; and its largest
+length in million samples.
+"""
 SMALL, LARGE = 32, 128
 """Channels of a small network and of the published one."""
 SMALL_BLOCKS = 1
-"""Of a level of a small network."""
+"""Number of blocks per level of a small network."""
 PIXEL_WAVES = 5
-"""Down to an eighth of the range of pixels: the noise of the first time hides finer ones."""
+"""Number of pixel waves, down to an eighth of the range of pixels: the noise of the first time
+hides finer ones.
+"""
 CACHED_BYTES = 256 << 20
-"""Pixels of a data set that is kept in memory."""
+"""Largest number of pixel values of a data set that is kept in memory, one byte each."""
 COMPRESSED_TIME = 1.5
 """Factor on the last time if dimensions are compressed: kept ones inflate at twice the rate, but
-digits in 10 dimensions needed more than half of the time to become Gaussian."""
+digits in 10 dimensions needed more than half of the time to become Gaussian.
+"""
 
 
 def published(arch: str, values: Mapping[str, Any]) -> ImageRecipe:
-    """The published recipe for a network, with the values that a user gave by name."""
+    """Return the published recipe for a network, with the values that a user gave by name."""
     recipe = PUBLISHED.but(PUBLISHED_ADM if arch == "adm" else {}).but(values)
-    # It was published for 200 million samples: a short training rises in a part of its own.
+    # The published ramp is for 200 million samples: a short training has a proportionally shorter
+    # one.
     return replace(recipe, lr_ramp=min(LONGEST_RAMP, RAMP * recipe.duration)).but(values)
 
 
@@ -213,15 +225,16 @@ def fitted(
     values: Mapping[str, Any],
     has_bf16: bool = True,
 ) -> ImageRecipe:
-    """A recipe for so many images on a device; what a user gave decides what follows from it.
+    """Return a recipe fitted to the number of images and the device, consistent with the user's
+    values.
 
     Args:
         arch: Name of the network.
         images: Number of images.
         image_shape: Channels, height and width.
-        device: ``cpu`` or ``cuda``, where the training is.
-        values: What a user gave, by name; None stands for what was left out.
-        has_bf16: Whether a CUDA device knows bfloat16.
+        device: ``cpu`` or ``cuda``, the device of the training.
+        values: Values that a user gave, by name; None for those left out.
+        has_bf16: Whether a CUDA device supports bfloat16.
     """
     cuda = device == "cuda"
     channels, side = image_shape[0], image_shape[1]
@@ -266,7 +279,7 @@ def fitted(
 def describe_recipe(
     recipe: ImageRecipe, images: int, image_shape: Sequence[int], device: str
 ) -> str:
-    """What ``fitted`` chose, and by what, in one line."""
+    """Describe the choices of ``fitted`` and their reasons in one line."""
     shape = " x ".join(map(str, image_shape))
     augmentation = f"augmentation {recipe.augment:g}" if recipe.augment else "no augmentation"
     return (
@@ -278,16 +291,21 @@ def describe_recipe(
 
 
 FEW_ROWS, MANY_ROWS = 2000, 5000
-"""Below the first a table is memorized unless something is done; from the second on it is not."""
+"""Numbers of training rows: below the first a network memorizes a table unless it is regularized;
+from the second on it does not.
+"""
 WIDE = 24
-"""Columns from which few rows too have the wide network, and the learning rate is lower."""
+"""Number of columns from which few rows use the wide network too, and the learning rate is
+lower.
+"""
 
 
 def fitted_to_table(
     rows: int, dim: int, values: Mapping[str, Any], conditions: int = 0
 ) -> TableRecipe:
-    """A recipe for so many rows that are trained on, of so many columns, which may be given with so
-    many conditions; else as ``fitted``."""
+    """Return a recipe for a table with this number of training rows, columns and conditions;
+    otherwise like ``fitted``.
+    """
     if conditions:
         return _fitted_to_simulations(rows, values)
     few, many = rows < FEW_ROWS, rows >= MANY_ROWS
@@ -308,8 +326,9 @@ def fitted_to_table(
 def _of_table(
     values: Mapping[str, Any], duration: float, batch: int, snap: int = 50, **others: Any
 ) -> TableRecipe:
-    """A recipe of so many reports, the last of which writes the network file; others are what
-    tables differ in. The values that a user gave override it."""
+    """Return a recipe with ``snap`` reports, the last of which writes the network file. ``others``
+    are settings that differ between tables. The values that a user gave override the recipe.
+    """
     recipe = TableRecipe(
         duration=duration,
         batch=batch,
@@ -325,7 +344,7 @@ def _of_table(
 
 
 def _fitted_to_simulations(rows: int, values: Mapping[str, Any]) -> TableRecipe:
-    """A recipe for points that are given with conditions."""
+    """Return a recipe for points with conditions."""
     few = rows < FEW_ROWS
     batch = values.get("batch") or 256
     duration = values.get("duration") or (1500 if few else 20_000) * batch / 1e6
@@ -334,7 +353,9 @@ def _fitted_to_simulations(rows: int, values: Mapping[str, Any]) -> TableRecipe:
 
 
 def fitted_to_questions(rows: int, values: Mapping[str, Any]) -> TableRecipe:
-    """A recipe for any question about so many rows that are trained on; else as ``fitted``."""
+    """Return a recipe for arbitrary queries, given the number of training rows; otherwise like
+    ``fitted``.
+    """
     few, many = rows < FEW_ROWS, rows >= MANY_ROWS
     batch = values.get("batch") or (128 if few else 256)
     duration = values.get("duration") or (1500 if few else 3000 if many else 2500) * batch / 1e6
@@ -354,7 +375,7 @@ def fitted_to_questions(rows: int, values: Mapping[str, Any]) -> TableRecipe:
 
 
 def describe_table_recipe(recipe: TableRecipe, rows: int, dim: int, conditions: int = 0) -> str:
-    """What ``fitted_to_table`` chose, and by what, in one line."""
+    """Describe the choices of ``fitted_to_table`` and their reasons in one line."""
     careful = (
         f", dropout {recipe.dropout:g}, weight decay {recipe.weight_decay:g}"
         if recipe.dropout or recipe.weight_decay
@@ -372,8 +393,9 @@ def describe_table_recipe(recipe: TableRecipe, rows: int, dim: int, conditions: 
 
 
 def told_of_tables(name: str) -> str:
-    """What the recipes of tables have of an option, for its help; of one that is for conditions
-    alone, what those of simulations have."""
+    """Describe the recipes' values of an option for tables, for its help; for an option about
+    conditions, those of the recipes with conditions.
+    """
     few, many, narrow = FEW_ROWS - 1, MANY_ROWS, WIDE // 2
     recipes = {
         "": fitted_to_table(many, WIDE, {}),
@@ -384,7 +406,7 @@ def told_of_tables(name: str) -> str:
     }
     if name.startswith("cond_"):
         recipes = {"": recipes["with --cond"], "few rows": recipes["few rows with --cond"]}
-    # What follows from a broader kind is not said again.
+    # A value that equals that of a broader kind is not repeated.
     broader = {"few rows of few columns": "few rows", "few rows with --cond": "with --cond"}
     values = {kind: getattr(recipe, name) for kind, recipe in recipes.items()}
     return ", ".join(

@@ -1,1 +1,1 @@
-"""Posteriors of points of which something was observed; the flow is their prior."""
+"""Posteriors of partly or noisily observed points, with the flow as their prior."""

@@ -1,14 +1,15 @@
-"""Posteriors that a conditional flow has learned: p(theta | y) itself, for whatever y.
+"""Posteriors that a conditional flow has learned: the flow models p(theta | y) for any y.
 
-No likelihood is needed and no chain is run. Draws for all observations are points of the flow given
-these, in one integration, each with its log density q(theta | y). Where the log of the posterior is
-known up to a constant, weights ``p(y | theta) p(theta) / q(theta | y)`` correct what the flow has
-learned wrongly: draws are taken again by them.
+Sampling needs no likelihood and no chain. One integration of the flow, conditioned on the
+observations, gives the draws for all of them, each with its log density q(theta | y). Where the log
+posterior is known up to a constant, the importance weights ``p(y | theta) p(theta) / q(theta | y)``
+correct the errors of the flow: the draws are resampled by these weights.
 
-Where columns have bounds but are not mapped to the line, draws beyond these are rejected and drawn
-anew, and q is divided by the probability that it puts within them. So are draws beyond a region
-that the flow was trained in (``training.inference.region``). ``Amortized.log_prob`` is the log
-density of the draws, bounds and sharpening included.
+Where columns have bounds but are not mapped to the real line, draws out of bounds are rejected and
+redrawn, and q is divided by the probability that it assigns to the bounds. Draws outside the region
+that the flow was trained in (``training.inference.region``) are treated likewise.
+``Amortized.log_prob`` is the log density of the draws, with bounds and sharpening taken into
+account.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,14 +35,16 @@ from training.inference.weights import weighted_picks, z_order
 from training.measure.posterior.importance import smoothed_weights
 
 LogPosterior = Callable[[Tensor, Tensor], Tensor]
-"""Logs ``[N]`` of densities up to a constant, of points ``[N, D]`` given conditions ``[N, C]``."""
+"""Log densities ``[N]``, up to a constant, of points ``[N, D]`` given conditions ``[N, C]``."""
 SAMPLER = "flow"
 MASS_ERROR, FEWEST_MASS_POINTS, MOST_MASS_POINTS = 0.01, 2**7, 2**13
-"""Standard error of the log probability within bounds, in nats, up to which it is estimated, and
-the numbers of points that are drawn for it."""
+"""Target standard error of the log probability within the bounds, in nats, and the smallest and
+largest number of points used to estimate it.
+"""
 MORE, MOST_TURNS, MOST_TIMES, FEW = 1.1, 20, 4, 128
-"""Draws beyond those that should do, where some are rejected; how often, at most how many times as
-many as are wanted in one turn, and in blocks of how many."""
+"""Settings of redrawing after rejections: factor on the expected number of draws, limit on the
+rounds, limit on the draws per round as a multiple of those wanted, and size of a small block.
+"""
 
 
 @dataclass(frozen=True)
@@ -50,20 +53,23 @@ class Amortized:
 
     Attributes:
         prior: The flow.
-        conditions: What was observed, ``[M, C]``.
-        rows: Points of one block: with blocks of one size, a posterior does not depend on what is
-            sampled beside it.
-        chains: C.
-        draws: Of each chain, S.
-        seed: Of all draws.
-        trace: How log densities are taken; None for none.
-        log_posterior: What corrects the draws; None for nothing.
-        fewer: Whether an observation may have fewer draws than wanted, where nearly all are beyond
-            bounds: they are repeated then, and the statistic ``distinct`` says how many they are.
-        region: Says of points ``[N, D]`` which are to be, ``[N]``; others are drawn anew, as those
-            beyond bounds are. None for all.
-        plausible: Whether discrete columns are put at their steps, within the range of the data.
-            Log densities stay those of the points before, whose law has a density.
+        conditions: The observations, ``[M, C]``.
+        rows: Number of points per block. With blocks of one size, a posterior does not depend on
+            the observations that are sampled in the same call.
+        chains: Number of chains, C.
+        draws: Number of draws per chain, S.
+        seed: Random seed of all draws.
+        trace: Method for the Jacobian traces of log densities; None for no log densities.
+        log_posterior: Log posterior up to a constant, to correct the draws by importance
+            resampling; None for no correction.
+        fewer: Whether an observation may have fewer draws than requested, where nearly all are out
+            of bounds. Draws are then repeated, and the statistic ``distinct`` counts the distinct
+            ones.
+        region: Function from points ``[N, D]`` to whether each is admissible, ``[N]``. Other points
+            are redrawn, like those out of bounds. None to admit all points.
+        plausible: Whether values of discrete columns are rounded to their quantization levels,
+            within the range of the data. Log densities remain those of the points before rounding,
+            whose distribution has a density.
     """
 
     prior: Prior
@@ -79,9 +85,17 @@ class Amortized:
     plausible: bool = False
 
     def sample(self, places: Tensor, on_part: OnPart = None) -> Draws:
-        """Draws ``[m, C, S]`` of the observations of these numbers ``[m]``, by which they are
-        seeded. ``on_part`` is called with the part of the work that was done since the last call.
-        Raises DataError if a point or its density is not finite, or nearly all are beyond bounds.
+        """Draw from the posteriors of some observations.
+
+        Args:
+            places: Numbers of the observations ``[m]``, which also seed their draws.
+            on_part: Called with the fraction of the work done since the last call.
+
+        Returns:
+            Draws ``[m, C, S]``.
+
+        Raises:
+            DataError: A point or its density is not finite, or nearly all draws are out of bounds.
         """
         size, numbers = self.chains * self.draws, places.tolist()
         draws = self._proposed(
@@ -124,20 +138,20 @@ class Amortized:
         """Return the log density of the distribution that ``sample`` draws from.
 
         It is the density q of the flow, of sharpened points if draws are, divided by the
-        probability that q puts within the bounds, and 0 beyond them. For a discrete column it is
+        probability that q assigns to the bounds, and 0 outside them. For a discrete column it is
         the mean density over the quantization bin around a value, per unit of the column.
 
         Args:
             points: ``[m, S, D]``, in the user's units.
-            places: The numbers of their observations ``[m]``.
-            trace: The way to take traces of Jacobians.
-            mass: What ``log_mass`` returned for these observations; None to estimate it.
+            places: Numbers of the observations ``[m]``.
+            trace: Method for the traces of Jacobians.
+            mass: Result of ``log_mass`` for these observations; None to estimate it.
 
         Returns:
             Log densities ``[m, S]`` in nats, and their standard errors.
 
         Raises:
-            DataError: A density is not finite, or the flow puts nothing within the bounds.
+            DataError: A density is not finite, or no draw of the flow is within the bounds.
         """
         flow, mass = self.prior.flow, mass or self.log_mass(places)
         inside = torch.ones_like(points[..., 0], dtype=torch.bool)
@@ -153,8 +167,9 @@ class Amortized:
         return Density(density - mass.log_prob[:, None], error)
 
     def _of_rows(self, rows: Tensor, which: Tensor, trace: Trace) -> Density:
-        """The log densities of rows ``[N, D]`` within the bounds, given the observations of these
-        numbers ``[N]``, before they are divided by the probability of the bounds."""
+        """Return log densities of rows ``[N, D]`` within the bounds, given the observations with
+        these numbers ``[N]``, before the division by the probability of the bounds.
+        """
 
         def of_points(points: Tensor, labels: Tensor) -> Tensor:
             densities = [
@@ -174,12 +189,21 @@ class Amortized:
         ).density
 
     def log_mass(self, places: Tensor) -> Density:
-        """Return the log of the probability ``[m]`` that the flow puts within the bounds, given the
-        observations of these numbers ``[m]``, and its standard error ``[m]``.
+        """Return the log probability ``[m]`` that the flow assigns to the bounds, for some
+        observations.
 
-        It is estimated by quasi-random points, the same for all observations, which are doubled
-        until the error is below ``MASS_ERROR``, or there are ``MOST_MASS_POINTS``. Raises DataError
-        if none of them is within the bounds.
+        The probability is estimated with quasi-random points, the same for all observations. Their
+        number is doubled until the standard error is below ``MASS_ERROR``, up to
+        ``MOST_MASS_POINTS``.
+
+        Args:
+            places: Numbers of the observations ``[m]``.
+
+        Returns:
+            Log probabilities ``[m]`` and their standard errors ``[m]``.
+
+        Raises:
+            DataError: No point is within the bounds.
         """
         coordinates = self.prior.flow.coordinates
         inside = torch.zeros(len(places), dtype=torch.float64)
@@ -215,7 +239,7 @@ class Amortized:
         """Return ``log q [m, S]`` at points ``[m, S, D]``, given the observations at these places
         ``[m]``.
 
-        Points beyond bounds have a density too: q is up to a constant of each observation, see
+        Points out of bounds have a density too: q is not normalized to the bounds, see
         ``log_prob``.
         """
         count = points.shape[1]
@@ -227,13 +251,16 @@ class Amortized:
         return torch.cat(densities)[: len(rows)].view(len(points), count)
 
     def _blocks(self, count: int, size: int) -> tuple[Tensor, ...]:
-        """Numbers of so many rows in blocks of one size, the last filled up with the first row."""
+        """Return the indices of ``count`` rows in blocks of one size; the last block is padded with
+        the first row.
+        """
         order = torch.arange(count, device=self.conditions.device)
         return torch.split(F.pad(order, (0, -count % size)), size)
 
     def _proposed(self, w: Tensor, which: Tensor, rows: int, on_part: OnPart = None) -> "_Proposed":
-        """Points of variables ``[N, dim]``, each given the conditions of an observation ``[N]``, in
-        blocks of so many rows."""
+        """Map variables ``[N, dim]`` to points, each given the conditions of an observation
+        ``[N]``, in blocks of ``rows`` rows.
+        """
         count, device = len(w), self.conditions.device
         w, which = w.to(device), which.to(device)
         points, density, calls = [], [], 0
@@ -254,8 +281,10 @@ class Amortized:
     def _within(
         self, parts: Sequence["_Proposed"], numbers: Sequence[int], coordinates: Coordinates
     ) -> list[tuple["_Proposed", int, float]]:
-        """Of each observation as many draws between the bounds, or fewer, if they may be; how many
-        it took, and which share was not, by which the others have the more density."""
+        """Collect enough draws within the bounds for each observation, or fewer if that is allowed.
+        Return with each the number of proposed draws and the fraction rejected, which renormalizes
+        the density of the others.
+        """
         size = len(parts[0].w)
         proposed = [size] * len(parts)
         kept = self._inside(parts, coordinates)
@@ -277,21 +306,22 @@ class Amortized:
         return [self._enough(*each, size) for each in zip(kept, proposed, numbers, strict=True)]
 
     def _is_inside(self, points: Tensor, coordinates: Coordinates) -> Tensor:
-        """Whether points ``[..., D]`` are within the bounds and the region, ``[...]``."""
+        """Return whether points ``[..., D]`` are within the bounds and the region, ``[...]``."""
         inside = coordinates.inside(points)
         if self.region is not None:
             inside[inside.clone()] = self.region(points[inside])
         return inside
 
     def _inside(self, parts: Sequence["_Proposed"], coordinates: Coordinates) -> list["_Proposed"]:
-        """Of each part what is between the bounds, and in the region."""
+        """Select the draws of each part that are within the bounds and the region."""
         inside = self._is_inside(torch.cat([part.points for part in parts]), coordinates)
         within = torch.split(inside, [len(part.w) for part in parts])
         return [part.at(mask) for part, mask in zip(parts, within, strict=True)]
 
     def _again(self, places: Sequence[int], counts: Sequence[int], turn: int) -> list["_Proposed"]:
-        """So many further draws for each of these observations. In which blocks they are is for
-        the observation alone to decide, whatever comes with it."""
+        """Draw the given number of further points for each of these observations. The blocks of an
+        observation depend on that observation alone, whatever else is sampled in the same call.
+        """
         wanted = dict(zip(places, counts, strict=True))
         drawn: dict[int, _Proposed] = {}
         for many, rows in ((True, self.rows), (False, min(self.rows, FEW))):
@@ -307,8 +337,12 @@ class Amortized:
     def _enough(
         self, kept: "_Proposed", proposed: int, place: int, size: int
     ) -> tuple["_Proposed", int, float]:
-        """The draws to keep for one observation, how many were proposed, and which share of these
-        was beyond the bounds. Raises DataError if too few are left."""
+        """Return the draws to keep for one observation, the number proposed and the fraction
+        rejected.
+
+        Raises:
+            DataError: Too few draws are left.
+        """
         if len(kept.w) < (1 if self.fewer else size):
             beyond = (
                 "the bounds of the columns: train with --bounded=map"
@@ -329,8 +363,10 @@ class Amortized:
         return normal_numbers((size, self.prior.dim), *keys)
 
     def _corrected(self, drawn: Draws, possible: Tensor, places: Tensor) -> Draws:
-        """Draws taken again by their weights, and what these are worth. A posterior of steps is
-        spread over these alone: it is 0 at draws that were put at the last one from beyond it."""
+        """Resample the draws by their importance weights, and add the effective sample sizes. Only
+        possible points have a posterior density: it is 0 at draws beyond the last quantization
+        level, even though these were rounded to that level.
+        """
         assert self.log_posterior is not None
         assert drawn.log_density is not None
         numbers, density = places.tolist(), drawn.log_density.flatten(1)
@@ -364,16 +400,19 @@ class Amortized:
 
 
 def _mass_error(inside: Tensor, counts: Tensor) -> Tensor:
-    """Standard errors ``[m]`` of log shares, of which so many of so many points ``[m]`` are inside:
-    those of independent points, which quasi-random ones stay below."""
+    """Return standard errors ``[m]`` of log fractions, where ``inside [m]`` of ``counts [m]``
+    points are inside. They are those of independent points; quasi-random points have smaller
+    errors.
+    """
     share = inside / counts
     return ((1 - share) / (share * counts)).sqrt()
 
 
 @dataclass(frozen=True)
 class _Proposed:
-    """Variables ``[N, dim]``, their points ``[N, D]``, perhaps log densities ``[N]`` of these, and
-    the network calls that each took."""
+    """Variables ``[N, dim]``, their points ``[N, D]``, log densities ``[N]`` of these if computed,
+    and the network evaluations per point.
+    """
 
     w: Tensor
     points: Tensor
@@ -392,7 +431,7 @@ class _Proposed:
         return _Proposed(w, points, density, self.calls)
 
     def spread(self, size: int) -> "_Proposed":
-        """So many, each repeated about as often."""
+        """Return ``size`` draws, each of the present ones repeated about equally often."""
         return self.at(torch.arange(size, device=self.w.device) * len(self.w) // size)
 
     def split(self, counts: Sequence[int]) -> list["_Proposed"]:

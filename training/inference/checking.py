@@ -1,13 +1,14 @@
-"""Simulation-based calibration: truths that are to be found again (Talts et al. 2018).
+"""Simulation-based calibration of posteriors (Talts et al. 2018).
 
-A truth is drawn, an observation is simulated of it, and its posterior sampled. If prior, likelihood
-and sampler are right, the truth is one more draw of that posterior: ranks are uniform, and regions
-contain what they say.
+Each run draws true parameters from the prior, simulates an observation from them, and samples the
+posterior. If prior, likelihood and sampler are correct, the true parameters are distributed as one
+more draw of the posterior: ranks are uniform, and regions have their nominal coverage.
 
-A flow that has learned posteriors itself is given the conditions of rows of data, and is to find
-their points again. Ranks of any function of both are uniform then, whatever its errors, if truth
-and draws go through the same: so log densities of draws are not those that they were drawn with,
-but are taken as that of the truth is, from the point to its latent.
+For a flow that has learned posteriors itself, the conditions are those of rows of data, and the
+rows' points are the true values. Ranks of any function of both are uniform, whatever its numerical
+errors, if the true point and the draws are processed alike. The log densities of draws are
+therefore not those computed while sampling; like the true point's, they are computed from the point
+back to its latent.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -32,16 +33,16 @@ from training.measure.posterior.convergence import convergence
 
 LIKELIHOOD, RADIUS, DENSITY = "log likelihood", "radius", "log density"
 Functions = Mapping[str, Callable[[Tensor], Tensor]]
-"""Numbers ``[N]`` of points ``[N, D]``, by name."""
+"""Functions by name, each from points ``[N, D]`` to values ``[N]``."""
 
 
 @dataclass(frozen=True)
 class Truths:
-    """What is to be found again.
+    """True points of calibration runs.
 
     Attributes:
-        points: ``[R, D]``, in the data's units.
-        w: Their standard normal variables ``[R, dim]``; None where they are not known.
+        points: Points ``[R, D]``, in the data's units.
+        w: Standard normal variables of the points ``[R, dim]``; None where they are not known.
     """
 
     points: Tensor
@@ -49,8 +50,9 @@ class Truths:
 
 
 def truths_of_prior(target: Target, numbers: Sequence[int], seed: int) -> Truths:
-    """A draw of the prior for each run of these numbers, with its label, if the target has any; the
-    target's observations do not matter."""
+    """Draw one point from the prior for each run with these numbers. If the target has conditions,
+    each run uses its own; the target's observations do not matter.
+    """
     rows = [normal_numbers((target.dim,), seed, Stream.TRUTHS, number) for number in numbers]
     w = torch.stack(rows).to(target.device)
     which = torch.arange(len(w), device=w.device) * (target.labels is not None)
@@ -60,16 +62,19 @@ def truths_of_prior(target: Target, numbers: Sequence[int], seed: int) -> Truths
 def truths_of_data(
     target: Target, points: Tensor, numbers: Sequence[int], seed: int, blurred: bool = False
 ) -> Truths:
-    """Points ``[R, D]`` that were not trained on; their variables are those of the points with the
-    noise of the first time, as the prior has it, unless it is deblurred.
+    """Use held-out points ``[R, D]`` as the true points of calibration runs.
+
+    Unless the prior is deblurred, their variables are those of the points with the noise of the
+    first time added, as in draws of the prior.
 
     Args:
-        target: Has the prior, and the label of each run, if there are any; its observations do not
-            matter.
-        points: They.
-        numbers: Of the runs.
-        seed: Of the noise.
-        blurred: Whether truths are points with that noise, as draws are, or points as they are.
+        target: Target with the prior and, if there are any, the conditions of each run; its
+            observations do not matter.
+        points: Held-out points ``[R, D]``.
+        numbers: Numbers of the runs.
+        seed: Random seed of the noise.
+        blurred: Whether the true points include that noise, as draws do, or are the points
+            themselves.
     """
     prior = target.prior
     if prior.deblurred:
@@ -86,14 +91,14 @@ def truths_of_data(
     given = target.conditions
     flow, states = prior.flow.in_blocks(target.rows), prior.to_states(points, given) + noise
     flow = flow.given(**given) if given else flow
-    # The way of the draws' variables, so that both are off by the same.
+    # Use the integration schedule of the draws' variables, so that both have the same error.
     melted = flow.simulate(flow.schedule.scale(start) * states, *prior.way("latents")).end
     w = flow.latent_law(prior.times[-1]).whiten(melted)
     return Truths(prior.of_states(states, given) if blurred else points, w)
 
 
 def simulated(likelihood: Likelihood, points: Tensor, numbers: Sequence[int], seed: int) -> Tensor:
-    """An observation ``[R, K]`` of each point ``[R, D]``."""
+    """Simulate an observation ``[R, K]`` of each point ``[R, D]``."""
     rows = [
         likelihood.simulate(
             points[index : index + 1],
@@ -113,9 +118,20 @@ def check_runs(
     functions: Functions = MappingProxyType({}),
     on_part: OnPart = None,
 ) -> tuple[RunValues, Draws]:
-    """Samples the posterior of each run, of observations that were simulated of the truths, and
-    keeps what calibration needs of it, ranks of values of functions too. Prior draws are in a pool,
-    if all runs share them; ``on_part`` is called with the part of the work that was done."""
+    """Sample the posterior of each run and compute its calibration statistics.
+
+    Args:
+        problem: Posteriors of observations that were simulated from the true points.
+        plan: Settings of the sampler.
+        truths: True points of the runs.
+        names: Names of the coordinates.
+        pool: Prior draws, if all runs share them.
+        functions: Further functions of points whose values are ranked.
+        on_part: Called with the fraction of the work done since the last call.
+
+    Returns:
+        Calibration statistics of each run, and the draws.
+    """
     draws = sample_posteriors(problem, plan, pool, on_part)
     target = problem.target
     mean, covariance = target.prior.moments()
@@ -161,19 +177,20 @@ def check_learned(
     on_part: OnPart = None,
     functions: Functions = MappingProxyType({}),
 ) -> RunValues:
-    """Draws from learned posteriors, and keeps what calibration needs of each run.
+    """Draw from learned posteriors and compute the calibration statistics of each run.
 
     Args:
-        amortized: How to draw; its conditions are those of all runs.
-        truths: What is to be found again in these runs, ``[m, D]``.
-        places: The numbers of the runs ``[m]``.
-        names: Of the coordinates.
-        references: TARP's points ``[m, D]``; None for some that know nothing of conditions.
-        on_part: As ``Amortized.sample`` takes it.
-        functions: Whose values are ranked, too.
+        amortized: Learned posteriors; their conditions are those of all runs.
+        truths: True points of these runs, ``[m, D]``.
+        places: Numbers of the runs ``[m]``.
+        names: Names of the coordinates.
+        references: Reference points of the TARP test ``[m, D]``; None for points that do not depend
+            on the conditions.
+        on_part: Callback for progress, as in ``Amortized.sample``.
+        functions: Further functions of points whose values are ranked.
     """
-    # Beyond exact traces two probes do: what they are off by is alike for truths and draws, whose
-    # ranks are as even with it as without.
+    # Where no exact trace was requested, two random probes are enough: their error affects true
+    # points and draws alike, so ranks remain uniform.
     trace = amortized.trace or Trace(probes=2)
     along = None if amortized.prior.deblurred else trace
     drawn = replace(amortized, trace=along, fewer=True).sample(places, on_part)
@@ -198,19 +215,19 @@ def check_learned(
         scale=covariance.diagonal().sqrt(),
         effective=drawn.stats.get("distinct"),
     )
-    # Blurred ones, of draws that are deblurred, are of another law.
+    # True points that are blurred follow another distribution than draws that are deblurred.
     known = drawn.log_density is not None and trace.is_exact(truths.shape[1])
     of_truths = _known(scalar[1]) if known else None
     return replace(values, leaked=drawn.stats.get("leaked"), density=of_truths)
 
 
 def _known(densities: Tensor) -> Tensor | None:
-    """Log densities ``[R]`` on the CPU; None if a truth is where none can be, or has none."""
+    """Return log densities ``[R]`` on the CPU; None if one of them is not finite."""
     return densities.cpu().double() if densities.isfinite().all() else None
 
 
 def _of_functions(functions: Functions, draws: Tensor, truths: Tensor) -> dict[str, Scalar]:
-    """Values of functions at draws ``[R, S, D]`` and truths ``[R, D]``."""
+    """Evaluate functions at draws ``[R, S, D]`` and true points ``[R, D]``."""
     return {
         name: (function(draws.flatten(0, 1)).view(draws.shape[:2]), function(truths))
         for name, function in functions.items()
@@ -218,7 +235,9 @@ def _of_functions(functions: Functions, draws: Tensor, truths: Tensor) -> dict[s
 
 
 def effective(draws: Draws) -> Tensor:
-    """How many independent draws each posterior's are worth, ``[M]``: least over coordinates."""
+    """Return the effective sample size of each posterior's draws, ``[M]``: the smallest over
+    coordinates.
+    """
     worth = []
     for index in range(draws.count):
         if draws.sampler[index] in WEIGHTED:
@@ -231,6 +250,6 @@ def effective(draws: Draws) -> Tensor:
 
 
 def _radius(points: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
-    """Distance ``[...]`` of points ``[..., D]`` from the mean, in standard deviations."""
+    """Return distances ``[...]`` of points ``[..., D]`` from the mean, in standard deviations."""
     spread = torch.where(scale > 0, scale, 1.0)
     return ((points - mean) / spread).norm(dim=-1)

@@ -1,14 +1,15 @@
-"""Observations of columns that are curved functions of what is linear in a state.
+"""Observations of columns that are nonlinear functions of linear functions of the state.
 
-The columns of tables are ``x_j = h_j(u_j)``, with ``u = c + B x_0`` linear in the state. A number
-y_j that is seen with Gaussian noise has the likelihood ``L_j(u) = N(y_j; h_j(u), Sigma_jj)`` of its
-column. Times the prior's Gaussian of u_j it has a mean and a variance; the Gaussian ``N(y'_j; u,
-R_j)`` that is left when the prior's is divided out stands for it (one step of expectation
-propagation; Minka 2001). What it leaves out of each column by itself is put back by the factor
+Columns of tables are ``x_j = h_j(u_j)``, with ``u = c + B x_0`` linear in the state. An observed
+value y_j with Gaussian noise has the likelihood ``L_j(u) = N(y_j; h_j(u), Sigma_jj)``. Its product
+with the prior's Gaussian of u_j has a mean and a variance. Dividing the prior out of the Gaussian
+with these moments leaves ``N(y'_j; u, R_j)``, which approximates the likelihood (one step of
+expectation propagation; Minka 2001). The factor
 
-    int L_j(u) N(u; m, v) du / int N(y'_j; u, R_j) N(u; m, v) du,
+    int L_j(u) N(u; m, v) du / int N(y'_j; u, R_j) N(u; m, v) du
 
-if u_j is about N(m, v). Values of columns are counted from their centers c.
+corrects this approximation for each column separately, if u_j is about N(m, v). Values of columns
+are measured from their centers c.
 """
 
 from dataclasses import dataclass
@@ -21,24 +22,27 @@ from training.inference.likelihoods import Gaussian
 from training.inference.target import Target
 
 POINTS, FARTHEST, ZOOMS = 201, 6.0, 4
-"""Of a line that means are taken on: its points, its half-length in standard deviations, and how
-often it is laid again, about as long as the result."""
+"""Grid for the integrals: number of points, half-length in standard deviations, and how often the
+grid is adapted to the width of the result.
+"""
 LEAST = 1e-3
-"""Of the prior's precision, that a number seen adds at least."""
+"""Smallest fraction of the prior's precision that an observed value adds."""
 TABLE, TINY, LARGEST = 601, 1e-300, 20.0
-"""Points of the table of factors, the smallest likelihood in it, and its largest logarithm."""
+"""Number of points of the table of factors, smallest likelihood in it, and largest absolute log
+factor.
+"""
 
 
 @dataclass(frozen=True)
 class CurvedColumns:
-    """What is seen of columns, and the Gaussians that stand for it.
+    """Observed values of columns, and the Gaussians that approximate their likelihoods.
 
     Attributes:
-        operator: Rows of B of the columns seen ``[K, D]``.
-        observed: y' ``[M, K]``.
-        variance: R ``[M, K]``.
-        line: Values of each column ``[K, G]``.
-        log_likelihood: There ``[M, K, G]``.
+        operator: Rows of B for the observed columns ``[K, D]``.
+        observed: Pseudo-observations y' ``[M, K]``.
+        variance: Their variances R ``[M, K]``.
+        line: Grid of values of each column ``[K, G]``.
+        log_likelihood: Log likelihoods on that grid ``[M, K, G]``.
     """
 
     operator: Tensor
@@ -49,7 +53,9 @@ class CurvedColumns:
 
     @classmethod
     def of(cls, target: Target, likelihood: Gaussian) -> "CurvedColumns":
-        """Those of the target's observations, which are of coordinates."""
+        """Approximate the likelihoods of the target's observations, which are values of
+        coordinates.
+        """
         seen = _Seen(target, likelihood)
         mean, std = seen.moments()
         prior = seen.scale**-2
@@ -62,16 +68,18 @@ class CurvedColumns:
         return cls(seen.operator, observed, 1 / precision, line[:, 0].T, log_likelihood)
 
     def alone(self, place: int) -> "CurvedColumns":
-        """Those of one observation."""
+        """Return the approximation for one observation alone."""
         one = slice(place, place + 1)
         of_one = (self.observed[one], self.variance[one], self.line, self.log_likelihood[one])
         return CurvedColumns(self.operator, *of_one)
 
     def log_factor(self, mean: Tensor, variance: Tensor) -> Tensor:
-        """Logarithms ``[M, N]`` of the product of factors, for values that are about normal, of
-        means ``[M, N, K]`` and variances ``[K]``."""
+        """Return log products of the correction factors ``[M, N]``, for values that are
+        approximately normal with means ``[M, N, K]`` and variances ``[K]``.
+        """
         line, step = self.line, self.line[:, 1] - self.line[:, 0]
-        # Where they vary by less than a step of the line, sums over it are no integrals.
+        # If values vary by less than the grid spacing, sums over the grid do not approximate the
+        # integrals.
         spread = variance.maximum(step.square())[:, None]
         mixed = _blurred(self._likelihood, step[:, None], spread)
         whole = self.variance[..., None] + spread
@@ -86,13 +94,15 @@ class CurvedColumns:
 
     @cached_property
     def _likelihood(self) -> Tensor:
-        """``[M, K, G]``, of largest 1."""
+        """Likelihoods on the grid ``[M, K, G]``, scaled to a maximum of 1."""
         return (self.log_likelihood - self.log_likelihood.amax(dim=2, keepdim=True)).exp()
 
     @cached_property
     def _offset(self) -> Tensor:
-        """What makes the factor about 1 at the center of the line ``[M, K, 1]``, whatever the
-        likelihood's height: the same at all times, so that weights do not notice."""
+        """Constants ``[M, K, 1]`` that make the factor about 1 at the maximum of the likelihood,
+        whatever the likelihood's height. They are the same at all times, so that weights do not
+        depend on them.
+        """
         at = self.log_likelihood.argmax(dim=2, keepdim=True)
         apart = self.observed[..., None] - self.line.expand_as(self.log_likelihood).gather(2, at)
         variance = self.variance[..., None]
@@ -100,7 +110,7 @@ class CurvedColumns:
 
 
 class _Seen:
-    """Numbers seen, as functions of values of their columns."""
+    """Observed values as functions of the values of their columns."""
 
     def __init__(self, target: Target, likelihood: Gaussian):
         self._target, self._likelihood = target, likelihood
@@ -118,7 +128,9 @@ class _Seen:
         self._noise = likelihood.covariance_root(len(self._picks)).norm(dim=1)
 
     def log_likelihood(self, values: Tensor) -> Tensor:
-        """Of values ``[G, M, K]``, each by itself, but for a constant."""
+        """Return log likelihoods of values ``[G, M, K]``, of each column separately, up to a
+        constant.
+        """
         columns = self._center.expand(values[..., 0].numel(), -1).clone()
         columns[:, self._picks] += values.flatten(0, 1)
         prior = self._target.prior
@@ -126,7 +138,7 @@ class _Seen:
         return -((seen.view_as(values) - self._target.observed) / self._noise).square() / 2
 
     def moments(self) -> tuple[Tensor, Tensor]:
-        """Means and standard deviations ``[M, K]`` of likelihood times prior."""
+        """Return means and standard deviations ``[M, K]`` of likelihood times prior."""
         line = _line(POINTS, self._target.device)
         std = self.scale.expand(self._target.count, -1)
         mean = torch.zeros_like(std)
@@ -135,25 +147,28 @@ class _Seen:
             weight = self.log_likelihood(values) - (values / self.scale).square() / 2
             weight = weight.softmax(dim=0)
             mean = (weight * values).sum(dim=0)
-            # Not below half a step, lest the next line miss what lies between two points.
+            # At least half a grid spacing, so that the next grid does not miss a mode between two
+            # points.
             least = std * FARTHEST / (POINTS - 1)
             std = (weight * (values - mean).square()).sum(dim=0).sqrt().maximum(least)
         return mean, std
 
 
 def _blurred(values: Tensor, step: Tensor, variance: Tensor) -> Tensor:
-    """Means of values ``[M, K, G]`` on lines, their points ``step [K, 1]`` apart, over the normal
-    distribution of ``variance [K, 1]`` around each point."""
+    """Return means of values ``[M, K, G]``, given on grids with spacing ``step [K, 1]``, under a
+    normal distribution of ``variance [K, 1]`` around each grid point.
+    """
     count = values.shape[2]
     apart = torch.arange(1 - count, count, dtype=step.dtype, device=step.device) * step
     density = (-apart.square() / (2 * variance)).exp()
-    # A point's weights are the last one's, moved by one: rows of a view, if values are turned.
+    # Weights of a point are those of its neighbor, shifted by one: rows of a view of one array, if
+    # the values are flipped.
     weights = density.unfold(1, count, 1)
     sums = torch.einsum("kgh,mkh->mkg", weights, values.flip(2))
     return sums / weights.sum(dim=2)
 
 
 def _line(count: int, device: torch.device) -> Tensor:
-    """``[count, 1, 1]``, in standard deviations."""
+    """Return a symmetric grid ``[count, 1, 1]``, in standard deviations."""
     place = torch.linspace(-FARTHEST, FARTHEST, count, dtype=torch.float64)
     return place.to(device)[:, None, None]

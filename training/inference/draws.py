@@ -7,9 +7,13 @@ import torch
 from torch import Tensor
 
 POOLED = ("pool", "refined")
-"""Samplers whose draws are independent, and worth what their weights are."""
+"""Samplers whose draws are independent, so that only their weights determine the effective sample
+size.
+"""
 WEIGHTED = (*POOLED, "annealed")
-"""With that whose chains are populations, likewise weighted: all that start from a pool."""
+"""Samplers that start from a pool and report importance weights: those above, and the one whose
+chains are populations.
+"""
 
 
 @dataclass(frozen=True)
@@ -19,15 +23,16 @@ class Draws:
     Attributes:
         w: Standard normal variables ``[M, C, S, dim]``.
         points: Points of data space ``[M, C, S, D]``.
-        log_likelihood: ``[M, C, S]``, in nats; NaN of a flow that has learned the posterior itself.
-        stats: What the sampler says of each observation, ``[M]`` by name: ``acceptance``,
-            ``step_size``, ``effective_size`` and ``pareto_k`` of weights, and by these
-            ``evidence``, the log of the likelihood's mean over the prior, with ``evidence_error``,
-            in nats.
+        log_likelihood: Log likelihoods ``[M, C, S]``, in nats; NaN for a flow that has learned the
+            posterior itself.
+        stats: Statistics of the sampler by name, each ``[M]``: ``acceptance``, ``step_size``,
+            ``effective_size`` and ``pareto_k`` of weights, and ``evidence``, the log of the mean
+            likelihood under the prior, with ``evidence_error``, in nats.
         sampler: The name of the sampler of each observation.
-        log_density: Of the posterior, ``[M, C, S]`` in nats, where the flow has learned it.
-        calls: Network calls of each observation ``[M]``, float64, on the CPU as the statistics are;
-            those of a group that is sampled side by side are shared out evenly.
+        log_density: Log density of the posterior, ``[M, C, S]`` in nats, where the flow has learned
+            it.
+        calls: Network evaluations per observation ``[M]``, float64, on the CPU like the statistics;
+            those of a group that is sampled together are divided evenly.
     """
 
     w: Tensor
@@ -40,7 +45,7 @@ class Draws:
 
     @property
     def count(self) -> int:
-        """M."""
+        """Number of observations, M."""
         return len(self.w)
 
     @classmethod
@@ -54,14 +59,15 @@ class Draws:
         calls: float,
         stats: Mapping[str, Tensor],
     ) -> "Draws":
-        """Rows of draws of one sampler, of a shape ``(M, C, S)``; each observation took as many
-        calls."""
+        """Build draws of one sampler from rows, for a shape ``(M, C, S)``; each observation took
+        ``calls`` network evaluations.
+        """
         w, points = (rows.view(*shape, -1) for rows in (w, points))
         each = torch.full(shape[:1], calls, dtype=torch.float64)
         return cls(w, points, log_likelihood.view(shape), [sampler] * shape[0], each, stats)
 
     def of(self, places: Tensor) -> "Draws":
-        """Those of the observations at these places ``[m]``."""
+        """Select the observations at these places ``[m]``."""
         pick, at = places.to(self.w.device), places.cpu()
         return replace(
             self._each(lambda values: values[pick]),
@@ -71,11 +77,11 @@ class Draws:
         )
 
     def without_draws(self) -> "Draws":
-        """What the sampler says of each observation alone."""
+        """Keep the statistics of each observation, without the draws."""
         return self._each(lambda values: values[:, :, :0])
 
     def chosen(self, picks: Tensor) -> "Draws":
-        """Draws ``[M, C, S']`` taken again from each chain by their numbers."""
+        """Resample draws ``[M, C, S']`` from each chain by their indices."""
 
         def taken(values: Tensor) -> Tensor:
             rows = picks if values.ndim == 3 else picks[..., None]
@@ -84,7 +90,7 @@ class Draws:
         return self._each(taken)
 
     def _each(self, part: Callable[[Tensor], Tensor]) -> "Draws":
-        """With a part of each of what there is of every draw."""
+        """Apply a selection to all values that there are per draw."""
         return replace(
             self,
             w=part(self.w),
@@ -94,9 +100,10 @@ class Draws:
         )
 
     def replaced(self, places: Tensor, others: "Draws") -> "Draws":
-        """These draws, with others in their stead for the observations at some places ``[m]``.
+        """Replace the draws of the observations at some places ``[m]`` by others.
 
-        What these say of them that the others do not stays, and so do the calls that they took.
+        Statistics that the new draws lack are kept from the old ones, and network evaluations add
+        up.
         """
         tried = self.of(places)
         others = replace(
@@ -108,11 +115,14 @@ class Draws:
 
     @classmethod
     def joined(cls, parts: Sequence["Draws"], order: Tensor | None = None) -> "Draws":
-        """The draws of several groups of observations.
+        """Join the draws of several groups of observations.
 
-        They are put in the order ``[M]`` of all observations if it is given.
+        Statistics that only some samplers report are NaN for the others.
 
-        What only some samplers say is NaN for the others.
+        Args:
+            parts: Draws of each group.
+            order: Place ``[M]`` of each joined observation among all; None to keep the joined
+                order.
         """
         names = sorted({name for part in parts for name in part.stats})
         stats = {

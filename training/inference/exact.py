@@ -1,4 +1,4 @@
-"""The posterior of a Gaussian mixture under a linear Gaussian likelihood, which is another mixture.
+"""Exact posterior of a Gaussian mixture under a linear Gaussian likelihood, again a mixture.
 
 With ``x ~ sum_k w_k N(m_k, S)`` and observations ``y = A x + n``, ``n ~ N(0, Sigma)``,
 
@@ -19,12 +19,12 @@ from training.inference.likelihoods import Gaussian
 
 @dataclass(frozen=True)
 class ExactPosterior:
-    """Gaussian mixtures of M observations, with one covariance.
+    """Gaussian mixtures for M observations, whose components share one covariance.
 
     Attributes:
-        weights: ``r [M, K]``, which sum to 1.
-        centers: ``[M, K, D]``.
-        covariance: Of each component ``[D, D]``.
+        weights: Weights of the components, ``r [M, K]``, which sum to 1.
+        centers: Means of the components ``[M, K, D]``.
+        covariance: Covariance of each component ``[D, D]``.
 
     Example:
         >>> prior = torch.ones(1).double(), torch.zeros(1, 2).double(), torch.eye(2).double()
@@ -46,14 +46,14 @@ class ExactPosterior:
         likelihood: Gaussian,
         observed: Tensor,
     ) -> Self:
-        """The posterior of each observation.
+        """Compute the posterior of each observation.
 
         Args:
-            weights: Of the prior's components ``[K]``.
-            means: Of these ``[K, D]``.
-            covariance: Of all of these ``[D, D]``; it may be singular.
-            likelihood: Of observations.
-            observed: ``[M, N]``.
+            weights: Weights of the prior's components ``[K]``.
+            means: Means of the prior's components ``[K, D]``.
+            covariance: Covariance of each of these components ``[D, D]``; it may be singular.
+            likelihood: Likelihood of the observations.
+            observed: Observations ``[M, N]``.
         """
         seen = likelihood.observe(torch.eye(len(covariance), dtype=torch.float64)).T
         predicted = seen @ covariance @ seen.T + likelihood.covariance(len(seen))
@@ -65,18 +65,20 @@ class ExactPosterior:
 
     @property
     def mean(self) -> Tensor:
-        """``[M, D]``."""
+        """Posterior means ``[M, D]``."""
         return (self.weights[:, :, None] * self.centers).sum(dim=1)
 
     @property
     def std(self) -> Tensor:
-        """Standard deviations of coordinates ``[M, D]``."""
+        """Posterior standard deviations of the coordinates ``[M, D]``."""
         apart = (self.centers - self.mean[:, None]).square()
         between = (self.weights[:, :, None] * apart).sum(dim=1)
         return (between + self.covariance.diagonal()).sqrt()
 
     def below(self, points: Tensor) -> Tensor:
-        """The posterior's share below each coordinate of points ``[M, D]``, ``[M, D]``."""
+        """Return the marginal posterior probability ``[M, D]`` below each coordinate of points
+        ``[M, D]``.
+        """
         width = self.covariance.diagonal().sqrt()
         parts = torch.special.ndtr((points[:, None] - self.centers) / width)
         return (self.weights[:, :, None] * parts).sum(dim=1)

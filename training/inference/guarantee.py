@@ -1,12 +1,13 @@
-"""Intervals and regions that hold what they state, by truths that were held out.
+"""Conformal calibration of intervals and regions with a calibration set.
 
-What a posterior states is asked for at another level: that of all truths (``measure.conformal``),
-or that of the truths whose conditions are nearest to an observation (``measure.conformal``). Both
-hold on average over observations, which is guaranteed; that of the neighbors also follows
-posteriors that err alike where these lie.
+Intervals and regions of a posterior are read off at adjusted levels, so that they have their
+nominal coverage: levels from all cases of the calibration set, or from those whose conditions are
+nearest to an observation (``measure.conformal``). Both have guaranteed coverage on average over
+observations. The local levels also adapt to errors that posteriors have in common in a
+neighborhood.
 
-Draws whose ranks in each coordinate are moved to where truths are have calibrated marginals, and
-the dependence between coordinates that they had.
+Draws can be recalibrated by moving their ranks in each coordinate to match those of the true
+values. They then have calibrated marginals and keep their dependence between coordinates.
 """
 
 from collections.abc import Sequence
@@ -22,22 +23,22 @@ from training.measure.conformal import Neighbors, asked, oddness, recalibrated
 from training.measure.posterior.coverage import central_values
 
 SHARES = (0.5, 0.8, 0.9, 0.95)
-"""That intervals and regions are stated for."""
+"""Nominal coverages of the reported intervals and regions."""
 NEAR, FEWEST_NEAR = 5, 50
-"""One in so many truths is near an observation, but so many at least."""
+"""Nearest cases used by local levels: one case in ``NEAR``, but at least ``FEWEST_NEAR``."""
 AROUND = 5
-"""Neighbors that distances are taken to."""
+"""Number of neighbors that distances are computed to."""
 NEAREST = "distance to its neighbors"
-"""The oddity that follows from the conditions themselves."""
+"""Name of the out-of-distribution score that is computed from the conditions alone."""
 
 
 @dataclass(frozen=True, eq=False)
 class Levels:
-    """Contents to ask for, of L stated shares; of M observations where they are local.
+    """Adjusted levels for L nominal coverages; for each of M observations where they are local.
 
     Attributes:
-        intervals: ``[L, Q]`` or ``[M, L, Q]``, of central intervals of each quantity.
-        regions: ``[L]`` or ``[M, L]``, of highest-density regions.
+        intervals: Levels ``[L, Q]`` or ``[M, L, Q]`` of central intervals of each quantity.
+        regions: Levels ``[L]`` or ``[M, L]`` of highest-density regions.
     """
 
     intervals: Tensor
@@ -46,32 +47,42 @@ class Levels:
 
 @dataclass(frozen=True, eq=False)
 class HeldOutTruths:
-    """What held-out truths make of posteriors.
+    """Conformal calibration of posteriors by held-out true values.
 
     Attributes:
-        held_out: The truths.
+        held_out: Statistics of the calibration set.
     """
 
     held_out: HeldOut
 
     @property
     def near_count(self) -> int:
-        """K, truths that are near an observation; 0 where there are no conditions."""
+        """Number of nearest cases used for an observation, K; 0 where there are no conditions."""
         truths = self.held_out.truths
         return min(truths - 1, max(FEWEST_NEAR, truths // NEAR)) * bool(
             self.held_out.whitened.shape[1]
         )
 
     def levels(self, shares: Sequence[float] = SHARES) -> Levels:
-        """Levels that hold on average over observations."""
+        """Return levels that give the nominal coverage on average over observations."""
         contents = torch.stack([asked(self._scores, share) for share in shares])
         return Levels(contents[:, :-1], contents[:, -1])
 
     def levels_near(
         self, whitened: Tensor, shares: Sequence[float] = SHARES
     ) -> tuple[Levels, Tensor]:
-        """Levels by the truths nearest to each observation ``[M, C]``, and the distance ``[M]`` of
-        the farthest of these. Raises UsageError if there are no conditions."""
+        """Return levels from the cases nearest to each observation ``[M, C]``.
+
+        Args:
+            whitened: Whitened conditions of the observations ``[M, C]``.
+            shares: Nominal coverages.
+
+        Returns:
+            The levels, and the distance ``[M]`` of the farthest case used.
+
+        Raises:
+            UsageError: There are no conditions.
+        """
         if not self.near_count:
             raise UsageError("these held-out truths have no conditions: none is near")
         contents, distances = self._near.asked(self._scores, whitened, shares)
@@ -79,7 +90,7 @@ class HeldOutTruths:
 
     @cached_property
     def _scores(self) -> Tensor:
-        """Contents ``[n, Q + 1]`` of the smallest intervals and regions with the truths."""
+        """Levels ``[n, Q + 1]`` of the smallest intervals and regions that cover true values."""
         central = central_values(self.held_out.ranks)
         return torch.cat([central, self.held_out.contents[:, None]], dim=1)
 
@@ -88,23 +99,37 @@ class HeldOutTruths:
         return Neighbors.of(self.held_out.whitened, self.near_count)
 
     def recalibrated(self, draws: Tensor) -> Tensor:
-        """Draws ``[S, D]`` of a posterior whose ranks in each coordinate are moved to where truths
-        are; see ``measure.conformal.recalibrated``. Their dependence is that of the draws."""
+        """Move the ranks of draws ``[S, D]`` in each coordinate to match those of the true values.
+
+        See ``measure.conformal.recalibrated``. The dependence between coordinates stays that of the
+        draws.
+        """
         ordered, order = draws.double().sort(dim=0)
         levels = (torch.arange(len(draws)).to(ordered) + 0.5) / len(draws)
         ranks = self.held_out.ranks[:, : draws.shape[1]]
         moved = recalibrated(ranks, levels[:, None].expand_as(ordered))
-        # Draws of few values, as of counts, have none between these.
+        # Draws of a discrete column, such as counts, have no values between those that occur.
         repeated = (ordered[1:] == ordered[:-1]).any(dim=0)
         nearest = (moved * len(draws)).long().clamp_max(len(draws) - 1)
         values = at_levels(ordered, moved).where(~repeated, ordered.gather(0, nearest))
         return torch.empty_like(ordered).scatter(0, order, values)
 
     def p_values(self, whitened: Tensor, odd: Tensor) -> tuple[Tensor, list[str]]:
-        """How probable it is that an observation like the held-out ones is as odd as each of these,
-        ``[M, C]`` whitened as held-out ones are, with other oddities ``[M, K]``: p-values ``[M]``,
-        at most a in a share a of observations that are exchangeable with those held out, and the
-        name of the oddest number of each."""
+        """Test whether observations are out of distribution.
+
+        A p-value is the probability that an observation like those of the calibration set is at
+        least
+        as odd as the given one. It is at most a in a fraction a of observations that are
+        exchangeable
+        with the calibration set.
+
+        Args:
+            whitened: Conditions ``[M, C]``, whitened like those of the calibration set.
+            odd: Further out-of-distribution scores of the observations ``[M, K]``.
+
+        Returns:
+            P-values ``[M]``, and the name of the most extreme score of each observation.
+        """
         known, own = Neighbors.of(self.held_out.whitened, AROUND).relative(whitened)
         p, oddest = oddness((self.held_out.odd, odd.to(known)), (known[:, :, None], own[:, None]))
         names = [*self.held_out.oddities, NEAREST]
@@ -112,7 +137,9 @@ class HeldOutTruths:
 
 
 def at_levels(ordered: Tensor, levels: Tensor) -> Tensor:
-    """Quantiles ``[L, ...]`` of ordered draws ``[S, ...]``, between the two nearest."""
+    """Return quantiles ``[L, ...]`` of sorted draws ``[S, ...]``, interpolated between the two
+    nearest.
+    """
     place = (levels.to(ordered) * len(ordered) - 0.5).clamp(0, len(ordered) - 1)
     below = place.floor().long().clamp_max(max(len(ordered) - 2, 0))
     above = (below + 1).clamp_max(len(ordered) - 1)
@@ -120,8 +147,9 @@ def at_levels(ordered: Tensor, levels: Tensor) -> Tensor:
 
 
 def intervals(values: Tensor, contents: Tensor) -> Tensor:
-    """Ends ``[L, Q, 2]`` of central intervals of draws ``[S, Q]``, by their contents ``[L, Q]``;
-    infinite where everything is asked for."""
+    """Return ends ``[L, Q, 2]`` of central intervals of draws ``[S, Q]`` at levels ``[L, Q]``;
+    infinite at level 1.
+    """
     ordered, everything = values.double().sort(dim=0).values, contents >= 1
     low = at_levels(ordered, (1 - contents) / 2).masked_fill(everything, -torch.inf)
     high = at_levels(ordered, (1 + contents) / 2).masked_fill(everything, torch.inf)
@@ -129,7 +157,8 @@ def intervals(values: Tensor, contents: Tensor) -> Tensor:
 
 
 def thresholds(log_density: Tensor, contents: Tensor) -> Tensor:
-    """Log densities ``[L]`` above which highest-density regions of these contents lie, by those of
-    draws ``[S]``; minus infinity where everything is asked for."""
+    """Return log-density thresholds ``[L]`` of highest-density regions at these levels, from the
+    log densities of draws ``[S]``; minus infinity at level 1.
+    """
     ordered = log_density.double().sort().values
     return at_levels(ordered, 1 - contents).masked_fill(contents >= 1, -torch.inf)

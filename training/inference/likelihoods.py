@@ -6,11 +6,11 @@ The observations here are linear in the point, with Gaussian noise,
 
 where A is the identity, a choice of coordinates, or any linear map (``operators``).
 
-Other densities are the user's, ``FILE.py:function`` of points in data units. A likelihood takes
-points ``[N, D]``, a float64 tensor, and returns log likelihoods ``[N]`` of what was observed.
-Samplers that follow gradients need it to be differentiable by torch. A posterior also takes what
-was observed, ``[N, C]``, and returns logs up to a constant. The file is the user's own program and
-is run as such; network and results files never are.
+Users supply other densities as ``FILE.py:function``, a function of points in data units. A
+likelihood takes points ``[N, D]``, a float64 tensor, and returns the log likelihoods ``[N]`` of the
+observation. Samplers that use gradients need it to be differentiable by torch. A posterior also
+takes the observations, ``[N, C]``, and returns log densities up to a constant. The file is the
+user's own program and is executed; network and results files never are.
 """
 
 import importlib.util
@@ -35,54 +35,67 @@ from training.inference.operators import LinearMap, MatrixMap
 
 
 class Likelihood(ABC):
-    """``p(y | x)``."""
+    """Likelihood ``p(y | x)``."""
 
     own: ClassVar[bool] = False
-    """Whether it keeps what was observed itself."""
+    """Whether the likelihood itself contains the observation."""
     dear: ClassVar[bool] = False
-    """Whether it takes far longer than the prior's points do: ``auto`` then anneals at once, and
-    goes on to ``smc``."""
+    """Whether the likelihood is far more expensive than prior points; ``auto`` then anneals at
+    once, and goes on to ``smc``.
+    """
 
     @abstractmethod
     def log_prob(self, points: Tensor, observed: Tensor) -> Tensor:
-        """Log likelihood ``[N]``, in nats, of points ``[N, D]`` and an observation of each ``[N,
-        K]``. Raises DataError if it is NaN or plus infinity somewhere."""
+        """Return log likelihoods ``[N]``, in nats.
+
+        Args:
+            points: Points ``[N, D]``.
+            observed: One observation for each point ``[N, K]``.
+
+        Raises:
+            DataError: A log likelihood is NaN or plus infinity.
+        """
 
     @abstractmethod
     def simulate(self, points: Tensor, generator: torch.Generator) -> Tensor:
-        """Observations ``[N, K]`` of points ``[N, D]``, on the CPU. Raises UsageError if this
-        likelihood cannot be drawn from."""
+        """Simulate observations ``[N, K]`` of points ``[N, D]``, on the CPU.
+
+        Raises:
+            UsageError: This likelihood cannot be simulated from.
+        """
 
     @abstractmethod
     def to(self, device: torch.device) -> "Likelihood":
-        """Itself, on another device."""
+        """Move the likelihood to another device."""
 
     def roughly(self) -> "Likelihood":
-        """One that is cheap and near, to find where posteriors are; itself, if it is cheap."""
+        """Return a cheap approximation, used to locate posteriors; the likelihood itself, if it is
+        cheap.
+        """
         return self
 
     def is_differentiable(self, points: Tensor) -> bool:
-        """Whether gradients flow back to points such as these ``[N, D]``."""
+        """Return whether gradients flow back to points like these ``[N, D]``."""
         return True
 
     def curvature_root(self, dim: int) -> Tensor | None:
-        """``Sigma^(-1/2) A [K, D]`` of a Gaussian likelihood; None for others."""
+        """Return ``Sigma^(-1/2) A [K, D]`` of a Gaussian likelihood; None for others."""
         return None
 
 
 class Gaussian(Likelihood):
-    """A linear map of the point, and Gaussian noise.
+    """Gaussian likelihood of a linear map of the point.
 
     Args:
-        noise: Standard deviation ``[]``, one for each number observed ``[K]``, or the covariance
+        noise: Standard deviation ``[]``, one for each observed value ``[K]``, or the covariance
             ``[K, K]``.
-        coordinates: Which coordinates are seen ``[K]``; None for all.
-        operator: A linear map, or its matrix ``[K, D]``; None for the identity. Only one of the two
-            may be given.
-        dim: D, to hold the noise of whole points against; None where it is not known.
+        coordinates: Indices of the observed coordinates ``[K]``; None for all.
+        operator: A linear map, or its matrix ``[K, D]``; None for the identity. Only one of
+            ``coordinates`` and ``operator`` may be given.
+        dim: Dimension of points, D, to check the size of the noise; None where it is not known.
 
     Raises:
-        UsageError: The noise is not positive, or of another size than what is seen.
+        UsageError: The noise is not positive, or its size is not that of the observations.
 
     Example:
         >>> import torch
@@ -116,7 +129,7 @@ class Gaussian(Likelihood):
         return self
 
     def observe(self, points: Tensor) -> Tensor:
-        """``A x [N, K]`` of points ``[N, D]``, without noise."""
+        """Return ``A x [N, K]`` of points ``[N, D]``, without noise."""
         if self.operator is not None:
             return self.operator(points)
         return points if self.coordinates is None else points[:, self.coordinates]
@@ -137,14 +150,15 @@ class Gaussian(Likelihood):
         return seen + (noise @ root.T if root.ndim == 2 else noise * root)
 
     def deviations(self, mean: Tensor, covariance: Tensor, observed: Tensor) -> Tensor:
-        """How far observations ``[M, K]`` are from what was to be expected of points of this mean
-        ``[D]`` and covariance ``[D, D]``, in standard deviations of it."""
+        """Return how far observations ``[M, K]`` are from their expected values, in standard
+        deviations, if points have this mean ``[D]`` and covariance ``[D, D]``.
+        """
         variance = self.observe(self.observe(covariance).T).diagonal()
         root = self.root if self.root.ndim < 2 else self.root.norm(dim=1)
         return (observed - self.observe(mean[None])).abs() / (variance + root.square()).sqrt()
 
     def covariance(self, size: int) -> Tensor:
-        """``Sigma`` of so many observed numbers."""
+        """Return ``Sigma`` of ``size`` observed values."""
         if self.root.ndim == 2:
             return self.root @ self.root.T
         return torch.diag(self.root.square().expand(size))
@@ -154,18 +168,18 @@ class Gaussian(Likelihood):
         return self._whitened(columns).T
 
     def covariance_root(self, size: int) -> Tensor:
-        """A root ``[K, K]`` of the noise's covariance of so many numbers."""
+        """Return a square root ``[K, K]`` of the noise covariance of ``size`` observed values."""
         return self.root if self.root.ndim == 2 else self.root.expand(size).diag()
 
     def _whitened(self, residuals: Tensor) -> Tensor:
-        """``Sigma^(-1/2) r`` of residuals ``[N, K]``."""
+        """Return ``Sigma^(-1/2) r`` of residuals ``[N, K]``."""
         if self.root.ndim < 2:
             return residuals / self.root
         return torch.linalg.solve_triangular(self.root, residuals.T, upper=False).T
 
 
 def _root(noise: Tensor) -> Tensor:
-    """Standard deviations as they are, or the Cholesky factor of a covariance."""
+    """Return standard deviations as they are, or the Cholesky factor of a covariance."""
     if noise.ndim < 2:
         if not ((noise > 0) & noise.isfinite()).all():
             raise UsageError("the noise must be positive: an exact observation has no density")
@@ -182,7 +196,11 @@ def _root(noise: Tensor) -> Tensor:
 
 
 def checked(values: Tensor, name: str) -> Tensor:
-    """Log likelihoods, unless some are NaN or plus infinity."""
+    """Return log likelihoods unchanged, after a check.
+
+    Raises:
+        DataError: Some are NaN or plus infinity.
+    """
     wrong = values.isnan() | (values == torch.inf)
     if wrong.any():
         raise DataError(
@@ -194,15 +212,15 @@ def checked(values: Tensor, name: str) -> Tensor:
 
 @dataclass(frozen=True)
 class UserFunction:
-    """A function of the user's: of a file, or an object of the running program.
+    """User-supplied function, from a file or an object of the running program.
 
     Attributes:
         path: The file; the name alone for an object of the running program.
-        name: The function's name.
-        function: Numbers ``[N]`` of points ``[N, D]``, and of what else it takes.
-        token: What an object of the running program is compared by, since no other can be told
-            from it: two functions are the same if their tokens are. None for a function of a file,
-            which is compared by the contents of the file.
+        name: Name of the function.
+        function: Function from points ``[N, D]`` and further arguments to values ``[N]``.
+        token: Identity of an object of the running program: two such functions are the same if
+            their tokens are equal. None for a function from a file, which is compared by the
+            contents of the file.
     """
 
     path: Path
@@ -212,11 +230,11 @@ class UserFunction:
 
     @classmethod
     def of_object(cls, function: Callable[..., Any], token: str | None) -> "UserFunction":
-        """Wrap any callable: a function, also of a notebook, a closure, a partial or an object.
+        """Wrap any callable: a function (also from a notebook), a closure, a partial or an object.
 
         Args:
             function: The callable.
-            token: A text that stands for the function and all that it uses; None for a new one, so
+            token: Text that identifies the function and all that it uses; None for a new one, so
                 that the function is equal to no other.
         """
         inner = getattr(function, "func", function)  # of a partial
@@ -226,9 +244,16 @@ class UserFunction:
 
     @classmethod
     def load(cls, text: str, option: str) -> "UserFunction":
-        """The function that ``FILE.py:function`` names, as typed for an option. Raises UsageError
-        if there is no such file, or nothing of that name to call in it, DataError if the file
-        raised when it was run; its own traceback went to stderr."""
+        """Load the function that ``FILE.py:function`` names.
+
+        Args:
+            text: The file and function, as typed for an option.
+            option: Name of that option, for error messages.
+
+        Raises:
+            UsageError: The file does not exist, or has no callable with that name.
+            DataError: Running the file raised an exception, whose traceback was printed to stderr.
+        """
         file, _, name = text.rpartition(":")
         path = Path(file).absolute()
         if not name.isidentifier() or path.suffix != ".py" or not path.is_file():
@@ -252,8 +277,11 @@ class UserFunction:
         return f"{self.path}:{self.name}" if self.token is None else self.name
 
     def __call__(self, points: Tensor, *others: Tensor) -> Tensor:
-        """Logs ``[N]`` of points ``[N, D]``, in float64. Raises DataError if the function raised,
-        or returned something else."""
+        """Return log densities ``[N]`` of points ``[N, D]``, in float64.
+
+        Raises:
+            DataError: The function raised an exception or returned another type or shape.
+        """
         values = self._returned(points, *others)
         if not isinstance(values, Tensor) or values.shape != points.shape[:1]:
             shape = list(values.shape) if isinstance(values, Tensor) else type(values).__name__
@@ -264,8 +292,11 @@ class UserFunction:
         return checked(values.double(), str(self))
 
     def drawn(self, count: int, draw: np.random.Generator) -> Tensor:
-        """Points ``[count, D]`` that the function, a prior, draws by a generator; float64. Raises
-        DataError if the function raised, or returned something else."""
+        """Draw points ``[count, D]``, in float64; the function is a prior that takes a generator.
+
+        Raises:
+            DataError: The function raised an exception or returned another type or shape.
+        """
         values = self._returned(count, draw)
         several = isinstance(values, Tensor | np.ndarray) and values.ndim == 2
         if not several or len(values) != count or not torch.as_tensor(values).isfinite().all():
@@ -273,9 +304,12 @@ class UserFunction:
         return torch.as_tensor(values).double()
 
     def simulated(self, points: Tensor, draw: np.random.Generator, width: int) -> Tensor:
-        """Data ``[N, width]`` that the function, a simulator, makes of points ``[N, D]`` by draws
-        of a generator; float64. Raises DataError if the function raised, or returned something
-        else."""
+        """Simulate data ``[N, width]`` of points ``[N, D]``, in float64; the function is a
+        simulator.
+
+        Raises:
+            DataError: The function raised an exception or returned another type or shape.
+        """
         values = self._returned(points, draw)
         wanted = (len(points), width)
         if not isinstance(values, Tensor | np.ndarray) or tuple(values.shape) != wanted:
@@ -296,8 +330,13 @@ class UserFunction:
 
 
 class UserLikelihood(Likelihood):
-    """The function that ``FILE.py:function`` names, log likelihoods ``[N]`` of points ``[N, D]``;
-    raises as ``UserFunction.load`` does."""
+    """User-supplied log likelihood, a function of points ``[N, D]`` that ``FILE.py:function``
+    names.
+
+    Raises:
+        UsageError: The file does not exist, or has no callable with that name.
+        DataError: Running the file raised an exception.
+    """
 
     own = True
 
@@ -323,7 +362,7 @@ class UserLikelihood(Likelihood):
 
 
 def _in_a_line(error: Exception, path: Path, where: str) -> DataError:
-    """Shows the traceback from the user's file on, and gives the error that ends the script."""
+    """Print the traceback from the user's file on, and return the error that ends the script."""
     frames: TracebackType | None = error.__traceback__
     while frames is not None and Path(frames.tb_frame.f_code.co_filename) != path:
         frames = frames.tb_next

@@ -1,26 +1,27 @@
-"""What a noisy state says of where it ends, and of an observation of that.
+"""Predicting the clean state behind a noisy state, and the observation of that clean state.
 
 With ``x_t = x_0 + n``, where n has the noise that was added after the first time, of variances
 ``g(t) = gamma(t) - gamma(0)``, Tweedie's formula gives for the state x_0 at the first time
 
     m(x_t) = E[x_0 | x_t] = D + (gamma(0) / gamma(t)) (x_t - D),        D = D(x_t, t).
 
-How far m is off differs from place to place. Its average over the prior, ``V(t) = E[(x_0 - m)
-(x_0 - m)^T]``, is measured on draws of the prior. So y, which is ``A x_0`` with noise R, is about
-``N(y; A m, A V A^T + R)``, given x_t.
+The error of m differs from place to place. Its covariance, averaged over the prior, ``V(t) = E[(x_0
+- m) (x_0 - m)^T]``, is estimated from draws of the prior. Given x_t, the observation y, which is
+``A x_0`` with noise R, is therefore distributed approximately as ``N(y; A m, A V A^T + R)``.
 
-**Times.** A step from t_{k+1} to t_k takes x_0 for ``N(m, V)``, and has the covariance
-``b + a V a`` (``samplers.twisted``), with ``a^2 / b = 1 / g_k - 1 / g_{k+1} = r``, so that V is the
-part ``r V / (1 + r V)`` of it. What is wrong is that errors ``e = x_0 - m`` vary more in one place
-than in another, and have no normal law. So of a step of the length h is wrong about ``c h^2``, with
+**Times.** A step from t_{k+1} to t_k approximates the distribution of x_0 by ``N(m, V)``, and has
+the covariance ``b + a V a`` (``samplers.twisted``), with ``a^2 / b = 1 / g_k - 1 / g_{k+1} = r``,
+so that V contributes the fraction ``r V / (1 + r V)`` of it. The approximation is wrong because the
+errors ``e = x_0 - m`` vary more in one place than in another, and are not normally distributed. A
+step of length h therefore has an error of about ``c h^2``, with
 
     c = Var(q) - 2 tr((R V)^2),   q = e^T R e,   R = r / (1 + r V_ii),   for h = 1,
 
-which is 0 for errors of one normal law, however long the step. The sum over steps is least where
-their density goes as ``sqrt(c)`` (``flow.grids``): of K steps it is then ``W / K``, with W the
-square of the integral of ``sqrt(c)``. Corrections (``renoising``) take most of that away: of levels
-that jump, where W is 45 for each dimension, widths of 8, 16 and 32 steps are too small by 8, 4 and
-3 %.
+which is 0 for errors of one normal distribution, however long the step. The sum over steps is
+smallest where their density is proportional to ``sqrt(c)`` (``flow.grids``): with K steps it is
+then ``W / K``, with W the square of the integral of ``sqrt(c)``. Corrections (``renoising``) remove
+most of that error: for levels that jump, where W is 45 per dimension, widths from 8, 16 and 32
+steps are too small by 8, 4 and 3 %.
 """
 
 from dataclasses import dataclass, field, replace
@@ -43,18 +44,24 @@ from training.inference.progress import OnPart, share_of
 from training.inference.target import Target
 
 PRIOR_DRAWS = 2**8
-"""Draws of the prior that V is measured on, whose correlations are drawn towards 0 by their own
-errors: few, as most of the time of a posterior of images would go into more of them."""
+"""Number of prior draws that V is estimated from. Its correlations are shrunk towards 0 according
+to their own errors. The number is small, since more draws would take most of the time of a
+posterior of images.
+"""
 LEAST_DENSITY, CERTAIN = 0.3, 1.5
-"""Of times, of the highest; and how many standard errors more than normal errors vary are no
-chance."""
+"""Smallest density of times relative to the highest, and number of standard errors beyond normal
+variation that is attributed to chance.
+"""
 MOST_WRONG, ADVISED = 3.0, 1.5
-"""Of W / K, for each dimension: beyond the first, as many steps are advised as have the second."""
+"""Limits on W / K per dimension: above the first, the number of steps is advised that gives the
+second.
+"""
 MOST_LABELS = 32
-"""Different labels or conditions of the observations: each has a look-ahead of its own."""
+"""Largest number of different conditions among the observations; each needs its own look-ahead."""
 MOST_DIMENSIONS = 3072
-"""Of points, of which as many numbers may be seen: matrices of these are decomposed at each
-step."""
+"""Largest dimension of points; an observation may have as many values, and matrices of that size
+are decomposed at each step.
+"""
 
 
 @dataclass(frozen=True)
@@ -62,10 +69,10 @@ class Sight:
     """Observations as linear functions of the states x_0, with Gaussian noise.
 
     Attributes:
-        operator: ``A [K, D]``.
-        observed: ``[M, K]``, less what is seen of the state 0.
-        covariance: ``R [M, K, K]``, or ``[1, K, K]`` of all.
-        columns: What the Gaussians leave out, where columns are curved.
+        operator: Linear map ``A [K, D]``.
+        observed: Observations ``[M, K]``, less the observation of the state 0.
+        covariance: Noise covariance ``R [M, K, K]``, or ``[1, K, K]`` shared by all.
+        columns: Corrections to the Gaussians, where columns are curved.
     """
 
     operator: Tensor
@@ -74,46 +81,51 @@ class Sight:
     columns: CurvedColumns | None = None
 
     def off(self, ends: Tensor) -> Tensor:
-        """Observations less ``A x_0`` of ends ``[M, N, D]``, in their dtype: ``[M, N, K]``."""
+        """Return observations ``[M, N, K]`` less ``A x_0``, in the dtype of ends ``[M, N, D]``."""
         return self.observed[:, None].to(ends) - ends @ self.operator.T.to(ends)
 
     def log_prob(self, off: Tensor, spread: Tensor) -> Tensor:
-        """Log densities ``[M, N]``, but for a constant, of observations that are ``off`` from what
-        is expected of them, which has the covariance ``A V A^T``, ``spread [K, K]``."""
+        """Return log densities ``[M, N]``, up to a constant, of observations that differ by ``off``
+        from their expected values, whose covariance ``A V A^T`` is ``spread [K, K]``.
+        """
         log_likelihood = log_normal(off, torch.linalg.cholesky(spread + self.covariance))
         return log_likelihood + self.log_factor(off, spread)
 
     def log_factor(self, off: Tensor, spread: Tensor) -> Tensor | float:
-        """The part of these that Gaussians leave out."""
+        """Return the part of the log densities that the Gaussian approximation leaves out."""
         if self.columns is None:
             return 0.0
         return self.columns.log_factor(self.observed[:, None].to(off) - off, spread.diagonal())
 
     def blurred(self, spread: LowRank, dtype: torch.dtype) -> "Sight":
-        """The same, with the rounding of states as further noise: numbers that follow from each
-        other have no density at noise below it.
+        """Add the rounding error of states to the noise, for values that are functions of each
+        other: these have no density at noise below the rounding error.
 
         Args:
             spread: Covariance of states.
-            dtype: Of states.
+            dtype: Data type of states.
         """
         seen = spread.seen(self.operator).diagonal()
         rounding = torch.finfo(dtype).eps ** 2 * seen.norm().expand(len(seen))
         return replace(self, covariance=self.covariance + rounding.diag())
 
     def wider(self, exponent: Tensor) -> "Sight":
-        """The same with the noise over ``[M]``, as powers of likelihoods have it."""
+        """Divide the noise covariance by ``exponent [M]``, which raises the likelihoods to these
+        powers.
+        """
         return replace(self, covariance=self.covariance / exponent[:, None, None])
 
     def alone(self, place: int) -> "Sight":
-        """Of one observation."""
+        """Return the view of one observation alone."""
         one, columns = slice(place, place + 1), self.columns and self.columns.alone(place)
         own = self.covariance.expand(len(self.observed), -1, -1)[one]
         return Sight(self.operator, self.observed[one], own, columns)
 
     @classmethod
     def of(cls, target: Target) -> "Sight":
-        """What is seen by the target's observations, which are Gaussian: see ``no_sight``."""
+        """Express the target's observations, which are Gaussian, as linear functions: see
+        ``no_sight``.
+        """
         likelihood = target.likelihood
         assert isinstance(likelihood, Gaussian)
         coordinates = target.prior.flow.coordinates
@@ -133,10 +145,10 @@ class Sight:
 
 
 def require_lookahead(target: Target) -> Gaussian:
-    """The likelihood, if there is a lookahead on it.
+    """Return the likelihood, if the look-ahead supports it.
 
     Raises:
-        UsageError: There is none.
+        UsageError: The look-ahead does not support the target.
     """
     if reason := no_lookahead(target):
         raise UsageError(f"{reason}: take another sampler than twisted")
@@ -145,7 +157,7 @@ def require_lookahead(target: Target) -> Gaussian:
 
 
 def no_lookahead(target: Target) -> str | None:
-    """Why there is no lookahead on the target's likelihood; None if there is one."""
+    """Return why the look-ahead does not support the target; None if it does."""
     if reason := no_sight(target):
         return f"{reason} is not looked ahead on"
     prior = target.prior
@@ -162,8 +174,9 @@ def no_lookahead(target: Target) -> str | None:
 
 
 def no_sight(target: Target) -> str | None:
-    """What keeps the target's observations from being linear functions of states, with Gaussian
-    noise, or nearly so; None if they are."""
+    """Return why the target's observations are not (approximately) linear functions of states with
+    Gaussian noise; None if they are.
+    """
     likelihood, coordinates = target.likelihood, target.prior.flow.coordinates
     if not isinstance(likelihood, Gaussian):
         return "a likelihood of one's own"
@@ -177,13 +190,13 @@ def no_sight(target: Target) -> str | None:
 
 @dataclass(frozen=True)
 class Measured:
-    """What does not depend on observations.
+    """Estimates that do not depend on observations.
 
     Attributes:
-        times: Rising ``[K + 1]``.
-        apart: Ends of draws of the prior less what is expected of them, ``[N, D]`` at each time.
-        needed: How many steps would make errors of one for each dimension, ``W / D``.
-        calls: Network calls that it took.
+        times: Increasing times ``[K + 1]``.
+        apart: Ends of prior draws less their expected values, ``[N, D]`` at each time.
+        needed: Number of steps that would give an error of one per dimension, ``W / D``.
+        calls: Network evaluations that the estimates took.
     """
 
     times: Tensor
@@ -193,29 +206,30 @@ class Measured:
 
     @cached_property
     def errors(self) -> list[LowRank]:
-        """V at each time."""
+        """Error covariance V at each time."""
         return [LowRank.shrunk(apart) for apart in self.apart]
 
     @property
     def advised(self) -> int | None:
-        """A number of steps, if so few as these are too far off."""
+        """Recommended number of steps; None if the present number is large enough."""
         few = self.needed > MOST_WRONG * (len(self.times) - 1)
         return ceil(self.needed / ADVISED) if few else None
 
 
 @dataclass
 class LookAhead:
-    """What is measured once for all observations, when first asked for.
+    """Estimates that all observations share, computed when first needed.
 
     Attributes:
-        steps: Of the diffusion.
-        seed: Of the draws of the prior.
-        share: Of an observation in the network calls that it took, times the number of labels.
-        again: Calls that the moves of a particle take, once it has arrived; 0 where that was not
+        steps: Number of steps of the diffusion.
+        seed: Random seed of the prior draws.
+        share: Fraction of the network evaluations attributed to one observation, times the number
+            of different conditions.
+        again: Network evaluations per particle for the moves after arrival; 0 where that was not
             measured.
-        most: Calls that they may take; inf if nothing bounds them.
-        known: What was measured, by the label of observations.
-        kept: For how many labels that was for earlier posteriors.
+        most: Limit on these evaluations; inf for no limit.
+        known: Estimates, by the conditions of observations.
+        kept: Number of different conditions whose estimates come from earlier posteriors.
     """
 
     steps: int
@@ -227,7 +241,9 @@ class LookAhead:
     kept: int = 0
 
     def measured(self, target: Target, on_part: OnPart = None) -> Measured:
-        """What is measured for observations of one label, now if it was not before."""
+        """Return the estimates for observations that share one condition, computing them if
+        necessary.
+        """
         label = target.label
         if label not in self.known:
             alone = target.of(torch.arange(1))
@@ -236,12 +252,14 @@ class LookAhead:
 
 
 def calls_to_look(prior: Prior, steps: int) -> int:
-    """Network calls that ``times_and_errors`` takes."""
+    """Return the number of network evaluations that ``times_and_errors`` takes."""
     return PRIOR_DRAWS * (prior.calls("points") + 2 * steps + 1)
 
 
 def times_and_errors(target: Target, steps: int, seed: int, on_part: OnPart = None) -> Measured:
-    """Times where they are needed, and errors at each: both come of the same draws of the prior."""
+    """Choose times where they are needed and estimate the errors at each, both from the same prior
+    draws.
+    """
     generator = seeded_generator("cpu", seed, Stream.LOOKAHEAD)
     shape, prior = (PRIOR_DRAWS, target.dim), target.prior
     first = torch.zeros(PRIOR_DRAWS, dtype=torch.int64, device=target.device)
@@ -270,23 +288,24 @@ def times_and_errors(target: Target, steps: int, seed: int, on_part: OnPart = No
 
 
 def wrong_of_steps(errors: Tensor, rate: Tensor) -> Tensor:
-    """``c []`` of errors ``[N, D]`` where r is ``rate [D]``, less what so few errors of one normal
-    law have by chance."""
+    """Return ``c []`` of errors ``[N, D]`` where r is ``rate [D]``, less the value that this number
+    of normally distributed errors has by chance.
+    """
     count = len(errors)
     weighted = errors * (1 / rate + errors.square().mean(dim=0)).rsqrt()
     squares = weighted.square().sum(dim=1)
-    # By products of few rows rather than of many columns, without what is chance in them.
+    # Use products of the few rows rather than of the many columns, corrected for chance.
     products = (weighted @ weighted.T / count).square().sum()
     of_normal = 2 * (products - squares.mean().square() / count)
     return squares.var() - (1 + CERTAIN * sqrt(2 / count)) * of_normal
 
 
 def times_by_need(even: Tensor, wrong: Tensor) -> EqualErrorGrid:
-    """Where steps are needed.
+    """Return a grid of times that places steps where they are needed.
 
     Args:
-        even: ``[K + 1]``.
-        wrong: c at all of them but the first ``[K]``.
+        even: Evenly spaced times ``[K + 1]``.
+        wrong: Values of c at all of these but the first ``[K]``.
     """
     root = smooth(wrong)
     density = torch.cat([root[:1], (root[1:] + root[:-1]) / 2])
@@ -294,19 +313,19 @@ def times_by_need(even: Tensor, wrong: Tensor) -> EqualErrorGrid:
 
 
 def smooth(wrong: Tensor) -> Tensor:
-    """``sqrt(c) [K]``, of means over three times."""
+    """Return ``sqrt(c) [K]`` of c averaged over three adjacent times."""
     return F.avg_pool1d(wrong.clamp_min(0)[None], 3, 1, 1, count_include_pad=False)[0].sqrt()
 
 
 def expected_end(target: Target, states: Tensor, t: Tensor, which: Tensor) -> Tensor:
-    """``m [N, D]`` of states ``[N, D]`` at time ``t []``."""
+    """Return ``m [N, D]`` of states ``[N, D]`` at time ``t []``."""
     denoised, schedule = target.denoised(states, t, which), target.prior.flow.schedule
     share = schedule.noise_variance(target.prior.times[0]) / schedule.noise_variance(t)
     return denoised.lerp(states, share.to(states))
 
 
 def added_noise(target: Target, times: Tensor) -> Tensor:
-    """``g [T, D]``, variances of the noise that was added after the first time."""
+    """Return variances ``g [T, D]`` of the noise that was added after the first time."""
     return torch.stack([_added(target, t) for t in times])
 
 
@@ -316,8 +335,10 @@ def _added(target: Target, t: Tensor) -> Tensor:
 
 
 def log_normal(apart: Tensor, root: Tensor) -> Tensor:
-    """``[M, N]``: log densities, but for a constant, of ``apart [M, N, K]`` with Cholesky factors
-    ``[K, K]`` or ``[M, K, K]`` of covariances, whose inverses are rounded last."""
+    """Return log densities ``[M, N]``, up to a constant, of ``apart [M, N, K]`` under normal
+    distributions whose covariances have the Cholesky factors ``[K, K]`` or ``[M, K, K]``; the
+    inverses are converted to the dtype of ``apart`` last.
+    """
     inverse = torch.linalg.solve_triangular(root, torch.eye(root.shape[-1]).to(root), upper=False)
     volume = root.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)
     square = torch.linalg.vector_norm(apart @ inverse.mT.to(apart), dim=2).square_()

@@ -1,4 +1,4 @@
-"""Covariances of many dimensions that few draws tell: a part of low rank, and a diagonal."""
+"""Covariances in many dimensions estimated from few draws: a low-rank part and a diagonal."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -7,16 +7,16 @@ import torch
 from torch import Tensor
 
 LEAST_SHARE = 1e-6
-"""The least share by which correlations are drawn towards 0, so that no diagonal is 0."""
+"""Smallest shrinkage of correlations towards 0, so that no diagonal entry is 0."""
 
 
 @dataclass(frozen=True)
 class LowRank:
-    """A covariance ``F F^T + diag(d)``.
+    """Covariance ``F F^T + diag(d)``.
 
     Attributes:
-        factor: ``F [D, r]``.
-        diagonal: ``d [D]``.
+        factor: Low-rank factor ``F [D, r]``.
+        diagonal: Diagonal part ``d [D]``.
     """
 
     factor: Tensor
@@ -24,9 +24,11 @@ class LowRank:
 
     @classmethod
     def shrunk(cls, errors: Tensor) -> "LowRank":
-        """``E[e e^T]`` of errors ``[N, D]``, its correlations drawn towards 0 by the share that
-        makes them the least wrong (Schaefer and Strimmer 2005, section 2.4): the sum of their
-        variances over that of their squares. Of more errors than dimensions r is D, else N."""
+        """Estimate ``E[e e^T]`` from errors ``[N, D]``, with correlations shrunk towards 0 by the
+        factor that minimizes the expected error (Schaefer and Strimmer 2005, section 2.4): the sum
+        of the variances of the correlations divided by the sum of their squares. The rank r is D if
+        there are more errors than dimensions, otherwise N.
+        """
         count, dim = errors.shape
         std = errors.square().mean(dim=0).sqrt().clamp_min(torch.finfo(errors.dtype).tiny)
         unit = errors / std
@@ -42,30 +44,32 @@ class LowRank:
 
     @property
     def rank(self) -> int:
-        """Of the part of low rank, r."""
+        """Rank of the low-rank part, r."""
         return self.factor.shape[1]
 
     @property
     def variance(self) -> Tensor:
-        """Of each dimension, ``[D]``."""
+        """Variance of each dimension, ``[D]``."""
         return self.factor.square().sum(dim=1) + self.diagonal
 
     def seen(self, operator: Tensor) -> Tensor:
-        """That of ``A x``, ``[K, K]``, for ``A [K, D]``."""
+        """Return the covariance of ``A x``, ``[K, K]``, for ``A [K, D]``."""
         low = operator @ self.factor
         return (operator * self.diagonal) @ operator.T + low @ low.T
 
     def beside(self, operator: Tensor) -> Tensor:
-        """That of ``A x`` with x, ``[K, D]``."""
+        """Return the covariance of ``A x`` with x, ``[K, D]``."""
         return operator * self.diagonal + (operator @ self.factor) @ self.factor.T
 
     def times(self, values: Tensor) -> Tensor:
-        """That times ``[..., D]``, in their dtype."""
+        """Multiply the covariance by values ``[..., D]``, in their dtype."""
         low = (values @ self.factor.to(values)) @ self.factor.T.to(values)
         return low.addcmul_(values, self.diagonal.to(values))
 
     def sample(self, normal: Tensor) -> Tensor:
-        """``[..., D]`` of standard normal numbers ``[..., D + r]``, in their dtype."""
+        """Return samples ``[..., D]`` made from standard normal numbers ``[..., D + r]``, in their
+        dtype.
+        """
         dim = len(self.diagonal)
         alone = normal[..., :dim] * self.diagonal.sqrt().to(normal)
         return alone + normal[..., dim:] @ self.factor.T.to(normal)
@@ -73,13 +77,13 @@ class LowRank:
 
 @dataclass(frozen=True)
 class Bridge:
-    """A step back of a diffusion, ``a (x_0 - x) + n`` with ``n ~ N(0, b)``, to an end of which the
-    state x tells that it is about ``N(m, V)``.
+    """Reverse step of a diffusion, ``a (x_0 - x) + n`` with ``n ~ N(0, b)``, where x_0 given the
+    state x is approximately ``N(m, V)``.
 
     Attributes:
-        pull: ``a [D]``.
-        noise: ``b [D]``.
-        end: V.
+        pull: Factor ``a [D]``.
+        noise: Variance ``b [D]``.
+        end: Covariance V of the end.
     """
 
     pull: Tensor
@@ -88,13 +92,14 @@ class Bridge:
 
     @cached_property
     def step(self) -> LowRank:
-        """The covariance of the step, ``b + a V a``."""
+        """Covariance of the step, ``b + a V a``."""
         pull = self.pull[:, None]
         return LowRank(pull * self.end.factor, self.noise + self.pull.square() * self.end.diagonal)
 
     def end_after(self, operator: Tensor) -> tuple[Tensor, Tensor]:
-        """Of ``A x_0``, once a step u was taken that is counted from its mean ``a (m - x)``:
-        ``H [K, D]`` of its mean ``A m + H u``, and its covariance ``[K, K]``."""
+        """Return the distribution of ``A x_0`` after a step u, measured from its mean ``a (m -
+        x)``: the matrix ``H [K, D]`` of its mean ``A m + H u``, and its covariance ``[K, K]``.
+        """
         alone, left, right = self._after
         seen = operator @ left
         noise = self.noise / self._variance
@@ -102,25 +107,26 @@ class Bridge:
         return operator * alone + seen @ right, covariance
 
     def end_moved(self, by: Tensor) -> Tensor:
-        """By how much m moves with steps u ``[..., D]``, in their dtype."""
+        """Return the shift of m that steps u ``[..., D]`` cause, in their dtype."""
         alone, left, right = (part.to(by) for part in self._after)
         return ((by @ right.T) @ left.T).addcmul_(by, alone)
 
     @cached_property
     def _variance(self) -> Tensor:
-        """p below, ``[D]``."""
+        """Variances p of the steps' diagonal part, as in ``_after``, ``[D]``."""
         return self.step.diagonal.clamp_min(torch.finfo(self.step.diagonal.dtype).tiny)
 
     @cached_property
     def _after(self) -> tuple[Tensor, Tensor, Tensor]:
-        """``h [D]``, ``L [D, r]`` and ``G [r, D]``: H for all of x_0 is ``diag(h) + L G``, and the
-        covariance is ``diag(b d / p) + L L^T``.
+        """Matrices ``h [D]``, ``L [D, r]`` and ``G [r, D]``: H for all of x_0 is ``diag(h) + L G``,
+        and the covariance is ``diag(b d / p) + L L^T``.
 
         Write ``x_0 - m = F w + e``, where w is standard normal and e has the variances d, so that
-        ``u = a F w + a e + n``. Given w, u has the variances ``p = b + a d a``: it says that e is
-        about ``(a d / p) (u - a F w)``, with the variances ``b d / p``, and the covariance of w is
-        the inverse of ``I + F^T (a^2 / p) F``. Nothing is the difference of two numbers that are
-        nearly equal, and where b is 0 the end is known exactly."""
+        ``u = a F w + a e + n``. Given w, u has the variances ``p = b + a d a``: given u too, e has
+        the mean ``(a d / p) (u - a F w)`` and the variances ``b d / p``, and the covariance of w
+        given u is the inverse of ``I + F^T (a^2 / p) F``. No number is the difference of two nearly
+        equal ones, and where b is 0 the end is known exactly.
+        """
         variance, factor = self._variance[:, None], self.step.factor
         unit = factor / variance.sqrt()
         root = torch.linalg.cholesky(torch.eye(unit.shape[1]).to(unit) + unit.T @ unit)

@@ -1,12 +1,12 @@
 """Weights of a Gaussian mixture over latents, inferred from points that were observed with noise.
 
-The paper's experiment (Yang, Simmons et al. 2024). Whitened latents come from K components, the
-flow carries them to data, and what is observed is noisy:
+This is the paper's experiment (Yang, Simmons et al. 2024). Whitened latents come from K components,
+the flow maps them to data, and the observations are noisy:
 
     pi ~ Dirichlet(alpha, ..., alpha),  k_n ~ pi,  w_n ~ N(m_k, s_k^2 I),  y_n ~ p(y | x(w_n)).
 
-Means, standard deviations and noise are known; the weights pi are not. Given the flow, all that
-the data say of them is the *evidence* of each component for each point,
+Means, standard deviations and noise are known; the weights pi are not. Given the flow, the data
+inform the weights only through the *evidence* of each component for each point,
 
     L_nk = integral N(w; m_k, s_k^2 I) p(y_n | x(w)) dw,
     p(pi | y) ~ prod_k pi_k^(alpha - 1) prod_n sum_k pi_k L_nk.
@@ -15,12 +15,13 @@ L is a mean over draws of each component, which all points share (``samplers/poo
 are then sampled by Gibbs' method: ``k_n | pi`` has probabilities ``~ pi_k L_nk``, and ``pi | k`` is
 ``Dirichlet(alpha + counts)``.
 
-Chains are held against moments of the same posterior without chains. Broken like a stick, ``pi_1 =
-v_1``, ``pi_2 = (1 - v_1) v_2``, ..., the Dirichlet prior makes the ``v_j ~ Beta(alpha, (K - j)
-alpha)`` independent, and the likelihood ``prod_n sum_k pi_k L_nk`` is a polynomial of degree N in
-each of them. A Gauss-Jacobi rule of ``N // 2 + 2`` nodes for each integrates it, times ``pi_k
-pi_l``, exactly: the moments are right to rounding. Where K and N make that too many nodes, moments
-are weighted means over draws of a Dirichlet law near the posterior.
+The chains are checked against moments of the same posterior that are computed without chains. In
+stick-breaking form, ``pi_1 = v_1``, ``pi_2 = (1 - v_1) v_2``, ..., the Dirichlet prior makes the
+``v_j ~ Beta(alpha, (K - j) alpha)`` independent, and the likelihood ``prod_n sum_k pi_k L_nk`` is a
+polynomial of degree N in each of them. A Gauss-Jacobi rule of ``N // 2 + 2`` nodes for each
+integrates it, times ``pi_k pi_l``, exactly: the moments are right up to rounding. Where K and N
+would need too many nodes, moments are weighted means over draws of a Dirichlet distribution near
+the posterior.
 """
 
 from collections.abc import Sequence
@@ -38,10 +39,11 @@ from training.inference.samplers.pool import TINY
 from training.measure.posterior.importance import effective_size, smoothed_weights
 
 RADIUS, WIDEST, APART = 1.5, 0.5, 3.0
-"""Of the default components: how far out they are, how wide at most, and how many of their standard
-deviations lie between two neighbors."""
+"""Default components: distance from the origin, largest standard deviation, and distance between
+neighbors in standard deviations.
+"""
 BLOCK_NUMBERS = 2**22
-"""Probabilities of components that are held at once."""
+"""Largest number of component probabilities held in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,8 @@ class Components:
     """Components of a mixture over whitened latents.
 
     Attributes:
-        mean: ``[K, D]``, float64.
-        std: ``[K]``, the same in all directions.
+        mean: Means ``[K, D]``, float64.
+        std: Standard deviations ``[K]``, the same in all directions.
     """
 
     mean: Tensor
@@ -69,8 +71,10 @@ class Components:
 
     @classmethod
     def spread(cls, count: int, dim: int) -> "Components":
-        """So many: evenly on the circle of radius 1.5 in the first two dimensions, or in [-1.5,
-        1.5] of one; as wide as a third of the distance between neighbors, and 0.5 at most."""
+        """Place ``count`` components evenly on the circle of radius 1.5 in the first two
+        dimensions, or in [-1.5, 1.5] in one dimension. Their standard deviation is a third of the
+        distance between neighbors, and at most 0.5.
+        """
         mean = torch.zeros(count, dim, dtype=torch.float64)
         if dim == 1:
             mean[:, 0] = torch.linspace(-RADIUS, RADIUS, count, dtype=torch.float64)
@@ -83,13 +87,13 @@ class Components:
 
     @property
     def count(self) -> int:
-        """K."""
+        """Number of components, K."""
         return len(self.mean)
 
     def carried(self, normal: Tensor, which: Tensor) -> Tensor:
-        """Variables ``[N, dim]`` of standard normal ones, each of component ``which [N]``.
+        """Map standard normal variables to variables ``[N, dim]`` of components ``which [N]``.
 
-        What ``normal`` has beyond D dimensions, as deblurred points need it, stays as it is.
+        Dimensions of ``normal`` beyond D, which deblurred points need, stay as they are.
         """
         dim = self.mean.shape[1]
         inside = self.mean[which] + self.std[which, None] * normal[:, :dim]
@@ -98,13 +102,14 @@ class Components:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What points say of components.
+    """Evidence of each component for each point.
 
     Attributes:
-        log: ``log L [N, K]``, in nats.
-        halves: The same by the first and the second half of the draws, ``[2, N, K]``: what they
-            differ by, the draws do not tell.
-        effective_size: ``[N]``, how many draws of the likeliest component each point's is worth.
+        log: Log evidence ``log L [N, K]``, in nats.
+        halves: Log evidence from the first and the second half of the draws, ``[2, N, K]``; their
+            difference shows the sampling error.
+        effective_size: Effective sample size of each point's draws of its likeliest component,
+            ``[N]``.
     """
 
     log: Tensor
@@ -113,9 +118,16 @@ class Evidence:
 
     @classmethod
     def of(cls, points: Tensor, likelihood: Likelihood, observed: Tensor) -> "Evidence":
-        """Means of likelihoods of observations ``[N, ...]`` over draws of each component, points
-        ``[K, P, D]`` of data space. Raises DataError if a point is so far from all draws that its
-        likelihoods are all 0."""
+        """Average the likelihoods of observations ``[N, ...]`` over draws of each component.
+
+        Args:
+            points: Draws of each component in data space ``[K, P, D]``.
+            likelihood: Likelihood of the observations.
+            observed: Observations ``[N, ...]``.
+
+        Raises:
+            DataError: All likelihoods of an observation are 0, since it is far from all draws.
+        """
         count, size = points.shape[:2]
         flat = points.flatten(0, 1)
         parts, worth = [], []
@@ -139,12 +151,14 @@ class Evidence:
 
 
 def dirichlet(shapes: Tensor, uniform: Tensor) -> Tensor:
-    """Weights ``[..., K]`` that sum to 1, of uniform numbers ``[..., K]``.
+    """Transform uniform numbers ``[..., K]`` to Dirichlet weights ``[..., K]``, which sum to 1.
 
-    Gamma variables of these shapes by the inverse of their distribution function, over their sum.
+    The weights are gamma variables of these shapes, from their inverse distribution function,
+    divided
+    by their sum.
     """
     gamma = torch.from_numpy(gammaincinv(shapes.cpu().numpy(), uniform.cpu().numpy()))
-    # All can be too small for floating-point numbers, where shapes are.
+    # For small shapes, all can be too small for floating-point numbers.
     gamma = gamma.clamp_min(torch.finfo(torch.float64).tiny)
     return (gamma / gamma.sum(dim=-1, keepdim=True)).to(shapes.device)
 
@@ -158,19 +172,20 @@ def sample_weights(
     seed: int,
     numbers: Sequence[int] | None = None,
 ) -> Tensor:
-    """Draws ``[R, C, S, K]`` of the weights of R data sets, by Gibbs' method.
+    """Draw the weights of R data sets, ``[R, C, S, K]``, by Gibbs' method.
 
-    Chains start from draws of the prior. What a data set gives depends on the seed and its number
+    Chains start from draws of the prior. The result for a data set depends on the seed and its
+    number
     alone.
 
     Args:
-        log_evidence: ``[R, N, K]``.
-        concentration: alpha.
-        chains: C.
-        draws: S of each chain.
-        warmup: Steps before them.
-        seed: Of all random numbers.
-        numbers: Of the data sets; 0, 1, ... by default.
+        log_evidence: Log evidence ``[R, N, K]``.
+        concentration: Concentration of the Dirichlet prior, alpha.
+        chains: Number of chains, C.
+        draws: Number of draws per chain, S.
+        warmup: Number of steps before them.
+        seed: Random seed.
+        numbers: Numbers of the data sets; 0, 1, ... by default.
     """
     runs, points, components = log_evidence.shape
     numbers = range(runs) if numbers is None else numbers
@@ -198,7 +213,8 @@ def _gibbs(
     kept = log_evidence.new_empty(runs, chains, draws, components)
     for step in range(warmup + draws):
         uniform = noise.uniform(step, points + components)
-        # Which component: the first whose summed probability is above a uniform part of the sum.
+        # The component is the first whose cumulative probability exceeds a uniform fraction of the
+        # sum.
         summed = (weights[:, :, None] * relative).cumsum(dim=3)
         level = uniform[..., :points, None] * summed[..., -1:]
         at_most = (summed > level).sum(dim=2).to(prior)
@@ -210,32 +226,35 @@ def _gibbs(
 
 
 def log_likelihood(weights: Tensor, log_evidence: Tensor) -> Tensor:
-    """``sum_n log sum_k pi_k L_nk [S]`` of weights ``[S, K]``, up to a constant of the data."""
+    """Return ``sum_n log sum_k pi_k L_nk [S]`` of weights ``[S, K]``, up to a constant that depends
+    on the data.
+    """
     relative = relative_evidence(log_evidence)
     block = max(1, BLOCK_NUMBERS // len(relative))
     return torch.cat([(part @ relative.T).log().sum(dim=1) for part in torch.split(weights, block)])
 
 
 def relative_evidence(log_evidence: Tensor) -> Tensor:
-    """``L_nk`` over the largest of its point, ``[..., N, K]``."""
+    """Return ``L_nk`` divided by the largest value of its point, ``[..., N, K]``."""
     return (log_evidence - log_evidence.amax(dim=-1, keepdim=True)).exp()
 
 
 MOST_NUMBERS = 2**25
-"""Nodes times points: for 3 components some 500 points, for 4 some 120."""
+"""Limit on nodes times points: about 500 points for 3 components, about 120 for 4."""
 IMPORTANCE_DRAWS, WIDER = 2**14, 1.5
-"""Draws of a law whose variances are larger than the posterior's by that."""
+"""Number of draws from the proposal distribution, and ratio of its variances to the posterior's.
+"""
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Of the posterior of the weights.
+    """Moments of the posterior of the weights.
 
     Attributes:
-        mean: ``[K]``.
-        std: ``[K]``.
+        mean: Means ``[K]``.
+        std: Standard deviations ``[K]``.
         method: ``quadrature`` or ``importance``.
-        error: Standard error of the means, the largest; 0 of quadrature.
+        error: Largest standard error of the means; 0 for quadrature.
     """
 
     mean: Tensor
@@ -245,28 +264,33 @@ class Moments:
 
 
 def moments(log_evidence: Tensor, concentration: float, draws: Tensor, seed: int) -> Moments:
-    """By quadrature where it is feasible, by importance weights elsewhere, of evidence ``[N, K]``
-    and the concentration alpha. By draws ``[S, K]`` a law near the posterior is chosen, and drawn
-    from by a seed."""
+    """Compute moments by quadrature where that is feasible, otherwise by importance weights.
+
+    Args:
+        log_evidence: Log evidence ``[N, K]``.
+        concentration: Concentration of the Dirichlet prior, alpha.
+        draws: Draws of the posterior ``[S, K]``, which determine the proposal distribution.
+        seed: Random seed of the proposals.
+    """
     if can_integrate(*log_evidence.shape):
         return quadrature(log_evidence, concentration)
     return importance(log_evidence, concentration, draws, seed)
 
 
 def can_integrate(points: int, components: int) -> bool:
-    """Whether quadrature is feasible."""
+    """Return whether quadrature is feasible."""
     nodes: int = (points // 2 + 2) ** (components - 1)
     return nodes * points <= MOST_NUMBERS
 
 
 def quadrature(log_evidence: Tensor, concentration: float) -> Moments:
-    """Exact moments, given the evidence ``[N, K]``."""
+    """Compute exact moments, given the log evidence ``[N, K]``."""
     points, components = log_evidence.shape
     rest = torch.ones(1, dtype=torch.float64)
     log_weight = torch.zeros(1, dtype=torch.float64)
     parts: list[Tensor] = []
     for after in range(components - 1, 0, -1):
-        # Of v ~ Beta(concentration, after concentration).
+        # Nodes and weights for v ~ Beta(concentration, after concentration).
         place, weights = roots_jacobi(points // 2 + 2, after * concentration - 1, concentration - 1)
         v, weight = torch.from_numpy((1 + place) / 2), torch.from_numpy(weights / weights.sum())
         parts = [part.repeat_interleave(len(v)) for part in parts]
@@ -279,9 +303,10 @@ def quadrature(log_evidence: Tensor, concentration: float) -> Moments:
 
 
 def importance(log_evidence: Tensor, concentration: float, draws: Tensor, seed: int) -> Moments:
-    """Moments by smoothed importance weights, of evidence ``[N, K]`` and the concentration alpha.
-    By draws ``[S, K]`` of the posterior others are proposed, of the Dirichlet law of their mean,
-    and of the largest variance that they show, with some to spare."""
+    """Compute moments by smoothed importance weights, from log evidence ``[N, K]`` and the
+    concentration alpha. The proposal is a Dirichlet distribution with the mean of the posterior
+    draws ``[S, K]``, and with the largest of their variances times ``WIDER``.
+    """
     mean = draws.mean(dim=0)
     precision = (mean * (1 - mean) / draws.var(dim=0)).min() / WIDER
     shapes = mean * (precision - 1).clamp_min(float(concentration))
@@ -298,6 +323,6 @@ def importance(log_evidence: Tensor, concentration: float, draws: Tensor, seed: 
 
 
 def _weighted(points: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation ``[K]`` of points ``[S, K]``."""
+    """Return the weighted mean and standard deviation ``[K]`` of points ``[S, K]``."""
     mean = share @ points
     return mean, (share @ (points - mean).square()).sqrt()

@@ -1,6 +1,6 @@
 """Random numbers of chains, as functions of the seed, the observation and the step.
 
-So an observation's draws do not depend on which others are sampled beside it, nor on which rank.
+An observation's draws therefore do not depend on the rank or on the observations in the same call.
 """
 
 from collections.abc import Sequence
@@ -12,20 +12,23 @@ from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 
 CHUNK = 16
-"""Steps whose numbers are drawn at once: seeding a generator costs as much as many numbers."""
+"""Number of steps whose numbers are drawn at once, since seeding a generator costs as much as
+drawing many numbers.
+"""
 NORMAL, UNIFORM = 0, 1
 
 
 class Noise:
-    """Standard normal and uniform numbers.
+    """Standard normal and uniform random numbers.
 
     Args:
-        seed: The seed.
-        observations: The number of each of the M observations.
-        chains: The number of chains or particles of one, C.
-        device: Where they go; they are drawn on the CPU, so that all devices have the same.
-        chunk: Steps whose numbers are drawn, and held, at once.
-        dtype: Of normal numbers. In single precision they are others, drawn four times as fast.
+        seed: Random seed.
+        observations: Number of each of the M observations.
+        chains: Number of chains or particles per observation, C.
+        device: Device of the numbers; they are drawn on the CPU, so that all devices get the same.
+        chunk: Number of steps whose numbers are drawn, and held, at once.
+        dtype: Data type of normal numbers. Single precision gives different numbers, drawn four
+            times as fast.
     """
 
     def __init__(
@@ -42,16 +45,18 @@ class Noise:
         self._chunks: dict[tuple[int, int], tuple[int, Tensor]] = {}
 
     def alone(self, place: int, chains: int | None = None) -> "Noise":
-        """The same numbers of one of the observations, or those of so many chains or particles."""
+        """Return the numbers of one observation alone, for the same or another number of chains or
+        particles.
+        """
         own, chains = self._observations[place : place + 1], chains or self.chains
         return Noise(self._seed, own, chains, self._device, self._chunk, self._dtype)
 
     def normal(self, step: int, size: int) -> Tensor:
-        """``[M, C, size]``."""
+        """Return standard normal numbers ``[M, C, size]``."""
         return self._numbers(NORMAL, step, size)
 
     def uniform(self, step: int, size: int) -> Tensor:
-        """``[M, C, size]`` in [0, 1), float64."""
+        """Return uniform numbers ``[M, C, size]`` in [0, 1), float64."""
         return self._numbers(UNIFORM, step, size)
 
     def _numbers(self, kind: int, step: int, size: int) -> Tensor:
@@ -71,6 +76,6 @@ class Noise:
         return numbers[place].to(self._device)
 
     def shared_integer(self, step: int, most: int) -> int:
-        """A number from 1 to ``most``, the same for all observations."""
+        """Return an integer from 1 to ``most``, the same for all observations."""
         generator = seeded_generator("cpu", self._seed, Stream.CHAINS, step)
         return int(torch.randint(1, most + 1, (), generator=generator))

@@ -1,12 +1,12 @@
-"""What an observation sees of a point: linear maps A, without their matrices.
+"""Linear observation maps A, without their matrices.
 
-Most maps of images are *separable*: of each channel X they make
+Most maps of images are *separable*. They map each channel X to
 
     R X C^T,        with adjoint        Y -> R^T Y C,
 
-with a matrix R for rows and one C for columns of pixels. So are blur by a Gaussian kernel (its
-weights sum to 1 at the borders too), means over squares of pixels, and cuttings. Adjoints are those
-of the inner product, ``<A x, y> = <x, A^T y>``.
+with a matrix R for rows and one C for columns of pixels. Examples are blur by a Gaussian kernel
+(whose weights sum to 1 at the borders too), averages over squares of pixels, and crops. Adjoints
+are those of the inner product, ``<A x, y> = <x, A^T y>``.
 """
 
 from abc import ABC, abstractmethod
@@ -18,15 +18,15 @@ from torch import Tensor
 from torch_utils.seeds import normal_numbers
 
 FARTHEST = 5.0
-"""Standard deviations after which the kernel of a blur is cut off."""
+"""Number of standard deviations at which the kernel of a blur is truncated."""
 
 
 class LinearMap(ABC):
-    """``A`` from points of D to observations of K numbers.
+    """Linear map ``A`` from points of D to observations of K values.
 
     Attributes:
-        size: K.
-        shape: ``(C, H, W)`` of the images that it makes; None where it makes none.
+        size: Number of observed values, K.
+        shape: Shape ``(C, H, W)`` of the resulting images; None where the result is no image.
     """
 
     size: int
@@ -34,27 +34,27 @@ class LinearMap(ABC):
 
     @abstractmethod
     def __call__(self, points: Tensor) -> Tensor:
-        """``A x [N, K]`` of points ``[N, D]``."""
+        """Return ``A x [N, K]`` of points ``[N, D]``."""
 
     @abstractmethod
     def adjoint(self, values: Tensor) -> Tensor:
-        """``A^T y [N, D]`` of values ``[N, K]``."""
+        """Return ``A^T y [N, D]`` of values ``[N, K]``."""
 
     @abstractmethod
     def to(self, device: torch.device) -> "LinearMap":
-        """Itself, on another device."""
+        """Move the map to another device."""
 
     @property
     def matrix(self) -> Tensor:
-        """``A [K, D]``, float64."""
+        """Matrix ``A [K, D]``, float64."""
         return self.adjoint(torch.eye(self.size, dtype=torch.float64))
 
 
 class MatrixMap(LinearMap):
-    """A matrix.
+    """Linear map given by its matrix.
 
     Args:
-        matrix: ``A [K, D]``.
+        matrix: Matrix ``A [K, D]``.
     """
 
     def __init__(self, matrix: Tensor):
@@ -77,18 +77,19 @@ class MatrixMap(LinearMap):
 
     @classmethod
     def random(cls, size: int, dim: int, seed: int) -> "MatrixMap":
-        """Independent normal entries of variance ``1 / D``: what is seen of a point whose
-        coordinates are of size 1 is so, too."""
+        """Draw independent normal entries of variance ``1 / D``: if the coordinates of a point are
+        of order 1, so are its observed values.
+        """
         return cls(normal_numbers((size, dim), seed) / dim**0.5)
 
 
 class Separable(LinearMap):
-    """A matrix for rows of pixels and one for columns, the same for all channels.
+    """Separable map: a matrix for rows of pixels and one for columns, the same for all channels.
 
     Args:
-        rows: ``R [h, H]``.
-        columns: ``C [w, W]``.
-        channels: Of the images.
+        rows: Matrix of rows ``R [h, H]``.
+        columns: Matrix of columns ``C [w, W]``.
+        channels: Number of channels of the images.
 
     Example:
         >>> import torch
@@ -118,13 +119,15 @@ class Separable(LinearMap):
 
     @classmethod
     def blur(cls, std: float, shape: tuple[int, int, int]) -> "Separable":
-        """A Gaussian kernel of so many pixels' standard deviation, on images ``(C, H, W)``."""
+        """Blur images ``(C, H, W)`` by a Gaussian kernel with this standard deviation in pixels."""
         channels, height, width = shape
         return cls(_kernel(std, height), _kernel(std, width), channels)
 
     @classmethod
     def downsampling(cls, factor: int, shape: tuple[int, int, int]) -> "Separable":
-        """Means over squares of so many pixels' side, which divides both sides of images."""
+        """Average over squares with a side of ``factor`` pixels, which must divide both sides of
+        the images.
+        """
         channels, height, width = shape
         return cls(_means(factor, height), _means(factor, width), channels)
 
@@ -132,7 +135,9 @@ class Separable(LinearMap):
     def crop(
         cls, corner: tuple[int, int], sides: tuple[int, int], shape: tuple[int, int, int]
     ) -> "Separable":
-        """A rectangle from this row and column on, from 0, of so many rows and columns."""
+        """Cut out a rectangle, given its first row and column, from 0, and its numbers of rows and
+        columns.
+        """
         channels, *whole = shape
         parts = zip(corner, sides, whole, strict=True)
         rows, columns = (torch.eye(size)[first : first + side] for first, side, size in parts)
@@ -140,7 +145,7 @@ class Separable(LinearMap):
 
 
 def _kernel(std: float, size: int) -> Tensor:
-    """Weights ``[size, size]`` of pixels in a line that is blurred."""
+    """Return blur weights ``[size, size]`` for the pixels of a line."""
     places = torch.arange(size, dtype=torch.float64)
     apart = (places[:, None] - places).abs() / std
     weights = (-apart.square() / 2).exp().masked_fill(apart > FARTHEST, 0.0)
@@ -148,5 +153,5 @@ def _kernel(std: float, size: int) -> Tensor:
 
 
 def _means(factor: int, size: int) -> Tensor:
-    """``[size / factor, size]``."""
+    """Return averaging weights ``[size / factor, size]``."""
     return torch.eye(size // factor).repeat_interleave(factor, dim=1) / factor

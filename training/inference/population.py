@@ -1,18 +1,19 @@
-"""Datasets of one population: each has parameters of its own, ``theta_i ~ N(mu, diag(tau^2))``.
+"""Hierarchical model: each dataset has its own parameters, ``theta_i ~ N(mu, diag(tau^2))``.
 
-Draws of the posterior of each dataset, under a prior ``pi``, stand for its likelihood. Given the
+Draws of the posterior of each dataset under a prior ``pi`` replace its likelihood. Given the
 population, draw s has the weight (Hogg, Myers and Bovy 2010)
 
     N(theta_is; mu, tau^2) / pi(theta_is),
 
-whose mean over draws is the likelihood of the population, up to a constant. That is known for any
-mu and tau without a call of a network, so chains walk in both with the parameters summed out, draw
-these given both, and both given these, in turns (the two stages of Lunn et al. 2013).
+whose mean over draws is the likelihood of the population, up to a constant. It can be computed for
+any mu and tau without network evaluations. The chains alternate three moves (the two stages of Lunn
+et al. 2013): a random walk in mu and tau with the members' parameters marginalized out, a draw of
+these parameters given mu and tau, and a draw of mu and tau given the parameters.
 
-Before any member is known, mu is normal with the mean and the standard deviation s that a member
-has under the prior, and tau is half normal with this s. With flat priors there would be no
-posterior at all of parameters that may be as near to a bound as can be. Coordinates are those in
-which the population is normal.
+The hyperprior of mu is normal with the mean and the standard deviation s that a member has under
+the prior, and that of tau is half normal with scale s. With flat hyperpriors, parameters whose
+posteriors reach a bound would have no proper posterior. The population is normal in the coordinates
+used.
 """
 
 from collections.abc import Callable
@@ -27,26 +28,29 @@ from torch_utils.streams import Stream
 from training.measure.posterior.convergence import convergence
 
 FEWEST_MEMBERS = 4
-"""Of a population."""
+"""Smallest number of members of a population."""
 LARGEST_NOISE = 0.3
-"""Largest error of the log likelihood of a population from few draws of its members, in nats: its
-mean and standard deviation may then be off by about as many of their posterior standard
-deviations."""
+"""Largest standard error of a population's log likelihood due to the finite number of draws per
+member, in nats. The population's mean and standard deviation may then be off by about this many of
+their posterior standard deviations.
+"""
 LARGEST_R_HAT = 1.01
 STEP = 2.38
-"""Of a random walk, times the root of the number of dimensions: Roberts, Gelman and Gilks 1997."""
+"""Step size of the random walk times the square root of the dimension (Roberts, Gelman and Gilks
+1997).
+"""
 
 
 @dataclass(frozen=True)
 class PopulationPlan:
-    """How to sample.
+    """Settings of the sampler of a hierarchical model.
 
     Attributes:
-        chains: C.
-        draws: S, of each chain.
-        warmup: Steps of a chain before its first draw, from which its moves are learned.
-        thin: Steps for each draw.
-        seed: Of all draws.
+        chains: Number of chains, C.
+        draws: Number of draws per chain, S.
+        warmup: Number of steps before the first draw; the proposals are adapted to them.
+        thin: Number of steps per draw.
+        seed: Random seed.
     """
 
     chains: int = 4
@@ -57,7 +61,7 @@ class PopulationPlan:
 
     @property
     def steps(self) -> int:
-        """Of each chain, those of the warm-up among them."""
+        """Number of steps of each chain, including the warm-up."""
         return self.warmup + self.draws * self.thin
 
 
@@ -68,8 +72,8 @@ class Population:
     Attributes:
         mean: Population means ``mu [C, S, D]``.
         spread: Population standard deviations ``tau [C, S, D]``.
-        members: Which of its draws each member has, ``[C, S, M]``.
-        worth: Effective sample size of the draws of each member given the population, the mean over
+        members: Index of each member's draw, ``[C, S, M]``.
+        worth: Effective sample size of each member's draws given the population, averaged over
             populations ``[M]``.
     """
 
@@ -80,12 +84,12 @@ class Population:
 
     @property
     def parameters(self) -> Tensor:
-        """Population means and logs of population standard deviations, ``[C, S, 2 D]``."""
+        """Population means and log standard deviations, ``[C, S, 2 D]``."""
         return torch.cat([self.mean, self.spread.log()], dim=2)
 
     @property
     def r_hat(self) -> Tensor:
-        """Of each of these, ``[2 D]``."""
+        """R-hat of each of the parameters, ``[2 D]``."""
         return convergence(self.parameters).r_hat
 
     @property
@@ -95,8 +99,9 @@ class Population:
 
     @property
     def noise(self) -> float:
-        """Nats by which the log likelihood of a population errs: the mean of weights that are worth
-        n draws has a relative error of ``n^(-1/2)``, and those of all members add up."""
+        """Standard error of a population's log likelihood, in nats. With effective sample size n, a
+        mean of weights has a relative error of ``n^(-1/2)``; the variances of all members add up.
+        """
         return float((1 / self.worth).sum().sqrt())
 
     @property
@@ -120,19 +125,19 @@ def sample_population(
     plan: PopulationPlan,
     on_step: Callable[[float], object] | None = None,
 ) -> Population:
-    """Draws of a population, given draws of the posterior of each of its members.
+    """Draw a population, given draws of the posterior of each of its members.
 
     Args:
-        draws: ``[M, N, D]``, float64, on the CPU.
-        log_prior: Log density of the prior that they were drawn under, ``[M, N]``, in the same
+        draws: Posterior draws ``[M, N, D]``, float64, on the CPU.
+        log_prior: Log density ``[M, N]`` of the prior that they were drawn under, in the same
             coordinates, up to a constant.
         center: Mean of a member under the prior ``[D]``.
-        scale: Its standard deviation ``[D]``.
-        plan: How to sample.
+        scale: Standard deviation of a member under the prior ``[D]``.
+        plan: Settings of the sampler.
         on_step: Called with 1 after each step.
 
     Raises:
-        DataError: There are too few members, or a number is not finite.
+        DataError: There are too few members, or a value is not finite.
     """
     count = len(draws)
     if count < FEWEST_MEMBERS:
@@ -152,49 +157,49 @@ def sample_population(
 
 @dataclass(frozen=True)
 class _Weights:
-    """Of all draws under populations.
+    """Weights of all draws under populations.
 
     Attributes:
-        relative: ``[C, M, N]``, of which the largest of each member is 1.
-        log_likelihood: Of the populations, ``[C]``, up to a constant.
+        relative: Weights ``[C, M, N]``, scaled so that the largest of each member is 1.
+        log_likelihood: Log likelihoods of the populations, ``[C]``, up to a constant.
     """
 
     relative: Tensor
     log_likelihood: Tensor
 
     def picked(self, uniform: Tensor) -> Tensor:
-        """One draw for each member ``[C, M]``, by even numbers ``[C, M, 1]`` between 0 and 1."""
+        """Draw one index for each member ``[C, M]``, by uniform numbers ``[C, M, 1]`` in [0, 1]."""
         sums = self.relative.cumsum(dim=2)
         places = torch.searchsorted(sums, uniform.to(sums) * sums[..., -1:])[..., 0]
         return places.clamp(max=sums.shape[2] - 1)
 
     def worth(self) -> Tensor:
-        """How many independent draws those of each member are worth, ``[C, M]``."""
+        """Return the effective sample size of each member's draws, ``[C, M]``."""
         sums, squares = (self.relative**power for power in (1, 2))
         return sums.sum(dim=2).square() / squares.sum(dim=2)
 
 
 class _Walk:
-    """Chains in mean and log spread, both in units of the prior.
+    """Chains in mean and log standard deviation, both in units of the prior.
 
     Args:
-        draws: ``[M, N, D]``.
-        log_prior: ``[M, N]``.
-        plan: How to sample.
+        draws: Posterior draws ``[M, N, D]``.
+        log_prior: Log densities of the prior ``[M, N]``.
+        plan: Settings of the sampler.
     """
 
     def __init__(self, draws: Tensor, log_prior: Tensor, plan: PopulationPlan):
         self._draws, self._log_prior, self._plan = draws, log_prior.float(), plan
-        # Weights of draws, whose chance error is far larger, are in single precision.
+        # Weights are in single precision: their sampling error is far larger than rounding.
         features = torch.cat([draws.square(), draws], dim=2).float()
         self._features = features.flatten(0, 1).T.contiguous()
         self._generator = seeded_generator("cpu", plan.seed, Stream.CHAINS)
 
     def run(self, on_step: Callable[[float], object] | None) -> Population:
-        """The chains after their warm-up."""
+        """Run the chains, and return the draws after the warm-up."""
         plan, (count, _, dim) = self._plan, self._draws.shape
         rows, start = torch.arange(count), self._draws.mean(dim=1)
-        # Each chain starts from another place.
+        # Each chain starts from a different place.
         state = self._from_members(start + self._noise(plan.chains, count, dim) / 4)
         past, root = [state], torch.eye(2 * dim, dtype=torch.float64) / 10
         kept: list[tuple[Tensor, Tensor]] = []
@@ -218,7 +223,7 @@ class _Walk:
         return Population(mean, spread, members, worth / plan.draws)
 
     def _weights(self, state: Tensor) -> _Weights:
-        """Of populations ``[C, 2 D]``."""
+        """Return the weights of all draws under populations ``[C, 2 D]``."""
         mean, log_spread = state.chunk(2, dim=1)
         precision = (-2 * log_spread).exp()
         factors = torch.cat([-precision / 2, mean * precision], dim=1)
@@ -226,33 +231,37 @@ class _Walk:
         logits = (factors.float() @ self._features).view(shape) - self._log_prior
         highest = logits.amax(dim=2, keepdim=True)
         relative = (logits - highest).exp_()
-        # What all draws have in common.
+        # Add the term that all draws have in common.
         common = (-mean.square() * precision / 2 - log_spread).sum(dim=1)
         sums = relative.sum(dim=2).double().log() + highest[..., 0].double()
         return _Weights(relative, sums.sum(dim=1) + shape[1] * common)
 
     def _walked(self, state: Tensor, root: Tensor) -> tuple[Tensor, _Weights]:
-        """One step of a random walk with members summed out, and the weights after it."""
+        """Take one step of the random walk with members marginalized out; return the weights after
+        it too.
+        """
         size, dim = len(state), state.shape[1] // 2
         moved = state + STEP / (2 * dim) ** 0.5 * self._noise(*state.shape) @ root.T
         both = self._weights(torch.cat([state, moved]))
         states = torch.cat([state, moved])
-        # A flat density of tau is exp(log tau) of its log.
+        # A flat density of tau corresponds to a density exp(log tau) of its log.
         density = both.log_likelihood + _log_prior(states) + states[:, dim:].sum(dim=1)
         accepted = self._uniform(size).log() < density[size:] - density[:size]
         taken = torch.arange(size) + size * accepted
         return states[taken], _Weights(both.relative[taken], both.log_likelihood[taken])
 
     def _given_members(self, state: Tensor, members: Tensor) -> Tensor:
-        """Populations ``[C, 2 D]`` given the parameters of members ``[C, M, D]``: those of flat
-        priors, taken with the chance that the priors give them."""
+        """Draw populations ``[C, 2 D]`` given the parameters of members ``[C, M, D]``: proposals
+        under flat hyperpriors, accepted by the ratio of the hyperpriors.
+        """
         moved = self._from_members(members)
         gain = _log_prior(moved) - _log_prior(state)
         return torch.where((self._uniform(len(state)).log() < gain)[:, None], moved, state)
 
     def _from_members(self, members: Tensor) -> Tensor:
-        """The same with flat priors of mu and tau: ``tau^2`` is inverse gamma of ``(M - 2) / 2``
-        and half of the squares, and mu is normal given that."""
+        """Draw populations given the members under flat priors of mu and tau: ``tau^2`` is inverse
+        gamma with shape ``(M - 2) / 2`` and half the sum of squares, and mu given tau is normal.
+        """
         count = members.shape[1]
         mean = members.mean(dim=1)
         squares = (members - mean[:, None]).square().sum(dim=1)
@@ -269,13 +278,15 @@ class _Walk:
 
 
 def _log_prior(state: Tensor) -> Tensor:
-    """Of means and spreads ``[C, 2 D]``, in units of the prior, up to a constant."""
+    """Return the log hyperprior of means and log standard deviations ``[C, 2 D]``, in units of the
+    prior, up to a constant.
+    """
     mean, log_spread = state.chunk(2, dim=1)
     return -(mean.square() + (2 * log_spread).exp()).sum(dim=1) / 2
 
 
 def _root_of(states: Tensor) -> Tensor:
-    """A root ``[2 D, 2 D]`` of the covariance of states ``[N, 2 D]``."""
+    """Return a square root ``[2 D, 2 D]`` of the covariance of states ``[N, 2 D]``."""
     covariance = states.T.cov()
     ridge = 1e-6 * covariance.diagonal().mean()
     return torch.linalg.cholesky(covariance + ridge * torch.eye(len(covariance)).double())

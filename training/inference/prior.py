@@ -1,21 +1,22 @@
 """The prior: points as a function of standard normal variables w.
 
-The flow takes latents to points one to one, and the law of latents (``flow.latent``) takes standard
-normal variables to latents, so that ``x = generate(unwhiten(w))`` with ``w ~ N(0, I)``. Such points
-have the noise of the first time, of variance gamma0: they are *blurred*. The clean point e behind x
-has, to second order in that noise (Tweedie; Efron 2011, equations 1.5 and 2.7), the law
+The flow maps latents to points one to one, and the distribution of latents (``flow.latent``) maps
+standard normal variables to latents, so that ``x = generate(unwhiten(w))`` with ``w ~ N(0, I)``.
+These points include the noise of the first time, of variance gamma0: they are *blurred*. The clean
+point e behind x has, to second order in that noise (Tweedie; Efron 2011, equations 1.5 and 2.7),
+the distribution
 
     e | x ~ N(D(x, 0), gamma0 dD/dx),
 
-so that ``D`` more standard normal variables draw it: the prior is then *deblurred*.
+which is sampled with ``D`` further standard normal variables: the prior is then *deblurred*.
 
-Without more variables, and with a density, the ODE can go on by one step of Euler in the variance
-of the noise, dx/dgamma = (x - D(x)) / (2 gamma), from gamma0 to none:
+Alternatively, without further variables and with a density, one more Euler step continues the ODE
+in the variance of the noise, dx/dgamma = (x - D(x)) / (2 gamma), from gamma0 to 0:
 
     x -> (x + D(x, 0)) / 2,
 
-which takes that noise off to first order in its variance. The prior is then *sharpened*: of a
-Gaussian of variance v, what draws have falls from v + gamma0 to about v + gamma0^2 / (4 v).
+which removes that noise to first order in its variance. The prior is then *sharpened*: for a
+Gaussian of variance v, the variance of draws falls from v + gamma0 to about v + gamma0^2 / (4 v).
 """
 
 from collections.abc import Mapping
@@ -36,12 +37,14 @@ from training.flow.solvers import Solver
 from training.names import MOST_DEBLURRED
 
 TURNS = 40
-"""Of the fixed point that undoes a last step: it is twice as near after each."""
+"""Number of fixed-point iterations that invert a last step; each halves the error."""
 MOMENT_DRAWS, BLUR_DRAWS = 2**12, 2**8
 
 
 class Generated(NamedTuple):
-    """Points ``[N, D]`` of data space, or states, and how many network calls each took."""
+    """Points ``[N, D]`` of data space, or states, and the number of network evaluations per
+    point.
+    """
 
     points: Tensor
     calls: int
@@ -53,14 +56,16 @@ class Prior:
 
     Attributes:
         flow: The flow; its network is not called in blocks, since callers make the blocks.
-        times: Of integrations, increasing ``[steps + 1]``.
-        solver: Of integrations.
+        times: Integration times, increasing ``[steps + 1]``.
+        solver: Solver of the integrations.
         deblurred: Whether to draw clean points.
-        unit: One of the user's units in those of the flow; images have gray levels.
-        origin: The flow's 0 in the user's units.
-        sharpened: Whether to make clean points of blurred ones by one more step.
-        ways: Times and solvers for ``points_and_densities``, ``latents`` and ``densities`` of given
-            points (``flow.courses``), where they are not those of points.
+        unit: Size of the user's unit in the units of the flow; for images, the user's unit is a
+            gray level.
+        origin: Position of the flow's 0 in the user's units.
+        sharpened: Whether one more step turns blurred points into nearly clean ones.
+        ways: Integration schedules for ``points_and_densities``, and for ``latents`` and
+            ``densities`` of given points (``flow.courses``), where they differ from the schedule of
+            points.
     """
 
     flow: ProbabilityFlow
@@ -81,31 +86,35 @@ class Prior:
 
     @property
     def kind(self) -> str:
-        """What its points are, as results say it."""
+        """Description of the points, as written to results."""
         if self.sharpened:
             return "without the noise of the first time, to first order"
         return "clean" if self.deblurred else "with the noise of the first time"
 
     def way(self, use: str) -> tuple[Tensor, Solver]:
-        """Times and solver for a use."""
+        """Return times and solver for a use."""
         return self.ways.get(use, (self.times, self.solver))
 
     def calls(self, use: str) -> int:
-        """Network calls of a point for a use, but for the first ones of a multistep method."""
+        """Return the network evaluations per point for a use, without the extra first ones of a
+        multistep method.
+        """
         times, solver = self.way(use)
         return (len(times) - 1) * (solver.calls_per_step or 1)
 
     def hasty(self) -> "Prior":
-        """The same by half the steps to densities, rounded up, for what need not be exact."""
+        """Return the prior with half the steps for densities, rounded up, where these need not be
+        exact.
+        """
         times, solver = self.way("densities")
-        if solver.quadrature is not None:  # it goes by its own times
+        if solver.quadrature is not None:  # it has its own times
             return self
         fewer = EqualErrorGrid(times)(len(times) // 2)
         return replace(self, ways={**self.ways, "densities": (fewer, solver)})
 
     @property
     def solvers(self) -> dict[str, dict[str, str | int]]:
-        """Solver and steps of points, and of each use that goes another way."""
+        """Solver and number of steps for points, and for each use with another schedule."""
         ways = {"points": (self.times, self.solver), **self.ways}
         return {
             use: {"solver": solver.name, "n_iters": len(times) - 1}
@@ -114,22 +123,31 @@ class Prior:
 
     @property
     def dim(self) -> int:
-        """The number of variables w of a point."""
+        """Number of variables w per point."""
         return self.flow.basis.dim * (1 + self.deblurred)
 
     def points(
         self, w: Tensor, conditions: dict[str, Tensor] | None = None, differentiable: bool = False
     ) -> Generated:
-        """Points of standard normal variables ``[N, dim]``, float64. Conditions, such as ``labels
-        [N, L]``, are what the network is given with each point; if differentiable, gradients flow
-        back to w. Raises DataError if a point is not finite."""
+        """Map standard normal variables to points, ``[N, D]``.
+
+        Args:
+            w: Standard normal variables ``[N, dim]``, float64.
+            conditions: Conditions of each point, such as ``labels [N, L]``.
+            differentiable: Whether gradients flow back to w.
+
+        Raises:
+            DataError: A point is not finite.
+        """
         generated = self.states(w, conditions, differentiable)
         return Generated(self.of_states(generated.points, conditions), generated.calls)
 
     def states(
         self, w: Tensor, conditions: dict[str, Tensor] | None = None, differentiable: bool = False
     ) -> Generated:
-        """The same before they go to data space: in eigenspace, at the first time, unscaled."""
+        """Map standard normal variables to unscaled states in eigenspace, at the first time,
+        without the map to data space. Arguments are those of ``points``.
+        """
         flow = self._given(conditions)
         dim = flow.basis.dim
         latents = flow.latent_law(self.times[-1]).unwhiten(w[:, :dim])
@@ -145,31 +163,40 @@ class Prior:
         return Generated(states, calls)
 
     def of_states(self, states: Tensor, conditions: dict[str, Tensor] | None = None) -> Tensor:
-        """Points ``[N, D]`` of data space that are states ``[N, D]`` at the first time."""
+        """Map states ``[N, D]`` at the first time to points ``[N, D]`` of data space."""
         flow, first = self._given(conditions), self.times[0]
         points = flow.to_data(flow.schedule.scale(first) * states, first)
         return self.origin + points / self.unit
 
     def melted(self, w: Tensor, conditions: dict[str, Tensor] | None = None) -> Tensor:
-        """The unscaled states ``[N, D]`` at the last time that variables stand for."""
+        """Map variables to unscaled states ``[N, D]`` at the last time."""
         flow, last = self._given(conditions), self.times[-1]
         return flow.latent_law(last).unwhiten(w) / flow.schedule.scale(last)
 
     def denoised(
         self, states: Tensor, t: Tensor, conditions: dict[str, Tensor] | None = None
     ) -> Tensor:
-        """What the denoiser makes ``[N, D]`` of unscaled states ``[N, D]`` at time ``t []``, in
-        their dtype."""
+        """Denoise unscaled states ``[N, D]`` at time ``t []``, in their dtype."""
         return self._given(conditions).denoiser(states, t).to(states)
 
     def points_and_density(
         self, w: Tensor, conditions: dict[str, Tensor], trace: Trace
     ) -> tuple[Generated, Tensor]:
-        """Points of standard normal variables ``[N, D]``, and their log densities ``[N]`` in the
-        user's units, given conditions as ``points`` takes them. Both come of one integration.
+        """Map standard normal variables to points and compute their log densities, in one
+        integration.
 
-        Raises DataError if a point or its density is not finite, UsageError if the prior is
-        deblurred, and has no density."""
+        Args:
+            w: Standard normal variables ``[N, D]``.
+            conditions: Conditions of each point, as in ``points``.
+            trace: Method for the traces of Jacobians.
+
+        Returns:
+            The points, and their log densities ``[N]`` per unit of the user's units.
+
+        Raises:
+            DataError: A point or its density is not finite.
+            UsageError: The prior is deblurred, and has no density.
+        """
         if self.deblurred:
             raise UsageError("deblurred points have no log density: leave --deblur or that out")
         flow = self.flow.given(**conditions) if conditions else self.flow
@@ -190,9 +217,18 @@ class Prior:
         return Generated(self.origin + points / self.unit, calls), density
 
     def log_density(self, points: Tensor, conditions: dict[str, Tensor], trace: Trace) -> Tensor:
-        """Log densities ``[N]`` at points ``[N, D]`` in the user's units: of sharpened ones, if the
-        prior is, and otherwise of blurred ones, given conditions as ``points`` takes them. Raises
-        DataError if one is not finite, or a point has no place in the flow."""
+        """Return log densities ``[N]`` at points ``[N, D]`` in the user's units.
+
+        They are densities of sharpened points if the prior is sharpened, otherwise of blurred ones.
+
+        Args:
+            points: Points ``[N, D]``.
+            conditions: Conditions of each point, as in ``points``.
+            trace: Method for the traces of Jacobians.
+
+        Raises:
+            DataError: A density is not finite, or a point has no counterpart in the flow.
+        """
         flow, inner = self._given(conditions), (points - self.origin) * self.unit
         way = self.way("densities")
         if self.sharpened:
@@ -209,13 +245,16 @@ class Prior:
     def melted_with_density(
         self, states: Tensor, conditions: dict[str, Tensor] | None = None
     ) -> tuple[Generated, Tensor]:
-        """The standard normal variables ``[N, D]`` of unscaled states ``[N, D]`` at the first time,
-        and the log densities ``[N]`` of these states; both come of one integration.
+        """Map unscaled states ``[N, D]`` at the first time to standard normal variables ``[N, D]``,
+        and compute the log densities ``[N]`` of the states, in one integration.
 
-        Traces are exact. The calls of a state count its vector-Jacobian products. Raises DataError
-        if a density is not finite."""
+        Traces are exact. The network evaluations of a state include its vector-Jacobian products.
+
+        Raises:
+            DataError: A density is not finite.
+        """
         flow = copy(self._given(conditions))
-        # What lies between eigenspace and data space does not matter to densities of states.
+        # Densities of states do not depend on the map between eigenspace and data space.
         flow.coordinates = None
         times, solver = self.way("densities")
         rows = slice(0, len(states))
@@ -227,20 +266,23 @@ class Prior:
         return Generated(w, trajectory.calls + integral.products), density
 
     def whitened(self, points: Tensor, conditions: dict[str, Tensor] | None = None) -> Tensor:
-        """The standard normal variables ``[N, D]`` of blurred points ``[N, D]``."""
+        """Map blurred points ``[N, D]`` to standard normal variables ``[N, D]``."""
         flow = self._given(conditions)
         points = (points - self.origin) * self.unit
         times, solver = self.way("latents")
         return flow.latent_law(times[-1]).whiten(flow.encode(points, times, solver))
 
     def moments(self, conditions: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Mean ``[D]`` and covariance ``[D, D]`` of the data, in the user's units.
+        """Return mean ``[D]`` and covariance ``[D, D]`` of the data, in the user's units.
 
-        Those of the basis; where coordinates lie between, of a Gaussian with these moments.
+        They are those of the basis. With nonlinear coordinates in between, they are estimated from
+        draws
+        of a Gaussian with the moments of the basis.
 
         Args:
-            conditions: What points are given with, where coordinates have conditions: rows
-                ``[M, C]`` that are equally likely.
+            conditions: Conditions of points, where coordinates depend on conditions: rows ``[M,
+                C]``
+                that are equally likely.
         """
         basis, coordinates = self.flow.basis, self.flow.coordinates
         mean, covariance = basis.mean.double(), basis.covariance().double()
@@ -259,12 +301,15 @@ class Prior:
         return self.flow.given(**conditions) if conditions else self.flow
 
     def to_states(self, points: Tensor, conditions: dict[str, Tensor] | None = None) -> Tensor:
-        """The unscaled states ``[N, D]`` at the first time that points ``[N, D]`` are: the inverse
-        of ``of_states``."""
+        """Map points ``[N, D]`` to unscaled states ``[N, D]`` at the first time: the inverse of
+        ``of_states``.
+        """
         return self._given(conditions).to_eigen((points - self.origin) * self.unit)
 
     def plausible(self, points: Tensor) -> Tensor:
-        """Points ``[..., D]`` as the data could have them: whole steps of discrete columns."""
+        """Round values of discrete columns of points ``[..., D]`` to values that the data could
+        have.
+        """
         coordinates = self.flow.coordinates
         if coordinates is None:
             return points
@@ -272,15 +317,18 @@ class Prior:
         return self.origin + inner / self.unit
 
     def possible(self, points: Tensor) -> Tensor:
-        """Whether points ``[..., D]`` are in steps of the data, ``[...]``."""
+        """Return whether points ``[..., D]`` are within quantization bins of the data,
+        ``[...]``.
+        """
         coordinates = self.flow.coordinates
         if coordinates is None:
             return torch.ones_like(points[..., 0], dtype=torch.bool)
         return coordinates.possible((points - self.origin) * self.unit)
 
     def blur(self, points: Tensor, conditions: dict[str, Tensor] | None = None) -> Tensor:
-        """Standard deviations ``[N, D]`` of the noise of the first time about points ``[N, D]``, in
-        the user's units."""
+        """Return standard deviations ``[N, D]`` of the noise of the first time around points ``[N,
+        D]``, in the user's units.
+        """
         generator = torch.Generator().manual_seed(0)
         dim = self.flow.basis.dim
         normal = torch.randn(BLUR_DRAWS, dim, generator=generator, dtype=torch.float64)
@@ -293,8 +341,9 @@ class Prior:
     def behind(
         self, states: Tensor, conditions: dict[str, Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Of the clean state behind each unscaled one ``[N, D]`` at the first time, the mean
-        ``[N, D]`` and a root ``[N, D, D]`` of the covariance."""
+        """Return the mean ``[N, D]`` and a square root ``[N, D, D]`` of the covariance of the clean
+        state behind each unscaled state ``[N, D]`` at the first time.
+        """
         flow = self._given(conditions)
         denoised, jacobian = self._denoised_with_jacobian(flow, states)
         covariance = jacobian * flow.schedule.noise_variance(self.times[0])
@@ -303,13 +352,15 @@ class Prior:
         return denoised, axes * variance.clamp_min(0).sqrt()[:, None, :]
 
     def _last_step(self, flow: ProbabilityFlow, states: Tensor) -> tuple[Tensor, Tensor]:
-        """``D(x)`` at unscaled states x ``[N, D]``, and the log determinants of (x + D(x)) / 2."""
+        """Return ``D(x)`` at unscaled states x ``[N, D]``, and the log determinants of the Jacobian
+        of (x + D(x)) / 2.
+        """
         denoised, jacobian = self._denoised_with_jacobian(flow, states)
         eye = torch.eye(flow.basis.dim, dtype=jacobian.dtype, device=jacobian.device)
         return denoised, torch.linalg.slogdet((eye + jacobian) / 2).logabsdet
 
     def _before_last_step(self, flow: ProbabilityFlow, clean: Tensor) -> Tensor:
-        """The unscaled states x ``[N, D]`` of which ``clean`` is (x + D(x)) / 2."""
+        """Find the unscaled states x ``[N, D]`` for the given ``clean = (x + D(x)) / 2``."""
         x = clean
         with torch.no_grad():
             for _ in range(TURNS):
@@ -319,7 +370,7 @@ class Prior:
     def _denoised_with_jacobian(
         self, flow: ProbabilityFlow, states: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """``D(x) [N, D]`` at unscaled states of the first time, and ``dD/dx [N, D, D]``."""
+        """Return ``D(x) [N, D]`` at unscaled states of the first time, and ``dD/dx [N, D, D]``."""
         with torch.enable_grad():
             x = states.detach().requires_grad_()
             denoised = flow.denoiser(x, self.times[0]).double()
@@ -331,12 +382,16 @@ class Prior:
 
 
 def ways_of(flow: ProbabilityFlow) -> dict[str, tuple[Tensor, Solver]]:
-    """``Prior.ways`` along the courses of a flow, as few calls as answers need."""
+    """Return ``Prior.ways`` for a flow: its integration schedules, with as few network evaluations
+    as each use needs.
+    """
     return {use: flow.course(use) for use in USES if use not in ("look", "points")}
 
 
 def _differences(flow: ProbabilityFlow, before: Tensor, after: Tensor) -> Tensor:
-    """By how much log determinants ``[N]`` of coordinates are larger at points after a step."""
+    """Return the increase ``[N]`` of the coordinates' log determinants from points before a step to
+    those after it.
+    """
     if flow.coordinates is None:
         return torch.zeros_like(after[:, 0])
     return flow.coordinates.log_det(after) - flow.coordinates.log_det(before)

@@ -1,23 +1,30 @@
-"""Progress of a piece of work: what does it tells which part of all it did since it last told."""
+"""Progress callbacks: each call reports the fraction of the work done since the last one."""
 
 from collections.abc import Callable
 
 OnPart = Callable[[float], object] | None
-"""Called with the part of the work that was done since the last call; None where nobody asks."""
+"""Callback with the fraction of the work done since the last call; None for no reports."""
 
 
 def share_of(on_part: OnPart, share: float) -> OnPart:
-    """The progress of work that is this share of a larger one, whose is ``on_part``."""
+    """Return the callback of a part of the work, where the part is this share of the work of
+    ``on_part``.
+    """
     if on_part is None:
         return None
     return lambda part: on_part(share * part)
 
 
 def with_more_calls(on_part: OnPart, calls: Callable[[], int], more: float) -> OnPart:
-    """The progress of work that is not all: so many network calls more follow it.
+    """Return the callback of work that ``more`` further network evaluations follow.
 
-    What share of all it is shows as it goes on: if a part f of it took c calls, all of it will take
-    c / f, and ``f c / (c + f more)`` of everything is done. ``calls`` says how many it has taken.
+    The share of this work in the total is estimated as it goes on. If a fraction f of it took c
+    evaluations, all of it will take c / f, and ``f c / (c + f more)`` of the total is done.
+
+    Args:
+        on_part: Callback of the total work.
+        calls: Function that returns the number of network evaluations so far.
+        more: Number of network evaluations that follow.
     """
     if on_part is None:
         return None

@@ -1,14 +1,14 @@
-"""Laws to draw near a posterior from: Gaussian mixtures, fitted to weighted draws of it.
+"""Proposal distributions near a posterior: Gaussian mixtures, fitted to weighted draws of it.
 
-Steps of expectation maximization on N draws x, with the prior on covariances of Fraley and Raftery
-(2007): for the share ``r_nk`` that component k has in draw n,
+The fit is by expectation maximization on N draws x, with the prior on covariances of Fraley and
+Raftery (2007). With the responsibility ``r_nk`` of component k for draw n,
 
     mu_k = sum_n r_nk x_n / N_k,      N_k = sum_n r_nk,
     Sigma_k = (nu S + sum_n r_nk (x_n - mu_k)(x_n - mu_k)^T) / (nu + N_k),
 
-where S is the covariance of all draws, made smaller by ``K^(-2/d)``, and ``nu = d + 2``. Numbers of
-draws are counted as what their weights are worth, so that a few heavy draws make wide components.
-Centers start as in k-means++ (Arthur and Vassilvitskii 2007).
+where S is the covariance of all draws, scaled by ``K^(-2/d)``, and ``nu = d + 2``. Draws are
+counted by their effective sample size, so that a few heavy draws make wide components. Centers are
+initialized as in k-means++ (Arthur and Vassilvitskii 2007).
 """
 
 from dataclasses import dataclass
@@ -22,23 +22,25 @@ from training.inference.weights import systematic
 
 COMPONENTS = 8
 STEPS = 12
-"""Of expectation maximization."""
+"""Number of steps of expectation maximization."""
 WIDER = 1.15
-"""Standard deviations of the components over those that were fitted: weights are largest where a
-law is too narrow."""
+"""Factor on the fitted standard deviations of the components: weights are largest where a proposal
+is too narrow.
+"""
 LEAST_SHARE = 0.02
-"""Of all draws, for components as they were before they were conditioned."""
+"""Smallest fraction of all draws for components with their weights before conditioning."""
 NARROWEST = 1e-8
-"""Variance of a component along any axis, where the prior has 1."""
+"""Smallest variance of a component along any axis, where the prior has variance 1."""
 
 
 class Given(NamedTuple):
-    """The law of a standard normal variable of d numbers, given others.
+    """Distribution of a standard normal variable of d numbers, given observations.
 
     Attributes:
-        mean: ``[..., d]``.
+        mean: Mean ``[..., d]``.
         root: Lower Cholesky factor of the covariance, ``[..., d, d]``.
-        log_density: Of what it is given, ``[...]``, but for what hangs on the noise alone.
+        log_density: Log density of the observations, ``[...]``, up to terms that depend on the
+            noise alone.
     """
 
     mean: Tensor
@@ -47,19 +49,19 @@ class Given(NamedTuple):
 
 
 def normal_given(operator: Tensor, observed: Tensor, covariance: Tensor) -> Given:
-    """The law of a standard normal w, given ``y = A w + n`` with Gaussian noise n.
+    """Return the distribution of a standard normal w, given ``y = A w + n`` with Gaussian noise n.
 
-    With the noise's root N, ``B = N^(-1) A`` and ``r = N^(-1) y``,
+    With the Cholesky factor N of the noise covariance, ``B = N^(-1) A`` and ``r = N^(-1) y``,
 
         [I; B] = Q R,       mean = R^(-1) Q^T [0; r],       covariance = R^(-1) R^(-T),
-        log p(y) = -(|mean|^2 + |r - B mean|^2) / 2 - log |det R| + constant,
+        log p(y) = -(|mean|^2 + |r - B mean|^2) / 2 - log |det R| + constant.
 
-    where nothing is squared: noise may be far below the rounding of covariances.
+    No matrix is squared, so the noise may be far below the rounding of covariances.
 
     Args:
-        operator: ``A [..., N, d]``.
-        observed: ``y [..., N]``.
-        covariance: Of the noise ``[..., N, N]``.
+        operator: Linear map ``A [..., N, d]``.
+        observed: Observations ``y [..., N]``.
+        covariance: Covariance of the noise ``[..., N, N]``.
     """
     both = torch.cat([operator, observed[..., None]], dim=-1)
     scaled = torch.linalg.solve_triangular(torch.linalg.cholesky(covariance), both, upper=False)
@@ -81,8 +83,8 @@ class Proposal:
     """A mixture of K components for each of M observations.
 
     Attributes:
-        shares: ``[M, K]``, which sum to 1.
-        mean: ``[M, K, d]``.
+        shares: Weights of the components ``[M, K]``, which sum to 1.
+        mean: Means of the components ``[M, K, d]``.
         root: Lower Cholesky factors of covariances, ``[M, K, d, d]``.
     """
 
@@ -92,8 +94,13 @@ class Proposal:
 
     @classmethod
     def fit(cls, draws: Tensor, worth: Tensor, uniform: Tensor) -> "Proposal":
-        """Fits mixtures of K components to draws ``[M, N, d]`` of equal weight, which are worth so
-        many independent ones, ``[M]``, by random numbers ``[M, K]`` in [0, 1)."""
+        """Fit mixtures of K components to equally weighted draws.
+
+        Args:
+            draws: Draws ``[M, N, d]``.
+            worth: Effective sample sizes of the draws ``[M]``.
+            uniform: Random numbers ``[M, K]`` in [0, 1).
+        """
         count, dim = draws.shape[1:]
         identity = torch.eye(dim, dtype=draws.dtype, device=draws.device)
         apart = draws - draws.mean(dim=1, keepdim=True)
@@ -107,19 +114,23 @@ class Proposal:
         return cls(proposal.shares, proposal.mean, WIDER * proposal.root)
 
     def conditioned(self, operator: Tensor, observed: Tensor, covariance: Tensor) -> "Proposal":
-        """The mixture's law given ``y = A x`` with Gaussian noise, of ``A [N, d]``, ``y [M, N]``
-        and the noise's covariance ``[M, N, N]``: exact, and a mixture too."""
+        """Return the mixture given ``y = A x`` plus Gaussian noise, for ``A [N, d]``, ``y [M, N]``
+        and noise covariances ``[M, N, N]``: exactly a mixture again, except that no weight becomes
+        too small.
+        """
         apart = observed[:, None] - self.mean @ operator.T
         given = normal_given(operator @ self.root, apart, covariance[:, None])
         shares = (self.shares.log() + given.log_density).softmax(dim=1)
-        # No component is given up: what it stands for may be nearer than its mean says.
+        # No component is dropped: the mode that it represents may be nearer than its mean suggests.
         shares = (1 - LEAST_SHARE) * shares + LEAST_SHARE * self.shares
         mean = self.mean + (self.root @ given.mean[..., None])[..., 0]
         return Proposal(shares, mean, self.root @ given.root)
 
     def evened(self) -> "Proposal":
-        """The mixture with more of what is rare but far out: shares as the roots of what their
-        components have in a second moment, which draws are to tell as well as they do means."""
+        """Return the mixture with more weight on rare but remote components: weights are
+        proportional to the square roots of the components' contributions to a second moment, so
+        that draws estimate second moments as well as means.
+        """
         shares = self.shares[..., None]
         center = (shares * self.mean).sum(dim=1, keepdim=True)
         square = (self.mean - center).square() + self.root.square().sum(dim=3)
@@ -128,24 +139,25 @@ class Proposal:
         return Proposal(weight / weight.sum(dim=1, keepdim=True), self.mean, self.root)
 
     def wider(self, factor: float, share: float = 1.0) -> "Proposal":
-        """The mixture with a share of each component wider by a factor."""
+        """Return the mixture with a share of each component widened by a factor."""
         wide = Proposal(self.shares, self.mean, factor * self.root)
         return wide if share == 1 else self.beside(wide, share)
 
     def beside(self, other: "Proposal", share: float) -> "Proposal":
-        """The mixture of both, of which the other has a share."""
+        """Return the mixture of both proposals, where ``share`` is the weight of the other."""
         shares = torch.cat([(1 - share) * self.shares, share * other.shares], dim=1)
         pairs = ((self.mean, other.mean), (self.root, other.root))
         mean, root = (torch.cat(pair, dim=1) for pair in pairs)
         return Proposal(shares, mean, root)
 
     def log_prob(self, w: Tensor) -> Tensor:
-        """Log densities ``[M, N]`` of rows ``[M, N, d]``."""
+        """Return log densities ``[M, N]`` of rows ``[M, N, d]``."""
         return self._parts(w).logsumexp(dim=1)
 
     def draw(self, uniform: Tensor) -> Tensor:
-        """Rows ``[M, N, d]`` of random numbers ``[M, N, 1 + d]`` in (0, 1): the first chooses the
-        component."""
+        """Draw rows ``[M, N, d]`` with random numbers ``[M, N, 1 + d]`` in (0, 1); the first of
+        these chooses the component.
+        """
         last = self.shares.shape[1] - 1
         above = self.shares.cumsum(dim=1)
         which = torch.searchsorted(above, uniform[:, :, 0].contiguous(), right=True).clamp_max(last)
@@ -155,7 +167,7 @@ class Proposal:
         return self.mean[rows, which] + turned
 
     def _step(self, draws: Tensor, worth: Tensor, part: Tensor) -> "Proposal":
-        """One step of expectation maximization."""
+        """Take one step of expectation maximization."""
         count, dim = draws.shape[1:]
         log_parts = self._parts(draws)
         share = log_parts.softmax(dim=1) * (worth / count)[:, None, None]
@@ -170,7 +182,9 @@ class Proposal:
         return Proposal(shares, mean, torch.linalg.cholesky(covariance))
 
     def _parts(self, w: Tensor) -> Tensor:
-        """Logarithms ``[M, K, N]`` of the components' shares in densities of rows ``[M, N, d]``."""
+        """Return log densities ``[M, K, N]`` of rows ``[M, N, d]`` under each component, times its
+        weight.
+        """
         dim = w.shape[2]
         identity = torch.eye(dim, dtype=w.dtype, device=w.device)
         inverse = torch.linalg.solve_triangular(self.root, identity, upper=False)
@@ -181,14 +195,16 @@ class Proposal:
 
 
 def _centers(draws: Tensor, root: Tensor, uniform: Tensor) -> Tensor:
-    """Draws ``[M, K, d]`` far from one another: each is taken by its squared distance from the
-    nearest of those before it, in standard deviations."""
+    """Choose initial centers ``[M, K, d]`` far from one another: each draw is chosen with
+    probability proportional to its squared distance, in standard deviations, from the nearest
+    earlier center.
+    """
     scaled = torch.linalg.solve_triangular(root, draws.mT, upper=False).mT
     rows = torch.arange(len(draws), device=draws.device)
     nearest = torch.zeros_like(draws[:, :, 0])
     picks: list[Tensor] = []
     for number in uniform.unbind(dim=1):
-        # All are alike for the first, and where no draw is left that is none of the centers.
+        # Weights are equal for the first center, and where every draw is already a center.
         log_weights = torch.where(nearest.amax(dim=1, keepdim=True) > 0, nearest.log(), 0.0)
         (pick,) = systematic(log_weights, number, 1).unbind(dim=1)
         distance = (scaled - scaled[rows, pick][:, None]).square().sum(dim=2)

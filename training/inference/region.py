@@ -1,16 +1,16 @@
-"""Where the posterior of one observation may be, and draws of the prior from there.
+"""Region that contains the posterior of one observation, and prior draws from that region.
 
-Truncated proposals (Deistler, Goncalves and Macke 2022, "Truncated proposals for scalable and
-hassle-free simulation-based inference", section 3): the region holds all but a share of
-``LEFT_OUT`` of the posterior q that a flow has learned of the observation y,
+These are truncated proposals (Deistler, Goncalves and Macke 2022, "Truncated proposals for scalable
+and hassle-free simulation-based inference", section 3). The region contains all but a fraction
+``LEFT_OUT`` of the posterior q that a flow has learned for the observation y,
 
     R = {theta: q(theta | y) >= the LEFT_OUT quantile of q at its own draws},
 
-and parameters from there have the law of the prior, but for a constant: what is learned of them
-needs no correction within R. Here R is also within a box, the range of these draws along their
-principal axes, wider by ``WIDER`` at either end: that tells most of a wide prior apart without a
-network, and a uniform prior need not be drawn beyond it. Each region lies within the one before,
-since older simulations would be fewer outside of it than new ones.
+and parameters in it are distributed like the prior up to a constant, so that a posterior learned
+from them needs no correction within R. Here R is also limited to a box: the range of these draws
+along their principal axes, extended by ``WIDER`` at either end. The box excludes most of a wide
+prior without network evaluations, and a uniform prior need not be drawn beyond it. Each region lies
+within the previous one, since older simulations would be sparser outside of it than new ones.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,28 +24,29 @@ from training.inference.amortized import Amortized
 
 LEFT_OUT = 1e-4
 DRAWS = 10_000
-"""Of the posterior, of which a region is made."""
+"""Number of posterior draws that define a region."""
 WIDER = 0.1
-"""Of the range of these draws along an axis."""
+"""Margin of the box, as a fraction of the range of these draws along an axis."""
 BLOCKS, MOST_DRAWS = (2**11, 2**17), 2**25
-"""Draws of the prior at once, twice as many each time from the first number to the other; and in
-all, at most."""
+"""Sizes of the first and the largest block of prior draws (sizes double), and limit on all
+draws.
+"""
 EXACT = Trace("exact")
 HERE = torch.zeros(1, dtype=torch.int64)
-"""The place of the one observation."""
+"""Place of the one observation."""
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What makes a region of a posterior.
+    """Bounds of a region, from one posterior.
 
     Attributes:
-        least: Log density, nats.
-        center: Of the box, ``[D]``.
-        axes: Its axes in columns, ``[D, D]``: a point is inside if ``(theta - center) @ axes`` is
-            between ``low`` and ``high``.
-        low: ``[D]``.
-        high: ``[D]``.
+        least: Smallest log density, in nats.
+        center: Center of the box, ``[D]``.
+        axes: Axes of the box in columns, ``[D, D]``: a point is inside if ``(theta - center) @
+            axes`` is between ``low`` and ``high``.
+        low: Lower bounds along the axes ``[D]``.
+        high: Upper bounds along the axes ``[D]``.
     """
 
     least: float
@@ -56,8 +57,9 @@ class Bounds:
 
     @classmethod
     def of(cls, posterior: Amortized) -> "Bounds":
-        """Those of the posterior of one observation, which makes ``DRAWS`` draws without their
-        densities."""
+        """Compute the bounds from the posterior of one observation, which draws ``DRAWS`` points
+        without their densities.
+        """
         points = posterior.sample(HERE).points.flatten(0, 2).cpu()
         center, spread = points.mean(dim=0), points.std(dim=0)
         scaled = torch.where(spread > 0, spread, 1.0)
@@ -71,40 +73,42 @@ class Bounds:
         return cls(least, center, axes, low - margin, high + margin)
 
     def hull(self) -> tuple[Tensor, Tensor]:
-        """Least and largest number ``[D]`` of each coordinate in the box."""
+        """Return the smallest and largest value ``[D]`` of each coordinate in the box."""
         sides = torch.linalg.inv(self.axes)
         ends = torch.stack([self.low[:, None] * sides, self.high[:, None] * sides])
         return self.center + ends.amin(dim=0).sum(dim=0), self.center + ends.amax(dim=0).sum(dim=0)
 
     def plain(self) -> dict[str, object]:
-        """Plain numbers and lists, as a JSON file takes them."""
+        """Return the bounds as numbers and lists for a JSON file."""
         names = ("center", "axes", "low", "high")
         return {"least": self.least, **{name: getattr(self, name).tolist() for name in names}}
 
 
 @dataclass(frozen=True)
 class Region:
-    """Where the posterior of one observation may be, by bounds of each posterior of all rounds
-    before; none for all of the prior."""
+    """Region that contains the posterior of one observation, given by the bounds from the posterior
+    of each earlier round; without any, all of the prior.
+    """
 
     parts: Sequence[tuple[Bounds, Amortized]] = ()
 
     def within(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-        """Of a box between ``low [D]`` and ``high [D]``, a smaller one that has all of the region
-        that is in it."""
+        """Shrink a box between ``low [D]`` and ``high [D]`` to one that still contains its
+        intersection with the region.
+        """
         for bounds, _ in self.parts:
             least, most = bounds.hull()
             low, high = torch.maximum(low, least), torch.minimum(high, most)
         return low, high
 
     def __call__(self, points: Tensor) -> Tensor:
-        """Whether points ``[N, D]`` are inside, ``[N]``, on their device."""
+        """Return whether points ``[N, D]`` are inside, ``[N]``, on their device."""
         inside = torch.ones(len(points), dtype=torch.bool)
         rows = points.cpu()
         for bounds, _ in self.parts:
             along = (rows - bounds.center) @ bounds.axes
             inside &= ((along >= bounds.low) & (along <= bounds.high)).all(dim=1)
-        # The last is the narrowest.
+        # The last bounds are the narrowest.
         for bounds, posterior in reversed(self.parts):
             places = inside.nonzero()[:, 0]
             if len(places):
@@ -116,12 +120,12 @@ class Region:
 
 @dataclass(frozen=True)
 class Restricted:
-    """Draws of a prior from a region.
+    """Draws of a prior within a region.
 
     Attributes:
-        points: ``[N, D]``.
-        share: Of the prior that is inside.
-        error: Its standard error.
+        points: Points ``[N, D]``.
+        share: Fraction of the prior that is inside.
+        error: Standard error of that fraction.
     """
 
     points: Tensor
@@ -136,18 +140,18 @@ def restricted(
     enough: Callable[[float], int] | None = None,
     part: float = 1.0,
 ) -> Restricted | None:
-    """Draws of a prior that lie in a region, by rejection of all others.
+    """Draw from a prior within a region, by rejection sampling.
 
     Args:
-        prior: So many draws ``[n, D]``, new ones each time.
+        prior: Function that returns n new draws ``[n, D]``.
         region: The region.
-        count: How many are wanted.
-        enough: How many are wanted of a region that has been found to hold such a share; None for
-            as many.
-        part: Of the prior, from which its draws are, with all of the region.
+        count: Number of draws wanted.
+        enough: Function from the estimated prior fraction of the region to the number of draws
+            wanted; None to keep ``count``.
+        part: Fraction of the prior that ``prior`` draws from; it must include the region.
 
     Returns:
-        None if there are too few among ``MOST_DRAWS``.
+        The draws; None if there are too few among ``MOST_DRAWS``.
     """
     if not region.parts:
         return Restricted(prior(count), 1.0, 0.0)

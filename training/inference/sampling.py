@@ -1,15 +1,16 @@
-"""Draws from the posteriors of many observations, by the sampler that was chosen or that fits.
+"""Sampling the posteriors of many observations, with a chosen or an automatically chosen sampler.
 
 ``auto`` weights a pool of prior draws. In few dimensions it starts with a part of the pool, and
-makes the rest where that promises to be enough; it refines the pool where it is worth some draws
-but not enough, and anneals populations where posteriors have not converged by then; of dear
-likelihoods, which networks have learned, it anneals at once, and goes on to particles. In many
-dimensions it goes on to particles or chains. In few dimensions all that does not rest on a good
-pool is tested by wider proposals (``wider``): a posterior that fails has not converged.
+draws the rest where that is likely to be enough. It refines the pool where the effective sample
+size is moderate but too small, and anneals populations where posteriors have still not converged.
+With expensive likelihoods, which networks have learned, it anneals at once, and goes on to
+particles (``smc``). In many dimensions it goes on to particles or chains. In few dimensions, every
+result that does not rest on a good pool is tested with wider proposals (``wider``): a posterior
+that fails the test has not converged.
 
-Chains and particles run on a coarse flow, of few steps. Their draws then go through the fine one,
-and are taken again by the weights ``p(y | x_fine) / p(y | x_coarse)``, within their chains; of a
-dear likelihood what is cheap of it is the second.
+Chains and particles run on a coarse flow with few steps. Their draws are then mapped through the
+fine flow and resampled within their chains by the weights ``p(y | x_fine) / p(y | x_coarse)``. For
+an expensive likelihood, the denominator is its cheap approximation.
 """
 
 from dataclasses import dataclass, replace
@@ -48,41 +49,48 @@ from training.names import MOST_TESTED, PARTICLE_STEPS, SAMPLERS, WARMUP
 
 KERNELS: dict[str, type[Kernel]] = {kernel.name: kernel for kernel in (Elliptical, Hamiltonian)}
 FIRST = 2**14
-"""Prior draws that do for most posteriors in few dimensions: for those that they are worth DEFENDED
-draws, and for those to which the whole pool would not be."""
+"""Number of prior draws in the first part of the pool. It suffices for most posteriors in few
+dimensions: either their effective sample size reaches DEFENDED, or that of the whole pool would
+not.
+"""
 CONTENT, DEFENDED = 4000, 400
-"""Draws that the weights of a pool are to be worth. From DEFENDED on it is refined, if it is worth
-less than CONTENT: its own weights then bound those of the draws that are added, so that nothing is
-left out unseen. In many dimensions DEFENDED must do."""
+"""Thresholds on the effective sample size of a pool. From DEFENDED on, a pool is refined if it has
+less than CONTENT: its own weights then bound those of the added draws, so that no mode goes
+unnoticed. In many dimensions DEFENDED suffices.
+"""
 SPARE = 5.0
-"""Nats by which the information of an observation is to be more than a pool can bear, before none
-is made: data that are not Gaussian tell less."""
+"""Margin in nats: no pool is drawn if the information of an observation exceeds what a pool can
+handle by this much, since non-Gaussian data are less informative.
+"""
 STARTS, STARTS_WORTH = 1024, 4
-"""Prior draws that chains start from, and how many the weights are to be worth for each chain."""
+"""Number of prior draws that chains start from, and effective sample size per chain of their
+weights.
+"""
 
 
 FEWEST = 250
-"""Draws of each chain that are taken of dear likelihoods, of which as many as are wanted stay."""
+"""Smallest number of draws per chain for expensive likelihoods; the number wanted is kept."""
 
 
 @dataclass(frozen=True)
 class SamplingPlan:
-    """How to sample.
+    """Settings of the sampler.
 
     Attributes:
         sampler: One of ``SAMPLERS``.
-        chains: C of each observation.
-        draws: S of each chain.
-        warmup: Steps before them; None for the sampler's own number.
-        thin: Steps for each draw.
-        pool: Draws of the prior, for ``auto``, ``pool``, ``refined`` and ``annealed``.
-        first: How many of them ``auto`` starts with in few dimensions; all, where many
+        chains: Number of chains per observation, C.
+        draws: Number of draws per chain, S.
+        warmup: Number of steps before the draws; None for the sampler's default.
+        thin: Number of steps per draw.
+        pool: Number of prior draws, for ``auto``, ``pool``, ``refined`` and ``annealed``.
+        first: Number of prior draws that ``auto`` starts with in few dimensions; all, where many
             observations share them.
-        particles: Of each of the populations of ``twisted``; None for its own number.
-        steps: Of their diffusion.
-        minutes: That they may take in all, instead of a number of them; None for no bound.
-        seed: Of all random numbers.
-        typed: Options that were typed, which may be of other samplers.
+        particles: Number of particles per population of ``twisted``; None for its default.
+        steps: Number of steps of the diffusion of ``twisted``.
+        minutes: Time budget of the particles in minutes, instead of their number; None for no
+            budget.
+        seed: Random seed.
+        typed: Options given by the user, which may belong to other samplers.
     """
 
     sampler: str = "auto"
@@ -108,12 +116,14 @@ class Problem:
     """Posteriors to draw from.
 
     Attributes:
-        target: Their target, whose prior is the fine flow.
-        coarse: The prior that chains and particles run on.
-        numbers: The number of each observation, by which it is seeded.
-        differentiable: Whether the likelihood is.
-        ahead: What observations share that ``twisted`` samples; None to measure it where needed.
-        network: SHA-256 of the flow's network file, by which that is kept; None if it is not to be.
+        target: Log posterior, whose prior is the fine flow.
+        coarse: Coarse prior for chains and particles.
+        numbers: Number of each observation, which seeds its draws.
+        differentiable: Whether the likelihood is differentiable.
+        ahead: Look-ahead estimates that observations sampled by ``twisted`` share; None to measure
+            them when needed.
+        network: SHA-256 of the flow's network file, which identifies stored estimates; None to
+            store none.
     """
 
     target: Target
@@ -124,26 +134,36 @@ class Problem:
     network: str | None = None
 
     def looking_ahead(self, plan: SamplingPlan, count: int | None = None) -> "Problem":
-        """The same, with what so many observations are to share, by default these."""
+        """Return the problem with a new look-ahead, to be shared by ``count`` observations, by
+        default those of this problem.
+        """
         share = len(self.target.alike()) / (count or self.target.count)
         return replace(self, ahead=LookAhead(plan.steps, plan.seed, share))
 
     def of(self, places: Tensor) -> "Problem":
-        """The observations at these places ``[m]`` alone."""
+        """Select the observations at these places ``[m]``."""
         numbers = [self.numbers[place] for place in places.tolist()]
         return replace(self, target=self.target.of(places), numbers=numbers)
 
     def seeds(self, seed: int) -> Tensor:
-        """A number for each observation, ``[M]``."""
+        """Return a random seed for each observation, ``[M]``."""
         return torch.tensor([hash_seed(seed, number) for number in self.numbers])
 
 
 def sample_posteriors(
     problem: Problem, plan: SamplingPlan, pool: Pool | None = None, on_part: OnPart = None
 ) -> Draws:
-    """Draws ``[M, C, S]`` from each posterior. Prior draws for these observations are drawn where
-    they are needed, without a pool of them; ``on_part`` is called with the part of the work that
-    was done since the last call."""
+    """Draw from each posterior.
+
+    Args:
+        problem: Posteriors to draw from.
+        plan: Settings of the sampler.
+        pool: Prior draws for these observations; None to draw them where needed.
+        on_part: Called with the fraction of the work done since the last call.
+
+    Returns:
+        Draws ``[M, C, S]``.
+    """
     plan = settled(problem, plan)
     if plan.sampler not in ("auto", *WEIGHTED):
         return _tested(problem, plan, _walked(problem, plan, on_part))
@@ -159,10 +179,12 @@ def sample_posteriors(
 
 
 def settled(problem: Problem, plan: SamplingPlan) -> SamplingPlan:
-    """The plan, with the sampler that ``auto`` would come to where no pool can be enough.
+    """Replace ``auto`` in the plan by the sampler that it would end with, where no pool can
+    suffice.
 
-    Of Gaussian points and linear observations, weights of P prior draws are worth about
-    ``P exp(-I)`` of them, where I is the information of the observation in nats,
+    For Gaussian points and linear observations, the weights of P prior draws have an effective
+    sample
+    size of about ``P exp(-I)``, where I is the information of the observation in nats,
     ``ln det(1 + Sigma^-1/2 A C A^T Sigma^-1/2) / 2``.
     """
     target = problem.target
@@ -180,13 +202,15 @@ def settled(problem: Problem, plan: SamplingPlan) -> SamplingPlan:
 
 
 def first_pool(target: Target, plan: SamplingPlan) -> int:
-    """How many prior draws a sampler starts with."""
+    """Return the number of prior draws that a sampler starts with."""
     small = plan.sampler == "auto" and target.prior.flow.basis.dim <= MOST_TESTED
     return min(plan.first, plan.pool) if small else plan.pool
 
 
 def _automatic(problem: Problem, plan: SamplingPlan, pool: Pool, on_part: OnPart) -> Draws:
-    """The pool's draws where they are enough, and those of what fits where they are not."""
+    """Return the pool's draws where they suffice, and those of a suitable sampler where they do
+    not.
+    """
     if problem.target.likelihood.dear:
         return _of_dear_likelihoods(problem, plan, pool, on_part)
     if problem.target.prior.flow.basis.dim > MOST_TESTED:
@@ -213,8 +237,10 @@ def _automatic(problem: Problem, plan: SamplingPlan, pool: Pool, on_part: OnPart
 
 
 def wants_more(target: Target, few: Pool, plan: SamplingPlan) -> Tensor:
-    """Whether the whole pool is worth making for an observation, ``[M]``, by the first draws of it:
-    they are worth too little, and it would not be. Where likelihoods are 0 at all of them, too."""
+    """Return whether each observation ``[M]`` needs the whole pool, judging by its first draws: if
+    its effective sample size is too small but would suffice with the whole pool, or its likelihoods
+    are 0 at all first draws.
+    """
     if target.likelihood.dear:
         return torch.zeros(target.count, dtype=torch.bool, device=target.device)
     worth = few.worth(target)
@@ -239,7 +265,7 @@ def _in_few_dimensions(problem: Problem, plan: SamplingPlan, pool: Pool, on_part
 def _of_dear_likelihoods(
     problem: Problem, plan: SamplingPlan, pool: Pool, on_part: OnPart
 ) -> Draws:
-    # Of few draws nothing seems to converge, and so many particles alone are no population.
+    # Convergence cannot be assessed with few draws, nor do few particles make a population.
     wanted, plan = plan.draws, replace(plan, draws=max(plan.draws, FEWEST))
     count = problem.target.count
     draws = _tested(problem, plan, _annealed(problem, plan, pool, on_part))
@@ -248,7 +274,7 @@ def _of_dear_likelihoods(
         left = problem.of(poor)
         share = len(poor) / count
         if on_part:
-            on_part(-share)  # it is to be done again
+            on_part(-share)  # that part of the work is repeated
         walked = _walked(left, replace(plan, sampler="smc"), share_of(on_part, share))
         draws = draws.replaced(poor, _tested(left, plan, walked))
     every = torch.arange(wanted, device=draws.w.device) * plan.draws // wanted
@@ -256,7 +282,7 @@ def _of_dear_likelihoods(
 
 
 def _in_the_end(problem: Problem) -> str:
-    """The sampler that ``auto`` takes in many dimensions where no pool is enough."""
+    """Return the sampler that ``auto`` uses in many dimensions where no pool suffices."""
     if no_lookahead(problem.target) is None:
         return "twisted"
     return "hmc" if problem.differentiable else "elliptical"
@@ -267,18 +293,20 @@ def _pooled(problem: Problem, plan: SamplingPlan, pool: Pool) -> Draws:
 
 
 def _refined(problem: Problem, plan: SamplingPlan, pool: Pool) -> Draws:
-    """Their calls are without the pool's."""
+    """Refine the pool; network evaluations exclude those of the pool."""
     return refine(problem.target, pool, problem.seeds(plan.seed), plan.chains, plan.draws)
 
 
 def _annealed(problem: Problem, plan: SamplingPlan, pool: Pool, on_part: OnPart) -> Draws:
-    """Likewise."""
+    """Anneal populations from the pool; network evaluations exclude those of the pool."""
     shape = (plan.chains, plan.draws)
     return anneal(problem.target, pool, problem.seeds(plan.seed), *shape, on_part)
 
 
 def _defended(problem: Problem, plan: SamplingPlan, pool: Pool) -> Draws:
-    """Refined pools, those tested whose own weights are worth too little to defend them."""
+    """Refine pools, and test those whose own effective sample size is too small to bound the
+    weights.
+    """
     draws = _refined(problem, plan, pool)
     draws = replace(draws, calls=draws.calls + pool.calls)
     worth = effective_size(pool.log_weights(problem.target, slice(None)))
@@ -286,19 +314,19 @@ def _defended(problem: Problem, plan: SamplingPlan, pool: Pool) -> Draws:
     if not len(frail):
         return draws
     others = _tested(problem.of(frail), plan, draws.of(frail))
-    # What they took is counted where they are replaced.
+    # Replacing draws adds up network evaluations: subtract those that would count twice.
     return draws.replaced(frail, replace(others, calls=others.calls - draws.calls[frail]))
 
 
 def _tested(problem: Problem, plan: SamplingPlan, draws: Draws) -> Draws:
-    """In few dimensions, with what the test by wider proposals says of them."""
+    """Add the results of the test with wider proposals, in few dimensions."""
     if problem.target.prior.flow.basis.dim > MOST_TESTED:
         return draws
     return tested(problem.target.of(torch.arange(draws.count)), draws, problem.seeds(plan.seed))
 
 
 def _walked(problem: Problem, plan: SamplingPlan, on_part: OnPart) -> Draws:
-    """Draws of particles or chains."""
+    """Draw with particles or chains."""
     if plan.sampler == "twisted":
         size = (plan.chains, plan.draws, plan.particles)
         ahead = (problem if problem.ahead else problem.looking_ahead(plan)).ahead
@@ -335,8 +363,14 @@ def _chains(problem: Problem, plan: SamplingPlan, coarse: Target, on_part: OnPar
 
 
 def starts(target: Target, seeds: Tensor, chains: int, seed: int) -> Tensor:
-    """Variables ``[M, C, dim]`` to start chains from: prior draws, taken by tempered weights and a
-    number for each observation ``[M]``. Raises DataError if the likelihood is 0 at all of them."""
+    """Choose variables ``[M, C, dim]`` to start chains from.
+
+    They are prior draws, resampled by tempered weights, with a random seed for each observation
+    ``[M]``.
+
+    Raises:
+        DataError: The likelihood is 0 at all of the prior draws.
+    """
     pool = Pool.draw(target, STARTS, seed)
     log_weights = pool.log_weights(target, slice(None))
     require_some(log_weights)
@@ -351,8 +385,10 @@ def starts(target: Target, seeds: Tensor, chains: int, seed: int) -> Tensor:
 
 
 def corrected(draws: Draws, problem: Problem, seed: int, on_part: OnPart = None) -> Draws:
-    """Draws of the coarse posterior, taken again within their chains so that they are of the fine
-    one, at its points; ``fine_k`` says how far the two are apart."""
+    """Resample draws of the coarse posterior within their chains, so that they are draws of the
+    fine posterior, with its points. The statistic ``fine_k``, the Pareto k of the weights, measures
+    how far the two are apart.
+    """
     target = problem.target
     count, chains, size = draws.log_likelihood.shape
     which = torch.arange(count, device=target.device).repeat_interleave(chains * size)

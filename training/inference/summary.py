@@ -1,4 +1,4 @@
-"""What draws from posteriors say: means, intervals, and whether the sampler has converged."""
+"""Summaries of posterior draws: means, intervals, and whether the sampler has converged."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,14 +15,18 @@ from training.measure.posterior.importance import k_threshold
 from training.names import MOST_TESTED
 
 LEVELS = (0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975)
-"""Of the quantiles: ends of the central 50, 80, 90 and 95 % intervals, and the median."""
+"""Levels of the reported quantiles: ends of the central 50, 80, 90 and 95 % intervals, and the
+median.
+"""
 CONTENTS = (0.5, 0.8, 0.9, 0.95)
 LARGEST_R_HAT, MEAN_OFF, STD_OFF, ERRORS = 1.01, 0.1, 0.05, 3
-"""In up to ``MOST_TESTED`` dimensions: this number of standard errors of a mean is at most 0.1
-standard deviations, and of a standard deviation at most 5 %."""
+"""Limits in up to ``MOST_TESTED`` dimensions: ERRORS standard errors of a mean are at most 0.1
+standard deviations, and those of a standard deviation at most 5 %.
+"""
 LARGEST_OF_MANY, FEWEST_OF_MANY = 1.05, 100
-"""Largest R-hat and least effective sample size in more dimensions; the latter also of draws of a
-flow that are corrected by weights."""
+"""Largest R-hat and smallest effective sample size in more dimensions; the latter also for draws of
+a flow that are corrected by weights.
+"""
 RULE = (
     f"In up to {MOST_TESTED} dimensions, {ERRORS} standard errors of each mean are at most "
     f"{MEAN_OFF} posterior standard deviations, {ERRORS} standard errors of each standard "
@@ -49,26 +53,27 @@ REASONS = {
     "unlike": "The observation is unlike the simulations, so that its posterior is extrapolated. "
     "Check the observation, or simulate data like it.",
 }
-"""Reasons why posteriors have not converged, and what to do, by the part of ``RULE`` that fails;
-with places for a number, and for further options."""
+"""Reasons why posteriors have not converged, and advice, by the part of ``RULE`` that fails; with
+placeholders for a number and for further options.
+"""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Of M posteriors in D coordinates, float64, on the CPU.
+    """Summary of M posteriors in D coordinates, float64, on the CPU.
 
     Attributes:
-        mean: ``[M, D]``.
-        std: ``[M, D]``.
-        quantiles: ``[M, D, len(LEVELS)]``.
-        r_hat: ``[M, D]``, between chains or populations; NaN of pools and of flows, whose draws are
-            independent.
-        ess_bulk: Effective draws for the mean, ``[M, D]``; of pools the worth of their weights, of
-            flows all draws.
-        ess_tail: Effective draws for the 5 and 95 % quantiles, ``[M, D]``.
+        mean: Means ``[M, D]``.
+        std: Standard deviations ``[M, D]``.
+        quantiles: Quantiles ``[M, D, len(LEVELS)]``.
+        r_hat: R-hat between chains or populations ``[M, D]``; NaN for pools and flows, whose draws
+            are independent.
+        ess_bulk: Effective sample size for the mean, ``[M, D]``; for pools that of their weights,
+            for flows the number of draws.
+        ess_tail: Effective sample size for the 5 and 95 % quantiles, ``[M, D]``.
         mcse_mean: Monte Carlo standard error of the mean, ``[M, D]``.
-        mcse_std: That of the standard deviation, ``[M, D]``.
-        failed: Which of ``REASONS`` there are against each, ``[M, R]``.
+        mcse_std: Monte Carlo standard error of the standard deviation, ``[M, D]``.
+        failed: Which of ``REASONS`` apply to each posterior, ``[M, R]``.
     """
 
     mean: Tensor
@@ -83,11 +88,11 @@ class Summary:
 
     @property
     def converged(self) -> Tensor:
-        """``[M]``, by ``RULE``."""
+        """Whether each posterior has converged by ``RULE``, ``[M]``."""
         return ~self.failed.any(dim=1)
 
     def reasons(self, index: int) -> list[str]:
-        """The names of the reasons against one posterior."""
+        """Return the names of the reasons that apply to one posterior."""
         return [name for name, bad in zip(REASONS, self.failed[index], strict=True) if bad]
 
     def explained(
@@ -96,8 +101,8 @@ class Summary:
         """Explain why posteriors that have the same reasons have not converged, in sentences.
 
         Args:
-            places: Their numbers.
-            statistics: Statistics of the sampler for each of all posteriors, where they are known.
+            places: Numbers of the posteriors.
+            statistics: Statistics of the sampler for all posteriors, where they are known.
             more: Further options that raise the effective sample size, such as ``" or --pool"``.
         """
         numbers = {"worth": self.small_ess(places), "chains": self.large_r_hat(places)}
@@ -112,12 +117,12 @@ class Summary:
 
     def small_ess(self, places: Sequence[int], fewest: int | None = None) -> str:
         """Return the effective sample size of the worst coordinate of some posteriors, and the size
-        that it needs, as the end of a clause; nothing where that is not known.
+        needed, as the end of a clause; an empty string where that is not known.
 
         Args:
             places: Numbers of the posteriors.
-            fewest: The size that is needed; None for that by which standard errors are as small as
-                ``RULE`` wants them in few dimensions, and ``FEWEST_OF_MANY`` in more.
+            fewest: Effective sample size needed; None for the size that gives the standard errors
+                that ``RULE`` requires in few dimensions, and for ``FEWEST_OF_MANY`` in more.
         """
         size, std = self.ess_bulk[places], self.std[places]
         if fewest is None and size.shape[1] <= MOST_TESTED:
@@ -143,19 +148,20 @@ class Summary:
 
     @classmethod
     def of(cls, draws: Draws, pool: int) -> "Summary":
-        """The summary of draws of M posteriors; a pool has so many prior draws."""
+        """Summarize draws of M posteriors; ``pool`` is the number of prior draws of a pool."""
         rows = [_of_one(draws, index, pool) for index in range(draws.count)]
         return cls(*(torch.stack(column) for column in zip(*rows, strict=True)))
 
     def with_reason(self, name: str, bad: Tensor) -> "Summary":
-        """Add one of ``REASONS`` against those posteriors for which ``bad [M]`` is true."""
+        """Add one of ``REASONS`` to the posteriors where ``bad [M]`` is true."""
         failed = self.failed.clone()
         failed[:, list(REASONS).index(name)] |= bad
         return replace(self, failed=failed)
 
     def held(self, truth: Tensor) -> Tensor:
-        """Whether the central intervals of ``CONTENTS`` hold the true numbers ``[M, D]``,
-        ``[len(CONTENTS), M, D]``."""
+        """Return whether the central intervals of ``CONTENTS`` cover the true values ``[M, D]``,
+        ``[len(CONTENTS), M, D]``.
+        """
         below, above = (1 - torch.tensor(CONTENTS)) / 2, (1 + torch.tensor(CONTENTS)) / 2
         levels = torch.tensor(LEVELS)
         low, high = (
@@ -166,7 +172,7 @@ class Summary:
 
     @classmethod
     def joined(cls, parts: list["Summary"]) -> "Summary":
-        """The summaries of several groups of posteriors."""
+        """Join the summaries of several groups of posteriors."""
         names = cls.__dataclass_fields__
         return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
 
@@ -199,13 +205,13 @@ def _of_one(draws: Draws, index: int, pool: int) -> tuple[Tensor, ...]:
     else:
         failed["worth"] = not (bulk >= FEWEST_OF_MANY).all()
     if chains is not None:
-        # A coordinate that does not vary has no R-hat, and nothing in it that could differ; but
-        # chains that never moved have not converged.
+        # A coordinate that does not vary has no R-hat, and cannot differ between chains; but chains
+        # that never moved have not converged.
         moved = (draws.w[index] != draws.w[index][:, :1]).flatten(1).any(dim=1).all().cpu()
         largest = LARGEST_R_HAT if few else LARGEST_OF_MANY
         failed["chains"] = not ((r_hat <= largest) | ((std == 0) & moved)).all()
-    # What was not tested is not a number, nor what chains alone have; what a test could not tell is
-    # infinite.
+    # Statistics are NaN if there was no test or the sampler does not have them; an inconclusive
+    # test is infinite.
     failed["test"] = bool(stats.get("test", nan.sum()) > 1)
     failed["tail"] = weighted and not stats["pareto_k"] <= k_threshold(pool)
     failed["steps"] = bool(stats.get("fine_k", nan.sum()) > k_threshold(max(len(flat), 2)))
@@ -213,8 +219,9 @@ def _of_one(draws: Draws, index: int, pool: int) -> tuple[Tensor, ...]:
 
 
 def _errors(points: Tensor, std: Tensor, worth: Tensor) -> tuple[Tensor, Tensor]:
-    """Standard errors ``[D]`` of means and standard deviations of points ``[N, D]`` that are worth
-    so many independent draws."""
+    """Return standard errors ``[D]`` of means and standard deviations of points ``[N, D]`` with
+    this effective sample size.
+    """
     scaled = (points - points.mean(dim=0)) / torch.where(std > 0, std, 1.0)
     peaked = scaled.pow(4).mean(dim=0)
     worth = worth.clamp_min(1.0)
@@ -222,8 +229,9 @@ def _errors(points: Tensor, std: Tensor, worth: Tensor) -> tuple[Tensor, Tensor]
 
 
 def _quantiles(points: Tensor, levels: Tensor) -> Tensor:
-    """``[D, L]`` of points ``[N, D]``, between the two nearest; torch's takes 16 million numbers at
-    most."""
+    """Return quantiles ``[D, L]`` of points ``[N, D]``, interpolated between the two nearest;
+    torch's own function accepts at most 16 million numbers.
+    """
     ordered = points.sort(dim=0).values
     place = levels * (len(points) - 1)
     below = place.floor().long()

@@ -1,10 +1,10 @@
-"""The posterior of the standard normal variables w, given observations:
+"""Posterior of the standard normal variables w, given observations:
 
     p(w | y) ~ N(w; 0, I) p(y | x(w)),        x(w) of the prior.
 
-It is evaluated for many observations at once, in blocks of one size: so memory does not grow with
-their number, and results do not depend on it. Variables are rows ``[N, dim]``, and ``which [N]``
-says which observation each belongs to.
+It is evaluated for many observations at once, in blocks of one size, so that memory does not grow
+with their number and results do not depend on it. Variables are rows ``[N, dim]``, and
+``which [N]`` is the observation of each row.
 """
 
 from __future__ import annotations
@@ -25,17 +25,22 @@ from training.inference.progress import OnPart
 from training.inference.proposals import normal_given
 
 FARTHEST = 10.0
-"""Standard deviations beyond which a variable has no likelihood. The prior puts 1e-23 there, and
-steps of chains that went astray, where the flow may overflow, are refused by it."""
+"""Number of standard deviations beyond which a variable has no likelihood. The prior probability
+beyond it is 1e-23. It rejects diverging steps of chains, where the flow may overflow.
+"""
 AT_ONCE, NUMBERS_AT_ONCE = 4, 2**16
-"""Blocks' worth of points that are made, moved or placed at once, as long as these have no more
-numbers: points of few dimensions come by the thousand, and calls of few small images are dear."""
+"""Limits on larger blocks, for points that are generated, moved or mapped together: number of
+ordinary blocks, and number of coordinates. Points of few dimensions come by the thousand, and
+evaluations of few small images are inefficient.
+"""
 GRADIENT_CALLS = 4
-"""Calls that a gradient counts as: forward, forward again, and twice as much backward."""
+"""Network evaluations that a gradient counts as: forward, forward again, and twice as much
+backward.
+"""
 
 
 class Evaluated(NamedTuple):
-    """Points ``[N, D]`` of variables, and their log likelihoods ``[N]``."""
+    """Points ``[N, D]`` of variables, with their log likelihoods ``[N]``."""
 
     points: Tensor
     log_likelihood: Tensor
@@ -70,11 +75,12 @@ class Target:
 
     Attributes:
         prior: Points of variables.
-        likelihood: Of observations, given points.
-        observed: What was observed, ``[M, K]``.
-        rows: Points of one block.
-        labels: What the network is given with each observation, ``[M, L]``; None for nothing.
-        calls: Network calls so far, summed over points; a gradient counts as ``GRADIENT_CALLS``.
+        likelihood: Likelihood of observations, given points.
+        observed: Observations ``[M, K]``.
+        rows: Number of points per block.
+        labels: Conditions of the network for each observation, ``[M, L]``; None for no conditions.
+        calls: Number of network evaluations so far, summed over points; a gradient counts as
+            ``GRADIENT_CALLS``.
     """
 
     prior: Prior
@@ -86,12 +92,12 @@ class Target:
 
     @property
     def dim(self) -> int:
-        """The number of variables of a point."""
+        """Number of variables per point."""
         return self.prior.dim
 
     @property
     def count(self) -> int:
-        """M."""
+        """Number of observations, M."""
         return len(self.observed)
 
     @property
@@ -99,27 +105,30 @@ class Target:
         return self.observed.device
 
     def roughly(self, prior: Prior) -> Target:
-        """The same observations under a prior of fewer steps, and what is cheap of the likelihood;
-        no calls counted yet."""
+        """Return a cheap approximation: a prior with fewer steps, and the cheap approximation of
+        the likelihood. Its count of network evaluations starts at 0.
+        """
         return Target(prior, self.likelihood.roughly(), self.observed, self.rows, self.labels)
 
     def of(self, places: Tensor) -> Target:
-        """The observations at these places ``[m]`` alone, no calls counted yet."""
+        """Select the observations at these places ``[m]``. The count of network evaluations starts
+        at 0.
+        """
         labels = None if self.labels is None else self.labels[places]
         return Target(self.prior, self.likelihood, self.observed[places], self.rows, labels)
 
     @property
     def conditions(self) -> dict[str, Tensor]:
-        """What the network is given with each observation, by name."""
+        """Conditions of each observation, by name."""
         return {} if self.labels is None else {"labels": self.labels}
 
     @property
     def label(self) -> tuple[float, ...]:
-        """What the network is given with the first observation; empty for nothing."""
+        """Conditions of the first observation; empty for none."""
         return () if self.labels is None else tuple(self.labels[0].tolist())
 
     def alike(self) -> list[Tensor]:
-        """Places of the observations with which the network is given the same."""
+        """Return the places of observations, grouped by equal conditions."""
         if self.labels is None:
             return [torch.arange(self.count, device=self.device)]
         _, which = torch.unique(self.labels, dim=0, return_inverse=True)
@@ -127,7 +136,11 @@ class Target:
 
     @torch.no_grad()
     def evaluate(self, w: Tensor, which: Tensor, on_part: OnPart = None) -> Evaluated:
-        """Points and log likelihoods. Raises DataError if one is not finite."""
+        """Return points and log likelihoods of variables.
+
+        Raises:
+            DataError: A point or a log likelihood is not finite.
+        """
 
         def block(w: Tensor, which: Tensor) -> tuple[Tensor, ...]:
             near, astray = _near(w)
@@ -139,7 +152,7 @@ class Target:
 
     @torch.no_grad()
     def points(self, w: Tensor, which: Tensor, on_part: OnPart = None) -> Tensor:
-        """Points ``[N, D]`` alone."""
+        """Map variables to points ``[N, D]``, without likelihoods."""
 
         def block(w: Tensor, which: Tensor) -> tuple[Tensor, ...]:
             return (self._points(w, which),)
@@ -148,12 +161,12 @@ class Target:
 
     @torch.no_grad()
     def melted(self, w: Tensor, which: Tensor) -> Tensor:
-        """Unscaled states ``[N, D]`` at the last time."""
+        """Map variables to unscaled states ``[N, D]`` at the last time."""
         return self._mapped(self.prior.melted, 0, w, which)
 
     @torch.no_grad()
     def states(self, w: Tensor, which: Tensor, on_part: OnPart = None) -> Tensor:
-        """Unscaled states ``[N, D]`` at the first time."""
+        """Map variables to unscaled states ``[N, D]`` at the first time."""
 
         def block(w: Tensor, which: Tensor) -> tuple[Tensor, ...]:
             states, self._calls = self.prior.states(w, self._conditions(which))
@@ -163,13 +176,12 @@ class Target:
 
     @torch.no_grad()
     def of_states(self, states: Tensor, which: Tensor) -> Tensor:
-        """Points ``[N, D]`` of unscaled states ``[N, D]`` at the first time."""
+        """Map unscaled states ``[N, D]`` at the first time to points ``[N, D]``."""
         return self._mapped(self.prior.of_states, 0, states, which)
 
     @torch.no_grad()
     def denoised(self, states: Tensor, t: Tensor, which: Tensor) -> Tensor:
-        """What the denoiser makes ``[N, D]`` of unscaled states ``[N, D]`` at time ``t []``, in
-        their dtype."""
+        """Denoise unscaled states ``[N, D]`` at time ``t []``, in their dtype."""
 
         def denoised(states: Tensor, conditions: dict[str, Tensor]) -> Tensor:
             return self.prior.denoised(states, t, conditions)
@@ -178,19 +190,29 @@ class Target:
 
     @torch.no_grad()
     def to_states(self, points: Tensor, which: Tensor) -> Tensor:
-        """The unscaled states ``[N, D]`` at the first time that points ``[N, D]`` are."""
+        """Map points ``[N, D]`` to unscaled states ``[N, D]`` at the first time."""
         return self._mapped(self.prior.to_states, 0, points, which)
 
     @torch.no_grad()
     def place(
         self, states: Tensor, normal: Tensor, which: Tensor, seen: LinearView | None = None
     ) -> Placed:
-        """Unscaled states ``[N, D]`` at the first time, of observations of these numbers, as
-        variables, with their log densities.
+        """Map unscaled states at the first time to variables, and compute their log densities.
 
-        The further variables of a deblurred prior are made of standard normal numbers ``[N, dim -
-        D]``, given the state and what is seen of it, if that is linear, and the log density is then
-        the prior's of all, over that of these. Raises DataError if a density is not finite."""
+        For a deblurred prior, the further variables are sampled given the state and, if the
+        observations are linear, the observation. The log density is then the prior density of the
+        state
+        and the further variables, divided by the density that the latter were drawn with.
+
+        Args:
+            states: Unscaled states at the first time ``[N, D]``.
+            normal: Standard normal numbers for the further variables ``[N, dim - D]``.
+            which: Numbers of the observations ``[N]``.
+            seen: The observations as linear functions of states; None if they are not linear.
+
+        Raises:
+            DataError: A density is not finite.
+        """
         prior = self.prior
         width = prior.flow.noisy_std(prior.times[0]).double()
 
@@ -211,19 +233,23 @@ class Target:
             return w, points, likelihood.masked_fill(astray | far, -torch.inf), density
 
         rows = torch.arange(len(states), device=states.device)
-        # A population has always as many: how its last block is cut depends on nothing beside it.
+        # The padding of the last block depends only on the size of a population, which is constant.
         return Placed(*self._in_blocks(block, 1, rows, which, self.many, self.rows))
 
     @torch.no_grad()
     def whitened(self, points: Tensor, which: Tensor, on_part: OnPart = None) -> Tensor:
-        """The variables ``[N, dim]`` of points ``[N, D]``."""
+        """Map points ``[N, D]`` to variables ``[N, dim]``."""
 
         calls = self.prior.calls("latents")
         return self._mapped(self.prior.whitened, calls, points, which, self.many, on_part)
 
     def slope(self, w: Tensor, which: Tensor) -> tuple[Evaluated, Tensor]:
-        """Points, log likelihoods, and the gradients ``[N, dim]`` of these. Raises DataError if one
-        is not finite, UsageError if the likelihood has no gradients."""
+        """Return points, log likelihoods, and the gradients ``[N, dim]`` of these.
+
+        Raises:
+            DataError: A value is not finite.
+            UsageError: The likelihood has no gradients.
+        """
 
         def block(w: Tensor, which: Tensor) -> tuple[Tensor, ...]:
             near, astray = _near(w.detach())
@@ -247,12 +273,13 @@ class Target:
         return Evaluated(points, log_likelihood), gradient
 
     def curvature(self, w: Tensor, which: Tensor) -> Tensor | None:
-        """``J^T A^T Sigma^-1 A J [N, dim, dim]`` of a Gaussian likelihood, its Gauss-Newton Hessian
-        and Fisher information, with ``J = dx/dw``; None for other likelihoods."""
+        """Return ``J^T A^T Sigma^-1 A J [N, dim, dim]`` of a Gaussian likelihood, its Gauss-Newton
+        Hessian and Fisher information, with ``J = dx/dw``; None for other likelihoods.
+        """
         root = self.likelihood.curvature_root(self.prior.flow.basis.dim)
         if root is None:
             return None
-        # One row of the Jacobian is one gradient: K rows of a point are K points.
+        # One row of the Jacobian takes one gradient: K rows for a point are evaluated as K points.
         count, size = len(w), len(root)
         pairs = torch.arange(count * size, device=w.device)
 
@@ -270,7 +297,7 @@ class Target:
 
     @property
     def many(self) -> int:
-        """Points of a block where no more is kept of them than they are."""
+        """Number of points per block where little memory is needed beyond the points themselves."""
         fit = NUMBERS_AT_ONCE // (self.prior.flow.basis.dim * self.rows)
         return self.rows * max(1, min(AT_ONCE, fit))
 
@@ -290,7 +317,9 @@ class Target:
         size: int | None = None,
         on_part: OnPart = None,
     ) -> Tensor:
-        """What a function of rows and conditions makes, that takes so many network calls."""
+        """Apply a function of rows and conditions, which takes ``calls`` network evaluations per
+        row.
+        """
 
         def block(rows: Tensor, which: Tensor) -> tuple[Tensor, ...]:
             self._calls = calls
@@ -308,9 +337,10 @@ class Target:
         unit: int | None = None,
         on_part: OnPart = None,
     ) -> list[Tensor]:
-        """What a function makes of rows, called with exactly so many of them at a time, by default
-        ``self.rows``; what is left is filled up to that, or to a multiple of a unit, by its first
-        row again. Tells after each block which part of all it was."""
+        """Apply a function to rows in blocks of exactly ``size`` rows, by default ``self.rows``.
+        The last block is padded with its first row to that size, or to a multiple of ``unit``. Call
+        ``on_part`` after each block with its fraction of all rows.
+        """
         count, size = len(rows), size or self.rows
         blocks = []
         for start in range(0, count, size):
@@ -326,7 +356,9 @@ class Target:
 
 
 def prior_draws(target: Target, count: int, seed: int) -> Tensor:
-    """So many points of the prior ``[count, D]``, given what goes with the first observation."""
+    """Draw ``count`` points of the prior ``[count, D]``, given the conditions of the first
+    observation.
+    """
     w = normal_numbers((count, target.dim), seed, Stream.SHOWN_PRIOR)
     which = torch.zeros(count, dtype=torch.int64, device=target.device)
     return target.points(w.to(target.device), which)
@@ -335,8 +367,10 @@ def prior_draws(target: Target, count: int, seed: int) -> Tensor:
 def _behind(
     denoised: Tensor, root: Tensor, normal: Tensor, which: Tensor, seen: LinearView | None
 ) -> tuple[Tensor, Tensor]:
-    """Further variables ``[N, D]`` of clean states ``denoised + root w``, and logs ``[N]`` of their
-    standard normal density over that which they are drawn with: given what is seen, if it is."""
+    """Sample further variables ``[N, D]`` of clean states ``denoised + root w``, given the
+    observation if it is linear. Return them with log ratios ``[N]`` of their standard normal
+    density to the density they are drawn with.
+    """
     if seen is None:
         return normal, torch.zeros_like(normal[:, 0])
     apart = seen.observed[which] - denoised @ seen.operator.T
@@ -347,6 +381,8 @@ def _behind(
 
 
 def _near(w: Tensor) -> tuple[Tensor, Tensor]:
-    """Variables ``[N, dim]``, rows that went astray replaced by 0, and which these are ``[N]``."""
+    """Return variables ``[N, dim]`` with diverging rows set to 0, and which rows these are
+    ``[N]``.
+    """
     astray = ~(w.abs().amax(dim=1) <= FARTHEST)  # NaN too
     return w.masked_fill(astray[:, None], 0.0), astray

@@ -1,10 +1,10 @@
-"""Likelihoods of trials, of which a flow has learned the law of one:
+"""Neural likelihood estimation (NLE): likelihoods of trials from a flow that models one trial:
 
     log p(y_1, ..., y_n | theta) = sum_i log p(y_i | theta, v_i),
 
 with covariates v of each trial. All pairs of a point and a trial of its observation are rows of one
-call, whatever their number. Where posteriors are is found by what is roughly the law of a trial,
-with gradients; the law itself weighs what is drawn there.
+evaluation, whatever the number of trials. A cheap approximation with gradients locates the
+posteriors; the learned distribution itself weights the draws.
 """
 
 from abc import ABC, abstractmethod
@@ -24,13 +24,15 @@ from training.flow.pfode import ProbabilityFlow
 from training.inference.likelihoods import Likelihood, checked
 
 BLOCK = 4096
-"""Pairs of one call: with blocks of one size a likelihood does not depend on what is beside it."""
+"""Number of pairs per evaluation. With blocks of one size, a likelihood does not depend on the
+other rows.
+"""
 FEW = 64
-"""The same where gradients are taken."""
+"""Number of pairs per evaluation where gradients are needed."""
 MOST_PAIRS = 2**22
-"""That are held at once."""
+"""Largest number of pairs held in memory at once."""
 CELL_POINTS = 8
-"""Of the cell of a trial with discrete columns."""
+"""Number of points in the quantization bin of a trial with discrete columns."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,9 +40,9 @@ class Trials:
     """Trials of M observations, one observation after the other.
 
     Attributes:
-        data: ``[T, K]``.
-        covariates: ``[T, V]``.
-        counts: Of each observation ``[M]``.
+        data: Trials ``[T, K]``.
+        covariates: Covariates of the trials ``[T, V]``.
+        counts: Number of trials of each observation ``[M]``.
     """
 
     data: Tensor
@@ -52,55 +54,67 @@ class Trials:
 
     @classmethod
     def sorted(cls, data: Tensor, covariates: Tensor, datasets: Tensor) -> "Trials":
-        """Trials in any order, by the number of the observation ``[T]`` that each is of."""
+        """Sort trials by the number ``[T]`` of their observation; trials may come in any order."""
         order = datasets.argsort(stable=True)
         return cls(data[order], covariates[order], torch.bincount(datasets))
 
 
 class TrialLaw(ABC):
-    """``p(y | theta, v)``: what one trial may be, given parameters and covariates of it.
+    """Distribution of one trial given its parameters and covariates, ``p(y | theta, v)``.
 
-    Rows do not depend on those beside them, and those of one size not on their number.
+    Rows do not depend on the other rows, nor on the number of rows for blocks of one size.
     """
 
     is_rough: bool = False
-    """Whether what is roughly the law is the law."""
+    """Whether the cheap approximation is the distribution itself."""
 
     @abstractmethod
     def log_prob(self, trials: Tensor, covariates: Tensor, parameters: Tensor) -> Tensor:
-        """Log densities ``[n]`` in nats of trials ``[n, K]`` given covariates ``[n, V]`` and
-        parameters ``[n, D]``, of levels or steps the probability's log but a constant."""
+        """Return log densities ``[n]`` of trials, in nats.
+
+        For category or quantized columns, it is the log probability up to a constant.
+
+        Args:
+            trials: Trials ``[n, K]``.
+            covariates: Covariates ``[n, V]``.
+            parameters: Parameters ``[n, D]``.
+        """
 
     @abstractmethod
     def rough(self, trials: Tensor, covariates: Tensor, parameters: Tensor) -> Tensor:
-        """The same, near and cheap and with gradients by the parameters, to find where posteriors
-        are."""
+        """Return log densities of a cheap approximation, with gradients with respect to the
+        parameters, to locate posteriors.
+        """
 
     @abstractmethod
     def to(self, device: torch.device) -> "TrialLaw":
-        """Itself, on another device."""
+        """Move the distribution to another device."""
 
 
 def cell_shifts(steps: Tensor) -> Tensor:
-    """From a trial to points of its cell ``[P, K]``, by the steps of discrete columns ``[K]``."""
+    """Return offsets ``[P, K]`` from a trial to points of its quantization bin, by the bin widths
+    of discrete columns ``[K]``.
+    """
     if not steps.any():
         return 0 * steps[None]
     return offsets(steps > 0).flatten(0, 1)[:CELL_POINTS].to(steps) * steps
 
 
 class FlowLaw(TrialLaw):
-    """The law that a conditional flow has learned, whose points are trials, and its conditions
-    parameters and then covariates; roughly, the Gaussian that it starts from.
+    """Distribution that a conditional flow has learned: its points are trials, and its conditions
+    are parameters followed by covariates.
 
-    A value of a discrete column stands for its step: the density of a trial is then the mean over
-    points of its cell, the same for all theta. The Gaussian takes one call, and the flow's own
-    densities dozens."""
+    A value of a discrete column represents its quantization bin: the density of a trial is then the
+    mean over points of the bin, the same points for all theta. The cheap approximation is the
+    Gaussian
+    that the flow starts from; it takes one evaluation, while the flow's own densities take dozens.
+    """
 
     def __init__(self, flow: ProbabilityFlow):
         coordinates = flow.coordinates
         assert coordinates is not None
         self._flow, self._cells = flow, cell_shifts(coordinates.steps)
-        # Of levels the Gaussian has one density in a cell: that of its center.
+        # For categories, the Gaussian has one density per bin: that of its center.
         self._rough_cells = self._cells[:1] * 0 if coordinates.levels else self._cells
         self.is_rough = bool(getattr(flow.denoiser, "says_nothing", False))
 
@@ -116,7 +130,9 @@ class FlowLaw(TrialLaw):
         return self._over_cells(trials, self._rough_cells, partial(self._start_log_prob, given))
 
     def _start_log_prob(self, given: Tensor, y: Tensor) -> Tensor:
-        """Log densities ``[n]`` of the flow if its network said nothing, in one call."""
+        """Return log densities ``[n]`` of the flow without its network's contribution, in one
+        evaluation.
+        """
         flow = self._flow
         assert flow.coordinates is not None
         u, log_det = flow.coordinates.given(given)(y)
@@ -127,7 +143,9 @@ class FlowLaw(TrialLaw):
     def _over_cells(
         self, trials: Tensor, cells: Tensor, log_prob: Callable[[Tensor], Tensor]
     ) -> Tensor:
-        """Logs ``[n]`` of the mean densities at points of cells ``[P, K]`` of trials ``[n, K]``."""
+        """Return log mean densities ``[n]`` over points of the bins ``[P, K]`` of trials ``[n,
+        K]``.
+        """
         assert self._flow.coordinates is not None
         centers = self._flow.coordinates.rounded(trials)
         of_cell = [log_prob(centers + shift) for shift in cells]
@@ -135,9 +153,10 @@ class FlowLaw(TrialLaw):
 
 
 class WithLevels(TrialLaw):
-    """The law of trials of numbers and levels, in this order: probabilities of levels, which
-    coordinates know, the last of their conditions, and the law of numbers given these, which are
-    covariates to it."""
+    """Distribution of trials that consist of numbers followed by categories. The coordinates model
+    the probabilities of the categories, the last of their conditions; the distribution of the
+    numbers has the categories as covariates.
+    """
 
     def __init__(self, numbers: TrialLaw, coordinates: Coordinates):
         self._numbers, self._coordinates = numbers, coordinates
@@ -166,15 +185,15 @@ class WithLevels(TrialLaw):
 
 
 class TrialLikelihood(Likelihood):
-    """A learned likelihood of trials; what was observed is the number of the observation.
+    """Learned likelihood of trials, where an observation is represented by its number.
 
     Args:
-        law: Of one trial.
-        trials: Of the observations.
-        places: Of the parameters, in their order, among the coordinates of points.
-        ends: Of the parameters ``[D, 2]``: beyond what was simulated the likelihood is 0. None for
-            none.
-        rough: Whether to take what is roughly the law.
+        law: Distribution of one trial.
+        trials: Trials of the observations.
+        places: Places of the parameters, in their order, among the coordinates of points.
+        ends: Bounds of the simulated parameters ``[D, 2]``, beyond which the likelihood is 0. None
+            for no bounds.
+        rough: Whether to use the cheap approximation.
     """
 
     own = dear = True
@@ -192,7 +211,7 @@ class TrialLikelihood(Likelihood):
 
     @property
     def numbers(self) -> Tensor:
-        """Of all observations, ``[M, 1]``."""
+        """Numbers of all observations, ``[M, 1]``."""
         return torch.arange(len(self.trials), dtype=torch.float64)[:, None]
 
     def to(self, device: torch.device) -> "TrialLikelihood":
@@ -205,13 +224,16 @@ class TrialLikelihood(Likelihood):
         return TrialLikelihood(self._law, self.trials, self._places, self._ends, True)
 
     def log_prob(self, points: Tensor, observed: Tensor) -> Tensor:
-        # Chains follow gradients of what is rough: the law weighs their draws.
+        # Chains follow gradients of the cheap approximation; the learned distribution weights their
+        # draws.
         with torch.set_grad_enabled(self._rough and torch.is_grad_enabled()):
             total = checked(self._of_points(points, observed), "the learned likelihood")
             return torch.where(self.inside(points), total, -torch.inf)
 
     def inside(self, points: Tensor) -> Tensor:
-        """Whether parameters ``[N, D]`` are between the bounds of those that were simulated."""
+        """Return whether parameters ``[N, D]`` are within the bounds of those that were
+        simulated.
+        """
         if self._ends is None:
             return torch.ones_like(points[:, 0], dtype=torch.bool)
         low, high = self._ends.to(points.device).T
@@ -221,7 +243,7 @@ class TrialLikelihood(Likelihood):
     def _of_points(self, points: Tensor, observed: Tensor) -> Tensor:
         which, total = observed[:, 0].long(), points.new_zeros(len(points))
         counts = self.trials.counts[which]
-        # As many rows as hold so many pairs; one alone may have more.
+        # Take as many rows at once as fit into ``MOST_PAIRS`` pairs; a single row may have more.
         ends = torch.bincount(counts.cumsum(0) // MOST_PAIRS)
         start = 0
         for size in ends[ends > 0].tolist():
@@ -231,7 +253,9 @@ class TrialLikelihood(Likelihood):
         return total
 
     def _sums(self, points: Tensor, which: Tensor, counts: Tensor) -> Tensor:
-        """Log likelihoods ``[n]`` of points, of observations ``[n]`` of so many trials ``[n]``."""
+        """Return log likelihoods ``[n]`` of points, for observations ``[n]`` with ``counts [n]``
+        trials.
+        """
         row = torch.arange(len(points), device=points.device).repeat_interleave(counts)
         first = self.trials.counts.cumsum(0) - self.trials.counts
         within = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]

@@ -1,4 +1,4 @@
-"""Which of weighted draws to take, and how to temper their weights."""
+"""Resampling weighted draws, and tempering their weights."""
 
 from math import ceil, log, log2
 
@@ -12,11 +12,16 @@ from training.measure.posterior.importance import effective_size
 
 BISECTIONS = 40
 SMALLEST = 60.0
-"""How far below its bound an exponent may be, in nats: for observations that are very far off."""
+"""Largest distance of a log exponent below its bound, for observations that are very far off.
+"""
 
 
 def require_some(log_likelihood: Tensor) -> None:
-    """Raises DataError if no draw of one of the problems ``[M, P]`` has any likelihood."""
+    """Check that some draw of each problem ``[M, P]`` has a likelihood above 0.
+
+    Raises:
+        DataError: All likelihoods of a problem are 0.
+    """
     if (log_likelihood.amax(dim=1) == -torch.inf).any():
         raise DataError(
             f"the likelihood is 0 at all of {log_likelihood.shape[1]} draws of the prior: there is "
@@ -25,11 +30,16 @@ def require_some(log_likelihood: Tensor) -> None:
 
 
 def systematic(log_weights: Tensor, uniform: Tensor, count: int) -> Tensor:
-    """Numbers ``[M, count]`` of draws, each taken as often as its weight says, to within one, by
-    logarithms ``[M, P]`` in any normalization.
+    """Resample draws: return indices ``[M, count]``, each as often as its weight requires, to
+    within 1.
 
-    Systematic resampling: ``count`` even steps through the sum of the weights, from random starts
-    ``[M]``, in [0, 1)."""
+    This is systematic resampling: ``count`` equal steps through the cumulative weights.
+
+    Args:
+        log_weights: Log weights ``[M, P]``, up to a constant.
+        uniform: Random starts ``[M]``, in [0, 1).
+        count: Number of draws.
+    """
     total = torch.softmax(log_weights, dim=1).cumsum(dim=1)
     steps = torch.arange(count, dtype=total.dtype, device=total.device)
     levels = (steps + uniform[:, None]) / count * total[:, -1:]
@@ -37,17 +47,27 @@ def systematic(log_weights: Tensor, uniform: Tensor, count: int) -> Tensor:
 
 
 def of_populations(picks: Tensor, chains: int, particles: int) -> Tensor:
-    """Numbers ``[M C, S]`` of particles within their populations as numbers ``[M, C S]`` among all
-    ``C P`` of an observation."""
+    """Convert indices ``[M C, S]`` of particles within their populations to indices ``[M, C S]``
+    among all ``C P`` particles of an observation.
+    """
     first = particles * torch.arange(chains, device=picks.device)
     return (picks.view(-1, chains, picks.shape[1]) + first[:, None]).flatten(1)
 
 
 def weighted_picks(log_weights: Tensor, seeds: Tensor, total: int, order: Tensor) -> Tensor:
-    """Numbers ``[M, total]`` of draws, taken by weight ``[M, P]``, in any normalization, and
-    shuffled, so that chains can be cut of them. They follow from a number for each observation
-    ``[M]``. Where neighbors in the order ``[M, P]`` of draws are alike, even steps through it leave
-    out and repeat what is alike, and moments hardly change."""
+    """Resample draws: return indices ``[M, total]`` by weight, shuffled, so that chains can be cut
+    from them.
+
+    Where neighbors in ``order`` are similar, systematic resampling omits and repeats similar draws,
+    so
+    that moments hardly change.
+
+    Args:
+        log_weights: Log weights ``[M, P]``, up to a constant.
+        seeds: Random seed of each observation ``[M]``.
+        total: Number of draws.
+        order: Order of the draws ``[M, P]``.
+    """
     log_weights, picks = log_weights.gather(1, order), []
     for row, own in zip(log_weights.cpu(), seeds.tolist(), strict=True):
         generator = seeded_generator("cpu", own, Stream.RESAMPLING)
@@ -58,8 +78,9 @@ def weighted_picks(log_weights: Tensor, seeds: Tensor, total: int, order: Tensor
 
 
 def z_order(rows: Tensor) -> Tensor:
-    """An order ``[M, P]`` of rows ``[M, P, d]`` in which neighbors are alike: along Morton's curve
-    through their ranks."""
+    """Return an order ``[M, P]`` of rows ``[M, P, d]`` that makes neighbors similar: along the
+    Morton curve through their ranks.
+    """
     count, dim = rows.shape[1:]
     bits = max(1, min(ceil(log2(max(count, 2))), 62 // dim))
     ranks = rows.argsort(dim=1).argsort(dim=1) * 2**bits // count
@@ -71,8 +92,9 @@ def z_order(rows: Tensor) -> Tensor:
 
 
 def tempered(log_weights: Tensor, worth: int) -> Tensor:
-    """Log weights ``[M, P]`` times the largest exponent, at most 1, at which they are worth so many
-    draws."""
+    """Return log weights ``[M, P]`` times the largest exponent, at most 1, that gives the effective
+    sample size ``worth``.
+    """
     most = torch.ones(len(log_weights), dtype=log_weights.dtype, device=log_weights.device)
     return largest_exponent(log_weights, most, worth)[:, None] * log_weights
 
@@ -80,19 +102,20 @@ def tempered(log_weights: Tensor, worth: int) -> Tensor:
 def largest_exponent(
     log_weights: Tensor, most: Tensor, worth: float | Tensor, others: Tensor | float = 0.0
 ) -> Tensor:
-    """The largest exponent ``[M]``, at most ``most``, at which weights are worth so many draws.
+    """Return the largest exponent ``[M]``, at most ``most``, that keeps an effective sample size.
 
     Args:
-        log_weights: ``[M, P]``; ``-inf`` for draws without weight.
-        most: ``[M]``.
-        worth: Effective size to keep, of all or of each ``[M]``.
-        others: Logarithms of factors of the weights ``[M, P]`` that the exponent leaves alone.
+        log_weights: Log weights ``[M, P]``; ``-inf`` for draws without weight.
+        most: Upper bounds of the exponents ``[M]``.
+        worth: Effective sample size to keep, for all or for each ``[M]``.
+        others: Log factors of the weights ``[M, P]`` that the exponent does not apply to.
     """
 
     def is_worth(exponent: Tensor) -> Tensor:
         return effective_size(others + exponent[:, None] * log_weights) >= worth
 
-    # The exponent's logarithm is bisected: it is small where observations are far off.
+    # The logarithm of the exponent is bisected: the exponent is small where observations are far
+    # off.
     low, high = torch.full_like(most, -SMALLEST), torch.zeros_like(most)
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
@@ -102,8 +125,11 @@ def largest_exponent(
 
 
 def evidence_of(each: Tensor, by_weights: Tensor | None = None) -> dict[str, Tensor]:
-    """Logs of the likelihood's mean over the prior ``[M]``, and their errors in nats, as statistics
-    of draws, of populations ``[M, C]``, and the errors of these by their weights, if there are any.
+    """Return log evidences ``[M]`` and their standard errors in nats, as statistics of draws.
+
+    Args:
+        each: Log evidences from populations ``[M, C]``.
+        by_weights: Standard errors of these, from the weights; None if there are none.
     """
     chains = each.shape[1]
     apart = (each - each.amax(dim=1, keepdim=True)).exp()

@@ -1,11 +1,11 @@
-"""A test of draws that may fail: proposals that are wider than they are.
+"""Test of draws with proposals that are wider than the draws.
 
-What a sampler has left out has no draw, and so no weight that could tell. So a mixture is fitted to
-the draws of each chain, in the flat states of ``samplers.annealing``, and made wider; fresh draws
-of it are weighted by the flow's own density, by a finer integration, and the likelihood. Where
-sampler and steps are right, they have its means and standard deviations. It sees widths and tails,
-and modes near those that were found; of modes that are far from all draws it knows nothing: chains
-that do not agree tell of these.
+A region that a sampler missed has no draws, so no weight can reveal it. The test therefore fits a
+mixture to the draws of each chain, in the states of ``samplers.annealing``, and widens it. Fresh
+draws of the mixture are weighted by the likelihood and the flow's own density, from a finer
+integration. If sampler and integration are right, the draws have the means and standard deviations
+of the weighted ones. The test detects wrong widths and tails, and missing modes near those that
+were found. It cannot detect modes far from all draws; disagreement between chains can.
 """
 
 from dataclasses import replace
@@ -23,27 +23,41 @@ from training.inference.target import Target
 from training.measure.posterior.importance import effective_size, smoothed_weights
 
 SOLVER, STEPS = "exp_rk5", 8
-"""Finer than what samplers go by."""
+"""Solver and steps of an integration that is finer than those of the samplers."""
 PROPOSED = 320
-"""Of each chain."""
+"""Number of fresh draws per chain."""
 WIDENING = 1.4
-"""Over the root of the dimensions: how much wider, so that weights keep their worth in many."""
+"""Relative widening, times the square root of the dimension, so that the effective sample size
+stays large in many dimensions.
+"""
 MEAN_OFF, STD_OFF, ERRORS = 0.1, 0.05, 2.0
-"""By how much means, in standard deviations, and logarithms of standard deviations may be off, and
-how many standard errors of the test beyond this."""
+"""Tolerances on means, in standard deviations, and on log standard deviations, and number of
+standard errors of the test that are added to them.
+"""
 FEWEST_DRAWS = 100
-"""Of all chains, to fit mixtures to: of fewer it says nothing."""
+"""Smallest number of draws, over all chains, that mixtures are fitted to; with fewer the test is
+inconclusive.
+"""
 FEWEST_WORTH = 50
-"""Draws that the test's weights are worth at least: else it says nothing."""
+"""Smallest effective sample size of the test's weights; below it the test is inconclusive."""
 
 
 def tested(target: Target, draws: Draws, seeds: Tensor) -> Draws:
-    """The draws, with what the test says of each observation:
+    """Test the draws of each observation, and add the statistics of the test to them.
 
-    ``test_mean``: how far its means are off, in standard deviations, the most of all coordinates;
-    ``test_std``: its standard deviations over those of the draws, farthest from 1; ``test_worth``:
-    what its weights are worth; and ``test``: how far both are off, where 1 is what they may be;
-    infinite if it says nothing. They follow from a number for each ``[M]``."""
+    ``test_mean`` is the largest difference of means over coordinates, in standard deviations.
+    ``test_std`` is the ratio of the test's standard deviation to that of the draws that is farthest
+    from 1. ``test_worth`` is the effective sample size of the test's weights. ``test`` is the
+    largest
+    difference relative to its tolerance, so that above 1 the test fails; it is infinite if the test
+    is
+    inconclusive.
+
+    Args:
+        target: The posteriors.
+        draws: Draws to test.
+        seeds: Random seed of each observation ``[M]``.
+    """
     if draws.log_likelihood[0].numel() < FEWEST_DRAWS:
         unknown = torch.full((draws.count,), torch.inf, dtype=torch.float64)
         return replace(draws, stats={**draws.stats, "test": unknown})

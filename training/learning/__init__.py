@@ -1,1 +1,1 @@
-"""Training: the loss, a step, the loop, the run's folder."""
+"""Training: the loss, a training step, the training loop and the run directory."""

@@ -1,16 +1,18 @@
-"""The time that was planned for a training, and a warning if it will not be enough."""
+"""Planned training time, with a warning if it will be exceeded."""
 
 from dataclasses import dataclass, field
 
 from dnnlib.logs import logger
 
 TOO_LONG, SOON = 1.25, 5.0
-"""Factor on the planned time, and seconds beyond that and from the start, for a warning."""
+"""Factor on the planned time, and margin in seconds, which also delays the first check; both must
+be exceeded for a warning.
+"""
 
 
 @dataclass
 class TimeBudget:
-    """A watch on the time of a training, which warns once if it will take far longer than planned.
+    """Monitor of the training time that warns once if training will take far longer than planned.
 
     Attributes:
         seconds: Planned seconds of all steps.

@@ -1,4 +1,4 @@
-"""From a user's choices to an untrained model and the loss to train it with."""
+"""Construction of an untrained model, and of its training loss, from a user's choices."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -22,30 +22,35 @@ from training.networks import QUESTION_NETWORKS, TOY_NETWORKS
 from training.networks.questions import QuestionNetwork
 
 MOST_NOISE = 1e30
-"""Variance of the noise at the last time, at most: single precision ends at 3e38."""
+"""Largest variance of the noise at the last time; single precision ends at 3e38."""
 EDM_ES = {"schedule": "edm", "preconditioning": "ifs"}
-"""``edm_es``: the schedule of ``edm``, with a preconditioning for each eigen-dimension."""
+"""The preconditioning ``edm_es``: the schedule of ``edm``, with separate preconditioning of each
+eigen-dimension.
+"""
 T_SAMPLING = {"ifs": "uniform", "edm": "normal", "vp": "uniform", "ve": "log_uniform"}
-"""By schedule, how times are drawn; isotropic models do as Karras et al. 2022 (table 1)."""
+"""Distribution of training times by schedule; isotropic models use that of Karras et al. 2022
+(table 1).
+"""
 
 
 @dataclass(frozen=True)
 class Choices:
-    """What a user decides about a model; None is a default that depends on the rest.
+    """User's choices for a model; None is a default that depends on the other choices.
 
     Attributes:
         precond: A name in ``SCHEDULES`` and ``PRECONDITIONINGS``, or ``edm_es``.
-        inflation: Arguments of the inflationary schedule; the others take none.
+        inflation: Arguments of the inflationary schedule; other schedules take none.
         network: A name in ``NETWORKS``.
-        network_arguments: Its constructor's, but for those that follow from the flow.
+        network_arguments: Constructor arguments of the network, except those that follow from the
+            flow.
         space: Coordinates of the network.
-        noise_cond: How it is told the time.
+        noise_cond: Encoding of time as a network input.
         t_min: First time.
         t_max: Last time.
-        compressed_time: Factor on the schedule's own last time if dimensions are compressed.
-        t_sampling: How times are drawn in training.
-        output_gain: Whether a gain of the network's output is trained with it.
-        seed: Seed of the initial weights.
+        compressed_time: Factor on the schedule's default last time if dimensions are compressed.
+        t_sampling: Distribution of times in training.
+        output_gain: Whether a gain of the network's output is trained too.
+        seed: Random seed of the initial weights.
     """
 
     precond: str
@@ -64,8 +69,14 @@ class Choices:
     def build(
         self, basis: EigenBasis, data_variance: Tensor | None = None
     ) -> tuple[Model, DenoisingLoss]:
-        """An untrained model, and the loss to train it with. ``data_variance`` is that ``[D]`` of
-        what the network is trained on, if it is not just the data."""
+        """Build an untrained model and its training loss.
+
+        Args:
+            basis: Eigenbasis of the data.
+            data_variance: Variance of the training data of the network ``[D]``, if it differs from
+                that
+                of the basis.
+        """
         if self.precond == "ifs":
             given = {name: value for name, value in self.inflation.items() if value is not None}
             arguments: dict[str, Any] = {"dims_to_keep": basis.dim, **INFLATION_DEFAULTS, **given}
@@ -76,11 +87,11 @@ class Choices:
         schedule = make_schedule(kinds["schedule"], arguments, basis)
         t_min = schedule.t_min if self.t_min is None else self.t_min
         if self.precond != "ifs":
-            arguments["t_min"] = t_min  # a resumed run has the number, whatever it began with
+            arguments["t_min"] = t_min  # a resumed run takes the number from the record
         t_max = self.t_max
         if t_max is None:
             compresses = arguments.get("dims_to_keep", basis.dim) < basis.dim
-            # Classes of images were not tried: what they tell is less than what conditions do.
+            # Class labels of images were not tried: they are less informative than conditions.
             labels = self.network_arguments.get("label_dim", 0)
             conditional = self.network in TOY_NETWORKS and labels > 0
             t_max = schedule.default_t_max(conditional)
@@ -113,13 +124,18 @@ class Choices:
         return Model(denoiser, recipe, about), loss
 
     def build_from(self, mixture: Mixture, most_noise: float) -> tuple[Model, DenoisingLoss]:
-        """The same of a network of questions that starts from a mixture, in the coordinates that
-        this is of; ``most_noise`` is the variance of the noise at the last time."""
+        """Build a network for arbitrary queries that starts from a mixture, in the mixture's
+        coordinates.
+
+        Args:
+            mixture: Gaussian mixture that the flow starts from.
+            most_noise: Variance of the noise at the last time.
+        """
         t_max = log(most_noise / self.inflation["gamma0"]) / (self.inflation.get("rho") or 1.0)
         choices = replace(
             self,
             network_arguments={**self.network_arguments, "components": len(mixture.weights)},
-            space="ES",  # there is nothing to rotate
+            space="ES",  # the basis is standard, with nothing to rotate
             t_max=self.t_max or t_max,
         )
         model, loss = choices.build(EigenBasis.standard(mixture.means.shape[1]))
@@ -140,10 +156,10 @@ def _require_finite_noise(schedule: NoiseSchedule, t_max: float) -> None:
 
 
 def resolved_options(model: Model) -> dict[str, Any]:
-    """What defaults of the flow have become, by the names of options."""
+    """Return the values that defaults of the flow were resolved to, by the names of options."""
     inflation = dict(model.recipe.schedule_arguments) if model.recipe.schedule == "ifs" else {}
     if inflation.get("g_type") == "orig":
-        del inflation["inflation_gap"]  # it follows from the dimensions
+        del inflation["inflation_gap"]  # the dimensions determine it
     about = {name: model.about[name] for name in ("data_dim", "tmin", "tmax")}
     return {**inflation, **about}
 

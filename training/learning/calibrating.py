@@ -1,4 +1,4 @@
-"""The calibration of a trained model."""
+"""Calibration of a trained model."""
 
 import time
 from collections.abc import Callable
@@ -15,17 +15,20 @@ from training.flow.calibration import NODES, calls_of_fit, fit_calibration
 from training.model.model import Model
 
 USUAL_GAINS = (0.5, 2.5)
-"""Of kept dimensions. A gain far from 1 mends a network that has hardly learned."""
+"""Usual range of gains of kept dimensions. A gain far from 1 compensates for a network that has
+hardly learned.
+"""
 
 
 @dataclass(frozen=True)
 class CalibrationPlan:
-    """How a trained model is to be calibrated.
+    """Plan for the calibration of a trained model.
 
     Attributes:
-        points: Gives this rank's share of the clean points to fit to, with their labels.
-        count: How many these are at most, of all ranks.
-        seed: Of the noise.
+        points: Function that returns this rank's share of the clean points to fit to, with their
+            conditions.
+        count: Largest number of these points over all ranks.
+        seed: Random seed of the noise.
         method: A name in ``METHODS`` of the calibration.
     """
 
@@ -36,22 +39,25 @@ class CalibrationPlan:
 
     @property
     def calls(self) -> int:
-        """Network calls of a point that it takes."""
+        """Number of network evaluations of single points that the calibration takes."""
         return self.count * calls_of_fit(NODES, self.method)
 
 
 def node_times(model: Model) -> Tensor:
-    """The times ``[NODES]`` of a fit: those of the training."""
+    """Return the times ``[NODES]`` of a fit, within the range of the training."""
     about = model.about
     return torch.linspace(about["tmin"], about["tmax"], NODES, dtype=torch.float64)
 
 
 def calibrate(model: Model, plan: CalibrationPlan) -> None:
-    """Fits a calibration of a model that is ready for evaluation, and puts it in its place. Raises
-    DataError if the network gives values that are not finite."""
+    """Fit a calibration to a model that is ready for evaluation, and set it in the model.
+
+    Raises:
+        DataError: The network returns values that are not finite.
+    """
     start, denoiser, about = time.monotonic(), model.denoiser, model.about
     device, batch = denoiser.basis.mean.device, plan.points()
-    # What simulations compute in by default, whatever the training did.
+    # The default precision of simulations, whatever the training used.
     denoiser.precision = "fp32"
     points = denoiser.basis.to_eigen(batch.points.to(device))
     conditions = batch.conditions(device)

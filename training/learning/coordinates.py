@@ -38,30 +38,37 @@ CHAINS: dict[str, list[str]] = {
     LOG: ["log", "standardize"],
     AXES_TOO: ["yeo-johnson", "normal scores"],
 } | {name: ["yeo-johnson", "normal scores"] for name in EVENED}
-"""By what is done to the marginals, names of maps."""
+"""Names of maps, by the transformation of the marginals."""
 NOISES = 20
-"""That each row has, for quantiles of a column with noise."""
+"""Number of noise values per row, for quantiles of a column with noise."""
 MOST_ROWS = 20_000
-"""Rows that an exponent is fitted to: its error is then a hundredth."""
+"""Number of rows that an exponent is fitted to: its error is then a hundredth."""
 SKEWED = 1.0
-"""Skewness from which on a condition goes through a power: an exponential law has 2."""
+"""Skewness from which on a condition is power-transformed; an exponential distribution has 2."""
 ROWS_PER_KNOT = 60
 FEWEST_KNOTS, MOST_KNOTS = 4, 64
 LEAST_GAP = 1e-4
-"""Between knots, in units of a column's spread: equal values would have an infinite slope."""
+"""Smallest gap between knots, in units of a column's spread: equal values would have an infinite
+slope.
+"""
 LEAST_RISE = 1e-9
-"""Between knots of a condition and between their scores, where values are equal."""
+"""Smallest gap between knots of a condition, and between their scores, where values are equal."""
 FAR = 20.0
-"""Spreads from the median at which a row is far from all others: one in 1e7 of an exponential law.
+"""Number of spreads from the median at which a row counts as far from all others; an exponential
+distribution exceeds it once in 1e7.
 """
 DECADES = 1e3
-"""Of the 99 % quantile of positive numbers over that of 1 %, which are then seen by logarithms."""
+"""Ratio of the 99 % and 1 % quantiles of positive numbers from which on logarithms are used."""
 LEAST_OF_SMALLEST = 1e-3
-"""Of the smallest of positive conditions: below that what is smaller cannot be told from 0."""
+"""Lower limit of positive conditions, as a fraction of the smallest; smaller values are treated
+like 0.
+"""
 FEWEST_SCORED = 64
-"""Rows, so that the outermost knot of a spline is the first."""
+"""Smallest number of rows for a spline whose outermost knots are the extreme rows."""
 LEAST_VARIANCE = 1e-13
-"""Of a principal axis, as a fraction of the largest: rounding has more."""
+"""Smallest variance of a principal axis, as a fraction of the largest: rounding errors are
+smaller.
+"""
 
 
 def fit_coordinates(
@@ -77,34 +84,37 @@ def fit_coordinates(
     groups: Tensor | None = None,
     of_trial: int = 0,
 ) -> Coordinates:
-    """Coordinates in which points have mean 0 and variance 1.
+    """Fit coordinates that give points mean 0 and variance 1.
 
     Args:
-        points: ``[N, D]`` of data space, discrete columns dithered: of the training alone. NaN
-            where they are missing: then each column has a map of its own.
-        columns: What is known of the columns.
-        marginals: What is done to each column: nothing; ``yeo-johnson``, a power; ``quantile``, a
-            power and a spline through its normal scores; a name in ``EVENED``, the same with the
-            quantiles that it has with so much noise in place of scores, which evens out what is
-            narrower, as edges and heaps, and bends relations of columns no more; ``log``, the
-            logarithm, if it is positive over decades; ``quantile-axes``, as ``quantile``, and a
-            spline along the whitened axes, which are then whitened again.
+        points: Training points ``[N, D]`` of data space, with discrete columns dequantized. NaN
+            where values are missing; each column then has a map of its own.
+        columns: Metadata of the columns.
+        marginals: Transformation of each column: ``none``; ``yeo-johnson``, a power; ``quantile``,
+            a power and a spline through its normal scores; a name in ``EVENED``, the same with
+            quantiles of the column plus noise of that size in place of scores, which smooths
+            features narrower than the noise, such as edges and heaps, and bends relations between
+            columns less; ``log``, the logarithm, for columns that are positive over decades;
+            ``quantile-axes``, like ``quantile``, and a spline along the whitened axes, which are
+            then whitened again.
         whiten: Whether columns are only standardized (``none``), whitened along the principal axes
-            (``pca``), or also turned back to the columns (``zca``).
-        conditions: What points are given with, ``[N, C]``; None for nothing.
-        start: What is taken off before points are whitened: the best linear prediction from these
-            (``on``), or their mean and covariance by a network (``gaussian``); ``off`` is nothing.
-        map_bounds: Whether columns with bounds are mapped to the line, or left as they are.
-        relevant: Places of the conditions that the flow is to see; empty for all.
-        levels: Those of all columns, whose probabilities are then all there is; None for numbers.
-        groups: Numbers of rows ``[N]`` that tell of each other, such as trials of one dataset; None
-            where those of equal conditions do.
-        of_trial: Where conditions are those of several trials side by side, NaN for those that are
-            not there, how many of them are of one; 0 where they are not.
+            (``pca``), or also rotated back to the columns (``zca``).
+        conditions: Conditions of the points ``[N, C]``; None for none.
+        start: Prediction that is removed before points are whitened: the best linear prediction
+            from the conditions (``on``), their mean and covariance by a network (``gaussian``), or
+            nothing (``off``).
+        map_bounds: Whether bounded columns are mapped to the real line, or left as they are.
+        relevant: Places of the conditions that the flow uses; empty for all.
+        levels: Categories of all columns, if all columns are categories; None for numbers.
+        groups: Groups ``[N]`` of dependent rows, such as trials of one dataset; None to group rows
+            by equal conditions.
+        of_trial: Number of conditions per trial, where conditions are those of several trials side
+            by side, with NaN for absent trials; 0 otherwise.
 
     Raises:
-        UsageError: A second spline was asked for without whitening.
-        DataError: A value is outside of its bounds, a column is constant, or some depend on others.
+        UsageError: ``marginals=quantile-axes`` was requested without whitening.
+        DataError: A value is out of its bounds, a column is constant, or columns depend on each
+            other.
     """
     if marginals == AXES_TOO and whiten == "none":
         raise UsageError(f"marginals={AXES_TOO} needs whitened axes: give whiten=pca or zca")
@@ -141,14 +151,15 @@ def _empty(
     relevant: Sequence[int],
     levels: Levels | None,
 ) -> Coordinates:
-    """Coordinates of points ``[N, D]`` with maps of these names, which are not fitted yet, and what
-    is to be done to conditions, or to those of each trial, ``[N, C]``."""
+    """Create coordinates of points ``[N, D]`` with unfitted maps of these names, and choose the
+    transformations of conditions, or of those of each trial, ``[N, C]``.
+    """
     count, dim = points.shape
     knots = min(max(count // ROWS_PER_KNOT, FEWEST_KNOTS), MOST_KNOTS)
     given = 0 if each is None else each.shape[1]
     surprise = 0 < given <= MOST_CONDITIONS
     tails, skewed = [], []
-    if each is not None and surprise:  # very many are images or series
+    if each is not None and surprise:  # large numbers of conditions are images or series
         seen, y = sorted(set(relevant or range(given))), each.double()
         is_long, is_skewed = long_tails(y), skewed_conditions(y)
         tails = [place for place in seen if is_long[place]]
@@ -160,7 +171,7 @@ def _empty(
 def _fit_prediction(
     map_: Prediction, c: Tensor, x: Tensor, groups: Tensor | None, levels: Levels | None
 ) -> None:
-    """Fits what ``c [N, C]`` predict of points ``[N, D]``, NaN where they are missing."""
+    """Fit the prediction of points ``[N, D]``, NaN where they are missing, from ``c [N, C]``."""
     if isinstance(map_, GaussianPrediction):
         fit_gaussian(map_, c, x, groups)
     elif isinstance(map_, LevelPrediction):
@@ -172,8 +183,9 @@ def _fit_prediction(
 
 
 def filled(x: Tensor, missing: Tensor) -> Tensor:
-    """Numbers ``[N, D]`` with those in place of missing ones that are in other rows of the column,
-    in their order: it has the law that it has where it is there."""
+    """Impute missing values of ``[N, D]`` by values of other rows of the column, in order, so that
+    each column keeps the distribution of its observed values.
+    """
     if not missing.any():
         return x
     x = x.clone()
@@ -186,10 +198,11 @@ def filled(x: Tensor, missing: Tensor) -> Tensor:
 def _chain(
     columns: Columns, marginals: str, whiten: str, start: str, map_bounds: bool
 ) -> list[str]:
-    """Names of the maps, in their order."""
+    """Return the names of the maps, in their order."""
     bounded = bool(columns.low.isfinite().any() or columns.high.isfinite().any())
     last = "standardize" if whiten == "none" else whiten
-    # Axes of columns in far apart units would be those of the largest alone, and the rest rounding.
+    # Without scaling, principal axes of columns in very different units would be those of the
+    # largest, and the rest rounding errors.
     scaled = marginals != "none" or whiten == "none"
     chain = CHAINS[marginals] if scaled else ["standardize"]
     limits = "bounded" if map_bounds else "limits"
@@ -230,10 +243,13 @@ def _fit(map_: PointMap, x: Tensor, columns: Columns, noise: float | None) -> No
 
 
 def basis_in(coordinates: Coordinates, points: Tensor) -> EigenBasis:
-    """The basis of a flow in these coordinates, fitted to points ``[N, D]`` of data space and given
-    their conditions.
+    """Return the eigenbasis of a flow in these coordinates, fitted to points ``[N, D]`` of data
+    space.
 
-    After whitening all variances are 1 and axes arbitrary, so they are those of the coordinates."""
+    The coordinates must have been given the conditions of the points. After whitening, all
+    variances
+    are 1 and axes are arbitrary, so they are those of the coordinates.
+    """
     if coordinates.names[-1] == "standardize":
         return EigenBasis.fit([coordinates.to_flow(points)])
     return EigenBasis.standard(coordinates.dim)
@@ -246,8 +262,10 @@ def _require_spread(spread: Tensor, columns: Columns) -> None:
 
 
 def _fit_powers(map_: YeoJohnson, x: Tensor) -> None:
-    """Exponents of largest likelihood, columns being measured from their median in their spread."""
-    from scipy.optimize import minimize_scalar  # these take a second to import
+    """Fit maximum-likelihood exponents, for columns measured from their median in units of their
+    spread.
+    """
+    from scipy.optimize import minimize_scalar  # scipy.optimize takes a second to import
     from scipy.stats import yeojohnson_llf
 
     few, (middle, spread) = _thinned(x), _middle(x)
@@ -264,7 +282,7 @@ def _fit_powers(map_: YeoJohnson, x: Tensor) -> None:
 
 
 def _fit_conditions(coordinates: Coordinates, conditions: Tensor, each: Tensor) -> None:
-    """Takes the scale of conditions ``[N, C]``, or of sets ``[N, n C]`` of trials ``[T, C]``."""
+    """Fit the scale of conditions ``[N, C]``, or of sets ``[N, n C]`` of trials ``[T, C]``."""
     scale = coordinates.each
     assert scale is not None
     assert coordinates.scale is not None
@@ -290,40 +308,41 @@ def _fit_conditions(coordinates: Coordinates, conditions: Tensor, each: Tensor) 
 
 
 def over_decades(x: Tensor) -> Tensor:
-    """Which columns ``[D]`` of rows ``[N, D]`` are positive over three decades or more."""
+    """Return which columns ``[D]`` of rows ``[N, D]`` are positive over three decades or more."""
     low, high = _thinned(x).quantile(x.new_tensor([0.01, 0.99]), dim=0)
     return (x.amin(dim=0) > 0) & (high > DECADES * low)
 
 
 def _thinned(x: Tensor) -> Tensor:
-    """Enough rows for quantiles: torch.quantile takes no large inputs."""
+    """Take enough rows for quantiles: torch.quantile does not accept large inputs."""
     return x[:: -(-len(x) // MOST_ROWS)]
 
 
 def _middle(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Medians ``[D]``, and half the widths of the central 68 % of rows ``[N, D]``."""
+    """Return medians ``[D]``, and half the widths of the central 68 % of rows ``[N, D]``."""
     low, middle, high = _thinned(x).quantile(x.new_tensor([0.16, 0.5, 0.84]), dim=0)
     return middle, (high - low) / 2
 
 
 def long_tails(y: Tensor) -> Tensor:
-    """Of which conditions ``[N, C]`` some row is far from all others, or which are positive over
-    decades, ``[C]``; none of few rows."""
+    """Return which conditions ``[N, C]`` have a row far from all others, or are positive over
+    decades, ``[C]``; none if there are few rows.
+    """
     middle, spread = _middle(y)
     far = (spread > 0) & ((y - middle).abs().amax(dim=0) > FAR * spread)
     return (far | over_decades(y)) & (len(y) >= FEWEST_SCORED)
 
 
 def skewed_conditions(y: Tensor) -> Tensor:
-    """Which conditions ``[N, C]`` are skewed ``[C]``."""
+    """Return which conditions ``[N, C]`` are skewed ``[C]``."""
     centered = y - y.mean(dim=0)
-    # What does not vary is 0 over a positive number.
+    # The result for a constant condition is 0 divided by a positive number.
     scale = centered.square().mean(dim=0).sqrt().clamp_min(torch.finfo(torch.float64).tiny)
     return (centered / scale).pow(3).mean(dim=0).abs() > SKEWED
 
 
 def _fit_scores(map_: NormalScores, x: Tensor, noise: float | None) -> None:
-    """Knots at quantiles; slopes there are harmonic means of those on both sides.
+    """Set knots at quantiles, with slopes that are harmonic means of those on both sides.
 
     (Fritsch and Butland 1984.) Scores are normal, or quantiles with noise, in standard deviations.
     """
@@ -342,19 +361,19 @@ def _fit_scores(map_: NormalScores, x: Tensor, noise: float | None) -> None:
 
 
 def _quantiles(x: Tensor, knots: int) -> tuple[Tensor, Tensor]:
-    """Levels ``[K]``, and the quantiles ``[K, D]`` of rows there."""
+    """Return levels ``[K]``, and the quantiles ``[K, D]`` of rows at these levels."""
     inner = (torch.arange(knots - 2, dtype=torch.float64) + 0.5) / (knots - 2)
-    # The outermost knots are the extreme rows: lines that began further in would throw rare values
-    # of columns that hardly vary far out.
+    # The outermost knots are the extreme rows: lines that began further in would map rare values of
+    # columns that hardly vary far out.
     end = torch.tensor([0.5 / len(x)], dtype=torch.float64)
     levels = torch.cat([end, inner, 1 - end])
     return levels, _at_levels(x, levels)
 
 
 def _at_levels(x: Tensor, levels: Tensor) -> Tensor:
-    """Quantiles ``[K, D]`` of rows ``[N, D]`` at levels ``[K]``."""
+    """Return quantiles ``[K, D]`` of rows ``[N, D]`` at levels ``[K]``."""
     ordered = x.sort(dim=0).values
-    # Linear between order statistics; torch.quantile takes no large inputs.
+    # Linear between order statistics; torch.quantile does not accept large inputs.
     place = (levels * len(x) - 0.5).clamp(0, len(x) - 1)
     below = place.floor().long()
     above = (below + 1).clamp(max=len(x) - 1)
@@ -363,7 +382,9 @@ def _at_levels(x: Tensor, levels: Tensor) -> Tensor:
 
 
 def _hold_spline(map_: NormalScores, places: Tensor, scores: Tensor, steps: Tensor) -> None:
-    """Gives a spline its knots, each at least the difference of two steps beyond all before it."""
+    """Set the knots of a spline, each larger than all before it by at least the difference of their
+    steps.
+    """
     places = (places - steps).cummax(dim=0).values + steps
     widths, rises = places.diff(dim=0), scores.diff(dim=0)
     means = rises / widths
@@ -374,8 +395,10 @@ def _hold_spline(map_: NormalScores, places: Tensor, scores: Tensor, steps: Tens
 
 
 def shrunk_correlation(s: Tensor) -> Tensor:
-    """Of standardized points ``[N, D]``: correlations, shrunk by the factor ``1 - lambda`` of least
-    expected squared error,
+    """Return correlations of standardized points ``[N, D]``, shrunk to minimize the expected
+    squared error.
+
+    The factor is ``1 - lambda``, with
 
         lambda = sum_ij Var(r_ij) / sum_ij r_ij^2    over i != j,
 
@@ -393,7 +416,7 @@ def shrunk_correlation(s: Tensor) -> Tensor:
 def _fit_axes(map_: WhitenPCA, x: Tensor, columns: Columns) -> None:
     if len(x) > x.shape[1] + 1:
         basis = EigenBasis.fit([x])
-    else:  # too few to have a covariance
+    else:  # too few for a covariance
         mean, std = x.mean(dim=0), x.std(dim=0, correction=0)
         shrunk = shrunk_correlation((x - mean) / std) * std[:, None] * std
         basis = EigenBasis.from_moments(mean, shrunk)

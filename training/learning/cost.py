@@ -1,12 +1,12 @@
-"""What a step of training costs, found on paper: on tensors that have shapes but no numbers.
+"""Estimated cost of a training step, computed on tensors that have shapes but no values.
 
-The step is the trainer's own, run in PyTorch's ``FakeTensorMode``, which takes neither a card nor
-memory nor much time. Tensors are counted as they come and go: weights, averages, gradients, the
+The step is the trainer's own, run in PyTorch's ``FakeTensorMode``, which needs no GPU, hardly any
+memory and little time. Tensors are counted while they are alive: weights, averages, gradients, the
 moments of Adam, bases, the batch, and activations that wait for the backward pass.
 
-Not counted are the context of CUDA, workspaces of cuDNN and other kernels, gaps that the allocator
-leaves, augmentation, points that targets are averaged over, the buckets of several ranks, and what
-``torch.compile`` saves.
+Not counted are the context of CUDA, workspaces of cuDNN and other kernels, fragmentation of the
+allocator, augmentation, points that targets are averaged over, the buckets of several ranks, and
+what ``torch.compile`` saves.
 """
 
 import copy
@@ -35,30 +35,31 @@ from training.model.model import Model
 from training.networks import NETWORKS, TOY_NETWORKS
 
 USED = 0.75
-"""Part of a card that a step may take; the rest is left to what is not counted. On a CPU, whose
-convolutions keep copies in layouts of their own, processes grew by 1.24 to 1.27 times what is
-counted here."""
+"""Fraction of a GPU's memory that a step may take; the rest is left to what is not counted. On a
+CPU, whose convolutions keep copies in layouts of their own, processes grew by 1.24 to 1.27 times
+what is counted here.
+"""
 IN_SINGLE = (functional.group_norm, functional.layer_norm, functional.softmax, Tensor.softmax)
-"""What autocasting of CUDA, unlike that of the CPU, does in float32."""
+"""Functions that autocasting on CUDA, unlike on the CPU, computes in float32."""
 Conditions = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
 class StepCost:
-    """What a step of training costs on one rank.
+    """Cost of a training step on one rank.
 
     Attributes:
-        parameters: Trained numbers.
-        forward_flops: Floating-point operations of a sample, without the backward pass: those of
-            matrix products, convolutions and attention.
-        flops: The same with the backward pass.
-        state_bytes: Of what stays between steps: weights, averages, moments and bases.
-        peak_bytes: The most of a step.
-        rows: Samples of this rank in a step.
-        batch_gpu: How many of them at a time.
-        precision: Of the network.
-        card: GiB of the card that is to be filled; None for none.
-        largest: The most samples at a time that fit it, 0 for none.
+        parameters: Number of trained parameters.
+        forward_flops: Floating-point operations per sample of the forward pass: those of matrix
+            products, convolutions and attention.
+        flops: Floating-point operations per sample, including the backward pass.
+        state_bytes: Bytes that stay between steps: weights, averages, moments and bases.
+        peak_bytes: Peak memory of a step, in bytes.
+        rows: Samples of this rank per step.
+        batch_gpu: Samples processed at a time.
+        precision: Precision of the network.
+        card: Memory of the GPU that is to be filled, in GiB; None for none.
+        largest: Largest number of samples at a time that fits, 0 for none.
     """
 
     parameters: int
@@ -73,7 +74,7 @@ class StepCost:
     largest: int | None = None
 
     def describe(self) -> str:
-        """For people to read, in one line or two."""
+        """Describe the cost for people to read, in one or two lines."""
         text = (
             f"On paper, a step of {self.parameters:,} parameters takes "
             f"{_flops(self.forward_flops)} a sample, {_flops(self.flops)} with the backward pass, "
@@ -104,23 +105,25 @@ def _flops(count: float) -> str:
 
 
 class _Alone(Trainer):
-    """A trainer that no other rank waits for."""
+    """Trainer that does not synchronize with other ranks."""
 
     def over_ranks(self, regression: nn.Module) -> nn.Module:
         return regression
 
 
 class _Fake(FakeTensorMode):  # type: ignore[no-untyped-call]
-    """Tensors with shapes but without numbers."""
+    """Mode of tensors with shapes but without values."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """False spares the import of the compiler, which takes seconds: nothing is compiled."""
+        """Return False to avoid importing the compiler, which takes seconds: nothing is
+        compiled.
+        """
         return False
 
 
 class _Calls(TorchFunctionMode):
-    """Calls that fakes answer in their own way, or cards, if the step is to be that of one."""
+    """Function calls that need special treatment for fake tensors, or for steps of a GPU."""
 
     def __init__(self, card: bool):
         super().__init__()
@@ -134,11 +137,11 @@ class _Calls(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         named = dict(kwargs or {})
-        if func is Tensor.__deepcopy__:  # which for a fake would copy the whole mode
+        if func is Tensor.__deepcopy__:  # for a fake tensor, it would copy the whole mode
             tensor, known = args
             return known.setdefault(id(tensor), tensor.detach().clone())
         if self._card and func is functional.dropout and named.get("training", True):
-            # The kernel of CUDA keeps a mask of bytes, that of the CPU one of numbers.
+            # The CUDA kernel keeps a mask of bytes, the CPU kernel one of floats.
             return torch.native_dropout(args[0], named["p"], True)[0]
         if self._card and func in IN_SINGLE and torch.is_autocast_enabled("cpu"):
             args = [_in_single(value) for value in args]
@@ -152,20 +155,20 @@ def _in_single(value: Any) -> Any:
 
 
 class PaperStep:
-    """A step of training on tensors without numbers, on one rank.
+    """Training step on tensors without values, on one rank.
 
     Args:
         model: The model; it is not changed.
         loss: The loss.
-        config: Of the training.
-        precision: Of the network.
-        card: Whether the step is to be that of a card, or else of the CPU.
-        fake: Whether tensors have no numbers; otherwise everything is computed, on the CPU.
+        config: Settings of the training.
+        precision: Precision of the network.
+        card: Whether to model a step on a GPU; otherwise on a CPU.
+        fake: Whether tensors have no values; otherwise everything is computed, on the CPU.
 
     Attributes:
-        parameters: Trained numbers.
-        rows: Samples of a rank in a step.
-        state_bytes: Of what stays between steps.
+        parameters: Number of trained parameters.
+        rows: Samples of a rank per step.
+        state_bytes: Bytes that stay between steps.
     """
 
     def __init__(
@@ -194,11 +197,11 @@ class PaperStep:
             self.parameters = sum(weights.numel() for weights in denoiser.parameters())
             self._memory.count([*denoiser.parameters(), *denoiser.buffers()])
             self._trainer = _Alone(replace(model, denoiser=denoiser), loss, config)
-            self._step(1, 1)  # Adam makes its moments in its first step
+            self._step(1, 1)  # Adam creates its moments in its first step
         self.state_bytes = self._memory.now
 
     def peak(self, batch_gpu: int) -> int:
-        """The most bytes that live in a step with so many samples at a time."""
+        """Return the peak memory in bytes of a step with ``batch_gpu`` samples at a time."""
         if batch_gpu not in self._peaks:
             with self._on_paper():
                 self._memory.restart()
@@ -207,7 +210,7 @@ class PaperStep:
         return self._peaks[batch_gpu]
 
     def flops(self, rows: int = 2) -> tuple[float, float]:
-        """Of a sample, without and with the backward pass."""
+        """Return floating-point operations per sample, without and with the backward pass."""
         trainer = self._trainer
         with self._on_paper():
             _, part = self._samples(rows)
@@ -219,7 +222,9 @@ class PaperStep:
         return forward.get_total_flops() / rows, both.get_total_flops() / rows
 
     def cost(self, card: float | None = None) -> StepCost:
-        """All of it. ``card`` are GiB of one that is to be filled; None for none."""
+        """Return the whole cost. ``card`` is the memory in GiB of a GPU that is to be filled; None
+        for none.
+        """
         size = min(self._batch_gpu or self.rows, self.rows)
         room = None if card is None else int(card * USED * 2**30)
         return StepCost(
@@ -235,7 +240,9 @@ class PaperStep:
         )
 
     def seconds(self, rows: int) -> float:
-        """Of the CPU, that the gradient of so many samples takes where tensors have numbers."""
+        """Return the CPU seconds that the gradient of ``rows`` samples takes, where tensors have
+        values.
+        """
         _, part = self._samples(rows)
         began = process_time()
         self._trainer.add_gradient(*part)
@@ -249,8 +256,9 @@ class PaperStep:
             yield
 
     def _samples(self, rows: int) -> tuple[Tensor, tuple[Tensor, NoiseDraws, Conditions]]:
-        """What a rank holds in a step: its points, and these in eigenspace, their draws, and the
-        conditions."""
+        """Return the tensors of a rank in a step: its points; these in eigenspace, their draws, and
+        the conditions.
+        """
         basis = self._trainer.denoiser.basis
         points = torch.zeros(rows, basis.dim, dtype=self._dtype)
         times = torch.full((rows,), self._trainer.loss.t_max, dtype=torch.float64)
@@ -260,7 +268,9 @@ class PaperStep:
         return points, (basis.to_eigen(points).to(self._dtype), draws, conditions)
 
     def _step(self, rows: int, batch_gpu: int) -> None:
-        """A step; of more than two parts, two, of which the second finds gradients there."""
+        """Run a step. If it has more than two microbatches, run two: the second already finds
+        gradients.
+        """
         trainer, part = self._trainer, slice(batch_gpu)
         points, (clean, draws, conditions) = self._samples(rows)
         for _ in range(1 if batch_gpu >= rows else 2):
@@ -269,7 +279,7 @@ class PaperStep:
         trainer.optimizer_step(trainer.gradient_norm().isfinite())
         trainer.update_average()
         trainer.optimizer.zero_grad(set_to_none=True)
-        del points  # which a step holds to its end
+        del points  # a step keeps them to its end
 
 
 def tell_dry_run(
@@ -280,8 +290,9 @@ def tell_dry_run(
     card: float | None,
     device_type: str = "cpu",
 ) -> None:
-    """Logs what a step costs, and the record of a run that is not to be. ``card`` are GiB of one
-    that is to be filled, of whose kind the step then is; None for none."""
+    """Log the cost of a step, and the record of a run that is not started. ``card`` is the memory
+    in GiB of a GPU that is to be filled, which the step then models; None for none.
+    """
     on_card = card is not None or device_type == "cuda"
     cost = PaperStep(model, loss, config, model.denoiser.precision, on_card).cost(card)
     logger.info(cost.describe())
@@ -289,7 +300,7 @@ def tell_dry_run(
 
 
 def _flop_counter() -> FlopCounterMode:
-    """One that knows the attention of the CPU, too."""
+    """Return a counter that also counts the CPU's attention."""
 
     def forward(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
         return sdpa_flop_count(query, key, value)  # type: ignore[no-untyped-call]
@@ -306,9 +317,8 @@ def _flop_counter() -> FlopCounterMode:
 
 
 def largest_that_fits(needed: Callable[[int], int], room: int, most: int) -> int:
-    """The largest count from 1 to ``most`` that needs no more than the room; 0 if 1 needs more.
-
-    Memory is nearly affine in the count, so that the straight line through two counts hits it.
+    """Return the largest count from 1 to ``most`` that fits into the room; 0 if 1 does not fit.
+    Memory is nearly affine in the count, so the search interpolates linearly.
     """
     if needed(most) <= room:
         return most
@@ -328,16 +338,26 @@ def largest_that_fits(needed: Callable[[int], int], room: int, most: int) -> int
 
 
 PARAMETER_BYTES = 20
-"""Of a parameter, its average, its gradient and its two moments in Adam, all in float32."""
+"""Bytes per parameter: the parameter, its average, its gradient and its two moments in Adam, all in
+float32.
+"""
 NUMBER_BYTES = 24
-"""Of a number of a batch: clean, its noise, and both together, in float64."""
+"""Bytes per value of a batch: clean, noise, and noisy, in float64."""
 NEAR_BYTES = 4
-"""Of a number of a point that is near, in float32."""
+"""Bytes per value of a neighboring point, in float32."""
 
 
 def require_network(name: str, arguments: Mapping[str, Any], device: torch.device) -> None:
-    """Raises UsageError if a network, of a name in ``NETWORKS`` and arguments of its constructor,
-    cannot be built, or needs more memory than the device of the training has."""
+    """Check that a network can be built and fits into the memory of the device.
+
+    Args:
+        name: A name in ``NETWORKS``.
+        arguments: Constructor arguments of the network.
+        device: Device of the training.
+
+    Raises:
+        UsageError: It cannot be built, or needs more memory than the device has.
+    """
     with torch.device("meta"):
         network = NETWORKS[name](**arguments)
     count = sum(parameter.numel() for parameter in network.parameters())
@@ -345,8 +365,17 @@ def require_network(name: str, arguments: Mapping[str, Any], device: torch.devic
 
 
 def require_batch(batch: int, dim: int, device: torch.device, near: int = 0) -> None:
-    """Raises UsageError if a batch of so many dimensions needs more memory than its device has;
-    each sample may find ``near`` further points near."""
+    """Check that a batch of points fits into the memory of its device.
+
+    Args:
+        batch: Number of samples.
+        dim: Number of dimensions.
+        device: Device of the batch.
+        near: Number of further points that each sample may find near.
+
+    Raises:
+        UsageError: The batch needs more memory than the device has.
+    """
     needed = batch * dim * (NUMBER_BYTES + near * NEAR_BYTES)
     _require(f"--batch={batch} of {dim} dimensions", needed, device)
 

@@ -1,4 +1,4 @@
-"""The courses of a trained model: how few calls its answers need, measured on its own points."""
+"""Integration schedules of a trained model: the cheapest that are accurate on its own points."""
 
 import time
 from collections.abc import Callable
@@ -19,25 +19,29 @@ from training.model.model import Model
 from training.names import DEFAULT_STEPS, LARGEST_EXACT, QUESTIONS, TABLE_NETWORK, TRIAL_NETWORK
 
 NUMBERS, FEWEST, MOST = 2048, 16, 512
-"""Of coordinates that solvers are tried on, from data and again from latents: points of so many,
-but no fewer and no more points than this."""
+"""Limits on the points that solvers are tried on, drawn from data and again from latents: number of
+coordinates in all, and smallest and largest number of points.
+"""
 SHARE = 10
-"""Of the points that are melted for the law of latents, the more the longer the training was: at
-most one in so many is tried on."""
+"""At most one in this many of the points inflated for the distribution of latents is used; longer
+trainings inflate more.
+"""
 STEPS, FEW_STEPS = 32, 8
-"""Of the integration that they are compared with; the fewer of convolutional networks, and where
-there are no exact traces."""
+"""Number of steps of the reference integration; the smaller one for convolutional networks and
+where exact traces are not available.
+"""
 
 
 def find_courses(model: Model, plan: LawPlan) -> None:
-    """Measures what few calls cost, puts the cheapest good courses in their place, and reports. The
-    model is ready for evaluation, calibrated if it is to be."""
+    """Measure the errors of cheap integration schedules, set the cheapest good ones in the model,
+    and report them. The model must be ready for evaluation, and calibrated if it is to be.
+    """
     start, dim = time.monotonic(), model.denoiser.basis.dim
     if model.denoiser.says_nothing:
         model.courses = courses_at_rest(model.about["tmin"], model.about["tmax"], dim)
         logger.info("The network says nothing: integrations take one call")
     elif distributed.is_main():
-        # Convolutions take a hundred times as long as perceptrons do.
+        # Convolutional networks take a hundred times as long as perceptrons.
         cheap = dim <= LARGEST_EXACT and model.recipe.network in (
             TABLE_NETWORK,
             QUESTIONS,

@@ -1,11 +1,13 @@
-"""Fits what is said of points given their conditions: ``GaussianPrediction``, ``LevelPrediction``.
+"""Fit of the distribution of points given their conditions: ``GaussianPrediction``,
+``LevelPrediction``.
 
-A Gaussian's means and covariances are those of largest likelihood. Of each network other conditions
-are held out, with all points that are given with them: the weights that do best there are kept.
+Means and covariances of a Gaussian are fitted by maximum likelihood. Each network of the ensemble
+holds out other conditions, with all points that have them, and keeps the weights with the best
+validation score.
 
-Networks of levels are fitted as those of a Gaussian are. A first one with products alone is
-compared with one that bends as well, on datasets that neither is trained on; the others are of the
-better kind.
+Networks for categories are fitted like those of a Gaussian. The first is fitted with products alone
+and with nonlinear terms as well, and the two are compared on datasets that neither is trained on;
+the other networks are of the better kind.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,24 +25,35 @@ from training.flow.coordinates.levels import LevelNetwork, LevelPrediction
 from training.learning.soap import Soap
 
 STEPS, RATE, RISE = 2000, 1e-2, 0.1
-"""Of a network; its rate rises in a tenth of them, and falls to 0 along a cosine."""
+"""Number of training steps of a network, peak learning rate, and fraction of the steps with a
+rising rate; the rate then falls to 0 along a cosine.
+"""
 FEW, BATCHES = 5000, (256, 1024)
-"""Points up to which batches are of the first size."""
+"""Largest number of points for the first batch size, and the two batch sizes."""
 LOOKS = 40
-"""How often the part that is held out is looked at."""
+"""Number of evaluations on the validation set."""
 HELD_OUT, MOST_HELD_OUT = 0.1, 4096
-"""Part of the conditions, and of their points, at most."""
+"""Fraction of the conditions, and largest number of their points, in the validation set."""
 LONGEST = 1.0
-"""Of gradients."""
+"""Largest norm of gradients, for clipping."""
 
 
 def fit_gaussian(
     map_: GaussianPrediction, c: Tensor, x: Tensor, groups: Tensor | None = None
 ) -> None:
-    """Fits a prediction to standardized conditions ``[N, C]`` and points ``[N, D]``.
+    """Fit a prediction to standardized conditions ``[N, C]`` and points ``[N, D]``.
 
-    It has random numbers of its own. Where numbers are missing, NaN, it predicts each by itself.
-    Rows of one group ``[N]`` are held out together; without groups, rows of equal conditions."""
+    The fit uses its own random numbers. If any values are missing, NaN, the score treats the values
+    of
+    a point as independent.
+
+    Args:
+        map_: Prediction to fit.
+        c: Standardized conditions ``[N, C]``.
+        x: Standardized points ``[N, D]``.
+        groups: Groups ``[N]`` of rows that are held out together; None for rows of equal
+            conditions.
+    """
     score = separate_nats if bool(x.isnan().any()) else nats
     for member, network in enumerate(map_.members):
         generator = seeded_generator("cpu", 0, Stream.GAUSSIAN_START, member)
@@ -53,11 +66,16 @@ def fit_gaussian(
 def parted(
     parts: Sequence[Tensor], groups: Tensor, generator: torch.Generator
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Rows to train on, and others to judge by, of parts ``[N, ...]`` each. Groups, numbers ``[N]``
-    or rows ``[N, C]``, are equal where rows are held out together."""
+    """Split rows into a training set and a validation set.
+
+    Args:
+        parts: Arrays of rows ``[N, ...]``.
+        groups: Numbers ``[N]`` or rows ``[N, C]``; rows with equal entries are held out together.
+        generator: Random generator.
+    """
     _, which = torch.unique(groups, dim=0, return_inverse=True)
     held_out = (torch.rand(int(which.max()) + 1, generator=generator) < HELD_OUT)[which]
-    if held_out.all() or not held_out.any():  # of very few conditions
+    if held_out.all() or not held_out.any():  # for very few conditions
         held_out = torch.rand(len(which), generator=generator) < HELD_OUT
     return [part[~held_out] for part in parts], [part[held_out][:MOST_HELD_OUT] for part in parts]
 
@@ -69,9 +87,21 @@ def fit_network(
     test: Sequence[Tensor],
     generator: torch.Generator,
 ) -> float:
-    """Fits a network by stochastic gradients from where it begins, keeps the weights that do best
-    on other rows, and returns their nats there: the mean log density ``[]`` of parts of rows. What
-    needs no gradient stays."""
+    """Fit a network by stochastic gradients, and keep the weights that do best on the validation
+    set.
+
+    Parameters that need no gradient stay unchanged.
+
+    Args:
+        network: Network to fit, from its present weights.
+        nats_of: Function that returns the mean log density ``[]`` of rows.
+        train: Arrays of training rows.
+        test: Arrays of validation rows.
+        generator: Random generator.
+
+    Returns:
+        Mean log density of the validation set, in nats per row.
+    """
     parameters = [each for each in network.parameters() if each.requires_grad]
     optimizer = Soap(parameters, lr=RATE)
     best, kept = -torch.inf, deepcopy(network.state_dict())
@@ -98,13 +128,15 @@ def fit_network(
 
 
 def nats(map_: GaussianPrediction, member: int, c: Tensor, x: Tensor) -> Tensor:
-    """Mean log density ``[]`` of points ``[N, D]`` by one network, up to a constant."""
+    """Return the mean log density ``[]`` of points ``[N, D]`` by one network, up to a constant."""
     y, log_det = map_.normalized(x, map_.output(member, c))
     return (log_det - y.square().sum(dim=1) / 2).mean()
 
 
 def separate_nats(map_: GaussianPrediction, member: int, c: Tensor, x: Tensor) -> Tensor:
-    """The same of the numbers that are there, NaN being others, as if they were independent."""
+    """Return the mean log density of the values that are not missing (NaN), as if they were
+    independent.
+    """
     mean, log_scale, _ = map_.parts(map_.output(member, c))
     y = (x.nan_to_num(0.0) - mean) * (-log_scale).exp()
     of_each = -log_scale - y.square() / 2
@@ -112,7 +144,7 @@ def separate_nats(map_: GaussianPrediction, member: int, c: Tensor, x: Tensor) -
 
 
 def begin(network: nn.Module, generator: torch.Generator) -> None:
-    """Random weights as ``nn.Linear`` has them, and none in the last layer."""
+    """Initialize weights at random as ``nn.Linear`` does, and those of the last layer with 0."""
     layers = [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
     with torch.no_grad():
         for layer in layers:
@@ -122,9 +154,9 @@ def begin(network: nn.Module, generator: torch.Generator) -> None:
 
 
 def fit_levels(map_: LevelPrediction, c: Tensor, x: Tensor, groups: Tensor | None = None) -> None:
-    """Fits a prediction to standardized conditions and points; see ``fit_gaussian``.
+    """Fit a prediction of categories to standardized conditions and points; see ``fit_gaussian``.
 
-    Its columns of levels have steps of their own already.
+    The quantization bins of its columns are set already.
     """
     numbers = map_.numbers(x)
     for number, networks in enumerate(map_.networks):
@@ -152,7 +184,9 @@ def _fit(
     bends: bool,
     generator: torch.Generator,
 ) -> float:
-    """Fits one network anew, and returns its mean log probability of other rows."""
+    """Fit one network from new weights, and return its mean log probability on the validation
+    set.
+    """
 
     def nats_of(seen: Tensor, levels: Tensor) -> Tensor:
         return network(seen).log_softmax(dim=1).gather(1, levels[:, None]).mean()

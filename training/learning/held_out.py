@@ -1,15 +1,16 @@
-"""The loss on points that are not trained on: always the same points, times and noise.
+"""Validation loss on held-out points, always with the same points, times and noise.
 
-So what it moves by from one report to the next is the network's doing alone. Where it rises while
-the training's own loss falls, the network memorizes.
+Changes of this loss from one report to the next are therefore due to the network alone. Where it
+rises while the training loss falls, the network memorizes.
 
-For tables it is also told in nats. With F = 0 the flow is that of a Gaussian, whose likelihood is
-known; what the network adds to the mean log density of noisy points is
+For tables it is also reported in nats. With F = 0 the flow is that of a Gaussian, whose likelihood
+is known; the network changes the mean log density of noisy points by
 
     1/2 int sum_i r_i f_i (y_i^2 - (F_i - y_i)^2) dt,    r_i = d log gamma_i / dt,
 
-y being the target of F and ``f_i = xi_i / (xi_i + gamma_i)`` (Song et al. 2021, *Maximum likelihood
-training of score-based diffusion models*, theorem 3, less the same for the best linear denoiser).
+where y is the target of F and ``f_i = xi_i / (xi_i + gamma_i)`` (Song et al. 2021, *Maximum
+likelihood training of score-based diffusion models*, theorem 3, minus the same for the best linear
+denoiser).
 """
 
 from collections.abc import Mapping
@@ -31,24 +32,25 @@ from training.learning.loss import DenoisingLoss, NoiseDraws
 from training.model.model import Model
 
 MOST_IMAGES = 1000
-"""Images whose loss is taken: its standard error is then some 2 %."""
+"""Largest number of images in the validation loss: its standard error is then about 2 %."""
 TABLE_DRAWS = 4096
-"""Rows whose loss is taken, or draws of noise on fewer rows."""
+"""Number of rows in the validation loss, or of noise draws on fewer rows."""
 FAR = 10.0
-"""Loss above which what is held out is far from the training data."""
+"""Loss above which the held-out data is far from the training data."""
 IMAGE_BLOCK = 250
-"""Images of one network call."""
+"""Number of images per network evaluation."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """How well a model does on what it was not trained on.
+    """Score of a model on held-out data.
 
     Attributes:
-        loss: The mean loss.
-        nats: The mean log density of rows in their own units, an estimate; None for images.
-        parts: What parts of the network, which share no weights, add to the loss: by their names in
-            it, all that trains. Empty if the network is one.
+        loss: Mean loss.
+        nats: Estimated mean log density of rows in their own units; None for images.
+        parts: Contributions to the loss of parts of the network that share no weights, by their
+            names in the network; together they have all trained weights. Empty if the network is
+            one part.
     """
 
     loss: float
@@ -56,7 +58,7 @@ class Score:
     parts: Mapping[str, float] = field(default_factory=dict)
 
     def of_parts(self) -> dict[str, "Score"]:
-        """That of each part; of the whole network, by the name '', if it is one."""
+        """Return the score of each part; if the network is one part, its score by the name ''."""
         if not self.parts:
             return {"": self}
         return {name: Score(loss) for name, loss in self.parts.items()}
@@ -72,11 +74,11 @@ class HeldOut:
     """Points that are not trained on.
 
     Attributes:
-        batch: This rank's share of them, in the space of the basis.
-        total: Their number over all ranks.
-        loss: The loss of the training.
-        seed: Seed of the times and the noise.
-        block: Points of one network call.
+        batch: This rank's share of the points, in the space of the basis.
+        total: Number of points over all ranks.
+        loss: Loss of the training.
+        seed: Random seed of the times and the noise.
+        block: Number of points per network evaluation.
         log_det: Log determinants ``[n]`` of the coordinates at this rank's points; None for images.
     """
 
@@ -89,7 +91,7 @@ class HeldOut:
 
     @classmethod
     def of_images(cls, dataset: ImageDataset, loss: DenoisingLoss, seed: int) -> "HeldOut":
-        """The first images of a data set, as they are, with their labels."""
+        """Use the first images of a data set, unchanged, with their labels."""
         total = min(len(dataset), MOST_IMAGES)
         pixels, labels = dataset.read(range(total)[distributed.shard(total)])
         points = normalize_pixels(pixels).flatten(1)
@@ -105,9 +107,17 @@ class HeldOut:
         seed: int,
         labels: Tensor | None = None,
     ) -> "HeldOut":
-        """Rows ``[N, D]`` of a table in the space of the basis, each as often as it takes to make
-        many draws of noise, with log determinants ``[N]`` of the coordinates there, and the
-        network's labels of them ``[N, L]``. Times are uniform, as the estimate of nats needs."""
+        """Use rows of a table, each repeated for many draws of noise.
+
+        Times are uniform, as the estimate of nats requires.
+
+        Args:
+            points: Rows ``[N, D]`` in the space of the basis.
+            log_det: Log determinants of the coordinates at these rows ``[N]``.
+            loss: Loss of the training.
+            seed: Random seed of the times and the noise.
+            labels: Conditions of the network for these rows ``[N, L]``.
+        """
         loss = replace(loss, t_sampling="uniform")
         rows = torch.arange(TABLE_DRAWS) % len(points)
         mine = rows[distributed.shard(TABLE_DRAWS)]
@@ -116,7 +126,7 @@ class HeldOut:
 
     @torch.no_grad()
     def score(self, model: Model) -> Score:
-        """That of a model. All ranks must call it together."""
+        """Return the score of a model. All ranks must call this together."""
         basis = model.denoiser.basis
         device = basis.mean.device
         generator = seeded_generator(device, self.seed, Stream.HELD_OUT)
@@ -134,12 +144,15 @@ class HeldOut:
         return self._score(model, clean, sums)
 
     def _order(self, generator: torch.Generator) -> Tensor:
-        """In which rows get times, which are stratified in their own; rows that repeat are not to
-        have near ones."""
+        """Return the order of rows for assigning times. Times are stratified in their own order,
+        and repeated rows should not have similar ones.
+        """
         return torch.randperm(self.total, generator=generator, device=generator.device)
 
     def _sums(self, model: Model, t: Tensor, made: Any) -> Tensor:
-        """What some rows at times ``[n]`` add ``[2]``, of what the regression made of them."""
+        """Return the sums ``[2]`` of loss and nats over some rows at times ``[n]``, from the
+        regression's output.
+        """
         residual, target = made
         error = (residual - target).square()
         loss = error.mean(dim=1).sum().double()
@@ -148,14 +161,16 @@ class HeldOut:
         return torch.stack([loss, self._gain(model, t, target.square() - error).sum()])
 
     def _score(self, model: Model, clean: Tensor, sums: Tensor) -> Score:
-        """By the sums ``[2]`` over this rank's rows ``[n, D]``."""
+        """Return the score from the sums ``[2]`` over this rank's rows ``[n, D]``."""
         if self.log_det is not None:
             sums[1] += (self._gaussian(model, clean) + self.log_det.to(clean.device)).sum()
         loss, nats = (distributed.sum_over_ranks(sums) / self.total).tolist()
         return Score(loss, None if self.log_det is None else nats)
 
     def _gain(self, model: Model, t: Tensor, less: Tensor) -> Tensor:
-        """What F adds in nats ``[n]``, where at times t it makes errors less by ``[n, D]``."""
+        """Return the nats ``[n]`` that F adds, where at times t it reduces squared errors by ``[n,
+        D]``.
+        """
         denoiser, schedule = model.denoiser, model.denoiser.schedule
         xi = denoiser.basis.eigenvalues
         linear = xi / (xi + schedule.noise_variance(t))
@@ -163,7 +178,9 @@ class HeldOut:
         return length / 2 * (schedule.log_noise_rate(t) * linear * less).sum(dim=1)
 
     def _gaussian(self, model: Model, clean: Tensor) -> Tensor:
-        """Mean log density ``[n]`` of noisy points under the Gaussian of their variances."""
+        """Return the mean log density ``[n]`` of noisy points under the Gaussian of their
+        variances.
+        """
         first = torch.tensor(self.loss.t_min, dtype=torch.float64, device=clean.device)
         gamma = model.denoiser.schedule.noise_variance(first)
         variance = model.denoiser.basis.eigenvalues + gamma
@@ -172,18 +189,18 @@ class HeldOut:
 
 
 KEY = "best"
-"""Where a training state has it."""
+"""Key of the best scores in a training state."""
 
 
 @dataclass
 class Best:
-    """When a part of a network did best.
+    """Best state of a part of a network.
 
     Attributes:
         score: Its score.
-        seen: Samples trained on by then.
-        waited: Reports since then.
-        weights: Its state by then, by its names in the denoiser; empty if it is not kept.
+        seen: Number of training samples at that time.
+        waited: Number of reports since then.
+        weights: Its state at that time, by its names in the denoiser; empty if it is not kept.
     """
 
     score: Score
@@ -194,17 +211,18 @@ class Best:
 
 @dataclass(eq=False)
 class Watch:
-    """Looks at a model at every report.
+    """Validation of a model at every report.
 
     Attributes:
-        held_out: What it is looked at on.
-        keeps_best: Whether the training ends with the weights that did best, not with the last: of
-            each part of the network its own.
-        patience: Reports without a better score of any part after which the training ends; None for
-            no limit.
-        looks_first: Whether a model that is not trained yet may do best.
-        margin: Nats by which others have to be better than that one.
-        best: Of each part by its name, see ``Score.of_parts``; empty before the first look.
+        held_out: Held-out data.
+        keeps_best: Whether training ends with the best weights instead of the last; each part of
+            the network has its own best ones.
+        patience: Number of reports without a better score of any part after which training ends;
+            None for no limit.
+        looks_first: Whether the untrained model is a candidate too.
+        margin: Nats that others must gain over the untrained model.
+        best: Best state of each part by its name, see ``Score.of_parts``; empty before the first
+            score.
     """
 
     held_out: HeldOut
@@ -222,20 +240,23 @@ class Watch:
 
     @property
     def is_far(self) -> bool:
-        """Whether what is held out is not where the training data are: its best loss is far above
-        that of F = 0 on these, about 1."""
+        """Whether the held-out data is far from the training data: its best loss is far above about
+        1, the loss of F = 0 on training data.
+        """
         scaled = type(self.held_out) is HeldOut and "" in self.best
         return scaled and self.best[""].score.loss > FAR
 
     @property
     def seen(self) -> int:
-        """Samples trained on when a part did best last; 0 before the first look."""
+        """Number of training samples at the latest improvement of a part; 0 before the first
+        score.
+        """
         return max((best.seen for best in self.best.values()), default=0)
 
     def look(self, model: Model, seen: int) -> Score:
-        """The score of a model after so many samples, remembered where it is the best.
+        """Return the score of a model after ``seen`` samples, and remember it where it is the best.
 
-        All ranks must call it together, and find the same.
+        All ranks must call this together, and compute the same score.
         """
         score = self.held_out.score(model)
         for name, own in score.of_parts().items():
@@ -249,7 +270,7 @@ class Watch:
         return score
 
     def put_best(self, model: Model) -> Score | None:
-        """Gives a model the best weights, and tells their score; None if there are none."""
+        """Load the best weights into a model, and return their score; None if there are none."""
         if not (self.keeps_best and self.best):
             return None
         for best in self.best.values():
@@ -260,7 +281,7 @@ class Watch:
         return Score(sum(losses.values()), parts=losses)
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run needs, as tensors and plain values."""
+        """Return what a resumed run needs, as tensors and plain values."""
         if not self.best:
             return {}
         return {
@@ -276,8 +297,16 @@ class Watch:
         }
 
     def restore(self, state: dict[str, Any], model: Model, source: str) -> None:
-        """Takes up what ``state`` gave. Raises DataError if it is of another model, or broken; the
-        message names its source."""
+        """Restore what ``state`` returned.
+
+        Args:
+            state: Training state.
+            model: Model that the weights belong to.
+            source: Name of the source in errors.
+
+        Raises:
+            DataError: The state is broken, or belongs to another model.
+        """
         parts = state.get(KEY, {})
         if not isinstance(parts, dict):
             raise DataError(f"{source} has a broken '{KEY}'")
@@ -285,7 +314,7 @@ class Watch:
 
 
 def _of_part(model: Model, name: str) -> dict[str, Tensor]:
-    """The state of a part of a network; of the whole denoiser, if its name is ''."""
+    """Return the state of a part of a network; of the whole denoiser, if its name is ''."""
     state: dict[str, Tensor] = model.denoiser.state_dict()
     start = f"network.{name}." if name else ""
     return {key: value for key, value in state.items() if key.startswith(start)}

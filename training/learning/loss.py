@@ -2,8 +2,8 @@
 
     E_t E_u E_n mean_i ((D_i(e + n, t) - e_i) / c_out,i(t))^2,     n ~ N(0, diag gamma(t)).
 
-The mean over dimensions makes it comparable between data sets: ``F = 0``, which is the best linear
-denoiser, scores 1.
+The mean over dimensions makes it comparable between data sets: ``F = 0``, the best linear denoiser,
+has loss 1.
 """
 
 from collections.abc import Mapping
@@ -22,40 +22,41 @@ from training.flow.schedules import InflationSchedule, NoiseSchedule
 from training.learning.targets import OthersOfBatch, averaging_shift
 from training.names import BY_WEIGHT, T_SAMPLINGS
 
-# Of the log of the largest noise std under ``normal`` sampling (Karras et al. 2022, table 1).
+# Mean and standard deviation of the log of the largest noise std under ``normal`` sampling (Karras
+# et al. 2022, table 1).
 LOG_STD_MEAN, LOG_STD_STD = -1.2, 1.2
 NOISE_BLOCK = 1 << 17
-"""Numbers of noise, at most, that come from one generator; a row at least does."""
+"""Largest number of noise values from one generator, but at least one row."""
 
 
 class NoiseDraws(NamedTuple):
-    """The random part of a loss: times ``[B]``, float64, and standard normal noise ``[B, D]``."""
+    """Random part of a loss: times ``[B]``, float64, and standard normal noise ``[B, D]``."""
 
     t: Tensor
     noise: Tensor
 
     def of_rows(self, rows: slice | Tensor) -> "NoiseDraws":
-        """Those of some samples."""
+        """Select some samples."""
         return NoiseDraws(self.t[rows], self.noise[rows])
 
     def in_pairs(self) -> "NoiseDraws":
-        """Each twice, one after the other, the second time with the opposite noise."""
+        """Repeat each draw, the second time with the opposite noise, directly after the first."""
         noise = torch.stack([self.noise, -self.noise], dim=1).flatten(0, 1)
         return NoiseDraws(self.t.repeat_interleave(2), noise)
 
 
 @dataclass(frozen=True)
 class DenoisingLoss:
-    """The loss over one schedule's range of times.
+    """Denoising loss over one schedule's range of times.
 
     Args:
-        schedule: Gives the noise.
-        t_min: Shortest time.
-        t_max: Longest time.
-        t_sampling: ``uniform`` in t; or, for the log of the largest noise std, ``normal``
-            truncated to the range, or ``log_uniform``; or ``by_weight``, uniform up to the time at
-            which the data is a tenth of the variance, and from there in proportion to the weight
-            ``xi / (xi + gamma)`` that a time has in the log likelihood (``held_out``). All
+        schedule: Schedule of the noise.
+        t_min: First time.
+        t_max: Last time.
+        t_sampling: Distribution of times: ``uniform`` in t; for the log of the largest noise std,
+            ``normal`` truncated to the range, or ``log_uniform``; or ``by_weight``, uniform up to
+            the time at which the data is a tenth of the variance, and from there proportional to
+            the weight ``xi / (xi + gamma)`` of a time in the log likelihood (``held_out``). All are
             stratified over the batch.
     """
 
@@ -74,11 +75,11 @@ class DenoisingLoss:
             raise UsageError(f"tmin is {self.t_min:g} and tmax {self.t_max:g}: tmin must be less")
 
     def regression(self, denoiser: NetworkDenoiser) -> nn.Module:
-        """What a training calls, and ``per_sample`` is given."""
+        """Return the module that training calls, and that ``per_sample`` takes."""
         return DenoisingRegression(denoiser)
 
     def draw(self, count: int, generator: torch.Generator) -> NoiseDraws:
-        """Times and noise for ``count`` samples, on the generator's device, in float64."""
+        """Draw times and noise for ``count`` samples, on the generator's device, in float64."""
         t = self._times(count, generator)
         return NoiseDraws(t, _normal(count, self.schedule.dim, generator, torch.float64))
 
@@ -92,26 +93,28 @@ class DenoisingLoss:
         *,
         antithetic: bool = False,
     ) -> NoiseDraws:
-        """Some rows of what is drawn for ``count`` samples: the same whoever takes which.
+        """Draw some rows of the draws for ``count`` samples, the same however ranks divide the
+        rows.
 
-        Noise comes in blocks of rows, each from a generator of its own, and only those blocks are
-        drawn in which there are rows to take.
+        Noise comes in blocks of rows, each from its own generator, and only blocks that contain
+        rows to
+        take are drawn.
 
         Args:
-            rows: Those to take, at least one.
-            count: Number of samples of all.
-            dtype: Of the noise; times are in float64.
-            device: Where to draw.
-            keys: What the generators are seeded by.
+            rows: Rows to take, at least one.
+            count: Number of all samples.
+            dtype: Data type of the noise; times are in float64.
+            device: Device to draw on.
+            keys: Keys that seed the generators.
             antithetic: Whether samples come in pairs of the same time and opposite noise. If their
-                points are the same too, what is odd in the noise cancels in a gradient, where noise
-                is small.
+                points are the same too, terms that are odd in the noise cancel in a gradient, where
+                noise is small.
         """
         dim = self.schedule.dim
         size = max(1, NOISE_BLOCK // dim)
 
         def drawn(rows: slice, strata: float) -> NoiseDraws:
-            """Rows of as many as there are strata of time; of half a one there is a row too."""
+            """Draw rows, one per stratum of time; half a stratum has a row too."""
             generator = seeded_generator(device, *keys)
             t, noise = self._times(strata, generator)[rows], []
             for first in range(rows.start // size * size, rows.stop, size):
@@ -134,21 +137,21 @@ class DenoisingLoss:
         conditions: Mapping[str, Tensor] = MappingProxyType({}),
         others: OthersOfBatch | None = None,
     ) -> Tensor:
-        """The loss ``[B]`` of each sample: of an ensemble, the mean of its members' losses.
+        """Return the loss ``[B]`` of each sample; for an ensemble, the mean of its members' losses.
 
         Args:
             denoiser: A ``DenoisingRegression``, perhaps wrapped for data parallelism.
-            clean: ``e [B, D]``, eigenspace.
+            clean: Clean points ``e [B, D]``, eigenspace.
             draws: Times and noise of these samples.
-            conditions: What else the network takes, such as ``labels [B, L]``.
-            others: Further points of the law of the clean ones, to average targets over.
+            conditions: Other inputs of the network, such as ``labels [B, L]``.
+            others: Further points of the same distribution, to average targets over.
         """
         residual, target = denoiser(clean, draws.t, draws.noise, others, **conditions)
         errors = (residual - target).square().mean(dim=-1)
         return errors.mean(dim=0) if errors.ndim == 2 else errors
 
     def _times(self, strata: float, generator: torch.Generator) -> Tensor:
-        """Times, one of each stratum, in their order; the last one may be half as wide."""
+        """Draw times, one per stratum, in order; the last stratum may be half as wide."""
         device, count = generator.device, ceil(strata)
         place = torch.rand(count, generator=generator, device=device, dtype=torch.float64)
         place[-1] *= strata - (count - 1)
@@ -172,7 +175,9 @@ class DenoisingLoss:
         return times.clamp(self.t_min, self.t_max)
 
     def _by_weight(self, quantiles: Tensor) -> Tensor:
-        """Times of quantiles ``[n]``, whose density falls as ``1 / gamma`` after the first end."""
+        """Return times at quantiles ``[n]`` of a density that falls as ``1 / gamma`` after the
+        first part.
+        """
         late = min(self.schedule.default_t_max(), self.t_max)
         assert isinstance(self.schedule, InflationSchedule)
         rate = self.schedule.top_rate
@@ -188,7 +193,7 @@ def _normal(count: int, dim: int, generator: torch.Generator, dtype: torch.dtype
 
 
 class DenoisingRegression(nn.Module):
-    """A network denoiser seen as a regression: of F on its target ``(e - c_skip x) / c_out``."""
+    """Network denoiser as a regression: of F on its target ``(e - c_skip x) / c_out``."""
 
     def __init__(self, denoiser: NetworkDenoiser):
         super().__init__()
@@ -202,12 +207,13 @@ class DenoisingRegression(nn.Module):
         others: OthersOfBatch | None = None,
         **conditions: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """F and its target, both ``[B, D]``, of clean points ``[B, D]`` and unit noise.
+        """Return F and its target, both ``[B, D]``, for clean points ``[B, D]`` and unit noise.
 
-        With others, further points of the law of the clean ones, targets are averaged over these.
+        With ``others``, further points of the same distribution, targets are averaged over these.
 
-        All around F is computed in the dtype of the points. F is ``[K, B, D]`` of an ensemble of K
-        networks in training.
+        All computation around F is in the dtype of the points. For an ensemble of K networks in
+        training, F
+        is ``[K, B, D]``.
         """
         gamma = self.denoiser.schedule.noise_variance(t).to(clean.dtype)
         c = self.denoiser.coefficients_under(gamma)

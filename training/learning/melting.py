@@ -1,13 +1,13 @@
-"""The law of latents, learned from data that a trained model melts.
+"""Distribution of latents, learned from data that a trained model inflates.
 
-Points that were trained on get the noise of the first time, as the law at time 0 has it, and melt
-to the last time. There, kept dimensions should be standard normal by construction, and are
-compared with it; compressed ones are not, whatever the network, and get a law of their own
-(``flow.latent``), which the network file keeps.
+Training points get the noise of the first time, as at time 0 of the flow, and are inflated to the
+last time. There, kept dimensions should be standard normal by construction, which is checked.
+Compressed dimensions are not, whatever the network, and get a learned distribution
+(``flow.latent``), which the network file contains.
 
-Candidates for this law differ in what a mixture may depend on; the one with the highest log density
-on latents that were not trained on wins. All start as the closed-form Gaussian, which is a
-candidate itself.
+Candidates for this distribution differ in what a mixture may depend on; the one with the highest
+log density on held-out latents wins. All start as the closed-form Gaussian, which is a candidate
+itself.
 """
 
 import time
@@ -33,31 +33,36 @@ from training.flow.pfode import ProbabilityFlow
 from training.model.model import Model
 
 LOOKS = 40
-"""How often held-out latents are looked at. The fit of a law goes on to its end, where the rate is
-low, however they look: there it gains most of what is left."""
+"""Number of evaluations on held-out latents. Fits continue to their end, where the learning rate is
+low, whatever the scores: the end contributes most of the remaining gain.
+"""
 STEPS_PER_ROW, FEWEST_STEPS = 200, 100
-"""A fit to few latents takes fewer steps: so many passes."""
+"""Limits on the number of steps of a fit to few latents: steps per row over the batch size, and
+smallest number.
+"""
 LONGEST_GRADIENT = 5.0
 LEAST_GAIN = 1e-3
-"""Nats on held-out latents for which a learned law is worth its complexity."""
+"""Gain in nats on held-out latents that justifies the complexity of a learned distribution."""
 LEAST_ERRORS = 3
-"""Their standard errors in a gain that is no chance: it is the best of several candidates and of
-many looks, and of a few dozen latents two would mislead."""
+"""Number of standard errors of a significant gain. The gain is the best of several candidates and
+of many evaluations; with a few dozen latents, two standard errors would mislead.
+"""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A form of the law, and how to fit it.
+    """Form of the distribution, and settings of its fit.
 
     Attributes:
-        name: What reports call it.
-        sizes: Arguments of the mixture, but for the dimensions.
-        steps: Of training, at most.
-        batch: Latents of a step.
-        rate: The first learning rate; it falls to zero along a cosine.
+        name: Name in reports.
+        sizes: Arguments of the mixture, except for the dimensions.
+        steps: Largest number of training steps.
+        batch: Number of latents per step.
+        rate: First learning rate; it falls to zero along a cosine.
         decay: Weight decay.
-        principal: Whether compressed latents are turned to their principal axes.
-        patience: Looks without a better one that end the fit; None for none.
+        principal: Whether compressed latents are rotated to their principal axes.
+        patience: Number of evaluations without improvement after which the fit ends; None for no
+            limit.
     """
 
     name: str
@@ -74,10 +79,13 @@ CHAINED = Candidate("chained mixtures", {"components": 12}, 4000, 512, 2e-3, dec
 FREE = Candidate("mixtures", {"chained": False, "components": 5, "waves": 0}, 2000, 128, 2e-3, 0.1)
 TURNED = replace(FREE, name="mixtures along principal axes", principal=True)
 GENTLE = replace(FREE, name="mixtures in small steps", rate=1e-4)
-"""For latents that are few, or nearly normal: large steps leave what there is to gain behind before
-held-out latents are looked at for the first time."""
+"""Candidate for few or nearly normal latents: large steps would overshoot the possible gain before
+the first evaluation.
+"""
 MOST_CHAINED = 8
-"""Compressed dimensions that are chained at most: draws of each wait for those before it."""
+"""Largest number of compressed dimensions that are chained: draws of each wait for those before
+it.
+"""
 
 
 def candidates_for(compressed: int) -> Sequence[Candidate]:
@@ -86,14 +94,14 @@ def candidates_for(compressed: int) -> Sequence[Candidate]:
 
 @dataclass(frozen=True)
 class Latents:
-    """Standardized latents to fit to, and others to judge by: each ``[N, D]``, float64."""
+    """Standardized latents for training and for validation: each ``[N, D]``, float64."""
 
     train: Tensor
     held_out: Tensor
 
     @classmethod
     def split(cls, latents: Tensor, seed: int, share: float = 0.2) -> "Latents":
-        """A random share of them is held out."""
+        """Hold out a random share of the latents."""
         generator = seeded_generator("cpu", seed, Stream.SPLIT)
         order = torch.randperm(len(latents), generator=generator)
         count = max(1, round(share * len(latents)))
@@ -102,13 +110,13 @@ class Latents:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A law that was fitted.
+    """Fitted distribution of latents.
 
     Attributes:
-        mixture: The law of the compressed dimensions.
-        name: Which candidate it is.
-        nats: Log density of held-out latents, less that of the Gaussian, in the mean.
-        error: Its standard error; infinite of one point.
+        mixture: Distribution of the compressed dimensions.
+        name: Name of the candidate.
+        nats: Mean log density of held-out latents, less that of the Gaussian.
+        error: Standard error of ``nats``; infinite for one point.
     """
 
     mixture: ConditionalMixture
@@ -118,7 +126,7 @@ class Fitted:
 
     @property
     def is_better(self) -> bool:
-        """Whether it is better than the Gaussian, and not by chance."""
+        """Whether the distribution is significantly better than the Gaussian."""
         return self.nats > max(LEAST_GAIN, LEAST_ERRORS * self.error)
 
 
@@ -129,8 +137,9 @@ def fit(
     seed: int,
     on_look: Callable[[], object] | None = None,
 ) -> Fitted:
-    """Fits one candidate to standardized latents; the law is conditioned on so many that are kept.
-    ``on_look`` is called as often as ``LOOKS``."""
+    """Fit one candidate to standardized latents, conditioned on the first ``kept`` dimensions.
+    ``on_look`` is called up to ``LOOKS`` times.
+    """
     torch.manual_seed(seed)
     count, dim = latents.train.shape
     mixture = ConditionalMixture(kept, dim - kept, **candidate.sizes).float()
@@ -186,32 +195,38 @@ def _score(mixture: ConditionalMixture, kept: Tensor, compressed: Tensor) -> flo
 
 
 MELT_STEPS, MELT_SOLVER = 24, "exp_ab2"
-"""Their error is far below what a mixture can resolve."""
+"""Integration of the inflation; its error is far below what a mixture can resolve."""
 CHECK_STEPS, CHECK_PATIENCE = 1000, 8
-"""Kept latents are normal as a rule, and then no look is better than the first."""
+"""Steps and patience of the check of kept latents. These are normal as a rule, and then no
+evaluation improves on the first.
+"""
 NETWORK_ROWS = 2048
-"""Points of one call of a network of toys or tables."""
+"""Number of points per evaluation of a network for toys or tables."""
 FEWEST, MOST, MOST_CHECKED = 300, 100_000, 10_000
 SEEN_PER_POINT = 50
-"""Samples of the training for each point that is melted: it is to cost a tenth of that."""
+"""Number of training samples per inflated point, so that inflation costs a tenth of the
+training.
+"""
 TOLERATED = 0.01
-"""Nats by which kept latents may differ from a standard normal law without a warning."""
+"""Difference in nats between kept latents and a standard normal distribution that is tolerated
+without a warning.
+"""
 
 
 @dataclass(frozen=True)
 class LawPlan:
-    """How the law of latents is to be learned.
+    """Plan for learning the distribution of latents.
 
     Attributes:
-        points: Gives so many points, the same on all ranks, with their labels: in the space of the
-            basis, and fewer where there are no more.
-        held_out: The same, of what was not trained on; None to judge by a share of the others.
-        count: How many to melt.
-        seed: Of the noise and of the fit.
-        rows: Points of one network call.
-        learned: Whether there is to be a law of compressed latents beside the Gaussian.
-        checked: Whether latents are looked at at all. Given conditions their law is that of all
-            only on average: ``posterior.py check`` asks.
+        points: Function that returns a given number of points, or fewer if there are no more, the
+            same on all ranks, with their conditions, in the space of the basis.
+        held_out: The same for held-out points; None to hold out a share of the others.
+        count: Number of points to inflate.
+        seed: Random seed of the noise and of the fit.
+        rows: Number of points per network evaluation.
+        learned: Whether to learn a distribution of compressed latents besides the Gaussian.
+        checked: Whether to examine latents at all. With conditions, latents are normal for the
+            conditions on average only; ``posterior.py check`` tests each condition.
     """
 
     points: Callable[[int], Batch]
@@ -224,13 +239,14 @@ class LawPlan:
 
 
 def points_to_melt(samples: float) -> int:
-    """Number of points for a training on so many samples."""
+    """Return the number of points to inflate after training on ``samples`` samples."""
     return int(min(max(samples / SEEN_PER_POINT, FEWEST), MOST))
 
 
 def learn_latent_law(model: Model, plan: LawPlan) -> None:
-    """Learns the law of compressed latents of a model that is ready for evaluation, calibrated if
-    it is to be, puts it in its place, and reports."""
+    """Learn the distribution of compressed latents, set it in the model, and report it. The model
+    must be ready for evaluation, and calibrated if it is to be.
+    """
     if not plan.checked:
         return
     start, count = time.monotonic(), _points_of(model, plan)
@@ -238,14 +254,14 @@ def learn_latent_law(model: Model, plan: LawPlan) -> None:
     compressed = model.denoiser.basis.dim - kept
     candidates = candidates_for(compressed) if compressed and plan.learned else ()
     model.denoiser.precision = "fp32"
-    # A call is filled up to its number of rows, which would be dear for few points.
+    # An evaluation is padded to its number of rows, which would be expensive for few points.
     flow = model.flow.in_blocks(min(plan.rows, count))
     total = MELT_STEPS + LOOKS * (len(candidates) + 1)
     with distributed.progress_bar(total=total, desc="law of latents", unit="part") as bar:
         latents = melted_latents(flow, plan, count, bar.update)
         if distributed.is_main():
             _report_kept(model, check_kept(latents, kept, plan.seed, bar.update))
-            bar.update(MELT_STEPS + LOOKS - bar.n)  # of a check that ended early
+            bar.update(MELT_STEPS + LOOKS - bar.n)  # the check may have ended early
             fits = [fit(latents, kept, each, plan.seed, bar.update) for each in candidates]
     if distributed.is_main() and candidates:
         best = max(fits, key=lambda fitted: fitted.nats)
@@ -260,12 +276,14 @@ def learn_latent_law(model: Model, plan: LawPlan) -> None:
 
 
 def calls_to_learn(model: Model, plan: LawPlan) -> float:
-    """Network calls of a point that the melts take, others to judge by among them."""
+    """Return the network evaluations of single points that inflation takes, including held-out
+    points.
+    """
     return plan.checked * MELT_STEPS * _points_of(model, plan) * (1.25 if plan.held_out else 1.0)
 
 
 def _points_of(model: Model, plan: LawPlan) -> int:
-    """How many are melted."""
+    """Return the number of points to inflate."""
     fits = plan.learned and model.denoiser.basis.dim > int(model.about["dims_to_keep"])
     return plan.count if fits else min(plan.count, MOST_CHECKED)
 
@@ -273,8 +291,9 @@ def _points_of(model: Model, plan: LawPlan) -> int:
 def melted_latents(
     flow: ProbabilityFlow, plan: LawPlan, count: int, on_part: Callable[[float], object]
 ) -> Latents:
-    """Latents of so many points, and others to judge by; all ranks get all. ``on_part`` is called
-    with the part of the melts that a step was."""
+    """Inflate ``count`` points, and held-out ones; all ranks get all latents. ``on_part`` is called
+    with the fraction of the work that a step was.
+    """
     sources = [plan.points(count)]
     if plan.held_out:
         sources.append(plan.held_out(max(1, count // 4)))
@@ -294,8 +313,18 @@ def standardized_latents(
     index: int = 0,
     on_step: Callable[[], object] | None = None,
 ) -> Tensor:
-    """Latents ``[N, D]`` of points of the space of the basis, the same on all ranks, with noise of
-    this number of a seed, over the standard deviations of their closed form."""
+    """Inflate points to standardized latents ``[N, D]``, with noise from a seed and a number.
+
+    Args:
+        flow: The flow.
+        batch: Points in the space of the basis, the same on all ranks.
+        seed: Random seed of the noise.
+        index: Number of the noise for that seed.
+        on_step: Called after each step.
+
+    Returns:
+        Latents divided by the standard deviations of their closed form, on all ranks.
+    """
     count, times = len(batch.points), flow.times(MELT_STEPS)
     mine = distributed.shard(count)
     generator = seeded_generator("cpu", seed, Stream.MELTED_NOISE, index)
@@ -311,8 +340,9 @@ def standardized_latents(
 def check_kept(
     latents: Latents, kept: int, seed: int, on_look: Callable[[], object] | None = None
 ) -> Fitted:
-    """How far kept latents are from a standard normal law: what a free one gains over it, in nats
-    on others."""
+    """Estimate how far kept latents are from a standard normal distribution: the gain of a free
+    distribution over it, in nats on held-out latents.
+    """
     rows = Latents(latents.train[:, :kept], latents.held_out[:, :kept])
     free = replace(candidates_for(kept)[-1], steps=CHECK_STEPS, patience=CHECK_PATIENCE)
     return fit(rows, 0, free, seed, on_look)
@@ -352,11 +382,16 @@ def _report_kept(model: Model, fitted: Fitted) -> None:
 
 
 def enough_time(model: Model, lost: float) -> float:
-    """The last time at which kept latents, of which so many nats are lost at the model's, would be
-    within ``TOLERATED`` of a normal law.
+    """Return the last time at which kept latents would be within ``TOLERATED`` of a normal
+    distribution.
 
-    Divergence falls at least as the cube of the part of the variance that is data (theory, section
-    8)."""
+    The divergence decreases at least with the cube of the data's fraction of the variance (theory,
+    section 8).
+
+    Args:
+        model: The model.
+        lost: Divergence of kept latents from normal at the model's last time, in nats.
+    """
     schedule, xi = model.denoiser.schedule, model.denoiser.basis.eigenvalues[0]
     end = torch.tensor(model.about["tmax"], dtype=torch.float64, device=xi.device)
     gamma = schedule.noise_variance(end)[0]
@@ -366,8 +401,12 @@ def enough_time(model: Model, lost: float) -> float:
 
 
 def law_file(network: Path, folder: Path | None) -> Path:
-    """Where a network is written with its law: in a folder, or beside it. Raises UsageError if it
-    is there already."""
+    """Return the file of a network with its learned distribution: in a folder, or beside the
+    network.
+
+    Raises:
+        UsageError: The file exists already.
+    """
     path = (folder or network.parent) / f"{network.stem}-law.pkl"
     if path.exists():
         raise UsageError(f"{path} exists: move it, or give another --outdir")
@@ -375,8 +414,11 @@ def law_file(network: Path, folder: Path | None) -> Path:
 
 
 def refit_latent_law(model: Model, plan: LawPlan, path: Path, device: torch.device) -> None:
-    """Learns the law of a model's latents, as its file has it, and writes the model with it. Raises
-    UsageError if it has no compressed latents."""
+    """Learn the distribution of a saved model's latents, and write the model with it.
+
+    Raises:
+        UsageError: The model has no compressed latents.
+    """
     if int(model.about["dims_to_keep"]) == model.denoiser.basis.dim:
         raise UsageError(
             f"the network compresses none of its {model.denoiser.basis.dim} dimensions, so its "
@@ -386,7 +428,7 @@ def refit_latent_law(model: Model, plan: LawPlan, path: Path, device: torch.devi
     learn_latent_law(model, plan)
     if distributed.is_main():
         path.parent.mkdir(parents=True, exist_ok=True)
-        model.held_out = None  # of posteriors under another law
+        model.held_out = None  # it describes posteriors under the previous distribution
         model.save(path)
         logger.info(f"Wrote {path}")
     distributed.barrier()

@@ -1,17 +1,19 @@
-"""The mixture that a flow of rows starts from, fitted to rows with missing cells.
+"""Gaussian mixture that a flow of rows starts from, fitted to rows with missing values.
 
-Each component is a normal law of numbers with a covariance of its own, and beside it independent
-shares of the levels of each category: known levels tell the component, and through it numbers.
+Each component is a normal distribution of numbers with its own covariance, and independent
+probabilities of the levels of each category. Known categories inform the component, and through it
+the numbers.
 
-By expectation maximization, which takes what is missing as unknown: each component replaces a
-number by its mean given the row's other cells, and adds its covariance (Ghahramani and Jordan 1994,
-"Supervised learning from incomplete data via an EM approach"). So it is right where cells are
-missing at random given the others. Covariances are drawn towards their mean as by four times as
-many rows as there are numbers (Friedman 1989, "Regularized discriminant analysis"): so a component
-costs little more than its mean, and few rows may have several. Shares are drawn towards the overall
-ones as by one row. A last component is wide, of independent numbers, for rows that fit nowhere
-else: of it only the weight is fitted. The number of the others is that of the best mean log density
-of held-out numbers and levels; one makes a Gaussian copula.
+The fit is by expectation maximization, which treats missing values as unknown: each component
+replaces a number by its mean given the row's other values, and adds its covariance (Ghahramani and
+Jordan 1994, "Supervised learning from incomplete data via an EM approach"). It is therefore right
+where values are missing at random given the others. Covariances are shrunk towards their mean, with
+the weight of four times as many rows as there are numbers (Friedman 1989, "Regularized discriminant
+analysis"). A component thus costs little more than its mean, and few rows can support several.
+Category probabilities are shrunk towards the overall ones with the weight of one row. The last
+component is wide, with independent numbers, for rows that fit nowhere else: only its weight is
+fitted. The number of the other components is chosen by the mean log density of held-out rows; with
+one, the model is a Gaussian copula.
 """
 
 from collections.abc import Sequence
@@ -27,43 +29,47 @@ from training.learning.coordinates import shrunk_correlation
 from training.model.questions import EncodedRows
 
 MOST_ROWS = 10_000
-"""With these a correlation has an error of 0.01."""
+"""Largest number of rows to fit to; a correlation then has an error of 0.01."""
 MOST_PATTERNS = 2_000
-"""Of missing numbers: each has an inverse of its own, at every step."""
+"""Largest number of patterns of missing numbers: each needs an inverse in every step."""
 STEPS, CLOSE = 40, 1e-4
-"""Steps of a fit at most, and nats a row, the gain of a step at which it is done."""
+"""Largest number of steps of a fit, and gain of a step, in nats per row, below which it ends."""
 STEPS_OF_ONE, CLOSE_OF_ONE = 200, 1e-5
-"""The same of one component alone, whose steps are cheap; those that are left out bias it where
-much is missing."""
+"""The same for a single component, whose steps are cheap; omitted steps bias it where many values
+are missing.
+"""
 GAIN = 0.01
-"""Nats a row of held-out numbers for which more components are taken."""
+"""Gain on held-out rows, in nats per row, that justifies more components."""
 COMPONENTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
 FIRST = (1, 4)
-"""That are tried where only spaces are to be compared."""
+"""Numbers of components to try where only coordinates are compared."""
 ROWS_PER_NUMBER = 2
-"""Rows that there are, at least, for each number of the means."""
+"""Smallest number of rows per value of the means."""
 IN_COMMON = 4
-"""Rows for each number, as by which covariances are drawn towards their mean."""
+"""Weight, in rows per number, of the mean covariance in the shrinkage."""
 MOST_CUBED = 100_000
-"""Components times the cube of the numbers, at most: every step of a training takes inverses."""
+"""Largest product of the components and the cube of the numbers, since every training step computes
+inverses.
+"""
 MOST_NUMBERS = 1 << 23
-"""That are held at a time, of matrices, or of features, of all rows."""
+"""Largest number of values held at once, in matrices or in features of all rows."""
 WIDE, FEW = 2.0, 0.01
-"""Variance of the numbers of the last component, and its weight at first; it keeps a tenth of
-that."""
+"""Variance of the numbers of the last component, and its initial weight; it keeps at least a tenth
+of that.
+"""
 RIDGE = 1e-4
-"""Of all variances, in units of the pooled ones."""
+"""Ridge added to all variances, in units of the pooled ones."""
 
 
 class Mixture(NamedTuple):
-    """A mixture of M components.
+    """Mixture of M components.
 
     Attributes:
-        weights: ``[M]``.
-        means: Of numbers ``[M, D]``.
-        covariances: ``[M, D, D]``.
-        shares: Of levels ``[M, K]``, those of each category add to 1.
-        reach: How far from 0 numbers are taken to be ``[D]``: one more than they are.
+        weights: Weights ``[M]``.
+        means: Means of numbers ``[M, D]``.
+        covariances: Covariances of numbers ``[M, D, D]``.
+        shares: Probabilities of levels ``[M, K]``; those of each category sum to 1.
+        reach: Assumed largest distance of numbers from 0 ``[D]``: the observed one plus 1.
     """
 
     weights: Tensor
@@ -78,13 +84,13 @@ class _Rows(NamedTuple):
 
     Attributes:
         values: Numbers ``[N, D]``, 0 where they are missing.
-        patterns: Of these ``[U, D]``, bool, true where they are there.
-        which: The pattern of each row ``[N]``.
-        indicators: Of levels ``[N, K]``, all 0 where they are missing.
-        level_counts: Levels of each category.
-        features: 1, the numbers, and products of two of them, ``[N, 1 + D + D^2]``, of rows of
-            which none is missing: a log density is linear in them, and their means are moments.
-            None where some are missing, or they are too many.
+        patterns: Patterns of observed numbers ``[U, D]``, bool.
+        which: Pattern of each row ``[N]``.
+        indicators: Indicators of levels ``[N, K]``, all 0 where a category is missing.
+        level_counts: Number of levels of each category.
+        features: Features ``[N, 1 + D + D^2]`` of complete rows: 1, the numbers, and products of
+            two numbers. A log density is linear in them, and their means are moments. None where
+            numbers are missing, or there are too many.
     """
 
     values: Tensor
@@ -107,7 +113,9 @@ class _Rows(NamedTuple):
         return cls(values, patterns, which, torch.cat(parts, dim=1), level_counts, features)
 
     def times(self, matrices: Tensor, vectors: Tensor) -> Tensor:
-        """Vectors of rows ``[N, D]`` by the matrix of their pattern, of ``[U, D, D]``."""
+        """Multiply vectors of rows ``[N, D]`` by the matrix of their pattern, from ``[U, D,
+        D]``.
+        """
         if len(matrices) == 1:
             return vectors @ matrices[0].mT
         size = max(1, MOST_NUMBERS // matrices[0].numel())
@@ -122,18 +130,18 @@ def fit_mixture(
     seed: int,
     counts: Sequence[int] = COMPONENTS,
 ) -> tuple[Mixture, float]:
-    """The mixture with the best number of components.
+    """Fit mixtures, and return the one with the best number of components.
 
     Args:
-        rows: In coordinates of the flow, of variance 1; the first are taken of many.
-        held_out: Rows that decide; may be none, and then there is one component.
-        level_counts: Levels of each category.
-        seed: Of where components start.
-        counts: Numbers of components to try, rising from 1.
+        rows: Rows in coordinates of the flow, of variance 1; the first ones are used if there are
+            many.
+        held_out: Validation rows; without any, there is one component.
+        level_counts: Number of levels of each category.
+        seed: Random seed of the initial components.
+        counts: Numbers of components to try, increasing from 1.
 
     Returns:
-        The mixture, and the mean log density in nats of numbers and levels of the rows that are
-        held out.
+        The mixture, and the mean log density of the held-out rows in nats.
     """
     few = rows.at(slice(0, MOST_ROWS))
     if len(torch.unique(~few.numbers.isnan(), dim=0)) > MOST_PATTERNS:
@@ -168,7 +176,7 @@ def fit_mixture(
 
 
 def _pooled(rows: _Rows) -> tuple[Mixture, Tensor]:
-    """One component, and the rows with their missing numbers at their means under it."""
+    """Fit one component; return it with the rows, where missing numbers are at their means."""
     dim = rows.values.shape[1]
     eye = torch.eye(dim, dtype=torch.float64)
     mean = torch.zeros(1, dim, dtype=torch.float64)
@@ -182,7 +190,7 @@ def _pooled(rows: _Rows) -> tuple[Mixture, Tensor]:
             break
         before = total
     mean, std = completed.mean(dim=0), completed.std(dim=0, correction=0).clamp(min=RIDGE)
-    # What is off the diagonal is shrunk, with what missing cells added.
+    # Off-diagonal entries are shrunk, and the contribution of missing values is added.
     plain = (completed - mean).T @ (completed - mean) / len(completed)
     shrunk = plain
     if dim > 1:
@@ -191,7 +199,7 @@ def _pooled(rows: _Rows) -> tuple[Mixture, Tensor]:
 
 
 def _with_wide(mixture: Mixture, rows: _Rows) -> Mixture:
-    """The mixture with a last component more, whose weight is fitted."""
+    """Append the wide last component to a mixture, and fit its weight."""
     dim = rows.values.shape[1]
     wide = Mixture(
         torch.cat([(1 - FEW) * mixture.weights, mixture.weights.new_full((1,), FEW)]),
@@ -212,8 +220,9 @@ def _with_wide(mixture: Mixture, rows: _Rows) -> Mixture:
 def _fitted(
     rows: _Rows, completed: Tensor, pooled: Mixture, count: int, generator: torch.Generator
 ) -> Mixture:
-    """So many components, from rows that are far apart: a level that differs is as far as two
-    standard deviations."""
+    """Fit ``count`` components, starting from rows that are far apart: a category that differs
+    counts like a distance of two standard deviations.
+    """
     levels = rows.indicators
 
     def far_from(place: int) -> Tensor:
@@ -240,9 +249,12 @@ def _fitted(
 
 
 def _step(mixture: Mixture, rows: _Rows, pooled: Mixture | None) -> tuple[Mixture, Tensor, float]:
-    """A step of expectation maximization; of several components, towards what they have in common.
-    Returns the mixture after it, the rows with missing numbers at their means, and their mean log
-    density before it."""
+    """Take a step of expectation maximization, with shrinkage if there are several components.
+
+    Returns:
+        The mixture after the step, the rows with missing numbers at their means, and the mean log
+        density before the step.
+    """
     count, dim = rows.values.shape
     if rows.features is None:
         gains, of_numbers, of_levels = _of_components(mixture, rows)
@@ -261,14 +273,15 @@ def _step(mixture: Mixture, rows: _Rows, pooled: Mixture | None) -> tuple[Mixtur
     if pooled is None:
         shares = shares + 0.5
     else:
-        # Their mean is itself drawn towards the pooled covariance, as by one row for each number.
+        # The mean covariance is itself shrunk towards the pooled one, with the weight of one row
+        # per number.
         counts = total[..., None]
         of_all = (counts * covariances)[:-1].sum(dim=0) + dim * pooled.covariances[0]
         in_common = of_all / (counts[:-1].sum() + dim)
         share = counts / (counts + IN_COMMON * dim)
         covariances = share * covariances + (1 - share) * in_common
         shares = shares + pooled.shares[0]
-        # Of the last, which is wide, only the weight is fitted.
+        # Only the weight of the last, wide component is fitted.
         weights = torch.cat([weights[:-1], weights[-1:] + FEW / 10])
         means, shares = (
             torch.cat([new[:-1], old[-1:]])
@@ -291,9 +304,10 @@ def _step(mixture: Mixture, rows: _Rows, pooled: Mixture | None) -> tuple[Mixtur
 def _moments(
     mixture: Mixture, rows: _Rows, gains: Tensor, responsibilities: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Rows with missing numbers at their means ``[N, D]``; and of each component what it is
-    responsible for: how many ``[M, 1]``, and sums of numbers ``[M, D]`` and of products of two
-    ``[M, D, D]``."""
+    """Return the rows ``[N, D]`` with missing numbers at their means; and for each component the
+    sums of responsibilities ``[M, 1]``, of numbers ``[M, D]`` and of products of two numbers ``[M,
+    D, D]``.
+    """
     present, seen = rows.patterns[rows.which], rows.patterns.double()
     completed, moments = torch.zeros_like(rows.values), []
     for mean, covariance, gain, share in zip(
@@ -314,13 +328,15 @@ def _moments(
 
 
 def _normalized(levels: Tensor, level_counts: Sequence[int]) -> Tensor:
-    """Rows ``[M, K]`` that add to 1 in each category."""
+    """Normalize rows ``[M, K]`` to sum to 1 in each category."""
     parts = torch.split(levels, list(level_counts), dim=1) if level_counts else (levels,)
     return torch.cat([part / part.sum(dim=1, keepdim=True) for part in parts], dim=1)
 
 
 def _log_densities(mixture: Mixture, rows: _Rows) -> Tensor:
-    """Of what is there of rows, by component, ``[N, M]``, but for a constant."""
+    """Return log densities ``[N, M]`` of the observed values of rows, by component, up to a
+    constant.
+    """
     if rows.features is None:
         return sum(_of_components(mixture, rows)[1:], torch.zeros(()))
     factor = torch.linalg.cholesky(mixture.covariances)
@@ -333,8 +349,9 @@ def _log_densities(mixture: Mixture, rows: _Rows) -> Tensor:
 
 
 def _of_components(mixture: Mixture, rows: _Rows) -> tuple[Tensor, Tensor, Tensor]:
-    """What a missing number has of each that is there ``[M, U, D, D]``, and log densities of
-    numbers that are there, but for a constant, and of levels ``[N, M]``."""
+    """Return regression coefficients of missing on observed numbers ``[M, U, D, D]``, and log
+    densities of observed numbers, up to a constant, and of categories ``[N, M]``.
+    """
     seen = rows.patterns.double()
     log_densities, gains = [], []
     present = seen[rows.which]
@@ -354,10 +371,12 @@ def _of_components(mixture: Mixture, rows: _Rows) -> tuple[Tensor, Tensor, Tenso
 def completed(
     mixture: Mixture, rows: EncodedRows, level_counts: Sequence[int], generator: torch.Generator
 ) -> EncodedRows:
-    """Rows whose missing cells have one joint draw of the mixture, given the cells that are there.
+    """Impute the missing values of each row by one joint draw of the mixture, given the observed
+    values.
 
-    A draw ``x*`` of the whole component is moved to what is there: ``x* + G (x - x*)``, with the
-    gain G of cells that are there (Matheron's rule).
+    A draw ``x*`` of the whole component is moved to the observed values: ``x* + G (x - x*)``, with
+    the
+    gain G of these (Matheron's rule).
     """
     parts = []
     factors = torch.linalg.cholesky(mixture.covariances)

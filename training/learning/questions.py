@@ -1,14 +1,15 @@
-"""Questions about rows, drawn at random for a training, and its loss.
+"""Random queries of rows for training, and their loss.
 
-A batch is of rows, each with a question of its own: some cells are asked, others known, the rest
-absent. To be absent must say nothing about a row, but rows of which a cell is missing may differ
-from the others. So missing cells are drawn, anew in every epoch, from the mixture that the flow
-starts from, given the cells that are there, and then left out as often as any. Where one cell alone
-is asked, given all others, it is one that is there. What is learned is right if cells are missing
-at random given those that are there, and the mixture is right about them.
+A batch consists of rows, each with its own query: some values are targets, others conditions, the
+rest absent. Absence must carry no information about a row, but rows with a missing value may differ
+from the others. Missing values are therefore imputed, anew in every epoch, by draws from the
+mixture that the flow starts from, given the observed values, and are then made absent as often as
+any. In queries of one target given all other values, the target is an observed value. The learned
+distribution is right if values are missing at random given the observed ones, and if the mixture is
+right about them.
 
-The loss of a row is the mean over asked numbers of the squared error of F (``learning.loss``), and
-the mean over asked categories of the negative log probability of their levels.
+The loss of a row is the mean over target numbers of the squared error of F (``learning.loss``),
+plus the mean over target categories of the negative log probability of their levels.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,27 +36,32 @@ from training.networks.mixture import ABSENT, ASKED, KNOWN
 from training.networks.questions import QuestionNetwork
 
 ONE_ASKED = 0.45
-"""Share of rows of which one cell is asked, and all others are known."""
+"""Fraction of rows with one target and all other values as conditions."""
 OTHERS, OTHERS_OF_FEW = 0.5, 0.85
-"""Share of rows with any question in a training for one: of few rows the one alone would be learned
-by heart, above all levels, and too few that are held out would choose the weights."""
+"""Fraction of rows with random queries in a training for one query, for many and for few rows. With
+few rows, that query alone would be memorized, above all for categories, and too few held-out rows
+would choose the weights.
+"""
 SOME_ABSENT = 0.25
-"""Share of rows of which some cells are absent that could be known."""
+"""Fraction of rows where some values that could be conditions are absent."""
 ALIKE = 8
-"""Rows, one after the other, with the same question and time: they have the inverses that the start
-of the flow takes in common. Their noise differs, and so little is lost."""
+"""Number of consecutive rows with the same query and time, which share the inverses that the flow's
+start needs. Their noise differs, so that little is lost.
+"""
 HELD_OUT_DRAWS, HELD_OUT_BLOCK = 4096, 1024
-"""Rows whose loss is taken, or questions about fewer rows; and rows of one network call."""
+"""Number of rows in the validation loss, or of queries of fewer rows; and rows per network
+evaluation.
+"""
 PARTS = ("numbers", "levels")
-"""Of a network, each with a loss and weights of its own."""
+"""Parts of a network, each with its own loss and weights."""
 
 
 class OneQuestion(NamedTuple):
-    """The one question that a training is for.
+    """The one query that a training is for.
 
     Attributes:
-        columns: Places of those that are asked, given all others.
-        others: Share of rows that have any question.
+        columns: Places of the targets, given all other columns.
+        others: Fraction of rows with random queries.
     """
 
     columns: Sequence[int]
@@ -70,15 +76,15 @@ def draw_states(
     alike: int = 1,
     atoms: Sequence[int] = (),
 ) -> Tensor:
-    """States of cells ``[B, P]`` of random questions.
+    """Draw states of values ``[B, P]`` for random queries.
 
     Args:
-        present: Whether cells are not missing ``[B, P]``, on the CPU; see ``EncodedRows.present``.
-        generator: The source of random numbers, on the CPU.
-        one: The one question that matters, which some rows have; None for any question.
-        drawn: Whether missing cells have been drawn; otherwise they are absent.
-        alike: Rows, one after the other, of one question.
-        atoms: Places of the numbers whose states the last categories have, too.
+        present: Whether values are observed ``[B, P]``, on the CPU; see ``EncodedRows.present``.
+        generator: Random generator on the CPU.
+        one: The one query that matters, which some rows get; None for random queries only.
+        drawn: Whether missing values were imputed; otherwise they are absent.
+        alike: Number of consecutive rows with the same query.
+        atoms: Places of the numbers whose states the last categories share.
     """
     if atoms:
         own = present[:, : present.shape[1] - len(atoms)]
@@ -94,7 +100,8 @@ def draw_states(
     share, kind, dropped, which = (draw[:, -4 + place, None] for place in range(4))
     known = draw[:, :columns] < share
     some = dropped < SOME_ABSENT
-    # Which cells are missing may depend on those that are left out: then drawn ones are asked too.
+    # Missingness may depend on values that are absent from the query: then imputed values are
+    # targets too.
     may = present | some if drawn else present
     there = may.cumsum(dim=1)
     chosen = 1 + (which * there[:, -1:]).long()
@@ -113,25 +120,26 @@ def draw_states(
 def questions(
     cells: EncodedRows, known: EncodedRows, states: Tensor, level_counts: Sequence[int]
 ) -> Batch:
-    """Rows with the questions of their states ``[B, D + C]``, of numbers first: clean numbers, and
-    labels. In ``cells`` discrete columns are spread over their steps; ``known`` are the same as
-    they are where they are known."""
+    """Encode rows with the queries of their states ``[B, D + C]``, numbers first: clean numbers,
+    and network conditions. Discrete columns are dequantized in ``cells``; ``known`` has the same
+    rows with the exact values of conditions.
+    """
     dim = cells.numbers.shape[1]
     labels = pack(known, states[:, :dim], states[:, dim:], level_counts)
     return Batch(cells.numbers.nan_to_num(0.0), labels)
 
 
 class QuestionBatches:
-    """Rows, every one once an epoch, each time with a new question.
+    """Batches of rows, each once per epoch, every time with a new query.
 
     Args:
-        cells_of: Gives all rows by a generator, whose draws spread discrete columns.
-        known: All rows, as they are where they are known.
-        network: That is trained.
+        cells_of: Function that returns all rows, with discrete columns dequantized by a generator.
+        known: All rows, with the exact values of conditions.
+        network: Network that is trained.
         batch: Batch size over all ranks.
-        seed: Of the orders, the questions and the draws.
-        one: The one question that matters; None for any question.
-        complete: Draws missing cells, for questions that are any.
+        seed: Random seed of the orders, the queries and the draws.
+        one: The one query that matters; None for random queries only.
+        complete: Function that imputes missing values, for random queries.
     """
 
     def __init__(
@@ -162,8 +170,9 @@ class QuestionBatches:
             yield batch.at(distributed.shard(self._batch))
 
     def _at(self, step: int) -> tuple[Tensor, EncodedRows, EncodedRows]:
-        """Places of a step's rows, which may be of several epochs, and what they are there: spread,
-        and as they are where they are known."""
+        """Return the places of a step's rows, which may span epochs, and these rows: dequantized,
+        and with the exact values of conditions.
+        """
         size, places, cells, middles = len(self._known), [], [], []
         for epoch, rows in parts_of_epochs(step * self._batch, (step + 1) * self._batch, size):
             if epoch != self._epoch:
@@ -183,14 +192,14 @@ class QuestionBatches:
 
 
 class QuestionRegression(nn.Module):
-    """The losses of rows with questions."""
+    """Losses of rows with queries."""
 
     def __init__(self, denoiser: NetworkDenoiser):
         super().__init__()
         self.of_numbers = DenoisingRegression(denoiser)
 
     def forward(self, clean: Tensor, t: Tensor, noise: Tensor, labels: Tensor) -> Tensor:
-        """What numbers and levels add to the loss, ``[2, B]``."""
+        """Return the contributions of numbers and categories to the loss, ``[2, B]``."""
         network = self.of_numbers.denoiser.network
         assert isinstance(network, QuestionNetwork)
         labels = labels.to(torch.get_default_dtype())
@@ -212,7 +221,7 @@ class QuestionRegression(nn.Module):
 
 @dataclass(frozen=True)
 class QuestionLoss(DenoisingLoss):
-    """The loss of rows with questions over one schedule's range of times."""
+    """Loss of rows with queries over one schedule's range of times."""
 
     def regression(self, denoiser: NetworkDenoiser) -> nn.Module:
         return QuestionRegression(denoiser)
@@ -234,7 +243,7 @@ class QuestionLoss(DenoisingLoss):
 
 @dataclass(frozen=True)
 class HeldOutQuestions(HeldOut):
-    """Questions about rows that are not trained on: always the same ones."""
+    """Queries of held-out rows: always the same ones."""
 
     @classmethod
     def of(
@@ -246,7 +255,9 @@ class HeldOutQuestions(HeldOut):
         seed: int,
         one: OneQuestion | None = None,
     ) -> "HeldOutQuestions":
-        """Questions about rows, each as often as it takes to make many; see ``QuestionBatches``."""
+        """Create queries of held-out rows, each row repeated to give many; see
+        ``QuestionBatches``.
+        """
         places = torch.arange(HELD_OUT_DRAWS) % len(known)
         generator = seeded_generator("cpu", seed, Stream.HELD_OUT)
         present = known.at(places).present(network.atoms)
@@ -256,7 +267,7 @@ class HeldOutQuestions(HeldOut):
         return cls(own, HELD_OUT_DRAWS, loss, seed, HELD_OUT_BLOCK)
 
     def _order(self, generator: torch.Generator) -> Tensor:
-        # Rows of one question keep one time, as in the training.
+        # Rows of one query share one time, as in training.
         device = generator.device
         order = torch.randperm(self.total // ALIKE, generator=generator, device=device)
         return (ALIKE * order[:, None] + torch.arange(ALIKE, device=device)).flatten()

@@ -1,4 +1,4 @@
-"""What a run tells while it goes on: lines, a progress bar, ``stats.jsonl``, TensorBoard."""
+"""Progress reports of a run: log lines, a progress bar, ``stats.jsonl`` and TensorBoard."""
 
 import math
 import time
@@ -22,24 +22,25 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 FORECAST_AFTER = 60.0
-"""Seconds of training after which its end is foretold."""
+"""Seconds of training after which its end is predicted."""
 CALL = 0.4
-"""Of the time of a sample of the training, that a network call of a point takes: 0.38 was measured
-of the U-Net of digits of 28 x 28 pixels."""
+"""Time of a network evaluation of a point, relative to that of a training sample: 0.38 was measured
+for the U-Net on digits of 28 x 28 pixels.
+"""
 LONG = 7 * 86_400.0
-"""Seconds from which a training comes with advice on how to make it shorter."""
+"""Seconds from which on the prediction comes with advice for a shorter training."""
 TELL_EVERY = 0.25
-"""Seconds between parts that are told."""
+"""Smallest interval between progress callbacks, in seconds."""
 UNITS = (("years", 365.25 * 86_400), ("days", 86_400), ("h", 3600), ("min", 60))
 
 
 class Forecast:
-    """When a training will end, told once.
+    """Prediction of when a training will end, logged once.
 
     Args:
-        seen: Samples trained on before.
-        total: Samples at the end.
-        follows: Network calls of a point that are taken by what is fitted to the trained network.
+        seen: Number of samples trained on before.
+        total: Number of samples at the end.
+        follows: Network evaluations of single points by what is fitted to the trained network.
     """
 
     def __init__(self, seen: int, total: int, follows: float = 0.0):
@@ -49,11 +50,11 @@ class Forecast:
         self._steps, self._told = 0, False
 
     def line(self, samples: int) -> str | None:
-        """What to say after a step on so many samples; None for nothing."""
+        """Return the line to log after a step with ``samples`` samples; None for nothing."""
         now = time.monotonic()
         self._steps, self._seen = self._steps + 1, self._seen + samples
         if now - self._start < FORECAST_AFTER or self._told or self._seen >= self._total:
-            if self._steps == 1:  # which is slower than those that follow
+            if self._steps == 1:  # the first step is slower than those that follow
                 self._begin, self._seen_at_begin = now, self._seen
             return None
         self._told = True
@@ -69,15 +70,17 @@ class Forecast:
 
 
 class Parts:
-    """The part of a training that is done, told to a function.
+    """Progress callback for the completed fraction of a training.
 
-    The function is called after the first step, so that a clock that starts there leaves out what
-    comes before, and then a few times a second.
+    The function is called after the first step, so that a clock that starts there leaves out the
+    setup,
+    and then a few times a second.
 
     Args:
-        progress: The function, which takes a number from 0 to 1; None for nothing.
-        total: Samples at the end.
-        follows: As ``Forecast`` takes it; counted as the samples that take as long.
+        progress: Function of a number from 0 to 1; None for nothing.
+        total: Number of samples at the end.
+        follows: Network evaluations after training, as in ``Forecast``; counted as the samples that
+            take as long.
     """
 
     def __init__(self, progress: Callable[[float], object] | None, total: int, follows: float):
@@ -85,20 +88,22 @@ class Parts:
         self._last = -math.inf
 
     def tell(self, seen: int, due: bool = False) -> None:
-        """Tell the part after so many samples, unless it was told a moment ago and is not due."""
+        """Report the fraction after ``seen`` samples, unless one was reported a moment ago and none
+        is due.
+        """
         now = time.monotonic()
         if self._progress and (due or now - self._last >= TELL_EVERY):
             self._last = now
             self._progress(min(1.0, seen / self._total))
 
     def end(self) -> None:
-        """Tell that all is done."""
+        """Report that all is done."""
         if self._progress:
             self._progress(1.0)
 
 
 def spoken(seconds: float) -> str:
-    """A length of time in the largest unit of which it has two, such as ``40 min``."""
+    """Format a duration in the largest unit that it contains twice, such as ``40 min``."""
     for name, length in UNITS:
         if seconds >= 2 * length:
             return f"{seconds / length:,.0f} {name}"
@@ -106,14 +111,14 @@ def spoken(seconds: float) -> str:
 
 
 class Reporter:
-    """Collects statistics between ticks and writes them at each.
+    """Statistics that are collected between ticks and written at each.
 
     Args:
-        folder: Where ``stats.jsonl`` and TensorBoard events go.
-        device: Where the statistics are summed.
-        seen: Samples trained on before.
-        total: Samples at the end.
-        follows: As ``Forecast`` takes it.
+        folder: Directory of ``stats.jsonl`` and TensorBoard events.
+        device: Device to sum the statistics on.
+        seen: Number of samples trained on before.
+        total: Number of samples at the end.
+        follows: Network evaluations after training, as in ``Forecast``.
     """
 
     def __init__(
@@ -139,7 +144,8 @@ class Reporter:
                 purge = self._seen_at_tick + 1
                 self._writer = SummaryWriter(str(self._folder.path), purge_step=purge)
                 self._stack.callback(self._writer.close)
-            # Of other ranks' loggers, this would lose the level, and all would tell everything.
+            # On other ranks, redirection would reset the log level, and all ranks would log
+            # everything.
             self._stack.enter_context(logging_redirect_tqdm(loggers=[logger]))
         self._stack.enter_context(self._bar)
         return self
@@ -149,7 +155,7 @@ class Reporter:
 
     @contextmanager
     def waiting_for_data(self) -> Iterator[None]:
-        """Counts the time in the block as waiting."""
+        """Count the time in the block as waiting for data."""
         start = time.monotonic()
         yield
         self._waited += time.monotonic() - start
@@ -170,11 +176,16 @@ class Reporter:
     def tick(
         self, seen: int, learning_rate: float, skipped: int, held_out: Score | None = None
     ) -> None:
-        """Writes what happened since the last tick, at so many samples. All ranks must call it
-        together. The rate is that of the next step; skipped are steps without a finite gradient so
-        far."""
+        """Write the statistics since the last tick. All ranks must call this together.
+
+        Args:
+            seen: Number of samples so far.
+            learning_rate: Learning rate of the next step.
+            skipped: Number of steps without a finite gradient so far.
+            held_out: Score on held-out data, if there is one.
+        """
         now = time.monotonic()
-        # Not every system keeps a peak for psutil to tell, so it is that of all ticks.
+        # psutil does not report a peak on every system, so use the largest value of all ticks.
         self._peak_memory = max(self._peak_memory, self._process.memory_info().rss)
         seconds, samples = now - self._tick_start, seen - self._seen_at_tick
         stats = {name: value["mean"] for name, value in self.means.collect().items()}

@@ -1,5 +1,7 @@
-"""A run: step after step, reports, snapshots, and an end in good order; in a folder of its own, or
-going on in that of a state."""
+"""A training run: steps, reports, snapshots and an orderly end.
+
+A run starts in a new directory, or continues in the directory of a training state.
+"""
 
 import time
 from collections.abc import Callable, Mapping
@@ -22,24 +24,24 @@ from training.learning.trainer import Trainer
 from training.model.model import Model
 
 STILL = 0.97
-"""Part of a training after which it may have been too short, if it has been best there."""
+"""Fraction of a training after which a best score suggests that the training was too short."""
 FAR_HELD_OUT = (
     "Warning: the loss on what was held out is {:.3g}, where that of a Gaussian law of such data "
     "is about 1: what was held out varies where what was trained on hardly does; give more data, "
     "or data in fewer dimensions"
 )
 Progress = Callable[[float], object]
-"""Called with the part of a training that is done, from 0 to 1."""
+"""Called with the completed fraction of a training, from 0 to 1."""
 
 
 @dataclass(frozen=True)
 class Ending:
-    """What a trained model gets, once it is saved.
+    """Work on a trained model after it is saved.
 
     Attributes:
-        calibration: How to calibrate it; None for not at all.
-        law: How to learn the law of its latents then; None for not at all.
-        closing: What is measured of it at last, or None.
+        calibration: Plan of its calibration; None for none.
+        law: Plan for learning the distribution of its latents after that; None for none.
+        closing: Final measurement of the model, or None.
     """
 
     calibration: CalibrationPlan | None = None
@@ -47,7 +49,7 @@ class Ending:
     closing: Callable[[Model], None] | None = None
 
     def calls(self, model: Model) -> float:
-        """Network calls of a point that it takes."""
+        """Return the network evaluations of single points that this takes."""
         of_law = calls_to_learn(model, self.law) if self.law else 0.0
         return of_law + (self.calibration.calls if self.calibration else 0.0)
 
@@ -76,25 +78,25 @@ def train(
     progress: Progress | None = None,
     budget: TimeBudget | None = None,
 ) -> Path:
-    """Trains to the end of the configuration, or to a signal, and saves where it stops.
+    """Train to the end of the configuration, or to a signal, and save the result.
 
     Args:
-        trainer: What is trained.
-        source: Where batches come from.
-        folder: Where to save.
-        ending: Of the averaged model when the training is done and saved; the network is then
-            saved once more. What goes wrong in it, Ctrl-C included, costs nothing of the training,
-            and a run that is resumed at its end does it again.
-        watch: Looks at what is held out of the training: reports it, may end the training early,
-            and may choose the weights that it ends with.
-        progress: Called with the part of the training that is done, a few times a second.
-        budget: The time that was planned, if any: warns if the training will exceed it.
+        trainer: Trainer of the model.
+        source: Source of batches.
+        folder: Run directory.
+        ending: Work on the averaged model when training is done and saved; the network is then
+            saved once more. If it fails or is interrupted by Ctrl-C, the training is not lost, and
+            a run that is resumed at its end repeats it.
+        watch: Validation on held-out data: is reported, may end the training early, and may choose
+            the final weights.
+        progress: Called with the completed fraction of the training, a few times a second.
+        budget: Planned time, if any; warns if the training will exceed it.
 
     Returns:
         The last network file.
 
     Raises:
-        TrainingError: After a run of steps with non-finite losses or gradients.
+        TrainingError: Too many steps in a row had non-finite losses or gradients.
         StoppedBySignal: SIGINT or SIGTERM came; network and state were saved.
     """
     config = trainer.config
@@ -121,16 +123,16 @@ def train(
                     parts.tell(trainer.seen, reported)
                     if signal is not None and not done:
                         raise StoppedBySignal(signal, folder.state_path(trainer.seen))
-            parts.tell(config.total, due=True)  # also where it ended early
+            parts.tell(config.total, due=True)  # even if training ended early
             _end(trainer, folder, ending, watch)
             parts.end()
             return folder.network_path(trainer.seen)
     finally:
-        del batches  # a traceback that is kept would keep the processes that read alive
+        del batches  # a stored traceback would keep the reader processes alive
 
 
 def _end(trainer: Trainer, folder: RunFolder, ending: Ending, watch: Watch | None) -> None:
-    """Saves the best weights, if they are chosen, and what they get."""
+    """Save the best weights, if these are chosen, and do the final work on the model."""
     best = watch.put_best(trainer.averaged) if watch else None
     if watch and best:
         logger.info(_choice(watch, best, trainer))
@@ -145,8 +147,9 @@ def _end(trainer: Trainer, folder: RunFolder, ending: Ending, watch: Watch | Non
 def _report_and_save(
     trainer: Trainer, folder: RunFolder, reporter: Reporter, watch: Watch | None, ends: bool
 ) -> bool:
-    """What is due after a step: a report at each tick, files at some of them and at the end.
-    Returns whether there was a report."""
+    """Do what is due after a step: a report at each tick, and files at some ticks and at the end.
+    Return whether there was a report.
+    """
     config = trainer.config
     tick = trainer.seen // config.tick
     if not ends and tick == (trainer.seen - config.batch) // config.tick:
@@ -192,14 +195,19 @@ def run_training(
     progress: Progress | None = None,
     budget: TimeBudget | None = None,
 ) -> Path:
-    """Trains in a new folder, or goes on in the folder of a state; else as ``train``.
+    """Train in a new run directory, or continue in that of a state; otherwise like ``train``.
 
     Args:
-        trainer: At its start; takes up the state here.
-        place: Where a new run is to be.
-        record: What ``training_options.json`` is to say from now on; of a run that is resumed, it
-            differs from what it said by the length of the training alone.
-        resumed: The state to go on from, or None.
+        trainer: Trainer at its start; the state is restored here.
+        source: Source of batches.
+        place: Location of a new run.
+        record: New content of ``training_options.json``; for a resumed run, it differs from the old
+            one only in the length of the training.
+        resumed: State to continue from, or None.
+        ending: Work on the trained model, as in ``train``.
+        watch: Validation on held-out data, as in ``train``.
+        progress: Progress callback, as in ``train``.
+        budget: Planned time, as in ``train``.
     """
     if resumed:
         trainer.restore(resumed.state, str(resumed.path))
@@ -214,8 +222,11 @@ def run_training(
 
 
 def _go_on(trainer: Trainer, state: Path, record: Mapping[str, Any]) -> RunFolder:
-    """Opens the folder of a state that a trainer has taken up. Raises UsageError if the training is
-    to be shorter than it has been already."""
+    """Open the run directory of a state that a trainer has restored.
+
+    Raises:
+        UsageError: The training is to be shorter than it has been already.
+    """
     config = trainer.config
     if config.total_steps < trainer.step:
         raise UsageError(

@@ -1,8 +1,7 @@
-"""The folder of a training run, network files, states, options, and what a run goes on from.
+"""Run directory of a training: network files, states, options, and the state to resume from.
 
 When a rank dies, ``torchrun --max-restarts`` starts all ranks again with the same command line. The
-restarted run is to go on in its folder, which it knows by torchrun's id of the launch.
-
+restarted run continues in its directory, which it finds by torchrun's launch id.
 """
 
 import os
@@ -34,9 +33,9 @@ LAUNCH_KEY = "torchrun_launch"
 
 
 def launch_id() -> str | None:
-    """What all starts of one ``torchrun`` have in common; None without it."""
+    """Return the id that all starts of one ``torchrun`` share; None without torchrun."""
     given = os.environ.get("TORCHELASTIC_RUN_ID")
-    # Without a rendezvous, all launches are called so; the launcher is this process's parent.
+    # Without a rendezvous, all launches have the id "none"; the launcher is this process's parent.
     return f"none-{os.getppid()}" if given == "none" else given
 
 
@@ -45,7 +44,9 @@ def is_restart() -> bool:
 
 
 def folder_before_restart(outdir: Path, itself: bool) -> Path | None:
-    """The folder that this launch made before it was restarted; None if it made none."""
+    """Return the run directory that this launch created before it was restarted; None if there is
+    none.
+    """
     if not is_restart():
         return None
     folders = [outdir] if itself else sorted(outdir.glob("*-*/"), reverse=True)
@@ -53,7 +54,9 @@ def folder_before_restart(outdir: Path, itself: bool) -> Path | None:
 
 
 def launch_of(folder: Path) -> str | None:
-    """Who started the run in a folder; None for a run without torchrun, or no run."""
+    """Return the launch id of the run in a directory; None for a run without torchrun, or no
+    run.
+    """
     try:
         return load_json(folder / OPTIONS_NAME).get(LAUNCH_KEY)
     except DataError:
@@ -65,12 +68,12 @@ FORMAT = "inflationary-flows training run 1"
 
 @dataclass(frozen=True)
 class Place:
-    """Where a new run is to be.
+    """Location of a new run.
 
     Attributes:
-        outdir: Folder of runs.
-        name: Name of the run's folder, but for its number.
-        itself: Whether ``outdir`` itself is to be the folder.
+        outdir: Directory of runs.
+        name: Name of the run directory, without its number.
+        itself: Whether ``outdir`` itself is the run directory.
     """
 
     outdir: Path
@@ -79,7 +82,7 @@ class Place:
 
 
 class RunFolder:
-    """One run's folder, which exists. Only the main rank writes; all ranks may ask for names."""
+    """Existing run directory. Only the main rank writes; all ranks may use the file names."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -88,10 +91,13 @@ class RunFolder:
 
     @classmethod
     def create(cls, place: Place, record: Mapping[str, Any]) -> "RunFolder":
-        """Makes ``outdir/00000-name`` with the next free number, or takes ``outdir`` itself.
+        """Create ``outdir/00000-name`` with the next free number, or use ``outdir`` itself.
 
-        A run that torchrun has restarted takes the folder that it made before. Raises UsageError if
-        ``outdir`` itself was asked for, and holds a run already."""
+        A run that torchrun has restarted uses the directory that it created before.
+
+        Raises:
+            UsageError: ``outdir`` itself was requested, and contains a run already.
+        """
         outdir, name = place.outdir, place.name
         if Path(name).name != name:
             raise UsageError(f"desc makes the folder's name '{name}': leave / out of it")
@@ -116,11 +122,17 @@ class RunFolder:
 
     @classmethod
     def reopen(cls, path: Path, seen: int, keep: int) -> "RunFolder":
-        """Opens a run's folder to go on after ``seen`` samples, by a state that stays with the
-        newest ``keep``.
+        """Open a run directory to continue after ``seen`` samples, from a state that is kept.
 
-        What its statistics tell of later times is dropped: the run will tell it again. Old states
-        are removed as after a save, which a run that was killed right there has not done."""
+        Later statistics are dropped, since the run will write them again. Old states are removed as
+        after a
+        save, in case the run was killed before it did so.
+
+        Args:
+            path: Run directory.
+            seen: Number of samples of the state.
+            keep: Number of newest states that are kept.
+        """
         folder = cls(path)
         if distributed.is_main():
             folder._remove_old_states(folder.state_path(seen), keep)
@@ -129,11 +141,12 @@ class RunFolder:
         return folder
 
     def update_record(self, record: Mapping[str, Any]) -> bool:
-        """Writes what ``training_options.json`` is to say of a run that goes on. Returns whether it
-        said something else, but for the launch."""
+        """Write the new content of ``training_options.json`` of a run that continues. Return
+        whether it changed, apart from the launch id.
+        """
         path = self.path / OPTIONS_NAME
         before, now = load_json(path), _said(record)
-        distributed.barrier()  # until all ranks have read
+        distributed.barrier()  # wait until all ranks have read
         if distributed.is_main() and before != now:
             save_json(path, now)
         return {**before, LAUNCH_KEY: None} != {**now, LAUNCH_KEY: None}
@@ -145,16 +158,17 @@ class RunFolder:
         return self.path / f"training-state-{seen // 1000:06d}.pt"
 
     def save_network(self, model: Model, seen: int) -> None:
-        """Writes the network file of a model after ``seen`` samples."""
+        """Write the network file of a model after ``seen`` samples."""
         if distributed.is_main():
             about = {**model.about, "seen": seen}
             replace(model, about=about).save(self.network_path(seen))
             logger.info(f"Wrote {self.network_path(seen)}")
 
     def save_state(self, state: Mapping[str, Any], seen: int, keep: int) -> None:
-        """Writes a training state after so many samples, then removes older ones but for the
-        newest: ``keep`` stay, with this one. Later states, of a run that was resumed from before
-        them, are left alone."""
+        """Write a training state after ``seen`` samples, then remove older ones, so that ``keep``
+        stay, including this one. Later states, from a run that was resumed from an earlier state,
+        are left alone.
+        """
         if not distributed.is_main():
             return
         path = self.state_path(seen)
@@ -164,18 +178,18 @@ class RunFolder:
 
     def _remove_old_states(self, newest: Path, keep: int) -> None:
         states = states_in(self.path)
-        if newest in states:  # a state to resume from may have got another name
+        if newest in states:  # a state to resume from may have been renamed
             for old in states[: states.index(newest) + 1][:-keep]:
                 old.unlink()
 
 
 def _said(record: Mapping[str, Any]) -> dict[str, Any]:
-    """All that ``training_options.json`` says."""
+    """Return the full content of ``training_options.json``."""
     return {"format": FORMAT, **record, LAUNCH_KEY: launch_id()}
 
 
 def states_in(folder: Path) -> list[Path]:
-    """The training states of a run, the one that has seen least first."""
+    """Return the training states of a run, the earliest first."""
     states = folder.glob("training-state-*.pt")
     return sorted(states, key=lambda path: (len(path.name), path.name))
 
@@ -196,9 +210,10 @@ def _claim(outdir: Path, name: str) -> Path:
 
 
 def place_to_resume(given: Path | None, outdir: Path | None, itself: bool) -> Path | None:
-    """What a run goes on from: a folder or state, or None if it starts anew. It is what is given;
-    but the run's folder, ``outdir`` or one in it, if torchrun has restarted it since it wrote a
-    state."""
+    """Return the state or run directory to resume from, or None for a new run. It is ``given``, if
+    that is set, but this launch's run directory, ``outdir`` or one in it, if torchrun has restarted
+    the run since it wrote a state.
+    """
     if given is not None:
         folder = given if given.is_dir() else given.parent
         return folder if is_restart() and launch_of(folder) == launch_id() else given
@@ -207,8 +222,11 @@ def place_to_resume(given: Path | None, outdir: Path | None, itself: bool) -> Pa
 
 
 def read_record(location: Path) -> dict[str, Any]:
-    """What the run wrote about itself that a folder, or a state file in it, belongs to. Raises
-    DataError if there is no such run, or its record has no ``options``."""
+    """Read the record of the run that a directory, or a state file in it, belongs to.
+
+    Raises:
+        DataError: There is no such run, or its record has no ``options``.
+    """
     folder = location if location.is_dir() else location.parent
     if not location.exists():
         raise DataError(f"{location} does not exist: give a run's folder or training-state-*.pt")
@@ -220,15 +238,18 @@ def read_record(location: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Resumed:
-    """A training state to go on from."""
+    """Training state to resume from."""
 
     path: Path
     state: dict[str, Any]
 
     @classmethod
     def find(cls, location: Path) -> "Resumed":
-        """The state in a file, or the latest one in a run's folder that can be read. Raises
-        DataError if there is none."""
+        """Read the state in a file, or the latest readable one in a run directory.
+
+        Raises:
+            DataError: There is none.
+        """
         if not location.is_dir():
             return cls(location, read_state(location))
         states = states_in(location)
@@ -245,7 +266,7 @@ class Resumed:
 
     @property
     def basis(self) -> EigenBasis:
-        """The basis of the run, which is fitted only once."""
+        """Eigenbasis of the run, which is fitted only once."""
         try:
             state = tensors_of(self.state, "basis")
         except ValueError as error:
@@ -253,15 +274,17 @@ class Resumed:
         return read_basis(self.path, state)
 
     def take_coordinates(self, coordinates: Coordinates) -> None:
-        """Gives coordinates, as they are fitted to the table that the run is said to be of, what
-        those of the run had. Raises DataError if the run has others, or they are of another table.
+        """Load the run's coordinates into newly fitted ones of the same table.
+
+        Raises:
+            DataError: The run has other coordinates, or they belong to another table.
         """
         try:
             saved = tensors_of(self.state, COORDINATES)
             fitted = {name: value.clone() for name, value in coordinates.state_dict().items()}
             coordinates.load_state_dict(saved)
             coordinates.check()
-        except (ValueError, RuntimeError) as error:  # RuntimeError of torch, about other names
+        except (ValueError, RuntimeError) as error:  # torch raises RuntimeError for other names
             raise DataError(
                 f"{self.path} has no such coordinates of its table: {first_line(error)}"
             ) from error
@@ -279,7 +302,7 @@ class Resumed:
 
     @property
     def data_variance(self) -> Tensor:
-        """What the preconditioning of the run counts on."""
+        """Data variance in the preconditioning of the run."""
         variance = self.state.get("data_variance")
         if not isinstance(variance, Tensor) or variance.shape != self.basis.eigenvalues.shape:
             raise DataError(f"{self.path} has no variance of its data")

@@ -1,10 +1,10 @@
-"""What keeps numbers of a training finite: a factor on the loss in float16, and skipped steps.
+"""Safeguards for finite numbers in training: a loss scale in float16, and skipped steps.
 
-The factor, which keeps gradients from vanishing, is divided out of those of the weights. As
-Micikevicius et al. 2018 (arXiv 1710.03740, section 3.2) propose, it is doubled after many steps
-with finite gradients in a row, and halved after each step without. The device does so, and counts
-the steps that change nothing since they are not finite; the host does not wait for it, and looks no
-more often than a run of such steps could have become too long since it looked last.
+The loss scale, which keeps gradients from vanishing, is divided out of the weights' gradients. As
+proposed by Micikevicius et al. 2018 (arXiv 1710.03740, section 3.2), it is doubled after many steps
+with finite gradients in a row, and halved after each step without. The device does this, and counts
+the steps that are skipped because they are not finite. The host does not wait for it, and reads the
+count only as often as needed to detect a run of skipped steps that is too long.
 """
 
 from typing import Any
@@ -16,21 +16,21 @@ from dnnlib.errors import TrainingError
 
 START = 2.0**16
 GROWTH_STEPS = 2000
-"""Finite steps in a row after which the factor is doubled."""
+"""Number of finite steps in a row after which the loss scale is doubled."""
 LARGEST = 2.0**24
 
 
 class LossScale:
-    """The factor, as a tensor that changes from step to step if it adapts.
+    """Loss scale, as a tensor that changes from step to step if it adapts.
 
     Args:
-        fixed: The factor; if it adapts, ``START`` times this is that of the first step.
+        fixed: The loss scale; if it adapts, the first one is ``START`` times this.
         adapts: Whether it changes.
-        device: Where it is kept.
+        device: Device of the tensor.
 
     Attributes:
-        value: The factor, ``[]``.
-        is_one: Whether it is 1, and always will be.
+        value: Loss scale, ``[]``.
+        is_one: Whether it always is 1.
     """
 
     value: Tensor
@@ -42,7 +42,7 @@ class LossScale:
         self._set(START * fixed if adapts else fixed, 0)
 
     def update(self, finite: Tensor) -> None:
-        """Takes in a step: whether its gradient was finite, ``[]``, bool."""
+        """Update after a step, given whether its gradient was finite, ``[]``, bool."""
         if not self.adapts:
             return
         finite_steps = (self._finite_steps + 1) * finite
@@ -52,11 +52,15 @@ class LossScale:
         self._finite_steps = finite_steps * ~grows
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run needs, if it adapts. The host waits for it."""
+        """Return what a resumed run needs, if the scale adapts. The host waits for the device."""
         return {"value": self.value.item(), "finite_steps": int(self._finite_steps.item())}
 
     def restore(self, state: object) -> None:
-        """Takes up what ``state`` gave. Raises ValueError if it did not give this."""
+        """Restore what ``state`` returned.
+
+        Raises:
+            ValueError: The state is broken.
+        """
         match state:
             case {"value": float(value), "finite_steps": int(steps)} if value > 0 and steps >= 0:
                 self._set(value, steps)
@@ -72,31 +76,37 @@ MAX_SKIPPED_IN_A_ROW = 20
 
 
 class SkippedSteps:
-    """How many steps were skipped, in all and in a row up to now."""
+    """Number of skipped steps, in all and in a row up to now."""
 
     def __init__(self, device: torch.device):
         self._device = device
         self.restore(0, 0)
 
     def restore(self, total: int, in_a_row: int) -> None:
-        """Goes on from numbers that ``read`` gave."""
+        """Continue from numbers that ``read`` returned."""
         self._total = torch.full((), total, device=self._device)
         self._in_a_row = torch.full((), in_a_row, device=self._device)
         self._until_look = MAX_SKIPPED_IN_A_ROW - in_a_row
 
     def add(self, skipped: Tensor) -> None:
-        """Takes in a step: whether it was skipped, ``[]``, bool. Nobody waits for it."""
+        """Count a step, given whether it was skipped, ``[]``, bool, without waiting for the
+        device.
+        """
         self._total = self._total + skipped
         self._in_a_row = (self._in_a_row + 1) * skipped
         self._until_look -= 1
 
     def read(self) -> tuple[int, int]:
-        """The two numbers, for which the host waits."""
+        """Return the total and the number in a row; the host waits for the device."""
         total, in_a_row = torch.stack([self._total, self._in_a_row]).tolist()
         return total, in_a_row
 
     def require_few_in_a_row(self, seen: int) -> None:
-        """Raises TrainingError at the step that is one too many in a row, after so many samples."""
+        """Check the number of skipped steps in a row, after ``seen`` samples.
+
+        Raises:
+            TrainingError: There were too many in a row.
+        """
         if self._until_look > 0:
             return
         _, in_a_row = self.read()

@@ -1,11 +1,12 @@
 """SOAP: Adam in the eigenbasis of Shampoo's preconditioner (Vyas et al. 2024, arXiv 2409.11321).
 
 For a matrix of weights with gradient G, ``L`` and ``R`` are running means of ``G G^T`` and ``G^T
-G``, and ``Q_L``, ``Q_R`` their eigenvectors. Adam is done with ``Q_L^T G Q_R`` in the place of G,
-and its step is turned back. Vectors are left to Adam itself.
+G``, and ``Q_L``, ``Q_R`` their eigenvectors. Adam is applied to ``Q_L^T G Q_R`` instead of G, and
+its step is rotated back. Vectors are left to Adam itself.
 
-A step costs a few products of the matrices more, which is little beside a batch of many rows. It
-pays where there is no noise, and small networks are to be fitted closely.
+A step costs a few additional products of these matrices, which is little compared with a batch of
+many rows. SOAP pays off where gradients have little noise, and small networks are to be fitted
+closely.
 """
 
 from collections.abc import Iterable
@@ -15,22 +16,22 @@ import torch
 from torch import Tensor
 
 TINY = 1e-12
-"""Beside root mean squares of gradients."""
+"""Added to root mean squares of gradients."""
 
 
 class Soap(torch.optim.Optimizer):
-    """The optimizer.
+    """The SOAP optimizer.
 
-    ``found_inf`` and ``grad_scale`` are what fused optimizers of PyTorch have: a step is left out
+    ``found_inf`` and ``grad_scale`` are attributes of PyTorch's fused optimizers: a step is skipped
     where the first is not 0, and gradients are divided by the second.
 
     Args:
-        parameters: What to train.
+        parameters: Parameters to train.
         lr: Learning rate.
-        betas: Of the running means of gradients, and of all squares.
-        weight_decay: Of the weights, per step and unit of the learning rate.
-        every: Steps between new eigenvectors, by one step of power iteration and a QR
-            factorization each.
+        betas: Decay rates of the running means of gradients, and of all squares.
+        weight_decay: Weight decay, per step and unit of the learning rate.
+        every: Number of steps between updates of the eigenvectors, each by one power iteration and
+            a QR factorization.
     """
 
     found_inf: Tensor | None = None
@@ -49,7 +50,7 @@ class Soap(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """A step; the first one only looks at the gradients."""
+        """Take a step; the first one only initializes the statistics of the gradients."""
         if self.found_inf is not None and self.found_inf:
             return
         for group in self.param_groups:
@@ -61,7 +62,7 @@ class Soap(torch.optim.Optimizer):
                     weight.sub_(move, alpha=group["lr"])
 
     def _move(self, weight: Tensor, g: Tensor, betas: tuple[float, float], every: int) -> Tensor:
-        """How far a weight goes down at a learning rate of 1, by its gradient."""
+        """Return the change of a weight at a learning rate of 1, given its gradient."""
         slow, slower = betas
         sides = [g @ g.mT, g.mT @ g] if g.ndim == 2 else []
         known = self.state[weight]
@@ -83,18 +84,18 @@ class Soap(torch.optim.Optimizer):
         if bases and step % every == 0:
             pairs = zip(known["sides"], bases, strict=True)
             known["bases"] = [torch.linalg.qr(side @ basis).Q for side, basis in pairs]
-            # The mean of the gradients is the same, seen in other bases.
+            # Transform the mean of the gradients to the new bases.
             turns = [old.mT @ new for old, new in zip(bases, known["bases"], strict=True)]
             known["mean"] = _turned(known["mean"], turns)
         return move
 
 
 def moments_of(shape: torch.Size) -> dict[str, Any]:
-    """The shapes of what the optimizer knows of a weight of some shape."""
+    """Return the shapes of the optimizer's state for a weight of some shape."""
     sides = [torch.Size((size, size)) for size in shape] if len(shape) == 2 else []
     return {"step": torch.Size(), "mean": shape, "square": shape, "sides": sides, "bases": sides}
 
 
 def _turned(rows: Tensor, bases: list[Tensor]) -> Tensor:
-    """``Q_L^T rows Q_R``; rows themselves where there are no bases."""
+    """Return ``Q_L^T rows Q_R``; the rows themselves where there are no bases."""
     return bases[0].mT @ rows @ bases[1] if bases else rows

@@ -1,7 +1,8 @@
-"""What makes a training faster on this machine: a precision, by a short trial, and compiling.
+"""Choices that make a training faster on this machine: a precision, by a short trial, and
+compilation.
 
-Processors that have matrix units for bfloat16 train about three times as fast in it, where others
-hardly gain anything for what it loses in digits, or are slower.
+Processors with matrix units for bfloat16 train about three times as fast in it. On others the loss
+of digits brings hardly any gain, or bfloat16 is slower.
 """
 
 import copy
@@ -23,17 +24,20 @@ from training.learning.trainer import Trainer, TrainingConfig
 from training.model.model import Model
 
 LEAST = 10_000
-"""Samples of a training for which a trial pays: it costs as much as about 60 of them."""
+"""Number of training samples from which on a trial pays off: it costs as much as about 60
+samples.
+"""
 ROWS, REPEATS = 8, 2
 TRIED, MOST_TRIED, TRIAL = 3, 50, 5.0
-"""Steps of a trial, at least and at most, and seconds from which on they are enough."""
+"""Smallest and largest number of steps of a trial, and seconds after which it ends."""
 FASTER = 1.5
-"""Factor from which on fewer digits are worth it. It is beyond what busy machines make of one."""
+"""Speedup that justifies fewer digits. It exceeds the variation of times on busy machines."""
 
 
 def fastest_precision(model: Model, loss: DenoisingLoss, config: TrainingConfig) -> str:
-    """``bf16`` if gradients take at most two thirds of the CPU's time in it, and ``fp32``
-    otherwise; the same on all ranks. The model, on a CPU, is not changed."""
+    """Return ``bf16`` if gradients take at most two thirds of the CPU time in it, and ``fp32``
+    otherwise; the same on all ranks. The model, on a CPU, is not changed.
+    """
     if config.total < LEAST:
         return "fp32"
     rows = min(ROWS, config.batch_gpu or ROWS)
@@ -55,9 +59,10 @@ def gradient_seconds(
     rows: int,
     enough: float = torch.inf,
 ) -> float:
-    """The least seconds of the CPU that gradients of so many samples took in a precision; the first
-    gradient is the last if it takes ``enough``."""
-    with torch.random.fork_rng(devices=[]):  # dropout draws, and the training is not to notice
+    """Return the smallest CPU seconds that gradients of ``rows`` samples took in a precision; stop
+    after the first gradient if it takes at least twice ``enough``.
+    """
+    with torch.random.fork_rng(devices=[]):  # dropout must not affect training
         step = PaperStep(model, loss, config, precision, fake=False)
         taken = [step.seconds(rows)]
         while taken[0] < 2 * enough and len(taken) <= REPEATS:
@@ -70,18 +75,19 @@ def step_seconds(
 ) -> float:
     """Return the mean seconds of a step, the longest of any rank, without the first step.
 
-    A mean, since some steps take far longer than most, such as the first of an epoch, in which
-    missing cells are drawn anew. The model, on its device, is not changed."""
+    A mean, since some steps take far longer than most, such as the first of an epoch, which imputes
+    missing values anew. The model, on its device, is not changed.
+    """
     trainer, taken = Trainer(copy.deepcopy(model), loss, config), list[float]()
     means, batches = RunningMeans(trainer.device), source.batches(0)
     try:
         while len(taken) < TRIED or (sum(taken) < TRIAL and len(taken) < MOST_TRIED):
             began = time.monotonic()
             trainer.train_step(next(batches), means)
-            means.collect()  # which waits for the device
+            means.collect()  # collecting waits for the device
             taken.append(time.monotonic() - began)
     finally:
-        del batches  # processes that read end with it
+        del batches  # this ends the reader processes
     return _slowest(mean(taken[1:]), trainer.device)
 
 
@@ -96,21 +102,24 @@ def look_seconds(model: Model, watch: Watch | None) -> float:
 
 
 def _slowest(seconds: float, device: torch.device) -> float:
-    """The largest of the seconds of all ranks."""
+    """Return the largest of the seconds of all ranks."""
     of_each = torch.zeros(distributed.world_size(), device=device, dtype=torch.float64)
     of_each[distributed.rank()] = seconds
     return float(distributed.sum_over_ranks(of_each).max())
 
 
 def compile_network(trainer: Trainer, source: BatchSource) -> None:
-    """Compiles the network of a trainer, by a batch that it does not learn from. Raises UsageError
-    if PyTorch cannot compile here, such as for want of a C++ compiler."""
+    """Compile the network of a trainer, with a batch that it does not learn from.
+
+    Raises:
+        UsageError: PyTorch cannot compile here, for example because there is no C++ compiler.
+    """
     batch = next(source.batches(0))
     try:
         trainer.denoiser.network.compile()
-    except RuntimeError as error:  # such as for a Python that is too new
+    except RuntimeError as error:  # for example, Python is too new
         raise _refusal(error) from error
-    from torch._dynamo.exc import TorchDynamoException  # which takes a second
+    from torch._dynamo.exc import TorchDynamoException  # the import takes a second
 
     try:
         trainer.accumulate(batch, trainer.draw(batch.points.dtype), RunningMeans(trainer.device))

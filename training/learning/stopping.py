@@ -1,4 +1,4 @@
-"""Stopping a run by signal, at a step's end and on all ranks at once."""
+"""Stopping a run by signal, at the end of a step and on all ranks at once."""
 
 import _thread
 import os
@@ -18,18 +18,19 @@ from dnnlib.logs import logger
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 ONE_WISH = 2.0
-"""Seconds within which signals are one wish: a terminal's Ctrl-C reaches each rank itself and again
-through torchrun."""
+"""Seconds within which signals count as one request: a terminal's Ctrl-C reaches each rank directly
+and again through torchrun.
+"""
 ASKING = 1.0
-"""Seconds, about, after which ranks ask each other whether one has received a signal."""
+"""Approximate seconds between checks among ranks whether one has received a signal."""
 GRACE = 5.0
-"""Seconds that a process has to leave by itself, once it is to stop at once."""
+"""Seconds that a process has to exit by itself when it is to stop at once."""
 NO_SIGNAL = b"\0"
-"""Ends the listening."""
+"""Byte that ends the listening thread."""
 
 
 class StoppedBySignal(InflationError):
-    """The run was asked to stop, and saved what it needs to go on.
+    """Exception of a run that was asked to stop, and saved what it needs to continue.
 
     Attributes:
         number: Number of the signal.
@@ -41,11 +42,13 @@ class StoppedBySignal(InflationError):
 
 
 class StopRequest:
-    """Remembers SIGINT and SIGTERM while its block runs; a second wish acts at once.
+    """Handler of SIGINT and SIGTERM while its block runs; a second request acts at once.
 
-    Python runs a signal's handler between two lines of Python only, and a backward pass of minutes
-    is one line. So a thread listens too: it says at once that the signal has come, and ends a
-    process that does not leave in time.
+    Python runs a signal handler only between two bytecode instructions, and a backward pass of
+    minutes
+    is one. A thread therefore listens too: it logs at once that the signal has come, and ends a
+    process
+    that does not exit in time.
     """
 
     def __init__(self) -> None:
@@ -77,10 +80,11 @@ class StopRequest:
         self._ear.close()
 
     def agreed(self, device: torch.device) -> int | None:
-        """The signal that any rank has received, the same on all ranks; None if none has.
+        """Return the signal that any rank has received, the same on all ranks; None if none has.
 
-        All ranks must call it after each step. They ask each other, for which they wait for their
-        devices, after as many steps as the slowest of them took about a second for.
+        All ranks must call this after each step. They communicate, and wait for their devices,
+        about once a
+        second, counted in steps of the slowest rank.
         """
         if not dist.is_initialized():
             return self._number or None
@@ -104,7 +108,7 @@ class StopRequest:
             signal.raise_signal(number)
 
     def _listen(self) -> None:
-        """Reads the numbers of signals, which arrive even while Python is not running."""
+        """Read the numbers of signals, which arrive even while Python is not running."""
         since: float | None = None
         while (received := self._ear.recv(1)) != NO_SIGNAL:
             number, now = received[0], time.monotonic()

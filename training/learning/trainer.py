@@ -1,8 +1,8 @@
-"""What is trained, and a step of its training, one for toys and images.
+"""Trainer: the state of a training and its steps, the same for toys, tables and images.
 
-Every random number of a step is a function of (seed, step) and of its place in the whole batch, of
-which each rank takes its share. Hence a resumed run equals an unbroken one bit for bit, and any
-number of ranks and microbatches gives one rank's result up to the order of summation.
+Every random number of a step is a function of (seed, step) and of its place in the whole batch,
+which the ranks share. A resumed run therefore equals an uninterrupted one bit for bit, and any
+number of ranks and microbatches gives the result of one rank up to the order of summation.
 """
 
 import copy
@@ -34,39 +34,41 @@ from training.learning.targets import LOT_BITS, OtherPoints, OthersOfBatch, tell
 from training.model.model import Model
 from training.names import ADAM, SOAP
 
-# Names in a state of a denoiser's network and its output gain: those in training, those averaged.
+# Names in a state for the network and the output gain of a denoiser: trained and averaged.
 TRAINED = ("network", "output_gain")
 AVERAGED = ("averaged", "averaged_output_gain")
 LOSS_SCALE = "loss_scale"
 COORDINATES = "coordinates"
-"""Of a table, in a state: a run that goes on takes them from there, and fits none anew."""
+"""Name in a state for the coordinates of a table: a resumed run loads them, and does not fit them
+again.
+"""
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Amounts are in samples, whatever the batch size.
+    """Settings of a training; amounts are in samples, whatever the batch size.
 
     Attributes:
         total: Length of the training.
         batch: Batch size over all ranks.
         batch_gpu: Largest microbatch of one rank; None for no limit.
         optimizer: One of ``OPTIMIZERS``.
-        lr: Its peak learning rate.
+        lr: Peak learning rate.
         lr_ramp: Samples of linear ramp at the start.
-        lr_decay: Whether the rate then falls to zero along a cosine, or stays.
+        lr_decay: Whether the rate then falls to zero along a cosine, or stays constant.
         ema_halflife: Half-life of the averaged weights.
-        ema_ramp: Largest half-life as a fraction of the samples seen so far.
-        weight_decay: Of the weights, per step and unit of the learning rate (Loshchilov and Hutter
+        ema_ramp: Largest half-life as a fraction of the samples so far.
+        weight_decay: Weight decay, per step and unit of the learning rate (Loshchilov and Hutter
             2019).
         loss_scale: Factor on the loss in the backward pass, divided out of the gradients. In
             float16 there is another one, which adapts: see ``LossScale``.
-        antithetic: Whether samples come in pairs of the same time and opposite noise. Their points
-            are to be the same, or nothing is gained.
+        antithetic: Whether samples come in pairs of the same time and opposite noise. The two
+            samples must have the same point, or nothing is gained.
         tick: Samples between reports.
         snapshot_ticks: Ticks between network files; None for the end only.
         state_ticks: Ticks between training states; None for the end only.
-        keep_states: Number of training states that stay, the newest.
-        seed: Of all random numbers.
+        keep_states: Number of newest training states to keep.
+        seed: Random seed.
     """
 
     total: int
@@ -98,20 +100,23 @@ class TrainingConfig:
         return math.ceil(self.total / self.batch)
 
     def learning_rate(self, seen: int) -> float:
-        """Learning rate after ``seen`` samples."""
+        """Return the learning rate after ``seen`` samples."""
         ramp = min(1.0, (seen + self.batch) / max(self.lr_ramp, 1))
         done = min(1.0, seen / self.total) if self.lr_decay else 0.0
         return self.lr * ramp * 0.5 * (1 + math.cos(math.pi * done))
 
     def ema_decay(self, seen: int) -> float:
-        """Factor on the averaged weights in the step that brings the samples to ``seen``."""
+        """Return the factor on the averaged weights in the step that brings the samples to
+        ``seen``.
+        """
         halflife = min(self.ema_halflife, self.ema_ramp * seen)
         return float(0.5 ** (self.batch / max(halflife, 1e-8)))
 
 
-# Gradients are not copied to and from what ranks send. Buffers do not change, and are the same on
-# all ranks; newer versions of torch call this option forward_sync_buffers, and warn of the older
-# name. A static graph would save nothing where all weights are used, and fails with microbatches.
+# Gradients are not copied to and from communication buffers. Buffers do not change, and are the
+# same on all ranks; newer versions of torch call this option forward_sync_buffers, and warn about
+# the older name. A static graph would save nothing where all weights are used, and fails with
+# microbatches.
 _parameters = inspect.signature(DistributedDataParallel).parameters
 BETWEEN_RANKS: dict[str, Any] = {
     "gradient_as_bucket_view": True,
@@ -120,7 +125,7 @@ BETWEEN_RANKS: dict[str, Any] = {
 
 
 def optimizer_of(weights: list[Tensor], config: TrainingConfig) -> torch.optim.Optimizer:
-    """The optimizer that a training wants."""
+    """Create the optimizer for a training configuration."""
     if config.optimizer == SOAP:
         return Soap(weights, config.lr, weight_decay=config.weight_decay)
     adam: dict[str, Any] = {"lr": config.lr, "betas": (0.9, 0.999), "fused": True}
@@ -130,7 +135,7 @@ def optimizer_of(weights: list[Tensor], config: TrainingConfig) -> torch.optim.O
 
 
 class Trainer:
-    """What changes while a model trains, and how one step changes it."""
+    """State of a training, and its steps."""
 
     def __init__(self, model: Model, loss: DenoisingLoss, config: TrainingConfig):
         self.loss, self.config = loss, config
@@ -138,7 +143,7 @@ class Trainer:
         self.device = next(self.denoiser.parameters()).device
         averaged = copy.deepcopy(self.denoiser).eval().requires_grad_(False)
         self.averaged = replace(model, denoiser=averaged)
-        # To collect them from a network takes as long as to compute with a small one.
+        # Collecting the parameters of a network takes as long as a computation with a small one.
         self._weights: list[Tensor] = list(self.denoiser.parameters())
         self._averages: list[Tensor] = list(averaged.parameters())
         self.optimizer = optimizer_of(self._weights, config)
@@ -150,32 +155,40 @@ class Trainer:
         self.loss_scale = LossScale(config.loss_scale, adapts, self.device)
 
     def over_ranks(self, regression: nn.Module) -> nn.Module:
-        """The regression, whose gradients are averaged over the ranks if there are several."""
+        """Wrap the regression so that gradients are averaged over the ranks, if there are
+        several.
+        """
         if distributed.world_size() == 1:
             return regression
         return DistributedDataParallel(regression, **BETWEEN_RANKS)
 
     @cached_property
     def axis(self) -> int:
-        """Along which targets that are averaged find points that are near."""
+        """Axis along which averaged targets find points that are near."""
         return telling_axis(self.denoiser.basis, self.denoiser.schedule, self.loss.t_max)
 
     @property
     def seen(self) -> int:
-        """Samples trained on so far."""
+        """Number of samples trained on so far."""
         return self.step * self.config.batch
 
     @property
     def skipped(self) -> int:
-        """Steps so far whose loss or gradient was not finite. The host waits for it."""
+        """Number of steps so far with a non-finite loss or gradient. The host waits for the
+        device.
+        """
         return self.skips.read()[0]
 
     def train_step(self, batch: Batch, means: RunningMeans) -> None:
-        """One step on one batch, or none if the loss or its gradient is not finite.
+        """Take one step on one batch, or none if the loss or its gradient is not finite.
 
-        The host does not wait for the device to know which: see ``SkippedSteps``. The average goes
-        on in any case, since it forgets by the samples that were seen. Raises TrainingError if
-        there were too many steps in a row without one."""
+        The host does not wait for the device to find out which: see ``SkippedSteps``. The average
+        is updated
+        in any case, since its decay depends on the number of samples.
+
+        Raises:
+            TrainingError: Too many steps in a row were not finite.
+        """
         config = self.config
         seed = hash_seed(config.seed, Stream.NETWORK, self.step, distributed.rank())
         seed_layers(self.device, seed)
@@ -192,7 +205,9 @@ class Trainer:
         self.skips.require_few_in_a_row(self.seen)
 
     def draw(self, dtype: torch.dtype) -> NoiseDraws:
-        """Times and noise of this rank's samples of this step; noise in the dtype of the points."""
+        """Draw times and noise of this rank's samples of this step; noise in the dtype of the
+        points.
+        """
         config = self.config
         mine, keys = distributed.shard(config.batch), (config.seed, Stream.LOSS, self.step)
         return self.loss.draw_rows(
@@ -200,11 +215,11 @@ class Trainer:
         )
 
     def accumulate(self, batch: Batch, draws: NoiseDraws, means: RunningMeans) -> None:
-        """Adds the gradient of the mean loss over the whole batch, microbatch by microbatch."""
+        """Add the gradient of the mean loss over the whole batch, microbatch by microbatch."""
         config = self.config
         points = batch.points.to(self.device)
-        # The rotation needs float64: an axis may have a millionth of the variance of another. What
-        # follows is in the precision of the points: float32 of pixels, float64 of all else.
+        # The rotation needs float64: an axis may have a millionth of the variance of another. The
+        # rest is in the precision of the points: float32 for pixels, float64 for all else.
         clean = self.denoiser.basis.to_eigen(points).to(points.dtype)
         others = None if batch.others is None else self.dealt(batch.others)
         conditions = batch.conditions(self.device)
@@ -225,8 +240,10 @@ class Trainer:
             means.add("Loss/loss", losses)
 
     def dealt(self, points: Tensor) -> OthersOfBatch:
-        """Further points ``[R, D]`` of the law, in image space, and this step's lots, to average
-        targets over. Points that are those of the last step keep their places."""
+        """Return further points ``[R, D]`` of the distribution, in image space, with this step's
+        lots, to average targets over. If the points are those of the last step, their sorted sets
+        are reused.
+        """
         config = self.config
         if self._others is None or self._others[0] is not points:
             clean = self.denoiser.basis.to_eigen(points.to(self.device)).to(points.dtype)
@@ -244,32 +261,34 @@ class Trainer:
         conditions: Mapping[str, Tensor],
         others: OthersOfBatch | None = None,
     ) -> Tensor:
-        """Adds the gradient of some samples; arguments are those of ``DenoisingLoss.per_sample``.
-        Returns their losses ``[b]``, without the graph."""
+        """Add the gradient of some samples, with arguments of ``DenoisingLoss.per_sample``. Return
+        their losses ``[b]``, detached.
+        """
         losses = self.loss.per_sample(self.regression, clean, draws, conditions, others)
         loss = losses.sum()
-        # DistributedDataParallel averages over ranks; the batch mean wants a sum.
+        # DistributedDataParallel averages over ranks; the batch mean needs a sum.
         factor = self.loss_scale.value * (distributed.world_size() / self.config.batch)
-        # The square of a large error can overflow where its gradient does not. By a gradient that
-        # is not finite, all ranks learn of it.
+        # The square of a large error can overflow where its gradient does not. A non-finite
+        # gradient makes all ranks aware of it.
         torch.autograd.backward(loss, torch.where(loss.isfinite(), factor, math.nan))
         return losses.detach()
 
     def without_sync(self) -> AbstractContextManager[None]:
-        """Lets gradients add up on this rank until the last microbatch averages them over ranks."""
+        """Accumulate gradients on this rank until the last microbatch averages them over ranks."""
         if isinstance(self.regression, DistributedDataParallel):
             return self.regression.no_sync()
         return nullcontext()
 
     def gradient_norm(self) -> Tensor:
-        """Norm ``[]`` of the whole gradient, without the loss scale."""
+        """Return the norm ``[]`` of the whole gradient, without the loss scale."""
         gradients = [p.grad for p in self._weights if p.grad is not None]
         return torch.nn.utils.get_total_norm(gradients) / self.loss_scale.value
 
     def optimizer_step(self, finite: Tensor) -> None:
-        """A step, if the gradient is ``finite []``: the optimizer asks on the device.
+        """Take an optimizer step if the gradient is ``finite []``: the optimizer checks on the
+        device.
 
-        These attributes are how PyTorch's own scaler of gradients talks to a fused optimizer.
+        PyTorch's own gradient scaler uses these attributes to communicate with a fused optimizer.
         """
         optimizer: Any = self.optimizer
         optimizer.found_inf = (~finite).float()
@@ -282,7 +301,7 @@ class Trainer:
         torch._foreach_lerp_(self._averages, self._weights, 1 - decay)
 
     def state(self) -> dict[str, Any]:
-        """All that a resumed run needs, as tensors and plain values."""
+        """Return all that a resumed run needs, as tensors and plain values."""
         averaged, coordinates = self.averaged.denoiser, self.averaged.coordinates
         skipped, in_a_row = self.skips.read()
         return {
@@ -299,8 +318,15 @@ class Trainer:
         }
 
     def restore(self, state: dict[str, Any], source: str) -> None:
-        """Takes up a state made by ``state``. Raises DataError if it lacks something, or is of
-        another model; the message names its source."""
+        """Restore a state returned by ``state``.
+
+        Args:
+            state: Training state.
+            source: Name of the source in errors.
+
+        Raises:
+            DataError: The state lacks something, or belongs to another model.
+        """
         try:
             for denoiser, names in ((self.denoiser, TRAINED), (self.averaged.denoiser, AVERAGED)):
                 for name, part in _trained(denoiser, names):
@@ -312,12 +338,12 @@ class Trainer:
             self.skips.restore(_count_in(state, "skipped"), in_a_row)
             if self.loss_scale.adapts:
                 self.loss_scale.restore(state.get(LOSS_SCALE))
-        except (ValueError, RuntimeError) as error:  # RuntimeError of torch, about other shapes
+        except (ValueError, RuntimeError) as error:  # torch raises RuntimeError for other shapes
             raise DataError(f"{source} is no state of this model: {first_line(error)}") from error
 
 
 def _trained(denoiser: NetworkDenoiser, names: tuple[str, str]) -> list[tuple[str, nn.Module]]:
-    """What is trained in a denoiser, by the names of its network and output gain."""
+    """Return the trained parts of a denoiser, with the names of its network and output gain."""
     parts = zip(names, (denoiser.network, denoiser.output_gain), strict=True)
     return [(name, part) for name, part in parts if part is not None]
 
@@ -330,9 +356,12 @@ def _count_in(state: dict[str, Any], name: str) -> int:
 
 
 def _require_like(saved: object, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The state of an optimizer. Raises ValueError if it is not one of this optimizer.
+    """Return the state of an optimizer, after a check.
 
-    PyTorch takes any up, and fails, or aborts, in the step that follows.
+    PyTorch accepts any state, and fails, or aborts, in the step that follows.
+
+    Raises:
+        ValueError: It is not a state of this optimizer.
     """
     groups, known = (
         (saved.get("param_groups"), saved.get("state")) if isinstance(saved, dict) else (None, None)
@@ -361,5 +390,5 @@ def _require_like(saved: object, optimizer: torch.optim.Optimizer) -> dict[str, 
 
 
 def _shape_of(value: object) -> object:
-    """Of a tensor, or of each of a list."""
+    """Return the shape of a tensor, or of each in a list."""
     return [*map(_shape_of, value)] if isinstance(value, list) else getattr(value, "shape", None)

@@ -1,1 +1,1 @@
-"""Measures of samples and flows, whoever made them."""
+"""Measures of samples and flows, independent of how these were made."""

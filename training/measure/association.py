@@ -1,26 +1,27 @@
-"""How much columns of a table have to do with each other, whatever their types.
+"""Strength of association between columns of a table, for numbers and categories.
 
-Numbers count by their ranks, so that skewed ones need no care:
+Numbers enter by their ranks, so that skewed ones need no special treatment:
 
-    number, number   Spearman's correlation, in [-1, 1]
-    number, level    the correlation ratio eta: eta^2 is the share of the ranks' variance that is
-                     between levels, less what chance makes of it (Kelley 1935)
-    level, level     Cramer's V of the table of counts, likewise (Bergsma 2013, "A bias-correction
-                     for Cramer's V and Tschuprow's T")
+    number, number      Spearman's correlation, in [-1, 1]
+    number, category    the correlation ratio eta: eta^2 is the fraction of the ranks' variance
+                        between categories, corrected for chance (Kelley 1935)
+    category, category  Cramer's V of the contingency table, corrected likewise (Bergsma 2013, "A
+                        bias-correction for Cramer's V and Tschuprow's T")
 
-Both are in [0, 1]. Without their corrections a small set would look more associated than a large
-one with the same law.
+Both are in [0, 1]. Without the corrections, a small set would show more association than a large
+one with the same distribution.
 
-Whether numbers depend on each other, in whatever way, distance correlation tests. For pairs (x_i,
-y_i), i = 1..n, let ``A`` be the U-centered distances ``a_ij = |x_i - x_j|``,
+Distance correlation tests whether numbers depend on each other in any way. For pairs (x_i, y_i),
+i = 1..n, let ``A`` be the U-centered distances ``a_ij = |x_i - x_j|``,
 
     A_ij = a_ij - (a_i. + a_.j) / (n - 2) + a_.. / ((n - 1)(n - 2))  for i != j,  A_ii = 0,
 
-with sums over the dots, and B the same of y. The bias-corrected distance correlation
-``R = <A, B> / sqrt(<A, A> <B, B>)`` is 0 in the mean if x and y are independent, and tends to more
-otherwise (Székely and Rizzo 2013, "The distance correlation t-test of independence in high
-dimension"). Then ``n R + 1`` is about a chi-square with one degree of freedom or less, in its upper
-tail (Shen, Panda and Vogelstein 2022, "The chi-square test of distance correlation").
+where dots denote sums, and B the same for y. The bias-corrected distance correlation
+``R = <A, B> / sqrt(<A, A> <B, B>)`` has mean 0 if x and y are independent, and tends to a positive
+value otherwise (Székely and Rizzo 2013, "The distance correlation t-test of independence in high
+dimension"). Under independence, the upper tail of ``n R + 1`` is at most about that of a chi-square
+distribution with one degree of freedom (Shen, Panda and Vogelstein 2022, "The chi-square test of
+distance correlation").
 """
 
 import importlib
@@ -30,12 +31,18 @@ import torch
 from torch import Tensor
 
 FEWEST = 10
-"""Rows that have both cells."""
+"""Smallest number of rows that have both values."""
 
 
 def associations(values: np.ndarray, is_level: np.ndarray) -> np.ndarray:
-    """Of all pairs of columns, ``[D, D]``, of values ``[n, D]``, places of levels among them, NaN
-    where they are missing; NaN where too few rows have both, or one is constant."""
+    """Return the associations ``[D, D]`` of all pairs of columns.
+
+    They are NaN where too few rows have both values, or where one column is constant.
+
+    Args:
+        values: Values ``[n, D]``, NaN where they are missing; indices for categories.
+        is_level: Whether each column contains categories ``[D]``.
+    """
     dim = values.shape[1]
     made = np.full((dim, dim), np.nan)
     for one in range(dim):
@@ -46,7 +53,7 @@ def associations(values: np.ndarray, is_level: np.ndarray) -> np.ndarray:
 
 
 def association(values: np.ndarray, is_level: np.ndarray) -> float:
-    """Of two columns ``[n, 2]``; see ``associations``."""
+    """Return the association of two columns ``[n, 2]``; see ``associations``."""
     both = values[~np.isnan(values).any(axis=1)]
     x, y = both[:, np.argsort(is_level, kind="stable")].T  # numbers before levels
     if len(both) < FEWEST or np.ptp(x) == 0 or np.ptp(y) == 0:
@@ -55,7 +62,7 @@ def association(values: np.ndarray, is_level: np.ndarray) -> float:
 
 
 def _ranks(x: np.ndarray) -> np.ndarray:
-    # Scipy takes a while to import, and most tables have no use for it.
+    # Scipy takes a while to import, and most uses do not need it.
     return importlib.import_module("scipy.stats").rankdata(x)
 
 
@@ -87,23 +94,27 @@ def _cramers_v(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def independence_p_values(columns: Tensor, conditions: Tensor) -> Tensor:
-    """Of each condition ``[n, C]``, that it is independent of each column ``[n, D]``: ``[C, D]``,
-    float64.
+    """Test independence of each condition ``[n, C]`` and each column ``[n, D]``.
 
-    Values above about 0.05 are not exact. A number that does not vary depends on nothing. Memory is
-    that of ``n² (D + 2)`` numbers."""
+    P-values above about 0.05 are not exact. A constant is independent of everything. Memory is that
+    of
+    ``n² (D + 2)`` numbers.
+
+    Returns:
+        P-values ``[C, D]``, float64.
+    """
     n = len(columns)
     centered = torch.stack([_centered(column) for column in columns.double().T]).flatten(1)
     lengths = centered.square().sum(dim=1)
     p_values = []
     for condition in conditions.double().T:
         distances = _distances(condition)
-        # Centering is a projection: of a product one factor is to be centered.
+        # Centering is a projection: only one factor of a product needs to be centered.
         products = centered @ distances.flatten()
         lengths_of_both = (lengths * _length(distances)).clamp_min(0).sqrt()
         p_values.append(torch.where(lengths_of_both > 0, n * products / lengths_of_both, -1.0))
     statistic = (torch.stack(p_values) + 1).clamp_min(0)
-    # Of a chi-square with one degree of freedom, which is the square of a normal number.
+    # Upper tail of a chi-square with one degree of freedom, the square of a normal variable.
     return torch.special.erfc((statistic / 2).sqrt())
 
 
@@ -119,7 +130,7 @@ def _centered(numbers: Tensor) -> Tensor:
 
 
 def _length(distances: Tensor) -> Tensor:
-    """``<A, A>`` of distances ``[n, n]`` that are not centered."""
+    """Return ``<A, A>`` of distances ``[n, n]`` that are not centered."""
     n = len(distances)
     rows = distances.sum(dim=1)
     of_rows = 2 / (n - 2) * rows.square().sum()

@@ -1,29 +1,31 @@
-"""Closed boundaries around the middle of a Gaussian, and what lies within them.
+"""Closed boundaries around the center of a Gaussian, and the probability and volume inside them.
 
-A boundary is vertices ``[K, D]`` and oriented faces ``[F, D]``: counterclockwise segments in 2-D,
-triangles that look outward in 3-D. The sphere of Mahalanobis radius r of a Gaussian with mean 0 and
-variances v is ``sqrt(sum_i x_i^2 / v_i) = r``, and holds the probability ``P(D/2, r^2/2)``, the
-chi-square distribution function, where P is the regularized incomplete gamma function.
+A boundary consists of vertices ``[K, D]`` and oriented faces ``[F, D]``: counterclockwise segments
+in 2-D, triangles that face outward in 3-D. The sphere of Mahalanobis radius r of a Gaussian with
+mean 0 and variances v is ``sqrt(sum_i x_i^2 / v_i) = r``, and contains the probability ``P(D/2,
+r^2/2)``, the chi-square distribution function, where P is the regularized incomplete gamma
+function.
 
-A polygon or mesh with its vertices on a sphere is inscribed, and so holds less: with 200 vertices,
-up to 6e-5 of probability in 2-D and 0.009 in 3-D. Two ways lead around this bias. Coverage at two
-stages of a flow may be compared with each other, since the same boundary is carried along. Or it
-may be compared with the probability that the boundary truly holds (``gaussian_content_within``).
+A polygon or mesh with its vertices on a sphere is inscribed, and therefore contains less: with 200
+vertices, up to 6e-5 of probability in 2-D and 0.009 in 3-D. There are two ways to avoid this bias.
+Coverage at two stages of a flow can be compared, since the same boundary is transported. Or it can
+be compared with the probability that the boundary really contains (``gaussian_content_within``).
 
 With ``G(x) = x P(D/2, |x|^2/2) / (S |x|^D)``, S the area of the unit sphere, the divergence of G is
-the standard normal density, so that what a boundary holds is the flow of G through its faces:
-smooth on each, and no samples are needed. The same holds for the volume and ``G = x / D``.
+the standard normal density. The probability inside a boundary is therefore the flux of G through
+its faces, which is smooth on each face and needs no samples. The same holds for the volume and
+``G = x / D``.
 
-*Alpha shapes* are the region that a set of points fills, as seen at one length. The alpha complex
-of points in 2-D or 3-D holds the simplices (triangles, tetrahedra) of their Delaunay triangulation
-whose circumscribed sphere has a radius below alpha (Edelsbrunner and Mücke 1994). Its boundary is
-made of the faces that belong to one such simplex only. Holes and gaps wider than alpha stay open;
-with an infinite alpha it is the convex hull.
+*Alpha shapes* describe the region that a set of points fills, at a given length scale. The alpha
+complex of points in 2-D or 3-D contains the simplices (triangles, tetrahedra) of their Delaunay
+triangulation whose circumscribed sphere has a radius below alpha (Edelsbrunner and Mücke 1994). Its
+boundary consists of the faces that belong to only one such simplex. Cavities and gaps wider than
+alpha stay open; with an infinite alpha it is the convex hull.
 
-Fitted to points on a surface, it needs an alpha between the distance of neighbours and the size of
-what is to stay open. Points on one sphere have that sphere around every simplex, and as their
-triangulation is not unique, Qhull takes long over many: a minute for 20,000, where half a second
-does for points of an ellipsoid or of a sphere that a flow has carried.
+For points on a surface, alpha must lie between the distance of neighbours and the size of the gaps
+that should stay open. Points on one sphere have that sphere around every simplex, and as their
+triangulation is not unique, Qhull takes long over many: a minute for 20,000, compared with half a
+second for points of an ellipsoid or of a sphere that a flow has transported.
 
 Everything is NumPy in float64.
 """
@@ -48,7 +50,7 @@ FACES_AT_ONCE = 1 << 13
 class Boundary(NamedTuple):
     """Vertices ``[K, D]`` in float64 and oriented faces ``[F, D]`` of indices into them.
 
-    A flow carries a boundary by moving its vertices: ``Boundary(moved, boundary.faces)``.
+    A flow transports a boundary by moving its vertices: ``Boundary(moved, boundary.faces)``.
     """
 
     vertices: Floats
@@ -56,10 +58,14 @@ class Boundary(NamedTuple):
 
 
 def unit_sphere(dim: int, count: int) -> Boundary:
-    """The unit sphere as a polygon of ``count`` sides or a mesh of ``2 count - 4`` triangles.
+    """Return the unit sphere as a polygon of ``count`` sides or a mesh of ``2 count - 4``
+    triangles.
 
-    Vertices are spread evenly: at equal angles in 2-D, on a Fibonacci spiral in 3-D. Raises
-    UsageError for another dimension, or no more vertices than ``dim``."""
+    Vertices are spread evenly: at equal angles in 2-D, on a Fibonacci spiral in 3-D.
+
+    Raises:
+        UsageError: The dimension is neither 2 nor 3, or ``count`` is at most ``dim``.
+    """
     if dim not in (2, 3):
         raise UsageError(f"boundaries are polygons in 2-D or meshes in 3-D, not in {dim}-D")
     if count <= dim:
@@ -68,15 +74,18 @@ def unit_sphere(dim: int, count: int) -> Boundary:
     if dim == 2:
         vertices = _directions(index * (2 * math.pi / count))
         return Boundary(vertices, np.stack([index, np.roll(index, -1)], axis=1))
-    # Slices of equal area, each turned against the last by the golden angle.
+    # Slices of equal area, each rotated from the previous one by the golden angle.
     height = 1 - (2 * index + 1) / count
     around = _directions(index * (math.pi * (3 - math.sqrt(5))))
     return convex_hull(np.column_stack([np.sqrt(1 - height**2)[:, None] * around, height]))
 
 
 def convex_hull(points: ArrayLike) -> Boundary:
-    """The convex hull of points ``[N, D]``, D = 2 or 3, which are all kept as its vertices. Raises
-    DataError if the points are too few, not finite, or in one line or plane."""
+    """Return the convex hull of points ``[N, D]``, D = 2 or 3; all points are kept as its vertices.
+
+    Raises:
+        DataError: The points are too few, not finite, or in one line or plane.
+    """
     vertices = as_points(points, "points of a hull")
     try:
         hull = ConvexHull(vertices)
@@ -89,7 +98,7 @@ def convex_hull(points: ArrayLike) -> Boundary:
 
 
 def flat_points(points: Floats) -> DataError:
-    """What to raise if points span no polygon or mesh."""
+    """Return the error to raise if points span no polygon or mesh."""
     flat = "one line" if points.shape[1] == 2 else "one plane"
     return DataError(
         f"{len(points)} points in {points.shape[1]}-D enclose nothing: it takes at least "
@@ -98,17 +107,27 @@ def flat_points(points: Floats) -> DataError:
 
 
 def gaussian_content(radius: ArrayLike, dim: int) -> Floats:
-    """Probability within Mahalanobis radii of a Gaussian in ``dim`` dimensions, shaped as they."""
+    """Return the probability within Mahalanobis radii of a Gaussian in ``dim`` dimensions, in the
+    shape of the radii.
+    """
     half_square = np.square(np.asarray(radius, dtype=np.float64)) / 2
     return np.asarray(gammainc(dim / 2, half_square))
 
 
 def gaussian_content_within(vertices: ArrayLike, faces: ArrayLike) -> float:
-    """Probability of the standard normal distribution inside a boundary ``[K, D]``, ``[F, D]``.
+    """Return the probability of the standard normal distribution inside a boundary.
 
     For a Gaussian with variances v, divide the vertices by ``sqrt(v)``. Regions count as often as
-    the boundary winds around them. The error is below 1e-9 for faces of edges up to 1. Raises
-    DataError as in ``winding_number``."""
+    the
+    boundary winds around them. The error is below 1e-9 for faces of edges up to 1.
+
+    Args:
+        vertices: Vertices of the boundary ``[K, D]``.
+        faces: Faces of the boundary ``[F, D]``.
+
+    Raises:
+        DataError: The boundary is invalid, as in ``winding_number``.
+    """
     corners = _corners(vertices, faces)
     dim = corners.shape[2]
     sphere_area = 2 * math.pi ** (dim / 2) / math.gamma(dim / 2)
@@ -124,26 +143,34 @@ def gaussian_content_within(vertices: ArrayLike, faces: ArrayLike) -> float:
 
 
 def enclosed_volume(vertices: ArrayLike, faces: ArrayLike) -> float:
-    """Area or volume inside a boundary ``[K, D]``, ``[F, D]``; negative if it looks inward. Raises
-    DataError as in ``winding_number``."""
+    """Return the area or volume inside a boundary ``[K, D]``, ``[F, D]``; negative if it faces
+    inward.
+
+    Raises:
+        DataError: The boundary is invalid, as in ``winding_number``.
+    """
     corners = _corners(vertices, faces)
-    # Around a point of its own: far from the origin, the parts would cancel.
+    # Measured from one of its own points: far from the origin, the terms would cancel.
     corners = corners - corners[:1, :1]
     return float(np.linalg.det(corners).sum()) / math.factorial(corners.shape[2])
 
 
 def write_mesh(path: Path, vertices: ArrayLike, faces: ArrayLike) -> None:
-    """Writes a closed mesh ``[K, 3]``, ``[F, 3]`` as binary .ply, whole or not at all.
+    """Write a closed mesh ``[K, 3]``, ``[F, 3]`` as binary .ply, atomically.
 
-    Any mesh viewer opens it. Its coordinates are in float32, as mesh files are. Raises DataError as
-    in ``winding_number``, or if it is a polygon, UsageError if the name does not end in .ply."""
+    Any mesh viewer opens the file. Coordinates are in float32, as is usual in mesh files.
+
+    Raises:
+        DataError: The mesh is invalid, as in ``winding_number``, or is a polygon.
+        UsageError: The file name does not end in .ply.
+    """
     vertices, faces = as_points(vertices, "mesh vertices"), np.asarray(faces)
     if vertices.shape[1] != 3:
         raise DataError("a mesh file holds triangles in 3-D, not a polygon in 2-D")
     if path.suffix != ".ply":
         raise UsageError(f"a mesh is written as .ply, not as {path.name}")
     require_closed(faces, vertices)
-    import trimesh  # here, since those who draw coverage may have no trimesh
+    import trimesh  # here, since coverage without mesh files works without trimesh
 
     # Without processing, trimesh leaves vertices and faces as they are and in order.
     mesh = trimesh.Trimesh(vertices, faces, process=False)
@@ -156,7 +183,9 @@ def _directions(angles: NDArray[np.floating]) -> Floats:
 
 
 def _normals(corners: Floats) -> Floats:
-    """Vectors ``[F, D]`` to the outer side of faces with corners ``[F, D, D]``, of any length."""
+    """Return outward normal vectors ``[F, D]``, of any length, of faces with corners ``[F, D,
+    D]``.
+    """
     edges = corners[:, 1:] - corners[:, :1]
     if corners.shape[1] == 2:
         return edges[:, 0, ::-1] * np.array([1.0, -1.0])
@@ -164,17 +193,23 @@ def _normals(corners: Floats) -> Floats:
 
 
 def _corners(vertices: ArrayLike, faces: ArrayLike) -> Floats:
-    """The corners ``[F, D, D]`` of the faces of a closed boundary; DataError if it is none."""
+    """Return the corners ``[F, D, D]`` of the faces of a closed boundary.
+
+    Raises:
+        DataError: The boundary is not closed.
+    """
     vertices, faces = as_points(vertices, "boundary vertices"), np.asarray(faces)
     require_closed(faces, vertices)
     return vertices[faces]
 
 
 def _quadrature(dim: int) -> tuple[Floats, Floats]:
-    """Weights ``[Q]`` and barycentric nodes ``[Q, dim]`` of means over segments or triangles.
+    """Return weights ``[Q]`` and barycentric nodes ``[Q, dim]`` of means over segments or
+    triangles.
 
-    Gauss and Legendre's rule; on triangles, its product on a square with one side shrunk to a
-    corner.
+    Segments use the Gauss-Legendre rule; triangles use its product on a square with one side shrunk
+    to
+    a corner.
     """
     nodes, weights = roots_legendre(QUADRATURE_ORDER)
     s, w = (nodes + 1) / 2, weights / 2
@@ -186,27 +221,29 @@ def _quadrature(dim: int) -> tuple[Floats, Floats]:
     )
 
 
-# The faces of a simplex [v0 .. vD] of positive volume, seen from outside; the i-th lacks v_i.
+# Faces of a simplex [v0 .. vD] of positive volume, seen from outside; the i-th lacks v_i.
 FACES = {
     2: np.array([[1, 2], [2, 0], [0, 1]]),
     3: np.array([[1, 2, 3], [0, 3, 2], [0, 1, 3], [0, 2, 1]]),
 }
-# A simplex is flat if its volume is this small a part of what its edges could span: then the volume
-# and the circumscribed sphere are rounding errors.
+# A simplex is flat if the ratio of its volume to what its edges could span is below this. Its
+# volume and circumscribed sphere are then rounding errors.
 FLAT = 1e-12
 FILLED = 1e-6
-"""The part of a volume that may be missing: slivers can have a circumscribed sphere of any size."""
+"""Fraction of a volume that may be missing: slivers can have a circumscribed sphere of any size."""
 NAME = "points of an alpha shape"
 
 
 def alpha_shape(points: ArrayLike, alpha: float) -> Boundary:
-    """The boundary of the alpha complex of points ``[N, D]``, D = 2 or 3, for ``inside``.
+    """Return the boundary of the alpha complex of points ``[N, D]``, D = 2 or 3, for ``inside``.
 
-    All points are kept as its vertices, whether faces use them or not. If alpha is below every
-    radius there are no faces, and nothing is inside.
+    All points are kept as its vertices, whether or not faces use them. If alpha is below every
+    radius,
+    there are no faces, and nothing is inside.
 
-    Equal faces in opposite directions can remain, where several flat simplices lie side by side.
-    They cancel.
+    Equal faces in opposite directions can remain where several flat simplices lie side by side.
+    They
+    cancel.
 
     Args:
         points: Points ``[N, D]`` in any order.
@@ -220,16 +257,16 @@ def alpha_shape(points: ArrayLike, alpha: float) -> Boundary:
     if not alpha > 0:
         raise UsageError(f"alpha is a radius and so positive, not {alpha}")
     if np.isinf(alpha):
-        # The same region as all simplices together, without finding them.
+        # The convex hull is the same region as all simplices together, and needs no triangulation.
         return convex_hull(points)
     delaunay = _triangulated(points)
     simplices, neighbours = delaunay.simplices.astype(np.int64), delaunay.neighbors
     corners = points[simplices]
     radii = circumradii(corners)
     kept = radii < alpha
-    # A neighbour of -1 is the outside, which is kept nowhere. What is flat between others that are
-    # kept holds nothing, and would be a cut through them: four points of two spheres about a center
-    # that lie in one plane with it.
+    # A neighbour of -1 is the outside, which is never kept. A flat simplex between kept ones has no
+    # volume, but would be a cut through them: for example, four points of two concentric spheres in
+    # one plane with the center.
     kept |= np.isinf(radii) & np.append(kept, False)[neighbours].all(axis=1)
     on_boundary = kept[:, None] & ~np.append(kept, False)[neighbours]
     faces = simplices[:, FACES[points.shape[1]]]
@@ -239,8 +276,11 @@ def alpha_shape(points: ArrayLike, alpha: float) -> Boundary:
 
 
 def filling_alpha(points: ArrayLike) -> float:
-    """Above this alpha, the alpha shape of points ``[N, D]`` fills their convex hull. Raises
-    DataError as in ``alpha_shape``."""
+    """Return the alpha above which the alpha shape of points ``[N, D]`` fills their convex hull.
+
+    Raises:
+        DataError: The points are invalid, as in ``alpha_shape``.
+    """
     points = as_points(points, NAME)
     corners = points[_triangulated(points).simplices]
     radii, volumes = circumradii(corners), np.abs(np.linalg.det(corners[:, 1:] - corners[:, :1]))
@@ -250,10 +290,12 @@ def filling_alpha(points: ArrayLike) -> float:
 
 
 def circumradii(corners: ArrayLike) -> Floats:
-    """Radii ``[S]`` of the spheres through the corners ``[S, D+1, D]`` of simplices, D = 2 or 3.
+    """Return radii ``[S]`` of the spheres through the corners ``[S, D+1, D]`` of simplices, D = 2
+    or 3.
 
-    From edges a, b (and c) at one corner: ``|a| |b| |a - b| / 2 |a x b|`` in 2-D, and
-    ``| |a|^2 b x c + |b|^2 c x a + |c|^2 a x b | / 2 |a . b x c|`` in 3-D. Infinite if flat.
+    With edges a, b (and c) at one corner, they are ``|a| |b| |a - b| / 2 |a x b|`` in 2-D, and
+    ``| |a|^2 b x c + |b|^2 c x a + |c|^2 a x b | / 2 |a . b x c|`` in 3-D. Flat simplices have an
+    infinite radius.
     """
     corners = np.asarray(corners, dtype=np.float64)
     edges = corners[:, 1:] - corners[:, :1]
@@ -262,7 +304,7 @@ def circumradii(corners: ArrayLike) -> Floats:
     if corners.shape[2] == 2:
         numerator = lengths.prod(axis=1) * np.linalg.norm(edges[:, 0] - edges[:, 1], axis=1)
     else:
-        # The i-th product is of the two edges after the i-th.
+        # The i-th product is that of the two edges after the i-th.
         products = np.cross(np.roll(edges, -1, axis=1), np.roll(edges, -2, axis=1))
         numerator = np.linalg.norm((lengths[:, :, None] ** 2 * products).sum(axis=1), axis=1)
     solid = volume > FLAT * lengths.prod(axis=1)

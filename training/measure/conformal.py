@@ -1,46 +1,49 @@
-"""Levels to ask for, so that what is stated holds: split conformal prediction.
+"""Adjusted levels with guaranteed coverage: split conformal prediction.
 
-Each of n truths that were held out has a *score* in [0, 1], the content of the smallest region of a
-family that holds it (``posterior.coverage``). Asked for with content
+Each of n cases of a calibration set has a *score* in [0, 1]: the level of the smallest region of a
+family that contains its true value (``posterior.coverage``). Regions at level
 
     q = s_(k),  k = ceil((n + 1) l),    s_(1) <= ... <= s_(n),
 
-regions hold a new truth with a probability of at least l, and at most ``l + 1 / (n + 1)`` where
-scores do not tie, *whatever the posterior is worth*, if the new one is exchangeable with those held
-out (Vovk, Gammerman and Shafer 2005; Lei et al. 2018, "Distribution-free predictive inference for
-regression"; of ranks by a posterior, Chernozhukov, Wuethrich and Zhu 2021, "Distributional
-conformal prediction"). The probability is over the truths held out, too. Given these, what regions
-hold has the law ``Beta(k, n + 1 - k)``: so far may a single calibration be off.
+cover a new true value with a probability of at least l, and at most ``l + 1 / (n + 1)`` without
+ties of scores, *however poor the posterior is*, if the new case is exchangeable with the
+calibration set (Vovk, Gammerman and Shafer 2005; Lei et al. 2018, "Distribution-free predictive
+inference for regression"; with ranks by a posterior, Chernozhukov, Wuethrich and Zhu 2021,
+"Distributional conformal prediction"). The probability is also over calibration sets. For a given
+calibration set, coverage has the distribution ``Beta(k, n + 1 - k)``, which is the error that a
+single calibration may have.
 
-The same ranks say how *odd* something is: of n + 1 exchangeable numbers, each is among the largest
-m with a probability of ``m / (n + 1)``, and so
+The same ranks measure how *odd* a case is. Among n + 1 exchangeable numbers, each is among the m
+largest with a probability of ``m / (n + 1)``. Hence
 
-    p = #{i: t_i >= t} / (n + 1)
+    p = #{i: t_i >= t} / (n + 1),
 
-with the new one counted is at most a with a probability of at most a, for any number t that treats
-all n + 1 alike. Several are joined by their own p-values p_k as ``t = sum_k 1 / p_k``, which is
-such a number: the smallest counts most, as in the harmonic mean p (Wilson 2019). Families of them
-are joined in the same way, so that one number that sees what no other does is not drowned by many.
+counting the new case too, is at most a with a probability of at most a, for any number t that
+treats all n + 1 cases alike. Several numbers are combined by their own p-values p_k as ``t = sum_k
+1 / p_k``, which is such a number. The smallest p-value counts most, as in the harmonic mean p-value
+(Wilson 2019). Families of numbers are combined in the same way, so that one number that detects
+what no other does is not outweighed by many.
 
-*Neighbors.* What is said of each of n + 1 rows alike has ranks that are even, if they are
-exchangeable. Two such numbers are made of the K nearest others of each row.
+*Neighbors.* A number that is computed alike for each of n + 1 rows has uniform ranks if the rows
+are exchangeable. Two such numbers are computed from the K nearest other rows of each row.
 
-*How far it is from them*, beside how far they are from theirs: with a_i the mean distance of row i
-to its neighbors N_i, and c, below which distances are none, for rows that repeat each other,
+*Relative distance to the neighbors*: with a_i the mean distance of row i to its neighbors N_i, and
+c, a distance that counts as none, so that repeated rows cause no problem,
 
     t_i = (a_i + c) / (mean of a_j over N_i + c),
 
-which is large in gaps, and beside narrow clusters too (the local outlier factor of Breunig et al.
-2000, by mean distances).
+which is large in gaps, and next to narrow clusters too (the local outlier factor of Breunig et al.
+2000, with mean distances).
 
-*Where its score is among theirs*, u_i = #{j in N_i: s_j < s_i}. Of the new row this grows with its
-score, so that the scores s for which u is among the smallest k of all n + 1 reach up to one of its
-neighbors':
+*Rank of the score among the neighbors' scores*, u_i = #{j in N_i: s_j < s_i}. For the new row it
+increases with the row's score. The scores s with u among the smallest k of all n + 1 therefore
+extend up to one of its neighbors' scores,
 
     s <= s_(u* + 1) of the neighbors,    u* = the k-th smallest of u_1 .. u_n,  k = ceil((n + 1) l),
 
-and hold its own with a probability of at least l (localized conformal prediction, Guan 2023). Where
-the new row is a neighbor, its score counts as smaller, which only makes the u larger.
+and include the row's own score with a probability of at least l (localized conformal prediction,
+Guan 2023). Where the new row is a neighbor of another, its score counts as smaller, which only
+makes u larger.
 """
 
 from collections.abc import Iterator, Sequence
@@ -51,21 +54,22 @@ import torch
 from torch import Tensor
 
 TINY = 1e-9
-"""Of what is rounded up."""
+"""Tolerance for rounding errors before a value is rounded up."""
 CERTAINTY = 0.9
-"""Of a single calibration: how often what it holds lies in the range that is stated."""
+"""Probability that the coverage of a single calibration lies in the reported range."""
 AT_ONCE = 1 << 22
-"""Numbers that are compared at a time."""
+"""Number of values that are compared at once."""
 
 
 def fewest(share: float) -> int:
-    """Truths without which no region but that of everything is sure to hold a share."""
+    """Return the smallest calibration set that guarantees this coverage with bounded regions."""
     return ceil(share / (1 - share) - TINY)
 
 
 def asked(scores: Tensor, share: float | Tensor) -> Tensor:
-    """Contents ``[...]`` to ask for, so that a share of truths, one for all or ``[...]``, is held,
-    by scores ``[n, ...]``; 1, for everything, where the truths are too few."""
+    """Return levels ``[...]`` whose regions have the given coverage, one for all or ``[...]``, from
+    scores ``[n, ...]``; 1, for unbounded regions, where the calibration set is too small.
+    """
     count = len(scores)
     place = placed(count, share).expand_as(scores[0])
     ordered = scores.sort(dim=0).values.gather(0, place.clamp_max(count)[None] - 1)[0]
@@ -73,21 +77,24 @@ def asked(scores: Tensor, share: float | Tensor) -> Tensor:
 
 
 def placed(truths: int, share: float | Tensor | Sequence[float]) -> Tensor:
-    """k, of shares ``[...]``; more than there are truths where these are too few."""
+    """Return k for nominal coverages ``[...]``; it exceeds the size of the calibration set where
+    that is too small.
+    """
     shares = torch.as_tensor(share, dtype=torch.float64)
     return ((truths + 1) * shares - TINY).ceil().long().clamp_min(1)
 
 
 @dataclass(frozen=True)
 class Holding:
-    """What regions hold that n truths have set.
+    """Coverage of regions whose level was set by n cases.
 
     Attributes:
-        truths: n.
-        share: That was stated.
-        mean: Over calibrations by so many truths; at least the share, at most ``1 / (n + 1)`` more.
-        low: Less is held by one calibration in twenty.
-        high: More is held by one in twenty.
+        truths: Size of the calibration set, n.
+        share: Nominal coverage.
+        mean: Mean coverage over calibration sets of this size; at least ``share``, and at most
+            ``1 / (n + 1)`` more.
+        low: The coverage of one calibration in twenty is below this.
+        high: The coverage of one calibration in twenty is above this.
     """
 
     truths: int
@@ -98,7 +105,7 @@ class Holding:
 
     @classmethod
     def by(cls, truths: int, share: float) -> "Holding":
-        """That of so many truths."""
+        """Compute the coverage for a calibration set of this size."""
         place = ceil((truths + 1) * share - TINY)
         if place > truths:
             return cls(truths, share, 1.0, 1.0, 1.0)
@@ -110,15 +117,17 @@ class Holding:
 
 
 def recalibrated(ranks: Tensor, levels: Tensor) -> Tensor:
-    """Levels ``[...]`` taken to those at which truths are: a monotone map of [0, 1] to itself.
+    """Map levels ``[...]`` to those of the true values: a monotone map of [0, 1] to itself.
 
-    It goes through ``(i / (n + 1), u_(i))`` for the sorted ranks, and is linear between: the
+    The map passes through ``(i / (n + 1), u_(i))`` for the sorted ranks, and is linear in between:
+    the
     inverse of their distribution function (Kuleshov, Fenner and Ermon 2018). A draw at a level,
-    moved to what this makes of it, is at or below a truth as often as it should be.
+    moved
+    to the mapped level, is at or below a true value as often as it should be.
 
     Args:
-        ranks: Of n truths ``[n, ...]``, in [0, 1].
-        levels: In [0, 1], ``[S, ...]``.
+        ranks: Ranks of n true values ``[n, ...]``, in [0, 1].
+        levels: Levels in [0, 1], ``[S, ...]``.
     """
     ranks = ranks.to(levels)
     ends = torch.zeros_like(ranks[:1])
@@ -129,9 +138,10 @@ def recalibrated(ranks: Tensor, levels: Tensor) -> Tensor:
 
 
 def crossed(scores: Tensor) -> Tensor:
-    """Contents ``[n, V]`` as the other half of the truths has them: shares of its scores that are
-    smaller, even from 0 to 1 whatever the posterior is worth. Scores ``[n, V]`` are of n truths in
-    any order."""
+    """Return cross-calibrated levels ``[n, V]``: the fraction of scores in the other half of the
+    cases that are smaller, uniform from 0 to 1 however poor the posterior is. Scores ``[n, V]``
+    belong to n cases in any order.
+    """
     made = torch.empty_like(scores)
     for own, other in ((0, 1), (1, 0)):
         ordered = scores[other::2].T.sort(dim=1).values.contiguous()
@@ -141,16 +151,17 @@ def crossed(scores: Tensor) -> Tensor:
 
 
 def oddness(*families: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """How odd each of M new rows is among n known ones, by numbers that are larger of odder rows.
+    """Test how odd each of M new rows is among n known ones, by numbers that are larger for odder
+    rows.
 
     Args:
-        families: Numbers that are joined first, and then with the others: those of known rows
-            ``[n, K]``, or ``[M, n, K]`` where they depend on the new row, and of new ones
-            ``[M, K]``.
+        families: Families of numbers; each is combined first, and then with the others. A family
+            has the numbers of known rows ``[n, K]``, or ``[M, n, K]`` where they depend on the new
+            row, and of new rows ``[M, K]``.
 
     Returns:
-        p-values ``[M]``, at most a in a share a of rows that are like the known ones; and which
-        number of all is the oddest ``[M]``.
+        P-values ``[M]``, at most a in a fraction a of rows that are like the known ones; and the
+        index of the most extreme number ``[M]``.
     """
     count = len(families[0][1])
     known = [others.expand(count, *others.shape[-2:]) for others, _ in families]
@@ -170,24 +181,24 @@ def oddness(*families: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def _no_less(values: Tensor) -> Tensor:
-    """The share of numbers that are no less than each ``[..., n]``."""
+    """Return, for each number ``[..., n]``, the fraction of numbers that are at least as large."""
     values = values.contiguous()
     smaller = torch.searchsorted(values.sort(dim=-1).values, values)
     return 1 - smaller.double() / values.shape[-1]
 
 
 NONE = 0.01
-"""c, in the units of the rows, which are about standard deviations."""
+"""Distance c that counts as none, in the units of the rows, which are about standard deviations."""
 
 
 @dataclass(frozen=True, eq=False)
 class Neighbors:
-    """The K nearest others of each of n rows.
+    """K nearest other rows of each of n rows.
 
     Attributes:
-        known: The rows ``[n, C]``.
-        distances: Rising, ``[n, K]``.
-        places: Of the neighbors ``[n, K]``.
+        known: Rows ``[n, C]``.
+        distances: Increasing distances to the neighbors, ``[n, K]``.
+        places: Indices of the neighbors ``[n, K]``.
     """
 
     known: Tensor
@@ -196,14 +207,17 @@ class Neighbors:
 
     @classmethod
     def of(cls, known: Tensor, count: int) -> "Neighbors":
-        """Those of rows ``[n, C]``; all others, if they are fewer than count."""
+        """Find the neighbors of rows ``[n, C]``; all other rows, if there are fewer than
+        ``count``.
+        """
         apart = torch.cdist(known, known).fill_diagonal_(torch.inf)
         nearest = apart.topk(min(count, len(known) - 1), largest=False)
         return cls(known, nearest.values, nearest.indices)
 
     def relative(self, new: Tensor) -> tuple[Tensor, Tensor]:
-        """t of the known rows ``[M, n]`` and of the new one ``[M]``, for each new one ``[M, C]``
-        alone."""
+        """Return t of the known rows ``[M, n]`` and of the new row ``[M]``, for each new row ``[M,
+        C]`` separately.
+        """
         count, farthest = self.places.shape[1], self.distances[:, -1]
         of_known, of_new = [], []
         for apart in self._apart(new, count):
@@ -217,14 +231,21 @@ class Neighbors:
         return torch.cat(of_known), torch.cat(of_new)
 
     def asked(self, scores: Tensor, new: Tensor, shares: Sequence[float]) -> tuple[Tensor, Tensor]:
-        """Scores ``[M, L, Q]`` up to which L shares of truths are held, by the neighbors of each
-        new row ``[M, C]`` with Q scores of each known row, in [0, 1], ``[n, Q]``, and the distance
-        ``[M]`` of the farthest of these."""
+        """Return local levels with the given coverages, from the neighbors of each new row.
+
+        Args:
+            scores: Q scores of each known row, in [0, 1], ``[n, Q]``.
+            new: New rows ``[M, C]``.
+            shares: L nominal coverages.
+
+        Returns:
+            Levels ``[M, L, Q]``, and the distance ``[M]`` of the farthest neighbor.
+        """
         (total, width), count = scores.shape, self.places.shape[1]
         size = max(1, AT_ONCE // (count * width))
         parts = zip(torch.split(self.places, size), torch.split(scores, size), strict=True)
         below = torch.cat([(scores[k] < own[:, None]).sum(dim=1) for k, own in parts])
-        grows = scores[self.places[:, -1]] >= scores  # if the new row takes the last one's place
+        grows = scores[self.places[:, -1]] >= scores  # if the new row displaces the last neighbor
         wanted = placed(total, shares)
         contents, distances = [], []
         for apart in self._apart(new, width):
@@ -240,7 +261,8 @@ class Neighbors:
         return torch.cat(contents), torch.cat(distances)
 
     def _apart(self, new: Tensor, width: int) -> Iterator[Tensor]:
-        """Distances ``[m, n]`` of some new rows at a time to the known ones, of which each is to
-        have so many numbers."""
+        """Yield distances ``[m, n]`` of blocks of new rows to the known ones; a block is sized for
+        ``width`` values per known row.
+        """
         for rows in torch.split(new.to(self.known), max(1, AT_ONCE // (len(self.known) * width))):
             yield torch.cdist(rows, self.known)

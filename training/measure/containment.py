@@ -1,22 +1,23 @@
-"""Which points lie inside a closed boundary, convex or not, in two or three dimensions.
+"""Test of whether points lie inside a closed boundary, convex or not, in two or three dimensions.
 
 A boundary is a set of vertices and of oriented faces between them: segments of polygons in 2-D,
 triangles of meshes in 3-D. Its winding number about a point p is the signed number of faces that a
-ray from p crosses, the same for every ray: 1 inside and 0 outside of a simple boundary whose faces
-look outward, -1 inside one that is turned inside out (Hormann and Agathos 2001 for polygons).
+ray from p crosses, the same for every ray: 1 inside and 0 outside a simple boundary whose faces
+face outward, -1 inside one that is turned inside out (Hormann and Agathos 2001 for polygons).
 
 The ray runs along the last axis. In 2-D, a segment is crossed if it meets the vertical line through
 p above p. In 3-D, the plane ``x = p_x`` cuts the mesh into closed polygons: each triangle that it
-meets becomes a segment between points on two of its edges, and the 2-D rule counts the rest.
+meets becomes a segment between points on two of its edges, and the 2-D rule applies.
 
-Rays through vertices and along edges need no special case. A face takes part for
-``low <= p_x < high`` only, so that exactly one of two faces that meet above p counts, and where an
+Rays through vertices and along edges need no special case. A face counts only for
+``low <= p_x < high``, so that exactly one of two faces that meet above p counts. The point where an
 edge is cut depends on the edge and p alone, so that both triangles at it agree to the last digit.
-So no crossing is missed or doubled, cells that share faces divide space without gap or overlap,
-and a wrong answer takes a point within rounding of the boundary.
+No crossing is therefore missed or counted twice, cells that share faces divide space without gap or
+overlap, and only points within rounding of the boundary can be misclassified.
 
-Everything is NumPy in float64. Only faces whose bounding box could lie above a point meet it: n
-points and m faces of like size take about ``(n + m) log n`` steps, and bounded memory beyond them.
+Everything is NumPy in float64. Only faces whose bounding box could lie above a point are tested: n
+points and m faces of similar size take about ``(n + m) log n`` steps, and bounded memory beyond
+them.
 """
 
 import math
@@ -35,28 +36,29 @@ PAIRS_AT_ONCE = 1 << 17
 
 
 def inside(points: ArrayLike, vertices: ArrayLike, faces: ArrayLike) -> Truths:
-    """Whether each of the points ``[N, D]`` is inside: ``[N]``, true where the winding number is
+    """Return whether each of the points ``[N, D]`` is inside ``[N]``: where the winding number is
     not 0.
 
-    So a boundary may look inward or outward, and where a carried boundary has come to overlap
-    itself, points in the overlap are inside. Arguments and errors as in ``winding_number``.
+    A boundary may therefore face inward or outward, and where a transported boundary overlaps
+    itself,
+    points in the overlap are inside. Arguments and errors are those of ``winding_number``.
     """
     return winding_number(points, vertices, faces) != 0
 
 
 def winding_number(points: ArrayLike, vertices: ArrayLike, faces: ArrayLike) -> Integers:
-    """How often the boundary winds around each point, counterclockwise or outward: ``[N]``.
+    """Count how often the boundary winds around each point, counterclockwise or outward: ``[N]``.
 
     Args:
-        points: ``[N, D]``, D = 2 or 3. A point on the boundary counts for the side below it along
-            the last axis, or else along the first.
-        vertices: ``[K, D]``.
-        faces: ``[F, D]`` integers, the vertices of each segment or triangle in order. All faces
-            together must be closed; there may be none.
+        points: Points ``[N, D]``, D = 2 or 3. A point on the boundary belongs to the side below it
+            along the last axis, or else along the first.
+        vertices: Vertices ``[K, D]``.
+        faces: Faces ``[F, D]``, integers: the vertices of each segment or triangle in order. All
+            faces together must be closed; there may be none.
 
     Raises:
-        DataError: Shapes do not fit, a value is not finite, a face names a vertex that is not
-            there, or the boundary has a rim.
+        DataError: Shapes do not fit, a value is not finite, a face refers to a missing vertex, or
+            the boundary is not closed.
     """
     points, vertices = as_points(points, "test points"), as_points(vertices, "boundary vertices")
     faces = np.asarray(faces)
@@ -68,7 +70,7 @@ def winding_number(points: ArrayLike, vertices: ArrayLike, faces: ArrayLike) -> 
     winding = np.zeros(len(points), dtype=np.int64)
     ordered, sign = _ordered_along_first_axis(vertices[faces])
     low, high = ordered.min(axis=1), ordered.max(axis=1)
-    # Beneath a face, whatever its height: the last axis does not matter.
+    # Find faces above or below each point, whatever the height: the last axis does not matter.
     for face, point in _points_in_boxes(points[:, :-1], low[:, :-1], high[:, :-1]):
         if dim == 2:
             start, end = ordered[face, 0], ordered[face, 1]
@@ -80,7 +82,11 @@ def winding_number(points: ArrayLike, vertices: ArrayLike, faces: ArrayLike) -> 
 
 
 def as_points(values: ArrayLike, name: str) -> Floats:
-    """``[N, D]`` in float64, D = 2 or 3; DataError if they are of another shape or not finite."""
+    """Convert values to points ``[N, D]`` in float64, D = 2 or 3.
+
+    Raises:
+        DataError: The shape is another, or a value is not finite.
+    """
     points = np.asarray(values, dtype=np.float64)
     if points.ndim != 2 or points.shape[1] not in (2, 3):
         raise DataError(f"{name} are rows in 2-D or 3-D, not an array of shape {points.shape}")
@@ -91,7 +97,12 @@ def as_points(values: ArrayLike, name: str) -> Floats:
 
 
 def require_closed(faces: NDArray[np.generic], vertices: Floats) -> None:
-    """DataError unless oriented faces ``[F, D]`` are of the vertices ``[K, D]`` and have no rim."""
+    """Check that oriented faces ``[F, D]`` refer to the vertices ``[K, D]`` and form a closed
+    boundary.
+
+    Raises:
+        DataError: They do not.
+    """
     count, dim = vertices.shape
     if faces.shape[1:] != (dim,) or not np.issubdtype(faces.dtype, np.integer):
         raise DataError(
@@ -101,7 +112,8 @@ def require_closed(faces: NDArray[np.generic], vertices: Floats) -> None:
     faces = faces.astype(np.int64)
     if faces.size and not 0 <= faces.min() <= faces.max() < count:
         raise DataError(f"a face names a vertex that is not among the {count} of the boundary")
-    # A face's own rim: its edges, each as often in one direction as in the other over all faces.
+    # The boundary of a face consists of its edges; over all faces, each must occur equally often in
+    # both directions.
     ends = faces if dim == 2 else np.stack([faces, np.roll(faces, -1, axis=1)], axis=-1)
     tail, head = np.moveaxis(ends.reshape(-1, 2), 1, 0)
     along, against = (tail, head) if dim == 2 else (tail * count + head, head * count + tail)
@@ -110,8 +122,8 @@ def require_closed(faces: NDArray[np.generic], vertices: Floats) -> None:
 
 
 def _ordered_along_first_axis(corners: Floats) -> tuple[Floats, Integers]:
-    """The corners ``[F, D, D]`` of each face by their first coordinate, and the sign of the
-    permutation ``[F]``.
+    """Sort the corners ``[F, D, D]`` of each face by their first coordinate; also return the sign
+    of the permutation ``[F]``.
     """
     order = np.argsort(corners[:, :, 0], axis=1, kind="stable")
     first, last = order[:, 0], order[:, -1]
@@ -125,10 +137,13 @@ def _ordered_along_first_axis(corners: Floats) -> tuple[Floats, Integers]:
 def _points_in_boxes(
     points: Floats, low: Floats, high: Floats
 ) -> Iterator[tuple[Integers, Integers]]:
-    """All pairs of indices of half-open boxes ``low <= point < high``, of corners ``[F, d]``, and
-    of points ``[N, d]`` in them, d = 1 or 2, and some of points beside them along the last axis."""
-    # Strips across the last axis, of as many points as there are strips. Within a strip, points
-    # are sorted along the first axis, so that those of a box are a run of them.
+    """Yield index pairs of half-open boxes ``low <= point < high``, with corners ``[F, d]``, and
+    points ``[N, d]``, d = 1 or 2. All points in a box are included, and some that are outside it
+    along the last axis.
+    """
+    # Divide space into strips across the last axis, with as many points per strip as there are
+    # strips. Within a strip, points are sorted along the first axis, so that those of a box are
+    # consecutive.
     size = max(math.isqrt(len(points)), 1)
     across, box_start, box_stop = _ranks(points[:, -1], low[:, -1], high[:, -1])
     first_strip = box_start // size
@@ -146,7 +161,7 @@ def _points_in_boxes(
 
 
 def _ranks(values: Floats, low: Floats, high: Floats) -> tuple[Integers, Integers, Integers]:
-    """The place of each value among all, and of the runs of places with ``low <= value < high``."""
+    """Return the rank of each value, and the ranges of ranks with ``low <= value < high``."""
     order = np.argsort(values)
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))
@@ -155,7 +170,9 @@ def _ranks(values: Floats, low: Floats, high: Floats) -> tuple[Integers, Integer
 
 
 def _runs(start: Integers, stop: Integers) -> Iterator[tuple[Integers, Integers]]:
-    """Every row with every integer of its run ``start <= i < stop``, a bounded part at a time."""
+    """Yield every row with every integer of its range ``start <= i < stop``, in parts of bounded
+    size.
+    """
     row = np.flatnonzero(start < stop)
     length = stop[row] - start[row]
     end = np.cumsum(length)
@@ -167,9 +184,10 @@ def _runs(start: Integers, stop: Integers) -> Iterator[tuple[Integers, Integers]
 
 
 def _cut(triangles: Floats, x: Floats) -> tuple[Floats, Floats]:
-    """Start and end ``[M, 2]`` of the segments in which planes of constant x ``[M]`` cut triangles
-    ``[M, 3, 3]``, whose corners are by their first coordinate, one each, between the first corner
-    and the last."""
+    """Return start and end ``[M, 2]`` of the segments along which planes of constant x ``[M]`` cut
+    triangles ``[M, 3, 3]``. Corners are sorted by their first coordinate, and x lies between the
+    first and the last corner.
+    """
     low, middle, high = np.moveaxis(triangles, 1, 0)
     upper = (x >= middle[:, 0])[:, None]
     short = _between(np.where(upper, middle, low), np.where(upper, high, middle), x)
@@ -177,7 +195,9 @@ def _cut(triangles: Floats, x: Floats) -> tuple[Floats, Floats]:
 
 
 def _crossings(points: Floats, start: Floats, end: Floats) -> Integers:
-    """1 where a segment passes above a point ``[M, 2]`` leftward, -1 rightward, 0 elsewhere."""
+    """Return 1 where a segment passes above a point ``[M, 2]`` leftward, -1 rightward, 0
+    elsewhere.
+    """
     leftward = end[:, 0] < start[:, 0]
     low = np.where(leftward[:, None], end, start)
     high = np.where(leftward[:, None], start, end)
@@ -190,8 +210,10 @@ def _crossings(points: Floats, start: Floats, end: Floats) -> Integers:
 
 
 def _between(low: Floats, high: Floats, x: Floats) -> Floats:
-    """The other coordinates ``[M, D-1]`` where edges ``[M, D]`` have the first coordinate x."""
+    """Interpolate the other coordinates ``[M, D-1]`` where edges ``[M, D]`` have the first
+    coordinate x.
+    """
     part = ((x - low[:, 0]) / (high[:, 0] - low[:, 0]))[:, None]
     low, high = low[:, 1:], high[:, 1:]
-    # Rounding must not lead out of the edge, since boxes around faces were searched.
+    # Rounding must not leave the edge, since the search was limited to boxes around faces.
     return np.clip(low + part * (high - low), np.minimum(low, high), np.maximum(low, high))

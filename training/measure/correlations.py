@@ -6,22 +6,23 @@ For samples ``r_0, r_t [N, D]`` in the same order (Inflationary Flows, appendix 
 
 a matrix ``[D, D]`` for each lag, whose diagonal is each dimension's autocorrelation. Sums are taken
 in float64 about the first sample, in one pass over batches of rows, so that memory is of order
-``D^2 + batch D`` and a dimension that does not vary has a variance of exactly zero. With such a
-dimension a correlation is not defined; it is set to 0, and the dimension is named.
+``D^2 + batch D`` and a dimension that does not vary has a variance of exactly zero. Correlations
+with such a dimension are undefined; they are set to 0, and the number of these dimensions is
+reported.
 
-*How long an autocorrelation lasts*, as far as N samples at saved times can tell. The correlation
-time is ``int_0^s C(t) dt``, by the trapezoidal rule, up to the first lag s at which C has come down
-to what correlations of N samples scatter by. Of samples in an order that has nothing to do with the
-other's, a correlation has mean 0 and variance ``1 / (N - 1)``, whatever their distribution (Pitman,
-1937, Significance tests which may be applied to samples from any populations II); two standard
-deviations count as zero. The mean over D dimensions scatters as much where they are dependent, and
-less where they are not, by up to ``1 / sqrt(D)``. Up to zero itself, the integral would depend on
-where C happens to cross it: what is gone for good stays positive at random over some lags, the more
-of them the more times are saved.
+*Correlation time*, as far as N samples at saved times determine it. It is ``int_0^s C(t) dt``, by
+the trapezoidal rule, up to the first lag s at which C has fallen to the sampling error of
+correlations. For samples in independent random order, a correlation has mean 0 and variance
+``1 / (N - 1)``, whatever their distribution (Pitman, 1937, Significance tests which may be applied
+to samples from any populations II); two standard deviations count as zero. The mean over D
+dimensions varies as much where they are dependent, and less where they are not, by up to
+``1 / sqrt(D)``. If it ended at zero itself, the integral would depend on where C happens to cross
+zero: a correlation that has vanished stays positive at random over some lags, more of them the more
+times are saved.
 
-What falls below ``1/e`` before the next saved time, with an integral less than that time, is faster
-than the times can tell: the trapezoid from 1 to nothing has the area of half their spacing,
-whatever it is. Then the time is known only to be less than the spacing.
+A correlation that falls below ``1/e`` before the next saved time, with an integral less than that
+time, is faster than the times can resolve: the trapezoid from 1 to nothing has the area of half
+their spacing, whatever the decay. Then the time is known only to be less than the spacing.
 """
 
 from collections.abc import Iterable
@@ -35,17 +36,20 @@ from dnnlib.errors import DataError
 from torch_utils.distributed import gather_rows
 
 LARGEST_STD = torch.finfo(torch.float32).max
-"""Larger ones cannot be saved. Far beyond it, sums of squares overflow and become NaN."""
+"""Largest standard deviation that can be saved. Far beyond it, sums of squares overflow to NaN."""
 
 ROUNDING = 1e-6
-"""Of float32, in which networks compute and files are: a few units of its last place."""
+"""Relative rounding error of float32, the precision of networks and files: a few units in the last
+place.
+"""
 
 
 class Correlation(NamedTuple):
-    """What is known of a pair of times.
+    """Correlation between a pair of times.
 
     Attributes:
-        matrix: ``C [D, D]``, rows for the first time and columns for the later; 0 where undefined.
+        matrix: Correlations ``C [D, D]``, rows for the first time and columns for the later; 0
+            where undefined.
         std: Standard deviations at the later time ``[D]``.
     """
 
@@ -59,7 +63,7 @@ class Correlation(NamedTuple):
 
 
 class _Sums:
-    """Sums over one time's samples, about the first of them."""
+    """Sums over the samples of one time, relative to the first sample."""
 
     def __init__(self, rows: Tensor):
         self.origin = rows[0].clone()
@@ -67,7 +71,7 @@ class _Sums:
         self.second = torch.zeros_like(self.origin)
 
     def add(self, rows: Tensor) -> Tensor:
-        """Adds rows ``[n, D]``, and gives them about the origin."""
+        """Add rows ``[n, D]``, and return them relative to the origin."""
         shifted = rows - self.origin
         self.first += shifted.sum(dim=0)
         self.second += shifted.square().sum(dim=0)
@@ -79,7 +83,7 @@ class _Sums:
 
 
 def correlate(pairs: Iterable[tuple[Tensor, Tensor]], source: str) -> Correlation:
-    """Correlates two times, of which the same rows ``[n, D]`` come together, batch by batch.
+    """Correlate two times, given the same rows ``[n, D]`` at both, batch by batch.
 
     Results are in float64 on the device of the rows.
 
@@ -115,12 +119,13 @@ def correlate(pairs: Iterable[tuple[Tensor, Tensor]], source: str) -> Correlatio
 
 
 def varying(stds: Tensor) -> Tensor:
-    """Which dimensions vary by more than rounding, then and at time 0: bool ``[Q, T, D]``.
+    """Return which dimensions vary by more than rounding, both then and at time 0: bool ``[Q, T,
+    D]``.
 
     A residual ``D - e`` is as inexact as D and e are, however small it is itself; and a dimension
-    that is rotated out of others is as inexact as the largest of these. So a dimension counts as
-    constant if its deviation is at most 1e-6 of the largest of any dimension and quantity at that
-    time, of which one is about that of D or of e.
+    that is rotated out of others is as inexact as the largest of these. A dimension therefore
+    counts as constant if its deviation is at most 1e-6 of the largest of any dimension and quantity
+    at that time, one of them being about that of D or of e.
 
     Args:
         stds: Standard deviations ``[Q, T, D]`` of Q quantities, such as D and its residual, at T
@@ -132,17 +137,20 @@ def varying(stds: Tensor) -> Tensor:
 
 
 def mean_autocorrelation(diagonals: Tensor, varies: Tensor) -> Tensor:
-    """Means ``[T]`` of autocorrelations ``[T, D]`` over the dimensions in which they are defined,
-    ``[T, D]`` bool, at all times.
+    """Return means ``[T]`` of autocorrelations ``[T, D]`` over the dimensions that vary at all
+    times, given ``varies [T, D]``.
 
-    They are the same at every lag: a mean over other dimensions now and then would have steps where
-    no autocorrelation has. Without any it is 0."""
+    The dimensions are the same at every lag: a mean over changing dimensions would have steps that
+    no autocorrelation has. It is 0 without any such dimension.
+    """
     always = varies.all(dim=0)
     return (diagonals * always).sum(dim=1) / always.sum().clamp(min=1)
 
 
 class Autocorrelations:
-    """The diagonals of correlations with time 0, of several quantities at a share of the times."""
+    """Diagonals of correlations with time 0, of several quantities at a rank's share of the
+    times.
+    """
 
     def __init__(self, names: Iterable[str], count: int, dim: int):
         self._names = list(names)
@@ -153,18 +161,19 @@ class Autocorrelations:
         self._table[self._names.index(name), index] = row.cpu()
 
     def gathered(self, count: int, device: torch.device) -> "Autocorrelations":
-        """The shares of all ranks put together: ``count`` times."""
+        """Gather the shares of all ranks: ``count`` times."""
         whole = Autocorrelations(self._names, 0, 0)
         whole._table = gather_rows(self._table.to(device), count, dim=1).cpu()
         return whole
 
     def summary(self, times: Tensor, samples: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Arrays by name, and by quantity the numbers that tell most.
+        """Return arrays by name, and the main numbers by quantity.
 
-        Of all, ``n_samples []``, which says how large a correlation chance alone gives. Of each
-        quantity, with T times: ``_diagonal [T, D]`` the autocorrelations, ``_mean [T]`` their mean
-        over the dimensions that always vary, ``_std [T, D]`` at that time, and ``_constant [T]``,
-        the number of dimensions that do not vary then or at time 0 (see ``varying``).
+        All quantities share ``n_samples []``, which determines the size of chance correlations.
+        Each quantity has, with T times: ``_diagonal [T, D]``, the autocorrelations; ``_mean [T]``,
+            their mean over the dimensions that always vary; ``_std [T, D]``, standard deviations at
+            that time; and ``_constant [T]``, the number of dimensions that do not vary then or at
+            time 0 (see ``varying``).
         """
         lags = times - times[0]
         arrays, facts = {"times": times, "lags": lags, "n_samples": torch.tensor(samples)}, {}
@@ -197,15 +206,17 @@ UPPER, LOWER = "upper", "lower"
 
 
 class CorrelationTime(NamedTuple):
-    """How long an autocorrelation lasts, in units of t.
+    """Time scales of an autocorrelation, in units of t.
 
     Attributes:
         integral: The correlation time, or a bound on it.
-        bound: ``upper``, if the time is less, being less than the spacing of the first two times;
-            ``lower``, if it is more, as the correlation is there at the last time; else None.
-        gone: The lag from which it cannot be distinguished from zero; NaN if there is none. It and
-            the next are linear between times, but no less than the first spacing.
-        e_folding: The first lag at which it is ``1/e``; NaN if there is none.
+        bound: ``upper`` if the integral is an upper bound, as the time is less than the first
+            spacing; ``lower`` if it is a lower bound, as the correlation persists at the last time;
+            else None.
+        gone: First lag at which the correlation cannot be distinguished from zero; NaN if there is
+            none. This lag and the next are interpolated linearly between times, and are at least
+            the first spacing.
+        e_folding: First lag at which the correlation is ``1/e``; NaN if there is none.
     """
 
     integral: float
@@ -219,20 +230,20 @@ class CorrelationTime(NamedTuple):
 
 
 def scatter_of(count: int) -> float:
-    """What correlations of N samples may be by chance: two standard deviations about zero."""
+    """Return the size of chance correlations of N samples: two standard deviations."""
     return 2 / (count - 1) ** 0.5
 
 
 def correlation_time(
     lags: Tensor, autocorrelation: Tensor, scatter: float = 0.0
 ) -> CorrelationTime:
-    """The time scales of an autocorrelation ``[T]`` at increasing lags ``[T]`` from 0 on.
+    """Return the time scales of an autocorrelation ``[T]`` at increasing lags ``[T]`` from 0 on.
 
     Args:
         lags: Lags ``[T]``, at least two.
-        autocorrelation: 1 at lag 0, or 0 everywhere where it is not defined.
+        autocorrelation: Values ``[T]``, 1 at lag 0, or 0 everywhere where it is not defined.
         scatter: Size below which a correlation counts as zero. With few samples it is large, and
-            the time says little.
+            the time is uninformative.
     """
     lags, values = lags.double(), autocorrelation.double()
     spacing = float(lags[1])
@@ -253,7 +264,7 @@ def correlation_time(
 
 
 def _first_crossing(lags: Tensor, values: Tensor, level: float) -> float:
-    """The lag at which values first come down to a level; NaN if they never do."""
+    """Return the lag at which values first fall to a level; NaN if they never do."""
     (below,) = torch.where(values <= level)
     if not len(below):
         return nan

@@ -1,35 +1,37 @@
-"""Coverage: how much of a distribution lies inside boundaries that a flow carries along.
+"""Coverage: fraction of a distribution inside boundaries that a flow transports.
 
-A flow carries the latent Gaussian to the data and back. The sphere of Mahalanobis radius r holds a
-part ``P(D/2, r^2/2)`` of the Gaussian (``boundaries``), and is what a credible region looks like in
-latent space. It is followed through three stages: *latent*, where it starts; *data*, after
-generation; *end*, after inflation of what was generated. Two different questions are asked.
+A flow transports the latent Gaussian to the data and back. The sphere of Mahalanobis radius r
+contains the probability ``P(D/2, r^2/2)`` of the Gaussian (``boundaries``), and is what a credible
+region looks like in latent space. It is followed through three stages: *latent*, where it starts;
+*data*, after generation; *end*, after inflation of the generated data. Two different questions are
+answered.
 
-1. Does the part of Gaussian *test points* inside the carried sphere stay what it was? The flow of
-   any smooth velocity is a homeomorphism: what is inside of a closed surface stays inside of its
-   image. So for the continuous boundary and exact integration the answer is yes, **however wrong
-   the score is**. What changes comes from following a polygon or mesh instead of a continuous
-   surface, and from errors of integration; the fraction of points that changed sides shows it
-   without the cancellation that the difference of two counts allows.
+1. Does the fraction of Gaussian *test points* inside the transported sphere stay constant? The flow
+   of any smooth velocity is a homeomorphism: the inside of a closed surface stays inside its image.
+   For the continuous boundary and exact integration the answer is therefore yes, **however wrong
+   the score is**. Changes come from following a polygon or mesh instead of a continuous surface,
+   and from errors of integration. The fraction of points that changed sides shows them without the
+   cancellation in the difference of two counts.
 
-2. Does the carried sphere hold that part of the *data*? *Fresh* points of the data's own
+2. Does the transported sphere contain that fraction of the *data*? *Fresh* points of the data's own
    distribution, with the noise of the first time, are counted inside the boundaries in data space.
    By the change of variables this is the same as mapping them to latent space and counting them
-   inside the sphere, so it compares the law of the melted data with the Gaussian that generation
-   starts from: here the error of the score shows, and so does data that is not Gaussian at the last
-   time. The latter is the rule for compressed dimensions, whose noise does not drown the data.
+   inside the sphere, so it compares the distribution of the inflated data with the Gaussian that
+   generation starts from. It shows the error of the score, and also data that is not Gaussian at
+   the last time. The latter is the rule for compressed dimensions, as their noise does not dominate
+   the data.
 
 Coordinates are those of the stage in units of its standard deviations along the axes of the
-eigenbasis. A linear map changes nothing for a carried boundary, and it gives one length meaning at
-every stage for a refitted one (``boundaries.alpha_shape``).
+eigenbasis. A linear map changes nothing for a transported boundary, and it gives one length the
+same meaning at every stage for a refitted one (``boundaries.alpha_shape``).
 
-*Pairs.* What a network's boundaries hold of fresh data is held against those of the exact flow. A
-count of N points of which the part p is inside has the standard error ``sqrt(p (1 - p) / N)``, 0.35
-points of percent for 20,000. Boundaries that the network and the exact denoiser carry to the data
-from the same spheres differ by far less than that. Both hold the *same* fresh points, so what
-counts is only the points between them: with the part a in the first boundary alone and the part b
-in the second alone, the difference is ``a - b``, and its standard error ``sqrt((a + b - (a - b)^2)
-/ (N - 1))``. It is that of another draw of points, for these boundaries.
+*Pairs.* The fraction of fresh data inside a network's boundaries is compared with that inside the
+exact flow's. A count of N points with a fraction p inside has the standard error ``sqrt(p (1 - p) /
+N)``, 0.35 percentage points for 20,000. Boundaries that the network and the exact denoiser
+transport to the data from the same spheres differ by far less than that. Both are applied to the
+*same* fresh points, so that only the points between them count: with the fraction a in the first
+boundary alone and the fraction b in the second alone, the difference is ``a - b``, and its standard
+error ``sqrt((a + b - (a - b)^2) / (N - 1))``, that of redrawing the points for these boundaries.
 """
 
 from collections.abc import Callable, Mapping
@@ -54,18 +56,18 @@ from training.measure.containment import Floats, inside
 
 STAGES = ("latent", "data", "end")
 SEEN = 1e-4
-"""The smallest part of a distribution that the table shows."""
+"""Smallest fraction of a distribution that the table shows."""
 TABLE_HEAD = ("radius", "chi2 %", "start %", "data %", "end %", "fresh %", "change", "moved")
 
 
 class Points(NamedTuple):
-    """Test points ``[S, N, D]`` of S repetitions and vertices ``[R, K, D]`` of R boundaries."""
+    """Test points ``[S, N, D]`` of S repetitions, and vertices ``[R, K, D]`` of R boundaries."""
 
     test: Tensor
     boundary: Tensor
 
     def mapped(self, function: Callable[[Tensor], Tensor]) -> "Points":
-        """All points through a function of ``[M, D]``, in one call."""
+        """Map all points by a function of ``[M, D]``, in one call."""
         rows = torch.cat([self.test.flatten(0, 1), self.boundary.flatten(0, 1)])
         moved, count = function(rows), self.test[..., 0].numel()
         return Points(moved[:count].view_as(self.test), moved[count:].view_as(self.boundary))
@@ -73,11 +75,11 @@ class Points(NamedTuple):
 
 @dataclass(frozen=True)
 class Spheres:
-    """Concentric spheres with the same vertices, but for their size.
+    """Concentric spheres with the same vertices except for scale.
 
     Attributes:
-        radii: ``[R]``, increasing, in standard deviations.
-        unit: The sphere of radius 1.
+        radii: Radii ``[R]``, increasing, in standard deviations.
+        unit: Sphere of radius 1.
     """
 
     radii: Floats
@@ -95,7 +97,7 @@ class Spheres:
 
     @classmethod
     def between(cls, smallest: float, largest: float, count: int, unit: Boundary) -> "Spheres":
-        """Spheres of so many radii, evenly from the smallest to the largest."""
+        """Create ``count`` spheres with evenly spaced radii from the smallest to the largest."""
         return cls(np.linspace(smallest, largest, count), unit)
 
     @property
@@ -104,26 +106,27 @@ class Spheres:
 
     @property
     def names(self) -> list[str]:
-        """Of the radii, in tables and files."""
+        """Names of the radii, in tables and files."""
         return [f"{radius:g}" for radius in self.radii]
 
     @property
     def vertices(self) -> Tensor:
-        """``[R, K, D]`` in float64."""
+        """Vertices of the spheres ``[R, K, D]`` in float64."""
         return torch.from_numpy(self.radii[:, None, None] * self.unit.vertices)
 
     def content(self) -> Floats:
-        """``[R]``: the part of the standard normal distribution within the spheres."""
+        """Return the probability ``[R]`` of the standard normal distribution within the spheres."""
         return gaussian_content(self.radii, self.dim)
 
     def content_within(self) -> Floats:
-        """``[R]``: the part within the polygons or meshes, which is less."""
+        """Return the probability ``[R]`` within the polygons or meshes, which is less."""
         return contents_within(transported(self.vertices, self.unit))
 
     def default_alpha(self) -> float:
-        """One standard deviation, or the alpha at which ``refitted`` fills the spheres themselves.
+        """Return one standard deviation, or the alpha at which ``refitted`` fills the spheres, if
+        larger.
 
-        That is half the widest gap between neighbours, or across the innermost, and a tenth more.
+        The latter is half the widest gap between neighbours, or across the innermost, plus a tenth.
         """
         gaps = np.diff(self.radii, prepend=-self.radii[0])
         return max(1.0, float(1.1 * gaps.max() / 2))
@@ -132,35 +135,39 @@ class Spheres:
 def carry(
     start: Points, generate: Callable[[Tensor], Tensor], melt: Callable[[Tensor], Tensor]
 ) -> dict[str, Points]:
-    """The points at each of ``STAGES``: latent ones ``[M, D]``, generated data, and that data
-    melted by the inverse."""
+    """Map latent points ``[M, D]`` to generated data, and that data back by inflation; return the
+    points at each of ``STAGES``.
+    """
     data = start.mapped(generate)
     return {"latent": start, "data": data, "end": data.mapped(melt)}
 
 
 def transported(vertices: Tensor, unit: Boundary) -> list[Boundary]:
-    """The R boundaries with moved vertices ``[R, K, D]`` and the faces that they had."""
+    """Return R boundaries with moved vertices ``[R, K, D]`` and unchanged faces."""
     return [Boundary(moved, unit.faces) for moved in vertices.cpu().numpy()]
 
 
 def refitted(vertices: Tensor, alpha: float) -> list[Boundary]:
-    """The alpha shape of each of R sets of vertices ``[R, K, D]`` together with those before it.
+    """Fit the alpha shape of each of R sets of vertices ``[R, K, D]`` together with those before
+    it.
 
-    The vertices of one sphere alone are hollow: an alpha that fills it can be no smaller than its
-    radius, and then fills what it has been folded around as well. Those within let alpha be small.
+    The vertices of one sphere alone are hollow: an alpha that fills it is at least its radius, and
+    then
+    also fills regions that it is folded around. The vertices inside it permit a small alpha.
     """
     points = vertices.cpu().numpy()
     return [alpha_shape(np.concatenate(points[: index + 1]), alpha) for index in range(len(points))]
 
 
 def contents_within(boundaries: list[Boundary]) -> Floats:
-    """``[R]``: the part of the standard normal distribution within boundaries."""
+    """Return the probability ``[R]`` of the standard normal distribution within boundaries."""
     return np.array([gaussian_content_within(*boundary) for boundary in boundaries])
 
 
 def unfilled(spheres: Spheres, within: Floats, alpha: float) -> str | None:
-    """What to tell of alpha shapes that leave out a part of the spheres at the start, by the
-    probability ``[R]`` of the standard normal distribution inside them; or None."""
+    """Return a warning if alpha shapes miss a part of the spheres at the start, given the
+    probability ``[R]`` of the standard normal distribution inside them; otherwise None.
+    """
     held = spheres.content_within()
     lacking = held - within
     if lacking.max() < SEEN:
@@ -178,9 +185,9 @@ def unfilled(spheres: Spheres, within: Floats, alpha: float) -> str | None:
 
 
 def membership(points: Tensor, boundaries: list[Boundary]) -> Tensor:
-    """Which points ``[..., D]`` are inside which of R boundaries: ``[R, ...]``, true or false.
+    """Return which points ``[..., D]`` are inside which of R boundaries: ``[R, ...]``, booleans.
 
-    The ranks share the points, which are the same on each, and all get the whole.
+    The points are the same on each rank. The ranks divide the work, and all get the whole result.
     """
     rows = points.flatten(0, -2)
     share = rows[distributed.shard(len(rows))].cpu().numpy()
@@ -194,9 +201,9 @@ class Coverage:
     """Fractions of points inside boundaries.
 
     Attributes:
-        test: ``[S, 3, R]``: of the test points of each repetition, by stage and boundary.
-        fresh: ``[S, R]``: of fresh data, inside the boundaries in data space.
-        changed: ``[S, 3, R]``: of the test points that are on another side than at the start.
+        test: Fractions ``[S, 3, R]`` of test points, by repetition, stage and boundary.
+        fresh: Fractions ``[S, R]`` of fresh data inside the boundaries in data space.
+        changed: Fractions ``[S, 3, R]`` of test points that are on another side than at the start.
     """
 
     test: Floats
@@ -205,21 +212,24 @@ class Coverage:
 
     @property
     def columns(self) -> dict[str, Floats]:
-        """``[S, R]`` by stage, and ``fresh``."""
+        """Fractions ``[S, R]`` by stage, and ``fresh``."""
         by_stage = {name: self.test[:, index] for index, name in enumerate(STAGES)}
         return {**by_stage, "fresh": self.fresh}
 
     @property
     def largest_change(self) -> Floats:
-        """``[R]``: the largest difference of a later stage from the start, over repetitions too."""
+        """Largest difference ``[R]`` of a later stage from the start, over stages and
+        repetitions.
+        """
         return np.asarray(np.abs(self.test - self.test[:, :1]).max(axis=(0, 1)))
 
 
 def measure_coverage(
     points: Mapping[str, Points], boundaries: Mapping[str, list[Boundary]], fresh: Tensor
 ) -> Coverage:
-    """Counts test points by stage, of ``STAGES``, in R boundaries in the same coordinates, and
-    fresh data ``[S, M, D]`` in those in data space."""
+    """Count test points of each stage in ``STAGES`` inside R boundaries in the same coordinates,
+    and fresh data ``[S, M, D]`` inside the boundaries in data space.
+    """
     sides = torch.stack([membership(points[name].test, boundaries[name]) for name in STAGES])
     return Coverage(
         test=_part(sides),
@@ -229,13 +239,17 @@ def measure_coverage(
 
 
 def mean_and_two_std(values: Floats) -> tuple[Floats, Floats | None]:
-    """Over the first axis of ``[S, ...]``; the standard deviation is None for one repetition."""
+    """Return mean and two standard deviations over the first axis of ``[S, ...]``; the latter is
+    None for one repetition.
+    """
     spread = 2 * values.std(axis=0, ddof=1) if len(values) > 1 else None
     return values.mean(axis=0), spread
 
 
 def statistics(values: Floats) -> dict[str, Any]:
-    """Fractions ``[S, R]`` as plain lists: over repetitions, and of each."""
+    """Return fractions ``[S, R]`` as plain lists: statistics over repetitions, and each
+    repetition.
+    """
     mean, two_std = mean_and_two_std(values)
     return {
         "mean": mean.tolist(),
@@ -245,9 +259,10 @@ def statistics(values: Floats) -> dict[str, Any]:
 
 
 def summary(spheres: Spheres, coverage: Coverage, within: Floats) -> dict[str, Any]:
-    """The numbers as plain lists, one value a radius, fractions of 1. ``within`` are
-    ``contents_within`` the boundaries at the start, which are not the spheres where they are
-    refitted."""
+    """Return the results as plain lists, one value per radius, as fractions of 1. ``within`` are
+    ``contents_within`` of the boundaries at the start, which are not the spheres where they are
+    refitted.
+    """
     return {
         "radii": spheres.radii.tolist(),
         "exact": spheres.content().tolist(),
@@ -261,8 +276,9 @@ def summary(spheres: Spheres, coverage: Coverage, within: Floats) -> dict[str, A
 def table(
     spheres: Spheres, coverage: Coverage, more: Mapping[str, list[str]] | None = None
 ) -> list[str]:
-    """Percentages by radius, as lines of text; changes are in percentage points. Further columns
-    are cells ``[R]`` by their headings."""
+    """Format percentages by radius as lines of text; changes are in percentage points. Further
+    columns are cells ``[R]`` by their headings.
+    """
     more = more or {}
     cells = [[f"{value:.2f}" for value in 100 * spheres.content()]]
     for values in coverage.columns.values():
@@ -283,12 +299,12 @@ def table(
 
 @dataclass(frozen=True)
 class Paired:
-    """Of S repetitions and R boundaries.
+    """Paired comparison of a network with the exact flow, for S repetitions and R boundaries.
 
     Attributes:
-        exact: ``[S, R]``: the part of fresh data inside the boundaries of the exact flow.
-        difference: ``[S, R]``: how much more is inside those of the network.
-        error: ``[S, R]``: standard error of the difference.
+        exact: Fractions ``[S, R]`` of fresh data inside the boundaries of the exact flow.
+        difference: Excess ``[S, R]`` of the fractions inside the network's boundaries.
+        error: Standard errors of the difference ``[S, R]``.
     """
 
     exact: Floats
@@ -297,11 +313,11 @@ class Paired:
 
     @property
     def whole_error(self) -> Floats:
-        """``[R]``: of the mean over repetitions, which draw points of their own."""
+        """Standard error ``[R]`` of the mean over repetitions, which draw independent points."""
         return np.asarray(np.sqrt(np.square(self.error).sum(axis=0)) / len(self.error))
 
     def summary(self) -> dict[str, Any]:
-        """The numbers as plain lists, one value a radius, fractions of 1."""
+        """Return the results as plain lists, one value per radius, as fractions of 1."""
         return {
             "fresh_exact": statistics(self.exact),
             "difference": statistics(self.difference),
@@ -309,7 +325,7 @@ class Paired:
         }
 
     def columns(self) -> dict[str, list[str]]:
-        """Cells of the table by its heads, in percentage points."""
+        """Return cells of the table by their headings, in percentage points."""
         mean = 100 * self.difference.mean(axis=0)
         return {
             "paired": [f"{value:+.3f}" for value in mean],
@@ -317,7 +333,7 @@ class Paired:
         }
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """What the ``.npz`` holds."""
+        """Return the arrays of the ``.npz`` file."""
         return {
             "coverage_fresh_exact": self.exact,
             "paired_difference": self.difference,
@@ -326,8 +342,9 @@ class Paired:
 
 
 def pair(fresh: Tensor, boundaries: list[Boundary], exact: list[Boundary]) -> Paired:
-    """Counts fresh data ``[S, N, D]`` in data space inside R boundaries of a network and of the
-    exact flow, from the same spheres."""
+    """Count fresh data ``[S, N, D]`` in data space inside R boundaries of a network and of the
+    exact flow, transported from the same spheres.
+    """
     ours, theirs = membership(fresh, boundaries), membership(fresh, exact)
     more, fewer = _part(ours & ~theirs), _part(theirs & ~ours)
     difference = more - fewer
@@ -337,24 +354,24 @@ def pair(fresh: Tensor, boundaries: list[Boundary], exact: list[Boundary]) -> Pa
 
 
 def _part(sides: Tensor) -> Floats:
-    """Means over the points of ``[..., S, N]`` as ``[S, ...]``."""
+    """Return means over the points of ``[..., S, N]`` as ``[S, ...]``."""
     return np.asarray(sides.double().mean(dim=-1).movedim(-1, 0).cpu())
 
 
 @dataclass(frozen=True)
 class CoverageResult:
-    """What was counted, and of what.
+    """Results of a coverage measurement, with the points and boundaries they come from.
 
     Attributes:
-        spheres: At the start.
-        fractions: The fractions.
-        carried: The points at each stage, in its coordinates.
-        boundaries: R of them at each stage, in its standard deviations.
+        spheres: Spheres at the start.
+        fractions: Fractions of points inside the boundaries.
+        carried: Points at each stage, in its coordinates.
+        boundaries: R boundaries at each stage, in its standard deviations.
         fresh: Fresh points ``[S, M, D]`` in data space.
-        calls: Denoiser calls of the carried points.
-        paired: Fresh points inside the boundaries that the exact flow makes of the same spheres;
-            None if it was not asked for.
-        exact: Vertices ``[R, K, D]`` of these in data space, and the R boundaries.
+        calls: Denoiser evaluations of the transported points.
+        paired: Comparison with the boundaries that the exact flow transports from the same spheres;
+            None if it was not requested.
+        exact: Vertices ``[R, K, D]`` of these boundaries in data space, and the R boundaries.
     """
 
     spheres: Spheres
@@ -367,7 +384,7 @@ class CoverageResult:
     exact: tuple[Tensor, list[Boundary]] | None = None
 
     def summary(self) -> dict[str, Any]:
-        """The numbers as plain lists, one value a radius, fractions of 1."""
+        """Return the results as plain lists, one value per radius, as fractions of 1."""
         within = contents_within(self.boundaries["latent"])
         return {
             **summary(self.spheres, self.fractions, within),

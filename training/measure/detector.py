@@ -1,8 +1,8 @@
-"""Features of images by the Inception-v3 of the FID (Szegedy et al. 2016; Heusel et al. 2017).
+"""Inception-v3 features of images, as used for the FID (Szegedy et al. 2016; Heusel et al. 2017).
 
 The network and its resampling are those of torch-fidelity, which reproduces the original TensorFlow
-graph. Its constructor opens the weights with a pickle that can run code, so it never sees the file:
-the network is laid out without weights, and gets tensors that were read and checked here.
+graph. Its constructor opens the weights with a pickle that can run code, so it never gets the file:
+the network is built without weights, and then given tensors that were read and checked here.
 """
 
 import hashlib
@@ -26,11 +26,11 @@ from torch_utils.tensor_files import BrokenFileError, load_tensors
 
 DEFAULT_URL: str = URL_INCEPTION_V3
 MAX_BYTES = 256 << 20
-"""Of a weights file; the network has 95 MB."""
+"""Largest size of a weights file; the network has 95 MB."""
 
 
 class InceptionDetector:
-    """Maps images to features of the last pooling layer.
+    """Map from images to features of the last pooling layer.
 
     Args:
         path: Weights file: a state dict of tensors, as torch-fidelity publishes it.
@@ -41,7 +41,8 @@ class InceptionDetector:
         identity: SHA-256 of the weights file, 64 hex digits, which identifies the detector.
 
     Raises:
-        DataError: The file is missing or broken, or holds other than this network's tensors.
+        DataError: The file is missing or broken, or does not contain exactly this network's
+            tensors.
     """
 
     dim = 2048
@@ -56,13 +57,16 @@ class InceptionDetector:
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Float32 features ``[n, dim]`` of pixels ``[n, C, H, W]`` uint8 on the detector's device.
+        """Compute float32 features ``[n, dim]`` of pixels ``[n, C, H, W]`` uint8, on the detector's
+        device.
 
-        Gray images, C = 1, are repeated to RGB. A feature depends on its own image alone, to
-        rounding in float32.
+        Gray images, C = 1, are repeated to RGB. A feature depends on its own image alone, up to
+        rounding in
+        float32.
         """
         colored = pixels.expand(-1, 3, -1, -1)
-        # Convolutions in TF32 would have 3 digits, and tuned ones depend on the size of the batch.
+        # Convolutions in TF32 would have 3 digits, and autotuned ones depend on the size of the
+        # batch.
         with torch.backends.cudnn.flags(
             enabled=True, benchmark=False, deterministic=True, allow_tf32=False
         ):
@@ -71,12 +75,16 @@ class InceptionDetector:
 
 
 def find_detector(location: str | None) -> Path:
-    """The weights file that ``--detector`` stands for: a path, an https URL, or the default.
+    """Find the weights file for ``--detector``: a path, an https URL, or the default.
 
-    The default is downloaded once; it can also be put into the cache folder under its own name. The
-    end of that name has the first digits of its SHA-256, which are checked. Raises UsageError for a
-    URL that is not https, or is malformed, DataError for a missing file, a failed download, or a
-    default that is not what it should be."""
+    The default is downloaded once; it can also be placed in the cache directory under its own name.
+    The
+    end of that name contains the first digits of its SHA-256, which are checked.
+
+    Raises:
+        UsageError: The URL is malformed or not https.
+        DataError: The file is missing, the download failed, or the default has a wrong checksum.
+    """
     if location is not None:
         return local_file(location, max_bytes=MAX_BYTES)
     name = DEFAULT_URL.rpartition("/")[2]
@@ -98,7 +106,9 @@ def find_detector(location: str | None) -> Path:
 
 
 def expected_shapes() -> dict[str, tuple[int, ...]]:
-    """The float32 tensors of a weights file. Counts of training batches are not among them."""
+    """Return the shapes of the float32 tensors of a weights file, without the counts of training
+    batches.
+    """
     return {
         name: tuple(value.shape)
         for name, value in _Inception().state_dict().items()
@@ -107,7 +117,7 @@ def expected_shapes() -> dict[str, tuple[int, ...]]:
 
 
 class _Inception(FeatureExtractorInceptionV3):  # type: ignore[misc]
-    """The network without its weights, on the meta device."""
+    """Network without its weights, on the meta device."""
 
     def __init__(self) -> None:
         nothing = io.BytesIO()
@@ -117,19 +127,19 @@ class _Inception(FeatureExtractorInceptionV3):  # type: ignore[misc]
             super().__init__("inception-v3-compat", ["2048"], nothing)
 
     def load_state_dict(self, state: Mapping[str, Any], *_: Any, **__: Any) -> None:
-        # The constructor loads what it was given: nothing.
+        # The constructor passes what it was given: an empty dictionary.
         if state:
             super().load_state_dict(state, assign=True)
 
 
 def _is_batch_count(name: str) -> bool:
-    # Evaluation does not use it, and files from before PyTorch had it are without.
+    # Evaluation does not use the count, and files from old PyTorch versions lack it.
     return name.endswith(".num_batches_tracked")
 
 
 def _read(path: Path) -> bytes:
     try:
-        if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would never end
+        if path.exists() and not (path.is_file() or path.is_dir()):  # reading a pipe may never end
             raise DataError(f"the detector {path} is no file, but a device or pipe")
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
@@ -141,7 +151,7 @@ def _read(path: Path) -> bytes:
 
 
 def _tensors(content: bytes, path: Path) -> Any:
-    """What a file holds, if it is nothing that could run code."""
+    """Read the content of a file, provided that it contains nothing that could run code."""
     try:
         return load_tensors(io.BytesIO(content), legacy=True)
     except PickleError as error:
@@ -156,7 +166,11 @@ def _tensors(content: bytes, path: Path) -> Any:
 def _checked_state(
     loaded: Any, expected: Mapping[str, tuple[int, ...]], path: Path
 ) -> dict[str, Tensor]:
-    """The state dict of the network. Raises DataError if the file holds anything else."""
+    """Return the state dict of the network.
+
+    Raises:
+        DataError: The file contains anything else.
+    """
     what = f"the detector {path} is not the FID Inception-v3"
     if not isinstance(loaded, dict) or not all(isinstance(name, str) for name in loaded):
         raise DataError(f"{what}: it is not a dictionary of tensors by name")
@@ -173,7 +187,7 @@ def _checked_state(
 
 
 def _problem_with(value: object, shape: tuple[int, ...]) -> str | None:
-    """What keeps a value from being a weight of that shape: None if nothing does."""
+    """Return why a value cannot be a weight of that shape; None if it can."""
     if not isinstance(value, Tensor):
         return "is not a tensor"
     if value.layout != torch.strided or value.is_nested or value.device.type != "cpu":

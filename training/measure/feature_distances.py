@@ -1,22 +1,24 @@
-"""Distances of two sets of features. That of Frechet is of two Gaussians, by streamed moments:
+"""Distances between two sets of features: Frechet distance and kernel distance.
+
+The Frechet distance is that of two Gaussians, from streamed moments:
 
     d^2 = |m1 - m2|^2 + tr C1 + tr C2 - 2 tr (C1^{1/2} C2 C1^{1/2})^{1/2}
 
 (Dowson and Landau 1982). On Inception features it is the FID (Heusel et al. 2017, eq. 6).
 
 For factors ``C1 = A1 A1^T`` and ``C2 = A2 A2^T`` the last trace is the sum of the singular values
-of ``A1^T A2``, and that is how it is computed. Eigenvalues of the product have errors of eps times
-the largest, and at each of the zeros that few images leave in many dimensions the root would make
-sqrt(eps) of it. Singular values have errors of eps themselves, and directions in which a covariance
-is zero to rounding are left out of its factor.
+of ``A1^T A2``, and is computed in that way. Eigenvalues of the product have errors of eps times the
+largest. Few images in many dimensions leave many zero eigenvalues, and the square root would turn
+each error into sqrt(eps). Singular values have errors of eps themselves, and directions of zero
+variance, up to rounding, are left out of a covariance's factor.
 
 The kernel distance is an unbiased estimate of a squared MMD:
 
     MMD^2 = mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j) - 2 mean_{i, j} k(x_i, y_j)
     k(x, y) = (x . y / d + 1)^3
 
-(Gretton et al. 2012, eq. 3). On Inception features it is the KID of Binkowski et al. (2018). Being
-unbiased at any number of images, it may fall below zero for sets that are close.
+(Gretton et al. 2012, eq. 3). On Inception features it is the KID of Binkowski et al. (2018). As it
+is unbiased for any number of images, it may be negative for sets that are close.
 """
 
 from dataclasses import dataclass
@@ -43,10 +45,12 @@ class Moments:
 
 
 class FeatureStatistics:
-    """Streams features of d dimensions once; holds ``d x d`` numbers, never the features.
+    """Streaming moments of features in d dimensions.
 
-    Sums are taken in float64 about the first batch's mean, since far from the origin squares would
-    lose the digits that a covariance is made of."""
+    They take memory for ``d x d`` numbers, not for the features. Sums are taken in float64 relative
+    to the first batch's mean, since squares far from the origin would lose the digits that
+    determine a covariance.
+    """
 
     def __init__(self, dim: int, device: torch.device | str = "cpu"):
         self._count = 0
@@ -55,7 +59,7 @@ class FeatureStatistics:
         self._square = torch.zeros(dim, dim, dtype=torch.float64, device=device)
 
     def add(self, features: Tensor) -> None:
-        """Counts a batch ``[n, d]`` in."""
+        """Add a batch ``[n, d]``."""
         if len(features) == 0:
             return
         if self._count == 0:
@@ -66,15 +70,21 @@ class FeatureStatistics:
         self._square.addmm_(centered.T, centered)
 
     def moments(self) -> Moments:
-        """The moments of all features on all ranks, on every rank; some may have had none. Raises
-        DataError for fewer than two features, or some that are not finite."""
+        """Return the moments of all features on all ranks, on every rank.
+
+        Some ranks may have no features.
+
+        Raises:
+            DataError: There are fewer than two features, or a value is not finite.
+        """
         count = int(sum_over_ranks(torch.tensor(self._count, device=self._shift.device)))
         if count < 2:
             raise DataError(f"{count} images or points have no covariance: it needs at least two")
         offset = self._total / max(self._count, 1)
         own_mean = self._shift + offset
         mean = sum_over_ranks(self._count * own_mean) / count
-        # Each rank's squares about its own mean, then those of the ranks' means about the whole's.
+        # Squares of each rank are about its own mean; add those of the ranks' means about the
+        # overall mean.
         apart = own_mean - mean
         square = self._square - self._count * offset.outer(offset)
         square = sum_over_ranks(square + self._count * apart.outer(apart))
@@ -85,18 +95,32 @@ class FeatureStatistics:
 
 
 def require_moments(mean: Tensor, covariance: Tensor, name: str) -> None:
-    """Raises DataError unless these are a finite mean ``[d]`` and a covariance ``[d, d]``.
+    """Check that these are a finite mean ``[d]`` and a covariance ``[d, d]``.
 
     A covariance is symmetric and has no negative eigenvalues, up to rounding in float32.
+
+    Raises:
+        DataError: They are not.
     """
     _require_symmetric(mean, covariance, name)
     _require_not_negative(torch.linalg.eigvalsh(covariance.double()), name)
 
 
 def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> float:
-    """The squared Frechet distance of two Gaussians of means ``[d]`` and covariances ``[d, d]``,
-    which may be singular; not negative, 0 to rounding for equal ones. Raises DataError as
-    ``require_moments``, or if the dimensions differ."""
+    """Return the squared Frechet distance of two Gaussians.
+
+    Covariances may be singular. The distance is not negative, and 0 up to rounding for equal
+    Gaussians.
+
+    Args:
+        mean1: Mean of the first Gaussian ``[d]``.
+        cov1: Covariance of the first Gaussian ``[d, d]``.
+        mean2: Mean of the second Gaussian ``[d]``.
+        cov2: Covariance of the second Gaussian ``[d, d]``.
+
+    Raises:
+        DataError: A Gaussian is invalid, as in ``require_moments``, or the dimensions differ.
+    """
     _require_symmetric(mean1, cov1, "the first Gaussian")
     _require_symmetric(mean2, cov2, "the second Gaussian")
     if mean1.shape != mean2.shape:
@@ -110,10 +134,12 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
 
 
 def _factor(covariance: Tensor, name: str) -> Tensor:
-    """``A [d, r]`` in float64 with ``A A^T`` a covariance ``[d, d]``, and r its numerical rank."""
+    """Return ``A [d, r]`` in float64 with ``A A^T`` the covariance ``[d, d]``, and r its numerical
+    rank.
+    """
     values, vectors = torch.linalg.eigh(covariance.double())
     _require_not_negative(values, name)
-    # No covariance has negative eigenvalues: the lowest shows how exact the others are at best.
+    # A covariance has no negative eigenvalues: the lowest one bounds the accuracy of the others.
     noise = torch.maximum(len(values) * torch.finfo(torch.float64).eps * values[-1], -values[0])
     kept = values > noise
     return vectors[:, kept] * values[kept].sqrt()
@@ -160,10 +186,13 @@ class SubsetDistances:
 
 
 def kernel_distance(first: Tensor, second: Tensor) -> float:
-    """The distance between all features ``[n, d]`` and ``[m, d]``, in float64.
+    """Return the kernel distance between all features ``[n, d]`` and ``[m, d]``, in float64.
 
-    Memory does not grow with n and m beyond the features themselves. Raises DataError for fewer
-    than two in a set, sets of different dimensions, or values not finite."""
+    Memory does not grow with n and m beyond the features themselves.
+
+    Raises:
+        DataError: A set has fewer than two features, dimensions differ, or a value is not finite.
+    """
     _require_features(first, second)
     cross = _kernel_sum(first, second) / (len(first) * len(second))
     return _mean_of_pairs(first) + _mean_of_pairs(second) - 2 * cross
@@ -176,18 +205,20 @@ def subset_distances(
     subsets: int = SUBSETS,
     size: int = SUBSET_SIZE,
 ) -> SubsetDistances:
-    """How the distance varies over random subsets of ``min(size, n, m)`` features of each set.
+    """Measure how the distance varies over random subsets of ``min(size, n, m)`` features of each
+    set.
 
-    Where a subset is the whole set it does not vary, and the standard deviation tells nothing.
+    Where a subset is the whole set, the distance does not vary, and the standard deviation has no
+    meaning.
 
     Args:
-        first, second: ``[n, d]`` and ``[m, d]``.
+        first, second: Features ``[n, d]`` and ``[m, d]``.
         generator: Generator on the CPU, which draws each subset without repetition.
         subsets: Number of pairs of subsets.
         size: Number of features in a subset, or all if there are fewer.
 
     Raises:
-        DataError: As ``kernel_distance``.
+        DataError: A set is invalid, as in ``kernel_distance``.
     """
     _require_features(first, second)
     size = min(size, len(first), len(second))
@@ -216,7 +247,7 @@ def _require_features(*sets: Tensor) -> None:
 
 
 def _mean_of_pairs(features: Tensor) -> float:
-    """The mean of ``k(x_i, x_j)`` over ``i != j``."""
+    """Return the mean of ``k(x_i, x_j)`` over ``i != j``."""
     count = len(features)
     itself = sum(
         float(_kernel(part.double().square().sum(dim=1), features.shape[1]).sum())

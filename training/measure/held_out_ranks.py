@@ -1,7 +1,7 @@
-"""Are rows that were held out distributed as the flow says? Two tests of ranks.
+"""Two rank tests of whether held-out rows are distributed as the flow predicts.
 
-Both compare one number a row, and are exact whatever that number is: if the flow is right, the
-number of a held-out row is one more draw from its law.
+Both compare one number per row, and are exact for any such number: if the flow is right, the number
+of a held-out row is one more draw from its distribution.
 """
 
 from typing import Any
@@ -14,16 +14,16 @@ RADII = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5)
 
 
 def latent_coverage(whitened: Tensor) -> dict[str, Any]:
-    """How many latents of held-out rows lie within radii, beside what a Gaussian says.
+    """Compare the fraction of held-out latents within given radii with that of a Gaussian.
 
     Args:
-        whitened: ``[N, D]``, the ends of a melt, which their law whitens to standard normal ones.
+        whitened: Latents ``[N, D]`` after inflation, whitened to standard normal variables.
 
     Returns:
-        The radii, the ``coverage`` found and ``expected``, and the Kolmogorov-Smirnov statistic and
-        p-value of squared radii against chi-squared with D degrees of freedom.
+        The radii, the observed ``coverage`` and the ``expected`` one, and the Kolmogorov-Smirnov
+        statistic and p-value of squared radii against chi-squared with D degrees of freedom.
     """
-    from scipy.stats import chi2, kstest  # here, since trainings import this and need neither
+    from scipy.stats import chi2, kstest  # here: training imports this module but needs neither
 
     squared = whitened.square().sum(dim=1).cpu()
     law = chi2(whitened.shape[1])
@@ -40,13 +40,13 @@ def latent_coverage(whitened: Tensor) -> dict[str, Any]:
 
 
 def density_ranks(held_out: Tensor, samples: Tensor) -> dict[str, float]:
-    """Whether log densities of held-out rows ``[N]`` rank evenly among those of samples ``[M]``.
+    """Test whether log densities of held-out rows ``[N]`` rank uniformly among those of samples
+    ``[M]``.
 
     Returns:
-        Statistic and p-value of the two-sample Kolmogorov-Smirnov test, which is one of the
-        uniformity of these ranks, and the mean rank, 1/2 if the flow is right: less if held-out
-        rows lie where the flow has less density than it gives its own samples. Equal ones share
-        their ranks.
+        Statistic and p-value of the two-sample Kolmogorov-Smirnov test, which tests the uniformity
+        of these ranks, and the mean rank. It is 1/2 if the flow is right, and less if held-out rows
+        lie where the flow has less density than at its own samples. Ties share their ranks.
     """
     from scipy.stats import ks_2samp
 

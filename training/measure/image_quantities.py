@@ -1,7 +1,7 @@
-"""Numbers of whole images, whose posteriors are tested beside those of pixels.
+"""Quantities of whole images, whose posteriors are tested in addition to those of pixels.
 
-A sampler may have each pixel right and what pixels have in common wrong: the mean of a region has a
-posterior of its own, and so have the power of waves of a length and what an image shows.
+A sampler may be right for each pixel and wrong for what pixels have in common. The mean of a region
+has a posterior of its own, and so do the power of waves of some length and the class of an image.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,14 +13,17 @@ from torch import Tensor
 
 HALVES = ("upper", "lower"), ("left", "right")
 FEWEST = 5
-"""Images of each class that log odds are learned from, at least."""
+"""Smallest number of images per class for learning log odds."""
 BANDS = ("long", "middle", "short")
-"""Of waves, by thirds of the highest frequency along an axis; what is beyond that is short too."""
+"""Bands of waves, by thirds of the highest frequency along an axis; higher frequencies count as
+short.
+"""
 
 
 def image_quantities(shape: tuple[int, int, int]) -> Mapping[str, Callable[[Tensor], Tensor]]:
-    """Functions of images ``[..., C H W]``, by their names: means of four quarters, and the mean
-    power of waves in three bands."""
+    """Return functions of images ``[..., C H W]`` by name: means of the four quarters, and the mean
+    power of waves in three bands.
+    """
     _, height, width = shape
     if min(height, width) < 2:
         return {}
@@ -42,12 +45,16 @@ def image_quantities(shape: tuple[int, int, int]) -> Mapping[str, Callable[[Tens
 
 
 def class_log_odds(images: Tensor, classes: Tensor) -> Mapping[str, Callable[[Tensor], Tensor]]:
-    """Log odds of each class against the others, as functions of images ``[..., D]``: linear
-    discriminants, with normal laws of one covariance that is shrunk (Ledoit and Wolf 2004).
+    """Return log odds of each class against the others, as functions of images ``[..., D]``.
+
+    They are linear discriminants for normal distributions with one shrunk covariance (Ledoit and
+    Wolf
+    2004).
 
     Args:
-        images: Whose classes are known ``[N, D]``; none of those whose log odds are ranked.
-        classes: ``[N]``. With fewer than ``FEWEST`` images of any there are no functions.
+        images: Images of known classes ``[N, D]``, without those whose log odds are ranked.
+        classes: Classes ``[N]``. If a class has fewer than ``FEWEST`` images, there are no
+            functions.
     """
     kinds, counts = torch.unique(classes, return_counts=True)
     if len(kinds) < 2 or counts.min() < FEWEST:

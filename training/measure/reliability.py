@@ -1,8 +1,8 @@
-"""Whether what is said with a probability comes true with it: a reliability diagram's numbers.
+"""Reliability of predicted probabilities: the data of a reliability diagram.
 
-Probabilities of events are parted into bins, in each of which the share of events that came true
-should be their mean probability (Murphy and Winkler 1977). A share of n cases is known to within
-an interval by Wilson (1927): all p of which it is less than z standard deviations off,
+Probabilities of events are grouped into bins. In each bin, the observed frequency should equal the
+mean probability (Murphy and Winkler 1977). A frequency among n cases has the confidence interval of
+Wilson (1927): all p that differ from it by less than z standard deviations,
 
     |share - p| < z sqrt(p (1 - p) / n).
 """
@@ -15,13 +15,14 @@ from numpy.typing import ArrayLike
 BINS = 10
 Z = NormalDist().inv_cdf(0.975)
 TELLING = 0.1
-"""Half width of an interval of a share, up to which the share tells whether a probability is right:
-at most 10 points."""
+"""Largest half width of the confidence interval of an informative frequency: 10 percentage points.
+"""
 
 
 def reliability(probabilities: np.ndarray, came_true: np.ndarray) -> list[list[float]]:
-    """Of each bin that is not empty its mean probability, the share that came true, and how many,
-    of events of any shape."""
+    """Return, for each bin that is not empty, its mean probability, the observed frequency and the
+    number of events; events may have any shape.
+    """
     probability, true = probabilities.ravel(), came_true.ravel()
     bins = np.minimum((probability * BINS).astype(int), BINS - 1)
     parts = [bins == each for each in range(BINS)]
@@ -33,7 +34,9 @@ def reliability(probabilities: np.ndarray, came_true: np.ndarray) -> list[list[f
 
 
 def wilson(share: ArrayLike, count: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Ends of the intervals with 95 % of shares of so many cases, all of one shape."""
+    """Return the ends of the 95 % confidence intervals of frequencies among ``count`` cases, all of
+    one shape.
+    """
     share, count = np.asarray(share), np.asarray(count)
     middle = share + Z**2 / (2 * count)
     half = Z * np.sqrt(share * (1 - share) / count + (Z / (2 * count)) ** 2)

@@ -1,15 +1,15 @@
 """Residuals of a denoiser, ``D(x_tilde, t) - e``, for the same clean points ``e`` at every time.
 
-In eigenspace, at the times of a grid, for noisy points of one of two kinds:
+Residuals are computed in eigenspace, at the times of a grid, for noisy points of one of two kinds:
 
 - *independent*: ``x_tilde = e + sqrt(gamma(t)) n`` with fresh standard normal ``n`` at each time
   (Inflationary Flows, appendix C.1);
 - *path*: ``x_tilde`` on the probability-flow ODE that starts at ``e``. With ``r`` the rate of
-  ``log gamma``, ``y = x_tilde - e`` obeys ``dy/dt = (r/2) (y - residual)``, so these residuals are
-  what the trajectory sums up.
+  ``log gamma``, ``y = x_tilde - e`` obeys ``dy/dt = (r/2) (y - residual)``, so the trajectory
+  integrates these residuals.
 
-A residual has two parts: what no denoiser can know, and the error of this one. Where the exact
-denoiser is known, the second is found alone, as ``D - D_exact``.
+A residual has two parts: the irreducible error of any denoiser, and the error of this one. Where
+the exact denoiser is known, the second is computed alone, as ``D - D_exact``.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,26 +28,28 @@ from training.flow.solvers import Solver
 from training.flow.trajectory import State
 
 NOISE_BLOCK = 512
-"""Rows of noise drawn together: what a row gets depends on nothing else but its number."""
+"""Number of noise rows drawn together; a row's noise depends only on its number."""
 
 Quantities = dict[str, Tensor]
-"""``net_outputs``, ``net_residuals`` and, where it is known, ``exact_residuals``, ``[n, D]``."""
+"""Quantities by name, ``[n, D]``: ``net_outputs``, ``net_residuals`` and, where the exact denoiser
+is known, ``exact_residuals``.
+"""
 Take = Callable[[int, Quantities], None]
-"""Takes what was found at the time of an index."""
+"""Callback with the index of a time and the quantities at that time."""
 Put = Callable[[int, int, Mapping[str, np.ndarray]], None]
-"""``put(index of the time, first row, rows [n, D] by name)``."""
+"""Callback ``put(index of the time, first row, rows [n, D] by name)``."""
 Source = Callable[[range], tuple[Tensor, dict[str, Tensor]]]
-"""Points ``[n, D]`` of data space, and the network's conditions, of samples by number."""
+"""Function from sample numbers to points ``[n, D]`` of data space and the network's conditions."""
 
 
 @dataclass(frozen=True)
 class ResidualProbe:
-    """A denoiser looked at along a grid of times.
+    """Denoiser to be evaluated along a grid of times.
 
     Attributes:
         flow: The denoiser and its flow.
         times: Times ``[T]``, increasing.
-        exact: The exact denoiser, if it is known.
+        exact: Exact denoiser, if it is known.
     """
 
     flow: ProbabilityFlow
@@ -56,9 +58,16 @@ class ResidualProbe:
 
     @torch.no_grad()
     def independent(self, clean: Tensor, rows: range, seed: int, stream: int, take: Take) -> None:
-        """Residuals of points ``[n, D]`` in eigenspace, rows of these numbers among all, under
-        fresh noise, a function of (seed, stream, index of the time, row). ``take`` receives them,
-        time by time."""
+        """Compute residuals of points under fresh noise, time by time.
+
+        Args:
+            clean: Clean points ``[n, D]`` in eigenspace.
+            rows: Numbers of these points among all.
+            seed: Random seed of the noise, which is a function of (seed, stream, index of the time,
+                row).
+            stream: Random stream of the noise.
+            take: Receives the results of each time.
+        """
         for index, t in enumerate(self.times.to(clean)):
             noise = noise_rows(rows, clean.shape[1], seed, stream, index).to(clean)
             self._look(
@@ -66,7 +75,8 @@ class ResidualProbe:
             )
 
     def path(self, clean: Tensor, solver: Solver, take: Take) -> int:
-        """Residuals along the melts of clean points ``[n, D]``; returns the calls of the solver.
+        """Compute residuals along the inflation of clean points ``[n, D]``; return the solver's
+        evaluations.
 
         Points are in eigenspace. The grid of times is that of the solver. Memory holds one state.
         """
@@ -95,7 +105,9 @@ class ResidualProbe:
 
 
 def noise_rows(rows: range, dim: int, *keys: int) -> Tensor:
-    """Standard normal rows ``[n, dim]``, each a function of (keys, its number) alone; float64."""
+    """Return standard normal rows ``[n, dim]``, each a function of (keys, its number) alone;
+    float64.
+    """
     first = rows.start // NOISE_BLOCK
     blocks = range(first, max(first + 1, -(-rows.stop // NOISE_BLOCK)))
     drawn = torch.cat([normal_numbers((NOISE_BLOCK, dim), *keys, block) for block in blocks])
@@ -105,7 +117,8 @@ def noise_rows(rows: range, dim: int, *keys: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Extractor:
-    """Looks at all samples, a batch at a time that the ranks share; memory holds a batch.
+    """Computation of residuals for all samples, in batches that the ranks share; memory holds a
+    batch.
 
     Attributes:
         probe: The probe, on this rank's device.
@@ -126,9 +139,10 @@ class Extractor:
     solver: Solver | None
 
     def run(self, put: Put | None) -> int:
-        """Gives the main rank's ``put`` all rows, float32, in the order of batches and times.
+        """Pass all rows, float32, to the main rank's ``put``, in the order of batches and times.
 
-        Returns the largest number of denoiser calls that a sample took.
+        Returns:
+            Largest number of denoiser evaluations of a sample.
         """
         calls = 0
         starts = range(0, self.count, self.batch)
@@ -149,7 +163,7 @@ class Extractor:
         return calls
 
     def _look(self, rows: range, take: Take) -> int:
-        """Returns the calls that the solver made."""
+        """Compute residuals of these rows; return the solver's evaluations."""
         flow = self.probe.flow
         points, conditions = self.source(rows)
         clean = flow.to_eigen(points.to(flow.device).double())

@@ -1,4 +1,6 @@
-"""How well images survive a melt and the way back, in gray levels of 8-bit pixels."""
+"""Errors of images after inflation and generation (a round trip), in gray levels of 8-bit
+pixels.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,7 +9,7 @@ import torch
 from torch import Tensor
 
 LEVELS_PER_UNIT = 127.5
-"""Gray levels to a unit of data, which runs from -1 to 1."""
+"""Gray levels per unit of data, which runs from -1 to 1."""
 
 
 @dataclass(frozen=True)
@@ -16,9 +18,9 @@ class RoundtripErrors:
 
     Attributes:
         mse: Mean squared error after rounding to 8 bits, in squared gray levels.
-        mse_float: The same before rounding and clamping.
+        mse_float: Mean squared error before rounding and clamping.
         largest: Largest absolute error before rounding, in gray levels.
-        exact: Fraction of the pixels that come back exactly.
+        exact: Fraction of pixels that are recovered exactly.
     """
 
     mse: Tensor
@@ -28,9 +30,10 @@ class RoundtripErrors:
 
     @classmethod
     def of(cls, original: Tensor, returned: Tensor) -> "RoundtripErrors":
-        """Compares images of 8-bit pixels ``[N, D]`` with returned data ``[N, D]``.
+        """Compare images of 8-bit pixels ``[N, D]`` with returned data ``[N, D]``.
 
-        Differences of ``uint8`` would wrap modulo 256, so all is done in float64. The original may
+        Differences of ``uint8`` would wrap modulo 256, so all computation is in float64. The
+        original may
         have fractions of a gray level, if noise was added to it.
         """
         original = original.double()
@@ -45,11 +48,11 @@ class RoundtripErrors:
         )
 
     def columns(self) -> Tensor:
-        """All four as ``[N, 4]``, in the order of the attributes."""
+        """Return all four errors as ``[N, 4]``, in the order of the attributes."""
         return torch.stack([self.mse, self.mse_float, self.largest, self.exact], dim=1)
 
     def summary(self) -> dict[str, Any]:
-        """Means over the images, and the largest error of all."""
+        """Return means over the images, and the largest error of all."""
         return {
             "mse": float(self.mse.mean()),
             "mse_float": float(self.mse_float.mean()),

@@ -1,1 +1,1 @@
-"""Networks that the paper's original code trained: read as data, then built of our own layers."""
+"""Networks trained by the paper's original code: read as data, then built from our own layers."""

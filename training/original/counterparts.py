@@ -1,11 +1,10 @@
-"""Which network of ours a network of the original code is, from its arguments and sizes.
+"""Counterparts of the original code's networks among ours, from their arguments and sizes.
 
 SongUNet (DDPM++ and NCSN++) and DhariwalUNet (ADM) name a layer by its resolution: ``enc`` and
-``dec`` hold ``16x16_block0``, ``16x16_down`` and so on, and a block has ``norm0``, ``conv0``,
-``affine``, ``norm1``, ``conv1``, ``skip``, ``norm2``, ``qkv`` and ``proj``, in the order in which
-they are used. ToyConvUNet counts its layers from 1: ``dense31`` is what the third does with its
-input, and ``dense32`` what it does with the embedding. ToySongUNet has SongUNet's layers, and
-``fc1`` to ``fc4`` around them.
+``dec`` contain ``16x16_block0``, ``16x16_down`` and so on, and a block has ``norm0``, ``conv0``,
+``affine``, ``norm1``, ``conv1``, ``skip``, ``norm2``, ``qkv`` and ``proj``, in the order of use.
+ToyConvUNet counts its layers from 1: the third layer applies ``dense31`` to its input and
+``dense32`` to the embedding. ToySongUNet has SongUNet's layers, and ``fc1`` to ``fc4`` around them.
 
 Names are those of modules or of their tensors, with dots.
 """
@@ -23,7 +22,7 @@ from training.networks.original_toy_unet import DOWN_STRIDES, UP_STRIDES
 from training.original.file import Layers
 
 Renaming = Callable[[str], str]
-"""Gives the original's name for a module or tensor of ours."""
+"""Function from the name of one of our modules or tensors to the original's name."""
 
 _BLOCK_PARTS = {
     "norm1": "norm0",
@@ -44,13 +43,13 @@ _TOY_LAYER_PARTS = {"linear": "1", "modulation": "2"}
 
 
 def image_names(side: int, depth: int, encoder_type: str, last: tuple[str, str]) -> Renaming:
-    """Names in an image network.
+    """Return the renaming of an image network.
 
     Args:
-        side: Of the images, in pixels.
+        side: Side of the images, in pixels.
         depth: Number of levels.
         encoder_type: See ``ImageUNet``.
-        last: Normalization and convolution that make the output image.
+        last: Normalization and convolution that produce the output image.
     """
 
     def at(level: int | str) -> str:
@@ -88,7 +87,7 @@ def image_names(side: int, depth: int, encoder_type: str, last: tuple[str, str])
 
 
 def toy_names(lifting: int) -> Renaming:
-    """Names in a toy network with so many layers that lift a point."""
+    """Return the renaming of a toy network with ``lifting`` layers that lift a point."""
 
     def rename(name: str) -> str:
         match name.split("."):
@@ -111,7 +110,7 @@ def toy_names(lifting: int) -> Renaming:
 
 
 def toy_song_names(image: Renaming) -> Renaming:
-    """Names in a toy network around an image network with these names."""
+    """Return the renaming of a toy network around an image network with these names."""
     layers = {
         ("lift", "0"): "fc1",
         ("lift", "1"): "fc2",
@@ -144,7 +143,7 @@ def _join(place: str, rest: list[str]) -> str:
 _POSITIONS = 10000
 LONGEST_ARGUMENT = 32
 
-# By the original's names for them: what our networks call an argument, and its default there.
+# For the original's name of each argument: the name in our networks, and the default there.
 _COMMON_ARGUMENTS: dict[str, tuple[str, Any]] = {
     "label_dim": ("label_dim", 0),
     "augment_dim": ("augment_dim", 0),
@@ -177,16 +176,16 @@ _ADM_ARGUMENTS: dict[str, tuple[str, Any]] = {
 
 @dataclass(frozen=True)
 class Counterpart:
-    """A network of ours, and what the original calls and states of its layers.
+    """One of our networks, with the original's names and stated attributes of its layers.
 
     Attributes:
         network: A name in ``NETWORKS``.
-        arguments: Its constructor's.
-        rename: From our names to the original's.
-        shapes: Of some of the original's weights, which are compared before any memory is taken:
-            all others are about as large as these, or smaller.
-        stated: Attributes that the original's modules must have, by module and name, beside those
-            that our modules tell.
+        arguments: Constructor arguments of the network.
+        rename: Function from our names to the original's.
+        shapes: Shapes of some of the original's weights, which are compared before any memory is
+            allocated: all others are about as large as these, or smaller.
+        stated: Attributes that the original's modules must have, by module and name, in addition to
+            those that follow from our modules.
     """
 
     network: str
@@ -253,7 +252,7 @@ def toy_song_unet(layers: Layers, dim: int) -> Counterpart:
 
 
 def toy_unet(layers: Layers, dim: int) -> Counterpart:
-    """Its sizes are those of its weights."""
+    """Return the counterpart of a ToyConvUNet, whose sizes are read from its weights."""
 
     def units(layer: str) -> int:
         weight = layers.weights.get(f"{layer}.weight")
@@ -303,12 +302,15 @@ TOY_COUNTERPARTS: dict[str, Callable[[Layers, int], Counterpart]] = {
     "ToySongUNet": toy_song_unet,
 }
 TOY_ENTRIES = {"ToyConvUNet": "dense11", "ToySongUNet": "fc1"}
-"""The layers that points enter by."""
+"""Names of the layers that receive the points."""
 
 
 def point_dimension(layers: Layers) -> int:
-    """The number of dimensions of the points that a toy network takes. Raises DataError if the
-    layer that they enter by is not there, or is none."""
+    """Return the dimension of the points that a toy network takes.
+
+    Raises:
+        DataError: The layer that receives the points is missing, or is not a matrix.
+    """
     name = f"{TOY_ENTRIES[layers.class_name]}.weight"
     weight = layers.weights.get(name)
     if weight is None or weight.ndim != 2:
@@ -322,12 +324,12 @@ def _arguments(
     known: Mapping[str, tuple[str, Any]],
     more: Mapping[str, int] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """Arguments of our network, from those that the original was constructed with.
+    """Return arguments of our network, from those that the original was constructed with.
 
     Args:
-        layers: The original's.
+        layers: Layers of the original.
         image_shape: Channels, height and width of its images.
-        known: Arguments that ours has too.
+        known: Arguments that our network has too.
         more: Other arguments, with the values that they must have.
     """
     fields = layers.fields[""]
@@ -367,7 +369,7 @@ def _image_shapes(arguments: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def _is_like(value: Any, default: Any) -> bool:
-    """Whether a value is of the kind of a default, and of a size that networks have."""
+    """Return whether a value is of the same kind as a default, and of a size that networks have."""
     if isinstance(default, list):
         short = isinstance(value, list) and len(value) <= LONGEST_ARGUMENT
         return short and all(_is_like(item, default[0]) for item in value)

@@ -1,15 +1,15 @@
 """Network files of the paper's original code, read as data.
 
-Such a file is a pickle of a dict: ``ema`` is the network between its preconditioning, ``loss_fn``
-says how it was trained, and ``dataset_kwargs`` on what. Each object of the original code is written
-as a call of ``torch_utils.persistence._reconstruct_persistent_obj`` with one argument,
+Such a file is a pickle of a dict: ``ema`` is the network with its preconditioning, ``loss_fn``
+describes how it was trained, and ``dataset_kwargs`` the data. Each object of the original code is
+written as a call of ``torch_utils.persistence._reconstruct_persistent_obj`` with one argument,
 
     {"type": "class", "version", "module_src", "class_name", "state"},
 
-in which ``module_src`` is the source text of the class, which the original code would run, and
-``state`` are the object's attributes. Here all but the name of the class and the attributes is
-dropped. For a module the attributes ``_parameters``, ``_buffers`` and ``_modules`` are what it is
-made of.
+where ``module_src`` is the source text of the class, which the original code would run, and
+``state`` contains the object's attributes. Here everything but the name of the class and the
+attributes is dropped. The attributes ``_parameters``, ``_buffers`` and ``_modules`` of a module are
+its components.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ DEEPEST_MODULE = 16
 
 
 class Record(Unfinished):
-    """An object of the file: the name of its class, and its attributes."""
+    """Object of the file: the name of its class, and its attributes."""
 
     def __init__(self, class_name: str, state: Mapping[str, Any] | None = None):
         self.class_name, self.state = class_name, state or {}
@@ -53,7 +53,9 @@ def _persistent_object(meta: Any) -> Record:
 
 
 def _object(class_name: str) -> Callable[[], Record]:
-    """What stands for an object of a class whose attributes follow; nothing of it is run."""
+    """Return a constructor of a placeholder for an object of a class whose attributes follow; no
+    code of the class is run.
+    """
     return lambda: Record(class_name)
 
 
@@ -66,7 +68,7 @@ def _size(values: Any) -> tuple[Any, ...]:
 
 
 def _device(*place: Any) -> None:
-    """Where a tensor was is of no interest here."""
+    """Ignore the device of a tensor."""
 
 
 NAMES: Names = {
@@ -82,19 +84,19 @@ NAMES: Names = {
     "collections.OrderedDict": _empty_dict,
     "dnnlib.util.EasyDict": _empty_dict,
 }
-"""All that such a file may name."""
+"""All names that such a file may import."""
 
 
 @dataclass(frozen=True)
 class OriginalFile:
-    """What is in a file.
+    """Content of a file.
 
     Attributes:
         path: The file.
-        size: In bytes.
-        sha256: Of the file.
-        network: The averaged one, between its preconditioning.
-        content: All that is in the file: plain values, read-only arrays and ``Record``.
+        size: Size in bytes.
+        sha256: SHA-256 of the file.
+        network: Averaged network with its preconditioning.
+        content: Whole content of the file: plain values, read-only arrays and ``Record``.
     """
 
     path: Path
@@ -104,15 +106,18 @@ class OriginalFile:
     content: Mapping[str, Any]
 
     def section(self, name: str) -> "Fields":
-        """The attributes of an object or dict of the file; none if it has no such."""
+        """Return the attributes of an object or dict of the file; empty if it is missing."""
         value = self.content.get(name)
         if isinstance(value, Record):
             value = value.state
         return Fields(f"{self.path}, '{name}'", value if isinstance(value, dict) else {})
 
     def principal_axes(self) -> "Fields | None":
-        """The attributes of the PCA that toys were trained in the coordinates of, if there is one.
-        Raises DataError if something else is in its place."""
+        """Return the attributes of the PCA whose coordinates toys were trained in, if there is one.
+
+        Raises:
+            DataError: Something else is in its place.
+        """
         data = self.section("dataset_kwargs")
         if data.values.get("pca_trf") is None:
             return None
@@ -124,8 +129,12 @@ class OriginalFile:
 
 
 def read_original(path: Path) -> OriginalFile:
-    """Reads a file as data. Raises DataError if it is missing, broken, or holds anything else."""
-    if not path.is_file():  # a pipe or a device could be read for ever
+    """Read a file as data.
+
+    Raises:
+        DataError: The file is missing, broken, or contains anything else.
+    """
+    if not path.is_file():  # reading a pipe or a device might never end
         exists = path.is_dir() or path.is_symlink() or path.exists()
         what = "is a folder" if path.is_dir() else "is no file" if exists else "does not exist"
         raise DataError(f"{path} {what}: give a file of the original code")
@@ -149,13 +158,13 @@ def read_original(path: Path) -> OriginalFile:
 
 @dataclass(frozen=True)
 class Fields:
-    """Attributes of an object, taken from a file with care.
+    """Attributes of an object, read from a file with checks.
 
-    All methods raise DataError where an attribute is missing or not what it should be.
+    All methods raise DataError where an attribute is missing or not as expected.
 
     Attributes:
-        where: The object, for errors.
-        values: By name.
+        where: Name of the object in errors.
+        values: Attributes by name.
     """
 
     where: str
@@ -173,7 +182,7 @@ class Fields:
         return self._get(name, str)
 
     def number(self, name: str) -> float:
-        """A finite number, also one in an array."""
+        """Return a finite number, which may be in an array."""
         value = self._get(name, float, int, np.ndarray)
         if isinstance(value, np.ndarray) and value.size == 1:
             value = value.item()
@@ -183,20 +192,20 @@ class Fields:
         return value
 
     def size(self, name: str) -> int:
-        """A whole number from 1 to ``LARGEST_ARGUMENT``."""
+        """Return a whole number from 1 to ``LARGEST_ARGUMENT``."""
         value = self.number(name)
         if not 1 <= value <= LARGEST_ARGUMENT or value != int(value):
             raise DataError(f"{self.where} has {value:g} as its '{name}', which is no size")
         return int(value)
 
     def require(self, name: str, expected: float) -> None:
-        """Sees to it that a number or truth value is as expected, up to rounding."""
+        """Check that a number or boolean is as expected, up to rounding."""
         value = self.number(name)
         if not math.isclose(value, expected, rel_tol=1e-6):
             raise DataError(f"{self.where} has {value:g} as its '{name}', not {expected:g}")
 
     def numbers(self, name: str, *shape: int) -> np.ndarray:
-        """Finite numbers in float64; sizes of -1 may be any."""
+        """Return an array of finite numbers in float64; sizes of -1 in ``shape`` match any size."""
         array: np.ndarray = self._get(name, np.ndarray)
         fits = len(shape) == array.ndim and all(
             wanted in (-1, size) for wanted, size in zip(shape, array.shape, strict=True)
@@ -211,19 +220,19 @@ class Fields:
         return self._get(name, Record)
 
     def mapping(self, name: str) -> "Fields":
-        """The attributes in a dict; none if there is no such dict."""
+        """Return the attributes in a dict; empty if there is no such dict."""
         value = self._get(name, dict) if self.values.get(name) is not None else {}
         return Fields(f"{self.where}, '{name}'", value)
 
 
 @dataclass(frozen=True)
 class Layers:
-    """The modules that a network is made of, by names with dots, the network's own being ''.
+    """Modules of a network, by dotted names; the network itself has the name ''.
 
     Attributes:
-        class_name: Of the network.
-        where: The network, for errors.
-        fields: The attributes of each module.
+        class_name: Class name of the network.
+        where: Name of the network in errors.
+        fields: Attributes of each module.
         weights: Parameters and buffers, read-only.
     """
 
@@ -234,18 +243,19 @@ class Layers:
 
     @classmethod
     def of(cls, network: Record, where: str, class_names: Set[str], most_bytes: int) -> "Layers":
-        """The layers of a network.
+        """Collect the layers of a network.
 
         Args:
             network: The network.
-            where: It, for errors.
-            class_names: Of the modules that it may have.
-            most_bytes: Size of all weights together. Tensors that share few stored values could
-                ask for any amount of memory.
+            where: Name of the network in errors.
+            class_names: Class names of the modules that it may have.
+            most_bytes: Limit on the size of all weights together. Tensors that share few stored
+                values
+                could require any amount of memory.
 
         Raises:
-            DataError: A module of another class, or the same one in two places; what is no weight;
-                too many of them.
+            DataError: A module has another class or is in two places, a weight is not an array of
+                floats, or the weights are too large.
         """
         fields: dict[str, Fields] = {}
         weights: dict[str, np.ndarray] = {}

@@ -1,27 +1,28 @@
-"""What is around networks of the paper's original code, as its files state it, and their toys.
+"""Bases and schedules of the paper's original networks, as stated in their files, and their toys.
 
 An inflationary flow has a basis and a schedule.
 
 ``data_eigs`` are the variances ``xi``, and the columns of ``W`` the axes: in float32 as the network
-uses them, and in float64 as it was constructed from them. Images had no mean subtracted: their
-eigenspace is ``e = W^T u``. Toys went through a PCA of scikit-learn, which subtracts its mean. The
-schedule is given by ``rho``, ``gamma0`` and the exponents ``g`` themselves. The noise condition is
-``(M - 1) t``, M = 1000, of t in single precision.
+uses them, and in float64 as it was constructed from them. No mean was subtracted from images: their
+eigenspace is ``e = W^T u``. Toys were transformed by a PCA of scikit-learn, which subtracts its
+mean. The schedule is given by ``rho``, ``gamma0`` and the exponents ``g`` themselves. The noise
+condition is ``(M - 1) t``, M = 1000, with t in single precision.
 
-The isotropic models of Karras et al. 2022 are between the coefficients of our ``edm``: of images
-and toys with one data variance ``sigma_data^2``, no mean and no basis; of toys also in eigenspace,
-with the variances ``data_eigs``.
+The isotropic models of Karras et al. 2022 use the coefficients of our ``edm``: for images and toys
+with one data variance ``sigma_data^2``, no mean and no basis; for toys also in eigenspace, with the
+variances ``data_eigs``.
 
-No variance is raised: ours have a floor by which a loss can divide, but evaluation does not.
+No variance is raised: ours have a floor so that a loss can divide by them, which evaluation does
+not need.
 
-The original's toys alt_s_curve and alt_swirl are not scaled. The moments in its file say
-which of ours its data were.
+The original's toys alt_s_curve and alt_swirl are not scaled. The moments in its file determine
+which of our toys its data were.
 
-In more dimensions its points are ``B u``, with ``B [N, D]`` a Gaussian matrix of NumPy's legacy
-generator with seed 42, its columns made orthonormal one after the other; ours are ``A u``. So ours
-are its points turned by any rotation Q with ``Q B = A``. A network in eigenspace does not
-see that. One in image space gets the points ``Q^T z`` for our z, and ``Q F`` is made of its output
-F: its first and last layer do both.
+In more dimensions its points are ``B u``, with ``B [N, D]`` a Gaussian matrix from NumPy's legacy
+generator with seed 42, its columns orthonormalized one after the other; ours are ``A u``. Our
+points are therefore its points rotated by any Q with ``Q B = A``. A network in eigenspace is not
+affected. One in image space gets the points ``Q^T z`` for our z, and its output F is mapped to
+``Q F``: its first and last layer do both.
 """
 
 from dataclasses import dataclass
@@ -42,25 +43,25 @@ from training.names import SPACES, TOY_NAMES
 from training.networks.original_toy_unet import OriginalToyConvUNet, OriginalToySongUNet
 from training.original.file import Fields, OriginalFile
 
-# Largest errors of what is in float32.
+# Largest errors of float32 values.
 NOT_ORTHONORMAL, NOT_EQUAL = 1e-3, 1e-5
 SMALLEST_STD = 1e-6
 STEPS = 1000
-"""``M``; the noise condition is then ``999 t``."""
+"""Number of steps ``M``; the noise condition is then ``999 t``."""
 
 
 @dataclass(frozen=True)
 class OriginalFlow:
-    """What is around a network.
+    """Basis, schedule and preconditioning of a network.
 
     Attributes:
-        basis: In the original's coordinates.
+        basis: Eigenbasis, in the original's coordinates.
         schedule: A name in ``SCHEDULES``.
-        schedule_arguments: Its arguments, but for those that the basis gives.
+        schedule_arguments: Arguments of the schedule, except for those that the basis determines.
         denoiser_arguments: ``space``, ``noise_cond`` and ``preconditioning``.
-        data_variance: ``[D]``, which the preconditioning counts on.
+        data_variance: Data variance in the preconditioning ``[D]``.
         t_min: First time.
-        t_max: Last time that such models have where nothing is said of it, or None.
+        t_max: Default last time of such models, or None.
     """
 
     basis: EigenBasis
@@ -75,15 +76,15 @@ class OriginalFlow:
     def inflationary(
         cls, fields: Fields, principal_axes: Fields | None, t_max: float | None
     ) -> "OriginalFlow":
-        """Of IFsPreCond and IFsToyPreCond.
+        """Read an IFsPreCond or IFsToyPreCond.
 
         Args:
-            fields: Attributes of the network between its preconditioning.
-            principal_axes: As ``read_basis`` takes them.
-            t_max: See above.
+            fields: Attributes of the network's preconditioning.
+            principal_axes: Attributes of the PCA, as in ``read_basis``.
+            t_max: Default last time, or None.
 
         Raises:
-            DataError: It is none of ours.
+            DataError: The flow is not of a known kind.
         """
         steps, space = fields.number("M"), fields.text("space")
         if steps != STEPS or space not in SPACES:
@@ -98,7 +99,7 @@ class OriginalFlow:
 
     @classmethod
     def isotropic(cls, fields: Fields, basis: EigenBasis, space: str) -> "OriginalFlow":
-        """Of EDMPrecond and EDMToyPreCond, which know no basis: any will do."""
+        """Read an EDMPrecond or EDMToyPreCond, which have no basis: any basis will do."""
         std = fields.number("sigma_data")
         if not SMALLEST_STD <= std <= 1 / SMALLEST_STD:
             raise DataError(f"{fields.where} has {std:g} as its 'sigma_data', which no data have")
@@ -108,7 +109,7 @@ class OriginalFlow:
     def isotropic_in_eigenspace(
         cls, fields: Fields, principal_axes: Fields | None
     ) -> "OriginalFlow":
-        """Of EDMToyESPreCond, whose axes are those of the PCA in the file."""
+        """Read an EDMToyESPreCond, whose axes are those of the PCA in the file."""
         if principal_axes is None:
             raise DataError(f"{fields.where} is of a file that lacks the 'pca_trf' of its data")
         dim = len(fields.numbers("data_eigs", -1))
@@ -126,15 +127,15 @@ class OriginalFlow:
 
 
 def read_basis(fields: Fields, principal_axes: Fields | None = None) -> EigenBasis:
-    """The eigenbasis of the data, its axes orthonormal in float64.
+    """Read the eigenbasis of the data, with axes that are orthonormal in float64.
 
     Args:
-        fields: Attributes of the network between its preconditioning.
-        principal_axes: Attributes of the PCA that gave the network its points; None if there was
-            none, and no mean was subtracted.
+        fields: Attributes of the network's preconditioning.
+        principal_axes: Attributes of the PCA that transformed the network's points; None if there
+            was none, and no mean was subtracted.
 
     Raises:
-        DataError: Its variances or axes are missing or are none, or the PCA has others.
+        DataError: Variances or axes are missing or invalid, or differ from those of the PCA.
     """
     variances = torch.from_numpy(fields.numbers("data_eigs", -1))
     dim = len(variances)
@@ -146,8 +147,8 @@ def read_basis(fields: Fields, principal_axes: Fields | None = None) -> EigenBas
     identity = torch.eye(dim, dtype=torch.float64)
     if (gram - identity).abs().max() > NOT_ORTHONORMAL:
         raise DataError(f"{fields.where}: the columns of its 'W' are not orthonormal")
-    # The orthonormal matrix next to W, by a step of Newton's method (Schulz iteration): an error
-    # of 1e-6 becomes one of 1e-12.
+    # Compute the orthonormal matrix nearest to W by a Newton step (Schulz iteration): an error of
+    # 1e-6 becomes one of 1e-12.
     axes = axes @ (3 * identity - gram) / 2
     mean = torch.zeros(dim, dtype=torch.float64)
     if principal_axes is not None:
@@ -156,7 +157,7 @@ def read_basis(fields: Fields, principal_axes: Fields | None = None) -> EigenBas
 
 
 def _mean(principal_axes: Fields, variances: Tensor, axes: Tensor) -> Tensor:
-    """The mean that a PCA subtracts; its variances and axes must be those of the network."""
+    """Return the mean that a PCA subtracts; its variances and axes must be those of the network."""
     dim = len(variances)
     known = {"explained_variance_": variances, "components_": axes.T}
     for name, value in known.items():
@@ -179,8 +180,12 @@ def _axes(fields: Fields, dim: int) -> Tensor:
 
 
 def read_schedule(fields: Fields, basis: EigenBasis) -> dict[str, Any]:
-    """The arguments of the inflationary schedule, but for those that the basis gives. Raises
-    DataError if it is none of ours, or its numbers are missing or out of range."""
+    """Return the arguments of the inflationary schedule, except for those that the basis
+    determines.
+
+    Raises:
+        DataError: The schedule is not one of ours, or its numbers are missing or out of range.
+    """
     exponents = fields.numbers("g", basis.dim)
     rho, gamma0 = float(fields.number("rho")), float(fields.number("gamma0"))
     arguments: dict[str, Any] = {**INFLATION_DEFAULTS, "rho": rho, "gamma0": gamma0}
@@ -201,7 +206,7 @@ def read_schedule(fields: Fields, basis: EigenBasis) -> dict[str, Any]:
 
 
 def _exponent_arguments(exponents: np.ndarray) -> dict[str, Any]:
-    """What makes these exponents, if anything does."""
+    """Return schedule arguments that produce these exponents, if any do."""
     dim, top = len(exponents), exponents.max()
     kept = int(np.isclose(exponents, top, rtol=0, atol=NOT_EQUAL).sum())
     if kept == dim:
@@ -209,7 +214,7 @@ def _exponent_arguments(exponents: np.ndarray) -> dict[str, Any]:
     compressed, rescaling = _shortest(exponents[-1]), _shortest(top)
     known = {"dims_to_keep": kept, "g_rescaling": rescaling}
     if rescaling <= 0 or compressed >= rescaling:
-        return {"dims_to_keep": kept}  # which the comparison of rates will refuse
+        return {"dims_to_keep": kept}  # the comparison of rates will reject this
     if np.isclose(compressed, -rescaling * kept / (dim - kept), rtol=0, atol=NOT_EQUAL):
         return {**known, "g_type": "orig"}
     gap = round(1 - compressed / rescaling, 9)
@@ -217,7 +222,7 @@ def _exponent_arguments(exponents: np.ndarray) -> dict[str, Any]:
 
 
 def _shortest(number: float) -> float:
-    """The shortest decimal that is this number in float32: what was meant before rounding."""
+    """Return the shortest decimal that equals this number in float32: the value before rounding."""
     return float(str(np.float32(number)))
 
 
@@ -227,12 +232,12 @@ MOST_DIMENSIONS = 2048
 
 @dataclass(frozen=True)
 class ToyData:
-    """What a file says about the toy of its network.
+    """Toy that a file's network was trained on.
 
     Attributes:
         path: The file.
-        names: Toys of ours that it may be.
-        augment_to: Number of dimensions that it is embedded in; 0 for none.
+        names: Our toys that it may be.
+        augment_to: Number of dimensions that it is embedded in; 0 for no embedding.
     """
 
     path: Path
@@ -241,11 +246,11 @@ class ToyData:
 
     @classmethod
     def of(cls, file: OriginalFile, data_name: str | None, dim: int) -> "ToyData":
-        """What a file says.
+        """Read the toy of a file.
 
         Args:
             file: The file.
-            data_name: The toy's name, which the file may contradict; None takes the file's.
+            data_name: Name of the toy, which must agree with the file; None to use the file's.
             dim: Number of dimensions of the network.
 
         Raises:
@@ -278,18 +283,20 @@ class ToyData:
         return cls(file.path, names, dim if augmented else 0)
 
     def rotation(self, toy: Toy) -> Tensor:
-        """``Q [D, D]``, from the original's coordinates to ours; the identity without embedding."""
+        """Return ``Q [D, D]``, from the original's coordinates to ours; the identity without
+        embedding.
+        """
         ours = toy.mixture.embedding
         if not self.augment_to:
             return ours
         return completed(ours) @ completed(original_embedding(*ours.shape)).T
 
     def matching(self, basis: EigenBasis, with_mean: bool) -> tuple[Toy, EigenBasis]:
-        """The toy with the moments of a basis, and the basis in our coordinates.
+        """Return the toy with the moments of a basis, and the basis in our coordinates.
 
         Args:
-            basis: In the original's coordinates.
-            with_mean: Whether its mean is known; else it becomes that of the toy.
+            basis: Basis in the original's coordinates.
+            with_mean: Whether its mean is known; otherwise it is set to that of the toy.
 
         Raises:
             DataError: No toy has these moments.
@@ -311,34 +318,38 @@ class ToyData:
 
 
 def original_embedding(rows: int, columns: int) -> Tensor:
-    """The matrix ``B [rows, columns]`` that the original code embeds its toys with."""
+    """Return the matrix ``B [rows, columns]`` that the original code embeds its toys with."""
     gaussian = np.random.RandomState(EMBEDDING_SEED).standard_normal((rows, columns))
-    # One after the other is Gram and Schmidt's way: QR with a positive diagonal.
+    # Orthonormalizing one after the other is Gram-Schmidt: QR with a positive diagonal.
     orthonormal, triangular = np.linalg.qr(gaussian)
     return torch.from_numpy(orthonormal * np.sign(np.diag(triangular)))
 
 
 def uncentered_basis(toy: Toy) -> EigenBasis:
-    """The axes of a toy's second moments about zero, where no mean was subtracted."""
+    """Return the axes of a toy's second moments about zero, for models without a subtracted
+    mean.
+    """
     mean, covariance = toy.moments()
     return EigenBasis.from_moments(torch.zeros_like(mean), covariance + mean.outer(mean))
 
 
 def completed(columns: Tensor) -> Tensor:
-    """An orthogonal matrix ``[D, D]`` that starts with these orthonormal columns ``[D, d]``."""
+    """Return an orthogonal matrix ``[D, D]`` whose first columns are these orthonormal ones ``[D,
+    d]``.
+    """
     whole = torch.linalg.qr(columns, mode="complete").Q
     return torch.cat([columns, whole[:, columns.shape[1] :]], dim=1)
 
 
 def rotated(basis: EigenBasis, rotation: Tensor) -> EigenBasis:
-    """The basis of the points turned by a rotation ``[D, D]``."""
+    """Rotate the basis along with its points, by a rotation ``[D, D]``."""
     axes = rotation @ basis.eigenvectors
     return EigenBasis(rotation @ basis.mean, basis.eigenvalues, axes)
 
 
 @torch.no_grad()
 def rotate_network(network: nn.Module, rotation: Tensor) -> None:
-    """Makes a toy network take turned points and give turned ones, by a rotation ``[D, D]``."""
+    """Change a toy network so that it takes and returns points rotated by ``rotation [D, D]``."""
     assert isinstance(network, OriginalToyConvUNet | OriginalToySongUNet)
     first, last = network.ends
     first.weight.copy_(first.weight.double() @ rotation.T)

@@ -1,10 +1,10 @@
-"""Models of the paper's original code as models of ours.
+"""Import of models of the paper's original code.
 
-A file says in ``loss_fn`` up to which time its network was trained, and in ``dataset_kwargs`` on
-what. Its networks are those of ours with the same layers by other names.
+A file contains in ``loss_fn`` the last time of the training, and in ``dataset_kwargs`` the data.
+Its networks are equivalent to ours, with the same layers under other names.
 
-Nothing is taken on trust. Every tensor of our network must be in the file, of its shape, and none
-may be left over; the filters, groups, heads and scales that the file states must be ours.
+Everything is checked. Every tensor of our network must be in the file with the right shape, and
+none may be left over. The filters, groups, heads and scales stated in the file must be ours.
 """
 
 import math
@@ -45,14 +45,17 @@ MODULE_CLASSES = {
     *("Linear", "Conv2d", "GroupNorm", "ModuleDict", "PositionalEmbedding", "FourierEmbedding"),
     *("UNetBlock", "Linear_FR", "ToyResidualBlock"),
 }
-"""What the networks of the original code are made of."""
+"""Classes of modules in the networks of the original code."""
 
 _FILTER = "resample_filter"
 
 
 def build(layers: Layers, counterpart: Counterpart) -> nn.Module:
-    """Our network with the original's weights. Raises DataError if the file has other weights, or
-    states that the network is another one."""
+    """Build our network with the original's weights.
+
+    Raises:
+        DataError: The file has other weights, or states attributes of another network.
+    """
     arguments = counterpart.arguments
     for name, shape in counterpart.shapes.items():
         _check_shape(layers.where, layers.weights, name, shape)
@@ -70,7 +73,7 @@ def build(layers: Layers, counterpart: Counterpart) -> nn.Module:
 
 
 def _without_filters(layers: Layers, taps: Any) -> dict[str, np.ndarray]:
-    """The weights but for the resampling filters, which must be those of these taps."""
+    """Return the weights without the resampling filters, which must be those of these taps."""
     line = np.asarray(taps, np.float64) / np.sum(taps)
     kernel = np.outer(line, line)[None, None]
     weights = {}
@@ -135,18 +138,20 @@ def _check_stated(layers: Layers, network: nn.Module, counterpart: Counterpart) 
 IMAGE_MODELS = ("IFsPreCond", "EDMPrecond")
 TOY_MODELS = ("IFsToyPreCond", "EDMToyPreCond", "EDMToyESPreCond")
 IMAGE_T_MAX = 15.01
-"""Last time of the paper's image networks."""
+"""Default last time of the paper's image networks."""
 MOST_PIXELS = 3 * 64 * 64
-"""Numbers of an image of a model without a basis: our network file holds a square matrix of it."""
+"""Largest number of values per image of a model without a basis: our network file contains a square
+matrix of that size.
+"""
 
 
 @dataclass(frozen=True)
 class Imported:
-    """A model, and where it is from.
+    """Imported model, and its origin.
 
     Attributes:
-        model: Ready for evaluation.
-        origin: Plain values: what the original calls its classes, and the file's SHA-256.
+        model: Model, ready for evaluation.
+        origin: Plain values: the original's class names, and the file's SHA-256.
     """
 
     model: Model
@@ -155,7 +160,7 @@ class Imported:
 
 @dataclass(frozen=True)
 class _Parts:
-    """A network of ours, what is around it, and what is known about it."""
+    """One of our networks, with its flow and metadata."""
 
     network: torch.nn.Module
     counterpart: Counterpart
@@ -166,16 +171,16 @@ class _Parts:
 def import_original(
     path: Path, data_name: str | None = None, t_max: float | None = None
 ) -> Imported:
-    """The model in a file of the original code.
+    """Import the model in a file of the original code.
 
     Args:
         path: The file.
-        data_name: What the network was trained on; None takes what the file says.
-        t_max: Last time; None takes what the file says, or the usual one of image networks.
+        data_name: Name of the training data; None to use the file's.
+        t_max: Last time; None to use the file's, or the usual one of image networks.
 
     Raises:
-        DataError: The file is missing, broken or unsafe, or its network is not one that is known.
-        UsageError: An option contradicts the file, or is needed since the file does not say.
+        DataError: The file is missing, broken or unsafe, or its network is not of a known kind.
+        UsageError: An option contradicts the file, or is needed since the file lacks it.
     """
     file = read_original(path)
     record = file.network
@@ -254,7 +259,7 @@ def _images(file: OriginalFile, fields: Fields, layers: Layers, data_name: str |
                 "channel(s): without a basis, up to 64 x 64 in 1 or 3 can be imported"
             )
         flow = OriginalFlow.isotropic(fields, EigenBasis.standard(int(dim)), "ES")
-        # All that is known of the data.
+        # The data variance is all that is known of the data.
         basis = EigenBasis.standard(int(dim), float(flow.data_variance[0]))
         flow = replace(flow, basis=basis)
     else:
@@ -274,7 +279,8 @@ def _images(file: OriginalFile, fields: Fields, layers: Layers, data_name: str |
     if data_name is not None:
         about["data_name"] = plain_name(data_name)
     elif isinstance(source, str):
-        # The path is of another machine, of any system; its stem becomes part of file names.
+        # The path is from another machine with any operating system; its stem becomes part of file
+        # names.
         about["data_name"] = made_plain(PureWindowsPath(source).stem, "images")
     return _Parts(build(layers, counterpart), counterpart, flow, about)
 

@@ -1,28 +1,29 @@
-"""Populations that come down from the prior to a narrow posterior, weighted by the flow's density.
+"""Annealed importance sampling of narrow posteriors, with populations weighted by the flow's
+density.
 
-In standard normal variables a narrow posterior is a thin and curved sheet; where points are seen,
-in eigenspace at the first time, it is flat: Gaussian numbers seen are linear there, or nearly so
-(``lookahead.Sight``). So draws are proposed among those states z, in standard deviations of the
-prior, and each is integrated to its latent, which gives the prior's density ``p(z)`` on the way.
+In standard normal variables a narrow posterior is a thin and curved sheet. In eigenspace at the
+first time, where points are observed, it is flat: Gaussian observations are linear there, or nearly
+so (``lookahead.Sight``). Draws are therefore proposed among those states z, in standard deviations
+of the prior, and each is integrated to its latent, which also gives the prior's density ``p(z)``.
 
 A population starts from its own share of a pool of prior draws, weighted by ``L(z)^b`` with the
-largest exponent b at which they are worth a few. In each round a mixture is fitted to its weighted
-draws, and goes on to the exponent ``b' = min(64 b, 1)``: where L is Gaussian, ``L^(b' - b)`` is a
-Gaussian with its noise variances divided by b' - b, given which the mixture is one in closed form.
-Draws of it, a part of them from components three times as wide, are weighted together with those of
-all T rounds so far, as if each were of all their laws (the balance heuristic; Veach and Guibas
-1995),
+largest exponent b that keeps a minimum effective sample size. In each round a mixture is fitted to
+its weighted draws, and extrapolated to the exponent ``b' = min(64 b, 1)``: where L is Gaussian,
+``L^(b' - b)`` is a Gaussian with its noise variances divided by b' - b, and the mixture conditioned
+on it is a mixture in closed form. Draws of that mixture, a part of them from components three times
+as wide, are weighted together with those of all T rounds so far, as if each came from the mixture
+of all proposals (the balance heuristic; Veach and Guibas 1995),
 
     v(z) = p(z) L(z)^b / (n_1 q_1(z) + ... + n_T q_T(z)),
 
-and b goes on to the largest exponent at which they are worth as many (annealed population Monte
-Carlo; Cappe, Douc, Guillin, Marin and Robert 2008). A law that was fitted to draws is too dense at
-these, so that weights which count it would make posteriors too narrow, in eight dimensions by 2 %.
-So the last law, fitted at b = 1, is kept, and only fresh draws of it are weighted, by ``p L / q``:
-densities of all others are integrated in half as many steps.
-The populations know nothing of each other, and each becomes a chain, so that R-hat compares them.
+and b rises to the largest exponent that keeps the effective sample size (annealed population Monte
+Carlo; Cappe, Douc, Guillin, Marin and Robert 2008). The density of a proposal is too large at the
+draws it was fitted to, so that weights which include these draws would make posteriors too narrow,
+by 2 % in eight dimensions. Only fresh draws of the last proposal, fitted at b = 1, are therefore
+kept, with weights ``p L / q``; for all others, densities are integrated with half as many steps.
+The populations are independent, and each becomes a chain, so that R-hat compares them.
 
-Of a deblurred prior, the further variables are drawn given z and the observation (``place``).
+For a deblurred prior, the further variables are drawn given z and the observation (``place``).
 """
 
 from math import ceil, log
@@ -53,48 +54,58 @@ from training.measure.posterior.importance import effective_size, log_mean, smoo
 
 NAME = "annealed"
 STAGE, SETTLING, FINAL = (256, 48), (384, 64), 640
-"""Draws of a round of a population, on the way and at its end, and for each dimension, if these are
-more; draws of a round of the last law."""
+"""Number of draws per round of a population: while annealing and while settling, each with a number
+per dimension that applies if it is larger; and per round of the last proposal.
+"""
 SETTLED, MOST_ROUNDS, MOST_FINAL = 2, 30, 9
-"""Rounds at the end of the way; rounds in all, and rounds of the last law, at most."""
+"""Number of rounds after arrival at the exponent 1, and limits on all rounds and on rounds of the
+last proposal.
+"""
 USUAL, CONTENT, SHORT = 1000, 750, 0.5
-"""Draws that are wanted of a population, or more; draws that its weights are to be worth for so
-many, and Pareto k of all: else there is another round of the last law, as where standard deviations
-are not yet exact (``summary``)."""
+"""Criteria to stop the rounds of the last proposal: effective sample size of a population for the
+usual number of draws (proportionally more for more draws), and Pareto k of all weights. Standard
+deviations must also be accurate (``summary``).
+"""
 SPARE = 1.25
-"""How many more than the summary's rule for standard deviations asks: it sees the kurtosis of draws
-that were taken by weight, which differs."""
+"""Factor on the effective sample size that the summary's rule for standard deviations requires,
+since the summary uses the kurtosis of resampled draws, which differs.
+"""
 FITTED = 1024
-"""Draws that a mixture is fitted to, taken by weight."""
+"""Number of draws that a mixture is fitted to, resampled by weight."""
 WORTH, START = 48, 32
-"""Draws for each dimension that weights are worth at an exponent; at first, one of so many prior
-draws."""
+"""Effective sample size per dimension that weights keep at an exponent; at the start, at least one
+in ``START`` prior draws.
+"""
 JUMP = 64.0
-"""By how much an exponent rises at most: noise becomes an eighth."""
+"""Largest factor on an exponent per round: the noise then falls to an eighth."""
 WIDE, WIDE_SHARE = 3.0, 0.15
-"""By how much some components are wider, and their share."""
+"""Factor on the standard deviations of the wider components, and their share."""
 PRIOR_SHARE = 0.1
-"""Of a mixture that was fitted to the prior, and is given what is seen."""
+"""Share of the mixture that is fitted to the prior and conditioned on the observation."""
 EXPONENTS = 25
-"""That are tried, from where a population is up to 1."""
+"""Number of exponents tried, from the current one to 1."""
 
 
 def anneal(
     target: Target, pool: Pool, seeds: Tensor, chains: int, draws: int, on_part: OnPart = None
 ) -> Draws:
-    """Draws by weight ``[M, C, S]``, a population in each chain; their calls are without the
-    pool's.
+    """Draw from each posterior by weight, with a population in each chain.
+
+    Network evaluations exclude those of the pool.
 
     Args:
         target: The posteriors.
         pool: Draws of the prior for these observations.
-        seeds: A number for each observation ``[M]``, from which its draws follow.
-        chains: C, the number of populations.
-        draws: S of each.
-        on_part: Called with the part of the work that was done since the last call.
+        seeds: Random seed of each observation ``[M]``.
+        chains: Number of populations, C.
+        draws: Number of draws per population, S.
+        on_part: Called with the fraction of the work done since the last call.
+
+    Returns:
+        Draws ``[M, C, S]``.
     """
     parts = []
-    # One by one: how many rounds an observation takes must not depend on what is beside it.
+    # One by one: the number of rounds of an observation must not depend on the other observations.
     for at in torch.split(torch.arange(target.count), 1):
         parts.append(_annealed(target.of(at), pool.of(at), seeds[at], chains, draws))
         if on_part:
@@ -103,7 +114,7 @@ def anneal(
 
 
 def _annealed(target: Target, pool: Pool, seeds: Tensor, chains: int, draws: int) -> Draws:
-    # On the way densities need not be exact: only draws of the last law count.
+    # While annealing, densities need not be exact: only draws of the last proposal count.
     hasty = target.roughly(target.prior.hasty())
     swarm = Swarm(hasty, seeds, chains)
     states, worth, exponent = _start(swarm, pool)
@@ -135,18 +146,19 @@ def _annealed(target: Target, pool: Pool, seeds: Tensor, chains: int, draws: int
 
 
 def _start(swarm: "Swarm", pool: Pool) -> tuple[Tensor, Tensor, Tensor]:
-    """States ``[G, n, D]`` that prior draws are in, taken by weight, what these are worth ``[G]``,
-    and the exponents ``[G]`` of the weights."""
+    """Resample the states ``[G, n, D]`` of prior draws; return them with their effective sample
+    sizes ``[G]`` and the exponents ``[G]`` of the weights.
+    """
     target, chains = swarm.target, swarm.chains
     log_likelihood = pool.log_weights(target, slice(None))
     require_some(log_likelihood)
     size = log_likelihood.shape[1] // chains
     shares = log_likelihood[:, : size * chains].view(-1, chains, size)
     some = bool((shares.amax(dim=2) > -torch.inf).all())
-    if not some:  # then populations start from all that there are
+    if not some:  # then each population starts from the whole pool
         shares, size = log_likelihood[:, None].expand(-1, chains, -1), 0
     shares = shares.reshape(len(swarm.which), -1)
-    # With few a population would miss what is rare, and never find it later.
+    # With fewer draws, a population could miss a rare mode and never find it later.
     worth = max(swarm.worth, shares.shape[1] // START)
     exponent = largest_exponent(shares, torch.ones_like(shares[:, 0]), worth)
     log_weights = exponent[:, None] * shares
@@ -158,7 +170,7 @@ def _start(swarm: "Swarm", pool: Pool) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _prior_law(swarm: "Swarm", pool: Pool) -> Proposal:
-    """Mixtures fitted to prior draws, others for each population."""
+    """Fit mixtures to prior draws, different ones for each population."""
     count = min(FITTED, len(pool.w) // swarm.chains)
     first = count * (torch.arange(len(swarm.which), device=pool.w.device) % swarm.chains)
     rows = first[:, None] + torch.arange(count, device=first.device)
@@ -169,20 +181,20 @@ def _prior_law(swarm: "Swarm", pool: Pool) -> Proposal:
 
 
 class Swarm:
-    """The draws so far of G = M C populations, and the laws that they are of.
+    """Draws so far of G = M C populations, and their proposal distributions.
 
     Args:
         target: The posteriors of M observations.
-        seeds: A number for each ``[M]``.
-        chains: C.
+        seeds: Random seed of each observation ``[M]``.
+        chains: Number of populations per observation, C.
 
     Attributes:
-        which: The observation of each population ``[G]``.
+        which: Observation of each population ``[G]``.
         width: Standard deviations of states ``[D]`` under the prior.
-        sight: The observations as linear functions of states in these; None if they are not.
-        worth: Draws that weights are worth at least.
-        states: ``[G, N, D]``, in standard deviations.
-        placed: What they are, ``[G, N, ...]``.
+        sight: The observations as linear functions of states; None if they are not linear.
+        worth: Smallest effective sample size of weights.
+        states: States ``[G, N, D]``, in standard deviations.
+        placed: Variables, points and densities of the states, ``[G, N, ...]``.
     """
 
     states: Tensor
@@ -200,13 +212,15 @@ class Swarm:
         self._log_mixture = torch.empty(0)
 
     def states_of(self, points: Tensor) -> Tensor:
-        """States ``[G, n, D]``, in standard deviations, of points ``[G, n, D]``."""
+        """Convert points ``[G, n, D]`` to states ``[G, n, D]``, in standard deviations."""
         rows = points.flatten(0, 1)
         which = self.which.repeat_interleave(points.shape[1])
         return self.target.to_states(rows, which).view_as(points) / self.width
 
     def blurred(self, states: Tensor) -> Tensor:
-        """States ``[G, n, D]`` of draws: those of clean points get the noise of the first time."""
+        """Add the noise of the first time to states ``[G, n, D]`` of clean points; other states are
+        returned unchanged.
+        """
         prior = self.target.prior
         if not prior.deblurred:
             return states
@@ -215,7 +229,7 @@ class Swarm:
         return states + noise * torch.special.ndtri(uniform)
 
     def towards(self, proposal: Proposal, rise: Tensor) -> Proposal:
-        """Mixtures whose exponents rise by so much ``[G]``."""
+        """Condition mixtures on the observation, for exponents that rise by ``rise [G]``."""
         if self.sight is None or not (rise > 0).any():
             return proposal
         operator, covariance = self.sight.operator, self.sight.covariance
@@ -226,15 +240,17 @@ class Swarm:
         return proposal.conditioned(operator * self.width, self.sight.observed[self.which], noise)
 
     def defended(self, law: Proposal, prior: Proposal, exponent: Tensor) -> Proposal:
-        """Laws with wider components, and with some of the prior's at exponents ``[G]``: they keep
-        modes that are far from a population, and that it would lose if they are rare."""
+        """Add wider components and a share of the prior's mixture at exponents ``[G]`` to
+        proposals: they keep rare modes that are far from a population and that it would otherwise
+        lose.
+        """
         law = law.evened().wider(WIDE, WIDE_SHARE)
         if self.sight is None:
             return law
         return law.beside(self.towards(prior, exponent).evened(), PRIOR_SHARE)
 
     def add(self, proposal: Proposal, count: int, index: int) -> None:
-        """Draws so many of each population's law, in this round."""
+        """Draw ``count`` states from each population's proposal, in round ``index``."""
         further = self.target.dim - len(self.width)
         uniform = self._even(count, 1 + len(self.width) + further, index)
         own, rest = uniform.tensor_split([1 + len(self.width)], dim=2)
@@ -266,13 +282,16 @@ class Swarm:
         self.placed = Placed(*(torch.cat(pair, dim=1) for pair in pairs))
 
     def log_weights(self, exponent: Tensor) -> Tensor:
-        """``log v [G, N]`` at exponents ``[G]``."""
+        """Return ``log v [G, N]`` at exponents ``[G]``."""
         tempered_density = self.placed.log_prior + exponent[:, None] * self.placed.log_likelihood
         return tempered_density - self._log_mixture
 
     def reached(self, exponent: Tensor) -> Tensor:
-        """The largest exponents ``[G]``, from these on, at which weights are worth enough."""
-        # Draws near the posterior are worth little at a smaller exponent too: so no bisection.
+        """Return the largest exponents ``[G]``, at least the current ones, that keep the effective
+        sample size.
+        """
+        # Bisection does not apply: draws near the posterior have a small effective sample size at
+        # smaller exponents too.
         best = exponent
         for part in torch.linspace(1, 0, EXPONENTS, dtype=torch.float64).tolist():
             tried = exponent**part
@@ -281,7 +300,9 @@ class Swarm:
         return best
 
     def is_content(self, least: float) -> bool:
-        """Whether the weights of all populations are worth as much, and their tails are short."""
+        """Return whether the weights of each population have this effective sample size, tails are
+        short, and standard deviations are accurate enough.
+        """
         log_weights = self.log_weights(torch.ones_like(self.states[:, 0, 0]))
         worth = effective_size(log_weights)
         if not bool((worth >= least).all() and (self._tails(log_weights) <= SHORT).all()):
@@ -295,17 +316,21 @@ class Swarm:
         return bool((worth.view(-1, self.chains).sum(dim=1, keepdim=True) >= enough).all())
 
     def _tails(self, log_weights: Tensor) -> Tensor:
-        """Shapes ``[M]`` of the tails of all populations' weights together: one alone has few."""
+        """Return Pareto k ``[M]`` of the weights of all populations together, as one population has
+        few in its tail.
+        """
         return smoothed_weights(log_weights.view(self.target.count, -1)).k
 
     def taken(self, log_weights: Tensor, index: int) -> tuple[Tensor, Tensor]:
-        """States ``[G, n, D]`` taken by weights, and what these are worth ``[G]``."""
+        """Resample states ``[G, n, D]`` by weight; return them with their effective sample sizes
+        ``[G]``.
+        """
         picks = systematic(log_weights, self.uniform(index)[:, 0], FITTED)
         rows = torch.arange(len(picks), device=picks.device)[:, None]
         return self.states[rows, picks], effective_size(log_weights)
 
     def draws(self, count: int) -> Draws:
-        """So many of each population."""
+        """Draw ``count`` draws of each population by weight."""
         shape = (self.target.count, self.chains)
         log_weights = self.log_weights(torch.ones_like(self.states[:, 0, 0]))
         smoothed, (_, error) = smoothed_weights(log_weights), log_mean(log_weights)
@@ -323,18 +348,19 @@ class Swarm:
             {
                 "effective_size": smoothed.effective_size.view(shape).sum(dim=1).cpu(),
                 "pareto_k": self._tails(log_weights).cpu(),
-                # Weights have the number of their draws in them: their sum is the mean.
+                # Weights include the number of draws: their sum is the mean.
                 **evidence_of(log_weights.logsumexp(dim=1).view(shape), error.view(shape)),
             },
         )
 
     def uniform(self, index: int) -> Tensor:
-        """Random numbers ``[G, 1 + K]`` of a round, in [0, 1)."""
+        """Return uniform random numbers ``[G, 1 + K]`` of a round, in [0, 1)."""
         return self._rows(1 + COMPONENTS, index, 0)
 
     def _even(self, count: int, dim: int, index: int) -> Tensor:
-        """Numbers ``[G, count, dim]`` in (0, 1), those of a population evenly spread: one sequence,
-        shifted (Cranley and Patterson 1976)."""
+        """Return numbers ``[G, count, dim]`` in (0, 1) that are evenly spread within a population:
+        one Sobol sequence, randomly shifted (Cranley and Patterson 1976).
+        """
         engine = SobolEngine(dim, scramble=True, seed=index)  # type: ignore[no-untyped-call]
         base = engine.draw(count, dtype=torch.float64).to(self.width.device)
         shifted = (base + self._rows(dim, index, 1)[:, None]) % 1

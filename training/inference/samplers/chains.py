@@ -1,7 +1,7 @@
-"""Markov chains: a kernel, run for many observations at once, that first warms up.
+"""Markov chains: a kernel that is run for many observations at once, after a warm-up.
 
-In elliptical slice sampling (Murray, Adams and MacKay 2010, figure 2), on an ellipse through the
-state and a draw of the prior, an angle is drawn from a bracket that shrinks until the likelihood is
+Elliptical slice sampling (Murray, Adams and MacKay 2010, figure 2) moves on an ellipse through the
+state and a draw of the prior. An angle is drawn from a bracket that shrinks until the likelihood is
 above a random level. There is nothing to tune.
 """
 
@@ -20,13 +20,13 @@ from training.inference.target import Evaluated, Target
 
 @dataclass
 class Chains:
-    """Where C chains of each of M observations are, observation by observation.
+    """State of C chains for each of M observations, observation by observation.
 
     Attributes:
-        w: ``[M C, dim]``.
-        evaluated: Points and log likelihoods there.
-        chains: C.
-        gradient: Of the log likelihoods ``[M C, dim]``, for kernels that follow it.
+        w: Variables ``[M C, dim]``.
+        evaluated: Points and log likelihoods of the variables.
+        chains: Number of chains, C.
+        gradient: Gradients of the log likelihoods ``[M C, dim]``, for kernels that use them.
     """
 
     w: Tensor
@@ -36,17 +36,18 @@ class Chains:
 
     @property
     def which(self) -> Tensor:
-        """The observation of each chain, ``[M C]``."""
+        """Observation of each chain, ``[M C]``."""
         return torch.arange(len(self.w), device=self.w.device) // self.chains
 
     def by_observation(self, values: Tensor) -> Tensor:
-        """``[M C, ...]`` as ``[M, C, ...]``."""
+        """Reshape values ``[M C, ...]`` to ``[M, C, ...]``."""
         return values.view(-1, self.chains, *values.shape[1:])
 
     def metropolis(self, gain: Tensor, uniform: Tensor, other: "Chains") -> Tensor:
-        """Moves those that are accepted to where others are, by gains of the log density ``[M C]``
-        and even numbers ``[M C]``; returns the acceptance probability of each observation."""
-        gain = gain.nan_to_num(nan=-torch.inf)  # from nowhere to nowhere
+        """Accept or reject moves to other states, by gains of the log density ``[M C]`` and uniform
+        numbers ``[M C]``. Return the acceptance probability of each observation.
+        """
+        gain = gain.nan_to_num(nan=-torch.inf)  # both densities are 0
         accepted = uniform.log() < gain
         mask = accepted[:, None]
         self.w = torch.where(mask, other.w, self.w)
@@ -60,7 +61,7 @@ class Chains:
 
 
 class Kernel(ABC):
-    """A step of Markov chains that leaves the posterior as it is."""
+    """Step of Markov chains that leaves the posterior invariant."""
 
     name: str
 
@@ -68,24 +69,24 @@ class Kernel(ABC):
         self.target = target
 
     def start(self, w: Tensor, chains: int) -> Chains:
-        """Chains at variables ``[M C, dim]``."""
+        """Start chains at variables ``[M C, dim]``."""
         which = torch.arange(len(w), device=w.device) // chains
         return Chains(w, self.target.evaluate(w, which), chains)
 
     @abstractmethod
     def step(self, state: Chains, noise: Noise, index: int) -> Tensor:
-        """Moves the chains; returns the acceptance probability of each observation ``[M]``."""
+        """Move the chains, and return the acceptance probability of each observation ``[M]``."""
 
     def adapt(self, state: Chains, acceptance: Tensor, index: int, warmup: int) -> None:
-        """Learns from a step of the warm-up, which is so long; without this nothing is learned."""
+        """Adapt to a step of the warm-up, which has ``warmup`` steps; by default do nothing."""
         return
 
     def settle(self) -> None:
-        """Ends the warm-up."""
+        """End the warm-up."""
         return
 
     def stats(self) -> dict[str, Tensor]:
-        """What it says of each observation."""
+        """Return statistics of each observation."""
         return {}
 
 
@@ -99,16 +100,16 @@ def run_chains(
     thin: int = 1,
     on_step: Callable[[], object] | None = None,
 ) -> Draws:
-    """Warms up, and draws.
+    """Run the warm-up, then draw.
 
     Args:
-        kernel: The step.
+        kernel: Step of the chains.
         start: Variables ``[M, C, dim]``.
         noise: Random numbers of the chains.
-        chains: C.
-        warmup: Steps before the first draw.
-        draws: Draws of each chain.
-        thin: Steps for each draw.
+        chains: Number of chains, C.
+        warmup: Number of steps before the first draw.
+        draws: Number of draws per chain.
+        thin: Number of steps per draw.
         on_step: Called after each step.
     """
     state = kernel.start(start.flatten(0, 1), chains)
@@ -131,11 +132,15 @@ def run_chains(
 
 
 MOST = 100
-"""Shrinkings of a bracket, after which a chain stays where it is: the bracket is then a 1e-30th."""
+"""Limit on the times a bracket shrinks, after which a chain keeps its state: the bracket is then
+about 1e-30 of the circle.
+"""
 
 
 class Elliptical(Kernel):
-    """A step is one sweep of the bracket; chains that are done wait for the others, at no cost."""
+    """Elliptical slice sampling. A step runs until the bracket of every chain has found a state;
+    chains that are done wait for the others, at no cost.
+    """
 
     name = "elliptical"
 

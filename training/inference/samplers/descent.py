@@ -1,33 +1,34 @@
-"""Particles on their way down the reverse diffusion, which see the observation from afar.
+"""Particles that follow the reverse diffusion, guided by the observation from the start.
 
-A twisted particle filter (Wu, Trippe, Naesseth, Blei and Cunningham 2023; Whiteley and Lee 2014)
-on times ``t_K > ... > t_0``, with m, V, A and R of ``lookahead``, and noise g above the first time.
-Given its end x_0, a state goes back by the Gaussian bridge
+This is a twisted particle filter (Wu, Trippe, Naesseth, Blei and Cunningham 2023; Whiteley and Lee
+2014) on times ``t_K > ... > t_0``, with m, V, A and R of ``lookahead``, and noise variance g above
+the first time. Given its end x_0, a state follows the Gaussian bridge
 
     x_k | x_{k+1}, x_0 ~ N(x_{k+1} + a (x_0 - x_{k+1}), b),
         a = 1 - g_k / g_{k+1},      b = g_k (g_{k+1} - g_k) / g_{k+1},
 
-and the end is about ``N(m, V)`` under the prior, so that p makes steps ``a (m - x_{k+1}) + u``,
-``u ~ N(0, b + a V a)``, after which ``y ~ N(A m + H u, Q)`` (``low_rank``). Steps given y as well
-are steps of p, and of what would be seen after them, y', what y is off from that (Matheron's rule;
-Journel and Huijbregts 1978):
+and the end is approximately ``N(m, V)`` under the prior. The prior process p therefore takes steps
+``a (m - x_{k+1}) + u``, ``u ~ N(0, b + a V a)``, after which ``y ~ N(A m + H u, Q)``
+(``low_rank``). A step given y as well is a step of p, plus a correction by the difference of y from
+an observation y' simulated after that step (Matheron's rule; Journel and Huijbregts 1978):
 
     u + a V A^T (A V A^T + R)^-1 (y - y'),      y' ~ N(A m + H u, Q).
 
-So no matrix but of what is seen is decomposed. Particles weigh
+Thus only matrices of the size of the observation are decomposed. Particles have the weights
 
     p(x_k | x_{k+1}) psi_k(x_k) / (q(x_k | x_{k+1}) psi_{k+1}(x_{k+1})),
         p(x_k | x_{k+1}) / q(x_k | x_{k+1}) = N(y; A m, A V A^T + R) / N(y; A m + H u, Q),
 
 with the step u that was taken, and ``psi_k = N(y; A m(x_k), A V_k A^T + R)``, times the factor for
-curved columns; psi_0 is the likelihood itself. Then x_k and m are corrected to second order by what
-is known of both (``Diffusion``), as those of the prior are. Weights are exact whatever psi is: with
-many particles, draws are those of the posterior under the prior that p makes of all steps. That is
-the diffusion, not the flow; both have the same law if the denoiser is exact and steps are many.
+curved columns; psi_0 is the likelihood itself. Then x_k and m are corrected to second order
+(``Diffusion``), as those of the prior are. Weights are exact for any psi: with many particles,
+draws follow the posterior under the prior that the steps of p define. That prior is the
+diffusion's,
+not the flow's; both agree if the denoiser is exact and there are many steps.
 
-Where psi misses a part of the posterior, weights have long tails, and of many particles a few that
-came there decide. So those of a population beyond ``ISLAND`` are of several islands, which know
-nothing of each other and count alike.
+Where psi misses a part of the posterior, weights have long tails, and a few particles that reached
+this part decide among many. Populations of more than ``ISLAND`` particles are therefore divided
+into islands, which are independent and count equally.
 """
 
 from math import ceil, inf, log
@@ -46,29 +47,32 @@ from training.inference.weights import of_populations, require_some, systematic
 from training.measure.posterior.importance import effective_size
 
 ENOUGH = 256
-"""Particles that weights are worth for which R is never made wider."""
+"""Effective sample size from which R is never widened."""
 ISLAND = 2**11
-"""Particles that are taken by weight among each other, at most."""
+"""Largest number of particles that are resampled together."""
 MOST_WIDER, BISECTIONS = 2.0, 10
-"""How much of log b a step may take, and how often that is halved to find what is needed."""
+"""Largest change of log b in a step, and number of bisections to find the change needed."""
 DTYPE = torch.float32
-"""Of states, and of one step's changes of weights: noise of the first time is far above rounding.
-Covariances are decomposed, and weights summed, in float64, and so are points and their
-likelihood."""
+"""Data type of states, and of the changes of weights in a step: the noise of the first time is far
+above rounding. Covariances are decomposed, weights summed, and points and their likelihoods
+computed in float64.
+"""
 MOST_NUMBERS = 2**24
-"""Of the particles of one observation, where more of them come down anew."""
+"""Limit on the number of values of one observation's particles, where it is run again with more
+particles.
+"""
 
 
 class Descent:
-    """Particles ``[M, C P]`` on their way, with their weights.
+    """Particles ``[M, C P]`` on their way to the first time, with their weights.
 
     Args:
-        target: M observations.
-        ahead: What they share.
-        noise: Random numbers of C P particles of each.
-        chains: Populations, C.
-        least_worth: Part of the particles below which R is made wider, unless ``ENOUGH`` are left;
-            0 for never.
+        target: Posteriors of M observations.
+        ahead: Look-ahead estimates that they share.
+        noise: Random numbers of C P particles for each observation.
+        chains: Number of populations, C.
+        least_worth: Effective sample size, as a fraction of the particles, below which R is widened
+            unless it is at least ``ENOUGH``; 0 to never widen R.
     """
 
     _m: Tensor
@@ -82,7 +86,7 @@ class Descent:
         added = added_noise(target, seen.times)
         self._target, self._ahead, self._noise, self.chains = target, ahead, noise, chains
         self._diffusion = diffusion = Diffusion(seen.times, seen.errors, added)
-        # Psi is free to be too wide: weights are exact.
+        # Psi may be too wide, as weights are exact for any psi.
         self._sight = Sight.of(target).blurred(diffusion.errors[-1], DTYPE)
         self._exponent = torch.ones(target.count, dtype=torch.float64, device=target.device)
         self._seen = self._sight  # with R / b
@@ -102,8 +106,9 @@ class Descent:
         self._stages = torch.zeros(target.count, dtype=torch.float64, device=target.device)
 
     def arrived(self, on_part: OnPart = None) -> Arrived:
-        """The particles at the first time. ``on_part`` is called with the part of the work that was
-        done."""
+        """Run the particles to the first time. ``on_part`` is called with the fraction of the work
+        done since the last call.
+        """
         for step in reversed(range(self.steps)):
             self._resample(step)
             self._move(step)
@@ -128,18 +133,22 @@ class Descent:
         )
 
     def alone(self, place: int, times: int) -> "Descent":
-        """So many times as many particles of one observation, whose R is never made wider."""
+        """Return a descent of one observation with ``times`` times as many particles and R never
+        widened.
+        """
         own = self._target.of(torch.tensor([place], device=self._target.device))
         noise = self._noise.alone(place, self._noise.chains * times)
         return Descent(own, self._ahead, noise, self.chains, 0.0)
 
     def affordable(self, most_calls: float) -> int:
-        """How many times as many particles may come down for so many calls of each."""
+        """Return the factor on the number of particles that is affordable within ``most_calls``
+        network evaluations per particle.
+        """
         most = MOST_NUMBERS // self._x[0].numel()
         return min(int(most_calls / (self.steps + 1)), most) if most_calls < inf else 1
 
     def moves(self, place: int) -> Renoising:
-        """Of an observation's particles, at the first time."""
+        """Return the moves of an observation's particles at the first time."""
         if place not in self._moves:
             target = self._target.of(torch.tensor([place], device=self._target.device))
             own = (self._sight.alone(place), self._diffusion, self._noise.alone(place))
@@ -147,13 +156,13 @@ class Descent:
         return self._moves[place]
 
     def release_moves(self, place: int) -> Renoising:
-        """The same, whose matrices are not kept here any longer."""
+        """Return the moves of an observation's particles, and release their matrices here."""
         moves = self.moves(place)
         del self._moves[place]
         return moves
 
     def _resample(self, step: int) -> None:
-        """Takes particles by weight on islands where weights are worth too little."""
+        """Resample particles on islands whose effective sample size is too small."""
         weights = self._by_island(self._log_weights)
         going = effective_size(weights) < WORTH * self._particles
         if not going.any():
@@ -168,16 +177,16 @@ class Descent:
         self._stages += going.view(-1, self._islands).double().mean(dim=1)
 
     def _move(self, step: int) -> None:
-        """Moves from time ``step + 1`` to ``step``, and weighs."""
+        """Move particles from time ``step + 1`` to ``step``, and update their weights."""
         seen, bridge = self._seen, self._diffusion.bridge(step + 1, step)
         operator, own = seen.operator, self._target.dim + bridge.end.rank
         after, rest = bridge.end_after(operator)
         open_root = torch.linalg.cholesky(rest + seen.covariance)
         normal = self._noise.normal(step, own + len(operator))
-        # A step of the prior, and what y is off from what would be seen after it.
+        # A step of the prior, and the difference of y from an observation simulated after it.
         off, by = seen.off(self._m), bridge.step.sample(normal[..., :own])
         missed = off - by @ after.T.to(by) - normal[..., own:] @ open_root.mT.to(by)
-        # That goes back to the step, which is then one given y.
+        # The difference corrects the step, which then is one given y.
         whole = torch.linalg.cholesky(self._spread + seen.covariance)
         back = bridge.end.beside(operator) * bridge.pull
         by = by + missed @ torch.cholesky_solve(back.expand(len(whole), -1, -1), whole).to(by)
@@ -191,7 +200,9 @@ class Descent:
             self._log_weights = before + self._psi
 
     def _look(self, step: int, expected: Tensor | None = None) -> None:
-        """Expected ends, and psi, after a step that let expect such ends, if there was one."""
+        """Update expected ends and psi after a step; ``expected`` are the ends that the step
+        predicted, None at the start.
+        """
         flat = expected_end(
             self._target, self._x.flatten(0, 1), self._diffusion.times[step], self._which
         )
@@ -203,9 +214,10 @@ class Descent:
         self._psi = self._seen.log_prob(self._seen.off(self._m), self._spread).double()
 
     def _widen(self) -> None:
-        """Makes the noise of observations wider where weights times psi are worth too
-        little in most populations, unless it is too little for a move: then nothing would part
-        again those that were taken often when it is narrowed."""
+        """Widen the noise of observations where the effective sample size with psi is too small in
+        most populations, unless it is too small for a move: moves are needed to separate duplicates
+        again when the noise is narrowed.
+        """
 
         off = self._sight.off(self._m)
 
@@ -237,12 +249,13 @@ class Descent:
         self._seen, self._psi = seen_at(wider)
 
     def _by_island(self, values: Tensor) -> Tensor:
-        """``[M, C P]`` as ``[M I, C P / I]``, of I islands."""
+        """Reshape values ``[M, C P]`` to ``[M I, C P / I]``, for I islands."""
         return values.reshape(-1, self._particles)
 
 
 def islands_of(particles: int) -> int:
-    """How many islands so many particles of a population are of: 1 where they cannot be divided.
+    """Return the number of islands for the particles of a population; 1 where they cannot be
+    divided.
 
     Example:
         >>> islands_of(2048), islands_of(4096), islands_of(6147), islands_of(4099)

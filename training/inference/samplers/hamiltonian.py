@@ -1,7 +1,7 @@
 """Hamiltonian Monte Carlo through the flow (Neal 2011, section 5.3), with a dense metric.
 
-For the potential ``U(w) = |w|^2 / 2 - log L(w)`` and a mass matrix ``M = R R^T`` of each
-observation, in the variables ``q = R^-1 p ~ N(0, I)`` of the momentum p,
+With the potential ``U(w) = |w|^2 / 2 - log L(w)``, a mass matrix ``M = R R^T`` for each
+observation, and the whitened momentum ``q = R^-1 p ~ N(0, I)``, the leapfrog step
 
     q <- q - (e/2) R^-1 dU/dw,    w <- w + e R^-T q,    q <- q - (e/2) R^-1 dU/dw,
 
@@ -20,10 +20,10 @@ from training.inference.target import Target
 
 
 class DualAveraging:
-    """Step sizes, ``[M]`` at first, that bring the acceptance of each observation's chains to what
-    is wanted.
+    """Step sizes ``[M]``, adapted to a target acceptance rate for each observation's chains.
 
-    Hoffman and Gelman 2014, section 3.2, with their constants."""
+    Hoffman and Gelman 2014, section 3.2, with their constants.
+    """
 
     GAMMA, T0, KAPPA = 0.05, 10.0, 0.75
 
@@ -32,23 +32,23 @@ class DualAveraging:
         self.restart(step)
 
     def restart(self, step: Tensor) -> None:
-        """Begins anew from these step sizes, as after a change of the metric."""
+        """Restart from these step sizes, for example after a change of the metric."""
         self._mu = (10 * step).log()
         self._log_step, self._average = step.log(), torch.zeros_like(step)
         self._error, self._count = torch.zeros_like(step), 0
 
     @property
     def step(self) -> Tensor:
-        """To be used while it adapts, ``[M]``."""
+        """Step sizes to use during adaptation, ``[M]``."""
         return self._log_step.exp()
 
     @property
     def settled(self) -> Tensor:
-        """To be used from then on, ``[M]``."""
+        """Step sizes to use after adaptation, ``[M]``."""
         return self._average.exp() if self._count else self.step
 
     def update(self, acceptance: Tensor) -> None:
-        """Takes the acceptance probabilities ``[M]`` of a step, mean over chains."""
+        """Update with the acceptance probabilities ``[M]`` of a step, averaged over chains."""
         self._count += 1
         share = 1 / (self._count + self.T0)
         self._error = (1 - share) * self._error + share * (self._wanted - acceptance)
@@ -58,7 +58,7 @@ class DualAveraging:
 
 
 class Covariance:
-    """The covariance of the variables of each of so many observations, over chains and steps."""
+    """Running covariance of each observation's variables, over chains and steps."""
 
     def __init__(self, count: int, dim: int, device: torch.device):
         self._seen = 0
@@ -66,14 +66,15 @@ class Covariance:
         self._squares = torch.zeros(count, dim, dim, dtype=torch.float64, device=device)
 
     def add(self, w: Tensor) -> None:
-        """Takes the chains ``[M, C, dim]`` of a step."""
+        """Add the chains ``[M, C, dim]`` of a step."""
         self._seen += w.shape[1]
         self._sum += w.sum(dim=1)
         self._squares += w.mT @ w
 
     def shrunk(self) -> Tensor:
-        """``[M, dim, dim]``, drawn towards the identity, the prior's own, as if as many draws as
-        there are dimensions had said so."""
+        """Return covariances ``[M, dim, dim]``, shrunk towards the identity, which is the prior's
+        covariance, with the weight of ``dim`` draws.
+        """
         dim = self._sum.shape[1]
         mean = self._sum / max(self._seen, 1)
         covariance = self._squares / max(self._seen, 1) - mean[:, :, None] * mean[:, None, :]
@@ -83,18 +84,20 @@ class Covariance:
 
 
 WANTED = 0.8
-"""Acceptance to adapt to (Betancourt, Byrne and Girolami 2014)."""
+"""Target acceptance rate (Betancourt, Byrne and Girolami 2014)."""
 FIRST = 0.2
 MOST_LEAPS = 12
-"""Leapfrog steps at most; their number is drawn evenly from 1 on, so that none is in resonance."""
+"""Largest number of leapfrog steps. The number is drawn uniformly from 1 to this, to avoid
+resonance.
+"""
 METRIC_AT = (0.1, 0.3, 0.6)
-"""Parts of the warm-up after which the metric is learned."""
+"""Fractions of the warm-up after which the metric is estimated."""
 MOST_SEEN = 512
-"""Observed numbers up to which curvature is taken: each costs a gradient."""
+"""Largest number of observed values with which the curvature is computed: each needs a gradient."""
 
 
 class Hamiltonian(Kernel):
-    """Chains that follow gradients; the likelihood of their posterior is differentiable."""
+    """Hamiltonian Monte Carlo; the likelihood must be differentiable."""
 
     name = "hmc"
 
@@ -148,7 +151,7 @@ class Hamiltonian(Kernel):
 
     @property
     def _is_curved(self) -> bool:
-        """Whether the metric is that of curvature."""
+        """Whether the metric is computed from the curvature."""
         root = self.target.likelihood.curvature_root(self.target.prior.flow.basis.dim)
         return root is not None and len(root) <= MOST_SEEN
 
@@ -164,17 +167,17 @@ class Hamiltonian(Kernel):
             # M = C^-1 with C = L L^T is R R^T with R = L^-T.
             factor = torch.linalg.cholesky(self._covariance.shrunk())
             inverse = torch.linalg.solve_triangular(factor, identity, upper=False)
-            # The Cholesky factor of M itself is lower, as the rest expects.
+            # The Cholesky factor of M itself is lower triangular, as the solves require.
             self._root = torch.linalg.cholesky(inverse.mT @ inverse)
             self._covariance = Covariance(self.target.count, self.target.dim, self.target.device)
 
     def _kick(self, state: Chains) -> Tensor:
-        """``-R^-1 dU/dw [M, C, dim]``."""
+        """Return ``-R^-1 dU/dw [M, C, dim]``."""
         assert state.gradient is not None
         force = state.by_observation(state.gradient - state.w)
         return torch.linalg.solve_triangular(self._root, force.mT, upper=False).mT
 
     def _energy(self, state: Chains, q: Tensor) -> Tensor:
-        """``U + |q|^2 / 2 [M C]``."""
+        """Return ``U + |q|^2 / 2 [M C]``."""
         potential = state.w.square().sum(dim=1) / 2 - state.evaluated.log_likelihood
         return potential + q.square().sum(dim=2).flatten() / 2

@@ -1,10 +1,11 @@
 """From particles of ``p L^b`` to those of the posterior, ``p L``.
 
-Each time b rises as far as weights ``L^(b' - b)`` are worth half of the particles. These are taken,
-and moved by noise that is put on them and taken off again (``renoising``), which leaves ``p L^b'``
-as it is: so each has a place of its own, however few came through. Before, while b is what they
-arrived with, they are moved as long as that brings populations together that are farther apart than
-chance has them: the wider the noise is, the more of where they began moves forget.
+In each stage b rises as far as the weights ``L^(b' - b)`` keep an effective sample size of half the
+particles. The particles are resampled and then moved by adding and removing noise (``renoising``),
+which leaves ``p L^b'`` invariant and separates duplicates, however few particles survived. Before
+the first stage, populations that differ by more than chance are moved at the b at which they
+arrived, as long as that brings them together: the wider the noise, the more the moves forget their
+starting points.
 """
 
 from math import inf, log
@@ -18,20 +19,24 @@ from training.inference.weights import largest_exponent, of_populations, systema
 from training.measure.posterior.importance import effective_size
 
 WORTH = 0.5
-"""Part of the particles that weights are worth at least: else they are taken by weight."""
+"""Smallest effective sample size, as a fraction of the particles, before they are resampled."""
 LEAST_RISE, ALL = 0.1, 1 - 1e-9
-"""Of b, in parts of itself; and what is as good as 1."""
+"""Smallest relative rise of b, and the value of b that counts as 1."""
 APART, CHANCE = 0.02, 8.0
-"""Variance of the means of populations, over that within them, up to which they agree: R-hat is
-then about 1.01; and what chance adds, over the number of particles."""
+"""Limit on the variance of the population means relative to that within populations, at which R-hat
+is about 1.01, and the expected contribution of chance to it, times the number of particles.
+"""
 MOST_MOVES, HELPS, LEFT = 8, 0.9, 0.5
-"""Moves until they agree, at most; what is left, in the mean over coordinates, of how far they are
-apart after one that helps; and the part of the work that is then left, where b has to rise."""
+"""Limit on the moves until populations agree; largest ratio of their mean distances after and
+before a move that is considered to help; and fraction of the work left for the stages where b has
+to rise.
+"""
 
 
 def how_far(points: Tensor) -> Tensor:
-    """How far populations ``[..., C, P, D]`` are apart in each coordinate, ``[..., D]``: variances
-    of their means over those within them, over that up to which they agree."""
+    """Return how far populations ``[..., C, P, D]`` are apart in each coordinate, ``[..., D]``:
+    variances of their means relative to those within them, divided by the limit for agreement.
+    """
     chains, particles = points.shape[-3:-1]
     if chains == 1:
         return torch.zeros_like(points[..., 0, 0, :])
@@ -40,20 +45,20 @@ def how_far(points: Tensor) -> Tensor:
 
 
 class Narrowing:
-    """Of the particles of one observation, in populations that know nothing of each other but
-    whether they agree.
+    """Narrowing for the particles of one observation, in populations that are independent except
+    that they are compared.
 
     Args:
-        renoising: The moves of its posterior.
-        chains: Populations, C.
-        step: The first number of random numbers.
-        most_calls: Network calls that the moves of a particle may take. Where they would take
-            more, it is moved on less, and b rises faster.
+        renoising: Moves of its posterior.
+        chains: Number of populations, C.
+        step: First index of the random numbers.
+        most_calls: Limit on network evaluations per particle for the moves. Where they would take
+            more, there are fewer moves before b rises, and b rises faster.
 
     Attributes:
         target: The posterior.
-        worth: What weights were worth, of all populations, where they were worth least.
-        stages: How often particles were taken by weight.
+        worth: Smallest effective sample size of all populations together.
+        stages: Number of resamplings.
     """
 
     def __init__(self, renoising: Renoising, chains: int, step: int, most_calls: float = inf):
@@ -70,14 +75,14 @@ class Narrowing:
         apart: bool,
         on_part: OnPart = None,
     ) -> Particles:
-        """Particles of the posterior, as many as there were, ``[C P]``.
+        """Return as many particles of the posterior as there were, ``[C P]``.
 
         Args:
-            particles: Those of ``p L^b``, ``[C P]``.
-            log_weights: Theirs, ``[C, P]``.
-            exponent: b.
-            apart: Whether their populations are.
-            on_part: Called with the part of the work that was done.
+            particles: Particles of ``p L^b``, ``[C P]``.
+            log_weights: Log weights of the particles, ``[C, P]``.
+            exponent: Exponent b.
+            apart: Whether the populations disagree.
+            on_part: Called with the fraction of the work done since the last call.
         """
         first, left = exponent, 1.0
         if apart:
@@ -85,7 +90,7 @@ class Narrowing:
             particles = self._by_weight(particles, log_weights)
             log_weights = torch.zeros_like(log_weights)
             particles = self._moved_on(particles, exponent, 1 - left, on_part)
-            if exponent < 1:  # moves forget how few these came from
+            if exponent < 1:  # moves make duplicates independent again
                 self.worth = torch.inf
         while exponent < 1:
             own = particles.log_likelihood.view(self._chains, -1)
@@ -102,7 +107,7 @@ class Narrowing:
         return particles
 
     def _moved(self, particles: Particles, exponent: float) -> Particles:
-        """Particles of ``p L^b`` once more."""
+        """Move particles of ``p L^b`` once."""
         before = self.target.calls
         particles, self._step = self._renoising.moved(particles, exponent, self._step)
         self._of_last = (self.target.calls - before) / len(particles.states)
@@ -110,7 +115,9 @@ class Narrowing:
         return particles
 
     def _needed_rise(self, exponent: float) -> float:
-        """Of b, so that the calls that are left suffice: moves need ever fewer, at b = 1 few."""
+        """Return the smallest rise of b that the remaining network evaluations allow: moves take
+        ever fewer, at b = 1 few.
+        """
         left = self._most_calls - self._calls
         moves = max(1, 2 * left / self._of_last) if self._of_last else inf
         return exponent * (exponent ** (-1 / moves) - 1)
@@ -118,8 +125,9 @@ class Narrowing:
     def _moved_on(
         self, particles: Particles, exponent: float, share: float, on_part: OnPart
     ) -> Particles:
-        """The same, as long as that brings populations together, and takes no more than a share of
-        the work."""
+        """Move particles as long as that brings populations together and takes at most a share of
+        the work.
+        """
 
         def far() -> Tensor:
             return how_far(particles.points.view(self._chains, -1, particles.points.shape[1]))
@@ -138,7 +146,7 @@ class Narrowing:
         return particles
 
     def _by_weight(self, particles: Particles, log_weights: Tensor) -> Particles:
-        """Particles that are taken by weights ``[C, P]``, within each population."""
+        """Resample particles by weights ``[C, P]``, within each population."""
         self.worth = min(self.worth, float(effective_size(log_weights).sum()))
         self.stages += 1
         count = log_weights.shape[1]

@@ -1,9 +1,9 @@
-"""A pool of prior draws, made once and weighted for each observation by its likelihood.
+"""Pool of prior draws, made once and weighted for each observation by its likelihood.
 
-Importance sampling from the prior: by far the cheapest in few dimensions, since all observations
-share the network calls, and useless in many. Weights are smoothed, and the shape k of their tail
-says whether they can be trusted (Vehtari, Simpson, Gelman, Yao and Gabry 2024): above 0.7 they
-cannot.
+This is importance sampling from the prior. In few dimensions it is by far the cheapest method,
+since all observations share the network evaluations; in many dimensions it is useless. Weights are
+smoothed, and the shape k of their tail shows whether they are reliable (Vehtari, Simpson, Gelman,
+Yao and Gabry 2024): above 0.7 they are not.
 """
 
 from dataclasses import dataclass, replace
@@ -23,21 +23,23 @@ from training.inference.weights import require_some, weighted_picks, z_order
 from training.measure.posterior.importance import effective_size, log_mean, smoothed_weights
 
 BLOCK, CALL = 2**22, 2**17
-"""Likelihoods that are held at once, and coordinates of points that go into one call of them."""
+"""Limits on the number of likelihoods held at once, and on the number of coordinates of points per
+likelihood evaluation.
+"""
 TINY = 2.0**-40
-"""How near to 0 and 1 uniform numbers come."""
+"""Smallest distance of uniform numbers from 0 and 1."""
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Draws of the prior, for each of G groups of observations that share their labels.
+    """Draws of the prior, for each of G groups of observations that share their conditions.
 
     Attributes:
         w: Standard normal variables ``[P, dim]``, the same for all groups.
         points: Points of data space ``[G, P, D]``.
-        order: Of the draws ``[P]``, in which neighbors are alike.
-        group: The group of each observation, ``[M]``.
-        calls: Network calls that the pool took, shared out over its observations.
+        order: Order of the draws ``[P]`` that makes neighbors similar.
+        group: Group of each observation, ``[M]``.
+        calls: Network evaluations of the pool, divided evenly among its observations.
     """
 
     w: Tensor
@@ -56,15 +58,15 @@ class Pool:
         on_part: OnPart = None,
         begun: "Pool | None" = None,
     ) -> "Pool":
-        """So many draws.
+        """Draw a pool.
 
         Args:
-            target: Has the prior, and labels if the network takes any.
-            size: P.
-            seed: Of the draws.
-            shared: Whether all ranks draw this pool at once, so that each makes a share of it.
-            on_part: Called with the part of the work that was done since the last call.
-            begun: The first of these draws, of the same seed, if they are there already.
+            target: Target with the prior and, if the network takes any, conditions.
+            size: Number of draws, P.
+            seed: Random seed of the draws.
+            shared: Whether all ranks draw this pool together, each a part of it.
+            on_part: Called with the fraction of the work done since the last call.
+            begun: Pool with the first of these draws, of the same seed, if it exists already.
         """
         w = even_normal(size, target.dim, hash_seed(seed, Stream.PRIOR_DRAWS)).to(target.device)
         fresh = w if begun is None else w[len(begun.w) :]
@@ -83,7 +85,7 @@ class Pool:
         return cls(w, points, z_order(w[None])[0], group, calls)
 
     def first(self, count: int) -> "Pool":
-        """Its first draws, or all that there are."""
+        """Return the pool of the first ``count`` draws, or of all if there are fewer."""
         if count >= len(self.w):
             return self
         w, share = self.w[:count], count / len(self.w)
@@ -91,7 +93,9 @@ class Pool:
         return replace(self, w=w, points=points, order=order, calls=share * self.calls)
 
     def worth(self, target: Target) -> Tensor:
-        """How many draws the weights of observations are worth, ``[M]``; 0 where all are 0."""
+        """Return the effective sample size of each observation's weights, ``[M]``; 0 where all are
+        0.
+        """
         step = max(1, BLOCK // len(self.w))
         blocks = [
             effective_size(self.log_weights(target, slice(start, start + step)))
@@ -100,14 +104,15 @@ class Pool:
         return torch.cat(blocks).nan_to_num(0.0)
 
     def of(self, places: Tensor) -> "Pool":
-        """The same draws for the observations at these places ``[m]``."""
+        """Return the same draws for the observations at these places ``[m]``."""
         return replace(self, group=self.group[places.to(self.group.device)])
 
     def log_weights(self, target: Target, rows: slice) -> Tensor:
-        """Log likelihoods ``[m, P]`` of some observations at all of the pool.
+        """Return log likelihoods ``[m, P]`` of some observations at all draws of the pool.
 
-        Several observations go into a call, always as many: what fills up the last one are its
-        first observation again, so that none depends on how many there are.
+        Each evaluation covers the same number of observations. The last one is padded with its
+        first
+        observation, so that no result depends on the number of observations.
         """
         size, dim = self.points.shape[1:]
         step = 1 if target.likelihood.dear else max(1, CALL // (size * dim))
@@ -115,7 +120,7 @@ class Pool:
         order = F.pad(torch.arange(len(places), device=places.device), (0, -len(places) % step))
         log_likelihood = []
         for block in torch.split(places[order], step):
-            # One group alone is not copied.
+            # A single group need not be copied.
             points = self.points[self.group[block]] if len(self.points) > 1 else self.points
             points = points.expand(step, -1, -1).reshape(-1, dim)
             observed = target.observed[block][:, None].expand(-1, size, -1).flatten(0, 1)
@@ -123,9 +128,17 @@ class Pool:
         return torch.cat(log_likelihood)[: len(places)]
 
     def sample(self, target: Target, seeds: Tensor, chains: int, draws: int) -> Draws:
-        """C chains of S draws by weight, shuffled into them, of observations as those that the pool
-        was made for. They follow from a number for each ``[M]``. Raises DataError if the likelihood
-        is 0 at all of the pool."""
+        """Draw C chains of S draws by weight, shuffled, for observations in the pool's groups.
+
+        Args:
+            target: The posteriors.
+            seeds: Random seed of each observation ``[M]``.
+            chains: Number of chains, C.
+            draws: Number of draws per chain, S.
+
+        Raises:
+            DataError: The likelihood is 0 at all draws of the pool.
+        """
         parts = []
         step = max(1, BLOCK // len(self.w))
         for start in range(0, target.count, step):
@@ -158,10 +171,12 @@ class Pool:
 
 
 def even_normal(count: int, dim: int, seed: int) -> Tensor:
-    """Standard normal numbers ``[count, dim]`` that fill the space evenly, float64.
+    """Return quasi-random standard normal numbers ``[count, dim]``, float64.
 
-    A scrambled Sobol sequence (Owen 1998): each is standard normal, and means over them have
-    smaller errors than over independent ones, as they are in too many dimensions for a sequence.
+    They come from a scrambled Sobol sequence (Owen 1998): each is standard normal, and means over
+    them
+    have smaller errors than means over independent numbers. In too many dimensions for a Sobol
+    sequence, the numbers are independent.
     """
     if dim > SobolEngine.MAXDIM:
         return normal_numbers((count, dim), seed)

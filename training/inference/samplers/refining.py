@@ -1,18 +1,18 @@
-"""A pool made better where posteriors are narrow: draws near them, weighted together with the pool.
+"""Refinement of a pool for narrow posteriors: draws near them, weighted together with the pool.
 
-Population Monte Carlo (Cappe, Douc, Guillin, Marin and Robert 2008): a mixture ``q_t`` is fitted to
-the weighted draws so far, ``n_t`` points are drawn from it and go through the flow, and so on for
-T rounds. All draws are weighted as if each were of the mixture of all laws that were drawn from,
-the P draws of the prior p among them (the balance heuristic; Veach and Guibas 1995),
+This is population Monte Carlo (Cappe, Douc, Guillin, Marin and Robert 2008): a mixture ``q_t`` is
+fitted to the weighted draws so far, and ``n_t`` points are drawn from it and mapped by the flow,
+for T rounds. All draws are weighted as if each came from the mixture of all proposals, including
+the prior p with its P draws (the balance heuristic; Veach and Guibas 1995),
 
-    v(w) = p(w) L(w) / (P p(w) + n_1 q_1(w) + ... + n_T q_T(w)).
+   v(w) = p(w) L(w) / (P p(w) + n_1 q_1(w) + ... + n_T q_T(w)).
 
-So no weight is above ``L / P``, wherever the fits are wrong: the prior is the defensive component
-(Owen and Zhou 2000). That fits depend on draws which are weighted with theirs makes no difference
-in the limit of many (Cornuet, Marin, Mira and Robert 2012). Laws ``q_t`` are taken to be 0 where
-the likelihood is less than that of the pool's H likeliest draws: such draws of ``q_t`` have no
-weight, those of the pool have ``L / P``, and the densities of ``q_t`` are needed at H draws of the
-pool in place of P.
+No weight therefore exceeds ``L / P``, however wrong the fits are: the prior is the defensive
+component (Owen and Zhou 2000). Fits depend on draws that are weighted together with theirs, which
+makes no difference in the limit of many draws (Cornuet, Marin, Mira and Robert 2012). The
+proposals ``q_t`` are taken to be 0 where the likelihood is below that of the pool's H likeliest
+draws: such draws of ``q_t`` have no weight, those of the pool have ``L / P``, and the densities of
+``q_t`` are needed at H draws of the pool instead of P.
 """
 
 from collections.abc import Sequence
@@ -32,23 +32,37 @@ from training.inference.weights import require_some, systematic, tempered, weigh
 from training.measure.posterior.importance import effective_size, log_mean, smoothed_weights
 
 DRAWN = (512, 2048)
-"""Points of each round, n_t."""
+"""Number of points in each round, n_t."""
 AGAIN, FEWEST = (512, 512, 512, 512, 512, 1024), 1000
-"""The rounds of those observations whose draws would be worth fewer than this after DRAWN."""
+"""Rounds for observations whose effective sample size would be below FEWEST after DRAWN."""
 HEAVIEST = 2**13
-"""H."""
+"""Number of likeliest draws of the pool, H."""
 FITTED = 1024
-"""Draws that a mixture is fitted to, taken by weight."""
+"""Number of draws that a mixture is fitted to, resampled by weight."""
 WORTH = 16
-"""Draws for each variable that their weights are made to be worth first, by an exponent."""
+"""Effective sample size per variable of the tempered weights in a fit."""
 BLOCK = 2**22
-"""Numbers that are held at once, in each of a few tensors."""
+"""Largest number of values held at once, in each of a few tensors."""
 
 
 def refine(target: Target, pool: Pool, seeds: Tensor, chains: int, draws: int) -> Draws:
-    """S draws of C chains by weight, shuffled into them ``[M, C, S]``, of the pool for these
-    observations and of points near each posterior; their calls are without the pool's. They follow
-    from a number for each ``[M]``. Raises DataError if the likelihood is 0 at all of the pool."""
+    """Draw from each posterior by weight, from the pool and from points near the posterior.
+
+    Network evaluations exclude those of the pool.
+
+    Args:
+        target: The posteriors.
+        pool: Draws of the prior for these observations.
+        seeds: Random seed of each observation ``[M]``.
+        chains: Number of chains, C.
+        draws: Number of draws per chain, S.
+
+    Returns:
+        Draws ``[M, C, S]``, shuffled.
+
+    Raises:
+        DataError: The likelihood is 0 at all draws of the pool.
+    """
     refined = _in_blocks(target, pool, seeds, (chains, draws), DRAWN)
     poor = (refined.stats["effective_size"] < FEWEST).nonzero()[:, 0]
     if not len(poor):
@@ -91,7 +105,7 @@ def _refined(
         {
             "effective_size": weights.effective_size.cpu(),
             "pareto_k": weights.k.cpu(),
-            # Weights have the number of all draws in them: their sum is the likelihood's mean.
+            # Weights include the number of all draws: their sum is the mean likelihood.
             "evidence": (mean + log(raw.shape[1])).cpu(),
             "evidence_error": error.cpu(),
         },
@@ -99,15 +113,15 @@ def _refined(
 
 
 class _Near:
-    """The likeliest H draws of the pool, and the N of all rounds so far, of M observations.
+    """The likeliest H draws of the pool, and the N draws of all rounds so far, for M observations.
 
     Attributes:
-        kept: H.
-        places: Of the likeliest in the pool, ``[M, H]``.
-        w: ``[M, H + N, dim]``.
-        log_likelihood: Of these ``[M, H + N]``.
-        points: Of the rounds alone, ``[M, N, D]``.
-        log_weights: ``log v [M, H + N]``.
+        kept: Number of likeliest draws, H.
+        places: Indices of these in the pool, ``[M, H]``.
+        w: Variables ``[M, H + N, dim]``.
+        log_likelihood: Log likelihoods ``[M, H + N]``.
+        points: Points of the rounds alone, ``[M, N, D]``.
+        log_weights: Log weights ``log v [M, H + N]``.
     """
 
     def __init__(self, target: Target, pool: Pool, log_likelihood: Tensor):
@@ -121,7 +135,7 @@ class _Near:
         self._proposals: list[tuple[int, Proposal]] = []
 
     def add(self, seeds: Tensor, index: int, drawn: int) -> None:
-        """A round: fits, draws so many, and weights all again."""
+        """Run a round: fit a proposal, draw from it, and update all weights."""
         count, dim = len(self.w), self.w.shape[2]
         proposal = self._fitted(seeds, index)
         uniform = _even_uniform(drawn, 1 + dim, seeds, index).to(self.w)
@@ -142,15 +156,17 @@ class _Near:
         return self.w[:, self.kept :]
 
     def of_all(self, log_likelihood: Tensor) -> Tensor:
-        """``log v [M, P + N]`` of all of the pool, whose log likelihoods are ``[M, P]``, and
-        of the rounds."""
+        """Return ``log v [M, P + N]`` for the whole pool, whose log likelihoods are ``[M, P]``,
+        followed by the rounds.
+        """
         near, new = self.log_weights.tensor_split([self.kept], dim=1)
         whole = (log_likelihood - log(self._size)).scatter(1, self.places, near)
         return torch.cat([whole, new], dim=1)
 
     def at(self, picks: Tensor, log_likelihood: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Variables ``[M, n, dim]``, points ``[M, n, D]`` and log likelihoods ``[M, n]`` of some of
-        all these ``[M, n]``."""
+        """Select variables ``[M, n, dim]``, points ``[M, n, D]`` and log likelihoods ``[M, n]`` by
+        index ``[M, n]`` among the pool followed by the rounds.
+        """
         rows = torch.arange(len(picks), device=picks.device)[:, None]
         is_new = picks >= self._size
         old, new = picks.clamp_max(self._size - 1), (picks - self._size).clamp_min(0)
@@ -173,7 +189,7 @@ class _Near:
         return Proposal.fit(self.w[rows, picks], effective_size(log_weights), uniform[:, 1:])
 
     def _log_mixture(self) -> Tensor:
-        """``log(P + sum_t n_t q_t / p)`` of all."""
+        """Return ``log(P + sum_t n_t q_t / p)`` for all draws."""
         log_prior = -(self.w.square() + log(2 * pi)).sum(dim=2) / 2
         parts = [torch.full_like(log_prior, log(self._size))]
         parts += [log(n) + law.log_prob(self.w) - log_prior for n, law in self._proposals]
@@ -181,7 +197,7 @@ class _Near:
 
 
 def _even_uniform(count: int, dim: int, seeds: Tensor, index: int) -> Tensor:
-    """Numbers ``[M, count, dim]`` in (0, 1), those of each observation evenly spread."""
+    """Return quasi-random numbers ``[M, count, dim]`` in (0, 1) for each observation."""
     rows = []
     for own in seeds.tolist():
         seed = hash_seed(own, Stream.REFINING, index, 1)

@@ -1,19 +1,20 @@
-"""Moves of a posterior: a state gets noise, is seen again, and comes down the reverse diffusion.
+"""Moves of a posterior: noise is added to a state given the observation, and removed by the prior.
 
 Let y be a linear function of the state x_0 at the first time with Gaussian noise, ``N(y; A x_0,
 R)``, and z the state with the noise of a time t_k, ``z = x_0 + n`` with ``n ~ N(0, g_k)``. If k is
-so early that ``R - A g_k A^T`` is positive, y may as well be one of z,
+so early that ``R - A g_k A^T`` is positive definite, y can be regarded as an observation of z,
 
-    y = A z + e,        e ~ N(0, R - A g_k A^T),
+   y = A z + e,        e ~ N(0, R - A g_k A^T),
 
-so that, in turns (split Gibbs sampling; Vono, Dobigeon and Chainais 2019; Xu and Chi 2024),
+so that two conditional draws alternate (split Gibbs sampling; Vono, Dobigeon and Chainais 2019; Xu
+and Chi 2024):
 
-    z | x_0, y is Gaussian:  x_0 + n + g_k A^T R^-1 (y - A x_0 - A n - e),  n and e new draws,
-    x_0 | z, y is x_0 | z:   the steps of a particle of the prior from t_k on.
+   z | x_0, y is Gaussian:  x_0 + n + g_k A^T R^-1 (y - A x_0 - A n - e),  n and e new draws,
+   x_0 | z, y is x_0 | z:   the steps of a particle of the prior from t_k on.
 
-Both leave the posterior as it is, whatever its modes, and go as far as the noise of y lets them.
-Where the likelihood L is not quite ``N(y; A x_0, R)``, since columns are curved, what comes of a
-move is taken with the chance that Metropolis and Hastings give it, which is 1 where it is.
+Both leave the posterior invariant, whatever its modes, and move as far as the noise of y permits.
+Where the likelihood L is only approximately ``N(y; A x_0, R)``, since columns are curved, a move is
+accepted with the Metropolis-Hastings probability; otherwise it is always accepted.
 """
 
 from dataclasses import dataclass, field
@@ -30,39 +31,45 @@ from training.inference.noise import Noise
 from training.inference.target import Target
 
 COARSE = 48
-"""Divided by the number of steps: times at once that states come down on the way to the posterior.
-Steps are many where ends are far from normal, and there fewer make widths too small."""
+"""Stride in times while particles move towards the posterior, times the number of steps. Many steps
+are used where ends are far from normal, and fewer would there make widths too small.
+"""
 UNEVEN = 4.0
-"""How many times as much noise a dimension may have at the last time as another."""
+"""Largest ratio of the noise variances of two dimensions at the last time."""
 FORGOTTEN, WITHIN = 0.3, 1 - 1e-6
-"""Of the prior's variance, what a noisy state leaves open from which moves forget where they began;
-and the part of its noise that is allowed at most, by rounding."""
+"""Fraction of the prior's variance that a noisy state must leave undetermined for moves to forget
+their starting points; and largest fraction of the permitted noise that is used, to allow for
+rounding.
+"""
 
 
 @dataclass(frozen=True)
 class Diffusion:
-    """The steps of particles of the prior.
+    """Steps of particles of the prior.
 
-    A step takes V to be the same everywhere, so that their law would be wrong by the first order of
-    their length. How m moves says what V is where a state is: by ``H u`` (``low_rank``) if it is
-    that, and by e more if it is not,
+    A step takes V to be the same everywhere, which alone would give a distribution that is wrong to
+    first order in the step length. The change of m measures V at the particle's state: m changes by
+    ``H u`` (``low_rank``) if V is right there, and otherwise by e more,
 
-        e = m(x_k) - m(x_{k+1}) - H u.
+       e = m(x_k) - m(x_{k+1}) - H u.
 
-    That came with the noise that was added between the two times, about evenly over ln g, and of
-    what came at g' the step left out ``1 - g_k / g'``. So, on average over ln g,
+    This change is caused by the noise that was added between the two times, about evenly over ln g.
+    For the part added at g', the step omitted ``1 - g_k / g'``. On average over ln g,
 
-        x_k + kappa e,    m + V_k kappa e / g_k,    kappa = 1 - a / ln(g_{k+1} / g_k),
+       x_k + kappa e,    m + V_k kappa e / g_k,    kappa = 1 - a / ln(g_{k+1} / g_k),
 
-    stand for x_k and its m, as ``dm/dx = V / g`` (Tweedie's second formula). That is of second
-    order and takes no further call. Where ends have one normal law e is 0, and steps are exact
-    however long; a multistep solver such as SDE-DPM-Solver++(2M) (Lu et al. 2022), which has no V
-    and leaves all that m moves by to the next step, is exact for none.
+    therefore replace x_k and its m, as ``dm/dx = V / g`` (Tweedie's second formula). The correction
+    is
+    of second order and takes no further network evaluation. Where ends have one normal
+    distribution, e
+    is 0, and steps of any length are exact. A multistep solver such as SDE-DPM-Solver++(2M) (Lu et
+    al.
+    2022), which has no V and leaves the whole change of m to the next step, is exact for none.
 
     Attributes:
-        times: Rising ``[K + 1]``.
-        errors: V at each.
-        added: g, the noise added after the first time, ``[K + 1, D]``.
+        times: Increasing times ``[K + 1]``.
+        errors: Covariance V at each time.
+        added: Variance g of the noise added after the first time, ``[K + 1, D]``.
     """
 
     times: Tensor
@@ -71,19 +78,20 @@ class Diffusion:
 
     @property
     def even(self) -> bool:
-        """Whether noise grows alike in all dimensions."""
+        """Whether the noise grows similarly in all dimensions."""
         return bool(self.added[-1].amax() <= UNEVEN * self.added[-1].amin())
 
     def bridge(self, high: int, low: int) -> Bridge:
-        """The step from one time to another."""
+        """Return the step from one time to another."""
         here, there = self.added[high], self.added[low]
         return Bridge(1 - there / here, there * (here - there) / here, self.errors[high])
 
     def corrected(
         self, states: Tensor, ends: Tensor, expected: Tensor, high: int, low: int
     ) -> tuple[Tensor, Tensor]:
-        """States ``[..., D]`` after a step from ``high`` to ``low``, and their m, where the step
-        let expect ``m + H u`` of it."""
+        """Correct states ``[..., D]`` after a step from ``high`` to ``low``, and their m;
+        ``expected`` is ``m + H u``, the m that the step predicted.
+        """
         here, there = self.added[high], self.added[low]
         further = (ends - expected) * (1 - (1 - there / here) / (here / there).log()).to(ends)
         return states + further, ends + self.errors[low].times(further / there.to(ends))
@@ -98,13 +106,13 @@ class Particles(NamedTuple):
 
     @classmethod
     def at(cls, target: Target, states: Tensor) -> "Particles":
-        """Those of states, of a target of one observation."""
+        """Compute the particles of states, for a target with one observation."""
         which = torch.zeros(len(states), dtype=torch.int64, device=states.device)
         points = target.of_states(states.double(), which)
         return cls(states, points, target.likelihood.log_prob(points, target.observed[which]))
 
     def taken(self, picks: Tensor) -> "Particles":
-        """Those of such numbers ``[N]``."""
+        """Select particles by index ``[N]``."""
         return Particles(*(each[picks] for each in self))
 
 
@@ -113,10 +121,10 @@ class Renoising:
     """Moves of the posterior of one observation.
 
     Attributes:
-        target: It.
-        sight: The Gaussian that the likelihood is, or nearly is.
-        diffusion: Steps down.
-        noise: Of these moves, whose numbers are numbered by ``step``.
+        target: The posterior.
+        sight: Gaussian that equals or approximates the likelihood.
+        diffusion: Steps of the diffusion.
+        noise: Random numbers of the moves, indexed by ``step``.
     """
 
     target: Target
@@ -132,18 +140,19 @@ class Renoising:
 
     @cached_property
     def _weighed(self) -> Tensor:
-        """``R^-1 A [K, D]``."""
+        """Matrix ``R^-1 A [K, D]``."""
         return torch.cholesky_solve(self.sight.operator, self.root)
 
     @cached_property
     def goes(self) -> bool:
-        """Whether moves lead anywhere: there is a time of so little noise, and noise is not far
-        less in some dimensions, in which states would then stay where they are."""
+        """Whether moves make progress: some time has little enough noise, and the noise is of
+        similar size in all dimensions. States would hardly move in dimensions with far less noise.
+        """
         return self.diffusion.even and self._highest(1.0)[0] > 0
 
     @cached_property
     def widest(self) -> float:
-        """The b from which moves of ``p L^b`` begin where they forget."""
+        """Exponent b of ``p L^b`` from which on moves forget their starting points."""
         open_to = torch.stack([errors.variance.sum() for errors in self.diffusion.errors])
         step = int((open_to >= FORGOTTEN * open_to[-1]).nonzero()[0, 0])
         half = torch.linalg.solve_triangular(self.root, self._seen_noise(step), upper=False)
@@ -151,12 +160,13 @@ class Renoising:
         return float(WITHIN / torch.linalg.eigvalsh(white)[-1])
 
     def moved(self, particles: Particles, exponent: float, step: int) -> tuple[Particles, int]:
-        """Particles of ``p L^b`` once more, and the number after the last one that was used.
+        """Move particles of ``p L^b`` once; return them with the index after the last random number
+        used.
 
         Args:
-            particles: They.
-            exponent: b.
-            step: The first number of their random numbers.
+            particles: The particles.
+            exponent: Exponent b.
+            step: First index of their random numbers.
         """
         high, root = self._highest(exponent)
         if not high:
@@ -185,7 +195,9 @@ class Renoising:
         return Particles(*chosen), step + 1
 
     def _highest(self, exponent: float) -> tuple[int, Tensor]:
-        """k, and the root of the covariance of e; 0 where there is none."""
+        """Return the largest possible k, and a root of the covariance of e; k is 0 where no noise
+        can be added.
+        """
         covariance = self.sight.covariance[0] / exponent
         low, high, root = 0, len(self.diffusion.times), covariance
         while high - low > 1:
@@ -198,7 +210,7 @@ class Renoising:
         return low, root
 
     def _seen_noise(self, step: int) -> Tensor:
-        """``A g A^T`` of a time."""
+        """Return ``A g A^T`` of a time."""
         if step not in self._added:
             operator = self.sight.operator
             self._added[step] = (operator * self.diffusion.added[step]) @ operator.T
@@ -218,6 +230,6 @@ class Renoising:
         return expected_end(self.target, states, self.diffusion.times[step], which)
 
     def _beside_gaussian(self, particles: Particles) -> Tensor:
-        """Log likelihoods ``[N]`` less those of the Gaussian, but for a constant."""
+        """Return log likelihoods ``[N]`` less those of the Gaussian, up to a constant."""
         off = self.sight.observed - particles.states.double() @ self.sight.operator.T
         return particles.log_likelihood - log_normal(off[None], self.root)[0]

@@ -1,15 +1,15 @@
 """Tempered sequential Monte Carlo (Del Moral, Doucet and Jasra 2006; Neal 2001).
 
 Particles start as draws of the prior. The likelihood's exponent rises from 0 to 1, each time by as
-much as leaves the weights worth half of the particles (Jasra, Stephens, Doucet and Tsagaris 2011);
-particles are then taken by weight, and moved at that exponent: in some steps by Crank-Nicolson, in
-the others along differences of particles of their population,
+much as keeps an effective sample size of half the particles (Jasra, Stephens, Doucet and Tsagaris
+2011). Particles are then resampled and moved at that exponent. Some moves are Crank-Nicolson steps;
+the others are along differences of particles of the same population,
 
-    w' = w + g (w_a - w_b),      g = 2.38 / sqrt(2 d) times 2, 1, 1/2, 1/4 or 1/8; or 1,
+   w' = w + g (w_a - w_b),      g = 2.38 / sqrt(2 d) times 2, 1, 1/2, 1/4 or 1/8; or 1,
 
-(differential evolution; ter Braak 2006): these have the shape and the size of the
-posterior, and g = 1 goes from mode to mode. One half of a population moves along the other's. Each
-observation has exponents of its own.
+(differential evolution; ter Braak 2006). These differences have the shape and the size of the
+posterior, and g = 1 jumps from mode to mode. Each half of a population moves along differences of
+the other half. Each observation has its own exponents.
 """
 
 import torch
@@ -23,34 +23,45 @@ from training.inference.weights import evidence_of, largest_exponent, require_so
 from training.measure.posterior.importance import log_mean
 
 WANTED = 0.3
-"""Acceptance to adapt to: near what is best for random walks (Roberts and Rosenthal 2001)."""
+"""Target acceptance rate, near the optimum for random walks (Roberts and Rosenthal 2001)."""
 FIRST, LEAST = 0.5, 1e-4
-"""First and smallest length of a step."""
+"""First and smallest step size."""
 WORTH = 0.5
-"""Part of the particles that weights are to be worth."""
+"""Effective sample size of the weights, as a fraction of the particles."""
 MOVES = 8
-"""Steps at each exponent."""
+"""Number of moves at each exponent."""
 LAST_MOVES = 24
-"""Steps at the last one, after which particles that were copies of one another are not."""
+"""Number of moves at the last exponent, after which duplicated particles have separated."""
 WALKS = 4
-"""One of so many steps is of Crank-Nicolson."""
+"""Interval of Crank-Nicolson steps among all moves."""
 LENGTHS = (2.0, 1.0, 0.5, 0.25, 0.125)
-"""Of steps along differences, in those that suit a normal law."""
+"""Factors on the step length along differences that is best for a normal distribution."""
 JUMPS = 0.1
-"""Share of steps along differences that are as long as these."""
+"""Fraction of moves along differences that have the full length of a difference."""
 ARRIVED = 1e-9
-"""How near to 1 an exponent is 1."""
+"""Distance from 1 at which an exponent counts as 1."""
 
 
 def temper(
     target: Target, noise: Noise, chains: int, particles: int, on_part: OnPart = None
 ) -> Draws:
-    """Populations of particles of each observation's posterior, ``[M, C, P]`` of equal weights, by
-    the random numbers of C P chains. Raises DataError if the likelihood is 0 at all particles of a
-    population.
+    """Draw from each posterior with independent populations of particles.
 
-    Populations know nothing of each other, so that they can be compared as chains are. ``on_part``
-    is called with what exponents rose by, their mean."""
+    The populations can be compared like chains.
+
+    Args:
+        target: The posteriors.
+        noise: Random numbers of C P chains.
+        chains: Number of populations, C.
+        particles: Number of particles per population, P.
+        on_part: Called with the mean rise of the exponents since the last call.
+
+    Returns:
+        Particles ``[M, C, P]`` of equal weights.
+
+    Raises:
+        DataError: The likelihood is 0 at all particles of a population.
+    """
     swarm, step = _Swarm(target, noise, chains, particles), 1
     while (swarm.exponent < 1).any():
         before = float(swarm.exponent.mean())
@@ -88,18 +99,20 @@ class _Swarm:
         require_some(self._log_likelihood.view(groups, particles))
 
     def raise_exponents(self, uniform: Tensor) -> Tensor:
-        """Raises the exponents, and takes particles by their weights; says where ``[G]``."""
+        """Raise the exponents, resample the particles, and return the affected populations
+        ``[G]``.
+        """
         particles = self._shape[2]
         going = self.exponent < 1
         log_likelihood = self._log_likelihood.view(-1, particles)
-        # Particles without likelihood go at the first exponent, however many they are.
+        # Particles without likelihood drop out at the first exponent, however many they are.
         worth = WORTH * log_likelihood.isfinite().sum(dim=1)
         rise = largest_exponent(log_likelihood, 1 - self.exponent, worth)
         start = uniform.view(-1, particles)[:, 0]
         mean, _ = log_mean(rise[:, None] * log_likelihood)
         self._evidence += torch.where(going, mean, 0)
         picks = systematic(rise[:, None] * log_likelihood, start, particles)
-        # Populations that have arrived stay as they are.
+        # Populations at the exponent 1 stay as they are.
         own = torch.arange(particles, device=picks.device)
         picks = torch.where(going[:, None], picks, own)
         first = particles * torch.arange(len(picks), device=picks.device)[:, None]
@@ -112,8 +125,9 @@ class _Swarm:
         return going
 
     def differ(self, moving: Tensor, step: int, half: int) -> None:
-        """A step of half of the particles of populations that are ``moving [G]``, along differences
-        of the other half."""
+        """Move half of the particles of populations that are ``moving [G]``, along differences of
+        the other half.
+        """
         particles, dim = self._shape[2], self._target.dim
         own = torch.arange(half, particles, 2, device=moving.device)
         others = torch.arange(1 - half, particles, 2, device=moving.device)
@@ -122,7 +136,7 @@ class _Swarm:
         groups = moving.nonzero()[:, 0]
         uniform = self._noise.uniform(step, 5).view(-1, particles, 5)[groups][:, own]
         first = (uniform[..., 0] * len(others)).long()
-        # Another one than the first.
+        # Choose another particle than the first.
         second = (first + 1 + (uniform[..., 1] * (len(others) - 1)).long()) % len(others)
         sizes = 2.38 / (2 * dim) ** 0.5 * torch.tensor(LENGTHS).to(uniform)
         scale = sizes[(uniform[..., 2] * len(LENGTHS)).long()]
@@ -144,7 +158,7 @@ class _Swarm:
         self._log_likelihood[taken] = evaluated.log_likelihood[fits]
 
     def move(self, moving: Tensor, step: int) -> None:
-        """A step of Crank-Nicolson of the populations that are ``moving [G]``."""
+        """Take a Crank-Nicolson step in the populations that are ``moving [G]``."""
         rows = moving[self._group].nonzero()[:, 0]
         group, which = self._group[rows], self._which[rows]
         size = self._size[group][:, None]

@@ -1,10 +1,10 @@
-"""Draws of posteriors by particles that come down the reverse diffusion.
+"""Posterior draws by particles that follow the reverse diffusion.
 
-Where errors of the denoiser are far from one normal law, as of digits of which a half is seen, psi
-is so wrong that weights would be worth a few particles. There R is made wider, to R / b, so that
-they are worth a tenth of them, or 256, and moves that follow forget where they began, unless R is
-too little for any move; particles then arrive as draws of ``p(x_0) L(x_0)^b``, from where b goes to
-1 (``narrowing``).
+Where errors of the denoiser are far from normally distributed, for example for half-observed
+digits, psi is so wrong that weights would have a tiny effective sample size. There R is widened to
+R / b, so that the effective sample size is a tenth of the particles, or 256, and so that the moves
+that follow forget their starting points, unless R is too small for any move. Particles then arrive
+as draws of ``p(x_0) L(x_0)^b``, and b rises to 1 (``narrowing``).
 """
 
 from dataclasses import replace
@@ -24,13 +24,17 @@ from training.inference.target import Target
 from training.names import PARTICLE_STEPS, PARTICLES
 
 LEAST_WORTH = 0.1
-"""The part of the particles below which R is made wider."""
+"""Effective sample size, as a fraction of the particles, below which R is widened."""
 OF_FEW, PILOTS = 0.3, 4
-"""That part of the few particles that say how many moves there will be, since weights of many are
-worth less; and of how many observations these are."""
+"""The same fraction for the few particles of a pilot run, which predicts the number of moves, since
+the effective fraction falls with the number of particles; and the number of observations in that
+run.
+"""
 AT_ONCE = 2**21
-"""Numbers of the particles that move at once, if they are of more than one observation. CPUs are
-slower with larger tensors: the allocator returns their memory, and asks the system for it again."""
+"""Largest number of values of particles that move at once, if they belong to more than one
+observation. CPUs are slower with larger tensors: the allocator returns their memory to the system
+and requests it again.
+"""
 
 
 def twist(
@@ -43,21 +47,24 @@ def twist(
     on_part: OnPart = None,
     ahead: LookAhead | None = None,
 ) -> Draws:
-    """Draws ``[M, C, S]`` of each observation's posterior, from C populations that know nothing of
-    each other but whether they agree.
+    """Draw from each observation's posterior, with C populations that are independent except that
+    they are compared.
 
     Args:
-        target: The posteriors; Gaussian ones, see ``lookahead``.
-        seed: Of all random numbers.
-        numbers: The number of each observation, by which it is seeded.
-        chains: C.
-        draws: S of each population.
-        particles: Of each population; None for ``PARTICLES``, or S if that is more.
-        on_part: Called with the part of the work that was done.
-        ahead: What further observations share with these; None if there are none.
+        target: The posteriors; the likelihood must be Gaussian, see ``lookahead``.
+        seed: Random seed.
+        numbers: Number of each observation, which seeds its draws.
+        chains: Number of populations, C.
+        draws: Number of draws per population, S.
+        particles: Number of particles per population; None for ``PARTICLES``, or S if that is more.
+        on_part: Called with the fraction of the work done since the last call.
+        ahead: Look-ahead estimates shared with further observations; None if there are none.
+
+    Returns:
+        Draws ``[M, C, S]``.
 
     Raises:
-        UsageError: There is no lookahead on this likelihood.
+        UsageError: The look-ahead does not support this likelihood.
         DataError: The likelihood is 0 at all particles.
     """
     require_lookahead(target)
@@ -81,8 +88,9 @@ def twist(
 def measure_moves(
     target: Target, ahead: LookAhead, seed: int, numbers: list[int], chains: int, particles: int
 ) -> None:
-    """Lets ``ahead`` know how many network calls a particle's moves take, as so few particles of
-    the first observations of one label do, on average."""
+    """Measure the network evaluations that a particle's moves take, with few particles of the first
+    observations that share one condition, and store the mean in ``ahead``.
+    """
     places = target.alike()[0][:PILOTS]
     few, own = target.of(places), [numbers[place] for place in places.tolist()]
     noise = Noise(seed, own, chains * particles, target.device, chunk=1, dtype=DTYPE)
@@ -96,8 +104,9 @@ def measure_moves(
 def calls_of(
     target: Target, count: int, ahead: LookAhead, chains: int, draws: int, particles: int | None
 ) -> float:
-    """Network calls that ``twist`` takes for so many observations, as far as moves take what was
-    measured of them: at most, since draws that are of one particle share theirs."""
+    """Return the network evaluations that ``twist`` takes for ``count`` observations if moves take
+    as many as measured. It is an upper bound, since several draws of one particle share theirs.
+    """
     size, prior = particles or max(draws, PARTICLES), target.prior
     each = chains * sum(_calls_of_a_population(prior, ahead, draws, size))
     looking = (ahead.share * count - ahead.kept) * calls_to_look(prior, ahead.steps)
@@ -107,17 +116,25 @@ def calls_of(
 def _calls_of_a_population(
     prior: Prior, ahead: LookAhead, draws: int, size: int
 ) -> tuple[float, float, float]:
-    """For its particles to arrive, for their moves, and for the latents of its draws."""
+    """Return the network evaluations for a population's particles to arrive, for their moves, and
+    for the latents of its draws.
+    """
     return size * (ahead.steps + 1), size * ahead.again, min(size, draws) * prior.calls("latents")
 
 
 def _settle(
     descent: Descent, cloud: Arrived, most_calls: float = inf, on_part: OnPart = None
 ) -> None:
-    """Takes particles by weight and moves them: where the noise of observations was made wider,
-    until it is their own, and where it was not, but populations do not agree, until they do, or
-    moves of a particle took so many network calls. Where these are enough for more particles
-    to come down, of observations whose noise is their own, that is done instead."""
+    """Resample particles and move them, where that is needed.
+
+    Where the noise of observations was widened, particles are moved until it is the true noise
+    again.
+    Where it was not, but populations disagree, they are moved until they agree, or until the moves
+    of a
+    particle took ``most_calls`` network evaluations. If these suffice to run more particles
+    instead,
+    that is done for observations whose noise was not widened.
+    """
     apart, wide = cloud.apart() > 1, cloud.exponent < 1
     times = descent.affordable(most_calls)
     anew = apart & ~wide & (times > 1)

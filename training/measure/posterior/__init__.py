@@ -1,1 +1,3 @@
-"""Measures of posteriors, numbers in and numbers out: convergence, weights, calibration."""
+"""Measures of posteriors: convergence, weights and calibration, with numbers as input and
+output.
+"""

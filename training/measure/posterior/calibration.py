@@ -1,25 +1,27 @@
-"""Simulation-based calibration of many posteriors: what is kept of each run, and what all say.
+"""Simulation-based calibration (SBC) of many posteriors: statistics per run, and tests of all runs.
 
-A run is a truth, and draws from the posterior that data made of this truth led to. ``run_values``
-turns runs into a few numbers each, in any portions; ``calibrate`` tests the numbers of all.
+A run consists of true values, and draws from the posterior given data simulated from them.
+``run_values`` reduces runs to a few numbers each, in batches of any size; ``calibrate`` tests the
+numbers of all runs.
 
-Tested are, for each dimension and for each other quantity that is given (*always* the
-log-likelihood: ranks of dimensions alone can miss a wrong one), the uniformity of ranks by
-Kolmogorov-Smirnov, of their histogram by chi-squared and of the contents of central intervals by
-Kolmogorov-Smirnov, and the contents of highest-density regions and of TARP's balls. Holm's
-correction accounts for the number of all these tests.
+For each dimension and each other quantity, the tests are: uniformity of ranks by
+Kolmogorov-Smirnov, of their histogram by chi-squared, and of the levels of central intervals by
+Kolmogorov-Smirnov. *Always* include the log-likelihood among the quantities: ranks of dimensions
+alone can miss a wrong one. The levels of highest-density regions and of TARP's balls are tested
+too. Holm's correction accounts for the number of all these tests.
 
-How far draws are from truths, in their own units, is the continuous ranked probability score
+The distance of draws from true values, in their own units, is measured by the continuous ranked
+probability score
 
     CRPS = E|X - x| - E|X - X'| / 2
 
-for independent draws X, X' and the truth x (Gneiting and Raftery 2007). Small is good, and on
-average the right posterior has the least. The mean difference of S draws in order is
+for independent draws X, X' and the true value x (Gneiting and Raftery 2007). Small is good, and the
+right posterior minimizes its mean. For S sorted draws, the mean difference is
 
     E|X - X'| = 2 / (S (S - 1)) sum_i (2 i - S - 1) x_(i)
 
-without the pairs of a draw with itself, so that the score is that of the law of the draws,
-whatever their number (the *fair* score; Ferro 2014).
+without the pairs of a draw with itself, so that the expected score does not depend on the number of
+draws (the *fair* score; Ferro 2014).
 """
 
 from collections.abc import Mapping, Sequence
@@ -50,22 +52,22 @@ from training.measure.posterior.verdicts import LARGE, detectable, holm, verdict
 BALLS, DENSEST = "TARP", "highest-density regions"
 
 Scalar = tuple[Tensor, Tensor]
-"""A number of each draw, ``[R, S]``, and of each truth, ``[R]``."""
+"""Values of a quantity at each draw ``[R, S]``, and at the true values ``[R]``."""
 
 
 @dataclass(frozen=True)
 class RunValues:
-    """What calibration keeps of R runs; float64.
+    """Calibration statistics of R runs; float64.
 
     Attributes:
-        names: Q of them, those of V dimensions first.
-        ranks: ``[R, Q]``, fractional ones.
+        names: Names of the Q quantities; the V dimensions come first.
+        ranks: Fractional ranks ``[R, Q]``.
         regions: Coverage values ``[R]`` by the family of regions.
-        scores: ``[R, V]``, CRPS.
-        leaked: The share ``[R]`` of a flow's draws that lay beyond bounds and were drawn anew; None
-            where none can.
-        density: Log densities ``[R]`` of truths under their posteriors; None where these are known
-            up to a constant alone.
+        scores: CRPS ``[R, V]``.
+        leaked: Fraction ``[R]`` of a flow's draws that were out of bounds and redrawn; None where
+            there are no bounds.
+        density: Log densities ``[R]`` of the true values under their posteriors; None where these
+            are known only up to a constant.
     """
 
     names: tuple[str, ...]
@@ -76,7 +78,7 @@ class RunValues:
     density: Tensor | None = None
 
     def at(self, places: Tensor | slice) -> "RunValues":
-        """Those of some runs."""
+        """Select some runs."""
         regions = {name: held[places] for name, held in self.regions.items()}
         leaked = None if self.leaked is None else self.leaked[places]
         density = None if self.density is None else self.density[places]
@@ -85,8 +87,11 @@ class RunValues:
 
     @classmethod
     def joined(cls, parts: Sequence["RunValues"]) -> "RunValues":
-        """The values of all runs of several portions. Raises DataError if there is none, or they
-        are of other quantities."""
+        """Join the statistics of several batches of runs.
+
+        Raises:
+            DataError: There is no batch, or batches have different quantities.
+        """
         if not parts or any(
             part.names != parts[0].names
             or part.regions.keys() != parts[0].regions.keys()
@@ -122,22 +127,22 @@ def run_values(
     scale: Tensor | None = None,
     effective: Tensor | None = None,
 ) -> RunValues:
-    """What calibration keeps of these runs.
+    """Compute the calibration statistics of runs.
 
     Args:
-        draws: ``[R, S, V]``.
-        truth: ``[R, V]``.
-        generator: On the CPU. For results that do not depend on portions, give each run its own,
-            and its reference point.
-        names: Of the V dimensions; x1, x2, ... by default.
+        draws: Posterior draws ``[R, S, V]``.
+        truth: True values ``[R, V]``.
+        generator: Random generator on the CPU. For results that do not depend on batches, give each
+            run its own generator and reference point.
+        names: Names of the V dimensions; x1, x2, ... by default.
         others: Other quantities to rank, by name, such as the log-likelihood and the radius.
         log_density: Log densities under the posterior, for highest-density regions.
-        references: TARP's points ``[R, V]``; those of ``reference_points`` by default.
+        references: Reference points of TARP ``[R, V]``; those of ``reference_points`` by default.
         scale: Units of TARP's distances ``[V]``; standard deviations of all draws by default.
-        effective: Effective numbers of draws ``[R]``, to which runs are thinned for all but CRPS.
+        effective: Effective sample sizes ``[R]``; runs are thinned to these sizes for all but CRPS.
 
     Raises:
-        DataError: Of other shapes, or NaN.
+        DataError: Shapes are wrong, or a value is NaN.
     """
     if draws.ndim != 3 or truth.shape != (len(draws), draws.shape[2]):
         raise DataError(
@@ -149,7 +154,7 @@ def run_values(
     if len(names) != truth.shape[1] or len({*names, *others}) != len(names) + len(others):
         raise DataError(f"{truth.shape[1]} dimensions need as many names, all different")
     kept = None if effective is None else kept_by_thinning(effective, draws.shape[1])
-    # One quantity after the other, without a copy of all draws.
+    # One quantity after the other, to avoid a copy of all draws.
     ranks = [fractional_ranks(draws, truth, generator, kept)]
     for of_draws, of_truth in others.values():
         ranks.append(fractional_ranks(of_draws, of_truth, generator, kept)[:, None])
@@ -157,7 +162,7 @@ def run_values(
         references = reference_points(draws, generator)
     if scale is None:
         scale = draws.flatten(0, 1).double().std(dim=0, correction=0)
-    scale = torch.where(scale > 0, scale, 1.0)  # as of pixels that are always the same
+    scale = torch.where(scale > 0, scale, 1.0)  # for example, for pixels that are always the same
     regions = {BALLS: tarp_values(draws, truth, references, generator, kept, scale)}
     if log_density is not None:
         regions[DENSEST] = 1 - fractional_ranks(*log_density, generator, kept)
@@ -166,22 +171,22 @@ def run_values(
 
 @dataclass(frozen=True)
 class CalibrationCheck:
-    """Whether posteriors are calibrated, as far as R runs can tell.
+    """Result of a calibration test with R runs.
 
     Attributes:
-        names: Of the Q quantities; the first V are dimensions.
-        runs: R.
+        names: Names of the Q quantities; the first V are dimensions.
+        runs: Number of runs, R.
         ranks: Tests of the ranks of quantities.
-        intervals: The coverage of central intervals of the V dimensions, and of all together.
-        regions: The coverage of other regions, one variable each, by their family.
-        crps: ``[V]``, means over runs.
-        leaked: Mean and largest share of draws that lay beyond bounds; None where none can.
-        density: Mean log density of truths under their posteriors and its standard error, in nats;
-            None where it is not known. It is the larger, the better posteriors are: of several ways
-            to the same ones it says which to take.
-        p_values: By what was tested, their number not accounted for.
-        adjusted: The same, accounted for.
-        level: Adjusted p-values below it fail.
+        intervals: Coverage of central intervals of the V dimensions, and of all together.
+        regions: Coverage of other regions, one variable each, by their family.
+        crps: Mean CRPS over runs ``[V]``.
+        leaked: Mean and largest fraction of draws out of bounds; None where there are no bounds.
+        density: Mean log density of the true values under their posteriors and its standard error,
+            in nats; None where it is not known. A larger value is a better approximation of the
+            same posteriors.
+        p_values: Unadjusted p-values, by test.
+        adjusted: P-values adjusted for the number of tests.
+        level: Tests with adjusted p-values below this fail.
     """
 
     names: tuple[str, ...]
@@ -203,21 +208,21 @@ class CalibrationCheck:
 
     @property
     def detectable(self) -> float:
-        """The error of coverage, in percentage points, that is seen in 90 % of such checks."""
+        """Error of coverage, in percentage points, that 90 % of such checks would detect."""
         return 100 * detectable(self.level, len(self.adjusted), self.runs)
 
     @property
     def conclusive(self) -> bool:
-        """Whether so many runs would have seen a large error."""
+        """Whether this number of runs would detect a large error."""
         return self.detectable <= 100 * LARGE
 
     @property
     def verdict(self) -> str:
-        """What fails, in one sentence, or how large an error would have been seen."""
+        """Summary in one sentence: what fails, or how large an error would have been detected."""
         return verdict(self.adjusted, self.level, self.runs)
 
     def summary(self) -> dict[str, Any]:
-        """Plain numbers and lists, as a JSON file takes them."""
+        """Return plain numbers and lists for a JSON file."""
         leaked = {}
         if self.leaked is not None:
             leaked["leaked"] = dict(zip(("mean", "largest"), self.leaked, strict=True))
@@ -240,7 +245,11 @@ class CalibrationCheck:
 
 
 def calibrate(values: RunValues, level: float = 0.01) -> CalibrationCheck:
-    """Tests the values of all runs. Raises DataError if there are fewer than 20 runs."""
+    """Test the statistics of all runs.
+
+    Raises:
+        DataError: There are fewer than 20 runs.
+    """
     ranks = uniformity(values.ranks)
     central = central_values(values.ranks)
     tests = {
@@ -274,13 +283,16 @@ def calibrate(values: RunValues, level: float = 0.01) -> CalibrationCheck:
 
 
 def _mean_and_error(values: Tensor) -> tuple[float, float]:
-    """The mean of values ``[R]``, and its standard error."""
+    """Return the mean of values ``[R]``, and its standard error."""
     return float(values.mean()), float(values.std()) / len(values) ** 0.5
 
 
 def crps(draws: Tensor, truth: Tensor) -> Tensor:
-    """The score ``[R, ...]`` of draws ``[R, S, ...]`` and truths ``[R, ...]``, float64. Raises
-    DataError for other shapes, NaN, or one draw a run."""
+    """Return the CRPS ``[R, ...]`` of draws ``[R, S, ...]`` and true values ``[R, ...]``, float64.
+
+    Raises:
+        DataError: Shapes are wrong, a value is NaN, or a run has only one draw.
+    """
     require_runs(draws, truth)
     count = draws.shape[1]
     if count < 2:

@@ -1,6 +1,6 @@
-"""Did chains converge, and how exact are their means?
+"""Convergence of chains, and accuracy of their means.
 
-For N draws in M chains of n draws each, in which every chain was split into two halves:
+For N draws in M chains of n draws each, where every chain was split into two halves:
 
     R-hat   = sqrt((B / W + n - 1) / n)         B, W: variances between and within chains
     rho_t   = 1 - (W - mean over chains of the autocovariance at lag t) / ((n - 1) W / n + B / n)
@@ -13,12 +13,12 @@ localization"; the sum over lags is that of Geyer 1992, an initial monotone sequ
 The last lag is ``rho_{2K}`` where it is positive, and ``tau`` is at least ``1 / log10 N``.
 
 *Rank-normalized* values are ``Phi^-1((r - 3/8) / (N + 1/4))`` with r the average rank in all
-chains. R-hat is the larger one of these values' and of theirs after folding about the median. The
-*bulk* effective size is that of the normalized values, the *tail* one the smaller of those of
-``x <= q`` for the 5 % and 95 % quantiles. Monte Carlo errors take effective sizes of ``x`` and of
-``(x - mean)^2``.
+chains. R-hat is the larger of that of these values and that of the values folded about the median.
+The *bulk* effective sample size is that of the normalized values, the *tail* one the smaller of
+those of ``x <= q`` for the 5 % and 95 % quantiles. Monte Carlo errors use the effective sample
+sizes of ``x`` and of ``(x - mean)^2``.
 
-What the chains were made of is nobody's business here: draws come in, and numbers go out.
+These functions depend on the draws alone, not on the sampler.
 """
 
 from dataclasses import dataclass, fields
@@ -32,24 +32,24 @@ from torch import Tensor
 from dnnlib.errors import DataError
 
 FEWEST_DRAWS = 4
-"""Of a chain: half of it must have a variance."""
+"""Smallest number of draws per chain: half of a chain must have a variance."""
 ROUNDING = 1e-12
-"""Of the range of draws: what is nearer to each other is the same."""
+"""Rounding tolerance relative to the range of draws: closer draws count as equal."""
 BLOCK_NUMBERS = 2**22
-"""How many numbers are measured at once: the transforms take several times their memory."""
+"""Largest number of values processed at once; the transforms take several times their memory."""
 
 
 @dataclass(frozen=True)
 class Convergence:
-    """Of each variable, in float64.
+    """Convergence statistics of each variable, in float64.
 
     Attributes:
-        r_hat: ``[...]``, 1 if all chains have seen the same; NaN for constant draws, and infinite
-            if each chain is stuck at a place of its own.
-        ess_bulk: ``[...]``, in draws, for the mean; all of them for constant draws.
-        ess_tail: ``[...]``, in draws, for the 5 % and 95 % quantiles.
-        mcse_mean: ``[...]``, the standard error of the mean of all draws, in units of the draws.
-        mcse_std: ``[...]``, that of their standard deviation; NaN for constant draws.
+        r_hat: R-hat ``[...]``, 1 if all chains agree; NaN for constant draws, and infinite if each
+            chain is stuck at its own value.
+        ess_bulk: Effective sample size for the mean ``[...]``; all draws if they are constant.
+        ess_tail: Effective sample size for the 5 % and 95 % quantiles ``[...]``.
+        mcse_mean: Standard error of the mean of all draws ``[...]``, in units of the draws.
+        mcse_std: Standard error of their standard deviation ``[...]``; NaN for constant draws.
     """
 
     r_hat: Tensor
@@ -60,18 +60,18 @@ class Convergence:
 
 
 def convergence(draws: Tensor) -> Convergence:
-    """Measures chains of equal lengths.
+    """Compute convergence statistics of chains of equal lengths.
 
-    All measures of a variable are NaN if one of its draws is not finite, and those of all variables
-    if a chain has fewer than 4 draws. The middle one of an odd number of draws is in no half. One
-    chain is measured by its halves, which cannot tell of a mode that it never saw. Variables are
-    measured each by itself, to rounding.
+    All statistics of a variable are NaN if one of its draws is not finite, and those of all
+    variables if a chain has fewer than 4 draws. The middle one of an odd number of draws is in
+    neither half. A single chain is judged by its halves, which cannot reveal a mode that it never
+    visited. Variables are independent of each other, up to rounding.
 
     Args:
-        draws: ``[C, S, ...]``, chains, draws, and variables of any shape.
+        draws: Draws ``[C, S, ...]``: chains, draws, and variables of any shape.
 
     Raises:
-        DataError: There is no chain, or these are no chains of draws.
+        DataError: There is no chain, or the array has fewer than two dimensions.
 
     Example:
         >>> import torch
@@ -92,7 +92,7 @@ def convergence(draws: Tensor) -> Convergence:
 
 
 def _measures(draws: Tensor) -> Tensor:
-    """The five measures ``[5, V]`` of draws ``[V, C, S]``."""
+    """Return the five statistics ``[5, V]`` of draws ``[V, C, S]``."""
     finite = draws.isfinite().all(dim=2).all(dim=1)
     draws = torch.where(finite[:, None, None], draws, 0.0)
     halves = _halves(draws)
@@ -102,7 +102,7 @@ def _measures(draws: Tensor) -> Tensor:
     variance, count = _mean(squares), draws.shape[1] * draws.shape[2]
     error_of_variance = (_mean(squares.square()) - variance.square()) / _ess(_halves(squares))
     measures = [
-        # Folded draws may be constant where draws are not: then only the others tell.
+        # Folded draws may be constant where draws are not: then only the unfolded R-hat is defined.
         torch.fmax(_r_hat(normalized), _r_hat(folded)),
         _ess(normalized),
         _ess_tail(draws),
@@ -113,18 +113,18 @@ def _measures(draws: Tensor) -> Tensor:
 
 
 def _mean(draws: Tensor) -> Tensor:
-    """``[V]`` of ``[V, C, S]``."""
+    """Return means ``[V]`` of draws ``[V, C, S]``."""
     return draws.mean(dim=(1, 2))
 
 
 def _halves(draws: Tensor) -> Tensor:
-    """Each chain as two: ``[V, 2C, S // 2]``."""
+    """Split each chain into two: ``[V, 2C, S // 2]``."""
     half = draws.shape[2] // 2
     return torch.cat([draws[..., :half], draws[..., -half:]], dim=1)
 
 
 def _normalized(draws: Tensor) -> tuple[Tensor, Tensor]:
-    """Normal scores of ranks ``[V, M, n]``, and medians ``[V]``.
+    """Return normal scores of ranks ``[V, M, n]``, and medians ``[V]``.
 
     Equal draws have their average rank. The median of an even number of draws is between the two
     in the middle.
@@ -133,7 +133,7 @@ def _normalized(draws: Tensor) -> tuple[Tensor, Tensor]:
     count = ordered.shape[1]
     index = torch.arange(count, device=draws.device)
     changes = ordered[:, 1:] != ordered[:, :-1]
-    # The first and the last place of those that are equal.
+    # First and last place of draws that are equal.
     first = F.pad(index[1:] * changes, (1, 0)).cummax(dim=1).values
     last = torch.where(F.pad(changes, (0, 1), value=True), index, count)
     last = last.flip(1).cummin(dim=1).values.flip(1)
@@ -144,7 +144,7 @@ def _normalized(draws: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _r_hat(chains: Tensor) -> Tensor:
-    """``[V]`` of ``[V, M, n]``."""
+    """Return R-hat ``[V]`` of chains ``[V, M, n]``."""
     length = chains.shape[2]
     between = length * chains.mean(dim=2).var(dim=1)
     within = chains.var(dim=2).mean(dim=1)
@@ -152,7 +152,9 @@ def _r_hat(chains: Tensor) -> Tensor:
 
 
 def _ess(chains: Tensor) -> Tensor:
-    """The effective number ``[V]`` of draws ``[V, M, n]``; all of them if they are constant."""
+    """Return the effective sample size ``[V]`` of draws ``[V, M, n]``; all of them if they are
+    constant.
+    """
     _, count, length = chains.shape
     covariance = _autocovariance(chains).mean(dim=1)
     within = covariance[:, :1] * length / (length - 1)
@@ -166,7 +168,7 @@ def _ess(chains: Tensor) -> Tensor:
 
 
 def _summed_lags(rho: Tensor) -> Tensor:
-    """``tau [V]`` of autocorrelations ``[V, n]``, by Geyer's initial monotone sequence."""
+    """Return ``tau [V]`` of autocorrelations ``[V, n]``, by Geyer's initial monotone sequence."""
     pairs = max(1, (rho.shape[1] - 1) // 2)
     even = rho[:, 0 : 2 * pairs : 2]
     sums = even + rho[:, 1 : 2 * pairs : 2]
@@ -179,7 +181,7 @@ def _summed_lags(rho: Tensor) -> Tensor:
 
 
 def _autocovariance(chains: Tensor) -> Tensor:
-    """At all lags, divided by n, ``[V, M, n]``."""
+    """Return autocovariances at all lags, divided by n, ``[V, M, n]``."""
     length = chains.shape[2]
     centered = chains - chains.mean(dim=2, keepdim=True)
     padded = next_fast_len(2 * length, real=True)
@@ -189,12 +191,14 @@ def _autocovariance(chains: Tensor) -> Tensor:
 
 
 def _ess_tail(draws: Tensor) -> Tensor:
-    """The smaller effective number ``[V]`` of ``x <= q``, for the 5 % and the 95 % quantile."""
+    """Return the smaller effective sample size ``[V]`` of ``x <= q``, for the 5 % and the 95 %
+    quantile.
+    """
     rows = draws.flatten(1)
     last = rows.shape[1] - 1
-    # Draws are below an interpolated quantile where they are not above the draw below it.
+    # Draws are below an interpolated quantile where they are at most the draw below it.
     below = [rows.kthvalue(1 + last * percent // 100, dim=1).values for percent in (5, 95)]
-    # A state that a chain stays at can be computed in two places, which round it differently.
+    # A state that a chain stays at can be computed in two places, with different rounding.
     same = ROUNDING * (rows.amax(dim=1) - rows.amin(dim=1))
     below = [value + same for value in below]
     low, high = (_ess(_halves((draws <= value[:, None, None]).double())) for value in below)

@@ -1,23 +1,23 @@
-"""Do regions of a posterior hold as many truths as they say?
+"""Coverage of regions of posteriors: do they contain the true values as often as they should?
 
-Each truth has a *coverage value* c in [0, 1]: the content of the smallest region of a family that
-holds it. The truth is in the region of content l where ``c <= l``. If the posterior is right, c is
-uniform on [0, 1], and so the fraction of runs with ``c <= l`` is l (expected coverage; Hermans et
-al. 2022). With a fractional rank u (``ranks``), which makes these exact for any number of draws,
+Each true value has a *coverage value* c in [0, 1]: the level of the smallest region of a family
+that contains it. The true value is in the region of level l where ``c <= l``. If the posterior is
+right, c is uniform on [0, 1], and so the fraction of runs with ``c <= l`` is l (expected coverage;
+Hermans et al. 2022). With a fractional rank u (``ranks``), these are exact for any number of draws:
 
     central intervals          c = |2 u - 1|            of one dimension
     highest-density regions    c = 1 - u(log density)   of all dimensions
     distance to a point        c = u(distance)          TARP
 
-Coverage values themselves are tested for uniformity. A test between two *curves*, as some packages
-have, takes levels for runs, and is no test of coverage.
+Coverage values themselves are tested for uniformity. A test between two *curves*, as in some
+packages, treats levels as if they were runs, and is not a test of coverage.
 
-Tests of accuracy with random points (TARP) take balls about points that know no truth. For a
-reference point in space, the ball about it that reaches to the truth holds a share of the
-posterior, which is uniform on [0, 1] if the posterior is right. If it is uniform for all reference
-points, which may depend on the data, then the posterior is right (Lemos, Coogan, Hezaveh and
-Perreault-Levasseur 2023, theorem 3): no density is needed. Reference points must not depend on the
-truth otherwise than through the data.
+Tests of accuracy with random points (TARP) use balls about reference points that do not depend on
+the true values. The ball about a reference point whose surface passes through the true value
+contains a fraction of the posterior that is uniform on [0, 1] if the posterior is right. If it is
+uniform for all reference points, which may depend on the data, then the posterior is right (Lemos,
+Coogan, Hezaveh and Perreault-Levasseur 2023, theorem 3): no density is needed. Reference points
+must not depend on the true value except through the data.
 """
 
 from collections.abc import Sequence
@@ -40,22 +40,24 @@ LEVELS = tuple(percent / 100 for percent in (*range(5, 100, 5), 99))
 
 
 def central_values(ranks: Tensor) -> Tensor:
-    """Contents ``[...]`` of the smallest central intervals with the truth, of fractional ranks."""
+    """Return levels ``[...]`` of the smallest central intervals that contain the true value, from
+    fractional ranks.
+    """
     return (2 * ranks - 1).abs()
 
 
 @dataclass(frozen=True)
 class CoverageCurve:
-    """How many truths regions hold, for each of V variables; fractions of 1, float64.
+    """Coverage of regions by level, for each of V variables; fractions of 1, float64.
 
     Attributes:
-        levels: ``[L]``, what regions say.
-        held: ``[L, V]``, what they hold.
-        lower: ``[L]``, the binomial band of each level by itself, for the runs there are.
-        upper: ``[L]``.
-        pooled: ``[L]``, the mean of ``held`` over variables.
-        pooled_error: ``[L]``, its standard error. Runs are independent, variables of a run need
-            not be.
+        levels: Nominal levels ``[L]``.
+        held: Observed coverage ``[L, V]``.
+        lower: Lower ends of the pointwise binomial bands for this number of runs ``[L]``.
+        upper: Upper ends of these bands ``[L]``.
+        pooled: Mean of ``held`` over variables ``[L]``.
+        pooled_error: Standard error of ``pooled`` ``[L]``. Runs are independent; variables of a run
+            need not be.
     """
 
     levels: Tensor
@@ -67,19 +69,19 @@ class CoverageCurve:
 
     @property
     def deviation(self) -> Tensor:
-        """The largest of each variable over levels, ``[V]``, in percentage points; has a sign.
+        """Largest signed deviation of each variable over levels ``[V]``, in percentage points.
 
-        Negative where regions hold too few: the posterior is overconfident.
+        It is negative where coverage is too low: the posterior is overconfident.
         """
         return _largest(self.held - self.levels[:, None])
 
     @property
     def pooled_deviation(self) -> float:
-        """The largest of the mean over variables, in percentage points; has a sign."""
+        """Largest signed deviation of the mean over variables, in percentage points."""
         return float(_largest((self.pooled - self.levels)[:, None]))
 
     def summary(self) -> dict[str, Any]:
-        """The numbers as plain lists."""
+        """Return the results as plain lists."""
         lists = {"levels": self.levels.tolist(), "found": self.held.tolist()}
         for name in ("lower", "upper", "pooled", "pooled_error", "deviation"):
             lists[name] = getattr(self, name).tolist()
@@ -87,17 +89,18 @@ class CoverageCurve:
 
 
 def coverage_curve(values: Tensor, levels: Sequence[float] = LEVELS) -> CoverageCurve:
-    """What regions of these contents, between 0 and 1, hold, of coverage values ``[R, V]``; the
-    binomial bands hold ``HELD`` of all, each for itself."""
+    """Compute the coverage of regions at these levels, between 0 and 1, from coverage values ``[R,
+    V]``. The binomial bands contain a fraction ``HELD`` at each level.
+    """
     from scipy.stats import binom  # takes most of a second to import
 
     runs = len(values)
     contents = torch.tensor(levels, dtype=torch.float64)
     values = values.cpu()
-    # One level at a time: of all at once there would be L copies of the values.
+    # One level at a time, to avoid L copies of the values.
     shares = torch.stack([(values <= level).double().mean(dim=1) for level in levels])
     ends = [(1 - HELD) / 2, (1 + HELD) / 2]
-    # Laws with fixed parameters, binom(...), would compile code of their own each time.
+    # Frozen distributions, binom(...), would compile code of their own each time.
     lower, upper = (binom.ppf(end, runs, np.asarray(levels)) / runs for end in ends)
     return CoverageCurve(
         levels=contents,
@@ -110,13 +113,15 @@ def coverage_curve(values: Tensor, levels: Sequence[float] = LEVELS) -> Coverage
 
 
 def _largest(deviation: Tensor) -> Tensor:
-    """Of ``[L, V]`` the one of the largest size, ``[V]``, times 100."""
+    """Return the deviation of the largest size ``[V]`` among deviations ``[L, V]``, times 100."""
     place = deviation.abs().argmax(dim=0, keepdim=True)
     return 100 * deviation.gather(0, place)[0]
 
 
 def reference_points(draws: Tensor, generator: torch.Generator) -> Tensor:
-    """Points ``[R, V]`` from a Gaussian with the means and variances of all draws ``[R, S, V]``."""
+    """Draw points ``[R, V]`` from a Gaussian with the means and variances of all draws ``[R, S,
+    V]``.
+    """
     rows = draws.flatten(0, 1).double()
     shape = (len(draws), draws.shape[2])
     noise = torch.randn(shape, generator=generator, dtype=torch.float64).to(draws.device)
@@ -131,18 +136,19 @@ def tarp_values(
     kept: Tensor | None = None,
     scale: Tensor | None = None,
 ) -> Tensor:
-    """The coverage values ``[R]``: shares of draws closer to a reference point than the truth is.
+    """Return coverage values ``[R]``: fractions of draws closer to a reference point than the true
+    value.
 
     Args:
-        draws: ``[R, S, V]``.
-        truth: ``[R, V]``.
-        references: ``[R, V]``.
-        generator: On the CPU.
-        kept: As in ``fractional_ranks``, ``[R, S]``.
-        scale: The unit of distance in each dimension, ``[V]``; 1 by default.
+        draws: Posterior draws ``[R, S, V]``.
+        truth: True values ``[R, V]``.
+        references: Reference points ``[R, V]``.
+        generator: Random generator on the CPU.
+        kept: Draws that count, as in ``fractional_ranks``, ``[R, S]``.
+        scale: Unit of distance in each dimension, ``[V]``; 1 by default.
 
     Raises:
-        DataError: Of other shapes, or NaN.
+        DataError: Shapes are wrong, or a value is NaN.
     """
     require_runs(draws, truth)
     if draws.ndim != 3 or references.shape != truth.shape:
@@ -152,7 +158,8 @@ def tarp_values(
         )
     unit = torch.ones_like(references[0]) if scale is None else scale.double()
     points = torch.cat([truth[:, None], draws], dim=1).double() / unit
-    # Differences rather than a matrix product: close distances would change their order.
+    # Differences rather than a matrix product, whose rounding would change the order of close
+    # distances.
     exactly = "donot_use_mm_for_euclid_dist"
     distance = torch.cdist((references / unit)[:, None], points, compute_mode=exactly)[:, 0]
     return fractional_ranks(distance[:, 1:], distance[:, 0], generator, kept)

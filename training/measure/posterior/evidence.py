@@ -1,12 +1,12 @@
-"""Which of several models data speak for: probabilities of models by their evidence.
+"""Bayesian model comparison: posterior probabilities of models from their evidence.
 
-The evidence of a model is the mean of its likelihood over its prior, Z_k. With probabilities
-``pi_k`` of the models before,
+The evidence of a model is the mean of its likelihood over its prior, Z_k. With prior probabilities
+``pi_k`` of the models,
 
     p_k = pi_k Z_k / sum_j pi_j Z_j,        dp_k = p_k sum_j (delta_kj - p_j) dlog Z_j,
 
-so that errors of log Z that are independent make one of p (first order). ``Z_j / Z_k`` is the
-Bayes factor (Kass and Raftery 1995).
+so that independent errors of log Z propagate to p (to first order). ``Z_j / Z_k`` is the Bayes
+factor (Kass and Raftery 1995).
 """
 
 from typing import NamedTuple
@@ -16,11 +16,11 @@ from torch import Tensor
 
 
 class ModelProbabilities(NamedTuple):
-    """Of K models for M observations.
+    """Posterior probabilities of K models for M observations.
 
     Attributes:
-        value: ``[M, K]``, which sum to 1.
-        error: ``[M, K]``, of chance alone.
+        value: Probabilities ``[M, K]``, which sum to 1.
+        error: Standard errors ``[M, K]``, from sampling alone.
     """
 
     value: Tensor
@@ -28,12 +28,12 @@ class ModelProbabilities(NamedTuple):
 
 
 def model_probabilities(evidence: Tensor, error: Tensor, prior: Tensor) -> ModelProbabilities:
-    """Probabilities of models.
+    """Compute posterior probabilities of models.
 
     Args:
-        evidence: ``log Z [M, K]``, nats.
-        error: Of these, ``[M, K]``.
-        prior: ``pi [K]``, positive.
+        evidence: Log evidence ``log Z [M, K]``, nats.
+        error: Standard errors of the log evidence ``[M, K]``.
+        prior: Prior probabilities ``pi [K]``, positive, up to a constant.
 
     Example:
         >>> import torch

@@ -1,18 +1,19 @@
-"""Importance weights, smoothed by a Pareto distribution, and whether they can be trusted.
+"""Pareto-smoothed importance weights, with a diagnostic of their reliability.
 
 The T largest of P weights are replaced by quantiles of a generalized Pareto distribution fitted to
-their excess over the next one, ``T = ceil(min(P / 5, 3 sqrt(P)))``, and all are cut at the largest
-raw weight (Vehtari, Simpson, Gelman, Yao and Gabry 2024, "Pareto smoothed importance sampling",
-section 2). Excesses y have the distribution function ``1 - (1 + k y / sigma)^(-1 / k)``. With
-``theta = -k / sigma`` the fit is
+their excess over the next one, ``T = ceil(min(P / 5, 3 sqrt(P)))``, and all are truncated at the
+largest raw weight (Vehtari, Simpson, Gelman, Yao and Gabry 2024, "Pareto smoothed importance
+sampling", section 2). Excesses y have the distribution function ``1 - (1 + k y / sigma)^(-1 / k)``.
+With ``theta = -k / sigma`` the fit is
 
     k(theta) = mean log(1 - theta y),      l(theta) = n (log(-theta / k(theta)) - k(theta) - 1)
     theta_i  = 1 / y_max + (1 - sqrt(m / (i - 1/2))) / (3 y_{1/4}),  i = 1 .. m = 30 + floor(sqrt n)
 
-the mean of ``theta_i`` under weights ``exp l(theta_i)`` (Zhang and Stephens 2009), and k is drawn
+the mean of ``theta_i`` under weights ``exp l(theta_i)`` (Zhang and Stephens 2009), and k is shrunk
 towards 1/2 as by ten more observations (Vehtari et al., appendix C).
 
-Weights of k above ``k_threshold`` have means that P draws cannot give; at k >= 1 there is none.
+With k above ``k_threshold``, P draws cannot estimate means of the weights; at k >= 1 the mean does
+not exist.
 """
 
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ SHORTEST_TAIL = 5
 LOG_TINY = log(torch.finfo(torch.float64).tiny)
 PRIOR_K, PRIOR_COUNT = 0.5, 10
 BLOCK_NUMBERS = 2**23
-"""How many numbers a fit holds at once."""
+"""Largest number of values that a fit holds at once."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,11 @@ class SmoothedWeights:
     """Weights of P draws in M problems, in float64.
 
     Attributes:
-        log_weights: ``[M, P]``, their exponentials sum to 1; all ``-inf`` if all were.
-        k: ``[M]``, the Pareto shape. Infinite if fewer than 5 weights stand out, so that nothing
-            is known, and ``-inf`` if none does because the largest are equal.
-        effective_size: ``[M]``, in draws, of the smoothed weights.
+        log_weights: Log weights ``[M, P]``, normalized so that weights sum to 1; all ``-inf`` if
+            all were.
+        k: Pareto shape ``[M]``. Infinite if fewer than 5 weights are in the tail, so that k is
+            unknown, and ``-inf`` if the tail is empty because the largest weights are equal.
+        effective_size: Effective sample size of the smoothed weights ``[M]``.
     """
 
     log_weights: Tensor
@@ -47,13 +49,14 @@ class SmoothedWeights:
 
 
 def smoothed_weights(log_weights: Tensor) -> SmoothedWeights:
-    """Smooths and normalizes weights of independent draws; each problem by itself.
+    """Smooth and normalize weights of independent draws, each problem by itself.
 
     Args:
-        log_weights: ``[M, P]``, each row up to a constant; ``-inf`` for draws without weight.
+        log_weights: Log weights ``[M, P]``, each row up to a constant; ``-inf`` for draws without
+            weight.
 
     Raises:
-        DataError: They have another shape, or are NaN or infinitely large.
+        DataError: The shape is wrong, or a log weight is NaN or plus infinity.
 
     Example:
         >>> import torch
@@ -75,31 +78,37 @@ def smoothed_weights(log_weights: Tensor) -> SmoothedWeights:
 
 
 def effective_size(log_weights: Tensor) -> Tensor:
-    """``(sum w)^2 / sum w^2`` ``[...]`` of log weights ``[..., P]``, each up to a constant.
+    """Return the effective sample size ``(sum w)^2 / sum w^2 [...]`` of log weights ``[..., P]``.
 
-    Between 1 and P; 0 where no weight is positive.
+    Each row of log weights is known up to a constant. The size is between 1 and P; 0 where no
+    weight is positive.
     """
     size = torch.exp(2 * log_weights.logsumexp(dim=-1) - (2 * log_weights).logsumexp(dim=-1))
     return torch.where(log_weights.amax(dim=-1) > -torch.inf, size, 0.0)
 
 
 def k_threshold(count: int) -> float:
-    """The largest k at which means of that many draws can be trusted (Vehtari et al. 2024). Raises
-    UsageError if there are fewer than two draws."""
+    """Return the largest k at which means over that many draws are reliable (Vehtari et al. 2024).
+
+    Raises:
+        UsageError: There are fewer than two draws.
+    """
     if count < 2:
         raise UsageError(f"{count} draws have no threshold of k: it needs at least two")
     return min(1 - 1 / log10(count), 0.7)
 
 
 def _smoothed(log_weights: Tensor, tail: int) -> tuple[Tensor, Tensor]:
-    """Normalized log weights ``[M, P]`` and shapes ``[M]``, with tails of that many at most."""
+    """Return normalized log weights ``[M, P]`` and shapes ``[M]``, with tails of at most ``tail``
+    weights.
+    """
     largest = log_weights.amax(dim=1, keepdim=True)
     some = largest > -torch.inf
     relative = torch.where(some, log_weights - largest, -torch.inf)
     if tail < SHORTEST_TAIL:
         k = relative.new_full((len(relative),), torch.inf)
     else:
-        # Only the tail has to be in order, and it is short.
+        # Only the tail needs sorting, and it is short.
         falling, places = relative.topk(min(tail + 1, relative.shape[1]), dim=1)
         fitted, k = _smoothed_tail(falling.flip(1))
         relative = relative.scatter(1, places.flip(1)[:, -tail:], fitted)
@@ -108,14 +117,15 @@ def _smoothed(log_weights: Tensor, tail: int) -> tuple[Tensor, Tensor]:
 
 
 def _smoothed_tail(ordered: Tensor) -> tuple[Tensor, Tensor]:
-    """The T largest log weights smoothed ``[M, T]``, and k ``[M]``, of ``[M, T + 1]`` that rise to
-    0; the first is where the tail begins."""
+    """Smooth the T largest log weights ``[M, T]`` and return them with k ``[M]``, given ``[M, T +
+    1]`` that increase to 0; the first is where the tail begins.
+    """
     raw = ordered[:, 1:]
     begin = ordered[:, :1].clamp(min=LOG_TINY).exp()
     excess = (raw.exp() - begin).clamp(min=0)
     inside = excess > 0
     length = inside.sum(dim=1, keepdim=True)
-    # Excesses rise: those in the tail are the last ones.
+    # Excesses increase: those in the tail are the last ones.
     place = torch.arange(raw.shape[1], device=raw.device) - (raw.shape[1] - length)
     k, sigma = _pareto_fit(excess, inside, length)
     probability = ((place.double() + 0.5) / length).clamp(min=0)
@@ -124,19 +134,20 @@ def _smoothed_tail(ordered: Tensor) -> tuple[Tensor, Tensor]:
     fits = (length >= SHORTEST_TAIL) & sigma.isfinite()
     smoothed = (quantile + begin).log().clamp(max=0)
     unknown = torch.where(length > 0, torch.inf, -torch.inf)
-    # Without any weight there is no tail either, but nothing is known.
+    # Without any positive weight there is no tail either, and k is unknown.
     unknown = torch.where(raw[:, -1:] > -torch.inf, unknown, torch.inf)
     return torch.where(fits & inside, smoothed, raw), torch.where(fits, k, unknown)[:, 0]
 
 
 def _pareto_fit(excess: Tensor, inside: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-    """``k`` and ``sigma``, ``[M, 1]`` each, of excesses ``[M, T]`` that rise, n ``[M, 1]`` last.
+    """Fit ``k`` and ``sigma``, ``[M, 1]`` each, to the last n ``[M, 1]`` of increasing excesses
+    ``[M, T]``.
 
-    What comes of fewer than 5 means nothing.
+    Fits to fewer than 5 excesses have no meaning.
     """
     count = length.double()
     grid = 30 + count.sqrt().floor()
-    # The same for all rows, so that each is fitted as if it were alone.
+    # The grid is the same for all rows, so that the fit of a row does not depend on the others.
     index = torch.arange(1, 31 + isqrt(excess.shape[1]), dtype=count.dtype, device=count.device)
     quarter = (count / 4 + 0.5).floor().long() - 1 + excess.shape[1] - length
     quartile = excess.gather(1, quarter.clamp(0, excess.shape[1] - 1))
@@ -150,15 +161,15 @@ def _pareto_fit(excess: Tensor, inside: Tensor, length: Tensor) -> tuple[Tensor,
 
 
 def _mean_log(theta: Tensor, excess: Tensor, inside: Tensor) -> Tensor:
-    """``k(theta) [M, m]`` of ``theta [M, m]``: excesses of 0 add nothing."""
+    """Return ``k(theta) [M, m]`` of ``theta [M, m]``: excesses of 0 add nothing."""
     summed = torch.log1p(-theta[:, :, None] * excess[:, None, :]).sum(dim=2)
     return summed / inside.sum(dim=1, keepdim=True)
 
 
 def log_mean(log_weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Logs of the means ``[M]`` of weights ``[M, P]``, and their standard errors in nats.
+    """Return log means ``[M]`` of weights ``[M, P]``, and their standard errors in nats.
 
-    Of draws that are spread evenly, errors are smaller.
+    For quasi-random draws, errors are smaller.
     """
     count = log_weights.shape[1]
     spread = (1 / effective_size(log_weights) - 1 / count).clamp_min(0)

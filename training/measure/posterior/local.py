@@ -1,12 +1,12 @@
-"""Calibration near given observations: right on average need not be right here.
+"""Calibration near given observations: calibration on average does not imply calibration here.
 
-Ranks of truths whose conditions are near an observation are tested alone. If posteriors are right
-wherever these conditions lie, the ranks are uniform among them too (Zhao, Dalmasso, Izbicki and Lee
-2021, "Diagnostics for conditional density models and Bayesian inference algorithms": local coverage
-tests, there by a regression over conditions, here of the nearest ones alone). Of each coordinate
-the ranks and the contents of central intervals are tested, which see shifts and widths best, and of
-other quantities, such as the log density, the ranks; all by Kolmogorov and Smirnov, and all
-observations together by Holm.
+The tests use only ranks of true values whose conditions are near an observation. If posteriors are
+right wherever these conditions lie, the ranks are uniform among them too (Zhao, Dalmasso, Izbicki
+and Lee 2021, "Diagnostics for conditional density models and Bayesian inference algorithms": local
+coverage tests, there by a regression over conditions, here from the nearest ones alone). For each
+coordinate, the tests are of the ranks and of the levels of central intervals, which are most
+sensitive to shifts and widths. For other quantities, such as the log density, the ranks are tested.
+All tests are Kolmogorov-Smirnov tests, adjusted over all observations together by Holm's method.
 """
 
 from collections.abc import Sequence
@@ -22,21 +22,23 @@ from training.measure.posterior.ranks import ks_p_values
 from training.measure.posterior.verdicts import detectable, holm
 
 FARTHEST = 1.0
-"""Standard deviations up to which runs are near an observation: if one is farther, a test says
-nothing of the observation itself."""
+"""Largest distance, in standard deviations, of runs that count as near an observation: with a
+farther run, a test is not informative about the observation itself.
+"""
 
 
 @dataclass(frozen=True)
 class LocalTest:
-    """What the runs near one observation say.
+    """Test of the runs near one observation.
 
     Attributes:
-        quantity: Of the smallest p-value.
-        p: This.
-        adjusted: The same, the number of tests of all observations accounted for.
-        tendency: How the posterior of the quantity is off, if it is: ``too low``, ``too high``,
-            ``too narrow``, ``too wide``, or, of a log density, ``too narrow or misplaced``.
-        mean_ranks: Of each quantity: 1/2 if posteriors are right.
+        quantity: Quantity with the smallest p-value.
+        p: Smallest p-value.
+        adjusted: This p-value, adjusted for the number of tests of all observations.
+        tendency: Direction of the error in the posterior of the quantity, if there is one: ``too
+            low``, ``too high``, ``too narrow``, ``too wide``, or, for a log density, ``too narrow
+            or misplaced``.
+        mean_ranks: Mean rank of each quantity: 1/2 if posteriors are right.
     """
 
     quantity: str
@@ -48,13 +50,13 @@ class LocalTest:
 
 @dataclass(frozen=True)
 class LocalCalibration:
-    """Whether posteriors are calibrated near observations.
+    """Result of calibration tests near observations.
 
     Attributes:
-        tests: One of each observation.
-        runs: Near each.
-        level: Adjusted p-values below it fail.
-        comparisons: Tests of all observations, which p-values account for.
+        tests: One test per observation.
+        runs: Number of runs near each observation.
+        level: Tests with adjusted p-values below this fail.
+        comparisons: Number of tests of all observations, for the adjustment of p-values.
     """
 
     tests: Sequence[LocalTest]
@@ -64,17 +66,18 @@ class LocalCalibration:
 
     @property
     def detectable(self) -> float:
-        """The error of coverage near an observation, in percentage points, that is seen in 90 % of
-        such checks."""
+        """Error of coverage near an observation, in percentage points, that 90 % of such checks
+        would detect.
+        """
         return 100 * detectable(self.level, self.comparisons, self.runs)
 
     @property
     def failed(self) -> list[int]:
-        """The places of observations near which a test fails."""
+        """Places of the observations that fail a test."""
         return [k for k, test in enumerate(self.tests) if test.adjusted < self.level]
 
     def summary(self) -> dict[str, Any]:
-        """Plain numbers and lists, as a JSON file takes them."""
+        """Return plain numbers and lists for a JSON file."""
         listed = [{"passed": t.adjusted >= self.level, **asdict(t)} for t in self.tests]
         return {
             "passed": not self.failed,
@@ -85,8 +88,9 @@ class LocalCalibration:
 
 
 def calibrate_near(values: RunValues, neighbors: Tensor, level: float = 0.01) -> LocalCalibration:
-    """Tests the runs near each of M observations, whose numbers ``[M, K]`` are among all. Adjusted
-    p-values below the level fail."""
+    """Test the runs near each of M observations, given by their numbers ``[M, K]``. Tests with
+    adjusted p-values below the level fail.
+    """
     dims = values.scores.shape[1]
     p_values: dict[str, float] = {}
     for place, near in enumerate(neighbors):
@@ -114,8 +118,9 @@ def calibrate_near(values: RunValues, neighbors: Tensor, level: float = 0.01) ->
 
 
 def tendency(ranks: Tensor, of_coordinate: bool) -> str:
-    """In words, how a posterior, of a coordinate or of a log density, is off in which truths have
-    these fractional ranks ``[K]``."""
+    """Describe how a posterior, of a coordinate or of a log density, is off, from the fractional
+    ranks ``[K]`` of true values.
+    """
     shift = float(ranks.mean()) - 0.5
     if not of_coordinate:
         return "too narrow or misplaced" if shift < 0 else "too wide"

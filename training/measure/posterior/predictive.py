@@ -1,13 +1,14 @@
-"""Posterior predictive checks: does a model that explains an observation also produce its like?
+"""Posterior predictive checks: does a model that explains an observation also generate data like
+it?
 
-Data ``y_s`` are simulated of draws of a posterior, and numbers of the observation, its parts and
-functions of it, are ranked among theirs (Rubin 1984; Gelman, Meng and Stern 1996):
+Data ``y_s`` are simulated from posterior draws. Numbers of the observation (its parts and functions
+of it) are ranked among those of the simulated data (Rubin 1984; Gelman, Meng and Stern 1996):
 
     p = 2 min(u, 1 - u),    u = (#{y_s < y} + U (#{y_s = y} + 1)) / (S + 1),  U uniform.
 
-A small one says that the *model* is wrong, prior or simulator, however right the posterior is.
-Since the observation has also made the posterior, ranks of a right model are nearer to 1/2 than
-uniform ones: a test fails less often than its level says, and sees less.
+A small p-value shows that the *model* is wrong, prior or simulator, however right the posterior is.
+Since the posterior depends on the observation, ranks of a right model are nearer to 1/2 than
+uniform ones: a test fails less often than its level, and detects less.
 """
 
 from collections.abc import Sequence
@@ -27,21 +28,23 @@ ENDS = (0.05, 0.5, 0.95)
 
 
 def needed(tests: int, level: float) -> int:
-    """Simulations without which not even an observation beyond all of them fails, surely."""
+    """Return the smallest number of simulations with which an observation beyond all of them is
+    certain to fail.
+    """
     return ceil(2 * tests / level)
 
 
 @dataclass(frozen=True, eq=False)
 class Predictive:
-    """Where M observations lie among data simulated of their posteriors, by Q numbers each.
+    """Ranks of M observations among data simulated from their posteriors, by Q numbers each.
 
     Attributes:
-        names: ``[Q]``.
-        observed: ``[M, Q]``.
-        ranks: ``[M, Q]``, from 0 to 1.
-        quantiles: ``[M, Q, 3]`` of simulated data, at ``ENDS``.
-        draws: S.
-        level: Adjusted p-values below it fail.
+        names: Names of the numbers ``[Q]``.
+        observed: Observed numbers ``[M, Q]``.
+        ranks: Fractional ranks ``[M, Q]``, from 0 to 1.
+        quantiles: Quantiles of simulated data ``[M, Q, 3]``, at ``ENDS``.
+        draws: Number of simulations per observation, S.
+        level: Tests with adjusted p-values below this fail.
     """
 
     names: Sequence[str]
@@ -60,8 +63,12 @@ class Predictive:
         level: float,
         generator: torch.Generator,
     ) -> "Predictive":
-        """Ranks observations ``[M, Q]`` among simulated data ``[M, S, Q]``, by a generator on the
-        CPU. Raises DataError for other shapes, or NaN."""
+        """Rank observations ``[M, Q]`` among simulated data ``[M, S, Q]``, with a generator on the
+        CPU.
+
+        Raises:
+            DataError: Shapes are wrong, or a value is NaN.
+        """
         ranks = fractional_ranks(simulated, observed, generator)
         levels = torch.tensor(ENDS, dtype=simulated.dtype)
         quantiles = torch.quantile(simulated, levels, dim=1).movedim(0, -1)
@@ -69,12 +76,12 @@ class Predictive:
 
     @property
     def p_values(self) -> Tensor:
-        """``[M, Q]``, two-sided."""
+        """Two-sided p-values ``[M, Q]``."""
         return 2 * torch.minimum(self.ranks, 1 - self.ranks)
 
     @property
     def adjusted(self) -> dict[str, float]:
-        """P-values of all observations, their number accounted for."""
+        """P-values of all observations, adjusted for their number."""
         return holm(
             {
                 f"{name} of observation {row + 1}": float(self.p_values[row, place])
@@ -85,21 +92,22 @@ class Predictive:
 
     @property
     def failed(self) -> list[str]:
-        """What fails, the clearest first."""
+        """Names of the tests that fail, the smallest p-value first."""
         adjusted = self.adjusted
         names = sorted(adjusted, key=adjusted.__getitem__)
         return [name for name in names if adjusted[name] < self.level]
 
     @property
     def detectable(self) -> float:
-        """How far, in standard deviations of simulated data that are normal, a model has to put
-        what it makes from an observation so that this is seen in 90 % of cases."""
+        """Shift of a model's data, in standard deviations of normal simulated data, that 90 % of
+        such checks would detect.
+        """
         tail = self.level / self.p_values.numel() / 2
         return NormalDist().inv_cdf(1 - tail) + NormalDist().inv_cdf(SEEN)
 
     @property
     def verdict(self) -> str:
-        """What fails, or how large an error would have been seen."""
+        """Summary of what fails, or how large an error would have been detected."""
         tests, failed = self.p_values.numel(), self.failed
         many = f"{tests} numbers" if tests > 1 else "one number"
         size = (
@@ -118,7 +126,7 @@ class Predictive:
         return f"The model does not make data like the observations: {listed}{more}, of {many}."
 
     def summary(self) -> dict[str, Any]:
-        """Plain numbers and lists, as a JSON file takes them."""
+        """Return plain numbers and lists for a JSON file."""
         return {
             "verdict": self.verdict,
             "passed": not self.failed,

@@ -1,15 +1,15 @@
-"""Ranks of truths among the draws of their posteriors, and whether they are uniform.
+"""Ranks of true values among the draws of their posteriors, and tests of their uniformity.
 
-If a truth ``x`` comes from the prior, data ``y`` from ``p(y | x)`` and L draws from ``p(x | y)``,
-then x is one more draw: the number r of draws below it is uniform on 0 .. L, for any function of x
-and y in place of x (Cook, Gelman and Rubin 2006; Talts et al. 2018; of y too: Modrak et al. 2023).
-A *fractional* rank is ``(r + U) / (L + 1)`` with U uniform on [0, 1): it is exactly uniform on
-[0, 1) whatever L is, so that runs of different L can be tested together, and tests of continuous
-laws are exact.
+If a true value ``x`` comes from the prior, data ``y`` from ``p(y | x)`` and L draws from
+``p(x | y)``, then x is one more draw: the number r of draws below it is uniform on 0 .. L, for any
+function of x and y in place of x (Cook, Gelman and Rubin 2006; Talts et al. 2018; with y too:
+Modrak et al. 2023). A *fractional* rank is ``(r + U) / (L + 1)`` with U uniform on [0, 1). It is
+exactly uniform on [0, 1) for any L, so that runs with different L can be tested together, and tests
+for continuous distributions are exact.
 
-Simultaneous bands of a distribution function hold all K points of it at once: at each they are
-binomial intervals, of a pointwise level so low that only 1 - level of all uniform samples leave
-them anywhere (Saeilynoja, Buerkner and Vehtari 2022, algorithm 1, by simulation).
+A simultaneous band of a distribution function contains it at all K points at once. At each point it
+is a binomial interval, with a pointwise level so low that only a fraction ``level`` of uniform
+samples leave the band anywhere (Saeilynoja, Buerkner and Vehtari 2022, algorithm 1, by simulation).
 """
 
 from dataclasses import dataclass
@@ -24,11 +24,17 @@ from dnnlib.errors import DataError
 MOST_BINS = 20
 FEWEST_IN_BIN = 10
 SIMULATIONS, PARTS, HELD = 4000, 100, 0.95
-"""Of a simultaneous band."""
+"""Settings of a simultaneous band: number of simulations, number of parts of [0, 1], and
+coverage.
+"""
 
 
 def require_runs(draws: Tensor, truth: Tensor) -> None:
-    """Raises DataError unless these are ``[R, S, ...]`` and ``[R, ...]`` without NaN."""
+    """Check that these are draws ``[R, S, ...]`` and true values ``[R, ...]`` without NaN.
+
+    Raises:
+        DataError: They are not.
+    """
     if draws.ndim < 2 or truth.shape != draws.shape[:1] + draws.shape[2:] or 0 in draws.shape[:2]:
         raise DataError(
             f"draws have shape {list(draws.shape)} and truths {list(truth.shape)}: they must be "
@@ -39,18 +45,18 @@ def require_runs(draws: Tensor, truth: Tensor) -> None:
 
 
 def kept_by_thinning(effective: Tensor, draws: int) -> Tensor:
-    """Which draws to keep so that they are nearly independent: evenly spaced ones.
+    """Return which draws to keep so that they are nearly independent: evenly spaced ones.
 
     Args:
-        effective: ``[...]``, the effective number of draws of each run, or of each of its
-            variables; the whole part of it is kept, 1 at least and all at most.
-        draws: S.
+        effective: Effective sample size of each run, or of each of its variables, ``[...]``. Its
+            integer part is kept, at least 1 draw and at most all.
+        draws: Number of draws, S.
 
     Returns:
-        Booleans: ``[R, S]`` of ``[R]``, or ``[R, S, V]`` of ``[R, V]``.
+        Booleans ``[R, S]`` for sizes ``[R]``, or ``[R, S, V]`` for sizes ``[R, V]``.
 
     Raises:
-        DataError: Some are NaN.
+        DataError: An effective sample size is NaN.
     """
     if effective.isnan().any():
         raise DataError("effective sizes are NaN: they must be numbers of draws")
@@ -62,18 +68,18 @@ def kept_by_thinning(effective: Tensor, draws: int) -> Tensor:
 def fractional_ranks(
     draws: Tensor, truth: Tensor, generator: torch.Generator, kept: Tensor | None = None
 ) -> Tensor:
-    """Where truths lie among draws, ``[R, ...]`` in [0, 1), float64.
+    """Return fractional ranks of true values among draws, ``[R, ...]`` in [0, 1), float64.
 
-    A truth that equals some draws has a random place among them.
+    A true value that equals some draws has a random rank among them.
 
     Args:
-        draws: ``[R, S, ...]``.
-        truth: ``[R, ...]``.
-        generator: On the CPU.
+        draws: Draws ``[R, S, ...]``.
+        truth: True values ``[R, ...]``.
+        generator: Random generator on the CPU.
         kept: Which draws count, ``[R, S]`` or ``[R, S, ...]``; all by default.
 
     Raises:
-        DataError: Of other shapes, or NaN.
+        DataError: Shapes are wrong, or a value is NaN.
     """
     require_runs(draws, truth)
     below, equal = draws < truth[:, None], draws == truth[:, None]
@@ -91,9 +97,10 @@ class Uniformity:
     """Tests of whether values are uniform on [0, 1], for each of V variables.
 
     Attributes:
-        ks_p: ``[V]``, p-values of the Kolmogorov-Smirnov test: sees shifts best.
-        chi_squared_p: ``[V]``, of the chi-squared test on bins of equal width: sees any shape.
-        mean: ``[V]``, of the values: 1/2 if they are uniform.
+        ks_p: P-values of the Kolmogorov-Smirnov test ``[V]``, most sensitive to shifts.
+        chi_squared_p: P-values of the chi-squared test on bins of equal width ``[V]``, sensitive to
+            any shape.
+        mean: Means of the values ``[V]``: 1/2 if they are uniform.
     """
 
     ks_p: Tensor
@@ -102,10 +109,13 @@ class Uniformity:
 
 
 def uniformity(values: Tensor) -> Uniformity:
-    """Tests values ``[R, V]`` of independent runs.
+    """Test values ``[R, V]`` of independent runs.
 
-    There are 20 bins, or fewer so that each expects ten runs. Raises DataError if there are fewer
-    than 20 runs, or values outside [0, 1]."""
+    There are 20 bins, or fewer so that the expected number of runs per bin is at least ten.
+
+    Raises:
+        DataError: There are fewer than 20 runs, or a value is outside [0, 1].
+    """
     runs = len(values)
     if runs < 2 * FEWEST_IN_BIN:
         raise DataError(f"{runs} runs are too few to test: it needs {2 * FEWEST_IN_BIN} at least")
@@ -123,7 +133,9 @@ def uniformity(values: Tensor) -> Uniformity:
 
 
 def ks_p_values(values: Tensor) -> Tensor:
-    """Exact p-values ``[V]`` of the two-sided Kolmogorov-Smirnov test of ``[R, V]``."""
+    """Return exact p-values ``[V]`` of the two-sided Kolmogorov-Smirnov test of values ``[R,
+    V]``.
+    """
     runs = len(values)
     ordered = values.double().sort(dim=0).values
     step = torch.arange(1, runs + 1, dtype=torch.float64, device=values.device)[:, None] / runs
@@ -135,12 +147,12 @@ def ks_p_values(values: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Band:
-    """Where all of a distribution function of uniform values is expected.
+    """Simultaneous band that is expected to contain a distribution function of uniform values.
 
     Attributes:
-        points: ``[K]`` in (0, 1).
-        lower: ``[K]``, fractions of the values that are at most the points.
-        upper: ``[K]``.
+        points: Points ``[K]`` in (0, 1).
+        lower: Lower ends ``[K]``, as fractions of the values that are at most the points.
+        upper: Upper ends ``[K]``.
     """
 
     points: Tensor
@@ -148,13 +160,17 @@ class Band:
     upper: Tensor
 
     def holds(self, values: Tensor) -> Tensor:
-        """Whether the distribution functions of ``[R, V]`` stay within, ``[V]``."""
+        """Return whether the distribution functions of values ``[R, V]`` stay within the band,
+        ``[V]``.
+        """
         shares = distribution_function(values, self.points)
         return ((shares >= self.lower[:, None]) & (shares <= self.upper[:, None])).all(dim=0)
 
 
 def distribution_function(values: Tensor, points: Tensor) -> Tensor:
-    """The fractions ``[K, V]`` of values ``[R, V]`` that are at most each of the points ``[K]``."""
+    """Return the fractions ``[K, V]`` of values ``[R, V]`` that are at most each of the points
+    ``[K]``.
+    """
     columns = values.double().T.sort(dim=1).values.contiguous()
     wanted = points.expand(len(columns), -1).contiguous()
     return torch.searchsorted(columns, wanted, right=True).T.double() / len(values)
@@ -162,9 +178,10 @@ def distribution_function(values: Tensor, points: Tensor) -> Tensor:
 
 @lru_cache
 def simultaneous_band(runs: int) -> Band:
-    """The band that holds the share ``HELD`` of all samples of so many uniform values, at the ends
-    of ``PARTS`` equal parts of [0, 1]. It is simulated with a fixed seed, and so the same each
-    time."""
+    """Return the band that contains a fraction ``HELD`` of all samples of ``runs`` uniform values,
+    at the ends of ``PARTS`` equal parts of [0, 1]. It is simulated with a fixed seed, and therefore
+    always the same.
+    """
     generator = np.random.default_rng(0)
     counts = generator.multinomial(runs, np.full(PARTS, 1 / PARTS), size=SIMULATIONS)
     at_most = counts.cumsum(axis=1)[:, :-1]

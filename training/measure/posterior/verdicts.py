@@ -1,8 +1,8 @@
-"""One verdict of many tests, with their number accounted for, and what they could have seen.
+"""A single verdict from many tests, adjusted for their number, and the errors that they can detect.
 
-A test of Kolmogorov and Smirnov fails at level a where an empirical distribution function of R
-values is more than c from the uniform one, ``P(D > c) = a``; of K tests, the first that fails by
-Holm has ``a = level / K``. If the true one is off by d anywhere, the empirical one there has a
+A Kolmogorov-Smirnov test fails at level a where an empirical distribution function of R values is
+more than c from the uniform one, ``P(D > c) = a``; of K tests, the first that fails by Holm's
+method has ``a = level / K``. If the true one is off by d anywhere, the empirical one there has a
 standard deviation of at most ``1 / (2 sqrt(R))``, and so the test fails with a probability of at
 least ``Phi(2 sqrt(R) (d - c))`` (Massey 1950, "A note on the power of a non-parametric test").
 """
@@ -17,18 +17,24 @@ from dnnlib.errors import DataError
 
 NAMED_FAILURES = 3
 SEEN = 0.9
-"""How often an error is seen that tests are said to see."""
+"""Probability of detection used to report detectable errors."""
 LARGE = 0.1
-"""An error of coverage that a check must be able to see: that of a Gaussian posterior which is a
-fifth too narrow."""
+"""Error of coverage that a check must be able to detect: that of a Gaussian posterior which is a
+fifth too narrow.
+"""
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """P-values that account for their number (Holm 1979), in the order given.
+    """Adjust p-values for their number (Holm 1979), in the order given.
 
-    The i-th smallest of K is multiplied by ``K - i + 1``, and none is less than a smaller one's. If
-    all K hypotheses are right, the smallest is at most p with probability p, or less, whatever the
-    dependence of the tests. Raises DataError if some are not between 0 and 1."""
+    The i-th smallest of K is multiplied by ``K - i + 1``, and none is less than a smaller one's
+    adjusted value. If all K hypotheses are right, the smallest is at most p with a probability of
+    at
+    most p, whatever the dependence of the tests.
+
+    Raises:
+        DataError: A p-value is not between 0 and 1.
+    """
     wrong = [name for name, p in p_values.items() if not 0 <= p <= 1]
     if wrong:
         raise DataError(
@@ -43,8 +49,9 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
 
 
 def detectable(level: float, tests: int, runs: int) -> float:
-    """The error of coverage, a fraction of 1, that is seen in ``SEEN`` of all checks of R runs or
-    more; the level is of all tests together."""
+    """Return the error of coverage, a fraction of 1, that a fraction ``SEEN`` of all checks with at
+    least R runs would detect; the level is that of all tests together.
+    """
     from scipy.stats import kstwo  # takes most of a second to import
 
     farthest = float(kstwo.isf(level / tests, runs))
@@ -80,10 +87,18 @@ def undetected_narrowness(error: float) -> float:
 
 
 def verdict(adjusted: Mapping[str, float], level: float, runs: int, of: str = "runs") -> str:
-    """Which tests fail, the clearest first; or that none does, and what they could have seen.
-    P-values are by what was tested, such as "ranks of x1", their number accounted for; those below
-    the level fail. Behind them are so many runs, or what is counted else. Raises DataError if there
-    are none."""
+    """State which tests fail, the smallest p-value first; or that none does, and what they could
+    detect.
+
+    Args:
+        adjusted: Adjusted p-values by what was tested, such as "ranks of x1".
+        level: Tests with adjusted p-values below this fail.
+        runs: Number of runs behind the tests.
+        of: Name of what is counted as runs.
+
+    Raises:
+        DataError: There are no p-values.
+    """
     if not adjusted:
         raise DataError("nothing was tested: there is no verdict")
     many = f"{len(adjusted)} tests" if len(adjusted) > 1 else "one test"
@@ -109,7 +124,7 @@ def verdict(adjusted: Mapping[str, float], level: float, runs: int, of: str = "r
 
 
 def _seen(error: float) -> str:
-    """How large an error would have been seen, in words."""
+    """State in words how large an error would have been detected."""
     large = f"one of {100 * error:.0f} points of coverage or more"
     often = f"would have been seen in {SEEN:.0%} of cases".replace("%", " %")
     if error <= LARGE:
