@@ -326,8 +326,10 @@ def fitted_to_table(
 def _of_table(
     values: Mapping[str, Any], duration: float, batch: int, snap: int = 50, **others: Any
 ) -> TableRecipe:
-    """Return a recipe with ``snap`` reports, the last of which writes the network file. ``others``
-    are settings that differ between tables. The values that a user gave override the recipe.
+    """Return a recipe with ``snap`` reports, the last of which writes the network file.
+
+    ``others`` are settings that differ between tables. The values that a user gave override the
+    recipe.
     """
     recipe = TableRecipe(
         duration=duration,

@@ -142,7 +142,7 @@ class Amortized:
         the mean density over the quantization bin around a value, per unit of the column.
 
         Args:
-            points: ``[m, S, D]``, in the user's units.
+            points: Points ``[m, S, D]``, in the user's units.
             places: Numbers of the observations ``[m]``.
             trace: Method for the traces of Jacobians.
             mass: Result of ``log_mass`` for these observations; None to estimate it.
@@ -282,6 +282,7 @@ class Amortized:
         self, parts: Sequence["_Proposed"], numbers: Sequence[int], coordinates: Coordinates
     ) -> list[tuple["_Proposed", int, float]]:
         """Collect enough draws within the bounds for each observation, or fewer if that is allowed.
+
         Return with each the number of proposed draws and the fraction rejected, which renormalizes
         the density of the others.
         """
@@ -319,8 +320,10 @@ class Amortized:
         return [part.at(mask) for part, mask in zip(parts, within, strict=True)]
 
     def _again(self, places: Sequence[int], counts: Sequence[int], turn: int) -> list["_Proposed"]:
-        """Draw the given number of further points for each of these observations. The blocks of an
-        observation depend on that observation alone, whatever else is sampled in the same call.
+        """Draw the given number of further points for each of these observations.
+
+        The blocks of an observation depend on that observation alone, whatever else is sampled in
+        the same call.
         """
         wanted = dict(zip(places, counts, strict=True))
         drawn: dict[int, _Proposed] = {}
@@ -363,8 +366,9 @@ class Amortized:
         return normal_numbers((size, self.prior.dim), *keys)
 
     def _corrected(self, drawn: Draws, possible: Tensor, places: Tensor) -> Draws:
-        """Resample the draws by their importance weights, and add the effective sample sizes. Only
-        possible points have a posterior density: it is 0 at draws beyond the last quantization
+        """Resample the draws by their importance weights, and add the effective sample sizes.
+
+        Only possible points have a posterior density: it is 0 at draws beyond the last quantization
         level, even though these were rounded to that level.
         """
         assert self.log_posterior is not None
@@ -401,8 +405,9 @@ class Amortized:
 
 def _mass_error(inside: Tensor, counts: Tensor) -> Tensor:
     """Return standard errors ``[m]`` of log fractions, where ``inside [m]`` of ``counts [m]``
-    points are inside. They are those of independent points; quasi-random points have smaller
-    errors.
+    points are inside.
+
+    They are those of independent points; quasi-random points have smaller errors.
     """
     share = inside / counts
     return ((1 - share) / (share * counts)).sqrt()

@@ -50,8 +50,9 @@ class Truths:
 
 
 def truths_of_prior(target: Target, numbers: Sequence[int], seed: int) -> Truths:
-    """Draw one point from the prior for each run with these numbers. If the target has conditions,
-    each run uses its own; the target's observations do not matter.
+    """Draw one point from the prior for each run with these numbers.
+
+    If the target has conditions, each run uses its own; the target's observations do not matter.
     """
     rows = [normal_numbers((target.dim,), seed, Stream.TRUTHS, number) for number in numbers]
     w = torch.stack(rows).to(target.device)

@@ -100,8 +100,9 @@ class CurvedColumns:
     @cached_property
     def _offset(self) -> Tensor:
         """Constants ``[M, K, 1]`` that make the factor about 1 at the maximum of the likelihood,
-        whatever the likelihood's height. They are the same at all times, so that weights do not
-        depend on them.
+        whatever the likelihood's height.
+
+        They are the same at all times, so that weights do not depend on them.
         """
         at = self.log_likelihood.argmax(dim=2, keepdim=True)
         apart = self.observed[..., None] - self.line.expand_as(self.log_likelihood).gather(2, at)

@@ -26,8 +26,9 @@ class LowRank:
     def shrunk(cls, errors: Tensor) -> "LowRank":
         """Estimate ``E[e e^T]`` from errors ``[N, D]``, with correlations shrunk towards 0 by the
         factor that minimizes the expected error (Schaefer and Strimmer 2005, section 2.4): the sum
-        of the variances of the correlations divided by the sum of their squares. The rank r is D if
-        there are more errors than dimensions, otherwise N.
+        of the variances of the correlations divided by the sum of their squares.
+
+        The rank r is D if there are more errors than dimensions, otherwise N.
         """
         count, dim = errors.shape
         std = errors.square().mean(dim=0).sqrt().clamp_min(torch.finfo(errors.dtype).tiny)
@@ -118,8 +119,8 @@ class Bridge:
 
     @cached_property
     def _after(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Matrices ``h [D]``, ``L [D, r]`` and ``G [r, D]``: H for all of x_0 is ``diag(h) + L G``,
-        and the covariance is ``diag(b d / p) + L L^T``.
+        """Vector ``h [D]`` and matrices ``L [D, r]`` and ``G [r, D]``: H for all of x_0 is
+        ``diag(h) + L G``, and the covariance is ``diag(b d / p) + L L^T``.
 
         Write ``x_0 - m = F w + e``, where w is standard normal and e has the variances d, so that
         ``u = a F w + a e + n``. Given w, u has the variances ``p = b + a d a``: given u too, e has

@@ -72,8 +72,9 @@ class Components:
     @classmethod
     def spread(cls, count: int, dim: int) -> "Components":
         """Place ``count`` components evenly on the circle of radius 1.5 in the first two
-        dimensions, or in [-1.5, 1.5] in one dimension. Their standard deviation is a third of the
-        distance between neighbors, and at most 0.5.
+        dimensions, or in [-1.5, 1.5] in one dimension.
+
+        Their standard deviation is a third of the distance between neighbors, and at most 0.5.
         """
         mean = torch.zeros(count, dim, dtype=torch.float64)
         if dim == 1:
@@ -304,8 +305,10 @@ def quadrature(log_evidence: Tensor, concentration: float) -> Moments:
 
 def importance(log_evidence: Tensor, concentration: float, draws: Tensor, seed: int) -> Moments:
     """Compute moments by smoothed importance weights, from log evidence ``[N, K]`` and the
-    concentration alpha. The proposal is a Dirichlet distribution with the mean of the posterior
-    draws ``[S, K]``, and with the largest of their variances times ``WIDER``.
+    concentration alpha.
+
+    The proposal is a Dirichlet distribution with the mean of the posterior draws ``[S, K]``, and
+    with the largest of their variances times ``WIDER``.
     """
     mean = draws.mean(dim=0)
     precision = (mean * (1 - mean) / draws.var(dim=0)).min() / WIDER

@@ -99,8 +99,10 @@ class Population:
 
     @property
     def noise(self) -> float:
-        """Standard error of a population's log likelihood, in nats. With effective sample size n, a
-        mean of weights has a relative error of ``n^(-1/2)``; the variances of all members add up.
+        """Standard error of a population's log likelihood, in nats.
+
+        With effective sample size n, a mean of weights has a relative error of ``n^(-1/2)``; the
+        variances of all members add up.
         """
         return float((1 / self.worth).sum().sqrt())
 

@@ -146,7 +146,9 @@ class Prior:
         self, w: Tensor, conditions: dict[str, Tensor] | None = None, differentiable: bool = False
     ) -> Generated:
         """Map standard normal variables to unscaled states in eigenspace, at the first time,
-        without the map to data space. Arguments are those of ``points``.
+        without the map to data space.
+
+        Arguments are those of ``points``.
         """
         flow = self._given(conditions)
         dim = flow.basis.dim

@@ -386,8 +386,9 @@ def starts(target: Target, seeds: Tensor, chains: int, seed: int) -> Tensor:
 
 def corrected(draws: Draws, problem: Problem, seed: int, on_part: OnPart = None) -> Draws:
     """Resample draws of the coarse posterior within their chains, so that they are draws of the
-    fine posterior, with its points. The statistic ``fine_k``, the Pareto k of the weights, measures
-    how far the two are apart.
+    fine posterior, with its points.
+
+    The statistic ``fine_k``, the Pareto k of the weights, measures how far the two are apart.
     """
     target = problem.target
     count, chains, size = draws.log_likelihood.shape

@@ -106,13 +106,16 @@ class Target:
 
     def roughly(self, prior: Prior) -> Target:
         """Return a cheap approximation: a prior with fewer steps, and the cheap approximation of
-        the likelihood. Its count of network evaluations starts at 0.
+        the likelihood.
+
+        Its count of network evaluations starts at 0.
         """
         return Target(prior, self.likelihood.roughly(), self.observed, self.rows, self.labels)
 
     def of(self, places: Tensor) -> Target:
-        """Select the observations at these places ``[m]``. The count of network evaluations starts
-        at 0.
+        """Select the observations at these places ``[m]``.
+
+        The count of network evaluations starts at 0.
         """
         labels = None if self.labels is None else self.labels[places]
         return Target(self.prior, self.likelihood, self.observed[places], self.rows, labels)
@@ -208,7 +211,7 @@ class Target:
             states: Unscaled states at the first time ``[N, D]``.
             normal: Standard normal numbers for the further variables ``[N, dim - D]``.
             which: Numbers of the observations ``[N]``.
-            seen: The observations as linear functions of states; None if they are not linear.
+            seen: Observations as linear functions of states; None if they are not linear.
 
         Raises:
             DataError: A density is not finite.
@@ -338,6 +341,7 @@ class Target:
         on_part: OnPart = None,
     ) -> list[Tensor]:
         """Apply a function to rows in blocks of exactly ``size`` rows, by default ``self.rows``.
+
         The last block is padded with its first row to that size, or to a multiple of ``unit``. Call
         ``on_part`` after each block with its fraction of all rows.
         """
@@ -368,8 +372,10 @@ def _behind(
     denoised: Tensor, root: Tensor, normal: Tensor, which: Tensor, seen: LinearView | None
 ) -> tuple[Tensor, Tensor]:
     """Sample further variables ``[N, D]`` of clean states ``denoised + root w``, given the
-    observation if it is linear. Return them with log ratios ``[N]`` of their standard normal
-    density to the density they are drawn with.
+    observation if it is linear.
+
+    Return them with log ratios ``[N]`` of their standard normal density to the density they are
+    drawn with.
     """
     if seen is None:
         return normal, torch.zeros_like(normal[:, 0])

@@ -153,9 +153,10 @@ class FlowLaw(TrialLaw):
 
 
 class WithLevels(TrialLaw):
-    """Distribution of trials that consist of numbers followed by categories. The coordinates model
-    the probabilities of the categories, the last of their conditions; the distribution of the
-    numbers has the categories as covariates.
+    """Distribution of trials that consist of numbers followed by categories.
+
+    The coordinates model the probabilities of the categories, the last of their conditions; the
+    distribution of the numbers has the categories as covariates.
     """
 
     def __init__(self, numbers: TrialLaw, coordinates: Coordinates):

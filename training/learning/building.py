@@ -87,7 +87,7 @@ class Choices:
         schedule = make_schedule(kinds["schedule"], arguments, basis)
         t_min = schedule.t_min if self.t_min is None else self.t_min
         if self.precond != "ifs":
-            arguments["t_min"] = t_min  # a resumed run takes the number from the record
+            arguments["t_min"] = t_min  # stored, so that a resumed run has the same number
         t_max = self.t_max
         if t_max is None:
             compresses = arguments.get("dims_to_keep", basis.dim) < basis.dim

@@ -222,8 +222,9 @@ class PaperStep:
         return forward.get_total_flops() / rows, both.get_total_flops() / rows
 
     def cost(self, card: float | None = None) -> StepCost:
-        """Return the whole cost. ``card`` is the memory in GiB of a GPU that is to be filled; None
-        for none.
+        """Return the whole cost.
+
+        ``card`` is the memory in GiB of a GPU that is to be filled; None for none.
         """
         size = min(self._batch_gpu or self.rows, self.rows)
         room = None if card is None else int(card * USED * 2**30)
@@ -268,8 +269,9 @@ class PaperStep:
         return points, (basis.to_eigen(points).to(self._dtype), draws, conditions)
 
     def _step(self, rows: int, batch_gpu: int) -> None:
-        """Run a step. If it has more than two microbatches, run two: the second already finds
-        gradients.
+        """Run a step.
+
+        If it has more than two microbatches, run two: the second already finds gradients.
         """
         trainer, part = self._trainer, slice(batch_gpu)
         points, (clean, draws, conditions) = self._samples(rows)
@@ -290,8 +292,10 @@ def tell_dry_run(
     card: float | None,
     device_type: str = "cpu",
 ) -> None:
-    """Log the cost of a step, and the record of a run that is not started. ``card`` is the memory
-    in GiB of a GPU that is to be filled, which the step then models; None for none.
+    """Log the cost of a step, and the record of a run that is not started.
+
+    ``card`` is the memory in GiB of a GPU that is to be filled, which the step then models; None
+    for none.
     """
     on_card = card is not None or device_type == "cuda"
     cost = PaperStep(model, loss, config, model.denoiser.precision, on_card).cost(card)
@@ -318,6 +322,7 @@ def _flop_counter() -> FlopCounterMode:
 
 def largest_that_fits(needed: Callable[[int], int], room: int, most: int) -> int:
     """Return the largest count from 1 to ``most`` that fits into the room; 0 if 1 does not fit.
+
     Memory is nearly affine in the count, so the search interpolates linearly.
     """
     if needed(most) <= room:

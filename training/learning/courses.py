@@ -34,7 +34,9 @@ where exact traces are not available.
 
 def find_courses(model: Model, plan: LawPlan) -> None:
     """Measure the errors of cheap integration schedules, set the cheapest good ones in the model,
-    and report them. The model must be ready for evaluation, and calibrated if it is to be.
+    and report them.
+
+    The model must be ready for evaluation, and calibrated if it is to be.
     """
     start, dim = time.monotonic(), model.denoiser.basis.dim
     if model.denoiser.says_nothing:

@@ -126,7 +126,10 @@ class HeldOut:
 
     @torch.no_grad()
     def score(self, model: Model) -> Score:
-        """Return the score of a model. All ranks must call this together."""
+        """Return the score of a model.
+
+        All ranks must call this together.
+        """
         basis = model.denoiser.basis
         device = basis.mean.device
         generator = seeded_generator(device, self.seed, Stream.HELD_OUT)
@@ -144,8 +147,9 @@ class HeldOut:
         return self._score(model, clean, sums)
 
     def _order(self, generator: torch.Generator) -> Tensor:
-        """Return the order of rows for assigning times. Times are stratified in their own order,
-        and repeated rows should not have similar ones.
+        """Return the order of rows for assigning times.
+
+        Times are stratified in their own order, and repeated rows should not have similar ones.
         """
         return torch.randperm(self.total, generator=generator, device=generator.device)
 
@@ -197,10 +201,11 @@ class Best:
     """Best state of a part of a network.
 
     Attributes:
-        score: Its score.
+        score: Score of the part.
         seen: Number of training samples at that time.
         waited: Number of reports since then.
-        weights: Its state at that time, by its names in the denoiser; empty if it is not kept.
+        weights: State of the part at that time, by its names in the denoiser; empty if it is not
+            kept.
     """
 
     score: Score

@@ -138,6 +138,7 @@ def fit(
     on_look: Callable[[], object] | None = None,
 ) -> Fitted:
     """Fit one candidate to standardized latents, conditioned on the first ``kept`` dimensions.
+
     ``on_look`` is called up to ``LOOKS`` times.
     """
     torch.manual_seed(seed)
@@ -244,8 +245,9 @@ def points_to_melt(samples: float) -> int:
 
 
 def learn_latent_law(model: Model, plan: LawPlan) -> None:
-    """Learn the distribution of compressed latents, set it in the model, and report it. The model
-    must be ready for evaluation, and calibrated if it is to be.
+    """Learn the distribution of compressed latents, set it in the model, and report it.
+
+    The model must be ready for evaluation, and calibrated if it is to be.
     """
     if not plan.checked:
         return
@@ -291,8 +293,9 @@ def _points_of(model: Model, plan: LawPlan) -> int:
 def melted_latents(
     flow: ProbabilityFlow, plan: LawPlan, count: int, on_part: Callable[[float], object]
 ) -> Latents:
-    """Inflate ``count`` points, and held-out ones; all ranks get all latents. ``on_part`` is called
-    with the fraction of the work that a step was.
+    """Inflate ``count`` points, and held-out ones; all ranks get all latents.
+
+    ``on_part`` is called with the fraction of the work that a step was.
     """
     sources = [plan.points(count)]
     if plan.held_out:

@@ -121,8 +121,10 @@ def questions(
     cells: EncodedRows, known: EncodedRows, states: Tensor, level_counts: Sequence[int]
 ) -> Batch:
     """Encode rows with the queries of their states ``[B, D + C]``, numbers first: clean numbers,
-    and network conditions. Discrete columns are dequantized in ``cells``; ``known`` has the same
-    rows with the exact values of conditions.
+    and network conditions.
+
+    Discrete columns are dequantized in ``cells``; ``known`` has the same rows with the exact values
+    of conditions.
     """
     dim = cells.numbers.shape[1]
     labels = pack(known, states[:, :dim], states[:, dim:], level_counts)

@@ -176,7 +176,9 @@ class Reporter:
     def tick(
         self, seen: int, learning_rate: float, skipped: int, held_out: Score | None = None
     ) -> None:
-        """Write the statistics since the last tick. All ranks must call this together.
+        """Write the statistics since the last tick.
+
+        All ranks must call this together.
 
         Args:
             seen: Number of samples so far.

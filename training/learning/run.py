@@ -148,6 +148,7 @@ def _report_and_save(
     trainer: Trainer, folder: RunFolder, reporter: Reporter, watch: Watch | None, ends: bool
 ) -> bool:
     """Do what is due after a step: a report at each tick, and files at some ticks and at the end.
+
     Return whether there was a report.
     """
     config = trainer.config

@@ -82,7 +82,10 @@ class Place:
 
 
 class RunFolder:
-    """Existing run directory. Only the main rank writes; all ranks may use the file names."""
+    """Existing run directory.
+
+    Only the main rank writes; all ranks may use the file names.
+    """
 
     def __init__(self, path: Path):
         self.path = path
@@ -141,8 +144,9 @@ class RunFolder:
         return folder
 
     def update_record(self, record: Mapping[str, Any]) -> bool:
-        """Write the new content of ``training_options.json`` of a run that continues. Return
-        whether it changed, apart from the launch id.
+        """Write the new content of ``training_options.json`` of a run that continues.
+
+        Return whether it changed, apart from the launch id.
         """
         path = self.path / OPTIONS_NAME
         before, now = load_json(path), _said(record)
@@ -166,8 +170,9 @@ class RunFolder:
 
     def save_state(self, state: Mapping[str, Any], seen: int, keep: int) -> None:
         """Write a training state after ``seen`` samples, then remove older ones, so that ``keep``
-        stay, including this one. Later states, from a run that was resumed from an earlier state,
-        are left alone.
+        stay, including this one.
+
+        Later states, from a run that was resumed from an earlier state, are left alone.
         """
         if not distributed.is_main():
             return
@@ -210,9 +215,10 @@ def _claim(outdir: Path, name: str) -> Path:
 
 
 def place_to_resume(given: Path | None, outdir: Path | None, itself: bool) -> Path | None:
-    """Return the state or run directory to resume from, or None for a new run. It is ``given``, if
-    that is set, but this launch's run directory, ``outdir`` or one in it, if torchrun has restarted
-    the run since it wrote a state.
+    """Return the state or run directory to resume from, or None for a new run.
+
+    It is ``given``, if that is set, but this launch's run directory, ``outdir`` or one in it, if
+    torchrun has restarted the run since it wrote a state.
     """
     if given is not None:
         folder = given if given.is_dir() else given.parent

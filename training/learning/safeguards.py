@@ -52,7 +52,10 @@ class LossScale:
         self._finite_steps = finite_steps * ~grows
 
     def state(self) -> dict[str, Any]:
-        """Return what a resumed run needs, if the scale adapts. The host waits for the device."""
+        """Return what a resumed run needs, if the scale adapts.
+
+        The host waits for the device.
+        """
         return {"value": self.value.item(), "finite_steps": int(self._finite_steps.item())}
 
     def restore(self, state: object) -> None:

@@ -36,7 +36,9 @@ FASTER = 1.5
 
 def fastest_precision(model: Model, loss: DenoisingLoss, config: TrainingConfig) -> str:
     """Return ``bf16`` if gradients take at most two thirds of the CPU time in it, and ``fp32``
-    otherwise; the same on all ranks. The model, on a CPU, is not changed.
+    otherwise; the same on all ranks.
+
+    The model, on a CPU, is not changed.
     """
     if config.total < LEAST:
         return "fp32"

@@ -119,6 +119,7 @@ class OtherPoints:
 
 def _halved(order: Tensor, sets: int) -> tuple[Tensor, Tensor]:
     """Split the ordered points ``[N]`` of each of ``sets`` sets in two, which keep their order.
+
     Return these ``[N]``, half set by half set, and the number of points before each place in the
     first order that go to an upper half ``[N + 1]``.
     """
@@ -148,7 +149,9 @@ class OthersOfBatch(NamedTuple):
 
 def telling_axis(basis: EigenBasis, schedule: NoiseSchedule, t_max: float) -> int:
     """Return the axis along which noise distinguishes points best: the one with the least noise
-    relative to the variance of the data, half way. It is a compressed one, or the first.
+    relative to the variance of the data, half way.
+
+    It is a compressed one, or the first.
     """
     time = torch.full((), t_max / 2, dtype=torch.float64, device=basis.eigenvalues.device)
     return int((basis.eigenvalues / schedule.noise_variance(time)).argmax())

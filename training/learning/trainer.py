@@ -174,8 +174,9 @@ class Trainer:
 
     @property
     def skipped(self) -> int:
-        """Number of steps so far with a non-finite loss or gradient. The host waits for the
-        device.
+        """Number of steps so far with a non-finite loss or gradient.
+
+        The host waits for the device.
         """
         return self.skips.read()[0]
 
@@ -241,8 +242,9 @@ class Trainer:
 
     def dealt(self, points: Tensor) -> OthersOfBatch:
         """Return further points ``[R, D]`` of the distribution, in image space, with this step's
-        lots, to average targets over. If the points are those of the last step, their sorted sets
-        are reused.
+        lots, to average targets over.
+
+        If the points are those of the last step, their sorted sets are reused.
         """
         config = self.config
         if self._others is None or self._others[0] is not points:
@@ -261,8 +263,9 @@ class Trainer:
         conditions: Mapping[str, Tensor],
         others: OthersOfBatch | None = None,
     ) -> Tensor:
-        """Add the gradient of some samples, with arguments of ``DenoisingLoss.per_sample``. Return
-        their losses ``[b]``, detached.
+        """Add the gradient of some samples, with arguments of ``DenoisingLoss.per_sample``.
+
+        Return their losses ``[b]``, detached.
         """
         losses = self.loss.per_sample(self.regression, clean, draws, conditions, others)
         loss = losses.sum()

@@ -66,7 +66,9 @@ class Cloud:
         return (scaled.abs() / (self.axes.square() / self.variances).sum(dim=1).sqrt()).amax(dim=1)
 
     def places(self, rows: Tensor) -> Tensor:
-        """Return coordinates for distances ``[N, C]``. They are rotated back from the axes, whose
-        signs are arbitrary, so that they do not depend on where they are computed.
+        """Return coordinates for distances ``[N, C]``.
+
+        They are rotated back from the axes, whose signs are arbitrary, so that they do not depend
+        on where they are computed.
         """
         return self.along(rows) * self.variances**-0.25 @ self.axes.T

@@ -139,8 +139,9 @@ def recalibrated(ranks: Tensor, levels: Tensor) -> Tensor:
 
 def crossed(scores: Tensor) -> Tensor:
     """Return cross-calibrated levels ``[n, V]``: the fraction of scores in the other half of the
-    cases that are smaller, uniform from 0 to 1 however poor the posterior is. Scores ``[n, V]``
-    belong to n cases in any order.
+    cases that are smaller, uniform from 0 to 1 however poor the posterior is.
+
+    Scores ``[n, V]`` belong to n cases in any order.
     """
     made = torch.empty_like(scores)
     for own, other in ((0, 1), (1, 0)):

@@ -138,8 +138,9 @@ def _points_in_boxes(
     points: Floats, low: Floats, high: Floats
 ) -> Iterator[tuple[Integers, Integers]]:
     """Yield index pairs of half-open boxes ``low <= point < high``, with corners ``[F, d]``, and
-    points ``[N, d]``, d = 1 or 2. All points in a box are included, and some that are outside it
-    along the last axis.
+    points ``[N, d]``, d = 1 or 2.
+
+    All points in a box are included, and some that are outside it along the last axis.
     """
     # Divide space into strips across the last axis, with as many points per strip as there are
     # strips. Within a strip, points are sorted along the first axis, so that those of a box are
@@ -185,8 +186,9 @@ def _runs(start: Integers, stop: Integers) -> Iterator[tuple[Integers, Integers]
 
 def _cut(triangles: Floats, x: Floats) -> tuple[Floats, Floats]:
     """Return start and end ``[M, 2]`` of the segments along which planes of constant x ``[M]`` cut
-    triangles ``[M, 3, 3]``. Corners are sorted by their first coordinate, and x lies between the
-    first and the last corner.
+    triangles ``[M, 3, 3]``.
+
+    Corners are sorted by their first coordinate, and x lies between the first and the last corner.
     """
     low, middle, high = np.moveaxis(triangles, 1, 0)
     upper = (x >= middle[:, 0])[:, None]

@@ -259,9 +259,10 @@ def statistics(values: Floats) -> dict[str, Any]:
 
 
 def summary(spheres: Spheres, coverage: Coverage, within: Floats) -> dict[str, Any]:
-    """Return the results as plain lists, one value per radius, as fractions of 1. ``within`` are
-    ``contents_within`` of the boundaries at the start, which are not the spheres where they are
-    refitted.
+    """Return the results as plain lists, one value per radius, as fractions of 1.
+
+    ``within`` are ``contents_within`` of the boundaries at the start, which are not the spheres
+    where they are refitted.
     """
     return {
         "radii": spheres.radii.tolist(),
@@ -276,8 +277,9 @@ def summary(spheres: Spheres, coverage: Coverage, within: Floats) -> dict[str, A
 def table(
     spheres: Spheres, coverage: Coverage, more: Mapping[str, list[str]] | None = None
 ) -> list[str]:
-    """Format percentages by radius as lines of text; changes are in percentage points. Further
-    columns are cells ``[R]`` by their headings.
+    """Format percentages by radius as lines of text; changes are in percentage points.
+
+    Further columns are cells ``[R]`` by their headings.
     """
     more = more or {}
     cells = [[f"{value:.2f}" for value in 100 * spheres.content()]]

@@ -45,7 +45,9 @@ class Chains:
 
     def metropolis(self, gain: Tensor, uniform: Tensor, other: "Chains") -> Tensor:
         """Accept or reject moves to other states, by gains of the log density ``[M C]`` and uniform
-        numbers ``[M C]``. Return the acceptance probability of each observation.
+        numbers ``[M C]``.
+
+        Return the acceptance probability of each observation.
         """
         gain = gain.nan_to_num(nan=-torch.inf)  # both densities are 0
         accepted = uniform.log() < gain
@@ -138,8 +140,10 @@ about 1e-30 of the circle.
 
 
 class Elliptical(Kernel):
-    """Elliptical slice sampling. A step runs until the bracket of every chain has found a state;
-    chains that are done wait for the others, at no cost.
+    """Elliptical slice sampling.
+
+    A step runs until the bracket of every chain has found a state; chains that are done wait for
+    the others, at no cost.
     """
 
     name = "elliptical"

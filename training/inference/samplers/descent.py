@@ -106,8 +106,9 @@ class Descent:
         self._stages = torch.zeros(target.count, dtype=torch.float64, device=target.device)
 
     def arrived(self, on_part: OnPart = None) -> Arrived:
-        """Run the particles to the first time. ``on_part`` is called with the fraction of the work
-        done since the last call.
+        """Run the particles to the first time.
+
+        ``on_part`` is called with the fraction of the work done since the last call.
         """
         for step in reversed(range(self.steps)):
             self._resample(step)

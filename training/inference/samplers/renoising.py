@@ -146,7 +146,9 @@ class Renoising:
     @cached_property
     def goes(self) -> bool:
         """Whether moves make progress: some time has little enough noise, and the noise is of
-        similar size in all dimensions. States would hardly move in dimensions with far less noise.
+        similar size in all dimensions.
+
+        States would hardly move in dimensions with far less noise.
         """
         return self.diffusion.even and self._highest(1.0)[0] > 0
 

@@ -105,7 +105,9 @@ def calls_of(
     target: Target, count: int, ahead: LookAhead, chains: int, draws: int, particles: int | None
 ) -> float:
     """Return the network evaluations that ``twist`` takes for ``count`` observations if moves take
-    as many as measured. It is an upper bound, since several draws of one particle share theirs.
+    as many as measured.
+
+    It is an upper bound, since several draws of one particle share theirs.
     """
     size, prior = particles or max(draws, PARTICLES), target.prior
     each = chains * sum(_calls_of_a_population(prior, ahead, draws, size))

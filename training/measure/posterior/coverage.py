@@ -90,7 +90,9 @@ class CoverageCurve:
 
 def coverage_curve(values: Tensor, levels: Sequence[float] = LEVELS) -> CoverageCurve:
     """Compute the coverage of regions at these levels, between 0 and 1, from coverage values ``[R,
-    V]``. The binomial bands contain a fraction ``HELD`` at each level.
+    V]``.
+
+    The binomial bands contain a fraction ``HELD`` at each level.
     """
     from scipy.stats import binom  # takes most of a second to import
 

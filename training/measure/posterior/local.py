@@ -88,8 +88,9 @@ class LocalCalibration:
 
 
 def calibrate_near(values: RunValues, neighbors: Tensor, level: float = 0.01) -> LocalCalibration:
-    """Test the runs near each of M observations, given by their numbers ``[M, K]``. Tests with
-    adjusted p-values below the level fail.
+    """Test the runs near each of M observations, given by their numbers ``[M, K]``.
+
+    Tests with adjusted p-values below the level fail.
     """
     dims = values.scores.shape[1]
     p_values: dict[str, float] = {}

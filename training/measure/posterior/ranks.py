@@ -179,8 +179,9 @@ def distribution_function(values: Tensor, points: Tensor) -> Tensor:
 @lru_cache
 def simultaneous_band(runs: int) -> Band:
     """Return the band that contains a fraction ``HELD`` of all samples of ``runs`` uniform values,
-    at the ends of ``PARTS`` equal parts of [0, 1]. It is simulated with a fixed seed, and therefore
-    always the same.
+    at the ends of ``PARTS`` equal parts of [0, 1].
+
+    It is simulated with a fixed seed, and therefore always the same.
     """
     generator = np.random.default_rng(0)
     counts = generator.multinomial(runs, np.full(PARTS, 1 / PARTS), size=SIMULATIONS)
