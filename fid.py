@@ -8,7 +8,7 @@ from training.options.samples import CalcSettings, RefSettings
 from training.options.script import group, run_script, runs
 
 REF, CALC = "Measure a data set and write a reference.", "Compare images with a reference."
-"""In the list of commands."""
+"""Help texts in the list of commands."""
 main = group(
     help=__doc__,
     commands={

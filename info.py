@@ -21,7 +21,7 @@ class Settings(Declared):
 @command(help=__doc__)
 @takes(Settings)
 def main(settings: Settings) -> None:
-    from training.files.about import facts_of  # here, so that --help need not wait for PyTorch
+    from training.files.about import facts_of  # imported here, so that --help does not load PyTorch
 
     for text in settings.paths:
         facts = facts_of(local_file(text) if "://" in text else Path(text))

@@ -36,7 +36,7 @@ class Settings(Declared):
 
 @contextmanager
 def without_collector() -> Iterator[None]:
-    """Python's collector would look through all that was imported, for a sixth of the time."""
+    """Disable Python's garbage collector, which takes a sixth of the time with so many imports."""
     gc.disable()
     try:
         yield
@@ -45,8 +45,8 @@ def without_collector() -> Iterator[None]:
 
 
 def write(settings: Settings) -> int:
-    """Writes the file, and returns how many sections it has."""
-    # Bokeh and torch take seconds to import, which --help need not wait for.
+    """Write the file and return its number of sections."""
+    # Imported here, so that --help does not load Bokeh and PyTorch, which takes seconds.
     from training.report.content import Choice
     from training.report.finding import found_in
     from training.report.page import page_of
@@ -67,7 +67,7 @@ def write(settings: Settings) -> int:
 @takes(Settings)
 def main(settings: Settings) -> None:
     if os.environ.get("RANK", "0") != "0":
-        return  # the first rank does it all
+        return  # the first rank does all the work
     if settings.dest.is_dir() or settings.dest.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"--dest is {settings.dest}, but should be a file that ends in .html")
     require_new([settings.dest], settings.overwrite, "--dest")

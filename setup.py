@@ -1,8 +1,8 @@
-"""How a wheel is built: all packages below one name, ``inflationary_flows``.
+"""Build of the wheel: all packages below one name, ``inflationary_flows``.
 
-In the repository ``training``, ``torch_utils`` and ``dnnlib`` stand at the top, and import each
-other by these names, which other packages use, too. What is installed is the same code with other
-first words in its imports. An editable copy is the repository itself.
+In the repository ``training``, ``torch_utils`` and ``dnnlib`` are top-level packages and import
+each other by these names, which other distributions also use. An installed copy is the same code
+with the prefix added to these imports. An editable copy is the repository itself.
 """
 
 import ast
@@ -18,7 +18,7 @@ EDITABLE = "editable_wheel" in sys.argv
 
 
 def below(source: str) -> str:
-    """The source of a module whose imports of the packages are from below the one name.
+    """Return the source of a module with imports of the packages prefixed by the one name.
 
     Example:
         >>> below("from training.names import TOY\\n")
@@ -40,7 +40,7 @@ def below(source: str) -> str:
 
 
 class Below(build_py):  # type: ignore[misc]
-    """Copies modules, with other imports unless the copy is editable."""
+    """Build command that copies modules, with prefixed imports unless the copy is editable."""
 
     def find_package_modules(self, package, package_dir):  # type: ignore[no-untyped-def]
         modules = super().find_package_modules(package, package_dir)

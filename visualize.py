@@ -41,8 +41,8 @@ class Settings(Declared):
 @takes(Settings)
 def main(settings: Settings) -> None:
     if os.environ.get("RANK", "0") != "0":
-        return  # the first rank draws it all
-    # Here, so that --help need not wait for PyTorch and Matplotlib.
+        return  # the first rank draws everything
+    # Imported here, so that --help does not load PyTorch and Matplotlib.
     from training.pictures.album import pictures_and_errors
     from training.pictures.trajectories.album import require_ffmpeg
 

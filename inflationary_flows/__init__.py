@@ -1,7 +1,8 @@
 """Flows that inflate data to a Gaussian of the same or lower dimension, and back.
 
-All that is exported here is that of ``training``, which an installed copy has below this name, as
-it has ``dnnlib`` and ``torch_utils``: no other package of these names is in its way.
+This package exports the public names of ``training``. An installed copy contains ``training``,
+``dnnlib`` and ``torch_utils`` below this package, so that other packages with these names cause no
+conflicts.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""The command ``ifs``, which runs the scripts: ``ifs train --data=houses.npz``."""
+"""Command ``ifs``, which runs the scripts: ``ifs train --data=houses.npz``."""
 
 import ast
 import re
@@ -12,17 +12,17 @@ from training.options.script import run_script
 
 HERE = Path(__file__).parent
 SCRIPTS = HERE / "scripts" if (HERE / "scripts").is_dir() else HERE.parent
-"""Where they are: in an installed copy, or in the repository, at its top."""
+"""Folder of the scripts: in an installed copy, or at the top of the repository."""
 
 
 def scripts() -> dict[str, Path]:
-    """The scripts by the names of their commands."""
+    """Return the scripts by the names of their commands."""
     paths = sorted(SCRIPTS.glob("*.py"), key=lambda path: path.stem.lower())
     return {path.stem: path for path in paths if path.stem != "setup"}
 
 
 def overview() -> str:
-    """What each command does, in a line."""
+    """Return the usage, with one line about each command."""
     about = {name: _about(path) for name, path in scripts().items()}
     width = max(map(len, about))
     lines = [f"  {name:{width}}  {words}" for name, words in about.items()]
@@ -41,13 +41,13 @@ def overview() -> str:
 
 
 def _about(path: Path) -> str:
-    """The start of what a script says of itself, which is not run for it."""
+    """Return the start of a script's docstring, without running the script."""
     words = " ".join((ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "").split())
     return re.split(r"[:.] ", words + " ")[0]
 
 
 def main() -> None:
-    """Runs the command that was typed; ends the process as its script does."""
+    """Run the command on the command line, and end the process with its exit code."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name == "--version":
         print(f"{PROGRAM} {__version__}")
@@ -65,7 +65,7 @@ def main() -> None:
     assert spec is not None
     assert spec.loader is not None
     script = module_from_spec(spec)
-    sys.modules[script.__name__] = script  # dataclasses look there for what annotations mean
+    sys.modules[script.__name__] = script  # dataclasses resolve annotations there
     spec.loader.exec_module(script)
     run_script(script.main)
 

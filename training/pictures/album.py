@@ -1,4 +1,4 @@
-"""What is drawn of the files that a user names: each goes to the room of its subject."""
+"""Dispatch of files to the modules that draw them."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
@@ -16,21 +16,24 @@ from training.pictures.images.grids import holds_images
 from training.pictures.look import Picture
 
 SUFFIXES = (".npz", ".nc", ".jsonl", ".json")
-"""Of files that are drawn, beside zips of images."""
+"""Suffixes of files that are drawn, besides zips of images."""
 
 
 def pictures_of(paths: Iterable[Path], folder: Path | None, animation: str | None) -> list[Picture]:
-    """All pictures of the files at some paths. Reads and checks the files; draws nothing yet.
+    """Return all pictures of the files at the given paths.
+
+    Files are read and checked. Nothing is drawn yet.
 
     Args:
         paths: Results files, statistics of runs, zips of images, or folders of any of these.
-        folder: Where the pictures go, those of several folders to folders of their names in it if
-            they would have the same names otherwise; None for beside their files.
+        folder: Output folder for the pictures, or None to write them next to their files. If
+            pictures from several folders would have the same name, each folder gets a subfolder of
+            its own name.
         animation: ``gif``, ``mp4``, or None for no animations.
 
     Raises:
-        DataError: A path is missing, broken, or nothing that can be drawn.
-        UsageError: Two pictures would have the same name all the same.
+        DataError: A path is missing, broken, or cannot be drawn.
+        UsageError: Two pictures have the same name even with subfolders.
     """
     files = drawable_files(paths)
     pictures = _drawn(files, folder, animation)
@@ -59,7 +62,7 @@ def pictures_and_errors(
         animation: See ``pictures_of``.
 
     Raises:
-        DataError: Files that can be drawn alone do not belong together.
+        DataError: Each file can be drawn alone, but they do not belong together.
         UsageError: Two pictures would have the same name.
     """
     paths = list(paths)
@@ -91,13 +94,13 @@ def _files_in(path: Path) -> list[Path]:
 
 
 def _twice(pictures: Iterable[Picture]) -> list[Path]:
-    """What several pictures would be named."""
+    """Return the paths that more than one picture would be written to."""
     counts = Counter(picture.path.resolve() for picture in pictures)
     return [path for path, count in counts.items() if count > 1]
 
 
 def _drawn(files: Iterable[Path], folder: Path | None, animation: str | None) -> list[Picture]:
-    """The pictures of files; see ``pictures_of``."""
+    """Return the pictures of files; see ``pictures_of``."""
     pictures: list[Picture] = []
     together: dict[str, list[Path]] = {kind: [] for kind, each in FORMATS.items() if each.together}
     for path in files:
@@ -121,9 +124,13 @@ def _drawn(files: Iterable[Path], folder: Path | None, animation: str | None) ->
 
 
 def drawable_files(paths: Iterable[Path]) -> list[Path]:
-    """What can be drawn, each once: the files themselves, and of folders those in them.
+    """Return the files that can be drawn, each once.
 
-    A folder without such files is one thing to draw itself, if it has images.
+    A folder stands for the drawable files in it. A folder with images but without such files is
+    itself one thing to draw.
+
+    Raises:
+        DataError: A path does not exist or cannot be drawn.
     """
     drawable: dict[Path, Path] = {}
     for path in paths:
@@ -144,7 +151,7 @@ def drawable_files(paths: Iterable[Path]) -> list[Path]:
         elif path.suffix in (*SUFFIXES, ".zip"):
             files = [path]
         elif path.suffix == ".csv":
-            files = [params_path(path)]  # which say what answers are in it
+            files = [params_path(path)]  # its parameters name the question that it answers
             if not files[0].exists():
                 raise DataError(
                     f"{path} cannot be drawn: there is no {files[0].name} beside it, as there is "
@@ -167,13 +174,21 @@ def _can_be_drawn(file: Path) -> bool:
 
 
 def drawing_of(kind: str) -> Callable[..., list[Picture]]:
-    """The function that draws files of a kind. Its module is imported when it is needed."""
+    """Return the function that draws files of a kind, importing its module only when needed."""
     module, _, name = FORMATS[kind].drawn.rpartition(".")
     return getattr(import_module(f"{__package__}.{module}"), name)
 
 
 def _require_finite(file: Path, but: Collection[str]) -> None:
-    """Raises DataError for what went wrong anywhere but in some arrays, also if it is not drawn."""
+    """Check that float arrays of a file contain no NaN or infinity, even if they are not drawn.
+
+    Args:
+        file: Results file.
+        but: Names of arrays that may contain such values.
+
+    Raises:
+        DataError: Another array contains one.
+    """
     with open_arrays(file) as saved:
         for name in saved.names:
             if name in but:

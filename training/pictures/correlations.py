@@ -25,7 +25,7 @@ from training.pictures.look import BLUE, DIVERGING, FAINT, INK, MUTED, ORANGE
 
 HEIGHT = 3.2  # inches
 FEW = 3  # dimensions up to which each is drawn
-MANY = 200  # lags from which lines are thin
+MANY = 200  # number of lags from which lines are thin
 QUANTILES = (0.1, 0.9)
 COLORS = {"net_outputs": BLUE, "net_residuals": ORANGE, "exact_residuals": INK}
 NAMES = {
@@ -37,15 +37,22 @@ NOISES = {"independent": "fresh noise at each time", "path": "along the flow's o
 
 
 def name_and_details(stem: Path) -> tuple[str, str]:
-    """Of files of correlations with such a stem: the data's name, and how they were made. Raises
-    DataError if the parameters beside the summary are broken."""
+    """Return the name of the data and how the correlations were computed, given a file stem.
+
+    Raises:
+        DataError: The parameters next to the summary are broken.
+    """
     name, details = title_of(stem.name.removesuffix("_autocorrelations").removesuffix("_toy"))
     noise = parameter(summary_of(stem).with_suffix(".json"), "noise")
     return name, look.joined(details, look.words_for(noise, NOISES))
 
 
 def pictures_of_lags(path: Path, folder: Path | None) -> list[look.Picture]:
-    """The picture of a summary of autocorrelations. Raises DataError if it is broken."""
+    """Return the picture of a summary of autocorrelations.
+
+    Raises:
+        DataError: The file is broken.
+    """
     saved = SavedLags.load(path)
     stem = path.with_name(path.stem.removesuffix("_summary"))
     draw = partial(draw_lags, saved, *name_and_details(stem))
@@ -53,7 +60,7 @@ def pictures_of_lags(path: Path, folder: Path | None) -> list[look.Picture]:
 
 
 def draw_lags(saved: SavedLags, name: str, details: str) -> Figure:
-    """One line for each quantity, the mean of its dimensions, and how they spread."""
+    """Draw one line per quantity, the mean over dimensions, with the spread over dimensions."""
     figure, (axes,) = look.stacked(
         f"Autocorrelations of {name}",
         look.joined(details, spread_words(saved.dim)),
@@ -77,7 +84,7 @@ def draw_lags(saved: SavedLags, name: str, details: str) -> Figure:
 
 
 def spread_words(dim: int) -> str:
-    """How the spread over so many dimensions is drawn."""
+    """Describe how the spread over ``dim`` dimensions is drawn."""
     if dim == 1:
         return ""
     if dim <= FEW:
@@ -87,13 +94,13 @@ def spread_words(dim: int) -> str:
 
 
 def quantile_band(diagonal: np.ndarray) -> np.ndarray:
-    """Quantiles over the dimensions that vary of ``[T, D]``, as ``[2, T]``; 0 where none does."""
+    """Return quantiles over the varying dimensions of ``[T, D]``: ``[2, T]``, 0 if none varies."""
     varies = np.isfinite(diagonal).any(axis=1, keepdims=True)
     return np.asarray(np.nanquantile(np.where(varies, diagonal, 0), QUANTILES, axis=1))
 
 
 def _draw(axes: Axes, lags: np.ndarray, curve: LagCurve, name: str, color: str) -> float:
-    """Draws a quantity, and returns the lowest value drawn."""
+    """Draw a quantity and return the lowest value drawn."""
     spread = curve.diagonal if curve.diagonal.shape[1] <= FEW else quantile_band(curve.diagonal).T
     if spread is curve.diagonal:
         axes.plot(lags, spread, color=color, lw=0.7, alpha=0.5)
@@ -110,23 +117,30 @@ SIDE, SMALL_SIDE = 2.1, 1.5  # inches
 LEFT, RIGHT, GAP, BAR_GAP, BAR = 1.05, 1.04, 0.2, 0.25, 0.14
 TITLE_HEIGHT, BOTTOM = 0.45, 0.5
 FEW_CELLS = 3  # dimensions up to which numbers are written into the cells
-LEAST_WIDTH = 8.0  # that the headline has room
+LEAST_WIDTH = 8.0  # wide enough for the headline
 DARK = 0.45  # magnitude from which numbers are written in white
 MATRIX_COLORS = LinearSegmentedColormap.from_list("correlation", DIVERGING)
 
 
 def pictures_of_toy_matrices(path: Path, folder: Path | None) -> list[look.Picture]:
-    """The picture of a toy's correlation matrices. Raises DataError if its file is broken."""
+    """Return the picture of a toy's correlation matrices.
+
+    Raises:
+        DataError: The file is broken.
+    """
     return _figures(SavedMatrices.of_toy(path), path.with_suffix(""), folder)
 
 
 def pictures_of_image_matrices(
     paths: Iterable[Path], folder: Path | None, animation: str | None
 ) -> list[look.Picture]:
-    """The pictures of correlation matrices of images, in files of one time each.
+    """Return the pictures of correlation matrices of images, saved in files of one time each.
 
-    Files that have a folder and a stem in common are drawn together; there are no animations.
-    Raises DataError if a file that is to be drawn is broken, or does not belong to the others."""
+    Files that share a folder and a stem are drawn together. There are no animations.
+
+    Raises:
+        DataError: A file is broken or does not belong to the others.
+    """
     together: dict[Path, list[Path]] = {}
     for path in paths:
         together.setdefault(stem_and_index(path)[0], []).append(path)
@@ -142,7 +156,7 @@ def _figures(saved: SavedMatrices, stem: Path, folder: Path | None) -> list[look
 
 
 def draw_matrices(saved: SavedMatrices, name: str, details: str) -> Figure:
-    """A row of heat maps for each quantity, a column for each time, all in the same colors."""
+    """Draw a row of heat maps per quantity and a column per time, all with the same color scale."""
     side = SMALL_SIDE if saved.dim <= FEW_CELLS else SIDE
     each = f"each cell: the largest of {saved.block} × {saved.block}" if saved.block > 1 else ""
     figure, places = look.panel_page(
@@ -159,7 +173,7 @@ def draw_matrices(saved: SavedMatrices, name: str, details: str) -> Figure:
         below=GAP,
         least_width=LEAST_WIDTH,
     )
-    # Ticks and a label are below the last row alone, so there is more room below it.
+    # Only the last row has ticks and a label below it, so there is more room below that row.
     places[..., 1] += BOTTOM - GAP
     for line, (quantity, matrices) in zip(places, saved.matrices.items(), strict=True):
         panels = [look.axes_at(figure, place) for place in line]
@@ -183,7 +197,13 @@ def draw_matrices(saved: SavedMatrices, name: str, details: str) -> Figure:
 
 
 def _heat_map(axes: Any, matrix: np.ndarray, dim: int) -> Any:
-    """A matrix whose cells stand for so many dimensions a side, and the numbers of a small one."""
+    """Draw a matrix as a heat map, with the values written in if the matrix is small.
+
+    Args:
+        axes: Axes to draw on.
+        matrix: Correlations; each cell may cover a block of dimensions.
+        dim: Number of dimensions that a side of the matrix covers.
+    """
     ends = (0.5, dim + 0.5)
     image = axes.imshow(matrix, MATRIX_COLORS, Normalize(-1, 1), extent=(*ends, *ends[::-1]))
     axes.spines[:].set_visible(False)

@@ -1,4 +1,4 @@
-"""Coverage: the fractions inside boundaries, against the radius, and where a flow carries these."""
+"""Pictures of coverage: fractions inside boundaries by radius, and boundaries carried by a flow."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -22,14 +22,14 @@ LEFT, RIGHT, GAP = 0.6, 0.1, 0.5  # inches around and between the panels
 SIDE = (look.WIDE - LEFT - RIGHT - GAP * (len(STAGES) - 1)) / len(STAGES)
 POINT_COLOR, POINT_SIZE, MOST_POINTS = "#c9ced8", 1.8, 2500
 MOST_IN_LEGEND = 7
-STRAYS = 2e-3  # share of the points that may lie beyond the limits
+STRAYS = 2e-3  # share of the points that may lie outside the limits
 STAGE_TITLES = {"latent": "latent, at the start", "data": "data", "end": "latent, at the end"}
-CUTS = (1, 0)  # normals of planes: across them, sheets are seen in profile
-NEAR = 0.2  # standard deviations from a plane up to which points are drawn with its cut
+CUTS = (1, 0)  # axes normal to the cut planes: across them, sheets appear in profile
+NEAR = 0.2  # points within this many standard deviations of a plane are drawn with its cut
 
 
 def draw_boundaries(saved: SavedCoverage, name: str, details: str) -> Figure:
-    """A panel for each stage, and in 3-D a row for each cut; a boundary keeps its color."""
+    """Draw a panel per stage and, in 3-D, a row per cut; a boundary keeps its color."""
     cuts = (None,) if saved.dim == 2 else CUTS
     shape = "Circles" if saved.dim == 2 else "Spheres"
     fate = "refitted at each stage" if saved.refitted else "carried to the data and back"
@@ -65,17 +65,20 @@ def draw_boundaries(saved: SavedCoverage, name: str, details: str) -> Figure:
 
 
 def edges(boundary: Boundary) -> np.ndarray:
-    """The sides of a polygon ``[F, 2, 2]``."""
+    """Return the sides of a polygon ``[F, 2, 2]``."""
     return boundary.vertices[boundary.faces]
 
 
 def cut(boundary: Boundary, axis: int) -> np.ndarray:
-    """Where the plane of all points with 0 on an axis cuts a mesh: ends of segments in the two
-    other axes ``[M, 2, 2]``."""
+    """Return the section of a mesh by the plane where the coordinate ``axis`` is 0.
+
+    Returns:
+        Ends of segments in the two other coordinates ``[M, 2, 2]``.
+    """
     start = boundary.vertices[boundary.faces]
     end = np.roll(start, -1, axis=1)
     above, next_above = start[..., axis], end[..., axis]
-    # Points in the plane count as above it, so that a triangle has two such edges or none.
+    # A point in the plane counts as above it, so a triangle has either two crossing edges or none.
     crossed = (above < 0) != (next_above < 0)
     share = (above / np.where(crossed, above - next_above, 1))[..., None]
     ends = (start + share * (end - start))[crossed].reshape(-1, 2, 3)
@@ -83,7 +86,7 @@ def cut(boundary: Boundary, axis: int) -> np.ndarray:
 
 
 def limits_of(points: np.ndarray, boundaries: Sequence[Boundary]) -> np.ndarray:
-    """A square or cube ``[D, 2]`` that holds boundaries, and all points but strays."""
+    """Return a square or cube ``[D, 2]`` that contains all boundaries, and points except strays."""
     within = np.quantile(points, [STRAYS / 2, 1 - STRAYS / 2], axis=0)
     corners = np.concatenate([within, *(boundary.vertices for boundary in boundaries)])
     low, high = corners.min(axis=0), corners.max(axis=0)
@@ -93,7 +96,7 @@ def limits_of(points: np.ndarray, boundaries: Sequence[Boundary]) -> np.ndarray:
 
 
 def _panel(axes: Axes, saved: SavedCoverage, stage: str, normal: int | None) -> None:
-    """The boundaries of a stage, in 3-D cut by the plane through the middle with that normal."""
+    """Draw the boundaries of a stage; in 3-D, their section by the plane with this normal axis."""
     points, boundaries = saved.points[stage], saved.boundaries[stage]
     limits = limits_of(points, boundaries)
     of_data = stage == "data"
@@ -127,8 +130,8 @@ def _panel(axes: Axes, saved: SavedCoverage, stage: str, normal: int | None) -> 
 
 
 HEIGHTS = (2.4, 2.2)  # inches
-MANY = 12  # radii from which marks are small
-PART = 0.12  # of the distance of two radii: how far apart marks of one radius are drawn
+MANY = 12  # number of radii from which marks are small
+PART = 0.12  # spacing of the marks at one radius, as a fraction of the distance between radii
 STYLES: dict[str, dict[str, Any]] = {
     "test points, start": {"marker": "o", "color": BLUE, "markerfacecolor": "white"},
     "test points, data": {"marker": "^", "color": BLUE},
@@ -138,7 +141,7 @@ STYLES: dict[str, dict[str, Any]] = {
 
 
 def draw_radius(saved: SavedCoverage, name: str, details: str) -> Figure:
-    """Fractions inside by radius, and below them their difference from the exact ones."""
+    """Draw the fractions inside by radius, and below them the differences from exact values."""
     radii, seeds = saved.radii, len(saved.fresh)
     fewest = min(saved.count, saved.fresh_count)
     points = f"{saved.count:,} points" + (f", {seeds} seeds" if seeds > 1 else "")
@@ -189,7 +192,11 @@ SCORES = {"net": "trained network", "exact": "exact denoiser"}
 
 
 def pictures_of_coverage(path: Path, folder: Path | None) -> list[look.Picture]:
-    """The pictures of a file of coverage. Raises DataError if it is broken."""
+    """Return the pictures of a coverage file.
+
+    Raises:
+        DataError: The file is broken.
+    """
     saved = SavedCoverage.load(path)
     name, details = title_of(path.stem.removesuffix("_coverage"))
     score = parameter(path.with_suffix(".json"), "options", "score")

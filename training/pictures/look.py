@@ -1,4 +1,4 @@
-"""The look that all pictures share: colors, words, type, headlines, panels, legends, pages."""
+"""Style that all pictures share: colors, wording, fonts, headlines, panels, legends, pages."""
 
 import textwrap
 from bisect import bisect_left
@@ -23,8 +23,8 @@ BLUE = "#3f5fd0"
 ORANGE = "#e8862e"
 DIVERGING = ("#1c2766", BLUE, "#f4f5f8", ORANGE, "#7f3606")  # from -1 over 0 to 1
 
-# The plane's colors from left to right, as hues in degrees, at its bottom and at its top; and the
-# lightness of bottom and top. All can be seen on white.
+# Hues in degrees at the left and right ends of the plane, at its bottom and at its top, and the
+# lightness of bottom and top. All colors are visible on white.
 BOTTOM_HUES = (272.0, 385.0)
 TOP_HUES = (240.0, 430.0)
 LIGHTNESS = (0.46, 0.79)
@@ -47,8 +47,11 @@ _LMS_TO_RGB = np.array(
 
 
 def colors_of_places(places: np.ndarray, width: float) -> np.ndarray:
-    """A color, sRGB in 0..1 ``[N, 3]``, for each place of the plane ``[N, 2]``, so that neighbors
-    look alike. At a width from the origin colors have nearly reached their ends."""
+    """Return a color, sRGB in 0..1 ``[N, 3]``, for each point of the plane ``[N, 2]``.
+
+    Neighboring points have similar colors. At distance ``width`` from the origin, colors have
+    nearly reached their extremes.
+    """
     across, up = (0.5 + 0.5 * np.tanh(places / width)).T
     left, right = (b + (t - b) * up for b, t in zip(BOTTOM_HUES, TOP_HUES, strict=True))
     hue = np.deg2rad(left + (right - left) * across)
@@ -57,14 +60,14 @@ def colors_of_places(places: np.ndarray, width: float) -> np.ndarray:
 
 
 def sequential_colors(count: int) -> np.ndarray:
-    """So many colors from dark blue over magenta to light orange, sRGB in 0..1 ``[count, 3]``."""
+    """Return colors from dark blue via magenta to light orange, sRGB in 0..1 ``[count, 3]``."""
     share = np.linspace(0, 1, count)
     hue = BOTTOM_HUES[0] + (TOP_HUES[1] - BOTTOM_HUES[0]) * share
     return _to_srgb(LIGHTNESS[0] + (LIGHTNESS[1] - LIGHTNESS[0]) * share, np.deg2rad(hue))
 
 
 def _to_srgb(lightness: np.ndarray, hue: np.ndarray) -> np.ndarray:
-    """Colors of full chroma, or of as much as sRGB has at that lightness and hue."""
+    """Return colors with full chroma, or the most that sRGB allows at that lightness and hue."""
     chromas = np.linspace(0, CHROMA, 24)[:, None]
     lab = np.stack(
         np.broadcast_arrays(lightness, chromas * np.cos(hue), chromas * np.sin(hue)), axis=-1
@@ -77,12 +80,12 @@ def _to_srgb(lightness: np.ndarray, hue: np.ndarray) -> np.ndarray:
 
 
 def joined(*words: str, by: str = " · ") -> str:
-    """Words in one line, without those that are empty."""
+    """Join words into one line, leaving out empty ones."""
     return by.join(word for word in words if word)
 
 
 def brief(value: float) -> str:
-    """A number that is not negative with two digits, or all of those before its point.
+    """Format a nonnegative number with two digits, or with all digits before the decimal point.
 
     Example:
         >>> brief(123.4), brief(0.00012), brief(float("nan"))
@@ -101,14 +104,19 @@ def power_of_ten(power: int) -> str:
 
 
 def words_for(value: Any, words: dict[str, str]) -> str:
-    """The words for a value; none for what there are no words for."""
+    """Return the words for a value, or an empty string if there are none."""
     return words.get(value, "") if isinstance(value, str) else ""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture that can be made: ``write`` draws it into the file that it will be. The note is
-    what the user should know about it; it may be empty."""
+    """A picture that can be drawn.
+
+    Attributes:
+        path: File of the picture.
+        write: Function that draws the picture into a file.
+        note: Advice for the user about the picture; may be empty.
+    """
 
     path: Path
     write: Callable[[Path], None]
@@ -116,7 +124,7 @@ class Picture:
 
 
 def figures(stem: Path, draw: Mapping[str, Callable[[], Figure]]) -> list[Picture]:
-    """PNGs of figures that are drawn when they are written, by the last part of their names."""
+    """Return PNG pictures, named by stem and key, that are drawn when they are written."""
 
     def picture(name: str, make: Callable[[], Figure]) -> Picture:
         path = stem.with_name(f"{stem.name}_{name}.png")
@@ -131,23 +139,30 @@ MARGIN, HEADLINE_HEIGHT, LINE_HEIGHT = 0.1, 0.62, 0.2  # the headline with its s
 TOP = MARGIN + HEADLINE_HEIGHT
 WIDE = 11.0  # a picture across a page
 STACK_WIDTH, STACK_LEFT, STACK_RIGHT, STACK_GAP, STACK_BOTTOM = 8.0, 0.85, 0.2, 0.28, 0.5
-LABELS = 0.5  # of the right edge of stacked panels' labels from the axes
+LABELS = 0.5  # distance of the labels' right edge from the axes of stacked panels
 PANE = "#f7f8fb"
-NAME_3D = 0.3  # about how far the names of 3-D axes are from the box
-ELEVATION, AZIMUTH = 14, -72  # degrees: the toys' sheets are seen on their folded side
+NAME_3D = 0.3  # approximate distance of the names of 3-D axes from the box
+ELEVATION, AZIMUTH = 14, -72  # degrees: show the folded side of the toys' sheets
 DASHED = (0, (5, 4))
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty white figure."""
+    """Return an empty white figure."""
     return Figure(figsize=(width, height), dpi=DPI, facecolor="white")
 
 
 def headline(figure: Figure, title: str, subtitle: str, left: float, top: float) -> None:
-    """A bold title and a muted line under it, either of which may be empty, at distances from the
-    left and of their top from the bottom edge."""
+    """Write a bold title and a muted subtitle, either of which may be empty.
+
+    Args:
+        figure: Figure to write on.
+        title: Title.
+        subtitle: Line below the title.
+        left: Distance from the left edge, inches.
+        top: Distance of the title's top from the bottom edge, inches.
+    """
     width, height = figure.get_size_inches()
-    # Names of files are in it, which may have dollar signs.
+    # Titles contain file names, which may contain dollar signs.
     place: dict[str, Any] = {"x": left / width, "ha": "left", "va": "top", "parse_math": False}
     for text, down, color, font in (
         (title, 0, INK, FontProperties(size=TITLE_SIZE, weight="bold")),
@@ -158,7 +173,7 @@ def headline(figure: Figure, title: str, subtitle: str, left: float, top: float)
 
 
 def shortened(text: str, room: float, font: FontProperties) -> str:
-    """A text, or as much of it as fits into so many inches."""
+    """Return a text, cut off with an ellipsis if it is wider than ``room`` inches."""
 
     def is_wide(count: int) -> bool:
         short = text if count == len(text) else f"{text[:count].rstrip()}…"
@@ -171,7 +186,10 @@ def shortened(text: str, room: float, font: FontProperties) -> str:
 
 
 def axes_at(figure: Figure, place: ArrayLike, **options: Any) -> Any:
-    """Quiet axes at ``(left, bottom, width, height)``. Any, since 3-D ones have other methods."""
+    """Return plain axes at ``(left, bottom, width, height)`` in inches.
+
+    The return type is Any because 3-D axes have other methods.
+    """
     width, height = figure.get_size_inches()
     box = np.asarray(place) / (width, height, width, height)
     axes = figure.add_axes(tuple(box), **options)
@@ -186,8 +204,15 @@ def axes_at(figure: Figure, place: ArrayLike, **options: Any) -> Any:
 def stacked(
     title: str, subtitle: str, heights: Sequence[float], xlabel: str, legend_lines: int = 1
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of panels under one another, of heights from the top down, over one horizontal axis.
-    ``legend`` will have so many lines above them."""
+    """Return a figure of stacked panels that share one horizontal axis.
+
+    Args:
+        title: Title of the figure.
+        subtitle: Line below the title.
+        heights: Heights of the panels from top to bottom, inches.
+        xlabel: Label of the horizontal axis.
+        legend_lines: Number of lines reserved for ``legend`` above the panels.
+    """
     head = TOP + LINE_HEIGHT * legend_lines
     height = head + sum(heights) + STACK_GAP * (len(heights) - 1) + STACK_BOTTOM
     figure = new_figure(STACK_WIDTH, height)
@@ -221,21 +246,21 @@ def panel_page(
     below: float = 0.5,
     least_width: float = 0.0,
 ) -> tuple[Figure, np.ndarray]:
-    """A figure with room for equal panels in rows and columns.
+    """Return a figure with room for panels of equal size in rows and columns.
 
     Args:
         rows: Number of rows.
         columns: Number of columns.
         size: Width and height of a panel.
-        title: What is seen.
-        subtitle: How to read it.
+        title: Title of the figure.
+        subtitle: How to read the figure.
         left: Room left of all panels.
         right: Room right of all panels.
-        gap: Between columns.
+        gap: Room between columns.
         top: Room above all rows.
         above: Room above each row, for titles.
         below: Room below each row, for ticks and labels.
-        least_width: Of the figure.
+        least_width: Least width of the figure.
 
     Returns:
         The figure, and the panels' places for ``axes_at``, ``[rows, columns, 4]``.
@@ -263,15 +288,27 @@ def panels(
     subtitle: str = "",
     **room: float,
 ) -> tuple[Figure, Iterator[Any]]:
-    """A figure, and axes for so many panels, made as they are wanted, row by row, of which some are
-    side by side; else as ``panel_page``."""
+    """Return a figure and an iterator that creates the axes of its panels, row by row.
+
+    Args:
+        count: Number of panels.
+        across: Number of panels per row.
+        size: See ``panel_page``, like all other arguments.
+        title: Title of the figure.
+        subtitle: Line below the title.
+        **room: Room around the panels.
+    """
     figure, places = panel_page(-(-count // across), across, size, title, subtitle, **room)
     return figure, (axes_at(figure, place) for place in places.reshape(-1, 4)[:count])
 
 
 def quiet_3d(axes: Any, names: Sequence[str]) -> None:
-    """Takes out of three-dimensional axes what draws the eye from the data: a faint box is left,
-    with names and numbers if there are any."""
+    """Reduce the decoration of 3-D axes to a faint box.
+
+    Args:
+        axes: Three-dimensional axes.
+        names: Names of the axes. Without names, the axes have no numbers.
+    """
     axes.set_facecolor("none")
     axes.set_proj_type("ortho")
     axes.view_init(ELEVATION, AZIMUTH)
@@ -283,7 +320,7 @@ def quiet_3d(axes: Any, names: Sequence[str]) -> None:
     axes.tick_params(pad=-4, labelsize=SMALL_SIZE - 1, labelcolor=MUTED, color=FAINT)
     if not names:
         axes.tick_params(labelbottom=False, labelleft=False, labelright=False, labeltop=False)
-    # Matplotlib's own labels keep a distance that small panels have no room for.
+    # Matplotlib places its own labels too far away for small panels.
     (left, right), (front, back), (floor, roof) = axes.get_xlim(), axes.get_ylim(), axes.get_zlim()
     off = NAME_3D / axes.get_window_extent().width * axes.figure.dpi * (right - left)
     places = [
@@ -296,7 +333,7 @@ def quiet_3d(axes: Any, names: Sequence[str]) -> None:
 
 
 def label(axes: Axes, x: str = "", y: str = "", size: float = TEXT_SIZE) -> None:
-    """Names the axes; a name of two lines is smaller."""
+    """Label the axes; a label of two lines is smaller."""
     for text, write, pad in ((x, axes.set_xlabel, 2), (y, axes.set_ylabel, 1)):
         if text:
             fitting = SMALL_SIZE if "\n" in text else size
@@ -304,18 +341,18 @@ def label(axes: Axes, x: str = "", y: str = "", size: float = TEXT_SIZE) -> None
 
 
 def name_panel(axes: Axes, title: str, note: str = "") -> None:
-    """A title above the left corner of a panel, and a muted line under it."""
+    """Write a title above the left corner of a panel, and a muted line below it."""
     axes.set_title(title, loc="left", size=TEXT_SIZE, color=INK, pad=20 if note else 7)
     write(axes, note, (0, 1), (0, 7))
 
 
 def note_above(axes: Axes, *notes: str) -> None:
-    """A muted line above the right corner of a panel."""
+    """Write a muted line above the right corner of a panel."""
     write(axes, " · ".join(notes), (1, 1), (0, 3), ha="right")
 
 
 def note_inside(axes: Axes, text: str, side: str = "right") -> None:
-    """Muted lines in an upper corner of a panel."""
+    """Write muted lines in an upper corner of a panel."""
     x, shift = (1, -3) if side == "right" else (0, 4)
     write(axes, text, (x, 1), (shift, -3), ha=side, va="top")
 
@@ -328,7 +365,7 @@ def write(
     coords: Any = "axes fraction",
     **style: Any,
 ) -> None:
-    """A muted text, if any, some points from a place in axes."""
+    """Write a muted text, unless it is empty, at an offset in points from a place in the axes."""
     if not text:
         return
     style = {"size": SMALL_SIZE, "color": MUTED, **style}
@@ -336,7 +373,7 @@ def write(
 
 
 def legend(axes: Axes, columns: int = 1, **options: Any) -> None:
-    """A legend above the left corner of a panel."""
+    """Draw a legend above the left corner of a panel."""
     style: dict[str, Any] = {
         "loc": "lower left",
         "bbox_to_anchor": (-0.01, 1.0),
@@ -352,26 +389,26 @@ def legend(axes: Axes, columns: int = 1, **options: Any) -> None:
     axes.legend(**{**style, **options})
 
 
-INDENT = 0.05  # inches that legends put before their first mark
+INDENT = 0.05  # inches that legends leave before their first mark
 LINE_LETTERS = 150
-"""Of a line of a verdict."""
+"""Number of letters per line of a verdict."""
 
 
 def fitting(name: str, room: float) -> str:
-    """A column's name, or as much of it as fits into so many inches, and none of it mathematics."""
+    """Return a column's name, cut off at ``room`` inches, with dollar signs escaped."""
     short = shortened(name, room, FontProperties(size=TEXT_SIZE))
     return short.replace("$", r"\$")
 
 
 def above_panels(verdict: str) -> float:
-    """Inches that a headline, a verdict on a check, and a legend take."""
+    """Return the height in inches of a headline, the verdict of a check, and a legend."""
     return TOP + LINE_HEIGHT * (len(textwrap.wrap(verdict, LINE_LETTERS)) + 1.3)
 
 
 def write_verdict(
     figure: Figure, left: float, verdict: str, handles: Sequence[Any], note: str, right: float
 ) -> None:
-    """Writes a verdict below the headline, and below it what ``legend_line`` does."""
+    """Write a verdict below the headline, and a ``legend_line`` below the verdict."""
     width, height = figure.get_size_inches()
     style: dict[str, Any] = {"size": SMALL_SIZE, "color": INK, "parse_math": False}
     lines = textwrap.wrap(verdict, LINE_LETTERS)
@@ -389,9 +426,16 @@ def legend_line(
     right: float | None = None,
     below: float = 0.0,
 ) -> None:
-    """A legend below the headline, and a note at the other end of the line. Distances are in
-    inches: from the left edge, from the right one, by default as much, and between the headline and
-    the legend."""
+    """Draw a legend below the headline, and a note at the other end of the line.
+
+    Args:
+        figure: Figure to draw on.
+        left: Distance of the legend from the left edge, inches.
+        handles: Marks of the legend.
+        note: Note; may be empty.
+        right: Distance of the note from the right edge, inches; None for the same as ``left``.
+        below: Distance between the headline and the legend, inches.
+    """
     width, height = figure.get_size_inches()
     bottom, room = height - TOP - LINE_HEIGHT - below, width - left - (right or left)
     axes = axes_at(figure, (left, bottom, room, 0.01))
@@ -402,7 +446,7 @@ def legend_line(
 
 
 def label_outer(axes: Sequence[Axes], across: int, x: str, y: str) -> None:
-    """Names and numbers of ``panels`` at the left, and below what has no panel under it."""
+    """Label ``panels`` at the left, and at the bottom where there is no panel below."""
     for number, panel in enumerate(axes):
         first, last = number % across == 0, number + across >= len(axes)
         panel.tick_params(labelleft=first, labelbottom=last)
@@ -410,24 +454,24 @@ def label_outer(axes: Sequence[Axes], across: int, x: str, y: str) -> None:
 
 
 def color_bar(figure: Figure, colored: Any, place: ArrayLike, **options: Any) -> Any:
-    """Axes at a place that say what colors mean."""
+    """Draw a color bar at a place and return its axes."""
     bar = figure.colorbar(colored, cax=axes_at(figure, place), **options)
     bar.outline.set_visible(False)
     return bar.ax
 
 
 def dots(label: str, color: Any = MUTED, alpha: float = 1.0) -> Line2D:
-    """A mark of points in a legend."""
+    """Return a legend mark for points."""
     return Line2D([], [], ls="none", marker="o", ms=4, mew=0, color=color, alpha=alpha, label=label)
 
 
 def line(label: str, color: Any = INK, **style: Any) -> Line2D:
-    """A mark of a line in a legend."""
+    """Return a legend mark for a line."""
     return Line2D([], [], color=color, label=label, **{"lw": 1.4, **style})
 
 
 class Page:
-    """An empty page, of a width and height in pixels."""
+    """An empty page with a width and height in pixels."""
 
     def __init__(self, width: int, height: int):
         self.width, self.height = width, height
@@ -437,7 +481,7 @@ class Page:
         headline(self.figure, title, subtitle, left / DPI, (self.height - top) / DPI)
 
     def image(self, pixels: np.ndarray, left: int, top: int) -> None:
-        """Lays an image ``[h, w, 3]`` of 8 bits on the page, pixel by pixel."""
+        """Draw an 8-bit image ``[h, w, 3]`` on the page, pixel by pixel."""
         self.figure.figimage(pixels, left, self.height - top - pixels.shape[0], origin="upper")
 
     def text(self, text: str, x: float, y: float, **style: Any) -> None:

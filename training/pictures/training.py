@@ -1,4 +1,4 @@
-"""The course of a training run: its loss, what it does on held-out data, and the learning rate."""
+"""Pictures of training runs: training loss, held-out results, and learning rate."""
 
 from functools import partial
 from pathlib import Path
@@ -13,22 +13,26 @@ from training.pictures import look
 from training.pictures.look import BLUE, FAINT, INK, MUTED, ORANGE
 
 LOSS_HEIGHT, NATS_HEIGHT, RATE_HEIGHT = 2.6, 1.4, 0.7  # inches
-FEW = 60  # reports up to which each is marked
-FAR = 8.0  # distances of the median from the best, below which nats are cut off
-MANY = 200  # reports from which a running median is drawn over them
-# The loss of a network that says nothing, F = 0, since F's target has unit variance. What it leaves
-# is the best linear denoiser.
+FEW = 60  # number of reports up to which each is marked
+FAR = 8.0  # distances of the median from the best, below which log densities are cut off
+MANY = 200  # number of reports from which a running median is drawn over them
+# The loss of a network with F = 0, since F's target has unit variance. What remains is then the
+# best linear denoiser.
 BASELINE = 1.0
 
 
 def pictures_of_training(path: Path, folder: Path | None) -> list[look.Picture]:
-    """The picture of a run's statistics. Raises DataError if they are broken."""
+    """Return the picture of a run's statistics.
+
+    Raises:
+        DataError: The statistics are broken.
+    """
     draw = partial(draw_training, SavedTraining.load(path), path.resolve().parent.name)
     return look.figures((folder or path.parent) / "training", {"curve": draw})
 
 
 def draw_training(saved: SavedTraining, run: str) -> Figure:
-    """Losses, nats of what is held out, if there are any, and learning rate against samples."""
+    """Draw losses, held-out log densities if there are any, and learning rate against samples."""
     samples, rate = saved.samples, saved.learning_rate
     last = saved.loss[np.isfinite(saved.loss)][-1]
     tells, best = [f"{samples[-1]:.3g} million samples, last loss {last:.4f}"], saved.best
@@ -45,7 +49,7 @@ def draw_training(saved: SavedTraining, run: str) -> Figure:
     _loss(loss_axes, saved)
     for axes in nats_axes:
         _nats(axes, saved)
-    color = ORANGE if best is None else MUTED  # orange is what is held out
+    color = ORANGE if best is None else MUTED  # orange is for held-out results
     rate_axes.fill_between(samples, rate, color=color, alpha=0.18, lw=0)
     rate_axes.plot(samples, rate, color=color, lw=1.4, **_marks(samples))
     highest = float(np.nanmax(rate, initial=0.0)) or 1.0
@@ -59,7 +63,7 @@ def draw_training(saved: SavedTraining, run: str) -> Figure:
 
 
 def running_median(values: np.ndarray, reach: int) -> np.ndarray:
-    """Median over ``reach`` neighbors on either side, fewer at the ends; NaN is left out."""
+    """Return the median over ``reach`` neighbors on either side, fewer at the ends, without NaN."""
     padded = np.pad(values.astype(float), reach, constant_values=np.nan)
     windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1)
     medians, there = np.full(len(values), np.nan), np.isfinite(values)
@@ -104,7 +108,7 @@ def _loss(axes: Axes, saved: SavedTraining) -> None:
 
 
 def _nats(axes: Axes, saved: SavedTraining) -> None:
-    """Mean log densities, the first ones cut off where they are far below the rest."""
+    """Draw mean log densities, cutting off early ones that are far below the rest."""
     nats, best = saved.nats, saved.best
     assert nats is not None
     assert best is not None
@@ -119,7 +123,7 @@ def _nats(axes: Axes, saved: SavedTraining) -> None:
 
 
 def _held_out(axes: Axes, saved: SavedTraining, values: np.ndarray) -> None:
-    """A curve of values ``[K]``, with a ring around that of the best report."""
+    """Draw a curve of values ``[K]``, with a ring around that of the best report."""
     there = np.isfinite(values)
     samples, best = saved.samples, saved.best
     axes.plot(

@@ -1,7 +1,7 @@
-"""One HTML file of everything that a folder holds: a motion to touch, numbers, and curves.
+"""Report of all results in a folder as one HTML file with animated flows, numbers, and curves.
 
-``finding`` tells which files are there, a module for each subject reads them into sections
-(``content``), and ``page`` lays these out by the templates beside it. Files are read by what draws
-pictures of them (``training.pictures``) and nothing is measured anew. Charts are Bokeh's; what
-moves is in ``templates/report.js``.
+``finding`` locates the files. A module for each subject reads them into sections (``content``), and
+``page`` renders these with the templates next to it. Files are read by the readers of
+``training.pictures``, and nothing is measured again. Charts are made with Bokeh; the script for
+animation is ``templates/report.js``.
 """

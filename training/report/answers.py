@@ -1,6 +1,6 @@
-"""Answers about rows: samples beside real rows, predictions beside truths, rows with odd cells.
+"""Sections of query results: samples against data, predictions against true values, odd cells.
 
-A check of them shows what intervals hold, and how often what is said with a probability is so.
+A check of query results shows the coverage of intervals and the calibration of probabilities.
 """
 
 from pathlib import Path
@@ -57,7 +57,11 @@ BINS = 24
 
 
 def section_of(path: Path, choice: Choice) -> Section:
-    """The section of a CSV, by the parameters beside it. Raises DataError if one is broken."""
+    """Return the section of a results CSV, chosen by the parameters next to it.
+
+    Raises:
+        DataError: The CSV or its parameters are broken.
+    """
     saved = SavedAnswers.load(path)
     parts: list[object] = []
     results: list[Result] = []
@@ -124,7 +128,7 @@ def _histogram(drawn: DrawnRows, index: int) -> Chart:
 
 
 def _associations(drawn: DrawnRows) -> NumberTable:
-    """The pairs of columns whose associations differ most."""
+    """Return the pairs of columns whose associations differ most between data and samples."""
     places = range(len(drawn.columns))
     data, samples = drawn.associations(places)
     off = np.nan_to_num(np.abs(data - samples), nan=-1.0)
@@ -206,7 +210,11 @@ READING_OF_CHECK = (
 
 
 def section_of_check(path: Path, choice: Choice) -> Section:
-    """The section of a JSON file. Raises DataError if it is broken."""
+    """Return the section of a check, a JSON file.
+
+    Raises:
+        DataError: The file is broken.
+    """
     saved = SavedAnswerCheck.load(path)
     of_levels = [column for column in saved.columns if column.reliability is not None]
     parts: list[object] = [_intervals(saved)]

@@ -1,7 +1,7 @@
-"""The charts' look: quiet axes, tools that need no wheel, colors of the pictures.
+"""Style of the charts: plain axes, tools that need no mouse wheel, colors of the pictures.
 
-Words in charts are never from files: Bokeh would take a name with ``$$`` for mathematics. Titles
-and legends are the page's.
+Charts contain no text from files, because Bokeh would take a name with ``$$`` for mathematics.
+Titles and legends are part of the page.
 """
 
 from collections.abc import Sequence
@@ -28,14 +28,20 @@ from training.pictures.look import MUTED, sequential_colors
 from training.report.content import Chart, Key, Picker, Views
 
 HEIGHT = 250
-"""Pixels of a chart that is as wide as there is room."""
+"""Height in pixels of a chart of full width."""
 DOT = 4
-"""Pixels of a point's diameter."""
+"""Diameter of a point in pixels."""
 
 
 def plot(x: str = "", y: str = "", height: int = HEIGHT, **options: Any) -> figure:
-    """An empty chart as wide as its place, with names of its axes, a height in pixels, and options
-    of Bokeh's ``figure``."""
+    """Return an empty chart as wide as its container.
+
+    Args:
+        x: Label of the horizontal axis.
+        y: Label of the vertical axis.
+        height: Height in pixels.
+        **options: Options of Bokeh's ``figure``.
+    """
     made = figure(
         height=height,
         sizing_mode="stretch_width",
@@ -49,7 +55,7 @@ def plot(x: str = "", y: str = "", height: int = HEIGHT, **options: Any) -> figu
 
 
 def cloud(box: np.ndarray, x: str = "", y: str = "") -> figure:
-    """An empty square chart of limits ``[2, 2]`` in which points are chosen by lasso or box."""
+    """Return an empty square chart with limits ``[2, 2]``, in which lasso or box select points."""
     lasso = LassoSelectTool(continuous=False)
     made = figure(
         aspect_ratio=1,
@@ -66,7 +72,7 @@ def cloud(box: np.ndarray, x: str = "", y: str = "") -> figure:
 
 
 def quiet(made: figure) -> figure:
-    """A chart whose frame says little. The page's script gives it its light or dark colors."""
+    """Reduce a chart's frame and return the chart; the page's script sets light or dark colors."""
     made.name = made.id
     made.toolbar.logo = None
     made.toolbar.autohide = False
@@ -86,7 +92,7 @@ def quiet(made: figure) -> figure:
 
 
 def few_digits(axis: Any) -> None:
-    """Writes the numbers of an axis with two digits."""
+    """Format the numbers of an axis with two digits."""
     axis.formatter = PrintfTickFormatter(format="%.2g")
 
 
@@ -99,9 +105,17 @@ def scatter(
     alpha: float = 0.8,
     hover: Sequence[tuple[str, str]] = (),
 ) -> None:
-    """Adds points, ``x`` and ``y`` of whose columns say where. What is not selected fades. The
-    color is a column of colors, or one; ``hover`` has words and columns for a point that is pointed
-    at."""
+    """Add points to a chart. Points that are not selected fade.
+
+    Args:
+        made: Chart.
+        source: Source of the points.
+        x: Column of horizontal coordinates.
+        y: Column of vertical coordinates.
+        color: Column of colors, or one color.
+        alpha: Opacity.
+        hover: Text and column pairs for the tooltip of a point.
+    """
     points = made.scatter(
         x,
         y,
@@ -126,8 +140,17 @@ def views(
     alt: str,
     note: str,
 ) -> Views:
-    """Two columns of points against each other, that are chosen. Of each cloud, its entry of the
-    legend, points ``[G, n, K]`` of all groups, or of one, and opacity."""
+    """Return a chart of two selectable columns of points against each other.
+
+    Args:
+        clouds: Legend entry, points ``[G, n, K]`` and opacity of each cloud. G is the number of
+            groups, or 1 if all groups share the points.
+        names: Names of the K columns.
+        groups: Selection of the group, or None for one group.
+        title: Title of the chart.
+        alt: Description for readers who cannot see the chart.
+        note: Note below the chart.
+    """
     made, sets = plot(height=380, x_range=DataRange1d(), y_range=DataRange1d()), []
     second = min(1, len(names) - 1)
     for key, rows, alpha in clouds:
@@ -144,12 +167,12 @@ def views(
 
 
 def keep(made: figure, source: ColumnDataSource) -> None:
-    """Takes along a source that is not drawn, which the page's script finds by its name."""
+    """Attach a source that is not drawn, which the page's script finds by its name."""
     made.tags = [*made.tags, source]
 
 
 def level(made: figure, value: float, dashed: bool = True, vertical: bool = False) -> None:
-    """Adds a line across the whole chart."""
+    """Add a line across the whole chart."""
     dimension: Any = "height" if vertical else "width"
     dash = "dashed" if dashed else "solid"
     made.add_layout(
@@ -158,23 +181,23 @@ def level(made: figure, value: float, dashed: bool = True, vertical: bool = Fals
 
 
 def packed(colors: np.ndarray) -> np.ndarray:
-    """Colors of sRGB in 0..1 ``[N, 3]`` as Bokeh takes them, 0xRRGGBBAA ``[N]`` uint32."""
+    """Return sRGB colors in 0..1 ``[N, 3]`` as Bokeh's 0xRRGGBBAA ``[N]`` uint32."""
     red, green, blue = np.rint(255 * colors).astype(np.uint32).T
     return (red << 24) | (green << 16) | (blue << 8) | np.uint32(255)
 
 
 def css(colors: np.ndarray) -> list[str]:
-    """Colors of sRGB in 0..1 ``[N, 3]`` as CSS has them."""
+    """Return sRGB colors in 0..1 ``[N, 3]`` as CSS colors."""
     return [f"#{value >> 8:06x}" for value in packed(colors).tolist()]
 
 
 def ramp(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """The pictures' sequential colors of values ``[N]``, in 0..1 ``[N, 3]``."""
+    """Return the pictures' sequential colors of values ``[N]``, in 0..1 ``[N, 3]``."""
     share = np.clip((values - low) / max(high - low, 1e-12), 0, 1)
     return sequential_colors(256)[np.rint(255 * share).astype(int)]
 
 
 def float32(values: np.ndarray) -> np.ndarray:
-    """Numbers as the page stores them, ``[...]`` flattened; what is too large ends at the range."""
+    """Return numbers ``[...]``, flattened, as the page's float32; larger ones are clipped."""
     largest = np.finfo(np.float32).max
     return np.clip(values, -largest, largest).astype(np.float32).ravel()

@@ -1,6 +1,4 @@
-"""Checks of posteriors: ranks of truths, what regions hold, and where observations lie among data
-simulated of posteriors.
-"""
+"""Sections of checks of posteriors: rank statistics, coverage of regions, and predictive checks."""
 
 from pathlib import Path
 
@@ -19,14 +17,18 @@ READING = (
     "truths among draws are uniform, and a region that says to hold 90 % holds 90 % of them."
 )
 MOST = 8
-"""Quantities of which ranks are drawn."""
+"""Largest number of quantities whose ranks are drawn."""
 BAND = "where one line of a right posterior stays with 95 %"
 
 KEYS = (Key("within the band", BLUE), Key("beyond it", ORANGE), Key(BAND, MUTED, "band"))
 
 
 def section_of(path: Path, choice: Choice) -> Section:
-    """The section of a file of runs. Raises DataError if it is broken."""
+    """Return the section of a check of calibration by simulation.
+
+    Raises:
+        DataError: The file is broken.
+    """
     saved = SavedCheck.load(path)
     calibration, values = saved.calibration, saved.values
     p = calibration.ranks.ks_p.numpy()
@@ -105,11 +107,15 @@ READING_OF_PREDICTIVE = (
     "one that the model does not make."
 )
 MOST_ROWS = 40
-"""Rows of the table."""
+"""Largest number of rows of the table."""
 
 
 def section_of_predictive(path: Path, choice: Choice) -> Section:
-    """The section of a file of simulated data. Raises DataError if it is broken."""
+    """Return the section of a posterior predictive check.
+
+    Raises:
+        DataError: The file is broken.
+    """
     saved = SavedPredictive.load(path)
     name, _ = title_of(path.stem.rpartition("_posterior_")[0])
     below = (saved.simulated < saved.observed[:, None]).mean(axis=1)

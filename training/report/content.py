@@ -1,4 +1,4 @@
-"""What a report is made of: sections with a sentence on how to read them, and their parts."""
+"""Contents of a report: sections with a sentence on how to read them, and their parts."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,18 +9,23 @@ import numpy as np
 from bokeh.plotting import figure
 
 BRIEF = {"seed": "seed {}", "device": "on {}", "seconds": "{} s", "network calls": "{} calls"}
-"""Facts of a run that one line tells, and how."""
+"""Facts of a run for its one-line summary, with their formats."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """How much of large files is shown: so many points of a panel at most, by a seed."""
+    """Amount of large files that is shown.
+
+    Attributes:
+        points: Largest number of points per panel.
+        seed: Random seed for choosing them.
+    """
 
     points: int = 5000
     seed: int = 0
 
     def samples(self, count: int) -> np.ndarray:
-        """Which of so many samples are shown, rising."""
+        """Return the increasing indices of the samples that are shown, out of ``count``."""
         if count <= self.points:
             return np.arange(count)
         generator = np.random.default_rng(self.seed)
@@ -28,29 +33,30 @@ class Choice:
 
 
 def judged(right: bool, room: float, most: float) -> bool | None:
-    """Return whether a number is what it should be; None where too few samples can tell.
+    """Return whether a number is as expected, or None if there are too few samples to judge.
 
-    A number is said to be right only with enough evidence: the error that it may have by chance
-    alone is at most what a reader would want to know of.
+    A number counts as right only with enough evidence: the tolerance for chance alone must not
+    exceed the error that a reader would want to detect.
 
     Args:
-        right: Whether the number is within what it may be off by.
-        room: What it may be off by.
-        most: The largest room of a number that tells something.
+        right: Whether the number is within its tolerance.
+        room: Tolerance for chance.
+        most: Largest tolerance at which the number is informative.
     """
     return None if right and room > most else right
 
 
 @dataclass(frozen=True)
 class Result:
-    """A headline number, and whether it is what it should be.
+    """A headline number, and whether it is as expected.
 
     Attributes:
-        of: What was measured, of which data.
-        name: Of the number.
-        value: It, in words.
-        target: What it should be, in words.
-        holds: Whether it is; None where too few samples can tell, or the number is no test.
+        of: Data and setting of the measurement.
+        name: Name of the number.
+        value: Number, in words.
+        target: Expected number, in words.
+        holds: Whether the number is as expected; None if there are too few samples to judge, or if
+            the number is no test.
     """
 
     of: str
@@ -65,8 +71,8 @@ class Key:
     """An entry of a legend.
 
     Attributes:
-        text: What it is.
-        color: A color of CSS.
+        text: Text of the entry.
+        color: CSS color.
         mark: ``line``, ``dashed``, ``dot`` or ``band``.
     """
 
@@ -77,14 +83,14 @@ class Key:
 
 @dataclass(frozen=True)
 class Chart:
-    """A Bokeh figure and its words.
+    """A Bokeh figure with its texts.
 
     Attributes:
-        plot: The figure; its name is its place on the page.
-        title: What is drawn.
-        alt: The same for those who do not see it, with the numbers that matter.
-        keys: The legend.
-        note: Below it.
+        plot: Figure, whose name identifies its place on the page.
+        title: Title of the chart.
+        alt: Description for readers who cannot see the chart, with the numbers that matter.
+        keys: Entries of the legend.
+        note: Note below the chart.
     """
 
     plot: figure
@@ -105,13 +111,14 @@ class Charts:
 
 @dataclass(frozen=True)
 class Coloring:
-    """A way to color points.
+    """A choice of colors for points.
 
     Attributes:
-        name: As it is chosen.
-        column: Of the points' source.
-        note: What the colors mean.
-        scale: Colors of CSS from the lowest to the highest value, with these values as words.
+        name: Name in the list of choices.
+        column: Column of the points' source.
+        note: Meaning of the colors.
+        scale: Lowest value in words, CSS colors from the lowest to the highest value, and highest
+            value in words.
     """
 
     name: str
@@ -122,20 +129,22 @@ class Coloring:
 
 @dataclass(frozen=True)
 class Flow:
-    """Points in motion: panels that share their points, and what moves them.
+    """An animation of points: panels that share their points, and the frames.
 
     Attributes:
-        name: By which the page's script finds its sources, ``{name}-points`` and ``{name}-frames``.
-        panels: Where the points start, are, and end.
-        planes: Of points in 3-D: the planes that they are seen in now.
-        times: Of the frames.
-        saved_times: How many there are in the file.
-        count: Points shown.
-        whole: Points in the file.
-        colorings: At least one.
-        moved: ``melt``, ``roundtrip`` or ``gen``: what images of the same section are called, too.
-        turns: Whether the panels look at points in 3-D, from a side that can be chosen.
-        title: What moves.
+        name: Name by which the page's script finds the sources ``{name}-points`` and
+            ``{name}-frames``.
+        panels: Charts of the points at the start, now, and at the end.
+        planes: Coordinate planes in which points in 3-D are shown now.
+        times: Times of the frames.
+        saved_times: Number of times in the file.
+        count: Number of points shown.
+        whole: Number of points in the file.
+        colorings: Choices of colors, at least one.
+        moved: ``melt``, ``roundtrip`` or ``gen``. The images of the same section have the same
+            value.
+        turns: Whether the panels show points in 3-D from a direction that can be chosen.
+        title: Title of the animation.
     """
 
     kind: ClassVar[str] = "flow"
@@ -153,7 +162,7 @@ class Flow:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """What the page's script needs to know."""
+        """Settings for the page's script."""
         return {
             "name": self.name,
             "times": list(self.times),
@@ -165,12 +174,12 @@ class Flow:
 
 @dataclass(frozen=True)
 class Sheet:
-    """Images in rows of one picture, from which the page cuts single ones.
+    """Images in rows of one picture, from which the page cuts single images.
 
     Attributes:
-        title: What these images are.
-        note: How they are shown.
-        uri: The picture.
+        title: Title of the images.
+        note: How the images are shown.
+        uri: Data URI of the picture.
     """
 
     title: str
@@ -179,23 +188,23 @@ class Sheet:
 
 
 def sheet_columns(count: int) -> int:
-    """How many images lie side by side in a sheet."""
+    """Return the number of images side by side in a sheet."""
     return math.ceil(math.sqrt(count))
 
 
 @dataclass(frozen=True)
 class Images:
-    """A grid of images, and of the one that is chosen a strip of what becomes of it.
+    """A grid of images, and a strip with the stages of the selected image.
 
     Attributes:
-        title: What the images are.
-        moved: ``melt``, ``roundtrip`` or ``gen``, if they are points of a flow; else empty.
-        labels: Of each image.
-        sheets: The columns of the strip; images have one place in all of them.
-        first: Which sheet the grid shows.
+        title: Title of the images.
+        moved: ``melt``, ``roundtrip`` or ``gen`` if the images are points of a flow; else empty.
+        labels: Label of each image.
+        sheets: Columns of the strip. An image has the same place in all of them.
+        first: Index of the sheet that the grid shows.
         shape: Height and width of an image in pixels.
-        note: Below the strip.
-        draws: Further sheets, of which the end of the strip shows one; empty for none.
+        note: Note below the strip.
+        draws: Further sheets, one of which the end of the strip shows; empty for none.
     """
 
     kind: ClassVar[str] = "images"
@@ -210,7 +219,7 @@ class Images:
 
     @property
     def columns(self) -> int:
-        """Of images in a sheet."""
+        """Number of images side by side in a sheet."""
         return sheet_columns(len(self.labels))
 
     @property
@@ -220,7 +229,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Picker:
-    """A list of which one is chosen: ``options`` by the start of the names of columns."""
+    """A selection list; ``options`` are the starts of the names of columns."""
 
     label: str
     options: Sequence[str]
@@ -229,14 +238,14 @@ class Picker:
 
 @dataclass(frozen=True)
 class Views:
-    """A chart of two columns that are chosen.
+    """A chart of two selectable columns.
 
     Attributes:
-        chart: It.
-        sets: Names of the sources of points; the columns are in ``{set}-columns``.
-        groups: Several sets of columns of which one is chosen; None for one.
-        across: The columns.
-        up: The same, with another one chosen.
+        chart: Chart.
+        sets: Names of the sources of points. Their columns are in ``{set}-columns``.
+        groups: Selection among several sets of columns; None for one set.
+        across: Selection of the horizontal column.
+        up: Selection of the vertical column.
     """
 
     kind: ClassVar[str] = "views"
@@ -253,7 +262,7 @@ class Views:
 
 @dataclass(frozen=True)
 class NumberTable:
-    """Numbers in rows."""
+    """A table of numbers."""
 
     kind: ClassVar[str] = "table"
     title: str
@@ -267,12 +276,12 @@ class Section:
     """A part of the page with a heading.
 
     Attributes:
-        title: What it is about.
-        reading: One sentence on how to read it.
-        page: Of the documentation.
-        place: The folder, as it was given.
-        parts: What it shows.
-        results: Its headline numbers.
+        title: Heading.
+        reading: Sentence on how to read the section.
+        page: Page of the documentation.
+        place: Folder, as the user gave it.
+        parts: Charts, tables and other parts.
+        results: Headline numbers.
     """
 
     title: str
@@ -285,7 +294,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Run:
-    """A script that ran: facts of its parameters file, in pairs of name and value."""
+    """A run of a script: facts from its parameters file, as pairs of name and value."""
 
     title: str
     place: str
@@ -294,6 +303,6 @@ class Run:
 
     @property
     def brief(self) -> str:
-        """The facts that matter most, in a line."""
+        """Most important facts, in one line."""
         facts = dict(self.facts)
         return ", ".join(form.format(facts[name]) for name, form in BRIEF.items() if name in facts)

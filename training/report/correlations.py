@@ -1,4 +1,4 @@
-"""Residuals of a network along time: how long they stay correlated."""
+"""Section of the correlations of a network's residuals over time."""
 
 from pathlib import Path
 
@@ -20,7 +20,11 @@ MOST_LAGS = 500
 
 
 def section_of(path: Path, choice: Choice) -> Section:
-    """The section of a summary of autocorrelations. Raises DataError if it is broken."""
+    """Return the section of a summary of autocorrelations.
+
+    Raises:
+        DataError: The file is broken.
+    """
     saved = SavedLags.load(path)
     name, details = name_and_details(path.with_name(path.stem.removesuffix("_summary")))
     plot = charts.plot("lag in t from the first time", "correlation with the first time")

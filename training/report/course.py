@@ -1,4 +1,4 @@
-"""The course of a training: its loss, and what it does on held-out data."""
+"""Section of a training run: training loss, held-out results, and learning rate."""
 
 from pathlib import Path
 
@@ -18,7 +18,11 @@ READING = (
 
 
 def section_of(path: Path, choice: Choice) -> Section:
-    """The section of a run's statistics. Raises DataError if they are broken."""
+    """Return the section of a run's statistics.
+
+    Raises:
+        DataError: The statistics are broken.
+    """
     saved = SavedTraining.load(path)
     run = path.resolve().parent.name
     drawn = [_loss(saved)]
@@ -55,7 +59,7 @@ def _loss(saved: SavedTraining) -> Chart:
 
 
 def _limits(saved: SavedTraining) -> tuple[float, float]:
-    """Of the axis of losses: the first ones may be far above the rest, which would be flat."""
+    """Return limits for the loss axis that cut off early losses far above the rest."""
     known = [saved.loss] if saved.held_out is None else [saved.loss, saved.held_out]
     low = min(BASELINE, *(float(np.nanmin(each)) for each in known))
     high = max(BASELINE, *(float(np.nanquantile(each, 0.99)) for each in known))

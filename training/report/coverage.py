@@ -1,4 +1,4 @@
-"""Coverage: what spheres in latent space hold that the flow carries to the data and back."""
+"""Section of coverage: fractions inside latent spheres, carried by the flow to data and back."""
 
 from pathlib import Path
 
@@ -23,10 +23,14 @@ MARKS = ("circle", "triangle", "x", "diamond")
 
 
 def section_of(path: Path, choice: Choice) -> Section:
-    """The section of a file of coverage. Raises DataError if it is broken."""
+    """Return the section of a coverage file.
+
+    Raises:
+        DataError: The file is broken.
+    """
     saved = SavedCoverage.load(path)
     name, details = title_of(path.stem.removesuffix("_coverage"))
-    # By what: over seeds the mean of each.
+    # Fractions by kind of points, averaged over seeds.
     shares = dict(
         zip(STYLES, [*saved.coverage.mean(axis=0), saved.fresh.mean(axis=0)], strict=True)
     )
@@ -34,7 +38,7 @@ def section_of(path: Path, choice: Choice) -> Section:
     seeds = len(saved.fresh)
     errors = np.sqrt(exact * (1 - exact) / (seeds * min(saved.count, saved.fresh_count)))
     of = joined(name, details, by=", ")
-    # The test points in data space, and fresh data.
+    # test points in data space, and fresh data
     telling = [list(STYLES)[STAGES.index("data")], list(STYLES)[-1]]
     results = [_result(of, what, shares[what], exact, errors) for what in telling]
     head = ["radius", "χ²", *STYLES]

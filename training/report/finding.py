@@ -1,4 +1,4 @@
-"""The files that a report shows: each goes to the module of its subject, broken ones are named."""
+"""Search for the files of a report; each goes to the module of its subject."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,20 +17,20 @@ from training.report.content import Choice, Run, Section
 from training.report.runs import run_of
 
 Reader = Callable[[Path | Mapping[str, Path], Choice], Section]
-"""What makes a section of a file, or of files by kind."""
+"""Function that makes a section of a file, or of files by kind."""
 LOOKED_INTO = (".npz", ".nc", ".json", ".jsonl")
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What a report tells.
+    """Contents of a report.
 
     Attributes:
-        sections: In order.
-        runs: Scripts that ran.
+        sections: Sections in order.
+        runs: Runs of scripts.
         broken: Files that could not be read, and why.
-        foreign: Files that look like results and are not of this project, or are not shown.
-        others: How many other files there are by the ending of their names.
+        foreign: Files that look like results but are not of this project or not shown, and why.
+        others: Number of other files by suffix.
     """
 
     sections: list[Section] = field(default_factory=list)
@@ -41,8 +41,11 @@ class Findings:
 
 
 def found_in(paths: Iterable[Path], choice: Choice) -> Findings:
-    """Reads all that is in some files and folders, and in the folders in these. Raises DataError if
-    a path is missing, or none of the files has anything to show."""
+    """Read all files at the given paths and in folders below them.
+
+    Raises:
+        DataError: A path is missing, or no file has anything to show.
+    """
     findings = Findings()
     subjects: dict[tuple[Path, str, str], Any] = {}
     for file in _files(paths):
@@ -71,7 +74,7 @@ def found_in(paths: Iterable[Path], choice: Choice) -> Findings:
 
 
 def _add_run(findings: Findings, files: dict[str, Path], read: Reader, choice: Choice) -> None:
-    """Adds the section of a run's simulations; of those that can be read, if one is broken."""
+    """Add the section of a run's simulations, without broken ones."""
     ordered = {kind: files[kind] for kind in KINDS if kind in files}
     try:
         findings.sections.append(read(ordered, choice))
@@ -88,7 +91,7 @@ def _add_run(findings: Findings, files: dict[str, Path], read: Reader, choice: C
 
 @contextmanager
 def _noting_errors(findings: Findings, path: Path) -> Iterator[None]:
-    """Around what reads a file: what is wrong with it is told in the report, and all goes on."""
+    """Record an error of reading a file in the findings, and continue."""
     try:
         yield
     except DataError as error:
@@ -96,7 +99,11 @@ def _noting_errors(findings: Findings, path: Path) -> Iterator[None]:
 
 
 def _files(paths: Iterable[Path]) -> list[Path]:
-    """All files, each once, without hidden ones."""
+    """Return all files, each once, without hidden ones.
+
+    Raises:
+        DataError: A path does not exist.
+    """
     files: dict[Path, Path] = {}
     for path in paths:
         if not path.exists():
@@ -109,7 +116,7 @@ def _files(paths: Iterable[Path]) -> list[Path]:
 
 
 def _sort(file: Path, findings: Findings, subjects: dict[tuple[Path, str, str], Any]) -> None:
-    """Puts a file where its subject is, or says that it has none."""
+    """Add a file to its subject, or to the files without one."""
     kind = format_of(file)
     if file.suffix == ".json":
         run = run_of(file)
@@ -130,20 +137,26 @@ def _sort(file: Path, findings: Findings, subjects: dict[tuple[Path, str, str], 
 
 
 def _add_to_run(file: Path, subject: str, subjects: dict[tuple[Path, str, str], Any]) -> None:
-    """Adds a simulation to those of its run, by its kind."""
+    """Add a simulation to those of its run, by its kind.
+
+    Raises:
+        DataError: The file has fewer than two times.
+    """
     with open_arrays(file) as saved:
         times = saved.numbers("times")
     if times.ndim != 1 or len(times) < 2:
         raise DataError(f"{file}: 'times' is {list(times.shape)}, not two times or more")
     kind = kind_of(file, times)
     name = stem_of(file)
-    while kind in subjects.get((file.parent, subject, name), {}):  # two of one name
+    while kind in subjects.get((file.parent, subject, name), {}):  # two simulations with one name
         name += " again"
     subjects.setdefault((file.parent, subject, name), {})[kind] = file
 
 
 def section_maker(kind: str) -> Reader:
-    """What makes sections of a kind. Modules are imported when they are needed, since some take
-    half a second."""
+    """Return the function that makes sections of a kind of files.
+
+    Its module is imported only when needed, since some take half a second.
+    """
     module, _, name = FORMATS[kind].shown.rpartition(".")
     return getattr(import_module(f"{__package__}.{module}"), name)

@@ -1,8 +1,9 @@
-"""Simulations of points: a melt and a generation, each a motion whose points can be held.
+"""Section of simulated points: animations of a melt and a generation, with selectable points.
 
-A motion has three panels, where points start, are, and end. They share their points, so that those
-which are chosen in one are chosen in all, and have one scale. Points in three dimensions are seen
-from a side that can be turned, by an orthographic projection, and in the three planes.
+An animation has three panels: where the points start, where they are now, and where they end. The
+panels have the same scale and share their points, so that a selection in one panel applies to all.
+Points in three dimensions are shown in an orthographic projection that can be rotated, and in the
+three coordinate planes.
 """
 
 import math
@@ -43,20 +44,20 @@ from training.report.content import (
 from training.report.runs import roundtrip_results
 
 FEW = 3
-"""Dimensions up to which no spectrum is drawn."""
+"""Number of dimensions up to which no spectrum is drawn."""
 SIGMAS = 3.0
-"""Standard errors by which a number may be off."""
+"""Tolerance of a number, in standard errors."""
 NEAR = 0.01
-"""What is off by less is right, however many samples tell."""
+"""Smallest tolerance, however many samples there are."""
 LARGE = 0.2
-"""Error of a variance that must be seen before it is said to be right."""
+"""Error of a variance that a test must be able to detect to conclude that the variance is right."""
 
 
 def latent_results(melt: SavedTrajectory) -> list[Result]:
-    """The mean variance of the kept dimensions, over the closed form."""
+    """Return the mean variance of the kept dimensions, relative to the closed form."""
     kept = ~melt.compressed()
     mean = float((melt.last_variance / melt.latent_variance())[kept].mean())
-    # Errors of what is right: those of variances that are too large would be larger.
+    # Standard error under the closed form; variances that are too large would have a larger one.
     room = max(SIGMAS * math.sqrt(2 / (melt.count * int(kept.sum()))), NEAR)
     ratio = f"{mean:.3f} of the closed form, mean of {int(kept.sum())} kept dimensions"
     target = f"1 ± {room:.2g}: {SIGMAS:g} standard errors of {melt.count:,} samples"
@@ -67,7 +68,7 @@ def latent_results(melt: SavedTrajectory) -> list[Result]:
 
 
 def latent_parts(melt: SavedTrajectory) -> list[object]:
-    """The spectrum of latents against the closed form, where there are many."""
+    """Return the spectrum of latents against the closed form, if there are many dimensions."""
     if melt.dim <= FEW:
         return []
     exact = melt.latent_variance()
@@ -125,8 +126,15 @@ ENDS = {
 
 
 def section_of(paths: Mapping[str, Path], choice: Choice) -> Section:
-    """The section of a run's simulations of a toy: files by kind, melt, roundtrip, gen. Raises
-    DataError if one is broken."""
+    """Return the section of a run's simulations of a toy.
+
+    Args:
+        paths: Files by kind: melt, roundtrip, gen.
+        choice: Amount of points that is shown.
+
+    Raises:
+        DataError: A file is broken.
+    """
     saved = {
         kind: SavedTrajectory.load(path, choose=choice.samples) for kind, path in paths.items()
     }
@@ -141,9 +149,19 @@ def section_of_run(
     parts: Sequence[object] = (),
     results: Sequence[Result] = (),
 ) -> Section:
-    """What sections of a run's simulations, by kind, have in common, below parts and results of
-    their own. A motion back repeats the melt's, and is shown where it is alone; points of one
-    dimension are not moved."""
+    """Return a section of a run's simulations, with the parts that all subjects share.
+
+    A roundtrip repeats its melt, so it is shown only if it is alone. Points in one dimension have
+    no animation.
+
+    Args:
+        saved: Simulations by kind.
+        what: Words for the title.
+        reading: Sentence on how to read the section.
+        page: Page of the documentation.
+        parts: Parts of the subject, which come first.
+        results: Headline numbers of the subject.
+    """
     first, melt = next(iter(saved.values())), saved.get("melt")
     name, details = name_and_details(first)
     results = [*roundtrip_results(first.path, joined(name, details, by=", ")), *results]
@@ -158,8 +176,10 @@ def section_of_run(
 
 
 def flow_of(saved: SavedTrajectory) -> Flow:
-    """A motion of points in two dimensions or more, the first two or all three of which are
-    shown."""
+    """Return an animation of points in two or more dimensions.
+
+    It shows all three dimensions of 3-D points, otherwise the first two.
+    """
     points, times = points_of(saved), evenly(len(saved.times), MOST_TIMES)
     points = points[times]
     colors = colorings_of(saved, points)
@@ -209,7 +229,7 @@ def flow_of(saved: SavedTrajectory) -> Flow:
 def colorings_of(
     saved: SavedTrajectory, points: np.ndarray
 ) -> dict[str, tuple[Coloring, np.ndarray]]:
-    """Ways to color points ``[S, n, d]``, each with the colors ``[n, 3]``, by column."""
+    """Return choices of colors for points ``[S, n, d]``, each with colors ``[n, 3]``, by column."""
     places = seen_places(points[-1 if saved.kind == "roundtrip" else 0])
     if places.shape[1] == 2:
         places = places - places.mean(axis=0)
@@ -228,7 +248,7 @@ def colorings_of(
 
 
 def plain(name: str) -> str:
-    """The name of an axis without the marks of mathematics."""
+    """Return the name of an axis without mathematical markup."""
     return name.replace("$", "").replace("_", "")
 
 
@@ -258,7 +278,7 @@ def _axes(points: np.ndarray) -> Iterable[tuple[int, str]]:
 
 
 def _panel_columns(points: np.ndarray) -> dict[str, np.ndarray]:
-    """Where points ``[S, n, d]`` are in each panel at first: in 3-D as they are seen."""
+    """Return the initial coordinates of points ``[S, n, d]`` in each panel, projected if in 3-D."""
     seen = seen_places(points[[0, 0, -1]])
     columns = {
         f"{place}_{axis}": charts.float32(seen[number, :, k])
@@ -283,7 +303,7 @@ def _panel(
 
 
 def _ball(points: np.ndarray) -> np.ndarray:
-    """A square that holds points in 3-D, from whichever side they are seen."""
+    """Return a square that contains points in 3-D when viewed from any direction."""
     box = common_box([points])
     reach = float(np.abs(box).max())
     return np.array([[-reach, reach], [-reach, reach]])

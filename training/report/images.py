@@ -1,6 +1,4 @@
-"""Simulations of images: what becomes of each, on its way to the latent and back, how
-errors of the way back are spread, and the worst of them.
-"""
+"""Sections of images: their stages in the flow, roundtrip errors, and the worst roundtrips."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,13 +35,20 @@ READING = (
     "held."
 )
 COLUMNS = 8
-"""Times of a strip."""
+"""Number of times in a strip."""
 STATES = "Unscaled states; ÷ n: divided by n, since they outgrow the range of pixels."
 
 
 def section_of(paths: Mapping[str, Path], choice: Choice) -> Section:
-    """The section of a run's simulations of images: files by kind, melt, roundtrip, gen. Raises
-    DataError if one is broken."""
+    """Return the section of a run's simulations of images.
+
+    Args:
+        paths: Files by kind: melt, roundtrip, gen.
+        choice: Amount of points that is shown.
+
+    Raises:
+        DataError: A file is broken.
+    """
     saved = {
         kind: SavedTrajectory.load(path, choose=choice.samples) for kind, path in paths.items()
     }
@@ -56,8 +61,10 @@ def section_of(paths: Mapping[str, Path], choice: Choice) -> Section:
 
 
 def images_part(item: SavedTrajectory, back: SavedTrajectory | None) -> Images:
-    """Images of a simulation, each with its states at telling times; of a melt with the way back
-    the return and its difference, too."""
+    """Return the images of a simulation, each with its states at informative times.
+
+    With a roundtrip, the returned image and its difference from the original are added.
+    """
     states = images_of(item)
     count = affordable(states.shape[1], states.shape[2:], COLUMNS + 2 * (back is not None))
     states = states[:, :count]
@@ -84,7 +91,7 @@ def images_part(item: SavedTrajectory, back: SavedTrajectory | None) -> Images:
 
 
 def _at(item: SavedTrajectory, index: int) -> str:
-    """The heading of a time."""
+    """Return the heading of a time."""
     if item.times[index] == item.times.min():
         return {"melt": "original", "roundtrip": "return", "gen": "sample"}[item.kind]
     latent = "latent, " if item.times[index] == item.times.max() else ""
@@ -92,7 +99,7 @@ def _at(item: SavedTrajectory, index: int) -> str:
 
 
 def _difference(values: np.ndarray) -> Sheet:
-    """A sheet of differences in gray levels, magnified."""
+    """Return a sheet of magnified differences in gray levels."""
     column, scale = magnified(values)
     return sheet(column.cells, column.title, f"{column.note}; {scale.range}")
 
@@ -103,7 +110,11 @@ READING_OF_ROUNDTRIPS = (
 
 
 def section_of_roundtrips(path: Path, choice: Choice) -> Section:
-    """The section of a file of worst roundtrips. Raises DataError if it is broken."""
+    """Return the section of a file of worst roundtrips.
+
+    Raises:
+        DataError: The file is broken.
+    """
     saved = SavedRoundtrips.load(path)
     largest = float(saved.all_max_abs_error.max())
     exact = float(saved.all_exact.mean())

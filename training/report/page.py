@@ -1,8 +1,8 @@
-"""The page: sections laid out by templates into one file that loads nothing.
+"""HTML page: sections rendered by templates into one file that loads nothing.
 
-A Content-Security-Policy allows the page's own scripts by their digests and nothing else: neither
-a script that a name brought along, nor a request to anywhere. Bokeh's ``CustomJS`` would need
-``eval`` and is not used.
+A Content-Security-Policy allows only the page's own scripts, by their digests. It blocks scripts
+injected by names in files, and all requests. Bokeh's ``CustomJS`` would need ``eval`` and is not
+used.
 """
 
 import base64
@@ -28,11 +28,11 @@ POLICY = "POLICY-OF-THIS-PAGE"
 SCRIPT = re.compile(r"<script(?P<attributes>[^>]*)>(?P<text>.*?)</script>", re.S | re.I)
 OTHER_ENDINGS = 8
 BOKEH = ("bokeh_css", "bokeh_js", "plot_script")
-"""What Bokeh puts into the template."""
+"""Template variables that Bokeh fills."""
 
 
 def page_of(findings: Findings, title: str, choice: Choice) -> str:
-    """The text of an HTML file: its heading, and what files and folders hold."""
+    """Return the text of an HTML file with a heading and the findings."""
     shown = {
         "findings": findings,
         "others": ", ".join(
@@ -51,24 +51,24 @@ def page_of(findings: Findings, title: str, choice: Choice) -> str:
     plots = list(_plots(findings.sections))
     if plots:
         document = Document()
-        with document.models.freeze():  # or all models would be looked through for each plot
+        with document.models.freeze():  # otherwise Bokeh traverses all models for each plot
             for plot in plots:
                 document.add_root(plot)
         html = file_html(
             document,
             INLINE,
             title=title,
-            suppress_callback_warning=True,  # there are none, and to look for them takes a while
+            suppress_callback_warning=True,  # there are none, and the search for them is slow
             template=template,
             template_variables=shown,
         )
-    else:  # Bokeh refuses to make a page without any
+    else:  # Bokeh does not make a page without any plot
         html = template.render(**shown, title=title, **dict.fromkeys(BOKEH, ""))
     return html.replace(POLICY, policy_of(html), 1)
 
 
 def policy_of(html: str) -> str:
-    """The Content-Security-Policy of a page: what its scripts are, and that it loads nothing."""
+    """Return the Content-Security-Policy of a page: its scripts' digests, and no loading."""
     digests = []
     for script in SCRIPT.finditer(html):
         if "application/json" not in script["attributes"]:

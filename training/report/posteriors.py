@@ -1,4 +1,4 @@
-"""Posteriors: draws over those of the prior, and what is known of each coordinate."""
+"""Section of posteriors: draws over prior draws, and a summary of each coordinate."""
 
 from pathlib import Path
 from typing import Any
@@ -37,11 +37,15 @@ READING = (
 MOST_POINTS = 1500
 MOST_COLUMNS = 12
 MOST_DRAWS = 32
-"""Of a posterior of images."""
+"""Largest number of draws of a posterior of images."""
 
 
 def section_of(path: Path, choice: Choice) -> Section:
-    """The section of a file of draws. Raises DataError if it is broken."""
+    """Return the section of a file of posterior draws.
+
+    Raises:
+        DataError: The file is broken.
+    """
     saved = load_netcdf(path, MOST_SHOWN)
     name, details = name_and_details(saved)
     numbers = path.with_suffix(".json")
@@ -56,7 +60,12 @@ def section_of(path: Path, choice: Choice) -> Section:
 
 
 def _results(of: str, numbers: Path) -> list[Result]:
-    """What the numbers beside the draws say of their convergence: the rule is the sampler's own."""
+    """Return the convergence of the chains, judged by the sampler's own rule.
+
+    Args:
+        of: Name of the data, and how the draws were made.
+        numbers: JSON file next to the draws.
+    """
     count, converged = parameter(numbers, "observations"), parameter(numbers, "converged")
     if not (isinstance(count, int) and isinstance(converged, int)):
         return []
@@ -72,7 +81,7 @@ def _results(of: str, numbers: Path) -> list[Result]:
 
 
 def _views(saved: SavedPosteriors, most: int) -> Views:
-    """Two coordinates against each other, of the prior and of one posterior."""
+    """Return a chart of two coordinates against each other, prior and one posterior."""
     chosen = telling_columns(saved, MOST_COLUMNS)
     names = [saved.names[column] for column in chosen]
     groups = saved.points.shape[2]
@@ -93,7 +102,7 @@ def _views(saved: SavedPosteriors, most: int) -> Views:
 
 
 def _summary(saved: SavedPosteriors, listed: Any) -> list[NumberTable]:
-    """Means, intervals and diagnostics of the first observations, as their JSON has them."""
+    """Return means, intervals and diagnostics of the first observations, as in their JSON file."""
     if saved.image_shape is not None or not isinstance(listed, list):
         return []
     chosen = telling_columns(saved, MOST_COLUMNS)
@@ -125,8 +134,10 @@ def _summary(saved: SavedPosteriors, listed: Any) -> list[NumberTable]:
 
 
 def _held_out(posterior: dict[str, Any], name: str, spread: float) -> list[str]:
-    """The 90 % interval by held-out truths, and how odd the observation is; nothing of a network
-    that was not calibrated."""
+    """Return the conformal 90 % interval and the observation's p-value.
+
+    The result is empty if the network was not calibrated.
+    """
     held = posterior.get("held_out")
     if not isinstance(held, dict):
         return []
@@ -139,7 +150,7 @@ def _held_out(posterior: dict[str, Any], name: str, spread: float) -> list[str]:
 
 
 def _cell(values: Any, name: str | int, form: str = "{:.4g}", spread: float | None = None) -> str:
-    """A number in this form, or to the digits that its spread leaves."""
+    """Format a number in this form, or to the digits that its spread justifies."""
     value = number(values, name)
     if value is None:
         return "–"
@@ -148,7 +159,7 @@ def _cell(values: Any, name: str | int, form: str = "{:.4g}", spread: float | No
 
 
 def _images(saved: SavedPosteriors) -> Images:
-    """Posteriors of images: what was observed, the mean, the spread, and one draw after another."""
+    """Return posteriors of images: observation, mean, standard deviation, and single draws."""
     shape, count = saved.image_shape, saved.points.shape[2]
     assert shape is not None
     draws = saved.points.reshape(-1, count, *shape)

@@ -1,4 +1,4 @@
-"""What was run: the parameters files beside results, and the headline numbers that are in them."""
+"""Runs of scripts: parameters files next to results, and the headline numbers in them."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,18 +13,21 @@ from training.report.content import Result, Run
 
 TRAINING = "training_options.json"
 PARAMETERS = ("_sim_params.json", "_HD_pfODE_int_sim_params.json")
-"""How the names of files with a simulation's parameters end, after the stem."""
+"""Endings of the names of a simulation's parameters files, after the stem."""
 SMALL_RMS = 1e-3
-"""Of what has unit variance: a roundtrip that errs less is one to a tenth of a percent."""
+"""Root-mean-square error, relative to unit variance, up to which a roundtrip counts as exact."""
 HALF_LEVEL = 0.5
-"""Gray levels: smaller errors are none after rounding."""
+"""Gray levels: smaller errors vanish by rounding."""
 WORDS = 120
-"""Letters of a value that are shown."""
+"""Largest number of letters of a value that are shown."""
 
 
 def run_of(path: Path) -> Run | None:
-    """What ran, by a parameters file; None if it is none of a run. Raises DataError if the file is
-    broken."""
+    """Return the run that a parameters file describes, or None if it describes no run.
+
+    Raises:
+        DataError: The file is broken.
+    """
     content = load_json(path)
     parts = [
         part
@@ -35,7 +38,7 @@ def run_of(path: Path) -> Run | None:
         return None
     last = parts[-1]
     trained = last_line(path.with_name(STATS)) if path.name == TRAINING else None
-    # Those of the first part that has any.
+    # options of the first part that has any
     candidates = (part.get("options") for part in _parts(content))
     options = next((options for options in candidates if isinstance(options, dict)), {})
     libraries = last.get("libraries")
@@ -59,8 +62,15 @@ def run_of(path: Path) -> Run | None:
 
 
 def roundtrip_results(path: Path, of: str) -> Iterator[Result]:
-    """What the parameters beside a file of a simulation say of the way back, of such data. Raises
-    DataError if they are broken."""
+    """Yield the roundtrip errors from the parameters next to a simulation's file.
+
+    Args:
+        path: File of a simulation.
+        of: Name of the data.
+
+    Raises:
+        DataError: The parameters are broken.
+    """
     errors = _simulated(path)
     largest = number(errors, "max_abs_error")
     exact = number(errors, "exact_pixels")
@@ -75,7 +85,7 @@ def roundtrip_results(path: Path, of: str) -> Iterator[Result]:
 
 
 def _simulated(path: Path) -> Mapping[str, Any]:
-    """What the parameters beside a simulation's file say of the way back."""
+    """Return the roundtrip entry of the parameters next to a simulation's file, or an empty one."""
     for ending in PARAMETERS:
         beside = path.with_name(stem_of(path) + ending)
         if beside.exists():
@@ -87,13 +97,13 @@ def _simulated(path: Path) -> Mapping[str, Any]:
 
 
 def _parts(content: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """A file's parameters: its own, or those of each kind of simulation."""
+    """Return the parameters of a file: those at its top, and those of each kind of simulation."""
     kinds = [content[kind] for kind in KINDS if isinstance(content.get(kind), dict)]
     return [content, *kinds]
 
 
 def _total(content: Mapping[str, Any], name: str, form: str) -> str:
-    """The sum of a number over all that ran; empty where it is not told."""
+    """Return the formatted sum of a number over all parts of a run; empty if it is not recorded."""
     inner = content.get("simulations")
     places = [*_parts(content), *(inner.values() if isinstance(inner, dict) else ())]
     known = [value for place in places if (value := number(place, name)) is not None]
@@ -101,7 +111,7 @@ def _total(content: Mapping[str, Any], name: str, form: str) -> str:
 
 
 def number(content: Any, name: str | int) -> float | None:
-    """One of this name, as far as it can be shown; None if there is none."""
+    """Return the number of this name, or None if there is none or it is too large to show."""
     value = content.get(name) if isinstance(content, dict) else None
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None

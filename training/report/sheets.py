@@ -1,4 +1,4 @@
-"""Many small images in one picture, from which the page cuts single ones."""
+"""Sheets: many small images in one picture, from which the page cuts single images."""
 
 import base64
 import io
@@ -11,16 +11,16 @@ from training.pictures.images.grids import tiled
 from training.report.content import Sheet, sheet_columns
 
 BUDGET = 5_000_000
-"""Bytes of pixels that one set of images may have on the page."""
+"""Bytes of pixels that one set of images may take on the page."""
 
 
 def affordable(count: int, shape: tuple[int, ...], columns: int) -> int:
-    """How many of so many images of a shape ``(C, H, W)`` are shown in so many sheets."""
+    """Return how many images of a shape ``(C, H, W)`` are shown, given the number of sheets."""
     return max(1, min(count, BUDGET // (math.prod(shape) * columns)))
 
 
 def sheet(cells: np.ndarray, title: str, note: str = "") -> Sheet:
-    """Images ``[N, H, W, 3]`` of 8 bits in one picture, gray if they are."""
+    """Return 8-bit images ``[N, H, W, 3]`` as one picture, saved as gray if all are gray."""
     page = tiled(cells, sheet_columns(len(cells)), 0)
     gray = bool((page == page[..., :1]).all())
     file = io.BytesIO()

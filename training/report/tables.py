@@ -1,4 +1,4 @@
-"""Simulations of tables: rows of data and samples, column against column."""
+"""Section of simulated tables: rows of data against samples, for selectable columns."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -23,12 +23,19 @@ READING = (
 )
 MOST_COLUMNS, MOST_ROWS = 60, 2000
 WORST = 12
-"""Columns of which distances are listed."""
+"""Largest number of columns whose distances are listed."""
 
 
 def section_of(paths: Mapping[str, Path], choice: Choice) -> Section:
-    """The section of a run's simulations of a table: files by kind, melt, roundtrip, gen. Raises
-    DataError if one is broken."""
+    """Return the section of a run's simulations of a table.
+
+    Args:
+        paths: Files by kind: melt, roundtrip, gen.
+        choice: Amount of points that is shown.
+
+    Raises:
+        DataError: A file is broken.
+    """
     tables = {kind: SavedTable.load(path, choice.samples) for kind, path in paths.items()}
     saved = {kind: _with_densities(table) for kind, table in tables.items()}
     of = joined(*name_and_details(next(iter(saved.values()))), by=", ")
@@ -45,7 +52,7 @@ def section_of(paths: Mapping[str, Path], choice: Choice) -> Section:
 
 
 def _with_densities(table: SavedTable) -> SavedTrajectory:
-    """Its trajectory, with densities: those that are not finite count as the lowest."""
+    """Return a table's trajectory with densities; those that are not finite become the lowest."""
     known = table.densities
     if table.log_prob is None or not len(known):
         return table.trajectory
@@ -54,7 +61,7 @@ def _with_densities(table: SavedTable) -> SavedTrajectory:
 
 
 def density_results(table: SavedTable, of: str) -> list[Result]:
-    """What log densities of single rows are off by, where they are no exact ones."""
+    """Return the error of the log densities of single rows, if they are not exact."""
     if table.errors is None or np.isnan(table.errors).all():
         return []
     size = float(np.sqrt(np.nanmean(np.square(table.errors))))
@@ -64,8 +71,8 @@ def density_results(table: SavedTable, of: str) -> list[Result]:
 
 
 def _views(tables: Mapping[str, SavedTable], choice: Choice) -> Views:
-    """Two columns against each other, of data and of samples."""
-    # Data are drawn over samples, of which there are often more.
+    """Return a chart of two columns against each other, for data and samples."""
+    # Data are drawn over samples, which are often more numerous.
     shown = [tables[kind] for kind in ("gen", "melt") if kind in tables] or list(tables.values())
     names = list(shown[0].names)[:MOST_COLUMNS]
     clouds = []
@@ -79,7 +86,11 @@ def _views(tables: Mapping[str, SavedTable], choice: Choice) -> Views:
 
 
 def _fit(melt: SavedTable, gen: SavedTable, of: str) -> tuple[Result, NumberTable]:
-    """How far the columns of samples are from those of data."""
+    """Return how far the columns of samples are from those of data.
+
+    Raises:
+        DataError: The two files have different columns.
+    """
     data, samples = melt.rows, gen.rows
     if data.shape[1] != samples.shape[1]:
         raise DataError(f"{gen.path} has other columns than {melt.path}")

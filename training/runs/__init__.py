@@ -1,1 +1,1 @@
-"""Stories of flows, told once for whatever the data are: simulations, posteriors, coverage."""
+"""Runs of flows for all kinds of data: simulations, posteriors, coverage, and queries."""

@@ -1,7 +1,7 @@
-"""Questions about rows of a file, answered as sheets that people read, and a check of the answers.
+"""Queries about the rows of a file, with results as sheets, and a check of these results.
 
-A sheet has the columns of the source, as it writes them, and beside them what was asked: intervals
-of numbers, probabilities of levels, log densities.
+A sheet has the columns of the source, as the source writes them, and further columns with the
+results: intervals of numbers, probabilities of categories, log densities.
 """
 
 import importlib
@@ -34,19 +34,25 @@ from training.subjects.records import Progress, RecordFlow
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 FEWEST_CELLS = 20
-"""Of a column that is tested."""
+"""Least number of cells of a column that is tested."""
 MOST_COMPARED = 10_000
-"""Rows beside drawn ones."""
+"""Largest number of real rows that are compared with sampled ones."""
 MOST_KEPT = 100_000
-"""Rows that are chosen together, of several times as many."""
+"""Largest number of rows selected together from several times as many draws."""
 KINDS = {WHOLE: "whole numbers", DATE: "dates"}
 FEWEST_NEIGHBORS = 10
-"""Rows, at least, whose nearest ones are looked for."""
+"""Least number of rows for a comparison of nearest neighbors."""
 
 
 class Sheet(NamedTuple):
-    """Columns with names, and their texts by row; so many, the last, are beside the source's, and
-    some have plain numbers, whatever the decimal sign of the source."""
+    """Named columns with texts by row.
+
+    Attributes:
+        names: Names of the columns.
+        rows: Texts of each row.
+        beside: Number of result columns, which come last.
+        plain: Names of columns with plain numbers, independent of the source's decimal sign.
+    """
 
     names: list[str]
     rows: list[list[str]]
@@ -55,8 +61,13 @@ class Sheet(NamedTuple):
 
 
 class Beside(NamedTuple):
-    """A column of a sheet that is not the source's: its name, its texts, and whether these are
-    plain numbers."""
+    """A result column of a sheet.
+
+    Attributes:
+        name: Name of the column.
+        texts: Text of each row.
+        plain: Whether the texts are plain numbers.
+    """
 
     name: str
     texts: list[str]
@@ -65,11 +76,11 @@ class Beside(NamedTuple):
 
 @dataclass(frozen=True)
 class Asking:
-    """Questions to a flow of records.
+    """Queries to a flow of records.
 
     Attributes:
-        flow: The answers.
-        progress: Called with numbers of cells or rows that are done; None for nothing.
+        flow: Flow of records.
+        progress: Callback with numbers of cells or rows completed, or None.
     """
 
     flow: RecordFlow
@@ -78,8 +89,11 @@ class Asking:
     def rows_of(
         self, source: Any, asked: Sequence[str] = (), missing_values: Sequence[str] = ()
     ) -> Records:
-        """Rows of records, a file or a data frame, with the columns of a network; see ``encode``.
-        Warns of what does not fit, and of numbers far outside of those that trained it."""
+        """Return rows of records, a file or a data frame, with the columns of the network.
+
+        See ``encode`` for the arguments. Values that do not fit, and numbers far outside the
+        training data, cause warnings.
+        """
         empty, records = self.flow.empty, source
         lines: list[str] = []
         if not isinstance(source, Records):
@@ -92,8 +106,7 @@ class Asking:
         return records
 
     def _warn_of_far(self, values: np.ndarray, asked: Sequence[str] = ()) -> None:
-        """Warns of numbers ``[n, P]`` that are far outside of those of the training, but for
-        columns that are asked."""
+        """Warn of numbers ``[n, P]`` far outside the training data, except in asked columns."""
         flow = self.flow
         counts = flow.space.beyond(values, flow.questions.network.mixture.reach).sum(axis=0)
         for name, count in zip(flow.empty.names, counts.tolist(), strict=True):
@@ -104,10 +117,15 @@ class Asking:
                 )
 
     def fill(self, records: Records, interval: Interval) -> Sheet:
-        """Rows whose holes have medians of numbers and the likeliest levels, each given the cells
-        that are there; behind them columns with the ends of the interval, or the level's
-        probability, for each column that had holes. Raises UsageError if the network was trained
-        for one question, and there are other holes."""
+        """Return rows with missing values imputed, and columns with the uncertainty.
+
+        A number is imputed by its median, a category by the most probable one, each given the
+        observed cells of its row. For each column with missing values, result columns contain the
+        ends of the interval, or the category's probability.
+
+        Raises:
+            UsageError: The network was trained for one query, and other values are missing.
+        """
         values, holes, known = np.array(records.values), records.holes, ~np.isnan(records.values)
         own = np.array([not column.of for column in records.columns])
         missing = np.flatnonzero(holes.any(axis=0) & own)
@@ -124,18 +142,22 @@ class Asking:
         return _joined(names, texts, beside)
 
     def completed(self, records: Records, seed: int, table: int) -> Sheet:
-        """Rows whose holes have joint draws, given the cells that are there: a table of a seed."""
-        own = (seed << 32) + table  # tables of two seeds are put together, and must not be the same
+        """Return rows with missing values imputed by joint draws, one table for each number."""
+        own = (seed << 32) + table  # so that tables of two seeds, put together, never repeat
         values = self.flow.drawn(
             records.values, np.isnan(records.values), own, progress=self.progress
         )
         return Sheet(*texts_of(_with_all_columns(records, values)))
 
     def predict(self, records: Records, columns: Sequence[str], interval: Interval) -> Sheet:
-        """Rows with predictions of columns beside them, each given the cells that are there of all
-        other columns: medians and intervals of numbers, the likeliest level and all probabilities,
-        also of values that a number often has. Raises UsageError if there is no such column, or the
-        network was not trained for it."""
+        """Return rows with predictions of columns, given the observed cells of other columns.
+
+        Predictions are medians and intervals of numbers, and the most probable category with all
+        probabilities. Atoms of a number have probabilities, too.
+
+        Raises:
+            UsageError: There is no such column, or the network was not trained for it.
+        """
         places = [place_of(records, name) for name in columns]
         if len(set(places)) < len(places):
             raise UsageError(f"a column is named twice to be predicted: {', '.join(columns)}")
@@ -163,9 +185,15 @@ class Asking:
         return _joined(names, texts_of_rows, beside)
 
     def score(self, records: Records, odd: float) -> Sheet:
-        """Of each row its number, its log density, the error of this, the least probable cell, and
-        the names of cells that are odd, the oddest first; then the row itself, and how probable
-        each of its cells is."""
+        """Return log densities of rows, and odd cells, with the rows and the cells' probabilities.
+
+        The first columns are the row number, its log density and the error of this, the lowest cell
+        probability, and the names of odd cells, oddest first.
+
+        Args:
+            records: Rows.
+            odd: Probability up to which a cell is odd.
+        """
         scores = self.flow.scores(records.values, self.progress)
         rows = []
         for number, (log_prob, error, tails) in enumerate(
@@ -176,7 +204,7 @@ class Asking:
             least = "" if np.isnan(tails).all() else f"{np.nanmin(tails):.3g}"
             rows.append([str(number), f"{log_prob:.4f}", f"{error:.2g}", least, named])
         names, texts = texts_of(records)
-        # A first column may have no name, but here it is not the first.
+        # The source's first column may have no name, but here another column comes first.
         source = [
             Beside(name or INDEX, [row[at] for row in texts]) for at, name in enumerate(names)
         ]
@@ -187,8 +215,12 @@ class Asking:
         return sheet._replace(plain=[*SCORES[:-1], *sheet.plain])
 
     def draw(self, count: int, given: Sequence[tuple[str, str]], seed: int) -> Sheet:
-        """So many rows, given what all of them have; see ``table``. Raises UsageError if a column
-        or a level is not there, or a value is none of its column."""
+        """Return sampled rows that share given values; see ``table``.
+
+        Raises:
+            UsageError: A column or a category does not exist, or a value is not valid for its
+                column.
+        """
         row, names = self._given_row(given), self.flow.empty.names
         self._warn_of_far(row[None])
         drawn = self.table(row, count, seed)
@@ -202,9 +234,12 @@ class Asking:
         return Sheet(*texts_of(self.flow.empty, drawn))
 
     def table(self, row: np.ndarray, count: int, seed: int) -> np.ndarray:
-        """Rows ``[count, P]`` that have what is given ``[P]``, NaN elsewhere. If nothing is, each
-        column is distributed among them as in the rows that train (``Margins``): so more are drawn,
-        and some of them are kept. Progress is called with numbers of rows."""
+        """Return sampled rows ``[count, P]`` with given values ``[P]``, NaN for values to sample.
+
+        If nothing is given, each column has the same distribution as in the training rows
+        (``Margins``). More rows are then drawn, and some of them are kept. Progress is called with
+        numbers of rows.
+        """
         margins = self.flow.margins if np.isnan(row).all() else None
         times, made = TIMES if margins else 1, np.empty((count, len(row)))
 
@@ -221,14 +256,14 @@ class Asking:
         return made
 
     def _given_row(self, given: Sequence[tuple[str, str]]) -> np.ndarray:
-        """Values ``[P]`` of what is given, and of what is made of it; NaN elsewhere."""
+        """Return the given values and those derived from them ``[P]``; NaN elsewhere."""
         flow = self.flow
         row = np.full(len(flow.empty.columns), np.nan)
         for name, text in given:
             place = place_of(flow.empty, name)
             column, value = flow.empty.columns[place], np.full(len(row), np.nan)
             frame = importlib.import_module("pandas").DataFrame({name: [text]})
-            with suppress(DataError):  # of what is no value
+            with suppress(DataError):  # raised for an invalid value
                 one, _ = encode(frame, flow.empty.columns, decimal=flow.empty.decimal)
                 value = one.values[0]
             if ((row != value) & ~np.isnan(row + value)).any():
@@ -243,9 +278,12 @@ class Asking:
         return row
 
     def to_compare(self, records: Records, given: Sequence[tuple[str, str]]) -> Records:
-        """Rows that drawn ones should be like: those that are held out, or all if none is, which
-        have what is given. Raises DataError if the records have other columns, or may have been
-        trained on, UsageError if there are too few such rows."""
+        """Return rows with given values for a comparison, held-out ones if there are any.
+
+        Raises:
+            DataError: The records have other columns, or may have trained the network.
+            UsageError: There are too few such rows.
+        """
         require_of_training(self.flow, records)
         row = self._given_row(given)
         wanted = ~np.isnan(row)
@@ -261,17 +299,18 @@ class Asking:
         return records.at(rows[evenly(len(rows), MOST_COMPARED)])
 
     def checked(self, records: Records, hidden: float, level: float, seed: int) -> Any:
-        """Whether held-out cells are where the flow says, as ``ask.py check`` tells it.
+        """Check the calibration of conditional distributions on held-out rows.
 
-        Cells are parted at random, so that a share of them is hidden together, each of them once;
-        each is asked alone, given those of its row that are not hidden. If the flow is right, what
-        its distribution function has at the truth is even between 0 and 1, for each column.
+        Cells are split at random into parts that are masked together, each cell once. Each masked
+        cell is queried by itself, given the cells of its row that are not masked. If the flow is
+        right, its distribution functions at the true values are uniform between 0 and 1 for each
+        column.
 
         Args:
-            records: Of the training; held-out rows are looked at alone.
-            hidden: Share of the cells that are hidden together, at most a half.
-            level: Of all tests together.
-            seed: Of what is hidden, and of draws.
+            records: Training records; only held-out rows are used.
+            hidden: Share of the cells that are masked together, at most a half.
+            level: Level of all tests together.
+            seed: Random seed of the masking and of draws.
 
         Raises:
             DataError: The records have other columns, or too few rows are held out.
@@ -318,7 +357,7 @@ class Asking:
         return facts
 
     def _best_guess(self, law: CellLaw, place: int) -> np.ndarray:
-        """Medians ``[n]`` of numbers, of three quantiles; the likeliest levels of categories."""
+        """Return medians ``[n]`` of numbers, or the most probable categories."""
         if self.flow.empty.columns[place].type == CATEGORY:
             assert law.levels is not None
             return law.levels.likeliest
@@ -327,8 +366,15 @@ class Asking:
     def _spread(
         self, records: Records, law: CellLaw, place: int, rows: np.ndarray, count: int
     ) -> list[Beside]:
-        """Columns with the ends of intervals, or probabilities of the likeliest levels, in some
-        rows of so many."""
+        """Return columns with the ends of intervals, or highest probabilities, in some rows.
+
+        Args:
+            records: Records.
+            law: Conditional distribution in these rows.
+            place: Place of the column.
+            rows: Numbers of these rows.
+            count: Number of all rows.
+        """
         column = records.columns[place]
         if column.type == CATEGORY:
             assert law.levels is not None
@@ -351,7 +397,7 @@ class Asking:
     def _column_check(
         self, values: np.ndarray, known: np.ndarray, place: int, generator: torch.Generator
     ) -> tuple[dict[str, Any], np.ndarray]:
-        """What is measured of one column's hidden cells, and their ranks ``[n]``."""
+        """Return facts about one column's masked cells, and their ranks ``[n]``."""
         truth = values[:, place]
         facts: dict[str, Any] = {"cells": len(truth)}
         law = self.flow.laws(values, known, place, (0.5,))
@@ -377,9 +423,12 @@ class Asking:
         return facts, ranks
 
     def _nearest(self, records: Records, seed: int) -> dict[str, float]:
-        """Whether drawn rows are nearer to rows that were trained on than others are: medians of
-        the distance to the nearest, in coordinates of the flow, levels that differ counting 1. Of
-        rows without missing cells, as drawn ones are: others have no such distance."""
+        """Return the median distances of sampled and of held-out rows to the nearest training row.
+
+        Samples much nearer to training rows would be copies. Distances are in coordinates of the
+        flow, and different levels count 1. Only rows without missing cells are used, since samples
+        have none.
+        """
         whole = ~np.isnan(records.values).any(axis=1)
         train = records.values[whole & ~records.held_out]
         others = records.values[whole & records.held_out]
@@ -407,14 +456,18 @@ class Asking:
 
 
 def place_of(records: Records, name: str) -> int:
-    """Where a column is. Raises UsageError if there is none."""
+    """Return the place of a column.
+
+    Raises:
+        UsageError: There is no such column.
+    """
     if name not in records.names:
         raise UsageError(f"there is no column '{name}': there are {', '.join(records.names)}")
     return records.names.index(name)
 
 
 def _joined(names: list[str], rows: list[list[str]], beside: list[Beside]) -> Sheet:
-    """Rows with further columns, whose names are made to differ from those that are there."""
+    """Return rows with further columns, whose names are changed if they exist already."""
     names, plain = list(names), []
     for name, _, is_plain in beside:
         while name in names:
@@ -427,14 +480,14 @@ def _joined(names: list[str], rows: list[list[str]], beside: list[Beside]) -> Sh
 
 
 def _with_all_columns(records: Records, values: np.ndarray) -> Records:
-    """Records of new values, in which columns that the source lacked come last."""
+    """Return records with new values, with columns that the source lacks at the end."""
     own = [column.name for column in records.columns if not column.of]
     lacking = [name for name in own if name not in records.order]
     return replace(records, values=values, order=[*records.order, *lacking])
 
 
 def check_lines(facts: dict[str, Any]) -> list[str]:
-    """The most important numbers of a check, in words."""
+    """Return the most important numbers of a check, in words."""
     hidden = facts["hidden"]
     lines = [
         f"{facts['rows']} rows that were held out; of their cells "

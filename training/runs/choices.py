@@ -1,8 +1,7 @@
-"""What a simulation leaves to be decided: which law generation starts from, the learned, the closed
-form, that of a melt, or another; and where times lie, and how many of them it takes.
+"""Choices of a simulation: the base distribution of generation, and the time grid.
 
-What has to be tried out, a grid of equal errors or a number of steps, is tried on a few latents
-that all scripts draw alike, so that it needs no data.
+Choices that need trials, a grid of equal errors or a number of steps, are made on a few latents.
+All scripts draw the same ones, and they need no data.
 """
 
 from dataclasses import dataclass, replace
@@ -26,19 +25,19 @@ from training.subjects import NetworkFile, Subject
 
 PAPER = "paper"
 WRONG_BY = 2.0
-"""Factor between variances from which on a law is worth a warning."""
+"""Factor between variances from which a base distribution causes a warning."""
 
 
 @dataclass(frozen=True)
 class LatentChoice:
-    """Which law of latents generation is to start from; without any attribute the closed form.
+    """Choice of the base distribution of generation; without any attribute, the closed form.
 
     Attributes:
         eps: Variance of all compressed dimensions; None for the closed form.
         paper: Whether kept dimensions have the variance ``A0 ** 2``, as in the paper's tables.
-        empirical: Whether the variances are those in which a melt ended.
-        learned: Whether the law is the learned one of the network file; None where that is so if
-            the file has one.
+        empirical: Whether the variances are those at the end of a melt.
+        learned: Whether to use the learned distribution in the network file; None to use it if
+            there is one.
     """
 
     eps: float | None = None
@@ -48,8 +47,11 @@ class LatentChoice:
 
     @property
     def name(self) -> float | str:
-        """What parameters call it: ``learned``, ``auto``, a variance, ``paper``, ``paper:`` and a
-        variance, or ``empirical``."""
+        """Name in parameters files.
+
+        It is ``learned``, ``auto``, a variance, ``paper``, ``paper:`` and a variance, or
+        ``empirical``.
+        """
         if self.learned:
             return LEARNED
         if self.empirical:
@@ -59,12 +61,20 @@ class LatentChoice:
         return "auto" if self.eps is None else self.eps
 
     def settled(self, flow: ProbabilityFlow, end_time: float, dims_to_keep: int) -> "LatentChoice":
-        """What is left of the choice for a flow, of which so many dimensions are not compressed, up
-        to T.
+        """Return the choice as it applies to a flow.
 
-        Whether the law is the learned one is decided, and a variance of compressed dimensions is
-        left out where there are none. Raises UsageError if the learned law was asked for, but there
-        is none, or it is of another time."""
+        It is decided whether the learned distribution is used. A variance of compressed dimensions
+        is dropped if there are none.
+
+        Args:
+            flow: Flow.
+            end_time: T.
+            dims_to_keep: Number of dimensions that are not compressed.
+
+        Raises:
+            UsageError: The learned distribution was requested, but there is none, or it is for
+                another time.
+        """
         dim, elsewhere = flow.basis.dim, None
         if flow.learned is None:
             elsewhere = "the network has no learned law of latents"
@@ -88,10 +98,18 @@ class LatentChoice:
         dims_to_keep: int,
         melted: Tensor | None = None,
     ) -> LatentLaw:
-        """The law at T, with a warning if it is far from the closed form that the flow knows, for
-        the scaled eigenspace end of a melt ``[N, D]``, if it is ``empirical``. Raises UsageError if
-        there is no melt for ``empirical``, or ``paper`` lacks a variance that it needs, or is asked
-        of an isotropic model."""
+        """Return the base distribution at T, with a warning if it is far from the closed form.
+
+        Args:
+            flow: Flow.
+            end_time: T.
+            dims_to_keep: Number of dimensions that are not compressed.
+            melted: End ``[N, D]`` of a melt in scaled eigenspace, for ``empirical``.
+
+        Raises:
+            UsageError: There is no melt for ``empirical``, or ``paper`` lacks a variance or is used
+                with an isotropic model.
+        """
         if self.empirical:
             if melted is None:
                 raise UsageError("eps=empirical needs a melt to take the variances from")
@@ -107,12 +125,11 @@ class LatentChoice:
         return law if self.eps is None else law.with_compressed(self.eps, dims_to_keep)
 
     def on(self, flow: ProbabilityFlow) -> ProbabilityFlow:
-        """The flow with the learned law of latents where that is the choice, and without it where
-        it is not."""
+        """Return the flow with the learned base distribution if chosen, otherwise without it."""
         return flow if self.learned else flow.with_law(None)
 
     def _compare(self, exact: Tensor, eps: float, end_time: float) -> None:
-        """Warns of a variance that is far from those of the closed form."""
+        """Warn of a variance that is far from those of the closed form."""
         low, high = float(exact.min()), float(exact.max())
         if low / WRONG_BY <= eps <= high * WRONG_BY:
             return
@@ -139,9 +156,17 @@ class LatentChoice:
 
 
 def latent_choice(text: str | None, otherwise: str | None = None) -> LatentChoice:
-    """What the option says: ``learned``, ``auto``, ``empirical``, ``paper``, a positive number, or
-    ``paper:`` and a number; None is the learned law where there is one. Raises UsageError if it is
-    something else, or ``empirical`` where there is something to do ``otherwise``."""
+    """Return the choice that an option states.
+
+    Args:
+        text: ``learned``, ``auto``, ``empirical``, ``paper``, a positive number, or ``paper:`` and
+            a number. None stands for the learned distribution if there is one.
+        otherwise: Advice for the error message if ``empirical`` is impossible; None if it is
+            possible.
+
+    Raises:
+        UsageError: The text is something else, or ``empirical`` is impossible.
+    """
     if text == "empirical" and otherwise is not None:
         raise UsageError(f"--eps is 'empirical', but there is no melt here: {otherwise}")
     if text is None or text == LEARNED:
@@ -163,7 +188,7 @@ def latent_choice(text: str | None, otherwise: str | None = None) -> LatentChoic
 
 
 def recorded_eps(text: str | None, used: LatentChoice) -> str:
-    """What is recorded of the option: the text, or what was used in its place."""
+    """Return the value of the option to record: the text, or the choice used instead."""
     return text if text is not None and latent_choice(text) == used else str(used.name)
 
 
@@ -173,23 +198,23 @@ def _warn(text: str) -> None:
 
 
 PILOTS = 64
-"""Latents that times are tried out on."""
+"""Number of pilot latents that choose the times."""
 MANY_CALLS = 1000
-"""Of a denoiser, beyond which hardly any accuracy is gained with most solvers."""
+"""Number of denoiser evaluations beyond which most solvers gain hardly any accuracy."""
 
 
 @dataclass(frozen=True)
 class TimeChoice:
-    """Along which times a flow is to be integrated.
+    """Choice of the times of an integration.
 
     Attributes:
-        steps: Their number; None for as many as the tolerance takes.
+        steps: Number of steps; None for as many as the tolerance needs.
         end: T.
-        first: First time, from which they are even; None for the schedule's own times.
-        adapted: Whether they lie so that steps make equal errors.
-        tolerance: Error that is allowed where the number of steps is to be found.
-        store: Whether adapted times are to be kept in the network's file.
-        given: The times themselves, if they are known.
+        first: First time of an even grid; None for the schedule's own times.
+        adapted: Whether times are placed so that steps have equal errors.
+        tolerance: Allowed error if the number of steps is to be found.
+        store: Whether adapted times are stored in the network file.
+        given: Times themselves, if they are known.
     """
 
     steps: int | None
@@ -201,8 +226,11 @@ class TimeChoice:
     given: Tensor | None = None
 
     def even(self, schedule: NoiseSchedule) -> Grid:
-        """Even times by number of steps. The isotropic schedules have their own in place of these.
-        Raises UsageError if the first time is not before the last."""
+        """Return even times by number of steps; isotropic schedules have their own times instead.
+
+        Raises:
+            UsageError: The first time is not before the last.
+        """
         if self.end <= schedule.t_min:
             raise UsageError(f"T is {self.end:g}, but simulations start at t = {schedule.t_min:g}")
         first = self.first
@@ -216,14 +244,19 @@ class TimeChoice:
         return lambda steps: torch.linspace(first, self.end, steps + 1, dtype=torch.float64)
 
     def of(self, subject: Subject, flow: ProbabilityFlow, solver: Solver) -> Tensor:
-        """The times of a subject's flow, which ``on`` gave; see ``settle``."""
+        """Return the times for a subject's flow, which ``on`` returned; see ``settle``."""
         return self.settle(subject.pilots(flow, PILOTS), solver, subject.file)
 
     def settle(
         self, flow: ProbabilityFlow, solver: Solver, file: NetworkFile | None = None
     ) -> Tensor:
-        """The times, increasing ``[steps + 1]``, float64, on the CPU, for a flow on its device,
-        whose network may be from a file."""
+        """Return increasing times ``[steps + 1]``, float64 on the CPU, for a flow on its device.
+
+        Args:
+            flow: Flow.
+            solver: Solver.
+            file: Network file, for stored grids; None without one.
+        """
         if self.given is not None:
             return self.given
         grid = self.even(flow.schedule)

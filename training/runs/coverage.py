@@ -1,6 +1,6 @@
-"""Coverage of a flow: points and spheres are carried to the data and back, and counted.
+"""Coverage of a flow: fractions of points inside spheres that are carried to the data and back.
 
-The data are a toy, of which fresh samples can be drawn, or the held-out rows of a table.
+The data are a toy, with fresh samples, or the held-out rows of a table.
 """
 
 from collections.abc import Callable
@@ -19,23 +19,26 @@ from training.measure.boundaries import Boundary
 from training.runs.simulations import Simulator
 
 BLOCK_ROWS = 2048
-"""Points of one denoiser call: then a result is the same for any number of points and ranks."""
+"""Number of points per denoiser evaluation.
+
+It is fixed, so that results do not depend on the number of points and ranks.
+"""
 
 
 @dataclass(frozen=True)
 class CoverageExperiment:
-    """What is carried, and along which flow.
+    """Test points and spheres, and the flow that carries them.
 
     Attributes:
-        flow: The flow, on this rank's device.
-        times: Increasing ``[steps + 1]``, on that device.
-        solver: How to take a step.
-        law: Of the latents; where it is learned, spheres are those of whitened latents.
-        spheres: At the start.
+        flow: Flow, on this rank's device.
+        times: Increasing times ``[steps + 1]``, on that device.
+        solver: Solver.
+        law: Base distribution of the latents. If it is learned, spheres are in whitened latents.
+        spheres: Spheres at the start.
         alpha: Radius of alpha shapes; None for boundaries that are carried along.
         count: Number of test points.
-        seeds: One a repetition.
-        fresh: Draws points ``[M, D]`` of the data by a generator on the CPU.
+        seeds: Random seeds, one per repetition.
+        fresh: Function that draws points ``[M, D]`` of the data with a generator on the CPU.
     """
 
     flow: ProbabilityFlow
@@ -49,10 +52,10 @@ class CoverageExperiment:
     fresh: Callable[[torch.Generator], Tensor]
 
     def run(self, exact: ProbabilityFlow | None = None) -> measure.CoverageResult:
-        """Carries and counts; an exact flow is compared with."""
+        """Carry and count the points, and compare with an exact flow if given."""
         law, calls = self._gaussian, []
         simulator = self._simulator(self.flow)
-        # Test points of each seed and vertices of the spheres, at the last time.
+        # Test points of each seed, and vertices of the spheres, at the last time.
         generators = (seeded_generator("cpu", seed, Stream.TEST_POINTS) for seed in self.seeds)
         draws = torch.stack([law.sample(self.count, generator) for generator in generators])
         start = measure.Points(draws, self.spheres.vertices.to(law.variance) * law.std)
@@ -70,7 +73,7 @@ class CoverageExperiment:
 
         carried, fresh = measure.carry(start, generate, melt), self._fresh_data()
         data_std, latent_std = self.flow.noisy_std(self.times[0]), self._gaussian.std
-        # For each stage, from its coordinates to its standard deviations in eigenspace.
+        # Functions from the coordinates of a stage to standard deviations in eigenspace.
         units: dict[str, Callable[[Tensor], Tensor]] = {
             "latent": lambda x: x / latent_std,
             "data": lambda data: self.flow.to_eigen(data) / data_std,
@@ -97,24 +100,24 @@ class CoverageExperiment:
         return Simulator(flow.in_blocks(BLOCK_ROWS), self.times, self.solver, save_every=steps)
 
     def _fit(self, vertices: Tensor) -> list[Boundary]:
-        """Boundaries with vertices ``[R, K, D]``."""
+        """Return boundaries with vertices ``[R, K, D]``."""
         if self.alpha is None:
             return measure.transported(vertices, self.spheres.unit)
         return measure.refitted(vertices, self.alpha)
 
     @property
     def _gaussian(self) -> GaussianLaw:
-        """The Gaussian whose spheres are carried: the law itself, or what it whitens latents to."""
+        """Gaussian whose spheres are carried: base distribution, or that of whitened latents."""
         if isinstance(self.law, GaussianLaw):
             return self.law
         return GaussianLaw(torch.ones_like(self.law.variance))
 
     def _to_latents(self, x: Tensor) -> Tensor:
-        """From where that Gaussian lives to latents ``[M, D]``."""
+        """Return the latents ``[M, D]`` of points of this Gaussian."""
         return self.law.unwhiten(x) if isinstance(self.law, LearnedLaw) else x
 
     def _fresh_data(self) -> Tensor:
-        """Fresh points ``[S, M, D]`` of data space with the noise of the first time."""
+        """Return fresh points ``[S, M, D]`` in data space with the noise of the first time."""
         flow, first = self.flow, self.times[0]
         draws = []
         for seed in self.seeds:

@@ -1,13 +1,13 @@
-"""Images by seed: each is a function of its seed, the network and how the ODE is solved.
+"""Images by random seed: each depends only on its seed, the network, and the integration.
 
-The latent of seed k is what the latent law at time T makes of ``z`` (``LatentLaw.unwhiten``), which
-is standard normal from a generator that is seeded by k alone; so is the one that draws its class.
-The flow carries it back to data ``u``, and the pixels are ``(u + 1) 127.5``, rounded.
+The latent of seed k is the image under the base distribution at time T (``LatentLaw.unwhiten``) of
+``z``, which is standard normal from a generator seeded by k alone. The class is drawn in the same
+way. The flow carries the latent back to data ``u``, and the pixels are ``(u + 1) 127.5``, rounded.
 
-Neither the batch nor the ranks count: whatever sums over dimensions is done in blocks of one shape
-(see ``flow.calls``), and all else is elementwise. What does count, beside the settings, are the
-processor, its number of threads, and the version of PyTorch, in the last bits of a sum. Once in a
-while these push a pixel over to the next gray level.
+Neither the batch nor the number of ranks affects an image. Sums over dimensions are computed in
+blocks of one shape (see ``flow.calls``), and all other operations are elementwise. The processor,
+its number of threads, and the version of PyTorch affect the last bits of a sum. This rarely changes
+a pixel by one gray level.
 """
 
 import math
@@ -35,13 +35,16 @@ from training.subjects.images import ImageFlow, draw_classes
 
 MAX_SEED, MAX_IMAGES = 10**9 - 1, 10**7
 WRITERS = 4
-# As tqdm's own, but for the count, which also grows within a batch.
+# Like tqdm's default, except that the count also grows within a batch.
 BAR = "{l_bar}{bar}| {n:.0f}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
 
 
 def parse_seeds(text: str) -> Tensor:
-    """Seeds ``[N]``, increasing, each once, of a list of numbers and ranges: ``1,2,5-10``. Raises
-    UsageError if it is no such list, a number is too large, or there are too many."""
+    """Return the increasing, distinct seeds ``[N]`` of a list of numbers and ranges: ``1,2,5-10``.
+
+    Raises:
+        UsageError: The text is no such list, a number is too large, or there are too many.
+    """
     ranges = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*([0-9]{1,18})\s*(?:-\s*([0-9]{1,18})\s*)?", part)
@@ -62,26 +65,26 @@ def parse_seeds(text: str) -> Tensor:
 
 
 class SeedSampler:
-    """Makes the images of seeds.
+    """Generator of the images of seeds.
 
     Args:
-        image_flow: The network.
-        solver: How to integrate.
-        times: Along which times.
+        image_flow: Network.
+        solver: Solver.
+        times: Choice of the times.
         device: Device of this rank.
-        rows: Images of one network call.
-        latent: What the latents are drawn from.
-        class_number: Class of all images; None draws one for each seed.
-        melt: File of the melt that empirical latents take their variances from.
+        rows: Number of images per network evaluation.
+        latent: Choice of the base distribution.
+        class_number: Class of all images; None to draw one for each seed.
+        melt: File of the melt that determines the variances of empirical latents.
 
     Attributes:
-        image_flow: The network.
-        latent_law: What the latents are drawn from.
-        network_calls: Made so far.
+        image_flow: Network.
+        latent_law: Base distribution.
+        network_calls: Number of network evaluations so far.
 
     Raises:
         DataError: The melt was made with another network, or up to another time.
-        UsageError: The times do not increase, or the latent law at T is not finite.
+        UsageError: The times do not increase, or the base distribution at T is not finite.
     """
 
     def __init__(
@@ -111,12 +114,15 @@ class SeedSampler:
 
     @property
     def steps(self) -> int:
-        """Between the times, for one image."""
+        """Number of steps between the times, for one image."""
         return len(self._times) - 1
 
     def __call__(self, seeds: Tensor, on_step: Callable[[], object] | None = None) -> np.ndarray:
-        """The images ``[N, H, W, C]`` uint8 of seeds ``[N]``; calls ``on_step`` after each step.
-        Raises DataError if an image is not finite."""
+        """Return images ``[N, H, W, C]`` uint8 of seeds ``[N]``; call ``on_step`` after each step.
+
+        Raises:
+            DataError: An image is not finite.
+        """
         flow, numbers = self._flow, seeds.tolist()
         if self.image_flow.label_dim:
             flow = flow.given(labels=self._labels(numbers))
@@ -124,20 +130,20 @@ class SeedSampler:
             self._latents(numbers), self._times, self._solver, on_step=on_step
         )
         self.network_calls += trajectory.calls * math.ceil(len(seeds) / self.rows)
-        # The rotation is a matrix product too, whose sums hang on how many rows it has.
+        # The rotation is also a matrix product, whose rounding depends on its number of rows.
         to_data = BlockwiseDenoiser(self._flow.to_data, self.rows)
         pixels = to_pixels(to_data(trajectory.end, trajectory.times[-1]))
         images = pixels.view(-1, *self.image_flow.image_shape).permute(0, 2, 3, 1)
         return images.contiguous().cpu().numpy()
 
     def _latents(self, seeds: list[int]) -> Tensor:
-        # One generator for many seeds would give each image numbers that depend on those before.
+        # A common generator would make an image depend on the seeds before it.
         dim, kind = self.latent_law.dim, torch.float64
         draws = [
             torch.randn(1, dim, generator=seeded_generator("cpu", k, Stream.LATENT), dtype=kind)
             for k in seeds
         ]
-        # A learned law has a network too, whose sums hang on how many rows it has.
+        # A learned distribution also has a network, whose rounding depends on its number of rows.
         unwhiten = BlockwiseDenoiser(lambda w, _: self.latent_law.unwhiten(w), self.rows)
         return unwhiten(torch.cat(draws).to(self.device), self._times[-1])
 
@@ -150,13 +156,18 @@ class SeedSampler:
 
 
 def generate_images(sampler: SeedSampler, folder: ImageFolder, seeds: Tensor, batch: int) -> int:
-    """Makes the images of seeds ``[N]``, the same on every rank, and puts them into a folder;
-    returns the network calls made.
+    """Write the images of seeds ``[N]``, the same on every rank, into a folder.
 
-    The ranks share the seeds. Each batch is written while the next is sampled, and only one batch
-    waits, so that memory is bounded and a full disk ends the run soon. A batch is of all ranks,
-    each of which fills whole network calls, which cost the same if they are not full. Raises
-    DataError if an image is not finite or cannot be written."""
+    The ranks share the seeds. Each batch is written while the next is generated, and only one batch
+    waits. Memory is thus bounded, and a full disk ends the run soon. A batch is spread over all
+    ranks, each of which fills whole network evaluations, because partial ones cost the same.
+
+    Returns:
+        Number of network evaluations.
+
+    Raises:
+        DataError: An image is not finite or cannot be written.
+    """
     mine = seeds[distributed.shard(len(seeds))]
     size = sampler.rows * math.ceil(batch / (sampler.rows * distributed.world_size()))
     writing: list[Future[None]] = []

@@ -1,4 +1,4 @@
-"""What posteriors say as the flow has them, beside what held-out truths make of it."""
+"""Conformal calibration of posteriors: intervals of the flow next to calibrated ones."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,21 +18,21 @@ from training.measure.posterior.calibration import DENSEST, RunValues
 from training.measure.posterior.coverage import LEVELS
 
 FLOW, AVERAGE, NEAR = "flow", "held_out", "near"
-"""As the flow says, by all held-out truths, and by those near the observation."""
+"""Kinds of levels: the flow's own, and calibrated on all held-out cases or on nearby ones."""
 SHOWN, MOST_SHOWN, MOST_COLUMNS = 0.9, 5, 8
 MOST_LINES = 20
-"""Of observations that are refused."""
+"""Largest number of rejected observations that are listed."""
 
 
 def ranks_of(values: RunValues, functions: Sequence[str]) -> tuple[Tensor, list[str]]:
-    """Ranks ``[n, Q]`` of coordinates and functions alone, and their names."""
+    """Return ranks ``[n, Q]`` of coordinates and functions alone, and their names."""
     other = {DENSITY, LIKELIHOOD, RADIUS} - set(functions)
     wanted = [k for k, name in enumerate(values.names) if name not in other]
     return values.ranks[:, wanted].cpu(), [values.names[place] for place in wanted]
 
 
 def summary_of(guarantee: HeldOutTruths) -> dict[str, Any]:
-    """What a calibration says: levels to ask for, what holds them, and what it assumes."""
+    """Return a summary of a calibration: calibrated levels, their coverage, and assumptions."""
     held_out, levels = guarantee.held_out, guarantee.levels()
     curve = guarantee.levels(LEVELS)
     return {
@@ -67,9 +67,11 @@ def summary_of(guarantee: HeldOutTruths) -> dict[str, Any]:
 
 
 def normal_log_volumes(guarantee: HeldOutTruths) -> list[float]:
-    """Return by how much calibrated intervals are larger than the flow's own, for each of
-    ``SHARES``: the change of the sum of the log lengths of the intervals of all coordinates, if
-    marginals are normal. Draws are not known here, only where true values lie among them."""
+    """Return the change of log volume by calibration, for each of ``SHARES``.
+
+    It is the change of the sum of the log lengths of the intervals of all coordinates, if marginals
+    are normal. The draws are unknown here; only the ranks of true values among them are known.
+    """
     contents = guarantee.levels().intervals[:, : len(guarantee.held_out.names)]
     stated = torch.tensor(SHARES, dtype=torch.float64)[:, None]
     lengths, own = (torch.special.ndtri((1 + each) / 2) for each in (contents, stated))
@@ -77,7 +79,7 @@ def normal_log_volumes(guarantee: HeldOutTruths) -> list[float]:
 
 
 def statement(truths: int) -> str:
-    """The guarantee of so many truths, and how far a single calibration may be off."""
+    """Describe the guarantee of a number of held-out cases, and a single calibration's error."""
     holding = Holding.by(truths, SHOWN)
     if holding.mean >= 1:
         return f"{truths} held-out truths are too few for regions of {SHOWN:.0%}"
@@ -89,7 +91,7 @@ def statement(truths: int) -> str:
 
 
 def near_statement(guarantee: HeldOutTruths) -> str | None:
-    """What is guaranteed of levels near an observation; None without conditions."""
+    """Describe the guarantee of levels near an observation; None without conditions."""
     if not guarantee.near_count:
         return None
     return (
@@ -99,7 +101,7 @@ def near_statement(guarantee: HeldOutTruths) -> str | None:
 
 
 def report_calibration(guarantee: HeldOutTruths) -> None:
-    """Tells the guarantee, and what was asked for."""
+    """Log the guarantee and the calibrated levels."""
     held_out, levels = guarantee.held_out, guarantee.levels()
     logger.info(statement(held_out.truths))
     shares = "/".join(f"{100 * share:g}" for share in SHARES)
@@ -120,12 +122,12 @@ def report_calibration(guarantee: HeldOutTruths) -> None:
 
 
 def volume_line(changes: Mapping[str, float], count: int, how: str) -> str:
-    """Return the cost of calibration: how the sum of the log lengths of intervals changes.
+    """Describe the cost of calibration: the change of the sum of the log lengths of intervals.
 
     Args:
-        changes: The change by kind of intervals.
+        changes: Change by kind of intervals.
         count: Number of coordinates.
-        how: A condition, or what the change is an average over.
+        how: Condition of the change, or what it is averaged over.
     """
     kinds = ", ".join(
         f"{name} {change:+.2f} ({exp(change / count):.2f} times as long in each coordinate)"
@@ -141,12 +143,13 @@ def volume_line(changes: Mapping[str, float], count: int, how: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Observations:
-    """What is known of M observations before their posteriors are drawn.
+    """Facts about M observations before their posteriors are drawn.
 
     Attributes:
-        whitened: Conditions ``[M, C]`` as held-out truths have them; None where there are none.
-        p_values: ``[M]``, that they are like the held-out ones; None where it is not known.
-        oddest: The name of the oddest number of each.
+        whitened: Conditions ``[M, C]``, whitened like those of held-out cases; None without
+            conditions.
+        p_values: p-values ``[M]`` for the observations to be like held-out data; None if unknown.
+        oddest: Name of the oddest number of each observation.
     """
 
     whitened: Tensor | None = None
@@ -154,7 +157,7 @@ class Observations:
     oddest: Sequence[str] = ()
 
     def accepted(self, level: float) -> str:
-        """Return what it means that no observation is refused at a level, in a line."""
+        """Describe the meaning of no observation being rejected at a level, in one line."""
         assert self.p_values is not None
         place = int(self.p_values.argmin())
         return (
@@ -165,7 +168,7 @@ class Observations:
         )
 
     def refused(self, level: float) -> str | None:
-        """Which are refused at a level, in a line; None if none is."""
+        """Describe the observations that are rejected at a level, in one line; None if none is."""
         assert self.p_values is not None
         odd = (self.p_values < level).nonzero()[:, 0].tolist()
         if not odd:
@@ -185,16 +188,18 @@ class Observations:
 
 @dataclass(frozen=True, eq=False)
 class HeldPosteriors:
-    """Intervals and regions of M posteriors, in each of W ways: as the flow says, by all held-out
-    truths, and by those near, where there are conditions.
+    """Intervals and regions of M posteriors, with W kinds of levels.
+
+    The kinds are the flow's own levels, those calibrated on all held-out cases, and, with
+    conditions, those calibrated on nearby cases.
 
     Attributes:
-        guarantee: What they rest on.
-        observations: What is known of these.
-        ends: ``[M, W, L, Q, 2]``, of central intervals.
-        thresholds: Log densities ``[M, W, L]`` above which regions lie; NaN where draws have none.
-        near: Levels by the truths near each; None without conditions.
-        distances: Of the farthest of these ``[M]``; likewise.
+        guarantee: Calibration.
+        observations: Facts about the observations.
+        ends: Ends of central intervals, ``[M, W, L, Q, 2]``.
+        thresholds: Log densities ``[M, W, L]`` above which regions lie; NaN if draws have none.
+        near: Levels calibrated near each observation; None without conditions.
+        distances: Distance of the farthest nearby case ``[M]``; None without conditions.
     """
 
     guarantee: HeldOutTruths
@@ -212,7 +217,7 @@ class HeldPosteriors:
         groups: Iterator[Draws],
         functions: Functions,
     ) -> "HeldPosteriors":
-        """Those of all draws, group by group."""
+        """Return the intervals and regions of all draws, group by group."""
         near = distances = None
         if observations.whitened is not None and guarantee.near_count:
             near, distances = guarantee.levels_near(observations.whitened)
@@ -235,11 +240,11 @@ class HeldPosteriors:
 
     @property
     def ways(self) -> tuple[str, ...]:
-        """Names of the W ways."""
+        """Names of the W kinds of levels."""
         return (FLOW, AVERAGE, NEAR)[: self.ends.shape[1]]
 
     def listed(self, index: int) -> dict[str, Any]:
-        """What the JSON says of one posterior."""
+        """Return the entry of one posterior for the JSON file."""
         names = self.guarantee.held_out.quantities
         content: dict[str, Any] = {
             way: {
@@ -264,11 +269,10 @@ class HeldPosteriors:
         return content
 
     def log_volumes(self) -> dict[str, list[float]]:
-        """Return by how much calibrated intervals are larger than the flow's own, by the kind of
-        intervals, for each of ``SHARES``.
+        """Return the change of log volume by calibration, by kind of levels, for ``SHARES``.
 
-        This is the change of the sum of the log lengths of the intervals of all coordinates, in the
-        mean over observations whose intervals are finite and not empty; NaN where there are none.
+        This is the change of the sum of the log lengths of the intervals of all coordinates. It is
+        averaged over observations whose intervals are finite and not empty; NaN if there are none.
         """
         lengths = self.ends.diff(dim=-1)[..., : len(self.guarantee.held_out.names), 0]
         change = (lengths[:, 1:] / lengths[:, :1]).log().sum(dim=-1)
@@ -276,14 +280,14 @@ class HeldPosteriors:
         return dict(zip(self.ways[1:], change.tolist(), strict=True))
 
     def volumes_listed(self) -> dict[str, dict[str, float | None]]:
-        """Return ``log_volumes`` by kind and share, as a JSON file takes them."""
+        """Return ``log_volumes`` by kind and share, for a JSON file."""
         return {
             way: {f"{share:g}": _number(each) for share, each in zip(SHARES, changes, strict=True)}
             for way, changes in self.log_volumes().items()
         }
 
     def report(self) -> None:
-        """Print the intervals of the first posteriors as held out, beside the flow's own."""
+        """Log the calibrated intervals of the first posteriors next to the flow's own."""
         held_out = self.guarantee.held_out
         logger.info(statement(held_out.truths))
         at = SHARES.index(SHOWN)
@@ -307,8 +311,7 @@ class HeldPosteriors:
 
 
 def densities(draws: Draws, index: int) -> Tensor:
-    """Log densities ``[S]`` of draws of one posterior, up to a constant; NaN where they are not
-    known."""
+    """Return log densities ``[S]`` of draws of one posterior up to a constant; NaN if unknown."""
     if draws.log_density is not None:
         return draws.log_density[index].flatten().cpu().double()
     likelihood = draws.log_likelihood[index].flatten().cpu().double()
@@ -316,5 +319,5 @@ def densities(draws: Draws, index: int) -> Tensor:
 
 
 def _number(value: float) -> float | None:
-    """None for infinities, which JSON does not have."""
+    """Return a number, or None for infinities and NaN, which JSON does not have."""
     return value if isfinite(value) else None

@@ -1,4 +1,4 @@
-"""Intervals of numbers that are asked: those of the flow, or those that held-out rows set."""
+"""Intervals of queried numbers: those of the flow, or conformally calibrated ones."""
 
 from dataclasses import dataclass, replace
 
@@ -15,22 +15,23 @@ from training.subjects.held_cells import FARTHEST
 from training.subjects.records import RecordFlow
 
 MOST_HELD_OUT = 2000
-"""Held-out cells of a column by which intervals are set."""
+"""Largest number of held-out cells of a column for calibrating its intervals."""
 
 
 @dataclass(frozen=True)
 class Interval:
     """Central intervals.
 
-    Their contents are those of the flow, or set by conformal calibration so that they cover what
-    they say, whatever the flow is: by the cells that the training held out (``HeldCells``), or by
-    held-out rows with the query that is asked. The score of a cell is ``RecordFlow.contents``.
+    Their contents are those of the flow, or set by conformal calibration, so that they have the
+    nominal coverage for any flow. The calibration set consists of the cells that the training held
+    out (``HeldCells``), or of held-out rows with the same query. The score of a cell is
+    ``RecordFlow.contents``.
 
     Attributes:
         share: Probability of the intervals.
-        held_out: Records whose held-out rows calibrate them; True for those of the training, whose
-            scores the network file contains; False for the flow's own contents.
-        seed: Random seed of the cells that are hidden in these rows.
+        held_out: Records whose held-out rows calibrate the intervals; True for those of the
+            training, whose scores the network file contains; False for the flow's own contents.
+        seed: Random seed of the cells that are masked in these rows.
     """
 
     share: float
@@ -39,21 +40,32 @@ class Interval:
 
     @property
     def said(self) -> str:
-        """The share, in words."""
+        """Probability of the intervals, in words."""
         return f"{100 * self.share:.6g}%"
 
     def answers_of(self, flow: RecordFlow) -> RecordFlow:
-        """The flow as it answers. Intervals that held-out rows set may have to be wider than what
-        the training had. Raises DataError if these are of other columns, or may be trained on."""
+        """Return the flow for these intervals, whose range is wider if rows calibrate them.
+
+        Raises:
+            DataError: The calibration rows have other columns, or may have trained the network.
+        """
         if isinstance(self.held_out, bool):
             return flow
         require_of_training(flow, self.held_out)
         return replace(flow, within=False)
 
     def levels(self, flow: RecordFlow, known: np.ndarray, place: int) -> np.ndarray:
-        """Levels ``[n, 3]`` of the quantiles at the ends, and of the median between, of the column
-        at a place. Which cells are known ``[n, P]`` where it is asked, so they are in held-out
-        rows, in proportion. Raises DataError if too few cells of it are held out."""
+        """Return levels ``[n, 3]`` of the lower end, the median, and the upper end of a column.
+
+        Args:
+            flow: Flow of records.
+            known: Cells ``[n, P]`` known in the queries. Held-out rows get the same patterns, in
+                proportion.
+            place: Place of the column.
+
+        Raises:
+            DataError: Too few of its cells are held out.
+        """
         level, held_out = np.full(len(known), self.share), self.held_out
         if flow.empty.columns[place].type == CATEGORY:
             pass
@@ -96,8 +108,12 @@ class Interval:
 
 
 def require_of_training(flow: RecordFlow, records: Records) -> None:
-    """Raises DataError of records that have other columns, or may have been trained on, and
-    UsageError of what are no records. Warns of rows that the training's data set has, too."""
+    """Check that records can calibrate a network, and warn of rows that the training data contain.
+
+    Raises:
+        DataError: The records have other columns, or may have trained the network.
+        UsageError: The argument is no ``Records``.
+    """
     given: object = records
     if not isinstance(given, Records):
         raise UsageError(f"{type(given).__name__} is given for records: give those of Records.open")
@@ -115,7 +131,11 @@ def require_of_training(flow: RecordFlow, records: Records) -> None:
 
 
 def require_same_columns(flow: RecordFlow, records: Records) -> None:
-    """Raises DataError of records that have other columns than a network knows."""
+    """Check that records have the columns of a network.
+
+    Raises:
+        DataError: They have others.
+    """
     if list(records.columns) != list(flow.empty.columns):
         raise DataError(
             "the data set has other columns, types or levels than the network was trained on: "

@@ -1,6 +1,6 @@
-"""Recovery of a mixture's weights: data sets are simulated, and the weights found again.
+"""Recovery of a mixture's weights from simulated data sets, or inference from observed data.
 
-Ranks share the draws of components and the data sets. What comes out depends on the seed alone.
+Ranks share the draws of components and the data sets. Results depend only on the seed.
 """
 
 from dataclasses import dataclass
@@ -23,19 +23,19 @@ from training.measure.posterior.convergence import convergence
 
 @dataclass(frozen=True)
 class MixturePlan:
-    """What to simulate, and how to infer.
+    """Settings for simulation and inference.
 
     Attributes:
-        components: The mixture's.
-        concentration: Of the weights' Dirichlet prior.
-        weights: True ones ``[K]``; None to draw them from the prior in each run.
-        points: N, observed in each run.
-        runs: R.
-        chains: C.
-        draws: S of each chain.
-        warmup: Steps before them.
-        pool: Latents drawn of each component, P.
-        seed: Of all random numbers.
+        components: Components of the mixture.
+        concentration: Concentration of the weights' Dirichlet prior.
+        weights: True weights ``[K]``; None to draw them from the prior in each run.
+        points: Number of points observed in each run, N.
+        runs: Number of runs, R.
+        chains: Number of chains, C.
+        draws: Number of draws per chain, S.
+        warmup: Number of steps before these draws.
+        pool: Number of latents drawn of each component, P.
+        seed: Random seed.
     """
 
     components: mixtures.Components
@@ -52,19 +52,19 @@ class MixturePlan:
 
 @dataclass(frozen=True)
 class Recovered:
-    """What was found of R data sets, on the CPU.
+    """Inferred weights of R data sets, on the CPU.
 
     Attributes:
-        observed: ``[R, N, ...]``.
-        truth: True weights ``[R, K]``; None of data that were not simulated.
-        log_evidence: ``[R, N, K]``.
-        effective_size: ``[R, N]``, draws that the evidence of a point rests on.
-        draws: Of the weights, ``[R, C, S, K]``.
-        mean: ``[R, K]``, of the posterior without chains.
-        std: ``[R, K]``.
-        error: ``[R]``, standard errors of ``mean``; 0 of quadrature.
-        halves: ``[R]``, half of what posterior means by the two halves of the pool differ by, the
-            largest of a run: as far as the pool may be off.
+        observed: Observations ``[R, N, ...]``.
+        truth: True weights ``[R, K]``; None for data that were not simulated.
+        log_evidence: Log evidence of each component ``[R, N, K]``.
+        effective_size: Effective sample size of the evidence of a point ``[R, N]``.
+        draws: Draws of the weights, ``[R, C, S, K]``.
+        mean: Posterior means without chains, ``[R, K]``.
+        std: Posterior standard deviations without chains, ``[R, K]``.
+        error: Standard errors of ``mean``, ``[R]``; 0 for quadrature.
+        halves: Estimated error of the pool, ``[R]``: half of the largest difference between
+            posterior means from its two halves.
     """
 
     observed: Tensor
@@ -79,13 +79,13 @@ class Recovered:
 
     @property
     def method(self) -> str:
-        """How moments without chains were taken."""
+        """Method of computing moments without chains."""
         return (
             "quadrature" if mixtures.can_integrate(*self.log_evidence.shape[1:]) else "importance"
         )
 
     def values(self, concentration: float, seed: int) -> RunValues:
-        """What calibration keeps of the runs."""
+        """Return the values of the runs that a calibration check uses."""
         assert self.truth is not None
         draws = self.draws.flatten(1, 2)
         both = torch.cat([draws, self.truth[:, None]], dim=1)
@@ -106,7 +106,7 @@ class Recovered:
         )
 
     def summary(self) -> dict[str, Any]:
-        """Numbers of each run, and the most important ones of all."""
+        """Return numbers of each run, and the most important ones of all runs."""
         mean, std = self.draws.mean(dim=(1, 2)), self.draws.flatten(1, 2).std(dim=1)
         chains = convergence(self.draws.permute(1, 2, 0, 3))
         by_run: dict[str, Tensor] = {
@@ -145,8 +145,15 @@ class Recovered:
 def recover(
     prior: Prior, likelihood: Likelihood, rows: int, plan: MixturePlan, observed: Tensor | None
 ) -> Recovered:
-    """Infers the weights of one data set ``[N, ...]`` that was observed, or of R that are
-    simulated, ``rows`` points of one block."""
+    """Infer the weights of one observed data set, or of R simulated ones.
+
+    Args:
+        prior: Prior of the points.
+        likelihood: Likelihood of the observations.
+        rows: Number of points per block.
+        plan: Settings.
+        observed: Observed data set ``[N, ...]``; None to simulate.
+    """
     device = prior.flow.device
     carry = _Carry(prior, likelihood, rows, plan.components)
     pool = carry.pool(plan.pool, hash_seed(plan.seed, Stream.PRIOR_DRAWS))
@@ -162,7 +169,7 @@ def recover(
     dummy = torch.zeros(1, dim, dtype=torch.float64, device=device)
     seen = likelihood.simulate(dummy, torch.Generator()).shape[1]
     points = plan.points if observed is None else len(observed)
-    # A rank without a data set has tensors of the same shapes.
+    # A rank without a data set has empty tensors of the same shapes.
     log_evidence = stacked([one.log.cpu() for one in evidence], (points, count))
     halves = stacked([one.halves.cpu() for one in evidence], (2, points, count))
     sizes = (plan.chains, plan.draws, plan.warmup, plan.seed)
@@ -194,20 +201,20 @@ def recover(
 
 
 def stacked(parts: list[Tensor], shape: tuple[int, ...]) -> Tensor:
-    """Tensors of one shape in one, also if there are none."""
+    """Stack tensors of one shape, which is used if there are none."""
     return torch.stack(parts) if parts else torch.zeros(0, *shape, dtype=torch.float64)
 
 
 def pool_error(halves: Tensor, log_evidence: Tensor, draws: Tensor, concentration: float) -> Tensor:
-    """Half of what posterior means by both halves of a pool differ by, at most.
+    """Return half of the largest difference between posterior means from both halves of a pool.
 
-    Without quadrature, draws of the posterior are weighted by what a half makes more likely.
+    Without quadrature, draws of the posterior are weighted by the likelihood ratio of a half.
 
     Args:
-        halves: Evidence by each half, ``[2, N, K]``.
-        log_evidence: By the whole pool, ``[N, K]``.
-        draws: ``[S, K]``, of the posterior by the whole pool.
-        concentration: Of the prior.
+        halves: Log evidence from each half, ``[2, N, K]``.
+        log_evidence: Log evidence from the whole pool, ``[N, K]``.
+        draws: Draws of the posterior from the whole pool, ``[S, K]``.
+        concentration: Concentration of the prior.
     """
 
     def mean(half: Tensor) -> Tensor:
@@ -222,7 +229,7 @@ def pool_error(halves: Tensor, log_evidence: Tensor, draws: Tensor, concentratio
 
 @dataclass(frozen=True)
 class _Carry:
-    """Takes latents of components to data space."""
+    """Map from latents of components to data space."""
 
     prior: Prior
     likelihood: Likelihood
@@ -230,16 +237,16 @@ class _Carry:
     components: mixtures.Components
 
     def points(self, normal: Tensor, which: Tensor) -> Tensor:
-        """Points ``[N, D]`` of standard normal variables ``[N, dim]`` and components ``[N]``."""
+        """Return points ``[N, D]`` of normal draws ``[N, dim]`` and components ``[N]``."""
         device = self.prior.flow.device
         w = self.components.carried(normal, which).to(device)
         zeros = torch.zeros(len(w), dtype=torch.int64, device=device)
-        # The target wants observations, of which its points know nothing.
+        # The target needs observations, but its points do not depend on them.
         target = Target(self.prior, self.likelihood, w.new_zeros(1, 0), self.rows)
         return target.points(w, zeros)
 
     def pool(self, size: int, seed: int) -> Tensor:
-        """Draws of each component in data space ``[K, P, D]``, made by all ranks together."""
+        """Return draws of each component in data space ``[K, P, D]``, shared by all ranks."""
         normal = even_normal(size, self.prior.dim, seed)
         count = self.components.count
         which = torch.arange(count).repeat_interleave(size)
@@ -248,7 +255,7 @@ class _Carry:
         return distributed.gather_rows(mine, count * size).view(count, size, -1)
 
     def simulated(self, plan: MixturePlan, numbers: list[int]) -> tuple[Tensor, list[Tensor]]:
-        """True weights ``[r, K]`` of these runs, and their observations ``[N, ...]``."""
+        """Return true weights ``[r, K]`` of these runs, and their observations ``[N, ...]``."""
         count = self.components.count
         shapes = torch.full((count,), plan.concentration, dtype=torch.float64)
         weights, normals, components = [], [], []

@@ -1,5 +1,4 @@
-"""Checks of many posteriors, group by group: truths that samplers, or flows that have learned
-posteriors, are to find again."""
+"""Simulation-based calibration (SBC) of samplers and amortized posteriors, group by group."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,7 +23,12 @@ from training.subjects.tables import TableFlow
 
 
 def values_of_groups(groups: Groups, make: Callable[[Tensor, Progress], RunValues]) -> RunValues:
-    """The values of all runs, made for the runs at some places and kept in each group's file."""
+    """Return the values of all runs, computed in groups that are kept in files.
+
+    Args:
+        groups: Groups of runs.
+        make: Function that computes the values of the runs at some places.
+    """
 
     def work(index: int, places: Tensor, path: Path, progress: Progress) -> bool:
         there = load_values(path, groups.fingerprint) is not None
@@ -43,14 +47,15 @@ class Check:
     """Runs of a calibration check.
 
     Attributes:
-        problem: The posterior; its observations are replaced, if they are simulated.
-        plan: How to sample.
-        names: Of the coordinates.
-        data: Truths ``[R, D]`` that the prior was not trained on; None for draws of the prior.
-        simulates: Whether what is observed is simulated of truths, or is the problem's.
+        problem: Posterior. Its observations are replaced if they are simulated.
+        plan: Settings of the sampler.
+        names: Names of the coordinates.
+        data: True parameters ``[R, D]`` that the prior was not trained on; None for draws of the
+            prior.
+        simulates: Whether observations are simulated from true parameters, or are the problem's.
         blurs: Whether data get the noise of the first time, which draws have.
-        functions: Whose values are ranked, too.
-        labels: What the network is given with each truth, ``[R, L]``; None for nothing.
+        functions: Functions whose values are ranked, too.
+        labels: Conditions of the network for each run, ``[R, L]``; None for none.
     """
 
     problem: Problem
@@ -63,10 +68,10 @@ class Check:
     labels: Tensor | None = None
 
     def run(self, groups: Groups) -> RunValues:
-        """The values of all runs, which share the whole pool, unless they have labels."""
+        """Return the values of all runs. They share the whole pool unless they have labels."""
         whole = replace(self, plan=replace(self.plan, first=self.plan.pool))
-        # What moves take is measured on the first run's observation, and the look-ahead on the
-        # first of each label.
+        # Costs of moves are measured on the first run's observation, and the look-ahead on the
+        # first run of each label.
         first, _ = whole._problem(self._firsts(groups.places[0][:1]))
         planned_one, plan = planned(first, whole.plan, groups.count)
         problem = replace(self.problem, ahead=planned_one.ahead)
@@ -76,7 +81,7 @@ class Check:
         return values_of_groups(groups, lambda places, on: whole._values(places, pool, on))
 
     def _firsts(self, one: Tensor) -> Tensor:
-        """The first run of each label; this one without labels."""
+        """Return the first run of each label; without labels, the given one."""
         if self.labels is None:
             return one
         groups = replace(self.problem.target, labels=self.labels).alike()
@@ -89,7 +94,7 @@ class Check:
         return checking.check_runs(problem, self.plan, truths, self.names, *beside)[0]
 
     def _problem(self, places: Tensor) -> tuple[Problem, checking.Truths]:
-        """The posteriors of the runs at some places, and what they are to find again."""
+        """Return the posteriors of the runs at some places, and their true parameters."""
         numbers, seed, target = places.tolist(), self.plan.seed, self.problem.target
         if self.labels is not None:
             target = replace(target, labels=self.labels[places].to(target.device))
@@ -108,24 +113,27 @@ class Check:
 
 
 SHARE = 10
-"""Simulations that are tested near an observation are at most one of so many: more would not be
-near it."""
+"""Least number of simulations per simulation tested near an observation.
+
+More of them would not be near it.
+"""
 MOST_OTHERS = 10_000
-"""Simulations among which TARP's points are looked for."""
+"""Largest number of simulations among which reference points for TARP are searched."""
 
 
 @dataclass(frozen=True, eq=False)
 class LearnedRuns:
-    """Simulations whose parameters are to be found again from their conditions.
+    """Simulations for checking the calibration of an amortized posterior.
 
     Attributes:
-        rows: Of n runs.
-        count: The first R of them are drawn at random; the others are near observations alone.
-        references: TARP's points ``[n, D]``: the parameters of the simulation that is nearest to
-            each run in its conditions, but none of the runs. What a posterior that knows nothing of
-            conditions is right about, on average, is then seen. None if there are no others.
-        neighbors: Numbers ``[M, K]`` of the runs that are nearest to each of M observations,
-            nearest first, and their distances in standard deviations ``[M, K]``; None without.
+        rows: Parameters and conditions of n runs.
+        count: Number of runs drawn at random, R, which come first. The others are only near
+            observations.
+        references: Reference points for TARP ``[n, D]``: the parameters of the simulation with the
+            nearest conditions that is not a run. They reveal a posterior that is right on average
+            but ignores the conditions. None if there are no other simulations.
+        neighbors: Numbers ``[M, K]`` of the runs nearest to each of M observations, nearest first,
+            and their distances in standard deviations ``[M, K]``; None without observations.
     """
 
     rows: Rows
@@ -143,18 +151,19 @@ class LearnedRuns:
         observed: Tensor | None = None,
         neighbors: int | None = None,
     ) -> "LearnedRuns":
-        """Runs of a data set.
+        """Return runs drawn from a data set.
 
         Args:
-            table: The flow.
-            path: The data set.
-            count: R.
-            seed: Seed of the choice.
+            table: Flow.
+            path: Data set.
+            count: Number of random runs, R.
+            seed: Random seed.
             observed: Conditions ``[M, C]`` of observations; None for none.
-            neighbors: K; None for 100, or a tenth of the rows if that is less.
+            neighbors: Number of runs near each observation, K; None for 100, or a tenth of the rows
+                if that is less.
 
         Raises:
-            UsageError: So many rows are not near an observation.
+            UsageError: The number of neighbors is too large for them to be near an observation.
             DataError: The data set is broken, has other columns, or too few rows.
         """
         every, testable, places = table.simulations(path, count, seed)
@@ -185,12 +194,12 @@ class LearnedRuns:
 
     @property
     def conditions(self) -> Tensor:
-        """``[n, C]``."""
+        """Conditions ``[n, C]``."""
         return _conditions(self.rows)
 
     @property
     def tensors(self) -> list[Tensor | None]:
-        """All that values follow from."""
+        """Tensors that determine the values."""
         return [self.rows.points, self.conditions, self.references]
 
     def __len__(self) -> int:
@@ -200,9 +209,9 @@ class LearnedRuns:
 def nearest(
     law: Surprise, conditions: Tensor, observed: Tensor, count: int
 ) -> tuple[Tensor, Tensor]:
-    """The places ``[M, K]`` of the K conditions ``[N, C]`` nearest to each observed ``[M, C]``.
+    """Return places ``[M, K]`` of the K conditions ``[N, C]`` nearest to each of ``[M, C]``.
 
-    Their Mahalanobis distances ``[M, K]`` rise.
+    Also return their increasing Mahalanobis distances ``[M, K]``.
     """
     rows, wanted = law.whitened(conditions), law.whitened(observed)
     closest = [(rows - each).norm(dim=1).topk(count, largest=False) for each in wanted]
@@ -212,8 +221,7 @@ def nearest(
 def _nearest_others(
     points: Tensor, conditions: Tensor, places: Tensor, law: Surprise
 ) -> Tensor | None:
-    """Points ``[n, D]`` of the rows that are nearest in their conditions to those at some places,
-    but none of them."""
+    """Return points ``[n, D]`` of other rows with conditions nearest to those at some places."""
     others = torch.ones(len(points), dtype=torch.bool)
     others[places] = False
     if not others.any():
@@ -230,13 +238,13 @@ def _conditions(rows: Rows) -> Tensor:
 
 @dataclass(frozen=True)
 class LearnedCheck:
-    """Runs of a calibration check of a flow that has learned posteriors itself.
+    """Runs of a calibration check of an amortized posterior.
 
     Attributes:
-        amortized: How to draw; its conditions are those of the runs.
-        runs: What is to be found again.
-        names: Of the coordinates.
-        functions: Whose values are ranked, too.
+        amortized: Amortized posterior, with the conditions of the runs.
+        runs: Simulations.
+        names: Names of the coordinates.
+        functions: Functions whose values are ranked, too.
     """
 
     amortized: Amortized
@@ -245,7 +253,7 @@ class LearnedCheck:
     functions: checking.Functions = field(default_factory=dict)
 
     def run(self, groups: Groups) -> RunValues:
-        """The values of all runs."""
+        """Return the values of all runs."""
         return values_of_groups(groups, self._values)
 
     def _values(self, places: Tensor, progress: Progress) -> RunValues:

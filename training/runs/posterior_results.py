@@ -1,4 +1,4 @@
-"""What ``posterior.py`` says of its results: files of numbers, and lines."""
+"""Results of ``posterior.py``: files of numbers, and lines of the log."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,34 +26,43 @@ from training.names import MOST_DEBLURRED
 from training.runs.posteriors import Groups
 
 FAR = 6.0
-"""Standard deviations from the prior beyond which an observation gets a warning."""
+"""Standard deviations from the prior beyond which an observation causes a warning."""
 LARGEST_ERROR = 0.005
-"""How far the draws of components may put weights off."""
+"""Largest error of weights caused by the pool of draws without a warning."""
 MOST_LEAKED = 0.5
-"""Share of an observation's draws beyond bounds above which there is a warning."""
+"""Share of an observation's draws outside bounds above which there is a warning."""
 SHOWN = (0.5, 0.8, 0.9, 0.95)
 MOST_SHOWN, MOST_COLUMNS = 5, 8
-"""Posteriors and columns whose means and intervals are printed."""
+"""Number of posteriors and of columns whose means and intervals are printed."""
 MOST_BLUR = 0.3
-"""Of a posterior's standard deviation, that the noise of the first time may be: it is then 5 %
-wider."""
+"""Noise of the first time, relative to a posterior's width, above which it is reported.
+
+The posterior is then 5 % wider.
+"""
 NARROW = 2.0
-"""Standard deviation of sharpened draws, in those of the noise of the first time, below which there
-is a warning. Measured with a parameter from N(0, 1) and its noise as a condition (10,000
-simulations, two trainings, six observations each): posteriors with ratios of 1.1 to 1.8 were up to
-46 % too wide, those with 2.4 and more off by 4 % at most in the mean over observations."""
+"""Width of sharpened draws, relative to noise of the first time, below which there is a warning.
+
+Both widths are standard deviations. The limit was measured with a parameter from N(0, 1) and its
+noise as a condition (10,000 simulations, two trainings, six observations each). Posteriors with
+ratios of 1.1 to 1.8 were up to 46 % too wide. Those with 2.4 or more were off by 4 % at most in the
+mean over observations.
+"""
 WRONG_WIDTH = 1.5
-"""Factor by which posteriors are too wide or too narrow from which on there is a warning."""
+"""Factor by which posteriors are too wide or too narrow from which there is a warning."""
 BOUNDS = "bounds"
 MOST_LINES = 20
-"""Of one kind, about observations."""
+"""Largest number of lines of one kind about observations."""
 LARGER = {"--pool": {*WEIGHTED}, "--particles": {TWISTED}}
-"""What makes draws of some samplers worth more, besides their number."""
+"""Options that increase the effective sample size of some samplers, besides the number of draws."""
 
 
 def warn_of_far(deviations: Tensor, names: Sequence[str]) -> None:
-    """Warns of the observed number that is farthest from what the prior expects, by deviations
-    ``[M, K]`` in standard deviations. Names are empty where a sentence has none for the numbers."""
+    """Warn of the observed number that is farthest from the prior's expectation.
+
+    Args:
+        deviations: Deviations ``[M, K]`` in standard deviations.
+        names: Names of the numbers; empty if they have none.
+    """
     farthest = int(deviations.argmax())
     observation, number = divmod(farthest, deviations.shape[1])
     name = names[number] if names else f"number {number + 1}"
@@ -66,8 +75,15 @@ def warn_of_far(deviations: Tensor, names: Sequence[str]) -> None:
 
 
 def warn_of_unlike(law: Surprise | None, conditions: Tensor) -> Tensor | None:
-    """Warns of observations ``[M, C]`` that are unlike the simulations a flow was trained on, and
-    returns their surprise ``[M]`` in nats; None if it is not known."""
+    """Warn of out-of-distribution observations, relative to the simulations that trained a flow.
+
+    Args:
+        law: Distribution of the conditions in the simulations, or None.
+        conditions: Observations ``[M, C]``.
+
+    Returns:
+        Surprise ``[M]`` in nats; None if it is unknown.
+    """
     if law is None:
         logger.info(
             "Whether observations are like the simulations is not known: the network has more than "
@@ -96,17 +112,16 @@ def report_draws(
     errors: Tensor | None = None,
     sharpened: bool = False,
 ) -> None:
-    """Print the most important numbers: means and intervals of the first posteriors, and why
-    posteriors have not converged.
+    """Log means and intervals of the first posteriors, and why posteriors have not converged.
 
     Args:
-        numbers: What the JSON says.
-        summary: Of all posteriors.
-        names: Of the coordinates; empty where they are none to read, as pixels.
-        blur: As ``overview`` takes it.
-        within: What draws were rejected beyond, in words.
-        errors: As ``overview`` takes it.
-        sharpened: Whether the noise of the first time was taken off draws, to first order.
+        numbers: Content of the JSON file.
+        summary: Summary of all posteriors.
+        names: Names of the coordinates; empty if these are not meaningful one by one, as pixels.
+        blur: See ``overview``.
+        within: Words for the region outside of which draws were rejected.
+        errors: See ``overview``.
+        sharpened: Whether the noise of the first time was removed from draws, to first order.
     """
     count = numbers["observations"]
     for index in range(min(count, MOST_SHOWN) if names else 0):
@@ -172,7 +187,7 @@ def _why(numbers: Mapping[str, Any], summary: Summary, places: Sequence[int]) ->
 
 
 def _moments(summary: Summary, names: Sequence[str], index: int) -> str:
-    """Means and central 90 % intervals of the first columns of a posterior; of one draw, itself."""
+    """Describe means and 90 % intervals of a posterior's first columns, or a single draw."""
     low, high = (summary.quantiles[index, :, LEVELS.index(level)] for level in (0.05, 0.95))
     numbers = (each.tolist() for each in (summary.mean[index], summary.std[index], low, high))
     columns = list(zip(names, *numbers, strict=True))
@@ -188,7 +203,7 @@ def _moments(summary: Summary, names: Sequence[str], index: int) -> str:
 
 
 def _report_blur(summary: Summary, names: Sequence[str], blur: Tensor | None) -> None:
-    """Says where the noise of the first time is not small beside posteriors."""
+    """Log where the noise of the first time is not small compared with posteriors."""
     if blur is None or not names:
         return
     share = torch.where(summary.std > 0, blur / summary.std, 0.0)
@@ -224,8 +239,12 @@ def _warn_of_narrow(summary: Summary, names: Sequence[str], blur: Tensor | None)
 
 
 def _warn_of_widths(errors: Tensor | None, names: Sequence[str]) -> None:
-    """Warns of posteriors that are locally too wide or too narrow, by the scale of errors over
-    standard deviations ``[M, D]``."""
+    """Warn of posteriors that are locally too wide or too narrow.
+
+    Args:
+        errors: Scale of errors over standard deviations ``[M, D]``.
+        names: Names of the coordinates.
+    """
     if errors is None or not names:
         return
     wide, narrow = errors < 1 / WRONG_WIDTH, errors > WRONG_WIDTH
@@ -257,7 +276,7 @@ def _report_leaked(mean: float, largest: float, within: str) -> None:
 
 
 def report_mixture(numbers: dict[str, Any]) -> None:
-    """Tells how exact the weights are, and those of the first run."""
+    """Log the accuracy of the weights, and the weights of the first run."""
     off, pool = numbers["largest_difference"], numbers["pool"]
     size = pool["effective_size"]
     error = pool["largest_error_of_a_mean"]
@@ -281,7 +300,7 @@ def report_mixture(numbers: dict[str, Any]) -> None:
 
 
 def report_check(calibration: CalibrationCheck, within: str = BOUNDS) -> None:
-    """Tells the verdict, and what regions hold; ``within`` as of ``report_draws``."""
+    """Log the verdict and the coverage of regions; for ``within`` see ``report_draws``."""
     logger.info(calibration.verdict)
     if calibration.leaked is not None:
         _report_leaked(*calibration.leaked, within)
@@ -301,8 +320,13 @@ def report_check(calibration: CalibrationCheck, within: str = BOUNDS) -> None:
 
 
 def report_near(local: LocalCalibration, distances: Tensor, on_average: bool) -> None:
-    """Tells of each observation whether posteriors near it are calibrated, where some are near, by
-    distances ``[M, K]`` of the runs near each in standard deviations."""
+    """Log for each observation whether posteriors near it are calibrated.
+
+    Args:
+        local: Tests near the observations.
+        distances: Distances ``[M, K]`` of the runs near each observation, in standard deviations.
+        on_average: Whether the posterior is calibrated on average.
+    """
     for place, test in enumerate(local.tests[:MOST_LINES]):
         reach = float(distances[place].max())
         near = f"the {local.runs} simulations nearest to it"
@@ -332,25 +356,26 @@ def report_near(local: LocalCalibration, distances: Tensor, on_average: bool) ->
 
 
 def write_numbers(path: Path, form: str, began: float, content: dict[str, Any]) -> None:
-    """Writes the JSON file of a command that began at that time."""
+    """Write the JSON file of a command that began at the time ``began``."""
     seconds = perf_counter() - began
     save_json(path, {"format": form, **content, "seconds": seconds, **provenance()})
 
 
 def report_files(numbers: Path, arrays: Path, began: float) -> None:
-    """Tells where the results of a command are, and how long it took."""
+    """Log the paths of a command's results, and its duration."""
     seconds = perf_counter() - began
     logger.info(f"Wrote {numbers} and {arrays.name} after {seconds:.1f} s")
 
 
 @dataclass(frozen=True)
 class NearObservations:
-    """What the runs near observations say.
+    """Tests of runs near observations.
 
     Attributes:
-        calibration: Of each.
-        distances: Of the runs ``[M, K]``, in standard deviations.
-        surprise: How unlike the simulations each is ``[M]``, in nats; None if it is not known.
+        calibration: Tests of each observation.
+        distances: Distances of the runs ``[M, K]``, in standard deviations.
+        surprise: Surprise of each observation ``[M]`` under the simulations, in nats; None if
+            unknown.
     """
 
     calibration: LocalCalibration
@@ -358,7 +383,7 @@ class NearObservations:
     surprise: Tensor | None
 
     def summary(self) -> dict[str, Any]:
-        """Plain numbers and lists, as a JSON file takes them."""
+        """Return plain numbers and lists for a JSON file."""
         summary = self.calibration.summary()
         for place, one in enumerate(summary["observations"]):
             one["distance"] = float(self.distances[place, -1])
@@ -377,17 +402,17 @@ def write_check(
     near: NearObservations | None = None,
     within: str = BOUNDS,
 ) -> bool:
-    """Writes and tells what the runs of a check say; returns whether no test fails.
+    """Write and log the results of a check, and return whether no test fails.
 
     Args:
-        values: Of the runs.
-        level: p-values below it fail.
-        groups: Their files, which are removed.
-        files: Of arrays, and of numbers.
-        began: When the command did.
-        content: What else the numbers say.
-        near: What those near observations say; None without.
-        within: As of ``report_draws``.
+        values: Values of the runs.
+        level: Level below which p-values fail.
+        groups: Files of the runs, which are removed.
+        files: Files for arrays and for numbers.
+        began: Start time of the command.
+        content: Further content of the file of numbers.
+        near: Tests near observations; None without.
+        within: See ``report_draws``.
     """
     calibration, (values_file, numbers_file) = calibrate(values, level), files
     if distributed.is_main():

@@ -1,8 +1,8 @@
 """Posteriors of many observations, group by group.
 
-Ranks share the groups. Each finished group is kept in a folder beside the results until all are
-done, so that a run that was killed goes on where it was; what a group gives depends on its own
-numbers and the seed alone.
+Ranks share the groups. Each finished group is kept in a folder next to the results until all are
+done, so that an interrupted run can continue. The results of a group depend only on its own numbers
+and the seed.
 """
 
 import json
@@ -44,13 +44,22 @@ from training.inference.target import Target
 from training.names import PARTICLES, WARMUP
 
 EVERY, KEPT_FROM = 30.0, 5.0
-"""Seconds between lines; and of a look-ahead, from which on it is kept."""
+"""Seconds between lines of the log, and duration from which a look-ahead is kept."""
 
 
 @contextmanager
 def progress(begun: str, name: str, total: int, unit: str) -> Iterator[Callable[[float], object]]:
-    """Tells how far a step is, on the first rank, after the line at its start. Yields what moves it
-    on by so many of its units."""
+    """Log the progress of a step on the first rank, after a line at its start.
+
+    Args:
+        begun: Line at the start.
+        name: Name of the step.
+        total: Number of units.
+        unit: Name of a unit.
+
+    Yields:
+        Function that advances the progress by a number of units.
+    """
     main = distributed.is_main()
     with distributed.progress_bar(total=total, desc=name, unit=unit) as bar:
         if not (main and bar.disable):
@@ -74,15 +83,18 @@ def progress(begun: str, name: str, total: int, unit: str) -> Iterator[Callable[
 
 
 GROUP = 16
-"""Observations that are sampled side by side: enough to fill the calls of small networks."""
+"""Number of observations sampled together: enough to fill the evaluations of small networks."""
 LEARNED_DRAWS = 2**14
-"""Of a group without a likelihood, whose draws of all observations share their calls."""
+"""Number of draws in a group without a likelihood, in which all observations share evaluations."""
 GROUP_NUMBERS = 2**26
-"""Numbers up to which the draws of a group take memory, several times over: 512 MiB."""
+"""Largest amount of numbers in the draws of a group.
+
+It takes memory several times over, 512 MiB each time.
+"""
 
 
 def group_size(prior: Prior, plan: SamplingPlan, learned: bool) -> int:
-    """How many observations to sample side by side."""
+    """Return the number of observations to sample together."""
     dim, draws = prior.dim, max(plan.draws, plan.particles or PARTICLES)
     numbers = max(draws * (dim + prior.flow.basis.dim), dim**2) * plan.chains
     together = max(GROUP, LEARNED_DRAWS // (plan.chains * plan.draws)) if learned else GROUP
@@ -91,13 +103,13 @@ def group_size(prior: Prior, plan: SamplingPlan, learned: bool) -> int:
 
 @dataclass(frozen=True)
 class Groups:
-    """Where the groups of a run are kept.
+    """Files of the groups of a run.
 
     Attributes:
-        folder: Of the unfinished run.
-        fingerprint: Says which run it is, so that the parts of another are not taken for its own.
-        count: Observations, or runs.
-        size: Of a group.
+        folder: Folder of the unfinished run.
+        fingerprint: Fingerprint of the run, which distinguishes its files from those of other runs.
+        count: Number of observations or runs.
+        size: Number of observations in a group.
     """
 
     folder: Path
@@ -107,16 +119,20 @@ class Groups:
 
     @property
     def places(self) -> list[Tensor]:
-        """The observations of each group."""
+        """Observations of each group."""
         return list(torch.split(torch.arange(self.count), self.size))
 
     def path(self, index: int) -> Path:
-        """The file of one group."""
+        """Return the file of a group."""
         return self.folder / f"group-{index:05d}.npz"
 
     def run(self, work: Callable[[int, Tensor, Path, "Progress"], bool]) -> None:
-        """Does what is left to do, on all ranks. Work makes the file of a group, of its number and
-        its places, and says whether it was there already."""
+        """Do the remaining work on all ranks.
+
+        Args:
+            work: Function of the number and the places of a group that writes its file, and returns
+                whether the file existed already.
+        """
         require_folder(self.folder)
         groups = list(enumerate(self.places))
         mine = groups[distributed.rank() :: distributed.world_size()]
@@ -130,8 +146,10 @@ class Groups:
 
     @contextmanager
     def told_when_cut_short(self) -> Iterator[None]:
-        """Around what fills groups: if it ends early, it says what is kept and how to go on, and
-        removes folders with nothing in them."""
+        """Log on early exit which results are kept and how to continue.
+
+        Empty folders are removed.
+        """
         try:
             yield
         except BaseException:
@@ -154,14 +172,14 @@ class Groups:
                 folder.rmdir()
 
     def remove(self) -> None:
-        """Removes the folder, once the results are written."""
+        """Remove the folder, once the results are written."""
         distributed.barrier()
         if distributed.is_main():
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class Progress:
-    """Moves on by parts of a group, and to its end. ``move`` moves on by so many groups."""
+    """Progress within a group, and to its end; ``move`` advances by a number of groups."""
 
     def __init__(self, move: Callable[[float], object]):
         self._move, self._part = move, 0.0
@@ -181,13 +199,13 @@ def fingerprint(
     seen: Sequence[Tensor | None],
     files: Sequence[str | Path | None],
 ) -> str:
-    """Says which run it is: all that its draws depend on.
+    """Return a digest of all that a run's draws depend on.
 
     Args:
-        options: Of the command that draws depend on.
-        digest: Of the network; None for none.
-        seen: What was observed, or is to be found again.
-        files: What may be files among the options' values: their contents count.
+        options: Options of the command that affect draws.
+        digest: Digest of the network; None for none.
+        seen: Observations, or true values of a check.
+        files: Values of options that may be files, whose contents count.
     """
     content = sha256(json.dumps(dict(options), sort_keys=True, default=str).encode())
     content.update(str(digest).encode())
@@ -201,15 +219,15 @@ def fingerprint(
 
 
 FEWEST_PARTICLES, MOST_DOUBLINGS = 32, 10
-"""Of a population that is to fit into minutes, and how often it may be twice as many."""
+"""Least number of particles if they are to fit into a time, and how often it may double."""
 SHARE_OF_CALLS = 0.8
-"""Of the time, that network calls may take: weights and files take the rest."""
+"""Share of the time for network evaluations; weights and files take the rest."""
 LATENTS = 2**16
-"""Draws whose latents are made at once."""
+"""Number of draws whose latents are computed at once."""
 
 
 def sample_groups(problem: Problem, plan: SamplingPlan, groups: Groups) -> None:
-    """Samples all posteriors into the files of their groups."""
+    """Sample all posteriors into the files of their groups."""
     problem, plan = planned(problem, plan, problem.target.count)
     pool = first = shared_pool(problem.target, plan, first_pool(problem.target, plan))
     if first and len(first.w) < plan.pool and wants_more(problem.target, first, plan).any():
@@ -224,20 +242,20 @@ def sample_groups(problem: Problem, plan: SamplingPlan, groups: Groups) -> None:
 
 
 def seconds_of_a_call(target: Target) -> float:
-    """Of one point, as a block of them takes it, its second time."""
+    """Return the seconds per point of a network evaluation, measured after a warmup."""
     states = torch.zeros(target.many, target.prior.flow.basis.dim, device=target.device)
     which = torch.zeros(target.many, dtype=torch.int64, device=target.device)
     alone = target.of(torch.arange(1))
     for _ in range(2):
         began = monotonic()
-        # To the CPU, since devices go on by themselves.
+        # Move to the CPU, since devices compute asynchronously.
         alone.denoised(states, alone.prior.times[-1], which).cpu()
         seconds = monotonic() - began
     return seconds / target.many
 
 
 def _warn_of_idle(plan: SamplingPlan) -> None:
-    """Warns of what was asked for, and is of other samplers than the one that was named."""
+    """Warn of options that the chosen sampler does not use."""
     chains = ", ".join(WARMUP)
     users = {
         "warmup": chains,
@@ -256,9 +274,18 @@ def _warn_of_idle(plan: SamplingPlan) -> None:
 
 
 def planned(problem: Problem, plan: SamplingPlan, count: int) -> tuple[Problem, SamplingPlan]:
-    """What posteriors of so many observations share, and the plan as it is carried out: where
-    particles are twisted, it tells what they are going to take, and makes them as many as fit.
-    Raises UsageError if there is no lookahead, or too few particles fit."""
+    """Return the problem and the plan with all shared preparations made.
+
+    With twisted particles, the cost is logged, and as many particles are used as fit into the time.
+
+    Args:
+        problem: Problem.
+        plan: Plan as the user requested it.
+        count: Number of observations.
+
+    Raises:
+        UsageError: There is no look-ahead, or too few particles fit.
+    """
     plan, target = settled(problem, plan), problem.target
     _warn_of_idle(plan)
     problem = problem.looking_ahead(plan, count)
@@ -273,7 +300,7 @@ def planned(problem: Problem, plan: SamplingPlan, count: int) -> tuple[Problem, 
             "Warning: populations of twisted particles seldom agree under a network that "
             f"compresses dimensions, as this does ({name}): take one that keeps all"
         )
-    # All ranks go by the same number, their mean; they share the work.
+    # All ranks use the same number, their mean; they share the work.
     mine = torch.tensor([seconds_of_a_call(target)], device=target.device)
     each = float(distributed.sum_over_ranks(mine)) / distributed.world_size() ** 2
     ahead = problem.ahead
@@ -282,7 +309,7 @@ def planned(problem: Problem, plan: SamplingPlan, count: int) -> tuple[Problem, 
     paths = [recall(one, problem.network, ahead, each) for one in alone]
     shape = (target, count, ahead, plan.chains, plan.draws)
     if plan.minutes is not None:
-        # Without moves, which are not known yet.
+        # The cost of moves is still unknown here.
         seconds = calls_of(*shape, FEWEST_PARTICLES) * each / SHARE_OF_CALLS
         if seconds > 60 * plan.minutes:
             raise UsageError(
@@ -317,8 +344,11 @@ def planned(problem: Problem, plan: SamplingPlan, count: int) -> tuple[Problem, 
 def _as_fits(
     plan: SamplingPlan, target: Target, count: int, ahead: LookAhead, most_calls: float
 ) -> SamplingPlan:
-    """The plan with as many particles as so many network calls are enough for, within a factor of
-    1.5. Their moves may take what is left."""
+    """Return the plan with as many particles as the network evaluations allow.
+
+    The number is right within a factor of 1.5. The remaining evaluations are available for the
+    particles' moves.
+    """
 
     def calls(particles: int) -> float:
         return calls_of(target, count, ahead, plan.chains, plan.draws, particles)
@@ -334,14 +364,23 @@ def _as_fits(
 
 
 def recall(target: Target, network: str | None, ahead: LookAhead, each: float) -> Path | None:
-    """Takes up what was measured for earlier posteriors of the network and label, where that takes
-    long at so many seconds a call. Returns where it is to be kept; None where it is not."""
+    """Load the look-ahead of earlier posteriors for this network and label if it is expensive.
+
+    Args:
+        target: Target.
+        network: Path of the network, or None.
+        ahead: Look-ahead, which receives the loaded one.
+        each: Seconds per network evaluation.
+
+    Returns:
+        File in which a new look-ahead should be kept, or None.
+    """
     seconds = calls_to_look(target.prior, ahead.steps) * each
     if network is None or seconds < KEPT_FROM:
         return None
     path = lookahead_file(network, target.prior, ahead, target.label)
     known = load_lookahead(path, target.prior.flow.basis.dim, ahead.steps, target.device)
-    # On all ranks or on none, since they plan alike; and none keeps it before all have looked.
+    # All ranks load it or none, since they plan alike; and none saves it before all have checked.
     there = torch.tensor([float(known is not None)], device=target.device)
     if int(distributed.sum_over_ranks(there)) < distributed.world_size() or known is None:
         return path
@@ -353,7 +392,7 @@ def recall(target: Target, network: str | None, ahead: LookAhead, each: float) -
 
 
 def look_ahead(target: Target, ahead: LookAhead, path: Path | None) -> None:
-    """Measures it, and keeps it in a file, if there is to be one."""
+    """Measure the look-ahead, and save it if there is a path."""
     total = 2 * ahead.steps + 1
     begun = "Measuring what noisy states tell of their ends"
     with progress(begun, "look-ahead", total, "time") as move:
@@ -372,13 +411,18 @@ def _warn_of_few_steps(measured: list[Measured]) -> None:
 
 
 def duration(seconds: float) -> str:
-    """So many seconds, or minutes."""
+    """Format a duration in seconds or minutes."""
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
 def into_parts(groups: Groups, draw: Callable[[Tensor, Progress], Draws], weighted: int) -> None:
-    """Draws for the observations of each group, which are kept in its file; weights choose among so
-    many draws, where some do."""
+    """Draw for the observations of each group, and save the draws in the group's file.
+
+    Args:
+        groups: Groups.
+        draw: Function that draws for the observations at some places.
+        weighted: Number of draws among which weights choose, for samplers that use weights.
+    """
 
     def work(index: int, places: Tensor, path: Path, progress: Progress) -> bool:
         there = load_part(path, groups.fingerprint) is not None
@@ -392,7 +436,7 @@ def into_parts(groups: Groups, draw: Callable[[Tensor, Progress], Draws], weight
 
 
 def sampled(groups: Groups) -> Iterator[tuple[Draws, Summary]]:
-    """The draws and summary of each group, in order."""
+    """Yield the draws and summary of each group, in order."""
     for index in range(len(groups.places)):
         part = load_part(groups.path(index), groups.fingerprint)
         assert part is not None
@@ -400,7 +444,7 @@ def sampled(groups: Groups) -> Iterator[tuple[Draws, Summary]]:
 
 
 def with_latents(groups: Groups, prior: Prior) -> Iterator[tuple[Draws, Tensor]]:
-    """The draws of each group, in order, and their latents ``[m, C, S, D]``."""
+    """Yield the draws of each group, in order, and their latents ``[m, C, S, D]``."""
     flow = prior.flow
     law = flow.latent_law(prior.times[-1])
     for draws, _ in sampled(groups):
@@ -411,7 +455,7 @@ def with_latents(groups: Groups, prior: Prior) -> Iterator[tuple[Draws, Tensor]]
 
 
 def without_points(groups: Groups) -> tuple[Draws, Summary]:
-    """What is known of all draws but these themselves, and their summary."""
+    """Return all groups' results without the draws themselves, and their summary."""
     parts = [(draws.without_draws(), summary) for draws, summary in sampled(groups)]
     return Draws.joined([draws for draws, _ in parts]), Summary.joined([each for _, each in parts])
 
@@ -419,8 +463,17 @@ def without_points(groups: Groups) -> tuple[Draws, Summary]:
 def shared_pool(
     target: Target, plan: SamplingPlan, size: int, begun: Pool | None = None
 ) -> Pool | None:
-    """So many prior draws for all observations, made by all ranks together; None for a sampler
-    without. The first of them may be there already."""
+    """Return prior draws for all observations, made by all ranks together.
+
+    Args:
+        target: Target.
+        plan: Plan.
+        size: Number of draws.
+        begun: Pool with the first of these draws, or None.
+
+    Returns:
+        Pool, or None for a sampler that does not use one.
+    """
     if plan.sampler not in ("auto", *WEIGHTED):
         return None
     more = size - (len(begun.w) if begun else 0)

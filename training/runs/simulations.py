@@ -1,8 +1,8 @@
-"""Simulations of many samples, shared by the ranks and written to a file as they run: data is
-melted, brought back, and generated from fresh latents.
+"""Simulations of many samples: inflating data, returning, and generating from fresh latents.
 
-The three simulations are the same for toys, images and tables. Where points come from, and which
-facts the parameters hold, the subject knows.
+The ranks share the samples, and states are written to a file during the simulation. The three
+simulations are the same for toys, images and tables. The subject provides the points, and the facts
+for the parameters file.
 """
 
 import time
@@ -35,12 +35,12 @@ class Simulation:
     """A trajectory of all samples.
 
     Attributes:
-        trajectory: Of all ranks.
-        seconds: That it took.
-        densities: ``[N]`` by name, such as ``log_prob``; none unless they were asked for.
-        jacobian_products: Vector-Jacobian products of the denoiser that these took.
-        cell_points: Points to each density that is the mean over a cell; None of others.
-        way: The solver and the steps of the trajectory, as results name them.
+        trajectory: Trajectory of all ranks.
+        seconds: Duration.
+        densities: Densities ``[N]`` by name, such as ``log_prob``; empty unless requested.
+        jacobian_products: Number of vector-Jacobian products of the denoiser for the densities.
+        cell_points: Mean number of points per density that is averaged over a bin; None for others.
+        way: Solver and number of steps of the trajectory, as named in results.
     """
 
     trajectory: Trajectory
@@ -51,12 +51,14 @@ class Simulation:
     way: Mapping[str, Any] = field(default_factory=dict)
 
     def points(self, flow: ProbabilityFlow) -> Tensor:
-        """The points ``[N, D]`` of data space at the first time; see ``ends_of``."""
+        """Return the points ``[N, D]`` in data space at the first time; see ``ends_of``."""
         return ends_of(flow, self.trajectory)
 
     def facts(self, flow: ProbabilityFlow) -> dict[str, Any]:
-        """Cost, second moments of the last state per eigen-dimension beside the closed form, and
-        the likelihood if it was asked for."""
+        """Return cost, second moments of the last state and their closed form, and the likelihood.
+
+        Moments are per eigen-dimension. The likelihood is included if requested.
+        """
         end_time = self.trajectory.times[-1]
         likelihood = {"likelihood": self.likelihood_facts()} if self.densities else {}
         return {
@@ -69,7 +71,7 @@ class Simulation:
         }
 
     def likelihood_facts(self) -> dict[str, Any]:
-        """Mean and standard error of each density, the error of single ones, and their cost."""
+        """Return mean and standard error of each density, errors of single ones, and their cost."""
         summaries: dict[str, Any] = {}
         for name, values in self.densities.items():
             if name == LOG_PROB_ERROR:
@@ -88,15 +90,15 @@ class Simulation:
 
 
 class Simulator:
-    """Runs simulations along one time grid, the samples shared by the ranks.
+    """Runner of simulations along one time grid, with the samples shared by the ranks.
 
     Args:
-        flow: The flow, on this rank's device.
-        times: Increasing ``[steps + 1]``.
-        solver: How to take a step.
-        save_every: Steps between saved states.
-        densities: What to tell of the densities of the ends at the first time; None for nothing.
-        by_course: Whether densities of cells go by the network's course, if it has one.
+        flow: Flow, on this rank's device.
+        times: Increasing times ``[steps + 1]``.
+        solver: Solver.
+        save_every: Number of steps between saved states.
+        densities: Densities to compute for the ends at the first time; None for none.
+        by_course: Whether densities of bins use the network's integration schedule, if it has one.
     """
 
     def __init__(
@@ -123,8 +125,14 @@ class Simulator:
     def melt(
         self, data: Tensor, title: str = "melt", path: Path | None = None, **file: Any
     ) -> Simulation:
-        """Inflates points ``[N, D]`` of image space, the same on every rank, and writes a results
-        file with what else ``trajectory_file`` takes, as states are made, if it has a path."""
+        """Inflate points ``[N, D]`` in image space, the same on every rank.
+
+        Args:
+            data: Points.
+            title: Title of the progress bar.
+            path: Results file, written during the simulation; None for no file.
+            **file: Further arguments of ``trajectory_file``.
+        """
         return self._run(self._flow.melt, self._times, data, None, title, path, file)
 
     def generate(
@@ -135,8 +143,15 @@ class Simulator:
         gap: Tensor | None = None,
         **file: Any,
     ) -> Simulation:
-        """Generates from scaled eigenspace latents ``[N, D]`` at the last time; as ``melt``. By the
-        gap ``[N, D]`` of the melt which ended there it goes back its steps."""
+        """Generate from latents ``[N, D]`` in scaled eigenspace at the last time, like ``melt``.
+
+        Args:
+            latent: Latents.
+            title: Title of the progress bar.
+            path: Results file; None for no file.
+            gap: Gap ``[N, D]`` of the melt that ended there, to invert its steps; None without.
+            **file: Further arguments of ``trajectory_file``.
+        """
         times = self._times.flip(0)
         return self._run(self._flow.generate, times, latent, gap, title, path, file)
 
@@ -215,7 +230,7 @@ class Simulator:
         return Simulation(whole, seconds, densities, products, cell_points, way)
 
     def _of_cells(self, share: Tensor, trace: Trace, count: int) -> CellDensity:
-        """Densities of the cells of all points, of which this rank has a share ``[n, D]``."""
+        """Return densities of the bins of all points, of which this rank has a share ``[n, D]``."""
         exact = trace if trace.kind == "hutchinson" else Trace("exact")
         with distributed.progress_bar(total=len(share), desc="log_prob", unit="row") as bar:
             share_density, points = cell_log_prob(
@@ -227,8 +242,10 @@ class Simulator:
 
 
 def ends_of(flow: ProbabilityFlow, trajectory: Trajectory) -> Tensor:
-    """The points ``[N, D]`` of data space at the first time: where a melt starts, or where a
-    generation ends."""
+    """Return the points ``[N, D]`` in data space at the first time of a trajectory.
+
+    A melt starts and a generation ends there.
+    """
     times, states = trajectory.times, trajectory.states
     first = 0 if times[0] < times[-1] else -1
     return flow.to_data(states[first], times[first])
@@ -236,12 +253,12 @@ def ends_of(flow: ProbabilityFlow, trajectory: Trajectory) -> Tensor:
 
 @dataclass(frozen=True)
 class Chapter:
-    """A simulation that has ended, and is in its file.
+    """A finished simulation that is in its file.
 
     Attributes:
         kind: One of ``KINDS``.
-        simulation: Of all samples.
-        facts: What the parameters say of it.
+        simulation: Simulation of all samples.
+        facts: Facts for the parameters file.
     """
 
     kind: str
@@ -254,20 +271,20 @@ class Story:
     """Simulations of one flow along the same times.
 
     Attributes:
-        subject: What is simulated.
-        flow: Its flow, on this rank's device.
-        samples: What is melted; None where nothing is.
-        times: Increasing ``[steps + 1]``.
-        solver: How to take a step.
-        latent: What generation starts from.
-        count: N, of a generation.
-        seed: Seed of all that is drawn at random.
+        subject: Subject.
+        flow: Flow of the subject, on this rank's device.
+        samples: Samples to inflate; None for none.
+        times: Increasing times ``[steps + 1]``.
+        solver: Solver.
+        latent: Choice of the base distribution of generation.
+        count: Number of points to generate, N.
+        seed: Random seed.
         paths: Files of the simulations, by kind.
-        save_every: Steps between saved states.
-        by_course: Whether densities of melts, and of cells, go by the network's course.
+        save_every: Number of steps between saved states.
+        by_course: Whether densities of melts and of bins use the network's integration schedule.
         start_noise: Whether melts start with the noise of the first time.
-        class_number: Class to generate; None draws one for each image.
-        density_plan: What to compute of log densities; None for nothing.
+        class_number: Class to generate; None to draw one for each image.
+        density_plan: Log densities to compute; None for none.
     """
 
     subject: Subject
@@ -286,7 +303,7 @@ class Story:
     density_plan: DensityPlan | None = None
 
     def start_of(self, points: Tensor) -> Tensor:
-        """Where the melt of points ``[N, D]`` starts: at themselves, or with noise."""
+        """Return the start of a melt of points ``[N, D]``: the points, with noise if requested."""
         if not self.start_noise:
             return points
         generator = seeded_generator("cpu", self.seed, Stream.MELT_NOISE)
@@ -295,7 +312,7 @@ class Story:
         return points + self.flow.basis.rotate_back(noise).cpu()
 
     def densities(self, samples: Samples) -> Simulation | None:
-        """Log densities of a melt by an integration of their own; None if the melt's do."""
+        """Return log densities of a melt from a separate integration, or None if there is none."""
         if not self.density_plan:
             return None
         flow, times, solver = self.given(samples.labels), self.times, self.solver
@@ -309,8 +326,16 @@ class Story:
         return simulator.melt(points, "log_prob")
 
     def tell(self, kinds: Sequence[str], melted: SavedEnd | None = None) -> Iterator[Chapter]:
-        """Runs the simulations of these kinds, some of ``KINDS`` in their order, one after the
-        other, each into its file. Kinds without a melt of their own go on from an earlier one."""
+        """Run simulations one after the other, each into its file.
+
+        Args:
+            kinds: Some of ``KINDS``, in their order.
+            melted: End of an earlier melt, which the kinds continue from if there is no melt among
+                them.
+
+        Yields:
+            Each simulation when it has ended.
+        """
         start = end = labels = gap = None
         arrays: Mapping[str, Tensor] = {}
         if melted is not None:
@@ -355,7 +380,11 @@ class Story:
             yield Chapter("gen", gen, {**gen.facts(self.flow), **beside})
 
     def check_labels(self, melted: SavedEnd) -> None:
-        """Raises DataError if a melt has other labels than the network takes."""
+        """Check that the labels of a melt fit the network.
+
+        Raises:
+            DataError: They have another length.
+        """
         length = 0 if melted.labels is None else melted.labels.shape[1]
         if length != self.subject.label_dim:
             assert self.subject.file is not None
@@ -382,7 +411,7 @@ class Story:
         return Simulator(flow, *known)
 
     def given(self, labels: Tensor | None) -> ProbabilityFlow:
-        """The flow for this rank's share of samples with these labels ``[N, L]``."""
+        """Return the flow for this rank's share of samples with these labels ``[N, L]``."""
         if labels is None:
             return self.flow
         share = labels[distributed.shard(len(labels))]
@@ -408,9 +437,18 @@ def measure_returns(
     returns: Returns,
     batch: int,
 ) -> int:
-    """Measures how well points survive, and returns the denoiser calls of a point. Every rank reads
-    each batch, of so many points in flight over all ranks, of which it integrates its share, and
-    holds no more than one."""
+    """Measure the roundtrip errors of points, and return the denoiser evaluations per point.
+
+    Every rank reads each batch and integrates its share, and holds no more than one batch.
+
+    Args:
+        flow: Flow.
+        times: Increasing times ``[steps + 1]``.
+        solver: Solver.
+        source: Points.
+        returns: Accumulator of the errors.
+        batch: Number of points in a batch, over all ranks.
+    """
     count, most_calls = len(source), 0
     starts = range(0, count, batch)
     total = 2 * (len(times) - 1) * len(starts)

@@ -1,7 +1,7 @@
-"""What people have, a toy, a table or images: all that depends on the kind of data is asked here.
+"""Kinds of data: toys, tables and images. Code that depends on the kind of data is here.
 
-Each kind of data has a ``Training``, what is to be trained on it, and a ``Subject``, what the flow
-of a trained network is of.
+Each kind has a ``Training``, which trains a network on such data, and a ``Subject``, a flow with
+the meaning of its points.
 """
 
 from dnnlib.errors import UsageError
@@ -39,15 +39,24 @@ __all__ = [
 ]
 
 KINDS: dict[str, type[Subject]] = {kind.kind: kind for kind in (ToyFlow, TableFlow, ImageFlow)}
-"""By what network files call them."""
+"""Subclasses of ``Subject`` by the kind that network files state."""
 
 
 def open_subject(
     file: NetworkFile, expected: dict[str, object] | None = None, data_name: str | None = None
 ) -> Subject:
-    """What an open network file is of; results are named by ``data_name``, or the network's data.
-    Raises UsageError if what was said of it, by the names of options, None for what was left out,
-    contradicts the file, DataError if what the file says of its data makes no sense."""
+    """Return the subject of an open network file.
+
+    Args:
+        file: Network file.
+        expected: Options that the user gave, by name, to check against the file; None for a value
+            that was left out.
+        data_name: Name for results; None for the name of the network's data.
+
+    Raises:
+        UsageError: An option contradicts the file.
+        DataError: The file's description of its data is inconsistent.
+    """
     if file.kind == RECORDS:
         raise UsageError(
             f"{file.path} answers questions about rows: give it to {script('ask')}, or to "
@@ -57,5 +66,10 @@ def open_subject(
 
 
 def open_prior(file: NetworkFile) -> Subject:
-    """What the prior of a posterior is of: also the numbers of records; raises likewise."""
+    """Return the subject of a prior, which can also be the numbers of records.
+
+    Raises:
+        UsageError: The network has no numbers, or was trained for one query.
+        DataError: The file's description of its data is inconsistent.
+    """
     return RecordPrior.of(file, {}) if file.kind == RECORDS else open_subject(file)

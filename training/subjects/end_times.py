@@ -1,10 +1,10 @@
-"""The end time of a flow with conditions that few rows train, chosen by held-out rows.
+"""End time of a flow with conditions that is trained on few rows, chosen by the validation loss.
 
-A flow that ends when the data is a tenth of the variance misses part of the mean of points given
-conditions; one that lasts until the data is a thousandth does not
-(``InflationSchedule.default_t_max``). Where noise is large, however, the network learns nothing but
-this mean, and few rows teach it chance: the shorter flow can then have the higher density at other
-rows. So both are trained, which takes seconds, and the log densities of held-out rows decide.
+A flow that ends when the data is a tenth of the variance misses part of the conditional mean. One
+that lasts until the data is a thousandth does not (``InflationSchedule.default_t_max``). At large
+noise, however, the network learns nothing but this mean, and with few rows it overfits. The shorter
+flow can then have the higher density on other rows. Both are therefore trained, which takes
+seconds, and the log densities of held-out rows decide.
 """
 
 from dataclasses import replace
@@ -27,16 +27,16 @@ from training.recipes import FEW_ROWS
 from training.subjects.table_spaces import Preparation
 
 MOST_STEPS = 5000
-"""Steps of a training up to which it is run twice more for the end time."""
+"""Largest number of training steps for which two further trainings choose the end time."""
 
 
 def choose_end(preparation: Preparation, coordinates: Coordinates, patience: int) -> Choices:
-    """Return the choices of a model, with the end time if it is a choice of held-out rows.
+    """Return the choices of a model, with an end time selected on held-out rows if there are few.
 
     Args:
-        preparation: The table and the training, whose end time nobody chose.
-        coordinates: How the flow sees the table.
-        patience: Reports without a better score that end a training.
+        preparation: Table and training; the user did not choose the end time.
+        coordinates: Coordinates of the flow for the table.
+        patience: Number of reports without a better score that ends a training.
     """
     choices, table = preparation.choices, preparation.table
     few = len(table.train_rows) < FEW_ROWS and len(table.held_out_rows) > 0
@@ -63,8 +63,11 @@ def choose_end(preparation: Preparation, coordinates: Coordinates, patience: int
 
 
 def held_out_log_prob(preparation: Preparation, coordinates: Coordinates, patience: int) -> float:
-    """Return the mean log density of held-out rows, in nats per row, by a model that is trained as
-    the run will train it; the same on all ranks."""
+    """Return the mean log density of held-out rows after a training like that of the run.
+
+    Returns:
+        Log density in nats per row, the same on all ranks.
+    """
     model, loss = preparation.build(coordinates)
     config, held_out = preparation.config, preparation.held_out(coordinates, loss)
     assert held_out is not None

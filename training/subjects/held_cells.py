@@ -1,19 +1,19 @@
 """Split conformal calibration of the intervals of a network of records, by its held-out cells.
 
 The score of a held-out cell is the content of the smallest central interval of the flow that covers
-it, as it is written: rounded to the steps of the column, and within its range. With n scores
-``s_(1) <= ... <= s_(n)`` of a column, an interval that is to cover a share l of new cells has the
-content
+the cell. The interval is taken as it is written: rounded to the bins of the column, and within its
+range. With n scores ``s_(1) <= ... <= s_(n)`` of a column, an interval that is to cover a share l
+of new cells has the content
 
     s_(k),    k = ceil((n + 1) l),
 
-and covers a new cell with a probability of at least l, and at most ``l + 1 / (n + 1)`` where scores
-do not tie, whatever the flow is (``measure.conformal``). This needs cells that are exchangeable
-with new ones: neither the weights nor the choice between networks may depend on them. If n is too
-small for such a k, the content is between the largest score and 1, and nothing is guaranteed.
+and covers a new cell with a probability of at least l, and at most ``l + 1 / (n + 1)`` if scores do
+not tie, for any flow (``measure.conformal``). This needs cells that are exchangeable with new ones:
+neither the weights nor the choice between networks may depend on them. If n is too small for such a
+k, the content is between the largest score and 1, and nothing is guaranteed.
 
-Scores are computed twice, with all other cells of a row known that are present, and with four of
-five; between these two shares of known cells the content is interpolated.
+Scores are computed twice: given all other observed cells of the row, and given four of five of
+them. The content is interpolated between these two shares of known cells.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ from training.subjects.record_margins import by_column
 KNOWN = (0.8, 1.0)
 """Shares of the other cells of a row that are known."""
 MOST_CELLS, MOST_KNOTS = 1000, 200
-"""Maximum numbers, per column, of scores that are computed and of sorted scores that are kept."""
+"""Largest numbers per column of scores that are computed, and of sorted scores that are kept."""
 FARTHEST = 1 - 2**-50
 """Largest content of a central interval, whose ends are ranks in double precision."""
 Contents = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
@@ -44,8 +44,8 @@ class HeldCells:
 
     Attributes:
         counts: Number of scores of each of P columns, n; 0 for a column without intervals.
-        known: Mean shares of the other cells that were known, for each column rising ``[2]``.
-        contents: Scores of each column, at each of these shares, rising, ``[2, knots]``.
+        known: Mean shares of the other cells that were known, increasing, for each column ``[2]``.
+        contents: Scores of each column at each of these shares, increasing, ``[2, knots]``.
     """
 
     counts: Sequence[int]
@@ -77,10 +77,11 @@ class HeldCells:
         return cls(counts, shares, scores)
 
     def content(self, place: int, share: float, known: np.ndarray) -> np.ndarray:
-        """Return the contents ``[n]`` of the intervals of a column that cover a share of new cells.
+        """Return the contents ``[n]`` of intervals of a column that cover a share of new cells.
 
-        The content of a row depends on its own known cells ``[n, P]`` alone. A column without
-        scores has the share itself."""
+        The content of a row depends only on its own known cells ``[n, P]``. A column without scores
+        has the share itself.
+        """
         if not self.counts[place]:
             return np.full(len(known), share)
         count, each = self.counts[place], []
@@ -95,7 +96,11 @@ class HeldCells:
 
     @classmethod
     def read(cls, listed: object, columns: int, broken: Exception) -> "HeldCells | None":
-        """Return what ``listed`` gave, None for None. Raises ``broken`` for anything else."""
+        """Return the scores from the value of ``listed``, or None for None.
+
+        Raises:
+            Exception: The value is invalid; the error is ``broken``.
+        """
         if listed is None:
             return None
         columns_of = []
@@ -115,7 +120,7 @@ class HeldCells:
 
     @property
     def listed(self) -> list[list[object]]:
-        """The scores as JSON."""
+        """Scores as JSON."""
         columns = zip(self.counts, self.known, self.contents, strict=True)
         return [[count, known.tolist(), own.round(6).tolist()] for count, known, own in columns]
 

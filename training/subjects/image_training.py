@@ -1,4 +1,4 @@
-"""A training on images."""
+"""Training on images."""
 
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -43,8 +43,8 @@ from training.subjects.training import Start, Training
 
 DRY_RUN_IMAGES = 1000
 VARIANCE_IMAGES = 10_000
-# Each costs 33 network calls, together about as much as training on 11,000; the error of a slope
-# is about one over their square root.
+# Each point takes 33 network evaluations, all points together about as much as training on 11,000
+# images. The error of a slope is about one over the square root of their number.
 CALIBRATION_POINTS = 1000
 MOST_MELTED = 10_000
 READ_AT_ONCE = 1000
@@ -52,18 +52,18 @@ READ_AT_ONCE = 1000
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageTraining(Training):
-    """A training on images.
+    """Training on images.
 
     Attributes:
-        images: To train on.
-        held_out: Images that every report tells the loss of; None for none.
-        calibrated_on: Images to calibrate on; None for those that are trained on.
-        published: Whether the recipe is the paper's; otherwise it fits images and device.
-        basis_images: How many images the basis is fitted to at most; None for all.
-        tries_precisions: Whether, on a CPU, a short trial decides what the network computes in.
-        transfer: Network file, path or https URL, whose weights to start from.
+        images: Training images.
+        held_out: Images whose loss every report states; None for none.
+        calibrated_on: Images for calibration; None for the training images.
+        published: Whether the recipe is the paper's. Otherwise it is fitted to images and device.
+        basis_images: Largest number of images for fitting the basis; None for all.
+        tries_precisions: Whether a short trial on a CPU chooses the network's precision.
+        transfer: Network file, path or https URL, with the initial weights.
         compiles: Whether the network is compiled.
-        sizes: Options that give the network's sizes, as they were typed, for errors.
+        sizes: Options for the network's sizes, as the user gave them, for error messages.
     """
 
     images: ImageDataset
@@ -77,7 +77,7 @@ class ImageTraining(Training):
     sizes: str = ""
 
     def recipe(self, device: torch.device) -> ImageRecipe:
-        """The amounts that are wanted, and the preset's where they are left out."""
+        """Return the amounts that the user gave, completed by the preset."""
         arch, amounts = self.wanted.choices.network, self.wanted.amounts
         if self.published:
             return published(arch, amounts)
@@ -86,7 +86,7 @@ class ImageTraining(Training):
         return fitted(arch, images, shape, device.type, amounts, has_bf16)
 
     def choices(self, recipe: ImageRecipe) -> Choices:
-        """The model to build."""
+        """Return the choices of the model to build."""
         choices, images = self.wanted.choices, self.images
         papers = PUBLISHED_T_MAX if self.published and choices.precond == "ifs" else None
         return replace(
@@ -98,7 +98,8 @@ class ImageTraining(Training):
                 "model_channels": recipe.cbase,
                 "channel_mult": list(recipe.cres),
                 "dropout": recipe.dropout,
-                # What is left out is not written either: networks without are what they were.
+                # Options left out are not written, so that networks without them keep their
+                # description.
                 **({"num_blocks": recipe.blocks} if recipe.blocks else {}),
                 **({"attention_resolutions": list(recipe.attend)} if recipe.attend else {}),
                 **({"pixel_waves": recipe.pixel_waves} if recipe.pixel_waves else {}),
@@ -173,7 +174,7 @@ class ImageTraining(Training):
         device: torch.device,
         resumed: Resumed | None,
     ) -> tuple[EigenBasis, Tensor | None]:
-        """The eigenbasis and the variance of augmented images, fitted or those of the state."""
+        """Return the eigenbasis and the variance of augmented images, fitted or from the state."""
         if resumed:
             return resumed.basis, resumed.data_variance
         most = self.basis_images or len(self.images)
@@ -194,7 +195,11 @@ class ImageTraining(Training):
         return Watch(HeldOut.of_images(held_out, loss, self.wanted.seed)) if held_out else None
 
     def _require_sides(self, recipe: ImageRecipe) -> None:
-        """Raises UsageError if blocks are to attend at sides where there are none."""
+        """Check that attention blocks are at sides that the network has.
+
+        Raises:
+            UsageError: A side does not exist.
+        """
         known = sides_of_levels(self.images.image_shape[1], len(recipe.cres))
         if unknown := set(recipe.attend or ()) - set(known):
             raise UsageError(
@@ -203,7 +208,11 @@ class ImageTraining(Training):
             )
 
     def _require_network(self, choices: Choices, device: torch.device) -> None:
-        """Raises UsageError, about options and not the network's arguments, if it cannot be."""
+        """Check that the network can be built, with errors about options instead of arguments.
+
+        Raises:
+            UsageError: The network cannot be built.
+        """
         try:
             require_network(choices.network, choices.network_arguments, device)
         except UsageError as error:
@@ -220,11 +229,15 @@ class ImageTraining(Training):
 
 
 def take_weights(location: str, model: Model) -> None:
-    """Starts a model from the weights of another one's network that have its names and shapes.
+    """Initialize a model with those weights of another network that fit by name and shape.
 
-    Its output gain stays behind: that belongs to the axes and times of the other one's data. What
-    the other one has seen, this one has, too. Raises UsageError if none of them fits, DataError if
-    it does not say rightly what it has seen."""
+    The other network's output gain is not copied, because it belongs to the axes and times of its
+    data. The rows that trained the other network are added to those of the model.
+
+    Raises:
+        UsageError: No weights fit.
+        DataError: The other file's description of its training rows is invalid.
+    """
     path = local_file(location)
     other = Model.load(path)
     given = other.denoiser.network.state_dict()
@@ -245,8 +258,18 @@ def fit_basis(
     seed: int,
     device: torch.device,
 ) -> tuple[EigenBasis, Tensor | None]:
-    """The eigenbasis of so many images at most, and along its axes the variance ``[D]`` of
-    augmented images, if the training augments any."""
+    """Return the eigenbasis of images, and the variance ``[D]`` of augmented images along its axes.
+
+    Args:
+        dataset: Images.
+        limit: Largest number of images to fit to.
+        augmentation: Augmentation of the training, or None.
+        seed: Random seed of the augmentation.
+        device: Device for the computation.
+
+    Returns:
+        Basis, and variance or None without augmentation.
+    """
     limit = min(limit, len(dataset))
     logger.info(f"Fitting the eigenbasis of {limit} images")
     basis = EigenBasis.fit(basis_batches(dataset, limit, device=device))
@@ -260,8 +283,10 @@ def fit_basis(
 
 
 def sketch_of(*datasets: ImageDataset | None) -> list[int]:
-    """What a network file has of images as they are, by which it is seen if they are used again: of
-    larger data sets those of some, always the same."""
+    """Return the row numbers by which a network file recognizes reused images.
+
+    Of larger data sets a fixed random subset is taken.
+    """
     numbers = []
     for dataset in filter(None, datasets):
         images = len(dataset.places)  # without mirror images, which come after these
@@ -273,7 +298,11 @@ def sketch_of(*datasets: ImageDataset | None) -> list[int]:
 
 
 def open_alike(path: Path, dataset: ImageDataset, use_labels: bool) -> ImageDataset:
-    """Other images of the kind of a data set. Raises DataError if shape or labels differ."""
+    """Open another data set of images of the same kind.
+
+    Raises:
+        DataError: Shapes or labels differ.
+    """
     other = ImageDataset(path, use_labels=use_labels, classes=dataset.label_dim)
     for what in ("image_shape", "label_dim"):
         mine, theirs = getattr(dataset, what), getattr(other, what)
@@ -286,8 +315,13 @@ def open_alike(path: Path, dataset: ImageDataset, use_labels: bool) -> ImageData
 
 
 def some_images(dataset: ImageDataset, count: int, shared: bool = False) -> Batch:
-    """So many images, or all if they are fewer, always the same, as they are, with their labels:
-    of those that are shared, this rank's part."""
+    """Return a fixed random subset of images, without augmentation, with their labels.
+
+    Args:
+        dataset: Images.
+        count: Number of images; all if there are fewer.
+        shared: Whether to return only this rank's part.
+    """
     chosen = torch.randperm(len(dataset), generator=seeded_generator("cpu", 0))[:count]
     chosen = chosen[distributed.shard(len(chosen))] if shared else chosen
     pixels, labels = dataset.read(chosen.tolist())
@@ -298,7 +332,15 @@ def some_images(dataset: ImageDataset, count: int, shared: bool = False) -> Batc
 def law_plan(
     images: ImageDataset, held_out: ImageDataset | None, count: int, seed: int, device: torch.device
 ) -> LawPlan:
-    """How to learn the law of latents from so many images, judged by others, if there are some."""
+    """Return the plan for learning the distribution of latents from images.
+
+    Args:
+        images: Images to inflate.
+        held_out: Images for validation, or None.
+        count: Number of points to inflate.
+        seed: Random seed.
+        device: Device of the training, which sets the size of blocks.
+    """
 
     def of(dataset: ImageDataset, count: int) -> Batch:
         return some_images(dataset, min(count, MOST_MELTED))

@@ -1,4 +1,4 @@
-"""Images: flows of a network whose points are pixels."""
+"""Images: flows whose points are the pixels of an image."""
 
 import math
 from collections.abc import Mapping
@@ -37,20 +37,20 @@ from training.subjects.samples import ImageReturns, Returns, Samples, Source
 from training.subjects.subject import Draw, Facts, Quantities, Subject, required, variances_line
 
 BLOCK = 16
-"""Images of a block."""
+"""Number of images in a block."""
 MOST_TAUGHT = 10_000
-"""Images that teach log odds of classes."""
+"""Largest number of images for learning the log odds of classes."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageFlow(Subject):
-    """The flow of images.
+    """Flow of images.
 
     Attributes:
-        file: The network.
-        shape: ``(C, H, W)``.
-        classes: Their number, or length of the vectors; 0 for a network without.
-        vectors: Whether labels are vectors of numbers, and no classes.
+        file: Network.
+        shape: Shape of an image ``(C, H, W)``.
+        classes: Number of classes, or length of the condition vectors; 0 for a network without.
+        vectors: Whether conditions are vectors of numbers instead of classes.
     """
 
     file: NetworkFile
@@ -62,7 +62,7 @@ class ImageFlow(Subject):
     pool = IMAGE_POOL
     block = BLOCK
     even_block = None
-    # Of 256 CIFAR images at 27 times, float32 is 0.7 GB.
+    # 256 CIFAR images at 27 times take 0.7 GB in float32.
     dtype = "float32"
     is_readable = False
     levels_per_unit = LEVELS_PER_UNIT
@@ -72,7 +72,7 @@ class ImageFlow(Subject):
     def of(
         cls, file: NetworkFile, expected: Mapping[str, Any], data_name: str | None = None
     ) -> "ImageFlow":
-        """The flow of a network file that is open; raises as ``open`` does."""
+        """Return the flow of an open network file; raises as ``open_subject`` does."""
         about = file.model.about
         shape = _image_shape(file.path, file.model)
         label_dim = about.get("label_dim", 0)
@@ -98,7 +98,7 @@ class ImageFlow(Subject):
 
     @property
     def words(self) -> list[str]:
-        """Pixels by their place, counted from 0 as in ``--operator=crop:``."""
+        """Pixels by row and column, counted from 0 as in ``--operator=crop:``."""
         channels, *sides = map(range, self.shape)
         of = [f" of channel {number}" if len(channels) > 1 else "" for number in channels]
         return [f"the pixel in row {y}, column {x}{c}" for c, y, x in product(of, *sides)]
@@ -116,9 +116,9 @@ class ImageFlow(Subject):
         return {"image_shape": torch.tensor(self.shape)}
 
     def on(self, device: torch.device, rows: int | None = None) -> ProbabilityFlow:
-        """The flow on a device, its network called with so many rows at a time.
+        """Return the flow on a device, whose network evaluates ``rows`` rows at a time.
 
-        Gradients take the memory of one call too.
+        Gradients also need only the memory of one evaluation.
         """
         model = self.file.model
         flow = model.flow.with_denoiser(RecomputedDenoiser(model.denoiser.to(device)))
@@ -132,8 +132,16 @@ class ImageFlow(Subject):
         return self.block
 
     def dataset(self, path: Path, count: int | None, seed: int) -> ImageDataset:
-        """So many images of a data set, drawn at random, with labels if the network has them.
-        Raises DataError if they are too few, of another shape, or with labels of another length."""
+        """Return images of a data set, drawn at random, with labels if the network has them.
+
+        Args:
+            path: Data set.
+            count: Number of images; None for all.
+            seed: Random seed of the draw.
+
+        Raises:
+            DataError: There are too few images, or their shape or their labels' length differs.
+        """
         taken, classes = self.label_dim > 0, self.label_dim
         dataset = ImageDataset(path, taken, max_size=count, seed=seed, classes=classes)
         if tuple(dataset.image_shape) != self.image_shape:
@@ -151,7 +159,7 @@ class ImageFlow(Subject):
         return dataset
 
     def one_hot(self, classes: Tensor) -> Tensor | None:
-        """Labels ``[N, label_dim]`` of classes ``[N]``; None for a network without."""
+        """Return labels ``[N, label_dim]`` of classes ``[N]``; None without classes."""
         if not self.classes:
             return None
         return torch.nn.functional.one_hot(classes, self.label_dim).float()
@@ -218,7 +226,7 @@ class ImageFlow(Subject):
             points = read_observations(path, self.shape)
             return points if seen is None else points[:, seen]
         rows = read_columns(path, self.seen_names(seen), self.names, [])
-        # Of 8 bits there is no such image, but one of black; networks see images from -1 to 1.
+        # In 8 bits, only a black image has such values; networks use pixels from -1 to 1.
         if rows.abs().amax() <= 1 and (rows % 1 != 0).any() and distributed.is_main():
             logger.warning(
                 f"Warning: {path} has no number beyond -1 and 1: observations are in gray levels, "
@@ -283,11 +291,11 @@ class ImageFlow(Subject):
         return dequantized(samples.points, seed)
 
     def melt_facts(self, flow: ProbabilityFlow, melt: Trajectory) -> Facts:
-        """Variances over their closed form."""
+        """Return ratios of variances to their closed form."""
         return {"kept_variance_ratio": self.kept_variances(flow, melt)}
 
     def return_facts(self, flow: ProbabilityFlow, back: Trajectory, start: Tensor) -> Facts:
-        """Errors against the images that were melted, noise included if there was some."""
+        """Return errors against the images that were inflated, including their noise if any."""
         first = back.times[-1]
         before, after = flow.to_data(start, first), flow.to_data(back.end, first)
         return RoundtripErrors.of((before + 1) * LEVELS_PER_UNIT, after).summary()
@@ -309,7 +317,7 @@ class ImageFlow(Subject):
 
 
 def draw_classes(count: int, classes: int, seed: int, given: int | None) -> Tensor:
-    """A class for each of N images ``[N]``: the given one, or uniform at random."""
+    """Return a class for each of N images ``[N]``: the given one, or uniformly random ones."""
     if given is not None:
         return torch.full((count,), given)
     generator = seeded_generator("cpu", seed, Stream.LABEL)
@@ -317,7 +325,7 @@ def draw_classes(count: int, classes: int, seed: int, given: int | None) -> Tens
 
 
 def _image_shape(path: Path, model: Model) -> tuple[int, int, int]:
-    """``(C, H, W)`` as the file has it, if it is one of this network."""
+    """Return the shape ``(C, H, W)`` from the file, after checking that it fits the network."""
     shape = model.about.get("image_shape")
     if shape is None:
         name = model.about.get("data_name")
@@ -340,10 +348,10 @@ def _shape(shape: tuple[int, ...]) -> str:
 
 
 def dequantized(data: Tensor, seed: int) -> Tensor:
-    """Images ``[N, D]`` of 8 bits, each level spread evenly over its bin, in float64.
+    """Return 8-bit images ``[N, D]`` with each level dequantized over its bin, in float64.
 
-    A level is the center of its bin, so the noise is uniform over ``[-1/2, 1/2)`` gray levels. That
-    of an image is a function of the seed and of its number alone.
+    A level is the center of its bin, so the noise is uniform over ``[-1/2, 1/2)`` gray levels. The
+    noise of an image depends only on the seed and the image's number.
     """
     noise = uniform_numbers(data.shape, seed, Stream.DEQUANTIZATION) - 0.5
     return data.double() + noise.to(data.device) / LEVELS_PER_UNIT

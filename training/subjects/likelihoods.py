@@ -1,10 +1,10 @@
-"""Learned likelihoods: flows of one trial's data, given parameters and covariates.
+"""Neural likelihoods (NLE): flows of one trial's data, given parameters and covariates.
 
-A posterior by one has a prior of its own: uniform between the bounds of the parameters, or a flow
-of them. A uniform prior is a flow too, of a network that was never trained: of ``N(0, 1)`` in
-coordinates where such columns are uniform.
+A posterior with such a likelihood has its own prior: uniform between the bounds of the parameters,
+or a flow of the parameters. A uniform prior is also represented as a flow. Its network is
+untrained, and its points are ``N(0, 1)`` in coordinates in which the columns are uniform.
 
-Of trials with holes, ``trial_training`` has trained a flow of its own.
+For trials with missing values, ``trial_training`` trains a special flow.
 """
 
 from collections.abc import Callable, Sequence
@@ -50,14 +50,14 @@ from training.subjects.trial_training import residuals
 
 
 class HolesLaw(TrialLaw):
-    """The law of the data that are there of a trial, NaN being those that are not.
+    """Distribution of the observed data of a trial, in which missing values are NaN.
 
-    Roughly it is that of the mixture which the flow starts from. Values of discrete columns stand
-    for their steps, as in ``FlowLaw``.
+    The rough density is that of the mixture from which the flow starts. Values of discrete columns
+    stand for their bins, as in ``FlowLaw``.
 
     Args:
-        flow: Of data given parameters and covariates.
-        network: Its network.
+        flow: Flow of data given parameters and covariates.
+        network: Network of the flow.
     """
 
     def __init__(self, flow: ProbabilityFlow, network: TrialNetwork):
@@ -100,7 +100,7 @@ class HolesLaw(TrialLaw):
         asked = states == ASKED
         times, _ = self._flow.course("densities")
         joint = flow.log_prob(torch.where(asked, u, 0.0))
-        # What is absent is a standard normal number at 0, with the noise of the first time.
+        # An absent value is a standard normal number at 0, with the noise of the first time.
         variance = 1 + float(self._flow.schedule.noise_variance(times[0])[0])
         return joint + (~asked).sum(dim=1) * log(2 * pi * variance) / 2
 
@@ -108,20 +108,20 @@ class HolesLaw(TrialLaw):
 CLOSE = 0.05
 """Largest error of posterior means without a warning, in standard deviations."""
 LEAST_NOISE = 1e-10
-"""Variance of the first time, of what is uniform: its draws are not to be blurred."""
+"""Noise variance at the first time of a uniform flow, small to keep its draws sharp."""
 
 
 @dataclass(frozen=True)
 class LearnedLikelihood:
-    """What a network file of a likelihood is of.
+    """Neural likelihood of a network file.
 
     Attributes:
-        file: The network.
-        table: Its flow: points are data, conditions are parameters and covariates.
-        law: Of one trial.
-        bounds: Of the parameters, by name, infinite where there is none.
-        discrete: Parameters of few values.
-        trained_on: Trials; None where that is not known.
+        file: Network.
+        table: Flow of data, with parameters and covariates as conditions.
+        law: Distribution of one trial.
+        bounds: Bounds of the parameters, by name; infinite where there is none.
+        discrete: Names of discrete parameters.
+        trained_on: Number of training trials; None if unknown.
     """
 
     file: NetworkFile
@@ -133,8 +133,11 @@ class LearnedLikelihood:
 
     @classmethod
     def of(cls, file: NetworkFile) -> "LearnedLikelihood | None":
-        """That of a network file; None if it is of something else. Raises DataError if what the
-        file says of its parameters makes no sense."""
+        """Return the likelihood of a network file, or None if the file has no likelihood.
+
+        Raises:
+            DataError: The file's description of its parameters is inconsistent.
+        """
         about, network = file.model.about, file.model.denoiser.network
         if about.get(LIKELIHOOD) is None:
             return None
@@ -157,17 +160,17 @@ class LearnedLikelihood:
 
     @property
     def parameters(self) -> list[str]:
-        """Their names."""
+        """Names of the parameters."""
         return list(self.bounds)
 
     @property
     def data(self) -> list[str]:
-        """Names of the data of a trial, levels beside numbers last."""
+        """Names of the data of a trial; category columns are last."""
         return [*self.table.names, *self.table.conditions[_first_level(self.table) :]]
 
     @property
     def covariates(self) -> Sequence[str]:
-        """Names of what else is known of a trial."""
+        """Names of the covariates of a trial."""
         return self.table.conditions[len(self.bounds) : _first_level(self.table)]
 
     @property
@@ -177,24 +180,28 @@ class LearnedLikelihood:
 
     @property
     def most_trials(self) -> float:
-        """Largest number of trials of an observation for which the simulations can be enough.
+        """Largest number of trials per observation for which the simulations can suffice.
 
         The mean of K data, linear in D parameters and V covariates, has ``p = K (D + V + 1)``
-        numbers to learn, which N trials leave ``p / (2 N)`` nats of a trial off. In the posterior
-        of n trials that moves the means of D parameters by ``sqrt(n p / (N D))`` standard
-        deviations: here until that is ``CLOSE``.
+        coefficients. Learned from N trials, it has an error of ``p / (2 N)`` nats per trial. In the
+        posterior of n trials this shifts the means of D parameters by ``sqrt(n p / (N D))``
+        standard deviations. The largest n is the one at which the shift is ``CLOSE``.
         """
         dim = len(self.bounds)
         numbers = len(self.data) * (dim + len(self.covariates) + 1)
         return CLOSE**2 * (self.trained_on or inf) * dim / numbers
 
     def shifts(self, trials: Trials) -> Tensor:
-        """Return how far errors of the likelihood shift posterior means of observations ``[M]``, at
-        least, in standard deviations: see ``most_trials``; 0 where that is not known."""
+        """Return a lower bound on the shift of posterior means by errors of the likelihood.
+
+        Returns:
+            Shifts of observations ``[M]`` in standard deviations, see ``most_trials``; 0 if
+                unknown.
+        """
         return CLOSE * (trials.counts.double() / self.most_trials).sqrt()
 
     def warn_of_many(self, trials: Trials) -> None:
-        """Warn of observations of more trials than the likelihood was learned well enough for."""
+        """Warn of observations with more trials than the likelihood is accurate enough for."""
         shifts = self.shifts(trials)
         most = int(shifts.argmax())
         if shifts[most] <= CLOSE or not distributed.is_main():
@@ -210,15 +217,23 @@ class LearnedLikelihood:
         )
 
     def trials(self, path: Path) -> Trials:
-        """The trials of a file of observations, one in each row. Raises DataError as
-        ``read_trials``, or a level is none that was simulated."""
+        """Return the trials of a file of observations, one per row.
+
+        Raises:
+            DataError: The file is invalid, see ``read_trials``, or has a category that was not
+                simulated.
+        """
         trials = read_trials(path, self.data, self.covariates, self.takes_holes)
         self._require_levels(trials.data, str(path))
         self.table.warn_of_dropped(path, self.table.names, [*self.data, *self.covariates])
         return trials
 
     def _require_levels(self, data: Tensor, where: str) -> None:
-        """Raises DataError if data ``[T, K]`` that are levels have another value."""
+        """Check that the category columns of data ``[T, K]`` have known values.
+
+        Raises:
+            DataError: A value is unknown.
+        """
         coordinates = self.table.coordinates
         levels: nn.Module | None = coordinates.beside
         if coordinates.levels:
@@ -241,15 +256,32 @@ class LearnedLikelihood:
             )
 
     def testable(self, path: Path) -> int:
-        """How many datasets a data set has to test. Raises DataError if it is broken."""
+        """Return the number of datasets of trials available for testing.
+
+        Raises:
+            DataError: The data set is broken.
+        """
         return len(testable_rows(one_of_each(self.table.table(path))))
 
     def simulations(
         self, path: Path, count: int, seed: int, names: Sequence[str]
     ) -> tuple[Tensor, Trials]:
-        """Parameters ``[R, D]``, in the order of names that is wanted, of datasets that are to be
-        found again, held out if there are such, and the trials of each. Raises DataError if the
-        data set of trials is broken, has other columns, or fewer datasets."""
+        """Return parameters of datasets of trials to test calibration on, and their trials.
+
+        Held-out datasets are used if there are any.
+
+        Args:
+            path: Data set of trials.
+            count: Number of datasets R.
+            seed: Random seed of their choice.
+            names: Names of the parameters, in the order wanted.
+
+        Returns:
+            Parameters ``[R, D]``, and the trials of each dataset.
+
+        Raises:
+            DataError: The data set is broken, has other columns, or too few datasets.
+        """
         table = self.table.table(path)
         columns = (table.columns.names, names), (table.condition_names, self.given)
         for there, wanted in columns:
@@ -274,15 +306,20 @@ class LearnedLikelihood:
         return points, Trials.sorted(data, covariates, which[which >= 0])
 
     def likelihood(self, trials: Trials, names: Sequence[str]) -> TrialLikelihood:
-        """Of points whose coordinates are so named."""
+        """Return the likelihood of trials, for points with coordinates of these names."""
         places = [names.index(name) for name in self.parameters]
         ends = torch.tensor(list(self.bounds.values()), dtype=torch.float64)
         return TrialLikelihood(self.law, trials, places, ends)
 
     def log_posterior(self, prior: TableFlow, names: Sequence[str], places: Tensor) -> LogPosterior:
-        """Log densities of points, whose coordinates ``[D]`` are so named, under a prior and given
-        a trial or a set of them. Places ``[K + V]`` of its data, and then its covariates, are among
-        the conditions of a trial."""
+        """Return a function for the log posterior density given a trial or a set of trials.
+
+        Args:
+            prior: Prior of the parameters.
+            names: Names of the coordinates ``[D]`` of points.
+            places: Places ``[K + V]`` of the data and then the covariates among the conditions of a
+                trial.
+        """
         order = [list(names).index(name) for name in prior.names]
         size = len(self.data)
 
@@ -303,9 +340,12 @@ class LearnedLikelihood:
         return log_density
 
     def prior(self, name: str) -> TableFlow:
-        """The prior of the parameters: ``uniform``, or a network file, path or URL. Raises
-        UsageError if a parameter has no bounds, or is discrete, or the network is of other columns,
-        DataError if its file is missing or broken."""
+        """Return the prior of the parameters: ``uniform``, or a network file, path or URL.
+
+        Raises:
+            UsageError: A parameter has no bounds or is discrete, or the network has other columns.
+            DataError: The file is missing or broken.
+        """
         for each in self.discrete:
             raise UsageError(
                 f"'{each}' has few values in the simulations, and posteriors are of continuous "
@@ -329,8 +369,12 @@ class LearnedLikelihood:
 
 
 def prior_of(name: str, parameters: Sequence[str]) -> TableFlow:
-    """The flow of parameters that ``--prior`` names, a network file, path or URL. Raises UsageError
-    if it is of others, DataError if the file is missing or broken."""
+    """Return the flow of parameters that ``--prior`` names, a network file, path or URL.
+
+    Raises:
+        UsageError: The flow has other columns.
+        DataError: The file is missing or broken.
+    """
     file = NetworkFile.open(name)
     if file.kind != TABLE:
         raise UsageError(f"--prior={name} is of no table: give a flow of the parameters")
@@ -344,16 +388,22 @@ def prior_of(name: str, parameters: Sequence[str]) -> TableFlow:
 
 
 def uniform_model(names: Sequence[str], ends: Tensor) -> Model:
-    """A flow that is uniform between bounds ``[D, 2]`` of columns."""
+    """Return a model of columns that are uniform between bounds ``[D, 2]``."""
     zeros = torch.zeros(len(names), dtype=torch.float64)
     return normal_model(names, ends, zeros, zeros + 1)
 
 
 def normal_model(names: Sequence[str], ends: Tensor, mean: Tensor, spread: Tensor) -> Model:
-    """A flow of columns that are normal where bounds ``[D, 2]`` are mapped away (``Bounded``), with
-    means ``[D]`` and standard deviations ``[D]``, or a covariance ``[D, D]``, there."""
+    """Return a model of columns that are normal after bounds are mapped away (``Bounded``).
+
+    Args:
+        names: Names of the columns.
+        ends: Bounds ``[D, 2]``.
+        mean: Means ``[D]`` in the mapped coordinates.
+        spread: Standard deviations ``[D]`` or covariance ``[D, D]`` in the mapped coordinates.
+    """
     dim = len(names)
-    # What the noise of the first time adds is taken off before: draws are uniform, not nearly so.
+    # Subtract the noise variance of the first time, so that draws are exactly uniform.
     basis = EigenBasis.standard(dim, 1 - LEAST_NOISE)
     inflation = {"gamma0": LEAST_NOISE}
     choices = Choices("ifs", inflation, TABLE_NETWORK, {"width": 1, "depth": 1}, "IS", "log")
@@ -377,13 +427,13 @@ def normal_model(names: Sequence[str], ends: Tensor, mean: Tensor, spread: Tenso
 
 
 def _first_level(table: TableFlow) -> int:
-    """Where levels that stand beside numbers begin among the conditions: they are the last."""
+    """Return the place of the first category column among the conditions; those come last."""
     beside = table.coordinates.beside
     return len(table.conditions) - (0 if beside is None else len(beside.counts))
 
 
 def _bounds(stored: object) -> dict[str, tuple[float, float]] | None:
-    """Bounds by name, as ``about_likelihood`` wrote them; None if they are others."""
+    """Return bounds by name, as written by ``about_likelihood``; None for anything else."""
     if not isinstance(stored, dict) or not stored:
         return None
     bounds = {}

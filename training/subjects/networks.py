@@ -1,4 +1,4 @@
-"""A network file: what it is of, what it knows, and the grid of times that may be kept in it."""
+"""Network files: kind of data, known settings, and the time grid that they may store."""
 
 import dataclasses
 import re
@@ -20,16 +20,16 @@ from training.model.model import Model
 from training.names import KINDS_OF_DATA, RECORDS, TABLE, TOY, script
 
 STORED = "time_grid"
-"""Name of a grid in what a network file says about itself."""
+"""Key of a time grid in a network file's description."""
 
 
 @dataclass(frozen=True)
 class NetworkFile:
-    """A network and its file, where a grid of times may be kept.
+    """A network and its file.
 
     Attributes:
-        path: The file.
-        model: What is in it.
+        path: Path of the file.
+        model: Model in the file.
     """
 
     path: Path
@@ -39,9 +39,17 @@ class NetworkFile:
     def open(
         cls, location: str, end_std: float = 1.0, calibrated: bool = True, precision: str = "fp32"
     ) -> "NetworkFile":
-        """Opens a network of a path or an https URL, with kept latents of standard deviation
-        ``A0``, and its calibration, if it has one that is to be used. Raises DataError if the file
-        is missing or broken."""
+        """Open a network from a path or an https URL.
+
+        Args:
+            location: Path or URL.
+            end_std: ``A0``, standard deviation of the kept latents.
+            calibrated: Whether to use the calibration in the file, if any.
+            precision: Precision of the network.
+
+        Raises:
+            DataError: The file is missing or broken.
+        """
         path = local_file(location)
         model = Model.load(path, end_std=end_std, calibrated=calibrated)
         model.denoiser.precision = precision
@@ -49,13 +57,17 @@ class NetworkFile:
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """Name in messages."""
         return f"the network {self.path.name}"
 
     @property
     def kind(self) -> str:
-        """What it is of, a name in ``KINDS_OF_DATA``. Raises DataError if the file says nothing, or
-        what cannot be: networks of tables and records alone have coordinates."""
+        """Kind of data, a name in ``KINDS_OF_DATA``.
+
+        Raises:
+            DataError: The kind is missing or contradicts the model: only networks of tables and
+                records have coordinates.
+        """
         kind = self.model.about.get("kind")
         if kind not in KINDS_OF_DATA:
             raise DataError(
@@ -67,7 +79,11 @@ class NetworkFile:
         return str(kind)
 
     def require_data_set(self) -> None:
-        """Raises DataError if it is of a toy, whose points are in no data set."""
+        """Check that the network is not for a toy, whose points are in no data set.
+
+        Raises:
+            DataError: The network is for a toy.
+        """
         if self.kind == TOY:
             raise DataError(
                 f"{self.path} was trained on the toy '{self.model.about.get('data_name')}', not on "
@@ -76,15 +92,24 @@ class NetworkFile:
 
     @property
     def t_max(self) -> float:
-        """The last time of the training."""
+        """Last time of the training."""
         return float(self.model.about["tmax"])
 
     def as_subject(
         self, expected: Mapping[str, Any], typed: str | None, otherwise: str, known: dict[str, Any]
     ) -> dict[str, Any]:
-        """Fields of a ``Subject`` of it, of which so much is known. Results are called by what was
-        typed, or the network's data, or something else. Raises UsageError if that cannot be part of
-        a file's name, or what was said contradicts what is known."""
+        """Return fields for a ``Subject`` of this network.
+
+        Args:
+            expected: Options that the user gave, by name.
+            typed: Name for results that the user gave, or None for the name of the network's data.
+            otherwise: Name for results if the network's data has none.
+            known: Known values, by the names of options.
+
+        Raises:
+            UsageError: The name cannot be part of a file name, or an option contradicts what is
+                known.
+        """
         own = made_plain(self.known.get("data_name"), otherwise)
         known = {**known, "data_name": plain_name(typed) if typed else own}
         self.agreed(expected, {**self.known, **known})
@@ -93,20 +118,26 @@ class NetworkFile:
 
     @property
     def known(self) -> dict[str, Any]:
-        """The schedule and what else the file says, by the names of options."""
+        """Schedule and further settings in the file, by the names of options."""
         return {**self.model.recipe.schedule_arguments, **self.model.about}
 
     def agreed(self, expected: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
-        """What is known, by the names of what was said. Raises UsageError if what was said
-        contradicts it; the message states both values."""
+        """Return the known values of the options that the user gave.
+
+        Raises:
+            UsageError: An option contradicts what is known; the message states both values.
+        """
         source = self.name
         return {
             name: agree(name, value, known.get(name), source) for name, value in expected.items()
         }
 
     def stored_grid(self, solver: Solver, times: Tensor) -> EqualErrorGrid | None:
-        """The grid in the file, if it is one of this solver over these times. Raises DataError if
-        what is in its place makes no sense."""
+        """Return the grid in the file if it is for this solver and these end times, else None.
+
+        Raises:
+            DataError: The stored grid is invalid.
+        """
         match self.model.about.get(STORED):
             case None:
                 return None
@@ -122,9 +153,9 @@ class NetworkFile:
         return EqualErrorGrid(grid) if name == solver.name and fits else None
 
     def store_grid(self, grid: EqualErrorGrid, solver: Solver) -> None:
-        """Writes the network file anew, with a grid in it."""
+        """Rewrite the network file with a grid in it."""
         if distributed.is_main():
-            # Anew, since this run may have left the calibration out.
+            # Load it again, since this run may have left the calibration out.
             model = Model.load(self.path)
             about = {STORED: {"solver": solver.name, "times": grid.times.tolist()}}
             dataclasses.replace(model, about={**model.about, **about}).save(self.path)
@@ -133,11 +164,15 @@ class NetworkFile:
 
 
 LONGEST_NAME = 80
-"""Of what results are called by."""
+"""Largest number of letters in a name for results."""
 
 
 def plain_name(name: object, option: str = "--data_name") -> str:
-    """A name that may be part of a file's. Raises UsageError for any other."""
+    """Return a name if it may be part of a file name.
+
+    Raises:
+        UsageError: The name has other characters.
+    """
     if not (isinstance(name, str) and name == made_plain(name) != ""):
         raise UsageError(
             f"{option} is {name!r}: use up to {LONGEST_NAME} letters, digits and . _ + - only"
@@ -146,7 +181,9 @@ def plain_name(name: object, option: str = "--data_name") -> str:
 
 
 def made_plain(name: object, otherwise: str = "") -> str:
-    """What may be part of a file's name of any text; something else where nothing is left.
+    """Return a text with characters replaced that a file name may not have.
+
+    An alternative is returned if nothing is left.
 
     Example:
         >>> made_plain("my data"), made_plain("..", "table")

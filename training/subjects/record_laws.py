@@ -1,4 +1,4 @@
-"""What answers about cells of records are."""
+"""Conditional distributions of cells of records, and log densities of rows."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -10,11 +10,11 @@ from training.subjects.record_spaces import level_of
 
 
 class LevelLaw(NamedTuple):
-    """Probabilities of levels.
+    """Probabilities of categories or of distinct values.
 
     Attributes:
-        values: Of the levels ``[L]``.
-        probabilities: ``[n, L]``.
+        values: Values ``[L]``.
+        probabilities: Probabilities ``[n, L]``.
     """
 
     values: np.ndarray
@@ -22,33 +22,33 @@ class LevelLaw(NamedTuple):
 
     @property
     def likeliest(self) -> np.ndarray:
-        """Values ``[n]``."""
+        """Most probable values ``[n]``."""
         return np.asarray(self.values[self.probabilities.argmax(axis=1)])
 
     def at(self, truth: np.ndarray) -> np.ndarray:
-        """Probabilities ``[n]`` of values that are there, 0 of those that are no level."""
+        """Return the probabilities ``[n]`` of values; 0 for unknown values."""
         at = level_of(truth, self.values)
         return np.where(at < 0, 0.0, self.probabilities[np.arange(len(at)), at])
 
     def around(self, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Probabilities ``[n]`` of less than values ``[n]``, and of these or less."""
+        """Return probabilities ``[n]`` of less than values ``[n]``, and of at most these values."""
         below = np.where(self.values < truth[:, None], self.probabilities, 0.0).sum(axis=1)
         return below, below + self.at(truth)
 
     def ranks(self, truth: np.ndarray, generator: torch.Generator) -> np.ndarray:
-        """What distribution functions have at values ``[n]``, each spread over its probability."""
+        """Return randomized probability integral transforms of values ``[n]``."""
         below, upto = self.around(truth)
         drawn = torch.rand(len(truth), generator=generator, dtype=torch.float64).numpy()
         return np.asarray(below + (upto - below) * drawn)
 
 
 class CellLaw(NamedTuple):
-    """What one column may be in each of n rows, given others.
+    """Conditional distribution of one column in each of n rows.
 
     Attributes:
-        quantiles: ``[n, Q]``; of levels of a category they mean little.
-        levels: Of a column that is seen as levels; None of a number.
-        atoms: Of a number with atoms; None of others.
+        quantiles: Quantiles ``[n, Q]``; not meaningful for unordered categories.
+        levels: Probabilities of a column with categories; None for a number.
+        atoms: Probabilities of the atoms of a number; None for other columns.
     """
 
     quantiles: np.ndarray
@@ -58,14 +58,14 @@ class CellLaw(NamedTuple):
 
 @dataclass(frozen=True)
 class RowScores:
-    """How likely rows are.
+    """Log densities of rows, and tail probabilities of cells.
 
     Attributes:
-        log_prob: Log density ``[n]`` in nats of the source's cells that are there: of continuous
-            numbers in their units, of others the probability of their value.
-        error: Of this ``[n]``.
-        tails: Of each cell ``[n, P]``, given the others of its row: the probability of a value as
-            unlikely, or as far out on its side or the other; NaN where it is missing.
+        log_prob: Log density ``[n]`` in nats of the observed cells: densities of continuous numbers
+            in their units, probabilities of other values.
+        error: Error of the log density ``[n]``.
+        tails: Tail probability ``[n, P]`` of each cell given the others of its row: the probability
+            of a value as unlikely, or as far out on either side; NaN for missing cells.
     """
 
     log_prob: np.ndarray

@@ -1,13 +1,13 @@
-"""Drawn rows among which each column is distributed as it is in the data.
+"""Drawn rows whose columns have the same marginal distributions as the data.
 
-A flow smooths what is narrow, heaps of a column above all, and so all its draws have less of it. So
-more rows are drawn than are wanted, and weighed by *raking* (Deming and Stephan 1940): of all
-weights under which the bins of each column have the shares that they have in the data, these are
-nearest to equal ones. Rows are taken in proportion to them, each once at most. What columns have to
-do with each other in a row stays as it was drawn.
+A flow smooths narrow features, above all repeated values of a column, so its draws have fewer of
+them. More rows than wanted are therefore drawn, and weighted by *raking* (Deming and Stephan 1940).
+Of all weights for which the bins of each column have the same shares as in the data, raking finds
+those nearest to equal weights. Rows are sampled in proportion to their weights, each at most once.
+Dependences between columns in a row stay as drawn.
 
-A column with missing cells is left as it is drawn: of the cells that are there it may have another
-distribution than of all.
+A column with missing cells is left as drawn, because its observed cells may have another
+distribution than all cells.
 """
 
 from collections.abc import Sequence
@@ -22,21 +22,23 @@ from torch_utils.streams import Stream
 from training.inference.weights import systematic
 
 TIMES = 4
-"""Rows that are drawn for each that is wanted."""
+"""Number of rows drawn for each row wanted."""
 ROWS_PER_BIN, FEWEST_BINS = 100, 10
-"""Rows of the data in each bin, at least, unless bins were fewer; a value that as many have is a
-bin of its own."""
+"""Least number of rows of the data in a bin, and number of bins below which bins are smaller.
+
+A value that this many rows have is a bin of its own.
+"""
 ROUNDS = 50
-"""Of raking, over all columns."""
+"""Number of raking rounds over all columns."""
 
 
 @dataclass(frozen=True, eq=False)
 class Margins:
-    """The distributions of P columns.
+    """Marginal distributions of P columns.
 
     Attributes:
-        ends: Between the bins of each column, rising, ``[bins - 1]``.
-        shares: Of these bins, ``[bins]``, which add to 1.
+        ends: Boundaries between the bins of each column, increasing, ``[bins - 1]``.
+        shares: Shares of these bins, ``[bins]``, which add to 1.
     """
 
     ends: Sequence[np.ndarray]
@@ -44,12 +46,16 @@ class Margins:
 
     @classmethod
     def of(cls, rows: np.ndarray) -> "Margins":
-        """Those of rows ``[n, P]``; of a column with NaN, one bin for all."""
+        """Return the margins of rows ``[n, P]``; a column with NaN has a single bin."""
         return cls(*zip(*map(_margin, rows.T), strict=True))
 
     @classmethod
     def read(cls, listed: object, columns: int, broken: Exception) -> "Margins | None":
-        """What ``listed`` gave; None of None. Raises an error if it is no list of so many."""
+        """Return the margins from the value of ``listed``, or None for None.
+
+        Raises:
+            Exception: The value is no list for this number of columns; the error is ``broken``.
+        """
         if listed is None:
             return None
         ends, shares = [], []
@@ -67,13 +73,20 @@ class Margins:
 
     @property
     def listed(self) -> list[list[list[float]]]:
-        """As JSON has them."""
+        """Margins as JSON."""
         pairs = zip(self.ends, self.shares, strict=True)
         return [[ends.tolist(), shares.tolist()] for ends, shares in pairs]
 
     def kept(self, drawn: np.ndarray, count: int, seed: int) -> np.ndarray:
-        """Places ``[count]`` of rows, in their order, that together have these margins, of at least
-        so many rows ``[N, P]``, chosen by a seed; of a column with NaN the margin is let go."""
+        """Return the places ``[count]``, in order, of rows that together have these margins.
+
+        Margins of columns with NaN are ignored.
+
+        Args:
+            drawn: Rows ``[N, P]`` to choose from, at least ``count``.
+            count: Number of rows to keep.
+            seed: Random seed.
+        """
         parts = [
             (np.searchsorted(ends, column), shares)
             for ends, shares, column in zip(self.ends, self.shares, drawn.T, strict=True)
@@ -85,27 +98,31 @@ class Margins:
                 have = np.bincount(bins, weights=weights, minlength=len(shares))
                 ratio = np.where(have > 0, count * shares / np.where(have > 0, have, 1.0), 1.0)
                 weights = (weights * ratio[bins]).clip(max=1.0)
-        # In an order that says nothing: a row's chance is its weight.
+        # Shuffle, so that a row's chance depends only on its weight.
         generator = seeded_generator("cpu", seed, Stream.RESAMPLING)
         order = torch.randperm(len(drawn), generator=generator)
         uniform = torch.rand(1, generator=generator, dtype=torch.float64)
         log_weights = torch.from_numpy(weights).log()[order]
         taken = np.unique(order[systematic(log_weights[None], uniform, count)[0]])
-        # Where margins ask for more of some rows than there are, others are taken in their place.
+        # If margins need more rows of some kind than there are, others take their place.
         left = np.setdiff1d(order.numpy(), taken)
         more = left[np.argsort(-weights[left], kind="stable")[: count - len(taken)]]
         return np.sort(np.concatenate([taken, more]))
 
 
 def by_column(listed: object, count: int, broken: Exception) -> list[Any]:
-    """What a file lists of so many columns. Raises an error if it does not."""
+    """Return a list with an entry per column.
+
+    Raises:
+        Exception: The value is no such list; the error is ``broken``.
+    """
     if not (isinstance(listed, list) and len(listed) == count):
         raise broken
     return listed
 
 
 def _margin(column: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ends between bins, and shares of these, of values ``[n]``."""
+    """Return boundaries between bins, and the shares of bins, of values ``[n]``."""
     if np.isnan(column).any():
         return np.zeros(0), np.ones(1)
     values, counts = np.unique(column, return_counts=True)

@@ -1,8 +1,8 @@
-"""Numbers of records as points: a flow of questions in which all numbers are asked.
+"""Numbers of records as points: a flow for the query that asks for all numbers.
 
-Levels that an observation has are known exactly, as part of the question. Those that it has not
-are absent, and so the law of numbers is that over all levels. Numbers with atoms have a density
-elsewhere alone: their law is that of rows where they are at none.
+Observed categories are known exactly, as conditions of the query. Unobserved ones are absent, so
+the distribution of numbers is marginal over them. Numbers with atoms have a density only elsewhere:
+their distribution is that of rows in which they are at no atom.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,10 +34,10 @@ from training.subjects.tables import TableFlow
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RecordPrior(TableFlow):
-    """The flow of the numbers of records.
+    """Flow of the numbers of records.
 
     Attributes:
-        answers: What the network answers, and its columns.
+        answers: Flow of records for the network, with its columns.
     """
 
     answers: RecordFlow
@@ -46,9 +46,13 @@ class RecordPrior(TableFlow):
     def of(
         cls, file: NetworkFile, expected: Mapping[str, Any], data_name: str | None = None
     ) -> "RecordPrior":
-        """The flow of a network file; arguments are those of ``TableFlow.of``. Raises UsageError if
-        what was said contradicts the file, the network was trained for one question, or no column
-        is a number to it, DataError if it is of other data, or broken."""
+        """Return the flow of a network file; arguments are those of ``TableFlow.of``.
+
+        Raises:
+            UsageError: An option contradicts the file, the network was trained for one query, or no
+                column is a number.
+            DataError: The file has another kind of data, or is broken.
+        """
         answers = RecordFlow.of(file)
         answers.require_any()
         names = [answers.empty.names[place] for place in answers.space.numbers]
@@ -70,7 +74,7 @@ class RecordPrior(TableFlow):
         )
 
     def table(self, path: Path) -> DataTable:
-        """The numbers of a data set, of those rows that have all of them, none at an atom."""
+        """Return the numbers of a data set, for rows that have all of them and none at an atom."""
         if not holds_records(path):
             table = super().table(path)
             atoms = self._are_atoms(self.column_names, table.points.numpy()).any(axis=1)
@@ -120,7 +124,7 @@ class RecordPrior(TableFlow):
         return torch.from_numpy(records.values)
 
     def _are_atoms(self, names: Sequence[str], values: np.ndarray) -> np.ndarray:
-        """Which values ``[n, K]`` of columns of these names are atoms."""
+        """Return which values ``[n, K]`` of columns of these names are atoms."""
         space, own = self.answers.space, self.answers.empty.names
         flags = np.zeros(values.shape, dtype=bool)
         for at, name in enumerate(names):
@@ -130,14 +134,24 @@ class RecordPrior(TableFlow):
         return flags
 
     def of_columns(self, names: Sequence[str], rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Those of the columns that are numbers; nothing is known of all others, nor asked."""
+        """Return points and conditions of a query for the named columns alone.
+
+        All other columns are neither known nor asked for.
+
+        Args:
+            names: Names of the columns.
+            rows: Values of these columns.
+
+        Raises:
+            UsageError: None of the columns is a number of the flow.
+        """
         space, own = self.answers.space, self.names
         asked = torch.tensor([name in names for name in own])
         if not asked.any():
             raise UsageError(
                 f"{self.data_name} has numbers of {listed(own)}: give a flow of {listed(names)}"
             )
-        # The middle of a column that is not asked has the same density for all.
+        # A column that is not asked for gets its middle, which has the same density for all rows.
         points = space.middle.repeat(len(rows), 1)
         shared = [name for name in own if name in names]
         points[:, asked] = rows.cpu().double()[:, [list(names).index(name) for name in shared]]
@@ -151,7 +165,7 @@ class RecordPrior(TableFlow):
         return points, {"labels": pack(nothing, states, level_states, space.level_counts)}
 
     def _at_no_atom(self, levels: Tensor) -> Tensor:
-        """Levels ``[n, C]`` in which numbers with atoms are at none."""
+        """Return levels ``[n, C]`` in which numbers with atoms are at no atom."""
         space = self.answers.space
         last = torch.tensor(space.level_counts, dtype=levels.dtype) - 1
         atoms = torch.arange(levels.shape[1]) >= levels.shape[1] - len(space.atoms)
@@ -160,7 +174,7 @@ class RecordPrior(TableFlow):
     def questions(self, path: Path) -> Tensor | None:
         space, names = self.answers.space, open_cells(str(path)).names
         columns = space.columns
-        # Weekday and season are made of a date, which is a number that is seen with noise.
+        # Weekday and season are derived from a date, which is a number observed with noise.
         places = [
             at
             for at in space.categories

@@ -1,13 +1,14 @@
-"""How a flow sees records: numbers in coordinates of their own, categories by their levels.
+"""Coordinates of records for a flow: numbers in coordinates of their own, categories by level.
 
-Each number goes through maps of its column alone, so that any of them may be known or asked. Which
-maps, and how many components the mixture has that the flow starts from, is what gives numbers of
-held-out rows the best density.
+Each number goes through maps of its column alone, so that any number may be known or asked for. The
+maps, and the number of mixture components from which the flow starts, are chosen by the log density
+of numbers in held-out rows.
 
-Numbers of few different values, such as cylinders or grades, are seen as levels too: these have
-probabilities, and draws have values that were there. So have *atoms*: values that a number has in
-many rows, as 0 where nothing was measured, or 40 hours a week. Where it is at none of them, it is a
-number, and a step of a discrete one that an atom fills is taken out of its axis (``Gaps``).
+Numbers with few distinct values, such as cylinders or grades, are also treated as categories. They
+have probabilities, and draws take values that occur in the data. The same holds for *atoms*: values
+that a number has in many rows, such as 0 where nothing was measured, or 40 hours a week. Elsewhere
+it is a number, and a bin of a discrete number that an atom fills is removed from its axis
+(``Gaps``).
 """
 
 from collections.abc import Sequence
@@ -36,41 +37,46 @@ from training.model.questions import EncodedRows
 from training.names import EVENED, LOG, script
 
 FEW_VALUES, FEW_OF_RUN = 12, 8
-"""Different values of a number that is seen as levels, at most; and where they follow each other in
-equal steps, as months do. As a number, a month may follow exactly from a date and a year."""
+"""Largest numbers of distinct values for treating a number as categories.
+
+The second one is for values with equal steps, such as months. As a number, a month may follow
+exactly from a date and a year.
+"""
 ROWS_PER_VALUE = 10
-"""Rows that there are for each of them, at least on average."""
+"""Least average number of rows for each distinct value."""
 ATOM, ROWS_OF_ATOM = 0.05, 20
-"""Share of the rows, and rows, that have a value which is an atom of a discrete column, at least;
-of a continuous one ``OFTEN`` is enough, since no density has what repeats."""
+"""Least share and least number of rows with a value that is an atom of a discrete column.
+
+For a continuous column the share is ``OFTEN``, since values with a density do not repeat.
+"""
 ABOVE_NEIGHBORS = 5.0
-"""Times as many as have each of the ``NEIGHBORS`` values next to it, by their median."""
+"""Least ratio of an atom's count to the median count of the neighboring values."""
 SAME = 1e-12
-"""What values of one level differ by at most, relative to them: as much as a sum of decimals."""
+"""Largest relative difference between values of one level, as large as rounding of decimal sums."""
 NEIGHBORS = 2
-"""On each side."""
+"""Number of neighboring values on each side."""
 FEWEST_ELSEWHERE = 30
-"""Rows that are at no atom, for these to be a number."""
+"""Least number of rows at no atom for a column to be a number there."""
 FAR = 6.0
-"""Standard deviations at which numbers are put that have no place in the flow."""
+"""Standard deviations at which numbers without a place in the flow are put."""
 MARGINALS = ("none", "yeo-johnson", "quantile", *EVENED, LOG)
-"""That are tried."""
+"""Marginal maps that are tried."""
 
 
 def digest_of(records: Records) -> str:
-    """SHA-256 of all cells, and of which rows are held out."""
+    """Return the SHA-256 of all cells and of which rows are held out."""
     cells = np.where(np.isnan(records.values), np.nan, records.values).tobytes()
     return sha256(cells + records.held_out.tobytes()).hexdigest()
 
 
 def numbers_of_rows(records: Records, places: Sequence[int]) -> np.ndarray:
-    """What rows are known by that have all numbers in the columns of these places."""
+    """Return the row numbers of rows without missing numbers in the columns at these places."""
     values = records.values[:, list(places)]
     return row_numbers(values[~np.isnan(values).any(axis=1)])
 
 
 def few_values(column: RecordColumn, values: np.ndarray) -> tuple[float, ...]:
-    """The values of a column that is seen as levels; none of one that is a number to the flow."""
+    """Return the values of a column that is treated as categories; none for a number."""
     if column.type == CATEGORY:
         return tuple(float(place) for place in range(len(column.levels)))
     if column.type == DATE:
@@ -85,7 +91,7 @@ def few_values(column: RecordColumn, values: np.ndarray) -> tuple[float, ...]:
 
 
 def atoms_of(column: RecordColumn, values: np.ndarray) -> tuple[float, ...]:
-    """The atoms of a column that is a number, of which ``few_values`` has none."""
+    """Return the atoms of a column that is a number, that is, without ``few_values``."""
     if column.type == DATE:
         return ()
     present = values[~np.isnan(values)]
@@ -103,13 +109,14 @@ def atoms_of(column: RecordColumn, values: np.ndarray) -> tuple[float, ...]:
 
 @dataclass(frozen=True, eq=False)
 class RecordSpace:
-    """Between values of records ``[n, P]`` and what a flow knows of them.
+    """Map between values of records ``[n, P]`` and the numbers and levels of a flow.
 
     Attributes:
         columns: The P columns.
-        values: Of each column the values of its levels; of a number its atoms, and then NaN, for
-            all others; none of numbers without atoms.
-        coordinates: Of the D numbers; of one that is never there, if there are none.
+        values: Values of each column's levels. A number has its atoms, followed by NaN for all
+            other values; a number without atoms has none.
+        coordinates: Coordinates of the D numbers, or of one that is always missing if there are
+            none.
     """
 
     columns: Sequence[RecordColumn]
@@ -123,46 +130,46 @@ class RecordSpace:
 
     @cached_property
     def categories(self) -> list[int]:
-        """Places of the columns that have levels; those of numbers with atoms are last."""
+        """Places of the columns with levels; numbers with atoms come last."""
         levels = [place for place, values in enumerate(self.values) if values]
         return sorted(levels, key=lambda place: (place in self.numbers, place))
 
     @property
     def atoms(self) -> list[int]:
-        """Of the numbers that have some, their places among numbers."""
+        """Places, among numbers, of the numbers with atoms."""
         return [self.numbers.index(place) for place in self.categories if place in self.numbers]
 
     def atoms_at(self, place: int) -> tuple[float, ...]:
-        """Those of a column; none of one that is no number."""
+        """Return the atoms of a column; none for a column that is no number."""
         return tuple(self.values[place][:-1]) if place in self.numbers else ()
 
     @property
     def level_counts(self) -> list[int]:
-        """Of the categories."""
+        """Numbers of levels of the categories."""
         return [len(self.values[place]) for place in self.categories]
 
     @property
     def dim(self) -> int:
-        """D."""
+        """Number of numbers, D."""
         return self.coordinates.dim
 
     def cell(self, place: int) -> int:
-        """Where states of questions have a column; of a number with atoms, the number."""
+        """Return a column's place in the states of queries; with atoms, that of the number."""
         if place in self.numbers:
             return self.numbers.index(place)
         return self.level_cell(place)
 
     def level_cell(self, place: int) -> int:
-        """Where they have the levels of a column."""
+        """Return the place in the states of queries of a column's levels."""
         return self.dim + self.categories.index(place)
 
     @property
     def middle(self) -> Tensor:
-        """The point whose coordinates are all 0 ``[1, D]``."""
+        """Point whose coordinates are all 0 ``[1, D]``."""
         return self._at(0.0)
 
     def states(self, by_column: Tensor) -> Tensor:
-        """States ``[n, D + C]`` of those by column ``[n, P]``."""
+        """Return states ``[n, D + C]`` from states by column ``[n, P]``."""
         states = torch.full((len(by_column), self.dim + len(self.categories)), -1)
         for place, values in enumerate(self.values):
             states[:, self.cell(place)] = by_column[:, place]
@@ -171,8 +178,11 @@ class RecordSpace:
         return states
 
     def encoded(self, values: np.ndarray, generator: torch.Generator | None = None) -> EncodedRows:
-        """Values ``[n, P]`` as the flow has them: by a generator discrete numbers are spread over
-        their steps, without they are at the middle."""
+        """Return values ``[n, P]`` in the representation of the flow.
+
+        With a generator, discrete numbers are dequantized over their bins; without, they are at the
+        center.
+        """
         points, missing = self._points(values, generator)
         there = torch.where(missing, torch.nan, self.coordinates.to_flow(points))
         return EncodedRows(there, self._levels(values))
@@ -180,8 +190,10 @@ class RecordSpace:
     def encoded_elsewhere(
         self, values: np.ndarray, place: int, generator: torch.Generator | None = None
     ) -> EncodedRows:
-        """The same, with a number that has atoms, at ``place``, taken for none of them: one that is
-        an atom is put between its neighbors."""
+        """Return encoded values in which the number at ``place`` is at none of its atoms.
+
+        A value that is an atom is moved between its neighbors.
+        """
         points, missing = self._points(values, generator)
         at, atoms = self.numbers.index(place), self.atoms_at(place)
         is_atom = torch.from_numpy(level_of(values[:, place], atoms) >= 0)
@@ -195,11 +207,11 @@ class RecordSpace:
         return EncodedRows(numbers, levels)
 
     def decoded(self, rows: EncodedRows) -> np.ndarray:
-        """Values ``[n, P]`` of rows of the flow, discrete numbers at their steps."""
+        """Return values ``[n, P]`` of rows of the flow, with discrete numbers on their grid."""
         values = np.full((len(rows), len(self.columns)), np.nan)
         for place, number in zip(self.categories, rows.levels.T, strict=True):
             of_levels = np.array([*self.values[place], np.nan])
-            values[:, place] = of_levels[number.numpy()]  # the last of -1
+            values[:, place] = of_levels[number.numpy()]  # -1 selects the last one
         if self.numbers:
             missing = rows.numbers.isnan()
             points = self.coordinates.to_data(rows.numbers.nan_to_num(0.0))
@@ -211,9 +223,11 @@ class RecordSpace:
         return values
 
     def decoded_numbers(self, place: int, there: Tensor, within: bool) -> np.ndarray:
-        """Values ``[...]`` of one column that is a number, of numbers of the flow ``[...]``;
-        discrete ones within their range if asked for, and else not below 0 where they had no such
-        values."""
+        """Return values ``[...]`` of a column that is a number, from numbers of the flow ``[...]``.
+
+        Discrete numbers stay within their range if ``within`` is set. Otherwise they are not below
+        0 if the data had no negative values.
+        """
         rows = torch.zeros(there.numel(), self.dim, dtype=torch.float64)
         rows[:, self.cell(place)] = there.flatten()
         points = self.coordinates.to_data(rows)
@@ -227,8 +241,10 @@ class RecordSpace:
         return on_grid(made, self.columns[place].grid)
 
     def within_range(self, place: int, values: np.ndarray) -> np.ndarray:
-        """Values ``[n]`` of a column, those of a discrete number within its range, which is that of
-        values at no atom: atoms stay."""
+        """Return values ``[n]`` of a column, with discrete numbers clipped to their range.
+
+        The range is that of values at no atom; atoms are not changed.
+        """
         if place not in self.numbers:
             return values
         at, held, atoms = self.numbers.index(place), self.coordinates, self.atoms_at(place)
@@ -237,7 +253,7 @@ class RecordSpace:
         return np.where(level_of(values, atoms) >= 0, values, clipped) if atoms else clipped
 
     def reachable(self, place: int, values: np.ndarray, within: bool) -> np.ndarray:
-        """Return for each value ``[n]`` of a column whether ``decoded_numbers`` can reach it."""
+        """Return for each value ``[n]`` of a column whether ``decoded_numbers`` can return it."""
         if place not in self.numbers:
             return np.ones(len(values), dtype=bool)
         if within:
@@ -247,7 +263,7 @@ class RecordSpace:
         return (values >= 0) | (not positive)
 
     def log_slopes(self, values: np.ndarray) -> Tensor:
-        """``log du/dx [n, D]`` of numbers, 0 where they are missing."""
+        """Return the log-derivatives ``log du/dx [n, D]`` of numbers, 0 where they are missing."""
         points, missing = self._points(values)
         points.requires_grad_(True)
         with torch.enable_grad():
@@ -255,23 +271,27 @@ class RecordSpace:
         return torch.where(missing, 0.0, slopes.log())
 
     def impossible(self, values: np.ndarray) -> np.ndarray:
-        """Which cells ``[n, P]`` are numbers without a place in the flow, such as 0 where it has
-        logarithms. They are taken for numbers far out that have one, and their density is 0."""
+        """Return which cells ``[n, P]`` are numbers outside the domain of the maps, such as log 0.
+
+        They are replaced by numbers far out in the domain, and their density is 0.
+        """
         flags = np.zeros(values.shape, dtype=bool)
         if self.numbers:
             flags[:, self.numbers] = self._outside(self._numbers(values)).numpy()
         return flags
 
     def beyond(self, values: np.ndarray, reach: Tensor) -> np.ndarray:
-        """Which cells ``[n, P]`` are numbers that are farther from 0 in the flow than ``[D]``."""
+        """Return which cells ``[n, P]`` are farther from 0 in the flow than ``reach [D]``."""
         flags = np.zeros(values.shape, dtype=bool)
         if self.numbers:
             flags[:, self.numbers] = (self.encoded(values).numbers.abs() > reach).numpy()
         return flags
 
     def no_levels(self, values: np.ndarray) -> np.ndarray:
-        """Which cells ``[n, P]`` have values that are none of their column's levels, such as a
-        year that the training had not."""
+        """Return which cells ``[n, P]`` have a value that is none of their column's categories.
+
+        An example is a year that does not occur in the training set.
+        """
         flags = np.zeros(values.shape, dtype=bool)
         for place in set(self.categories) - set(self.numbers):
             column = values[:, place]
@@ -279,7 +299,7 @@ class RecordSpace:
         return flags
 
     def at_atoms(self, values: np.ndarray) -> np.ndarray:
-        """Which numbers ``[n, D]`` of values ``[n, P]`` are atoms."""
+        """Return which numbers ``[n, D]`` of values ``[n, P]`` are atoms."""
         flags = np.zeros((len(values), self.dim), dtype=bool)
         for at in self.atoms:
             place = self.numbers[at]
@@ -296,8 +316,7 @@ class RecordSpace:
     def _points(
         self, values: np.ndarray, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Points ``[n, D]`` that coordinates take, and which numbers are missing ``[n, D]``;
-        see ``encoded``."""
+        """Return points ``[n, D]`` for the coordinates, and which are missing; see ``encoded``."""
         numbers = self._numbers(values)
         missing = numbers.isnan()
         points = torch.where(missing, self.middle, numbers)
@@ -306,18 +325,18 @@ class RecordSpace:
         return torch.where(self._outside(points), self._at(-FAR), points), missing
 
     def _at(self, place: float) -> Tensor:
-        """The point whose coordinates are all the same ``[1, D]``."""
+        """Return the point whose coordinates all have the same value ``[1, D]``."""
         return self.coordinates.to_data(torch.full((1, self.dim), place, dtype=torch.float64))
 
     def _numbers(self, values: np.ndarray) -> Tensor:
-        """Numbers ``[n, D]``; NaN where they are missing or at an atom."""
+        """Return numbers ``[n, D]``; NaN where they are missing or at an atom."""
         if not self.numbers:
             return torch.full((len(values), 1), torch.nan, dtype=torch.float64)
         numbers = values[:, self.numbers].astype(np.float64)
         return torch.from_numpy(np.where(self.at_atoms(values), np.nan, numbers))
 
     def _levels(self, values: np.ndarray) -> Tensor:
-        """Places of levels ``[n, C]``; -1 of values that are none."""
+        """Return indices of levels ``[n, C]``; -1 for unknown values."""
         levels = np.full((len(values), len(self.categories)), -1, dtype=np.int64)
         for index, place in enumerate(self.categories):
             column, atoms = values[:, place], self.atoms_at(place)
@@ -329,12 +348,12 @@ class RecordSpace:
 
 
 def is_number(values: Sequence[float]) -> bool:
-    """Whether a column with such values of levels is a number, at least elsewhere."""
+    """Return whether a column with these values of levels is a number, at least elsewhere."""
     return not values or isnan(values[-1])
 
 
 def level_of(values: np.ndarray, known: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Places ``[n]`` among known values; -1 of those that are none of them."""
+    """Return indices ``[n]`` among known values; -1 for other values."""
     of_each = np.array(known)
     nearest = np.abs(values[:, None] - of_each).argmin(axis=1)
     right = np.isclose(values, of_each[nearest], rtol=SAME, atol=0.0)
@@ -343,13 +362,13 @@ def level_of(values: np.ndarray, known: Sequence[float] | np.ndarray) -> np.ndar
 
 @dataclass(frozen=True, eq=False)
 class Chosen:
-    """How a flow is to see records, and what it starts from.
+    """Coordinates chosen for records, and the mixture from which the flow starts.
 
     Attributes:
-        space: The space.
-        marginals: What numbers go through.
-        mixture: In the space.
-        nats: Mean log density of held-out numbers and levels, by marginals.
+        space: Coordinates of records.
+        marginals: Name of the numbers' marginal maps.
+        mixture: Mixture in these coordinates.
+        nats: Mean log density of held-out numbers and levels, by marginal maps.
     """
 
     space: RecordSpace
@@ -359,8 +378,11 @@ class Chosen:
 
 
 def choose_space(records: Records, seed: int) -> Chosen:
-    """What suits rows that train, by rows that are held out. Raises DataError if a column has one
-    value alone, or none, in the rows that train."""
+    """Return the coordinates that fit training rows best, judged by held-out rows.
+
+    Raises:
+        DataError: A column has fewer than two distinct values in the training rows.
+    """
     train, held_out = (records.at(rows).values for rows in (~records.held_out, records.held_out))
     values = [few_values(column, train[:, at]) for at, column in enumerate(records.columns)]
     for column, numbers in zip(records.columns, train.T, strict=True):
@@ -378,7 +400,7 @@ def choose_space(records: Records, seed: int) -> Chosen:
     points, columns = _complete(records, train, numbers, of_numbers, generator)
 
     def tried(space: RecordSpace, marginals: str, counts: Sequence[int]) -> Chosen:
-        """A mixture in a space, and how well it does."""
+        """Return a mixture in these coordinates with its score."""
         generator = seeded_generator("cpu", seed, Stream.DEQUANTIZATION)
         rows, others = space.encoded(train, generator), space.encoded(held_out, generator)
         mixture, nats = fit_mixture(rows, others, space.level_counts, seed, counts)
@@ -407,8 +429,10 @@ def _complete(
     atoms: Sequence[Sequence[float]],
     generator: torch.Generator,
 ) -> tuple[Tensor, Columns]:
-    """Numbers of rows that train, missing ones and atoms drawn from the others of their column, and
-    what is known of the columns."""
+    """Return numbers of training rows without gaps, and the known properties of their columns.
+
+    Missing numbers and atoms are replaced by draws from the other values of their column.
+    """
     if not numbers:
         points = torch.randn(len(train), 1, generator=generator, dtype=torch.float64)
         return points, Columns.plain(["none"])
@@ -421,7 +445,7 @@ def _complete(
             missing |= torch.from_numpy(level_of(column.numpy(), atoms[at]) >= 0)
         present = column[~missing]
         marginal = Marginal.of(present.numpy())
-        if atoms[at] and marginal.step:  # of atoms too, so that these are at steps
+        if atoms[at] and marginal.step:  # include atoms, so that they lie on the grid
             values = np.concatenate([present.numpy(), np.repeat(atoms[at], 2)])
             marginal = replace(marginal, step=Marginal.of(values).step)
         steps.append(marginal.step)

@@ -1,8 +1,8 @@
-"""A training on records: any question about their rows, or one.
+"""Training on records, for any query about their rows or for one.
 
 The rows have three roles. The *training set* fits the weights. The *validation set*, a tenth of the
-rows that are not held out, chooses the coordinates, the mixture that the flow starts from, and when
-the training stops. The *calibration set*, the held-out rows, only calibrates intervals
+rows that are not held out, selects the coordinates, the mixture from which the flow starts, and the
+end of the training. The *calibration set*, the held-out rows, only calibrates intervals
 (``held_cells``): no choice depends on its rows.
 """
 
@@ -60,23 +60,25 @@ from training.subjects.records import RecordFlow
 from training.subjects.training import Start, Training
 
 MOST_NOISE = 1e4
-"""Variance of the noise at the last time: what is known moves means, and the log density of a
-latent by a hundredth of that, in standard deviations."""
+"""Noise variance at the last time.
+
+Known cells then shift the means of latents by a hundredth of their effect, in standard deviations.
+"""
 VALIDATION = 0.1
 """Share of the rows that are not held out which form the validation set."""
 TRIED = 1280
-"""Of so many rows one in ten is tried on, with a question, to find courses."""
+"""Number of rows from which a tenth are used, each with a query, to find integration schedules."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RecordTraining(Training):
-    """A training on the rows of records that are not held out.
+    """Training on the rows of records that are not held out.
 
     Attributes:
-        records: The rows.
-        path: Of the records, whose stem results are named by.
-        ask: Names of the columns of the one question that is asked; empty for any question.
-        chosen: Coordinates and mixture, if they are chosen already.
+        records: Rows.
+        path: Path of the records, whose stem names the results.
+        ask: Names of the columns of the only query; empty for any query.
+        chosen: Coordinates and mixture, if they have been chosen already.
     """
 
     records: Records
@@ -87,7 +89,7 @@ class RecordTraining(Training):
 
     @cached_property
     def recipe(self) -> TableRecipe:
-        """By the number of rows."""
+        """Recipe for the number of rows."""
         return fitted_to_questions(self._rows, self.wanted.amounts)
 
     @property
@@ -97,8 +99,10 @@ class RecordTraining(Training):
 
     @cached_property
     def _fitted(self) -> Records:
-        """The rows of the training set, and those of the validation set as held out. Without
-        held-out rows all rows train, and nothing is validated."""
+        """Rows of the training set, with the validation set as held-out rows.
+
+        Without held-out rows all rows train, and there is no validation.
+        """
         rows = self.records.at(~self.records.held_out)
         if not self.records.held_out.any():
             return rows
@@ -110,7 +114,7 @@ class RecordTraining(Training):
 
     @cached_property
     def _chosen(self) -> Chosen:
-        """Coordinates and mixture, whose choice takes as long as many steps."""
+        """Coordinates and mixture, whose choice takes as long as many training steps."""
         return self.chosen or choose_space(self._fitted, self.wanted.seed)
 
     def within(self, minutes: float, start: Start) -> "RecordTraining":
@@ -182,7 +186,11 @@ class RecordTraining(Training):
         distributed.barrier()
 
     def _one_question(self, chosen: Chosen) -> OneQuestion | None:
-        """The one that is asked, if one is. Raises UsageError for unknown columns."""
+        """Return the only query of the network, or None for any query.
+
+        Raises:
+            UsageError: A column is unknown.
+        """
         for name in self.ask:
             if name not in self.records.names:
                 raise UsageError(
@@ -216,7 +224,14 @@ class RecordTraining(Training):
 
 @dataclass(frozen=True, eq=False)
 class _Questions:
-    """Those that a training asks about its rows ``[N, P]``, all or one, by a seed."""
+    """Queries of a training about its rows ``[N, P]``.
+
+    Attributes:
+        chosen: Coordinates and mixture.
+        one: Only query, or None for any query.
+        seed: Random seed.
+        rows: Rows ``[N, P]``.
+    """
 
     chosen: Chosen
     one: OneQuestion | None
@@ -225,11 +240,11 @@ class _Questions:
 
     @cached_property
     def known(self) -> EncodedRows:
-        """The rows, numbers at the middle of their steps."""
+        """Encoded rows, with discrete numbers at the centers of their bins."""
         return self.chosen.space.encoded(self.rows)
 
     def points(self, count: int) -> Batch:
-        """So many rows at random, asked about."""
+        """Return ``count`` random rows with queries."""
         space = self.chosen.space
         generator = seeded_generator("cpu", self.seed, Stream.MELTED_POINTS)
         places = torch.randperm(len(self.known), generator=generator)[:count]
@@ -241,13 +256,13 @@ class _Questions:
     def held_out(
         self, rows: np.ndarray, network: QuestionNetwork, loss: QuestionLoss
     ) -> HeldOutQuestions:
-        """The score of a network on the validation set ``[n, P]``."""
+        """Return the score of a network on the validation set ``[n, P]``."""
         space, generator = self.chosen.space, seeded_generator("cpu", self.seed, Stream.HELD_OUT)
         spread, middle = space.encoded(rows, generator), space.encoded(rows)
         return HeldOutQuestions.of(spread, middle, network, loss, self.seed, self.one)
 
     def batches(self, network: QuestionNetwork, batch: int) -> QuestionBatches:
-        """The rows in batches, spread over their steps anew in each epoch."""
+        """Return the rows in batches, dequantized anew in each epoch."""
         space = self.chosen.space
 
         def complete(rows: EncodedRows, generator: torch.Generator) -> EncodedRows:
@@ -260,7 +275,7 @@ class _Questions:
 def about_records(
     records: Records, chosen: Chosen, name: str, ask: Sequence[str]
 ) -> dict[str, object]:
-    """What a network file says of its records."""
+    """Return a network file's description of its records."""
     return {
         "kind": RECORDS,
         "data_name": name,
@@ -275,7 +290,7 @@ def about_records(
 
 
 def _told_of(chosen: Chosen) -> str:
-    """What was chosen, in one line."""
+    """Describe the choices in one line."""
     count = len(chosen.mixture.weights)
     scores = ", ".join(f"{name} {nats:.3f}" for name, nats in chosen.nats.items())
     return (
@@ -286,7 +301,7 @@ def _told_of(chosen: Chosen) -> str:
 
 
 def _told_of_atoms(space: RecordSpace) -> str:
-    """Which numbers have values with a probability of their own."""
+    """Describe which numbers have atoms."""
     texts = [
         f"{space.columns[place].name} is {' or '.join(f'{atom + 0.0:g}' for atom in atoms)}"
         for place in space.numbers

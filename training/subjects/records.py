@@ -1,8 +1,8 @@
-"""What a flow of records answers, in the units and levels of its columns.
+"""Conditional distributions and draws of a flow of records, in the units of its columns.
 
-Rows are values ``[n, P]`` of records, NaN where they are missing. A cell is asked alone, given the
-row's other cells, where intervals or probabilities are wanted: exactly, without draws. Whole rows
-are drawn.
+Rows are values ``[n, P]`` of records, NaN for missing cells. Intervals and probabilities are those
+of a single cell, given the other cells of its row, and are computed without draws. Whole rows are
+drawn.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -33,28 +33,30 @@ from training.subjects.record_margins import Margins
 from training.subjects.record_spaces import RecordSpace, digest_of, level_of, numbers_of_rows
 
 MOST_NUMBERS = 1 << 22
-"""Of inverses that are held at a time: 32 MB. With four times as many a third of the time went to
-pages of memory that the system took back."""
+"""Largest number of inverses held at a time, 32 MB.
+
+With four times as many, a third of the time was spent on memory pages.
+"""
 MOST_ROWS = 4096
-"""Of one call."""
+"""Largest number of rows per evaluation."""
 TINY = 1e-12
-"""Of a probability that is divided by, or a level."""
+"""Smallest probability that is used as a divisor or quantile level."""
 Progress = Callable[[float], object]
-"""Called with the number of cells that were answered since the last call."""
+"""Callback with the number of cells completed since the last call."""
 
 
 @dataclass(frozen=True, eq=False)
 class RecordFlow:
-    """Answers of a trained network.
+    """Conditional distributions of records by a trained network.
 
     Attributes:
-        file: The network.
-        empty: Records of no rows, which have the columns.
-        space: Between these and the flow.
-        ask: Places of columns that alone are asked; empty for any question.
-        margins: Those of the rows that trained it; None where networks do not know them.
-        held: Scores of held-out cells, by which intervals are calibrated; None in older files.
-        within: Whether quantiles of discrete numbers stay within the range that they had.
+        file: Network.
+        empty: Records without rows, which define the columns.
+        space: Map between records and the flow.
+        ask: Places of the columns of the only query; empty for any query.
+        margins: Margins of the training rows; None if the network file has none.
+        held: Scores of held-out cells for calibrating intervals; None in older files.
+        within: Whether quantiles of discrete numbers stay within the range of the data.
     """
 
     file: NetworkFile
@@ -67,7 +69,11 @@ class RecordFlow:
 
     @classmethod
     def of(cls, file: NetworkFile) -> "RecordFlow":
-        """That of a network. Raises DataError if it is of other data, or broken."""
+        """Return the flow of a network file.
+
+        Raises:
+            DataError: The file has another kind of data, or is broken.
+        """
         if file.kind != RECORDS:
             raise DataError(
                 f"{file.path} is of {file.kind}: questions are answered by networks of records, "
@@ -99,18 +105,20 @@ class RecordFlow:
 
     @cached_property
     def questions(self) -> QuestionFlow:
-        """Of the flow, along its courses."""
+        """Flow for queries, with its integration schedules."""
         network = self.file.model.denoiser.network
         assert isinstance(network, QuestionNetwork)
         return QuestionFlow(self.file.model.flow, network)
 
     def was_trained_on(self, records: Records) -> bool:
-        """Whether these are the records of the training, with the same rows held out."""
+        """Return whether these are the training records, with the same rows held out."""
         return self.file.model.about.get("rows_sha256") == digest_of(records)
 
     def repeated(self, records: Records) -> int:
-        """How many of these rows the data set of the training has too, but for what chance
-        repeats, by those that have all numbers."""
+        """Return how many rows are also in the training data, beyond repetitions by chance.
+
+        Only rows without missing numbers are compared.
+        """
         numbers = numbers_of_rows(records, self.space.numbers)
         sketch = Sketch.read(self.file.path, self.file.model.about)
         return sketch.repeated_beyond_chance(numbers, alike=True)
@@ -123,9 +131,15 @@ class RecordFlow:
         levels: Sequence[float] | np.ndarray,
         progress: Progress | None = None,
     ) -> CellLaw:
-        """What one column may be, given known cells ``[n, P]`` of values ``[n, P]``, of which it is
-        none: at levels of quantiles, rising, ``[Q]``, or each row's own, ``[n, Q]``. Progress is
-        called with numbers of rows."""
+        """Return the conditional distribution of one column in each row.
+
+        Args:
+            values: Rows ``[n, P]``.
+            known: Cells ``[n, P]`` to condition on, without the column itself.
+            place: Place of the column.
+            levels: Increasing quantile levels ``[Q]``, or ``[n, Q]`` for each row.
+            progress: Callback with numbers of rows.
+        """
         wanted = np.array(levels, dtype=np.float64)
         wanted = np.tile(wanted, (len(values), 1)) if wanted.ndim == 1 else wanted
         if self.space.atoms_at(place):
@@ -142,9 +156,17 @@ class RecordFlow:
     def drawn(
         self, values: np.ndarray, asked: np.ndarray, seed: int, progress: Progress | None = None
     ) -> np.ndarray:
-        """Values ``[n, P]`` with one joint draw of what is asked ``[n, P]`` in each row. What is
-        neither asked nor there is neither known nor drawn. Draws are a function of the seed and of
-        the number of a block; progress is called with numbers of rows."""
+        """Return values ``[n, P]`` with a joint draw of the asked cells in each row.
+
+        Other missing cells are neither known nor drawn. Draws depend only on the seed and the
+        number of a block.
+
+        Args:
+            values: Rows ``[n, P]``.
+            asked: Cells ``[n, P]`` to draw.
+            seed: Random seed.
+            progress: Callback with numbers of rows.
+        """
         self.require_any()
         made = np.array(values, dtype=np.float64)
         for rows in self._blocks(len(values), progress=progress):
@@ -156,7 +178,7 @@ class RecordFlow:
         return made
 
     def scores(self, values: np.ndarray, progress: Progress | None = None) -> RowScores:
-        """How likely rows ``[n, P]`` are, and each of their cells given the others."""
+        """Return log densities of rows ``[n, P]``, and tail probabilities of their cells."""
         self.require_any()
         there = ~np.isnan(values) & np.array([not column.of for column in self.empty.columns])
         log_prob, error = self.log_prob(values, there, progress)
@@ -172,8 +194,11 @@ class RecordFlow:
         return RowScores(log_prob, error, tails)
 
     def tails(self, values: np.ndarray, known: np.ndarray, place: int) -> np.ndarray:
-        """Probabilities ``[n]`` of values of one column that are as far out as those of the rows,
-        on their side or the other, or of levels that are as unlikely."""
+        """Return tail probabilities ``[n]`` of one column's values.
+
+        For a number it is the probability of a value as far out on either side, for a category that
+        of a category as unlikely.
+        """
         if place in self.space.numbers:
             below, upto = self._around(values, known, place)
             return np.asarray((2 * np.minimum(upto, 1 - below)).clip(max=1.0))
@@ -184,8 +209,15 @@ class RecordFlow:
         return np.asarray(np.where(likelier, 0.0, levels.probabilities).sum(axis=1))
 
     def contents(self, values: np.ndarray, known: np.ndarray, place: int) -> np.ndarray:
-        """Contents ``[n]`` of the smallest central intervals of one column, as they are written,
-        that cover its values, given known cells ``[n, P]``; 1 for a value that none covers."""
+        """Return contents ``[n]`` of the smallest central intervals that cover a column's values.
+
+        Intervals are as written. The content is 1 for a value that no interval covers.
+
+        Args:
+            values: Rows ``[n, P]``.
+            known: Cells ``[n, P]`` to condition on.
+            place: Place of the column.
+        """
         below, upto = self._around(values, known, place)
         made = np.maximum(1 - 2 * upto, 2 * below - 1).clip(0.0, 1.0)
         made[~self.space.reachable(place, values[:, place], self.within)] = 1.0
@@ -194,8 +226,10 @@ class RecordFlow:
     def _around(
         self, values: np.ndarray, known: np.ndarray, place: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Probabilities ``[n]`` that a column is less than its values, and that it is not more,
-        discrete values with the whole of their steps."""
+        """Return probabilities ``[n]`` that a column is below, and at most, its values.
+
+        A discrete value includes its whole bin.
+        """
         if place not in self.space.numbers:
             law = self.laws(values, known, place, (0.5,)).levels
             assert law is not None
@@ -213,9 +247,15 @@ class RecordFlow:
         place: int,
         generator: torch.Generator | None = None,
     ) -> np.ndarray:
-        """What distribution functions of one column have ``[n]`` at its values, given known cells
-        ``[n, P]``. A generator spreads discrete numbers over their steps, so that ranks are even if
-        the flow is right; None leaves them at the middle. Levels take one."""
+        """Return the conditional distribution functions ``[n]`` of a column at its values.
+
+        Args:
+            values: Rows ``[n, P]``.
+            known: Cells ``[n, P]`` to condition on.
+            place: Place of the column.
+            generator: Generator that randomizes discrete numbers within their bins, so that ranks
+                are uniform if the flow is right; None for the centers. Categories need a generator.
+        """
         if place not in self.space.numbers:
             law = self.laws(values, known, place, (0.5,)).levels
             assert law is not None
@@ -235,9 +275,11 @@ class RecordFlow:
         generator: torch.Generator | None = None,
         shift: float = 0.0,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Probabilities ``[n]`` that a column which is a number is less than its values, and that
-        it is not more; arguments are those of ``ranks``, and how far from its values a number that
-        is at no atom is looked at."""
+        """Return probabilities ``[n]`` that a number is below, and at most, its values.
+
+        Arguments are those of ``ranks``; ``shift`` is added to the values of a number, except at
+        atoms.
+        """
         moved = np.array(values)
         moved[:, place] += shift
         ranks = self._ranks_of_number(moved, known, place, generator)
@@ -248,8 +290,14 @@ class RecordFlow:
     def _with_atoms(
         self, column: np.ndarray, ranks: np.ndarray, shares: np.ndarray, place: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """``_below`` of values ``[n]`` of a number, of their ranks elsewhere ``[n]`` and of
-        ``_shares``."""
+        """Return ``_below`` for values ``[n]`` of a number with atoms.
+
+        Args:
+            column: Values ``[n]``.
+            ranks: Ranks ``[n]`` of the values among those at no atom.
+            shares: Probabilities, see ``_shares``.
+            place: Place of the column.
+        """
         atoms = np.array(self.space.atoms_at(place))
         at, elsewhere = level_of(column, atoms), shares[:, -1] * ranks
         less = (atoms < column[:, None]) & (np.arange(len(atoms)) != at[:, None])
@@ -260,7 +308,7 @@ class RecordFlow:
     def _shares(
         self, values: np.ndarray, known: np.ndarray, place: int, progress: Progress | None = None
     ) -> np.ndarray:
-        """Probabilities ``[n, L]`` of levels, or of a number's atoms and of being none of them."""
+        """Return probabilities ``[n, L]`` of categories, or of a number's atoms and of no atom."""
         asked, at = self._only(place, len(values)), self.space.level_cell(place)
         parts = [torch.zeros(0, len(self.space.values[place]), dtype=torch.float64)]
         for rows in self._blocks(len(values), progress=progress):
@@ -278,8 +326,11 @@ class RecordFlow:
         wanted: np.ndarray,
         progress: Progress | None,
     ) -> CellLaw:
-        """Of a number with atoms, at levels ``[n, Q]``: an atom where the distribution function
-        jumps over the level, and elsewhere the flow's, at what is left without atoms below."""
+        """Return the distribution of a number with atoms, at quantile levels ``[n, Q]``.
+
+        The quantile is an atom if the distribution function jumps over the level there. Elsewhere
+        it is that of the flow, at the level without the atoms below.
+        """
         atoms, shares = self.space.atoms_at(place), self._shares(values, known, place)
         left, made = np.array(wanted), np.full(wanted.shape, np.nan)
         moved = np.array(values)
@@ -303,7 +354,7 @@ class RecordFlow:
         levels: np.ndarray,
         progress: Progress | None,
     ) -> np.ndarray:
-        """Quantiles ``[n, Q]`` of a number, which is at no atom, at levels ``[n, Q]``."""
+        """Return quantiles ``[n, Q]`` of a number at no atom, at levels ``[n, Q]``."""
         at, parts = self.space.cell(place), [torch.zeros(0, levels.shape[1], dtype=torch.float64)]
         for rows in self._blocks(len(values), levels.shape[1], progress):
             encoded, states = self._about_number(values[rows], known[rows], place)
@@ -314,7 +365,7 @@ class RecordFlow:
     def _about_number(
         self, values: np.ndarray, known: np.ndarray, place: int
     ) -> tuple[Callable[..., EncodedRows], Tensor]:
-        """What encodes rows, by a generator, and states of a question about a number at no atom."""
+        """Return a function that encodes rows, and states of a query about a number at no atom."""
         states = self._states(values, known, self._only(place, len(values)))
         if not self.space.atoms_at(place):
             return partial(self.space.encoded, values), states
@@ -324,7 +375,7 @@ class RecordFlow:
     def _ranks_of_number(
         self, values: np.ndarray, known: np.ndarray, place: int, generator: torch.Generator | None
     ) -> np.ndarray:
-        """Ranks ``[n]`` of a number, among those at no atom; see ``ranks``."""
+        """Return ranks ``[n]`` of a number among values at no atom; see ``ranks``."""
         at, parts = self.space.cell(place), [torch.zeros(0, dtype=torch.float64)]
         for rows in self._blocks(len(values)):
             encoded, states = self._about_number(values[rows], known[rows], place)
@@ -337,12 +388,12 @@ class RecordFlow:
     def log_prob(
         self, values: np.ndarray, asked: np.ndarray, progress: Progress | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Log densities ``[n]`` of asked cells given those that are there and not asked, and their
-        errors ``[n]``; see ``RowScores``.
+        """Return log densities ``[n]`` of asked cells given other observed cells, and errors.
 
-        Where numbers are discrete, it is the mean density over the cell of their values
-        (``flow.cells``): that at the center where this is right to a small bound, elsewhere over
-        points of Sobol sequences, which are doubled until the error is small.
+        For discrete numbers, it is the mean density over the bin of their values (``flow.cells``).
+        The density at the center is used if it is accurate to a small bound. Otherwise the mean is
+        taken over points of Sobol sequences, which are doubled until the error is small. See also
+        ``RowScores``.
         """
         means, errors = np.zeros((2, len(values)))
         steps = self.space.coordinates.steps
@@ -366,8 +417,13 @@ class RecordFlow:
     def _bound_at_centers(
         self, values: np.ndarray, asked: np.ndarray, discrete: Tensor
     ) -> np.ndarray:
-        """What log densities at centers are at most off by ``[n]``, to second order, where numbers
-        are asked and have steps ``[n, D]``."""
+        """Return second-order error bounds ``[n]`` of log densities at bin centers.
+
+        Args:
+            values: Rows ``[n, P]``.
+            asked: Cells ``[n, P]`` whose density is computed.
+            discrete: Whether numbers are asked for and discrete ``[n, D]``.
+        """
         if not bool(discrete.any()):
             return np.zeros(len(values))
         states = self._states(values, ~asked, asked)
@@ -375,7 +431,7 @@ class RecordFlow:
         moved = [self._moved(values, asked, shift) for shift in (quarter, -quarter)]
         ends = [self.space.encoded(each).numbers for each in moved]
         noise, std = self.questions.noise_at(self.space.encoded(values), states)
-        # Half of an edge, since its ends may be where the data cannot be.
+        # Half of an edge, because its ends may be outside the domain.
         edge = torch.where(discrete, 2 * (ends[0] - ends[1]) / std, 0.0)
         noise = torch.where(discrete, noise, 0.0)
         return np.asarray(((edge * noise).square() + edge.square()).sum(dim=1) / 24)
@@ -388,7 +444,7 @@ class RecordFlow:
         means: np.ndarray,
         errors: np.ndarray,
     ) -> None:
-        """Puts means over cells of some rows, and their errors, in their places."""
+        """Store means over bins of some rows, and their errors, in ``means`` and ``errors``."""
         steps, points = self.space.coordinates.steps, 0
         shifts = offsets(steps > 0) * steps  # to points in cells, [SEQUENCES, points, D]
         taken: np.ndarray = np.zeros((len(rows), SEQUENCES, 0))
@@ -406,7 +462,7 @@ class RecordFlow:
     def _log_densities(
         self, values: np.ndarray, asked: np.ndarray, shift: Tensor | None = None
     ) -> np.ndarray:
-        """Those ``[n]`` of asked cells at their values, numbers moved by shifts ``[n, D]``."""
+        """Return log densities ``[n]`` of asked cells, numbers shifted by ``[n, D]`` if given."""
         no_levels = self.space.no_levels(values)
         states = self._states(values, ~asked, asked & ~no_levels)
         moved = values if shift is None else self._moved(values, asked, shift)
@@ -416,7 +472,7 @@ class RecordFlow:
         return np.where(nowhere, -np.inf, of_numbers + of_levels + slopes.sum(dim=1))
 
     def _moved(self, values: np.ndarray, asked: np.ndarray, shift: Tensor) -> np.ndarray:
-        """Values whose asked numbers are moved by a shift, ``[D]`` or ``[n, D]``."""
+        """Return values whose asked numbers are shifted by ``[D]`` or ``[n, D]``."""
         moved = np.array(values)
         if self.space.numbers:
             elsewhere = asked[:, self.space.numbers] & ~self.space.at_atoms(values)
@@ -425,7 +481,11 @@ class RecordFlow:
         return moved
 
     def require_any(self) -> None:
-        """Raises UsageError of a network that was trained for one question."""
+        """Check that the network was trained for any query.
+
+        Raises:
+            UsageError: It was trained for one query.
+        """
         if self.ask:
             names = ",".join(self.empty.names[place] for place in self.ask)
             raise UsageError(
@@ -434,7 +494,11 @@ class RecordFlow:
             )
 
     def require_asked(self, places: Sequence[int]) -> None:
-        """Raises UsageError if a network that was trained for one question is asked another."""
+        """Check that the network was trained for a query about these columns.
+
+        Raises:
+            UsageError: It was trained for another query.
+        """
         if self.ask and not set(places) <= set(self.ask):
             own = ",".join(self.empty.names[place] for place in self.ask)
             names = ", ".join(self.empty.names[place] for place in places)
@@ -443,16 +507,17 @@ class RecordFlow:
             )
 
     def _only(self, place: int, count: int) -> np.ndarray:
-        """Which cells are asked ``[count, P]`` if one column is."""
+        """Return cells ``[count, P]`` that select one column."""
         alone = np.arange(len(self.empty.columns)) == place
         return np.tile(alone, (count, 1))
 
     def _states(self, values: np.ndarray, known: np.ndarray, asked: np.ndarray) -> Tensor:
-        """Of cells ``[n, D + C]``: asked, or known where they are there and are to be.
+        """Return states of cells ``[n, D + C]``: asked, known, or absent.
 
-        What is made of a column that is asked, as its weekday is of a date, would tell it, and is
-        not known; nor is it that it was missing, which no value that was trained on knew, nor a
-        value that is no level."""
+        Missing cells are absent. So are unknown categories, and columns derived from an asked one,
+        such as the weekday of a date, which would reveal it. An indicator of a value that is not
+        missing stays known.
+        """
         there = known & ~np.isnan(values) & ~self.space.no_levels(values)
         for place, column in enumerate(self.empty.columns):
             if column.of in self.empty.names:
@@ -465,7 +530,13 @@ class RecordFlow:
     def _blocks(
         self, count: int, repeats: int = 1, progress: Progress | None = None
     ) -> Iterator[slice]:
-        """Rows of one call, each so many times; tells progress of those that are done."""
+        """Yield slices of rows for one evaluation each, and report progress after each.
+
+        Args:
+            count: Number of rows.
+            repeats: Number of evaluations per row.
+            progress: Callback with numbers of rows.
+        """
         numbers = self.questions.network.mixture.covariances.numel() * repeats
         size = max(1, min(MOST_ROWS // repeats, MOST_NUMBERS // numbers))
         for start in range(0, count, size):
@@ -476,7 +547,7 @@ class RecordFlow:
 
 
 def _are_levels(values: object) -> bool:
-    """Whether values of levels are finite and different, but for a last NaN of all others."""
+    """Return whether values of levels are finite and distinct, except for a final NaN."""
     if not (isinstance(values, list) and all(isinstance(value, float) for value in values)):
         return False
     own = values[:-1] if values and isnan(values[-1]) else values

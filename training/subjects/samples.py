@@ -1,4 +1,4 @@
-"""Points of a data set, and what is measured of those that were melted and brought back."""
+"""Points of a data set, and errors of points that were inflated and generated back."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -20,10 +20,10 @@ class Samples:
     """Points of a data set, the same on every rank.
 
     Attributes:
-        points: ``[N, D]`` in image space.
-        labels: ``[N, L]``; None for a network without classes.
-        arrays: What else files say of them.
-        pixels: The images themselves, ``[N, C, H, W]`` uint8; None for other data.
+        points: Points ``[N, D]`` in image space.
+        labels: Labels ``[N, L]``; None for a network without classes.
+        arrays: Further arrays for the results file, by name.
+        pixels: Images ``[N, C, H, W]`` uint8; None for other data.
     """
 
     points: Tensor
@@ -34,11 +34,11 @@ class Samples:
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """Points of a data set, read as they are needed.
+    """Points of a data set, read when they are needed.
 
     Attributes:
-        count: How many.
-        read: Those with numbers in a range.
+        count: Number of points.
+        read: Function that reads the points with numbers in a range.
     """
 
     count: int
@@ -49,7 +49,7 @@ class Source:
 
 
 class Returns(ABC):
-    """Errors of the points so far, on the CPU of every rank.
+    """Roundtrip errors accumulated over batches of points, on the CPU of every rank.
 
     Attributes:
         paths: Files of the results.
@@ -59,24 +59,24 @@ class Returns(ABC):
 
     @abstractmethod
     def add(self, flow: ProbabilityFlow, samples: Samples, latents: Tensor, back: Tensor) -> None:
-        """More points: they, their latents and what came back, ``[n, D]``."""
+        """Add points with their latents and the points generated back, ``[n, D]``."""
 
     @abstractmethod
     def save(self, about: Mapping[str, Any]) -> None:
-        """Writes the files, with what is known about how the errors came to be."""
+        """Write the files, with a description of how the errors were computed."""
 
     @abstractmethod
     def line(self) -> str:
-        """The most important numbers."""
+        """Return the most important numbers in one line."""
 
 
 @dataclass
 class WorstImages:
-    """What is kept of the images with the largest errors: these first, equal ones as added.
+    """Images with the largest errors, largest first, and in the order of addition if equal.
 
     Attributes:
-        count: Number of images at most.
-        errors: Theirs ``[k]``.
+        count: Largest number of images.
+        errors: Errors of the images ``[k]``.
         rows: Tensors ``[k, ...]`` by name.
     """
 
@@ -85,7 +85,7 @@ class WorstImages:
     rows: dict[str, Tensor] = field(default_factory=dict)
 
     def add(self, errors: Tensor, **rows: Tensor) -> None:
-        """More images: their errors ``[n]``, and ``[n, ...]`` of what is to be kept of them."""
+        """Add images with their errors ``[n]``, and tensors ``[n, ...]`` to keep by name."""
         kept = self.rows or {name: more[:0] for name, more in rows.items()}
         together = torch.cat([self.errors, errors])
         order = together.argsort(descending=True, stable=True)[: self.count]
@@ -94,12 +94,12 @@ class WorstImages:
 
 
 class ImageReturns(Returns):
-    """Errors of images in gray levels, and the worst images.
+    """Roundtrip errors of images in gray levels, and the worst images.
 
     Args:
         paths: Files of the results.
-        keep_worst: Images to keep of those that come back worst.
-        shape: ``(C, H, W)``.
+        keep_worst: Number of worst images to keep.
+        shape: Shape of an image ``(C, H, W)``.
     """
 
     def __init__(self, paths: Sequence[Path], keep_worst: int, shape: tuple[int, int, int]):
@@ -109,7 +109,7 @@ class ImageReturns(Returns):
 
     @property
     def errors(self) -> RoundtripErrors:
-        """Of all images."""
+        """Errors of all images."""
         return RoundtripErrors(*torch.cat(self._columns).unbind(dim=1))
 
     def add(self, flow: ProbabilityFlow, samples: Samples, latents: Tensor, back: Tensor) -> None:
@@ -151,7 +151,12 @@ class ImageReturns(Returns):
 
 
 class RowReturns(Returns):
-    """Errors of rows of a table, whose columns have names, for a file of results."""
+    """Roundtrip errors of the rows of a table with named columns.
+
+    Args:
+        path: File of the results.
+        names: Names of the columns.
+    """
 
     def __init__(self, path: Path, names: Sequence[str]):
         self.paths, self._names = [path], names
@@ -163,8 +168,11 @@ class RowReturns(Returns):
         self._errors.append(torch.stack([error.cpu(), back - data]))
 
     def summary(self) -> dict[str, Any]:
-        """Root mean squares and the largest errors: of all in the coordinates of the flow, where
-        columns have unit variance, and of each column by name, in its units."""
+        """Return root-mean-square and largest errors.
+
+        Errors of all columns together are in the coordinates of the flow, with unit variance.
+        Errors of each column are in its units, by name.
+        """
         errors, of_columns = torch.cat(self._errors, dim=1)
         columns = zip(
             self._names,

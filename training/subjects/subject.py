@@ -1,4 +1,4 @@
-"""A flow and what its points are: names, units, where points come from, what is told of them."""
+"""Subject of a flow: the meaning, units and sources of its points, and facts about simulations."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -37,25 +37,28 @@ from training.subjects.networks import NetworkFile
 from training.subjects.samples import Returns, RowReturns, Samples, Source
 
 Draw = Callable[[torch.Generator], Tensor]
-"""Draws points ``[M, D]`` of the data by a generator on the CPU."""
+"""Function that draws points ``[M, D]`` of the data with a generator on the CPU."""
 Quantities = Mapping[str, Callable[[Tensor], Tensor]]
-"""Functions of points ``[..., D]``, by their names."""
+"""Functions of points ``[..., D]``, by name."""
 Facts = dict[str, Any]
-"""What parameters say of a simulation, by name."""
+"""Facts about a simulation for its parameters file, by name."""
 BLOCK = 256
-"""Points of a block: with blocks of one size, results do not depend on what is sampled beside."""
+"""Number of points in a block.
+
+With blocks of one size, results do not depend on the number of points sampled together.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Subject(ABC):
-    """A flow, and what its points are.
+    """A flow, and the meaning of its points.
 
     Attributes:
-        flow: The flow, on the CPU until it is put elsewhere.
+        flow: Flow, on the CPU at first.
         data_name: Name of the data.
-        t_max: The last time of the training, or that which the schedule proposes.
-        known: The data and the schedule, by the names of options.
-        file: The network; None for a flow without one.
+        t_max: Last time of the training, or the one that the schedule proposes.
+        known: Data and schedule, by the names of options.
+        file: Network; None for a flow without one.
     """
 
     flow: ProbabilityFlow
@@ -66,91 +69,96 @@ class Subject(ABC):
 
     kind: ClassVar[str]
     pool: ClassVar[int] = TOY_POOL
-    """Draws of a pool, unless a number is given."""
+    """Default number of draws in a pool."""
     block: ClassVar[int] = BLOCK
-    """Points of a block, unless a number is given."""
+    """Default number of points in a block."""
     even_block: ClassVar[int | None] = ALL_AT_ONCE
-    """Points of one call where results must not depend on how many there are beside; None for as
-    many as a device takes of images."""
+    """Number of points per evaluation if results must not depend on the total number.
+
+    None stands for as many images as the device takes.
+    """
     dtype: ClassVar[str] = "float64"
-    """Of the states in files."""
+    """Data type of the states in files."""
     is_readable: ClassVar[bool] = True
-    """Whether people read coordinates one by one, as they do columns, not pixels."""
+    """Whether coordinates are meaningful one by one, as columns are and pixels are not."""
     levels_per_unit: ClassVar[float | None] = None
-    """Gray levels to a unit of data."""
+    """Number of gray levels per unit of data."""
     units: ClassVar[Mapping[str, float]] = {"unit": 1.0, "origin": 0.0}
-    """Of the data, as a prior takes them."""
+    """Units of the data, as arguments of a prior."""
 
     @classmethod
     @abstractmethod
     def of(
         cls, file: NetworkFile, expected: Mapping[str, Any], data_name: str | None = None
     ) -> Self:
-        """That of a network file; see ``open_subject``."""
+        """Return the subject of a network file; see ``open_subject``."""
 
     @property
     @abstractmethod
     def names(self) -> list[str]:
-        """Of the D coordinates."""
+        """Names of the D coordinates."""
 
     @property
     def words(self) -> list[str]:
-        """What a sentence calls the coordinates."""
+        """Names of the coordinates in running text."""
         return self.names
 
     def quantities(self, path: Path | None, count: int, seed: int) -> Quantities:
-        """Functions of points ``[..., D]`` that a check of posteriors ranks beside coordinates;
-        of a data set also those that its points teach which are no ``truths``."""
+        """Return functions of points ``[..., D]`` that checks of posteriors rank, too.
+
+        With a data set they include functions learned from those of its points that ``truths`` does
+        not draw.
+        """
         return {}
 
     @property
     def columns(self) -> list[str] | None:
-        """Names that files have of columns; None where there are no columns."""
+        """Names of the columns in files; None for data without columns."""
         return None
 
     @property
     def dim(self) -> int:
-        """D."""
+        """Dimension of the data, D."""
         return self.flow.basis.dim
 
     @property
     def dims_to_keep(self) -> int:
-        """Dimensions that are not compressed."""
+        """Number of dimensions that are not compressed."""
         return int(self.known["dims_to_keep"])
 
     @property
     def stem(self) -> str:
-        """How results are named."""
+        """First part of the names of results."""
         return f"{self.data_name}_{self.flow.schedule.name}"
 
     @cached_property
     def digest(self) -> str | None:
-        """Of the network; None without one."""
+        """Digest of the network; None without one."""
         return None if self.file is None else self.file.model.digest()
 
     @property
     def label_dim(self) -> int:
-        """The number of classes, or of conditions; 0 for none."""
+        """Number of classes or conditions; 0 for none."""
         return 0
 
     @property
     def condition_names(self) -> Sequence[str]:
-        """What points are given with by name."""
+        """Names of the conditions."""
         return []
 
     @property
     def of_sets(self) -> bool:
-        """Whether points are given with sets of trials."""
+        """Whether the conditions are sets of trials."""
         return False
 
     @property
     def image_shape(self) -> tuple[int, int, int] | None:
-        """``(C, H, W)`` of images; None for other data."""
+        """Shape ``(C, H, W)`` of images; None for other data."""
         return None
 
     @property
     def point_shape(self) -> tuple[int, ...]:
-        """Axes of a point: one, or those of an image."""
+        """Shape of a point: its dimension, or the shape of an image."""
         return self.image_shape or (self.dim,)
 
     def labels_of(self, given: ArrayLike | None) -> Tensor | None:
@@ -168,16 +176,16 @@ class Subject(ABC):
 
     @property
     def surprise(self) -> Surprise | None:
-        """How unlike the simulations conditions are; None where there are none, or too many."""
+        """Out-of-distribution test of conditions; None without conditions, or with too many."""
         return None
 
     def straight(self, conditions: Tensor) -> Tensor:
-        """Conditions ``[M, C]`` in coordinates whose distances mean something."""
+        """Return conditions ``[M, C]`` in coordinates with meaningful distances."""
         return conditions
 
     @property
     def about(self) -> dict[str, Any]:
-        """What files of draws say of the flow and its data."""
+        """Description of the flow and its data for files of draws."""
         return {
             "network_sha256": self.digest,
             "toy": self.data_name if self.kind == "toy" else None,
@@ -187,38 +195,43 @@ class Subject(ABC):
 
     @property
     def arrays(self) -> dict[str, Tensor]:
-        """What every file of states has beside these."""
+        """Further arrays for every file of states."""
         return {}
 
     def require_unconditional(self) -> Self:
-        """Itself. Raises UsageError if its points are given with conditions."""
+        """Return this subject after checking that it has no conditions.
+
+        Raises:
+            UsageError: The flow has conditions.
+        """
         return self
 
-    # How it is integrated.
+    # Integration.
 
     def on(self, device: torch.device, rows: int | None = None) -> ProbabilityFlow:
-        """The flow on a device; its network is called with so many rows at a time, or with all."""
+        """Return the flow on a device, whose network evaluates ``rows`` rows at a time, or all."""
         flow = self.flow.to(device)
         return flow.in_blocks(rows) if rows else flow
 
     def pilots(self, flow: ProbabilityFlow, count: int) -> ProbabilityFlow:
-        """The flow for so many latents that times are tried on."""
+        """Return the flow for ``count`` pilot latents, which choose the time grid."""
         return flow
 
     def amortized_block(self, device: torch.device) -> int:
-        """Points of one call where there is no likelihood, unless a number is given."""
+        """Return the default number of points per evaluation if there is no likelihood."""
         return AMORTIZED_CUDA_ROWS if device.type == "cuda" else AMORTIZED_ROWS
 
     def prior(self, times: Tensor, solver: Solver, deblurred: bool = False) -> Prior:
-        """The prior on the flow's device."""
+        """Return the prior on the flow's device."""
         units = self.units
         return Prior(self.flow, times, solver, deblurred, units["unit"], units["origin"])
 
     def neural_posterior(self, steps: int | None = None, deblurred: bool = False) -> Prior:
-        """Points of a flow with conditions, as posteriors without a likelihood draw them.
+        """Return the flow as an amortized posterior: points given conditions, without a likelihood.
 
         Args:
-            steps: Steps of ``LEARNED_SOLVER``; None for the schedule that the network file has.
+            steps: Steps of ``LEARNED_SOLVER``; None for the integration schedule in the network
+                file.
             deblurred: Whether to draw clean points.
         """
         flow = self.flow
@@ -229,47 +242,73 @@ class Subject(ABC):
 
     @property
     def exact(self) -> ProbabilityFlow | None:
-        """The flow of the data's own denoiser, with the same schedule and basis; None where it is
-        not known."""
+        """Flow of the data's exact denoiser, with the same schedule and basis; None if unknown."""
         return None
 
-    # Where points come from.
+    # Sources of points.
 
     def contradicted(self, points: Tensor, beside: Mapping[str, Tensor]) -> Iterable[str]:
-        """Where rows ``[N, D]`` have other values ``[N]`` of columns that the training left out, by
-        name, than followed from them there: a sentence for each column."""
+        """Return a sentence for each dropped column whose values contradict the other columns.
+
+        Dropped columns are those that the training left out, because they followed from others.
+
+        Args:
+            points: Rows ``[N, D]``.
+            beside: Values ``[N]`` of dropped columns, by name.
+        """
         return ()
 
     def warn_of_others(self, contradicted: Iterable[str], where: str) -> None:
-        """Warns of what is wrong with columns that the training left out."""
+        """Warn of contradictions in columns that the training left out."""
         for line in contradicted if distributed.is_main() else ():
             logger.warning(f"Warning: {where}: {line}; the flow is of the other columns alone")
 
     @abstractmethod
     def samples(self, path: Path | None, count: int | None, seed: int) -> Samples:
-        """Points of a data set to melt, chosen by a seed: so many, or all that a table has held
-        out. Raises DataError if the data set is broken, of another kind, or has too few."""
+        """Return points of a data set to inflate, chosen by a seed.
+
+        Args:
+            path: Data set.
+            count: Number of points; None for all held-out rows of a table.
+            seed: Random seed.
+
+        Raises:
+            DataError: The data set is broken, of another kind, or has too few points.
+        """
 
     def source(self, path: Path | None, count: int | None, seed: int) -> Source:
-        """The same, read as they are needed."""
+        """Return the points of ``samples``, read when they are needed."""
         points = self.samples(path, count, seed).points
         return Source(len(points), lambda rows: Samples(points[rows.start : rows.stop]))
 
     @abstractmethod
     def truths(self, path: Path | None, count: int, seed: int) -> Tensor:
-        """Points ``[count, D]`` that the prior was not trained on, in the data's own units. Raises
-        UsageError if a data set is missing, or is given for a toy, DataError if it is broken, or
-        has too few rows."""
+        """Return points ``[count, D]`` that the prior was not trained on, in the units of the data.
+
+        Raises:
+            UsageError: A data set is missing, or is given for a toy.
+            DataError: The data set is broken, or has too few rows.
+        """
 
     def truth_labels(self, path: Path | None, count: int, seed: int) -> Tensor | None:
-        """What the network is given with each of these truths, or with draws of it without a data
-        set, ``[count, L]``; None for nothing. Raises UsageError if there are none to be drawn."""
+        """Return the conditions ``[count, L]`` of ``truths``, or random ones without a data set.
+
+        Returns:
+            Conditions, or None for a network without conditions.
+
+        Raises:
+            UsageError: Conditions cannot be drawn.
+        """
         return None
 
     def unseen(self, path: Path | None, count: int, seed: int) -> Rows:
-        """Points, with their conditions, that neither trained the network nor chose anything of it:
-        so many at most, drawn at random. Raises UsageError if a data set is missing, or is given
-        for a toy, DataError if it is broken, has too few such points, or the network has seen them.
+        """Return points with conditions that neither trained the network nor selected it.
+
+        At most ``count`` points are drawn at random.
+
+        Raises:
+            UsageError: A data set is missing, or is given for a toy.
+            DataError: The data set is broken, has too few such points, or trained the network.
         """
         there = self.testable(path)
         points = self.truths(path, count if there is None else min(there, count), seed)
@@ -278,8 +317,16 @@ class Subject(ABC):
         return Rows(points, self.truth_labels(path, len(points), seed))
 
     def require_new(self, path: Path, numbers: np.ndarray, alike: bool = False) -> None:
-        """Raises DataError if the training of the network has seen rows of these numbers; whether
-        different ones may well be alike is said as ``Sketch.repeated_by_chance`` takes it."""
+        """Check that the network was not trained on rows with these numbers.
+
+        Args:
+            path: Data set, for the message.
+            numbers: Row numbers.
+            alike: Whether different rows may be equal, see ``Sketch.repeated_beyond_chance``.
+
+        Raises:
+            DataError: The network was trained on some of them.
+        """
         if seen := self.repeated(numbers, alike):
             raise DataError(
                 f"{path}: {self.data_name} was trained on at least {seen} of its {len(numbers)} "
@@ -287,48 +334,76 @@ class Subject(ABC):
             )
 
     def repeated(self, numbers: np.ndarray, alike: bool = False) -> int:
-        """How many rows of these numbers the training has seen, but for what chance repeats."""
+        """Return how many of these row numbers are in the training data, beyond chance."""
         if self.file is None:
             return 0
         sketch = Sketch.read(self.file.path, self.file.model.about)
         return sketch.repeated_beyond_chance(numbers, alike)
 
     def counted(self, number: int | None, otherwise: int, path: Path | None) -> int | None:
-        """How many points of a data set to take where a number is given or not, which is then no
-        more than there are; None for all that are held out."""
+        """Return the number of points to take from a data set; None for all held-out points.
+
+        Args:
+            number: Number that the user gave, or None.
+            otherwise: Default, which is reduced to the number of available points.
+            path: Data set, or None.
+        """
         there = None if number or path is None else self.testable(path)
         return number or min(otherwise, there or otherwise)
 
     def testable(self, path: Path | None) -> int | None:
-        """How many points a data set has that ``truths`` may draw; None of a toy, which has any.
-        Raises UsageError if the data set is missing, DataError if it is broken."""
+        """Return how many points of a data set ``truths`` can draw; None for a toy (no limit).
+
+        Raises:
+            UsageError: The data set is missing.
+            DataError: The data set is broken.
+        """
         return None
 
     @abstractmethod
     def fresh(self, path: Path | None, count: int, seed: int) -> Draw:
-        """What draws: so many of a toy, or of the data set of others, where a seed chooses rows if
-        there are too many."""
+        """Return a function that draws fresh points.
+
+        Args:
+            path: Data set; None for a toy.
+            count: Number of points of a toy, or largest number of rows.
+            seed: Random seed for choosing among more rows.
+        """
 
     @abstractmethod
     def points(self, path: Path, seen: Tensor | None = None) -> Tensor:
-        """Points ``[M, D]`` of a table, columns by their names, or of images in gray levels; of
-        places ``[K]`` that are seen only these, and others need not be there. Raises DataError if
-        the file is missing or broken, has other columns or images, or values that are not finite.
+        """Read points ``[M, D]`` from a table with named columns, or from images in gray levels.
+
+        Args:
+            path: Table or images.
+            seen: Places ``[K]`` of the observed coordinates; only these are returned, and others
+                may be missing. None for all.
+
+        Raises:
+            DataError: The file is missing or broken, has other columns or images, or values that
+                are not finite.
         """
 
     def seen_names(self, seen: Tensor | None) -> list[str]:
-        """Names of the coordinates at places ``[K]``; None for all."""
+        """Return the names of the coordinates at places ``[K]``; None for all."""
         names = self.names
         return names if seen is None else [names[place] for place in seen.tolist()]
 
     def dithered(self, points: Tensor, seed: int) -> Tensor:
-        """Points ``[n, D]`` with discrete coordinates spread evenly over their steps."""
+        """Return points ``[n, D]`` with discrete coordinates dequantized over their bins."""
         return points
 
     def labels(self, given: Path | None) -> Tensor | None:
-        """What the network is given with each observation, ``[M, L]``, by a table of conditions, or
-        of classes; None for nothing. Raises UsageError if it is missing, or goes with no network
-        like this, or has other classes, DataError if the table is broken, or has other columns."""
+        """Read the conditions ``[M, L]`` of observations from a table of conditions or classes.
+
+        Returns:
+            Conditions, or None for a network without conditions.
+
+        Raises:
+            UsageError: The table is missing, is given for a network without conditions, or has
+                unknown classes.
+            DataError: The table is broken or has other columns.
+        """
         if given is not None:
             raise UsageError(
                 "--condition is for networks with classes or conditions, which this has not"
@@ -336,9 +411,18 @@ class Subject(ABC):
         return None
 
     def of_columns(self, names: Sequence[str], rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Points ``[M, D]`` that rows ``[M, C]`` of some columns are, and what the network is given
-        with each, ``[1, L]`` by name, so that their density is that of these columns up to a
-        constant. Raises UsageError if the flow has others, or is conditional."""
+        """Return points and conditions for the density of some columns, up to a constant.
+
+        Args:
+            names: Names of the columns.
+            rows: Values ``[M, C]`` of the columns.
+
+        Returns:
+            Points ``[M, D]``, and conditions ``[1, L]`` by the names of the network's arguments.
+
+        Raises:
+            UsageError: The flow has other columns, or conditions.
+        """
         if set(self.names) - set(names) or self.label_dim:
             raise UsageError(
                 f"{self.data_name} is a flow of {listed(self.names)}: give one of "
@@ -347,56 +431,78 @@ class Subject(ABC):
         return rows[:, [list(names).index(name) for name in self.names]], {}
 
     def questions(self, path: Path) -> Tensor | None:
-        """What the network is given with each observation of a file beside its numbers, as it takes
-        it, ``[M, L]``: levels that are known exactly. None for nothing. Raises DataError if the
-        file is missing or broken, or has a level that is unknown."""
+        """Return the network's input ``[M, L]`` with exactly known categories of observations.
+
+        Returns:
+            Input, or None if a file has no such columns.
+
+        Raises:
+            DataError: The file is missing or broken, or has an unknown category.
+        """
         return None
 
     def as_source(
         self, points: Tensor, rounded: bool = True, drawn: bool = False
     ) -> tuple[list[str], Tensor]:
-        """Points ``[n, D]`` as the source had its rows: all columns by name, and ``[n, D + K]``.
-        Discrete columns may be put at the nearest of their steps; what the flow has drawn may leave
-        the range of the data, and is put back where it is rounded."""
+        """Return points ``[n, D]`` in the form of the source: all column names, and ``[n, D + K]``.
+
+        Args:
+            points: Points of the flow.
+            rounded: Whether discrete columns are rounded to their grid.
+            drawn: Whether points are draws of the flow, which are moved into the range of the data
+                when rounded.
+        """
         return self.names, points
 
     def drawn_labels(self, count: int, seed: int, given: int | None) -> Tensor | None:
-        """Labels ``[N, L]`` of what is generated, of one class or of random ones; None for a
-        network without classes."""
+        """Return labels ``[N, L]`` for generation, of one class or of random classes.
+
+        Returns:
+            Labels, or None for a network without classes.
+        """
         return None
 
     def check_class(self, number: int | None, drawn: bool = True) -> None:
-        """Raises UsageError for a class that the network does not have, or where labels are to be
-        drawn that are no classes."""
+        """Check a class number.
+
+        Raises:
+            UsageError: The network does not have the class, or conditions would be drawn that are
+                no classes.
+        """
         if number is not None:
             raise UsageError(f"--class is {number}, but {self.data_name} has no classes")
 
     @abstractmethod
     def law_plan(self, path: Path | None, seed: int, device: torch.device) -> LawPlan:
-        """How to learn the law of its latents again, from a data set if it is no toy."""
+        """Return a plan for learning the base distribution again, from a data set or a toy."""
 
-    # What is told of simulations.
+    # Facts about simulations.
 
     def density_points(self, samples: Samples, seed: int) -> Tensor | None:
-        """Other points ``[N, D]`` than the samples whose densities are theirs; None for none."""
+        """Return points ``[N, D]`` for densities if they differ from the samples, else None."""
         return None
 
     def kept_variances(self, flow: ProbabilityFlow, melt: Trajectory) -> dict[str, float]:
-        """Variances of kept dimensions at a melt's end over their closed form."""
+        """Return ratios to the closed form of the variances of kept dimensions at a melt's end."""
         exact = flow.gaussian_law(melt.times[-1]).variance
         return summarize_variances(melt.end.square().mean(dim=0), exact, self.dims_to_keep)
 
     def melt_facts(self, flow: ProbabilityFlow, melt: Trajectory) -> Facts:
-        """What else the parameters say of a melt."""
+        """Return further facts about a melt."""
         return {}
 
     def density_facts(self, melted: Tensor, generated: Tensor) -> Facts:
-        """What log densities ``[N]`` of melted points say beside those of generated ones."""
+        """Return facts that compare log densities ``[N]`` of inflated and of generated points."""
         return {}
 
     def return_facts(self, flow: ProbabilityFlow, back: Trajectory, start: Tensor) -> Facts:
-        """How well points came back to where their melt started ``[N, D]``, scaled eigenspace:
-        errors in the coordinates of the flow."""
+        """Return the roundtrip errors, in the coordinates of the flow.
+
+        Args:
+            flow: Flow.
+            back: Trajectory back to the data.
+            start: Points ``[N, D]`` at which the melt started, in scaled eigenspace.
+        """
         error = (back.end - start) / flow.schedule.scale(back.times[-1])
         return {
             "rms_error": float(error.square().mean().sqrt()),
@@ -404,24 +510,29 @@ class Subject(ABC):
         }
 
     def returns(self, folder: Path, seed: int, keep_worst: int) -> Returns:
-        """What is measured of points that come back, for a folder of results: a seed chooses
-        points, and so many images are kept of those that come back worst."""
+        """Return the accumulator of roundtrip errors for a folder of results.
+
+        Args:
+            folder: Folder of results.
+            seed: Random seed that chose the points, for the names of files.
+            keep_worst: Number of worst images to keep.
+        """
         return RowReturns(roundtrip_paths(folder, self.stem, seed)[0], self.names)
 
     def lines(self, kind: str, facts: Mapping[str, Any]) -> list[str]:
-        """The most important numbers of a simulation of this kind, in words."""
+        """Return the most important facts about a simulation of this kind, in words."""
         return []
 
 
 def summarize_variances(measured: Tensor, exact: Tensor, dims_to_keep: int) -> dict[str, float]:
-    """Variances ``[D]`` of kept dimensions over their closed form: mean, and farthest from 1."""
+    """Return mean and worst ratio of kept variances ``[D]`` to their closed form."""
     ratios = (measured / exact)[:dims_to_keep]
     farthest = ratios[(ratios - 1).abs().argmax()]
     return {"mean": float(ratios.mean()), "worst": float(farthest)}
 
 
 def variances_line(facts: Mapping[str, Any], dims_to_keep: int) -> str:
-    """What a melt says of the variances of kept dimensions."""
+    """Describe the variances of kept dimensions of a melt."""
     ratios = facts["kept_variance_ratio"]
     return (
         f"Variances of {dims_to_keep} kept dimensions over their closed form: mean "
@@ -430,7 +541,11 @@ def variances_line(facts: Mapping[str, Any], dims_to_keep: int) -> str:
 
 
 def required(path: Path | None) -> Path:
-    """Where truths of data come from. Raises UsageError if it was not said."""
+    """Return the path of a data set after checking that it was given.
+
+    Raises:
+        UsageError: It is missing.
+    """
     if path is None:
         raise UsageError("--truth=data needs points that were not trained on: give --data_root")
     return path

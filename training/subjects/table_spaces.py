@@ -1,8 +1,8 @@
-"""How a flow sees a table: coordinates, chosen by held-out nats.
+"""Coordinates of a table for a flow, chosen by the log density of held-out rows.
 
-What each column is put through, and how columns are whitened, changes held-out likelihoods by more
-than the network does. The candidates are tried: each for a few hundred steps of a training of its
-own, and scored on rows that are held out.
+The marginal maps of columns and their whitening change held-out likelihoods by more than the
+network does. Candidates are therefore compared: each is trained for a few hundred steps, and scored
+on held-out rows.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,23 +37,28 @@ from training.names import AUTO, AXES_TOO, LOG, MARGINALS
 from training.recipes import FEW_ROWS
 
 MOST_ROWS = 2000
-"""Drawn at random of more: their n² distances take a twentieth of a second for each condition, and
-a correlation of 0.1 has a p-value of 1e-5."""
+"""Largest number of rows for screening.
+
+Their n² distances take a twentieth of a second per condition, and a correlation of 0.1 has a
+p-value of 1e-5.
+"""
 FALSE_SHARE = 0.05
-"""Of conditions that are found to tell something, those that tell nothing, in the mean."""
+"""Expected share of irrelevant conditions among those found relevant."""
 
 
 def relevant_conditions(rows: Rows, seed: int) -> list[int]:
-    """Places of the conditions that some column depends on; empty if they are all, or none is seen.
+    """Return the places of the conditions on which some column depends.
+
+    The result is empty if all conditions are relevant, or none.
 
     Each condition is screened by itself, by its distance correlation with each column (Fan and Lv
     2008, "Sure independence screening"; Li, Zhong and Zhu 2012, "Feature screening via distance
-    correlation learning"); the false discovery rate is that of Benjamini and Hochberg (1995). What
-    tells something only together with another is not found.
+    correlation learning"). The false discovery rate is controlled by the procedure of Benjamini and
+    Hochberg (1995). A condition that is informative only together with another is not found.
 
     Args:
-        rows: Of the training.
-        seed: Of which rows are taken.
+        rows: Training rows.
+        seed: Random seed for choosing rows.
     """
     assert rows.conditions is not None
     if len(rows) > MOST_ROWS:
@@ -63,7 +68,7 @@ def relevant_conditions(rows: Rows, seed: int) -> list[int]:
     each = independence_p_values(rows.points, rows.conditions)
     least = (each.min(dim=1).values * each.shape[1]).clamp_max(1)
     if least.max() <= FALSE_SHARE:
-        return []  # the procedure finds all then
+        return []  # the procedure then finds all
     from scipy.stats import false_discovery_control  # takes most of a second to import
 
     telling = false_discovery_control(least.numpy()) <= FALSE_SHARE
@@ -73,30 +78,37 @@ def relevant_conditions(rows: Rows, seed: int) -> list[int]:
 FAR = 20.0
 """Standard deviations along a whitened axis at which a row is far from all others."""
 PILOT_STEPS, LONGER_STEPS, FINALISTS = 400, 1600, 3
-"""Of a first training in each space, and of a second in the best of them: first steps favor spaces
-that are easy to learn, such as powers of diamonds' columns, over those that end better."""
+"""Steps of a first training in each space, and of a second in the best FINALISTS.
+
+First steps favor spaces that are easy to learn, such as powers of diamonds' columns, over those
+that end better.
+"""
 FEW_STEPS = 200
-"""Of a first training where few rows are given conditions: the whole one is of 1,500, and half as
-many tell spaces apart as well."""
+"""Steps of a first training on few rows with conditions.
+
+The whole training takes 1,500 steps, and half as many distinguish spaces as well.
+"""
 MOST_NAMED = 12
-"""Conditions that a line of the log names."""
+"""Largest number of conditions named in a line of the log."""
 MOST_CALIBRATED = 10_000
-"""Rows that a calibration is fitted to: the error of a slope is about one over their square root.
+"""Largest number of rows for fitting a calibration.
+
+The error of a slope is about one over the square root of this number.
 """
 
 
 @dataclass(frozen=True)
 class Space:
-    """How a flow is to see a table.
+    """Coordinates of a table for a flow.
 
     Attributes:
-        marginals: What columns are put through, a name in ``MARGINALS``.
-        whiten: How they are whitened, a name in ``WHITENINGS``.
-        linear_start: Whether the best linear prediction from conditions is taken off before that, a
-            name in ``LINEAR_STARTS``.
-        bounded: Whether columns with bounds are mapped to the line, or left alone, what is beyond
-            being rejected when posteriors are drawn: a name in ``BOUNDED``.
-        cond_screen: Whether conditions that no column depends on are left out, a name in
+        marginals: Marginal map of columns, a name in ``MARGINALS``.
+        whiten: Whitening of columns, a name in ``WHITENINGS``.
+        linear_start: Whether the best linear prediction from conditions is subtracted first, a name
+            in ``LINEAR_STARTS``.
+        bounded: Treatment of columns with bounds, a name in ``BOUNDED``: mapped to the line, or
+            unchanged, with posterior draws outside the bounds rejected.
+        cond_screen: Whether conditions on which no column depends are left out, a name in
             ``COND_SCREENS``.
     """
 
@@ -115,15 +127,15 @@ class Space:
 
 @dataclass(frozen=True)
 class Preparation:
-    """A table, with what is the same for all ways to see it.
+    """A table and its training, independent of the coordinates.
 
     Attributes:
-        table: The table.
-        choices: The model to build.
-        config: Of the training.
-        device: Where it runs.
+        table: Table.
+        choices: Choices of the model to build.
+        config: Configuration of the training.
+        device: Device of the training.
         likelihood: Whether points are data, given parameters.
-        of_sets: Whether points are given with sets of trials.
+        of_sets: Whether the conditions are sets of trials.
     """
 
     table: DataTable
@@ -135,17 +147,17 @@ class Preparation:
 
     @cached_property
     def relevant(self) -> list[int]:
-        """Places of the conditions that tell something; empty if they are all, or none does."""
+        """Places of the relevant conditions; empty if all are relevant, or none."""
         return relevant_conditions(self.table.train_rows, self.config.seed)
 
     @cached_property
     def levels(self) -> Levels | None:
-        """Those of the data of a trial; None of what is no likelihood, or has other columns too."""
+        """Categories of a trial's data; None for no likelihood, or with other columns."""
         return self.table.levels if self.likelihood else None
 
     @cached_property
     def coordinates(self) -> Callable[[Space], Coordinates]:
-        """Those of a space, fitted to the rows that are trained on, once."""
+        """Function that returns the coordinates of a space, fitted once to the training rows."""
         return cache(self._fit)
 
     def _fit(self, space: Space) -> Coordinates:
@@ -168,7 +180,7 @@ class Preparation:
         )
 
     def learn_levels(self, coordinates: Coordinates) -> None:
-        """Fits the law of levels that are data beside the points, if there are such."""
+        """Fit the distribution of categories that are data next to numbers, if there are any."""
         table, conditions = self.table, self.table.train_rows.conditions
         if conditions is None or table.conditions is None or not table.beside:
             return
@@ -183,25 +195,26 @@ class Preparation:
 
     @property
     def _datasets(self) -> Tensor | None:
-        """Of the rows that are trained on, where trials of one tell of each other though they
-        differ in covariates."""
+        """Datasets of the training rows, if trials with other covariates share a dataset."""
         table = self.table
         if table.datasets is None or not table.covariates:
             return None
         return table.datasets[~table.held_out]
 
     def _some_trials(self, rows: Rows, generator: torch.Generator) -> Rows:
-        """Rows as a training sees them: given random trials of a set, whose posterior is simulated
-        as well as that of all of them."""
+        """Return rows with random subsets of the trials in each set as conditions.
+
+        The posterior given a subset is simulated as well as that given all trials.
+        """
         if not self.of_sets or rows.conditions is None:
             return rows
         some = thinned(rows.conditions, self.table.condition_dim, generator)
         return replace(rows, conditions=some)
 
     def told_of_far_rows(self, coordinates: Coordinates, space: Space) -> str | None:
-        """What to say of rows that a flow in these coordinates gives next to no density.
+        """Describe rows to which a flow in these coordinates gives hardly any density, if any.
 
-        On diamonds, a few such rows among 8,000 cost the mean log density up to 3 nats.
+        On diamonds, a few such rows among 8,000 reduced the mean log density by up to 3 nats.
         """
         if space.whiten == "none":
             return None
@@ -212,7 +225,7 @@ class Preparation:
         return f"{far} row(s) are {where} along a whitened axis: look at them" if far else None
 
     def build(self, coordinates: Coordinates) -> tuple[Model, DenoisingLoss]:
-        """An untrained model in these coordinates, on the device, and its loss."""
+        """Return an untrained model in these coordinates, on the device, and its loss."""
         rows = self.table.train_rows
         basis = basis_in(coordinates.given(rows.conditions), rows.points)
         choices = self.choices
@@ -224,7 +237,7 @@ class Preparation:
         return replace(model, coordinates=coordinates), loss
 
     def held_out(self, coordinates: Coordinates, loss: DenoisingLoss) -> HeldOut | None:
-        """The rows that are held out; None if there are none."""
+        """Return the score on held-out rows; None if there are none."""
         rows = self.table.held_out_rows
         if not len(rows):
             return None
@@ -234,7 +247,7 @@ class Preparation:
         return HeldOut.of_rows(points, log_det, loss, self.config.seed, given.labels)
 
     def source(self, coordinates: Coordinates) -> TableBatches:
-        """Batches of the rows that are trained on."""
+        """Return batches of the training rows."""
         rows, config = self.table.train_rows, self.config
 
         def in_flow(rows: Rows, generator: torch.Generator) -> Batch:
@@ -246,12 +259,14 @@ class Preparation:
         return TableBatches(rows, in_flow, self.draws(coordinates), config.batch, config.seed)
 
     def draws(self, coordinates: Coordinates) -> bool:
-        """Whether the network sees rows otherwise in each epoch."""
+        """Return whether the network's input changes from epoch to epoch."""
         return self.of_sets or bool((coordinates.steps > 0).any())
 
     def calibration(self, coordinates: Coordinates, method: str) -> CalibrationPlan:
-        """How to calibrate the trained model by a method in ``METHODS``: on rows that are held out,
-        if there are some."""
+        """Return the plan for calibrating the trained model by a method in ``METHODS``.
+
+        Held-out rows are used if there are any.
+        """
         seed, rows, kind = self.config.seed, self.table.held_out_rows, "held-out rows"
         if not len(rows):
             rows, kind = self.table.train_rows, "rows that were trained on, as none are held out"
@@ -266,20 +281,20 @@ class Preparation:
         return CalibrationPlan(points, min(len(rows), MOST_CALIBRATED), seed, method)
 
     def law(self, coordinates: Coordinates) -> LawPlan:
-        """How to learn the law of the trained model's latents."""
+        """Return the plan for learning the distribution of the trained model's latents."""
         table, config = self.table, self.config
         count = points_to_melt(config.total)
         rows = table.train_rows, table.held_out_rows
         return rows_to_melt(*rows, coordinates, config.seed, count, self.placed)
 
     def placed(self, coordinates: Coordinates, rows: Rows, generator: torch.Generator) -> Batch:
-        """Rows as the network sees them; see ``placed``."""
+        """Return rows as the network's input; see ``placed``."""
         return placed(coordinates, rows, generator)
 
     def pilot(self, space: Space, steps: int) -> float:
-        """Held-out nats after so many steps in a space, or all if they are fewer."""
+        """Return the held-out log density, nats per row, after at most ``steps`` training steps."""
         coordinates = self.coordinates(space)
-        # Members of an ensemble learn alike.
+        # Members of an ensemble learn alike, so one is enough.
         own = self.choices.network_arguments.items()
         arguments = {name: value for name, value in own if name != "members"}
         alone = replace(self, choices=replace(self.choices, network_arguments=arguments))
@@ -297,8 +312,7 @@ class Preparation:
 
 
 def placed(coordinates: Coordinates, rows: Rows, generator: torch.Generator) -> Batch:
-    """Rows in flow space, discrete columns dithered, and the network's labels of their
-    conditions."""
+    """Return dequantized rows in flow space, and the network's labels for their conditions."""
     given = coordinates.given(rows.conditions)
     return Batch(given.to_flow(given.dithered(rows.points, generator)), given.labels)
 
@@ -311,14 +325,21 @@ def rows_to_melt(
     count: int,
     place: Callable[[Coordinates, Rows, torch.Generator], Batch] = placed,
 ) -> LawPlan:
-    """How to learn the law of latents from rows of a table that were trained on, and others,
-    perhaps none. So many rows melt; the same ones come again with other noise. ``place`` puts rows
-    where the network sees them, as ``placed`` does."""
+    """Return the plan for learning the distribution of latents from rows of a table.
+
+    Args:
+        train: Training rows.
+        held_out: Rows for validation, possibly none.
+        coordinates: Coordinates of the flow.
+        seed: Random seed.
+        count: Number of rows to inflate; rows repeat with other noise if there are fewer.
+        place: Function that returns rows as the network's input, like ``placed``.
+    """
 
     def points(rows: Rows, index: int, wanted: int) -> Batch:
         generator = seeded_generator("cpu", seed, Stream.MELTED_POINTS, index)
         order = torch.randperm(len(rows), generator=generator)
-        if not index:  # rows to judge by are each taken once, so that their number is true
+        if not index:  # each validation row is used once, so that their number is right
             order = order.repeat(-(-wanted // len(rows)))
         chosen, device = rows.at(order[:wanted]), coordinates.steps.device
         chosen = Rows(chosen.points.to(device), chosen.conditions)
@@ -330,21 +351,21 @@ def rows_to_melt(
 
 
 def choose_space(preparation: Preparation, wanted: Space) -> Space:
-    """The way to see a table: the one that is wanted, or the best of those that it leaves open.
+    """Return the requested coordinates of a table, or the best ones of those left open.
 
     Args:
-        preparation: The table and the training.
-        wanted: Names, of which ``auto`` leaves open what to take. Of ``marginals`` it takes
-            ``quantile-axes`` in place of ``quantile`` where rows are far from all others; of
-            ``whiten`` it takes ``none`` for flows that compress, which need to know which
-            directions matter; of ``cond_screen`` both are tried in the best of the spaces, and it
-            is ``off`` where all conditions tell something, or none is seen to. A table without
-            conditions starts nowhere, and maps its bounds.
+        preparation: Table and training.
+        wanted: Requested names, in which ``auto`` leaves the choice open. For ``marginals``,
+            ``auto`` prefers ``quantile-axes`` over ``quantile`` if rows are far from all others.
+            For ``whiten``, it uses ``none`` for flows that compress, because these depend on the
+            directions. For ``cond_screen``, both values are tried in the best space; the result is
+            ``off`` if all conditions are relevant, or none is. A table without conditions has no
+            linear start, and its bounds are mapped.
     """
     conditional = preparation.table.conditions is not None
     cond_screen = wanted.cond_screen
     if preparation.likelihood and cond_screen == AUTO:
-        cond_screen = "off"  # parameters that move no mean are hardly seen, and matter all the more
+        cond_screen = "off"  # parameters that move no mean are hardly detected, but matter
     screen = _screened(preparation, cond_screen) if conditional else "off"
     spaces = [
         replace(space, cond_screen="off" if screen == "off" else "on")
@@ -355,8 +376,8 @@ def choose_space(preparation: Preparation, wanted: Space) -> Space:
     many = len(preparation.table.train_rows) >= FEW_ROWS
     steps = PILOT_STEPS if many or not conditional else FEW_STEPS
     best = _tried(preparation, spaces, steps) if len(spaces) > 1 else spaces
-    # Of few rows, a longer training that nobody watches learns them by heart.
-    # Starts and bounds differ by more, and the trainings of simulations are short.
+    # With few rows, a longer training without early stopping overfits. Starts and bounds differ by
+    # more, and trainings on simulations are short.
     if many and len(spaces) > FINALISTS and not conditional:
         best = _tried(preparation, best[:FINALISTS], LONGER_STEPS)
     if screen == AUTO:
@@ -372,8 +393,8 @@ def choose_space(preparation: Preparation, wanted: Space) -> Space:
 
 
 def _candidates(preparation: Preparation, wanted: Space) -> list[Space]:
-    """All that is left open, but for the conditions that are left out."""
-    if preparation.levels:  # their probabilities say all
+    """Return all candidates that are left open, except for the screening of conditions."""
+    if preparation.levels:  # their probabilities describe them completely
         return [_of_levels(preparation, wanted)]
     table, marginals, whiten = preparation.table, wanted.marginals, wanted.whiten
     all_kept = preparation.choices.inflation.get("dims_to_keep", table.dim) >= table.dim
@@ -391,11 +412,11 @@ def _candidates(preparation: Preparation, wanted: Space) -> list[Space]:
     if table.conditions is None:
         starts, bounds = ["off"], ["map"]
     elif all_kept:
-        # The law of points given conditions is not that of their columns, which a spline of these
-        # would bend; what is left of them once they are predicted is whitened in any case.
+        # The distribution of points given conditions is not the marginal one, which a spline of the
+        # columns would distort. The residuals of the prediction are whitened in any case.
         half = table.columns.steps / 2
         positive = over_decades(table.train_rows.points - half)
-        positive &= (table.points - half > 0).all(dim=0)  # in rows that are held out too
+        positive &= (table.points - half > 0).all(dim=0)  # also in held-out rows
         wide = [name for name, each in zip(table.columns.names, positive, strict=True) if each]
         if wide and marginals != LOG:
             tried = "tried" if marginals == AUTO else f"not tried: give --marginals={LOG}"
@@ -408,7 +429,11 @@ def _candidates(preparation: Preparation, wanted: Space) -> list[Space]:
 
 
 def _of_levels(preparation: Preparation, wanted: Space) -> Space:
-    """That of data which are all levels. Raises UsageError if another is wanted."""
+    """Return the coordinates of data that are all categories.
+
+    Raises:
+        UsageError: Others are requested.
+    """
     kept, dim = preparation.choices.inflation.get("dims_to_keep"), preparation.table.dim
     own, names = Space("none", "none"), ("marginals", "whiten", "linear_start")
     asked = any(getattr(wanted, name) not in (AUTO, getattr(own, name)) for name in names)
@@ -421,7 +446,7 @@ def _of_levels(preparation: Preparation, wanted: Space) -> Space:
 
 
 def _screened(preparation: Preparation, cond_screen: str) -> str:
-    """What screening can come to: ``off`` where it leaves nothing out."""
+    """Return the possible result of screening: ``off`` if it leaves no condition out."""
     if cond_screen == "off":
         return "off"
     names = preparation.table.condition_names
@@ -434,7 +459,7 @@ def _screened(preparation: Preparation, cond_screen: str) -> str:
 
 
 def _tried(preparation: Preparation, spaces: Sequence[Space], steps: int) -> list[Space]:
-    """The spaces, best first."""
+    """Return the spaces, best first."""
     logger.info(f"Trying {len(spaces)} coordinates of the columns for {steps} steps each")
     nats = {}
     for space in spaces:
@@ -444,8 +469,13 @@ def _tried(preparation: Preparation, spaces: Sequence[Space], steps: int) -> lis
 
 
 def kept_dimensions(wanted: int | str | None, table: DataTable) -> int:
-    """How many dimensions are to be kept: a number; None for all; ``auto`` for the participation
-    ratio of the standardized columns."""
+    """Return the number of dimensions to keep.
+
+    Args:
+        wanted: Number; None for all; ``auto`` for the participation ratio of the standardized
+            columns.
+        table: Table.
+    """
     if wanted != AUTO:
         return table.dim if wanted is None else int(wanted)
     points = table.train_rows.points

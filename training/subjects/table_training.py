@@ -1,4 +1,4 @@
-"""A training on the rows of a table, perhaps given some of its columns."""
+"""Training on the rows of a table, with some of its columns as conditions if wanted."""
 
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
@@ -37,24 +37,29 @@ from training.subjects.training import Start, Training
 from training.subjects.widths import fit_widths
 
 LEAST_GAIN = 0.01
-"""Nats of a trial, by which a likelihood has to be better with its network than without: one
-without takes hardly any time."""
+"""Least gain of a likelihood by its network, in nats per trial.
+
+Without a network the likelihood is much faster, so it is preferred below this gain.
+"""
 PATIENCE = 3
-"""Reports that a network is waited for where data are all levels, whose probabilities it only
-mends."""
+"""Patience in reports for data that are all categories.
+
+The network only corrects their probabilities.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TableTraining(Training):
-    """A training on the rows of a table that are not held out.
+    """Training on the rows of a table that are not held out.
 
     Attributes:
-        table: The table, with the conditions that are wanted.
-        path: Of the table, whose stem results are named by.
-        space: How the flow is to see it; what is ``auto`` is chosen by held-out rows.
+        table: Table with the requested conditions.
+        path: Path of the table, whose stem names the results.
+        space: Coordinates of the flow; ``auto`` is decided by held-out rows.
         likelihood: Whether points are data of one trial, given parameters and covariates.
-        condition_shape: ``(C,)``, ``(C, L)`` or ``(C, H, W)`` of the conditions, ``(ANY_NUMBER,
-            C)`` of sets of trials; None if the network is to see the numbers themselves.
+        condition_shape: Shape of the conditions, ``(C,)``, ``(C, L)`` or ``(C, H, W)``, or
+            ``(ANY_NUMBER, C)`` for sets of trials; None if the network's input is the numbers
+            themselves.
     """
 
     table: DataTable
@@ -64,12 +69,15 @@ class TableTraining(Training):
     condition_shape: tuple[int, ...] | None = None
     calibrates = False
     network = TABLE_NETWORK
-    """A name in ``NETWORKS``."""
+    """Name of the network, in ``NETWORKS``."""
 
     @cached_property
     def recipe(self) -> TableRecipe:
-        """By the numbers of rows, columns and conditions. Of sets each trial counts as a row: each
-        epoch takes others of them, and a longer training learns none by heart."""
+        """Recipe for the numbers of rows, columns and conditions.
+
+        Each trial of a set counts as a row: each epoch uses other subsets of the trials, so a
+        longer training does not overfit.
+        """
         table, rows = self.table, len(self.table.train_rows)
         if self.of_sets and table.conditions is not None:
             trials = table.conditions[~table.held_out].view(rows, -1, table.condition_dim)
@@ -85,12 +93,16 @@ class TableTraining(Training):
 
     @property
     def of_sets(self) -> bool:
-        """Whether points are given with sets of trials."""
+        """Whether the conditions are sets of trials."""
         return self.condition_shape is not None and self.condition_shape[0] == ANY_NUMBER
 
     @cached_property
     def choices(self) -> Choices:
-        """The model to build. Raises UsageError if the conditions do not have their shape."""
+        """Choices of the model to build.
+
+        Raises:
+            UsageError: The conditions do not have the requested shape.
+        """
         recipe, choices = self.recipe, self.wanted.choices
         inflation = dict(choices.inflation)
         if choices.precond == "ifs":
@@ -106,18 +118,18 @@ class TableTraining(Training):
         )
 
     def _network_arguments(self) -> dict[str, Any]:
-        """Of the network's constructor."""
-        # What is left out is not written either: networks without are what they were.
+        """Return arguments of the network's constructor."""
+        # Options left out are not written, so that networks without them keep their description.
         several = {"members": self.recipe.ensemble} if self.recipe.ensemble > 1 else {}
         return {**self.recipe.layers, **self._of_conditions(), **several}
 
     def _preparation(self, config: TrainingConfig, device: torch.device) -> Preparation:
-        """The table as its training prepares it."""
+        """Return the table as prepared for its training."""
         how = (config, device, self.likelihood, self.of_sets)
         return Preparation(self.table, self.choices, *how)
 
     def _of_conditions(self) -> dict[str, Any]:
-        """What the network is told of the conditions."""
+        """Return arguments of the network about the conditions."""
         count, shape = self.table.condition_dim + self.of_sets, self.condition_shape
         if not count:
             return {}
@@ -180,12 +192,12 @@ class TableTraining(Training):
 
     @property
     def _has_widths(self) -> bool:
-        """Whether widths of posteriors are fitted: not of likelihoods, sets, and signals."""
+        """Whether widths of posteriors are fitted: not for likelihoods, sets, or signals."""
         of_numbers = self.condition_shape is None and self.table.conditions is not None
         return of_numbers and not self.likelihood
 
     def _seen(self, preparation: Preparation, resumed: Resumed | None) -> tuple[Space, Coordinates]:
-        """As a resumed run sees the table, or by what is best on held-out rows."""
+        """Return the coordinates of the table, from the resumed run or by held-out rows."""
         wanted = self.space
         if self.condition_shape is not None:
             wanted = replace(wanted, cond_screen="off")
@@ -201,7 +213,7 @@ class TableTraining(Training):
 
 
 def about_table(table: DataTable, name: str) -> dict[str, Any]:
-    """What a network says of the table that it was trained on."""
+    """Return a network file's description of its training table."""
     dropped = table.dropped
     return {
         "kind": TABLE,
@@ -219,12 +231,15 @@ def about_table(table: DataTable, name: str) -> dict[str, Any]:
 
 
 FEWEST_VALUES = 30
-"""Of a parameter between its ends: one with fewer is discrete."""
+"""Least number of bins between the ends of a parameter; one with fewer is discrete."""
 
 
 def about_likelihood(table: DataTable) -> dict[str, Any]:
-    """What a network says of the parameters that it is a likelihood of: bounds by name, None where
-    there is none; which are discrete; and how many trials it was trained on."""
+    """Return a network file's description of the parameters of its likelihood.
+
+    It contains bounds by name, None where there is none; the discrete parameters; and the number of
+    training trials.
+    """
     known, conditions = table.columns_of_conditions, table.conditions
     assert conditions is not None
     places = [place for place, name in enumerate(known.names) if name not in table.covariates]

@@ -1,4 +1,4 @@
-"""Tables: flows of a network whose points are rows, perhaps given with conditions."""
+"""Tables: flows whose points are rows, with or without conditions."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,13 +31,13 @@ from training.subjects.table_spaces import rows_to_melt
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TableFlow(Subject):
-    """The flow of a table.
+    """Flow of a table.
 
     Attributes:
-        file: The network.
-        column_names: Of the columns that it knows.
+        file: Network.
+        column_names: Names of the columns.
         dropped: Columns of the source that follow from these.
-        conditions: Names of what points are given with.
+        conditions: Names of the conditions.
     """
 
     file: NetworkFile
@@ -51,10 +51,17 @@ class TableFlow(Subject):
     def of(
         cls, file: NetworkFile, expected: Mapping[str, Any], data_name: str | None = None
     ) -> "TableFlow":
-        """The flow of a network file whose network has coordinates. Of it ``data_dim`` and
-        ``dims_to_keep`` may have been said; results are named by the network's data set unless by
-        another name. Raises UsageError if what was said contradicts the file, DataError if what the
-        file says of its columns makes no sense."""
+        """Return the flow of a network file whose network has coordinates.
+
+        Args:
+            file: Network file.
+            expected: ``data_dim`` and ``dims_to_keep`` if the user gave them.
+            data_name: Name for results; None for the name of the network's data set.
+
+        Raises:
+            UsageError: An option contradicts the file.
+            DataError: The file's description of its columns is inconsistent.
+        """
         about, dim = file.model.about, file.model.denoiser.basis.dim
         columns = about.get("columns")
         if not (isinstance(columns, list) and _are_texts(columns) and len(columns) == dim):
@@ -98,7 +105,11 @@ class TableFlow(Subject):
         return coordinates
 
     def require_unconditional(self) -> "TableFlow":
-        """Itself. Raises UsageError if its points are given with conditions."""
+        """Return this subject after checking that it has no conditions.
+
+        Raises:
+            UsageError: The flow has conditions.
+        """
         if self.conditions:
             raise UsageError(
                 f"{self.file.name} is conditional on {', '.join(self.conditions)}: draw from it by "
@@ -107,13 +118,16 @@ class TableFlow(Subject):
         return self
 
     def table(self, path: Path) -> DataTable:
-        """The data set of a file, with a row for each set of trials, if the flow is given such.
-        Raises DataError if it is missing, broken, or no table, UsageError if it has no sets of
-        trials, or other ones."""
+        """Return the data set of a file, with one row per set of trials if conditions are sets.
+
+        Raises:
+            DataError: The file is missing, broken, or no table.
+            UsageError: The file has no sets of trials, or other ones.
+        """
         return self._in_sets(load_table(path), path)
 
     def whole(self, path: Path) -> DataTable:
-        """The same with rows that are kept from trainings; raises likewise."""
+        """Return the data set like ``table``, with rows that are kept from trainings."""
         return self._in_sets(load_whole(path), path)
 
     @property
@@ -130,7 +144,7 @@ class TableFlow(Subject):
         return number
 
     def samples(self, path: Path | None, count: int | None, seed: int) -> Samples:
-        """Rows, discrete columns dithered."""
+        """Return rows with dequantized discrete columns."""
         points, places = self.rows(required(path), count, seed)
         return Samples(self.dithered(points, seed), arrays={"row_index": places})
 
@@ -168,8 +182,13 @@ class TableFlow(Subject):
         return points
 
     def warn_of_dropped(self, path: Path, seen: Sequence[str], known: Sequence[str]) -> None:
-        """Warns if rows of a file have other values of dropped columns than follow from those
-        columns that are seen; ``known`` are all names that it may have."""
+        """Warn if rows of a file contradict the values that follow for dropped columns.
+
+        Args:
+            path: File.
+            seen: Observed columns.
+            known: All names that the file may have.
+        """
         if not self.dropped.names:
             return
         own = read_others(path, [*seen, *self.dropped.names], known)
@@ -190,33 +209,47 @@ class TableFlow(Subject):
             return read_columns(given, self.conditions)
         trials = read_trials(given, self.conditions, ())
         rows = side_by_side(trials.data, torch.arange(len(trials)).repeat_interleave(trials.counts))
-        self.straight(rows.to(self.coordinates.steps.device))  # refuses what has too many
+        self.straight(rows.to(self.coordinates.steps.device))  # raises an error for too many trials
         return rows
 
     def rows(self, path: Path, count: int | None, seed: int) -> tuple[Tensor, Tensor]:
-        """Rows ``[n, D]`` of a data set, columns in the order of the network, and their numbers
-        ``[n]``: held-out ones, if there are some. So many are drawn at random, or all taken, up to
-        ``MOST_ROWS``. Raises DataError if the file is broken, or has other columns, or too few
-        rows."""
+        """Return rows ``[n, D]`` of a data set, in the network's column order, and numbers.
+
+        Held-out rows are used if there are any.
+
+        Args:
+            path: Data set.
+            count: Number of random rows; None for all, up to ``MOST_ROWS``.
+            seed: Random seed.
+
+        Raises:
+            DataError: The file is broken, or has other columns or too few rows.
+        """
         table = self.table(path)
         points = self._columns_of(path, table)
         places = drawn_rows(path, table, count, seed)
         return points[places], places
 
     def simulations(self, path: Path, count: int, seed: int) -> tuple[Rows, Tensor, Tensor]:
-        """Rows of a data set with their conditions, the places of those that are held out, or of
-        all if none is, and the places of some of these, drawn as ``rows`` does. Raises DataError if
-        the file is broken, has other columns or conditions, or too few rows."""
+        """Return all rows of a data set with conditions, and places of test rows.
+
+        Returns:
+            Rows; places of the held-out rows, or of all if none is; and places of ``count`` of
+                these, drawn as ``rows`` does.
+
+        Raises:
+            DataError: The file is broken, or has other columns or conditions, or too few rows.
+        """
         table = self.table(path)
         rows = Rows(self._columns_of(path, table), self._conditions_of(path, table))
         return rows, testable_rows(table), drawn_rows(path, table, count, seed)
 
     def dithered(self, points: Tensor, seed: int) -> Tensor:
-        """Rows ``[n, D]`` with discrete columns spread evenly over their steps, on the CPU."""
+        """Return rows ``[n, D]`` with discrete columns dequantized over their bins, on the CPU."""
         return self.spread(points, seeded_generator("cpu", seed, Stream.DEQUANTIZATION))
 
     def spread(self, points: Tensor, generator: torch.Generator) -> Tensor:
-        """The same by a generator on the CPU."""
+        """Return dequantized rows like ``dithered``, given a generator on the CPU."""
         steps = self.coordinates.steps
         return self.coordinates.dithered(points.to(steps.device), generator).cpu()
 
@@ -224,7 +257,11 @@ class TableFlow(Subject):
         return self.coordinates.straight(conditions)
 
     def _conditions_of(self, path: Path, table: DataTable) -> Tensor:
-        """The conditions ``[N, C]`` that the network is given, in its order."""
+        """Return the conditions ``[N, C]`` in the network's order.
+
+        Raises:
+            DataError: A condition or its values are missing.
+        """
         own, wanted = list(table.condition_names), ", ".join(self.conditions)
         if table.conditions is None:
             raise DataError(
@@ -278,17 +315,17 @@ class TableFlow(Subject):
         return rows_to_melt(*halves, self.coordinates, seed, MOST)
 
     def melt_facts(self, flow: ProbabilityFlow, melt: Trajectory) -> Facts:
-        """Variances over their closed form, and coverage."""
+        """Return ratios of variances to their closed form, and coverage of the latents."""
         coverage = latent_coverage(flow.latent_law(melt.times[-1]).whiten(melt.end))
         ratio = self.kept_variances(flow, melt)
         return {"kept_variance_ratio": ratio, "latent_coverage": coverage}
 
     def density_facts(self, melted: Tensor, generated: Tensor) -> Facts:
-        """How those of the melted rows rank among those of the generated ones."""
+        """Return the ranks of the rows' densities among those of generated rows."""
         return {"density_ranks": density_ranks(melted, generated)}
 
     def return_facts(self, flow: ProbabilityFlow, back: Trajectory, start: Tensor) -> Facts:
-        """Errors in the flow's coordinates, of unit variance, and the largest in each column."""
+        """Return errors in the flow's coordinates, of unit variance, and the largest by column."""
         first = back.times[-1]
         before = flow.to_data(start, first)
         largest = (flow.to_data(back.end, first) - before).abs().amax(dim=0)
@@ -327,13 +364,17 @@ class TableFlow(Subject):
 
 
 def testable_rows(table: DataTable) -> Tensor:
-    """The places of rows that are held out; of all, if none is."""
+    """Return the places of held-out rows, or of all rows if none is held out."""
     places = torch.arange(len(table))
     return places[table.held_out] if table.held_out.any() else places
 
 
 def drawn_rows(path: Path, table: DataTable, count: int | None, seed: int) -> Tensor:
-    """The places of so many testable rows, drawn at random. Raises DataError if there are fewer."""
+    """Return the places of random testable rows.
+
+    Raises:
+        DataError: There are fewer than ``count``.
+    """
     places = testable_rows(table)
     if count is not None and count > len(places):
         kind = "held-out rows" if table.held_out.any() else "rows"
@@ -348,7 +389,11 @@ def _are_texts(value: object) -> bool:
 
 
 def _dropped(path: Path, dropped: object, columns: Sequence[str]) -> Dropped:
-    """The dropped columns of which a network file tells."""
+    """Return the dropped columns that a network file describes.
+
+    Raises:
+        DataError: The description is invalid.
+    """
     if dropped is None:
         return Dropped.none(columns)
     broken = DataError(f"{path} does not say how its dropped columns follow from others")

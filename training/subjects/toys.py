@@ -1,5 +1,4 @@
-"""Toys: trainings on them, and flows by a trained network, by the toy's own denoiser, or by a set
-of points."""
+"""Toys: trainings, and flows of a network, of the toy's exact denoiser, or of a set of points."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,18 +33,18 @@ from training.subjects.samples import Samples
 from training.subjects.subject import Draw, Subject
 from training.subjects.training import Start, Training
 
-# Each costs 101 network calls, together about as much as training on 340,000; the error of a slope
-# is about one over their square root.
+# Each point takes 101 network evaluations, all points together about as much as training on 340,000
+# points. The error of a slope is about one over the square root of their number.
 CALIBRATION_POINTS = 10_000
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ToyTraining(Training):
-    """A training on fresh draws of a toy, on its exact eigenbasis.
+    """Training on fresh draws of a toy, with its exact eigenbasis.
 
     Attributes:
-        toy: The toy.
-        others: Points to average targets over; None for as many as pay.
+        toy: Toy.
+        others: Number of points over which targets are averaged; None for the best number.
         antithetic: Whether each point is used twice, with opposite noise.
     """
 
@@ -55,14 +54,14 @@ class ToyTraining(Training):
 
     @property
     def averaged_over(self) -> int:
-        """Points to average targets over."""
+        """Number of points over which targets are averaged."""
         if self.others is not None:
             return self.others
         return OTHERS if self.toy.dim <= MOST_AVERAGED else 0
 
     @cached_property
     def recipe(self) -> recipes.TrainingRecipe:
-        """How to train in so many dimensions, with so many points to average targets over."""
+        """Recipe for this dimension and this number of points for averaging."""
         recipe = recipes.AVERAGED_PLANE if self.toy.dim <= recipes.PLANE else recipes.AVERAGED_SPACE
         recipe = recipe if self.wanted.choices.network == "mlp" else recipes.AVERAGED_TOY
         return (recipe if self.averaged_over else recipes.TOY).but(self.wanted.amounts)
@@ -103,7 +102,7 @@ class ToyFlow(Subject):
     """A toy and a flow for it.
 
     Attributes:
-        toy: The toy.
+        toy: Toy.
     """
 
     toy: Toy
@@ -114,8 +113,12 @@ class ToyFlow(Subject):
     def of(
         cls, file: NetworkFile, expected: Mapping[str, Any], data_name: str | None = None
     ) -> "ToyFlow":
-        """The flow of a network file. Raises UsageError if what was said of it contradicts the
-        network, DataError if the network was not trained on a toy."""
+        """Return the flow of a network file.
+
+        Raises:
+            UsageError: An option contradicts the network.
+            DataError: The network was not trained on a toy.
+        """
         path, model = file.path, file.model
         names = ("data_name", "augment_to", "data_dim", *INFLATION)
         known = file.agreed({name: expected.get(name) for name in names}, file.known)
@@ -148,16 +151,16 @@ class ToyFlow(Subject):
         end_std: float = 1.0,
         points: tuple[int, int] | None = None,
     ) -> "ToyFlow":
-        """The flow of the toy's own denoiser, or of a finite set of points that stands for the toy.
+        """Return the flow of the toy's exact denoiser, or of a finite set of points.
 
         Args:
-            name: Of the toy.
-            augment_to: Dimensions that it is embedded in; 0 for its own.
-            data_dim: Its dimensions, as a check; None if they were not said.
+            name: Name of the toy.
+            augment_to: Dimension in which the toy is embedded; 0 for its own.
+            data_dim: Expected dimension, as a check; None for no check.
             inflation: Arguments of the schedule that were given, by name.
             end_std: ``A0`` of the schedule.
-            points: How many points there are, and their seed, as a melt takes them; None for the
-                toy itself.
+            points: Number and random seed of points that represent the toy, drawn as for a melt;
+                None for the toy itself.
         """
         toy = Toy(name, augment_to)
         agree("data_dim", data_dim, toy.dim, f"the toy '{toy.name}'")
@@ -184,11 +187,11 @@ class ToyFlow(Subject):
 
     @property
     def exact(self) -> ProbabilityFlow:
-        """The flow of the toy's own denoiser, with all else from this one."""
+        """Flow of the toy's exact denoiser, otherwise the same as this one."""
         flow = self.flow
         denoiser = MixtureDenoiser(*self.toy.mixture, basis=flow.basis, schedule=flow.schedule)
         exact = flow.with_denoiser(denoiser)
-        exact.courses = {}  # the network's
+        exact.courses = {}  # those are for the network
         return exact
 
     def samples(self, path: Path | None, count: int | None, seed: int) -> Samples:
@@ -219,22 +222,22 @@ def _shown(variances: Tensor) -> str:
 
 
 def toy_points(toy: Toy, count: int, seed: int) -> Tensor:
-    """The points ``[count, D]`` of a toy that a seed stands for."""
+    """Return the points ``[count, D]`` of a toy for a random seed."""
     return toy.sample(count, seeded_generator("cpu", seed, Stream.DATA))
 
 
 def calibration_points(toy: Toy, seed: int) -> Batch:
-    """This rank's share of fresh draws, as many on any number of ranks."""
+    """Return this rank's share of a fixed number of fresh draws."""
     generator = seeded_generator("cpu", seed, Stream.CALIBRATION_POINTS, 0)
     points = toy.sample(CALIBRATION_POINTS, generator)
     return Batch(points[distributed.shard(CALIBRATION_POINTS)])
 
 
 def melted_points(toy: Toy, seed: int, count: int) -> Batch:
-    """Fresh draws to melt, the same on all ranks."""
+    """Return fresh draws to inflate, the same on all ranks."""
     return Batch(toy.sample(count, seeded_generator("cpu", seed, Stream.MELTED_POINTS)))
 
 
 def law_plan(toy: Toy, count: int, seed: int) -> LawPlan:
-    """How to learn the law of latents of a toy from so many draws."""
+    """Return the plan for learning the distribution of a toy's latents from ``count`` draws."""
     return LawPlan(partial(melted_points, toy, seed), None, count, seed, NETWORK_ROWS)

@@ -1,8 +1,8 @@
-"""A training: what is said of it, and what the data answer.
+"""A training: the user's choices, and what follows from the data.
 
-Each kind of data has a ``Training``: it knows the recipe, the choices that are tried, the model,
-the loss, and where batches, what is held out, and points to calibrate on and to melt come from.
-What all kinds share is in ``training.commands.train``.
+Each kind of data has a ``Training``. It defines the recipe, the candidates that are compared, the
+model and the loss. It also provides batches, held-out data, and the points for calibration and for
+inflating. Code shared by all kinds is in ``training.commands.train``.
 """
 
 from abc import ABC, abstractmethod
@@ -30,21 +30,21 @@ from training.recipes import TableRecipe, TrainingRecipe
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What is said of a training, whatever it is on.
+    """The user's choices for a training, for any kind of data.
 
     Attributes:
-        choices: Of the model, but for what follows from the data and the recipe.
-        amounts: Of the recipe, by the names of its fields. None stands for what suits the data;
-            other names are passed over.
-        data_dim: Dimensions that the data are said to have, as a check.
+        choices: Choices of the model, without those that follow from the data and the recipe.
+        amounts: Amounts of the recipe, by field name. None stands for the value that suits the
+            data; unknown names are ignored.
+        data_dim: Expected dimension of the data, as a check.
         batch_gpu: Largest microbatch of one rank; None for no limit.
         loss_scale: Factor on the loss in the backward pass.
-        keep_states: Number of training states that stay.
-        calibration_fit: How the trained network is calibrated, a name in ``METHODS``; None for not
-            at all.
-        learns_law: Whether compressed latents get a law of their own in place of the Gaussian; None
-            for models that have no such latents.
-        dry_run: Whether it is only told what would be trained.
+        keep_states: Number of training states to keep.
+        calibration_fit: Method for calibrating the trained network, a name in ``METHODS``; None for
+            no calibration.
+        learns_law: Whether compressed latents get a learned distribution instead of the Gaussian;
+            None for models without such latents.
+        dry_run: Whether the training is only described.
     """
 
     choices: Choices
@@ -59,11 +59,11 @@ class Wanted:
 
     @property
     def seed(self) -> int:
-        """Of all random numbers."""
+        """Random seed."""
         return self.choices.seed
 
     def config(self, recipe: TrainingRecipe, antithetic: bool = False) -> TrainingConfig:
-        """A recipe in samples, with what is no part of it."""
+        """Return a recipe in samples, with the settings that are no part of it."""
         return TrainingConfig(
             total=round(recipe.duration * 1e6),
             batch=recipe.batch,
@@ -84,29 +84,29 @@ class Wanted:
         )
 
     def calibration(self, points: Callable[[], Batch], count: int) -> CalibrationPlan | None:
-        """How to calibrate on so many points, see ``CalibrationPlan``; None for not at all."""
+        """Return a plan for calibration on ``count`` points, see ``CalibrationPlan``, or None."""
         fit = self.calibration_fit
         return CalibrationPlan(points, count, self.seed, fit) if fit else None
 
     def law(self, plan: LawPlan) -> LawPlan | None:
-        """What is left of a plan to learn the law of latents."""
+        """Return the plan for learning the base distribution with the user's choice, or None."""
         return None if self.learns_law is None else replace(plan, learned=self.learns_law)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Start:
-    """What a training starts with.
+    """Start of a training.
 
     Attributes:
-        recipe: Its amounts.
-        model: Untrained.
-        loss: To train it with.
-        config: The recipe in samples.
-        resolved: What options have come to, by their names.
-        name: Parts of the name of the run's folder, those that are there.
-        source: Gives where batches come from.
-        ending: What the trained model gets.
-        watch: Gives what looks at points that are held out, or None.
+        recipe: Amounts of the training.
+        model: Untrained model.
+        loss: Loss of the training.
+        config: Recipe in samples.
+        resolved: Resolved values of options, by name.
+        name: Parts of the name of the run's folder; None for parts that are left out.
+        source: Function that returns the source of batches.
+        ending: Steps that complete the trained model.
+        watch: Function that returns the watch on held-out data, or None.
     """
 
     recipe: TrainingRecipe
@@ -125,39 +125,39 @@ class Training(ABC):
     """A training on some data.
 
     Attributes:
-        wanted: What is said of it.
-        benchmarks: Whether cuDNN looks for its fastest kernels.
+        wanted: The user's choices.
+        benchmarks: Whether cuDNN searches for its fastest kernels.
     """
 
     wanted: Wanted
     benchmarks: bool = False
     calibrates: ClassVar[bool] = True
-    """Whether inflationary flows are calibrated if nothing is said."""
+    """Whether inflationary flows are calibrated by default."""
 
     @property
     def useful_threads(self) -> int | None:
-        """Of a CPU; None for no limit."""
+        """Largest useful number of CPU threads; None for no limit."""
         return None
 
     @abstractmethod
     def start(self, device: torch.device, resumed: Resumed | None) -> Start:
-        """What it starts with; what it chooses, it tells the log.
+        """Return the start of the training, and log the choices made.
 
         Args:
-            device: Where it runs.
-            resumed: The state that it goes on from, if there is one.
+            device: Device of the training.
+            resumed: State from which the training continues, or None.
 
         Raises:
-            UsageError: What is said contradicts the data or itself.
-            DataError: The state is of other data.
+            UsageError: The user's choices contradict the data or each other.
+            DataError: The state is for other data.
         """
 
     def within(self, minutes: float, start: Start) -> Self:
         """Return this training with as many samples as fit into a time.
 
         Args:
-            minutes: Minutes of all steps and reports.
-            start: The start of this training, whose steps and reports are timed.
+            minutes: Minutes for all steps and reports.
+            start: Start of this training, whose steps and reports are timed.
         """
         model, config = start.model, start.config
         seconds = step_seconds(model, start.loss, config, start.source())
@@ -179,5 +179,5 @@ class Training(ABC):
         return replace(self, wanted=replace(self.wanted, amounts=amounts))
 
     def begin(self, start: Start, resumed: Resumed | None) -> tuple[Trainer, BatchSource]:
-        """The trainer before its first step, and where its batches come from."""
+        """Return the trainer before its first step, and the source of batches."""
         return Trainer(start.model, start.loss, start.config), start.source()

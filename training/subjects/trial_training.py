@@ -1,15 +1,14 @@
-"""A training on trials with holes: the law of the data that are there of a trial.
+"""Training on trials with missing values: the distribution of the observed data of a trial.
 
-The flow is of residuals: of each number, what parameters and covariates say of its mean and scale
-is taken off (``GaussianPrediction``, or ``LinearPrediction`` where that does better on rows that
-are held out; each number by itself, on the rows that have it). A mixture of
-normal laws of residuals is what the flow starts from, and its network is one of questions: numbers
-that are there are asked, the others absent. These are standard normal to the flow, and say nothing.
+The flow is of residuals. The mean and scale of each number are predicted from parameters and
+covariates and removed (``GaussianPrediction``, or ``LinearPrediction`` if that does better on
+held-out rows). Each number is predicted by itself, from the rows that have it. The flow starts from
+a Gaussian mixture of the residuals. Its network answers queries: observed numbers are asked for,
+the others are absent. Absent numbers are standard normal in the flow and carry no information.
 
-In some rows further data are hidden, so that patterns of holes are learned that are rare in the
-simulations, or not there at all. Nothing is drawn in place of what is missing: what is learned is
-right if whether a number of a simulation is missing depends on its parameters and covariates, and
-not on data.
+In some rows further data are masked, so that the network learns patterns of missing values that are
+rare in the simulations or do not occur there. Nothing is imputed. The result is right if whether a
+number of a simulation is missing depends on its parameters and covariates, but not on data.
 """
 
 from dataclasses import dataclass, replace
@@ -42,30 +41,39 @@ from training.subjects.table_spaces import Preparation, Space
 from training.subjects.table_training import TableTraining
 
 MOST_NOISE = 1e3
-"""Variance of the noise at the last time. Residuals that go along with each other still do there,
-by as much less: with a correlation of 0.8 and a variance of 10, single trials were 0.3 nats off."""
+"""Noise variance at the last time.
+
+Correlated residuals remain correlated there, only less: with a correlation of 0.8 and a variance of
+10, single trials had errors of 0.3 nats.
+"""
 PATIENCE = 30
-"""Reports: what the network adds to its start comes late, while learning rates fall."""
+"""Patience in reports: the network's gain over its start comes late, while learning rates fall."""
 STARTS = ("gaussian", "on")
-"""What may be taken off data, see ``Space.linear_start``: the best on rows that are held out is."""
+"""Candidates of ``Space.linear_start``, of which the best on held-out rows is used."""
 HIDDEN = 0.25
-"""Share of rows of which further data are hidden, each number with a probability that is drawn
-between 0 and 1 for the row: few enough that most rows tell all that they have."""
+"""Share of rows in which further data are masked.
+
+Each number is masked with a probability drawn uniformly between 0 and 1 for the row. The share is
+small, so that most rows contribute all their data.
+"""
 
 
 def residuals(coordinates: Coordinates, points: Tensor) -> tuple[Tensor, Tensor]:
-    """Numbers in coordinates in which each has a map of its own, and logarithms of the slopes of
-    these, both ``[N, K]``; of numbers that are missing, NaN, whatever they are. Gradients flow back
-    to conditions.
+    """Return numbers in coordinates with a separate map for each, and the log slopes of the maps.
+
+    For missing numbers, NaN, the results are arbitrary. Gradients propagate to conditions.
 
     Args:
-        coordinates: Given the conditions of the points.
-        points: ``[N, K]`` of data space.
+        coordinates: Coordinates, given the conditions of the points.
+        points: Points ``[N, K]`` in data space.
+
+    Returns:
+        Numbers and log slopes, both ``[N, K]``.
     """
     labels = coordinates.labels
     assert labels is not None
     grad = torch.is_grad_enabled() and labels.requires_grad
-    # What is in place of a missing number has to be within its bounds.
+    # The replacement of a missing number has to be within its bounds.
     middle = coordinates.to_data(torch.zeros_like(points)).detach()
     points = torch.where(points.isnan(), middle, points).requires_grad_(True)
     with torch.enable_grad():
@@ -77,8 +85,14 @@ def residuals(coordinates: Coordinates, points: Tensor) -> tuple[Tensor, Tensor]
 def placed_with_holes(
     coordinates: Coordinates, rows: Rows, generator: torch.Generator
 ) -> tuple[Batch, Tensor]:
-    """Rows as the network sees them, some of their data hidden, discrete columns dithered, with
-    states of data behind their labels; and log slopes ``[N, K]``, 0 of what is not asked."""
+    """Return rows as the network's input, with some of their data masked.
+
+    Discrete columns are dequantized.
+
+    Returns:
+        Batch, with states of data after the labels; and log slopes ``[N, K]``, 0 for absent
+            numbers.
+    """
     missing = rows.points.isnan()
     given = coordinates.given(rows.conditions)
     points = dither(rows.points, coordinates.steps, generator)
@@ -97,7 +111,7 @@ def placed_with_holes(
 
 
 class TrialPreparation(Preparation):
-    """A table of trials with holes."""
+    """A table of trials with missing values, and its training."""
 
     def placed(self, coordinates: Coordinates, rows: Rows, generator: torch.Generator) -> Batch:
         return placed_with_holes(coordinates, rows, generator)[0]
@@ -111,20 +125,20 @@ class TrialPreparation(Preparation):
         )
 
     def build(self, coordinates: Coordinates) -> tuple[Model, DenoisingLoss]:
-        """An untrained model, which starts from a mixture of residuals, and its loss."""
+        """Return an untrained model that starts from a mixture of residuals, and its loss."""
         model, loss = self.choices.build_from(self.mixture(coordinates)[0], MOST_NOISE)
         model.denoiser.to(self.device)
         return replace(model, coordinates=coordinates), loss
 
     def mixture(self, coordinates: Coordinates) -> tuple[Mixture, float]:
-        """What residuals start from, and mean nats of data of rows that are held out."""
+        """Return the starting mixture of residuals, and the mean held-out log density in nats."""
         train, _ = self._encoded(coordinates, self.table.train_rows)
         held_out, slopes = self._encoded(coordinates, self.table.held_out_rows)
         mixture, nats = fit_mixture(train, held_out, [], self.config.seed)
         return mixture, nats + (float(slopes.sum(dim=1).mean()) if len(slopes) else 0.0)
 
     def _encoded(self, coordinates: Coordinates, rows: Rows) -> tuple[EncodedRows, Tensor]:
-        """Residuals, NaN where they are missing, and log slopes ``[N, K]``, 0 there."""
+        """Return residuals and log slopes ``[N, K]``, NaN and 0 for missing numbers."""
         generator = seeded_generator("cpu", self.config.seed, Stream.DEQUANTIZATION)
         points = dither(rows.points, coordinates.steps, generator)
         with torch.no_grad():
@@ -138,7 +152,7 @@ class TrialPreparation(Preparation):
             return None
         generator = seeded_generator("cpu", self.config.seed, Stream.HELD_OUT)
         batch, log_slopes = placed_with_holes(coordinates, rows, generator)
-        # Absent numbers are standard normal, with noise besides, to any network.
+        # Absent numbers are standard normal plus noise for any network.
         assert batch.labels is not None
         gone = batch.labels[:, -coordinates.dim :] == ABSENT
         least = loss.schedule.noise_variance(torch.tensor(loss.t_min, dtype=torch.float64))
@@ -149,13 +163,12 @@ class TrialPreparation(Preparation):
         return HeldOut.of_rows(batch.points, log_det, loss, self.config.seed, batch.labels)
 
     def draws(self, coordinates: Coordinates) -> bool:
-        return True  # other data are hidden in each epoch
+        return True  # other data are masked in each epoch
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrialTraining(TableTraining):
-    """A training of the law of what is there of a trial: data are points, NaN where they are
-    missing."""
+    """Training on the distribution of the observed data of a trial, with NaN for missing values."""
 
     network = TRIAL_NETWORK
 

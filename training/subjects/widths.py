@@ -1,4 +1,4 @@
-"""What simulations say of the widths of a trained posterior: see ``training.flow.widths``."""
+"""Correction of the widths of a trained posterior by simulations; see ``training.flow.widths``."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,19 +15,21 @@ from training.subjects.networks import NetworkFile
 from training.subjects.tables import TableFlow
 
 SIMULATIONS, DRAWS = 2000, 100
-"""Simulations that widths are fitted to, held-out ones first, and draws of the posterior of each:
-with 100, a standard deviation is known to 7 %."""
+"""Largest number of simulations for fitting widths, and of posterior draws for each.
+
+Held-out simulations come first. With 100 draws, the error of a standard deviation is 7 %.
+"""
 FEWEST = 200
-"""Simulations from which widths are fitted."""
+"""Least number of simulations for fitting widths."""
 
 
 def fit_widths(table: DataTable, seed: int, model: Model) -> None:
     """Fit the widths of a model of parameters given data, and store them in it.
 
     Args:
-        table: The simulations that it was trained on.
-        seed: Of draws.
-        model: The trained model.
+        table: Simulations that trained the model.
+        seed: Random seed of the draws.
+        model: Trained model.
     """
     held_out, order = table.held_out, torch.arange(len(table))
     chosen = torch.cat([order[held_out], order[~held_out]])[:SIMULATIONS]

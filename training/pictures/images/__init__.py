@@ -1,1 +1,1 @@
-"""Pictures of images: their paths through time, samples, roundtrips, and folders of them."""
+"""Pictures of images: paths through time, samples, roundtrips, and folders of images."""

@@ -1,4 +1,4 @@
-"""Images side by side: in grids, or in rows of an image and what became of it."""
+"""Images arranged in grids, or in rows that show an image and its versions."""
 
 import math
 import os
@@ -22,42 +22,54 @@ from training.data.images.dataset import ImageDataset
 from training.pictures import look
 from training.pictures.look import BLUE, INK, MUTED, ORANGE
 
-HALF_RANGE = 127.5  # gray levels from the middle to black or white, and to a unit of data
-# A state is as large as this share of its values at most is, but counts as no less than this.
+HALF_RANGE = 127.5  # gray levels per data unit, and from the middle gray to black or white
+# The size of a state is this quantile of its absolute values, but at least LEAST_REACH.
 TELLING_SHARE, LEAST_REACH = 0.95, 0.5
 USUAL_MAGNIFICATION = 20
-ROUNDED_AWAY = 0.5  # gray levels: smaller differences are none between 8-bit images
-NO_DIFFERENCE = np.array([242.0, 243.0, 246.0])  # not white, as the page is
+ROUNDED_AWAY = 0.5  # gray levels: smaller differences vanish in 8-bit images
+NO_DIFFERENCE = np.array([242.0, 243.0, 246.0])  # off-white, to differ from the page
 
 
 def state_divisors(states: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """What to divide unscaled states ``[S, N, C, H, W]`` of each time ``[S]`` by, none below 1, so
-    that their contrast stays that of the data, which is where states are at the least time."""
+    """Return a divisor per time for displaying unscaled states with the contrast of the data.
+
+    The data is represented by the states at the smallest time. No divisor is below 1.
+
+    Args:
+        states: Unscaled states ``[S, N, C, H, W]``.
+        times: Their times ``[S]``.
+    """
     reach = np.quantile(np.abs(states).reshape(len(states), -1), TELLING_SHARE, axis=1)
     return np.maximum(reach / max(float(reach[times.argmin()]), LEAST_REACH), 1.0)
 
 
 def data_cells(data: np.ndarray) -> np.ndarray:
-    """Images of data ``[..., C, H, W]`` as 8-bit RGB ``[..., H, W, 3]``, rounded and clamped."""
+    """Return images in data units ``[..., C, H, W]`` as 8-bit RGB ``[..., H, W, 3]``.
+
+    Values are rounded and clamped.
+    """
     return pixel_cells(to_pixels(torch.from_numpy(np.ascontiguousarray(data))).numpy())
 
 
 def pixel_cells(pixels: np.ndarray) -> np.ndarray:
-    """Gray (C = 1) or RGB (C = 3) pixels ``[..., C, H, W]`` as RGB ``[..., H, W, 3]``."""
+    """Return gray (C = 1) or RGB (C = 3) pixels ``[..., C, H, W]`` as RGB ``[..., H, W, 3]``."""
     cells = np.moveaxis(pixels, -3, -1)
     return np.broadcast_to(cells, (*cells.shape[:-1], 3))
 
 
 def gray_levels(values: np.ndarray) -> np.ndarray:
-    """Images of gray levels ``[N, C, H, W]`` as 8-bit RGB ``[N, H, W, 3]``, rounded and clamped."""
+    """Return images in gray levels ``[N, C, H, W]`` as 8-bit RGB ``[N, H, W, 3]``.
+
+    Values are rounded and clamped.
+    """
     return pixel_cells(np.clip(np.rint(values), 0, 255).astype(np.uint8))
 
 
 def magnification(largest: float) -> int:
-    """By how much to magnify differences of which the largest has so many gray levels.
+    """Return the factor for magnifying differences, given the largest one in gray levels.
 
-    20 if they then fit into the range of pixels and make a difference between 8-bit images, else
-    the largest of 1, 2, 5, 10, 20, ... with which they fit.
+    The factor is 20 if differences then fit into the range of pixels and are visible in 8-bit
+    images. Otherwise it is the largest of 1, 2, 5, 10, 20, ... with which they fit.
     """
     if ROUNDED_AWAY <= largest <= HALF_RANGE / USUAL_MAGNIFICATION or largest <= 0:
         return USUAL_MAGNIFICATION
@@ -67,10 +79,13 @@ def magnification(largest: float) -> int:
 
 
 def difference_cells(difference: np.ndarray, factor: float) -> np.ndarray:
-    """Magnified differences ``[..., C, H, W]``, in gray levels, as 8-bit RGB ``[..., H, W, 3]``.
+    """Return magnified differences ``[..., C, H, W]``, in gray levels, as 8-bit RGB.
 
-    In color images each channel is brighter or darker than the middle gray; of gray images, what
-    became brighter is orange and what became darker is blue.
+    In color images each channel is brighter or darker than the middle gray. In gray images, orange
+    marks pixels that became brighter, and blue marks pixels that became darker.
+
+    Returns:
+        Colors ``[..., H, W, 3]``.
     """
     share = np.moveaxis(np.clip(difference * (factor / HALF_RANGE), -1, 1), -3, -1)
     if share.shape[-1] == 3:
@@ -80,9 +95,9 @@ def difference_cells(difference: np.ndarray, factor: float) -> np.ndarray:
 
 
 def fitted(cells: np.ndarray, side: int) -> np.ndarray:
-    """Images ``[N, H, W, 3]`` in whole-numbered size: the largest that fits a square of pixels.
+    """Resize images ``[N, H, W, 3]`` by a whole factor, to the largest size that fits a square.
 
-    Each pixel becomes a square of equal ones; images that are too large are averaged down.
+    Each pixel becomes a square of equal pixels. Images that are too large are averaged down.
     """
     longest = max(cells.shape[1:3])
     if longest <= side:
@@ -92,7 +107,7 @@ def fitted(cells: np.ndarray, side: int) -> np.ndarray:
 
 
 def tiled(cells: np.ndarray, columns: int, gap: int) -> np.ndarray:
-    """Images ``[N, h, w, 3]`` in rows on white, so many pixels apart: one image ``[H, W, 3]``."""
+    """Tile images ``[N, h, w, 3]`` in rows on white, ``gap`` pixels apart: ``[H, W, 3]``."""
     count, height, width, _ = cells.shape
     rows = math.ceil(count / columns)
     page = np.full((rows * columns, height + gap, width + gap, 3), 255, np.uint8)
@@ -106,7 +121,7 @@ def tiled(cells: np.ndarray, columns: int, gap: int) -> np.ndarray:
 MARGIN, TOP = 45, 15
 HEADLINE = round(look.HEADLINE_HEIGHT * look.DPI)
 GRID_CELL, GRID_GAP, GRID_MOST_WIDTH = 96, 6, 1600
-LEAST_WIDTH = 900  # has room for a headline
+LEAST_WIDTH = 900  # wide enough for a headline
 ROW_CELL, COLUMN_GAP, ROW_GAP, BLOCK_GAP = 128, 8, 8, 30
 LINE, NOTE_WIDTH, FOOT = 22, 260, 66
 MOST_COLUMNS = 10
@@ -116,13 +131,13 @@ HEADING: dict[str, Any] = {"ha": "center", "va": "baseline"}
 
 @dataclass(frozen=True)
 class Column:
-    """Images under one another.
+    """A column of images.
 
     Attributes:
-        cells: RGB of 8 bits, ``[R, h, w, 3]``.
-        title: What they are.
-        note: How they are shown, in lines; may be empty.
-        space: Pixels between this column and the one before, beyond the usual.
+        cells: Images, 8-bit RGB ``[R, h, w, 3]``.
+        title: Title of the column.
+        note: How the images are shown, possibly in several lines; may be empty.
+        space: Extra pixels between this column and the previous one.
     """
 
     cells: np.ndarray
@@ -133,11 +148,11 @@ class Column:
 
 @dataclass(frozen=True)
 class Scale:
-    """What the colors of the last column mean.
+    """A color scale that explains the last column.
 
     Attributes:
-        colors: From the lowest to the highest value, RGB of 8 bits ``[n, 3]``.
-        range: These values.
+        colors: Colors from the lowest to the highest value, 8-bit RGB ``[n, 3]``.
+        range: Text that states the range of values.
     """
 
     colors: np.ndarray
@@ -145,8 +160,14 @@ class Scale:
 
 
 def grid_columns(count: int, shape: Sequence[int]) -> int:
-    """How many of N images of ``(height, width)`` a grid has side by side: as if square, or less
-    if that would be too wide a page."""
+    """Return the number of columns of a grid of images.
+
+    The grid is nearly square, or narrower if the page would be too wide.
+
+    Args:
+        count: Number of images.
+        shape: Height and width of an image.
+    """
     longest = max(shape)
     pitch = longest * max(GRID_CELL // longest, 1) + GRID_GAP
     fitting = max(GRID_MOST_WIDTH // pitch, 1)
@@ -154,8 +175,14 @@ def grid_columns(count: int, shape: Sequence[int]) -> int:
 
 
 def draw_grid(cells: np.ndarray, count: int, title: str, details: str = "") -> Figure:
-    """Images in rows, enlarged by whole numbers and never reduced: RGB of 8 bits, ``[N, h, w, 3]``,
-    of which as many as fill a square are shown, of so many in all."""
+    """Draw images in rows, enlarged by whole factors and never reduced.
+
+    Args:
+        cells: Images, 8-bit RGB ``[N, h, w, 3]``. Those that fit into the grid's square are shown.
+        count: Number of all images, which the subtitle states.
+        title: Title of the figure.
+        details: Further words for the subtitle.
+    """
     height, width = cells.shape[1:3]
     columns = grid_columns(len(cells), (height, width))
     cells = cells[: columns**2]
@@ -178,16 +205,16 @@ def draw_rows(
     blocks: int = 1,
     scale: Scale | None = None,
 ) -> Figure:
-    """Rows of images, each telling of one.
+    """Draw rows of images, one row per case.
 
     Args:
-        columns: Each with R images of one size.
-        title: What is seen.
-        subtitle: Of what it is.
-        caption: How to read it, in lines; may be empty.
-        notes: Written beside the rows, R, or none.
-        blocks: Into how many blocks side by side the rows are dealt.
-        scale: Explains the last column, below it.
+        columns: Columns of R images of one size.
+        title: Title of the figure.
+        subtitle: Line below the title.
+        caption: How to read the figure, possibly in several lines; may be empty.
+        notes: R notes to the right of the rows, or none.
+        blocks: Number of blocks side by side among which the rows are divided.
+        scale: Color scale that explains the last column, drawn below it.
     """
     rows = math.ceil(len(columns[0].cells) / blocks)
     cells = [fitted(column.cells, ROW_CELL) for column in columns]
@@ -224,7 +251,12 @@ def draw_rows(
 
 
 def magnified(difference: np.ndarray, space: int = 0) -> tuple[Column, Scale]:
-    """Differences ``[N, C, H, W]`` in gray levels, magnified as suits them, and their colors."""
+    """Return a column of suitably magnified differences ``[N, C, H, W]``, and their color scale.
+
+    Args:
+        difference: Differences in gray levels.
+        space: Extra pixels before the column.
+    """
     factor = magnification(float(np.abs(difference).max()))
     reach = HALF_RANGE / factor
     values = np.linspace(-reach, reach, 101)[:, None, None, None]
@@ -250,16 +282,17 @@ def _times(factor: int) -> str:
 
 
 MOST_IN_GRID = 100
-PART = re.compile(r"\d{5,6}")  # a folder of a thousand of the images
+PART = re.compile(r"\d{5,6}")  # name of a subfolder that holds a thousand of the images
 
 
 def pictures_of_image_files(path: Path, folder: Path | None) -> list[look.Picture]:
-    """The picture of a zip or folder of images, of which it reads as many as are drawn.
+    """Return the picture of a zip or folder of images, reading only the images that are drawn.
 
-    It lies beside them and not among them, where it would be taken for one of them.
+    The picture is written next to the folder, since inside it would be mistaken for one of the
+    images.
     """
     pixels, count = first_images(path, MOST_IN_GRID)
-    place = Path(os.path.abspath(path))  # a name for "." too, and links stay links
+    place = Path(os.path.abspath(path))  # resolves "." to a name and keeps links
     name = place.name if place.is_dir() else place.stem
     while PART.fullmatch(place.name):
         place = place.parent
@@ -269,21 +302,24 @@ def pictures_of_image_files(path: Path, folder: Path | None) -> list[look.Pictur
 
 
 def holds_images(path: Path) -> bool:
-    """Whether a zip or folder has images in it, or in folders that are called by numbers. Raises
-    DataError for a zip that cannot be read, or with unsafe names."""
+    """Return whether a zip or folder contains images, directly or in folders with numbers as names.
+
+    Raises:
+        DataError: The zip cannot be read, or contains unsafe names.
+    """
     with closing(open_container(path)) as container:
         names = image_names(container)
     return any(all(part.isdigit() for part in name.split("/")[:-1]) for name in names)
 
 
 def first_images(path: Path, count: int) -> tuple[np.ndarray, int]:
-    """The first images of a zip or folder, by name, and how many it has in all.
+    """Return the first images of a zip or folder, by name, and the number of all its images.
 
     Returns:
-        Pixels ``[n, C, H, W]`` uint8, with n no more than the count; and the number of all.
-
+        Pixels ``[n, C, H, W]`` uint8, with n at most ``count``; and the number of all images.
     Raises:
-        DataError: No images, or one that is broken, not square, or of another shape than the first.
+        DataError: There are no images, or one is broken, not square, or of another shape than the
+            first.
     """
     with closing(ImageDataset(path)) as dataset:
         pixels, _ = dataset.read(range(min(count, len(dataset))))

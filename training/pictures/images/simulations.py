@@ -1,6 +1,4 @@
-"""Pictures of simulated images: their paths through time, roundtrips, samples, animations; how
-errors of roundtrips are spread over the images, and the worst of these.
-"""
+"""Pictures of simulated images: paths through time, samples, roundtrips and their errors."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -43,16 +41,20 @@ ROWS, PATH_COLUMNS, WAY_COLUMNS = 8, 9, 3
 APART = 22  # pixels before the column of differences
 STATES_CAPTION = "Unscaled states. ÷ n: divided by n, since they outgrow the range of pixels."
 DIFFERENCE_CAPTION = "Difference: return less original, before rounding."
-SAME = 1e-4  # of the largest value: more than float32 takes from a melt's end
+SAME = 1e-4  # of the largest value: more than the float32 error of a melt's end
 
 
 def pictures_of_images(
     paths: Sequence[Path], folder: Path | None, animation: str | None
 ) -> list[look.Picture]:
-    """Return all pictures of simulations of images, in a folder or beside their files; there are
-    no animations. Raises DataError if a file is broken.
+    """Return all pictures of simulations of images, in a folder or next to their files.
 
-    A roundtrip is drawn together with the melt whose end it starts from, if that is among them."""
+    A roundtrip is drawn together with the melt whose end it starts from, if that is in the list.
+    There are no animations.
+
+    Raises:
+        DataError: A file is broken.
+    """
     trajectories = [SavedTrajectory.load(path) for path in paths]
     pictures = []
     pairs = {melt.path: back for melt, back in melts_and_roundtrips(trajectories)}
@@ -74,13 +76,13 @@ def pictures_of_images(
 
 
 def images_of(trajectory: SavedTrajectory) -> np.ndarray:
-    """The states of images ``[S, N, C, H, W]``, which the trajectory must have."""
+    """Return the states ``[S, N, C, H, W]`` of a trajectory of images."""
     assert trajectory.images is not None
     return trajectory.images
 
 
 def draw_path(trajectory: SavedTrajectory) -> Figure:
-    """Some images at telling times, from the first state to the last."""
+    """Draw some images at informative times, from the first state to the last."""
     states, times = images_of(trajectory)[:, :ROWS], trajectory.times
     columns = state_columns(states, times, state_divisors(states, times))
     name, details = name_and_details(trajectory)
@@ -92,11 +94,11 @@ def draw_path(trajectory: SavedTrajectory) -> Figure:
 
 
 def draw_roundtrip(melt: SavedTrajectory, back: SavedTrajectory) -> Figure:
-    """Some images on their way to the latent and back, and what the way has changed."""
+    """Draw some images from data to latent and back, and the differences that remain."""
     melting, returning = images_of(melt)[:, :ROWS], images_of(back)[:, :ROWS]
     divisors = state_divisors(melting, melt.times)
     there = state_columns(melting, melt.times, divisors)
-    # The same divisors on both ways, so that states of one time compare.
+    # Both directions use the same divisors, so that states at the same time can be compared.
     divisors = divisors[[_nearest(melt.times, time) for time in back.times]]
     again = state_columns(returning, back.times, divisors)
     first, *ways, last = most_telling(there, WAY_COLUMNS + 2)
@@ -122,7 +124,7 @@ def draw_roundtrip(melt: SavedTrajectory, back: SavedTrajectory) -> Figure:
 
 
 def draw_samples(trajectory: SavedTrajectory) -> Figure:
-    """A grid of the last states of a generation, as 8-bit images."""
+    """Draw a grid of the last states of a generation, as 8-bit images."""
     name, details = name_and_details(trajectory)
     cells = data_cells(images_of(trajectory)[-1])
     words = look.joined(details, latent_law(trajectory))
@@ -130,12 +132,12 @@ def draw_samples(trajectory: SavedTrajectory) -> Figure:
 
 
 def _cells(states: np.ndarray, divisors: np.ndarray) -> np.ndarray:
-    """States ``[S, N, C, H, W]`` over a divisor each, as 8-bit RGB ``[S, N, H, W, 3]``."""
+    """Return states ``[S, N, C, H, W]``, each time divided by its divisor, as 8-bit RGB."""
     return data_cells(states / divisors[:, None, None, None, None])
 
 
 def state_columns(states: np.ndarray, times: np.ndarray, divisors: np.ndarray) -> list[Column]:
-    """A column for each time, headed by it, of states ``[S, N, C, H, W]`` over a divisor each."""
+    """Return a column per time, headed by the time, of states ``[S, N, C, H, W]`` over divisors."""
     return [
         Column(cells, f"t = {time:.2f}", "" if divisor == 1 else f"÷ {divisor:.3g}")
         for cells, time, divisor in zip(_cells(states, divisors), times, divisors, strict=True)
@@ -143,12 +145,12 @@ def state_columns(states: np.ndarray, times: np.ndarray, divisors: np.ndarray) -
 
 
 def _headed(column: Column, title: str) -> Column:
-    """A column whose title so far moves below another."""
+    """Return a column with a new title; its previous title moves into the note."""
     return replace(column, title=title, note=f"{column.title}\n{column.note}")
 
 
 def most_telling(columns: Sequence[Column], count: int) -> list[int]:
-    """Indices of so many columns, one a time, that show most."""
+    """Return the indices of the ``count`` most informative columns, one per time."""
     cells = np.stack([column.cells for column in columns])
     points = cells.reshape(*cells.shape[:2], -1).astype(np.float32)
     return telling_times(points, count).tolist()
@@ -161,7 +163,7 @@ def _nearest(times: np.ndarray, time: float) -> int:
 def melts_and_roundtrips(
     trajectories: Sequence[SavedTrajectory],
 ) -> Iterator[tuple[SavedTrajectory, SavedTrajectory]]:
-    """Melts, each with the roundtrip that starts where it ends."""
+    """Yield each melt with the roundtrip that starts from its end."""
     melts = [item for item in trajectories if item.kind == "melt"]
     for back in trajectories:
         for melt in melts if back.kind == "roundtrip" else ():
@@ -174,12 +176,16 @@ def melts_and_roundtrips(
 
 
 LEAST_BINS, MOST_BINS = 8, 40
-LEAST_RANGE = 4  # highest over lowest error on the axis
+LEAST_RANGE = 4  # least ratio of the axis ends
 MOST_WORST, ROWS_OF_BLOCK = 16, 4
 
 
 def pictures_of_roundtrips(path: Path, folder: Path | None) -> list[look.Picture]:
-    """The pictures of a file of worst roundtrips. Raises DataError if it is broken."""
+    """Return the pictures of a file of worst roundtrips.
+
+    Raises:
+        DataError: The file is broken.
+    """
     saved = SavedRoundtrips.load(path)
     draw = {"errors": partial(draw_errors, saved)}
     if len(saved.originals):
@@ -188,7 +194,7 @@ def pictures_of_roundtrips(path: Path, folder: Path | None) -> list[look.Picture
 
 
 def draw_worst(saved: SavedRoundtrips) -> Figure:
-    """Originals, returns and their differences side by side."""
+    """Draw originals, returned images and their differences side by side."""
     shown = slice(MOST_WORST)
     difference, scale = magnified((saved.returned - saved.originals)[shown])
     columns = [
@@ -219,7 +225,7 @@ def draw_worst(saved: SavedRoundtrips) -> Figure:
 
 
 def draw_errors(saved: SavedRoundtrips) -> Figure:
-    """Histograms of the errors of all images, in gray levels on a logarithmic axis."""
+    """Draw histograms of the errors of all images, in gray levels on a logarithmic axis."""
     words = (
         f"{len(saved.all_mse)} images",
         f"MSE {look.brief(saved.all_mse.mean())} after rounding, "
@@ -257,10 +263,10 @@ def draw_errors(saved: SavedRoundtrips) -> Figure:
 
 
 def error_bins(errors: np.ndarray) -> np.ndarray:
-    """Edges of bins, evenly spaced in the logarithm, that hold all positive errors ``[N]``."""
+    """Return logarithmically spaced bin edges that contain all positive errors ``[N]``."""
     positive = errors[errors > 0]
     low, high = (positive.min(), positive.max()) if len(positive) else (1e-3, 1e-3)
-    # Errors that are nearly equal have a wider axis than theirs, on which there are ticks.
+    # If errors are nearly equal, widen the axis so that it has ticks.
     widen = max(math.sqrt(LEAST_RANGE * low / high), 1.02)
     low, high = low / widen, high * widen
     bins = int(np.clip(3 * len(positive) ** (1 / 3), LEAST_BINS, MOST_BINS))
@@ -268,7 +274,7 @@ def error_bins(errors: np.ndarray) -> np.ndarray:
 
 
 def _mark_rounding(axes: Axes) -> None:
-    """Marks the error below which rounding to 8 bits restores an image, if it is in sight."""
+    """Mark the error below which rounding to 8 bits restores an image, if it is within the axis."""
     low, high = axes.get_xlim()
     if not low < ROUNDED_AWAY < high:
         return

@@ -1,1 +1,1 @@
-"""Pictures of posteriors: of points, columns and images, of chains, and of checks."""
+"""Pictures of posteriors: points, columns, images, chains, and checks."""

@@ -1,4 +1,4 @@
-"""Which pictures are drawn of posteriors and of their checks: by what their points are."""
+"""Choice of the pictures of posteriors and of their checks, by the kind of the points."""
 
 from collections.abc import Callable
 from functools import partial
@@ -32,7 +32,11 @@ from training.pictures.posteriors.words import MOST_SHOWN
 
 
 def pictures_of_posteriors(path: Path, folder: Path | None) -> list[look.Picture]:
-    """The pictures of a file of draws. Raises DataError if it is broken."""
+    """Return the pictures of a file of posterior draws.
+
+    Raises:
+        DataError: The file is broken.
+    """
     saved = load_netcdf(path, MOST_SHOWN)
     toy = toy_of(saved.toy, len(saved.names))
     draw: dict[str, Callable[[], Figure]] = {}
@@ -50,7 +54,11 @@ def pictures_of_posteriors(path: Path, folder: Path | None) -> list[look.Picture
 
 
 def pictures_of_calibration(path: Path, folder: Path | None) -> list[look.Picture]:
-    """The pictures of a file of held-out truths. Raises DataError if it is broken."""
+    """Return the pictures of a conformal calibration with true values.
+
+    Raises:
+        DataError: The file is broken.
+    """
     saved = SavedCheck.load(path)
     draw = {"before": partial(draw_coverage, saved), "after": partial(draw_after, saved)}
     if has_map(path):
@@ -59,14 +67,22 @@ def pictures_of_calibration(path: Path, folder: Path | None) -> list[look.Pictur
 
 
 def pictures_of_predictive(path: Path, folder: Path | None) -> list[look.Picture]:
-    """The picture of a file of simulated data. Raises DataError if it is broken."""
+    """Return the picture of a posterior predictive check.
+
+    Raises:
+        DataError: The file is broken.
+    """
     saved = SavedPredictive.load(path)
     stem = (folder or path.parent) / path.stem
     return look.figures(stem, {"data": partial(draw_predictive, saved)})
 
 
 def pictures_of_population(path: Path, folder: Path | None) -> list[look.Picture]:
-    """The picture of a population and its members. Raises DataError if it is broken."""
+    """Return the picture of a hierarchical model and its members.
+
+    Raises:
+        DataError: The file is broken.
+    """
     saved = SavedPopulation.load(path)
     stem = (folder or path.parent) / path.stem
     name, _ = title_of(path.stem.partition("_posterior")[0])
@@ -74,7 +90,11 @@ def pictures_of_population(path: Path, folder: Path | None) -> list[look.Picture
 
 
 def pictures_of_check(path: Path, folder: Path | None) -> list[look.Picture]:
-    """The pictures of a file of runs. Raises DataError if it is broken."""
+    """Return the pictures of a check of calibration by simulation.
+
+    Raises:
+        DataError: The file is broken.
+    """
     saved = SavedCheck.load(path)
     draw = {"ranks": partial(draw_ranks, saved), "coverage": partial(draw_coverage, saved)}
     return look.figures((folder or path.parent) / path.stem, draw)

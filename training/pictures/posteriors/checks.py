@@ -1,6 +1,7 @@
-"""Chains of an observation, and checks of calibration, with what chance alone makes; coverage
-before and after held-out truths set the levels, levels over conditions, and data simulated of
-posteriors beside what was observed.
+"""Pictures of chains and of checks of calibration, with the variation expected by chance.
+
+Pictures of a conformal calibration show coverage before and after, and the calibrated levels over
+conditions. Pictures of a posterior predictive check show simulated data next to observations.
 """
 
 from dataclasses import dataclass, replace
@@ -33,11 +34,11 @@ MOST = 4
 BINS = 20
 WIDTH, HEIGHT, LEFT, GAP = 4.6, 1.25, 0.75, 0.75  # inches
 MOST_CHAINS = 8
-"""Whose colors can be told apart."""
+"""Number of chains with distinguishable colors."""
 
 
 def has_chains(saved: SavedPosteriors) -> bool:
-    """Whether the first observation's draws are of chains long enough to draw."""
+    """Return whether the draws of the first observation form chains long enough to draw."""
     chains, draws = saved.points.shape[:2]
     return (
         saved.log_likelihood is not None
@@ -48,7 +49,7 @@ def has_chains(saved: SavedPosteriors) -> bool:
 
 
 def draw_chains(saved: SavedPosteriors) -> Figure:
-    """A row for each of the coordinates that mixed worst, and for the log likelihood."""
+    """Draw a row for each of the worst-mixed coordinates, and one for the log likelihood."""
     assert saved.log_likelihood is not None
     points = saved.points[:, :, 0]
     diagnostics = convergence(torch.from_numpy(points))
@@ -98,7 +99,11 @@ def draw_chains(saved: SavedPosteriors) -> Figure:
 
 
 def rank_counts(values: np.ndarray, bins: int) -> np.ndarray:
-    """How many draws of each chain ``[C, S]`` have ranks in bins of equal width, ``[C, bins]``."""
+    """Return how many draws of each chain ``[C, S]`` rank in each of ``bins`` equal bins.
+
+    Returns:
+        Counts ``[C, bins]``.
+    """
     ranks = rankdata(values, method="ordinal").reshape(values.shape)
     edges = np.linspace(0, values.size, bins + 1)
     return np.stack([np.histogram(chain - 0.5, edges)[0] for chain in ranks])
@@ -121,22 +126,24 @@ MOST_QUANTITIES, ACROSS = 12, 4
 RANK_SIZE, COVERAGE_SIZE = (2.25, 1.45), (3.1, 2.4)  # inches
 PANEL_GAP = 0.45
 ROOM = 1.15
-"""For words above and below the curves of coverage."""
+"""Factor on the axis limit that leaves room for text above and below the curves of coverage."""
 MOST_LINES = 20
-"""Dimensions up to which the coverage of each is drawn."""
+"""Number of dimensions up to which the coverage of each is drawn."""
 BAND = "gray: where one line of a right posterior stays with 95 %"
 QUESTIONS = {"sampler": "is the sampler right?", "model": "is the model right?"}
 
 
 def details_of(saved: SavedCheck) -> str:
-    """How a check was made, in words."""
+    """Describe how a check was made."""
     asked = look.words_for(saved.question, QUESTIONS)
     return look.joined(saved.schedule, asked, f"{len(saved.values.ranks):,} runs")
 
 
 def draw_ranks(saved: SavedCheck) -> Figure:
-    """A panel for each of at most twelve quantities: how far the distribution of its ranks is from
-    uniform."""
+    """Draw a panel per quantity with the deviation of its rank distribution from uniform.
+
+    At most twelve quantities are drawn, those with the smallest p-values.
+    """
     names, ranks = saved.values.names, saved.values.ranks
     p = saved.calibration.ranks.ks_p.numpy()
     chosen = np.sort(np.argsort(p, kind="stable")[:MOST_QUANTITIES])
@@ -156,8 +163,12 @@ def draw_ranks(saved: SavedCheck) -> Figure:
 
 
 def draw_coverage(saved: SavedCheck, how: str = "") -> Figure:
-    """A panel for each family of regions: what they hold, less what they say; ``how`` their levels
-    were set, in words, where these are not the flow's own."""
+    """Draw a panel per family of regions with its coverage minus the nominal probability.
+
+    Args:
+        saved: Check to draw.
+        how: Words for how the levels were calibrated; empty for the levels of the flow itself.
+    """
     dims = saved.values.scores.shape[1]
     families = {"central intervals": central_values(saved.values.ranks[:, :dims])}
     families |= {name: held[:, None] for name, held in saved.values.regions.items()}
@@ -178,14 +189,14 @@ def draw_coverage(saved: SavedCheck, how: str = "") -> Figure:
 
 @dataclass(frozen=True)
 class Curve:
-    """How far distribution functions of V variables are from those of uniform ones.
+    """Deviations of the distribution functions of V variables from the uniform one.
 
     Attributes:
-        points: ``[K]``, of [0, 1].
-        excess: ``[K, V]``, differences in percentage points.
-        lower: ``[K]``, where one variable stays with 95 %.
-        upper: ``[K]``.
-        holds: Whether each stays there, ``[V]``.
+        points: Points in [0, 1], ``[K]``.
+        excess: Deviations in percentage points, ``[K, V]``.
+        lower: Lower bound ``[K]`` of the band that contains one uniform variable with 95 %.
+        upper: Upper bound ``[K]`` of the band.
+        holds: Whether each variable stays within the band, ``[V]``.
     """
 
     points: np.ndarray
@@ -196,7 +207,7 @@ class Curve:
 
     @classmethod
     def of(cls, values: Tensor) -> "Curve":
-        """Of values ``[R, V]``."""
+        """Create the curve of values ``[R, V]``."""
         band = simultaneous_band(len(values))
         points = band.points.numpy()
         excess = distribution_function(values, band.points).numpy() - points[:, None]
@@ -205,7 +216,7 @@ class Curve:
 
     @property
     def reach(self) -> float:
-        """The largest difference, or that of the band."""
+        """Largest deviation of the drawn lines or the band, in percentage points."""
         return max(
             float(np.abs(self.shown).max()), float(self.upper.max()), -float(self.lower.min())
         )
@@ -217,11 +228,11 @@ class Curve:
 
     @property
     def mean(self) -> np.ndarray:
-        """Over variables, ``[K]``."""
+        """Mean deviation over variables, ``[K]``."""
         return np.asarray(self.excess.mean(axis=1))
 
     def draw(self, axes: Axes, reach: float) -> None:
-        """Draws all, with an axis up to plus and minus ``reach``."""
+        """Draw all lines and the band, on an axis that covers ``-reach`` to ``reach``."""
         x = 100 * self.points
         axes.fill_between(x, self.lower, self.upper, color=FAINT, alpha=0.6, lw=0)
         axes.axhline(0, color=MUTED, lw=0.8)
@@ -234,7 +245,7 @@ class Curve:
 
 
 def color_of(holds: bool) -> str:
-    """Of a line that stays within its band, or of one that does not."""
+    """Return the color of a line, by whether it stays within its band."""
     return BLUE if holds else ORANGE
 
 
@@ -267,23 +278,23 @@ MOST_ROWS, MOST_NUMBERS, DATA_BINS = 4, 6, 30
 
 
 def draw_after(saved: SavedCheck) -> Figure:
-    """What regions hold whose levels the other half of the truths has set."""
+    """Draw the coverage of regions whose levels were calibrated on the other half of the cases."""
     values = saved.values
     after = {DENSEST: crossed(values.regions[DENSEST][:, None])[:, 0]}
-    # Ranks whose central intervals have the contents that are drawn.
+    # Choose ranks whose central intervals have the probabilities to draw.
     ranks = (1 + crossed(central_values(values.ranks))) / 2
     shown = replace(saved, values=replace(values, ranks=ranks, regions=after))
     return draw_coverage(shown, "levels by held-out truths, each by the other half of them")
 
 
 def has_map(path: Path) -> bool:
-    """Whether a calibration has levels over two conditions."""
+    """Return whether a calibration has levels over two conditions."""
     with open_arrays(path) as saved:
         return {"conditions", "near", "condition_names"} <= set(saved.names)
 
 
 def draw_map(saved: SavedCheck, path: Path) -> Figure:
-    """Truths over the first two conditions, colored by what to ask for near them."""
+    """Draw true values over the first two conditions, colored by the calibrated level near them."""
     with open_arrays(path) as arrays:
         points, near = arrays.numbers("conditions"), arrays.numbers("near")
         names = [str(name) for name in arrays.read("condition_names")]
@@ -305,7 +316,7 @@ def draw_map(saved: SavedCheck, path: Path) -> Figure:
 
 
 def draw_predictive(saved: SavedPredictive) -> Figure:
-    """A row for each of the first observations: simulated data, and what was observed."""
+    """Draw a row for each of the first observations: simulated data and observed values."""
     rows, numbers = min(len(saved.observed), MOST_ROWS), min(len(saved.names), MOST_NUMBERS)
     name, schedule = title_of(saved.path.stem.rpartition("_posterior_")[0])
     figure, panels = look.panels(

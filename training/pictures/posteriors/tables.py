@@ -1,4 +1,4 @@
-"""Posteriors of columns, each by itself and in pairs, of members of a population, and of images."""
+"""Pictures of posteriors of columns, singly and in pairs, of hierarchical models, and of images."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -26,9 +26,9 @@ from training.pictures.tables.columns import (
     rank_correlations,
 )
 
-MOST_COLUMNS, MOST_OBSERVATIONS, WIDEST = 20, 3, 3.6  # of marginals, the last in inches
+MOST_COLUMNS, MOST_OBSERVATIONS, WIDEST = 20, 3, 3.6  # limits for marginals; WIDEST in inches
 MOST_PAIRED, MOST_POINTS = 5, 1500
-SIDE, PAIRS_LEFT, PAIRS_GAP = 1.95, 0.85, 0.25  # of pairs
+SIDE, PAIRS_LEFT, PAIRS_GAP = 1.95, 0.85, 0.25  # layout of pairs
 LEAST_WIDTH = 8.5
 BINS = 30
 LEAST_BINS = 8
@@ -36,10 +36,13 @@ FILL = 0.3
 
 
 def telling_columns(saved: SavedPosteriors, most: int) -> np.ndarray:
-    """At most so many columns, in their order: those of which the first observation tells most.
+    """Return the ``most`` columns at most about which the first observation is most informative.
 
-    Columns that are not observed themselves come first. They are measured by how much narrower the
-    posterior is than the prior, or all posteriors together where there is none.
+    Unobserved columns come first. The measure is how much narrower the posterior is than the prior,
+    or than all posteriors together if there is no prior.
+
+    Returns:
+        Indices in the order of the columns.
     """
     prior = saved.points.reshape(-1, len(saved.names)) if saved.prior is None else saved.prior
     spread = prior.std(axis=0)
@@ -49,7 +52,7 @@ def telling_columns(saved: SavedPosteriors, most: int) -> np.ndarray:
 
 
 def seen_columns(saved: SavedPosteriors) -> np.ndarray:
-    """Which columns are observed themselves, bool ``[D]``."""
+    """Return which columns are observed directly, bool ``[D]``."""
     seen = np.zeros(len(saved.names), dtype=bool)
     if saved.likelihood is not None and saved.likelihood.operator is None:
         places = saved.likelihood.coordinates
@@ -58,7 +61,7 @@ def seen_columns(saved: SavedPosteriors) -> np.ndarray:
 
 
 def draw_marginals(saved: SavedPosteriors) -> Figure:
-    """A panel for each of at most 20 columns, with the posteriors of the first observations."""
+    """Draw a panel for each of at most 20 columns, with posteriors of the first observations."""
     shown = min(saved.points.shape[2], MOST_OBSERVATIONS)
     chosen = telling_columns(saved, MOST_COLUMNS)
     name, details = name_and_details(saved)
@@ -88,7 +91,7 @@ def draw_marginals(saved: SavedPosteriors) -> Figure:
 
 
 def draw_pairs(saved: SavedPosteriors) -> Figure:
-    """Two to five columns of the first observation against each other."""
+    """Draw two to five columns of the first observation against each other."""
     chosen = telling_columns(saved, MOST_PAIRED)
     size, step = len(chosen), SIDE + PAIRS_GAP
     name, details = name_and_details(saved)
@@ -144,8 +147,8 @@ def _scatter(axes: Axes, saved: SavedPosteriors, draws: np.ndarray, plane: tuple
 def _histograms(
     axes: Axes, prior: np.ndarray | None, values: Sequence[np.ndarray], colors: Sequence[Any]
 ) -> None:
-    """The prior filled, and outlines of posteriors over it; each as high as the panel."""
-    # Without a prior all posteriors decide, so that none is beyond the axes of the first.
+    """Draw the filled prior and outlines of posteriors, each scaled to the panel's height."""
+    # Without a prior all posteriors set the limits, so that none lies outside those of the first.
     low, high = limits(np.concatenate(values) if prior is None else prior, *values)
     edges = np.linspace(low, high, BINS + 1)
     if prior is not None:
@@ -163,7 +166,7 @@ def _histograms(
 
 
 def _observed_at(saved: SavedPosteriors, column: int) -> np.ndarray:
-    """What was observed of a column itself, of each observation; nothing where it was not."""
+    """Return the observed values of a column, one per observation; empty if it is not observed."""
     if not seen_columns(saved)[column] or saved.observed is None or saved.likelihood is None:
         return np.empty(0)
     places = saved.likelihood.coordinates
@@ -182,13 +185,13 @@ def _which(saved: SavedPosteriors, size: int) -> str:
 DRAWS = 6
 APART = 20  # pixels before a column of another kind
 LEAST_REACH = 1.0
-"""Gray levels of the standard deviation, at least, of the darkest color."""
+"""Least standard deviation, in gray levels, that the darkest color stands for."""
 AMONG = LinearSegmentedColormap.from_list("among", DIVERGING)
 SPREAD = LinearSegmentedColormap.from_list("spread", ("#f4f5f8", BLUE, INK))
 
 
 def draw_images(saved: SavedPosteriors) -> Figure:
-    """A row for each observation. Pixels are in gray levels."""
+    """Draw a row of images for each observation, with pixels in gray levels."""
     shape, shown = saved.image_shape, saved.points.shape[2]
     assert shape is not None
     draws = saved.points.reshape(-1, shown, *shape)
@@ -225,14 +228,20 @@ def draw_images(saved: SavedPosteriors) -> Figure:
 
 
 def spread_cells(std: np.ndarray, reach: float) -> np.ndarray:
-    """Standard deviations ``[...]`` as colors of 8 bits ``[..., 3]``, darkest at ``reach``."""
+    """Return standard deviations ``[...]`` as 8-bit colors ``[..., 3]``, darkest at ``reach``."""
     return np.rint(255 * SPREAD(std / reach)[..., :3]).astype(np.uint8)
 
 
 def truth_cells(draws: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Where truths ``[m, C, H, W]`` lie among draws ``[S, m, C, H, W]``, as colors
-    ``[m, H, W, 3]``: how many draws are below, less how many are above, of the channel that is
-    farthest out."""
+    """Return where true images lie among draws, as colors ``[m, H, W, 3]``.
+
+    The color shows the share of draws below minus the share above, for the channel with the largest
+    absolute difference.
+
+    Args:
+        draws: Posterior draws ``[S, m, C, H, W]``.
+        truth: True images ``[m, C, H, W]``.
+    """
     beyond = ((draws < truth).mean(axis=0) - (draws > truth).mean(axis=0)).astype(np.float64)
     farthest = np.abs(beyond).argmax(axis=1)[:, None]
     share = np.take_along_axis(beyond, farthest, axis=1)[:, 0]
@@ -240,7 +249,7 @@ def truth_cells(draws: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def observed_cells(saved: SavedPosteriors) -> np.ndarray | None:
-    """What was observed, as images ``[m, H, W, 3]``; None where it is no part of an image."""
+    """Return observations as images ``[m, H, W, 3]``, or None if they are no part of an image."""
     shape, likelihood, observed = saved.image_shape, saved.likelihood, saved.observed
     assert shape is not None
     if observed is None or likelihood is None:
@@ -261,8 +270,11 @@ def observed_cells(saved: SavedPosteriors) -> np.ndarray | None:
 def _small_cells(
     observed: np.ndarray, small: tuple[int, int, int] | None, shape: tuple[int, int, int]
 ) -> np.ndarray | None:
-    """What a map made ``[m, K]`` in the place of images: as large as fits, in their upper left;
-    None where it made no images, or larger ones."""
+    """Return observations ``[m, K]`` of an operator as images, enlarged and in the upper left.
+
+    Returns:
+        Images ``[m, H, W, 3]``, or None if the operator's output is no image or a larger one.
+    """
     if small is None or small[0] != shape[0] or small[1] > shape[1] or small[2] > shape[2]:
         return None
     times = min(shape[1] // small[1], shape[2] // small[2])
@@ -276,8 +288,11 @@ MOST_PARAMETERS, MOST_MEMBERS = 6, 60
 
 
 def draw_population(saved: SavedPopulation, name: str) -> Figure:
-    """A panel for each parameter: intervals of each member alone and in the population, sorted by
-    the latter, over those of a new member."""
+    """Draw a panel per parameter with intervals of each member, alone and given all others.
+
+    Members are sorted by their median given all others. The interval of a new member lies behind
+    them.
+    """
     count, shown = saved.members.shape[2], min(len(saved.names), MOST_PARAMETERS)
     figure, panels = look.panels(
         shown,

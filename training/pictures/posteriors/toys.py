@@ -1,4 +1,4 @@
-"""Posteriors of toys: draws over those of the prior, what was observed, and the exact posterior."""
+"""Pictures of posteriors of toys: prior draws, posterior draws, observations, exact posterior."""
 
 from collections.abc import Sequence
 from itertools import combinations
@@ -20,16 +20,21 @@ from training.pictures.posteriors.words import axis_name, name_and_details, part
 from training.pictures.trajectories.clouds import cloud_axes, common_box, inside
 
 GRID = 120
-"""Points of a contour's grid along each axis."""
+"""Number of grid points of a contour along each axis."""
 LEAST_SHARE = 1e-7
-"""Of the heaviest component: lighter ones cannot be seen."""
+"""Smallest weight of a visible component, relative to the heaviest component."""
 BLOCK = 2**22
-"""Densities of components at once."""
+"""Number of component densities computed at once."""
 
 
 def exact_posterior(toy: Toy, likelihood: Gaussian, observed: np.ndarray) -> ExactPosterior:
-    """That of a toy that is not embedded, given one observation ``[K]``, without the components
-    that cannot be seen."""
+    """Return the exact posterior of a toy, without components too light to be visible.
+
+    Args:
+        toy: Toy that is not embedded.
+        likelihood: Likelihood of the observation.
+        observed: One observation ``[K]``.
+    """
     whole = ExactPosterior.of(*toy.mixture[:3], likelihood, torch.from_numpy(observed)[None])
     kept = (whole.weights >= LEAST_SHARE * whole.weights.max())[0]
     return ExactPosterior(whole.weights[:, kept], whole.centers[:, kept], whole.covariance)
@@ -38,10 +43,19 @@ def exact_posterior(toy: Toy, likelihood: Gaussian, observed: np.ndarray) -> Exa
 def plane_density(
     exact: ExactPosterior, x: np.ndarray, y: np.ndarray, plane: tuple[int, int]
 ) -> np.ndarray:
-    """The density of two coordinates of an exact posterior at a grid of evenly spaced points
-    ``[len(y), len(x)]``.
+    """Return the density of two coordinates of an exact posterior on an evenly spaced grid.
 
-    The spread within a cell of the grid is added, since a toy may have no noise along an axis."""
+    The variance within a grid cell is added, since a toy may have no noise along an axis.
+
+    Args:
+        exact: Exact posterior of one observation.
+        x: Grid points along the first coordinate.
+        y: Grid points along the second coordinate.
+        plane: Indices of the two coordinates.
+
+    Returns:
+        Densities ``[len(y), len(x)]``.
+    """
     pair = list(plane)
     cell = np.diag([(x[1] - x[0]) ** 2, (y[1] - y[0]) ** 2]) / 4
     root = np.linalg.cholesky(exact.covariance.numpy()[np.ix_(pair, pair)] + cell)
@@ -57,13 +71,18 @@ def plane_density(
 
 
 def toy_of(name: str | None, dim: int) -> Toy | None:
-    """The toy of this name in its own space; None where there is none."""
+    """Return the toy of this name in its own space, or None if there is none."""
     toy = Toy(name) if name in TOY_NAMES else None
     return toy if toy is not None and toy.dim == dim else None
 
 
 def content_levels(density: np.ndarray, contents: tuple[float, ...]) -> list[float]:
-    """Densities whose regions above them hold these shares of a grid's whole, increasing."""
+    """Return increasing density levels whose upper level sets have the given probabilities.
+
+    Args:
+        density: Densities on a grid.
+        contents: Probabilities of the regions.
+    """
     ordered = np.sort(density, axis=None)[::-1]
     held = np.cumsum(ordered) / ordered.sum()
     places = np.searchsorted(held, sorted(contents, reverse=True))
@@ -71,18 +90,18 @@ def content_levels(density: np.ndarray, contents: tuple[float, ...]) -> list[flo
 
 
 CONTENTS = (0.5, 0.9)
-"""Of the regions that contours of the exact posterior bound."""
+"""Probabilities of the regions that contours of the exact posterior bound."""
 MOST_POINTS = 1500
-ACROSS, SIDE, LEFT = 3, 3.1, 0.6  # of the panels of 2-D toys, inches
-ROW_SIDE, ROW_GAP, SHIFT = 2.25, 0.5, 0.25  # of those of 3-D toys, whose cloud has more room
+ACROSS, SIDE, LEFT = 3, 3.1, 0.6  # layout of the panels of 2-D toys, inches
+ROW_SIDE, ROW_GAP, SHIFT = 2.25, 0.5, 0.25  # the same for 3-D toys; the cloud has more room
 ZOOM, FAR = 2.6, 0.6
-"""How far axes reach, in ranges of the draws, where that is less than this share of the prior's."""
+"""Zoom rule: axes show ZOOM ranges of the draws if that is at most FAR of the prior's range."""
 PRIOR_ALPHA = {2: 0.3, 3: 0.12}
 TRUTH: dict[str, Any] = {"ls": "none", "marker": "*", "ms": 10, "color": ORANGE, "mec": "white"}
 
 
 def draw_toy(saved: SavedPosteriors, toy: Toy) -> Figure:
-    """A panel for each observation; of 3-D toys a row, with the three planes beside the cloud."""
+    """Draw a panel for each observation; for a 3-D toy, a row with the cloud and three planes."""
     shown = saved.points.shape[2]
     name, details = name_and_details(saved)
     flat = toy.dim == 2
@@ -133,7 +152,7 @@ def _plane(
     plane: tuple[int, int],
     draws: np.ndarray,
 ) -> Any:
-    """A panel of two coordinates of one observation."""
+    """Draw a panel of two coordinates of one observation."""
     pair = list(plane)
     axes = cloud_axes(figure, place, box, [axis_name(saved.names[number]) for number in pair])
     _points(axes, None if saved.prior is None else saved.prior[:, pair], draws[:, pair])
@@ -151,8 +170,10 @@ def _plane(
 
 
 def zoomed_box(prior: np.ndarray | None, draws: np.ndarray) -> np.ndarray:
-    """Limits ``[2, 2]`` of a square with all draws, and with those of the prior unless they are far
-    wider."""
+    """Return the limits ``[2, 2]`` of a square around the draws.
+
+    The square also contains the prior's draws unless these reach much farther.
+    """
     own = common_box([draws])
     wide = own if prior is None else common_box([prior, draws])
     half = ZOOM * float(np.ptp(own[0])) / 2
@@ -165,7 +186,7 @@ def zoomed_box(prior: np.ndarray | None, draws: np.ndarray) -> np.ndarray:
 def mark_observed(
     axes: Any, likelihood: Gaussian, observed: np.ndarray, plane: tuple[int, int], dim: int
 ) -> None:
-    """Marks the point or the line of one observation ``[K]`` in a plane, as far as it has one."""
+    """Mark the point or line that one observation ``[K]`` fixes in a plane, if any."""
     here, own = _seen_in(likelihood, plane, dim)
     values = observed[own]
     if len(here) == 2 and np.linalg.matrix_rank(here) == 2:
@@ -178,14 +199,18 @@ def mark_observed(
 
 
 def mark_truth(axes: Any, point: np.ndarray) -> None:
-    """Marks what an observation is of, ``[2]``, or ``[3]`` in space."""
+    """Mark the true value behind an observation, ``[2]``, or ``[3]`` in space."""
     axes.plot(*point, **TRUTH, zorder=6)
 
 
 def _seen_in(
     likelihood: Gaussian, plane: tuple[int, int], dim: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The rows ``[k, 2]`` of what is observed of a plane alone, and which these are ``[K]``."""
+    """Return the observed combinations of the two coordinates of a plane alone.
+
+    Returns:
+        Their coefficients ``[k, 2]``, and which entries of the observation they are, bool ``[K]``.
+    """
     rows = likelihood.observe(torch.eye(dim, dtype=torch.float64)).T.numpy()
     others = np.abs(np.delete(rows, list(plane), axis=1)).sum(axis=1)
     here = rows[:, list(plane)]

@@ -1,4 +1,4 @@
-"""Words that all pictures of posteriors share."""
+"""Wording that all pictures of posteriors share."""
 
 import numpy as np
 
@@ -8,12 +8,12 @@ from training.files.rows import printable
 from training.pictures import look
 
 MOST_SHOWN = 6
-"""Observations."""
+"""Number of observations that are shown at most."""
 NUMBERS_TOLD = 3
 
 
 def name_and_details(saved: SavedPosteriors) -> tuple[str, str]:
-    """The data's name, and how the draws were made."""
+    """Return the name of the data and how the draws were made."""
     name, schedule = title_of(saved.path.stem.removesuffix("_posterior"))
     samplers = ", ".join(sorted(set(saved.sampler)))
     chains, draws = saved.points.shape[:2]
@@ -24,8 +24,10 @@ def name_and_details(saved: SavedPosteriors) -> tuple[str, str]:
 
 
 def distinct_words(points: np.ndarray) -> str:
-    """Return how many of the draws ``[M, S, D]`` of each observation are distinct; nothing if all
-    are, as of samplers that do not repeat draws."""
+    """Describe how many of the draws ``[M, S, D]`` of each observation are distinct.
+
+    The result is empty if all are distinct, as with samplers that do not repeat draws.
+    """
     counts = [len({row.tobytes() for row in np.ascontiguousarray(draws)}) for draws in points]
     least, most = min(counts), max(counts)
     if least == points.shape[1]:
@@ -34,19 +36,19 @@ def distinct_words(points: np.ndarray) -> str:
 
 
 def part_of(saved: SavedPosteriors, shown: int) -> str:
-    """Which observations are shown, if not all."""
+    """Describe which observations are shown, if not all."""
     if shown == saved.count:
         return ""
     return f"first of {saved.count:,}" if shown == 1 else f"first {shown} of {saved.count:,}"
 
 
 def value_words(values: np.ndarray) -> str:
-    """What was observed ``[K]``, or as much of it as is readable."""
+    """Format an observation ``[K]``, shortened to its first numbers."""
     listed = ", ".join(f"{value:.3g}".replace("-", "−") for value in values[:NUMBERS_TOLD])
     more = ", …" if len(values) > NUMBERS_TOLD else ""
     return f"y = ({listed}{more})" if len(values) > 1 else f"y = {listed}"
 
 
 def axis_name(name: str, room: float = 2.0) -> str:
-    """The name of a coordinate, or as much of it as fits into so many inches."""
+    """Return the name of a coordinate, cut off at ``room`` inches."""
     return look.fitting(printable(name), room)

@@ -1,1 +1,1 @@
-"""Pictures of tables: rows of data against generated ones, their densities, and the way back."""
+"""Pictures of tables: data against generated rows, log densities, and roundtrip errors."""

@@ -1,5 +1,4 @@
-"""Which pictures are drawn of tables; their log densities, and how far from where they started rows
-come back."""
+"""Choice of the pictures of tables, and pictures of log densities and of roundtrip errors."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -37,14 +36,16 @@ LEAST_BINS, MOST_BINS = 10, 40
 FAR = 5e-3
 """Share of the lowest densities of each set that the histogram may leave out."""
 REACH = 4.0
-"""Distances of the quartiles below the lower one from which it may leave out more."""
+"""Distance below the lower quartile, in interquartile ranges, beyond which more may be left out."""
 FEW = 2
-"""Densities of which something can be told."""
+"""Smallest number of densities to draw."""
 
 
 def draw_densities(tables: Sequence[SavedTable]) -> Figure:
-    """Histograms, and the ranks of the data's densities among the samples', of rows of data and
-    samples, or one of them, whose densities are known."""
+    """Draw histograms of log densities of data and samples, or of one of them.
+
+    For both, a second panel shows the ranks of the data's densities among those of the samples.
+    """
     values = [table.densities for table in tables]
     name, details = name_and_details(tables[0].trajectory)
     counts = counted(tables, [len(each) for each in values])
@@ -69,7 +70,7 @@ def draw_densities(tables: Sequence[SavedTable]) -> Figure:
 
 
 def uniformity(data: np.ndarray, samples: np.ndarray) -> float:
-    """p-value of the ranks of ``[n]`` numbers of data among ``[m]`` of samples."""
+    """Return the p-value that data ``[n]`` have uniform ranks among samples ``[m]``."""
     return float(ks_2samp(data, samples).pvalue)
 
 
@@ -104,7 +105,7 @@ def _histogram(axes: Axes, labels: Sequence[str], values: Sequence[np.ndarray]) 
 
 
 def _ranks(axes: Axes, data: np.ndarray, samples: np.ndarray) -> None:
-    """The part of the data below each density, against that of the samples."""
+    """Draw the share of the data below each density against that of the samples."""
     ends = np.sort(np.concatenate([data, samples]))
     below = [
         np.concatenate([[0], np.searchsorted(np.sort(each), ends, side="right") / len(each)])
@@ -126,7 +127,7 @@ def _ranks(axes: Axes, data: np.ndarray, samples: np.ndarray) -> None:
 
 
 def _least(table: SavedTable) -> str:
-    """Which row of data is the least likely."""
+    """Describe which row of data is the least likely."""
     if table.row_index is None or table.log_prob is None or table.kind != "melt":
         return ""
     index = int(np.nanargmin(table.log_prob))
@@ -137,12 +138,14 @@ def _least(table: SavedTable) -> str:
 MOST = 20
 ERRORS_LEFT, RIGHT, WIDTH, LINE, BOTTOM = 2.4, 0.3, 5.0, 0.21, 0.55  # inches
 LEAST = 1e-16
-"""An error that is drawn for none."""
+"""Smallest error that is drawn; a zero error is drawn there."""
 
 
 def draw_roundtrip(melt: SavedTable, back: SavedTable) -> Figure:
-    """Errors of at most 20 columns in units of their standard deviations, from rows to latents and
-    back to as many rows."""
+    """Draw the roundtrip errors, data to latents and back, of at most 20 columns.
+
+    Errors are in standard deviations of the columns.
+    """
     error, largest = column_errors(melt, back)
     order = np.argsort(-largest, kind="stable")[:MOST]
     height = look.TOP + look.LINE_HEIGHT + LINE * len(order) + BOTTOM
@@ -176,9 +179,9 @@ def draw_roundtrip(melt: SavedTable, back: SavedTable) -> Figure:
 
 
 def column_errors(melt: SavedTable, back: SavedTable) -> tuple[np.ndarray, np.ndarray]:
-    """Root mean square and largest errors ``[D]`` over the standard deviations of the columns.
+    """Return root-mean-square and largest errors ``[D]`` over the columns' standard deviations.
 
-    Rows that cannot be drawn are left out; a constant column has its errors in its own units.
+    Rows that are not finite are left out. A constant column has its errors in its own units.
     """
     error = np.abs(back.points - melt.points)
     error = error[~np.isnan(error).any(axis=1)]
@@ -189,7 +192,7 @@ def column_errors(melt: SavedTable, back: SavedTable) -> tuple[np.ndarray, np.nd
 
 
 def _root_mean_square(values: np.ndarray) -> np.ndarray:
-    """That of columns ``[n, D]``, whose squares may be too small or too large for a float."""
+    """Return the root mean square of columns ``[n, D]``, safe against overflow and underflow."""
     largest = np.abs(values).max(axis=0)
     parts = values / np.where(largest > 0, largest, 1)
     return np.asarray(largest * np.sqrt(np.square(parts).mean(axis=0)))
@@ -199,23 +202,29 @@ ALONE = {
     "melt": "data alone: with a generation of the same run beside it, they are compared",
     "gen": "samples alone: with a melt of the same run beside them, they are compared",
 }
-"""What to know of a run with one of them."""
+"""Note for the user, by kind of the only simulation of a run."""
 
 
 def pictures_of_tables(
     paths: Iterable[Path], folder: Path | None, animation: str | None
 ) -> list[look.Picture]:
-    """All pictures of simulations of tables, in a folder or beside their files; none is animated.
-    Raises DataError if a file is broken.
+    """Return all pictures of simulations of tables, in a folder or next to their files.
 
-    A melt and a generation of one run are compared; a roundtrip is drawn with its melt."""
+    A melt and a generation of one run are compared. A roundtrip is drawn with its melt. There are
+    no animations.
+
+    Raises:
+        DataError: A file is broken.
+    """
     tables = [SavedTable.load(path) for path in paths]
     return [picture for run in runs_of(tables) for picture in _pictures_of(run, folder)]
 
 
 def _pictures_of(run: Mapping[str, SavedTable], folder: Path | None) -> list[look.Picture]:
-    """Of a run's simulations by kind: rows of data and samples, or the returned rows where there is
-    nothing else."""
+    """Return the pictures of a run's simulations, given by kind.
+
+    Data and samples are drawn if there are any, otherwise the returned rows.
+    """
     melt, back = run.get("melt"), run.get("roundtrip")
     shown = [run[kind] for kind in ("melt", "gen") if kind in run] or list(run.values())
     draw: dict[str, Callable[[], Figure]] = {"marginals": partial(draw_marginals, shown)}
@@ -239,12 +248,14 @@ def _pictures_of(run: Mapping[str, SavedTable], folder: Path | None) -> list[loo
 
 
 def runs_of(tables: Iterable[SavedTable]) -> list[dict[str, SavedTable]]:
-    """Simulations by kind, sorted into runs: those in one folder, by one name, of the same
-    columns."""
+    """Group simulations into runs, each a mapping from kind to simulation.
+
+    Simulations of one run lie in one folder and share their name and columns.
+    """
     by_run: dict[tuple[object, ...], dict[str, SavedTable]] = {}
     for table in tables:
         run = (table.path.parent, stem_of(table.path), *table.names)
-        while table.kind in by_run.get(run, {}):  # two of one name: each has pictures of its own
+        while table.kind in by_run.get(run, {}):  # of two with one name, each has its own pictures
             run = (*run, "again")
         by_run.setdefault(run, {})[table.kind] = table
     return list(by_run.values())

@@ -1,5 +1,4 @@
-"""Which pictures are drawn of what ``ask.py`` answers: cells with what is said of them, rows with
-odd cells, and checks of both."""
+"""Choice of the pictures of query results, and pictures of predictions, odd cells and checks."""
 
 import math
 from collections.abc import Callable
@@ -32,7 +31,11 @@ ALONE = f"samples alone: {script('ask')} sample with --data compares them"
 
 
 def pictures_of_answers(path: Path, folder: Path | None) -> list[look.Picture]:
-    """The pictures of a CSV, by the parameters beside it. Raises DataError if one is broken."""
+    """Return the pictures of a results CSV, chosen by the parameters next to it.
+
+    Raises:
+        DataError: The CSV or its parameters are broken.
+    """
     saved = SavedAnswers.load(path)
     stem = (folder or path.parent) / saved.stem
     draw: dict[str, Callable[[], Figure]] = {}
@@ -52,7 +55,11 @@ def pictures_of_answers(path: Path, folder: Path | None) -> list[look.Picture]:
 
 
 def pictures_of_check(path: Path, folder: Path | None) -> list[look.Picture]:
-    """The pictures of a check. Raises DataError if it is broken."""
+    """Return the pictures of a check.
+
+    Raises:
+        DataError: The file is broken.
+    """
     saved = SavedAnswerCheck.load(path)
     draw = {"intervals": partial(draw_intervals, saved)}
     if any(column.reliability is not None for column in saved.columns):
@@ -63,23 +70,26 @@ def pictures_of_check(path: Path, folder: Path | None) -> list[look.Picture]:
 MOST_ROWS, MOST_COLUMNS = 12, 10
 CELL_HEIGHT, CELL_WIDTH, ROW_NAMES = 0.4, 1.15, 1.35  # inches
 PLAIN, PLAINLY_ODD = 0.1, 1e-4
-"""Probabilities at which cells begin to be colored, and at which the color is full."""
+"""Probabilities at which the coloring of cells begins, and at which it is full."""
 
 
 def oddest(tails: np.ndarray, most: int) -> list[int]:
-    """Which rows have the least probable cells ``[n, P]``, the least first; no row without any."""
+    """Return the rows with the least probable cells ``[n, P]``, least probable first.
+
+    Rows without any known cell are left out.
+    """
     least = np.fmin.reduce(tails, axis=1)
     order = np.argsort(least, kind="stable")  # NaN comes last
     return [int(row) for row in order[:most] if not math.isnan(least[row])]
 
 
 def odd_columns(tails: np.ndarray, most: int) -> list[int]:
-    """Which columns have the least probable of some rows' cells ``[n, P]``, in their order."""
+    """Return the columns with the least probable cells ``[n, P]`` of some rows, in column order."""
     return sorted(np.argsort(np.fmin.reduce(tails, axis=0), kind="stable")[:most].tolist())
 
 
 def count_of_odd(saved: SavedAnswers) -> str:
-    """How many cells are odd, and how many are by chance."""
+    """Describe how many cells are odd, and how many are expected by chance."""
     known = saved.tails[~np.isnan(saved.tails)]
     return (
         f"{(known <= saved.odd).sum():,} of {len(known):,} cells have a probability of at most "
@@ -88,7 +98,7 @@ def count_of_odd(saved: SavedAnswers) -> str:
 
 
 def draw_odd(saved: SavedAnswers) -> Figure:
-    """The rows with the least probable cells: values, how probable each is given its row."""
+    """Draw the rows with the least probable cells, and how probable each cell is given its row."""
     rows = oddest(saved.tails, MOST_ROWS)
     columns = odd_columns(saved.tails[rows], MOST_COLUMNS)
     dim = saved.tails.shape[1]
@@ -134,8 +144,7 @@ PANEL, PANEL_LEFT = (4.5, 1.9), 0.9  # inches
 
 
 def draw_cells(saved: SavedAnswers) -> Figure:
-    """A panel a column: intervals, or probabilities of the likeliest levels, and the truths that
-    are known."""
+    """Draw a panel per column with intervals or category probabilities, and known true values."""
     shown = saved.asked[:MOST_PANELS]
     across = min(2, len(shown))
     what = "Predictions" if saved.question == "predict" else "Filled cells"
@@ -169,8 +178,7 @@ def draw_cells(saved: SavedAnswers) -> Figure:
 
 
 def hits_of(asked: Asked, interval: float) -> str:
-    """How often an answer is right, with the 95 % range of this share, beside how often it says
-    to be."""
+    """Describe how often predictions are right, with its 95 % range, and the nominal rate."""
     known = asked.known
     count = int(known.sum())
     if not count:
@@ -183,10 +191,13 @@ def hits_of(asked: Asked, interval: float) -> str:
 
 
 def says_right(asked: Asked, interval: float) -> bool | None:
-    """Return whether an answer, of which some true values are known, is right about as often as it
-    says; None where so few are known that this cannot be told (``TELLING``).
+    """Return whether predictions are right about as often as they should be.
 
-    Intervals may be so more often: their ends are values of the column, which belong to them.
+    Intervals may be right more often: their ends are values of the column and belong to them.
+
+    Returns:
+        Whether the nominal rate fits the 95 % range of the share that is right; None if there are
+            too few true values to judge (``TELLING``).
     """
     _, says, low, high = _shares_right(asked, interval)
     right = says <= high and (low <= says or not asked.is_level)
@@ -194,7 +205,7 @@ def says_right(asked: Asked, interval: float) -> bool | None:
 
 
 def _shares_right(asked: Asked, interval: float) -> tuple[float, float, float, float]:
-    """The share of known truths that an answer is right of, what it says, and the 95 % range."""
+    """Return the share of right predictions, the nominal rate, and the share's 95 % range."""
     known = asked.known
     share = float(asked.right[known].mean())
     low, high = wilson(share, known.sum())
@@ -229,8 +240,10 @@ LINE, NAMES, BETWEEN, RIGHT = 0.24, 1.6, 0.22, 0.25  # inches
 
 
 def draw_intervals(saved: SavedAnswerCheck) -> Figure:
-    """A panel for each probability: what intervals of each column hold, beside it; orange where
-    the 95 % range leaves out what was said."""
+    """Draw a panel per probability with the coverage of each column's intervals.
+
+    Orange marks columns whose 95 % range excludes the nominal probability.
+    """
     columns = sorted(range(len(saved.columns)), key=lambda place: -_farthest(saved, place))
     columns = sorted(columns[:MOST_CHECKED])
     levels = saved.probabilities[:4]
@@ -276,8 +289,10 @@ SQUARE = (2.15, 2.0)  # inches
 
 
 def draw_reliability(saved: SavedAnswerCheck) -> Figure:
-    """A panel for each of at most 12 columns of levels: shares that came true against the
-    probabilities that were said; dots are the larger, the more there are."""
+    """Draw reliability diagrams of at most 12 category columns, one panel each.
+
+    Observed shares are drawn against predicted probabilities. Larger dots stand for more cells.
+    """
     shown = [column for column in saved.columns if column.reliability is not None][:MOST_LEVELED]
     across = min(len(shown), ACROSS)
     figure, panels = look.panels(

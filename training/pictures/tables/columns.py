@@ -1,4 +1,4 @@
-"""Columns of a table, rows of data against samples: each by itself, and in pairs."""
+"""Pictures of the columns of data against samples, each column by itself and in pairs."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -21,24 +21,31 @@ from training.pictures.trajectories.clouds import latent_law, name_and_details
 LEVEL = 0.05
 """Probability that chance alone exceeds the bounds shown in the pictures."""
 OUTER = 0.01
-"""Share of the rows that axes leave out, if they are far away."""
+"""Share of the rows that axes leave out if they are far away."""
 
 
 def distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Kolmogorov-Smirnov distances ``[D]`` of the columns of ``[n, D]`` and ``[m, D]``."""
+    """Return Kolmogorov-Smirnov distances ``[D]`` of the columns of ``[n, D]`` and ``[m, D]``."""
     tests = (ks_2samp(*pair, method="asymp") for pair in zip(first.T, second.T, strict=True))
     return np.array([test.statistic for test in tests])
 
 
 def chance(first: int, second: int, columns: int = 1) -> float:
-    """Distance of sets of so many rows that the largest of so many columns, independent or not
-    (Bonferroni), passes by chance with probability 5 % or less."""
+    """Return the distance that the largest of several columns exceeds by chance with at most 5 %.
+
+    The bound is Bonferroni's, so columns may be dependent.
+
+    Args:
+        first: Number of rows of the first set.
+        second: Number of rows of the second set.
+        columns: Number of columns.
+    """
     critical = math.sqrt(math.log(2 * columns / LEVEL) / 2)
     return min(critical * math.sqrt(1 / first + 1 / second), 1.0)
 
 
 def rank_correlations(rows: np.ndarray) -> np.ndarray:
-    """Spearman's correlations ``[D, D]`` of the columns of ``[n, D]``; 0 with constant ones."""
+    """Return Spearman's correlations ``[D, D]`` of columns of ``[n, D]``; 0 if one is constant."""
     ranks = rankdata(rows, axis=0)
     ranks -= ranks.mean(axis=0)
     length = np.sqrt(np.square(ranks).sum(axis=0))
@@ -47,11 +54,11 @@ def rank_correlations(rows: np.ndarray) -> np.ndarray:
 
 
 def limits(*columns: np.ndarray) -> tuple[float, float]:
-    """Where axes begin and end that show all but strays of several sets of numbers ``[n]``.
+    """Return axis limits that contain all but strays of several sets of numbers ``[n]``.
 
     The first set decides how wide axes can be, so that the others cannot shrink it to a line.
     """
-    # Of few rows none is left out.
+    # With few rows, none is left out.
     lows = [np.quantile(each, OUTER / 2, method="lower") for each in columns]
     highs = [np.quantile(each, 1 - OUTER / 2, method="higher") for each in columns]
     low, high, first, last = min(lows), max(highs), lows[0], highs[0]
@@ -67,28 +74,32 @@ def limits(*columns: np.ndarray) -> tuple[float, float]:
 
 
 FEW_ROWS = 20
-"""Rows from which on a histogram is drawn; fewer are drawn as points."""
+"""Number of rows from which a histogram is drawn; fewer rows are drawn as points."""
 LARGE_DISTANCE = 0.2
-"""Kolmogorov-Smirnov distance that a comparison must be able to see before columns are said to fit:
-that of normal columns whose means are half a standard deviation apart."""
+"""Kolmogorov-Smirnov distance that a comparison must be able to detect to conclude a good fit.
+
+It is the distance between normal distributions whose means differ by half a standard deviation.
+"""
 LEAST_BINS, MOST_BINS = 8, 36
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 STRIP = 0.11  # of the tallest bar: how far below the bars one line of quantiles lies
 FILL = 0.35  # opacity of the data's bars
 MEDIAN: dict[str, Any] = {"marker": "o", "ms": 3.6, "mfc": "white", "mew": 1}
-STRAYS = 0.015  # share beyond the axes from which a panel tells it
+STRAYS = 0.015  # share outside the axes from which a panel states it
 
 
 def draw_column(
     axes: Axes, labels: Sequence[str], values: Sequence[np.ndarray], strips: bool = True
 ) -> None:
-    """Draw bars of data, the outline of samples, and below them lines of quantiles, of one or two
-    sets ``[n]``; a set of fewer than ``FEW_ROWS`` as points."""
+    """Draw one or two sets ``[n]``: bars for data, an outline for samples, quantiles below.
+
+    A set of fewer than ``FEW_ROWS`` is drawn as points.
+    """
     low, high = limits(*values)
     fewest = min(len(each) for each in values)
     bins = 1 + 2 * int(np.clip(1.25 * fewest ** (1 / 3), LEAST_BINS // 2, MOST_BINS // 2))
     edges = np.linspace(low, high, bins + 1)
-    # By all rows, not only those in range, so that the sets compare.
+    # Relative to all rows, not only those in range, so that the sets are comparable.
     shares = [np.histogram(each, edges)[0] / len(each) for each in values]
     drawn = [share for share, each in zip(shares, values, strict=True) if len(each) >= FEW_ROWS]
     top = max(float(np.max(drawn, initial=0)), 1e-9)
@@ -120,7 +131,7 @@ def draw_points(axes: Axes, values: np.ndarray, color: str, height: float) -> No
 def draw_shares(
     axes: Axes, label: str, shares: np.ndarray, edges: np.ndarray, width: float
 ) -> None:
-    """Bars of data, or the outline of samples, a line of this width."""
+    """Draw bars for data, or an outline of this line width for samples."""
     if is_outlined(label):
         axes.stairs(shares, edges, color=color_of(label), lw=width)
     else:
@@ -130,8 +141,15 @@ def draw_shares(
 def legend_below_headline(
     figure: Figure, left: float, labels: Sequence[str], strips: bool = True, note: str = ""
 ) -> None:
-    """What bars, outlines and lines of quantiles, if there are any, are, and a note at the other
-    end of the line, inches from either edge."""
+    """Draw a legend of bars, outlines and quantile lines, and a note at the other end of the line.
+
+    Args:
+        figure: Figure to draw on.
+        left: Distance of either end from the edge, inches.
+        labels: Labels of the sets.
+        strips: Whether there are lines of quantiles.
+        note: Note; may be empty.
+    """
     handles = [
         look.line(label, color_of(label), lw=1.5)
         if is_outlined(label)
@@ -145,7 +163,7 @@ def legend_below_headline(
 
 
 def few_numbers(*axes: Axis) -> None:
-    """Round numbers at each axis, none so near to an end that it would touch a neighbor's."""
+    """Set few round ticks on each axis, none so near an end that it touches a neighbor's."""
     for axis in axes:
         axis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10], prune="both"))
 
@@ -159,7 +177,7 @@ def color_of(label: str) -> str:
 
 
 def counted(tables: Sequence[SavedTable], counts: Sequence[int]) -> str:
-    """How many rows of what are drawn, and how many cannot be."""
+    """Describe how many rows of each set are drawn, and how many are not finite."""
     parts = []
     for table, count in zip(tables, counts, strict=True):
         what = "rows of data" if table.kind == "melt" else table.label
@@ -170,7 +188,7 @@ def counted(tables: Sequence[SavedTable], counts: Sequence[int]) -> str:
 
 
 def _quantiles(axes: Axes, values: np.ndarray, y: float, color: str) -> None:
-    """A line from the lowest to the highest, thick between the quartiles, with the median."""
+    """Draw a line between the outer quantiles, thick between the quartiles, with the median."""
     lowest, first, median, third, highest = np.quantile(values, QUANTILES)
     axes.plot([lowest, highest], [y, y], color=color, lw=1, solid_capstyle="butt")
     axes.plot([first, third], [y, y], color=color, lw=3, solid_capstyle="butt")
@@ -185,8 +203,15 @@ LEAST_WIDTH = 8.0
 def column_page(
     count: int, title: str, subtitle: str, widest: float = WIDEST, **room: float
 ) -> tuple[Figure, Iterator[Axes], float]:
-    """A figure with panels of so many columns, these (``look.panel_page`` says what room there may
-    be), and their width."""
+    """Return a figure with a panel per column, an iterator over panels, and their width.
+
+    Args:
+        count: Number of columns.
+        title: Title of the figure.
+        subtitle: Line below the title.
+        widest: Largest width of a panel, inches.
+        **room: Room around the panels; see ``look.panel_page``.
+    """
     across = min(count, ACROSS)
     width = min((look.WIDE - 2 * LEFT - GAP * (across - 1)) / across, widest)
     figure, panels = look.panels(
@@ -205,7 +230,7 @@ def column_page(
 
 
 def draw_marginals(tables: Sequence[SavedTable]) -> Figure:
-    """A panel for each of at most 20 columns of data and samples, or one of them."""
+    """Draw a panel for each of at most 20 columns of data and samples, or of one of them."""
     labels, names = [table.label for table in tables], tables[0].names
     rows = [table.rows for table in tables]
     order, far = np.arange(len(names)), None
@@ -244,11 +269,11 @@ MOST_PAIRED = 5
 LARGEST, PAIRS_LEFT, RIGHT, PAIRS_GAP, BOTTOM = 2.9, 0.85, 0.2, 0.3, 0.55  # inches
 PAIRS_LEAST_WIDTH = 7.5
 MOST_POINTS = 2000
-"""Of each set."""
+"""Number of points drawn of each set."""
 
 
 def draw_pairs(tables: Sequence[SavedTable]) -> Figure:
-    """A matrix of panels of two to five columns of data and samples, or one of them."""
+    """Draw a matrix of panels of two to five columns of data and samples, or of one of them."""
     rows = [table.rows for table in tables]
     correlations = [rank_correlations(each) for each in rows]
     chosen = telling_columns(correlations, MOST_PAIRED)
@@ -276,7 +301,7 @@ def draw_pairs(tables: Sequence[SavedTable]) -> Figure:
             values = [each[:, here] for each in rows]
             draw_column(axes, [table.label for table in tables], values, strips=False)
         else:
-            # One set alone fills both halves.
+            # A single set fills both halves.
             which = int(across > row) if len(tables) == 2 else 0
             _scatter(axes, rows[which][:, [here, beside]], color_of(tables[which].label))
             axes.set(xlim=ends[here], ylim=ends[beside])
@@ -293,8 +318,16 @@ def draw_pairs(tables: Sequence[SavedTable]) -> Figure:
 def label_pair(
     axes: Axes, row: int, across: int, names: Sequence[str], side: float, off: float
 ) -> None:
-    """Names and numbers at a panel of a matrix of pairs, below the last row and, so many inches
-    off, at the left."""
+    """Label a panel of a matrix of pairs: below the last row, and left of the first column.
+
+    Args:
+        axes: Axes of the panel.
+        row: Row of the panel.
+        across: Column of the panel.
+        names: Names of the columns.
+        side: Side of a panel, inches.
+        off: Distance of the left label from the axes, inches.
+    """
     is_last, is_first = row == len(names) - 1, across == 0
     axes.tick_params(labelbottom=is_last, labelleft=is_first and row > 0)
     x, y = (look.fitting(names[place], side) for place in (across, row))
@@ -304,8 +337,15 @@ def label_pair(
 
 
 def telling_columns(correlations: Sequence[np.ndarray], most: int) -> np.ndarray:
-    """Columns between which two sets differ most, in their order: at most so many indices, by
-    correlations of all columns ``[D, D]``, of two sets or one, of which the strongest tell."""
+    """Return at most ``most`` columns with the strongest correlations, or changes between two sets.
+
+    Args:
+        correlations: Correlations ``[D, D]`` of one set or two sets.
+        most: Largest number of columns.
+
+    Returns:
+        Indices in column order.
+    """
     change = np.abs(correlations[0] - (correlations[1] if len(correlations) == 2 else 0))
     np.fill_diagonal(change, 0)
     chosen = list(np.unravel_index(change.argmax(), change.shape))
@@ -319,7 +359,7 @@ def telling_columns(correlations: Sequence[np.ndarray], most: int) -> np.ndarray
 
 
 def _scatter(axes: Axes, points: np.ndarray, color: str) -> None:
-    """Points ``[n, 2]``, or evenly spaced ones of many: the fewer, the larger."""
+    """Draw points ``[n, 2]``, or an evenly spaced subset of many; fewer points are larger."""
     shown = points[evenly(len(points), MOST_POINTS)]
     size = float(np.interp(np.log10(len(shown)), [1.5, 3.3], [4.0, 2.0]))
     axes.plot(*shown.T, "o", ms=size, mew=0, color=color, alpha=0.5)

@@ -1,5 +1,4 @@
-"""Rows that were drawn against real ones: each column by itself, and what columns have to do with
-each other."""
+"""Pictures of sampled rows against real ones: single columns, and associations between columns."""
 
 import math
 from collections.abc import Sequence
@@ -36,14 +35,14 @@ from training.pictures.tables.columns import (
 )
 
 FEW_VALUES = 7
-"""Numbers that have no more are drawn as levels are."""
+"""Largest number of distinct values of a number column that is drawn like categories."""
 MOST_LEVELS = 7
 FEW = 2
-"""Cells of which something can be drawn."""
+"""Smallest number of cells to draw."""
 
 
 class DrawnRows:
-    """Columns of samples, and of data where there are such, in the order of the table."""
+    """Columns of samples, and of data if there are any, in the order of the table."""
 
     def __init__(self, saved: SavedAnswers):
         sets = {LABELS["melt"]: saved.real, LABELS["gen"]: saved.rows}
@@ -58,16 +57,18 @@ class DrawnRows:
         self.columns: list[RecordColumn] = [saved.rows.columns[place] for place in self.places]
 
     def sets(self, index: int) -> list[np.ndarray]:
-        """The cells of a column that are there, of each set."""
+        """Return the cells of a column that are not missing, for each set."""
         columns = [values[:, self.places[index]] for values in self.values]
         return [column[~np.isnan(column)] for column in columns]
 
     def levels(self, index: int) -> list[float] | None:
-        """Values of a column that has few, the most frequent first if they have no order; None of
-        one with many."""
+        """Return the values of a column with few distinct values, or None for other columns.
+
+        Values without an order are sorted by frequency, most frequent first.
+        """
         column, sets = self.columns[index], self.sets(index)
         values = np.unique(np.concatenate(sets))
-        few_rows = max(map(len, sets)) < FEW_ROWS  # which have few values, whatever their law is
+        few_rows = max(map(len, sets)) < FEW_ROWS  # few values for any distribution
         if column.type != CATEGORY and (len(values) > FEW_VALUES or few_rows):
             return None
         if column.type == CATEGORY and not column.ordered:
@@ -76,8 +77,10 @@ class DrawnRows:
         return [float(value) for value in values]
 
     def shares(self, index: int, most: int) -> tuple[list[str], list[np.ndarray]]:
-        """Names of the levels of a column that has such, and their shares in each set; what is
-        beyond so many is put together."""
+        """Return names and shares in each set of the values of a column with few distinct values.
+
+        Values beyond the ``most - 1`` first are pooled.
+        """
         levels = self.levels(index) or []
         shown = levels if len(levels) <= most else levels[: most - 1]
         names = [self.text(index, value) for value in shown]
@@ -91,8 +94,11 @@ class DrawnRows:
 
     @cached_property
     def fit(self) -> tuple[np.ndarray, np.ndarray]:
-        """Distances of Kolmogorov and Smirnov ``[D]``, of levels in the order of ``levels``, and
-        what those of all columns are below by chance with 95 %, of levels or more. Of two sets."""
+        """Kolmogorov-Smirnov distances ``[D]`` between two sets, and bounds by chance ``[D]``.
+
+        Categories are ordered as in ``levels``. With at least 95 %, no column exceeds its bound by
+        chance.
+        """
         gaps, bounds = np.zeros((2, len(self.columns)))
         for index in range(len(self.columns)):
             sets, levels = self.sets(index), self.levels(index)
@@ -103,20 +109,20 @@ class DrawnRows:
         return gaps, bounds
 
     def associations(self, places: Sequence[int]) -> list[np.ndarray]:
-        """Those of some columns ``[D, D]``, of each set."""
+        """Return the associations ``[D, D]`` of some columns, for each set."""
         is_level = np.array([self.columns[index].type == CATEGORY for index in places])
         chosen = [self.places[index] for index in places]
         return [associations(values[:, chosen], is_level) for values in self.values]
 
     @cached_property
     def has_associations(self) -> bool:
-        """Whether an association of two columns is known of each set."""
+        """Whether the association of some pair of columns is known in each set."""
         matrices = self.associations(range(len(self.columns)))
         return all(np.isfinite(m[np.tril_indices(len(m), -1)]).any() for m in matrices)
 
     @property
     def counts(self) -> str:
-        """How many rows of what there are."""
+        """Number of rows of each set, in words."""
         of_data = "held-out rows of data" if self.saved.held_out else "rows of the training"
         words = {LABELS["melt"]: of_data, LABELS["gen"]: "samples"}
         pairs = zip(self.labels, self.values, strict=True)
@@ -131,7 +137,7 @@ class DrawnRows:
 
 
 def draw_marginals(drawn: DrawnRows) -> Figure:
-    """A panel for each of at most 20 columns: if there are more, those that fit worst."""
+    """Draw a panel for each of at most 20 columns, the worst-fitting ones if there are more."""
     dim, compared = len(drawn.columns), len(drawn.labels) == 2
     order = np.argsort(-drawn.fit[0], kind="stable") if compared else np.arange(dim)
     shown = np.sort(order[:MOST])
@@ -156,12 +162,12 @@ def draw_marginals(drawn: DrawnRows) -> Figure:
 
 
 def write_dates(axis: Axis, column: RecordColumn) -> None:
-    """Writes the numbers of an axis as the dates that they stand for, without their times."""
+    """Format the numbers of an axis as dates without times."""
     axis.set_major_formatter(FuncFormatter(lambda day, _: text_of(column, day).partition(" ")[0]))
 
 
 def _draw_levels(axes: Axes, drawn: DrawnRows, index: int, width: float) -> None:
-    """Bars of data and outlines of samples, with the names of levels in them."""
+    """Draw bars for data and outlines for samples, with the names of values inside."""
     names, shares = drawn.shares(index, MOST_LEVELS)
     places = -np.arange(len(names), dtype=float)
     for label, share, cells in zip(drawn.labels, shares, drawn.sets(index), strict=True):
@@ -181,14 +187,16 @@ def _draw_levels(axes: Axes, drawn: DrawnRows, index: int, width: float) -> None
 
 
 MOST_ASSOCIATED, MOST_WRITTEN = 20, 10
-"""Columns of a matrix, and those of which its numbers are written."""
+"""Number of columns of a matrix at most, and number up to which its values are written in."""
 SIDE, NAMES, BETWEEN, BELOW = 2.6, 1.4, 0.3, 1.4  # inches
 KINDS = ("two numbers: rank correlation", "number and levels: η", "levels: Cramér's V")
 
 
 def draw_associations(drawn: DrawnRows) -> Figure:
-    """A matrix of data, one of samples, and one against the other: at most 20 columns, those of
-    which the associations differ most."""
+    """Draw association matrices of data and samples, and one against the other.
+
+    At most 20 columns are drawn, those whose associations differ most.
+    """
     dim, several = len(drawn.columns), len(drawn.labels) == 2
     chosen = list(range(dim))
     matrices = drawn.associations(chosen)
@@ -243,7 +251,7 @@ def _draw_matrix(axes: Axes, matrix: np.ndarray, left: Sequence[str], below: Seq
 def _draw_agreement(
     axes: Axes, drawn: DrawnRows, chosen: Sequence[int], matrices: Sequence[np.ndarray]
 ) -> None:
-    """Associations of samples against those of data, and the pair that differs most."""
+    """Draw associations of samples against those of data, one mark per pair of columns."""
     rows, columns = np.tril_indices(len(chosen), -1)
     x, y = (matrix[rows, columns] for matrix in matrices)
     kinds = [drawn.columns[index].type == CATEGORY for index in chosen]

@@ -1,4 +1,4 @@
-"""Which pictures are drawn of simulations, and those that move: one frame a saved time."""
+"""Choice of the pictures of simulations, and animations with one frame per saved time."""
 
 import shutil
 import subprocess
@@ -42,16 +42,16 @@ VERBS = {"melt": "Melting", "gen": "Generating"}
 
 
 class CloudAnimation:
-    """A point cloud that moves between fixed limits, above a line of time.
+    """A point cloud that moves between fixed limits, above a time line.
 
     Args:
-        row: The points at the times of the frames.
+        row: Points at the times of the frames.
         title: Title of the animation.
         subtitle: Line below the title.
 
     Attributes:
-        axes: The axes of the cloud.
-        dots: The points of the frame that was drawn last.
+        axes: Axes of the cloud.
+        dots: Points of the frame that was drawn last.
     """
 
     def __init__(self, row: Row, title: str, subtitle: str):
@@ -87,7 +87,7 @@ class CloudAnimation:
             self.dots.set_offsets(points)
 
     def frames(self) -> list[np.ndarray]:
-        """RGB pictures ``[S, height, width, 3]``, 8 bits."""
+        """Return the frames as RGB ``[S, height, width, 3]``, 8 bits."""
         made = []
         for number, time in enumerate(self._times.tolist()):
             self._show(number)
@@ -100,15 +100,20 @@ class CloudAnimation:
         return made
 
     def seconds(self) -> list[float]:
-        """How long each frame is shown: the first and the last for a moment longer, ``[S]``."""
+        """Return the duration of each frame in seconds ``[S]``; the first and last are longer."""
         count = len(self._times)
         each = float(np.clip(MOVING_SECONDS / count, SHORTEST, LONGEST))
         return [FIRST_SECONDS, *[each] * (count - 2), LAST_SECONDS]
 
 
 def animation_of(trajectory: SavedTrajectory, stem: Path, suffix: str) -> look.Picture:
-    """Return the animation, ``gif`` or ``mp4``, of a melt or a generation of a toy; the stem has
-    the folder and first part of its name."""
+    """Return the animation of a melt or a generation of a toy.
+
+    Args:
+        trajectory: Simulation to animate.
+        stem: Folder and first part of the file name.
+        suffix: ``gif`` or ``mp4``.
+    """
     name, details = name_and_details(trajectory)
     law = latent_law(trajectory)
     words = details if law in ("", CLOSED_FORM) else law
@@ -125,29 +130,33 @@ def animation_of(trajectory: SavedTrajectory, stem: Path, suffix: str) -> look.P
 
 
 def animate_cloud(trajectory: SavedTrajectory, title: str, subtitle: str) -> CloudAnimation:
-    """The points of a trajectory, all in motion at once."""
+    """Return the animation of all points of a trajectory."""
     row = row_of(trajectory, evenly(len(trajectory.times), MOST_FRAMES), MOST_POINTS)
     return CloudAnimation(row, title, subtitle)
 
 
 def write_gif(path: Path, frames: Sequence[np.ndarray], seconds: Sequence[float]) -> None:
-    """Writes an endlessly repeated GIF of RGB frames, all in one palette, so that none flickers."""
+    """Write an endless GIF of RGB frames with a common palette, so that no color flickers."""
     images = [Image.fromarray(frame) for frame in frames]
     sample = np.concatenate([frames[0], frames[len(frames) // 2], frames[-1]])
-    # The page stays white, not nearly so: no color but white may be close to it.
+    # Keep the page white rather than nearly white: no other color may be close to white.
     sample[sample.min(axis=-1) >= NEARLY_WHITE] = 255
     palette = Image.fromarray(sample).quantize(256, dither=Image.Dither.NONE)
     colors = np.array(palette.getpalette(), dtype=np.uint8).reshape(-1, 3)
     colors[colors.min(axis=1) >= NEARLY_WHITE] = 255
     palette.putpalette(colors.tobytes())
     first, *rest = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
-    # GIF counts in hundredths of a second.
+    # GIF durations are in hundredths of a second.
     durations = [round(second * 100) * 10 for second in seconds]
     first.save(path, save_all=True, append_images=rest, duration=durations, loop=0)
 
 
 def require_ffmpeg() -> str:
-    """The path of ffmpeg. Raises UsageError if it is not installed."""
+    """Return the path of ffmpeg.
+
+    Raises:
+        UsageError: ffmpeg is not installed.
+    """
     program = shutil.which("ffmpeg")
     if program is None:
         raise UsageError("--format=mp4 needs ffmpeg, which is not installed: use --format=gif")
@@ -155,10 +164,14 @@ def require_ffmpeg() -> str:
 
 
 def write_mp4(path: Path, frames: Sequence[np.ndarray], seconds: Sequence[float]) -> None:
-    """Writes an H.264 video of RGB frames. Raises UsageError if there is no ffmpeg, DataError if
-    ffmpeg failed."""
+    """Write an H.264 video of RGB frames.
+
+    Raises:
+        UsageError: ffmpeg is not installed.
+        DataError: ffmpeg failed.
+    """
     program, rate = require_ffmpeg(), 30
-    height, width = (side // 2 * 2 for side in frames[0].shape[:2])  # H.264 wants even sides
+    height, width = (side // 2 * 2 for side in frames[0].shape[:2])  # H.264 needs even sides
     command = [program, "-y", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24"]
     command += ["-s", f"{width}x{height}", "-r", str(rate), "-i", "-"]
     command += ["-c:v", "libx264", "-crf", "20", "-pix_fmt", "yuv420p", str(path)]
@@ -175,8 +188,16 @@ def write_mp4(path: Path, frames: Sequence[np.ndarray], seconds: Sequence[float]
 def pictures_of_toys(
     paths: Sequence[Path], folder: Path | None, animation: str | None
 ) -> list[look.Picture]:
-    """All pictures of simulations of points, and animations (``gif``, ``mp4`` or none), in a folder
-    or beside their files. Raises DataError if a file is broken."""
+    """Return all pictures of simulations of points, in a folder or next to their files.
+
+    Args:
+        paths: Files of simulations.
+        folder: Output folder, or None for next to the files.
+        animation: ``gif``, ``mp4``, or None for no animations.
+
+    Raises:
+        DataError: A file is broken.
+    """
     trajectories = [SavedTrajectory.load(path) for path in paths]
     pictures = []
     for item in trajectories:
@@ -189,7 +210,7 @@ def pictures_of_toys(
 
 
 def pictures_of_latents(item: SavedTrajectory, stem: Path) -> list[look.Picture]:
-    """What is drawn of a melt's last states, and of the log densities of melts and generations."""
+    """Return pictures of a melt's last states, and of log densities of melts and generations."""
     draw: dict[str, Callable[[], Figure]] = {}
     if item.kind == "melt":
         draw |= {"latents": partial(draw_latents, item), "joint": partial(draw_joint, item)}
@@ -199,7 +220,7 @@ def pictures_of_latents(item: SavedTrajectory, stem: Path) -> list[look.Picture]
 
 
 def overviews(trajectories: Sequence[SavedTrajectory], folder: Path | None) -> list[look.Picture]:
-    """The clouds of each run's melt and generation together."""
+    """Return a picture of each run that shows the clouds of its melt and generation together."""
 
     def run(item: SavedTrajectory) -> tuple[Path, str, int]:
         return item.path.parent, stem_of(item.path), item.dim

@@ -1,4 +1,4 @@
-"""A point cloud at several times in a row; every point keeps its color from panel to panel."""
+"""Pictures of a point cloud at several times; every point keeps its color."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,19 +17,24 @@ CLOSED_FORM = "latents: closed form"
 
 
 def name_and_details(trajectory: SavedTrajectory) -> tuple[str, str]:
-    """The data's name; schedule and denoiser."""
+    """Return the name of the data, and its schedule and denoiser in words."""
     return title_of(stem_of(trajectory.path))
 
 
 def latent_law(trajectory: SavedTrajectory) -> str:
-    """What a generation drew its latents from, in words; none for others, or if it is unknown.
-    Raises DataError if the parameters beside the file are broken."""
+    """Describe the base distribution that a generation drew its latents from.
+
+    The result is empty for other simulations, or if the distribution is unknown.
+
+    Raises:
+        DataError: The parameters next to the file are broken.
+    """
     if trajectory.kind != "gen":
         return ""
     stem = stem_of(trajectory.path)
     path = trajectory.path.with_name(f"{stem}_sim_params.json")
     options = parameter(path, "options")
-    if options is None:  # of images, which may have been simulated one by one
+    if options is None:  # images, which may have been simulated one by one
         path = trajectory.path.with_name(f"{stem}_HD_pfODE_int_sim_params.json")
         options = parameter(path, "gen", "options")
     options = options if isinstance(options, dict) else {}
@@ -55,8 +60,8 @@ def latent_law(trajectory: SavedTrajectory) -> str:
 PANELS = 6
 LEFT, RIGHT, GAP = 0.5, 0.1, 0.14  # inches around and between the panels
 TIME_HEIGHT, TICKS_HEIGHT = 0.24, 0.6
-# Share of a cloud's points that may lie beyond the limits of an axis, so that strays do not shrink
-# the rest. A cube takes more room than a square to hold the same points.
+# Share of a cloud's points that may lie outside the limits of an axis, so that strays do not shrink
+# the rest. A cube needs more room than a square to contain the same points.
 STRAYS = {2: 5e-4, 3: 4e-3}
 TITLES = {
     "melt": "Melting {} into a Gaussian",
@@ -64,7 +69,7 @@ TITLES = {
     "gen": "Generating {} from a Gaussian",
 }
 EMPTY = 1e-3
-"""Below this fraction of the top eigenvalue a dimension of an embedded toy holds no data."""
+"""Fraction of the top eigenvalue below which a dimension of an embedded toy contains no data."""
 COLORS = {
     "melt": "colors: place in the data",
     "roundtrip": "colors of the melt",
@@ -73,20 +78,22 @@ COLORS = {
 
 
 def shown_dims(trajectory: SavedTrajectory) -> int:
-    """2 or 3: a third dimension is drawn where the data has three and no more."""
+    """Return the number of dimensions to draw: 3 if the data has exactly three, else 2."""
     full = int((trajectory.eigenvalues > EMPTY * trajectory.eigenvalues.max()).sum())
     return 3 if trajectory.dim == 3 or (trajectory.dim > 3 and full == 3) else 2
 
 
 def axis_names(trajectory: SavedTrajectory) -> list[str]:
-    """One for each shown dimension."""
+    """Return a name for each shown dimension."""
     letter = "x" if trajectory.eigenvectors is not None else "e"
     return [f"${letter}_{number}$" for number in range(1, shown_dims(trajectory) + 1)]
 
 
 def points_of(trajectory: SavedTrajectory) -> np.ndarray:
-    """The scaled points to draw, ``[S, n, shown_dims]``: in image space where that can be drawn
-    whole, else the first eigen-dimensions."""
+    """Return the scaled points to draw, ``[S, n, shown_dims]``.
+
+    Points are in image space if that can be drawn completely, else in the first eigen-dimensions.
+    """
     if trajectory.eigenvectors is not None:
         shift = trajectory.scale[:, None, None] * trajectory.mean
         return trajectory.states @ trajectory.eigenvectors.T + shift
@@ -98,12 +105,12 @@ class Row:
     """One trajectory to draw.
 
     Attributes:
-        points: ``[K, N, 2 or 3]``.
-        times: ``[K]``.
-        colors: One a point ``[N, 3]``.
-        axis_names: One a dimension.
-        title: What is seen.
-        subtitle: How to read it.
+        points: Points ``[K, N, 2 or 3]``.
+        times: Times ``[K]``.
+        colors: Color of each point ``[N, 3]``.
+        axis_names: Name of each dimension.
+        title: Title of the row.
+        subtitle: How to read the row.
     """
 
     points: np.ndarray
@@ -115,18 +122,23 @@ class Row:
 
 
 def draw_trajectories(trajectories: Sequence[SavedTrajectory]) -> Figure:
-    """A row for each trajectory, at the times that show most of it."""
+    """Draw a row for each trajectory, at its most informative times."""
     return draw_clouds(
         [row_of(item, telling_times(points_of(item), PANELS)) for item in trajectories]
     )
 
 
 def row_of(trajectory: SavedTrajectory, times: np.ndarray, most: int | None = None) -> Row:
-    """A trajectory as a row of a picture, at indices of saved times, with so many points at most,
-    evenly spaced ones."""
+    """Return a trajectory as a row of a picture.
+
+    Args:
+        trajectory: Trajectory to draw.
+        times: Indices of saved times.
+        most: Largest number of points, an evenly spaced subset; None for all.
+    """
     points, kind = points_of(trajectory), trajectory.kind
     points = points[:, evenly(points.shape[1], most or points.shape[1])]
-    # A roundtrip ends where its melt began: so they share their colors.
+    # A roundtrip ends where its melt began, so the two share their colors.
     places = seen_places(points[-1 if kind == "roundtrip" else 0])
     places = places - places.mean(axis=0)
     name, details = name_and_details(trajectory)
@@ -145,7 +157,7 @@ def row_of(trajectory: SavedTrajectory, times: np.ndarray, most: int | None = No
 
 
 def draw_clouds(rows: Sequence[Row]) -> Figure:
-    """Rows of panels under one another, all on the same scale, one panel a time."""
+    """Draw rows of panels under one another, all on the same scale, one panel per time."""
     columns = max(len(row.times) for row in rows)
     side = (look.WIDE - LEFT - RIGHT - GAP * (columns - 1)) / columns
     figure, places = look.panel_page(
@@ -179,8 +191,10 @@ def draw_clouds(rows: Sequence[Row]) -> Figure:
 
 
 def common_box(clouds: Sequence[np.ndarray]) -> np.ndarray:
-    """Limits ``[d, 2]`` of a square or cube that holds all but stray points of several clouds
-    ``[..., d]``."""
+    """Return the limits ``[d, 2]`` of a square or cube around several clouds ``[..., d]``.
+
+    Stray points may lie outside.
+    """
     share = STRAYS[clouds[0].shape[-1]] / 2
     ends = [np.quantile(cloud, [share, 1 - share], axis=-2) for cloud in clouds]
     low, high = np.concatenate([end.reshape(2, -1, end.shape[-1]) for end in ends], axis=1)
@@ -191,12 +205,12 @@ def common_box(clouds: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def inside(points: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """Which points ``[..., d]`` lie within limits ``[d, 2]``, bool ``[...]``."""
+    """Return which points ``[..., d]`` lie within limits ``[d, 2]``, bool ``[...]``."""
     return np.asarray(((points >= box[:, 0]) & (points <= box[:, 1])).all(axis=-1))
 
 
 def seen_places(points: np.ndarray) -> np.ndarray:
-    """Where points ``[..., 2 or 3]`` lie on the page ``[..., 2]``, in their own units."""
+    """Return where points ``[..., 2 or 3]`` appear on the page ``[..., 2]``, in their own units."""
     if points.shape[-1] == 2:
         return points
     elevation, azimuth = np.deg2rad([look.ELEVATION, look.AZIMUTH])
@@ -207,11 +221,11 @@ def seen_places(points: np.ndarray) -> np.ndarray:
 
 
 def telling_times(points: np.ndarray, count: int) -> np.ndarray:
-    """Indices of saved times for at most so many panels of points ``[S, N, d]``: the first, the
-    last, and those between that show most.
+    """Return indices of at most ``count`` informative times of points ``[S, N, d]``.
 
-    Panels are mostly spaced evenly by how far the points move, since a flow rests for long at its
-    data end, and a little by the number of states."""
+    The first and last times are always included. Times are spaced mostly by how far the points
+    move, since a flow rests for long near the data, and slightly by the number of states.
+    """
     saved = len(points)
     moved = np.sqrt(np.square(np.diff(points, axis=0)).sum(axis=-1).mean(axis=-1))
     path = np.concatenate([[0.0], np.cumsum(moved)])
@@ -225,9 +239,15 @@ def telling_times(points: np.ndarray, count: int) -> np.ndarray:
 
 
 def cloud_axes(figure: Figure, place: ArrayLike, box: np.ndarray, names: Sequence[str]) -> Any:
-    """Axes of equal aspect for a cloud in limits ``[2 or 3, 2]``: left, bottom, width and height in
-    inches. Without names of the dimensions, they have no numbers either where other axes beside
-    them tell these."""
+    """Return axes of equal aspect for a cloud in limits ``[2 or 3, 2]``.
+
+    Args:
+        figure: Figure to draw on.
+        place: Left, bottom, width and height in inches.
+        box: Limits.
+        names: Names of the dimensions. Without names the axes have no numbers where neighboring
+            axes show them.
+    """
     if len(box) == 3:
         axes = look.axes_at(figure, place, projection="3d")
         axes.set(xlim=box[0], ylim=box[1], zlim=box[2])
@@ -244,10 +264,10 @@ def cloud_axes(figure: Figure, place: ArrayLike, box: np.ndarray, names: Sequenc
 
 
 def scatter(axes: Any, points: np.ndarray, colors: np.ndarray, size: float = 4.0) -> Any:
-    """Draws points ``[N, 2 or 3]`` in their colors ``[N, 3]``, those within the limits."""
+    """Draw points ``[N, 2 or 3]`` in colors ``[N, 3]``, without those outside 3-D limits."""
     if points.shape[-1] == 2:
         return axes.scatter(*points.T, c=colors, s=size, linewidths=0, alpha=0.85)
     box = np.array([axes.get_xlim(), axes.get_ylim(), axes.get_zlim()])
     seen = inside(points, box)
-    # Those in the distance are drawn paler.
+    # Distant points are drawn paler.
     return axes.scatter(*points[seen].T, c=colors[seen], s=size, linewidths=0, clip_on=False)

@@ -1,5 +1,4 @@
-"""Where a melt ends, against the Gaussian of the closed form: margins, a joint, quantiles, and
-variances; and the log densities of its points."""
+"""Pictures of a melt's latents against the closed-form Gaussian, and of log densities."""
 
 import math
 from statistics import NormalDist
@@ -31,7 +30,7 @@ SIZE, SIDE, LEFT, GAP = (3.4, 1.75), 3.6, 0.3, 0.3  # inches
 LEAST_WIDTH = 6.5  # of a page of one dimension
 RANGE = 4.0  # standard deviations of the Gaussian on either side
 FEW_POINTS = 20
-"""Points from which on a histogram is drawn; fewer are drawn as points."""
+"""Number of points from which a histogram is drawn; fewer are drawn as points."""
 LEAST_BINS, MOST_BINS = 16, 48
 TALLEST = 1.7  # bars are cut at this many times the Gaussian's peak
 RADII = np.array([1.0, 2.0, 3.0])
@@ -39,7 +38,7 @@ MOST_POINTS, MOST_QUANTILES = 3000, 400
 
 
 def draw_latents(melt: SavedTrajectory) -> Figure:
-    """A histogram for each of the first dimensions."""
+    """Draw a histogram for each of the first dimensions."""
     latents, variance, compressed = melt.last, melt.latent_variance(), melt.compressed()
     count = min(latents.shape[1], MOST_PANELS)
     error = f"curve: closed form · sampling error of a variance: {math.sqrt(2 / melt.count):.1%}"
@@ -69,7 +68,7 @@ def draw_latents(melt: SavedTrajectory) -> Figure:
 
 
 def draw_joint(melt: SavedTrajectory) -> Figure:
-    """The first two dimensions together, and the quantiles of the first six."""
+    """Draw the first two dimensions together, and the quantiles of the first six."""
     words = _headline(melt, "in units of the closed form's σ")
     figure, (left, right) = look.panels(2, 2, (SIDE, SIDE), *words, gap=0.8)
     units = melt.last / np.sqrt(melt.latent_variance()[: melt.last.shape[1]])
@@ -79,7 +78,7 @@ def draw_joint(melt: SavedTrajectory) -> Figure:
 
 
 def gaussian(values: np.ndarray, variance: float) -> np.ndarray:
-    """Density of ``N(0, variance)``."""
+    """Return the density of ``N(0, variance)``."""
     return np.exp(-0.5 * values**2 / variance) / math.sqrt(2 * math.pi * variance)
 
 
@@ -91,10 +90,10 @@ def _headline(melt: SavedTrajectory, note: str) -> tuple[str, str]:
 
 def _histogram(axes: Axes, values: np.ndarray, variance: float, color: str) -> None:
     reach = RANGE * math.sqrt(variance)
-    # Few points in many bins would be nothing but spikes.
+    # Few points in many bins would give only spikes.
     bins = int(np.clip(4 * len(values) ** (1 / 3), LEAST_BINS, MOST_BINS))
     edges = np.linspace(-reach, reach, bins + 1)
-    # By all points, not only those in range: bars and curve then compare even if some lie beyond.
+    # Relative to all points, not only those in range, so that bars and curve are comparable.
     density = np.histogram(values, edges)[0] / (len(values) * np.diff(edges))
     grid = np.linspace(-reach, reach, 201)
     axes.plot(grid, gaussian(grid, variance), color=color, lw=1.8)
@@ -133,7 +132,7 @@ def _joint(axes: Axes, units: np.ndarray) -> None:
 
 
 def _quantiles(axes: Axes, units: np.ndarray, compressed: np.ndarray) -> None:
-    """Quantiles of the dimensions against the normal ones, with ±2 standard errors of these."""
+    """Draw quantiles of the dimensions against normal ones, with a band of ±2 standard errors."""
     count = len(units)
     ranks = evenly(count, MOST_QUANTILES)
     shares = (ranks + 0.5) / count
@@ -160,19 +159,19 @@ def _share(ratio: float) -> str:
 
 
 HEIGHTS = (2.8, 1.3)  # inches
-MANY = 200  # dimensions from which their axis is logarithmic, so that the first ones can be told
+MANY = 200  # number of dimensions from which their axis is logarithmic, to separate the first ones
 RATIOS = (0.1, 10.0)  # farthest limits of the lower panel
-# By the ratio of the limits that there may be at most.
+# Ticks by the largest ratio of the limits at which they are used.
 RATIO_TICKS = {
     1.8: (0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.3, 1.4),
     4: (0.4, 0.6, 0.8, 1, 1.25, 1.6, 2),
     math.inf: (0.1, 0.2, 0.5, 1, 2, 5, 10),
 }
-FAR = 100.0  # how far below the closed form the upper panel reaches
+FAR = 100.0  # reach of the upper panel below the closed form
 
 
 def draw_spectrum(melt: SavedTrajectory) -> Figure:
-    """Variances by eigen-dimension, and below them their ratio to the closed form."""
+    """Draw variances by eigen-dimension, and below them their ratios to the closed form."""
     measured, exact, compressed = melt.last_variance, melt.latent_variance(), melt.compressed()
     ratios = measured / exact
     name, details = name_and_details(melt)
@@ -204,7 +203,7 @@ def draw_spectrum(melt: SavedTrajectory) -> Figure:
 
 
 def mean_ratio(ratios: np.ndarray, count: int) -> str:
-    """The mean of variances ``[d]`` over their closed form, each measured on so many samples."""
+    """Describe the mean of ratios ``[d]``: variances of ``count`` samples over the closed form."""
     error = math.sqrt(2 / count * float(np.square(ratios).mean()) / len(ratios))
     mean = f"mean ratio {float(ratios.mean()):#.3g} ± {error:.2g} (standard error)"
     return f"kept dimensions: {mean}, {int((ratios < 1).sum())} of {len(ratios)} below 1"
@@ -230,7 +229,7 @@ def _ratios(
 
 
 def _dots(axes: Axes, index: np.ndarray, values: np.ndarray, compressed: np.ndarray) -> None:
-    """Dots in the colors of their dimensions; arrow heads at the limits for those beyond."""
+    """Draw dots in the colors of their dimensions, and arrow heads for those beyond the limits."""
     low, high = axes.get_ylim()
     small = len(index) > MANY
     for chosen, color, name in (
@@ -253,12 +252,14 @@ def _dots(axes: Axes, index: np.ndarray, values: np.ndarray, compressed: np.ndar
 
 MAP_SIDE, BAR = 3.3, 0.12  # inches
 BINS = 48
-LOWEST_SHARE = 5e-3  # of densities, which share a color and are left out of the histogram
+LOWEST_SHARE = 5e-3  # share of lowest densities: one color, left out of the histogram
 
 
 def draw_densities(trajectory: SavedTrajectory) -> Figure:
-    """Where the data are likely, and how their log density is spread. Images have no map, and bits
-    per dimension in place of nats."""
+    """Draw a map and a histogram of log densities.
+
+    Images have no map, and their histogram is in bits per dimension instead of nats.
+    """
     assert trajectory.log_prob is not None
     values, unit = trajectory.log_prob, "log density in nats"
     if trajectory.bits_per_dim is not None:
@@ -301,7 +302,7 @@ def _map(
 ) -> None:
     points = points_of(trajectory)[trajectory.times.argmin()]
     values = values[trajectory.chosen]
-    order = values.argsort()  # the likely ones are seen best
+    order = values.argsort()  # draw the likely points on top
     axes = cloud_axes(figure, place, common_box([points]), axis_names(trajectory))
     colors, norm = ListedColormap(look.sequential_colors(256)), Normalize(cut, values.max())
     dots = scatter(axes, points[order], colors(norm(values[order]))[:, :3], size=6)
