@@ -36,7 +36,7 @@ class Settings(Declared):
 
 @contextmanager
 def without_collector() -> Iterator[None]:
-    """Disable Python's garbage collector, which takes a sixth of the time with so many imports."""
+    """Disable Python's garbage collector, which takes a sixth of the time after large imports."""
     gc.disable()
     try:
         yield

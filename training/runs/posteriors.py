@@ -168,7 +168,7 @@ class Groups:
                 f"{self.folder}. The same command goes on from there"
             )
         for folder in (self.folder, self.folder.parent):
-            with suppress(OSError):  # something is in it
+            with suppress(OSError):  # the folder is not empty
                 folder.rmdir()
 
     def remove(self) -> None:

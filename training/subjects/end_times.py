@@ -1,4 +1,4 @@
-"""End time of a flow with conditions that is trained on few rows, chosen by the validation loss.
+"""End time of a flow with conditions that is trained on few rows, chosen on held-out rows.
 
 A flow that ends when the data is a tenth of the variance misses part of the conditional mean. One
 that lasts until the data is a thousandth does not (``InflationSchedule.default_t_max``). At large

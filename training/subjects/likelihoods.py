@@ -196,7 +196,7 @@ class LearnedLikelihood:
 
         Returns:
             Shifts of observations ``[M]`` in standard deviations, see ``most_trials``; 0 if
-                unknown.
+            unknown.
         """
         return CLOSE * (trials.counts.double() / self.most_trials).sqrt()
 

@@ -235,7 +235,7 @@ class TableFlow(Subject):
 
         Returns:
             Rows; places of the held-out rows, or of all if none is; and places of ``count`` of
-                these, drawn as ``rows`` does.
+            these, drawn as ``rows`` does.
 
         Raises:
             DataError: The file is broken, or has other columns or conditions, or too few rows.

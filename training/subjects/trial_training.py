@@ -91,7 +91,7 @@ def placed_with_holes(
 
     Returns:
         Batch, with states of data after the labels; and log slopes ``[N, K]``, 0 for absent
-            numbers.
+        numbers.
     """
     missing = rows.points.isnan()
     given = coordinates.given(rows.conditions)

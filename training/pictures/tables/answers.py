@@ -197,7 +197,7 @@ def says_right(asked: Asked, interval: float) -> bool | None:
 
     Returns:
         Whether the nominal rate fits the 95 % range of the share that is right; None if there are
-            too few true values to judge (``TELLING``).
+        too few true values to judge (``TELLING``).
     """
     _, says, low, high = _shares_right(asked, interval)
     right = says <= high and (low <= says or not asked.is_level)
