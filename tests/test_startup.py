@@ -119,9 +119,6 @@ def test_a_copy_works_beside_other_packages_of_our_names_and_tells_mistakes_in_a
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("raise ImportError('of another program')")
     (tmp_path / "rows.csv").write_text("a,b\n1,2\n")
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (library,) = re.findall(r"```python\n(.*?)```", readme, re.S)
-    quick = library.replace("1000", "20").replace("draws=50", "draws=20, sampler='pool', pool=300")
     env = {**os.environ, "PYTHONPATH": f"{tmp_path / 'copy'}{os.pathsep}{tmp_path}"}
     exact = ("toy_pfODE_int", "exact", "--data_name=circles", "--total_samples=9", "--steps=2")
     for arguments, code, line in (
@@ -140,7 +137,7 @@ def test_a_copy_works_beside_other_packages_of_our_names_and_tells_mistakes_in_a
         assert (result.returncode, result.stderr.count("\n")) == (code, bool(line))
         assert result.stderr.startswith(line)
     assert list((tmp_path / "out").glob("circles_PRP_*.npz"))
-    command = [sys.executable, "-c", COPY + quick]
+    command = [sys.executable, "-c", f"{COPY}\nfrom inflationary_flows import Toy\nToy('circles')"]
     subprocess.run(command, cwd=tmp_path, env=env, check=True, capture_output=True)
 
 

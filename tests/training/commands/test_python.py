@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import sys
+from unittest import mock
 
 import numpy as np
 import pandas
@@ -269,6 +270,24 @@ def test_a_likelihood_of_your_own_takes_no_observation(model, tmp_path):
     assert "the observation is missing" in refusal(gaussian.sample, kind=UsageError)
 
 
+@quick_endings()
+@mock.patch("training.subjects.end_times.MOST_STEPS", 5000)
+def test_the_end_of_flows_of_few_simulations_is_chosen_by_held_out_rows(caplog):
+    draw = np.random.default_rng(0)
+    theta = draw.uniform(-1, 1, size=(200, 1))
+    data = np.sign(draw.normal(size=theta.shape)) * theta + 0.1 * draw.normal(size=theta.shape)
+    simulations, options = Simulations(theta, data), {"width": 16, "duration": 0.02}
+    model = simulations.train(**options)
+    (line,) = [line for line in caplog.messages if line.startswith("End time")]
+    end, first, last, second, _ = map(float, re.findall(r"-?\d+\.\d+", line))
+    assert last > end - 0.01 or second > first
+    assert model.flow.end_time == pytest.approx(end, abs=0.01)
+    assert np.isfinite(model.log_prob(theta[:5], given=data[:5])).all()
+    caplog.clear()
+    assert simulations.train(**options, tmax=9.0).flow.end_time == 9
+    assert not [line for line in caplog.messages if line.startswith("End time")]
+
+
 @pytest.mark.parametrize("bounded", ["reject", "map"])
 def test_the_density_of_a_posterior_is_that_of_its_draws(bounded):
     random = np.random.default_rng(0)
@@ -284,7 +303,7 @@ def test_the_density_of_a_posterior_is_that_of_its_draws(bounded):
         density = np.exp(model.log_prob(grid[:, None], given=[seen]))
         cells = np.histogram(grid, edges, weights=density * size)[0]
         assert cells.sum() == pytest.approx(1, abs=0.02)
-        draws = model.posterior().sample([seen], chains=1, draws=4000).points
+        draws = model.posterior(log_prob=False).sample([seen], chains=1, draws=4000).points
         found = np.histogram(draws, edges)[0] / draws.size
         assert np.abs(found - cells).sum() / 2 < 0.06  # chance is up to 0.04
     both = [[0.9], [1.1], [-3.0]]

@@ -1,5 +1,6 @@
 """The denoising loss, the law of its times, and its targets."""
 
+import math
 from itertools import pairwise
 from math import nan
 from statistics import NormalDist
@@ -54,6 +55,29 @@ def test_uniform_times_fall_once_into_each_stratum_and_noise_is_normal_and_indep
     assert (noise.mean(0).abs() < 4 * error).all()
     assert ((noise.square().mean(0) - 1).abs() < 4 * 2**0.5 * error).all()
     assert (((t - t.mean()) / t.std() @ noise).abs() / len(t) < 4 * error).all()
+
+
+def test_times_by_weight_are_uniform_until_late_and_then_fall_as_the_data_do():
+    schedule = InflationSchedule.to_dimension(2, 2, rho=2.0, gamma0=1e-3)
+    late = schedule.default_t_max()
+    t = DenoisingLoss(schedule, 0.0, late + 2.0, "by_weight").draw(40_000, seeded()).t
+    # The density is 1 until late, and exp(-2 (t - late)) after it: the integral of the latter is
+    after = -math.expm1(-4.0) / 2
+    for end, mass in (
+        (late / 2, late / 2),
+        (late, late),
+        (late + 0.5, late - math.expm1(-1.0) / 2),
+        (late + 2.0, late + after),
+    ):
+        share = float((t <= end + 1e-9).double().mean())
+        assert share == pytest.approx(mass / (late + after), abs=3e-4)
+    early, uniform = (
+        DenoisingLoss(schedule, 0.0, late / 2, name).draw(1000, seeded()).t
+        for name in ("by_weight", "uniform")
+    )
+    torch.testing.assert_close(early, uniform)
+    arguments = (EDMSchedule(2), 0.01, 1.0, "by_weight")
+    assert "by_weight" in refusal(DenoisingLoss, *arguments, kind=UsageError)
 
 
 @pytest.mark.parametrize(
