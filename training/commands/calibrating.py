@@ -51,7 +51,7 @@ from training.subjects import NetworkFile, Subject, open_prior
 SURPRISE, ALONE = "surprise", "number that the others foretell worst"
 SPARSE, DENSE, RADIUS = "low density", "high density", "latent radius"
 MOST_NUMBERS = 4096
-"""Maximum amount of observed numbers whose covariance is computed: 128 MB."""
+"""Maximum number of observed values whose covariance is computed: 128 MB."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -255,7 +255,7 @@ class Asked:
         in order.
 
         Raises:
-            UsageError: The amount of numbers differs from the K outputs of a linear map.
+            UsageError: Rows do not have K values, one per output of a linear map.
             DataError: The file is broken, or has other columns.
         """
         assert isinstance(likelihood, Gaussian)

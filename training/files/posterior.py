@@ -193,7 +193,7 @@ PREDICTIVE_FORMAT = "inflationary-flows posterior predictive 1"
 COMPARISON_FORMAT = "inflationary-flows model comparison 1"
 CALIBRATION_FORMAT = "inflationary-flows posterior calibration 1"
 MOST_LISTED = 2000
-"""Maximum amount of numbers of one kind that the JSON lists for each observation."""
+"""Maximum number of values of one kind, up to which the JSON lists each observation."""
 
 
 def overview(

@@ -69,7 +69,7 @@ WORTH = (
 STRUCTURE = 2**16
 """Number of bytes of a file besides its draws."""
 MOST_READ = 2**24
-"""Maximum amount of numbers read from the draws; larger files are thinned evenly."""
+"""Maximum number of values read from the draws; larger files are thinned evenly."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -67,8 +67,7 @@ class Model(Contents):
         return sum(parameter.numel() for parameter in self.denoiser.network.parameters())
 
     def digest(self) -> str:
-        """Return the SHA-256 of everything that determines the flow, so that different flows have
-        different digests.
+        """Return the SHA-256 of everything that determines the flow.
 
         Metadata of the network file is not included. Neither is the scale, which is chosen when a
         file is opened.
