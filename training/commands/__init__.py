@@ -1,2 +1,3 @@
-"""What each script does once its options are read. Only the scripts import it, when they run, so
-that ``--help`` and mistakes in the command line need not wait for PyTorch."""
+"""Functions of the scripts, called once options are parsed. Only the scripts import them, when they
+run, so that ``--help`` is fast.
+"""

@@ -1,5 +1,8 @@
-"""Models as other libraries take them: an estimator of scikit-learn, and for ``sbi`` a model of
-simulations as a posterior that its diagnostics take, and a flow that it trains itself."""
+"""Models for other libraries.
+
+These are an estimator of scikit-learn, a posterior for the diagnostics of ``sbi`` that wraps a
+model of simulations, and a flow that ``sbi`` trains itself.
+"""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,15 +26,15 @@ from training.learning.building import Choices
 
 
 class FlowDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]
-    """The density of rows, by the flow of a table.
+    """A density estimator of rows: the flow of a table.
 
     Args:
-        dims_to_keep: Dimensions that are not compressed; None for all.
-        duration: Length of the training, in millions of rows; None for as long as the table needs.
-        held_out: Fraction of the rows that decides when the training ends, and between coordinates;
-            none where there are fewer than 20.
-        options: Others of ``train.py``, by name.
-        random_state: Seed of the training, and of draws.
+        dims_to_keep: Number of dimensions that are not compressed; None for all.
+        duration: Length of the training, in millions of rows; None to choose it by the table.
+        held_out: Fraction of the rows in the validation set, which decides when the training ends,
+            and between coordinates; no rows if there are fewer than 20.
+        options: Further options of ``train.py``, by name.
+        random_state: Random seed of the training and of draws.
 
     Attributes:
         model_: The trained ``Model``.
@@ -59,10 +62,10 @@ class FlowDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]
         self.random_state = random_state
 
     def fit(self, X: Any, y: object = None) -> Self:
-        """Trains a flow on rows ``[N, D]``.
+        """Train a flow on rows ``[N, D]``.
 
         Raises:
-            ValueError: They are too few, or no numbers.
+            ValueError: There are too few rows, or values are not numbers.
         """
         rows = validate_data(self, X, dtype=np.float64, ensure_min_samples=FEWEST_ROWS)
         wanted: dict[str, Any] = {"dims_to_keep": self.dims_to_keep, "duration": self.duration}
@@ -76,17 +79,17 @@ class FlowDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def score_samples(self, X: Any) -> np.ndarray:
-        """Log densities ``[N]`` of rows, in nats."""
+        """Return the log densities ``[N]`` of rows, in nats."""
         check_is_fitted(self)
         rows = validate_data(self, X, dtype=np.float64, reset=False)
         return self.model_.log_prob(rows)
 
     def score(self, X: Any, y: object = None) -> float:
-        """Their mean: what a search over options makes as large as it can."""
+        """Return the mean log density of rows, which a search over options maximizes."""
         return float(self.score_samples(X).mean())
 
     def sample(self, n_samples: int = 1) -> np.ndarray:
-        """New rows ``[n_samples, D]``."""
+        """Draw new rows ``[n_samples, D]``."""
         check_is_fitted(self)
         return np.asarray(self.model_.sample(n_samples, seed=self._seed()))
 
@@ -95,15 +98,16 @@ class FlowDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]
 
 
 class SbiPosterior:
-    """What ``sbi``'s posteriors have: ``sample``, ``sample_batched``, ``log_prob`` of ``[..., D]``.
+    """A posterior with the interface of ``sbi``: ``sample``, ``sample_batched``, ``log_prob`` of
+    ``[..., D]``.
 
         from sbi.diagnostics import run_sbc, run_tarp
         ranks, _ = run_sbc(theta, x, SbiPosterior(model), num_posterior_samples=200)
 
     Args:
-        model: Of parameters given data.
-        seed: Of draws; each call takes the next one.
-        options: Of ``posterior.py sample``, by name.
+        model: Model of parameters given data.
+        seed: Random seed of draws; each call uses the next seed.
+        options: Options of ``posterior.py sample``, by name.
 
     Raises:
         UsageError: The model has no conditions.
@@ -117,19 +121,21 @@ class SbiPosterior:
         self.default_x: Tensor | None = None
 
     def set_default_x(self, x: Any) -> "SbiPosterior":
-        """Itself, whose other methods are about data ``[C]`` or ``[1, C]`` if they say nothing."""
+        """Set the data ``[C]`` or ``[1, C]`` that other methods use by default, and return the
+        posterior.
+        """
         self.default_x = torch.as_tensor(x)
         return self
 
     def sample(self, sample_shape: Any = (), x: Any = None, **_: Any) -> Tensor:
-        """Draws ``[*sample_shape, D]`` of one posterior."""
+        """Draw ``[*sample_shape, D]`` from one posterior."""
         return self.sample_batched(sample_shape, self._one(x)).squeeze(-2)
 
     def sample_batched(self, sample_shape: Any, x: Any, **_: Any) -> Tensor:
-        """Draws ``[*sample_shape, M, D]`` of the posteriors of data ``[M, C]``."""
+        """Draw ``[*sample_shape, M, D]`` from the posteriors of data ``[M, C]``."""
         shape = torch.Size(sample_shape)
         self._seed += 1
-        # Two at least, as a chain has.
+        # At least two, the minimum length of a chain.
         draws = self._posterior.sample(
             torch.as_tensor(x), chains=1, draws=max(shape.numel(), 2), seed=self._seed
         )
@@ -137,7 +143,9 @@ class SbiPosterior:
         return points.reshape(*shape, *points.shape[1:])
 
     def log_prob(self, theta: Any, x: Any = None, **_: Any) -> Tensor:
-        """Return the log densities ``[N]`` of parameters ``[N, D]``, those of the draws."""
+        """Return the log densities ``[N]`` of parameters ``[N, D]`` under the distribution of the
+        draws.
+        """
         return torch.from_numpy(self._posterior.log_prob(theta, self._one(x))).float()
 
     def _one(self, x: Any) -> Tensor:
@@ -148,9 +156,12 @@ class SbiPosterior:
 
 
 class _Estimator(nn.Module):
-    """A denoiser that another program trains by the denoising loss; samples and densities are its
-    flow's. Parameters ``[N, D]`` and data ``[N, ...]`` are standardized by the mean and spread of
-    those given."""
+    """A denoiser that another program trains by the denoising loss; samples and densities are those
+    of its flow.
+
+    Parameters ``[N, D]`` and data ``[N, ...]`` are standardized by mean and standard deviation of
+    the given ones.
+    """
 
     units: Tensor
     given_units: Tensor
@@ -166,7 +177,7 @@ class _Estimator(nn.Module):
         self.denoiser = self._model.denoiser
 
     def loss(self, theta: Tensor, x: Tensor) -> Tensor:
-        """The loss ``[B]`` of parameters ``[B, D]`` given data ``[B, ...]``."""
+        """Return the loss ``[B]`` of parameters ``[B, D]`` given data ``[B, ...]``."""
         generator = torch.Generator(theta.device).manual_seed(int(torch.randint(2**62, ())))
         clean = self.denoiser.basis.to_eigen(self._standard(theta))
         draws = self._loss.draw(len(theta), generator)
@@ -174,13 +185,15 @@ class _Estimator(nn.Module):
         return self._loss.per_sample(regression, clean, draws, {"labels": self._labels(x)})
 
     def log_prob(self, theta: Tensor, x: Tensor) -> Tensor:
-        """Log densities ``[S, B]`` of parameters ``[S, B, D]`` given data ``[B, ...]``."""
+        """Return the log densities ``[S, B]`` of parameters ``[S, B, D]`` given data ``[B,
+        ...]``.
+        """
         with self._flow(x, len(theta)) as flow:
             density = flow.log_prob(self._standard(theta).flatten(0, 1)).view(theta.shape[:2])
         return (density - self.units[1].log().sum()).float()
 
     def sample(self, shape: torch.Size, x: Tensor) -> Tensor:
-        """Parameters ``[*shape, B, D]`` given data ``[B, ...]``."""
+        """Draw parameters ``[*shape, B, D]`` given data ``[B, ...]``."""
         with self._flow(x, shape.numel()) as flow:
             points = flow.sample(shape.numel() * len(x)).view(*shape, len(x), -1)
         return (self.units[0] + self.units[1] * points).float()
@@ -193,7 +206,9 @@ class _Estimator(nn.Module):
 
     @contextmanager
     def _flow(self, x: Tensor, times: int) -> Iterator[ProbabilityFlow]:
-        """The flow of so many points under each row of data, without dropout or gradients."""
+        """Provide the flow of ``times`` points for each row of data, without dropout or
+        gradients.
+        """
         training = self.training
         self.eval()
         with torch.no_grad():
@@ -202,20 +217,21 @@ class _Estimator(nn.Module):
 
 
 def sbi_estimator(width: int = 64, depth: int = 4, gamma0: float = 1e-3) -> Any:
-    """What builds a flow for ``sbi``'s own trainer: ``NPE(density_estimator=sbi_estimator())``.
+    """Return a builder of flows for ``sbi``'s own trainer:
+    ``NPE(density_estimator=sbi_estimator())``.
 
-    Parameters and data are standardized, and nothing else is known of them: coordinates, bounds and
-    the choice of weights by held-out densities are those of ``Simulations(...).train()`` alone.
+    Parameters and data are standardized. Coordinates, bounds and the choice of weights by
+    validation densities are available only with ``Simulations(...).train()``.
 
     Args:
-        width: Of the network.
-        depth: Hidden layers.
+        width: Number of units per hidden layer.
+        depth: Number of hidden layers.
         gamma0: Variance of the noise of the first time, in squared standard deviations.
     """
     base = import_module("sbi.neural_nets.estimators.base").ConditionalDensityEstimator
 
     class Estimator(base):  # type: ignore[misc, valid-type]
-        """What sbi calls, by the names that it calls it."""
+        """An estimator with the method names that ``sbi`` expects."""
 
         def __init__(self, theta: Tensor, x: Tensor):
             net = _Estimator(theta, x, gamma0, {"width": width, "depth": depth})

@@ -1,4 +1,6 @@
-"""Answers about rows: what ``ask.py`` runs, and the same from Python, as data frames."""
+"""Conditional queries about rows: the functions behind ``ask.py``, and their Python interface with
+data frames.
+"""
 
 import csv
 import importlib
@@ -88,14 +90,18 @@ def check(settings: options.AskCheckSettings) -> int:
 
 
 def opened(settings: options.AskSettings | options.AskCheckSettings, *files: Path) -> RecordFlow:
-    """The flow of a network, about which these files are to be written. Raises UsageError if one is
-    there, DataError if the network answers no questions."""
+    """Open the flow of a network for a command that writes the given files.
+
+    Raises:
+        UsageError: One of the files exists.
+        DataError: The network does not support conditional queries.
+    """
     require_new(list(files), settings.overwrite, "--dest")
     return RecordFlow.of(NetworkFile.open(settings.network))
 
 
 def intervals(settings: options.IntervalSettings, flow: RecordFlow) -> Interval:
-    """Those that are wanted."""
+    """Return the requested kind of intervals."""
     if settings.calibrate is None:
         return Interval(settings.interval, settings.held_out)
     marks = settings.missing_values or ()
@@ -103,8 +109,11 @@ def intervals(settings: options.IntervalSettings, flow: RecordFlow) -> Interval:
 
 
 def rows_of(settings: options.RowSettings, flow: RecordFlow, asked: Sequence[str] = ()) -> Records:
-    """Rows of a file, with the columns of the network; warns of what does not fit. Raises
-    UsageError of marks for missing values where nothing is left to be read by them."""
+    """Read rows of a file, with the columns of the network, and warn about mismatches.
+
+    Raises:
+        UsageError: Marks for missing values are given, but no column is left that they apply to.
+    """
     source: Records | str = str(settings.data)
     if holds_records(settings.data):
         further = settings.calibrate if isinstance(settings, options.IntervalSettings) else None
@@ -119,8 +128,9 @@ def rows_of(settings: options.RowSettings, flow: RecordFlow, asked: Sequence[str
 
 
 def data_set(path: Path, empty: Records, missing_values: Sequence[str] = ()) -> Records:
-    """The records of a data set, a table as records, or rows of another file, all held out; warns
-    of what does not fit."""
+    """Read the records of a data set, a table as records, or rows of another file, all of them held
+    out; warn about mismatches.
+    """
     records = load_as_records(path)
     if records is None:
         records, lines = encode(path, empty.columns, missing_values=missing_values, like=empty)
@@ -130,7 +140,7 @@ def data_set(path: Path, empty: Records, missing_values: Sequence[str] = ()) -> 
 
 
 def save(path: Path, sheet: Sheet, records: Records) -> None:
-    """Writes a sheet and says so."""
+    """Write a sheet and log its path."""
     save_texts(path, sheet.names, sheet.rows, records.separator)
     logger.info(f"Wrote {path}: {len(sheet.rows)} rows of {len(sheet.names)} columns")
 
@@ -143,8 +153,16 @@ def finish(
     records: Records,
     real: Records | None = None,
 ) -> None:
-    """Writes a sheet of answers, which is None where there are several and they are there, and how
-    they came about. ``records`` are those that the sheet is of, ``real`` rows to compare with."""
+    """Write a sheet of answers and its parameters.
+
+    Args:
+        settings: Settings of the command.
+        flow: Flow of the network.
+        question: Name of the command.
+        sheet: Sheet to write; None if several sheets have already been written.
+        records: Records that the sheet contains.
+        real: Rows to compare with, if any.
+    """
     if sheet is not None:
         save(settings.dest, sheet, records)
     if real is not None:
@@ -164,33 +182,36 @@ def finish(
 
 @contextmanager
 def bar(flow: RecordFlow, unit: str, total: Any) -> Iterator[Asking]:
-    """Questions to a flow, whose progress a bar shows while they are answered."""
+    """Provide an interface to queries that shows a progress bar while they run."""
     with tqdm(total=total, desc="asking", unit=f" {unit}", disable=None) as shown:
         yield Asking(flow, shown.update)
 
 
 DIGITS = 15
-"""Of whole numbers that floating-point numbers hold, which a column with missing cells gets."""
+"""Digits of whole numbers that floating point represents exactly, the type of a column with missing
+cells.
+"""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Answers:
-    """What a network of records answers. Rows are a data frame, or a path of a table, whose columns
-    have the names of those that it was trained on; answers are data frames of the same kind, or of
-    pandas.
+    """Conditional distributions of a network of records.
+
+    Rows are a data frame, or the path of a table, whose columns have the names of the training
+    data. Results are data frames of the same kind, or of pandas.
 
     Attributes:
-        flow: The answers as arrays.
+        flow: The same queries with arrays.
     """
 
     flow: RecordFlow
 
     @classmethod
     def open(cls, location: str | Path) -> "Answers":
-        """Those of a network file that ``train.py`` made of records, or with ``--any``.
+        """Open a network file that ``train.py`` made from records, or with ``--any``.
 
         Raises:
-            DataError: It is missing or broken, or of other data.
+            DataError: The file is missing or broken, or of other data.
         """
         return cls(RecordFlow.of(NetworkFile.open(str(location))))
 
@@ -200,27 +221,31 @@ class Answers:
         return cls.open(path)
 
     def save(self, path: str | Path) -> None:
-        """Write the network file, whole or not at all. It opens in ``ask.py`` and by ``load``."""
+        """Write the network file atomically; ``ask.py`` and ``load`` open it."""
         self.flow.file.model.save(path)
 
     def __repr__(self) -> str:
         return f"Answers({', '.join(self.flow.empty.names)})"
 
     def fill(self, rows: Any, interval: float = 0.9, held_out: Records | bool = True) -> Any:
-        """The rows with medians and likeliest levels in their holes, and how sure these are.
+        """Impute missing values by medians and most probable levels, with intervals or
+        probabilities.
 
         Args:
-            rows: With missing cells.
+            rows: Rows with missing cells.
             interval: Probability of the intervals of numbers.
-            held_out: Whether intervals are as cells were that the training held out; or its
-                records, whose held-out rows set them so that they hold. See ``Interval``.
+            held_out: Whether the intervals are calibrated by cells of the held-out rows; or the
+                records of the training, whose held-out rows then calibrate the intervals. See
+                ``Interval``.
         """
         intervals = Interval(fraction("interval", interval), held_out)
         records = self._rows(rows)
         return _like(rows, _frame(Asking(self.flow).fill(records, intervals), records))
 
     def complete(self, rows: Any, tables: int = 20, seed: int = 0) -> list[Any]:
-        """So many tables with joint draws in the holes, for multiple imputation."""
+        """Return ``tables`` tables with joint draws of the missing values, for multiple
+        imputation.
+        """
         records, seed = self._rows(rows), natural("seed", seed)
         return [
             _like(rows, _frame(Asking(self.flow).completed(records, seed, number), records))
@@ -234,26 +259,26 @@ class Answers:
         interval: float = 0.9,
         held_out: Records | bool = True,
     ) -> Any:
-        """The rows with predictions of columns, given the cells of all others that are there; see
-        ``fill``."""
+        """Predict columns, given all other cells that are present; see ``fill``."""
         intervals = Interval(fraction("interval", interval), held_out)
         columns = [columns] if isinstance(columns, str) else columns
         records = self._rows(rows, columns)
         return _like(rows, _frame(Asking(self.flow).predict(records, columns, intervals), records))
 
     def score(self, rows: Any, odd: float = 0.01) -> Any:
-        """Log density of each row, its error, and its odd cells.
+        """Return the log density of each row, its error, and its outlying cells.
 
         Args:
-            rows: Of which missing cells are passed over.
-            odd: Cells are odd whose value is this improbable, given the others of their row.
+            rows: Rows; their missing cells are ignored.
+            odd: A cell is flagged as an outlier if the conditional probability of its value, given
+                the others of its row, is below this.
         """
         odd = 1.0 if odd == 1 else fraction("odd", odd)
         records = self._rows(rows)
         return _like(rows, _frame(Asking(self.flow).score(records, odd), records))
 
     def sample(self, count: int, given: Mapping[str, object] | None = None, seed: int = 0) -> Any:
-        """So many rows, given what all of them have, by the names of columns."""
+        """Draw ``count`` rows, given values that all of them have, by column."""
         count, seed = natural("count", count), natural("seed", seed)
         if not isinstance(given or {}, Mapping):
             raise UsageError(f"given is {given!r}: give values by column, as {{'garden': 'yes'}}")
@@ -267,23 +292,27 @@ class Answers:
     def check(
         self, records: Records, hidden: float = 0.2, level: float = 0.05, seed: int = 0
     ) -> dict[str, Any]:
-        """Whether hidden cells of held-out rows are where the flow says; see ``ask.py check``."""
+        """Test the conditional distributions of hidden cells in held-out rows; see ``ask.py
+        check``.
+        """
         hidden, level = fraction("hidden", hidden, 0.5), fraction("level", level)
         seed = natural("seed", seed)
         return Asking(self.flow).checked(records, hidden, level, seed)
 
     def _rows(self, rows: Any, asked: Sequence[str] = ()) -> Records:
-        if isinstance(rows, Records):  # whose levels may be others, by their places
+        if isinstance(rows, Records):  # their levels may have other indices
             raise UsageError("rows are Records: give the file or the data frame that these are of")
         return Asking(self.flow).rows_of(rows, asked)
 
 
 def _frame(sheet: Sheet, records: Records) -> Any:
-    """A sheet as a data frame, with numbers where its texts are such; codes, as 01234, are none,
-    nor are identifiers of which numbers would lose digits."""
+    """Convert a sheet to a data frame, with texts parsed as numbers where possible.
+
+    Codes such as 01234 remain texts, as do identifiers that would lose digits.
+    """
     own = {column.name: column.missing for column in records.columns}
     texts = {name: {row[at] for row in sheet.rows} for at, name in enumerate(sheet.names)}
-    # Texts that pandas takes for missing may be levels, and what the source writes need not be one.
+    # Levels may be texts that pandas reads as missing, and the source may write other marks.
     gone = {
         name: [text for text in some if text.lower() in MISSING or text == own.get(name)]
         for name, some in texts.items()
@@ -314,8 +343,9 @@ def _is_long(text: str) -> bool:
 
 
 def _like(rows: Any, frame: Any) -> Any:
-    """A data frame of pandas as one of the kind of these rows, with the index of those of pandas;
-    of others missing cells are None."""
+    """Convert a data frame of pandas to the kind of these rows, with the same index for pandas; in
+    other kinds missing cells are None.
+    """
     kind = kind_of(rows)
     if kind == FRAMES:
         return frame.set_index(rows.index)

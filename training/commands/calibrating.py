@@ -1,4 +1,6 @@
-"""Held-out truths and what they guarantee: ``posterior.py calibrate``, and their use in others."""
+"""Calibration sets and their guarantees: ``posterior.py calibrate``, and their use in other
+commands.
+"""
 
 import json
 from collections.abc import Sequence
@@ -49,19 +51,19 @@ from training.subjects import NetworkFile, Subject, open_prior
 SURPRISE, ALONE = "surprise", "number that the others foretell worst"
 SPARSE, DENSE, RADIUS = "low density", "high density", "latent radius"
 MOST_NUMBERS = 4096
-"""Observed numbers whose covariance is looked at: 128 MB."""
+"""Maximum number of observed values whose covariance is computed: 128 MB."""
 
 
 @dataclass(frozen=True, eq=False)
 class Oddities:
-    """Numbers that are large of observations, or conditions, unlike the others.
+    """Scores that are large for out-of-distribution observations, or conditions.
 
     Attributes:
-        whitened: Observed numbers ``[M, C]`` in coordinates that distances are taken in; None where
-            they are too many.
-        values: ``[M, K]``.
-        names: Of the K numbers.
-        network: Digest of the flow of conditions; None without.
+        whitened: Observed numbers ``[M, C]`` in the coordinates of distances; None if they are too
+            many.
+        values: Scores ``[M, K]``.
+        names: Names of the K scores.
+        network: Digest of the flow of conditions; None without one.
     """
 
     whitened: Tensor | None
@@ -71,8 +73,13 @@ class Oddities:
 
     @classmethod
     def of(cls, asked: Asked, options: HeldOutOptions, observed: Tensor) -> "Oddities":
-        """Those of observed numbers ``[M, C]``. Raises UsageError if there is a flow of conditions,
-        but it is of others, or there are none, DataError if its file is broken."""
+        """Compute the scores of observed numbers ``[M, C]``.
+
+        Raises:
+            UsageError: A flow of conditions is given, but it is of other conditions, or there are
+                none.
+            DataError: The file of that flow is broken.
+        """
         if asked.settings.learned:
             return cls.of_conditions(asked.subject, options.conditions_network, observed)
         if options.conditions_network is not None:
@@ -80,14 +87,14 @@ class Oddities:
         likelihood, count = asked.likelihood(), observed.shape[1]
         if not isinstance(likelihood, Gaussian) or count > MOST_NUMBERS:
             return cls(None, torch.zeros(1, 0, dtype=torch.float64))
-        # As if the prior were Gaussian, which decides nothing: held-out truths say what is odd.
+        # A Gaussian approximation of the prior is valid, since the calibration set sets thresholds.
         mean, covariance = (part.cpu() for part in asked.fine.moments())
         of_points = likelihood.observe(likelihood.observe(covariance).T)
         noise = likelihood.covariance(count)
         middle = likelihood.observe(mean[None])[0]
         cloud = Cloud.of(middle, of_points + noise, noise.diagonal().sqrt())
         subject, partial = asked.subject, (likelihood.operator, likelihood.coordinates)
-        # Whole points have a place under the prior's own flow. Images have latents alone: their
+        # Scores of fully observed points use the prior's flow. Images use latents only, since
         # densities take too long.
         seen = partial == (None, None) and not subject.label_dim
         more = of_flow(subject, observed, subject.is_readable) if seen else {}
@@ -97,7 +104,7 @@ class Oddities:
     def of_conditions(
         cls, subject: Subject, conditions_network: str | None, conditions: Tensor
     ) -> "Oddities":
-        """Those of conditions ``[M, C]`` of a network; raises likewise."""
+        """Compute the scores of conditions ``[M, C]`` of a network; raises like ``of``."""
         law = subject.surprise
         if law is None:
             return cls(None, torch.zeros(1, 0, dtype=torch.float64))
@@ -114,7 +121,9 @@ class Oddities:
     def of_cloud(
         cls, cloud: Cloud, rows: Tensor, more: dict[str, Tensor], network: str | None = None
     ) -> "Oddities":
-        """Those of rows ``[M, C]`` by the mean and covariance of others, and more by name."""
+        """Compute the scores of rows ``[M, C]`` from a mean and covariance, and add further scores
+        by name.
+        """
         odd = {SURPRISE: cloud.surprise(rows), ALONE: cloud.alone(rows), **more}
         return cls(cloud.places(rows), torch.stack(list(odd.values()), dim=1), list(odd), network)
 
@@ -122,13 +131,13 @@ class Oddities:
 def of_flow(
     subject: Subject, points: Tensor, dense: bool = True, given: dict[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
-    """Oddities ``[M]`` of points ``[M, D]`` under a flow, by name.
+    """Compute the scores ``[M]`` of points ``[M, D]`` under a flow, by name.
 
     Args:
         subject: The flow.
-        points: In the user's units.
-        dense: Whether to look at densities.
-        given: What its network is given with every point, of one row.
+        points: Points in the user's units.
+        dense: Whether to use densities.
+        given: Inputs of the network for all points, one row each.
     """
     flow = subject.flow
     prior = subject.prior(flow.times(LEARNED_STEPS), get_solver(LEARNED_SOLVER))
@@ -165,7 +174,7 @@ def calibrate(settings: CalibrateSettings) -> None:
     files = asked.files("posterior_calibration", ".npz")
     with distributed.process_group(settings.run.device_name) as device:
         asked = asked.on(device, list(files))
-        # Their conditions, or what is simulated of each, as its posterior is then drawn of.
+        # Their conditions, or the observations simulated from each true value.
         seen = rows.conditions
         if not settings.learned:
             numbers = list(range(len(rows)))
@@ -205,8 +214,9 @@ def calibrate(settings: CalibrateSettings) -> None:
 
 
 def over_conditions(guarantee: HeldOutTruths, rows: Rows, names: Sequence[str]) -> dict[str, Any]:
-    """What to ask for near each truth so that 90 % are held, and its conditions; nothing of fewer
-    than two."""
+    """Return the adjusted probability for 90 % coverage near each case, and its conditions; empty
+    for fewer than two conditions.
+    """
     if rows.conditions is None or len(names) < 2 or not guarantee.near_count:
         return {}
     near, _ = guarantee.levels_near(guarantee.held_out.whitened, (holding.SHOWN,))
@@ -218,8 +228,12 @@ def over_conditions(guarantee: HeldOutTruths, rows: Rows, names: Sequence[str]) 
 
 
 def functions_of(options: HeldOutOptions) -> Functions:
-    """Functions of the user's, by name. Raises UsageError if there is no such file or function, or
-    two have one name, DataError if a file raised."""
+    """Load the user's functions, by name.
+
+    Raises:
+        UsageError: There is no such file or function, or two have the same name.
+        DataError: A file raised an error.
+    """
     functions = [UserFunction.load(text, "function") for text in options.function or ()]
     names = [function.name for function in functions]
     if len(set(names)) < len(names):
@@ -228,8 +242,9 @@ def functions_of(options: HeldOutOptions) -> Functions:
 
 
 def drawn(asked: Asked, rows: Rows, functions: Functions, groups: Groups) -> RunValues:
-    """Where truths lie in posteriors: of their conditions, or of observations that are simulated of
-    them."""
+    """Compute the ranks of true values in posteriors, given their conditions, or observations
+    simulated from them.
+    """
     settings, subject, device = asked.settings, asked.subject, asked.fine.flow.device
     if settings.learned:
         assert rows.conditions is not None
@@ -253,7 +268,9 @@ def held_out_of(
     functions: Sequence[str],
     digest: str,
 ) -> HeldOut:
-    """The part of the network file, whose other parts have this digest."""
+    """Build the part of the network file that contains calibration results; ``digest`` identifies
+    the other parts.
+    """
     ranks, names = holding.ranks_of(values, functions)
     whitened = ranks[:, :0] if odd.whitened is None else odd.whitened
     way = {**way_of(asked), CONDITIONS_NETWORK: odd.network}
@@ -276,7 +293,7 @@ def held_out_of(
 
 
 def way_of(asked: Asked) -> dict[str, Any]:
-    """What draws depend on beside the network, by the names of options."""
+    """Return the settings besides the network that determine draws, by the names of options."""
     settings, fine = asked.settings, asked.fine
     assert isinstance(settings, SampleSettings | CalibrateSettings)
     prior = asked.sharpened(fine) if settings.learned else fine
@@ -306,9 +323,13 @@ def way_of(asked: Asked) -> dict[str, Any]:
 def guarantee_of(
     asked: Asked, settings: SampleSettings, functions: Functions
 ) -> HeldOutTruths | None:
-    """What held-out truths guarantee of draws like these; None if the network was not calibrated,
-    or it is not wanted. Raises UsageError if it was calibrated by another version, for other draws
-    or functions, or not at all, but is to refuse."""
+    """Return the guarantee of a calibrated network for draws with these settings; None if the
+    network was not calibrated, or no guarantee is wanted.
+
+    Raises:
+        UsageError: The network was calibrated by another version, or for other draws or functions;
+            or it was not calibrated, but observations are to be rejected.
+    """
     file = asked.subject.file
     truths = None if file is None or not settings.held_out else file.model.held_out
     if truths is None:
@@ -338,7 +359,11 @@ def guarantee_of(
 
 
 def require_known(truths: HeldOut) -> None:
-    """Raises UsageError if another version made them, whose conditions lie in other coordinates."""
+    """Check that the calibration set is in the coordinates of this version.
+
+    Raises:
+        UsageError: Another version made it, with conditions in other coordinates.
+    """
     if truths.oddities[:2] != [SURPRISE, ALONE][: len(truths.oddities)]:
         raise UsageError(
             "the network was calibrated by another version: calibrate again, or give --no-held_out"
@@ -348,8 +373,12 @@ def require_known(truths: HeldOut) -> None:
 def observations_of(
     asked: Asked, settings: SampleSettings, guarantee: HeldOutTruths, observed: Tensor
 ) -> holding.Observations:
-    """What is known of observations ``[M, K]``, or conditions. Raises UsageError if they are to be
-    refused, but p-values are not known."""
+    """Return distances and p-values of observations ``[M, K]``, or conditions, relative to the
+    calibration set.
+
+    Raises:
+        UsageError: Observations are to be rejected, but p-values are unknown.
+    """
     refuse, truths = settings.refuse, guarantee.held_out
     finest = 1 / (truths.truths + 1)
     if not truths.whitened.shape[1]:
@@ -375,12 +404,12 @@ def observations_of(
 
 @dataclass(frozen=True, eq=False)
 class Applied:
-    """Held-out truths as they are applied to observations.
+    """A calibration set applied to observations.
 
     Attributes:
-        truths: Of the network.
-        observations: What is known of these.
-        functions: Of the user's.
+        truths: Calibration results of the network.
+        observations: Distances and p-values of the observations.
+        functions: The user's functions.
     """
 
     truths: HeldOutTruths
@@ -389,8 +418,12 @@ class Applied:
 
     @classmethod
     def of(cls, asked: Asked, settings: SampleSettings, observed: Tensor) -> "Applied | None":
-        """To observations ``[M, K]``, or conditions; None if the network was not calibrated, or it
-        is not wanted. Raises as ``guarantee_of`` and ``observations_of`` do."""
+        """Apply the calibration of a network to observations ``[M, K]``, or conditions; None if it
+        was not calibrated, or no guarantee is wanted.
+
+        Raises:
+            UsageError: As in ``guarantee_of`` and ``observations_of``.
+        """
         functions = functions_of(settings.beside)
         truths = guarantee_of(asked, settings, functions)
         if truths is None:
@@ -398,8 +431,9 @@ class Applied:
         return cls(truths, observations_of(asked, settings, truths, observed), functions)
 
     def refuses(self, level: float | None) -> bool:
-        """Return whether an observation is refused at a level, and print which; None refuses
-        none."""
+        """Return whether an observation is rejected at a level, and print which; None rejects
+        none.
+        """
         if level is None:
             return False
         refusal = self.observations.refused(level)
@@ -410,7 +444,7 @@ class Applied:
         return refusal is not None
 
     def posteriors(self, groups: Groups, numbers: dict[str, Any]) -> holding.HeldPosteriors:
-        """What they make of the draws of groups, which the numbers of a JSON file get too."""
+        """Recalibrate the draws of groups, and add the results to the numbers of the JSON file."""
         every = (draws for draws, _ in sampled(groups))
         held = holding.HeldPosteriors.of(self.truths, self.observations, every, self.functions)
         numbers["held_out"] = {

@@ -1,5 +1,4 @@
-"""Commands that are called from Python: what goes in and out of them, rows that people have and
-the files of a folder."""
+"""Interface of commands called from Python: conversion of rows, and the files of a folder."""
 
 import csv
 import re
@@ -47,8 +46,9 @@ def left_alone() -> Iterator[None]:
 
 @contextmanager
 def own_folder() -> Iterator[Path]:
-    """A folder for the files of a command that is called from Python, and ``left_alone``; errors
-    name no observations in it."""
+    """Provide a folder for the files of a command called from Python, within ``left_alone``; error
+    messages do not mention files of observations in it.
+    """
     with TemporaryDirectory() as name, left_alone():
         try:
             yield Path(name)
@@ -59,7 +59,7 @@ def own_folder() -> Iterator[Path]:
 
 
 def data_set_of(data: Any, folder: Path) -> Path:
-    """The file of a data set, which may be in memory."""
+    """Return the file of a data set, which is written if the data are in memory."""
     if isinstance(data, str | Path):
         return Path(data)
     rows = getattr(data, "rows", None)
@@ -70,25 +70,25 @@ def data_set_of(data: Any, folder: Path) -> Path:
 
 
 def names_in(given: str | Sequence[str]) -> tuple[str, ...]:
-    """Names of columns, of which one need not be in a list."""
+    """Return names of columns as a tuple; a single name need not be in a list."""
     return (given,) if isinstance(given, str) else tuple(given)
 
 
 def save_rows(path: Path, names: Sequence[str] | None, numbers: np.ndarray) -> None:
-    """Writes rows ``[N, D]`` to a CSV, to their last bits, and names above them if there are."""
+    """Write rows ``[N, D]`` to a CSV without rounding, with a header if there are names."""
     with path.open("w", newline="", encoding="utf-8") as file:
         rows = [[repr(float(number)) for number in row] for row in numbers]
         csv.writer(file).writerows([*([names] if names else []), *rows])
 
 
 def facts_of(folder: Path, kind: str) -> dict[str, Any]:
-    """What the JSON of a kind says in a folder."""
+    """Load the JSON of a kind in a folder."""
     (path,) = folder.glob(f"*{kind}.json")
     return load_json(path)
 
 
 def listed_of(values: Any) -> Any:
-    """Return numbers or names as an option has them, with commas; other arrays as they are."""
+    """Return numbers or names as an option takes them, with commas; other arrays unchanged."""
     if isinstance(values, str) or not hasattr(values, "__len__"):
         return str(values)
     array = np.asarray(values.cpu() if isinstance(values, torch.Tensor) else values)
@@ -97,7 +97,11 @@ def listed_of(values: Any) -> Any:
 
 
 def ranges_of(bounds: Mapping[str, tuple[float, float]] | None) -> dict[str, tuple[float, float]]:
-    """Lowest and highest value by name. Raises UsageError if these are no numbers, or no range."""
+    """Return lowest and highest values by name.
+
+    Raises:
+        UsageError: Values are not numbers, or not a range.
+    """
     ranges = dict[str, tuple[float, float]]()
     for name, ends in (bounds or {}).items():
         try:
@@ -111,7 +115,7 @@ def ranges_of(bounds: Mapping[str, tuple[float, float]] | None) -> dict[str, tup
 
 
 def filed(options: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Options whose models and arrays are files in a folder."""
+    """Return options with models and arrays replaced by files in a folder."""
     given = dict(options)
     for name, value in options.items():
         if isinstance(value, Model):
@@ -125,31 +129,31 @@ def filed(options: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 ROW, COLUMN = (1, -1), (-1, 1)
 FRAMES = "pandas"
-"""The package of data frames that are made of files."""
+"""Package of the data frames made from files."""
 LINE = 100
-"""Characters of a line of a printed summary."""
+"""Maximum length of a line of a printed summary, in characters."""
 FRAME_PACKAGES = (FRAMES, "polars")
-"""Packages of data frames that are imported where a model was trained on rows of theirs."""
+"""Packages of data frames that are imported if a model was trained on their rows."""
 
 
 def kind_of(source: Any) -> str:
-    """The package whose kind of rows this is."""
+    """Return the package of rows."""
     return type(source).__module__.partition(".")[0]
 
 
 def numbers_of(
     source: Any, what: str, flat: tuple[int, int] | None = None
 ) -> tuple[list[str] | None, np.ndarray]:
-    """Names of columns, None where there are none, and numbers ``[N, D]``, float64.
+    """Return names of columns, None where there are none, and numbers ``[N, D]``, float64.
 
     Args:
-        source: A data frame, or a row of one by pandas; an array or a tensor; or a mapping of names
-            to numbers or to columns.
-        what: What messages call it.
-        flat: The shape of what has one axis, ``ROW`` or ``COLUMN``; None if that is an error.
+        source: A data frame, or a row of a data frame of pandas; an array or a tensor; or a mapping
+            of names to numbers or to columns.
+        what: Name of the rows in error messages.
+        flat: Meaning of one-dimensional input, ``ROW`` or ``COLUMN``; None if it is an error.
 
     Raises:
-        DataError: These are no numbers, or no rows.
+        DataError: Values are not numbers, or there are no rows.
     """
     names: list[str] | None
     if flat == ROW and kind_of(source) == FRAMES and np.ndim(source) == 1:  # a row of a frame
@@ -176,9 +180,12 @@ def numbers_of(
 
 
 def columns_of(source: Any, wanted: Sequence[str], what: str) -> np.ndarray:
-    """The numbers ``[N, len(wanted)]`` of some columns by name, or of all in their order where they
-    have none. Raises DataError if one is missing, or there is another number of them, or they are
-    no numbers."""
+    """Return the numbers ``[N, len(wanted)]`` of columns by name, or of all columns in order if
+    they have no names.
+
+    Raises:
+        DataError: A column is missing, the number of columns differs, or values are not numbers.
+    """
     names, numbers = numbers_of(source, what, COLUMN if len(wanted) == 1 else ROW)
     if names is None:
         if numbers.shape[1] != len(wanted):
@@ -195,7 +202,11 @@ def columns_of(source: Any, wanted: Sequence[str], what: str) -> np.ndarray:
 
 
 def require_finite(values: torch.Tensor, names: Sequence[str], what: str) -> None:
-    """Raises DataError with the place of the first of ``[N, D]`` that is none."""
+    """Check that values ``[N, D]`` are finite.
+
+    Raises:
+        DataError: A value is not; the message states the position of the first.
+    """
     for row, column in (~values.isfinite()).nonzero()[:1].tolist():
         raise DataError(
             f"{what}, row {row + 1}, column '{names[column]}': the value is missing or not finite"
@@ -249,20 +260,25 @@ def _whole_frame_class() -> Any:
 
 
 def _as_numbers(values: Any) -> np.ndarray:
-    """Those of an array, a tensor, or a data frame; NaN where one is missing or masked. Raises
-    TypeError or ValueError of what are none."""
+    """Return the numbers of an array, a tensor, or a data frame; NaN where one is missing or
+    masked.
+
+    Raises:
+        TypeError: Values are not numbers.
+        ValueError: Values are not numbers.
+    """
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu()
         values = values.float() if values.dtype == torch.bfloat16 else values
     elif hasattr(values, "columns") and kind_of(values) == FRAMES and values.shape[1] > 1:
-        # Each column has a precision of its own, which they would not have together.
+        # Columns are converted separately, since each has its own precision.
         columns = range(values.shape[1])
         return np.concatenate([_as_numbers(values.iloc[:, [at]]) for at in columns], axis=1)
     elif hasattr(values, "columns"):
-        # Else pandas has numbers that may be missing as objects of its own.
+        # Without this, pandas represents missing numbers as its own objects.
         missing = {"na_value": np.nan} if kind_of(values) == FRAMES else {}
         values = values.to_numpy(**missing)
     array = np.ma.asarray(values) if np.ma.isMaskedArray(values) else np.asarray(values)
-    if array.dtype.kind in "cmM":  # NumPy makes parts of numbers and counts of seconds of these
+    if array.dtype.kind in "cmM":  # NumPy would drop parts of numbers, or count seconds
         raise TypeError(f"values are {array.dtype}")
     return np.where(np.ma.getmaskarray(array), np.nan, widened(np.ma.getdata(array)))

@@ -1,4 +1,4 @@
-"""Models compared with data, and with each other: ``posterior.py predict`` and ``compare``."""
+"""Comparison of models with data, and with each other: ``posterior.py predict`` and ``compare``."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,12 +34,12 @@ from training.runs.posterior_results import MOST_SHOWN, report_files, write_numb
 from training.runs.posteriors import sample_groups, without_points
 
 LARGEST_ERROR = 0.1
-"""Nats of an evidence, from which on a warning is given."""
+"""Error of a log evidence, in nats, from which a warning is logged."""
 ERRORS = (
     "The errors of log evidences are those of sampling alone. Errors of the learned likelihoods "
     "come on top of these, and grow with the number of trials."
 )
-"""What stated errors leave out."""
+"""Statement on errors that are not included."""
 
 
 def compare(settings: CompareSettings) -> int:
@@ -53,7 +53,7 @@ def compare(settings: CompareSettings) -> int:
     with distributed.process_group(settings.run.device_name) as device:
         require_new([path], settings.run.overwrite)
         require_folder(settings.save_dir)
-        distributed.barrier()  # no rank writes before all have looked
+        distributed.barrier()  # no rank writes before all ranks have checked
         sampled = [
             sampled_of(one.on(device, []), path.with_name(f"comparison_{place + 1}.json"))
             for place, one in enumerate(asked)
@@ -61,7 +61,7 @@ def compare(settings: CompareSettings) -> int:
         tells = distributed.is_main()
     if not tells:
         return 0
-    value, error = (  # log Z [M, models], nats, and what these are off by chance alone
+    value, error = (  # log Z [M, models], nats, and its sampling error
         torch.stack([draws.stats[key] for draws, _, _ in sampled], dim=1)
         for key in ("evidence", "evidence_error")
     )
@@ -103,7 +103,7 @@ def compare(settings: CompareSettings) -> int:
 
 
 def of_each(settings: CompareSettings) -> list[SampleSettings]:
-    """Settings to sample the posterior of each model by."""
+    """Return the settings for sampling the posterior of each model."""
     priors = settings.priors * (len(settings.networks) if len(settings.priors) == 1 else 1)
     own = settings.named("save_dir", "observation", "sampler", "run")
     return [
@@ -113,7 +113,11 @@ def of_each(settings: CompareSettings) -> list[SampleSettings]:
 
 
 def require_alike(asked: Sequence[Asked], names: Sequence[str]) -> None:
-    """Raises UsageError unless all models are of the same data, in the same units."""
+    """Check that all models are of the same data, in the same units.
+
+    Raises:
+        UsageError: Models differ.
+    """
     laws = []
     for one in asked:
         assert one.learned is not None
@@ -135,11 +139,11 @@ def require_alike(asked: Sequence[Asked], names: Sequence[str]) -> None:
 
 
 def sampled_of(asked: Asked, place: Path) -> tuple[Draws, Summary, Tensor]:
-    """Draw from the posteriors of a model on its device, with files beside ``place`` meanwhile.
+    """Draw from the posteriors of a model on its device, with temporary files beside ``place``.
 
     Returns:
-        The draws, whose statistics have the evidence; their summary; and by how many standard
-        deviations errors of the learned likelihood shift posterior means ``[M]``, at least.
+        The draws, whose statistics have the evidence; their summary; and the minimum number of
+        standard deviations by which errors of the learned likelihood shift posterior means ``[M]``.
     """
     likelihood, settings = asked.likelihood(), asked.settings
     assert isinstance(likelihood, TrialLikelihood)
@@ -170,12 +174,12 @@ def report(
     converged: Tensor,
     shifts: Tensor,
 ) -> None:
-    """Print the evidence of the first observations, and where numbers are not exact.
+    """Print the evidence of the first observations, and warn where numbers are not exact.
 
     Args:
         names: Names of the K models.
-        value: Log evidences ``[M, K]``, nats.
-        error: Their errors of sampling.
+        value: Log evidences ``[M, K]``, in nats.
+        error: Sampling errors of the log evidences.
         chance: Probabilities of the models.
         converged: Whether each posterior has converged.
         shifts: Standard deviations by which errors of the likelihoods shift posterior means.
@@ -251,9 +255,13 @@ def predict(settings: PredictSettings) -> int:
 def simulations(
     saved: SavedPosteriors, settings: PredictSettings, width: int, wanted: int
 ) -> Tensor:
-    """Data ``[M, S, K]`` of the draws of each observation; where these are fewer than S, they are
-    taken again. Raises UsageError if there is no simulator, and the file has no likelihood that
-    could stand for it, DataError if the simulator raised, or returned something else."""
+    """Simulate data ``[M, S, K]`` from the draws of each observation; draws are reused if there are
+    fewer than S.
+
+    Raises:
+        UsageError: There is no simulator, and the file has no likelihood to simulate from.
+        DataError: The simulator raised an error, or returned invalid data.
+    """
     chains, draws, count, dim = saved.points.shape
     every = torch.from_numpy(saved.points).movedim(2, 0).reshape(count, -1, dim)
     places = np.resize(evenly(chains * draws, wanted), wanted)

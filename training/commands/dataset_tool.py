@@ -1,4 +1,4 @@
-"""Makes data sets of images and of tables: what ``dataset_tool.py`` runs."""
+"""Creation of data sets of images and of tables: the functions behind ``dataset_tool.py``."""
 
 import time
 from dataclasses import replace
@@ -36,7 +36,7 @@ from training.options.dataset_tool import DataSetSettings
 
 FORMAT = "inflationary-flows image data set 1"
 DATASET = "(dataset)"
-"""A column that no source has, of the number of its row."""
+"""Name of a temporary column for the row number, which no source has."""
 
 
 @first_rank_only
@@ -53,7 +53,7 @@ def run(settings: DataSetSettings) -> None:
 
 
 def images(settings: DataSetSettings) -> dict[str, Any]:
-    """Makes a data set of images. Returns what is known of it."""
+    """Create a data set of images, and return facts about it."""
     dest, options = settings.dest, settings.images
     conversion = Conversion(
         Transform(options.transform, options.resolution),
@@ -85,8 +85,9 @@ def images(settings: DataSetSettings) -> dict[str, Any]:
 
 
 def table(settings: DataSetSettings, params: Path) -> dict[str, Any]:
-    """Makes a data set of a table: of numbers, if it has nothing else, or of records. Returns what
-    is known of it."""
+    """Create a data set of a table, numeric if all cells are numbers, otherwise of records; return
+    facts about it.
+    """
     dest = settings.dest
     require_new([dest, params], settings.overwrite, "--dest")
     made, lines = read_table(settings)
@@ -114,13 +115,13 @@ def table(settings: DataSetSettings, params: Path) -> dict[str, Any]:
 
 
 def read_table(settings: DataSetSettings) -> tuple[DataTable | Records, list[str]]:
-    """The table or the records of a source, with lines about what was found.
+    """Read the table or the records of a source, with lines about the findings.
 
-    Most tables of numbers are read once, as such; what has other cells is looked at more closely.
+    Most numeric tables are read once, directly; sources with other cells are analyzed further.
     """
     chosen = settings.table
     types, exclude = dict(chosen.types or ()), chosen.exclude or ()
-    # A failed simulation may leave holes too: what keeps them in trials is typed.
+    # Failed simulations may leave missing values too, so keeping them in trials needs an option.
     unsaid = bool(chosen.dataset or chosen.repeats) and "missing" not in chosen.given
     of_numbers = chosen.into(
         TableChoices,
@@ -163,22 +164,23 @@ def read_table(settings: DataSetSettings) -> tuple[DataTable | Records, list[str
 
 
 def params_path(dest: Path) -> Path:
-    """Where the options of a data set are written: beside it."""
+    """Return the path of the options of a data set, beside it."""
     whole = dest.suffix == ".npz" or is_zip(dest)
     return dest.with_name(f"{dest.stem if whole else dest.name}_params.json")
 
 
 MOST_LOOKED_AT = 10_000
-"""Rows of many."""
+"""Maximum number of rows that are analyzed."""
 FEWEST_HOLES = 20
-"""Missing cells, and others, of a column that is looked at."""
+"""Minimum number of missing cells, and of present ones, in a column that is analyzed."""
 TELLING = 5.0
-"""Standard deviations of chance from which on columns go along with each other."""
+"""Threshold of an association between columns, in standard errors."""
 
 
 def telling_holes(records: Records) -> list[str]:
-    """Lines about columns whose cells are missing where others have other values, unless a column
-    says so already."""
+    """Return lines about columns whose missingness depends on other columns, unless an indicator
+    column exists.
+    """
     values = records.values[evenly(len(records), MOST_LOOKED_AT)]
     missing, names = np.isnan(values), []
     is_level = np.array([column.type == CATEGORY for column in records.columns])

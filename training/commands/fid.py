@@ -1,4 +1,4 @@
-"""Distances between sets of images: what ``fid.py`` runs."""
+"""Distances between sets of images: the functions behind ``fid.py``."""
 
 import time
 from dataclasses import asdict
@@ -77,7 +77,11 @@ def calc(settings: CalcSettings) -> None:
 
 
 def require_dest(paths: list[Path], suffix: str, overwrite: bool) -> None:
-    """Raises UsageError if results cannot be written there, or only by losing others."""
+    """Check that results can be written to the paths.
+
+    Raises:
+        UsageError: They cannot, or other results would be lost.
+    """
     if paths[0].suffix != suffix:
         raise UsageError(f"--dest is {paths[0]}: its name should end in {suffix}")
     for path in paths:
@@ -87,7 +91,7 @@ def require_dest(paths: list[Path], suffix: str, overwrite: bool) -> None:
 
 
 def choose_items(dataset: ImageDataset, num: int | None, seed: int) -> Tensor:
-    """Which images are measured: all, or ``num`` at random, in the order of the data set."""
+    """Choose the images to measure: all, or ``num`` at random, in the order of the data set."""
     available = len(dataset)
     if available < 2:
         raise DataError(f"{dataset.path} has 1 image, but a covariance needs at least two")
@@ -106,7 +110,9 @@ def measure(
     how: MeasuringOptions,
     device: torch.device,
 ) -> tuple[distances.Moments, Tensor]:
-    """Moments of the features of all ranks' images, and features kept for the KID, ``[k, d]``."""
+    """Compute the moments of the features of all ranks' images, and the features kept for the KID
+    ``[k, d]``.
+    """
     count = len(items)
     generator = seeded_generator("cpu", how.seed, Stream.KEPT_FEATURES)
     chosen = torch.randperm(count, generator=generator)[: how.kid_features].sort().values
@@ -136,9 +142,9 @@ def measure(
 def compare(
     moments: distances.Moments, features: Tensor, reference: FIDReference, seed: int
 ) -> dict[str, Any]:
-    """The distances, and between how many images they are.
+    """Compute the distances, and the numbers of images behind them.
 
-    Subsets say how the KID varies, unless each of them is the whole set.
+    Subsets measure the variability of the KID, unless each of them is the whole set.
     """
     others = torch.from_numpy(reference.features).to(features.device)
     kid = None
@@ -193,7 +199,7 @@ def described(
     dataset: ImageDataset,
     began: float,
 ) -> dict[str, Any]:
-    """What the parameters of either command have in common."""
+    """Return the entries that the parameters of both commands share."""
     return {
         "options": settings.recorded(device_name=str(device)),
         "detector": detector.identity,

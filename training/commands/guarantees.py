@@ -1,4 +1,6 @@
-"""Answers that hold, from Python: a calibrated network's, as NumPy arrays."""
+"""Calibrated inference from Python: intervals and regions with guaranteed coverage, as NumPy
+arrays.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +26,11 @@ from training.subjects import NetworkFile, Subject, open_prior
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Guarantee:
-    """What held-out truths make of a network's posteriors.
+    """Conformal calibration of a network's posteriors.
 
     Attributes:
         subject: The network.
-        truths: What they say.
+        truths: Ranks and distances of the calibration set.
     """
 
     subject: Subject
@@ -36,7 +38,7 @@ class Guarantee:
 
     @classmethod
     def open(cls, location: str | Path) -> "Guarantee":
-        """That of a calibrated network file.
+        """Open a calibrated network file.
 
         Raises:
             DataError: The file is missing or broken, or was not calibrated.
@@ -49,7 +51,7 @@ class Guarantee:
         return cls(open_prior(file), guarantee.HeldOutTruths(file.model.held_out))
 
     def save(self, path: str | Path) -> None:
-        """Write the calibrated network file, whole or not at all. ``open`` reads it."""
+        """Write the calibrated network file atomically. ``open`` reads it."""
         file = self.subject.file
         assert file is not None
         file.model.save(path)
@@ -58,16 +60,16 @@ class Guarantee:
     def calibrate(
         cls, network: str | Path, data_root: str | Path | None = None, **options: Any
     ) -> "Guarantee":
-        """Calibrates a network file, as ``posterior.py calibrate`` does.
+        """Calibrate a network file, like ``posterior.py calibrate``.
 
         Args:
-            network: The file, which gets a part more, unless ``dest`` is given.
-            data_root: A data set of fresh truths.
-            options: Those of the command, by name.
+            network: The file, to which the calibration is added unless ``dest`` is given.
+            data_root: A calibration set that the network was not trained on.
+            options: Options of the command, by name.
 
         Raises:
             UsageError: There is no such option, or it does not take this value.
-            DataError: The network has seen the truths, or a file is broken.
+            DataError: The network was trained on rows of the calibration set, or a file is broken.
         """
         given = {"network": network, **options}
         given |= {} if data_root is None else {"data_root": data_root}
@@ -79,42 +81,54 @@ class Guarantee:
         return f"Guarantee({held_out.truths} truths of {', '.join(held_out.quantities)})"
 
     def holding(self, share: float = 0.9) -> Holding:
-        """What regions of a stated share hold, on average over calibrations and of this one."""
+        """Return the coverage of regions with a nominal coverage, on average over calibrations and
+        for this one.
+        """
         return Holding.by(self.truths.held_out.truths, fraction("share", share))
 
     def intervals(self, draws: Any, share: float = 0.9, condition: Any = None) -> np.ndarray:
-        """Ends ``[D, 2]`` of intervals that hold a share.
+        """Return the ends ``[D, 2]`` of intervals with a nominal coverage.
 
         Args:
-            draws: Of one posterior, ``[S, D]``; those of a data frame are found by their names.
-            share: That they hold.
-            condition: The observation ``[C]``, or a mapping of its numbers by name, for levels by
-                the truths near it; None for levels that hold on average over observations.
+            draws: Draws of one posterior, ``[S, D]``; columns of a data frame are found by their
+                names.
+            share: Nominal coverage.
+            condition: The observation ``[C]``, or a mapping of its numbers by name, for calibration
+                by the cases near it; None for calibration on average over observations.
 
         Raises:
-            DataError: These have other columns.
+            DataError: Columns differ from those of the network.
         """
         points, dims = self._parameters(draws), len(self.truths.held_out.names)
         contents = self._levels(share, condition).intervals[:, :dims]
         return guarantee.intervals(points, contents)[0].numpy()
 
     def threshold(self, log_density: ArrayLike, share: float = 0.9, condition: Any = None) -> float:
-        """The log density above which the region lies that holds a share, by the log densities of
-        draws of one posterior ``[S]``; otherwise as ``intervals``."""
+        """Return the log density threshold of the region with a nominal coverage.
+
+        Args:
+            log_density: Log densities ``[S]`` of draws of one posterior.
+            share: Nominal coverage.
+            condition: The observation; see ``intervals``.
+        """
         content = self._levels(share, condition).regions
         return float(guarantee.thresholds(_rows(log_density), content)[0])
 
     def recalibrated(self, draws: Any) -> np.ndarray:
-        """Draws ``[S, D]`` of a posterior, their ranks in each coordinate moved to where truths
-        are; see ``intervals``."""
+        """Recalibrate draws ``[S, D]`` of a posterior, so that ranks in each coordinate agree with
+        those of the calibration set; see ``intervals``.
+        """
         return self.truths.recalibrated(self._parameters(draws)).numpy()
 
     def p_values(self, conditions: Any) -> np.ndarray:
-        """How probable it is that observations ``[M, C]`` like the held-out ones are as odd as each
-        of these ``[M]``; of sets, all trials of one observation.
+        """Return conformal p-values ``[M]`` of observations ``[M, C]``, or of all trials of one
+        observation.
+
+        The p-value is the probability that an observation like those of the calibration set has at
+        least as large a score.
 
         Raises:
-            DataError: The network was calibrated with a flow of conditions, or has none of these.
+            DataError: The network was calibrated with a flow of conditions, or has no scores.
         """
         held_out = self.truths.held_out
         odd = calibrating.Oddities.of_conditions(self.subject, None, self._conditions(conditions))
@@ -136,12 +150,13 @@ class Guarantee:
         return Levels(near.intervals[0], near.regions[0])
 
     def _parameters(self, draws: Any) -> Tensor:
-        """Draws ``[S, D]`` in the order of the network's columns."""
+        """Return draws ``[S, D]`` in the order of the network's columns."""
         return _rows(columns_of(draws, self.truths.held_out.names, "draws"))
 
     def _conditions(self, source: Any) -> Tensor:
-        """Conditions ``[M, C]`` in the order of the network's, ``[1, n C]`` of a set; none if it
-        has none."""
+        """Return conditions ``[M, C]`` in the network's order, ``[1, n C]`` for a set; empty if it
+        has none.
+        """
         names = list(self.subject.condition_names)
         rows = _rows(columns_of(source, names, "the condition") if names else [[]])
         return rows.reshape(1, -1) if self.subject.of_sets else rows

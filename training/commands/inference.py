@@ -1,4 +1,4 @@
-"""A question to a posterior: the options of a command of ``posterior.py``, and their subject."""
+"""Posteriors to compute: the options of a command of ``posterior.py``, and the network or toy."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -32,14 +32,14 @@ from training.subjects.likelihoods import LearnedLikelihood
 
 @dataclass(frozen=True)
 class Asked:
-    """What a command asks, and of what.
+    """The task of a command: its options, prior and likelihood.
 
     Attributes:
-        settings: Of the command.
-        subject: The prior's network or toy.
-        latent: Its law of latents.
-        learned: The likelihood that a network has learned; None without.
-        region: Where the posterior was trained, if it is not everywhere.
+        settings: Settings of the command.
+        subject: Network or toy of the prior.
+        latent: Base distribution of the latents.
+        learned: Likelihood of a network; None without one.
+        region: Region in which the posterior was trained; None for everywhere.
     """
 
     settings: inference.InferenceSettings
@@ -50,41 +50,46 @@ class Asked:
 
     @classmethod
     def open(cls, settings: inference.InferenceSettings) -> "Asked":
-        """Opens the prior. Raises UsageError if options contradict it, DataError if its file is
-        missing or broken."""
+        """Open the prior.
+
+        Raises:
+            UsageError: Options contradict the prior.
+            DataError: The file of the prior is missing or broken.
+        """
         learned, subject = _opened(settings)
         latent = latent_choice(settings.prior.eps)
         known = (subject.flow, subject.t_max, subject.dims_to_keep)
         return cls(settings, subject, latent.settled(*known), learned)
 
     def on(self, device: torch.device, files: list[Path]) -> "Asked":
-        """The same with the flow and its law on the device, when all ranks know that they may write
-        these files."""
+        """Return a copy with the flow and its base distribution on the device, once all ranks have
+        checked that these files may be written.
+        """
         require_new(files, self.settings.run.overwrite)
         require_folder(self.settings.save_dir)
-        distributed.barrier()  # no rank writes before all have looked
+        distributed.barrier()  # no rank writes before all ranks have checked
         flow = self.latent.on(self.subject.flow).to(device)
         return replace(self, subject=replace(self.subject, flow=flow))
 
     def files(self, name: str, suffix: str) -> tuple[Path, Path]:
-        """The file of arrays, with this suffix, and that of numbers."""
+        """Return the paths of the file of arrays, with this suffix, and the JSON file."""
         stem = f"{self.subject.stem}_{name}"
         folder = self.settings.save_dir
         return folder / f"{stem}{suffix}", folder / f"{stem}.json"
 
     @property
     def within(self) -> str:
-        """What draws are rejected beyond, in words."""
+        """Description of the bounds beyond which draws are rejected."""
         return BOUNDS if self.region is None else "the region"
 
     @property
     def rows(self) -> int:
-        """Points of one network call."""
+        """Number of points per network evaluation."""
         return self.settings.prior.batch_gpu or self.subject.block
 
     @property
     def fine(self) -> Prior:
-        """The prior of final draws."""
+        """Prior of the final draws."""
         flow, options = self.subject.flow, self.settings.prior
         if self.settings.learned:
             prior = self.subject.neural_posterior(options.n_iters, options.deblur)
@@ -95,13 +100,13 @@ class Asked:
             prior = self._prior(times, get_solver(inference.SOLVER))
         if self.subject.is_readable:
             return prior
-        # Latents of images are written beside their draws, and decide nothing.
+        # Latents of images are only written beside their draws.
         latents = (flow.times(inference.CHAIN_STEPS), get_solver(inference.SOLVER))
         return replace(prior, ways={**prior.ways, "latents": latents})
 
     @property
     def coarse(self) -> Prior:
-        """The prior of chains."""
+        """Prior of the chains."""
         steps, flow = self.settings.prior.chain_n_iters, self.subject.flow
         if steps is None and "look" in flow.courses:
             return self._prior(*flow.course("look"))
@@ -109,7 +114,7 @@ class Asked:
 
     @property
     def solvers(self) -> dict[str, dict[str, str | int]]:
-        """Solver and steps of points, of densities, and of chains if there are any."""
+        """Solver and number of steps for points, for densities, and for chains if there are any."""
         chains = {} if self.settings.learned else {"chains": self.coarse.solvers["points"]}
         return {**self.fine.solvers, **chains}
 
@@ -117,18 +122,18 @@ class Asked:
         return self.subject.prior(times, solver, self.settings.prior.deblur)
 
     def sharpened(self, prior: Prior) -> Prior:
-        """The prior as draws without a likelihood have it."""
+        """Return the prior as used for draws without a likelihood."""
         settings = self.settings
         assert isinstance(settings, inference.CommonSettings)
         if isinstance(settings, SampleSettings) and settings.correct:
-            # Weights of a correction are the more even if draws are wider than the posterior.
+            # Weights of a correction are more even if draws are wider than the posterior.
             return prior
         small = self.subject.is_readable and self.subject.dim <= MOST_DEBLURRED
         return replace(prior, sharpened=settings.sharpen and small and not prior.deblurred)
 
     @property
     def plan(self) -> SamplingPlan:
-        """How to sample."""
+        """Settings of the sampler."""
         settings = self.settings
         assert isinstance(settings, inference.CommonSettings)
         how, usual = settings.sampler, inference.DRAWS
@@ -145,8 +150,12 @@ class Asked:
         )
 
     def likelihood(self) -> Likelihood:
-        """The likelihood. Raises UsageError if options contradict each other or the network,
-        DataError if a file is broken."""
+        """Build the likelihood.
+
+        Raises:
+            UsageError: Options contradict each other or the network.
+            DataError: A file is broken.
+        """
         options, subject = self.settings.likelihood, self.subject
         if self.learned is not None:
             assert isinstance(self.settings, SampleSettings)
@@ -168,22 +177,27 @@ class Asked:
     def problem(
         self, likelihood: Likelihood, observed: Tensor, labels: Tensor | None = None
     ) -> Problem:
-        """The posteriors of what was observed ``[M, K]``, on the flow's device; a conditional
-        network is given a label with each, ``[M, L]``."""
+        """Return the posteriors of observations ``[M, K]``, on the flow's device; ``labels`` ``[M,
+        L]`` are the conditions of a conditional network.
+        """
         fine = self.fine
         device = fine.flow.device
         given = None if labels is None else labels.to(device)
         target = Target(fine, likelihood.to(device), observed.to(device), self.rows, given)
-        # What a user's likelihood raises is shown here, before anything is sampled.
+        # Errors of a user's likelihood appear here, before anything is sampled.
         mean, _ = fine.moments(target.labels)
         smooth = target.likelihood.is_differentiable(mean[None]) and not fine.deblurred
         numbers, digest = list(range(len(observed))), self.subject.digest
         return Problem(target, self.coarse, numbers, smooth, network=digest)
 
     def amortized(self, prior: Prior, conditions: Tensor) -> Amortized:
-        """How to draw from posteriors that the flow has learned, of conditions on its device.
-        Raises UsageError if log densities are needed, but there are none, DataError if the file of
-        a correction is broken."""
+        """Return a sampler of posteriors that the flow was trained on, for conditions on its
+        device.
+
+        Raises:
+            UsageError: Log densities are needed, but there are none.
+            DataError: The file of a correction is broken.
+        """
         plan, sharp = self.plan, self.sharpened(prior)
         rows = self.settings.prior.batch_gpu
         rows = rows or self.subject.amortized_block(prior.flow.device)
@@ -204,14 +218,15 @@ class Asked:
         )
 
     def _correction(self, prior: Prior, settings: SampleSettings, correct: str) -> LogPosterior:
-        """Return the log posterior that weights the draws: by a likelihood that was learned and its
-        prior, or by a function of a file."""
+        """Return the log posterior that weights the draws: a learned likelihood and its prior, or a
+        function in a file.
+        """
         if settings.prior.prior is not None:
             return self._by_likelihood(settings, correct)
         return UserFunction.load(correct, "correct")
 
     def _by_likelihood(self, settings: SampleSettings, name: str) -> LogPosterior:
-        """The density of a posterior by a likelihood that was learned."""
+        """Return the log density of a posterior with a learned likelihood."""
         file, subject = NetworkFile.open(name), self.subject
         learned = LearnedLikelihood.of(file)
         if learned is None:
@@ -234,11 +249,15 @@ class Asked:
         return learned.log_posterior(law, subject.names, places)
 
     def observed(self, source: Path, likelihood: Likelihood) -> Tensor:
-        """What a likelihood takes of a file's observations ``[M, K]``.
+        """Read observations ``[M, K]`` for a likelihood.
 
-        What is seen of points has their names; what a linear map makes of them has none, and is
-        taken in its order. Raises UsageError if there are other than the K numbers of a linear map,
-        DataError if the file is broken, or has other columns."""
+        Observed coordinates are found by name. Outputs of a linear map have no names, and are read
+        in order.
+
+        Raises:
+            UsageError: Rows do not have K values, one per output of a linear map.
+            DataError: The file is broken, or has other columns.
+        """
         assert isinstance(likelihood, Gaussian)
         if likelihood.operator is None:
             return self.subject.points(source, likelihood.coordinates)
@@ -251,14 +270,16 @@ class Asked:
         return observed
 
     def questions(self, source: Path, likelihood: Likelihood) -> Tensor | None:
-        """What a file's observations know exactly, as ``Subject.questions``; nothing of what a
-        linear map makes."""
+        """Return the conditions that a file of observations contains exactly, as in
+        ``Subject.questions``; None for outputs of a linear map.
+        """
         assert isinstance(likelihood, Gaussian)
         return None if likelihood.operator is not None else self.subject.questions(source)
 
     def seen_names(self, likelihood: Gaussian) -> list[str]:
-        """What a sentence calls the numbers that a likelihood sees; none of what a linear map
-        makes."""
+        """Return names of the observed coordinates for messages; empty for outputs of a linear
+        map.
+        """
         if likelihood.operator is not None:
             return []
         names, places = self.subject.words, likelihood.coordinates
@@ -271,12 +292,12 @@ class Asked:
         seen: Sequence[Tensor | None],
         files: Sequence[str | Path | None],
     ) -> tuple[Groups, dict[str, Any]]:
-        """Where the groups of a run are kept, and its options as they are recorded.
+        """Return the storage of groups of a run, and its options as they are recorded.
 
         Args:
-            numbers_file: The JSON file; groups are kept beside it.
-            count: Of posteriors.
-            seen: What was observed, or is to be found again.
+            numbers_file: The JSON file; groups are stored beside it.
+            count: Number of posteriors.
+            seen: Observations, or true values to recover.
             files: Files that draws depend on.
         """
         plan, fine, settings = self.plan, self.fine, self.settings
@@ -295,7 +316,7 @@ class Asked:
 
 
 def _opened(settings: inference.InferenceSettings) -> tuple[LearnedLikelihood | None, Subject]:
-    """The likelihood that a network has learned, if it has, and the prior."""
+    """Open the learned likelihood, if the network is one, and the prior."""
     prior, inflation = settings.prior, settings.inflation
     if prior.network is None:
         if prior.prior is not None:

@@ -19,7 +19,7 @@ from training.inference.target import Target
 
 
 class _LogDensity(torch.autograd.Function):
-    """With the gradient that a target takes of its likelihood."""
+    """A log density with the gradient that a target computes from its likelihood."""
 
     @staticmethod
     def forward(ctx: Any, w: Tensor, target: Target) -> Tensor:
@@ -37,14 +37,14 @@ class LatentDensity:
     """The log posterior density of whitened latents, given one observation.
 
     Attributes:
-        dim: The number of latents.
+        dim: Number of latents.
     """
 
     def __init__(self, target: Target):
         self._target, self.dim = target, target.dim
 
     def __call__(self, w: Tensor) -> Tensor:
-        """Log densities ``[...]`` of latents ``[..., dim]``, with gradients.
+        """Return the log densities ``[...]`` of latents ``[..., dim]``, with gradients.
 
         Raises:
             UsageError: The likelihood has no gradients.
@@ -55,7 +55,7 @@ class LatentDensity:
         return density.view(w.shape[:-1])
 
     def points(self, w: ArrayLike) -> np.ndarray:
-        """The points ``[..., D]`` of latents ``[..., dim]``."""
+        """Return the points ``[..., D]`` of latents ``[..., dim]``."""
         latents = torch.from_numpy(np.array(w, dtype=np.float64))
         rows = latents.reshape(-1, self.dim).to(self._target.device)
         which = torch.zeros(len(rows), dtype=torch.long, device=rows.device)
@@ -63,8 +63,10 @@ class LatentDensity:
         return points.reshape(*latents.shape[:-1], -1)
 
     def to_jax(self) -> Callable[[Any], Any]:
-        """The same of arrays of JAX, for BlackJAX and NumPyro: it may be differentiated, compiled
-        and batched, and calls PyTorch for it."""
+        """Return the log density as a function of JAX arrays, for BlackJAX and NumPyro.
+
+        The function can be differentiated, compiled and batched; it calls PyTorch.
+        """
         jax = import_module("jax")
 
         def both(w: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

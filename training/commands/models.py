@@ -1,4 +1,4 @@
-"""Trained models from Python: rows in, rows out, and posteriors of what was not seen.
+"""Trained models from Python: sampling and densities of rows, and posteriors given observations.
 
     >>> from training import Table
     >>> model = Table.open(frame).train(seed=0)                            # doctest: +SKIP
@@ -6,7 +6,7 @@
     >>> draws = model.posterior(noise_std=0.1).sample({"price": 240.0})    # doctest: +SKIP
     >>> draws.summary()                                                    # doctest: +SKIP
 
-Posteriors and checks are those of ``posterior.py``, whose options are taken by their names.
+Posteriors and checks are those of ``posterior.py``, with options of the same names.
 """
 
 from collections.abc import Mapping, Sequence
@@ -47,23 +47,23 @@ from training.options.posterior import (
 from training.subjects import NetworkFile, Subject, open_prior
 
 UNNORMALIZED = {"noise_std", "likelihood", "prior", "correct", "deblur"}
-"""Options with which the density of a posterior is known up to a constant only, or not at all."""
+"""Options with which the density of a posterior is unknown, or known only up to a constant."""
 ROW_PACKAGE = "row_package"
-"""Key of ``about``: the package whose kind of rows the model returns; none for pandas."""
+"""Key of ``about``: package of the rows that the model returns; None for pandas."""
 
 
 @dataclass(repr=False)
 class Model(model.Model):
-    """A trained model; see ``training.model.model.Model`` for what it holds.
+    """A trained model; see ``training.model.model.Model`` for its contents.
 
-    Rows of a table go in as a data frame, whose columns are found by their names, or as an array or
-    a tensor in the order of ``columns``; what comes back is of the same kind. Images ``[N, C, H,
-    W]`` are in gray levels, as files have them, from 0 to 255 where they are of the data; points
-    of ``flow`` itself are flat, and from -1 to 1.
+    Rows of a table are a data frame, whose columns are found by their names, or an array or a
+    tensor in the order of ``columns``; results are of the kind of the training rows. Images ``[N,
+    C, H, W]`` are in gray levels, as in files, from 0 to 255 for images of the data; points of
+    ``flow`` itself are flat, and from -1 to 1.
 
     Attributes:
-        kind: The package of the rows that it was trained on, in whose kind rows are given; None for
-            pandas, or NumPy where there are no columns. Network files keep it in ``about``.
+        kind: Package of the training rows, in whose kind rows are returned; None for pandas, or
+            NumPy if there are no columns. Network files store it in ``about``.
     """
 
     @property
@@ -81,17 +81,19 @@ class Model(model.Model):
 
     @cached_property
     def subject(self) -> Subject:
-        """The flow, and what its points are."""
+        """The flow, and the kind of its points."""
         return open_prior(NetworkFile(Path("model"), self))
 
     def rows_of(self, names: Sequence[str], values: np.ndarray) -> Any:
-        """Numbers ``[N, D]`` as rows of the model's kind, or as images ``[N, C, H, W]``."""
+        """Return numbers ``[N, D]`` as rows of the model's kind, or as images ``[N, C, H, W]``."""
         if self.subject.columns is None:
             return values.reshape(-1, *self.subject.point_shape)
         return called.rows_as(self.kind or called.FRAMES, names, values)
 
     def flat(self, rows: Any) -> Any:
-        """Images ``[..., C, H, W]``, or what is seen of them, as rows; other rows as they are."""
+        """Return images ``[..., C, H, W]``, or observations of them, as rows; other rows
+        unchanged.
+        """
         axes = len(self.subject.point_shape)
         if axes == 1 or np.ndim(rows) < axes:
             return rows
@@ -99,37 +101,37 @@ class Model(model.Model):
 
     @property
     def columns(self) -> list[str]:
-        """Names of the columns that rows have."""
+        """Names of the columns of rows."""
         return self._named(np.zeros((0, self.subject.dim)))[0]
 
     @property
     def covariates(self) -> list[str]:
-        """Of a likelihood, names of what is known of a trial beside its parameters."""
+        """Names of a trial's covariates, for a likelihood."""
         parameters = self.about.get(LIKELIHOOD, self.conditions)
         return self.conditions[len(parameters) :]
 
     @property
     def conditions(self) -> list[str]:
-        """Names of what rows are given with."""
+        """Names of the conditions."""
         return list(self.subject.condition_names)
 
     def sample(self, count: int, seed: int = 0, given: Any = None) -> Any:
-        """So many new rows or images.
+        """Draw new rows or images.
 
         Args:
-            count: How many.
-            seed: Of all random numbers.
-            given: Of a conditional model, one row of conditions, or of one of sets all trials of
-                one; of images of classes, the number of one class, or that of each image, or None
-                for any; of images with condition vectors ``[K]`` one vector, or one for each.
+            count: Number of draws.
+            seed: Random seed.
+            given: Conditions of a conditional model: one row, or for sets all trials of one set.
+                For images with class labels: one class, the class of each image, or None for any.
+                For images with condition vectors ``[K]``: one vector, or one per image.
 
         Raises:
             UsageError: Conditions are missing, or not needed, or there is no such class; or the
-                count or the seed is no whole number, or negative.
-            DataError: They are broken.
+                count or the seed is negative or not a whole number.
+            DataError: Conditions are broken.
         """
         count, seed = natural("count", count), natural("seed", seed)
-        # A likelihood leaves no bounds, as posteriors may.
+        # Draws of a likelihood are not rejected beyond bounds, unlike those of a posterior.
         if self.conditions and LIKELIHOOD not in self.about:
             row = self._conditions_of(None, given).reshape(-1, len(self.conditions))
             draws = self.posterior().sample(row, chains=1, draws=max(count, 1), seed=seed)
@@ -146,15 +148,16 @@ class Model(model.Model):
     def log_prob(self, rows: Any, given: Any = None) -> np.ndarray:
         """Return the log densities ``[N]`` of rows, in nats.
 
-        It is the density of what ``sample`` draws: minus infinity beyond the bounds of columns, and
-        of a conditional model that of its posterior (see ``Posterior.log_prob``). For a discrete
-        column it is the mean density over the quantization bin around a value
+        The density is that of the draws of ``sample``: minus infinity beyond the bounds of columns,
+        and for a conditional model that of its posterior (see ``Posterior.log_prob``). For a
+        discrete column it is the mean density over the quantization bin around a value
         (``training.flow.cells``), and for images the density per gray level of each pixel.
 
         Args:
-            rows: The rows; of a conditional model they may have its conditions as further columns.
-            given: Of a conditional model, its conditions: a row for each, or one for all; of
-                images of classes, their numbers.
+            rows: The rows, which for a conditional model may have its conditions as further
+                columns.
+            given: Conditions of a conditional model: a row for each, or one for all; for images
+                with class labels, their classes.
         """
         if self.conditions and LIKELIHOOD not in self.about:
             return self.posterior().log_prob(rows, given)
@@ -171,8 +174,9 @@ class Model(model.Model):
     def _densities(
         self, flow: ProbabilityFlow, points: torch.Tensor, labels: torch.Tensor | None
     ) -> np.ndarray:
-        """Log densities ``[N]`` of points ``[N, D]`` within bounds, by the flow under conditions
-        ``[N, C]``, if it has some."""
+        """Return the log densities ``[N]`` of points ``[N, D]`` within bounds, under conditions
+        ``[N, C]`` if the model has some.
+        """
         if not has_cells(flow):
             density = flow.log_prob(points) + self.subject.dim * log(self.subject.units["unit"])
             return density.cpu().numpy()
@@ -181,13 +185,15 @@ class Model(model.Model):
         return cells.density.log_prob.cpu().numpy()
 
     def encode(self, rows: Any, given: Any = None, seed: int = 0) -> np.ndarray:
-        """Latents ``[N, D]`` of rows; see ``log_prob``. Discrete columns are spread over their
-        steps by a seed."""
+        """Return the latents ``[N, D]`` of rows; see ``log_prob``.
+
+        Discrete columns are dequantized with a random seed.
+        """
         points = self.subject.dithered(self._points(rows), seed)
         return self._flow_given(rows, given).encode(points).cpu().numpy()
 
     def decode(self, latents: Any, given: Any = None) -> Any:
-        """The rows of latents ``[N, D]``, undoing ``encode``."""
+        """Return the rows of latents ``[N, D]``, the inverse of ``encode``."""
         flow = self._flow_given(None, given)
         return self.rows_of(*self._named(flow.decode(latents).cpu().numpy()))
 
@@ -197,24 +203,26 @@ class Model(model.Model):
         mask: Sequence[str | int] | None = None,
         **options: Any,
     ) -> "Posterior":
-        """What rows may be, of which something was observed.
+        """Return the posterior of rows, given noisy or partial observations.
 
         Args:
-            noise_std: Standard deviation of the noise of what is observed, in its units: one
-                number, or one for each. Of a conditional model none: its conditions are observed;
-                of a likelihood ``prior="uniform"``, or a model, and rows are trials.
-            mask: The columns that are observed, or booleans, an array of the shape of a point; None
-                for those that an observation has by name.
+            noise_std: Standard deviation of the observation noise, in the units of the
+                observations: one number, or one for each. For a conditional model None, since its
+                conditions are observed. For a likelihood, give ``prior="uniform"`` or a model
+                instead; observations are then trials.
+            mask: Observed columns, or booleans, an array of the shape of a point; None for the
+                columns that an observation names.
             options: Further options of ``posterior.py sample``, by name, such as ``correct``,
-                ``likelihood``, or ``operator``, also a matrix ``[K, D]``. With a likelihood of your
-                own, such as ``likelihood="mine.py:density"``, ``sample()`` takes no observation.
+                ``likelihood``, or ``operator``, which may also be a matrix ``[K, D]``. With a
+                likelihood of your own, such as ``likelihood="mine.py:density"``, ``sample()`` takes
+                no observation.
         """
         noise = {} if noise_std is None else {"noise_std": called.listed_of(noise_std)}
         seen = {} if mask is None else {"likelihood": "mask", "mask": called.listed_of(mask)}
         return Posterior(self, {**noise, **seen, **options})
 
     def check(self, data: Any = None, **options: Any) -> dict[str, Any]:
-        """Tests a conditional model on fresh rows; see ``Posterior.check``."""
+        """Test a conditional model on fresh rows; see ``Posterior.check``."""
         return self.posterior().check(data, **options)
 
     def _flow_given(self, rows: Any, given: Any) -> ProbabilityFlow:
@@ -224,8 +232,9 @@ class Model(model.Model):
         return self.subject.flow if labels is None else self.subject.flow.given(labels=labels)
 
     def _conditions_of(self, rows: Any, given: Any) -> np.ndarray:
-        """Conditions ``[N, C]``, or ``[1, C]`` for all, which may be further columns of rows; of
-        sets all trials of one, ``[1, n C]``."""
+        """Return conditions ``[N, C]``, or ``[1, C]`` for all rows; they may be further columns of
+        rows. For sets, return all trials of one set, ``[1, n C]``.
+        """
         source = rows if given is None else given
         if source is None:
             raise UsageError(
@@ -237,7 +246,7 @@ class Model(model.Model):
         return values.reshape(1, -1) if self.subject.of_sets else values
 
     def _points(self, rows: Any) -> torch.Tensor:
-        """Points ``[N, D]`` of rows."""
+        """Return the points ``[N, D]`` of rows."""
         rows, own, whole = self.flat(rows), self.subject.names, self.columns
         names, numbers = called.numbers_of(
             rows, "rows", called.COLUMN if len(own) == 1 else called.ROW
@@ -264,8 +273,8 @@ class Posterior:
     """Posteriors of the points of a model, given observations.
 
     Attributes:
-        model: The prior; or, of a conditional model, the posterior itself.
-        options: Those of ``posterior.py sample`` that are not the usual ones, by name.
+        model: The prior; for a conditional model, the posterior itself.
+        options: Options of ``posterior.py sample`` that differ from the defaults, by name.
     """
 
     model: Model
@@ -284,31 +293,32 @@ class Posterior:
             options: Options of ``posterior.py sample``, by name, such as ``draws`` or ``seed``.
 
         Raises:
-            UsageError: Options do not go with each other, or there is no such option, or an
-                observation is missing, or one is given to a likelihood of your own.
+            UsageError: Options contradict each other, or there is no such option, or an observation
+                is missing, or one is given to a likelihood of your own.
             DataError: Observations are broken.
         """
-        from training.commands import posterior  # here, so that Model need not wait for it
+        from training.commands import posterior  # here, so that importing Model is fast
 
         with called.own_folder() as folder:
             posterior.sample(self._settings(observed, folder, options))
             return PosteriorDraws.from_folder(folder, self.model)
 
     def log_prob(self, points: Any, observed: Any = None) -> np.ndarray:
-        """Return the log densities ``[N]``, in nats, of what ``sample`` draws.
+        """Return the log densities ``[N]``, in nats, of the distribution that ``sample`` draws
+        from.
 
-        Draws of a conditional model are sharpened (``sharpen=False`` leaves that out) and lie
-        within the bounds of columns. So does this density: it is divided by the probability that
-        the flow puts within the bounds, and is minus infinity beyond them.
+        Draws of a conditional model are sharpened (unless ``sharpen=False``) and lie within the
+        bounds of columns. This density agrees with the draws: it is divided by the probability that
+        the flow assigns to the region within the bounds, and is minus infinity beyond them.
 
         Args:
-            points: Rows ``[N, D]``, which may have what was observed as further columns.
+            points: Rows ``[N, D]``, which may have the observed numbers as further columns.
             observed: One observation for all rows, or one for each.
 
         Raises:
-            UsageError: The posterior has a likelihood, so that its density is known up to a
-                constant only (``latent_density``), or is corrected by one, or its draws are
-                deblurred, and have no density.
+            UsageError: The posterior has a likelihood, so that its density is known only up to a
+                constant (``latent_density``), or is corrected by one, or its draws are deblurred
+                and have no density.
             DataError: Rows or observations are broken.
         """
         model, subject = self.model, self.model.subject
@@ -347,7 +357,7 @@ class Posterior:
 
         Args:
             observed: One observation, or None; see ``sample``.
-            options: Likewise.
+            options: Options; see ``sample``.
 
         Raises:
             UsageError: There are several observations, or there is no likelihood.
@@ -368,7 +378,7 @@ class Posterior:
         return LatentDensity(asked.problem(likelihood, seen, labels).target)
 
     def _settings(self, observed: Any, folder: Path, options: Mapping[str, Any]) -> SampleSettings:
-        """Return settings of the command, whose files are in a folder."""
+        """Return settings of the command, with its files in a folder."""
         given, own = called.filed({**self.options, **options}, folder), self.model.subject.names
         if given.get("likelihood", LIKELIHOODS[0]) not in LIKELIHOODS and not self.model.conditions:
             if observed is not None:
@@ -382,13 +392,13 @@ class Posterior:
         names, numbers = called.numbers_of(observed, "the observation", called.ROW)
         place = "observation"
         if "prior" in given and "correct" not in given:
-            if names is None and self.model.covariates:  # whose places among data are not known
+            if names is None and self.model.covariates:  # whose positions are unknown
                 by_name = ", ".join([*own, *self.model.covariates])
                 raise DataError(f"the observation has no names: give {by_name} by their names")
             names = names or own
         elif self.model.conditions and "noise_std" not in given:
             place = "condition"
-            if self.model.subject.of_sets:  # rows are trials, and may say of which observation
+            if self.model.subject.of_sets:  # rows are trials, perhaps of several observations
                 names = names or self.model.conditions
             else:
                 names = self.model.conditions
@@ -402,16 +412,17 @@ class Posterior:
     def compare(
         self, others: Sequence["Posterior"], observed: Any, **options: Any
     ) -> list[dict[str, Any]]:
-        """Evidences and probabilities of several likelihoods, of which this is the first.
+        """Compute evidences and probabilities of several likelihoods, including this one, which
+        comes first.
 
         Args:
             others: Posteriors of further likelihoods, each with its prior.
             observed: Trials; see ``sample``.
-            options: Of ``posterior.py compare``, by name, beside those of this one.
+            options: Options of ``posterior.py compare``, by name, besides those of this posterior.
 
         Returns:
-            For each observation ``log_evidence``, its ``error`` of sampling alone and
-            ``probability``, by the names of models.
+            For each observation ``log_evidence``, its sampling ``error`` and ``probability``, by
+            the names of models.
         """
         from training.commands import comparing  # likewise
 
@@ -437,15 +448,15 @@ class Posterior:
         return observations
 
     def check(self, data: Any = None, **options: Any) -> dict[str, Any]:
-        """Whether posteriors are calibrated: what ``posterior.py check`` writes.
+        """Test whether posteriors are calibrated, like ``posterior.py check``.
 
         Args:
-            data: Rows that the model was not trained on, as ``Table`` or a path: whether the model
-                is right. None finds draws of the flow again: whether the sampler is.
-            options: Of ``posterior.py check``, by name.
+            data: Rows that the model was not trained on, as ``Table`` or a path, to test the model.
+                None uses draws of the flow as true values, to test the sampler.
+            options: Options of ``posterior.py check``, by name.
 
         Returns:
-            The ``verdict``, which says how large an error would have been seen, ``p_values``,
+            The ``verdict``, which states how large a detectable error is, ``p_values``, and the
             coverage of ``central_intervals`` and ``regions``.
         """
         from training.commands import posterior  # likewise
@@ -467,11 +478,11 @@ class PosteriorDraws:
     """Draws of posteriors.
 
     Attributes:
-        names: Of the D coordinates.
-        points: ``[M, S, D]``: of each of M observations S draws, all chains in a row.
-        facts: What ``posterior.py sample`` writes beside them; see ``training.files.posterior``.
-        content: Their netCDF-4 file.
-        model: Of which they are.
+        names: Names of the D coordinates.
+        points: Draws ``[M, S, D]``: S draws for each of M observations, all chains concatenated.
+        facts: Contents of the JSON of ``posterior.py sample``; see ``training.files.posterior``.
+        content: The netCDF-4 file of the draws, as bytes.
+        model: Model that the draws are from.
     """
 
     names: list[str]
@@ -485,7 +496,7 @@ class PosteriorDraws:
         """Load the draws that ``posterior.py sample`` wrote to a folder.
 
         Raises:
-            DataError: There are none, since it refused an observation.
+            DataError: There are none, since an observation was rejected.
         """
         path = next(folder.glob("*_posterior.nc"), None)
         if path is None:
@@ -498,7 +509,7 @@ class PosteriorDraws:
 
         Args:
             path: The netCDF-4 file; the JSON of the same name is beside it.
-            model: The model that the draws are from.
+            model: Model that the draws are from.
 
         Raises:
             DataError: A file is missing or broken.
@@ -514,7 +525,7 @@ class PosteriorDraws:
         return cls(saved.names, points, facts, path.read_bytes(), model)
 
     def __repr__(self) -> str:
-        from training.pictures.posteriors.words import distinct_words  # takes a while
+        from training.pictures.posteriors.words import distinct_words  # slow to import
 
         count, draws, _ = self.points.shape
         return (
@@ -541,11 +552,12 @@ class PosteriorDraws:
         """Infer the population of which each observation is a member (hierarchical model).
 
         Args:
-            prior: What parameters were before any observation: ``uniform``, a model, or a network
-                file.
-            bounds: Parameters in whose logs, of the distance from one bound, or probits, between
-                two, the population is normal, such as ``{"speed": (0, inf)}``.
-            options: Others of ``posterior.py population``, by name.
+            prior: Prior of the parameters that the draws were made with: ``uniform``, a model, or a
+                network file.
+            bounds: Parameters that are bounded, by name, such as ``{"speed": (0, inf)}``. The
+                population is normal in the log of the distance from one bound, or in the probit
+                between two.
+            options: Further options of ``posterior.py population``, by name.
 
         Returns:
             ``population``, by names the population mean (``mean``), the population standard
@@ -555,7 +567,7 @@ class PosteriorDraws:
         Raises:
             DataError: There are too few observations.
         """
-        from training.commands import population  # here, so that Model need not wait for it
+        from training.commands import population  # here, so that importing Model is fast
 
         with called.own_folder() as folder:
             draws = folder / f"{self.model.subject.stem}_posterior.nc"
@@ -568,12 +580,13 @@ class PosteriorDraws:
             return called.facts_of(folder, "_population")
 
     def rows(self, observation: int = 0) -> Any:
-        """The draws of one observation, in the kind of rows that the model was trained on."""
+        """Return the draws of one observation, in the kind of the training rows."""
         return self.model.rows_of(self.names, self.points[observation])
 
     def summary(self) -> Any:
-        """A data frame with a row for each observation and coordinate: mean, std, quantiles, R-hat,
-        effective sizes, and whether the observation's draws converged."""
+        """Return a data frame with a row for each observation and coordinate: mean, std, quantiles,
+        R-hat, effective sample sizes, and whether the observation's draws converged.
+        """
         kinds = ("mean", "std", "r_hat", "ess_bulk", "ess_tail")
         rows = [
             {
@@ -590,14 +603,14 @@ class PosteriorDraws:
         return called.whole_frame(columns, self.model.kind)
 
     def to_arviz(self) -> Any:
-        """The draws for ArviZ, with log likelihoods, draws of the prior and what was observed."""
+        """Return the draws for ArviZ, with log likelihoods, draws of the prior and observations."""
         with called.own_folder() as folder:
             self.save(folder / "draws.nc")
             return import_module("arviz").from_netcdf(folder / "draws.nc").load()
 
     def save(self, path: str | Path) -> None:
-        """Write the netCDF-4 file that ArviZ and ``visualize.py`` read, and beside it the facts as
-        JSON, each whole or not at all.
+        """Write the netCDF-4 file that ArviZ and ``visualize.py`` read, and the facts beside it as
+        JSON, each atomically.
 
         Raises:
             UsageError: The path does not end in ``.nc``.

@@ -1,4 +1,4 @@
-"""Network files of the original code: what ``import_network.py`` runs."""
+"""Import of network files of the original code: the functions behind ``import_network.py``."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""Members of a population: what ``posterior.py population`` runs."""
+"""Hierarchical models of posteriors: the functions behind ``posterior.py population``."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -36,11 +36,13 @@ from training.subjects import TableFlow
 from training.subjects.likelihoods import normal_model, prior_of
 
 MOST_WEIGHTS, FEWEST_DRAWS = 2**17, 2000
-"""Draws of all members that are weighed in each step, unless that leaves one too few."""
+"""Maximum number of draws of all members weighted in each step, and minimum number per member,
+which takes precedence.
+"""
 PRIOR_DRAWS = 2000
-"""By which a prior is known whose draws are not in the file."""
+"""Number of draws that describe a prior whose draws are not in the file."""
 WIDER = 1.5
-"""Standard deviation of the prior of a second round, in those of a new member."""
+"""Standard deviation of the prior of a second round, relative to that of a new member."""
 
 
 @first_rank_only
@@ -99,13 +101,13 @@ def population(settings: PopulationSettings) -> int:
 
 @dataclass(frozen=True)
 class Before:
-    """What was known before any member.
+    """Prior of a member, before any observation.
 
     Attributes:
-        ends: Bounds ``[D, 2]`` that coordinates map away.
-        mean: Of a member in these coordinates ``[D]``.
-        std: Its standard deviation there.
-        prior: What draws were made under; None for a uniform law.
+        ends: Bounds ``[D, 2]`` that the coordinates remove.
+        mean: Mean of a member in these coordinates ``[D]``.
+        std: Standard deviation of a member in these coordinates ``[D]``.
+        prior: Prior of the draws; None for a uniform distribution.
     """
 
     ends: Tensor
@@ -115,9 +117,13 @@ class Before:
 
     @classmethod
     def of(cls, settings: PopulationSettings, saved: SavedPosteriors) -> "Before":
-        """What options say of a file of draws; what an earlier population was known by, if draws
-        were made under the prior that it wrote. Raises UsageError if options do not fit the draws,
-        DataError if a file is missing or broken."""
+        """Determine the prior from the options and a file of draws; if the draws were made with the
+        prior of an earlier population, from that population's own prior.
+
+        Raises:
+            UsageError: Options do not match the draws.
+            DataError: A file is missing or broken.
+        """
         prior = None if settings.prior == UNIFORM else prior_of(settings.prior, saved.names)
         known = None if prior is None else prior.file.model.about.get(POPULATION)
         if known is not None:
@@ -146,7 +152,7 @@ class Before:
             order = [prior.names.index(name) for name in saved.names]
             generator = seeded_generator("cpu", settings.seed, Stream.PRIOR_DRAWS)
             rows = prior.flow.sample(PRIOR_DRAWS, generator).cpu()[:, order]
-        else:  # that of a flow of posteriors is about as wide as these together, or wider
+        else:  # a flow's prior is about as wide as all posteriors together, or wider
             rows = members_of(saved).flatten(0, 1)
         y, _ = bounded_by(ends)(rows.double())
         y = y[y.isfinite().all(dim=1)]
@@ -154,12 +160,12 @@ class Before:
 
     @property
     def coordinates(self) -> Bounded:
-        """In which the population is normal."""
+        """Coordinates in which the population is normal."""
         return bounded_by(self.ends)
 
     @property
     def words(self) -> list[str]:
-        """What each coordinate is."""
+        """Description of each coordinate."""
         words = []
         for low, high in self.ends.tolist():
             if np.isfinite([low, high]).all():
@@ -171,8 +177,11 @@ class Before:
         return words
 
     def log_prior(self, points: Tensor, names: Sequence[str]) -> Tensor:
-        """Log densities ``[M, N]`` of points ``[M, N, D]``, up to a constant. Raises DataError if
-        one has no place in the flow."""
+        """Return log densities ``[M, N]`` of points ``[M, N, D]``, up to a constant.
+
+        Raises:
+            DataError: A point is outside the range of the flow.
+        """
         if self.prior is None:
             return torch.zeros(points.shape[:2], dtype=torch.float64)
         order = [list(names).index(name) for name in self.prior.names]
@@ -180,14 +189,14 @@ class Before:
 
 
 def bounded_by(ends: Tensor) -> Bounded:
-    """A map of bounds ``[D, 2]`` to the line."""
+    """Return a map from the region within bounds ``[D, 2]`` to unbounded coordinates."""
     bounded = Bounded(len(ends))
     bounded.set_bounds(ends[:, 0], ends[:, 1])
     return bounded
 
 
 def members_of(saved: SavedPosteriors) -> Tensor:
-    """Draws ``[M, N, D]`` of each posterior, evenly spaced."""
+    """Return draws ``[M, N, D]`` of each posterior, evenly thinned."""
     chains, draws, count, dim = saved.points.shape
     every = torch.from_numpy(saved.points).movedim(2, 0).reshape(count, -1, dim)
     most = max(MOST_WEIGHTS // count, FEWEST_DRAWS)
@@ -195,15 +204,16 @@ def members_of(saved: SavedPosteriors) -> Tensor:
 
 
 def moments(values: np.ndarray) -> dict[str, Any]:
-    """Of draws ``[N]``."""
+    """Return mean, standard deviation and quantiles of draws ``[N]``."""
     quantiles = np.quantile(values, QUANTILES).tolist()
     shown = dict(zip(map(str, QUANTILES), quantiles, strict=True))
     return {"mean": float(values.mean()), "std": float(values.std()), "quantiles": shown}
 
 
 def numbers_of(result: SavedPopulation, drawn: Population, points: Tensor) -> dict[str, Any]:
-    """What the JSON has of the population and of each member, beside draws ``[M, N, D]`` of each
-    alone."""
+    """Return the JSON entries of the population and of each member; ``points`` are draws ``[M, N,
+    D]`` of each member's own posterior.
+    """
     names, r_hat = result.names, drawn.r_hat.tolist()
     of_population = {
         name: {
@@ -241,10 +251,10 @@ def report(
 
     Args:
         result: The draws.
-        drawn: The same, in coordinates in which the population is normal.
-        words: What each coordinate is.
-        points: Draws of the posterior of each member alone ``[M, N, D]``.
-        of_population: What the JSON has of the population.
+        drawn: The draws in coordinates in which the population is normal.
+        words: Description of each coordinate.
+        points: Draws of each member's own posterior ``[M, N, D]``.
+        of_population: JSON entries of the population.
         prior: Name of the file of a prior that was written for another round.
     """
     alone = points.std(dim=1).numpy()

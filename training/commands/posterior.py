@@ -1,4 +1,4 @@
-"""Posteriors, checks of them, and mixtures: what ``posterior.py`` runs."""
+"""Posteriors, checks of them, and mixtures: the functions behind ``posterior.py``."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -45,7 +45,9 @@ from training.subjects import Subject, TableFlow
 from training.subjects.subject import required
 
 PRIOR_DRAWS = 2000
-"""In the file of draws, to compare posteriors with; none of images, where they would take long."""
+"""Number of prior draws in the file of draws, to compare posteriors with; none for images, where
+they would take too long.
+"""
 
 
 def sample(settings: SampleSettings) -> int:
@@ -54,8 +56,10 @@ def sample(settings: SampleSettings) -> int:
 
 
 def draw(settings: SampleSettings, asked: Asked, began: float, more: Mapping[str, Any]) -> int:
-    """Draws from the posterior of each observation, and writes and tells the results. ``more`` is
-    what else both files say, in place of what this would."""
+    """Draw from the posterior of each observation, write the results and print them.
+
+    ``more`` contains entries of both files that replace the default ones.
+    """
     seen = Observed.of(asked, settings)
     held_out = Applied.of(asked, settings, seen.numbers)
     if held_out is not None and held_out.refuses(settings.refuse):
@@ -116,10 +120,11 @@ class Observed:
     """M observations.
 
     Attributes:
-        numbers: What was observed ``[M, K]``, or given.
-        labels: What a conditional network is given with each ``[M, L]``; None for nothing.
-        likelihood: None where the flow has learned the posterior itself.
-        truth: The points that they are of ``[M, D]``; None where these are not known.
+        numbers: Observations or conditions ``[M, K]``.
+        labels: Conditions of a conditional network for each observation ``[M, L]``; None for none.
+        likelihood: Likelihood of the observations; None if the flow was trained on the posterior
+            itself.
+        truth: True points ``[M, D]``; None if they are unknown.
     """
 
     numbers: Tensor
@@ -129,8 +134,13 @@ class Observed:
 
     @classmethod
     def of(cls, asked: Asked, settings: SampleSettings) -> "Observed":
-        """Those of a command. Raises UsageError if options contradict each other or the network, or
-        there are other than M truths, DataError if a file is broken."""
+        """Read the observations of a command.
+
+        Raises:
+            UsageError: Options contradict each other or the network, or the number of true points
+                is not M.
+            DataError: A file is broken.
+        """
         likelihood = None if settings.learned else asked.likelihood()
         numbers, labels = observations(asked, settings, likelihood)
         truth = None if settings.truth is None else asked.subject.points(settings.truth)
@@ -140,13 +150,17 @@ class Observed:
         return cls(numbers, labels, likelihood, truth)
 
     def saved(self, subject: Subject) -> Tensor | None:
-        """What a file of draws has of them: none of trials, which differ in their numbers."""
+        """Return the observations for the file of draws; None for trials, whose numbers differ."""
         own = self.likelihood is not None and self.likelihood.own
         return None if subject.of_sets or own else self.numbers
 
     def sample(self, asked: Asked, groups: posteriors.Groups) -> Tensor | None:
-        """Draws of the posteriors, into files of groups; returns draws of the prior ``[N, D]``, to
-        compare them with, None of images or without a likelihood."""
+        """Draw from the posteriors into files of groups.
+
+        Returns:
+            Draws of the prior ``[N, D]``, to compare the posteriors with; None for images or
+            without a likelihood.
+        """
         if self.likelihood is None:
             assert self.labels is not None
             learned = asked.amortized(asked.fine, self.labels.to(asked.subject.flow.device))
@@ -165,7 +179,7 @@ class Observed:
 
 
 def sources_of(asked: Asked, settings: SampleSettings) -> list[str | Path | None]:
-    """What may be files among the options' values, on which draws depend."""
+    """Return the options' values that may be files on which draws depend."""
     correct = settings.correct or ""
     files = [*settings.likelihood.files, correct, correct.rpartition(":")[0]]
     if correct:
@@ -176,7 +190,7 @@ def sources_of(asked: Asked, settings: SampleSettings) -> list[str | Path | None
 
 
 def about_of(asked: Asked, options: dict[str, Any], draws: Draws) -> dict[str, Any]:
-    """What both files say of how draws were made."""
+    """Return the entries of both files about the way in which draws were made."""
     prior = asked.sharpened(asked.fine) if asked.settings.learned else asked.fine
     return {
         "options": options,
@@ -251,14 +265,15 @@ def mixture(settings: MixtureSettings) -> None:
 
 
 MOST_BLURRED = 2**12
-"""Observations whose noise is computed at once."""
+"""Maximum number of observations whose noise is computed at once."""
 
 
 def blur_of(asked: Asked, seen: Observed, summary: Summary) -> Tensor | None:
-    """Return standard deviations of the noise of the first time at the means of posteriors
-    ``[M, D]``; None of images, and where draws are clean or corrected by weights.
+    """Return standard deviations of the noise of the first time at the means of posteriors ``[M,
+    D]``; None for images, and if draws are clean or corrected by weights.
 
-    Draws without a likelihood are put at whole steps of discrete columns, which have no noise then.
+    Draws without a likelihood are rounded to the bins of discrete columns, which removes the noise
+    there.
     """
     prior, subject, settings = asked.fine, asked.subject, asked.settings
     corrected = isinstance(settings, SampleSettings) and settings.correct is not None
@@ -275,8 +290,9 @@ def blur_of(asked: Asked, seen: Observed, summary: Summary) -> Tensor | None:
 
 
 def errors_of(asked: Asked, settings: SampleSettings, summary: Summary) -> Tensor | None:
-    """The scale of standardized errors ``[M, D]`` of posteriors (``training.flow.widths``); None
-    where it is not known of such draws."""
+    """Return the scale of standardized errors ``[M, D]`` of posteriors (``training.flow.widths``);
+    None if it is unknown for these draws.
+    """
     file = asked.subject.file
     widths = None if file is None else file.model.widths
     usual = settings.sharpen and not (settings.correct or settings.prior.deblur or asked.region)
@@ -286,8 +302,9 @@ def errors_of(asked: Asked, settings: SampleSettings, summary: Summary) -> Tenso
 
 
 def surprise_of(subject: Subject, conditions: Tensor | None) -> Tensor | None:
-    """How unlike the simulations each observation is ``[M]``, in nats, of which it warns; None if
-    there are no conditions, or it is not known."""
+    """Return the distance of each observation from the training simulations ``[M]``, in nats, and
+    warn of out-of-distribution observations; None if there are no conditions, or it is unknown.
+    """
     if conditions is None or not subject.condition_names:
         return None
     return results.warn_of_unlike(
@@ -296,13 +313,13 @@ def surprise_of(subject: Subject, conditions: Tensor | None) -> Tensor | None:
 
 
 def checked_of(asked: Asked, question: str, options: dict[str, Any]) -> dict[str, Any]:
-    """What the JSON of a check says of what was asked, and of what."""
+    """Return the JSON entries of a check about its subject and settings."""
     known = {"options": options, "network_sha256": asked.subject.digest}
     return {"question": question, "solvers": asked.solvers, **known}
 
 
 def check_observed(settings: CheckSettings, asked: Asked, began: float) -> bool:
-    """Checks posteriors by a likelihood; returns whether no test fails."""
+    """Check posteriors with a likelihood, and return whether no test failed."""
     plan, subject = asked.plan, asked.subject
     likelihood, observed, data = to_find_again(settings, asked)
     drawn = (settings.data_root, settings.runs, settings.sampler.seed)
@@ -315,7 +332,7 @@ def check_observed(settings: CheckSettings, asked: Asked, began: float) -> bool:
         problem, simulates = asked.problem(likelihood, observed), asked.learned is None
         with groups.told_when_cut_short():
             functions = subject.quantities(*drawn)
-            # What goes with rows was seen of these as they are, without the noise of draws.
+            # Conditions belong to the rows as they are, without the noise of draws.
             check = Check(
                 problem, plan, subject.names, data, simulates, simulates, functions, labels
             )
@@ -327,11 +344,15 @@ def check_observed(settings: CheckSettings, asked: Asked, began: float) -> bool:
 def to_find_again(
     settings: CheckSettings, asked: Asked
 ) -> tuple[Likelihood, Tensor, Tensor | None]:
-    """The likelihood of a check, what was observed, and truths ``[R, D]``; these are None if they
-    are drawn from the prior, and one observation stands for all if these are simulated.
+    """Return the likelihood of a check, the observations, and true points ``[R, D]``.
 
-    Raises UsageError if the likelihood cannot be drawn from, DataError if the data set is broken,
-    or has too few truths."""
+    True points are None if they are drawn from the prior, and one observation represents all of
+    them if these are simulated.
+
+    Raises:
+        UsageError: The likelihood cannot simulate observations.
+        DataError: The data set is broken, or has too few rows.
+    """
     subject, seed = asked.subject, settings.sampler.seed
     if asked.learned is not None:
         source = required(settings.data_root)
@@ -347,7 +368,9 @@ def to_find_again(
 
 
 def check_learned(settings: CheckSettings, asked: Asked, began: float) -> bool:
-    """Checks posteriors that a conditional flow has learned, also near observations; likewise."""
+    """Check posteriors of a conditional flow, also near observations, and return whether no test
+    failed.
+    """
     subject = asked.subject
     observed = subject.labels(settings.condition) if settings.condition else None
     assert isinstance(subject, TableFlow)
@@ -381,7 +404,7 @@ def check_learned(settings: CheckSettings, asked: Asked, began: float) -> bool:
 def observations(
     asked: Asked, settings: SampleSettings, likelihood: Likelihood | None
 ) -> tuple[Tensor, Tensor | None]:
-    """What was observed ``[M, K]``, and what a conditional network is given with each."""
+    """Return the observations ``[M, K]``, and the conditions of a conditional network for each."""
     labels = asked.subject.labels(settings.condition)
     if likelihood is None:
         assert labels is not None
@@ -403,7 +426,11 @@ def observations(
 
 
 def require_checkable(settings: CheckSettings, subject: Subject) -> None:
-    """Raises UsageError unless the options are those of a check of this."""
+    """Check that the options fit a check of this network or toy.
+
+    Raises:
+        UsageError: They do not.
+    """
     if settings.of_trials and settings.truth == "flow":
         raise UsageError(
             "a learned likelihood is checked on simulations of your program: give --truth=data "
@@ -429,9 +456,13 @@ def require_checkable(settings: CheckSettings, subject: Subject) -> None:
 
 
 def with_runs_there(settings: CheckSettings, asked: Asked) -> CheckSettings:
-    """The same with no more runs than the data set has truths, unless their number was typed.
-    Raises UsageError if there is no data set, or it has too few truths for any check, DataError if
-    it is broken."""
+    """Return settings with at most as many runs as the data set has rows, unless the number of runs
+    was given.
+
+    Raises:
+        UsageError: There is no data set, or it has too few rows for any check.
+        DataError: The data set is broken.
+    """
     if settings.truth != "data" or "runs" in settings.given:
         return settings
     if asked.learned is None:
@@ -448,8 +479,12 @@ def with_runs_there(settings: CheckSettings, asked: Asked) -> CheckSettings:
 
 
 def mixture_plan(options: MixtureOptions, dim: int) -> MixturePlan:
-    """How to recover the weights of a mixture of points of D dimensions. Raises UsageError if
-    options do not fit each other, DataError if the file of means is broken."""
+    """Return the settings for inferring the weights of a mixture of points with D dimensions.
+
+    Raises:
+        UsageError: Options contradict each other.
+        DataError: The file of means is broken.
+    """
     components = components_of(options, dim)
     weights = true_weights(options, components.count)
     return options.into(
@@ -462,7 +497,7 @@ def mixture_plan(options: MixtureOptions, dim: int) -> MixturePlan:
 
 
 def components_of(options: MixtureOptions, dim: int) -> Components:
-    """The components; see ``mixture_plan``."""
+    """Return the components; see ``mixture_plan``."""
     if options.means is None:
         spread = Components.spread(options.components or 3, dim)
         mean, std = spread.mean, spread.std
@@ -478,7 +513,11 @@ def components_of(options: MixtureOptions, dim: int) -> Components:
 
 
 def true_weights(options: MixtureOptions, count: int) -> list[float] | None:
-    """Those of K components; None to draw them. Raises UsageError if they are no weights."""
+    """Return the true weights of K components; None to draw them.
+
+    Raises:
+        UsageError: The numbers are not valid weights.
+    """
     if options.weights is None:
         return None
     weights = numbers_of("weights", options.weights)
@@ -491,7 +530,11 @@ def true_weights(options: MixtureOptions, count: int) -> list[float] | None:
 
 
 def numbers_of(name: str, text: str) -> list[float]:
-    """Numbers with commas. Raises UsageError if they are not."""
+    """Parse numbers separated by commas.
+
+    Raises:
+        UsageError: A number is invalid.
+    """
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:

@@ -27,11 +27,13 @@ from training.subjects.record_laws import CellLaw
 
 TARGET = "target"
 FEW_OTHERS = 5
-"""Rows, at least, that differ from the most frequent value of a column that is used."""
+"""Minimum number of rows that differ from the most frequent value of a column; other columns are
+ignored.
+"""
 
 
 class _Predictor(BaseEstimator):  # type: ignore[misc]
-    """What a regressor and a classifier have in common."""
+    """Base class of the regressor and the classifier."""
 
     _target_type: str
 
@@ -86,7 +88,9 @@ class _Predictor(BaseEstimator):  # type: ignore[misc]
         return self
 
     def _law(self, X: Any, level: float) -> CellLaw:
-        """The target's distribution in each row: ends of intervals, medians, and categories."""
+        """Return the target's distribution in each row: ends of intervals, medians, and
+        categories.
+        """
         check_is_fitted(self, "answers_")
         frame, flow = self._frame(X, reset=False)[self._columns], self.answers_.flow
         if not self._columns:
@@ -101,7 +105,9 @@ class _Predictor(BaseEstimator):  # type: ignore[misc]
         return flow.laws(records.values, known, place, Interval(level).levels(flow, known, place))
 
     def _frame(self, X: Any, reset: bool) -> Any:
-        """Columns as a data frame of pandas, those of an array named by their places."""
+        """Return the columns as a data frame of pandas; columns of an array are named by their
+        indices.
+        """
         pandas = import_module("pandas")
         if isinstance(X, pandas.DataFrame):
             validate_data(self, X, reset=reset, skip_check_array=True)
@@ -225,7 +231,11 @@ class FlowClassifier(ClassifierMixin, _Predictor):  # type: ignore[misc]
 
 
 def _complete(y: Any) -> np.ndarray:
-    """The target ``[N]``. Raises ValueError if there is none, or a value is missing or infinite."""
+    """Return the target ``[N]``.
+
+    Raises:
+        ValueError: There are no values, or one is missing or infinite.
+    """
     if y is None:
         raise ValueError("This estimator requires y to be passed, but the target y is None")
     target = column_or_1d(y, warn=True)
@@ -236,11 +246,11 @@ def _complete(y: Any) -> np.ndarray:
 
 
 def _varies(column: Any) -> bool:
-    """Whether enough rows differ from the most frequent value of a column."""
+    """Return whether enough rows differ from the most frequent value of a column."""
     counts = column.value_counts()
     return bool(counts.sum() - counts.iloc[:1].sum() >= FEW_OTHERS)
 
 
 def _is_number(column: Any) -> bool:
-    """Whether a column has numbers, of which more than two differ."""
+    """Return whether a column is numeric, with more than two different values."""
     return column.dtype.kind in "iuf" and column.nunique() > 2

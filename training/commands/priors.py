@@ -29,18 +29,19 @@ def normal_prior(
     spread: Any,
     bounds: Mapping[str, tuple[float, float]] | None = None,
 ) -> Model:
-    """A normal law, as the prior of a learned likelihood: no network is trained.
+    """Return a normal distribution as the prior of a learned likelihood, without training a
+    network.
 
     Args:
         columns: Names of the parameters ``[D]``.
-        mean: ``[D]``.
+        mean: Means ``[D]``.
         spread: Standard deviations ``[D]``, or a covariance ``[D, D]``.
-        bounds: Lowest and highest value by column, infinite where there is none: the column is
-            normal where they are mapped away, by its logarithm above one and its probit between
-            two, as ``posterior.py population`` has it.
+        bounds: Lowest and highest value by column, infinite where there is none. The column is
+            normal in unbounded coordinates: the logarithm above one bound, the probit between two,
+            as in ``posterior.py population``.
 
     Raises:
-        UsageError: Sizes do not fit, a bound is of no column, or a spread is not positive.
+        UsageError: Sizes do not match, a bound is of no column, or a spread is not positive.
     """
     columns = list(columns)
     ends = dict.fromkeys(columns, (-np.inf, np.inf)) | ranges_of(bounds)

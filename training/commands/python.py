@@ -1,10 +1,10 @@
-"""Training from Python: data that people have, and what the scripts train on them.
+"""Training from Python: data in memory or in files, and models that the scripts train on them.
 
     >>> from training import Table, Toy
     >>> model = Table.open("houses.csv").train(seed=0)       # doctest: +SKIP
     >>> model = Toy("circles").train(dims_to_keep=1)         # doctest: +SKIP
 
-Options have the names that they have on the command line, mean the same, and give the same bytes.
+Options have the same names and meanings as on the command line, and give identical files.
 """
 
 import signal
@@ -64,9 +64,9 @@ from training.subjects import NetworkFile, RecordFlow
 from training.subjects.networks import plain_name
 
 OWN = ("data", "data_name", "augment_to", "outdir", "nosubdir", "network", "refit_latent_law")
-"""Options that are said in another way here, or are for other uses of the scripts."""
+"""Options that have another form here, or belong to other uses of the scripts."""
 SNAP = 10
-"""Reports between network files: what Ctrl-C leaves."""
+"""Number of reports between network files, which remain after Ctrl-C."""
 BAR = "{percentage:3.0f}% |{bar}| {elapsed} < {remaining}"
 Run = Callable[[Any, Progress | None], Path | None]
 
@@ -85,21 +85,21 @@ class Toy(toys.Toy):
     def train(
         self, outdir: str | Path | None = None, progress: Progress | bool = False, **options: Any
     ) -> Model:
-        """A model of it, as ``toy_train.py`` trains it by its options; see ``Table.train``."""
+        """Train a model, like ``toy_train.py`` with the same options; see ``Table.train``."""
         own = {"data_name": self.name, "augment_to": self.augment_to}
         return _trained(ToyTrainSettings, train.run_on_toy, own, outdir, progress, options)
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """A table to train on: numbers in columns, perhaps some to condition on.
+    """A table to train on: numeric columns, some of which may be conditions.
 
     Attributes:
-        rows: The rows, cleaned, some of them held out.
-        name: How results are named.
-        lines: What was found and done, for people.
-        path: The data set that it was read from; None if it is in memory alone.
-        kind: The package in whose kind of data frames or arrays models of it give rows.
+        rows: Cleaned rows, some of them held out.
+        name: Name of the results.
+        lines: Findings and actions of the import, in words.
+        path: Data set that the table was read from; None if it is only in memory.
+        kind: Package of data frames or arrays in whose kind models of the table return rows.
 
     Example:
         >>> import numpy as np
@@ -128,27 +128,27 @@ class Table:
         seed: int = 0,
         name: str = "table",
     ) -> "Table":
-        """A table of a file, an array or a data frame.
+        """Open a file, an array or a data frame as a table.
 
         Args:
-            source: A CSV or another file that ``dataset_tool.py`` takes, or the ``.npz`` that it
+            source: A CSV or another file that ``dataset_tool.py`` accepts, or the ``.npz`` that it
                 made; an array ``[N, D]``; or a data frame, such as of pandas or polars.
-            columns: Their names: of those of a file or a frame to take, None for all; of an array
-                what to call them.
-            conditions: Columns, among these, that are to be conditioned on.
-            covariates: Columns that are known of each row too, and no data.
-            dataset: Column that says which rows are trials of one dataset.
+            columns: Names of the columns to use, for a file or a frame, None for all; for an array,
+                names to assign.
+            conditions: Names of those columns that are conditions.
+            covariates: Names of covariates: columns that are known for each row, but are not data.
+            dataset: Column that identifies rows that are trials of one dataset.
             bounds: Lowest and highest value by column, infinite where there is none.
-            missing: ``refuse`` missing values, ``drop`` their rows, fill in the ``mean``, or
+            missing: ``refuse`` missing values, ``drop`` their rows, impute the ``mean``, or
                 ``keep`` those in data of trials.
-            held_out: Fraction of the rows that is not to be trained on.
-            seed: Of the choice of these.
-            name: How results of what is no file are named.
+            held_out: Fraction of the rows that is not trained on.
+            seed: Random seed of the choice of held-out rows.
+            name: Name of results for data that are not in a file.
 
         Raises:
-            DataError: It is missing or broken, or has too few rows.
-            UsageError: A column that was named is not there, files cannot have the name, or
-                something is chosen about an ``.npz`` that is made already.
+            DataError: The source is missing or broken, or has too few rows.
+            UsageError: A named column does not exist, files cannot have the name, or options are
+                given that do not apply to an existing ``.npz``.
         """
         columns = None if columns is None else names_in(columns)
         choices = TableChoices(
@@ -173,7 +173,7 @@ class Table:
 
     @property
     def columns(self) -> list[str]:
-        """Names of the columns that a model knows."""
+        """Names of the columns of a model."""
         return list(self.rows.columns.names)
 
     def __repr__(self) -> str:
@@ -184,14 +184,16 @@ class Table:
     def train(
         self, outdir: str | Path | None = None, progress: Progress | bool = False, **options: Any
     ) -> Model:
-        """A model of it, as ``train.py`` trains it; one of the columns given the conditions, if
-        there are some, unless ``cond`` is False, or ``likelihood`` is True.
+        """Train a model, like ``train.py``.
+
+        It is a model of the columns given the conditions, if there are some, unless ``cond`` is
+        False, or ``likelihood`` is True.
 
         Args:
-            outdir: Folder of the run, which gets its files; None keeps none.
-            progress: Called with the part of the training that is done, from 0 to 1; True shows a
-                bar, in a terminal or a notebook.
-            options: Those of ``train.py``, by name, such as ``dims_to_keep`` or ``seed``.
+            outdir: Output directory, in which files of the run are kept; None keeps none.
+            progress: Function that is called with the fraction of the training that is done, from 0
+                to 1; True shows a bar, in a terminal or a notebook.
+            options: Options of ``train.py``, by name, such as ``dims_to_keep`` or ``seed``.
 
         Raises:
             UsageError: There is no such option, or it does not take this value.
@@ -211,8 +213,9 @@ class Table:
 
 @dataclass(frozen=True, eq=False, init=False, repr=False)
 class Simulations(Table):
-    """What a simulator gave: parameters, and for each row of them the data. A model of it is of
-    parameters given data.
+    """Simulations: parameters, and for each row of parameters the simulated data.
+
+    A model trained on them is of parameters given data.
 
     Example:
         >>> import numpy as np
@@ -231,22 +234,23 @@ class Simulations(Table):
         name: str = "simulations",
         **choices: Any,
     ):
-        """Takes both as data frames, arrays or tensors, ``[N, D]`` and ``[N, C]``.
+        """Take both as data frames, arrays or tensors, ``[N, D]`` and ``[N, C]``.
 
         Args:
-            parameters: Columns without a name are called theta1, theta2, and so on.
-            data: Such are called y1, y2, and so on.
+            parameters: Parameters; columns without a name are called theta1, theta2, and so on.
+            data: Simulated data; columns without a name are called y1, y2, and so on.
             bounds: Lowest and highest value of parameters, by name.
-            dataset: Numbers ``[N]`` that say which rows are trials with the same parameters, of
-                which ``train(likelihood=True)`` learns the likelihood of one, and
-                ``train(cond_shape="set:K")`` the posterior given all, K columns each; None if none
-                are.
-            covariates: Columns of the data that are known of each trial, such as a time.
-            name: How results are named.
-            choices: Of ``Table.open``, by name: ``held_out``, ``seed``, ``missing``.
+            dataset: Numbers ``[N]`` that identify rows that are trials with the same parameters;
+                None if there are none. Then ``train(likelihood=True)`` trains the likelihood of one
+                trial, and ``train(cond_shape="set:K")`` the posterior given all trials, with K
+                columns each.
+            covariates: Columns of the data that are known for each trial, such as a time.
+            name: Name of the results.
+            choices: Options of ``Table.open``, by name: ``held_out``, ``seed``, ``missing``.
 
         Raises:
-            DataError: They are no numbers, of another number of rows, or too few.
+            DataError: Values are not numbers, the numbers of rows differ, or there are too few
+                rows.
             UsageError: A bound is of no parameter.
         """
         own, rows = numbers_of(parameters, "parameters", COLUMN)
@@ -279,18 +283,18 @@ class Simulations(Table):
             **choices,
         )
         _hint_at_bounds(own, rows, bounds or {})
-        # Data without names are given again in the order in which they came.
+        # Data without names are returned in their original order.
         kept = table.rows.in_order(conditions)
         super().__init__(kept, name, table.lines, kind=kind_of(parameters))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Records(records.Records):
-    """Rows of typed columns, with cells that may be missing; see
+    """Rows of typed columns, possibly with missing cells; see
     ``training.data.records.records.Records``.
 
     Attributes:
-        lines: What was found and done, for people.
+        lines: Findings and actions of the import, in words.
 
     Example:
         >>> import pandas
@@ -319,27 +323,27 @@ class Records(records.Records):
         held_out: float = 0.1,
         seed: int = 0,
     ) -> "Records":
-        """The records of a file or a data frame.
+        """Open a file or a data frame as records.
 
         Args:
-            source: A CSV or another file that ``dataset_tool.py`` takes, or the ``.npz`` that it
+            source: A CSV or another file that ``dataset_tool.py`` accepts, or the ``.npz`` that it
                 made; or a data frame, such as of pandas or polars.
-            columns: Their names; None for all.
+            columns: Names of the columns to use; None for all.
             exclude: Columns to leave out.
-            types: By column, as ``--types`` has them: ``{"zip": "category"}``.
-            missing: ``keep`` missing cells, ``refuse`` them, ``drop`` their rows, or fill in the
+            types: Types by column, as in ``--types``: ``{"zip": "category"}``.
+            missing: ``keep`` missing cells, ``refuse`` them, ``drop`` their rows, or impute the
                 ``mean``.
-            missing_values: Texts that stand for no value, beside the usual ones.
+            missing_values: Texts that mark missing values, besides the usual ones.
             calendar: Whether dates get their weekday and season as further columns.
-            is_missing: Columns of which a further one is to say where their cells are missing.
-            max_rows: Rows to take at most; None for all.
-            held_out: Fraction of the rows that is not to be trained on.
-            seed: Of the choice of these.
+            is_missing: Columns that get an indicator column of their missing cells.
+            max_rows: Maximum number of rows; None for all.
+            held_out: Fraction of the rows that is not trained on.
+            seed: Random seed of the choice of held-out rows.
 
         Raises:
-            DataError: It is missing or broken, or has too few rows.
-            UsageError: A column or type that was given is not there, or does not fit, or something
-                is chosen about an ``.npz`` that is made already.
+            DataError: The source is missing or broken, or has too few rows.
+            UsageError: A given column or type does not exist or does not match, or options are
+                given that do not apply to an existing ``.npz``.
         """
         columns = None if columns is None else names_in(columns)
         choices = RecordChoices(
@@ -363,14 +367,15 @@ class Records(records.Records):
         return cls(**own, lines=lines)
 
     def save(self, path: str | Path) -> None:
-        """Writes a data set for ``train.py``, whole or not at all."""
+        """Write a data set for ``train.py`` atomically."""
         save_records(Path(path), self)
 
     def train(
         self, outdir: str | Path | None = None, progress: Progress | bool = False, **options: Any
     ) -> Answers:
-        """What answers any question about such rows, or those of ``ask=("price",)`` alone, as
-        ``train.py`` trains it; see ``Table.train``."""
+        """Train a model of any conditional query about the rows, or only of those for targets such
+        as ``ask=("price",)``, like ``train.py``; see ``Table.train``.
+        """
         _require_unresumed(options)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "records.npz"
@@ -379,7 +384,7 @@ class Records(records.Records):
         return Answers(RecordFlow.of(NetworkFile(path, model)))
 
     def to_pandas(self, values: np.ndarray | None = None) -> Any:
-        """A data frame of these rows, or of new ones ``[n, D]``; see ``frame_of``."""
+        """Return a data frame of these rows, or of new ones ``[n, D]``; see ``frame_of``."""
         return frame_of(self, values)
 
 
@@ -388,9 +393,9 @@ class Images:
     """Images to train on, a zip or folder that ``dataset_tool.py`` made.
 
     Attributes:
-        path: Where they are.
+        path: Path of the images.
         shape: ``(C, H, W)``.
-        count: How many.
+        count: Number of images.
     """
 
     path: Path
@@ -399,7 +404,11 @@ class Images:
 
     @classmethod
     def open(cls, path: object) -> "Images":
-        """Raises DataError if they are missing or broken."""
+        """Open a zip or folder of images.
+
+        Raises:
+            DataError: The images are missing or broken.
+        """
         if not isinstance(path, str | Path):
             what = type(path).__name__
             raise DataError(
@@ -411,7 +420,7 @@ class Images:
     def train(
         self, outdir: str | Path | None = None, progress: Progress | bool = False, **options: Any
     ) -> Model:
-        """A model of them, as ``train.py`` trains it; see ``Table.train``."""
+        """Train a model, like ``train.py``; see ``Table.train``."""
         return _trained(TrainSettings, train.run, {"data": self.path}, outdir, progress, options)
 
 
@@ -432,7 +441,7 @@ def _hint_at_bounds(names: Sequence[str], rows: np.ndarray, bounds: Mapping[str,
 
 
 def _in_memory(source: Any, columns: Sequence[str] | None, name: str) -> ForeignTable:
-    """Rows of an array or a data frame."""
+    """Return the rows of an array or a data frame."""
     own, values = numbers_of(source, plain_name(name, "name"))
     wanted = None if own is None else columns
     names = own or (numbered(values.shape[1]) if columns is None else list(columns))
@@ -468,7 +477,7 @@ def _trained(
     with own_folder() as folder:
         run_folder = Path(options.get("resume") or outdir or folder)
         if "resume" in options:
-            given = {**own, **options}  # all else as the run has it
+            given = {**own, **options}  # everything else has the defaults of the run
         else:
             place = {"outdir": run_folder, "nosubdir": outdir is None}
             given = {"snap": SNAP, **own, **place, **options}
@@ -493,11 +502,15 @@ def _trained(
 
 
 def _require_unchosen(path: Path, choices: TableChoices | RecordChoices, **others: object) -> None:
-    """Raises UsageError of what was chosen when a data set was made, if it is not the usual."""
+    """Check that no options of a data set's creation are given for an existing one.
+
+    Raises:
+        UsageError: An option differs from its default.
+    """
     usual, given = vars(type(choices)()), {**vars(choices), **others}
     for name, value in given.items():
         default = usual.get(name)
-        if value != default and (value or default):  # an empty list is no other choice than ()
+        if value != default and (value or default):  # an empty list is equivalent to ()
             raise UsageError(
                 f"{name} is chosen when a data set is made, which {path} is already: leave it out, "
                 "or open the source of that"
@@ -505,7 +518,11 @@ def _require_unchosen(path: Path, choices: TableChoices | RecordChoices, **other
 
 
 def _require_unresumed(options: Mapping[str, Any]) -> None:
-    """Raises UsageError if a training is to go on whose data were in memory, and are gone."""
+    """Check that a training to be resumed does not need data in memory.
+
+    Raises:
+        UsageError: The data were in memory, and are gone.
+    """
     if "resume" in options:
         raise UsageError(
             "a training on rows in memory cannot be resumed: train a Table.open of the .npz that "
@@ -514,7 +531,7 @@ def _require_unresumed(options: Mapping[str, Any]) -> None:
 
 
 def _newest(folder: Path, since: float) -> Path | None:
-    """The last network file of a run that began at this time; None if it wrote none."""
+    """Return the last network file of a run that began at a time; None if it wrote none."""
     times = {path: path.stat().st_mtime for path in folder.rglob("network-snapshot-*.pkl")}
     new = [path for path, written in times.items() if written >= since]
     return max(new, key=lambda path: (times[path], path.name), default=None)
@@ -522,10 +539,10 @@ def _newest(folder: Path, since: float) -> Path | None:
 
 @contextmanager
 def _shown(progress: Progress | bool) -> Iterator[Progress | None]:
-    """Yield the function that is called with the part that is done; None for nothing.
+    """Yield the function that is called with the fraction that is done; None for no progress.
 
-    The clock of the bar starts with the first part: what comes before the first step of a training
-    says nothing about how long the steps take.
+    The clock of the bar starts with the first call, since the time before the first step of a
+    training does not predict the duration of steps.
     """
     if progress is True:
         with tqdm(total=1.0, bar_format=BAR) as bar:

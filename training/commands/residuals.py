@@ -1,5 +1,6 @@
-"""Residuals of denoisers and their correlations: what
-``calc_net_residuals_autocorrelations.py`` runs."""
+"""Residuals of denoisers and their correlations: the functions behind
+``calc_net_residuals_autocorrelations.py``.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -72,7 +73,7 @@ def extracttoys(settings: ExtractToysSettings) -> None:
 
 
 def extractor(noise: NoiseOptions, probe: ResidualProbe, source: Source, batch: int) -> Extractor:
-    """What extracts residuals of points, with what the network is given, so many at a time."""
+    """Return the extractor of residuals at points, given the inputs of the network, in batches."""
 
     def read(rows: range) -> tuple[Tensor, dict[str, Tensor]]:
         samples = source.read(rows)
@@ -181,9 +182,9 @@ def calc(settings: CalcSettings) -> None:
 
 
 def begun(announcement: str, folder: Path) -> float:
-    """Returns when that was."""
+    """Create the folder, log the announcement, and return the start time."""
     began = perf_counter()
-    distributed.barrier()  # no rank writes before all have looked
+    distributed.barrier()  # no rank writes before all ranks have checked
     require_folder(folder)
     logger.info(announcement)
     return began
@@ -192,9 +193,18 @@ def begun(announcement: str, folder: Path) -> float:
 def extraction_of(
     model: Model, data_name: str, noise: str, times: Tensor, matters: Mapping[str, Any]
 ) -> residuals.Extraction:
-    """What files of residuals say of themselves. ``matters`` are options that the numbers depend
-    on, by name: files differ where these do. Raises UsageError if the times ``[T]`` do not
-    increase."""
+    """Return the description that files of residuals contain.
+
+    Args:
+        model: The model.
+        data_name: Name of the data.
+        noise: Kind of noise: independent or path.
+        times: Times ``[T]``.
+        matters: Options that the numbers depend on, by name; files differ if these do.
+
+    Raises:
+        UsageError: The times do not increase.
+    """
     if times[0] >= times[-1]:
         raise UsageError(
             f"T is {float(times[-1]):g}, but the first time is {float(times[0]):g}: give a later T"
@@ -205,7 +215,7 @@ def extraction_of(
 
 
 def result_bytes(names: Iterable[str], rows: int, columns: int) -> int:
-    """Size of float32 arrays ``[rows, columns]`` of these names."""
+    """Return the size of float32 arrays ``[rows, columns]`` with these names."""
     return 4 * len(list(names)) * rows * columns
 
 
@@ -217,8 +227,16 @@ def run_extraction(
     options: Mapping[str, Any],
     announcement: str,
 ) -> None:
-    """Writes residuals and their parameters, the recorded options, with the digest that the files
-    have, ``origin``. The announcement is logged before the work begins."""
+    """Write residuals and their parameters.
+
+    Args:
+        job: Extractor of the residuals.
+        writer: Writer of the files.
+        parameters: Path of the JSON of the parameters.
+        origin: Digest that the files contain.
+        options: Recorded options.
+        announcement: Message that is logged before the work begins.
+    """
     began = begun(announcement, parameters.parent)
     with writer if distributed.is_main() else nullcontext() as put:
         calls = job.run(put)
@@ -240,9 +258,13 @@ def known_of(
     shape: tuple[int, ...],
     expected: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """What a file of residuals of shape ``(T, N, D)`` knows of T, N, D and the rest, by the names
-    of options. Raises UsageError if an option that was expected, not None, contradicts the file,
-    DataError if the file contradicts itself."""
+    """Return T, N, D and further properties of a file of residuals of shape ``(T, N, D)``, by the
+    names of options.
+
+    Raises:
+        UsageError: An expected option, unless None, contradicts the file.
+        DataError: The file contradicts itself.
+    """
     if len(extraction.times) != shape[0]:
         raise DataError(f"{path} has {len(extraction.times)} times, but residuals at {shape[0]}")
     known = {
@@ -256,7 +278,7 @@ def known_of(
 def toy_correlations(
     path: Path, name: str, share: range, device: torch.device
 ) -> Iterator[tuple[int, Correlation]]:
-    """The correlations at a share of the times, with their indices."""
+    """Yield the correlations at a share of the times, with their indices."""
     with open_rows(path, name) as rows:
         for index, slab in enumerate(rows.batches(1)):
             now = torch.tensor(slab[0], device=device)
@@ -269,7 +291,7 @@ def toy_correlations(
 def row_pairs(
     first: Path, later: Path, name: str, size: int, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The same rows of two files, batch by batch."""
+    """Yield the same rows of two files, batch by batch."""
     with open_rows(first, name) as start, open_rows(later, name) as end:
         for pair in zip(start.batches(size), end.batches(size), strict=True):
             yield torch.tensor(pair[0], device=device), torch.tensor(pair[1], device=device)

@@ -1,8 +1,8 @@
-"""Rounds of simulations where the posterior of one observation may be: ``posterior.py rounds``.
+"""Truncated sequential posterior estimation (TSNPE) for one observation: ``posterior.py rounds``.
 
-Each round draws parameters from the prior within the region where the posterior of the round before
-may be (``training.inference.region``), has the user's program simulate their data, and trains a
-posterior on all simulations in the region, as ``train.py --cond`` does.
+Each round draws parameters from the prior within the region that the previous round's posterior
+covers (``training.inference.region``), simulates their data with the user's program, and trains a
+posterior on all simulations in the region, like ``train.py --cond``.
 """
 
 import shutil
@@ -49,23 +49,26 @@ from training.runs.posteriors import fingerprint
 from training.subjects.networks import plain_name
 
 SHRINKS = 0.8
-"""A region that has more than this of the one before is not worth a training of its own."""
+"""Largest fraction of the previous region for which a new region gets its own training."""
 LOST = 0.5
-"""Of a posterior's draws, that may be beyond the region it was trained in: if there are more, data
-of the region are unlike the observation, and the region has lost its parameters."""
+"""Largest fraction of a posterior's draws that may lie outside the region of its training.
+
+If there are more, the observation is out of distribution for the simulations in the region, and the
+region has lost its parameters.
+"""
 
 
 @dataclass(frozen=True)
 class Question:
-    """What a command asks.
+    """The task of a command.
 
     Attributes:
-        settings: Of the command.
-        simulator: The user's.
-        prior: The user's; None for uniform between bounds.
-        observed: ``[1, K]``.
-        data_names: Of these numbers.
-        fingerprint: Says all that rounds depend on.
+        settings: Settings of the command.
+        simulator: The user's simulator.
+        prior: The user's prior; None for uniform between bounds.
+        observed: The observation ``[1, K]``.
+        data_names: Names of the observed numbers.
+        fingerprint: Digest of everything that the rounds depend on.
     """
 
     settings: RoundsSettings
@@ -79,8 +82,13 @@ class Question:
     def of(
         cls, settings: RoundsSettings, simulator: UserFunction, prior: UserFunction | None
     ) -> "Question":
-        """Opens the observation. Raises UsageError if there are several, or one of its numbers has
-        the name of a parameter, DataError if the file is broken."""
+        """Read the observation.
+
+        Raises:
+            UsageError: There are several observations, or one of the numbers has the name of a
+                parameter.
+            DataError: The file is broken.
+        """
         observed = read_observations(settings.observation)
         if len(observed) != 1:
             raise UsageError(
@@ -97,7 +105,7 @@ class Question:
                 raise UsageError(
                     f"'{name}' is a parameter and a number of {settings.observation}: rename one"
                 )
-        # Contents of files count, not where they are.
+        # The fingerprint depends on the contents of files, not on their paths.
         idle = {"chains", "draws", "observation", "simulator", "prior"}
         idle |= type(settings).names_that_are("idle")
         options = {key: value for key, value in settings.recorded().items() if key not in idle}
@@ -109,16 +117,20 @@ class Question:
 
     @property
     def name(self) -> str:
-        """What files are called by."""
+        """Common name of the files."""
         return plain_name(self.simulator.path.stem)
 
     def places(self) -> Iterator["Place"]:
-        """Of all rounds."""
+        """Yield the places of all rounds."""
         return (Place(self, number) for number in range(1, self.settings.rounds + 1))
 
     def require_own_rounds(self) -> None:
-        """Removes rounds of other options. Raises UsageError if they may not be replaced, DataError
-        if one that is broken may not."""
+        """Remove rounds with other options.
+
+        Raises:
+            UsageError: Such rounds must not be replaced.
+            DataError: A broken round must not be replaced.
+        """
         overwrite = self.settings.run.overwrite
         paths = self.settings.save_dir.glob("round*/*_params.json")
         own = {place.facts for place in self.places()}
@@ -140,9 +152,13 @@ class Question:
             shutil.rmtree(path.parent)
 
     def table(self, points: Tensor, data: Tensor, seed: int) -> tuple[DataTable, list[str]]:
-        """The data set of simulations, with lines about its columns. Raises UsageError if bounds
-        are of another number of parameters, DataError if simulations are too few, beyond bounds, or
-        parameters follow from others."""
+        """Return the data set of simulations, with lines about its columns.
+
+        Raises:
+            UsageError: The number of bounds differs from that of the parameters.
+            DataError: There are too few simulations, or they are beyond the bounds, or parameters
+                depend on each other.
+        """
         count, bounds = points.shape[1], {}
         names = numbered(count, "theta")
         if self.settings.bounds is not None:
@@ -167,11 +183,11 @@ class Question:
 
 @dataclass(frozen=True)
 class Place:
-    """A round.
+    """A round and its files.
 
     Attributes:
-        question: What is asked.
-        number: Of the round, from 1 on.
+        question: Task of the command.
+        number: Number of the round, from 1 on.
     """
 
     question: Question
@@ -179,39 +195,44 @@ class Place:
 
     @property
     def folder(self) -> Path:
-        """Of its files."""
+        """Folder of the round's files."""
         return self.question.settings.save_dir / f"round{self.number}"
 
     @property
     def data(self) -> Path:
-        """The file of its simulations."""
+        """File of the round's simulations."""
         return self.folder / f"{self.question.name}.npz"
 
     @property
     def facts(self) -> Path:
-        """The file of what is known of these."""
+        """File of the facts about these simulations."""
         return self.folder / f"{self.question.name}_params.json"
 
     @property
     def network(self) -> Path:
-        """The file of its posterior."""
+        """File of the round's posterior."""
         return self.folder / "network.pkl"
 
     @property
     def before(self) -> "Place":
-        """The round before."""
+        """The previous round."""
         return Place(self.question, self.number - 1)
 
     @property
     def seed(self) -> int:
-        """Of all that is random in it."""
+        """Random seed of the round."""
         return hash_seed(self.question.settings.seed, self.number)
 
     def simulations(
         self, region: Region, before: Sequence[RoundFacts]
     ) -> tuple[Region, RoundFacts]:
-        """The region of this round, given that of the round before and what is known of all before,
-        and what is known of its simulations, which are made unless they are there."""
+        """Return the region of this round, and the facts about its simulations, which are run
+        unless they exist.
+
+        Args:
+            region: Region of the previous round.
+            before: Facts about all previous rounds.
+        """
         settings = self.question.settings
         title = f"Round {self.number} of {settings.rounds}"
         with process_group(settings.run.device_name) as device:
@@ -231,7 +252,7 @@ class Place:
                 beyond = 1 - float(region(whole.points.flatten(0, 2)).double().mean())
             if beyond > LOST:
                 owner, region = before[-1], Region(region.parts[:-1])
-                while owner.base < owner.round - 1:  # it had the region of its base
+                while owner.base < owner.round - 1:  # such a round has the region of its base
                     owner = before[owner.base - 1]
                 base = owner.base
                 logger.warning(
@@ -281,7 +302,7 @@ class Place:
             logger.info("The region shrinks no further: these are all that were left")
         points, data = self._simulated(drawn.points)
         failed = len(drawn.points) - len(points)
-        if base:  # after those of an earlier round that are in the region
+        if base:  # appended to simulations of an earlier round within the region
             old = load_table(replace(self, number=base).data)
             assert old.conditions is not None
             inside = region(old.points)
@@ -307,7 +328,9 @@ class Place:
         return region, facts
 
     def _simulated(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Parameters ``[n, D]`` whose simulations did not fail, and their data ``[n, K]``."""
+        """Return parameters ``[n, D]`` whose simulations did not fail, and their data ``[n,
+        K]``.
+        """
         draw, width = np.random.default_rng([self.seed, 1]), self.question.observed.shape[1]
         data = self.question.simulator.simulated(points, draw, width)
         sound = data.isfinite().all(dim=1)
@@ -323,8 +346,11 @@ class Place:
     def _restricted(
         self, region: Region, count: int, enough: Callable[[float], int] | None = None
     ) -> Restricted | None:
-        """Draws of the prior in a region; see ``restricted``. Between bounds they are drawn from
-        the part that the region is in."""
+        """Return draws of the prior in a region; see ``restricted``.
+
+        With bounds, candidates are drawn only from the part of the prior's range that contains the
+        region.
+        """
         draw, prior = np.random.default_rng([self.seed, 0]), self.question.prior
         if prior is not None:
             return restricted(partial(prior.drawn, draw=draw), region, count, enough, 1.0)
@@ -340,11 +366,11 @@ class Place:
         return restricted(uniform, region, count, enough, part)
 
     def train(self) -> None:
-        """Trains the posterior, unless it is there."""
+        """Train the posterior, unless it exists."""
         if self.network.exists():
             return
         settings, training = self.question.settings, self.folder / "training"
-        shutil.rmtree(training, ignore_errors=True)  # of a run that was cut short
+        shutil.rmtree(training, ignore_errors=True)  # remains of an interrupted run
         values = {
             **settings.training.named(*settings.training.typed),
             **settings.table.named(*settings.table.typed),
@@ -362,7 +388,7 @@ class Place:
             shutil.copyfile(path, temporary)
 
     def opened(self, region: Region, chains: int, draws: int) -> tuple[SampleSettings, Asked]:
-        """How to draw from its posterior in a region."""
+        """Return settings and prior for drawing from the round's posterior in a region."""
         settings = self.question.settings
         sampling = SampleSettings(
             save_dir=settings.save_dir,
@@ -374,7 +400,9 @@ class Place:
         return sampling, replace(Asked.open(sampling), region=region)
 
     def posterior(self, region: Region, device: torch.device) -> Amortized:
-        """Its posterior of the observation within its region, for the bounds of another."""
+        """Return the round's posterior of the observation within its region, to determine the next
+        bounds.
+        """
         _, asked = self.opened(region, 1, DRAWS)
         asked = replace(asked, subject=replace(asked.subject, flow=asked.subject.flow.to(device)))
         conditions = asked.subject.labels(self.question.settings.observation)
@@ -387,7 +415,9 @@ class Place:
 MOST_CHECKED = 1000
 """Largest number of held-out simulations in the check."""
 NARROW = 0.2
-"""Share by which posteriors may be too narrow without being detected, before there is a warning."""
+"""Relative narrowness of posteriors that a check should detect; a warning is logged if it
+cannot.
+"""
 TOO_NARROW = (
     "With a few hundred simulations per round, widths may be 10 to 20 % too small: give more "
     "--simulations, or fewer --rounds."
@@ -412,23 +442,24 @@ def rounds(
     token: str | None = None,
     **options: Any,
 ) -> PosteriorDraws:
-    """Draw from the posterior of one observation, by rounds of simulations where it may be.
+    """Draw from the posterior of one observation, by sequential rounds of simulations (TSNPE).
 
     Args:
-        simulator: Data ``[N, K]`` of parameters ``[N, D]`` and a NumPy generator to draw by.
-        observation: Its K numbers: a mapping, a data frame of one row, or an array.
+        simulator: Function from parameters ``[N, D]`` and a NumPy generator to simulated data ``[N,
+            K]``.
+        observation: The K observed numbers: a mapping, a data frame of one row, or an array.
         bounds: Lowest and highest value of each parameter, by name in the order of the simulator.
-        prior: Parameters ``[N, D]`` of a number N and a NumPy generator; None for uniform between
-            bounds.
-        outdir: Folder of the results; None keeps none.
-        token: A text that stands for the simulator, the prior and all that they use, such as a
-            version. With it, a run that was cut short goes on in the same ``outdir``. Without it,
-            rounds that are there are never used again, since functions cannot be compared.
-        options: Of ``posterior.py rounds``, by name, such as ``simulations`` or ``seed``.
+        prior: Function from a number N and a NumPy generator to parameters ``[N, D]``; None for
+            uniform between bounds.
+        outdir: Output directory; None keeps no files.
+        token: A text that identifies the simulator, the prior and everything they use, such as a
+            version. With it, an interrupted run resumes in the same ``outdir``. Without it,
+            existing rounds are never reused, since functions cannot be compared.
+        options: Options of ``posterior.py rounds``, by name, such as ``simulations`` or ``seed``.
 
     Raises:
-        UsageError: Options do not go with each other, or there is no such option.
-        DataError: The observation is broken, or what a function returned.
+        UsageError: Options contradict each other, or there is no such option.
+        DataError: The observation is broken, or a function returned invalid numbers.
     """
     names, numbers = numbers_of(observation, "the observation", ROW)
     program = UserFunction.of_object(simulator, token)
@@ -449,10 +480,11 @@ def rounds(
 
 
 def in_rounds(settings: RoundsSettings, simulator: UserFunction, prior: UserFunction | None) -> int:
-    """Simulates and trains with these functions, draws of the last posterior, and checks it;
-    returns the exit code."""
+    """Simulate and train with these functions, draw from the last posterior, and check it; return
+    the exit code.
+    """
     began = perf_counter()
-    with process_group(settings.run.device_name):  # a device that is not there is refused first
+    with process_group(settings.run.device_name):  # an unavailable device raises an error first
         asked = Question.of(settings, simulator, prior)
     there = sorted(settings.save_dir.glob(f"{asked.name}_*_posterior.*"))
     require_new(there, settings.run.overwrite)

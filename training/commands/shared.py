@@ -1,4 +1,6 @@
-"""What options that several scripts share stand for: networks, laws of latents, solvers, times."""
+"""Objects that options shared by several scripts stand for: networks, base distributions, solvers,
+times.
+"""
 
 import math
 
@@ -18,24 +20,24 @@ from training.subjects import NetworkFile, Subject, open_subject
 
 
 def solver_of(options: SolverOptions) -> Solver:
-    """The solver."""
+    """Return the solver."""
     return get_solver(options.solver, options.rtol, options.atol)
 
 
 def toy_times(
     options: ToyTimeOptions, t_max: float, network: str | None = None, store: bool = False
 ) -> TimeChoice:
-    """The times, up to ``steps * h`` or ``t_max``.
+    """Return the times, up to ``steps * h`` or ``t_max``.
 
     Args:
-        options: As typed.
-        t_max: T if the options do not say another.
-        network: What messages call the network that was trained up to ``t_max``; None where nothing
+        options: Options as given.
+        t_max: Default for the end time T.
+        network: Name in messages of the network that was trained up to ``t_max``; None if nothing
             was trained, so that T may be later.
         store: Whether to keep adapted times in the network file.
 
     Raises:
-        UsageError: There are too many, or a network was not trained up to the last.
+        UsageError: There are too many times, or the network was not trained up to the last.
     """
     steps, end = steps_and_end(options.steps, options.h, t_max)
     if network is not None and end > t_max:
@@ -51,9 +53,10 @@ def toy_times(
 def steps_and_end(
     steps: int | str | None, h: float | None, t_max: float
 ) -> tuple[int | None, float]:
-    """Number of steps, None for ``auto``, and the last time T: ``steps * h``, or ``t_max``.
+    """Return the number of steps, None for ``auto``, and the end time T: ``steps * h``, or
+    ``t_max``.
 
-    A step size alone has to divide ``t_max``, so that T is not another time than it seems.
+    A step size alone has to divide ``t_max``, so that T is exactly ``t_max``.
     """
     if isinstance(steps, int) and steps > MAX_STEPS:
         raise UsageError(f"--steps is {steps}: it must be at most {MAX_STEPS}")
@@ -71,13 +74,16 @@ def steps_and_end(
                 f"{steps * h:g}, or leave --h out"
             )
     end = steps * h
-    # 7.01 and 701 * 0.01 mean the same time.
+    # 7.01 and 701 * 0.01 are the same time.
     return steps, t_max if math.isclose(end, t_max, rel_tol=1e-9) else end
 
 
 def last_time(options: EvenTimeOptions, t_max: float, network: str) -> float:
-    """T, of a network that was trained up to ``t_max``. Raises UsageError if it was not trained so
-    far."""
+    """Return T for a network that was trained up to ``t_max``.
+
+    Raises:
+        UsageError: The network was not trained up to T.
+    """
     if options.end_time is not None and options.end_time > t_max * (1 + 1e-9):
         raise UsageError(
             f"--end_time is {options.end_time:g}, but {network} was trained up to T = {t_max:g}: "
@@ -87,8 +93,11 @@ def last_time(options: EvenTimeOptions, t_max: float, network: str) -> float:
 
 
 def image_times(options: ImageTimeOptions, file: NetworkFile, store: bool = False) -> TimeChoice:
-    """The times of a simulation of images or a table; see ``toy_times``. Raises UsageError if the
-    network was not trained up to the last, or the first is not before it."""
+    """Return the times of a simulation of images or a table; see ``toy_times``.
+
+    Raises:
+        UsageError: The network was not trained up to the last time, or the first is not before it.
+    """
     steps = None if options.n_iters == "auto" else int(options.n_iters or DEFAULT_STEPS)
     end, adapted = last_time(options, file.t_max, file.name), options.disc == "adapted"
     choice = TimeChoice(steps, end, options.first, adapted, options.tol, store)
@@ -99,25 +108,28 @@ def image_times(options: ImageTimeOptions, file: NetworkFile, store: bool = Fals
 def of_data_set(
     file: NetworkFile, expected: dict[str, object], data_name: str | None = None
 ) -> Subject:
-    """What a network file is of: images, or rows that are given with no conditions. Raises
-    UsageError if what was said contradicts the file, or its rows are given with conditions,
-    DataError if the file is of a toy, or broken."""
+    """Return the subject of a network file: images, or rows without conditions.
+
+    Raises:
+        UsageError: Options contradict the file, or its rows have conditions.
+        DataError: The file is of a toy, or broken.
+    """
     file.require_data_set()
     return open_subject(file, expected, data_name).require_unconditional()
 
 
 LONGER = 1.1
-"""Times the minutes that were given, from which on a command warns that it took longer."""
+"""Ratio of the duration to the given minutes from which a command warns that it took longer."""
 
 
 def warn_if_longer(what: str, seconds: float, minutes: float | None, why: str) -> None:
-    """Warn of a command that took longer than its ``--minutes``.
+    """Warn about a command that took longer than its ``--minutes``.
 
     Args:
-        what: What took the time, in words.
-        seconds: The time that it took.
-        minutes: The minutes that were given; None for none.
-        why: What is not counted in these minutes, in words.
+        what: Name of the work that took the time.
+        seconds: Duration in seconds.
+        minutes: The given minutes; None for none.
+        why: Part of the work that is not included in these minutes, in words.
     """
     if minutes is not None and seconds > 60 * minutes * LONGER:
         logger.warning(

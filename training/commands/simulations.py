@@ -1,5 +1,6 @@
-"""Melts, roundtrips and generations: what ``pfODE_int.py``, ``toy_pfODE_int.py``,
-``calc_roundtrip_mse.py`` and ``gen_fid_samples.py`` run."""
+"""Inflations, roundtrips and generations: the functions behind ``pfODE_int.py``,
+``toy_pfODE_int.py``, ``calc_roundtrip_mse.py`` and ``gen_fid_samples.py``.
+"""
 
 import hashlib
 from collections.abc import Mapping
@@ -41,7 +42,7 @@ from training.subjects import ImageFlow, NetworkFile, Subject, ToyFlow
 from training.subjects.samples import Samples
 
 FEWEST_SAMPLES = 1000
-"""Generated beside fewer rows that are melted: pictures and ranks want many."""
+"""Minimum number of generated samples if fewer rows are inflated, for pictures and ranks."""
 
 
 def images_or_tables(settings: SimulationSettings) -> None:
@@ -63,7 +64,7 @@ def images_or_tables(settings: SimulationSettings) -> None:
             samples = subject.samples(settings.data_root, count, settings.seed)
         require_folder(folder)
         recorded = load_json(parameters) if parameters.exists() else {}
-        distributed.barrier()  # no rank writes before all have looked
+        distributed.barrier()  # no rank writes before all ranks have checked
         flow = latent.on(subject.on(device, settings.network.batch_gpu))
         times = choice.of(subject, flow, solver)
         story = story_of(
@@ -94,7 +95,7 @@ def images_or_tables(settings: SimulationSettings) -> None:
         )
         for chapter in story.tell(settings.kinds, melted):
             if distributed.is_main():
-                # Simulations of earlier runs stay in the parameters.
+                # Entries of earlier runs remain in the parameters.
                 recorded["format"] = PARAMETERS_FORMAT
                 recorded[chapter.kind] = {"options": options, **chapter.facts, **provenance()}
                 save_json(parameters, recorded)
@@ -105,7 +106,7 @@ def images_or_tables(settings: SimulationSettings) -> None:
 def story_of(
     settings: SimulationSettings | NetSettings | ClosedFormSettings, subject: Subject, **run: Any
 ) -> Story:
-    """The simulations of a subject, by options and what these have come to."""
+    """Return the simulations of a subject, given options and their final values."""
     return settings.into(
         Story,
         subject=subject,
@@ -119,12 +120,15 @@ def story_of(
 def way_of(
     settings: SimulationSettings, choice: TimeChoice, flow: ProbabilityFlow
 ) -> tuple[TimeChoice, Solver]:
-    """Times and solver of all simulations. Points alone, of which nobody asked for the states
-    between, go by the network's course, since no other simulation has to share its times."""
+    """Return times and solver of all simulations.
+
+    Generation alone, without intermediate states, uses the network's integration schedule, since no
+    other simulation has to share its times.
+    """
     solver = solver_of(settings.solver)
     alone = list(settings.kinds) == ["gen"] and settings.prev_melt is None
     if alone and "save_freq" not in settings.given:
-        # Densities of cells are integrated apart.
+        # Densities of quantization bins are integrated separately.
         along = settings.likelihood.log_prob and not has_cells(flow)
         use = "points_and_densities" if along else "points"
         choice, solver, _ = sampled_along(settings, choice, flow, use)
@@ -132,8 +136,9 @@ def way_of(
 
 
 def report(settings: SimulationSettings, subject: Subject, chapter: Chapter) -> None:
-    """Says what came of a simulation, and writes its rows as a table, with their log densities if
-    these are known, if it was asked for: those of gen, or else of the melt."""
+    """Print the results of a simulation, and write its rows as a table if requested, with log
+    densities if they are known: the rows of gen, or else of melt.
+    """
     for line in subject.lines(chapter.kind, chapter.facts):
         logger.info(line)
     if settings.csv is None or chapter.kind != ("gen" if "gen" in settings.kinds else "melt"):
@@ -147,7 +152,7 @@ def report(settings: SimulationSettings, subject: Subject, chapter: Chapter) -> 
 
 
 def count_of(settings: SimulationSettings, subject: Subject, samples: Samples | None) -> int:
-    """How many points are generated."""
+    """Return the number of generated points."""
     if settings.bs or samples is None:
         return settings.bs or SAMPLES
     melted, all_rows = len(samples.points), subject.counted(None, SAMPLES, None) is None
@@ -169,7 +174,7 @@ def exact(settings: ClosedFormSettings) -> None:
 
 
 def closed_form(settings: ClosedFormSettings, points: tuple[int, int] | None = None) -> ToyFlow:
-    """The toy, or so many points of it by a seed."""
+    """Return the toy in closed form, or a sample of its points with a random seed."""
     flow = settings.flow
     return ToyFlow.closed_form(
         settings.data_name,
@@ -184,7 +189,7 @@ def closed_form(settings: ClosedFormSettings, points: tuple[int, int] | None = N
 def toys(
     mode: str, subject: ToyFlow, settings: NetSettings | ClosedFormSettings, store: bool = False
 ) -> None:
-    """Runs the three simulations one after the other and writes each as it ends."""
+    """Run the three simulations one after the other, and write each when it ends."""
     folder, stem = settings.save_dir, f"{subject.stem}_{mode}"
     paths = {kind: folder / f"{stem}_{kind}_results.npz" for kind in KINDS}
     parameters = folder / f"{stem}_sim_params.json"
@@ -196,7 +201,7 @@ def toys(
         require_new([*paths.values(), parameters], settings.run.overwrite)
         times = choice.of(subject, flow.to(device), solver)
         require_folder(folder)
-        distributed.barrier()  # no rank writes before all have looked
+        distributed.barrier()  # no rank writes before all ranks have checked
         story = story_of(
             settings,
             subject=subject,
@@ -227,7 +232,7 @@ def toys(
 
 
 def in_words(facts: Mapping[str, Mapping[str, Any]]) -> str:
-    """The most important numbers in words."""
+    """Return the most important numbers in words."""
     pairs = zip(facts["melt"]["end_variance"], facts["melt"]["closed_form_variance"], strict=True)
     ratios = ", ".join(f"{measured / exact:.3f}" for measured, exact in pairs)
     calls = sum(fact["denoiser_calls"] for fact in facts.values())
@@ -301,13 +306,13 @@ def images_of_seeds(settings: GenerationSettings) -> None:
             "network_sha256": hashlib.sha256(file.path.read_bytes()).hexdigest(),
             "eps": latent.name,
             **settings.image_settings(**resolved),
-            "device": device.type,  # for the last bits
+            "device": device.type,  # for bitwise identical results
         }
         if latent.empirical:
             made_with["latent_sha256"] = sampler.latent_law.digest()
         folder = ImageFolder(settings.save_dir, image_flow.shape, settings.subdirs, made_with)
         outdated = folder.outdated(seeds, overwrite)
-        distributed.barrier()  # no rank writes before all have looked
+        distributed.barrier()  # no rank writes before all ranks have checked
         if distributed.is_main():
             folder.begin(outdated)
         distributed.barrier()
@@ -331,15 +336,23 @@ def images_of_seeds(settings: GenerationSettings) -> None:
 
 
 def network_of(options: ImageNetworkOptions) -> NetworkFile:
-    """The file. Raises DataError if it is missing or broken."""
+    """Open the network file.
+
+    Raises:
+        DataError: The file is missing or broken.
+    """
     return NetworkFile.open(
         options.network, options.end_vars, options.calibration, options.precision
     )
 
 
 def opened(settings: SimulationSettings | RoundtripSettings) -> tuple[Subject, NetworkFile]:
-    """A network of images or a table, and its file. Raises UsageError if what was said contradicts
-    the file, or is for other data, DataError if the file is missing or broken."""
+    """Open a network of images or a table, and its file.
+
+    Raises:
+        UsageError: Options contradict the file, or are for other data.
+        DataError: The file is missing or broken.
+    """
     network = settings.network
     file = network_of(network)
     settings.require_kind(file.kind, network.network)
@@ -352,8 +365,11 @@ def sampled_along(
     flow: ProbabilityFlow,
     use: str = "points",
 ) -> tuple[TimeChoice, Solver, dict[str, object]]:
-    """How samples are made: along the network's course for this use, if it has one and no option
-    says otherwise; and what ``solver`` and ``n_iters`` have come to."""
+    """Return the times and the solver of sampling, and the values of ``solver`` and ``n_iters``.
+
+    They are the network's integration schedule for this use, if it has one, unless options override
+    it.
+    """
     method, course = solver_of(settings.solver), flow.courses.get(use)
     if course is None or not is_free(settings.times, settings.solver):
         return choice, method, {"solver": method.name, "n_iters": choice.steps or AUTO}
@@ -362,15 +378,22 @@ def sampled_along(
 
 
 def is_free(*options: Declared) -> bool:
-    """Whether none of these options were typed, so that the network's courses may be taken."""
+    """Return whether none of these options was given, so that the network's integration schedules
+    may be used.
+    """
     return not any(each.typed for each in options)
 
 
 def densities_of(
     options: DensityOptions, seed: int, levels_per_unit: float | None = None
 ) -> DensityPlan | None:
-    """What simulations are to compute of log densities; None for nothing. Images have so many gray
-    levels to a unit of data."""
+    """Return which log densities simulations compute; None for none.
+
+    Args:
+        options: Options as given.
+        seed: Random seed.
+        levels_per_unit: Number of gray levels per data unit of images; None for other data.
+    """
     if not options.log_prob:
         return None
     estimated = options.trace == "auto" and levels_per_unit is not None
@@ -379,8 +402,9 @@ def densities_of(
 
 
 def latent_of(source: str, eps: str | None, otherwise: str) -> LatentChoice:
-    """What generation starts from, by ``--gen_source`` and ``--eps`` as typed; ``otherwise`` is
-    what to do instead of saying ``empirical``."""
+    """Return the starting distribution of generation, given ``--gen_source`` and ``--eps``;
+    ``otherwise`` is the advice on what to do instead of ``empirical``.
+    """
     if source == "empirical":
         return LatentChoice(empirical=True)
     return latent_choice(eps, otherwise)

@@ -1,4 +1,4 @@
-"""Coverage under the flow of a toy or a table: what ``toy_mesh_exps.py`` runs."""
+"""Coverage under the flow of a toy or a table: the functions behind ``toy_mesh_exps.py``."""
 
 import math
 import time
@@ -25,7 +25,9 @@ LIMITS = {
     ("num_seeds", "test_pts", "r_num"): 10**8,
     ("num_seeds", "r_num"): 10**4,
 }
-"""Products that files and memory bear: meshes and results that are read again, and some GB."""
+"""Limits on products of options: meshes and results must remain readable, and need at most a few
+GB.
+"""
 
 
 def run(settings: CoverageSettings) -> None:
@@ -42,7 +44,7 @@ def run(settings: CoverageSettings) -> None:
         assert exact is not None
         flow, file = exact, None
     paired = counted.pairs(dim, exact is not None and flow is not exact)
-    alpha = None  # of boundaries that are carried along
+    alpha = None  # boundaries are carried along
     if counted.boundary == "alpha":
         alpha = counted.alpha or spheres.default_alpha()
     flow = latent.on(flow)
@@ -56,7 +58,7 @@ def run(settings: CoverageSettings) -> None:
         times = choice.settle(flow.to(device).in_blocks(BLOCK_ROWS), solver, file).to(device)
         law = latent.law(flow, choice.end, kept)
         require_folder(settings.save_dir)
-        distributed.barrier()  # no rank writes before all have looked
+        distributed.barrier()  # no rank writes before all ranks have checked
         points, seeds = counted.test_pts, counted.seeds
         experiment = CoverageExperiment(
             flow, times, solver, law, spheres, alpha, points, seeds, fresh
@@ -92,9 +94,12 @@ def run(settings: CoverageSettings) -> None:
 
 
 def subject_of(settings: CoverageSettings) -> Subject:
-    """The flow of the network, or of the toy alone where none is given. Raises UsageError if
-    options contradict the network, or are not for its kind of data, DataError if a file is missing
-    or broken, or they do not belong together."""
+    """Return the flow of the network, or of the toy in closed form if no network is given.
+
+    Raises:
+        UsageError: Options contradict the network, or are for another kind of data.
+        DataError: A file is missing or broken, or files do not belong together.
+    """
     if settings.network is None:
         assert settings.data_name is not None
         return ToyFlow.closed_form(
@@ -117,8 +122,11 @@ def subject_of(settings: CoverageSettings) -> Subject:
 
 
 def spheres_of(options: SphereOptions, dim: int) -> Spheres:
-    """The spheres in so many dimensions. Raises UsageError if they, or the points, are more than
-    memory or a reader could take."""
+    """Return the spheres in ``dim`` dimensions.
+
+    Raises:
+        UsageError: There are more spheres or points than memory or a reader can take.
+    """
     sizes = {
         "r_num": options.r_num,
         "boundary_pts": options.points_on(dim) or 0,
@@ -134,7 +142,7 @@ def spheres_of(options: SphereOptions, dim: int) -> Spheres:
 
 
 def report(result: CoverageResult, alpha: float | None, data: Path | None) -> None:
-    """Tells the table, and whether alpha shapes are too small."""
+    """Print the table, and warn if alpha shapes are too small."""
     more = result.paired.columns() if result.paired else None
     logger.info("\n".join(table(result.spheres, result.fractions, more)))
     within = contents_within(result.boundaries["latent"])

@@ -1,5 +1,6 @@
-"""Trains denoisers on toys, on images, or on the rows of a table: what ``toy_train.py`` and
-``train.py`` run, and how a resumed run takes over its options."""
+"""Training of denoisers on toys, on images, or on the rows of a table: the functions behind
+``toy_train.py`` and ``train.py``, and the options of resumed runs.
+"""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -51,7 +52,7 @@ from training.subjects.table_spaces import Space
 
 
 def run(settings: TrainSettings, progress: Progress | None = None) -> Path | None:
-    """Trains, or learns a law of latents again. Returns the network file; None of a dry run."""
+    """Train, or refit a latent distribution. Return the network file; None for a dry run."""
     if settings.law.refit_latent_law:
         assert settings.law.network is not None
         if settings.data.data is None:
@@ -64,7 +65,11 @@ def run(settings: TrainSettings, progress: Progress | None = None) -> Path | Non
 
 
 def training_of(settings: TrainSettings, data: Path) -> Training:
-    """What options say of a training on a data set. Raises UsageError if they contradict it."""
+    """Return the training on a data set that the options describe.
+
+    Raises:
+        UsageError: Options contradict the data set.
+    """
     if holds_records(data):
         return training_on_records(settings, data, load_records(data))
     if not holds_table(data):
@@ -75,7 +80,11 @@ def training_of(settings: TrainSettings, data: Path) -> Training:
 
 
 def training_on_records(settings: TrainSettings, data: Path, records: Records) -> RecordTraining:
-    """What options say of a training for questions. Raises UsageError if they contradict it."""
+    """Return the training for conditional queries that the options describe.
+
+    Raises:
+        UsageError: Options contradict the records.
+    """
     settings.require_kind(names.TABLE, str(data))
     require_network(settings, (names.QUESTIONS,))
     settings.require_none_of_complete_tables(str(data))
@@ -89,8 +98,11 @@ def training_on_records(settings: TrainSettings, data: Path, records: Records) -
 
 
 def training_on_table(settings: TrainSettings, data: Path) -> TableTraining:
-    """What options say of a training on a table, or on trials of which data are missing. Raises
-    UsageError if they contradict it."""
+    """Return the training on a table, or on trials with missing data, that the options describe.
+
+    Raises:
+        UsageError: Options contradict the table.
+    """
     settings.require_kind(names.TABLE, str(data))
     table = with_wanted_conditions(settings, load_table(data))
     likelihood, holes = settings.data.likelihood, bool(table.points.isnan().any())
@@ -114,7 +126,11 @@ def training_on_table(settings: TrainSettings, data: Path) -> TableTraining:
 
 
 def training_on_images(settings: TrainSettings, data: Path) -> ImageTraining:
-    """What options say of a training on images. Raises UsageError if they contradict it."""
+    """Return the training on images that the options describe.
+
+    Raises:
+        UsageError: Options contradict the images.
+    """
     settings.require_kind(names.IMAGES, str(data))
     require_network(settings, names.IMAGE_NETWORK_NAMES)
     if settings.flow.dims_to_keep == names.AUTO:
@@ -143,13 +159,17 @@ def training_on_images(settings: TrainSettings, data: Path) -> ImageTraining:
 
 
 def tries_precisions(settings: TrainSettings) -> bool:
-    """Whether the time that it takes is to say in which precision images are trained on."""
+    """Return whether the precision of training on images is chosen by measured speed."""
     unsaid = settings.network.precision is None and settings.training.preset != "published"
     return unsaid and not (settings.run.deterministic or settings.run.dry_run)
 
 
 def require_network(settings: TrainSettings, known: tuple[str, ...]) -> None:
-    """Raises UsageError if the network is for the other kind of data."""
+    """Check that the network is for this kind of data.
+
+    Raises:
+        UsageError: It is for another kind.
+    """
     network = settings.network.arch
     if network is not None and network not in known:
         raise UsageError(
@@ -158,9 +178,13 @@ def require_network(settings: TrainSettings, known: tuple[str, ...]) -> None:
 
 
 def with_wanted_conditions(settings: TrainSettings, table: DataTable) -> DataTable:
-    """The table, with conditions if they are wanted, or as the likelihood's. Raises UsageError if
-    they are wanted, but there are none, or an option is for them alone, DataError if no data of a
-    likelihood vary."""
+    """Return the table with its conditions if they are requested, or as the data of a likelihood.
+
+    Raises:
+        UsageError: Conditions are requested, but there are none, or an option applies only with
+            conditions.
+        DataError: All data of a likelihood are constant.
+    """
     if settings.data.likelihood:
         settings.table.require_likelihood()
         table, lines = exchanged(table, str(settings.data.data))
@@ -194,7 +218,7 @@ def with_wanted_conditions(settings: TrainSettings, table: DataTable) -> DataTab
 
 
 def run_on_toy(settings: ToyTrainSettings, progress: Progress | None = None) -> Path | None:
-    """Trains, or learns a law of latents again. Returns the network file; None of a dry run."""
+    """Train, or refit a latent distribution. Return the network file; None for a dry run."""
     if settings.law.refit_latent_law:
         assert settings.law.network is not None
         file = NetworkFile.open(settings.law.network)
@@ -204,7 +228,11 @@ def run_on_toy(settings: ToyTrainSettings, progress: Progress | None = None) -> 
 
 
 def training_on_toy(settings: ToyTrainSettings) -> ToyTraining:
-    """What options say of a training on a toy. Raises UsageError if they contradict it."""
+    """Return the training on a toy that the options describe.
+
+    Raises:
+        UsageError: Options contradict the toy.
+    """
     assert settings.toy.data_name is not None
     toy = Toy(settings.toy.data_name, settings.toy.augment_to)
     return ToyTraining(
@@ -221,8 +249,16 @@ TrainingSettings = ToyTrainSettings | TrainSettings
 def train(
     settings: TrainingSettings, training: Training, resume: Path | None, progress: Progress | None
 ) -> Path | None:
-    """Trains, from the start or from a folder or state to resume. ``progress`` is called after each
-    report with the part of the training that is done. Returns the network file; None of a dry run.
+    """Train, from the start or from a folder or state to resume.
+
+    Args:
+        settings: Settings of the run.
+        training: The training.
+        resume: Folder or state to resume; None for a new run.
+        progress: Function called after each report with the fraction of the training that is done.
+
+    Returns:
+        The network file; None for a dry run.
     """
     began, run, minutes = monotonic(), settings.run, settings.training.minutes
     if resume is not None or run.dry_run:
@@ -272,8 +308,9 @@ def train(
 def refit(
     settings: TrainingSettings, file: NetworkFile, subject: Subject, data: Path | None
 ) -> Path:
-    """Learns the law of latents of a network that was trained before, from data; without, from
-    fresh draws of a toy."""
+    """Refit the latent distribution of a trained network to data; without data, to new draws of a
+    toy.
+    """
     run = settings.run
     path = law_file(file.path, run.outdir)
     with process_group(run.device_name) as device:
@@ -288,9 +325,19 @@ def wanted(
     output_gain: bool = False,
     calibrates: bool = True,
 ) -> Wanted:
-    """What options say of a training on data of so many dimensions, and of its model, but for the
-    arguments of its network, which follow from the data; ``calibrates`` is whether there is a
-    calibration by default. Raises UsageError if they contradict each other."""
+    """Return the settings of a training on data of ``dim`` dimensions, and of its model, except for
+    the arguments of its network, which follow from the data.
+
+    Args:
+        settings: Settings of the run.
+        network: Name of the network.
+        dim: Number of dimensions.
+        output_gain: Whether the network has an output gain.
+        calibrates: Whether the denoiser is calibrated by default.
+
+    Raises:
+        UsageError: Options contradict each other.
+    """
     calibration, flow, precond = settings.calibration, settings.flow, settings.flow.precond
     choices = flow.into(
         Choices,
@@ -324,20 +371,20 @@ S = TypeVar("S", bound=Declared)
 
 
 def settled(settings: S, data: str) -> tuple[S, Path | None]:
-    """The settings of a new run, or of the one that is resumed.
+    """Return the settings of a new run, or of the resumed one.
 
     Args:
-        settings: As typed.
-        data: Name of the option that says what to train on.
+        settings: Settings as given.
+        data: Name of the option for the data set.
 
     Returns:
-        The settings, and the folder or state to go on from, if there is one.
+        The settings, and the folder or state to resume, if there is one.
 
     Raises:
-        click.UsageError: What to train on is missing, or where to write.
-        UsageError: A typed option contradicts the run that is resumed.
-        DataError: That run is of another script, or its options cannot be read; or nothing can be
-            written where a new one is to be.
+        click.UsageError: The data set or the output directory is missing.
+        UsageError: A given option contradicts the resumed run.
+        DataError: The resumed run is of another script, or its options cannot be read; or the
+            folder of a new run cannot be written.
     """
     values = settings.recorded()
     place = place_to_resume(values["resume"], values["outdir"], values["nosubdir"])
@@ -367,17 +414,17 @@ def resumed_options(
     free: Iterable[str],
     source: str,
 ) -> dict[str, Any]:
-    """The options of a resumed run: the saved ones, but for those that are free to change.
+    """Return the options of a resumed run: the saved ones, except for those that may change.
 
     Args:
-        typed: The options of the command line, with defaults.
-        given: Names of those that were typed.
-        saved: The run's own.
-        free: Names that may differ from the run's; the parsed value counts if it was typed.
-        source: Where the saved ones are from, for the error.
+        typed: Options of the command line, with defaults.
+        given: Names of the options that were given.
+        saved: Options of the resumed run.
+        free: Names of options that may change; their parsed values are used if they were given.
+        source: Origin of the saved options, for the error message.
 
     Raises:
-        UsageError: A typed option contradicts the run's.
+        UsageError: A given option contradicts the resumed run.
     """
     merged = {**typed, **saved}
     for name in given:
@@ -388,15 +435,19 @@ def resumed_options(
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON has it."""
+    """Return a value as JSON represents it."""
     if isinstance(value, Path):
         return str(value)
     return list(value) if isinstance(value, tuple) else value
 
 
 def record_of(resume: Path, duration: float) -> dict[str, Any]:
-    """What ``training_options.json`` is to say of a run that is resumed: what it said, but for its
-    length in million samples, if it told one. Raises DataError if that cannot be read."""
+    """Return the contents of ``training_options.json`` for a resumed run: the previous contents,
+    with a new length in million samples if they contain a length.
+
+    Raises:
+        DataError: The file cannot be read.
+    """
     began = read_record(resume)
     length = {"duration": duration} if "duration" in began["options"] else {}
     return {**began, "options": {**began["options"], **length}}

@@ -1,1 +1,1 @@
-"""One module a file format: its keys, how it is written, read and checked."""
+"""File formats, one module each: its keys, how it is written, read and checked."""

@@ -1,4 +1,4 @@
-"""What is in a file of this project, in words: networks, results, runs and data sets."""
+"""Descriptions of the project's files: networks, results, runs and data sets."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,14 +17,18 @@ from training.model.model import Model
 from training.names import INFLATION, LIKELIHOOD
 
 Fact = tuple[str, str]
-"""A label, and what is known."""
+"""A label and its value, as text."""
 
 MOST_KEYS = 40
 
 
 def facts_of(path: Path) -> list[Fact]:
-    """What is known of a file or folder. Raises DataError if it is missing or broken, UsageError if
-    it is nothing of this project's."""
+    """Describe a file or folder.
+
+    Raises:
+        DataError: It is missing or broken.
+        UsageError: It is not a file of this project.
+    """
     if not path.exists():
         raise DataError(f"{path} does not exist")
     if path.is_dir():
@@ -100,7 +104,7 @@ def about_network(path: Path) -> Iterator[Fact]:
 
 
 def _about_columns(model: Model) -> Iterator[Fact]:
-    """What a flow of a table, or of trials, is of and given with."""
+    """Yield the columns and conditions of the flow of a table or of trials."""
     about, coordinates = model.about, model.coordinates
     assert coordinates is not None
     yield "columns", _listed(about.get("columns", []))
@@ -178,7 +182,7 @@ def about_arrays(path: Path) -> Iterator[Fact]:
 
 
 def about_draws(path: Path) -> Iterator[Fact]:
-    from training.files.posterior_draws import load_netcdf  # takes a while
+    from training.files.posterior_draws import load_netcdf  # slow to import
 
     draws = load_netcdf(path, 1, every_draw=True)
     chains, size = draws.points.shape[:2]

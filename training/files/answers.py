@@ -1,48 +1,50 @@
 """Answers about rows: the CSVs and the JSON of ``ask.py``.
 
-CSVs have the columns of the source, in its order, as it writes them, and behind them
+CSVs have the columns of the source, in its order and format, followed by
 
-    fill      {column}_low, {column}_high, the ends of the interval of a number that was missing,
-              or {column}_probability, that of the level that was filled in, for each column with
-              holes, and empty where there was none; with --tables nothing, in M files
+    fill      {column}_low, {column}_high, the ends of the interval of an imputed number, or
+              {column}_probability, the probability of an imputed level, for each column with
+              missing values, and empty where none was missing; with --tables nothing, in M files
               {dest}_1.csv, ...
-    predict   {column}_predicted, of numbers {column}_low and {column}_high, and {column}_is_{level}
-              for each level, its probability; also of numbers that have few different values, and
-              for each value that a number often has
+    predict   {column}_predicted, for numbers {column}_low and {column}_high, and
+              {column}_is_{level} for each level, its probability; also for numbers with few
+              different values, and for each frequently repeated value of a number
     sample    nothing; with --data a second file, {dest}_real.csv, has rows to compare with
 
-A name that is taken gets a _ after it. ``score`` has before the columns of the source
+A name that already exists gets a _ appended. ``score`` has, before the columns of the source,
 
     row               number of the row, from 1
-    log_prob          nats of the cells that are there: of continuous numbers the log density in
-                      their units, of discrete numbers and levels the log probability
+    log_prob          log density of the present cells in nats: of continuous numbers the log
+                      density in their units, of discrete numbers and levels the log probability
     log_prob_error    its standard error, or a bound, where numbers are discrete
-    least_probable    of the cells: the probability of a value as far out, given the others
-    odd_cells         name (probability) of those with at most --odd, the oddest first
+    least_probable    over the cells: smallest tail probability of a value, given the others
+    odd_cells         name (probability) of cells with at most --odd, the least probable first
 
-and behind them ``{column}_probability`` of each cell, which is empty where the cell is. A first
+and after them ``{column}_probability`` of each cell, which is empty where the cell is. A first
 column of the source without a name is called ``index``.
 
 Beside each CSV, ``{name}_params.json`` has the options, the digest of the network, the versions,
-and what is needed to read the CSV again: question (the command), data_name, sheet (name of the CSV,
-null with --tables), beside (how many columns, the last, are not the source's), held_out (whether
-the rows to compare with are; null without such) and table (the columns, as in a data set of
-records).
+and everything needed to read the CSV again: question (the command), data_name, sheet (name of the
+CSV, null with --tables), beside (the number of last columns that are not from the source), held_out
+(whether the rows to compare with are held-out data; null without such rows) and table (the columns,
+as in a data set of records).
 
-The JSON of ``check`` has the options, rows (that are held out), hidden, level, verdict, detectable
-(the error of coverage that a test sees in 90 % of cases), fails, p_values and adjusted (Holm) by
-test, copies (drawn, held_out: median distance to the nearest row that was trained on), and columns,
-for each that was tested
+The JSON of ``check`` has the options, rows (number of held-out rows), hidden, level, verdict,
+detectable (the error of coverage that a test detects in 90 % of cases), fails, p_values and
+adjusted (Holm) by test, copies (drawn, held_out: median distance to the nearest training row), and
+columns, for each column that was tested
 
-    cells                            how many were asked
-    coverage                         the share in central intervals, by their probability
-    mean_error, mean_error_of_median of numbers: of the medians given the row, and of the one
-                                     median of the column
-    right, said                      of levels: the share in which the likeliest is right, and its
-                                     mean probability
-    log_loss, log_loss_of_shares     of levels: nats, and those of the shares of the column
-    reliability                      of levels: of probabilities within a tenth of each other their
-                                     mean, the share of levels that came true, and their number
+    cells                            number of target cells
+    coverage                         coverage of central intervals, by their probability
+    mean_error, mean_error_of_median of numbers: mean absolute error of the medians given the row,
+                                     and of the one median of the column
+    right, said                      of levels: fraction of cells whose most probable level is
+                                     correct, and mean probability of that level
+    log_loss, log_loss_of_shares     of levels: log loss in nats, and that of the column's level
+                                     frequencies
+    reliability                      of levels: for each bin of probabilities, of width a tenth,
+                                     their mean, the fraction of levels that occurred, and their
+                                     number
 """
 
 import json
@@ -68,42 +70,42 @@ from training.names import script
 ANSWERS = "inflationary-flows answers 1"
 FORMAT = "inflationary-flows check of answers 1"
 SCORES = ("row", "log_prob", "log_prob_error", "least_probable", "odd_cells")
-"""The first columns of a CSV of scores."""
+"""First columns of a CSV of scores."""
 INDEX = "index"
-"""Name in a CSV of scores of a column of the source that has none."""
+"""Name, in a CSV of scores, of an unnamed column of the source."""
 QUESTIONS = ("fill", "predict", "score", "sample")
 LOW, MIDDLE, HIGH, PROBABILITY = "low", "predicted", "high", "probability"
 
 
 def params_path(dest: Path) -> Path:
-    """Where it is written how the answers in a CSV came about."""
+    """Return the path of the parameters of the answers in a CSV."""
     return dest.with_name(f"{dest.stem}_params.json")
 
 
 def real_path(dest: Path) -> Path:
-    """Where rows are that those of a CSV are compared with."""
+    """Return the path of the rows to compare a CSV of samples with."""
     return dest.with_name(f"{dest.stem}_real.csv")
 
 
 def save_params(
     path: Path, options: Mapping[str, Any], network_sha256: str, about: Mapping[str, Any]
 ) -> None:
-    """Writes by which options and which network answers came about, whole or not at all."""
+    """Write the options and the network behind a CSV of answers atomically."""
     made_by = {"format": ANSWERS, **about, "options": options, "network_sha256": network_sha256}
     save_json(path, {**made_by, **provenance()})
 
 
 def save_check(path: Path, options: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-    """Writes what a check found, whole or not at all."""
+    """Write the results of a check atomically."""
     save_json(path, {"format": FORMAT, "options": options, **facts, **provenance()})
 
 
 def kind_of_json(path: Path) -> str | None:
-    """``answers`` or ``check of answers``, if a JSON file is such; None of others."""
+    """Return ``answers`` or ``check of answers`` for JSON files of these kinds, None for others."""
     try:
         content = load_json(path)
     except DataError:
-        return None  # in a folder may be any JSON
+        return None  # a folder may contain any JSON
     if content.get("format") == ANSWERS:
         return "answers" if content.get("sheet") is not None else None
     return "check of answers" if content.get("format") == FORMAT else None
@@ -111,15 +113,15 @@ def kind_of_json(path: Path) -> str | None:
 
 @dataclass(frozen=True)
 class Asked:
-    """Answers to what n cells of a column are.
+    """Answers for n target cells of one column.
 
     Attributes:
-        column: Of the table.
-        truth: Values ``[n]``; NaN where they are not known.
-        guess: Medians of numbers or likeliest levels ``[n]``.
-        low: Lower ends of intervals ``[n]``; of levels, NaN.
-        high: Upper ends.
-        probability: Of the likeliest level ``[n]``; of numbers, NaN.
+        column: Column of the table.
+        truth: True values ``[n]``; NaN where they are unknown.
+        guess: Medians of numbers or most probable levels ``[n]``.
+        low: Lower ends of intervals ``[n]``; NaN for levels.
+        high: Upper ends of intervals ``[n]``; NaN for levels.
+        probability: Probability of the most probable level ``[n]``; NaN for numbers.
     """
 
     column: RecordColumn
@@ -131,24 +133,27 @@ class Asked:
 
     @property
     def is_level(self) -> bool:
-        """Whether levels are asked, and not numbers."""
+        """Whether the targets are levels instead of numbers."""
         return self.column.type == CATEGORY
 
     @property
     def known(self) -> np.ndarray:
-        """Whether there is a truth ``[n]``."""
+        """Whether the true value is known ``[n]``."""
         return ~np.isnan(self.truth)
 
     @property
     def right(self) -> np.ndarray:
-        """Whether the truth is in the interval, or the likeliest level ``[n]``."""
+        """Whether the interval covers the true value, or the most probable level is correct
+        ``[n]``.
+        """
         if self.is_level:
             return np.asarray(self.truth == self.guess)
         return (self.low <= self.truth) & (self.truth <= self.high)
 
     def in_order(self, most: int) -> np.ndarray:
-        """Places of at most so many cells, evenly spaced, those of the lowest probability or guess
-        first."""
+        """Return indices of at most ``most`` cells, evenly spaced in order of probability or guess,
+        lowest first.
+        """
         order = np.argsort(self.probability if self.is_level else self.guess, kind="stable")
         return np.asarray(order[evenly(len(order), most)])
 
@@ -158,17 +163,17 @@ class SavedAnswers:
     """A CSV of answers.
 
     Attributes:
-        path: Of its parameters.
+        path: Path of its parameters.
         question: One of ``QUESTIONS``.
-        name: Of the data that the network was trained on.
-        rows: Its rows, in the columns of the table.
-        asked: Of fill and predict: by column.
-        interval: Probability of their intervals.
-        log_prob: Of score ``[n]``, in nats.
-        tails: Of score: how probable cells are ``[n, P]``; NaN where they are missing.
-        odd: Of score: how improbable odd cells are.
-        real: Of sample: rows to compare with, if any.
-        held_out: Whether these were not trained on.
+        name: Name of the network's training data.
+        rows: Rows of the CSV, in the columns of the table.
+        asked: Answers by column, for fill and predict.
+        interval: Probability of the intervals.
+        log_prob: Log densities ``[n]`` in nats, for score.
+        tails: Tail probabilities of cells ``[n, P]``, for score; NaN where cells are missing.
+        odd: Tail probability below which a cell is flagged as an outlier, for score.
+        real: Rows to compare with, for sample, if any.
+        held_out: Whether the rows to compare with are held-out data.
     """
 
     path: Path
@@ -185,20 +190,23 @@ class SavedAnswers:
 
     @property
     def stem(self) -> str:
-        """The name of the CSV without its ending."""
+        """Name of the CSV without its ending."""
         return self.path.stem.removesuffix("_params")
 
     @classmethod
     def load(cls, path: Path) -> "SavedAnswers":
-        """Those of a parameters file, whose CSV is beside it. Raises DataError if one of them is
-        missing or broken."""
+        """Load the answers of a parameters file, whose CSV is beside it.
+
+        Raises:
+            DataError: One of the files is missing or broken.
+        """
         content = load_json(path)
         broken = DataError(f"{path} is broken, or not of {script('ask')}: make it again")
         question, name, sheet = typed(content, broken, question=str, data_name=str, sheet=str)
         options, beside = typed(content, broken, options=dict, beside=int)
         if content.get("format") != ANSWERS or question not in QUESTIONS or beside < 0:
             raise broken
-        # Only a file beside this one: a stranger's may name any of this machine.
+        # Only a file beside this one: an untrusted path may point anywhere on this machine.
         csv = next((each for each in path.parent.iterdir() if each.name == sheet), None)
         if csv is None:
             raise DataError(f"{path} is of a CSV that is not beside it any more")
@@ -215,7 +223,7 @@ class SavedAnswers:
             odd, log_prob = _share(options.get("odd"), broken), rows.beside.get("log_prob")
             if log_prob is None:
                 raise broken
-            known = _numbers(csv, "log_prob", log_prob, inf)  # of what cannot be, -inf
+            known = _numbers(csv, "log_prob", log_prob, inf)  # impossible rows have -inf
             return replace(saved, log_prob=known, tails=np.stack(tails, axis=1), odd=odd)
         places, filled = range(len(table.columns)), question == "fill"
         answers = [_asked(rows, further, place, filled) for place in places]
@@ -236,8 +244,17 @@ def _share(value: Any, broken: DataError) -> float:
 def _read(
     path: Path, table: Records, beside: int = 0, before: Sequence[str] = ()
 ) -> tuple[Records, Further]:
-    """Rows of a CSV with the columns of a table, and what its last columns, so many ``beside``,
-    answer; some are ``before`` those of the source."""
+    """Read a CSV of answers.
+
+    Args:
+        path: The CSV.
+        table: Columns of the source.
+        beside: Number of last columns that contain answers.
+        before: Names of the columns before those of the source.
+
+    Returns:
+        The rows in the columns of the table, and the answers by column and kind.
+    """
     names = open_cells(path, table.separator).names
     last = names[max(0, len(names) - beside) :]
     ends: dict[tuple[str, str], RecordColumn] = {}
@@ -266,12 +283,14 @@ def _read(
 
 
 def _written(expected: str, names: Sequence[str]) -> str | None:
-    """The last of some names that is this one, or has a _ after it since it was taken."""
+    """Return the last name that equals the expected one, up to underscores appended to avoid
+    duplicates.
+    """
     return next((name for name in names[::-1] if name.rstrip("_") == expected.rstrip("_")), None)
 
 
 def _numbers(path: Path, name: str, texts: np.ndarray, largest: float) -> np.ndarray:
-    """Plain numbers ``[n]``, whatever the decimal sign of the table; NaN of empty cells."""
+    """Parse plain numbers ``[n]``, whatever the decimal sign of the table; empty cells are NaN."""
     try:
         values = np.array([float(text or "nan") for text in texts])
     except ValueError as error:
@@ -282,7 +301,7 @@ def _numbers(path: Path, name: str, texts: np.ndarray, largest: float) -> np.nda
 
 
 def _asked(rows: Records, further: Further, place: int, filled: bool) -> Asked | None:
-    """What a column was filled with, or what was predicted of it; None if it was not asked."""
+    """Return the imputed or predicted values of a column; None if the column was not a target."""
     column, absent = rows.columns[place], np.full(len(rows), np.nan)
     low, high = (further.get((column.name, kind), absent) for kind in (LOW, HIGH))
     kinds = (PROBABILITY, *(f"is_{level}" for level in column.levels))
@@ -296,7 +315,9 @@ def _asked(rows: Records, further: Further, place: int, filled: bool) -> Asked |
 
 @dataclass(frozen=True)
 class ColumnCheck:
-    """What a check says of a column, as above; ``reliability [K, 3]`` is of levels alone."""
+    """Results of a check for one column, as described above; ``reliability [K, 3]`` is for levels
+    only.
+    """
 
     name: str
     cells: int
@@ -309,13 +330,13 @@ class SavedAnswerCheck:
     """A check of answers.
 
     Attributes:
-        path: Of its file.
-        rows: That were held out.
-        level: Of all tests together.
-        verdict: In words.
-        adjusted: P-values by test, their number accounted for.
-        conclusive: Whether a large error would have been seen.
-        columns: That were tested.
+        path: Path of the check's file.
+        rows: Number of held-out rows.
+        level: Significance level of all tests together.
+        verdict: The result in words.
+        adjusted: P-values by test, adjusted for multiple testing.
+        conclusive: Whether the check could have detected a large error.
+        columns: Results for the tested columns.
     """
 
     path: Path
@@ -328,7 +349,7 @@ class SavedAnswerCheck:
 
     @property
     def probabilities(self) -> list[float]:
-        """Of the intervals, rising."""
+        """Probabilities of the intervals, increasing."""
         return sorted({each for column in self.columns for each in column.coverage})
 
     @property
@@ -338,7 +359,11 @@ class SavedAnswerCheck:
 
     @classmethod
     def load(cls, path: Path) -> "SavedAnswerCheck":
-        """That of a JSON file. Raises DataError if it is missing or broken."""
+        """Load the check in a JSON file.
+
+        Raises:
+            DataError: The file is missing or broken.
+        """
         content = load_json(path)
         broken = DataError(f"{path} is broken, or no check of {script('ask')}: make it again")
         rows, level, detectable = typed(content, broken, rows=int, level=float, detectable=float)

@@ -1,4 +1,4 @@
-"""Arrays of a results file that belong together, and what the name of a file tells."""
+"""Arrays of a results file that belong together, and information in file names."""
 
 import re
 from math import inf
@@ -18,7 +18,9 @@ DENOISERS = {"net": "trained network", "exact": "exact denoiser", "discrete": "d
 
 
 def stem_of(path: Path) -> str:
-    """What the names of a melt, a roundtrip and a generation of one run have in common."""
+    """Return the common part of the names of an inflation, a roundtrip and a generation of one
+    run.
+    """
     stem = path.stem.removesuffix("_results")
     for kind in KINDS:
         stem = stem.removesuffix(f"_{kind}")
@@ -26,15 +28,19 @@ def stem_of(path: Path) -> str:
 
 
 def kind_of(path: Path, times: np.ndarray) -> str:
-    """``melt``, ``roundtrip`` or ``gen``, by two saved times or more. Of those that run backwards,
-    the name says which."""
+    """Return ``melt``, ``roundtrip`` or ``gen``, given at least two saved times.
+
+    Simulations that run backwards are distinguished by the file name.
+    """
     if times[-1] > times[0]:
         return "melt"
     return "roundtrip" if path.stem.endswith(("_roundtrip", "_roundtrip_results")) else "gen"
 
 
 def title_of(stem: str) -> tuple[str, str]:
-    """The data's name, and what else the stem of a file's name tells: schedule and denoiser."""
+    """Split the stem of a file name into the name of the data and the rest: schedule and
+    denoiser.
+    """
     match = STEM.fullmatch(stem)
     if match is None:
         return stem.replace("_", " "), ""
@@ -43,8 +49,11 @@ def title_of(stem: str) -> tuple[str, str]:
 
 
 def parameter(file: Path, *keys: str) -> Any:
-    """The value under nested keys of a JSON file; None where there is none. Raises DataError if the
-    file is there, but is no JSON object."""
+    """Return the value under nested keys of a JSON file; None where there is none.
+
+    Raises:
+        DataError: The file exists, but is not a JSON object.
+    """
     if not file.exists():
         return None
     value: Any = load_json(file)
@@ -54,8 +63,12 @@ def parameter(file: Path, *keys: str) -> Any:
 
 
 def typed(content: Any, broken: DataError, **kinds: type) -> list[Any]:
-    """Entries of an object of a JSON file, by their names and types. Raises what is given if it is
-    no object, or an entry is missing or of another type."""
+    """Return entries of a JSON object, given their names and types.
+
+    Raises:
+        DataError: ``broken``, if ``content`` is not an object, or an entry is missing or of another
+            type.
+    """
     entries = [content.get(name) if isinstance(content, dict) else None for name in kinds]
     if any(type(entry) is not kind for entry, kind in zip(entries, kinds.values(), strict=True)):
         raise broken
@@ -63,28 +76,35 @@ def typed(content: Any, broken: DataError, **kinds: type) -> list[Any]:
 
 
 LARGEST = 1e6
-"""Far beyond all that is drawn: points are in units of standard deviations, or pixels."""
+"""Magnitude beyond everything that is drawn: points are in units of standard deviations, or
+pixels.
+"""
 
 
 def evenly(count: int, most: int) -> np.ndarray:
-    """Indices of at most so many of a number of things, evenly spaced, with both ends."""
+    """Return at most ``most`` evenly spaced indices below ``count``, with both ends."""
     return np.linspace(0, count - 1, min(count, most)).round().astype(int)
 
 
 def distinct_texts(path: Path, name: str, values: np.ndarray) -> tuple[str, ...]:
-    """Texts, all different. Raises DataError if they are not."""
+    """Return texts that are all different.
+
+    Raises:
+        DataError: Values are not texts, or some are equal.
+    """
     if values.dtype.kind != "U" or values.ndim != 1 or len(np.unique(values)) != len(values):
         raise DataError(f"{path}: '{name}' is not a list of names, all different")
     return tuple(values.tolist())
 
 
 class CheckedArrays:
-    """Reads arrays whose shapes are told in letters, such as ``SR``.
+    """A reader of arrays whose shapes are given as letters, such as ``SR``.
 
     Args:
         saved: The open file.
-        path: Of the file, for errors.
-        sizes: Of letters that are known already; the others have the size they are first met with.
+        path: Path of the file, for error messages.
+        sizes: Sizes of letters known in advance; other letters take the size at their first
+            occurrence.
     """
 
     def __init__(self, saved: SavedArrays, path: Path, **sizes: int):
@@ -93,17 +113,17 @@ class CheckedArrays:
     def read(
         self, name: str, letters: str, least: int = 1, largest: float = LARGEST, holes: bool = False
     ) -> np.ndarray:
-        """An array of finite numbers in float64.
+        """Read an array of finite numbers in float64.
 
         Args:
-            name: Of the array.
-            letters: One an axis.
-            least: Size that no axis is smaller than.
-            largest: Magnitude that no value may pass.
-            holes: Whether NaN may be among them.
+            name: Name of the array.
+            letters: One letter per axis.
+            least: Minimum size of each axis.
+            largest: Maximum magnitude of the values.
+            holes: Whether NaN is allowed.
 
         Raises:
-            DataError: It is missing, broken, not finite, far too large, or of another shape.
+            DataError: The array is missing, broken, not finite, too large, or of another shape.
         """
         values = self.saved.numbers(name, holes)
         shape = values.shape

@@ -3,8 +3,8 @@
 ``{toy}_{schedule}_toy_autocorrelations.npz`` (``calctoys``) has net_outputs_acs, net_residuals_acs
 and exact_residuals_acs [T, D, D] and times;
 ``{data}_{schedule}_autocorrelations_times0_{t}.npz`` (``calc``) has them [D, D] and its time. All
-are float32, rows for the first time, columns for the later one, 0 with a dimension that does not
-vary. Beside them is a summary, ``..._summary.npz``:
+are float32, with rows for the first time and columns for the later one; entries of constant
+dimensions are 0. Beside them is a summary, ``..._summary.npz``:
 
     times, lags, n_samples   [T], [T], [], of all quantities
     {quantity}_diagonal      [T, D], each dimension's autocorrelation with the first time
@@ -14,14 +14,16 @@ vary. Beside them is a summary, ``..._summary.npz``:
                              first: their std is at most 1e-6, the rounding of float32, of the
                              largest std of any quantity and dimension at that time
 
-and ``..._summary.json``, with a correlation_time of each mean: integral up to gone, the first lag
-at which the correlation is at most scatter, 2/√(N − 1); bound, which is upper where the time is
-less than integral, the spacing of the times, lower where it is more, and else null; e_folding; and
-in words told. It also has the options, seconds, and extraction, what the residuals are of.
+and ``..._summary.json``, which has a correlation_time for each mean: integral up to gone, the first
+lag at which the correlation is at most scatter, 2/√(N − 1); bound, which is upper if the time is
+less than integral, the spacing of the times, lower if it is more, and otherwise null; e_folding;
+and told, a description in words. It also has the options, seconds, and extraction, a description of
+the residuals.
 
-Few of the matrices are read: of a toy's file the other times are skipped, and of the files of
-images, one a time, the others are not opened. Where a matrix is larger than its picture, each block
-is read as the entry of largest magnitude in it: a mean would drown a diagonal.
+Only a few of the matrices are read. From a toy's file only the chosen times are loaded; of the
+files of images, one per time, only the chosen ones are opened. If a matrix is larger than its
+picture, each block is reduced to its entry of largest magnitude, since a mean would hide a
+diagonal.
 """
 
 import math
@@ -53,12 +55,12 @@ from training.measure.correlations import (
 FORMAT = "inflationary-flows correlations 1"
 SUMMARY_FORMAT = "inflationary-flows residual summary 1"
 ROUNDING = 1e-4
-"""Of float32, by which correlations may pass 1."""
+"""Rounding error of float32, by which correlations may exceed 1."""
 SUFFIX = "_acs"
-"""Of the names of matrices."""
+"""Suffix of the names of matrices."""
 FILE = re.compile(r"(?P<stem>.+)_times0_(?P<index>\d{1,9})")
 MOST_CELLS = 256
-"""Along a side of a matrix that is kept to be drawn."""
+"""Maximum number of rows and columns of a matrix that is kept for drawing."""
 
 
 def toy_correlations_file(folder: Path, stem: str) -> Path:
@@ -70,13 +72,15 @@ def time_correlations_file(folder: Path, stem: str, index: int) -> Path:
 
 
 def summary_files(folder: Path, stem: str, toy: bool) -> tuple[Path, Path]:
-    """The ``.npz`` and the JSON, for the name of the data and the schedule."""
+    """Return the paths of the ``.npz`` and the JSON, given the name of the data and the
+    schedule.
+    """
     path = folder / f"{stem}{'_toy' if toy else ''}_autocorrelations_summary.npz"
     return path, path.with_suffix(".json")
 
 
 def save_correlations(path: Path, times: np.ndarray, matrices: Mapping[str, np.ndarray]) -> None:
-    """Writes matrices ``[T, D, D]`` at times ``[T]``, or ``[D, D]`` at one, by quantity."""
+    """Write matrices ``[T, D, D]`` at times ``[T]``, or ``[D, D]`` at one, by quantity."""
     arrays = {f"{name}{SUFFIX}": matrix for name, matrix in matrices.items()}
     when = {"times" if times.ndim else "time": times}
     save_arrays(path, {**when, **arrays, "format": np.array(FORMAT)})
@@ -89,8 +93,15 @@ def save_summary(
     samples: int,
     made: Mapping[str, Any],
 ) -> None:
-    """Writes the summary of all times to ``summary_files``, and tells the most important of it.
-    ``made`` is what else the JSON is to say."""
+    """Write the summary of all times to ``summary_files``, and log the main results.
+
+    Args:
+        paths: The ``.npz`` and the JSON.
+        table: Correlations of all times.
+        extraction: Description of the residuals.
+        samples: Number of samples.
+        made: Further entries of the JSON.
+    """
     arrays, facts = table.summary(torch.from_numpy(extraction.times), samples)
     plain = {name: values.numpy() for name, values in arrays.items()}
     save_arrays(paths[0], {**plain, "format": np.array(SUMMARY_FORMAT)})
@@ -112,9 +123,9 @@ class LagCurve:
     """The autocorrelation of a quantity in D dimensions at T lags.
 
     Attributes:
-        mean: Over the dimensions that vary at all times ``[T]``.
-        diagonal: Of each dimension ``[T, D]``; NaN for those that do not.
-        lasting: How long the mean lasts.
+        mean: Mean over the dimensions that vary at all times ``[T]``.
+        diagonal: Autocorrelation of each dimension ``[T, D]``; NaN for constant dimensions.
+        lasting: Correlation time of the mean.
     """
 
     mean: np.ndarray
@@ -124,12 +135,12 @@ class LagCurve:
 
 @dataclass(frozen=True)
 class SavedLags:
-    """A summary.
+    """A summary of correlations by lag.
 
     Attributes:
-        times: Increasing ``[T]``.
-        curves: By quantity, at least one.
-        count: N, the samples.
+        times: Increasing times ``[T]``.
+        curves: At least one curve, by quantity.
+        count: Number of samples, N.
     """
 
     times: np.ndarray
@@ -138,7 +149,7 @@ class SavedLags:
 
     @property
     def lags(self) -> np.ndarray:
-        """``[T]``, from 0 on."""
+        """Lags ``[T]``, starting at 0."""
         return self.times - self.times[0]
 
     @property
@@ -147,14 +158,18 @@ class SavedLags:
 
     @property
     def lasting(self) -> CorrelationTime:
-        """How long the residuals last, or else the first quantity."""
+        """Correlation time of the residuals, or else of the first quantity."""
         curve = self.curves.get("net_residuals") or next(iter(self.curves.values()))
         return curve.lasting
 
     @classmethod
     def load(cls, path: Path) -> "SavedLags":
-        """Reads and checks a summary. Raises DataError for a missing or broken file, a missing
-        array, a wrong shape, or an impossible value."""
+        """Read and check a summary.
+
+        Raises:
+            DataError: The file is missing or broken, an array is missing or has a wrong shape, or a
+                value is impossible.
+        """
         with open_arrays(path) as saved:
             arrays = CheckedArrays(saved, path)
             times = arrays.read("times", "T", least=2)
@@ -191,12 +206,12 @@ class SavedMatrices:
     """Correlations between the first time and L later ones in D dimensions.
 
     Attributes:
-        times: ``[L]``.
-        notes: On the choice of each time; may be empty.
-        dim: D.
-        matrices: By quantity, rows for the first time ``[L, d, d]``, where d is D over ``block``,
-            rounded up.
-        block: How many rows and columns were made one.
+        times: Later times ``[L]``.
+        notes: Reason for the choice of each time; may be empty.
+        dim: Number of dimensions, D.
+        matrices: Matrices ``[L, d, d]`` by quantity, with rows for the first time, where d is D
+            over ``block``, rounded up.
+        block: Number of rows and columns that were reduced to one.
     """
 
     times: np.ndarray
@@ -207,8 +222,12 @@ class SavedMatrices:
 
     @classmethod
     def of_toy(cls, path: Path) -> "SavedMatrices":
-        """Reads some of the matrices in a file of all times. Raises DataError for a missing or
-        broken file, a missing array, a wrong shape, or an impossible value."""
+        """Read some of the matrices in a file of all times.
+
+        Raises:
+            DataError: The file is missing or broken, an array is missing or has a wrong shape, or a
+                value is impossible.
+        """
         with open_arrays(path) as saved:
             times = CheckedArrays(saved, path).read("times", "T")
             names = _required(path, saved.names)
@@ -227,13 +246,17 @@ class SavedMatrices:
 
     @classmethod
     def of_images(cls, paths: Iterable[Path]) -> "SavedMatrices":
-        """Reads some of the files of one time each, which share a folder and a stem. Raises
-        DataError as for toys, or for files that do not belong together."""
+        """Read some of the files of one time each, which share a folder and a stem.
+
+        Raises:
+            DataError: A file is missing or broken, as in ``of_toy``, or files do not belong
+                together.
+        """
         paths = sorted(paths, key=lambda path: stem_and_index(path)[1])
         lags = np.array([stem_and_index(path)[1] for path in paths], dtype=np.float64)
         summary = _summary(stem_and_index(paths[0])[0])
         if summary is not None and not np.array_equal(lags, np.arange(len(summary.times))):
-            summary = None  # it covers other times as well
+            summary = None  # the summary covers other times as well
         if summary is not None:
             lags = summary.lags
         chosen = telling_lags(lags, summary.lasting if summary else None)
@@ -253,7 +276,9 @@ class SavedMatrices:
     def _condensed(
         cls, times: np.ndarray, notes: list[str], matrices: Iterable[tuple[Path, str, np.ndarray]]
     ) -> "SavedMatrices":
-        """Of matrices with their files and quantities, those of a quantity in order of time."""
+        """Condense matrices, given with their files and quantities; those of one quantity are in
+        order of time.
+        """
         dim, cells = 0, dict[str, list[np.ndarray]]()
         for path, name, matrix in matrices:
             dim = dim or len(matrix)
@@ -272,12 +297,12 @@ class SavedMatrices:
 
 
 def summary_of(stem: Path) -> Path:
-    """Where the summary is of correlations in files of a stem."""
+    """Return the path of the summary of correlations in files with a stem."""
     return stem.with_name(f"{stem.name}_summary.npz")
 
 
 def stem_and_index(path: Path) -> tuple[Path, int]:
-    """The path that files of one time each have in common, and the number of the time."""
+    """Split the path of a file of one time into the common stem and the index of the time."""
     match = FILE.fullmatch(path.stem)
     if match is None:
         return path.with_suffix(""), 0
@@ -285,17 +310,17 @@ def stem_and_index(path: Path) -> tuple[Path, int]:
 
 
 def telling_lags(lags: np.ndarray, lasting: CorrelationTime | None) -> dict[int, str]:
-    """Up to four lags to show, with notes on their choice.
+    """Choose up to four lags to show, with notes on their choice.
 
-    They are the first, that nearest to the correlation time but not the first, one halfway, and the
-    last; where the correlation time is unknown, four that are evenly spaced.
+    They are the first lag, the one nearest to the correlation time but not the first, one halfway,
+    and the last. If the correlation time is unknown, four evenly spaced lags are chosen.
 
     Args:
-        lags: Increasing ``[T]``.
-        lasting: The correlation time.
+        lags: Increasing lags ``[T]``.
+        lasting: Correlation time; None if it is unknown.
 
     Returns:
-        Notes by index, in the order of the indices.
+        Notes by index, in increasing order of the indices.
     """
     first, last = float(lags[0]), float(lags[-1])
     if lasting is None:
@@ -316,7 +341,7 @@ def telling_lags(lags: np.ndarray, lasting: CorrelationTime | None) -> dict[int,
 
 
 def condensed(matrix: np.ndarray, block: int) -> np.ndarray:
-    """The entry of largest magnitude in each block of so many rows and columns of ``[D, D]``."""
+    """Return the entry of largest magnitude in each ``block`` by ``block`` part of ``[D, D]``."""
     cells = math.ceil(len(matrix) / block)
     room = cells * block - len(matrix)
     blocks = np.pad(matrix, (0, room)).reshape(cells, block, cells, block)
@@ -325,7 +350,11 @@ def condensed(matrix: np.ndarray, block: int) -> np.ndarray:
 
 
 def require_correlations(path: Path, name: str, values: np.ndarray) -> None:
-    """Raises DataError for values that no correlation has."""
+    """Check that values are possible correlations.
+
+    Raises:
+        DataError: A value is not finite, or its magnitude exceeds 1.
+    """
     if not (np.abs(values) <= 1 + ROUNDING).all():
         raise DataError(f"{path}: '{name}' should hold correlations, which are from -1 to 1")
 

@@ -1,25 +1,25 @@
 """Coverage: the files of ``toy_mesh_exps.py``.
 
 ``{data}_{schedule}_coverage.json`` has the options and, for R radii and S seeds, fractions of 1; in
-brackets the column of the table on the screen:
+parentheses, the column of the printed table:
 
     radii (radius)             [R], Mahalanobis radii
-    exact (chi2 %)             [R], the part of the Gaussian in the sphere
-    exact_within_boundary      [R], in its polygon, mesh or alpha shape at the start
+    exact (chi2 %)             [R], probability of the sphere under the Gaussian
+    exact_within_boundary      [R], probability of its polygon, mesh or alpha shape at the start
     coverage.latent (start %)  test points inside at the start: mean [R], two_std [R] over seeds
                                (null for one), by_seed [S, R]
-    coverage.data, .end (data %, end %)   the same after generation, and after inflation of that
-    coverage.fresh (fresh %)   the same of new samples of a toy, or of held-out rows of a table
-    fresh_pts                  the number of these, M; of toys as many as test points
+    coverage.data, .end (data %, end %)   the same after generation, and after inflating it again
+    coverage.fresh (fresh %)   the same for new samples of a toy, or for held-out rows of a table
+    fresh_pts                  the number of these, M; for toys equal to the number of test points
     largest_change (change)    [R], largest difference of data or end from latent, over seeds too
-    changed_sides (moved)      [R], most test points on another side than at the start
+    changed_sides (moved)      [R], maximum number of test points on another side than at the start
     paired.fresh_exact         as coverage.fresh, inside boundaries that the exact denoiser carries;
                                without --paired, paired is null
-    paired.difference (paired) coverage.fresh less that, of the same samples
-    paired.standard_error (s.e.)   [R], of the mean difference
-    denoiser_calls             of the carried points, without the exact flow's
+    paired.difference (paired) coverage.fresh minus that, for the same samples
+    paired.standard_error (s.e.)   [R], standard error of the mean difference
+    denoiser_calls             evaluations for the carried points, without those of the exact flow
 
-Under a learned law of latents the stages latent and end are in whitened latents, where the law is
+With a learned latent distribution, the stages latent and end are in whitened latents, which are
 standard normal. ``{data}_{schedule}_coverage.npz`` has, for each stage of latent, data and end,
 
     radii, exact               [R]
@@ -35,8 +35,9 @@ In 3-D each mesh is also ``{data}_{schedule}_r{radius}_{stage}.ply``, in single 
 radius to six digits; ``--overwrite`` removes the meshes of other radii under these names.
 
 Latent points are read in units of the latent's standard deviations, in which spheres of a
-Mahalanobis radius are round however thin the latent is. They are not in the file, but follow from
-the spheres at the start, since ``sum_i (x_i / sigma_i)^2 = r^2`` is linear in ``1 / sigma_i^2``.
+Mahalanobis radius are round however thin the latent is. The standard deviations are not in the
+file. They follow from the spheres at the start, since ``sum_i (x_i / sigma_i)^2 = r^2`` is linear
+in ``1 / sigma_i^2``.
 """
 
 import re
@@ -57,21 +58,21 @@ from training.measure.coverage import STAGES, CoverageResult, Spheres
 
 FORMAT = "inflationary-flows coverage 1"
 NUMBER = r"[0-9]+(\.[0-9]+)?(e[-+][0-9]+)?"
-"""A positive one, as a format of ``g`` writes it."""
+"""Pattern of a positive number, as the format ``g`` writes it."""
 MOST_POINTS = 20_000
-"""Of a stage, that are kept to be drawn."""
+"""Maximum number of points per stage that are kept for drawing."""
 ROUND = 1e-3
 """Relative error of squared radii."""
 
 
 @dataclass(frozen=True)
 class CoverageFiles:
-    """The files of an experiment.
+    """Files of a coverage experiment.
 
     Attributes:
-        folder: Where they are.
+        folder: Folder of the files.
         stem: Name of the toy and the schedule.
-        spheres: At the start.
+        spheres: Spheres at the start.
     """
 
     folder: Path
@@ -88,7 +89,7 @@ class CoverageFiles:
 
     @property
     def meshes(self) -> dict[tuple[str, int], Path]:
-        """The mesh of each stage and radius; there are none in 2-D."""
+        """Path of the mesh of each stage and radius; empty in 2-D."""
         if self.spheres.dim == 2:
             return {}
         return {
@@ -102,10 +103,10 @@ class CoverageFiles:
         return [self.numbers, self.points, *self.meshes.values()]
 
     def save(self, result: CoverageResult, about: Mapping[str, Any]) -> None:
-        """Writes all files. ``about`` is what else the JSON is to say."""
+        """Write all files; ``about`` has further entries of the JSON."""
         save_arrays(self.points, {**result_arrays(result), "format": np.array(FORMAT)})
         for (name, index), path in self.meshes.items():
-            # The last or all vertices of the sphere and the smaller ones, in data coordinates.
+            # Vertices of the sphere alone, or also of the smaller ones, in data coordinates.
             vertices, faces = result.boundaries[name][index]
             carried = result.carried[name].boundary[: index + 1].flatten(0, 1)
             points = carried[-len(vertices) :].cpu().numpy()
@@ -115,7 +116,7 @@ class CoverageFiles:
         save_json(self.numbers, {"format": FORMAT, **result.summary(), **about})
 
     def remove_others(self) -> None:
-        """Removes meshes of other radii that an earlier run left under these names."""
+        """Remove meshes of other radii that an earlier run left under these names."""
         known = {path.name for path in self.meshes.values()}
         named = re.compile(rf"{re.escape(self.stem)}_r{NUMBER}_({'|'.join(STAGES)})\.ply")
         for path in sorted(self.folder.iterdir()) if known else ():
@@ -124,7 +125,7 @@ class CoverageFiles:
 
 
 def result_arrays(result: CoverageResult) -> dict[str, np.ndarray]:
-    """What the ``.npz`` holds, points in the coordinates of their stage."""
+    """Return the arrays of the ``.npz``, with points in the coordinates of their stage."""
     spheres = result.spheres
     arrays = {
         "radii": spheres.radii,
@@ -146,7 +147,9 @@ def result_arrays(result: CoverageResult) -> dict[str, np.ndarray]:
 def boundary_arrays(
     name: str, vertices: Tensor, boundaries: list[Boundary], spheres: Spheres
 ) -> dict[str, np.ndarray]:
-    """Vertices ``[R, K, D]`` of a stage, and faces where they are not those of the spheres."""
+    """Return the vertices ``[R, K, D]`` of a stage, and faces where they differ from those of the
+    spheres.
+    """
     faces = {
         f"faces_{name}_{index}": boundary.faces
         for index, boundary in enumerate(boundaries)
@@ -160,17 +163,18 @@ class SavedCoverage:
     """Coverage by R boundaries in D dimensions, measured on N test and M fresh points with S seeds.
 
     Attributes:
-        path: Its file.
+        path: Path of the file.
         radii: Mahalanobis radii of the spheres ``[R]``, increasing.
         coverage: Fractions of the test points inside, by stage ``[S, 3, R]``.
         fresh: Fractions of fresh data inside the boundaries in data space ``[S, R]``.
-        count: N.
-        fresh_count: M, which is N but for tables.
+        count: Number of test points, N.
+        fresh_count: Number of fresh points, M, which equals N except for tables.
         latent_std: Standard deviations of the latent ``[D]``.
-        boundaries: R of them by stage; those at ``latent`` and ``end`` in units of ``latent_std``.
-        points: Of the first seed, by stage and in the same units ``[min(N, 20000), D]``: test
-            points, in data space fresh data.
-        refitted: Whether boundaries were refitted at each stage, not carried.
+        boundaries: R boundaries per stage; those at ``latent`` and ``end`` are in units of
+            ``latent_std``.
+        points: Points of the first seed ``[min(N, 20000), D]``, by stage and in the same units:
+            fresh data in data space, test points otherwise.
+        refitted: Whether boundaries were refitted at each stage instead of carried along.
     """
 
     path: Path
@@ -190,8 +194,12 @@ class SavedCoverage:
 
     @classmethod
     def load(cls, path: Path) -> "SavedCoverage":
-        """Reads and checks such a file. Raises DataError for a missing or broken file, a missing
-        array, a wrong shape, or an impossible value."""
+        """Read and check a file of coverage.
+
+        Raises:
+            DataError: The file is missing or broken, an array is missing or has a wrong shape, or a
+                value is impossible.
+        """
         with open_arrays(path) as saved:
             arrays = CheckedArrays(saved, path, G=len(STAGES))
             radii, fresh_data = arrays.read("radii", "R"), arrays.read("fresh_data", "SMD")
@@ -233,9 +241,10 @@ class SavedCoverage:
 
 
 def _boundaries(saved: SavedArrays, path: Path, stage: str, vertices: np.ndarray) -> list[Boundary]:
-    """The boundaries of a stage with vertices ``[R, K, D]``.
+    """Return the boundaries of a stage with vertices ``[R, K, D]``.
 
-    A carried one has the faces of all; a refitted one has its own, between all vertices up to its.
+    A carried boundary has the faces shared by all. A refitted one has its own faces, between its
+    vertices and those of smaller spheres.
     """
     boundaries = []
     for index, corners in enumerate(vertices):
@@ -254,7 +263,9 @@ def _boundaries(saved: SavedArrays, path: Path, stage: str, vertices: np.ndarray
 
 
 def _latent_std(path: Path, radii: np.ndarray, spheres: np.ndarray) -> np.ndarray:
-    """Standard deviations ``[D]`` by which spheres ``[R, K, D]`` have their radii ``[R]``."""
+    """Return the standard deviations ``[D]`` for which spheres ``[R, K, D]`` have their radii
+    ``[R]``.
+    """
     with np.errstate(over="ignore"):
         squares = np.square(spheres / radii[:, None, None]).reshape(-1, spheres.shape[2])
     largest = squares.max(axis=0)

@@ -6,9 +6,9 @@
     image_shape   [3], channels, height, width
     detector      [], text: SHA-256 of the weights file
 
-Only mu and sigma are needed, so that references of other programs can be read; the script takes on
-trust what is missing, and says so. The options are in a ``.json`` beside it. ``fid.py calc
---dest=FILE.json`` writes fid, kid and what they follow from; kid.over_subsets is null where each
+Only mu and sigma are required, so that references of other programs can be read; missing entries
+are not checked, and the script logs this. The options are in a ``.json`` beside it. ``fid.py calc
+--dest=FILE.json`` writes fid, kid and the numbers behind them; kid.over_subsets is null if each
 random subset would be the whole set.
 """
 
@@ -34,13 +34,15 @@ _KINDS = {
     "image_shape": ("iu", 1),
     "detector": ("U", 0),
 }
-"""Of each array: kind of its numbers, and number of axes."""
+"""Kind of the numbers and number of axes of each array."""
 
 
 @dataclass(frozen=True, eq=False)
 class FIDReference:
-    """Features of a data set of images; attributes are the arrays above, of their shapes. There are
-    no features ``[0, d]`` without a KID, and None is what another program does not say."""
+    """Features of a data set of images; attributes are the arrays above, with their shapes.
+
+    Without a KID, features are ``[0, d]``. Entries that other programs omit are None.
+    """
 
     mu: np.ndarray
     sigma: np.ndarray
@@ -50,14 +52,17 @@ class FIDReference:
     detector: str | None = None
 
     def save(self, path: Path) -> None:
-        """Writes the file, whole or not at all."""
+        """Write the file atomically."""
         known = {name: np.array(value) for name, value in vars(self).items() if value is not None}
         save_arrays(path, {**known, "format": np.array(FORMAT)})
 
     @classmethod
     def load(cls, path: Path) -> "FIDReference":
-        """Reads a reference. Raises DataError if the file is missing or broken, or an array is not
-        what it should be."""
+        """Read a reference.
+
+        Raises:
+            DataError: The file is missing or broken, or an array is invalid.
+        """
         arrays = load_arrays(path, ("mu", "sigma"))
         known = {name: arrays[name] for name in _KINDS.keys() & arrays.keys()}
         for name, array in known.items():
@@ -84,8 +89,12 @@ class FIDReference:
         )
 
     def require_shape(self, path: Path, images: Path, shape: tuple[int, ...]) -> None:
-        """Raises DataError if images of another size or number of channels, ``(C, H, W)``, are to
-        be compared."""
+        """Check that images to be compared have the same shape ``(C, H, W)`` as those of the
+        reference.
+
+        Raises:
+            DataError: Their size or number of channels differs.
+        """
         if self.image_shape is None:
             logger.info(f"{path} does not say of what images it is: taken on trust")
         elif self.image_shape != shape:
@@ -96,8 +105,16 @@ class FIDReference:
             )
 
     def require_detector(self, path: Path, identity: str, dim: int) -> None:
-        """Raises DataError if this reference was made with another detector, by the SHA-256 of its
-        weights file and the number of its features."""
+        """Check that this reference was made with the same detector.
+
+        Args:
+            path: Path of the reference, for messages.
+            identity: SHA-256 of the detector's weights file.
+            dim: Number of the detector's features.
+
+        Raises:
+            DataError: The reference was made with another detector.
+        """
         if len(self.mu) != dim:
             raise DataError(f"{path} is of {len(self.mu)} features, but the detector has {dim}")
         if not self.detector:

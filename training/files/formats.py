@@ -1,6 +1,6 @@
-"""The kinds of files, and what is done with each: a new kind is a module and a line here.
+"""Kinds of files and their uses; a new kind is a module and one entry here.
 
-An ``.npz`` says its kind in an entry ``format``, such as "inflationary-flows trajectory 1".
+An ``.npz`` states its kind in an entry ``format``, such as "inflationary-flows trajectory 1".
 """
 
 from collections.abc import Collection
@@ -22,15 +22,16 @@ class Format:
     """A kind of file.
 
     Attributes:
-        holds: What such files have in them, in words.
-        drawn: The function in ``training.pictures`` that draws a file ``(path, folder)``, or all
-            files of the kind ``(paths, folder, animation)`` if ``together``; empty for none.
-        shown: The function in ``training.report`` that makes its section; empty for none.
+        holds: Content of the files, in words.
+        drawn: Name of the function in ``training.pictures`` that draws a file ``(path, folder)``,
+            or all files of the kind ``(paths, folder, animation)`` if ``together``; empty for none.
+        shown: Name of the function in ``training.report`` that makes the section of the report;
+            empty for none.
         together: Whether files of the kind are drawn together.
-        of_run: Whether a section shows all files of a run, by what was simulated.
-        wild: Arrays in which not every number is finite; None where only those that are drawn are
+        of_run: Whether one section shows all files of a run, by simulation.
+        wild: Names of arrays that may contain non-finite numbers; None if only the drawn arrays are
             read.
-        advice: What to give instead of a file that is not drawn.
+        advice: Advice on the file to give instead of one that is not drawn.
     """
 
     holds: str
@@ -115,12 +116,15 @@ FORMATS = {
     "table": Format("rows of a data set"),
     "records": Format("rows of a data set"),
 }
-"""By kind, in the order of pictures and of the sections of a report."""
+"""Formats by kind, in the order of pictures and of the sections of a report."""
 
 
 def format_of(path: Path) -> str | None:
-    """The kind of a file or folder, a key of ``FORMATS``; None if it is none of these. Raises
-    DataError if the file is broken."""
+    """Return the kind of a file or folder, a key of ``FORMATS``; None for other files.
+
+    Raises:
+        DataError: The file is broken.
+    """
     if path.is_dir() or path.suffix == ".zip":
         return "image files"
     if path.suffix == ".jsonl":
@@ -128,7 +132,7 @@ def format_of(path: Path) -> str | None:
     if path.suffix == ".json":
         return kind_of_json(path)
     if path.suffix == ".nc":
-        from training.files.posterior_draws import is_posterior  # takes a while
+        from training.files.posterior_draws import is_posterior  # slow to import
 
         return "posterior" if is_posterior(path) else None
     if path.suffix != ".npz":
@@ -143,7 +147,7 @@ def format_of(path: Path) -> str | None:
 
 
 def kind_of_arrays(saved: SavedArrays) -> str | None:
-    """What an ``.npz`` says it is, such as ``trajectory``; None if it does not."""
+    """Return the kind stated in an ``.npz``, such as ``trajectory``; None if there is none."""
     if "format" not in saved.names:
         return None
     text = str(saved.read("format"))

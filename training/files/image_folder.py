@@ -1,15 +1,15 @@
 """Generated images: the folder of ``gen_fid_samples.py``.
 
 Images are ``{seed:06d}.png``, with ``--subdirs`` a thousand to a folder ``{first seed:06d}/``.
-``gen_params.json`` is there before the first of them. It has
+``gen_params.json`` is written before the first image. It has
 
-    settings    all that an image follows from beside its seed: SHA-256 of the network, latent law,
-                solver, times, precision, rows of a call, type of device; with
+    settings    everything besides the seed that determines an image: SHA-256 of the network, latent
+                distribution, solver, times, precision, rows per call, type of device; with
                 --gen_source=empirical latent_sha256, the digest of the variances
-    runs        for each run that ended: options, the numbers made, remade and skipped,
+    runs        for each finished run: options, the number of images made, remade and skipped,
                 network_calls, seconds, versions
 
-Images of different settings never mix: a run that would make other images is refused.
+Images of different settings never mix: a run that would make different images is rejected.
 """
 
 import os
@@ -42,13 +42,14 @@ _NAME = re.compile(r"(?:[0-9]{6,9}/)?([0-9]{6,9})\.png")
 
 
 class ImageFolder:
-    """Images ``{seed:06d}.png``, with ``subdirs`` each thousand in a folder ``{first:06d}/``.
+    """A folder of images ``{seed:06d}.png``, with ``subdirs`` each thousand in a folder
+    ``{first:06d}/``.
 
     Args:
         path: The folder, which need not exist yet.
         image_shape: ``(C, H, W)``.
         subdirs: Whether there are folders for the thousands.
-        settings: All that an image depends on beside its seed, as plain values.
+        settings: Everything besides the seed that determines an image, as plain values.
     """
 
     def __init__(
@@ -62,15 +63,15 @@ class ImageFolder:
         return self.path / self._name_of(seed)
 
     def outdated(self, seeds: Tensor, overwrite: bool) -> list[Path]:
-        """Images of other settings, for ``begin`` to remove. Changes nothing.
+        """Return images of other settings, for ``begin`` to remove; change nothing.
 
         Args:
-            seeds: Increasing ``[N]``: what is asked for.
+            seeds: Increasing seeds ``[N]`` of the requested images.
             overwrite: Whether images of other settings may be replaced.
 
         Raises:
-            UsageError: The folder's images were made with other settings or nobody knows how, and
-                they may not be replaced, or some of them are not asked for and would remain.
+            UsageError: The images in the folder have other or unknown settings, and either must not
+                be replaced, or include some that are not requested and would remain.
         """
         images = image_names(FolderContainer(self.path)) if self.path.is_dir() else []
         difference = self._difference()
@@ -95,9 +96,11 @@ class ImageFolder:
         return [self.path / name for name in images]
 
     def begin(self, outdated: list[Path]) -> None:
-        """Removes images of other settings, then writes this run's; for the main rank."""
+        """Remove images of other settings, then write the settings of this run; for the main
+        rank.
+        """
         require_folder(self.path)
-        # In this order, so that a run that is cut short leaves no mixture.
+        # In this order, so that an interrupted run leaves no mixture.
         for path in outdated:
             path.unlink()
         if self._difference() is not None or not self._parameters_path.exists():
@@ -105,8 +108,9 @@ class ImageFolder:
             save_json(self._parameters_path, content)
 
     def survey(self, seeds: Tensor, device: torch.device) -> Tensor:
-        """``ABSENT``, ``BROKEN`` or ``WHOLE`` for each seed, ``[N]`` uint8, on every rank, each of
-        which looks at its share of them."""
+        """Return the state ``ABSENT``, ``BROKEN`` or ``WHOLE`` for each seed, ``[N]`` uint8, on
+        every rank; each rank checks its share.
+        """
         share = seeds[distributed.shard(len(seeds))].tolist()
         files = FolderContainer(self.path)
         present = set(files.names)
@@ -117,8 +121,8 @@ class ImageFolder:
         ):
             for start in range(0, len(share), READ_AHEAD):
                 names = [self._name_of(seed) for seed in share[start : start + READ_AHEAD]]
-                # Files are waited for in threads, but decoded here: to decode is no work for
-                # several threads at a time, since it sets and resets the filter of warnings.
+                # Threads read the files, but decoding runs here: it is not thread-safe, since it
+                # sets and resets the warnings filter.
                 contents = pool.map(
                     lambda name: _read(files, name) if name in present else None, names
                 )
@@ -131,7 +135,7 @@ class ImageFolder:
         return distributed.gather_rows(local, len(seeds)).cpu()
 
     def record(self, run: dict[str, Any]) -> None:
-        """Adds a finished run to the parameters file; for the main rank."""
+        """Add a finished run to the parameters file; for the main rank."""
         content = load_json(self._parameters_path)
         runs = content.get("runs")
         content["runs"] = [*(runs if isinstance(runs, list) else []), run]
@@ -142,7 +146,9 @@ class ImageFolder:
         return f"{seed - seed % IMAGES_A_FOLDER:06d}/{name}" if self._subdirs else name
 
     def _difference(self) -> str | None:
-        """What tells the recorded settings from this run's, in words; None if nothing does."""
+        """Describe in words the first difference between the recorded settings and this run's; None
+        if there is none.
+        """
         if not self._parameters_path.exists():
             return None
         try:
@@ -159,7 +165,7 @@ class ImageFolder:
 
     def _is_whole(self, content: bytes) -> bool:
         channels, height, width = self._image_shape
-        # The decoder does not mind if the last bytes are missing.
+        # The decoder accepts files whose last bytes are missing.
         if not content.endswith(_PNG_END):
             return False
         try:
@@ -169,11 +175,15 @@ class ImageFolder:
 
 
 def write_image(path: Path, pixels: np.ndarray) -> None:
-    """Writes ``[H, W, C]`` uint8 pixels as a PNG, whole or not at all; threads may do it.
+    """Write ``[H, W, C]`` uint8 pixels as a PNG atomically; safe to call from several threads.
 
-    Uncompressed, since it is soon read again and small images take a block of the disk either way.
-    Raises DataError if it cannot be written."""
-    # Always the same name, so that what a killed run has left is replaced by the next.
+    The PNG is uncompressed, since it is soon read again, and small images take one disk block
+    either way.
+
+    Raises:
+        DataError: The file cannot be written.
+    """
+    # Always the same name, so that the next run replaces the remains of a killed one.
     temporary = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(exist_ok=True)
@@ -190,7 +200,7 @@ def write_image(path: Path, pixels: np.ndarray) -> None:
 
 
 def _read(files: FolderContainer, name: str) -> bytes:
-    """The content of a file; empty if it cannot be read."""
+    """Read the content of a file; empty if it cannot be read."""
     try:
         return files.read(name)
     except DataError:

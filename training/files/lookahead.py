@@ -1,16 +1,17 @@
 """A look-ahead: ``lookahead-{key}.npz`` in the cache, ``~/.cache/inflationary-flows`` (or
 ``$INFLATIONARY_FLOWS_CACHE``).
 
-What noisy states of a network tell of their ends (``training.inference.lookahead``), kept for its
-next posteriors where it took five seconds or more. The key is of all it depends on: the network,
-what it is given beside the state, the steps, the seed, and how draws of the prior are made.
+The regression of final states on noisy states of a network (``training.inference.lookahead``). It
+is stored for the network's next posteriors if it took five seconds or more. The key depends on
+everything that determines it: the network, its inputs besides the state, the steps, the seed, and
+the way in which prior draws are made.
 
-    times     [K + 1], rising
-    apart     [K + 1, 256, D], ends of draws of the prior less what is expected of them, float64
-    needed    [], steps that would make errors of one for each dimension
-    calls     [], network calls that it took
+    times     [K + 1], increasing
+    apart     [K + 1, 256, D], final states of prior draws minus their expectations, float64
+    needed    [], number of steps that would make errors of one for each dimension
+    calls     [], number of network evaluations
 
-Nothing else depends on the file: without it, it is measured again, to the same numbers.
+Nothing else depends on the file: without it, the regression is repeated, with the same result.
 """
 
 from contextlib import suppress
@@ -27,21 +28,32 @@ from training.inference.lookahead import PRIOR_DRAWS, LookAhead, Measured
 from training.inference.prior import Prior
 
 MOST_BYTES = 64 << 20
-"""Of a file: those of more than 1,300 numbers a point are not kept."""
+"""Maximum size of a file in bytes: look-aheads with more than 1,300 numbers per point are not
+stored.
+"""
 NAMES = ("times", "apart", "needed", "calls")
 
 
 def lookahead_file(
     digest: str, prior: Prior, ahead: LookAhead, label: tuple[float, ...] = ()
 ) -> Path:
-    """Where that of a network is, of this SHA-256, which is given this label, if any."""
+    """Return the path of the look-ahead of a network.
+
+    Args:
+        digest: SHA-256 of the network.
+        prior: The prior whose draws are used.
+        ahead: Settings of the look-ahead.
+        label: Conditions of the network, if any.
+    """
     draws = [prior.solver.name, prior.times.tolist(), PRIOR_DRAWS, prior.flow.device.type]
     key = repr([digest, ahead.steps, ahead.seed, *draws, *label])
     return default_cache_dir() / f"lookahead-{sha256(key.encode()).hexdigest()[:32]}.npz"
 
 
 def load_lookahead(path: Path, dim: int, steps: int, device: torch.device) -> Measured | None:
-    """What was kept, of so many numbers and steps; None if nothing was, or it is broken."""
+    """Load a stored look-ahead for points of ``dim`` numbers and ``steps`` steps; None if there is
+    none, or it is broken.
+    """
     if not path.exists():
         return None
     with suppress(DataError):
@@ -57,8 +69,10 @@ def load_lookahead(path: Path, dim: int, steps: int, device: torch.device) -> Me
 
 
 def save_lookahead(path: Path, measured: Measured) -> bool:
-    """Keeps it, unless it is large; returns whether it did. A cache that takes nothing is no
-    error."""
+    """Store a look-ahead unless it is large, and return whether it was stored.
+
+    A cache that cannot be written to is not an error.
+    """
     arrays = {
         "times": measured.times.cpu().double().numpy(),
         "apart": torch.stack(measured.apart).cpu().double().numpy(),

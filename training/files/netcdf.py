@@ -1,9 +1,9 @@
-"""Numbers of netCDF files, read without trust.
+"""Safe reading of numbers from untrusted netCDF files.
 
-A netCDF-4 file is HDF5, which can point to other files, unpack to any size, and hold any type. What
-is read here lies in the file itself, as plain numbers in one uncompressed piece: so a file cannot
-be larger in memory than it is on the disk. Attributes and texts of HDF5 are not read at all: where
-some are broken, the library takes for ever.
+A netCDF-4 file is HDF5, which can point to other files, unpack to any size, and contain any type.
+This module reads only plain numbers that lie in the file itself, in one uncompressed piece, so that
+a file cannot take more memory than disk space. It does not read attributes and texts of HDF5 at
+all, since the library may hang on broken ones.
 """
 
 import math
@@ -17,7 +17,7 @@ import numpy as np
 
 from dnnlib.errors import DataError
 
-# What h5py raises on bytes that it did not write; caught around its calls alone.
+# Errors that h5py raises on foreign bytes; caught only around its calls.
 _FOREIGN_ERRORS = (
     AttributeError,
     LookupError,
@@ -33,12 +33,15 @@ MOST_AXES = 8
 
 @contextmanager
 def open_netcdf(path: Path) -> Iterator["SavedNumbers"]:
-    """The variables of a netCDF-4 file, each read when it is asked for. Raises DataError if it is
-    missing or broken, or no netCDF-4 file."""
+    """Open a netCDF-4 file, whose variables are read on request.
+
+    Raises:
+        DataError: The file is missing or broken, or not a netCDF-4 file.
+    """
     unreadable = DataError(f"{path} is not a readable netCDF-4 file")
     if not path.exists():
         raise DataError(f"{path} does not exist")
-    if not path.is_file():  # opening a pipe would wait for ever
+    if not path.is_file():  # opening a pipe would block forever
         raise unreadable
     try:
         file = h5py.File(path, "r", locking=False)
@@ -56,25 +59,32 @@ class SavedNumbers:
         self._bytes = path.stat().st_size
 
     def has(self, place: str) -> bool:
-        """Whether there is a variable at a place, such as ``posterior/x``."""
+        """Return whether a variable exists at a path, such as ``posterior/x``."""
         group: Any = self._file
         for part in place.split("/"):
             with self._reading(place):
                 if not isinstance(group, h5py.Group) or part not in group:
                     return False
-                # Other links lead to other files, or round in circles.
+                # Other links may lead to other files, or form a cycle.
                 if not isinstance(group.get(part, getlink=True), h5py.HardLink):
                     raise self._broken(place)
                 group = group[part]
         return isinstance(group, h5py.Dataset)
 
     def shape(self, place: str) -> tuple[int, ...]:
-        """Of a variable. Raises DataError if it is missing, or not plain."""
+        """Return the shape of a variable.
+
+        Raises:
+            DataError: The variable is missing, or not plain.
+        """
         return self._plain(place).shape
 
     def numbers(self, place: str, *slices: slice) -> np.ndarray:
-        """Finite numbers of a variable, or of a part of it. Raises DataError if it is missing,
-        broken, of anything else, or not finite."""
+        """Return the finite numbers of a variable, or of a part of it.
+
+        Raises:
+            DataError: The variable is missing, broken, not numeric, or not finite.
+        """
         variable = self._plain(place)
         with self._reading(place):
             values: np.ndarray = variable[slices or ...]
@@ -83,7 +93,11 @@ class SavedNumbers:
         return values.astype(values.dtype.newbyteorder("="), copy=False)
 
     def text(self, place: str) -> str:
-        """A text that a variable holds as bytes of UTF-8. Raises DataError as ``numbers`` does."""
+        """Return a text that a variable contains as bytes of UTF-8.
+
+        Raises:
+            DataError: The variable is missing or broken, as in ``numbers``, or not UTF-8.
+        """
         letters = self.numbers(place)
         try:
             return letters.astype(np.uint8).tobytes().decode()
@@ -91,7 +105,7 @@ class SavedNumbers:
             raise self._broken(place) from error
 
     def _plain(self, place: str) -> h5py.Dataset:
-        """A variable in one piece of the file, all of which is there."""
+        """Return a variable that lies completely in the file, in one piece."""
         if not self.has(place):
             raise DataError(f"{self.path} has no variable '{place}'")
         with self._reading(place):
@@ -114,7 +128,7 @@ class SavedNumbers:
 
     @contextmanager
     def _reading(self, place: str) -> Iterator[None]:
-        """Around calls of h5py: what they raise of broken bytes becomes DataError."""
+        """Convert errors that h5py raises on broken bytes to DataError."""
         try:
             yield
         except _FOREIGN_ERRORS as error:

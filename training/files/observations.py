@@ -1,4 +1,4 @@
-"""Observations, noise, operators and masks, as a user gives them in files."""
+"""Observations, noise, operators and masks that users provide in files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,18 +23,18 @@ from training.inference.trials import Trials
 from training.names import HALVES, OPERATORS, script
 
 RANDOM = "random:"
-"""What a mask of random coordinates starts with."""
+"""Prefix of a mask of random coordinates."""
 
 
 def read_observations(path: Path, image_shape: Sequence[int] | None = None) -> Tensor:
-    """Observations ``[M, K]``, float64: rows of a table, or images as gray levels.
+    """Read observations ``[M, K]``, float64: rows of a table, or images as gray levels.
 
     Args:
         path: A table (CSV, TSV, npy, npz or Parquet), an image, or a zip or folder of images.
-        image_shape: ``(C, H, W)`` of what is observed, if these are images; None if they are not.
+        image_shape: ``(C, H, W)`` if observations are images; None if they are not.
 
     Raises:
-        DataError: It is missing or broken, or holds values that are not finite.
+        DataError: The file is missing or broken, or contains values that are not finite.
     """
     if path.suffix.lower() in IMAGE_SUFFIXES and image_shape is not None:
         return _read_image(path, image_shape)
@@ -53,8 +53,11 @@ def read_observations(path: Path, image_shape: Sequence[int] | None = None) -> T
 
 
 def _read_image(path: Path, image_shape: Sequence[int]) -> Tensor:
-    """Return the gray levels ``[1, K]`` of one image file. Raises DataError if the file is missing
-    or broken, or has another shape."""
+    """Return the gray levels ``[1, K]`` of one image file.
+
+    Raises:
+        DataError: The file is missing or broken, or has another shape.
+    """
     if not path.is_file():
         raise DataError(f"{path} does not exist, or is no file: give an image, or a zip or folder")
     if path.stat().st_size > MAX_FILE_BYTES:
@@ -76,19 +79,19 @@ def read_columns(
     may: Sequence[str] = (),
     hint: str = "",
 ) -> Tensor:
-    """Columns ``[M, len(names)]`` of a table, float64, found by their names.
+    """Read columns ``[M, len(names)]`` of a table, float64, found by their names.
 
     Args:
-        path: A table. One without names has these columns alone, or whole rows, in their order.
-        names: Of the columns.
-        row: Those of a whole row, of which these are some; None if they are all.
-        others: Names that columns may have besides; None for any.
-        may: Names of those whose values may be missing, but not all of a row.
-        hint: What to do about values that are missing otherwise.
+        path: A table. A table without names has either these columns or whole rows, in order.
+        names: Names of the columns.
+        row: Names of all columns of a whole row, which include ``names``; None if these are all.
+        others: Names of further columns that are allowed; None for any.
+        may: Names of columns that may have missing values, but not all in one row.
+        hint: Advice on other missing values, for the error message.
 
     Raises:
-        DataError: It is missing or broken, lacks a column, has one that is unknown, or holds values
-            that are not finite.
+        DataError: The file is missing or broken, lacks a column, has an unknown one, or contains
+            values that are not finite.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise DataError(f"{path} is no table: give one of {', '.join(SUFFIXES)}")
@@ -117,8 +120,17 @@ def read_columns(
 
 
 def read_others(path: Path, names: Sequence[str], known: Sequence[str]) -> dict[str, Tensor]:
-    """Those of some columns that a table has, by name ``[M]``, float64, NaN where values are
-    missing; ``known`` are all names that it may have. Raises DataError as ``read_columns``."""
+    """Read those of some columns that a table has, by name ``[M]``, float64, NaN where values are
+    missing.
+
+    Args:
+        path: A table.
+        names: Names of the columns to read if they exist.
+        known: Names of all columns that the table may have.
+
+    Raises:
+        DataError: As in ``read_columns``.
+    """
     own = open_table(str(path), None, known=known)
     wanted = [name for name in names if own.named and name in own.names]
     if not wanted:
@@ -128,31 +140,32 @@ def read_others(path: Path, names: Sequence[str], known: Sequence[str]) -> dict[
 
 
 DATASET = "dataset"
-"""The column of a file of trials that says which observation each is of."""
+"""Column of a file of trials that assigns each trial to an observation."""
 
 
 WITH_HOLES = (
     "data, not covariates, may be missing, and only of likelihoods that are trained on simulations "
     f"with missing data ({script('dataset_tool')} --missing=keep)"
 )
-"""What to do about trials with missing numbers."""
+"""Advice on trials with missing numbers."""
 
 
 def read_trials(
     path: Path, names: Sequence[str], covariates: Sequence[str], holes: bool = False
 ) -> Trials:
-    """Trials of observations: a row each, of one observation unless a column says of which.
+    """Read trials of observations, one per row.
 
-    Observations come in the order of their first rows.
+    All rows belong to one observation unless a column ``dataset`` assigns them. Observations are in
+    the order of their first rows.
 
     Args:
         path: A table.
-        names: Of the data of a trial.
-        covariates: Of what else is known of it.
-        holes: Whether data may be missing, NaN, but not all of a trial.
+        names: Names of the data of a trial.
+        covariates: Names of the covariates of a trial.
+        holes: Whether data may be missing, NaN, but not all data of a trial.
 
     Raises:
-        DataError: As ``read_columns``.
+        DataError: As in ``read_columns``.
     """
     columns = [*names, *covariates]
     several = path.suffix.lower() in SUFFIXES and DATASET in open_table(str(path), None).names
@@ -168,9 +181,16 @@ def read_trials(
 
 
 def _finite(table: ForeignTable, may: Sequence[int] = (), hint: str = "") -> Tensor:
-    """All rows ``[M, K]`` of a table. Some columns may be NaN, but not all of them in a row; the
-    hint is what to do about what is missing. Raises DataError if there are none, or a value is
-    missing that must not be, or infinite."""
+    """Return all rows ``[M, K]`` of a table.
+
+    Args:
+        table: The table.
+        may: Indices of columns that may be NaN, but not all in one row.
+        hint: Advice on missing values, for the error message.
+
+    Raises:
+        DataError: There are no rows, or a value is infinite, or missing where it must not be.
+    """
     blocks = list(table.blocks())
     if not blocks:
         raise DataError(f"{table.name} has no rows: give one observation in each")
@@ -193,8 +213,17 @@ def _finite(table: ForeignTable, may: Sequence[int] = (), hint: str = "") -> Ten
 
 
 def read_array(path: Path, what: str, dims: Sequence[int], kinds: str = "fiu") -> Tensor:
-    """An array of a ``.npy`` of so many dimensions, of kinds of numbers as NumPy names them;
-    ``what`` is what messages call it. Raises DataError if it is broken, or of other numbers."""
+    """Read an array from a ``.npy``.
+
+    Args:
+        path: The file.
+        what: Name of the array in error messages.
+        dims: Allowed numbers of dimensions.
+        kinds: Allowed kinds of numbers, as in NumPy.
+
+    Raises:
+        DataError: The file is broken, or its array is of another kind.
+    """
     array = load_array(path)
     if array.dtype.kind not in kinds or array.ndim not in dims:
         raise DataError(
@@ -208,8 +237,12 @@ def read_array(path: Path, what: str, dims: Sequence[int], kinds: str = "fiu") -
 
 
 def read_noise(text: str) -> Tensor:
-    """Standard deviations or a covariance: a number, several with commas, or a ``.npy``. Raises
-    UsageError as ``positive_numbers``, DataError if the file is broken."""
+    """Parse standard deviations or a covariance: a number, several with commas, or a ``.npy``.
+
+    Raises:
+        UsageError: Numbers are invalid, as in ``positive_numbers``.
+        DataError: The file is broken.
+    """
     values = positive_numbers(text)
     if values is None:
         return read_array(Path(text), "the noise", (1, 2))
@@ -217,16 +250,16 @@ def read_noise(text: str) -> Tensor:
 
 
 def read_mask(text: str, names: Sequence[str], image_shape: Sequence[int] | None) -> Tensor:
-    """The coordinates that are observed ``[K]``, in the order in which they are named.
+    """Return the indices of the observed coordinates ``[K]``, in the order in which they are named.
 
     Args:
-        text: Names of columns or numbers from 0 on, with commas; ``upper-half`` and so on, of
-            images; ``random:0.5``, a share of all at random; or a ``.npy`` of D booleans.
-        names: Of the D coordinates.
+        text: Names of columns or numbers from 0 on, with commas; for images ``upper-half`` and so
+            on; ``random:0.5``, a random fraction of all coordinates; or a ``.npy`` of D booleans.
+        names: Names of the D coordinates.
         image_shape: ``(C, H, W)`` of images; None for other data.
 
     Raises:
-        UsageError: It says something else, or observes nothing or everything.
+        UsageError: The text has another form, or the mask selects nothing or everything.
         DataError: The file is broken.
     """
     dim = len(names)
@@ -262,9 +295,13 @@ def read_mask(text: str, names: Sequence[str], image_shape: Sequence[int] | None
 
 
 def read_operator(text: str, dim: int, image_shape: tuple[int, int, int] | None) -> LinearMap:
-    """A linear map of points of D: a matrix ``[K, D]`` in a ``.npy``, or one of ``OPERATORS``, of
-    images ``(C, H, W)`` more than of other data. Raises UsageError if there is no such map of these
-    points, DataError if the file is broken."""
+    """Return a linear map of points ``[D]``: a matrix ``[K, D]`` from a ``.npy``, or one of
+    ``OPERATORS``, most of which are for images ``(C, H, W)``.
+
+    Raises:
+        UsageError: There is no such map for these points.
+        DataError: The file is broken.
+    """
     if text.endswith(".npy"):
         matrix = read_array(Path(text), "an operator", (2,))
         if matrix.shape[1] != dim:
@@ -296,7 +333,7 @@ def read_operator(text: str, dim: int, image_shape: tuple[int, int, int] | None)
 
 
 def _numbers(text: str) -> list[float]:
-    """Finite numbers of 0 or more, with commas; none if there are others."""
+    """Parse nonnegative finite numbers separated by commas; return none if any is invalid."""
     try:
         numbers = [float(part) for part in text.split(",")]
     except ValueError:
@@ -317,7 +354,7 @@ def _place(part: str, names: Sequence[str], halves: Sequence[str]) -> int:
 
 
 def _half(text: str, shape: Sequence[int]) -> Tensor:
-    """Booleans ``[D]`` of half of an image."""
+    """Return booleans ``[D]`` that select half of an image."""
     axis = 1 if text in ("upper-half", "lower-half") else 2
     first = text in ("upper-half", "left-half")
     places = torch.arange(shape[axis]) < shape[axis] // 2

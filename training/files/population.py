@@ -5,17 +5,18 @@ parameters:
     mean                     [C, S, D], population means, in coordinates in which it is normal
     spread                   [C, S, D], population standard deviations in these coordinates
     further                  [C, S, D], parameters of a new member
-    members                  [C, S, M, D], parameters of the members, given all of them
-    alone                    [3, M, D], quantiles of each alone at 5, 50 and 95 %
+    members                  [C, S, M, D], parameters of the members, given the data of all members
+    alone                    [3, M, D], quantiles of each member's own posterior at 5, 50 and 95 %
 
-``..._population.json`` has members, their number; converged; noise, the error in nats of the log
-likelihood of a population from few draws of its members; worth, the least effective sample size of
-a member's draws; coordinates, by names, in which the population is normal: itself, log of the
-distance from a bound, or probit between two; prior, by names the mean and std of a member there
-before any is known; population, by names r_hat, and mean, std and quantiles of the population mean
-(mean) and the population standard deviation (spread) there, and of a new member (further); and
-posteriors, of each member by names mean, std and quantiles, and alone its mean and std.
-``..._population.pkl`` is the network file of a distribution half as wide again as that of a new
+``..._population.json`` has members, their number; converged; noise, the error in nats of a
+population's log likelihood due to the finite number of draws per member; worth, the minimum
+effective sample size of a member's draws; coordinates, by names, the transform after which the
+population is normal: itself, log of the distance from a bound, or probit between two bounds; prior,
+by names the mean and std of a member in these coordinates before any observation; population, by
+names r_hat, and mean, std and quantiles of the population mean (mean), the population standard
+deviation (spread) and a new member (further) in these coordinates; and posteriors, for each member
+by names mean, std and quantiles, and alone, the mean and std of its own posterior.
+``..._population.pkl`` is the network file of a distribution 1.5 times as wide as that of a new
 member, a prior for another round.
 """
 
@@ -35,7 +36,7 @@ QUANTILES = (0.05, 0.5, 0.95)
 
 @dataclass(frozen=True)
 class SavedPopulation:
-    """A population, as a file has it; attributes are the arrays above, of their shapes."""
+    """Contents of a population file; attributes are the arrays above, with their shapes."""
 
     names: tuple[str, ...]
     mean: np.ndarray
@@ -45,13 +46,17 @@ class SavedPopulation:
     alone: np.ndarray
 
     def save(self, path: Path) -> None:
-        """Writes it, whole or not at all."""
+        """Write the file atomically."""
         arrays = {name: np.asarray(getattr(self, name)) for name in self.__dataclass_fields__}
         save_arrays(path, {**arrays, "format": np.array(FORMAT)})
 
     @classmethod
     def load(cls, path: Path) -> "SavedPopulation":
-        """Reads a file. Raises DataError if it is broken."""
+        """Read a file.
+
+        Raises:
+            DataError: The file is broken.
+        """
         with open_arrays(path) as saved:
             names = distinct_texts(path, "names", saved.read("names"))
             arrays = CheckedArrays(saved, path, D=len(names))

@@ -1,74 +1,77 @@
 """Numbers of posteriors: the JSON of ``posterior.py``, and the runs of its checks.
 
 ``{data}_{schedule}_posterior.json`` has the options, points (clean, or with the noise of the first
-time), solvers (solver and n_iters of points, of chains, and of densities where these go another
-way), rule (what counts as converged), converged (how many), samplers by the number of
-observations, network_calls, seconds, r_hat (the largest, and its 90 % quantile), the smallest
-ess_bulk and ess_tail, leaked where draws were rejected, and with ``--truth`` truths_held, the share
-of truths in central intervals by their content. While there are at most 2,000 means it
-has posteriors, for each observation
+time), solvers (solver and n_iters for points, for chains, and for densities if theirs differ), rule
+(the convergence criterion), converged (the number of converged posteriors), samplers by the number
+of observations, network_calls, seconds, r_hat (the largest, and the 90 % quantile), the smallest
+ess_bulk and ess_tail, leaked if draws were rejected, and with ``--truth`` truths_held, the coverage
+of central intervals by their probability. If there are at most 2,000 means, it has posteriors, for
+each observation
 
     sampler, converged, not_converged_since   the last of worth, chains, test, tail, steps
     mean, std, r_hat, ess_bulk, ess_tail, mcse_mean, mcse_std   by the names of coordinates
     quantiles                by their level and these names
-    statistics               what the sampler says
-    surprise, blur           how unlike the simulations it is, in nats; the standard deviation of
-                             the noise of the first time, by names
+    statistics               statistics of the sampler
+    surprise, blur           distance from the training simulations in nats; by names, the standard
+                             deviation of the noise of the first time
 
-What is not a number is null. ``{data}_{schedule}_posterior_check.json`` has the question (sampler
-for ``--truth=flow``, model for ``--truth=data``), solvers, verdict, detectable (the error of
-coverage that so many runs see in 90 % of cases, in points), p_values and adjusted_p_values (Holm)
-by test, central_intervals and regions with what they hold at each of their levels, crps,
-log_density with its mean over truths and error, where it is known up to no constant, and with
-``--condition`` near: detectable, in points, and of each observation passed, the quantity of the
-smallest p and this adjusted, tendency, mean_ranks, the distance of the farthest neighbor, local,
-surprise.
+Values that are not numbers are null. ``{data}_{schedule}_posterior_check.json`` has the question
+(sampler for ``--truth=flow``, model for ``--truth=data``), solvers, verdict, detectable (the error
+of coverage that this number of runs detects in 90 % of cases, in points), p_values and
+adjusted_p_values (Holm) by test, central_intervals and regions with their coverage at each
+probability, crps, and log_density with its mean over true values and its error, unless it is known
+only up to a constant. With ``--condition`` it has near: detectable, in points, and for each
+observation passed, the quantity of the smallest p and this p adjusted, tendency, mean_ranks, the
+distance of the farthest neighbor, local, surprise.
 ``..._posterior_check.npz`` has R runs and Q quantities, those of V coordinates first:
 
     names                    [Q], coordinates, log likelihood (or log density), radius
-    ranks                    [R, Q], fractional ranks of truths among draws, from 0 to 1
+    ranks                    [R, Q], fractional ranks of true values among draws, from 0 to 1
     crps                     [R, V], continuous ranked probability scores, in the data's units
-    region_names, regions    [F], [F, R], contents of the smallest region that holds the truth
-    leaked                   [R], of flows with bounds: the share of draws beyond them
-    log_density              [R], of truths under their posteriors, where it is known
+    region_names, regions    [F], [F, R], probability contents of the smallest region that contains
+                             the true value
+    leaked                   [R], for flows with bounds: the fraction of draws beyond them
+    log_density              [R], of true values under their posteriors, where it is known
     format, fingerprint      [], of the file; of the run
 
-``..._posterior_calibration.json`` has what that of a check has, and held_out: truths, their number;
-statement, what is guaranteed, and its assumption; holding, of stated shares what is held in the
-mean over calibrations, and by 90 % of them, low to high; levels, contents to ask for, by stated
-shares and names; near, how many truths are near an observation, and near_statement, what is
-guaranteed of these; curves, levels at many shares; normal_log_volume, by share, the change of the
-sum of log lengths of the intervals of all coordinates against the flow's own, if marginals are
-normal.
-``..._posterior_calibration.npz`` has what that of a check has, of truths in the place of runs, and
-where there are two conditions or more
+``..._posterior_calibration.json`` has everything in the JSON of a check, and held_out: truths, the
+number of held-out cases; statement, the guarantee, and its assumption; holding, for each nominal
+coverage the actual coverage on average over calibrations, and the range that 90 % of calibrations
+reach, low to high; levels, adjusted probabilities, by nominal coverage and names; near, the number
+of held-out cases near an observation, and near_statement, the guarantee based on these; curves,
+adjusted probabilities at many nominal coverages; normal_log_volume, by nominal coverage, the change
+in the sum of the log interval lengths of all coordinates relative to the flow's own intervals,
+assuming normal marginals.
+``..._posterior_calibration.npz`` has everything in the arrays of a check, with held-out cases
+instead of runs, and, if there are two conditions or more,
 
-    conditions, condition_names   [R, C], [C], of the truths
-    near                     [R], the content to ask for near each, so that 90 % are held
+    conditions, condition_names   [R, C], [C], of the held-out cases
+    near                     [R], the adjusted probability for 90 % coverage near each case
 
-The JSON of draws by a calibrated network has the same held_out, with log_volume, by kind and share
-that change in the mean over observations, and so has each posterior: flow,
-held_out and near, the ends of intervals by share and name, and the log_density above which the
-region lies (null for everything); distance, of the farthest truth near it; p_value, that it is like
-the held-out ones, and the oddest of its numbers. ``..._posterior_predictive.json`` has verdict,
-passed, detectable (in standard deviations of simulated data), adjusted_p_values, and of each
-observation by the names of numbers observed, rank, p_value, and quantiles of simulated data at 5,
-50 and 95 %; ``..._posterior_predictive.npz`` has names [Q], simulated [M, S, Q], observed [M, Q].
+The JSON of draws by a calibrated network has the same held_out, with log_volume, that change on
+average over observations by kind and nominal coverage. Each posterior has it too, with flow,
+held_out and near, the ends of intervals by nominal coverage and name, and the log_density threshold
+of the region (null for everything); distance, from the farthest held-out case near it; p_value, of
+the test for an out-of-distribution observation, and the oddest of its scores.
+``..._posterior_predictive.json`` has verdict, passed, detectable (in standard deviations of
+simulated data), adjusted_p_values, and for each observation by the names of numbers observed, rank,
+p_value, and quantiles of simulated data at 5, 50 and 95 %; ``..._posterior_predictive.npz`` has
+names [Q], simulated [M, S, Q], observed [M, Q].
 
-``comparison.json`` has models by name, with network, prior, prior_probability and samplers, and of
-each observation by these names log_evidence, error (nats, of sampling alone), probability,
-probability_error, log_bayes_factor (beside the best), converged, and mean_errors, the least number
-of standard deviations by which errors of the learned likelihood shift posterior means; errors
-states in words what the errors leave out.
+``comparison.json`` has models by name, with network, prior, prior_probability and samplers, and for
+each observation by these names log_evidence, error (nats, sampling error only), probability,
+probability_error, log_bayes_factor (relative to the best), converged, and mean_errors, the minimum
+number of standard deviations by which errors of the learned likelihood shift posterior means;
+errors states in words which errors are not included.
 
-All that sample keep finished groups in ``..._posterior.part/``, or the like, until the results are
-written. The same command goes on with those of its own options and inputs.
+All commands that sample keep finished groups in ``..._posterior.part/``, or a similar folder, until
+the results are written. The same command resumes from groups with its own options and inputs.
 
 ``{data}_{schedule}_mixture.npz`` has, for R runs, C chains of S draws and K components,
 
     weights         [R, C, S, K], draws
-    truth           [R, K], true weights; not of data that were not simulated
-    observed        [R, N, ...], what was observed
+    truth           [R, K], true weights; only for simulated data
+    observed        [R, N, ...], observations
     log_evidence    [R, N, K], of each component for each point, in nats
     mean, std       [K, D], [K], the components in whitened latents
 """
@@ -103,7 +106,7 @@ def save_mixture(
     log_evidence: Tensor,
     components: tuple[Tensor, Tensor],
 ) -> None:
-    """Writes the draws, whole or not at all."""
+    """Write the draws of a mixture's weights atomically."""
     arrays = {"weights": weights, "observed": observed, "log_evidence": log_evidence}
     arrays |= {"mean": components[0], "std": components[1]}
     arrays |= {} if truth is None else {"truth": truth}
@@ -111,14 +114,14 @@ def save_mixture(
 
 
 STAT, SUMMARY = "stat_", "summary_"
-"""How names of arrays begin that a sampler's statistics have, and a summary's."""
+"""Prefixes of the names of arrays with a sampler's statistics, and with a summary."""
 DENSITY = "log_density"
-"""The array of densities, where the posterior's own are known."""
+"""Name of the array of densities, for posteriors whose density is known."""
 OWN = ("w", "points", "log_likelihood", "calls")
 
 
 def save_part(path: Path, draws: Draws, summary: Summary, fingerprint: str) -> None:
-    """Writes the draws of one group of observations."""
+    """Write the draws of one group of observations."""
     density = {} if draws.log_density is None else {DENSITY: draws.log_density}
     arrays = {
         **{name: getattr(draws, name) for name in OWN},
@@ -132,8 +135,11 @@ def save_part(path: Path, draws: Draws, summary: Summary, fingerprint: str) -> N
 
 
 def load_part(path: Path, fingerprint: str) -> tuple[Draws, Summary] | None:
-    """What ``save_part`` wrote, if it is of the same run; None if there is nothing, or another's.
-    Raises DataError if the file is broken."""
+    """Load the draws that ``save_part`` wrote in the same run; None if there are none.
+
+    Raises:
+        DataError: The file is broken.
+    """
     if not path.exists():
         return None
     summaries = [f"{SUMMARY}{item.name}" for item in fields(Summary)]
@@ -155,7 +161,11 @@ def load_part(path: Path, fingerprint: str) -> tuple[Draws, Summary] | None:
 
 
 def _check(path: Path, arrays: Mapping[str, np.ndarray], sampler: np.ndarray) -> None:
-    """Raises DataError unless all arrays are of one group of observations."""
+    """Check that all arrays belong to one group of observations.
+
+    Raises:
+        DataError: Arrays do not match.
+    """
     points = arrays["points"]
     if points.ndim != 4 or arrays["w"].ndim != 4:
         raise _broken(path, "draws have another number of axes")
@@ -183,7 +193,7 @@ PREDICTIVE_FORMAT = "inflationary-flows posterior predictive 1"
 COMPARISON_FORMAT = "inflationary-flows model comparison 1"
 CALIBRATION_FORMAT = "inflationary-flows posterior calibration 1"
 MOST_LISTED = 2000
-"""Numbers of a kind up to which the JSON lists them for each observation."""
+"""Maximum number of values of one kind, up to which the JSON lists each observation."""
 
 
 def overview(
@@ -195,18 +205,18 @@ def overview(
     blur: Tensor | None = None,
     errors: Tensor | None = None,
 ) -> dict[str, Any]:
-    """What the JSON says of all posteriors, and of each if they are few.
+    """Return the JSON entries about all posteriors, and about each one if they are few.
 
     Args:
-        draws: Their samplers, calls and statistics; draws themselves are not looked at.
-        summary: Of all observations.
-        names: Of the coordinates.
-        surprise: How unlike the simulations each observation is ``[M]``, in nats; None where there
-            are none, or it is not known.
-        truth: What the observations are of ``[M, D]``; None where it is not known.
+        draws: Samplers, numbers of evaluations and statistics; the draws themselves are not used.
+        summary: Summary of all observations.
+        names: Names of the coordinates.
+        surprise: Distance of each observation from the training simulations ``[M]``, in nats; None
+            without conditions, or if it is unknown.
+        truth: True points ``[M, D]``; None if they are unknown.
         blur: Standard deviations ``[M, D]`` of the noise of the first time, in the data's units;
-            None of clean points, and where it was not looked at.
-        errors: The scale of errors over standard deviations ``[M, D]``; None where it is unknown.
+            None for clean points, and if they were not computed.
+        errors: Scale of standardized errors ``[M, D]``; None if it is unknown.
     """
     r_hat, bulk = summary.r_hat, summary.ess_bulk
     known = r_hat[~r_hat.isnan()]
@@ -266,7 +276,7 @@ def _listed(draws: Draws, summary: Summary, names: Sequence[str], index: int) ->
 
 
 def _number(value: Tensor) -> float | None:
-    """None for NaN and infinities, which JSON does not have."""
+    """Convert to a float; None for NaN and infinities, which JSON cannot represent."""
     return float(value) if value.isfinite() else None
 
 
@@ -277,7 +287,7 @@ def save_values(
     form: str = CHECK_FORMAT,
     beside: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
-    """Writes what a check, or a calibration with more arrays beside them, keeps of its runs."""
+    """Write the runs of a check, or of a calibration with further arrays in ``beside``."""
     arrays = {
         **beside,
         "format": np.array(form),
@@ -296,8 +306,11 @@ def save_values(
 
 
 def load_values(path: Path, fingerprint: str | None = None) -> RunValues | None:
-    """What ``save_values`` wrote; None if there is nothing, or if it is of another run. Raises
-    DataError if the file is broken."""
+    """Load the runs that ``save_values`` wrote; None if there are none, or they are of another run.
+
+    Raises:
+        DataError: The file is broken.
+    """
     if not path.exists():
         return None
     with open_arrays(path) as saved:
@@ -336,11 +349,11 @@ class SavedCheck:
     """Runs of a check.
 
     Attributes:
-        values: Of all runs.
-        calibration: What they say.
-        name: The data's.
-        schedule: In words; empty where the name of the file does not tell it.
-        question: ``sampler`` or ``model``, whichever was checked; None where it is not known.
+        values: Values of all runs.
+        calibration: Calibration tests of these values.
+        name: Name of the data.
+        schedule: Schedule in words; empty if the file name does not contain it.
+        question: ``sampler`` or ``model``, whichever was checked; None if it is unknown.
     """
 
     values: RunValues
@@ -351,8 +364,11 @@ class SavedCheck:
 
     @classmethod
     def load(cls, path: Path) -> "SavedCheck":
-        """Reads the runs, and the JSON beside them. Raises DataError if a file is broken, or there
-        are too few runs."""
+        """Read the runs, and the JSON beside them.
+
+        Raises:
+            DataError: A file is broken, or there are too few runs.
+        """
         values = load_values(path)
         if values is None or len(values.ranks) < 2 * FEWEST_IN_BIN:
             raise DataError(f"{path} has too few runs to test: {2 * FEWEST_IN_BIN} at least")
@@ -366,8 +382,9 @@ class SavedCheck:
 
 @dataclass(frozen=True)
 class SavedPredictive:
-    """Data simulated of posteriors, as a file has them: Q numbers ``[M, S, Q]`` of M observations,
-    and what was observed ``[M, Q]``."""
+    """Contents of a file of posterior predictive data: Q simulated numbers ``[M, S, Q]`` for M
+    observations, and the observations ``[M, Q]``.
+    """
 
     path: Path
     names: tuple[str, ...]
@@ -376,7 +393,11 @@ class SavedPredictive:
 
     @classmethod
     def load(cls, path: Path) -> "SavedPredictive":
-        """Reads a file. Raises DataError if it is broken."""
+        """Read a file.
+
+        Raises:
+            DataError: The file is broken.
+        """
         with open_arrays(path) as saved:
             names = distinct_texts(path, "names", saved.read("names"))
             arrays = CheckedArrays(saved, path, Q=len(names))

@@ -3,30 +3,30 @@
 It has ArviZ's groups, for M observations, C chains of S draws and D coordinates, in float64:
 
     posterior/x              [C, S, M, D], points in the data's units, images in gray levels
-    posterior/{name}         [C, S, M], the same of one coordinate of a toy or table; a / in a name
-                             becomes _, and a name that is taken gets a _ after it
+    posterior/{name}         [C, S, M], the same for one coordinate of a toy or table; a / in a name
+                             becomes _, and a name that already exists gets a _ appended
     posterior/z              [C, S, M, D], their latents
     sample_stats/log_likelihood   [C, S, M], nats; not with --condition alone
     sample_stats/lp          [C, S, M], with --condition alone: log density of the flow's posterior
-    observed_data/y          [M, K], what was observed; with --condition alone the conditions
-    held_out/x               [C, S, M, D], of a calibrated network: the same draws, their ranks in
-                             each coordinate moved to where held-out truths are
-    prior/x                  [1, N, D], draws of the prior, none of images
-    constant_data/truth      [M, D], where it is known
-    constant_data/network_calls   [M], shared out evenly over observations sampled side by side
-    constant_data/...        [M], what samplers say, NaN where one does not: effective_size and
-                             pareto_k of weights, acceptance, step_size, stages; leaked, the share
-                             of draws beyond bounds; fine_k of the weights of the fine flow
+    observed_data/y          [M, K], observations; with --condition alone the conditions
+    held_out/x               [C, S, M, D], for a calibrated network: the same draws, recalibrated so
+                             that ranks in each coordinate agree with those of held-out true values
+    prior/x                  [1, N, D], draws of the prior; not for images
+    constant_data/truth      [M, D], true points, where they are known
+    constant_data/network_calls   [M], divided evenly among observations that are sampled together
+    constant_data/...        [M], statistics of samplers, NaN where one has none: effective_size and
+                             pareto_k of weights, acceptance, step_size, stages; leaked, the
+                             fraction of draws beyond bounds; fine_k of the weights of the fine flow
     constant_data/noise_std, noise_covariance   [K], [K, K]: one of them, if the likelihood is
                              linear with Gaussian noise
-    constant_data/seen, operator   [K], [K, D]: which coordinates were observed, or the linear map
-    constant_data/operator_shape   [3], channels, height and width, where this makes images
+    constant_data/seen, operator   [K], [K, D]: indices of observed coordinates, or the linear map
+    constant_data/operator_shape   [3], channels, height and width, if the map produces images
     constant_data/description     [letters], bytes of JSON: format, coordinates, samplers, toy,
                              image_shape, conditions
 
-Attributes are format and about, JSON of the options. Where weights chose the draws, posterior has
-effective_size, that of the observation with the least: readers of the draws alone take draws that
-were chosen more than once for independent ones.
+Attributes are format and about, JSON of the options. If draws were resampled by weights, posterior
+has effective_size, the smallest over observations: without it, readers would take repeated draws
+for independent ones.
 """
 
 import json
@@ -56,35 +56,36 @@ from training.names import script
 FORMAT = "inflationary-flows posterior 1"
 DESCRIPTION = "constant_data/description"
 DRAWN = ("chain", "draw", "observation")
-"""Dimensions of what there is one of for each draw."""
+"""Dimensions of arrays with one value per draw."""
 HELD_OUT = "held_out"
-"""The group of draws by held-out truths."""
+"""Group of the recalibrated draws."""
 DESCRIBED = ("samplers", "toy", "image_shape", "conditions")
-"""What it takes from what is known about the run."""
+"""Entries about the run that the description contains."""
 WORTH = (
     "Weights chose these draws, some of them more than once: those of the observation with the "
     "least are worth effective_size independent ones (constant_data has all), and diagnostics that "
     "see the draws alone say more."
 )
 STRUCTURE = 2**16
-"""Bytes for what a file has beside its draws."""
+"""Number of bytes of a file besides its draws."""
 MOST_READ = 2**24
-"""Numbers that are read of draws; of more, evenly spaced draws are read."""
+"""Maximum number of values read from the draws; larger files are thinned evenly."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AboutDraws:
-    """What a file has beside draws of M posteriors.
+    """Contents of a file besides the draws of M posteriors.
 
     Attributes:
-        names: Of the D coordinates.
+        names: Names of the D coordinates.
         run: Plain values about the run.
-        observed: ``[M, K]``; None where the likelihood keeps its own.
-        likelihood: Of the observations.
-        prior: Draws of it, ``[N, D]``; None for none.
-        truth: What the observations are of, ``[M, D]``; None where it is not known.
-        worth: Effective sizes of draws that weights chose ``[M]``, NaN of others; None if none did.
-        recalibrated: Makes draws ``[S, D]`` of a posterior those by held-out truths; None for none.
+        observed: Observations ``[M, K]``; None if the likelihood contains its own.
+        likelihood: Likelihood of the observations.
+        prior: Draws of the prior ``[N, D]``; None for none.
+        truth: True points ``[M, D]``; None if they are unknown.
+        worth: Effective sample sizes of draws chosen by weights ``[M]``, NaN for others; None if
+            there are no weights.
+        recalibrated: Function that recalibrates draws ``[S, D]`` of a posterior; None for none.
     """
 
     names: Sequence[str]
@@ -98,12 +99,16 @@ class AboutDraws:
 
     @property
     def variables(self) -> dict[str, str]:
-        """Coordinates that have variables of their own, by the names of these: none of images."""
+        """Names of coordinates that have their own variables, by variable name; empty for
+        images.
+        """
         own = [] if self.run.get("image_shape") else self.names
         return dict(zip(variable_names(own), own, strict=True))
 
     def size(self, draws: int) -> int:
-        """Of the file, in bytes, with so many draws of all posteriors together."""
+        """Return the size of the file in bytes, given the total number of draws of all
+        posteriors.
+        """
         each = len(self.names) * (2 + (self.recalibrated is not None)) + len(self.variables) + 1
         prior = 0 if self.prior is None else self.prior.numel()
         return 8 * (draws * each + prior) + STRUCTURE
@@ -115,20 +120,21 @@ def save_netcdf(
     shape: tuple[int, int, int],
     about: AboutDraws,
 ) -> None:
-    """Writes draws group by group, so that memory holds one, whole or not at all.
+    """Write draws group by group, so that memory contains one group at a time; the file is written
+    atomically.
 
     Args:
         path: The file.
         parts: Draws of each group of observations in order, and their latents ``[m, C, S, D]``.
-        shape: Chains, draws and observations.
-        about: What it has besides.
+        shape: Numbers of chains, draws and observations.
+        about: Contents besides the draws.
     """
     dim = len(about.names)
     sizes = dict(zip((*DRAWN, "coordinate"), (*shape, dim), strict=True))
     named = {"coordinate": about.names, "latent": [f"z{index + 1}" for index in range(dim)]}
     with ExitStack() as stack:
         temporary = stack.enter_context(atomic_path(path))
-        # HDF5 crashes where a disk becomes full.
+        # HDF5 crashes if the disk becomes full.
         require_room(temporary, about.size(prod(shape)))
         file = stack.enter_context(h5netcdf.File(temporary, "w"))
         file.attrs["format"] = FORMAT
@@ -164,8 +170,9 @@ def _save(group: h5netcdf.Group, name: str, dimensions: tuple[str, ...], values:
 def _save_draws(
     file: h5netcdf.File, parts: Iterator[tuple[Draws, Tensor]], about: AboutDraws
 ) -> None:
-    """Adds draws, their densities, what samplers say, and perhaps draws by held-out truths, group
-    by group."""
+    """Add draws, their densities, statistics of samplers, and possibly recalibrated draws, group by
+    group.
+    """
     posterior, stats, constant = file["posterior"], file["sample_stats"], file["constant_data"]
     for variable, name in about.variables.items():
         posterior.create_variable(variable, DRAWN, "f8").attrs["long_name"] = name
@@ -188,7 +195,7 @@ def _save_draws(
         densities = {"log_likelihood": draws.log_likelihood}
         if draws.log_density is not None:
             densities = {"lp": draws.log_density}
-        elif SAMPLER in draws.sampler:  # nothing is known
+        elif SAMPLER in draws.sampler:  # no density is known
             densities = {}
         for name, each in densities.items():
             if name not in stats.variables:
@@ -204,8 +211,9 @@ def _save_draws(
 
 
 def variable_names(names: Sequence[str]) -> list[str]:
-    """Names of variables for coordinates: their own, but for what netCDF does not take and for
-    names that are there."""
+    """Return names of variables for coordinates: the coordinates' own, changed where netCDF does
+    not allow them or they already exist.
+    """
     taken, variables = {*DRAWN, "coordinate", "latent", "x", "z"}, []
     for name in names:
         own = name.replace("/", "_").strip(". ") or "_"
@@ -217,14 +225,16 @@ def variable_names(names: Sequence[str]) -> list[str]:
 
 
 def _save_text(group: h5netcdf.Group, content: dict[str, Any]) -> None:
-    """Adds the description."""
+    """Add the description."""
     letters = np.frombuffer(json.dumps(content).encode(), dtype=np.uint8)
     group.dimensions["letter"] = len(letters)
     group.create_variable(DESCRIPTION.rpartition("/")[2], ("letter",), "u1")[:] = letters
 
 
 def _save_likelihood(group: h5netcdf.Group, likelihood: Gaussian, count: int) -> None:
-    """Adds the noise and what is observed of points, as so many numbers."""
+    """Add the noise and the observed coordinates or the linear map, for observations of ``count``
+    numbers.
+    """
     group.dimensions["number"] = count
     root = likelihood.root.cpu()
     if root.ndim == 2:
@@ -248,19 +258,20 @@ class SavedPosteriors:
 
     Attributes:
         path: The file.
-        names: Of the D coordinates.
+        names: Names of the D coordinates.
         points: Draws ``[C, S, m, D]``.
-        log_likelihood: ``[C, S, m]``, in nats; None of a flow that has learned the posterior.
-        every: Number of draws in the file for each of these.
-        count: M.
-        sampler: The name of each one's sampler.
-        observed: ``[m, K]``; None where the likelihood keeps its own.
-        likelihood: Where it is linear with Gaussian noise.
-        prior: Draws of it ``[N, D]``; None where there are none.
-        toy: The name of the toy; None of other data.
-        image_shape: ``(C, H, W)`` of images; None of other data.
-        truth: What the observations are of ``[m, D]``; None where it is not known.
-        conditions: Names of what was observed, of a flow that has learned the posterior.
+        log_likelihood: Log likelihoods ``[C, S, m]``, in nats; None for a flow trained on the
+            posterior itself.
+        every: Thinning: number of draws in the file per draw read.
+        count: Number of observations in the file, M.
+        sampler: Name of the sampler of each observation.
+        observed: Observations ``[m, K]``; None if the likelihood contains its own.
+        likelihood: The likelihood, if it is linear with Gaussian noise.
+        prior: Draws of the prior ``[N, D]``; None if there are none.
+        toy: Name of the toy; None for other data.
+        image_shape: ``(C, H, W)`` of images; None for other data.
+        truth: True points ``[m, D]``; None if they are unknown.
+        conditions: Names of the observed numbers, for a flow trained on the posterior itself.
     """
 
     path: Path
@@ -279,7 +290,7 @@ class SavedPosteriors:
     conditions: Sequence[str] = ()
 
     def number_names(self, count: int) -> list[str]:
-        """Names of the so many numbers of an observation."""
+        """Return names of the ``count`` numbers of an observation."""
         likelihood = self.likelihood
         if likelihood is None and len(self.conditions) == count:
             return list(self.conditions)
@@ -290,14 +301,26 @@ class SavedPosteriors:
 
 
 def is_posterior(path: Path) -> bool:
-    """Whether a netCDF file has draws of posteriors. Raises DataError if it is broken."""
+    """Return whether a netCDF file contains draws of posteriors.
+
+    Raises:
+        DataError: The file is broken.
+    """
     with open_netcdf(path) as saved:
         return _description(saved) is not None
 
 
 def load_netcdf(path: Path, most: int, every_draw: bool = False) -> SavedPosteriors:
-    """What ``save_netcdf`` wrote of the first observations, ``most`` at most, with all draws, or as
-    many as pictures take. Raises DataError if the file is broken, or another."""
+    """Load the first observations of a file that ``save_netcdf`` wrote.
+
+    Args:
+        path: The file.
+        most: Maximum number of observations.
+        every_draw: Whether to load all draws, instead of as many as pictures need.
+
+    Raises:
+        DataError: The file is broken, or of another kind.
+    """
     with open_netcdf(path) as saved:
         about = _description(saved)
         if about is None:
@@ -350,8 +373,19 @@ def load_netcdf(path: Path, most: int, every_draw: bool = False) -> SavedPosteri
 def _rows(
     saved: SavedNumbers, place: str, count: int, width: int | None, shown: int
 ) -> np.ndarray | None:
-    """The first rows ``[shown, width]`` of ``[count, width]``, of any width if it is None; None
-    where the file has none. Raises DataError if they have another shape."""
+    """Return the first ``shown`` rows of an array ``[count, width]``; None if the file has no such
+    array.
+
+    Args:
+        saved: The file.
+        place: Name of the variable.
+        count: Number of rows.
+        width: Number of columns; None for any.
+        shown: Number of rows to return.
+
+    Raises:
+        DataError: The array has another shape.
+    """
     if not saved.has(place):
         return None
     wide = saved.shape(place)[-1:] if width is None else (width,)
@@ -360,7 +394,12 @@ def _rows(
 
 
 def _description(saved: SavedNumbers) -> dict[str, Any] | None:
-    """What ``_save_text`` wrote; None where it wrote none, or another format."""
+    """Return the description that ``_save_text`` wrote; None if there is none, or it is of another
+    format.
+
+    Raises:
+        DataError: The description is not readable JSON.
+    """
     if not saved.has(DESCRIPTION):
         return None
     try:
@@ -377,19 +416,23 @@ def _require_shape(saved: SavedNumbers, place: str, shape: tuple[int, ...]) -> N
 
 
 def _are_texts(values: Any, count: int) -> TypeGuard[list[str]]:
-    """Whether this is a list of so many texts."""
+    """Return whether a value is a list of ``count`` texts."""
     is_list = isinstance(values, list) and len(values) == count
     return is_list and all(isinstance(value, str) for value in values)
 
 
 def _is_image(shape: Any, dim: int) -> bool:
-    """Whether this is ``(C, H, W)`` of so many numbers."""
+    """Return whether a value is a shape ``(C, H, W)`` of ``dim`` numbers."""
     whole = isinstance(shape, list) and len(shape) == 3 and all(type(n) is int for n in shape)
     return whole and shape[0] in (1, 3) and min(shape) > 0 and np.prod(shape) == dim
 
 
 def _load_likelihood(saved: SavedNumbers, count: int, dim: int) -> Gaussian | None:
-    """What ``_save_likelihood`` wrote; None where it wrote none."""
+    """Load the likelihood that ``_save_likelihood`` wrote; None if there is none.
+
+    Raises:
+        DataError: Arrays do not match.
+    """
     place, square = "constant_data/noise_std", "constant_data/noise_covariance"
     if not saved.has(place):
         if not saved.has(square):
@@ -423,7 +466,9 @@ def _group(
     sizes: Mapping[str, int],
     named: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> h5netcdf.Group:
-    """A group with its dimensions; places along each are numbered, or named if they have names."""
+    """Create a group with its dimensions; positions along each are numbered, or named if they have
+    names.
+    """
     group = file.create_group(name)
     group.dimensions = sizes
     for dimension, size in sizes.items():
@@ -437,5 +482,5 @@ def _group(
 
 
 def _chains_first(values: Tensor) -> np.ndarray:
-    """``[m, C, S, ...]`` as ``[C, S, m, ...]``."""
+    """Reorder ``[m, C, S, ...]`` to ``[C, S, m, ...]``."""
     return values.cpu().movedim(0, 2).numpy()

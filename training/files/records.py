@@ -1,17 +1,19 @@
-"""Data sets of records: an ``.npz`` by ``dataset_tool.py``, of tables with text, dates or holes.
+"""Data sets of records: an ``.npz`` by ``dataset_tool.py``, for tables with text, dates or missing
+values.
 
-    values        [N, D], float64: numbers in their units, places of levels from 0 on, days since
+    values        [N, D], float64: numbers in their units, indices of levels from 0 on, days since
                   1970-01-01; NaN where a cell is missing
     held_out      [N], bool: rows that are not trained on
     columns       JSON, one text: "columns", an object for each of the D with its name, type, levels
-                  and how the source writes it; "constants", the one value of those left out for it;
-                  "order", the names of all columns as the source has them; its "separator" and
-                  "decimal" sign; and "beside", the names of K columns that only tell rows apart
+                  and the format in which the source writes it; "constants", the single values of
+                  columns that are left out because they are constant; "order", the names of all
+                  columns in the order of the source; its "separator" and "decimal" sign; and
+                  "beside", the names of K columns that only identify rows
     texts         the cells of these, one column after the other, UTF-8 in one array of bytes
-    text_ends     [K, N], int64: where each of these ends
+    text_ends     [K, N], int64: the end of each text
 
-Beside the file, ``{name}_params.json`` has the options, what the tool found and did, and the
-versions.
+Beside the file, ``{name}_params.json`` has the options, the findings and actions of the tool, and
+the versions.
 """
 
 import json
@@ -35,11 +37,11 @@ from training.names import COLUMN_TYPES, DECIMALS, SEPARATORS, script
 
 FORMAT = "inflationary-flows records 1"
 LONGEST_TEXT = 1000
-"""Of what is written with numbers and dates."""
+"""Maximum length of text that is written with numbers and dates."""
 
 
 def columns_json(records: Records) -> str:
-    """What is known of the columns of records, as one text."""
+    """Return the description of the columns of records, as one text."""
     about = {
         "columns": [asdict(column) for column in records.columns],
         "constants": dict(records.constants),
@@ -52,8 +54,11 @@ def columns_json(records: Records) -> str:
 
 
 def without_rows(text: str, broken: DataError) -> Records:
-    """Records of no rows, with the columns that ``columns_json`` wrote. Raises what is given if the
-    text is not such."""
+    """Return records without rows, with the columns that ``columns_json`` wrote.
+
+    Raises:
+        DataError: ``broken``, if the text is not of this form.
+    """
     about = _about(text, broken)
     columns = [_column(entry, broken) for entry in about["columns"]]
     constants, order, beside = about["constants"], about["order"], about["beside"]
@@ -64,7 +69,7 @@ def without_rows(text: str, broken: DataError) -> Records:
     }:
         raise broken
     try:
-        require_names(order, "", indexed=True)  # as those of tables: they are written again
+        require_names(order, "", indexed=True)  # as for tables, since names are written again
     except DataError as error:
         raise broken from error
     none = {name: np.empty(0, dtype=object) for name in beside}
@@ -74,7 +79,7 @@ def without_rows(text: str, broken: DataError) -> Records:
 
 
 def save_records(path: Path, records: Records) -> None:
-    """Writes a data set, whole or not at all."""
+    """Write a data set atomically."""
     beside = list(records.beside)
     texts = [str(text).encode() for name in beside for text in records.beside[name]]
     ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
@@ -90,7 +95,7 @@ def save_records(path: Path, records: Records) -> None:
 
 
 def holds_records(path: Path) -> bool:
-    """Whether a file is a data set of records."""
+    """Return whether a file is a data set of records."""
     if path.suffix != ".npz" or not path.is_file():
         return False
     with open_arrays(path) as saved:
@@ -98,7 +103,11 @@ def holds_records(path: Path) -> bool:
 
 
 def load_records(path: Path) -> Records:
-    """The data set of a file. Raises DataError if it is missing, broken, or holds no records."""
+    """Load the data set in a file.
+
+    Raises:
+        DataError: The file is missing or broken, or contains no records.
+    """
     broken = DataError(
         f"{path} is broken, or holds no records: make it again by {script('dataset_tool')}"
     )
@@ -121,7 +130,7 @@ def load_records(path: Path) -> Records:
 
 
 def _about(text: str, broken: DataError) -> dict[str, Any]:
-    """What is known of the columns, as JSON has it: names are texts, and columns are objects."""
+    """Parse the description of the columns: names are texts, and columns are objects."""
     try:
         about: dict[str, Any] = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -137,7 +146,7 @@ def _about(text: str, broken: DataError) -> dict[str, Any]:
 
 
 def _column(entry: Any, broken: DataError) -> RecordColumn:
-    """A column of its JSON."""
+    """Build a column from its JSON."""
     if not isinstance(entry, dict) or entry.keys() != {item.name for item in fields(RecordColumn)}:
         raise broken
     for name, value in entry.items():
@@ -147,7 +156,7 @@ def _column(entry: Any, broken: DataError) -> RecordColumn:
             sound = value is None or (type(value) is int and 0 <= value <= 20)
         else:
             sound = isinstance(value, bool if name in ("ordered", "grouped") else str)
-            sound = sound and len(str(value)) <= LONGEST_TEXT  # which each cell may have
+            sound = sound and len(str(value)) <= LONGEST_TEXT  # since each cell may contain it
         if not sound:
             raise broken
     levels, rare = tuple(entry["levels"]), tuple(entry["rare"])
@@ -160,7 +169,9 @@ def _column(entry: Any, broken: DataError) -> RecordColumn:
 
 
 def _possible(columns: Sequence[RecordColumn], values: np.ndarray) -> bool:
-    """Whether all values are finite or missing, and those of categories places of levels."""
+    """Return whether all values are finite or missing, and those of categories are indices of
+    levels.
+    """
     if np.isinf(values).any():
         return False
     for column, numbers in zip(columns, values.T, strict=True):
@@ -171,7 +182,7 @@ def _possible(columns: Sequence[RecordColumn], values: np.ndarray) -> bool:
 
 
 def _texts(saved: SavedArrays, broken: DataError, columns: int, rows: int) -> list[np.ndarray]:
-    """The texts ``[N]`` of K columns."""
+    """Return the texts ``[N]`` of each of the K columns."""
     data, ends = saved.read("texts"), saved.read("text_ends")
     flat = np.concatenate([[0], ends.ravel()])
     if (
@@ -192,8 +203,12 @@ def _texts(saved: SavedArrays, broken: DataError, columns: int, rows: int) -> li
 
 
 def load_as_records(path: Path) -> Records | None:
-    """The records of a data set, or the rows of one of numbers as records; None of other files.
-    Raises DataError if it is broken."""
+    """Load the records of a data set, or the rows of a numeric one as records; None for other
+    files.
+
+    Raises:
+        DataError: The file is broken.
+    """
     if holds_records(path):
         return load_records(path)
     return as_records(load_table(path)) if holds_table(path) else None

@@ -1,19 +1,19 @@
 """Residuals: files of ``calc_net_residuals_autocorrelations.py extract`` and ``extracttoys``.
 
-In eigenspace, of tables along the axes of the flow's own coordinates, in float32:
+Residuals are in eigenspace (for tables, along the axes of the flow's coordinates), in float32:
 
     {toy}_{schedule}_toy_net_outputs_residuals.npz       arrays [T, N, D]
     {data}_{schedule}_net_outputs_residuals_time{t}.npz  arrays [N, D], and time []
 
 Arrays are net_outputs and net_residuals, and exact_residuals where the exact denoiser is known.
-Every file says what it belongs to, and those of one extraction agree in all of it:
+Every file describes its extraction, and the files of one extraction agree in these entries:
 
-    data_name, schedule   text: how the files are named
+    data_name, schedule   text: used in the file names
     noise                 text: independent or path
     dims_to_keep          [], of the schedule
     times                 [T], all of them
-    origin                text: a digest of all options that the numbers depend on; the .json beside
-                          them has it too
+    origin                text: a digest of all options that the numbers depend on, also in the
+                          .json beside the files
 """
 
 import hashlib
@@ -40,12 +40,12 @@ QUANTITIES = ("net_outputs", "net_residuals", "exact_residuals")
 FLOAT32 = np.dtype(np.float32)
 MIB, GIB = 2**20, 2**30
 SPARE_BYTES = 64 * MIB
-"""Left free on a disk beyond what is to be written."""
+"""Number of bytes that remain free on a disk after writing."""
 
 
 @dataclass(frozen=True)
 class Extraction:
-    """What residuals were made of, as above. Files of one extraction agree in all of it."""
+    """Description of an extraction of residuals, as above; all files of one extraction share it."""
 
     data_name: str
     schedule: str
@@ -59,12 +59,16 @@ class Extraction:
         return f"{self.data_name}_{self.schedule}"
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """As each file has it."""
+        """Return the entries as arrays, as each file contains them."""
         return {name: np.asarray(value) for name, value in vars(self).items()}
 
     @classmethod
     def read(cls, path: Path) -> "Extraction":
-        """Raises DataError if a file does not say all of it, or says what makes no sense."""
+        """Read the description in a file.
+
+        Raises:
+            DataError: An entry is missing or invalid.
+        """
         with open_arrays(path) as saved:
             words = {name: _word(path, saved, name) for name in ("data_name", "schedule", "noise")}
             origin = _word(path, saved, "origin")
@@ -77,8 +81,12 @@ class Extraction:
 
 
 def told_of(extraction: Extraction, parameters: Path) -> dict[str, Any]:
-    """What files of an extraction say of it, beside the times; of the ``.json`` of its options
-    counts what it says if it is of this extraction. Raises DataError if that file is broken."""
+    """Return the description of an extraction without the times, and options from its ``.json`` if
+    that belongs to this extraction.
+
+    Raises:
+        DataError: The ``.json`` is broken.
+    """
     saved = load_json(parameters) if parameters.exists() else {}
     options = saved.get("options") if saved.get("origin") == extraction.origin else None
     known = {name: value for name, value in vars(extraction).items() if name != "times"}
@@ -89,7 +97,7 @@ def told_of(extraction: Extraction, parameters: Path) -> dict[str, Any]:
 
 
 def digest(settings: Mapping[str, Any]) -> str:
-    """A short text that differs where settings do."""
+    """Return a short text that differs if settings differ."""
     text = json.dumps(settings, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -98,8 +106,9 @@ def digest(settings: Mapping[str, Any]) -> str:
 def residual_writer(
     paths: list[Path], names: tuple[str, ...], count: int, dim: int, extraction: Extraction
 ) -> Iterator[Put]:
-    """Takes residuals in any order, for a file of each time, or one of a toy, which appear when the
-    block ends."""
+    """Write residuals in any order, to one file per time, or one file for a toy; files appear when
+    the block ends.
+    """
     alone, small = len(paths) == 1, {**extraction.arrays(), "format": np.array(FORMAT)}
     shape = (len(extraction.times), count, dim) if alone else (count, dim)
     shapes = dict.fromkeys(names, shape)
@@ -118,8 +127,11 @@ def residual_writer(
 
 
 def saved_shapes(path: Path, axes: int) -> dict[str, tuple[int, ...]]:
-    """Shapes of the residuals in a file by name, all one shape of so many axes. Raises DataError if
-    they are not there, of other axes, or of different shapes."""
+    """Return the shapes of the residuals in a file by name, all equal, with ``axes`` axes.
+
+    Raises:
+        DataError: Residuals are missing, or have different shapes or another number of axes.
+    """
     with open_arrays(path) as saved:
         names = [name for name in QUANTITIES if name in saved.names or name != "exact_residuals"]
     shapes = {}
@@ -135,8 +147,11 @@ def saved_shapes(path: Path, axes: int) -> dict[str, tuple[int, ...]]:
 
 
 def require_space(folder: Path, size: int) -> str:
-    """Says in words what is to be written to a folder, which need not exist. Raises DataError if so
-    many bytes do not fit on the disk; the message states both sizes."""
+    """Describe in words the ``size`` bytes to be written to a folder, which need not exist.
+
+    Raises:
+        DataError: The bytes do not fit on the disk; the message states both sizes.
+    """
     existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     free = shutil.disk_usage(existing).free
     if size + SPARE_BYTES > free:
@@ -152,7 +167,7 @@ def _word(path: Path, saved: SavedArrays, name: str) -> str:
     if value.ndim or value.dtype.kind != "U":
         raise DataError(f"{path}: '{name}' is no text")
     text = str(value)
-    # They become parts of file names.
+    # These texts become parts of file names.
     if not re.fullmatch(r"[\w.+-]*\w[\w.+-]*", text):
         raise DataError(f"{path}: '{name}' is '{shown(text)}', and no part of a file's name")
     return text
@@ -167,9 +182,17 @@ def time_file(folder: Path, stem: str, index: int | str) -> Path:
 
 
 def find_first(folder: Path, data_name: str | None, dims_to_keep: int | None) -> Path:
-    """The file of time 0 in a folder of image residuals; names and dims may be left out. Raises
-    DataError if there is none, UsageError if there are several, or none of that name that keeps so
-    many dimensions."""
+    """Find the file of time 0 in a folder of image residuals.
+
+    Args:
+        folder: The folder.
+        data_name: Name of the data; None for any.
+        dims_to_keep: Number of kept dimensions; None for any.
+
+    Raises:
+        DataError: There is no such file.
+        UsageError: There are several, or none with this name and number of dimensions.
+    """
     extractions = {
         path: Extraction.read(path) for path in sorted(folder.glob(time_file(folder, "*", 0).name))
     }
@@ -192,7 +215,11 @@ def find_first(folder: Path, data_name: str | None, dims_to_keep: int | None) ->
 
 
 def require_same(folder: Path, first: Extraction, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Raises DataError unless the files of all times are there and belong to the first."""
+    """Check that the files of all times exist and belong to the same extraction as the first.
+
+    Raises:
+        DataError: A file is missing, or belongs to another extraction.
+    """
     for index, time in enumerate(first.times):
         path = time_file(folder, first.stem, index)
         made = Extraction.read(path)

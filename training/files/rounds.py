@@ -1,22 +1,22 @@
 """Rounds of simulations: the folders ``round1``, ``round2``, ... of ``posterior.py rounds``.
 
-    {name}.npz              the data set that the round trains on: all simulations in its region
-    {name}_params.json      what is known of it, below
-    training/               the run of its training
+    {name}.npz              training data set of the round: all simulations in its region
+    {name}_params.json      facts about the simulations, below
+    training/               run directory of its training
     network.pkl             its network, of the posterior within the region
 
-The JSON has format, fingerprint (which run it is of), round, share of the prior that is in the
-region and its error, simulated (how many new ones) and failed (of these, which are left out), rows
-(of the data set), last (whether no round follows), base (the round whose data set was taken over, 0
-for none: not the one before if the posterior was mostly beyond its region), and region, null where
-it is that of the base:
+The JSON has format, fingerprint (which identifies the run), round, share (prior probability of the
+region) and its error, simulated (the number of new simulations) and failed (those of them that
+failed and are left out), rows (of the data set), last (whether no round follows), base (the round
+whose data set is extended, 0 for none; it is not the previous round if the posterior was mostly
+outside that round's region), and region, null if it equals that of the base:
 
-    least                   log density of the posterior of the round before, in nats
+    least                   log density of the previous round's posterior, in nats
     center, axes, low, high     of a box: (theta - center) @ axes is between low and high
 
-The region of a round is where both hold, and within that of its base.
-Files appear in the order of this list but for the JSON, which is before the data set: a round that
-is there is not made again.
+A round's region is the intersection of both sets with the region of its base. Files appear in the
+order of this list, except for the JSON, which is written before the data set. Existing rounds are
+not repeated.
 """
 
 from dataclasses import asdict, dataclass, fields
@@ -35,7 +35,7 @@ FORMAT = "inflationary-flows round 1"
 
 @dataclass(frozen=True)
 class RoundFacts:
-    """What is known of the simulations of a round; attributes are what the JSON has, above."""
+    """Facts about the simulations of a round; attributes are the entries of the JSON above."""
 
     fingerprint: str
     round: int
@@ -49,14 +49,17 @@ class RoundFacts:
 
 
 def save_round(path: Path, facts: RoundFacts, bounds: Bounds | None, more: dict[str, Any]) -> None:
-    """Writes what is known of a round, whole or not at all."""
+    """Write the facts about a round atomically."""
     region = None if bounds is None else bounds.plain()
     save_json(path, {"format": FORMAT, **asdict(facts), "region": region, **more})
 
 
 def load_round(path: Path) -> tuple[RoundFacts, Bounds | None]:
-    """What is known of a round, and the bounds of its region. Raises DataError if the file is
-    missing, broken, or of something else."""
+    """Load the facts about a round, and the bounds of its region.
+
+    Raises:
+        DataError: The file is missing, broken, or of another kind.
+    """
     content = load_json(path)
     broken = DataError(f"{path} does not tell of a round: remove its folder, or give --overwrite")
     kinds: dict[str, Any] = {each.name: each.type for each in fields(RoundFacts)}

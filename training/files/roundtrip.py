@@ -1,13 +1,13 @@
 """Round-trip errors: the files of ``calc_roundtrip_mse.py``.
 
-``{data}_{schedule}_roundtrip_mse_seed{seed}.json`` has all options and, of images,
+``{data}_{schedule}_roundtrip_mse_seed{seed}.json`` has all options and, for images,
 
     mse, mse_float        in squared gray levels, after rounding to 8 bits and before
     max_abs_error         in gray levels
     exact_pixels          a fraction
     rms_error_histogram   over the images
 
-and of tables rms_error and max_abs_error in the coordinates of the flow, where columns have unit
+and for tables rms_error and max_abs_error in the coordinates of the flow, where columns have unit
 variance, and columns, rms and max_abs of each in its own units. ``..._worst.npz`` has the K worst
 of N images:
 
@@ -39,9 +39,9 @@ FORMAT = "inflationary-flows roundtrip errors 1"
 ROWS_FORMAT = "inflationary-flows roundtrip errors of rows 1"
 WORST_FORMAT = "inflationary-flows worst roundtrips 1"
 ERROR_NAMES = ("mse", "mse_float", "max_abs_error", "exact")
-"""Of the columns of ``RoundtripErrors``."""
+"""Names of the columns of ``RoundtripErrors``."""
 BIN_EDGES = torch.logspace(-6, 3, 46, dtype=torch.float64)
-"""Of the histogram of errors, in gray levels: five to a decade, the same for every run."""
+"""Edges of the histogram of errors, in gray levels: five per decade, the same for every run."""
 
 
 SHAPES = {
@@ -54,13 +54,14 @@ SHAPES = {
     "all_max_abs_error": "N",
     "all_exact": "N",
 }
-"""Axes of the errors: K images that are kept, N in all."""
+"""Axes of the errors: K stored images, N in total."""
 STEM = re.compile(r"(?P<stem>.+?)(_roundtrip_mse)?(_seed\d+)?_worst")
 
 
 def roundtrip_paths(folder: Path, stem: str, seed: int) -> tuple[Path, Path]:
-    """The JSON and the ``.npz``, for the name of the data and the schedule, and a seed of the
-    choice of images."""
+    """Return the paths of the JSON and the ``.npz``, given the stem (data and schedule) and the
+    seed for the choice of images.
+    """
     name = f"{stem}_roundtrip_mse_seed{seed}"
     return folder / f"{name}.json", folder / f"{name}_worst.npz"
 
@@ -71,13 +72,13 @@ def save_worst(
     worst: Mapping[str, Tensor],
     image_shape: tuple[int, int, int],
 ) -> None:
-    """Writes the worst images, and the errors of all.
+    """Write the worst images, and the errors of all.
 
     Args:
         path: The ``.npz``.
-        errors: Of all images.
+        errors: Errors of all images.
         worst: ``indices``, ``originals``, ``returned``, ``latents``, ``columns`` of errors and
-            perhaps ``labels`` of the worst ``[k, ...]``.
+            optionally ``labels`` of the worst ``[k, ...]``.
         image_shape: ``(C, H, W)``.
     """
     arrays = {**worst, "image_shape": torch.tensor(image_shape)}
@@ -89,15 +90,15 @@ def save_worst(
 
 
 def save_errors(path: Path, errors: RoundtripErrors, about: Mapping[str, Any]) -> None:
-    """Writes the errors, their histogram, and what is known about how they came to be."""
+    """Write the errors, their histogram, and metadata."""
     summary = {**errors.summary(), "rms_error_histogram": histogram(errors.mse_float.sqrt())}
     save_json(path, {"format": FORMAT, **summary, **about})
 
 
 def histogram(values: Tensor) -> dict[str, Any]:
-    """Counts of values ``[N]`` between ``BIN_EDGES``, and of those outside.
+    """Count values ``[N]`` between ``BIN_EDGES``, and those outside.
 
-    A value on an edge belongs to the bin above it; zeros are below all.
+    A value on an edge belongs to the bin above it; zeros are below all bins.
     """
     places = torch.bucketize(values, BIN_EDGES, right=True)
     below, *counts, above = places.bincount(minlength=len(BIN_EDGES) + 1).tolist()
@@ -107,8 +108,9 @@ def histogram(values: Tensor) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class SavedRoundtrips:
-    """Errors of N images that were melted and came back, and K of these images, maybe none;
-    attributes are the arrays above, of their shapes."""
+    """Errors of N images that were inflated and generated again, and K of these images (K may be
+    0); attributes are the arrays above, with their shapes.
+    """
 
     path: Path
     originals: np.ndarray
@@ -124,8 +126,12 @@ class SavedRoundtrips:
 
     @classmethod
     def load(cls, path: Path) -> "SavedRoundtrips":
-        """Reads and checks such a file. Raises DataError for a missing or broken file, a missing
-        array, a wrong shape, or an impossible value."""
+        """Read and check a file of round-trip errors.
+
+        Raises:
+            DataError: The file is missing or broken, an array is missing or has a wrong shape, or a
+                value is impossible.
+        """
         with open_arrays(path) as saved:
             originals, arrays = saved.numbers("originals"), CheckedArrays(saved, path)
             if originals.dtype != np.uint8:
@@ -151,7 +157,7 @@ class SavedRoundtrips:
 
     @property
     def name(self) -> str:
-        """The data's name, and how it was melted, by the name of the file."""
+        """Name of the data and the simulation, from the file name."""
         match = STEM.fullmatch(self.path.stem)
         stem = match["stem"] if match else self.path.stem
         return ": ".join(word for word in title_of(stem) if word)

@@ -1,14 +1,14 @@
-"""Simulated rows of a table: what their trajectory has besides, and rows as CSV.
+"""Simulated rows of a table: arrays in addition to those of their trajectory, and rows as CSV.
 
-    points            [N, D], rows in their own units: melted, or where they came back or ended
+    points            [N, D], rows in their own units: those inflated, or the final ones
     names             [D], of the columns
-    row_index         [N], of a melt: which rows of the data set they are
+    row_index         [N], for an inflation: indices of the rows in the data set
     log_prob          [N], with --log_prob
     log_prob_error    [N], standard errors of these, where they are estimated
 
-The states are in the coordinates of the flow. ``--csv`` writes rows as the source had them: all
-columns, discrete ones rounded, those of samples within their range, and log_prob and
-log_prob_error if there are such.
+The states are in the coordinates of the flow. ``--csv`` writes rows in the format of the source:
+all columns, discrete ones rounded, samples within the range of their columns, and log_prob and
+log_prob_error if they exist.
 """
 
 import csv
@@ -25,18 +25,20 @@ from torch_utils.results import SavedArrays, open_arrays
 from training.files.trajectory import SavedTrajectory
 
 DIGITS = 12
-"""Significant digits: enough for what is generated, few enough that 0.3 is 0.3."""
+"""Number of significant digits: enough for generated values, few enough that 0.3 is 0.3."""
 POINTS, NAMES, DENSITIES, ROW_INDEX = "points", "names", "log_prob", "row_index"
 ERRORS = "log_prob_error"
 MAY_BE_WILD = (POINTS, DENSITIES)
-"""Arrays in which single rows may be infinite or NaN: these are counted, and the rest is drawn."""
+"""Arrays in which single rows may be infinite or NaN: these rows are counted, and the rest is
+drawn.
+"""
 LARGEST = 1e150
-"""Of what can be drawn: squares and ranges of values must be finite."""
+"""Maximum magnitude of values to be drawn: squares and ranges of values must be finite."""
 LABELS = {"melt": "data", "roundtrip": "returned rows", "gen": "samples"}
 
 
 def save_csv(path: Path, names: Sequence[str], rows: Tensor) -> None:
-    """Writes columns by name and rows ``[N, len(names)]``, whole or not at all."""
+    """Write columns by name and rows ``[N, len(names)]`` atomically."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(names)
@@ -48,13 +50,13 @@ class SavedTable:
     """A saved simulation of N rows of D columns.
 
     Attributes:
-        trajectory: Its states in the coordinates of the flow.
-        names: Of the columns.
-        points: Rows where a melt started or others ended, in the units of the columns ``[N, D]``;
-            those that cannot be drawn are NaN.
-        log_prob: Log densities in nats ``[N]``, NaN likewise; None where they were not asked for.
-        row_index: Numbers of the rows in their data set ``[N]``; None of generated ones.
-        errors: Standard errors of the log densities ``[N]``, NaN likewise; None of exact ones.
+        trajectory: States in the coordinates of the flow.
+        names: Names of the columns.
+        points: Initial rows of an inflation, or final rows of other simulations, in the units of
+            the columns ``[N, D]``; rows that cannot be drawn are NaN.
+        log_prob: Log densities in nats ``[N]``, NaN likewise; None if they were not requested.
+        row_index: Indices of the rows in their data set ``[N]``; None for generated rows.
+        errors: Standard errors of the log densities ``[N]``, NaN likewise; None for exact ones.
     """
 
     trajectory: SavedTrajectory
@@ -66,9 +68,16 @@ class SavedTable:
 
     @classmethod
     def load(cls, path: Path, choose: Callable[[int], np.ndarray] | None = None) -> "SavedTable":
-        """Reads and checks a results file; which states are kept is chosen as of trajectories.
-        Raises DataError for a missing or broken file, a missing array, a wrong shape, an impossible
-        value, or no two rows that can be drawn."""
+        """Read and check a results file.
+
+        Args:
+            path: The file.
+            choose: Choice of the states to keep; see ``SavedTrajectory.load``.
+
+        Raises:
+            DataError: The file is missing or broken, an array is missing or has a wrong shape, a
+                value is impossible, or fewer than two rows can be drawn.
+        """
         trajectory = SavedTrajectory.load(path, of_table=True, choose=choose)
         count, dim = trajectory.count, trajectory.dim
         with open_arrays(path) as saved:
@@ -96,34 +105,34 @@ class SavedTable:
 
     @property
     def kind(self) -> str:
-        """``melt``, ``roundtrip`` or ``gen``."""
+        """Kind of the simulation: ``melt``, ``roundtrip`` or ``gen``."""
         return self.trajectory.kind
 
     @property
     def label(self) -> str:
-        """What its rows are."""
+        """Description of the rows."""
         return LABELS[self.kind]
 
     @property
     def rows(self) -> np.ndarray:
-        """The rows that can be drawn ``[n, D]``."""
+        """Rows that can be drawn ``[n, D]``."""
         return np.asarray(self.points[~np.isnan(self.points).any(axis=1)])
 
     @property
     def densities(self) -> np.ndarray:
-        """The log densities that can be drawn ``[n]``; none where none are known."""
+        """Log densities that can be drawn ``[n]``; empty if none are known."""
         known = np.zeros(0) if self.log_prob is None else self.log_prob
         return known[~np.isnan(known)]
 
 
 def printable(name: str) -> str:
-    """A name without what moves the cursor, and none of it taken for mathematics."""
+    """Return a name without unprintable characters and repeated spaces, "(no name)" if empty."""
     plain = "".join(letter if letter.isprintable() else " " for letter in name)
     return " ".join(plain.split()) or "(no name)"
 
 
 def _numbers(saved: SavedArrays, path: Path, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """An array ``shape``, NaN where it cannot be drawn."""
+    """Return an array of a given shape, NaN where it cannot be drawn."""
     values = saved.read(name)
     if values.shape != shape or values.dtype.kind not in "fiu":
         raise DataError(

@@ -2,31 +2,32 @@
 
 The folder is ``{outdir}/{00000}-{data}-{schedule}-{network}[...][-{desc}]/``, with
 
-    training_options.json         options: each with the value that it came to; the command, the
-                                  versions, and when it started; --resume reads it
+    training_options.json         options with their final values; the command, the versions, and
+                                  the start time; --resume reads it
     log.txt                       the lines of the console, with times; a resumed run appends
-    stats.jsonl                   one JSON object a report, see below
+    stats.jsonl                   one JSON object per report, see below
     events.out.tfevents.*         the same numbers: tensorboard --logdir={outdir}
-    network-snapshot-{kimg}.pkl   the network with averaged weights after so many thousand samples
-    training-state-{kimg}.pt      the last --keep of what --resume needs: weights, averages,
+    network-snapshot-{kimg}.pkl   the network with averaged weights after this number of thousand
+                                  samples
+    training-state-{kimg}.pt      the last --keep states for --resume: weights, averages,
                                   optimizer, step
 
 Keys of ``stats.jsonl``:
 
     seen                          samples trained on so far
     Loss/loss                     mean since the last report; 1 is the best linear denoiser
-    Loss/held_out                 loss of the averaged weights on what is not trained on: of
-                                  tables, and with --held_out of images
+    Loss/held_out                 validation loss of the averaged weights: of tables, and with
+                                  --held_out of images
     Loss/held_out_numbers, Loss/held_out_levels
-                                  of records: what numbers and categories add to it
-    Likelihood/held_out_nats      of tables: estimate of the mean log density of held-out rows
+                                  of records: contributions of numbers and categories to it
+    Likelihood/held_out_nats      of tables: estimated mean log density of validation rows
     Gradient/norm                 mean norm of the gradient
-    Progress/learning_rate        now
-    Progress/skipped_steps        steps without a finite gradient, which were left out so far
+    Progress/learning_rate        current value
+    Progress/skipped_steps        steps skipped so far because the gradient was not finite
     Timing/seconds                since the start, or the start of the resumed run
     Timing/seconds_per_kimg       per thousand samples since the last report
     Timing/waiting_for_data       fraction of the time spent waiting for batches
-    Resources/peak_memory_gib     of the process, as its reports saw it
+    Resources/peak_memory_gib     of the process, at the times of its reports
     Resources/peak_gpu_memory_gib of the device, on CUDA
 """
 
@@ -42,7 +43,7 @@ from dnnlib.errors import DataError
 
 STATS = "stats.jsonl"
 LARGEST_FILE = 1 << 28
-"""Bytes; a line has some 500."""
+"""Maximum size in bytes; a line has about 500."""
 COLUMNS = (
     "seen",
     "Loss/loss",
@@ -54,15 +55,15 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class SavedTraining:
-    """The course of a training run, K reports.
+    """Statistics of a training run in K reports.
 
     Attributes:
-        samples: Trained on so far, millions, increasing, ``[K]``.
-        loss: Mean since the report before, ``[K]``; NaN where no step was counted.
-        learning_rate: ``[K]``.
-        held_out: Loss of the averaged weights on what is not trained on, ``[K]``, NaN where it was
-            not taken; None if it never was.
-        nats: Mean log density of held-out rows of a table, likewise.
+        samples: Number of samples trained on so far, millions, increasing, ``[K]``.
+        loss: Mean loss since the previous report, ``[K]``; NaN if no step was counted.
+        learning_rate: Learning rate ``[K]``.
+        held_out: Validation loss of the averaged weights, ``[K]``, NaN where it was not computed;
+            None if it never was.
+        nats: Mean log density of validation rows of a table, likewise.
     """
 
     samples: np.ndarray
@@ -73,15 +74,18 @@ class SavedTraining:
 
     @property
     def best(self) -> int | None:
-        """The report that did best on what is held out; None if that is not known."""
+        """Index of the report with the best validation result; None if there is none."""
         if self.nats is not None:
             return int(np.nanargmax(self.nats))
         return None if self.held_out is None else int(np.nanargmin(self.held_out))
 
     @classmethod
     def load(cls, path: Path) -> "SavedTraining":
-        """Reads a ``stats.jsonl``. Raises DataError for a missing file, a line that is not such
-        statistics, or no report with a loss."""
+        """Read a ``stats.jsonl``.
+
+        Raises:
+            DataError: The file is missing, a line has another form, or no report has a loss.
+        """
         try:
             if not path.is_file() or path.stat().st_size > LARGEST_FILE:
                 raise DataError(f"{path} is no file, or larger than any run's statistics")
@@ -93,7 +97,7 @@ class SavedTraining:
             try:
                 record = json.loads(line)
             except (ValueError, RecursionError):
-                if number == len(lines):  # a run that goes on may be writing it
+                if number == len(lines):  # a running training may be writing it
                     break
                 record = None
             rows.append(_report(record, f"line {number} of {path}"))

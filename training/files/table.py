@@ -2,23 +2,25 @@
 
     points            [N, D], float64, in their own units
     names             [D], of the columns; without them x1, x2, ...
-    steps, offsets    [D]: the step of a discrete column and a value of it; 0 for continuous ones
+    steps, offsets    [D]: the bin width of a discrete column and one of its values; 0 for
+                      continuous columns
     bounds            [D, 2], lowest and highest value, NaN where there is none
-    held_out          [N], bool: rows that are not trained on, but may choose between networks
-    kept              [N], bool: rows that no training sees at all, for posterior.py calibrate
-    dropped_names     [K], columns of the source that are left out, since they follow from others:
+    held_out          [N], bool: validation rows, which are not trained on but may be used to choose
+                      between networks
+    kept              [N], bool: rows that no training uses at all, for posterior.py calibrate
+    dropped_names     [K], columns of the source that are left out because they follow from others:
                       dropped_offsets + points @ dropped_slopes.T
     dropped_offsets   [K]
     dropped_slopes    [K, D]
-    column_order      [D + K], all names as the source has them
+    column_order      [D + K], all names in the order of the source
     conditions, condition_names   [N, C] and [C], if points are to be conditioned on something;
                       NaN where data of a trial are missing, but not all of them, nor covariates
-    condition_steps, condition_offsets, condition_bounds   [C], [C], [C, 2], as of columns
-    covariates        [K], names of those conditions that are no data, such as a design or a time
-    datasets          [N], whole numbers: rows that are trials of one dataset have the same one
+    condition_steps, condition_offsets, condition_bounds   [C], [C], [C, 2], as for columns
+    covariates        [K], names of conditions that are not data, such as a design or a time
+    datasets          [N], whole numbers: rows with the same number are trials of one dataset
 
-Only points are needed. Beside the file, ``{name}_params.json`` has the options, what the tool found
-and did, and the versions.
+Only points are needed. Beside the file, ``{name}_params.json`` has the options, the findings and
+actions of the tool, and the versions.
 """
 
 from collections.abc import Sequence
@@ -40,7 +42,7 @@ FORMAT = "inflationary-flows table 1"
 
 
 def save_table(path: Path, table: DataTable) -> None:
-    """Writes a data set, whole or not at all."""
+    """Write a data set atomically."""
     columns, dropped = table.columns, table.dropped
     arrays: dict[str, Any] = {
         "format": FORMAT,
@@ -74,20 +76,27 @@ def save_table(path: Path, table: DataTable) -> None:
 
 
 def _as_stored(columns: Columns) -> Tensor:
-    """Bounds ``[D, 2]``, NaN where there is none."""
+    """Return bounds ``[D, 2]``, NaN where there is none."""
     bounds = torch.stack([columns.low, columns.high], dim=1)
     return torch.where(bounds.isfinite(), bounds, torch.nan)
 
 
 def load_table(path: Path) -> DataTable:
-    """The data set of a file, but for the rows that it keeps from all trainings. Raises DataError
-    if it is missing, broken, or no table."""
+    """Load the data set in a file, without the rows that are kept from all trainings.
+
+    Raises:
+        DataError: The file is missing or broken, or not a table.
+    """
     table = load_whole(path)
     return table if table.kept is None else table.at(~table.kept)
 
 
 def load_whole(path: Path) -> DataTable:
-    """The data set of a file, with all its rows; raises as ``load_table``."""
+    """Load the data set in a file, with all its rows.
+
+    Raises:
+        DataError: As in ``load_table``.
+    """
     with open_arrays(path) as saved:
         arrays = CheckedArrays(saved, path)
         points = torch.from_numpy(arrays.read("points", "ND", least=0, largest=inf))
@@ -144,7 +153,7 @@ def load_whole(path: Path) -> DataTable:
 
 
 def _columns(arrays: CheckedArrays, names: Sequence[str], prefix: str = "") -> Columns:
-    """What is known of columns, by arrays whose names begin so."""
+    """Return the properties of columns, from arrays whose names start with ``prefix``."""
     require_names(names, arrays.path)
     letter, count = "C" if prefix else "D", len(names)
     steps = _numbers(arrays, f"{prefix}steps", letter, count)
@@ -157,7 +166,7 @@ def _columns(arrays: CheckedArrays, names: Sequence[str], prefix: str = "") -> C
 def _datasets(
     arrays: CheckedArrays, points: Tensor, held_out: Tensor, kept: Tensor
 ) -> Tensor | None:
-    """The dataset of each row, if the file says so."""
+    """Return the dataset of each row; None if the file has no datasets."""
     path = arrays.path
     if "datasets" not in arrays.saved.names:
         return None
@@ -179,7 +188,11 @@ def _datasets(
 
 
 def _require_data(path: Path, conditions: Tensor, is_data: Sequence[bool]) -> None:
-    """Raises DataError if a covariate of ``[N, C]`` is missing, or all data of a row are."""
+    """Check that conditions ``[N, C]`` have all covariates, and some data in each row.
+
+    Raises:
+        DataError: A covariate is missing, or all data of a row are.
+    """
     missing, data = conditions.isnan(), torch.tensor(is_data)
     if missing[:, ~data].any():
         row = int(missing[:, ~data].any(dim=1).int().argmax()) + 1
@@ -191,7 +204,7 @@ def _require_data(path: Path, conditions: Tensor, is_data: Sequence[bool]) -> No
 
 
 def holds_table(path: Path) -> bool:
-    """Whether a file may be a table: an ``.npz`` with points."""
+    """Return whether a file may be a table: an ``.npz`` with points."""
     if path.suffix != ".npz" or not path.is_file():
         return False
     with open_arrays(path) as saved:
@@ -199,7 +212,7 @@ def holds_table(path: Path) -> bool:
 
 
 def _numbers(arrays: CheckedArrays, name: str, letters: str, *shape: int) -> Tensor:
-    """Numbers of a shape in letters, or zeros where there are none."""
+    """Return numbers of a shape given in letters, or zeros if there are none."""
     if name not in arrays.saved.names:
         return torch.zeros(shape, dtype=torch.float64)
     return torch.from_numpy(arrays.read(name, letters, least=0, largest=inf))
@@ -234,7 +247,7 @@ def _bounds(arrays: CheckedArrays, name: str, dim: int) -> tuple[Tensor, Tensor]
 
 
 def _chosen(arrays: CheckedArrays, name: str, count: int) -> Tensor:
-    """Which rows are held out, or kept; none where the file does not say."""
+    """Return which rows are held out, or kept; none if the file has no such array."""
     if name not in arrays.saved.names:
         return torch.zeros(count, dtype=torch.bool)
     array = arrays.saved.read(name)

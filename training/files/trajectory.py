@@ -1,11 +1,11 @@
 """Simulations: the results of ``toy_pfODE_int.py`` and ``pfODE_int.py``.
 
-Toys have ``{toy}_{schedule}_{mode}_{sim}_results.npz`` for each sim of melt, roundtrip and gen and
+Toys have ``{toy}_{schedule}_{mode}_{sim}_results.npz`` for each sim (melt, roundtrip, gen) and
 ``{toy}_{schedule}_{mode}_sim_params.json``; images and tables have ``{data}_{schedule}_{sim}.npz``
 and ``{data}_{schedule}_HD_pfODE_int_sim_params.json``. The schedule is PRP, PRRto{d}D, EDM, VP or
 VE. Arrays, for S saved times, N samples and D dimensions, in float64; states of images in float32:
 
-    times                 [S], in the order of the simulation: upward for a melt
+    times                 [S], in the order of the simulation: increasing for an inflation
     tilde_xs              [S, N, D], unscaled states in image space: at time 0, data
     xs                    [S, N, D], scaled states, scale * tilde_xs
     tilde_xs_es, xs_es    [S, N, D], the same in eigenspace, where the mean is subtracted
@@ -13,22 +13,25 @@ VE. Arrays, for S saved times, N samples and D dimensions, in float64; states of
     unscaled_scores       [S, N, D], (net_outs - tilde_xs_es) / noise_variance, in eigenspace
     dxs, dxs_es           [S, N, D], the last step's change of xs_es, rotated to image space and in
                           eigenspace; 0 at the start
-    mean, eigenvectors, eigenvalues   [D], [D, D], [D]: columns are axes, variances sorted downward
+    mean, eigenvectors, eigenvalues   [D], [D, D], [D]: columns are axes, variances in decreasing
+                          order
     scale, noise_variance [S], [S, D], the schedule at the saved times
-    network_sha256        [], text: a digest of all that decides what the flow of a network does
-    gap, gap_times, gap_solver   [N, D], [steps + 1], []: of rev_euler and rev_rk5, of a melt and a
-                          generation: what an exact way back needs beside the last of xs_es
-    image_shape           [3], of images: channels, height, width
-    labels                [N, L], of networks with classes
-    image_index           [N], of images of a melt and its roundtrip: which of the data set they are
-    log_prob              [N], with --log_prob: nats at the first time; of images dequantized
-    log_prob_error        [N], its standard error where it is estimated, or the mean over a cell
-    bits_per_dim          [N], of images
+    network_sha256        [], text: a digest of everything that determines the flow of a network
+    gap, gap_times, gap_solver   [N, D], [steps + 1], []: with rev_euler and rev_rk5, for an
+                          inflation and a generation: besides the last xs_es, the state that exact
+                          inversion needs
+    image_shape           [3], for images: channels, height, width
+    labels                [N, L], for networks with classes
+    image_index           [N], for images of an inflation and its roundtrip: indices in the data set
+    log_prob              [N], with --log_prob: nats at the first time; for images dequantized
+    log_prob_error        [N], standard error of log_prob if it is estimated, or if it is the mean
+                          over a quantization bin
+    bits_per_dim          [N], for images
 
 States are saved at the start, every ``--save_freq`` steps, and at the end. So
 ``tilde_xs == tilde_xs_es @ eigenvectors.T + mean``, and the closed form of a latent variance is
-``scale[k]**2 * (eigenvalues + noise_variance[k])``. A lone roundtrip refuses a melt of another
-network.
+``scale[k]**2 * (eigenvalues + noise_variance[k])``. A roundtrip from a file rejects an inflation by
+another network.
 
 The JSON has, for each simulation, options, denoiser_calls, seconds, end_time, and end_variance per
 eigen-dimension beside closed_form_variance; errors of a roundtrip; the versions and the command.
@@ -57,9 +60,9 @@ from training.flow.trajectory import State
 
 FORMAT = "inflationary-flows trajectory 1"
 PARAMETERS_FORMAT = "inflationary-flows simulations 1"
-"""Of the JSON beside them."""
+"""Format of the JSON beside the arrays."""
 DIGITS = 12
-"""Digits of a digest that a message shows."""
+"""Number of digits of a digest that a message shows."""
 STATE_KEYS = (
     "tilde_xs",
     "xs",
@@ -71,27 +74,31 @@ STATE_KEYS = (
     "dxs_es",
 )
 STATES, IMAGES, IMAGE_SHAPE = "xs_es", "tilde_xs", "image_shape"
-"""What is read of them: scaled states of the eigenspace, and of images unscaled ones."""
+"""Arrays that are read: scaled states in eigenspace, and unscaled states and the shape of
+images.
+"""
 SHAPES = {"times": "S", "scale": "S", "noise_variance": "SD", "eigenvalues": "D"}
-"""What every reader needs beside the states."""
+"""Axes of the arrays that every reader needs besides the states."""
 DENSITIES = ("log_prob", "bits_per_dim")
 MOST_SAMPLES, MOST_DIMS, MOST_IMAGES = 3000, 6, 100
-"""That are kept to be drawn."""
+"""Maximum numbers of samples, dimensions and images that are kept for drawing."""
 MOST_CLASSES, LARGEST_NUMBER = 20, 2**53
-"""Classes that are told apart, and what floating-point numbers are: others are left out."""
+"""Maximum number of classes, and of indices that floating point represents exactly; others are
+ignored.
+"""
 SAMPLE_KEYS = ("image_index", "row_index")
-"""``[N]``: what a melt says of its samples, and a roundtrip from it too."""
+"""Arrays ``[N]`` that identify the samples of an inflation and of its roundtrip."""
 
 
 class Recorder:
-    """Takes what a simulation finds, and writes it on the main rank.
+    """A recorder of a simulation's states, which the main rank writes.
 
     Args:
-        flow: Knows what the denoiser says of a state.
-        count: N, over all ranks.
-        stream: Where states go; None on the other ranks.
-        small: The arrays that are written at the end.
-        dtype: Of the states in the file.
+        flow: Flow whose denoiser is evaluated at the states.
+        count: Number of samples over all ranks, N.
+        stream: Destination of the states; None on the other ranks.
+        small: Arrays that are written at the end.
+        dtype: Type of the states in the file.
     """
 
     def __init__(
@@ -107,8 +114,11 @@ class Recorder:
         self._recorded = 0
 
     def __call__(self, state: State) -> None:
-        """The next saved state of this rank's share. Raises DataError if the file's numbers cannot
-        hold it."""
+        """Record the next saved state of this rank's share.
+
+        Raises:
+            DataError: The file's number type cannot represent the state.
+        """
         for name, share in describe_state(self._flow, state).items():
             whole = distributed.gather_rows(share, self._count)
             if (whole.isfinite() & (whole.abs() > self._largest)).any():
@@ -121,7 +131,7 @@ class Recorder:
         self._recorded += 1
 
     def add(self, arrays: Mapping[str, Tensor | np.ndarray]) -> None:
-        """Arrays of all ranks that are known at the end only, such as ``log_prob [N]``."""
+        """Add arrays of all ranks that are known only at the end, such as ``log_prob [N]``."""
         for name, array in arrays.items():
             self._small[name] = array.cpu().numpy() if isinstance(array, Tensor) else array
 
@@ -137,17 +147,18 @@ def trajectory_file(
     names: Sequence[str] | None = None,
     **extra: Tensor,
 ) -> Iterator[Recorder]:
-    """A results file. Yields what takes the saved states of this rank's share, in their order.
+    """Open a results file, and yield the recorder of this rank's saved states, in order.
 
-    Calls the denoiser once a state. Memory holds one state, the file appears when the block ends.
+    The denoiser is evaluated once per state. Memory contains one state; the file appears when the
+    block ends.
 
     Args:
         path: The file; the main rank writes it.
-        flow: Knows what the denoiser says of a state.
+        flow: Flow whose denoiser is evaluated at the states.
         times: Saved times ``[S]``.
-        count: N, over all ranks.
-        dtype: Of what is saved of the states; they are computed in float64.
-        network_sha256: Digest of the network, by which a roundtrip knows its melt.
+        count: Number of samples over all ranks, N.
+        dtype: Type of the saved states; they are computed in float64.
+        network_sha256: Digest of the network, by which a roundtrip recognizes its inflation.
         names: Names of the columns of a table.
         extra: Further arrays, such as ``labels``.
     """
@@ -178,7 +189,9 @@ def trajectory_file(
 
 @torch.no_grad()
 def describe_state(flow: ProbabilityFlow, state: State) -> dict[str, Tensor]:
-    """A state in both spaces, and what the denoiser says of it: ``[N, D]`` by key."""
+    """Return a state in both spaces, and denoiser, score and update at the state: ``[N, D]`` by
+    key.
+    """
     scale = flow.schedule.scale(state.time)
     tilde = state.x / scale
     denoised = flow.denoiser(tilde, state.time)
@@ -197,17 +210,17 @@ def describe_state(flow: ProbabilityFlow, state: State) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class SavedEnd:
-    """Where a saved melt ended.
+    """Final state of a saved inflation.
 
     Attributes:
-        path: Its file.
-        x: Scaled eigenspace ``[N, D]``, float64.
-        start: What the melt started from, scaled eigenspace ``[N, D]``.
-        labels: ``[N, L]``, or None.
-        arrays: What else the file says of the samples, such as ``image_index [N]``.
-        gap: Beside x ``[N, D]``, float64, if these are the times of a melt that can be undone
-            exactly; None if not.
-        gap_solver: The name of the solver that can; None without a gap.
+        path: Path of the file.
+        x: Scaled final state in eigenspace ``[N, D]``, float64.
+        start: Scaled initial state in eigenspace ``[N, D]``.
+        labels: Conditions of the network ``[N, L]``, or None.
+        arrays: Further arrays about the samples, such as ``image_index [N]``.
+        gap: State besides x ``[N, D]``, float64, if the inflation can be inverted exactly along
+            these times; None if not.
+        gap_solver: Name of the solver of the exact inversion; None without a gap.
     """
 
     path: Path
@@ -219,9 +232,10 @@ class SavedEnd:
     gap_solver: str | None = None
 
     def gap_for(self, solver: Solver) -> Tensor | None:
-        """The gap ``[N, D]`` to go back with; None if the solver or its times are others.
+        """Return the gap ``[N, D]`` for the inversion; None if the solver or its times are others.
 
-        Logs a warning if a reversible solver has to go back without one: that is not exact.
+        Logs a warning if a reversible solver has to run without a gap, since the result is not
+        exact.
         """
         gap = self.gap if self.gap_solver == solver.name else None
         if gap is None and solver.pairs is not None:
@@ -235,17 +249,17 @@ class SavedEnd:
     def load(
         cls, path: Path, flow: ProbabilityFlow, times: Tensor, network_sha256: str | None = None
     ) -> "SavedEnd":
-        """Reads a melt along these times in this flow.
+        """Read an inflation along these times in this flow.
 
         Args:
-            path: The melt's file.
-            flow: The flow to go on in.
-            times: Increasing ``[steps + 1]``.
-            network_sha256: Digest of the flow's network; None where it has none.
+            path: File of the inflation.
+            flow: Flow in which to continue.
+            times: Increasing times ``[steps + 1]``.
+            network_sha256: Digest of the flow's network; None if it has none.
 
         Raises:
-            DataError: The file is missing, broken or no melt, or was made with another network,
-                schedule, or time; the message states both values.
+            DataError: The file is missing, broken or not an inflation, or was made with another
+                network, schedule, or time; the message states both values.
         """
         with open_arrays(path) as saved:
             states, own, arrays = _read_states(saved, path)
@@ -291,28 +305,30 @@ class SavedEnd:
 
 @dataclass(frozen=True)
 class SavedTrajectory:
-    """A saved simulation of S times, N samples and D dimensions: what is drawn of it.
+    """A saved simulation of S times, N samples and D dimensions, as far as it is drawn.
 
     Attributes:
-        path: Its file.
-        dim: D.
-        count: N.
-        times: ``[S]``, increasing in a melt, decreasing otherwise.
-        states: Scaled, in eigenspace, of the n samples that are chosen, ``[S, n, min(D, 6)]``.
-        chosen: Which samples of the file these are, ``[n]``.
-        last: The last states of all samples, ``[N, min(D, 6)]``.
-        last_variance: Mean squares of the last states of all samples, ``[D]``.
-        scale: ``[S]``.
-        mean: Of the data, ``[D]``.
-        eigenvalues: Of the data's covariance, ``[D]``.
-        noise_variance: ``[S, D]``.
-        eigenvectors: Columns ``[D, D]``; None where D > 3, since there only eigenspace is drawn.
-        images: Unscaled states of the first samples in image space, float32
-            ``[S, min(N, 100), C, H, W]``; None where the samples are no images.
-        log_prob: Log density of the data in nats ``[N]``; None where it was not asked for.
-        bits_per_dim: The same of images, in bits per dimension ``[N]``; None of others.
-        numbers: Of samples ``[N]``, in their data set, or else in the file.
-        classes: Of samples ``[N]``; None where labels are not one-hot, or too many.
+        path: Path of the file.
+        dim: Number of dimensions, D.
+        count: Number of samples, N.
+        times: Times ``[S]``, increasing in an inflation, decreasing otherwise.
+        states: Scaled states in eigenspace of the n chosen samples, ``[S, n, min(D, 6)]``.
+        chosen: Indices of the chosen samples in the file, ``[n]``.
+        last: Final states of all samples, ``[N, min(D, 6)]``.
+        last_variance: Mean squares of the final states of all samples, ``[D]``.
+        scale: Scale of the schedule ``[S]``.
+        mean: Mean of the data, ``[D]``.
+        eigenvalues: Eigenvalues of the data's covariance, ``[D]``.
+        noise_variance: Noise variance of the schedule ``[S, D]``.
+        eigenvectors: Eigenvectors in columns ``[D, D]``; None if D > 3, since then only eigenspace
+            is drawn.
+        images: Unscaled states of the first samples in image space, float32 ``[S, min(N, 100), C,
+            H, W]``; None if the samples are not images.
+        log_prob: Log densities of the data in nats ``[N]``; None if they were not requested.
+        bits_per_dim: Log densities of images, in bits per dimension ``[N]``; None for other data.
+        numbers: Indices of the samples ``[N]``, in their data set, or else in the file.
+        classes: Classes of the samples ``[N]``; None if labels are not one-hot, or there are too
+            many.
     """
 
     path: Path
@@ -338,17 +354,18 @@ class SavedTrajectory:
     def load(
         cls, path: Path, of_table: bool = False, choose: Callable[[int], np.ndarray] | None = None
     ) -> "SavedTrajectory":
-        """Reads and checks a results file.
+        """Read and check a results file.
 
         Args:
             path: The file.
-            of_table: Whether samples are rows of a table, of which D may be 1. Their densities are
-                left to others.
-            choose: Gives the indices of the samples whose states are kept, of so many; None for
+            of_table: Whether samples are rows of a table, where D may be 1 and densities are not
+                read.
+            choose: Function from N to the indices of the samples whose states are kept; None for
                 evenly spaced ones.
 
         Raises:
-            DataError: Missing or broken file, missing array, wrong shape, or impossible value.
+            DataError: The file is missing or broken, an array is missing or has a wrong shape, or a
+                value is impossible.
         """
         with open_arrays(path) as saved:
             states, own, arrays = _read_states(saved, path)
@@ -377,7 +394,7 @@ class SavedTrajectory:
             path=path,
             dim=dim,
             count=count,
-            # Not views, which would keep the whole array.
+            # Copies, since views would keep the whole array in memory.
             states=states[:, chosen, :MOST_DIMS].astype(float),
             chosen=chosen,
             last=last[:, :MOST_DIMS].copy(),
@@ -393,16 +410,16 @@ class SavedTrajectory:
 
     @property
     def kind(self) -> str:
-        """``melt``, ``roundtrip`` or ``gen``."""
+        """Kind of the simulation: ``melt``, ``roundtrip`` or ``gen``."""
         return kind_of(self.path, self.times)
 
     def latent_variance(self) -> np.ndarray:
-        """The closed form of the variances at the latest time, ``[D]``."""
+        """Return the closed form of the variances at the latest time, ``[D]``."""
         end = np.argmax(self.times)
         return np.asarray(self.scale[end] ** 2 * (self.eigenvalues + self.noise_variance[end]))
 
     def compressed(self) -> np.ndarray:
-        """Which dimensions the noise inflates less than others, bool ``[D]``."""
+        """Return which dimensions the noise inflates less than others, bool ``[D]``."""
         last = self.noise_variance[np.argmax(self.times)]
         return last < 0.5 * last.max()
 
@@ -410,9 +427,15 @@ class SavedTrajectory:
 def _read_states(
     saved: SavedArrays, path: Path
 ) -> tuple[np.ndarray, dict[str, np.ndarray], CheckedArrays]:
-    """The scaled states ``[S, N, D]`` in eigenspace, what goes with them by name, in float64, and
-    what checks further arrays against their sizes. Raises DataError if one is missing, broken, of
-    another shape, or impossible."""
+    """Return the scaled states in eigenspace and the arrays that belong to them.
+
+    Returns:
+        The states ``[S, N, D]``; further arrays by name, in float64; and a reader that checks other
+        arrays against these sizes.
+
+    Raises:
+        DataError: An array is missing, broken, of another shape, or impossible.
+    """
     states = saved.numbers(STATES)
     if states.ndim != 3 or min(states.shape) < 1 or len(states) < 2:
         raise DataError(
@@ -428,7 +451,7 @@ def _read_states(
 
 
 def _numbers(saved: SavedArrays, count: int) -> np.ndarray:
-    """What samples are called: by their place in the data set, or else in the file ``[N]``."""
+    """Return the indices of the samples ``[N]``, in the data set if known, or else in the file."""
     for name in SAMPLE_KEYS:
         if name in saved.names:
             numbers = saved.numbers(name)
@@ -438,7 +461,9 @@ def _numbers(saved: SavedArrays, count: int) -> np.ndarray:
 
 
 def _classes(saved: SavedArrays, count: int) -> np.ndarray | None:
-    """Classes of samples ``[N]``, where labels are one-hot and not too many."""
+    """Return the classes of the samples ``[N]``; None unless labels are one-hot and not too
+    many.
+    """
     if "labels" not in saved.names:
         return None
     labels = saved.numbers("labels")

@@ -1,1 +1,1 @@
-"""A denoiser with all that is needed to rebuild it."""
+"""A trained denoiser, with everything needed to rebuild it."""

@@ -1,4 +1,4 @@
-"""A trained denoiser with all that is needed to rebuild it."""
+"""A trained denoiser, with everything needed to rebuild it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,18 +13,21 @@ from training.model.network_file import Contents, model_digest, parts_of, read_m
 
 @dataclass(repr=False)
 class Model(Contents):
-    """A network denoiser, its recipe, and what is known about it.
+    """A trained denoiser, its recipe, and metadata.
 
     Attributes:
-        denoiser: Between the preconditioning coefficients of its schedule.
-        recipe: The values that it was built from.
-        about: Plain values: data set, times, amount of training.
-        coordinates: Between data space and the flow's, for tables; None where these are the same.
-        learned: The law of compressed latents at the last time; None for the closed form.
-        courses: How to integrate, by use, where nothing else is asked for.
-        held_out: What truths that no training has seen say of its posteriors; None if it was not
-            calibrated.
-        widths: How far off posteriors are beside their widths, by simulations; None if unknown.
+        denoiser: The network with the preconditioning of its schedule.
+        recipe: Plain values from which the denoiser was built.
+        about: Metadata as plain values: data set, times, amount of training.
+        coordinates: Map between data space and the flow's space, for tables; None if they are the
+            same.
+        learned: Learned distribution of the compressed latents at the last time; None for the
+            closed form.
+        courses: Default integration schedules, by use.
+        held_out: Ranks of held-out true values under the model's posteriors; None if the model was
+            not calibrated.
+        widths: Errors of posteriors relative to their widths, estimated from simulations; None if
+            unknown.
 
     Example:
         >>> import tempfile, torch
@@ -51,7 +54,7 @@ class Model(Contents):
 
     @property
     def flow(self) -> ProbabilityFlow:
-        """The flow of the denoiser, up to the time that it was trained for."""
+        """Flow of the denoiser, up to the end time of its training."""
         schedule, basis = self.denoiser.schedule, self.denoiser.basis
         end = self.about.get("tmax")
         return ProbabilityFlow(
@@ -60,19 +63,19 @@ class Model(Contents):
 
     @property
     def parameter_count(self) -> int:
-        """The number of trained numbers in the network."""
+        """Number of trained parameters of the network."""
         return sum(parameter.numel() for parameter in self.denoiser.network.parameters())
 
     def digest(self) -> str:
-        """SHA-256 of all that decides what the flow does: two models differ if their digests do.
+        """Return the SHA-256 of everything that determines the flow.
 
-        What the network file says about itself does not count, and neither does the scale, which
-        is chosen when a file is opened.
+        Metadata of the network file is not included. Neither is the scale, which is chosen when a
+        file is opened.
         """
         return model_digest(self)
 
     def save(self, path: str | Path) -> None:
-        """Writes the network file, whole or not at all."""
+        """Write the network file atomically."""
         write_network(Path(path), parts_of(self), self.about)
 
     @classmethod
@@ -84,13 +87,13 @@ class Model(Contents):
         end_std: float = 1.0,
         calibrated: bool = True,
     ) -> Self:
-        """Opens a network file, safely, ready for evaluation.
+        """Open a network file safely, ready for evaluation.
 
         Args:
             path: The network file.
-            device: Where the model goes; None for the CPU.
-            end_std: ``A0`` of the schedule: how the flow is scaled is not the network's business.
-            calibrated: Whether to use the calibration of a file that has one.
+            device: Device of the model; None for the CPU.
+            end_std: ``A0`` of the schedule. The network does not depend on the scale of the flow.
+            calibrated: Whether to use the calibration stored in the file, if any.
 
         Raises:
             DataError: The file is missing, broken, foreign, or inconsistent.
@@ -98,7 +101,7 @@ class Model(Contents):
         """
         model = read_model(Path(path), cls, end_std)
         if not calibrated:
-            # Courses were fitted to the calibrated flow alone.
+            # Integration schedules were fitted to the calibrated flow only.
             model.denoiser.calibration, model.courses = None, {}
         for part in (model.denoiser, model.coordinates, model.learned):
             if part is not None:

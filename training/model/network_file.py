@@ -1,57 +1,60 @@
 """Network files: ``network-snapshot-*.pkl``.
 
 A file is written by ``torch.save`` and opened only by ``torch.load(weights_only=True)``, which
-rebuilds tensors and plain values and refuses everything else: a file from a stranger cannot run
-code. It holds ``{"format": "inflationary-flows network", "version": 1, "parts": {...}, "about":
-{...}}``; each part is ``{"class", "arguments", "state"}``:
+rebuilds tensors and plain values and rejects everything else: an untrusted file cannot run code. It
+contains ``{"format": "inflationary-flows network", "version": 1, "parts": {...}, "about": {...}}``.
+Each part is ``{"class", "arguments", "state"}``:
 
     schedule    a name in ``SCHEDULES`` (ifs, edm, vp, ve), with the arguments that the basis does
-                not give
+                not determine
     basis       EigenBasis: mean [D], eigenvalues [D], eigenvectors [D, D], in float64
-    network     a name in ``NETWORKS``, with its arguments and weights; that of questions about
-                rows, ``questions``, also has the mixture of M components that it starts from, of D
-                numbers and K levels in all: mixture.weights [M], mixture.means [M, D],
+    network     a name in ``NETWORKS``, with its arguments and weights. The network for conditional
+                queries about rows, ``questions``, also has its initial mixture of M components, for
+                D numbers and K levels in total: mixture.weights [M], mixture.means [M, D],
                 mixture.covariances [M, D, D], mixture.shares [M, K], mixture.reach [D], in float64
     denoiser    NetworkDenoiser, with its arguments (space, noise_cond, preconditioning),
-                data_variance [D] and, if there are such,
+                data_variance [D] and, if the network has them,
                 output_gain_times [K], output_gains [K, D],
                 calibration_times [K], calibration_gains [K, D], calibration_slopes [K, D]
-    coordinates of tables: Coordinates, with its arguments (dim, maps, knots; of C conditions also
+    coordinates of tables: Coordinates, with its arguments (dim, maps, knots; with C conditions also
                 conditions, surprise, relevant, skewed, tails, trials, levels by column, and beside,
-                the levels of the last conditions) and
-                buffers: of discrete columns steps, offsets, least, most [D]; what each map holds,
-                levels their networks among them, as levels beside points do; of conditions
-                scale.mean, scale.gain [C], surprise.mean [C], surprise.whitening [C, C],
-                surprise.quantiles [4]; of sets of trials scale.each of the C of a trial, and
-                scale.statistics of the numbers of a set, 2 C + 1, of which the surprise is
-    latent_law  of flows that compress, if it was learned: ConditionalMixture, with its arguments
-                (kept, compressed, components, width, depth, waves, chained), weights and buffers,
-                in float64
-    course_USE  how to integrate where nothing else is asked for, for each use (look, points,
-                points_and_densities, latents, densities) that one was found for: Course, with its
-                arguments (solver, steps, dimensions, melts, quadrature, and the errors that were
-                measured: error in standard deviations, nats), times [steps + 1], and if it is
-                fitted weights [steps, steps] and integrals [steps], or of a quadrature [steps + 1]
-    held_out    of flows that were calibrated: HeldOut, with its arguments (truths n, quantities Q,
-                functions, conditions C, oddities K, draws, network, way) and ranks [n, Q],
-                contents [n], whitened [n, C], odd [n, K], in float64; network is the digest of all
-                other parts, and the file is refused where it is of another
+                the levels of the last conditions) and its buffers. Discrete columns have steps,
+                offsets, least, most [D]. Each map has its own buffers, including the networks of
+                category levels. Conditions have scale.mean, scale.gain [C], surprise.mean [C],
+                surprise.whitening [C, C], surprise.quantiles [4]. Sets of trials have scale.each
+                for the C numbers of a trial, scale.statistics for the 2 C + 1 numbers of a set, and
+                surprise for the latter
+    latent_law  of compressing flows, if it was learned: ConditionalMixture, the distribution of the
+                compressed latents, with its arguments (kept, compressed, components, width, depth,
+                waves, chained), weights and buffers, in float64
+    course_USE  the default integration schedule for each use (look, points, points_and_densities,
+                latents, densities) for which one was found: Course, with its arguments (solver,
+                steps, dimensions, melts, quadrature, and the measured errors: error in standard
+                deviations, nats), times [steps + 1], for a fitted solver weights [steps, steps] and
+                integrals [steps], for a quadrature integrals [steps + 1]
+    held_out    of calibrated flows: HeldOut, with its arguments (truths n, quantities Q, functions,
+                conditions C, oddities K, draws, network, way) and ranks [n, Q], contents [n],
+                whitened [n, C], odd [n, K], in float64. The argument network is the digest of all
+                other parts; a file with another digest is rejected
 
     widths      of posteriors that were trained on simulations: Widths, with its argument (dim D),
                 and center, spread [2 D], weights [P, D], bias [D], in float64 (``flow.widths``)
 
-``about`` has data_name, data_dim, dims_to_keep, tmin, tmax and seen; of toys augment_to; of images
-image_shape, label_dim, and vectors if labels are no classes; of tables columns, condition_names and
-dropped, of likelihoods likelihood (bounds of each parameter by its name, None where there is none);
-of images, tables and records in rows the smallest 4,096 of the numbers of 64 bits that rows are
-known by, of records by their numbers alone, and of images of so many at random; of records columns,
-records (JSON, as data sets of records have it), values (of each column those of its levels; none of
-a number, or those that it often has, and then NaN for all others) and ask (the columns of the one
-question, none for any); and with ``--disc=adapted --store_grid`` time_grid, a solver and its times.
+``about`` has data_name, data_dim, dims_to_keep, tmin, tmax and seen (samples trained on). Toys add
+augment_to. Images add image_shape and label_dim, and vectors if labels are vectors instead of
+classes. Tables add columns, condition_names and dropped. Likelihoods add likelihood, the bounds of
+each parameter by its name, None where there is none. Images, tables and records add rows: the
+smallest 4,096 of the 64-bit hashes that identify training rows (of records, the hashes of their
+numbers only; of images, those of a random subset of this size). Records add columns, records (JSON,
+as in data sets of records), values (for each column its levels, nothing for a number, or a number's
+frequently repeated values and then NaN for all others) and ask (the target columns of the one
+query, nothing for any query). With ``--disc=adapted --store_grid`` there is time_grid, a solver and
+its times.
 
-Classes are looked up by name in a fixed table, and a network is laid out without memory first, so
-that a file cannot ask for more than it brings. A file of a newer version, with missing parts, or
-with tensors of the wrong shape or not finite, is refused with one line.
+Classes are looked up by name in a fixed table. The network is first laid out without memory, so
+that a file cannot request more memory than its own tensors need. A file of a newer version, with
+missing parts, or with tensors of the wrong shape or with non-finite values, is rejected with a
+one-line message.
 
 ``--network`` takes a path or an ``https://`` URL. A URL is downloaded once into
 ``~/.cache/inflationary-flows`` (or ``$INFLATIONARY_FLOWS_CACHE``), and ``URL#sha256=...`` is
@@ -91,12 +94,12 @@ PARTS = {
     "network": list(NETWORKS),
     "denoiser": ["NetworkDenoiser"],
 }
-"""The classes that each part may be of."""
+"""Allowed classes of each required part."""
 COORDINATES, LATENT_LAW, HELD_OUT, COURSE = "coordinates", "latent_law", "held_out", "course_{}"
 WIDTHS = "widths"
-"""Parts that not all files have; of courses one for each use."""
+"""Names of optional parts; there is one integration schedule (course) per use."""
 STUDENT = "student"
-"""A part of distilled networks of earlier versions, which are refused."""
+"""Part of distilled networks of earlier versions, which are rejected."""
 BASIS_KEYS = ("mean", "eigenvalues", "eigenvectors")
 DATA_VARIANCE = "data_variance"
 GAIN_KEYS = ("output_gain_times", "output_gains")
@@ -105,7 +108,7 @@ CALIBRATION_KEYS = ("calibration_times", "calibration_gains", "calibration_slope
 
 @dataclass
 class Contents:
-    """What a network file holds; attributes are those of ``Model``."""
+    """Contents of a network file; see ``Model`` for the attributes."""
 
     denoiser: NetworkDenoiser
     recipe: Recipe
@@ -121,8 +124,10 @@ ModelT = TypeVar("ModelT", bound=Contents)
 
 
 def model_digest(model: Contents) -> str:
-    """SHA-256 of all that decides what the flow does: not of truths that were held out, and not of
-    what the file says about itself."""
+    """Return the SHA-256 of everything that determines the flow.
+
+    Calibration results and metadata are not included.
+    """
     content = hashlib.sha256()
     for name, part in sorted(parts_of(model).items()):
         if name in (HELD_OUT, WIDTHS):
@@ -130,14 +135,14 @@ def model_digest(model: Contents) -> str:
         content.update(repr((name, part.class_name, sorted(part.arguments.items()))).encode())
         for key, tensor in sorted(part.state.items()):
             content.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            # Contiguous has any strides where there is one number, which views mind.
+            # A contiguous tensor with one number may have any strides, which views reject.
             plain = tensor.clone(memory_format=torch.contiguous_format).view(-1)
             content.update(plain.view(torch.uint8).numpy().data)
     return content.hexdigest()
 
 
 def parts_of(model: Contents) -> dict[str, Part]:
-    """What a network file has of a model, by name, on the CPU."""
+    """Return the parts of a model's network file by name, on the CPU."""
     recipe, denoiser = model.recipe, model.denoiser
     state = {DATA_VARIANCE: denoiser.data_variance}
     if denoiser.output_gain is not None:
@@ -174,10 +179,18 @@ def _on_cpu(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def read_model(path: Path, make: type[ModelT], end_std: float) -> ModelT:
-    """What a network file holds, on the CPU, as a model of this type; its denoiser is not yet set
-    to evaluation. ``end_std`` is ``A0`` of the schedule: how a flow is scaled is not the network's
-    business. Raises DataError if the file is missing, broken, foreign, or inconsistent, UsageError
-    if ``end_std`` is given for a schedule without a scale."""
+    """Read a network file as a model of a given type, on the CPU, with the denoiser still in
+    training mode.
+
+    Args:
+        path: The network file.
+        make: Class of the model.
+        end_std: ``A0`` of the schedule. The network does not depend on the scale of the flow.
+
+    Raises:
+        DataError: The file is missing, broken, foreign, or inconsistent.
+        UsageError: ``end_std`` is given for a schedule without a scale.
+    """
     parts, about = read_network(path)
     if STUDENT in parts:
         raise DataError(
@@ -227,7 +240,11 @@ def read_model(path: Path, make: type[ModelT], end_std: float) -> ModelT:
 
 
 def _widths(path: Path, part: Part, dim: int) -> Widths:
-    """The widths of a file. Raises DataError if they are broken."""
+    """Build the ``Widths`` part of a file.
+
+    Raises:
+        DataError: The part is broken.
+    """
     widths = build(path, WIDTHS, part, {"Widths": Widths})
     try:
         if widths.dim != dim:
@@ -239,8 +256,11 @@ def _widths(path: Path, part: Part, dim: int) -> Widths:
 
 
 def _held_out(path: Path, part: Part, model: Contents) -> HeldOut:
-    """The held-out truths of a file. Raises DataError if they are broken, or those of another
-    network."""
+    """Build the ``HeldOut`` part of a file.
+
+    Raises:
+        DataError: The part is broken, or belongs to another network.
+    """
     truths = build(path, HELD_OUT, part, {"HeldOut": HeldOut})
     try:
         truths.check()
@@ -255,7 +275,11 @@ def _held_out(path: Path, part: Part, model: Contents) -> HeldOut:
 
 
 def _coordinates(path: Path, part: Part | None, dim: int, label_dim: int) -> Coordinates | None:
-    """The coordinates of a file of a table. Raises DataError if they are broken."""
+    """Build the coordinates of a table's network.
+
+    Raises:
+        DataError: The part is broken.
+    """
     if part is None:
         return None
     coordinates = build(path, COORDINATES, part, {"Coordinates": Coordinates})
@@ -274,7 +298,12 @@ def _coordinates(path: Path, part: Part | None, dim: int, label_dim: int) -> Coo
 
 
 def _latent_law(path: Path, part: Part | None, dim: int, kept: int) -> ConditionalMixture | None:
-    """The learned law of a file. Raises DataError or ValueError if it is broken."""
+    """Build the learned distribution of compressed latents.
+
+    Raises:
+        DataError: The part is broken.
+        ValueError: The part is broken.
+    """
     if part is None:
         return None
     if any(tensor.dtype != torch.float64 for tensor in part.state.values()):
@@ -290,7 +319,12 @@ def _latent_law(path: Path, part: Part | None, dim: int, kept: int) -> Condition
 
 
 def _course(path: Path, part: Part, use: str, dim: int) -> Course:
-    """A course of a file. Raises DataError or ValueError if it is broken."""
+    """Build an integration schedule.
+
+    Raises:
+        DataError: The part is broken.
+        ValueError: The part is broken.
+    """
     course = build(path, COURSE.format(use), part, {"Course": Course})
     if course.dimensions != dim or course.melts != USES[use].melts:
         raise ValueError(f"its course for {use} is of another dimension, or goes another way")
@@ -299,7 +333,11 @@ def _course(path: Path, part: Part, use: str, dim: int) -> Course:
 
 
 def read_basis(path: Path, state: Mapping[str, Tensor]) -> EigenBasis:
-    """The basis of a file. Raises DataError if its tensors are not those of one."""
+    """Build the eigenbasis of a file.
+
+    Raises:
+        DataError: The tensors are not those of a basis.
+    """
     if set(state) != set(BASIS_KEYS):
         raise DataError(
             f"{path}: its basis has {shown(sorted(state))}, not {', '.join(BASIS_KEYS)}"
@@ -328,7 +366,12 @@ def _denoiser(
     state: Mapping[str, Tensor],
     end_std: float,
 ) -> NetworkDenoiser:
-    """The denoiser of a file. Raises ValueError or UsageError if its parts do not fit together."""
+    """Build the denoiser of a file.
+
+    Raises:
+        ValueError: The parts do not match.
+        UsageError: The parts do not match.
+    """
     unknown = sorted(set(state) - {DATA_VARIANCE, *GAIN_KEYS, *CALIBRATION_KEYS})
     if unknown:
         raise ValueError(f"its denoiser has '{shown(unknown[0])}', which is not known")
@@ -377,7 +420,11 @@ def _calibration(state: Mapping[str, Tensor], dim: int) -> Calibration | None:
 
 
 def _complete(state: Mapping[str, Tensor], keys: tuple[str, ...]) -> bool:
-    """Whether all of the keys are there; ValueError if some are, but not all."""
+    """Return whether all of the keys are present.
+
+    Raises:
+        ValueError: Some of the keys are present, but not all.
+    """
     missing = [key for key in keys if key not in state]
     if missing and len(missing) < len(keys):
         raise ValueError(f"it lacks {', '.join(missing)}, but has what goes with it")
@@ -385,7 +432,11 @@ def _complete(state: Mapping[str, Tensor], keys: tuple[str, ...]) -> bool:
 
 
 def _times(about: Mapping[str, Any], dim: int) -> tuple[float, float]:
-    """The first and last time; ValueError unless what scripts rely on makes sense."""
+    """Return the first and the last time.
+
+    Raises:
+        ValueError: Metadata that scripts rely on is invalid.
+    """
     if about.get("data_dim") != dim:
         raise ValueError(f"it says data_dim {about.get('data_dim')}, but its basis has {dim}")
     if about.get("dims_to_keep") not in range(1, dim + 1):
@@ -399,11 +450,16 @@ def _times(about: Mapping[str, Any], dim: int) -> tuple[float, float]:
 
 
 def check_network(denoiser: NetworkDenoiser, t_max: float) -> None:
-    """Calls a denoiser on one point at both ends.
+    """Evaluate a denoiser on one point at both end times.
 
-    That finds a network that does not fit its basis, and weights, rates or times so large that
-    nothing finite comes of them. Raises ValueError if it is such a network, or its schedule has
-    other dimensions than its basis, RuntimeError if it cannot be called."""
+    The evaluation detects a network that does not match its basis, and weights, rates or times that
+    are so large that results are not finite.
+
+    Raises:
+        ValueError: The network does not match, its results are not finite, or schedule and basis
+            have different dimensions.
+        RuntimeError: The network cannot be evaluated.
+    """
     if denoiser.schedule.dim != denoiser.basis.dim:
         dims = f"{denoiser.schedule.dim} and basis of {denoiser.basis.dim}"
         raise ValueError(f"schedule of {dims} dimensions")

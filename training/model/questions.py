@@ -1,11 +1,11 @@
-"""Any question about rows: what cells are, given others, by draws, quantiles and log densities.
+"""Conditional queries about rows: draws, quantiles and log densities of target cells given others.
 
-A flow of rows holds numbers in its own coordinates, where each column is nearly normal, and
-categories as places of their levels. See ``networks.questions`` for what a question is and in which
-order it is answered.
+A flow of rows represents numbers in its own coordinates, where each column is nearly normal, and
+categories as indices of their levels. See ``networks.questions`` for the definition of a query and
+the factorization behind it.
 
-One number that is asked alone has a flow of one dimension, which is monotone: the flow's image of
-the latent's quantile is the quantile. So intervals of single cells take no draws.
+A single target number has a flow of one dimension, which is monotone: the flow maps a quantile of
+the latent to the same quantile of the number. Intervals of single cells therefore need no draws.
 """
 
 from collections.abc import Sequence
@@ -23,8 +23,11 @@ from training.networks.questions import QuestionNetwork
 
 
 class EncodedRows(NamedTuple):
-    """Numbers ``[N, D]``, float64, in coordinates of the flow, NaN where they are missing, and
-    places of levels ``[N, C]``, int64, -1 where they are missing."""
+    """Encoded rows: numbers and category levels.
+
+    Numbers ``[N, D]``, float64, are in coordinates of the flow, NaN where they are missing. Levels
+    ``[N, C]``, int64, are indices, -1 where they are missing.
+    """
 
     numbers: Tensor
     levels: Tensor
@@ -33,39 +36,43 @@ class EncodedRows(NamedTuple):
         return len(self.numbers)
 
     def present(self, atoms: Sequence[int] = ()) -> Tensor:
-        """Whether cells are not missing ``[N, D + C]``, numbers first; numbers of the last levels,
-        by their places, are there as much as these."""
+        """Return whether cells are present ``[N, D + C]``, numbers first.
+
+        Args:
+            atoms: Indices of the numbers that the last categories belong to; such a number is
+                present if its category is.
+        """
         numbers, levels = ~self.numbers.isnan(), self.levels >= 0
         numbers[:, list(atoms)] = levels[:, levels.shape[1] - len(atoms) :]
         return torch.cat([numbers, levels], dim=1)
 
     def at(self, places: Tensor | slice) -> "EncodedRows":
-        """Some rows, by their places or by booleans."""
+        """Select rows by their indices or by booleans."""
         return EncodedRows(self.numbers[places], self.levels[places])
 
     def or_else(self, other: "EncodedRows") -> "EncodedRows":
-        """These cells, and where they are missing those of other rows."""
+        """Replace missing cells by those of other rows."""
         numbers = torch.where(self.numbers.isnan(), other.numbers, self.numbers)
         return EncodedRows(numbers, torch.where(self.levels < 0, other.levels, self.levels))
 
     @classmethod
     def joined(cls, parts: Sequence["EncodedRows"]) -> "EncodedRows":
-        """Rows of several, one after the other."""
+        """Concatenate several sets of rows."""
         return cls(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
 
 def pack(
     known: EncodedRows, states: Tensor, level_states: Tensor, level_counts: Sequence[int]
 ) -> Tensor:
-    """Questions as a network takes them, ``[N, 2 D + K + C]``: values and states of numbers, then
+    """Encode queries as network input ``[N, 2 D + K + C]``: values and states of numbers, then
     indicators and states of levels.
 
     Args:
-        known: The cells: numbers where they are known, levels also where they are asked and have
-            been drawn.
-        states: ``[N, D]``.
-        level_states: ``[N, C]``.
-        level_counts: ``[C]``.
+        known: Cells: the numbers that are conditions, and the levels that are conditions or targets
+            already drawn.
+        states: States of the numbers ``[N, D]``.
+        level_states: States of the categories ``[N, C]``.
+        level_counts: Number of levels of each category ``[C]``.
     """
     numbers = known.numbers
     values = torch.where(states == KNOWN, numbers.nan_to_num(0.0), 0.0)
@@ -78,12 +85,13 @@ def pack(
 
 @dataclass(frozen=True)
 class QuestionFlow:
-    """Answers questions; all rows of a call may have different ones.
+    """A flow that evaluates conditional queries; each row of a call may have its own query.
 
     Attributes:
-        flow: With a ``QuestionNetwork``; its coordinates are not looked at.
-        network: That network.
-        times: Increasing; None, with no solver, for the flow's own courses.
+        flow: Flow of a ``QuestionNetwork``; its coordinates are ignored.
+        network: The network of the flow.
+        times: Increasing times; None, together with no solver, for the flow's own integration
+            schedules.
         solver: The solver.
     """
 
@@ -93,27 +101,38 @@ class QuestionFlow:
     solver: Solver | None = None
 
     def of(self, labels: Tensor) -> ProbabilityFlow:
-        """The flow of asked numbers, given questions ``[N, L]``."""
+        """Return the flow of the target numbers, given queries ``[N, L]``."""
         bare = self.flow.under({"labels": labels.float()})
         bare.coordinates = None
         return bare
 
     @torch.no_grad()
     def level_probabilities(self, known: EncodedRows, states: Tensor, place: int) -> Tensor:
-        """Of the levels of a category at a place among these, given what is known by states ``[N, D
-        + C]``, ``[N, levels]``."""
+        """Return the probabilities ``[N, levels]`` of one category's levels, given the known cells.
+
+        Args:
+            known: Rows with the known cells.
+            states: States of all cells ``[N, D + C]``.
+            place: Index of the category.
+        """
         first = sum(self.network.level_counts[:place])
         part = slice(first, first + self.network.level_counts[place])
         return self.network.level_log_probabilities(self._labels(known, states))[:, part].exp()
 
     def draws(self, known: EncodedRows, states: Tensor, generator: torch.Generator) -> EncodedRows:
-        """One draw of what is asked for each row by states ``[N, D + C]``, by a generator on the
-        CPU; known cells stay, absent ones are missing.
+        """Draw the targets of each row once; known cells are kept, and absent cells are missing.
 
-        Levels come one after the other, then numbers. After these each level, but for those of
-        atoms, is drawn once more, given all others: a step of Gibbs sampling, which leaves a law as
-        it is. Where what was learned is none, as questions do not agree, it is nearer to these last
-        questions, of which a training has most."""
+        Levels are drawn one after the other, then numbers. Afterwards each level, except those of
+        atoms, is drawn once more given all other cells. This Gibbs step leaves the joint
+        distribution invariant. If the learned conditional distributions are not consistent with any
+        joint distribution, the step moves the draws towards these last conditional distributions,
+        which are the most frequent in training.
+
+        Args:
+            known: Rows with the known cells.
+            states: States of all cells ``[N, D + C]``.
+            generator: Generator on the CPU.
+        """
         dim, categories = known.numbers.shape[1], known.levels.shape[1]
         levels, states = known.levels.clone(), states.clone()
         absent, asked = states == ABSENT, states[:, :dim] == ASKED
@@ -121,7 +140,7 @@ class QuestionFlow:
 
         def draw(place: int, numbers: Tensor) -> None:
             rows = level_asked[:, place].nonzero()[:, 0]
-            # All are drawn, so that a row's draw does not depend on questions of others.
+            # Numbers are drawn for all rows, so that a draw does not depend on other rows' queries.
             uniform = torch.rand(len(levels), generator=generator, dtype=torch.float64)
             if len(rows):
                 states[rows, dim + place] = ASKED
@@ -141,14 +160,20 @@ class QuestionFlow:
                 asked[some], self._generated(labels, latents[some]), numbers[some]
             )
         states[:, :dim] = torch.where(asked, KNOWN, states[:, :dim])
-        for place in range(categories - len(self.network.atoms)):  # of these, numbers are drawn
+        for place in range(categories - len(self.network.atoms)):  # atoms are not redrawn
             draw(place, numbers)
         numbers = torch.where(absent[:, :dim], torch.nan, numbers)
         return EncodedRows(numbers, torch.where(absent[:, dim:], -1, levels))
 
     def quantiles(self, known: EncodedRows, states: Tensor, place: int, levels: Tensor) -> Tensor:
-        """Quantiles ``[N, Q]`` of one number that alone is asked by states ``[N, D + C]``, at
-        levels between 0 and 1, ``[Q]``, or each row's own, ``[N, Q]``."""
+        """Return quantiles ``[N, Q]`` of one number, the only target.
+
+        Args:
+            known: Rows with the known cells.
+            states: States of all cells ``[N, D + C]``.
+            place: Index of the number.
+            levels: Quantile levels between 0 and 1, ``[Q]``, or ``[N, Q]`` for levels per row.
+        """
         count, dim = known.numbers.shape
         levels = levels.double().expand(count, -1)
         latents = torch.zeros(levels.shape[1], count, dim, dtype=torch.float64)
@@ -158,8 +183,13 @@ class QuestionFlow:
         return points[:, place].view(len(latents), count).T
 
     def ranks(self, rows: EncodedRows, states: Tensor, place: int) -> Tensor:
-        """What the distribution function of one number, which alone is asked by states ``[N, D +
-        C]``, has at its value ``[N]``."""
+        """Evaluate the distribution function of one number, the only target, at its values ``[N]``.
+
+        Args:
+            rows: Rows with the values.
+            states: States of all cells ``[N, D + C]``.
+            place: Index of the number.
+        """
         points = torch.zeros_like(rows.numbers)
         points[:, place] = rows.numbers[:, place]
         flow = self.of(self._labels(rows, states))
@@ -169,9 +199,17 @@ class QuestionFlow:
         return torch.special.ndtr((latents / std)[:, place])
 
     def log_prob(self, rows: EncodedRows, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Log densities ``[N]`` of asked numbers in coordinates of the flow, given levels and what
-        is known by states ``[N, D + C]``; and log probabilities ``[N]`` of asked levels, given what
-        is known."""
+        """Return the log densities of target numbers and the log probabilities of target levels.
+
+        Args:
+            rows: Rows with all cells.
+            states: States of all cells ``[N, D + C]``.
+
+        Returns:
+            Log densities ``[N]`` of target numbers, in coordinates of the flow, given the levels
+            and the known cells; and log probabilities ``[N]`` of target levels, given the known
+            cells.
+        """
         dim = rows.numbers.shape[1]
         level_asked = states[:, dim:] == ASKED
         of_levels, states = torch.zeros(len(rows), dtype=torch.float64), states.clone()
@@ -183,22 +221,23 @@ class QuestionFlow:
                 of_levels[some] += shares.gather(1, level)[:, 0].double().log()
                 states[some, dim + place] = KNOWN
         of_numbers, labels = torch.zeros_like(of_levels), self._labels(rows, states)
-        asked = self.network.unpack(labels)[1] == ASKED  # but those at atoms
+        asked = self.network.unpack(labels)[1] == ASKED  # except those at atoms
         some = asked.any(dim=1)
         if some.any():
             points = torch.where(asked, rows.numbers, 0.0)[some]
             flow = self.of(labels[some])
             times, solver = self.flow.course("densities", self.times, self.solver)
             joint = flow.log_prob_with_error(points, times, solver).log_prob
-            # What is not asked is a standard normal number at 0, with the noise of the first time.
+            # Other numbers are standard normal, with the noise of the first time, evaluated at 0.
             variance = 1 + float(self.flow.schedule.noise_variance(times[0])[0])
             idle = dim - asked[some].sum(dim=1)
             of_numbers[some] = joint + idle * log(2 * pi * variance) / 2
         return of_numbers, of_levels
 
     def noise_at(self, rows: EncodedRows, states: Tensor) -> tuple[Tensor, float]:
-        """The mean of the noise of the first time ``[N, D]`` in asked numbers, in units of its
-        standard deviation, and this; see ``flow.cells``."""
+        """Return the expected noise of the first time in target numbers ``[N, D]``, in units of its
+        standard deviation, and that standard deviation; see ``flow.cells``.
+        """
         first = self.flow.times()[0]
         std = float(self.flow.schedule.noise_variance(first)[0].sqrt())
         labels = self._labels(rows, states)
@@ -212,7 +251,7 @@ class QuestionFlow:
         return pack(known, states[:, :dim], states[:, dim:], self.network.level_counts).float()
 
     def _generated(self, labels: Tensor, normal: Tensor) -> Tensor:
-        """Numbers ``[N, D]`` of standard normal latents."""
+        """Generate numbers ``[N, D]`` from standard normal latents."""
         flow = self.of(labels)
         times, solver = self.flow.course("points", self.times, self.solver)
         return flow.decode(normal * flow.gaussian_law(times[-1]).variance.sqrt(), times, solver)

@@ -1,4 +1,4 @@
-"""Plain values from which, with the basis of some data, a denoiser is built."""
+"""Plain values from which, with the basis of a data set, a denoiser is built."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -28,9 +28,9 @@ class Recipe:
 
     Attributes:
         schedule: A name in ``SCHEDULES``.
-        schedule_arguments: Its arguments, but for those that the basis gives.
+        schedule_arguments: Arguments of the schedule, except those determined by the basis.
         network: A name in ``NETWORKS``.
-        network_arguments: The arguments of its constructor.
+        network_arguments: Arguments of the network's constructor.
         denoiser_arguments: ``space``, ``noise_cond`` and ``preconditioning``.
 
     Example:
@@ -55,9 +55,14 @@ class Recipe:
         data_variance: Tensor | None = None,
         output_gain: OutputGain | None = None,
     ) -> NetworkDenoiser:
-        """A denoiser with a freshly initialized network. ``data_variance`` is that ``[D]`` of what
-        the network is trained on, where it exceeds that of the basis: augmented data vary along
-        axes in which the data are constant."""
+        """Build a denoiser with a freshly initialized network.
+
+        Args:
+            basis: Eigenbasis of the data.
+            data_variance: Variance ``[D]`` of the training data, used where it exceeds that of the
+                basis: augmented data vary along axes in which the data are constant.
+            output_gain: Gain of the network's output per dimension, if any.
+        """
         schedule = make_schedule(self.schedule, self.schedule_arguments, basis)
         network = NETWORKS[self.network](**self.network_arguments)
         if data_variance is not None:
@@ -76,8 +81,11 @@ class Recipe:
 def make_schedule(
     name: str, arguments: Mapping[str, Any], basis: EigenBasis, end_std: float = 1.0
 ) -> schedules.NoiseSchedule:
-    """The schedule of a name in ``SCHEDULES`` for data with this basis. Raises UsageError if the
-    name is unknown, or an argument is out of range."""
+    """Build the schedule with a name in ``SCHEDULES`` for data with this basis.
+
+    Raises:
+        UsageError: The name is unknown, or an argument is out of range.
+    """
     if name not in SCHEDULES:
         raise UsageError(f"unknown schedule '{name}': choose one of {', '.join(SCHEDULES)}")
     if name != "ifs" and end_std != 1:
@@ -86,7 +94,9 @@ def make_schedule(
 
 
 def basis_arguments(name: str, basis: EigenBasis, end_std: float = 1.0) -> dict[str, Any]:
-    """The arguments of a schedule that no recipe has, since the basis gives them."""
+    """Return the arguments of a schedule that the basis determines and that recipes therefore
+    omit.
+    """
     if name != "ifs":
         return {"dim": basis.dim}
     return {"data_dim": basis.dim, "top_variance": basis.top_variance, "end_std": end_std}

@@ -1,11 +1,11 @@
 """Data sets of images: square PNGs in the StyleGAN format, by ``dataset_tool.py``.
 
-A data set is a zip or a folder of uncompressed 8-bit PNGs, gray or RGB and all of one shape, named
-``00000/img00000000.png`` and on, a thousand to a folder, with ``dataset.json``: ``{"labels":
-[["00000/img00000000.png", 6], ...]}`` with an integer or a list of numbers for each image, or null
-in place of the list. Nothing is compressed, so that reading is fast, and equal images give equal
-bytes. Beside it, ``{name}_params.json`` has the options, the number of images written and skipped,
-and the versions.
+A data set is a zip or a folder of uncompressed 8-bit PNGs, gray or RGB and all of one shape. Images
+are named ``00000/img00000000.png`` and so on, a thousand per folder. ``dataset.json`` contains
+labels: ``{"labels": [["00000/img00000000.png", 6], ...]}`` with an integer (a class) or a list of
+numbers (a vector) for each image, or null instead of the whole list. Nothing is compressed, so that
+reading is fast, and equal images give equal bytes. Beside the data set, ``{name}_params.json`` has
+the options, the number of images written and skipped, and the versions.
 """
 
 import json
