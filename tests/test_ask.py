@@ -448,7 +448,7 @@ def test_posteriors_know_the_levels_observed(sold, network, tmp_path):
 
 def test_rows_that_calibrate_intervals_choose_nothing_in_a_training():
     frame = shop(80)[["price", "total"]]
-    options = {"seed": 0, "duration": 0.001, "tick": 1, **SMALL}
+    options = {"seed": 0, "duration": 0.0003, "tick": 1, **SMALL}
     usual = Records.open(frame, seed=0)
     values = usual.values.copy()
     values[usual.held_out] = values[usual.held_out][::-1] * 3

@@ -137,8 +137,8 @@ class FlowRegressor(RegressorMixin, _Predictor):  # type: ignore[misc]
     Example:
         >>> import numpy as np
         >>> x = np.random.default_rng(0).normal(size=(200, 2))
-        >>> model = FlowRegressor(duration=0.0002).fit(x, x.sum(axis=1))
-        >>> model.predict(x[:5]).shape, model.predict_interval(x[:5], level=0.8).shape
+        >>> model = FlowRegressor().fit(x, x.sum(axis=1))  # doctest: +SKIP
+        >>> model.predict(x[:5]).shape, model.predict_interval(x[:5]).shape  # doctest: +SKIP
         ((5,), (5, 2))
     """
 
@@ -188,8 +188,9 @@ class FlowClassifier(ClassifierMixin, _Predictor):  # type: ignore[misc]
     Example:
         >>> import numpy as np
         >>> x = np.random.default_rng(0).normal(size=(200, 2))
-        >>> model = FlowClassifier(duration=0.0002).fit(x, np.where(x[:, 0] > 0, "yes", "no"))
-        >>> model.classes_.tolist(), model.predict_proba(x[:5]).shape
+        >>> y = np.where(x[:, 0] > 0, "yes", "no")
+        >>> model = FlowClassifier().fit(x, y)  # doctest: +SKIP
+        >>> model.classes_.tolist(), model.predict_proba(x[:5]).shape  # doctest: +SKIP
         (['no', 'yes'], (5, 2))
     """
 
