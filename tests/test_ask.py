@@ -446,6 +446,7 @@ def test_posteriors_know_the_levels_observed(sold, network, tmp_path):
         refused(run_script(posterior, "sample", *options, f"--observation={seen}"), 1, why)
 
 
+@quick_endings()
 def test_rows_that_calibrate_intervals_choose_nothing_in_a_training():
     frame = shop(80)[["price", "total"]]
     options = {"seed": 0, "duration": 0.0003, "tick": 1, **SMALL}
