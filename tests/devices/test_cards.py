@@ -200,7 +200,10 @@ def problem_on(device):
 
 
 @pytest.mark.parametrize(
-    "sampler", slowly([name for name in SAMPLERS if name != "auto"], "elliptical", "hmc", "refined")
+    "sampler",
+    slowly(
+        [name for name in SAMPLERS if name != "auto"], "annealed", "elliptical", "hmc", "refined"
+    ),
 )
 def test_draws_are_the_cpus(cuda, sampler, monkeypatch):
     # On a card that is pretended each operation takes long: few rounds and rough fits will do.

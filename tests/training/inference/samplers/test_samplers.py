@@ -320,7 +320,7 @@ def quadrature(prior, likelihood, observed):
 CASES = [(0, 0.9, 8.0), (1, 0.1, 8.0), (1, 0.9, 8.0), (0, 0.1, -39.999), (0, 0.0, -9.999)]
 
 
-@pytest.mark.parametrize("case", slowly(CASES, CASES[0]))
+@pytest.mark.parametrize("case", slowly(CASES, CASES[0], CASES[2], CASES[3]))
 def test_posteriors_of_several_modes(case, monkeypatch):
     curved, worth, chance = case
     monkeypatch.setattr(twisted, "LEAST_WORTH", worth)
