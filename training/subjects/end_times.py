@@ -47,7 +47,7 @@ def choose_end(preparation: Preparation, coordinates: Coordinates, patience: int
     schedule, long = model.denoiser.schedule, float(model.about["tmax"])
     if not isinstance(schedule, InflationSchedule):
         return choices
-    short = long - schedule.default_t_max(conditional=True) + schedule.default_t_max()
+    short = long * schedule.default_t_max() / schedule.default_t_max(conditional=True)
     scores = {
         end: held_out_log_prob(
             replace(preparation, choices=replace(choices, t_max=end)), coordinates, patience

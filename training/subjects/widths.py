@@ -1,4 +1,4 @@
-"""Correction of the widths of a trained posterior by simulations; see ``training.flow.widths``."""
+"""Fit of the scale of a trained posterior's errors to simulations; see ``training.flow.widths``."""
 
 from dataclasses import replace
 from pathlib import Path
