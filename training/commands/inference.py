@@ -20,7 +20,7 @@ from training.inference.prior import Prior, ways_of
 from training.inference.region import Region
 from training.inference.sampling import Problem, SamplingPlan
 from training.inference.target import Target
-from training.names import LEARNED_POOL, MOST_DEBLURRED, UNIFORM, script
+from training.names import LEARNED_POOL, UNIFORM, script
 from training.options import inference
 from training.options.posterior import CalibrateSettings, CheckSettings, SampleSettings
 from training.runs.choices import LatentChoice, latent_choice, recorded_eps
@@ -128,8 +128,7 @@ class Asked:
         if isinstance(settings, SampleSettings) and settings.correct:
             # Weights of a correction are more even if draws are wider than the posterior.
             return prior
-        small = self.subject.is_readable and self.subject.dim <= MOST_DEBLURRED
-        return replace(prior, sharpened=settings.sharpen and small and not prior.deblurred)
+        return self.subject.sharpened(prior, settings.sharpen)
 
     @property
     def plan(self) -> SamplingPlan:

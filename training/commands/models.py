@@ -10,7 +10,7 @@ Posteriors and checks are those of ``posterior.py``, with options of the same na
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
 from math import log, prod
@@ -35,7 +35,7 @@ from training.flow.likelihood import Trace
 from training.flow.pfode import ProbabilityFlow
 from training.inference.amortized import Amortized
 from training.model import model
-from training.names import LIKELIHOOD, MOST_DEBLURRED, UNIFORM
+from training.names import LIKELIHOOD, UNIFORM
 from training.options.declared import typed_by_name
 from training.options.inference import LIKELIHOODS
 from training.options.posterior import (
@@ -336,9 +336,8 @@ class Posterior:
             )
         conditions, which = torch.unique(conditions, dim=0, return_inverse=True)
         prior = subject.neural_posterior(self.options.get("n_iters"))
-        small = subject.dim <= MOST_DEBLURRED
         posterior = Amortized(
-            replace(prior, sharpened=bool(self.options.get("sharpen", True)) and small),
+            subject.sharpened(prior, self.options.get("sharpen", True)),
             conditions.to(subject.flow.device),
             subject.amortized_block(subject.flow.device),
             chains=1,

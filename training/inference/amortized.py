@@ -14,6 +14,7 @@ account.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import accumulate
 from math import ceil, log
 
@@ -171,14 +172,7 @@ class Amortized:
         these numbers ``[N]``, before the division by the probability of the bounds.
         """
 
-        def of_points(points: Tensor, labels: Tensor) -> Tensor:
-            densities = [
-                self.prior.log_density(points[block], {"labels": labels[block]}, trace)
-                for block in self._blocks(len(points), self.rows)
-            ]
-            return torch.cat(densities)[: len(points)]
-
-        given = self.conditions[which]
+        given, of_points = self.conditions[which], partial(self._log_density, trace=trace)
         if not has_cells(self.prior.flow):
             density = of_points(rows, given)
             return Density(density, torch.zeros_like(density))
@@ -242,13 +236,17 @@ class Amortized:
         Points out of bounds have a density too: q is not normalized to the bounds, see
         ``log_prob``.
         """
-        count = points.shape[1]
-        rows, which = points.flatten(0, 1), places.repeat_interleave(count).to(points.device)
-        densities = []
-        for block in self._blocks(len(rows), self.rows):
-            given = {"labels": self.conditions[which[block]]}
-            densities.append(self.prior.log_density(rows[block], given, trace))
-        return torch.cat(densities)[: len(rows)].view(len(points), count)
+        given = self.conditions[places.to(points.device)]
+        given = given.repeat_interleave(points.shape[1], dim=0)
+        return self._log_density(points.flatten(0, 1), given, trace).view(points.shape[:2])
+
+    def _log_density(self, rows: Tensor, conditions: Tensor, trace: Trace) -> Tensor:
+        """Return ``log q [N]`` at rows ``[N, D]``, each given conditions ``[N, C]``, in blocks."""
+        densities = [
+            self.prior.log_density(rows[block], {"labels": conditions[block]}, trace)
+            for block in self._blocks(len(rows), self.rows)
+        ]
+        return torch.cat(densities)[: len(rows)]
 
     def _blocks(self, count: int, size: int) -> tuple[Tensor, ...]:
         """Return the indices of ``count`` rows in blocks of one size; the last block is padded with

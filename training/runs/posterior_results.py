@@ -155,16 +155,21 @@ def report_draws(
         _report_blur(summary, names, blur)
     _warn_of_widths(errors, names)
     if numbers["converged"] < count:
-        missed = (~summary.converged).nonzero()[:, 0].tolist()
-        logger.warning(f"Warning: {len(missed)} of {count} have not converged:")
-        alike: dict[tuple[str, ...], list[int]] = {}
-        for place in missed[:MOST_LINES]:
-            alike.setdefault(tuple(summary.reasons(place)), []).append(place)
-        for places in alike.values():
-            listed = ", ".join(f"{place + 1}" for place in places)
-            logger.warning(f"  observation(s) {listed}: {_why(numbers, summary, places)}")
-        if len(missed) > MOST_LINES:
-            logger.warning(f"  and {len(missed) - MOST_LINES} more: see the JSON")
+        _warn_of_unconverged(numbers, summary)
+
+
+def _warn_of_unconverged(numbers: Mapping[str, Any], summary: Summary) -> None:
+    """Warn of posteriors that have not converged, with the reasons and remedies."""
+    missed = (~summary.converged).nonzero()[:, 0].tolist()
+    logger.warning(f"Warning: {len(missed)} of {numbers['observations']} have not converged:")
+    alike: dict[tuple[str, ...], list[int]] = {}
+    for place in missed[:MOST_LINES]:
+        alike.setdefault(tuple(summary.reasons(place)), []).append(place)
+    for places in alike.values():
+        listed = ", ".join(f"{place + 1}" for place in places)
+        logger.warning(f"  observation(s) {listed}: {_why(numbers, summary, places)}")
+    if len(missed) > MOST_LINES:
+        logger.warning(f"  and {len(missed) - MOST_LINES} more: see the JSON")
 
 
 def _why(numbers: Mapping[str, Any], summary: Summary, places: Sequence[int]) -> str:
@@ -247,17 +252,17 @@ def _warn_of_widths(errors: Tensor | None, names: Sequence[str]) -> None:
     """
     if errors is None or not names:
         return
-    wide, narrow = errors < 1 / WRONG_WIDTH, errors > WRONG_WIDTH
-    for kind, wrong, of_row in (("wide", wide, "amin"), ("narrow", narrow, "amax")):
-        rows = wrong.any(dim=1).nonzero()[:, 0].tolist()
-        extreme = getattr(errors, of_row)(dim=1)
+    for kind, factor in (("wide", 1 / errors), ("narrow", errors)):
+        worst, columns = factor.max(dim=1)
+        rows = (worst > WRONG_WIDTH).nonzero()[:, 0].tolist()
         for row in rows[:MOST_LINES]:
-            column = int((errors[row] == extreme[row]).nonzero()[0])
+            column = int(columns[row])
             logger.warning(
                 f"Warning: the posterior of observation {row + 1} seems too {kind} in "
                 f"{names[column]}: at simulations with such posteriors, errors are "
-                f"{float(extreme[row]):.2g} times as large as its standard deviation says. Train "
-                "on more simulations, or weight the draws by a learned likelihood (--correct)."
+                f"{float(errors[row, column]):.2g} times as large as its standard deviation says. "
+                "Train on more simulations, or weight the draws by a learned likelihood "
+                "(--correct)."
             )
         if len(rows) > MOST_LINES:
             logger.warning(f"Warning: so do those of {len(rows) - MOST_LINES} more observations")

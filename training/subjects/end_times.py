@@ -8,21 +8,16 @@ seconds, and the log densities of held-out rows decide.
 """
 
 from dataclasses import replace
-from itertools import count
 
 import torch
 
 from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.seeds import seeded_generator
-from torch_utils.stats import RunningMeans
 from torch_utils.streams import Stream
 from training.flow.coordinates.coordinates import Coordinates
 from training.flow.schedules import InflationSchedule
 from training.learning.building import Choices
-from training.learning.held_out import Watch
-from training.learning.trainer import Trainer
-from training.model.model import Model
 from training.recipes import FEW_ROWS
 from training.subjects.table_spaces import Preparation
 
@@ -68,28 +63,11 @@ def held_out_log_prob(preparation: Preparation, coordinates: Coordinates, patien
     Returns:
         Log density in nats per row, the same on all ranks.
     """
-    model, loss = preparation.build(coordinates)
-    config, held_out = preparation.config, preparation.held_out(coordinates, loss)
-    assert held_out is not None
-    trainer, watch = Trainer(model, loss, config), Watch(held_out, True, patience)
-    means, batches = RunningMeans(trainer.device), preparation.source(coordinates).batches(0)
-    for step, batch in zip(count(1), batches, strict=False):
-        trainer.train_step(batch, means)
-        ended = step >= config.total_steps
-        if ended or trainer.seen // config.tick > (trainer.seen - config.batch) // config.tick:
-            watch.look(trainer.averaged, trainer.seen)
-        if ended or watch.exhausted:
-            break
-    watch.put_best(trainer.averaged)
-    return _mean_log_prob(trainer.averaged, preparation)
-
-
-@torch.no_grad()
-def _mean_log_prob(model: Model, preparation: Preparation) -> float:
+    model, _ = preparation.trained(coordinates, patience)
     rows, flow = preparation.table.held_out_rows, model.flow
-    assert flow.coordinates is not None
     generator = seeded_generator("cpu", preparation.config.seed, Stream.HELD_OUT)
-    points = flow.coordinates.dithered(rows.points, generator).to(flow.device)
+    points = coordinates.dithered(rows.points, generator).to(flow.device)
     assert rows.conditions is not None
-    total = flow.given(labels=rows.conditions.to(flow.device)).log_prob(points).sum()
+    with torch.no_grad():
+        total = flow.given(labels=rows.conditions.to(flow.device)).log_prob(points).sum()
     return float(distributed.sum_over_ranks(total) / distributed.world_size()) / len(points)

@@ -31,6 +31,7 @@ from training.names import (
     AMORTIZED_ROWS,
     LEARNED_SOLVER,
     LEARNED_STEPS,
+    MOST_DEBLURRED,
     TOY_POOL,
 )
 from training.subjects.networks import NetworkFile
@@ -239,6 +240,13 @@ class Subject(ABC):
             return replace(self.prior(*flow.course("points"), deblurred), ways=ways_of(flow))
         times = flow.times(steps or LEARNED_STEPS)
         return self.prior(times, get_solver(LEARNED_SOLVER), deblurred)
+
+    def sharpened(self, prior: Prior, wanted: bool = True) -> Prior:
+        """Return the prior with sharpened points, as posteriors without a likelihood have them:
+        unless that is not wanted, or points are images, deblurred, or of many dimensions.
+        """
+        small = self.is_readable and self.dim <= MOST_DEBLURRED
+        return replace(prior, sharpened=wanted and small and not prior.deblurred)
 
     @property
     def exact(self) -> ProbabilityFlow | None:

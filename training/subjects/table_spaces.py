@@ -8,7 +8,7 @@ on held-out rows.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
-from itertools import product
+from itertools import islice, product
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ from training.learning.building import Choices
 from training.learning.calibrating import CalibrationPlan
 from training.learning.coordinates import basis_in, fit_coordinates, over_decades
 from training.learning.gaussian_start import fit_levels
-from training.learning.held_out import HeldOut
+from training.learning.held_out import HeldOut, Watch
 from training.learning.loss import DenoisingLoss
 from training.learning.melting import NETWORK_ROWS, LawPlan, points_to_melt
 from training.learning.trainer import Trainer, TrainingConfig
@@ -298,17 +298,42 @@ class Preparation:
         own = self.choices.network_arguments.items()
         arguments = {name: value for name, value in own if name != "members"}
         alone = replace(self, choices=replace(self.choices, network_arguments=arguments))
-        model, loss = alone.build(coordinates)
-        held_out = self.held_out(coordinates, loss)
-        assert held_out is not None
         steps = min(steps, self.config.total_steps)
-        config = replace(self.config, total=steps * self.config.batch)
-        trainer, means = Trainer(model, loss, config), RunningMeans(self.device)
-        for batch, _ in zip(self.source(coordinates).batches(0), range(steps), strict=False):
-            trainer.train_step(batch, means)
-        nats = held_out.score(trainer.averaged).nats
+        shorter = replace(alone, config=replace(self.config, total=steps * self.config.batch))
+        model, held_out = shorter.trained(coordinates)
+        nats = held_out.score(model).nats
         assert nats is not None
         return nats
+
+    def trained(
+        self, coordinates: Coordinates, patience: int | None = None
+    ) -> tuple[Model, HeldOut]:
+        """Train a model as a run does, but without files.
+
+        Args:
+            coordinates: Coordinates of the flow.
+            patience: Number of reports without a better held-out score that ends the training. The
+                model then has the weights that scored best. None to train all steps and keep the
+                last weights.
+
+        Returns:
+            The model with averaged weights, and the held-out rows.
+        """
+        model, loss = self.build(coordinates)
+        config, held_out = self.config, self.held_out(coordinates, loss)
+        assert held_out is not None
+        watch = None if patience is None else Watch(held_out, True, patience)
+        trainer, means = Trainer(model, loss, config), RunningMeans(self.device)
+        for batch in islice(self.source(coordinates).batches(0), config.total_steps):
+            trainer.train_step(batch, means)
+            due = trainer.seen // config.tick > (trainer.seen - config.batch) // config.tick
+            if watch and (due or trainer.step == config.total_steps):
+                watch.look(trainer.averaged, trainer.seen)
+                if watch.exhausted:
+                    break
+        if watch:
+            watch.put_best(trainer.averaged)
+        return trainer.averaged, held_out
 
 
 def placed(coordinates: Coordinates, rows: Rows, generator: torch.Generator) -> Batch:

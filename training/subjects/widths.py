@@ -1,6 +1,5 @@
 """Fit of the scale of a trained posterior's errors to simulations; see ``training.flow.widths``."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -38,7 +37,7 @@ def fit_widths(table: DataTable, seed: int, model: Model) -> None:
     subject = TableFlow.of(NetworkFile(Path("model"), model), {})
     device = subject.flow.device
     posterior = Amortized(
-        replace(subject.neural_posterior(), sharpened=True),
+        subject.sharpened(subject.neural_posterior()),
         table.conditions[chosen].to(device),
         subject.amortized_block(device),
         chains=1,
