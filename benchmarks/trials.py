@@ -25,7 +25,8 @@ claims: two models of reaction times, of which each makes half of the observatio
 are normal, or times have a shift and an exponential tail. Probabilities of models are compared with
 how often they are right.
 
-hierarchy: 40 subjects of eight reaction times each (docs/trials.md), of one population:
+hierarchy: 40 subjects of eight reaction times each (docs/tutorials/repeated-trials.md), of one
+population:
 ``posterior.py population`` of posteriors by a learned likelihood, and once more of those under the
 prior that it wrote. ``population_by_nuts.py`` compares it with NUTS by the simulator's own density.
 

@@ -7,7 +7,7 @@ import ast
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-PAGE = ROOT / "docs" / "files.md"
+PAGE = ROOT / "docs" / "reference" / "files.md"
 MODULES = (
     "training/files/stats.py",
     "training/model/network_file.py",
@@ -41,7 +41,8 @@ or absent. Existing results are kept unless `--overwrite` is given. Arrays open 
     python info.py FILE...
 
 says what is in a network file, in results, in the folder of a run, or in a set of images. Pictures
-and reports are on pages of their own, [pictures.md](pictures.md) and [report.md](report.md).
+and reports are on pages of their own, [pictures.md](../howto/pictures.md) and
+[report.md](../howto/report.md).
 """
 
 

@@ -39,7 +39,7 @@ it is, and ours holds: next to nothing moves, for any network, since what is ins
 inside along a smooth flow. *fresh* is what a wrong score or law of latents would tell by. Networks
 are those of the gallery, of 0.25 million samples, which is short. The S-curve has not quite become
 Gaussian at T, with the exact denoiser as well; more of that, of longer trainings, and of Gaussian
-latents of PRR, in [coverage.md](measurements/coverage.md)."""
+latents of PRR, in [coverage.md](coverage.md)."""
 
 
 def measured(folder: Path, network: Path, steps: int) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 An experiment measures parts, each kept in a file of its own in ``out/experiments/NAME/parts`` as
 soon as it is there. One that is killed goes on with what is missing when it is started again. In
 the end it writes ``NAME.json``, a table ``NAME.md`` and a picture ``NAME.png``, and with
-``--publish`` its section of docs/paper.md, between two comments that have its name, and its time in
+``--publish`` its section of docs/measurements/paper.md, between two comments that have its name,
+and its time in
 the table of all.
 """
 
@@ -27,7 +28,7 @@ from dnnlib.files import atomic_path
 from torch_utils.results import load_json, provenance, save_json
 
 ROOT = Path(__file__).parent.parent
-PAPER = ROOT / "docs" / "paper.md"
+PAPER = ROOT / "docs" / "measurements" / "paper.md"
 SCALES = ("cpu", "gpu")
 
 
@@ -39,7 +40,7 @@ class Lab:
         name: Of the experiment.
         scale: ``cpu`` for data that need no download, ``gpu`` for those of the paper.
         out: The folder of all experiments.
-        publish: Whether its results go into docs/paper.md.
+        publish: Whether its results go into docs/measurements/paper.md.
     """
 
     name: str
@@ -111,7 +112,7 @@ class Lab:
         if self.publish:
             picture = ROOT / "docs" / "images" / f"paper_{self.name}.png"
             _save(figure, picture)
-            shown = f"![{self.name.replace('_', ' ')}](images/{picture.name})"
+            shown = f"![{self.name.replace('_', ' ')}](../images/{picture.name})"
             told = f"It took {minutes(self.taken)} of the CPU, with the trainings."
             section = f"```bash\n{command}\n```\n\n{words}\n\n{told}\n\n{table}\n\n{shown}"
             page = with_section(PAPER.read_text(encoding="utf-8"), self.name, section)
@@ -146,7 +147,9 @@ def experiment(
     command: Callable[..., None] = asked
     for add in (
         *more,
-        click.option("--publish", is_flag=True, help="Write the results into docs/paper.md."),
+        click.option(
+            "--publish", is_flag=True, help="Write the results into docs/measurements/paper.md."
+        ),
         click.option("--out", type=places, default="out/experiments", show_default=True),
         click.option("--scale", type=click.Choice(SCALES), default="cpu", show_default=True),
     ):

@@ -41,7 +41,7 @@ accounted for. The sampler is Gibbs' method on evidence that is a mean over a po
 the paper's is Hamiltonian Monte Carlo through the flow; and flows that compress a dimension (PRR)
 are among ours. All rows have the same seed, and so nearly the same points and noise in latents:
 they are not independent tests. Networks are those of the gallery, of 0.25 million samples. 100
-runs, five components and wide ones are in [mixture_prior.md](measurements/mixture_prior.md)."""
+runs, five components and wide ones are in [mixture_prior.md](mixture_prior.md)."""
 
 
 def runs(folder: Path, network: Path, *options: str) -> dict[str, Any]:

@@ -40,7 +40,7 @@ bits that wrapped; {exact}. T is when nine tenths of the variance of every dimen
 ones as well, are noise at this gap. **What is short**: trainings of {durations} images (the
 paper: 200 million) with networks of 16 channels (128), {generated} generated images, and no
 calibration and no learned law of latents, as in the paper. Such networks are far from what
-longer ones reach ([results.md](results.md)); what they can show is whether quality falls where
+longer ones reach ([digits.md](digits.md)); what they can show is whether quality falls where
 few dimensions are kept, not how good it is."""
 
 

@@ -47,7 +47,7 @@ path. With fresh noise at each time, as in the paper, they nearly are, but so ar
 denoiser, for what no denoiser can know is new at each time. Along the path residuals stay
 correlated for a good part of T, and for a shorter one so does the network's own error *D − exact
 D*, where it is known: errors of neighboring times add up. More in
-[correlations.md](measurements/correlations.md). Toys have networks of the gallery, 0.25 million
+[correlations.md](correlations.md). Toys have networks of the gallery, 0.25 million
 samples, and 4,000 points at 71 times; {images} the network of the sections below that keeps {kept}
 dimensions, and fewer images and times: what 400 images leave to chance is large."""
 

@@ -41,7 +41,7 @@ apart. *round trip*: root mean square of what 2,000 points have moved by when th
 units. Published are such pictures of circles, sine, moons, S-curve and Swiss roll, with latents of
 compressed dimensions drawn from a Gaussian (variance 1e-2 for circles, 2.5e-3 for the S-curve) and
 T = 7.01 for circles. Here T is when a tenth of the variance is data, the law of compressed latents
-is learned ([measurements/toys.md](measurements/toys.md#the-law-of-compressed-latents)), and
+is learned ([toys.md](toys.md#the-law-of-compressed-latents)), and
 trainings are of 0.25 million samples, a fourth (in the plane) or less (in space) of our defaults,
 where the published code's is 7 billion. The short trainings show in *generated*; round trips depend
 on the integration alone."""

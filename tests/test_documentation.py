@@ -22,8 +22,14 @@ from training.pictures import look
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
-PAGES = ("README.md", "docs/theory.md", "docs/api.md", "docs/amortized.md", "docs/trials.md")
-PAGES += ("docs/rounds.md",)
+PAGES = (
+    "README.md",
+    "docs/theory.md",
+    "docs/howto/python.md",
+    "docs/tutorials/simulator.md",
+    "docs/tutorials/repeated-trials.md",
+)
+PAGES += ("docs/tutorials/rounds.md",)
 FEW = {
     "toy_train": ["--duration=0.0004", "--batch=100", "--no-calibrate"],
     "toy_pfODE_int": ["--total_samples=50", "--steps=2"],
@@ -84,7 +90,9 @@ class Shell:
         assert done.code == 0, f"{name} {options}: {done.err}"
 
 
-@pytest.mark.parametrize("page", slowly(PAGES, "docs/trials.md", "docs/rounds.md"))
+@pytest.mark.parametrize(
+    "page", slowly(PAGES, "docs/tutorials/repeated-trials.md", "docs/tutorials/rounds.md")
+)
 def test_every_block_of_a_page_runs(page, toy_network, tmp_path, monkeypatch):
     demo = tmp_path / "out" / "demo" / "PRP" / "network-snapshot-001000.pkl"
     demo.parent.mkdir(parents=True)
@@ -136,7 +144,7 @@ def test_pages_name_files_that_are_there_and_no_merge_is_left_half_done():
 
 def test_the_page_of_files_is_made_of_the_docstrings():
     made = runpy.run_path(str(ROOT / "docs" / "make_files.py"))
-    page = (ROOT / "docs" / "files.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "reference" / "files.md").read_text(encoding="utf-8")
     assert made["page"]() == page, "run: python docs/make_files.py"
     formats = {
         path.relative_to(ROOT).as_posix()

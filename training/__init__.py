@@ -1,7 +1,7 @@
 """Flows that inflate data to a Gaussian of the same or lower dimension, and back.
 
-What is exported here is stable, and ``docs/api.md`` shows how to use it. It is imported when it is
-first asked for, so that ``import training`` takes no time.
+What is exported here is stable, and ``docs/howto/python.md`` shows how to use it. It is imported
+when it is first asked for, so that ``import training`` takes no time.
 """
 
 from importlib import import_module

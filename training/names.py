@@ -106,7 +106,7 @@ ADAPTIVE_SOLVERS = ("dopri5",)
 """Solvers that choose their steps themselves."""
 DEFAULT_SOLVER = "exp_rk5"
 """Default solver: the most accurate for its network evaluations in ``benchmarks/solvers.py``; see
-docs/solvers.md.
+docs/reference/solvers.md.
 """
 DEFAULT_STEPS = 20
 """Default number of steps of an integration."""

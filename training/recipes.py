@@ -1,7 +1,7 @@
 """Sizes of networks and lengths of trainings: as published, or fitted to the data and the device.
 
 The choices of ``fitted`` are those that worked where they were measured, on 8 x 8 digits on two
-cores of a CPU (docs/images.md), extrapolated to other sizes by a few rules:
+cores of a CPU (docs/tutorials/images.md), extrapolated to other sizes by a few rules:
 
 ==============  ==================================================================================
 size            32 channels times (1, 2) at 8 pixels, (1, 2, 2) above; on CUDA, from 32 pixels on,
@@ -20,8 +20,8 @@ last time       as for toys, half as long again if dimensions are compressed
 
 The choices of ``fitted_to_table`` worked on tables with 178 to 53,920 rows and 5 to 61 columns:
 many small steps of a small network, larger batches for many rows, and regularization against
-memorizing few rows. docs/tables.md lists the results. Where points have conditions, few rows get a
-short training of a network without waves of the conditions.
+memorizing few rows. docs/tutorials/table.md lists the results. Where points have conditions, few
+rows get a short training of a network without waves of the conditions.
 """
 
 from collections.abc import Mapping, Sequence

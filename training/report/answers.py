@@ -50,7 +50,7 @@ TITLES = {
     "predict": "Predictions",
     "fill": "Filled cells",
 }
-PAGE = "docs/tables.md"
+PAGE = "docs/tutorials/table.md"
 MOST_CHARTS, MOST_LISTED, MOST_LEVELS = 8, 12, 12
 MOST_ROWS, MOST_COLUMNS = 20, 12
 BINS = 24

@@ -56,7 +56,7 @@ def section_of(path: Path, choice: Choice) -> Section:
     return Section(
         f"Check of the posterior of {saved.name}",
         READING,
-        "docs/posterior.md",
+        "docs/howto/likelihoods.md",
         str(path.parent),
         [Charts(held, KEYS), Charts(ranks, KEYS)],
         _results(saved),
@@ -141,7 +141,7 @@ def section_of_predictive(path: Path, choice: Choice) -> Section:
     return Section(
         f"Data of the posterior of {name}",
         READING_OF_PREDICTIVE,
-        "docs/how-sure.md",
+        "docs/tutorials/calibration.md",
         str(path.parent),
         [NumberTable("Observed and simulated", head, rows[:MOST_ROWS], more)],
         results,

@@ -41,7 +41,7 @@ def section_of(path: Path, choice: Choice) -> Section:
                 None if best < BASELINE else False,
             )
         )
-    page = "docs/tables.md" if saved.nats is not None else "docs/files.md"
+    page = "docs/tutorials/table.md" if saved.nats is not None else "docs/reference/files.md"
     return Section(f"Training of {run}", READING, page, str(path.parent), [Charts(drawn)], results)
 
 

@@ -48,7 +48,7 @@ def section_of(path: Path, choice: Choice) -> Section:
     ]
     parts = [Charts([_differences(saved, shares, exact, errors)]), NumberTable("Held", head, rows)]
     return Section(
-        f"{name}: coverage", READING, "docs/calibration.md", str(path.parent), parts, results
+        f"{name}: coverage", READING, "docs/howto/check-a-flow.md", str(path.parent), parts, results
     )
 
 

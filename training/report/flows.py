@@ -138,7 +138,7 @@ def section_of(paths: Mapping[str, Path], choice: Choice) -> Section:
     saved = {
         kind: SavedTrajectory.load(path, choose=choice.samples) for kind, path in paths.items()
     }
-    return section_of_run(saved, "the flow", READING, "docs/toys.md")
+    return section_of_run(saved, "the flow", READING, "docs/tutorials/toys.md")
 
 
 def section_of_run(

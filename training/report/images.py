@@ -57,7 +57,7 @@ def section_of(paths: Mapping[str, Path], choice: Choice) -> Section:
     parts = [
         images_part(item, backs.get(item.path)) for item in saved.values() if item.path not in used
     ]
-    return section_of_run(saved, "images in the flow", READING, "docs/images.md", parts)
+    return section_of_run(saved, "images in the flow", READING, "docs/tutorials/images.md", parts)
 
 
 def images_part(item: SavedTrajectory, back: SavedTrajectory | None) -> Images:
@@ -135,7 +135,9 @@ def section_of_roundtrips(path: Path, choice: Choice) -> Section:
     )
     parts = [drawn, *([_worst(saved)] if len(saved.originals) else [])]
     title = f"Round trips of {saved.name}"
-    return Section(title, READING_OF_ROUNDTRIPS, "docs/images.md", str(path.parent), parts, results)
+    return Section(
+        title, READING_OF_ROUNDTRIPS, "docs/tutorials/images.md", str(path.parent), parts, results
+    )
 
 
 def _worst(saved: SavedRoundtrips) -> Images:

@@ -56,7 +56,7 @@ def section_of(path: Path, choice: Choice) -> Section:
     parts += [*_summary(saved, parameter(numbers, "posteriors"))]
     title = f"Posterior of {name}"
     results = _results(of, numbers)
-    return Section(title, READING, "docs/posterior.md", str(path.parent), parts, results)
+    return Section(title, READING, "docs/howto/likelihoods.md", str(path.parent), parts, results)
 
 
 def _results(of: str, numbers: Path) -> list[Result]:

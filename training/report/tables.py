@@ -45,7 +45,7 @@ def section_of(paths: Mapping[str, Path], choice: Choice) -> Section:
         fitting, columns = _fit(tables["melt"], tables["gen"], of)
         parts.append(columns)
         results.append(fitting)
-    page = "docs/tables.md"
+    page = "docs/tutorials/table.md"
     made = section_of_run(saved, "rows in the flow", READING, page, parts, results)
     densities = density_results(tables["melt"], of) if "melt" in tables else []
     return replace(made, results=[*made.results, *densities])

@@ -21,7 +21,7 @@ The default of ``COUPLING`` is 1. A smaller lambda damps the gap, by lambda per 
 error into the mean, and amplifies rounding errors of the inverse by ``1 / lambda`` per step. The
 gap needs little damping here: it shrinks where the flow expands, and grows as ``exp(int |dv/dx|
 dt)`` where the flow contracts. This growth is bounded by the ratio of the widths of noise and data.
-Measurements are in docs/solvers.md.
+Measurements are in docs/reference/solvers.md.
 """
 
 from collections.abc import Iterator
