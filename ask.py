@@ -1,7 +1,6 @@
-"""Answers to any question about the rows of a table, by a network trained with --any.
+"""Impute, predict, score and sample rows of a table with conditional queries.
 
-fill closes holes, predict tells columns from others, score tells how likely rows are and which of
-their cells are odd, sample draws rows, and check tests all of this on rows that are held out.
+The network is trained with train --any.
 """
 
 from training.options import ask

@@ -1,6 +1,6 @@
-"""Residuals of a denoiser at many times, and how those at later times correlate with the first.
+"""Compute the residuals of a denoiser along time, and their correlations.
 
-extracttoys and extract write the residuals of a network; calctoys and calc correlate them.
+Run extracttoys or extract to write the residuals of a network, then calctoys or calc.
 """
 
 from training.options import residuals

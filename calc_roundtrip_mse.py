@@ -1,4 +1,4 @@
-"""Melts images or rows of a data set, generates them back, and measures how well they return."""
+"""Measure round-trip errors of images or rows: inflate them, generate them back, compare."""
 
 from training.options.script import run_script, runs
 from training.options.simulations import RoundtripSettings

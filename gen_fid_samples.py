@@ -1,7 +1,7 @@
-"""Samples images by seed, one PNG each, to compute an FID of.
+"""Generate images by seed, one PNG each, for example to compute an FID.
 
-An image depends on its seed, the network and the settings of the integration alone. A rerun makes
-what is missing or broken.
+Each image depends only on its seed, the network and the solver settings. Running the command again
+generates only images that are missing or broken.
 """
 
 from training.options.samples import GenerationSettings

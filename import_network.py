@@ -1,8 +1,7 @@
-"""Makes a network file of one that was trained by the paper's original code.
+"""Convert a network trained by the paper's original code.
 
---source is a network-snapshot-*.pkl of that code: a pickle, which is read as data, so that nothing
-in it can run. --dest is an ordinary network file, for all scripts. Its parameters are written
-beside it.
+The pickle --source (network-snapshot-*.pkl) is parsed as data, so that no code in it runs. --dest
+is an ordinary network file, with its parameters in a file beside it.
 """
 
 from training.options.networks import ImportSettings

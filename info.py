@@ -1,4 +1,4 @@
-"""Says what is in files: networks, results, runs of a training, image data sets.
+"""Describe network files, results, run directories and image data sets.
 
 Each PATH is a network file (a path or an https URL), an .npz or .json of results, the folder of a
 training run, or a zip or folder of images.
@@ -8,17 +8,20 @@ from pathlib import Path
 
 from dnnlib.logs import logger
 from dnnlib.urls import local_file
+from training.names import command_line
 from training.options.declared import Declared, argument, takes
 from training.options.script import command, run_script
 
 
-class Settings(Declared):
+class Settings(
+    Declared, example=f"{command_line('info')} out/00000-circles/network-snapshot-001000.pkl"
+):
     """Options of this script."""
 
     paths: tuple[str, ...] = argument(metavar="PATH...", nargs=-1, required=True)
 
 
-@command(help=__doc__)
+@command(help=__doc__, example=Settings.example)
 @takes(Settings)
 def main(settings: Settings) -> None:
     from training.files.about import facts_of  # imported here, so that --help does not load PyTorch

@@ -1,4 +1,8 @@
-"""Integrates the probability-flow ODE of images or tables: melt data, bring it back, generate."""
+"""Integrate the probability-flow ODE of images or tables.
+
+It inflates data (melt), generates from the end of the melt (roundtrip), and generates new samples
+(gen), with log densities on request.
+"""
 
 from training.options.script import run_script, runs
 from training.options.simulations import SimulationSettings

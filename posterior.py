@@ -1,10 +1,6 @@
-"""Posteriors of what was not seen, given what was, and tests of their calibration.
+"""Sample posteriors, and test and calibrate them.
 
-sample draws from the posterior of each observation; check finds truths again; calibrate learns
-from truths what to ask for, so that intervals hold what they say; predict simulates data from
-draws; compare weighs models; population infers what members of a population have in common; rounds
-simulates where the posterior of one observation may be; mixture infers the weights of a mixture
-over latents.
+The prior is a flow of data with a known likelihood, or a conditional network is the posterior.
 """
 
 from training.options import posterior

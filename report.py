@@ -1,9 +1,7 @@
-"""Writes all results in some folders into one HTML file: flows that move, numbers, and curves.
+"""Write all results in some folders into one interactive HTML file.
 
-Each PATH is the folder of a training run or of results, or a file of results. Folders are searched
-with those in them: for training runs, simulations of toys, images and tables, coverage,
-correlations of residuals, round trips, posteriors, answers about rows, and checks. The file opens
-in any browser, loads nothing, and can be sent by mail.
+Each PATH is a results file, or a folder that is searched with its subfolders. The HTML file is
+self-contained: it opens in any browser without a network connection.
 """
 
 import gc
@@ -16,20 +14,21 @@ from pathlib import Path
 from dnnlib.errors import UsageError
 from dnnlib.files import atomic_path, require_folder, require_new
 from dnnlib.logs import logger
+from training.names import command_line
 from training.options.declared import Declared, argument, option, takes
 from training.options.script import command, run_script
 from training.options.shared import overwrite
 from training.options.types import FILE, SEED
 
 
-class Settings(Declared):
+class Settings(Declared, example=f"{command_line('report')} out --dest=report.html"):
     """Options of this script."""
 
     paths: tuple[Path, ...] = argument(metavar="PATH...", type=FILE, nargs=-1, required=True)
-    dest: Path = option(default=Path("report.html"), help="The HTML file.")
-    title: str | None = option(unset="the names of the paths", help="Heading of the page.")
-    points: int = option(default=5000, help="Points of a panel at most.")
-    seed: int = option(type=SEED, default=0, help="Seed of which points, where there are more.")
+    dest: Path = option(default=Path("report.html"), help="HTML file to write.")
+    title: str | None = option(unset="the names of the paths", help="Title of the page.")
+    points: int = option(default=5000, help="Largest number of points per panel.")
+    seed: int = option(type=SEED, default=0, help="Random seed of the choice of points.")
     open: bool = option(is_flag=True, help="Open the file in the browser.")
     overwrite: bool = overwrite()
 
@@ -63,7 +62,7 @@ def write(settings: Settings) -> int:
     return len(findings.sections)
 
 
-@command(help=__doc__)
+@command(help=__doc__, example=Settings.example)
 @takes(Settings)
 def main(settings: Settings) -> None:
     if os.environ.get("RANK", "0") != "0":

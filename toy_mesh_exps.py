@@ -1,22 +1,20 @@
-"""Coverage under the flow of a toy, or of a table of 2 or 3 columns: what stays in spheres that are
-carried to the data and back.
+"""Measure coverage: the fraction of points inside spheres that a flow carries to the data and back.
 
-Test points of the latent Gaussian and points on spheres of given Mahalanobis radii are generated to
-data and inflated back; at each stage the test points inside each boundary are counted, and in data
-space fresh samples of the toy, or held-out rows of the table, too.
+Test points of the latent Gaussian and spheres of given Mahalanobis radii are generated to data
+space and inflated back. The flow is that of a toy, or of a table with 2 or 3 columns.
 
 \b
-Columns, by radius, and their names in the files where these differ:
-chi2    part of the Gaussian in the sphere ("exact")
-start   test points inside at the start, in latent space ("latent")
-data    the same after generation; equal to start, however wrong the score is
+Printed columns, and their names in the files where these differ:
+chi2    probability of the sphere under the Gaussian ("exact")
+start   fraction of test points inside at the start, in latent space ("latent")
+data    the same after generation; equals start for any denoiser
 end     the same after inflating the generated points
-fresh   new samples of the toy, or held-out rows, in data space: differs from chi2 by
-        errors of the score, and where latents are not Gaussian
+fresh   fraction of new samples (validation rows) inside, in data space; differs from chi2
+        if the denoiser is wrong or the latents are not Gaussian
 change  largest difference of data or end from start ("largest_change")
-moved   most test points on another side than at the start ("changed_sides")
-paired  with --paired: fresh, minus the same samples in the spheres that the exact
-        denoiser carries ("paired"); s.e. is its standard error, far below a count's
+moved   largest number of test points that changed sides ("changed_sides")
+paired  with --paired: fresh minus the fraction inside spheres carried by the exact
+        denoiser, and its standard error
 
 \b
 Files: {data}_{schedule}_coverage.json    numbers and options

@@ -1,10 +1,14 @@
-"""Integrates the probability-flow ODE of a toy: melt, roundtrip from the melt's end, and gen."""
+"""Integrate the probability-flow ODE of a toy.
+
+It inflates data (melt), generates from the end of the melt (roundtrip), and generates new samples
+(gen).
+"""
 
 from training.options.script import group, run_script, runs
 from training.options.simulations import ClosedFormSettings, NetSettings
 
-POINTS = "Integrate with a finite set of points that stands for the data."
-EXACT = "Integrate with the toy's own denoiser, known in closed form."
+POINTS = "Integrate with the exact denoiser of a finite set of data points."
+EXACT = "Integrate with the exact denoiser of the toy, in closed form."
 main = group(
     help=__doc__,
     commands={

@@ -1,6 +1,6 @@
-"""Trains a denoiser on a toy data set.
+"""Train the denoiser of an inflationary flow on a toy.
 
-Data are drawn fresh for every step from the toy's own distribution, on its exact eigenbasis.
+Every step draws fresh data from the toy distribution, in its exact eigenbasis.
 """
 
 from training.options.script import run_script, runs

@@ -1,4 +1,8 @@
-"""Trains a denoiser on images, or on the rows of a table."""
+"""Train the denoiser of an inflationary flow on images or on a table.
+
+Architecture, duration and other defaults depend on the data and the device. Ctrl-C saves the run,
+and --resume continues it with identical results.
+"""
 
 from training.options.script import run_script, runs
 from training.options.train import TrainSettings

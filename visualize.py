@@ -1,12 +1,7 @@
-"""Draws what the scripts wrote: simulations, roundtrips, coverage, correlations, posteriors,
-answers, training, samples.
+"""Draw pictures of results files.
 
-Each PATH is a results file of a simulation, of worst roundtrips, of coverage, of correlations or of
-a check of posteriors (.npz), draws of posteriors (.nc), answers about rows (.csv) or a check of
-them (.json), a run's stats.jsonl, a zip of images, or a folder with such files or with images. What
-a file holds decides what is drawn of it; a melt, a roundtrip and a generation of one run are drawn
-together, and so are the correlations of images at several times. A file that is broken does not
-stop the others; it is named at the end, with exit code 1.
+Each PATH is a results file of any script (.npz, .nc, .csv, .json, .jsonl), a zip of images, or a
+folder of these. Broken files are skipped and listed at the end, with exit code 1.
 """
 
 import os
@@ -15,29 +10,29 @@ from pathlib import Path
 from dnnlib.errors import DataError
 from dnnlib.files import atomic_path, require_folder, require_new
 from dnnlib.logs import logger
+from training.names import command_line
 from training.options.declared import Declared, argument, option, takes
 from training.options.script import command, run_script
 from training.options.shared import overwrite
 from training.options.types import FILE, choice
 
 
-class Settings(Declared):
+class Settings(Declared, example=f"{command_line('visualize')} out"):
     """Options of this script."""
 
     paths: tuple[Path, ...] = argument(metavar="PATH...", type=FILE, nargs=-1, required=True)
     dest: Path | None = option(
         "--dest",
         "--save_dir",
-        unset="the file's",
-        help="Folder of the pictures, with one for each folder of files whose pictures would have "
-        "the same names",
+        unset="beside each file",
+        help="Output directory of the pictures",
     )
-    animation: bool = option(default=True, help="Animate melts and generations of toys.")
+    animation: bool = option(default=True, help="Animate simulations of toys.")
     format: str = option(type=choice(("gif", "mp4")), default="gif", help="Format of animations.")
     overwrite: bool = overwrite()
 
 
-@command(help=__doc__)
+@command(help=__doc__, example=Settings.example)
 @takes(Settings)
 def main(settings: Settings) -> None:
     if os.environ.get("RANK", "0") != "0":

@@ -66,12 +66,18 @@ def test_the_table_has_every_command():
 
 
 @every_command
-def test_help_tells_every_option(command):
-    result = good(command.run("--help"))
-    assert command.run("-h") == result
+def test_help_fits_two_screens_and_full_help_has_every_option(command):
+    brief = good(command.run("--help"))
+    assert command.run("-h") == brief
+    assert len(brief.out.splitlines()) <= 80
+    example = command.declared.example.split()
+    typed = {word.partition("=")[0] for word in example if word.startswith("--")}
+    assert typed <= {name for option in command.options for name in option.opts}
+    assert typed >= {option.opts[-1] for option in command.options if option.required}
+    full = good(command.run("--help-all")) if "--help-all" in brief.out else brief
     for option in command.options:
-        assert option.opts[-1] in result.out
-        assert option.help or option.name == "help"
+        assert option.opts[-1] in full.out
+        assert option.help
 
 
 @every_command

@@ -153,7 +153,7 @@ def test_the_table_is_shown_and_the_parameters_are_saved(measure):
 
 def test_the_help_says_what_the_columns_are_and_what_is_written():
     text = " ".join(run_script(toy_mesh_exps, "--help").out.split())
-    meanings = text.partition("Columns")[2].partition("Files:")[0]
+    meanings = text.partition("columns,")[2].partition("Files:")[0]
     places = [meanings.index(f" {head.removesuffix(' %')} ") for head in TABLE_HEAD[1:]]
     assert places == sorted(places)
     for name in ("exact", "latent", "largest_change", "changed_sides"):

@@ -32,6 +32,12 @@ def script(name: str) -> str:
     )
 
 
+def command_line(name: str) -> str:
+    """Return how a user starts a script: ``ifs NAME`` or ``python NAME.py``."""
+    typed = script(name)
+    return typed if typed.startswith(f"{PROGRAM} ") else f"python {typed}"
+
+
 UNSOUND = 3
 """Exit code of ``--strict`` and ``--refuse``."""
 EXTRAS = {

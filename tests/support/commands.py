@@ -58,7 +58,9 @@ class Command:
 
     @property
     def options(self):
-        return [param for param in self.declared.params if isinstance(param, click.Option)]
+        of_help = {"help", "help_all"}
+        params = [param for param in self.declared.params if param.name not in of_help]
+        return [param for param in params if isinstance(param, click.Option)]
 
     def has(self, option):
         return any(option in param.opts for param in self.options)

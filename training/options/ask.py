@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from dnnlib.errors import UsageError
-from training.names import script
+from training.names import command_line, script
 from training.options import shared
 from training.options.declared import Declared, option
 from training.options.types import FiniteFloat, Givens
@@ -24,12 +24,12 @@ class RowSettings(AskSettings):
 
     data: Path = option(
         required=True,
-        help="Rows: a CSV or another table, in which columns have the names of the training.",
+        help="Rows: a CSV or another table, with the column names of the training data.",
     )
     missing_values: tuple[str, ...] | None = option(
         unset="the usual marks",
-        help="Further texts that stand for no value; not of records that "
-        f"{script('dataset_tool')} has read",
+        help="Additional texts that stand for a missing value; not for data sets of "
+        f"{script('dataset_tool')}",
     )
 
 
@@ -39,17 +39,17 @@ class IntervalSettings(RowSettings):
     interval: float = option(
         type=FiniteFloat(min=0, max=1, min_open=True, max_open=True),
         default=0.9,
-        help="Probability of the intervals of numbers.",
+        help="Probability of the prediction intervals.",
     )
     held_out: bool = option(
         default=True,
-        help="Calibrate intervals by the held-out rows of the training; --no-held_out takes the "
-        "flow's own intervals.",
+        help="Calibrate intervals on validation rows; --no-held_out uses the intervals of "
+        "the flow.",
     )
     calibrate: Path | None = option(
-        unset="the scores in the network file",
-        help="Calibrate intervals for the columns that are asked and known here, by the held-out "
-        "rows of this data set (that of the training), or by all rows of a CSV of new rows",
+        unset="scores in the network file",
+        help="Calibrate intervals for these targets and conditions on the validation rows "
+        "of this data set, or on all rows of a CSV",
     )
 
     def __post_init__(self) -> None:
@@ -57,17 +57,22 @@ class IntervalSettings(RowSettings):
             raise UsageError("--calibrate sets intervals by held-out rows: leave --no-held_out out")
 
 
-class FillSettings(IntervalSettings):
-    """Fill the holes of a table: medians and likeliest levels, with how sure they are.
+class FillSettings(
+    IntervalSettings,
+    example=f"{command_line('ask')} fill --network=patients.pkl --data=patients.csv "
+    "--dest=imputed.csv",
+):
+    """Impute missing values.
 
-    With --tables=M, M tables with joint draws in the holes, for multiple imputation.
+    Writes medians or most likely categories with intervals or probabilities. With --tables=M,
+    writes M tables with joint draws, for multiple imputation.
     """
 
     tables: int | None = option(
-        unset="one table, of medians and likeliest levels",
-        help="So many tables, each with joint draws in its holes, for multiple imputation",
+        unset="one table of medians and most likely categories",
+        help="Number of multiply imputed tables, with joint draws of the missing values",
     )
-    seed: int = shared.seed("the draws")
+    seed: int = shared.seed()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -76,72 +81,86 @@ class FillSettings(IntervalSettings):
                 raise UsageError(f"--{name} is for intervals, which --tables has not: leave it out")
 
 
-class PredictSettings(IntervalSettings):
-    """Predict columns from the other cells of each row: intervals, probabilities of levels."""
+class PredictSettings(
+    IntervalSettings,
+    example=f"{command_line('ask')} predict --network=patients.pkl --data=new.csv "
+    "--columns=age,outcome --dest=predicted.csv",
+):
+    """Predict columns from the other cells of each row.
+
+    Numbers get prediction intervals, categories get probabilities.
+    """
 
     columns: tuple[str, ...] = option(
         required=True,
-        help="Columns to predict, each given all cells of its row that are there but for these.",
+        help="Columns to predict from the other observed cells of each row.",
     )
 
 
-class ScoreSettings(RowSettings):
-    """Log density of each row, and its odd cells.
+class ScoreSettings(
+    RowSettings,
+    example=f"{command_line('ask')} score --network=patients.pkl --data=new.csv --dest=scores.csv",
+):
+    """Compute log densities (nats) and flag outlier cells.
 
-    Densities are of the cells that are there: of continuous numbers in their units, of discrete
-    numbers and levels the probability.
+    Missing cells are left out. Continuous numbers contribute a density in their units, discrete
+    numbers and categories a probability.
     """
 
     odd: float = option(
         type=FiniteFloat(min=0, max=1, min_open=True),
         default=0.01,
-        help="Cells are odd whose value is this improbable, given the others of the row.",
+        help="Flag a value as an outlier if its conditional probability is below this.",
     )
 
 
-class DrawSettings(AskSettings):
-    """Draw rows, given what all of them have."""
+class DrawSettings(
+    AskSettings,
+    example=f"{command_line('ask')} sample --network=patients.pkl --count=1000 "
+    "--given=sex:female --dest=rows.csv",
+):
+    """Draw rows, optionally given values of some columns."""
 
-    count: int = option(required=True, help="Rows to draw.")
+    count: int = option(required=True, help="Number of rows to draw.")
     given_: tuple[tuple[str, str], ...] | None = option(
         "--given",
         type=Givens(),
-        unset="nothing",
-        help="What all rows have: name:value, comma-separated, as the source writes values",
+        help="Conditions that all rows share: name:value, comma-separated",
     )
     data: Path | None = option(
-        unset="nothing",
-        help="What pictures compare the rows with, which is written beside them: the held-out rows "
-        "of the data set of the training, all if none are, or a CSV of rows that are all new",
+        help="Rows that pictures compare the draws with: the data set of the training, or a CSV",
     )
-    seed: int = shared.seed("the draws")
+    seed: int = shared.seed()
 
 
-class AskCheckSettings(Declared):
-    """Hide cells of held-out rows, and test whether answers are calibrated.
+class AskCheckSettings(
+    Declared,
+    example=f"{command_line('ask')} check --network=patients.pkl --data=patients.npz "
+    "--dest=check.json",
+):
+    """Test calibration on hidden cells of validation rows.
 
     \b
-    File: ranks, coverage and log loss by column, p-values, and what the tests could have seen
+    File: ranks, coverage and log loss by column, p-values, smallest detectable errors
     """
 
     network: str = shared.network()
     data: Path = option(
         required=True,
-        help=f"The data set of the training, made by {script('dataset_tool')}, whose held-out "
-        "rows are asked "
-        "about; or a CSV of rows that are all new.",
+        help=f"Data set of the training, made by {script('dataset_tool')} (its validation "
+        "rows are used), or a CSV of new rows.",
     )
     dest: Path = option(required=True, help="JSON to write.")
     hidden: float = option(
         type=click.FloatRange(min=0, max=0.5, min_open=True),
         default=0.2,
-        help="Share of the cells of held-out rows that are hidden at a time; all are, in turn.",
+        help="Fraction of cells hidden at a time; every cell is hidden once.",
     )
     level: float = option(
         type=click.FloatRange(min=0, max=1, min_open=True, max_open=True),
         default=0.05,
-        help="Probability of a false alarm, of all tests together.",
+        help="Probability of a false alarm of all tests together.",
     )
     strict: bool = shared.strict("a test fails")
-    seed: int = shared.seed("what is hidden, and of draws")
+    seed: int = shared.seed()
     overwrite: bool = shared.overwrite()

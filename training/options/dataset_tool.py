@@ -6,7 +6,7 @@ import click
 
 from dnnlib.errors import UsageError
 from training import names
-from training.names import script
+from training.names import command_line, script
 from training.options import shared
 from training.options.declared import Declared, option, options_of
 from training.options.types import SEED, ColumnTypes, FiniteFloat, choice
@@ -39,34 +39,34 @@ class ImageOptions(Declared, section="Images", of_kind=names.IMAGES):
         "--first-image",
         type=click.IntRange(min=0),
         default=0,
-        help="Leave out so many images at the start, so that a source can be split.",
+        help="Number of images to skip at the start.",
     )
     max_images: int | None = option(
         "--max-images",
         unset="all",
-        help="Stop after so many images, taken evenly from the classes of folders and zips",
+        help="Largest number of images, taken evenly from all classes",
     )
     patch: int | None = option(
         type=click.IntRange(*names.SIDES),
-        unset=f"{names.PATCH}; only of patches",
-        help="Side of patches, in pixels",
+        unset=f"{names.PATCH}; only for --source=patches",
+        help="Side of patches, pixels",
     )
     transform: str | None = option(
         type=choice(names.TRANSFORMS),
-        unset="images have to be square",
-        help="Cut the largest square out of the middle, or the largest rectangle of the "
-        "resolution's aspect, with black above and below",
+        unset="none: images must be square",
+        help="Crop the central square, or the central rectangle of the aspect of "
+        "--resolution with black bars",
     )
     resolution: tuple[int, int] | None = option(
-        metavar="WxH", callback=parse_resolution, unset="leave the size", help="Size to resample to"
+        metavar="WxH", callback=parse_resolution, unset="unchanged", help="Size to resample to"
     )
     channels: str | None = option(
         type=choice(("1", "3")),
         unset="as the first image",
-        help="1 makes all images gray, 3 makes all RGB",
+        help="1: convert to gray, 3: convert to RGB",
     )
     skip_bad: bool = option(
-        "--skip-bad", is_flag=True, help="Leave out images that are broken or do not fit."
+        "--skip-bad", is_flag=True, help="Skip images that are broken or of another size."
     )
 
 
@@ -75,90 +75,80 @@ class TableOptions(Declared, section="Tables", of_kind=names.TABLE):
 
     columns: tuple[str, ...] | None = option(
         unset="all",
-        help="Columns to take; a name that has a comma stands in double quotes, as in CSV",
+        help="Columns to use, comma-separated; quote names that contain a comma",
     )
-    exclude: tuple[str, ...] | None = option(unset="none", help="Columns to leave out")
+    exclude: tuple[str, ...] | None = option(help="Columns to leave out")
     types: tuple[tuple[str, str], ...] | None = option(
         type=ColumnTypes(),
-        unset="as they look",
-        help="Types of columns: number, whole, category, date, identifier (kept beside the data); "
-        "levels in their order, small<medium<large; or how dates are written, %d.%m.%Y",
+        unset="inferred",
+        help="Column types: name:number, whole, category, date, identifier; ordered levels "
+        "as small<medium<large; date formats as %d.%m.%Y",
     )
-    calendar: bool = option(
-        is_flag=True, help="Add weekday and season of dates as columns of their own."
-    )
+    calendar: bool = option(is_flag=True, help="Add weekday and season of each date as columns.")
     is_missing: tuple[str, ...] | None = option(
-        unset="none",
-        help="Columns of which a further one is to say where their cells are missing, if that "
-        "tells something; it is known, asked and drawn as others are",
+        help="Add an indicator column of missing cells for each of these columns, if it is "
+        "informative",
     )
     sep: str | None = option(
         metavar="|".join(names.SEPARATORS),
         callback=parse_separator,
-        unset="found in the file",
-        help="What is between the cells of a text, by its name or itself",
+        unset="detected",
+        help="Separator of a text file, by name or itself",
     )
     decimal: str | None = option(
-        type=choice(names.DECIMALS), unset="found in the file", help="The decimal sign of a text"
+        type=choice(names.DECIMALS), unset="detected", help="Decimal sign of a text file"
     )
     header: str = option(
         type=choice(names.HEADERS),
         default="auto",
-        help="Whether the first row of a text names the columns; auto takes it for names unless "
-        "it is numbers, and asks where these rise from column to column while the next row's do "
-        "not, as years do that are names.",
+        help="Whether the first row holds the column names; auto detects it.",
     )
-    conditions: tuple[str, ...] | None = option(
-        unset="none", help="Columns, taken too, that are to be conditioned on"
-    )
+    conditions: tuple[str, ...] | None = option(help="Columns to condition on")
     covariates: tuple[str, ...] | None = option(
-        unset="none",
-        help="Columns that are known of each row and no data, such as a design or a time",
+        help="Known columns that are not data, such as a design or a time",
     )
     dataset: str | None = option(
-        unset="each row has parameters of its own",
-        help="Column of numbers that says which rows are trials of one dataset; parameters repeat "
-        "in each of these, and all of its rows are held out, or none",
+        unset="one parameter vector per row",
+        help="Column that numbers the dataset of each trial; parameters are constant within "
+        "a dataset",
     )
     repeats: tuple[tuple[str, ...], ...] | None = option(
-        unset="none",
-        help="Columns of each trial, where a row has several: y1,t1;y2,t2, called as the first "
-        "ones are, or y*,t* for all that are alike, called y and t; cells of trials that were not "
-        "made are empty. They are conditions, in place of --conditions, but for covariates",
+        help="Columns of repeated trials in one row: y1,t1;y2,t2, or y*,t* for all that "
+        "match; empty cells are trials not made",
     )
     missing: str = option(
         type=choice(names.MISSING),
         default="keep",
-        help="Keep missing values as they are, refuse them, drop their rows, or fill in the mean "
-        "of the column. In data of trials they are refused unless this is typed.",
+        help="keep missing values, refuse them (error), drop their rows, or impute the "
+        "column mean; trials: error unless given.",
     )
     missing_values: tuple[str, ...] | None = option(
         "--missing_values",
-        unset="empty cells, NA, NaN, null, ., ?, - and the like",
-        help="Further cells that stand for a missing value, such as -999",
+        unset="empty, NA, NaN, null, ., ?, -, …",
+        help="Additional cell texts that stand for a missing value, for example -999",
     )
     dequantize: str = option(
         type=choice(("auto", "none")),
         default="auto",
-        help="Whether to look for discrete columns, to be spread evenly over their steps.",
+        help="Detect discrete columns and dequantize them (add uniform noise within the bin).",
     )
     bounds: tuple[tuple[str, float, float], ...] | None = option(
-        unset="none", help="Ranges that columns cannot leave"
+        help="Bounds of columns, for example age:0:,share:0:1"
     )
-    max_rows: int | None = option("--max-rows", unset="all", help="Stop after so many rows")
+    max_rows: int | None = option("--max-rows", unset="all", help="Largest number of rows")
     held_out: float = option(
         "--held-out",
         type=FiniteFloat(min=0, max=0.9),
         default=0.1,
-        help="Fraction of the rows that is not to be trained on.",
+        help="Fraction of rows held out for validation.",
     )
     kept: float = option(
         type=FiniteFloat(min=0, max=0.9),
         default=0.0,
-        help="Further fraction of a table of numbers that no training sees, nor any of its "
-        f"choices: for {script('posterior')} calibrate.",
+        help="Additional fraction of rows kept out of training, as the calibration set of "
+        f"{script('posterior')} calibrate.",
     )
-    seed: int = option(type=SEED, default=0, help="Seed of the choice of these, and of toys.")
+    seed: int = option(type=SEED, default=0, help="Random seed of these splits, and of toys.")
 
     @property
     def roles(self) -> list[str]:
@@ -176,12 +166,17 @@ class TableOptions(Declared, section="Tables", of_kind=names.TABLE):
                     )
 
 
-class DataSetSettings(Declared):
+class DataSetSettings(
+    Declared,
+    example=f"{command_line('dataset_tool')} --source=houses.csv --dest=houses.npz",
+    common="source dest columns exclude types missing conditions covariates dataset "
+    "held_out kept resolution transform max_images seed overwrite",
+):
     """All settings of the script."""
 
-    source: str = option(required=True, help="Where the images are, or the table.")
+    source: str = option(required=True, help="Images or table to read (see above).")
     dest: Path = option(
-        required=True, help="The .zip, or else folder, of images; the .npz of a table."
+        required=True, help="Data set to write: .zip or folder of images, .npz of a table."
     )
     images: ImageOptions = options_of(ImageOptions)
     table: TableOptions = options_of(TableOptions)

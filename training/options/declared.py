@@ -47,14 +47,29 @@ class _Declaration(NamedTuple):
 
 
 V = TypeVar("V")
+LARGEST_SHOWN = 10**6
+"""Largest upper bound of a range that the help shows."""
 
 
 class DeclaredOption(click.Option):
-    """An option that knows under which heading the help shows it."""
+    """An option with the section of the help that contains it.
+
+    The help omits ranges that only exclude negative or huge numbers.
+    """
 
     def __init__(self, *arguments: Any, section: str, **attributes: Any):
         super().__init__(*arguments, **attributes)
         self.section = section
+
+    def make_metavar(self, ctx: click.Context) -> str:
+        return super().make_metavar(ctx).replace(" RANGE", "")
+
+    def get_help_extra(self, ctx: click.Context) -> click.types.OptionHelpExtra:
+        extra = super().get_help_extra(ctx)
+        high = getattr(self.type, "max", None)
+        if high is None or high > LARGEST_SHOWN:
+            extra.pop("range", None)
+        return extra
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
@@ -71,9 +86,20 @@ class Declared:
     given: frozenset[str] = frozenset()
     of_kind: ClassVar[str | None] = None
     """The one kind of data that all of these options are for."""
+    common: ClassVar[tuple[str, ...]] = ()
+    """Names of the options in the short help of a command; all if empty."""
+    example: ClassVar[str] = ""
+    """A command line that works, for the help."""
 
-    def __init_subclass__(cls, section: str | None = None, of_kind: str | None = None) -> None:
+    def __init_subclass__(
+        cls,
+        section: str | None = None,
+        of_kind: str | None = None,
+        common: str = "",
+        example: str = "",
+    ) -> None:
         cls.section, cls.of_kind = section or cls.section, of_kind or cls.of_kind
+        cls.common, cls.example = tuple(common.split()) or cls.common, example or cls.example
         dataclass(frozen=True, kw_only=True)(cls)
 
     @classmethod
@@ -300,8 +326,33 @@ def spelled_alike(name: str) -> str:
 
 
 class SectionedCommand(click.Command):
-    """A command whose help shows its options under their headings, and any of whose flags may be
-    ``--cond``, ``--cond=True`` or ``--cond=False``."""
+    """A command with options in sections, whose flags also take values, as in ``--cond=False``.
+
+    ``--help`` shows an example and the common options, ``--help-all`` all options by section.
+
+    Args:
+        common: Names of the options that ``--help`` shows; all if empty.
+        example: Command line that the help shows.
+        arguments: Arguments of ``click.Command``.
+    """
+
+    def __init__(
+        self, *arguments: Any, common: Collection[str] = (), example: str = "", **others: Any
+    ):
+        super().__init__(*arguments, **others)
+        self.common, self.example = common, example
+        if common:
+            words = "Show all options, in sections, and exit."
+            self.params.append(
+                click.Option(
+                    [HELP_ALL],
+                    is_flag=True,
+                    is_eager=True,
+                    expose_value=False,
+                    callback=_print_full_help,
+                    help=words,
+                )
+            )
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         flags = {
@@ -326,14 +377,41 @@ class SectionedCommand(click.Command):
             ctx.set_parameter_source(name, click.core.ParameterSource.COMMANDLINE)
         return rest
 
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_help_text(ctx, formatter)
+        if self.example:
+            formatter.write_paragraph()
+            with formatter.indentation():
+                formatter.write_text(f"Example: {self.example}")
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        full = not self.common or ctx.meta.get(HELP_ALL, False)
+        params = [param for param in self.get_params(ctx) if isinstance(param, click.Option)]
+        if not full:
+            order = [*self.common, *(param.name for param in params if _is_of_help(param))]
+            params = [param for name in order for param in params if param.name == name]
         sections: dict[str, list[tuple[str, str]]] = {}
-        # Those without which nothing works come first.
-        for param in sorted(self.get_params(ctx), key=lambda param: not param.required):
+        # Required options come first.
+        for param in sorted(params, key=lambda param: not param.required):
+            own = getattr(param, "section", Declared.section) if full else Declared.section
+            section = "Help" if full and _is_of_help(param) else own
             record = param.get_help_record(ctx)
             if record is not None:
-                section = getattr(param, "section", Declared.section)
                 sections.setdefault(section, []).append(record)
         for section, records in sections.items():
             with formatter.section(section):
                 formatter.write_dl(records)
+
+
+HELP_ALL = "--help-all"
+
+
+def _is_of_help(param: click.Parameter) -> bool:
+    return {"--help", HELP_ALL} & {*param.opts} != set()
+
+
+def _print_full_help(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        ctx.meta[HELP_ALL] = True
+        click.echo(ctx.get_help(), color=ctx.color)
+        ctx.exit()

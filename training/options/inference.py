@@ -27,45 +27,40 @@ class PriorOptions(Declared, section="Prior"):
     """The prior."""
 
     network: str | None = option(
-        idle=True, type=NETWORK, unset="none", help="Network file: a path or an https URL"
+        idle=True, type=NETWORK, help="Network file: a path or an https URL"
     )
     data_name: str | None = option(
         type=choice(names.TOY_NAMES),
-        unset="none",
-        help="A toy with its own denoiser, without a network",
+        help="Toy with its exact denoiser, instead of --network",
     )
     prior: str | None = option(
-        unset="none",
-        help=f"Of a network that has learned a likelihood ({script('train')} --likelihood): what "
-        "its "
-        f"parameters are before any trial, {names.UNIFORM} between their bounds, or a network file "
-        "of a flow of them; with sample --correct=NETWORK, of that one",
+        help=f"With a learned likelihood ({script('train')} --likelihood): the prior, "
+        f"{names.UNIFORM} between bounds or the network file of a flow",
     )
     calibration: bool = shared.calibration()
     eps: str | None = option(
         type=choice(["learned", "auto"]),
-        unset="learned, if the network has such a law; otherwise auto",
-        help="Law of the latents: that of the network file, or the Gaussian of the closed form.",
+        unset="learned, if the network file has one",
+        help="Distribution of the latents: from the network file, or the closed-form Gaussian.",
     )
     deblur: bool = option(
         is_flag=True,
-        help="Posterior of the clean points, not of those with the noise of the first time; up to "
-        "16 dimensions, by all samplers but hmc.",
+        help="Sample noise-free points, without the noise of the first time; up to 16 "
+        "dimensions, not with hmc.",
     )
     n_iters: int | None = option(
-        unset="as few as the network file found enough; of a toy's own denoiser "
-        f"{STEPS} of {SOLVER}",
-        help=f"Steps of {SOLVER} for final draws, without a likelihood of {names.LEARNED_SOLVER}",
+        unset=f"the number stored in the network file; toys {STEPS}",
+        help=f"Steps of {SOLVER} for the final draws ({names.LEARNED_SOLVER} without a likelihood)",
     )
     chain_n_iters: int | None = option(
-        unset=f"as the network file found for a first look; of a toy's own denoiser {CHAIN_STEPS}",
+        unset=f"the number stored in the network file; toys {CHAIN_STEPS}",
         help=f"Steps of {SOLVER} inside chains",
     )
     batch_gpu: int | None = option(
         "--batch-gpu",
         unset=f"256; of images 16; without a likelihood {names.AMORTIZED_ROWS}, on CUDA "
         f"{names.AMORTIZED_CUDA_ROWS}",
-        help="Points of one network call",
+        help="Points per network evaluation",
     )
 
     def __post_init__(self) -> None:
@@ -78,27 +73,23 @@ class LikelihoodOptions(Declared, section="Likelihood"):
 
     likelihood: str = option(
         default="gaussian",
-        help="gaussian (the whole point is observed), mask (some coordinates, by --mask), linear "
-        "(a linear map, by --operator), each with Gaussian noise; or FILE.py:function, log "
-        "likelihoods [N] of points [N, D].",
+        help="gaussian (the whole point is observed), mask (some coordinates), linear (a "
+        "linear map), each with Gaussian noise, or FILE.py:function, log likelihoods "
+        "[N] of points [N, D].",
     )
     noise_std: str | None = option(
-        unset="none",
-        help="Standard deviation of the noise in the data's units (gray levels of images): one "
-        "number, one for each observed number with commas, or a .npy of them or of a covariance; "
-        "in the order of the flow's columns, or in which --mask names them",
+        help="Standard deviation of the noise, in data units (gray levels for images): one "
+        "number, one per observed value (comma-separated), or a .npy of these or of a "
+        "covariance",
     )
     mask: str | None = option(
-        unset="none",
-        help="What is observed: coordinates by name or number from 0 on, with commas; "
-        f"{', '.join(names.HALVES)} of images; random:0.5, so many of all at random, always the "
-        "same; or a .npy of booleans, true where observed",
+        help="Observed coordinates: names or numbers from 0, for example x1,x3; for images "
+        f"{', '.join(names.HALVES)} or random:0.5 (a fixed random fraction); or a .npy "
+        "of booleans",
     )
     operator: str | None = option(
-        unset="none",
-        help="The map A of linear: the matrix [K, D], a .npy; of images also "
-        f"{', '.join(names.OPERATORS[:-1])}: a Gaussian kernel, means over squares, a cutting, all "
-        f"in pixels; {names.OPERATORS[-1]}, so many random sums",
+        help="The map of linear: a .npy with the matrix [K, D]; for images "
+        f"{', '.join(names.OPERATORS)} (pixels)",
     )
 
     @property
@@ -138,44 +129,42 @@ class SamplerOptions(Declared, section="Sampler"):
     sampler: str = option(
         type=choice(names.SAMPLERS),
         default="auto",
-        help="auto takes a pool of prior draws where that is enough; in up to "
-        f"{names.MOST_TESTED} dimensions it refines the pool where it is not, and anneals "
-        "populations where posteriors are narrower; in more it goes on to twisted if the noise is "
-        "Gaussian, else to hmc, or to elliptical without gradients.",
+        help=f"auto starts from a pool of prior draws; up to {names.MOST_TESTED} dimensions "
+        "it goes on to refined or annealed, in more to twisted (Gaussian noise), hmc "
+        "or elliptical.",
     )
-    chains: int = option(default=4, help="Chains of each observation.")
+    chains: int = option(default=4, help="Chains per observation.")
     draws: int | None = option(
         unset=f"{DRAWS}; without a likelihood {CHECK_DRAWS} of check, {CALIBRATION_DRAWS} of "
         "calibrate",
-        help="Draws of each chain",
+        help="Draws per chain",
     )
     warmup: int | None = option(
         type=click.IntRange(min=0),
         unset=", ".join(f"{steps} of {name}" for name, steps in names.WARMUP.items()),
-        help="Steps of a chain before its first draw",
+        help="Warmup steps of a chain",
     )
-    thin: int = option(default=1, help="Steps of a chain for each draw.")
+    thin: int = option(default=1, help="Steps per draw.")
     pool: int | None = option(
         type=click.IntRange(min=100),
         unset=f"{names.TOY_POOL}; {names.IMAGE_POOL} of images; {names.LEARNED_POOL} with --prior",
-        help="Prior draws in the pool",
+        help="Number of prior draws in the pool",
     )
     particles: int | None = option(
         type=click.IntRange(min=2),
         unset=f"{names.PARTICLES}, or --draws if these are more",
-        help="Particles of a chain of twisted",
+        help="Particles per chain of twisted",
     )
     minutes: float | None = option(
         unset="as long as --particles take",
-        help="In place of --particles: as many as fit into about so many minutes, as a block of "
-        "network calls takes at the start; they are moved no more than there is time for",
+        help="Instead of --particles: approximate time budget in minutes",
     )
     particle_steps: int = option(
         type=click.IntRange(min=4),
         default=names.PARTICLE_STEPS,
-        help="Steps of particles of twisted: the more, the less widths are off.",
+        help="Time steps of twisted; more steps reduce the error of posterior widths.",
     )
-    seed: int = shared.seed("all draws")
+    seed: int = shared.seed()
 
     def __post_init__(self) -> None:
         if self.minutes is not None and self.particles is not None:
@@ -217,9 +206,8 @@ class CommonSettings(InferenceSettings):
     sampler: SamplerOptions = options_of(SamplerOptions)
     sharpen: bool = option(
         default=True,
-        help="Without a likelihood: take the noise of the first time off draws, to first order in "
-        "its variance, by one more step of the ODE; of tables of up to 16 columns, without "
-        "--deblur or --correct.",
+        help="Without a likelihood: remove the noise of the first time from draws, to first "
+        "order in its variance; tables of up to 16 columns.",
     )
 
     def __post_init__(self) -> None:
@@ -240,19 +228,14 @@ class HeldOutOptions(Declared, section="Held-out truths"):
     """What held-out truths are to be looked at for, beside the parameters themselves."""
 
     function: tuple[str, ...] | None = option(
-        unset="none",
-        help="Functions of the parameters, FILE.py:name with commas, numbers [N] of points [N, D]: "
-        "intervals of their values are held out too",
+        help="Functions of the parameters, FILE.py:name (comma-separated), that map points "
+        "[N, D] to [N]; their intervals are calibrated too",
     )
     conditions_network: str | None = option(
         idle=True,
         type=NETWORK,
-        unset="none",
-        help=f"A flow of the conditions alone ({script('train')} of their columns), or of any "
-        "question about "
-        f"them and others ({script('train')} --any), whose density and latent radius tell "
-        "observations that "
-        "no data resemble",
+        help="Network that scores conditions for out-of-distribution detection: a flow of "
+        f"the condition columns ({script('train')}), or one trained with --any",
     )
 
     @property

@@ -2,17 +2,22 @@
 
 from pathlib import Path
 
+from training.names import command_line
 from training.options import shared
 from training.options.declared import Declared, option
 
 
-class ImportSettings(Declared):
+class ImportSettings(
+    Declared,
+    example=f"{command_line('import_network')} --source=network-snapshot-200000.pkl "
+    "--dest=cifar10.pkl",
+):
     """Options of ``import_network.py``."""
 
-    source: Path = option(required=True, help="Network file of the original code.")
+    source: Path = option(required=True, help="Network file of the original code (.pkl).")
     dest: Path = option(required=True, help="Network file to write.")
     data_name: str | None = option(
-        unset="what the file says", help="What the network was trained on: for a toy, its name"
+        unset="what the file says", help="Name of the training data; for toys, the toy"
     )
     tmax: float | None = option(
         unset="what the file says, or for images 15.01", help="Last time, at most that of training"

@@ -6,7 +6,7 @@ import click
 
 from dnnlib.errors import UsageError
 from dnnlib.files import require_there
-from training.names import FEWEST_NEIGHBORS, FEWEST_RUNS, NEIGHBORS, UNIFORM, script
+from training.names import FEWEST_NEIGHBORS, FEWEST_RUNS, NEIGHBORS, UNIFORM, command_line, script
 from training.options import inference, shared
 from training.options.declared import Declared, option, options_of
 from training.options.train import TableOptions
@@ -14,56 +14,56 @@ from training.options.training import TrainingOptions
 from training.options.types import NETWORK, choice
 
 
-class SampleSettings(inference.CommonSettings):
+class SampleSettings(
+    inference.CommonSettings,
+    example=f"{command_line('posterior')} sample --network=circles.pkl "
+    "--observation=observed.csv --likelihood=mask --mask=x1 --noise_std=0.1 "
+    "--save_dir=out",
+    common="network save_dir observation condition likelihood noise_std mask operator "
+    "prior sampler chains draws minutes truth strict seed device_name overwrite",
+):
     """Draw from the posterior of each observation.
+
+    The flow is the prior and --likelihood the likelihood. With --condition alone, a conditional
+    network is the posterior (neural posterior estimation).
 
     \b
     Files: {data}_{schedule}_posterior.nc      draws, for ArviZ
-           {data}_{schedule}_posterior.json    summaries, options, whether they converged
+           {data}_{schedule}_posterior.json    summaries, options, convergence
     """
 
     observation: Path | None = option(
-        unset="none",
-        help="Observations, one in each row of a table (CSV, TSV, npy, npz, Parquet), an image, or "
-        "images in a zip or folder; a likelihood of your own needs none",
+        help="Observations: one per row of a table (CSV, TSV, npy, npz, Parquet), an image, "
+        "or a zip or folder of images",
     )
     condition: Path | None = option(
-        unset="none",
-        help="What a conditional network is given, one observation in each row of a table: its "
-        "conditions by name, or its class; of sets, one trial in each row, whose column dataset "
-        "says of which observation. Alone, without --observation, it is all that was "
-        "observed, and the flow's own draws are the posterior's",
+        help="Conditions of a conditional network, one observation per row of a table; for "
+        "sets of trials one trial per row, with a column dataset",
     )
     log_prob: bool = option(
         default=True,
-        help="With --condition alone: the log density of each draw too, by exact traces; not of "
-        "images, and not with --deblur.",
+        help="With --condition alone: write the log density of each draw (nats); not for images.",
     )
     correct: str | None = option(
-        unset="none",
-        help="With --condition alone: weight draws by the posterior itself, FILE.py:function, log "
-        "densities up to a constant [N] of points [N, D] given conditions [N, C]; or, with "
-        f"--prior, by a network that has learned the likelihood of a trial ({script('train')} "
-        "--likelihood)",
+        help="With --condition alone: weight draws by FILE.py:function, log densities [N] "
+        "of points [N, D] given conditions [N, C]; with --prior, by a "
+        "learned-likelihood network",
     )
     truth: Path | None = option(
-        unset="none",
-        help="What observations are of, where it is known: a point in each row of a table, or "
-        "images. Pictures show it, and results say how often intervals hold it",
+        help="True values of the observations, where known: results report how often "
+        "intervals cover them",
     )
     strict: bool = shared.strict("a posterior has not converged")
     held_out: bool = option(
         idle=True,
         default=True,
-        help=f"If the network was calibrated ({script('posterior')} calibrate): intervals and "
-        "regions as "
-        "held-out truths have them too, and draws that are recalibrated by these.",
+        help=f"Use the calibration of {script('posterior')} calibrate, if the network file "
+        "has one.",
     )
     refuse: float | None = option(
         type=click.FloatRange(0, 1, min_open=True, max_open=True),
-        unset="none",
-        help="Of a calibrated network: draw nothing, and exit with code 3, if an observation is so "
-        "odd that at most this share of those held out would be. This finds gross errors only",
+        help="With a calibrated network: stop with code 3 if an observation has an "
+        "out-of-distribution p-value of at most this",
     )
     beside: inference.HeldOutOptions = options_of(inference.HeldOutOptions)
 
@@ -98,13 +98,18 @@ class SampleSettings(inference.CommonSettings):
             )
 
 
-class CheckSettings(inference.CommonSettings):
-    """Test whether sampler (--truth=flow) or model (--truth=data) are calibrated.
+class CheckSettings(
+    inference.CommonSettings,
+    example=f"{command_line('posterior')} check --network=moons.pkl --truth=data "
+    "--data_root=moons.npz --save_dir=out",
+    common="network save_dir truth data_root runs likelihood noise_std mask operator "
+    "sampler draws level strict seed device_name overwrite",
+):
+    """Test calibration by simulation-based calibration (SBC).
 
-    Truths are found again; the verdict says how large an error so many runs would have seen.
-
-    For a conditional network of a table, without a likelihood, truths are rows of --data_root, and
-    observations are their conditions.
+    Ranks of true values among posterior draws must be uniform. The verdict states the smallest
+    error that this number of runs detects. For a conditional network, true values are rows of
+    --data_root and observations are their conditions.
 
     \b
     Files: {data}_{schedule}_posterior_check.json    p-values, coverage, verdict
@@ -114,28 +119,24 @@ class CheckSettings(inference.CommonSettings):
     truth: str = option(
         type=choice(["flow", "data"]),
         default="flow",
-        help="Where truths come from: flow asks whether the sampler is right, data whether the "
-        "model is.",
+        help="Source of the true values: prior draws of the flow (tests the sampler), or "
+        "data (tests the model).",
     )
-    data_root: Path | None = option(
-        unset="none", help="Data set that the network was not trained on, for data"
-    )
+    data_root: Path | None = option(help="With --truth=data: test set, not used in training")
     runs: int = option(
         type=click.IntRange(min=FEWEST_RUNS),
         default=1000,
-        help="Truths to find again; if it is left out, all that the data set has to test, where "
-        "these are fewer.",
+        help="Number of true values to test; at most the size of the test set.",
     )
-    level: float = shared.level("a check", idle=True)
+    level: float = shared.level("the tests", idle=True)
     condition: Path | None = option(
-        unset="none",
-        help="Without a likelihood: observations, as sample takes them, near each of which a "
-        "conditional network is checked too",
+        help="Without a likelihood: observations, as for sample; the network is also "
+        "checked near each of them",
     )
     neighbors: int | None = option(
         type=click.IntRange(min=FEWEST_NEIGHBORS),
-        unset=f"{NEIGHBORS}, or a tenth of the rows to test if that is less",
-        help="Simulations nearest to an observation that are tested, at most a tenth",
+        unset=f"{NEIGHBORS}, at most a tenth of the test rows",
+        help="Number of nearest simulations to test near each observation",
     )
     strict: bool = shared.strict("a test fails")
 
@@ -154,32 +155,35 @@ class CheckSettings(inference.CommonSettings):
             raise UsageError("--neighbors goes with --condition")
 
 
-class CalibrateSettings(inference.CommonSettings):
-    """Learn from truths that no training saw what intervals and regions to ask for.
+class CalibrateSettings(
+    inference.CommonSettings,
+    example=f"{command_line('posterior')} calibrate --network=moons.pkl --data_root=moons.npz",
+    common="network save_dir data_root runs dest function conditions_network seed "
+    "device_name overwrite",
+):
+    """Calibrate intervals and regions by conformal prediction.
 
-    The network file gets a part, by which sample gives intervals that hold what they say for
-    finitely many truths, on average and near the observation, and tells observations that no data
-    resemble.
+    The network file gets a calibration part. With it, the intervals of sample have guaranteed
+    coverage, and sample reports out-of-distribution observations.
 
     \b
     Files: the network file, or --dest
-           {data}_{schedule}_posterior_calibration.json    guarantee, levels, tests as of check
-           {data}_{schedule}_posterior_calibration.npz     ranks of each truth, as of check
+           {data}_{schedule}_posterior_calibration.json    guarantee, levels, tests as in check
+           {data}_{schedule}_posterior_calibration.npz     ranks of each true value, as in check
     """
 
     save_dir: Path = option(
         idle=True, unset="that of the network file", help="Folder of the results"
     )
-    truth: str = option(
-        type=choice(["data"]), default="data", help="Where truths come from: a data set."
-    )
+    truth: str = option(type=choice(["data"]), default="data", help="Source of the true values.")
     data_root: Path | None = option(
-        unset="none",
-        help="Data set of truths: that of the training, if it was made with --kept, or one of new "
-        "rows, made with --held-out=0; of a toy's network none",
+        help="Calibration set: the data set of the training if made with --kept, or new "
+        "rows made with --held-out=0; toys need none",
     )
     runs: int = option(
-        type=click.IntRange(min=FEWEST_RUNS), default=1000, help="Truths to use at most."
+        type=click.IntRange(min=FEWEST_RUNS),
+        default=1000,
+        help="Largest number of calibration cases.",
     )
     dest: Path | None = option(
         idle=True, unset="the network file itself", help="Network file to write"
@@ -202,11 +206,15 @@ class CalibrateSettings(inference.CommonSettings):
             object.__setattr__(self, "save_dir", (self.dest or Path(network)).parent)
 
 
-class PredictSettings(Declared):
-    """Simulate data from draws of posteriors, and see where the observations lie among them.
+class PredictSettings(
+    Declared,
+    example=f"{command_line('posterior')} predict --draws=out/circles_PRP_posterior.nc "
+    "--save_dir=out",
+):
+    """Run posterior predictive checks.
 
-    An observation that the model does not make of its own posterior says that prior or simulator
-    are wrong, which no calibration sees.
+    Simulate data from posterior draws and compare them with the observations. A failed check means
+    that the prior or the simulator is wrong, which tests of calibration cannot detect.
 
     \b
     Files: {draws}_predictive.json    ranks and p-values of each number, verdict
@@ -214,34 +222,38 @@ class PredictSettings(Declared):
     """
 
     save_dir: Path = shared.save_dir()
-    draws: Path = option(required=True, help="Draws of posteriors, the .nc that sample wrote.")
+    draws: Path = option(required=True, help="Posterior draws: the .nc written by sample.")
     simulator: str | None = option(
-        unset="the likelihood of the draws, if it was gaussian, mask or linear",
-        help="FILE.py:function, data [N, K] of points [N, D] and a NumPy generator to draw by, in "
-        "the order of what was observed",
+        unset="the likelihood of the draws, if gaussian, mask or linear",
+        help="FILE.py:function that returns data [N, K] of points [N, D], given a NumPy generator",
     )
     function: tuple[str, ...] | None = option(
-        unset="none",
-        help="Functions of data, FILE.py:name with commas, numbers [N] of data [N, K], that are "
-        "compared too",
+        help="Additional test statistics, FILE.py:name (comma-separated), that map data [N, "
+        "K] to [N]",
     )
     simulations: int | None = option(
-        unset="as many as p-values of so many numbers need, from 1000 to 20,000",
-        help="Data simulated of each observation's draws",
+        unset="1000 to 20,000, by the number of tests",
+        help="Number of simulated data sets per observation",
     )
-    level: float = shared.level("the model")
-    strict: bool = shared.strict("it fails")
-    seed: int = shared.seed("all draws")
+    level: float = shared.level("the tests")
+    strict: bool = shared.strict("a test fails")
+    seed: int = shared.seed()
     overwrite: bool = shared.overwrite()
 
     def __post_init__(self) -> None:
         require_there(self.draws)
 
 
-class CompareSettings(Declared):
-    """Compare models by their evidence, given the trials of each observation.
+class CompareSettings(
+    Declared,
+    example=f"{command_line('posterior')} compare --network=a.pkl --network=b.pkl "
+    "--prior=uniform --observation=trials.csv --save_dir=out",
+    common="networks priors observation save_dir weights chains draws strict seed "
+    "device_name overwrite",
+):
+    """Compare models by their evidence.
 
-    A model is a likelihood that a network has learned, and a prior of its parameters.
+    A model is a learned likelihood with a prior of its parameters.
 
     \b
     Files: comparison.json    log evidences with their errors, Bayes factors, probabilities
@@ -253,20 +265,17 @@ class CompareSettings(Declared):
         type=NETWORK,
         multiple=True,
         required=True,
-        help=f"Likelihoods that networks have learned ({script('train')} --likelihood), a model "
-        "each.",
+        help=f"Learned likelihood of a model ({script('train')} --likelihood); give one per model.",
     )
     priors: tuple[str, ...] = option(
         "--prior",
         multiple=True,
         required=True,
-        help="Priors of their parameters, as sample takes them: one for each, or one for all.",
+        help="Prior of each model, as for sample --prior; one for each model, or one for all.",
     )
-    observation: Path = option(
-        required=True, help="Observations, as sample takes them: a row for each trial."
-    )
+    observation: Path = option(required=True, help="Observations, one trial per row.")
     weights: list[float] | None = option(
-        unset="all alike", help="Probabilities of the models before any observation, with commas"
+        unset="equal", help="Prior probabilities of the models, comma-separated"
     )
     sampler: inference.SamplerOptions = options_of(inference.SamplerOptions)
     strict: bool = shared.strict("a posterior has not converged")
@@ -286,40 +295,44 @@ class CompareSettings(Declared):
                 )
 
 
-class PopulationSettings(Declared):
-    """Infer a population, of which each posterior is of one member.
+class PopulationSettings(
+    Declared,
+    example=f"{command_line('posterior')} population --draws=out/subjects_posterior.nc "
+    "--prior=uniform --save_dir=out",
+):
+    """Infer a hierarchical model from the posteriors of its members.
 
-    Parameters of members are normal, with a population mean and a population standard deviation
-    that are inferred, for each parameter separately. The data of each member narrow the posteriors
-    of all the others.
+    Each parameter is normal across members, with a population mean and standard deviation that are
+    inferred. Members inform each other (partial pooling).
 
     \b
     Files: {draws}_population.json    population mean and standard deviation, a new member, members
-           {draws}_population.npz     draws of all of these
-           {draws}_population.pkl     a prior for new members, or to sample these again
+           {draws}_population.npz     draws of all quantities
+           {draws}_population.pkl     prior for new members
     """
 
     save_dir: Path = shared.save_dir()
     draws: Path = option(
         required=True,
-        help="Draws of posteriors, the .nc that sample wrote: each observation is a member.",
+        help="Posterior draws (the .nc written by sample); each observation is one member.",
     )
     prior: str = option(
         required=True,
-        help=f"What parameters were before any observation: {UNIFORM}, in the units of the draws, "
-        "or a network file of a flow of them.",
+        help=f"Prior of the draws: {UNIFORM}, in the units of the draws, or the network file "
+        "of a flow.",
     )
     bounds: tuple[tuple[str, float, float], ...] | None = option(
-        unset="none: the population is normal in parameters as they are",
-        help="Parameters in whose logs it is normal, of the distance from one bound, such as "
-        "speed:0:, or in probits between two",
+        help="Parameters that are normal after a log (one bound, for example speed:0:) or "
+        "probit transform (two bounds)",
     )
-    chains: int = option(type=click.IntRange(min=2), default=4, help="Chains.")
+    chains: int = option(type=click.IntRange(min=2), default=4, help="Number of chains.")
     steps: int = option(
-        type=click.IntRange(min=100), default=1000, help="Draws of each chain, after half as many."
+        type=click.IntRange(min=100),
+        default=1000,
+        help="Draws per chain, after half as many warmup steps.",
     )
-    strict: bool = shared.strict("it has not converged")
-    seed: int = shared.seed("all draws")
+    strict: bool = shared.strict("the chains have not converged")
+    seed: int = shared.seed()
     overwrite: bool = shared.overwrite()
 
     def __post_init__(self) -> None:
@@ -331,44 +344,39 @@ SIMULATED = ("weights", "points", "runs")
 
 
 class MixtureOptions(Declared, section="Mixture"):
-    """The mixture, and the data."""
+    """The mixture and its data."""
 
     components: int | None = option(
         type=click.IntRange(min=2),
         unset="3",
-        help="Components K, evenly on the circle of radius 1.5 in the first two dimensions of "
-        "whitened latents, as wide as a third of their distance and 0.5 at most",
+        help="Number of components, placed evenly on a circle of radius 1.5 in the first "
+        "two whitened latent dimensions",
     )
-    means: Path | None = option(
-        unset="none", help="Means of components in whitened latents, one in each row of a table"
-    )
+    means: Path | None = option(help="Table of component means in whitened latents, one per row")
     component_std: str | None = option(
         unset="0.5 for --means",
-        help="Standard deviation of the components, or one for each with commas",
+        help="Standard deviation of the components, one number or one per component "
+        "(comma-separated)",
     )
     concentration: float = option(
-        default=1.0, help="Of the weights' Dirichlet prior; 1 is uniform."
+        default=1.0, help="Concentration of the Dirichlet prior of the weights; 1 is uniform."
     )
     weights: str | None = option(
-        unset="drawn from the prior in each run", help="True weights, with commas"
+        unset="drawn from the prior in each run", help="True weights, comma-separated"
     )
-    points: int | None = option(
-        unset=str(POINTS), help="Points observed in each run, when data are simulated"
-    )
-    runs: int | None = option(unset=str(RUNS), help="Data sets that are simulated")
+    points: int | None = option(unset=str(POINTS), help="Observed points per simulated data set")
+    runs: int | None = option(unset=str(RUNS), help="Number of simulated data sets")
     observation: Path | None = option(
-        unset="simulated", help="Your own observations, one in each row of a table"
+        unset="simulated", help="Table of your own observations, one per row"
     )
-    chains: int = option(default=4, help="Chains of each run.")
-    draws: int = option(type=click.IntRange(min=4), default=1000, help="Draws of each chain.")
-    warmup: int = option(
-        type=click.IntRange(min=0), default=200, help="Steps of a chain before its first draw."
-    )
+    chains: int = option(default=4, help="Chains per data set.")
+    draws: int = option(type=click.IntRange(min=4), default=1000, help="Draws per chain.")
+    warmup: int = option(type=click.IntRange(min=0), default=200, help="Warmup steps per chain.")
     pool: int = option(
-        type=click.IntRange(min=100), default=2**14, help="Latents drawn of each component."
+        type=click.IntRange(min=100), default=2**14, help="Latents drawn per component."
     )
-    level: float = shared.level("calibration")
-    seed: int = shared.seed("all draws")
+    level: float = shared.level("the tests")
+    seed: int = shared.seed()
 
     def __post_init__(self) -> None:
         if self.components is not None and self.means is not None:
@@ -380,12 +388,20 @@ class MixtureOptions(Declared, section="Mixture"):
             )
 
 
-class MixtureSettings(inference.InferenceSettings):
-    """Infer the weights of a Gaussian mixture over latents from noisy data.
+class MixtureSettings(
+    inference.InferenceSettings,
+    example=f"{command_line('posterior')} mixture --network=circles.pkl "
+    "--likelihood=gaussian --noise_std=0.1 --save_dir=out",
+    common="network save_dir components means component_std observation runs points "
+    "likelihood noise_std mask operator chains draws seed device_name overwrite",
+):
+    """Infer the weights of a mixture over latents.
+
+    The mixture is Gaussian, and the data are noisy observations of generated points.
 
     \b
     Files: {data}_{schedule}_mixture.json    posteriors of the weights, calibration, verdict
-           {data}_{schedule}_mixture.npz     draws, true weights, what was observed
+           {data}_{schedule}_mixture.npz     draws, true weights, observations
     """
 
     mixture: MixtureOptions = options_of(MixtureOptions)
@@ -402,47 +418,53 @@ FEWEST = 50
 """Simulations of a round."""
 
 
-class RoundsSettings(Declared):
-    """Simulate in rounds, where the posterior of one observation may be.
+class RoundsSettings(
+    Declared,
+    example=f"{command_line('posterior')} rounds --simulator=model.py:simulate "
+    "--bounds=rate:0:1,delay:0:5 --observation=observed.csv --save_dir=out",
+    common="save_dir simulator prior bounds observation rounds simulations chains draws "
+    "seed device_name overwrite",
+):
+    """Simulate and infer in rounds (truncated sequential NPE).
 
-    Each round draws parameters from the prior where the posterior of the round before has all but
-    0.01 % of its mass, and trains on all simulations from there. The same command goes on where a
-    run was cut short, and repeats no simulations.
+    The posterior is that of one observation.
+
+    Each round simulates prior draws from the region with 99.99 % of the previous posterior's mass,
+    and trains on all simulations in it. Run the same command again to continue.
 
     \b
-    Files: round1/, round2/, ...               simulations, what is known of them, and networks
-           {data}_{schedule}_posterior.nc      draws of the last posterior, as of sample
+    Files: round1/, round2/, ...               simulations, their records, and networks
+           {data}_{schedule}_posterior.nc      draws of the last posterior, as in sample
            {data}_{schedule}_posterior.json    summaries, options, rounds
-           check/                              a check within the last region, as of check
+           check/                              a check within the last region, as in check
     """
 
     save_dir: Path = shared.save_dir()
     simulator: str = option(
         required=True,
-        help="FILE.py:function, data [N, K] of parameters [N, D] and a NumPy generator to draw by; "
-        "rows of numbers that are not finite are simulations that failed.",
+        help="FILE.py:function that returns data [N, K] of parameters [N, D], given a NumPy "
+        "generator; rows that are not finite count as failed.",
     )
     prior: str = option(
         default=UNIFORM,
-        help="Of the parameters: uniform between --bounds, or FILE.py:function, parameters [N, D] "
-        "of a number N and a NumPy generator.",
+        help="uniform between --bounds, or FILE.py:function that returns parameters [N, D], "
+        "given N and a NumPy generator.",
     )
     bounds: tuple[tuple[str, float, float], ...] | None = option(
         unset="none: with a prior of your own, parameters are called theta1, theta2, ...",
-        help="Names of the parameters, in the order of the simulator, with what they cannot leave",
+        help="Names and bounds of the parameters, in the order of the simulator, for "
+        "example rate:0:1,delay:0:",
     )
-    observation: Path = option(
-        required=True, help="What was observed: a table of one row, K numbers."
-    )
-    rounds: int = option(default=4, help="Rounds at most.")
+    observation: Path = option(required=True, help="Table with one row, the K observed numbers.")
+    rounds: int = option(default=4, help="Largest number of rounds.")
     simulations: int = option(
         type=click.IntRange(min=FEWEST),
         default=10_000,
-        help="Simulations of all rounds together, which have equal shares.",
+        help="Total number of simulations, split equally between rounds.",
     )
-    chains: int = option(default=4, help="Chains that draws are written as.")
-    draws: int = option(default=inference.DRAWS, help="Of each chain.")
-    seed: int = shared.seed("all random numbers")
+    chains: int = option(default=4, help="Number of chains in the written draws.")
+    draws: int = option(default=inference.DRAWS, help="Draws per chain.")
+    seed: int = shared.seed()
     run: shared.DeviceOptions = options_of(shared.DeviceOptions)
     training: TrainingOptions = options_of(TrainingOptions)
     table: TableOptions = options_of(TableOptions)

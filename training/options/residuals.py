@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from training.names import ALL_AT_ONCE, NOISES, TOY_NAMES
+from training.names import ALL_AT_ONCE, NOISES, TOY_NAMES, command_line
 from training.options import shared
 from training.options.declared import Declared, option, options_of
 from training.options.types import DATA_SET, choice
@@ -20,9 +20,10 @@ class NoiseOptions(Declared, section="Noise"):
     noise: str = option(
         type=choice(NOISES),
         default="independent",
-        help="Fresh noise at each time, as published, or the points of the flow's own paths.",
+        help="Fresh noise at each time, as in the paper (independent), or points on paths "
+        "of the flow (path).",
     )
-    seed: int = shared.seed("the samples and the noise")
+    seed: int = shared.seed()
     solver: shared.SolverOptions = options_of(shared.SolverOptions)
 
 
@@ -45,8 +46,13 @@ class _Extracting(Declared):
         return {name: values.get(name) for name in names}
 
 
-class ExtractToysSettings(_Extracting):
-    """Write outputs and residuals of a toy's network.
+class ExtractToysSettings(
+    _Extracting,
+    example=f"{command_line('calc_net_residuals_autocorrelations')} extracttoys "
+    "--network=circles.pkl --save_dir=out",
+    common="network save_dir n_time_pts n_samples noise seed device_name overwrite",
+):
+    """Write outputs and residuals of a toy network.
 
     \b
     Files: {toy}_{schedule}_toy_net_outputs_residuals.npz and .json
@@ -56,16 +62,21 @@ class ExtractToysSettings(_Extracting):
     data_dim: int | None = option(unset=shared.KNOWN, help="Dimensions of the toy")
     dims_to_keep: int | None = option(unset=shared.KNOWN, help="Dimensions kept")
     n_time_pts: int = option(type=TIMES, default=701, help="Number of times.")
-    h: float | None = option(unset="as far as tmax", help="Time between them")
-    n_samples: int = option(default=10_000, help="Samples, the same at every time.")
-    bs: int = option(default=4 * ALL_AT_ONCE, help="Samples at a time, over all ranks.")
+    h: float | None = option(unset="as far as tmax", help="Time step")
+    n_samples: int = option(default=10_000, help="Number of samples, the same at all times.")
+    bs: int = option(default=4 * ALL_AT_ONCE, help="Samples per batch, over all ranks.")
     exact: bool = option(
-        "--exact/--no_exact", default=True, help="Compare with the toy's exact denoiser as well."
+        "--exact/--no_exact", default=True, help="Also compare with the exact denoiser of the toy."
     )
 
 
-class ExtractSettings(_Extracting):
-    """Write outputs and residuals of a network of images or of a table, one file a time.
+class ExtractSettings(
+    _Extracting,
+    example=f"{command_line('calc_net_residuals_autocorrelations')} extract "
+    "--network=digits.pkl --data_root=digits.zip --save_dir=out",
+    common="network save_dir data_root n_time_pts n_samples noise bs seed device_name overwrite",
+):
+    """Write outputs and residuals of an image or table network, one file per time.
 
     \b
     Files: {data}_{schedule}_net_outputs_residuals_time{t}.npz of each time
@@ -75,19 +86,19 @@ class ExtractSettings(_Extracting):
     data_root: Path = option(
         type=DATA_SET,
         required=True,
-        help="Data set: a zip or folder of images, the .npz of a table.",
+        help="Data set: a zip or folder of images, or the .npz of a table.",
     )
     data_name: str | None = option(
-        unset="the network's data set", help="Name of the data in the names of results"
+        unset="the network's data set", help="Name of the data in file names"
     )
-    data_dim: int | None = option(unset=shared.KNOWN, help="Numbers of an image, or columns")
+    data_dim: int | None = option(unset=shared.KNOWN, help="Dimension of the data")
     dims_to_keep: int | None = option(unset=shared.KNOWN, help="Dimensions kept")
     n_time_pts: int = option(type=TIMES, default=256, help="Number of times.")
     n_samples: int | None = option(
-        unset=f"{IMAGES}, or all if there are fewer; of a table all rows that are held out",
-        help="Images or rows, the same at every time.",
+        unset=f"{IMAGES}, or all if fewer; tables: all validation rows",
+        help="Number of images or rows, the same at all times.",
     )
-    bs: int = option(default=1000, help="Images or rows at a time, over all ranks.")
+    bs: int = option(default=1000, help="Images or rows per batch, over all ranks.")
     times: shared.EvenTimeOptions = options_of(shared.EvenTimeOptions)
     calls: shared.CallOptions = options_of(shared.CallOptions)
 
@@ -107,25 +118,33 @@ class _Correlating(Declared):
         return {name: getattr(self, name) for name in names if hasattr(self, name)}
 
 
-class CalcToysSettings(_Correlating):
-    """Correlate the residuals of a toy's network with those of the first time.
+class CalcToysSettings(
+    _Correlating,
+    example=f"{command_line('calc_net_residuals_autocorrelations')} calctoys "
+    "--res_root=out/circles_PRP_toy_net_outputs_residuals.npz --save_dir=out",
+):
+    """Correlate residuals of a toy network with those at the first time.
 
     \b
     Files: {toy}_{schedule}_toy_autocorrelations.npz
            {toy}_{schedule}_toy_autocorrelations_summary.npz and .json
     """
 
-    res_root: Path = option(required=True, help="The file that extracttoys wrote.")
+    res_root: Path = option(required=True, help="File written by extracttoys.")
     data_dim: int | None = option(unset="the file's", help="Dimensions of the toy")
 
 
-class CalcSettings(_Correlating):
-    """Correlate the residuals of a network of images or a table with those of the first time.
+class CalcSettings(
+    _Correlating,
+    example=f"{command_line('calc_net_residuals_autocorrelations')} calc --res_root=out "
+    "--save_dir=out/correlations",
+):
+    """Correlate residuals of an image or table network with those at the first time.
 
     \b
     Files: {data}_{schedule}_autocorrelations_times0_{t}.npz of each time
            {data}_{schedule}_autocorrelations_summary.npz and .json
     """
 
-    res_root: Path = option(required=True, help="The folder that extract wrote to.")
+    res_root: Path = option(required=True, help="Folder written by extract.")
     bs: int = option(default=500, help="Samples read at a time.")

@@ -6,33 +6,38 @@ from typing import Any
 import click
 
 from dnnlib.errors import UsageError
-from training.names import ADAPTIVE_SOLVERS, script
+from training.names import ADAPTIVE_SOLVERS, command_line, script
 from training.options import shared
 from training.options.declared import Declared, option, options_of
 from training.options.types import choice
 
 
-class GenerationSettings(Declared):
+class GenerationSettings(
+    Declared,
+    example=f"{command_line('gen_fid_samples')} --network=digits.pkl --seeds=0-999 --save_dir=out",
+    common="network save_dir seeds class_ bs solver n_iters device_name overwrite",
+):
     """Options of the script."""
 
     save_dir: Path = shared.save_dir("Folder of the images.")
-    seeds: str = option(default="0-63", help="Which images: numbers and ranges, as 1,2,5-10.")
-    bs: int = option(
-        default=64, help="Images in flight over all ranks, rounded up to whole network calls."
-    )
-    subdirs: bool = option(is_flag=True, help="Make a folder for each thousand seeds.")
+    seeds: str = option(default="0-63", help="Seeds of the images, for example 1,2,5-10.")
+    bs: int = option(default=64, help="Images in flight over all ranks.")
+    subdirs: bool = option(is_flag=True, help="Make a subfolder for each thousand seeds.")
     gen_source: str = option(
         type=choice(("diag", "empirical")),
         default="diag",
-        help="Latents: of the law by --eps, or Gaussian with the variances in which a melt ended.",
+        help="Latents: from the latent distribution (--eps), or Gaussian with the variances "
+        "at the end of a melt.",
     )
-    prev_melt: Path | None = option(help=f"The melt of empirical, a file of {script('pfODE_int')}.")
-    eps: str | None = shared.eps("Law of the latents of diag")
+    prev_melt: Path | None = option(
+        help=f"Saved melt of {script('pfODE_int')}, for --gen_source=empirical."
+    )
+    eps: str | None = shared.eps("Latent distribution of diag")
     class_: int | None = option(
         "--class",
         type=click.IntRange(min=0),
-        unset="drawn by each seed",
-        help="Class of the images, for networks with classes",
+        unset="random, by seed",
+        help="Class of the images, for class-conditional networks",
     )
     network: shared.ImageNetworkOptions = options_of(shared.ImageNetworkOptions)
     solver: shared.SolverOptions = options_of(shared.SolverOptions)
@@ -80,25 +85,30 @@ class MeasuringOptions(Declared, section="Measuring"):
         "--num_images",
         type=AT_LEAST_TWO,
         unset="all",
-        help="Use so many random images. Some versions of torchrun stumble over --num, but not "
-        "over --num_images",
+        help="Number of random images to use (--num_images is the same, for versions of "
+        "torchrun that claim --num)",
     )
-    seed: int = shared.seed("all that is drawn at random")
-    batch: int = option(default=64, help="Images of a rank at a time.")
+    seed: int = shared.seed()
+    batch: int = option(default=64, help="Images per rank and batch.")
     detector: str | None = option(
-        unset="those of torch-fidelity, downloaded once",
-        help="Weights of the Inception-v3: a path or an https URL",
+        unset="of torch-fidelity, downloaded once",
+        help="Inception-v3 weights: path or https URL",
     )
     kid_features: int = option(
         type=NOT_NEGATIVE,
         default=5000,
-        help="Random images whose features the KID is taken of; 0: no KID.",
+        help="Number of images for the KID; 0 skips it.",
     )
-    workers: int = option(type=NOT_NEGATIVE, default=1, help="Processes of a rank that read ahead.")
+    workers: int = option(
+        type=NOT_NEGATIVE, default=1, help="Number of processes per rank that load data."
+    )
 
 
-class RefSettings(Declared):
-    """Measure a data set and write the reference that other images are compared with."""
+class RefSettings(
+    Declared,
+    example=f"{command_line('fid')} ref --data=digits.zip --dest=digits-ref.npz",
+):
+    """Measure a data set and write the reference for calc."""
 
     data: Path = option(required=True, help="Zip or folder of images.")
     dest: Path = option(required=True, help="The .npz to write.")
@@ -106,11 +116,14 @@ class RefSettings(Declared):
     run: shared.DeviceOptions = options_of(shared.DeviceOptions)
 
 
-class CalcSettings(Declared):
-    """Compare images with a reference: print the FID, and the KID if the reference has features."""
+class CalcSettings(
+    Declared,
+    example=f"{command_line('fid')} calc --images=out/samples --ref=digits-ref.npz",
+):
+    """Compare images with a reference and print FID and KID."""
 
     images: Path = option(required=True, help="Zip or folder of images.")
-    reference: Path = option("--ref", required=True, help="An .npz that ref wrote.")
-    dest: Path | None = option(unset="print only", help="A .json for the result")
+    reference: Path = option("--ref", required=True, help="Reference .npz written by fid ref.")
+    dest: Path | None = option(unset="print only", help="JSON file for the result")
     measuring: MeasuringOptions = options_of(MeasuringOptions)
     run: shared.DeviceOptions = options_of(shared.DeviceOptions)

@@ -49,7 +49,12 @@ def runs(
         short_help: The same in a list of commands; None for its first sentence.
     """
 
-    @command(help=help or settings.__doc__, short_help=short_help)
+    @command(
+        help=help or settings.__doc__,
+        short_help=short_help,
+        common=settings.common,
+        example=settings.example,
+    )
     @takes(settings)
     def run(given: Declared) -> int | None:
         given.require_complete()

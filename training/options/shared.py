@@ -10,38 +10,38 @@ from training.options.declared import Declared, option
 from training.options.types import COUNT, FILE, NETWORK, NOT_NEGATIVE, POSITIVE, SEED, choice
 
 
-def save_dir(help: str = "Folder of the results.") -> Any:
-    """The option ``--save_dir``."""
+def save_dir(help: str = "Output directory.") -> Any:
+    """Return the option ``--save_dir``."""
     return option(idle=True, type=FILE, required=True, help=help)
 
 
 def overwrite() -> Any:
-    """The option ``--overwrite``, of scripts that need no device."""
+    """Return the option ``--overwrite``."""
     return option(idle=True, is_flag=True, help="Replace existing results.")
 
 
-def strict(where: str) -> Any:
-    """The option ``--strict`` of a command that may come to nothing sound."""
-    return option(idle=True, is_flag=True, help=f"Exit with code 3 if {where}.")
+def strict(condition: str) -> Any:
+    """Return the option ``--strict``, which makes a condition an error."""
+    return option(idle=True, is_flag=True, help=f"Exit with code 3 if {condition}.")
 
 
-def level(fails: str, **how: Any) -> Any:
-    """The option ``--level`` of the tests by which something fails."""
+def level(test: str, **how: Any) -> Any:
+    """Return the option ``--level`` of a test."""
     return option(
         **how,
         type=click.FloatRange(0, 1, min_open=True, max_open=True),
         default=0.01,
-        help=f"p-value, the number of comparisons accounted for, below which {fails} fails.",
+        help=f"Significance level of {test}, corrected for multiple comparisons.",
     )
 
 
-def seed(of: str, default: int = 0) -> Any:
-    """The option ``--seed`` of what is drawn at random."""
-    return option(type=SEED, default=default, help=f"Seed of {of}.")
+def seed(default: int = 0) -> Any:
+    """Return the option ``--seed``."""
+    return option(type=SEED, default=default, help="Random seed.")
 
 
 class DeviceOptions(Declared):
-    """Where a script runs, and whether it may replace what is there."""
+    """Device, and whether existing results may be replaced."""
 
     device_name: str | None = option(
         idle=True, unset="cuda where there is one", help="cpu, cuda or cuda:N"
@@ -52,12 +52,14 @@ class DeviceOptions(Declared):
 class InflationOptions(Declared, section="Flow"):
     """The data's dimensions and the inflationary schedule."""
 
-    data_dim: int | None = option(unset="the data's", help="Dimensions of the data, as a check.")
+    data_dim: int | None = option(
+        unset="the data's", help="Dimension of the data, compared with the data set."
+    )
     dims_to_keep: int | str | None = option(
         type=COUNT,
         unset="all",
-        help="Dimensions that keep inflating: as many as the data has is PR-preserving, fewer is "
-        "PR-reducing.",
+        help="Dimensions that keep inflating: all is PR-preserving (PRP), fewer is "
+        "PR-reducing (PRR).",
     )
     rho: float | None = option(unset="1", help="Inflation rate, 1/time.")
     gamma0: float | None = option(
@@ -66,14 +68,14 @@ class InflationOptions(Declared, section="Flow"):
     g_type: str | None = option(
         type=choice(names.G_TYPES),
         unset="orig",
-        help="Exponents of the compressed dimensions: all exponents sum to zero (orig), or each is "
-        "less by --inflation_gap than those of the kept ones.",
+        help="Exponents: sum to zero (orig), or compressed dimensions are --inflation_gap "
+        "below kept ones.",
     )
     inflation_gap: float | None = option(
-        unset="1.02", help="Gap of constant_inflation_gap, in units of rho."
+        unset="1.02", help="Inflation gap of constant_inflation_gap, in units of rho."
     )
     g_rescaling: float | None = option(
-        unset="1", help="Factor on every exponent g: less than 1 compresses less."
+        unset="1", help="Factor on all exponents g; below 1 compresses less."
     )
 
     def expected(self) -> dict[str, Any]:
@@ -97,41 +99,41 @@ class InflationOptions(Declared, section="Flow"):
 
 
 def toy_name(required: bool = False, unset: str | None = None) -> Any:
-    """The option ``--data_name`` of a toy."""
+    """Return the option ``--data_name`` of a toy."""
     return option(type=choice(names.TOY_NAMES), required=required, unset=unset, help="The toy")
 
 
-def augment_to(unset: str = "0, not at all") -> Any:
-    """The option ``--augment_to``."""
+def augment_to(unset: str = "0, not embedded") -> Any:
+    """Return the option ``--augment_to``."""
     return option(
         type=click.IntRange(min=0, max=2**31 - 1),
         unset=unset,
-        help="Dimensions the toy is embedded in",
+        help="Dimension of the space that the toy is embedded in",
     )
 
 
 KNOWN = "the network's"
-"""What is the default of all that a network file knows."""
+"""Default of options whose values a network file contains."""
 
 
 def network(required: bool = True) -> Any:
-    """The option ``--network``."""
+    """Return the option ``--network``."""
     return option(type=NETWORK, required=required, help="Network file: a path or an https URL.")
 
 
 def calibration() -> Any:
-    """The option ``--calibration``."""
+    """Return the option ``--calibration``."""
     return option(default=True, help="Use the calibration in the network file, if it has one.")
 
 
 def end_vars() -> Any:
-    """The option ``--end_vars``."""
-    return option(type=POSITIVE, default=1.0, help="A0, the std of kept latents.")
+    """Return the option ``--end_vars``."""
+    return option(type=POSITIVE, default=1.0, help="Standard deviation A0 of the kept latents.")
 
 
 def store_grid() -> Any:
-    """The option ``--store_grid``."""
-    return option(is_flag=True, help="Keep the times of --disc=adapted in the network file.")
+    """Return the option ``--store_grid``."""
+    return option(is_flag=True, help="Store the times of --disc=adapted in the network file.")
 
 
 def check_storage(store: bool, disc: str, network: str | None) -> None:
@@ -143,34 +145,34 @@ def check_storage(store: bool, disc: str, network: str | None) -> None:
 
 
 class CallOptions(Declared, section="Network"):
-    """How a network of images is called."""
+    """How a network of images is evaluated."""
 
     precision: str = option(
         type=choice(names.PRECISIONS),
         default="fp32",
-        help="Precision of the network; states are float64.",
+        help="Floating-point type of the network; states are float64.",
     )
     batch_gpu: int | None = option(
-        "--batch-gpu", unset="16 on a CPU, 128 on CUDA", help="Images of one network call"
+        "--batch-gpu", unset="16 on a CPU, 128 on CUDA", help="Images per network evaluation"
     )
 
 
 class ImageNetworkOptions(CallOptions):
-    """A network of images, and what it is said to be."""
+    """A network of images, and what it is expected to be."""
 
     network: str = network()
     data_name: str | None = option(
-        unset="the network's data set", help="Name of the data in the names of results"
+        unset="the network's data set", help="Name of the data in file names"
     )
-    data_dim: int | None = option(unset=KNOWN, help="Numbers of an image")
+    data_dim: int | None = option(unset=KNOWN, help="Dimension of the data")
     dims_to_keep: int | None = option(unset=KNOWN, help="Dimensions kept")
-    img_size: int | None = option(of=names.IMAGES, unset=KNOWN, help="Side in pixels")
-    img_ch: int | None = option(of=names.IMAGES, unset=KNOWN, help="Channels")
+    img_size: int | None = option(of=names.IMAGES, unset=KNOWN, help="Image side in pixels")
+    img_ch: int | None = option(of=names.IMAGES, unset=KNOWN, help="Image channels")
     calibration: bool = calibration()
     end_vars: float = end_vars()
 
     def expected(self) -> dict[str, Any]:
-        """What the network is said to be, by name."""
+        """Return the properties that the network is expected to have, by name."""
         return self.named("data_dim", "dims_to_keep", "img_size", "img_ch")
 
 
@@ -178,20 +180,20 @@ MAX_STEPS = 10**6
 DISCRETIZATIONS = {
     "ifs": "evenly over [0, T]",
     "vp_ode": "evenly over [eps, T]",
-    "adapted": "so that steps make equal errors",
+    "adapted": "with equal errors of all steps",
 }
 
 
 def _spacing(*kinds: str) -> Any:
     meanings = ", ".join(f"{DISCRETIZATIONS[kind]} ({kind})" for kind in kinds)
-    return option(type=choice(kinds), default="ifs", help=f"Times: {meanings}.")
+    return option(type=choice(kinds), default="ifs", help=f"Spacing of the times: {meanings}.")
 
 
 def _tolerance() -> Any:
     return option(
         type=POSITIVE,
         default=1e-4,
-        help="Error allowed with 'auto' steps: root mean square at the end, scaled variable.",
+        help="Error tolerance of auto steps: root mean square at the end, scaled variable.",
     )
 
 
@@ -201,12 +203,10 @@ class SolverOptions(Declared, section="Integration"):
     solver: str = option(
         type=choice(names.SOLVER_NAMES),
         default=names.DEFAULT_SOLVER,
-        help="Method of integration.",
+        help="ODE solver.",
     )
-    rtol: float = option(default=1e-6, help="Relative tolerance of a step of dopri5.")
-    atol: float = option(
-        default=1e-6, help="Absolute tolerance of a step of dopri5, in standard deviations."
-    )
+    rtol: float = option(default=1e-6, help="Relative tolerance of dopri5.")
+    atol: float = option(default=1e-6, help="Absolute tolerance of dopri5, standard deviations.")
 
     def __post_init__(self) -> None:
         tolerances = sorted(self.given & {"rtol", "atol"})
@@ -221,10 +221,10 @@ class ToyTimeOptions(Declared, section="Integration"):
     """The times of a toy's simulation."""
 
     steps: int | str | None = option(
-        unset=f"{names.DEFAULT_STEPS}, or as many as fit in T",
-        help="Steps of the solver, or auto, by --tol",
+        unset=f"{names.DEFAULT_STEPS}, or as given by --h",
+        help="Number of solver steps, or auto (see --tol)",
     )
-    h: float | None = option(unset="T/steps", help="Step size; T is steps times h")
+    h: float | None = option(unset="T/steps", help="Step size; the last time is steps times h")
     disc: str = _spacing("ifs", "adapted")
     tol: float = _tolerance()
 
@@ -238,11 +238,13 @@ def _check_tolerance(given: frozenset[str], steps: int | str | None) -> None:
 
 
 class EvenTimeOptions(Declared, section="Integration"):
-    """From when to when images are looked at."""
+    """First and last time of images."""
 
     disc: str = _spacing("ifs", "vp_ode")
-    vpode_disc_eps: float = option(type=NOT_NEGATIVE, default=1e-2, help="First time of vp_ode.")
-    end_time: float | None = option(unset="the network's tmax", help="T")
+    vpode_disc_eps: float = option(
+        type=NOT_NEGATIVE, default=1e-2, help="First time of --disc=vp_ode."
+    )
+    end_time: float | None = option(unset="the network's tmax", help="Last time T")
 
     def __post_init__(self) -> None:
         if "vpode_disc_eps" in self.given and self.first is None:
@@ -258,7 +260,8 @@ class ImageTimeOptions(EvenTimeOptions):
 
     disc: str = _spacing(*DISCRETIZATIONS)
     n_iters: int | str | None = option(
-        default=names.DEFAULT_STEPS, help="Steps of the solver each way, or auto, by --tol."
+        default=names.DEFAULT_STEPS,
+        help="Number of solver steps in each direction, or auto (see --tol).",
     )
     tol: float = _tolerance()
 
@@ -271,42 +274,44 @@ class SampleTimeOptions(ImageTimeOptions):
     """The times of samples that are not compared with data."""
 
     n_iters: int | str | None = option(
-        unset=f"as few calls as the network file found enough, or {names.DEFAULT_STEPS} steps",
-        help="Steps of the solver, or auto, by --tol",
+        unset=f"the number stored in the network file, or {names.DEFAULT_STEPS}",
+        help="Number of solver steps, or auto (see --tol)",
     )
 
 
-def eps(of: str = "Law of the latents", melt: bool = False) -> Any:
-    """The option; ``of`` is what it decides, and ``melt`` whether there is a melt to take them
-    from."""
-    empirical = "empirical (those of the melt), " * melt
+def eps(of: str = "Latent distribution", melt: bool = False) -> Any:
+    """Return the option ``--eps``.
+
+    Args:
+        of: Name of the distribution in the help.
+        melt: Whether the variances of a melt can be used.
+    """
+    empirical = "empirical (variances of the melt), " * melt
     return option(
-        unset="learned, if the network has such a law; otherwise auto",
-        help=f"{of}: learned (that of the network file), or a Gaussian of these variances: auto "
-        f"(the closed form), {empirical}one number for all compressed dimensions, or as in the "
-        "paper, where those of kept ones are 1 (paper:NUMBER, or paper without compression)",
+        unset="learned, if the network file has one; otherwise auto",
+        help=f"{of}: learned (in the network file), auto (Gaussian, closed form), {empirical}or "
+        "the variance of compressed dimensions, a number; with paper:NUMBER, kept ones have 1",
     )
 
 
 class DensityOptions(Declared, section="Log densities"):
-    """Whether to write log densities, and how the traces in them are computed."""
+    """Whether to write log densities, and how to compute their traces."""
 
     log_prob: bool = option(
         default=False,
-        help="Write the log density of the points at the first time, which takes one or more "
-        "backward passes for each network call.",
+        help="Write the log density of each point at the first time (nats); needs one or "
+        "more backward passes per network evaluation.",
     )
     trace: str = option(
         type=choice(names.TRACES),
         default="auto",
-        help="How to compute traces of Jacobians: exactly (exact), by random directions "
-        f"(hutchinson), or exactly in up to {names.LARGEST_EXACT} dimensions that are not pixels "
-        "(auto).",
+        help="Traces of Jacobians: exact, hutchinson (random directions), or auto: exact in "
+        f"up to {names.LARGEST_EXACT} dimensions, except for images.",
     )
     probes: int = option(
         type=click.IntRange(min=2),
         default=names.PROBES,
-        help="Random directions of hutchinson, whose spread tells the error.",
+        help="Random directions of hutchinson; their spread gives the error.",
     )
 
     def __post_init__(self) -> None:

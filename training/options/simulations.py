@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from dnnlib.errors import UsageError
-from training.names import IMAGES, KINDS, MOST_ROWS, TABLE, TOY
+from training.names import IMAGES, KINDS, MOST_ROWS, TABLE, TOY, command_line
 from training.options import shared
 from training.options.declared import Declared, option, options_of
 from training.options.types import DATA_SET, choice
@@ -15,55 +15,58 @@ from training.options.types import DATA_SET, choice
 SAMPLES = 256
 
 
-class SimulationSettings(Declared):
+class SimulationSettings(
+    Declared,
+    example=f"{command_line('pfODE_int')} --network=houses.pkl --data_root=houses.npz "
+    "--save_dir=out --log_prob",
+    common="network save_dir data_root bs csv sim_type save_freq solver n_iters log_prob "
+    "seed device_name overwrite",
+):
     """Options of the script."""
 
     save_dir: Path = shared.save_dir()
     data_root: Path | None = option(
-        type=DATA_SET, help="Data set to melt: a zip or folder of images, the .npz of a table."
+        type=DATA_SET,
+        help="Data set to inflate: a zip or folder of images, or the .npz of a table.",
     )
     bs: int | None = option(
-        unset=f"{SAMPLES}, or all if there are fewer; rows to melt: all that are held out, or "
-        f"{MOST_ROWS:,}",
-        help="Images, or rows, of each simulation.",
+        unset=f"{SAMPLES} images; rows: all validation rows, or {MOST_ROWS:,}",
+        help="Images or rows per simulation",
     )
     csv: Path | None = option(
         of=TABLE,
-        unset="none",
-        help="File of the generated rows of a table, or of the rows of a lone melt, with their log "
-        "densities if these are computed",
+        help="CSV for the generated rows of a table, or for the rows of a lone melt, with "
+        "log densities if computed",
     )
-    round: bool = option(
-        of=TABLE, default=True, help="Put discrete columns in --csv at the nearest of their steps."
-    )
+    round: bool = option(of=TABLE, default=True, help="Round discrete columns in --csv.")
     sim_type: str = option(
         type=choice((*KINDS, "all")),
         default="all",
-        help="What to simulate; gen alone by as few calls as the network file found enough, unless "
-        "times, a solver or --save_freq are given.",
+        help="melt (inflate data), roundtrip (generate from the end of the melt), gen "
+        "(generate new samples), or all.",
     )
-    prev_melt: Path | None = option(help="A melt to start from, for a lone roundtrip or gen.")
+    prev_melt: Path | None = option(help="Saved melt to start from, for a lone roundtrip or gen.")
     start_noise: bool = option(
         of=IMAGES,
         is_flag=True,
-        help="Melt images with the noise of the first time added, for which the latent law is "
-        "exact.",
+        help="Add the noise of the first time to images before inflating them.",
     )
     gen_source: str = option(
         type=choice(("diag", "empirical")),
         default="diag",
-        help="Latents of gen: of the law by --eps, or Gaussian with the variances of the melt.",
+        help="Latents of gen: from the latent distribution (--eps), or Gaussian with the "
+        "variances of the melt.",
     )
-    eps: str | None = shared.eps("Law of the latents of diag")
+    eps: str | None = shared.eps("Latent distribution of diag")
     class_: int | None = option(
         "--class",
         of=IMAGES,
         type=click.IntRange(min=0),
         unset="random",
-        help="Class to generate, for networks with classes",
+        help="Class to generate, for class-conditional networks",
     )
     save_freq: int = option(default=5, help="Steps between saved states.")
-    seed: int = shared.seed("the choice of images and of the latents")
+    seed: int = shared.seed()
     network: shared.ImageNetworkOptions = options_of(shared.ImageNetworkOptions)
     solver: shared.SolverOptions = options_of(shared.SolverOptions)
     times: shared.ImageTimeOptions = options_of(shared.ImageTimeOptions)
@@ -116,18 +119,23 @@ class _Simulating(Declared):
     """What the simulations of toys have in common."""
 
     save_dir: Path = shared.save_dir()
-    total_samples: int = option(default=2000, help="Samples of each simulation.")
-    eps: str | None = shared.eps("Law of generation's latents", melt=True)
+    total_samples: int = option(default=2000, help="Samples per simulation.")
+    eps: str | None = shared.eps("Latent distribution of gen", melt=True)
     end_vars: float = shared.end_vars()
     save_freq: int = option(default=5, help="Steps between saved states.")
-    seed: int = shared.seed("the data and the latents")
+    seed: int = shared.seed()
     solver: shared.SolverOptions = options_of(shared.SolverOptions)
     times: shared.ToyTimeOptions = options_of(shared.ToyTimeOptions)
     likelihood: shared.DensityOptions = options_of(shared.DensityOptions)
     run: shared.DeviceOptions = options_of(shared.DeviceOptions)
 
 
-class NetSettings(_Simulating):
+class NetSettings(
+    _Simulating,
+    example=f"{command_line('toy_pfODE_int')} net --network=circles.pkl --save_dir=out",
+    common="network save_dir data_name total_samples steps solver save_freq log_prob seed "
+    "device_name overwrite",
+):
     """Integrate with a trained network."""
 
     network: str = shared.network()
@@ -145,7 +153,12 @@ class NetSettings(_Simulating):
         return {"data_name": self.data_name, "augment_to": self.augment_to, **self.flow.expected()}
 
 
-class ClosedFormSettings(_Simulating):
+class ClosedFormSettings(
+    _Simulating,
+    example=f"{command_line('toy_pfODE_int')} exact --data_name=circles --save_dir=out",
+    common="data_name save_dir dims_to_keep total_samples steps solver save_freq log_prob "
+    "seed device_name overwrite",
+):
     """Options of ``discrete`` and ``exact``."""
 
     data_name: str = shared.toy_name(required=True)
@@ -156,28 +169,32 @@ class ClosedFormSettings(_Simulating):
 PUBLISHED_SAMPLES = 10_000
 
 
-class RoundtripSettings(Declared):
+class RoundtripSettings(
+    Declared,
+    example=f"{command_line('calc_roundtrip_mse')} --network=digits.pkl "
+    "--data_root=digits.zip --save_dir=out",
+    common="network save_dir data_root total_samples bs solver n_iters seed device_name overwrite",
+):
     """Options of the script."""
 
     save_dir: Path = shared.save_dir()
     data_root: Path = option(
         type=DATA_SET,
         required=True,
-        help="Data set: a zip or folder of images, the .npz of a table.",
+        help="Data set: a zip or folder of images, or the .npz of a table.",
     )
     bs: int = option(default=1000, help="Images or rows in flight, over all ranks.")
     total_samples: int | None = option(
-        unset=f"{PUBLISHED_SAMPLES}, or all if there are fewer; of a table all rows that are held "
-        "out",
-        help="Images or rows to measure.",
+        unset=f"{PUBLISHED_SAMPLES}, or all if fewer; tables: all validation rows",
+        help="Number of images or rows.",
     )
     keep_worst: int = option(
         of=IMAGES,
         type=click.IntRange(min=0),
         default=16,
-        help="Images to keep of those that come back worst.",
+        help="Number of images with the largest errors to save.",
     )
-    seed: int = shared.seed("the choice of images", default=42)
+    seed: int = shared.seed(default=42)
     network: shared.ImageNetworkOptions = options_of(shared.ImageNetworkOptions)
     solver: shared.SolverOptions = options_of(shared.SolverOptions)
     times: shared.ImageTimeOptions = options_of(shared.ImageTimeOptions)
@@ -196,7 +213,9 @@ MOST_BOUNDARY_POINTS, MOST_RADII = 10**5, 10**3
 class SphereOptions(Declared, section="Spheres and points"):
     """The spheres, and what is counted in them."""
 
-    test_pts: int = option(default=20000, help="Test points, and samples of a toy.")
+    test_pts: int = option(
+        default=20000, help="Number of test points, and of fresh samples of a toy."
+    )
     boundary_pts: int | None = option(
         type=click.IntRange(1, MOST_BOUNDARY_POINTS),
         unset=f"{BOUNDARY_POINTS[2]} in 2-D, {BOUNDARY_POINTS[3]} in 3-D",
@@ -205,27 +224,27 @@ class SphereOptions(Declared, section="Spheres and points"):
     r_min: float = option(default=0.5, help="Smallest Mahalanobis radius.")
     r_max: float = option(default=3.5, help="Largest Mahalanobis radius.")
     r_num: int = option(
-        type=click.IntRange(1, MOST_RADII), default=7, help="Number of radii; 1 is r_min alone."
+        type=click.IntRange(1, MOST_RADII), default=7, help="Number of radii; 1 uses r_min alone."
     )
     boundary: str = option(
         type=choice(["transport", "alpha"]),
         default="transport",
-        help="Inside is inside the sphere's polygon or mesh, carried along; or inside an alpha "
-        "shape refitted at each stage to the sphere's points and those of the smaller spheres.",
+        help="Transport the mesh of the sphere with the flow (transport), or refit an alpha "
+        "shape at each stage (alpha).",
     )
     alpha: float | None = option(
-        unset="1, or more if it takes more to fill the spheres at the start",
-        help="Radius of alpha shapes, in standard deviations of each stage along the axes of the "
-        "eigenbasis",
+        unset="1, or more if needed to fill the spheres at the start",
+        help="Radius of alpha shapes, in standard deviations of each stage",
     )
     paired: bool | None = option(
         of=TOY,
-        unset="in 2-D; in 3-D it takes up to half as long again",
-        help="With a network, count the fresh samples also inside the spheres that the toy's own "
-        "denoiser carries to the data",
+        unset="on in 2-D",
+        help="With a network: also count samples in the spheres carried by the exact denoiser",
     )
-    num_seeds: int = option(of=TOY, default=1, help="Repetitions with seeds from --seed on.")
-    seed: int = shared.seed("the test points and fresh samples")
+    num_seeds: int = option(
+        of=TOY, default=1, help="Number of repetitions, with consecutive seeds."
+    )
+    seed: int = shared.seed()
 
     def __post_init__(self) -> None:
         if self.alpha is not None and self.boundary != "alpha":
@@ -253,7 +272,12 @@ class SphereOptions(Declared, section="Spheres and points"):
         return possible and dim == 2 if self.paired is None else self.paired
 
 
-class CoverageSettings(Declared):
+class CoverageSettings(
+    Declared,
+    example=f"{command_line('toy_mesh_exps')} --network=circles.pkl --save_dir=out",
+    common="network save_dir data_name data_root score test_pts r_min r_max r_num steps "
+    "seed device_name overwrite",
+):
     """Options of the script."""
 
     save_dir: Path = shared.save_dir()
@@ -262,15 +286,13 @@ class CoverageSettings(Declared):
     data_root: Path | None = option(
         of=TABLE,
         type=DATA_SET,
-        unset="none",
-        help="Data set of a table, in 2-D or 3-D: its held-out rows are the fresh points of a "
-        "network of it.",
+        help="Data set of a 2-D or 3-D table; its validation rows are the fresh samples.",
     )
     score: str = option(
         of=TOY,
         type=choice(["net", "exact"]),
         default="net",
-        help="The network's denoiser, or the toy's own, which needs no network.",
+        help="Denoiser: of the network, or the exact one of the toy.",
     )
     calibration: bool = shared.calibration()
     end_vars: float = shared.end_vars()

@@ -7,7 +7,7 @@ import click
 
 from dnnlib.errors import UsageError
 from training import names, recipes
-from training.names import script
+from training.names import command_line, script
 from training.options.declared import Declared, option, options_of
 from training.options.shared import InflationOptions
 from training.options.training import (
@@ -35,40 +35,39 @@ class NetworkOptions(Declared, section="Network"):
         type=choice(
             (*names.IMAGE_NETWORK_NAMES, names.TABLE_NETWORK, names.QUESTIONS, names.TRIAL_NETWORK)
         ),
-        unset=f"ddpmpp; tables: {names.TABLE_NETWORK}; with --any, or of records: "
-        f"{names.QUESTIONS}; of trials with missing data: {names.TRIAL_NETWORK}",
-        help="Kind of network.",
+        unset=f"ddpmpp; tables: {names.TABLE_NETWORK}; with --any: {names.QUESTIONS}; trials "
+        f"with missing data: {names.TRIAL_NETWORK}",
+        help="Network architecture.",
     )
     cbase: int | None = option(
         of=names.IMAGES,
-        unset="the preset's",
-        help="Channels of the finest level, but for its factor.",
+        unset="by --preset",
+        help="Base number of channels, multiplied by --cres.",
     )
     cres: tuple[int, ...] | None = option(
         of=names.IMAGES,
         type=MULTIPLIERS,
-        unset="the preset's",
-        help="Factor of each level's channels.",
+        unset="by --preset",
+        help="Channel multiplier of each resolution.",
     )
     attend: tuple[int, ...] | None = option(
         of=names.IMAGES,
         type=SIDES,
-        unset="as published: 16; adm: 32,16,8",
-        help="Sides, of the image and of what it is halved to, at which blocks have attention; "
-        "those that are no power of 2 count as the next one.",
+        unset="16; adm: 32,16,8",
+        help="Image sides at which blocks use attention, rounded up to powers of 2.",
     )
     blocks: int | None = option(
         of=names.IMAGES,
         type=click.IntRange(0, names.MOST_BLOCKS),
-        unset="the preset's",
-        help="Residual blocks of each level of the encoder, one more in the decoder; 0 for as many "
-        "as published, 4, or 3 of adm.",
+        unset="by --preset",
+        help="Residual blocks per encoder resolution (decoder: one more); 0 for the "
+        "published number, 4 (adm: 3).",
     )
     dropout: float | None = option(
         type=FiniteFloat(min=0, max=1, max_open=True),
         unset=f"{recipes.PUBLISHED.dropout:g}; adm: {recipes.PUBLISHED_ADM['dropout']:g}; tables: "
         + recipes.told_of_tables("dropout"),
-        help="Fraction of activations dropped.",
+        help="Dropout probability.",
     )
     space: str = option(
         type=choice(names.SPACES),
@@ -78,34 +77,36 @@ class NetworkOptions(Declared, section="Network"):
     noise_cond: str | None = option(
         type=choice(names.NOISE_CONDITIONINGS),
         unset="log; vp: ddpm",
-        help="How the network sees the time: as the log of the noise, or as 999 t (ddpm).",
+        help="Encoding of the time: log of the noise (log) or 999 t (ddpm).",
     )
     output_gain: bool | None = option(
-        unset="of images, with precond=ifs",
-        help="Multiply the network's output by a factor of each dimension and time, which is "
-        "trained with it.",
+        unset="on for images with precond=ifs",
+        help="Train a gain of the network output for each dimension and time.",
     )
     pixel_waves: int | None = option(
         of=names.IMAGES,
         type=click.IntRange(0, names.MOST_WAVES),
-        unset="the preset's",
-        help="Show the network the noisy pixels too, and so many waves of them, from the whole "
-        "range of gray levels down by halves; 0 for the whitened image alone.",
+        unset="by --preset",
+        help="Add the noisy pixels to the inputs, with sine features of this many "
+        "frequencies; 0 adds neither.",
     )
     precision: str | None = option(
         of=names.IMAGES,
         type=choice(names.PRECISIONS),
-        unset="the preset's; on a CPU, bf16 if a short trial finds it much faster",
-        help="What the network computes in.",
+        unset="by --preset; on a CPU, bf16 if a short trial finds it much faster",
+        help="Floating-point type of the network.",
     )
     compile: bool = option(
         free=True, of=names.IMAGES, is_flag=True, help="Compile the network with torch.compile."
     )
     bench: bool = option(
-        free=True, of=names.IMAGES, default=True, help="Let cuDNN look for its fastest kernels."
+        free=True,
+        of=names.IMAGES,
+        default=True,
+        help="Let cuDNN choose its kernels by benchmarking.",
     )
     transfer: str | None = option(
-        of=names.IMAGES, help="Network file, path or https URL, whose weights to start from."
+        of=names.IMAGES, help="Network file (path or https URL) with the initial weights."
     )
 
 
@@ -119,75 +120,65 @@ class TableOptions(Declared, section="Tables", of_kind=names.TABLE):
     marginals: str = option(
         type=choice((names.AUTO, *names.MARGINALS, *names.EVENED, names.LOG, names.AXES_TOO)),
         default=names.AUTO,
-        help="What each column is put through: nothing, a power, or a power and a spline of its "
-        "quantiles; auto tries these on held-out rows. quantile-0.2 and the like, which data of "
-        "records try, even out what is narrower than so many standard deviations. log takes the "
-        "logarithm of columns that are positive over three decades or more, which auto tries with "
-        "--cond. quantile-axes adds a spline along the whitened axes, which auto does where rows "
-        "are far from all others.",
+        help="Transform of each column: none, a power (yeo_johnson), a power and a quantile "
+        "spline (quantile…), or log; auto chooses on validation rows.",
     )
     whiten: str = option(
         type=choice((names.AUTO, *names.WHITENINGS)),
         default=names.AUTO,
-        help="Standardize columns alone (none), or whiten along principal axes (pca), or turn back "
-        "to the columns after that (zca); auto tries pca and zca, and takes none where dimensions "
-        "are compressed.",
+        help="Standardize columns (none), or whiten along principal axes (pca), then rotate "
+        "back (zca); auto chooses on validation rows.",
     )
     linear_start: str = option(
         type=choice(names.LINEAR_STARTS),
         default=names.AUTO,
-        help="With --cond: take the best linear prediction of the columns from the conditions off "
-        "before whitening, so that the flow starts from the linear-Gaussian posterior; auto tries "
-        "both on held-out rows. With gaussian, which auto tries with --likelihood, mean and "
-        "covariance are what a small network makes of the conditions.",
+        help="With --cond: start from the linear-Gaussian posterior (on), or from a "
+        "Gaussian given by a small network (gaussian); auto chooses on validation rows.",
     )
     bounded: str = option(
         type=choice(names.BOUNDED),
         default=names.AUTO,
-        help="With --cond: map columns with bounds to the line (map), or leave them alone, and "
-        "reject what is beyond when posteriors are drawn (reject); auto tries both on held-out "
-        "rows. Other tables are always mapped.",
+        help="With --cond: map bounded columns to the real line (map), or reject draws "
+        "beyond bounds (reject); auto chooses on validation rows.",
     )
     cond_screen: str = option(
         type=choice(names.COND_SCREENS),
         default=names.AUTO,
-        help="With --cond: leave out the conditions that no column depends on, each by its "
-        "distance correlation, at a false discovery rate of 5 %; auto tries both on held-out rows. "
-        "Not with --cond_shape.",
+        help="With --cond: drop conditions that no column depends on, by distance "
+        "correlation at a false discovery rate of 5 %; auto compares on validation "
+        "rows.",
     )
     ensemble: int | None = option(
         type=click.IntRange(1, 64),
         unset="1",
-        help="Networks that are trained side by side from different initial weights; the flow "
-        "takes the mean of what they say.",
+        help="Number of networks trained side by side, whose outputs are averaged.",
     )
     cond_shape: tuple[int, ...] | None = option(
         type=SHAPE,
-        unset="none: the network sees the numbers themselves",
-        help="With --cond: the conditions, in the order of their columns, are a series of C x L or "
-        "an image of C x H x W, or C numbers that are too many; a small network, trained with the "
-        "other, makes 32 features of them. set:K: of a data set of trials, p(parameters | all "
-        "trials of a dataset), of K columns each, in whatever order and number.",
+        unset="none: no embedding network",
+        help="With --cond: embed conditions of this shape: C numbers, a series CxL, an "
+        "image CxHxW, or set:K, any number of trials of K numbers.",
     )
     cond_waves: int | None = option(
         type=click.IntRange(0, names.MOST_WAVES),
         unset=recipes.told_of_tables("cond_waves"),
-        help="With --cond: show the network so many sines and cosines of each condition too, from "
-        "a period of 10 standard deviations down.",
+        help="With --cond: add sine features of this many frequencies of each condition.",
     )
-    width: int | None = option(unset=recipes.told_of_tables("width"), help="Units of a layer")
-    depth: int | None = option(unset=recipes.told_of_tables("depth"), help="Hidden layers")
+    width: int | None = option(unset=recipes.told_of_tables("width"), help="Units per hidden layer")
+    depth: int | None = option(
+        unset=recipes.told_of_tables("depth"), help="Number of hidden layers"
+    )
     weight_decay: float | None = option(
-        type=NOT_NEGATIVE, unset=recipes.told_of_tables("weight_decay"), help="Decay of the weights"
+        type=NOT_NEGATIVE, unset=recipes.told_of_tables("weight_decay"), help="Weight decay"
     )
     optimizer: str | None = option(
         type=click.Choice(names.OPTIMIZERS),
-        unset=f"{names.SOAP} for questions about rows, {names.ADAM} otherwise",
-        help="Of tables: what takes the steps; soap takes longer for one, and learns more in it",
+        unset=f"{names.SOAP} for conditional queries, {names.ADAM} otherwise",
+        help="Optimizer; a step of soap takes longer than one of adam, and learns more",
     )
     patience: int | None = option(
         unset=recipes.told_of_tables("patience"),
-        help="Reports without a better score on held-out rows that end the training",
+        help="Stop after this many reports without a better validation loss",
     )
 
     def require_likelihood(self) -> None:
@@ -211,57 +202,55 @@ class DataOptions(Declared, section="Data"):
 
     data: Path | None = option(
         type=DATA_SET,
-        help=f"Zip or folder of images, or .npz of a table, made by {script('dataset_tool')}.  "
-        "[required]",
+        help=f"Data set made by {script('dataset_tool')}: zip or folder of images, or .npz "
+        "of a table.  [required]",
     )
     cond: bool = option(
         is_flag=True,
-        help="Condition on the labels of the images, or on the conditions of the table.",
+        help="Train a conditional flow: of images given their class, of columns given the "
+        "conditions.",
     )
     likelihood: bool = option(
         is_flag=True,
         of=names.TABLE,
-        help="In place of --cond: train the law of the data of one trial, given the parameters and "
-        f"covariates. {script('posterior')} multiplies it over trials.",
+        help="Instead of --cond: learn the likelihood of one trial, for "
+        f"{script('posterior')} --prior.",
     )
     any: bool = option(
         is_flag=True,
         of=names.TABLE,
-        help="Train for any question about a row: any cells, given any others. So are tables that "
-        "have text, dates or holes.",
+        help="Train for conditional queries: any columns given any others. Always on for "
+        "tables with text, dates or missing values.",
     )
     ask: tuple[str, ...] | None = option(
-        unset="any question",
+        unset="any columns",
         of=names.TABLE,
-        help="Columns that alone are asked, given all others: one question",
+        help="With --any: restrict the targets to these columns, given all others",
     )
-    xflip: bool = option(
-        of=names.IMAGES, is_flag=True, help="Add the mirror image of each image to the data."
-    )
+    xflip: bool = option(of=names.IMAGES, is_flag=True, help="Add the mirror image of each image.")
     augment: float | None = option(
         of=names.IMAGES,
         type=FiniteFloat(min=0, max=1),
-        unset="the preset's",
-        help="Probability of each augmentation; 0 is off.",
+        unset="by --preset",
+        help="Probability of each augmentation; 0 disables augmentation.",
     )
     held_out: float | None = option(
         of=names.IMAGES,
         type=FiniteFloat(min=0, max=1, min_open=True, max_open=True),
-        unset="none",
-        help="Fraction of the images that is not trained on, whose loss every report tells.",
+        help="Fraction of the images held out for validation; every report prints their loss.",
     )
     batch_pca: int | None = option(
-        of=names.IMAGES, unset="all", help="Number of images that the basis is fitted to."
+        of=names.IMAGES, unset="all", help="Number of images that the principal axes are fitted to."
     )
     cache: bool | None = option(
-        free=True, of=names.IMAGES, unset="the preset's", help="Keep the data set in memory."
+        free=True, of=names.IMAGES, unset="by --preset", help="Keep the data set in memory."
     )
     workers: int | None = option(
         free=True,
         of=names.IMAGES,
         type=click.IntRange(min=0),
-        unset="the preset's",
-        help="Processes that read data.",
+        unset="by --preset",
+        help="Number of processes that load data.",
     )
 
 
@@ -271,24 +260,24 @@ class ImageFlowOptions(InflationOptions):
     precond: str = option(
         type=choice(("ifs", "edm", "vp", "ve")),
         default="ifs",
-        help="Inflationary flow, or an isotropic model of Karras et al. 2022, table 1.",
+        help="Inflationary flow (ifs), or an isotropic model of Karras et al. 2022, table 1.",
     )
     tmin: float | None = option(type=NOT_NEGATIVE, unset="the schedule's", help="First time.")
     dims_to_keep: int | str | None = option(
         unset="all",
-        help="Dimensions that keep inflating: as many as the data has is PR-preserving, fewer is "
-        "PR-reducing; auto, for tables, is the participation ratio.",
+        help="Dimensions that keep inflating: all is PR-preserving (PRP), fewer is "
+        "PR-reducing (PRR); auto (tables): the participation ratio.",
     )
     tmax: float | None = option(
-        unset="when a tenth of the top dimension's variance is data, with --cond a thousandth, or "
-        "by held-out rows where they are few; half as long again if "
-        f"dimensions are compressed; preset published: {recipes.PUBLISHED_T_MAX}",
+        unset="when data make up a tenth of the largest variance; with --cond a thousandth; "
+        "chosen on validation rows of small tables; 1.5 times that with compression; "
+        f"published: {recipes.PUBLISHED_T_MAX}",
         help="Last time.",
     )
     t_sampling: str | None = option(
         type=choice(names.T_SAMPLINGS),
         unset=f"uniform; with --cond {names.BY_WEIGHT}; edm: normal; ve: log_uniform",
-        help="Distribution of the times in training.",
+        help="Distribution of the training times.",
     )
 
 
@@ -299,18 +288,17 @@ class ImageTrainingOptions(TrainingOptions):
         of=names.IMAGES,
         type=choice(("auto", "published")),
         default="auto",
-        help="What decides the options that are left out: a recipe that fits the images and the "
-        "device (auto), or the one of the paper (published): 55 million parameters, 200 million "
-        "samples.",
+        help="Source of defaults: a recipe for these images and this device (auto), or the "
+        "paper's (published: 55 million parameters, 200 million samples).",
     )
     lr_ramp: float | None = option(
         type=NOT_NEGATIVE,
         unset=f"{recipes.RAMP:.0%} of the duration, at most {recipes.LONGEST_RAMP:g}; tables: "
         f"{recipes.TABLE_RAMP:.0%}",
-        help="Million samples in which the learning rate rises.",
+        help="Warmup of the learning rate, million samples.",
     )
     lr_decay: bool | None = option(
-        unset="the preset's", help="Let the rate fall to 0 along a cosine."
+        unset="by --preset", help="Decay the learning rate to 0 along a cosine."
     )
 
 
@@ -318,14 +306,14 @@ class ImageCalibrationOptions(CalibrationOptions):
     """Whether, how and on what to calibrate."""
 
     calibrate: bool | None = option(
-        unset="of images, with precond=ifs",
-        help="After training, correct the network by its regression on the data; of a table, on "
-        "its held-out rows.",
+        unset="on for images with precond=ifs",
+        help="After training, correct the network by regression on the data (tables: on "
+        "validation rows).",
     )
     calibration_data: Path | None = option(
         of=names.IMAGES,
         unset="--data",
-        help="Images to calibrate on, best such that were held out of training.",
+        help="Images to calibrate on, preferably held out of training.",
     )
 
     def wanted(self, precond: str, by_default: bool = True) -> bool:
@@ -337,7 +325,12 @@ class ImageCalibrationOptions(CalibrationOptions):
         return wanted
 
 
-class TrainSettings(Declared):
+class TrainSettings(
+    Declared,
+    example=f"{command_line('train')} --data=houses.npz --outdir=out --minutes=5",
+    common="data outdir cond any likelihood dims_to_keep preset duration minutes batch "
+    "resume seed device_name threads dry_run",
+):
     """All settings of the script."""
 
     data: DataOptions = options_of(DataOptions)

@@ -10,6 +10,7 @@ import click
 
 from dnnlib.errors import DataError, UsageError, in_one_line
 from training import names
+from training.names import command_line
 from training.options.declared import Declared, option, options_of, parameters_of
 from training.options.shared import InflationOptions
 from training.options.types import (
@@ -31,27 +32,30 @@ class TrainingOptions(Declared, section="Training"):
     duration: float | None = option(
         free=True,
         type=AMOUNT,
-        unset="the preset's",
-        help="Length of the training, million samples. With --resume, a new length.",
+        unset="by --preset",
+        help="Length of training, million samples. With --resume, the new length.",
     )
     minutes: float | None = option(
         unset="as long as --duration",
-        help="In place of --duration: as many samples as steps take in about so many minutes, as "
-        "measured at the start. What is held out may still end it before, if there is such.",
+        help="Instead of --duration: approximate training time in minutes. Training can "
+        "stop earlier if the validation loss stops improving.",
     )
-    batch: int | None = option(unset="the preset's", help="Batch size over all ranks.")
+    batch: int | None = option(unset="by --preset", help="Batch size over all ranks.")
     batch_gpu: int | None = option(
-        "--batch-gpu", free=True, unset="no limit", help="Largest batch of one rank at a time."
+        "--batch-gpu",
+        free=True,
+        unset="no limit",
+        help="Largest batch that one rank processes at a time.",
     )
-    lr: float | None = option(unset="the preset's", help="Peak learning rate.")
+    lr: float | None = option(unset="by --preset", help="Peak learning rate.")
     ema: float | None = option(
         type=FiniteFloat(min=0, max=1e9),
-        unset="the preset's",
-        help="Half-life of averaged weights, million samples.",
+        unset="by --preset",
+        help="Half-life of the weight average, million samples.",
     )
     ls: float = option(
         default=1.0,
-        help="Loss scale in the backward pass; in fp16, times one of 65536 that adapts.",
+        help="Loss scale; with fp16 multiplied by an adaptive scale.",
     )
 
 
@@ -61,18 +65,17 @@ class LatentLawOptions(Declared, section="Calibration"):
     latent_law: str | None = option(
         type=choice(("learned", "gaussian")),
         unset="learned, if dimensions are compressed",
-        help="Law of the latents that samples start from: learned from data that the trained "
-        "network melts, or the Gaussian of the closed form. Kept latents are compared with it, "
-        "but for those of tables that are given conditions.",
+        help="Distribution of the latents that samples start from: learned from encoded "
+        "data, or the Gaussian in closed form.",
     )
 
     network: str | None = option(
-        type=NETWORK, help="With --refit_latent_law: the network file, path or https URL."
+        type=NETWORK, help="With --refit_latent_law: network file (path or https URL)."
     )
     refit_latent_law: bool = option(
         is_flag=True,
-        help="Do not train, but learn the law of the latents of --network, which is written with "
-        "it as NAME-law.pkl into --outdir, or beside it.",
+        help="Do not train: learn the latent distribution of --network and write "
+        "NAME-law.pkl to --outdir or beside it.",
     )
 
     def __post_init__(self) -> None:
@@ -87,14 +90,13 @@ class CalibrationOptions(Declared, section="Calibration"):
 
     calibrate: bool | None = option(
         unset="with precond=ifs",
-        help="After training, correct the network by its regression on the data.",
+        help="After training, correct the network by regression on the data.",
     )
     calibration_fit: str = option(
         type=choice(names.METHODS),
         default=names.METHODS[0],
-        help="What is corrected: the scale of the network's output (gain), for samples; or also "
-        "its slope in its input, fitted to noisy data (marginal) or along the flow (path), for "
-        "latent variances.",
+        help="What to correct: the output scale (gain), or also the slope in the input, "
+        "fitted on noisy data (marginal) or along the flow (path).",
     )
 
     def wanted(self, precond: str, by_default: bool = True) -> bool:
@@ -116,54 +118,49 @@ class CalibrationOptions(Declared, section="Calibration"):
 class RunOptions(Declared, section="Run"):
     """Where a run is, what it writes and when, and what it goes on from."""
 
-    outdir: Path | None = option(help="Where to make the run's folder.  [required]")
-    desc: str | None = option(help="Text to add to the name of the run's folder.")
-    nosubdir: bool = option(is_flag=True, help="Use --outdir itself as the run's folder.")
+    outdir: Path | None = option(help="Folder for the new run directory.  [required]")
+    desc: str | None = option(help="Text to append to the name of the run directory.")
+    nosubdir: bool = option(is_flag=True, help="Use --outdir itself as the run directory.")
     resume: Path | None = option(
         free=True,
-        help="A run's folder or training-state-*.pt: go on in that folder, with its options.",
+        help="Run directory or training-state-*.pt to continue, with its options.",
     )
     tick: int | None = option(
-        free=True, unset="the preset's", help="Thousand samples between reports."
+        free=True, unset="by --preset", help="Interval between reports, thousand samples."
     )
     snap: int | None = option(
         free=True,
-        unset="the preset's",
+        unset="by --preset",
         help="Reports between network files; the last is always written.",
     )
     dump: int | None = option(
         free=True,
-        unset="the preset's",
+        unset="by --preset",
         help="Reports between training states; the last is always written.",
     )
-    keep: int = option(free=True, default=2, help="Training states to keep, the newest.")
-    seed: int = option(type=SEED, default=0, help="Seed of all random numbers.")
-    deterministic: bool = option(
-        is_flag=True, help="Use only algorithms of PyTorch that give the same bytes every time."
-    )
+    keep: int = option(free=True, default=2, help="Number of training states to keep.")
+    seed: int = option(type=SEED, default=0, help="Random seed.")
+    deterministic: bool = option(is_flag=True, help="Use only deterministic algorithms of PyTorch.")
     device_name: str | None = option(
-        free=True, unset="cuda where there is one", help="Device: cpu, cuda or cuda:N."
+        free=True, unset="cuda where there is one", help="cpu, cuda or cuda:N."
     )
     threads: int | None = option(
         free=True,
-        unset="as OMP_NUM_THREADS says, or the machine's idle cores, or one for a small network "
-        "of a table",
-        help="Threads on a CPU, without torchrun. A resumed run has those that it began with",
+        unset="OMP_NUM_THREADS, or the idle cores; 1 for small tables",
+        help="CPU threads, without torchrun; a resumed run keeps its number",
     )
     dry_run: bool = option(
         "-n",
         "--dry-run",
         free=True,
         is_flag=True,
-        help="Print what would be done, and what a step costs: parameters, operations, memory.",
+        help="Print the plan and the cost of a step (parameters, operations, memory), and exit.",
     )
     card_memory: float | None = option(
         "--card-memory",
         free=True,
         type=AMOUNT,
-        unset="none",
-        help="With --dry-run: memory of a card, GiB, for which to tell the largest --batch-gpu; "
-        "it need not be there",
+        help="With --dry-run: print the largest --batch-gpu for this much GPU memory, GiB",
     )
 
     def __post_init__(self) -> None:
@@ -226,13 +223,12 @@ class ToyOptions(Declared, section="Data"):
     augment_to: int = option(
         type=click.IntRange(min=0, max=2**31 - 1),
         default=0,
-        help="Dimensions to embed the toy in; 0 is off.",
+        help="Dimension of the space that the toy is embedded in; 0 for none.",
     )
     others: int | None = option(
         type=click.IntRange(min=0),
         unset=f"{names.OTHERS} in up to {names.MOST_AVERAGED} dimensions, else 0",
-        help="Further points, drawn anew every few steps: targets are averaged over those that "
-        "are near; 0 for none",
+        help="Additional points over which training targets are averaged; 0 for none",
     )
     antithetic: bool = option(default=True, help="Use each point twice, with opposite noise.")
 
@@ -243,32 +239,39 @@ class ToyFlowOptions(InflationOptions):
     precond: str = option(
         type=choice(names.TOY_PRECONDITIONINGS),
         default="ifs",
-        help="Inflationary flow; or the isotropic model of Karras et al. 2022, which takes all "
-        "dimensions of the data to vary alike (edm), or each as it does (edm_es).",
+        help="Inflationary flow (ifs), or the isotropic model of Karras et al. 2022 with "
+        "one data variance (edm) or one per axis (edm_es).",
     )
     tmin: float | None = option(type=NOT_NEGATIVE, unset="0; edm: 0.002", help="First time.")
     tmax: float | None = option(
-        unset="when a tenth of the top dimension's variance is data; edm: 80", help="Last time."
+        unset="when data make up a tenth of the largest variance; edm: 80", help="Last time."
     )
 
 
 class ToyNetworkOptions(Declared, section="Network"):
     """The network."""
 
-    arch: str = option(type=choice(names.TOY_NETWORK_NAMES), default="mlp", help="Kind of network.")
+    arch: str = option(
+        type=choice(names.TOY_NETWORK_NAMES), default="mlp", help="Network architecture."
+    )
     space: str = option(
         type=choice(names.SPACES),
         default="ES",
-        help="Coordinates of the network: the data's axes (IS) or their principal axes (ES).",
+        help="Coordinates of the network: data axes (IS) or principal axes (ES).",
     )
     noise_cond: str = option(
         type=choice(names.NOISE_CONDITIONINGS),
         default="log",
-        help="How the network sees the time: as the log of the noise, or as 999 t (ddpm).",
+        help="Encoding of the time: log of the noise (log) or 999 t (ddpm).",
     )
 
 
-class ToyTrainSettings(Declared):
+class ToyTrainSettings(
+    Declared,
+    example=f"{command_line('toy_train')} --data_name=circles --outdir=out",
+    common="data_name outdir nosubdir data_dim dims_to_keep tmax arch duration minutes "
+    "resume seed device_name dry_run",
+):
     """All settings of the script."""
 
     toy: ToyOptions = options_of(ToyOptions)
