@@ -37,8 +37,8 @@ def positive_numbers(text: str) -> list[float] | None:
         numbers = [float(part) for part in text.split(",")]
     except ValueError:
         raise UsageError(
-            f"--noise_std is '{text}': give a number, several with commas, or a .npy of standard "
-            "deviations or of a covariance"
+            f"--noise_std is '{text}': give one number, several separated by commas, or a "
+            ".npy of standard deviations or of a covariance"
         ) from None
     if not all(number > 0 for number in numbers):
         raise UsageError(

@@ -68,8 +68,9 @@ def local_file(location: str, cache_dir: Path | None = None, *, max_bytes: int =
     parts = _URL.fullmatch(location)
     if parts is None:
         raise UsageError(
-            f"{location!r} is not of the form https://host/path or "
-            "https://host/path#sha256=<64 hex digits>, percent-encoded and without a user name"
+            f"{location!r} is not a valid URL: give https://host/path or "
+            "https://host/path#sha256=<64 hex digits>, percent-encoded and without a "
+            "user name"
         )
     digest = parts[2] and parts[2].lower()
     return _cached_download(parts[1], digest, cache_dir or default_cache_dir(), max_bytes)
@@ -132,7 +133,7 @@ class _Downloader:
                 answer.raise_for_status()
                 digest = self._copy(answer, url, Path(output_file))
         if self.digest not in (None, digest):
-            raise DataError(f"{url} has sha256 {digest}, but {self.digest} was asked for")
+            raise DataError(f"{url} has sha256 {digest}, expected {self.digest}")
 
     def _copy(self, answer: Any, url: str, path: Path) -> str:
         """Write the body to a file, and return its SHA-256."""
@@ -151,7 +152,9 @@ class _Downloader:
                 file.write(chunk)
                 bar.update(len(chunk))
             if total not in (None, size):  # not all versions of urllib3 check this
-                raise DataError(f"cannot download {url}: it broke off at {size} of {total} bytes")
+                raise DataError(
+                    f"cannot download {url}: the connection ended after {size} of {total} bytes"
+                )
             file.flush()
             os.fsync(file.fileno())
         return sha256.hexdigest()
@@ -185,7 +188,7 @@ def _answer(session: Any, url: str) -> Any:
             target = redirect.url
             if not target.lower().startswith("https://"):
                 raise DataError(
-                    f"cannot download {url}: redirect to {target} refused, only https is followed"
+                    f"cannot download {url}: it redirects to {target}, but only https is allowed"
                 ) from redirect
             continue
         except ValueError as error:  # raised by urllib3 for an impossible host

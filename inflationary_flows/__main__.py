@@ -34,8 +34,10 @@ def overview() -> str:
             "Commands:",
             *lines,
             "",
-            f"{PROGRAM} COMMAND --help lists the options of a command, {PROGRAM} --version prints "
-            "the version.",
+            (
+                f"'{PROGRAM} COMMAND --help' lists the options of a command, '{PROGRAM} "
+                "--version' prints the version."
+            ),
         ]
     )
 

@@ -37,7 +37,7 @@ class ArrayRows:
         self._stored, self.shape = header.dtype, header.shape
         self.dtype = self._stored.newbyteorder("=")
         if self.dtype.kind not in "fiu":
-            raise DataError(f"{path}: '{name}' holds {self.dtype}, where numbers should be")
+            raise DataError(f"{path}: '{name}' contains {self.dtype}, expected numbers")
         if header.by_columns or not self.shape:
             raise DataError(
                 f"{path}: '{name}' of shape {list(self.shape)} is not stored row by row"

@@ -70,7 +70,7 @@ class ArrayStream:
                 while size:
                     content = file.read(min(size, _CHUNK))
                     if not content:
-                        raise EOFError("an array is shorter than it was made")
+                        raise EOFError("an array is shorter than declared")
                     checksum = zlib.crc32(content, checksum)
                     size -= len(content)
                 member.CRC = checksum

@@ -54,7 +54,7 @@ def process_group(
                 world_size=ranks,
             )
         except (RuntimeError, ValueError, dist.DistError) as error:
-            raise DataError(f"the ranks did not find each other: {error}") from error
+            raise DataError(f"the ranks could not connect: {error}") from error
     threads = threads if world_size() == 1 else None
     cpu = nullcontext() if device.type != "cpu" else cpu_threads(threads, useful)
     try:
@@ -176,15 +176,14 @@ def _device(name: str | None) -> torch.device:
         raise UsageError(f"unknown device '{name}': give cpu, cuda or cuda:N") from error
     if device.type == "cuda":
         if not torch.cuda.is_available():
-            raise UsageError(
-                f"device_name is {name}, but PyTorch sees no CUDA device here: give cpu"
-            )
+            raise UsageError(f"device_name is {name}, but PyTorch finds no CUDA device: give cpu")
         index: int | None = device.index
         if index is None:
             index = int(os.environ.get("LOCAL_RANK", "0"))
         if index >= torch.cuda.device_count():
             raise UsageError(
-                f"CUDA device {index} was asked for, but there are {torch.cuda.device_count()}"
+                f"CUDA device {index} does not exist: the number of devices is "
+                f"{torch.cuda.device_count()}"
             )
         device = torch.device("cuda", index)
         torch.cuda.set_device(device)

@@ -55,7 +55,7 @@ class UnfilledArray(Unfinished):
         match state:
             case (int(), tuple(shape), Dtype() as dtype, bool() | int() as fortran_order, raw):
                 return _array(raw, dtype, shape, "F" if fortran_order else "C")
-        raise ValueError("the state of an array in an unknown form")
+        raise ValueError("the state of an array in an unknown format")
 
 
 def dtype_of(*codes: str) -> Callable[..., Dtype]:
@@ -72,7 +72,7 @@ def dtype_of(*codes: str) -> Callable[..., Dtype]:
 
 def _unfilled(kind: Any, *arguments: Any) -> UnfilledArray:
     if expect(kind, Name).text != "numpy.ndarray":
-        raise ValueError(f"a {kind.text} in the place of numpy.ndarray")
+        raise ValueError(f"a {kind.text} instead of numpy.ndarray")
     return UnfilledArray()
 
 
@@ -133,14 +133,14 @@ def _storage(raw: Any) -> np.ndarray:
     )
     magic, version, machine, storage, keys = (reader.read() for _ in range(5))
     if (magic, version) != (STORAGE_MAGIC, STORAGE_VERSION):
-        raise ValueError("not the bytes of a storage")
+        raise ValueError("bytes that are not a storage")
     if expect(machine, dict).get("little_endian") is not True:
         raise ValueError("a storage of a big-endian machine")
     match storage:
         case ("storage", Name(text=kind), str(key), str(), int(count), None) if keys == [key]:
             dtype = np.dtype(STORAGES[kind])
         case _:
-            raise ValueError("a storage in an unknown form")
+            raise ValueError("a storage in an unknown format")
     rest = reader.rest()
     if int.from_bytes(rest[:8], "little") != count or len(rest) != 8 + count * dtype.itemsize:
         raise ValueError(f"a storage of {count} values with {len(rest)} bytes")
@@ -155,7 +155,7 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *others: Any) -> 
     last = start + sum((n - 1) * step for n, step in zip(sizes, strides, strict=True))
     count = prod(sizes)
     if values.ndim != 1 or start < 0 or (count and last >= len(values)) or count > len(values):
-        raise ValueError(f"a tensor of shape {sizes} of {values.size} values")
+        raise ValueError(f"a tensor of shape {sizes} with {values.size} values")
     width = values.itemsize
     steps = [step * width for step in strides]
     offset = start * width if count else 0

@@ -132,7 +132,9 @@ class PickleReader:
         except PickleError:
             raise
         except ValueError as error:
-            raise PickleError(f"it is broken or no pickle of data ({shown(error)})") from error
+            raise PickleError(
+                f"it is damaged or not a pickle of plain data ({shown(error)})"
+            ) from error
         return value
 
     def rest(self) -> bytes:
@@ -149,7 +151,7 @@ class PickleReader:
         if not code:
             raise PickleError("it ends too early")
         if code not in _OPCODES:
-            raise PickleError(f"it has the byte {code!r} where an opcode should be")
+            raise PickleError(f"it has the byte {code!r} instead of an opcode")
         opcode = _OPCODES[code]
         if opcode.name not in self._known:
             raise PickleError(f"it has the opcode {opcode.name}")
@@ -162,7 +164,7 @@ class PickleReader:
         try:
             return opcode.arg.reader(self._file) if opcode.arg else None
         except (ValueError, LookupError, OverflowError, struct.error) as error:  # by pickletools
-            raise PickleError(f"it is broken ({shown(error)})") from error
+            raise PickleError(f"it is damaged ({shown(error)})") from error
 
     def _step(self, opcode: str, argument: Any) -> None:
         stack = self._stack
@@ -183,7 +185,7 @@ class PickleReader:
                 self._memorize(argument)
             case "BINGET" | "LONG_BINGET":
                 if argument not in self._memo:
-                    raise PickleError("it takes what it has not memorized")
+                    raise PickleError("it reads a value that was never stored")
                 stack.append(self._memo[argument])
             case "APPEND" | "APPENDS" | "ADDITEMS" | "SETITEM" | "SETITEMS":
                 self._extend(opcode)
@@ -193,7 +195,7 @@ class PickleReader:
                 stack.append(self._name(*self._pop(2)))
             case "BINPERSID":
                 if self._persistent is None:
-                    raise PickleError("it refers to an object elsewhere, by a persistent id")
+                    raise PickleError("it refers to an external object, by a persistent id")
                 stack.append(self._persistent(*self._pop(1)))
             case "REDUCE" | "NEWOBJ":
                 stack.append(self._call(*self._pop(2)))
@@ -206,13 +208,13 @@ class PickleReader:
         """Pop the last values from the stack; a mark is not a value."""
         items = tuple(self._stack[-count:])
         if len(items) < count or any(item is _MARK for item in items):
-            raise PickleError("it takes more values than there are")
+            raise PickleError("it uses more values than the stack contains")
         del self._stack[-count:]
         return items
 
     def _pop_to_mark(self) -> tuple[Any, ...]:
         if not any(item is _MARK for item in self._stack):
-            raise PickleError("it goes back to a mark that is not there")
+            raise PickleError("it returns to a missing mark")
         items: list[Any] = []
         while (item := self._stack.pop()) is not _MARK:
             items.append(item)
@@ -220,7 +222,7 @@ class PickleReader:
 
     def _top(self) -> Any:
         if not self._stack:
-            raise PickleError("it takes more values than there are")
+            raise PickleError("it uses more values than the stack contains")
         return self._stack[-1]
 
     def _memorize(self, place: int) -> None:
@@ -276,7 +278,7 @@ class PickleReader:
         lengths = [len(value) for value in values if isinstance(value, str | bytes | bytearray)]
         self._handed_over += sum(length for length in lengths if length > LONG_VALUE)
         if self._handed_over > HANDED_OVER * self._size:
-            raise PickleError("it uses the same bytes too often")
+            raise PickleError("it reuses the same bytes too often")
 
 
 @lru_cache(maxsize=256)
@@ -296,7 +298,7 @@ def expect(value: Any, *types: type) -> Any:
         ValueError: The value is of another type.
     """
     if not isinstance(value, types):
-        raise ValueError(f"{type(value).__name__} in the place of {types[0].__name__}")
+        raise ValueError(f"{type(value).__name__} instead of {types[0].__name__}")
     return value
 
 

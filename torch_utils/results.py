@@ -82,8 +82,8 @@ def open_arrays(path: Path) -> Iterator["SavedArrays"]:
             promised = sum(member.file_size for member in archive.infolist())
             if promised > max(path.stat().st_size, MAX_INFLATED_BYTES):
                 raise DataError(
-                    f"{path} promises {promised} bytes of arrays, more than it has: compressed "
-                    f"ones may have {MAX_INFLATED_BYTES >> 20} MiB"
+                    f"{path} declares {promised} bytes of arrays, more than it contains: "
+                    f"the limit for compressed arrays is {MAX_INFLATED_BYTES >> 20} MiB"
                 )
             yield SavedArrays(path, archive)
 
@@ -150,8 +150,7 @@ class SavedArrays:
 
     def broken(self, name: str) -> DataError:
         return DataError(
-            f"{self._path} is broken in the array '{shown(name)}', or it is not plain: make it "
-            "again"
+            f"{self._path}: the array '{shown(name)}' is damaged or not plain: make the file again"
         )
 
     def numbers(self, name: str, holes: bool = False) -> np.ndarray:
@@ -166,7 +165,7 @@ class SavedArrays:
         """
         array = self.read(name)
         if array.dtype.kind not in "fiu":
-            raise DataError(f"{self._path}: '{name}' holds {array.dtype}, where numbers should be")
+            raise DataError(f"{self._path}: '{name}' contains {array.dtype}, expected numbers")
         if not (np.isfinite(array) | (holes & np.isnan(array))).all():
             raise DataError(f"{self._path}: '{name}' has values that are not finite")
         return array.astype(array.dtype.newbyteorder("="), copy=False)
@@ -206,7 +205,7 @@ def open_array(path: Path) -> Iterator[tuple[Header, IO[bytes]]]:
     Raises:
         DataError: The file is missing, broken, of objects, or has another size than declared.
     """
-    broken = DataError(f"{path} is no readable .npy of plain numbers")
+    broken = DataError(f"{path} is not a readable .npy of plain numbers")
     if path.exists() and not path.is_file():  # opening a pipe would block forever
         raise broken
     try:
@@ -224,7 +223,7 @@ def load_array(path: Path) -> np.ndarray:
         DataError: As ``open_array``.
     """
     with open_array(path):
-        broken = DataError(f"{path} is no readable .npy of plain numbers")
+        broken = DataError(f"{path} is not a readable .npy of plain numbers")
     with path.open("rb") as file, _reading(broken):
         array: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
     return of_characters(array, broken)
@@ -265,10 +264,13 @@ def load_json(path: Path) -> dict[str, Any]:
         DataError: The file is missing, too large, or not a JSON object.
     """
     if path.exists() and not path.is_file():  # opening a pipe would block forever
-        raise DataError(f"{path} is not readable JSON, but no file")
+        raise DataError(f"{path} is not an ordinary file")
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
-            raise DataError(f"{path} is larger than {MAX_JSON_BYTES >> 20} MiB: it is another file")
+            raise DataError(
+                f"{path} is larger than {MAX_JSON_BYTES >> 20} MiB: it is not "
+                "a file of this project"
+            )
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist") from error

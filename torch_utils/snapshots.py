@@ -80,9 +80,11 @@ def read_network(path: Path) -> tuple[dict[str, Part], dict[str, Any]]:
     for name, values in plain.items():
         for key, value in _leaves(values):
             if isinstance(value, Tensor):
-                raise DataError(f"{path}: '{name}' has a tensor, '{key}', not a plain value")
+                raise DataError(
+                    f"{path}: '{name}' contains a tensor, '{key}', instead of a plain value"
+                )
             if isinstance(value, int) and abs(value) > LARGEST_NUMBER:
-                raise DataError(f"{path}: '{name}' has a number beyond 2^64, '{key}'")
+                raise DataError(f"{path}: '{name}' contains a number beyond 2^64, '{key}'")
     _require_own_values(path, (value for part in parts.values() for value in part.state.values()))
     for name, part in parts.items():
         for key, value in part.state.items():
@@ -94,7 +96,7 @@ def read_network(path: Path) -> tuple[dict[str, Part], dict[str, Any]]:
 
 def _part(path: Path, name: str, entry: object) -> Part:
     if not isinstance(entry, dict):
-        raise DataError(f"{path} is not a complete network file: its '{name}' is no part")
+        raise DataError(f"{path} is not a complete network file: its '{name}' is not a valid part")
     class_name = shown(_entry(path, entry, "class", str, name))
     arguments = _entry(path, entry, "arguments", dict, name)
     return Part(class_name, arguments, _entry(path, entry, "state", dict, name))
@@ -105,11 +107,11 @@ def _entry(path: Path, entries: Mapping[str, Any], key: str, kind: type, part: s
     what = f"the '{key}' of its '{part}'" if part else f"its '{key}'"
     value = entries.get(key)
     if not isinstance(value, kind):
-        problem = f"{what} is missing, or no {kind.__name__}"
+        problem = f"{what} is missing or not a {kind.__name__}"
         raise DataError(f"{path} is not a complete network file: {problem}")
     for name in value if isinstance(value, dict) else ():
         if not isinstance(name, str):
-            raise DataError(f"{path}: {what} has a name that is no text, {shown(name)}")
+            raise DataError(f"{path}: {what} has a name that is not text, {shown(name)}")
     return value
 
 
@@ -120,10 +122,10 @@ def _problem_with(value: object) -> str | None:
     if value.layout != torch.strided or value.device.type != "cpu":
         return "is not a plain tensor with its own values"
     if value.dtype not in WEIGHT_DTYPES:
-        return f"is of type {value.dtype}, which no weight has"
+        return f"has the type {value.dtype}, which weights cannot have"
     # A view that repeats a few stored values could require any amount of memory.
     if value.untyped_storage().nbytes() < value.numel() * value.element_size():
-        return "promises more values than the file has"
+        return "declares more values than the file contains"
     if not value.isfinite().all():
         return "has values that are not finite"
     return None
@@ -134,7 +136,7 @@ def _require_own_values(path: Path, values: Iterable[object]) -> None:
     tensors = (value for value in values if isinstance(value, Tensor))
     promised = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     if promised > path.stat().st_size:
-        raise DataError(f"{path} has tensors of {promised} bytes, more than the whole file")
+        raise DataError(f"{path} declares tensors of {promised} bytes, more than the whole file")
 
 
 def build(path: Path, name: str, part: Part, registry: Mapping[str, type[Module]]) -> Module:
@@ -148,8 +150,8 @@ def build(path: Path, name: str, part: Part, registry: Mapping[str, type[Module]
     """
     if part.class_name not in registry:
         raise DataError(
-            f"{path}: '{name}' is a '{part.class_name}', which this version does not know; "
-            f"it knows {', '.join(registry)}"
+            f"{path}: '{name}' is of the unknown class '{part.class_name}'; this version "
+            f"knows {', '.join(registry)}"
         )
     if _largest_integer(part.arguments) > LARGEST_ARGUMENT:
         raise DataError(f"{path}: '{name}' has an argument larger than {LARGEST_ARGUMENT}")
@@ -169,7 +171,10 @@ def build(path: Path, name: str, part: Part, registry: Mapping[str, type[Module]
             or key not in part.state
             or (expected[key].shape != part.state[key].shape)
         ):
-            raise DataError(f"{path}: the tensors of '{name}' do not fit, first '{shown(key)}'")
+            raise DataError(
+                f"{path}: the tensors of '{name}' do not match its "
+                f"architecture, first '{shown(key)}'"
+            )
     module = make(**part.arguments)
     module.load_state_dict(part.state)
     return module
@@ -184,7 +189,7 @@ def _no_more_parameters(count: int) -> Iterator[None]:
         nonlocal left
         left -= parameter is not None
         if left < 0:
-            raise ValueError("it has far more tensors than the file brings")
+            raise ValueError("it has far more tensors than the file contains")
 
     handle = register_module_parameter_registration_hook(register)
     try:
@@ -238,7 +243,7 @@ def tensors_of(state: Mapping[str, Any], name: str) -> dict[str, Tensor]:
         tensors = {key: value for key, value in entry.items() if isinstance(value, Tensor)}
         if len(tensors) == len(entry) and all(isinstance(key, str) for key in tensors):
             return tensors
-    raise ValueError(f"it has no tensors by name as its '{name}'")
+    raise ValueError(f"it has no named tensors as its '{name}'")
 
 
 def _write(path: Path, payload: dict[str, Any]) -> None:
@@ -263,10 +268,11 @@ def _read(path: Path, expected: str, what: str) -> dict[str, Any]:
         raise DataError(f"{path} is not a {what} of this project")
     version = payload.get("version")
     if not isinstance(version, int):
-        raise DataError(f"{path} does not say which version of a {what} it is")
+        raise DataError(f"{path} does not contain the version of a {what}")
     if version > VERSION:
         raise DataError(
-            f"{path} is a {what} of version {version}; this code reads up to {VERSION}: update it"
+            f"{path} is a {what} of version {version}, but this code reads versions up to "
+            f"{VERSION}: update the code"
         )
     return payload
 
@@ -283,11 +289,11 @@ def _load(path: Path, file: IO[bytes], what: str) -> Any:
             pass
     except PickleError as error:
         raise DataError(
-            f"{path} is not a {what} of this project: {error}; objects other than tensors and "
-            "plain values are never loaded"
+            f"{path} is not a {what} of this project: {error}. Only tensors and plain "
+            "values are ever loaded"
         ) from error
     except BrokenFileError as error:
-        raise DataError(f"{path} is no readable {what}: {error}") from error
+        raise DataError(f"{path} is not a readable {what}: {error}") from error
     return payload
 
 
@@ -309,4 +315,4 @@ def _leaves(value: object) -> Iterator[tuple[str, object]]:
             break
         items = value.items() if isinstance(value, dict) else enumerate(value)
         waiting += [(f"{name}.{shown(key)}", depth + 1, item) for key, item in items]
-    raise PickleError("it holds too many values, or values in each other")
+    raise PickleError("it contains too many or too deeply nested values")

@@ -78,10 +78,10 @@ def keep_lines_until(path: Path, key: str, last: int) -> None:
     """
     if not path.is_file():
         if path.exists() or path.is_symlink():
-            raise DataError(f"{path} is no file: move it away")
+            raise DataError(f"{path} is not a file: move it away")
         return
     if path.stat().st_size > LARGEST_FILE:
-        raise DataError(f"{path} is larger than any run's statistics: move it away")
+        raise DataError(f"{path} is too large for statistics of a run: move it away")
     kept = []
     for line in path.read_bytes().decode("utf-8", errors="replace").splitlines():
         try:

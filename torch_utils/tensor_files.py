@@ -134,9 +134,9 @@ def load_tensors(file: IO[bytes], legacy: bool = False) -> Any:
         if not start:
             raise BrokenFileError("it is empty")
         if start == _ZIP_START:
-            raise BrokenFileError("it is cut short: copy it, or download it, again")
+            raise BrokenFileError("it is incomplete: copy or download it again")
         if not legacy:
-            raise PickleError("it is a pickle" if start[:1] == b"\x80" else "it is no zip")
+            raise PickleError("it is a pickle" if start[:1] == b"\x80" else "it is not a zip")
         data = start + file.read()
         _check_legacy(data)
         content = io.BytesIO(data)
@@ -151,7 +151,7 @@ def _parsing() -> Iterator[None]:
     try:
         yield
     except FOREIGN_ERRORS as error:
-        raise BrokenFileError("it is broken") from error
+        raise BrokenFileError("it is damaged") from error
 
 
 def _checked_zip(archive: ZipFile, size: int) -> io.BytesIO:
@@ -159,17 +159,17 @@ def _checked_zip(archive: ZipFile, size: int) -> io.BytesIO:
     members = {member.filename: member for member in archive.infolist()}
     top = next(iter(members), "").partition("/")[0]
     if f"{top}/data.pkl" not in members or any(name.partition("/")[0] != top for name in members):
-        raise BrokenFileError("it is a zip, but not one of tensors")
+        raise BrokenFileError("it is a zip, but not of tensors")
     if any(member.compress_type != ZIP_STORED for member in members.values()):
-        raise BrokenFileError("it has compressed members, which torch does not write")
+        raise BrokenFileError("it has compressed members, which PyTorch does not write")
     if sum(member.file_size for member in members.values()) > size:
-        raise BrokenFileError("it promises more than the file has")
+        raise BrokenFileError("it declares more bytes than it contains")
 
     def storage(description: Any) -> _Storage:
         key, length = _described(description)
         member = members.get(f"{top}/data/{key}")
         if member is None or member.file_size != length:
-            raise ValueError(f"no storage of {length} bytes")
+            raise ValueError(f"the storage does not have {length} bytes")
         return _Storage()
 
     content = io.BytesIO()
@@ -180,7 +180,7 @@ def _checked_zip(archive: ZipFile, size: int) -> io.BytesIO:
     reader = _TensorPickle(parts[f"{top}/data.pkl"], storage)
     reader.read()
     if reader.rest():
-        raise PickleError("it goes on after its pickle")
+        raise PickleError("it continues after its pickle")
     content.seek(0)
     return content
 
@@ -192,7 +192,7 @@ def _read(archive: ZipFile, member: ZipInfo) -> bytes:
         if isinstance(error, BadZipFile) and "CRC" in str(error):
             name = shown(member.filename)
             raise ChecksumError(f"the checksum of '{name}' is wrong") from error
-        raise BrokenFileError("it is broken") from error
+        raise BrokenFileError("it is damaged") from error
 
 
 def _check_legacy(data: bytes) -> None:
@@ -201,24 +201,24 @@ def _check_legacy(data: bytes) -> None:
     def storage(description: Any) -> _Storage:
         key, length = _described(description)
         if lengths.setdefault(key, length) != length:
-            raise ValueError("a storage of two lengths")
+            raise ValueError("a storage with two lengths")
         return _Storage()
 
     reader = _TensorPickle(data, storage)
     first = reader.read()
     if first != STORAGE_MAGIC:
-        raise PickleError("it is no file of tensors")
+        raise PickleError("it is not a file of tensors")
     version, machine, _, keys = (reader.read() for _ in range(_LEGACY_PICKLES - 1))
     little = isinstance(machine, dict) and machine.get("little_endian") is True
     if version != STORAGE_VERSION or not little:
-        raise BrokenFileError("it is of another version or machine")
+        raise BrokenFileError("it is from another version or machine")
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
-        raise BrokenFileError("it has keys that are no text")
+        raise BrokenFileError("it has keys that are not text")
     if sorted(keys) != sorted(lengths):
-        raise BrokenFileError("it has keys of other storages")
+        raise BrokenFileError("it has keys of unknown storages")
     # The number of values in 8 bytes, and the values.
     if len(reader.rest()) != sum(8 + length for length in lengths.values()):
-        raise BrokenFileError("it has storages of another length than they say")
+        raise BrokenFileError("it has storages whose lengths differ from those declared")
 
 
 def _described(description: Any) -> tuple[str, int]:
@@ -227,7 +227,7 @@ def _described(description: Any) -> tuple[str, int]:
         case ("storage", Name(text=kind), str(key), str(), int(count), *view):
             if kind in STORAGE_BYTES and count >= 0 and view in ([], [None]):
                 return key, count * STORAGE_BYTES[kind]
-    raise ValueError("a storage in an unknown form")
+    raise ValueError("a storage in an unknown format")
 
 
 class _TensorPickle(PickleReader):

@@ -44,8 +44,8 @@ def cpu_threads(wanted: int | None = None, useful: int | None = None) -> Iterato
         threads = _idle_threads(most) if most > 1 else 1
         if threads < most:
             logger.info(
-                f"Computing with {threads} of {most} threads, since other programs use the other "
-                "cores: --threads gives another number"
+                f"Using {threads} of {most} CPU threads, because other programs use the "
+                "other cores; set another number with --threads"
             )
     torch.set_num_threads(threads)
     try:

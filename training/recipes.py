@@ -283,10 +283,10 @@ def describe_recipe(
     shape = " x ".join(map(str, image_shape))
     augmentation = f"augmentation {recipe.augment:g}" if recipe.augment else "no augmentation"
     return (
-        f"Fitted to {images} images of {shape} on {device}: {recipe.cbase} channels times "
-        f"{','.join(map(str, recipe.cres))}, {recipe.duration:g} M samples "
-        f"({recipe.duration * 1e6 / images:.3g} passes) in batches of {recipe.batch}, "
-        f"{augmentation}; options override it, and --preset=published is the recipe of the paper"
+        f"Recipe for {images} images of {shape} on {device}: {recipe.cbase} channels "
+        f"times {','.join(map(str, recipe.cres))}, {recipe.duration:g} M samples ({recipe.duration * 1000000.0 / images:.3g} "
+        f"passes) in batches of {recipe.batch}, {augmentation}; options override it, and "
+        "--preset=published selects the recipe of the paper"
     )
 
 
@@ -387,10 +387,10 @@ def describe_table_recipe(recipe: TableRecipe, rows: int, dim: int, conditions: 
     passes = recipe.duration * 1e6 / rows
     networks = f"{recipe.ensemble} networks of " if recipe.ensemble > 1 else ""
     return (
-        f"Fitted to {rows} rows of {dim} columns{given}: {networks}{recipe.depth} layers of "
-        f"{recipe.width} units{careful}; {recipe.duration:g} M samples ({passes:.3g} passes) in "
-        f"batches of {recipe.batch}, learning rate {recipe.lr:g}, gamma0 {recipe.gamma0:g}, "
-        f"patience {recipe.patience} reports; options override it"
+        f"Recipe for {rows} rows of {dim} columns{given}: {networks}{recipe.depth} layers "
+        f"of {recipe.width} units{careful}; {recipe.duration:g} M samples ({passes:.3g} "
+        f"passes) in batches of {recipe.batch}, learning rate {recipe.lr:g}, gamma0 "
+        f"{recipe.gamma0:g}, patience {recipe.patience} reports; options override it"
     )
 
 
@@ -402,14 +402,14 @@ def told_of_tables(name: str) -> str:
     recipes = {
         "": fitted_to_table(many, WIDE, {}),
         "few rows": fitted_to_table(few, WIDE, {}),
-        "few rows of few columns": fitted_to_table(few, narrow, {}),
+        "few rows and columns": fitted_to_table(few, narrow, {}),
         "with --cond": fitted_to_table(many, narrow, {}, conditions=1),
         "few rows with --cond": fitted_to_table(few, narrow, {}, conditions=1),
     }
     if name.startswith("cond_"):
         recipes = {"": recipes["with --cond"], "few rows": recipes["few rows with --cond"]}
     # A value that equals that of a broader kind is not repeated.
-    broader = {"few rows of few columns": "few rows", "few rows with --cond": "with --cond"}
+    broader = {"few rows and columns": "few rows", "few rows with --cond": "with --cond"}
     values = {kind: getattr(recipe, name) for kind, recipe in recipes.items()}
     return ", ".join(
         f"{kind} {value:g}".strip()

@@ -61,7 +61,7 @@ class Sketch:
             isinstance(numbers, list)
             and all(isinstance(number, int) and 0 <= number < 2**64 for number in numbers)
         ):
-            raise DataError(f"{path} has broken numbers of rows")
+            raise DataError(f"{path} has inconsistent numbers of rows")
         return cls.of(numbers)
 
     @property

@@ -164,8 +164,8 @@ class Toy:
         self.intrinsic_dim = len(self._recipe.noise)
         if augment_to and augment_to < self.intrinsic_dim:
             raise UsageError(
-                f"augment_to is {augment_to}, but '{name}' has {self.intrinsic_dim} dimensions: "
-                f"give 0 (off) or at least {self.intrinsic_dim}"
+                f"augment_to is {augment_to}, but '{name}' has {self.intrinsic_dim} "
+                f"dimensions: give 0 (not embedded) or at least {self.intrinsic_dim}"
             )
         self.dim = augment_to or self.intrinsic_dim
         self._embedding = _orthonormal(self.dim, self.intrinsic_dim)

@@ -119,7 +119,9 @@ class Calibration(nn.Module):
         self.spline = NaturalSpline(times)
         if slopes.ndim != 2 or len(slopes) != len(times) or gains.shape != slopes.shape:
             shapes = [tuple(values.shape) for values in (times, gains, slopes)]
-            raise ValueError(f"a calibration of shapes {shapes}: it needs [K], [K, D] and [K, D]")
+            raise ValueError(
+                f"a calibration has arrays of shapes {shapes}: expected [K], [K, D] and [K, D]"
+            )
         for values in (gains, slopes):
             if values.dtype != torch.float64 or not values.isfinite().all():
                 raise ValueError("a calibration must be in float64, and finite")

@@ -154,7 +154,7 @@ class Course(nn.Module):
         if self.name == FITTED or not self.quadrature:
             self.times.copy_(grid(self.steps))
             return
-        assert rule is not None, "a quadrature goes by a rule"
+        assert rule is not None, "a quadrature needs an integration rule"
         nodes, weights = rule(self.steps - 1)
         self.times[[0, -1]] = grid(1)
         self.times[1:-1] = nodes
@@ -174,11 +174,11 @@ class Course(nn.Module):
     def check(self) -> None:
         """Raise ValueError if the schedule is invalid."""
         if self.name not in (FITTED, *SOLVERS):
-            raise ValueError(f"it has a course of '{self.name}', a solver that is not known")
+            raise ValueError(f"it has a schedule for '{self.name}', an unknown solver")
         if any(buffer.dtype != torch.float64 for buffer in self.buffers()):
-            raise ValueError("its courses are not in float64")
+            raise ValueError("its integration schedules are not float64")
         if (self.times.diff() <= 0).any():
-            raise ValueError("the times of its courses do not increase")
+            raise ValueError("the times of its integration schedules are not increasing")
 
 
 def courses_at_rest(first: float, last: float, dimensions: int) -> dict[str, Course]:

@@ -44,7 +44,7 @@ class FlowDistribution(Distribution):
     def __init__(self, flow: ProbabilityFlow, seed: int | None = None):
         if flow.rows is not None:
             raise UsageError(
-                f"the flow is under {flow.rows} rows of conditions: give it one, given(labels=[L])"
+                f"the flow has {flow.rows} rows of conditions: give one row, given(labels=[L])"
             )
         self.flow = flow
         self._generator = None if seed is None else torch.Generator().manual_seed(seed)
@@ -59,5 +59,7 @@ class FlowDistribution(Distribution):
         """Return log densities ``[...]``, in nats, of points ``[..., D]``."""
         (dim,) = self.event_shape
         if value.shape[-1:] != self.event_shape:
-            raise ValueError(f"points have shape {list(value.shape)}: the last should be {dim}")
+            raise ValueError(
+                f"points have shape {list(value.shape)}: the last dimension must be {dim}"
+            )
         return self.flow.log_prob(value.reshape(-1, dim)).view(value.shape[:-1])

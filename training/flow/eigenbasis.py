@@ -60,11 +60,11 @@ class EigenBasis(nn.Module):
             DataError: The moments are not finite, or the data does not vary.
         """
         if not (mean.isfinite().all() and covariance.isfinite().all()):
-            raise DataError("the data has non-finite values, so it has no eigenbasis")
+            raise DataError("the data contain non-finite values: no eigenbasis exists")
         eigenvalues, eigenvectors = torch.linalg.eigh(covariance.double())
         eigenvalues, eigenvectors = eigenvalues.flip(0).clamp(min=0), eigenvectors.flip(1)
         if eigenvalues[0] <= 0:
-            raise DataError("the data does not vary, so it has no eigenbasis")
+            raise DataError("the data are constant: no eigenbasis exists")
         largest = eigenvectors.abs().argmax(dim=0, keepdim=True)
         return cls(mean, eigenvalues, eigenvectors * eigenvectors.gather(0, largest).sign())
 

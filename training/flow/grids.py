@@ -96,11 +96,11 @@ def fit_equal_error_grid(
         DataError: The errors are not finite.
     """
     if solver.adaptive:
-        raise UsageError(f"{solver.name} chooses its own steps: leave --disc=adapted out")
+        raise UsageError(f"{solver.name} chooses its own step sizes: leave --disc=adapted out")
     if solver.multistep:
         raise UsageError(
-            f"the errors of {solver.name} cancel on even times, and adapted ones make it worse: "
-            "give --disc=ifs"
+            f"the errors of {solver.name} cancel on evenly spaced times, and adapted "
+            "times increase them: give --disc=ifs"
         )
     first, last = float(times[0]), float(times[-1])
     even = torch.linspace(last, first, CELLS + 1, dtype=torch.float64, device=latents.device)
@@ -145,7 +145,9 @@ def choose_steps(
             error that was reached.
     """
     if solver.adaptive:
-        raise UsageError(f"{solver.name} chooses its own steps: give --rtol and --atol instead")
+        raise UsageError(
+            f"{solver.name} chooses its own step sizes: give --rtol and --atol instead"
+        )
     # Any points near the data are suitable.
     rk5 = SOLVERS["exp_rk5"]
     points = flow.to_data(*_end(flow, latents, grid(4 * FEWEST_STEPS), rk5, melts=False))
@@ -170,8 +172,9 @@ def choose_steps(
             return _between(steps, last, error, tolerance)
         steps, coarse = 2 * steps, fine
     raise UsageError(
-        f"--tol={tolerance:g} is not reached: {solver.name} came to {least:.1g} at best, with up "
-        f"to {MOST_STEPS} steps; give a larger one, or another solver or precision"
+        f"--tol={tolerance:g} was not reached: the best error of {solver.name} is "
+        f"{least:.1g}, with up to {MOST_STEPS} steps; give a larger --tol, another solver "
+        "or a higher precision"
     )
 
 

@@ -54,7 +54,10 @@ class HeldOut(nn.Module):
     ):
         super().__init__()
         if truths < 1 or not 0 <= functions < len(quantities):
-            raise ValueError(f"{truths} truths of {len(quantities)} quantities are none")
+            raise ValueError(
+                f"{truths} calibration cases of {len(quantities)} "
+                "quantities: give at least one of each"
+            )
         self.truths, self.quantities, self.functions = truths, list(quantities), functions
         self.conditions, self.oddities, self.draws = conditions, list(oddities), draws
         self.network, self.way = network, way
@@ -79,11 +82,9 @@ class HeldOut(nn.Module):
         try:
             way = json.loads(self.way)
         except RecursionError as error:
-            raise ValueError(
-                "what its held-out truths were made with is nested too deep"
-            ) from error
+            raise ValueError("the options of its calibration are nested too deeply") from error
         if not isinstance(way, dict):
-            raise ValueError("it does not say what its held-out truths were made with")
+            raise ValueError("it does not contain the options of its calibration")
         return way
 
     def check(self) -> None:
@@ -91,4 +92,6 @@ class HeldOut(nn.Module):
         _ = self.made_with
         for values in (self.ranks, self.contents):
             if values.dtype != torch.float64 or not ((values >= 0) & (values <= 1)).all():
-                raise ValueError("ranks or contents of its held-out truths are not from 0 to 1")
+                raise ValueError(
+                    "ranks or region contents of its calibration are not between 0 and 1"
+                )

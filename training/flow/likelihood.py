@@ -95,7 +95,8 @@ class Trace:
         require_known("trace", self.kind, TRACES)
         if self.probes < 2:
             raise UsageError(
-                f"probes is {self.probes}: it must be at least 2, whose spread tells the error"
+                f"probes is {self.probes}: give at least 2, because their spread "
+                "estimates the error"
             )
 
     def is_exact(self, dim: int) -> bool:
@@ -172,7 +173,7 @@ class DivergenceIntegral:
         self, v: Velocity, w: Tensor, gap: Tensor | None, times: Tensor
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
         if torch.is_grad_enabled():
-            raise ValueError("log densities have no gradients: simulate without")
+            raise ValueError("log densities are not differentiable: simulate without them")
         if self._given.quadrature is not None:
             return self._at_ends_of_steps(v, w, gap, times)
         few = len(self._directions) <= FEW_PRODUCTS or len(times) <= DEFAULT_STEPS

@@ -34,10 +34,12 @@ class OutputGain(nn.Module):
         super().__init__()
         self.spline = NaturalSpline(times)
         if gains.ndim != 2 or len(gains) != len(times):
-            shapes = f"times {tuple(times.shape)} and gains {tuple(gains.shape)}"
-            raise ValueError(f"an output gain of {shapes}: it needs [K] and [K, D]")
+            shapes = f"times of shape {tuple(times.shape)} and gains of shape {tuple(gains.shape)}"
+            raise ValueError(
+                f"an output gain has arrays of shapes {shapes}: expected [K] and [K, D]"
+            )
         if not gains.is_floating_point() or not gains.isfinite().all():
-            raise ValueError("an output gain must be of finite numbers in floating point")
+            raise ValueError("an output gain must have finite floating-point values")
         self.offsets = nn.Parameter((gains - 1) / SPEED)
 
     @property

@@ -165,7 +165,8 @@ class ProbabilityFlow:
         count = natural("count", count)
         if not (generator is None or hasattr(generator, "manual_seed")):
             raise UsageError(
-                f"the generator is {generator!r}: give torch.Generator().manual_seed(0), say"
+                f"the generator is {generator!r}: give a torch.Generator, for example "
+                "torch.Generator().manual_seed(0)"
             )
         times, solver = self.course("points", times, solver)
         return self.decode(self.latent_law(times[-1]).sample(count, generator), times, solver)
@@ -200,8 +201,9 @@ class ProbabilityFlow:
         dim = self.basis.dim
         if trace is None and not Trace().is_exact(dim):
             raise UsageError(
-                f"densities in {dim} dimensions are estimated: log_prob_with_error says by how "
-                "much they are off, and trace=Trace('exact') takes its time"
+                f"log densities in {dim} dimensions are estimates: use "
+                "log_prob_with_error for their error, or trace=Trace('exact'), which is "
+                "slow"
             )
         return self.log_prob_with_error(
             points, times, solver, latent_log_density, trace, first_row
@@ -385,7 +387,7 @@ class ProbabilityFlow:
         self._require_rows("states", x)
         solver, steps = as_solver(solver), len(times) - 1
         if steps < 1:
-            raise UsageError(f"an integration takes at least two times, but there are {len(times)}")
+            raise UsageError(f"an integration needs at least two times, got {len(times)}")
         saved = saved_steps(steps, save_every)
         visited = saved if solver.adaptive else list(range(steps + 1))
         x = (x if differentiable else x.detach()).double()
@@ -476,7 +478,7 @@ class ProbabilityFlow:
         try:
             array = np.asarray(values, dtype=np.float64)
         except (TypeError, ValueError):
-            raise DataError(f"{name} are no array of numbers: give a tensor, or NumPy's") from None
+            raise DataError(f"{name} are not numeric: give a tensor or a NumPy array") from None
         return torch.from_numpy(array.copy()).to(self.device)
 
     def _require_rows(self, name: str, x: Tensor) -> None:
@@ -488,8 +490,8 @@ class ProbabilityFlow:
             )
         if self.rows not in (None, len(x)):
             raise DataError(
-                f"there are {len(x)} {name}, but conditions for {self.rows}: give a row of these "
-                "for each, or one for all"
+                f"there are {len(x)} {name} but conditions for {self.rows}: give one row "
+                "of conditions for each, or one for all"
             )
 
     def _log_unit(self, t: Tensor, solver: Solver) -> Tensor:

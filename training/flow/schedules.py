@@ -137,7 +137,9 @@ class InflationSchedule(NoiseSchedule):
         self.register_buffer("growth_rates", rho * (1 + exponents.double()))
         self.top_rate = float(self.growth_rates.max())
         if self.top_rate <= 0:
-            raise UsageError("no dimension inflates: rho (1 + g) must be positive for one at least")
+            raise UsageError(
+                "no dimension inflates: rho (1 + g) must be positive for at least one dimension"
+            )
 
     growth_rates: Tensor
 
@@ -235,8 +237,8 @@ class InflationSchedule(NoiseSchedule):
         end_variance = (1 / fraction - 1) * self.top_variance
         if self.gamma0 >= end_variance:
             raise UsageError(
-                f"gamma0 is {self.gamma0:g}, but {end_variance:g} already drowns the data: "
-                "give less, or a tmax"
+                f"gamma0 is {self.gamma0:g}, but noise of variance {end_variance:g} "
+                "already dominates the data: give a smaller gamma0, or tmax"
             )
         return log(end_variance / self.gamma0) / self.top_rate
 
@@ -264,7 +266,7 @@ class IsotropicSchedule(NoiseSchedule):
         self.dim, self.t_min = dim, self.default_t_min if t_min is None else t_min
         if not 0 < self.t_min < self.end:
             raise UsageError(
-                f"tmin is {self.t_min:g}: {self.name} needs a positive one below {self.end:g}"
+                f"tmin is {self.t_min:g}: {self.name} needs a positive tmin below {self.end:g}"
             )
 
     def noise_variance(self, t: Tensor) -> Tensor:

@@ -26,11 +26,13 @@ class NaturalSpline(nn.Module):
     def __init__(self, times: Tensor):
         super().__init__()
         if times.ndim != 1 or len(times) < 2:
-            raise ValueError(f"nodes of shape {tuple(times.shape)}: they must be [K], K at least 2")
+            raise ValueError(
+                f"times have shape {tuple(times.shape)}: give [K] with K of at least 2"
+            )
         if times.dtype != torch.float64:
-            raise ValueError("the times of nodes must be in float64")
+            raise ValueError("the times of a spline must be float64")
         if not times.isfinite().all() or (times.diff() <= 0).any():
-            raise ValueError("the times of nodes must be finite and increase")
+            raise ValueError("the times of a spline must be finite and increasing")
         units = torch.eye(len(times), dtype=torch.float64, device=times.device)
         self.register_buffer("times", times)
         self.register_buffer("units", units, persistent=False)

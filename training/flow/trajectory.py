@@ -130,9 +130,9 @@ def follow(
         last = index == len(times) - 1
         if last and not x.isfinite().all():
             raise DataError(
-                f"{int((~x.isfinite()).any(dim=1).sum())} of {len(x)} states became NaN or "
-                f"infinite between t = {float(times[0]):g} and t = {float(times[-1]):g}: use more "
-                "steps, or check the weights"
+                f"{int((~x.isfinite()).any(dim=1).sum())} of {len(x)} states became NaN "
+                f"or infinite between t = {float(times[0]):g} and t = {float(times[-1]):g}: "
+                "use more steps, or check the network"
             )
         if index in saved:
             update = torch.zeros_like(x) if before is None else x - before

@@ -61,7 +61,7 @@ class Widths(nn.Module):
     def __init__(self, dim: int):
         super().__init__()
         if dim < 1:
-            raise ValueError(f"{dim} parameters have no widths")
+            raise ValueError(f"posterior widths of {dim} parameters: give at least one")
         self.dim = dim
         self.arguments = arguments_of(self)
         features = 2 * dim

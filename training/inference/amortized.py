@@ -222,8 +222,8 @@ class Amortized:
         if (inside == 0).any():
             place = int(places[inside == 0][0])
             raise DataError(
-                f"observation {place + 1}: none of {MOST_MASS_POINTS} draws of the flow is within "
-                "the bounds of the columns. Train with --bounded=map"
+                f"observation {place + 1}: none of {MOST_MASS_POINTS} draws of the flow "
+                "is within the column bounds. Train with --bounded=map"
             )
         device = self.conditions.device
         error = _mass_error(inside, counts)
@@ -346,10 +346,12 @@ class Amortized:
         """
         if len(kept.w) < (1 if self.fewer else size):
             beyond = (
-                "the bounds of the columns: train with --bounded=map"
+                "the column bounds: train with --bounded=map"
                 if self.region is None
-                else "the region that it was trained in, which has lost the posterior: give more "
-                "simulations, or fewer rounds"
+                else (
+                    "the truncated region of the last round, which misses the "
+                    "posterior: give more simulations, or fewer rounds"
+                )
             )
             raise DataError(
                 f"of {proposed} draws for observation {place + 1}, {proposed - len(kept.w)} are "
@@ -380,8 +382,8 @@ class Amortized:
         log_weights = (torch.stack(wanted) - density).where(possible.view_as(density), -torch.inf)
         if (log_weights.amax(dim=1) == -torch.inf).any():
             raise DataError(
-                f"the posterior's density is 0 at all of {density.shape[1]} draws of the flow: "
-                "there is nothing to correct"
+                f"the posterior density is 0 at all {density.shape[1]} draws of the flow: "
+                "they cannot be reweighted"
             )
         smoothed = smoothed_weights(log_weights)
         seeds = torch.tensor([hash_seed(self.seed, place) for place in numbers])

@@ -28,7 +28,7 @@ NEAR, FEWEST_NEAR = 5, 50
 """Nearest cases used by local levels: one case in ``NEAR``, but at least ``FEWEST_NEAR``."""
 AROUND = 5
 """Number of neighbors that distances are computed to."""
-NEAREST = "distance to its neighbors"
+NEAREST = "distance to the nearest conditions"
 """Name of the out-of-distribution score that is computed from the conditions alone."""
 
 
@@ -84,7 +84,7 @@ class HeldOutTruths:
             UsageError: There are no conditions.
         """
         if not self.near_count:
-            raise UsageError("these held-out truths have no conditions: none is near")
+            raise UsageError("this calibration has no conditions: there are no nearest cases")
         contents, distances = self._near.asked(self._scores, whitened, shares)
         return Levels(contents[..., :-1], contents[..., -1]), distances
 

@@ -113,14 +113,14 @@ class Gaussian(Likelihood):
         dim: int | None = None,
     ):
         if coordinates is not None and operator is not None:
-            raise UsageError("an observation is of some coordinates, or by an operator, not both")
+            raise UsageError("give either observed coordinates or an operator, not both")
         self.coordinates = coordinates
         self.operator = MatrixMap(operator) if isinstance(operator, Tensor) else operator
         self.root = _root(noise.double())
         size = dim if coordinates is None else len(coordinates)
         size = size if self.operator is None else self.operator.size
         if size is not None and self.root.ndim and len(self.root) != size:
-            raise UsageError(f"the noise has {len(self.root)} entries for {size} observed numbers")
+            raise UsageError(f"the noise has {len(self.root)} entries for {size} observed values")
 
     def to(self, device: torch.device) -> "Gaussian":
         self.root = self.root.to(device)
@@ -258,7 +258,7 @@ class UserFunction:
         path = Path(file).absolute()
         if not name.isidentifier() or path.suffix != ".py" or not path.is_file():
             raise UsageError(
-                f"--{option} is '{text}': give FILE.py:function, of a file that exists"
+                f"--{option} is '{text}': give FILE.py:function, with the path of an existing file"
             )
         spec = importlib.util.spec_from_file_location(path.stem, path)
         assert spec is not None
@@ -286,8 +286,8 @@ class UserFunction:
         if not isinstance(values, Tensor) or values.shape != points.shape[:1]:
             shape = list(values.shape) if isinstance(values, Tensor) else type(values).__name__
             raise DataError(
-                f"{self} returned {shape} for points {list(points.shape)}: it must return a "
-                f"tensor [{len(points)}]"
+                f"{self} returned {shape} for points of shape {list(points.shape)}: it "
+                f"must return a tensor [{len(points)}]"
             )
         return checked(values.double(), str(self))
 
@@ -356,8 +356,8 @@ class UserLikelihood(Likelihood):
 
     def simulate(self, points: Tensor, generator: torch.Generator) -> Tensor:
         raise UsageError(
-            f"{self._function} gives likelihoods, but draws no observations: a check "
-            "needs one of gaussian, mask or linear"
+            f"{self._function} returns likelihoods but cannot simulate observations: "
+            "check needs gaussian, mask or linear"
         )
 
 

@@ -151,7 +151,7 @@ def require_lookahead(target: Target) -> Gaussian:
         UsageError: The look-ahead does not support the target.
     """
     if reason := no_lookahead(target):
-        raise UsageError(f"{reason}: take another sampler than twisted")
+        raise UsageError(f"{reason}: choose another sampler than twisted")
     assert isinstance(target.likelihood, Gaussian)
     return target.likelihood
 
@@ -159,17 +159,20 @@ def require_lookahead(target: Target) -> Gaussian:
 def no_lookahead(target: Target) -> str | None:
     """Return why the look-ahead does not support the target; None if it does."""
     if reason := no_sight(target):
-        return f"{reason} is not looked ahead on"
+        return f"twisted does not support {reason}"
     prior = target.prior
     flow = prior.flow
     if prior.deblurred:
-        return "clean points are not looked ahead on"
+        return "twisted does not support noise-free points (--deblur)"
     if flow.basis.dim > MOST_DIMENSIONS:
-        return f"points have more than {MOST_DIMENSIONS} dimensions"
+        return f"twisted supports at most {MOST_DIMENSIONS} dimensions"
     if len(target.alike()) > MOST_LABELS:
-        return f"more than {MOST_LABELS} different conditions are not looked ahead with"
+        return f"twisted supports at most {MOST_LABELS} different conditions"
     if (flow.schedule.log_noise_rate(prior.times[0]) <= 0).any():
-        return f"the noise of {flow.schedule.name} does not grow everywhere"
+        return (
+            "twisted needs a schedule whose noise grows in all dimensions, unlike "
+            f"{flow.schedule.name}"
+        )
     return None
 
 
@@ -179,12 +182,12 @@ def no_sight(target: Target) -> str | None:
     """
     likelihood, coordinates = target.likelihood, target.prior.flow.coordinates
     if not isinstance(likelihood, Gaussian):
-        return "a likelihood of one's own"
+        return "a user-defined likelihood"
     curved = coordinates is not None and not coordinates.is_linear
     if curved and likelihood.operator is not None:
-        return "an operator on columns that are curved (--marginals=none leaves them straight)"
+        return "an operator on nonlinearly transformed columns (train with --marginals=none)"
     if curved and target.labels is not None:
-        return "a network with conditions whose columns are curved"
+        return "a conditional network with nonlinearly transformed columns"
     return None
 
 

@@ -61,13 +61,14 @@ class Components:
     def __post_init__(self) -> None:
         if self.mean.ndim != 2 or len(self.mean) < 2:
             raise UsageError(
-                f"means of components have shape {list(self.mean.shape)}: give two or more, one in "
-                "each row"
+                f"component means have shape {list(self.mean.shape)}: give two or more, one per row"
             )
         if self.std.shape != self.mean.shape[:1]:
-            raise UsageError(f"{len(self.mean)} components have {self.std.numel()} widths")
+            raise UsageError(
+                f"{len(self.mean)} components have {self.std.numel()} standard deviations"
+            )
         if not ((self.std > 0) & self.std.isfinite()).all():
-            raise UsageError("the standard deviations of components must be positive")
+            raise UsageError("standard deviations of components must be positive")
 
     @classmethod
     def spread(cls, count: int, dim: int) -> "Components":
@@ -144,8 +145,9 @@ class Evidence:
         lost = ~(whole.amax(dim=1) > -torch.inf)
         if lost.any():
             raise DataError(
-                f"observation {int(lost.nonzero()[0, 0]) + 1} has likelihood 0 at all draws of the "
-                "components: it is not of this mixture, or the noise is too small"
+                f"observation {int(lost.nonzero()[0, 0]) + 1} has likelihood 0 at all "
+                "draws of the components: it does not come from this mixture, or the "
+                "noise is too small"
             )
         sizes = torch.tensor([size // 2 + size % 2, size // 2], dtype=torch.float64).to(sums)
         return cls(whole, sums - sizes.log()[:, None, None], torch.stack(worth))

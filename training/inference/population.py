@@ -144,12 +144,10 @@ def sample_population(
     count = len(draws)
     if count < FEWEST_MEMBERS:
         raise DataError(
-            f"there are {count} posteriors: a population needs at least {FEWEST_MEMBERS}"
+            f"there are {count} posteriors: a hierarchical model needs at least {FEWEST_MEMBERS}"
         )
     if not ((scale > 0).all() and draws.isfinite().all() and log_prior.isfinite().all()):
-        raise DataError(
-            "a coordinate does not vary under the prior, or a draw has no density there"
-        )
+        raise DataError("a coordinate is constant under the prior, or a draw has density 0")
     walk = _Walk((draws - center) / scale, log_prior, plan)
     chosen = walk.run(on_step)
     return Population(

@@ -80,15 +80,15 @@ class Prior:
     def __post_init__(self) -> None:
         if self.deblurred and self.flow.basis.dim > MOST_DEBLURRED:
             raise UsageError(
-                f"--deblur takes the Jacobian of the denoiser, in at most {MOST_DEBLURRED} "
-                f"dimensions, but there are {self.flow.basis.dim}"
+                f"--deblur computes Jacobians of the denoiser in at most {MOST_DEBLURRED} "
+                f"dimensions, but the data have {self.flow.basis.dim}"
             )
 
     @property
     def kind(self) -> str:
         """Description of the points, as written to results."""
         if self.sharpened:
-            return "without the noise of the first time, to first order"
+            return "without the noise of the first time (first-order correction)"
         return "clean" if self.deblurred else "with the noise of the first time"
 
     def way(self, use: str) -> tuple[Tensor, Solver]:
@@ -200,7 +200,9 @@ class Prior:
             UsageError: The prior is deblurred, and has no density.
         """
         if self.deblurred:
-            raise UsageError("deblurred points have no log density: leave --deblur or that out")
+            raise UsageError(
+                "noise-free points have no log density: leave out --deblur or --log_prob"
+            )
         flow = self.flow.given(**conditions) if conditions else self.flow
         times, solver = self.way("points_and_densities")
         integral = DivergenceIntegral(solver, trace, slice(0, len(w)), flow.basis.dim)

@@ -345,7 +345,9 @@ def _walked(problem: Problem, plan: SamplingPlan, on_part: OnPart) -> Draws:
 
 def _chains(problem: Problem, plan: SamplingPlan, coarse: Target, on_part: OnPart) -> Draws:
     if plan.sampler == "hmc" and not problem.differentiable:
-        raise UsageError("hmc follows gradients, which this likelihood does not have: give another")
+        raise UsageError(
+            "hmc needs gradients, which this likelihood does not have: choose another sampler"
+        )
     kernel = KERNELS[plan.sampler](coarse)
     warmup = WARMUP[plan.sampler] if plan.warmup is None else plan.warmup
     noise = Noise(plan.seed, problem.numbers, plan.chains, coarse.device)

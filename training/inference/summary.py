@@ -45,13 +45,22 @@ RULE = (
 REASONS = {
     "worth": "Effective sample size is too small{number}. Give more --draws{more}.",
     "chains": "Chains disagree{number}. Give more --draws or --warmup, or another --sampler.",
-    "test": "Fresh draws of a wider proposal, by a finer integration, have other means or standard "
-    "deviations, or are too few to compare. Give another --sampler, or a larger --n_iters.",
-    "tail": "A few draws have nearly all the weight{number}. Give a larger --pool, or another "
-    "--sampler.",
-    "steps": "Chains ran with too coarse an integration{number}. Give a larger --chain_n_iters.",
-    "unlike": "The observation is unlike the simulations, so that its posterior is extrapolated. "
-    "Check the observation, or simulate data like it.",
+    "test": (
+        "Fresh draws from a wider proposal, with a finer integration, differ in mean "
+        "or standard deviation, or are too few to compare. Choose another --sampler, "
+        "or a larger --n_iters."
+    ),
+    "tail": (
+        "A few draws carry nearly all the weight{number}. Give a larger --pool, or "
+        "choose another --sampler."
+    ),
+    "steps": (
+        "The integration inside chains was too coarse{number}. Give a larger --chain_n_iters."
+    ),
+    "unlike": (
+        "The observation is out of distribution, so that its posterior is an "
+        "extrapolation. Check the observation, or simulate similar data."
+    ),
 }
 """Reasons why posteriors have not converged, and advice, by the part of ``RULE`` that fails; with
 placeholders for a number and for further options.
@@ -143,7 +152,7 @@ class Summary:
         most = LARGEST_R_HAT if known.shape[1] <= MOST_TESTED else LARGEST_OF_MANY
         known = known[~known.isnan()]
         if not len(known) or not known.max() > most:
-            return ": R-hat is not known, since chains are too short or did not move"
+            return ": R-hat is unknown, because chains are too short or did not move"
         return f": R-hat is {float(known.max()):.3g}, need at most {most:g}"
 
     @classmethod

@@ -261,8 +261,8 @@ class Target:
             log_likelihood = self.likelihood.log_prob(points, self.observed[which])
             if not log_likelihood.requires_grad:
                 raise UsageError(
-                    "the likelihood has no gradients, which hmc follows: write it in torch, or "
-                    "take another sampler"
+                    "hmc needs gradients of the likelihood: write the likelihood in "
+                    "PyTorch, or choose another sampler"
                 )
             (gradient,) = torch.autograd.grad(log_likelihood.sum(), leaf)
             return (

@@ -275,6 +275,5 @@ class TrialLikelihood(Likelihood):
 
     def simulate(self, points: Tensor, generator: torch.Generator) -> Tensor:
         raise UsageError(
-            "trials are simulated by your own program: a learned likelihood is checked on its "
-            "simulations"
+            "a learned likelihood is checked on simulations of your own program: give --truth=data"
         )

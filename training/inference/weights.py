@@ -24,8 +24,8 @@ def require_some(log_likelihood: Tensor) -> None:
     """
     if (log_likelihood.amax(dim=1) == -torch.inf).any():
         raise DataError(
-            f"the likelihood is 0 at all of {log_likelihood.shape[1]} draws of the prior: there is "
-            "no posterior to draw from"
+            f"the likelihood is 0 at all {log_likelihood.shape[1]} prior draws: the "
+            "posterior cannot be sampled"
         )
 
 

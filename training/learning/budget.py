@@ -34,10 +34,10 @@ class TimeBudget:
             return
         self._warned = True
         logger.warning(
-            f"Warning: training will take about {_minutes(expected)}, not "
-            f"{_minutes(self.seconds)} as planned: {done:,} of {total:,} steps took "
-            f"{elapsed:.0f} s, {1000 * elapsed / max(1, done):.3g} ms each. Stop it by Ctrl-C, or "
-            "give a smaller --minutes"
+            f"Warning: training will take about {_minutes(expected)} instead of the "
+            f"planned {_minutes(self.seconds)}: {done:,} of {total:,} steps took "
+            f"{elapsed:.0f} s, {1000 * elapsed / max(1, done):.3g} ms each. Press Ctrl-C "
+            "to stop, or give a smaller --minutes"
         )
 
 

@@ -150,8 +150,8 @@ def _require_finite_noise(schedule: NoiseSchedule, t_max: float) -> None:
     latest = float(schedule.time_of_log_noise(most))
     if t_max > latest:
         raise UsageError(
-            f"tmax is {t_max:g}, but the variance of the noise passes {MOST_NOISE:g} at "
-            f"{latest:.4g}: give less"
+            f"tmax is {t_max:g}, but the noise variance exceeds {MOST_NOISE:g} at "
+            f"{latest:.4g}: give a smaller tmax"
         )
 
 

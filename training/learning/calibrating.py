@@ -62,7 +62,7 @@ def calibrate(model: Model, plan: CalibrationPlan) -> None:
     points = denoiser.basis.to_eigen(batch.points.to(device))
     conditions = batch.conditions(device)
     nodes = NODES * (1 if plan.method == "gain" else 2)
-    logger.info(f"Calibrating on {len(points)} points a rank; the network is saved already")
+    logger.info(f"Calibrating on {len(points)} points per rank; the network is saved already")
     with distributed.progress_bar(total=nodes, desc="calibration", unit="node") as bar:
         try:
             calibration = fit_calibration(
@@ -76,7 +76,7 @@ def calibrate(model: Model, plan: CalibrationPlan) -> None:
             )
         except ValueError as error:
             raise DataError(
-                f"the network cannot be calibrated, and is saved without: {error}"
+                f"the network cannot be calibrated and is saved without a calibration: {error}"
             ) from error
     denoiser.calibration = calibration
     count = int(distributed.sum_over_ranks(torch.tensor([len(points)], device=device)))
@@ -86,12 +86,13 @@ def calibrate(model: Model, plan: CalibrationPlan) -> None:
     if plan.method != "gain":
         shown += f", largest slope {float(calibration.slopes[:, kept].abs().max()):.3f}"
     logger.info(
-        f"Calibrated on {count} points at {NODES} times in {time.monotonic() - start:.1f} s: "
-        f"{shown} (kept dimensions)"
+        f"Calibrated on {count} points at {NODES} times in {time.monotonic() - start:.1f} "
+        f"s: {shown} in kept dimensions"
     )
     unusual = float(gains.min()) < USUAL_GAINS[0] or float(gains.max()) > USUAL_GAINS[1]
     if unusual and distributed.is_main():
         logger.warning(
-            f"Warning: a trained network has gains from {USUAL_GAINS[0]:g} to {USUAL_GAINS[1]:g}: "
-            "train longer, or look at samples with --no-calibration too"
+            f"Warning: trained networks usually have gains from {USUAL_GAINS[0]:g} to "
+            f"{USUAL_GAINS[1]:g}: train longer, or compare with samples made with "
+            "--no-calibration"
         )

@@ -117,7 +117,7 @@ def fit_coordinates(
             other.
     """
     if marginals == AXES_TOO and whiten == "none":
-        raise UsageError(f"marginals={AXES_TOO} needs whitened axes: give whiten=pca or zca")
+        raise UsageError(f"marginals={AXES_TOO} needs whitened axes: give --whiten=pca or zca")
     names = [LEVELS] if levels else _chain(columns, marginals, whiten, start, map_bounds)
     each, most = conditions, 0
     if conditions is not None and of_trial:
@@ -224,8 +224,8 @@ def _fit(map_: PointMap, x: Tensor, columns: Columns, noise: float | None) -> No
         if outside.any():
             row, column = outside.nonzero()[0].tolist()
             raise DataError(
-                f"column '{columns.names[column]}' has {float(x[row, column]):g} in row {row + 1}, "
-                f"not between its bounds {float(columns.low[column]):g} and "
+                f"column '{columns.names[column]}' has {float(x[row, column]):g} in row "
+                f"{row + 1}, outside its bounds {float(columns.low[column]):g} to "
                 f"{float(columns.high[column]):g}"
             )
         map_.set_bounds(columns.low, columns.high)
@@ -424,5 +424,8 @@ def _fit_axes(map_: WhitenPCA, x: Tensor, columns: Columns) -> None:
         share = basis.eigenvectors[:, -1].abs()
         most = share.topk(min(3, len(share))).indices.tolist()
         named = ", ".join(f"'{columns.names[index]}'" for index in most)
-        raise DataError(f"columns depend on each other, most of all {named}: leave one of them out")
+        raise DataError(
+            f"columns are exact functions of each other, most clearly {named}: "
+            "leave one of them out"
+        )
     map_.hold(mean=basis.mean, axes=basis.eigenvectors, std=basis.eigenvalues.sqrt())

@@ -76,21 +76,25 @@ class StepCost:
     def describe(self) -> str:
         """Describe the cost for people to read, in one or two lines."""
         text = (
-            f"On paper, a step of {self.parameters:,} parameters takes "
-            f"{_flops(self.forward_flops)} a sample, {_flops(self.flops)} with the backward pass, "
-            f"and {_memory(self.peak_bytes)} at its peak, {self.batch_gpu} samples at a time in "
-            f"{self.precision}; {_memory(self.state_bytes)} stay between steps. Not counted: the "
-            "context of CUDA, workspaces of kernels, gaps between tensors"
+            f"Estimated cost of a step: {self.parameters:,} parameters, "
+            f"{_flops(self.forward_flops)} per sample, {_flops(self.flops)} with the "
+            f"backward pass, peak memory {_memory(self.peak_bytes)} for {self.batch_gpu} "
+            f"samples at a time in {self.precision}; {_memory(self.state_bytes)} stay "
+            "allocated between steps. Not counted: the CUDA context, workspaces of "
+            "kernels, fragmentation"
         )
         if self.card is None:
             return text
         if not self.largest:
-            fits = "not even one sample at a time fits"
+            fits = "not even one sample fits"
         elif self.largest == self.rows:
             fits = f"the whole batch fits: {self.rows} samples at a time"
         else:
             fits = f"at most --batch-gpu={self.largest} fits"
-        return f"{text}\nIn {self.card:g} GiB, a quarter of it left to these, {fits}"
+        return (
+            f"{text}\nWith {self.card:g} GiB, a quarter of it reserved for what is not "
+            f"counted, {fits}"
+        )
 
 
 def _memory(size: int) -> str:
@@ -391,6 +395,6 @@ def _require(what: str, needed: int, device: torch.device) -> None:
         there = torch.cuda.mem_get_info(device)[1]
     if needed > there:
         raise UsageError(
-            f"{what} takes {needed / 2**30:.3g} GiB of memory at least, but {device.type} has "
-            f"{there / 2**30:.3g}: give less"
+            f"{what} needs at least {needed / 2**30:.3g} GiB of memory, but "
+            f"{device.type} has {there / 2**30:.3g}: give less"
         )

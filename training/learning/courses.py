@@ -41,7 +41,7 @@ def find_courses(model: Model, plan: LawPlan) -> None:
     start, dim = time.monotonic(), model.denoiser.basis.dim
     if model.denoiser.says_nothing:
         model.courses = courses_at_rest(model.about["tmin"], model.about["tmax"], dim)
-        logger.info("The network says nothing: integrations take one call")
+        logger.info("The network output is zero: integrations use one evaluation")
     elif distributed.is_main():
         # Convolutional networks take a hundred times as long as perceptrons.
         cheap = dim <= LARGEST_EXACT and model.recipe.network in (
@@ -56,10 +56,10 @@ def find_courses(model: Model, plan: LawPlan) -> None:
             with tqdm(desc="steps", unit="trial", disable=None) as bar:
                 model.courses = _chosen(model, batch, plan, steps, bar.update, cheap)
         except DataError as error:
-            logger.warning(f"Warning: integrations take {DEFAULT_STEPS} steps: {error}")
+            logger.warning(f"Warning: integrations use {DEFAULT_STEPS} steps: {error}")
         taken = ", ".join(f"{name} {each.calls}" for name, each in model.courses.items())
         logger.info(
-            f"Calls that integrations take by their use: {taken or 'the default'} (tried in "
+            f"Network evaluations per integration: {taken or 'the default'} (chosen in "
             f"{time.monotonic() - start:.1f} s)"
         )
     distributed.barrier()

@@ -314,7 +314,7 @@ class Watch:
         """
         parts = state.get(KEY, {})
         if not isinstance(parts, dict):
-            raise DataError(f"{source} has a broken '{KEY}'")
+            raise DataError(f"{source}: '{KEY}' is damaged")
         self.best = {name: _restored(part, name, model, source) for name, part in parts.items()}
 
 
@@ -335,11 +335,11 @@ def _restored(state: Any, name: str, model: Model, source: str) -> Best:
         }:
             pass
         case _:
-            raise DataError(f"{source} has a broken '{KEY}'")
+            raise DataError(f"{source}: '{KEY}' is damaged")
     try:
         weights = tensors_of(state, "weights")
     except ValueError as error:
-        raise DataError(f"{source} has a broken '{KEY}': {first_line(error)}") from error
+        raise DataError(f"{source}: '{KEY}' is damaged: {first_line(error)}") from error
     own = _of_part(model, name)
     shapes = {key: value.shape for key, value in own.items()}
     if not own or (weights and {key: value.shape for key, value in weights.items()} != shapes):

@@ -72,7 +72,9 @@ class DenoisingLoss:
                 f"t_sampling={BY_WEIGHT} is for the inflationary schedule (precond=ifs)"
             )
         if not self.t_min < self.t_max:
-            raise UsageError(f"tmin is {self.t_min:g} and tmax {self.t_max:g}: tmin must be less")
+            raise UsageError(
+                f"tmin is {self.t_min:g} and tmax is {self.t_max:g}: tmin must be smaller"
+            )
 
     def regression(self, denoiser: NetworkDenoiser) -> nn.Module:
         """Return the module that training calls, and that ``per_sample`` takes."""

@@ -259,7 +259,7 @@ def learn_latent_law(model: Model, plan: LawPlan) -> None:
     # An evaluation is padded to its number of rows, which would be expensive for few points.
     flow = model.flow.in_blocks(min(plan.rows, count))
     total = MELT_STEPS + LOOKS * (len(candidates) + 1)
-    with distributed.progress_bar(total=total, desc="law of latents", unit="part") as bar:
+    with distributed.progress_bar(total=total, desc="latent distribution", unit="part") as bar:
         latents = melted_latents(flow, plan, count, bar.update)
         if distributed.is_main():
             _report_kept(model, check_kept(latents, kept, plan.seed, bar.update))
@@ -268,11 +268,12 @@ def learn_latent_law(model: Model, plan: LawPlan) -> None:
     if distributed.is_main() and candidates:
         best = max(fits, key=lambda fitted: fitted.nats)
         model.learned = best.mixture.to(flow.device) if best.is_better else None
-        law = best.name if model.learned else "the Gaussian is as good, and stays"
+        law = best.name if model.learned else ("the closed-form Gaussian is as good and is kept")
         logger.info(
-            f"Law of {compressed} compressed latents, of {len(latents.train)} that were "
-            f"melted, in {time.monotonic() - start:.1f} s: {law}, {best.nats:+.4f} +- "
-            f"{best.error:.4f} nats on others"
+            f"Distribution of {compressed} compressed latents, fitted to "
+            f"{len(latents.train)} encoded points in {time.monotonic() - start:.1f} s: "
+            f"{law}, log density {best.nats:+.4f} ± {best.error:.4f} nats per point on "
+            "the validation set"
         )
     distributed.barrier()
 
@@ -360,14 +361,16 @@ def in_words(kept: int, most: float) -> str:
     """
     if most < TOLERATED:
         return (
-            f"The kept latents ({kept}) are normal, as samples assume, to within "
-            f"{most:.2g} nats a point"
+            f"The kept latents ({kept}) are normal, as samples assume, within {most:.2g} "
+            "nats per point"
         )
-    missed = f": up to {most:.2g} nats a point could be missed, and more than {TOLERATED:g} matters"
-    return (
-        f"The kept latents ({kept}) show no departure from a normal distribution, which samples "
-        "assume, but the melted points are too few to tell" + missed * isfinite(most)
+    missed = (
+        f": the test may miss up to {most:.2g} nats per point, and more than {TOLERATED:g} matters"
     )
+    return (
+        f"The kept latents ({kept}) show no deviation from a normal distribution, which "
+        "samples assume, but there are too few encoded points for a sensitive test"
+    ) + missed * isfinite(most)
 
 
 def _report_kept(model: Model, fitted: Fitted) -> None:
@@ -376,11 +379,11 @@ def _report_kept(model: Model, fitted: Fitted) -> None:
     if lost - 2 * fitted.error < TOLERATED:
         logger.info(in_words(kept, lost + 2 * fitted.error))
         return
-    gain = f"another law gains {lost:.4f} +- {fitted.error:.4f} nats a point"
+    gain = f"a better distribution gains {lost:.4f} ± {fitted.error:.4f} nats per point"
     logger.warning(
-        f"Warning: the kept latents ({kept}) are not normal, as samples assume: {gain}, where up "
-        f"to {TOLERATED:g} is good; T = {enough_time(model, lost):.4g} in place of "
-        f"{model.about['tmax']:.4g} would do, or a longer training if the network is to blame"
+        f"Warning: the kept latents ({kept}) are not normal, as samples assume: {gain}, "
+        f"where up to {TOLERATED:g} is good. Set T = {enough_time(model, lost):.4g} "
+        f"instead of {model.about['tmax']:.4g}, or train longer"
     )
 
 
@@ -424,8 +427,8 @@ def refit_latent_law(model: Model, plan: LawPlan, path: Path, device: torch.devi
     """
     if int(model.about["dims_to_keep"]) == model.denoiser.basis.dim:
         raise UsageError(
-            f"the network compresses none of its {model.denoiser.basis.dim} dimensions, so its "
-            "latents are normal as they are: there is no law to learn"
+            f"the network does not compress any of its {model.denoiser.basis.dim} "
+            "dimensions, so its latents are normal: there is no distribution to learn"
         )
     model.denoiser.to(device)
     learn_latent_law(model, plan)

@@ -60,13 +60,13 @@ class Forecast:
         self._told = True
         pace = (now - self._begin) / (self._seen - self._seen_at_begin)
         left = pace * (self._total - self._seen)
-        line = f"{1000 * pace:.3g} s a thousand samples: about {spoken(left)} to go"
+        line = f"{1000 * pace:.3g} s per thousand samples: about {spoken(left)} to go"
         if left < LONG:
             end = datetime.now() + timedelta(seconds=left)
             more = spoken(CALL * pace * self._follows)
-            rest = f"; some {more} more for what is fitted at its end" if self._follows else ""
+            rest = f" and {more} for the fits at the end" if self._follows else ""
             return f"{line}, until {end:%Y-%m-%d %H:%M}{rest}"
-        return f"{line}; a shorter --duration or a smaller network would end sooner"
+        return f"{line}; a shorter --duration or a smaller network takes less time"
 
 
 class Parts:
@@ -201,7 +201,7 @@ class Reporter:
         }
         told = ""
         if held_out is not None:
-            told = f"held out {held_out.loss:<8.5f} "
+            told = f"validation {held_out.loss:<8.5f} "
             stats["Loss/held_out"] = held_out.loss
             stats |= {f"Loss/held_out_{name}": loss for name, loss in held_out.parts.items()}
             if held_out.nats is not None:

@@ -26,9 +26,9 @@ from training.model.model import Model
 STILL = 0.97
 """Fraction of a training after which a best score suggests that the training was too short."""
 FAR_HELD_OUT = (
-    "Warning: the loss on what was held out is {:.3g}, where that of a Gaussian law of such data "
-    "is about 1: what was held out varies where what was trained on hardly does; give more data, "
-    "or data in fewer dimensions"
+    "Warning: the validation loss is {:.3g}, where a Gaussian with the covariance of the "
+    "data has about 1: validation data vary where training data hardly do; give more "
+    "data, or fewer dimensions"
 )
 Progress = Callable[[float], object]
 """Called with the completed fraction of a training, from 0 to 1."""
@@ -173,11 +173,15 @@ def _choice(watch: Watch, best: Score, trainer: Trainer) -> str:
         f"{part.seen / 1000:g}" + f" ({name})" * bool(name) for name, part in watch.best.items()
     )
     gains = not early and watch.seen >= STILL * trainer.config.total
-    more = ". It still gained at the end: a longer training (--duration, --minutes) may do better"
+    more = (
+        ". The loss was still improving at the end: a longer training (--duration, "
+        "--minutes) may be better"
+    )
     return (
-        (f"No better score in {watch.patience} reports: stopping; the" if early else "The")
-        + f" network has the weights of {after} thousand samples, which did best on what was held "
-        f"out: loss {best.loss:.5f}{nats}{more * gains}"
+        f"No better validation score in {watch.patience} reports: stopping; the" if early else "The"
+    ) + (
+        f" network has the weights after {after} thousand samples, the best on the "
+        f"validation set: loss {best.loss:.5f}{nats}{more * gains}"
     )
 
 
@@ -231,16 +235,16 @@ def _go_on(trainer: Trainer, state: Path, record: Mapping[str, Any]) -> RunFolde
     config = trainer.config
     if config.total_steps < trainer.step:
         raise UsageError(
-            f"--duration is {config.total / 1e6:g} million samples, but {state} has seen "
-            f"{trainer.seen / 1e6:g}: give more"
+            f"--duration is {config.total / 1000000.0:g} million samples, but {state} has "
+            f"already trained on {trainer.seen / 1000000.0:g}: give more"
         )
     folder = RunFolder.reopen(state.parent, trainer.seen, config.keep_states)
     stretches = folder.update_record(record)
-    logger.info(f"Going on from {state}")
+    logger.info(f"Resuming from {state}")
     if stretches:
-        stretched = ", and the learning rate from here on that of the new length"
+        stretched = ", and the learning rate follows the new duration from here on"
         logger.info(
-            f"The training is now one of {config.total / 1e6:g} million samples"
+            f"The duration is now {config.total / 1000000.0:g} million samples"
             + stretched * config.lr_decay
         )
     return folder

@@ -103,7 +103,7 @@ class RunFolder:
         """
         outdir, name = place.outdir, place.name
         if Path(name).name != name:
-            raise UsageError(f"desc makes the folder's name '{name}': leave / out of it")
+            raise UsageError(f"desc makes the directory name '{name}': leave / out of it")
         chosen: list[Path | None] = [None]
         if distributed.is_main():
             require_folder(outdir)
@@ -112,7 +112,7 @@ class RunFolder:
                 keep_lines_until(path / "stats.jsonl", "seen", 0)
             elif place.itself and (outdir / OPTIONS_NAME).exists():
                 raise UsageError(
-                    f"{outdir} holds a run already: --resume it, or give another --outdir"
+                    f"{outdir} already contains a run: --resume it, or give another --outdir"
                 )
             else:
                 path = outdir if place.itself else _claim(outdir, name)
@@ -235,10 +235,10 @@ def read_record(location: Path) -> dict[str, Any]:
     """
     folder = location if location.is_dir() else location.parent
     if not location.exists():
-        raise DataError(f"{location} does not exist: give a run's folder or training-state-*.pt")
+        raise DataError(f"{location} does not exist: give a run directory or training-state-*.pt")
     record = load_json(folder / OPTIONS_NAME)
     if not isinstance(record.get("options"), dict):
-        raise DataError(f"{folder / OPTIONS_NAME} has no options of a run")
+        raise DataError(f"{folder / OPTIONS_NAME} does not contain the options of a run")
     return record
 
 
@@ -260,15 +260,15 @@ class Resumed:
             return cls(location, read_state(location))
         states = states_in(location)
         if not states:
-            raise DataError(f"{location} has no training-state-*.pt to resume from")
+            raise DataError(f"{location} contains no training-state-*.pt to resume from")
         for path in reversed(states):
             try:
                 return cls(path, read_state(path))
             except DataError as error:
                 last_error = error
                 if distributed.is_main():
-                    logger.warning(f"Warning: {error}; looking for an older state")
-        raise DataError(f"{location} has no state that can be read: {last_error}")
+                    logger.warning(f"Warning: {error}; trying an older state")
+        raise DataError(f"{location} has no readable state: {last_error}")
 
     @property
     def basis(self) -> EigenBasis:
@@ -292,7 +292,7 @@ class Resumed:
             coordinates.check()
         except (ValueError, RuntimeError) as error:  # torch raises RuntimeError for other names
             raise DataError(
-                f"{self.path} has no such coordinates of its table: {first_line(error)}"
+                f"{self.path} has no valid coordinates of its table: {first_line(error)}"
             ) from error
         own = coordinates.state_dict()
         # Axes of equal variances may differ between machines; means and spreads do not.
@@ -302,8 +302,7 @@ class Resumed:
             if not name.endswith("axes")
         ):
             raise DataError(
-                f"{self.path} is of another table than this one: give the table that the run "
-                "began with"
+                f"{self.path} belongs to another table: give the table that the run started with"
             )
 
     @property
@@ -311,5 +310,5 @@ class Resumed:
         """Data variance in the preconditioning of the run."""
         variance = self.state.get("data_variance")
         if not isinstance(variance, Tensor) or variance.shape != self.basis.eigenvalues.shape:
-            raise DataError(f"{self.path} has no variance of its data")
+            raise DataError(f"{self.path} does not contain the variance of its data")
         return variance

@@ -68,7 +68,7 @@ class LossScale:
             case {"value": float(value), "finite_steps": int(steps)} if value > 0 and steps >= 0:
                 self._set(value, steps)
             case _:
-                raise ValueError("its 'loss_scale' is broken")
+                raise ValueError("its 'loss_scale' is damaged")
 
     def _set(self, value: float, finite_steps: int) -> None:
         self.value = torch.full((), value, device=self._device)
@@ -116,6 +116,7 @@ class SkippedSteps:
         self._until_look = MAX_SKIPPED_IN_A_ROW - in_a_row
         if in_a_row >= MAX_SKIPPED_IN_A_ROW:
             raise TrainingError(
-                f"the loss or its gradient was not finite in {in_a_row} steps in a row, up to "
-                f"{seen} samples: lower --lr, and see whether the data is finite"
+                f"the loss or its gradient was not finite in {in_a_row} consecutive "
+                f"steps, up to {seen} samples: lower --lr, and check that the data are "
+                "finite"
             )

@@ -48,7 +48,7 @@ def fastest_precision(model: Model, loss: DenoisingLoss, config: TrainingConfig)
     factor = float(distributed.sum_over_ranks(factors)) / distributed.world_size()
     chosen = "bf16" if factor >= FASTER else "fp32"
     logger.info(
-        f"In a trial fp32 took {factor:.2f} times the CPU's time of bf16: {chosen} is taken"
+        f"In a short trial fp32 took {factor:.2f} times the CPU time of bf16: using {chosen}"
     )
     return chosen
 
@@ -132,5 +132,6 @@ def compile_network(trainer: Trainer, source: BatchSource) -> None:
 
 def _refusal(error: Exception) -> UsageError:
     return UsageError(
-        f"PyTorch cannot compile the network here ({first_line(error)}): leave --compile out"
+        f"PyTorch cannot compile the network on this machine ({first_line(error)}): leave "
+        "--compile out"
     )

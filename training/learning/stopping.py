@@ -37,7 +37,9 @@ class StoppedBySignal(InflationError):
     """
 
     def __init__(self, number: int, state: Path):
-        super().__init__(f"stopped by {signal.Signals(number).name}; go on with --resume={state}")
+        super().__init__(
+            f"stopped by {signal.Signals(number).name}; continue with --resume={state}"
+        )
         self.number, self.exit_code = number, 128 + number
 
 
@@ -118,7 +120,7 @@ class StopRequest:
             if since is None:
                 since = now
                 again = "press Ctrl-C" if number == signal.SIGINT else "send it"
-                logger.info(f"{name}: stopping after this step; {again} again to stop at once")
+                logger.info(f"{name}: stopping after this step; send {again} again to stop at once")
             elif now - since >= ONE_WISH:
                 logger.info(f"{name} again: stopping at once")
                 self._at_once = True

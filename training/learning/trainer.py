@@ -92,7 +92,8 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         if self.batch < distributed.world_size():
             raise UsageError(
-                f"batch is {self.batch}, fewer than the {distributed.world_size()} ranks"
+                f"batch is {self.batch}, smaller than the number of ranks, "
+                f"{distributed.world_size()}"
             )
 
     @property
@@ -342,7 +343,9 @@ class Trainer:
             if self.loss_scale.adapts:
                 self.loss_scale.restore(state.get(LOSS_SCALE))
         except (ValueError, RuntimeError) as error:  # torch raises RuntimeError for other shapes
-            raise DataError(f"{source} is no state of this model: {first_line(error)}") from error
+            raise DataError(
+                f"{source} is not a state of this model: {first_line(error)}"
+            ) from error
 
 
 def _trained(denoiser: NetworkDenoiser, names: tuple[str, str]) -> list[tuple[str, nn.Module]]:
@@ -388,7 +391,7 @@ def _require_like(saved: object, optimizer: torch.optim.Optimizer) -> dict[str, 
         adam = {"step": torch.Size(), "exp_avg": shape, "exp_avg_sq": shape}
         wanted = moments_of(shape) if isinstance(optimizer, Soap) else adam
         if {name: _shape_of(value) for name, value in moments.items()} != wanted:
-            raise ValueError(f"the moments of parameter {index} do not fit it")
+            raise ValueError(f"the moments of parameter {index} do not match its shape")
     return saved
 
 

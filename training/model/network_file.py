@@ -201,8 +201,8 @@ def read_model(path: Path, make: type[ModelT], end_std: float) -> ModelT:
             raise DataError(f"{path} lacks its {name}")
         if parts[name].class_name not in classes:
             raise DataError(
-                f"{path}: its {name} is a '{parts[name].class_name}', which this version does not "
-                f"know; it knows {', '.join(classes)}"
+                f"{path}: its {name} is of the unknown class '{parts[name].class_name}'; "
+                f"this version knows {', '.join(classes)}"
             )
     schedule, network, denoiser = (parts[name] for name in ("schedule", "network", "denoiser"))
     recipe = Recipe(
@@ -214,7 +214,8 @@ def read_model(path: Path, make: type[ModelT], end_std: float) -> ModelT:
     )
     if recipe.schedule != "ifs" and end_std != 1:
         raise UsageError(
-            f"end_vars is {end_std:g}, but a model of {recipe.schedule} has no such scale"
+            f"end_vars is {end_std:g}, but models with the schedule {recipe.schedule} "
+            "have no such scale"
         )
     basis = read_basis(path, parts["basis"].state)
     module = build(path, "network", network, NETWORKS)
@@ -248,7 +249,7 @@ def _widths(path: Path, part: Part, dim: int) -> Widths:
     widths = build(path, WIDTHS, part, {"Widths": Widths})
     try:
         if widths.dim != dim:
-            raise ValueError(f"it has widths of {widths.dim} parameters, but {dim} columns")
+            raise ValueError(f"it has widths of {widths.dim} parameters but {dim} columns")
         widths.check()
     except ValueError as error:
         raise DataError(f"{path} is inconsistent: {error}") from error
@@ -268,7 +269,7 @@ def _held_out(path: Path, part: Part, model: Contents) -> HeldOut:
         raise DataError(f"{path} is inconsistent: {error}") from error
     if truths.network != model_digest(model):
         raise DataError(
-            f"{path} has held-out truths of another network: make it anew by "
+            f"{path} has a calibration of another network: make it again with "
             f"{script('posterior')} calibrate"
         )
     return truths
@@ -284,15 +285,17 @@ def _coordinates(path: Path, part: Part | None, dim: int, label_dim: int) -> Coo
         return None
     coordinates = build(path, COORDINATES, part, {"Coordinates": Coordinates})
     if coordinates.dim != dim:
-        raise DataError(f"{path} has coordinates of {coordinates.dim} columns, its basis {dim}")
+        raise DataError(
+            f"{path} has coordinates of {coordinates.dim} columns, but a basis of {dim}"
+        )
     try:
         coordinates.check()
     except ValueError as error:
-        raise DataError(f"{path} has broken coordinates: {error}") from error
+        raise DataError(f"{path} has damaged coordinates: {error}") from error
     if coordinates.label_dim != label_dim:
         raise DataError(
-            f"{path} has coordinates of {coordinates.label_dim} conditions, its network takes "
-            f"{label_dim}"
+            f"{path} has coordinates with {coordinates.label_dim} conditions, but its "
+            f"network has {label_dim}"
         )
     return coordinates
 
@@ -307,12 +310,12 @@ def _latent_law(path: Path, part: Part | None, dim: int, kept: int) -> Condition
     if part is None:
         return None
     if any(tensor.dtype != torch.float64 for tensor in part.state.values()):
-        raise ValueError("its law of latents is not in float64")
+        raise ValueError("its latent distribution is not float64")
     law = build(path, LATENT_LAW, part, {"ConditionalMixture": ConditionalMixture})
     if (law.kept, law.kept + law.compressed) != (kept, dim):
         raise ValueError(
-            f"its law of latents is of {law.kept} kept and {law.compressed} compressed dimensions, "
-            f"but it keeps {kept} of {dim}"
+            f"its latent distribution has {law.kept} kept and {law.compressed} compressed "
+            f"dimensions, but the network keeps {kept} of {dim}"
         )
     law.check()
     return law
@@ -327,7 +330,7 @@ def _course(path: Path, part: Part, use: str, dim: int) -> Course:
     """
     course = build(path, COURSE.format(use), part, {"Course": Course})
     if course.dimensions != dim or course.melts != USES[use].melts:
-        raise ValueError(f"its course for {use} is of another dimension, or goes another way")
+        raise ValueError(f"its integration schedule for {use} has another dimension or direction")
     course.check()
     return course
 
@@ -340,22 +343,22 @@ def read_basis(path: Path, state: Mapping[str, Tensor]) -> EigenBasis:
     """
     if set(state) != set(BASIS_KEYS):
         raise DataError(
-            f"{path}: its basis has {shown(sorted(state))}, not {', '.join(BASIS_KEYS)}"
+            f"{path}: its basis has {shown(sorted(state))} instead of {', '.join(BASIS_KEYS)}"
         )
     dim = state["mean"].numel()
     shapes = [tuple(state[key].shape) for key in BASIS_KEYS]
     if shapes != [(dim,), (dim,), (dim, dim)] or dim == 0:
-        raise DataError(f"{path}: the shapes of its basis, {shapes}, do not belong together")
+        raise DataError(f"{path}: the shapes of its basis do not match: {shapes}")
     if any(tensor.dtype != torch.float64 for tensor in state.values()):
-        raise DataError(f"{path}: its basis must be in float64")
+        raise DataError(f"{path}: its basis must be float64")
     probe = torch.linspace(-1, 1, dim, dtype=torch.float64)
     turned = state["eigenvectors"] @ (state["eigenvectors"].T @ probe)
     if not torch.allclose(turned, probe, atol=1e-6):
         raise DataError(f"{path}: its eigenvectors are not orthonormal")
     if (state["eigenvalues"] < 0).any() or (state["eigenvalues"].diff() > 0).any():
-        raise DataError(f"{path}: its eigenvalues must be sorted downward and not negative")
+        raise DataError(f"{path}: its eigenvalues are not sorted in decreasing order, or negative")
     if state["eigenvalues"][0] == 0:
-        raise DataError(f"{path}: its eigenvalues are all 0: it is of data that do not vary")
+        raise DataError(f"{path}: its eigenvalues are all 0: the data were constant")
     return EigenBasis(state["mean"], state["eigenvalues"], state["eigenvectors"])
 
 
@@ -374,7 +377,7 @@ def _denoiser(
     """
     unknown = sorted(set(state) - {DATA_VARIANCE, *GAIN_KEYS, *CALIBRATION_KEYS})
     if unknown:
-        raise ValueError(f"its denoiser has '{shown(unknown[0])}', which is not known")
+        raise ValueError(f"its denoiser has an unknown argument, '{shown(unknown[0])}'")
     make, given = SCHEDULES[recipe.schedule], basis_arguments(recipe.schedule, basis)
     check_arguments(make, recipe.schedule_arguments, beside=given)
     given_parts = ("network", "basis", "schedule", "data_variance", "output_gain")
@@ -383,7 +386,7 @@ def _denoiser(
     if variance is not None and not (
         variance.shape == basis.eigenvalues.shape and (variance >= 0).all()
     ):
-        raise ValueError("its data_variance does not belong to its basis")
+        raise ValueError("its data_variance does not match its basis")
     denoiser = NetworkDenoiser(
         network,
         basis,
@@ -394,7 +397,7 @@ def _denoiser(
     )
     denoiser.calibration = _calibration(state, basis.dim)
     if denoiser.calibration and denoiser.preconditioning != "ifs":
-        raise ValueError("it has a calibration, which only models of ifs have")
+        raise ValueError("it has a calibration, which only inflationary models (ifs) can have")
     return denoiser
 
 
@@ -404,7 +407,9 @@ def _output_gain(state: Mapping[str, Tensor], dim: int) -> OutputGain | None:
     times, gains = (state[key] for key in GAIN_KEYS)
     output_gain = OutputGain(times, gains)
     if gains.shape[1] != dim:
-        raise ValueError(f"output gain of {gains.shape[1]} and basis of {dim} dimensions")
+        raise ValueError(
+            f"output gain of {gains.shape[1]} dimensions and basis of {dim} dimensions"
+        )
     return output_gain
 
 
@@ -414,7 +419,7 @@ def _calibration(state: Mapping[str, Tensor], dim: int) -> Calibration | None:
     calibration = Calibration(*(state[key] for key in CALIBRATION_KEYS))
     if calibration.slopes.shape[1] != dim:
         raise ValueError(
-            f"calibration of {calibration.slopes.shape[1]} and basis of {dim} dimensions"
+            f"calibration of {calibration.slopes.shape[1]} dimensions and basis of {dim} dimensions"
         )
     return calibration
 
@@ -427,7 +432,7 @@ def _complete(state: Mapping[str, Tensor], keys: tuple[str, ...]) -> bool:
     """
     missing = [key for key in keys if key not in state]
     if missing and len(missing) < len(keys):
-        raise ValueError(f"it lacks {', '.join(missing)}, but has what goes with it")
+        raise ValueError(f"it has parts that need {', '.join(missing)}, which are missing")
     return not missing
 
 
@@ -438,12 +443,12 @@ def _times(about: Mapping[str, Any], dim: int) -> tuple[float, float]:
         ValueError: Metadata that scripts rely on is invalid.
     """
     if about.get("data_dim") != dim:
-        raise ValueError(f"it says data_dim {about.get('data_dim')}, but its basis has {dim}")
+        raise ValueError(f"its data_dim is {about.get('data_dim')}, but its basis has {dim}")
     if about.get("dims_to_keep") not in range(1, dim + 1):
-        raise ValueError(f"it keeps {about.get('dims_to_keep')} of {dim} dimensions")
+        raise ValueError(f"its dims_to_keep is {about.get('dims_to_keep')} of {dim} dimensions")
     first, last = about.get("tmin"), about.get("tmax")
     if not (isinstance(first, float | int) and isinstance(last, float | int)):
-        raise ValueError("it does not say its first and last time")
+        raise ValueError("it does not contain its first and last time")
     if not 0 <= first < last < math.inf:
         raise ValueError(f"its times run from {first} to {last}")
     return float(first), float(last)
@@ -461,7 +466,7 @@ def check_network(denoiser: NetworkDenoiser, t_max: float) -> None:
         RuntimeError: The network cannot be evaluated.
     """
     if denoiser.schedule.dim != denoiser.basis.dim:
-        dims = f"{denoiser.schedule.dim} and basis of {denoiser.basis.dim}"
+        dims = f"schedule of {denoiser.schedule.dim} dimensions and basis of {denoiser.basis.dim}"
         raise ValueError(f"schedule of {dims} dimensions")
     point = torch.zeros(1, denoiser.basis.dim, dtype=torch.float64)
     label_dim = getattr(denoiser.network, "label_dim", 0)
@@ -472,7 +477,9 @@ def check_network(denoiser: NetworkDenoiser, t_max: float) -> None:
         with torch.no_grad():
             out = denoiser.residual(point, t, **given)
             if out.shape != point.shape:
-                raise ValueError(f"the network gives {tuple(out.shape)} for {tuple(point.shape)}")
+                raise ValueError(
+                    f"the network returns shape {tuple(out.shape)} for {tuple(point.shape)}"
+                )
             out = denoiser(point, t, **given)
         if not (out.isfinite().all() and denoiser.schedule.scale(t).isfinite()):
             raise ValueError(f"its denoiser or its scale is not finite at t = {time:g}")

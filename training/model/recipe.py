@@ -89,7 +89,9 @@ def make_schedule(
     if name not in SCHEDULES:
         raise UsageError(f"unknown schedule '{name}': choose one of {', '.join(SCHEDULES)}")
     if name != "ifs" and end_std != 1:
-        raise UsageError(f"end_vars is {end_std:g}, but a model of {name} has no such scale")
+        raise UsageError(
+            f"end_vars is {end_std:g}, but models with the schedule {name} have no such scale"
+        )
     return SCHEDULES[name](**arguments, **basis_arguments(name, basis, end_std))
 
 

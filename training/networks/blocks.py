@@ -83,7 +83,7 @@ class BlockStyle:
 
     def __post_init__(self) -> None:
         if not 0 <= self.dropout < 1:
-            raise UsageError(f"dropout is {self.dropout}: give a fraction from 0 to below 1")
+            raise UsageError(f"dropout is {self.dropout}: give a probability from 0 to below 1")
 
     def heads(self, channels: int) -> int:
         """Return the number of attention heads for a number of channels; 0 for no attention.
@@ -130,7 +130,7 @@ class FIRFilter(nn.Module):
     def __init__(self, taps: Sequence[float]):
         super().__init__()
         if len(taps) < 2 or len(taps) % 2 or sum(taps) == 0:
-            raise UsageError(f"a resampling filter has an even number of taps, not {list(taps)}")
+            raise UsageError(f"a resampling filter needs an odd number of taps, got {list(taps)}")
         line = [float(tap) / sum(taps) for tap in taps]
         # Plain numbers, since arithmetic on the meta device imports the compiler.
         kernel = torch.tensor([[[[one * other for other in line] for one in line]]])

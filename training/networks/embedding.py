@@ -145,7 +145,7 @@ def _labels_or_zeros(labels: Tensor | None, size: int, dim: int, like: Tensor, k
         return like.new_zeros(size, dim)
     if labels.shape != (size, dim):
         raise UsageError(
-            f"{kind} labels of shape {tuple(labels.shape)} for {size} images do not fit "
-            f"a network with {dim} of them"
+            f"{kind} conditions of shape {tuple(labels.shape)} for {size} images do not "
+            f"match the {dim} of this network"
         )
     return labels.to(like.dtype)

@@ -51,24 +51,23 @@ class Layout:
     def __post_init__(self) -> None:
         if len(self.image_shape) != 3 or self.image_shape[0] < 1:
             raise UsageError(
-                f"an image shape is (channels, height, width), not {list(self.image_shape)}"
+                f"an image shape is (channels, height, width), got {list(self.image_shape)}"
             )
         _, height, width = self.image_shape
         if height != width or width < MIN_SIDE:
             raise UsageError(
-                f"images of {height} x {width} pixels do not fit this network: they must be "
-                f"square, with a side of {MIN_SIDE} or more ({script('dataset_tool')} "
-                "--resolution=32x32 "
-                "resamples them)"
+                f"images of {height} x {width} pixels do not fit this network: they must "
+                f"be square, with sides of at least {MIN_SIDE} ({script('dataset_tool')} "
+                "--resolution=32x32 resamples them)"
             )
         if not self.widths or self.num_blocks < 1 or min(self.stem_width, *self.widths) < 1:
-            raise UsageError("a U-Net needs at least one level, one block and one channel")
+            raise UsageError("a U-Net needs at least one resolution, one block and one channel")
         if max(self.stem_width, *self.widths) > MAX_WIDTH:
-            raise UsageError(f"a level of a U-Net has {MAX_WIDTH} channels at most")
+            raise UsageError(f"a resolution of a U-Net has at most {MAX_WIDTH} channels")
         if width >> (self.depth - 1) < 1:
             raise UsageError(
-                f"{self.depth} levels halve images of {width} x {width} pixels too often: "
-                f"give channel_mult at most {width.bit_length()} entries"
+                f"{self.depth} resolutions halve images of {width} x {width} pixels too "
+                f"often: give channel_mult at most {width.bit_length()} entries"
             )
 
     @property

@@ -188,7 +188,7 @@ class ToyMLP(nn.Module):
         super().__init__()
         check_dropout(dropout)
         if members < 1:
-            raise UsageError(f"an ensemble of {members} networks: it must have at least 1")
+            raise UsageError(f"an ensemble of {members} networks: give at least 1")
         self.label_dim, self.members = label_dim, members
         self.noise = NoiseFeatures(noise_range, time_features)
         if condition_features is None:
@@ -200,7 +200,7 @@ class ToyMLP(nn.Module):
         self.embedding = ConditionEmbedding(condition_shape) if condition_shape else None
         if self.embedding and self.embedding.label_dim != label_dim:
             shape = " x ".join(map(str, condition_shape))
-            raise UsageError(f"conditions of shape {shape} are not {label_dim}")
+            raise UsageError(f"conditions have shape {shape}, expected {label_dim}")
         seen = FEATURES if condition_shape else label_dim
         features = dim * (1 + 2 * input_features) + seen * (1 + 2 * condition_features)
         features += time_features
@@ -303,7 +303,7 @@ class ToyMLP(nn.Module):
             if features is None:
                 if labels is None:
                     raise UsageError(
-                        f"this network takes {self.label_dim} conditions with each point"
+                        f"this network needs {self.label_dim} conditions for each point"
                     )
                 features = self.features_of(labels.to(z.dtype))
             seen.append(features)
@@ -322,7 +322,7 @@ def _of_members(values: nn.Module | Tensor) -> Tensor:
 
 def check_dropout(dropout: float) -> None:
     if not 0 <= dropout < 1:
-        raise UsageError(f"dropout is {dropout:g}: it must be at least 0 and less than 1")
+        raise UsageError(f"dropout is {dropout:g}: give a probability from 0 to below 1")
 
 
 def wave_frequencies(count: int) -> Tensor:

@@ -107,9 +107,9 @@ class QuestionNetwork(nn.Module):
         super().__init__()
         check_dropout(dropout)
         if any(count < 2 for count in level_counts):
-            raise UsageError("a category has at least 2 levels")
+            raise UsageError("a category needs at least 2 levels")
         if len(atoms) > len(level_counts) or not set(atoms) <= set(range(dim)):
-            raise UsageError(f"atoms of numbers {list(atoms)}, of which there are {dim}")
+            raise UsageError(f"atoms of {list(atoms)} columns for {dim} numeric columns")
         self.dim, self.level_counts, self.atoms = dim, list(level_counts), list(atoms)
         levels, categories = sum(level_counts), len(level_counts)
         self.noise = NoiseFeatures(noise_range, time_features)
@@ -232,7 +232,9 @@ class QuestionNetwork(nn.Module):
     def level_log_probabilities(self, labels: Tensor) -> Tensor:
         """Return log probabilities ``[B, K]`` of all levels, given the known cells."""
         values, states, indicators, level_states = self.unpack(labels)
-        assert self.levels is not None, "only networks of tables with categories are asked"
+        assert self.levels is not None, (
+            "only networks of tables with categories answer conditional queries"
+        )
         given = self._given(values, states == KNOWN, indicators, level_states == KNOWN)
         with torch.no_grad():
             exact, states, indicators, level_states = self.unpack(labels.double())

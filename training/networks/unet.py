@@ -53,7 +53,7 @@ class PixelWaves(nn.Module):
     def __init__(self, count: int):
         super().__init__()
         if not 1 <= count <= MOST_WAVES:
-            raise UsageError(f"{count} waves of pixels: give from 1 to {MOST_WAVES}")
+            raise UsageError(f"{count} frequencies of pixels: give from 1 to {MOST_WAVES}")
         # On the CPU, since arithmetic on the meta device imports the compiler.
         frequencies = torch.tensor([pi * 2**k for k in range(count)], device="cpu")
         self.register_buffer("frequencies", frequencies, persistent=False)
@@ -144,15 +144,15 @@ class ImageUNet(nn.Module):
         channels, height, width = self.image_shape
         if z.shape[1:] != (channels * height * width,):
             raise UsageError(
-                f"input of shape {tuple(z.shape)} is no batch of flat {channels} x {height} x "
-                f"{width} images"
+                f"the input has shape {tuple(z.shape)}, expected a batch of flattened "
+                f"{channels} x {height} x {width} images"
             )
         image = self._bordered(z.reshape(-1, *self.image_shape))
         embedding = self.embedding(c_noise.expand(len(z)), labels, augment_labels)
         further = None
         if self.waves is not None:
             if pixels is None or pixel_noise is None:
-                raise UsageError("this network takes the noisy pixels with each whitened image")
+                raise UsageError("this network needs the noisy pixels beside each whitened image")
             noisy = pixels.reshape(-1, *self.image_shape)
             further = self._bordered(self.waves(noisy, pixel_noise.expand(len(z))))
         features = self.encoder(image, embedding, further)

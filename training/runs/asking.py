@@ -112,8 +112,8 @@ class Asking:
         for name, count in zip(flow.empty.names, counts.tolist(), strict=True):
             if count and name not in asked:
                 logger.warning(
-                    f"Warning: column '{name}' has {count} value(s) far outside of those that "
-                    "trained the network: what is answered from them is a guess"
+                    f"Warning: column '{name}' has {count} value(s) far outside the range "
+                    "of the training data: predictions from them are extrapolations"
                 )
 
     def fill(self, records: Records, interval: Interval) -> Sheet:
@@ -160,7 +160,7 @@ class Asking:
         """
         places = [place_of(records, name) for name in columns]
         if len(set(places)) < len(places):
-            raise UsageError(f"a column is named twice to be predicted: {', '.join(columns)}")
+            raise UsageError(f"a column is named twice: {', '.join(columns)}")
         self.flow.require_asked(places)
         flow = interval.answers_of(self.flow)
         known = ~np.isnan(records.values)
@@ -267,14 +267,14 @@ class Asking:
                 one, _ = encode(frame, flow.empty.columns, decimal=flow.empty.decimal)
                 value = one.values[0]
             if ((row != value) & ~np.isnan(row + value)).any():
-                raise UsageError(f"--given={name}:{text} contradicts what is given before it")
+                raise UsageError(f"--given={name}:{text} contradicts an earlier value")
             row = np.where(np.isnan(value), row, value)
             broken = column.type == WHOLE and row[place] != np.round(row[place])
             if np.isnan(row[place]) or broken or flow.space.no_levels(row[None])[0, place]:
                 own = () if place in flow.space.numbers else flow.space.values[place]
                 levels = ", ".join(text_of(column, value) for value in own)
                 kind = KINDS.get(column.type, "numbers")
-                raise UsageError(f"--given={name}:{text}: '{name}' takes {levels or kind}")
+                raise UsageError(f"--given={name}:{text}: '{name}' must be {levels or kind}")
         return row
 
     def to_compare(self, records: Records, given: Sequence[tuple[str, str]]) -> Records:
@@ -293,8 +293,8 @@ class Asking:
         rows = np.flatnonzero(chosen)
         if len(rows) < FEWEST_CELLS:
             raise UsageError(
-                f"--data has {len(rows)} rows that can be compared, held out and with what is "
-                f"given: it should have {FEWEST_CELLS} or more"
+                f"--data has {len(rows)} comparable rows, held out and with the given "
+                f"values: need at least {FEWEST_CELLS}"
             )
         return records.at(rows[evenly(len(rows), MOST_COMPARED)])
 
@@ -337,8 +337,9 @@ class Asking:
             fewest = min(fewest, len(rows))
         if not columns:
             raise DataError(
-                f"fewer than {FEWEST_CELLS} cells of each column are there of {len(values)} rows "
-                f"that are held out: hold out more by {script('dataset_tool')} --held-out"
+                f"fewer than {FEWEST_CELLS} validation cells per column are observed in "
+                f"{len(values)} rows: hold out more rows with {script('dataset_tool')} "
+                "--held-out"
             )
         adjusted = holm(p_values)
         facts = {
@@ -462,7 +463,7 @@ def place_of(records: Records, name: str) -> int:
         UsageError: There is no such column.
     """
     if name not in records.names:
-        raise UsageError(f"there is no column '{name}': there are {', '.join(records.names)}")
+        raise UsageError(f"there is no column '{name}': columns are {', '.join(records.names)}")
     return records.names.index(name)
 
 
@@ -490,29 +491,30 @@ def check_lines(facts: dict[str, Any]) -> list[str]:
     """Return the most important numbers of a check, in words."""
     hidden = facts["hidden"]
     lines = [
-        f"{facts['rows']} rows that were held out; of their cells "
-        + (f"{hidden:.0%} are hidden at a time" if hidden else "those of the question are hidden"),
-        "  column               cells  50/80/90/95 % hold   beside",
+        f"{facts['rows']} validation rows; of their cells "
+        + (f"{hidden:.0%} are hidden at a time" if hidden else "those of the query are hidden"),
+        "  column               cells  50/80/90/95 % cover  scores",
     ]
     for name, column in facts["columns"].items():
         shares = " ".join(f"{100 * share:.0f}" for share in column["coverage"].values())
         if "log_loss" in column:
             beside = (
-                f"likeliest level right {column['right']:.0%} (says {column['said']:.0%}); log "
-                f"loss {column['log_loss']:.3f}, by shares alone {column['log_loss_of_shares']:.3f}"
+                f"most likely category correct {column['right']:.0%} (predicted "
+                f"probability {column['said']:.0%}); log loss {column['log_loss']:.3f}, "
+                f"of category frequencies {column['log_loss_of_shares']:.3f}"
             )
         else:
             beside = (
-                f"mean error {column['mean_error']:.4g}, by the median alone "
+                f"mean absolute error {column['mean_error']:.4g}, of the median "
                 f"{column['mean_error_of_median']:.4g}"
             )
         lines.append(f"  {name:20} {column['cells']:5}  {shares:20} {beside}")
     copies = facts.get("copies")
     if copies:
         lines.append(
-            f"Distance to the nearest row that was trained on, median: of drawn rows "
-            f"{copies['drawn']:.3g}, of held-out rows {copies['held_out']:.3g}; much less would be "
-            "copies, and more is no promise of privacy"
+            "Median distance to the nearest training row: drawn rows "
+            f"{copies['drawn']:.3g}, validation rows {copies['held_out']:.3g}. Much "
+            "smaller distances would mean copies; larger ones do not guarantee privacy"
         )
     lines.append(facts["verdict"])
     return lines

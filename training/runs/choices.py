@@ -77,14 +77,17 @@ class LatentChoice:
         """
         dim, elsewhere = flow.basis.dim, None
         if flow.learned is None:
-            elsewhere = "the network has no learned law of latents"
+            elsewhere = "the network file has no learned latent distribution"
         elif not isclose(end_time, flow.end_time, rel_tol=1e-9):
-            elsewhere = f"the learned law is that of T = {flow.end_time:.4g}, not {end_time:.4g}"
+            elsewhere = (
+                "the learned latent distribution belongs to T = "
+                f"{flow.end_time:.4g}, not {end_time:.4g}"
+            )
         if self.learned and elsewhere:
             raise UsageError(f"--eps is 'learned', but {elsewhere}: give auto")
         if self.learned is None:
             if flow.learned is not None and elsewhere:
-                _warn(f"{elsewhere}: latents are drawn from the closed form")
+                _warn(f"{elsewhere}: latents are drawn from the closed-form Gaussian")
             return replace(self, learned=elsewhere is None)
         if self.eps is None or dims_to_keep < dim:
             return self
@@ -112,7 +115,7 @@ class LatentChoice:
         """
         if self.empirical:
             if melted is None:
-                raise UsageError("eps=empirical needs a melt to take the variances from")
+                raise UsageError("eps=empirical needs a melt, whose variances it uses")
             return GaussianLaw.empirical(melted)
         end = torch.tensor(end_time, dtype=torch.float64, device=flow.device)
         if self.learned:
@@ -135,21 +138,21 @@ class LatentChoice:
             return
         closed = f"{low:.3g} to {high:.3g}" if f"{low:.3g}" != f"{high:.3g}" else f"{low:.3g}"
         _warn(
-            f"--eps={self.name}, but the variance of compressed dimensions at T = {end_time:.4g} "
-            f"is {closed}: what is generated will not be distributed as the data are; --eps=auto "
-            "takes the right variances"
+            f"--eps={self.name}, but the variance of compressed dimensions at T = "
+            f"{end_time:.4g} is {closed}: generated samples will not have the "
+            "distribution of the data; --eps=auto uses the correct variances"
         )
 
     def _paper_law(self, flow: ProbabilityFlow, dims_to_keep: int) -> GaussianLaw:
         schedule, dim = flow.schedule, flow.basis.dim
         if not isinstance(schedule, InflationSchedule):
             raise UsageError(
-                f"eps is '{self.name}', but {schedule.name} is no inflationary flow: give auto"
+                f"eps is '{self.name}', but {schedule.name} is not an inflationary flow: give auto"
             )
         if self.eps is None and dims_to_keep < dim:
             raise UsageError(
-                f"eps is '{self.name}', but {dim - dims_to_keep} dimensions are compressed: give "
-                "their variance, as in paper:1e-2"
+                f"eps is '{self.name}', but {dim - dims_to_keep} dimensions are "
+                "compressed: give their variance, for example paper:1e-2"
             )
         law = GaussianLaw.paper(dim, dims_to_keep, self.eps or 1, schedule.end_std)
         return GaussianLaw(law.variance.to(flow.device))
@@ -168,7 +171,7 @@ def latent_choice(text: str | None, otherwise: str | None = None) -> LatentChoic
         UsageError: The text is something else, or ``empirical`` is impossible.
     """
     if text == "empirical" and otherwise is not None:
-        raise UsageError(f"--eps is 'empirical', but there is no melt here: {otherwise}")
+        raise UsageError(f"--eps is 'empirical', but there is no melt: {otherwise}")
     if text is None or text == LEARNED:
         return LatentChoice(learned=None if text is None else True)
     if text in ("auto", "empirical", PAPER):
@@ -181,8 +184,8 @@ def latent_choice(text: str | None, otherwise: str | None = None) -> LatentChoic
         value = nan
     if not 0 < value < inf:
         raise UsageError(
-            f"--eps is '{text}': give learned, auto, empirical, or a positive variance, such as "
-            "1e-2 or paper:1e-2"
+            f"--eps is '{text}': give learned, auto, empirical or a positive variance, "
+            "for example 1e-2 or paper:1e-2"
         )
     return LatentChoice(eps=value, paper=paper)
 
@@ -238,8 +241,8 @@ class TimeChoice:
             return lambda steps: schedule.times(steps, self.end)
         if not schedule.t_min <= first < self.end:
             raise UsageError(
-                f"--vpode_disc_eps is {first:g}: it must be at least {schedule.t_min:g}, and less "
-                f"than T = {self.end:g}"
+                f"--vpode_disc_eps is {first:g}: give at least {schedule.t_min:g}, and "
+                f"less than T = {self.end:g}"
             )
         return lambda steps: torch.linspace(first, self.end, steps + 1, dtype=torch.float64)
 
@@ -263,8 +266,9 @@ class TimeChoice:
         calls = (self.steps or 0) * (solver.calls_per_step or 1)
         if calls > MANY_CALLS and solver.name != "euler" and not solver.adaptive:
             logger.info(
-                f"{self.steps} steps of {solver.name} are {calls:,} denoiser calls each way: "
-                "'auto' steps find how few are as accurate, by --tol"
+                f"{self.steps} steps of {solver.name} need {calls:,} network evaluations "
+                "in each direction; --n_iters=auto finds the fewest steps for an "
+                "accuracy --tol"
             )
         if self.steps is not None and not self.adapted:
             return grid(self.steps)
@@ -280,7 +284,7 @@ class TimeChoice:
             return grid(self.steps)
         choice = choose_steps(flow, latents, grid, solver, self.tolerance)
         logger.info(
-            f"{choice.steps} steps of {solver.name}, for an expected error of {choice.error:.1e} "
-            f"(--tol={self.tolerance:g})"
+            f"{choice.steps} steps of {solver.name}, with an estimated error of "
+            f"{choice.error:.1e} (--tol={self.tolerance:g})"
         )
         return grid(choice.steps)

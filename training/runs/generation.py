@@ -51,15 +51,15 @@ def parse_seeds(text: str) -> Tensor:
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, MAX_SEED + 1)
         if last > MAX_SEED:
             raise UsageError(
-                f"--seeds has '{part}': give numbers up to {MAX_SEED} and ranges of them, such as "
-                "0-49999 or 1,2,5-10"
+                f"--seeds has '{part}': give numbers and ranges up to {MAX_SEED}, for "
+                "example 0-49999 or 1,2,5-10"
             )
         if last < first:
-            raise UsageError(f"--seeds has '{part}', which runs downward: give {last}-{first}")
+            raise UsageError(f"--seeds has the decreasing range '{part}': give {last}-{first}")
         ranges.append((first, last))
     count = sum(last - first + 1 for first, last in ranges)
     if count > MAX_IMAGES:
-        raise UsageError(f"--seeds asks for {count} images: give at most {MAX_IMAGES} at a time")
+        raise UsageError(f"--seeds has {count} images: give at most {MAX_IMAGES} at a time")
     seeds = np.concatenate([np.arange(first, last + 1) for first, last in ranges])
     return torch.from_numpy(np.unique(seeds))
 
@@ -103,7 +103,7 @@ class SeedSampler:
         self._flow, self._solver = latent.on(image_flow.on(device, rows)), solver
         kept, end = image_flow.dims_to_keep, times.end
         if not LatentChoice().law(self._flow, end, kept).variance.isfinite().all():
-            raise UsageError(f"T is {end:g}: the noise or its scale overflows; give a shorter time")
+            raise UsageError(f"T is {end:g}: the noise or its scale overflows; give a smaller T")
         self._times = times.of(image_flow, self._flow, solver)
         melted = None
         if melt is not None:

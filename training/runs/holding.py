@@ -82,11 +82,12 @@ def statement(truths: int) -> str:
     """Describe the guarantee of a number of held-out cases, and a single calibration's error."""
     holding = Holding.by(truths, SHOWN)
     if holding.mean >= 1:
-        return f"{truths} held-out truths are too few for regions of {SHOWN:.0%}"
+        return f"{truths} calibration cases are too few for regions of {SHOWN:.0%}"
     return (
-        f"With {truths} held-out truths, regions of {SHOWN:.0%} hold {SHOWN:.0%} of new ones or "
-        f"more, at most {1 / (truths + 1):.2%} more, on average over calibrations; this one holds "
-        f"{100 * holding.low:.1f} to {100 * holding.high:.1f} %, with a probability of 90 %"
+        f"With {truths} calibration cases, regions of {SHOWN:.0%} cover at least "
+        f"{SHOWN:.0%} of new cases, and at most {1 / (truths + 1):.2%} more, on average "
+        f"over calibrations; the coverage of this calibration is {100 * holding.low:.1f} "
+        f"to {100 * holding.high:.1f} % with probability 90 %"
     )
 
 
@@ -95,8 +96,9 @@ def near_statement(guarantee: HeldOutTruths) -> str | None:
     if not guarantee.near_count:
         return None
     return (
-        f"Near an observation: by the {guarantee.near_count} truths nearest to it, which hold what "
-        "is stated or more on average over observations and calibrations, not at each observation"
+        f"Near an observation, the {guarantee.near_count} nearest calibration cases are "
+        "used; their coverage is guaranteed on average over observations and "
+        "calibrations, not at each observation"
     )
 
 
@@ -111,9 +113,9 @@ def report_calibration(guarantee: HeldOutTruths) -> None:
     for name, contents in list(columns.items())[:MOST_COLUMNS]:
         own = "/".join(f"{100 * float(content):.1f}" for content in contents)
         what = name.capitalize() if name == DENSEST else f"Intervals of {name}"
-        logger.info(f"{what}: {own} % by the flow hold {shares} %")
+        logger.info(f"{what}: levels {own} % of the flow cover {shares} %")
     if len(columns) > MOST_COLUMNS:
-        logger.info(f"The JSON has {len(columns) - MOST_COLUMNS} more")
+        logger.info(f"{len(columns) - MOST_COLUMNS} more are in the JSON")
     count, change = len(held_out.names), normal_log_volumes(guarantee)[SHARES.index(SHOWN)]
     logger.info(volume_line({"calibrated": change}, count, "if marginals are normal"))
     near = near_statement(guarantee)
@@ -130,14 +132,14 @@ def volume_line(changes: Mapping[str, float], count: int, how: str) -> str:
         how: Condition of the change, or what it is averaged over.
     """
     kinds = ", ".join(
-        f"{name} {change:+.2f} ({exp(change / count):.2f} times as long in each coordinate)"
+        f"{name} {change:+.2f} ({exp(change / count):.2f} times per coordinate)"
         if isfinite(change)
-        else f"{name} infinite, since there are too few held-out cases"
+        else f"{name} infinite, because there are too few calibration cases"
         for name, change in changes.items()
     )
     return (
-        f"Change of the sum of log lengths of the {SHOWN:.0%} intervals against the flow's own, "
-        f"{how}: {kinds}"
+        f"Change of the summed log lengths of the {SHOWN:.0%} intervals compared with the "
+        f"flow, {how}: {kinds}"
     )
 
 
@@ -161,10 +163,10 @@ class Observations:
         assert self.p_values is not None
         place = int(self.p_values.argmin())
         return (
-            f"No observation is refused at {level:g} (smallest: p = "
-            f"{float(self.p_values[place]):.2g}, observation {place + 1}). A refusal finds gross "
-            "errors only: an observation with one wrong number of twelve, off by 4 standard "
-            "deviations, is accepted in about half of the cases."
+            f"No observation is rejected at level {level:g} (smallest: p = "
+            f"{float(self.p_values[place]):.2g}, observation {place + 1}). Rejection "
+            "finds gross errors only: an observation with one wrong value of twelve, off "
+            "by 4 standard deviations, is accepted in about half of the cases."
         )
 
     def refused(self, level: float) -> str | None:
@@ -174,15 +176,17 @@ class Observations:
         if not odd:
             return None
         listed = ", ".join(
-            f"observation {place + 1} (p = {float(self.p_values[place]):.2g}, by its "
-            f"{self.oddest[place]})"
+            (
+                f"observation {place + 1} (p = {float(self.p_values[place]):.2g}, because of "
+                f"its {self.oddest[place]})"
+            )
             for place in odd[:MOST_LINES]
         )
         more = f" and {len(odd) - MOST_LINES} more" if len(odd) > MOST_LINES else ""
         return (
-            f"Refused: {len(odd)} of {len(self.p_values)} observations are like no data that were "
-            f"held out: {listed}{more}; --refuse={level:g} refuses at most {level:.2g} of those "
-            "that are"
+            f"Rejected {len(odd)} of {len(self.p_values)} observations as out of "
+            f"distribution: {listed}{more}. --refuse={level:g} rejects at most {level:.2g} "
+            "of in-distribution observations"
         )
 
 
@@ -304,10 +308,10 @@ class HeldPosteriors:
                 parts.append(f"{name} {', '.join(each)}")
             p_values = self.observations.p_values
             if p_values is not None:
-                parts.append(f"{float(p_values[index]):.2%} of held-out data are as odd")
+                parts.append(f"{float(p_values[index]):.2%} of the calibration set are as extreme")
             logger.info(f"Observation {index + 1}, {SHOWN:.0%}: {'; '.join(parts)}")
         changes = {words[way]: each[at] for way, each in self.log_volumes().items()}
-        logger.info(volume_line(changes, len(held_out.names), "in the mean over observations"))
+        logger.info(volume_line(changes, len(held_out.names), "on average over observations"))
 
 
 def densities(draws: Draws, index: int) -> Tensor:

@@ -75,9 +75,9 @@ class Interval:
             level = flow.held.content(place, self.share, known)
             if 0 < flow.held.counts[place] < (needed := fewest(self.share)):
                 logger.warning(
-                    f"Warning: the training held out {flow.held.counts[place]} cells of "
-                    f"'{flow.empty.names[place]}': calibrated intervals of {self.said} need at "
-                    f"least {needed}, so these may cover less"
+                    f"Warning: only {flow.held.counts[place]} validation cells of '{flow.empty.names[place]}' "
+                    f"exist: calibrated intervals of {self.said} need at least {needed}, "
+                    "so these may cover less"
                 )
         return np.stack([(1 - level) / 2, np.full(len(known), 0.5), (1 + level) / 2], axis=1)
 
@@ -87,8 +87,8 @@ class Interval:
         name, needed = flow.empty.names[place], fewest(self.share)
         if len(values) < needed:
             raise DataError(
-                f"{len(values)} cells of '{name}' are held out: intervals of {self.said} that "
-                f"hold need at least {needed}"
+                f"{len(values)} cells of '{name}' are held out: calibrated intervals of "
+                f"{self.said} need at least {needed}"
             )
         generator = seeded_generator("cpu", self.seed, Stream.HELD_OUT)
         which = torch.randint(len(known), (len(values),), generator=generator).numpy()
@@ -96,13 +96,13 @@ class Interval:
         level = float(asked(scores, self.share))
         if level > FARTHEST:
             logger.warning(
-                f"Warning: held-out cells of '{name}' are farther out than intervals of the flow "
-                f"reach: they end there, and may hold less than {self.said}"
+                f"Warning: validation cells of '{name}' lie beyond the widest intervals "
+                f"of the flow: intervals end there, and may cover less than {self.said}"
             )
             level = FARTHEST
         logger.info(
-            f"Intervals of '{name}': {100 * level:.1f} % by the flow hold {self.said}, by "
-            f"{len(values)} held-out cells"
+            f"Intervals of '{name}': {100 * level:.1f} % intervals of the flow cover "
+            f"{self.said}, on {len(values)} validation cells"
         )
         return level
 
@@ -116,17 +116,20 @@ def require_of_training(flow: RecordFlow, records: Records) -> None:
     """
     given: object = records
     if not isinstance(given, Records):
-        raise UsageError(f"{type(given).__name__} is given for records: give those of Records.open")
+        raise UsageError(
+            f"got {type(given).__name__} for a typed table: give the rows of Records.open"
+        )
     require_same_columns(flow, records)
     if not (records.held_out.all() or flow.was_trained_on(records)):
         raise DataError(
-            "this is not the data set of the training, so that rows which it holds out may have "
-            "been trained on: give that one, or a table of other rows"
+            "this is not the data set of the training, so its held-out rows may have "
+            "been trained on: give the training data set, or a table of new rows"
         )
     if records.held_out.all() and (again := flow.repeated(records)):
         logger.warning(
-            f"Warning: the data set of the training has at least {again} of these {len(records)} "
-            "rows, and most of its rows were trained on: of others, answers may be worse"
+            f"Warning: at least {again} of these {len(records)} rows are in the data set "
+            "of the training, most of which was trained on: predictions for new rows may "
+            "be worse"
         )
 
 
@@ -138,6 +141,6 @@ def require_same_columns(flow: RecordFlow, records: Records) -> None:
     """
     if list(records.columns) != list(flow.empty.columns):
         raise DataError(
-            "the data set has other columns, types or levels than the network was trained on: "
-            f"these are {', '.join(flow.empty.names)}"
+            "the data set has other columns, types or categories than the network, which "
+            f"has {', '.join(flow.empty.names)}"
         )

@@ -175,8 +175,9 @@ class LearnedRuns:
             most = max(FEWEST_NEIGHBORS, rows // SHARE)
             if neighbors is not None and neighbors > most:
                 raise UsageError(
-                    f"--neighbors is {neighbors}, but only one in {SHARE} of the {rows} rows to "
-                    f"test of {path} is near an observation: give at most {most}"
+                    f"--neighbors is {neighbors}, but at most 1 in {SHARE} of the {rows} "
+                    f"test rows of {path} can be used near an observation: give at most "
+                    f"{most}"
                 )
             size = min(neighbors or NEIGHBORS, most)
             wanted = coordinates.straight(observed)

@@ -69,8 +69,9 @@ def warn_of_far(deviations: Tensor, names: Sequence[str]) -> None:
     if deviations.flatten()[farthest] > FAR:
         logger.warning(
             f"Warning: in observation {observation + 1}, {name} is "
-            f"{deviations.flatten()[farthest]:.3g} standard deviations from what the prior expects:"
-            " is it in the data's units? (Right ones can be so far where the data hardly vary.)"
+            f"{deviations.flatten()[farthest]:.3g} standard deviations from its prior "
+            "mean: check that its unit is that of the data. (Correct values can be so "
+            "far off where the data hardly vary.)"
         )
 
 
@@ -86,20 +87,23 @@ def warn_of_unlike(law: Surprise | None, conditions: Tensor) -> Tensor | None:
     """
     if law is None:
         logger.info(
-            "Whether observations are like the simulations is not known: the network has more than "
-            f"{MOST_CONDITIONS} conditions"
+            "It is unknown whether observations are in distribution: the network has "
+            f"more than {MOST_CONDITIONS} conditions"
         )
         return None
     nats: Tensor = law(conditions).cpu()
     unlike = (nats > law.limit).nonzero()[:, 0].tolist()
     for place in unlike[:MOST_LINES]:
         logger.warning(
-            f"Warning: observation {place + 1} is unlike the simulations: {float(nats[place]):.3g} "
-            f"nats more surprising than a typical one, where 99.9 % of them have at most "
-            f"{law.limit:.3g}"
+            f"Warning: observation {place + 1} is out of distribution: its surprise is "
+            f"{float(nats[place]):.3g} nats above that of a typical simulation, and 99.9 "
+            f"% of simulations have at most {law.limit:.3g}"
         )
     if len(unlike) > MOST_LINES:
-        logger.warning(f"Warning: so are {len(unlike) - MOST_LINES} more of {len(nats)}")
+        logger.warning(
+            f"Warning: {len(unlike) - MOST_LINES} more of {len(nats)} "
+            "observations are out of distribution"
+        )
     return nats
 
 
@@ -127,28 +131,28 @@ def report_draws(
     for index in range(min(count, MOST_SHOWN) if names else 0):
         logger.info(f"Observation {index + 1}: {_moments(summary, names, index)}")
     if names and count > MOST_SHOWN:
-        logger.info(f"The JSON has the other {count - MOST_SHOWN}")
+        logger.info(f"{count - MOST_SHOWN} more are in the JSON")
     samplers = ", ".join(f"{number} by {name}" for name, number in numbers["samplers"].items())
     calls, units = numbers["network_calls"], {1e9: "billion", 1e6: "million"}
     words = [f"{calls / size:.3g} {unit}" for size, unit in units.items() if calls >= size]
     spent = [*words, f"{calls:,.0f}"][0]
-    logger.info(f"{count} posterior(s): {samplers}; {spent} network calls")
+    logger.info(f"{count} posterior(s): {samplers}; {spent} network evaluations")
     known = summary.r_hat[~summary.r_hat.isnan()]
     mixed = f"largest R-hat {float(known.max()):.3f}, " if len(known) else ""
-    logger.info(f"{mixed}fewest effective draws {float(summary.ess_bulk.min()):.0f}")
+    logger.info(f"{mixed}smallest effective sample size {float(summary.ess_bulk.min()):.0f}")
     leaked = numbers.get("leaked")
     if leaked is not None:
         _report_leaked(leaked["mean"], leaked["largest"], within)
         if within != BOUNDS and leaked["largest"] > MOST_LEAKED:
             logger.warning(
-                f"Warning: most of the posterior is beyond {within}, which has lost it: give more "
-                "--simulations, or fewer --rounds"
+                f"Warning: most of the posterior lies beyond {within}, which misses it: "
+                "give more --simulations, or fewer --rounds"
             )
     held = numbers.get("truths_held")
     if held is not None:
         contents = "/".join(f"{100 * float(content):g}" for content in held)
         shares = " ".join(f"{100 * share:.1f}" for share in held.values())
-        logger.info(f"Central intervals of {contents} % hold {shares} % of the true numbers")
+        logger.info(f"Central intervals of {contents} % cover {shares} % of the true values")
     if sharpened:
         _warn_of_narrow(summary, names, blur)
     else:
@@ -177,9 +181,8 @@ def _why(numbers: Mapping[str, Any], summary: Summary, places: Sequence[int]) ->
     names, samplers = summary.reasons(places[0]), numbers["samplers"]
     if SAMPLER in samplers and "unlike" not in names:
         return (
-            "The flow and what corrects it disagree: effective sample size"
-            f"{summary.small_ess(places, FEWEST_OF_MANY) or ' rests on a few draws'}. Train both "
-            "longer, and check each."
+            f"The flow and its correction disagree: effective sample size{summary.small_ess(places, FEWEST_OF_MANY) or ' rests on a few draws'}. "
+            "Train both longer, and check each."
         )
     if set(samplers) == {TWISTED} and {"worth", "chains"}.issuperset(names):
         return (
@@ -216,12 +219,12 @@ def _report_blur(summary: Summary, names: Sequence[str], blur: Tensor | None) ->
     if not wide:
         return
     row, column = divmod(int(share.argmax()), len(names))
-    offer = " (--deblur draws clean points)" if len(names) <= MOST_DEBLURRED else ""
+    offer = " (--deblur draws noise-free points)" if len(names) <= MOST_DEBLURRED else ""
     logger.info(
-        f"Draws are of points that have the noise of the first time, in {len(wide)} number(s) not "
-        f"small beside the posterior, most of all in {names[column]} of observation "
-        f"{row + 1}: {float(blur[row, column]):.2g}, beside a standard deviation of "
-        f"{float(summary.std[row, column]):.2g}{offer}"
+        "Draws include the noise of the first time, which is not small compared with the "
+        f"posterior in {len(wide)} value(s), most of all in {names[column]} of "
+        f"observation {row + 1}: noise {float(blur[row, column]):.2g}, posterior standard "
+        f"deviation {float(summary.std[row, column]):.2g}{offer}"
     )
 
 
@@ -240,7 +243,9 @@ def _warn_of_narrow(summary: Summary, names: Sequence[str], blur: Tensor | None)
             "width is not reliable, and probably too large. Train with a smaller --gamma0."
         )
     if len(rows) > MOST_LINES:
-        logger.warning(f"Warning: so are those of {len(rows) - MOST_LINES} more observations")
+        logger.warning(
+            f"Warning: so are the posteriors of {len(rows) - MOST_LINES} more observations"
+        )
 
 
 def _warn_of_widths(errors: Tensor | None, names: Sequence[str]) -> None:
@@ -258,25 +263,28 @@ def _warn_of_widths(errors: Tensor | None, names: Sequence[str]) -> None:
         for row in rows[:MOST_LINES]:
             column = int(columns[row])
             logger.warning(
-                f"Warning: the posterior of observation {row + 1} seems too {kind} in "
-                f"{names[column]}: at simulations with such posteriors, errors are "
-                f"{float(errors[row, column]):.2g} times as large as its standard deviation says. "
-                "Train on more simulations, or weight the draws by a learned likelihood "
-                "(--correct)."
+                f"Warning: the posterior of observation {row + 1} may be too {kind} in "
+                f"{names[column]}: at simulations with similar posteriors, errors are "
+                f"{float(errors[row, column]):.2g} times the posterior standard "
+                "deviation. Train on more simulations, or weight the draws with a "
+                "learned likelihood (--correct)."
             )
         if len(rows) > MOST_LINES:
-            logger.warning(f"Warning: so do those of {len(rows) - MOST_LINES} more observations")
+            logger.warning(
+                f"Warning: so may be the posteriors of {len(rows) - MOST_LINES} more observations"
+            )
 
 
 def _report_leaked(mean: float, largest: float, within: str) -> None:
     logger.info(
-        f"Beyond {within}, and drawn anew: {mean:.2%} of draws, of one observation {largest:.2%}"
+        f"Beyond {within}, and redrawn: {mean:.2%} of draws on average, up to "
+        f"{largest:.2%} of one observation"
     )
     if largest > MOST_LEAKED and within == BOUNDS:
         logger.warning(
-            "Warning: of that observation the flow puts most of its mass where nothing can be, and "
-            "its draws are only what is left within bounds: train with --bounded=map, which cannot "
-            "leave them"
+            "Warning: for that observation most of the flow's mass is outside the "
+            "bounds, and draws come from the small rest: train with --bounded=map, which "
+            "respects bounds"
         )
 
 
@@ -286,22 +294,24 @@ def report_mixture(numbers: dict[str, Any]) -> None:
     size = pool["effective_size"]
     error = pool["largest_error_of_a_mean"]
     logger.info(
-        f"Largest R-hat {numbers['r_hat']['largest']:.3f}, fewest effective draws "
-        f"{numbers['ess_bulk']['smallest']:.0f}; off {numbers['compared_with']} by at most "
-        f"{off['mean']:.4f} in means and {off['std']:.4f} in standard deviations"
+        f"Largest R-hat {numbers['r_hat']['largest']:.3f}, smallest effective sample size "
+        f"{numbers['ess_bulk']['smallest']:.0f}; difference from "
+        f"{numbers['compared_with']}: up to {off['mean']:.4f} in means and "
+        f"{off['std']:.4f} in standard deviations"
     )
     logger.info(
-        f"Each point's evidence rests on {size['smallest']:.0f} draws of a component or more, "
-        f"{size['median']:.0f} in the median: weights are off by some {error:.4f}"
+        f"The evidence of each point uses at least {size['smallest']:.0f} draws per "
+        f"component, {size['median']:.0f} in the median: weights have an error of about "
+        f"{error:.4f}"
     )
     if error > LARGEST_ERROR:
-        logger.warning("Warning: the evidence rests on too few draws: give a larger --pool")
+        logger.warning("Warning: the evidence uses too few draws: give a larger --pool")
     first = numbers["posteriors"][0]
     pairs = zip(first["mean"], first["std"], strict=True)
     shown = ", ".join(f"{mean:.3f} ± {std:.3f}" for mean, std in pairs)
     truth = first.get("truth")
     true = f"; true {', '.join(f'{weight:.3f}' for weight in truth)}" if truth else ""
-    logger.info(f"Weights of the first run: {shown}{true}")
+    logger.info(f"Weights of the first data set: {shown}{true}")
 
 
 def report_check(calibration: CalibrationCheck, within: str = BOUNDS) -> None:
@@ -311,7 +321,7 @@ def report_check(calibration: CalibrationCheck, within: str = BOUNDS) -> None:
         _report_leaked(*calibration.leaked, within)
     if calibration.density is not None:
         mean, error = calibration.density
-        logger.info(f"Log density of truths: {mean:.3f} ± {error:.2g} nats in the mean")
+        logger.info(f"Mean log density of true values: {mean:.3f} ± {error:.2g} nats")
     for name, curve in {"central intervals": calibration.intervals, **calibration.regions}.items():
         places = [int((curve.levels - level).abs().argmin()) for level in SHOWN]
         held = "/".join(f"{100 * float(curve.pooled[place]):.1f}" for place in places)
@@ -319,7 +329,7 @@ def report_check(calibration: CalibrationCheck, within: str = BOUNDS) -> None:
         worst = curve.deviation.abs().argmax()
         where = f" ({calibration.names[int(worst)]})" if len(curve.deviation) > 1 else ""
         logger.info(
-            f"{name[0].upper()}{name[1:]} with {levels} % hold {held} % of truths; "
+            f"{name[0].upper()}{name[1:]} with {levels} % cover {held} % of true values; "
             f"largest deviation {float(curve.deviation[worst]):+.1f} points{where}"
         )
 
@@ -339,24 +349,24 @@ def report_near(local: LocalCalibration, distances: Tensor, on_average: bool) ->
         p = f"{test.quantity}, p = {test.adjusted:.2g}"
         failed = place in local.failed
         if not reach <= FARTHEST:
-            seen = f"posteriors are {test.tendency}" if failed else "no miscalibration was seen"
+            seen = f"posteriors are {test.tendency}" if failed else "no miscalibration was found"
             verdict = (
-                f"no local test, since {near} lie up to {within} away; among them {seen} ({p})"
+                f"no local test, because {near} lie up to {within} away; among them {seen} ({p})"
             )
         elif not failed:
-            verdict = f"no miscalibration seen in {near}, within {within} (smallest: {p})"
+            verdict = f"no miscalibration found in {near}, within {within} (smallest: {p})"
         else:
             begun = "calibrated on average, but not here" if on_average else "not calibrated here"
             verdict = f"{begun}: the posterior is {test.tendency} ({p}) in {near}, within {within}"
         logger.info(f"Observation {place + 1}: {verdict}")
     if len(local.tests) > MOST_LINES:
         logger.info(
-            f"Of all {len(local.tests)} observations, posteriors near {len(local.failed)} are not "
-            "calibrated"
+            f"Posteriors near {len(local.failed)} of {len(local.tests)} observations are "
+            "not calibrated"
         )
     logger.info(
-        f"Near an observation, an error of {local.detectable:.0f} points of coverage or more would "
-        "have been seen in 90 % of cases"
+        f"Near an observation, a coverage error of {local.detectable:.0f} points or more "
+        "is detected in 90 % of cases"
     )
 
 

@@ -76,7 +76,7 @@ def progress(begun: str, name: str, total: int, unit: str) -> Iterator[Callable[
                 last, left = now, (total - done) / max(done, 1e-9)
                 logger.info(
                     f"{name.capitalize()}: {100 * done / total:.0f} % after "
-                    f"{duration(now - start)}, about {duration((now - start) * left)} to go"
+                    f"{duration(now - start)}, about {duration((now - start) * left)} left"
                 )
 
         yield move
@@ -142,7 +142,7 @@ class Groups:
                 kept += work(index, places, self.path(index), Progress(move))
         distributed.barrier()
         if kept and distributed.is_main():
-            logger.info(f"{kept} group(s) of {self.size} were there from a run that was cut short")
+            logger.info(f"{kept} group(s) of {self.size} already exist from an interrupted run")
 
     @contextmanager
     def told_when_cut_short(self) -> Iterator[None]:
@@ -164,8 +164,8 @@ class Groups:
                 done += len(places) * (str(saved.read("fingerprint")) == self.fingerprint)
         if done:
             logger.warning(
-                f"Cut short: {done:,} of {self.count:,} posteriors are done and kept in "
-                f"{self.folder}. The same command goes on from there"
+                f"Interrupted: {done:,} of {self.count:,} posteriors are done and saved "
+                f"in {self.folder}. Run the same command to continue"
             )
         for folder in (self.folder, self.folder.parent):
             with suppress(OSError):  # the folder is not empty
@@ -269,7 +269,7 @@ def _warn_of_idle(plan: SamplingPlan) -> None:
         idle = name in plan.typed and plan.sampler not in ("auto", *samplers.split(", "))
         if idle and distributed.is_main():
             logger.warning(
-                f"Warning: --{name} has no effect on {plan.sampler}: it is of {samplers}"
+                f"Warning: --{name} has no effect on {plan.sampler}: it belongs to {samplers}"
             )
 
 
@@ -291,14 +291,16 @@ def planned(problem: Problem, plan: SamplingPlan, count: int) -> tuple[Problem, 
     problem = problem.looking_ahead(plan, count)
     if plan.sampler != "twisted":
         if plan.minutes is not None:
-            raise UsageError(f"--minutes is for twisted particles, and this is by {plan.sampler}")
+            raise UsageError(
+                f"--minutes is for the sampler twisted, but the sampler is {plan.sampler}"
+            )
         return problem, plan
     require_lookahead(target)
     name = target.prior.flow.schedule.name
     if name.startswith("PRR") and distributed.is_main():
         logger.warning(
-            "Warning: populations of twisted particles seldom agree under a network that "
-            f"compresses dimensions, as this does ({name}): take one that keeps all"
+            "Warning: populations of twisted particles seldom agree for networks that "
+            f"compress dimensions, such as {name}: use a network that keeps all dimensions"
         )
     # All ranks use the same number, their mean; they share the work.
     mine = torch.tensor([seconds_of_a_call(target)], device=target.device)
@@ -314,7 +316,8 @@ def planned(problem: Problem, plan: SamplingPlan, count: int) -> tuple[Problem, 
         if seconds > 60 * plan.minutes:
             raise UsageError(
                 f"--minutes is {plan.minutes:g}, but {FEWEST_PARTICLES} particles of "
-                f"{plan.chains} chains and {count:,} observations take about {duration(seconds)}"
+                f"{plan.chains} chains and {count:,} observations take about "
+                f"{duration(seconds)}"
             )
     for one, path in zip(alone, paths, strict=True):
         if one.label not in ahead.known:
@@ -325,17 +328,17 @@ def planned(problem: Problem, plan: SamplingPlan, count: int) -> tuple[Problem, 
         plan = _as_fits(plan, target, count, ahead, SHARE_OF_CALLS * 60 * plan.minutes / each)
         if distributed.is_main():
             logger.info(
-                f"{plan.particles:,} particles of each chain fit into --minutes={plan.minutes:g}"
+                f"{plan.particles:,} particles per chain fit into --minutes={plan.minutes:g}"
             )
     calls = calls_of(*shape, plan.particles)
     if calls * each >= EVERY and distributed.is_main():
         beyond = (
-            "more where populations do not agree; --minutes takes as many particles as fit"
+            "more where populations disagree; --minutes chooses the number of particles"
             if plan.minutes is None
-            else "as many more as --minutes leaves where populations do not agree"
+            else "as many more as --minutes allows where populations disagree"
         )
         logger.info(
-            f"Twisted particles take about {calls:,.0f} network calls, some "
+            f"The sampler twisted needs about {calls:,.0f} network evaluations, about "
             f"{duration(calls * each)}, and {beyond}"
         )
     return problem, plan
@@ -387,26 +390,27 @@ def recall(target: Target, network: str | None, ahead: LookAhead, each: float) -
     ahead.known[target.label] = known
     ahead.kept += 1
     if distributed.is_main():
-        logger.info(f"What noisy states tell of their ends is in {path}")
+        logger.info(f"Using the look-ahead regression in {path}")
     return None
 
 
 def look_ahead(target: Target, ahead: LookAhead, path: Path | None) -> None:
     """Measure the look-ahead, and save it if there is a path."""
     total = 2 * ahead.steps + 1
-    begun = "Measuring what noisy states tell of their ends"
+    begun = "Fitting the look-ahead regression"
     with progress(begun, "look-ahead", total, "time") as move:
         measured = ahead.measured(target, lambda part: move(part * total))
     if path and distributed.is_main() and save_lookahead(path, measured):
-        logger.info(f"Kept for further posteriors of this network: {path}")
+        logger.info(f"Saved the look-ahead regression to {path}")
 
 
 def _warn_of_few_steps(measured: list[Measured]) -> None:
     advised = max(each.advised or 0 for each in measured)
     if advised and distributed.is_main():
         logger.warning(
-            f"Warning: {len(measured[0].times) - 1} steps of particles are few for this prior, and "
-            f"widths may be off by 5 % or more: take --particle_steps={advised}"
+            f"Warning: {len(measured[0].times) - 1} particle steps are few for this "
+            "prior, so that posterior widths may be off by 5 % or more: give "
+            f"--particle_steps={advised}"
         )
 
 
@@ -477,5 +481,5 @@ def shared_pool(
     if plan.sampler not in ("auto", *WEIGHTED):
         return None
     more = size - (len(begun.w) if begun else 0)
-    with progress(f"Making {more:,} prior draws", "prior draws", more, "draw") as move:
+    with progress(f"Drawing {more:,} more prior samples", "prior draws", more, "draw") as move:
         return Pool.draw(target, size, plan.seed, True, lambda part: move(part * more), begun)

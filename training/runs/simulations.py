@@ -115,7 +115,7 @@ class Simulator:
                 f"T is {float(times[-1]):g}, but simulations start at t = {flow.schedule.t_min:g}"
             )
         if not flow.schedule.noise_variance(times[-1:].to(flow.device)).isfinite().all():
-            raise UsageError(f"T is {float(times[-1]):g}: the noise overflows; give a shorter time")
+            raise UsageError(f"T is {float(times[-1]):g}: the noise overflows; give a smaller T")
         self._flow, self._solver, self._save_every = flow, solver, save_every
         self._times, self._plan = times.to(flow.device), densities
         self._cell_way = self._times, solver
@@ -343,7 +343,7 @@ class Story:
             gap = melted.gap_for(self.solver)
         melt: Simulation | None = None
         if "melt" in kinds:
-            assert self.samples is not None, "a melt has samples"
+            assert self.samples is not None, "a melt has no start"
             samples = self.samples
             own = self.densities(samples)
             simulator = self._simulator(samples.labels, None if own else self.density_plan)
@@ -360,7 +360,7 @@ class Story:
                 facts["likelihood"] = own.likelihood_facts()
             yield Chapter("melt", melt, facts)
         if "roundtrip" in kinds:
-            assert start is not None, "a roundtrip starts from a melt"
+            assert start is not None, "a roundtrip needs a melt"
             assert end is not None
             back = self._generate("roundtrip", end, labels, arrays, gap)
             start = start.to(self.flow.device)
@@ -389,8 +389,8 @@ class Story:
         if length != self.subject.label_dim:
             assert self.subject.file is not None
             raise DataError(
-                f"{melted.path} has labels of length {length}, but {self.subject.file.name} takes "
-                f"{self.subject.label_dim}"
+                f"{melted.path} has conditions of length {length}, but "
+                f"{self.subject.file.name} has {self.subject.label_dim}"
             )
 
     def _generate(

@@ -59,8 +59,8 @@ def open_subject(
     """
     if file.kind == RECORDS:
         raise UsageError(
-            f"{file.path} answers questions about rows: give it to {script('ask')}, or to "
-            f"{script('posterior')}"
+            f"{file.path} answers conditional queries of a table: use it with "
+            f"{script('ask')} or {script('posterior')}"
         )
     return KINDS[file.kind].of(file, expected or {}, data_name)
 

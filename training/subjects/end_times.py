@@ -51,8 +51,8 @@ def choose_end(preparation: Preparation, coordinates: Coordinates, patience: int
     }
     chosen = max(scores, key=lambda end: scores[end])
     logger.info(
-        f"End time {chosen:.4g}: mean log density of held-out rows {scores[long]:.3f} nats with "
-        f"{long:.4g}, {scores[short]:.3f} with {short:.4g}"
+        f"End time {chosen:.4g}: mean log density of validation rows {scores[long]:.3f} "
+        f"nats with {long:.4g}, {scores[short]:.3f} with {short:.4g}"
     )
     return replace(choices, t_max=chosen)
 

@@ -112,8 +112,8 @@ class ImageTraining(Training):
         wanted, images = self.wanted, self.images
         if resumed and resumed.basis.dim != images.dim:
             raise DataError(
-                f"{resumed.path} is of data with {resumed.basis.dim} dimensions, but "
-                f"{images.path} has {images.dim}: give the data set that the run began with"
+                f"{resumed.path} has data of {resumed.basis.dim} dimensions, but "
+                f"{images.path} has {images.dim}: give the data set of the original run"
             )
         agree("data_dim", wanted.data_dim, images.dim, f"the data set {images.name}")
         recipe = self.recipe(device)
@@ -203,8 +203,8 @@ class ImageTraining(Training):
         known = sides_of_levels(self.images.image_shape[1], len(recipe.cres))
         if unknown := set(recipe.attend or ()) - set(known):
             raise UsageError(
-                f"--attend={','.join(map(str, sorted(unknown)))}: blocks are at sides of "
-                f"{', '.join(map(str, known))}"
+                f"--attend={','.join(map(str, sorted(unknown)))}: attention is possible "
+                f"at sides of {', '.join(map(str, known))}"
             )
 
     def _require_network(self, choices: Choices, device: torch.device) -> None:
@@ -248,7 +248,7 @@ def take_weights(location: str, model: Model) -> None:
     model.denoiser.network.load_state_dict({**own, **fitting})
     seen = [Sketch.read(path, each.about).numbers for each in (model, other)]
     model.about["rows"] = Sketch.of(np.union1d(*seen)).listed
-    logger.info(f"Took {len(fitting)} of {len(own)} tensors from {path}")
+    logger.info(f"Copied {len(fitting)} of {len(own)} tensors from {path}")
 
 
 def fit_basis(
@@ -308,8 +308,8 @@ def open_alike(path: Path, dataset: ImageDataset, use_labels: bool) -> ImageData
         mine, theirs = getattr(dataset, what), getattr(other, what)
         if mine != theirs:
             raise DataError(
-                f"{other.path} has {what} {theirs}, but {dataset.path} has {mine}: give images of "
-                "the same kind"
+                f"{other.path} has {what} {theirs}, but {dataset.path} has {mine}: give "
+                "images of the same kind"
             )
     return other
 

@@ -77,7 +77,7 @@ class ImageFlow(Subject):
         shape = _image_shape(file.path, file.model)
         label_dim = about.get("label_dim", 0)
         if not (type(label_dim) is int and label_dim >= 0):
-            raise DataError(f"{file.path} says that it has '{label_dim}' classes")
+            raise DataError(f"{file.path} has an invalid number of classes, '{label_dim}'")
         channels, height, _ = shape
         known = {
             "data_dim": file.model.denoiser.basis.dim,
@@ -150,11 +150,11 @@ class ImageFlow(Subject):
                 f"{self.file.path.name} was trained on {_shape(self.image_shape)}"
             )
         if count is not None and len(dataset) < count:
-            raise DataError(f"{path} has {len(dataset)} images, but {count} were asked for")
+            raise DataError(f"{path} has {len(dataset)} images, but {count} were requested")
         if dataset.label_dim != self.label_dim:
             raise DataError(
-                f"{path} has labels of length {dataset.label_dim}, but the network "
-                f"{self.file.path.name} takes {self.label_dim}"
+                f"{path} has class labels of length {dataset.label_dim}, but the network "
+                f"{self.file.path.name} has {self.label_dim}"
             )
         return dataset
 
@@ -191,14 +191,14 @@ class ImageFlow(Subject):
         pixels = dataset.read(range(len(dataset)))[0].flatten(1)
         if seen := self.repeated(row_numbers(pixels.numpy())):
             logger.warning(
-                f"Warning: {self.data_name} was trained on at least {seen} of {len(pixels)} images "
-                f"of {path}: of others its posteriors may be worse"
+                f"Warning: {self.data_name} was trained on at least {seen} of "
+                f"{len(pixels)} images of {path}: posteriors of new images may be worse"
             )
         return pixels.double()
 
     def truth_labels(self, path: Path | None, count: int, seed: int) -> Tensor | None:
         if path is None and self.vectors:
-            raise UsageError("labels that are vectors are not drawn: give --truth=data")
+            raise UsageError("conditions that are vectors cannot be drawn: give --truth=data")
         if path is None:
             return self.drawn_labels(count, seed, None)
         return self.samples(path, count, seed).labels
@@ -229,8 +229,8 @@ class ImageFlow(Subject):
         # In 8 bits, only a black image has such values; networks use pixels from -1 to 1.
         if rows.abs().amax() <= 1 and (rows % 1 != 0).any() and distributed.is_main():
             logger.warning(
-                f"Warning: {path} has no number beyond -1 and 1: observations are in gray levels, "
-                "0 to 255, and so is their noise"
+                f"Warning: {path} has no value outside -1 to 1: observations and their "
+                "noise are in gray levels, 0 to 255"
             )
         return rows
 
@@ -238,12 +238,12 @@ class ImageFlow(Subject):
         if not self.classes:
             return super().labels(given)
         if given is None:
-            kind = "labels of so many numbers" if self.vectors else "classes"
-            raise UsageError(f"this network has {self.classes} {kind}: say which by --condition")
+            some = f"{self.classes} condition values per image" if self.vectors else "a class"
+            raise UsageError(f"the network expects {some}: give --condition")
         numbers = read_observations(given)
         if self.vectors:
             if numbers.shape[1] != self.classes:
-                raise UsageError(f"{given} must have {self.classes} columns: labels of images")
+                raise UsageError(f"{given} must have {self.classes} columns: conditions of images")
             return numbers.float()
         if numbers.shape[1] != 1 or not (numbers == numbers.round()).all():
             raise UsageError(f"{given} must have one column, of whole numbers: classes")
@@ -257,14 +257,14 @@ class ImageFlow(Subject):
             return super().labels_of(given)
         numbers = np.asarray(np.nan if given is None else given)
         if self.vectors:
-            wanted = f"vectors of {self.classes} numbers, one for all images or one for each"
+            wanted = f"vectors of {self.classes} numbers, one for all images or one per image"
             right = numbers.dtype.kind in "biuf" and numbers.ndim in (1, 2)
             if not (right and numbers.shape[-1] == self.classes and np.isfinite(numbers).all()):
-                raise UsageError(f"given is {given!r}: this network has conditions: give {wanted}")
+                raise UsageError(f"given is {given!r}: this network is conditional, give {wanted}")
             return torch.from_numpy(np.atleast_2d(numbers).astype(np.float32))
         if numbers.ndim > 1 or not np.isin(numbers, np.arange(self.classes)).all():
             last = self.classes - 1
-            raise UsageError(f"given is {given!r}: give classes, numbers from 0 to {last}")
+            raise UsageError(f"given is {given!r}: give classes from 0 to {last}")
         return self.one_hot(torch.from_numpy(np.atleast_1d(numbers).astype(np.int64)))
 
     def drawn_labels(self, count: int, seed: int, given: int | None) -> Tensor | None:
@@ -274,9 +274,9 @@ class ImageFlow(Subject):
     def check_class(self, number: int | None, drawn: bool = True) -> None:
         if self.vectors and drawn:
             raise UsageError(
-                f"the conditions of {self.file.path.name} are vectors of {self.classes} numbers, "
-                "of which none can be drawn: from Python say which by given, or melt images that "
-                f"have some, by {script('pfODE_int')} --sim_type=melt"
+                f"the conditions of {self.file.path.name} are vectors of {self.classes} "
+                "numbers, which cannot be drawn: give them from Python (given), or "
+                f"inflate images with conditions, {script('pfODE_int')} --sim_type=melt"
             )
         name, classes = self.file.path.name, self.classes
         if number is not None and not classes:
@@ -310,8 +310,8 @@ class ImageFlow(Subject):
             lines.append(f"Bits per dimension of the dequantized images: {bits:.3f}")
         if kind == "roundtrip":
             lines.append(
-                f"Roundtrip: {facts['exact_pixels']:.4%} of the pixels exact, largest error "
-                f"{facts['max_abs_error']:.2g} gray levels"
+                f"Round trip: {facts['exact_pixels']:.4%} of the pixels exact, largest "
+                f"error {facts['max_abs_error']:.2g} gray levels"
             )
         return lines
 
@@ -329,22 +329,22 @@ def _image_shape(path: Path, model: Model) -> tuple[int, int, int]:
     shape = model.about.get("image_shape")
     if shape is None:
         name = model.about.get("data_name")
-        toys = f": give it to {script('toy_pfODE_int')}" if name in TOY_NAMES else ""
-        raise DataError(f"{path} was not trained on images, but on '{name}'{toys}")
+        toys = f": use it with {script('toy_pfODE_int')}" if name in TOY_NAMES else ""
+        raise DataError(f"{path} was trained on '{name}', not on images{toys}")
     sizes = tuple(shape) if isinstance(shape, list | tuple) else ()
     plain = len(sizes) == 3 and all(type(size) is int and size > 0 for size in sizes)
     if not plain or math.prod(sizes) != model.denoiser.basis.dim:
         dim = model.denoiser.basis.dim
-        raise DataError(f"{path} says that its images are {shape}, but its basis has {dim} numbers")
+        raise DataError(f"{path} declares images of {shape}, but its basis has {dim} dimensions")
     channels, height, width = sizes
     if channels not in (1, 3) or height != width:
-        raise DataError(f"{path} has images of {shape}: they should be square, and gray or RGB")
+        raise DataError(f"{path} has images of {shape}: images must be square, and gray or RGB")
     return channels, height, width
 
 
 def _shape(shape: tuple[int, ...]) -> str:
     channels, height, width = shape
-    return f"{width}x{height} pixels in {channels} channel(s)"
+    return f"{width}x{height} pixels with {channels} channel(s)"
 
 
 def dequantized(data: Tensor, seed: int) -> Tensor:

@@ -144,7 +144,7 @@ class LearnedLikelihood:
         table, bounds = TableFlow.of(file, {}), _bounds(about[LIKELIHOOD])
         first = _first_level(table)
         if bounds is None or list(bounds) != list(table.conditions[:first][: len(bounds)]):
-            raise DataError(f"{file.path} does not say which of its conditions are parameters")
+            raise DataError(f"{file.path} does not declare which of its conditions are parameters")
         discrete = [name for name in bounds if name in about.get(DISCRETE, ())]
         law: TrialLaw = FlowLaw(table.flow)
         if isinstance(network, TrialNetwork):
@@ -207,7 +207,7 @@ class LearnedLikelihood:
         if shifts[most] <= CLOSE or not distributed.is_main():
             return
         count, others = int(trials.counts[most]), int((shifts > CLOSE).sum()) - 1
-        more = f" So do those of {others} other observation(s)." if others else ""
+        more = f" {others} more observation(s) are affected." if others else ""
         logger.warning(
             f"Warning: the posterior means of observation {most + 1} ({count} trials) have errors "
             f"of {float(shifts[most]):.2g} standard deviations or more, because the likelihood "
@@ -250,9 +250,9 @@ class LearnedLikelihood:
             row, column = wrong.nonzero()[0].tolist()
             last = float(first[column] + step[column] * (levels.counts[column] - 1))
             raise DataError(
-                f"{where} has a trial whose '{names[column]}' is "
-                f"{float(data[row, column]):g}: its levels are from {float(first[column]):g} to "
-                f"{last:g} in steps of {float(step[column]):g}"
+                f"{where} has a trial with '{names[column]}' = "
+                f"{float(data[row, column]):g}: values are from {float(first[column]):g} "
+                f"to {last:g} in steps of {float(step[column]):g}"
             )
 
     def testable(self, path: Path) -> int:
@@ -288,7 +288,8 @@ class LearnedLikelihood:
             for name in wanted:
                 if name not in there:
                     raise DataError(
-                        f"{path} has {listed(there)}, but {self.file.name} is of {listed(wanted)}"
+                        f"{path} has the columns {listed(there)}, but {self.file.name} "
+                        f"expects {listed(wanted)}"
                     )
         assert table.conditions is not None
         chosen = first_rows(table)[drawn_rows(path, one_of_each(table), count, seed)]
@@ -348,10 +349,9 @@ class LearnedLikelihood:
         """
         for each in self.discrete:
             raise UsageError(
-                f"'{each}' has few values in the simulations, and posteriors are of continuous "
-                "parameters: train a likelihood for each of its values, and "
-                f"{script('posterior')} compare "
-                "says how probable each is"
+                f"'{each}' has few values in the simulations, but posteriors are for "
+                "continuous parameters: train a likelihood for each of its values, and "
+                f"compare them with {script('posterior')} compare"
             )
         if name != UNIFORM:
             return prior_of(name, self.parameters)
@@ -359,9 +359,9 @@ class LearnedLikelihood:
         if not ends.isfinite().all():
             name = names[int((~ends.isfinite()).any(dim=1).int().argmax())]
             raise UsageError(
-                f"--prior=uniform is between bounds, which '{name}' has not: make the data set "
-                f"with {script('dataset_tool')} --bounds={name}:LOW:HIGH, or give a flow of the "
-                "parameters"
+                f"--prior=uniform needs two bounds, which '{name}' does not have: make "
+                f"the data set with {script('dataset_tool')} --bounds={name}:LOW:HIGH, or "
+                "give a flow of the parameters"
             )
         model = uniform_model(names, ends)
         about = {**model.about, "data_name": self.table.data_name}
@@ -377,7 +377,7 @@ def prior_of(name: str, parameters: Sequence[str]) -> TableFlow:
     """
     file = NetworkFile.open(name)
     if file.kind != TABLE:
-        raise UsageError(f"--prior={name} is of no table: give a flow of the parameters")
+        raise UsageError(f"--prior={name} is not a flow of a table: give a flow of the parameters")
     prior = TableFlow.of(file, {}).require_unconditional()
     if sorted(prior.names) != sorted(parameters):
         raise UsageError(

@@ -71,11 +71,13 @@ class NetworkFile:
         kind = self.model.about.get("kind")
         if kind not in KINDS_OF_DATA:
             raise DataError(
-                f"{self.path} says that its data are '{kind}': it should be one of "
+                f"{self.path}: unknown kind of data '{kind}', expected one of "
                 f"{', '.join(KINDS_OF_DATA)}"
             )
         if (kind in (TABLE, RECORDS)) != (self.model.coordinates is not None):
-            raise DataError(f"{self.path} says that its data are '{kind}', which they are not")
+            raise DataError(
+                f"{self.path}: its kind of data is '{kind}', which does not match its contents"
+            )
         return str(kind)
 
     def require_data_set(self) -> None:
@@ -86,8 +88,8 @@ class NetworkFile:
         """
         if self.kind == TOY:
             raise DataError(
-                f"{self.path} was trained on the toy '{self.model.about.get('data_name')}', not on "
-                f"images or a table: give it to {script('toy_pfODE_int')}"
+                f"{self.path} was trained on the toy '{self.model.about.get('data_name')}', "
+                f"not on images or a table: use it with {script('toy_pfODE_int')}"
             )
 
     @property
@@ -146,9 +148,11 @@ class NetworkFile:
             ):
                 grid = torch.tensor([float(value) for value in values], dtype=torch.float64)
             case _:
-                raise DataError(f"{self.path} holds a broken '{STORED}': no solver and times")
+                raise DataError(f"{self.path} contains a damaged '{STORED}': no solver and times")
         if not (grid.diff() > 0).all():
-            raise DataError(f"{self.path} holds a broken '{STORED}': its times do not increase")
+            raise DataError(
+                f"{self.path} contains a damaged '{STORED}': its times are not increasing"
+            )
         fits = torch.allclose(grid[[0, -1]], times[[0, -1]].to(grid), rtol=1e-9)
         return EqualErrorGrid(grid) if name == solver.name and fits else None
 
@@ -159,7 +163,7 @@ class NetworkFile:
             model = Model.load(self.path)
             about = {STORED: {"solver": solver.name, "times": grid.times.tolist()}}
             dataclasses.replace(model, about={**model.about, **about}).save(self.path)
-            logger.info(f"Stored the grid of times in {self.path}")
+            logger.info(f"Stored the times in {self.path}")
         distributed.barrier()
 
 
@@ -175,7 +179,7 @@ def plain_name(name: object, option: str = "--data_name") -> str:
     """
     if not (isinstance(name, str) and name == made_plain(name) != ""):
         raise UsageError(
-            f"{option} is {name!r}: use up to {LONGEST_NAME} letters, digits and . _ + - only"
+            f"{option} is {name!r}: use up to {LONGEST_NAME} letters, digits and . _ + -"
         )
     return name
 

@@ -58,8 +58,8 @@ class RecordPrior(TableFlow):
         names = [answers.empty.names[place] for place in answers.space.numbers]
         if not names:
             raise UsageError(
-                f"{file.path} sees all columns as levels, and a posterior is of numbers: give it "
-                f"to {script('ask')}"
+                f"{file.path} models all columns as categories, but posteriors are for "
+                f"numbers: use it with {script('ask')}"
             )
         for name, place in zip(names, answers.space.numbers, strict=True):
             atoms = ", ".join(f"{atom + 0.0:g}" for atom in answers.space.atoms_at(place))
@@ -102,20 +102,24 @@ class RecordPrior(TableFlow):
         strange = [name for name in records.beside if name not in empty.order]
         if strange:
             raise DataError(
-                f"{path} has a column '{shown(strange[0])}', which is none of "
-                f"{listed(empty.names)}: leave it out, or name it as one of these"
+                f"{path} has a column '{shown(strange[0])}', which is not among "
+                f"{listed(empty.names)}: leave it out, or rename it"
             )
         atoms = self._are_atoms(records.names, records.values)
         for wrong, form in (
             (
                 np.isnan(records.values),
-                "missing: give rows without it in a file of their own, and name what they have by "
-                "--mask",
+                (
+                    "missing: put rows without it in a separate file, and name the observed "
+                    "columns with --mask"
+                ),
             ),
             (
                 atoms,
-                "{:g}, as it is so often that it has no density there: leave such rows out, or ask "
-                f"{script('ask')}",
+                (
+                    "{:g}, which is so frequent that it has no density: leave such rows "
+                    f"out, or use {script('ask')}"
+                ),
             ),
         ):
             for row, column in np.argwhere(wrong)[:1]:
@@ -149,7 +153,8 @@ class RecordPrior(TableFlow):
         asked = torch.tensor([name in names for name in own])
         if not asked.any():
             raise UsageError(
-                f"{self.data_name} has numbers of {listed(own)}: give a flow of {listed(names)}"
+                f"{self.data_name} has the numeric columns {listed(own)}: give a flow of "
+                f"{listed(names)}"
             )
         # A column that is not asked for gets its middle, which has the same density for all rows.
         points = space.middle.repeat(len(rows), 1)
@@ -185,7 +190,7 @@ class RecordPrior(TableFlow):
         own, empty = [columns[place] for place in places], self.answers.empty
         records, unknown = encode(str(path), own, like=empty)
         if unknown:
-            raise DataError(f"{path}: {unknown[0]}: mend them, or leave them empty")
+            raise DataError(f"{path}: {unknown[0]}: correct them, or leave them empty")
         values = np.full((len(records), len(columns)), np.nan)
         values[:, places] = records.values
         rows = space.encoded(values)
@@ -196,8 +201,7 @@ class RecordPrior(TableFlow):
             row, at = misfits[0]
             place = space.categories[at]
             raise DataError(
-                f"{path}, row {row + 1}: {values[row, place]:g} is none of the values of "
-                f"'{columns[place].name}'"
+                f"{path}, row {row + 1}: {values[row, place]:g} is not a value of '{columns[place].name}'"
             )
         states = torch.full_like(rows.numbers, ASKED)
         return pack(rows, states, torch.where(known, KNOWN, ABSENT), space.level_counts)

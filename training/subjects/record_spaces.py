@@ -388,8 +388,8 @@ def choose_space(records: Records, seed: int) -> Chosen:
     for column, numbers in zip(records.columns, train.T, strict=True):
         if len(np.unique(numbers[~np.isnan(numbers)])) < 2:
             raise DataError(
-                f"column '{column.name}' has fewer than two values in the rows that train: leave "
-                f"it out by {script('dataset_tool')} --exclude={column.name}"
+                f"column '{column.name}' has fewer than two values in the training rows: "
+                f"leave it out with {script('dataset_tool')} --exclude={column.name}"
             )
     for at, column in enumerate(records.columns):
         atoms = () if values[at] else atoms_of(column, train[:, at])

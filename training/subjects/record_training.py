@@ -132,8 +132,8 @@ class RecordTraining(Training):
         kept = wanted.choices.inflation.get("dims_to_keep")
         if wanted.choices.precond != "ifs" or kept not in (None, space.dim):
             raise UsageError(
-                f"questions are answered by flows that keep all {space.dim} numbers: leave "
-                "--precond and --dims_to_keep out"
+                f"conditional queries need flows that keep all {space.dim} dimensions: "
+                "leave --precond and --dims_to_keep out"
             )
         logger.info(_told_of(chosen))
         require_batch(recipe.batch, space.dim, device)
@@ -182,7 +182,7 @@ class RecordTraining(Training):
             held = HeldCells.of(flow.contents, rows, places, self.wanted.seed)
             model.about["held_cells"] = held.listed
             seconds = time.monotonic() - start
-            logger.info(f"Calibrated intervals by {len(rows)} held-out rows in {seconds:.1f} s")
+            logger.info(f"Calibrated intervals on {len(rows)} validation rows in {seconds:.1f} s")
         distributed.barrier()
 
     def _one_question(self, chosen: Chosen) -> OneQuestion | None:
@@ -294,9 +294,10 @@ def _told_of(chosen: Chosen) -> str:
     count = len(chosen.mixture.weights)
     scores = ", ".join(f"{name} {nats:.3f}" for name, nats in chosen.nats.items())
     return (
-        f"Starts from {count} normal law(s), marginals {chosen.marginals}, of "
-        f"{len(chosen.space.numbers)} number(s) and {len(chosen.space.categories)} column(s) of "
-        f"levels{_told_of_atoms(chosen.space)}: held-out nats by marginals: {scores}"
+        f"Base distribution: {count} Gaussian component(s), marginals {chosen.marginals}, "
+        f"{len(chosen.space.numbers)} number(s) and {len(chosen.space.categories)} "
+        f"category column(s){_told_of_atoms(chosen.space)}; validation log density in "
+        f"nats by marginals: {scores}"
     )
 
 
@@ -307,4 +308,4 @@ def _told_of_atoms(space: RecordSpace) -> str:
         for place in space.numbers
         if (atoms := space.atoms_at(place))
     ]
-    return f", beside probabilities that {', '.join(texts)}" if texts else ""
+    return f", and probabilities that {', '.join(texts)}" if texts else ""

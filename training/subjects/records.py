@@ -76,11 +76,12 @@ class RecordFlow:
         """
         if file.kind != RECORDS:
             raise DataError(
-                f"{file.path} is of {file.kind}: questions are answered by networks of records, "
-                f"which {script('train')} makes of tables with --any, or with text, dates or holes"
+                f"{file.path} is a network of {file.kind}: conditional queries need a "
+                f"network that {script('train')} makes of a table with --any, or of one "
+                "with text, dates or missing values"
             )
         about, network = file.model.about, file.model.denoiser.network
-        broken = DataError(f"{file.path} is broken: what it says of its columns does not fit")
+        broken = DataError(f"{file.path} is damaged: its descriptions of columns do not match")
         empty = without_rows(str(about.get("records")), broken)
         values, ask = about.get("values"), about.get("ask")
         coordinates = file.model.coordinates
@@ -489,8 +490,8 @@ class RecordFlow:
         if self.ask:
             names = ",".join(self.empty.names[place] for place in self.ask)
             raise UsageError(
-                f"{self.file.path} was trained with --ask={names}: it predicts that alone; train "
-                "without --ask for any question"
+                f"{self.file.path} was trained with --ask={names} and predicts only these "
+                "columns: train without --ask for all queries"
             )
 
     def require_asked(self, places: Sequence[int]) -> None:
@@ -503,7 +504,7 @@ class RecordFlow:
             own = ",".join(self.empty.names[place] for place in self.ask)
             names = ", ".join(self.empty.names[place] for place in places)
             raise UsageError(
-                f"{self.file.path} was trained with --ask={own}, and does not know {names}"
+                f"{self.file.path} was trained with --ask={own}, and does not model {names}"
             )
 
     def _only(self, place: int, count: int) -> np.ndarray:

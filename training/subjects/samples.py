@@ -142,11 +142,11 @@ class ImageReturns(Returns):
     def line(self) -> str:
         summary = self.errors.summary()
         return (
-            f"Roundtrip of {len(self.errors.mse)} images: mean squared error "
+            f"Round trip of {len(self.errors.mse)} images: mean squared error "
             f"{summary['mse']:.6g} squared gray levels after rounding to 8 bits, "
             f"{summary['mse_float']:.6g} before; largest error "
-            f"{summary['max_abs_error']:.4g} gray levels; {summary['exact_pixels']:.4%} of the "
-            "pixels exact"
+            f"{summary['max_abs_error']:.4g} gray levels; {summary['exact_pixels']:.4%} "
+            "of the pixels exact"
         )
 
 
@@ -193,7 +193,7 @@ class RowReturns(Returns):
     def line(self) -> str:
         summary = self.summary()
         return (
-            f"Roundtrip of {summary['rows']} rows: root mean square error "
-            f"{summary['rms_error']:.2g}, largest {summary['max_abs_error']:.2g}, in the flow's "
+            f"Round trip of {summary['rows']} rows: root mean square error "
+            f"{summary['rms_error']:.2g}, largest {summary['max_abs_error']:.2g}, in "
             "coordinates of unit variance"
         )

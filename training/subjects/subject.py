@@ -172,7 +172,7 @@ class Subject(ABC):
             UsageError: Labels are missing, not needed, or not of this kind.
         """
         if given is not None:
-            raise UsageError("given is for conditional models, which this is not")
+            raise UsageError("this model is not conditional: leave given out")
         return None
 
     @property
@@ -269,7 +269,7 @@ class Subject(ABC):
     def warn_of_others(self, contradicted: Iterable[str], where: str) -> None:
         """Warn of contradictions in columns that the training left out."""
         for line in contradicted if distributed.is_main() else ():
-            logger.warning(f"Warning: {where}: {line}; the flow is of the other columns alone")
+            logger.warning(f"Warning: {where}: {line}; the flow models the other columns")
 
     @abstractmethod
     def samples(self, path: Path | None, count: int | None, seed: int) -> Samples:
@@ -337,8 +337,8 @@ class Subject(ABC):
         """
         if seen := self.repeated(numbers, alike):
             raise DataError(
-                f"{path}: {self.data_name} was trained on at least {seen} of its {len(numbers)} "
-                "fresh truths: calibrate on others"
+                f"{path}: {self.data_name} was trained on at least {seen} of its "
+                f"{len(numbers)} calibration cases: use other data"
             )
 
     def repeated(self, numbers: np.ndarray, alike: bool = False) -> int:
@@ -413,9 +413,7 @@ class Subject(ABC):
             DataError: The table is broken or has other columns.
         """
         if given is not None:
-            raise UsageError(
-                "--condition is for networks with classes or conditions, which this has not"
-            )
+            raise UsageError("--condition is for conditional networks, which this is not")
         return None
 
     def of_columns(self, names: Sequence[str], rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -543,7 +541,7 @@ def variances_line(facts: Mapping[str, Any], dims_to_keep: int) -> str:
     """Describe the variances of kept dimensions of a melt."""
     ratios = facts["kept_variance_ratio"]
     return (
-        f"Variances of {dims_to_keep} kept dimensions over their closed form: mean "
+        f"Variances of {dims_to_keep} kept dimensions relative to the closed form: mean "
         f"{ratios['mean']:.3f}, farthest from 1 {ratios['worst']:.3f}"
     )
 
@@ -555,5 +553,5 @@ def required(path: Path | None) -> Path:
         UsageError: It is missing.
     """
     if path is None:
-        raise UsageError("--truth=data needs points that were not trained on: give --data_root")
+        raise UsageError("--truth=data needs a test set: give --data_root")
     return path

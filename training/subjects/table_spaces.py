@@ -222,7 +222,7 @@ class Preparation:
         farthest = coordinates.given(rows.conditions).to_flow(rows.points).abs().amax(dim=1)
         far = int((farthest > FAR).sum())
         where = f"up to {float(farthest.max()):.0f} standard deviations from the others"
-        return f"{far} row(s) are {where} along a whitened axis: look at them" if far else None
+        return f"{far} row(s) are {where} along a whitened axis: check them" if far else None
 
     def build(self, coordinates: Coordinates) -> tuple[Model, DenoisingLoss]:
         """Return an untrained model in these coordinates, on the device, and its loss."""
@@ -269,7 +269,7 @@ class Preparation:
         """
         seed, rows, kind = self.config.seed, self.table.held_out_rows, "held-out rows"
         if not len(rows):
-            rows, kind = self.table.train_rows, "rows that were trained on, as none are held out"
+            rows, kind = self.table.train_rows, "training rows, because none are held out"
 
         def points() -> Batch:
             generator = seeded_generator("cpu", seed, Stream.CALIBRATION_POINTS)
@@ -446,7 +446,9 @@ def _candidates(preparation: Preparation, wanted: Space) -> list[Space]:
         if wide and marginals != LOG:
             tried = "tried" if marginals == AUTO else f"not tried: give --marginals={LOG}"
             names = ", ".join(wide[:MOST_NAMED])
-            logger.info(f"Positive over three decades or more: {names}; logarithms are {tried}")
+            logger.info(
+                f"Positive over three decades or more: {names}; the log transform is {tried}"
+            )
         if marginals == AUTO:
             candidates = [LOG, "none"] if wide else ["none"]
         whitenings = ["zca"] if whiten == AUTO else whitenings
@@ -464,8 +466,8 @@ def _of_levels(preparation: Preparation, wanted: Space) -> Space:
     asked = any(getattr(wanted, name) not in (AUTO, getattr(own, name)) for name in names)
     if asked or kept not in (None, dim):
         raise UsageError(
-            "data that are all levels have probabilities, and no coordinates: leave --marginals, "
-            "--whiten, --linear_start and --dims_to_keep out"
+            "tables with category data only have probabilities but no coordinates: leave "
+            "--marginals, --whiten, --linear_start and --dims_to_keep out"
         )
     return own
 
@@ -479,17 +481,20 @@ def _screened(preparation: Preparation, cond_screen: str) -> str:
     if not telling:
         return "off"
     shown = ", ".join([*telling[:MOST_NAMED], *["..."] * (len(telling) > MOST_NAMED)])
-    logger.info(f"Of {len(names)} conditions {len(telling)} are seen to tell something: {shown}")
+    logger.info(f"Informative conditions: {len(telling)} of {len(names)}, {shown}")
     return cond_screen
 
 
 def _tried(preparation: Preparation, spaces: Sequence[Space], steps: int) -> list[Space]:
     """Return the spaces, best first."""
-    logger.info(f"Trying {len(spaces)} coordinates of the columns for {steps} steps each")
+    logger.info(
+        f"Comparing {len(spaces)} coordinate systems of the columns with {steps} "
+        "training steps each"
+    )
     nats = {}
     for space in spaces:
         nats[space] = preparation.pilot(space, steps)
-        logger.info(f"  {space}: {nats[space]:.3f} nats on held-out rows")
+        logger.info(f"  {space}: {nats[space]:.3f} nats on validation rows")
     return sorted(spaces, key=lambda space: nats[space], reverse=True)
 
 

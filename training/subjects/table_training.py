@@ -137,11 +137,13 @@ class TableTraining(Training):
         if shape is None:
             return seen
         if self.space.cond_screen == "on":
-            raise UsageError("--cond_screen=on leaves out parts of --cond_shape: give one of them")
+            raise UsageError(
+                "--cond_screen=on would drop parts of --cond_shape: give only one of them"
+            )
         if not self.of_sets and (prod(shape) != count or len(shape) > 3):
             raise UsageError(
-                f"--cond_shape={'x'.join(map(str, shape))} does not fit the {count} conditions of "
-                f"the table: give C, CxL or CxHxW whose product is {count}"
+                f"--cond_shape={'x'.join(map(str, shape))} does not match the {count} "
+                f"conditions of the table: give C, CxL or CxHxW with the product {count}"
             )
         return {**seen, "condition_shape": list(shape)}
 

@@ -112,8 +112,8 @@ class TableFlow(Subject):
         """
         if self.conditions:
             raise UsageError(
-                f"{self.file.name} is conditional on {', '.join(self.conditions)}: draw from it by "
-                f"{script('posterior')} sample --condition=FILE"
+                f"{self.file.name} is conditional on {', '.join(self.conditions)}: draw "
+                f"from it with {script('posterior')} sample --condition=FILE"
             )
         return self
 
@@ -156,9 +156,9 @@ class TableFlow(Subject):
         table = self.whole(path)
         if table.kept is None and table.held_out.any():
             raise DataError(
-                f"{path}: rows that are held out have chosen between networks, and are not fresh: "
-                "give new rows that are made with --held-out=0, or train on a table of numbers of "
-                f"which {script('dataset_tool')} --kept=0.1 keeps some"
+                f"{path}: its held-out rows were used to select the network, so they are "
+                "no test set: give new rows, made with --held-out=0, or train on a table "
+                f"of numbers made with {script('dataset_tool')} --kept=0.1"
             )
         table = table if table.kept is None else table.at(table.kept)
         conditions = self._conditions_of(path, table) if self.conditions else None
@@ -171,7 +171,7 @@ class TableFlow(Subject):
 
     def fresh(self, path: Path | None, count: int, seed: int) -> Draw:
         if path is None:
-            raise UsageError("Missing option '--data_root': fresh points are rows of a table")
+            raise UsageError("Missing option '--data_root': fresh samples are rows of a table")
         rows, _ = self.rows(path, None, seed)
         return lambda generator: self.spread(rows, generator)
 
@@ -202,9 +202,7 @@ class TableFlow(Subject):
             return super().labels(given)
         if given is None:
             given_with = ", ".join(self.conditions)
-            raise UsageError(
-                f"this network is conditional on {given_with}: say what by --condition"
-            )
+            raise UsageError(f"this network is conditional on {given_with}: give --condition")
         if not self.of_sets:
             return read_columns(given, self.conditions)
         trials = read_trials(given, self.conditions, ())
@@ -265,7 +263,7 @@ class TableFlow(Subject):
         own, wanted = list(table.condition_names), ", ".join(self.conditions)
         if table.conditions is None:
             raise DataError(
-                f"{path} has no conditions: make it by {script('dataset_tool')} "
+                f"{path} has no conditions: make it with {script('dataset_tool')} "
                 f"--conditions={wanted}"
             )
         missing = [name for name in self.conditions if name not in own]
@@ -277,8 +275,8 @@ class TableFlow(Subject):
         conditions = trials[..., [own.index(name) for name in self.conditions]].flatten(1)
         if not self.of_sets and conditions.isnan().any():
             raise DataError(
-                f"{path} has trials with missing data, which only a likelihood takes: make it with "
-                f"{script('dataset_tool')} --missing=drop"
+                f"{path} has trials with missing data, which only a likelihood supports: "
+                f"make it with {script('dataset_tool')} --missing=drop"
             )
         return conditions
 
@@ -288,7 +286,7 @@ class TableFlow(Subject):
         if missing:
             raise DataError(
                 f"{path} has no column '{missing[0]}', which the network "
-                f"{self.file.path.name} was trained on"
+                f"{self.file.path.name} needs"
             )
         points = table.points[:, [names.index(name) for name in self.column_names]]
         if self.dropped.names:
@@ -345,20 +343,21 @@ class TableFlow(Subject):
             single = "traces are exact"
             if LOG_PROB_ERROR in facts["likelihood"]:
                 off = facts["likelihood"][LOG_PROB_ERROR]["rms"]
-                single = f"those of single rows are off by {off:.2g} ({LOG_PROB_ERROR})"
+                single = f"errors of single rows are {off:.2g} ({LOG_PROB_ERROR})"
             lines.append(
                 f"Mean log density of the rows: {density['mean']:.3f}{room} nats; {single}"
             )
         if kind == "roundtrip":
             lines.append(
-                f"Roundtrip: root mean square error {facts['rms_error']:.2g}, largest "
+                f"Round trip: root mean square error {facts['rms_error']:.2g}, largest "
                 f"{facts['max_abs_error']:.2g}, in standard deviations"
             )
         if "density_ranks" in facts:
             ranks = facts["density_ranks"]
             lines.append(
-                f"Ranks of the rows' log densities among those of samples: p = "
-                f"{ranks['ks_p_value']:.3g} that they are even, mean {ranks['mean_rank']:.3f}"
+                "Ranks of the rows' log densities among those of samples: p = "
+                f"{ranks['ks_p_value']:.3g} for uniform ranks, mean "
+                f"{ranks['mean_rank']:.3f}"
             )
         return lines
 
@@ -378,7 +377,7 @@ def drawn_rows(path: Path, table: DataTable, count: int | None, seed: int) -> Te
     places = testable_rows(table)
     if count is not None and count > len(places):
         kind = "held-out rows" if table.held_out.any() else "rows"
-        raise DataError(f"{path} has {len(places)} {kind}, but {count} were asked for")
+        raise DataError(f"{path} has {len(places)} {kind}, but {count} were requested")
     count = min(len(places), MOST_ROWS) if count is None else count
     chosen = torch.randperm(len(places), generator=seeded_generator("cpu", seed, Stream.DATA))
     return places[chosen[:count].sort().values]
@@ -396,7 +395,7 @@ def _dropped(path: Path, dropped: object, columns: Sequence[str]) -> Dropped:
     """
     if dropped is None:
         return Dropped.none(columns)
-    broken = DataError(f"{path} does not say how its dropped columns follow from others")
+    broken = DataError(f"{path} does not contain the formulas of its dropped columns")
     keys = ("names", "offsets", "slopes", "order")
     parts: list[Any] = [dropped.get(key) if isinstance(dropped, dict) else None for key in keys]
     if not all(isinstance(part, list) for part in parts):

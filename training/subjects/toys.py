@@ -124,7 +124,7 @@ class ToyFlow(Subject):
         known = file.agreed({name: expected.get(name) for name in names}, file.known)
         name, augment_to = known["data_name"], known["augment_to"]
         if file.kind != TOY or name not in TOY_NAMES or not isinstance(augment_to, int):
-            raise DataError(f"{path} was not trained on a toy, but on '{name}'")
+            raise DataError(f"{path} was trained on '{name}', not on a toy")
         toy = Toy(name, augment_to)
         if toy.dim != model.denoiser.basis.dim:
             raise DataError(
@@ -134,8 +134,8 @@ class ToyFlow(Subject):
         if toy.mismatch(basis.mean, basis.covariance()) > LARGEST_MISMATCH:
             own = EigenBasis.from_moments(*toy.moments()).eigenvalues
             raise DataError(
-                f"{path} was trained on data with the variances {_shown(basis.eigenvalues)}, but "
-                f"the toy {name} has {_shown(own)}"
+                f"{path} was trained on data with variances {_shown(basis.eigenvalues)}, "
+                f"but the toy {name} has {_shown(own)}"
             )
         return cls(
             flow=model.flow, data_name=name, t_max=file.t_max, known=known, file=file, toy=toy
@@ -200,13 +200,13 @@ class ToyFlow(Subject):
 
     def truths(self, path: Path | None, count: int, seed: int) -> Tensor:
         if path is not None:
-            raise UsageError("--data_root is for tables and images: a toy has its own points")
+            raise UsageError("--data_root is for tables and images: toys generate their own points")
         return self.toy.sample(count, seeded_generator("cpu", seed, Stream.TRUTHS))
 
     def fresh(self, path: Path | None, count: int, seed: int) -> Draw:
         if path is not None:
             raise UsageError(
-                f"--data_root goes with networks of tables, not with the toy {self.data_name}"
+                f"--data_root is for networks of tables, not for the toy {self.data_name}"
             )
         return lambda generator: self.toy.sample(count, generator)
 

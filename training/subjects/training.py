@@ -172,8 +172,8 @@ class Training(ABC):
         )
         if reports * report > 60 * minutes:
             logger.warning(
-                f"Warning: {reports:.0f} reports alone take {reports * report / 60:.2g} minutes: "
-                "give more minutes, or a larger --tick"
+                f"Warning: {reports:.0f} reports alone take {reports * report / 60:.2g} "
+                "minutes: give more minutes, or a larger --tick"
             )
         amounts = {**self.wanted.amounts, "duration": duration}
         return replace(self, wanted=replace(self.wanted, amounts=amounts))

@@ -185,8 +185,8 @@ class TrialTraining(TableTraining):
         kept, dim = self.wanted.choices.inflation.get("dims_to_keep"), self.table.dim
         if self.wanted.choices.precond != "ifs" or kept not in (None, dim):
             raise UsageError(
-                f"data of which some are missing have flows that keep all {dim} numbers: leave "
-                "--precond and --dims_to_keep out"
+                f"trials with missing data need flows that keep all {dim} dimensions: "
+                "leave --precond and --dims_to_keep out"
             )
         return TrialPreparation(self.table, self.choices, config, device, True)
 
@@ -198,7 +198,9 @@ class TrialTraining(TableTraining):
         for start in STARTS:
             space = Space(LOG if positive else "none", "none", start)
             mixture, nats[space] = preparation.mixture(preparation.coordinates(space))
-            logger.info(f"  {space}: {len(mixture.weights)} normal law(s), {nats[space]:.3f} nats")
+            logger.info(
+                f"  {space}: {len(mixture.weights)} Gaussian component(s), {nats[space]:.3f} nats"
+            )
         space = max(nats, key=nats.__getitem__)
         coordinates = preparation.coordinates(space)
         if resumed:

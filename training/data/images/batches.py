@@ -91,7 +91,7 @@ class ImageBatches:
                 if died_at == step:
                     raise
                 died_at = step
-                logger.warning(f"Warning: {error}; starting it again")
+                logger.warning(f"Warning: {error}; restarting the process")
 
     def _shuffled_order(self, first_step: int) -> Iterator[list[int]]:
         """Yield the indices of this rank's shard of each batch, from a step on, endlessly."""
@@ -129,7 +129,7 @@ def basis_batches(
     """
     total = min(len(dataset), max_images or len(dataset))
     if total < distributed.world_size():
-        raise DataError(f"{total} images cannot be shared by {distributed.world_size()} ranks")
+        raise DataError(f"{total} images cannot be split over {distributed.world_size()} ranks")
     chosen = torch.randperm(len(dataset), generator=seeded_generator("cpu", 0))[:total]
     for pixels in pixel_batches(dataset, chosen.sort().values, batch, device, workers):
         yield normalize_pixels(pixels).flatten(1)
@@ -218,8 +218,8 @@ def _load(
                 if not (dead or (lost and not str(error).startswith("Caught "))):
                     raise
                 raise _WorkerDied(
-                    f"a process that reads {dataset.path} died, perhaps for want of memory: "
-                    f"{first_line(error)}"
+                    f"a process that reads {dataset.path} died, possibly because memory "
+                    f"ran out: {first_line(error)}"
                 ) from error
             if result is None:
                 return

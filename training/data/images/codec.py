@@ -32,10 +32,9 @@ def decode_exact(data: bytes, where: str) -> np.ndarray:
     image = _decode(data, where)
     depth = _png_depth(data)
     if image.mode not in ("L", "RGB") or depth not in (None, 8):
-        kind = f"{depth} bits a channel" if image.mode in ("L", "RGB") else f"mode {image.mode}"
+        kind = f"{depth} bits per channel" if image.mode in ("L", "RGB") else f"mode {image.mode}"
         raise DataError(
-            f"{where} is not 8-bit gray or RGB, but has {kind}: convert it with "
-            f"{script('dataset_tool')}"
+            f"{where} is not 8-bit gray or RGB but {kind}: convert it with {script('dataset_tool')}"
         )
     return _pixels(image)
 
@@ -58,7 +57,7 @@ class Decoder:
         """
         image = _decode(data, where)
         if image.mode.startswith(("I", "F")) or _png_depth(data) == 16:
-            raise DataError(f"{where} has more than 8 bits a channel: convert it to 8 bits first")
+            raise DataError(f"{where} has more than 8 bits per channel: convert it to 8 bits first")
         # In place, since a copy of a large image takes hundreds of MiB.
         with _converting(where):
             ImageOps.exif_transpose(image, in_place=True)
@@ -67,17 +66,17 @@ class Decoder:
     def _plain(self, image: Image.Image, where: str) -> Image.Image:
         """Return the image in mode L or RGB."""
         if image.mode == "1":
-            self._say("black-and-white images become gray", where)
+            self._say("black-and-white images are converted to gray", where)
             image = _converted(image, "L", where)
         if "transparency" in image.info or image.mode in ("LA", "PA", "RGBA"):
-            self._say("transparent images are laid on white", where)
+            self._say("transparent images are drawn on a white background", where)
             gray = image.mode in ("L", "LA")
             image = _converted(image, "RGBA", where)
             with _converting(where):
                 laid = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
             return _converted(laid, "L" if gray else "RGB", where)
         if image.mode in ("P", "CMYK"):
-            self._say(f"images of mode {image.mode} become RGB", where)
+            self._say(f"images of mode {image.mode} are converted to RGB", where)
             return _converted(image, "RGB", where)
         if image.mode not in ("L", "RGB"):
             raise DataError(f"{where} cannot be converted: mode {image.mode} is unknown")
@@ -149,7 +148,7 @@ def _decode(data: bytes, where: str) -> Image.Image:
         raise DataError(f"{where} is not a readable image: {first_line(error)}") from error
     if not small:
         size = f"{image.width}x{image.height}"
-        raise DataError(f"{where} says it has {size} pixels, more than {MAX_PIXELS}")
+        raise DataError(f"{where} declares {size} pixels, more than the limit of {MAX_PIXELS}")
     return image
 
 
@@ -195,16 +194,16 @@ class Transform:
         width, height = self.resolution
         if min(width, height) < 1 or max(width, height) ** 2 > MAX_PIXELS:
             raise UsageError(
-                f"resolution is {width}x{height}: sides can be from 1 to {int(MAX_PIXELS**0.5)}"
+                f"resolution is {width}x{height}: give sides from 1 to {int(MAX_PIXELS**0.5)}"
             )
         if wide and width < height:
             raise UsageError(
-                f"resolution is {width}x{height}, but center-crop-wide needs a width of at least "
-                "the height"
+                f"resolution is {width}x{height}: center-crop-wide needs a width of at "
+                "least the height"
             )
         if not wide and width != height:
             raise UsageError(
-                f"resolution is {width}x{height}, but images have to be square: give equal sides, "
+                f"resolution is {width}x{height}: images must be square; give equal sides "
                 "or --transform=center-crop-wide"
             )
 

@@ -139,7 +139,7 @@ class ZipContainer:
                 or ".." in name.split("/")
                 or _DRIVE_OR_CONTROL.search(name)
             ):
-                raise DataError(f"{self.path} has an entry with the unsafe name {quoted(name)}")
+                raise DataError(f"{self.path} has an entry with an unsafe name, {quoted(name)}")
             if stat.S_ISLNK(info.external_attr >> 16):
                 raise DataError(f"the entry {quoted(name)} of {self.path} is a symbolic link")
             if name in entries:
@@ -155,8 +155,8 @@ class ZipContainer:
         info = self._entries[name]
         if info.file_size > MAX_FILE_BYTES:
             raise DataError(
-                f"{self.where(name)} says it has {info.file_size} bytes, more than "
-                f"{MAX_FILE_BYTES >> 20} MiB"
+                f"{self.where(name)} declares {info.file_size} bytes, more than the limit "
+                f"of {MAX_FILE_BYTES >> 20} MiB"
             )
         try:
             # zipfile enforces the declared size, and verifies the checksum.
@@ -195,10 +195,10 @@ def read_labels(container: Container) -> dict[str, Label] | None:
     """
     where = container.where(LABEL_FILE)
     if LABEL_FILE not in container.names:
-        raise DataError(f"{container.path} has no {LABEL_FILE}, so no labels")
+        raise DataError(f"{container.path} has no {LABEL_FILE}: there are no class labels")
     data = container.read(LABEL_FILE)
     if len(data) > MAX_LABEL_BYTES or data.count(b"[") + data.count(b"{") > MOST_LABEL_LISTS:
-        raise DataError(f"{where} has more labels than any data set that is read here")
+        raise DataError(f"{where} has too many labels")
     try:
         content = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -216,8 +216,9 @@ def read_labels(container: Container) -> dict[str, Label] | None:
                 labels[name] = label
             case _:
                 raise DataError(
-                    f"label {index} of {where} is {_brief(pair)}: it should be [name, class from "
-                    f"0 to {MAX_CLASSES - 1}] or [name, [numbers]], each name once"
+                    f"label {index} of {where} is {_brief(pair)}: expected [name, class "
+                    f"from 0 to {MAX_CLASSES - 1}] or [name, [numbers]], with each name "
+                    "once"
                 )
     kinds = {len(label) if isinstance(label, list) else 0 for label in labels.values()}
     if len(kinds) > 1:
@@ -238,7 +239,8 @@ def labels_of(container: Container, names: list[str]) -> list[Label] | None:
     for name in labels:
         if name not in there:
             raise DataError(
-                f"{container.where(LABEL_FILE)} has a label for {quoted(name)}, which is not there"
+                f"{container.where(LABEL_FILE)} has a label for {quoted(name)}, which "
+                "does not exist"
             )
     for name in names:
         if name not in labels:

@@ -67,7 +67,9 @@ class ImageDataset:
         self._owner = 0  # process that opened the container
         names = image_names(self._files())
         if not names:
-            raise DataError(f"{path} has no images: make a data set with {script('dataset_tool')}")
+            raise DataError(
+                f"{path} contains no images: make a data set with {script('dataset_tool')}"
+            )
         labels: Tensor | None = None
         self._classes: int | None = None
         if use_labels:
@@ -129,7 +131,7 @@ class ImageDataset:
         counts = sorted(Counter(labels).items())
         listed = ", ".join(f"{name}: {count:,}" for name, count in counts[:MOST_LISTED])
         more = ", ..." * (len(counts) > MOST_LISTED)
-        return f"{len(counts)} classes, images of each {listed}{more}"
+        return f"{len(counts)} classes with {listed}{more} images"
 
     @property
     def has_labels(self) -> bool:
@@ -166,7 +168,7 @@ class ImageDataset:
         try:
             cache = torch.empty(total, *self.image_shape, dtype=torch.uint8)
         except RuntimeError as error:
-            raise DataError(f"{self.path} does not fit in memory: do not cache it") from error
+            raise DataError(f"{self.path} does not fit in memory: give --no-cache") from error
         with distributed.progress_bar(total=total, desc="Caching images", unit="image") as bar:
             for start in range(0, total, CACHE_CHUNK):
                 names = self._names[start : start + CACHE_CHUNK]
@@ -217,7 +219,7 @@ class ImageDataset:
         height, width, channels = decode_exact(files.read(name), files.where(name)).shape
         if height != width:
             raise DataError(
-                f"{files.where(name)} is {width}x{height}, not square: make a data set "
+                f"{files.where(name)} is {width}x{height}, not square: make the data set "
                 f"with {script('dataset_tool')} --transform=center-crop"
             )
         return channels, height, width
@@ -229,7 +231,7 @@ class ImageDataset:
             channels, height, width = self.image_shape
             raise DataError(
                 f"{files.where(name)} is {pixels.shape[2]}x{pixels.shape[1]} with "
-                f"{pixels.shape[0]} channel(s), but the first image {width}x{height} with "
-                f"{channels}: make a data set with {script('dataset_tool')}"
+                f"{pixels.shape[0]} channel(s), but the first image is {width}x{height} "
+                f"with {channels}: make a data set with {script('dataset_tool')}"
             )
         return pixels

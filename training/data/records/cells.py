@@ -112,7 +112,7 @@ def _of_numbers(table: ForeignTable) -> Cells:
 
 def _of_columns(path: Path, suffix: str) -> Cells:
     """Open an Arrow file: Parquet in blocks, Feather at once."""
-    with by_arrow(path, f"is no readable {suffix[1:].capitalize()} file"):
+    with by_arrow(path, f"is not a readable {suffix[1:].capitalize()} file"):
         if suffix == ".feather":
             feather = importlib.import_module("pyarrow.feather")
             return _of_frame(feather.read_feather(path, **ALL_DIGITS), str(path))

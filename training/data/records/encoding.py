@@ -102,8 +102,9 @@ def contradicted(records: Records, like: Records) -> Iterator[str]:
         rows = np.flatnonzero(np.isin(texts, others))
         if len(rows):
             yield (
-                f"column '{name}' is constant in the training, but not in {len(rows)} row(s): row "
-                f"{rows[0] + 1} has {visible(others[0])} in place of {visible(own) or 'no value'}"
+                f"column '{name}' is constant in the training data, but not in {len(rows)} "
+                f"row(s): row {rows[0] + 1} has {visible(others[0])} instead of "
+                f"{visible(own) or 'no value'}"
             )
 
 
@@ -223,9 +224,11 @@ def _told(
 ) -> list[str]:
     """Return lines about missing columns, except for expected ones, and unknown levels."""
     absent = [column.name for column in columns if not (column.of or column.name in expected)]
-    lines = [f"{cells.name} lacks {listed(absent)}: all their cells are missing"] * bool(absent)
+    lines = [
+        (f"{cells.name} has no columns {listed(absent)}: all their cells count as missing")
+    ] * bool(absent)
     return lines + [
-        f"'{shown(level)}' is an unknown level of '{name}': {rows} cell(s) are missing"
+        (f"'{shown(level)}' is an unknown category of '{name}': {rows} cell(s) count as missing")
         for (name, level), rows in unknown.most_common(MOST_NAMED)
     ]
 

@@ -183,7 +183,7 @@ def _inferred(survey: Survey, decimal: str) -> RecordColumn | str:
 def _asked_for(survey: Survey, decimal: str, asked: str | tuple[str, ...]) -> RecordColumn | str:
     name = survey.name
     if not survey.counts:
-        raise DataError(f"column '{shown(name)}' has no values at all: leave it out")
+        raise DataError(f"column '{shown(name)}' has no values: leave it out")
     if isinstance(asked, tuple):
         ordered = survey.counts.keys() <= set(asked)  # else a later block has others
         return RecordColumn(
@@ -196,8 +196,8 @@ def _asked_for(survey: Survey, decimal: str, asked: str | tuple[str, ...]) -> Re
         strange = [text for text in survey.counts if not formats or not formats_of(text, formats)]
         if strange:
             raise UsageError(
-                f"column '{shown(name)}' has '{shown(strange[0])}', which is no date"
-                + (": say how it is written, such as" if asked == DATE else f" of {asked}:")
+                f"column '{shown(name)}' has '{shown(strange[0])}', which is not a date"
+                + (": give the date format, for example" if asked == DATE else f" of {asked}:")
                 + f' --types="{name}:%d.%m.%Y %H:%M"'
             )
         return RecordColumn(name, DATE, date_format=formats[0])
@@ -211,25 +211,28 @@ def _asked_for(survey: Survey, decimal: str, asked: str | tuple[str, ...]) -> Re
                 if number is None or (asked == WHOLE and not number.form.whole)
             ]
             raise UsageError(
-                f"column '{shown(name)}' has '{shown(strange[0])}', which is no {asked} number: "
-                "give it another type, or say that it is missing by --missing_values"
+                (
+                    f"column '{shown(name)}' has '{shown(strange[0])}', which is not a {asked} "
+                    "number: give another type, or declare it missing with --missing_values"
+                )
                 if strange
-                else f"column '{shown(name)}' has numbers of several units: make them one"
+                else f"column '{shown(name)}' has numbers with several units: use one unit"
             )
         return replace(column, type=asked)
     if asked == CATEGORY:
         if len(survey.counts) == MOST_COUNTED:
-            raise UsageError(f"column '{shown(name)}' has {MOST_COUNTED:,} levels or more")
+            raise UsageError(f"column '{shown(name)}' has {MOST_COUNTED:,} or more categories")
         return RecordColumn(name, CATEGORY, tuple(survey.level_texts))
     levels = tuple(level.strip() for level in asked.split("<"))
     unknown = [text for text in survey.counts if text not in levels]
     if len(levels) < 2 or len(set(levels)) < len(levels):
         raise UsageError(
-            f"'{asked}' is no type of column '{shown(name)}': give {', '.join(COLUMN_TYPES)}, "
-            f"{IDENTIFIER}, levels in order (small<medium<large) or a date's form (%d.%m.%Y)"
+            f"'{asked}' is not a valid type of column '{shown(name)}': give "
+            f"{', '.join(COLUMN_TYPES)}, {IDENTIFIER}, ordered levels "
+            "(small<medium<large) or a date format (%d.%m.%Y)"
         )
     if unknown:
         raise UsageError(
-            f"column '{shown(name)}' has '{shown(unknown[0])}', which is none of {asked}"
+            f"column '{shown(name)}' has '{shown(unknown[0])}', which is not one of {asked}"
         )
     return RecordColumn(name, CATEGORY, levels, ordered=True)

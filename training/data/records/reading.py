@@ -61,7 +61,9 @@ class RecordChoices(RowChoices):
             isinstance(given, Mapping)
             and all(isinstance(text, str) for pair in given.items() for text in pair)
         ):
-            raise UsageError(f"types is {given!r}: give texts by column, as {{'zip': 'category'}}")
+            raise UsageError(
+                f"types is {given!r}: give types by column, for example {{'zip': 'category'}}"
+            )
 
     @property
     def missing_marks(self) -> frozenset[str]:
@@ -104,7 +106,7 @@ class SurveyedTable:
                 survey.add(texts)
         count = surveys[0].rows
         if count < FEWEST_ROWS:
-            raise DataError(f"{cells.name} has {count} rows: at least {FEWEST_ROWS} are needed")
+            raise DataError(f"{cells.name} has {count} rows: need at least {FEWEST_ROWS}")
         return cls(cells, choices, surveys, choices.decimal or decimal_of(surveys))
 
     @property
@@ -182,8 +184,8 @@ class SurveyedTable:
         records = with_rare_levels_together(records, self.choices.types, lines)
         if not records.columns:
             raise DataError(
-                f"{self.cells.name} has constants and identifiers alone: there is nothing to "
-                "learn, unless --types say otherwise"
+                f"{self.cells.name} contains only constants and identifiers: there is "
+                "nothing to learn, unless --types declares other types"
             )
         records = with_made_columns(records, self.choices.calendar, self.choices.is_missing)
         return records, [*summary_of(records, self.surveys, self.choices.types), *lines]
@@ -239,15 +241,17 @@ def summary_of(records: Records, surveys: Sequence[Survey], asked: Collection[st
         elif name in records.constants:
             kind, seen = CONSTANT, visible(records.constants[name]) or "no value"
         else:
-            kind, seen = IDENTIFIER, "left out, and kept beside"
+            kind, seen = IDENTIFIER, "left out, and stored beside the data"
         share = shares.get(name, 0.0)
         rows.append((visible(name) or "(no name)", kind, seen, f"{share:.1%}" * bool(share)))
     few = rows[: SHOWN_COLUMNS + 1]
     widths = [max(len(row[place]) for row in few) for place in range(3)]
     more = len(rows) - len(few)
     return [
-        f"{len(records)} rows, {int(records.held_out.sum())} of them held out; where a type is "
-        "wrong, give it by --types=name:type",
+        (
+            f"{len(records)} rows, {int(records.held_out.sum())} of them held out for "
+            "validation; to change a type, give --types=name:type"
+        ),
         *("  " + "  ".join([*map(str.ljust, row, widths), row[3]]).rstrip() for row in few),
         *([f"  ... and {more} more"] if more else []),
         *_other_readings(surveys, records, asked),
@@ -283,20 +287,20 @@ def _other_readings(
             first, second = survey.formats[:2]
             text = next(iter(survey.counts))
             yield (
-                f"Warning: dates of '{name}' are read as {first}, {text} as "
-                f"{date_text(day_of(text, first) or 0.0, '%Y-%m-%d')}; if they are {second}, give "
-                f"--types={name}:{second}"
+                f"Warning: dates of '{name}' are read as {first}, so '{text}' is "
+                f"{date_text(day_of(text, first) or 0.0, '%Y-%m-%d')}; if they are "
+                f"{second}, give --types={name}:{second}"
             )
         elif column is not None and column.type in (NUMBER, WHOLE):
             other = survey.numbers(",") if records.decimal == "." else None
             if records.separator == ";" and other is not None and other.grouped:
-                yield f"Warning: if points part thousands in '{name}', give --decimal=,"
+                yield (f"Warning: if points separate thousands in '{name}', give --decimal=,")
         else:
             words = [text for text in survey.counts if number_in(text, records.decimal) is None]
             rows = sum(survey.counts[text] for text in words)
             if 0 < len(words) <= MOST_WORDS and 2 * rows < survey.present:
                 listed = ",".join(map(visible, words))
                 yield (
-                    f"Warning: '{name}' has numbers, but for {rows} cells: if these have no value, "
-                    f"give --missing_values={listed}"
+                    f"Warning: '{name}' is numeric except for {rows} cells: if these are "
+                    f"missing values, give --missing_values={listed}"
                 )

@@ -108,17 +108,17 @@ def without_holes(records: Records, missing: str, cells: Cells, lines: list[str]
     if missing == "refuse":
         row, index = map(int, np.argwhere(holes)[0])
         raise DataError(
-            f"{cells.name}, {cells.place_of(row)}, column '{records.names[index]}': the value is "
-            "missing: --missing=keep keeps it so, --missing=drop leaves such rows out"
+            f"{cells.name}, {cells.place_of(row)}, column '{records.names[index]}': the "
+            "value is missing. --missing=keep keeps it, --missing=drop drops such rows"
         )
     if missing == "drop":
         whole = ~holes.any(axis=1)
         if whole.sum() < FEWEST_ROWS:
             raise DataError(
-                f"{cells.name} has {int(whole.sum())} rows without missing cells: at least "
-                f"{FEWEST_ROWS} are needed"
+                f"{cells.name} has {int(whole.sum())} rows without missing cells: need at "
+                f"least {FEWEST_ROWS}"
             )
-        lines.append(f"Left out {int((~whole).sum())} of {len(whole)} rows with missing cells")
+        lines.append(f"Dropped {int((~whole).sum())} of {len(whole)} rows with missing cells")
         return records.at(whole)
     values = records.values.copy()
     for index, column in enumerate(records.columns):
@@ -129,8 +129,8 @@ def without_holes(records: Records, missing: str, cells: Cells, lines: list[str]
             filled = present.mean().round() if column.type == WHOLE else present.mean()
         values[holes[:, index], index] = filled
     lines.append(
-        f"Warning: {int(holes.sum())} missing cells are filled in by the mean or the most frequent "
-        "level of their column, which makes a spike there that samples have too"
+        f"Warning: {int(holes.sum())} missing cells are replaced by the mean or the most "
+        "frequent category of their column; this makes a spike that samples reproduce"
     )
     return replace(records, values=values)
 
@@ -158,9 +158,9 @@ def without_identifiers(
             one = Marginal.of(present)
             if one.lone is not None:
                 lines.append(
-                    f"Warning: {column.name} is {one.lone[0]:.10g} in {one.lone[1]} rows, far from "
-                    "all its other values: if that stands for a missing value, give "
-                    f"--missing_values={one.lone[0]:.10g}"
+                    f"Warning: {column.name} is {one.lone[0]:.10g} in {one.lone[1]} rows, "
+                    "far from all its other values: if this stands for a missing value, "
+                    f"give --missing_values={one.lone[0]:.10g}"
                 )
             counts = present[0] in (0, 1) and bool((np.diff(present) == 1).all())
             called = one.whole and (counts or CALLED_IDENTIFIER.fullmatch(column.name))
@@ -214,7 +214,7 @@ def with_rare_levels_together(
         columns[index] = replace(column, levels=levels, rare=names[:MOST_RARE])
         named = ", ".join(map(visible, names[:SHOWN_LEVELS]))
         lines.append(
-            f"{len(rare)} rare levels of '{column.name}' are put together as '{OTHER}': {named}"
+            (f"{len(rare)} rare categories of '{column.name}' are merged into '{OTHER}': {named}")
             + ", ..." * (len(rare) > SHOWN_LEVELS)
         )
     return replace(records, columns=columns, values=values)
@@ -232,14 +232,15 @@ def with_made_columns(records: Records, calendar: bool, is_missing: Sequence[str
     added = [("calendar", new) for column in dates for new in calendar_columns(column.name)]
     for name in is_missing:
         if name not in records.names:
-            raise UsageError(f"--is_missing={visible(name)}: no such column is modelled")
+            raise UsageError(f"--is_missing={visible(name)}: the model has no such column")
         if not np.isnan(records.values[:, records.names.index(name)]).any():
-            raise UsageError(f"--is_missing={visible(name)}: it is missing in no row that is kept")
+            raise UsageError(f"--is_missing={visible(name)}: no row misses this value")
         added.append(("is_missing", missing_column(name)))
     for option, column in added:
         if column.name in records.order:
             raise UsageError(
-                f"--{option} adds '{column.name}', which there is already: leave it out"
+                f"--{option} adds the column '{column.name}', which already exists: leave "
+                "the option out"
             )
     extra = [made_values(records.values, records.names, column) for _, column in added]
     return replace(

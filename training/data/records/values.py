@@ -104,7 +104,9 @@ def marks_of(missing_values: Iterable[object]) -> frozenset[str]:
         UsageError: The argument is a single text, whose letters would be the marks.
     """
     if isinstance(missing_values, str):
-        raise UsageError(f"missing_values is {missing_values!r}: give a list, [{missing_values!r}]")
+        raise UsageError(
+            f"missing_values is {missing_values!r}: give a list, for example [{missing_values!r}]"
+        )
     marks = {str(mark).strip().lower() for mark in missing_values}
     for number in [number_in(mark) for mark in marks]:
         if number is not None:
@@ -216,14 +218,14 @@ def reader_of(
         except _Misfit as error:
             text = str(error)
             raise DataError(
-                f"{place_of(first + texts.index(text))}: '{shown(text)}' is no {column.type}: mend "
-                "it, or leave the cell empty"
+                f"{place_of(first + texts.index(text))}: '{shown(text)}' is not a "
+                f"{column.type}: correct it, or leave the cell empty"
             ) from error
         large = np.flatnonzero(np.abs(values) > LARGEST)
         if len(large):
             raise DataError(
-                f"{place_of(first + int(large[0]))}: {values[large[0]]:g} is no value that can be "
-                "squared: mend it, or leave the column out"
+                f"{place_of(first + int(large[0]))}: {values[large[0]]:g} is too large: "
+                "correct it, or leave the column out"
             )
         return values
 

@@ -133,12 +133,12 @@ def patches(held_out: bool, side: int, count: int) -> Source:
         UsageError: Patches are too small or large, or there are too few.
     """
     if not SIDES[0] <= side <= SIDES[1]:
-        raise UsageError(f"--patch is {side}: patches are from {SIDES[0]} to {SIDES[1]} pixels")
+        raise UsageError(f"--patch is {side}: give a side from {SIDES[0]} to {SIDES[1]} pixels")
     datasets: Any = importlib.import_module("sklearn.datasets")
     photographs = datasets.load_sample_images().images
     corners = np.concatenate(list(_corners(photographs, held_out, side)))
     if count > len(corners):
-        raise UsageError(f"there are {len(corners):,} patches of {side} pixels, not {count:,}")
+        raise UsageError(f"there are only {len(corners):,} patches of {side} pixels, not {count:,}")
     chosen = corners[np.random.default_rng(0).permutation(len(corners))[:count]]
 
     def images() -> Images:
@@ -205,7 +205,7 @@ def open_source(
         return Source(_cifar10(path), None)
     if path.suffix.lower() == ".gz":
         return _idx(path)
-    raise UsageError(f"{name} is of no known kind: give {_KNOWN}")
+    raise UsageError(f"{name} has an unknown format: give {_KNOWN}")
 
 
 def _files(container: Container, in_part: bool) -> Source:
@@ -216,13 +216,13 @@ def _files(container: Container, in_part: bool) -> Source:
     names = image_names(container)
     if not names:
         kinds = ", ".join(IMAGE_SUFFIXES)
-        raise DataError(f"{container.path} has no images of the kinds that are read: {kinds}")
+        raise DataError(f"{container.path} contains no images in a known format: {kinds}")
     labels: list[Label] | None = None
     if LABEL_FILE in container.names:
         labels = labels_of(container, names)
     elif classes := _class_folders(names):
         first = ", ".join(quoted(name) for name in classes[:10])
-        logger.info(f"{len(classes)} folders are as many classes, from 0 on: {first}")
+        logger.info(f"{len(classes)} folders become classes, numbered from 0: {first}")
         labels = [classes.index(name.partition("/")[0]) for name in names]
     if in_part and labels and all(isinstance(label, int) for label in labels):
         order = in_turns(labels)
@@ -282,7 +282,9 @@ def _cifar10(path: Path) -> Images:
                 if member.isreg() and (match := re.search(r"(?:^|/)data_batch_(\d+)$", member.name))
             }
             if not batches:
-                raise DataError(f"{path} has no data_batch_1: it is not CIFAR-10's Python version")
+                raise DataError(
+                    f"{path} has no data_batch_1: it is not the Python version of CIFAR-10"
+                )
             for _, member in sorted(batches.items()):
                 where = f"{quoted(member.name)} in {path}"
                 if member.size > MAX_BATCH_BYTES:
@@ -319,9 +321,9 @@ def _idx(path: Path) -> Source:
     with _gunzip(path) as file:
         count, height, width = _idx_header(file, path, "images")
     if labels is not None and len(labels) != count:
-        raise DataError(f"{path} has {count} images, but the file of labels {len(labels)}")
+        raise DataError(f"{path} has {count} images, but the label file has {len(labels)}")
     if not 1 <= height * width <= MAX_PIXELS:
-        raise DataError(f"{path} says its images are {width}x{height}")
+        raise DataError(f"{path} declares images of {width}x{height}")
 
     def images() -> Images:
         margin = 2 if (height, width) == (28, 28) else 0
@@ -336,7 +338,7 @@ def _idx(path: Path) -> Source:
                 label = None if labels is None else labels[index]
                 yield SourceImage(f"image {index} of {path}", partial(given, image), label)
             if _read(file, 1, path):
-                raise DataError(f"{path} goes on after the {count} images that it says it has")
+                raise DataError(f"{path} has more data than its {count} declared images")
 
     return Source(images(), count)
 
@@ -345,7 +347,7 @@ def _idx_labels(path: Path) -> bytes | None:
     """Return the labels next to a file of images, by the naming scheme of MNIST."""
     beside = path.with_name(path.name.replace("images", "labels").replace("idx3", "idx1"))
     if beside == path or not beside.exists():
-        logger.info(f"Note: no labels, since there is no {beside.name} beside {path}")
+        logger.info(f"Note: no labels, because there is no {beside.name} beside {path}")
         return None
     with _gunzip(beside) as file:
         (count,) = _idx_header(file, beside, "labels")
@@ -369,20 +371,20 @@ class _Archive(gzip.GzipFile):
     def read(self, size: int | None = -1) -> bytes:
         # Names of members can have any length, and are read at once.
         if size is None or not 0 <= size <= MAX_BATCH_BYTES:
-            raise tarfile.ReadError(f"it asks for {size} bytes at once")
+            raise tarfile.ReadError(f"it requests {size} bytes at once")
         return super().read(size)
 
     def seek(self, offset: int, whence: int = 0) -> int:
         # Skipping unpacks the data, which can be a thousand times as long.
         if offset > MAX_ARCHIVE_BYTES:
-            raise tarfile.ReadError(f"it goes on after {MAX_ARCHIVE_BYTES >> 20} MiB")
+            raise tarfile.ReadError(f"it is longer than {MAX_ARCHIVE_BYTES >> 20} MiB")
         return super().seek(offset, whence)
 
 
 def _gunzip(path: Path, kind: type[gzip.GzipFile] = gzip.GzipFile) -> gzip.GzipFile:
     try:
         if not path.is_file():  # opening a pipe would block forever
-            raise DataError(f"{path} is no ordinary file")
+            raise DataError(f"{path} is not an ordinary file")
         return kind(path, "rb")
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error

@@ -48,26 +48,26 @@ def read_entries(folder: Path) -> Iterator[tuple[bytes, bytes]]:
             number += 1
             left -= len(key) + len(value)
             if number > store.count or left < 0:
-                raise _broken(folder, "it has more entries than it says")
+                raise _broken(folder, "it has more entries than it declares")
             if key <= last:
                 raise _broken(folder, "its keys are not in order")
             last = key
             yield key, value
         if number != store.count:
-            raise _broken(folder, f"it has {number} of {store.count} entries")
+            raise _broken(folder, f"it has {number} of {store.count} declared entries")
 
 
 @contextmanager
 def _opened(folder: Path) -> Iterator["_Store"]:
     path = folder / DATA_FILE
     if not path.is_file():  # opening a pipe would block forever
-        raise _broken(folder, f"its {DATA_FILE} is no file")
+        raise _broken(folder, f"its {DATA_FILE} is not a file")
     if not os.access(path, os.R_OK):
-        raise _broken(folder, f"its {DATA_FILE} may not be read")
+        raise _broken(folder, f"its {DATA_FILE} cannot be read: permission denied")
     if importlib.util.find_spec("lmdb") is None:
         raise DataError(
-            f"{folder} is an LMDB, for which the package lmdb is missing: pip install lmdb, or "
-            "'.[lmdb]' in place of '.' where this code is installed"
+            f"{folder} is an LMDB: install the package lmdb (pip install lmdb, or "
+            "'.[lmdb]' instead of '.')"
         )
     # Isolated from the environment, but with this process's packages: it starts in 20 ms.
     command = [sys.executable, "-IS", str(_SCRIPT), str(folder), str(MAX_FILE_BYTES), *sys.path]
@@ -106,7 +106,7 @@ class _Store:
     def _read(self, size: int) -> bytes:
         content = self._sent.read(size)
         if len(content) < size:
-            raise _broken(self._folder, "LMDB's library broke down on it")
+            raise _broken(self._folder, "the LMDB library crashed")
         return content
 
 

@@ -51,7 +51,7 @@ class ImageWriter:
             DataError: Some images have labels and others do not.
         """
         if self.count and (label is None) == self.has_labels:
-            raise DataError(f"some images have labels, but not all of the first {self.count + 1}")
+            raise DataError(f"only some of the first {self.count + 1} images have labels")
         name = f"{self.count // IMAGES_A_FOLDER:05d}/img{self.count:08d}.png"
         self._put(name, encode_png(pixels))
         if label is not None:
@@ -65,7 +65,7 @@ class ImageWriter:
             DataError: There is no image.
         """
         if self.count == 0:
-            raise DataError("the source has no images that can be read")
+            raise DataError("the source has no readable images")
         content = {"labels": self._labels or None}
         self._put(LABEL_FILE, json.dumps(content).encode())
 
@@ -111,15 +111,15 @@ def require_writable(destination: Path, source: Path | None, overwrite: bool) ->
     """
     if destination.suffix.lower() in OTHER_ARCHIVES and not destination.is_dir():
         raise UsageError(
-            f"--dest is {destination}, but a data set is a .zip or a folder: give a name that ends "
-            f"in .zip, or not in {destination.suffix}"
+            f"--dest is {destination}, but a data set is a .zip or a folder: give a name "
+            f"that ends in .zip, or one that does not end in {destination.suffix}"
         )
     if source is not None:
         target, origin = destination.resolve(), source.resolve()
         if target == origin or origin in target.parents or target in origin.parents:
             raise UsageError(
-                f"--dest is {destination}, but the source {source} is the same, in it, or around "
-                "it: give a --dest elsewhere"
+                f"--dest is {destination}, but the source {source} is the same, inside "
+                "it, or contains it: give another --dest"
             )
     if not destination.exists():
         return
@@ -127,13 +127,13 @@ def require_writable(destination: Path, source: Path | None, overwrite: bool) ->
         raise UsageError(f"{destination} exists: give another --dest, or --overwrite to replace it")
     if destination.is_dir() == is_zip(destination):
         kinds = ("folder", "zip") if destination.is_dir() else ("file", "folder")
-        raise UsageError(f"{destination} is a {kinds[0]}, and would be replaced by a {kinds[1]}")
+        raise UsageError(f"{destination} is a {kinds[0]} and would be replaced by a {kinds[1]}")
     if (
         destination.is_dir()
         and any(destination.iterdir())
         and not (destination / LABEL_FILE).exists()
     ):
-        raise UsageError(f"{destination} is no data set (it has no {LABEL_FILE}): not replaced")
+        raise UsageError(f"{destination} is not a data set (it has no {LABEL_FILE}): not replaced")
 
 
 def _entry(name: str) -> zipfile.ZipInfo:
@@ -221,19 +221,19 @@ class Conversion:
                     break
         if 0 < seen <= self.first_image:
             raise DataError(
-                f"the source has {seen} images, but {self.first_image} are to be left out"
+                f"the source has {seen} images, but --first-image skips {self.first_image}"
             )
         if shape is None:
             reason = f": all {skipped} were skipped" if skipped else ""
-            raise DataError(f"the source has no images that can be read{reason}")
+            raise DataError(f"the source has no readable images{reason}")
         return shape, skipped
 
     def _square(self, image: SourceImage, shape: tuple[int, ...] | None) -> np.ndarray:
         pixels = self.transform(image.read(), image.where)
         if shape is not None and pixels.shape[:2] != shape[:2]:
             raise DataError(
-                f"{image.where} is {pixels.shape[1]}x{pixels.shape[0]}, but the first image "
-                f"{shape[1]}x{shape[0]}: give --resolution"
+                f"{image.where} is {pixels.shape[1]}x{pixels.shape[0]}, but the first "
+                f"image is {shape[1]}x{shape[0]}: give --resolution"
             )
         return pixels
 
@@ -248,6 +248,6 @@ class Conversion:
         if self.channels is None:
             raise DataError(
                 f"{where} is in color, but the first image is gray: give --channels=3, or "
-                "--channels=1 to make all gray"
+                "--channels=1 to convert all to gray"
             )
         return to_gray(pixels)

@@ -22,7 +22,7 @@ MOST_COLUMNS = 10_000
 LONGEST_NAME = 200
 
 
-NO_NAME = "Left out the first column, which has no name, as an index of the rows"
+NO_NAME = "Dropped the first column, which has no name, as a row index"
 
 
 def row_number(row: int) -> str:
@@ -84,7 +84,7 @@ def places_of(
             raise UsageError(f"column '{name}' is named twice: name it once")
     places = [names.index(name) for name in chosen if name not in exclude]
     if not places:
-        raise UsageError(f"{source}: no column is left")
+        raise UsageError(f"{source}: no columns are left")
     return places
 
 
@@ -126,8 +126,8 @@ def require_names(names: Sequence[str], source: object, indexed: bool = False) -
             )
         if _runs_in_spreadsheets(name):
             raise DataError(
-                f"{source}: column {number} is named '{shown(name)}', which a spreadsheet would "
-                "run as a formula: rename it"
+                f"{source}: column {number} is named '{shown(name)}', which a spreadsheet "
+                "would run as a formula: rename it"
             )
         if name in seen:
             raise DataError(f"{source} has two columns '{name}': rename one")
@@ -146,7 +146,7 @@ def _runs_in_spreadsheets(name: str) -> bool:
 def require_few(columns: int, source: object) -> None:
     """Raise DataError if there are too many columns."""
     if columns > MOST_COLUMNS:
-        raise DataError(f"{source} has {columns} columns: at most {MOST_COLUMNS} are taken")
+        raise DataError(f"{source} has {columns} columns: the limit is {MOST_COLUMNS}")
 
 
 CHUNK = 40 << 20
@@ -246,7 +246,7 @@ class RowChoices:
         natural("seed", self.seed)
         given: object = self.held_out
         if not (isinstance(given, Real) and 0 <= float(given) <= 1):
-            raise UsageError(f"held_out is {given!r}: give a part of the rows, as 0.1")
+            raise UsageError(f"held_out is {given!r}: give a fraction, for example 0.1")
 
 
 @dataclass(frozen=True)

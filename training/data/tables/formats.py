@@ -38,7 +38,7 @@ TOY_ROWS = 20_000
 
 INDEX = re.compile(r"__index_level_\d+__")
 """Name that pandas gives to an unnamed index in a Parquet file."""
-NO_INDEX = "Left out the index of the rows, which has no name"
+NO_INDEX = "Dropped the row index, which has no name"
 SINGLE = ("float", "halffloat")
 """Arrow's names of types of lower precision."""
 
@@ -64,7 +64,7 @@ def open_archive(path: Path) -> ForeignTable:
             (name,) = saved.names
         else:
             raise DataError(
-                f"{path} has no array 'points', and more than one: save the table as 'points'"
+                f"{path} has several arrays, none of them 'points': save the table as 'points'"
             )
         with saved.open(name) as (header, _):
             _require_table(path, header)
@@ -73,7 +73,7 @@ def open_archive(path: Path) -> ForeignTable:
         if named:
             names = [str(entry) for entry in saved.read("names").ravel()]
             if len(names) != columns:
-                raise DataError(f"{path} has {columns} columns, but {len(names)} names")
+                raise DataError(f"{path} has {columns} columns, but {len(names)} column names")
 
     def blocks() -> Iterator[np.ndarray]:
         with open_arrays(path) as saved, saved.open(name) as (header, file), saved.reading(name):
@@ -89,7 +89,7 @@ def _rows(path: Path, header: Header, file: IO[bytes]) -> Iterator[np.ndarray]:
     def numbers(length: int) -> np.ndarray:
         content = file.read(length * header.dtype.itemsize)
         if len(content) != length * header.dtype.itemsize:
-            raise DataError(f"{path} is broken: make it again")
+            raise DataError(f"{path} is damaged: make it again")
         return np.frombuffer(content, header.dtype)
 
     if header.by_columns:
@@ -106,14 +106,14 @@ def _rows(path: Path, header: Header, file: IO[bytes]) -> Iterator[np.ndarray]:
 def _require_table(path: Path, header: Header) -> None:
     if len(header.shape) != 2 or header.dtype.kind not in "fiub":
         raise DataError(
-            f"{path} is an array of shape {list(header.shape)} and type {header.dtype}: give rows "
-            "and columns of numbers"
+            f"{path} is an array of shape {list(header.shape)} and type {header.dtype}: "
+            "give a matrix of numbers"
         )
     require_few(header.shape[1], path)
 
 
 @contextmanager
-def by_arrow(path: Path, failure: str = "is broken: {}") -> Iterator[None]:
+def by_arrow(path: Path, failure: str = "is damaged: {}") -> Iterator[None]:
     """Convert errors of Arrow in this block.
 
     Args:
@@ -140,7 +140,7 @@ def open_parquet(
     path: Path, wanted: Sequence[str] | None, exclude: Sequence[str] = ()
 ) -> ForeignTable:
     """Open columns of a Parquet file, by default all of them."""
-    with by_arrow(path, "is no readable Parquet file"):
+    with by_arrow(path, "is not a readable Parquet file"):
         file = importlib.import_module("pyarrow.parquet").ParquetFile(path)
         names = list(file.schema_arrow.names)
         kinds = {field.name: str(field.type) for field in file.schema_arrow}
@@ -150,7 +150,7 @@ def open_parquet(
     for name in chosen:
         if not kinds[name].startswith(("int", "uint", "float", "double", "half", "bool")):
             raise NotNumbers(
-                f"{path}: column '{shown(name)}' holds {kinds[name]}, no numbers: leave it out"
+                f"{path}: column '{shown(name)}' contains {kinds[name]}, not numbers: leave it out"
             )
 
     def blocks() -> Iterator[np.ndarray]:
@@ -244,8 +244,8 @@ def _numbers(
                 values[number, place] = float(cell)
             else:
                 raise NotNumbers(
-                    f"{path}, line {lines[number]}, column '{names[place]}': '{shown(cell)}' is no "
-                    "number: mend it, or leave the column out"
+                    f"{path}, line {lines[number]}, column '{names[place]}': '{shown(cell)}' "
+                    "is not a number: correct it, or leave the column out"
                 )
     return values
 
@@ -295,7 +295,9 @@ def open_table(
     if suffix == ".parquet":
         return open_parquet(path, wanted, exclude)
     if suffix == ".feather":
-        raise NotNumbers(f"{path} is read by {script('dataset_tool')} alone: make a data set of it")
+        raise NotNumbers(
+            f"{path} cannot be used directly: make a data set from it with {script('dataset_tool')}"
+        )
     if suffix in (".npy", ".npz"):
         arrays = open_npy(path) if suffix == ".npy" else open_archive(path)
         return with_columns(arrays, wanted, exclude)
@@ -305,5 +307,5 @@ def open_table(
 def require_table_file(path: Path) -> None:
     """Raise DataError unless a path is a file."""
     if not path.is_file():
-        state = "is no file" if path.exists() else "does not exist"
+        state = "is not a file" if path.exists() else "does not exist"
         raise DataError(f"{path} {state}: give a table, {', '.join(SUFFIXES)}")

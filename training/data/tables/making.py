@@ -32,11 +32,11 @@ DEPENDENT = 1e-11
 
 Its largest residual must also be below ``FOLLOWS`` standard deviations.
 """
-MEAN = "--missing=mean fills in the column's mean"
-KEEP = "--missing=keep takes a trial for the data that are there"
+MEAN = "--missing=mean imputes the column mean"
+KEEP = "--missing=keep keeps the observed data of a trial"
 ONLY_DATA = (
-    "and --missing=keep is for empty cells among data of trials, not for infinite values, "
-    "parameters or covariates"
+    "and --missing=keep is only for empty cells among data of trials, not for infinite "
+    "values, parameters or covariates"
 )
 """Advice about missing values, for messages."""
 
@@ -51,7 +51,7 @@ def make_table(source: ForeignTable, choices: TableChoices) -> tuple[DataTable, 
     """
     condition_names, rest = _roles(source, choices)
     if choices.dataset is not None and choices.missing == "mean":
-        raise UsageError("--missing=mean would make trials up: give --missing=drop")
+        raise UsageError("--missing=mean would invent trials: give --missing=drop")
     lines = list(source.notes)
     values, holes, rows = _collected(source, choices, lines)
     names = list(source.names)
@@ -88,7 +88,7 @@ def make_table(source: ForeignTable, choices: TableChoices) -> tuple[DataTable, 
     lines += _told_of_few_rows(len(names), len(values) - int((held_out | beside).sum()))
     hashes = np.concatenate([row_numbers(block) for block in row_blocks(values[first])])
     if again := len(hashes) - len(np.unique(hashes)):
-        lines.append(f"{again} row(s) repeat another")
+        lines.append(f"{again} duplicate row(s)")
     table = DataTable(
         torch.from_numpy(values),
         columns,
@@ -102,7 +102,7 @@ def make_table(source: ForeignTable, choices: TableChoices) -> tuple[DataTable, 
         datasets,
     )
     if table.has_holes:
-        lines.append(f"Trials are of the data that are there; missing: {holes_in_words(table)}")
+        lines.append(f"Trials keep their observed data; missing: {holes_in_words(table)}")
     return table, [*lines, *_summary(table)]
 
 
@@ -111,8 +111,11 @@ def _told_of_few_rows(columns: int, rows: int) -> list[str]:
     if columns < rows - 1:
         return []
     return [
-        f"Warning: {columns} columns, but {rows} rows to train on: what columns have in common is "
-        "hardly known, and is shrunk when they are whitened; have more rows, or choose --columns"
+        (
+            f"Warning: {columns} columns but only {rows} training rows: the covariance is "
+            "poorly determined and is shrunk for whitening; use more rows, or select "
+            "--columns"
+        )
     ]
 
 
@@ -126,12 +129,14 @@ def _roles(source: ForeignTable, choices: TableChoices) -> tuple[list[str], list
     roles = [*conditions, *([] if choices.dataset is None else [choices.dataset])]
     for name in (*roles, *choices.bounds):
         if name not in source.names:
-            raise UsageError(f"{source.name} has no column '{name}' (of those that are read)")
+            raise UsageError(f"{source.name} has no column '{name}' among those that are used")
         if roles.count(name) > 1:
-            raise UsageError(f"column '{name}' has two roles: it can have one of these")
+            raise UsageError(f"column '{name}' has two roles: give it one")
     rest = [index for index, name in enumerate(source.names) if name not in roles]
     if not rest:
-        raise UsageError(f"{source.name}: all columns are conditions: --columns needs others too")
+        raise UsageError(
+            f"{source.name}: all columns are conditions: add other columns to --columns"
+        )
     return conditions, rest
 
 
@@ -176,8 +181,8 @@ def _parted(rows: int, choices: TableChoices) -> tuple[torch.Tensor, torch.Tenso
     left = rows - int((held_out | kept).sum())
     if left < FEWEST_ROWS:
         raise UsageError(
-            f"--held-out and --kept leave {left} of {rows} rows to train on: at least "
-            f"{FEWEST_ROWS} are needed"
+            f"--held-out and --kept leave {left} of {rows} rows for training: need at "
+            f"least {FEWEST_ROWS}"
         )
     return held_out, kept
 
@@ -218,24 +223,22 @@ def _collected(
     values = joined(sound(), len(source.names))
     if len(values) < FEWEST_ROWS:
         whole = " without missing values" if choices.missing == "drop" else ""
-        raise DataError(
-            f"{source.name} has {len(values)} rows{whole}: at least {FEWEST_ROWS} are needed"
-        )
+        raise DataError(f"{source.name} has {len(values)} rows{whole}: need at least {FEWEST_ROWS}")
     if not holes:
         return values, {}, None
     if choices.missing == "drop":
         lines.append(
-            f"Left out {read - kept} of {read} rows ({(read - kept) / read:.2%}), with {holes} "
-            "missing or infinite value(s)"
+            f"Dropped {read - kept} of {read} rows ({(read - kept) / read:.2%}), with "
+            f"{holes} missing or infinite value(s)"
         )
         return values, {}, np.concatenate(numbers)
     if kept < read:
-        lines.append(f"Left out {read - kept} of {read} rows, which have no data at all")
+        lines.append(f"Dropped {read - kept} of {read} rows, which contain no data")
     places = {}
     for name, column in zip(source.names, values.T, strict=True):
         missing = np.flatnonzero(~np.isfinite(column))
         if len(missing) == len(column):
-            raise DataError(f"{source.name}: column '{name}' has no values at all")
+            raise DataError(f"{source.name}: column '{name}' has no values")
         if len(missing):
             places[name] = missing
     return values, places, np.concatenate(numbers) if may else None
@@ -257,15 +260,15 @@ def _require_sound(
     if may:  # rows without any data are left out, even if more is missing
         holes &= ~np.isnan(block[:, may]).all(axis=1, keepdims=True)
     for bad, form in (
-        (broken, "{value:g} is no value that can be squared: mend it, or leave the column out"),
+        (broken, "{value:g} is too large: correct it, or leave the column out"),
         (
             holes,
-            "the value is missing ({value:g}): --missing=drop leaves such rows out, "
+            "the value is missing ({value:g}): --missing=drop drops such rows, "
             + (MEAN if choices.dataset is None else ONLY_DATA if may else KEEP),
         ),
         (
             finite & ((block < low) | (block > high)),
-            "{value:.10g} is not within its --bounds, {low:.10g} to {high:.10g}",
+            "{value:.10g} is outside its --bounds, {low:.10g} to {high:.10g}",
         ),
     ):
         if bad.any():
@@ -300,8 +303,8 @@ def _fill_in(
         column[places] = mean
         spikes.append(f"{name} ({len(places)} rows, {len(places) / len(column):.2%})")
     lines.append(
-        "Warning: missing values are filled in by the mean of their column, which makes a spike "
-        f"there that samples will have too: {', '.join(spikes)}; --missing=drop makes none"
+        "Warning: missing values are imputed by the column mean, which makes a spike "
+        f"that samples reproduce: {', '.join(spikes)}; --missing=drop avoids it"
     )
 
 
@@ -334,7 +337,7 @@ def independent(
     low, high = values.min(axis=0), values.max(axis=0)
     varies = (std > 0) & (high - low > EXACT * np.maximum(np.abs(low), np.abs(high)))
     if not varies.any():
-        raise DataError(f"{source} has no column that varies: there is nothing to learn")
+        raise DataError(f"{source}: all columns are constant: there is nothing to learn")
     kept: list[int] = []
     slopes: dict[int, np.ndarray] = {}
     for index in map(int, np.flatnonzero(varies)):
@@ -363,16 +366,16 @@ def independent(
     offsets = mean[gone] - table @ mean[kept]
     constant = [names[index] for index in gone if index not in slopes and high[index] == low[index]]
     if constant:
-        lines.append(f"Left out constant column(s): {', '.join(constant)}")
+        lines.append(f"Dropped constant column(s): {', '.join(constant)}")
     alike = [names[index] for index in gone if index not in slopes and high[index] > low[index]]
     if alike:
         lines.append(
-            f"Left out column(s) whose numbers are too large for what they differ by, and look "
-            f"like identifiers: {', '.join(alike)}"
+            "Dropped column(s) that look like identifiers, with values too large "
+            f"compared with their differences: {', '.join(alike)}"
         )
     if slopes:
         listed = ", ".join(names[index] for index in slopes)
-        lines.append(f"Left out column(s) that follow exactly from those before them: {listed}")
+        lines.append(f"Dropped column(s) that are exact functions of earlier columns: {listed}")
     dropped = Dropped(
         [names[index] for index in gone], torch.from_numpy(offsets), torch.from_numpy(table), names
     )
@@ -389,9 +392,9 @@ def _require_inside(
             at = (values[:, index] == least) | (values[:, index] == most)
             if at.any():
                 raise DataError(
-                    f"{source}, column '{name}': {int(at.sum())} value(s) are at a bound itself, "
-                    f"{values[at.argmax(), index]:.10g}, where a continuous column has none: give "
-                    "a bound beyond them"
+                    f"{source}, column '{name}': {int(at.sum())} value(s) are exactly at "
+                    f"a bound, {values[at.argmax(), index]:.10g}, which has probability 0 "
+                    "for a continuous column: give a bound beyond them"
                 )
 
 
@@ -410,26 +413,28 @@ def _summary(table: DataTable) -> list[str]:
     variances = np.linalg.eigvalsh(correlation)[::-1]
     ratio = float(variances.sum() ** 2 / np.square(variances).sum())
     head = ", ".join(f"{value:.3g}" for value in variances[:8])
-    kept = "" if table.kept is None else f" and {int(table.kept.sum())} kept for calibration"
+    kept = "" if table.kept is None else (f" and {int(table.kept.sum())} in the calibration set")
     lines = [
-        f"{len(points)} rows, {int(table.held_out.sum())} of them held out{kept}; "
-        f"{table.dim} columns"
-        + (f", conditioned on {len(table.condition_names)} more" if table.condition_names else "")
+        (
+            f"{len(points)} rows, {int(table.held_out.sum())} of them held out for validation{kept}; "
+            f"{table.dim} columns"
+        )
+        + (f", and {len(table.condition_names)} conditions" if table.condition_names else "")
     ]
     width = max(map(len, names))
     low, high = points.min(dim=0).values, points.max(dim=0).values
     rows = zip(names, low, high, table.columns.steps, strict=True)
     for name, *numbers in islice(rows, 30):
         least, most, step = map(float, numbers)
-        kind = f"steps of {step:g}" if step else "continuous"
+        kind = f"bins of width {step:g}" if step else "continuous"
         ends = f"{beside(least, most - least)} to {beside(most, most - least)}"
         lines.append(f"  {name:<{width}}  {ends}, {kind}")
     if table.dim > 30:
         lines.append(f"  ... and {table.dim - 30} more")
     more = ", ..." if table.dim > 8 else ""
     lines.append(
-        f"Variances of standardized columns {head}{more}; participation ratio {ratio:.3g} of "
-        f"{table.dim}"
+        f"Variances of standardized columns: {head}{more}; participation ratio {ratio:.3g} "
+        f"of {table.dim}"
     )
     return lines
 
@@ -454,9 +459,8 @@ def exchanged(table: DataTable, source: str) -> tuple[DataTable, list[str]]:
     covariates = [place for place, name in enumerate(names) if name in table.covariates]
     if table.conditions is None or not data:
         raise UsageError(
-            f"a likelihood is of data, which {source} has not: make it with "
-            f"{script('dataset_tool')} "
-            "--conditions=NAMES or --repeats"
+            f"--likelihood needs data columns, but {source} has none: make it with "
+            f"{script('dataset_tool')} --conditions=NAMES or --repeats"
         )
     lines: list[str] = []
     known = table.columns_of_conditions
@@ -472,14 +476,15 @@ def exchanged(table: DataTable, source: str) -> tuple[DataTable, list[str]]:
         kept, dropped = independent(whole, own, source, lines)
     if len(whole) < len(values) and dropped.names:
         raise DataError(
-            f"{source}: '{dropped.names[0]}' is constant or follows from other data, of which some "
-            f"are missing: leave it out by {script('dataset_tool')} --columns"
+            f"{source}: '{dropped.names[0]}' is constant or a function of other data, "
+            f"some of which are missing: leave it out with {script('dataset_tool')} "
+            "--columns"
         )
     few = [names[place] for place in levels]
     if few:
         lines.append(
-            f"{', '.join(few)} of few values: probabilities are learned of these, and a flow of "
-            f"{', '.join(own)} given them"
+            f"{', '.join(few)} have few values: the model learns their probabilities, and "
+            f"a flow of {', '.join(own)} given them"
         )
     last = [*covariates, *levels]
     given = known.at(last)

@@ -154,13 +154,11 @@ def told_of_steps(marginals: Mapping[str, Marginal]) -> list[str]:
         if not one.step and one.share > OFTEN and one.repeats
     ]
     if steps:
-        lines.append(
-            f"Training spreads {len(steps)} discrete column(s) over their steps: {_kinds(steps)}"
-        )
+        lines.append(f"Dequantized {len(steps)} discrete column(s) for training: {_kinds(steps)}")
     if atoms:
         lines.append(
-            f"Column(s) that have no density, as one value has a share of its own: "
-            f"{', '.join(atoms)}; {script('train')} --any gives such values a probability"
+            "Column(s) without a density, because single values have positive "
+            f"probability: {', '.join(atoms)}. {script('train')} --any models such values"
         )
     return lines
 
@@ -168,8 +166,10 @@ def told_of_steps(marginals: Mapping[str, Marginal]) -> list[str]:
 def told_of_no_quantities(marginals: Mapping[str, Marginal]) -> list[str]:
     """Return lines about possible codes for missing values, and possible identifiers."""
     lines = [
-        f"Warning: {name} is {one.lone[0]:.10g} in {one.lone[1]} rows, far from all its other "
-        "values: if that stands for a missing value, leave the cell empty"
+        (
+            f"Warning: {name} is {one.lone[0]:.10g} in {one.lone[1]} rows, far from all its "
+            "other values: if this stands for a missing value, leave the cell empty"
+        )
         for name, one in marginals.items()
         if one.lone is not None
     ]
@@ -181,8 +181,10 @@ def told_of_no_quantities(marginals: Mapping[str, Marginal]) -> list[str]:
     if identifiers:
         rest = [name for name in marginals if name not in identifiers]
         lines.append(
-            f"Warning: {', '.join(identifiers)} looks like an identifier, whole numbers that all "
-            f"differ: if it only tells rows apart, leave it out by --columns={','.join(rest[:20])}"
+            (
+                f"Warning: {', '.join(identifiers)} looks like an identifier (distinct whole "
+                f"numbers): if it only distinguishes rows, leave it out with --columns={','.join(rest[:20])}"
+            )
             + (",..." if len(rest) > 20 else "")
         )
     return lines

@@ -131,15 +131,17 @@ class Dropped:
             unused = int((expected.isnan() & ~own.isnan()).sum())
             if unused:
                 yield (
-                    f"column '{name}' follows in the training from others, of which {unused} "
-                    f"row(s) lack some: what they have of '{name}' is not looked at"
+                    f"column '{name}' is a function of other columns in training, but "
+                    f"{unused} row(s) lack some of these: their values of '{name}' are "
+                    "not checked"
                 )
             if len(rows):
                 first = int(rows[0])
                 yield (
-                    f"column '{name}' {'follows from others' if follows else 'is constant'} in the "
-                    f"training, but not in {len(rows)} row(s): row {first + 1} has "
-                    f"{float(own[first]):.10g} in place of {float(expected[first]):.10g}"
+                    f"column '{name}' "
+                    f"{'is a function of others' if follows else 'is constant'} in the "
+                    f"training data, but not in {len(rows)} row(s): row {first + 1} has "
+                    f"{float(own[first]):.10g} instead of {float(expected[first]):.10g}"
                 )
 
 

@@ -73,8 +73,9 @@ class TextTable:
             has_names = not all(map(is_number, cells)) or set(cells) <= set(known or ())
             if not has_names and known is None and _counts_up(cells) and not _counts_up(second):
                 raise DataError(
-                    f"{path}: the first row, {listed(cells)}, is of numbers that rise as names of "
-                    "columns may: give --header=yes if they are, and --header=no if they are data"
+                    f"{path}: the first row, {listed(cells)}, contains increasing "
+                    "numbers, which may be column names: give --header=yes if they are, "
+                    "and --header=no if they are data"
                 )
         names = cells if has_names else numbered(len(cells))
         if not names:
@@ -105,8 +106,8 @@ class TextTable:
                     yield line, cells
                 elif not cells[0].startswith(COMMENT):
                     raise DataError(
-                        f"{self.path}, line {line} has {len(cells)} cells, but there are "
-                        f"{len(self.names)} columns: the last is '{shown(self.names[-1])}'"
+                        f"{self.path}, line {line} has {len(cells)} cells for "
+                        f"{len(self.names)} columns: the last column is '{shown(self.names[-1])}'"
                     )
 
 

@@ -44,14 +44,14 @@ def groups_of(groups: Groups, names: Sequence[str]) -> tuple[Groups, Sequence[st
         matches = (form.fullmatch(name) for name in names)
         keys = [match[1] for match in matches if match]
         if not keys:
-            raise UsageError(f"--repeats={','.join(groups[0])}: no column is like '{first}'")
+            raise UsageError(f"--repeats={','.join(groups[0])}: no column matches '{first}'")
         whole = [[name.replace(STAR, key, 1) for name in groups[0]] for key in keys]
         return whole, [name.replace(STAR, "", 1).strip("_. ") or name for name in groups[0]]
     for group in groups:
         if len(group) != len(groups[0]):
             raise UsageError(
-                f"--repeats has {','.join(groups[0])} in one trial, but {','.join(group)} in "
-                "another: give as many columns for each"
+                f"--repeats has {','.join(groups[0])} in one trial but {','.join(group)} "
+                "in another: give the same number of columns for each"
             )
     return groups, groups[0]
 
@@ -76,7 +76,7 @@ def unrolled(
     places = [places_of(source.names, group, source.name) for group in groups]
     flat = [place for group in places for place in group]
     if len(set(flat)) < len(flat):
-        raise UsageError("--repeats names a column twice: give each in one trial")
+        raise UsageError("--repeats names a column twice: name it in one trial only")
     rest = [place for place in range(len(source.names)) if place not in flat]
     names = [*(source.names[place] for place in rest), *columns, dataset]
     rows: list[int] = []
@@ -132,8 +132,8 @@ def numbered_datasets(
         raise DataError(
             f"{source.name}, {here}, column '{names[column]}': "
             f"{parameters[row, column]:.10g}, but {parameters[before, column]:.10g} in "
-            f"{there} of the same dataset, {identifiers[row]:.10g}: all "
-            "trials of a dataset have its parameters"
+            f"{there} of the same dataset, {identifiers[row]:.10g}: all trials of a "
+            "dataset must have the same parameters"
         )
     return torch.from_numpy(which.astype(np.int64)), first
 
@@ -143,7 +143,7 @@ def trials_in_words(datasets: Tensor) -> str:
     counts = torch.unique(datasets, return_counts=True)[1]
     least, most = int(counts.min()), int(counts.max())
     trials = f"{least} to {most} trials" if least < most else f"{most} trial{'s' * (most > 1)}"
-    return f"{len(counts)} datasets of {trials} each"
+    return f"{len(counts)} datasets with {trials} trials each"
 
 
 def holes_in_words(table: DataTable) -> str:
@@ -191,13 +191,13 @@ def as_sets(table: DataTable, size: int, name: str) -> DataTable:
     """
     if table.datasets is None or table.conditions is None:
         raise UsageError(
-            f"{name} has no trials, which --cond_shape=set:{size} is of: make it with "
+            f"{name} has no trials, as --cond_shape=set:{size} needs: make it with "
             f"{script('dataset_tool')} --dataset=ID or --repeats"
         )
     if size != table.condition_dim:
         raise UsageError(
-            f"--cond_shape=set:{size} does not fit trials of {', '.join(table.condition_names)}: "
-            f"give set:{table.condition_dim}"
+            f"--cond_shape=set:{size} does not match trials of "
+            f"{', '.join(table.condition_names)}: give set:{table.condition_dim}"
         )
     first = first_rows(table)
     number = torch.zeros(int(table.datasets.max()) + 1, dtype=torch.int64)

@@ -154,8 +154,8 @@ def require_width(conditions: Tensor, count: int) -> None:
     """Raise DataError unless conditions have shape ``[..., count]``."""
     if conditions.ndim == 0 or conditions.shape[-1] != count:
         raise DataError(
-            f"conditions have shape {list(conditions.shape)}, but this flow has C = {count}: "
-            f"give [N, {count}]"
+            f"conditions have shape {list(conditions.shape)}, but this flow has C = "
+            f"{count} conditions: give [N, {count}]"
         )
 
 
@@ -237,8 +237,9 @@ class TrialScale(nn.Module):
         """
         if conditions.ndim == 0 or not conditions.shape[-1] or conditions.shape[-1] % self.count:
             raise DataError(
-                f"conditions have shape {list(conditions.shape)}, but this flow has trials of "
-                f"{self.count}: give all trials of a point side by side, [N, n {self.count}]"
+                f"conditions have shape {list(conditions.shape)}, but a trial of this "
+                f"flow has {self.count} values: give the trials of each point side by "
+                f"side, [N, n {self.count}]"
             )
         rows = conditions.to(self.each.mean).reshape(*conditions.shape[:-1], -1, self.count)
         there = are_there(rows)
@@ -247,9 +248,10 @@ class TrialScale(nn.Module):
             raise DataError("an observation has no trials: give at least one")
         if (numbers > self.most).any():
             raise DataError(
-                f"an observation has {int(numbers.max())} trials, but no simulation had more than "
-                f"{self.most}: simulate as many, or learn the likelihood of one ({script('train')} "
-                "--likelihood), which takes any number"
+                f"an observation has {int(numbers.max())} trials, but no simulation had "
+                f"more than {self.most}: simulate that many trials, or learn the "
+                f"likelihood of one trial ({script('train')} --likelihood), which allows "
+                "any number"
             )
         c = self.each(torch.where(there[..., None], rows, 0.0))
         return torch.where(there[..., None], c, 0.0), there
@@ -283,7 +285,7 @@ class LinearPrediction(Prediction):
     def __init__(self, dim: int, conditions: int):
         super().__init__()
         if conditions < 1:
-            raise ValueError("a prediction needs conditions")
+            raise ValueError("a prediction requires conditions")
         self.register_buffer("slopes", torch.zeros(conditions, dim, dtype=torch.float64))
 
     def fit(self, c: Tensor, x: Tensor) -> None:
@@ -330,7 +332,7 @@ class GaussianPrediction(Prediction):
     def __init__(self, dim: int, conditions: int):
         super().__init__()
         if conditions < 1:
-            raise ValueError("a prediction needs conditions")
+            raise ValueError("a prediction requires conditions")
         self.dim = dim
         sizes = [conditions, *[WIDTH] * (1 + DEPTH), 2 * dim + dim * (dim - 1) // 2]
         self.members = nn.ModuleList(

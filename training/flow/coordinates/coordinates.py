@@ -114,13 +114,18 @@ class Coordinates(nn.Module):
         self.dim, self.names, self.knots = dim, list(maps), knots
         self.condition_dim, self.relevant = conditions, list(relevant)
         if any(not 0 <= place < conditions for place in (*self.relevant, *skewed, *tails)):
-            raise ValueError(f"a relevant or skewed condition is none of {conditions}")
+            raise ValueError(
+                f"a relevant or skewed condition is not among the {conditions} conditions"
+            )
         known = (*MAPS, *PREDICTIONS, LEVELS)
         for name in self.names:
             if name not in known:
-                raise ValueError(f"unknown map '{name}': known are {', '.join(known)}")
+                raise ValueError(f"unknown map '{name}': choose one of {', '.join(known)}")
         if trials and (trials < 0 or not conditions or relevant):
-            raise ValueError(f"{trials} trials of {conditions} conditions, of which some count")
+            raise ValueError(
+                f"{trials} trials of {conditions} conditions with selected "
+                "conditions: trials use all conditions"
+            )
         self.scale: ConditionScale | TrialScale | None = None
         if conditions:
             self.scale = ConditionScale(conditions, skewed, tails)
@@ -144,7 +149,7 @@ class Coordinates(nn.Module):
             counts: Number of levels of each of these conditions.
         """
         if self.trials or self.relevant:
-            raise ValueError("levels beside points are conditions among others, all of which count")
+            raise ValueError("a flow of category columns uses all its conditions")
         others = self.condition_dim - len(counts)
         self.beside = LevelPrediction(len(counts), others, counts)
         return self.beside
@@ -227,7 +232,7 @@ class Coordinates(nn.Module):
         if conditions is None:
             return self
         if self.scale is None:
-            raise UsageError("this flow has no conditions, but some were given: leave them out")
+            raise UsageError("this flow is not conditional: leave the conditions out")
         view = copy(self)
         view._given = conditions
         return view
@@ -272,8 +277,8 @@ class Coordinates(nn.Module):
             return None
         if self._given is None:
             raise UsageError(
-                f"this flow is conditional: say what its {self.condition_dim} conditions are, in "
-                "Python by flow.given(labels=conditions)"
+                f"this flow is conditional: give its {self.condition_dim} conditions, in "
+                "Python with flow.given(labels=conditions)"
             )
         numbers = seen(self.scale, self._given)
         return numbers[..., self.relevant] if self.relevant else numbers
@@ -375,12 +380,12 @@ class Coordinates(nn.Module):
     def check(self) -> None:
         """Raise ValueError if the buffers do not make an invertible map."""
         if (self.steps < 0).any():
-            raise ValueError("a step is negative")
+            raise ValueError("a bin width is negative")
         if (self.least > self.most).any():
-            raise ValueError("a column's smallest value is above its largest")
+            raise ValueError("the smallest value of a column exceeds its largest")
         for map_ in self.maps:
             if isinstance(map_, Gaps) and ((map_.steps != self.steps) & map_.some).any():
-                raise ValueError("steps that are taken out of a column are not as long as its own")
+                raise ValueError("removed bins of a column do not have the width of its bins")
         for part in (*self.maps, self.scale, self.surprise, self.beside):
             if part is None:
                 continue
@@ -417,7 +422,7 @@ def _require_finite(u: Tensor) -> None:
     if bad.any():
         row, column = bad.nonzero()[0].tolist()
         raise DataError(
-            f"{int(bad.any(dim=1).sum())} point(s) have no place in the flow, first in row "
-            f"{row + 1}, column {column + 1}: they are NaN or infinite, or outside of the column's "
-            "bounds"
+            f"{int(bad.any(dim=1).sum())} point(s) cannot be mapped, first in row "
+            f"{row + 1}, column {column + 1}: they are NaN or infinite, or outside the "
+            "bounds of the column"
         )

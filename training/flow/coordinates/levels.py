@@ -68,7 +68,7 @@ class LevelPrediction(Prediction):
     def __init__(self, dim: int, conditions: int, counts: Sequence[int]):
         super().__init__()
         if conditions < 1 or len(counts) != dim or min(counts) < 2:
-            raise ValueError("levels need conditions, and a column of them at least two")
+            raise ValueError("categories need conditions, and at least two levels per column")
         self.counts = list(counts)
         self.networks = nn.ModuleList(
             nn.ModuleList(LevelNetwork(conditions + before, count) for _ in range(MEMBERS))
@@ -160,7 +160,7 @@ class LevelPrediction(Prediction):
     def check(self) -> None:
         """Raise ValueError if a step is not positive."""
         if not (self.step > 0).all():
-            raise ValueError("a step between levels is not positive")
+            raise ValueError("a distance between levels is not positive")
 
 
 def _normal_share(y: Tensor) -> Tensor:

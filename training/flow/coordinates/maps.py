@@ -129,7 +129,7 @@ class Bounded(PointMap):
     def check(self) -> None:
         both, _, _ = self._kinds
         if (both & (self.high <= self.low)).any():
-            raise ValueError("a column's lower bound is not below its upper one")
+            raise ValueError("the lower bound of a column is not below its upper bound")
 
 
 class Logarithm(Bounded):
@@ -188,7 +188,7 @@ class Gaps(PointMap):
     def check(self) -> None:
         near = self.places.diff(dim=-1) < self.steps[:, None] * (1 - ROUNDED)
         if (self.steps <= 0).any() or (near & (self.places[:, 1:] < NOWHERE)).any():
-            raise ValueError("steps that are taken out of a column are not apart")
+            raise ValueError("removed bins of a column overlap")
 
 
 def sides(s: Tensor) -> tuple[Tensor, Tensor]:
@@ -245,7 +245,9 @@ class YeoJohnson(PointMap):
 
     def check(self) -> None:
         if (self.scale <= 0).any() or (self.exponent < 0).any() or (self.exponent > 2).any():
-            raise ValueError("a column's scale is not positive, or its exponent not within [0, 2]")
+            raise ValueError(
+                "the scale of a column is not positive, or its exponent is not within [0, 2]"
+            )
 
 
 class _Piece(NamedTuple):
@@ -293,7 +295,7 @@ class NormalScores(PointMap):
     def __init__(self, dim: int, knots: int):
         super().__init__(dim, knots)
         if knots < 2:
-            raise ValueError(f"a spline has at least 2 knots, not {knots}")
+            raise ValueError(f"a spline needs at least 2 knots, got {knots}")
         # Computed in Python, since a range on the meta device imports the compiler's algebra.
         even = [2 * index / (knots - 1) - 1 for index in range(knots)]
         line = torch.zeros(knots, dim, dtype=torch.float64)
@@ -353,7 +355,7 @@ class NormalScores(PointMap):
 
     def check(self) -> None:
         if (self.places.diff(dim=0) <= 0).any() or (self.scores.diff(dim=0) <= 0).any():
-            raise ValueError("the knots of a spline do not increase")
+            raise ValueError("the knots of a spline are not increasing")
         if (self.slopes <= 0).any():
             raise ValueError("a slope of a spline is not positive")
 

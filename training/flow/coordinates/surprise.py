@@ -129,4 +129,4 @@ class Surprise(nn.Module):
     def check(self) -> None:
         """Raise ValueError if the quantiles are negative or decrease."""
         if (self.quantiles < 0).any() or (self.quantiles.diff() < 0).any():
-            raise ValueError("quantiles of how unlike conditions are each other do not rise")
+            raise ValueError("quantiles of the distances between conditions decrease")

@@ -173,9 +173,11 @@ class ConditionalMixture(nn.Module):
     ):
         super().__init__()
         if not (min(kept, depth) >= 0 and min(compressed, width) >= 1):
-            raise ValueError("a law of latents has sizes that are not positive")
+            raise ValueError("a latent distribution has sizes that are not positive")
         if not (1 <= components <= MOST and 0 <= waves <= MOST):
-            raise ValueError(f"a law of latents has more than {MOST} components or waves")
+            raise ValueError(
+                f"a latent distribution has more than {MOST} components or frequencies"
+            )
         self.kept, self.compressed, self.components = kept, compressed, components
         self.width, self.depth, self.waves, self.chained = width, depth, waves, chained
         self.arguments = arguments_of(self)

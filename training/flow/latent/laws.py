@@ -82,7 +82,9 @@ class LatentLaw(ABC):
 
     def _require_dim(self, x: Tensor) -> None:
         if x.ndim == 0 or x.shape[-1] != self.dim:
-            raise DataError(f"latents have shape {list(x.shape)}, but this law has D = {self.dim}")
+            raise DataError(
+                f"latents have shape {list(x.shape)}, but this distribution has D = {self.dim}"
+            )
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{value:.3g}" for value in self.std[:4].tolist())

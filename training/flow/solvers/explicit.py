@@ -161,9 +161,9 @@ def dormand_prince(rtol: float, atol: float) -> Method:
                 step = torch.where(last, left, h)
                 if trials > MAX_TRIALS or bool((~last & (step / span < SMALLEST_STEP)).any()):
                     raise DataError(
-                        f"dopri5 does not reach its tolerances (rtol {rtol:g}, atol {atol:g}) near "
-                        f"t = {float(t[(~arrived).nonzero()[0, 0]]):g}: give larger ones, or check "
-                        "the weights"
+                        f"dopri5 does not reach its tolerances (rtol {rtol:g}, atol "
+                        f"{atol:g}) near t = {float(t[(~arrived).nonzero()[0, 0]]):g}: "
+                        "give larger tolerances, or check the network"
                     )
                 slopes = slopes_of(DORMAND_PRINCE, v, x, t, step, slope)
                 new = x + step[:, None] * weighted_sum(DORMAND_PRINCE.weights, slopes)

@@ -40,11 +40,14 @@ def fitted(way: Tensor, weights: Tensor, integrals: Tensor | None, dim: int) -> 
     def integrate(v: Velocity, x: Tensor, times: Tensor) -> Iterator[Tensor]:
         if len(times) != len(own) or not torch.allclose(times.detach().cpu().double(), own):
             raise UsageError(
-                f"the fitted method has {len(own) - 1} steps, from {float(own[0]):g} to "
-                f"{float(own[-1]):g} at its own times: give another solver for others"
+                f"the fitted solver has fixed times, {len(own) - 1} steps from "
+                f"{float(own[0]):g} to {float(own[-1]):g}: choose another solver for "
+                "other times"
             )
         if integrals is None and x.shape[1] > dim:
-            raise UsageError("this fitted method takes no log densities along: give another solver")
+            raise UsageError(
+                "the fitted solver cannot compute log densities: choose another solver"
+            )
         slopes: list[Tensor] = []
         along = x[:, dim:]
         for row, share, t in zip(table, shares, times[:-1], strict=True):

@@ -95,7 +95,7 @@ class Solver:
             return self.pairs(v, x, gap, times)
         if gap is not None:
             raise UsageError(
-                f"{self.name} carries no second state along: leave the gap out, or go back by the "
+                f"{self.name} has no second state: leave the gap out, or return with the "
                 "solver that made it"
             )
         return ((state, None) for state in self.method(v, x, times))
