@@ -284,7 +284,8 @@ def describe_recipe(
     augmentation = f"augmentation {recipe.augment:g}" if recipe.augment else "no augmentation"
     return (
         f"Recipe for {images} images of {shape} on {device}: {recipe.cbase} channels "
-        f"times {','.join(map(str, recipe.cres))}, {recipe.duration:g} M samples ({recipe.duration * 1000000.0 / images:.3g} "
+        f"times {','.join(map(str, recipe.cres))}, {recipe.duration:g} M samples "
+        f"({recipe.duration * 1e6 / images:.3g} "
         f"passes) in batches of {recipe.batch}, {augmentation}; options override it, and "
         "--preset=published selects the recipe of the paper"
     )

@@ -115,7 +115,7 @@ class SbiPosterior:
 
     def __init__(self, model: Model, seed: int = 0, **options: Any):
         if not model.conditions:
-            raise UsageError("this model is given no data: train Simulations(parameters, data)")
+            raise UsageError("this model has no data columns: train Simulations(parameters, data)")
         self.model, self._seed = model, seed
         self._posterior = model.posterior(**options)
         self.default_x: Tensor | None = None
@@ -151,7 +151,7 @@ class SbiPosterior:
     def _one(self, x: Any) -> Tensor:
         chosen = self.default_x if x is None else torch.as_tensor(x)
         if chosen is None:
-            raise UsageError("no data were given: give x, or set_default_x")
+            raise UsageError("no observation is given: give x, or call set_default_x")
         return chosen.reshape(1, -1)
 
 

@@ -119,8 +119,9 @@ def rows_of(settings: options.RowSettings, flow: RecordFlow, asked: Sequence[str
         further = settings.calibrate if isinstance(settings, options.IntervalSettings) else None
         if settings.missing_values and (further is None or holds_records(further)):
             raise UsageError(
-                f"--missing_values is of texts, and {settings.data} is read already: leave it out, "
-                f"or make the data set again by {script('dataset_tool')} --missing_values"
+                f"--missing_values is for text files, but {settings.data} is a data set: "
+                "leave the option out, or make the data set again with "
+                f"{script('dataset_tool')} --missing_values"
             )
         source = load_records(settings.data)
         require_same_columns(flow, source)
@@ -281,7 +282,9 @@ class Answers:
         """Draw ``count`` rows, given values that all of them have, by column."""
         count, seed = natural("count", count), natural("seed", seed)
         if not isinstance(given or {}, Mapping):
-            raise UsageError(f"given is {given!r}: give values by column, as {{'garden': 'yes'}}")
+            raise UsageError(
+                f"given is {given!r}: give values by column, for example {{'garden': 'yes'}}"
+            )
         sign = self.flow.empty.decimal
         pairs = [
             (name, str(value).replace(".", sign) if isinstance(value, Real) else str(value))
@@ -301,7 +304,9 @@ class Answers:
 
     def _rows(self, rows: Any, asked: Sequence[str] = ()) -> Records:
         if isinstance(rows, Records):  # their levels may have other indices
-            raise UsageError("rows are Records: give the file or the data frame that these are of")
+            raise UsageError(
+                "rows are a Records object: give the file or data frame that it was made from"
+            )
         return Asking(self.flow).rows_of(rows, asked)
 
 

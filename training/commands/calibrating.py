@@ -83,7 +83,9 @@ class Oddities:
         if asked.settings.learned:
             return cls.of_conditions(asked.subject, options.conditions_network, observed)
         if options.conditions_network is not None:
-            raise UsageError("--conditions_network goes with --condition alone: leave it out")
+            raise UsageError(
+                "--conditions_network needs --condition without --observation: leave it out"
+            )
         likelihood, count = asked.likelihood(), observed.shape[1]
         if not isinstance(likelihood, Gaussian) or count > MOST_NUMBERS:
             return cls(None, torch.zeros(1, 0, dtype=torch.float64))
@@ -170,7 +172,9 @@ def calibrate(settings: CalibrateSettings) -> None:
     functions = functions_of(settings.beside)
     rows = subject.unseen(settings.data_root, settings.runs, settings.sampler.seed)
     if len(rows) < FEWEST_RUNS:
-        raise DataError(f"{settings.data_root} has {len(rows)} fresh truths: give {FEWEST_RUNS}")
+        raise DataError(
+            f"{settings.data_root} has {len(rows)} calibration cases: need at least {FEWEST_RUNS}"
+        )
     files = asked.files("posterior_calibration", ".npz")
     with distributed.process_group(settings.run.device_name) as device:
         asked = asked.on(device, list(files))
@@ -209,7 +213,7 @@ def calibrate(settings: CalibrateSettings) -> None:
         if distributed.is_main():
             report_check(check)
             holding.report_calibration(guarantee)
-            logger.info(f"Wrote them to {dest}")
+            logger.info(f"Saved the calibration in {dest}")
             report_files(files[1], files[0], began)
 
 
@@ -237,7 +241,7 @@ def functions_of(options: HeldOutOptions) -> Functions:
     functions = [UserFunction.load(text, "function") for text in options.function or ()]
     names = [function.name for function in functions]
     if len(set(names)) < len(names):
-        raise UsageError("--function names two functions alike: give each another name")
+        raise UsageError("--function has the same name twice: rename one function")
     return dict(zip(names, functions, strict=True))
 
 
@@ -335,9 +339,8 @@ def guarantee_of(
     if truths is None:
         if settings.refuse is not None or settings.beside.wanted:
             raise UsageError(
-                "--refuse and --function go with a network that was calibrated: run "
-                f"{script('posterior')} "
-                "calibrate"
+                "--refuse and --function need a calibrated network: run "
+                f"{script('posterior')} calibrate"
             )
         return None
     require_known(truths)
@@ -346,14 +349,15 @@ def guarantee_of(
     for name in sorted(other):
         if own.get(name) != other[name]:
             raise UsageError(
-                f"the network was calibrated with {name} = {other[name]}, not {own.get(name)}: "
-                "leave that as it was, calibrate again, or give --no-held_out"
+                f"the network was calibrated with {name} = {other[name]}, not "
+                f"{own.get(name)}: use the same value, calibrate again, or give "
+                "--no-held_out"
             )
     names = truths.quantities[len(truths.names) :]
     if truths.names != asked.subject.names or names != list(functions):
         raise UsageError(
-            f"the network was calibrated with --function of {', '.join(names) or 'none'}: give "
-            "the same, calibrate again, or give --no-held_out"
+            f"the network was calibrated with --function={', '.join(names) or 'none'}: "
+            "give the same, calibrate again, or give --no-held_out"
         )
     return HeldOutTruths(truths)
 
@@ -366,7 +370,8 @@ def require_known(truths: HeldOut) -> None:
     """
     if truths.oddities[:2] != [SURPRISE, ALONE][: len(truths.oddities)]:
         raise UsageError(
-            "the network was calibrated by another version: calibrate again, or give --no-held_out"
+            "the network was calibrated by another version of this program: calibrate "
+            "again, or give --no-held_out"
         )
 
 
@@ -384,14 +389,14 @@ def observations_of(
     if not truths.whitened.shape[1]:
         if refuse is not None:
             raise UsageError(
-                f"--refuse takes {MOST_CONDITIONS} conditions at most, or {MOST_NUMBERS} numbers "
-                "with gaussian noise: leave it out"
+                f"--refuse supports at most {MOST_CONDITIONS} conditions, or "
+                f"{MOST_NUMBERS} observed values with Gaussian noise: leave it out"
             )
         return holding.Observations()
     if refuse is not None and refuse < finest:
         raise UsageError(
-            f"--refuse={refuse:g} refuses nothing by {truths.truths} held-out truths: give "
-            f"{finest:.2g} or more, or calibrate with more truths"
+            f"--refuse={refuse:g} cannot reject anything with {truths.truths} calibration "
+            f"cases: give at least {finest:.2g}, or calibrate on more cases"
         )
     odd = Oddities.of(asked, settings.beside, observed)
     assert odd.whitened is not None

@@ -163,7 +163,9 @@ def numbers_of(
         columns = [np.atleast_1d(np.asarray(column)) for column in source.values()]
         lengths = sorted({len(column) for column in columns})
         if len(lengths) != 1:
-            raise DataError(f"{what} has columns of {lengths} numbers: give as many of each")
+            raise DataError(
+                f"{what} has columns of different lengths, {lengths}: give equally long columns"
+            )
         names, values = [str(name) for name in source], np.stack(columns, axis=1)
     else:
         own = getattr(source, "columns", None)
@@ -171,11 +173,11 @@ def numbers_of(
     try:
         numbers = _as_numbers(values)
     except (TypeError, ValueError) as error:
-        raise DataError(f"{what}: {error}: give numbers alone, or use Records.open") from error
+        raise DataError(f"{what}: {error}: give only numbers, or use Records.open") from error
     if numbers.ndim == 1 and flat is not None:
         numbers = numbers.reshape(flat)
     if numbers.ndim != 2:
-        raise DataError(f"{what} has the shape {list(numbers.shape)}: give rows [N, D]")
+        raise DataError(f"{what} has shape {list(numbers.shape)}: give rows [N, D]")
     return names, numbers
 
 

@@ -36,8 +36,8 @@ from training.runs.posteriors import sample_groups, without_points
 LARGEST_ERROR = 0.1
 """Error of a log evidence, in nats, from which a warning is logged."""
 ERRORS = (
-    "The errors of log evidences are those of sampling alone. Errors of the learned likelihoods "
-    "come on top of these, and grow with the number of trials."
+    "Errors of log evidences include only sampling noise. Errors of the learned "
+    "likelihoods come in addition, and grow with the number of trials."
 )
 """Statement on errors that are not included."""
 
@@ -126,15 +126,15 @@ def require_alike(asked: Sequence[Asked], names: Sequence[str]) -> None:
     for name, law in zip(names, laws, strict=True):
         if law.keys() != laws[0].keys():
             raise UsageError(
-                f"{names[0]} is of {', '.join(laws[0])}, and {name} of {', '.join(law)}: densities "
-                "of other data do not compare"
+                f"{names[0]} models {', '.join(laws[0])}, and {name} models "
+                f"{', '.join(law)}: densities of different data cannot be compared"
             )
         apart = [column for column in law if law[column] != laws[0][column]]
         if apart:
             raise UsageError(
-                f"'{apart[0]}' has steps of {laws[0][apart[0]]:g} in {names[0]}, but of "
-                f"{law[apart[0]]:g} in {name}: make both data sets with the same --dequantize, or "
-                "with more rows"
+                f"'{apart[0]}' has bins of width {laws[0][apart[0]]:g} in {names[0]}, but "
+                f"of {law[apart[0]]:g} in {name}: make both data sets with the same "
+                "--dequantize, or with more rows"
             )
 
 
@@ -158,7 +158,10 @@ def sampled_of(asked: Asked, place: Path) -> tuple[Draws, Summary, Tensor]:
     draws, summary = without_points(groups)
     groups.remove()
     if "evidence" not in draws.stats:
-        raise UsageError("chains have no evidence: give --sampler=auto, or one with weights")
+        raise UsageError(
+            "this sampler does not estimate the evidence: give "
+            "--sampler=auto, or another sampler with weights"
+        )
     return draws, summary, asked.learned.shifts(likelihood.trials)
 
 
@@ -191,24 +194,25 @@ def report(
         ]
         logger.info(f"Observation {row + 1}: {'; '.join(verdicts)}")
     if len(value) > MOST_SHOWN:
-        logger.info(f"The JSON has the other {len(value) - MOST_SHOWN}")
+        logger.info(f"{len(value) - MOST_SHOWN} more are in the JSON")
     row, model = divmod(int(shifts.argmax()), len(names))
     indication = (
-        f" As an indication, errors of {names[model]} shift the posterior means of observation "
-        f"{row + 1} by {float(shifts[row, model]):.2g} standard deviations or more."
+        f" Errors of {names[model]} may shift the posterior means of observation {row + 1} "
+        f"by {float(shifts[row, model]):.2g} standard deviations or more."
     )
     logger.info(ERRORS + indication * bool(shifts[row, model] > 0))
     wide = int((error > LARGEST_ERROR).sum())
     if wide:
         logger.warning(
-            f"Warning: {wide} evidence(s) are off by more than {LARGEST_ERROR:g} nats by chance: "
-            "give more --draws"
+            f"Warning: {wide} evidence(s) have sampling errors above {LARGEST_ERROR:g} "
+            "nats: give more --draws"
         )
     missed = int((~converged).any(dim=1).sum())
     if missed:
         logger.warning(
-            f"Warning: a posterior of {missed} of {len(value)} observations has not converged, and "
-            f"its evidence may be off by more than it says: {script('posterior')} sample says why"
+            f"Warning: posteriors of {missed} of {len(value)} observations have not "
+            "converged, so that their evidence may have larger errors than stated: run "
+            f"{script('posterior')} sample for details"
         )
 
 
@@ -221,7 +225,9 @@ def predict(settings: PredictSettings) -> int:
     began = perf_counter()
     saved = load_netcdf(settings.draws, MOST_OBSERVATIONS)
     if saved.observed is None:
-        raise UsageError(f"{settings.draws} has no observations: its likelihood keeps its own")
+        raise UsageError(
+            f"{settings.draws} does not contain its observations: its likelihood is user-defined"
+        )
     functions = [UserFunction.load(text, "function") for text in settings.function or ()]
     stem = settings.draws.stem
     files = [settings.save_dir / f"{stem}_predictive{suffix}" for suffix in (".npz", ".json")]
@@ -247,7 +253,7 @@ def predict(settings: PredictSettings) -> int:
     write_numbers(files[1], PREDICTIVE_FORMAT, began, content)
     logger.info(result.verdict)
     if saved.count > count:
-        logger.info(f"Those are the first {count} of {saved.count} observations")
+        logger.info(f"Only the first {count} of {saved.count} observations are checked")
     report_files(files[1], files[0], began)
     return UNSOUND if result.failed and settings.strict else 0
 
@@ -269,7 +275,8 @@ def simulations(
     if settings.simulator is None:
         if saved.likelihood is None:
             raise UsageError(
-                "Missing option '--simulator': these posteriors have no likelihood to simulate by"
+                "Missing option '--simulator': these posteriors have no likelihood that "
+                "can simulate data"
             )
         generator = seeded_generator("cpu", settings.seed, Stream.OBSERVATION_NOISE)
         data = saved.likelihood.simulate(points, generator)

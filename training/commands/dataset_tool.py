@@ -45,7 +45,7 @@ def run(settings: DataSetSettings) -> None:
     makes_table = is_table(settings.source)
     settings.require_kind(TABLE if makes_table else IMAGES, settings.source)
     if makes_table and settings.dest.suffix != ".npz":
-        raise UsageError(f"{settings.dest} is to hold a table: give it a name that ends in .npz")
+        raise UsageError(f"{settings.dest} will contain a table: give a name that ends in .npz")
     params = params_path(settings.dest)
     facts = table(settings, params) if makes_table else images(settings)
     seconds = round(time.monotonic() - started, 3)
@@ -72,7 +72,7 @@ def images(settings: DataSetSettings) -> dict[str, Any]:
     logger.info(
         f"Wrote {writer.count} images of {width}x{height} pixels in {channels} channel(s), "
         f"{'with' if writer.has_labels else 'without'} labels, to {dest}"
-        + (f"; skipped {skipped} bad ones" if skipped else "")
+        + (f"; skipped {skipped} unusable ones" if skipped else "")
     )
     return {
         "format": FORMAT,
@@ -131,7 +131,7 @@ def read_table(settings: DataSetSettings) -> tuple[DataTable | Records, list[str
         dequantize=chosen.dequantize == "auto",
         bounds={name: (low, high) for name, low, high in chosen.bounds or ()},
     )
-    reason = "other options make this one of records"
+    reason = "other options make this a typed table"
     of_records = types or chosen.calendar or chosen.is_missing or chosen.missing_values
     if not (of_records or chosen.decimal == ","):
         try:
@@ -158,7 +158,7 @@ def read_table(settings: DataSetSettings) -> tuple[DataTable | Records, list[str
     trials = ("covariates", "dataset", "repeats")
     for name in ("conditions", *trials, "bounds", "dequantize", "kept"):
         if name in chosen.given:
-            raise UsageError(f"--{name} is for tables of numbers without holes: {reason}")
+            raise UsageError(f"--{name} is for tables of numbers without missing values: {reason}")
     records, lines = surveyed.records()
     return records, [*lines, *telling_holes(records)]
 
@@ -201,6 +201,8 @@ def telling_holes(records: Records) -> list[str]:
         return []
     typed = ",".join(f'"{name}"' if "," in name else name for name in names)
     return [
-        f"Where cells of {listed(names)} are missing depends on other columns: it may tell "
-        f"something too, and --is_missing={typed} makes columns of it"
+        (
+            f"Missing cells of {listed(names)} depend on other columns and may be "
+            f"informative: --is_missing={typed} adds indicator columns"
+        )
     ]

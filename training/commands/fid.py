@@ -48,7 +48,7 @@ def ref(settings: RefSettings) -> None:
         result = {"count": moments.count, "features": len(features)}
         facts = {**result, **described(settings, device, detector, dataset, began)}
         save_json(parameters, {"format": FORMAT, **facts})
-        logger.info(f"Wrote {dest} of {moments.count} images")
+        logger.info(f"Wrote {dest} from {moments.count} images")
 
 
 def calc(settings: CalcSettings) -> None:
@@ -83,7 +83,7 @@ def require_dest(paths: list[Path], suffix: str, overwrite: bool) -> None:
         UsageError: They cannot, or other results would be lost.
     """
     if paths[0].suffix != suffix:
-        raise UsageError(f"--dest is {paths[0]}: its name should end in {suffix}")
+        raise UsageError(f"--dest is {paths[0]}: give a name that ends in {suffix}")
     for path in paths:
         if path.is_dir():
             raise UsageError(f"{path} is a folder: give another --dest")
@@ -132,8 +132,9 @@ def measure(
             bar.update(len(features))
     if count <= detector.dim:
         logger.info(
-            f"Note: {count} images leave the covariance of {detector.dim} features singular. FID "
-            "is biased upward by few images: compare it between equal numbers of images only"
+            f"Note: the covariance of {detector.dim} features is singular for {count} "
+            "images. FID is biased upward for few images: compare only equal numbers of "
+            "images"
         )
     # The rows of other ranks' images are zero here.
     return statistics.moments(), distributed.sum_over_ranks(kept)

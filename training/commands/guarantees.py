@@ -78,7 +78,7 @@ class Guarantee:
 
     def __repr__(self) -> str:
         held_out = self.truths.held_out
-        return f"Guarantee({held_out.truths} truths of {', '.join(held_out.quantities)})"
+        return f"Guarantee({held_out.truths} calibration cases of {', '.join(held_out.quantities)})"
 
     def holding(self, share: float = 0.9) -> Holding:
         """Return the coverage of regions with a nominal coverage, on average over calibrations and
@@ -133,7 +133,9 @@ class Guarantee:
         held_out = self.truths.held_out
         odd = calibrating.Oddities.of_conditions(self.subject, None, self._conditions(conditions))
         if odd.whitened is None or odd.names != held_out.oddities:
-            raise DataError("p-values of this network need more than its conditions: use sample")
+            raise DataError(
+                "p-values of this network need the observation, not only its conditions: use sample"
+            )
         return self.truths.p_values(odd.whitened, odd.values)[0].numpy()
 
     def _levels(self, share: float, condition: Any) -> Levels:
@@ -142,10 +144,10 @@ class Guarantee:
             return self.truths.levels([share])
         row = self._conditions(condition)
         if len(row) != 1:
-            raise DataError(f"the condition has {len(row)} rows: give one")
+            raise DataError(f"the condition has {len(row)} rows: give one row")
         odd = calibrating.Oddities.of_conditions(self.subject, None, row)
         if odd.whitened is None:
-            raise DataError("this network has no conditions: nothing is near")
+            raise DataError("this network has no conditions: there are no nearest cases")
         near, _ = self.truths.levels_near(odd.whitened, [share])
         return Levels(near.intervals[0], near.regions[0])
 

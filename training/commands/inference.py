@@ -206,7 +206,7 @@ class Asked:
         correct, settings = self.settings.correct, self.settings
         wanted = settings.log_prob and not settings.prior.deblur and self.subject.is_readable
         if correct and not wanted:
-            raise UsageError("--correct needs log densities, which images do not get here")
+            raise UsageError("--correct needs log densities, which are not available for images")
         return Amortized(
             sharp,
             *shape,
@@ -229,20 +229,20 @@ class Asked:
         file, subject = NetworkFile.open(name), self.subject
         learned = LearnedLikelihood.of(file)
         if learned is None:
-            raise UsageError(f"--correct={name} has learned no likelihood: leave --prior out")
+            raise UsageError(f"--correct={name} is not a learned likelihood: leave --prior out")
         assert isinstance(subject, TableFlow)
         assert settings.prior.prior is not None
         law, conditions = learned.prior(settings.prior.prior), list(subject.conditions)
         if sorted(law.names) != sorted(subject.names):
             raise UsageError(
-                f"{file.name} is a likelihood of {', '.join(law.names)}, but draws are of "
-                f"{', '.join(subject.names)}"
+                f"{file.name} is a likelihood of {', '.join(law.names)}, but draws are "
+                f"for {', '.join(subject.names)}"
             )
         if sorted(conditions) != sorted(learned.given):
             raise UsageError(
-                f"a trial of {file.name} is {', '.join(learned.given)}, but the conditions of "
-                f"{subject.file.name} are {', '.join(conditions)}: train it given sets of trials "
-                f"({script('train')} --cond_shape=set:K)"
+                f"a trial of {file.name} has {', '.join(learned.given)}, but the "
+                f"conditions of {subject.file.name} are {', '.join(conditions)}: train it "
+                f"on sets of trials ({script('train')} --cond_shape=set:K)"
             )
         places = torch.tensor([conditions.index(name) for name in learned.given])
         return learned.log_posterior(law, subject.names, places)
@@ -263,7 +263,7 @@ class Asked:
         observed = read_observations(source, likelihood.operator.shape)
         if observed.shape[1] != likelihood.operator.size:
             raise UsageError(
-                f"{source} has {observed.shape[1]} numbers in each observation, but "
+                f"{source} has {observed.shape[1]} values per observation, but "
                 f"{likelihood.operator.size} are observed"
             )
         return observed
@@ -319,27 +319,31 @@ def _opened(settings: inference.InferenceSettings) -> tuple[LearnedLikelihood | 
     prior, inflation = settings.prior, settings.inflation
     if prior.network is None:
         if prior.prior is not None:
-            raise UsageError("--prior goes with a --network that has learned a likelihood")
+            raise UsageError("--prior needs a --network with a learned likelihood")
         assert prior.data_name is not None
         return None, ToyFlow.closed_form(prior.data_name, inflation=inflation.arguments())
     given = {name for name in inflation.given if getattr(inflation, name, None) is not None}
     if given:
-        raise UsageError(f"--{min(given)} is for --data_name: a network knows its schedule")
+        raise UsageError(
+            f"--{min(given)} is for --data_name: the network file contains the schedule"
+        )
     file = NetworkFile.open(prior.network, calibrated=prior.calibration)
     if isinstance(settings, SampleSettings) and settings.correct:
         return None, open_prior(file)
     learned = LearnedLikelihood.of(file)
     if learned is not None and not isinstance(settings, SampleSettings | CheckSettings):
-        raise UsageError(
-            f"{file.name} has learned a likelihood: sample, check and compare are for such"
-        )
+        raise UsageError(f"{file.name} is a learned likelihood: use sample, check or compare")
     if (learned is None) != (prior.prior is None):
         raise UsageError(
-            f"{file.name} has learned no likelihood, as --prior needs ({script('train')} "
-            "--likelihood)"
+            (
+                f"--prior needs a learned likelihood, which {file.name} is not: train one "
+                f"with {script('train')} --likelihood"
+            )
             if learned is None
-            else f"{file.name} has learned a likelihood: say what its parameters are before any "
-            f"trial, by --prior={UNIFORM} or a network of them"
+            else (
+                f"{file.name} is a learned likelihood: give its prior, --prior={UNIFORM} "
+                "or the network file of a flow"
+            )
         )
     if learned is not None:
         assert prior.prior is not None

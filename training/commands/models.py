@@ -136,7 +136,7 @@ class Model(model.Model):
             row = self._conditions_of(None, given).reshape(-1, len(self.conditions))
             draws = self.posterior().sample(row, chains=1, draws=max(count, 1), seed=seed)
             if len(draws.points) != 1:
-                raise DataError("given has several rows: use posterior().sample")
+                raise DataError("given has several rows: use posterior().sample()")
             points = torch.from_numpy(draws.points[0, :count])
         else:
             drawn = self.subject.drawn_labels(count, seed, None) if given is None else None
@@ -237,11 +237,9 @@ class Model(model.Model):
         """
         source = rows if given is None else given
         if source is None:
-            raise UsageError(
-                f"the model is conditional: say what {', '.join(self.conditions)} are by given"
-            )
+            raise UsageError(f"the model is conditional: give {', '.join(self.conditions)}")
         if given is None and self.subject.of_sets:
-            raise UsageError("the model is given sets of trials: say by given which they are")
+            raise UsageError("the model is conditional on sets of trials: give them as given")
         values = called.columns_of(source, self.conditions, "given")
         return values.reshape(1, -1) if self.subject.of_sets else values
 
@@ -324,15 +322,15 @@ class Posterior:
         model, subject = self.model, self.model.subject
         if not model.conditions or LIKELIHOOD in model.about or self.options.keys() & UNNORMALIZED:
             raise UsageError(
-                "log_prob is for posteriors of a conditional model without a likelihood; where "
-                "there is one, latent_density has the density up to a constant"
+                "log_prob is for posteriors of conditional models without a likelihood; "
+                "with a likelihood, latent_density gives the density up to a constant"
             )
         conditions = torch.from_numpy(model._conditions_of(points, observed))
         rows = model._points(points).to(subject.flow.device)
         if len(conditions) not in (1, len(rows)):
             raise DataError(
-                f"there are {len(conditions)} observations for {len(rows)} rows: give one, or one "
-                "for each row"
+                f"there are {len(conditions)} observations for {len(rows)} rows: give one "
+                "observation, or one per row"
             )
         conditions, which = torch.unique(conditions, dim=0, return_inverse=True)
         prior = subject.neural_posterior(self.options.get("n_iters"))
@@ -368,12 +366,14 @@ class Posterior:
         with called.own_folder() as folder:
             settings = self._settings(observed, folder, options)
             if settings.learned:
-                raise UsageError("latent_density is of a likelihood: give noise_std")
+                raise UsageError("latent_density needs a likelihood: give noise_std")
             asked = Asked.open(settings)
             likelihood = asked.likelihood()
             seen, labels = posterior.observations(asked, settings, likelihood)
         if len(seen) != 1:
-            raise UsageError(f"there are {len(seen)} observations: latent_density takes one")
+            raise UsageError(
+                f"there are {len(seen)} observations: latent_density needs exactly one"
+            )
         return LatentDensity(asked.problem(likelihood, seen, labels).target)
 
     def _settings(self, observed: Any, folder: Path, options: Mapping[str, Any]) -> SampleSettings:
@@ -382,18 +382,18 @@ class Posterior:
         if given.get("likelihood", LIKELIHOODS[0]) not in LIKELIHOODS and not self.model.conditions:
             if observed is not None:
                 raise UsageError(
-                    "a likelihood of your own contains its observation: leave the observation out"
+                    "a user-defined likelihood contains its observation: leave the observation out"
                 )
             return typed_by_name(SampleSettings, {**self._files(folder), **given})
         if observed is None:
-            raise UsageError("the observation is missing: give one row for each observation")
+            raise UsageError("no observation is given: give one row per observation")
         observed = self.model.flat(observed)
         names, numbers = called.numbers_of(observed, "the observation", called.ROW)
         place = "observation"
         if "prior" in given and "correct" not in given:
             if names is None and self.model.covariates:  # whose positions are unknown
                 by_name = ", ".join([*own, *self.model.covariates])
-                raise DataError(f"the observation has no names: give {by_name} by their names")
+                raise DataError(f"the observation has no column names: give {by_name} by name")
             names = names or own
         elif self.model.conditions and "noise_std" not in given:
             place = "condition"
@@ -499,7 +499,7 @@ class PosteriorDraws:
         """
         path = next(folder.glob("*_posterior.nc"), None)
         if path is None:
-            raise DataError("an observation was refused: no data are like it")
+            raise DataError("an observation was rejected as out of distribution")
         return cls.load(path, model)
 
     @classmethod
@@ -517,7 +517,9 @@ class PosteriorDraws:
         facts = load_json(path.with_suffix(".json"))
         count = facts.get("observations")
         if type(count) is not int or count < 1:
-            raise DataError(f"{path}: the .json beside it has no number of observations")
+            raise DataError(
+                f"{path}: the .json beside it does not contain the number of observations"
+            )
         saved = load_netcdf(path, count, every_draw=True)
         points = np.moveaxis(saved.points, 2, 0)
         points = points.reshape(len(points), -1, points.shape[-1])
@@ -625,5 +627,5 @@ class PosteriorDraws:
     def _listed(self) -> list[dict[str, Any]]:
         listed = self.facts.get("posteriors")
         if not isinstance(listed, list):
-            raise DataError("there are too many posteriors for a summary: see facts and points")
+            raise DataError("there are too many posteriors for a summary: use facts and points")
         return listed

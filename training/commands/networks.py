@@ -19,7 +19,7 @@ def import_network(settings: ImportSettings) -> None:
     source, dest = settings.source, settings.dest
     params_path = dest.with_name(f"{dest.stem}_import_params.json")
     if dest.resolve() == source.resolve():
-        raise UsageError(f"--dest is the --source, {source}: give another")
+        raise UsageError(f"--dest is the same file as --source, {source}: give another")
     require_new([dest, params_path], settings.overwrite, option="--dest")
     imported = import_original(source, settings.data_name, settings.tmax)
     model = imported.model

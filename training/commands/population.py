@@ -94,7 +94,7 @@ def population(settings: PopulationSettings) -> int:
     }
     write_numbers(files[1], FORMAT, began, content)
     report(result, drawn, before.words, points, content["population"], files[2].name)
-    logger.info(f"Wrote {files[2].name}, a prior for new members, or to sample these again")
+    logger.info(f"Wrote {files[2].name}, a prior for new members")
     report_files(files[1], files[0], began)
     return UNSOUND if settings.strict and not drawn.converged else 0
 
@@ -129,7 +129,9 @@ class Before:
         if known is not None:
             assert prior is not None
             if settings.bounds is not None:
-                raise UsageError("--bounds are those of the population before: leave them out")
+                raise UsageError(
+                    "--bounds must be those of the earlier hierarchical model: leave them out"
+                )
             order = [prior.names.index(name) for name in saved.names]
             bounded = prior.coordinates.maps[0]
             try:
@@ -137,7 +139,9 @@ class Before:
                     torch.tensor(known[key], dtype=torch.float64)[order] for key in ("mean", "std")
                 )
             except (KeyError, TypeError, ValueError, IndexError):
-                raise DataError(f"{settings.prior} says of a population what is none") from None
+                raise DataError(
+                    f"{settings.prior} contains an invalid hierarchical model"
+                ) from None
             assert isinstance(bounded, Bounded)
             return cls(bounded.ends[order], mean, std, prior)
         named = {name: (low, high) for name, low, high in settings.bounds or ()}
@@ -273,9 +277,9 @@ def report(
     count, least, most = len(points), float(drawn.worth.min()), float(drawn.worth.max())
     r_hat = float(drawn.r_hat.max())
     logger.info(
-        f"{count} members; largest R-hat {r_hat:.3f}; effective sample size of each member's draws "
-        f"in the population {least:.0f} to {most:.0f}, by which its log likelihood is known to "
-        f"{drawn.noise:.2f} nats"
+        f"{count} members; largest R-hat {r_hat:.3f}; effective sample size of each "
+        f"member's draws under the hierarchical model {least:.0f} to {most:.0f}, which "
+        f"gives an error of {drawn.noise:.2f} nats in its log likelihood"
     )
     why = []
     if drawn.noise > LARGEST_NOISE:

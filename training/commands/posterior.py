@@ -109,7 +109,10 @@ def draw(settings: SampleSettings, asked: Asked, began: float, more: Mapping[str
         if held is not None and subject.is_readable:
             held.report()
         results.report_files(numbers_file, draws_file, began)
-        why = "what particles need is measured before they are counted, and can take longer"
+        why = (
+            "the pilot run that chooses the number of particles is not included, and "
+            "can take longer"
+        )
         minutes = settings.sampler.minutes
         warn_if_longer("the draws", perf_counter() - began, minutes, why)
         return UNSOUND if settings.strict and not summary.converged.all() else 0
@@ -146,7 +149,7 @@ class Observed:
         truth = None if settings.truth is None else asked.subject.points(settings.truth)
         if truth is not None and len(truth) != len(numbers):
             count = len(numbers)
-            raise UsageError(f"--truth has {len(truth)} points, but there are {count} observations")
+            raise UsageError(f"--truth has {len(truth)} rows, but there are {count} observations")
         return cls(numbers, labels, likelihood, truth)
 
     def saved(self, subject: Subject) -> Tensor | None:
@@ -207,9 +210,7 @@ def check(settings: CheckSettings) -> int:
     require_checkable(settings, asked.subject)
     wanted, settings = settings.runs, with_runs_there(settings, asked)
     if settings.runs < wanted:
-        logger.info(
-            f"{settings.data_root} has {settings.runs} truths to find again: all of them are used"
-        )
+        logger.info(f"{settings.data_root} has {settings.runs} test cases: all of them are used")
     run = check_learned if settings.learned else check_observed
     passed = run(settings, replace(asked, settings=settings), began)
     return 0 if passed or not settings.strict else UNSOUND
@@ -219,12 +220,12 @@ def mixture(settings: MixtureSettings) -> None:
     began = perf_counter()
     asked = Asked.open(settings)
     if asked.subject.label_dim:
-        raise UsageError("mixture is for networks without classes or conditions")
+        raise UsageError("mixture does not support conditional networks")
     likelihood, plan = asked.likelihood(), mixture_plan(settings.mixture, asked.subject.dim)
     source = settings.mixture.observation
     given = None if source is None else asked.observed(source, likelihood)
     if source is not None and asked.questions(source, likelihood) is not None:
-        raise UsageError("mixture is of numbers alone: leave columns of levels out")
+        raise UsageError("mixture supports only numbers: leave category columns out")
     draws_file, numbers_file = asked.files("mixture", ".npz")
     with distributed.process_group(settings.run.device_name) as device:
         asked = asked.on(device, [draws_file, numbers_file])
@@ -433,25 +434,25 @@ def require_checkable(settings: CheckSettings, subject: Subject) -> None:
     """
     if settings.of_trials and settings.truth == "flow":
         raise UsageError(
-            "a learned likelihood is checked on simulations of your program: give --truth=data "
-            "--data_root=SIMULATIONS"
+            "a learned likelihood is checked on simulations of your own program: give "
+            "--truth=data --data_root=SIMULATIONS"
         )
     if not subject.condition_names:
         if not settings.of_trials:
             settings.likelihood.require()
         if settings.condition is not None:
-            raise UsageError("--condition is for networks with conditions, which this has not")
+            raise UsageError("--condition is for conditional networks, which this is not")
         return
     if not settings.learned:
         raise UsageError(
-            "a network with conditions is checked without a likelihood: leave "
+            f"a conditional network is checked without a likelihood: leave "
             f"--{min(settings.likelihood.typed)} out"
         )
     settings.require_alone()
     if settings.truth == "flow":
         raise UsageError(
-            "draws of the flow are calibrated however wrong it is, as it has learned the "
-            "posterior itself: give --truth=data --data_root=SIMULATIONS"
+            "draws of a conditional flow are calibrated with respect to itself, so "
+            "--truth=flow tests nothing: give --truth=data --data_root=SIMULATIONS"
         )
 
 
@@ -473,7 +474,7 @@ def with_runs_there(settings: CheckSettings, asked: Asked) -> CheckSettings:
         return settings
     if there < FEWEST_RUNS:
         raise UsageError(
-            f"{settings.data_root} has {there} truths to find again: a check needs {FEWEST_RUNS}"
+            f"{settings.data_root} has {there} test cases: need at least {FEWEST_RUNS}"
         )
     return replace(settings, runs=there)
 
@@ -523,8 +524,8 @@ def true_weights(options: MixtureOptions, count: int) -> list[float] | None:
     weights = numbers_of("weights", options.weights)
     if len(weights) != count or not min(weights) >= 0 or abs(sum(weights) - 1) > 1e-6:
         raise UsageError(
-            f"--weights is '{options.weights}': give {count} numbers that sum to 1, one for each "
-            "component"
+            f"--weights is '{options.weights}': give {count} numbers that sum to 1, one "
+            "per component"
         )
     return [weight / sum(weights) for weight in weights]
 
@@ -538,4 +539,6 @@ def numbers_of(name: str, text: str) -> list[float]:
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
-        raise UsageError(f"--{name} is '{text}': give a number, or several with commas") from None
+        raise UsageError(
+            f"--{name} is '{text}': give one number, or several separated by commas"
+        ) from None

@@ -49,15 +49,17 @@ def normal_prior(
     dim, square = len(columns), values.ndim == 2
     if len(ends) != dim or means.shape != (dim,) or values.shape != (dim,) * (1 + square):
         raise UsageError(
-            "a normal law takes as many means as columns, as many standard deviations or a "
-            "covariance of these, and bounds of none but these"
+            "a normal prior needs one mean per column, as many standard deviations or a "
+            "covariance, and bounds of these columns only"
         )
     if not (dim and np.isfinite(means).all() and np.isfinite(values).all()):
-        raise UsageError("a normal law has columns, and no mean or spread that is NaN or infinite")
+        raise UsageError(
+            "a normal prior needs at least one column, and finite means and standard deviations"
+        )
     if square and not np.allclose(values, values.T):
-        raise UsageError("the covariance of a normal law is not symmetric")
+        raise UsageError("the covariance of a normal prior is not symmetric")
     if not (np.linalg.eigvalsh(values) if square else values).min() > 0:
-        raise UsageError("the spread of a normal law is not positive")
+        raise UsageError("the covariance of a normal prior is not positive definite")
     low_high = torch.tensor([ends[name] for name in columns], dtype=torch.float64)
     made = normal_model(columns, low_high, torch.from_numpy(means), torch.from_numpy(values))
     return Model(**{each.name: getattr(made, each.name) for each in fields(model.Model)})

@@ -261,16 +261,18 @@ class Simulations(Table):
         counts = {len(rows), len(given), len(rows if ids is None else ids)}
         if len(counts) > 1:
             raise DataError(
-                f"parameters, data and dataset have {' and '.join(map(str, sorted(counts)))} rows: "
-                "give as many of each"
+                "parameters, data and dataset have "
+                f"{' and '.join(map(str, sorted(counts)))} rows: give equal numbers"
             )
         twice = sorted({*own} & {*conditions})
         if twice:
-            raise DataError(f"'{twice[0]}' is a parameter and a column of data: rename one")
+            raise DataError(
+                f"'{twice[0]}' is the name of a parameter and of a data column: rename one"
+            )
         covariates = names_in(covariates)
         unknown = sorted({*covariates} - {*conditions})
         if unknown:
-            raise UsageError(f"covariate '{unknown[0]}' is no column of the data")
+            raise UsageError(f"covariate '{unknown[0]}' is not a column of the data")
         beside = {} if ids is None else {DATASET: ids}
         table = Table.open(
             np.concatenate([rows, given, *beside.values()], axis=1),
@@ -412,7 +414,7 @@ class Images:
         if not isinstance(path, str | Path):
             what = type(path).__name__
             raise DataError(
-                f"images are given as {what}: give a zip or folder by {script('dataset_tool')}"
+                f"images are {what}: give a zip or folder made with {script('dataset_tool')}"
             )
         dataset = ImageDataset(Path(path))
         return cls(Path(path), tuple(dataset.image_shape), len(dataset))
@@ -434,9 +436,9 @@ def _hint_at_bounds(names: Sequence[str], rows: np.ndarray, bounds: Mapping[str,
     if uniform:
         ends = [f"{name} on [{low:.4g}, {high:.4g}]" for name, (low, high) in uniform.items()]
         logger.warning(
-            f"Warning: parameters look uniform: {', '.join(ends)}. If the prior is, give "
-            f"its limits, such as bounds={{'{next(iter(uniform))}': (low, high)}}: without them "
-            "posteriors extend beyond the limits"
+            f"Warning: parameters look uniform: {', '.join(ends)}. If the prior is "
+            f"uniform, give its bounds, for example bounds={{'{next(iter(uniform))}': "
+            "(low, high)}: otherwise posteriors extend beyond them"
         )
 
 
@@ -446,7 +448,9 @@ def _in_memory(source: Any, columns: Sequence[str] | None, name: str) -> Foreign
     wanted = None if own is None else columns
     names = own or (numbered(values.shape[1]) if columns is None else list(columns))
     if len(names) != values.shape[1]:
-        raise UsageError(f"columns names {len(names)}, but {name} has {values.shape[1]}")
+        raise UsageError(
+            f"columns has {len(names)} names, but {name} has {values.shape[1]} columns"
+        )
     return with_columns(ForeignTable(name, names, partial(row_blocks, values)), wanted)
 
 
@@ -491,9 +495,9 @@ def _trained(
             network = _newest(run_folder, began)
             if network is None:
                 raise
-            logger.warning(f"Warning: interrupted: the model is that of {network.name}")
+            logger.warning(f"Warning: interrupted: the model is from {network.name}")
         if network is None:
-            raise UsageError("train: a dry run trains no model")
+            raise UsageError("train: a dry run does not train a model")
         model = Model.load(network)
         if kind != FRAMES:
             model.kind = kind
@@ -512,8 +516,8 @@ def _require_unchosen(path: Path, choices: TableChoices | RecordChoices, **other
         default = usual.get(name)
         if value != default and (value or default):  # an empty list is equivalent to ()
             raise UsageError(
-                f"{name} is chosen when a data set is made, which {path} is already: leave it out, "
-                "or open the source of that"
+                f"{name} is an option for making data sets, but {path} is one already: "
+                "leave it out, or open the original file"
             )
 
 
@@ -525,8 +529,8 @@ def _require_unresumed(options: Mapping[str, Any]) -> None:
     """
     if "resume" in options:
         raise UsageError(
-            "a training on rows in memory cannot be resumed: train a Table.open of the .npz that "
-            f"{script('dataset_tool')} makes of them"
+            "a training on rows in memory cannot be resumed: use Table.open with the "
+            f".npz that {script('dataset_tool')} makes of them"
         )
 
 

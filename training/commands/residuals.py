@@ -45,8 +45,9 @@ def extracttoys(settings: ExtractToysSettings) -> None:
     _, end = steps_and_end(settings.n_time_pts - 1, settings.h, subject.t_max)
     if not schedule.t_min < end <= subject.t_max:
         raise UsageError(
-            f"the last of {settings.n_time_pts} times is {end:g}, but {file.name} was trained from "
-            f"{schedule.t_min:g} to T = {subject.t_max:g}: give other --n_time_pts or --h"
+            f"the last of {settings.n_time_pts} times is {end:g}, but {file.name} was "
+            f"trained from {schedule.t_min:g} to T = {subject.t_max:g}: give other "
+            "--n_time_pts or --h"
         )
     times = schedule.times(settings.n_time_pts - 1, end)
     names = residuals.QUANTITIES if settings.exact else residuals.QUANTITIES[:2]
@@ -207,7 +208,7 @@ def extraction_of(
     """
     if times[0] >= times[-1]:
         raise UsageError(
-            f"T is {float(times[-1]):g}, but the first time is {float(times[0]):g}: give a later T"
+            f"T is {float(times[-1]):g}, but the first time is {float(times[0]):g}: give a larger T"
         )
     schedule, kept = model.denoiser.schedule.name, int(model.about["dims_to_keep"])
     origin = residuals.digest({**matters, **model.about})
@@ -266,7 +267,7 @@ def known_of(
         DataError: The file contradicts itself.
     """
     if len(extraction.times) != shape[0]:
-        raise DataError(f"{path} has {len(extraction.times)} times, but residuals at {shape[0]}")
+        raise DataError(f"{path} has {len(extraction.times)} times, but residuals for {shape[0]}")
     known = {
         "data_name": extraction.data_name,
         "dims_to_keep": extraction.dims_to_keep,

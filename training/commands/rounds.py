@@ -92,9 +92,9 @@ class Question:
         observed = read_observations(settings.observation)
         if len(observed) != 1:
             raise UsageError(
-                f"{settings.observation} has {len(observed)} observations: rounds are for one, "
-                "since each has a region of its own; give them one after the other, each with its "
-                f"own --save_dir, or train on all of the prior ({script('train')} --cond)"
+                f"{settings.observation} has {len(observed)} observations: rounds are for "
+                "a single one. Run the command for each, with its own --save_dir, or "
+                f"train on the whole prior ({script('train')} --cond)"
             )
         table = open_table(str(settings.observation), None, known=())
         names = list(table.names) if table.named else numbered(observed.shape[1], "y")
@@ -103,7 +103,8 @@ class Question:
             usual = name.startswith("theta") and name[5:].isdecimal()
             if usual if bounded is None else name in bounded:
                 raise UsageError(
-                    f"'{name}' is a parameter and a number of {settings.observation}: rename one"
+                    f"'{name}' is the name of a parameter and of a column of "
+                    f"{settings.observation}: rename one"
                 )
         # The fingerprint depends on the contents of files, not on their paths.
         idle = {"chains", "draws", "observation", "simulator", "prior"}
@@ -142,13 +143,15 @@ class Question:
                 if not overwrite:
                     raise
             if not overwrite:
-                others = "options or files: give those, another --save_dir, or --overwrite"
+                others = "options or files: give the same, another --save_dir, or --overwrite"
                 if self.simulator.token is not None:
                     others = (
-                        "options or functions, as far as their token says: give the same token, "
+                        "options or functions (different token): give the same token, "
                         "another outdir, or overwrite=True"
                     )
-                raise UsageError(f"{path.parent} is of other {others} to replace it")
+                raise UsageError(
+                    f"{path.parent} belongs to a run with other {others} to replace it"
+                )
             shutil.rmtree(path.parent)
 
     def table(self, points: Tensor, data: Tensor, seed: int) -> tuple[DataTable, list[str]]:
@@ -166,7 +169,7 @@ class Question:
             names = list(bounds)
         if len(names) != count:
             raise UsageError(
-                f"--bounds names {len(names)} parameters, but {self.prior} draws {count}"
+                f"--bounds names {len(names)} parameters, but {self.prior} returns {count}"
             )
         rows = torch.cat([points, data], dim=1).numpy()
         source = ForeignTable(str(self.simulator), [*names, *self.data_names], lambda: iter([rows]))
@@ -175,8 +178,8 @@ class Question:
         )
         if table.dim < len(names):
             raise DataError(
-                f"parameter '{table.dropped.names[0]}' is constant or follows from the others: "
-                "leave it out of the prior"
+                f"parameter '{table.dropped.names[0]}' is constant or a function of the "
+                "others: leave it out of the prior"
             )
         return table, lines
 
@@ -237,7 +240,7 @@ class Place:
         title = f"Round {self.number} of {settings.rounds}"
         with process_group(settings.run.device_name) as device:
             if self.data.exists():
-                logger.info(f"{title}: simulations are there")
+                logger.info(f"{title}: simulations exist already")
                 facts, bounds = load_round(self.facts)
                 if bounds is not None:
                     part = (bounds, self.before.posterior(region, device))
@@ -256,9 +259,9 @@ class Place:
                     owner = before[owner.base - 1]
                 base = owner.base
                 logger.warning(
-                    f"Warning: {beyond:.0%} of the posterior are beyond the region that it was "
-                    "trained in, which had lost it: this round is in the region before that, "
-                    "without the simulations of the lost one"
+                    f"Warning: {beyond:.0%} of the posterior lies beyond the region of "
+                    "the last round, which therefore misses it: this round uses the "
+                    "region before, without the simulations of the discarded one"
                 )
             elif base:
                 posterior = self.before.posterior(region, device)
@@ -284,22 +287,24 @@ class Place:
 
         drawn = self._restricted(region, size, enough if bounds else None)
         if drawn is None:
-            logger.info(f"{title}: too little of the prior remains to be drawn by rejection")
+            logger.info(
+                f"{title}: the remaining part of the prior is too small for rejection sampling"
+            )
             region, bounds, turns = Region(region.parts[:-1]), None, 1
             drawn = self._restricted(region, left)
         if drawn is None:
             raise DataError(
-                f"{question.prior or 'the prior'} hardly has draws where the posterior may be: "
-                "give fewer --rounds, or a prior that is uniform between --bounds"
+                f"{question.prior or 'the prior'} has hardly any draws in the region of "
+                "the posterior: give fewer --rounds, or a uniform prior between --bounds"
             )
         last = turns == 1 or len(drawn.points) > size
         remains = ""
         if region.parts:
             share, error = f"{100 * drawn.share:.3g}", f"{100 * drawn.error:.1g}"
-            remains = f"{share} ± {error} % of the prior remain; "
+            remains = f"{share} ± {error} % of the prior remains; "
         logger.info(f"{title}: {remains}{len(drawn.points):,} simulations")
         if last and self.number < settings.rounds:
-            logger.info("The region shrinks no further: these are all that were left")
+            logger.info("The region no longer shrinks: all remaining simulations are used")
         points, data = self._simulated(drawn.points)
         failed = len(drawn.points) - len(points)
         if base:  # appended to simulations of an earlier round within the region
@@ -338,8 +343,9 @@ class Place:
         if failed:
             logger.warning(
                 f"Warning: {failed:,} of {len(sound):,} simulations failed "
-                f"({failed / len(sound):.2%}) and are left out: if that depends on the parameters, "
-                "the posterior is another"
+                f"({failed / len(sound):.2%}) "
+                "and are left out: if failures depend on the parameters, the posterior "
+                "is biased"
             )
         return points[sound], data[sound]
 
@@ -505,11 +511,11 @@ def in_rounds(settings: RoundsSettings, simulator: UserFunction, prior: UserFunc
     held_out = int(load_table(place.data).held_out.sum())
     if held_out < FEWEST_RUNS:
         logger.warning(
-            f"Warning: the posterior was not checked, because only {held_out} simulations of the "
-            f"last round are held out, and a check needs {FEWEST_RUNS}. {TOO_NARROW}"
+            f"Warning: the posterior was not checked: {held_out} simulations of the last "
+            f"round are held out, and a check needs {FEWEST_RUNS}. {TOO_NARROW}"
         )
         return code
-    logger.info(f"A check within the region, on {held_out} simulations that are held out:")
+    logger.info(f"Check within the region, on {held_out} held-out simulations:")
     checking = CheckSettings(
         save_dir=settings.save_dir / "check",
         prior=PriorOptions(network=str(place.network)),
@@ -536,7 +542,7 @@ def warn_of_weak_check(runs: int, detectable: float) -> None:
     share = undetected_narrowness(detectable)
     if share > NARROW:
         logger.warning(
-            f"Warning: the check used {runs} held-out simulations, and may have missed posteriors "
-            f"that are less than {100 * share:.0f} % too narrow (it detects larger errors in 90 % "
-            f"of cases). {TOO_NARROW}"
+            f"Warning: the check used {runs} held-out simulations, which do not detect "
+            f"posteriors less than {100 * share:.0f} % too narrow (larger errors are "
+            f"detected in 90 % of cases). {TOO_NARROW}"
         )

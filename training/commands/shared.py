@@ -59,19 +59,19 @@ def steps_and_end(
     A step size alone has to divide ``t_max``, so that T is exactly ``t_max``.
     """
     if isinstance(steps, int) and steps > MAX_STEPS:
-        raise UsageError(f"--steps is {steps}: it must be at most {MAX_STEPS}")
+        raise UsageError(f"--steps is {steps}: give at most {MAX_STEPS}")
     if h is None:
         return (None if steps == "auto" else int(steps or DEFAULT_STEPS)), t_max
     if isinstance(steps, str):
-        raise UsageError(f"--steps={steps} finds the step size itself: leave --h out")
+        raise UsageError(f"--steps={steps} chooses the step size: leave --h out")
     if steps is None:
         if t_max / h > MAX_STEPS:
             raise UsageError(f"h is {h:g}, which makes more than {MAX_STEPS} steps up to {t_max:g}")
         steps = max(1, math.floor(t_max / h * (1 + 1e-9)))
         if not math.isclose(steps * h, t_max, rel_tol=1e-9):
             raise UsageError(
-                f"--h={h:g} does not divide T = {t_max:g}: add --steps={steps}, to end at T = "
-                f"{steps * h:g}, or leave --h out"
+                f"--h={h:g} does not divide T = {t_max:g}: add --steps={steps} to end at "
+                f"T = {steps * h:g}, or leave --h out"
             )
     end = steps * h
     # 7.01 and 701 * 0.01 are the same time.
@@ -86,8 +86,8 @@ def last_time(options: EvenTimeOptions, t_max: float, network: str) -> float:
     """
     if options.end_time is not None and options.end_time > t_max * (1 + 1e-9):
         raise UsageError(
-            f"--end_time is {options.end_time:g}, but {network} was trained up to T = {t_max:g}: "
-            "give less"
+            f"--end_time is {options.end_time:g}, but {network} was trained up to T = "
+            f"{t_max:g}: give a smaller time"
         )
     return min(options.end_time or t_max, t_max)
 

@@ -240,11 +240,11 @@ def in_words(facts: Mapping[str, Mapping[str, Any]]) -> str:
     likelihood = facts["melt"].get("likelihood")
     density = f" Mean log density: {likelihood['log_prob']['mean']:.4f} nats." if likelihood else ""
     return (
-        f"Melted variances over their closed form: {ratios}. "
-        f"Roundtrip error: {facts['roundtrip']['rms_error']:.1e} rms, "
-        f"{facts['roundtrip']['max_abs_error']:.1e} at most. "
-        f"{calls} denoiser calls in {seconds:.1f} s." + density
-    )
+        f"Variances of inflated data relative to the closed form: {ratios}. Round-trip "
+        f"error: {facts['roundtrip']['rms_error']:.1e} rms, at most "
+        f"{facts['roundtrip']['max_abs_error']:.1e}. {calls} network evaluations in "
+        f"{seconds:.1f} s."
+    ) + density
 
 
 def roundtrips(settings: RoundtripSettings) -> None:
@@ -286,7 +286,7 @@ def images_of_seeds(settings: GenerationSettings) -> None:
     began = perf_counter()
     seeds = parse_seeds(settings.seeds)
     latent = latent_of(
-        settings.gen_source, settings.eps, "say --gen_source=empirical --prev_melt=FILE"
+        settings.gen_source, settings.eps, "give --gen_source=empirical --prev_melt=FILE"
     )
     network = settings.network
     file = network_of(network)

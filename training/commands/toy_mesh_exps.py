@@ -90,7 +90,7 @@ def run(settings: CoverageSettings) -> None:
         if settings.run.overwrite:
             files.remove_others()
         report(result, alpha, settings.data_root)
-        logger.info(f"Wrote {files.numbers} and the points beside it after {seconds:.1f} s")
+        logger.info(f"Wrote {files.numbers} and the points in {seconds:.1f} s")
 
 
 def subject_of(settings: CoverageSettings) -> Subject:
@@ -114,9 +114,9 @@ def subject_of(settings: CoverageSettings) -> Subject:
     subject = open_subject(file, expected).require_unconditional()
     if settings.data_root and subject.dim not in BOUNDARY_POINTS:
         raise UsageError(
-            f"{file.name} is of {subject.dim} columns, but spheres are followed in 2-D and 3-D "
-            f"only: {script('pfODE_int')} --sim_type=melt counts the latents of held-out rows "
-            "within spheres"
+            f"{file.name} has {subject.dim} columns, but spheres are supported in 2-D and "
+            f"3-D only: {script('pfODE_int')} --sim_type=melt reports the coverage of "
+            "latents of validation rows"
         )
     return subject
 
@@ -136,7 +136,7 @@ def spheres_of(options: SphereOptions, dim: int) -> Spheres:
     for names, most in LIMITS.items():
         size = math.prod(sizes[name] for name in names)
         if size > most:
-            raise UsageError(f"{' * '.join(names)} is {size:,}: it must be at most {most:,}")
+            raise UsageError(f"{' * '.join(names)} is {size:,}: give at most {most:,}")
     unit = unit_sphere(dim, sizes["boundary_pts"])
     return Spheres.between(options.r_min, options.r_max, options.r_num, unit)
 

@@ -56,7 +56,7 @@ def run(settings: TrainSettings, progress: Progress | None = None) -> Path | Non
     if settings.law.refit_latent_law:
         assert settings.law.network is not None
         if settings.data.data is None:
-            raise UsageError("--refit_latent_law melts data: give --data")
+            raise UsageError("--refit_latent_law needs data to encode: give --data")
         file = NetworkFile.open(settings.law.network)
         return refit(settings, file, of_data_set(file, {}), settings.data.data)
     settings, resume = settled(settings, "data")
@@ -173,7 +173,7 @@ def require_network(settings: TrainSettings, known: tuple[str, ...]) -> None:
     network = settings.network.arch
     if network is not None and network not in known:
         raise UsageError(
-            f"--arch={network} does not go with {settings.data.data}: give {', '.join(known)}"
+            f"--arch={network} does not match {settings.data.data}: give {', '.join(known)}"
         )
 
 
@@ -193,14 +193,14 @@ def with_wanted_conditions(settings: TrainSettings, table: DataTable) -> DataTab
         return table
     if settings.data.cond and table.conditions is None:
         raise UsageError(
-            f"--cond is given, but {settings.data.data} has no conditions: make it with "
-            f"{script('dataset_tool')} --conditions=NAMES"
+            f"--cond is given, but {settings.data.data} has no conditions: make it again "
+            f"with {script('dataset_tool')} --conditions=NAMES"
         )
     if settings.data.cond and table.has_holes:
         raise UsageError(
-            f"{settings.data.data} has trials with missing data, which no flow given these takes: "
-            f"give --likelihood in place of --cond, or make it with {script('dataset_tool')} "
-            "--missing=drop"
+            f"{settings.data.data} has trials with missing data, which conditional flows "
+            "do not support: give --likelihood instead of --cond, or make it with "
+            f"{script('dataset_tool')} --missing=drop"
         )
     if settings.data.cond:
         shape = settings.table.cond_shape
@@ -210,10 +210,10 @@ def with_wanted_conditions(settings: TrainSettings, table: DataTable) -> DataTab
     settings.table.require_nothing_of_conditions()
     if table.condition_dim:
         left_out = ", ".join(table.condition_names)
-        more = "--cond conditions the flow on such columns"
+        more = "--cond makes the flow conditional on these columns"
         if table.has_holes:
-            more = "--likelihood trains the law of such data, also where some are missing"
-        logger.warning(f"Warning: {left_out} left out: {more}")
+            more = "--likelihood models these data, also where some are missing"
+        logger.warning(f"Warning: ignoring {left_out}: {more}")
     return one_of_each(table.without_conditions())
 
 
@@ -264,7 +264,7 @@ def train(
     if resume is not None or run.dry_run:
         minutes = None
     elif minutes is not None and settings.training.duration is not None:
-        raise UsageError("--minutes stands in place of --duration: give one of them")
+        raise UsageError("--minutes replaces --duration: give only one of them")
     kernels = algorithms(run.deterministic, training.benchmarks)
     with kernels, process_group(run.device_name, run.threads, training.useful_threads) as device:
         resumed = Resumed.find(resume) if resume else None
@@ -300,7 +300,7 @@ def train(
             progress,
             None if minutes is None else TimeBudget(60 * minutes),
         )
-        why = "these count the steps, not what is chosen before them or fitted after them"
+        why = "this counts training steps, not the choices before them or the fits after them"
         warn_if_longer("the training", monotonic() - began, minutes, why)
         return network
 
@@ -353,7 +353,7 @@ def wanted(
     )
     calibrate = calibration.wanted(precond, calibrates)
     if settings.law.latent_law == "learned" and precond != "ifs":
-        raise UsageError(f"--latent_law=learned is for precond=ifs, not {precond}")
+        raise UsageError(f"--latent_law=learned needs precond=ifs, not {precond}")
     return Wanted(
         choices=choices,
         data_dim=settings.flow.data_dim,
@@ -394,7 +394,7 @@ def settled(settings: S, data: str) -> tuple[S, Path | None]:
         if data not in saved:
             script = command[0] if isinstance(command, list) and command else "another script"
             raise DataError(
-                f"{place} is a run of {script}, which has no --{data}: resume it with that"
+                f"{place} is a run of {script}, which has no --{data}: resume it with that script"
             )
         free = type(settings).names_that_are("free")
         merged = resumed_options(values, settings.given, saved, free, str(place))

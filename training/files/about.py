@@ -43,8 +43,8 @@ def facts_of(path: Path) -> list[Fact]:
     }
     if path.suffix not in readers:
         raise UsageError(
-            f"{path} is no file of this project: give a network (.pkl), results (.npz, .json, "
-            ".nc), a run's folder, or images (.zip or a folder)"
+            f"{path} is not a file of this project: give a network (.pkl), results (.npz, "
+            ".json, .nc), a run directory, or images (.zip or a folder)"
         )
     return list(readers[path.suffix](path))
 
@@ -59,7 +59,7 @@ def about_network(path: Path) -> Iterator[Fact]:
         channels, height, width = about["image_shape"]
         classes = about.get("label_dim", 0)
         shown = f"{width}x{height} pixels, {channels} channel(s), {classes or 'no'} "
-        shown += "numbers as a label" if about.get("vectors") else "classes"
+        shown += "vectors as conditions" if about.get("vectors") else "classes"
         yield "images", shown
     elif about.get("augment_to"):
         yield "embedded in", f"{about['augment_to']} dimensions"
@@ -75,7 +75,7 @@ def about_network(path: Path) -> Iterator[Fact]:
     if model.learned is not None:
         several = model.learned.compressed > 1
         chained = ", each given those before" * (model.learned.chained and several)
-        mixtures = f"mixtures of {model.learned.components} normal laws"
+        mixtures = f"Gaussian mixtures of {model.learned.components} components"
         yield "compressed latents", f"{mixtures} given the kept ones{chained}"
     yield "times", f"{about['tmin']:g} to {about['tmax']:g}"
     yield "data", denoiser.basis.describe()
@@ -92,9 +92,11 @@ def about_network(path: Path) -> Iterator[Fact]:
         slopes = calibration.slopes[:, : about["dims_to_keep"]].abs()
         yield (
             "calibration",
-            f"at {len(calibration.times)} times, of kept dimensions: gains "
-            f"{float(gains.min()):.3f} to {float(gains.max()):.3f}, largest slope "
-            f"{float(slopes.max()):.3f}",
+            (
+                f"at {len(calibration.times)} times; in kept dimensions gains "
+                f"{float(gains.min()):.3f} to {float(gains.max()):.3f}, largest slope "
+                f"{float(slopes.max()):.3f}"
+            ),
         )
     if "time_grid" in about:
         yield "stored times", f"of {about['time_grid']['solver']}"
@@ -141,7 +143,7 @@ def about_table(path: Path) -> Iterator[Fact]:
     if table.condition_names:
         yield "conditions", ", ".join(table.condition_names)
     if table.covariates:
-        yield "covariates among them", ", ".join(table.covariates)
+        yield "including covariates", ", ".join(table.covariates)
     if table.datasets is not None:
         yield "trials", trials_in_words(table.datasets)
     if table.has_holes:

@@ -201,7 +201,7 @@ class SavedAnswers:
             DataError: One of the files is missing or broken.
         """
         content = load_json(path)
-        broken = DataError(f"{path} is broken, or not of {script('ask')}: make it again")
+        broken = DataError(f"{path} is damaged, or not from {script('ask')}: make it again")
         question, name, sheet = typed(content, broken, question=str, data_name=str, sheet=str)
         options, beside = typed(content, broken, options=dict, beside=int)
         if content.get("format") != ANSWERS or question not in QUESTIONS or beside < 0:
@@ -209,7 +209,7 @@ class SavedAnswers:
         # Only a file beside this one: an untrusted path may point anywhere on this machine.
         csv = next((each for each in path.parent.iterdir() if each.name == sheet), None)
         if csv is None:
-            raise DataError(f"{path} is of a CSV that is not beside it any more")
+            raise DataError(f"{path} belongs to a CSV that is no longer beside it")
         table = without_rows(json.dumps(content.get("table")), broken)
         held_out = content.get("held_out")
         rows, further = _read(csv, table, beside, SCORES if question == "score" else ())
@@ -294,9 +294,9 @@ def _numbers(path: Path, name: str, texts: np.ndarray, largest: float) -> np.nda
     try:
         values = np.array([float(text or "nan") for text in texts])
     except ValueError as error:
-        raise DataError(f"{path} is broken: '{name}' has a text that is no number") from error
+        raise DataError(f"{path} is damaged: '{name}' has text instead of a number") from error
     if (np.abs(values) > largest).any() or (largest == 1 and (values < 0).any()):
-        raise DataError(f"{path} is broken: '{name}' has numbers that are not between 0 and 1")
+        raise DataError(f"{path} is damaged: '{name}' has numbers outside 0 to 1")
     return values
 
 
@@ -365,7 +365,7 @@ class SavedAnswerCheck:
             DataError: The file is missing or broken.
         """
         content = load_json(path)
-        broken = DataError(f"{path} is broken, or no check of {script('ask')}: make it again")
+        broken = DataError(f"{path} is damaged, or not a check of {script('ask')}: make it again")
         rows, level, detectable = typed(content, broken, rows=int, level=float, detectable=float)
         verdict, adjusted, columns = typed(
             content, broken, verdict=str, adjusted=dict, columns=dict

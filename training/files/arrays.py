@@ -93,7 +93,7 @@ def distinct_texts(path: Path, name: str, values: np.ndarray) -> tuple[str, ...]
         DataError: Values are not texts, or some are equal.
     """
     if values.dtype.kind != "U" or values.ndim != 1 or len(np.unique(values)) != len(values):
-        raise DataError(f"{path}: '{name}' is not a list of names, all different")
+        raise DataError(f"{path}: '{name}' is not a list of distinct names")
     return tuple(values.tolist())
 
 
@@ -134,8 +134,10 @@ class CheckedArrays:
         if not fits:
             wanted = ", ".join(str(self.sizes.get(letter, letter)) for letter in letters)
             right = f"[{wanted}], each {least} or more" if letters else "one number"
-            raise DataError(f"{self.path}: '{name}' is {list(shape)}, but should be {right}")
+            raise DataError(f"{self.path}: '{name}' has shape {list(shape)}, expected {right}")
         values = values.astype(np.float64, copy=False)
         if largest < inf and (np.abs(values) > largest).any():
-            raise DataError(f"{self.path}: '{name}' has values beyond {largest:g}: make it again")
+            raise DataError(
+                f"{self.path}: '{name}' has values above {largest:g}: make the file again"
+            )
         return values

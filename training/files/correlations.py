@@ -112,9 +112,9 @@ def save_summary(
         lasting, after = quantity["correlation_time"]["told"], quantity["mean_at_next_time"]
         last = quantity["mean_at_last_time"]
         logger.info(
-            f"{name}, noise {extraction.noise}: correlation time {lasting} "
-            f"(mean correlation with time 0 is {after:.3g} at the next time, {last:.3g} at the "
-            f"last; {about['scatter']:.2g} may be chance)"
+            f"{name}, noise {extraction.noise}: correlation time {lasting} (mean "
+            f"correlation with time 0 is {after:.3g} at the next time, {last:.3g} at the "
+            f"last; values up to {about['scatter']:.2g} can be chance)"
         )
 
 
@@ -174,7 +174,7 @@ class SavedLags:
             arrays = CheckedArrays(saved, path)
             times = arrays.read("times", "T", least=2)
             if (np.diff(times) <= 0).any():
-                raise DataError(f"{path}: 'times' should increase")
+                raise DataError(f"{path}: 'times' must be increasing")
             count = saved.numbers("n_samples")
             if count.ndim or count < 2:
                 raise DataError(f"{path}: 'n_samples' is {shown(count)}, not a number of samples")
@@ -232,10 +232,10 @@ class SavedMatrices:
             times = CheckedArrays(saved, path).read("times", "T")
             names = _required(path, saved.names)
         if (np.diff(times) <= 0).any():
-            raise DataError(f"{path}: 'times' should increase")
+            raise DataError(f"{path}: 'times' must be increasing")
         summary = _summary(path.with_name(path.stem))
         if summary is not None and not np.array_equal(summary.times, times):
-            raise DataError(f"{path} was not made together with its summary: make it again")
+            raise DataError(f"{path} does not belong to its summary: make it again")
         chosen = telling_lags(times - times[0], summary.lasting if summary else None)
         matrices = (
             (path, name, matrix)
@@ -267,9 +267,9 @@ class SavedMatrices:
                 each.append(CheckedArrays(saved, path).read("time", ""))
         times = np.array(each)
         if (np.diff(times) <= 0).any():
-            raise DataError(f"{shown[0]} and those after it have times that do not increase")
+            raise DataError(f"{shown[0]} and later files have times that are not increasing")
         if summary is not None and not np.array_equal(times, summary.times[list(chosen)]):
-            raise DataError(f"{shown[0]} and those after it have other times than their summary")
+            raise DataError(f"{shown[0]} and later files have other times than their summary")
         return cls._condensed(times, list(chosen.values()), _matrices_of_images(shown))
 
     @classmethod
@@ -284,14 +284,14 @@ class SavedMatrices:
             dim = dim or len(matrix)
             if matrix.shape != (dim, dim) or not dim:
                 raise DataError(
-                    f"{path}: '{name}{SUFFIX}' is {list(matrix.shape)} at a time, but should be "
-                    f"[{dim or 'D'}, {dim or 'D'}]"
+                    f"{path}: '{name}{SUFFIX}' has shape {list(matrix.shape)} per time, "
+                    f"expected [{dim or 'D'}, {dim or 'D'}]"
                 )
             require_correlations(path, f"{name}{SUFFIX}", matrix)
             block = math.ceil(dim / MOST_CELLS)
             cells.setdefault(name, []).append(condensed(matrix, block))
         if any(len(made) != len(times) for made in cells.values()):
-            raise DataError(f"{path} and the files before it are not of the same quantities")
+            raise DataError(f"{path} and earlier files contain different quantities")
         together = {name: np.stack(made) for name, made in cells.items()}
         return cls(times, notes, dim, together, block)
 
@@ -356,13 +356,13 @@ def require_correlations(path: Path, name: str, values: np.ndarray) -> None:
         DataError: A value is not finite, or its magnitude exceeds 1.
     """
     if not (np.abs(values) <= 1 + ROUNDING).all():
-        raise DataError(f"{path}: '{name}' should hold correlations, which are from -1 to 1")
+        raise DataError(f"{path}: '{name}' must contain correlations, from -1 to 1")
 
 
 def _required(path: Path, names: Sequence[str]) -> list[str]:
     quantities = [name for name in QUANTITIES if f"{name}{SUFFIX}" in names]
     if not quantities:
-        raise DataError(f"{path} has no correlations: it has {', '.join(names) or 'nothing'}")
+        raise DataError(f"{path} contains no correlations: it has {', '.join(names) or 'nothing'}")
     return quantities
 
 
@@ -377,7 +377,7 @@ def _matrices_of_toy(
     with open_rows(path, f"{name}{SUFFIX}") as rows:
         if len(rows.shape) != 3 or rows.shape[0] != count:
             raise DataError(
-                f"{path}: '{name}{SUFFIX}' is {list(rows.shape)}, but should be [{count}, D, D]"
+                f"{path}: '{name}{SUFFIX}' has shape {list(rows.shape)}, expected [{count}, D, D]"
             )
         for index, slab in enumerate(rows.batches(1)):
             if index in chosen:

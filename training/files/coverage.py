@@ -205,8 +205,8 @@ class SavedCoverage:
             radii, fresh_data = arrays.read("radii", "R"), arrays.read("fresh_data", "SMD")
             if arrays.sizes["D"] not in (2, 3):
                 raise DataError(
-                    f"{path} has points in {arrays.sizes['D']}-D, but boundaries are drawn in 2-D "
-                    "and 3-D"
+                    f"{path} has points in {arrays.sizes['D']}-D, but boundaries can be "
+                    "drawn in 2-D and 3-D only"
                 )
             coverage, fresh = arrays.read("coverage", "SGR"), arrays.read("coverage_fresh", "SR")
             points = {
@@ -218,10 +218,10 @@ class SavedCoverage:
             boundaries = {name: _boundaries(saved, path, name, vertices[name]) for name in STAGES}
             refitted = any(name.startswith("faces_") for name in saved.names)
         if not (radii[0] > 0 and (np.diff(radii) > 0).all()):
-            raise DataError(f"{path}: 'radii' should be positive and increase")
+            raise DataError(f"{path}: 'radii' must be positive and increasing")
         for name, values in (("coverage", coverage), ("coverage_fresh", fresh)):
             if values.min() < 0 or values.max() > 1:
-                raise DataError(f"{path}: '{name}' should hold fractions, which are from 0 to 1")
+                raise DataError(f"{path}: '{name}' must contain fractions, from 0 to 1")
         std = _latent_std(path, radii, vertices["latent"])
         units = {"latent": std, "data": np.ones_like(std), "end": std}
         count, fresh_count = arrays.sizes["N"], arrays.sizes["M"]
@@ -234,7 +234,7 @@ class SavedCoverage:
         for name in STAGES:
             drawn = [points[name], *(boundary.vertices for boundary in boundaries[name])]
             if max(np.abs(values).max() for values in drawn) > LARGEST:
-                raise DataError(f"{path}: points at stage '{name}' are too far away to be drawn")
+                raise DataError(f"{path}: points at stage '{name}' are too far away to draw")
         return cls(
             path, radii, coverage, fresh, count, fresh_count, std, boundaries, points, refitted
         )
@@ -257,7 +257,7 @@ def _boundaries(saved: SavedArrays, path: Path, stage: str, vertices: np.ndarray
         try:
             require_closed(faces, corners)
         except DataError as error:
-            raise DataError(f"{path}: '{name}' do not fit: {error}") from error
+            raise DataError(f"{path}: '{name}' do not match: {error}") from error
         boundaries.append(Boundary(corners, faces.astype(np.int64)))
     return boundaries
 
@@ -274,4 +274,4 @@ def _latent_std(path: Path, radii: np.ndarray, spheres: np.ndarray) -> np.ndarra
         inverse = np.linalg.lstsq(scaled, np.ones(len(scaled)), rcond=None)[0]
         if inverse.min() > 0 and np.abs(scaled @ inverse - 1).max() < ROUND:
             return np.asarray(np.sqrt(largest / inverse))
-    raise DataError(f"{path}: 'boundary_latent' are not ellipsoids of the radii along the axes")
+    raise DataError(f"{path}: 'boundary_latent' are not the ellipsoids of the radii")

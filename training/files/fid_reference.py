@@ -96,12 +96,12 @@ class FIDReference:
             DataError: Their size or number of channels differs.
         """
         if self.image_shape is None:
-            logger.info(f"{path} does not say of what images it is: taken on trust")
+            logger.info(f"{path} does not describe its images: it cannot be checked")
         elif self.image_shape != shape:
             ours, theirs = ("x".join(map(str, sizes)) for sizes in (shape, self.image_shape))
             raise DataError(
-                f"{images} has images of {ours} (channels, height, width), but {path} is of "
-                f"{theirs}: compare images of one shape"
+                f"{images} has images of {ours} (channels, height, width), but {path} is "
+                f"for {theirs}: compare images of equal shape"
             )
 
     def require_detector(self, path: Path, identity: str, dim: int) -> None:
@@ -116,9 +116,9 @@ class FIDReference:
             DataError: The reference was made with another detector.
         """
         if len(self.mu) != dim:
-            raise DataError(f"{path} is of {len(self.mu)} features, but the detector has {dim}")
+            raise DataError(f"{path} has {len(self.mu)} features, but the detector has {dim}")
         if not self.detector:
-            logger.info(f"{path} does not say which detector made it: taken on trust")
+            logger.info(f"{path} does not name its detector: it cannot be checked")
         elif self.detector != identity:
             raise DataError(
                 f"{path} was made with the detector {self.detector[:12]}..., but this is "

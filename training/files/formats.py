@@ -91,10 +91,12 @@ FORMATS = {
         "runs of a check", "posteriors.album.pictures_of_check", "checks.section_of"
     ),
     "posterior calibration": Format(
-        "where held-out truths lie", "posteriors.album.pictures_of_calibration", "checks.section_of"
+        "ranks of calibration cases",
+        "posteriors.album.pictures_of_calibration",
+        "checks.section_of",
     ),
     "posterior predictive": Format(
-        "data simulated of posteriors",
+        "data simulated from posteriors",
         "posteriors.album.pictures_of_predictive",
         "checks.section_of_predictive",
     ),
@@ -109,8 +111,10 @@ FORMATS = {
     "correlations": Format("matrices of correlations", "correlations.pictures_of_toy_matrices"),
     "residuals": Format(
         "residuals",
-        advice=f"give the correlations that {script('calc_net_residuals_autocorrelations')} "
-        "makes of them",
+        advice=(
+            "give the correlations that "
+            f"{script('calc_net_residuals_autocorrelations')} computes from them"
+        ),
     ),
     "fid reference": Format("features of images"),
     "table": Format("rows of a data set"),

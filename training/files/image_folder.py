@@ -77,8 +77,8 @@ class ImageFolder:
         difference = self._difference()
         if difference is None and images and not self._parameters_path.exists():
             difference = (
-                f"{self.path} holds images, such as {images[0]}, but no {PARAMETERS} to say how "
-                "they were made"
+                f"{self.path} contains images, such as {images[0]}, but no {PARAMETERS} "
+                "with their settings"
             )
         if difference is None:
             return []
@@ -90,8 +90,8 @@ class ImageFolder:
         others = [name for name, replaced in zip(images, asked, strict=True) if not replaced]
         if others:
             raise UsageError(
-                f"{self.path / others[0]} was made in another way, and --seeds does not ask for "
-                "it: give another --save_dir, or remove the old images"
+                f"{self.path / others[0]} was made with other settings, and is not among "
+                "--seeds: give another --save_dir, or remove the old images"
             )
         return [self.path / name for name in images]
 
@@ -156,11 +156,11 @@ class ImageFolder:
         except DataError as error:
             return str(error)
         if not isinstance(recorded, dict):
-            return f"{self._parameters_path} does not say with what settings images were made"
+            return f"{self._parameters_path} does not contain the settings of the images"
         for name in dict.fromkeys([*self._settings, *recorded]):
             here, there = self._settings.get(name), recorded.get(name)
             if here != there:
-                return f"{name} is {here} here, but {there} in {self._parameters_path}"
+                return f"{name} is {here}, but {there} in {self._parameters_path}"
         return None
 
     def _is_whole(self, content: bytes) -> bool:

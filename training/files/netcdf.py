@@ -135,4 +135,4 @@ class SavedNumbers:
             raise self._broken(place) from error
 
     def _broken(self, place: str) -> DataError:
-        return DataError(f"{self.path} is broken in '{place}', or it is not plain: make it again")
+        return DataError(f"{self.path}: '{place}' is damaged or not plain: make the file again")

@@ -42,13 +42,13 @@ def read_observations(path: Path, image_shape: Sequence[int] | None = None) -> T
         dataset = ImageDataset(path)
         if tuple(dataset.image_shape) != tuple(image_shape):
             raise DataError(
-                f"{path} has images of {list(dataset.image_shape)}, but observed are "
+                f"{path} has images of {list(dataset.image_shape)}, expected "
                 f"{list(image_shape)} (channels, height, width)"
             )
         pixels, _ = dataset.read(range(len(dataset)))
         return pixels.flatten(1).double()
     if path.suffix.lower() == ".zip":
-        raise DataError(f"{path} is no table: give one of {', '.join(SUFFIXES)}")
+        raise DataError(f"{path} is not a table: give one of {', '.join(SUFFIXES)}")
     return _finite(open_table(str(path), None, known=()))
 
 
@@ -59,13 +59,15 @@ def _read_image(path: Path, image_shape: Sequence[int]) -> Tensor:
         DataError: The file is missing or broken, or has another shape.
     """
     if not path.is_file():
-        raise DataError(f"{path} does not exist, or is no file: give an image, or a zip or folder")
+        raise DataError(
+            f"{path} is not an existing file: give an image, or a zip or folder of images"
+        )
     if path.stat().st_size > MAX_FILE_BYTES:
         raise DataError(f"{path} is larger than {MAX_FILE_BYTES >> 20} MiB")
     pixels = Decoder()(path.read_bytes(), str(path)).transpose(2, 0, 1)
     if pixels.shape != tuple(image_shape):
         raise DataError(
-            f"{path} is an image of {list(pixels.shape)}, but observed are {list(image_shape)} "
+            f"{path} is an image of {list(pixels.shape)}, expected {list(image_shape)} "
             "(channels, height, width)"
         )
     return torch.from_numpy(pixels.astype(np.float64)).flatten()[None]
@@ -94,7 +96,7 @@ def read_columns(
             values that are not finite.
     """
     if path.suffix.lower() not in SUFFIXES:
-        raise DataError(f"{path} is no table: give one of {', '.join(SUFFIXES)}")
+        raise DataError(f"{path} is not a table: give one of {', '.join(SUFFIXES)}")
     row = names if row is None else row
     known = [*row, *(others or ())]
     table = open_table(str(path), None, known=known)
@@ -110,8 +112,8 @@ def read_columns(
     missing = [name for name in names if name not in own]
     if unknown:
         raise DataError(
-            f"{path} has a column '{shown(unknown[0])}', which is none of {listed(row)}: leave it "
-            "out, or name it as one of these"
+            f"{path} has a column '{shown(unknown[0])}', which is not among {listed(row)}: "
+            "leave it out, or rename it"
         )
     if missing:
         raise DataError(f"{path} has no column '{missing[0]}': give {listed(names)}")
@@ -144,8 +146,8 @@ DATASET = "dataset"
 
 
 WITH_HOLES = (
-    "data, not covariates, may be missing, and only of likelihoods that are trained on simulations "
-    f"with missing data ({script('dataset_tool')} --missing=keep)"
+    "only data (not covariates) may be missing, and only for likelihoods trained on "
+    f"simulations with missing data ({script('dataset_tool')} --missing=keep)"
 )
 """Advice on trials with missing numbers."""
 
@@ -193,7 +195,7 @@ def _finite(table: ForeignTable, may: Sequence[int] = (), hint: str = "") -> Ten
     """
     blocks = list(table.blocks())
     if not blocks:
-        raise DataError(f"{table.name} has no rows: give one observation in each")
+        raise DataError(f"{table.name} has no rows: give one observation per row")
     rows = np.concatenate(blocks)
     bad = ~np.isfinite(rows)
     bad[:, may] &= ~np.isnan(rows[:, may])
@@ -206,8 +208,8 @@ def _finite(table: ForeignTable, may: Sequence[int] = (), hint: str = "") -> Ten
     empty = np.isnan(rows[:, may]).all(axis=1)
     if may and empty.any():
         raise DataError(
-            f"{table.name}, {table.place_of(int(empty.argmax()))} has no data: it is no trial, "
-            "leave it out"
+            f"{table.name}, {table.place_of(int(empty.argmax()))} contains no data: leave "
+            "this trial out"
         )
     return torch.from_numpy(rows)
 
@@ -227,11 +229,11 @@ def read_array(path: Path, what: str, dims: Sequence[int], kinds: str = "fiu") -
     array = load_array(path)
     if array.dtype.kind not in kinds or array.ndim not in dims:
         raise DataError(
-            f"{path} holds {array.dtype} of shape {list(array.shape)}: {what} has "
-            f"{' or '.join(map(str, dims))} dimensions"
+            f"{path} contains {array.dtype} of shape {list(array.shape)}: {what} must "
+            f"have {' or '.join(map(str, dims))} dimensions"
         )
     if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise DataError(f"{path} has values that are not finite: {what} has none")
+        raise DataError(f"{path} has values that are not finite: {what} must be finite")
     wide = np.bool_ if array.dtype.kind == "b" else np.float64
     return torch.from_numpy(np.ascontiguousarray(array.astype(wide)))
 
@@ -268,18 +270,20 @@ def read_mask(text: str, names: Sequence[str], image_shape: Sequence[int] | None
         seen = read_array(Path(text), "a mask", (1, 2, 3), "b")
         if image_shape is not None and seen.ndim == 3 and seen.shape != tuple(image_shape):
             raise UsageError(
-                f"{text} is of {list(seen.shape)}, but images are of {list(image_shape)} "
+                f"{text} has shape {list(seen.shape)}, but images have {list(image_shape)} "
                 "(channels, height, width)"
             )
         seen = seen.flatten()
         if len(seen) != dim:
-            raise UsageError(f"{text} has {len(seen)} booleans, but there are {dim} coordinates")
+            raise UsageError(f"{text} has {len(seen)} booleans for {dim} coordinates")
     elif text in HALVES and image_shape is not None:
         seen = _half(text, image_shape)
     elif text.startswith(RANDOM) and text not in names:
         numbers = _numbers(text.removeprefix(RANDOM))
         if len(numbers) != 1 or not 0 < numbers[0] <= 1:
-            raise UsageError(f"--mask={text}: give a share between 0 and 1, such as random:0.5")
+            raise UsageError(
+                f"--mask={text}: give a fraction between 0 and 1, for example random:0.5"
+            )
         [share] = numbers
         seen = uniform_numbers((dim,), 0, Stream.SEEN) < share
     else:
@@ -315,7 +319,9 @@ def read_operator(text: str, dim: int, image_shape: tuple[int, int, int] | None)
     wanted = {form.partition(":")[0]: form.count(",") + 1 for form in known}.get(name)
     whole = name == "blur" or all(number == int(number) for number in numbers)
     if len(numbers) != wanted or not whole or (name != "crop" and numbers[0] <= 0):
-        raise UsageError(f"--operator is '{text}': give {', '.join(known)}, or a .npy of a matrix")
+        raise UsageError(
+            f"--operator is '{text}': give {', '.join(known)}, or a .npy with a matrix"
+        )
     if image_shape is None or name == "random":
         return MatrixMap.random(int(numbers[0]), dim, hash_seed(0, Stream.SEEN))
     if name == "blur":
@@ -328,7 +334,7 @@ def read_operator(text: str, dim: int, image_shape: tuple[int, int, int] | None)
         return Separable.downsampling(factor, image_shape)
     row, column, rows, columns = map(int, numbers)
     if not (0 < rows <= height - row and 0 < columns <= width - column):
-        raise UsageError(f"--operator={text} is not within images of {width}x{height}")
+        raise UsageError(f"--operator={text} extends beyond images of {width}x{height}")
     return Separable.crop((row, column), (rows, columns), image_shape)
 
 
@@ -348,8 +354,8 @@ def _place(part: str, names: Sequence[str], halves: Sequence[str]) -> int:
         return int(part)
     of_images = f"{', '.join(halves)}, or " if halves else ""
     raise UsageError(
-        f"--mask names '{part}': give {of_images}coordinates by name ({listed(names)}) or by "
-        f"number from 0 to {len(names) - 1}, or a .npy of booleans"
+        f"--mask has '{part}': give {of_images}names of coordinates ({listed(names)}), "
+        f"their numbers from 0 to {len(names) - 1}, or a .npy of booleans"
     )
 
 

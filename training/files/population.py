@@ -66,5 +66,5 @@ class SavedPopulation:
                 for name, letters in {**shapes, "alone": "QMD"}.items()
             }
             if len(numbers["alone"]) != len(QUANTILES):
-                raise DataError(f"{path}: 'alone' has not the {len(QUANTILES)} quantiles")
+                raise DataError(f"{path}: 'alone' does not have the {len(QUANTILES)} quantiles")
             return cls(names, **numbers)

@@ -146,7 +146,7 @@ def load_part(path: Path, fingerprint: str) -> tuple[Draws, Summary] | None:
     arrays = load_arrays(path, ["fingerprint", "sampler", *OWN, *summaries])
     texts = {name: arrays.pop(name) for name in ("fingerprint", "sampler")}
     if any(values.dtype.kind != "U" for values in texts.values()):
-        raise _broken(path, "the name of the run or of a sampler is no text")
+        raise _broken(path, "the name of the run or of a sampler is not text")
     if str(texts["fingerprint"]) != fingerprint:
         return None
     _check(path, arrays, texts["sampler"])
@@ -179,13 +179,13 @@ def _check(path: Path, arrays: Mapping[str, np.ndarray], sampler: np.ndarray) ->
         wanted = shapes.get(name, (count, dim) if name.startswith(SUMMARY) else (count,))
         kind = "b" if name == f"{SUMMARY}failed" else "f"
         if values.shape != wanted or values.dtype.kind != kind or not values.dtype.isnative:
-            raise _broken(path, f"'{name}' is not of {list(wanted)} numbers")
+            raise _broken(path, f"'{name}' does not have the shape {list(wanted)}")
     if sampler.shape != (count,):
-        raise _broken(path, f"there are not {count} samplers")
+        raise _broken(path, f"the number of samplers is not {count}")
 
 
 def _broken(path: Path, why: str) -> DataError:
-    return DataError(f"{path} is broken, {why}: remove it, and run again")
+    return DataError(f"{path} is damaged, {why}: remove it, and run again")
 
 
 CHECK_FORMAT = "inflationary-flows posterior check 1"
@@ -329,10 +329,10 @@ def load_values(path: Path, fingerprint: str | None = None) -> RunValues | None:
         if "log_density" in saved.names:
             density = torch.from_numpy(arrays.read("log_density", "R", largest=inf))
     if arrays.sizes["V"] > len(names):
-        raise DataError(f"{path}: 'crps' is of {arrays.sizes['V']} of {len(names)} quantities")
+        raise DataError(f"{path}: 'crps' has {arrays.sizes['V']} of {len(names)} quantities")
     for name, values in shares.items():
         if not ((values >= 0) & (values <= 1)).all():
-            raise DataError(f"{path}: '{name}' should be from 0 to 1")
+            raise DataError(f"{path}: '{name}' must be from 0 to 1")
     ranks, regions, *leaked = (torch.from_numpy(values) for values in shares.values())
     return RunValues(
         names,
@@ -371,7 +371,7 @@ class SavedCheck:
         """
         values = load_values(path)
         if values is None or len(values.ranks) < 2 * FEWEST_IN_BIN:
-            raise DataError(f"{path} has too few runs to test: {2 * FEWEST_IN_BIN} at least")
+            raise DataError(f"{path} has too few runs to test: need at least {2 * FEWEST_IN_BIN}")
         numbers = path.with_suffix(".json")
         level = parameter(numbers, "level")
         known = isinstance(level, float) and 0 < level < 1

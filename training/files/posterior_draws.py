@@ -62,9 +62,9 @@ HELD_OUT = "held_out"
 DESCRIBED = ("samplers", "toy", "image_shape", "conditions")
 """Entries about the run that the description contains."""
 WORTH = (
-    "Weights chose these draws, some of them more than once: those of the observation with the "
-    "least are worth effective_size independent ones (constant_data has all), and diagnostics that "
-    "see the draws alone say more."
+    "Draws were chosen by weights and may repeat. effective_size in constant_data is the "
+    "smallest effective sample size of an observation; diagnostics of the draws alone "
+    "are too optimistic."
 )
 STRUCTURE = 2**16
 """Number of bytes of a file besides its draws."""
@@ -324,12 +324,12 @@ def load_netcdf(path: Path, most: int, every_draw: bool = False) -> SavedPosteri
     with open_netcdf(path) as saved:
         about = _description(saved)
         if about is None:
-            raise DataError(f"{path} is netCDF, but was not written by {script('posterior')}")
+            raise DataError(f"{path} is a netCDF file, but not from {script('posterior')}")
         shape = saved.shape("posterior/x")
         if len(shape) != 4 or min(shape) < 1:
             raise DataError(
-                f"{path}: 'posterior/x' is {list(shape)}, not draws [chain, draw, observation, "
-                "coordinate]"
+                f"{path}: 'posterior/x' has shape {list(shape)}, expected [chain, draw, "
+                "observation, coordinate]"
             )
         chains, draws, count, dim = shape
         shown = min(most, count)
@@ -349,9 +349,11 @@ def load_netcdf(path: Path, most: int, every_draw: bool = False) -> SavedPosteri
         sampler, toy, image_shape, conditions = (about.get(key) for key in DESCRIBED)
         names = about.get("coordinates")
         if not (_are_texts(names, dim) and _are_texts(sampler, count)):
-            raise DataError(f"{path}: names of coordinates or of samplers are not those of {shape}")
+            raise DataError(
+                f"{path}: names of coordinates or samplers do not match the shape {shape}"
+            )
         if image_shape is not None and not _is_image(image_shape, dim):
-            raise DataError(f"{path}: images of {image_shape} have not {dim} pixels")
+            raise DataError(f"{path}: images of {image_shape} do not have {dim} pixels")
         return SavedPosteriors(
             path,
             names,
@@ -412,7 +414,7 @@ def _description(saved: SavedNumbers) -> dict[str, Any] | None:
 def _require_shape(saved: SavedNumbers, place: str, shape: tuple[int, ...]) -> None:
     own = saved.shape(place)
     if own != shape:
-        raise DataError(f"{saved.path}: '{place}' is {list(own)}, and should be {list(shape)}")
+        raise DataError(f"{saved.path}: '{place}' has shape {list(own)}, expected {list(shape)}")
 
 
 def _are_texts(values: Any, count: int) -> TypeGuard[list[str]]:
@@ -453,7 +455,7 @@ def _load_likelihood(saved: SavedNumbers, count: int, dim: int) -> Gaussian | No
             operator.shape = tuple(sides) if _is_image(sides, count) else None
     places = torch.arange(count) if seen is None else seen
     if operator is None and (count == 0 or places.min() < 0 or places.max() >= dim):
-        raise DataError(f"{saved.path}: observations are not of {dim} coordinates")
+        raise DataError(f"{saved.path}: observations do not have {dim} dimensions")
     try:
         return Gaussian(noise, seen, operator)
     except UsageError as error:

@@ -109,7 +109,7 @@ def load_records(path: Path) -> Records:
         DataError: The file is missing or broken, or contains no records.
     """
     broken = DataError(
-        f"{path} is broken, or holds no records: make it again by {script('dataset_tool')}"
+        f"{path} is damaged, or not a typed table: make it again with {script('dataset_tool')}"
     )
     with open_arrays(path) as saved:
         empty = without_rows(str(saved.read("columns")), broken)
@@ -123,7 +123,7 @@ def load_records(path: Path) -> Records:
         ):
             raise broken
         if held_out.all() or not empty.columns:
-            raise DataError(f"{path}: all rows are held out: there is nothing to train on")
+            raise DataError(f"{path}: all rows are held out: there are no training rows")
         texts = _texts(saved, broken, len(empty.beside), len(values))
     beside = dict(zip(empty.beside, texts, strict=True))
     return replace(empty, values=values, held_out=held_out, beside=beside)

@@ -76,7 +76,7 @@ class Extraction:
         if kept.ndim or kept < 1:
             raise DataError(f"{path}: 'dims_to_keep' is {shown(kept)}, not a number of dimensions")
         if times.ndim != 1 or len(times) < 2 or (np.diff(times) <= 0).any():
-            raise DataError(f"{path}: 'times' are not two or more that increase")
+            raise DataError(f"{path}: 'times' must be at least two increasing times")
         return cls(**words, dims_to_keep=int(kept), times=times.astype(np.float64), origin=origin)
 
 
@@ -142,7 +142,7 @@ def saved_shapes(path: Path, axes: int) -> dict[str, tuple[int, ...]]:
     wanted = "[times, samples, dims]" if axes == 3 else "[samples, dims]"
     if len(shape) != axes or set(shapes.values()) != {shape} or 0 in shape:
         listed = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
-        raise DataError(f"{path}: its arrays are {listed}; all should be {wanted}")
+        raise DataError(f"{path}: its arrays are {listed}; expected {wanted}")
     return shapes
 
 
@@ -156,8 +156,8 @@ def require_space(folder: Path, size: int) -> str:
     free = shutil.disk_usage(existing).free
     if size + SPARE_BYTES > free:
         raise DataError(
-            f"{folder} has {free / GIB:.3g} GiB of disk left, but {size / GIB:.3g} GiB are needed: "
-            "take fewer samples or time points, or another disk"
+            f"{folder} has {free / GIB:.3g} GiB of free disk space, but {size / GIB:.3g} "
+            "GiB are needed: use fewer samples or times, or another disk"
         )
     return f"Writing {size / MIB:,.1f} MiB to {folder}; {free / MIB:,.0f} MiB are free"
 
@@ -165,11 +165,11 @@ def require_space(folder: Path, size: int) -> str:
 def _word(path: Path, saved: SavedArrays, name: str) -> str:
     value = saved.read(name)
     if value.ndim or value.dtype.kind != "U":
-        raise DataError(f"{path}: '{name}' is no text")
+        raise DataError(f"{path}: '{name}' is not text")
     text = str(value)
     # These texts become parts of file names.
     if not re.fullmatch(r"[\w.+-]*\w[\w.+-]*", text):
-        raise DataError(f"{path}: '{name}' is '{shown(text)}', and no part of a file's name")
+        raise DataError(f"{path}: '{name}' is '{shown(text)}', which cannot be part of a file name")
     return text
 
 
@@ -197,7 +197,7 @@ def find_first(folder: Path, data_name: str | None, dims_to_keep: int | None) ->
         path: Extraction.read(path) for path in sorted(folder.glob(time_file(folder, "*", 0).name))
     }
     if not extractions:
-        raise DataError(f"{folder} has no files of residuals: make them with 'extract'")
+        raise DataError(f"{folder} contains no residuals: make them with 'extract'")
     fitting = [
         path
         for path, made in extractions.items()
@@ -228,7 +228,7 @@ def require_same(folder: Path, first: Extraction, shapes: Mapping[str, tuple[int
         with open_arrays(path) as saved:
             same = same and np.array_equal(saved.numbers("time"), time)
         if not same:
-            raise DataError(f"{path} was not made together with that of time 0: extract again")
+            raise DataError(f"{path} does not belong to the file of time 0: extract again")
         there = saved_shapes(path, axes=2)
         if there != shapes:
-            raise DataError(f"{path} has arrays {there}, but that of time 0 {dict(shapes)}")
+            raise DataError(f"{path} has arrays {there}, but the file of time 0 has {dict(shapes)}")

@@ -61,7 +61,7 @@ def load_round(path: Path) -> tuple[RoundFacts, Bounds | None]:
         DataError: The file is missing, broken, or of another kind.
     """
     content = load_json(path)
-    broken = DataError(f"{path} does not tell of a round: remove its folder, or give --overwrite")
+    broken = DataError(f"{path} does not describe a round: remove its folder, or give --overwrite")
     kinds: dict[str, Any] = {each.name: each.type for each in fields(RoundFacts)}
     facts = typed(content, broken, **kinds)
     if content.get("format") != FORMAT:

@@ -135,13 +135,13 @@ class SavedRoundtrips:
         with open_arrays(path) as saved:
             originals, arrays = saved.numbers("originals"), CheckedArrays(saved, path)
             if originals.dtype != np.uint8:
-                raise DataError(f"{path}: 'originals' holds {originals.dtype}, not uint8")
+                raise DataError(f"{path}: 'originals' contains {originals.dtype}, expected uint8")
             for name in ("originals", "returned"):
                 pixels = arrays.read(name, "KCHW", least=0)
             if pixels.shape[1] not in (1, 3) or min(pixels.shape[2:]) < 1:
                 raise DataError(
-                    f"{path}: 'originals' is {list(pixels.shape)}, but should be [images, 1 or 3, "
-                    "height, width]"
+                    f"{path}: 'originals' has shape {list(pixels.shape)}, expected "
+                    "[images, 1 or 3, height, width]"
                 )
             errors = {
                 name: arrays.read(name, axes, least=0, largest=math.inf)
@@ -149,10 +149,14 @@ class SavedRoundtrips:
             }
         for name, values in errors.items():
             if (values < 0).any():
-                raise DataError(f"{path}: '{name}' has negative values, which no error is")
+                raise DataError(
+                    f"{path}: '{name}' has negative values, but errors cannot be negative"
+                )
         kept, count = len(originals), len(errors["all_mse"])
         if count < max(kept, 1):
-            raise DataError(f"{path} has errors of {count} images in 'all_mse', but {kept} images")
+            raise DataError(
+                f"{path} has errors of {count} images in 'all_mse', but contains {kept} images"
+            )
         return cls(path, originals, pixels, **errors)
 
     @property

@@ -85,8 +85,8 @@ class SavedTable:
             names = saved.read(NAMES)
             if names.shape != (dim,) or names.dtype.kind != "U":
                 raise DataError(
-                    f"{path}: '{NAMES}' is {list(names.shape)} {names.dtype}, not the names of "
-                    f"{dim} columns"
+                    f"{path}: '{NAMES}' has shape {list(names.shape)} and type "
+                    f"{names.dtype}, expected the names of {dim} columns"
                 )
             log_prob, row_index, errors = (
                 _numbers(saved, path, name, (count,)) if name in saved.names else None
@@ -96,7 +96,7 @@ class SavedTable:
         shown = [printable(str(name)) for name in names]
         table = cls(trajectory, shown, points, log_prob, row_index, errors)
         if len(table.rows) < 2:
-            raise DataError(f"{path}: '{POINTS}' has no two rows of finite numbers")
+            raise DataError(f"{path}: '{POINTS}' needs at least two finite rows")
         return table
 
     @property
@@ -136,8 +136,8 @@ def _numbers(saved: SavedArrays, path: Path, name: str, shape: tuple[int, ...]) 
     values = saved.read(name)
     if values.shape != shape or values.dtype.kind not in "fiu":
         raise DataError(
-            f"{path}: '{name}' is {list(values.shape)} {values.dtype}, but should be numbers "
-            f"{list(shape)}"
+            f"{path}: '{name}' has shape {list(values.shape)} and type {values.dtype}, "
+            f"expected numbers of shape {list(shape)}"
         )
     values = values.astype(np.float64)
     return np.where(np.abs(values) < LARGEST, values, np.nan)

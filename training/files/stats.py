@@ -88,10 +88,10 @@ class SavedTraining:
         """
         try:
             if not path.is_file() or path.stat().st_size > LARGEST_FILE:
-                raise DataError(f"{path} is no file, or larger than any run's statistics")
+                raise DataError(f"{path} is not a file of training statistics, or too large")
             lines = path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{path} cannot be read: give a run's stats.jsonl") from error
+            raise DataError(f"{path} cannot be read: give the stats.jsonl of a run") from error
         rows = []
         for number, line in enumerate(lines, start=1):
             try:
@@ -103,20 +103,22 @@ class SavedTraining:
             rows.append(_report(record, f"line {number} of {path}"))
         table = np.array(rows, dtype=float).reshape(-1, len(COLUMNS))
         if not np.isfinite(table[:, 1]).any():
-            raise DataError(f"{path} has no report with a loss yet: nothing to draw")
+            raise DataError(f"{path} has no report with a loss: there is nothing to draw")
         if (np.diff(table[:, 0]) <= 0).any():
-            raise DataError(f"{path} counts samples backwards: it is not the record of one run")
+            raise DataError(
+                f"{path} has decreasing numbers of samples: it does not belong to a single run"
+            )
         held_out, nats = (column if np.isfinite(column).any() else None for column in table.T[3:])
         return cls(table[:, 0] / 1e6, table[:, 1], table[:, 2], held_out, nats)
 
 
 def _report(record: Any, where: str) -> list[float]:
     if not isinstance(record, dict) or "seen" not in record:
-        raise DataError(f"{where} is not a report of training: it should be JSON with 'seen'")
+        raise DataError(f"{where} is not a report of training: expected JSON with 'seen'")
     values = [record.get(name, math.nan) for name in COLUMNS]
     for name, value in zip(COLUMNS, values, strict=True):
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise DataError(f"{where} has {value!r:.40} for {name}: it should be a number")
+            raise DataError(f"{where} has {value!r:.40} for {name}: expected a number")
         if abs(value) > 1e300 or (name in record and math.isnan(value)):
-            raise DataError(f"{where} has {value!s:.40} for {name}: training went wrong there")
+            raise DataError(f"{where} has {value!s:.40} for {name}: the training diverged")
     return values

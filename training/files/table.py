@@ -121,23 +121,19 @@ def load_whole(path: Path) -> DataTable:
             number = conditions.shape[1]
             named = _texts(arrays, "condition_names", numbered(number, "y"))
             if len(named) != number:
-                raise DataError(
-                    f"{path} has {number} conditions, but {len(named)} names of conditions"
-                )
+                raise DataError(f"{path} has {number} conditions, but {len(named)} condition names")
             given = _columns(arrays, named, "condition_")
         covariates = _texts(arrays, "covariates", [])
         strange = [name for name in covariates if given is None or name not in given.names]
         if strange:
-            raise DataError(f"{path}: the covariate '{strange[0]}' is none of its conditions")
+            raise DataError(f"{path}: the covariate '{strange[0]}' is not among its conditions")
         if conditions is not None and given is not None:
             _require_data(path, conditions, [name not in covariates for name in given.names])
         held_out, kept = (_chosen(arrays, name, count) for name in ("held_out", "kept"))
         if (held_out | kept).all():
-            raise DataError(f"{path}: all rows are held out or kept: there is nothing to train on")
+            raise DataError(f"{path}: all rows are held out: there are no training rows")
         if (held_out & kept).any():
-            raise DataError(
-                f"{path}: rows are both 'held_out' and 'kept': they can be one of these"
-            )
+            raise DataError(f"{path}: some rows are both in 'held_out' and in 'kept'")
         return DataTable(
             points,
             columns,
@@ -159,7 +155,7 @@ def _columns(arrays: CheckedArrays, names: Sequence[str], prefix: str = "") -> C
     steps = _numbers(arrays, f"{prefix}steps", letter, count)
     offsets = _numbers(arrays, f"{prefix}offsets", letter, count)
     if (steps < 0).any():
-        raise DataError(f"{arrays.path}: '{prefix}steps' has negative ones")
+        raise DataError(f"{arrays.path}: '{prefix}steps' has negative values")
     return Columns(names, steps, offsets, *_bounds(arrays, f"{prefix}bounds", count))
 
 
@@ -173,16 +169,16 @@ def _datasets(
     array = arrays.saved.read("datasets")
     if array.shape != (len(points),) or array.dtype.kind not in "iu":
         raise DataError(
-            f"{path}: 'datasets' is {list(array.shape)} {array.dtype}, not [{len(points)}] whole "
-            "numbers"
+            f"{path}: 'datasets' has shape {list(array.shape)} and type {array.dtype}, "
+            f"expected [{len(points)}] integers"
         )
     _, first, which = np.unique(array, return_index=True, return_inverse=True)
     rows = torch.stack([*points.T, held_out.to(points), kept.to(points)], dim=1)
     apart = (rows != rows[first[which]]).any(dim=1)
     if apart.any():
         raise DataError(
-            f"{path}: row {int(apart.int().argmax()) + 1} has other points than the first of its "
-            "dataset, or is held out or kept where that is not"
+            f"{path}: row {int(apart.int().argmax()) + 1} has other parameters, or "
+            "another split, than the first row of its dataset"
         )
     return torch.from_numpy(which.astype(np.int64))
 
@@ -196,11 +192,11 @@ def _require_data(path: Path, conditions: Tensor, is_data: Sequence[bool]) -> No
     missing, data = conditions.isnan(), torch.tensor(is_data)
     if missing[:, ~data].any():
         row = int(missing[:, ~data].any(dim=1).int().argmax()) + 1
-        raise DataError(f"{path}: a covariate is missing in row {row}: only data may be")
+        raise DataError(f"{path}: a covariate is missing in row {row}: only data may be missing")
     empty = missing.any(dim=1) & missing[:, data].all(dim=1)
     if empty.any():
         row = int(empty.int().argmax()) + 1
-        raise DataError(f"{path}: 'conditions' has no data in row {row}: leave it out")
+        raise DataError(f"{path}: 'conditions' has no data in row {row}: leave this row out")
 
 
 def holds_table(path: Path) -> bool:
@@ -224,7 +220,8 @@ def _texts(arrays: CheckedArrays, name: str, default: list[str]) -> list[str]:
     array = arrays.saved.read(name)
     if array.ndim != 1 or (array.dtype.kind != "U" and array.size):
         raise DataError(
-            f"{arrays.path}: '{name}' is {list(array.shape)} {array.dtype}, not a list of text"
+            f"{arrays.path}: '{name}' has shape {list(array.shape)} and type {array.dtype}, "
+            "expected a list of text"
         )
     return [str(entry) for entry in array]
 
@@ -236,13 +233,13 @@ def _bounds(arrays: CheckedArrays, name: str, dim: int) -> tuple[Tensor, Tensor]
         return plain.low, plain.high
     array = arrays.saved.read(name)
     if array.shape != (dim, 2) or array.dtype.kind != "f":
-        raise DataError(f"{path}: '{name}' is {list(array.shape)}, not [{dim}, 2]")
+        raise DataError(f"{path}: '{name}' has shape {list(array.shape)}, expected [{dim}, 2]")
     bounds = torch.from_numpy(array.astype(np.float64))
     low, high = bounds.T
     low = torch.where(low.isfinite(), low, -torch.inf)
     high = torch.where(high.isfinite(), high, torch.inf)
     if (low >= high).any():
-        raise DataError(f"{path}: '{name}' has a lower one that is not below the upper one")
+        raise DataError(f"{path}: '{name}' has a lower bound that is not below its upper bound")
     return low, high
 
 
@@ -253,6 +250,7 @@ def _chosen(arrays: CheckedArrays, name: str, count: int) -> Tensor:
     array = arrays.saved.read(name)
     if array.shape != (count,) or array.dtype != bool:
         raise DataError(
-            f"{arrays.path}: '{name}' is {list(array.shape)} {array.dtype}, not [{count}] bool"
+            f"{arrays.path}: '{name}' has shape {list(array.shape)} and type {array.dtype}, "
+            f"expected [{count}] bool"
         )
     return torch.from_numpy(array.copy())

@@ -123,8 +123,8 @@ class Recorder:
             whole = distributed.gather_rows(share, self._count)
             if (whole.isfinite() & (whole.abs() > self._largest)).any():
                 raise DataError(
-                    f"states at t = {float(state.time):g} are too large for {self._dtype}: use "
-                    "more steps, a smaller --eps or --end_vars, or check the weights"
+                    f"states at t = {float(state.time):g} are too large for {self._dtype}: "
+                    "use more steps, a smaller --eps or --end_vars, or check the network"
                 )
             if self._stream:
                 self._stream.put(name, self._recorded, whole.cpu().numpy())
@@ -240,8 +240,8 @@ class SavedEnd:
         gap = self.gap if self.gap_solver == solver.name else None
         if gap is None and solver.pairs is not None:
             logger.warning(
-                f"Warning: the melt is by another solver than {solver.name}, or by other times: "
-                "the way back is one more integration, and no exact inverse"
+                f"Warning: the melt used another solver than {solver.name}, or other "
+                "times: the way back is a separate integration, not an exact inverse"
             )
         return gap
 
@@ -273,14 +273,17 @@ class SavedEnd:
                     gap = arrays.read("gap", "ND", largest=inf)
             network = str(saved.read("network_sha256")) if "network_sha256" in saved.names else None
         if own["times"][-1] <= own["times"][0]:
-            raise DataError(f"{path} is no melt: its times do not increase")
+            raise DataError(f"{path} is not a melt: its times decrease")
         if states.shape[2] != flow.basis.dim:
             raise DataError(
-                f"{path} has {states.shape[2]} dimensions, but the network {flow.basis.dim}"
+                f"{path} has {states.shape[2]} dimensions, but the network has {flow.basis.dim}"
             )
         for name, values in about.items():
             if values.shape != states.shape[1:2]:
-                raise DataError(f"{path}: '{name}' is {list(values.shape)}, not one a sample")
+                raise DataError(
+                    f"{path}: '{name}' has shape {list(values.shape)}, "
+                    "expected one value per sample"
+                )
         ends = times[[0, -1]]
         _agree(path, "times", own["times"][[0, -1]], ends)
         _agree(path, "eigenvalues", own["eigenvalues"], flow.basis.eigenvalues)
@@ -289,8 +292,9 @@ class SavedEnd:
         _agree(path, "noise variances", own["noise_variance"][[0, -1]], exact)
         if network and network_sha256 and network != network_sha256:
             raise DataError(
-                f"{path} was made with another network, or with another calibration of it: its "
-                f"digest is {shown(network[:DIGITS])}, but here it is {network_sha256[:DIGITS]}"
+                f"{path} was made with another network, or with another calibration of "
+                f"it: its digest is {shown(network[:DIGITS])}, expected "
+                f"{network_sha256[:DIGITS]}"
             )
         return cls(
             path,
@@ -372,14 +376,16 @@ class SavedTrajectory:
             count, dim = states.shape[1:]
             if count < 2 or (dim < 2 and not of_table):
                 raise DataError(
-                    f"{path}: '{STATES}' is {list(states.shape)}, but should be [times, samples, "
-                    "dimensions], each two or more"
+                    f"{path}: '{STATES}' has shape {list(states.shape)}, expected [times, "
+                    "samples, dimensions], each at least two"
                 )
             if np.abs(states).max() > LARGEST:
-                raise DataError(f"{path}: '{STATES}' has values beyond {LARGEST:g}: make it again")
+                raise DataError(
+                    f"{path}: '{STATES}' has values above {LARGEST:g}: make the file again"
+                )
             variances = own["eigenvalues"] + own["noise_variance"]
             if not ((own["scale"] > 0).all() and (variances > 0).all()):
-                raise DataError(f"{path}: scales and variances should be positive")
+                raise DataError(f"{path}: scales and variances must be positive")
             own["mean"] = arrays.read("mean", "D", largest=inf)
             axes = None if dim > 3 else arrays.read("eigenvectors", "DD", largest=inf)
             known = () if of_table else saved.names
@@ -439,14 +445,14 @@ def _read_states(
     states = saved.numbers(STATES)
     if states.ndim != 3 or min(states.shape) < 1 or len(states) < 2:
         raise DataError(
-            f"{path}: '{STATES}' is {list(states.shape)}, but should be [times, samples, "
-            "dimensions], two times or more"
+            f"{path}: '{STATES}' has shape {list(states.shape)}, expected [times, "
+            "samples, dimensions], with at least two times"
         )
     arrays = CheckedArrays(saved, path, **dict(zip("SND", states.shape, strict=True)))
     own = {name: arrays.read(name, axes, largest=inf) for name, axes in SHAPES.items()}
     steps = np.diff(own["times"])
     if not ((steps > 0).all() or (steps < 0).all()):
-        raise DataError(f"{path}: 'times' neither increase nor decrease throughout")
+        raise DataError(f"{path}: 'times' are not monotonic")
     return states, own, arrays
 
 
@@ -478,14 +484,14 @@ def _images(saved: SavedArrays, whole: tuple[int, ...], path: Path) -> np.ndarra
     fits = shape.shape == (3,) and shape.dtype.kind in "iu" and shape.min() > 0
     if not fits or shape[0] not in (1, 3) or prod(shape.tolist()) != whole[2]:
         raise DataError(
-            f"{path}: '{IMAGE_SHAPE}' is {shape.tolist()}, but should be [C, H, W] with C 1 or 3, "
-            f"and {whole[2]} numbers in all"
+            f"{path}: '{IMAGE_SHAPE}' is {shape.tolist()}, expected [C, H, W] with C of 1 "
+            f"or 3, and {whole[2]} numbers in total"
         )
     states = saved.numbers(IMAGES)
     if states.shape != whole:
         raise DataError(
-            f"{path}: '{IMAGES}' is {list(states.shape)}, but '{STATES}' {list(whole)}: they "
-            "should be alike"
+            f"{path}: '{IMAGES}' has shape {list(states.shape)}, but '{STATES}' has "
+            f"{list(whole)}: they must be equal"
         )
     return states[:, :MOST_IMAGES].astype(np.float32).reshape(whole[0], -1, *shape)
 
@@ -496,7 +502,7 @@ def _agree(path: Path, name: str, saved: np.ndarray, own: Tensor) -> None:
         return
     raise DataError(
         f"{path} was made with another network, schedule or time: its {name} are "
-        f"{_brief(saved)}, but here they are {_brief(known)}"
+        f"{_brief(saved)}, expected {_brief(known)}"
     )
 
 

@@ -235,8 +235,8 @@ def _go_on(trainer: Trainer, state: Path, record: Mapping[str, Any]) -> RunFolde
     config = trainer.config
     if config.total_steps < trainer.step:
         raise UsageError(
-            f"--duration is {config.total / 1000000.0:g} million samples, but {state} has "
-            f"already trained on {trainer.seen / 1000000.0:g}: give more"
+            f"--duration is {config.total / 1e6:g} million samples, but {state} has "
+            f"already trained on {trainer.seen / 1e6:g}: give more"
         )
     folder = RunFolder.reopen(state.parent, trainer.seen, config.keep_states)
     stretches = folder.update_record(record)
@@ -244,7 +244,7 @@ def _go_on(trainer: Trainer, state: Path, record: Mapping[str, Any]) -> RunFolde
     if stretches:
         stretched = ", and the learning rate follows the new duration from here on"
         logger.info(
-            f"The duration is now {config.total / 1000000.0:g} million samples"
+            f"The duration is now {config.total / 1e6:g} million samples"
             + stretched * config.lr_decay
         )
     return folder

@@ -69,7 +69,7 @@ def unit_sphere(dim: int, count: int) -> Boundary:
     if dim not in (2, 3):
         raise UsageError(f"boundaries are polygons in 2-D or meshes in 3-D, not in {dim}-D")
     if count <= dim:
-        raise UsageError(f"a boundary in {dim}-D has at least {dim + 1} points, not {count}")
+        raise UsageError(f"a boundary in {dim}-D has at least {dim + 1} points, got {count}")
     index = np.arange(count)
     if dim == 2:
         vertices = _directions(index * (2 * math.pi / count))
@@ -101,8 +101,8 @@ def flat_points(points: Floats) -> DataError:
     """Return the error to raise if points span no polygon or mesh."""
     flat = "one line" if points.shape[1] == 2 else "one plane"
     return DataError(
-        f"{len(points)} points in {points.shape[1]}-D enclose nothing: it takes at least "
-        f"{points.shape[1] + 1}, not all in {flat}"
+        f"{len(points)} points in {points.shape[1]}-D enclose no volume: at least "
+        f"{points.shape[1] + 1} are needed, not all in {flat}"
     )
 
 
@@ -166,9 +166,9 @@ def write_mesh(path: Path, vertices: ArrayLike, faces: ArrayLike) -> None:
     """
     vertices, faces = as_points(vertices, "mesh vertices"), np.asarray(faces)
     if vertices.shape[1] != 3:
-        raise DataError("a mesh file holds triangles in 3-D, not a polygon in 2-D")
+        raise DataError("a mesh file contains triangles in 3-D, not a polygon in 2-D")
     if path.suffix != ".ply":
-        raise UsageError(f"a mesh is written as .ply, not as {path.name}")
+        raise UsageError(f"a mesh is written as .ply, not to {path.name}")
     require_closed(faces, vertices)
     import trimesh  # here, since coverage without mesh files works without trimesh
 
@@ -255,7 +255,7 @@ def alpha_shape(points: ArrayLike, alpha: float) -> Boundary:
     """
     points = as_points(points, NAME)
     if not alpha > 0:
-        raise UsageError(f"alpha is a radius and so positive, not {alpha}")
+        raise UsageError(f"alpha is a radius and must be positive, got {alpha}")
     if np.isinf(alpha):
         # The convex hull is the same region as all simplices together, and needs no triangulation.
         return convex_hull(points)

@@ -89,7 +89,7 @@ def as_points(values: ArrayLike, name: str) -> Floats:
     """
     points = np.asarray(values, dtype=np.float64)
     if points.ndim != 2 or points.shape[1] not in (2, 3):
-        raise DataError(f"{name} are rows in 2-D or 3-D, not an array of shape {points.shape}")
+        raise DataError(f"{name} must be rows in 2-D or 3-D, got an array of shape {points.shape}")
     if not np.isfinite(points).all():
         bad = int((~np.isfinite(points)).any(axis=1).sum())
         raise DataError(f"{bad} of {len(points)} {name} are not finite")
@@ -106,19 +106,19 @@ def require_closed(faces: NDArray[np.generic], vertices: Floats) -> None:
     count, dim = vertices.shape
     if faces.shape[1:] != (dim,) or not np.issubdtype(faces.dtype, np.integer):
         raise DataError(
-            f"the faces of a {dim}-D boundary are rows of {dim} integers, "
-            f"not {faces.dtype} of shape {faces.shape}"
+            f"the faces of a {dim}-D boundary must be rows of {dim} integers, got "
+            f"{faces.dtype} of shape {faces.shape}"
         )
     faces = faces.astype(np.int64)
     if faces.size and not 0 <= faces.min() <= faces.max() < count:
-        raise DataError(f"a face names a vertex that is not among the {count} of the boundary")
+        raise DataError(f"a face refers to a vertex that is not among the {count} of the boundary")
     # The boundary of a face consists of its edges; over all faces, each must occur equally often in
     # both directions.
     ends = faces if dim == 2 else np.stack([faces, np.roll(faces, -1, axis=1)], axis=-1)
     tail, head = np.moveaxis(ends.reshape(-1, 2), 1, 0)
     along, against = (tail, head) if dim == 2 else (tail * count + head, head * count + tail)
     if not np.array_equal(np.sort(along), np.sort(against)):
-        raise DataError("the boundary is not closed, or its faces look to different sides")
+        raise DataError("the boundary is not closed, or its faces are oriented inconsistently")
 
 
 def _ordered_along_first_axis(corners: Floats) -> tuple[Floats, Integers]:

@@ -104,11 +104,11 @@ def correlate(pairs: Iterable[tuple[Tensor, Tensor]], source: str) -> Correlatio
         cross.addmm_(sums[0].add(first).T, sums[1].add(later))
         count += len(first)
     if sums is None or count < 2:
-        raise DataError(f"{source}: {count} samples have no correlation: at least two are needed")
+        raise DataError(f"{source}: {count} samples have no correlation: give at least two")
     stds = sums[0].std(count), sums[1].std(count)
     if not all(bool((std <= LARGEST_STD).all()) for std in stds):
         raise DataError(
-            f"{source} varies by more than {LARGEST_STD:.2g}, which is too large to be correlated"
+            f"{source} has a standard deviation above {LARGEST_STD:.2g}, which is too large"
         )
     cross /= count
     cross.addr_(sums[0].first / count, sums[1].first / count, alpha=-1)

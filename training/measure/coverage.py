@@ -87,12 +87,11 @@ class Spheres:
 
     def __post_init__(self) -> None:
         if not (self.radii[0] > 0 and (np.diff(self.radii) > 0).all()):
-            raise UsageError(f"radii are positive and increase, unlike {self.radii.tolist()}")
+            raise UsageError(f"radii must be positive and increasing, got {self.radii.tolist()}")
         for name, after in pairwise(self.names):
             if name == after:
                 raise UsageError(
-                    f"two radii are {name} to six digits, by which results tell them apart: give "
-                    "fewer radii or a wider range"
+                    f"two radii are equal to six digits, {name}: give fewer radii or a wider range"
                 )
 
     @classmethod
@@ -179,8 +178,9 @@ def unfilled(spheres: Spheres, within: Floats, alpha: float) -> str | None:
     )
     return (
         f"alpha = {alpha:g} does not fill the spheres at the start: at r = "
-        f"{spheres.names[worst]} the alpha shape holds {within[worst]:.2%} of the Gaussian, the "
-        f"sphere {held[worst]:.2%}; --alpha={1.01 * enough:.3g} fills all"
+        f"{spheres.names[worst]} the alpha shape contains {within[worst]:.2%} of the "
+        f"Gaussian, the sphere {held[worst]:.2%}; --alpha={1.01 * enough:.3g} fills all "
+        "spheres"
     )
 
 

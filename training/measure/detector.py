@@ -89,17 +89,17 @@ def find_detector(location: str | None) -> Path:
         return local_file(location, max_bytes=MAX_BYTES)
     name = DEFAULT_URL.rpartition("/")[2]
     placed = default_cache_dir() / name
-    advice = f"download it elsewhere and give --detector=PATH, or put it at {placed}"
+    advice = f"download it on another machine and give --detector=PATH, or copy it to {placed}"
     try:
         path = placed if placed.exists() else local_file(DEFAULT_URL, max_bytes=MAX_BYTES)
     except DataError as error:
-        raise DataError(f"the Inception weights are not here: {error}; {advice}") from error
+        raise DataError(f"the Inception weights are missing: {error}; {advice}") from error
     # The convention of torch.hub.
     digits = re.search(r"-([0-9a-f]{8,64})\.", name)
     digest = hashlib.sha256(_read(path)).hexdigest()
     if digits is None or not digest.startswith(digits[1]):
         raise DataError(
-            f"{path} is not the file of {DEFAULT_URL}: its SHA-256 starts with {digest[:8]}; "
+            f"{path} differs from {DEFAULT_URL}: its SHA-256 starts with {digest[:8]}; "
             f"remove it to download it again, or {advice}"
         )
     return path
@@ -140,13 +140,15 @@ def _is_batch_count(name: str) -> bool:
 def _read(path: Path) -> bytes:
     try:
         if path.exists() and not (path.is_file() or path.is_dir()):  # reading a pipe may never end
-            raise DataError(f"the detector {path} is no file, but a device or pipe")
+            raise DataError(f"the detector {path} is not an ordinary file")
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise DataError(f"the detector {path} cannot be read: {error.strerror or error}") from error
     if len(content) > MAX_BYTES:
-        raise DataError(f"the detector {path} is larger than {MAX_BYTES >> 20} MiB: it is another")
+        raise DataError(
+            f"the detector {path} is larger than {MAX_BYTES >> 20} MiB: it is another file"
+        )
     return content
 
 
@@ -156,8 +158,9 @@ def _tensors(content: bytes, path: Path) -> Any:
         return load_tensors(io.BytesIO(content), legacy=True)
     except PickleError as error:
         raise DataError(
-            f"the detector {path} is broken, or holds objects other than tensors, which are never "
-            f"loaded ({error}): it should be the state dict of the FID Inception-v3"
+            f"the detector {path} is damaged, or contains objects other than tensors, "
+            f"which are never loaded ({error}): expected the state dict of the FID "
+            "Inception-v3"
         ) from error
     except BrokenFileError as error:
         raise DataError(f"the detector {path} cannot be used: {error}") from error
@@ -173,7 +176,7 @@ def _checked_state(
     """
     what = f"the detector {path} is not the FID Inception-v3"
     if not isinstance(loaded, dict) or not all(isinstance(name, str) for name in loaded):
-        raise DataError(f"{what}: it is not a dictionary of tensors by name")
+        raise DataError(f"{what}: it is not a dictionary of named tensors")
     given = {name: value for name, value in loaded.items() if not _is_batch_count(name)}
     for name in sorted(given.keys() ^ expected.keys()):
         has = "an unknown" if name in given else "no"
@@ -193,9 +196,9 @@ def _problem_with(value: object, shape: tuple[int, ...]) -> str | None:
     if value.layout != torch.strided or value.is_nested or value.device.type != "cpu":
         return "is not a plain tensor with its own values"
     if value.dtype != torch.float32:
-        return f"is of type {value.dtype}, not torch.float32"
+        return f"has the type {value.dtype}, expected torch.float32"
     if tuple(value.shape) != shape:
-        return f"is of shape {list(value.shape)}, not {list(shape)}"
+        return f"has the shape {list(value.shape)}, expected {list(shape)}"
     if not value.isfinite().all():
         return "has values that are not finite"
     return None

@@ -79,7 +79,7 @@ class FeatureStatistics:
         """
         count = int(sum_over_ranks(torch.tensor(self._count, device=self._shift.device)))
         if count < 2:
-            raise DataError(f"{count} images or points have no covariance: it needs at least two")
+            raise DataError(f"{count} images or points have no covariance: need at least two")
         offset = self._total / max(self._count, 1)
         own_mean = self._shift + offset
         mean = sum_over_ranks(self._count * own_mean) / count
@@ -124,9 +124,7 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
     _require_symmetric(mean1, cov1, "the first Gaussian")
     _require_symmetric(mean2, cov2, "the second Gaussian")
     if mean1.shape != mean2.shape:
-        raise DataError(
-            f"Gaussians of {len(mean1)} and {len(mean2)} dimensions have no Frechet distance"
-        )
+        raise DataError(f"Gaussians of {len(mean1)} and {len(mean2)} dimensions cannot be compared")
     first, second = _factor(cov1, "the first Gaussian"), _factor(cov2, "the second Gaussian")
     overlap = torch.linalg.svdvals(first.T @ second).sum()
     shift = (mean1.double() - mean2.double()).square().sum()
@@ -150,14 +148,14 @@ def _require_symmetric(mean: Tensor, covariance: Tensor, name: str) -> None:
     if mean.ndim != 1 or dim == 0 or covariance.shape != (dim, dim):
         raise DataError(
             f"{name} has a mean of shape {list(mean.shape)} and a covariance of shape "
-            f"{list(covariance.shape)}: they should be [d] and [d, d]"
+            f"{list(covariance.shape)}: expected [d] and [d, d]"
         )
     if not (mean.isfinite().all() and covariance.isfinite().all()):
         raise DataError(f"{name} has a mean or covariance that is not finite")
     asymmetry = (covariance - covariance.T).abs().max()
     if asymmetry > SYMMETRY_TOLERANCE * covariance.abs().max():
         raise DataError(
-            f"{name} has a covariance that is not symmetric: transposed, it differs by "
+            f"{name} has a covariance that is not symmetric: its transpose differs by "
             f"{float(asymmetry):.3g}"
         )
 
@@ -166,8 +164,8 @@ def _require_not_negative(eigenvalues: Tensor, name: str) -> None:
     lowest, highest = float(eigenvalues[0]), float(eigenvalues[-1])
     if lowest < -NEGATIVE_TOLERANCE * max(highest, 0.0):
         raise DataError(
-            f"{name} has a covariance with the negative eigenvalue {lowest:.3g} (the largest is "
-            f"{highest:.3g}), which no covariance has"
+            f"{name} has a covariance with the negative eigenvalue {lowest:.3g} (the "
+            f"largest is {highest:.3g})"
         )
 
 
@@ -236,14 +234,14 @@ def _require_features(*sets: Tensor) -> None:
     for features in sets:
         if features.ndim != 2 or len(features) < 2:
             raise DataError(
-                f"features of shape {list(features.shape)} have no kernel distance: they should be "
+                f"features have shape {list(features.shape)}: the kernel distance needs "
                 "[n, d] with n at least 2"
             )
         if not features.isfinite().all():
-            raise DataError("features that are not finite have no kernel distance")
+            raise DataError("features are not finite")
     if len({features.shape[1] for features in sets}) > 1:
         dims = " and ".join(str(features.shape[1]) for features in sets)
-        raise DataError(f"features of {dims} dimensions have no kernel distance")
+        raise DataError(f"features of {dims} dimensions: sets must have equal dimensions")
 
 
 def _mean_of_pairs(features: Tensor) -> float:

@@ -257,7 +257,7 @@ def toy_unet(layers: Layers, dim: int) -> Counterpart:
     def units(layer: str) -> int:
         weight = layers.weights.get(f"{layer}.weight")
         if weight is None or weight.ndim == 0:
-            raise DataError(f"{layers.where} lacks the weight '{layer}.weight'")
+            raise DataError(f"{layers.where} does not have the weight '{layer}.weight'")
         return len(weight)
 
     count = 0
@@ -314,7 +314,7 @@ def point_dimension(layers: Layers) -> int:
     name = f"{TOY_ENTRIES[layers.class_name]}.weight"
     weight = layers.weights.get(name)
     if weight is None or weight.ndim != 2:
-        raise DataError(f"{layers.where} lacks the weight '{name}'")
+        raise DataError(f"{layers.where} does not have the weight '{name}'")
     return int(weight.shape[1])
 
 
@@ -335,7 +335,7 @@ def _arguments(
     fields = layers.fields[""]
     positional = fields.values.get("_init_args", ())
     if not isinstance(positional, tuple) or positional:
-        raise DataError(f"{layers.where} was constructed from arguments without names")
+        raise DataError(f"{layers.where} was constructed with positional arguments")
     channels, side, _ = image_shape
     kwargs = fields.mapping("_init_kwargs")
     needed = {"img_resolution": side, "in_channels": channels, "out_channels": channels}
@@ -343,7 +343,7 @@ def _arguments(
     free = ("label_dropout", "channel_mult_noise")
     for name in kwargs.values:
         if name not in (*known, *needed, *free):
-            raise DataError(f"{kwargs.where} has '{shown(name)}', which is not known here")
+            raise DataError(f"{kwargs.where} has an unknown argument, '{shown(name)}'")
         if name in needed:
             kwargs.require(name, needed[name])
     arguments: dict[str, Any] = {"image_shape": list(image_shape)}
@@ -351,10 +351,10 @@ def _arguments(
         value = kwargs.values.get(name, default)
         arguments[ours] = list(value) if isinstance(value, tuple) else value
         if not _is_like(arguments[ours], default):
-            raise DataError(f"{kwargs.where} has another kind of '{name}' than {default}")
+            raise DataError(f"{kwargs.where}: the argument '{name}' should be like {default}")
     levels = arguments["channel_mult"]
     if arguments["num_blocks"] * len(levels) > len(layers.weights):
-        raise DataError(f"{kwargs.where} promises more layers than there are")
+        raise DataError(f"{kwargs.where} declares more layers than it contains")
     return arguments
 
 

@@ -140,18 +140,16 @@ def read_original(path: Path) -> OriginalFile:
         raise DataError(f"{path} {what}: give a file of the original code")
     size = path.stat().st_size
     if size > LARGEST_FILE:
-        raise DataError(f"{path} is larger than {LARGEST_FILE >> 30} GiB, as no network is")
+        raise DataError(f"{path} is larger than {LARGEST_FILE >> 30} GiB, too large for a network")
     data = path.read_bytes()
     if data.startswith(b"PK"):
-        raise DataError(
-            f"{path} is a zip, as network files of this project are: it needs no import"
-        )
+        raise DataError(f"{path} is a zip, like network files of this project: it needs no import")
     try:
         content = PickleReader(data, NAMES).read()
     except PickleError as error:
         raise DataError(f"{path}: {error}: {ALLOWED}") from error
     if not (isinstance(content, dict) and isinstance(content.get("ema"), Record)):
-        raise DataError(f"{path} holds no network: it is no dict with an object 'ema'")
+        raise DataError(f"{path} contains no network: it is not a dict with an object 'ema'")
     digest = hashlib.sha256(data).hexdigest()
     return OriginalFile(path, size, digest, content["ema"], content)
 
@@ -175,7 +173,7 @@ class Fields:
         if not isinstance(value, types):
             actual = type(value).__name__ if name in self.values else "nothing"
             wanted = types[0].__name__
-            raise DataError(f"{self.where} has {actual} as its '{name}', not a {wanted}")
+            raise DataError(f"{self.where}: its '{name}' is {actual}, expected {wanted}")
         return value
 
     def text(self, name: str) -> str:
@@ -195,14 +193,14 @@ class Fields:
         """Return a whole number from 1 to ``LARGEST_ARGUMENT``."""
         value = self.number(name)
         if not 1 <= value <= LARGEST_ARGUMENT or value != int(value):
-            raise DataError(f"{self.where} has {value:g} as its '{name}', which is no size")
+            raise DataError(f"{self.where}: its '{name}' is {value:g}, which is not a valid size")
         return int(value)
 
     def require(self, name: str, expected: float) -> None:
         """Check that a number or boolean is as expected, up to rounding."""
         value = self.number(name)
         if not math.isclose(value, expected, rel_tol=1e-6):
-            raise DataError(f"{self.where} has {value:g} as its '{name}', not {expected:g}")
+            raise DataError(f"{self.where}: its '{name}' is {value:g}, expected {expected:g}")
 
     def numbers(self, name: str, *shape: int) -> np.ndarray:
         """Return an array of finite numbers in float64; sizes of -1 in ``shape`` match any size."""
@@ -262,11 +260,11 @@ class Layers:
         seen: set[int] = set()
         for name, record in _modules(network, where, "", 0):
             if id(record) in seen:
-                raise DataError(f"{where} has one module in two places, as '{shown(name)}' too")
+                raise DataError(f"{where} contains one module twice, also as '{shown(name)}'")
             seen.add(id(record))
             if name and record.class_name not in class_names:
                 kind = shown(record.class_name)
-                raise DataError(f"{where} has a {kind} as its '{shown(name)}': {ALLOWED}")
+                raise DataError(f"{where} contains a {kind} as its '{shown(name)}': {ALLOWED}")
             here = Fields(f"{where}, '{shown(name)}'" if name else where, record.state)
             fields[name] = here
             for group in ("_parameters", "_buffers"):
@@ -274,14 +272,14 @@ class Layers:
                     if value is not None:
                         weights[f"{name}.{key}".lstrip(".")] = _weight(value, key, here)
         if sum(weight.nbytes for weight in weights.values()) > most_bytes:
-            raise DataError(f"{where} promises more weights than the file has")
+            raise DataError(f"{where} declares more weights than the file contains")
         return cls(network.class_name, where, fields, weights)
 
 
 def _modules(record: Record, where: str, name: str, depth: int) -> Iterator[tuple[str, Record]]:
     yield name, record
     if depth > DEEPEST_MODULE:
-        raise DataError(f"{where}: its '{shown(name)}' lies too deep for any network")
+        raise DataError(f"{where}: its '{shown(name)}' is nested too deeply")
     fields = Fields(f"{where}, '{shown(name)}'", record.state)
     for key, child in fields.mapping("_modules").values.items():
         if child is not None:
@@ -295,5 +293,5 @@ def _modules(record: Record, where: str, name: str, depth: int) -> Iterator[tupl
 def _weight(value: Any, key: str, fields: Fields) -> np.ndarray:
     if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
         kind = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
-        raise DataError(f"{fields.where}: its '{shown(key)}' is {kind}, and no weight is")
+        raise DataError(f"{fields.where}: its '{shown(key)}' is {kind}, not a weight")
     return value

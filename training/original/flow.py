@@ -89,8 +89,8 @@ class OriginalFlow:
         steps, space = fields.number("M"), fields.text("space")
         if steps != STEPS or space not in SPACES:
             raise DataError(
-                f"{fields.where} has M = {steps:g} and space = '{shown(space)}': M = {STEPS} and "
-                f"{' or '.join(SPACES)} are known"
+                f"{fields.where} has M = {steps:g} and space = '{shown(space)}': expected "
+                f"M = {STEPS} and {' or '.join(SPACES)}"
             )
         basis = read_basis(fields, principal_axes)
         arguments = read_schedule(fields, basis)
@@ -102,7 +102,10 @@ class OriginalFlow:
         """Read an EDMPrecond or EDMToyPreCond, which have no basis: any basis will do."""
         std = fields.number("sigma_data")
         if not SMALLEST_STD <= std <= 1 / SMALLEST_STD:
-            raise DataError(f"{fields.where} has {std:g} as its 'sigma_data', which no data have")
+            raise DataError(
+                f"{fields.where}: its 'sigma_data' is {std:g}, which is not a "
+                "valid standard deviation"
+            )
         return cls._edm(basis, space, "edm", torch.full_like(basis.eigenvalues, std**2))
 
     @classmethod
@@ -111,7 +114,7 @@ class OriginalFlow:
     ) -> "OriginalFlow":
         """Read an EDMToyESPreCond, whose axes are those of the PCA in the file."""
         if principal_axes is None:
-            raise DataError(f"{fields.where} is of a file that lacks the 'pca_trf' of its data")
+            raise DataError(f"{fields.where} belongs to a file without the 'pca_trf' of its data")
         dim = len(fields.numbers("data_eigs", -1))
         axes = {"W": principal_axes.numbers("components_", dim, dim).T}
         basis = read_basis(Fields(fields.where, {**fields.values, **axes}), principal_axes)
@@ -141,7 +144,7 @@ def read_basis(fields: Fields, principal_axes: Fields | None = None) -> EigenBas
     dim = len(variances)
     top = float(variances.max()) if dim else 0.0
     if top <= 0 or (variances < -NOT_EQUAL * top).any() or (variances.diff() > 0).any():
-        raise DataError(f"{fields.where}: its 'data_eigs' are no variances sorted downward")
+        raise DataError(f"{fields.where}: its 'data_eigs' are not variances in decreasing order")
     axes = _axes(fields, dim)
     gram = axes.T @ axes
     identity = torch.eye(dim, dtype=torch.float64)
@@ -163,7 +166,9 @@ def _mean(principal_axes: Fields, variances: Tensor, axes: Tensor) -> Tensor:
     for name, value in known.items():
         fitted = principal_axes.numbers(name, *value.shape)
         if np.abs(fitted - value.numpy()).max() > NOT_EQUAL * float(value.abs().max()):
-            raise DataError(f"{principal_axes.where}: its '{name}' is not that of the network")
+            raise DataError(
+                f"{principal_axes.where}: its '{name}' differs from that of the network"
+            )
     principal_axes.require("whiten", False)
     return torch.from_numpy(principal_axes.numbers("mean_", dim))
 
@@ -174,7 +179,7 @@ def _axes(fields: Fields, dim: int) -> Tensor:
     if isinstance(constructed_from.values.get("W"), np.ndarray):
         precise = constructed_from.numbers("W", dim, dim)
         if np.abs(precise - axes).max() > NOT_EQUAL:
-            raise DataError(f"{fields.where} was constructed with another 'W' than it has")
+            raise DataError(f"{fields.where} was constructed with another 'W' than it contains")
         axes = precise
     return torch.from_numpy(axes)
 
@@ -195,12 +200,12 @@ def read_schedule(fields: Fields, basis: EigenBasis) -> dict[str, Any]:
             data_dim=basis.dim, top_variance=basis.top_variance, **arguments
         )
     except UsageError as error:
-        raise DataError(f"{fields.where} has no schedule of ours: {error}") from error
+        raise DataError(f"{fields.where} has an unsupported schedule: {error}") from error
     rates = rho * (1 + exponents)
     if not np.allclose(schedule.growth_rates, rates, rtol=0, atol=NOT_EQUAL * np.abs(rates).max()):
         raise DataError(
-            f"{fields.where}: its 'g' does not keep the first dimensions and compress the others "
-            "alike"
+            f"{fields.where}: its 'g' does not keep the first dimensions and compress all "
+            "others equally"
         )
     return arguments
 
@@ -264,20 +269,20 @@ class ToyData:
             plain = data_name.removeprefix(UNSCALED) if data_name else None
             agree("data_name", plain, shown(name), str(file.path))
         if name is None:
-            raise UsageError(f"{file.path} does not say which toy it is of: give --data_name")
+            raise UsageError(f"{file.path} does not name its toy: give --data_name")
         if name not in TOY_NAMES:
             raise DataError(
-                f"{file.path} is of the toy '{shown(name)}', which is not known: "
+                f"{file.path} names an unknown toy, '{shown(name)}': expected one of "
                 f"{', '.join(TOY_NAMES)}"
             )
         augmented = known.values.get("augment_to") is not None and known.number("augment_to") != 0
         own = Toy(name).dim
         if dim > MOST_DIMENSIONS or (dim < own if augmented else dim != own):
-            raise DataError(f"{file.path} has {dim} dimensions, but the toy {name} {own}")
+            raise DataError(f"{file.path} has {dim} dimensions, but the toy {name} has {own}")
         if augmented and known.number("augment_to") != dim:
             raise DataError(
-                f"{known.where} has {known.number('augment_to'):g} as its 'augment_to', but the "
-                f"network has {dim} dimensions"
+                f"{known.where}: its 'augment_to' is {known.number('augment_to'):g}, but "
+                f"the network has {dim} dimensions"
             )
         names = (name, f"{UNSCALED}{name}") if f"{UNSCALED}{name}" in TOY_NAMES else (name,)
         return cls(file.path, names, dim if augmented else 0)
@@ -312,8 +317,8 @@ class ToyData:
                 return toy, turned
             compared.append(f"{_told(torch.linalg.eigvalsh(covariance).flip(0))} of {name}")
         raise DataError(
-            f"{self.path}: the variances of its data are {_told(basis.eigenvalues)}, but here "
-            f"these are {' and '.join(compared)}"
+            f"{self.path}: the variances of its data are {_told(basis.eigenvalues)}, "
+            f"expected {' and '.join(compared)}"
         )
 
 

@@ -63,7 +63,7 @@ def build(layers: Layers, counterpart: Counterpart) -> nn.Module:
         network = NETWORKS[counterpart.network](**arguments)
     except MISFITS as error:
         reason = shown(first_line(error))
-        raise DataError(f"{layers.where} cannot be built here: {reason}") from error
+        raise DataError(f"{layers.where} cannot be built: {reason}") from error
     weights = _without_filters(layers, arguments.get("fir_taps", (1, 1)))
     network.load_state_dict(
         _take_weights(layers.where, weights, network.state_dict(), counterpart.rename)
@@ -81,7 +81,7 @@ def _without_filters(layers: Layers, taps: Any) -> dict[str, np.ndarray]:
         if name.rpartition(".")[2] != _FILTER:
             weights[name] = value
         elif value.shape != kernel.shape or not np.allclose(value, kernel, atol=1e-6):
-            raise DataError(f"{layers.where}: '{shown(name)}' is not the filter of taps {taps}")
+            raise DataError(f"{layers.where}: '{shown(name)}' is not the filter with taps {taps}")
     return weights
 
 
@@ -92,8 +92,8 @@ def _take_weights(
     left_over = sorted(set(weights) - set(names.values()))
     if left_over:
         raise DataError(
-            f"{where} has the weight '{shown(left_over[0])}', which this network does not have "
-            f"({len(left_over)} are left over)"
+            f"{where} has the weight '{shown(left_over[0])}', which this network does not "
+            f"have ({len(left_over)} such weights)"
         )
     state = {}
     for key, name in names.items():
@@ -108,7 +108,7 @@ def _check_shape(
     where: str, weights: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]
 ) -> np.ndarray:
     if name not in weights:
-        raise DataError(f"{where} lacks the weight '{name}'")
+        raise DataError(f"{where} does not have the weight '{name}'")
     if weights[name].shape != shape:
         raise DataError(f"{where}: '{name}' has the shape {weights[name].shape}, not {shape}")
     return weights[name]
@@ -185,7 +185,7 @@ def import_original(
     file = read_original(path)
     record = file.network
     if record.class_name not in (*IMAGE_MODELS, *TOY_MODELS):
-        raise DataError(f"{path} holds a '{shown(record.class_name)}' as its 'ema': {ALLOWED}")
+        raise DataError(f"{path} contains a '{shown(record.class_name)}' as its 'ema': {ALLOWED}")
     fields = Fields(f"{path}: its {record.class_name}", record.state)
     is_toy = record.class_name in TOY_MODELS
     layers = _layers(file, fields, set(TOY_COUNTERPARTS if is_toy else IMAGE_COUNTERPARTS))
@@ -243,7 +243,7 @@ def _toy(file: OriginalFile, fields: Fields, layers: Layers, data_name: str | No
     if data.augment_to and flow.denoiser_arguments["space"] == "IS":
         rotate_network(network, data.rotation(toy))
     if toy.name != data.names[0]:
-        logger.info(f"The toy {data.names[0]} of the original code is {toy.name} here")
+        logger.info(f"The toy {data.names[0]} of the original code is called {toy.name} here")
     return _Parts(
         network, counterpart, flow, {"data_name": toy.name, "augment_to": data.augment_to}
     )
@@ -256,7 +256,8 @@ def _images(file: OriginalFile, fields: Fields, layers: Layers, data_name: str |
         if channels not in (1, 3) or side != int(side) or not 0 < dim <= MOST_PIXELS:
             raise DataError(
                 f"{fields.where} has images of {side:g} x {side:g} pixels in {channels:g} "
-                "channel(s): without a basis, up to 64 x 64 in 1 or 3 can be imported"
+                "channel(s): without a basis, sides up to 64 and 1 or 3 channels are "
+                "supported"
             )
         flow = OriginalFlow.isotropic(fields, EigenBasis.standard(int(dim)), "ES")
         # The data variance is all that is known of the data.
@@ -289,8 +290,8 @@ def _layers(file: OriginalFile, fields: Fields, known: set[str]) -> Layers:
     network = fields.mapping("_modules").record("model")
     if network.class_name not in known:
         raise DataError(
-            f"{fields.where} has the network '{shown(network.class_name)}': of its kind, "
-            f"{' and '.join(sorted(known))} can be imported"
+            f"{fields.where} has the network '{shown(network.class_name)}': supported are "
+            f"{' and '.join(sorted(known))}"
         )
     where = f"{file.path}: its {network.class_name}"
     return Layers.of(network, where, MODULE_CLASSES, file.size)
@@ -300,12 +301,13 @@ def _last_time(file: OriginalFile, given: float | None, default: float | None) -
     loss = file.section("loss_fn")
     trained = float(loss.number("t_max")) if "t_max" in loss.values else None
     if trained is not None and not 0 < trained < math.inf:
-        raise DataError(f"{loss.where}: its 't_max' is {trained:g}, and no time")
+        raise DataError(f"{loss.where}: its 't_max' is {trained:g}, which is not a valid time")
     if given is not None and trained is not None and given > trained:
         raise UsageError(
-            f"--tmax is {given:g}, but {file.path} was trained up to {trained:g}: give less"
+            f"--tmax is {given:g}, but {file.path} was trained up to {trained:g}: give a "
+            "smaller tmax"
         )
     last = given if given is not None else trained if trained is not None else default
     if last is None:
-        raise UsageError(f"{file.path} does not say its last time: give --tmax")
+        raise UsageError(f"{file.path} does not contain its last time: give --tmax")
     return last

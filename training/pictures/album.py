@@ -45,8 +45,8 @@ def pictures_of(paths: Iterable[Path], folder: Path | None, animation: str | Non
         pictures = list(chain(*parts))
     if doubled := _twice(pictures):
         raise UsageError(
-            f"two pictures would be named {doubled[0]}: draw them in separate calls, each with a "
-            "--dest of its own"
+            f"two pictures would have the name {doubled[0]}: draw them in separate calls, "
+            "each with its own --dest"
         )
     return pictures
 
@@ -106,11 +106,11 @@ def _drawn(files: Iterable[Path], folder: Path | None, animation: str | None) ->
     for path in files:
         kind = format_of(path)
         if kind is None:
-            raise DataError(f"{path} holds nothing that is known: give results of this project")
+            raise DataError(f"{path} contains no known data: give results of this project")
         known = FORMATS[kind]
         if not known.drawn:
             advice = f": {known.advice}" if known.advice else ""
-            raise DataError(f"{path} holds {known.holds}, which are not drawn{advice}")
+            raise DataError(f"{path} contains {known.holds}, which cannot be drawn{advice}")
         if path.suffix == ".npz" and known.wild is not None:
             _require_finite(path, known.wild)
         if known.together:
@@ -140,8 +140,8 @@ def drawable_files(paths: Iterable[Path]) -> list[Path]:
                 files = [path]
             if not files:
                 raise DataError(
-                    f"{path} holds neither results (.npz, .nc) that can be drawn, nor {STATS}, nor "
-                    "images"
+                    f"{path} contains no results (.npz, .nc) that can be drawn, no {STATS} "
+                    "and no images"
                 )
         elif not path.exists():
             raise DataError(
@@ -159,8 +159,8 @@ def drawable_files(paths: Iterable[Path]) -> list[Path]:
                 )
         else:
             raise DataError(
-                f"{path} cannot be drawn: give results (.npz, .nc), {STATS}, a zip of images, or a "
-                "folder with such files or with images"
+                f"{path} cannot be drawn: give results (.npz, .nc), {STATS}, a zip of "
+                "images, or a folder of such files or images"
             )
         drawable |= {file.resolve(): file for file in files if file.resolve() not in drawable}
     return list(drawable.values())

@@ -33,7 +33,7 @@ NAMES = {
     "net_residuals": "residual D − e",
     "exact_residuals": "error D − exact D",
 }
-NOISES = {"independent": "fresh noise at each time", "path": "along the flow's own paths"}
+NOISES = {"independent": "fresh noise at each time", "path": "along paths of the flow"}
 
 
 def name_and_details(stem: Path) -> tuple[str, str]:
@@ -71,7 +71,7 @@ def draw_lags(saved: SavedLags, name: str, details: str) -> Figure:
     axes.axhline(0, color=MUTED, lw=0.8)
     chance = scatter_of(saved.count)
     axes.axhspan(-chance, chance, color=FAINT, alpha=0.6, lw=0)
-    look.note_above(axes, f"gray: ±2/√N by chance, N = {saved.count:,}")
+    look.note_above(axes, f"gray: ±2/√N, expected by chance, N = {saved.count:,}")
     lowest = [
         _draw(axes, saved.lags, curve, NAMES[name], COLORS[name])
         for name, curve in saved.curves.items()
@@ -88,7 +88,7 @@ def spread_words(dim: int) -> str:
     if dim == 1:
         return ""
     if dim <= FEW:
-        return f"thick: mean over {dim} dimensions, thin: each"
+        return f"thick: mean over {dim} dimensions, thin: each dimension"
     low, high = QUANTILES
     return f"line: mean over {dim} dimensions, band: {low:.0%} to {high:.0%} of them"
 
@@ -158,7 +158,11 @@ def _figures(saved: SavedMatrices, stem: Path, folder: Path | None) -> list[look
 def draw_matrices(saved: SavedMatrices, name: str, details: str) -> Figure:
     """Draw a row of heat maps per quantity and a column per time, all with the same color scale."""
     side = SMALL_SIDE if saved.dim <= FEW_CELLS else SIDE
-    each = f"each cell: the largest of {saved.block} × {saved.block}" if saved.block > 1 else ""
+    each = (
+        f"each cell: the largest value of {saved.block} × {saved.block} cells"
+        if saved.block > 1
+        else ""
+    )
     figure, places = look.panel_page(
         len(saved.matrices),
         len(saved.times),

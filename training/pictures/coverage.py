@@ -38,7 +38,7 @@ def draw_boundaries(saved: SavedCoverage, name: str, details: str) -> Figure:
         len(STAGES),
         (SIDE, SIDE),
         f"{shape} of Mahalanobis radius r, {fate}: {name}",
-        look.joined(details, "percent: the part of the Gaussian inside (χ²)"),
+        look.joined(details, "percent: probability of the sphere under the Gaussian (χ²)"),
         left=LEFT,
         right=RIGHT,
         gap=GAP,
@@ -183,7 +183,7 @@ def draw_radius(saved: SavedCoverage, name: str, details: str) -> Figure:
         below,
         f"band: ±2 standard deviations of a count of {fewest:,}",
         *bars_are,
-        "dashed: what the drawn boundary holds",
+        "dashed: coverage of the drawn boundary",
     )
     return figure
 

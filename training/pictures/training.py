@@ -37,7 +37,7 @@ def draw_training(saved: SavedTraining, run: str) -> Figure:
     last = saved.loss[np.isfinite(saved.loss)][-1]
     tells, best = [f"{samples[-1]:.3g} million samples, last loss {last:.4f}"], saved.best
     if best is not None:
-        tells.append(f"best on held-out data after {samples[best]:.3g} million")
+        tells.append(f"best validation loss after {samples[best]:.3g} million")
     heights = [LOSS_HEIGHT, *[NATS_HEIGHT] * (saved.nats is not None), RATE_HEIGHT]
     figure, (loss_axes, *nats_axes, rate_axes) = look.stacked(
         f"Training of {run}",
@@ -118,7 +118,7 @@ def _nats(axes: Axes, saved: SavedTraining) -> None:
     room = 0.1 * max(highest - lowest, 0.01)
     axes.set_ylim(lowest - room, highest + 2 * room)
     look.label(axes, y="held-out\nnats")
-    note = f"best {highest:.4g} nats: estimated mean log density of held-out rows"
+    note = f"best {highest:.4g} nats: estimated mean log density of validation rows"
     look.note_above(axes, note.replace("-", "−", 1) if highest < 0 else note)
 
 
@@ -131,7 +131,7 @@ def _held_out(axes: Axes, saved: SavedTraining, values: np.ndarray) -> None:
         values[there],
         color=ORANGE,
         lw=1.4,
-        label="held out, averaged weights",
+        label="validation, averaged weights",
         **_marks(samples),
     )
     if best is not None:
@@ -144,7 +144,7 @@ def _held_out(axes: Axes, saved: SavedTraining, values: np.ndarray) -> None:
             "ls": "none",
             "clip_on": False,
         }
-        axes.plot(samples[best], values[best], "o", label="best on held-out data", **ring)
+        axes.plot(samples[best], values[best], "o", label="best on the validation set", **ring)
 
 
 def _marks(samples: np.ndarray) -> dict[str, Any]:

@@ -36,13 +36,20 @@ from training.report.content import (
 )
 
 READINGS = {
-    "sample": "Samples of a right network are spread as rows of data are, column by column, and "
-    "their columns have as much to do with each other.",
-    "score": "A cell is odd if a value as far out is improbable, given the other cells of its row.",
-    "predict": "Intervals of a right network hold as many truths as they say; the likeliest level "
-    "is right as often as its probability says.",
-    "fill": "Each empty cell was filled by what is likely, given the cells of its row that are "
-    "there; wide intervals and small probabilities are guesses.",
+    "sample": (
+        "Samples of a good network have the marginal distributions and the "
+        "associations of the data."
+    ),
+    "score": ("A cell is an outlier if its value is improbable given the other cells of its row."),
+    "predict": (
+        "Intervals of a calibrated network cover the nominal fraction of true "
+        "values; the most likely category is correct as often as its probability "
+        "states."
+    ),
+    "fill": (
+        "Each missing cell was imputed by a likely value, given the other cells of "
+        "its row; wide intervals and small probabilities mark uncertain values."
+    ),
 }
 TITLES = {
     "sample": "Rows drawn",
@@ -73,7 +80,7 @@ def section_of(path: Path, choice: Choice) -> Section:
         parts = [_odd_rows(saved)]
     elif saved.asked:
         shown = saved.asked[:MOST_CHARTS]
-        keys = [Key("truth within, or likeliest level right", BLUE, "dot")]
+        keys = [Key("true value in the interval, or most likely category correct", BLUE, "dot")]
         keys += [Key("not so", ORANGE, "dot"), Key("not known", MUTED, "dot")]
         plots = [_cells(asked, saved.interval, choice) for asked in shown]
         parts = [Charts(plots, keys)]
@@ -101,7 +108,7 @@ def _parts_of_samples(drawn: DrawnRows) -> list[object]:
     ]
     if rows:
         head = ["column", "level", *drawn.labels]
-        parts.append(NumberTable("Shares of levels", head, rows, drawn.counts))
+        parts.append(NumberTable("Frequencies of categories", head, rows, drawn.counts))
     if compared and drawn.has_associations:
         parts.append(_associations(drawn))
     return parts
@@ -141,9 +148,9 @@ def _associations(drawn: DrawnRows) -> NumberTable:
         kind = kinds[sum(column.type == CATEGORY for column in columns)]
         numbers = [f"{matrix[one, other]:.2f}".replace("-", "−") for matrix in (data, samples)]
         rows.append([*(column.name for column in columns), kind, *numbers])
-    note = f"The {len(rows)} of {len(pairs)} pairs that differ most."
+    note = f"The {len(rows)} of {len(pairs)} pairs with the largest differences."
     head = ["column", "other", "measure", *drawn.labels]
-    return NumberTable("What columns have to do with each other", head, rows, note)
+    return NumberTable("Associations between columns", head, rows, note)
 
 
 def _fit(drawn: DrawnRows) -> list[Result]:
@@ -151,9 +158,9 @@ def _fit(drawn: DrawnRows) -> list[Result]:
     worst = int(np.argmax(gaps - bounds))
     gap, bound = float(gaps[worst]), float(bounds[worst])
     fits = judged(gap <= bound, bound, LARGE_DISTANCE)
-    few = ": too few rows to tell" if fits is None else ""
-    words = f"distance of Kolmogorov and Smirnov {gap:.3f}, of {drawn.columns[worst].name}{few}"
-    target = f"at most {bound:.3f}, by chance with 95 %"
+    few = ": too few rows to test" if fits is None else ""
+    words = f"Kolmogorov-Smirnov distance {gap:.3f}, of {drawn.columns[worst].name}{few}"
+    target = f"at most {bound:.3f}, by chance with 95 % probability"
     of = f"{drawn.saved.name}, {drawn.saved.stem}: {drawn.counts}"
     return [Result(of, "columns of samples against data", words, target, fits)]
 
@@ -170,24 +177,24 @@ def _odd_rows(saved: SavedAnswers) -> NumberTable:
             cells.append(f"{text} (p = {brief(tail)})" if tail <= PLAIN else text)
         listed.append(cells)
     head = ["row", "nats", *(saved.rows.columns[place].name for place in columns)]
-    note = f"{count_of_odd(saved)}. Marked: cells of a probability of at most {PLAIN:g}."
-    return NumberTable("The oddest rows", head, listed, note)
+    note = f"{count_of_odd(saved)}. Marked: cells with a probability of at most {PLAIN:g}."
+    return NumberTable("Largest outliers", head, listed, note)
 
 
 def _hits(saved: SavedAnswers, asked: Asked) -> Result:
-    name = "likeliest level right" if asked.is_level else "truths in intervals"
+    name = "most likely category correct" if asked.is_level else "coverage of intervals"
     right = says_right(asked, saved.interval)
-    few = ": too few cells to tell" if right is None else ""
+    few = ": too few cells to test" if right is None else ""
     words = f"{asked.column.name}: {hits_of(asked, saved.interval)}{few}"
-    target = "as often as said" if asked.is_level else "as often as said, or more"
-    target += ", within the 95 % range of so many cells"
+    target = "as often as predicted" if asked.is_level else "at the nominal rate or above"
+    target += ", within the 95 % range for the number of cells"
     return Result(f"{saved.name}, {saved.stem}", name, words, target, right)
 
 
 def _cells(asked: Asked, interval: float, choice: Choice) -> Chart:
     is_level, order = asked.is_level, asked.in_order(min(choice.points, MOST_CELLS))
     x = np.arange(1, len(order) + 1, dtype=np.float32)
-    plot = charts.plot("cells, in order", "probability" if is_level else "", height=220)
+    plot = charts.plot("cells, sorted", "probability" if is_level else "", height=220)
     if not is_level:
         ends = charts.float32(asked.low[order]), charts.float32(asked.high[order])
         plot.segment(x, ends[0], x, ends[1], color=BLUE, alpha=0.3, line_width=2)
@@ -204,8 +211,8 @@ def _cells(asked: Asked, interval: float, choice: Choice) -> Chart:
 
 
 READING_OF_CHECK = (
-    "Cells of held-out rows were hidden and asked: intervals should hold as many truths as they "
-    "say, and levels should come true as often as their probabilities say."
+    "Cells of validation rows were hidden and predicted: intervals should have their "
+    "nominal coverage, and categories should occur with their predicted frequencies."
 )
 
 
@@ -219,19 +226,26 @@ def section_of_check(path: Path, choice: Choice) -> Section:
     of_levels = [column for column in saved.columns if column.reliability is not None]
     parts: list[object] = [_intervals(saved)]
     if of_levels:
-        keys = [Key("share that came true, with its 95 % range", BLUE), Key("as said", MUTED)]
+        keys = [Key("observed frequency, with its 95 % range", BLUE), Key("as said", MUTED)]
         parts.append(Charts([_reliability(column) for column in of_levels[:MOST_CHARTS]], keys))
     least = min(saved.adjusted.values())
     holds = False if least < saved.level else True if saved.conclusive else None
-    few = ": too few rows to tell" if holds is None else ""
+    few = ": too few rows to test" if holds is None else ""
     result = Result(
-        f"{path.stem}, {saved.rows:,} held-out rows",
+        f"{path.stem}, {saved.rows:,} validation rows",
         "ranks of hidden cells",
         f"smallest p = {least:.2g}{few}",
-        f"p ≥ {saved.level:g}, the number of tests accounted for",
+        f"p ≥ {saved.level:g}, corrected for multiple comparisons",
         holds,
     )
-    return Section("Check of answers", READING_OF_CHECK, PAGE, str(path.parent), parts, [result])
+    return Section(
+        "Calibration check of predictions",
+        READING_OF_CHECK,
+        PAGE,
+        str(path.parent),
+        parts,
+        [result],
+    )
 
 
 def _intervals(saved: SavedAnswerCheck) -> NumberTable:
@@ -245,9 +259,9 @@ def _intervals(saved: SavedAnswerCheck) -> NumberTable:
     head = [
         "column",
         "cells",
-        *(f"{100 * probability:g} % intervals hold" for probability in saved.probabilities),
+        *(f"nominal {100 * probability:g} % intervals" for probability in saved.probabilities),
     ]
-    return NumberTable("Intervals against truths", head, rows, saved.verdict)
+    return NumberTable("Prediction intervals and true values", head, rows, saved.verdict)
 
 
 def _range(share: float, count: int) -> str:
@@ -259,11 +273,11 @@ def _reliability(column: ColumnCheck) -> Chart:
     assert column.reliability is not None
     probability, share, count = column.reliability.T
     low, high = (charts.float32(end) for end in wilson(share, count))
-    plot = charts.plot("probability", "share that came true", x_range=(0, 1), y_range=(0, 1))
+    plot = charts.plot("probability", "observed frequency", x_range=(0, 1), y_range=(0, 1))
     plot.line([0, 1], [0, 1], color=MUTED)
     x = charts.float32(probability)
     plot.segment(x, low, x, high, color=BLUE, alpha=0.6, line_width=2)
     plot.scatter(x, charts.float32(share), size=7, color=BLUE, line_color=None)
     off = float(np.average(np.abs(share - probability), weights=count))
-    words = f"off by {100 * off:.1f} points in the mean over {column.cells:,} cells"
+    words = f"off by {100 * off:.1f} points on average over {column.cells:,} cells"
     return Chart(plot, column.name, f"{words}.", note=words)

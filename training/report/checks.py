@@ -13,12 +13,13 @@ from training.report import charts
 from training.report.content import Chart, Charts, Choice, Key, NumberTable, Result, Section
 
 READING = (
-    "Truths were found again from data that they led to: if posteriors are right, the ranks of "
-    "truths among draws are uniform, and a region that says to hold 90 % holds 90 % of them."
+    "Posteriors of simulated data with known true values: if posteriors are calibrated, "
+    "the ranks of true values among draws are uniform, and regions have their nominal "
+    "coverage."
 )
 MOST = 8
 """Largest number of quantities whose ranks are drawn."""
-BAND = "where one line of a right posterior stays with 95 %"
+BAND = "95 % band of one curve of a calibrated posterior"
 
 KEYS = (Key("within the band", BLUE), Key("beyond it", ORANGE), Key(BAND, MUTED, "band"))
 
@@ -48,8 +49,8 @@ def section_of(path: Path, choice: Choice) -> Section:
         _chart(
             Curve.of(each),
             name.capitalize() if name.islower() else name,
-            "above 0: hold more than said; below: overconfident",
-            ("content said, %", "held − said, points"),
+            "above 0: coverage is too large; below: overconfident",
+            ("nominal content, %", "actual − nominal, points"),
         )
         for name, each in families.items()
     ]
@@ -70,18 +71,18 @@ def _results(saved: SavedCheck) -> list[Result]:
 
     def result(name: str, words: str, p: float) -> Result:
         holds = False if p < calibration.level else True if calibration.conclusive else None
-        few = ": too few runs to tell" if holds is None else ""
+        few = ": too few runs to test" if holds is None else ""
         return Result(of, name, f"{words}p = {p:.2g}{few}", target, holds)
 
     ranks = min(p for name, p in adjusted.items() if name.startswith(("ranks of", "rank hist")))
-    target = f"p ≥ {calibration.level:g}, the number of tests accounted for"
-    results = [result("ranks of truths", "smallest ", ranks)]
+    target = f"p ≥ {calibration.level:g}, corrected for multiple comparisons"
+    results = [result("ranks of true values", "smallest ", ranks)]
     curves = {"central intervals": calibration.intervals, **calibration.regions}
     for name, curve in curves.items():
         tests = [p for test, p in adjusted.items() if test == name or test.startswith(f"{name} ")]
         least = min(tests)
         worst = float(curve.deviation[curve.deviation.abs().argmax()])
-        words = f"off by {worst:+.1f} points at most, ".replace("-", "−")
+        words = f"off by at most {worst:+.1f} points, ".replace("-", "−")
         results.append(result(f"expected coverage, {name}", words, least))
     return results
 
@@ -98,13 +99,13 @@ def _chart(curve: Curve, title: str, note: str, axes: tuple[str, str]) -> Chart:
     color = color_of(several or bool(curve.holds[0]))
     plot.line(x, charts.float32(curve.mean), color=color, line_width=2)
     staying = "stays within" if curve.holds.all() else "leaves"
-    alt = f"{title}: the curve {staying} the band; {np.abs(curve.mean).max():.1f} points at most."
+    alt = f"{title}: the curve {staying} the band; at most {np.abs(curve.mean).max():.1f} points."
     return Chart(plot, title, alt, note=note)
 
 
 READING_OF_PREDICTIVE = (
-    "Data are simulated of draws of the posterior: an observation that lies far out among them is "
-    "one that the model does not make."
+    "Data are simulated from posterior draws: an observation far out in the simulated "
+    "distribution indicates a wrong model."
 )
 MOST_ROWS = 40
 """Largest number of rows of the table."""
@@ -131,7 +132,7 @@ def section_of_predictive(path: Path, choice: Choice) -> Section:
         for row in range(len(saved.observed))
         for at, number in enumerate(saved.names)
     ]
-    head = ["observation", "of", "observed", "90 % of simulated", "simulated below"]
+    head = ["observation", "of", "observed", "90 % of simulations", "simulated below"]
     more = f"first of {len(rows)}" if len(rows) > MOST_ROWS else ""
     numbers = path.with_suffix(".json")
     passed, verdict = parameter(numbers, "passed"), parameter(numbers, "verdict")
@@ -139,10 +140,10 @@ def section_of_predictive(path: Path, choice: Choice) -> Section:
     if isinstance(passed, bool) and isinstance(verdict, str):
         results.append(Result(name, "posterior predictive check", verdict, "nothing fails", passed))
     return Section(
-        f"Data of the posterior of {name}",
+        f"Simulated data of {name}",
         READING_OF_PREDICTIVE,
         "docs/tutorials/calibration.md",
         str(path.parent),
-        [NumberTable("Observed and simulated", head, rows[:MOST_ROWS], more)],
+        [NumberTable("Observed and simulated data", head, rows[:MOST_ROWS], more)],
         results,
     )

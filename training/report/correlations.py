@@ -13,8 +13,8 @@ from training.report import charts
 from training.report.content import Chart, Charts, Choice, Key, Section
 
 READING = (
-    "Errors of a network that soon become uncorrelated along the way average out; those that stay "
-    "correlated add up."
+    "Errors of a network that decorrelate quickly along a path average out; errors that "
+    "stay correlated accumulate."
 )
 MOST_LAGS = 500
 
@@ -31,7 +31,7 @@ def section_of(path: Path, choice: Choice) -> Section:
     shown = evenly(len(saved.lags), MOST_LAGS)
     chance = scatter_of(saved.count)
     plot.varea(saved.lags[[0, -1]], -chance, chance, fill_color=MUTED, fill_alpha=0.2)
-    keys, times = [Key(f"±2/√N by chance, N = {saved.count:,}", MUTED, "band")], []
+    keys, times = [Key(f"±2/√N, expected by chance, N = {saved.count:,}", MUTED, "band")], []
     charts.level(plot, 0, dashed=False)
     for quantity, curve in saved.curves.items():
         color = MUTED if COLORS[quantity] == INK else COLORS[quantity]

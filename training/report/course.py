@@ -12,8 +12,8 @@ from training.report import charts
 from training.report.content import Chart, Charts, Choice, Key, Result, Section
 
 READING = (
-    "The loss falls from 1, what the best linear denoiser leaves, as the network learns; where the "
-    "held-out loss turns up again it learns by heart."
+    "The loss starts near 1, the loss of the best linear denoiser, and falls as the "
+    "network learns; an increasing validation loss indicates overfitting."
 )
 
 
@@ -36,8 +36,8 @@ def section_of(path: Path, choice: Choice) -> Section:
             Result(
                 run,
                 "held-out loss",
-                f"{best:.4f} at its best",
-                "below 1, that of the best linear denoiser; how far depends on the data",
+                f"smallest {best:.4f}",
+                ("below 1, the loss of the best linear denoiser; the limit depends on the data"),
                 None if best < BASELINE else False,
             )
         )
@@ -54,7 +54,7 @@ def _loss(saved: SavedTraining) -> Chart:
     alt = f"Loss over {saved.samples[-1]:.3g} million samples, {last:.4f} at the end."
     if saved.held_out is not None:
         _held_out(plot, saved, saved.held_out)
-        keys.insert(1, Key("held out, averaged weights", ORANGE))
+        keys.insert(1, Key("validation, averaged weights", ORANGE))
     return Chart(plot, "Loss", alt, keys)
 
 
@@ -74,15 +74,15 @@ def _nats(saved: SavedTraining, nats: np.ndarray) -> Chart:
     ends = (low - 0.2 * room, best + 0.4 * room)
     plot = charts.plot("million samples", "nats", y_range=ends)
     _held_out(plot, saved, nats)
-    alt = f"Estimated mean log density of held-out rows, {best:.4g} nats at its best."
-    return Chart(plot, "Held-out log density", alt, [Key("held out", ORANGE)])
+    alt = f"Estimated mean log density of validation rows, at best {best:.4g} nats."
+    return Chart(plot, "Validation log density", alt, [Key("held out", ORANGE)])
 
 
 def _rate(saved: SavedTraining) -> Chart:
     plot = charts.plot("million samples", "learning rate")
     charts.few_digits(plot.yaxis)
     plot.line(saved.samples, charts.float32(saved.learning_rate), color=MUTED, line_width=1.6)
-    alt = f"Learning rate, {np.nanmax(saved.learning_rate):.2g} at most."
+    alt = f"Learning rate, at most {np.nanmax(saved.learning_rate):.2g}."
     return Chart(plot, "Learning rate", alt)
 
 

@@ -15,8 +15,8 @@ from training.report import charts
 from training.report.content import Chart, Charts, Choice, Key, NumberTable, Result, Section, judged
 
 READING = (
-    "A sphere around the latent's center holds a known share of a Gaussian; a flow that is right "
-    "carries it to a boundary that holds the same share of the data."
+    "A sphere in latent space has a known probability under the Gaussian; a correct flow "
+    "carries it to a boundary with the same probability under the data."
 )
 SIGMAS = 3.0
 MARKS = ("circle", "triangle", "x", "diamond")
@@ -63,8 +63,8 @@ def _result(
         of,
         f"coverage of {what}",
         f"{100 * off[worst]:+.2f}".replace("-", "−")
-        + " points from χ² at the radius that is farthest off"
-        + (": too few points to tell" if right is None else ""),
+        + " points from χ² at the worst radius"
+        + (": too few points to test" if right is None else ""),
         f"within {100 * room:.2g}: {SIGMAS:g} standard deviations of a count",
         right,
     )
@@ -73,7 +73,7 @@ def _result(
 def _differences(
     saved: SavedCoverage, shares: dict[str, np.ndarray], exact: np.ndarray, errors: np.ndarray
 ) -> Chart:
-    plot = charts.plot("Mahalanobis radius", "held − χ², points")
+    plot = charts.plot("Mahalanobis radius", "coverage − χ², points")
     plot.varea(saved.radii, -200 * errors, 200 * errors, fill_color=MUTED, fill_alpha=0.2)
     charts.level(plot, 0, dashed=False)
     keys = [Key("±2 standard deviations of a count", MUTED, "band")]
@@ -85,5 +85,5 @@ def _differences(
         sign = dict(zip(MARKS, "○▲×◆", strict=True))[mark]
         keys.append(Key(f"{sign} {what}", color, "none"))
     worst = max(float(np.abs(held - exact).max()) for held in shares.values())
-    alt = f"Differences from chi-squared by radius, {100 * worst:.2f} percentage points at most."
-    return Chart(plot, "What boundaries hold, less χ²", alt, keys)
+    alt = f"Differences from chi-squared by radius, at most {100 * worst:.2f} percentage points."
+    return Chart(plot, "Coverage of boundaries minus χ²", alt, keys)

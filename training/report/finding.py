@@ -68,7 +68,8 @@ def found_in(paths: Iterable[Path], choice: Choice) -> Findings:
         why = f": {findings.broken[0][1]}" if findings.broken else ""
         given = ", ".join(map(str, paths))
         raise DataError(
-            f"{given} has nothing to report{why or ': give folders of runs, or files of results'}"
+            f"{given} contains nothing to report"
+            f"{why or ': give folders of runs, or files of results'}"
         )
     return findings
 
@@ -124,10 +125,10 @@ def _sort(file: Path, findings: Findings, subjects: dict[tuple[Path, str, str], 
             findings.runs.append(run)
         if kind is None:
             if run is None:
-                findings.foreign.append((str(file), "no parameters of a run"))
+                findings.foreign.append((str(file), "not a file of parameters"))
             return
     if kind is None:
-        findings.foreign.append((str(file), "no results of this project that a report shows"))
+        findings.foreign.append((str(file), "not results that a report shows"))
     elif not FORMATS[kind].shown:
         findings.foreign.append((str(file), f"{FORMATS[kind].holds}, which are not shown"))
     elif FORMATS[kind].of_run:
@@ -145,7 +146,9 @@ def _add_to_run(file: Path, subject: str, subjects: dict[tuple[Path, str, str], 
     with open_arrays(file) as saved:
         times = saved.numbers("times")
     if times.ndim != 1 or len(times) < 2:
-        raise DataError(f"{file}: 'times' is {list(times.shape)}, not two times or more")
+        raise DataError(
+            f"{file}: 'times' has shape {list(times.shape)}, expected two times or more"
+        )
     kind = kind_of(file, times)
     name = stem_of(file)
     while kind in subjects.get((file.parent, subject, name), {}):  # two simulations with one name

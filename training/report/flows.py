@@ -63,7 +63,7 @@ def latent_results(melt: SavedTrajectory) -> list[Result]:
     target = f"1 ± {room:.2g}: {SIGMAS:g} standard errors of {melt.count:,} samples"
     of = joined(*name_and_details(melt), by=", ")
     right = judged(abs(mean - 1) <= room, room, LARGE)
-    few = ": too few samples to tell" if right is None else ""
+    few = ": too few samples to test" if right is None else ""
     return [Result(of, "latent variances", ratio + few, target, right)]
 
 
@@ -111,8 +111,8 @@ def _keys(melt: SavedTrajectory) -> list[Key]:
 
 
 READING = (
-    "Every point keeps its color; move the time, draw a lasso around points in any panel, and see "
-    "where the flow takes these: neighbors stay neighbors."
+    "Every point keeps its color. Move the time, or select points with the lasso in any "
+    "panel, to see where the flow takes them: neighbors stay neighbors."
 )
 MOST_TIMES = 40
 SCALE_COLORS = 9
@@ -236,7 +236,7 @@ def colorings_of(
     width = float(places.std(axis=0).max()) or 1.0
     colorings = {
         "by_place": (
-            Coloring("where a point began", "by_place", COLORS[saved.kind]),
+            Coloring("start of a point", "by_place", COLORS[saved.kind]),
             colors_of_places(places, width),
         )
     }
@@ -255,7 +255,7 @@ def plain(name: str) -> str:
 def _by_density(values: np.ndarray) -> tuple[Coloring, np.ndarray]:
     low, high = np.quantile(values, FAR), values.max()
     scale = (f"{low:.3g}", charts.css(sequential_colors(SCALE_COLORS)), f"{high:.3g} nats")
-    note = "Log density of the data that a point is, or becomes"
+    note = "Log density of the data point at the start or end"
     return Coloring("log density", "by_density", note, scale), charts.ramp(values, low, high)
 
 
@@ -299,7 +299,7 @@ def _panel(
 ) -> Chart:
     plot = charts.cloud(box, *names[:2])
     charts.scatter(plot, source, *columns, "color", hover=[("number", "number")])
-    return Chart(plot, title, f"Points: {title}. All panels have one scale.")
+    return Chart(plot, title, f"Points: {title}. All panels have the same scale.")
 
 
 def _ball(points: np.ndarray) -> np.ndarray:

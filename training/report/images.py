@@ -31,12 +31,12 @@ from training.report.flows import section_of_run
 from training.report.sheets import affordable, sheet
 
 READING = (
-    "Choose an image and follow it along the flow; below, the same images are points that can be "
-    "held."
+    "Choose an image and follow it along the flow; below, the same images are points "
+    "that can be selected."
 )
 COLUMNS = 8
 """Number of times in a strip."""
-STATES = "Unscaled states; ÷ n: divided by n, since they outgrow the range of pixels."
+STATES = "Unscaled states; ÷ n: divided by n, because they exceed the range of pixels."
 
 
 def section_of(paths: Mapping[str, Path], choice: Choice) -> Section:
@@ -105,7 +105,7 @@ def _difference(values: np.ndarray) -> Sheet:
 
 
 READING_OF_ROUNDTRIPS = (
-    "Images were melted and brought back; errors below half a gray level are gone after rounding."
+    "Images were inflated and generated back; errors below half a gray level vanish after rounding."
 )
 
 

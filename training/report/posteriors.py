@@ -30,10 +30,7 @@ from training.report.content import (
 from training.report.runs import number
 from training.report.sheets import affordable, sheet
 
-READING = (
-    "Gray points are what was thought possible before anything was observed, blue ones what is "
-    "possible after it."
-)
+READING = "Gray points are prior draws, blue points posterior draws."
 MOST_POINTS = 1500
 MOST_COLUMNS = 12
 MOST_DRAWS = 32
@@ -75,8 +72,8 @@ def _results(of: str, numbers: Path) -> list[Result]:
         words.append(f"R-hat at most {largest:.3f}")
     smallest = parameter(numbers, "ess_bulk", "smallest")
     if isinstance(smallest, float):
-        words.append(f"effective draws at least {smallest:,.0f}")
-    target = "all, by the sampler's own rule"
+        words.append(f"effective sample size at least {smallest:,.0f}")
+    target = "all, by the criteria of the sampler"
     return [Result(of, "posteriors converged", ", ".join(words), target, converged == count)]
 
 
@@ -97,7 +94,7 @@ def _views(saved: SavedPosteriors, most: int) -> Views:
     if saved.observed is not None:
         seen = [f": {value_words(values)}" for values in saved.observed[:groups]]
     picker = Picker("observation", [f"{k + 1}{words}" for k, words in enumerate(seen)])
-    words = ("Draws", "Draws of a posterior over those of the prior.", part_of(saved, groups))
+    words = ("Draws", "Posterior draws over prior draws.", part_of(saved, groups))
     return charts.views(clouds, names, picker, *words)
 
 
@@ -126,7 +123,7 @@ def _summary(saved: SavedPosteriors, listed: Any) -> list[NumberTable]:
             row = [str(index + 1), name, *cells, " to ".join(ends)]
             rows.append([*row, *_held_out(posterior, name, spread), *diagnostics])
     head = ["observation", "of", "mean", "std", "90 % interval"]
-    head += ["as held out", "held-out data as odd"] * (len(rows[0]) > 7 if rows else 0)
+    head += ["as held out", "calibration cases as extreme"] * (len(rows[0]) > 7 if rows else 0)
     head += ["effective draws", "R-hat"]
     return (
         [NumberTable("Summary", head, rows, part_of(saved, saved.points.shape[2]))] if rows else []
@@ -172,13 +169,13 @@ def _images(saved: SavedPosteriors) -> Images:
     if saved.truth is not None:
         sheets.append(sheet(gray_levels(saved.truth[:count].reshape(-1, *shape)), "truth"))
     if seen is not None:
-        sheets.append(sheet(seen[:count], "observed", "tinted: not observed"))
+        sheets.append(sheet(seen[:count], "observed", "tinted: unobserved"))
     sheets.append(sheet(gray_levels(draws.mean(axis=0)[:count]), "mean"))
     spread = spread_cells(std, reach)
     sheets.append(sheet(spread, "std", f"0 to {brief(reach)} gray levels"))
     if saved.truth is not None:
         among = truth_cells(draws[:, :count], saved.truth[:count].reshape(-1, *shape))
-        sheets.append(sheet(among, "truth among draws", "blue: below them, orange: above"))
+        sheets.append(sheet(among, "true value among draws", "blue: below them, orange: above"))
     drawn = [
         sheet(gray_levels(draws[place, :count]), f"draw {number + 1} of {len(some)}")
         for number, place in enumerate(some)

@@ -18,9 +18,7 @@ from training.report import charts
 from training.report.content import Choice, Key, NumberTable, Result, Section, Views, judged
 from training.report.flows import section_of_run
 
-READING = (
-    "Samples of a right flow lie where rows of data lie, in every pair of columns; choose two."
-)
+READING = "Samples of a good flow lie where data lie, in every pair of columns; choose two."
 MOST_COLUMNS, MOST_ROWS = 60, 2000
 WORST = 12
 """Largest number of columns whose distances are listed."""
@@ -65,9 +63,9 @@ def density_results(table: SavedTable, of: str) -> list[Result]:
     if table.errors is None or np.isnan(table.errors).all():
         return []
     size = float(np.sqrt(np.nanmean(np.square(table.errors))))
-    words = f"{size:.2g} nats, root mean square of the rows; {np.nanmax(table.errors):.2g} at most"
+    words = f"{size:.2g} nats, root mean square over rows; at most {np.nanmax(table.errors):.2g}"
     target = f"at most {CELL_ERROR:g} nats"
-    return [Result(of, "error of a row's log density", words, target, size <= CELL_ERROR)]
+    return [Result(of, "error of the log density of a row", words, target, size <= CELL_ERROR)]
 
 
 def _views(tables: Mapping[str, SavedTable], choice: Choice) -> Views:
@@ -81,7 +79,7 @@ def _views(tables: Mapping[str, SavedTable], choice: Choice) -> Views:
         key = Key(f"{table.label}, {len(rows):,} rows", color_of(table.label), "dot")
         clouds.append((key, rows[None], 0.5))
     note = "" if len(shown[0].names) == len(names) else f"The first {len(names)} columns."
-    words = ("Rows", "Two columns that can be chosen, of data and samples.")
+    words = ("Rows", "Two columns of your choice, of data and samples.")
     return charts.views(clouds, names, None, *words, note)
 
 
@@ -99,13 +97,12 @@ def _fit(melt: SavedTable, gen: SavedTable, of: str) -> tuple[Result, NumberTabl
     order = np.argsort(-gaps, kind="stable")
     worst = int(order[0])
     fits = judged(bool(gaps[worst] <= bound), bound, LARGE_DISTANCE)
-    few = ": too few rows to tell" if fits is None else ""
+    few = ": too few rows to test" if fits is None else ""
     result = Result(
         of,
         "columns of samples against data",
-        f"largest distance of Kolmogorov and Smirnov {gaps[worst]:.3f}, of {melt.names[worst]}"
-        + few,
-        f"at most {bound:.3f}, by chance with 95 %",
+        f"largest Kolmogorov-Smirnov distance {gaps[worst]:.3f}, of {melt.names[worst]}" + few,
+        f"at most {bound:.3f}, by chance with 95 % probability",
         fits,
     )
     rows = []
@@ -113,7 +110,7 @@ def _fit(melt: SavedTable, gen: SavedTable, of: str) -> tuple[Result, NumberTabl
         middles = [f"{np.median(each[:, k]):.4g}".replace("-", "−") for each in (data, samples)]
         rows.append([melt.names[k], f"{gaps[k]:.3f}", *middles])
     head = ["column", "distance", "median of data", "median of samples"]
-    note = f"Distances above {bound:.3f} are beyond chance." + (
+    note = f"Distances above {bound:.3f} are unlikely by chance." + (
         f" The {WORST} largest of {len(order)} columns." if len(order) > WORST else ""
     )
-    return result, NumberTable("How the columns fit", head, rows, note)
+    return result, NumberTable("Fit of the columns", head, rows, note)

@@ -75,7 +75,8 @@ class Interval:
             level = flow.held.content(place, self.share, known)
             if 0 < flow.held.counts[place] < (needed := fewest(self.share)):
                 logger.warning(
-                    f"Warning: only {flow.held.counts[place]} validation cells of '{flow.empty.names[place]}' "
+                    f"Warning: only {flow.held.counts[place]} validation cells of "
+                    f"'{flow.empty.names[place]}' "
                     f"exist: calibrated intervals of {self.said} need at least {needed}, "
                     "so these may cover less"
                 )

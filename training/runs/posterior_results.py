@@ -181,7 +181,8 @@ def _why(numbers: Mapping[str, Any], summary: Summary, places: Sequence[int]) ->
     names, samplers = summary.reasons(places[0]), numbers["samplers"]
     if SAMPLER in samplers and "unlike" not in names:
         return (
-            f"The flow and its correction disagree: effective sample size{summary.small_ess(places, FEWEST_OF_MANY) or ' rests on a few draws'}. "
+            f"The flow and its correction disagree: effective sample size"
+            f"{summary.small_ess(places, FEWEST_OF_MANY) or ' rests on a few draws'}. "
             "Train both longer, and check each."
         )
     if set(samplers) == {TWISTED} and {"worth", "chains"}.issuperset(names):

@@ -201,7 +201,8 @@ class RecordPrior(TableFlow):
             row, at = misfits[0]
             place = space.categories[at]
             raise DataError(
-                f"{path}, row {row + 1}: {values[row, place]:g} is not a value of '{columns[place].name}'"
+                f"{path}, row {row + 1}: {values[row, place]:g} is not a value of "
+                f"'{columns[place].name}'"
             )
         states = torch.full_like(rows.numbers, ASKED)
         return pack(rows, states, torch.where(known, KNOWN, ABSENT), space.level_counts)

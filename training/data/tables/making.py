@@ -416,8 +416,8 @@ def _summary(table: DataTable) -> list[str]:
     kept = "" if table.kept is None else (f" and {int(table.kept.sum())} in the calibration set")
     lines = [
         (
-            f"{len(points)} rows, {int(table.held_out.sum())} of them held out for validation{kept}; "
-            f"{table.dim} columns"
+            f"{len(points)} rows, {int(table.held_out.sum())} of them held out for "
+            f"validation{kept}; {table.dim} columns"
         )
         + (f", and {len(table.condition_names)} conditions" if table.condition_names else "")
     ]

@@ -183,7 +183,8 @@ def told_of_no_quantities(marginals: Mapping[str, Marginal]) -> list[str]:
         lines.append(
             (
                 f"Warning: {', '.join(identifiers)} looks like an identifier (distinct whole "
-                f"numbers): if it only distinguishes rows, leave it out with --columns={','.join(rest[:20])}"
+                f"numbers): if it only distinguishes rows, leave it out with "
+                f"--columns={','.join(rest[:20])}"
             )
             + (",..." if len(rest) > 20 else "")
         )

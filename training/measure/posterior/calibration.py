@@ -98,7 +98,7 @@ class RunValues:
             or (part.leaked is None) != (parts[0].leaked is None)
             for part in parts
         ):
-            raise DataError("portions of runs must be there, and of the same quantities")
+            raise DataError("all portions of runs must contain the same quantities")
         regions = {name: torch.cat([p.regions[name] for p in parts]) for name in parts[0].regions}
         ranks, scores = (
             torch.cat([getattr(part, name) for part in parts]) for name in ("ranks", "scores")
@@ -146,13 +146,13 @@ def run_values(
     """
     if draws.ndim != 3 or truth.shape != (len(draws), draws.shape[2]):
         raise DataError(
-            f"draws have shape {list(draws.shape)} and truths {list(truth.shape)}: they must be "
-            "[R, S, V] and [R, V]"
+            f"draws have shape {list(draws.shape)} and true values {list(truth.shape)}: "
+            "expected [R, S, V] and [R, V]"
         )
     names = tuple(names or (f"x{index + 1}" for index in range(truth.shape[1])))
     others = others or {}
     if len(names) != truth.shape[1] or len({*names, *others}) != len(names) + len(others):
-        raise DataError(f"{truth.shape[1]} dimensions need as many names, all different")
+        raise DataError(f"{truth.shape[1]} dimensions need as many distinct names")
     kept = None if effective is None else kept_by_thinning(effective, draws.shape[1])
     # One quantity after the other, to avoid a copy of all draws.
     ranks = [fractional_ranks(draws, truth, generator, kept)]
@@ -296,7 +296,7 @@ def crps(draws: Tensor, truth: Tensor) -> Tensor:
     require_runs(draws, truth)
     count = draws.shape[1]
     if count < 2:
-        raise DataError("one draw has no spread to score: it needs at least two a run")
+        raise DataError("a score needs at least two draws per run")
     ordered = draws.double().sort(dim=1).values
     index = torch.arange(1, count + 1, dtype=torch.float64, device=draws.device)
     weight = (2 * index - count - 1) / (count * (count - 1))

@@ -80,7 +80,7 @@ def convergence(draws: Tensor) -> Convergence:
         True
     """
     if draws.ndim < 2 or draws.shape[0] == 0:
-        raise DataError(f"draws have shape {list(draws.shape)}: it must be [chains, draws, ...]")
+        raise DataError(f"draws have shape {list(draws.shape)}: expected [chains, draws, ...]")
     chains, length, *shape = draws.shape
     if length < FEWEST_DRAWS or 0 in shape:
         unknown = torch.full(tuple(shape), torch.nan, dtype=torch.float64, device=draws.device)

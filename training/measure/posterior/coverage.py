@@ -155,8 +155,8 @@ def tarp_values(
     require_runs(draws, truth)
     if draws.ndim != 3 or references.shape != truth.shape:
         raise DataError(
-            f"draws have shape {list(draws.shape)} and reference points {list(references.shape)}: "
-            "they must be [R, S, V] and [R, V]"
+            f"draws have shape {list(draws.shape)} and reference points "
+            f"{list(references.shape)}: expected [R, S, V] and [R, V]"
         )
     unit = torch.ones_like(references[0]) if scale is None else scale.double()
     points = torch.cat([truth[:, None], draws], dim=1).double() / unit

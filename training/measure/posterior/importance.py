@@ -65,9 +65,9 @@ def smoothed_weights(log_weights: Tensor) -> SmoothedWeights:
         True
     """
     if log_weights.ndim != 2 or log_weights.shape[1] == 0:
-        raise DataError(f"log weights have shape {list(log_weights.shape)}: it must be [M, P]")
+        raise DataError(f"log weights have shape {list(log_weights.shape)}: expected [M, P]")
     if not (log_weights < torch.inf).all():
-        raise DataError("log weights are NaN or infinitely large: they must be less than infinity")
+        raise DataError("log weights are NaN or +inf: they must be below infinity")
     count = log_weights.shape[1]
     tail = min(ceil(min(count / 5, 3 * sqrt(count))), count - 1)
     one_fit = max(count, tail * (30 + isqrt(tail)))
@@ -94,7 +94,7 @@ def k_threshold(count: int) -> float:
         UsageError: There are fewer than two draws.
     """
     if count < 2:
-        raise UsageError(f"{count} draws have no threshold of k: it needs at least two")
+        raise UsageError(f"{count} draws have no threshold of k: need at least two")
     return min(1 - 1 / log10(count), 0.7)
 
 

@@ -111,19 +111,20 @@ class Predictive:
         tests, failed = self.p_values.numel(), self.failed
         many = f"{tests} numbers" if tests > 1 else "one number"
         size = (
-            f"One that is {self.detectable:.1f} standard deviations off would have been seen in "
+            f"A deviation of {self.detectable:.1f} standard deviations is detected in "
             f"{100 * SEEN:.0f} % of cases."
         )
         if not failed and self.draws < needed(tests, self.level):
             return (
-                f"Too few simulations to tell: {many} at level {self.level:g} need "
-                f"{needed(tests, self.level):,} of each observation, and there are {self.draws:,}"
+                f"Too few simulations: {many} at level {self.level:g} need "
+                f"{needed(tests, self.level):,} per observation, but there are "
+                f"{self.draws:,}"
             )
         if not failed:
-            return f"The model makes data like the observations, as far as {many} tell. {size}"
+            return f"The model reproduces the observations in {many}. {size}"
         listed = ", ".join(f"{name} (p = {self.adjusted[name]:.2g})" for name in failed[:3])
         more = f" and {len(failed) - NAMED_FAILURES} more" if len(failed) > NAMED_FAILURES else ""
-        return f"The model does not make data like the observations: {listed}{more}, of {many}."
+        return f"The model does not reproduce the observations: {listed}{more}, of {many}."
 
     def summary(self) -> dict[str, Any]:
         """Return plain numbers and lists for a JSON file."""

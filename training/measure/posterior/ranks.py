@@ -37,11 +37,11 @@ def require_runs(draws: Tensor, truth: Tensor) -> None:
     """
     if draws.ndim < 2 or truth.shape != draws.shape[:1] + draws.shape[2:] or 0 in draws.shape[:2]:
         raise DataError(
-            f"draws have shape {list(draws.shape)} and truths {list(truth.shape)}: they must be "
-            "[runs, draws, ...] and [runs, ...]"
+            f"draws have shape {list(draws.shape)} and true values {list(truth.shape)}: "
+            "expected [runs, draws, ...] and [runs, ...]"
         )
     if draws.isnan().any() or truth.isnan().any():
-        raise DataError("draws or truths are NaN, and have no ranks")
+        raise DataError("draws or true values are NaN")
 
 
 def kept_by_thinning(effective: Tensor, draws: int) -> Tensor:
@@ -118,9 +118,9 @@ def uniformity(values: Tensor) -> Uniformity:
     """
     runs = len(values)
     if runs < 2 * FEWEST_IN_BIN:
-        raise DataError(f"{runs} runs are too few to test: it needs {2 * FEWEST_IN_BIN} at least")
+        raise DataError(f"{runs} runs are too few to test: need at least {2 * FEWEST_IN_BIN}")
     if not ((values >= 0) & (values <= 1)).all():
-        raise DataError("values are outside of [0, 1], or NaN, and so cannot be uniform there")
+        raise DataError("values must be within [0, 1]")
     bins = min(MOST_BINS, runs // FEWEST_IN_BIN)
     place = (values * bins).long().clamp(max=bins - 1)
     empty = torch.zeros(bins, values.shape[1], dtype=torch.float64, device=values.device)

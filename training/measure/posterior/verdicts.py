@@ -100,7 +100,7 @@ def verdict(adjusted: Mapping[str, float], level: float, runs: int, of: str = "r
         DataError: There are no p-values.
     """
     if not adjusted:
-        raise DataError("nothing was tested: there is no verdict")
+        raise DataError("no quantity was tested")
     many = f"{len(adjusted)} tests" if len(adjusted) > 1 else "one test"
     names = sorted(adjusted, key=adjusted.__getitem__)
     failures = [name for name in names if adjusted[name] < level]
@@ -109,24 +109,25 @@ def verdict(adjusted: Mapping[str, float], level: float, runs: int, of: str = "r
         # Where all are 1, none is the smallest.
         smallest = f" (smallest: {names[0]}, p = {least:.2g})" if least < 1 else ""
         return (
-            f"No miscalibration seen in {many} of {runs} {of} at level {level:g}, their number "
-            f"accounted for{smallest}. {_seen(detectable(level, len(adjusted), runs))}"
+            f"No miscalibration found in {many} of {runs} {of} at level {level:g}, "
+            f"corrected for multiple comparisons{smallest}. "
+            f"{_seen(detectable(level, len(adjusted), runs))}"
         )
     shown = [f"{name} (p = {adjusted[name]:.2g})" for name in failures[:NAMED_FAILURES]]
     more = len(failures) - len(shown)
     listed = ", ".join(shown) + (f" and {more} more" if more else "")
     return (
-        f"Not calibrated: {listed} failed, of {many} of {runs} {of} at level {level:g}, their "
-        "number accounted for, which see an error of "
-        f"{100 * detectable(level, len(adjusted), runs):.0f} points of coverage or more in 90 % of "
-        "cases."
+        f"Not calibrated: {listed} failed, of {many} of {runs} {of} at level {level:g}, "
+        "corrected for multiple comparisons; an error of "
+        f"{100 * detectable(level, len(adjusted), runs):.0f} points of coverage or more "
+        "is detected in 90 % of cases."
     )
 
 
 def _seen(error: float) -> str:
     """State in words how large an error would have been detected."""
-    large = f"one of {100 * error:.0f} points of coverage or more"
-    often = f"would have been seen in {SEEN:.0%} of cases".replace("%", " %")
+    large = f"an error of {100 * error:.0f} points of coverage or more"
+    often = f"is detected in {SEEN:.0%} of cases".replace("%", " %")
     if error <= LARGE:
         return f"{large[0].upper()}{large[1:]} {often}."
-    return f"Too few runs to tell: only {large} {often}."
+    return f"Too few runs to test: {large} {often}."

@@ -39,8 +39,8 @@ from training.pictures.trajectories.latents import draw_spectrum
 
 ROWS, PATH_COLUMNS, WAY_COLUMNS = 8, 9, 3
 APART = 22  # pixels before the column of differences
-STATES_CAPTION = "Unscaled states. ÷ n: divided by n, since they outgrow the range of pixels."
-DIFFERENCE_CAPTION = "Difference: return less original, before rounding."
+STATES_CAPTION = "Unscaled states. ÷ n: divided by n, because they exceed the range of pixels."
+DIFFERENCE_CAPTION = "Difference: returned minus original image, before rounding."
 SAME = 1e-4  # of the largest value: more than the float32 error of a melt's end
 
 
@@ -116,7 +116,7 @@ def draw_roundtrip(melt: SavedTrajectory, back: SavedTrajectory) -> Figure:
     name, details = name_and_details(melt)
     return draw_rows(
         columns,
-        title=f"Melting {name}, and back",
+        title=f"{name}, inflated and generated back",
         subtitle=look.joined(details, f"{melting.shape[1]} of {melt.count} images"),
         caption=f"{STATES_CAPTION}\n{DIFFERENCE_CAPTION}",
         scale=scale,
@@ -215,7 +215,7 @@ def draw_worst(saved: SavedRoundtrips) -> Figure:
     ]
     return draw_rows(
         columns,
-        title=f"Worst roundtrips of {saved.name}",
+        title=f"Largest round-trip errors of {saved.name}",
         subtitle=f"{len(notes)} of {len(saved.all_mse)} images · differences before rounding",
         caption="",
         notes=notes,
@@ -232,7 +232,7 @@ def draw_errors(saved: SavedRoundtrips) -> Figure:
         f"{look.brief(saved.all_mse_float.mean())} before",
         f"{saved.all_exact.mean():.4%} of the pixels exact after rounding",
     )
-    title = f"Roundtrip errors of {saved.name}"
+    title = f"Round-trip errors of {saved.name}"
     figure, panels = look.panels(2, 2, (4.2, 2.2), title, look.joined(*words), left=0.65, gap=0.7)
     shown = {
         "root-mean-square error of an image": np.sqrt(saved.all_mse_float),
@@ -248,7 +248,7 @@ def draw_errors(saved: SavedRoundtrips) -> Figure:
         look.label(axes, "gray levels of 255, before rounding")
         none = int((errors == 0).sum())
         if none:
-            text = f"{none} more without\nany error"
+            text = f"{none} more without\nerror"
             look.note_inside(axes, text, "left")
         spread = edges[-1] / edges[0]
         steps = (1, 2, 5) if spread < 10 else (1, 3) if spread < 1000 else (1,)

@@ -64,7 +64,7 @@ def draw_chains(saved: SavedPosteriors) -> Figure:
     notes.append((float(of_likelihood.r_hat), float(of_likelihood.ess_bulk)))
     name, details = name_and_details(saved)
     dim = points.shape[2]
-    chosen = f"{MOST} of {dim} coordinates, of the largest R-hat" if dim > MOST else ""
+    chosen = f"the {MOST} of {dim} coordinates with the largest R-hat" if dim > MOST else ""
     figure, places = look.panel_page(
         len(rows),
         2,
@@ -90,7 +90,7 @@ def draw_chains(saved: SavedPosteriors) -> Figure:
         trace.set_xlim(0, max(values.shape[1] - 1, 1))
         look.label(trace, y=axis_name(label, HEIGHT))
         trace.yaxis.set_label_coords(-0.55 / WIDTH, 0.5)
-        look.note_above(trace, f"R-hat {mixed:.3f}", f"worth {worth:,.0f} draws")
+        look.note_above(trace, f"R-hat {mixed:.3f}", f"ESS {worth:,.0f}")
         _ranks(ranks, values, colors)
         if row == len(rows) - 1:
             look.label(trace, x="draw")
@@ -129,8 +129,8 @@ ROOM = 1.15
 """Factor on the axis limit that leaves room for text above and below the curves of coverage."""
 MOST_LINES = 20
 """Number of dimensions up to which the coverage of each is drawn."""
-BAND = "gray: where one line of a right posterior stays with 95 %"
-QUESTIONS = {"sampler": "is the sampler right?", "model": "is the model right?"}
+BAND = "gray: 95 % band of one curve of a calibrated posterior"
+QUESTIONS = {"sampler": "test of the sampler", "model": "test of the model"}
 
 
 def details_of(saved: SavedCheck) -> str:
@@ -148,7 +148,7 @@ def draw_ranks(saved: SavedCheck) -> Figure:
     p = saved.calibration.ranks.ks_p.numpy()
     chosen = np.sort(np.argsort(p, kind="stable")[:MOST_QUANTITIES])
     across = min(len(chosen), ACROSS)
-    few = f"{MOST_QUANTITIES} of {len(names)} quantities, those of the smallest p"
+    few = f"the {MOST_QUANTITIES} of {len(names)} quantities with the smallest p"
     few *= len(names) > MOST_QUANTITIES
     figure, panels = _page(saved, len(chosen), across, RANK_SIZE, few)
     curves = [Curve.of(ranks[:, [column]]) for column in chosen]
@@ -182,8 +182,8 @@ def draw_coverage(saved: SavedCheck, how: str = "") -> Figure:
         curve.draw(axes, reach)
         look.name_panel(axes, name)
         look.write(axes, "hold more", (0, 1), (4, -3), va="top")
-        look.write(axes, "hold less: overconfident", (0, 0), (4, 3), va="bottom")
-    look.label_outer(panels, len(panels), "content said, %", "held − said, points")
+        look.write(axes, "smaller coverage: overconfident", (0, 0), (4, 3), va="bottom")
+    look.label_outer(panels, len(panels), "nominal content, %", "actual − nominal, points")
     return figure
 
 
@@ -253,7 +253,7 @@ def _page(
     saved: SavedCheck, count: int, across: int, size: tuple[float, float], note: str, how: str = ""
 ) -> tuple[Figure, list[Axes]]:
     verdict = "" if how else saved.calibration.verdict
-    right = "no miscalibration seen" if saved.calibration.conclusive else "too few runs to tell"
+    right = "no miscalibration found" if saved.calibration.conclusive else "too few runs to tell"
     outcome = how or (right if saved.calibration.passed else "not calibrated")
     figure, panels = look.panels(
         count,
@@ -284,7 +284,7 @@ def draw_after(saved: SavedCheck) -> Figure:
     # Choose ranks whose central intervals have the probabilities to draw.
     ranks = (1 + crossed(central_values(values.ranks))) / 2
     shown = replace(saved, values=replace(values, ranks=ranks, regions=after))
-    return draw_coverage(shown, "levels by held-out truths, each by the other half of them")
+    return draw_coverage(shown, "calibrated levels, cross-validated on halves")
 
 
 def has_map(path: Path) -> bool:
@@ -302,8 +302,8 @@ def draw_map(saved: SavedCheck, path: Path) -> Figure:
         1,
         1,
         MAP_SIZE,
-        f"{saved.name}: what holds 90 % nearby",
-        look.joined(saved.schedule, "content asked of the flow near each truth, %"),
+        f"{saved.name}: calibrated level of 90 % regions",
+        look.joined(saved.schedule, "nominal level of the flow near each case, %"),
         right=1.1,
     )
     axes = look.axes_at(figure, places[0, 0])
@@ -323,8 +323,8 @@ def draw_predictive(saved: SavedPredictive) -> Figure:
         rows * numbers,
         numbers,
         PANEL,
-        f"Posterior of {name}: data simulated of draws, and what was observed",
-        look.joined(schedule, f"{saved.simulated.shape[1]:,} simulations of each observation"),
+        f"Posterior predictive check of {name}",
+        look.joined(schedule, f"{saved.simulated.shape[1]:,} simulations per observation"),
         least_width=look.WIDE,
     )
     for axes, (row, column) in zip(panels, np.ndindex(rows, numbers), strict=True):
@@ -334,5 +334,5 @@ def draw_predictive(saved: SavedPredictive) -> Figure:
         axes.set_yticks([])
         share = float(np.mean(values < saved.observed[row, column]))
         label = axis_name(saved.names[column], PANEL[0])
-        look.name_panel(axes, label, f"observation {row + 1}: above {share:.1%}")
+        look.name_panel(axes, label, f"observation {row + 1}: quantile {share:.1%}")
     return figure

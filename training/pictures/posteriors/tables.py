@@ -178,8 +178,8 @@ def _which(saved: SavedPosteriors, size: int) -> str:
     dim = len(saved.names)
     if size == dim:
         return ""
-    unseen = "of those not observed, " if not seen_columns(saved).all() else ""
-    return f"{size} of {dim} columns: {unseen}those that were learned most of"
+    unseen = "of unobserved columns, " if not seen_columns(saved).all() else ""
+    return f"{size} of {dim} columns: {unseen}those with the largest information gain"
 
 
 DRAWS = 6
@@ -208,12 +208,12 @@ def draw_images(saved: SavedPosteriors) -> Figure:
     if seen is not None:
         columns.insert(0, Column(seen, "observed"))
         hidden = saved.likelihood is not None and saved.likelihood.coordinates is not None
-        caption = look.joined("Tinted: pixels not observed" * hidden, caption, by=". ")
+        caption = look.joined("Tinted: unobserved pixels" * hidden, caption, by=". ")
     if saved.truth is not None:
         truth = saved.truth.reshape(shown, *shape)
         columns.insert(0, Column(gray_levels(truth), "truth"))
-        columns.append(Column(truth_cells(draws, truth), "truth\nin draws", space=APART))
-        caption += ". Truth: blue below nearly all draws, orange above"
+        columns.append(Column(truth_cells(draws, truth), "true value\namong draws", space=APART))
+        caption += ". True value: blue below nearly all draws, orange above"
     reach = max(float(std.max()), LEAST_REACH)
     columns.append(Column(spread_cells(std, reach), "standard\ndeviation", space=APART))
     values = spread_cells(np.linspace(0, reach, 101), reach)
@@ -298,8 +298,11 @@ def draw_population(saved: SavedPopulation, name: str) -> Figure:
         shown,
         shown,
         PANEL,
-        f"{count} members of a population: {name}",
-        "90 % of each alone (gray) and given all others (blue), of a new member (orange)",
+        f"{count} members of a hierarchical model: {name}",
+        (
+            "90 % intervals of each member alone (gray), in the hierarchical model (blue), "
+            "and of a new member (orange)"
+        ),
         least_width=look.WIDE,
     )
     together = np.quantile(saved.members, QUANTILES, axis=(0, 1))
@@ -308,7 +311,7 @@ def draw_population(saved: SavedPopulation, name: str) -> Figure:
         order = np.argsort(together[1, :, place], kind="stable")[evenly(count, MOST_MEMBERS)]
         rows = np.arange(len(order))
         low, middle, high = further[:, place]
-        note = f"of a new member {low:.3g} to {high:.3g}"
+        note = f"new member {low:.3g} to {high:.3g}"
         axes.axvspan(low, high, color=ORANGE, alpha=0.18, lw=0)
         axes.axvline(middle, color=ORANGE, lw=1.2)
         for values, color, shift in ((saved.alone, FAINT, 0.16), (together, BLUE, -0.16)):

@@ -17,7 +17,9 @@ def name_and_details(saved: SavedPosteriors) -> tuple[str, str]:
     name, schedule = title_of(saved.path.stem.removesuffix("_posterior"))
     samplers = ", ".join(sorted(set(saved.sampler)))
     chains, draws = saved.points.shape[:2]
-    drawn = f"{chains * draws:,} draws each" + (f", every {saved.every}th" * (saved.every > 1))
+    drawn = f"{chains * draws:,} draws each" + (
+        f", every {saved.every}th is shown" * (saved.every > 1)
+    )
     shown = np.moveaxis(saved.points, 2, 0)
     drawn += distinct_words(shown.reshape(len(shown), chains * draws, -1))
     return name, look.joined(schedule, f"by {samplers}", drawn)

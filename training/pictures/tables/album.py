@@ -98,7 +98,7 @@ def _histogram(axes: Axes, labels: Sequence[str], values: Sequence[np.ndarray]) 
     axes.set(xlim=(low, high), ylim=(0, None))
     if max(map(len, values)) < FEW_ROWS:
         axes.set_yticks([])
-    look.label(axes, "log density in nats", "share of rows" * bool(len(axes.get_yticks())))
+    look.label(axes, "log density in nats", "fraction of rows" * bool(len(axes.get_yticks())))
     title = "mean (dashed) ± standard error:"
     look.name_panel(axes, title, ", ".join(notes).replace("-", "−"))
     look.note_inside(axes, "\n".join(left_out), "left")
@@ -118,11 +118,11 @@ def _ranks(axes: Axes, data: np.ndarray, samples: np.ndarray) -> None:
     axes.plot(diagonal, diagonal, color=MUTED, lw=0.8)
     axes.plot(*below, color=INK, lw=1.4)
     axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
-    look.label(axes, "part of the samples with a lower density", "part of the data")
+    look.label(axes, "fraction of samples with a lower density", "fraction of the data")
     look.name_panel(
         axes,
         f"ranks of data among samples: KS p {'< 0.0001' if p < 1e-4 else f'= {p:.2g}'}",
-        "band: left by uniform ranks in 5 % of cases",
+        "band: contains uniform ranks in 95 % of cases",
     )
 
 
@@ -152,10 +152,10 @@ def draw_roundtrip(melt: SavedTable, back: SavedTable) -> Figure:
     figure = look.new_figure(ERRORS_LEFT + WIDTH + RIGHT, height)
     name, details = name_and_details(melt.trajectory)
     dim = len(melt.names)
-    which = f"the {MOST} worst of {dim} columns" if dim > MOST else ""
+    which = f"the {MOST} of {dim} columns with the largest errors" if dim > MOST else ""
     look.headline(
         figure,
-        f"Rows of {name}, melted and back",
+        f"Rows of {name}, inflated and generated back",
         look.joined(details, f"{melt.trajectory.count:,} rows", which),
         look.MARGIN + 0.2,
         height - look.MARGIN,
@@ -199,8 +199,8 @@ def _root_mean_square(values: np.ndarray) -> np.ndarray:
 
 
 ALONE = {
-    "melt": "data alone: with a generation of the same run beside it, they are compared",
-    "gen": "samples alone: with a melt of the same run beside them, they are compared",
+    "melt": "data alone: the picture compares them with generated rows of the same run",
+    "gen": "samples alone: the picture compares them with a melt of the same run",
 }
 """Note for the user, by kind of the only simulation of a run."""
 

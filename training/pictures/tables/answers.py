@@ -27,7 +27,7 @@ from training.pictures.tables.drawn_rows import (
     write_dates,
 )
 
-ALONE = f"samples alone: {script('ask')} sample with --data compares them"
+ALONE = f"samples alone: {script('ask')} sample with --data adds a comparison"
 
 
 def pictures_of_answers(path: Path, folder: Path | None) -> list[look.Picture]:
@@ -92,8 +92,9 @@ def count_of_odd(saved: SavedAnswers) -> str:
     """Describe how many cells are odd, and how many are expected by chance."""
     known = saved.tails[~np.isnan(saved.tails)]
     return (
-        f"{(known <= saved.odd).sum():,} of {len(known):,} cells have a probability of at most "
-        f"{saved.odd:g}; {saved.odd * len(known):,.0f} or fewer would by chance"
+        f"{(known <= saved.odd).sum():,} of {len(known):,} cells have a probability of at "
+        f"most {saved.odd:g}; {saved.odd * len(known):,.0f} or fewer are expected by "
+        "chance"
     )
 
 
@@ -107,7 +108,9 @@ def draw_odd(saved: SavedAnswers) -> Figure:
     height = look.TOP + 0.35 + size[1] + 0.15
     figure = look.new_figure(max(ROW_NAMES + size[0] + 0.2, 7.0), height)
     some = f"{len(columns)} of {dim} columns" * (dim > len(columns))
-    title = f"Odd cells of {saved.name}: the oddest {len(rows)} of {len(saved.rows):,} rows"
+    title = (
+        f"Outlier cells of {saved.name}: the {len(rows)} most extreme of {len(saved.rows):,} rows"
+    )
     look.headline(figure, title, look.joined(count_of_odd(saved), some), 0.2, height - look.MARGIN)
     axes = look.axes_at(figure, (ROW_NAMES, 0.15, *size))
     axes.set(xlim=(0, len(columns)), ylim=(len(rows), 0))
@@ -162,7 +165,7 @@ def draw_cells(saved: SavedAnswers) -> Figure:
         least_width=look.STACK_WIDTH,
     )
     handles = [
-        look.dots("truth within, or likeliest level right", BLUE),
+        look.dots("true value in the interval, or most likely category correct", BLUE),
         look.dots("not so", ORANGE),
     ]
     handles *= any(asked.known.any() for asked in shown)
@@ -186,8 +189,8 @@ def hits_of(asked: Asked, interval: float) -> str:
     share, says, low, high = _shares_right(asked, interval)
     share_of = f"{share:.1%} ({low:.1%} to {high:.1%}) of {count:,}"
     if asked.is_level:
-        return f"likeliest level right in {share_of}, says {says:.1%}"
-    return f"intervals hold {share_of} truths, say {100 * says:.3g}%"
+        return f"most likely category correct in {share_of}, predicted {says:.1%}"
+    return f"intervals cover {share_of} true values, nominal {100 * says:.3g}%"
 
 
 def says_right(asked: Asked, interval: float) -> bool | None:
@@ -232,7 +235,7 @@ def _draw_answers(axes: Axes, asked: Asked) -> None:
     axes.set_xlim(0.3, len(order) + 0.7)
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     some = "" if len(order) == len(asked.guess) else f"{len(order)} of {len(asked.guess):,} "
-    look.label(axes, f"{some}cells, in order", "probability" if is_level else "")
+    look.label(axes, f"{some}cells, sorted", "probability" if is_level else "")
 
 
 MOST_CHECKED = 30
@@ -251,8 +254,8 @@ def draw_intervals(saved: SavedAnswerCheck) -> Figure:
     high = LINE * len(columns) + 0.1
     figure = look.new_figure(look.WIDE, look.above_panels(saved.verdict) + 0.3 + high + 0.5)
     dim = len(saved.columns)
-    some = f"the farthest off of {dim} columns" if dim > MOST_CHECKED else ""
-    _headline(figure, saved, "Intervals against truths", some)
+    some = f"the columns farthest off, of {dim}" if dim > MOST_CHECKED else ""
+    _headline(figure, saved, "Prediction intervals and true values", some)
     places = -np.arange(len(columns), dtype=float)
     for number, probability in enumerate(levels):
         axes = look.axes_at(figure, (NAMES + number * (width + BETWEEN), 0.5, width, high))
@@ -305,7 +308,7 @@ def draw_reliability(saved: SavedAnswerCheck) -> Figure:
         above=0.46,
         least_width=look.WIDE,
     )
-    _headline(figure, saved, "Probabilities of levels against what came true")
+    _headline(figure, saved, "Predicted and observed frequencies of categories")
     axes_of_all = list(panels)
     for axes, column in zip(axes_of_all, shown, strict=True):
         assert column.reliability is not None
@@ -318,18 +321,18 @@ def draw_reliability(saved: SavedAnswerCheck) -> Figure:
         axes.scatter(probability, share, s=sizes, c=colors, lw=0, zorder=3)
         axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
         look.name_panel(axes, look.fitting(column.name, SQUARE[0]), f"{column.cells:,} cells")
-    look.label_outer(axes_of_all, across, "probability", "share that came true")
+    look.label_outer(axes_of_all, across, "probability", "observed frequency")
     return figure
 
 
 def _headline(figure: Figure, saved: SavedAnswerCheck, what: str, some: str = "") -> None:
-    right = "no miscalibration seen" if saved.conclusive else "too few rows to tell"
+    right = "no miscalibration found" if saved.conclusive else "too few rows to test"
     outcome = right if saved.passed else "not calibrated in some columns"
-    details = look.joined(f"{saved.rows:,} held-out rows", outcome, some)
+    details = look.joined(f"{saved.rows:,} validation rows", outcome, some)
     look.headline(figure, what, details, 0.2, figure.get_size_inches()[1] - look.MARGIN)
     handles = [
-        look.line("what was said is within the 95 % bar", BLUE),
-        look.line("it is not", ORANGE),
+        look.line("the prediction is within the 95 % bar", BLUE),
+        look.line("it is outside", ORANGE),
     ]
-    note = "by chance one bar of twenty leaves it out"
+    note = "one bar of twenty excludes it by chance"
     look.write_verdict(figure, 0.2, saved.verdict, handles, note, 0.2)

@@ -182,7 +182,7 @@ def counted(tables: Sequence[SavedTable], counts: Sequence[int]) -> str:
     for table, count in zip(tables, counts, strict=True):
         what = "rows of data" if table.kind == "melt" else table.label
         lost = table.trajectory.count - count
-        left_out = f" ({lost:,} not finite, left out)" if lost else ""
+        left_out = f" ({lost:,} not finite, not drawn)" if lost else ""
         parts.append(f"{count:,} {what}{left_out}")
     return ", ".join(parts)
 
@@ -238,7 +238,7 @@ def draw_marginals(tables: Sequence[SavedTable]) -> Figure:
         far = distances(rows[0], rows[1])
         order = np.argsort(-far, kind="stable")
     shown, dim = order[:MOST], len(names)
-    worst = f"{MOST} of" if far is None else f"The {MOST} worst-fitted of"
+    worst = f"{MOST} of" if far is None else f"The {MOST} worst-fitting of"
     which = f"{worst} {dim} columns" if dim > MOST else "Columns"
     figure, panels, width = column_page(len(shown), *_headline(tables, which))
     for axes, column in zip(panels, shown, strict=True):

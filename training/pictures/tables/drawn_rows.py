@@ -123,7 +123,7 @@ class DrawnRows:
     @property
     def counts(self) -> str:
         """Number of rows of each set, in words."""
-        of_data = "held-out rows of data" if self.saved.held_out else "rows of the training"
+        of_data = "validation rows" if self.saved.held_out else "training rows"
         words = {LABELS["melt"]: of_data, LABELS["gen"]: "samples"}
         pairs = zip(self.labels, self.values, strict=True)
         return ", ".join(f"{len(values):,} {words[label]}" for label, values in pairs)
@@ -141,7 +141,7 @@ def draw_marginals(drawn: DrawnRows) -> Figure:
     dim, compared = len(drawn.columns), len(drawn.labels) == 2
     order = np.argsort(-drawn.fit[0], kind="stable") if compared else np.arange(dim)
     shown = np.sort(order[:MOST])
-    worst = f"{MOST} of {dim} columns" + ", those that fit worst" * compared if dim > MOST else ""
+    worst = f"{MOST} of {dim} columns" + ", the worst-fitting ones" * compared if dim > MOST else ""
     title = f"Columns of {drawn.saved.name}: {drawn.against}"
     figure, panels, width = column_page(len(shown), title, look.joined(drawn.counts, worst))
     for axes, index in zip(panels, shown.tolist(), strict=True):
@@ -156,7 +156,7 @@ def draw_marginals(drawn: DrawnRows) -> Figure:
             gap, bound = (values[index] for values in drawn.fit)
             note = f"KS {gap:.3f}, by chance ≤ {bound:.3f}"
         look.name_panel(axes, look.fitting(drawn.columns[index].name, width), note)
-    note = "by chance: of all columns, with 95 %" if compared else ""
+    note = "by chance: for all columns, with 95 % probability" if compared else ""
     legend_below_headline(figure, LEFT, drawn.labels, note=note)
     return figure
 
@@ -189,7 +189,7 @@ def _draw_levels(axes: Axes, drawn: DrawnRows, index: int, width: float) -> None
 MOST_ASSOCIATED, MOST_WRITTEN = 20, 10
 """Number of columns of a matrix at most, and number up to which its values are written in."""
 SIDE, NAMES, BETWEEN, BELOW = 2.6, 1.4, 0.3, 1.4  # inches
-KINDS = ("two numbers: rank correlation", "number and levels: η", "levels: Cramér's V")
+KINDS = ("two numbers: rank correlation", "number and category: η", "categories: Cramér's V")
 
 
 def draw_associations(drawn: DrawnRows) -> Figure:

@@ -13,7 +13,7 @@ from training.files.trajectory import SavedTrajectory
 from training.pictures import look
 from training.pictures.look import INK, MUTED
 
-CLOSED_FORM = "latents: closed form"
+CLOSED_FORM = "latents: closed-form Gaussian"
 
 
 def name_and_details(trajectory: SavedTrajectory) -> tuple[str, str]:
@@ -46,7 +46,7 @@ def latent_law(trajectory: SavedTrajectory) -> str:
     if "empirical" in (eps, options.get("gen_source")):
         return "latents: variances of the melt"
     if eps == "learned":
-        return "latents: learned law"
+        return "latents: learned distribution"
     if eps == "auto" or not (compressed.any() or paper):
         return CLOSED_FORM
     if not compressed.any():
@@ -64,16 +64,16 @@ TIME_HEIGHT, TICKS_HEIGHT = 0.24, 0.6
 # the rest. A cube needs more room than a square to contain the same points.
 STRAYS = {2: 5e-4, 3: 4e-3}
 TITLES = {
-    "melt": "Melting {} into a Gaussian",
-    "roundtrip": "Melted {} flowing back",
+    "melt": "Inflating {} to a Gaussian",
+    "roundtrip": "Generating {} back",
     "gen": "Generating {} from a Gaussian",
 }
 EMPTY = 1e-3
 """Fraction of the top eigenvalue below which a dimension of an embedded toy contains no data."""
 COLORS = {
-    "melt": "colors: place in the data",
-    "roundtrip": "colors of the melt",
-    "gen": "colors: place in the Gaussian",
+    "melt": "colors: position in the data",
+    "roundtrip": "colors of the inflated points",
+    "gen": "colors: position in the Gaussian",
 }
 
 
@@ -177,7 +177,7 @@ def draw_clouds(rows: Sequence[Row]) -> Figure:
         look.headline(figure, row.title, row.subtitle, LEFT, top)
         beyond = int((~inside(row.points, box)).any(axis=0).sum())
         if beyond:
-            text = f"{beyond} of {row.points.shape[1]} points leave the axes"
+            text = f"{beyond} of {row.points.shape[1]} points are outside the axes"
             width, height = figure.get_size_inches()
             style: dict[str, Any] = {"size": look.SMALL_SIZE, "ha": "right", "va": "top"}
             figure.text(1 - RIGHT / width, top / height, text, color=MUTED, **style)

@@ -41,7 +41,7 @@ def draw_latents(melt: SavedTrajectory) -> Figure:
     """Draw a histogram for each of the first dimensions."""
     latents, variance, compressed = melt.last, melt.latent_variance(), melt.compressed()
     count = min(latents.shape[1], MOST_PANELS)
-    error = f"curve: closed form · sampling error of a variance: {math.sqrt(2 / melt.count):.1%}"
+    error = f"curve: closed form · standard error of a variance: {math.sqrt(2 / melt.count):.1%}"
     figure, panels = look.panels(
         count,
         min(count, COLUMNS),
@@ -84,7 +84,7 @@ def gaussian(values: np.ndarray, variance: float) -> np.ndarray:
 
 def _headline(melt: SavedTrajectory, note: str) -> tuple[str, str]:
     name, details = name_and_details(melt)
-    title = look.joined(f"Latents of melted {name}", details, by=": ")
+    title = look.joined(f"Latents of {name}", details, by=": ")
     return title, look.joined(f"{melt.count} points at t = {melt.times[-1]:.2f}", note)
 
 
@@ -114,7 +114,7 @@ def _histogram(axes: Axes, values: np.ndarray, variance: float, color: str) -> N
         notes.append(f"tallest bar cut:\n{density.max() / peak:.1f} × the curve")
     beyond = float((np.abs(values) > reach).mean())
     if beyond > 1e-3:
-        notes.append(f"{beyond:.1%} of points\nlie beyond")
+        notes.append(f"{beyond:.1%} of points\nare outside")
     look.note_inside(axes, "\n".join(notes))
 
 
@@ -176,7 +176,7 @@ def draw_spectrum(melt: SavedTrajectory) -> Figure:
     ratios = measured / exact
     name, details = name_and_details(melt)
     figure, (axes, below) = look.stacked(
-        look.joined(f"Spectrum of melted {name}", details, by=": "),
+        look.joined(f"Spectrum of the latents of {name}", details, by=": "),
         look.joined(f"{melt.count} latents", mean_ratio(ratios[~compressed], melt.count)),
         HEIGHTS,
         "eigen-dimension",
@@ -290,7 +290,7 @@ def draw_densities(trajectory: SavedTrajectory) -> Figure:
     error = values.std(ddof=1) / math.sqrt(len(values))
     mean = f"mean {values.mean():.4g} ± {error:.2g} (standard error)"
     lower = int((values < cut).sum())
-    cut_off = f"{lower} lower than {cut:.3g} left out" if lower else ""
+    cut_off = f"{lower} below {cut:.3g} not drawn" if lower else ""
     look.name_panel(axes, mean.replace("-", "−"), cut_off.replace("-", "−"))
     if mapped:
         _map(figure, places[0, 0], trajectory, values, cut)
