@@ -1,5 +1,7 @@
-"""What the site does with pages: equations become MathML, so that no script is loaded for them, and
-links to code, which is not on the site, become names of files."""
+"""Hooks of the documentation site: render equations as MathML, and links to code as file names.
+
+MathML needs no script. Code is not part of the site.
+"""
 
 import html
 import re
@@ -12,12 +14,12 @@ EQUATION = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Called by mkdocs with the text of a page."""
+    """Replace links to code by file names, in the text of a page."""
     return CODE.sub(lambda link: link[0] if link[2].endswith(".md") else f"`{link[2]}`", markdown)
 
 
 def on_page_content(content: str, **_: Any) -> str:
-    """Called by mkdocs with the HTML of a page."""
+    """Render equations as MathML, in the HTML of a page."""
 
     def equation(found: re.Match[str]) -> str:
         display = "inline" if found[2] == "(" else "block"

@@ -15,7 +15,7 @@ from training.options.types import SEED, ColumnTypes, FiniteFloat, choice
 def parse_resolution(
     ctx: click.Context, param: click.Parameter, value: str | None
 ) -> tuple[int, int] | None:
-    """``WxH`` in pixels as a pair of numbers."""
+    """Parse ``WxH`` in pixels."""
     if value is None:
         return None
     width, _, height = value.lower().partition("x")
@@ -25,7 +25,7 @@ def parse_resolution(
 
 
 def parse_separator(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    """A separator by its name or as it is."""
+    """Parse a separator, by name or as a character."""
     separator = value if value is None else names.SEPARATORS.get(value, value)
     if separator not in (None, *names.SEPARATORS.values()):
         raise click.BadParameter(f"'{value}' is none of {', '.join(names.SEPARATORS)}")
@@ -33,7 +33,7 @@ def parse_separator(ctx: click.Context, param: click.Parameter, value: str | Non
 
 
 class ImageOptions(Declared, section="Images", of_kind=names.IMAGES):
-    """What to take of images, and how."""
+    """Selection and conversion of images."""
 
     first_image: int = option(
         "--first-image",
@@ -71,7 +71,7 @@ class ImageOptions(Declared, section="Images", of_kind=names.IMAGES):
 
 
 class TableOptions(Declared, section="Tables", of_kind=names.TABLE):
-    """What to take of a table, and how."""
+    """Selection, types and roles of columns, and splits of rows."""
 
     columns: tuple[str, ...] | None = option(
         unset="all",
@@ -172,7 +172,7 @@ class DataSetSettings(
     common="source dest columns exclude types missing conditions covariates dataset "
     "held_out kept resolution transform max_images seed overwrite",
 ):
-    """All settings of the script."""
+    """Options of ``dataset_tool.py``."""
 
     source: str = option(required=True, help="Images or table to read (see above).")
     dest: Path = option(

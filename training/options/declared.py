@@ -1,4 +1,4 @@
-"""Settings of a script: a frozen dataclass, each field of which is declared as an option.
+"""Settings of a script: a frozen dataclass whose fields declare its options.
 
     class Settings(Declared):
         save_dir: Path = option(required=True, help="Folder of the results.")
@@ -33,9 +33,17 @@ _DECLARED, _SHARED = "declared", "shared"
 
 
 class _Declaration(NamedTuple):
-    """Of an option or argument: as it is typed, what click needs to know, what its absence means,
-    in words, the one kind of data that it is for, whether a resumed run may change it, and whether
-    results do not depend on it."""
+    """Declaration of an option or argument.
+
+    Attributes:
+        kind: Class of the parameter in click.
+        names: Names on the command line.
+        attributes: Other arguments of the click parameter.
+        unset: Meaning of an option that is left out, as text of the help.
+        of: The only kind of data that the option is for; None for all.
+        free: Whether a resumed run may change the option.
+        idle: Whether results are independent of the option.
+    """
 
     kind: type[click.Parameter]
     names: tuple[str, ...]
@@ -164,7 +172,7 @@ class Declared:
 
 
 def _declared(cls: type[Declared]) -> Iterator[tuple[str, _Declaration]]:
-    """All options and arguments of a class and of those that it is made of, by name."""
+    """Yield all options and arguments of a class and its groups, by name."""
     for item in fields(cls):
         if _SHARED in item.metadata:
             yield from _declared(item.metadata[_SHARED].cls)
@@ -287,20 +295,23 @@ def parameters_of(
 
 
 def _without_none(annotation: Any) -> Any:
-    """What a value is if there is one, by its annotation."""
+    """Return an annotation without None."""
     parts = [part for part in get_args(annotation) if part is not NoneType]
     return reduce(or_, parts) if isinstance(annotation, UnionType) else annotation
 
 
 def meant(name: str, known: Collection[str]) -> str:
-    """What else a name may be of those that are known, as the end of a sentence."""
+    """Return a suggestion of a similar known name, as the end of a message; empty without one."""
     near = get_close_matches(name, known, 1)
     return f": is '{near[0]}' meant?" if near else ""
 
 
 def typed_by_name(cls: type[S], values: Mapping[str, Any]) -> S:
-    """Settings of a command as if options, by name, were typed, from Python; others are left at
-    their defaults. Raises UsageError if there is no such option, or it does not take its value."""
+    """Return the settings of a command for options given by name from Python.
+
+    Raises:
+        UsageError: An option does not exist, or its value is invalid.
+    """
     command = click.Command("called", params=list(parameters_of(cls)))
     ctx = click.Context(command)
     names = [str(param.name) for param in command.params]
@@ -321,7 +332,7 @@ def typed_by_name(cls: type[S], values: Mapping[str, Any]) -> S:
 
 
 def spelled_alike(name: str) -> str:
-    """An option's name as click compares it: ``-`` and ``_`` are alike."""
+    """Return an option name with ``_`` in place of ``-``, as click compares names."""
     return name.replace("-", "_")
 
 

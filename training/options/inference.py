@@ -1,5 +1,4 @@
-"""Options that the commands of ``posterior.py`` share: the prior, the likelihood, the sampler, and
-what these are options of."""
+"""Options shared by the commands of ``posterior.py``: prior, likelihood and sampler."""
 
 from pathlib import Path
 
@@ -16,10 +15,11 @@ from training.options.types import NETWORK, choice
 
 LIKELIHOODS = ("gaussian", "mask", "linear")
 DRAWS, CHECK_DRAWS, CALIBRATION_DRAWS = 1000, 10, 50
-"""Of each chain: a check without a likelihood ranks a truth among all of them, and needs few; a
-calibration needs levels as fine as the truths are many."""
+"""Default numbers of draws per chain. A check without a likelihood needs few, because it ranks a true
+value among all draws; a calibration needs levels as fine as its number of cases."""
 SOLVER = "exp_ab2"
-"""One call a step: draws are many, and their errors need only be small beside their spread."""
+"""Solver of draws, with one evaluation per step: errors only need to be small compared with the spread
+of the many draws."""
 STEPS, CHAIN_STEPS = 24, 10
 
 
@@ -69,7 +69,7 @@ class PriorOptions(Declared, section="Prior"):
 
 
 class LikelihoodOptions(Declared, section="Likelihood"):
-    """What was observed."""
+    """The likelihood of the observation."""
 
     likelihood: str = option(
         default="gaussian",
@@ -94,12 +94,12 @@ class LikelihoodOptions(Declared, section="Likelihood"):
 
     @property
     def files(self) -> list[str | Path | None]:
-        """What may be files among the options' values, on which draws depend."""
+        """Option values that may be files with an effect on draws."""
         program = self.likelihood.rpartition(":")[0]
         return [program, *self._arrays]
 
     def require(self) -> None:
-        """Raises UsageError unless the options make a likelihood."""
+        """Raise UsageError unless the options define a likelihood."""
         wanted = {"mask": "mask", "operator": "linear"}
         for name, kind in wanted.items():
             if (getattr(self, name) is not None) != (self.likelihood == kind):
@@ -118,13 +118,13 @@ class LikelihoodOptions(Declared, section="Likelihood"):
 
     @property
     def _arrays(self) -> list[str]:
-        """Values that are files of arrays."""
+        """Option values that are array files."""
         values = (self.noise_std, self.mask, self.operator)
         return [text for text in values if text and text.endswith(".npy")]
 
 
 class SamplerOptions(Declared, section="Sampler"):
-    """How to sample."""
+    """Sampler and its settings."""
 
     sampler: str = option(
         type=choice(names.SAMPLERS),
@@ -168,11 +168,11 @@ class SamplerOptions(Declared, section="Sampler"):
 
     def __post_init__(self) -> None:
         if self.minutes is not None and self.particles is not None:
-            raise UsageError("give either --particles or --minutes, in which as many fit")
+            raise UsageError("give either --particles or --minutes")
 
 
 class InferenceSettings(Declared):
-    """Options of all commands: where results go, the prior and the likelihood."""
+    """Options of all commands: output, prior and likelihood."""
 
     save_dir: Path = shared.save_dir()
     prior: PriorOptions = options_of(PriorOptions)
@@ -184,12 +184,12 @@ class InferenceSettings(Declared):
 
     @property
     def learned(self) -> bool:
-        """Whether the flow has learned the posterior itself, so that there is no likelihood."""
+        """Whether the network is the posterior, so that there is no likelihood."""
         return False
 
     @property
     def of_trials(self) -> bool:
-        """Whether a network has learned the likelihood."""
+        """Whether the likelihood is a network."""
         return self.prior.prior is not None
 
     def __post_init__(self) -> None:
@@ -218,14 +218,14 @@ class CommonSettings(InferenceSettings):
             raise UsageError("--sharpen is for draws without a likelihood: leave it out")
 
     def require_alone(self) -> None:
-        """Raises UsageError if an option was typed that is for a likelihood."""
+        """Raise UsageError if an option for likelihoods is given."""
         of_samplers = self.sampler.typed - {"chains", "draws", "seed"}
         for name in sorted(of_samplers | (self.given & {"chain_n_iters"})):
             raise UsageError(f"--{name} is for a likelihood, and there is none: leave it out")
 
 
-class HeldOutOptions(Declared, section="Held-out truths"):
-    """What held-out truths are to be looked at for, beside the parameters themselves."""
+class HeldOutOptions(Declared, section="Calibration"):
+    """Further quantities of a calibration."""
 
     function: tuple[str, ...] | None = option(
         help="Functions of the parameters, FILE.py:name (comma-separated), that map points "
@@ -240,5 +240,5 @@ class HeldOutOptions(Declared, section="Held-out truths"):
 
     @property
     def wanted(self) -> bool:
-        """Whether one of these was asked for."""
+        """Whether any of these options is given."""
         return bool(self.function or self.conditions_network)

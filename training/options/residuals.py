@@ -28,7 +28,7 @@ class NoiseOptions(Declared, section="Noise"):
 
 
 class _Extracting(Declared):
-    """What both extractions have in common."""
+    """Options of both extractions."""
 
     save_dir: Path = shared.save_dir()
     network: str = shared.network()
@@ -37,7 +37,7 @@ class _Extracting(Declared):
     run: shared.DeviceOptions = options_of(shared.DeviceOptions)
 
     def matters(self) -> dict[str, Any]:
-        """Options that the numbers depend on."""
+        """Return the options that affect results, by name."""
         names = (
             *("network", "calibration", "data_root", "n_samples", "seed", "precision"),
             *("solver", "rtol", "atol"),
@@ -104,7 +104,7 @@ class ExtractSettings(
 
 
 class _Correlating(Declared):
-    """What both calculations have in common; what a file says already is said as a check."""
+    """Options of both calculations; properties of the data are compared with the file."""
 
     save_dir: Path = shared.save_dir()
     data_name: str | None = option(unset="the file's", help="The data")

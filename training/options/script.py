@@ -1,6 +1,6 @@
-"""How a script is run: its command, and how whatever goes wrong becomes one line and an exit code.
+"""Commands of the scripts, and the conversion of errors to one line and an exit code.
 
-Names of options may be written with ``_`` or ``-`` alike, and flags with a value, ``--cond=True``.
+Option names may be written with ``_`` or ``-``, and flags with a value, ``--cond=True``.
 """
 
 import logging
@@ -39,14 +39,14 @@ group = partial(click.Group, context_settings=CONTEXT)
 def runs(
     place: str, settings: type[Declared], help: str | None = None, short_help: str | None = None
 ) -> click.Command:
-    """A command that runs a function of ``training.commands``.
+    """Return a command that runs a function of ``training.commands``.
 
     Args:
-        place: ``module.function``. It is imported when the command runs, so that ``--help`` need
-            not wait for PyTorch.
-        settings: What the function takes.
-        help: What it does; None if its settings say so.
-        short_help: The same in a list of commands; None for its first sentence.
+        place: ``module.function``. It is imported when the command runs, so that ``--help`` does
+            not import PyTorch.
+        settings: Settings class of the function.
+        help: Help text; None for the docstring of the settings.
+        short_help: Help text in a list of commands; None for the first sentence.
     """
 
     @command(
@@ -65,14 +65,14 @@ def runs(
 
 
 class _Terminated(BaseException):
-    """SIGTERM came."""
+    """SIGTERM was received."""
 
 
 @contextmanager
 def _raised_on_sigterm() -> Iterator[None]:
-    """Makes SIGTERM an exception, so that unfinished files are removed; a second one acts at once.
+    """Raise an exception on SIGTERM, so that unfinished files are removed; a second one kills at once.
 
-    Not among ranks: while one waits for another that has died, no exception would be raised in it.
+    This applies to single processes only: a rank that waits for a dead one could not raise it.
     """
     alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
     handled = signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
@@ -92,10 +92,11 @@ def _raised_on_sigterm() -> Iterator[None]:
 
 
 def run_script(script: click.Command) -> None:
-    """Runs a script's command and ends the process: 0, or one line on stderr and an exit code.
+    """Run the command of a script and end the process with its exit code.
 
-    Usage errors exit with 2 and other expected errors with 1; an unexpected exception keeps its
-    traceback, since it is a bug. After SIGTERM, as after Ctrl-C, nothing half done stays.
+    Usage errors exit with 2 and other expected errors with 1, with one line on stderr. An
+    unexpected exception is a bug and keeps its traceback. SIGTERM and Ctrl-C leave no unfinished
+    files.
     """
     rank = int(os.environ.get("RANK", "0"))
     setup_logging(rank)
@@ -132,8 +133,8 @@ def run_script(script: click.Command) -> None:
         code, message = 1, "out of memory: use fewer samples or smaller batches"
     if message is not None:
         if rank:
-            # torchrun ends the other ranks once one has failed, so that an error which all share
-            # is told once.
+            # torchrun ends the other ranks once one has failed, so that an error of all ranks
+            # is printed once.
             time.sleep(5)
         line = " ".join(message.split())
         print(f"{Path(sys.argv[0]).name}: error: {line}", file=sys.stderr, flush=True)

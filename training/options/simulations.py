@@ -110,13 +110,13 @@ class SimulationSettings(
 
     @property
     def needs_melt(self) -> bool:
-        """Whether an earlier melt is gone on from."""
+        """Whether the simulation starts from an earlier melt."""
         lone_gen = self.sim_type == "gen" and self.gen_source == "empirical"
         return self.sim_type == "roundtrip" or lone_gen
 
 
 class _Simulating(Declared):
-    """What the simulations of toys have in common."""
+    """Options of all simulations of toys."""
 
     save_dir: Path = shared.save_dir()
     total_samples: int = option(default=2000, help="Samples per simulation.")
@@ -149,7 +149,7 @@ class NetSettings(
         shared.check_storage(self.store_grid, self.times.disc, self.network)
 
     def expected(self) -> dict[str, Any]:
-        """What the network is said to be, by name."""
+        """Return the properties that the network is expected to have, by name."""
         return {"data_name": self.data_name, "augment_to": self.augment_to, **self.flow.expected()}
 
 
@@ -206,12 +206,12 @@ class RoundtripSettings(
 
 
 BOUNDARY_POINTS = {2: 200, 3: 2000}
-"""By dimension, so many that the polygon or mesh follows where the flow folds."""
+"""Default number of boundary points by dimension, enough to follow folds of the flow."""
 MOST_BOUNDARY_POINTS, MOST_RADII = 10**5, 10**3
 
 
 class SphereOptions(Declared, section="Spheres and points"):
-    """The spheres, and what is counted in them."""
+    """Spheres and test points."""
 
     test_pts: int = option(
         default=20000, help="Number of test points, and of fresh samples of a toy."
@@ -261,12 +261,19 @@ class SphereOptions(Declared, section="Spheres and points"):
         return range(self.seed, self.seed + self.num_seeds)
 
     def points_on(self, dim: int) -> int | None:
-        """Points on each sphere; None where there is no default."""
+        """Return the number of points on each sphere; None if it has no default."""
         return self.boundary_pts or BOUNDARY_POINTS.get(dim)
 
     def pairs(self, dim: int, possible: bool) -> bool:
-        """Whether to compare with the exact flow, in so many dimensions. Raises UsageError if it
-        was asked for, but is not possible, since there is none, or the flow is it."""
+        """Return whether to compare with the exact flow.
+
+        Args:
+            dim: Dimension of the data.
+            possible: Whether there is an exact flow that differs from this one.
+
+        Raises:
+            UsageError: The comparison is requested but not possible.
+        """
         if self.paired and not possible:
             raise UsageError("--paired compares a network with --score=exact, which this is")
         return possible and dim == 2 if self.paired is None else self.paired

@@ -115,7 +115,7 @@ CONDITIONAL = {"bounded", "cond_screen", "cond_shape", "cond_waves", "linear_sta
 
 
 class TableOptions(Declared, section="Tables", of_kind=names.TABLE):
-    """How the columns of a table are seen, and the network of a table."""
+    """Transforms of columns, and the network of a table."""
 
     marginals: str = option(
         type=choice((names.AUTO, *names.MARGINALS, *names.EVENED, names.LOG, names.AXES_TOO)),
@@ -182,23 +182,23 @@ class TableOptions(Declared, section="Tables", of_kind=names.TABLE):
     )
 
     def require_likelihood(self) -> None:
-        """Raises UsageError if an option was typed that leaves no likelihood."""
+        """Raise UsageError if an option does not apply to likelihoods."""
         if self.bounded == "reject":
             raise UsageError(
-                "--bounded=reject gives data beyond their bounds some of the likelihood: leave it "
-                "out with --likelihood"
+                "--bounded=reject does not apply to --likelihood, which would be positive beyond the "
+                "bounds: leave it out"
             )
         if self.cond_shape is not None and self.cond_shape[0] == names.ANY_NUMBER:
-            raise UsageError("--cond_shape=set:K is for --cond: a likelihood is of one trial")
+            raise UsageError("--cond_shape=set:K is for --cond: a likelihood describes one trial")
 
     def require_nothing_of_conditions(self) -> None:
-        """Raises UsageError if an option was typed that is for tables with conditions."""
+        """Raise UsageError if an option for conditional tables is given."""
         for name in sorted(self.given & CONDITIONAL):
             raise UsageError(f"--{name} is for --cond: leave it out")
 
 
 class DataOptions(Declared, section="Data"):
-    """What to train on."""
+    """Training data."""
 
     data: Path | None = option(
         type=DATA_SET,
@@ -282,7 +282,7 @@ class ImageFlowOptions(InflationOptions):
 
 
 class ImageTrainingOptions(TrainingOptions):
-    """How long and how to train."""
+    """Duration and optimization."""
 
     preset: str = option(
         of=names.IMAGES,
@@ -303,7 +303,7 @@ class ImageTrainingOptions(TrainingOptions):
 
 
 class ImageCalibrationOptions(CalibrationOptions):
-    """Whether, how and on what to calibrate."""
+    """Calibration of the network."""
 
     calibrate: bool | None = option(
         unset="on for images with precond=ifs",
@@ -331,7 +331,7 @@ class TrainSettings(
     common="data outdir cond any likelihood dims_to_keep preset duration minutes batch "
     "resume seed device_name threads dry_run",
 ):
-    """All settings of the script."""
+    """Options of ``train.py``."""
 
     data: DataOptions = options_of(DataOptions)
     flow: ImageFlowOptions = options_of(ImageFlowOptions)
@@ -345,19 +345,23 @@ class TrainSettings(
     def __post_init__(self) -> None:
         if self.data.likelihood and self.data.cond:
             raise UsageError(
-                "--cond trains a posterior, and --likelihood a likelihood: give one of them"
+                "--cond trains a posterior and --likelihood a likelihood: give one of them"
             )
 
     def require_complete(self) -> None:
         require_named(self, "data")
 
     def require_none_of_complete_tables(self, what: str, but: Sequence[str] = ()) -> None:
-        """Raises UsageError if an option was typed that has no effect where questions are asked,
-        but for some."""
+        """Raise UsageError if an option is given that does not apply to conditional queries.
+
+        Args:
+            what: Description of the data set.
+            but: Options that are allowed.
+        """
         of_spaces = ("marginals", "whiten", "linear_start", "bounded", "ensemble", "cond")
         for name in (*of_spaces, "likelihood", "cond_screen", "cond_shape", "cond_waves"):
             if name in self.given and name not in but:
                 raise UsageError(
-                    f"--{name} is for flows of whole rows, but {what} is trained for questions: "
-                    "leave it out"
+                    f"--{name} is for flows of whole rows, but {what} is trained for conditional "
+                    "queries: leave it out"
                 )

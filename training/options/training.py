@@ -1,5 +1,4 @@
-"""Options of the scripts that train, settings of ``toy_train.py``, and how a resumed run takes over
-its own."""
+"""Options of the scripts that train, settings of ``toy_train.py``, and options of resumed runs."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -27,7 +26,7 @@ from training.recipes import AVERAGED_PLANE, AVERAGED_SPACE, AVERAGED_TOY, OF_TO
 
 
 class TrainingOptions(Declared, section="Training"):
-    """How long and how to train; what is None is the recipe's."""
+    """Duration and optimization; None stands for the value of the recipe."""
 
     duration: float | None = option(
         free=True,
@@ -60,7 +59,7 @@ class TrainingOptions(Declared, section="Training"):
 
 
 class LatentLawOptions(Declared, section="Calibration"):
-    """Whether to learn what compressed latents are distributed as."""
+    """Distribution of the latents."""
 
     latent_law: str | None = option(
         type=choice(("learned", "gaussian")),
@@ -82,11 +81,13 @@ class LatentLawOptions(Declared, section="Calibration"):
         if (self.network is not None) != self.refit_latent_law:
             raise UsageError("--network and --refit_latent_law go together")
         if self.refit_latent_law and self.latent_law == "gaussian":
-            raise UsageError("--refit_latent_law learns a law: leave --latent_law=gaussian out")
+            raise UsageError(
+                "--refit_latent_law learns a distribution: leave --latent_law=gaussian out"
+            )
 
 
 class CalibrationOptions(Declared, section="Calibration"):
-    """Whether and how to correct the trained network by what it does on data."""
+    """Calibration of the network."""
 
     calibrate: bool | None = option(
         unset="with precond=ifs",
@@ -100,9 +101,16 @@ class CalibrationOptions(Declared, section="Calibration"):
     )
 
     def wanted(self, precond: str, by_default: bool = True) -> bool:
-        """Whether there is to be a calibration of a kind of model, as there is ``by_default``,
-        where there can be one, unless something is said. Raises UsageError if it was asked for, but
-        is not defined for the isotropic models; or how to fit was said, but there is no fit."""
+        """Return whether to calibrate a kind of model.
+
+        Args:
+            precond: Kind of model; isotropic models have no calibration.
+            by_default: Whether to calibrate if no option says so.
+
+        Raises:
+            UsageError: A calibration is requested for an isotropic model, or its options are given
+                without a calibration.
+        """
         if self.calibrate and precond != "ifs":
             raise UsageError(
                 f"--calibrate goes with --precond=ifs only, not {precond}: leave it out"
@@ -116,7 +124,7 @@ class CalibrationOptions(Declared, section="Calibration"):
 
 
 class RunOptions(Declared, section="Run"):
-    """Where a run is, what it writes and when, and what it goes on from."""
+    """Output, resumption, device and random seed."""
 
     outdir: Path | None = option(help="Folder for the new run directory.  [required]")
     desc: str | None = option(help="Text to append to the name of the run directory.")
@@ -169,10 +177,7 @@ class RunOptions(Declared, section="Run"):
 
 
 def require_named(settings: Declared, data: str) -> None:
-    """Raises click.UsageError if a new run is not told what to train on, or where to write.
-
-    A command refuses it as well; this needs nothing but what was typed.
-    """
+    """Raise click.UsageError if a new run has no data or no output directory."""
     values = settings.recorded()
     if values["resume"] is None and not values["refit_latent_law"]:
         require_values(values, data)
@@ -185,8 +190,11 @@ def require_values(values: Mapping[str, Any], data: str) -> None:
 
 
 def as_typed(cls: type[Declared], options: Mapping[str, Any], source: Path) -> dict[str, Any]:
-    """Values from a file, by name, as the command would take them from the command line. Raises
-    DataError if an option does not take its value, or has none where there must be one."""
+    """Convert option values from a file as if they were typed on the command line.
+
+    Raises:
+        DataError: A value is invalid, or a required one is missing.
+    """
     command = click.Command("resumed", params=list(parameters_of(cls)))
     ctx = click.Context(command)
     typed = {}
@@ -194,10 +202,10 @@ def as_typed(cls: type[Declared], options: Mapping[str, Any], source: Path) -> d
         name = param.name or ""
         value = options.get(name)
         if value is None and isinstance(param.get_default(ctx), int | float | str):
-            raise DataError(f"{source} has no value of --{name}")
+            raise DataError(f"{source} has no value for --{name}")
         listed = isinstance(value, list | tuple) and isinstance(param.type, Integers | Names)
         if not listed and not isinstance(value, str | int | float | Path | None):
-            raise DataError(f"{source}: --{name} is no single value, as it is on the command line")
+            raise DataError(f"{source}: --{name} is not a single value")
         as_it_is = listed or value is None
         try:
             typed[name] = param.type_cast_value(ctx, value if as_it_is else str(value))
@@ -207,7 +215,7 @@ def as_typed(cls: type[Declared], options: Mapping[str, Any], source: Path) -> d
 
 
 def _of_recipes(name: str) -> str:
-    """What the recipes have of an option, for its help."""
+    """Describe the values of an option in the recipes, for its help."""
     recipes = (AVERAGED_PLANE, AVERAGED_SPACE, AVERAGED_TOY, TOY)
     plane, space, other, plain = (f"{getattr(each, name):g}" for each in recipes)
     if plane == space == other:
@@ -217,7 +225,7 @@ def _of_recipes(name: str) -> str:
 
 
 class ToyOptions(Declared, section="Data"):
-    """What to train on."""
+    """Training data."""
 
     data_name: str | None = option(type=choice(names.TOY_NAMES), help="The toy.  [required]")
     augment_to: int = option(
@@ -272,7 +280,7 @@ class ToyTrainSettings(
     common="data_name outdir nosubdir data_dim dims_to_keep tmax arch duration minutes "
     "resume seed device_name dry_run",
 ):
-    """All settings of the script."""
+    """Options of ``toy_train.py``."""
 
     toy: ToyOptions = options_of(ToyOptions)
     flow: ToyFlowOptions = options_of(ToyFlowOptions)

@@ -15,11 +15,11 @@ from training.names import ANY_NUMBER, COLUMN_TYPES, IDENTIFIER, RAW_TABLES, scr
 
 Param = click.Parameter | None
 Context = click.Context | None
-"""What click calls types with, beside a value."""
+"""Types of the arguments that click passes with a value."""
 
 
 class FiniteFloat(click.FloatRange):
-    """A float range that takes neither infinities nor NaN, which compare as if in range."""
+    """Float range that excludes infinities and NaN."""
 
     def convert(self, value: Any, param: Param, ctx: Context) -> float:
         number = super().convert(value, param, ctx)
@@ -37,15 +37,15 @@ SEED = click.IntRange(min=0, max=2**63 - 1)
 
 
 class FilePath(click.Path):
-    """A path that a file system can have: options of a run that is resumed may hold any text."""
+    """Path that is valid for a file system; options of a resumed run may contain any text."""
 
     def convert(self, value: Any, param: Param, ctx: Context) -> str | bytes | os.PathLike[str]:
         try:
             name = os.fsencode(value)
         except UnicodeEncodeError:
-            self.fail("it has characters that no path has", param, ctx)
+            self.fail("it contains characters that a path cannot have", param, ctx)
         if b"\0" in name:
-            self.fail("it has a zero byte, which no path has", param, ctx)
+            self.fail("it contains a zero byte", param, ctx)
         return super().convert(value, param, ctx)
 
 
@@ -53,7 +53,7 @@ FILE = FilePath(path_type=Path)
 
 
 class DataSetPath(FilePath):
-    """The path of a data set that exists and is none of the files that one is made of."""
+    """Path of an existing data set, as opposed to a file that one is made from."""
 
     def convert(self, value: Any, param: Param, ctx: Context) -> str | bytes | os.PathLike[str]:
         path = Path(os.fsdecode(super().convert(value, param, ctx)))
@@ -63,7 +63,7 @@ class DataSetPath(FilePath):
             )
         if path.is_file() and path.suffix.lower() in RAW_TABLES:
             raise DataError(
-                f"{path} is no data set yet: make one of it by {script('dataset_tool')} "
+                f"{path} is not a data set: convert it with {script('dataset_tool')} "
                 f"--source={path} "
                 f"--dest={path.stem}.npz"
             )
@@ -74,14 +74,14 @@ DATA_SET = DataSetPath(path_type=Path)
 
 
 class NetworkFilePath(click.ParamType[str]):
-    """The path of a file that exists, or a URL: told here, a mistake waits for nothing."""
+    """Path of an existing file, or a URL; mistakes are reported before any work starts."""
 
     name = "path|url"
 
     def convert(self, value: Any, param: Param, ctx: Context) -> str:
         text = str(value)
         if not text.strip():
-            self.fail("it is empty: give a network file or an https URL", param, ctx)
+            self.fail("the value is empty: give a network file or an https URL", param, ctx)
         if "://" not in text:
             from dnnlib.urls import local_file  # here, since --help need not wait for it
 
@@ -111,7 +111,7 @@ def choice(names: Iterable[str]) -> click.Choice[str]:
 
 
 class Integers(click.ParamType[tuple[int, ...]]):
-    """Positive integers with something between them, of which ``name`` is an example."""
+    """Positive integers with a separator; ``name`` is an example."""
 
     what, separator = "a list of positive integers", ","
 
@@ -130,7 +130,7 @@ class Integers(click.ParamType[tuple[int, ...]]):
         return numbers
 
     def typed(self, numbers: Sequence[int]) -> str:
-        """Numbers as they are typed."""
+        """Return numbers as they are typed."""
         return self.separator.join(map(str, numbers))
 
 
@@ -149,7 +149,9 @@ class Shape(Integers):
             return super().convert(value, param, ctx)
         size = value.removeprefix(SET)
         if not (size.isdecimal() and int(size)):
-            self.fail(f"'{value}' is no set such as {SET}2, of rows of two numbers", param, ctx)
+            self.fail(
+                f"'{value}' is not a set such as {SET}2, with two numbers per row", param, ctx
+            )
         return ANY_NUMBER, int(size)
 
     def typed(self, numbers: Sequence[int]) -> str:
@@ -195,8 +197,7 @@ class Groups(click.ParamType[tuple[tuple[str, ...], ...]]):
 
 
 class ColumnTypes(click.ParamType[tuple[tuple[str, str], ...]]):
-    """Comma-separated types ``name:type``: one that ``training.names`` lists, levels in order, or
-    the form of a date; quoted as names are."""
+    """Comma-separated types ``name:type``: a listed type, ordered levels or a date format."""
 
     name = "a:category,b:small<large"
     form = re.compile(r"(?P<name>.+?):(?P<type>%.+|[^:]+)")
@@ -211,7 +212,7 @@ class ColumnTypes(click.ParamType[tuple[tuple[str, str], ...]]):
             if not match or not (kind in (*COLUMN_TYPES, IDENTIFIER) or {"<", "%"} & set(kind)):
                 self.fail(
                     f"'{part}' is not name:type, the type {', '.join(COLUMN_TYPES)}, {IDENTIFIER}, "
-                    "levels in order such as small<medium<large, or a date's form such as %d.%m.%Y",
+                    "ordered levels such as small<medium<large, or a date format such as %d.%m.%Y",
                     param,
                     ctx,
                 )
@@ -221,8 +222,7 @@ class ColumnTypes(click.ParamType[tuple[tuple[str, str], ...]]):
 
 
 class Ranges(click.ParamType[tuple[tuple[str, float, float], ...]]):
-    """Comma-separated ranges ``name:low:high``, either end of which may be left empty; quoted as
-    names are."""
+    """Comma-separated ranges ``name:low:high`` with optional ends; names are quoted as in ``Names``."""
 
     name = "a:0:1,b:0:"
 
@@ -242,7 +242,7 @@ class Ranges(click.ParamType[tuple[tuple[str, float, float], ...]]):
             except ValueError:
                 self.fail(f"'{part}' is not a range such as a:0:1 or a:0:", param, ctx)
             if not (name.strip() and low < high):
-                self.fail(f"'{part}' is no range of a column: low must be below high", param, ctx)
+                self.fail(f"'{part}' is not a valid range: low must be below high", param, ctx)
             ranges.append((name.strip(), low, high))
         _require_once(self, str(value), [name for name, _, _ in ranges], param, ctx)
         return tuple(ranges)
@@ -251,7 +251,7 @@ class Ranges(click.ParamType[tuple[tuple[str, float, float], ...]]):
 def _require_once(
     kind: click.ParamType[Any], text: str, names: Sequence[str], param: Param, ctx: Context
 ) -> None:
-    """Fails if a column is named twice: the last of two would be taken in silence."""
+    """Fail if a column is named twice."""
     for name in names:
         if names.count(name) > 1:
             kind.fail(f"'{text}' names column '{name}' twice: name it once", param, ctx)
@@ -269,7 +269,7 @@ class Givens(click.ParamType[tuple[tuple[str, str], ...]]):
         for name, colon, given in pairs:
             if not (name.strip() and colon and given.strip()):
                 text = f"{name}{colon}{given}"
-                hint = "what has a comma in it stands in double quotes"
+                hint = "put values with a comma in double quotes"
                 self.fail(f"'{text}' is not name:value: {hint}", param, ctx)
         return tuple((name.strip(), given.strip()) for name, _, given in pairs)
 
@@ -284,5 +284,4 @@ BY_ANNOTATION: dict[Any, click.ParamType[Any]] = {
     tuple[tuple[str, ...], ...]: Groups(),
     tuple[tuple[str, float, float], ...]: Ranges(),
 }
-"""What an option takes of which nothing is said but what its values are: paths of files, numbers
-from 1 on, positive numbers, and so on."""
+"""Types of options that follow from the annotations of their fields."""

@@ -253,7 +253,7 @@ def _page(
     saved: SavedCheck, count: int, across: int, size: tuple[float, float], note: str, how: str = ""
 ) -> tuple[Figure, list[Axes]]:
     verdict = "" if how else saved.calibration.verdict
-    right = "no miscalibration found" if saved.calibration.conclusive else "too few runs to tell"
+    right = "no miscalibration found" if saved.calibration.conclusive else "too few runs to test"
     outcome = how or (right if saved.calibration.passed else "not calibrated")
     figure, panels = look.panels(
         count,
