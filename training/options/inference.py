@@ -15,11 +15,11 @@ from training.options.types import NETWORK, choice
 
 LIKELIHOODS = ("gaussian", "mask", "linear")
 DRAWS, CHECK_DRAWS, CALIBRATION_DRAWS = 1000, 10, 50
-"""Default numbers of draws per chain. A check without a likelihood needs few, because it ranks a true
-value among all draws; a calibration needs levels as fine as its number of cases."""
+"""Default numbers of draws per chain. A check without a likelihood needs few, because it ranks a
+true value among all draws; a calibration needs levels as fine as its number of cases."""
 SOLVER = "exp_ab2"
-"""Solver of draws, with one evaluation per step: errors only need to be small compared with the spread
-of the many draws."""
+"""Solver of draws, with one evaluation per step: errors only need to be small compared with the
+spread of the many draws."""
 STEPS, CHAIN_STEPS = 24, 10
 
 

@@ -70,7 +70,7 @@ class _Terminated(BaseException):
 
 @contextmanager
 def _raised_on_sigterm() -> Iterator[None]:
-    """Raise an exception on SIGTERM, so that unfinished files are removed; a second one kills at once.
+    """Raise an exception on the first SIGTERM, so that unfinished files are removed.
 
     This applies to single processes only: a rank that waits for a dead one could not raise it.
     """

@@ -185,8 +185,8 @@ class TableOptions(Declared, section="Tables", of_kind=names.TABLE):
         """Raise UsageError if an option does not apply to likelihoods."""
         if self.bounded == "reject":
             raise UsageError(
-                "--bounded=reject does not apply to --likelihood, which would be positive beyond the "
-                "bounds: leave it out"
+                "--bounded=reject does not apply to --likelihood, which would be positive beyond "
+                "the bounds: leave it out"
             )
         if self.cond_shape is not None and self.cond_shape[0] == names.ANY_NUMBER:
             raise UsageError("--cond_shape=set:K is for --cond: a likelihood describes one trial")

@@ -222,7 +222,7 @@ class ColumnTypes(click.ParamType[tuple[tuple[str, str], ...]]):
 
 
 class Ranges(click.ParamType[tuple[tuple[str, float, float], ...]]):
-    """Comma-separated ranges ``name:low:high`` with optional ends; names are quoted as in ``Names``."""
+    """Comma-separated ranges ``name:low:high`` with optional ends; quoted as ``Names``."""
 
     name = "a:0:1,b:0:"
 
