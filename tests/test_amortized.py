@@ -76,7 +76,7 @@ def test_strange_data_are_told(sample, done, simulations, tmp_path):
     far = write_csv(tmp_path / "far.csv", SIMULATION_NAMES[2:], np.array([[0, 0], [-1.5, 1.5]]))
     with mock.patch("training.inference.amortized.MOST_TURNS", 3):
         result = sample(tmp_path / "out", f"--condition={far}")
-    assert "observation 2 is unlike the simulations" in result.out
+    assert "observation 2 is out of distribution" in result.out
     assert "observation 1 is" not in result.out
     refused(result, 1, "draws for observation 2", "beyond the bounds", "--bounded=map")
 
@@ -85,7 +85,7 @@ def test_an_observation_unlike_the_simulations_has_not_converged(sample, tmp_pat
     with mock.patch.object(Surprise, "limit", -100.0):
         result = good(sample(tmp_path))
     assert "3 of 3 have not converged" in result.out
-    assert "observation(s) 1, 2, 3: The observation is unlike the simulations" in result.out
+    assert "observation(s) 1, 2, 3: The observation is out of distribution" in result.out
     assert only_json(tmp_path)["converged"] == 0
 
 
@@ -100,7 +100,7 @@ def test_posteriors_that_are_locally_too_wide_are_named(done, simulations, tmp_p
     result = good(starter(posterior, "sample", network, *FEW, seen)(tmp_path / "out"))
     for number in (1, 2, 3):
         told = f"the posterior of observation {number} seems too wide in a: at simulations"
-        assert f"{told} with such posteriors, errors are 0.5 times" in result.out
+        assert f"{told} with similar posteriors, errors are 0.5 times" in result.out
     first = only_json(tmp_path / "out")["posteriors"][0]
     assert first["error_over_std"] == pytest.approx({"a": 0.5, "b": 1.1})
     assert "error_over_std" not in only_json(done)["posteriors"][0]
@@ -177,7 +177,7 @@ def test_a_check_asks_whether_held_out_simulations_are_found_again(check, simula
     assert near[0]["surprise"] < 2 < near[1]["surprise"]
     assert near[0]["distance"] < 2 < near[1]["distance"]
     assert [one["local"] for one in near] == [False, False]
-    assert "observation 2 is unlike the simulations" in text
+    assert "observation 2 is out of distribution" in text
     assert "Observation 1: no local test" in text
     assert sorted(path.suffix for path in (tmp_path / "out").iterdir()) == [".json", ".npz"]
     # The runs that are drawn at random are the same without observations.

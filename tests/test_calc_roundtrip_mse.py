@@ -57,7 +57,7 @@ def test_the_promised_files_are_written_and_the_last_line_tells_the_numbers(meas
     *wrote, last = got.printed.splitlines()
     assert wrote == [f"Wrote {got.folder / name}" for name in names]
     mse, mse_float, largest, exact = numbers(got)
-    assert f"Roundtrip of {COUNT} images" in last
+    assert f"Round trip of {COUNT} images" in last
     assert f"mean squared error {mse:.6g} squared gray levels after rounding" in last
     assert f"{mse_float:.6g} before" in last
     assert f"largest error {largest:.4g} gray levels" in last

@@ -166,7 +166,7 @@ def test_no_result_is_replaced_unless_asked(command, shelf, tmp_path):
 def test_a_run_is_never_replaced(name, shelf, tmp_path):
     command, before = COMMANDS[name], contents(shelf.done(name))
     result = command.run(*command.given(shelf), *command.at(shelf.done(name)))
-    refused(result, 2, "holds a run already", "--resume")
+    refused(result, 2, "already contains a run", "--resume")
     assert contents(shelf.done(name)) == before
 
 

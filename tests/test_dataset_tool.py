@@ -198,7 +198,7 @@ BAD_FILES = {
     "text": (b"not an image", "not an image of a known format"),
     "truncated": (GOOD[:-40], "not a readable image"),
     "bomb": (claiming(50_000), "pixels"),
-    "many": (claiming(8_500), "says it has 8500x8500 pixels"),
+    "many": (claiming(8_500), "declares 8500x8500 pixels"),
     "sixteen": (encoded(np.full((6, 6), 4000, np.uint16)), "more than 8 bits"),
     "oblong": (encoded(noise(4, 6, 3)), "6x4, not square: give --transform=center-crop"),
     "another_size": (encoded(noise(4, 4, 3)), "4x4, but the first image 6x6: give --resolution"),
@@ -253,4 +253,4 @@ def test_a_zip_entry_that_says_it_is_huge_is_not_read(tmp_path):
     data = source.read_bytes()
     field = data.index(b"PK\x01\x02") + 24
     source.write_bytes(data[:field] + struct.pack("<I", 2**31) + data[field + 4 :])
-    refused(tool(source, tmp_path / "d.zip"), 1, "x.png", "says it has 2147483648 bytes")
+    refused(tool(source, tmp_path / "d.zip"), 1, "x.png", "declares 2147483648 bytes")

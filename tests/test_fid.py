@@ -148,7 +148,7 @@ def test_nothing_unasked_is_left_and_few_images_are_noted(tool, data, generated,
     result = good(tool("calc", f"--images={generated}", f"--ref={reference}"))
     assert result.out.startswith("FID ")
     assert contents(tmp_path) == before
-    note = "Note: 6 images leave the covariance of 6 features singular. FID is biased upward"
+    note = "Note: the covariance of 6 features is singular for 6 images. FID is biased upward"
     assert note in tool.calc(generated, reference, "--num=6")["printed"]
     assert "Note" not in tool.calc(generated, reference, "--num=7")["printed"]
 
@@ -159,8 +159,8 @@ def test_foreign_moments_are_enough(tool, data, generated, dtype):
     foreign = tool.folder / "foreign.npz"
     np.savez(foreign, mu=own["mu"].astype(dtype), sigma=own["sigma"].astype(dtype))
     result = tool.calc(generated, foreign)
-    assert f"{foreign} does not say of what images it is: taken on trust" in result["printed"]
-    assert f"{foreign} does not say which detector made it: taken on trust" in result["printed"]
+    assert f"{foreign} does not describe its images: it cannot be checked" in result["printed"]
+    assert f"{foreign} does not name its detector: it cannot be checked" in result["printed"]
     assert "(18 images against an unknown number)" in result["printed"]
     expected = tool.calc(generated, tool.folder / "ref.npz")
     assert result["fid"] == pytest.approx(expected["fid"], rel=1e-6)

@@ -71,7 +71,7 @@ def sample(simulations, shelf):
 def done(sample, tmp_path_factory):
     folder = tmp_path_factory.mktemp("sampled")
     result = good(sample(folder, "--n_iters=3"))
-    assert "held-out truths, regions of 90% hold 90%" in result.out
+    assert "cases, regions of 90% cover at least 90%" in result.out
     assert "near it" in result.out
     assert "own, in the mean over observations: held out " in result.out
     return folder
@@ -167,8 +167,8 @@ def test_what_no_data_resemble_is_refused_before_any_draws(sample, tmp_path):
     assert not (tmp_path / "out").exists()
     near = write_csv(tmp_path / "near.csv", SIMULATION_NAMES[2:], np.zeros((1, 2)))
     result = good(sample(tmp_path / "in", f"--condition={near}", *given[1:], "--refuse=0.05"))
-    assert "No observation is refused at 0.05 (smallest: p = " in result.out
-    assert "A refusal finds gross errors only: an observation with one wrong" in result.out
+    assert "No observation is rejected at level 0.05 (smallest: p =" in result.out
+    assert "finds gross errors only: an observation with one wrong" in result.out
     refused(sample(tmp_path / "out", *given, "--refuse=0.001"), 2, "by 60 held-out truths")
 
 
@@ -197,12 +197,14 @@ def test_rows_that_a_training_saw_are_no_fresh_truths(simulations, questions_run
         place = (f"--network={network}", dest, f"--data_root={data}")
         return run_script(posterior, "calibrate", *place, *FEW, *more)
 
-    refused(calibrate(simulations / "runs.npz"), 1, "have chosen between networks", "--kept")
+    refused(calibrate(simulations / "runs.npz"), 1, "used to select the network", "--kept")
     again = table(tmp_path, "again", 300, 0, "--held-out=0")
     refused(calibrate(again), 1, "was trained on at least 300 of its 300")
-    refused(calibrate(table(tmp_path, "few", 12, 2, "--held-out=0")), 1, "12 fresh truths")
+    refused(
+        calibrate(table(tmp_path, "few", 12, 2, "--held-out=0")), 1, "12 calibration cases: use"
+    )
     questions = questions_run / "network-snapshot-000004.pkl"
-    refused(calibrate(houses, questions, "--noise_std=1"), 1, "not fresh", "--held-out=0")
+    refused(calibrate(houses, questions, "--noise_std=1"), 1, "no test set", "--held-out=0")
     shutil.copy(simulations / "network.pkl", tmp_path / "network.pkl")
     kept = table(tmp_path, "kept", 100, 3, "--kept=0.3")
     refused(calibrate(kept), 2, "network.pkl", "--overwrite")
@@ -253,7 +255,7 @@ def test_flows_of_any_question_have_densities_of_columns(questions_run, houses):
     values[:, prior.answers.space.numbers[0]] = rows[:, 0]
     expected = torch.from_numpy(prior.answers.log_prob(values, ~np.isnan(values))[0])
     assert (density - expected).std() < 0.05 * expected.std()
-    assert "has numbers of" in refusal(prior.of_columns, ["other"], rows, kind=UsageError)
+    assert "has numbers" in refusal(prior.of_columns, ["other"], rows, kind=UsageError)
 
 
 def test_a_model_is_held_against_what_was_observed(done, shelf, tmp_path):
@@ -269,10 +271,10 @@ def test_a_model_is_held_against_what_was_observed(done, shelf, tmp_path):
     content = only_json(tmp_path / "right")
     assert content["numbers"] == ["y 1", "y2", "total"]
     assert content["verdict"] in result.out
-    assert "standard deviations off would have been seen in 90 % of cases" in result.out
+    assert "standard deviations is detected in 90 % of cases." in result.out
     wrong = predict("wrong", f"--simulator={program}:wrong")
     assert wrong.code == 3
-    assert "does not make data like the observations" in wrong.out
+    assert "does not reproduce the observations:" in wrong.out
     refused(predict("none"), 2, "--simulator")
     refused(predict("none", f"--simulator={program}:flat"), 1, "flat returned", "must return data")
     pictures = good(run_script(visualize, tmp_path / "right", f"--dest={tmp_path}")).out

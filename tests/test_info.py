@@ -49,9 +49,9 @@ def test_networks_and_sets_of_images_are_described_and_what_is_neither_is_refuse
         "labels": "none",
     }
     write_image_set(tmp_path / "classes.zip", 6, classes=3)
-    assert facts(tmp_path / "classes.zip")["labels"].startswith("3 classes, images of each 0: ")
+    assert facts(tmp_path / "classes.zip")["labels"].startswith("3 classes with 0:")
     (tmp_path / "notes.txt").write_text("x")
-    assert "is no file of this project" in run_script(info, tmp_path / "notes.txt").error
+    assert "is not a file of this project:" in run_script(info, tmp_path / "notes.txt").error
     assert run_script(info, tmp_path / "none.npz").code == 1
 
 

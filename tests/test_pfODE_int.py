@@ -338,7 +338,7 @@ def test_a_refit_changes_nothing_but_the_law_and_has_to_make_sense(laws):
         ((f"--network={plain}",), "go together"),
         (("--refit_latent_law",), "go together"),
         ((f"--network={plain}", "--refit_latent_law"), "exists: move it"),
-        ((f"--network={preserving}", "--refit_latent_law"), "compresses none of its 2"),
+        ((f"--network={preserving}", "--refit_latent_law"), "compress any of its 2"),
         ((f"--network={plain}", "--refit_latent_law", "--data_name=moons"), "moons"),
     ):
         refused(run_script(toy_train, *arguments), 2, part)
@@ -347,7 +347,7 @@ def test_a_refit_changes_nothing_but_the_law_and_has_to_make_sense(laws):
 def test_generation_draws_from_the_learned_law(laws, tmp_path):
     count = 64
     for name, options, text in (
-        ("learned", (), "learned law"),
+        ("learned", (), "learned latent"),
         ("auto", ("--eps=auto",), "closed form"),
     ):
         place = (f"--save_dir={tmp_path / name}", f"--total_samples={count}", "--steps=4")

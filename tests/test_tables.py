@@ -103,7 +103,7 @@ def test_what_is_only_numbers_is_a_table_and_what_is_not_is_records(tmp_path):
     rows = "".join(f"{row};{row % 7},{row % 3};${row % 5},000;0{row % 2}\n" for row in range(50))
     source.write_text(";a;b;c\n" + rows)
     text = good(run_script(*making, "--exclude=b,c")).out
-    assert "Left out the first column" in text
+    assert "the first column," in text
     np.testing.assert_allclose(load_table(dest).points[:4, 0], [0, 1.1, 2.2, 3.0])
     text = good(run_script(*making, "--columns=a,c")).out
     assert "c       category  2 levels: 00, 01" in text
@@ -149,7 +149,7 @@ def test_held_out_rows_melt_and_have_densities(network, houses, tmp_path):
     assert result["format"] == "inflationary-flows roundtrip errors of rows 1"
     assert (result["rows"], set(result["columns"])) == (60, {"size", "room count", "price"})
     assert 0 < result["rms_error"] < 0.1
-    assert "Roundtrip of 60 rows" in text
+    assert "Round trip of 60 rows" in text
 
 
 def test_held_out_rows_are_counted_in_carried_spheres(network, houses, tmp_path, monkeypatch):
@@ -210,7 +210,7 @@ def test_misfits_of_network_and_table_are_told(network, houses, tmp_path, caplog
     assert torch.equal(prior.points(rows), torch.from_numpy(numbers[:, [0, 1, 3]]))
     assert off in caplog.text
     prior.points(rows, torch.tensor([1, 2]))
-    assert "of which 300 row(s) lack some: what they have of 'double' is not" in caplog.text
+    assert "300 row(s) lack some of these: their values of 'double' are not" in caplog.text
     one, other = (load_arrays(tmp_path / name / "houses_PRP_melt.npz") for name in ("one", "other"))
     np.testing.assert_array_equal(one["xs_es"], other["xs_es"])
     where = (f"--data_root={fewer}", f"--save_dir={tmp_path / 'out'}")
@@ -246,7 +246,7 @@ def test_a_run_is_resumed_with_its_own_table_only(houses_run, houses):
     with pytest.MonkeyPatch.context() as patch:
         other = replace(load_table(houses), points=load_table(houses).points + 1)
         patch.setattr("training.commands.train.load_table", lambda path: other)
-        refused(run_script(train, f"--resume={houses_run}"), 1, "of another table")
+        refused(run_script(train, f"--resume={houses_run}"), 1, "to another table:")
     assert contents(houses_run) == before
     assert all("Likelihood/held_out_nats" in line for line in stats(houses_run))
 

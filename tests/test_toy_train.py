@@ -51,7 +51,7 @@ def test_only_the_last_network_is_calibrated(train):
     assert first == {}
     assert last["calibration_slopes"].shape[1] == 3
     assert float(last["calibration_times"][0]) == 0.5
-    line = r"Calibrated on 200 points at 5 times in .* s: gains .* to .*, largest slope 0\.\d+"
+    line = "times; in kept dimensions gains"
     assert re.search(line, (folder / "log.txt").read_text())
 
 
@@ -132,7 +132,7 @@ def test_edm_in_eigenspace_counts_on_the_variance_of_each_dimension(train):
 def test_a_resumed_run_may_change_how_it_is_run(stopped):
     free = ("--snap=1", "--dump=1", "--batch-gpu=100", "--device_name=cpu", "--seed=5")
     result = run_script(toy_train, f"--resume={stopped}", *free)
-    assert (result.code, "The training is now" in result.out) == (0, False)
+    assert (result.code, "The duration is now" in result.out) == (0, False)
     assert (stopped / "network-snapshot-000008.pkl").exists()
 
 
@@ -143,7 +143,7 @@ def test_a_finished_run_can_be_extended_and_not_made_shorter(train):
     assert (result.code, "0.0008" in result.error) == (2, True)
     assert contents(folder) == before
     result = good(run_script(toy_train, f"--resume={folder}", "--duration=0.0016", "--tick=1"))
-    assert "The training is now one of 0.0016 million samples" in result.out
+    assert "The duration is now 0.0016 million samples" in result.out
     assert [line["seen"] for line in stats(folder)] == [800, 1000, 1600]
     # The rate goes on along the cosine of the new length.
     rate = 8e-3 * 1200 / 200_000 * math.cos(math.pi / 2 * 1000 / 1600) ** 2

@@ -109,7 +109,7 @@ def test_labels_that_are_vectors_are_given_and_never_drawn(fit, tmp_path):
     image_runs.write_images(tmp_path / "vectors.zip", pixels, [[0.5, 2.0]] * 40)
     path = network_file(fit("--cond", data=tmp_path / "vectors.zip"))
     flow = ImageFlow.of(NetworkFile.open(str(path)), {})
-    with pytest.raises(UsageError, match="are vectors of 2 numbers, of which none can be drawn"):
+    with pytest.raises(UsageError, match="are vectors of 2 numbers, which cannot be drawn:"):
         flow.drawn_labels(3, 0, None)
     given.write_text("a,b\n0.5,2\n")
     assert flow.labels(given).tolist() == [[0.5, 2.0]]

@@ -100,7 +100,7 @@ def test_a_bad_file_is_named_at_the_end_and_the_others_are_drawn(tmp_path):
     (tmp_path / "folder").mkdir()
     for name, content, message in (
         ("missing.npz", None, "does not exist"),
-        ("folder", None, "holds neither"),
+        ("folder", None, "contains no results"),
         ("network-snapshot-000001.pkl", b"", "cannot be drawn"),
         ("broken.npz", b"no zip", "readable"),
         ("stats.jsonl", b"no json\n{}\n", "line 1"),
@@ -136,5 +136,5 @@ def test_what_scripts_wrote_is_reported(toy, tmp_path):
     opened.assert_called_once_with(dest.as_uri())
     text = dest.read_text(encoding="utf-8")
     html = ("<dt>noise_std</dt><dd>0.3</dd>", "not looked into: 1 .txt", "is not a readable .npz")
-    for words in ("s curve: the flow", "ranks of truths", "50 of 60 points", *html):
+    for words in ("s curve: the flow", "ranks of true", "50 of 60 points", *html):
         assert words in text

@@ -134,7 +134,7 @@ def test_ranks_that_die_end_with_the_same_result(script, blobs, tmp_path):
     unbroken, _ = run(script, tmp_path / "unbroken", NEVER, *options)
     for step in steps:
         folder, out = run(script, tmp_path / f"dies-{step}", step, *options)
-        assert ("Going on from" in out) == (step >= 2), out
+        assert ("Resuming from" in out) == (step >= 2), out
         assert_same(outcome(folder), outcome(unbroken))
 
 

@@ -190,8 +190,8 @@ def test_promises_beyond_the_file_fail_at_once(path, refused):
     write_state(path, state)
     assert "more than the whole file" in refusal(read_state, path)
     for whole in (payload(about={"seen": spread}), of_part(arguments={"seen": spread})):
-        assert "has a tensor, 'seen'" in refused(whole)
-    assert "'about' has a number beyond 2^64" in refused(payload(about={"tmax": 10**600}))
+        assert "a tensor, 'seen'," in refused(whole)
+    assert "'about' contains a number beyond 2^64," in refused(payload(about={"tmax": 10**600}))
     torch.save(of_part(**{"class": "tower", "arguments": {"depth": 60_000}}), path)
     parts, _ = read_network(path)
     assert "far more tensors" in refusal(build, path, "network", parts["network"], {"tower": Tower})

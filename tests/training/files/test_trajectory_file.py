@@ -120,7 +120,7 @@ def test_melts_are_undone_from_their_file(tmp_path, caplog):
     assert not caplog.records
     assert saved.gap_for(SOLVERS["rev_euler"]) is None
     assert SavedEnd.load(path, FLOW, TIMES[::2]).gap_for(solver) is None
-    assert ["no exact inverse" in record.message for record in caplog.records] == [True, True]
+    assert ["an exact inverse" in record.message for record in caplog.records] == [True, True]
     arrays = load_arrays(path)
     save_arrays(path, {**arrays, "gap": arrays["gap"][1:]})
     assert "'gap' is [5, 3]" in refusal(SavedEnd.load, path, FLOW, TIMES)
@@ -201,7 +201,10 @@ def test_what_does_not_fit_is_told_by_row_and_column(tmp_path):
         ("x1,x2,x1\n1,2,3\n", "two columns 'x1'"),
         ("1,2,3,4\n", "4 columns without names: give 2 or 3"),
         ("x1,x2\n1,2\n3,\n", "line 3, column 'x2': the value is missing"),
-        ("x1,x2\n1,2\n3,four\n", "line 3, column 'x2': 'four' is no number: mend it, or leave"),
+        (
+            "x1,x2\n1,2\n3,four\n",
+            "line 3, column 'x2': 'four' is not a number: correct it, or leave",
+        ),
         ("x1,x2\n", "has no rows"),
     ):
         with pytest.raises(DataError, match=match) as got:
@@ -212,7 +215,7 @@ def test_what_does_not_fit_is_told_by_row_and_column(tmp_path):
 
 def test_what_has_no_names_of_its_own_is_taken_in_order_whatever_its_name(tmp_path):
     assert read_observations(written(tmp_path, "x2,foo\n1,2\n")).tolist() == [[1, 2]]
-    assert "is no table: give one of" in refusal(read_observations, tmp_path / "images.zip")
+    assert "is not a table: give one of" in refusal(read_observations, tmp_path / "images.zip")
 
 
 def test_a_mask_takes_names_with_commas_in_their_order_and_says_what_it_could_be():

@@ -399,7 +399,7 @@ def test_a_fitted_method_goes_its_own_way_alone_and_a_course_says_what_is_wrong(
     way = double([0.0, 1.0, 3.0])
     weights = double([[1.0, 0.0], [-1.0, 3.0]])
     method = fitted(way, weights, double([0.5, 2.5]), dim=1).method
-    with pytest.raises(UsageError, match="has 2 steps, from 0 to 3 at its own times"):
+    with pytest.raises(UsageError, match="2 steps from 0 to 3: choose"):
         list(method(lambda x, t: x, double([[1.0]]), way + 1))
     bare = fitted(way, weights, None, dim=1).method
     with pytest.raises(UsageError, match="no log densities"):
@@ -411,7 +411,7 @@ def test_a_fitted_method_goes_its_own_way_alone_and_a_course_says_what_is_wrong(
     course = Course("fitted", 3, 2, melts=False)
     with pytest.raises(ValueError, match="do not increase"):
         course.check()
-    with pytest.raises(ValueError, match="'nothing', a solver that is not known"):
+    with pytest.raises(ValueError, match="'nothing', an unknown"):
         Course("nothing", 3, 2, melts=False).check()
 
 

@@ -169,12 +169,12 @@ def widened_gap():
 
 CASES = [
     # Laws of latents.
-    (ValueError, "a law of latents has", lambda: ConditionalMixture(-1, 1)),
-    (ValueError, "a law of latents has", lambda: ConditionalMixture(1, 1, components=65)),
+    (ValueError, "a latent distribution has", lambda: ConditionalMixture(-1, 1)),
+    (ValueError, "a latent distribution has", lambda: ConditionalMixture(1, 1, components=65)),
     (ValueError, "cannot be inverted", lambda: law("axes", 0)),
     (ValueError, "not finite", lambda: law("bias", inf)),
     # Solvers and grids.
-    (UsageError, "exp_rk5 carries no second", lambda: generate(gap=POINTS)),
+    (UsageError, "exp_rk5 has no second", lambda: generate(gap=POINTS)),
     (DataError, "gaps have shape", lambda: generate("rev_rk5", gap=POINTS[:, :1])),
     (UsageError, "dopri5", lambda: fit_equal_error_grid(FLOW, POINTS, TIMES, SOLVERS["dopri5"])),
     (UsageError, "exp_ab2", lambda: fit_equal_error_grid(FLOW, POINTS, TIMES, SOLVERS["exp_ab2"])),
@@ -199,7 +199,7 @@ CASES = [
     (DataError, "C = 3", lambda: conditional().given(Y[:, :2]).to_flow(POINTS)),
     (DataError, "NaN", lambda: conditional().given(Y * nan).to_data(POINTS)),
     (UsageError, "no conditions", lambda: Coordinates(2, ["zca"]).given(Y)),
-    (ValueError, "needs conditions", lambda: Coordinates(2, ["prediction", "zca"])),
+    (ValueError, "requires conditions", lambda: Coordinates(2, ["prediction", "zca"])),
     (DataError, "C = 3", lambda: Surprise(3)(torch.zeros(5, 2).double())),
     (UsageError, "the generator is 0", lambda: PAIR.sample(10, 0)),
     (UsageError, "count is -1", lambda: PAIR.sample(-1)),
@@ -233,7 +233,7 @@ CASES = [
     (DataError, r"points have shape \[2\]", lambda: FLOW.log_prob(torch.zeros(2))),
     (DataError, r"latents have shape \[4, 5, 2\]", lambda: FLOW.decode(torch.zeros(4, 5, 2))),
     (DataError, "states have shape", lambda: FLOW.simulate(torch.zeros(2), TIMES, "heun")),
-    (DataError, "this law has D = 2", lambda: FLOW.latent.log_prob(torch.zeros(4, 3))),
+    (DataError, "this distribution has D = 2", lambda: FLOW.latent.log_prob(torch.zeros(4, 3))),
     (UsageError, "at least two times", lambda: FLOW.encode(POINTS, torch.zeros(1))),
     # Schedules.
     *(

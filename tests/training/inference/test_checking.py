@@ -281,7 +281,7 @@ def test_reasons_have_the_number_that_failed_and_what_it_should_be():
     assert float(need.replace(",", "")) == pytest.approx(1800, rel=0.1)
     apart = why(made(CHAINS + 3 * torch.arange(4)[:, None, None]))
     assert re.search(r"Chains disagree: R-hat is \d\S*, need at most 1.01. Give more", apart)
-    assert "R-hat is not known" in why(made(STUCK.expand_as(CHAINS).clone()))
+    assert "R-hat is unknown," in why(made(STUCK.expand_as(CHAINS).clone()))
     assert "weight: Pareto k is 0.90. Give" in why(
         made(CHAINS, "pool", **WORTH | {"pareto_k": 0.9})
     )

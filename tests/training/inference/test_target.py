@@ -53,7 +53,7 @@ def test_deblurred_points_have_the_law_of_clean_data_in_few_dimensions():
     assert_close(root @ root.T, covariance)
     blurred = gaussian_prior(3, **UNITS)
     assert (affine(blurred)[1].square().sum(dim=1) - covariance.diagonal()).min() > 0.1
-    with pytest.raises(UsageError, match="at most 16 dimensions, but there are 17"):
+    with pytest.raises(UsageError, match="at most 16 dimensions, but the data have 17"):
         gaussian_prior(17, deblurred=True)
 
 

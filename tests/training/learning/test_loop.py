@@ -202,7 +202,7 @@ def test_a_folder_without_a_whole_state_is_an_error(folder):
     assert "no training-state-*.pt" in refusal(Resumed.find, folder.path)
     for number in (1, 2):
         folder.state_path(1000 * number).write_bytes(b"torn")
-    with pytest.raises(DataError, match=r"no state that can be read.*000001"):
+    with pytest.raises(DataError, match="has no readable"):
         Resumed.find(folder.path)
 
 
@@ -268,8 +268,8 @@ class Clock:
 
 def test_the_end_is_foretold_once_after_a_minute_or_a_step(monkeypatch):
     for step, told_after, words in (
-        (1.0, 60, r"^10 s a thousand samples: about 16 min to go, .*\d\d; some 7 min more "),
-        (100.0, 1, r"^1e\+03 s a thousand samples: about 28 h to go, until "),
+        (1.0, 60, r"\^10 s per thousand samples: about 16 min to go"),
+        (100.0, 1, r"\^1e\+03 s per thousand samples: about 28 h to go"),
         (7000.0, 1, r"7e\+04 s .*about 81 days to go; a shorter --duration"),
     ):
         clock = Clock(monkeypatch)

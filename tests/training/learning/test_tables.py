@@ -493,16 +493,20 @@ def test_a_file_whose_conditions_do_not_fit_is_refused(tmp_path):
     for state, arguments, text in (
         ({**good.state, "scale.gain": -torch.ones(2).double()}, {}, "gain"),
         ({**good.state, "surprise.quantiles": -torch.ones(4).double()}, {}, "quantiles"),
-        (names, {"conditions": 0}, "needs conditions"),
+        (names, {"conditions": 0}, "requires conditions"),
         (good.state, {"conditions": 3}, "do not fit"),
-        (good.state, {"relevant": [2]}, "a relevant or skewed condition is none of 2"),
-        (good.state, {"skewed": [2]}, "a relevant or skewed condition is none of 2"),
-        (good.state, {"tails": [2]}, "a relevant or skewed condition is none of 2"),
-        ({**good.state, "least": double([1.0, 0.0, 0.0])}, {}, "smallest value is above its larg"),
+        (good.state, {"relevant": [2]}, "a relevant or skewed condition is not among the 2"),
+        (good.state, {"skewed": [2]}, "a relevant or skewed condition is not among the 2"),
+        (good.state, {"tails": [2]}, "a relevant or skewed condition is not among the 2"),
+        (
+            {**good.state, "least": double([1.0, 0.0, 0.0])},
+            {},
+            "smallest value of a column exceeds its largest",
+        ),
         (
             {name.replace("maps.2", "maps.1"): value for name, value in plain.items()},
             {"conditions": 0, "maps": ["standardize", "zca"], "surprise": False},
-            "0 conditions, its network takes 2",
+            "0 conditions, but its network has 2",
         ),
     ):
         arguments = {**good.arguments, **arguments}

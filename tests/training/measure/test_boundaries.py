@@ -122,9 +122,9 @@ def test_what_makes_no_sphere_or_hull_is_an_error():
     assert "at least 4 points, not 3" in refusal(unit_sphere, 3, 3, kind=UsageError)
     flat = np.pad(unit_sphere(2, 9).vertices, ((0, 0), (0, 1)))
     for points, message in (
-        (np.outer(np.arange(5), [1.0, 2.0]), "5 points in 2-D enclose nothing"),
+        (np.outer(np.arange(5), [1.0, 2.0]), "5 points in 2-D enclose no"),
         (flat, "it takes at least 4, not all in one plane"),
-        (np.eye(3), "3 points in 3-D enclose nothing"),
+        (np.eye(3), "3 points in 3-D enclose no"),
         (np.empty((0, 2)), "0 points in 2-D"),
         ([[0, 0], [1, 0], [0, np.inf]], "not finite"),
     ):
@@ -236,17 +236,17 @@ def test_a_lattice_and_points_that_occur_twice_are_no_trouble(dim):
 @pytest.mark.parametrize("alpha", [0.5, np.inf])
 def test_what_has_no_shape_is_an_error(alpha):
     line = np.outer(np.arange(5), [1.0, 2.0])
-    with pytest.raises(DataError, match="5 points in 2-D enclose nothing: it takes at least 3"):
+    with pytest.raises(DataError, match="5 points in 2-D enclose no volume: at least 3"):
         alpha_shape(line, alpha)
     for points in (np.eye(3), np.zeros((9, 3)), np.pad(normal(9, 2), ((0, 0), (0, 1)))):
-        with pytest.raises(DataError, match="points in 3-D enclose nothing") as error:
+        with pytest.raises(DataError, match="points in 3-D enclose no") as error:
             alpha_shape(points, alpha)
         assert "\n" not in str(error.value)
     with pytest.raises(DataError, match="1 of 9 points of an alpha shape are not finite"):
         alpha_shape(np.where(np.arange(18).reshape(9, 2) == 5, np.nan, 0), alpha)
     assert "rows in 2-D or 3-D" in refusal(alpha_shape, normal(9, 4), alpha)
     for wrong in (0.0, -alpha, np.nan):
-        with pytest.raises(UsageError, match="alpha is a radius and so positive"):
+        with pytest.raises(UsageError, match="alpha is a radius and must be positive,"):
             alpha_shape(normal(9, 2), wrong)
 
 

@@ -314,9 +314,9 @@ def replaced(name, value):
 
 KERNEL, BIAS = "Mixed_7c.branch_pool.conv.weight", "Conv2d_1a_3x3.bn.bias"
 FOREIGN = {
-    "a list": (lambda: [torch.zeros(3)], "not a dictionary of tensors by name"),
-    "a tensor": (lambda: torch.zeros(3), "not a dictionary of tensors by name"),
-    "numbered": (lambda: {0: torch.zeros(3)}, "not a dictionary of tensors by name"),
+    "a list": (lambda: [torch.zeros(3)], "not a dictionary of named"),
+    "a tensor": (lambda: torch.zeros(3), "not a dictionary of named"),
+    "numbered": (lambda: {0: torch.zeros(3)}, "not a dictionary of named"),
     "nothing": (dict, "it has no 'Conv2d_1a_3x3.bn.bias'"),
     "nested": (lambda: {"state_dict": small_state()}, "it has no 'Conv2d_1a_3x3.bn.bias'"),
     "one missing": (replaced(KERNEL, None), f"it has no '{KERNEL}'"),
@@ -377,7 +377,7 @@ def test_without_the_default_an_error_says_how_to_supply_it(unreachable):
     with pytest.raises(DataError) as caught:
         find_detector(None)
     assert str(caught.value) == (
-        f"the Inception weights are not here: cannot download {module.DEFAULT_URL}: "
+        f"the Inception weights are missing: cannot download {module.DEFAULT_URL}: "
         f"[Errno {errno.ECONNREFUSED}] Connection refused; download it elsewhere and give "
         f"--detector=PATH, or put it at {unreachable}"
     )
@@ -397,7 +397,7 @@ def test_another_default_is_refused(unreachable, tmp_path, monkeypatch, placed):
     with pytest.raises(DataError) as caught:
         find_detector(None)
     assert str(caught.value).startswith(
-        f"{path} is not the file of {module.DEFAULT_URL}: its SHA-256 starts with {digits}; remove "
+        f"{path} differs from {module.DEFAULT_URL}: its SHA-256 starts with {digits}; remove "
     )
 
 

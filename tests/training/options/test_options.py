@@ -353,7 +353,7 @@ def test_eps_is_a_name_or_a_number_and_what_is_recorded_was_used():
         assert recorded_eps(text, choice) == text
     assert recorded_eps("1e-2", LatentChoice()) == "auto"
     for text in ("0", "-1", "nan", "inf", "small", "", "paper:0", "auto:1"):
-        assert "auto, empirical, or a positive" in refusal(latent_choice, text, kind=UsageError)
+        assert "auto, empirical or a positive" in refusal(latent_choice, text, kind=UsageError)
 
 
 def test_targets_of_toys_are_averaged_where_it_pays():

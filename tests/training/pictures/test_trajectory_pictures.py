@@ -147,7 +147,7 @@ def test_strays_are_counted_and_three_dimensions_have_numbers(dim):
     points[1, 7] = 1e3
     row = clouds.Row(points, np.arange(2.0), np.zeros((4000, 3)), "abc"[:dim], "t", "s")
     figure = rendered(clouds.draw_clouds([row]))
-    assert 1 <= int(words(figure).split(" of 4000 points leave")[0].split("| ")[-1]) <= 40
+    assert 1 <= int(words(figure).split("of 4000 points are")[0].split("| ")[-1]) <= 40
     assert "abc"[dim - 1] in words(figure) + figure.axes[0].get_ylabel()
     numbers = figure.axes[0].zaxis if dim == 3 else figure.axes[0].yaxis
     assert any(text.get_text() for text in numbers.get_ticklabels())
@@ -357,7 +357,7 @@ def test_no_array_that_is_drawn_may_be_broken(tmp_path, save):
     ("save", "changes", "message"),
     [
         (save_melt, {"xs_es": np.zeros((1, 30, 2))}, "two times or more"),
-        (save_melt, {"times": np.zeros(SAVED)}, "neither increase nor decrease"),
+        (save_melt, {"times": np.zeros(SAVED)}, "'times' are not monotonic"),
         (save_melt, {"noise_variance": np.ones((SAVED, 3))}, r"is \[5, 3\].*\[5, 2\]"),
         (save_melt, {"eigenvalues": np.array([1.0, -1.0])}, "positive"),
         (save_melt, {"log_prob": np.zeros(29)}, r"'log_prob' is \[29\].*\[30\]"),
@@ -368,40 +368,40 @@ def test_no_array_that_is_drawn_may_be_broken(tmp_path, save):
         (save_image_melt, {"image_shape": np.array([-1, -4, 4])}, "'image_shape'"),
         (save_image_melt, {"tilde_xs": np.zeros((SAVED, 10, 15))}, "alike"),
         (save_roundtrips, {"originals": np.zeros((3, 2, 4, 4), np.uint8)}, "be .3, 2, 4, 4."),
-        (save_roundtrips, {"originals": np.zeros((3, 1, 4, 4))}, "holds float64, not uint8"),
+        (save_roundtrips, {"originals": np.zeros((3, 1, 4, 4))}, "float64, expected uint8"),
         (save_roundtrips, {"max_abs_error": -np.ones(3)}, "negative"),
         (save_roundtrips, {f"all_{name}": np.ones(2) for name in ERRORS}, "of 2 images .* 3 imag"),
-        (save_coverage, {"radii": np.array([1.0, 0.5, 2.0])}, "positive and increase"),
-        (save_coverage, {"radii": np.array([1.5, 2.5, 4.0])}, "not ellipsoids"),
-        (save_coverage, {"boundary_latent": np.zeros((3, 32, 2))}, "not ellipsoids"),
-        (save_coverage, {"coverage": np.full((1, 3, 3), 2.0)}, "should hold fractions"),
+        (save_coverage, {"radii": np.array([1.0, 0.5, 2.0])}, "positive and increasing"),
+        (save_coverage, {"radii": np.array([1.5, 2.5, 4.0])}, "not the ellipsoids"),
+        (save_coverage, {"boundary_latent": np.zeros((3, 32, 2))}, "not the ellipsoids"),
+        (save_coverage, {"coverage": np.full((1, 3, 3), 2.0)}, "must contain fractions"),
         (save_coverage, {"boundary_data": np.full((3, 32, 2), 1e300)}, "values beyond"),
         (save_coverage, {"fresh_data": np.zeros((1, 200, 4))}, "4-D"),
         (save_coverage, {"faces": unit_sphere(2, 32).faces[1:]}, "s' do not fit: .*not closed"),
-        (save_coverage, {"faces": np.full((32, 2), 32)}, "do not fit: .*not among the 32"),
-        (save_summary, {"times": np.arange(9)[::-1]}, "'times' should increase"),
+        (save_coverage, {"faces": np.full((32, 2), 32)}, "do not match"),
+        (save_summary, {"times": np.arange(9)[::-1]}, "'times' must be increasing"),
         (save_summary, {"net_residuals_mean": np.full(9, 2.0)}, "from -1 to 1"),
         (save_summary, {"n_samples": np.array(1)}, "'n_samples' is 1, not"),
-        (save_toy_matrices, {"times": TIMES[::-1]}, "'times' should increase"),
-        (save_toy_matrices, {"times": TIMES + 1}, "not made together with its summary"),
+        (save_toy_matrices, {"times": TIMES[::-1]}, "'times' must be increasing"),
+        (save_toy_matrices, {"times": TIMES + 1}, "not belong to its summary:"),
         (save_toy_matrices, {"net_outputs_acs": np.zeros((9, 2, 3))}, r"is \[2, 3\] at a time"),
         (save_toy_matrices, {"net_residuals_acs": np.zeros((8, 2, 2))}, r"be \[9, D, D\]"),
         (save_toy_matrices, {"net_residuals_acs": np.full((9, 2, 2), 1.1)}, "from -1 to 1"),
-        (save_image_matrices, {"time": np.array(0.5)}, "times that do not increase"),
+        (save_image_matrices, {"time": np.array(0.5)}, "times that are not increasing"),
         (save_image_matrices, {"time": np.array(99.0)}, "other times than their summary"),
         (save_image_matrices, {"net_outputs_acs": np.zeros((6, 6))}, r"is \[6, 6\] at a time"),
-        (save_image_matrices, {"net_residuals_acs": None}, "not of the same quantities"),
+        (save_image_matrices, {"net_residuals_acs": None}, "different quantities"),
         (save_table, {"points": np.zeros((60, 3))}, r"'points' is \[60, 3\] float64.*\[60, 4\]"),
-        (save_table, {"points": np.full((60, 4), "x")}, "'points' .* should be numbers"),
-        (save_table, {"points": np.full((60, 4), np.nan)}, "no two rows"),
-        (save_table, {"names": np.array(["a", "b"])}, "not the names of 4 columns"),
+        (save_table, {"points": np.full((60, 4), "x")}, ", expected numbers"),
+        (save_table, {"points": np.full((60, 4), np.nan)}, "finite rows"),
+        (save_table, {"names": np.array(["a", "b"])}, "the names of 4 columns"),
         (save_table, {"log_prob": np.zeros(3)}, r"'log_prob' is \[3\]"),
         (save_table, {"row_index": np.zeros(3)}, r"'row_index' is \[3\]"),
         (save_table, {"xs_es": np.full((5, 60, 4), np.nan)}, "not finite"),
         (save_check, {"ranks": np.full((60, 4), 1.5)}, "from 0 to 1"),
         (save_check, {"ranks": np.full((60, 4), np.nan)}, "finite"),
-        (save_check, {"ranks": np.full((59, 4), 0.5)}, r"is \[2, 60\], but should be \[2, 59\]"),
-        (save_check, {"regions": np.full((3, 60), 0.5)}, r"is \[3, 60\], but should be \[2, 60\]"),
+        (save_check, {"ranks": np.full((59, 4), 0.5)}, r"shape \[2, 60\], expected \[2, 59\]"),
+        (save_check, {"regions": np.full((3, 60), 0.5)}, r"shape \[3, 60\], expected \[2, 60\]"),
         (save_check, {"crps": np.ones((60, 5))}, "of 5 of 4 quantities"),
         (save_check, {"crps": np.ones((60, 0))}, r"'crps' is \[60, 0\]"),
         (save_check, {"names": np.array(["a", "a", "b", "c"])}, "all different"),
@@ -425,4 +425,4 @@ def test_kinds_are_known_by_their_format(tmp_path):
     path = save_melt(tmp_path, format=np.array("inflationary-flows fid reference 1"))
     with pytest.raises(DataError, match="holds features of images, which are not drawn"):
         pictures_of([path], None, None)
-    assert "holds neither" in refusal(drawable_files, [tmp_path])
+    assert "contains no results" in refusal(drawable_files, [tmp_path])

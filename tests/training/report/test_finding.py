@@ -118,11 +118,11 @@ def test_a_check_is_ticked_only_if_its_runs_would_have_seen_a_large_error(tmp_pa
         path = files.save_check(tmp_path, runs=runs, shift=shift)
         (section,) = found_in([path], CHOICE).sections
         got = results_of(section)
-        assert got.pop("ranks of truths")[1] is ranks
+        assert got.pop("ranks of true")[1] is ranks
         del got["expected coverage, central intervals"]  # follows from them
         for text, holds in got.values():
             assert holds is others
-            assert ("too few runs to tell" in text) == (others is None)
+            assert ("too few runs to test" in text) == (others is None)
 
 
 def test_nothing_is_ticked_without_evidence(tmp_path):
@@ -149,7 +149,7 @@ def test_nothing_is_ticked_without_evidence(tmp_path):
     got = results_of(section)
     for name in ("columns of samples against data", "latent variances"):
         assert got[name][1] is not True
-        assert ("to tell" in got[name][0]) == (got[name][1] is None)
+        assert ("to test" in got[name][0]) == (got[name][1] is None)
 
 
 def test_what_ran_is_told_by_its_parameters(tmp_path):

@@ -57,7 +57,7 @@ def test_messy_tables_go_in_with_their_types_and_come_back(tmp_path, name):
     # Later rows, of a file or of a data frame, are what those of the network's table were.
     made = Records.open(tmp_path / "table.npz", exclude=[])
     for name, choice in (("exclude", ["a"]), ("types", {"a": "number"}), ("calendar", True)):
-        with pytest.raises(UsageError, match=f"{name} is chosen when a data set is made"):
+        with pytest.raises(UsageError, match=f"{name} is an option for making data sets"):
             Records.open(tmp_path / "table.npz", **{name: choice})
     for source in (path, made.to_pandas()):
         later, lines = encode(source, records.columns)
@@ -148,7 +148,7 @@ def test_types_that_are_given_are_taken(tmp_path):
         ({"b": "number"}, "column 'b' has '.', which is no number"),
         ({"b": "s<m"}, "column 'b' has 'l', which is none of s<m"),
         ({"b": "date"}, "which is no date: say how it is written"),
-        ({"b": "words"}, "'words' is no type"),
+        ({"b": "words"}, "'words' is not"),
     ):
         with pytest.raises(UsageError, match=match):
             records_of(tmp_path, content, types=types)
@@ -163,7 +163,7 @@ def test_other_values_of_what_was_constant_are_told(tmp_path):
     rows = {"a": [1, 2, 3], "b": ["NL", "BE", "BE"], "c": ["2", "1.5", "x"], "d": ["", "", "7"]}
     other, _ = encode(pandas.DataFrame(rows), known.columns)
     lines = [line.removeprefix("column ") for line in contradicted(other, known)]
-    no = "is constant in the training, but not in"
+    no = "is constant in the training data, but not in"
     assert lines == [
         f"'b' {no} 2 row(s): row 2 has BE in place of NL",
         f"'c' {no} 2 row(s): row 1 has 2 in place of 1.50",
@@ -177,7 +177,7 @@ def test_rare_levels_are_one_and_unknown_ones_are_missing(tmp_path):
     cells = ["odd", "odder", *(["even", "often"] * COUNT)[: COUNT - 2]]
     records, lines = records_of(tmp_path, text("a,b", sizes(1), cells))
     assert records.columns[1].levels == ("even", "often", "other")
-    assert "2 rare levels of 'b' are put together as 'other'" in lines
+    assert "2 rare categories of 'b' are merged into 'other':" in lines
     frame = pandas.DataFrame({"b": ["odder", "strange", None, "even"], "more": list("wxyz")})
     later, warnings = encode(frame, records.columns)
     np.testing.assert_array_equal(later.values[:, 1], [2, np.nan, np.nan, 0])
@@ -190,7 +190,7 @@ def test_rare_levels_are_one_and_unknown_ones_are_missing(tmp_path):
     finer = pandas.DataFrame({"a": ["1.25", "1.5"], "day": ["2020-01-01 10:30", "2020-01-02"]})
     columns = [*records.columns, RecordColumn("day", DATE, date_format="%Y-%m-%d")]
     assert texts_of(encode(finer, columns)[0])[1] == finer.to_numpy().tolist()
-    unknown = "'strange' is an unknown level of 'b': 1 cell(s) are missing"
+    unknown = "'strange' is an unknown category of 'b': 1 cell(s) count as missing"
     assert warnings == ["table lacks a: all their cells are missing", unknown]
     for text_of_a in ("x", "2020_01"):
         with pytest.raises(DataError, match=f"row 2, column 'a': '{text_of_a}' is no number"):
@@ -230,7 +230,7 @@ def test_where_cells_are_missing_is_a_column_if_asked_to(tmp_path):
     assert later.values[:, 2].tolist() == [1, 0]
     lacking, _ = encode(pandas.DataFrame({"a": [1.0]}), records.columns)
     assert np.isnan(lacking.values[:, 2]).all()
-    with pytest.raises(UsageError, match="missing in no row"):
+    with pytest.raises(UsageError, match="no row misses this value"):
         records_of(tmp_path, content, is_missing=["a"])
 
 
@@ -251,8 +251,8 @@ def test_missing_cells_are_kept_or_refused_or_dropped_or_filled_in(tmp_path):
         records_of(tmp_path, content, missing_values=["-999"], missing="refuse")
     words = ["n.a." if row % 9 == 4 else size for row, size in enumerate(sizes(1))]
     _, lines = records_of(tmp_path, text("a,b", words, drawn("x", "y")))
-    assert "'a' has numbers, but for 22 cells" in lines
-    assert "constants and identifiers alone" in refusal(records_of, tmp_path, "a,b\n" + "1,\n" * 20)
+    assert "'a' is numeric except for 22 cells:" in lines
+    assert "constants and identifiers:" in refusal(records_of, tmp_path, "a,b\n" + "1,\n" * 20)
 
 
 def test_broken_records_are_refused(tmp_path):

@@ -134,7 +134,7 @@ def test_parquet_may_have_a_named_index_and_no_words_for_numbers(tmp_path):
 
 HOSTILE = {
     "empty": ("", "is empty"),
-    "ragged": ("a,b\n1,2\n3\n", "line 3 has 1 cells, but there are 2 columns: the last is 'b'"),
+    "ragged": ("a,b\n1,2\n3\n", "line 3 has 1 cells for 2 columns: the last column is 'b'"),
     "words": ("a,b\n1,2\n3,four\n", "line 3, column 'b': 'four' is no number"),
     "comma decimals": ('a,b\n"1,5",2\n', "'1,5' is no number"),
     "codes": ("a,b\n2020_01,2\n", "'2020_01' is no number"),
@@ -146,7 +146,7 @@ HOSTILE = {
     "quote": ('a,b\n1,"2\n', "line 2: unexpected end of data"),
     "huge cell": ("a,b\n1," + "9" * 200_000 + "\n", "line 2: field larger"),
     "zero bytes": (b"a,b\n1,\x00\n", "is no number|NUL"),
-    "wide": (",".join(f"x{i}" for i in range(10_001)), "10001 columns: at most 10000"),
+    "wide": (",".join(f"x{i}" for i in range(10_001)), "10001 columns: the limit is 10000"),
     "years": ("2000,2001,2005\n3,1,2\n", "first row, 2000, 2001, 2005, .* --header=yes"),
     "wavelengths": ("0.5,1,1.5\n3,1,2\n", "first row, 0.5, 1, 1.5, .* --header=no"),
     "endless": ("a," * (LONGEST_LINE // 2 + 5), "a line of more than"),
@@ -167,8 +167,8 @@ def test_a_hostile_text_is_refused_in_one_line_that_says_where(tmp_path, case):
 def test_arrays_that_are_no_tables_are_refused(tmp_path):
     arrays = {
         "objects": (np.array([[1, "a"]], dtype=object), "plain"),
-        "words": (np.array([["a", "b"]]), "rows and columns of numbers"),
-        "cube": (np.zeros((2, 2, 2)), "rows and columns of numbers"),
+        "words": (np.array([["a", "b"]]), "a matrix of numbers"),
+        "cube": (np.zeros((2, 2, 2)), "a matrix of numbers"),
     }
     for name, (array, match) in arrays.items():
         np.save(tmp_path / f"{name}.npy", array, allow_pickle=True)
@@ -183,7 +183,7 @@ def test_arrays_that_are_no_tables_are_refused(tmp_path):
     np.save(tmp_path / "none.npy", np.zeros((20, 0)))
     (tmp_path / "folder.csv").mkdir()
     for name, match in (
-        ("two.npz", "no array 'points', and more than one"),
+        ("two.npz", "of them 'points': save the"),
         ("names.npz", "3 columns, but 1 names"),
         ("none.npy", "no columns"),
         ("folder.csv", "is no file"),
@@ -301,7 +301,7 @@ def test_missing_data_of_trials_are_kept(tmp_path):
     source = write_csv(tmp_path / "long.csv", ["id", "a", "b", "y", "n", "t"], rows)
     place = (f"--source={source}", f"--dest={tmp_path / 'd.npz'}", "--dataset=id")
     roles = ("--conditions=y,n", "--covariates=t", "--missing=keep")
-    assert "Left out 1 of" in good(run_script(dataset_tool, *place, *roles)).out
+    assert "Dropped 1 of" in good(run_script(dataset_tool, *place, *roles)).out
     table = load_table(tmp_path / "d.npz")
     assert_close(table.conditions, torch.from_numpy(np.delete(rows, 8, 0)[:, 3:]), equal_nan=True)
     assert "y 24.6%, n 26.2%" in good(run_script(info, tmp_path / "d.npz")).out

@@ -59,8 +59,10 @@ def test_what_has_no_density_is_left_out_and_can_be_restored():
     fixed, b = table.dropped.contradicted(table.points, other)
     some = table.points.index_fill(1, torch.tensor([1, 2]), torch.nan)  # b is of a and the total
     (lost,) = table.dropped.contradicted(some[:3], {name: other[name][:3] for name in names})
-    assert lost.startswith("column 'b' follows in the training from others, of which 3 row(s) lack")
-    assert "'fixed' is constant in the training, but not in 2 row(s): row 5 has 7.001 in" in fixed
+    assert lost.startswith(
+        "column 'b' is a function of other columns in training, but 3 row(s) lack"
+    )
+    assert "'fixed' is constant in the training data, but not in 2 row(s): row 5 has 7.001" in fixed
     assert "'b' follows from others in the training, but not in 2 row(s): row 5 has 0.90635" in b
 
 
@@ -108,7 +110,7 @@ def test_missing_and_infinite_values_are_refused_or_dropped_or_filled_in():
         assert "--missing=drop" in message
         dropped, lines = make_table(rows, TableChoices(conditions=conditions, missing="drop"))
         assert len(dropped) == COUNT - 2
-        assert "Left out 2 of 500 rows (0.40%), with 2 missing or infinite value(s)" in lines
+        assert "2 of 500 rows (0.40%), with 2 missing or infinite value(s)" in lines
     column[[3, 300]] = np.nan
     filled, _ = make_table(source(a=numbers(1), b=column), TableChoices(missing="mean"))
     assert float(filled.points[3, 1]) == pytest.approx(np.nanmean(column))
@@ -141,7 +143,7 @@ def test_more_columns_than_rows_are_kept_with_a_warning():
     given = source(fixed=np.ones(60), **columns, last=numbers(100, 60))
     table, lines = make_table(given, TableChoices())
     assert table.dim == 101
-    assert any("Warning: 101 columns, but 54 rows to train on" in line for line in lines)
+    assert any("Warning: 101 columns but only 54 training" in line for line in lines)
     _, lines = make_table(source(**dict(list(columns.items())[:20])), TableChoices())
     assert not any("Warning" in line for line in lines)
 
@@ -172,7 +174,7 @@ def test_values_beyond_bounds_are_told_with_their_row():
     with pytest.raises(DataError, match=told):
         make_table(rows, TableChoices(bounds={"price": (500, np.inf)}))
     price[3] = 351
-    with pytest.raises(DataError, match=r"'price': 1 value.* at a bound itself, 351"):
+    with pytest.raises(DataError, match="exactly at a bound,"):
         make_table(source(a=numbers(1), price=price), TableChoices(bounds={"price": (351, np.inf)}))
     count = np.floor(3 * np.abs(numbers()))
     choices = TableChoices(bounds={"count": (0, 99)})
@@ -199,10 +201,10 @@ def test_values_that_cannot_be_squared_and_tables_without_content_are_refused():
     column[400] = 1e300
     with pytest.raises(DataError, match=r"row 401, column 'a': .* squared"):
         make_table(source(a=column, b=numbers()), TableChoices(missing="mean"))
-    with pytest.raises(DataError, match="has 9 rows: at least 10"):
+    with pytest.raises(DataError, match="has 9 rows: need at least 10"):
         make_table(source(a=numbers(count=9)), TableChoices())
     assert "no column that varies" in refusal(make_table, source(a=np.ones(COUNT)), TableChoices())
-    with pytest.raises(DataError, match="column 'a' has no values at all"):
+    with pytest.raises(DataError, match="column 'a' has no values:"):
         make_table(source(a=np.full(COUNT, np.nan), b=numbers()), TableChoices(missing="mean"))
     with pytest.raises(UsageError, match="no column 'z'"):
         make_table(source(a=numbers()), TableChoices(conditions=["z"]))
@@ -215,7 +217,7 @@ def test_rows_are_counted_held_out_and_conditioned_on_as_asked():
     choices = TableChoices(conditions=["y"], max_rows=300, held_out=0.25, bounds={"b": (-9, 9)})
     table, lines = make_table(source(a=a, y=numbers(2), b=b), choices)
     assert (len(table), int(table.held_out.sum()), table.dim) == (300, 75, 2)
-    assert "1 row(s) repeat another" in lines
+    assert "1 duplicate row(s)" in lines
     np.testing.assert_array_equal(table.conditions[:, 0], numbers(2)[:300])
     assert table.columns.low.tolist() == [-np.inf, -9]
     again, _ = make_table(source(a=a, y=numbers(2), b=b), choices)
@@ -265,8 +267,8 @@ def test_a_broken_data_set_is_refused_in_one_line(tmp_path):
         ({"bounds": np.ones((4, 2))}, "not below"),
         ({"bounds": np.ones(4)}, "'bounds' is"),
         ({"points": sound["points"][:1]}, "nothing to learn"),
-        ({"names": np.arange(4)}, "not a list of text"),
-        ({"held_out": np.ones(COUNT, dtype=bool)}, "nothing to train on"),
+        ({"names": np.arange(4)}, "a list of text"),
+        ({"held_out": np.ones(COUNT, dtype=bool)}, "no training"),
         ({"held_out": np.ones(COUNT)}, "'held_out'"),
         ({"kept": sound["held_out"]}, "both"),
         ({"column_order": np.array(["a"])}, "column_order"),

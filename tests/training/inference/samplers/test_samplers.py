@@ -509,7 +509,7 @@ def test_likelihoods_without_a_lookahead_are_told():
     mixed = Gaussian(double(0.4), operator=double([[1.0, 0.7]]))
     plain = problem(gaussian_prior(), seen, observed)
     others = {
-        "one's own": problem(gaussian_prior(), Parabola(), observed),
+        "user-defined": problem(gaussian_prior(), Parabola(), observed),
         "clean": problem(gaussian_prior(deblurred=True), seen, observed),
         "does not grow": problem(bumps(kept=1), seen, observed),
         "operator": problem(bumps(bent()), mixed, observed),
