@@ -55,18 +55,16 @@ SIZES = {"cpu": (297, 32, 16), "gpu": (5000, 256, 64)}
 """Images whose loss, whose density, and whose integration is measured."""
 DENSITY_STEPS, ROWS = 6, 64
 LEFT = 0.7
-WORDS = """{data}, the same network and {durations} training images for all; means ± 2 standard
-deviations over {seeds} trainings. PRP and PRR to {kept} dimensions (gap 1.02) are compared with the
-isotropic models of Karras et al. 2022, with their own preconditioning, times and T. *loss* is the
-mean squared error of the denoiser on held-out images relative to the best linear denoiser, averaged
-over noise levels at which the linear one leaves 0.1 to 0.9 of the variance (1: no better than
-linear). At a given level PRP, edm and vp have the same noise; PRR has another. *energy* and
+WORDS = """Data: {data}. All models have the same network and {durations} training samples; means
+± 2 standard deviations over {seeds} trainings. PRP and PRR to {kept} dimensions (gap 1.02) are
+compared with isotropic models of Karras et al. 2022, with their own preconditioning. *loss* is
+the mean squared error of the denoiser on held-out images relative to the best linear one (1: no
+better), averaged over noise levels; PRP, edm and vp have the same noise, PRR another. *energy* and
 *Fréchet* are as above, for {generated} images. *bits* are bits per dimension of images with noise
 of variance 5e-4; a Gaussian with the data's covariance has {gaussian}. *Heun* and *exp_rk5* are the
 network evaluations until generated images are within one gray level (root mean square) of those of
-{reference} evaluations; > marks the largest number tried. The isotropic models have to learn the
-linear part of the denoiser, which PRP and PRR have in closed form. No model is trained to
-convergence, and the paper has no such comparison at one budget."""
+{reference} evaluations. The isotropic models have to learn the linear part of the denoiser, which
+PRP and PRR have in closed form. No model is trained to convergence."""
 
 
 def network(lab: Lab, plan: ImagePlan, name: str, seed: int) -> tuple[str, Path]:

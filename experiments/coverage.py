@@ -29,15 +29,14 @@ STEPS = {"cpu": 12, "gpu": 20}
 """Of ``exp_rk5``, six network calls each."""
 LEFT, HIGHEST = 0.75, 3.0
 WORDS = """As in the paper, 20,000 test points of the base distribution and 7 spheres of Mahalanobis
-radius 0.5 to 3.5 (200 boundary points, 2,000 in three dimensions) are mapped to the data and back,
-by 12 steps of `exp_rk5` each way. In percentage points: *change* is the largest change of the
-fraction of test points inside a sphere; *moved* is the largest fraction of test points that change
-sides; *fresh* is the largest deviation from χ² of the fraction of new toy samples inside a mapped
-sphere, at radius *r*; *± chance* is two standard deviations of such a count. The paper claims that
-little drifts in either direction, and this holds here. It would hold for any network, since a
-smooth flow keeps the inside of a boundary inside. Only *fresh* tests the learned score and the base
-distribution. Networks are trained on 0.25 million samples, as above. The S-curve deviates with the
-exact denoiser too, because it is not quite Gaussian at T."""
+radius 0.5 to 3.5 are mapped to the data and back, by 12 steps of `exp_rk5` each way. In percentage
+points: *change* is the largest change of the fraction of test points inside a sphere; *moved* is
+the largest fraction of test points that change sides; *fresh* is the largest deviation from χ² of
+the fraction of new toy samples inside a mapped sphere, at radius *r*; *± chance* is two standard
+deviations of such a count. The paper claims that little drifts in either direction. This holds for
+any network, since a smooth flow keeps the inside of a boundary inside; only *fresh* tests the
+learned score and the base distribution. The S-curve deviates with the exact denoiser too, because
+it is not quite Gaussian at T."""
 
 
 def measured(folder: Path, network: Path, steps: int) -> dict[str, Any]:

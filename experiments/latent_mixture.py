@@ -28,17 +28,15 @@ NOISE, POINTS = 0.1, 200
 RUNS = {"cpu": 40, "gpu": 200}
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 LEFT = 0.7
-WORDS = """Three components of width 0.5 lie on a circle of radius 1.5 in whitened latents. 200 data
+WORDS = """Three components of width 0.5 lie on a circle of radius 1.5 in whitened latents; 200 data
 points are observed with noise of 0.1. *recovered* is the posterior mean ± standard deviation for
-the paper's weights, 0.5, 0.25 and 0.25, from one data set; chance alone moves the fractions of 200
-points by about 0.03. The other columns are for {runs} runs with weights drawn from their prior.
-*off* is the root mean square error of posterior means in posterior standard deviations (1 is
-right). *inside* is the percentage of true weights in central intervals of 50, 80, 90 and 95 %;
-chance moves the first by about 11 and the last by 5. *exact* is the largest difference between a
-posterior mean and quadrature. *smallest p* is the smallest of {tests} p-values of tests of ranks,
-intervals and regions, adjusted for their number. The sampler is a Gibbs sampler with evidence
-averaged over a pool of latents; the paper uses Hamiltonian Monte Carlo through the flow. All rows
-use the same seed and are not independent tests. Networks are trained on 0.25 million samples."""
+the paper's weights, 0.5, 0.25 and 0.25, from one data set, whose fractions chance moves by about
+0.03. The other columns are for {runs} runs with weights drawn from their prior. *off* is the root
+mean square error of posterior means in posterior standard deviations (1 is right). *inside* is the
+percentage of true weights in central intervals of 50, 80, 90 and 95 % (chance: about 11 points for
+the first, 5 for the last). *exact* is the largest difference of a posterior mean from quadrature.
+*smallest p* is the smallest of {tests} adjusted p-values. A Gibbs sampler replaces the paper's
+Hamiltonian Monte Carlo. All rows use the same seed and are not independent tests."""
 
 
 def runs(folder: Path, network: Path, *options: str) -> dict[str, Any]:

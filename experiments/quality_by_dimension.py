@@ -27,19 +27,16 @@ PUBLISHED = {
 }
 WORDS = """Means ± 2 standard deviations over {seeds} trainings. The paper reports, from 1 to all of
 3,072 dimensions, an FID of 11.90 to 15.64 for AFHQv2 and of 16.60 to 28.07 for CIFAR-10, and round
-trips of 0.14 to 5.32 squared gray levels: quality hardly depends on the number of dimensions. Here
-there are neither these data nor Inception weights (`--inception=PATH` adds the FID). *energy* is
-the energy distance between the pixels of generated and training images, unbiased, so it can be
-negative. *Fréchet* is the Fréchet distance between 32 features of a small classifier, as a fraction
-of their variance ({classifiers}; the classes of patches are edge directions and photographs). Rows
+trips of 0.14 to 5.32 squared gray levels. *energy* is the energy distance between the pixels of
+generated and training images, unbiased, so it can be negative. *Fréchet* is the Fréchet distance
+between 32 features of a small classifier, as a fraction of their variance ({classifiers}). Rows
 *held out* are real images that are not used for training: digits of other writers, other patches.
 *round trip* is the mean squared error in squared gray levels before rounding, by
-`calc_roundtrip_mse.py` with {roundtrip}; {exact}. The paper used Heun's method and 8-bit
-differences that wrap around. T is the time at which nine tenths of the variance of every dimension
-are noise. **Limits**: {durations} training images (the paper: 200 million), networks of 16 channels
-(128), {generated} generated images, no calibration and a Gaussian base distribution. The table
-shows whether quality falls with few dimensions, not the quality that longer training reaches
-([Digits](digits.md))."""
+`calc_roundtrip_mse.py` with {roundtrip}; {exact}. T is the time at which nine tenths of the
+variance of every dimension are noise. **Limits**: {durations} training samples (the paper: 200
+million), networks of 16 channels (128), {generated} generated images, no calibration and a Gaussian
+base distribution. The table shows whether quality falls with few dimensions, not the quality that
+longer training reaches ([Digits](digits.md))."""
 
 
 def flows(plan: ImagePlan) -> dict[float, tuple[int, float]]:

@@ -19,7 +19,7 @@ WORDS = """Flows that keep 2 dimensions, at the same T; means ± 2 standard devi
 trainings. The paper's FID of AFHQv2 is 11.95, 13.98, 17.84, 34.68 and 107.64 at these gaps.
 Compressed dimensions inflate at a rate of 2 − gap. At a larger gap they have less noise at T, and a
 Gaussian fits them less well. Measures, data and limits are those of the previous section
-({durations} training images, {generated} generated); networks at a gap of 1.02 are the same ones."""
+({durations} training samples, {generated} generated); networks at a gap of 1.02 are the same."""
 
 
 def flows(plan: ImagePlan) -> dict[float, tuple[int, float]]:

@@ -43,12 +43,10 @@ WORDS = """Correlation of residuals with those of the first time, mean over dime
 0.1 T, 0.5 T and T. *time* is the correlation time: the integral over the lag, in units of t, until
 the correlation is within chance (*± chance*). The paper claims that residuals are nearly
 uncorrelated between distant times, so that network errors average out along a path. With fresh
-noise at each time, as in the paper, they are, but so are those of the exact denoiser, because the
-unpredictable part is new at each time. Along the path, residuals stay correlated for a large part
-of T, and so, for less time, does the network's own error *D − exact D*: errors at neighboring times
-add up. Toys use networks trained on 0.25 million samples, 4,000 points and 71 times. {images} use a
-network of the sections below that keeps {kept} dimensions, with fewer images and times, so their
-chance level is large."""
+noise at each time, as in the paper, they are, but so are those of the exact denoiser. Along the
+path, residuals stay correlated for a large part of T, and so, for less time, does the network's own
+error *D − exact D*: errors at neighboring times add up. The network of {images} is that of the
+sections below that keeps {kept} dimensions; fewer images and times make its chance level large."""
 
 
 def found_in(folder: Path) -> SavedLags | None:

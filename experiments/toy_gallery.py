@@ -36,15 +36,12 @@ STAGES = ("data", "melted", "generated")
 COLUMNS = ("data", "melted, PRP", "generated, PRP", "melted, PRR", "generated, PRR")
 WORDS = """Flows that keep all dimensions (PRP) or all but one (PRR). *generated* is the energy
 distance between 2,000 generated and 2,000 new points, in thousandths of the data's unit, mean of
-three pairs. *fresh* is the distance between two new data sets, the level of chance. *round trip* is
-the root mean square displacement of 2,000 points after inflation and return, in data units.
-Networks are trained on 0.25 million samples, a quarter of our default in the plane and less in
-space (the published code: 7 billion). T is the time at which a tenth of the variance comes from the
-data, and the base distribution of compressed latents is learned
-([Toys](toys.md#base-distribution-of-compressed-latents)). The paper shows circles, sine, moons,
-S-curve and Swiss roll as pictures, with T = 7.01 for circles and Gaussian latents (variance 1e-2 of
-the compressed dimension for circles, 2.5e-3 for the S-curve). Short training increases *generated*;
-round trips depend on the integration only."""
+three pairs; *fresh* is that of two new data sets, the level of chance. *round trip* is the root
+mean square displacement of 2,000 points after inflation and return, in data units. Networks are
+trained on 0.25 million samples, a quarter of our default or less (the published code: 7 billion),
+which increases *generated*. The base distribution of compressed latents is learned
+([Toys](toys.md#base-distribution-of-compressed-latents)); the paper uses Gaussian latents
+(variance 1e-2 of the compressed dimension for circles) and T = 7.01 for circles."""
 
 
 def generator(seed: int) -> torch.Generator:
