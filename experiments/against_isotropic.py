@@ -55,21 +55,16 @@ SIZES = {"cpu": (297, 32, 16), "gpu": (5000, 256, 64)}
 """Images whose loss, whose density, and whose integration is measured."""
 DENSITY_STEPS, ROWS = 6, 64
 LEFT = 0.7
-WORDS = """{data}, the same network and {durations} images for all, means ± 2 standard deviations
-over {seeds} trainings: PRP, PRR to {kept} dimensions at a gap of 1.02, and the isotropic models of
-Karras et al. 2022, with their own preconditioning, times and T: they have to learn the linear part
-of their denoisers, which PRP and PRR have in closed form. *loss*: mean squared error of the
-denoiser on images that were held out, over that of the best linear denoiser, in the mean of noise
-levels that leave the linear one 0.1 to 0.9 of the data's variance; less is better, and 1 is no
-better than linear. Noise of PRP, edm and vp is the same at a level, and that of PRR another.
-*energy* and *Fréchet* as above, of {generated} images by the defaults of `gen_fid_samples.py` but
-for the solver. *bits*: per dimension, of images with noise of variance 5e-4 (of a standard
-deviation of 2.9 gray levels), which is the first time of PRP and PRR and a later one of the others;
-a Gaussian with the data's covariance has {gaussian}. *Heun*, *exp_rk5*: network calls until
-generated images are within one gray level (root mean square) of those of {reference} calls, on each
-model's own times; more than the most that were tried is >. The paper gives no such comparison at
-one budget: its FID of 17.01 (PRP, CIFAR-10) is that of the training of 200 million images that
-EDM's recipe has. At this budget no model is trained to its end."""
+WORDS = """Data: {data}. All models have the same network and {durations} training samples; means
+± 2 standard deviations over {seeds} trainings. PRP and PRR to {kept} dimensions (gap 1.02) are
+compared with isotropic models of Karras et al. 2022, with their own preconditioning. *loss* is
+the mean squared error of the denoiser on held-out images relative to the best linear one (1: no
+better), averaged over noise levels; PRP, edm and vp have the same noise, PRR another. *energy* and
+*Fréchet* are as above, for {generated} images. *bits* are bits per dimension of images with noise
+of variance 5e-4; a Gaussian with the data's covariance has {gaussian}. *Heun* and *exp_rk5* are the
+network evaluations until generated images are within one gray level (root mean square) of those of
+{reference} evaluations. The isotropic models have to learn the linear part of the denoiser, which
+PRP and PRR have in closed form. No model is trained to convergence."""
 
 
 def network(lab: Lab, plan: ImagePlan, name: str, seed: int) -> tuple[str, Path]:

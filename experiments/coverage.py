@@ -28,18 +28,15 @@ TEST_POINTS = 20_000
 STEPS = {"cpu": 12, "gpu": 20}
 """Of ``exp_rk5``, six network calls each."""
 LEFT, HIGHEST = 0.75, 3.0
-WORDS = """As in the paper, 20,000 test points of the latent law and 7 spheres of Mahalanobis radius
-0.5 to 3.5, of 200 points (in three dimensions 2,000), are carried to the data and back, by 12 steps
-of `exp_rk5` each way. Percentage points: *change*, the largest by which the share of test points
-inside a sphere differs from that at the start; *moved*, most test points that are on another side
-of their sphere; *fresh*, where new samples of the toy inside the carried sphere differ most from
-χ², at radius *r*; *± chance*, two standard deviations of such a count. The paper's claim is that
-little drifts in either direction, so that uncertainty put on data is carried to the latent space as
-it is, and ours holds: next to nothing moves, for any network, since what is inside a boundary stays
-inside along a smooth flow. *fresh* is what a wrong score or law of latents would tell by. Networks
-are those of the gallery, of 0.25 million samples, which is short. The S-curve has not quite become
-Gaussian at T, with the exact denoiser as well; more of that, of longer trainings, and of Gaussian
-latents of PRR, in [coverage.md](coverage.md)."""
+WORDS = """As in the paper, 20,000 test points of the base distribution and 7 spheres of Mahalanobis
+radius 0.5 to 3.5 are mapped to the data and back, by 12 steps of `exp_rk5` each way. In percentage
+points: *change* is the largest change of the fraction of test points inside a sphere; *moved* is
+the largest fraction of test points that change sides; *fresh* is the largest deviation from χ² of
+the fraction of new toy samples inside a mapped sphere, at radius *r*; *± chance* is two standard
+deviations of such a count. The paper claims that little drifts in either direction. This holds for
+any network, since a smooth flow keeps the inside of a boundary inside; only *fresh* tests the
+learned score and the base distribution. The S-curve deviates with the exact denoiser too, because
+it is not quite Gaussian at T."""
 
 
 def measured(folder: Path, network: Path, steps: int) -> dict[str, Any]:

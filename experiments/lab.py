@@ -92,14 +92,17 @@ class Lab:
         """The folder of what was measured."""
         return self.folder / "parts"
 
-    def finish(self, content: dict[str, Any], table: str, figure: Figure, words: str) -> None:
-        """Writes what was found.
+    def finish(
+        self, content: dict[str, Any], table: str, figure: Figure, words: str, shown: bool = True
+    ) -> None:
+        """Write the results.
 
         Args:
             content: The numbers.
             table: The same as Markdown.
             figure: The same as a picture.
             words: What it shows, as Markdown: how to read the table.
+            shown: Whether the page has the picture, too.
         """
         base = self.folder / self.name
         command = f"python experiments/{self.name}.py --scale={self.scale}"
@@ -110,11 +113,13 @@ class Lab:
         _save(figure, base.with_suffix(".png"))
         print(f"Wrote {base}.json, {self.name}.md and {self.name}.png")
         if self.publish:
-            picture = ROOT / "docs" / "images" / f"paper_{self.name}.png"
-            _save(figure, picture)
-            shown = f"![{self.name.replace('_', ' ')}](../images/{picture.name})"
-            told = f"It took {minutes(self.taken)} of the CPU, with the trainings."
-            section = f"```bash\n{command}\n```\n\n{words}\n\n{told}\n\n{table}\n\n{shown}"
+            total = f"Total time: {minutes(self.taken)} of CPU time, training included."
+            section = f"```bash\n{command}\n```\n\n{words}\n\n{total}\n\n{table}"
+            if shown:
+                picture = ROOT / "docs" / "images" / f"paper_{self.name}.png"
+                _save(figure, picture)
+                name = self.name.replace("_", " ")
+                section += f"\n\n![{name}](../images/{picture.name})"
             page = with_section(PAPER.read_text(encoding="utf-8"), self.name, section)
             _write(PAPER, with_time(page, self.name, minutes(self.taken)))
             print(f"Wrote its section of {PAPER.relative_to(ROOT)}")

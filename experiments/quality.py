@@ -288,10 +288,10 @@ def apart(at: Sequence[float], logarithmic: bool) -> list[float]:
 
 
 def classifier_words(found: Mapping[str, Any]) -> str:
-    """How well the classifiers tell the classes apart."""
+    """Describe the accuracy of the classifiers."""
     parts = [
-        f"{name}: {one['classifier']['classes']} classes, of which it finds "
-        f"{one['classifier']['accuracy_held_out']:.0%} in images that were held out"
+        f"{name}: {one['classifier']['classes']} classes, "
+        f"{one['classifier']['accuracy_held_out']:.0%} accuracy on held-out images"
         for name, one in found.items()
     ]
     return "; ".join(parts)
@@ -300,17 +300,17 @@ def classifier_words(found: Mapping[str, Any]) -> str:
 def exact_words(found: Mapping[str, Any]) -> str:
     """How many networks bring every pixel back, by each of the round trips."""
     every = [run for one in found.values() for runs in one["flows"].values() for run in runs]
-    told = f"after rounding {_exact([run['mse'] for run in every])}"
+    words = f"after rounding, {_exact([run['mse'] for run in every])}"
     if "mse_reversible" in every[0]:
         reversible = _exact([run["mse_reversible"] for run in every])
-        told += f", and by `rev_rk5`, whose steps have an exact inverse, {reversible}"
-    return told
+        words += f", and by the reversible solver `rev_rk5`, {reversible}"
+    return words
 
 
 def _exact(errors: Sequence[float]) -> str:
     inexact = sum(mse > 0 for mse in errors)
     if not inexact:
-        return f"every pixel is what it was for all {len(errors)} networks"
+        return f"every pixel is exact for all {len(errors)} networks"
     return f"pixels of {inexact} in {len(errors)} networks differ, by at most {max(errors):.1g}"
 
 

@@ -17,11 +17,9 @@ KEPT, GAPS = 2, (GAP, 1.10, 1.25, 1.35, 1.50)
 PUBLISHED = {"AFHQv2": {"gap": GAPS, "fid": (11.95, 13.98, 17.84, 34.68, 107.64)}}
 WORDS = """Flows that keep 2 dimensions, at the same T; means ± 2 standard deviations over {seeds}
 trainings. The paper's FID of AFHQv2 is 11.95, 13.98, 17.84, 34.68 and 107.64 at these gaps.
-Compressed dimensions inflate at a rate of 2 − gap, so that at a larger gap they have less noise at
-T, and a Gaussian is not what the data have become. Measures, data and what is short about the
-trainings are those of the section before ({durations} images, {generated} generated); networks at a
-gap of 1.02 are the same ones. In rows *held out* are as many real images that were not trained
-on."""
+Compressed dimensions inflate at a rate of 2 − gap. At a larger gap they have less noise at T, and a
+Gaussian fits them less well. Measures, data and limits are those of the previous section
+({durations} training samples, {generated} generated); networks at a gap of 1.02 are the same."""
 
 
 def flows(plan: ImagePlan) -> dict[float, tuple[int, float]]:

@@ -39,17 +39,14 @@ NOISES = {"independent": "fresh noise", "path": "along the path"}
 SHARES = (0.1, 0.5, 1.0)
 """Lags that the table shows, as shares of T."""
 LEFT = 0.7
-WORDS = """Correlation of residuals with those of the first time, mean over the dimensions, at lags
-of a tenth, a half and all of T, and the correlation time: the integral over the lag, in units of t,
-up to where the correlation is no more than chance (*± chance*). The paper's claim is that residuals
-are close to uncorrelated between distant times, so that errors of the network average out along a
-path. With fresh noise at each time, as in the paper, they nearly are, but so are those of the exact
-denoiser, for what no denoiser can know is new at each time. Along the path residuals stay
-correlated for a good part of T, and for a shorter one so does the network's own error *D − exact
-D*, where it is known: errors of neighboring times add up. More in
-[correlations.md](correlations.md). Toys have networks of the gallery, 0.25 million
-samples, and 4,000 points at 71 times; {images} the network of the sections below that keeps {kept}
-dimensions, and fewer images and times: what 400 images leave to chance is large."""
+WORDS = """Correlation of residuals with those of the first time, mean over dimensions, at lags of
+0.1 T, 0.5 T and T. *time* is the correlation time: the integral over the lag, in units of t, until
+the correlation is within chance (*± chance*). The paper claims that residuals are nearly
+uncorrelated between distant times, so that network errors average out along a path. With fresh
+noise at each time, as in the paper, they are, but so are those of the exact denoiser. Along the
+path, residuals stay correlated for a large part of T, and so, for less time, does the network's own
+error *D − exact D*: errors at neighboring times add up. The network of {images} is that of the
+sections below that keeps {kept} dimensions; fewer images and times make its chance level large."""
 
 
 def found_in(folder: Path) -> SavedLags | None:

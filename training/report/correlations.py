@@ -43,5 +43,5 @@ def section_of(path: Path, choice: Choice) -> Section:
     chart = Chart(plot, f"Mean over {saved.dim} dimensions", "; ".join(times) + ".", keys, details)
     title = joined(name, "correlations of residuals", by=": ")
     return Section(
-        title, READING, "docs/measurements/correlations.md", str(path.parent), [Charts([chart])]
+        title, READING, "docs/measurements/paper.md", str(path.parent), [Charts([chart])]
     )
