@@ -42,7 +42,7 @@ or absent. Existing results are kept unless `--overwrite` is given. Arrays open 
 
 says what is in a network file, in results, in the folder of a run, or in a set of images. Pictures
 and reports are on pages of their own, [pictures.md](../howto/pictures.md) and
-[report.md](../howto/report.md).
+[pictures and reports](../howto/pictures.md).
 """
 
 
