@@ -41,8 +41,7 @@ or absent. Existing results are kept unless `--overwrite` is given. Arrays open 
     python info.py FILE...
 
 says what is in a network file, in results, in the folder of a run, or in a set of images. Pictures
-and reports are on pages of their own, [pictures.md](../howto/pictures.md) and
-[report.md](../howto/report.md).
+and reports are on [a page of their own](../howto/pictures.md).
 """
 
 
