@@ -5,17 +5,53 @@ MathML needs no script. Code is not part of the site.
 
 import html
 import re
+import sys
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
+import click
 from latex2mathml.converter import convert
+
+from training.options.declared import HELP_ALL
 
 CODE = re.compile(r"\[([^\]]+)\]\((?:\.\./)+([\w./-]+)\)")
 EQUATION = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.S)
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Replace links to code by file names, in the text of a page."""
+ROOT = Path(__file__).parent.parent
+COPIED = {"project/contributing.md": "CONTRIBUTING.md", "project/changelog.md": "CHANGELOG.md"}
+"""Pages whose text is a file at the top of the repository."""
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Fill in copied and generated pages, and replace links to code by file names."""
+    name = page.file.src_uri
+    if name in COPIED:
+        markdown = (ROOT / COPIED[name]).read_text(encoding="utf-8").replace("](docs/", "](../")
+        markdown = markdown.replace("](LICENSE)", "](../../LICENSE)")
+    if name == "reference/commands.md":
+        markdown += "".join(map(_section, sorted(ROOT.glob("*.py"))))
     return CODE.sub(lambda link: link[0] if link[2].endswith(".md") else f"`{link[2]}`", markdown)
+
+
+def _section(path: Path) -> str:
+    """Return the full help of a script and its subcommands, as Markdown; empty for other files."""
+    if path.stem == "setup":
+        return ""
+    sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
+    main = import_module(path.stem).main
+    commands = {path.stem: main}
+    commands |= {
+        f"{path.stem} {name}": each for name, each in getattr(main, "commands", {}).items()
+    }
+    text = ""
+    for name, command in commands.items():
+        context = click.Context(command, info_name=name, max_content_width=100, terminal_width=100)
+        context.meta[HELP_ALL] = True
+        level = "##" if command is main else "###"
+        text += f"\n\n{level} {name}\n\n```\n{command.get_help(context)}\n```\n"
+    return text
 
 
 def on_page_content(content: str, **_: Any) -> str:

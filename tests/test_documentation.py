@@ -110,6 +110,7 @@ def test_every_block_of_a_page_runs(page, toy_network, tmp_path, monkeypatch):
                 few = MANY.sub("20", block["text"])
                 # Of posteriors with a likelihood, a pool alone that they are chosen from.
                 few = few.replace("}, draws=50", "}, draws=50, pool=300, sampler='pool'")
+                few = few.replace(".train()", ".train(duration=0.0004)")
                 exec(compile(few, page, "exec"), names)
 
 
