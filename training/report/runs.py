@@ -51,7 +51,7 @@ def run_of(path: Path) -> Run | None:
         "device": options.get("device_name"),
         "seconds": _total(content, "seconds", "{:,.1f}")
         or _total({"seconds": (trained or {}).get("Timing/seconds")}, "seconds", "{:,.1f}"),
-        "network calls": _total(content, "denoiser_calls", "{:,.0f}")
+        "network evaluations": _total(content, "denoiser_calls", "{:,.0f}")
         or _total(content, "network_calls", "{:,.0f}"),
         "started": last.get("started"),
         "finished": last.get("finished"),
