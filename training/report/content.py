@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 from bokeh.plotting import figure
 
-BRIEF = {"seed": "seed {}", "device": "on {}", "seconds": "{} s", "network evaluations": "{} evaluations"}
+BRIEF = {"seed": "seed {}", "device": "on {}", "seconds": "{} s"}
+BRIEF["network evaluations"] = "{} evaluations"
 """Facts of a run for its one-line summary, with their formats."""
 
 

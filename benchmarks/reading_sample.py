@@ -1,0 +1,94 @@
+"""Text of the program at random, for somebody who reads it for the first time.
+
+    python benchmarks/reading_sample.py --seed=1
+
+It prints docstrings of public names, error messages and help texts, each with its place. The reader marks every
+sentence that needs a second reading.
+"""
+
+import argparse
+import ast
+import random
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+
+import click
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("dnnlib", "torch_utils", "training")
+DOCUMENTED = (ast.ClassDef, ast.FunctionDef)
+
+
+def code() -> Iterator[tuple[str, ast.Module]]:
+    """Yield the path and the syntax tree of every file of the packages and of the scripts."""
+    paths = [
+        *ROOT.glob("*.py"),
+        *(path for name in PACKAGES for path in (ROOT / name).rglob("*.py")),
+    ]
+    for path in sorted(paths):
+        yield path.relative_to(ROOT).as_posix(), ast.parse(path.read_text(encoding="utf-8"))
+
+
+def docstrings() -> Iterator[str]:
+    """Yield the docstrings of public classes and functions."""
+    for path, tree in code():
+        for node in ast.walk(tree):
+            if isinstance(node, DOCUMENTED) and not node.name.startswith("_"):
+                text = ast.get_docstring(node)
+                if text:
+                    yield f"{path}: {node.name}\n{text}"
+
+
+def messages() -> Iterator[str]:
+    """Yield the texts of errors, with expressions in braces."""
+    for path, tree in code():
+        for node in ast.walk(tree):
+            if not (isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)):
+                continue
+            for argument in node.exc.args:
+                if isinstance(argument, ast.JoinedStr):
+                    text = "".join(
+                        str(part.value)
+                        if isinstance(part, ast.Constant)
+                        else f"{{{ast.unparse(getattr(part, 'value', part))}}}"
+                        for part in argument.values
+                    )
+                elif isinstance(argument, ast.Constant):
+                    text = str(argument.value)
+                else:
+                    continue
+                if " " in text:
+                    yield f"{path}:{node.lineno}\n{text}"
+
+
+def helps() -> Iterator[str]:
+    """Yield the help texts of commands and options."""
+    sys.path.insert(0, str(ROOT))
+    for path in sorted(ROOT.glob("*.py")):
+        if path.stem == "setup":
+            continue
+        main = import_module(path.stem).main
+        for name, command in {"": main, **getattr(main, "commands", {})}.items():
+            yield f"{path.stem} {name}\n{command.help}"
+            for param in command.params:
+                if isinstance(param, click.Option) and param.help:
+                    yield f"{path.stem} {name} {param.opts[-1]}\n{param.help}"
+
+
+def main() -> None:
+    """Print the sample."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--count", type=int, default=12, help="texts of each kind (default: 12)")
+    options = parser.parse_args()
+    drawing = random.Random(options.seed)
+    kinds = {"Docstring": docstrings, "Error message": messages, "Help": helps}
+    for kind, texts in kinds.items():
+        for number, text in enumerate(drawing.sample(sorted(set(texts())), options.count), 1):
+            print(f"--- {kind} {number}: {text}\n")
+
+
+if __name__ == "__main__":
+    main()
