@@ -2,8 +2,8 @@
 
     python benchmarks/reading_sample.py --seed=1
 
-It prints docstrings of public names, error messages and help texts, each with its place. The reader marks every
-sentence that needs a second reading.
+It prints docstrings of public names, error messages and help texts, each with its place. The
+reader marks every sentence that needs a second reading.
 """
 
 import argparse
