@@ -50,7 +50,7 @@ def population(settings: PopulationSettings) -> int:
     """Infer the hierarchical model of the members whose posterior draws are in a file.
 
     Returns:
-        The exit code: ``UNSOUND`` with ``--strict`` if the chains have not converged, else 0.
+        The exit code: ``UNSOUND`` with ``--strict`` if it has not converged, else 0.
     """
     began, saved = perf_counter(), load_netcdf(settings.draws, 2**31, every_draw=True)
     stem = f"{settings.draws.stem}_population"

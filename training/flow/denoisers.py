@@ -186,7 +186,7 @@ class NetworkDenoiser(nn.Module):
         return {"pixels": noisy.to(dtype), "pixel_noise": noise.to(dtype)}
 
     def autocast(self, device_type: str) -> AbstractContextManager[object]:
-        """Return a context in which the network computes in its precision on a type of device."""
+        """Return a context for a type of device where the network has its precision."""
         dtype = DTYPES[self.precision]
         return nullcontext() if dtype is None else torch.autocast(device_type, dtype)
 

@@ -233,7 +233,7 @@ def _of_one(draws: Draws, index: int, pool: int) -> tuple[Tensor, ...]:
 def _errors(points: Tensor, std: Tensor, worth: Tensor) -> tuple[Tensor, Tensor]:
     """Return standard errors ``[D]`` of means and standard deviations of points ``[N, D]``.
 
-    The points have the effective sample size ``worth``.
+    The points have a given effective sample size.
     """
     scaled = (points - points.mean(dim=0)) / torch.where(std > 0, std, 1.0)
     peaked = scaled.pow(4).mean(dim=0)

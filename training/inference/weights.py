@@ -102,7 +102,7 @@ def z_order(rows: Tensor) -> Tensor:
 def tempered(log_weights: Tensor, worth: int) -> Tensor:
     """Return log weights ``[M, P]`` times the largest exponent that keeps their effective size.
 
-    The exponent is at most 1; the effective sample size is at least ``worth``.
+    The exponent is at most 1; the effective sample size is at least the given one.
     """
     most = torch.ones(len(log_weights), dtype=log_weights.dtype, device=log_weights.device)
     return largest_exponent(log_weights, most, worth)[:, None] * log_weights

@@ -66,8 +66,8 @@ class Score:
     def better_than(self, other: "Score", margin: float = 0.0) -> bool:
         """Return whether this score is better than another one.
 
-        Scores in nats are compared where both have them, and must differ by more than ``margin``.
-        Others are compared by their losses.
+        Scores in nats are compared where both have them; this one must exceed the other by more
+        than ``margin``. Others are compared by their losses.
         """
         if self.nats is None or other.nats is None:
             return self.loss < other.loss

@@ -387,7 +387,7 @@ class SectionedCommand(click.Command):
             )
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse arguments, of which flags may have a value such as ``--cond=False``."""
+        """Parse arguments; flags may have a value, for example ``--cond=False``."""
         flags = {
             spelled_alike(name): param
             for param in self.params

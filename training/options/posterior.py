@@ -75,7 +75,7 @@ class SampleSettings(
 
     @property
     def of_trials(self) -> bool:
-        """Whether observations are trials, whose learned likelihood does not only correct draws."""
+        """Whether the likelihood is a network that does more than correct draws."""
         return super().of_trials and self.correct is None
 
     def __post_init__(self) -> None:

@@ -87,7 +87,7 @@ class InflationOptions(Declared, section="Flow"):
 
         Args:
             precond: Kind of model. Isotropic models have no such arguments.
-            data_dim: Dimension of the data, all of which an isotropic model keeps.
+            data_dim: Dimension of the data; an isotropic model keeps all dimensions.
 
         Raises:
             UsageError: An argument was given for an isotropic model, or a gap for the type

@@ -210,7 +210,7 @@ class ImageFlow(Subject):
         return pixels.double()
 
     def truth_labels(self, path: Path | None, count: int, seed: int) -> Tensor | None:
-        """Return the labels of the images of ``truths``, or random classes without a data set.
+        """Return the labels of the true images, or random classes without a data set.
 
         Raises:
             UsageError: Conditions are vectors, and there is no data set.
@@ -224,7 +224,7 @@ class ImageFlow(Subject):
     def quantities(self, path: Path | None, count: int, seed: int) -> Quantities:
         """Return means and powers of images, and log odds of classes if a data set has some.
 
-        Log odds are fitted to images that ``truths`` does not draw.
+        Log odds are fitted to other images than those drawn as true images.
         """
         of_any = image_quantities(self.shape)
         if path is None:
