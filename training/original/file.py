@@ -183,7 +183,7 @@ class Fields:
         return value
 
     def text(self, name: str) -> str:
-        """Return a text."""
+        """Return an attribute that is a text."""
         return self._get(name, str)
 
     def number(self, name: str) -> float:
@@ -222,7 +222,7 @@ class Fields:
         return array.astype(np.float64)
 
     def record(self, name: str) -> Record:
-        """Return an object of the original code."""
+        """Return an attribute that is an object of the original code."""
         return self._get(name, Record)
 
     def mapping(self, name: str) -> "Fields":
