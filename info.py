@@ -24,6 +24,7 @@ class Settings(
 @command(help=__doc__, example=Settings.example)
 @takes(Settings)
 def main(settings: Settings) -> None:
+    """Print facts about each path."""
     from training.files.about import facts_of  # imported here, so that --help does not load PyTorch
 
     for text in settings.paths:

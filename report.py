@@ -65,6 +65,11 @@ def write(settings: Settings) -> int:
 @command(help=__doc__, example=Settings.example)
 @takes(Settings)
 def main(settings: Settings) -> None:
+    """Write the report, and open it in a browser if requested.
+
+    Raises:
+        UsageError: The destination is no HTML file, or exists.
+    """
     if os.environ.get("RANK", "0") != "0":
         return  # the first rank does all the work
     if settings.dest.is_dir() or settings.dest.suffix.lower() not in (".html", ".htm"):

@@ -18,11 +18,11 @@ EDITABLE = "editable_wheel" in sys.argv
 
 
 def below(source: str) -> str:
-    """Return the source of a module with imports of the packages prefixed by the one name.
+    r"""Return the source of a module with imports of the packages prefixed by the one name.
 
     Example:
-        >>> below("from training.names import TOY\\n")
-        'from inflationary_flows.training.names import TOY\\n'
+        >>> below("from training.names import TOY\n")
+        'from inflationary_flows.training.names import TOY\n'
     """
     lines = source.splitlines(keepends=True)
     for node in ast.walk(ast.parse(source)):
@@ -43,10 +43,12 @@ class Below(build_py):  # type: ignore[misc]
     """Build command that copies modules, with prefixed imports unless the copy is editable."""
 
     def find_package_modules(self, package, package_dir):  # type: ignore[no-untyped-def]
+        """Return the modules of a package, without this file."""
         modules = super().find_package_modules(package, package_dir)
         return [module for module in modules if Path(module[-1]).name != Path(__file__).name]
 
     def build_module(self, module, module_file, package):  # type: ignore[no-untyped-def]
+        """Copy a module, and prefix its imports unless the copy is editable."""
         outfile, copied = super().build_module(module, module_file, package)
         if not self.editable_mode:
             path = Path(outfile)

@@ -35,6 +35,12 @@ class Settings(Declared, example=f"{command_line('visualize')} out"):
 @command(help=__doc__, example=Settings.example)
 @takes(Settings)
 def main(settings: Settings) -> None:
+    """Draw pictures of all paths, and list broken files at the end.
+
+    Raises:
+        UsageError: A picture exists, or the program for animations is missing.
+        DataError: A file is broken.
+    """
     if os.environ.get("RANK", "0") != "0":
         return  # the first rank draws everything
     # Imported here, so that --help does not load PyTorch and Matplotlib.

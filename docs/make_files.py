@@ -1,4 +1,4 @@
-"""Writes files.md, the page of every file and key, from the modules that own the formats.
+"""Write files.md, the page of every file and key, from the modules that define the formats.
 
 python docs/make_files.py
 """
@@ -46,7 +46,10 @@ and reports are on [a page of their own](../howto/pictures.md).
 
 
 def section_of(module: str) -> str:
-    """The section of a module: its docstring, whose first line is a heading and what it is of."""
+    """Return the section of a module, made of its docstring.
+
+    The first line of the docstring has a heading, a colon, and the start of the text.
+    """
     text = ast.get_docstring(ast.parse((ROOT / module).read_text(encoding="utf-8")))
     assert text is not None, module
     heading, _, rest = text.replace("``", "`").partition(": ")
@@ -54,7 +57,7 @@ def section_of(module: str) -> str:
 
 
 def page() -> str:
-    """The whole page."""
+    """Return the whole page."""
     return "\n".join([HEAD, *map(section_of, MODULES)])
 
 

@@ -116,10 +116,12 @@ def first_rank_only(command: Callable[[S], R]) -> Callable[[S], R | None]:
 
 
 def rank() -> int:
+    """Return the number of this rank in the process group; 0 without one."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
+    """Return the number of ranks in the process group; 1 without one."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
@@ -134,6 +136,7 @@ def progress_bar(items: Iterable[Any] | None = None, **options: Any) -> "tqdm[An
 
 
 def barrier() -> None:
+    """Wait until all ranks are here; do nothing without a process group."""
     if dist.is_initialized():
         dist.barrier()
 

@@ -41,6 +41,11 @@ class Dtype(Unfinished):
         self.numpy = np.dtype(code)
 
     def build(self, state: Any) -> "Dtype":
+        """Set the byte order, and return the type.
+
+        Raises:
+            ValueError: The state is that of a type with fields.
+        """
         match state:
             case (int(), "<" | ">" | "|" as order, None, None, None, *_):
                 self.numpy = self.numpy.newbyteorder(order)
@@ -52,6 +57,11 @@ class UnfilledArray(Unfinished):
     """An array before its dtype, shape and bytes are set."""
 
     def build(self, state: Any) -> np.ndarray:
+        """Return the array of a state: shape, type, order and bytes.
+
+        Raises:
+            ValueError: The state has another format.
+        """
         match state:
             case (int(), tuple(shape), Dtype() as dtype, bool() | int() as fortran_order, raw):
                 return _array(raw, dtype, shape, "F" if fortran_order else "C")

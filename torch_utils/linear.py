@@ -85,4 +85,5 @@ class Linear(nn.Linear):
     """Linear layer by ``linear``, otherwise equal to ``nn.Linear``."""
 
     def forward(self, input: Tensor) -> Tensor:
+        """Return ``input [..., I]`` times the weight, plus the bias: ``[..., O]``."""
         return linear(input, self.weight, self.bias)

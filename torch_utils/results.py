@@ -149,6 +149,7 @@ class SavedArrays:
             yield
 
     def broken(self, name: str) -> DataError:
+        """Return the error for an array that is damaged or not plain."""
         return DataError(
             f"{self._path}: the array '{shown(name)}' is damaged or not plain: make the file again"
         )

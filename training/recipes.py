@@ -225,8 +225,9 @@ def fitted(
     values: Mapping[str, Any],
     has_bf16: bool = True,
 ) -> ImageRecipe:
-    """Return a recipe fitted to the number of images and the device, consistent with the user's
-    values.
+    """Return a recipe fitted to the number of images and the device.
+
+    It is consistent with the values that the user gave.
 
     Args:
         arch: Name of the network.
@@ -304,8 +305,9 @@ lower.
 def fitted_to_table(
     rows: int, dim: int, values: Mapping[str, Any], conditions: int = 0
 ) -> TableRecipe:
-    """Return a recipe for a table with this number of training rows, columns and conditions;
-    otherwise like ``fitted``.
+    """Return a recipe for a table with this number of training rows, columns and conditions.
+
+    Values are those that the user gave, as in ``fitted``.
     """
     if conditions:
         return _fitted_to_simulations(rows, values)
@@ -356,8 +358,9 @@ def _fitted_to_simulations(rows: int, values: Mapping[str, Any]) -> TableRecipe:
 
 
 def fitted_to_questions(rows: int, values: Mapping[str, Any]) -> TableRecipe:
-    """Return a recipe for arbitrary queries, given the number of training rows; otherwise like
-    ``fitted``.
+    """Return a recipe for conditional queries, given the number of training rows.
+
+    Values are those that the user gave, as in ``fitted``.
     """
     few, many = rows < FEW_ROWS, rows >= MANY_ROWS
     batch = values.get("batch") or (128 if few else 256)
@@ -396,8 +399,9 @@ def describe_table_recipe(recipe: TableRecipe, rows: int, dim: int, conditions: 
 
 
 def told_of_tables(name: str) -> str:
-    """Describe the recipes' values of an option for tables, for its help; for an option about
-    conditions, those of the recipes with conditions.
+    """Describe the recipes' values of an option for tables, for its help.
+
+    For an option about conditions, these are the values of the recipes with conditions.
     """
     few, many, narrow = FEW_ROWS - 1, MANY_ROWS, WIDE // 2
     recipes = {

@@ -1,3 +1,4 @@
-"""Functions of the scripts, called once options are parsed. Only the scripts import them, when they
-run, so that ``--help`` is fast.
+"""Functions of the scripts, called once options are parsed.
+
+Only the scripts import them, when they run, so that ``--help`` is fast.
 """

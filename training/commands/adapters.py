@@ -98,8 +98,9 @@ class FlowDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]
 
 
 class SbiPosterior:
-    """A posterior with the interface of ``sbi``: ``sample``, ``sample_batched``, ``log_prob`` of
-    ``[..., D]``.
+    """A posterior with the interface of ``sbi``.
+
+    It has ``sample``, ``sample_batched``, and ``log_prob`` of parameters ``[..., D]``. For example,
 
         from sbi.diagnostics import run_sbc, run_tarp
         ranks, _ = run_sbc(theta, x, SbiPosterior(model), num_posterior_samples=200)
@@ -121,8 +122,10 @@ class SbiPosterior:
         self.default_x: Tensor | None = None
 
     def set_default_x(self, x: Any) -> "SbiPosterior":
-        """Set the data ``[C]`` or ``[1, C]`` that other methods use by default, and return the
-        posterior.
+        """Set the data ``[C]`` or ``[1, C]`` that other methods use by default.
+
+        Returns:
+            The posterior itself.
         """
         self.default_x = torch.as_tensor(x)
         return self
@@ -143,8 +146,9 @@ class SbiPosterior:
         return points.reshape(*shape, *points.shape[1:])
 
     def log_prob(self, theta: Any, x: Any = None, **_: Any) -> Tensor:
-        """Return the log densities ``[N]`` of parameters ``[N, D]`` under the distribution of the
-        draws.
+        """Return the log densities ``[N]`` of parameters ``[N, D]``, in nats.
+
+        The density is that of the distribution of the draws.
         """
         return torch.from_numpy(self._posterior.log_prob(theta, self._one(x))).float()
 
@@ -156,8 +160,9 @@ class SbiPosterior:
 
 
 class _Estimator(nn.Module):
-    """A denoiser that another program trains by the denoising loss; samples and densities are those
-    of its flow.
+    """A denoiser that another program trains by the denoising loss.
+
+    Samples and densities are those of its flow.
 
     Parameters ``[N, D]`` and data ``[N, ...]`` are standardized by mean and standard deviation of
     the given ones.
@@ -185,8 +190,9 @@ class _Estimator(nn.Module):
         return self._loss.per_sample(regression, clean, draws, {"labels": self._labels(x)})
 
     def log_prob(self, theta: Tensor, x: Tensor) -> Tensor:
-        """Return the log densities ``[S, B]`` of parameters ``[S, B, D]`` given data ``[B,
-        ...]``.
+        """Return the log densities ``[S, B]`` of parameters ``[S, B, D]`` given data.
+
+        Data are ``[B, ...]``.
         """
         with self._flow(x, len(theta)) as flow:
             density = flow.log_prob(self._standard(theta).flatten(0, 1)).view(theta.shape[:2])
@@ -206,8 +212,9 @@ class _Estimator(nn.Module):
 
     @contextmanager
     def _flow(self, x: Tensor, times: int) -> Iterator[ProbabilityFlow]:
-        """Provide the flow of ``times`` points for each row of data, without dropout or
-        gradients.
+        """Provide the flow of ``times`` points for each row of data.
+
+        It has neither dropout nor gradients.
         """
         training = self.training
         self.eval()
@@ -217,8 +224,9 @@ class _Estimator(nn.Module):
 
 
 def sbi_estimator(width: int = 64, depth: int = 4, gamma0: float = 1e-3) -> Any:
-    """Return a builder of flows for ``sbi``'s own trainer:
-    ``NPE(density_estimator=sbi_estimator())``.
+    """Return a builder of flows for the trainer of ``sbi``.
+
+    It is used as ``NPE(density_estimator=sbi_estimator())``.
 
     Parameters and data are standardized. Coordinates, bounds and the choice of weights by
     validation densities are available only with ``Simulations(...).train()``.

@@ -1,5 +1,6 @@
-"""Conditional queries about rows: the functions behind ``ask.py``, and their Python interface with
-data frames.
+"""Conditional queries about rows: the functions behind ``ask.py``, and their Python interface.
+
+The Python interface takes and returns data frames.
 """
 
 import csv
@@ -36,6 +37,7 @@ from training.subjects import NetworkFile, RecordFlow
 
 @first_rank_only
 def fill(settings: options.FillSettings) -> None:
+    """Impute missing values of rows, or write several tables with joint draws of them."""
     dest, sheet = settings.dest, None
     numbers = range(1, (settings.tables or 0) + 1)
     paths = [dest.with_name(f"{dest.stem}_{number}{dest.suffix}") for number in numbers]
@@ -52,6 +54,7 @@ def fill(settings: options.FillSettings) -> None:
 
 @first_rank_only
 def predict(settings: options.PredictSettings) -> None:
+    """Predict columns of rows, given all other cells that are present."""
     flow = opened(settings, settings.dest, params_path(settings.dest))
     records, columns = rows_of(settings, flow, settings.columns), settings.columns
     wanted = intervals(settings, flow)
@@ -62,6 +65,7 @@ def predict(settings: options.PredictSettings) -> None:
 
 @first_rank_only
 def score(settings: options.ScoreSettings) -> None:
+    """Write the log density of each row, its error, and its outlying cells."""
     flow = opened(settings, settings.dest, params_path(settings.dest))
     records = rows_of(settings, flow)
     with bar(flow, "cells", len(records) * (1 + len(records.columns))) as asked:
@@ -71,6 +75,7 @@ def score(settings: options.ScoreSettings) -> None:
 
 @first_rank_only
 def sample(settings: options.DrawSettings) -> None:
+    """Draw rows given values of some columns, and select rows of data to compare with."""
     dest, data, given = settings.dest, settings.data, settings.given_ or ()
     flow = opened(settings, dest, params_path(dest), *([real_path(dest)] if data else []))
     real = Asking(flow).to_compare(data_set(data, flow.empty), given) if data else None
@@ -81,6 +86,11 @@ def sample(settings: options.DrawSettings) -> None:
 
 @first_rank_only
 def check(settings: options.AskCheckSettings) -> int:
+    """Test the conditional distributions of hidden cells in held-out rows.
+
+    Returns:
+        The exit code: ``UNSOUND`` with ``--strict`` if a test fails, else 0.
+    """
     flow = opened(settings, settings.dest)
     records = data_set(settings.data, flow.empty)
     facts = Asking(flow).checked(records, settings.hidden, settings.level, settings.seed)
@@ -129,8 +139,9 @@ def rows_of(settings: options.RowSettings, flow: RecordFlow, asked: Sequence[str
 
 
 def data_set(path: Path, empty: Records, missing_values: Sequence[str] = ()) -> Records:
-    """Read the records of a data set, a table as records, or rows of another file, all of them held
-    out; warn about mismatches.
+    """Read held-out records from a data set, a table or another file.
+
+    Warnings report mismatches with the columns of the network.
     """
     records = load_as_records(path)
     if records is None:
@@ -229,8 +240,9 @@ class Answers:
         return f"Answers({', '.join(self.flow.empty.names)})"
 
     def fill(self, rows: Any, interval: float = 0.9, held_out: Records | bool = True) -> Any:
-        """Impute missing values by medians and most probable levels, with intervals or
-        probabilities.
+        """Impute missing values by medians and most probable levels.
+
+        Columns with the ends of intervals, or with probabilities, are added.
 
         Args:
             rows: Rows with missing cells.
@@ -244,8 +256,9 @@ class Answers:
         return _like(rows, _frame(Asking(self.flow).fill(records, intervals), records))
 
     def complete(self, rows: Any, tables: int = 20, seed: int = 0) -> list[Any]:
-        """Return ``tables`` tables with joint draws of the missing values, for multiple
-        imputation.
+        """Return ``tables`` tables with joint draws of the missing values.
+
+        They serve multiple imputation.
         """
         records, seed = self._rows(rows), natural("seed", seed)
         return [
@@ -295,8 +308,9 @@ class Answers:
     def check(
         self, records: Records, hidden: float = 0.2, level: float = 0.05, seed: int = 0
     ) -> dict[str, Any]:
-        """Test the conditional distributions of hidden cells in held-out rows; see ``ask.py
-        check``.
+        """Test the conditional distributions of hidden cells in held-out rows.
+
+        See ``ask.py check``.
         """
         hidden, level = fraction("hidden", hidden, 0.5), fraction("level", level)
         seed = natural("seed", seed)
@@ -348,8 +362,9 @@ def _is_long(text: str) -> bool:
 
 
 def _like(rows: Any, frame: Any) -> Any:
-    """Convert a data frame of pandas to the kind of these rows, with the same index for pandas; in
-    other kinds missing cells are None.
+    """Convert a data frame of pandas to the kind of these rows.
+
+    A data frame of pandas gets the same index. In other kinds missing cells are None.
     """
     kind = kind_of(rows)
     if kind == FRAMES:

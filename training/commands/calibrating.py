@@ -1,6 +1,4 @@
-"""Calibration sets and their guarantees: ``posterior.py calibrate``, and their use in other
-commands.
-"""
+"""Calibration sets and their guarantees: ``posterior.py calibrate``, and their use elsewhere."""
 
 import json
 from collections.abc import Sequence
@@ -123,8 +121,9 @@ class Oddities:
     def of_cloud(
         cls, cloud: Cloud, rows: Tensor, more: dict[str, Tensor], network: str | None = None
     ) -> "Oddities":
-        """Compute the scores of rows ``[M, C]`` from a mean and covariance, and add further scores
-        by name.
+        """Compute the scores of rows ``[M, C]`` from a mean and covariance.
+
+        Further scores are added by name.
         """
         odd = {SURPRISE: cloud.surprise(rows), ALONE: cloud.alone(rows), **more}
         return cls(cloud.places(rows), torch.stack(list(odd.values()), dim=1), list(odd), network)
@@ -160,6 +159,12 @@ CONDITIONS_NETWORK = "conditions_network"
 
 
 def calibrate(settings: CalibrateSettings) -> None:
+    """Calibrate a network on a calibration set, and write the calibrated network file.
+
+    Raises:
+        DataError: The calibration set is broken or too small.
+        UsageError: A file exists already, or options do not match the network.
+    """
     began = perf_counter()
     asked = Asked.open(settings)
     subject, network = asked.subject, asked.subject.file
@@ -218,8 +223,9 @@ def calibrate(settings: CalibrateSettings) -> None:
 
 
 def over_conditions(guarantee: HeldOutTruths, rows: Rows, names: Sequence[str]) -> dict[str, Any]:
-    """Return the adjusted probability for 90 % coverage near each case, and its conditions; empty
-    for fewer than two conditions.
+    """Return the adjusted probability for 90 % coverage near each case, and its conditions.
+
+    The result is empty for fewer than two conditions.
     """
     if rows.conditions is None or len(names) < 2 or not guarantee.near_count:
         return {}
@@ -246,8 +252,10 @@ def functions_of(options: HeldOutOptions) -> Functions:
 
 
 def drawn(asked: Asked, rows: Rows, functions: Functions, groups: Groups) -> RunValues:
-    """Compute the ranks of true values in posteriors, given their conditions, or observations
-    simulated from them.
+    """Compute the ranks of true values in posteriors.
+
+    The posteriors are given the conditions of the true values, or observations simulated from
+    these.
     """
     settings, subject, device = asked.settings, asked.subject, asked.fine.flow.device
     if settings.learned:
@@ -272,8 +280,9 @@ def held_out_of(
     functions: Sequence[str],
     digest: str,
 ) -> HeldOut:
-    """Build the part of the network file that contains calibration results; ``digest`` identifies
-    the other parts.
+    """Build the part of the network file that contains calibration results.
+
+    The ``digest`` identifies the other parts.
     """
     ranks, names = holding.ranks_of(values, functions)
     whitened = ranks[:, :0] if odd.whitened is None else odd.whitened
@@ -327,8 +336,9 @@ def way_of(asked: Asked) -> dict[str, Any]:
 def guarantee_of(
     asked: Asked, settings: SampleSettings, functions: Functions
 ) -> HeldOutTruths | None:
-    """Return the guarantee of a calibrated network for draws with these settings; None if the
-    network was not calibrated, or no guarantee is wanted.
+    """Return the guarantee of a calibrated network for draws with these settings.
+
+    It is None if the network was not calibrated, or no guarantee is wanted.
 
     Raises:
         UsageError: The network was calibrated by another version, or for other draws or functions;
@@ -378,8 +388,9 @@ def require_known(truths: HeldOut) -> None:
 def observations_of(
     asked: Asked, settings: SampleSettings, guarantee: HeldOutTruths, observed: Tensor
 ) -> holding.Observations:
-    """Return distances and p-values of observations ``[M, K]``, or conditions, relative to the
-    calibration set.
+    """Return distances and p-values of observations relative to the calibration set.
+
+    Observations ``[M, K]`` may be conditions.
 
     Raises:
         UsageError: Observations are to be rejected, but p-values are unknown.
@@ -423,8 +434,9 @@ class Applied:
 
     @classmethod
     def of(cls, asked: Asked, settings: SampleSettings, observed: Tensor) -> "Applied | None":
-        """Apply the calibration of a network to observations ``[M, K]``, or conditions; None if it
-        was not calibrated, or no guarantee is wanted.
+        """Apply the calibration of a network to observations ``[M, K]``, or conditions.
+
+        The result is None if the network was not calibrated, or no guarantee is wanted.
 
         Raises:
             UsageError: As in ``guarantee_of`` and ``observations_of``.
@@ -436,8 +448,9 @@ class Applied:
         return cls(truths, observations_of(asked, settings, truths, observed), functions)
 
     def refuses(self, level: float | None) -> bool:
-        """Return whether an observation is rejected at a level, and print which; None rejects
-        none.
+        """Return whether an observation is rejected at a level, and print which.
+
+        The level None rejects none.
         """
         if level is None:
             return False

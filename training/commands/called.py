@@ -46,8 +46,9 @@ def left_alone() -> Iterator[None]:
 
 @contextmanager
 def own_folder() -> Iterator[Path]:
-    """Provide a folder for the files of a command called from Python, within ``left_alone``; error
-    messages do not mention files of observations in it.
+    """Provide a folder for the files of a command called from Python, within ``left_alone``.
+
+    Error messages do not mention files of observations in it.
     """
     with TemporaryDirectory() as name, left_alone():
         try:
@@ -182,8 +183,9 @@ def numbers_of(
 
 
 def columns_of(source: Any, wanted: Sequence[str], what: str) -> np.ndarray:
-    """Return the numbers ``[N, len(wanted)]`` of columns by name, or of all columns in order if
-    they have no names.
+    """Return the numbers ``[N, len(wanted)]`` of columns by name.
+
+    If columns have no names, all of them are returned in order.
 
     Raises:
         DataError: A column is missing, the number of columns differs, or values are not numbers.
@@ -216,8 +218,10 @@ def require_finite(values: torch.Tensor, names: Sequence[str], what: str) -> Non
 
 
 def rows_as(kind: str, names: Sequence[str], values: np.ndarray) -> Any:
-    """Return rows ``[N, D]`` in the kind of a package: a tensor, a data frame, or, where the
-    package has no data frames, as NumPy, JAX and xarray, a NumPy array."""
+    """Return rows ``[N, D]`` in the kind of a package: a tensor, a data frame or an array.
+
+    Packages without data frames, such as NumPy, JAX and xarray, get a NumPy array.
+    """
     if kind == "torch":
         return torch.from_numpy(values)
     frame = frame_class(kind)
@@ -262,8 +266,9 @@ def _whole_frame_class() -> Any:
 
 
 def _as_numbers(values: Any) -> np.ndarray:
-    """Return the numbers of an array, a tensor, or a data frame; NaN where one is missing or
-    masked.
+    """Return the numbers of an array, a tensor, or a data frame.
+
+    Missing and masked numbers are NaN.
 
     Raises:
         TypeError: Values are not numbers.

@@ -43,6 +43,11 @@ ERRORS = (
 
 
 def compare(settings: CompareSettings) -> int:
+    """Compute evidences and probabilities of models for the same observations.
+
+    Returns:
+        The exit code: ``UNSOUND`` with ``--strict`` if a posterior has not converged, else 0.
+    """
     began = perf_counter()
     path = settings.save_dir / "comparison.json"
     asked = [Asked.open(one) for one in of_each(settings)]
@@ -166,6 +171,7 @@ def sampled_of(asked: Asked, place: Path) -> tuple[Draws, Summary, Tensor]:
 
 
 def by_name(names: Sequence[str], values: Tensor) -> dict[str, Any]:
+    """Return values ``[models]`` as plain numbers, by the names of models."""
     return dict(zip(names, values.tolist(), strict=True))
 
 
@@ -222,6 +228,11 @@ FEWEST_SIMULATIONS, MOST_SIMULATIONS = 1000, 20_000
 
 @first_rank_only
 def predict(settings: PredictSettings) -> int:
+    """Check whether data simulated from posterior draws is like the observations.
+
+    Returns:
+        The exit code: ``UNSOUND`` with ``--strict`` if a test fails, else 0.
+    """
     began = perf_counter()
     saved = load_netcdf(settings.draws, MOST_OBSERVATIONS)
     if saved.observed is None:
@@ -261,8 +272,9 @@ def predict(settings: PredictSettings) -> int:
 def simulations(
     saved: SavedPosteriors, settings: PredictSettings, width: int, wanted: int
 ) -> Tensor:
-    """Simulate data ``[M, S, K]`` from the draws of each observation; draws are reused if there are
-    fewer than S.
+    """Simulate data ``[M, S, K]`` from the draws of each observation.
+
+    Draws are reused if there are fewer than S.
 
     Raises:
         UsageError: There is no simulator, and the file has no likelihood to simulate from.

@@ -41,6 +41,7 @@ DATASET = "(dataset)"
 
 @first_rank_only
 def run(settings: DataSetSettings) -> None:
+    """Create a data set of a table or of images, and write its options and facts beside it."""
     started = time.monotonic()
     makes_table = is_table(settings.source)
     settings.require_kind(TABLE if makes_table else IMAGES, settings.source)
@@ -85,8 +86,9 @@ def images(settings: DataSetSettings) -> dict[str, Any]:
 
 
 def table(settings: DataSetSettings, params: Path) -> dict[str, Any]:
-    """Create a data set of a table, numeric if all cells are numbers, otherwise of records; return
-    facts about it.
+    """Create a data set of a table, and return facts about it.
+
+    It is numeric if all cells are numbers, otherwise of records.
     """
     dest = settings.dest
     require_new([dest, params], settings.overwrite, "--dest")
@@ -178,8 +180,9 @@ TELLING = 5.0
 
 
 def telling_holes(records: Records) -> list[str]:
-    """Return lines about columns whose missingness depends on other columns, unless an indicator
-    column exists.
+    """Return lines about columns whose missingness depends on other columns.
+
+    Columns with an indicator column are omitted.
     """
     values = records.values[evenly(len(records), MOST_LOOKED_AT)]
     missing, names = np.isnan(values), []

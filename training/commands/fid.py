@@ -24,6 +24,7 @@ from training.options.samples import CalcSettings, MeasuringOptions, RefSettings
 
 
 def ref(settings: RefSettings) -> None:
+    """Measure the features of a data set of images, and write them as an FID reference."""
     began = time.perf_counter()
     dest = settings.dest
     parameters = dest.with_suffix(".json")
@@ -52,6 +53,10 @@ def ref(settings: RefSettings) -> None:
 
 
 def calc(settings: CalcSettings) -> None:
+    """Measure FID and KID of images against a reference, and print them.
+
+    They are also written if a path is given.
+    """
     began = time.perf_counter()
     dest = settings.dest
     if dest is not None:
@@ -110,8 +115,10 @@ def measure(
     how: MeasuringOptions,
     device: torch.device,
 ) -> tuple[distances.Moments, Tensor]:
-    """Compute the moments of the features of all ranks' images, and the features kept for the KID
-    ``[k, d]``.
+    """Compute the moments of the features of all ranks' images.
+
+    Returns:
+        The moments, and the features that are kept for the KID ``[k, d]``.
     """
     count = len(items)
     generator = seeded_generator("cpu", how.seed, Stream.KEPT_FEATURES)
@@ -176,6 +183,7 @@ def compare(
 
 
 def report(result: dict[str, Any]) -> None:
+    """Print FID, and KID if it was computed."""
     against = result["reference_count"] or "an unknown number"
     logger.info(f"FID {result['fid']:.6g} ({result['count']} images against {against})")
     if result["kid"] is None:

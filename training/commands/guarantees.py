@@ -1,5 +1,6 @@
-"""Calibrated inference from Python: intervals and regions with guaranteed coverage, as NumPy
-arrays.
+"""Calibrated inference from Python: intervals and regions with guaranteed coverage.
+
+Results are NumPy arrays.
 """
 
 from dataclasses import dataclass
@@ -81,8 +82,9 @@ class Guarantee:
         return f"Guarantee({held_out.truths} calibration cases of {', '.join(held_out.quantities)})"
 
     def holding(self, share: float = 0.9) -> Holding:
-        """Return the coverage of regions with a nominal coverage, on average over calibrations and
-        for this one.
+        """Return the coverage of regions with a nominal coverage.
+
+        It is given on average over calibrations, and for this calibration.
         """
         return Holding.by(self.truths.held_out.truths, fraction("share", share))
 
@@ -115,14 +117,16 @@ class Guarantee:
         return float(guarantee.thresholds(_rows(log_density), content)[0])
 
     def recalibrated(self, draws: Any) -> np.ndarray:
-        """Recalibrate draws ``[S, D]`` of a posterior, so that ranks in each coordinate agree with
-        those of the calibration set; see ``intervals``.
+        """Recalibrate draws ``[S, D]`` of a posterior; see ``intervals``.
+
+        Ranks in each coordinate then agree with those of the calibration set.
         """
         return self.truths.recalibrated(self._parameters(draws)).numpy()
 
     def p_values(self, conditions: Any) -> np.ndarray:
-        """Return conformal p-values ``[M]`` of observations ``[M, C]``, or of all trials of one
-        observation.
+        """Return conformal p-values ``[M]`` of observations ``[M, C]``.
+
+        For sets of trials, give all trials of one observation.
 
         The p-value is the probability that an observation like those of the calibration set has at
         least as large a score.
@@ -156,8 +160,9 @@ class Guarantee:
         return _rows(columns_of(draws, self.truths.held_out.names, "draws"))
 
     def _conditions(self, source: Any) -> Tensor:
-        """Return conditions ``[M, C]`` in the network's order, ``[1, n C]`` for a set; empty if it
-        has none.
+        """Return conditions ``[M, C]`` in the network's order, ``[1, n C]`` for a set.
+
+        They are empty if the network has none.
         """
         names = list(self.subject.condition_names)
         rows = _rows(columns_of(source, names, "the condition") if names else [[]])

@@ -62,8 +62,9 @@ class Asked:
         return cls(settings, subject, latent.settled(*known), learned)
 
     def on(self, device: torch.device, files: list[Path]) -> "Asked":
-        """Return a copy with the flow and its base distribution on the device, once all ranks have
-        checked that these files may be written.
+        """Return a copy with the flow and its base distribution on the device.
+
+        All ranks first check that these files may be written.
         """
         require_new(files, self.settings.run.overwrite)
         require_folder(self.settings.save_dir)
@@ -176,8 +177,9 @@ class Asked:
     def problem(
         self, likelihood: Likelihood, observed: Tensor, labels: Tensor | None = None
     ) -> Problem:
-        """Return the posteriors of observations ``[M, K]``, on the flow's device; ``labels`` ``[M,
-        L]`` are the conditions of a conditional network.
+        """Return the posteriors of observations ``[M, K]``, on the flow's device.
+
+        The conditions of a conditional network are ``labels [M, L]``.
         """
         fine = self.fine
         device = fine.flow.device
@@ -190,8 +192,9 @@ class Asked:
         return Problem(target, self.coarse, numbers, smooth, network=digest)
 
     def amortized(self, prior: Prior, conditions: Tensor) -> Amortized:
-        """Return a sampler of posteriors that the flow was trained on, for conditions on its
-        device.
+        """Return a sampler of posteriors that the flow was trained on.
+
+        The conditions of the posteriors are on the flow's device.
 
         Raises:
             UsageError: Log densities are needed, but there are none.
@@ -217,8 +220,9 @@ class Asked:
         )
 
     def _correction(self, prior: Prior, settings: SampleSettings, correct: str) -> LogPosterior:
-        """Return the log posterior that weights the draws: a learned likelihood and its prior, or a
-        function in a file.
+        """Return the log posterior that weights the draws.
+
+        It is that of a learned likelihood and its prior, or a function in a file.
         """
         if settings.prior.prior is not None:
             return self._by_likelihood(settings, correct)
@@ -269,15 +273,17 @@ class Asked:
         return observed
 
     def questions(self, source: Path, likelihood: Likelihood) -> Tensor | None:
-        """Return the conditions that a file of observations contains exactly, as in
-        ``Subject.questions``; None for outputs of a linear map.
+        """Return the conditions that a file of observations contains exactly.
+
+        See ``Subject.questions``. They are None for outputs of a linear map.
         """
         assert isinstance(likelihood, Gaussian)
         return None if likelihood.operator is not None else self.subject.questions(source)
 
     def seen_names(self, likelihood: Gaussian) -> list[str]:
-        """Return names of the observed coordinates for messages; empty for outputs of a linear
-        map.
+        """Return names of the observed coordinates for messages.
+
+        They are empty for outputs of a linear map.
         """
         if likelihood.operator is not None:
             return []

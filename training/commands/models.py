@@ -91,8 +91,9 @@ class Model(model.Model):
         return called.rows_as(self.kind or called.FRAMES, names, values)
 
     def flat(self, rows: Any) -> Any:
-        """Return images ``[..., C, H, W]``, or observations of them, as rows; other rows
-        unchanged.
+        """Return images ``[..., C, H, W]``, or observations of them, as rows.
+
+        Other rows are returned unchanged.
         """
         axes = len(self.subject.point_shape)
         if axes == 1 or np.ndim(rows) < axes:
@@ -174,8 +175,9 @@ class Model(model.Model):
     def _densities(
         self, flow: ProbabilityFlow, points: torch.Tensor, labels: torch.Tensor | None
     ) -> np.ndarray:
-        """Return the log densities ``[N]`` of points ``[N, D]`` within bounds, under conditions
-        ``[N, C]`` if the model has some.
+        """Return the log densities ``[N]`` of points ``[N, D]`` within bounds, in nats.
+
+        Points are given conditions ``[N, C]`` if the model has some.
         """
         if not has_cells(flow):
             density = flow.log_prob(points) + self.subject.dim * log(self.subject.units["unit"])
@@ -232,8 +234,9 @@ class Model(model.Model):
         return self.subject.flow if labels is None else self.subject.flow.given(labels=labels)
 
     def _conditions_of(self, rows: Any, given: Any) -> np.ndarray:
-        """Return conditions ``[N, C]``, or ``[1, C]`` for all rows; they may be further columns of
-        rows. For sets, return all trials of one set, ``[1, n C]``.
+        """Return conditions ``[N, C]``, or ``[1, C]`` for all rows.
+
+        They may be further columns of rows. For sets, return all trials of one set, ``[1, n C]``.
         """
         source = rows if given is None else given
         if source is None:
@@ -302,8 +305,9 @@ class Posterior:
             return PosteriorDraws.from_folder(folder, self.model)
 
     def log_prob(self, points: Any, observed: Any = None) -> np.ndarray:
-        """Return the log densities ``[N]``, in nats, of the distribution that ``sample`` draws
-        from.
+        """Return the log densities ``[N]`` of rows, in nats.
+
+        They are densities of the distribution that ``sample`` draws from.
 
         Draws of a conditional model are sharpened (unless ``sharpen=False``) and lie within the
         bounds of columns. This density agrees with the draws: it is divided by the probability that
@@ -411,8 +415,9 @@ class Posterior:
     def compare(
         self, others: Sequence["Posterior"], observed: Any, **options: Any
     ) -> list[dict[str, Any]]:
-        """Compute evidences and probabilities of several likelihoods, including this one, which
-        comes first.
+        """Compute evidences and probabilities of several likelihoods.
+
+        This likelihood is the first of them.
 
         Args:
             others: Posteriors of further likelihoods, each with its prior.
@@ -585,8 +590,10 @@ class PosteriorDraws:
         return self.model.rows_of(self.names, self.points[observation])
 
     def summary(self) -> Any:
-        """Return a data frame with a row for each observation and coordinate: mean, std, quantiles,
-        R-hat, effective sample sizes, and whether the observation's draws converged.
+        """Return a data frame with a row for each observation and coordinate.
+
+        It has mean, std, quantiles, R-hat, effective sample sizes, and whether the observation's
+        draws converged.
         """
         kinds = ("mean", "std", "r_hat", "ess_bulk", "ess_tail")
         rows = [
@@ -610,8 +617,9 @@ class PosteriorDraws:
             return import_module("arviz").from_netcdf(folder / "draws.nc").load()
 
     def save(self, path: str | Path) -> None:
-        """Write the netCDF-4 file that ArviZ and ``visualize.py`` read, and the facts beside it as
-        JSON, each atomically.
+        """Write the netCDF-4 file that ArviZ and ``visualize.py`` read, and its facts.
+
+        The facts are written beside it as JSON, each file atomically.
 
         Raises:
             UsageError: The path does not end in ``.nc``.

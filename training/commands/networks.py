@@ -15,6 +15,7 @@ IMPORT_FORMAT = "inflationary-flows imported network 1"
 
 @first_rank_only
 def import_network(settings: ImportSettings) -> None:
+    """Import a network file of the original code, and write the options beside the result."""
     started = time.monotonic()
     source, dest = settings.source, settings.dest
     params_path = dest.with_name(f"{dest.stem}_import_params.json")

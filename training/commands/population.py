@@ -47,6 +47,11 @@ WIDER = 1.5
 
 @first_rank_only
 def population(settings: PopulationSettings) -> int:
+    """Infer the hierarchical model of the members whose posterior draws are in a file.
+
+    Returns:
+        The exit code: ``UNSOUND`` with ``--strict`` if it has not converged, else 0.
+    """
     began, saved = perf_counter(), load_netcdf(settings.draws, 2**31, every_draw=True)
     stem = f"{settings.draws.stem}_population"
     files = [settings.save_dir / f"{stem}{suffix}" for suffix in (".npz", ".json", ".pkl")]
@@ -117,8 +122,10 @@ class Before:
 
     @classmethod
     def of(cls, settings: PopulationSettings, saved: SavedPosteriors) -> "Before":
-        """Determine the prior from the options and a file of draws; if the draws were made with the
-        prior of an earlier population, from that population's own prior.
+        """Determine the prior from the options and a file of draws.
+
+        If the draws were made with the prior of an earlier population, it is that population's own
+        prior.
 
         Raises:
             UsageError: Options do not match the draws.
@@ -215,8 +222,9 @@ def moments(values: np.ndarray) -> dict[str, Any]:
 
 
 def numbers_of(result: SavedPopulation, drawn: Population, points: Tensor) -> dict[str, Any]:
-    """Return the JSON entries of the population and of each member; ``points`` are draws ``[M, N,
-    D]`` of each member's own posterior.
+    """Return the JSON entries of the population and of each member.
+
+    The ``points`` are draws ``[M, N, D]`` of each member's own posterior.
     """
     names, r_hat = result.names, drawn.r_hat.tolist()
     of_population = {
@@ -250,8 +258,9 @@ def report(
     of_population: Mapping[str, Any],
     prior: str,
 ) -> None:
-    """Print the population, how much narrower posteriors of its members are, and why it has not
-    converged.
+    """Print the population, and why it has not converged.
+
+    The lines also report how much narrower the posteriors of its members are.
 
     Args:
         result: The draws.

@@ -51,6 +51,11 @@ they would take too long.
 
 
 def sample(settings: SampleSettings) -> int:
+    """Draw from the posterior of each observation, write the results and print them.
+
+    Returns:
+        The exit code of ``draw``.
+    """
     began = perf_counter()
     return draw(settings, Asked.open(settings), began, {})
 
@@ -205,6 +210,11 @@ def about_of(asked: Asked, options: dict[str, Any], draws: Draws) -> dict[str, A
 
 
 def check(settings: CheckSettings) -> int:
+    """Check posteriors by simulation-based calibration.
+
+    Returns:
+        The exit code: ``UNSOUND`` with ``--strict`` if a test fails, else 0.
+    """
     began = perf_counter()
     asked = Asked.open(settings)
     require_checkable(settings, asked.subject)
@@ -217,6 +227,10 @@ def check(settings: CheckSettings) -> int:
 
 
 def mixture(settings: MixtureSettings) -> None:
+    """Infer the weights of a mixture over latents from noisy observations.
+
+    With many runs whose true weights are drawn, the calibration of their posteriors is tested too.
+    """
     began = perf_counter()
     asked = Asked.open(settings)
     if asked.subject.label_dim:
@@ -270,8 +284,9 @@ MOST_BLURRED = 2**12
 
 
 def blur_of(asked: Asked, seen: Observed, summary: Summary) -> Tensor | None:
-    """Return standard deviations of the noise of the first time at the means of posteriors ``[M,
-    D]``; None for images, and if draws are clean or corrected by weights.
+    """Return standard deviations ``[M, D]`` of the noise of the first time at posterior means.
+
+    They are None for images, and if draws are clean or corrected by weights.
 
     Draws without a likelihood are rounded to the bins of discrete columns, which removes the noise
     there.
@@ -291,8 +306,9 @@ def blur_of(asked: Asked, seen: Observed, summary: Summary) -> Tensor | None:
 
 
 def errors_of(asked: Asked, settings: SampleSettings, summary: Summary) -> Tensor | None:
-    """Return the scale of standardized errors ``[M, D]`` of posteriors (``training.flow.widths``);
-    None if it is unknown for these draws.
+    """Return the scale of standardized errors ``[M, D]`` of posteriors.
+
+    See ``training.flow.widths``. It is None if it is unknown for these draws.
     """
     file = asked.subject.file
     widths = None if file is None else file.model.widths
@@ -303,8 +319,10 @@ def errors_of(asked: Asked, settings: SampleSettings, summary: Summary) -> Tenso
 
 
 def surprise_of(subject: Subject, conditions: Tensor | None) -> Tensor | None:
-    """Return the distance of each observation from the training simulations ``[M]``, in nats, and
-    warn of out-of-distribution observations; None if there are no conditions, or it is unknown.
+    """Return the distance of each observation from the training simulations ``[M]``, in nats.
+
+    A warning reports out-of-distribution observations. The distance is None if there are no
+    conditions, or it is unknown.
     """
     if conditions is None or not subject.condition_names:
         return None
@@ -369,8 +387,10 @@ def to_find_again(
 
 
 def check_learned(settings: CheckSettings, asked: Asked, began: float) -> bool:
-    """Check posteriors of a conditional flow, also near observations, and return whether no test
-    failed.
+    """Check posteriors of a conditional flow, also near observations.
+
+    Returns:
+        Whether no test failed.
     """
     subject = asked.subject
     observed = subject.labels(settings.condition) if settings.condition else None
@@ -457,8 +477,9 @@ def require_checkable(settings: CheckSettings, subject: Subject) -> None:
 
 
 def with_runs_there(settings: CheckSettings, asked: Asked) -> CheckSettings:
-    """Return settings with at most as many runs as the data set has rows, unless the number of runs
-    was given.
+    """Return settings with at most as many runs as the data set has rows.
+
+    A number of runs that was given stays.
 
     Raises:
         UsageError: There is no data set, or it has too few rows for any check.

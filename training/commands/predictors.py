@@ -88,8 +88,9 @@ class _Predictor(BaseEstimator):  # type: ignore[misc]
         return self
 
     def _law(self, X: Any, level: float) -> CellLaw:
-        """Return the target's distribution in each row: ends of intervals, medians, and
-        categories.
+        """Return the target's distribution in each row.
+
+        It has ends of intervals, medians, and categories.
         """
         check_is_fitted(self, "answers_")
         frame, flow = self._frame(X, reset=False)[self._columns], self.answers_.flow
@@ -105,8 +106,9 @@ class _Predictor(BaseEstimator):  # type: ignore[misc]
         return flow.laws(records.values, known, place, Interval(level).levels(flow, known, place))
 
     def _frame(self, X: Any, reset: bool) -> Any:
-        """Return the columns as a data frame of pandas; columns of an array are named by their
-        indices.
+        """Return the columns as a data frame of pandas.
+
+        Columns of an array are named by their indices.
         """
         pandas = import_module("pandas")
         if isinstance(X, pandas.DataFrame):
@@ -218,8 +220,10 @@ class FlowClassifier(ClassifierMixin, _Predictor):  # type: ignore[misc]
         return self
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Return the probabilities ``[N, classes]`` of the categories in the order of
-        ``classes_``."""
+        """Return the probabilities ``[N, classes]`` of the categories.
+
+        They are in the order of ``classes_``.
+        """
         levels = self._law(X, 0.9).levels
         assert levels is not None
         shares = levels.probabilities[:, self._order]

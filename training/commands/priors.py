@@ -29,8 +29,9 @@ def normal_prior(
     spread: Any,
     bounds: Mapping[str, tuple[float, float]] | None = None,
 ) -> Model:
-    """Return a normal distribution as the prior of a learned likelihood, without training a
-    network.
+    """Return a normal distribution as the prior of a learned likelihood.
+
+    No network is trained.
 
     Args:
         columns: Names of the parameters ``[D]``.

@@ -292,8 +292,9 @@ class Simulations(Table):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Records(records.Records):
-    """Rows of typed columns, possibly with missing cells; see
-    ``training.data.records.records.Records``.
+    """Rows of typed columns, possibly with missing cells.
+
+    See ``training.data.records.records.Records``.
 
     Attributes:
         lines: Findings and actions of the import, in words.
@@ -375,8 +376,10 @@ class Records(records.Records):
     def train(
         self, outdir: str | Path | None = None, progress: Progress | bool = False, **options: Any
     ) -> Answers:
-        """Train a model of any conditional query about the rows, or only of those for targets such
-        as ``ask=("price",)``, like ``train.py``; see ``Table.train``.
+        """Train a model of any conditional query about the rows, like ``train.py``.
+
+        With targets such as ``ask=("price",)``, only queries for these are trained. See
+        ``Table.train``.
         """
         _require_unresumed(options)
         with tempfile.TemporaryDirectory() as folder:

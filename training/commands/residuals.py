@@ -1,5 +1,6 @@
-"""Residuals of denoisers and their correlations: the functions behind
-``calc_net_residuals_autocorrelations.py``.
+"""Residuals of denoisers and their correlations.
+
+These are the functions behind ``calc_net_residuals_autocorrelations.py``.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -39,6 +40,7 @@ from training.subjects.samples import Source
 
 
 def extracttoys(settings: ExtractToysSettings) -> None:
+    """Write outputs and residuals of a toy network at all times."""
     file = NetworkFile.open(settings.network, calibrated=settings.calibration)
     subject = ToyFlow.of(file, settings.named("data_name", "data_dim", "dims_to_keep"))
     schedule = subject.flow.schedule
@@ -85,6 +87,7 @@ def extractor(noise: NoiseOptions, probe: ResidualProbe, source: Source, batch: 
 
 
 def extract(settings: ExtractSettings) -> None:
+    """Write outputs and residuals of an image or table network, one file per time."""
     file = NetworkFile.open(
         settings.network, calibrated=settings.calibration, precision=settings.calls.precision
     )
@@ -117,6 +120,7 @@ def extract(settings: ExtractSettings) -> None:
 
 
 def calctoys(settings: CalcToysSettings) -> None:
+    """Write correlations of residuals between the first time and all times, for a toy."""
     source = settings.res_root
     extraction = residuals.Extraction.read(source)
     shapes = residuals.saved_shapes(source, axes=3)
@@ -148,6 +152,7 @@ def calctoys(settings: CalcToysSettings) -> None:
 
 
 def calc(settings: CalcSettings) -> None:
+    """Write correlations of residuals between the first time and all times, one file per time."""
     root, folder = settings.res_root, settings.save_dir
     first = residuals.find_first(root, settings.data_name, settings.dims_to_keep)
     extraction = residuals.Extraction.read(first)
@@ -259,8 +264,9 @@ def known_of(
     shape: tuple[int, ...],
     expected: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return T, N, D and further properties of a file of residuals of shape ``(T, N, D)``, by the
-    names of options.
+    """Return T, N, D and further properties of a file of residuals, by the names of options.
+
+    The residuals have the shape ``(T, N, D)``.
 
     Raises:
         UsageError: An expected option, unless None, contradicts the file.

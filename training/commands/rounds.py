@@ -229,8 +229,9 @@ class Place:
     def simulations(
         self, region: Region, before: Sequence[RoundFacts]
     ) -> tuple[Region, RoundFacts]:
-        """Return the region of this round, and the facts about its simulations, which are run
-        unless they exist.
+        """Return the region of this round, and the facts about its simulations.
+
+        Simulations are run unless they exist.
 
         Args:
             region: Region of the previous round.
@@ -333,9 +334,7 @@ class Place:
         return region, facts
 
     def _simulated(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Return parameters ``[n, D]`` whose simulations did not fail, and their data ``[n,
-        K]``.
-        """
+        """Return parameters ``[n, D]`` whose simulations succeeded, and their data ``[n, K]``."""
         draw, width = np.random.default_rng([self.seed, 1]), self.question.observed.shape[1]
         data = self.question.simulator.simulated(points, draw, width)
         sound = data.isfinite().all(dim=1)
@@ -406,8 +405,9 @@ class Place:
         return sampling, replace(Asked.open(sampling), region=region)
 
     def posterior(self, region: Region, device: torch.device) -> Amortized:
-        """Return the round's posterior of the observation within its region, to determine the next
-        bounds.
+        """Return the round's posterior of the observation within its region.
+
+        It serves to determine the next bounds.
         """
         _, asked = self.opened(region, 1, DRAWS)
         asked = replace(asked, subject=replace(asked.subject, flow=asked.subject.flow.to(device)))
@@ -432,6 +432,11 @@ TOO_NARROW = (
 
 @first_rank_only
 def run(settings: RoundsSettings) -> int:
+    """Draw from the posterior of one observation by rounds of simulations.
+
+    Returns:
+        The exit code of ``in_rounds``.
+    """
     simulator = UserFunction.load(settings.simulator, "simulator")
     own = settings.prior != UNIFORM
     return in_rounds(
@@ -486,8 +491,10 @@ def rounds(
 
 
 def in_rounds(settings: RoundsSettings, simulator: UserFunction, prior: UserFunction | None) -> int:
-    """Simulate and train with these functions, draw from the last posterior, and check it; return
-    the exit code.
+    """Simulate and train in rounds, draw from the last posterior, and check it.
+
+    Returns:
+        The exit code.
     """
     began = perf_counter()
     with process_group(settings.run.device_name):  # an unavailable device raises an error first

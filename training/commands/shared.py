@@ -1,5 +1,6 @@
-"""Objects that options shared by several scripts stand for: networks, base distributions, solvers,
-times.
+"""Objects that stand behind options of several scripts.
+
+They are networks, base distributions, solvers and times.
 """
 
 import math
@@ -53,8 +54,9 @@ def toy_times(
 def steps_and_end(
     steps: int | str | None, h: float | None, t_max: float
 ) -> tuple[int | None, float]:
-    """Return the number of steps, None for ``auto``, and the end time T: ``steps * h``, or
-    ``t_max``.
+    """Return the number of steps and the end time T: ``steps * h``, or ``t_max``.
+
+    The number is None for ``auto``.
 
     A step size alone has to divide ``t_max``, so that T is exactly ``t_max``.
     """

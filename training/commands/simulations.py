@@ -1,5 +1,7 @@
-"""Inflations, roundtrips and generations: the functions behind ``pfODE_int.py``,
-``toy_pfODE_int.py``, ``calc_roundtrip_mse.py`` and ``gen_fid_samples.py``.
+"""Inflations, roundtrips and generations: the functions behind several scripts.
+
+The scripts are ``pfODE_int.py``, ``toy_pfODE_int.py``, ``calc_roundtrip_mse.py`` and
+``gen_fid_samples.py``.
 """
 
 import hashlib
@@ -46,6 +48,7 @@ FEWEST_SAMPLES = 1000
 
 
 def images_or_tables(settings: SimulationSettings) -> None:
+    """Inflate, return and generate images or rows of a table, and write the results."""
     subject, file = opened(settings)
     subject.check_class(settings.class_, "gen" in settings.kinds)
     choice = image_times(settings.times, file, settings.store_grid)
@@ -136,8 +139,9 @@ def way_of(
 
 
 def report(settings: SimulationSettings, subject: Subject, chapter: Chapter) -> None:
-    """Print the results of a simulation, and write its rows as a table if requested, with log
-    densities if they are known: the rows of gen, or else of melt.
+    """Print the results of a simulation, and write its rows as a table if requested.
+
+    The table has the rows of gen, or else of melt, with log densities if they are known.
     """
     for line in subject.lines(chapter.kind, chapter.facts):
         logger.info(line)
@@ -160,16 +164,19 @@ def count_of(settings: SimulationSettings, subject: Subject, samples: Samples | 
 
 
 def net(settings: NetSettings) -> None:
+    """Inflate, return and generate points of a toy with a trained network."""
     file = NetworkFile.open(settings.network, settings.end_vars, settings.calibration)
     toys("net", ToyFlow.of(file, settings.expected()), settings, settings.store_grid)
 
 
 def discrete(settings: ClosedFormSettings) -> None:
+    """Inflate, return and generate points of a toy with the exact denoiser of a sample of it."""
     points = settings.total_samples, settings.seed
     toys("discrete", closed_form(settings, points), settings)
 
 
 def exact(settings: ClosedFormSettings) -> None:
+    """Inflate, return and generate points of a toy with its exact denoiser."""
     toys("exact", closed_form(settings), settings)
 
 
@@ -248,6 +255,7 @@ def in_words(facts: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def roundtrips(settings: RoundtripSettings) -> None:
+    """Inflate data and generate it again, and write the errors."""
     began = perf_counter()
     subject, file = opened(settings)
     choice = image_times(settings.times, file, settings.store_grid)
@@ -283,6 +291,7 @@ def roundtrips(settings: RoundtripSettings) -> None:
 
 
 def images_of_seeds(settings: GenerationSettings) -> None:
+    """Generate the image of each seed, unless it exists with the same settings."""
     began = perf_counter()
     seeds = parse_seeds(settings.seeds)
     latent = latent_of(
@@ -378,8 +387,9 @@ def sampled_along(
 
 
 def is_free(*options: Declared) -> bool:
-    """Return whether none of these options was given, so that the network's integration schedules
-    may be used.
+    """Return whether none of these options was given.
+
+    The network's integration schedules may then be used.
     """
     return not any(each.typed for each in options)
 
@@ -402,8 +412,12 @@ def densities_of(
 
 
 def latent_of(source: str, eps: str | None, otherwise: str) -> LatentChoice:
-    """Return the starting distribution of generation, given ``--gen_source`` and ``--eps``;
-    ``otherwise`` is the advice on what to do instead of ``empirical``.
+    """Return the starting distribution of generation.
+
+    Args:
+        source: Value of ``--gen_source``.
+        eps: Value of ``--eps``.
+        otherwise: Advice on an alternative to ``empirical``, for an error.
     """
     if source == "empirical":
         return LatentChoice(empirical=True)

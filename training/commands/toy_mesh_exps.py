@@ -31,6 +31,7 @@ GB.
 
 
 def run(settings: CoverageSettings) -> None:
+    """Measure coverage under the flow of a toy or a table, and write and print it."""
     subject, counted = subject_of(settings), settings.points
     fresh = subject.fresh(settings.data_root, counted.test_pts, counted.seed)
     dim, kept, exact = subject.dim, subject.dims_to_keep, subject.exact

@@ -1,5 +1,6 @@
-"""Training of denoisers on toys, on images, or on the rows of a table: the functions behind
-``toy_train.py`` and ``train.py``, and the options of resumed runs.
+"""Training of denoisers on toys, images, or rows of a table, and the options of resumed runs.
+
+These are the functions behind ``toy_train.py`` and ``train.py``.
 """
 
 from collections.abc import Iterable, Mapping
@@ -308,8 +309,9 @@ def train(
 def refit(
     settings: TrainingSettings, file: NetworkFile, subject: Subject, data: Path | None
 ) -> Path:
-    """Refit the latent distribution of a trained network to data; without data, to new draws of a
-    toy.
+    """Refit the latent distribution of a trained network to data.
+
+    Without data, it is fitted to new draws of a toy.
     """
     run = settings.run
     path = law_file(file.path, run.outdir)
@@ -325,8 +327,9 @@ def wanted(
     output_gain: bool = False,
     calibrates: bool = True,
 ) -> Wanted:
-    """Return the settings of a training on data of ``dim`` dimensions, and of its model, except for
-    the arguments of its network, which follow from the data.
+    """Return the settings of a training on data of ``dim`` dimensions, and of its model.
+
+    The arguments of the network are omitted, since they follow from the data.
 
     Args:
         settings: Settings of the run.
@@ -442,8 +445,9 @@ def _plain(value: Any) -> Any:
 
 
 def record_of(resume: Path, duration: float) -> dict[str, Any]:
-    """Return the contents of ``training_options.json`` for a resumed run: the previous contents,
-    with a new length in million samples if they contain a length.
+    """Return the contents of ``training_options.json`` for a resumed run.
+
+    They are the previous contents, with a new length in million samples if they contain a length.
 
     Raises:
         DataError: The file cannot be read.

@@ -70,6 +70,7 @@ class AugmentDraws(NamedTuple):
         return AugmentDraws(*(parameter[rows] for parameter in self))
 
     def to(self, device: torch.device) -> "AugmentDraws":
+        """Return the parameters on another device."""
         return AugmentDraws(*(parameter.to(device) for parameter in self))
 
     def labels(self) -> Tensor:
@@ -292,6 +293,7 @@ class AugmentedBatches:
     seed: int
 
     def batches(self, first_step: int) -> Iterator[Batch]:
+        """Yield this rank's share of augmented batches from a step on, with augmentation labels."""
         for step, batch in enumerate(self.source.batches(first_step), start=first_step):
             generator = seeded_generator(batch.points.device, self.seed, Stream.AUGMENTATION, step)
             draws = self.augmentation.draw(self.batch, generator)

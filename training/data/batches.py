@@ -51,7 +51,9 @@ class Batch(NamedTuple):
 class BatchSource(Protocol):
     """Source of batches. A stream can start at any step, as a resumed run requires."""
 
-    def batches(self, first_step: int) -> Iterator[Batch]: ...
+    def batches(self, first_step: int) -> Iterator[Batch]:
+        """Yield this rank's share of each batch from a step on, endlessly."""
+        ...
 
 
 def parts_of_epochs(start: int, stop: int, size: int) -> Iterator[tuple[int, slice]]:
@@ -96,6 +98,7 @@ class ToyBatches:
     antithetic: bool = False
 
     def batches(self, first_step: int) -> Iterator[Batch]:
+        """Yield this rank's share of new samples from a step on, endlessly."""
         mine = distributed.shard(self.batch)
         steps, others, drawn = max(1, self.others // (OTHERS_PER_SAMPLE * self.batch)), None, -1
         for step in count(first_step):

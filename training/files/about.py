@@ -50,6 +50,7 @@ def facts_of(path: Path) -> list[Fact]:
 
 
 def about_network(path: Path) -> Iterator[Fact]:
+    """Describe a network file: data, schedule, latents, times, network and calibration."""
     model = Model.load(path)
     denoiser, recipe, about = model.denoiser, model.recipe, model.about
     yield "network file", _size(path)
@@ -126,12 +127,14 @@ def _about_columns(model: Model) -> Iterator[Fact]:
 
 
 def about_npz(path: Path) -> Iterator[Fact]:
+    """Describe an ``.npz``: a data set of a table or of records, or results."""
     if holds_table(path):
         return about_table(path)
     return about_records(path) if holds_records(path) else about_arrays(path)
 
 
 def about_table(path: Path) -> Iterator[Fact]:
+    """Describe a numeric data set: rows, columns, conditions and missing data."""
     table = load_whole(path)
     held_out = int(table.held_out.sum())
     kept = "" if table.kept is None else f" and {int(table.kept.sum())} kept"
@@ -151,6 +154,7 @@ def about_table(path: Path) -> Iterator[Fact]:
 
 
 def about_records(path: Path) -> Iterator[Fact]:
+    """Describe a data set of records: rows, columns and missing cells."""
     records = load_records(path)
     held_out = int(records.held_out.sum())
     yield "records", f"{len(records)} rows, {held_out} of them held out, {_size(path)}"
@@ -168,6 +172,7 @@ def about_records(path: Path) -> Iterator[Fact]:
 
 
 def about_arrays(path: Path) -> Iterator[Fact]:
+    """Describe a results file: its kind, its times, and the shape of each array."""
     with open_arrays(path) as saved:
         yield "results", f"{kind_of_arrays(saved) or 'of an unknown kind'}, {_size(path)}"
         if "times" in saved.names:
@@ -184,6 +189,7 @@ def about_arrays(path: Path) -> Iterator[Fact]:
 
 
 def about_draws(path: Path) -> Iterator[Fact]:
+    """Describe a netCDF file of posterior draws: chains, observations and coordinates."""
     from training.files.posterior_draws import load_netcdf  # slow to import
 
     draws = load_netcdf(path, 1, every_draw=True)
@@ -194,6 +200,7 @@ def about_draws(path: Path) -> Iterator[Fact]:
 
 
 def about_json(path: Path) -> Iterator[Fact]:
+    """Describe a JSON file of results: its kind and its first entries."""
     content = load_json(path)
     yield "parameters", f"{content.get('format') or 'of an unknown kind'}, {_size(path)}"
     for name, value in list(content.items())[:MOST_KEYS]:
@@ -201,6 +208,7 @@ def about_json(path: Path) -> Iterator[Fact]:
 
 
 def about_run(path: Path) -> Iterator[Fact]:
+    """Describe a run directory: command, version, progress, networks and states."""
     content = load_json(path / "training_options.json")
     command = content.get("command")
     words = command if isinstance(command, list) else []
@@ -220,6 +228,7 @@ def about_run(path: Path) -> Iterator[Fact]:
 
 
 def about_images(path: Path) -> Iterator[Fact]:
+    """Describe a data set of images: number, size and labels."""
     dataset = ImageDataset(path)
     channels, height, width = dataset.image_shape
     yield "images", f"{len(dataset)}, of {width}x{height} pixels, {channels} channel(s)"

@@ -143,16 +143,18 @@ class Asked:
 
     @property
     def right(self) -> np.ndarray:
-        """Whether the interval covers the true value, or the most probable level is correct
-        ``[n]``.
+        """Whether the interval covers the true value, or the best level equals it, ``[n]``.
+
+        The best level is the most probable one.
         """
         if self.is_level:
             return np.asarray(self.truth == self.guess)
         return (self.low <= self.truth) & (self.truth <= self.high)
 
     def in_order(self, most: int) -> np.ndarray:
-        """Return indices of at most ``most`` cells, evenly spaced in order of probability or guess,
-        lowest first.
+        """Return indices of at most ``most`` cells in order of probability or guess.
+
+        They are evenly spaced in that order, lowest first.
         """
         order = np.argsort(self.probability if self.is_level else self.guess, kind="stable")
         return np.asarray(order[evenly(len(order), most)])
@@ -283,8 +285,9 @@ def _read(
 
 
 def _written(expected: str, names: Sequence[str]) -> str | None:
-    """Return the last name that equals the expected one, up to underscores appended to avoid
-    duplicates.
+    """Return the last name that equals the expected one, up to appended underscores.
+
+    Underscores are appended to avoid duplicates. None if there is no such name.
     """
     return next((name for name in names[::-1] if name.rstrip("_") == expected.rstrip("_")), None)
 
@@ -315,8 +318,13 @@ def _asked(rows: Records, further: Further, place: int, filled: bool) -> Asked |
 
 @dataclass(frozen=True)
 class ColumnCheck:
-    """Results of a check for one column, as described above; ``reliability [K, 3]`` is for levels
-    only.
+    """Results of a check for one column, as described above.
+
+    Attributes:
+        name: Name of the column.
+        cells: Number of cells tested.
+        coverage: Coverage of intervals by their probability.
+        reliability: Reliability of levels ``[K, 3]``; None for numbers.
     """
 
     name: str

@@ -18,8 +18,9 @@ DENOISERS = {"net": "trained network", "exact": "exact denoiser", "discrete": "d
 
 
 def stem_of(path: Path) -> str:
-    """Return the common part of the names of an inflation, a roundtrip and a generation of one
-    run.
+    """Return the common part of the names of an inflation, a roundtrip and a generation.
+
+    The simulations are of one run.
     """
     stem = path.stem.removesuffix("_results")
     for kind in KINDS:
@@ -38,8 +39,9 @@ def kind_of(path: Path, times: np.ndarray) -> str:
 
 
 def title_of(stem: str) -> tuple[str, str]:
-    """Split the stem of a file name into the name of the data and the rest: schedule and
-    denoiser.
+    """Split the stem of a file name into the name of the data and the rest.
+
+    The rest is a description of the schedule and the denoiser.
     """
     match = STEM.fullmatch(stem)
     if match is None:

@@ -64,16 +64,22 @@ MOST_CELLS = 256
 
 
 def toy_correlations_file(folder: Path, stem: str) -> Path:
+    """Return the path of the correlations of a toy at all times."""
     return folder / f"{stem}_toy_autocorrelations.npz"
 
 
 def time_correlations_file(folder: Path, stem: str, index: int) -> Path:
+    """Return the path of the correlations between the first time and the time of an index."""
     return folder / f"{stem}_autocorrelations_times0_{index}.npz"
 
 
 def summary_files(folder: Path, stem: str, toy: bool) -> tuple[Path, Path]:
-    """Return the paths of the ``.npz`` and the JSON, given the name of the data and the
-    schedule.
+    """Return the paths of the ``.npz`` and the JSON of a summary.
+
+    Args:
+        folder: Folder of the files.
+        stem: Name of the data and the schedule.
+        toy: Whether the data is a toy.
     """
     path = folder / f"{stem}{'_toy' if toy else ''}_autocorrelations_summary.npz"
     return path, path.with_suffix(".json")
@@ -154,6 +160,7 @@ class SavedLags:
 
     @property
     def dim(self) -> int:
+        """Number of dimensions, D."""
         return next(iter(self.curves.values())).diagonal.shape[1]
 
     @property
@@ -276,8 +283,9 @@ class SavedMatrices:
     def _condensed(
         cls, times: np.ndarray, notes: list[str], matrices: Iterable[tuple[Path, str, np.ndarray]]
     ) -> "SavedMatrices":
-        """Condense matrices, given with their files and quantities; those of one quantity are in
-        order of time.
+        """Condense matrices, given with their files and quantities.
+
+        Matrices of one quantity are in order of time.
         """
         dim, cells = 0, dict[str, list[np.ndarray]]()
         for path, name, matrix in matrices:

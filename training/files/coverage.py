@@ -81,10 +81,12 @@ class CoverageFiles:
 
     @property
     def numbers(self) -> Path:
+        """Path of the JSON with options and fractions."""
         return self.folder / f"{self.stem}_coverage.json"
 
     @property
     def points(self) -> Path:
+        """Path of the ``.npz`` with points, boundaries and fractions."""
         return self.folder / f"{self.stem}_coverage.npz"
 
     @property
@@ -100,6 +102,7 @@ class CoverageFiles:
 
     @property
     def all(self) -> list[Path]:
+        """Paths of all files of the experiment."""
         return [self.numbers, self.points, *self.meshes.values()]
 
     def save(self, result: CoverageResult, about: Mapping[str, Any]) -> None:
@@ -147,8 +150,9 @@ def result_arrays(result: CoverageResult) -> dict[str, np.ndarray]:
 def boundary_arrays(
     name: str, vertices: Tensor, boundaries: list[Boundary], spheres: Spheres
 ) -> dict[str, np.ndarray]:
-    """Return the vertices ``[R, K, D]`` of a stage, and faces where they differ from those of the
-    spheres.
+    """Return the vertices ``[R, K, D]`` of a stage, and faces that differ from the spheres'.
+
+    Arrays are given by their names in the file.
     """
     faces = {
         f"faces_{name}_{index}": boundary.faces
@@ -190,6 +194,7 @@ class SavedCoverage:
 
     @property
     def dim(self) -> int:
+        """Number of dimensions, D."""
         return len(self.latent_std)
 
     @classmethod
@@ -263,8 +268,12 @@ def _boundaries(saved: SavedArrays, path: Path, stage: str, vertices: np.ndarray
 
 
 def _latent_std(path: Path, radii: np.ndarray, spheres: np.ndarray) -> np.ndarray:
-    """Return the standard deviations ``[D]`` for which spheres ``[R, K, D]`` have their radii
-    ``[R]``.
+    """Return the standard deviations ``[D]`` for which spheres have their radii.
+
+    Args:
+        path: Path of the file, for error messages.
+        radii: Mahalanobis radii ``[R]``.
+        spheres: Vertices of the spheres ``[R, K, D]``.
     """
     with np.errstate(over="ignore"):
         squares = np.square(spheres / radii[:, None, None]).reshape(-1, spheres.shape[2])

@@ -89,8 +89,7 @@ class FIDReference:
         )
 
     def require_shape(self, path: Path, images: Path, shape: tuple[int, ...]) -> None:
-        """Check that images to be compared have the same shape ``(C, H, W)`` as those of the
-        reference.
+        """Check that images to be compared have the shape ``(C, H, W)`` of the reference.
 
         Raises:
             DataError: Their size or number of channels differs.

@@ -42,8 +42,9 @@ _NAME = re.compile(r"(?:[0-9]{6,9}/)?([0-9]{6,9})\.png")
 
 
 class ImageFolder:
-    """A folder of images ``{seed:06d}.png``, with ``subdirs`` each thousand in a folder
-    ``{first:06d}/``.
+    """A folder of images ``{seed:06d}.png``.
+
+    With ``subdirs`` each thousand is in a folder ``{first:06d}/``.
 
     Args:
         path: The folder, which need not exist yet.
@@ -60,6 +61,7 @@ class ImageFolder:
         self._parameters_path = path / PARAMETERS
 
     def path_of(self, seed: int) -> Path:
+        """Return the path of the image of a seed."""
         return self.path / self._name_of(seed)
 
     def outdated(self, seeds: Tensor, overwrite: bool) -> list[Path]:
@@ -96,8 +98,9 @@ class ImageFolder:
         return [self.path / name for name in images]
 
     def begin(self, outdated: list[Path]) -> None:
-        """Remove images of other settings, then write the settings of this run; for the main
-        rank.
+        """Remove images of other settings, then write the settings of this run.
+
+        Only the main rank calls this.
         """
         require_folder(self.path)
         # In this order, so that an interrupted run leaves no mixture.
@@ -108,8 +111,9 @@ class ImageFolder:
             save_json(self._parameters_path, content)
 
     def survey(self, seeds: Tensor, device: torch.device) -> Tensor:
-        """Return the state ``ABSENT``, ``BROKEN`` or ``WHOLE`` for each seed, ``[N]`` uint8, on
-        every rank; each rank checks its share.
+        """Return the state ``ABSENT``, ``BROKEN`` or ``WHOLE`` for each seed, ``[N]`` uint8.
+
+        All ranks get all states; each rank checks its share.
         """
         share = seeds[distributed.shard(len(seeds))].tolist()
         files = FolderContainer(self.path)
@@ -146,8 +150,9 @@ class ImageFolder:
         return f"{seed - seed % IMAGES_A_FOLDER:06d}/{name}" if self._subdirs else name
 
     def _difference(self) -> str | None:
-        """Describe in words the first difference between the recorded settings and this run's; None
-        if there is none.
+        """Describe the first difference between the recorded settings and this run's.
+
+        It is None if there is no difference.
         """
         if not self._parameters_path.exists():
             return None

@@ -1,5 +1,6 @@
-"""A look-ahead: ``lookahead-{key}.npz`` in the cache, ``~/.cache/inflationary-flows`` (or
-``$INFLATIONARY_FLOWS_CACHE``).
+"""A look-ahead: ``lookahead-{key}.npz`` in the cache of the user.
+
+The cache is ``~/.cache/inflationary-flows``, or the folder in ``$INFLATIONARY_FLOWS_CACHE``.
 
 The regression of final states on noisy states of a network (``training.inference.lookahead``). It
 is stored for the network's next posteriors if it took five seconds or more. The key depends on
@@ -51,8 +52,9 @@ def lookahead_file(
 
 
 def load_lookahead(path: Path, dim: int, steps: int, device: torch.device) -> Measured | None:
-    """Load a stored look-ahead for points of ``dim`` numbers and ``steps`` steps; None if there is
-    none, or it is broken.
+    """Load a stored look-ahead for points of ``dim`` numbers and ``steps`` steps.
+
+    It is None if there is none, or it is broken.
     """
     if not path.exists():
         return None

@@ -122,8 +122,9 @@ def read_columns(
 
 
 def read_others(path: Path, names: Sequence[str], known: Sequence[str]) -> dict[str, Tensor]:
-    """Read those of some columns that a table has, by name ``[M]``, float64, NaN where values are
-    missing.
+    """Read those of some columns that a table has, by name ``[M]``, float64.
+
+    Missing values are NaN.
 
     Args:
         path: A table.
@@ -299,8 +300,10 @@ def read_mask(text: str, names: Sequence[str], image_shape: Sequence[int] | None
 
 
 def read_operator(text: str, dim: int, image_shape: tuple[int, int, int] | None) -> LinearMap:
-    """Return a linear map of points ``[D]``: a matrix ``[K, D]`` from a ``.npy``, or one of
-    ``OPERATORS``, most of which are for images ``(C, H, W)``.
+    """Return a linear map of points ``[D]``, given by a file or a name.
+
+    A ``.npy`` contains a matrix ``[K, D]``. Names are ``OPERATORS``; most are for images
+    ``(C, H, W)``.
 
     Raises:
         UsageError: There is no such map for these points.

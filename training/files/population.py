@@ -1,5 +1,6 @@
-"""Populations of posteriors: ``{draws}_population.npz``, of C chains of S draws, M members and D
-parameters:
+"""Populations of posteriors: ``{draws}_population.npz``.
+
+For C chains of S draws, M members and D parameters, it has
 
     names                    [D]
     mean                     [C, S, D], population means, in coordinates in which it is normal

@@ -382,8 +382,13 @@ class SavedCheck:
 
 @dataclass(frozen=True)
 class SavedPredictive:
-    """Contents of a file of posterior predictive data: Q simulated numbers ``[M, S, Q]`` for M
-    observations, and the observations ``[M, Q]``.
+    """Contents of a file of posterior predictive data, for M observations.
+
+    Attributes:
+        path: Path of the file.
+        names: Names of the Q numbers.
+        simulated: Simulated numbers ``[M, S, Q]``.
+        observed: Observed numbers ``[M, Q]``.
     """
 
     path: Path

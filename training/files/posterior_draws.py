@@ -99,16 +99,15 @@ class AboutDraws:
 
     @property
     def variables(self) -> dict[str, str]:
-        """Names of coordinates that have their own variables, by variable name; empty for
-        images.
+        """Names of coordinates that have their own variables, by variable name.
+
+        There are none for images.
         """
         own = [] if self.run.get("image_shape") else self.names
         return dict(zip(variable_names(own), own, strict=True))
 
     def size(self, draws: int) -> int:
-        """Return the size of the file in bytes, given the total number of draws of all
-        posteriors.
-        """
+        """Return the size of the file in bytes, given the total number of draws."""
         each = len(self.names) * (2 + (self.recalibrated is not None)) + len(self.variables) + 1
         prior = 0 if self.prior is None else self.prior.numel()
         return 8 * (draws * each + prior) + STRUCTURE
@@ -120,8 +119,9 @@ def save_netcdf(
     shape: tuple[int, int, int],
     about: AboutDraws,
 ) -> None:
-    """Write draws group by group, so that memory contains one group at a time; the file is written
-    atomically.
+    """Write draws group by group, so that memory contains one group at a time.
+
+    The file is written atomically.
 
     Args:
         path: The file.
@@ -170,8 +170,9 @@ def _save(group: h5netcdf.Group, name: str, dimensions: tuple[str, ...], values:
 def _save_draws(
     file: h5netcdf.File, parts: Iterator[tuple[Draws, Tensor]], about: AboutDraws
 ) -> None:
-    """Add draws, their densities, statistics of samplers, and possibly recalibrated draws, group by
-    group.
+    """Add draws, their densities and statistics of samplers, group by group.
+
+    Recalibrated draws are added if there are some.
     """
     posterior, stats, constant = file["posterior"], file["sample_stats"], file["constant_data"]
     for variable, name in about.variables.items():
@@ -211,8 +212,9 @@ def _save_draws(
 
 
 def variable_names(names: Sequence[str]) -> list[str]:
-    """Return names of variables for coordinates: the coordinates' own, changed where netCDF does
-    not allow them or they already exist.
+    """Return names of variables for coordinates.
+
+    They are the coordinates' own, changed where netCDF does not allow them or they already exist.
     """
     taken, variables = {*DRAWN, "coordinate", "latent", "x", "z"}, []
     for name in names:
@@ -232,8 +234,9 @@ def _save_text(group: h5netcdf.Group, content: dict[str, Any]) -> None:
 
 
 def _save_likelihood(group: h5netcdf.Group, likelihood: Gaussian, count: int) -> None:
-    """Add the noise and the observed coordinates or the linear map, for observations of ``count``
-    numbers.
+    """Add the noise and the observed coordinates or the linear map of a likelihood.
+
+    Observations have ``count`` numbers.
     """
     group.dimensions["number"] = count
     root = likelihood.root.cpu()
@@ -375,8 +378,7 @@ def load_netcdf(path: Path, most: int, every_draw: bool = False) -> SavedPosteri
 def _rows(
     saved: SavedNumbers, place: str, count: int, width: int | None, shown: int
 ) -> np.ndarray | None:
-    """Return the first ``shown`` rows of an array ``[count, width]``; None if the file has no such
-    array.
+    """Return the first ``shown`` rows of an array ``[count, width]``; None if there is no array.
 
     Args:
         saved: The file.
@@ -396,8 +398,9 @@ def _rows(
 
 
 def _description(saved: SavedNumbers) -> dict[str, Any] | None:
-    """Return the description that ``_save_text`` wrote; None if there is none, or it is of another
-    format.
+    """Return the description that ``_save_text`` wrote.
+
+    It is None if there is none, or it is of another format.
 
     Raises:
         DataError: The description is not readable JSON.
@@ -468,8 +471,9 @@ def _group(
     sizes: Mapping[str, int],
     named: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> h5netcdf.Group:
-    """Create a group with its dimensions; positions along each are numbered, or named if they have
-    names.
+    """Create a group with its dimensions.
+
+    Positions along each dimension are numbered, or named if they have names.
     """
     group = file.create_group(name)
     group.dimensions = sizes

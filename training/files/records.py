@@ -1,5 +1,6 @@
-"""Data sets of records: an ``.npz`` by ``dataset_tool.py``, for tables with text, dates or missing
-values.
+"""Data sets of records: an ``.npz`` by ``dataset_tool.py``, for typed tables.
+
+Tables with text, dates or missing values become such a file. It has
 
     values        [N, D], float64: numbers in their units, indices of levels from 0 on, days since
                   1970-01-01; NaN where a cell is missing
@@ -169,8 +170,9 @@ def _column(entry: Any, broken: DataError) -> RecordColumn:
 
 
 def _possible(columns: Sequence[RecordColumn], values: np.ndarray) -> bool:
-    """Return whether all values are finite or missing, and those of categories are indices of
-    levels.
+    """Return whether values are possible.
+
+    All must be finite or missing, and those of categories must be indices of levels.
     """
     if np.isinf(values).any():
         return False
@@ -203,8 +205,9 @@ def _texts(saved: SavedArrays, broken: DataError, columns: int, rows: int) -> li
 
 
 def load_as_records(path: Path) -> Records | None:
-    """Load the records of a data set, or the rows of a numeric one as records; None for other
-    files.
+    """Load the records of a data set, or the rows of a numeric one as records.
+
+    The result is None for other files.
 
     Raises:
         DataError: The file is broken.

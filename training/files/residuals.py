@@ -56,6 +56,7 @@ class Extraction:
 
     @property
     def stem(self) -> str:
+        """Start of file names: the name of the data and the schedule."""
         return f"{self.data_name}_{self.schedule}"
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -81,8 +82,9 @@ class Extraction:
 
 
 def told_of(extraction: Extraction, parameters: Path) -> dict[str, Any]:
-    """Return the description of an extraction without the times, and options from its ``.json`` if
-    that belongs to this extraction.
+    """Return the description of an extraction without the times, and some of its options.
+
+    The options are those of its ``.json``, if that belongs to this extraction.
 
     Raises:
         DataError: The ``.json`` is broken.
@@ -106,8 +108,9 @@ def digest(settings: Mapping[str, Any]) -> str:
 def residual_writer(
     paths: list[Path], names: tuple[str, ...], count: int, dim: int, extraction: Extraction
 ) -> Iterator[Put]:
-    """Write residuals in any order, to one file per time, or one file for a toy; files appear when
-    the block ends.
+    """Write residuals in any order, to one file per time, or one file for a toy.
+
+    Files appear when the block ends.
     """
     alone, small = len(paths) == 1, {**extraction.arrays(), "format": np.array(FORMAT)}
     shape = (len(extraction.times), count, dim) if alone else (count, dim)
@@ -174,10 +177,12 @@ def _word(path: Path, saved: SavedArrays, name: str) -> str:
 
 
 def toy_file(folder: Path, stem: str) -> Path:
+    """Return the path of the residuals of a toy at all times."""
     return folder / f"{stem}_toy_net_outputs_residuals.npz"
 
 
 def time_file(folder: Path, stem: str, index: int | str) -> Path:
+    """Return the path of the residuals at the time of an index."""
     return folder / f"{stem}_net_outputs_residuals_time{index}.npz"
 
 

@@ -59,8 +59,12 @@ STEM = re.compile(r"(?P<stem>.+?)(_roundtrip_mse)?(_seed\d+)?_worst")
 
 
 def roundtrip_paths(folder: Path, stem: str, seed: int) -> tuple[Path, Path]:
-    """Return the paths of the JSON and the ``.npz``, given the stem (data and schedule) and the
-    seed for the choice of images.
+    """Return the paths of the JSON and the ``.npz``.
+
+    Args:
+        folder: Folder of the files.
+        stem: Name of the data and the schedule.
+        seed: Random seed for the choice of images.
     """
     name = f"{stem}_roundtrip_mse_seed{seed}"
     return folder / f"{name}.json", folder / f"{name}_worst.npz"
@@ -108,8 +112,9 @@ def histogram(values: Tensor) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class SavedRoundtrips:
-    """Errors of N images that were inflated and generated again, and K of these images (K may be
-    0); attributes are the arrays above, with their shapes.
+    """Errors of N images that were inflated and generated again, and K of these images.
+
+    K may be 0. Attributes are the arrays above, with their shapes.
     """
 
     path: Path

@@ -101,6 +101,7 @@ class SavedTable:
 
     @property
     def path(self) -> Path:
+        """Path of the file."""
         return self.trajectory.path
 
     @property

@@ -189,9 +189,7 @@ def trajectory_file(
 
 @torch.no_grad()
 def describe_state(flow: ProbabilityFlow, state: State) -> dict[str, Tensor]:
-    """Return a state in both spaces, and denoiser, score and update at the state: ``[N, D]`` by
-    key.
-    """
+    """Return a state in both spaces, with denoiser, score and update there: ``[N, D]`` by key."""
     scale = flow.schedule.scale(state.time)
     tilde = state.x / scale
     denoised = flow.denoiser(tilde, state.time)
@@ -467,8 +465,9 @@ def _numbers(saved: SavedArrays, count: int) -> np.ndarray:
 
 
 def _classes(saved: SavedArrays, count: int) -> np.ndarray | None:
-    """Return the classes of the samples ``[N]``; None unless labels are one-hot and not too
-    many.
+    """Return the classes of the samples ``[N]``.
+
+    They are None unless labels are one-hot and not too many.
     """
     if "labels" not in saved.names:
         return None

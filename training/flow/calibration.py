@@ -130,6 +130,7 @@ class Calibration(nn.Module):
 
     @property
     def times(self) -> Tensor:
+        """Increasing times ``[K]`` of the nodes of the splines."""
         return self.spline.times
 
     def forward(self, residual: Tensor, z: Tensor, t: Tensor) -> Tensor:
@@ -156,9 +157,13 @@ class CalibratedNetwork(Protocol):
     schedule: NoiseSchedule
     data_variance: Tensor
 
-    def coefficients(self, t: Tensor) -> Preconditioning: ...
+    def coefficients(self, t: Tensor) -> Preconditioning:
+        """Return the preconditioning at times ``[]`` or ``[B]``."""
+        ...
 
-    def residual(self, z: Tensor, t: Tensor, **conditions: Tensor) -> Tensor: ...
+    def residual(self, z: Tensor, t: Tensor, **conditions: Tensor) -> Tensor:
+        """Return the output F ``[B, D]`` for unit-variance inputs ``z [B, D]``, in eigenspace."""
+        ...
 
 
 def fit_calibration(

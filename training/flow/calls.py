@@ -45,6 +45,7 @@ class ConditionedDenoiser:
         self._denoiser, self._conditions = denoiser, prepared(denoiser, conditions)
 
     def __call__(self, x: Tensor, t: Tensor, **further: Tensor) -> Tensor:
+        """Return the denoised points ``[B, D]`` of ``x [B, D]`` at times t, given conditions."""
         rows = {k: v.expand(len(x), *v.shape[1:]) for k, v in self._conditions.items()}
         return self._denoiser(x, t, **rows, **further)
 
@@ -125,6 +126,7 @@ class RecomputedDenoiser:
         self._denoiser = denoiser
 
     def __call__(self, x: Tensor, t: Tensor, **conditions: Tensor) -> Tensor:
+        """Return the denoised points ``[B, D]`` of ``x [B, D]`` at times ``[]`` or ``[B]``."""
         if not torch.is_grad_enabled():
             return self._denoiser(x, t, **conditions)
         return repeated(partial(self._denoiser, **conditions), x, t)
@@ -160,5 +162,6 @@ class CountedVelocity:
         return known
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return the velocity ``[B, D]`` of states ``x [B, D]``, and count the call."""
         self.calls += 1
         return repeated(self._velocity, x, t) if self._repeats else self._velocity(x, t)

@@ -34,7 +34,9 @@ class Denoiser(Protocol):
     Points and means are ``[B, D]``, times ``[]`` or ``[B]``.
     """
 
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor: ...
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return the means ``[B, D]`` of clean points, given noisy points and times."""
+        ...
 
 
 class NetworkDenoiser(nn.Module):
@@ -184,6 +186,7 @@ class NetworkDenoiser(nn.Module):
         return {"pixels": noisy.to(dtype), "pixel_noise": noise.to(dtype)}
 
     def autocast(self, device_type: str) -> AbstractContextManager[object]:
+        """Return a context for a type of device where the network has its precision."""
         dtype = DTYPES[self.precision]
         return nullcontext() if dtype is None else torch.autocast(device_type, dtype)
 
@@ -202,6 +205,7 @@ class NetworkDenoiser(nn.Module):
         return precondition(self.data_variance.to(noise_variance.dtype), noise_variance)
 
     def noise_condition(self, t: Tensor) -> Tensor:
+        """Return the network's noise input ``[...]`` for times ``[...]``."""
         return noise_condition(self.schedule, t, self.noise_cond)
 
 

@@ -32,10 +32,12 @@ class EigenBasis(nn.Module):
         self.register_load_state_dict_post_hook(_forget)  # type: ignore[no-untyped-call]
 
     def extra_repr(self) -> str:
+        """Return the dimension and the participation ratio, as text for ``repr``."""
         return f"dim={self.dim}, participation_ratio={self.participation_ratio:.4g}"
 
     @property
     def dim(self) -> int:
+        """Dimension D of the data."""
         return len(self.mean)
 
     @property

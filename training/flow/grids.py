@@ -66,6 +66,7 @@ class EqualErrorGrid:
         return cls(placed)
 
     def __call__(self, steps: int) -> Tensor:
+        """Return ``steps + 1`` increasing times, interpolated between those of the grid."""
         place = torch.linspace(0, len(self.times) - 1, steps + 1, dtype=torch.float64)
         place = place.to(self.times.device)
         cell = place.long().clamp(max=len(self.times) - 2)

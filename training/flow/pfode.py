@@ -107,6 +107,7 @@ class ProbabilityFlow:
 
     @property
     def device(self) -> torch.device:
+        """Device of the basis, on which the flow computes."""
         return self.basis.mean.device
 
     @property

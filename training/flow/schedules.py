@@ -88,6 +88,7 @@ class NoiseSchedule(nn.Module, ABC):
         """
 
     def extra_repr(self) -> str:
+        """Return the name, the dimension and the first time, as text for ``repr``."""
         return f"{self.name}, dim={self.dim}, t_min={self.t_min:g}"
 
     def latent_variance(self, t: Tensor, data_variance: Tensor) -> Tensor:
@@ -144,6 +145,7 @@ class InflationSchedule(NoiseSchedule):
     growth_rates: Tensor
 
     def extra_repr(self) -> str:
+        """Return the name, the dimension, rho and gamma0, as text for ``repr``."""
         return f"{self.name}, dim={self.dim}, rho={self.rho:g}, gamma0={self.gamma0:g}"
 
     @classmethod
@@ -198,21 +200,27 @@ class InflationSchedule(NoiseSchedule):
         return cls(g_rescaling * exponents, name=f"PRRto{dims_to_keep}D", **sizes)
 
     def noise_variance(self, t: Tensor) -> Tensor:
+        """Return the noise variances ``gamma0 exp(growth_rate_i t) [..., D]``."""
         return self.gamma0 * (self.growth_rates * t[..., None]).exp()
 
     def log_noise_rate(self, t: Tensor) -> Tensor:
+        """Return ``d log gamma / dt [..., D]``: the growth rates, constant in time."""
         return self.growth_rates.expand(*t.shape, self.dim)
 
     def reference_log_noise(self, t: Tensor) -> Tensor:
+        """Return the log of the noise variance ``[...]`` of the fastest growing dimension."""
         return log(self.gamma0) + self.top_rate * t
 
     def time_of_log_noise(self, log_noise: Tensor) -> Tensor:
+        """Return the times ``[...]`` at which the fastest growing dimension has this log noise."""
         return (log_noise - log(self.gamma0)) / self.top_rate
 
     def scale(self, t: Tensor) -> Tensor:
+        """Return the scale ``A0 / sqrt(xi* + gamma*(t)) [...]``."""
         return self.end_std * (self.top_variance + self._top_noise(t)).rsqrt()
 
     def log_scale_rate(self, t: Tensor) -> Tensor:
+        """Return the log-derivative ``d log s / dt [...]``, never positive."""
         top_noise = self._top_noise(t)
         return -0.5 * self.top_rate * top_noise / (self.top_variance + top_noise)
 
@@ -270,21 +278,27 @@ class IsotropicSchedule(NoiseSchedule):
             )
 
     def noise_variance(self, t: Tensor) -> Tensor:
+        """Return the noise variances ``gamma(t) [..., D]``, equal in all dimensions."""
         return self.variance(t)[..., None].expand(*t.shape, self.dim)
 
     def log_noise_rate(self, t: Tensor) -> Tensor:
+        """Return ``d log gamma / dt [..., D]``, equal in all dimensions."""
         return self.log_rate(t)[..., None].expand(*t.shape, self.dim)
 
     def reference_log_noise(self, t: Tensor) -> Tensor:
+        """Return the log of the noise variance ``[...]``."""
         return self.variance(t).log()
 
     def default_t_max(self, conditional: bool = False) -> float:
+        """Return the end time of the published schedule, with or without conditions."""
         return self.end
 
     def scale(self, t: Tensor) -> Tensor:
+        """Return the scale ``s(t) = 1 [...]``: states are not scaled."""
         return torch.ones_like(t)
 
     def log_scale_rate(self, t: Tensor) -> Tensor:
+        """Return ``d log s / dt = 0 [...]``."""
         return torch.zeros_like(t)
 
     @abstractmethod
@@ -303,12 +317,15 @@ class EDMSchedule(IsotropicSchedule):
     GRID_POWER = 7
 
     def variance(self, t: Tensor) -> Tensor:
+        """Return the noise variance ``t^2 [...]``."""
         return t**2
 
     def log_rate(self, t: Tensor) -> Tensor:
+        """Return ``d log gamma / dt = 2 / t [...]``."""
         return 2 / t
 
     def time_of_log_noise(self, log_noise: Tensor) -> Tensor:
+        """Return the times ``[...]`` of log noise: half of it, exponentiated."""
         return (log_noise / 2).exp()
 
     def times(self, steps: int, t_max: float) -> Tensor:
@@ -324,20 +341,25 @@ class VPSchedule(IsotropicSchedule):
     BETA_D, BETA_MIN = 19.9, 0.1
 
     def variance(self, t: Tensor) -> Tensor:
+        """Return the noise variance ``exp(beta_d t^2 / 2 + beta_min t) - 1 [...]``."""
         return torch.expm1(self._exponent(t))
 
     def log_rate(self, t: Tensor) -> Tensor:
+        """Return ``d log gamma / dt = (beta_d t + beta_min) (1 + gamma) / gamma [...]``."""
         return (self.BETA_D * t + self.BETA_MIN) / -torch.expm1(-self._exponent(t))
 
     def time_of_log_noise(self, log_noise: Tensor) -> Tensor:
+        """Return the times ``[...]`` of log noise, the positive roots of a quadratic equation."""
         exponent = torch.log1p(log_noise.exp())
         root = (self.BETA_MIN**2 + 2 * self.BETA_D * exponent).sqrt()
         return (root - self.BETA_MIN) / self.BETA_D
 
     def scale(self, t: Tensor) -> Tensor:
+        """Return the scale ``s(t) = 1 / sqrt(1 + gamma) [...]``."""
         return (-self._exponent(t) / 2).exp()
 
     def log_scale_rate(self, t: Tensor) -> Tensor:
+        """Return ``d log s / dt = -(beta_d t + beta_min) / 2 [...]``."""
         return -(self.BETA_D * t + self.BETA_MIN) / 2
 
     def _exponent(self, t: Tensor) -> Tensor:
@@ -350,12 +372,15 @@ class VESchedule(IsotropicSchedule):
     name, default_t_min, end = "VE", 0.02**2, 100.0**2
 
     def variance(self, t: Tensor) -> Tensor:
+        """Return the noise variance ``t [...]``."""
         return t
 
     def log_rate(self, t: Tensor) -> Tensor:
+        """Return ``d log gamma / dt = 1 / t [...]``."""
         return 1 / t
 
     def time_of_log_noise(self, log_noise: Tensor) -> Tensor:
+        """Return the times ``[...]`` of log noise: its exponential."""
         return log_noise.exp()
 
     def times(self, steps: int, t_max: float) -> Tensor:

@@ -37,6 +37,7 @@ class FlowVelocity:
     standardized: bool
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return the velocity ``[N, D]`` of states ``x [N, D]`` at times ``[]`` or ``[N]``."""
         unit, linear, half_rate = self._terms(t)
         return linear * x - half_rate / unit * self.denoiser(unit * x, t)
 

@@ -168,10 +168,11 @@ class Amortized:
         return Density(density - mass.log_prob[:, None], error)
 
     def _of_rows(self, rows: Tensor, which: Tensor, trace: Trace) -> Density:
-        """Return log densities of rows ``[N, D]`` within the bounds, given the observations with
-        these numbers ``[N]``, before the division by the probability of the bounds.
-        """
+        """Return log densities of rows ``[N, D]`` within the bounds, not yet normalized to these.
 
+        Each row is given the observation with its number ``which [N]``. The densities are those
+        before the division by the probability of the bounds.
+        """
         given, of_points = self.conditions[which], partial(self._log_density, trace=trace)
         if not has_cells(self.prior.flow):
             density = of_points(rows, given)
@@ -183,8 +184,7 @@ class Amortized:
         ).density
 
     def log_mass(self, places: Tensor) -> Density:
-        """Return the log probability ``[m]`` that the flow assigns to the bounds, for some
-        observations.
+        """Return the log probability ``[m]`` that the flow assigns to the bounds.
 
         The probability is estimated with quasi-random points, the same for all observations. Their
         number is doubled until the standard error is below ``MASS_ERROR``, up to
@@ -230,8 +230,7 @@ class Amortized:
         return Density((inside / counts).log().to(device), error.to(device))
 
     def log_density(self, points: Tensor, places: Tensor, trace: Trace) -> Tensor:
-        """Return ``log q [m, S]`` at points ``[m, S, D]``, given the observations at these places
-        ``[m]``.
+        """Return ``log q [m, S]`` at points ``[m, S, D]``, given observations at places ``[m]``.
 
         Points out of bounds have a density too: q is not normalized to the bounds, see
         ``log_prob``.
@@ -249,15 +248,17 @@ class Amortized:
         return torch.cat(densities)[: len(rows)]
 
     def _blocks(self, count: int, size: int) -> tuple[Tensor, ...]:
-        """Return the indices of ``count`` rows in blocks of one size; the last block is padded with
-        the first row.
+        """Return the indices of ``count`` rows in blocks of one size.
+
+        The last block is padded with the first row.
         """
         order = torch.arange(count, device=self.conditions.device)
         return torch.split(F.pad(order, (0, -count % size)), size)
 
     def _proposed(self, w: Tensor, which: Tensor, rows: int, on_part: OnPart = None) -> "_Proposed":
-        """Map variables ``[N, dim]`` to points, each given the conditions of an observation
-        ``[N]``, in blocks of ``rows`` rows.
+        """Map variables ``[N, dim]`` to points, each given the conditions of an observation.
+
+        The observations have the numbers ``which [N]``; rows are mapped in blocks of ``rows`` rows.
         """
         count, device = len(w), self.conditions.device
         w, which = w.to(device), which.to(device)
@@ -338,8 +339,7 @@ class Amortized:
     def _enough(
         self, kept: "_Proposed", proposed: int, place: int, size: int
     ) -> tuple["_Proposed", int, float]:
-        """Return the draws to keep for one observation, the number proposed and the fraction
-        rejected.
+        """Return one observation's draws, the number proposed, and the fraction rejected.
 
         Raises:
             DataError: Too few draws are left.
@@ -404,8 +404,9 @@ class Amortized:
 
 
 def _mass_error(inside: Tensor, counts: Tensor) -> Tensor:
-    """Return standard errors ``[m]`` of log fractions, where ``inside [m]`` of ``counts [m]``
-    points are inside.
+    """Return standard errors ``[m]`` of the logs of fractions ``inside / counts``.
+
+    The errors are those of independent points; quasi-random points have smaller errors.
 
     They are those of independent points; quasi-random points have smaller errors.
     """
@@ -415,8 +416,13 @@ def _mass_error(inside: Tensor, counts: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Proposed:
-    """Variables ``[N, dim]``, their points ``[N, D]``, log densities ``[N]`` of these if computed,
-    and the network evaluations per point.
+    """Proposed draws of observations.
+
+    Attributes:
+        w: Standard normal variables ``[N, dim]``.
+        points: Their points ``[N, D]``.
+        density: Log densities ``[N]`` of the points; None if these are not computed.
+        calls: Network evaluations per point.
     """
 
     w: Tensor

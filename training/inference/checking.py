@@ -236,8 +236,9 @@ def _of_functions(functions: Functions, draws: Tensor, truths: Tensor) -> dict[s
 
 
 def effective(draws: Draws) -> Tensor:
-    """Return the effective sample size of each posterior's draws, ``[M]``: the smallest over
-    coordinates.
+    """Return the effective sample size of each posterior's draws, ``[M]``.
+
+    It is the smallest one over coordinates.
     """
     worth = []
     for index in range(draws.count):

@@ -53,9 +53,7 @@ class CurvedColumns:
 
     @classmethod
     def of(cls, target: Target, likelihood: Gaussian) -> "CurvedColumns":
-        """Approximate the likelihoods of the target's observations, which are values of
-        coordinates.
-        """
+        """Approximate the likelihoods of a target whose observations are values of columns."""
         seen = _Seen(target, likelihood)
         mean, std = seen.moments()
         prior = seen.scale**-2
@@ -74,8 +72,9 @@ class CurvedColumns:
         return CurvedColumns(self.operator, *of_one)
 
     def log_factor(self, mean: Tensor, variance: Tensor) -> Tensor:
-        """Return log products of the correction factors ``[M, N]``, for values that are
-        approximately normal with means ``[M, N, K]`` and variances ``[K]``.
+        """Return log products ``[M, N]`` of the correction factors, averaged over uncertain values.
+
+        The values are approximately normal with means ``[M, N, K]`` and variances ``[K]``.
         """
         line, step = self.line, self.line[:, 1] - self.line[:, 0]
         # If values vary by less than the grid spacing, sums over the grid do not approximate the
@@ -99,8 +98,10 @@ class CurvedColumns:
 
     @cached_property
     def _offset(self) -> Tensor:
-        """Constants ``[M, K, 1]`` that make the factor about 1 at the maximum of the likelihood,
-        whatever the likelihood's height.
+        """Constants ``[M, K, 1]`` that make the factor about 1 where the likelihood is largest.
+
+        They do not depend on the likelihood's height, and are the same at all times, so that
+        weights do not depend on them.
 
         They are the same at all times, so that weights do not depend on them.
         """
@@ -129,9 +130,7 @@ class _Seen:
         self._noise = likelihood.covariance_root(len(self._picks)).norm(dim=1)
 
     def log_likelihood(self, values: Tensor) -> Tensor:
-        """Return log likelihoods of values ``[G, M, K]``, of each column separately, up to a
-        constant.
-        """
+        """Return log likelihoods of values ``[G, M, K]`` of each column, up to a constant."""
         columns = self._center.expand(values[..., 0].numel(), -1).clone()
         columns[:, self._picks] += values.flatten(0, 1)
         prior = self._target.prior
@@ -156,8 +155,12 @@ class _Seen:
 
 
 def _blurred(values: Tensor, step: Tensor, variance: Tensor) -> Tensor:
-    """Return means of values ``[M, K, G]``, given on grids with spacing ``step [K, 1]``, under a
-    normal distribution of ``variance [K, 1]`` around each grid point.
+    """Return means of gridded values ``[M, K, G]`` under normal distributions around grid points.
+
+    Args:
+        values: Values on the grids.
+        step: Spacing of the grids ``[K, 1]``.
+        variance: Variances of the normal distributions ``[K, 1]``.
     """
     count = values.shape[2]
     apart = torch.arange(1 - count, count, dtype=step.dtype, device=step.device) * step

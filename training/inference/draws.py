@@ -59,8 +59,9 @@ class Draws:
         calls: float,
         stats: Mapping[str, Tensor],
     ) -> "Draws":
-        """Build draws of one sampler from rows, for a shape ``(M, C, S)``; each observation took
-        ``calls`` network evaluations.
+        """Build draws of one sampler from rows, for a shape ``(M, C, S)``.
+
+        Each observation took ``calls`` network evaluations.
         """
         w, points = (rows.view(*shape, -1) for rows in (w, points))
         each = torch.full(shape[:1], calls, dtype=torch.float64)

@@ -76,9 +76,7 @@ class ExactPosterior:
         return (between + self.covariance.diagonal()).sqrt()
 
     def below(self, points: Tensor) -> Tensor:
-        """Return the marginal posterior probability ``[M, D]`` below each coordinate of points
-        ``[M, D]``.
-        """
+        """Return marginal posterior probabilities below each coordinate of points, ``[M, D]``."""
         width = self.covariance.diagonal().sqrt()
         parts = torch.special.ndtr((points[:, None] - self.centers) / width)
         return (self.weights[:, :, None] * parts).sum(dim=1)

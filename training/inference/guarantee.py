@@ -137,9 +137,7 @@ class HeldOutTruths:
 
 
 def at_levels(ordered: Tensor, levels: Tensor) -> Tensor:
-    """Return quantiles ``[L, ...]`` of sorted draws ``[S, ...]``, interpolated between the two
-    nearest.
-    """
+    """Return quantiles ``[L, ...]`` of sorted draws ``[S, ...]``, by linear interpolation."""
     place = (levels.to(ordered) * len(ordered) - 0.5).clamp(0, len(ordered) - 1)
     below = place.floor().long().clamp_max(max(len(ordered) - 2, 0))
     above = (below + 1).clamp_max(len(ordered) - 1)
@@ -147,8 +145,9 @@ def at_levels(ordered: Tensor, levels: Tensor) -> Tensor:
 
 
 def intervals(values: Tensor, contents: Tensor) -> Tensor:
-    """Return ends ``[L, Q, 2]`` of central intervals of draws ``[S, Q]`` at levels ``[L, Q]``;
-    infinite at level 1.
+    """Return ends ``[L, Q, 2]`` of central intervals of draws ``[S, Q]`` at levels ``[L, Q]``.
+
+    The ends are infinite at level 1.
     """
     ordered, everything = values.double().sort(dim=0).values, contents >= 1
     low = at_levels(ordered, (1 - contents) / 2).masked_fill(everything, -torch.inf)
@@ -157,8 +156,9 @@ def intervals(values: Tensor, contents: Tensor) -> Tensor:
 
 
 def thresholds(log_density: Tensor, contents: Tensor) -> Tensor:
-    """Return log-density thresholds ``[L]`` of highest-density regions at these levels, from the
-    log densities of draws ``[S]``; minus infinity at level 1.
+    """Return log-density thresholds ``[L]`` of highest-density regions at levels ``[L]``.
+
+    They are quantiles of the log densities of draws ``[S]``; minus infinity at level 1.
     """
     ordered = log_density.double().sort().values
     return at_levels(ordered, 1 - contents).masked_fill(contents >= 1, -torch.inf)

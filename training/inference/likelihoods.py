@@ -69,8 +69,9 @@ class Likelihood(ABC):
         """Move the likelihood to another device."""
 
     def roughly(self) -> "Likelihood":
-        """Return a cheap approximation, used to locate posteriors; the likelihood itself, if it is
-        cheap.
+        """Return a cheap approximation, used to locate posteriors, or the likelihood itself.
+
+        A likelihood that is cheap returns itself.
         """
         return self
 
@@ -123,6 +124,7 @@ class Gaussian(Likelihood):
             raise UsageError(f"the noise has {len(self.root)} entries for {size} observed values")
 
     def to(self, device: torch.device) -> "Gaussian":
+        """Move the noise and the observation map to another device; return the likelihood."""
         self.root = self.root.to(device)
         self.operator = None if self.operator is None else self.operator.to(device)
         self.coordinates = None if self.coordinates is None else self.coordinates.to(device)
@@ -135,6 +137,7 @@ class Gaussian(Likelihood):
         return points if self.coordinates is None else points[:, self.coordinates]
 
     def log_prob(self, points: Tensor, observed: Tensor) -> Tensor:
+        """Return log densities ``[N]`` of observations given points ``[N, D]``, in nats."""
         seen = self.observe(points)
         scaled = self._whitened(observed - seen)
         size = seen.shape[1]
@@ -144,14 +147,17 @@ class Gaussian(Likelihood):
         return checked(-scaled.square().sum(dim=1) / 2 - normalizer, "the Gaussian likelihood")
 
     def simulate(self, points: Tensor, generator: torch.Generator) -> Tensor:
+        """Simulate observations ``A x + n [N, K]`` of points ``[N, D]``, on the CPU, float64."""
         seen = self.observe(points).cpu()
         noise = torch.randn(seen.shape, generator=generator, dtype=torch.float64)
         root = self.root.cpu()
         return seen + (noise @ root.T if root.ndim == 2 else noise * root)
 
     def deviations(self, mean: Tensor, covariance: Tensor, observed: Tensor) -> Tensor:
-        """Return how far observations ``[M, K]`` are from their expected values, in standard
-        deviations, if points have this mean ``[D]`` and covariance ``[D, D]``.
+        """Return how far observations ``[M, K]`` are from their expected values.
+
+        The unit is the standard deviation of an observation if points have the mean ``[D]`` and the
+        covariance ``[D, D]``.
         """
         variance = self.observe(self.observe(covariance).T).diagonal()
         root = self.root if self.root.ndim < 2 else self.root.norm(dim=1)
@@ -164,6 +170,7 @@ class Gaussian(Likelihood):
         return torch.diag(self.root.square().expand(size))
 
     def curvature_root(self, dim: int) -> Tensor:
+        """Return ``Sigma^(-1/2) A [K, D]``."""
         columns = self.observe(torch.eye(dim, dtype=torch.float64, device=self.root.device))
         return self._whitened(columns).T
 
@@ -304,8 +311,7 @@ class UserFunction:
         return torch.as_tensor(values).double()
 
     def simulated(self, points: Tensor, draw: np.random.Generator, width: int) -> Tensor:
-        """Simulate data ``[N, width]`` of points ``[N, D]``, in float64; the function is a
-        simulator.
+        """Simulate data ``[N, width]`` of points ``[N, D]``, float64; the function is a simulator.
 
         Raises:
             DataError: The function raised an exception or returned another type or shape.
@@ -330,8 +336,9 @@ class UserFunction:
 
 
 class UserLikelihood(Likelihood):
-    """User-supplied log likelihood, a function of points ``[N, D]`` that ``FILE.py:function``
-    names.
+    """User-supplied log likelihood, a function of points that ``FILE.py:function`` names.
+
+    The function takes points ``[N, D]`` and returns log likelihoods ``[N]``, in nats.
 
     Raises:
         UsageError: The file does not exist, or has no callable with that name.
@@ -344,17 +351,21 @@ class UserLikelihood(Likelihood):
         self._function = UserFunction.load(text, "likelihood")
 
     def to(self, device: torch.device) -> "UserLikelihood":
+        """Return the likelihood unchanged: the function takes points on any device."""
         return self
 
     def log_prob(self, points: Tensor, observed: Tensor) -> Tensor:
+        """Return the function's log likelihoods ``[N]`` of points ``[N, D]``, in nats."""
         return self._function(points)
 
     def is_differentiable(self, points: Tensor) -> bool:
+        """Return whether the function's values have gradients with respect to points."""
         with torch.enable_grad():
             values = self.log_prob(points.detach().clone().requires_grad_(), points[:, :0])
         return values.requires_grad
 
     def simulate(self, points: Tensor, generator: torch.Generator) -> Tensor:
+        """Raise UsageError: the function cannot simulate observations."""
         raise UsageError(
             f"{self._function} returns likelihoods but cannot simulate observations: "
             "check needs gaussian, mask or linear"

@@ -85,8 +85,11 @@ class Sight:
         return self.observed[:, None].to(ends) - ends @ self.operator.T.to(ends)
 
     def log_prob(self, off: Tensor, spread: Tensor) -> Tensor:
-        """Return log densities ``[M, N]``, up to a constant, of observations that differ by ``off``
-        from their expected values, whose covariance ``A V A^T`` is ``spread [K, K]``.
+        """Return log densities ``[M, N]`` of observations, up to a constant.
+
+        Args:
+            off: Observations less their expected values ``[M, N, K]``.
+            spread: Covariance ``A V A^T [K, K]`` of the expected values.
         """
         log_likelihood = log_normal(off, torch.linalg.cholesky(spread + self.covariance))
         return log_likelihood + self.log_factor(off, spread)
@@ -98,8 +101,9 @@ class Sight:
         return self.columns.log_factor(self.observed[:, None].to(off) - off, spread.diagonal())
 
     def blurred(self, spread: LowRank, dtype: torch.dtype) -> "Sight":
-        """Add the rounding error of states to the noise, for values that are functions of each
-        other: these have no density at noise below the rounding error.
+        """Add the rounding error of states to the noise.
+
+        Values that are functions of each other have no density at noise below the rounding error.
 
         Args:
             spread: Covariance of states.
@@ -110,9 +114,7 @@ class Sight:
         return replace(self, covariance=self.covariance + rounding.diag())
 
     def wider(self, exponent: Tensor) -> "Sight":
-        """Divide the noise covariance by ``exponent [M]``, which raises the likelihoods to these
-        powers.
-        """
+        """Divide the noise covariance by ``exponent [M]``: likelihoods get these powers."""
         return replace(self, covariance=self.covariance / exponent[:, None, None])
 
     def alone(self, place: int) -> "Sight":
@@ -123,9 +125,7 @@ class Sight:
 
     @classmethod
     def of(cls, target: Target) -> "Sight":
-        """Express the target's observations, which are Gaussian, as linear functions: see
-        ``no_sight``.
-        """
+        """Express the target's observations as linear functions of states: see ``no_sight``."""
         likelihood = target.likelihood
         assert isinstance(likelihood, Gaussian)
         coordinates = target.prior.flow.coordinates
@@ -177,8 +177,9 @@ def no_lookahead(target: Target) -> str | None:
 
 
 def no_sight(target: Target) -> str | None:
-    """Return why the target's observations are not (approximately) linear functions of states with
-    Gaussian noise; None if they are.
+    """Return why observations are not linear in states with Gaussian noise; None if they are.
+
+    Observations that are approximately linear count as linear.
     """
     likelihood, coordinates = target.likelihood, target.prior.flow.coordinates
     if not isinstance(likelihood, Gaussian):
@@ -244,8 +245,9 @@ class LookAhead:
     kept: int = 0
 
     def measured(self, target: Target, on_part: OnPart = None) -> Measured:
-        """Return the estimates for observations that share one condition, computing them if
-        necessary.
+        """Return the estimates for observations that share one condition.
+
+        They are computed if necessary.
         """
         label = target.label
         if label not in self.known:
@@ -260,8 +262,9 @@ def calls_to_look(prior: Prior, steps: int) -> int:
 
 
 def times_and_errors(target: Target, steps: int, seed: int, on_part: OnPart = None) -> Measured:
-    """Choose times where they are needed and estimate the errors at each, both from the same prior
-    draws.
+    """Choose times where they are needed, and estimate the errors at each.
+
+    Both use the same prior draws.
     """
     generator = seeded_generator("cpu", seed, Stream.LOOKAHEAD)
     shape, prior = (PRIOR_DRAWS, target.dim), target.prior
@@ -291,8 +294,9 @@ def times_and_errors(target: Target, steps: int, seed: int, on_part: OnPart = No
 
 
 def wrong_of_steps(errors: Tensor, rate: Tensor) -> Tensor:
-    """Return ``c []`` of errors ``[N, D]`` where r is ``rate [D]``, less the value that this number
-    of normally distributed errors has by chance.
+    """Return ``c []`` of errors ``[N, D]`` where r is ``rate [D]``, corrected for chance.
+
+    The value that this number of normally distributed errors has by chance is subtracted.
     """
     count = len(errors)
     weighted = errors * (1 / rate + errors.square().mean(dim=0)).rsqrt()
@@ -338,9 +342,10 @@ def _added(target: Target, t: Tensor) -> Tensor:
 
 
 def log_normal(apart: Tensor, root: Tensor) -> Tensor:
-    """Return log densities ``[M, N]``, up to a constant, of ``apart [M, N, K]`` under normal
-    distributions whose covariances have the Cholesky factors ``[K, K]`` or ``[M, K, K]``; the
-    inverses are converted to the dtype of ``apart`` last.
+    """Return normal log densities ``[M, N]`` of differences ``[M, N, K]``, up to a constant.
+
+    The covariances have the Cholesky factors ``[K, K]`` or ``[M, K, K]``; their inverses are
+    converted to the dtype of ``apart`` last.
     """
     inverse = torch.linalg.solve_triangular(root, torch.eye(root.shape[-1]).to(root), upper=False)
     volume = root.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)

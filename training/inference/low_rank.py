@@ -24,9 +24,10 @@ class LowRank:
 
     @classmethod
     def shrunk(cls, errors: Tensor) -> "LowRank":
-        """Estimate ``E[e e^T]`` from errors ``[N, D]``, with correlations shrunk towards 0 by the
-        factor that minimizes the expected error (Schaefer and Strimmer 2005, section 2.4): the sum
-        of the variances of the correlations divided by the sum of their squares.
+        """Estimate ``E[e e^T]`` from errors ``[N, D]``, with correlations shrunk towards 0.
+
+        The shrinkage factor minimizes the expected error (Schaefer and Strimmer 2005, section 2.4):
+        the sum of the variances of the correlations divided by the sum of their squares.
 
         The rank r is D if there are more errors than dimensions, otherwise N.
         """
@@ -68,8 +69,9 @@ class LowRank:
         return low.addcmul_(values, self.diagonal.to(values))
 
     def sample(self, normal: Tensor) -> Tensor:
-        """Return samples ``[..., D]`` made from standard normal numbers ``[..., D + r]``, in their
-        dtype.
+        """Return samples ``[..., D]`` made from standard normal numbers ``[..., D + r]``.
+
+        Samples have the dtype of the numbers.
         """
         dim = len(self.diagonal)
         alone = normal[..., :dim] * self.diagonal.sqrt().to(normal)
@@ -78,8 +80,9 @@ class LowRank:
 
 @dataclass(frozen=True)
 class Bridge:
-    """Reverse step of a diffusion, ``a (x_0 - x) + n`` with ``n ~ N(0, b)``, where x_0 given the
-    state x is approximately ``N(m, V)``.
+    """Reverse step ``a (x_0 - x) + n`` of a diffusion, with ``n ~ N(0, b)``.
+
+    The end x_0, given the state x, is approximately ``N(m, V)``.
 
     Attributes:
         pull: Factor ``a [D]``.
@@ -98,8 +101,12 @@ class Bridge:
         return LowRank(pull * self.end.factor, self.noise + self.pull.square() * self.end.diagonal)
 
     def end_after(self, operator: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the distribution of ``A x_0`` after a step u, measured from its mean ``a (m -
-        x)``: the matrix ``H [K, D]`` of its mean ``A m + H u``, and its covariance ``[K, K]``.
+        """Return the distribution of ``A x_0`` after a step u, measured from its mean.
+
+        The mean of a step is ``a (m - x)``.
+
+        Returns:
+            The matrix ``H [K, D]`` of the mean ``A m + H u``, and the covariance ``[K, K]``.
         """
         alone, left, right = self._after
         seen = operator @ left
@@ -119,8 +126,9 @@ class Bridge:
 
     @cached_property
     def _after(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Vector ``h [D]`` and matrices ``L [D, r]`` and ``G [r, D]``: H for all of x_0 is
-        ``diag(h) + L G``, and the covariance is ``diag(b d / p) + L L^T``.
+        """Vector ``h [D]`` and matrices ``L [D, r]`` and ``G [r, D]`` of the end after a step.
+
+        H for all of x_0 is ``diag(h) + L G``, and the covariance is ``diag(b d / p) + L L^T``.
 
         Write ``x_0 - m = F w + e``, where w is standard normal and e has the variances d, so that
         ``u = a F w + a e + n``. Given w, u has the variances ``p = b + a d a``: given u too, e has

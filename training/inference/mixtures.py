@@ -72,8 +72,9 @@ class Components:
 
     @classmethod
     def spread(cls, count: int, dim: int) -> "Components":
-        """Place ``count`` components evenly on the circle of radius 1.5 in the first two
-        dimensions, or in [-1.5, 1.5] in one dimension.
+        """Place ``count`` components evenly on a circle, or on a line in one dimension.
+
+        The circle is in the first two dimensions and has the radius 1.5; the line is [-1.5, 1.5].
 
         Their standard deviation is a third of the distance between neighbors, and at most 0.5.
         """
@@ -229,8 +230,9 @@ def _gibbs(
 
 
 def log_likelihood(weights: Tensor, log_evidence: Tensor) -> Tensor:
-    """Return ``sum_n log sum_k pi_k L_nk [S]`` of weights ``[S, K]``, up to a constant that depends
-    on the data.
+    """Return ``sum_n log sum_k pi_k L_nk [S]`` of weights ``[S, K]``, up to a constant.
+
+    The constant depends on the data.
     """
     relative = relative_evidence(log_evidence)
     block = max(1, BLOCK_NUMBERS // len(relative))
@@ -306,8 +308,9 @@ def quadrature(log_evidence: Tensor, concentration: float) -> Moments:
 
 
 def importance(log_evidence: Tensor, concentration: float, draws: Tensor, seed: int) -> Moments:
-    """Compute moments by smoothed importance weights, from log evidence ``[N, K]`` and the
-    concentration alpha.
+    """Compute moments by smoothed importance weights, from log evidence ``[N, K]``.
+
+    The prior of the weights is a Dirichlet distribution with the concentration alpha.
 
     The proposal is a Dirichlet distribution with the mean of the posterior draws ``[S, K]``, and
     with the largest of their variances times ``WIDER``.

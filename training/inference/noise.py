@@ -45,8 +45,9 @@ class Noise:
         self._chunks: dict[tuple[int, int], tuple[int, Tensor]] = {}
 
     def alone(self, place: int, chains: int | None = None) -> "Noise":
-        """Return the numbers of one observation alone, for the same or another number of chains or
-        particles.
+        """Return the numbers of one observation alone.
+
+        The number of chains or particles may differ.
         """
         own, chains = self._observations[place : place + 1], chains or self.chains
         return Noise(self._seed, own, chains, self._device, self._chunk, self._dtype)

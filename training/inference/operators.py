@@ -62,23 +62,28 @@ class MatrixMap(LinearMap):
         self.size = len(matrix)
 
     def __call__(self, points: Tensor) -> Tensor:
+        """Return ``A x [N, K]`` of points ``[N, D]``."""
         return points @ self._matrix.T.to(points)
 
     def adjoint(self, values: Tensor) -> Tensor:
+        """Return ``A^T y [N, D]`` of values ``[N, K]``."""
         return values @ self._matrix.to(values)
 
     def to(self, device: torch.device) -> "MatrixMap":
+        """Move the matrix to another device; return the map."""
         self._matrix = self._matrix.to(device)
         return self
 
     @property
     def matrix(self) -> Tensor:
+        """Matrix ``A [K, D]``."""
         return self._matrix
 
     @classmethod
     def random(cls, size: int, dim: int, seed: int) -> "MatrixMap":
-        """Draw independent normal entries of variance ``1 / D``: if the coordinates of a point are
-        of order 1, so are its observed values.
+        """Draw a matrix with independent normal entries of variance ``1 / D``.
+
+        If the coordinates of a point are about 1 in size, so are its observed values.
         """
         return cls(normal_numbers((size, dim), seed) / dim**0.5)
 
@@ -105,15 +110,18 @@ class Separable(LinearMap):
         self.size = prod(self.shape)
 
     def __call__(self, points: Tensor) -> Tensor:
+        """Return ``R X C^T`` of each channel X of images ``[N, D]``, as rows ``[N, K]``."""
         images = points.reshape(-1, *self._before)
         return (self._rows.to(points) @ images @ self._columns.to(points).T).flatten(1)
 
     def adjoint(self, values: Tensor) -> Tensor:
+        """Return ``R^T Y C`` of each channel Y of values ``[N, K]``, as rows ``[N, D]``."""
         assert self.shape is not None
         images = values.reshape(-1, *self.shape)
         return (self._rows.to(values).T @ images @ self._columns.to(values)).flatten(1)
 
     def to(self, device: torch.device) -> "Separable":
+        """Move both matrices to another device; return the map."""
         self._rows, self._columns = self._rows.to(device), self._columns.to(device)
         return self
 
@@ -125,8 +133,9 @@ class Separable(LinearMap):
 
     @classmethod
     def downsampling(cls, factor: int, shape: tuple[int, int, int]) -> "Separable":
-        """Average over squares with a side of ``factor`` pixels, which must divide both sides of
-        the images.
+        """Average over squares with a side of ``factor`` pixels.
+
+        The factor must divide both sides of the images.
         """
         channels, height, width = shape
         return cls(_means(factor, height), _means(factor, width), channels)
@@ -135,8 +144,12 @@ class Separable(LinearMap):
     def crop(
         cls, corner: tuple[int, int], sides: tuple[int, int], shape: tuple[int, int, int]
     ) -> "Separable":
-        """Cut out a rectangle, given its first row and column, from 0, and its numbers of rows and
-        columns.
+        """Cut out a rectangle.
+
+        Args:
+            corner: First row and first column of the rectangle, from 0.
+            sides: Numbers of rows and columns.
+            shape: Shape ``(C, H, W)`` of the images.
         """
         channels, *whole = shape
         parts = zip(corner, sides, whole, strict=True)

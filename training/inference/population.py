@@ -237,8 +237,10 @@ class _Walk:
         return _Weights(relative, sums.sum(dim=1) + shape[1] * common)
 
     def _walked(self, state: Tensor, root: Tensor) -> tuple[Tensor, _Weights]:
-        """Take one step of the random walk with members marginalized out; return the weights after
-        it too.
+        """Take one step of the random walk with members marginalized out.
+
+        Returns:
+            The states after it ``[C, 2 D]``, and the weights under them.
         """
         size, dim = len(state), state.shape[1] // 2
         moved = state + STEP / (2 * dim) ** 0.5 * self._noise(*state.shape) @ root.T
@@ -251,16 +253,19 @@ class _Walk:
         return states[taken], _Weights(both.relative[taken], both.log_likelihood[taken])
 
     def _given_members(self, state: Tensor, members: Tensor) -> Tensor:
-        """Draw populations ``[C, 2 D]`` given the parameters of members ``[C, M, D]``: proposals
-        under flat hyperpriors, accepted by the ratio of the hyperpriors.
+        """Draw populations ``[C, 2 D]`` given the parameters of members ``[C, M, D]``.
+
+        Proposals under flat hyperpriors are accepted by the ratio of the hyperpriors.
         """
         moved = self._from_members(members)
         gain = _log_prior(moved) - _log_prior(state)
         return torch.where((self._uniform(len(state)).log() < gain)[:, None], moved, state)
 
     def _from_members(self, members: Tensor) -> Tensor:
-        """Draw populations given the members under flat priors of mu and tau: ``tau^2`` is inverse
-        gamma with shape ``(M - 2) / 2`` and half the sum of squares, and mu given tau is normal.
+        """Draw populations given the members under flat priors of mu and tau.
+
+        Then ``tau^2`` is inverse gamma with shape ``(M - 2) / 2`` and half the sum of squares, and
+        mu given tau is normal.
         """
         count = members.shape[1]
         mean = members.mean(dim=1)
@@ -278,8 +283,9 @@ class _Walk:
 
 
 def _log_prior(state: Tensor) -> Tensor:
-    """Return the log hyperprior of means and log standard deviations ``[C, 2 D]``, in units of the
-    prior, up to a constant.
+    """Return the log hyperprior of states ``[C, 2 D]``, up to a constant.
+
+    States are means and log standard deviations, in units of the prior.
     """
     mean, log_spread = state.chunk(2, dim=1)
     return -(mean.square() + (2 * log_spread).exp()).sum(dim=1) / 2

@@ -42,8 +42,11 @@ MOMENT_DRAWS, BLUR_DRAWS = 2**12, 2**8
 
 
 class Generated(NamedTuple):
-    """Points ``[N, D]`` of data space, or states, and the number of network evaluations per
-    point.
+    """Points or states, with the work that they took.
+
+    Attributes:
+        points: Points ``[N, D]`` of data space, or states.
+        calls: Network evaluations per point.
     """
 
     points: Tensor
@@ -96,15 +99,17 @@ class Prior:
         return self.ways.get(use, (self.times, self.solver))
 
     def calls(self, use: str) -> int:
-        """Return the network evaluations per point for a use, without the extra first ones of a
-        multistep method.
+        """Return the network evaluations per point for a use.
+
+        The extra first evaluations of a multistep method are not counted.
         """
         times, solver = self.way(use)
         return (len(times) - 1) * (solver.calls_per_step or 1)
 
     def hasty(self) -> "Prior":
-        """Return the prior with half the steps for densities, rounded up, where these need not be
-        exact.
+        """Return the prior with half the steps for densities, where these need not be exact.
+
+        The number of steps is rounded up.
         """
         times, solver = self.way("densities")
         if solver.quadrature is not None:  # it has its own times
@@ -145,8 +150,9 @@ class Prior:
     def states(
         self, w: Tensor, conditions: dict[str, Tensor] | None = None, differentiable: bool = False
     ) -> Generated:
-        """Map standard normal variables to unscaled states in eigenspace, at the first time,
-        without the map to data space.
+        """Map standard normal variables to unscaled states in eigenspace, at the first time.
+
+        States are not mapped to data space. Arguments are those of ``points``.
 
         Arguments are those of ``points``.
         """
@@ -184,8 +190,7 @@ class Prior:
     def points_and_density(
         self, w: Tensor, conditions: dict[str, Tensor], trace: Trace
     ) -> tuple[Generated, Tensor]:
-        """Map standard normal variables to points and compute their log densities, in one
-        integration.
+        """Map standard normal variables to points and their log densities, in one integration.
 
         Args:
             w: Standard normal variables ``[N, D]``.
@@ -249,8 +254,10 @@ class Prior:
     def melted_with_density(
         self, states: Tensor, conditions: dict[str, Tensor] | None = None
     ) -> tuple[Generated, Tensor]:
-        """Map unscaled states ``[N, D]`` at the first time to standard normal variables ``[N, D]``,
-        and compute the log densities ``[N]`` of the states, in one integration.
+        """Map states ``[N, D]`` to standard normal variables ``[N, D]``, with log densities.
+
+        The states are unscaled and at the first time; their log densities ``[N]`` come from the
+        same integration.
 
         Traces are exact. The network evaluations of a state include its vector-Jacobian products.
 
@@ -305,15 +312,14 @@ class Prior:
         return self.flow.given(**conditions) if conditions else self.flow
 
     def to_states(self, points: Tensor, conditions: dict[str, Tensor] | None = None) -> Tensor:
-        """Map points ``[N, D]`` to unscaled states ``[N, D]`` at the first time: the inverse of
-        ``of_states``.
+        """Map points ``[N, D]`` to unscaled states ``[N, D]`` at the first time.
+
+        This is the inverse of ``of_states``.
         """
         return self._given(conditions).to_eigen((points - self.origin) * self.unit)
 
     def plausible(self, points: Tensor) -> Tensor:
-        """Round values of discrete columns of points ``[..., D]`` to values that the data could
-        have.
-        """
+        """Round discrete columns of points ``[..., D]`` to values that the data could have."""
         coordinates = self.flow.coordinates
         if coordinates is None:
             return points
@@ -321,17 +327,16 @@ class Prior:
         return self.origin + inner / self.unit
 
     def possible(self, points: Tensor) -> Tensor:
-        """Return whether points ``[..., D]`` are within quantization bins of the data,
-        ``[...]``.
-        """
+        """Return whether points ``[..., D]`` are in quantization bins of the data, ``[...]``."""
         coordinates = self.flow.coordinates
         if coordinates is None:
             return torch.ones_like(points[..., 0], dtype=torch.bool)
         return coordinates.possible((points - self.origin) * self.unit)
 
     def blur(self, points: Tensor, conditions: dict[str, Tensor] | None = None) -> Tensor:
-        """Return standard deviations ``[N, D]`` of the noise of the first time around points ``[N,
-        D]``, in the user's units.
+        """Return standard deviations ``[N, D]`` of the noise of the first time around points.
+
+        Points are ``[N, D]``; standard deviations are in the user's units.
         """
         generator = torch.Generator().manual_seed(0)
         dim = self.flow.basis.dim
@@ -345,8 +350,12 @@ class Prior:
     def behind(
         self, states: Tensor, conditions: dict[str, Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return the mean ``[N, D]`` and a square root ``[N, D, D]`` of the covariance of the clean
-        state behind each unscaled state ``[N, D]`` at the first time.
+        """Return mean and covariance of the clean state behind each state ``[N, D]``.
+
+        States are unscaled and at the first time.
+
+        Returns:
+            Means ``[N, D]``, and square roots ``[N, D, D]`` of the covariances.
         """
         flow = self._given(conditions)
         denoised, jacobian = self._denoised_with_jacobian(flow, states)
@@ -356,8 +365,9 @@ class Prior:
         return denoised, axes * variance.clamp_min(0).sqrt()[:, None, :]
 
     def _last_step(self, flow: ProbabilityFlow, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``D(x)`` at unscaled states x ``[N, D]``, and the log determinants of the Jacobian
-        of (x + D(x)) / 2.
+        """Return ``D(x)`` at unscaled states x ``[N, D]``, and log determinants of the step.
+
+        The step maps x to (x + D(x)) / 2.
         """
         denoised, jacobian = self._denoised_with_jacobian(flow, states)
         eye = torch.eye(flow.basis.dim, dtype=jacobian.dtype, device=jacobian.device)
@@ -386,15 +396,20 @@ class Prior:
 
 
 def ways_of(flow: ProbabilityFlow) -> dict[str, tuple[Tensor, Solver]]:
-    """Return ``Prior.ways`` for a flow: its integration schedules, with as few network evaluations
-    as each use needs.
+    """Return ``Prior.ways`` for a flow: its own integration schedule for each use.
+
+    Each takes as few network evaluations as its use needs.
     """
     return {use: flow.course(use) for use in USES if use not in ("look", "points")}
 
 
 def _differences(flow: ProbabilityFlow, before: Tensor, after: Tensor) -> Tensor:
-    """Return the increase ``[N]`` of the coordinates' log determinants from points before a step to
-    those after it.
+    """Return the increase ``[N]`` of the coordinates' log determinants over a step.
+
+    Args:
+        flow: The flow.
+        before: Points before the step ``[N, D]``.
+        after: Points after it ``[N, D]``.
     """
     if flow.coordinates is None:
         return torch.zeros_like(after[:, 0])

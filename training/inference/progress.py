@@ -7,9 +7,7 @@ OnPart = Callable[[float], object] | None
 
 
 def share_of(on_part: OnPart, share: float) -> OnPart:
-    """Return the callback of a part of the work, where the part is this share of the work of
-    ``on_part``.
-    """
+    """Return the callback of a part of the work, which is this share of all work."""
     if on_part is None:
         return None
     return lambda part: on_part(share * part)

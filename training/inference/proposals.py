@@ -114,9 +114,14 @@ class Proposal:
         return cls(proposal.shares, proposal.mean, WIDER * proposal.root)
 
     def conditioned(self, operator: Tensor, observed: Tensor, covariance: Tensor) -> "Proposal":
-        """Return the mixture given ``y = A x`` plus Gaussian noise, for ``A [N, d]``, ``y [M, N]``
-        and noise covariances ``[M, N, N]``: exactly a mixture again, except that no weight becomes
-        too small.
+        """Return the mixture given ``y = A x`` plus Gaussian noise.
+
+        It is exactly a mixture again, except that no weight becomes too small.
+
+        Args:
+            operator: Linear map ``A [N, d]``.
+            observed: Observations ``y [M, N]``.
+            covariance: Noise covariances ``[M, N, N]``.
         """
         apart = observed[:, None] - self.mean @ operator.T
         given = normal_given(operator @ self.root, apart, covariance[:, None])
@@ -127,9 +132,10 @@ class Proposal:
         return Proposal(shares, mean, self.root @ given.root)
 
     def evened(self) -> "Proposal":
-        """Return the mixture with more weight on rare but remote components: weights are
-        proportional to the square roots of the components' contributions to a second moment, so
-        that draws estimate second moments as well as means.
+        """Return the mixture with more weight on rare but remote components.
+
+        Weights are proportional to the square roots of the components' contributions to a second
+        moment, so that draws estimate second moments as well as means.
         """
         shares = self.shares[..., None]
         center = (shares * self.mean).sum(dim=1, keepdim=True)
@@ -155,8 +161,9 @@ class Proposal:
         return self._parts(w).logsumexp(dim=1)
 
     def draw(self, uniform: Tensor) -> Tensor:
-        """Draw rows ``[M, N, d]`` with random numbers ``[M, N, 1 + d]`` in (0, 1); the first of
-        these chooses the component.
+        """Draw rows ``[M, N, d]`` with random numbers ``[M, N, 1 + d]`` in (0, 1).
+
+        The first of these numbers chooses the component.
         """
         last = self.shares.shape[1] - 1
         above = self.shares.cumsum(dim=1)
@@ -182,9 +189,7 @@ class Proposal:
         return Proposal(shares, mean, torch.linalg.cholesky(covariance))
 
     def _parts(self, w: Tensor) -> Tensor:
-        """Return log densities ``[M, K, N]`` of rows ``[M, N, d]`` under each component, times its
-        weight.
-        """
+        """Return weighted log densities ``[M, K, N]`` of rows ``[M, N, d]`` by component."""
         dim = w.shape[2]
         identity = torch.eye(dim, dtype=w.dtype, device=w.device)
         inverse = torch.linalg.solve_triangular(self.root, identity, upper=False)
@@ -195,9 +200,10 @@ class Proposal:
 
 
 def _centers(draws: Tensor, root: Tensor, uniform: Tensor) -> Tensor:
-    """Choose initial centers ``[M, K, d]`` far from one another: each draw is chosen with
-    probability proportional to its squared distance, in standard deviations, from the nearest
-    earlier center.
+    """Choose initial centers ``[M, K, d]`` far from one another.
+
+    Each draw is chosen with probability proportional to its squared distance, in standard
+    deviations, from the nearest earlier center.
     """
     scaled = torch.linalg.solve_triangular(root, draws.mT, upper=False).mT
     rows = torch.arange(len(draws), device=draws.device)

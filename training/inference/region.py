@@ -57,8 +57,9 @@ class Bounds:
 
     @classmethod
     def of(cls, posterior: Amortized) -> "Bounds":
-        """Compute the bounds from the posterior of one observation, which draws ``DRAWS`` points
-        without their densities.
+        """Compute the bounds from the posterior of one observation.
+
+        They use ``DRAWS`` points, drawn without their densities.
         """
         points = posterior.sample(HERE).points.flatten(0, 2).cpu()
         center, spread = points.mean(dim=0), points.std(dim=0)
@@ -86,15 +87,19 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Region:
-    """Region that contains the posterior of one observation, given by the bounds from the posterior
-    of each earlier round; without any, all of the prior.
+    """Region that contains the posterior of one observation.
+
+    Attributes:
+        parts: Bounds from the posterior of each earlier round, with that posterior; empty for all
+            of the prior.
     """
 
     parts: Sequence[tuple[Bounds, Amortized]] = ()
 
     def within(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-        """Shrink a box between ``low [D]`` and ``high [D]`` to one that still contains its
-        intersection with the region.
+        """Shrink a box to one that still contains its intersection with the region.
+
+        The box lies between ``low [D]`` and ``high [D]``.
         """
         for bounds, _ in self.parts:
             least, most = bounds.hull()

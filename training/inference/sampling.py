@@ -134,8 +134,9 @@ class Problem:
     network: str | None = None
 
     def looking_ahead(self, plan: SamplingPlan, count: int | None = None) -> "Problem":
-        """Return the problem with a new look-ahead, to be shared by ``count`` observations, by
-        default those of this problem.
+        """Return the problem with a new look-ahead, to be shared by ``count`` observations.
+
+        By default these are the observations of this problem.
         """
         share = len(self.target.alike()) / (count or self.target.count)
         return replace(self, ahead=LookAhead(plan.steps, plan.seed, share))
@@ -179,13 +180,11 @@ def sample_posteriors(
 
 
 def settled(problem: Problem, plan: SamplingPlan) -> SamplingPlan:
-    """Replace ``auto`` in the plan by the sampler that it would end with, where no pool can
-    suffice.
+    """Replace ``auto`` in the plan by the last sampler that it would use, if no pool can suffice.
 
     For Gaussian points and linear observations, the weights of P prior draws have an effective
-    sample
-    size of about ``P exp(-I)``, where I is the information of the observation in nats,
-    ``ln det(1 + Sigma^-1/2 A C A^T Sigma^-1/2) / 2``.
+    sample size of about ``P exp(-I)``, where I is the information of the observation in nats, ``ln
+    det(1 + Sigma^-1/2 A C A^T Sigma^-1/2) / 2``.
     """
     target = problem.target
     likelihood = target.likelihood
@@ -208,9 +207,7 @@ def first_pool(target: Target, plan: SamplingPlan) -> int:
 
 
 def _automatic(problem: Problem, plan: SamplingPlan, pool: Pool, on_part: OnPart) -> Draws:
-    """Return the pool's draws where they suffice, and those of a suitable sampler where they do
-    not.
-    """
+    """Return the pool's draws where they suffice, and elsewhere those of a suitable sampler."""
     if problem.target.likelihood.dear:
         return _of_dear_likelihoods(problem, plan, pool, on_part)
     if problem.target.prior.flow.basis.dim > MOST_TESTED:
@@ -237,9 +234,10 @@ def _automatic(problem: Problem, plan: SamplingPlan, pool: Pool, on_part: OnPart
 
 
 def wants_more(target: Target, few: Pool, plan: SamplingPlan) -> Tensor:
-    """Return whether each observation ``[M]`` needs the whole pool, judging by its first draws: if
-    its effective sample size is too small but would suffice with the whole pool, or its likelihoods
-    are 0 at all first draws.
+    """Return whether each observation ``[M]`` needs the whole pool, judging by its first draws.
+
+    An observation needs it if its effective sample size is too small but would suffice with the
+    whole pool, or if its likelihoods are 0 at all first draws.
     """
     if target.likelihood.dear:
         return torch.zeros(target.count, dtype=torch.bool, device=target.device)
@@ -304,9 +302,7 @@ def _annealed(problem: Problem, plan: SamplingPlan, pool: Pool, on_part: OnPart)
 
 
 def _defended(problem: Problem, plan: SamplingPlan, pool: Pool) -> Draws:
-    """Refine pools, and test those whose own effective sample size is too small to bound the
-    weights.
-    """
+    """Refine pools, and test those whose own effective sample size does not bound the weights."""
     draws = _refined(problem, plan, pool)
     draws = replace(draws, calls=draws.calls + pool.calls)
     worth = effective_size(pool.log_weights(problem.target, slice(None)))
@@ -387,8 +383,9 @@ def starts(target: Target, seeds: Tensor, chains: int, seed: int) -> Tensor:
 
 
 def corrected(draws: Draws, problem: Problem, seed: int, on_part: OnPart = None) -> Draws:
-    """Resample draws of the coarse posterior within their chains, so that they are draws of the
-    fine posterior, with its points.
+    """Resample draws of the coarse posterior within their chains to draws of the fine posterior.
+
+    The draws get the points of the fine posterior.
 
     The statistic ``fine_k``, the Pareto k of the weights, measures how far the two are apart.
     """

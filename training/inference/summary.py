@@ -125,8 +125,10 @@ class Summary:
         )
 
     def small_ess(self, places: Sequence[int], fewest: int | None = None) -> str:
-        """Return the effective sample size of the worst coordinate of some posteriors, and the size
-        needed, as the end of a clause; an empty string where that is not known.
+        """Return the effective sample size of the worst coordinate, as the end of a clause.
+
+        The text also contains the size needed. It is empty where the size is large enough or not
+        known.
 
         Args:
             places: Numbers of the posteriors.
@@ -168,8 +170,9 @@ class Summary:
         return replace(self, failed=failed)
 
     def held(self, truth: Tensor) -> Tensor:
-        """Return whether the central intervals of ``CONTENTS`` cover the true values ``[M, D]``,
-        ``[len(CONTENTS), M, D]``.
+        """Return whether the central intervals of ``CONTENTS`` cover the true values ``[M, D]``.
+
+        The result has the shape ``[len(CONTENTS), M, D]``.
         """
         below, above = (1 - torch.tensor(CONTENTS)) / 2, (1 + torch.tensor(CONTENTS)) / 2
         levels = torch.tensor(LEVELS)
@@ -228,8 +231,9 @@ def _of_one(draws: Draws, index: int, pool: int) -> tuple[Tensor, ...]:
 
 
 def _errors(points: Tensor, std: Tensor, worth: Tensor) -> tuple[Tensor, Tensor]:
-    """Return standard errors ``[D]`` of means and standard deviations of points ``[N, D]`` with
-    this effective sample size.
+    """Return standard errors ``[D]`` of means and standard deviations of points ``[N, D]``.
+
+    The points have a given effective sample size.
     """
     scaled = (points - points.mean(dim=0)) / torch.where(std > 0, std, 1.0)
     peaked = scaled.pow(4).mean(dim=0)
@@ -238,8 +242,9 @@ def _errors(points: Tensor, std: Tensor, worth: Tensor) -> tuple[Tensor, Tensor]
 
 
 def _quantiles(points: Tensor, levels: Tensor) -> Tensor:
-    """Return quantiles ``[D, L]`` of points ``[N, D]``, interpolated between the two nearest;
-    torch's own function accepts at most 16 million numbers.
+    """Return quantiles ``[D, L]`` of points ``[N, D]``, interpolated between the two nearest.
+
+    Torch's own function accepts at most 16 million numbers.
     """
     ordered = points.sort(dim=0).values
     place = levels * (len(points) - 1)

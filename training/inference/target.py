@@ -1,4 +1,6 @@
-"""Posterior of the standard normal variables w, given observations:
+"""Posterior of the standard normal variables w, given observations.
+
+The posterior is
 
     p(w | y) ~ N(w; 0, I) p(y | x(w)),        x(w) of the prior.
 
@@ -47,8 +49,14 @@ class Evaluated(NamedTuple):
 
 
 class Placed(NamedTuple):
-    """Variables ``[N, dim]`` of states, points ``[N, D]``, log likelihoods ``[N]``, and the log
-    densities ``[N]`` of the states under the prior."""
+    """States as variables and points, with their densities.
+
+    Attributes:
+        w: Variables ``[N, dim]`` of the states.
+        points: Points ``[N, D]`` of data space.
+        log_likelihood: Log likelihoods ``[N]`` of the points.
+        log_prior: Log densities ``[N]`` of the states under the prior.
+    """
 
     w: Tensor
     points: Tensor
@@ -60,13 +68,19 @@ class LinearView(Protocol):
     """Observations as linear functions of states, with Gaussian noise: see ``lookahead.Sight``."""
 
     @property
-    def operator(self) -> Tensor: ...
+    def operator(self) -> Tensor:
+        """Linear map ``A [K, D]`` from states to observations."""
+        ...
 
     @property
-    def observed(self) -> Tensor: ...
+    def observed(self) -> Tensor:
+        """Observations ``[M, K]``, less the observation of the state 0."""
+        ...
 
     @property
-    def covariance(self) -> Tensor: ...
+    def covariance(self) -> Tensor:
+        """Covariance of the noise, ``[M, K, K]``."""
+        ...
 
 
 @dataclass
@@ -102,11 +116,11 @@ class Target:
 
     @property
     def device(self) -> torch.device:
+        """Device of the observations, on which the target is evaluated."""
         return self.observed.device
 
     def roughly(self, prior: Prior) -> Target:
-        """Return a cheap approximation: a prior with fewer steps, and the cheap approximation of
-        the likelihood.
+        """Return a cheap approximation: a prior with fewer steps, and a cheap likelihood.
 
         Its count of network evaluations starts at 0.
         """
@@ -242,7 +256,6 @@ class Target:
     @torch.no_grad()
     def whitened(self, points: Tensor, which: Tensor, on_part: OnPart = None) -> Tensor:
         """Map points ``[N, D]`` to variables ``[N, dim]``."""
-
         calls = self.prior.calls("latents")
         return self._mapped(self.prior.whitened, calls, points, which, self.many, on_part)
 
@@ -276,8 +289,9 @@ class Target:
         return Evaluated(points, log_likelihood), gradient
 
     def curvature(self, w: Tensor, which: Tensor) -> Tensor | None:
-        """Return ``J^T A^T Sigma^-1 A J [N, dim, dim]`` of a Gaussian likelihood, its Gauss-Newton
-        Hessian and Fisher information, with ``J = dx/dw``; None for other likelihoods.
+        """Return ``J^T A^T Sigma^-1 A J [N, dim, dim]`` of a Gaussian likelihood, else None.
+
+        With ``J = dx/dw``, this is its Gauss-Newton Hessian and Fisher information.
         """
         root = self.likelihood.curvature_root(self.prior.flow.basis.dim)
         if root is None:
@@ -320,8 +334,9 @@ class Target:
         size: int | None = None,
         on_part: OnPart = None,
     ) -> Tensor:
-        """Apply a function of rows and conditions, which takes ``calls`` network evaluations per
-        row.
+        """Apply a function of rows and conditions, in blocks.
+
+        The function takes ``calls`` network evaluations per row.
         """
 
         def block(rows: Tensor, which: Tensor) -> tuple[Tensor, ...]:
@@ -360,8 +375,9 @@ class Target:
 
 
 def prior_draws(target: Target, count: int, seed: int) -> Tensor:
-    """Draw ``count`` points of the prior ``[count, D]``, given the conditions of the first
-    observation.
+    """Draw ``count`` points of the prior, ``[count, D]``.
+
+    They are given the conditions of the first observation.
     """
     w = normal_numbers((count, target.dim), seed, Stream.SHOWN_PRIOR)
     which = torch.zeros(count, dtype=torch.int64, device=target.device)
@@ -371,8 +387,9 @@ def prior_draws(target: Target, count: int, seed: int) -> Tensor:
 def _behind(
     denoised: Tensor, root: Tensor, normal: Tensor, which: Tensor, seen: LinearView | None
 ) -> tuple[Tensor, Tensor]:
-    """Sample further variables ``[N, D]`` of clean states ``denoised + root w``, given the
-    observation if it is linear.
+    """Sample further variables ``[N, D]`` of clean states ``denoised + root w``.
+
+    If the observation is linear, the variables are drawn given the observation.
 
     Return them with log ratios ``[N]`` of their standard normal density to the density they are
     drawn with.
@@ -387,8 +404,10 @@ def _behind(
 
 
 def _near(w: Tensor) -> tuple[Tensor, Tensor]:
-    """Return variables ``[N, dim]`` with diverging rows set to 0, and which rows these are
-    ``[N]``.
+    """Set diverging rows of variables ``[N, dim]`` to 0.
+
+    Returns:
+        The variables, and a mask ``[N]`` of the diverging rows.
     """
     astray = ~(w.abs().amax(dim=1) <= FARTHEST)  # NaN too
     return w.masked_fill(astray[:, None], 0.0), astray

@@ -1,4 +1,6 @@
-"""Neural likelihood estimation (NLE): likelihoods of trials from a flow that models one trial:
+"""Neural likelihood estimation (NLE): likelihoods of trials from a flow that models one trial.
+
+The log likelihood of n trials is
 
     log p(y_1, ..., y_n | theta) = sum_i log p(y_i | theta, v_i),
 
@@ -82,8 +84,9 @@ class TrialLaw(ABC):
 
     @abstractmethod
     def rough(self, trials: Tensor, covariates: Tensor, parameters: Tensor) -> Tensor:
-        """Return log densities of a cheap approximation, with gradients with respect to the
-        parameters, to locate posteriors.
+        """Return log densities ``[n]`` of a cheap approximation, used to locate posteriors.
+
+        They have gradients with respect to the parameters.
         """
 
     @abstractmethod
@@ -92,8 +95,9 @@ class TrialLaw(ABC):
 
 
 def cell_shifts(steps: Tensor) -> Tensor:
-    """Return offsets ``[P, K]`` from a trial to points of its quantization bin, by the bin widths
-    of discrete columns ``[K]``.
+    """Return offsets ``[P, K]`` from a trial to points of its quantization bin.
+
+    The widths of the bins of discrete columns are ``steps [K]``, 0 for continuous columns.
     """
     if not steps.any():
         return 0 * steps[None]
@@ -101,13 +105,14 @@ def cell_shifts(steps: Tensor) -> Tensor:
 
 
 class FlowLaw(TrialLaw):
-    """Distribution that a conditional flow has learned: its points are trials, and its conditions
-    are parameters followed by covariates.
+    """Distribution of a trial that a conditional flow has learned.
+
+    The flow's points are trials, and its conditions are parameters followed by covariates.
 
     A value of a discrete column represents its quantization bin: the density of a trial is then the
     mean over points of the bin, the same points for all theta. The cheap approximation is the
-    Gaussian
-    that the flow starts from; it takes one evaluation, while the flow's own densities take dozens.
+    Gaussian that the flow starts from; it takes one evaluation, while the flow's own densities take
+    dozens.
     """
 
     def __init__(self, flow: ProbabilityFlow):
@@ -119,19 +124,23 @@ class FlowLaw(TrialLaw):
         self.is_rough = bool(getattr(flow.denoiser, "says_nothing", False))
 
     def to(self, device: torch.device) -> "FlowLaw":
+        """Return the distribution with its flow moved to another device."""
         return FlowLaw(self._flow.to(device))
 
     def log_prob(self, trials: Tensor, covariates: Tensor, parameters: Tensor) -> Tensor:
+        """Return log densities ``[n]`` of trials, averaged over quantization bins, in nats."""
         flow = self._flow.given(labels=torch.cat([parameters, covariates], dim=1))
         return self._over_cells(trials, self._cells, flow.log_prob)
 
     def rough(self, trials: Tensor, covariates: Tensor, parameters: Tensor) -> Tensor:
+        """Return log densities ``[n]`` of the Gaussian that the flow starts from, in nats."""
         given = torch.cat([parameters, covariates], dim=1)
         return self._over_cells(trials, self._rough_cells, partial(self._start_log_prob, given))
 
     def _start_log_prob(self, given: Tensor, y: Tensor) -> Tensor:
-        """Return log densities ``[n]`` of the flow without its network's contribution, in one
-        evaluation.
+        """Return log densities ``[n]`` of the flow without its network's contribution.
+
+        They take one evaluation.
         """
         flow = self._flow
         assert flow.coordinates is not None
@@ -143,8 +152,12 @@ class FlowLaw(TrialLaw):
     def _over_cells(
         self, trials: Tensor, cells: Tensor, log_prob: Callable[[Tensor], Tensor]
     ) -> Tensor:
-        """Return log mean densities ``[n]`` over points of the bins ``[P, K]`` of trials ``[n,
-        K]``.
+        """Return log mean densities ``[n]`` over points of the bins of trials.
+
+        Args:
+            trials: Trials ``[n, K]``.
+            cells: Offsets ``[P, K]`` of the points of a bin.
+            log_prob: Log density of trials.
         """
         assert self._flow.coordinates is not None
         centers = self._flow.coordinates.rounded(trials)
@@ -164,12 +177,15 @@ class WithLevels(TrialLaw):
         self.is_rough = numbers.is_rough
 
     def to(self, device: torch.device) -> "WithLevels":
+        """Return the distribution with both of its parts moved to another device."""
         return WithLevels(self._numbers.to(device), self._coordinates.to(device))
 
     def log_prob(self, trials: Tensor, covariates: Tensor, parameters: Tensor) -> Tensor:
+        """Return log densities ``[n]`` of trials, of numbers and categories together, in nats."""
         return self._with_levels(self._numbers.log_prob, trials, covariates, parameters)
 
     def rough(self, trials: Tensor, covariates: Tensor, parameters: Tensor) -> Tensor:
+        """Return log densities ``[n]`` with the cheap approximation for the numbers, in nats."""
         return self._with_levels(self._numbers.rough, trials, covariates, parameters)
 
     def _with_levels(
@@ -216,15 +232,23 @@ class TrialLikelihood(Likelihood):
         return torch.arange(len(self.trials), dtype=torch.float64)[:, None]
 
     def to(self, device: torch.device) -> "TrialLikelihood":
+        """Move the distribution and the trials to another device; return the likelihood."""
         self._law, trials = self._law.to(device), self.trials
         parts = (trials.data, trials.covariates, trials.counts)
         self.trials = Trials(*(part.to(device) for part in parts))
         return self
 
     def roughly(self) -> "TrialLikelihood":
+        """Return the likelihood by the cheap approximation, which has gradients."""
         return TrialLikelihood(self._law, self.trials, self._places, self._ends, True)
 
     def log_prob(self, points: Tensor, observed: Tensor) -> Tensor:
+        """Return log likelihoods ``[N]``, in nats; minus infinity beyond the bounds.
+
+        Args:
+            points: Points ``[N, D]``.
+            observed: Number of the observation of each point, ``[N, 1]``.
+        """
         # Chains follow gradients of the cheap approximation; the learned distribution weights their
         # draws.
         with torch.set_grad_enabled(self._rough and torch.is_grad_enabled()):
@@ -232,9 +256,7 @@ class TrialLikelihood(Likelihood):
             return torch.where(self.inside(points), total, -torch.inf)
 
     def inside(self, points: Tensor) -> Tensor:
-        """Return whether parameters ``[N, D]`` are within the bounds of those that were
-        simulated.
-        """
+        """Return whether parameters ``[N, D]`` are within the bounds of the simulated ones."""
         if self._ends is None:
             return torch.ones_like(points[:, 0], dtype=torch.bool)
         low, high = self._ends.to(points.device).T
@@ -254,8 +276,12 @@ class TrialLikelihood(Likelihood):
         return total
 
     def _sums(self, points: Tensor, which: Tensor, counts: Tensor) -> Tensor:
-        """Return log likelihoods ``[n]`` of points, for observations ``[n]`` with ``counts [n]``
-        trials.
+        """Return log likelihoods ``[n]`` of points.
+
+        Args:
+            points: Points ``[n, D]``.
+            which: Number of the observation of each point, ``[n]``.
+            counts: Number of trials of each of these observations, ``[n]``.
         """
         row = torch.arange(len(points), device=points.device).repeat_interleave(counts)
         first = self.trials.counts.cumsum(0) - self.trials.counts
@@ -274,6 +300,7 @@ class TrialLikelihood(Likelihood):
         return points.new_zeros(len(points)).index_add_(0, row, density)
 
     def simulate(self, points: Tensor, generator: torch.Generator) -> Tensor:
+        """Raise UsageError: a learned likelihood cannot simulate observations."""
         raise UsageError(
             "a learned likelihood is checked on simulations of your own program: give --truth=data"
         )

@@ -30,10 +30,10 @@ def require_some(log_likelihood: Tensor) -> None:
 
 
 def systematic(log_weights: Tensor, uniform: Tensor, count: int) -> Tensor:
-    """Resample draws: return indices ``[M, count]``, each as often as its weight requires, to
-    within 1.
+    """Resample draws systematically: return indices ``[M, count]``.
 
-    This is systematic resampling: ``count`` equal steps through the cumulative weights.
+    Each index occurs as often as its weight requires, to within 1: the method takes ``count`` equal
+    steps through the cumulative weights.
 
     Args:
         log_weights: Log weights ``[M, P]``, up to a constant.
@@ -47,20 +47,27 @@ def systematic(log_weights: Tensor, uniform: Tensor, count: int) -> Tensor:
 
 
 def of_populations(picks: Tensor, chains: int, particles: int) -> Tensor:
-    """Convert indices ``[M C, S]`` of particles within their populations to indices ``[M, C S]``
-    among all ``C P`` particles of an observation.
+    """Convert indices of particles within their populations to indices within observations.
+
+    Args:
+        picks: Indices within populations ``[M C, S]``.
+        chains: Number of populations, C.
+        particles: Number of particles per population, P.
+
+    Returns:
+        Indices among all ``C P`` particles of an observation, ``[M, C S]``.
     """
     first = particles * torch.arange(chains, device=picks.device)
     return (picks.view(-1, chains, picks.shape[1]) + first[:, None]).flatten(1)
 
 
 def weighted_picks(log_weights: Tensor, seeds: Tensor, total: int, order: Tensor) -> Tensor:
-    """Resample draws: return indices ``[M, total]`` by weight, shuffled, so that chains can be cut
-    from them.
+    """Resample draws: return indices ``[M, total]`` by weight, shuffled.
+
+    Chains can be cut from them.
 
     Where neighbors in ``order`` are similar, systematic resampling omits and repeats similar draws,
-    so
-    that moments hardly change.
+    so that moments hardly change.
 
     Args:
         log_weights: Log weights ``[M, P]``, up to a constant.
@@ -78,8 +85,9 @@ def weighted_picks(log_weights: Tensor, seeds: Tensor, total: int, order: Tensor
 
 
 def z_order(rows: Tensor) -> Tensor:
-    """Return an order ``[M, P]`` of rows ``[M, P, d]`` that makes neighbors similar: along the
-    Morton curve through their ranks.
+    """Return an order ``[M, P]`` of rows ``[M, P, d]`` that makes neighbors similar.
+
+    It follows the Morton curve through their ranks.
     """
     count, dim = rows.shape[1:]
     bits = max(1, min(ceil(log2(max(count, 2))), 62 // dim))
@@ -92,8 +100,9 @@ def z_order(rows: Tensor) -> Tensor:
 
 
 def tempered(log_weights: Tensor, worth: int) -> Tensor:
-    """Return log weights ``[M, P]`` times the largest exponent, at most 1, that gives the effective
-    sample size ``worth``.
+    """Return log weights ``[M, P]`` times the largest exponent that keeps their effective size.
+
+    The exponent is at most 1; the effective sample size is at least the given one.
     """
     most = torch.ones(len(log_weights), dtype=log_weights.dtype, device=log_weights.device)
     return largest_exponent(log_weights, most, worth)[:, None] * log_weights

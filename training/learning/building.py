@@ -124,8 +124,9 @@ class Choices:
         return Model(denoiser, recipe, about), loss
 
     def build_from(self, mixture: Mixture, most_noise: float) -> tuple[Model, DenoisingLoss]:
-        """Build a network for arbitrary queries that starts from a mixture, in the mixture's
-        coordinates.
+        """Build a network for conditional queries that starts from a mixture.
+
+        The flow is in the coordinates of the mixture.
 
         Args:
             mixture: Gaussian mixture that the flow starts from.
@@ -165,6 +166,7 @@ def resolved_options(model: Model) -> dict[str, Any]:
 
 
 def describe_training(model: Model, loss: DenoisingLoss, config: TrainingConfig) -> str:
+    """Return the schedule, the network and the amount of training in one line."""
     return (
         f"Schedule {loss.schedule.name}, t from {loss.t_min:g} to {loss.t_max:.4g}; "
         f"{model.recipe.network} with {model.parameter_count:,} parameters in "

@@ -151,8 +151,10 @@ def _empty(
     relevant: Sequence[int],
     levels: Levels | None,
 ) -> Coordinates:
-    """Create coordinates of points ``[N, D]`` with unfitted maps of these names, and choose the
-    transformations of conditions, or of those of each trial, ``[N, C]``.
+    """Create coordinates of points ``[N, D]`` with unfitted maps of these names.
+
+    The transformations of conditions ``[N, C]``, or of those of each trial, are chosen from their
+    values.
     """
     count, dim = points.shape
     knots = min(max(count // ROWS_PER_KNOT, FEWEST_KNOTS), MOST_KNOTS)
@@ -183,8 +185,9 @@ def _fit_prediction(
 
 
 def filled(x: Tensor, missing: Tensor) -> Tensor:
-    """Impute missing values of ``[N, D]`` by values of other rows of the column, in order, so that
-    each column keeps the distribution of its observed values.
+    """Impute missing values of ``[N, D]`` by values of other rows of the column, in order.
+
+    Each column keeps the distribution of its observed values.
     """
     if not missing.any():
         return x
@@ -243,12 +246,12 @@ def _fit(map_: PointMap, x: Tensor, columns: Columns, noise: float | None) -> No
 
 
 def basis_in(coordinates: Coordinates, points: Tensor) -> EigenBasis:
-    """Return the eigenbasis of a flow in these coordinates, fitted to points ``[N, D]`` of data
-    space.
+    """Return the eigenbasis of a flow in these coordinates, fitted to points ``[N, D]``.
+
+    Points are in data space.
 
     The coordinates must have been given the conditions of the points. After whitening, all
-    variances
-    are 1 and axes are arbitrary, so they are those of the coordinates.
+    variances are 1 and axes are arbitrary, so they are those of the coordinates.
     """
     if coordinates.names[-1] == "standardize":
         return EigenBasis.fit([coordinates.to_flow(points)])
@@ -262,8 +265,9 @@ def _require_spread(spread: Tensor, columns: Columns) -> None:
 
 
 def _fit_powers(map_: YeoJohnson, x: Tensor) -> None:
-    """Fit maximum-likelihood exponents, for columns measured from their median in units of their
-    spread.
+    """Fit the exponents of columns by maximum likelihood.
+
+    Columns are measured from their median in units of their spread.
     """
     from scipy.optimize import minimize_scalar  # scipy.optimize takes a second to import
     from scipy.stats import yeojohnson_llf
@@ -325,8 +329,10 @@ def _middle(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def long_tails(y: Tensor) -> Tensor:
-    """Return which conditions ``[N, C]`` have a row far from all others, or are positive over
-    decades, ``[C]``; none if there are few rows.
+    """Return which conditions ``[N, C]`` have long tails, ``[C]``.
+
+    They have a row far from all others, or are positive over decades. With few rows, no condition
+    has.
     """
     middle, spread = _middle(y)
     far = (spread > 0) & ((y - middle).abs().amax(dim=0) > FAR * spread)
@@ -382,8 +388,9 @@ def _at_levels(x: Tensor, levels: Tensor) -> Tensor:
 
 
 def _hold_spline(map_: NormalScores, places: Tensor, scores: Tensor, steps: Tensor) -> None:
-    """Set the knots of a spline, each larger than all before it by at least the difference of their
-    steps.
+    """Set the knots of a spline.
+
+    Each is larger than all before it by at least the difference of their steps.
     """
     places = (places - steps).cummax(dim=0).values + steps
     widths, rises = places.diff(dim=0), scores.diff(dim=0)
@@ -395,10 +402,9 @@ def _hold_spline(map_: NormalScores, places: Tensor, scores: Tensor, steps: Tens
 
 
 def shrunk_correlation(s: Tensor) -> Tensor:
-    """Return correlations of standardized points ``[N, D]``, shrunk to minimize the expected
-    squared error.
+    """Return correlations of standardized points ``[N, D]``, shrunk towards 0.
 
-    The factor is ``1 - lambda``, with
+    The factor minimizes the expected squared error. It is ``1 - lambda``, with
 
         lambda = sum_ij Var(r_ij) / sum_ij r_ij^2    over i != j,
 

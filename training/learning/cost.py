@@ -120,8 +120,9 @@ class _Fake(FakeTensorMode):  # type: ignore[no-untyped-call]
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Return False to avoid importing the compiler, which takes seconds: nothing is
-        compiled.
+        """Return False to avoid importing the compiler, which takes seconds.
+
+        Nothing is compiled.
         """
         return False
 
@@ -245,8 +246,9 @@ class PaperStep:
         )
 
     def seconds(self, rows: int) -> float:
-        """Return the CPU seconds that the gradient of ``rows`` samples takes, where tensors have
-        values.
+        """Return the CPU seconds that the gradient of ``rows`` samples takes.
+
+        Tensors must have values.
         """
         _, part = self._samples(rows)
         began = process_time()
@@ -261,8 +263,10 @@ class PaperStep:
             yield
 
     def _samples(self, rows: int) -> tuple[Tensor, tuple[Tensor, NoiseDraws, Conditions]]:
-        """Return the tensors of a rank in a step: its points; these in eigenspace, their draws, and
-        the conditions.
+        """Return the tensors of a rank in a step.
+
+        Returns:
+            The points; and these in eigenspace, their draws, and the conditions.
         """
         basis = self._trainer.denoiser.basis
         points = torch.zeros(rows, basis.dim, dtype=self._dtype)

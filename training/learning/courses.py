@@ -33,8 +33,9 @@ where exact traces are not available.
 
 
 def find_courses(model: Model, plan: LawPlan) -> None:
-    """Measure the errors of cheap integration schedules, set the cheapest good ones in the model,
-    and report them.
+    """Set the cheapest accurate integration schedules in the model, and report them.
+
+    The errors of cheap schedules are measured.
 
     The model must be ready for evaluation, and calibrated if it is to be.
     """

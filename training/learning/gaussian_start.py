@@ -1,5 +1,4 @@
-"""Fit of the distribution of points given their conditions: ``GaussianPrediction``,
-``LevelPrediction``.
+"""Fit of the conditional distribution of points: ``GaussianPrediction``, ``LevelPrediction``.
 
 Means and covariances of a Gaussian are fitted by maximum likelihood. Each network of the ensemble
 holds out other conditions, with all points that have them, and keeps the weights with the best
@@ -87,8 +86,7 @@ def fit_network(
     test: Sequence[Tensor],
     generator: torch.Generator,
 ) -> float:
-    """Fit a network by stochastic gradients, and keep the weights that do best on the validation
-    set.
+    """Fit a network by stochastic gradients, and keep the weights with the best validation score.
 
     Parameters that need no gradient stay unchanged.
 
@@ -134,8 +132,9 @@ def nats(map_: GaussianPrediction, member: int, c: Tensor, x: Tensor) -> Tensor:
 
 
 def separate_nats(map_: GaussianPrediction, member: int, c: Tensor, x: Tensor) -> Tensor:
-    """Return the mean log density of the values that are not missing (NaN), as if they were
-    independent.
+    """Return the mean log density ``[]`` of observed values, as if they were independent.
+
+    Missing values are NaN.
     """
     mean, log_scale, _ = map_.parts(map_.output(member, c))
     y = (x.nan_to_num(0.0) - mean) * (-log_scale).exp()
@@ -184,8 +183,10 @@ def _fit(
     bends: bool,
     generator: torch.Generator,
 ) -> float:
-    """Fit one network from new weights, and return its mean log probability on the validation
-    set.
+    """Fit one network from new weights.
+
+    Returns:
+        Its mean log probability on the validation set, in nats.
     """
 
     def nats_of(seen: Tensor, levels: Tensor) -> Tensor:

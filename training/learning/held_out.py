@@ -64,6 +64,11 @@ class Score:
         return {name: Score(loss) for name, loss in self.parts.items()}
 
     def better_than(self, other: "Score", margin: float = 0.0) -> bool:
+        """Return whether this score is better than another one.
+
+        Scores in nats are compared where both have them; this one must exceed the other by more
+        than ``margin``. Others are compared by their losses.
+        """
         if self.nats is None or other.nats is None:
             return self.loss < other.loss
         return self.nats > other.nats + margin
@@ -154,8 +159,9 @@ class HeldOut:
         return torch.randperm(self.total, generator=generator, device=generator.device)
 
     def _sums(self, model: Model, t: Tensor, made: Any) -> Tensor:
-        """Return the sums ``[2]`` of loss and nats over some rows at times ``[n]``, from the
-        regression's output.
+        """Return the sums ``[2]`` of loss and nats over some rows at times ``[n]``.
+
+        They are computed from the regression's output.
         """
         residual, target = made
         error = (residual - target).square()
@@ -172,8 +178,9 @@ class HeldOut:
         return Score(loss, None if self.log_det is None else nats)
 
     def _gain(self, model: Model, t: Tensor, less: Tensor) -> Tensor:
-        """Return the nats ``[n]`` that F adds, where at times t it reduces squared errors by ``[n,
-        D]``.
+        """Return the nats ``[n]`` that F adds, where it reduces squared errors by ``[n, D]``.
+
+        The errors are those at times t.
         """
         denoiser, schedule = model.denoiser, model.denoiser.schedule
         xi = denoiser.basis.eigenvalues
@@ -182,8 +189,9 @@ class HeldOut:
         return length / 2 * (schedule.log_noise_rate(t) * linear * less).sum(dim=1)
 
     def _gaussian(self, model: Model, clean: Tensor) -> Tensor:
-        """Return the mean log density ``[n]`` of noisy points under the Gaussian of their
-        variances.
+        """Return the mean log density ``[n]`` of noisy points under a Gaussian.
+
+        The Gaussian has their variances.
         """
         first = torch.tensor(self.loss.t_min, dtype=torch.float64, device=clean.device)
         gamma = model.denoiser.schedule.noise_variance(first)
@@ -245,16 +253,18 @@ class Watch:
 
     @property
     def is_far(self) -> bool:
-        """Whether the held-out data is far from the training data: its best loss is far above about
-        1, the loss of F = 0 on training data.
+        """Whether the held-out data is far from the training data.
+
+        Its best loss is then far above about 1, the loss of F = 0 on training data.
         """
         scaled = type(self.held_out) is HeldOut and "" in self.best
         return scaled and self.best[""].score.loss > FAR
 
     @property
     def seen(self) -> int:
-        """Number of training samples at the latest improvement of a part; 0 before the first
-        score.
+        """Number of training samples at the latest improvement of a part.
+
+        It is 0 before the first score.
         """
         return max((best.seen for best in self.best.values()), default=0)
 

@@ -1,4 +1,6 @@
-"""The denoising loss: regression of F on its unit-variance target,
+"""The denoising loss: regression of F on its unit-variance target.
+
+For clean points e and noise n, the loss is
 
     E_t E_u E_n mean_i ((D_i(e + n, t) - e_i) / c_out,i(t))^2,     n ~ N(0, diag gamma(t)).
 
@@ -95,12 +97,12 @@ class DenoisingLoss:
         *,
         antithetic: bool = False,
     ) -> NoiseDraws:
-        """Draw some rows of the draws for ``count`` samples, the same however ranks divide the
-        rows.
+        """Draw some rows of the draws for ``count`` samples.
+
+        The rows are the same however ranks divide them.
 
         Noise comes in blocks of rows, each from its own generator, and only blocks that contain
-        rows to
-        take are drawn.
+        rows to take are drawn.
 
         Args:
             rows: Rows to take, at least one.
@@ -177,8 +179,9 @@ class DenoisingLoss:
         return times.clamp(self.t_min, self.t_max)
 
     def _by_weight(self, quantiles: Tensor) -> Tensor:
-        """Return times at quantiles ``[n]`` of a density that falls as ``1 / gamma`` after the
-        first part.
+        """Return times at quantiles ``[n]`` of a density that falls as ``1 / gamma``.
+
+        It is constant in the first part of the range.
         """
         late = min(self.schedule.default_t_max(), self.t_max)
         assert isinstance(self.schedule, InflationSchedule)

@@ -89,6 +89,7 @@ it.
 
 
 def candidates_for(compressed: int) -> Sequence[Candidate]:
+    """Return the candidates for the distribution of this number of compressed dimensions."""
     return (CHAINED,) if compressed <= MOST_CHAINED else (FREE, GENTLE, TURNED)
 
 
@@ -279,8 +280,9 @@ def learn_latent_law(model: Model, plan: LawPlan) -> None:
 
 
 def calls_to_learn(model: Model, plan: LawPlan) -> float:
-    """Return the network evaluations of single points that inflation takes, including held-out
-    points.
+    """Return the network evaluations of single points that inflation takes.
+
+    Held-out points are included.
     """
     return plan.checked * MELT_STEPS * _points_of(model, plan) * (1.25 if plan.held_out else 1.0)
 
@@ -344,8 +346,9 @@ def standardized_latents(
 def check_kept(
     latents: Latents, kept: int, seed: int, on_look: Callable[[], object] | None = None
 ) -> Fitted:
-    """Estimate how far kept latents are from a standard normal distribution: the gain of a free
-    distribution over it, in nats on held-out latents.
+    """Estimate how far kept latents are from a standard normal distribution.
+
+    The estimate is the gain of a free distribution over it, in nats on held-out latents.
     """
     rows = Latents(latents.train[:, :kept], latents.held_out[:, :kept])
     free = replace(candidates_for(kept)[-1], steps=CHECK_STEPS, patience=CHECK_PATIENCE)
@@ -388,8 +391,9 @@ def _report_kept(model: Model, fitted: Fitted) -> None:
 
 
 def enough_time(model: Model, lost: float) -> float:
-    """Return the last time at which kept latents would be within ``TOLERATED`` of a normal
-    distribution.
+    """Return the last time at which kept latents would be nearly normal.
+
+    Their distribution would be within ``TOLERATED`` of a normal distribution.
 
     The divergence decreases at least with the cube of the data's fraction of the variance (theory,
     section 8).
@@ -407,8 +411,9 @@ def enough_time(model: Model, lost: float) -> float:
 
 
 def law_file(network: Path, folder: Path | None) -> Path:
-    """Return the file of a network with its learned distribution: in a folder, or beside the
-    network.
+    """Return the path of the file of a network with its learned distribution.
+
+    The file is in a folder, or beside the network.
 
     Raises:
         UsageError: The file exists already.

@@ -113,8 +113,9 @@ class _Rows(NamedTuple):
         return cls(values, patterns, which, torch.cat(parts, dim=1), level_counts, features)
 
     def times(self, matrices: Tensor, vectors: Tensor) -> Tensor:
-        """Multiply vectors of rows ``[N, D]`` by the matrix of their pattern, from ``[U, D,
-        D]``.
+        """Multiply vectors of rows ``[N, D]`` by the matrix of their pattern.
+
+        The matrices of the patterns are ``[U, D, D]``.
         """
         if len(matrices) == 1:
             return vectors @ matrices[0].mT
@@ -220,8 +221,9 @@ def _with_wide(mixture: Mixture, rows: _Rows) -> Mixture:
 def _fitted(
     rows: _Rows, completed: Tensor, pooled: Mixture, count: int, generator: torch.Generator
 ) -> Mixture:
-    """Fit ``count`` components, starting from rows that are far apart: a category that differs
-    counts like a distance of two standard deviations.
+    """Fit ``count`` components, starting from rows that are far apart.
+
+    A category that differs counts like a distance of two standard deviations.
     """
     levels = rows.indicators
 
@@ -304,9 +306,12 @@ def _step(mixture: Mixture, rows: _Rows, pooled: Mixture | None) -> tuple[Mixtur
 def _moments(
     mixture: Mixture, rows: _Rows, gains: Tensor, responsibilities: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the rows ``[N, D]`` with missing numbers at their means; and for each component the
-    sums of responsibilities ``[M, 1]``, of numbers ``[M, D]`` and of products of two numbers ``[M,
-    D, D]``.
+    """Return imputed rows, and the expected moments of each component.
+
+    Returns:
+        The rows ``[N, D]`` with missing numbers at their means; and for each component the sums of
+        responsibilities ``[M, 1]``, of numbers ``[M, D]`` and of products of two numbers
+        ``[M, D, D]``.
     """
     present, seen = rows.patterns[rows.which], rows.patterns.double()
     completed, moments = torch.zeros_like(rows.values), []
@@ -334,8 +339,9 @@ def _normalized(levels: Tensor, level_counts: Sequence[int]) -> Tensor:
 
 
 def _log_densities(mixture: Mixture, rows: _Rows) -> Tensor:
-    """Return log densities ``[N, M]`` of the observed values of rows, by component, up to a
-    constant.
+    """Return log densities ``[N, M]`` of the observed values of rows, by component.
+
+    They are known up to a constant.
     """
     if rows.features is None:
         return sum(_of_components(mixture, rows)[1:], torch.zeros(()))
@@ -349,8 +355,11 @@ def _log_densities(mixture: Mixture, rows: _Rows) -> Tensor:
 
 
 def _of_components(mixture: Mixture, rows: _Rows) -> tuple[Tensor, Tensor, Tensor]:
-    """Return regression coefficients of missing on observed numbers ``[M, U, D, D]``, and log
-    densities of observed numbers, up to a constant, and of categories ``[N, M]``.
+    """Return regressions on observed numbers and log densities, by component.
+
+    Returns:
+        Regression coefficients of missing on observed numbers ``[M, U, D, D]``; and log densities
+        ``[N, M]`` of observed numbers, up to a constant, and of categories.
     """
     seen = rows.patterns.double()
     log_densities, gains = [], []
@@ -371,12 +380,12 @@ def _of_components(mixture: Mixture, rows: _Rows) -> tuple[Tensor, Tensor, Tenso
 def completed(
     mixture: Mixture, rows: EncodedRows, level_counts: Sequence[int], generator: torch.Generator
 ) -> EncodedRows:
-    """Impute the missing values of each row by one joint draw of the mixture, given the observed
-    values.
+    """Impute the missing values of each row by one joint draw of the mixture.
+
+    The draw is conditional on the observed values of the row.
 
     A draw ``x*`` of the whole component is moved to the observed values: ``x* + G (x - x*)``, with
-    the
-    gain G of these (Matheron's rule).
+    the gain G of these (Matheron's rule).
     """
     parts = []
     factors = torch.linalg.cholesky(mixture.covariances)

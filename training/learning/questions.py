@@ -120,8 +120,7 @@ def draw_states(
 def questions(
     cells: EncodedRows, known: EncodedRows, states: Tensor, level_counts: Sequence[int]
 ) -> Batch:
-    """Encode rows with the queries of their states ``[B, D + C]``, numbers first: clean numbers,
-    and network conditions.
+    """Encode rows with the queries of their states ``[B, D + C]``, numbers first.
 
     Discrete columns are dequantized in ``cells``; ``known`` has the same rows with the exact values
     of conditions.
@@ -162,6 +161,7 @@ class QuestionBatches:
         self._order = torch.arange(len(known))
 
     def batches(self, first_step: int) -> Iterator[Batch]:
+        """Yield this rank's share of each batch from a step on, endlessly."""
         for step in count(first_step):
             places, cells, known = self._at(step)
             generator = seeded_generator("cpu", self._seed, Stream.QUESTIONS, step)
@@ -172,8 +172,11 @@ class QuestionBatches:
             yield batch.at(distributed.shard(self._batch))
 
     def _at(self, step: int) -> tuple[Tensor, EncodedRows, EncodedRows]:
-        """Return the places of a step's rows, which may span epochs, and these rows: dequantized,
-        and with the exact values of conditions.
+        """Return the rows of a step, which may span epochs.
+
+        Returns:
+            Their places; the rows with discrete columns dequantized; and the rows with the exact
+            values of conditions.
         """
         size, places, cells, middles = len(self._known), [], [], []
         for epoch, rows in parts_of_epochs(step * self._batch, (step + 1) * self._batch, size):
@@ -226,6 +229,7 @@ class QuestionLoss(DenoisingLoss):
     """Loss of rows with queries over one schedule's range of times."""
 
     def regression(self, denoiser: NetworkDenoiser) -> nn.Module:
+        """Return the module that computes losses of rows with queries."""
         return QuestionRegression(denoiser)
 
     def _times(self, strata: float, generator: torch.Generator) -> Tensor:
@@ -240,6 +244,7 @@ class QuestionLoss(DenoisingLoss):
         conditions: Mapping[str, Tensor] = MappingProxyType({}),
         others: OthersOfBatch | None = None,
     ) -> Tensor:
+        """Return the loss ``[B]`` of each row, summed over numbers and categories."""
         return denoiser(clean, draws.t, draws.noise, **conditions).sum(dim=0)
 
 
@@ -257,8 +262,9 @@ class HeldOutQuestions(HeldOut):
         seed: int,
         one: OneQuestion | None = None,
     ) -> "HeldOutQuestions":
-        """Create queries of held-out rows, each row repeated to give many; see
-        ``QuestionBatches``.
+        """Create queries of held-out rows, with each row repeated to give many queries.
+
+        Arguments are those of ``QuestionBatches``.
         """
         places = torch.arange(HELD_OUT_DRAWS) % len(known)
         generator = seeded_generator("cpu", seed, Stream.HELD_OUT)

@@ -88,8 +88,9 @@ class Parts:
         self._last = -math.inf
 
     def tell(self, seen: int, due: bool = False) -> None:
-        """Report the fraction after ``seen`` samples, unless one was reported a moment ago and none
-        is due.
+        """Report the fraction after ``seen`` samples.
+
+        Nothing is reported if a report was made a moment ago and none is ``due``.
         """
         now = time.monotonic()
         if self._progress and (due or now - self._last >= TELL_EVERY):

@@ -57,6 +57,10 @@ class Ending:
         return any((self.calibration, self.law, self.closing))
 
     def __call__(self, model: Model) -> None:
+        """Calibrate a trained model, learn its latents and integration schedules, and measure it.
+
+        Steps without a plan are omitted.
+        """
         if self.calibration:
             calibrate(model, self.calibration)
         if self.law:

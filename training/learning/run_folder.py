@@ -40,12 +40,14 @@ def launch_id() -> str | None:
 
 
 def is_restart() -> bool:
+    """Return whether ``torchrun`` has started this process again after a failure."""
     return launch_id() is not None and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
 
 
 def folder_before_restart(outdir: Path, itself: bool) -> Path | None:
-    """Return the run directory that this launch created before it was restarted; None if there is
-    none.
+    """Return the run directory that this launch created before it was restarted.
+
+    It is None if there is none.
     """
     if not is_restart():
         return None
@@ -54,8 +56,9 @@ def folder_before_restart(outdir: Path, itself: bool) -> Path | None:
 
 
 def launch_of(folder: Path) -> str | None:
-    """Return the launch id of the run in a directory; None for a run without torchrun, or no
-    run.
+    """Return the launch id of the run in a directory.
+
+    It is None for a run without ``torchrun``, and without a run.
     """
     try:
         return load_json(folder / OPTIONS_NAME).get(LAUNCH_KEY)
@@ -156,9 +159,11 @@ class RunFolder:
         return {**before, LAUNCH_KEY: None} != {**now, LAUNCH_KEY: None}
 
     def network_path(self, seen: int) -> Path:
+        """Return the path of the network file after ``seen`` samples."""
         return self.path / f"network-snapshot-{seen // 1000:06d}.pkl"
 
     def state_path(self, seen: int) -> Path:
+        """Return the path of the training state after ``seen`` samples."""
         return self.path / f"training-state-{seen // 1000:06d}.pt"
 
     def save_network(self, model: Model, seen: int) -> None:
@@ -169,8 +174,9 @@ class RunFolder:
             logger.info(f"Wrote {self.network_path(seen)}")
 
     def save_state(self, state: Mapping[str, Any], seen: int, keep: int) -> None:
-        """Write a training state after ``seen`` samples, then remove older ones, so that ``keep``
-        stay, including this one.
+        """Write a training state after ``seen`` samples, then remove older ones.
+
+        The number of states that stay is ``keep``, including this one.
 
         Later states, from a run that was resumed from an earlier state, are left alone.
         """

@@ -92,8 +92,9 @@ class SkippedSteps:
         self._until_look = MAX_SKIPPED_IN_A_ROW - in_a_row
 
     def add(self, skipped: Tensor) -> None:
-        """Count a step, given whether it was skipped, ``[]``, bool, without waiting for the
-        device.
+        """Count a step, given whether it was ``skipped [] bool``.
+
+        The host does not wait for the device.
         """
         self._total = self._total + skipped
         self._in_a_row = (self._in_a_row + 1) * skipped

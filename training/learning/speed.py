@@ -1,5 +1,6 @@
-"""Choices that make a training faster on this machine: a precision, by a short trial, and
-compilation.
+"""Choices that make a training faster on this machine: precision and compilation.
+
+The precision is chosen by a short trial.
 
 Processors with matrix units for bfloat16 train about three times as fast in it. On others the loss
 of digits brings hardly any gain, or bfloat16 is slower.
@@ -35,8 +36,9 @@ FASTER = 1.5
 
 
 def fastest_precision(model: Model, loss: DenoisingLoss, config: TrainingConfig) -> str:
-    """Return ``bf16`` if gradients take at most two thirds of the CPU time in it, and ``fp32``
-    otherwise; the same on all ranks.
+    """Return ``bf16`` if gradients take at most two thirds of the CPU time in it, else ``fp32``.
+
+    The result is the same on all ranks.
 
     The model, on a CPU, is not changed.
     """
@@ -61,8 +63,9 @@ def gradient_seconds(
     rows: int,
     enough: float = torch.inf,
 ) -> float:
-    """Return the smallest CPU seconds that gradients of ``rows`` samples took in a precision; stop
-    after the first gradient if it takes at least twice ``enough``.
+    """Return the smallest CPU seconds that gradients of ``rows`` samples took in a precision.
+
+    The trial stops after the first gradient if it takes at least twice ``enough``.
     """
     with torch.random.fork_rng(devices=[]):  # dropout must not affect training
         step = PaperStep(model, loss, config, precision, fake=False)
@@ -94,8 +97,10 @@ def step_seconds(
 
 
 def look_seconds(model: Model, watch: Watch | None) -> float:
-    """Return the seconds of a score on held-out points, the longest of any rank; 0 without a
-    watch, which keeps no score of this."""
+    """Return the seconds of a score on held-out points, the longest of any rank.
+
+    It is 0 without a watch. The score is not kept.
+    """
     if watch is None:
         return 0.0
     began = time.monotonic()

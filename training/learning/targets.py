@@ -1,5 +1,4 @@
-"""Targets with less noise: the clean point, averaged over the points that a noisy one may come
-from.
+"""Targets with less noise: averages of the clean points that a noisy point may come from.
 
 A noisy point ``x = e + n`` is regressed on the clean point e that it was made from, and the
 denoiser learns the mean of e. Let ``e_1, ..., e_R`` be further points of the same distribution,
@@ -135,8 +134,11 @@ def _halved(order: Tensor, sets: int) -> tuple[Tensor, Tensor]:
 
 
 class OthersOfBatch(NamedTuple):
-    """Further points, and for each sample of a batch a lot ``[B]``: a random integer that chooses
-    the set to search for near points.
+    """Further points, and the choice of a set of these for each sample of a batch.
+
+    Attributes:
+        points: The points.
+        lots: Random integers ``[B]`` that choose the sets to search for near points.
     """
 
     points: OtherPoints
@@ -148,8 +150,9 @@ class OthersOfBatch(NamedTuple):
 
 
 def telling_axis(basis: EigenBasis, schedule: NoiseSchedule, t_max: float) -> int:
-    """Return the axis along which noise distinguishes points best: the one with the least noise
-    relative to the variance of the data, half way.
+    """Return the axis along which noise distinguishes points best.
+
+    It has the least noise relative to the variance of the data, half way.
 
     It is a compressed one, or the first.
     """

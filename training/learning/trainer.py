@@ -98,6 +98,7 @@ class TrainingConfig:
 
     @property
     def total_steps(self) -> int:
+        """Number of steps of the training."""
         return math.ceil(self.total / self.batch)
 
     def learning_rate(self, seen: int) -> float:
@@ -107,8 +108,9 @@ class TrainingConfig:
         return self.lr * ramp * 0.5 * (1 + math.cos(math.pi * done))
 
     def ema_decay(self, seen: int) -> float:
-        """Return the factor on the averaged weights in the step that brings the samples to
-        ``seen``.
+        """Return the factor on the averaged weights in a step.
+
+        The step brings the number of samples to ``seen``.
         """
         halflife = min(self.ema_halflife, self.ema_ramp * seen)
         return float(0.5 ** (self.batch / max(halflife, 1e-8)))
@@ -156,8 +158,9 @@ class Trainer:
         self.loss_scale = LossScale(config.loss_scale, adapts, self.device)
 
     def over_ranks(self, regression: nn.Module) -> nn.Module:
-        """Wrap the regression so that gradients are averaged over the ranks, if there are
-        several.
+        """Wrap the regression so that gradients are averaged over the ranks.
+
+        With one rank, the regression is returned unchanged.
         """
         if distributed.world_size() == 1:
             return regression
@@ -207,8 +210,9 @@ class Trainer:
         self.skips.require_few_in_a_row(self.seen)
 
     def draw(self, dtype: torch.dtype) -> NoiseDraws:
-        """Draw times and noise of this rank's samples of this step; noise in the dtype of the
-        points.
+        """Draw times and noise of this rank's samples of this step.
+
+        The noise has the dtype of the points.
         """
         config = self.config
         mine, keys = distributed.shard(config.batch), (config.seed, Stream.LOSS, self.step)
@@ -242,8 +246,9 @@ class Trainer:
             means.add("Loss/loss", losses)
 
     def dealt(self, points: Tensor) -> OthersOfBatch:
-        """Return further points ``[R, D]`` of the distribution, in image space, with this step's
-        lots, to average targets over.
+        """Return further points of the distribution to average targets over, with this step's lots.
+
+        The points ``[R, D]`` are in image space.
 
         If the points are those of the last step, their sorted sets are reused.
         """
@@ -289,8 +294,9 @@ class Trainer:
         return torch.nn.utils.get_total_norm(gradients) / self.loss_scale.value
 
     def optimizer_step(self, finite: Tensor) -> None:
-        """Take an optimizer step if the gradient is ``finite []``: the optimizer checks on the
-        device.
+        """Take an optimizer step if the gradient is ``finite []``.
+
+        The optimizer checks this on the device.
 
         PyTorch's own gradient scaler uses these attributes to communicate with a fused optimizer.
         """
@@ -301,6 +307,7 @@ class Trainer:
 
     @torch.no_grad()
     def update_average(self) -> None:
+        """Move the averaged weights towards the present ones by the decay of this step."""
         decay = self.config.ema_decay(self.seen)
         torch._foreach_lerp_(self._averages, self._weights, 1 - decay)
 

@@ -58,8 +58,7 @@ class Boundary(NamedTuple):
 
 
 def unit_sphere(dim: int, count: int) -> Boundary:
-    """Return the unit sphere as a polygon of ``count`` sides or a mesh of ``2 count - 4``
-    triangles.
+    """Return the unit sphere, as a polygon of ``count`` sides or a mesh of ``2 count - 4`` faces.
 
     Vertices are spread evenly: at equal angles in 2-D, on a Fibonacci spiral in 3-D.
 
@@ -107,8 +106,9 @@ def flat_points(points: Floats) -> DataError:
 
 
 def gaussian_content(radius: ArrayLike, dim: int) -> Floats:
-    """Return the probability within Mahalanobis radii of a Gaussian in ``dim`` dimensions, in the
-    shape of the radii.
+    """Return the probability of a Gaussian in ``dim`` dimensions within Mahalanobis radii.
+
+    Probabilities have the shape of the radii.
     """
     half_square = np.square(np.asarray(radius, dtype=np.float64)) / 2
     return np.asarray(gammainc(dim / 2, half_square))
@@ -143,8 +143,9 @@ def gaussian_content_within(vertices: ArrayLike, faces: ArrayLike) -> float:
 
 
 def enclosed_volume(vertices: ArrayLike, faces: ArrayLike) -> float:
-    """Return the area or volume inside a boundary ``[K, D]``, ``[F, D]``; negative if it faces
-    inward.
+    """Return the area or volume inside a boundary; negative if its faces face inward.
+
+    Vertices are ``[K, D]`` and faces ``[F, D]``.
 
     Raises:
         DataError: The boundary is invalid, as in ``winding_number``.
@@ -183,8 +184,9 @@ def _directions(angles: NDArray[np.floating]) -> Floats:
 
 
 def _normals(corners: Floats) -> Floats:
-    """Return outward normal vectors ``[F, D]``, of any length, of faces with corners ``[F, D,
-    D]``.
+    """Return outward normal vectors ``[F, D]``, of any length, of faces.
+
+    The faces have the corners ``[F, D, D]``.
     """
     edges = corners[:, 1:] - corners[:, :1]
     if corners.shape[1] == 2:
@@ -204,12 +206,12 @@ def _corners(vertices: ArrayLike, faces: ArrayLike) -> Floats:
 
 
 def _quadrature(dim: int) -> tuple[Floats, Floats]:
-    """Return weights ``[Q]`` and barycentric nodes ``[Q, dim]`` of means over segments or
-    triangles.
+    """Return weights and nodes of means over segments or triangles.
+
+    Weights are ``[Q]``, and nodes are in barycentric coordinates ``[Q, dim]``.
 
     Segments use the Gauss-Legendre rule; triangles use its product on a square with one side shrunk
-    to
-    a corner.
+    to a corner.
     """
     nodes, weights = roots_legendre(QUADRATURE_ORDER)
     s, w = (nodes + 1) / 2, weights / 2
@@ -290,8 +292,9 @@ def filling_alpha(points: ArrayLike) -> float:
 
 
 def circumradii(corners: ArrayLike) -> Floats:
-    """Return radii ``[S]`` of the spheres through the corners ``[S, D+1, D]`` of simplices, D = 2
-    or 3.
+    """Return radii ``[S]`` of the spheres through the corners of simplices.
+
+    The corners are ``[S, D+1, D]``, D = 2 or 3.
 
     With edges a, b (and c) at one corner, they are ``|a| |b| |a - b| / 2 |a x b|`` in 2-D, and
     ``| |a|^2 b x c + |b|^2 c x a + |c|^2 a x b | / 2 |a . b x c|`` in 3-D. Flat simplices have an

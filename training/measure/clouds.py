@@ -59,8 +59,9 @@ class Cloud:
         return (self.along(rows).square() / self.variances).sum(dim=1) / 2
 
     def alone(self, rows: Tensor) -> Tensor:
-        """Return the largest prediction error of a single value of each row ``[N]``, in standard
-        deviations.
+        """Return the largest prediction error of a single value of each row, ``[N]``.
+
+        Errors are in standard deviations.
         """
         scaled = self.along(rows) / self.variances @ self.axes.T
         return (scaled.abs() / (self.axes.square() / self.variances).sum(dim=1).sqrt()).amax(dim=1)

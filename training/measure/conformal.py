@@ -67,8 +67,10 @@ def fewest(share: float) -> int:
 
 
 def asked(scores: Tensor, share: float | Tensor) -> Tensor:
-    """Return levels ``[...]`` whose regions have the given coverage, one for all or ``[...]``, from
-    scores ``[n, ...]``; 1, for unbounded regions, where the calibration set is too small.
+    """Return levels ``[...]`` of regions with the given coverage, from scores ``[n, ...]``.
+
+    The coverage is one number, or ``[...]``. Where the calibration set is too small, the level is
+    1, for unbounded regions.
     """
     count = len(scores)
     place = placed(count, share).expand_as(scores[0])
@@ -77,8 +79,9 @@ def asked(scores: Tensor, share: float | Tensor) -> Tensor:
 
 
 def placed(truths: int, share: float | Tensor | Sequence[float]) -> Tensor:
-    """Return k for nominal coverages ``[...]``; it exceeds the size of the calibration set where
-    that is too small.
+    """Return k for nominal coverages ``[...]``.
+
+    It exceeds the size of the calibration set where that is too small.
     """
     shares = torch.as_tensor(share, dtype=torch.float64)
     return ((truths + 1) * shares - TINY).ceil().long().clamp_min(1)
@@ -138,8 +141,10 @@ def recalibrated(ranks: Tensor, levels: Tensor) -> Tensor:
 
 
 def crossed(scores: Tensor) -> Tensor:
-    """Return cross-calibrated levels ``[n, V]``: the fraction of scores in the other half of the
-    cases that are smaller, uniform from 0 to 1 however poor the posterior is.
+    """Return cross-calibrated levels ``[n, V]`` of scores ``[n, V]``.
+
+    A level is the fraction of scores in the other half of the cases that are smaller. It is uniform
+    from 0 to 1 however poor the posterior is.
 
     Scores ``[n, V]`` belong to n cases in any order.
     """
@@ -152,8 +157,9 @@ def crossed(scores: Tensor) -> Tensor:
 
 
 def oddness(*families: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Test how odd each of M new rows is among n known ones, by numbers that are larger for odder
-    rows.
+    """Test how odd each of M new rows is among n known ones.
+
+    The test uses numbers that are larger for odder rows.
 
     Args:
         families: Families of numbers; each is combined first, and then with the others. A family
@@ -208,16 +214,22 @@ class Neighbors:
 
     @classmethod
     def of(cls, known: Tensor, count: int) -> "Neighbors":
-        """Find the neighbors of rows ``[n, C]``; all other rows, if there are fewer than
-        ``count``.
+        """Find the nearest ``count`` neighbors of each of the rows ``[n, C]``.
+
+        If there are fewer other rows, all of them are neighbors.
         """
         apart = torch.cdist(known, known).fill_diagonal_(torch.inf)
         nearest = apart.topk(min(count, len(known) - 1), largest=False)
         return cls(known, nearest.values, nearest.indices)
 
     def relative(self, new: Tensor) -> tuple[Tensor, Tensor]:
-        """Return t of the known rows ``[M, n]`` and of the new row ``[M]``, for each new row ``[M,
-        C]`` separately.
+        """Return t of the known rows and of the new row, for each of M new rows separately.
+
+        Args:
+            new: New rows ``[M, C]``.
+
+        Returns:
+            Values ``[M, n]`` of the known rows, and ``[M]`` of the new row.
         """
         count, farthest = self.places.shape[1], self.distances[:, -1]
         of_known, of_new = [], []
@@ -262,8 +274,9 @@ class Neighbors:
         return torch.cat(contents), torch.cat(distances)
 
     def _apart(self, new: Tensor, width: int) -> Iterator[Tensor]:
-        """Yield distances ``[m, n]`` of blocks of new rows to the known ones; a block is sized for
-        ``width`` values per known row.
+        """Yield distances ``[m, n]`` of blocks of new rows to the known ones.
+
+        A block is sized for ``width`` values per known row.
         """
         for rows in torch.split(new.to(self.known), max(1, AT_ONCE // (len(self.known) * width))):
             yield torch.cdist(rows, self.known)

@@ -36,12 +36,12 @@ PAIRS_AT_ONCE = 1 << 17
 
 
 def inside(points: ArrayLike, vertices: ArrayLike, faces: ArrayLike) -> Truths:
-    """Return whether each of the points ``[N, D]`` is inside ``[N]``: where the winding number is
-    not 0.
+    """Return whether each of the points ``[N, D]`` is inside a boundary, ``[N]``.
+
+    A point is inside where the winding number is not 0.
 
     A boundary may therefore face inward or outward, and where a transported boundary overlaps
-    itself,
-    points in the overlap are inside. Arguments and errors are those of ``winding_number``.
+    itself, points in the overlap are inside. Arguments and errors are those of ``winding_number``.
     """
     return winding_number(points, vertices, faces) != 0
 
@@ -97,8 +97,7 @@ def as_points(values: ArrayLike, name: str) -> Floats:
 
 
 def require_closed(faces: NDArray[np.generic], vertices: Floats) -> None:
-    """Check that oriented faces ``[F, D]`` refer to the vertices ``[K, D]`` and form a closed
-    boundary.
+    """Check that oriented faces ``[F, D]`` form a closed boundary of vertices ``[K, D]``.
 
     Raises:
         DataError: They do not.
@@ -122,8 +121,10 @@ def require_closed(faces: NDArray[np.generic], vertices: Floats) -> None:
 
 
 def _ordered_along_first_axis(corners: Floats) -> tuple[Floats, Integers]:
-    """Sort the corners ``[F, D, D]`` of each face by their first coordinate; also return the sign
-    of the permutation ``[F]``.
+    """Sort the corners ``[F, D, D]`` of each face by their first coordinate.
+
+    Returns:
+        The sorted corners, and the sign of the permutation ``[F]``.
     """
     order = np.argsort(corners[:, :, 0], axis=1, kind="stable")
     first, last = order[:, 0], order[:, -1]
@@ -137,8 +138,9 @@ def _ordered_along_first_axis(corners: Floats) -> tuple[Floats, Integers]:
 def _points_in_boxes(
     points: Floats, low: Floats, high: Floats
 ) -> Iterator[tuple[Integers, Integers]]:
-    """Yield index pairs of half-open boxes ``low <= point < high``, with corners ``[F, d]``, and
-    points ``[N, d]``, d = 1 or 2.
+    """Yield index pairs of half-open boxes ``low <= point < high`` and points.
+
+    The corners of the boxes are ``[F, d]``, the points ``[N, d]``, d = 1 or 2.
 
     All points in a box are included, and some that are outside it along the last axis.
     """
@@ -171,8 +173,9 @@ def _ranks(values: Floats, low: Floats, high: Floats) -> tuple[Integers, Integer
 
 
 def _runs(start: Integers, stop: Integers) -> Iterator[tuple[Integers, Integers]]:
-    """Yield every row with every integer of its range ``start <= i < stop``, in parts of bounded
-    size.
+    """Yield every row with every integer of its range ``start <= i < stop``.
+
+    The pairs come in parts of bounded size.
     """
     row = np.flatnonzero(start < stop)
     length = stop[row] - start[row]
@@ -185,8 +188,9 @@ def _runs(start: Integers, stop: Integers) -> Iterator[tuple[Integers, Integers]
 
 
 def _cut(triangles: Floats, x: Floats) -> tuple[Floats, Floats]:
-    """Return start and end ``[M, 2]`` of the segments along which planes of constant x ``[M]`` cut
-    triangles ``[M, 3, 3]``.
+    """Return start and end ``[M, 2]`` of the segments along which planes cut triangles.
+
+    The planes have a constant first coordinate x ``[M]``; the triangles are ``[M, 3, 3]``.
 
     Corners are sorted by their first coordinate, and x lies between the first and the last corner.
     """
@@ -197,9 +201,7 @@ def _cut(triangles: Floats, x: Floats) -> tuple[Floats, Floats]:
 
 
 def _crossings(points: Floats, start: Floats, end: Floats) -> Integers:
-    """Return 1 where a segment passes above a point ``[M, 2]`` leftward, -1 rightward, 0
-    elsewhere.
-    """
+    """Return how segments pass above points ``[M, 2]``: 1 leftward, -1 rightward, 0 elsewhere."""
     leftward = end[:, 0] < start[:, 0]
     low = np.where(leftward[:, None], end, start)
     high = np.where(leftward[:, None], start, end)
@@ -212,8 +214,9 @@ def _crossings(points: Floats, start: Floats, end: Floats) -> Integers:
 
 
 def _between(low: Floats, high: Floats, x: Floats) -> Floats:
-    """Interpolate the other coordinates ``[M, D-1]`` where edges ``[M, D]`` have the first
-    coordinate x.
+    """Interpolate the other coordinates ``[M, D-1]`` where edges have the first coordinate x.
+
+    The ends of the edges are ``[M, D]``.
     """
     part = ((x - low[:, 0]) / (high[:, 0] - low[:, 0]))[:, None]
     low, high = low[:, 1:], high[:, 1:]

@@ -119,8 +119,9 @@ def correlate(pairs: Iterable[tuple[Tensor, Tensor]], source: str) -> Correlatio
 
 
 def varying(stds: Tensor) -> Tensor:
-    """Return which dimensions vary by more than rounding, both then and at time 0: bool ``[Q, T,
-    D]``.
+    """Return which dimensions vary by more than rounding at each time and at time 0.
+
+    The result is bool, ``[Q, T, D]``.
 
     A residual ``D - e`` is as inexact as D and e are, however small it is itself; and a dimension
     that is rotated out of others is as inexact as the largest of these. A dimension therefore
@@ -137,8 +138,11 @@ def varying(stds: Tensor) -> Tensor:
 
 
 def mean_autocorrelation(diagonals: Tensor, varies: Tensor) -> Tensor:
-    """Return means ``[T]`` of autocorrelations ``[T, D]`` over the dimensions that vary at all
-    times, given ``varies [T, D]``.
+    """Return means ``[T]`` of autocorrelations over the dimensions that vary at all times.
+
+    Args:
+        diagonals: Autocorrelations ``[T, D]``.
+        varies: Whether each dimension varies at each time, ``[T, D]``.
 
     The dimensions are the same at every lag: a mean over changing dimensions would have steps that
     no autocorrelation has. It is 0 without any such dimension.
@@ -148,8 +152,12 @@ def mean_autocorrelation(diagonals: Tensor, varies: Tensor) -> Tensor:
 
 
 class Autocorrelations:
-    """Diagonals of correlations with time 0, of several quantities at a rank's share of the
-    times.
+    """Diagonals of correlations with time 0, at a rank's share of the times.
+
+    Args:
+        names: Names of the quantities.
+        count: Number of times of this rank.
+        dim: Number of dimensions D.
     """
 
     def __init__(self, names: Iterable[str], count: int, dim: int):
@@ -157,6 +165,13 @@ class Autocorrelations:
         self._table = torch.zeros(len(self._names), count, 2, dim, dtype=torch.float64)
 
     def put(self, name: str, index: int, correlation: Correlation) -> None:
+        """Store the diagonal and the standard deviations of a quantity at one time.
+
+        Args:
+            name: Name of the quantity.
+            index: Number of the time among those of this rank.
+            correlation: Correlation with time 0.
+        """
         row = torch.stack([correlation.diagonal, correlation.std])
         self._table[self._names.index(name), index] = row.cpu()
 

@@ -101,6 +101,7 @@ class Spheres:
 
     @property
     def dim(self) -> int:
+        """Dimension D of the space, 2 or 3."""
         return self.unit.vertices.shape[1]
 
     @property
@@ -122,8 +123,9 @@ class Spheres:
         return contents_within(transported(self.vertices, self.unit))
 
     def default_alpha(self) -> float:
-        """Return one standard deviation, or the alpha at which ``refitted`` fills the spheres, if
-        larger.
+        """Return one standard deviation, or a larger alpha at which ``refitted`` fills the spheres.
+
+        The latter is half the widest gap between neighbors, or across the innermost, plus a tenth.
 
         The latter is half the widest gap between neighbours, or across the innermost, plus a tenth.
         """
@@ -134,8 +136,10 @@ class Spheres:
 def carry(
     start: Points, generate: Callable[[Tensor], Tensor], melt: Callable[[Tensor], Tensor]
 ) -> dict[str, Points]:
-    """Map latent points ``[M, D]`` to generated data, and that data back by inflation; return the
-    points at each of ``STAGES``.
+    """Map latent points ``[M, D]`` to generated data, and inflate that data.
+
+    Returns:
+        The points at each of ``STAGES``.
     """
     data = start.mapped(generate)
     return {"latent": start, "data": data, "end": data.mapped(melt)}
@@ -147,12 +151,12 @@ def transported(vertices: Tensor, unit: Boundary) -> list[Boundary]:
 
 
 def refitted(vertices: Tensor, alpha: float) -> list[Boundary]:
-    """Fit the alpha shape of each of R sets of vertices ``[R, K, D]`` together with those before
-    it.
+    """Fit the alpha shape of each of R sets of vertices together with those before it.
+
+    Vertices are ``[R, K, D]``.
 
     The vertices of one sphere alone are hollow: an alpha that fills it is at least its radius, and
-    then
-    also fills regions that it is folded around. The vertices inside it permit a small alpha.
+    then also fills regions that it is folded around. The vertices inside it permit a small alpha.
     """
     points = vertices.cpu().numpy()
     return [alpha_shape(np.concatenate(points[: index + 1]), alpha) for index in range(len(points))]
@@ -164,8 +168,12 @@ def contents_within(boundaries: list[Boundary]) -> Floats:
 
 
 def unfilled(spheres: Spheres, within: Floats, alpha: float) -> str | None:
-    """Return a warning if alpha shapes miss a part of the spheres at the start, given the
-    probability ``[R]`` of the standard normal distribution inside them; otherwise None.
+    """Return a warning if alpha shapes miss a part of the spheres at the start, else None.
+
+    Args:
+        spheres: The spheres.
+        within: Probability ``[R]`` of the standard normal distribution inside the alpha shapes.
+        alpha: Alpha of the shapes.
     """
     held = spheres.content_within()
     lacking = held - within
@@ -218,8 +226,9 @@ class Coverage:
 
     @property
     def largest_change(self) -> Floats:
-        """Largest difference ``[R]`` of a later stage from the start, over stages and
-        repetitions.
+        """Largest difference ``[R]`` of a later stage from the start.
+
+        The maximum is over stages and repetitions.
         """
         return np.asarray(np.abs(self.test - self.test[:, :1]).max(axis=(0, 1)))
 
@@ -227,8 +236,12 @@ class Coverage:
 def measure_coverage(
     points: Mapping[str, Points], boundaries: Mapping[str, list[Boundary]], fresh: Tensor
 ) -> Coverage:
-    """Count test points of each stage in ``STAGES`` inside R boundaries in the same coordinates,
-    and fresh data ``[S, M, D]`` inside the boundaries in data space.
+    """Count points inside R boundaries in the same coordinates.
+
+    Args:
+        points: Test points of each stage in ``STAGES``.
+        boundaries: Boundaries at each stage.
+        fresh: Fresh data ``[S, M, D]``, to count inside the boundaries in data space.
     """
     sides = torch.stack([membership(points[name].test, boundaries[name]) for name in STAGES])
     return Coverage(
@@ -239,17 +252,16 @@ def measure_coverage(
 
 
 def mean_and_two_std(values: Floats) -> tuple[Floats, Floats | None]:
-    """Return mean and two standard deviations over the first axis of ``[S, ...]``; the latter is
-    None for one repetition.
+    """Return mean and two standard deviations over the first axis of ``[S, ...]``.
+
+    The latter is None for one repetition.
     """
     spread = 2 * values.std(axis=0, ddof=1) if len(values) > 1 else None
     return values.mean(axis=0), spread
 
 
 def statistics(values: Floats) -> dict[str, Any]:
-    """Return fractions ``[S, R]`` as plain lists: statistics over repetitions, and each
-    repetition.
-    """
+    """Return statistics of fractions ``[S, R]`` over repetitions, and the fractions, as lists."""
     mean, two_std = mean_and_two_std(values)
     return {
         "mean": mean.tolist(),
@@ -344,8 +356,12 @@ class Paired:
 
 
 def pair(fresh: Tensor, boundaries: list[Boundary], exact: list[Boundary]) -> Paired:
-    """Count fresh data ``[S, N, D]`` in data space inside R boundaries of a network and of the
-    exact flow, transported from the same spheres.
+    """Count fresh data inside the boundaries of a network and inside those of the exact flow.
+
+    Args:
+        fresh: Points ``[S, N, D]`` in data space.
+        boundaries: R boundaries that the network transported.
+        exact: R boundaries that the exact flow transported from the same spheres.
     """
     ours, theirs = membership(fresh, boundaries), membership(fresh, exact)
     more, fewer = _part(ours & ~theirs), _part(theirs & ~ours)

@@ -57,12 +57,12 @@ class InceptionDetector:
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Compute float32 features ``[n, dim]`` of pixels ``[n, C, H, W]`` uint8, on the detector's
-        device.
+        """Compute float32 features ``[n, dim]`` of uint8 pixels ``[n, C, H, W]``.
+
+        Pixels are on the detector's device.
 
         Gray images, C = 1, are repeated to RGB. A feature depends on its own image alone, up to
-        rounding in
-        float32.
+        rounding in float32.
         """
         colored = pixels.expand(-1, 3, -1, -1)
         # Convolutions in TF32 would have 3 digits, and autotuned ones depend on the size of the
@@ -106,8 +106,9 @@ def find_detector(location: str | None) -> Path:
 
 
 def expected_shapes() -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the float32 tensors of a weights file, without the counts of training
-    batches.
+    """Return the shapes of the float32 tensors of a weights file.
+
+    The counts of training batches are omitted.
     """
     return {
         name: tuple(value.shape)

@@ -132,8 +132,9 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
 
 
 def _factor(covariance: Tensor, name: str) -> Tensor:
-    """Return ``A [d, r]`` in float64 with ``A A^T`` the covariance ``[d, d]``, and r its numerical
-    rank.
+    """Return ``A [d, r]`` in float64 with ``A A^T`` the covariance ``[d, d]``.
+
+    The number r is its numerical rank.
     """
     values, vectors = torch.linalg.eigh(covariance.double())
     _require_not_negative(values, name)
@@ -203,14 +204,14 @@ def subset_distances(
     subsets: int = SUBSETS,
     size: int = SUBSET_SIZE,
 ) -> SubsetDistances:
-    """Measure how the distance varies over random subsets of ``min(size, n, m)`` features of each
-    set.
+    """Measure how the kernel distance varies over random subsets of features.
 
-    Where a subset is the whole set, the distance does not vary, and the standard deviation has no
-    meaning.
+    A subset has ``min(size, n, m)`` features of each set. Where it is the whole set, the distance
+    does not vary, and the standard deviation has no meaning.
 
     Args:
-        first, second: Features ``[n, d]`` and ``[m, d]``.
+        first: Features ``[n, d]`` of the first set.
+        second: Features ``[m, d]`` of the second set.
         generator: Generator on the CPU, which draws each subset without repetition.
         subsets: Number of pairs of subsets.
         size: Number of features in a subset, or all if there are fewer.

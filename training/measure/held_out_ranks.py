@@ -40,8 +40,11 @@ def latent_coverage(whitened: Tensor) -> dict[str, Any]:
 
 
 def density_ranks(held_out: Tensor, samples: Tensor) -> dict[str, float]:
-    """Test whether log densities of held-out rows ``[N]`` rank uniformly among those of samples
-    ``[M]``.
+    """Test whether log densities of held-out rows rank uniformly among those of samples.
+
+    Args:
+        held_out: Log densities of held-out rows ``[N]``.
+        samples: Log densities of samples of the flow ``[M]``.
 
     Returns:
         Statistic and p-value of the two-sample Kolmogorov-Smirnov test, which tests the uniformity

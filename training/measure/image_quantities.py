@@ -21,8 +21,9 @@ short.
 
 
 def image_quantities(shape: tuple[int, int, int]) -> Mapping[str, Callable[[Tensor], Tensor]]:
-    """Return functions of images ``[..., C H W]`` by name: means of the four quarters, and the mean
-    power of waves in three bands.
+    """Return functions of images ``[..., C H W]`` by name.
+
+    They are the means of the four quarters, and the mean power of waves in three bands.
     """
     _, height, width = shape
     if min(height, width) < 2:

@@ -20,8 +20,9 @@ TELLING = 0.1
 
 
 def reliability(probabilities: np.ndarray, came_true: np.ndarray) -> list[list[float]]:
-    """Return, for each bin that is not empty, its mean probability, the observed frequency and the
-    number of events; events may have any shape.
+    """Return mean probability, observed frequency and number of events of each bin.
+
+    Empty bins are left out. Events may have any shape.
     """
     probability, true = probabilities.ravel(), came_true.ravel()
     bins = np.minimum((probability * BINS).astype(int), BINS - 1)
@@ -34,8 +35,9 @@ def reliability(probabilities: np.ndarray, came_true: np.ndarray) -> list[list[f
 
 
 def wilson(share: ArrayLike, count: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ends of the 95 % confidence intervals of frequencies among ``count`` cases, all of
-    one shape.
+    """Return the ends of the 95 % confidence intervals of frequencies among ``count`` cases.
+
+    All arrays have one shape.
     """
     share, count = np.asarray(share), np.asarray(count)
     middle = share + Z**2 / (2 * count)

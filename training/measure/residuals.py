@@ -75,10 +75,12 @@ class ResidualProbe:
             )
 
     def path(self, clean: Tensor, solver: Solver, take: Take) -> int:
-        """Compute residuals along the inflation of clean points ``[n, D]``; return the solver's
-        evaluations.
+        """Compute residuals along the inflation of clean points ``[n, D]``.
 
         Points are in eigenspace. The grid of times is that of the solver. Memory holds one state.
+
+        Returns:
+            The solver's evaluations.
         """
         scale = self.flow.schedule.scale
         indices = iter(range(len(self.times)))
@@ -105,8 +107,9 @@ class ResidualProbe:
 
 
 def noise_rows(rows: range, dim: int, *keys: int) -> Tensor:
-    """Return standard normal rows ``[n, dim]``, each a function of (keys, its number) alone;
-    float64.
+    """Return standard normal rows ``[n, dim]``, float64.
+
+    Each row is a function of the keys and its number alone.
     """
     first = rows.start // NOISE_BLOCK
     blocks = range(first, max(first + 1, -(-rows.stop // NOISE_BLOCK)))
@@ -117,8 +120,9 @@ def noise_rows(rows: range, dim: int, *keys: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Extractor:
-    """Computation of residuals for all samples, in batches that the ranks share; memory holds a
-    batch.
+    """Computation of residuals for all samples, in batches that the ranks share.
+
+    Memory holds one batch.
 
     Attributes:
         probe: The probe, on this rank's device.

@@ -1,5 +1,6 @@
-"""Errors of images after inflation and generation (a round trip), in gray levels of 8-bit
-pixels.
+"""Errors of images after inflation and generation (a round trip).
+
+Errors are in gray levels of 8-bit pixels.
 """
 
 from dataclasses import dataclass

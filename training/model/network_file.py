@@ -179,8 +179,9 @@ def _on_cpu(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def read_model(path: Path, make: type[ModelT], end_std: float) -> ModelT:
-    """Read a network file as a model of a given type, on the CPU, with the denoiser still in
-    training mode.
+    """Read a network file as a model of a given type, on the CPU.
+
+    The denoiser is still in training mode.
 
     Args:
         path: The network file.

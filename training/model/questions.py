@@ -64,8 +64,9 @@ class EncodedRows(NamedTuple):
 def pack(
     known: EncodedRows, states: Tensor, level_states: Tensor, level_counts: Sequence[int]
 ) -> Tensor:
-    """Encode queries as network input ``[N, 2 D + K + C]``: values and states of numbers, then
-    indicators and states of levels.
+    """Encode queries as network input ``[N, 2 D + K + C]``.
+
+    The input has values and states of numbers, then indicators and states of levels.
 
     Args:
         known: Cells: the numbers that are conditions, and the levels that are conditions or targets
@@ -235,8 +236,10 @@ class QuestionFlow:
         return of_numbers, of_levels
 
     def noise_at(self, rows: EncodedRows, states: Tensor) -> tuple[Tensor, float]:
-        """Return the expected noise of the first time in target numbers ``[N, D]``, in units of its
-        standard deviation, and that standard deviation; see ``flow.cells``.
+        """Return the expected noise of the first time in target numbers; see ``flow.cells``.
+
+        Returns:
+            The noise ``[N, D]``, in units of its standard deviation, and that standard deviation.
         """
         first = self.flow.times()[0]
         std = float(self.flow.schedule.noise_variance(first)[0].sqrt())

@@ -96,8 +96,9 @@ def make_schedule(
 
 
 def basis_arguments(name: str, basis: EigenBasis, end_std: float = 1.0) -> dict[str, Any]:
-    """Return the arguments of a schedule that the basis determines and that recipes therefore
-    omit.
+    """Return the arguments of a schedule that the basis determines.
+
+    Recipes omit these arguments.
     """
     if name != "ifs":
         return {"dim": basis.dim}

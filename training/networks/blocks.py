@@ -102,6 +102,7 @@ class BlockStyle:
         return heads
 
     def linear(self, inputs: int, outputs: int, bias: bool = True, gain: float = 1.0) -> nn.Linear:
+        """Return an initialized linear layer."""
         layer = nn.Linear(inputs, outputs, bias=bias)
         self.init(layer, gain)
         return layer
@@ -139,12 +140,14 @@ class FIRFilter(nn.Module):
         self.is_box = tuple(taps) == (1, 1)
 
     def down(self, x: Tensor) -> Tensor:
+        """Return images filtered and halved in resolution, ``[B, C, H / 2, W / 2]``."""
         if self.is_box:
             return F.avg_pool2d(x, 2)
         kernel = self.kernel.expand(x.shape[1], -1, -1, -1)
         return F.conv2d(x, kernel, stride=2, padding=self.reach, groups=x.shape[1])
 
     def up(self, x: Tensor) -> Tensor:
+        """Return images filtered and doubled in resolution, ``[B, C, 2 H, 2 W]``."""
         if self.is_box:
             return F.interpolate(x, scale_factor=2.0, mode="nearest")
         kernel = 4 * self.kernel.expand(x.shape[1], -1, -1, -1)
@@ -167,6 +170,7 @@ class SelfAttention(nn.Module):
         self.projection = style.conv(channels, channels, kernel=1, gain=style.last_gain)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the branch ``[B, C, H, W]`` to add to ``x [B, C, H, W]``."""
         # Channels of qkv are ordered by head, then channel, then query, key or value.
         split = self.qkv(self.norm(x)).flatten(2).unflatten(1, (self.heads, -1, 3))
         query, key, value = split.permute(3, 0, 1, 4, 2).contiguous()

@@ -127,6 +127,17 @@ class InputResidual(nn.Module):
 
 
 class EncoderLevel(nn.Module):
+    """Blocks of one level of the encoder.
+
+    All levels but the finest begin by halving the resolution.
+
+    Args:
+        in_channels: Number of input channels.
+        level: Number of the level, 0 for the finest.
+        layout: Sizes of the U-Net.
+        style: Settings shared by the network's blocks.
+    """
+
     def __init__(self, in_channels: int, level: int, layout: Layout, style: BlockStyle):
         super().__init__()
         width, attends = layout.widths[level], layout.attends(level)
@@ -180,6 +191,13 @@ class Encoder(nn.Module):
     def forward(
         self, image: Tensor, embedding: Tensor, further: Tensor | None = None
     ) -> list[Tensor]:
+        """Return the features after each layer, coarsest last.
+
+        Args:
+            image: Images ``[B, C, H, W]``.
+            embedding: Embeddings ``[B, embedding_dim]``.
+            further: Further input channels of the first layer ``[B, C', H, W]``; None for none.
+        """
         seen = image if further is None else torch.cat([image, further], dim=1)
         features = [self.stem(seen)]
         for level in self.levels:
@@ -197,10 +215,24 @@ class ToImage(nn.Module):
         self.conv = style.conv(width, image_channels, gain=style.image_gain)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return images ``[B, image_channels, H, W]`` from features ``[B, width, H, W]``."""
         return self.conv(F.silu(self.norm(x)))
 
 
 class DecoderLevel(nn.Module):
+    """Blocks of one level of the decoder.
+
+    All levels but the coarsest begin by doubling the resolution.
+
+    Args:
+        in_channels: Number of input channels.
+        skips: Numbers of channels of the encoder's features; those of this level are removed from
+            the end.
+        level: Number of the level, 0 for the finest.
+        layout: Sizes of the U-Net.
+        style: Settings shared by the network's blocks.
+    """
+
     def __init__(
         self, in_channels: int, skips: list[int], level: int, layout: Layout, style: BlockStyle
     ):
@@ -259,6 +291,7 @@ class Decoder(nn.Module):
             self.levels.append(level)
 
     def forward(self, features: list[Tensor], embedding: Tensor) -> Tensor:
+        """Return images ``[B, C, H, W]`` from the encoder's features and embeddings."""
         skips, x = list(features), features[-1]
         for block in self.middle:
             x = block(x, embedding)

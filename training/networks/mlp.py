@@ -321,6 +321,7 @@ def _of_members(values: nn.Module | Tensor) -> Tensor:
 
 
 def check_dropout(dropout: float) -> None:
+    """Raise UsageError unless dropout is a probability from 0 to below 1."""
     if not 0 <= dropout < 1:
         raise UsageError(f"dropout is {dropout:g}: give a probability from 0 to below 1")
 

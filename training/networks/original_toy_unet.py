@@ -46,6 +46,7 @@ class NoisyLinear(nn.Module):
         self.modulation = nn.Linear(embedding_dim, outputs)
 
     def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
+        """Return ``[B, outputs]`` from ``h [B, inputs]`` and ``embedding [B, embedding_dim]``."""
         return self.linear(h) + self.modulation(embedding)
 
 
@@ -77,6 +78,7 @@ class ResampledBlock(nn.Module):
         self.norm = nn.GroupNorm(groups, out_channels)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """Return resampled features of ``x [B, in_channels, H, W]`` and the embedding."""
         h = self.conv(self._resample(x)) + self.modulation(embedding)[:, :, None, None]
         return F.silu(self.norm(h))
 
@@ -144,8 +146,9 @@ class OriginalToyConvUNet(nn.Module):
         return entry.linear, self.last
 
     def forward(self, z: Tensor, c_noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Return F ``[B, D]`` of ``z [B, D]`` at ``c_noise`` (``[]`` or ``[B]``); labels are
-        ignored.
+        """Return F ``[B, D]`` of ``z [B, D]`` at noise conditions ``[]`` or ``[B]``.
+
+        Labels are ignored.
         """
         c_noise = c_noise.expand(len(z))
         layer_embedding = self.layer_embedding(c_noise)
@@ -198,8 +201,9 @@ class OriginalToySongUNet(nn.Module):
         return entry, exit
 
     def forward(self, z: Tensor, c_noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Return F ``[B, D]`` of ``z [B, D]`` at ``c_noise`` (``[]`` or ``[B]``); labels are
-        ignored.
+        """Return F ``[B, D]`` of ``z [B, D]`` at noise conditions ``[]`` or ``[B]``.
+
+        Labels are ignored.
         """
         h = z
         for layer in self.lift:

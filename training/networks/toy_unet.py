@@ -27,6 +27,7 @@ class ResidualBlock(nn.Module):
         self.skip = nn.Identity() if matches else nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """Return features ``[B, out_channels, H, W]`` of x and the noise embedding."""
         scale, shift = self.film(embedding)[:, :, None, None].chunk(2, dim=1)
         h = self.conv1(F.silu(self.norm1(x)))
         h = self.conv2(F.silu(self.norm2(h) * (1 + scale) + shift))
@@ -73,8 +74,9 @@ class ToyConvUNet(nn.Module):
         nn.init.zeros_(self.lower.bias)
 
     def forward(self, z: Tensor, c_noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Return F ``[B, D]`` of ``z [B, D]`` at ``c_noise`` (``[]`` or ``[B]``); labels are
-        ignored.
+        """Return F ``[B, D]`` of ``z [B, D]`` at noise conditions ``[]`` or ``[B]``.
+
+        Labels are ignored.
         """
         embedding = self.embed(c_noise.expand(len(z)))
         at8 = self.down8(self.lift(z).unflatten(1, (-1, SIDE, SIDE)), embedding)
@@ -134,8 +136,9 @@ class ToySongUNet(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, z: Tensor, c_noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Return F ``[B, D]`` of ``z [B, D]`` at ``c_noise`` (``[]`` or ``[B]``); labels are
-        ignored.
+        """Return F ``[B, D]`` of ``z [B, D]`` at noise conditions ``[]`` or ``[B]``.
+
+        Labels are ignored.
         """
         embedding = self.embed(c_noise.expand(len(z)))
         image = self.lift(z).unflatten(1, self.image_shape)

@@ -70,9 +70,11 @@ class DeclaredOption(click.Option):
         self.section = section
 
     def make_metavar(self, ctx: click.Context) -> str:
+        """Return the placeholder of the value in the help, without the word RANGE."""
         return super().make_metavar(ctx).replace(" RANGE", "")
 
     def get_help_extra(self, ctx: click.Context) -> click.types.OptionHelpExtra:
+        """Return further parts of the help, without ranges that only exclude huge numbers."""
         extra = super().get_help_extra(ctx)
         high = getattr(self.type, "max", None)
         if high is None or high > LARGEST_SHOWN:
@@ -83,7 +85,7 @@ class DeclaredOption(click.Option):
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 @dataclass(frozen=True, kw_only=True)
 class Declared:
-    """Base of settings, which makes dataclasses of those that derive from it.
+    """Base of settings; classes that derive from it become dataclasses.
 
     Attributes:
         given: Names of the options that were typed, not left at their defaults.
@@ -112,7 +114,7 @@ class Declared:
 
     @classmethod
     def of(cls, values: Mapping[str, Any], given: frozenset[str] = frozenset()) -> Any:
-        """Settings of the options' values by name, for all classes that they are made of."""
+        """Build settings from the options' values by name, with all groups of options in them."""
         own = {}
         for item in fields(cls):
             if _SHARED in item.metadata:
@@ -123,16 +125,22 @@ class Declared:
 
     @classmethod
     def names_that_are(cls, kind: str) -> frozenset[str]:
-        """Names of the options that are ``idle``, so that results do not depend on them, or
-        ``free``, which a resumed run may change."""
+        """Return the names of options that are ``idle`` or ``free``.
+
+        Results do not depend on idle options. A resumed run may change free options.
+        """
         return frozenset(name for name, declared in _declared(cls) if getattr(declared, kind))
 
     def require_complete(self) -> None:
-        """Raises click.UsageError if what was typed is not enough for a command to begin."""
+        """Raise click.UsageError if required options are missing."""
 
     def require_kind(self, kind: str, what: str) -> None:
-        """Raises UsageError if an option was typed that is for another of ``KINDS_OF_DATA`` than
-        that of the network or data set, ``what`` the error calls it."""
+        """Raise UsageError if an option was given that is for another kind of data.
+
+        Args:
+            kind: One of ``KINDS_OF_DATA``, that of the network or data set.
+            what: Name of the network or data set in the message.
+        """
         for name, declared in sorted(_declared(type(self)), key=lambda pair: pair[0]):
             if declared.of and declared.of != kind and name in self.given:
                 raise UsageError(
@@ -141,23 +149,34 @@ class Declared:
                 )
 
     def into(self, cls: type[V], **others: Any) -> V:
-        """A dataclass of a library, its fields filled with the options of their names; others are
-        no options, or have come to other values."""
+        """Build a dataclass of a library from the options with the names of its fields.
+
+        Args:
+            cls: The dataclass.
+            others: Values of fields that are no options, or that replace the options' values.
+        """
         names = [item.name for item in fields(cast(Any, cls)) if hasattr(self, item.name)]
         return cls(**self.named(*names) | others)
 
     @property
     def typed(self) -> frozenset[str]:
-        """Which of these options were typed, those of other groups apart."""
+        """Names of the options of this class that were given; groups have their own."""
         return self.given & {item.name for item in fields(self)}
 
     def named(self, *names: str) -> dict[str, Any]:
-        """Values of options by name, such as what a network is said to be."""
+        """Return the values of some options by name."""
         return {name: getattr(self, name) for name in names}
 
     def recorded(self, **resolved: Any) -> dict[str, Any]:
-        """Every option with its value, by name, for the parameters of a result: what a run has come
-        to, in place of what was typed or left out."""
+        """Return the values of all options by name, for the parameters of a result.
+
+        Args:
+            resolved: Values that replace those given or left out, such as the number of steps
+                chosen.
+
+        Raises:
+            KeyError: There is no option with a name in ``resolved``.
+        """
         values: dict[str, Any] = {}
         for item in fields(self):
             value = getattr(self, item.name)
@@ -198,17 +217,17 @@ def option(
     idle: bool = False,
     **attributes: Any,
 ) -> Any:
-    """A field that is an option.
+    """Return a field that is an option.
 
     Args:
-        names: As typed; without any, the field's name after two hyphens, and ``--no-`` before it
-            too where it is true or false and no flag.
-        unset: What happens if it is left out, in words; the help shows it as the default.
-        of: The one kind of data that it is for; None for all.
+        names: Names as typed. By default the field's name after two hyphens; a boolean that is no
+            flag also gets the name with ``--no-``.
+        unset: Meaning of leaving the option out; the help shows it as the default.
+        of: The only kind of data that the option is for; None for all.
         free: Whether a resumed run may have another value, and still be the same run.
-        idle: Whether results do not depend on it.
-        attributes: Of ``click.Option``: type, default, required, is_flag, help. The type follows
-            from the field's annotation where ``BY_ANNOTATION`` has one for it.
+        idle: Whether results are independent of the option.
+        attributes: Arguments of ``click.Option``: type, default, required, is_flag, help. The type
+            follows from the field's annotation where ``BY_ANNOTATION`` has one for it.
     """
     metadata = {_DECLARED: _Declaration(DeclaredOption, names, attributes, unset, of, free, idle)}
     if attributes.get("required"):
@@ -218,8 +237,10 @@ def option(
 
 
 def argument(**attributes: Any) -> Any:
-    """A field that is an argument, typed without a name, which there must be. Attributes are
-    ``click.Argument``'s."""
+    """Return a field that is a required argument, which is typed without a name.
+
+    Attributes are those of ``click.Argument``.
+    """
     return field(metadata={_DECLARED: _Declaration(click.Argument, (), attributes, None)})
 
 
@@ -228,12 +249,12 @@ def options_of(
     unset: str | Mapping[str, str] = "{}",
     defaults: Mapping[str, Any] = MappingProxyType({}),
 ) -> Any:
-    """A field that holds options of a class that scripts share.
+    """Return a field that contains options of a class that scripts share.
 
     Args:
         cls: The class.
-        unset: What happens if one is left out that has no default, where that differs between
-            scripts: for all of them, ``{}`` being what the class says itself, or by name.
+        unset: Meaning of leaving out an option without a default, where that differs between
+            scripts: for all of them, with ``{}`` for the text of the class, or by name.
         defaults: The script's own defaults, by the names of fields; other names are ignored.
     """
     own = {item.name: defaults[item.name] for item in fields(cls) if item.name in defaults}
@@ -241,9 +262,9 @@ def options_of(
 
 
 def takes(cls: type[S]) -> Callable[[Callable[[S], int | None]], Callable[..., int | None]]:
-    """Gives a command the options of a settings class, and its function one object of it.
+    """Return a decorator that gives a command the options of a settings class.
 
-    What the function returns is the exit code of the script.
+    The function gets one object of the class, and returns the exit code of the script.
     """
 
     def decorate(function: Callable[[S], int | None]) -> Callable[..., int | None]:
@@ -267,7 +288,7 @@ def parameters_of(
     unset: str | Mapping[str, str] = "{}",
     defaults: Mapping[str, Any] = MappingProxyType({}),
 ) -> Iterator[click.Parameter]:
-    """The options and arguments of a settings class, in the order of its fields."""
+    """Yield the options and arguments of a settings class, in the order of its fields."""
     for item in fields(cls):
         if _SHARED in item.metadata:
             yield from parameters_of(*item.metadata[_SHARED])
@@ -366,6 +387,7 @@ class SectionedCommand(click.Command):
             )
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse arguments; flags may have a value, for example ``--cond=False``."""
         flags = {
             spelled_alike(name): param
             for param in self.params
@@ -389,6 +411,7 @@ class SectionedCommand(click.Command):
         return rest
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the description and the example."""
         super().format_help_text(ctx, formatter)
         if self.example:
             formatter.write_paragraph()
@@ -396,6 +419,7 @@ class SectionedCommand(click.Command):
                 formatter.write_text(f"Example: {self.example}")
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the common options, or all options in sections; required ones come first."""
         full = not self.common or ctx.meta.get(HELP_ALL, False)
         params = [param for param in self.get_params(ctx) if isinstance(param, click.Option)]
         if not full:

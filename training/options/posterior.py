@@ -69,11 +69,13 @@ class SampleSettings(
 
     @property
     def learned(self) -> bool:
+        """Whether a conditional network is the posterior: there is no likelihood."""
         alone = self.condition is not None and self.observation is None
         return alone and not self.likelihood.typed and not self.of_trials
 
     @property
     def of_trials(self) -> bool:
+        """Whether the likelihood is a network that does more than correct draws."""
         return super().of_trials and self.correct is None
 
     def __post_init__(self) -> None:
@@ -142,6 +144,7 @@ class CheckSettings(
 
     @property
     def learned(self) -> bool:
+        """Whether a conditional network is the posterior: there is no likelihood."""
         return bool(self.prior.network) and not self.likelihood.typed and not self.of_trials
 
     def __post_init__(self) -> None:
@@ -192,6 +195,7 @@ class CalibrateSettings(
 
     @property
     def learned(self) -> bool:
+        """Whether a conditional network is the posterior: there is no likelihood."""
         return self.prior.network is not None and not self.likelihood.typed
 
     def __post_init__(self) -> None:

@@ -58,8 +58,12 @@ class GenerationSettings(
         shared.check_storage(self.store_grid, self.times.disc, self.network.network)
 
     def image_settings(self, **resolved: Any) -> dict[str, Any]:
-        """All options that an image depends on beside its seed, with what they have come to, such
-        as ``end_time`` and ``batch_gpu``; the size of network calls is in it for the last bits."""
+        """Return all options besides its seed that an image depends on.
+
+        Args:
+            resolved: Options with values that they were resolved to, such as ``end_time`` and
+                ``batch_gpu``. The size of network calls affects the last bits.
+        """
         values = self.recorded(**resolved)
         names = (
             *("class", "calibration", "solver", "n_iters", "disc", "end_time", "end_vars"),

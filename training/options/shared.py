@@ -83,10 +83,16 @@ class InflationOptions(Declared, section="Flow"):
         return self.named("data_dim", *names.INFLATION)
 
     def arguments(self, precond: str = "ifs", data_dim: int = 0) -> dict[str, Any]:
-        """The arguments of the inflationary schedule that were given, for a kind of model and
-        dimensions of the data, which an isotropic model keeps. Raises UsageError if one was given
-        for an isotropic model, which has none, or a gap for the ``orig`` type, whose gap follows
-        from the dimensions."""
+        """Return the arguments of the inflationary schedule that were given.
+
+        Args:
+            precond: Kind of model. Isotropic models have no such arguments.
+            data_dim: Dimension of the data; an isotropic model keeps all dimensions.
+
+        Raises:
+            UsageError: An argument was given for an isotropic model, or a gap for the type
+                ``orig``, whose gap follows from the dimensions.
+        """
         given = {k: value for k, value in self.named(*names.INFLATION).items() if value is not None}
         if precond != "ifs":
             for name, value in given.items():
@@ -137,7 +143,7 @@ def store_grid() -> Any:
 
 
 def check_storage(store: bool, disc: str, network: str | None) -> None:
-    """Raises UsageError unless times can be kept in a network file, if they are to be."""
+    """Raise UsageError if times are to be kept in a network file, but cannot be."""
     if store and (disc != "adapted" or network is None):
         raise UsageError("--store_grid goes with a network and --disc=adapted")
     if store and network is not None and "://" in network:
@@ -252,6 +258,7 @@ class EvenTimeOptions(Declared, section="Integration"):
 
     @property
     def first(self) -> float | None:
+        """First time of the grid ``vp_ode``; None for other grids."""
         return self.vpode_disc_eps if self.disc == "vp_ode" else None
 
 

@@ -1,5 +1,8 @@
-"""Settings of ``pfODE_int.py``, ``toy_pfODE_int.py``, ``calc_roundtrip_mse.py`` and
-``toy_mesh_exps.py``."""
+"""Settings of the scripts that simulate flows.
+
+The scripts are ``pfODE_int.py``, ``toy_pfODE_int.py``, ``calc_roundtrip_mse.py`` and
+``toy_mesh_exps.py``.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -106,6 +109,7 @@ class SimulationSettings(
 
     @property
     def kinds(self) -> tuple[str, ...]:
+        """Kinds of simulation to run, in their order."""
         return KINDS if self.sim_type == "all" else (self.sim_type,)
 
     @property
@@ -258,6 +262,7 @@ class SphereOptions(Declared, section="Spheres and points"):
 
     @property
     def seeds(self) -> range:
+        """Random seeds of the repetitions."""
         return range(self.seed, self.seed + self.num_seeds)
 
     def points_on(self, dim: int) -> int | None:

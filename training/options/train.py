@@ -317,6 +317,11 @@ class ImageCalibrationOptions(CalibrationOptions):
     )
 
     def wanted(self, precond: str, by_default: bool = True) -> bool:
+        """Return whether the network is to be calibrated.
+
+        Raises:
+            UsageError: There is data for a calibration that is not wanted.
+        """
         wanted = super().wanted(precond, by_default)
         if self.calibration_data and not wanted:
             raise UsageError(
@@ -349,6 +354,7 @@ class TrainSettings(
             )
 
     def require_complete(self) -> None:
+        """Raise click.UsageError if a new run has no data or no output directory."""
         require_named(self, "data")
 
     def require_none_of_complete_tables(self, what: str, but: Sequence[str] = ()) -> None:

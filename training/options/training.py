@@ -184,6 +184,12 @@ def require_named(settings: Declared, data: str) -> None:
 
 
 def require_values(values: Mapping[str, Any], data: str) -> None:
+    """Raise click.UsageError unless the output directory and the data are given.
+
+    Args:
+        values: Values of the options by name.
+        data: Name of the option for the data.
+    """
     for name in ("outdir", data):
         if values[name] is None:
             raise click.UsageError(f"Missing option '--{name}'.")
@@ -296,4 +302,5 @@ class ToyTrainSettings(
     run: RunOptions = options_of(RunOptions, defaults=asdict(TOY))
 
     def require_complete(self) -> None:
+        """Raise click.UsageError if a new run has no toy or no output directory."""
         require_named(self, "data_name")

@@ -22,6 +22,7 @@ class FiniteFloat(click.FloatRange):
     """Float range that excludes infinities and NaN."""
 
     def convert(self, value: Any, param: Param, ctx: Context) -> float:
+        """Convert a value to a finite number in the range."""
         number = super().convert(value, param, ctx)
         if not math.isfinite(number):
             self.fail(f"{value} is not a finite number", param, ctx)
@@ -40,6 +41,7 @@ class FilePath(click.Path):
     """Path that is valid for a file system; options of a resumed run may contain any text."""
 
     def convert(self, value: Any, param: Param, ctx: Context) -> str | bytes | os.PathLike[str]:
+        """Convert a value to a path."""
         try:
             name = os.fsencode(value)
         except UnicodeEncodeError:
@@ -56,6 +58,11 @@ class DataSetPath(FilePath):
     """Path of an existing data set, as opposed to a file that one is made from."""
 
     def convert(self, value: Any, param: Param, ctx: Context) -> str | bytes | os.PathLike[str]:
+        """Convert a value to the path of a data set.
+
+        Raises:
+            DataError: The path does not exist, or is a table that is not a data set.
+        """
         path = Path(os.fsdecode(super().convert(value, param, ctx)))
         if not path.exists():
             raise DataError(
@@ -79,6 +86,11 @@ class NetworkFilePath(click.ParamType[str]):
     name = "path|url"
 
     def convert(self, value: Any, param: Param, ctx: Context) -> str:
+        """Return the path of an existing network file, or a URL.
+
+        Raises:
+            UsageError: The file does not exist.
+        """
         text = str(value)
         if not text.strip():
             self.fail("the value is empty: give a network file or an https URL", param, ctx)
@@ -98,6 +110,7 @@ class Steps(click.ParamType[int | str]):
     name = "integer|auto"
 
     def convert(self, value: Any, param: Param, ctx: Context) -> int | str:
+        """Convert a value to a positive integer, or return ``auto``."""
         if value == "auto":
             return "auto"
         return int(COUNT.convert(value, param, ctx))
@@ -107,6 +120,7 @@ STEPS = Steps()
 
 
 def choice(names: Iterable[str]) -> click.Choice[str]:
+    """Return the type of an option with these values."""
     return click.Choice(list(names))
 
 
@@ -119,6 +133,7 @@ class Integers(click.ParamType[tuple[int, ...]]):
         self.name = name
 
     def convert(self, value: Any, param: Param, ctx: Context) -> tuple[int, ...]:
+        """Convert a text with separators to positive integers."""
         if isinstance(value, tuple | list):
             value = self.typed(value)
         try:
@@ -143,6 +158,7 @@ class Shape(Integers):
     what, separator = "a shape", "x"
 
     def convert(self, value: Any, param: Param, ctx: Context) -> tuple[int, ...]:
+        """Convert a text such as ``3x8x8`` to a shape, or ``set:K`` to ``(ANY_NUMBER, K)``."""
         if isinstance(value, tuple | list):
             value = self.typed(value)
         if not (isinstance(value, str) and value.startswith(SET)):
@@ -155,6 +171,7 @@ class Shape(Integers):
         return ANY_NUMBER, int(size)
 
     def typed(self, numbers: Sequence[int]) -> str:
+        """Return a shape as it is typed."""
         first, *rest = numbers
         return f"{SET}{super().typed(rest)}" if first == ANY_NUMBER else super().typed(numbers)
 
@@ -169,6 +186,7 @@ class Numbers(click.ParamType[list[float]]):
     name = "p,q"
 
     def convert(self, value: Any, param: Param, ctx: Context) -> list[float]:
+        """Convert a text with commas to positive numbers."""
         parts = value if isinstance(value, list | tuple) else str(value).split(",")
         return [float(POSITIVE.convert(part, param, ctx)) for part in parts]
 
@@ -179,6 +197,7 @@ class Names(click.ParamType[tuple[str, ...]]):
     name = "a,b,c"
 
     def convert(self, value: Any, param: Param, ctx: Context) -> tuple[str, ...]:
+        """Convert a text with commas to names."""
         several = isinstance(value, tuple | list)
         names = tuple(map(str, value)) if several else tuple(parts_of(str(value)))
         if not (names and all(names)):
@@ -192,6 +211,7 @@ class Groups(click.ParamType[tuple[tuple[str, ...], ...]]):
     name = "a1,b1;a2,b2"
 
     def convert(self, value: Any, param: Param, ctx: Context) -> tuple[tuple[str, ...], ...]:
+        """Convert a text with semicolons to lists of names."""
         parts = value if isinstance(value, tuple | list) else str(value).split(";")
         return tuple(Names().convert(part, param, ctx) for part in parts)
 
@@ -203,6 +223,7 @@ class ColumnTypes(click.ParamType[tuple[tuple[str, str], ...]]):
     form = re.compile(r"(?P<name>.+?):(?P<type>%.+|[^:]+)")
 
     def convert(self, value: Any, param: Param, ctx: Context) -> tuple[tuple[str, str], ...]:
+        """Convert a text to pairs of a column and its type."""
         if isinstance(value, tuple):
             return value
         types = []
@@ -229,6 +250,7 @@ class Ranges(click.ParamType[tuple[tuple[str, float, float], ...]]):
     def convert(
         self, value: Any, param: Param, ctx: Context
     ) -> tuple[tuple[str, float, float], ...]:
+        """Convert a text to columns with a low and a high end; missing ends are infinite."""
         if isinstance(value, tuple):
             return value
         ranges = list[tuple[str, float, float]]()
@@ -263,6 +285,7 @@ class Givens(click.ParamType[tuple[tuple[str, str], ...]]):
     name = "a:value,b:value"
 
     def convert(self, value: Any, param: Param, ctx: Context) -> tuple[tuple[str, str], ...]:
+        """Convert a text to pairs of a column and its value."""
         if isinstance(value, tuple):
             return value
         pairs = [part.partition(":") for part in parts_of(str(value))]

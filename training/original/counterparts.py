@@ -196,6 +196,7 @@ class Counterpart:
 
 
 def song_unet(layers: Layers, image_shape: tuple[int, int, int]) -> Counterpart:
+    """Return the counterpart of a SongUNet on images ``(C, H, W)``."""
     return _song_unet(layers, _arguments(layers, image_shape, _SONG_ARGUMENTS))
 
 
@@ -220,6 +221,7 @@ def _song_unet(layers: Layers, arguments: dict[str, Any]) -> Counterpart:
 
 
 def dhariwal_unet(layers: Layers, image_shape: tuple[int, int, int]) -> Counterpart:
+    """Return the counterpart of a DhariwalUNet on images ``(C, H, W)``."""
     arguments = _arguments(layers, image_shape, _ADM_ARGUMENTS)
     depth = len(arguments["channel_mult"])
     names = image_names(image_shape[1], depth, "standard", ("out_norm", "out_conv"))
@@ -229,6 +231,7 @@ def dhariwal_unet(layers: Layers, image_shape: tuple[int, int, int]) -> Counterp
 
 
 def toy_song_unet(layers: Layers, dim: int) -> Counterpart:
+    """Return the counterpart of a ToySongUNet on points in ``dim`` dimensions."""
     kwargs = layers.fields[""].mapping("_init_kwargs")
     channels, side = kwargs.size("in_channels"), kwargs.size("img_resolution")
     shape = (channels, side, side)

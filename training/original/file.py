@@ -41,6 +41,11 @@ class Record(Unfinished):
         self.class_name, self.state = class_name, state or {}
 
     def build(self, state: Any) -> "Record":
+        """Set the attributes from a dict, and return the record.
+
+        Raises:
+            ValueError: The state is not a dict.
+        """
         self.state = expect(state, dict)
         return self
 
@@ -53,8 +58,9 @@ def _persistent_object(meta: Any) -> Record:
 
 
 def _object(class_name: str) -> Callable[[], Record]:
-    """Return a constructor of a placeholder for an object of a class whose attributes follow; no
-    code of the class is run.
+    """Return a constructor of a placeholder for an object of a class.
+
+    The attributes follow. No code of the class is run.
     """
     return lambda: Record(class_name)
 
@@ -177,6 +183,7 @@ class Fields:
         return value
 
     def text(self, name: str) -> str:
+        """Return an attribute that is a text."""
         return self._get(name, str)
 
     def number(self, name: str) -> float:
@@ -215,6 +222,7 @@ class Fields:
         return array.astype(np.float64)
 
     def record(self, name: str) -> Record:
+        """Return an attribute that is an object of the original code."""
         return self._get(name, Record)
 
     def mapping(self, name: str) -> "Fields":

@@ -185,8 +185,9 @@ def _axes(fields: Fields, dim: int) -> Tensor:
 
 
 def read_schedule(fields: Fields, basis: EigenBasis) -> dict[str, Any]:
-    """Return the arguments of the inflationary schedule, except for those that the basis
-    determines.
+    """Return the arguments of the inflationary schedule.
+
+    The arguments that the basis determines are omitted.
 
     Raises:
         DataError: The schedule is not one of ours, or its numbers are missing or out of range.
@@ -288,8 +289,11 @@ class ToyData:
         return cls(file.path, names, dim if augmented else 0)
 
     def rotation(self, toy: Toy) -> Tensor:
-        """Return ``Q [D, D]``, from the original's coordinates to ours; the identity without
-        embedding.
+        """Return ``Q [D, D]``, from the original's coordinates to ours.
+
+        It is the identity without embedding.
+
+        It is the axes of our embedding if the original has none.
         """
         ours = toy.mixture.embedding
         if not self.augment_to:
@@ -331,16 +335,18 @@ def original_embedding(rows: int, columns: int) -> Tensor:
 
 
 def uncentered_basis(toy: Toy) -> EigenBasis:
-    """Return the axes of a toy's second moments about zero, for models without a subtracted
-    mean.
+    """Return the axes of a toy's second moments about zero.
+
+    They are for models without a subtracted mean.
     """
     mean, covariance = toy.moments()
     return EigenBasis.from_moments(torch.zeros_like(mean), covariance + mean.outer(mean))
 
 
 def completed(columns: Tensor) -> Tensor:
-    """Return an orthogonal matrix ``[D, D]`` whose first columns are these orthonormal ones ``[D,
-    d]``.
+    """Return an orthogonal matrix ``[D, D]`` whose first columns are given.
+
+    The given columns ``[D, d]`` are orthonormal.
     """
     whole = torch.linalg.qr(columns, mode="complete").Q
     return torch.cat([columns, whole[:, columns.shape[1] :]], dim=1)

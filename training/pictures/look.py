@@ -100,6 +100,7 @@ def brief(value: float) -> str:
 
 
 def power_of_ten(power: int) -> str:
+    """Format a power of ten with a superscript exponent."""
     return "10" + str(power).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
@@ -478,6 +479,7 @@ class Page:
         self.figure: Figure = new_figure(width / DPI, height / DPI)
 
     def headline(self, title: str, subtitle: str, left: int, top: int) -> None:
+        """Write a title and a subtitle, at a place in pixels from the upper left corner."""
         headline(self.figure, title, subtitle, left / DPI, (self.height - top) / DPI)
 
     def image(self, pixels: np.ndarray, left: int, top: int) -> None:
@@ -485,4 +487,5 @@ class Page:
         self.figure.figimage(pixels, left, self.height - top - pixels.shape[0], origin="upper")
 
     def text(self, text: str, x: float, y: float, **style: Any) -> None:
+        """Write a text at a place in pixels from the upper left corner."""
         self.figure.text(x / self.width, 1 - y / self.height, text, **style)

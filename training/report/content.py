@@ -225,6 +225,7 @@ class Images:
 
     @property
     def rows(self) -> int:
+        """Number of rows of images in a sheet."""
         return -(-len(self.labels) // self.columns)
 
 
@@ -258,6 +259,7 @@ class Views:
 
     @property
     def settings(self) -> Mapping[str, Any]:
+        """Settings for the page's script."""
         return {"sets": list(self.sets)}
 
 

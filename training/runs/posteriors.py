@@ -185,11 +185,13 @@ class Progress:
         self._move, self._part = move, 0.0
 
     def __call__(self, part: float) -> None:
+        """Advance by a fraction of the group, but not beyond its end."""
         part = min(part, 1 - self._part)
         self._part += part
         self._move(part)
 
     def finish(self) -> None:
+        """Advance to the end of the group."""
         self(1 - self._part)
 
 

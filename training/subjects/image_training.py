@@ -109,6 +109,12 @@ class ImageTraining(Training):
         )
 
     def start(self, device: torch.device, resumed: Resumed | None) -> Start:
+        """Return the start of the training, and log the recipe.
+
+        Raises:
+            DataError: The resumed run is of data of another dimension.
+            UsageError: Options do not fit the images or the device.
+        """
         wanted, images = self.wanted, self.images
         if resumed and resumed.basis.dim != images.dim:
             raise DataError(
@@ -220,6 +226,11 @@ class ImageTraining(Training):
             raise UsageError(": ".join([*filter(None, [self.sizes]), text])) from error
 
     def begin(self, start: Start, resumed: Resumed | None) -> tuple[Trainer, BatchSource]:
+        """Return the trainer before its first step, and the source of batches.
+
+        Weights of another network are taken over first, and the network is compiled last, if
+        requested.
+        """
         if self.transfer and not resumed:
             take_weights(self.transfer, start.model)
         trainer, source = super().begin(start, resumed)

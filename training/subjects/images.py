@@ -94,6 +94,7 @@ class ImageFlow(Subject):
 
     @property
     def names(self) -> list[str]:
+        """Names of the pixels by their numbers, from 0."""
         return [f"pixel{index}" for index in range(self.dim)]
 
     @property
@@ -105,14 +106,17 @@ class ImageFlow(Subject):
 
     @property
     def label_dim(self) -> int:
+        """Number of classes, or length of the condition vectors; 0 for none."""
         return self.classes
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
+        """Shape of an image ``(C, H, W)``."""
         return self.shape
 
     @property
     def arrays(self) -> dict[str, Tensor]:
+        """Shape of the images, for every file of states."""
         return {"image_shape": torch.tensor(self.shape)}
 
     def on(self, device: torch.device, rows: int | None = None) -> ProbabilityFlow:
@@ -125,10 +129,12 @@ class ImageFlow(Subject):
         return flow.in_blocks(rows or BLOCK_ROWS[device.type])
 
     def pilots(self, flow: ProbabilityFlow, count: int) -> ProbabilityFlow:
+        """Return the flow given random classes of ``count`` pilot latents."""
         labels = self.one_hot(draw_classes(count, self.classes, 0, None))
         return flow if labels is None else flow.given(labels=labels.to(flow.device))
 
     def amortized_block(self, device: torch.device) -> int:
+        """Return the default number of images per evaluation, the same on all devices."""
         return self.block
 
     def dataset(self, path: Path, count: int | None, seed: int) -> ImageDataset:
@@ -165,11 +171,13 @@ class ImageFlow(Subject):
         return torch.nn.functional.one_hot(classes, self.label_dim).float()
 
     def samples(self, path: Path | None, count: int | None, seed: int) -> Samples:
+        """Return images of a data set in float64, drawn at random, with their pixels."""
         source = self.source(path, count, seed)
         samples = source.read(range(len(source)))
         return replace(samples, points=samples.points.double())
 
     def source(self, path: Path | None, count: int | None, seed: int) -> Source:
+        """Return the images of ``samples`` in float32, read when they are needed."""
         dataset = self.dataset(required(path), count, seed)
 
         def read(rows: range) -> Samples:
@@ -184,9 +192,14 @@ class ImageFlow(Subject):
         return Source(len(dataset), read)
 
     def testable(self, path: Path | None) -> int:
+        """Return the number of images of a data set."""
         return len(self.dataset(required(path), None, 0))
 
     def truths(self, path: Path | None, count: int, seed: int) -> Tensor:
+        """Return images ``[count, D]`` in gray levels that the network was not trained on.
+
+        A warning reports images that it was trained on.
+        """
         dataset = self.dataset(required(path), count, seed)
         pixels = dataset.read(range(len(dataset)))[0].flatten(1)
         if seen := self.repeated(row_numbers(pixels.numpy())):
@@ -197,6 +210,11 @@ class ImageFlow(Subject):
         return pixels.double()
 
     def truth_labels(self, path: Path | None, count: int, seed: int) -> Tensor | None:
+        """Return the labels of the true images, or random classes without a data set.
+
+        Raises:
+            UsageError: Conditions are vectors, and there is no data set.
+        """
         if path is None and self.vectors:
             raise UsageError("conditions that are vectors cannot be drawn: give --truth=data")
         if path is None:
@@ -204,6 +222,10 @@ class ImageFlow(Subject):
         return self.samples(path, count, seed).labels
 
     def quantities(self, path: Path | None, count: int, seed: int) -> Quantities:
+        """Return means and powers of images, and log odds of classes if a data set has some.
+
+        Log odds are fitted to other images than those drawn as true images.
+        """
         of_any = image_quantities(self.shape)
         if path is None:
             return of_any
@@ -218,10 +240,12 @@ class ImageFlow(Subject):
         return {**of_any, **class_log_odds(pixels, classes[places])}
 
     def fresh(self, path: Path | None, count: int, seed: int) -> Draw:
+        """Return a function that returns images of a data set."""
         points = self.samples(path, count, seed).points
         return lambda generator: points
 
     def points(self, path: Path, seen: Tensor | None = None) -> Tensor:
+        """Read images ``[M, D]`` in gray levels, from image files or from a table of pixels."""
         if not is_table(str(path)):
             points = read_observations(path, self.shape)
             return points if seen is None else points[:, seen]
@@ -235,6 +259,7 @@ class ImageFlow(Subject):
         return rows
 
     def labels(self, given: Path | None) -> Tensor | None:
+        """Read classes or condition vectors from a table, as labels ``[M, L]``."""
         if not self.classes:
             return super().labels(given)
         if given is None:
@@ -253,6 +278,11 @@ class ImageFlow(Subject):
         return self.one_hot(classes)
 
     def labels_of(self, given: ArrayLike | None) -> Tensor | None:
+        """Return labels ``[N, L]`` of classes, or of condition vectors.
+
+        Raises:
+            UsageError: Labels are missing, not needed, or not of this kind.
+        """
         if not self.classes:
             return super().labels_of(given)
         numbers = np.asarray(np.nan if given is None else given)
@@ -268,10 +298,16 @@ class ImageFlow(Subject):
         return self.one_hot(torch.from_numpy(np.atleast_1d(numbers).astype(np.int64)))
 
     def drawn_labels(self, count: int, seed: int, given: int | None) -> Tensor | None:
+        """Return labels ``[N, L]`` of one class or of random classes; None without classes."""
         self.check_class(given)
         return self.one_hot(draw_classes(count, self.classes, seed, given))
 
     def check_class(self, number: int | None, drawn: bool = True) -> None:
+        """Check a class number, and that conditions can be drawn if they are to be.
+
+        Raises:
+            UsageError: There is no such class, or conditions are vectors.
+        """
         if self.vectors and drawn:
             raise UsageError(
                 f"the conditions of {self.file.path.name} are vectors of {self.classes} "
@@ -285,9 +321,11 @@ class ImageFlow(Subject):
             raise UsageError(f"--class is {number}, but {name} has classes 0 to {classes - 1}")
 
     def law_plan(self, path: Path | None, seed: int, device: torch.device) -> LawPlan:
+        """Return a plan for learning the base distribution again from a data set of images."""
         return law_plan(self.dataset(required(path), None, seed), None, MOST, seed, device)
 
     def density_points(self, samples: Samples, seed: int) -> Tensor:
+        """Return the images of samples, each gray level dequantized over its bin."""
         return dequantized(samples.points, seed)
 
     def melt_facts(self, flow: ProbabilityFlow, melt: Trajectory) -> Facts:
@@ -301,9 +339,11 @@ class ImageFlow(Subject):
         return RoundtripErrors.of((before + 1) * LEVELS_PER_UNIT, after).summary()
 
     def returns(self, folder: Path, seed: int, keep_worst: int) -> Returns:
+        """Return the accumulator of roundtrip errors in gray levels, with the worst images."""
         return ImageReturns(roundtrip_paths(folder, self.stem, seed), keep_worst, self.shape)
 
     def lines(self, kind: str, facts: Mapping[str, Any]) -> list[str]:
+        """Return variances of kept dimensions, bits per dimension, or roundtrip errors as text."""
         lines = [variances_line(facts, self.dims_to_keep)] if kind == "melt" else []
         if kind == "melt" and "likelihood" in facts:
             bits = facts["likelihood"]["bits_per_dim"]["mean"]

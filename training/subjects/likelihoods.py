@@ -67,12 +67,15 @@ class HolesLaw(TrialLaw):
         self.is_rough = network.is_start
 
     def to(self, device: torch.device) -> "HolesLaw":
+        """Return the distribution with its flow moved to another device."""
         return HolesLaw(self._flow.to(device), self._network)
 
     def log_prob(self, trials: Tensor, covariates: Tensor, parameters: Tensor) -> Tensor:
+        """Return log densities ``[n]`` of the observed data of trials, in nats."""
         return self._over_cells(trials, torch.cat([parameters, covariates], dim=1), self._of_flow)
 
     def rough(self, trials: Tensor, covariates: Tensor, parameters: Tensor) -> Tensor:
+        """Return log densities ``[n]`` of the mixture that the flow starts from, in nats."""
         return self._over_cells(trials, torch.cat([parameters, covariates], dim=1), self._of_start)
 
     def _over_cells(

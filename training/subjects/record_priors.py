@@ -92,9 +92,15 @@ class RecordPrior(TableFlow):
         return DataTable(points, Columns.plain(names), held_out, Dropped.none(names))
 
     def whole(self, path: Path) -> DataTable:
+        """Return the data set like ``table``; a numeric one also has rows kept from trainings."""
         return self.table(path) if holds_records(path) else super().whole(path)
 
     def points(self, path: Path, seen: Tensor | None = None) -> Tensor:
+        """Read numbers ``[M, D]`` of records, all observed and none at an atom.
+
+        Raises:
+            DataError: A value is missing or at an atom, or the file has unknown columns.
+        """
         empty, numbers = self.answers.empty, self.answers.space.numbers
         places = numbers if seen is None else [numbers[place] for place in seen.tolist()]
         records, _ = encode(str(path), [empty.columns[place] for place in places], like=empty)
@@ -177,6 +183,14 @@ class RecordPrior(TableFlow):
         return torch.where(atoms, last, levels)
 
     def questions(self, path: Path) -> Tensor | None:
+        """Return the network's input ``[M, L]`` for queries given the observed categories.
+
+        Returns:
+            The input, or None if the file has no column of categories.
+
+        Raises:
+            DataError: A category is unknown.
+        """
         space, names = self.answers.space, open_cells(str(path)).names
         columns = space.columns
         # Weekday and season are derived from a date, which is a number observed with noise.

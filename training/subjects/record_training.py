@@ -118,13 +118,23 @@ class RecordTraining(Training):
         return self.chosen or choose_space(self._fitted, self.wanted.seed)
 
     def within(self, minutes: float, start: Start) -> "RecordTraining":
+        """Return this training with as many samples as fit into a time.
+
+        The coordinates and the mixture are not chosen again.
+        """
         return replace(super().within(minutes, start), chosen=self._chosen)
 
     @property
     def useful_threads(self) -> int | None:
+        """Largest useful number of CPU threads; None for no limit."""
         return self.recipe.useful_threads
 
     def start(self, device: torch.device, resumed: Resumed | None) -> Start:
+        """Return the start of the training, and log the choices made.
+
+        Raises:
+            UsageError: Options do not fit conditional queries, the rows or the device.
+        """
         wanted, records, recipe = self.wanted, self._fitted, self.recipe
         logger.info(describe_table_recipe(recipe, self._rows, len(records.columns)))
         chosen = self._chosen

@@ -113,6 +113,7 @@ class ImageReturns(Returns):
         return RoundtripErrors(*torch.cat(self._columns).unbind(dim=1))
 
     def add(self, flow: ProbabilityFlow, samples: Samples, latents: Tensor, back: Tensor) -> None:
+        """Add errors of images, and keep the worst images with their latents."""
         pixels = samples.pixels
         assert pixels is not None
         errors = RoundtripErrors.of(pixels.flatten(1), back)
@@ -130,6 +131,7 @@ class ImageReturns(Returns):
         )
 
     def save(self, about: Mapping[str, Any]) -> None:
+        """Write the errors as JSON, and the worst images as ``.npz``."""
         errors = self.errors
         save_worst(self.paths[1], errors, self.worst.rows, self._shape)
         known = {
@@ -140,6 +142,7 @@ class ImageReturns(Returns):
         save_errors(self.paths[0], errors, {**known, **about})
 
     def line(self) -> str:
+        """Return the errors of all images in one line."""
         summary = self.errors.summary()
         return (
             f"Round trip of {len(self.errors.mse)} images: mean squared error "
@@ -163,6 +166,7 @@ class RowReturns(Returns):
         self._errors: list[Tensor] = []
 
     def add(self, flow: ProbabilityFlow, samples: Samples, latents: Tensor, back: Tensor) -> None:
+        """Add errors of rows, in coordinates of unit variance and in the units of the columns."""
         data, device = samples.points, flow.device
         error = flow.to_eigen(back.to(device)) - flow.to_eigen(data.to(device))
         self._errors.append(torch.stack([error.cpu(), back - data]))
@@ -188,9 +192,11 @@ class RowReturns(Returns):
         }
 
     def save(self, about: Mapping[str, Any]) -> None:
+        """Write root-mean-square and largest errors as JSON."""
         save_json(self.paths[0], {"format": ROWS_FORMAT, **self.summary(), **about})
 
     def line(self) -> str:
+        """Return the errors of all rows in one line."""
         summary = self.summary()
         return (
             f"Round trip of {summary['rows']} rows: root mean square error "

@@ -242,8 +242,10 @@ class Subject(ABC):
         return self.prior(times, get_solver(LEARNED_SOLVER), deblurred)
 
     def sharpened(self, prior: Prior, wanted: bool = True) -> Prior:
-        """Return the prior with sharpened points, as posteriors without a likelihood have them:
-        unless that is not wanted, or points are images, deblurred, or of many dimensions.
+        """Return the prior with sharpened points, as posteriors without a likelihood have them.
+
+        Points are not sharpened if that is not wanted, or if they are images, deblurred, or of many
+        dimensions.
         """
         small = self.is_readable and self.dim <= MOST_DEBLURRED
         return replace(prior, sharpened=wanted and small and not prior.deblurred)

@@ -89,6 +89,7 @@ class TableTraining(Training):
 
     @property
     def useful_threads(self) -> int | None:
+        """Largest useful number of CPU threads; None for no limit."""
         return self.recipe.useful_threads
 
     @property
@@ -148,6 +149,13 @@ class TableTraining(Training):
         return {**seen, "condition_shape": list(shape)}
 
     def start(self, device: torch.device, resumed: Resumed | None) -> Start:
+        """Return the start of the training, and log the choices made.
+
+        Coordinates are chosen by held-out rows, or taken from the resumed run.
+
+        Raises:
+            UsageError: Options do not fit the table or the device.
+        """
         wanted, table, recipe = self.wanted, self.table, self.recipe
         conditions = table.condition_dim
         logger.info(describe_table_recipe(recipe, len(table.train_rows), table.dim, conditions))

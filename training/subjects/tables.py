@@ -80,26 +80,32 @@ class TableFlow(Subject):
 
     @property
     def names(self) -> list[str]:
+        """Names of the columns of the network."""
         return list(self.column_names)
 
     @property
     def columns(self) -> list[str]:
+        """Names of the columns in files."""
         return self.names
 
     @property
     def label_dim(self) -> int:
+        """Number of conditions; 0 for none."""
         return len(self.conditions)
 
     @property
     def condition_names(self) -> Sequence[str]:
+        """Names of the conditions."""
         return self.conditions
 
     @property
     def surprise(self) -> Surprise | None:
+        """Out-of-distribution test of conditions; None without conditions, or with too many."""
         return self.coordinates.surprise
 
     @property
     def coordinates(self) -> Coordinates:
+        """Coordinates of the columns and the conditions."""
         coordinates = self.file.model.coordinates
         assert coordinates is not None
         return coordinates
@@ -132,15 +138,18 @@ class TableFlow(Subject):
 
     @property
     def of_sets(self) -> bool:
+        """Whether the conditions are sets of trials."""
         return self.coordinates.trials > 0
 
     def _in_sets(self, table: DataTable, path: Path) -> DataTable:
         return as_sets(table, len(self.conditions), str(path)) if self.of_sets else table
 
     def testable(self, path: Path | None) -> int:
+        """Return the number of held-out rows, or of all rows if none is held out."""
         return len(testable_rows(self.table(required(path))))
 
     def counted(self, number: int | None, otherwise: int, path: Path | None) -> int | None:
+        """Return the number that the user gave; None for all held-out rows."""
         return number
 
     def samples(self, path: Path | None, count: int | None, seed: int) -> Samples:
@@ -149,9 +158,17 @@ class TableFlow(Subject):
         return Samples(self.dithered(points, seed), arrays={"row_index": places})
 
     def truths(self, path: Path | None, count: int, seed: int) -> Tensor:
+        """Return dequantized rows ``[count, D]`` that the network was not trained on."""
         return self.samples(path, count, seed).points
 
     def unseen(self, path: Path | None, count: int, seed: int) -> Rows:
+        """Return dequantized rows that neither trained the network nor selected it.
+
+        They are those that the data set keeps for calibration, or all rows of a new data set.
+
+        Raises:
+            DataError: The data set has held-out rows but keeps none, or trained the network.
+        """
         path = required(path)
         table = self.whole(path)
         if table.kept is None and table.held_out.any():
@@ -170,12 +187,18 @@ class TableFlow(Subject):
         return Rows(self.dithered(rows.points, seed), rows.conditions)
 
     def fresh(self, path: Path | None, count: int, seed: int) -> Draw:
+        """Return a function that returns dequantized rows of a data set.
+
+        Raises:
+            UsageError: The data set is missing.
+        """
         if path is None:
             raise UsageError("Missing option '--data_root': fresh samples are rows of a table")
         rows, _ = self.rows(path, None, seed)
         return lambda generator: self.spread(rows, generator)
 
     def points(self, path: Path, seen: Tensor | None = None) -> Tensor:
+        """Read rows ``[M, D]`` of a table, and warn if they contradict dropped columns."""
         names, others = self.seen_names(seen), [*self.dropped.order, *self.conditions]
         points = read_columns(path, names, self.names, others)
         self.warn_of_dropped(path, names, [*self.names, *others])
@@ -198,6 +221,15 @@ class TableFlow(Subject):
             self.warn_of_others(self.contradicted(points, own), str(path))
 
     def labels(self, given: Path | None) -> Tensor | None:
+        """Read the conditions ``[M, C]`` of observations, or of one set of trials ``[M, n C]``.
+
+        Returns:
+            Conditions, or None for a network without conditions.
+
+        Raises:
+            UsageError: The table is missing, or is given for a network without conditions.
+            DataError: The table is broken, has other columns, or too many trials.
+        """
         if not self.conditions:
             return super().labels(given)
         if given is None:
@@ -252,6 +284,7 @@ class TableFlow(Subject):
         return self.coordinates.dithered(points.to(steps.device), generator).cpu()
 
     def straight(self, conditions: Tensor) -> Tensor:
+        """Return conditions ``[M, C]`` in coordinates with meaningful distances."""
         return self.coordinates.straight(conditions)
 
     def _conditions_of(self, path: Path, table: DataTable) -> Tensor:
@@ -296,17 +329,26 @@ class TableFlow(Subject):
         return points
 
     def contradicted(self, points: Tensor, beside: Mapping[str, Tensor]) -> Iterable[str]:
+        """Return a sentence for each dropped column whose values contradict the other columns."""
         return self.dropped.contradicted(points, beside)
 
     def as_source(
         self, points: Tensor, rounded: bool = True, drawn: bool = False
     ) -> tuple[list[str], Tensor]:
+        """Return points with the dropped columns, in the order and the steps of the source.
+
+        Args:
+            points: Points ``[n, D]``.
+            rounded: Whether discrete columns are rounded to their steps.
+            drawn: Whether they are also kept within the range of the data, as draws should be.
+        """
         if rounded:
             coordinates = self.coordinates
             points = coordinates.plausible(points) if drawn else coordinates.rounded(points)
         return list(self.dropped.order), restored(points, self.column_names, self.dropped)
 
     def law_plan(self, path: Path | None, seed: int, device: torch.device) -> LawPlan:
+        """Return a plan for learning the base distribution again from the rows of a table."""
         table = self.table(required(path))
         rows = Rows(self._columns_of(required(path), table))
         halves = rows.at(~table.held_out), rows.at(table.held_out)
@@ -331,6 +373,7 @@ class TableFlow(Subject):
         return {**super().return_facts(flow, back, start), "largest_error": by_column}
 
     def lines(self, kind: str, facts: Mapping[str, Any]) -> list[str]:
+        """Return variances, tests of latents and densities, or roundtrip errors as text."""
         lines = []
         if kind == "melt":
             lines.append(variances_line(facts, self.dims_to_keep))

@@ -67,6 +67,11 @@ class ToyTraining(Training):
         return (recipe if self.averaged_over else recipes.TOY).but(self.wanted.amounts)
 
     def start(self, device: torch.device, resumed: Resumed | None) -> Start:
+        """Return the start of the training, with the toy's exact eigenbasis.
+
+        Raises:
+            UsageError: Options do not fit the toy or the device.
+        """
         wanted, toy, others, recipe = self.wanted, self.toy, self.averaged_over, self.recipe
         agree("data_dim", wanted.data_dim, toy.dim, f"the toy '{toy.name}'")
         model, loss = wanted.choices.build(EigenBasis.from_moments(*toy.moments()))
@@ -183,6 +188,7 @@ class ToyFlow(Subject):
 
     @property
     def names(self) -> list[str]:
+        """Names ``x1`` to ``xD`` of the coordinates."""
         return [f"x{index + 1}" for index in range(self.toy.dim)]
 
     @property
@@ -195,15 +201,26 @@ class ToyFlow(Subject):
         return exact
 
     def samples(self, path: Path | None, count: int | None, seed: int) -> Samples:
+        """Return ``count`` points of the toy for a seed; there is no data set."""
         assert count is not None
         return Samples(toy_points(self.toy, count, seed))
 
     def truths(self, path: Path | None, count: int, seed: int) -> Tensor:
+        """Draw points ``[count, D]`` of the toy.
+
+        Raises:
+            UsageError: A data set is given.
+        """
         if path is not None:
             raise UsageError("--data_root is for tables and images: toys generate their own points")
         return self.toy.sample(count, seeded_generator("cpu", seed, Stream.TRUTHS))
 
     def fresh(self, path: Path | None, count: int, seed: int) -> Draw:
+        """Return a function that draws ``count`` points of the toy.
+
+        Raises:
+            UsageError: A data set is given.
+        """
         if path is not None:
             raise UsageError(
                 f"--data_root is for networks of tables, not for the toy {self.data_name}"
@@ -211,9 +228,11 @@ class ToyFlow(Subject):
         return lambda generator: self.toy.sample(count, generator)
 
     def points(self, path: Path, seen: Tensor | None = None) -> Tensor:
+        """Read points ``[M, D]`` from a table with columns ``x1`` to ``xD``."""
         return read_columns(path, self.seen_names(seen), self.names, [])
 
     def law_plan(self, path: Path | None, seed: int, device: torch.device) -> LawPlan:
+        """Return a plan for learning the base distribution again from draws of the toy."""
         return law_plan(self.toy, MOST, seed)
 
 

@@ -114,6 +114,7 @@ class TrialPreparation(Preparation):
     """A table of trials with missing values, and its training."""
 
     def placed(self, coordinates: Coordinates, rows: Rows, generator: torch.Generator) -> Batch:
+        """Return rows as the network's input, with some of their data masked."""
         return placed_with_holes(coordinates, rows, generator)[0]
 
     def _fit(self, space: Space) -> Coordinates:
@@ -147,6 +148,7 @@ class TrialPreparation(Preparation):
         return EncodedRows(u, torch.zeros(len(u), 0, dtype=torch.long)), slopes
 
     def held_out(self, coordinates: Coordinates, loss: DenoisingLoss) -> HeldOut | None:
+        """Return the score of a network on held-out trials; None if there are none."""
         rows = self.table.held_out_rows
         if not len(rows):
             return None
@@ -163,6 +165,7 @@ class TrialPreparation(Preparation):
         return HeldOut.of_rows(batch.points, log_det, loss, self.config.seed, batch.labels)
 
     def draws(self, coordinates: Coordinates) -> bool:
+        """Return True: other data are masked in each epoch."""
         return True  # other data are masked in each epoch
 
 
@@ -174,6 +177,7 @@ class TrialTraining(TableTraining):
 
     @cached_property
     def recipe(self) -> TableRecipe:
+        """Recipe for the numbers of rows, columns and conditions, with a patience for trials."""
         recipe = super().recipe
         given = self.wanted.amounts.get("patience") is not None
         return recipe if given else replace(recipe, patience=PATIENCE)

@@ -148,7 +148,9 @@ def pixel_batches(
         dataset: The images.
         items: Indices of the images, ``[N]`` over all ranks. A rank with an empty shard yields
             nothing.
-        batch, device, workers: As of ``basis_batches``.
+        batch: Number of images per batch.
+        device: Device of the pixels.
+        workers: Number of processes that read ahead; 0 reads in this process.
 
     Raises:
         DataError: An image cannot be read.

@@ -56,7 +56,9 @@ class Container(Protocol):
             DataError: The file is too large or cannot be read completely.
         """
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Close files that are held open."""
+        ...
 
 
 def open_container(path: Path) -> Container:
@@ -85,10 +87,16 @@ class FolderContainer:
         self.names.sort()
 
     def where(self, name: str) -> str:
+        """Return the path of a file, or its quoted name and the folder if it is not printable."""
         whole = str(self.path / name)
         return whole if name.isprintable() else f"{quoted(name)} in {self.path}"
 
     def read(self, name: str) -> bytes:
+        """Return the bytes of a file.
+
+        Raises:
+            DataError: The file is not an ordinary one, is too large, or cannot be read.
+        """
         file = self.path / name
         try:
             # Opening a pipe or a device could block forever.
@@ -149,9 +157,15 @@ class ZipContainer:
         return entries
 
     def where(self, name: str) -> str:
+        """Return the quoted name of an entry and the path of the zip."""
         return f"{quoted(name)} in {self.path}"
 
     def read(self, name: str) -> bytes:
+        """Return the bytes of an entry, whose checksum is verified.
+
+        Raises:
+            DataError: The entry declares too large a size, or cannot be read.
+        """
         info = self._entries[name]
         if info.file_size > MAX_FILE_BYTES:
             raise DataError(
@@ -174,6 +188,7 @@ class ZipContainer:
             raise DataError(f"{self.where(name)} cannot be read: {first_line(error)}") from error
 
     def close(self) -> None:
+        """Close the zip."""
         self._archive.close()
 
 

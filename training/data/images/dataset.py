@@ -135,6 +135,7 @@ class ImageDataset:
 
     @property
     def has_labels(self) -> bool:
+        """Whether labels are used and there are any."""
         return self.label_dim > 0
 
     def __len__(self) -> int:

@@ -73,7 +73,9 @@ def open_cells(
     Args:
         source: A path (CSV and other texts, Parquet, Feather, or a source of ``open_table``), or a
             data frame, for example of pandas or polars.
-        separator, header, seed: As of ``open_table``.
+        separator: Separator of the cells of a text; None detects it.
+        header: Whether the first row of a text has names, see ``TextTable.open``.
+        seed: Random seed of a toy's draws.
 
     Raises:
         DataError: The source is missing or broken.

@@ -103,6 +103,7 @@ class Survey:
 
     @property
     def present(self) -> int:
+        """Number of cells with a value."""
         return self.rows - self.missing
 
     @property

@@ -17,6 +17,12 @@ PATIENCE = 30.0  # seconds for one entry; a broken store can block the library f
 
 
 def main(folder: str, most_bytes: int) -> None:
+    """Write all entries of an LMDB store to stdout, or an error message.
+
+    Args:
+        folder: Folder of the store.
+        most_bytes: Largest size of a value; a larger one is an error.
+    """
     import lmdb
 
     output = sys.stdout.buffer

@@ -42,6 +42,7 @@ class ImageWriter:
 
     @property
     def has_labels(self) -> bool:
+        """Whether images have labels so far."""
         return bool(self._labels)
 
     def add(self, pixels: np.ndarray, label: Label | None) -> None:
@@ -100,6 +101,7 @@ def image_writer(destination: Path) -> Iterator[ImageWriter]:
 
 
 def is_zip(destination: Path) -> bool:
+    """Return whether a data set is written to a zip: its name ends in ``.zip``."""
     return destination.suffix.lower() == ".zip"
 
 

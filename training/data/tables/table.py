@@ -111,6 +111,7 @@ class Dropped:
 
     @classmethod
     def none(cls, order: Sequence[str]) -> "Dropped":
+        """Return no dropped columns, for a table with columns of these names."""
         zeros = torch.zeros(0, dtype=torch.float64)
         return cls([], zeros, zeros.reshape(0, len(order)), order)
 
@@ -337,6 +338,7 @@ class TableBatches:
         self._shuffled = self._placed
 
     def batches(self, first_step: int) -> Iterator[Batch]:
+        """Yield this rank's share of each batch from a step on, endlessly."""
         for step in count(first_step):
             ends = step * self.batch, (step + 1) * self.batch
             parts = parts_of_epochs(*ends, len(self.rows))

@@ -306,6 +306,7 @@ class LinearPrediction(Prediction):
         return x - c @ self.slopes, torch.zeros_like(x[..., 0])
 
     def inverse(self, y: Tensor, c: Tensor) -> Tensor:
+        """Return the points ``[..., D]`` of residuals, given ``c [..., C]``."""
         return y + c @ self.slopes
 
 
@@ -367,6 +368,7 @@ class GaussianPrediction(Prediction):
         return mean, log_scale, turn
 
     def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """Return residuals ``[..., D]`` of points given ``c [..., C]``, and log determinants."""
         return self.normalized(x, self._mean(c).to(x))
 
     def normalized(self, x: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
@@ -376,6 +378,7 @@ class GaussianPrediction(Prediction):
         return y, -log_scale.sum(dim=-1).expand_as(x[..., 0])
 
     def inverse(self, y: Tensor, c: Tensor) -> Tensor:
+        """Return the points ``[..., D]`` of residuals, given ``c [..., C]``."""
         mean, log_scale, turn = self.parts(self._mean(c).to(y))
         # There is one matrix per row of points, or one matrix for all rows.
         turn = turn.expand(*y.shape, self.dim)

@@ -216,6 +216,7 @@ class Coordinates(nn.Module):
         return self.scale.each if isinstance(self.scale, TrialScale) else self.scale
 
     def extra_repr(self) -> str:
+        """Return the dimension and the names of the maps, as text for ``repr``."""
         return f"dim={self.dim}, maps={self.names}"
 
     def given(self, conditions: Tensor | None) -> "Coordinates":

@@ -125,6 +125,10 @@ class LevelPrediction(Prediction):
             yield place, logs.expand(*numbers.shape[:-1], -1), level
 
     def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the normal scores ``[..., D]`` of points, and ``log |det dy/dx| [...]``.
+
+        Points outside the bin of their level are moved to its edge.
+        """
         numbers, y = self.numbers(x), x.clone()
         total = torch.zeros_like(x[..., 0])
         within = (x - self.first) / self.step - numbers + 0.5
@@ -137,6 +141,7 @@ class LevelPrediction(Prediction):
         return y, total
 
     def inverse(self, y: Tensor, c: Tensor) -> Tensor:
+        """Return the points ``[..., D]`` of normal scores, each within the bin of its level."""
         x = y.clone()
         numbers = torch.zeros_like(y)
         for number in range(len(self.counts)):

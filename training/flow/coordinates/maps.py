@@ -96,6 +96,7 @@ class Bounded(PointMap):
         return low & high, low & ~high, high & ~low
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the images ``[..., D]`` of points, and ``log |det dy/dx| [...]``."""
         both, lower, upper = self._kinds
         width = torch.where(both, self.high - self.low, 1.0)
         # Branches that are not selected get harmless values, so that their gradients are not NaN.
@@ -110,6 +111,7 @@ class Bounded(PointMap):
         return y, slope.sum(dim=-1)
 
     def inverse(self, y: Tensor) -> Tensor:
+        """Return the points ``[..., D]`` of images, strictly between the bounds."""
         both, lower, upper = self._kinds
         between = self.low + (self.high - self.low) * torch.special.ndtr(y)
         # Rounding would put extreme values on the bound itself, which has no image.
@@ -127,6 +129,7 @@ class Bounded(PointMap):
         return (above & below).all(dim=-1)
 
     def check(self) -> None:
+        """Raise ValueError unless each lower bound is below the upper bound of the column."""
         both, _, _ = self._kinds
         if (both & (self.high <= self.low)).any():
             raise ValueError("the lower bound of a column is not below its upper bound")
@@ -143,9 +146,11 @@ class Limits(Bounded):
     """
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the points themselves, and log determinants of 0."""
         return x, torch.zeros_like(x[..., 0])
 
     def inverse(self, y: Tensor) -> Tensor:
+        """Return the images ``[..., D]`` themselves."""
         return y
 
 
@@ -175,10 +180,12 @@ class Gaps(PointMap):
         return (self.places < NOWHERE).any(dim=1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Move points ``[..., D]`` down by the bins removed below them; log determinants are 0."""
         below = (self.places < x[..., None]).sum(dim=-1)
         return x - self.steps * below, torch.zeros_like(x[..., 0])
 
     def inverse(self, y: Tensor) -> Tensor:
+        """Move images ``[..., D]`` up by the bins removed below them."""
         before = torch.arange(MOST_GAPS, device=y.device)
         # Starts of the gaps, after the earlier gaps are removed.
         ends = self.places - self.steps[:, None] * (0.5 + before)
@@ -186,6 +193,7 @@ class Gaps(PointMap):
         return y + self.steps * passed.sum(dim=-1)
 
     def check(self) -> None:
+        """Raise ValueError if a step is not positive, or removed bins of a column overlap."""
         near = self.places.diff(dim=-1) < self.steps[:, None] * (1 - ROUNDED)
         if (self.steps <= 0).any() or (near & (self.places[:, 1:] < NOWHERE)).any():
             raise ValueError("removed bins of a column overlap")
@@ -226,6 +234,7 @@ class YeoJohnson(PointMap):
         self.hold(location=torch.zeros(dim), scale=ones, exponent=ones)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the images ``[..., D]`` of points, and ``log |det dy/dx| [...]``."""
         s = (x - self.location) / self.scale
         sign, size = sides(s)
         exponent = torch.where(s >= 0, self.exponent, 2 - self.exponent)
@@ -236,6 +245,7 @@ class YeoJohnson(PointMap):
         return y, ((exponent - 1) * length - self.scale.log()).sum(dim=-1)
 
     def inverse(self, y: Tensor) -> Tensor:
+        """Return the points ``[..., D]`` of images, in closed form."""
         sign, size = sides(y)
         exponent = torch.where(y >= 0, self.exponent, 2 - self.exponent)
         flat = exponent == 0
@@ -244,6 +254,7 @@ class YeoJohnson(PointMap):
         return self.location + self.scale * s
 
     def check(self) -> None:
+        """Raise ValueError unless all scales are positive and all exponents in [0, 2]."""
         if (self.scale <= 0).any() or (self.exponent < 0).any() or (self.exponent > 2).any():
             raise ValueError(
                 "the scale of a column is not positive, or its exponent is not within [0, 2]"
@@ -303,6 +314,7 @@ class NormalScores(PointMap):
         self.hold(places=line, scores=line, slopes=torch.ones(knots, dim))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the images ``[..., D]`` of points, and ``log |det dy/dx| [...]``."""
         p = self._piece(x, self.places)
         a = ((x - p.x) / p.width).clamp(0, 1)
         b = a * (1 - a)
@@ -316,6 +328,7 @@ class NormalScores(PointMap):
         return y, slope.log().sum(dim=-1)
 
     def inverse(self, y: Tensor) -> Tensor:
+        """Return the points ``[..., D]`` of images, in closed form."""
         p = self._piece(y, self.scores)
         up = (y - p.y).clamp(min=0).minimum(p.rise)
         mean = p.rise / p.width
@@ -354,6 +367,7 @@ class NormalScores(PointMap):
         )
 
     def check(self) -> None:
+        """Raise ValueError unless knots and scores increase and all slopes are positive."""
         if (self.places.diff(dim=0) <= 0).any() or (self.scores.diff(dim=0) <= 0).any():
             raise ValueError("the knots of a spline are not increasing")
         if (self.slopes <= 0).any():
@@ -376,12 +390,15 @@ class Standardize(PointMap):
         self.hold(mean=torch.zeros(dim), std=torch.ones(dim))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return standardized points ``[..., D]``, and ``log |det dy/dx| [...]``."""
         return (x - self.mean) / self.std, -self.std.log().sum().expand(x.shape[:-1])
 
     def inverse(self, y: Tensor) -> Tensor:
+        """Return the points ``[..., D]`` of standardized ones."""
         return y * self.std + self.mean
 
     def check(self) -> None:
+        """Raise ValueError unless all standard deviations are positive."""
         if (self.std <= 0).any():
             raise ValueError("a standard deviation is not positive")
 
@@ -401,13 +418,16 @@ class WhitenPCA(Standardize):
         self.hold(axes=identity(dim))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the whitened components ``[..., D]`` of points, and ``log |det dy/dx| [...]``."""
         along = (x - self.mean) @ self.axes
         return along / self.std, -self.std.log().sum().expand(x.shape[:-1])
 
     def inverse(self, y: Tensor) -> Tensor:
+        """Return the points ``[..., D]`` of whitened components."""
         return (y * self.std) @ self.axes.T + self.mean
 
     def check(self) -> None:
+        """Raise ValueError if a standard deviation is not positive, or axes are not orthonormal."""
         super().check()
         unit = torch.eye(self.dim, dtype=torch.float64, device=self.axes.device)
         if not torch.allclose(self.axes.T @ self.axes, unit, atol=1e-9):
@@ -422,10 +442,12 @@ class WhitenZCA(WhitenPCA):
     """
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return whitened points ``[..., D]``, rotated back, and ``log |det dy/dx| [...]``."""
         y, log_det = super().forward(x)
         return y @ self.axes.T, log_det
 
     def inverse(self, y: Tensor) -> Tensor:
+        """Return the points ``[..., D]`` of whitened ones."""
         return super().inverse(y @ self.axes)
 
 

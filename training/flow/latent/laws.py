@@ -136,12 +136,19 @@ class GaussianLaw(LatentLaw):
         return GaussianLaw(variance)
 
     def whiten(self, x: Tensor) -> Tensor:
+        """Divide latents ``[N, D]`` by their standard deviations."""
         return x / self.std
 
     def unwhiten(self, w: Tensor) -> Tensor:
+        """Multiply standard normal ``w [N, D]`` by the standard deviations."""
         return w * self.std
 
     def log_prob(self, x: Tensor) -> Tensor:
+        """Return the log density ``[...]`` of latents ``[..., D]``, in nats.
+
+        Raises:
+            DataError: Latents do not have D dimensions.
+        """
         self._require_dim(x)
         std = self.std
         normalizer = std.log().sum() + self.dim * log(2 * pi) / 2
@@ -159,14 +166,21 @@ class LearnedLaw(LatentLaw):
     mixture: ConditionalMixture
 
     def whiten(self, x: Tensor) -> Tensor:
+        """Map latents ``[N, D]`` to standard normal ``w [N, D]``: kept dimensions, then scores."""
         kept, compressed = self._split(x / self.std)
         return torch.cat([kept, self.mixture.whiten(kept, compressed)], dim=1)
 
     def unwhiten(self, w: Tensor) -> Tensor:
+        """Map standard normal ``w [N, D]`` to latents ``[N, D]``."""
         kept, scores = self._split(w)
         return torch.cat([kept, self.mixture.unwhiten(kept, scores)], dim=1) * self.std
 
     def log_prob(self, x: Tensor) -> Tensor:
+        """Return the log density ``[...]`` of latents ``[..., D]``, in nats.
+
+        Raises:
+            DataError: Latents do not have D dimensions.
+        """
         self._require_dim(x)
         rows = x.reshape(-1, self.dim) / self.std
         kept, compressed = self._split(rows)
@@ -175,6 +189,7 @@ class LearnedLaw(LatentLaw):
         return log_density.view(x.shape[:-1])
 
     def digest(self) -> str:
+        """Return the SHA-256 of the variances and the parameters of the mixture."""
         content = sha256(self.variance.cpu().numpy().tobytes())
         for name, tensor in sorted(self.mixture.state_dict().items()):
             content.update(name.encode() + tensor.detach().cpu().numpy().tobytes())

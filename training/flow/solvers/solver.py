@@ -40,6 +40,7 @@ class Widened:
     alone: Velocity
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return the velocity ``[B, D]`` of all coordinates of the extended states."""
         return self.whole(x, t)
 
 

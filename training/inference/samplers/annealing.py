@@ -1,5 +1,4 @@
-"""Annealed importance sampling of narrow posteriors, with populations weighted by the flow's
-density.
+"""Annealed importance sampling of narrow posteriors, with the flow's density in the weights.
 
 In standard normal variables a narrow posterior is a thin and curved sheet. In eigenspace at the
 first time, where points are observed, it is flat: Gaussian observations are linear there, or nearly
@@ -146,8 +145,10 @@ def _annealed(target: Target, pool: Pool, seeds: Tensor, chains: int, draws: int
 
 
 def _start(swarm: "Swarm", pool: Pool) -> tuple[Tensor, Tensor, Tensor]:
-    """Resample the states ``[G, n, D]`` of prior draws; return them with their effective sample
-    sizes ``[G]`` and the exponents ``[G]`` of the weights.
+    """Resample the states ``[G, n, D]`` of prior draws by tempered likelihoods.
+
+    Returns:
+        The states, their effective sample sizes ``[G]``, and the exponents ``[G]`` of the weights.
     """
     target, chains = swarm.target, swarm.chains
     log_likelihood = pool.log_weights(target, slice(None))
@@ -218,8 +219,9 @@ class Swarm:
         return self.target.to_states(rows, which).view_as(points) / self.width
 
     def blurred(self, states: Tensor) -> Tensor:
-        """Add the noise of the first time to states ``[G, n, D]`` of clean points; other states are
-        returned unchanged.
+        """Add the noise of the first time to states ``[G, n, D]`` of clean points.
+
+        Other states are returned unchanged.
         """
         prior = self.target.prior
         if not prior.deblurred:
@@ -240,9 +242,10 @@ class Swarm:
         return proposal.conditioned(operator * self.width, self.sight.observed[self.which], noise)
 
     def defended(self, law: Proposal, prior: Proposal, exponent: Tensor) -> Proposal:
-        """Add wider components and a share of the prior's mixture at exponents ``[G]`` to
-        proposals: they keep rare modes that are far from a population and that it would otherwise
-        lose.
+        """Add wider components and a share of the prior's mixture to proposals.
+
+        Both keep rare modes that are far from a population, which would otherwise lose them. The
+        prior's mixture is taken at exponents ``[G]``.
         """
         law = law.evened().wider(WIDE, WIDE_SHARE)
         if self.sight is None:
@@ -287,8 +290,9 @@ class Swarm:
         return tempered_density - self._log_mixture
 
     def reached(self, exponent: Tensor) -> Tensor:
-        """Return the largest exponents ``[G]``, at least the current ones, that keep the effective
-        sample size.
+        """Return the largest exponents ``[G]`` that keep the effective sample size.
+
+        They are at least the current ones.
         """
         # Bisection does not apply: draws near the posterior have a small effective sample size at
         # smaller exponents too.
@@ -300,8 +304,10 @@ class Swarm:
         return best
 
     def is_content(self, least: float) -> bool:
-        """Return whether the weights of each population have this effective sample size, tails are
-        short, and standard deviations are accurate enough.
+        """Return whether the draws of each population suffice.
+
+        Their weights must have this effective sample size, tails must be short, and standard
+        deviations accurate enough.
         """
         log_weights = self.log_weights(torch.ones_like(self.states[:, 0, 0]))
         worth = effective_size(log_weights)
@@ -316,14 +322,17 @@ class Swarm:
         return bool((worth.view(-1, self.chains).sum(dim=1, keepdim=True) >= enough).all())
 
     def _tails(self, log_weights: Tensor) -> Tensor:
-        """Return Pareto k ``[M]`` of the weights of all populations together, as one population has
-        few in its tail.
+        """Return Pareto k ``[M]`` of the weights of all populations together.
+
+        One population has few weights in its tail.
         """
         return smoothed_weights(log_weights.view(self.target.count, -1)).k
 
     def taken(self, log_weights: Tensor, index: int) -> tuple[Tensor, Tensor]:
-        """Resample states ``[G, n, D]`` by weight; return them with their effective sample sizes
-        ``[G]``.
+        """Resample states ``[G, n, D]`` by weight.
+
+        Returns:
+            The states, and the effective sample sizes ``[G]`` of the weights.
         """
         picks = systematic(log_weights, self.uniform(index)[:, 0], FITTED)
         rows = torch.arange(len(picks), device=picks.device)[:, None]
@@ -358,8 +367,9 @@ class Swarm:
         return self._rows(1 + COMPONENTS, index, 0)
 
     def _even(self, count: int, dim: int, index: int) -> Tensor:
-        """Return numbers ``[G, count, dim]`` in (0, 1) that are evenly spread within a population:
-        one Sobol sequence, randomly shifted (Cranley and Patterson 1976).
+        """Return numbers ``[G, count, dim]`` in (0, 1), evenly spread within a population.
+
+        They come from one Sobol sequence, randomly shifted (Cranley and Patterson 1976).
         """
         engine = SobolEngine(dim, scramble=True, seed=index)  # type: ignore[no-untyped-call]
         base = engine.draw(count, dtype=torch.float64).to(self.width.device)

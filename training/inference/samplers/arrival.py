@@ -49,17 +49,16 @@ class Arrived:
         self.worth = torch.full_like(self.stages, torch.inf)
 
     def apart(self) -> Tensor:
-        """Return how far populations are apart for each observation, in the coordinate where they
-        differ most, ``[M]``.
+        """Return how far populations are apart for each observation, ``[M]``.
+
+        Distances are those of the coordinate where populations differ most.
         """
         rows = self.by_weight(self._particles, torch.full_like(self.start, 0.5))
         shape = (*self.start.shape, self._particles, -1)
         return how_far(rows_of(self.points, rows).view(shape)).amax(dim=1)
 
     def narrow(self, place: int, narrowing: Narrowing, apart: bool, on_part: OnPart) -> None:
-        """Move an observation's particles until the noise of the observation is the true one
-        again.
-        """
+        """Move an observation's particles until the noise of the observation is the true one."""
         own = Particles(self.states[place], self.points[place], self.log_likelihood[place])
         log_weights = self.log_weights[place].view(self.start.shape[1], -1)
         own = narrowing.narrowed(own, log_weights, float(self.exponent[place]), apart, on_part)

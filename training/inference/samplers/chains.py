@@ -44,8 +44,15 @@ class Chains:
         return values.view(-1, self.chains, *values.shape[1:])
 
     def metropolis(self, gain: Tensor, uniform: Tensor, other: "Chains") -> Tensor:
-        """Accept or reject moves to other states, by gains of the log density ``[M C]`` and uniform
-        numbers ``[M C]``.
+        """Accept or reject moves to other states.
+
+        Args:
+            gain: Gains of the log density ``[M C]``.
+            uniform: Uniform random numbers ``[M C]``.
+            other: The proposed states.
+
+        Returns:
+            The acceptance probability of each observation ``[M]``.
 
         Return the acceptance probability of each observation.
         """
@@ -149,6 +156,10 @@ class Elliptical(Kernel):
     name = "elliptical"
 
     def step(self, state: Chains, noise: Noise, index: int) -> Tensor:
+        """Move each chain on its ellipse, and return acceptance probabilities ``[M]``.
+
+        A chain's probability is the reciprocal of the number of angles that it tried.
+        """
         nu = noise.normal(index, self.target.dim).flatten(0, 1)
         uniform = noise.uniform(index, MOST + 2).flatten(0, 1)
         which, start = state.which, state.w

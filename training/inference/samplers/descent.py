@@ -134,16 +134,18 @@ class Descent:
         )
 
     def alone(self, place: int, times: int) -> "Descent":
-        """Return a descent of one observation with ``times`` times as many particles and R never
-        widened.
+        """Return a descent of one observation with ``times`` times as many particles.
+
+        Its R is never widened.
         """
         own = self._target.of(torch.tensor([place], device=self._target.device))
         noise = self._noise.alone(place, self._noise.chains * times)
         return Descent(own, self._ahead, noise, self.chains, 0.0)
 
     def affordable(self, most_calls: float) -> int:
-        """Return the factor on the number of particles that is affordable within ``most_calls``
-        network evaluations per particle.
+        """Return the factor on the number of particles that is affordable.
+
+        The limit is ``most_calls`` network evaluations per particle.
         """
         most = MOST_NUMBERS // self._x[0].numel()
         return min(int(most_calls / (self.steps + 1)), most) if most_calls < inf else 1
@@ -201,8 +203,9 @@ class Descent:
             self._log_weights = before + self._psi
 
     def _look(self, step: int, expected: Tensor | None = None) -> None:
-        """Update expected ends and psi after a step; ``expected`` are the ends that the step
-        predicted, None at the start.
+        """Update expected ends and psi after a step.
+
+        The step predicted the ends ``expected``; None at the start.
         """
         flat = expected_end(
             self._target, self._x.flatten(0, 1), self._diffusion.times[step], self._which
@@ -215,11 +218,11 @@ class Descent:
         self._psi = self._seen.log_prob(self._seen.off(self._m), self._spread).double()
 
     def _widen(self) -> None:
-        """Widen the noise of observations where the effective sample size with psi is too small in
-        most populations, unless it is too small for a move: moves are needed to separate duplicates
-        again when the noise is narrowed.
-        """
+        """Widen the noise of observations where the effective sample size with psi is too small.
 
+        The size must be too small in most populations. Noise that is too small for any move is
+        kept: moves are needed to separate duplicates again when the noise is narrowed.
+        """
         off = self._sight.off(self._m)
 
         def seen_at(log_exponent: Tensor) -> tuple[Sight, Tensor]:
@@ -255,8 +258,9 @@ class Descent:
 
 
 def islands_of(particles: int) -> int:
-    """Return the number of islands for the particles of a population; 1 where they cannot be
-    divided.
+    """Return the number of islands for the particles of a population.
+
+    The number is 1 where particles cannot be divided.
 
     Example:
         >>> islands_of(2048), islands_of(4096), islands_of(6147), islands_of(4099)

@@ -72,8 +72,9 @@ class Covariance:
         self._squares += w.mT @ w
 
     def shrunk(self) -> Tensor:
-        """Return covariances ``[M, dim, dim]``, shrunk towards the identity, which is the prior's
-        covariance, with the weight of ``dim`` draws.
+        """Return covariances ``[M, dim, dim]``, shrunk towards the identity.
+
+        The identity is the prior's covariance, and has the weight of ``dim`` draws.
         """
         dim = self._sum.shape[1]
         mean = self._sum / max(self._seen, 1)
@@ -111,6 +112,10 @@ class Hamiltonian(Kernel):
         self._covariance = Covariance(target.count, target.dim, target.device)
 
     def start(self, w: Tensor, chains: int) -> Chains:
+        """Start chains at variables ``[M C, dim]``, with gradients.
+
+        The metric is computed from the curvature, where the likelihood has one.
+        """
         which = torch.arange(len(w), device=w.device) // chains
         evaluated, gradient = self.target.slope(w, which)
         state = Chains(w, evaluated, chains, gradient)
@@ -119,6 +124,7 @@ class Hamiltonian(Kernel):
         return state
 
     def step(self, state: Chains, noise: Noise, index: int) -> Tensor:
+        """Take a random number of leapfrog steps, and return acceptance probabilities ``[M]``."""
         q = noise.normal(index, self.target.dim)
         leaps = noise.shared_integer(index, self._most_leaps)
         size = self._size[:, None, None]
@@ -135,6 +141,7 @@ class Hamiltonian(Kernel):
         return state.metropolis(gain, noise.uniform(index, 1).flatten(), moved)
 
     def adapt(self, state: Chains, acceptance: Tensor, index: int, warmup: int) -> None:
+        """Adapt the step size, and at some steps the metric."""
         self._steps.update(acceptance)
         self._covariance.add(state.by_observation(state.w))
         if index + 1 in [round(part * warmup) for part in METRIC_AT]:
@@ -144,9 +151,11 @@ class Hamiltonian(Kernel):
         self._size = self._steps.step
 
     def settle(self) -> None:
+        """Set the step sizes to their averages over the warm-up."""
         self._size = self._steps.settled
 
     def stats(self) -> dict[str, Tensor]:
+        """Return the step size of each observation."""
         return {"step_size": self._size.cpu()}
 
     @property

@@ -34,8 +34,10 @@ to rise.
 
 
 def how_far(points: Tensor) -> Tensor:
-    """Return how far populations ``[..., C, P, D]`` are apart in each coordinate, ``[..., D]``:
-    variances of their means relative to those within them, divided by the limit for agreement.
+    """Return how far populations ``[..., C, P, D]`` are apart in each coordinate, ``[..., D]``.
+
+    The distance is the variance of their means relative to the variance within them, divided by the
+    limit for agreement.
     """
     chains, particles = points.shape[-3:-1]
     if chains == 1:
@@ -45,8 +47,9 @@ def how_far(points: Tensor) -> Tensor:
 
 
 class Narrowing:
-    """Narrowing for the particles of one observation, in populations that are independent except
-    that they are compared.
+    """Narrowing for the particles of one observation, in populations.
+
+    The populations are independent except that they are compared.
 
     Args:
         renoising: Moves of its posterior.
@@ -115,8 +118,9 @@ class Narrowing:
         return particles
 
     def _needed_rise(self, exponent: float) -> float:
-        """Return the smallest rise of b that the remaining network evaluations allow: moves take
-        ever fewer, at b = 1 few.
+        """Return the smallest rise of b that the remaining network evaluations allow.
+
+        Moves take fewer evaluations as b rises, and few at b = 1.
         """
         left = self._most_calls - self._calls
         moves = max(1, 2 * left / self._of_last) if self._of_last else inf
@@ -125,8 +129,9 @@ class Narrowing:
     def _moved_on(
         self, particles: Particles, exponent: float, share: float, on_part: OnPart
     ) -> Particles:
-        """Move particles as long as that brings populations together and takes at most a share of
-        the work.
+        """Move particles as long as that brings populations together.
+
+        Moves take at most a share of the work.
         """
 
         def far() -> Tensor:

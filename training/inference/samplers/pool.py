@@ -93,8 +93,9 @@ class Pool:
         return replace(self, w=w, points=points, order=order, calls=share * self.calls)
 
     def worth(self, target: Target) -> Tensor:
-        """Return the effective sample size of each observation's weights, ``[M]``; 0 where all are
-        0.
+        """Return the effective sample size of each observation's weights, ``[M]``.
+
+        It is 0 where all weights are 0.
         """
         step = max(1, BLOCK // len(self.w))
         blocks = [

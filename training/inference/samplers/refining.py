@@ -156,16 +156,19 @@ class _Near:
         return self.w[:, self.kept :]
 
     def of_all(self, log_likelihood: Tensor) -> Tensor:
-        """Return ``log v [M, P + N]`` for the whole pool, whose log likelihoods are ``[M, P]``,
-        followed by the rounds.
+        """Return ``log v [M, P + N]`` for the whole pool followed by the rounds.
+
+        The log likelihoods of the pool are ``[M, P]``.
         """
         near, new = self.log_weights.tensor_split([self.kept], dim=1)
         whole = (log_likelihood - log(self._size)).scatter(1, self.places, near)
         return torch.cat([whole, new], dim=1)
 
     def at(self, picks: Tensor, log_likelihood: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Select variables ``[M, n, dim]``, points ``[M, n, D]`` and log likelihoods ``[M, n]`` by
-        index ``[M, n]`` among the pool followed by the rounds.
+        """Select draws by index ``[M, n]`` among the pool followed by the rounds.
+
+        Returns:
+            Variables ``[M, n, dim]``, points ``[M, n, D]`` and log likelihoods ``[M, n]``.
         """
         rows = torch.arange(len(picks), device=picks.device)[:, None]
         is_new = picks >= self._size

@@ -59,12 +59,10 @@ class Diffusion:
        x_k + kappa e,    m + V_k kappa e / g_k,    kappa = 1 - a / ln(g_{k+1} / g_k),
 
     therefore replace x_k and its m, as ``dm/dx = V / g`` (Tweedie's second formula). The correction
-    is
-    of second order and takes no further network evaluation. Where ends have one normal
-    distribution, e
-    is 0, and steps of any length are exact. A multistep solver such as SDE-DPM-Solver++(2M) (Lu et
-    al.
-    2022), which has no V and leaves the whole change of m to the next step, is exact for none.
+    is of second order and takes no further network evaluation. Where ends have one normal
+    distribution, e is 0, and steps of any length are exact. A multistep solver such as
+    SDE-DPM-Solver++(2M) (Lu et al. 2022), which has no V and leaves the whole change of m to the
+    next step, is exact for none.
 
     Attributes:
         times: Increasing times ``[K + 1]``.
@@ -89,8 +87,14 @@ class Diffusion:
     def corrected(
         self, states: Tensor, ends: Tensor, expected: Tensor, high: int, low: int
     ) -> tuple[Tensor, Tensor]:
-        """Correct states ``[..., D]`` after a step from ``high`` to ``low``, and their m;
-        ``expected`` is ``m + H u``, the m that the step predicted.
+        """Correct states ``[..., D]`` after a step from ``high`` to ``low``, and their m.
+
+        Args:
+            states: States after the step.
+            ends: Their m.
+            expected: The prediction ``m + H u`` of these, made by the step.
+            high: Number of the time before the step.
+            low: Number of the time after it.
         """
         here, there = self.added[high], self.added[low]
         further = (ends - expected) * (1 - (1 - there / here) / (here / there).log()).to(ends)
@@ -145,8 +149,10 @@ class Renoising:
 
     @cached_property
     def goes(self) -> bool:
-        """Whether moves make progress: some time has little enough noise, and the noise is of
-        similar size in all dimensions.
+        """Whether moves make progress.
+
+        Some time must have little enough noise, and the noise must be of similar size in all
+        dimensions.
 
         States would hardly move in dimensions with far less noise.
         """
@@ -162,13 +168,15 @@ class Renoising:
         return float(WITHIN / torch.linalg.eigvalsh(white)[-1])
 
     def moved(self, particles: Particles, exponent: float, step: int) -> tuple[Particles, int]:
-        """Move particles of ``p L^b`` once; return them with the index after the last random number
-        used.
+        """Move particles of ``p L^b`` once.
 
         Args:
             particles: The particles.
             exponent: Exponent b.
             step: First index of their random numbers.
+
+        Returns:
+            The moved particles, and the index after the last random number used.
         """
         high, root = self._highest(exponent)
         if not high:
@@ -197,8 +205,9 @@ class Renoising:
         return Particles(*chosen), step + 1
 
     def _highest(self, exponent: float) -> tuple[int, Tensor]:
-        """Return the largest possible k, and a root of the covariance of e; k is 0 where no noise
-        can be added.
+        """Return the largest possible k, and a root of the covariance of e.
+
+        The index k is 0 where no noise can be added.
         """
         covariance = self.sight.covariance[0] / exponent
         low, high, root = 0, len(self.diffusion.times), covariance

@@ -99,8 +99,9 @@ class _Swarm:
         require_some(self._log_likelihood.view(groups, particles))
 
     def raise_exponents(self, uniform: Tensor) -> Tensor:
-        """Raise the exponents, resample the particles, and return the affected populations
-        ``[G]``.
+        """Raise the exponents, resample the particles, and return the affected populations.
+
+        The populations are a mask ``[G]``.
         """
         particles = self._shape[2]
         going = self.exponent < 1
@@ -125,8 +126,9 @@ class _Swarm:
         return going
 
     def differ(self, moving: Tensor, step: int, half: int) -> None:
-        """Move half of the particles of populations that are ``moving [G]``, along differences of
-        the other half.
+        """Move half of the particles along differences of the other half.
+
+        Only the populations that are ``moving [G]`` are moved.
         """
         particles, dim = self._shape[2], self._target.dim
         own = torch.arange(half, particles, 2, device=moving.device)

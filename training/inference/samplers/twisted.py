@@ -47,8 +47,9 @@ def twist(
     on_part: OnPart = None,
     ahead: LookAhead | None = None,
 ) -> Draws:
-    """Draw from each observation's posterior, with C populations that are independent except that
-    they are compared.
+    """Draw from each observation's posterior with C populations of particles.
+
+    The populations are independent except that they are compared.
 
     Args:
         target: The posteriors; the likelihood must be Gaussian, see ``lookahead``.
@@ -88,8 +89,10 @@ def twist(
 def measure_moves(
     target: Target, ahead: LookAhead, seed: int, numbers: list[int], chains: int, particles: int
 ) -> None:
-    """Measure the network evaluations that a particle's moves take, with few particles of the first
-    observations that share one condition, and store the mean in ``ahead``.
+    """Measure the network evaluations that a particle's moves take, and store their mean.
+
+    Few particles are moved, of the first observations that share one condition; ``ahead`` stores
+    the mean.
     """
     places = target.alike()[0][:PILOTS]
     few, own = target.of(places), [numbers[place] for place in places.tolist()]
@@ -104,8 +107,9 @@ def measure_moves(
 def calls_of(
     target: Target, count: int, ahead: LookAhead, chains: int, draws: int, particles: int | None
 ) -> float:
-    """Return the network evaluations that ``twist`` takes for ``count`` observations if moves take
-    as many as measured.
+    """Return the network evaluations that ``twist`` takes for ``count`` observations.
+
+    Moves are assumed to take as many as measured.
 
     It is an upper bound, since several draws of one particle share theirs.
     """
@@ -118,8 +122,10 @@ def calls_of(
 def _calls_of_a_population(
     prior: Prior, ahead: LookAhead, draws: int, size: int
 ) -> tuple[float, float, float]:
-    """Return the network evaluations for a population's particles to arrive, for their moves, and
-    for the latents of its draws.
+    """Return the network evaluations that a population takes.
+
+    Returns:
+        Evaluations for its particles to arrive, for their moves, and for the latents of its draws.
     """
     return size * (ahead.steps + 1), size * ahead.again, min(size, draws) * prior.calls("latents")
 

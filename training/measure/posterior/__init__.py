@@ -1,3 +1,4 @@
-"""Measures of posteriors: convergence, weights and calibration, with numbers as input and
-output.
+"""Measures of posteriors: convergence, weights and calibration.
+
+Inputs and outputs are numbers.
 """

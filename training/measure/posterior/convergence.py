@@ -152,8 +152,9 @@ def _r_hat(chains: Tensor) -> Tensor:
 
 
 def _ess(chains: Tensor) -> Tensor:
-    """Return the effective sample size ``[V]`` of draws ``[V, M, n]``; all of them if they are
-    constant.
+    """Return the effective sample size ``[V]`` of draws ``[V, M, n]``.
+
+    It is the number of draws if they are constant.
     """
     _, count, length = chains.shape
     covariance = _autocovariance(chains).mean(dim=1)
@@ -191,8 +192,9 @@ def _autocovariance(chains: Tensor) -> Tensor:
 
 
 def _ess_tail(draws: Tensor) -> Tensor:
-    """Return the smaller effective sample size ``[V]`` of ``x <= q``, for the 5 % and the 95 %
-    quantile.
+    """Return the smaller effective sample size ``[V]`` of ``x <= q`` at two quantiles.
+
+    The quantiles q are those of 5 % and 95 %.
     """
     rows = draws.flatten(1)
     last = rows.shape[1] - 1

@@ -40,8 +40,9 @@ LEVELS = tuple(percent / 100 for percent in (*range(5, 100, 5), 99))
 
 
 def central_values(ranks: Tensor) -> Tensor:
-    """Return levels ``[...]`` of the smallest central intervals that contain the true value, from
-    fractional ranks.
+    """Return levels of the smallest central intervals that contain the true value.
+
+    They have the shape of the fractional ranks, ``[...]``.
     """
     return (2 * ranks - 1).abs()
 
@@ -89,8 +90,9 @@ class CoverageCurve:
 
 
 def coverage_curve(values: Tensor, levels: Sequence[float] = LEVELS) -> CoverageCurve:
-    """Compute the coverage of regions at these levels, between 0 and 1, from coverage values ``[R,
-    V]``.
+    """Compute the coverage of regions at these levels from coverage values ``[R, V]``.
+
+    Levels are between 0 and 1.
 
     The binomial bands contain a fraction ``HELD`` at each level.
     """
@@ -121,8 +123,9 @@ def _largest(deviation: Tensor) -> Tensor:
 
 
 def reference_points(draws: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw points ``[R, V]`` from a Gaussian with the means and variances of all draws ``[R, S,
-    V]``.
+    """Draw points ``[R, V]`` from a Gaussian with the moments of draws ``[R, S, V]``.
+
+    The moments are the means and variances of all draws.
     """
     rows = draws.flatten(0, 1).double()
     shape = (len(draws), draws.shape[2])
@@ -138,8 +141,9 @@ def tarp_values(
     kept: Tensor | None = None,
     scale: Tensor | None = None,
 ) -> Tensor:
-    """Return coverage values ``[R]``: fractions of draws closer to a reference point than the true
-    value.
+    """Return coverage values ``[R]`` of the TARP test.
+
+    A value is the fraction of draws that are closer to a reference point than the true value is.
 
     Args:
         draws: Posterior draws ``[R, S, V]``.

@@ -99,8 +99,9 @@ def k_threshold(count: int) -> float:
 
 
 def _smoothed(log_weights: Tensor, tail: int) -> tuple[Tensor, Tensor]:
-    """Return normalized log weights ``[M, P]`` and shapes ``[M]``, with tails of at most ``tail``
-    weights.
+    """Return normalized log weights ``[M, P]`` and shapes ``[M]``.
+
+    Tails have at most ``tail`` weights.
     """
     largest = log_weights.amax(dim=1, keepdim=True)
     some = largest > -torch.inf
@@ -117,8 +118,13 @@ def _smoothed(log_weights: Tensor, tail: int) -> tuple[Tensor, Tensor]:
 
 
 def _smoothed_tail(ordered: Tensor) -> tuple[Tensor, Tensor]:
-    """Smooth the T largest log weights ``[M, T]`` and return them with k ``[M]``, given ``[M, T +
-    1]`` that increase to 0; the first is where the tail begins.
+    """Smooth the T largest log weights ``[M, T]``.
+
+    Args:
+        ordered: Log weights ``[M, T + 1]`` that increase to 0; the first is where the tail begins.
+
+    Returns:
+        Smoothed log weights ``[M, T]``, and k ``[M]``.
     """
     raw = ordered[:, 1:]
     begin = ordered[:, :1].clamp(min=LOG_TINY).exp()
@@ -140,8 +146,9 @@ def _smoothed_tail(ordered: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _pareto_fit(excess: Tensor, inside: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-    """Fit ``k`` and ``sigma``, ``[M, 1]`` each, to the last n ``[M, 1]`` of increasing excesses
-    ``[M, T]``.
+    """Fit ``k`` and ``sigma``, ``[M, 1]`` each, to the last n of increasing excesses.
+
+    The excesses are ``[M, T]``, and n is ``[M, 1]``.
 
     Fits to fewer than 5 excesses have no meaning.
     """

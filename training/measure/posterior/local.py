@@ -66,8 +66,9 @@ class LocalCalibration:
 
     @property
     def detectable(self) -> float:
-        """Error of coverage near an observation, in percentage points, that 90 % of such checks
-        would detect.
+        """Error of coverage near an observation that 90 % of such checks would detect.
+
+        The error is in percentage points.
         """
         return 100 * detectable(self.level, self.comparisons, self.runs)
 
@@ -119,8 +120,11 @@ def calibrate_near(values: RunValues, neighbors: Tensor, level: float = 0.01) ->
 
 
 def tendency(ranks: Tensor, of_coordinate: bool) -> str:
-    """Describe how a posterior, of a coordinate or of a log density, is off, from the fractional
-    ranks ``[K]`` of true values.
+    """Describe how a posterior is off, from the fractional ranks ``[K]`` of true values.
+
+    Args:
+        ranks: The ranks.
+        of_coordinate: Whether they are ranks of a coordinate, or else of a log density.
     """
     shift = float(ranks.mean()) - 0.5
     if not of_coordinate:

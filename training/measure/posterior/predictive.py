@@ -1,5 +1,4 @@
-"""Posterior predictive checks: does a model that explains an observation also generate data like
-it?
+"""Posterior predictive checks: does a model that explains data also generate such data?
 
 Data ``y_s`` are simulated from posterior draws. Numbers of the observation (its parts and functions
 of it) are ranked among those of the simulated data (Rubin 1984; Gelman, Meng and Stern 1996):
@@ -28,8 +27,9 @@ ENDS = (0.05, 0.5, 0.95)
 
 
 def needed(tests: int, level: float) -> int:
-    """Return the smallest number of simulations with which an observation beyond all of them is
-    certain to fail.
+    """Return the smallest number of simulations with which an extreme observation fails.
+
+    An observation beyond all simulations is then certain to fail.
     """
     return ceil(2 * tests / level)
 
@@ -63,8 +63,9 @@ class Predictive:
         level: float,
         generator: torch.Generator,
     ) -> "Predictive":
-        """Rank observations ``[M, Q]`` among simulated data ``[M, S, Q]``, with a generator on the
-        CPU.
+        """Rank observations ``[M, Q]`` among simulated data ``[M, S, Q]``.
+
+        The generator is on the CPU.
 
         Raises:
             DataError: Shapes are wrong, or a value is NaN.
@@ -99,8 +100,9 @@ class Predictive:
 
     @property
     def detectable(self) -> float:
-        """Shift of a model's data, in standard deviations of normal simulated data, that 90 % of
-        such checks would detect.
+        """Shift of a model's data that 90 % of such checks would detect.
+
+        The unit is the standard deviation of simulated data, taken as normal.
         """
         tail = self.level / self.p_values.numel() / 2
         return NormalDist().inv_cdf(1 - tail) + NormalDist().inv_cdf(SEEN)

@@ -133,8 +133,9 @@ def uniformity(values: Tensor) -> Uniformity:
 
 
 def ks_p_values(values: Tensor) -> Tensor:
-    """Return exact p-values ``[V]`` of the two-sided Kolmogorov-Smirnov test of values ``[R,
-    V]``.
+    """Return exact p-values ``[V]`` of the Kolmogorov-Smirnov test of values ``[R, V]``.
+
+    The test is two-sided.
     """
     runs = len(values)
     ordered = values.double().sort(dim=0).values
@@ -160,17 +161,16 @@ class Band:
     upper: Tensor
 
     def holds(self, values: Tensor) -> Tensor:
-        """Return whether the distribution functions of values ``[R, V]`` stay within the band,
-        ``[V]``.
+        """Return whether distribution functions stay within the band, ``[V]``.
+
+        They are those of values ``[R, V]``.
         """
         shares = distribution_function(values, self.points)
         return ((shares >= self.lower[:, None]) & (shares <= self.upper[:, None])).all(dim=0)
 
 
 def distribution_function(values: Tensor, points: Tensor) -> Tensor:
-    """Return the fractions ``[K, V]`` of values ``[R, V]`` that are at most each of the points
-    ``[K]``.
-    """
+    """Return the fractions ``[K, V]`` of values ``[R, V]`` that are at most each point ``[K]``."""
     columns = values.double().T.sort(dim=1).values.contiguous()
     wanted = points.expand(len(columns), -1).contiguous()
     return torch.searchsorted(columns, wanted, right=True).T.double() / len(values)
@@ -178,8 +178,9 @@ def distribution_function(values: Tensor, points: Tensor) -> Tensor:
 
 @lru_cache
 def simultaneous_band(runs: int) -> Band:
-    """Return the band that contains a fraction ``HELD`` of all samples of ``runs`` uniform values,
-    at the ends of ``PARTS`` equal parts of [0, 1].
+    """Return the band that contains a fraction ``HELD`` of all samples of uniform values.
+
+    A sample has ``runs`` values. The band is given at the ends of ``PARTS`` equal parts of [0, 1].
 
     It is simulated with a fixed seed, and therefore always the same.
     """

@@ -49,8 +49,15 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
 
 
 def detectable(level: float, tests: int, runs: int) -> float:
-    """Return the error of coverage, a fraction of 1, that a fraction ``SEEN`` of all checks with at
-    least R runs would detect; the level is that of all tests together.
+    """Return the error of coverage that a fraction ``SEEN`` of all checks would detect.
+
+    Args:
+        level: Level of all tests together.
+        tests: Number of tests.
+        runs: Smallest number of runs behind a test, R.
+
+    Returns:
+        The error, a fraction of 1.
     """
     from scipy.stats import kstwo  # takes most of a second to import
 
@@ -59,8 +66,10 @@ def detectable(level: float, tests: int, runs: int) -> float:
 
 
 def undetected_narrowness(error: float) -> float:
-    """Return how much too narrow a Gaussian posterior is, as a share of its width, if the coverage
-    of its central intervals is off by an error at most.
+    """Return how much too narrow a Gaussian posterior can be for a given error of coverage.
+
+    The result is a share of the posterior's width. The coverage of its central intervals is off by
+    the error at most.
 
     A posterior whose standard deviation is s times the right one states ``2 Phi(z) - 1`` for an
     interval that covers the true value with probability ``2 Phi(s z) - 1``. The two are farthest
@@ -87,8 +96,9 @@ def undetected_narrowness(error: float) -> float:
 
 
 def verdict(adjusted: Mapping[str, float], level: float, runs: int, of: str = "runs") -> str:
-    """State which tests fail, the smallest p-value first; or that none does, and what they could
-    detect.
+    """State which tests fail, or how large an error they could detect.
+
+    The failure with the smallest p-value comes first.
 
     Args:
         adjusted: Adjusted p-values by what was tested, such as "ranks of x1".

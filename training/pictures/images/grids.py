@@ -317,6 +317,7 @@ def first_images(path: Path, count: int) -> tuple[np.ndarray, int]:
 
     Returns:
         Pixels ``[n, C, H, W]`` uint8, with n at most ``count``; and the number of all images.
+
     Raises:
         DataError: There are no images, or one is broken, not square, or of another shape than the
             first.

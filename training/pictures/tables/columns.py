@@ -169,10 +169,12 @@ def few_numbers(*axes: Axis) -> None:
 
 
 def is_outlined(label: str) -> bool:
+    """Return whether a set is drawn as an outline: samples are, data is not."""
     return label == LABELS["gen"]
 
 
 def color_of(label: str) -> str:
+    """Return the color of a set: orange for samples, blue for data."""
     return ORANGE if is_outlined(label) else BLUE
 
 

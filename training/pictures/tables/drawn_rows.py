@@ -130,9 +130,11 @@ class DrawnRows:
 
     @property
     def against(self) -> str:
+        """Names of the sets, in words."""
         return " and ".join(self.labels)
 
     def text(self, index: int, value: float) -> str:
+        """Return a value of a column as the table writes it."""
         return text_of(self.columns[index], value, self.saved.rows.decimal)
 
 
