@@ -52,17 +52,17 @@ def files_of(room):
 
 def prose_of(path):
     """Yields whether it is a docstring, and the text, of all prose of a file of Python."""
-    text = path.read_text(encoding="utf-8")
-    tree = ast.parse(text)
+    code = path.read_text(encoding="utf-8")
+    tree = ast.parse(code)
     docstrings = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             docstrings.add(id(node.value))
     for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            if id(node) in docstrings or " " in node.value:
-                yield id(node) in docstrings, node.value.strip()
-    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        text = getattr(node, "value", None) if isinstance(node, ast.Constant) else None
+        if isinstance(text, str) and (id(node) in docstrings or " " in text):
+            yield id(node) in docstrings, text.strip()
+    for token in tokenize.generate_tokens(io.StringIO(code).readline):
         if token.type == tokenize.COMMENT:
             yield False, token.string
 
