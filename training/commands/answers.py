@@ -296,7 +296,8 @@ class Answers:
         count, seed = natural("count", count), natural("seed", seed)
         if not isinstance(given or {}, Mapping):
             raise UsageError(
-                f"given is {given!r}: give values by column, for example {{'garden': 'yes'}}"
+                f"given={given!r} has no column names: give values by column, for example "
+                "{'garden': 'yes'}"
             )
         sign = self.flow.empty.decimal
         pairs = [

@@ -120,6 +120,6 @@ class FIDReference:
             logger.info(f"{path} does not name its detector: it cannot be checked")
         elif self.detector != identity:
             raise DataError(
-                f"{path} was made with the detector {self.detector[:12]}..., but this is "
-                f"{identity[:12]}... (SHA-256): give the same --detector to both"
+                f"{path} was made with another detector (SHA-256 {self.detector[:12]}...) than the "
+                f"present one ({identity[:12]}...): use the same --detector for ref and calc"
             )

@@ -250,7 +250,9 @@ def _widths(path: Path, part: Part, dim: int) -> Widths:
     widths = build(path, WIDTHS, part, {"Widths": Widths})
     try:
         if widths.dim != dim:
-            raise ValueError(f"it has widths of {widths.dim} parameters but {dim} columns")
+            raise ValueError(
+                f"its part 'widths' has {widths.dim} parameters, but the data have {dim} columns"
+            )
         widths.check()
     except ValueError as error:
         raise DataError(f"{path} is inconsistent: {error}") from error

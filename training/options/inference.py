@@ -234,8 +234,8 @@ class HeldOutOptions(Declared, section="Calibration"):
     conditions_network: str | None = option(
         idle=True,
         type=NETWORK,
-        help="Network that scores conditions for out-of-distribution detection: a flow of "
-        f"the condition columns ({script('train')}), or one trained with --any",
+        help="Network file with a flow of the condition columns (trained with or without "
+        "--any), for out-of-distribution detection",
     )
 
     @property

@@ -44,7 +44,7 @@ class DeviceOptions(Declared):
     """Device, and whether existing results may be replaced."""
 
     device_name: str | None = option(
-        idle=True, unset="cuda where there is one", help="cpu, cuda or cuda:N"
+        idle=True, unset="cuda if available", help="Device: cpu, cuda or cuda:N"
     )
     overwrite: bool = overwrite()
 
@@ -312,8 +312,9 @@ class DensityOptions(Declared, section="Log densities"):
     trace: str = option(
         type=choice(names.TRACES),
         default="auto",
-        help="Traces of Jacobians: exact, hutchinson (random directions), or auto: exact in "
-        f"up to {names.LARGEST_EXACT} dimensions, except for images.",
+        help="Computation of Jacobian traces: exact, hutchinson (estimate from random "
+        f"directions), or auto, which is exact in up to {names.LARGEST_EXACT} dimensions if the "
+        "data are not images.",
     )
     probes: int = option(
         type=click.IntRange(min=2),

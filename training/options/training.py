@@ -150,7 +150,7 @@ class RunOptions(Declared, section="Run"):
     seed: int = option(type=SEED, default=0, help="Random seed.")
     deterministic: bool = option(is_flag=True, help="Use only deterministic algorithms of PyTorch.")
     device_name: str | None = option(
-        free=True, unset="cuda where there is one", help="cpu, cuda or cuda:N."
+        free=True, unset="cuda if available", help="Device: cpu, cuda or cuda:N."
     )
     threads: int | None = option(
         free=True,

@@ -211,7 +211,7 @@ class Groups(click.ParamType[tuple[tuple[str, ...], ...]]):
     name = "a1,b1;a2,b2"
 
     def convert(self, value: Any, param: Param, ctx: Context) -> tuple[tuple[str, ...], ...]:
-        """Convert a text with semicolons to lists of names."""
+        """Parse lists of names, such as ``a1,b1;a2,b2``."""
         parts = value if isinstance(value, tuple | list) else str(value).split(";")
         return tuple(Names().convert(part, param, ctx) for part in parts)
 

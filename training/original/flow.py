@@ -114,7 +114,9 @@ class OriginalFlow:
     ) -> "OriginalFlow":
         """Read an EDMToyESPreCond, whose axes are those of the PCA in the file."""
         if principal_axes is None:
-            raise DataError(f"{fields.where} belongs to a file without the 'pca_trf' of its data")
+            raise DataError(
+                f"{fields.where} needs the PCA of its training data, but the file has no 'pca_trf'"
+            )
         dim = len(fields.numbers("data_eigs", -1))
         axes = {"W": principal_axes.numbers("components_", dim, dim).T}
         basis = read_basis(Fields(fields.where, {**fields.values, **axes}), principal_axes)

@@ -290,11 +290,11 @@ class ImageFlow(Subject):
             wanted = f"vectors of {self.classes} numbers, one for all images or one per image"
             right = numbers.dtype.kind in "biuf" and numbers.ndim in (1, 2)
             if not (right and numbers.shape[-1] == self.classes and np.isfinite(numbers).all()):
-                raise UsageError(f"given is {given!r}: this network is conditional, give {wanted}")
+                raise UsageError(f"this network is conditional: give {wanted}, not given={given!r}")
             return torch.from_numpy(np.atleast_2d(numbers).astype(np.float32))
         if numbers.ndim > 1 or not np.isin(numbers, np.arange(self.classes)).all():
             last = self.classes - 1
-            raise UsageError(f"given is {given!r}: give classes from 0 to {last}")
+            raise UsageError(f"given={given!r} is not a class of this network: give 0 to {last}")
         return self.one_hot(torch.from_numpy(np.atleast_1d(numbers).astype(np.int64)))
 
     def drawn_labels(self, count: int, seed: int, given: int | None) -> Tensor | None:

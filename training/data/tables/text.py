@@ -152,9 +152,7 @@ def _opened(path: Path) -> Iterator[TextIO]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             yield file
     except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path} is not UTF-8 (at byte {error.start} of a block): save it as UTF-8"
-        ) from error
+        raise DataError(f"{path} is not encoded in UTF-8: save it as UTF-8") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
 
