@@ -29,13 +29,13 @@ def check_arguments(
     known = _parameters(function)
     for name, value in arguments.items():
         if name not in known or name in beside:
-            raise ValueError(f"it has an unknown argument, '{shown(name)}'")
+            raise ValueError(f"the file has an unknown argument, '{shown(name)}'")
         if not _fits(value, known[name].annotation):
-            raise ValueError(f"its argument '{name}' is invalid: {shown(repr(value))}")
+            raise ValueError(f"the argument '{name}' is invalid: {shown(repr(value))}")
     for name, parameter in known.items():
         needed = parameter.default is parameter.empty
         if needed and name not in arguments and name not in beside:
-            raise ValueError(f"it lacks the argument '{name}'")
+            raise ValueError(f"the file lacks the argument '{name}'")
 
 
 def arguments_of(made: object) -> dict[str, Any]:

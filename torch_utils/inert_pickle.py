@@ -128,12 +128,12 @@ class PickleReader:
                 self._step(opcode.name, self._argument(opcode))
             (value,) = self._pop(1)
             if self._stack:
-                raise PickleError("it has values left over")
+                raise PickleError("the pickle has values left over")
         except PickleError:
             raise
         except ValueError as error:
             raise PickleError(
-                f"it is damaged or not a pickle of plain data ({shown(error)})"
+                f"the pickle is damaged or not a pickle of plain data ({shown(error)})"
             ) from error
         return value
 
@@ -149,22 +149,22 @@ class PickleReader:
     def _next_opcode(self) -> pickletools.OpcodeInfo:
         code = self._file.read(1)
         if not code:
-            raise PickleError("it ends too early")
+            raise PickleError("the pickle ends too early")
         if code not in _OPCODES:
-            raise PickleError(f"it has the byte {code!r} instead of an opcode")
+            raise PickleError(f"the pickle has the byte {code!r} instead of an opcode")
         opcode = _OPCODES[code]
         if opcode.name not in self._known:
-            raise PickleError(f"it has the opcode {opcode.name}")
+            raise PickleError(f"the pickle has the opcode {opcode.name}")
         self._opcodes_left -= 1
         if self._opcodes_left < 0:
-            raise PickleError("it has too many opcodes")
+            raise PickleError("the pickle has too many opcodes")
         return opcode
 
     def _argument(self, opcode: pickletools.OpcodeInfo) -> Any:
         try:
             return opcode.arg.reader(self._file) if opcode.arg else None
         except (ValueError, LookupError, OverflowError, struct.error) as error:  # by pickletools
-            raise PickleError(f"it is damaged ({shown(error)})") from error
+            raise PickleError(f"the pickle is damaged ({shown(error)})") from error
 
     def _step(self, opcode: str, argument: Any) -> None:
         stack = self._stack
@@ -185,7 +185,7 @@ class PickleReader:
                 self._memorize(argument)
             case "BINGET" | "LONG_BINGET":
                 if argument not in self._memo:
-                    raise PickleError("it reads a value that was never stored")
+                    raise PickleError("the pickle reads a value that was never stored")
                 stack.append(self._memo[argument])
             case "APPEND" | "APPENDS" | "ADDITEMS" | "SETITEM" | "SETITEMS":
                 self._extend(opcode)
@@ -195,26 +195,26 @@ class PickleReader:
                 stack.append(self._name(*self._pop(2)))
             case "BINPERSID":
                 if self._persistent is None:
-                    raise PickleError("it refers to an external object, by a persistent id")
+                    raise PickleError("the pickle refers to an external object, by a persistent id")
                 stack.append(self._persistent(*self._pop(1)))
             case "REDUCE" | "NEWOBJ":
                 stack.append(self._call(*self._pop(2)))
             case "BUILD":
                 self._build(*self._pop(2))
             case _:
-                raise PickleError(f"it has the opcode {opcode}")
+                raise PickleError(f"the pickle has the opcode {opcode}")
 
     def _pop(self, count: int) -> tuple[Any, ...]:
         """Pop the last values from the stack; a mark is not a value."""
         items = tuple(self._stack[-count:])
         if len(items) < count or any(item is _MARK for item in items):
-            raise PickleError("it uses more values than the stack contains")
+            raise PickleError("the pickle uses more values than the stack contains")
         del self._stack[-count:]
         return items
 
     def _pop_to_mark(self) -> tuple[Any, ...]:
         if not any(item is _MARK for item in self._stack):
-            raise PickleError("it returns to a missing mark")
+            raise PickleError("the pickle returns to a missing mark")
         items: list[Any] = []
         while (item := self._stack.pop()) is not _MARK:
             items.append(item)
@@ -222,7 +222,7 @@ class PickleReader:
 
     def _top(self) -> Any:
         if not self._stack:
-            raise PickleError("it uses more values than the stack contains")
+            raise PickleError("the pickle uses more values than the stack contains")
         return self._stack[-1]
 
     def _memorize(self, place: int) -> None:
@@ -236,7 +236,7 @@ class PickleReader:
         target = self._top()
         if opcode in ("SETITEM", "SETITEMS"):
             if len(items) % 2:
-                raise PickleError("it has a key without a value")
+                raise PickleError("the pickle has a key without a value")
             for key, value in zip(items[::2], items[1::2], strict=True):
                 # No tuples: the hash of a nested one can take time exponential in its size.
                 expect(target, dict)[expect(key, *self.key_types)] = value
@@ -248,22 +248,24 @@ class PickleReader:
     def _name(self, module: Any, name: Any) -> Name:
         text = f"{expect(module, str)}.{expect(name, str)}"
         if text not in self._names:
-            raise PickleError(f"it refers to {shown(text)}")
+            raise PickleError(f"the pickle refers to {shown(text)}")
         return Name(text, self._names[text])
 
     def _call(self, name: Any, arguments: Any) -> Any:
         function = expect(name, Name).function
         if function is None:
-            raise PickleError(f"it calls {name.text}")
+            raise PickleError(f"the pickle calls {name.text}")
         self._count_long(expect(arguments, tuple))
         if not _takes(function, len(arguments)):
-            raise PickleError(f"it calls {name.text} with {len(arguments)} values")
+            raise PickleError(f"the pickle calls {name.text} with {len(arguments)} values")
         try:
             return function(*arguments)
         except PickleError:
             raise
         except ValueError as error:
-            raise PickleError(f"it calls {name.text} in an unknown way ({shown(error)})") from error
+            raise PickleError(
+                f"the pickle calls {name.text} in an unknown way ({shown(error)})"
+            ) from error
 
     def _build(self, target: Any, state: Any) -> None:
         if isinstance(state, tuple):
@@ -278,7 +280,7 @@ class PickleReader:
         lengths = [len(value) for value in values if isinstance(value, str | bytes | bytearray)]
         self._handed_over += sum(length for length in lengths if length > LONG_VALUE)
         if self._handed_over > HANDED_OVER * self._size:
-            raise PickleError("it reuses the same bytes too often")
+            raise PickleError("the pickle reuses the same bytes too often")
 
 
 @lru_cache(maxsize=256)

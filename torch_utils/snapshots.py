@@ -189,7 +189,7 @@ def _no_more_parameters(count: int) -> Iterator[None]:
         nonlocal left
         left -= parameter is not None
         if left < 0:
-            raise ValueError("it has far more tensors than the file contains")
+            raise ValueError("the file declares far more tensors than it contains")
 
     handle = register_module_parameter_registration_hook(register)
     try:
@@ -243,7 +243,7 @@ def tensors_of(state: Mapping[str, Any], name: str) -> dict[str, Tensor]:
         tensors = {key: value for key, value in entry.items() if isinstance(value, Tensor)}
         if len(tensors) == len(entry) and all(isinstance(key, str) for key in tensors):
             return tensors
-    raise ValueError(f"it has no named tensors as its '{name}'")
+    raise ValueError(f"the file has no named tensors as its '{name}'")
 
 
 def _write(path: Path, payload: dict[str, Any]) -> None:
@@ -315,4 +315,4 @@ def _leaves(value: object) -> Iterator[tuple[str, object]]:
             break
         items = value.items() if isinstance(value, dict) else enumerate(value)
         waiting += [(f"{name}.{shown(key)}", depth + 1, item) for key, item in items]
-    raise PickleError("it contains too many or too deeply nested values")
+    raise PickleError("the pickle contains too many or too deeply nested values")

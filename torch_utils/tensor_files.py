@@ -132,11 +132,13 @@ def load_tensors(file: IO[bytes], legacy: bool = False) -> Any:
         file.seek(0)
         start = file.read(len(_ZIP_START))
         if not start:
-            raise BrokenFileError("it is empty")
+            raise BrokenFileError("the file is empty")
         if start == _ZIP_START:
-            raise BrokenFileError("it is incomplete: copy or download it again")
+            raise BrokenFileError("the file is incomplete: copy or download it again")
         if not legacy:
-            raise PickleError("it is a pickle" if start[:1] == b"\x80" else "it is not a zip")
+            raise PickleError(
+                "the file is a pickle" if start[:1] == b"\x80" else "the file is not a zip"
+            )
         data = start + file.read()
         _check_legacy(data)
         content = io.BytesIO(data)
@@ -151,7 +153,7 @@ def _parsing() -> Iterator[None]:
     try:
         yield
     except FOREIGN_ERRORS as error:
-        raise BrokenFileError("it is damaged") from error
+        raise BrokenFileError("the file is damaged") from error
 
 
 def _checked_zip(archive: ZipFile, size: int) -> io.BytesIO:
@@ -159,11 +161,11 @@ def _checked_zip(archive: ZipFile, size: int) -> io.BytesIO:
     members = {member.filename: member for member in archive.infolist()}
     top = next(iter(members), "").partition("/")[0]
     if f"{top}/data.pkl" not in members or any(name.partition("/")[0] != top for name in members):
-        raise BrokenFileError("it is a zip, but not of tensors")
+        raise BrokenFileError("the file is a zip, but not of tensors")
     if any(member.compress_type != ZIP_STORED for member in members.values()):
-        raise BrokenFileError("it has compressed members, which PyTorch does not write")
+        raise BrokenFileError("the file has compressed members, which PyTorch does not write")
     if sum(member.file_size for member in members.values()) > size:
-        raise BrokenFileError("it declares more bytes than it contains")
+        raise BrokenFileError("the file declares more bytes than it contains")
 
     def storage(description: Any) -> _Storage:
         key, length = _described(description)
@@ -180,7 +182,7 @@ def _checked_zip(archive: ZipFile, size: int) -> io.BytesIO:
     reader = _TensorPickle(parts[f"{top}/data.pkl"], storage)
     reader.read()
     if reader.rest():
-        raise PickleError("it continues after its pickle")
+        raise PickleError("the file continues after its pickle")
     content.seek(0)
     return content
 
@@ -192,7 +194,7 @@ def _read(archive: ZipFile, member: ZipInfo) -> bytes:
         if isinstance(error, BadZipFile) and "CRC" in str(error):
             name = shown(member.filename)
             raise ChecksumError(f"the checksum of '{name}' is wrong") from error
-        raise BrokenFileError("it is damaged") from error
+        raise BrokenFileError("the file is damaged") from error
 
 
 def _check_legacy(data: bytes) -> None:
@@ -207,18 +209,18 @@ def _check_legacy(data: bytes) -> None:
     reader = _TensorPickle(data, storage)
     first = reader.read()
     if first != STORAGE_MAGIC:
-        raise PickleError("it is not a file of tensors")
+        raise PickleError("the file is not a file of tensors")
     version, machine, _, keys = (reader.read() for _ in range(_LEGACY_PICKLES - 1))
     little = isinstance(machine, dict) and machine.get("little_endian") is True
     if version != STORAGE_VERSION or not little:
-        raise BrokenFileError("it is from another version or machine")
+        raise BrokenFileError("the file is from another version or machine")
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
-        raise BrokenFileError("it has keys that are not text")
+        raise BrokenFileError("the file has keys that are not text")
     if sorted(keys) != sorted(lengths):
-        raise BrokenFileError("it has keys of unknown storages")
+        raise BrokenFileError("the file has keys of unknown storages")
     # The number of values in 8 bytes, and the values.
     if len(reader.rest()) != sum(8 + length for length in lengths.values()):
-        raise BrokenFileError("it has storages whose lengths differ from those declared")
+        raise BrokenFileError("the file has storages whose lengths differ from those declared")
 
 
 def _described(description: Any) -> tuple[str, int]:

@@ -174,9 +174,9 @@ class Course(nn.Module):
     def check(self) -> None:
         """Raise ValueError if the schedule is invalid."""
         if self.name not in (FITTED, *SOLVERS):
-            raise ValueError(f"it has a schedule for '{self.name}', an unknown solver")
+            raise ValueError(f"the file has a schedule for '{self.name}', an unknown solver")
         if any(buffer.dtype != torch.float64 for buffer in self.buffers()):
-            raise ValueError("its integration schedules are not float64")
+            raise ValueError("the integration schedules are not float64")
         if (self.times.diff() <= 0).any():
             raise ValueError("the times of its integration schedules are not increasing")
 

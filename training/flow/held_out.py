@@ -84,7 +84,7 @@ class HeldOut(nn.Module):
         except RecursionError as error:
             raise ValueError("the options of its calibration are nested too deeply") from error
         if not isinstance(way, dict):
-            raise ValueError("it does not contain the options of its calibration")
+            raise ValueError("the file does not contain the options of its calibration")
         return way
 
     def check(self) -> None:

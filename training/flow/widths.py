@@ -125,7 +125,7 @@ class Widths(nn.Module):
     def check(self) -> None:
         """Raise ValueError if the buffers do not give finite scales."""
         if not all(part.isfinite().all() for part in (self.center, self.weights, self.bias)):
-            raise ValueError("its widths are not finite")
+            raise ValueError("the widths are not finite")
         if not (self.spread > 0).all():
             raise ValueError("a spread of its widths is not positive")
 

@@ -68,7 +68,7 @@ class LossScale:
             case {"value": float(value), "finite_steps": int(steps)} if value > 0 and steps >= 0:
                 self._set(value, steps)
             case _:
-                raise ValueError("its 'loss_scale' is damaged")
+                raise ValueError("the 'loss_scale' is damaged")
 
     def _set(self, value: float, finite_steps: int) -> None:
         self.value = torch.full((), value, device=self._device)

@@ -364,7 +364,7 @@ def _trained(denoiser: NetworkDenoiser, names: tuple[str, str]) -> list[tuple[st
 def _count_in(state: dict[str, Any], name: str) -> int:
     count = state.get(name)
     if not isinstance(count, int) or not 0 <= count < 1 << 53:
-        raise ValueError(f"its '{name}' is {shown(count)}")
+        raise ValueError(f"the '{name}' is {shown(count)}")
     return count
 
 
@@ -380,9 +380,9 @@ def _require_like(saved: object, optimizer: torch.optim.Optimizer) -> dict[str, 
         (saved.get("param_groups"), saved.get("state")) if isinstance(saved, dict) else (None, None)
     )
     if not (isinstance(saved, dict) and isinstance(groups, list) and isinstance(known, dict)):
-        raise ValueError("it has no optimizer")
+        raise ValueError("the file has no optimizer")
     if not all(isinstance(entry, dict) for entry in (*groups, *known.values())):
-        raise ValueError("its optimizer is of another kind")
+        raise ValueError("the optimizer is of another kind")
     own = optimizer.state_dict()["param_groups"]
     kinds = [{name: type(value) for name, value in group.items()} for group in own]
     if [{name: type(value) for name, value in group.items()} for group in groups] != kinds:
@@ -393,7 +393,7 @@ def _require_like(saved: object, optimizer: torch.optim.Optimizer) -> dict[str, 
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for index, moments in known.items():
         if index not in range(len(parameters)):
-            raise ValueError(f"it has moments of a parameter {shown(index)}")
+            raise ValueError(f"the file has moments of a parameter {shown(index)}")
         shape = parameters[index].shape
         adam = {"step": torch.Size(), "exp_avg": shape, "exp_avg_sq": shape}
         wanted = moments_of(shape) if isinstance(optimizer, Soap) else adam

@@ -251,7 +251,7 @@ def _widths(path: Path, part: Part, dim: int) -> Widths:
     try:
         if widths.dim != dim:
             raise ValueError(
-                f"its part 'widths' has {widths.dim} parameters, but the data have {dim} columns"
+                f"the part 'widths' has {widths.dim} parameters, but the data have {dim} columns"
             )
         widths.check()
     except ValueError as error:
@@ -313,11 +313,11 @@ def _latent_law(path: Path, part: Part | None, dim: int, kept: int) -> Condition
     if part is None:
         return None
     if any(tensor.dtype != torch.float64 for tensor in part.state.values()):
-        raise ValueError("its latent distribution is not float64")
+        raise ValueError("the latent distribution is not float64")
     law = build(path, LATENT_LAW, part, {"ConditionalMixture": ConditionalMixture})
     if (law.kept, law.kept + law.compressed) != (kept, dim):
         raise ValueError(
-            f"its latent distribution has {law.kept} kept and {law.compressed} compressed "
+            f"the latent distribution has {law.kept} kept and {law.compressed} compressed "
             f"dimensions, but the network keeps {kept} of {dim}"
         )
     law.check()
@@ -333,7 +333,7 @@ def _course(path: Path, part: Part, use: str, dim: int) -> Course:
     """
     course = build(path, COURSE.format(use), part, {"Course": Course})
     if course.dimensions != dim or course.melts != USES[use].melts:
-        raise ValueError(f"its integration schedule for {use} has another dimension or direction")
+        raise ValueError(f"the integration schedule for {use} has another dimension or direction")
     course.check()
     return course
 
@@ -380,7 +380,7 @@ def _denoiser(
     """
     unknown = sorted(set(state) - {DATA_VARIANCE, *GAIN_KEYS, *CALIBRATION_KEYS})
     if unknown:
-        raise ValueError(f"its denoiser has an unknown argument, '{shown(unknown[0])}'")
+        raise ValueError(f"the denoiser has an unknown argument, '{shown(unknown[0])}'")
     make, given = SCHEDULES[recipe.schedule], basis_arguments(recipe.schedule, basis)
     check_arguments(make, recipe.schedule_arguments, beside=given)
     given_parts = ("network", "basis", "schedule", "data_variance", "output_gain")
@@ -389,7 +389,7 @@ def _denoiser(
     if variance is not None and not (
         variance.shape == basis.eigenvalues.shape and (variance >= 0).all()
     ):
-        raise ValueError("its data_variance does not match its basis")
+        raise ValueError("data_variance does not match the basis")
     denoiser = NetworkDenoiser(
         network,
         basis,
@@ -400,7 +400,9 @@ def _denoiser(
     )
     denoiser.calibration = _calibration(state, basis.dim)
     if denoiser.calibration and denoiser.preconditioning != "ifs":
-        raise ValueError("it has a calibration, which only inflationary models (ifs) can have")
+        raise ValueError(
+            "the file has a calibration, which only inflationary models (ifs) can have"
+        )
     return denoiser
 
 
@@ -435,7 +437,7 @@ def _complete(state: Mapping[str, Tensor], keys: tuple[str, ...]) -> bool:
     """
     missing = [key for key in keys if key not in state]
     if missing and len(missing) < len(keys):
-        raise ValueError(f"it has parts that need {', '.join(missing)}, which are missing")
+        raise ValueError(f"the file has parts that need {', '.join(missing)}, which are missing")
     return not missing
 
 
@@ -446,14 +448,14 @@ def _times(about: Mapping[str, Any], dim: int) -> tuple[float, float]:
         ValueError: Metadata that scripts rely on is invalid.
     """
     if about.get("data_dim") != dim:
-        raise ValueError(f"its data_dim is {about.get('data_dim')}, but its basis has {dim}")
+        raise ValueError(f"data_dim is {about.get('data_dim')}, but the basis has {dim}")
     if about.get("dims_to_keep") not in range(1, dim + 1):
-        raise ValueError(f"its dims_to_keep is {about.get('dims_to_keep')} of {dim} dimensions")
+        raise ValueError(f"dims_to_keep is {about.get('dims_to_keep')} of {dim} dimensions")
     first, last = about.get("tmin"), about.get("tmax")
     if not (isinstance(first, float | int) and isinstance(last, float | int)):
-        raise ValueError("it does not contain its first and last time")
+        raise ValueError("the file does not contain the first and last time")
     if not 0 <= first < last < math.inf:
-        raise ValueError(f"its times run from {first} to {last}")
+        raise ValueError(f"the times run from {first} to {last}")
     return float(first), float(last)
 
 
@@ -485,4 +487,4 @@ def check_network(denoiser: NetworkDenoiser, t_max: float) -> None:
                 )
             out = denoiser(point, t, **given)
         if not (out.isfinite().all() and denoiser.schedule.scale(t).isfinite()):
-            raise ValueError(f"its denoiser or its scale is not finite at t = {time:g}")
+            raise ValueError(f"the denoiser or its scale is not finite at t = {time:g}")

@@ -201,7 +201,7 @@ def test_an_inconsistent_file_is_a_data_error_that_names_it(model, tmp_path):
 def test_files_that_do_not_say_what_they_are_of_are_refused(model, tmp_path):
     path = tmp_path / "network.pkl"
     for changes, part in (
-        ({"data_dim": 3}, "its data_dim is 3, but its basis has 2"),
+        ({"data_dim": 3}, "data_dim is 3, but the basis has 2"),
         ({"dims_to_keep": 5}, "keeps 5 of 2"),
         ({"tmin": None}, "does not contain its first and last time"),
         ({"tmin": 5.0, "tmax": 4.0}, "its times run from 5.0 to 4.0"),

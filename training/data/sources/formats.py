@@ -371,13 +371,13 @@ class _Archive(gzip.GzipFile):
     def read(self, size: int | None = -1) -> bytes:
         # Names of members can have any length, and are read at once.
         if size is None or not 0 <= size <= MAX_BATCH_BYTES:
-            raise tarfile.ReadError(f"it requests {size} bytes at once")
+            raise tarfile.ReadError(f"the file requests {size} bytes at once")
         return super().read(size)
 
     def seek(self, offset: int, whence: int = 0) -> int:
         # Skipping unpacks the data, which can be a thousand times as long.
         if offset > MAX_ARCHIVE_BYTES:
-            raise tarfile.ReadError(f"it is longer than {MAX_ARCHIVE_BYTES >> 20} MiB")
+            raise tarfile.ReadError(f"the file is longer than {MAX_ARCHIVE_BYTES >> 20} MiB")
         return super().seek(offset, whence)
 
 

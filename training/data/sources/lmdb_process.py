@@ -34,13 +34,13 @@ def main(folder: str, most_bytes: int) -> None:
         ):
             database: Any = store.open_db()  # whose flags lmdb 3.0 declares without arguments
             if any(database.flags(transaction).values()):
-                raise ValueError("its kind is not supported")
+                raise ValueError("this kind of LMDB is not supported")
             _put(output, b"", b"")
             output.write(struct.pack("<Q", transaction.stat()["entries"]))
             for key, value in _watched(transaction.cursor()):
                 if len(value) > most_bytes:
                     raise ValueError(
-                        f"it has a value of {len(value)} bytes, too large for an image"
+                        f"the file has a value of {len(value)} bytes, too large for an image"
                     )
                 _put(output, key, value)
         _put(output, b"", b"")

@@ -273,7 +273,7 @@ class ConditionalMixture(nn.Module):
         if not all(tensor.isfinite().all() for tensor in self.state_dict().values()):
             raise ValueError("a number in it is not finite")
         if not float(torch.linalg.cond(self.axes)) < 1e8:
-            raise ValueError("its axes cannot be inverted")
+            raise ValueError("the axes cannot be inverted")
 
 
 def _linear(inputs: int, outputs: int) -> nn.Linear:
