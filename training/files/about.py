@@ -76,7 +76,7 @@ def about_network(path: Path) -> Iterator[Fact]:
         several = model.learned.compressed > 1
         chained = ", each given those before" * (model.learned.chained and several)
         mixtures = f"Gaussian mixtures of {model.learned.components} components"
-        yield "compressed latents", f"{mixtures} given the kept ones{chained}"
+        yield "compressed latents", f"{mixtures} given the kept latents{chained}"
     yield "times", f"{about['tmin']:g} to {about['tmax']:g}"
     yield "data", denoiser.basis.describe()
     yield (
