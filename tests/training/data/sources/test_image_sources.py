@@ -160,7 +160,7 @@ def test_a_part_of_a_folder_has_its_classes_evenly(tmp_path):
     dest = tmp_path / "few.zip"
     made = (f"--source={source}", f"--dest={dest}", "--max-images=6")
     good(run_script(dataset_tool, *made))
-    assert ImageDataset(dest).labels_in_words() == "3 classes with 0: 2, 1: 2, 2: 2 images"
+    assert ImageDataset(dest).labels_in_words() == "3 classes, images per class 0: 2, 1: 2, 2: 2"
     few, rest = source / "c" / "0.png", tmp_path / "rest.zip"
     good(run_script(dataset_tool, f"--source={source}", f"--dest={rest}", "--first-image=6"))
     assert len(ImageDataset(rest)) == 14, "parts have no image in common"
