@@ -227,7 +227,7 @@ def test_a_smaller_tolerance_takes_more_steps_and_many_are_announced(simulate):
         assert f"{counts[-1]} steps of exp_rk5" in result.out + result.err
     assert counts[0] < counts[1]
     result, _, _ = simulate("--steps=200")
-    assert "200 steps of exp_rk5 need 1,200 network evaluations in each" in result.out
+    assert "200 steps of exp_rk5 need 1,200 network evaluations in each direction" in result.out
 
 
 @pytest.mark.slow
