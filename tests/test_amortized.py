@@ -76,9 +76,9 @@ def test_strange_data_are_told(sample, done, simulations, tmp_path):
     far = write_csv(tmp_path / "far.csv", SIMULATION_NAMES[2:], np.array([[0, 0], [-1.5, 1.5]]))
     with mock.patch("training.inference.amortized.MOST_TURNS", 3):
         result = sample(tmp_path / "out", f"--condition={far}")
-    assert "observation 2 is out of distribution" in result.out
+    assert "Warning: observation 2 is out of distribution" in result.out
     assert "observation 1 is" not in result.out
-    refused(result, 1, "draws for observation 2", "beyond the bounds", "--bounded=map")
+    refused(result, 1, "draws for observation 2", "beyond the column bounds", "--bounded=map")
 
 
 def test_an_observation_unlike_the_simulations_has_not_converged(sample, tmp_path):
@@ -99,7 +99,7 @@ def test_posteriors_that_are_locally_too_wide_are_named(done, simulations, tmp_p
     network = f"--network={tmp_path / 'network.pkl'}"
     result = good(starter(posterior, "sample", network, *FEW, seen)(tmp_path / "out"))
     for number in (1, 2, 3):
-        told = f"the posterior of observation {number} seems too wide in a: at simulations"
+        told = f"the posterior of observation {number} may be too wide in a: at simulations"
         assert f"{told} with similar posteriors, errors are 0.5 times" in result.out
     first = only_json(tmp_path / "out")["posteriors"][0]
     assert first["error_over_std"] == pytest.approx({"a": 0.5, "b": 1.1})

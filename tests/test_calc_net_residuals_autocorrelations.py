@@ -191,7 +191,7 @@ def test_the_disk_is_looked_at_before_anything_is_written(places, tmp_path, monk
     result = run_script(script, "extracttoys", *few, "--n_samples=100000")
     # Three arrays of 1000 x 100000 x 2 numbers of four bytes.
     needed = f"{3 * 1000 * 100_000 * 2 * 4 / 2**30:.3g} GiB are needed"
-    refused(result, 1, needed, "1 GiB of free disk")
+    refused(result, 1, needed, "1 GiB of free disk space")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -254,8 +254,8 @@ def test_broken_files_of_toys_are_told_in_one_line(run):
     path = run("toy") / TOY_FILE
     arrays = load_arrays(path)
     changes = [
-        ({"net_residuals": arrays["net_residuals"][:, :5]}, "expected"),
-        ({"net_outputs": arrays["net_outputs"][0]}, "expected"),
+        ({"net_residuals": arrays["net_residuals"][:, :5]}, "; expected ["),
+        ({"net_outputs": arrays["net_outputs"][0]}, "; expected ["),
         ({"times": arrays["times"][:3]}, "3 times"),
         ({"times": arrays["times"][::-1]}, "times"),
         ({"dims_to_keep": np.array([1, 2])}, "dims_to_keep"),

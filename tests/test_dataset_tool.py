@@ -201,7 +201,7 @@ BAD_FILES = {
     "many": (claiming(8_500), "declares 8500x8500 pixels"),
     "sixteen": (encoded(np.full((6, 6), 4000, np.uint16)), "more than 8 bits"),
     "oblong": (encoded(noise(4, 6, 3)), "6x4, not square: give --transform=center-crop"),
-    "another_size": (encoded(noise(4, 4, 3)), "4x4, but the first image 6x6: give --resolution"),
+    "another_size": (encoded(noise(4, 4, 3)), "4x4, but the first image is 6x6: give --resolution"),
 }
 
 
@@ -233,12 +233,12 @@ def test_only_data_sets_are_replaced_if_asked(tmp_path):
     write_folder(tmp_path, {"file": b"x"})
     before = contents(tmp_path)
     for source, dest, message in (
-        ("digits", home, "no data set"),
+        ("digits", home, "is not a data set"),
         ("digits", tmp_path / "a.zip", "is a folder"),
         ("digits", tmp_path / "file", "is a file"),
-        (home / "images", home, "give a --dest elsewhere"),
-        (home / "images", home / "images" / "new", "give a --dest elsewhere"),
-        (home / "images", home / "images", "give a --dest elsewhere"),
+        (home / "images", home, "give another --dest"),
+        (home / "images", home / "images" / "new", "give another --dest"),
+        (home / "images", home / "images", "give another --dest"),
     ):
         refused(tool(source, dest, "--overwrite"), 2, message)
         assert contents(tmp_path) == before

@@ -71,9 +71,9 @@ def sample(simulations, shelf):
 def done(sample, tmp_path_factory):
     folder = tmp_path_factory.mktemp("sampled")
     result = good(sample(folder, "--n_iters=3"))
-    assert "cases, regions of 90% cover at least 90%" in result.out
+    assert "calibration cases, regions of 90% cover at least 90%" in result.out
     assert "near it" in result.out
-    assert "own, in the mean over observations: held out " in result.out
+    assert "compared with the flow, on average over observations: held out " in result.out
     return folder
 
 
@@ -131,7 +131,7 @@ def test_calibrated_intervals_say_how_much_larger_they_are(done, shelf):
     known = only_json(shelf, "*_calibration.json")["held_out"]["normal_log_volume"]["0.9"]
     assert known == pytest.approx(change)
     line = volume_line({"calibrated": np.inf}, 2, "if marginals are normal")
-    assert "calibrated infinite, since there are too few held-out cases" in line
+    assert "calibrated infinite, because there are too few calibration cases" in line
     said = f"if marginals are normal: calibrated {change:+.2f} ("
     assert said in (shelf / "said.txt").read_text()
 
@@ -142,7 +142,7 @@ def test_python_calibrates_as_scripts_do(shelf, simulations, tmp_path):
     options["function"] = (f"{shelf / 'mine.py'}:total",)
     made = Guarantee.calibrate(data_root=shelf / "fresh.npz", **options)
     own = Guarantee.open(shelf / "network.pkl")
-    assert repr(made) == "Guarantee(60 truths of a, b, total)"
+    assert repr(made) == "Guarantee(60 calibration cases of a, b, total)"
     assert (made.truths.held_out.ranks == own.truths.held_out.ranks).all()
     assert made.holding(0.9).mean == pytest.approx(55 / 61)
     p = made.p_values(np.array([[0.0, 0.0], [-1.5, 1.5]]))
@@ -162,20 +162,22 @@ def test_what_no_data_resemble_is_refused_before_any_draws(sample, tmp_path):
     given = (f"--condition={far}", "--n_iters=3")
     result = sample(tmp_path / "out", *given, "--refuse=0.05")
     assert result.code == 3
-    assert "Refused: 1 of 2 observations" in result.out
+    assert "Rejected 1 of 2 observations as out of distribution" in result.out
     assert "observation 2 (p = " in result.out
     assert not (tmp_path / "out").exists()
     near = write_csv(tmp_path / "near.csv", SIMULATION_NAMES[2:], np.zeros((1, 2)))
     result = good(sample(tmp_path / "in", f"--condition={near}", *given[1:], "--refuse=0.05"))
-    assert "No observation is rejected at level 0.05 (smallest: p =" in result.out
-    assert "finds gross errors only: an observation with one wrong" in result.out
-    refused(sample(tmp_path / "out", *given, "--refuse=0.001"), 2, "by 60 held-out truths")
+    assert "No observation is rejected at level 0.05 (smallest: p = " in result.out
+    assert "Rejection finds gross errors only: an observation with one wrong" in result.out
+    refused(sample(tmp_path / "out", *given, "--refuse=0.001"), 2, "with 60 calibration cases")
 
 
 def test_calibrations_are_for_the_draws_they_were_made_of(sample, simulations, shelf, tmp_path):
     other = ("--n_iters=4",)
     refused(sample(tmp_path, *other), 2, "n_iters = 3, not 4", "--no-held_out")
-    refused(sample(tmp_path, "--n_iters=3", "--function=none"), 2, "of total", "--no-held_out")
+    refused(
+        sample(tmp_path, "--n_iters=3", "--function=none"), 2, "--function=total", "--no-held_out"
+    )
     good(sample(tmp_path / "own", *other, "--function=none", "--no-held_out"))
     assert "held_out" not in only_json(tmp_path / "own")
     plain = (f"--network={simulations / 'network.pkl'}", "--function=none", "--refuse=0.1")
@@ -200,9 +202,8 @@ def test_rows_that_a_training_saw_are_no_fresh_truths(simulations, questions_run
     refused(calibrate(simulations / "runs.npz"), 1, "used to select the network", "--kept")
     again = table(tmp_path, "again", 300, 0, "--held-out=0")
     refused(calibrate(again), 1, "was trained on at least 300 of its 300")
-    refused(
-        calibrate(table(tmp_path, "few", 12, 2, "--held-out=0")), 1, "12 calibration cases: use"
-    )
+    few = table(tmp_path, "few", 12, 2, "--held-out=0")
+    refused(calibrate(few), 1, "12 calibration cases: need at least 20")
     questions = questions_run / "network-snapshot-000004.pkl"
     refused(calibrate(houses, questions, "--noise_std=1"), 1, "no test set", "--held-out=0")
     shutil.copy(simulations / "network.pkl", tmp_path / "network.pkl")
@@ -255,7 +256,9 @@ def test_flows_of_any_question_have_densities_of_columns(questions_run, houses):
     values[:, prior.answers.space.numbers[0]] = rows[:, 0]
     expected = torch.from_numpy(prior.answers.log_prob(values, ~np.isnan(values))[0])
     assert (density - expected).std() < 0.05 * expected.std()
-    assert "has numbers" in refusal(prior.of_columns, ["other"], rows, kind=UsageError)
+    assert "has the numeric columns size" in refusal(
+        prior.of_columns, ["other"], rows, kind=UsageError
+    )
 
 
 def test_a_model_is_held_against_what_was_observed(done, shelf, tmp_path):

@@ -49,7 +49,7 @@ def test_networks_and_sets_of_images_are_described_and_what_is_neither_is_refuse
         "labels": "none",
     }
     write_image_set(tmp_path / "classes.zip", 6, classes=3)
-    assert facts(tmp_path / "classes.zip")["labels"].startswith("3 classes with 0:")
+    assert facts(tmp_path / "classes.zip")["labels"].startswith("3 classes, images per class 0: ")
     (tmp_path / "notes.txt").write_text("x")
     assert "is not a file of this project:" in run_script(info, tmp_path / "notes.txt").error
     assert run_script(info, tmp_path / "none.npz").code == 1
@@ -152,6 +152,6 @@ def test_the_source_is_never_replaced_and_what_cannot_be_imported_is_one_line(br
         dest = f"--dest={tmp_path}/{name}"
         refused(bring(tmp_path / "original.pkl", dest, "--overwrite"), 2, "give another")
     assert contents(tmp_path) == before
-    refused(bring(toy_content("spirals")), 1, "toy 'spirals'")
+    refused(bring(toy_content("spirals")), 1, "an unknown toy, 'spirals'")
     refused(bring(toy_content(), "--data_name=moons", "--tmax=8"), 2, "data_name is moons")
     assert os.listdir(tmp_path) == ["original.pkl"]

@@ -326,7 +326,7 @@ def laws(tmp_path_factory):
 
 def test_a_refit_changes_nothing_but_the_law_and_has_to_make_sense(laws):
     text = run_script(info, laws["law"]).out
-    assert "mixtures of 12 normal laws given the kept ones" in text
+    assert "Gaussian mixtures of 12 components given the kept latents" in text
     plain, law = (Model.load(laws[name]) for name in ("plain", "law"))
     assert plain.learned is None
     assert law.learned is not None
@@ -338,7 +338,7 @@ def test_a_refit_changes_nothing_but_the_law_and_has_to_make_sense(laws):
         ((f"--network={plain}",), "go together"),
         (("--refit_latent_law",), "go together"),
         ((f"--network={plain}", "--refit_latent_law"), "exists: move it"),
-        ((f"--network={preserving}", "--refit_latent_law"), "compress any of its 2"),
+        ((f"--network={preserving}", "--refit_latent_law"), "does not compress any of its 2"),
         ((f"--network={plain}", "--refit_latent_law", "--data_name=moons"), "moons"),
     ):
         refused(run_script(toy_train, *arguments), 2, part)
@@ -347,8 +347,8 @@ def test_a_refit_changes_nothing_but_the_law_and_has_to_make_sense(laws):
 def test_generation_draws_from_the_learned_law(laws, tmp_path):
     count = 64
     for name, options, text in (
-        ("learned", (), "learned latent"),
-        ("auto", ("--eps=auto",), "closed form"),
+        ("learned", (), "learned distribution"),
+        ("auto", ("--eps=auto",), "closed-form Gaussian"),
     ):
         place = (f"--save_dir={tmp_path / name}", f"--total_samples={count}", "--steps=4")
         good(run_script(toy_pfODE_int, "net", f"--network={laws['law']}", *place, *options))

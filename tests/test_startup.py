@@ -126,7 +126,7 @@ def test_a_copy_works_beside_other_packages_of_our_names_and_tells_mistakes_in_a
         (
             ("train", "--data=rows.csv", "--outdir=b"),
             1,
-            "ifs train: error: rows.csv is no data set yet: make one of it by ifs dataset_tool ",
+            "ifs train: error: rows.csv is not a data set: convert it with ifs dataset_tool ",
         ),
         (("train.py", "--data=a", "--outdir=b"), 1, "ifs train: error: a does not exist: give "),
     ):

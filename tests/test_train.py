@@ -145,7 +145,7 @@ def test_transfer_starts_from_the_weights_of_another(fit, blobs, tmp_path):
     given, own = weights(source), weights(outdir)
     label = {"embedding.label.weight", "embedding.label.bias"}
     assert set(own) - set(given) == label
-    assert f"Took {len(given)} of {len(own)} tensors from {network_file(source)}" in result.out
+    assert f"Copied {len(given)} of {len(own)} tensors from {network_file(source)}" in result.out
     assert equal({name: own[name] for name in given}, given)
 
 

@@ -146,7 +146,7 @@ def test_models_are_compared(shelf, tmp_path):
         assert sum(one["probability"].values()) == pytest.approx(1)
         assert one["probability"]["one (1)"] == pytest.approx(0.75, abs=0.1)
         assert one["mean_errors"]["one (1)"] > 0.1
-    assert "only sampling noise." in compared["errors"]
+    assert "include only sampling noise" in compared["errors"]
     assert compared["errors"] in result.out
     assert compared["models"]["one (2)"]["prior_probability"] == 0.25
     assert sorted(path.name for path in tmp_path.iterdir()) == ["comparison.json"]
@@ -158,14 +158,14 @@ def test_errors_of_evidences_are_said_to_leave_out_that_likelihoods_are_learned(
     with caplog.at_level(logging.INFO):
         report(["one", "two"], numbers, 0 * numbers, 0 * numbers, numbers > 0, shifts)
     *_, said = caplog.messages
-    assert "sampling noise. Errors of the learned likelihoods come in" in said
-    assert "errors of one shift the posterior means of observation 2 by 0.13 standard" in said
+    assert "only sampling noise. Errors of the learned likelihoods come in addition" in said
+    assert "Errors of one may shift the posterior means of observation 2 by 0.13 standard" in said
 
 
 def test_likelihoods_say_what_they_are_and_find_datasets_again_with_their_trials(shelf):
     assert "of one trial, given mu, tau, t" in good(run_script(info, shelf / "one.pkl")).out
     sample = Model.load(shelf / "one.pkl").posterior(prior="uniform").sample
-    assert "no names: give y, n, t" in refusal(sample, np.zeros((2, 3)))
+    assert "no column names: give y, n, t by name" in refusal(sample, np.zeros((2, 3)))
     learned = LearnedLikelihood.of(NetworkFile.open(str(shelf / "one.pkl")))
     points, trials = learned.simulations(shelf / "one.npz", 10, 0, ["tau", "mu"])
     rows = np.loadtxt(shelf / "runs.csv", delimiter=",", skiprows=1)
@@ -241,12 +241,13 @@ def test_trials_that_do_not_fit_what_was_learned_are_named(shelf, tmp_path, capl
     said = "posterior means of observation 1 (2 trials) have errors of 0.17 standard deviations or"
     assert said in result.out
     assert f"learned from only {learned.trained_on:,} simulated trials: simulate" in result.out
-    assert "2 more observation(s)" in result.out
+    assert " 2 more observation(s) are affected." in result.out
     same = Dropped(["c"], torch.ones(1).double(), torch.zeros(1, 2).double(), ["y", "n", "c"])
     given = write_csv(tmp_path / "more.csv", ["c", "y", "n", "t"], np.array([[1, 2, 3, 0.5]] * 4))
     given.write_text(given.read_text() + "5,2,3,0.5\n")
     replace(learned, table=replace(learned.table, dropped=same)).trials(given)
-    assert "'c' is constant in the training data, but not in 1 row(s): row 5 has 5" in caplog.text
+    constant = "'c' is constant in the training data, but not in 1 row(s): row 5 has 5 instead"
+    assert constant in caplog.text
 
 
 def test_what_is_no_question_of_trials_is_refused(shelf, tmp_path):
@@ -254,14 +255,14 @@ def test_what_is_no_question_of_trials_is_refused(shelf, tmp_path):
     known = {name: f"--network={shelf / f'{name}.pkl'}" for name in ("one", "two", "prior")}
     known |= {"folder": shelf, "seen": f"--observation={shelf / 'seen.csv'}"}
     for words, code, *parts in (
-        ("sample {two} --prior=uniform {seen}", 2, "'tau' has not", "--bounds=tau:LOW:HIGH"),
-        ("sample {one} {seen} --noise_std=1", 2, "a learned likelihood", "--prior=uniform"),
-        ("sample {prior} --prior=uniform {seen}", 2, "a learned likelihood:"),
+        ("sample {two} --prior=uniform {seen}", 2, "'tau' does not have", "--bounds=tau:LOW:HIGH"),
+        ("sample {one} {seen} --noise_std=1", 2, "is a learned likelihood", "--prior=uniform"),
+        ("sample {prior} --prior=uniform {seen}", 2, "needs a learned likelihood"),
         ("sample {one} --prior={folder}/one.pkl {seen}", 2, "conditional on mu, tau, t"),
         ("sample {one} --prior=uniform {seen} --noise_std=1", 2, "--noise_std", "--prior"),
         ("sample {one} --prior=uniform", 2, "--observation", "a row for each trial"),
         ("sample {one} --prior=uniform --observation={folder}/hole.csv", 1, "line 3", "=keep"),
-        ("calibrate {one} --prior=uniform", 2, "has learned", "sample, check or compare"),
+        ("calibrate {one} --prior=uniform", 2, "is a learned", "sample, check or compare"),
     ):
         given = words.format(**known).split()
         refused(run_script(posterior, *given, f"--save_dir={tmp_path}", *POOL), code, *parts)
@@ -286,11 +287,11 @@ def test_trials_may_lack_data_if_those_of_simulations_did(shelf, tmp_path):
     assert learned.simulations(tmp_path / "holes.npz", 10, 0, ["mu", "tau"])[1].data.isnan().any()
     (tmp_path / "none.csv").write_text("y,n,t\n1,2,0.5\n,,0.5\n")
     none = f"--observation={tmp_path / 'none.csv'}"
-    refused(run_script(posterior, "sample", *place, none, "--overwrite"), 1, "line 3", "no trial")
+    refused(run_script(posterior, "sample", *place, none, "--overwrite"), 1, "line 3", "no data")
     refused(run_script(train, data, f"--outdir={tmp_path}", "-n", "--cond"), 2, "--likelihood")
     whole = LearnedLikelihood.of(NetworkFile.open(str(shelf / "one.pkl")))
     said = refusal(whole.simulations, tmp_path / "holes.npz", 10, 0, ["mu", "tau"])
-    assert "missing data: data, not covariates" in said
+    assert "missing data: only data (not" in said
 
 
 def test_levels_beside_a_number_have_probabilities_and_it_a_law_given_each(tmp_path):
@@ -327,12 +328,12 @@ def test_levels_beside_a_number_have_probabilities_and_it_a_law_given_each(tmp_p
     good(run_script(posterior, "sample", *place, f"--observation={tmp_path / 'seen.csv'}"))
     (tmp_path / "wrong.csv").write_text("y,choice\n3.1,2\n")
     wrong = f"--observation={tmp_path / 'wrong.csv'}"
-    refused(run_script(posterior, "sample", *place, wrong, "--overwrite"), 1, "'choice' is 2")
+    refused(run_script(posterior, "sample", *place, wrong, "--overwrite"), 1, "'choice' = 2")
 
 
 def test_learning_likelihoods_refuses_others(shelf, houses, tmp_path):
     place = (f"--data={shelf / 'one.npz'}", f"--outdir={tmp_path}", "-n", "--likelihood")
-    assert "left out: --cond" in good(run_script(train, *place[:3])).out
+    assert "ignoring y, n, t: --cond" in good(run_script(train, *place[:3])).out
     refused(run_script(train, *place, "--cond"), 2, "--cond", "--likelihood")
     refused(run_script(train, *place, "--bounded=reject"), 2, "--bounded=reject")
     refused(run_script(train, f"--data={houses}", *place[1:]), 2, "--conditions=NAMES")

@@ -136,5 +136,5 @@ def test_what_scripts_wrote_is_reported(toy, tmp_path):
     opened.assert_called_once_with(dest.as_uri())
     text = dest.read_text(encoding="utf-8")
     html = ("<dt>noise_std</dt><dd>0.3</dd>", "not looked into: 1 .txt", "is not a readable .npz")
-    for words in ("s curve: the flow", "ranks of true", "50 of 60 points", *html):
+    for words in ("s curve: the flow", "ranks of true values", "50 of 60 points", *html):
         assert words in text

@@ -84,7 +84,7 @@ def test_texts_with_numbers_that_are_no_characters_are_refused(tmp_path, order):
         if fits:
             assert str(load_arrays(tmp_path / "texts.npz")["texts"][0]) == "a" + chr(code)
         else:
-            assert ": the array" in refusal(load_arrays, tmp_path / "texts.npz")
+            assert "the array 'texts' is damaged" in refusal(load_arrays, tmp_path / "texts.npz")
 
 
 def test_a_missing_array_is_named_with_those_there_are(tmp_path):
@@ -130,14 +130,14 @@ def test_arrays_not_as_they_say_are_refused(tmp_path, read):
     for kind, content in HOSTILE_ARRAYS.items():
         path.write_bytes(zip_of({"a.npy": made(content)}))
         if kind not in plain:
-            assert ": the array 'a'" in refusal(read, path), kind
+            assert "the array 'a' is damaged" in refusal(read, path), kind
             continue
         with suppress(DataError):
             read(path)
     header = "{'descr': '<f8', 'fortran_order': False, 'shape': (39321600,), }"
     path.write_bytes(zip_bomb("a.npy", 300, npy(header, b"")))
     assert path.stat().st_size < 1 << 20
-    assert "promises" in refusal(read, path)
+    assert "declares" in refusal(read, path)
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])

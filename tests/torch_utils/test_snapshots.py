@@ -156,7 +156,7 @@ def test_tensors_that_do_not_fit_are_refused_by_name(refused):
         assert "network.bias" in refused(of_state(bias=value))
     weight = torch.zeros(2, 3)
     for odd in (weight.to("meta"), weight.to_sparse(), weight.cfloat()):
-        assert "never loaded" in refused(of_state(weight=odd))
+        assert "ever loaded" in refused(of_state(weight=odd))
     for number in (NAN, INF, -INF):
         for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
             odd = torch.where(torch.arange(6).view(2, 3) == 4, number, 0.0).to(dtype)
@@ -177,7 +177,7 @@ class Tower(nn.Sequential):
 def test_promises_beyond_the_file_fail_at_once(path, refused):
     began = time.process_time()
     wide = {"in_features": 60_000, "out_features": 60_000}
-    assert "do not fit" in refused(of_part(arguments=wide))
+    assert "do not match its architecture" in refused(of_part(arguments=wide))
     # One number spread over a huge layer.
     size, spread = 10**9, torch.zeros(1).expand(10**9, 10**9)
     arguments = {"in_features": size, "out_features": size, "bias": False}
@@ -190,8 +190,10 @@ def test_promises_beyond_the_file_fail_at_once(path, refused):
     write_state(path, state)
     assert "more than the whole file" in refusal(read_state, path)
     for whole in (payload(about={"seen": spread}), of_part(arguments={"seen": spread})):
-        assert "a tensor, 'seen'," in refused(whole)
-    assert "'about' contains a number beyond 2^64," in refused(payload(about={"tmax": 10**600}))
+        assert "contains a tensor, 'seen'" in refused(whole)
+    assert "'about' contains a number beyond 2^64, 'tmax'" in refused(
+        payload(about={"tmax": 10**600})
+    )
     torch.save(of_part(**{"class": "tower", "arguments": {"depth": 60_000}}), path)
     parts, _ = read_network(path)
     assert "far more tensors" in refusal(build, path, "network", parts["network"], {"tower": Tower})
@@ -209,5 +211,7 @@ def test_lists_that_hold_each_other_are_refused_at_once(refused, opener):
     began = time.process_time()
     for value in (deep, circle):
         for whole in (payload(about={"odd": value}), payload(odd=value), of_part(arguments=value)):
-            assert "too many values" in refused(whole | {"format": form}, opener)
+            assert "too many or too deeply nested values" in refused(
+                whole | {"format": form}, opener
+            )
     assert time.process_time() - began < 20

@@ -59,9 +59,9 @@ def about_network(path: Path) -> Iterator[Fact]:
     if "image_shape" in about:
         channels, height, width = about["image_shape"]
         classes = about.get("label_dim", 0)
-        shown = f"{width}x{height} pixels, {channels} channel(s), {classes or 'no'} "
-        shown += "vectors as conditions" if about.get("vectors") else "classes"
-        yield "images", shown
+        shown = f"{width}x{height} pixels, {channels} channel(s), "
+        vectors = f"vectors of {classes} numbers as conditions"
+        yield "images", shown + (vectors if about.get("vectors") else f"{classes or 'no'} classes")
     elif about.get("augment_to"):
         yield "embedded in", f"{about['augment_to']} dimensions"
     elif model.coordinates is not None:
@@ -77,7 +77,7 @@ def about_network(path: Path) -> Iterator[Fact]:
         several = model.learned.compressed > 1
         chained = ", each given those before" * (model.learned.chained and several)
         mixtures = f"Gaussian mixtures of {model.learned.components} components"
-        yield "compressed latents", f"{mixtures} given the kept ones{chained}"
+        yield "compressed latents", f"{mixtures} given the kept latents{chained}"
     yield "times", f"{about['tmin']:g} to {about['tmax']:g}"
     yield "data", denoiser.basis.describe()
     yield (

@@ -140,6 +140,6 @@ class CheckedArrays:
         values = values.astype(np.float64, copy=False)
         if largest < inf and (np.abs(values) > largest).any():
             raise DataError(
-                f"{self.path}: '{name}' has values above {largest:g}: make the file again"
+                f"{self.path}: '{name}' has values beyond {largest:g}: make the file again"
             )
         return values

@@ -329,7 +329,9 @@ def load_values(path: Path, fingerprint: str | None = None) -> RunValues | None:
         if "log_density" in saved.names:
             density = torch.from_numpy(arrays.read("log_density", "R", largest=inf))
     if arrays.sizes["V"] > len(names):
-        raise DataError(f"{path}: 'crps' has {arrays.sizes['V']} of {len(names)} quantities")
+        raise DataError(
+            f"{path}: 'crps' has {arrays.sizes['V']} quantities, but there are {len(names)}"
+        )
     for name, values in shares.items():
         if not ((values >= 0) & (values <= 1)).all():
             raise DataError(f"{path}: '{name}' must be from 0 to 1")

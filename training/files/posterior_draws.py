@@ -62,9 +62,9 @@ HELD_OUT = "held_out"
 DESCRIBED = ("samplers", "toy", "image_shape", "conditions")
 """Entries about the run that the description contains."""
 WORTH = (
-    "Draws were chosen by weights and may repeat. effective_size in constant_data is the "
-    "smallest effective sample size of an observation; diagnostics of the draws alone "
-    "are too optimistic."
+    "Draws were chosen by weights and may repeat. effective_size is the smallest "
+    "effective sample size of an observation (constant_data has all); diagnostics of the "
+    "draws alone are too optimistic."
 )
 STRUCTURE = 2**16
 """Number of bytes of a file besides its draws."""

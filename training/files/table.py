@@ -131,7 +131,10 @@ def load_whole(path: Path) -> DataTable:
             _require_data(path, conditions, [name not in covariates for name in given.names])
         held_out, kept = (_chosen(arrays, name, count) for name in ("held_out", "kept"))
         if (held_out | kept).all():
-            raise DataError(f"{path}: all rows are held out: there are no training rows")
+            raise DataError(
+                f"{path}: all rows are held out for validation or calibration: there are no "
+                "training rows"
+            )
         if (held_out & kept).any():
             raise DataError(f"{path}: some rows are both in 'held_out' and in 'kept'")
         return DataTable(

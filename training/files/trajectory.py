@@ -379,7 +379,7 @@ class SavedTrajectory:
                 )
             if np.abs(states).max() > LARGEST:
                 raise DataError(
-                    f"{path}: '{STATES}' has values above {LARGEST:g}: make the file again"
+                    f"{path}: '{STATES}' has values beyond {LARGEST:g}: make the file again"
                 )
             variances = own["eigenvalues"] + own["noise_variance"]
             if not ((own["scale"] > 0).all() and (variances > 0).all()):

@@ -246,7 +246,7 @@ class InflationSchedule(NoiseSchedule):
         if self.gamma0 >= end_variance:
             raise UsageError(
                 f"gamma0 is {self.gamma0:g}, but noise of variance {end_variance:g} "
-                "already dominates the data: give a smaller gamma0, or tmax"
+                "already dominates the data: give a smaller gamma0, or set tmax"
             )
         return log(end_variance / self.gamma0) / self.top_rate
 

@@ -64,7 +64,7 @@ class Forecast:
         if left < LONG:
             end = datetime.now() + timedelta(seconds=left)
             more = spoken(CALL * pace * self._follows)
-            rest = f" and {more} for the fits at the end" if self._follows else ""
+            rest = f"; then {more} for the fits at the end" if self._follows else ""
             return f"{line}, until {end:%Y-%m-%d %H:%M}{rest}"
         return f"{line}; a shorter --duration or a smaller network takes less time"
 

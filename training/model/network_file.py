@@ -359,7 +359,7 @@ def read_basis(path: Path, state: Mapping[str, Tensor]) -> EigenBasis:
     if not torch.allclose(turned, probe, atol=1e-6):
         raise DataError(f"{path}: its eigenvectors are not orthonormal")
     if (state["eigenvalues"] < 0).any() or (state["eigenvalues"].diff() > 0).any():
-        raise DataError(f"{path}: its eigenvalues are not sorted in decreasing order, or negative")
+        raise DataError(f"{path}: its eigenvalues must be in decreasing order and not negative")
     if state["eigenvalues"][0] == 0:
         raise DataError(f"{path}: its eigenvalues are all 0: the data were constant")
     return EigenBasis(state["mean"], state["eigenvalues"], state["eigenvectors"])
@@ -380,7 +380,7 @@ def _denoiser(
     """
     unknown = sorted(set(state) - {DATA_VARIANCE, *GAIN_KEYS, *CALIBRATION_KEYS})
     if unknown:
-        raise ValueError(f"the denoiser has an unknown argument, '{shown(unknown[0])}'")
+        raise ValueError(f"the denoiser has an unknown tensor, '{shown(unknown[0])}'")
     make, given = SCHEDULES[recipe.schedule], basis_arguments(recipe.schedule, basis)
     check_arguments(make, recipe.schedule_arguments, beside=given)
     given_parts = ("network", "basis", "schedule", "data_variance", "output_gain")

@@ -131,7 +131,10 @@ class FIRFilter(nn.Module):
     def __init__(self, taps: Sequence[float]):
         super().__init__()
         if len(taps) < 2 or len(taps) % 2 or sum(taps) == 0:
-            raise UsageError(f"a resampling filter needs an odd number of taps, got {list(taps)}")
+            raise UsageError(
+                "a resampling filter needs an even number of taps whose sum is not 0, got "
+                f"{list(taps)}"
+            )
         line = [float(tap) / sum(taps) for tap in taps]
         # Plain numbers, since arithmetic on the meta device imports the compiler.
         kernel = torch.tensor([[[[one * other for other in line] for one in line]]])

@@ -267,8 +267,8 @@ class TimeChoice:
         if calls > MANY_CALLS and solver.name != "euler" and not solver.adaptive:
             logger.info(
                 f"{self.steps} steps of {solver.name} need {calls:,} network evaluations "
-                "in each direction; --n_iters=auto finds the fewest steps for an "
-                "accuracy --tol"
+                f"in each direction; auto instead of {self.steps} finds the fewest steps for "
+                "an accuracy --tol"
             )
         if self.steps is not None and not self.adapted:
             return grid(self.steps)

@@ -263,8 +263,8 @@ class ImageFlow(Subject):
         if not self.classes:
             return super().labels(given)
         if given is None:
-            some = f"{self.classes} condition values per image" if self.vectors else "a class"
-            raise UsageError(f"the network expects {some}: give --condition")
+            some = "condition values per image" if self.vectors else "classes"
+            raise UsageError(f"the network has {self.classes} {some}: give --condition")
         numbers = read_observations(given)
         if self.vectors:
             if numbers.shape[1] != self.classes:

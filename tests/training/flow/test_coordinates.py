@@ -169,7 +169,7 @@ def test_what_has_no_coordinates_is_said_with_the_name_of_its_column():
             fit_coordinates(points, Columns.plain(NAMES), marginals, whiten)
     points = table()
     points[:, 3] = points[:, 0] - points[:, 2]
-    with pytest.raises(DataError, match=r"depend on each other.*'sum'"):
+    with pytest.raises(DataError, match=r"exact functions of each other.*'sum'"):
         fit_coordinates(points, Columns.plain(NAMES))
     fitted = fit_coordinates(table(), bounded_columns())
     outside = table(3)
@@ -181,7 +181,7 @@ def test_what_has_no_coordinates_is_said_with_the_name_of_its_column():
 BROKEN = [
     ("bounded", "has_low", 1.0, "not below"),
     ("yeo-johnson", "exponent", 2.5, "exponent"),
-    ("normal scores", "places", 0.0, "do not increase"),
+    ("normal scores", "places", 0.0, "are not increasing"),
     ("normal scores", "slopes", -1.0, "not positive"),
     ("standardize", "std", 0.0, "not positive"),
     ("zca", "axes", 1.0, "not orthonormal"),
@@ -206,7 +206,7 @@ def test_coordinates_are_made_of_maps_that_there_are():
         Coordinates(2, ["normal scores"], 1)
     coordinates = Coordinates(2, ["zca"])
     coordinates.steps.fill_(-1)
-    with pytest.raises(ValueError, match="is negative"):
+    with pytest.raises(ValueError, match="a bin width is negative"):
         coordinates.check()
     assert "maps=['zca']" in repr(coordinates)
 
@@ -438,7 +438,7 @@ def test_sets_of_no_trials_too_many_or_with_holes_are_refused():
         (nothing, "no trials"),
         (hole, "NaN"),
         (torch.ones(1, 10), "5 trials, but no simulation had more than 4"),
-        (torch.ones(1, 3), "trials of 2"),
+        (torch.ones(1, 3), "a trial of this flow has 2 values"),
     ):
         assert words in refusal(fitted.given(bad).to_flow, theta[:1])
 

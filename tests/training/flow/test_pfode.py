@@ -174,40 +174,44 @@ CASES = [
     (ValueError, "cannot be inverted", lambda: law("axes", 0)),
     (ValueError, "not finite", lambda: law("bias", inf)),
     # Solvers and grids.
-    (UsageError, "exp_rk5 has no second", lambda: generate(gap=POINTS)),
+    (UsageError, "exp_rk5 has no second state", lambda: generate(gap=POINTS)),
     (DataError, "gaps have shape", lambda: generate("rev_rk5", gap=POINTS[:, :1])),
     (UsageError, "dopri5", lambda: fit_equal_error_grid(FLOW, POINTS, TIMES, SOLVERS["dopri5"])),
     (UsageError, "exp_ab2", lambda: fit_equal_error_grid(FLOW, POINTS, TIMES, SOLVERS["exp_ab2"])),
     (UsageError, "rtol", lambda: choose_steps(FLOW, POINTS, even, SOLVERS["dopri5"], 1e-3)),
     # Calibrations, gains and splines.
-    (ValueError, "calibration|nodes", lambda: Calibration(NODES[:1], ONES[:1], ONES[:1])),
-    (ValueError, "calibration|nodes", lambda: Calibration(NODES, ONES[:, :1], ONES)),
-    (ValueError, "calibration|nodes", lambda: Calibration(NODES, ONES, ONES.float())),
-    (ValueError, "calibration|nodes", lambda: Calibration(NODES, ONES, ONES / 0)),
-    (ValueError, "calibration|nodes", lambda: Calibration(NODES, ONES[:2], ONES[:2])),
+    (ValueError, "times have shape", lambda: Calibration(NODES[:1], ONES[:1], ONES[:1])),
+    (ValueError, "calibration", lambda: Calibration(NODES, ONES[:, :1], ONES)),
+    (ValueError, "calibration", lambda: Calibration(NODES, ONES, ONES.float())),
+    (ValueError, "calibration", lambda: Calibration(NODES, ONES, ONES / 0)),
+    (ValueError, "calibration", lambda: Calibration(NODES, ONES[:2], ONES[:2])),
     (UsageError, "marginal, path", lambda: fit_calibration(denoiser(), POINTS, NODES, 0, "melt")),
     (ValueError, "output gain", lambda: OutputGain(NODES, torch.ones(2, 2))),
     (ValueError, "output gain", lambda: OutputGain(NODES, torch.ones(3, 2) / 0)),
     (ValueError, "output gain", lambda: OutputGain(NODES, torch.ones(3, 2).long())),
     *(
-        (ValueError, "nodes", lambda times=times: NaturalSpline(torch.tensor(times).double()))
-        for times in ([0.0], [[0.0, 1.0], [2.0, 3.0]], [0.0, 1, 1], [0, nan], [0, inf])
+        (ValueError, text, lambda times=times: NaturalSpline(torch.tensor(times).double()))
+        for text, each in (
+            ("times have shape", ([0.0], [[0.0, 1.0], [2.0, 3.0]])),
+            ("must be finite and increasing", ([0.0, 1, 1], [0, nan], [0, inf])),
+        )
+        for times in each
     ),
-    (ValueError, "nodes", lambda: NaturalSpline(torch.arange(3).float())),
+    (ValueError, "must be float64", lambda: NaturalSpline(torch.arange(3).float())),
     # Conditions.
     (UsageError, "conditional", lambda: conditional().to_flow(POINTS)),
     (DataError, "C = 3", lambda: conditional().given(Y[:, :2]).to_flow(POINTS)),
     (DataError, "NaN", lambda: conditional().given(Y * nan).to_data(POINTS)),
-    (UsageError, "no conditions", lambda: Coordinates(2, ["zca"]).given(Y)),
+    (UsageError, "not conditional: leave", lambda: Coordinates(2, ["zca"]).given(Y)),
     (ValueError, "requires conditions", lambda: Coordinates(2, ["prediction", "zca"])),
     (DataError, "C = 3", lambda: Surprise(3)(torch.zeros(5, 2).double())),
     (UsageError, "the generator is 0", lambda: PAIR.sample(10, 0)),
     (UsageError, "count is -1", lambda: PAIR.sample(-1)),
-    (DataError, "4 latents, but conditions for 2", lambda: PAIR.sample(4)),
-    (DataError, "3 points, but conditions for 2", lambda: PAIR.log_prob(normal(3, 3))),
-    (DataError, "points are no array of numbers", lambda: PAIR.encode([["a", "b", "c"]])),
-    (DataError, "points are no array of numbers", lambda: PAIR.encode([[1.0], [1.0, 2.0]])),
-    (DataError, "labels are no array of numbers", lambda: PAIR.given(labels=["x"])),
+    (DataError, "4 latents but conditions for 2", lambda: PAIR.sample(4)),
+    (DataError, "3 points but conditions for 2", lambda: PAIR.log_prob(normal(3, 3))),
+    (DataError, "points are not numeric", lambda: PAIR.encode([["a", "b", "c"]])),
+    (DataError, "points are not numeric", lambda: PAIR.encode([[1.0], [1.0, 2.0]])),
+    (DataError, "labels are not numeric", lambda: PAIR.given(labels=["x"])),
     (DataError, "latents have shape", lambda: PAIR.decode(normal(3))),
     # Denoisers and bases.
     (UsageError, "choose one of", lambda: denoiser(space="XS")),
@@ -215,14 +219,18 @@ CASES = [
     (UsageError, "choose one of", lambda: denoiser(preconditioning="iddpm")),
     (DataError, "no data", lambda: EigenBasis.fit([])),
     (DataError, "two", lambda: EigenBasis.fit([torch.ones(1, 3)])),
-    (DataError, "not vary", lambda: EigenBasis.fit([torch.full((n, 3), 1 / 3) for n in (3, 7)])),
+    (
+        DataError,
+        "data are constant",
+        lambda: EigenBasis.fit([torch.full((n, 3), 1 / 3) for n in (3, 7)]),
+    ),
     (DataError, "finite", lambda: EigenBasis.fit(spoilt(nan))),
     (DataError, "finite", lambda: EigenBasis.fit(spoilt(-inf))),
     # Densities.
     (UsageError, "choose", lambda: Trace("some", 2)),
     (UsageError, "2", lambda: Trace("auto", 1)),
     (UsageError, f"{MANY} dimensions", lambda: curved_flow(MANY).log_prob(torch.zeros(1, MANY))),
-    (ValueError, "no gradients", widened_gap),
+    (ValueError, "not differentiable", widened_gap),
     (
         DataError,
         r"50 point\(s\) is NaN",

@@ -281,10 +281,12 @@ def test_reasons_have_the_number_that_failed_and_what_it_should_be():
     assert float(need.replace(",", "")) == pytest.approx(1800, rel=0.1)
     apart = why(made(CHAINS + 3 * torch.arange(4)[:, None, None]))
     assert re.search(r"Chains disagree: R-hat is \d\S*, need at most 1.01. Give more", apart)
-    assert "R-hat is unknown," in why(made(STUCK.expand_as(CHAINS).clone()))
+    assert "R-hat is unknown, because" in why(made(STUCK.expand_as(CHAINS).clone()))
     assert "weight: Pareto k is 0.90. Give" in why(
         made(CHAINS, "pool", **WORTH | {"pareto_k": 0.9})
     )
-    assert "integration: Pareto k is 0.91. Give" in why(made(CHAINS, fine_k=0.91))
+    assert "The integration inside chains was too coarse: Pareto k is 0.91. Give" in why(
+        made(CHAINS, fine_k=0.91)
+    )
     many = why(made(normal(4, 20, 9)))
     assert "need at least 100. Give more --draws." in many

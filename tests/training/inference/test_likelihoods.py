@@ -144,7 +144,7 @@ def test_noises_and_maps_that_there_are_not_are_told():
         ("downsample:FACTOR", lambda: named("downsample:1.5")),
         ("does not divide images of 6x4", lambda: named("downsample:4")),
         ("crop:ROW", lambda: named("crop:1,2,3")),
-        ("beyond images of 6x4", lambda: named("crop:1,2,4,4")),
+        ("extends beyond images of 6x4", lambda: named("crop:1,2,4,4")),
         ("random:COUNT", lambda: named("random:nan")),
         ("'turn:2'", lambda: named("turn:2")),
         ("a .npy", lambda: read_operator("blur:1", 2, None)),
@@ -168,13 +168,13 @@ def test_it_is_the_users_function(file):
     assert_close(got.log_prob(PAIRS, NOTHING), -PAIRS.square().sum(dim=1))
     assert got.is_differentiable(PAIRS)
     assert not written(file, "return -x.detach().square().sum(dim=1)").is_differentiable(PAIRS)
-    with pytest.raises(UsageError, match="observations:"):
+    with pytest.raises(UsageError, match="cannot simulate observations:"):
         got.simulate(PAIRS, torch.Generator())
 
 
 def test_wrong_numbers_are_told(file):
     for body, message in (
-        ("return x", "returned [5, 2] for points [5, 2]: it must return a tensor [5]"),
+        ("return x", "returned [5, 2] for points of shape [5, 2]: it must return a tensor [5]"),
         ("return x.sum()", "returned [] for points"),
         ("return 1.0", "returned float for points"),
         ("return x[:, 0] * float('nan')", "is NaN or infinite at 5 of 5 points"),

@@ -145,7 +145,9 @@ def test_a_likelihood_without_gradients_is_told():
             return super().log_prob(points.detach(), observed)
 
     target = Target(gaussian_prior(), Detached(), OBSERVED, 4)
-    assert "has no gradients" in refusal(target.slope, normal(5, 2), WHICH, kind=UsageError)
+    assert "hmc needs gradients of the likelihood" in refusal(
+        target.slope, normal(5, 2), WHICH, kind=UsageError
+    )
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +219,9 @@ def test_what_is_beyond_bounds_is_rejected_and_counted(prior, amortized, monkeyp
     assert (drawn.calls > free.calls).all()
     assert torch.equal(whole.sample(ALL[1:2]).points[0], drawn.points[1])
     monkeypatch.setattr("training.inference.amortized.MOST_TURNS", 3)
-    assert "beyond the bounds" in refusal(replace(amortized, prior=limited(prior, 9.0)).sample, ALL)
+    assert "beyond the column bounds" in refusal(
+        replace(amortized, prior=limited(prior, 9.0)).sample, ALL
+    )
 
 
 def test_where_nearly_all_is_beyond_bounds_a_check_takes_fewer_draws(amortized, monkeypatch):
@@ -230,7 +234,9 @@ def test_where_nearly_all_is_beyond_bounds_a_check_takes_fewer_draws(amortized, 
     for points, own, number in zip(few.points.flatten(1, 2), kept, distinct, strict=True):
         assert 10 < number < 400
         assert len(points[own].unique(dim=0)) == len(points.unique(dim=0)) == number
-    assert "beyond the bounds" in refusal(replace(amortized, prior=prior, draws=200).sample, ALL)
+    assert "beyond the column bounds" in refusal(
+        replace(amortized, prior=prior, draws=200).sample, ALL
+    )
 
 
 def test_stepped_draws_are_at_steps_with_their_density(prior, amortized):
@@ -260,7 +266,7 @@ def test_what_cannot_be_corrected_is_told(prior, amortized):
     def nowhere(points, y):
         return torch.full_like(points[:, 0], -torch.inf)
 
-    with pytest.raises(DataError, match="0 at all of 1000 draws"):
+    with pytest.raises(DataError, match="density is 0 at all 1000 draws"):
         replace(amortized, log_posterior=nowhere).sample(ALL)
     blurred = replace(prior, deblurred=True).points_and_density
     with pytest.raises(UsageError, match="deblur"):

@@ -202,7 +202,7 @@ def test_a_folder_without_a_whole_state_is_an_error(folder):
     assert "no training-state-*.pt" in refusal(Resumed.find, folder.path)
     for number in (1, 2):
         folder.state_path(1000 * number).write_bytes(b"torn")
-    with pytest.raises(DataError, match="has no readable"):
+    with pytest.raises(DataError, match=r"no readable state.*000001"):
         Resumed.find(folder.path)
 
 
@@ -268,8 +268,8 @@ class Clock:
 
 def test_the_end_is_foretold_once_after_a_minute_or_a_step(monkeypatch):
     for step, told_after, words in (
-        (1.0, 60, r"\^10 s per thousand samples: about 16 min to go"),
-        (100.0, 1, r"\^1e\+03 s per thousand samples: about 28 h to go"),
+        (1.0, 60, r"^10 s per thousand samples: about 16 min to go, .*\d\d; then 7 min "),
+        (100.0, 1, r"^1e\+03 s per thousand samples: about 28 h to go, until "),
         (7000.0, 1, r"7e\+04 s .*about 81 days to go; a shorter --duration"),
     ):
         clock = Clock(monkeypatch)
@@ -331,5 +331,7 @@ def test_a_training_that_exceeds_its_time_warns_once_with_numbers(caplog):
     for step, now in ((110, 11.0), (120, 17.0)):
         budget.check(step, 1000, now)
     (line,) = caplog.messages
-    assert "1.7 minutes, not 1 minutes as planned: 110 of 1,000 steps took 11 s, 100 ms" in line
+    assert (
+        "1.7 minutes instead of the planned 1 minutes: 110 of 1,000 steps took 11 s, 100 ms" in line
+    )
     assert "--minutes" in line

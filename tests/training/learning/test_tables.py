@@ -231,7 +231,7 @@ def test_a_watch_is_resumed_with_its_best_weights_and_its_patience():
     with pytest.raises(DataError, match="best weights of another model"):
         other.restore({"best": wide}, model, "state.pt")
     for broken in ({"best": {"seen": 1}}, {"best": {"": {**state, "weights": {"a": 1}}}}):
-        assert "state.pt has a broken 'best'" in refusal(other.restore, broken, model, "state.pt")
+        assert "state.pt: 'best' is damaged" in refusal(other.restore, broken, model, "state.pt")
 
 
 def test_parts_of_a_network_end_with_their_own_best_weights():
@@ -347,14 +347,14 @@ def test_logarithms_of_wide_parameters_are_taken(caplog):
     caplog.set_level("INFO")
     table = decades(500)
     chosen = choose_space(conditional(table), Space("auto", "auto", "on"))
-    assert (chosen.marginals, "more: a; logarithms are tried" in caplog.text) == ("log", True)
+    assert (chosen.marginals, "more: a; the log transform is tried" in caplog.text) == ("log", True)
     # A row that is held out and not positive has no logarithm.
     table.points[0] = -1
     assert choose_space(conditional(table), Space("auto", "auto", "on")).marginals == "none"
     caplog.clear()
     table.points[0] = 1
     assert choose_space(conditional(table), Space("none", "auto", "on")).marginals == "none"
-    assert "more: a; logarithms are not tried: give --marginals=log" in caplog.text
+    assert "more: a; the log transform is not tried: give --marginals=log" in caplog.text
 
 
 def among_noise(count):
@@ -494,15 +494,11 @@ def test_a_file_whose_conditions_do_not_fit_is_refused(tmp_path):
         ({**good.state, "scale.gain": -torch.ones(2).double()}, {}, "gain"),
         ({**good.state, "surprise.quantiles": -torch.ones(4).double()}, {}, "quantiles"),
         (names, {"conditions": 0}, "requires conditions"),
-        (good.state, {"conditions": 3}, "do not fit"),
+        (good.state, {"conditions": 3}, "do not match its architecture"),
         (good.state, {"relevant": [2]}, "a relevant or skewed condition is not among the 2"),
         (good.state, {"skewed": [2]}, "a relevant or skewed condition is not among the 2"),
         (good.state, {"tails": [2]}, "a relevant or skewed condition is not among the 2"),
-        (
-            {**good.state, "least": double([1.0, 0.0, 0.0])},
-            {},
-            "smallest value of a column exceeds its largest",
-        ),
+        ({**good.state, "least": double([1.0, 0.0, 0.0])}, {}, "column exceeds its largest"),
         (
             {name.replace("maps.2", "maps.1"): value for name, value in plain.items()},
             {"conditions": 0, "maps": ["standardize", "zca"], "surprise": False},

@@ -157,7 +157,7 @@ def test_a_run_of_skipped_steps_is_an_error_and_a_good_one_ends_it():
     bad = set(range(100)) - {MAX_SKIPPED_IN_A_ROW - 1}
     run_steps(trainer, Troubled(source, bad), 2 * MAX_SKIPPED_IN_A_ROW - 1)
     assert trainer.skipped == 2 * MAX_SKIPPED_IN_A_ROW - 2
-    with pytest.raises(TrainingError, match="not finite in 20 steps in a row"):
+    with pytest.raises(TrainingError, match="not finite in 20 consecutive steps"):
         run_steps(trainer, Troubled(source, bad), 100)
     assert trainer.step == 2 * MAX_SKIPPED_IN_A_ROW
 
@@ -168,10 +168,10 @@ def test_an_incomplete_state_or_one_of_another_model_or_optimizer_is_a_data_erro
         state = {name: value for name, value in trainer.state().items() if name != lost}
         with pytest.raises(DataError, match=r"state\.pt.*" + lost):
             trainer.restore(state, "state.pt")
-    with pytest.raises(DataError, match=r"state\.pt is no state of this model"):
+    with pytest.raises(DataError, match=r"state\.pt is not a state of this model"):
         trainer.restore(other.state(), "state.pt")
     for broken in (None, 1.0, {"value": -1.0, "finite_steps": 0}, {"value": 1.0}):
-        with pytest.raises(DataError, match=r"state\.pt is no state.*loss_scale"):
+        with pytest.raises(DataError, match=r"state\.pt is not a state.*loss_scale"):
             trainer.restore({**trainer.state(), "loss_scale": broken}, "state.pt")
     trainer, source = circles_trainer()
     run_steps(trainer, source, 1)
@@ -183,7 +183,7 @@ def test_an_incomplete_state_or_one_of_another_model_or_optimizer_is_a_data_erro
         ({"param_groups": [{**group, "lr": "fast"}]}, "settings of its optimizer are of another"),
         ({"param_groups": [{**group, "eps": 1.0}]}, "settings of its optimizer differ"),
         ({"state": {99: {}}}, "moments of a parameter 99"),
-        ({"state": {0: {}}}, "moments of parameter 0 do not fit"),
+        ({"state": {0: {}}}, "moments of parameter 0 do not match its shape"),
     ):
         state = {**trainer.state(), "optimizer": {**sound, **changes}}
         assert part in refusal(trainer.restore, state, "state.pt")
@@ -283,7 +283,9 @@ def test_what_cannot_be_compiled_is_refused_in_one_line(monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(nn.Module, "compile", lambda network: None)
             patch.setattr(type(trainer.denoiser.network), broken, fail)
-            with pytest.raises(UsageError, match=r"here \(no compiler\): leave --compile out$"):
+            with pytest.raises(
+                UsageError, match=r"on this machine \(no compiler\): leave --compile out$"
+            ):
                 compile_network(trainer, source)
 
 

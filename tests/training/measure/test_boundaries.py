@@ -119,12 +119,12 @@ def test_the_contents_of_balls_polygons_and_boxes_have_closed_forms_in_any_parts
 
 def test_what_makes_no_sphere_or_hull_is_an_error():
     assert "in 2-D or meshes in 3-D, not in 4-D" in refusal(unit_sphere, 4, 200, kind=UsageError)
-    assert "at least 4 points, not 3" in refusal(unit_sphere, 3, 3, kind=UsageError)
+    assert "at least 4 points, got 3" in refusal(unit_sphere, 3, 3, kind=UsageError)
     flat = np.pad(unit_sphere(2, 9).vertices, ((0, 0), (0, 1)))
     for points, message in (
-        (np.outer(np.arange(5), [1.0, 2.0]), "5 points in 2-D enclose no"),
-        (flat, "it takes at least 4, not all in one plane"),
-        (np.eye(3), "3 points in 3-D enclose no"),
+        (np.outer(np.arange(5), [1.0, 2.0]), "5 points in 2-D enclose no volume"),
+        (flat, "at least 4 are needed, not all in one plane"),
+        (np.eye(3), "3 points in 3-D enclose no volume"),
         (np.empty((0, 2)), "0 points in 2-D"),
         ([[0, 0], [1, 0], [0, np.inf]], "not finite"),
     ):
@@ -154,7 +154,7 @@ def test_what_is_no_mesh_is_not_written(tmp_path):
     assert "not closed" in refusal(write, vertices, faces[1:])
     with pytest.raises(DataError, match="1 of 10 mesh vertices are not finite"):
         write(np.where(vertices == vertices[3], np.nan, vertices), faces)
-    with pytest.raises(UsageError, match=r"as \.ply, not as a\.stl"):
+    with pytest.raises(UsageError, match=r"as \.ply, not to a\.stl"):
         boundaries.write_mesh(tmp_path / "a.stl", vertices, faces)
     assert not list(tmp_path.iterdir())
 
@@ -236,17 +236,17 @@ def test_a_lattice_and_points_that_occur_twice_are_no_trouble(dim):
 @pytest.mark.parametrize("alpha", [0.5, np.inf])
 def test_what_has_no_shape_is_an_error(alpha):
     line = np.outer(np.arange(5), [1.0, 2.0])
-    with pytest.raises(DataError, match="5 points in 2-D enclose no volume: at least 3"):
+    with pytest.raises(DataError, match="5 points in 2-D enclose no volume: at least 3 are"):
         alpha_shape(line, alpha)
     for points in (np.eye(3), np.zeros((9, 3)), np.pad(normal(9, 2), ((0, 0), (0, 1)))):
-        with pytest.raises(DataError, match="points in 3-D enclose no") as error:
+        with pytest.raises(DataError, match="points in 3-D enclose no volume") as error:
             alpha_shape(points, alpha)
         assert "\n" not in str(error.value)
     with pytest.raises(DataError, match="1 of 9 points of an alpha shape are not finite"):
         alpha_shape(np.where(np.arange(18).reshape(9, 2) == 5, np.nan, 0), alpha)
     assert "rows in 2-D or 3-D" in refusal(alpha_shape, normal(9, 4), alpha)
     for wrong in (0.0, -alpha, np.nan):
-        with pytest.raises(UsageError, match="alpha is a radius and must be positive,"):
+        with pytest.raises(UsageError, match="alpha is a radius and must be positive, got"):
             alpha_shape(normal(9, 2), wrong)
 
 

@@ -46,9 +46,11 @@ def unbent(x):
 
 def test_radii_must_increase_from_above_zero_and_have_names():
     for radii in ([0.0, 1.0], [2.0, 1.0], [1.0, 1.0], [np.nan, 1.0]):
-        assert "increase" in refusal(spheres_of, 2, 10, np.array(radii), kind=UsageError)
+        assert "must be positive and increasing" in refusal(
+            spheres_of, 2, 10, np.array(radii), kind=UsageError
+        )
     assert spheres_of(2, 10, np.array([1.0, 1.00001])).names == ["1", "1.00001"]
-    with pytest.raises(UsageError, match="two radii are 1 to six digits"):
+    with pytest.raises(UsageError, match="two radii are equal to six digits, 1:"):
         spheres_of(2, 10, np.array([0.5, 1.0, 1.0000001, 2.0]))
 
 
@@ -403,16 +405,16 @@ def test_faces_of_no_area_and_parts_do_not_matter(monkeypatch):
 def test_what_is_no_boundary_is_an_error():
     for points, vertices, faces, message in (
         (np.zeros((2, 2)), *cube(), "test points in 2-D cannot be inside a 3-D boundary"),
-        (np.zeros((2, 4)), *cube(), "test points are rows in 2-D or 3-D"),
-        (np.zeros(3), *cube(), "test points are rows"),
+        (np.zeros((2, 4)), *cube(), "test points must be rows in 2-D or 3-D"),
+        (np.zeros(3), *cube(), "test points must be rows"),
         (np.full((2, 3), np.nan), *cube(), "2 of 2 test points are not finite"),
         (np.zeros((2, 3)), cube()[0] + np.inf, cube()[1], "8 of 8 boundary vertices"),
         (np.zeros((2, 3)), cube()[0], cube()[1][1:], "not closed"),
         (np.zeros((2, 3)), cube()[0], np.vstack([cube()[1][1:], [[3, 1, 0]]]), "not closed"),
-        (np.zeros((2, 3)), cube()[0][:7], cube()[1], "a vertex that is not among the 7"),
-        (np.zeros((2, 3)), cube()[0], cube()[1] - 1, "a vertex"),
+        (np.zeros((2, 3)), cube()[0][:7], cube()[1], "refers to a vertex that is not among the 7"),
+        (np.zeros((2, 3)), cube()[0], cube()[1] - 1, "refers to a vertex"),
         (np.zeros((2, 3)), cube()[0], cube()[1][:, :2], "rows of 3 integers"),
-        (np.zeros((2, 3)), cube()[0], cube()[1] * 1.0, "rows of 3 integers, not float64"),
+        (np.zeros((2, 3)), cube()[0], cube()[1] * 1.0, "rows of 3 integers, got float64"),
         (np.zeros((2, 2)), star(5)[0], star(5)[1][1:], "not closed"),
     ):
         with pytest.raises(DataError, match=message):

@@ -314,16 +314,16 @@ def replaced(name, value):
 
 KERNEL, BIAS = "Mixed_7c.branch_pool.conv.weight", "Conv2d_1a_3x3.bn.bias"
 FOREIGN = {
-    "a list": (lambda: [torch.zeros(3)], "not a dictionary of named"),
-    "a tensor": (lambda: torch.zeros(3), "not a dictionary of named"),
-    "numbered": (lambda: {0: torch.zeros(3)}, "not a dictionary of named"),
+    "a list": (lambda: [torch.zeros(3)], "not a dictionary of named tensors"),
+    "a tensor": (lambda: torch.zeros(3), "not a dictionary of named tensors"),
+    "numbered": (lambda: {0: torch.zeros(3)}, "not a dictionary of named tensors"),
     "nothing": (dict, "it has no 'Conv2d_1a_3x3.bn.bias'"),
     "nested": (lambda: {"state_dict": small_state()}, "it has no 'Conv2d_1a_3x3.bn.bias'"),
     "one missing": (replaced(KERNEL, None), f"it has no '{KERNEL}'"),
     "one more": (replaced("AuxLogits.weight", torch.zeros(1)), "an unknown 'AuxLogits.weight'"),
     "a number": (replaced(BIAS, 1.5), f"'{BIAS}' is not a tensor"),
-    "a shape": (replaced(BIAS, torch.zeros(31)), f"'{BIAS}' is of shape [31], not [32]"),
-    "a type": (replaced(BIAS, torch.zeros(32).half()), f"'{BIAS}' is of type torch.float16, not"),
+    "a shape": (replaced(BIAS, torch.zeros(31)), f"'{BIAS}' has the shape [31], expected [32]"),
+    "a type": (replaced(BIAS, torch.zeros(32).half()), f"'{BIAS}' has the type torch.float16, ex"),
     "a NaN": (replaced(BIAS, torch.zeros(32) / 0), f"'{BIAS}' has values that are not finite"),
 }
 
@@ -343,7 +343,7 @@ def test_what_is_no_weights_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "w.pth"
     torch.save([print], path)
     assert "never loaded" in refused(path)
-    for zipped, message in ((True, "cut short"), (False, "broken")):
+    for zipped, message in ((True, "incomplete"), (False, "damaged")):
         torch.save(small_state(), path, _use_new_zipfile_serialization=zipped)
         path.write_bytes(path.read_bytes()[:10_000])
         assert message in refused(path)
@@ -352,11 +352,11 @@ def test_what_is_no_weights_is_refused(tmp_path, monkeypatch):
     assert "cannot be read: No such file" in refused(tmp_path / "missing.pth")
     assert "cannot be read: Is a directory" in refused(tmp_path)
     os.mkfifo(tmp_path / "pipe")
-    assert "device or pipe" in refused(tmp_path / "pipe")
+    assert "is not an ordinary file" in refused(tmp_path / "pipe")
     monkeypatch.setattr(module, "MAX_BYTES", 3 << 20)
     with path.open("wb") as file:
         file.truncate(1 << 40)  # takes no room on disk
-    assert refused(path).endswith("is larger than 3 MiB: it is another")
+    assert refused(path).endswith("is larger than 3 MiB: it is another file")
 
 
 @pytest.fixture
@@ -378,8 +378,8 @@ def test_without_the_default_an_error_says_how_to_supply_it(unreachable):
         find_detector(None)
     assert str(caught.value) == (
         f"the Inception weights are missing: cannot download {module.DEFAULT_URL}: "
-        f"[Errno {errno.ECONNREFUSED}] Connection refused; download it elsewhere and give "
-        f"--detector=PATH, or put it at {unreachable}"
+        f"[Errno {errno.ECONNREFUSED}] Connection refused; download it on another machine "
+        f"and give --detector=PATH, or copy it to {unreachable}"
     )
     unreachable.parent.mkdir(exist_ok=True)
     unreachable.write_bytes(b"the default weights")

@@ -211,18 +211,18 @@ def test_impossible_sizes_and_inputs_are_refused(name):
             IMAGE_NETWORKS[name](image_shape=shape, **SMALL[name])
     no_features = ({"model_channels": 7}, "noise features")
     if name == "ncsnpp":
-        no_features = ({"model_channels": 0}, "at least one")
+        no_features = ({"model_channels": 0}, "at least one resolution")
     for options, message in (
-        *(({"pixel_waves": count}, "waves") for count in (-1, MOST_WAVES + 1)),
+        *(({"pixel_waves": count}, "frequencies of pixels") for count in (-1, MOST_WAVES + 1)),
         ({"channel_mult": [1, 1, 1, 1, 1]}, "at most 4 entries"),
-        ({"channel_mult": []}, "at least one"),
-        ({"num_blocks": 0}, "at least one"),
+        ({"channel_mult": []}, "at least one resolution"),
+        ({"num_blocks": 0}, "at least one resolution"),
         no_features,
     ):
         with pytest.raises(UsageError, match=message):
             network(name, **options)
     for shape in ((2, 63), (2, 1, 8, 8), (64,)):
-        with pytest.raises(UsageError, match="a batch of flattened 1 x 8 x 8 images"):
+        with pytest.raises(UsageError, match="expected a batch of flattened 1 x 8 x 8 images"):
             network(name)(torch.zeros(shape), torch.tensor(0.0))
 
 
@@ -346,7 +346,7 @@ def test_fourier_features_have_random_frequencies_that_are_kept_in_the_state():
 
 def test_impossible_sizes_are_refused():
     for taps in ((), (1,), (1, 2, 1), (1, -1)):
-        assert "number of taps," in refusal(FIRFilter, taps, kind=UsageError)
+        assert "even number of taps" in refusal(FIRFilter, taps, kind=UsageError)
     for make, width in product((PositionalFeatures, FourierFeatures), (0, 7)):
         assert "noise features" in refusal(make, width, kind=UsageError)
     assert "heads of 4 channels do not divide 6" in refusal(SelfAttention, 6, ADM, kind=UsageError)

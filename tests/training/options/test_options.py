@@ -248,7 +248,7 @@ def test_lists_of_names_and_ranges_are_taken_or_told():
 
 
 def test_paths_that_are_not_there_or_on_no_system_are_told(tmp_path):
-    for path, part in (("a\0b", "zero byte"), ("\ud800", "characters that no path has")):
+    for path, part in (("a\0b", "zero byte"), ("\ud800", "characters that a path cannot have")):
         with pytest.raises(click.BadParameter, match=part):
             FILE.convert(path, None, None)
     table, network = tmp_path / "rows.csv", tmp_path / "network.pkl"
@@ -258,7 +258,7 @@ def test_paths_that_are_not_there_or_on_no_system_are_told(tmp_path):
     with pytest.raises(DataError, match=r"dataset_tool\.py --source=.*rows\.csv"):
         DATA_SET.convert(table, None, None)
     assert DATA_SET.convert(tmp_path, None, None) == tmp_path
-    with pytest.raises(click.BadParameter, match="it is empty"):
+    with pytest.raises(click.BadParameter, match="the value is empty"):
         types.NETWORK.convert("", None, None)
     for text in (str(network), "https://host/network.pkl"):
         assert types.NETWORK.convert(text, None, None) == text
@@ -333,7 +333,7 @@ def test_an_end_may_be_asked_for_and_is_by_default_the_networks():
     # An end equal up to rounding is the network's, to the last digit.
     assert 3 * 0.1 != 0.3
     assert steps_and_end(3, 0.1, 0.3) == (3, 0.3)
-    with pytest.raises(UsageError, match=r"--h=3 .* T = 7\.01: add --steps=2, to end at T = 6"):
+    with pytest.raises(UsageError, match=r"--h=3 .* T = 7\.01: add --steps=2 to end at T = 6"):
         steps_and_end(None, 3.0, 7.01)
     assert last_time(ImageTimeOptions(end_time=2.5), 6.0, "n") == 2.5
     assert last_time(ImageTimeOptions(end_time=6 * (1 + 1e-12)), 6.0, "n") == 6.0

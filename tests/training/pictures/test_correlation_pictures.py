@@ -169,4 +169,4 @@ def test_names_and_noise_are_told(tmp_path):
     stem = tmp_path / files.TOY_STEM
     assert name_and_details(stem) == ("circles", "PRP schedule")
     (tmp_path / f"{files.TOY_STEM}_summary.json").write_text('{"noise": "path"}')
-    assert name_and_details(stem)[1] == "PRP schedule · along the flow's own paths"
+    assert name_and_details(stem)[1] == "PRP schedule · along paths of the flow"

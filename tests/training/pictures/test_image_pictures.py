@@ -239,7 +239,7 @@ def test_worst_roundtrips_are_compared(tmp_path, kept, shape):
     expected = (grids.pixel_cells(saved.originals), grids.pixel_cells(rounded), difference)
     for image, cells in zip(figure.images, expected, strict=False):
         assert np.array_equal(image.get_array(), tiled(fitted(cells[:rows], 128), 1, 8))
-    assert texts(figure)[0] == "Worst roundtrips of digits: PRP schedule"
+    assert texts(figure)[0] == "Largest round-trip errors of digits: PRP schedule"
     notes = [text for text in texts(figure) if text.startswith("image ")]
     assert [note.splitlines()[0] for note in notes] == [f"image {k + 7}" for k in range(shown)]
     assert f"largest error {brief(saved.max_abs_error[0])}" in notes[0]
@@ -262,7 +262,7 @@ def test_errors_tell_where_rounding_restores(tmp_path, largest, marked):
     assert drawn(path) == ["digits_PRP_roundtrip_mse_seed42_errors.png"]
     first, second = simulations.draw_errors(simulations.SavedRoundtrips.load(path)).axes
     assert sum(bar.get_height() for bar in first.patches) == 48
-    assert "2 more without\nany error" in [text.get_text() for text in first.texts]
+    assert "2 more without\nerror" in [text.get_text() for text in first.texts]
     assert sum(bar.get_height() for bar in second.patches) == 50
     assert [line.get_xdata()[0] for line in second.lines] == [0.5] * marked
 

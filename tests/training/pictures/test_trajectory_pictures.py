@@ -78,7 +78,7 @@ def test_kinds_and_latent_laws_are_told_by_time_name_and_parameters(tmp_path):
     assert latent_law(gen) == ""
     exact = f"closed form {gen.latent_variance()[1]:.2g}"
     for eps, text in (
-        ("auto", "latents: closed form"),
+        ("auto", "latents: closed-form Gaussian"),
         ("1e-2", f"latents: ε = 1e-2, {exact}"),
         ("paper:0.3", f"latents: A0² and ε = 0.3, {exact}"),
         ("empirical", "latents: variances of the melt"),
@@ -126,7 +126,7 @@ def test_a_point_has_one_color_in_all_panels_and_rows(tmp_path, dim):
             seen = clouds.inside(points, box) | (dim == 2)
             assert np.allclose(drawn_colors(axes, points[seen]), row.colors[seen])
             assert axes.get_title() == f"t = {time:.2f}"
-    assert "Melting circles into a Gaussian" in words(figure)
+    assert "Inflating circles to a Gaussian" in words(figure)
 
 
 def test_boxes_are_square_and_hold_all_but_strays():
@@ -147,7 +147,7 @@ def test_strays_are_counted_and_three_dimensions_have_numbers(dim):
     points[1, 7] = 1e3
     row = clouds.Row(points, np.arange(2.0), np.zeros((4000, 3)), "abc"[:dim], "t", "s")
     figure = rendered(clouds.draw_clouds([row]))
-    assert 1 <= int(words(figure).split("of 4000 points are")[0].split("| ")[-1]) <= 40
+    assert 1 <= int(words(figure).split(" of 4000 points are outside")[0].split("| ")[-1]) <= 40
     assert "abc"[dim - 1] in words(figure) + figure.axes[0].get_ylabel()
     numbers = figure.axes[0].zaxis if dim == 3 else figure.axes[0].yaxis
     assert any(text.get_text() for text in numbers.get_ticklabels())
@@ -192,7 +192,7 @@ def test_latents_are_densities_beside_the_closed_form_and_far_ones_are_told_of(t
     states[-1, :, 1] = 9
     first, second = latents.draw_latents(load(tmp_path, xs_es=states)).axes
     assert any("tallest bar cut" in text.get_text() for text in first.texts)
-    assert any("lie beyond" in text.get_text() for text in second.texts)
+    assert any("are outside" in text.get_text() for text in second.texts)
 
 
 def test_the_joint_and_the_quantiles_are_in_units_of_the_closed_form(tmp_path):
@@ -256,7 +256,7 @@ def test_log_densities_color_the_points(tmp_path, dim):
     histogram, points, bar = figure.axes
     assert sum(patch.get_height() for patch in histogram.patches) == 29  # the lowest is told of
     assert "mean −2.5 ± 0.1" in words(figure)
-    assert "1 lower than" in words(figure)
+    assert "1 below −3.98 not drawn" in words(figure)
     assert histogram.get_xlabel() == "log density in nats"
     assert "generated circles" in words(figure)
     assert points.collections[0].get_clim() == bar.get_ylim()
@@ -356,19 +356,31 @@ def test_no_array_that_is_drawn_may_be_broken(tmp_path, save):
 @pytest.mark.parametrize(
     ("save", "changes", "message"),
     [
-        (save_melt, {"xs_es": np.zeros((1, 30, 2))}, "two times or more"),
+        (save_melt, {"xs_es": np.zeros((1, 30, 2))}, "at least two times"),
         (save_melt, {"times": np.zeros(SAVED)}, "'times' are not monotonic"),
-        (save_melt, {"noise_variance": np.ones((SAVED, 3))}, r"is \[5, 3\].*\[5, 2\]"),
+        (
+            save_melt,
+            {"noise_variance": np.ones((SAVED, 3))},
+            r"has shape \[5, 3\], expected \[5, 2\]",
+        ),
         (save_melt, {"eigenvalues": np.array([1.0, -1.0])}, "positive"),
-        (save_melt, {"log_prob": np.zeros(29)}, r"'log_prob' is \[29\].*\[30\]"),
+        (save_melt, {"log_prob": np.zeros(29)}, r"'log_prob' has shape \[29\], expected \[30\]"),
         (save_melt, {"log_prob": np.full(30, np.nan)}, "'log_prob' has values that are not finite"),
         (save_melt, {"tilde_xs": np.full((SAVED, 30, 2), np.nan)}, "'tilde_xs' has .* not finite"),
         (save_image_melt, {"image_shape": np.array([1, 4, 5])}, r"\[1, 4, 5\].* 16 numbers"),
-        (save_image_melt, {"image_shape": np.array([4, 2, 2])}, "C 1 or 3"),
+        (save_image_melt, {"image_shape": np.array([4, 2, 2])}, "C of 1 or 3"),
         (save_image_melt, {"image_shape": np.array([-1, -4, 4])}, "'image_shape'"),
-        (save_image_melt, {"tilde_xs": np.zeros((SAVED, 10, 15))}, "alike"),
-        (save_roundtrips, {"originals": np.zeros((3, 2, 4, 4), np.uint8)}, "be .3, 2, 4, 4."),
-        (save_roundtrips, {"originals": np.zeros((3, 1, 4, 4))}, "float64, expected uint8"),
+        (save_image_melt, {"tilde_xs": np.zeros((SAVED, 10, 15))}, "they must be equal"),
+        (
+            save_roundtrips,
+            {"originals": np.zeros((3, 2, 4, 4), np.uint8)},
+            r"expected \[3, 2, 4, 4\]",
+        ),
+        (
+            save_roundtrips,
+            {"originals": np.zeros((3, 1, 4, 4))},
+            "contains float64, expected uint8",
+        ),
         (save_roundtrips, {"max_abs_error": -np.ones(3)}, "negative"),
         (save_roundtrips, {f"all_{name}": np.ones(2) for name in ERRORS}, "of 2 images .* 3 imag"),
         (save_coverage, {"radii": np.array([1.0, 0.5, 2.0])}, "positive and increasing"),
@@ -377,35 +389,47 @@ def test_no_array_that_is_drawn_may_be_broken(tmp_path, save):
         (save_coverage, {"coverage": np.full((1, 3, 3), 2.0)}, "must contain fractions"),
         (save_coverage, {"boundary_data": np.full((3, 32, 2), 1e300)}, "values beyond"),
         (save_coverage, {"fresh_data": np.zeros((1, 200, 4))}, "4-D"),
-        (save_coverage, {"faces": unit_sphere(2, 32).faces[1:]}, "s' do not fit: .*not closed"),
-        (save_coverage, {"faces": np.full((32, 2), 32)}, "do not match"),
+        (save_coverage, {"faces": unit_sphere(2, 32).faces[1:]}, "s' do not match: .*not closed"),
+        (save_coverage, {"faces": np.full((32, 2), 32)}, "do not match: .*not among the 32"),
         (save_summary, {"times": np.arange(9)[::-1]}, "'times' must be increasing"),
         (save_summary, {"net_residuals_mean": np.full(9, 2.0)}, "from -1 to 1"),
         (save_summary, {"n_samples": np.array(1)}, "'n_samples' is 1, not"),
         (save_toy_matrices, {"times": TIMES[::-1]}, "'times' must be increasing"),
-        (save_toy_matrices, {"times": TIMES + 1}, "not belong to its summary:"),
-        (save_toy_matrices, {"net_outputs_acs": np.zeros((9, 2, 3))}, r"is \[2, 3\] at a time"),
-        (save_toy_matrices, {"net_residuals_acs": np.zeros((8, 2, 2))}, r"be \[9, D, D\]"),
+        (save_toy_matrices, {"times": TIMES + 1}, "does not belong to its summary"),
+        (
+            save_toy_matrices,
+            {"net_outputs_acs": np.zeros((9, 2, 3))},
+            r"has shape \[2, 3\] per time",
+        ),
+        (save_toy_matrices, {"net_residuals_acs": np.zeros((8, 2, 2))}, r"expected \[9, D, D\]"),
         (save_toy_matrices, {"net_residuals_acs": np.full((9, 2, 2), 1.1)}, "from -1 to 1"),
         (save_image_matrices, {"time": np.array(0.5)}, "times that are not increasing"),
         (save_image_matrices, {"time": np.array(99.0)}, "other times than their summary"),
-        (save_image_matrices, {"net_outputs_acs": np.zeros((6, 6))}, r"is \[6, 6\] at a time"),
-        (save_image_matrices, {"net_residuals_acs": None}, "different quantities"),
-        (save_table, {"points": np.zeros((60, 3))}, r"'points' is \[60, 3\] float64.*\[60, 4\]"),
-        (save_table, {"points": np.full((60, 4), "x")}, ", expected numbers"),
-        (save_table, {"points": np.full((60, 4), np.nan)}, "finite rows"),
-        (save_table, {"names": np.array(["a", "b"])}, "the names of 4 columns"),
-        (save_table, {"log_prob": np.zeros(3)}, r"'log_prob' is \[3\]"),
-        (save_table, {"row_index": np.zeros(3)}, r"'row_index' is \[3\]"),
+        (
+            save_image_matrices,
+            {"net_outputs_acs": np.zeros((6, 6))},
+            r"has shape \[6, 6\] per time",
+        ),
+        (save_image_matrices, {"net_residuals_acs": None}, "contain different quantities"),
+        (
+            save_table,
+            {"points": np.zeros((60, 3))},
+            r"shape \[60, 3\] and type float64.* \[60, 4\]",
+        ),
+        (save_table, {"points": np.full((60, 4), "x")}, "'points' .*, expected numbers"),
+        (save_table, {"points": np.full((60, 4), np.nan)}, "at least two finite rows"),
+        (save_table, {"names": np.array(["a", "b"])}, "expected the names of 4 columns"),
+        (save_table, {"log_prob": np.zeros(3)}, r"'log_prob' has shape \[3\]"),
+        (save_table, {"row_index": np.zeros(3)}, r"'row_index' has shape \[3\]"),
         (save_table, {"xs_es": np.full((5, 60, 4), np.nan)}, "not finite"),
         (save_check, {"ranks": np.full((60, 4), 1.5)}, "from 0 to 1"),
         (save_check, {"ranks": np.full((60, 4), np.nan)}, "finite"),
         (save_check, {"ranks": np.full((59, 4), 0.5)}, r"shape \[2, 60\], expected \[2, 59\]"),
         (save_check, {"regions": np.full((3, 60), 0.5)}, r"shape \[3, 60\], expected \[2, 60\]"),
-        (save_check, {"crps": np.ones((60, 5))}, "of 5 of 4 quantities"),
-        (save_check, {"crps": np.ones((60, 0))}, r"'crps' is \[60, 0\]"),
-        (save_check, {"names": np.array(["a", "a", "b", "c"])}, "all different"),
-        (save_check, {"names": np.arange(4)}, "all different"),
+        (save_check, {"crps": np.ones((60, 5))}, "has 5 quantities, but there are 4"),
+        (save_check, {"crps": np.ones((60, 0))}, r"'crps' has shape \[60, 0\]"),
+        (save_check, {"names": np.array(["a", "a", "b", "c"])}, "distinct names"),
+        (save_check, {"names": np.arange(4)}, "distinct names"),
         (save_check, {"runs": 19}, "too few runs"),
     ],
 )
@@ -423,6 +447,6 @@ def test_kinds_are_known_by_their_format(tmp_path):
         renamed = save(folder).rename(folder / "renamed.npz")
         assert drawable_files([folder, renamed]).count(renamed) == 1
     path = save_melt(tmp_path, format=np.array("inflationary-flows fid reference 1"))
-    with pytest.raises(DataError, match="holds features of images, which are not drawn"):
+    with pytest.raises(DataError, match="contains features of images, which cannot be drawn"):
         pictures_of([path], None, None)
     assert "contains no results" in refusal(drawable_files, [tmp_path])

@@ -66,7 +66,7 @@ def test_broken_and_foreign_files_are_named_and_stop_nothing(tmp_path):
 
 
 def test_nothing_to_report_is_an_error_that_says_what_would_be(tmp_path):
-    with pytest.raises(DataError, match=f"{tmp_path} has nothing to report: give folders"):
+    with pytest.raises(DataError, match=f"{tmp_path} contains nothing to report: give folders"):
         found_in([tmp_path], CHOICE)
     assert "missing does not exist" in refusal(found_in, [tmp_path / "missing"], CHOICE)
 
@@ -118,7 +118,7 @@ def test_a_check_is_ticked_only_if_its_runs_would_have_seen_a_large_error(tmp_pa
         path = files.save_check(tmp_path, runs=runs, shift=shift)
         (section,) = found_in([path], CHOICE).sections
         got = results_of(section)
-        assert got.pop("ranks of true")[1] is ranks
+        assert got.pop("ranks of true values")[1] is ranks
         del got["expected coverage, central intervals"]  # follows from them
         for text, holds in got.values():
             assert holds is others
@@ -149,7 +149,7 @@ def test_nothing_is_ticked_without_evidence(tmp_path):
     got = results_of(section)
     for name in ("columns of samples against data", "latent variances"):
         assert got[name][1] is not True
-        assert ("to test" in got[name][0]) == (got[name][1] is None)
+        assert (": too few" in got[name][0]) == (got[name][1] is None)
 
 
 def test_what_ran_is_told_by_its_parameters(tmp_path):

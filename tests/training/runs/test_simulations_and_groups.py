@@ -79,7 +79,7 @@ def test_what_contradicts_the_network_is_a_usage_error_with_both_values(open_flo
         with pytest.raises(UsageError, match=rf"--{name} is {value}, .* has {known}"):
             open_flow(network, expected={name: value})
     # A baseline has no scale.
-    with pytest.raises(InflationError, match=r"end_vars is 2, but a model of vp"):
+    with pytest.raises(InflationError, match=r"end_vars is 2, but models with the schedule vp"):
         open_flow("VP", end_std=2.0)
 
 
@@ -96,9 +96,12 @@ def test_a_network_of_no_images_is_a_data_error(networks, tmp_path):
     for about, message in (
         (
             {"image_shape": None, "data_name": "circles"},
-            "on 'circles': give it to toy_pfODE_int.py",
+            "on 'circles', not on images: use it with toy_pfODE_int.py",
         ),
-        *(({"image_shape": shape}, "but its basis has") for shape in wrong),
+        *(
+            ({"image_shape": shape}, "declares images of .*, but its basis has 64 d")
+            for shape in wrong
+        ),
         *(({"image_shape": shape}, "square, and gray or RGB") for shape in ([4, 4, 4], [1, 4, 16])),
         *(({"label_dim": classes}, "classes") for classes in ("many", -1, 2.0, True)),
     ):
@@ -140,10 +143,10 @@ def test_data_that_do_not_fit_are_an_error_of_both_values(open_flow, tmp_path):
     path = tmp_path / "data.zip"
     for network, made, parts in (
         ("PRP", {"count": 5}, ["has 5 images", "6 were requested"]),
-        ("colors", {"count": 6}, ["8x8 pixels in 1 channel", "8x8 pixels in 3 channel"]),
+        ("colors", {"count": 6}, ["8x8 pixels with 1 channel", "8x8 pixels with 3 channel"]),
         ("PRP", {"count": 6, "image_shape": (1, 16, 16)}, ["16x16", "8x8"]),
         ("classes", {"count": 6}, ["no labels"]),
-        ("classes", {"count": 6, "classes": 5}, ["labels of length 5", "takes 3"]),
+        ("classes", {"count": 6, "classes": 5}, ["labels of length 5", "has 3"]),
     ):
         write_image_set(path, **made)
         message = refusal(open_flow(network).dataset, path, 6, 0)
@@ -227,7 +230,7 @@ def test_a_smaller_tolerance_takes_more_steps_and_many_are_announced(simulate):
         assert f"{counts[-1]} steps of exp_rk5" in result.out + result.err
     assert counts[0] < counts[1]
     result, _, _ = simulate("--steps=200")
-    assert "200 steps of exp_rk5 need 1,200 network evaluations in each" in result.out
+    assert "200 steps of exp_rk5 need 1,200 network evaluations in each direction" in result.out
 
 
 @pytest.mark.slow
@@ -338,7 +341,7 @@ def test_the_learned_law_is_the_default_where_it_belongs(caplog):
     assert undecided.settled(learned, end, 1) == LatentChoice(learned=True)
     with caplog.at_level(logging.WARNING):
         assert undecided.settled(learned, 6.0, 1) == LatentChoice()
-    assert "to T =" in caplog.text
+    assert "belongs to T =" in caplog.text
     for other, time in ((flow, end), (learned, 6.0)):
         with pytest.raises(UsageError, match="give auto"):
             LatentChoice(learned=True).settled(other, time, 1)
@@ -367,10 +370,10 @@ def test_runs_cut_short_say_how_to_go_on_and_keep_only_what_is_theirs(groups, ca
     cut_short(groups, 0)
     assert not groups.folder.parent.exists()
     cut_short(groups, 2, "another run")
-    assert "kept" not in caplog.text
+    assert "saved" not in caplog.text
     cut_short(groups, 2)
     assert f"4 of 5 posteriors are done and saved in {groups.folder}" in caplog.text
-    assert "the same command to continue" in caplog.text
+    assert "Run the same command to continue" in caplog.text
     assert len(list(groups.folder.iterdir())) == 2
 
 
@@ -382,7 +385,7 @@ def test_without_a_terminal_lines_say_how_far_a_long_step_is(caplog, monkeypatch
     ):
         for _ in range(5):
             move(2)
-    first, second = (f"Draws: {n} % after {n} s, about {100 - n} s to go" for n in (40, 80))
+    first, second = (f"Draws: {n} % after {n} s, about {100 - n} s left" for n in (40, 80))
     assert caplog.messages == ["Making 10 draws", first, second]
 
 
@@ -403,15 +406,15 @@ def test_as_many_particles_are_taken_as_fit_into_minutes(monkeypatch, caplog):
         assert calls[0] + 40 * fit * own.ahead.most == pytest.approx(0.8e3 * 60 * minutes)
     with pytest.raises(UsageError, match="32 particles of 4 chains and 10 observations take about"):
         wanted(0.1)
-    assert "this is by hmc" in refusal(wanted, 2, "hmc", kind=UsageError)
+    assert "the sampler is hmc" in refusal(wanted, 2, "hmc", kind=UsageError)
     monkeypatch.setattr("training.inference.lookahead.MOST_WRONG", 0.0)
     wanted(2)
     assert "16 particle steps are few" in caplog.text
     caplog.clear()
     planned(which, SamplingPlan("hmc", typed=frozenset({"pool", "thin", "particle_steps"})), 1)
     steps, pool = caplog.messages
-    assert steps == "Warning: --particle_steps has no effect on hmc: it is of twisted"
-    assert pool == "Warning: --pool has no effect on hmc: it is of pool, refined, annealed"
+    assert steps == "Warning: --particle_steps has no effect on hmc: it belongs to twisted"
+    assert pool == "Warning: --pool has no effect on hmc: it belongs to pool, refined, annealed"
 
 
 def test_what_noisy_states_tell_is_kept_for_further_posteriors(monkeypatch, tmp_path):
@@ -452,14 +455,14 @@ def test_local_tests_claim_nothing_where_runs_are_far_or_no_law_is_known(caplog)
         report_near(LocalCalibration(tests[::-1], 2, 0.01, 6), reaches, on_average=True)
     near, far, size, *others = caplog.messages
     assert "1: calibrated on average, but not here: the posterior is too" in near
-    assert "2: no local test, since the 2 simulations nearest to it lie up" in far
-    assert "3.7 standard deviations away; among them no miscalibration was seen" in far
+    assert "2: no local test, because the 2 simulations nearest to it lie up" in far
+    assert "3.7 standard deviations away; among them no miscalibration was found" in far
     assert size.startswith("Near an observation, a coverage error of 100 points")
-    assert others[0].startswith("no miscalibration found")
+    assert others[0].startswith("Observation 1: no miscalibration found")
     assert "among them posteriors are too low" in others[1]
     with caplog.at_level(logging.INFO):
         assert warn_of_unlike(None, torch.zeros(2, 3)) is None
-    assert "is not known" in caplog.text
+    assert "It is unknown whether" in caplog.text
 
 
 def test_draws_mostly_beyond_bounds_are_explained(caplog):

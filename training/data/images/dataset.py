@@ -131,7 +131,7 @@ class ImageDataset:
         counts = sorted(Counter(labels).items())
         listed = ", ".join(f"{name}: {count:,}" for name, count in counts[:MOST_LISTED])
         more = ", ..." * (len(counts) > MOST_LISTED)
-        return f"{len(counts)} classes with {listed}{more} images"
+        return f"{len(counts)} classes, images per class {listed}{more}"
 
     @property
     def has_labels(self) -> bool:

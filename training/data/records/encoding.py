@@ -225,7 +225,7 @@ def _told(
     """Return lines about missing columns, except for expected ones, and unknown levels."""
     absent = [column.name for column in columns if not (column.of or column.name in expected)]
     lines = [
-        (f"{cells.name} has no columns {listed(absent)}: all their cells count as missing")
+        f"{cells.name} has no column(s) {listed(absent)}: all their cells count as missing"
     ] * bool(absent)
     return lines + [
         (f"'{shown(level)}' is an unknown category of '{name}': {rows} cell(s) count as missing")

@@ -211,10 +211,11 @@ def _asked_for(survey: Survey, decimal: str, asked: str | tuple[str, ...]) -> Re
                 for text, number in numbers.items()
                 if number is None or (asked == WHOLE and not number.form.whole)
             ]
+            kind = "a whole number" if asked == WHOLE else "a number"
             raise UsageError(
                 (
-                    f"column '{shown(name)}' has '{shown(strange[0])}', which is not a {asked} "
-                    "number: give another type, or declare it missing with --missing_values"
+                    f"column '{shown(name)}' has '{shown(strange[0])}', which is not {kind}: "
+                    "give another type, or declare it missing with --missing_values"
                 )
                 if strange
                 else f"column '{shown(name)}' has numbers with several units: use one unit"

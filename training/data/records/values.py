@@ -216,10 +216,10 @@ def reader_of(
         try:
             values = plain(texts)
         except _Misfit as error:
-            text = str(error)
+            text, kind = str(error), "whole number" if column.type == WHOLE else column.type
             raise DataError(
-                f"{place_of(first + texts.index(text))}: '{shown(text)}' is not a "
-                f"{column.type}: correct it, or leave the cell empty"
+                f"{place_of(first + texts.index(text))}: '{shown(text)}' is not a {kind}: "
+                "correct it, or leave the cell empty"
             ) from error
         large = np.flatnonzero(np.abs(values) > LARGEST)
         if len(large):

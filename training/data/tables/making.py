@@ -483,8 +483,8 @@ def exchanged(table: DataTable, source: str) -> tuple[DataTable, list[str]]:
     few = [names[place] for place in levels]
     if few:
         lines.append(
-            f"{', '.join(few)} have few values: the model learns their probabilities, and "
-            f"a flow of {', '.join(own)} given them"
+            f"Column(s) with few values: {', '.join(few)}. The model learns their "
+            f"probabilities, and a flow of {', '.join(own)} given them"
         )
     last = [*covariates, *levels]
     given = known.at(last)

@@ -143,7 +143,7 @@ def trials_in_words(datasets: Tensor) -> str:
     counts = torch.unique(datasets, return_counts=True)[1]
     least, most = int(counts.min()), int(counts.max())
     trials = f"{least} to {most} trials" if least < most else f"{most} trial{'s' * (most > 1)}"
-    return f"{len(counts)} datasets with {trials} trials each"
+    return f"{len(counts)} datasets with {trials} each"
 
 
 def holes_in_words(table: DataTable) -> str:

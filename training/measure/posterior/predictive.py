@@ -111,7 +111,7 @@ class Predictive:
     def verdict(self) -> str:
         """Summary of what fails, or how large an error would have been detected."""
         tests, failed = self.p_values.numel(), self.failed
-        many = f"{tests} numbers" if tests > 1 else "one number"
+        many = f"{tests} tested values" if tests > 1 else "one tested value"
         size = (
             f"A deviation of {self.detectable:.1f} standard deviations is detected in "
             f"{100 * SEEN:.0f} % of cases."

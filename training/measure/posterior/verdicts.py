@@ -140,4 +140,4 @@ def _seen(error: float) -> str:
     often = f"is detected in {SEEN:.0%} of cases".replace("%", " %")
     if error <= LARGE:
         return f"{large[0].upper()}{large[1:]} {often}."
-    return f"Too few runs to test: {large} {often}."
+    return f"Too few runs to test: only {large} {often}."

@@ -199,8 +199,8 @@ def _root_mean_square(values: np.ndarray) -> np.ndarray:
 
 
 ALONE = {
-    "melt": "data alone: the picture compares them with generated rows of the same run",
-    "gen": "samples alone: the picture compares them with a melt of the same run",
+    "melt": "data alone: with generated rows of the same run beside them, both are compared",
+    "gen": "samples alone: with a melt of the same run beside them, both are compared",
 }
 """Note for the user, by kind of the only simulation of a run."""
 

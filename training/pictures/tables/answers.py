@@ -254,7 +254,9 @@ def draw_intervals(saved: SavedAnswerCheck) -> Figure:
     high = LINE * len(columns) + 0.1
     figure = look.new_figure(look.WIDE, look.above_panels(saved.verdict) + 0.3 + high + 0.5)
     dim = len(saved.columns)
-    some = f"the columns farthest off, of {dim}" if dim > MOST_CHECKED else ""
+    some = (
+        f"the {MOST_CHECKED} of {dim} columns that are farthest off" if dim > MOST_CHECKED else ""
+    )
     _headline(figure, saved, "Prediction intervals and true values", some)
     places = -np.arange(len(columns), dtype=float)
     for number, probability in enumerate(levels):

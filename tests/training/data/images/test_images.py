@@ -228,7 +228,7 @@ def test_wrong_labels_are_refused_when_they_are_used(tmp_path):
             for value in (b"-1", b"1.5", b'"3"', b"[NaN]", b"1000000000")
         ),
         *((b'{"labels": [["0.png", ' + deep + b"]]}", "") for deep in DEEP),
-        (b'{"labels": [' + b"[]," * 5_000_000 + b"[]]}", "many labels"),
+        (b'{"labels": [' + b"[]," * 5_000_000 + b"[]]}", "too many labels"),
     ):
         files = {"0.png": GOOD, "1.png": GOOD, **({"dataset.json": content} if content else {})}
         path = write_zip(tmp_path / "a.zip", files)

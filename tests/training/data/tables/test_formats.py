@@ -87,7 +87,7 @@ def test_whether_the_first_row_is_a_header_can_be_said(tmp_path):
     (block,) = open_table(str(path), None, 0, "no").blocks()
     np.testing.assert_array_equal(block, [[2000, 2001, 2002], [3, 1, 2]])
     path.write_text("a,b\n3,1\n")
-    with pytest.raises(DataError, match="line 1, column 'x1': 'a' is no number"):
+    with pytest.raises(DataError, match="line 1, column 'x1': 'a' is not a number"):
         list(open_table(str(path), None, 0, "no").blocks())
 
 
@@ -122,7 +122,7 @@ def test_parquet_may_have_a_named_index_and_no_words_for_numbers(tmp_path):
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     path = tmp_path / "words.parquet"
     parquet.write_table(arrow.table({"a": [1, 2], "b": ["one", "two"], "c": [None, 4]}), path)
-    with pytest.raises(NotNumbers, match="column 'b' holds string, no numbers"):
+    with pytest.raises(NotNumbers, match="column 'b' contains string, not numbers"):
         open_table(str(path), None)
     np.testing.assert_array_equal(rows_of(path, ["c", "a"]), [[np.nan, 1], [4, 2]])
     path, frame = tmp_path / "index.parquet", pandas.DataFrame({"a": [0.5]}, index=[5])
@@ -135,9 +135,9 @@ def test_parquet_may_have_a_named_index_and_no_words_for_numbers(tmp_path):
 HOSTILE = {
     "empty": ("", "is empty"),
     "ragged": ("a,b\n1,2\n3\n", "line 3 has 1 cells for 2 columns: the last column is 'b'"),
-    "words": ("a,b\n1,2\n3,four\n", "line 3, column 'b': 'four' is no number"),
-    "comma decimals": ('a,b\n"1,5",2\n', "'1,5' is no number"),
-    "codes": ("a,b\n2020_01,2\n", "'2020_01' is no number"),
+    "words": ("a,b\n1,2\n3,four\n", "line 3, column 'b': 'four' is not a number"),
+    "comma decimals": ('a,b\n"1,5",2\n', "'1,5' is not a number"),
+    "codes": ("a,b\n2020_01,2\n", "'2020_01' is not a number"),
     "formula": ("a,=cmd|' /C calc'!A0\n1,2\n", "which a spreadsheet would run"),
     "twins": ("a,a\n1,2\n", "two columns 'a'"),
     "nameless": ("a,\n1,2\n", "name of column 2"),
@@ -145,7 +145,7 @@ HOSTILE = {
     "latin": ("a,gr\xf6\xdfe\n1,2\n".encode("latin-1"), "not UTF-8"),
     "quote": ('a,b\n1,"2\n', "line 2: unexpected end of data"),
     "huge cell": ("a,b\n1," + "9" * 200_000 + "\n", "line 2: field larger"),
-    "zero bytes": (b"a,b\n1,\x00\n", "is no number|NUL"),
+    "zero bytes": (b"a,b\n1,\x00\n", "is not a number|NUL"),
     "wide": (",".join(f"x{i}" for i in range(10_001)), "10001 columns: the limit is 10000"),
     "years": ("2000,2001,2005\n3,1,2\n", "first row, 2000, 2001, 2005, .* --header=yes"),
     "wavelengths": ("0.5,1,1.5\n3,1,2\n", "first row, 0.5, 1, 1.5, .* --header=no"),
@@ -177,20 +177,20 @@ def test_arrays_that_are_no_tables_are_refused(tmp_path):
             assert match in refusal(rows_of, tmp_path / f"{name}{suffix}")
     header = "{'descr': '<f8', 'fortran_order': False, 'shape': (33554432, 2), }"
     (tmp_path / "bomb.npz").write_bytes(zip_bomb("points.npy", 512, npy(header, b"")))
-    assert "promises" in refusal(rows_of, tmp_path / "bomb.npz")
+    assert "declares" in refusal(rows_of, tmp_path / "bomb.npz")
     np.savez(tmp_path / "two.npz", one=ROWS, other=ROWS)
     np.savez(tmp_path / "names.npz", points=ROWS, names=["a"])
     np.save(tmp_path / "none.npy", np.zeros((20, 0)))
     (tmp_path / "folder.csv").mkdir()
     for name, match in (
-        ("two.npz", "of them 'points': save the"),
-        ("names.npz", "3 columns, but 1 names"),
+        ("two.npz", "several arrays, none of them 'points'"),
+        ("names.npz", "3 columns, but 1 column names"),
         ("none.npy", "no columns"),
-        ("folder.csv", "is no file"),
+        ("folder.csv", "is not a file"),
     ):
         assert match in refusal(rows_of, tmp_path / name)
     (tmp_path / "text.parquet").write_text("a,b\n1,2\n")
-    with pytest.raises(InflationError, match=r"no readable Parquet|needs pyarrow"):
+    with pytest.raises(InflationError, match=r"not a readable Parquet|needs pyarrow"):
         rows_of(tmp_path / "text.parquet")
     assert "does not exist" in refusal(rows_of, tmp_path / "nothing.csv")
 
@@ -230,9 +230,9 @@ def made(tmp_path):
         more = [each.replace("n:0", "n1:0") if form == "named" else each for each in more]
         place = (f"--source={source}", f"--dest={tmp_path / dest}")
         output = good(run_script(dataset_tool, *place, *options, *more)).out
-        assert "40 datasets of 1 to 2 trials each" in output
+        assert "40 datasets with 1 to 2 trials each" in output
         tables[form] = load_table(tmp_path / dest)
-    assert "datasets of 1 to 2 trials" in good(run_script(info, tmp_path / "long.npz")).out
+    assert "datasets with 1 to 2 trials" in good(run_script(info, tmp_path / "long.npz")).out
     return tables
 
 
@@ -315,7 +315,11 @@ def test_a_row_without_trials_is_refused(tmp_path):
     source = write_csv(tmp_path / "wide.csv", WIDE, rows)
     place = (f"--source={source}", f"--dest={tmp_path / 'd.npz'}")
     refused(run_script(dataset_tool, *place, "--repeats=y*,n*,t*"), 1, "line 6 has no trials")
-    for groups, word in (("y1;y2,n2", "as many"), ("z*", "no column"), ("y1;y1", "twice")):
+    for groups, word in (
+        ("y1;y2,n2", "same number"),
+        ("z*", "no column matches"),
+        ("y1;y1", "twice"),
+    ):
         refused(run_script(dataset_tool, *place, f"--repeats={groups}"), 2, word)
 
 

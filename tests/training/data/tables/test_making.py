@@ -41,8 +41,8 @@ def test_what_has_no_density_is_left_out_and_can_be_restored():
     text = "\n".join(lines)
     # b stands after the sum, which is thereby the one that stays
     assert list(table.columns.names) == ["a", "count", "total", "price"]
-    assert "constant column(s): fixed" in text
-    assert "follow exactly from those before them: b" in text
+    assert "Dropped constant column(s): fixed" in text
+    assert "exact functions of earlier columns: b" in text
     assert table.columns.steps.tolist() == [0, 1, 0, 0.01]
     assert "participation ratio" in text
     names, rows = list(mixed().names), np.concatenate(list(mixed().blocks()))
@@ -59,11 +59,10 @@ def test_what_has_no_density_is_left_out_and_can_be_restored():
     fixed, b = table.dropped.contradicted(table.points, other)
     some = table.points.index_fill(1, torch.tensor([1, 2]), torch.nan)  # b is of a and the total
     (lost,) = table.dropped.contradicted(some[:3], {name: other[name][:3] for name in names})
-    assert lost.startswith(
-        "column 'b' is a function of other columns in training, but 3 row(s) lack"
-    )
-    assert "'fixed' is constant in the training data, but not in 2 row(s): row 5 has 7.001" in fixed
-    assert "'b' follows from others in the training, but not in 2 row(s): row 5 has 0.90635" in b
+    assert lost.startswith("column 'b' is a function of other columns in training, but 3 row(s) l")
+    no = "in the training data, but not in 2 row(s): row 5 has"
+    assert f"'fixed' is constant {no} 7.001 instead" in fixed
+    assert f"'b' is a function of others {no} 0.90635" in b
 
 
 def test_many_columns_are_summed_up():
@@ -91,7 +90,7 @@ def test_steps_are_found_where_there_are_some():
         columns = source(other=numbers(5), column=values)
         table, lines = make_table(columns, TableChoices())
         assert float(table.columns.steps[1]) == pytest.approx(step, rel=1e-9)
-        warned = any("no density" in line for line in lines)
+        warned = any("without a density" in line for line in lines)
         assert warned == bool(step == 0 and (values == 0).any())
         plain, _ = make_table(columns, TableChoices(dequantize=False))
         assert not plain.columns.steps.any()
@@ -110,7 +109,7 @@ def test_missing_and_infinite_values_are_refused_or_dropped_or_filled_in():
         assert "--missing=drop" in message
         dropped, lines = make_table(rows, TableChoices(conditions=conditions, missing="drop"))
         assert len(dropped) == COUNT - 2
-        assert "2 of 500 rows (0.40%), with 2 missing or infinite value(s)" in lines
+        assert "Dropped 2 of 500 rows (0.40%), with 2 missing or infinite value(s)" in lines
     column[[3, 300]] = np.nan
     filled, _ = make_table(source(a=numbers(1), b=column), TableChoices(missing="mean"))
     assert float(filled.points[3, 1]) == pytest.approx(np.nanmean(column))
@@ -143,7 +142,7 @@ def test_more_columns_than_rows_are_kept_with_a_warning():
     given = source(fixed=np.ones(60), **columns, last=numbers(100, 60))
     table, lines = make_table(given, TableChoices())
     assert table.dim == 101
-    assert any("Warning: 101 columns but only 54 training" in line for line in lines)
+    assert any("Warning: 101 columns but only 54 training rows" in line for line in lines)
     _, lines = make_table(source(**dict(list(columns.items())[:20])), TableChoices())
     assert not any("Warning" in line for line in lines)
 
@@ -161,7 +160,7 @@ def test_identifiers_are_told_and_never_called_constant():
     key = 2.0**53 + np.arange(COUNT)
     table, lines = make_table(source(a=numbers(), key=key), TableChoices())
     assert list(table.columns.names) == ["a"]
-    assert any("look like identifiers: key" in line for line in lines)
+    assert any("look like identifiers" in line and line.endswith(": key") for line in lines)
     assert not any("constant" in line for line in lines)
     later = {"key": torch.from_numpy(key) + 2**20}
     assert not list(table.dropped.contradicted(table.points, later))
@@ -170,11 +169,11 @@ def test_identifiers_are_told_and_never_called_constant():
 def test_values_beyond_bounds_are_told_with_their_row():
     price = 351 + np.abs(numbers())
     rows = source(a=numbers(1), price=price)
-    told = r"row 1, column 'price': 351\.1\d* is not within .*500 to inf"
+    told = r"row 1, column 'price': 351\.1\d* is outside its --bounds, 500 to inf"
     with pytest.raises(DataError, match=told):
         make_table(rows, TableChoices(bounds={"price": (500, np.inf)}))
     price[3] = 351
-    with pytest.raises(DataError, match="exactly at a bound,"):
+    with pytest.raises(DataError, match=r"'price': 1 value.* exactly at a bound, 351"):
         make_table(source(a=numbers(1), price=price), TableChoices(bounds={"price": (351, np.inf)}))
     count = np.floor(3 * np.abs(numbers()))
     choices = TableChoices(bounds={"count": (0, 99)})
@@ -199,12 +198,14 @@ def test_a_far_value_that_repeats_is_told():
 def test_values_that_cannot_be_squared_and_tables_without_content_are_refused():
     column = numbers()
     column[400] = 1e300
-    with pytest.raises(DataError, match=r"row 401, column 'a': .* squared"):
+    with pytest.raises(DataError, match=r"row 401, column 'a': 1e\+300 is too large"):
         make_table(source(a=column, b=numbers()), TableChoices(missing="mean"))
     with pytest.raises(DataError, match="has 9 rows: need at least 10"):
         make_table(source(a=numbers(count=9)), TableChoices())
-    assert "no column that varies" in refusal(make_table, source(a=np.ones(COUNT)), TableChoices())
-    with pytest.raises(DataError, match="column 'a' has no values:"):
+    assert "all columns are constant" in refusal(
+        make_table, source(a=np.ones(COUNT)), TableChoices()
+    )
+    with pytest.raises(DataError, match="column 'a' has no values$"):
         make_table(source(a=np.full(COUNT, np.nan), b=numbers()), TableChoices(missing="mean"))
     with pytest.raises(UsageError, match="no column 'z'"):
         make_table(source(a=numbers()), TableChoices(conditions=["z"]))
@@ -229,7 +230,7 @@ def test_kept_rows_are_in_the_file_and_in_no_training(tmp_path):
     save_table(tmp_path / "table.npz", table)
     whole, to_train = load_whole(tmp_path / "table.npz"), load_table(tmp_path / "table.npz")
     assert int(whole.kept.sum()) == COUNT // 5
-    assert any("100 kept" in line for line in lines)
+    assert any("100 in the calibration set" in line for line in lines)
     assert len(to_train) == len(whole) - COUNT // 5
     assert int(to_train.held_out.sum()) == COUNT // 10
     kept = whole.at(whole.kept).row_numbers()
@@ -260,15 +261,15 @@ def test_a_broken_data_set_is_refused_in_one_line(tmp_path):
         sound = dict(saved)
     for changes, match in (
         ({"points": sound["points"] * np.nan}, "not finite"),
-        ({"points": sound["points"][0]}, r"'points' is \[4\]"),
+        ({"points": sound["points"][0]}, r"'points' has shape \[4\]"),
         ({"names": np.array(["a"])}, "4 columns, but 1 names"),
         ({"names": np.array(["a", "=b", "c", "d"])}, "formula"),
         ({"steps": -sound["steps"]}, "negative"),
         ({"bounds": np.ones((4, 2))}, "not below"),
-        ({"bounds": np.ones(4)}, "'bounds' is"),
+        ({"bounds": np.ones(4)}, "'bounds' has shape"),
         ({"points": sound["points"][:1]}, "nothing to learn"),
-        ({"names": np.arange(4)}, "a list of text"),
-        ({"held_out": np.ones(COUNT, dtype=bool)}, "no training"),
+        ({"names": np.arange(4)}, "expected a list of text"),
+        ({"held_out": np.ones(COUNT, dtype=bool)}, "no training rows"),
         ({"held_out": np.ones(COUNT)}, "'held_out'"),
         ({"kept": sound["held_out"]}, "both"),
         ({"column_order": np.array(["a"])}, "column_order"),

@@ -203,7 +203,7 @@ def test_points_without_likelihood_are_never_drawn(sampler):
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_what_cannot_be_drawn_is_told(sampler):
     which = problem(gaussian_prior(), Half(1e9), torch.zeros(1, 0).double())
-    assert "the likelihood is 0 at all of" in refusal(drawn, which, sampler, draws=20)
+    assert "the likelihood is 0 at all" in refusal(drawn, which, sampler, draws=20)
     assert f"not{sampler}" in refusal(drawn, which, f"not{sampler}", kind=UsageError)
 
 
@@ -509,9 +509,9 @@ def test_likelihoods_without_a_lookahead_are_told():
     mixed = Gaussian(double(0.4), operator=double([[1.0, 0.7]]))
     plain = problem(gaussian_prior(), seen, observed)
     others = {
-        "user-defined": problem(gaussian_prior(), Parabola(), observed),
-        "clean": problem(gaussian_prior(deblurred=True), seen, observed),
-        "does not grow": problem(bumps(kept=1), seen, observed),
+        "a user-defined likelihood": problem(gaussian_prior(), Parabola(), observed),
+        "noise-free points": problem(gaussian_prior(deblurred=True), seen, observed),
+        "noise grows in all dimensions, unlike": problem(bumps(kept=1), seen, observed),
         "operator": problem(bumps(bent()), mixed, observed),
         "conditions": replace(plain, target=replace(plain.target, labels=torch.eye(33))),
     }

@@ -130,14 +130,16 @@ def test_holm_multiplies_by_the_hypotheses_that_are_left():
 def test_a_verdict_names_what_fails_and_what_error_would_have_been_seen():
     adjusted = {"a": 0.5, "b": 1e-3, "c": 1e-9, "d": 1e-4, "e": 5e-3}
     assert verdict(adjusted, 0.01, 100) == (
-        "Not calibrated: c (p = 1e-09), d (p = 0.0001), b (p = 0.001) and 1 more failed, of 5 tests of 100 runs at level 0.01, corrected for multiple comparisons; an error of 25 points of coverage or more is detected in 90 % of cases."
+        "Not calibrated: c (p = 1e-09), d (p = 0.0001), b (p = 0.001) and 1 more failed, "
+        "of 5 tests of 100 runs at level 0.01, corrected for multiple comparisons; an error of "
+        "25 points of coverage or more is detected in 90 % of cases."
     )
-    assert verdict({"a": 0.01}, 0.01, 100).startswith("No miscalibration seen in one test")
-    assert "quantity was tested" in refusal(verdict, {}, 0.01, 100)
+    assert verdict({"a": 0.01}, 0.01, 100).startswith("No miscalibration found in one test")
+    assert "no quantity was tested" in refusal(verdict, {}, 0.01, 100)
     few, many = (verdict({"a": 0.5}, 0.01, runs) for runs in (34, 1000))
-    ending = "of 38 points or more is detected in 90 % of cases"
-    assert few.endswith(f". Too few runs to tell: only one{ending}")
-    assert many.endswith(f". One{ending.replace('38', '7')}")
+    ending = " error of 38 points of coverage or more is detected in 90 % of cases."
+    assert few.endswith(f". Too few runs to test: only an{ending}")
+    assert many.endswith(f". An{ending.replace('38', '7')}")
 
 
 def test_errors_are_seen_as_often_as_the_verdict_says():
@@ -333,19 +335,19 @@ def test_what_makes_no_sense_is_refused():
     draws, truth, odd = normal(30, 5, 2), normal(30, 2), normal(30, 3)
     many = (draws, truth, seeded())
     for call, given, message in (
-        (run_values, (draws[..., 0], truth[:, 0], seeded()), "must be"),
+        (run_values, (draws[..., 0], truth[:, 0], seeded()), "expected [R, S, V] and [R, V]"),
         (partial(run_values, names=("x",)), many, "names"),
         (partial(run_values, names=("x", "x")), many, "names"),
-        (fractional_ranks, (draws, odd, seeded()), "[30, 5, 2] and true values [30, 3]:"),
+        (fractional_ranks, (draws, odd, seeded()), "[30, 5, 2] and true values [30, 3]"),
         (fractional_ranks, (draws, truth * torch.nan, seeded()), "NaN"),
         (kept_by_thinning, (double([torch.nan]), 5), "NaN"),
         (uniformity, (torch.rand(19, 2),), "19 runs are too few"),
-        (uniformity, (-torch.rand(30, 1),), "outside of [0, 1]"),
-        (uniformity, (1.1 + torch.rand(30, 1),), "outside of [0, 1]"),
+        (uniformity, (-torch.rand(30, 1),), "must be within [0, 1]"),
+        (uniformity, (1.1 + torch.rand(30, 1),), "must be within [0, 1]"),
         (coverage.tarp_values, (draws, truth, truth[:5], seeded()), "reference points"),
         (crps, (normal(3, 1), normal(3)), "at least two"),
-        *((convergence, (torch.zeros(shape),), "[chains,") for shape in ((10,), (0, 10))),
-        (smoothed_weights, (torch.zeros(5),), "must be"),
+        *((convergence, (torch.zeros(shape),), "expected [chains,") for shape in ((10,), (0, 10))),
+        (smoothed_weights, (torch.zeros(5),), "expected [M, P]"),
         *((smoothed_weights, (double([[bad]]),), "NaN") for bad in (torch.nan, torch.inf)),
     ):
         assert message in refusal(call, *given)
@@ -367,11 +369,11 @@ def test_p_values_of_data_that_the_model_makes_are_even():
 def test_a_verdict_names_what_fails_or_what_would_have():
     wrong, right, few = check(6.0), check(0.5), check(0.5, 100)
     assert wrong.failed == ["b of observation 1"]
-    assert "does not make data like the observations: b of observation 1" in wrong.verdict
-    assert "4.1 standard deviations off" in right.verdict
+    assert "does not reproduce the observations: b of observation 1" in wrong.verdict
+    assert "A deviation of 4.1 standard deviations is detected" in right.verdict
     assert not check(right.detectable - 1.9).failed
     assert check(right.detectable).failed
-    assert few.verdict.startswith("Too few simulations:")
+    assert few.verdict.startswith("Too few simulations: 2 tested values")
     assert f"need {needed(2, 0.01)}" in few.verdict
 
 
