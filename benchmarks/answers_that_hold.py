@@ -50,7 +50,7 @@ from benchmarks.simulators import TASKS, Task, Wheel
 from benchmarks.simulators.priors import Prior, Uniform
 from dnnlib.errors import DataError, UsageError
 from torch_utils.results import load_arrays, save_arrays
-from training.commands.calibrating import Oddities
+from training.commands.calibrating import OutlierScores
 from training.commands.inference import Asked
 from training.flow.likelihood import Trace
 from training.inference.guarantee import HeldOutTruths
@@ -222,7 +222,7 @@ def asked_of(plan: Plan, network: Path) -> Fresh:
         density = draws.log_density.flatten(1)
         contents.append(1 - fractional_ranks(density, own, generator))
         densities.append(density)
-    odd = Oddities.of(asked, HeldOutOptions(), data)
+    odd = OutlierScores.of(asked, HeldOutOptions(), data)
     assert odd.whitened is not None
     made = Fresh(torch.cat(contents), odd.whitened, torch.cat(densities))
     save_arrays(path, {name: getattr(made, name).numpy() for name in names})
@@ -352,7 +352,7 @@ def refused_share(
     beside: HeldOutOptions = HeldOutOptions(),  # noqa: B008 a frozen one
 ) -> float:
     """The share of data ``[n, C]`` that is refused."""
-    odd = Oddities.of(asked, beside, torch.from_numpy(data).double())
+    odd = OutlierScores.of(asked, beside, torch.from_numpy(data).double())
     assert odd.whitened is not None
     p, _ = guarantee.p_values(odd.whitened, odd.values)
     return float((p <= FALSE_ALARMS).double().mean())

@@ -60,8 +60,8 @@ from torch_utils.seeds import seeded_generator
 from training.data.records.encoding import encode
 from training.data.records.records import CATEGORY, Records
 from training.files.records import load_as_records
-from training.runs.asking import Asking
 from training.runs.intervals import Interval
+from training.runs.queries import Asking
 from training.subjects.networks import NetworkFile
 from training.subjects.records import RecordFlow
 
@@ -151,16 +151,16 @@ def score_flow(model: Trained, values: np.ndarray, hidden: np.ndarray, seed: int
         if not len(rows):
             continue
         known, truth, unit = ~hidden[rows], values[rows, place], model.ranges[place]
-        law = flow.laws(values[rows], known, place, FINE.tolist())
+        distribution = flow.distributions(values[rows], known, place, FINE.tolist())
         if column.type == CATEGORY:
-            assert law.levels is not None
-            scores.of_levels(law.levels.probabilities, truth)
+            assert distribution.levels is not None
+            scores.of_levels(distribution.levels.probabilities, truth)
             continue
         ranks = flow.ranks(values[rows], known, place, seeded_generator("cpu", seed))
-        if law.levels is not None:
-            scores.of_values(law.levels, truth, unit, seed)
+        if distribution.levels is not None:
+            scores.of_values(distribution.levels, truth, unit, seed)
         else:
-            scores.of_quantiles(law.quantiles, ranks, truth, unit)
+            scores.of_quantiles(distribution.quantiles, ranks, truth, unit)
         scores.hold += holding(model, known, place, ranks, True, seed)
         try:
             scores.calibrated += holding(model, known, place, ranks, model.rows, seed)
@@ -242,17 +242,21 @@ def predict(name: str, variant: str, seed: int, folder: Path) -> Figures:
         known = ~np.isnan(values)
         known[:, place] = False
         began = time.monotonic()
-        law = model.flow.laws(values, known, place, LEVELS.tolist())
+        distribution = model.flow.distributions(values, known, place, LEVELS.tolist())
         is_level = columns[place].type == CATEGORY
-        assert law.levels is not None or not is_level
-        answer = law.levels.probabilities if is_level and law.levels else law.quantiles
+        assert distribution.levels is not None or not is_level
+        answer = (
+            distribution.levels.probabilities
+            if is_level and distribution.levels
+            else distribution.quantiles
+        )
         truth, unit = values[:, place], model.ranges[place]
         figures[method] = predicted(answer, truth, unit, is_level)
         figures[method]["seconds"] = model.seconds + time.monotonic() - began
         if not is_level:
             for key, held_out in (("hold", True), ("own", False)):
                 levels = Interval(0.9, held_out).levels(model.flow, known, place)
-                ends = model.flow.laws(values, known, place, levels[:, ::2]).quantiles
+                ends = model.flow.distributions(values, known, place, levels[:, ::2]).quantiles
                 inside = (ends[:, 0] <= truth) & (truth <= ends[:, 1])
                 figures[method][key] = float(inside.mean())
     data = OneColumn.of(model.rows.values, values, columns, place)
@@ -333,9 +337,9 @@ def synthesize(name: str, variant: str, seed: int, folder: Path) -> Figures:
     if place is not None:
         known = there.copy()
         known[:, place] = False
-        law = flow.laws(values, known, place, (0.5,)).levels
-        assert law is not None
-        own = float(roc_auc_score(values[:, place], law.probabilities[:, 1]))
+        distribution = flow.distributions(values, known, place, (0.5,)).levels
+        assert distribution is not None
+        own = float(roc_auc_score(values[:, place], distribution.probabilities[:, 1]))
         figures["flow"]["auc_flow"] = own
     return {"rows": len(real), "methods": figures}
 

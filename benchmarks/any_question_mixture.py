@@ -56,8 +56,8 @@ class Mixture:
         if not len(cells):
             return self.weights.log().expand(len(rows), -1)
         covariances = self.covariances[:, cells][:, :, cells]
-        law = torch.distributions.MultivariateNormal(self.means[:, cells], covariances)
-        found: Tensor = law.log_prob(rows[:, None, cells])  # type: ignore[no-untyped-call]
+        distribution = torch.distributions.MultivariateNormal(self.means[:, cells], covariances)
+        found: Tensor = distribution.log_prob(rows[:, None, cells])  # type: ignore[no-untyped-call]
         return self.weights.log() + found
 
     def log_prob(self, rows: Tensor, asked: Tensor) -> Tensor:
@@ -142,7 +142,9 @@ def posteriors(
             continue
         some = rows[place::SPLITS]
         is_known = np.tile(~split, (len(some), 1))
-        quantiles = torch.from_numpy(flow.laws(some.numpy(), is_known, cell, levels).quantiles)
+        quantiles = torch.from_numpy(
+            flow.distributions(some.numpy(), is_known, cell, levels).quantiles
+        )
         mean = quantiles @ weights
         std = (quantiles.square() @ weights - mean.square()).clamp(min=0).sqrt()
         exact_mean, exact_std = truth.moments(some, known, cell)

@@ -308,11 +308,13 @@ def ngboost(data: OneColumn, seed: int) -> np.ndarray:
     library, x_given = import_module("ngboost"), data.plain
     fixed = {"verbose": False, "random_state": seed}
     if data.levels:
-        law = import_module("ngboost.distns").k_categorical(data.levels)
-        model = library.NGBClassifier(Dist=law, **fixed).fit(x_given[0], data.y.astype(int))
+        distribution = import_module("ngboost.distns").k_categorical(data.levels)
+        model = library.NGBClassifier(Dist=distribution, **fixed).fit(
+            x_given[0], data.y.astype(int)
+        )
         return np.asarray(model.predict_proba(x_given[1]))
-    law = library.NGBRegressor(**fixed).fit(x_given[0], data.y).pred_dist(x_given[1])
-    return np.stack([law.ppf(level) for level in LEVELS], axis=1)
+    distribution = library.NGBRegressor(**fixed).fit(x_given[0], data.y).pred_dist(x_given[1])
+    return np.stack([distribution.ppf(level) for level in LEVELS], axis=1)
 
 
 PREDICTORS: dict[str, tuple[str, Callable[[OneColumn, int], np.ndarray]]] = {

@@ -7,7 +7,7 @@ import numpy as np
 
 from benchmarks.any_question_rivals import pinball
 from torch_utils.seeds import seeded_generator
-from training.subjects.record_laws import LevelLaw
+from training.subjects.record_distributions import CategoryDistribution
 
 INTERVALS = (50, 80, 90, 95)
 """In percent."""
@@ -50,15 +50,20 @@ class CellScores:
         self.crps += (pinball(quantiles, truth, FINE) / unit).tolist()
         self.ranks += ranks.tolist()
 
-    def of_values(self, law: LevelLaw, truth: np.ndarray, unit: float, seed: int) -> None:
+    def of_values(
+        self, distribution: CategoryDistribution, truth: np.ndarray, unit: float, seed: int
+    ) -> None:
         """Takes probabilities of the values of a number that has few."""
-        shares, values = law.probabilities / law.probabilities.sum(1, keepdims=True), law.values
+        shares, values = (
+            distribution.probabilities / distribution.probabilities.sum(1, keepdims=True),
+            distribution.values,
+        )
         middle = values[(shares.cumsum(axis=1) < 0.5).sum(axis=1).clip(max=len(values) - 1)]
         self.errors += (np.abs(middle - truth) / unit).tolist()
         off = (shares * np.abs(values - truth[:, None])).sum(axis=1)
         apart = np.einsum("ni,ij,nj->n", shares, np.abs(values[:, None] - values), shares)
         self.crps += ((off - apart / 2) / unit).tolist()
-        self.ranks += law.ranks(truth, seeded_generator("cpu", seed)).tolist()
+        self.ranks += distribution.ranks(truth, seeded_generator("cpu", seed)).tolist()
 
     def of_levels(self, probabilities: np.ndarray, truth: np.ndarray) -> None:
         """Takes probabilities ``[n, L]`` of a category's levels."""

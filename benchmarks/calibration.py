@@ -222,8 +222,8 @@ def main(
     t_min, t_max = model.about["tmin"], model.about["tmax"]
     times = torch.linspace(t_min, t_max, steps + 1, dtype=torch.float64)
     sets = Data.of(model, data, held_out, fit_points)
-    law = model.flow.latent_law(times[-1])
-    latent = law.sample(samples, seeded_generator("cpu", 0, LATENT_STREAM))
+    distribution = model.flow.latent_law(times[-1])
+    latent = distribution.sample(samples, seeded_generator("cpu", 0, LATENT_STREAM))
     judge = Judge(sets, times, model.about["dims_to_keep"], latent)
     print(
         f"{nodes} nodes, {steps} RK4 steps; energy distance of training to held-out data "

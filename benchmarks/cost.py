@@ -44,11 +44,11 @@ from benchmarks.narrow_posteriors import TRIED, Mixture, exact_flow
 from dnnlib.memory import keep_freed_memory
 from training.data.toys import Toy
 from training.files.table import load_table
-from training.flow.courses import USES, Course
+from training.flow.integration_errors import Trajectories, try_fitted
+from training.flow.integrations import USES, Integration
 from training.flow.likelihood import DivergenceIntegral, Trace
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import Solver, as_solver
-from training.flow.trials import Trajectories, try_fitted
 from training.model.model import Model
 from training.networks.mlp import ToyMLP
 
@@ -117,7 +117,7 @@ def opened(name: str, folder: Path, count: int) -> tuple[Model, ProbabilityFlow,
     # Where few rows are held out, others fill the calls.
     rows = torch.cat([table.points[table.held_out], table.points[~table.held_out]])[:count]
     assert flow.coordinates is not None
-    return model, flow, flow.coordinates.dithered(rows, torch.Generator().manual_seed(1))
+    return model, flow, flow.coordinates.dequantized(rows, torch.Generator().manual_seed(1))
 
 
 def in_turns(turns: int, *works: Callable[[], object]) -> list[float]:
@@ -153,22 +153,22 @@ def simulated(
 
 def line(name: str, use: str, folder: Path, count: int, turns: int) -> str:
     model, flow, points = opened(name, folder, count)
-    course = model.courses[use]
+    integration = model.integrations[use]
     start = flow.latent.sample(len(points), torch.Generator().manual_seed(2))
     if USES[use].melts:
         start = flow.schedule.scale(flow.times()[0]) * flow.to_eigen(points.double())
-    few, usual = flow.course(use), (flow.times(), as_solver("exp_rk5"))
+    few, usual = flow.integration(use), (flow.times(), as_solver("exp_rk5"))
     right = simulated(flow, start, flow.times(FINE), usual[1], use)
     now = simulated(flow, start, *few, use)
-    off, said = now[0] - right[0], course.error
-    if now[1] is not None and right[1] is not None and course.nats is not None:
-        off, said = now[1] - right[1], course.nats
+    off, said = now[0] - right[0], integration.error
+    if now[1] is not None and right[1] is not None and integration.nats is not None:
+        off, said = now[1] - right[1], integration.nats
     rows = torch.randn(BLOCK, flow.basis.dim)
     given = {"labels": torch.zeros(BLOCK, 2)} if name == "moons" else {}
     network, share = model.denoiser.network, len(start) / BLOCK
 
     def bare() -> None:
-        for _ in range(round(course.calls * share)):
+        for _ in range(round(integration.calls * share)):
             network(rows, torch.tensor(0.1), **given)
 
     floor, by_course, before = (
@@ -183,7 +183,8 @@ def line(name: str, use: str, folder: Path, count: int, turns: int) -> str:
     usual_error = float(off.square().mean().sqrt())
     most = float(off.abs().flatten().quantile(0.99))
     return (
-        f"| {name} | {use} | {course.name} {course.calls} | {said:.1e} | {usual_error:.1e}, "
+        f"| {name} | {use} | {integration.name} {integration.calls} | {said:.1e} | "
+        f"{usual_error:.1e}, "
         f"{most:.0e} | {floor:.3f} | {by_course:.3f} | {before:.3f} | {before / by_course:.1f} | "
         f"{by_course / floor:.1f} |"
     )
@@ -206,10 +207,10 @@ def tails() -> None:
     ways = {f"exp_rk5, {n} steps": (flow.times(n), fine) for n in (4, 5, 8)}
     ways["exp_ab2, 24 steps"] = (flow.times(24), as_solver("exp_ab2"))
     for calls in (14, 18, 24):
-        course = Course("fitted", calls, 2, melts=True, quadrature=True)
-        course.times.copy_(flow.times(calls))
-        try_fitted(course, right, USES["densities"])
-        ways[f"fitted, {calls} calls"] = (course.times, course.solver)
+        integration = Integration("fitted", calls, 2, melts=True, quadrature=True)
+        integration.times.copy_(flow.times(calls))
+        try_fitted(integration, right, USES["densities"])
+        ways[f"fitted, {calls} calls"] = (integration.times, integration.solver)
     print("| method | usual points | three to four standard deviations out |")
     print("| --- | ---: | ---: |")
     for name, way in ways.items():
@@ -260,7 +261,7 @@ def main(folder: Path, far_out: bool, embeds: bool, rows: int, turns: int, cases
     print("| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for name in cases.split(","):
         make(name, folder)
-        for use in Model.load(max((folder / name).glob("network-snapshot-*.pkl"))).courses:
+        for use in Model.load(max((folder / name).glob("network-snapshot-*.pkl"))).integrations:
             with torch.no_grad():
                 print(line(name, use, folder, rows, turns), flush=True)
 

@@ -27,7 +27,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from training.files.table import load_table
-from training.flow.cells import cell_log_prob, has_cells
+from training.flow.bin_averages import cell_log_prob, has_cells
 from training.flow.likelihood import Density, Trace
 from training.flow.pfode import ProbabilityFlow
 from training.model.model import Model
@@ -61,7 +61,7 @@ def trained(name: str, folder: Path, duration: float) -> tuple[ProbabilityFlow, 
     table = load_table(data)
     rows = table.points[table.held_out][:ROWS]
     assert flow.coordinates is not None
-    return flow, flow.coordinates.dithered(rows, torch.Generator().manual_seed(0))
+    return flow, flow.coordinates.dequantized(rows, torch.Generator().manual_seed(0))
 
 
 def timed(

@@ -44,7 +44,7 @@ from training.data.tables.making import make_table
 from training.files.table import save_table
 from training.inference.draws import Draws
 from training.inference.likelihoods import Gaussian
-from training.inference.prior import Prior, ways_of
+from training.inference.prior import Prior, integrations_of
 from training.inference.sampling import KERNELS, Problem, SamplingPlan, sample_posteriors
 from training.inference.target import Target
 from training.measure.posterior.calibration import crps
@@ -168,8 +168,8 @@ class Question:
 def sampled(model: Model, question: Question, plan: SamplingPlan, claimed: float) -> Draws:
     """Draws of all posteriors, by a likelihood that claims so many times the noise."""
     flow = model.flow
-    fine = Prior(flow, *flow.course("points"), ways=ways_of(flow))
-    coarse = Prior(flow, *flow.course("look"))
+    fine = Prior(flow, *flow.integration("points"), integrations=integrations_of(flow))
+    coarse = Prior(flow, *flow.integration("look"))
     moving = plan.chains * min(GROUP, len(question.truth))
     rows = moving if plan.sampler in KERNELS else ROWS
     parts = []

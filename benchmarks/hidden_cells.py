@@ -98,8 +98,8 @@ def held(asked: Asked, guarantee: HeldOutTruths, path: Path) -> tuple[Tensor, Te
     ends = []
     for places in torch.split(torch.arange(len(rows)), GROUP):
         for points in amortized.sample(places).points.flatten(1, 2):
-            ways = (stated, guarantee.levels().intervals)
-            ends.append(torch.stack([intervals(points, way) for way in ways]))
+            integrations = (stated, guarantee.levels().intervals)
+            ends.append(torch.stack([intervals(points, way) for way in integrations]))
     low, high = torch.stack(ends, dim=1).unbind(dim=-1)
     truths = rows.points[None, :, None]
     return (low <= truths) & (truths <= high), high - low

@@ -38,7 +38,7 @@ from benchmarks.inverse.rivals import diffpir, dps
 from torch_utils.seeds import seeded_generator
 from training.files.observations import read_mask, read_operator
 from training.flow.solvers import get_solver
-from training.inference.checking import truths_of_data
+from training.inference.checking import true_points_of_data
 from training.inference.likelihoods import Gaussian
 from training.inference.lookahead import LookAhead
 from training.inference.prior import Prior
@@ -85,7 +85,7 @@ def blurred_like_draws(truth: Tensor, prior: Prior, likelihood: Gaussian) -> Ten
     """Truths ``[M, D]`` with the noise of the first time, which draws have, and black pixels are
     far below."""
     target = Target(prior, likelihood, likelihood.observe(truth[:1]), ROWS)
-    return truths_of_data(target, truth, range(len(truth)), 1, blurred=True).points
+    return true_points_of_data(target, truth, range(len(truth)), 1, blurred=True).points
 
 
 @click.command(help=__doc__)
@@ -114,7 +114,7 @@ def main(
     flow, shape = subject.flow, subject.image_shape
     assert shape is not None
     latents = {"latents": (flow.times(LATENT_STEPS), get_solver("exp_ab2"))}
-    prior = replace(subject.prior(*flow.course("look"), False), ways=latents)
+    prior = replace(subject.prior(*flow.integration("look"), False), integrations=latents)
     likelihood = likelihood_of(seen, noise, shape)
     truth = subject.truths(data, images, 0)
     if truths == "flow":

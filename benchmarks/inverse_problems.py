@@ -102,19 +102,19 @@ def apart(points: Tensor, known: Known) -> float:
     """Mean largest difference of distribution functions of projections."""
     dim = points.shape[2]
     generator = torch.Generator().manual_seed(8)
-    ways = torch.randn(DIRECTIONS, dim, generator=generator, dtype=torch.float64)
-    values = (points @ ways.T).sort(dim=1).values
+    integrations = torch.randn(DIRECTIONS, dim, generator=generator, dtype=torch.float64)
+    values = (points @ integrations.T).sort(dim=1).values
     steps = torch.arange(1, values.shape[1] + 1).double()[:, None] / values.shape[1]
-    return float((known.below_along(ways, values) - steps).abs().amax(dim=1).mean())
+    return float((known.below_along(integrations, values) - steps).abs().amax(dim=1).mean())
 
 
 def energy(points: Tensor, exact: Tensor) -> float:
     """Mean energy distance of projections of draws ``[M, S, D]`` and exact ones ``[M, E, D]``, over
     that of S independent draws."""
     generator = torch.Generator().manual_seed(9)
-    ways = torch.randn(points.shape[2], TOGETHER, generator=generator, dtype=torch.float64)
+    integrations = torch.randn(points.shape[2], TOGETHER, generator=generator, dtype=torch.float64)
     ratios = []
-    for drawn, known in zip(points @ ways, exact @ ways, strict=True):
+    for drawn, known in zip(points @ integrations, exact @ integrations, strict=True):
         std = known.std(dim=0)
         chance = mean_distance(known / std, known / std) * (1 / len(drawn) + 1 / len(known))
         ratios.append(energy_distance(drawn / std, known / std) / chance)
@@ -167,8 +167,8 @@ def of_network(path: str) -> Prior:
     """The prior that a network has learned, of pixels in units of the fields."""
     subject = open_prior(NetworkFile.open(path))
     flow = subject.flow
-    ways = {"latents": (flow.times(10), get_solver("exp_ab2"))}
-    prior = replace(subject.prior(*flow.course("look"), False), ways=ways)
+    integrations = {"latents": (flow.times(10), get_solver("exp_ab2"))}
+    prior = replace(subject.prior(*flow.integration("look"), False), integrations=integrations)
     return replace(prior, unit=prior.unit * STEP, origin=(prior.origin - 127.5) / STEP)
 
 
@@ -199,8 +199,8 @@ def main(
         return
     # Others take the steps of their papers.
     numbers = [int(each) for each in steps.split(",")]
-    ways = [("twisted", each) for each in numbers if "twisted" in samplers.split(",")]
-    ways += [(each, 0) for each in samplers.split(",") if each != "twisted"]
+    integrations = [("twisted", each) for each in numbers if "twisted" in samplers.split(",")]
+    integrations += [(each, 0) for each in samplers.split(",") if each != "twisted"]
     columns = "prior | task | noise | sampler | coverage | mean | std | apart | energy | CRPS"
     print(f"| {columns} | R-hat | calls | seconds |")
     print(f"| --- | --- | ---: | --- | --- | ---: | --- |{3 * ' ---: |'} --- | ---: | ---: |")
@@ -215,7 +215,7 @@ def main(
                 likelihood = likelihood_of(task, noise, fields.shape)
                 observed = likelihood.simulate(truth, torch.Generator().manual_seed(3))
                 known = fields.posterior(likelihood, observed)
-                for sampler, many in ways:
+                for sampler, many in integrations:
                     target = Target(prior, likelihood, observed, rows)
                     began = time.process_time()
                     points, mixing = sampled(sampler, target, particles, many)

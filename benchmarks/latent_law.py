@@ -37,10 +37,10 @@ from training.flow.denoisers import MixtureDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule
-from training.learning.melting import MOST, LawPlan, candidates_for, fit, melted_latents
+from training.learning.latents import MOST, LatentPlan, candidates_for, encoded_latents, fit
 from training.model.model import Model
 from training.names import TOY_NAMES
-from training.subjects.toys import melted_points
+from training.subjects.toys import inflated_points
 
 ROOT = Path(__file__).parent.parent
 SAMPLES, DENSITIES, SETS = 20_000, 4000, 3
@@ -67,11 +67,11 @@ def fresh(toy: Toy, flow: ProbabilityFlow, count: int, seed: int) -> Tensor:
 def learned(toy: Toy, flow: ProbabilityFlow) -> tuple[ProbabilityFlow, float]:
     """The flow with a law, and seconds that it took."""
     start = time.process_time()
-    plan = LawPlan(lambda count: melted_points(toy, 0, count), None, MOST, 0, 2048)
-    latents = melted_latents(flow, plan, MOST, lambda part: None)
+    plan = LatentPlan(lambda count: inflated_points(toy, 0, count), None, MOST, 0, 2048)
+    latents = encoded_latents(flow, plan, MOST, lambda part: None)
     (candidate,) = candidates_for(1)
     found = fit(latents, toy.dim - 1, candidate, 0)
-    return flow.with_law(found.mixture), time.process_time() - start
+    return flow.with_distribution(found.mixture), time.process_time() - start
 
 
 def trained(toy: Toy, dims_to_keep: int, duration: float, folder: Path) -> ProbabilityFlow:
@@ -137,20 +137,20 @@ def main(toys: str, duration: float, folder: Path) -> None:
     for name in toys.split(","):
         toy = Toy(name)
         exact = exact_flow(toy)
-        with_law, seconds = learned(toy, exact)
-        flows = [("exact", exact, ""), ("exact", with_law, f"{seconds:.0f}")]
+        with_distribution, seconds = learned(toy, exact)
+        flows = [("exact", exact, ""), ("exact", with_distribution, f"{seconds:.0f}")]
         if duration:
             network = trained(toy, toy.dim - 1, duration, folder)
-            flows += [("trained", network.with_law(None), ""), ("trained", network, "")]
+            flows += [("trained", network.with_distribution(None), ""), ("trained", network, "")]
             flows.append(("trained", trained(toy, toy.dim, duration, folder), ""))
         points = Fresh(toy, exact)
         for denoiser, flow, cost in flows:
             samples = flow.sample(SAMPLES, seeded_generator("cpu", 0))
             mean, error = left(toy, flow, exact)
-            law = "learned" if flow.learned else "Gaussian"
-            law = law if flow.schedule.name != "PRP" else "(PRP)"
+            distribution = "learned" if flow.learned else "Gaussian"
+            distribution = distribution if flow.schedule.name != "PRP" else "(PRP)"
             print(
-                f"| {name} | {denoiser} | {law} | {mean:.4f} ± {error:.4f} | "
+                f"| {name} | {denoiser} | {distribution} | {mean:.4f} ± {error:.4f} | "
                 f"{points.energy(samples):.2f} | {farthest_coverage(toy, flow):.2f} | {cost} |",
                 flush=True,
             )

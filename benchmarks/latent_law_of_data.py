@@ -48,7 +48,7 @@ from training.data.images.batches import normalize_pixels
 from training.data.images.dataset import ImageDataset
 from training.files.table import save_table
 from training.flow.calls import BLOCK_ROWS
-from training.flow.latent.laws import GaussianLaw, LatentLaw
+from training.flow.latent.distributions import GaussianLatents, LatentDistribution
 from training.flow.likelihood import DivergenceIntegral, Trace, bits_per_dim
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import as_solver
@@ -130,7 +130,7 @@ def noisy(flow: ProbabilityFlow, points: Tensor, key: int) -> Tensor:
     """Points ``[N, D]`` with the noise of the first time, and spread over the steps of columns."""
     generator, first = seeded_generator("cpu", NOISE, key), flow.times()[0]
     if flow.coordinates is not None:
-        points = flow.coordinates.dithered(points, seeded_generator("cpu", DITHER, key))
+        points = flow.coordinates.dequantized(points, seeded_generator("cpu", DITHER, key))
     start = flow.to_eigen(points) + flow.schedule.sample_noise(len(points), first, generator)
     return flow.to_data(flow.schedule.scale(first) * start, first)
 
@@ -147,21 +147,21 @@ def judge(flow: ProbabilityFlow, points: Points, seed: int) -> dict[str, Any]:
     is_table = flow.coordinates is not None
     std = train.std(dim=0) if is_table else torch.ones(train.shape[1]).double()
     melts = [flow.encode(part, flow.times(STEPS), SOLVER) for part in (train, test)]
-    closed = flow.with_law(None).latent
-    laws: dict[str, LatentLaw] = dict(
-        zip(LAWS, (closed, GaussianLaw.empirical(melts[0]), flow.latent), strict=True)
+    closed = flow.with_distribution(None).latent
+    distributions: dict[str, LatentDistribution] = dict(
+        zip(LAWS, (closed, GaussianLatents.empirical(melts[0]), flow.latent), strict=True)
     )
     count = min(len(train), MOST if is_table else MOST_IMAGES)
     w = torch.randn(count, train.shape[1], generator=seeded_generator("cpu", SAMPLES, seed))
     parts = [part for part in torch.split(train, count) if len(part) == count]
     own = mean(energy_distance(part / std, test / std) for part in parts)
     found: dict[str, Any] = {"is_learned": flow.learned is not None, "own_energy": own}
-    for name, law in laws.items():
+    for name, distribution in distributions.items():
         if name == "learned" and flow.learned is None:
             found[name] = found[LAWS[0]]
             continue
-        gain = law.log_prob(melts[1]) - closed.log_prob(melts[1])
-        samples = flow.decode(law.unwhiten(w.double()), flow.times(STEPS), SOLVER)
+        gain = distribution.log_prob(melts[1]) - closed.log_prob(melts[1])
+        samples = flow.decode(distribution.unwhiten(w.double()), flow.times(STEPS), SOLVER)
         found[name] = {
             "nats": float(gain.mean()),
             "nats_error": float(gain.std()) / len(gain) ** 0.5,
@@ -176,15 +176,15 @@ def bits(model: Model, test: Tensor, kept: int) -> dict[str, Any]:
     trace = Trace("hutchinson", PROBES)
     integral = DivergenceIntegral(as_solver(DEFAULT_SOLVER), trace, slice(0, len(test)), dim)
     melt = flow.melt(dequantized(test, seed=0), flow.times(BITS_STEPS), integral.solver)
-    u = melt.end / flow.gaussian_law(melt.times[-1]).std
+    u = melt.end / flow.gaussian_latents(melt.times[-1]).std
     costs = (u.square() + log(2 * pi)) / (2 * dim * log(2))
     found = {}
-    for name, law in (("Gaussian", None), ("learned", flow.learned)):
-        nats = flow.with_law(law).log_prob_along(melt, integral).log_prob
+    for name, distribution in (("Gaussian", None), ("learned", flow.learned)):
+        nats = flow.with_distribution(distribution).log_prob_along(melt, integral).log_prob
         total = bits_per_dim(nats, dim, LEVELS_PER_UNIT)
         first, others = costs[:, :kept].sum(dim=1), costs[:, kept:].sum(dim=1)
-        if law is not None:
-            others = -law.log_prob(u[:, :kept], u[:, kept:]) / dim / log(2)
+        if distribution is not None:
+            others = -distribution.log_prob(u[:, :kept], u[:, kept:]) / dim / log(2)
         found[name] = {
             "bits": float(total.mean()),
             "bits_error": float(total.std()) / len(total) ** 0.5,
@@ -229,16 +229,18 @@ def cell(values: Sequence[float], digits: int) -> str:
     return f"{mean(values):.{digits}f}{error}"
 
 
-def law_row(title: str, law: str, results: Sequence[Mapping[str, Any]]) -> str:
-    rows = [result[law] for result in results]
+def law_row(title: str, distribution: str, results: Sequence[Mapping[str, Any]]) -> str:
+    rows = [result[distribution] for result in results]
     least = min(rows, key=lambda row: row["nats"])
     cells = ["0", ""]
-    if law != LAWS[0]:
+    if distribution != LAWS[0]:
         cells = [cell([row["nats"] for row in rows], 3)]
         cells.append(f"{least['nats']:.3f} ± {least['nats_error']:.3f}")
     cells.append(cell([row["energy"] for row in rows], 3))
-    bit_rows = [result["bits"][law] for result in results if law in result.get("bits", {})]
-    return f"| {title} | {law} | {' | '.join(cells)} | {bit_cells(bit_rows)} |"
+    bit_rows = [
+        result["bits"][distribution] for result in results if distribution in result.get("bits", {})
+    ]
+    return f"| {title} | {distribution} | {' | '.join(cells)} | {bit_cells(bit_rows)} |"
 
 
 def bit_cells(rows: Sequence[Mapping[str, float]]) -> str:
@@ -267,7 +269,7 @@ def main(data: str, seeds: int, prp_seeds: int, folder: Path) -> None:
         ]
         learned = sum(result["is_learned"] for result in results)
         title = f"{name}, {learned} of {len(results)} learned"
-        lines += [law_row(title, law, results) for law in LAWS]
+        lines += [law_row(title, distribution, results) for distribution in LAWS]
         if name == "digits":
             others = [
                 results_in(place / f"PRP-{seed}.json", of_digits, place, "PRP", seed)

@@ -25,7 +25,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from training.inference.checking import truths_of_data
+from training.inference.checking import true_points_of_data
 from training.inference.likelihoods import Gaussian
 from training.inference.target import Target
 from training.subjects import NetworkFile, open_prior
@@ -66,13 +66,13 @@ def main(network: str, data: tuple[Path, ...], images: int) -> None:
     torch.set_num_threads(1)
     subject = open_prior(NetworkFile.open(network))
     flow, seen = subject.flow, Gaussian(torch.ones(()).double(), dim=subject.dim)
-    prior = subject.prior(*flow.course("latents"), False)
+    prior = subject.prior(*flow.integration("latents"), False)
     target = Target(prior, seen, torch.zeros(1, subject.dim).double(), ROWS)
     print("| images | axes | square | interval | sum | KS |")
     print("| --- | --- | --- | --- | --- | --- |", flush=True)
     for source in data:
         points = subject.truths(source, min(images, subject.testable(source) or images), 0)
-        w = truths_of_data(target, points, range(len(points)), 0).w
+        w = true_points_of_data(target, points, range(len(points)), 0).w
         assert w is not None
         for axes in groups(subject.dim, subject.dims_to_keep):
             name = f"{axes.start + 1} to {axes.stop}"

@@ -34,7 +34,7 @@ from training.data.toys import Toy
 from training.flow.calls import BLOCK_ROWS, RecomputedDenoiser
 from training.flow.denoisers import MixtureDenoiser
 from training.flow.eigenbasis import EigenBasis
-from training.flow.latent.laws import GaussianLaw
+from training.flow.latent.distributions import GaussianLatents
 from training.flow.likelihood import Trace, bits_per_dim
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import NoiseSchedule
@@ -107,19 +107,19 @@ def exact(toys: str) -> None:
 def exact_row(toy: Toy, kept: int) -> str:
     began = time.perf_counter()
     flow, solver = exact_flow(toy, kept), SOLVERS[DEFAULT_SOLVER]
-    law = exact_denoiser(toy, flow.basis, flow.schedule).log_density
+    distribution = exact_denoiser(toy, flow.basis, flow.schedule).log_density
     times = flow.schedule.times(DEFAULT_STEPS, flow.schedule.default_t_max())
     start = noisy_sample(toy, flow, POINTS, times[0])
-    points, truth = flow.basis.from_eigen(start), law(start, times[0])
-    error = (flow.log_prob(points, times, solver, law) - truth).abs()
+    points, truth = flow.basis.from_eigen(start), distribution(start, times[0])
+    error = (flow.log_prob(points, times, solver, distribution) - truth).abs()
     gap = flow.log_prob(points, times, solver) - truth
     latents = noisy_sample(toy, flow, LATENTS, times[-1])
-    gaussian = GaussianLaw(flow.noisy_variance(times[-1]))
-    shortfall = gaussian.log_prob(latents) - law(latents, times[-1])
+    gaussian = GaussianLatents(flow.noisy_variance(times[-1]))
+    shortfall = gaussian.log_prob(latents) - distribution(latents, times[-1])
     cells, volume = grid(toy, flow.schedule.noise_variance(times[0]))
     integrals = [
         float(flow.log_prob(cells, times, solver, latent).exp().sum()) * volume
-        for latent in (law, None)
+        for latent in (distribution, None)
     ]
     return (
         f"| {toy.name} | {flow.schedule.name} | {error.mean():.1e} | {error.max():.1e} "
@@ -146,12 +146,13 @@ def toy(networks: tuple[Path, ...]) -> None:
 def toy_row(model: Model) -> str:
     flow = model.flow
     toy = Toy(model.about["data_name"], model.about["augment_to"])
-    law = exact_denoiser(toy, flow.basis, flow.schedule).log_density
+    distribution = exact_denoiser(toy, flow.basis, flow.schedule).log_density
     times = flow.schedule.times(DEFAULT_STEPS, model.about["tmax"])
     points = toy.sample(FRESH, generator(2))
-    truth = law(flow.basis.to_eigen(points), times[0])
+    truth = distribution(flow.basis.to_eigen(points), times[0])
     found = [
-        flow.log_prob(points, times, SOLVERS[DEFAULT_SOLVER], latent) for latent in (None, law)
+        flow.log_prob(points, times, SOLVERS[DEFAULT_SOLVER], latent)
+        for latent in (None, distribution)
     ]
     return (
         f"| {toy.name} | {flow.schedule.name} | {truth.mean():.4f} | {found[0].mean():.4f} "
@@ -195,7 +196,7 @@ def image_bits(model: Model, points: Tensor, steps: int, trace: Trace) -> Tensor
 def image_row(model: Model, points: Tensor, steps: int) -> str:
     began = time.perf_counter()
     flow, first = model.flow, model.flow.schedule.times(1, model.about["tmax"])[0]
-    linear = GaussianLaw(flow.noisy_variance(first)).log_prob(flow.basis.to_eigen(points))
+    linear = GaussianLatents(flow.noisy_variance(first)).log_prob(flow.basis.to_eigen(points))
     bits = image_bits(model, points, steps, Trace("hutchinson"))
     return (
         f"| {flow.schedule.name} | "

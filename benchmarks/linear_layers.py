@@ -30,11 +30,11 @@ COLUMNS, ROWS = (2, 10, 30, 61), 1024
 
 def in_turns(action: Callable[[], object], repeats: int) -> str:
     """Milliseconds by PyTorch and by ``linear``, and their ratio."""
-    ours, ways = products.onednn, vars(products)
+    ours, integrations = products.onednn, vars(products)
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(repeats + 1):
         for way, taken in zip((nothing, ours), times, strict=True):
-            ways["onednn"] = way
+            integrations["onednn"] = way
             began = time.process_time()
             action()
             taken.append(1000 * (time.process_time() - began))

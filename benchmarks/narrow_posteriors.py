@@ -41,12 +41,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from training import EigenBasis, InflationSchedule, Model
 from training.flow.denoisers import MixtureDenoiser
+from training.flow.integration_errors import choose_integrations
 from training.flow.likelihood import Trace
 from training.flow.pfode import ProbabilityFlow
-from training.flow.trials import choose_courses
 from training.inference.exact import ExactPosterior
 from training.inference.likelihoods import Gaussian
-from training.inference.prior import Prior, ways_of
+from training.inference.prior import Prior, integrations_of
 from training.inference.sampling import Problem, SamplingPlan, sample_posteriors
 from training.inference.summary import Summary
 from training.inference.target import Target
@@ -109,7 +109,9 @@ class Mixture:
     ) -> ExactPosterior:
         """That of the mixture with noise of a variance added."""
         covariance = self.covariance + blur * torch.eye(len(self.covariance)).double()
-        return ExactPosterior.of(self.weights, self.means, covariance, likelihood, observed)
+        return ExactPosterior.from_components(
+            self.weights, self.means, covariance, likelihood, observed
+        )
 
 
 def exact_flow(mixture: Mixture) -> ProbabilityFlow:
@@ -125,7 +127,7 @@ def exact_flow(mixture: Mixture) -> ProbabilityFlow:
     generator, first = torch.Generator().manual_seed(4), flow.times()[0]
     noisy = flow.to_eigen(mixture.sample(TRIED, 5)) + schedule.sample_noise(TRIED, first, generator)
     latents = flow.latent.sample(TRIED, generator)
-    flow.courses = choose_courses(lambda _: flow, noisy, latents, steps=32)
+    flow.integrations = choose_integrations(lambda _: flow, noisy, latents, steps=32)
     return flow
 
 
@@ -204,13 +206,13 @@ def measured(
     truth = mixture.sample(count, seed=2)
     observed = likelihood.simulate(truth, torch.Generator().manual_seed(3))
     began = time.process_time()
-    fine = Prior(flow, *flow.course("points"), deblurred, ways=ways_of(flow))
-    coarse = Prior(flow, *flow.course("look"), deblurred)
+    fine = Prior(flow, *flow.integration("points"), deblurred, integrations=integrations_of(flow))
+    coarse = Prior(flow, *flow.integration("look"), deblurred)
     target = Target(fine, likelihood, observed, BLOCK)
     problem = Problem(target, coarse, list(range(count)), not deblurred)
     draws = sample_posteriors(problem, plan)
     seconds = (time.process_time() - began) / count
-    summary = Summary.of(draws, plan.pool)
+    summary = Summary.from_draws(draws, plan.pool)
     if exact or deblurred:
         blur = 0.0 if deblurred else float(flow.schedule.noise_variance(flow.times()[0])[0])
         known = mixture.posterior(likelihood, observed, blur)

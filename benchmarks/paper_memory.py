@@ -30,7 +30,7 @@ SECONDS = 0.002
 """Between two looks at the process."""
 
 
-class Watch(threading.Thread):
+class Validation(threading.Thread):
     """Looks at the memory of this process.
 
     Attributes:
@@ -66,7 +66,7 @@ def main(arch: str, channels: int, batch: int) -> None:
     paper = PaperStep(model, loss, config).peak(batch)
     own = [*model.denoiser.parameters(), *model.denoiser.buffers()]
     held = sum(tensor.nbytes for tensor in own)
-    before, watch = psutil.Process().memory_info().rss, Watch()
+    before, watch = psutil.Process().memory_info().rss, Validation()
     watch.start()
     trainer, means = Trainer(model, loss, config), RunningMeans(torch.device("cpu"))
     for _ in range(STEPS):

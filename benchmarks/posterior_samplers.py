@@ -57,14 +57,14 @@ def main(toys: str, samplers: str, observations: int, folder: Path) -> None:
         for observed in OBSERVED:
             likelihood = likelihoods(toy.dim)[observed]
             seen = likelihood.simulate(truth, seeded_generator("cpu", 1))
-            exact = ExactPosterior.of(*toy.mixture[:3], likelihood, seen)
+            exact = ExactPosterior.from_components(*toy.mixture[:3], likelihood, seen)
             for sampler in samplers.split(","):
                 target = Target(fine, likelihood, seen, 64)
                 problem = Problem(target, coarse, list(range(observations)))
                 begin = time.process_time()
                 draws = sample_posteriors(problem, replace(PLAN, sampler=sampler))
                 seconds = time.process_time() - begin
-                summary = Summary.of(draws, PLAN.pool)
+                summary = Summary.from_draws(draws, PLAN.pool)
                 worth = (1000 * summary.ess_bulk.amin(dim=1) / draws.calls).median()
                 r_hat = summary.r_hat.amax(dim=1).quantile(0.9)
                 gap = draws.points.flatten(1, 2).mean(dim=1) - exact.mean

@@ -39,10 +39,10 @@ from torch_utils.streams import Stream
 from training.data.toys import Toy
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import get_solver
-from training.inference.checking import check_runs, simulated, truths_of_data
+from training.inference.checking import check_runs, simulated, true_points_of_data
 from training.inference.exact import ExactPosterior
 from training.inference.likelihoods import Gaussian
-from training.inference.prior import Prior, ways_of
+from training.inference.prior import Prior, integrations_of
 from training.inference.samplers.pool import Pool
 from training.inference.sampling import Problem, SamplingPlan
 from training.inference.summary import Summary
@@ -82,9 +82,9 @@ def flows_of(toy: Toy, folder: Path, exact: bool) -> dict[str, ProbabilityFlow]:
 
 def prior_of(flow: ProbabilityFlow, use: str, deblurred: bool) -> Prior:
     """Along the courses of a trained network, as ``posterior.py`` goes."""
-    if use not in flow.courses:
+    if use not in flow.integrations:
         return Prior(flow, flow.times(24), get_solver("exp_ab2"), deblurred)
-    return Prior(flow, *flow.course(use), deblurred, ways=ways_of(flow))
+    return Prior(flow, *flow.integration(use), deblurred, integrations=integrations_of(flow))
 
 
 def measured(
@@ -103,20 +103,20 @@ def measured(
         errors, values, shares, worth, samplers, converged = [], [], [], [], Counter[str](), 0
         for places in torch.split(torch.arange(runs), GROUP):
             numbers = places.tolist()
-            truths = truths_of_data(any_target, truth[places], numbers, plan.seed)
+            truths = true_points_of_data(any_target, truth[places], numbers, plan.seed)
             observed = simulated(likelihood, truths.points, numbers, hash_seed(plan.seed))
             target = Target(prior, likelihood, observed, ROWS)
             problem = Problem(target, coarse, numbers)
             found, draws = check_runs(problem, plan, truths, names, pool.of(places))
             points = draws.points.flatten(1, 2)
-            exact = ExactPosterior.of(*toy.mixture[:3], likelihood, observed)
+            exact = ExactPosterior.from_components(*toy.mixture[:3], likelihood, observed)
             off = (points.mean(dim=1) - exact.mean) / exact.std
             errors.append((off, points.std(dim=1) / exact.std - 1))
             values.append(found)
             shares.append(exact.below(truths.points))
             worth.append(draws.stats["effective_size"])
             samplers.update(draws.sampler)
-            converged += int(Summary.of(draws, plan.pool).converged.sum())
+            converged += int(Summary.from_draws(draws, plan.pool).converged.sum())
         result = calibrate(RunValues.joined(values))
         off = torch.cat([error[0] for error in errors]).abs().median()
         wide = torch.cat([error[1] for error in errors]).abs().median()

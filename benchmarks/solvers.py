@@ -36,8 +36,8 @@ from training.flow.solvers import SOLVERS, Solver, get_solver
 from training.flow.solvers.explicit import CASH_KARP
 from training.flow.solvers.reversible import reversible, without_gap
 from training.model.model import Model
-from training.pictures import look
-from training.pictures.look import FAINT, INK, MUTED, sequential_colors
+from training.pictures import theme
+from training.pictures.theme import FAINT, INK, MUTED, sequential_colors
 
 SAMPLES, TABLE_SAMPLES = 1000, 64
 REFERENCE_STEPS = 300  # of exp_rk5, 1800 calls
@@ -114,9 +114,9 @@ def results(
 ) -> Iterator[Result]:
     """Rows of the chosen solvers; of those of given steps, with these numbers or all of theirs."""
     _, data, flow, end = system
-    law = flow.latent_law(torch.tensor(end, dtype=torch.float64))
-    latent = law.sample(len(data), seeded_generator("cpu", 0, LATENT_STREAM))
-    pilots = law.sample(64, seeded_generator("cpu", 0, PILOT_STREAM))
+    distribution = flow.latent_law(torch.tensor(end, dtype=torch.float64))
+    latent = distribution.sample(len(data), seeded_generator("cpu", 0, LATENT_STREAM))
+    pilots = distribution.sample(64, seeded_generator("cpu", 0, PILOT_STREAM))
     fine = flow.schedule.times(REFERENCE_STEPS, end)
     right_latent = flow.melt(data, fine, SOLVERS["exp_rk5"]).end
     right_data = flow.generate(latent, fine, SOLVERS["exp_rk5"]).end
@@ -160,8 +160,8 @@ def results(
 def picture(found: dict[str, list[Result]]) -> Figure:
     """A panel a system: the latent error against calls, a line a solver."""
     panel, left, gap, height = 3.1, 0.75, 0.3, 4.3
-    figure = look.new_figure(left + len(found) * (panel + gap) + 1.0, height)
-    look.headline(
+    figure = theme.new_figure(left + len(found) * (panel + gap) + 1.0, height)
+    theme.headline(
         figure,
         "What a call buys",
         "error of the latent after a melt, root mean square · dashed: times adapted to the error",
@@ -173,11 +173,13 @@ def picture(found: dict[str, list[Result]]) -> Figure:
     every = [result for rows in found.values() for result in rows]
     least = max(min(result.latent_error for result in every) / 2, 1e-12)
     for index, (title, rows) in enumerate(found.items()):
-        axes: Axes = look.axes_at(figure, (left + index * (panel + gap), 0.55, panel, height - 1.6))
+        axes: Axes = theme.axes_at(
+            figure, (left + index * (panel + gap), 0.55, panel, height - 1.6)
+        )
         axes.set(xscale="log", yscale="log", xlim=(6, 1300), ylim=(least, 0.3))
         axes.grid(color=FAINT, lw=0.6)
-        axes.set_title(title, size=look.TEXT_SIZE, color=INK, loc="left")
-        axes.set_xlabel("denoiser calls", size=look.TEXT_SIZE, color=MUTED)
+        axes.set_title(title, size=theme.TEXT_SIZE, color=INK, loc="left")
+        axes.set_xlabel("denoiser calls", size=theme.TEXT_SIZE, color=MUTED)
         if index:
             axes.tick_params(labelleft=False)
         for name in names:
@@ -200,7 +202,7 @@ def picture(found: dict[str, list[Result]]) -> Figure:
         loc="center left",
         bbox_to_anchor=(1.02, 0.5),
         frameon=False,
-        fontsize=look.SMALL_SIZE,
+        fontsize=theme.SMALL_SIZE,
         labelcolor=INK,
     )
     return figure

@@ -36,7 +36,7 @@ from training.data.tables.making import make_table
 from training.data.tables.table import DataTable
 from training.flow.calibration import fit_calibration
 from training.learning.calibrating import node_times
-from training.learning.held_out import Watch
+from training.learning.held_out import Validation
 from training.learning.trainer import Trainer
 from training.measure.held_out_ranks import latent_coverage
 from training.model.model import Model
@@ -70,7 +70,7 @@ def trained(rows: Rows, seed: int) -> Model:
     model, loss = preparation.build(coordinates)
     held_out = preparation.held_out(coordinates, loss)
     assert held_out is not None
-    watch = Watch(held_out, True, patience=15)
+    watch = Validation(held_out, True, patience=15)
     config = preparation.config
     trainer, means = Trainer(model, loss, config), RunningMeans(torch.device("cpu"))
     batches = preparation.source(coordinates).batches(0)
@@ -86,9 +86,9 @@ def trained(rows: Rows, seed: int) -> Model:
 def judged(model: Model, rows: Tensor, own: Tensor) -> Judgment:
     """Figures of rows that judge ``[N, D]``, beside those ``[M, D]`` that were fitted to."""
     flow = model.flow
-    latents, law = flow.encode(rows), flow.latent
-    squared = (latents.square() / law.variance).mean()
-    p_value = latent_coverage(law.whiten(latents))["ks_p_value"]
+    latents, distribution = flow.encode(rows), flow.latent
+    squared = (latents.square() / distribution.variance).mean()
+    p_value = latent_coverage(distribution.whiten(latents))["ks_p_value"]
     nats, own_nats = (float(flow.log_prob(part).mean()) for part in (rows, own))
     return Judgment(nats, own_nats, float(squared), p_value)
 

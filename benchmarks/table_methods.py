@@ -30,7 +30,7 @@ from training.flow.coordinates.coordinates import Coordinates
 from training.flow.pfode import ProbabilityFlow
 from training.learning.building import Choices
 from training.learning.coordinates import fit_coordinates
-from training.learning.held_out import Watch
+from training.learning.held_out import Validation
 from training.learning.trainer import Trainer, TrainingConfig
 from training.names import AUTO, TABLE_NETWORK
 from training.subjects import TableTraining, Wanted
@@ -146,11 +146,11 @@ class InflationaryFlow(Method):
 
     def _start(
         self, preparation: Preparation, coordinates: Coordinates, config: TrainingConfig
-    ) -> tuple[Trainer, Watch]:
+    ) -> tuple[Trainer, Validation]:
         model, loss = preparation.build(coordinates)
         held_out = preparation.held_out(coordinates, loss)
         assert held_out is not None
-        return Trainer(model, loss, config), Watch(held_out, True, PATIENCE)
+        return Trainer(model, loss, config), Validation(held_out, True, PATIENCE)
 
     def _costs(self, preparation: Preparation, coordinates: Coordinates) -> tuple[float, float]:
         """Seconds of a step, and of a look."""

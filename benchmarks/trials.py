@@ -52,10 +52,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.estimators.flow import children_seconds, newest_network
 from benchmarks.estimators.trials import run
 from torch_utils.results import load_json
-from training.data.tables.trials import side_by_side
+from training.data.tables.repeated_trials import side_by_side
 from training.files.rows import save_csv
 from training.flow.coordinates.conditions import TrialScale
-from training.inference.trials import Trials
+from training.inference.trial_likelihoods import Trials
 from training.options.script import run_script
 from training.subjects import NetworkFile, TableFlow
 from training.subjects.likelihoods import LearnedLikelihood
@@ -124,11 +124,11 @@ def exact(trials: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
         return np.concatenate(means), np.concatenate(stds), sum(evidences)
     count, mean = len(trials), trials.mean(axis=0)
     std = count**-0.5
-    law = truncnorm((-EDGE - mean) / std, (EDGE - mean) / std, mean, std)
+    distribution = truncnorm((-EDGE - mean) / std, (EDGE - mean) / std, mean, std)
     # p(y | theta) = p(y | its mean) N(mean; theta, 1 / n) up to what no theta enters.
     rest = norm.logpdf(trials - mean).sum() + trials.shape[1] * np.log(2 * np.pi / count) / 2
     inside = norm.cdf((EDGE - mean) / std) - norm.cdf((-EDGE - mean) / std)
-    return law.mean(), law.std(), float(rest + np.log(inside / (2 * EDGE)).sum())
+    return distribution.mean(), distribution.std(), float(rest + np.log(inside / (2 * EDGE)).sum())
 
 
 @click.group(help=__doc__)
@@ -320,8 +320,8 @@ def claims(simulations: int, observations: int, trials: int, folder: Path) -> No
         made = [simulate(draw, row, n) for row, n in zip(theta, counts, strict=True)]
         networks.append(trained(folder, name, theta, made, "-1:1")[0])
     true = np.arange(observations) % 2
-    laws = list(MODELS.values())
-    seen = [laws[which](draw, draw.uniform(-1, 1, 2), trials) for which in true]
+    distributions = list(MODELS.values())
+    seen = [distributions[which](draw, draw.uniform(-1, 1, 2), trials) for which in true]
     before = children_seconds()
     command = [f"--observation={saved(folder / 'seen.csv', seen)}", "--prior=uniform"]
     command += [f"--network={network}" for network in networks]
@@ -416,12 +416,12 @@ def report_sets(
     share = inside.view(count, draws).double().mean(dim=1).log()
     of_truth = posterior.flow.given(labels=rows).log_prob(truth) - share
     middle = time.process_time()
-    law, trials = learned.prior("uniform"), Trials.sorted(data, data[:, :0], numbers)
+    distribution, trials = learned.prior("uniform"), Trials.sorted(data, data[:, :0], numbers)
     likelihood = learned.likelihood(trials, posterior.names)
     which = torch.arange(count, dtype=torch.float64)
     each = likelihood.log_prob(points, which.repeat_interleave(draws)[:, None])
     # The prior is uniform, of one density everywhere.
-    prior = law.flow.log_prob(truth[:1])
+    prior = distribution.flow.log_prob(truth[:1])
     weights = each.view(count, draws) + prior - density
     evidence = weights.logsumexp(dim=1) - np.log(draws)
     weighted = likelihood.log_prob(truth, which[:, None]) + prior - evidence

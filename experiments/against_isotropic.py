@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from experiments.images import CIFAR, DIGITS, GAP, ImagePlan
 from experiments.lab import Lab, experiment, markdown
-from experiments.quality import INCEPTION, Judge, points, spread, told, told_of
+from experiments.quality import INCEPTION, Judge, describe_extraction, points, spread, told
 from experiments.trainings import Training, trained
 from training.flow.calls import RecomputedDenoiser
 from training.flow.eigenbasis import EigenBasis
@@ -34,8 +34,8 @@ from training.flow.likelihood import Trace
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import NoiseSchedule
 from training.model.model import Model
-from training.pictures import look
-from training.pictures.look import FAINT, INK, MUTED, sequential_colors
+from training.pictures import theme
+from training.pictures.theme import FAINT, INK, MUTED, sequential_colors
 
 KEPT = {"digits": 10, "cifar10-32x32": 62}
 FLOWS = ("PRP", "PRR", "edm", "vp")
@@ -186,7 +186,7 @@ def measured(judge: Judge, lab: Lab, key: str, path: Path) -> dict[str, Any]:
 
 def picture(found: Mapping[str, list[Mapping[str, Any]]]) -> Figure:
     """Losses by noise, and errors of two solvers by network calls."""
-    figure, places = look.panel_page(
+    figure, places = theme.panel_page(
         1,
         3,
         (2.9, 2.3),
@@ -194,27 +194,27 @@ def picture(found: Mapping[str, list[Mapping[str, Any]]]) -> Figure:
         "the same network and budget; lines: means over trainings",
         left=LEFT,
         gap=0.75,
-        top=look.TOP + look.LINE_HEIGHT,
+        top=theme.TOP + theme.LINE_HEIGHT,
     )
     colors = dict(zip(found, sequential_colors(len(found)), strict=True))
-    look.legend_line(figure, LEFT, [look.line(name, color) for name, color in colors.items()])
-    first, *others = [look.axes_at(figure, place) for place in places[0]]
+    theme.legend_line(figure, LEFT, [theme.line(name, color) for name, color in colors.items()])
+    first, *others = [theme.axes_at(figure, place) for place in places[0]]
     for name, runs in found.items():
         first.plot(LEVELS, mean_over(runs, lambda run: run["losses"]), color=colors[name])
         for axes, (solver, (per_step, tried)) in zip(others, CALLS.items(), strict=True):
             errors = mean_over(runs, lambda run, s=solver: run["solver_errors"][s])  # type: ignore[misc]
             calls = [per_step * steps for steps in tried]
             axes.loglog(calls, errors, color=colors[name], marker="o", ms=3)
-    first.axhline(1, color=MUTED, lw=0.9, ls=look.DASHED)
+    first.axhline(1, color=MUTED, lw=0.9, ls=theme.DASHED)
     first.set_yscale("log")
     low, high = first.get_ylim()
     inside = [ratio for ratio in RATIOS if low <= ratio <= high]
     first.set_yticks(inside, [f"{ratio:g}" for ratio in inside])
     first.minorticks_off()
-    look.name_panel(
+    theme.name_panel(
         first, "Held-out loss", "error of the denoiser over that of the best linear one"
     )
-    look.label(first, x="share of the variance that the linear one leaves")
+    theme.label(first, x="share of the variance that the linear one leaves")
     for axes, (solver, (per_step, tried)) in zip(others, CALLS.items(), strict=True):
         solver_panel(axes, solver, [per_step * steps for steps in tried])
     return figure
@@ -224,9 +224,9 @@ def solver_panel(axes: Axes, solver: str, calls: list[int]) -> None:
     axes.set_xticks(calls, [str(number) for number in calls])
     axes.minorticks_off()
     axes.grid(color=FAINT, lw=0.6)
-    axes.axhline(LARGEST, color=INK, lw=0.9, ls=look.DASHED)
-    look.name_panel(axes, f"Error of {solver}", "gray levels, root mean square")
-    look.label(axes, x="network calls")
+    axes.axhline(LARGEST, color=INK, lw=0.9, ls=theme.DASHED)
+    theme.name_panel(axes, f"Error of {solver}", "gray levels, root mean square")
+    theme.label(axes, x="network calls")
 
 
 def mean_over(
@@ -258,7 +258,7 @@ def main(lab: Lab, inception: Path | None) -> None:
     head = ["flow", "loss", "energy", "Fréchet", "bits", "Heun", "exp_rk5"]
     table = markdown(head, [row(name, runs) for name, runs in found.items()])
     words = WORDS.format(
-        **told_of([plan]),
+        **describe_extraction([plan]),
         data=plan.name,
         kept=KEPT[plan.name],
         gaussian=f"{spread([run['gaussian_bits'] for run in found['PRP']])[0]:.3f}",

@@ -20,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from experiments.lab import Lab, experiment, markdown, run
 from experiments.toys import SCHEDULES, toy_networks
 from torch_utils.results import load_json
-from training.pictures import look
-from training.pictures.look import BLUE, FAINT, INK, ORANGE
+from training.pictures import theme
+from training.pictures.theme import BLUE, FAINT, INK, ORANGE
 
 TOYS = ("circles", "moons", "s_curve")
 TEST_POINTS = 20_000
@@ -54,7 +54,7 @@ def measured(folder: Path, network: Path, steps: int) -> dict[str, Any]:
 
 def picture(found: Mapping[str, Mapping[str, Any]]) -> Figure:
     """A panel for each flow: shares inside, less what a Gaussian has inside."""
-    figure, places = look.panel_page(
+    figure, places = theme.panel_page(
         len(TOYS),
         len(SCHEDULES),
         (3.1, 1.25),
@@ -62,22 +62,22 @@ def picture(found: Mapping[str, Mapping[str, Any]]) -> Figure:
         "difference from χ², percentage points, against the Mahalanobis radius",
         left=LEFT,
         gap=0.45,
-        top=look.TOP + look.LINE_HEIGHT,
+        top=theme.TOP + theme.LINE_HEIGHT,
         above=0.35,
         below=0.4,
     )
     handles = [
-        look.dots("test points, at the data", BLUE),
-        look.line("test points, back", BLUE, ls="none"),
+        theme.dots("test points, at the data", BLUE),
+        theme.line("test points, back", BLUE, ls="none"),
     ]
     handles[1].set(marker="x", ms=5)
-    look.legend_line(
-        figure, LEFT, [*handles, look.dots("fresh data", ORANGE)], "band: ± chance", 0.2
+    theme.legend_line(
+        figure, LEFT, [*handles, theme.dots("fresh data", ORANGE)], "band: ± chance", 0.2
     )
     for toy, row in zip(TOYS, places, strict=True):
         for schedule, place in zip(SCHEDULES, row, strict=True):
             one = found[f"{toy}-{schedule}"]
-            axes, radii = look.axes_at(figure, place), np.array(one["radii"])
+            axes, radii = theme.axes_at(figure, place), np.array(one["radii"])
             exact, band = np.array(one["exact"]), 100 * chance(one)
             axes.fill_between(radii, -band, band, color=FAINT, lw=0, alpha=0.7)
             axes.axhline(0, color=INK, lw=0.8)
@@ -89,9 +89,9 @@ def picture(found: Mapping[str, Mapping[str, Any]]) -> Figure:
                 off = 100 * (np.array(one["inside"][name]) - exact)
                 axes.plot(radii + shift, off, ls="none", ms=4, clip_on=False, **style)
             axes.set(ylim=(-HIGHEST, HIGHEST), xlim=(0.35, 3.65))
-            look.name_panel(axes, f"{toy}, {schedule}")
+            theme.name_panel(axes, f"{toy}, {schedule}")
             x = "radius" if toy == TOYS[-1] else ""
-            look.label(axes, x=x, y="points" if schedule == "PRP" else "")
+            theme.label(axes, x=x, y="points" if schedule == "PRP" else "")
     return figure
 
 

@@ -19,8 +19,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from experiments.lab import Lab, experiment, markdown, run
 from experiments.toys import SCHEDULES, toy_networks
 from torch_utils.results import load_json
-from training.pictures import look
-from training.pictures.look import FAINT, INK, sequential_colors
+from training.pictures import theme
+from training.pictures.theme import FAINT, INK, sequential_colors
 
 TOYS = ("circles", "moons")
 PUBLISHED = (0.5, 0.25, 0.25)
@@ -82,7 +82,7 @@ def off(one: Mapping[str, Any]) -> float:
 
 def picture(found: Mapping[str, Mapping[str, Any]]) -> Figure:
     """A panel for each flow: posterior means against true weights."""
-    figure, places = look.panel_page(
+    figure, places = theme.panel_page(
         len(TOYS),
         len(SCHEDULES),
         (2.5, 2.5),
@@ -90,16 +90,16 @@ def picture(found: Mapping[str, Mapping[str, Any]]) -> Figure:
         "posterior means ± 2 standard deviations against the truth, one mark a run and component",
         left=LEFT,
         right=0.9,
-        top=look.TOP + look.LINE_HEIGHT,
+        top=theme.TOP + theme.LINE_HEIGHT,
         above=0.35,
         below=0.5,
     )
     colors = sequential_colors(len(PUBLISHED))
-    handles = [look.dots(f"component {k + 1}", color) for k, color in enumerate(colors)]
-    look.legend_line(figure, LEFT, handles)
+    handles = [theme.dots(f"component {k + 1}", color) for k, color in enumerate(colors)]
+    theme.legend_line(figure, LEFT, handles)
     for toy, row in zip(TOYS, places, strict=True):
         for schedule, place in zip(SCHEDULES, row, strict=True):
-            one, axes = found[f"{toy}-{schedule}"], look.axes_at(figure, place)
+            one, axes = found[f"{toy}-{schedule}"], theme.axes_at(figure, place)
             truth, mean, std = (np.array(one[name]) for name in ("truth", "mean", "std"))
             axes.plot([0, 1], [0, 1], color=INK, lw=0.8)
             for k, color in enumerate(colors):
@@ -108,9 +108,9 @@ def picture(found: Mapping[str, Mapping[str, Any]]) -> Figure:
                     ls="none", marker="o", ms=3, mew=0, color=color, ecolor=FAINT, elinewidth=1,
                 )  # fmt: skip
             axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
-            look.name_panel(axes, f"{toy}, {schedule}")
+            theme.name_panel(axes, f"{toy}, {schedule}")
             x = "true weight" if toy == TOYS[-1] else ""
-            look.label(axes, x=x, y="posterior mean" if schedule == "PRP" else "")
+            theme.label(axes, x=x, y="posterior mean" if schedule == "PRP" else "")
     return figure
 
 

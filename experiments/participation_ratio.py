@@ -23,8 +23,8 @@ from training.data.images.batches import ImageDataset, basis_batches
 from training.data.toys import Toy
 from training.flow.eigenbasis import EigenBasis
 from training.flow.schedules import InflationSchedule
-from training.pictures import look
-from training.pictures.look import BLUE, FAINT, MUTED, ORANGE
+from training.pictures import theme
+from training.pictures.theme import BLUE, FAINT, MUTED, ORANGE
 
 TOYS = {"circles": 1, "moons": 1, "s_curve": 2, "swirl": 2}
 IMAGES = {"digits": 10, "patches": 77}
@@ -81,30 +81,30 @@ def settled(ratios: list[float]) -> float:
 def picture(found: Mapping[str, Mapping[str, Any]]) -> Figure:
     """A panel for each data set: its participation ratio over time."""
     columns = 3
-    figure, places = look.panel_page(
+    figure, places = theme.panel_page(
         -(-len(found) // columns),
         columns,
         (2.7, 1.6),
         "Dimensions that the variance of a state is spread over",
         "participation ratio over time, in shares of the dimensions of the data",
         gap=0.5,
-        top=look.TOP + look.LINE_HEIGHT,
+        top=theme.TOP + theme.LINE_HEIGHT,
     )
-    handles = [look.line("all kept (PRP)", BLUE), look.line("d kept (PRR)", ORANGE)]
-    look.legend_line(figure, LEFT, [*handles, look.line("d / D", MUTED, lw=0.9, ls=look.DASHED)])
+    handles = [theme.line("all kept (PRP)", BLUE), theme.line("d kept (PRR)", ORANGE)]
+    theme.legend_line(figure, LEFT, [*handles, theme.line("d / D", MUTED, lw=0.9, ls=theme.DASHED)])
     for index, ((name, one), place) in enumerate(
         zip(found.items(), places.reshape(-1, 4), strict=False)
     ):
-        axes = look.axes_at(figure, place)
+        axes = theme.axes_at(figure, place)
         dim = one["dim"]
         axes.grid(color=FAINT, lw=0.6)
         for schedule, color in (("PRP", BLUE), ("PRR", ORANGE)):
             part = np.linspace(0, 1, len(one[schedule]["ratios"]))
             axes.plot(part, np.array(one[schedule]["ratios"]) / dim, color=color)
-        axes.axhline(one["kept"] / dim, color=MUTED, lw=0.9, ls=look.DASHED)
+        axes.axhline(one["kept"] / dim, color=MUTED, lw=0.9, ls=theme.DASHED)
         axes.set(xlim=(0, 1), ylim=(0, 1.05))
-        look.name_panel(axes, name, f"D = {dim:,}, d = {one['kept']}")
-        look.label(axes, x="t / T" if index + columns >= len(found) else "")
+        theme.name_panel(axes, name, f"D = {dim:,}, d = {one['kept']}")
+        theme.label(axes, x="t / T" if index + columns >= len(found) else "")
     return figure
 
 

@@ -23,8 +23,8 @@ from experiments.images import ImagePlan
 from experiments.lab import Lab, markdown, run
 from torch_utils.results import load_json
 from training.data.images.batches import ImageDataset, normalize_pixels
-from training.pictures import look
-from training.pictures.look import BLUE, FAINT, MUTED
+from training.pictures import theme
+from training.pictures.theme import BLUE, FAINT, MUTED
 
 NOTES = {
     "energy": "energy distance of pixels",
@@ -235,7 +235,7 @@ def table(found: Mapping[str, Any], head: str) -> str:
 def picture(found: Mapping[str, Any], title: str, label: str, logarithmic: bool) -> Figure:
     """A row for each data set, a panel for each measure."""
     names = measures_of(found)
-    figure, places = look.panel_page(
+    figure, places = theme.panel_page(
         len(found),
         len(names),
         SIZE,
@@ -243,14 +243,14 @@ def picture(found: Mapping[str, Any], title: str, label: str, logarithmic: bool)
         "mean ± 2 standard deviations over trainings; dashed: images that were held out",
         left=LEFT,
         gap=0.65,
-        top=look.TOP,
+        top=theme.TOP,
         above=0.45,
         below=0.45,
     )
     for index, ((data, one), row) in enumerate(zip(found.items(), places, strict=True)):
         at = [float(key) for key in one["flows"]]
         for name, place in zip(names, row, strict=True):
-            axes = look.axes_at(figure, place)
+            axes = theme.axes_at(figure, place)
             axes.grid(axis="y", color=FAINT, lw=0.6)
             values = [[run[name] for run in runs] for runs in one["flows"].values()]
             middle, wide = zip(*map(spread, values), strict=True)
@@ -263,7 +263,7 @@ def picture(found: Mapping[str, Any], title: str, label: str, logarithmic: bool)
                 style = {"color": BLUE, "marker": "o", "ms": 3.5, "lw": 1.2, "capsize": 2}
                 axes.errorbar(at, middle, yerr=wide, **style)
                 if name in one["of_data"]:
-                    axes.axhline(one["of_data"][name], color=MUTED, lw=0.9, ls=look.DASHED)
+                    axes.axhline(one["of_data"][name], color=MUTED, lw=0.9, ls=theme.DASHED)
                 if min(m - w for m, w in zip(middle, wide, strict=True)) >= 0:
                     axes.set_ylim(bottom=0)
             if logarithmic:
@@ -272,8 +272,8 @@ def picture(found: Mapping[str, Any], title: str, label: str, logarithmic: bool)
             axes.set_xticks(shown, [f"{x:g}" for x in shown])
             axes.set_xticks([], minor=True)
             note = NOTES.get(name, MEASURES[name])
-            look.name_panel(axes, data if name == names[0] else "", note)
-            look.label(axes, x=label if index == len(found) - 1 else "")
+            theme.name_panel(axes, data if name == names[0] else "", note)
+            theme.label(axes, x=label if index == len(found) - 1 else "")
     return figure
 
 
@@ -314,7 +314,7 @@ def _exact(errors: Sequence[float]) -> str:
     return f"pixels of {inexact} in {len(errors)} networks differ, by at most {max(errors):.1g}"
 
 
-def told_of(plans: Sequence[ImagePlan]) -> dict[str, str]:
+def describe_extraction(plans: Sequence[ImagePlan]) -> dict[str, str]:
     """What words say of the trainings of some data sets."""
     options = [dict(each.split("=", 1) for each in plan.options if "=" in each) for plan in plans]
     durations = [each.get("--duration", PUBLISHED_DURATION) for each in options]

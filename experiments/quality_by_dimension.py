@@ -47,7 +47,7 @@ def main(lab: Lab, inception: Path | None) -> None:
     plans = PLANS[lab.scale]
     found = quality.measure(lab, inception, flows, plans)
     words = WORDS.format(
-        **quality.told_of(plans),
+        **quality.describe_extraction(plans),
         classifiers=quality.classifier_words(found),
         exact=quality.exact_words(found),
     )

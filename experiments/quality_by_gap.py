@@ -33,7 +33,7 @@ def main(lab: Lab, inception: Path | None) -> None:
         found, "Quality against the inflation gap, two dimensions kept", "inflation gap", False
     )
     content = {"data": found, "published": PUBLISHED}
-    words = WORDS.format(**quality.told_of(plans))
+    words = WORDS.format(**quality.describe_extraction(plans))
     lab.finish(content, quality.table(found, "gap"), figure, words)
 
 

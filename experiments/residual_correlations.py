@@ -21,9 +21,9 @@ from experiments.lab import Lab, experiment, markdown, run
 from experiments.toys import toy_networks
 from training.files.correlations import SavedLags
 from training.measure.correlations import scatter_of
-from training.pictures import look
+from training.pictures import theme
 from training.pictures.correlations import COLORS, NAMES
-from training.pictures.look import FAINT, MUTED
+from training.pictures.theme import FAINT, MUTED
 
 TOYS = (("circles", "PRP"), ("circles", "PRR"), ("s_curve", "PRP"))
 IMAGES: dict[str, tuple[ImagePlan, int, tuple[str, ...]]] = {
@@ -96,7 +96,7 @@ def numbers(saved: SavedLags) -> dict[str, Any]:
 
 def picture(found: Mapping[str, Mapping[str, Any]]) -> Figure:
     """A panel for each flow and kind of noise."""
-    figure, places = look.panel_page(
+    figure, places = theme.panel_page(
         len(found),
         len(NOISES),
         (3.0, 1.25),
@@ -104,26 +104,26 @@ def picture(found: Mapping[str, Mapping[str, Any]]) -> Figure:
         "correlation with the first time, mean over dimensions, against the lag in t",
         left=LEFT,
         gap=0.45,
-        top=look.TOP + look.LINE_HEIGHT,
+        top=theme.TOP + theme.LINE_HEIGHT,
         above=0.35,
         below=0.4,
     )
     handles = [
-        look.line(NAMES[name], COLORS[name]) for name in ("net_residuals", "exact_residuals")
+        theme.line(NAMES[name], COLORS[name]) for name in ("net_residuals", "exact_residuals")
     ]
-    look.legend_line(figure, LEFT, handles, "gray: ± chance", 0.2)
+    theme.legend_line(figure, LEFT, handles, "gray: ± chance", 0.2)
     for index, ((key, both), row) in enumerate(zip(found.items(), places, strict=True)):
         for noise, place in zip(NOISES, row, strict=True):
-            one, axes = both[noise], look.axes_at(figure, place)
+            one, axes = both[noise], theme.axes_at(figure, place)
             lags = np.array(one["lags"])
             axes.axhspan(-one["scatter"], one["scatter"], color=FAINT, alpha=0.7, lw=0)
             axes.axhline(0, color=MUTED, lw=0.8)
             for name, quantity in one["quantities"].items():
                 axes.plot(lags, quantity["mean"], color=COLORS[name], lw=1.4)
             axes.set(xlim=(0, lags[-1]), ylim=(-0.35, 1.05))
-            look.name_panel(axes, f"{key}, {NOISES[noise]}")
+            theme.name_panel(axes, f"{key}, {NOISES[noise]}")
             x = "lag in t" if index == len(found) - 1 else ""
-            look.label(axes, x=x, y="correlation" if noise == "independent" else "")
+            theme.label(axes, x=x, y="correlation" if noise == "independent" else "")
     return figure
 
 

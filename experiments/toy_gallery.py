@@ -24,9 +24,9 @@ from experiments.toys import SCHEDULES, toy_networks
 from training.data.toys import Toy
 from training.model.model import Model
 from training.names import TOY_NAMES
-from training.pictures import look
-from training.pictures.look import INK, colors_of_places
-from training.pictures.trajectories.clouds import cloud_axes, common_box, scatter, seen_places
+from training.pictures import theme
+from training.pictures.theme import INK, colors_of_places
+from training.pictures.trajectories.clouds import cloud_axes, common_box, page_positions, scatter
 
 POINTS, PAIRS, SHOWN = 2000, 3, 1200
 SIDE, GAP, LEFT = 1.5, 0.12, 0.95
@@ -74,7 +74,7 @@ def measured(network: Path) -> dict[str, Any]:
 
 def picture(found: Mapping[str, Mapping[str, Any]]) -> Figure:
     """A row for each toy: data, and what both flows melt it to and generate."""
-    figure, places = look.panel_page(
+    figure, places = theme.panel_page(
         len(TOY_NAMES),
         len(COLUMNS),
         (SIDE, SIDE),
@@ -83,7 +83,7 @@ def picture(found: Mapping[str, Mapping[str, Any]]) -> Figure:
         "colors: place in the data, of generated points their own",
         left=LEFT,
         gap=GAP,
-        top=look.TOP + look.LINE_HEIGHT,
+        top=theme.TOP + theme.LINE_HEIGHT,
         above=0.08,
         below=0.2,
     )
@@ -98,7 +98,7 @@ def picture(found: Mapping[str, Mapping[str, Any]]) -> Figure:
             axes = cloud_axes(figure, place, boxes[title.startswith("melted")], ())
             scatter(axes, cloud, shade, 2.0)
             if toy == TOY_NAMES[0]:
-                axes.set_title(title, loc="left", size=look.TEXT_SIZE, color=INK)
+                axes.set_title(title, loc="left", size=theme.TEXT_SIZE, color=INK)
         width, height = figure.get_size_inches()
         middle = (row[0][1] + SIDE / 2) / height
         figure.text(0.1 / width, middle, toy.replace("unscaled_", "unscaled\n"), color=INK, size=9)
@@ -106,7 +106,7 @@ def picture(found: Mapping[str, Mapping[str, Any]]) -> Figure:
 
 
 def colors_by_place(points: np.ndarray) -> np.ndarray:
-    places = seen_places(points)
+    places = page_positions(points)
     places = places - places.mean(axis=0)
     return colors_of_places(places, float(places.std(axis=0).max()))
 

@@ -74,7 +74,7 @@ def test_strange_data_are_told(sample, done, simulations, tmp_path):
     assert max(nats) == surprise["largest"] < surprise["limit"]
     # Both conditions are usual, but not together.
     far = write_csv(tmp_path / "far.csv", SIMULATION_NAMES[2:], np.array([[0, 0], [-1.5, 1.5]]))
-    with mock.patch("training.inference.amortized.MOST_TURNS", 3):
+    with mock.patch("training.inference.amortized.MAX_ROUNDS", 3):
         result = sample(tmp_path / "out", f"--condition={far}")
     assert "Warning: observation 2 is out of distribution" in result.out
     assert "observation 1 is" not in result.out

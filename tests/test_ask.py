@@ -29,7 +29,7 @@ from training.files.answers import SavedAnswers
 from training.files.records import save_records
 from training.flow.coordinates.maps import NOWHERE, Gaps
 from training.networks.mixture import ABSENT, ASKED, KNOWN
-from training.runs.asking import Sheet
+from training.runs.queries import Sheet
 from training.subjects import NetworkFile, RecordFlow, RecordPrior, record_training
 from training.subjects.record_spaces import atoms_of, choose_space, level_of
 
@@ -242,7 +242,7 @@ def test_values_that_are_often_the_same_have_a_probability(network):
     assert np.abs(middle - whole).max() < 0.03
     as_far = 2 * np.exp(log_prob)[::-1].cumsum()[::-1]
     assert np.allclose(flow.tails(values, known, 5)[18:23], as_far[18:23], rtol=0.12)
-    atoms = flow.laws(values, known, 5, middle.tolist())
+    atoms = flow.distributions(values, known, 5, middle.tolist())
     assert np.allclose(atoms.atoms.probabilities[0], np.exp(log_prob)[[0, 10]], atol=1e-6)
     far = np.abs(atoms.quantiles[0] - np.arange(40))
     assert far[log_prob > np.log(0.01)].max() <= 1
@@ -253,7 +253,9 @@ def test_values_that_are_often_the_same_have_a_probability(network):
     # A value that is no level is improbable and tells nothing.
     strange, unknown = (np.array([[city, 20.0, 30, 600, 0, 9]]) for city in (7, np.nan))
     assert flow.scores(strange).tails[0, 0] == np.exp(flow.scores(strange).log_prob[0]) == 0
-    one, other = (flow.laws(rows, rows < 1e9, 2, (0.1, 0.9)) for rows in (strange, unknown))
+    one, other = (
+        flow.distributions(rows, rows < 1e9, 2, (0.1, 0.9)) for rows in (strange, unknown)
+    )
     assert np.array_equal(one.quantiles, other.quantiles)
 
 

@@ -96,7 +96,7 @@ def test_images_come_back_under_their_own_class_and_numbers_are_of_them(measure,
     others, _ = levels_and_latents()
     assert np.abs(levels - others).max() > 0.1
     kept, data = arrays["originals"].reshape(COUNT, -1), arrays["returned"] / 127.5 - 1
-    errors = RoundtripErrors.of(torch.from_numpy(kept), torch.from_numpy(data).flatten(1))
+    errors = RoundtripErrors.from_images(torch.from_numpy(kept), torch.from_numpy(data).flatten(1))
     for name, values in zip(ERRORS, errors.columns().T, strict=True):
         np.testing.assert_allclose(arrays[name], values, rtol=1e-4)
         np.testing.assert_array_equal(arrays[name], arrays[f"all_{name}"][order])

@@ -18,7 +18,7 @@ import matplotlib.pyplot
 import pytest
 
 from tests.support.running import quick_endings, run_script, slowly
-from training.pictures import look
+from training.pictures import theme
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
@@ -98,7 +98,7 @@ def test_every_block_of_a_page_runs(page, toy_network, tmp_path, monkeypatch):
     demo.parent.mkdir(parents=True)
     shutil.copyfile(toy_network("--data_name=circles"), demo)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(look, "DPI", 30)  # pictures of few pixels are drawn sooner
+    monkeypatch.setattr(theme, "DPI", 30)  # pictures of few pixels are drawn sooner
     shell, names = Shell(), {"__name__": "__main__"}
     blocks = list(BLOCK.finditer((ROOT / page).read_text(encoding="utf-8")))
     assert blocks

@@ -26,12 +26,12 @@ from training.data.images.batches import to_pixels
 from training.data.images.codec import encode_png
 from training.files.image_folder import PARAMETERS, ImageFolder
 from training.flow.latent.conditional import ConditionalMixture
-from training.flow.latent.laws import GaussianLaw
+from training.flow.latent.distributions import GaussianLatents
 from training.flow.solvers import SOLVERS
 from training.model.model import Model
 from training.runs import generation
-from training.runs.choices import LatentChoice, TimeChoice
 from training.runs.generation import SeedSampler, generate_images, parse_seeds
+from training.runs.simulation_settings import LatentChoice, TimeChoice
 from training.subjects import ImageFlow, NetworkFile
 
 DIM, KEPT = 64, 10
@@ -163,8 +163,12 @@ def test_latents_can_have_the_variances_of_a_melt(start, make, networks, tmp_pat
     made = make(tmp_path / "one", *empirical, network="late PRR")
     # As images of the melt's own law, given by numbers.
     flow = Model.load(networks["late PRR"]).flow
-    law = GaussianLaw.empirical(torch.from_numpy(load_arrays(melt)["xs_es"][-1]).double())
-    latents = torch.cat([law.sample(1, seeded_generator("cpu", k, Stream.LATENT)) for k in (0, 1)])
+    distribution = GaussianLatents.empirical(
+        torch.from_numpy(load_arrays(melt)["xs_es"][-1]).double()
+    )
+    latents = torch.cat(
+        [distribution.sample(1, seeded_generator("cpu", k, Stream.LATENT)) for k in (0, 1)]
+    )
     times = torch.linspace(flow.schedule.t_min, flow.end_time, 3, dtype=torch.float64)
     end = flow.generate(latents, times, SOLVERS["heun"]).end
     expected = to_pixels(flow.to_data(end, times[0])).reshape(2, 8, 8).numpy()
@@ -310,10 +314,12 @@ def test_seeds_are_numbers_and_ranges_in_any_order_and_others_are_told():
 
 def test_learned_latents_depend_on_no_batch(networks, tmp_path):
     model = Model.load(networks["PRR"])
-    law = ConditionalMixture(KEPT, DIM - KEPT, width=96, chained=False).requires_grad_(False)
-    torch.nn.init.normal_(law.output.weight, std=0.1, generator=seeded(0))
+    distribution = ConditionalMixture(KEPT, DIM - KEPT, width=96, chained=False).requires_grad_(
+        False
+    )
+    torch.nn.init.normal_(distribution.output.weight, std=0.1, generator=seeded(0))
     path = tmp_path / "network.pkl"
-    replace(model, learned=law).save(path)
+    replace(model, learned=distribution).save(path)
     sampler = sampler_of(path, 4, LatentChoice(learned=True))
     together = sampler._latents(list(range(9)))
     assert torch.equal(together, torch.cat([sampler._latents([seed]) for seed in range(9)]))

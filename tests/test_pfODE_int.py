@@ -25,7 +25,7 @@ from training.data.images.batches import normalize_pixels
 from training.data.images.dataset import ImageDataset
 from training.files.trajectory import SavedTrajectory
 from training.flow.denoisers import DiscreteDenoiser
-from training.flow.latent.laws import LearnedLaw
+from training.flow.latent.distributions import LearnedLatents
 from training.flow.solvers import SOLVERS
 from training.model.model import Model
 from training.names import DEFAULT_SOLVER
@@ -275,14 +275,14 @@ def test_images_get_the_density_of_their_dequantized_copies(simulate, networks, 
     flow = Model.load(networks["PRR"]).flow
     spread = flow.basis.eigenvalues + flow.schedule.noise_variance(torch.tensor(0.0).double())
     axes = flow.basis.eigenvectors
-    law = torch.distributions.MultivariateNormal(flow.basis.mean, axes * spread @ axes.T)
+    distribution = torch.distributions.MultivariateNormal(flow.basis.mean, axes * spread @ axes.T)
     for kind in KINDS:
         arrays, facts = got[kind], got.facts[kind]["likelihood"]
         points = torch.from_numpy(arrays["tilde_xs"][-1]).double()
         points = dequantized(data, seed=3).double() if kind == "melt" else points
         # Others are saved in single precision.
         tolerance = 1e-6 if kind == "melt" else 1e-2
-        expected = law.log_prob(points)
+        expected = distribution.log_prob(points)
         np.testing.assert_allclose(arrays["log_prob"], expected, rtol=0, atol=tolerance)
         levels = -(arrays["log_prob"] / DIM - log(LEVELS)) / log(2)
         np.testing.assert_allclose(arrays["bits_per_dim"], levels, rtol=1e-12)
@@ -306,12 +306,12 @@ def test_noise_of_dequantization_fills_the_bin_of_each_level():
 
 
 @pytest.fixture(scope="module")
-def laws(tmp_path_factory):
+def distributions(tmp_path_factory):
     """Hardly trained ones of circles: that keep one dimension, with and without a law; and both."""
     folder = tmp_path_factory.mktemp("laws")
     found = {}
-    for name, kept, law in (("plain", 1, "gaussian"), ("PRP", 2, "learned")):
-        given = ("--data_name=circles", f"--dims_to_keep={kept}", f"--latent_law={law}")
+    for name, kept, distribution in (("plain", 1, "gaussian"), ("PRP", 2, "learned")):
+        given = ("--data_name=circles", f"--dims_to_keep={kept}", f"--latent_law={distribution}")
         trained(folder / name, toy_train, *TINY, *given)
         found[name] = network_file(folder / name)
     with pytest.MonkeyPatch.context() as patch:
@@ -324,16 +324,16 @@ def laws(tmp_path_factory):
     return found
 
 
-def test_a_refit_changes_nothing_but_the_law_and_has_to_make_sense(laws):
-    text = run_script(info, laws["law"]).out
+def test_a_refit_changes_nothing_but_the_law_and_has_to_make_sense(distributions):
+    text = run_script(info, distributions["law"]).out
     assert "Gaussian mixtures of 12 components given the kept latents" in text
-    plain, law = (Model.load(laws[name]) for name in ("plain", "law"))
+    plain, distribution = (Model.load(distributions[name]) for name in ("plain", "law"))
     assert plain.learned is None
-    assert law.learned is not None
-    weights, same = (model.denoiser.state_dict() for model in (plain, law))
+    assert distribution.learned is not None
+    weights, same = (model.denoiser.state_dict() for model in (plain, distribution))
     assert all(torch.equal(weights[name], same[name]) for name in weights)
-    assert (plain.recipe, plain.about) == (law.recipe, law.about)
-    plain, preserving = laws["plain"], laws["PRP"]
+    assert (plain.recipe, plain.about) == (distribution.recipe, distribution.about)
+    plain, preserving = distributions["plain"], distributions["PRP"]
     for arguments, part in (
         ((f"--network={plain}",), "go together"),
         (("--refit_latent_law",), "go together"),
@@ -344,29 +344,31 @@ def test_a_refit_changes_nothing_but_the_law_and_has_to_make_sense(laws):
         refused(run_script(toy_train, *arguments), 2, part)
 
 
-def test_generation_draws_from_the_learned_law(laws, tmp_path):
+def test_generation_draws_from_the_learned_law(distributions, tmp_path):
     count = 64
     for name, options, text in (
         ("learned", (), "learned distribution"),
         ("auto", ("--eps=auto",), "closed-form Gaussian"),
     ):
         place = (f"--save_dir={tmp_path / name}", f"--total_samples={count}", "--steps=4")
-        good(run_script(toy_pfODE_int, "net", f"--network={laws['law']}", *place, *options))
+        good(
+            run_script(toy_pfODE_int, "net", f"--network={distributions['law']}", *place, *options)
+        )
         parameters = load_json(tmp_path / name / "circles_PRRto1D_net_sim_params.json")
         assert parameters["options"]["eps"] == name
         path = tmp_path / name / "circles_PRRto1D_net_gen_results.npz"
         assert text in latent_law(SavedTrajectory.load(path))
-        flow = Model.load(laws["law"]).flow
-        law = flow.latent if name == "learned" else flow.with_law(None).latent
-        assert isinstance(law, LearnedLaw) == (name == "learned")
-        drawn = law.sample(count, seeded_generator("cpu", 0, Stream.LATENT))
+        flow = Model.load(distributions["law"]).flow
+        distribution = flow.latent if name == "learned" else flow.with_distribution(None).latent
+        assert isinstance(distribution, LearnedLatents) == (name == "learned")
+        drawn = distribution.sample(count, seeded_generator("cpu", 0, Stream.LATENT))
         np.testing.assert_allclose(load_arrays(path)["xs_es"][0], drawn.numpy(), rtol=1e-12)
 
 
 @pytest.mark.slow
-def test_coverage_carries_white_spheres(laws, tmp_path):
+def test_coverage_carries_white_spheres(distributions, tmp_path):
     options = ("--test_pts=2000", "--boundary_pts=400", "--steps=8", "--no-paired")
-    place = (f"--network={laws['law']}", f"--save_dir={tmp_path}")
+    place = (f"--network={distributions['law']}", f"--save_dir={tmp_path}")
     good(run_script(toy_mesh_exps, *place, *options))
     got = load_json(tmp_path / "circles_PRRto1D_coverage.json")
     assert got["options"]["eps"] == "learned"

@@ -26,7 +26,7 @@ from training.measure.posterior.verdicts import detectable
 from training.options.declared import typed_by_name
 from training.options.posterior import RoundsSettings
 from training.runs import posterior_checks, posteriors
-from training.subjects.image_training import sketch_of
+from training.subjects.image_training import hashes_of
 
 OBSERVATIONS = "x1,x2\n0.5,0.5\n1,-0.2\n-1.2,0.3\n0.1,1.1\n0.4,-0.9\n"
 FEW = (
@@ -318,7 +318,7 @@ def test_the_model_of_images_is_checked_by_images(check, files, tmp_path):
         assert 10 < arrays["crps"].mean() < 128
     refused(check(tmp_path / "more", *given, root, "--runs=41"), 1, "40 images")
     model = image_model()
-    model.about["rows"] = sketch_of(ImageDataset(tmp_path / "many.zip"))
+    model.about["rows"] = hashes_of(ImageDataset(tmp_path / "many.zip"))
     model.save(tmp_path / "seen.pkl")
     seen = f"--network={tmp_path / 'seen.pkl'}"
     assert "at least 20 of 20 images" in check(tmp_path / "seen", seen, *given[1:], root).out

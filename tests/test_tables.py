@@ -27,7 +27,7 @@ from training.data.batches import Batch
 from training.data.tables.table import Rows, TableBatches
 from training.files.records import load_records
 from training.files.table import load_table
-from training.flow.courses import Course
+from training.flow.integrations import Integration
 from training.model.model import Model
 from training.options.simulations import BOUNDARY_POINTS
 from training.subjects import NetworkFile, TableFlow
@@ -76,9 +76,9 @@ def test_samples_come_as_rows_of_the_source(network, tmp_path):
 )
 def test_a_lone_generation_goes_by_the_course_of_the_network(network, options, steps, tmp_path):
     model = Model.load(network)
-    course = Course("exp_rk5", 3, 3, melts=False)
-    course.place(model.flow.times)
-    model.courses = {"points": course}
+    integration = Integration("exp_rk5", 3, 3, melts=False)
+    integration.place(model.flow.times)
+    model.integrations = {"points": integration}
     model.save(tmp_path / "network.pkl")
     alone = ("--sim_type=gen", "--bs=5", f"--save_dir={tmp_path}", *options)
     good(run_script(pfODE_int, f"--network={tmp_path / 'network.pkl'}", *alone))
@@ -118,8 +118,8 @@ def test_what_is_only_numbers_is_a_table_and_what_is_not_is_records(tmp_path):
 
 def test_held_out_rows_melt_and_have_densities(network, houses, tmp_path):
     model = Model.load(network)
-    model.courses = {"densities": Course("exp_rk5", 10, 3, melts=True)}
-    model.courses["densities"].place(model.flow.times)
+    model.integrations = {"densities": Integration("exp_rk5", 10, 3, melts=True)}
+    model.integrations["densities"].place(model.flow.times)
     model.save(tmp_path / network.name)
     own, data = f"--network={tmp_path / network.name}", f"--data_root={houses}"
     where = (own, data, f"--save_dir={tmp_path}")

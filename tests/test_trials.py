@@ -102,10 +102,10 @@ def test_members_of_a_population_are_drawn(shelf, tmp_path):
     means = [each["mu"]["mean"] for each in content["posteriors"]]
     alone = [each["mu"]["alone"]["mean"] for each in content["posteriors"]]
     assert np.std(means) < np.std(alone)
-    law = next(tmp_path.glob("*_population.pkl"))
-    good(run_script(visualize, law.with_suffix(".npz")))
+    distribution = next(tmp_path.glob("*_population.pkl"))
+    good(run_script(visualize, distribution.with_suffix(".npz")))
     # Under the prior of a new member effective sample sizes are larger; what was known is kept.
-    second = (place[0], f"--prior={law}", f"--save_dir={tmp_path / '2'}")
+    second = (place[0], f"--prior={distribution}", f"--save_dir={tmp_path / '2'}")
     good(run_script(posterior, "sample", *second, f"--observation={tmp_path / 'five.csv'}", *POOL))
     [draws] = (tmp_path / "2").glob("*_posterior.nc")
     again = (f"--draws={draws}", *second[1:], "--steps=100", "--chains=2")
@@ -317,7 +317,7 @@ def test_levels_beside_a_number_have_probabilities_and_it_a_law_given_each(tmp_p
         for level in (0.0, 1.0):
             trials = torch.stack([places, torch.full_like(places, level)], dim=1)
             given = torch.full_like(places, parameter)[:, None]
-            density = learned.law.log_prob(trials, given[:, :0], given).exp() * 0.01
+            density = learned.distribution.log_prob(trials, given[:, :0], given).exp() * 0.01
             of_level.append(float(density.sum()))
             means.append(float((density * places).sum() / density.sum()))
         assert sum(of_level) == pytest.approx(1, abs=1e-3)

@@ -10,41 +10,41 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from training.commands.adapters import FlowDensity, SbiPosterior, sbi_estimator
     from training.commands.answers import Answers
+    from training.commands.datasets import Images, Records, Simulations, Table, Toy
     from training.commands.guarantees import Guarantee
     from training.commands.models import Model, PosteriorDraws
     from training.commands.predictors import FlowClassifier, FlowRegressor
     from training.commands.priors import normal_prior
-    from training.commands.python import Images, Records, Simulations, Table, Toy
     from training.commands.rounds import rounds
     from training.flow.distribution import FlowDistribution
     from training.flow.eigenbasis import EigenBasis
-    from training.flow.latent.laws import GaussianLaw, LatentLaw
+    from training.flow.latent.distributions import GaussianLatents, LatentDistribution
     from training.flow.pfode import ProbabilityFlow
     from training.flow.schedules import InflationSchedule
 
 _HOMES = {
     "Answers": "commands.answers",
     "EigenBasis": "flow.eigenbasis",
-    "Images": "commands.python",
+    "Images": "commands.datasets",
     "Guarantee": "commands.guarantees",
     "FlowClassifier": "commands.predictors",
     "FlowDensity": "commands.adapters",
     "FlowDistribution": "flow.distribution",
     "FlowRegressor": "commands.predictors",
-    "GaussianLaw": "flow.latent.laws",
+    "GaussianLatents": "flow.latent.distributions",
     "InflationSchedule": "flow.schedules",
-    "LatentLaw": "flow.latent.laws",
+    "LatentDistribution": "flow.latent.distributions",
     "Model": "commands.models",
     "PosteriorDraws": "commands.models",
     "ProbabilityFlow": "flow.pfode",
-    "Records": "commands.python",
+    "Records": "commands.datasets",
     "SbiPosterior": "commands.adapters",
     "normal_prior": "commands.priors",
     "rounds": "commands.rounds",
     "sbi_estimator": "commands.adapters",
-    "Simulations": "commands.python",
-    "Table": "commands.python",
-    "Toy": "commands.python",
+    "Simulations": "commands.datasets",
+    "Table": "commands.datasets",
+    "Toy": "commands.datasets",
 }
 
 __all__ = [
@@ -54,11 +54,11 @@ __all__ = [
     "FlowDensity",
     "FlowDistribution",
     "FlowRegressor",
-    "GaussianLaw",
+    "GaussianLatents",
     "Guarantee",
     "Images",
     "InflationSchedule",
-    "LatentLaw",
+    "LatentDistribution",
     "Model",
     "PosteriorDraws",
     "ProbabilityFlow",

@@ -398,7 +398,7 @@ def describe_table_recipe(recipe: TableRecipe, rows: int, dim: int, conditions: 
     )
 
 
-def told_of_tables(name: str) -> str:
+def describe_option_of_tables(name: str) -> str:
     """Describe the recipes' values of an option for tables, for its help.
 
     For an option about conditions, these are the values of the recipes with conditions.

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.simulators.published import NPE, SNPE
-from training.pictures import look
-from training.pictures.look import BLUE, FAINT, INK, MUTED, ORANGE
+from training.pictures import theme
+from training.pictures.theme import BLUE, FAINT, INK, MUTED, ORANGE
 
 STYLES: dict[str, dict[str, Any]] = {
     "flow": {"color": BLUE, "marker": "o", "lw": 1.8, "label": "this flow"},
@@ -27,11 +27,11 @@ def picture(results: Sequence[Mapping[str, Any]]) -> Figure:
     rows = -(-len(tasks) // COLUMNS)
     wide = min(len(tasks), COLUMNS)
     width = LEFT + wide * (PANEL[0] + GAP[0]) + 1.4
-    height = look.TOP + rows * (PANEL[1] + GAP[1]) + BOTTOM - GAP[1] / 2
-    figure = look.new_figure(width, height)
+    height = theme.TOP + rows * (PANEL[1] + GAP[1]) + BOTTOM - GAP[1] / 2
+    figure = theme.new_figure(width, height)
     title = "Posteriors from simulations"
     subtitle = "how well a classifier tells draws from the reference (C2ST): 0.5 is perfect"
-    look.headline(figure, title, subtitle, LEFT, height - look.MARGIN)
+    theme.headline(figure, title, subtitle, LEFT, height - theme.MARGIN)
     for index, task in enumerate(tasks):
         row, column = divmod(index, COLUMNS)
         place = (
@@ -39,23 +39,23 @@ def picture(results: Sequence[Mapping[str, Any]]) -> Figure:
             BOTTOM + (rows - 1 - row) * (PANEL[1] + GAP[1]),
             *PANEL,
         )
-        axes: Axes = look.axes_at(figure, place)
+        axes: Axes = theme.axes_at(figure, place)
         _draw(axes, task, results)
         axes.set(xscale="log", xlim=(800, 125_000), ylim=(0.48, 1.01))
         axes.minorticks_off()
         if column:
             axes.tick_params(labelleft=False)
         if row == rows - 1 or index + COLUMNS >= len(tasks):
-            axes.set_xlabel("simulations", size=look.TEXT_SIZE, color=MUTED)
+            axes.set_xlabel("simulations", size=theme.TEXT_SIZE, color=MUTED)
         if index == wide - 1:
-            look.legend(axes, loc="upper left", bbox_to_anchor=(1.02, 1.0))
+            theme.legend(axes, loc="upper left", bbox_to_anchor=(1.02, 1.0))
     return figure
 
 
 def _draw(axes: Axes, task: str, results: Sequence[Mapping[str, Any]]) -> None:
     """Lines of a task."""
     axes.grid(color=FAINT, lw=0.6)
-    axes.set_title(task.replace("_", " "), size=look.TEXT_SIZE, color=INK, loc="left")
+    axes.set_title(task.replace("_", " "), size=theme.TEXT_SIZE, color=INK, loc="left")
     for label, (figures, dashes) in PUBLISHED.items():
         known = figures.get(task, {})
         axes.plot(list(known), list(known.values()), ls=dashes, color=MUTED, lw=1.2, label=label)

@@ -42,18 +42,18 @@ def of_rounds(given: Simulations) -> Estimate:
     """
     count, names = len(given.observed), parameter_names(given)
     draws = np.full((count, given.draws, len(names)), np.nan)
-    law, folder = given.task.prior, given.folder
+    distribution, folder = given.task.prior, given.folder
     program = folder / f"{given.task.name}.py"
     folder.mkdir(parents=True, exist_ok=True)
     wheel = Wheel.downloaded(folder.parent / "wheel").path
-    by_quantiles = law if isinstance(law, LogNormal) else None
+    by_quantiles = distribution if isinstance(distribution, LogNormal) else None
     parameters = "TASK.prior.of_quantiles(theta.numpy())" if by_quantiles else "theta.numpy()"
     text = PROGRAM.format(task=given.task.name, wheel=str(wheel), parameters=parameters)
     program.write_text(text)
     command = ["posterior.py", "rounds", f"--simulator={program}:simulate", "--device_name=cpu"]
     command += [f"--simulations={len(given.theta)}", f"--draws={given.draws // CHAINS}"]
     command += [f"--seed={given.seed}"]
-    low, high = (0, 1) if by_quantiles else (law.low, law.high)
+    low, high = (0, 1) if by_quantiles else (distribution.low, distribution.high)
     if np.isfinite([low, high]).all():
         command += ["--bounds=" + ",".join(f"{name}:{low}:{high}" for name in names)]
     else:

@@ -16,7 +16,7 @@ from torch_utils.results import load_json
 from training.commands.priors import normal_prior
 from training.data.tables.foreign import ForeignTable, TableChoices
 from training.data.tables.making import make_table
-from training.data.tables.trials import unrolled
+from training.data.tables.repeated_trials import unrolled
 from training.files.netcdf import open_netcdf
 from training.files.rows import save_csv
 from training.files.table import save_table
@@ -76,15 +76,17 @@ def of_trials(given: Simulations) -> Estimate:
 def prior_of(given: Simulations) -> str:
     """The value of ``--prior``: uniform between bounds, or a normal law in closed form, of
     parameters or of their logarithms."""
-    law, names = given.task.prior, parameter_names(given)
-    if np.isfinite([law.low, law.high]).all():
+    distribution, names = given.task.prior, parameter_names(given)
+    if np.isfinite([distribution.low, distribution.high]).all():
         return "uniform"
-    if isinstance(law, Normal):
-        model = normal_prior(names, np.zeros(law.dim), np.linalg.inv(law.precision))
+    if isinstance(distribution, Normal):
+        model = normal_prior(
+            names, np.zeros(distribution.dim), np.linalg.inv(distribution.precision)
+        )
     else:
-        assert isinstance(law, LogNormal)
+        assert isinstance(distribution, LogNormal)
         bounds = dict.fromkeys(names, (0.0, np.inf))
-        model = normal_prior(names, law.location, law.scale, bounds)
+        model = normal_prior(names, distribution.location, distribution.scale, bounds)
     path = given.folder / "prior.pkl"
     model.save(path)
     return str(path)

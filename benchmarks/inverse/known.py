@@ -21,10 +21,10 @@ class Mixture(ExactPosterior):
         centers = self.centers.gather(1, chosen[:, :, None].expand(-1, -1, len(root)))
         return centers + noise @ root.T
 
-    def below_along(self, ways: Tensor, values: Tensor) -> Tensor:
+    def below_along(self, integrations: Tensor, values: Tensor) -> Tensor:
         """The posterior's share below values ``[M, S, W]`` along directions ``[W, D]``."""
-        centers = self.centers @ ways.T
-        width = ((ways @ self.covariance) * ways).sum(dim=1).clamp_min(1e-30).sqrt()
+        centers = self.centers @ integrations.T
+        width = ((integrations @ self.covariance) * integrations).sum(dim=1).clamp_min(1e-30).sqrt()
         share = torch.zeros_like(values)
         for k in range(centers.shape[1]):
             below = torch.special.ndtr((values - centers[:, k, None]) / width)
@@ -55,8 +55,8 @@ class Drawn:
         """The posterior's share below each coordinate of points ``[M, D]``, ``[M, D]``."""
         return (self.points < points[:, None]).double().mean(dim=1)
 
-    def below_along(self, ways: Tensor, values: Tensor) -> Tensor:
+    def below_along(self, integrations: Tensor, values: Tensor) -> Tensor:
         """The posterior's share below values ``[M, S, W]`` along directions ``[W, D]``."""
-        along = (self.points @ ways.T).sort(dim=1).values.mT.contiguous()
+        along = (self.points @ integrations.T).sort(dim=1).values.mT.contiguous()
         places = torch.searchsorted(along, values.mT.contiguous())
         return places.mT.double() / along.shape[2]

@@ -68,7 +68,7 @@ class Fields:
     def posterior(self, likelihood: Gaussian, observed: Tensor) -> Mixture:
         """That of points with the noise of the first time, as the flow has them."""
         blurred = self.covariance + GAMMA0 * torch.eye(len(self.covariance)).double()
-        return Mixture.of(self.weights, self.means, blurred, likelihood, observed)
+        return Mixture.from_components(self.weights, self.means, blurred, likelihood, observed)
 
     @property
     def flow(self) -> ProbabilityFlow:

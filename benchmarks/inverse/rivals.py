@@ -22,7 +22,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from training.inference.lookahead import Sight
+from training.inference.lookahead import LinearObservation
 from training.inference.target import Target
 
 DPS_STEPS, DPS_ZETA = 1000, 1.0
@@ -53,7 +53,9 @@ def dps(target: Target, draws: int, generator: torch.Generator) -> Tensor:
 def diffpir(target: Target, draws: int, generator: torch.Generator) -> Tensor:
     """The same."""
     operator, observed = _seen(target, draws)
-    variance = target.prior.unit**2 * Sight.of(target).covariance[0].diagonal().mean()
+    variance = (
+        target.prior.unit**2 * LinearObservation.from_target(target).covariance[0].diagonal().mean()
+    )
     square, axes = torch.linalg.eigh(operator.T @ operator)
     back = observed @ operator @ axes
 
@@ -75,8 +77,8 @@ def normal(like: Tensor, generator: torch.Generator) -> Tensor:
 
 def _seen(target: Target, draws: int) -> tuple[Tensor, Tensor]:
     """``A [K, D]``, and what was observed of each draw ``[M S, K]``, in the units of the flow."""
-    sight, unit = Sight.of(target), target.prior.unit
-    return unit * sight.operator, unit * sight.observed.repeat_interleave(draws, dim=0)
+    linear, unit = LinearObservation.from_target(target), target.prior.unit
+    return unit * linear.operator, unit * linear.observed.repeat_interleave(draws, dim=0)
 
 
 def _down(

@@ -72,8 +72,10 @@ class Distractors:
         noise = draw.normal(size=(count, self.centres.shape[1]))
         noise /= np.sqrt(draw.chisquare(self.freedom[which]) / self.freedom[which])[:, None]
         found = self.centres[which]
-        for law in range(len(self.weights)):
-            found[which == law] += noise[which == law] @ self.scales[law].T
+        for distribution in range(len(self.weights)):
+            found[which == distribution] += (
+                noise[which == distribution] @ self.scales[distribution].T
+            )
         return found
 
     def log_marginals(self, numbers: np.ndarray) -> np.ndarray:

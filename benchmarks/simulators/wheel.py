@@ -88,12 +88,12 @@ class Wheel:
         ]
         with torch.serialization.safe_globals(stands_for):
             found = self._loaded("slcp", "gmm.torch")
-        laws = vars(vars(found)["_component_distribution"])["base_dist"]
+        distributions = vars(vars(found)["_component_distribution"])["base_dist"]
         tensors = {
             "weights": vars(vars(found)["_mixture_distribution"])["probs"],
-            "freedom": vars(laws)["df"],
-            "centres": vars(laws)["loc"],
-            "scales": vars(laws)["_unbroadcasted_scale_tril"],
+            "freedom": vars(distributions)["df"],
+            "centres": vars(distributions)["loc"],
+            "scales": vars(distributions)["_unbroadcasted_scale_tril"],
         }
         return {name: tensor.double().numpy() for name, tensor in tensors.items()}
 

@@ -27,7 +27,7 @@ from training.flow.solvers import SOLVERS, get_solver
 from training.inference.likelihoods import Gaussian
 from training.inference.sampling import Problem
 from training.inference.target import Target
-from training.learning.melting import LawPlan, melted_latents
+from training.learning.latents import LatentPlan, encoded_latents
 from training.learning.targets import MOST_NEAR
 from training.measure.residuals import Extractor, ResidualProbe
 from training.names import METHODS, SAMPLERS
@@ -238,8 +238,8 @@ def test_an_eigenbasis_is_fitted_on_the_card(cuda):
 
 def test_laws_of_latents_are_learned_on_the_cpu_and_inverted_on_the_card(cuda):
     flow = untrained("MLP", CARD).flow.in_blocks(8)
-    plan = LawPlan(lambda count: Batch(normal(count, 2)), None, 8, seed=0, rows=8)
-    latents = melted_latents(flow, plan, 8, lambda part: None)
+    plan = LatentPlan(lambda count: Batch(normal(count, 2)), None, 8, seed=0, rows=8)
+    latents = encoded_latents(flow, plan, 8, lambda part: None)
     # The law is learned on the CPU, which is faster for networks so small.
     assert {latents.train.device, latents.held_out.device} == {CPU}
     mixture = ConditionalMixture(1, 2, components=2, width=4, depth=1)

@@ -136,7 +136,7 @@ WRITING_MODES, WRITING_FLAGS = set("wax+"), 0o3
 PARSED = "<unknown>"
 
 
-class Watch:
+class Validation:
     """Listens to the events of this process, to its end. Files may be written inside
     of a folder, literals parsed, and a script run by another process, if given."""
 
@@ -217,7 +217,7 @@ class Trial:
         for descriptor in (1, 2):
             os.dup2(self._noise.fileno(), descriptor)
         self._cases = Cases(reader, seed, folder)
-        self._watch = Watch(self._case if reader.writes else None, reader.parses, reader.runs)
+        self._watch = Validation(self._case if reader.writes else None, reader.parses, reader.runs)
         self._warm_up()
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         limit = _status("VmSize") * 1024 + SPARE_BYTES

@@ -30,7 +30,7 @@ from training.commands.residuals import row_pairs, toy_correlations
 from training.data.batches import Batch
 from training.data.images.codec import Decoder, decode_exact
 from training.data.images.dataset import ImageDataset
-from training.data.records.cells import open_cells
+from training.data.records.raw_tables import open_cells
 from training.data.records.reading import RecordChoices, SurveyedTable
 from training.data.records.writing import frame_of, texts_of
 from training.data.sources import lmdb_process
@@ -161,7 +161,7 @@ def use_records(path):
 
 
 def use_texts_to_convert(path):
-    records, _ = SurveyedTable.of(open_cells(path), RecordChoices(calendar=True)).records()
+    records, _ = SurveyedTable.from_cells(open_cells(path), RecordChoices(calendar=True)).records()
     assert not np.isinf(records.values).any()
     assert len(texts_of(records)[1]) == len(records)
 

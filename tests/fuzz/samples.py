@@ -21,7 +21,7 @@ from torch_utils.results import load_arrays, save_arrays, save_json
 from torch_utils.snapshots import write_state
 from torch_utils.stats import RunningMeans
 from training.data.batches import Batch
-from training.data.records.cells import open_cells
+from training.data.records.raw_tables import open_cells
 from training.data.records.reading import RecordChoices, SurveyedTable
 from training.files.posterior import save_part, save_values
 from training.files.records import save_records
@@ -106,7 +106,7 @@ def part_of_a_posterior():
     w = torch.linspace(-1, 1, 48).double().view(2, 2, 6, 2)
     stats = {"fine_k": torch.zeros(2).double()}
     draws = Draws(w, w, w[..., 0], ["hmc", "hmc"], torch.ones(2).double(), stats)
-    return _saved(lambda path: save_part(path, draws, Summary.of(draws, 100), "this run"))
+    return _saved(lambda path: save_part(path, draws, Summary.from_draws(draws, 100), "this run"))
 
 
 def part_of_a_check():
@@ -162,7 +162,7 @@ def records():
     with TemporaryDirectory() as folder:
         path = Path(folder) / "a.csv"
         save_texts(path)
-        made, _ = SurveyedTable.of(open_cells(path), RecordChoices(calendar=True)).records()
+        made, _ = SurveyedTable.from_cells(open_cells(path), RecordChoices(calendar=True)).records()
     return _saved(lambda path: save_records(path, made))
 
 
@@ -180,8 +180,10 @@ def save_network_of_table(path):
     model, _ = toy_model(1)
     maps = ["bounded", "yeo-johnson", "normal scores", "zca"]
     about = {**model.about, "columns": ["a", "b"]}
-    law = ConditionalMixture(1, 1, components=2, width=4)
-    replace(model, about=about, coordinates=Coordinates(2, maps, 4), learned=law).save(path)
+    distribution = ConditionalMixture(1, 1, components=2, width=4)
+    replace(model, about=about, coordinates=Coordinates(2, maps, 4), learned=distribution).save(
+        path
+    )
 
 
 def extraction(times):

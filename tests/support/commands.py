@@ -81,7 +81,7 @@ class Command:
         words = self.name.split()[1:]
         quicker = {
             "fid": mock.patch("training.commands.fid.InceptionDetector", LinearDetector),
-            "visualize": mock.patch("training.pictures.look.DPI", 30),
+            "visualize": mock.patch("training.pictures.theme.DPI", 30),
         }
         with quicker.get(self.name.split()[0], nullcontext()):
             return run_script(self.script, *words, *arguments, ranks=ranks)

@@ -18,7 +18,7 @@ import torch
 
 from dnnlib.errors import DataError
 from dnnlib.logs import logger
-from training.flow.courses import USES, Course, courses_at_rest
+from training.flow.integrations import USES, Integration, trivial_integrations
 from training.options.declared import Declared, takes
 from training.options.script import command
 from training.options.script import run_script as run_to_the_end
@@ -124,13 +124,13 @@ def rough_courses(model, plan):
     """A few steps for every use, in place of those that a search would find; one where nothing
     moves."""
     dim = model.denoiser.basis.dim
-    if model.denoiser.says_nothing:
-        model.courses = courses_at_rest(model.about["tmin"], model.about["tmax"], dim)
+    if model.denoiser.is_trivial:
+        model.integrations = trivial_integrations(model.about["tmin"], model.about["tmax"], dim)
         return
     for name, use in USES.items():
-        course = Course("exp_rk5", 5, dim, use.melts, nats=0.0)
-        course.place(model.flow.times)
-        model.courses[name] = course
+        integration = Integration("exp_rk5", 5, dim, use.melts, nats=0.0)
+        integration.place(model.flow.times)
+        model.integrations[name] = integration
 
 
 @contextmanager
@@ -138,8 +138,8 @@ def quick_endings():
     """Trainings fit little when they end: calibrations, laws of latents and courses are others'
     business, and would take most of the time."""
     with (
-        mock.patch.multiple("training.learning.melting", MELT_STEPS=3, CHECK_STEPS=20, FEWEST=60),
-        mock.patch.multiple("training.learning.melting", STEPS_PER_ROW=1, FEWEST_STEPS=40),
+        mock.patch.multiple("training.learning.latents", MELT_STEPS=3, CHECK_STEPS=20, FEWEST=60),
+        mock.patch.multiple("training.learning.latents", STEPS_PER_ROW=1, FEWEST_STEPS=40),
         mock.patch("training.subjects.toys.CALIBRATION_POINTS", 200),
         mock.patch.multiple("training.learning.mixture_start", STEPS=12, STEPS_OF_ONE=30),
         mock.patch("training.learning.calibrating.NODES", 5),

@@ -17,8 +17,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
 from dnnlib.errors import DataError, UsageError
+from training.commands.datasets import Table
 from training.commands.models import Model
-from training.commands.python import Table
 from training.data.tables.making import FEWEST_ROWS
 from training.flow.eigenbasis import EigenBasis
 from training.flow.pfode import ProbabilityFlow

@@ -21,7 +21,7 @@ from dnnlib.files import require_new
 from dnnlib.logs import logger
 from dnnlib.numbers import fraction, natural
 from torch_utils.distributed import first_rank_only
-from training.commands.called import FRAMES, frame_class, kind_of
+from training.commands.python_interface import FRAMES, frame_class, kind_of
 from training.data.records.encoding import contradicted, encode
 from training.data.records.records import Records
 from training.data.records.writing import save_texts, texts_of
@@ -30,8 +30,8 @@ from training.files.answers import params_path, real_path, save_check, save_para
 from training.files.records import columns_json, holds_records, load_as_records, load_records
 from training.names import UNSOUND, script
 from training.options import ask as options
-from training.runs.asking import Asking, Sheet, check_lines
 from training.runs.intervals import Interval, require_same_columns
+from training.runs.queries import Asking, Sheet, check_lines
 from training.subjects import NetworkFile, RecordFlow
 
 

@@ -40,7 +40,7 @@ from training.names import (
 )
 from training.options.inference import HeldOutOptions
 from training.options.posterior import CalibrateSettings, SampleSettings
-from training.runs import holding
+from training.runs import conformal
 from training.runs.posterior_checks import Check, LearnedCheck, LearnedRuns
 from training.runs.posterior_results import report_check, report_files, write_numbers
 from training.runs.posteriors import Groups, sampled
@@ -53,7 +53,7 @@ MOST_NUMBERS = 4096
 
 
 @dataclass(frozen=True, eq=False)
-class Oddities:
+class OutlierScores:
     """Scores that are large for out-of-distribution observations, or conditions.
 
     Attributes:
@@ -70,7 +70,7 @@ class Oddities:
     network: str | None = None
 
     @classmethod
-    def of(cls, asked: Asked, options: HeldOutOptions, observed: Tensor) -> "Oddities":
+    def of(cls, asked: Asked, options: HeldOutOptions, observed: Tensor) -> "OutlierScores":
         """Compute the scores of observed numbers ``[M, C]``.
 
         Raises:
@@ -92,7 +92,7 @@ class Oddities:
         of_points = likelihood.observe(likelihood.observe(covariance).T)
         noise = likelihood.covariance(count)
         middle = likelihood.observe(mean[None])[0]
-        cloud = Cloud.of(middle, of_points + noise, noise.diagonal().sqrt())
+        cloud = Cloud.from_moments(middle, of_points + noise, noise.diagonal().sqrt())
         subject, partial = asked.subject, (likelihood.operator, likelihood.coordinates)
         # Scores of fully observed points use the prior's flow. Images use latents only, since
         # densities take too long.
@@ -103,24 +103,24 @@ class Oddities:
     @classmethod
     def of_conditions(
         cls, subject: Subject, conditions_network: str | None, conditions: Tensor
-    ) -> "Oddities":
+    ) -> "OutlierScores":
         """Compute the scores of conditions ``[M, C]`` of a network; raises like ``of``."""
-        law = subject.surprise
-        if law is None:
+        distribution = subject.surprise
+        if distribution is None:
             return cls(None, torch.zeros(1, 0, dtype=torch.float64))
         more, digest = {}, None
         if conditions_network is not None:
             other = open_prior(NetworkFile.open(conditions_network))
             points, given = other.of_columns(list(subject.condition_names), conditions)
             more, digest = of_flow(other, points, given=given), other.digest
-        cloud = Cloud.of(law.mean.cpu(), law.covariance.cpu())
-        straight = subject.straight(conditions.to(law.mean.device)).cpu().double()
+        cloud = Cloud.from_moments(distribution.mean.cpu(), distribution.covariance.cpu())
+        straight = subject.straight(conditions.to(distribution.mean.device)).cpu().double()
         return cls.of_cloud(cloud, straight, more, digest)
 
     @classmethod
     def of_cloud(
         cls, cloud: Cloud, rows: Tensor, more: dict[str, Tensor], network: str | None = None
-    ) -> "Oddities":
+    ) -> "OutlierScores":
         """Compute the scores of rows ``[M, C]`` from a mean and covariance.
 
         Further scores are added by name.
@@ -189,13 +189,13 @@ def calibrate(settings: CalibrateSettings) -> None:
             numbers = list(range(len(rows)))
             seen = simulated(asked.likelihood(), rows.points, numbers, asked.plan.seed)
         assert seen is not None
-        odd = Oddities.of(asked, settings.beside, seen)
+        odd = OutlierScores.of(asked, settings.beside, seen)
         sources = settings.likelihood.files
         programs = [text.rpartition(":")[0] for text in settings.beside.function or ()]
         groups, options = asked.groups(
             files[1], len(rows), [rows.points, rows.conditions], [*sources, *programs]
         )
-        with groups.told_when_cut_short():
+        with groups.report_interruption():
             values = drawn(asked, rows, functions, groups)
         if distributed.is_main():
             model = Model.load(network.path)
@@ -210,14 +210,14 @@ def calibrate(settings: CalibrateSettings) -> None:
                 "solvers": asked.solvers,
                 "options": options,
                 "network_sha256": subject.digest,
-                "held_out": holding.summary_of(guarantee),
+                "held_out": conformal.summary_of(guarantee),
             }
             write_numbers(files[1], CALIBRATION_FORMAT, began, content)
             replace(model, held_out=truths).save(dest)
         groups.remove()
         if distributed.is_main():
             report_check(check)
-            holding.report_calibration(guarantee)
+            conformal.report_calibration(guarantee)
             logger.info(f"Saved the calibration in {dest}")
             report_files(files[1], files[0], began)
 
@@ -229,7 +229,7 @@ def over_conditions(guarantee: HeldOutTruths, rows: Rows, names: Sequence[str]) 
     """
     if rows.conditions is None or len(names) < 2 or not guarantee.near_count:
         return {}
-    near, _ = guarantee.levels_near(guarantee.held_out.whitened, (holding.SHOWN,))
+    near, _ = guarantee.levels_near(guarantee.held_out.whitened, (conformal.SHOWN,))
     return {
         "conditions": rows.conditions.numpy(),
         "condition_names": np.array(names),
@@ -276,7 +276,7 @@ def held_out_of(
     asked: Asked,
     rows: Rows,
     values: RunValues,
-    odd: Oddities,
+    odd: OutlierScores,
     functions: Sequence[str],
     digest: str,
 ) -> HeldOut:
@@ -284,7 +284,7 @@ def held_out_of(
 
     The ``digest`` identifies the other parts.
     """
-    ranks, names = holding.ranks_of(values, functions)
+    ranks, names = conformal.ranks_of(values, functions)
     whitened = ranks[:, :0] if odd.whitened is None else odd.whitened
     way = {**way_of(asked), CONDITIONS_NETWORK: odd.network}
     plan = asked.plan
@@ -387,7 +387,7 @@ def require_known(truths: HeldOut) -> None:
 
 def observations_of(
     asked: Asked, settings: SampleSettings, guarantee: HeldOutTruths, observed: Tensor
-) -> holding.Observations:
+) -> conformal.Observations:
     """Return distances and p-values of observations relative to the calibration set.
 
     Observations ``[M, K]`` may be conditions.
@@ -403,23 +403,23 @@ def observations_of(
                 f"--refuse supports at most {MOST_CONDITIONS} conditions, or "
                 f"{MOST_NUMBERS} observed values with Gaussian noise: leave it out"
             )
-        return holding.Observations()
+        return conformal.Observations()
     if refuse is not None and refuse < finest:
         raise UsageError(
             f"--refuse={refuse:g} cannot reject anything with {truths.truths} calibration "
             f"cases: give at least {finest:.2g}, or calibrate on more cases"
         )
-    odd = Oddities.of(asked, settings.beside, observed)
+    odd = OutlierScores.of(asked, settings.beside, observed)
     assert odd.whitened is not None
     if (odd.network, odd.names) != (truths.made_with.get(CONDITIONS_NETWORK), truths.oddities):
         if refuse is not None:
             raise UsageError("the network was calibrated with another --conditions_network")
-        return holding.Observations(odd.whitened)
-    return holding.Observations(odd.whitened, *guarantee.p_values(odd.whitened, odd.values))
+        return conformal.Observations(odd.whitened)
+    return conformal.Observations(odd.whitened, *guarantee.p_values(odd.whitened, odd.values))
 
 
 @dataclass(frozen=True, eq=False)
-class Applied:
+class AppliedCalibration:
     """A calibration set applied to observations.
 
     Attributes:
@@ -429,11 +429,13 @@ class Applied:
     """
 
     truths: HeldOutTruths
-    observations: holding.Observations
+    observations: conformal.Observations
     functions: Functions
 
     @classmethod
-    def of(cls, asked: Asked, settings: SampleSettings, observed: Tensor) -> "Applied | None":
+    def of(
+        cls, asked: Asked, settings: SampleSettings, observed: Tensor
+    ) -> "AppliedCalibration | None":
         """Apply the calibration of a network to observations ``[M, K]``, or conditions.
 
         The result is None if the network was not calibrated, or no guarantee is wanted.
@@ -461,12 +463,14 @@ class Applied:
             logger.info(self.observations.accepted(level))
         return refusal is not None
 
-    def posteriors(self, groups: Groups, numbers: dict[str, Any]) -> holding.HeldPosteriors:
+    def posteriors(self, groups: Groups, numbers: dict[str, Any]) -> conformal.CalibratedPosteriors:
         """Recalibrate the draws of groups, and add the results to the numbers of the JSON file."""
         every = (draws for draws, _ in sampled(groups))
-        held = holding.HeldPosteriors.of(self.truths, self.observations, every, self.functions)
+        held = conformal.CalibratedPosteriors.of(
+            self.truths, self.observations, every, self.functions
+        )
         numbers["held_out"] = {
-            **holding.summary_of(self.truths),
+            **conformal.summary_of(self.truths),
             "log_volume": held.volumes_listed(),
         }
         for place, one in enumerate(numbers.get("posteriors", [])):

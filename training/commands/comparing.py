@@ -24,7 +24,7 @@ from training.files.posterior_draws import SavedPosteriors, load_netcdf
 from training.inference.draws import Draws
 from training.inference.likelihoods import UserFunction
 from training.inference.summary import Summary
-from training.inference.trials import TrialLikelihood
+from training.inference.trial_likelihoods import TrialLikelihood
 from training.measure.posterior.evidence import model_probabilities
 from training.measure.posterior.predictive import Predictive, needed
 from training.names import UNSOUND, script
@@ -123,22 +123,24 @@ def require_alike(asked: Sequence[Asked], names: Sequence[str]) -> None:
     Raises:
         UsageError: Models differ.
     """
-    laws = []
+    distributions = []
     for one in asked:
         assert one.learned is not None
         table = one.learned.table
-        laws.append(dict(zip(table.names, table.coordinates.steps.tolist(), strict=True)))
-    for name, law in zip(names, laws, strict=True):
-        if law.keys() != laws[0].keys():
+        distributions.append(dict(zip(table.names, table.coordinates.steps.tolist(), strict=True)))
+    for name, distribution in zip(names, distributions, strict=True):
+        if distribution.keys() != distributions[0].keys():
             raise UsageError(
-                f"{names[0]} models {', '.join(laws[0])}, and {name} models "
-                f"{', '.join(law)}: densities of different data cannot be compared"
+                f"{names[0]} models {', '.join(distributions[0])}, and {name} models "
+                f"{', '.join(distribution)}: densities of different data cannot be compared"
             )
-        apart = [column for column in law if law[column] != laws[0][column]]
+        apart = [
+            column for column in distribution if distribution[column] != distributions[0][column]
+        ]
         if apart:
             raise UsageError(
-                f"'{apart[0]}' has bins of width {laws[0][apart[0]]:g} in {names[0]}, but "
-                f"of {law[apart[0]]:g} in {name}: make both data sets with the same "
+                f"'{apart[0]}' has bins of width {distributions[0][apart[0]]:g} in {names[0]}, but "
+                f"of {distribution[apart[0]]:g} in {name}: make both data sets with the same "
                 "--dequantize, or with more rows"
             )
 
@@ -158,7 +160,7 @@ def sampled_of(asked: Asked, place: Path) -> tuple[Draws, Summary, Tensor]:
     observed = likelihood.numbers
     files = [asked.learned.file.path, settings.observation]
     groups, _ = asked.groups(place, len(observed), [observed], files)
-    with groups.told_when_cut_short():
+    with groups.report_interruption():
         sample_groups(asked.problem(likelihood, observed), asked.plan, groups)
     draws, summary = without_points(groups)
     groups.remove()
@@ -255,7 +257,7 @@ def predict(settings: PredictSettings) -> int:
         own = function(torch.from_numpy(saved.observed))[:, None]
         simulated, observed = torch.cat([simulated, values], 2), torch.cat([observed, own], 1)
     generator = seeded_generator("cpu", settings.seed, Stream.RESAMPLING)
-    result = Predictive.of(simulated, observed, names, settings.level, generator)
+    result = Predictive.from_simulations(simulated, observed, names, settings.level, generator)
     require_folder(settings.save_dir)
     arrays = {"simulated": simulated.numpy(), "observed": observed.numpy()}
     texts = {"names": np.array(names), "format": np.array(PREDICTIVE_FORMAT)}

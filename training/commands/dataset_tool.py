@@ -14,17 +14,17 @@ from dnnlib.logs import logger
 from torch_utils.distributed import first_rank_only
 from torch_utils.results import provenance, save_json
 from training.data.images.codec import Transform
-from training.data.records.cells import open_cells
+from training.data.records.raw_tables import open_cells
 from training.data.records.reading import RecordChoices, SurveyedTable
 from training.data.records.records import CATEGORY, Records
-from training.data.records.tidying import says_missing
+from training.data.records.tidying import is_missing_indicator
 from training.data.sources.formats import NAMES, open_source
 from training.data.sources.writer import Conversion, image_writer, is_zip, require_writable
 from training.data.tables.foreign import TableChoices, listed
 from training.data.tables.formats import NotNumbers, is_table, open_table
 from training.data.tables.making import make_table
+from training.data.tables.repeated_trials import groups_of, unrolled
 from training.data.tables.table import DataTable
-from training.data.tables.trials import groups_of, unrolled
 from training.files.arrays import evenly
 from training.files.records import FORMAT as RECORDS_FORMAT
 from training.files.records import save_records
@@ -154,7 +154,7 @@ def read_table(settings: DataSetSettings) -> tuple[DataTable | Records, list[str
         missing_values=chosen.missing_values or (),
         is_missing=chosen.is_missing or (),
     )
-    surveyed = SurveyedTable.of(cells.only(settings.wanted, exclude), choices)
+    surveyed = SurveyedTable.from_cells(cells.only(settings.wanted, exclude), choices)
     if surveyed.only_numbers:
         return make_table(surveyed.numbers(), of_numbers)
     trials = ("covariates", "dataset", "repeats")
@@ -162,7 +162,7 @@ def read_table(settings: DataSetSettings) -> tuple[DataTable | Records, list[str
         if name in chosen.given:
             raise UsageError(f"--{name} is for tables of numbers without missing values: {reason}")
     records, lines = surveyed.records()
-    return records, [*lines, *telling_holes(records)]
+    return records, [*lines, *informative_missing(records)]
 
 
 def params_path(dest: Path) -> Path:
@@ -179,7 +179,7 @@ TELLING = 5.0
 """Threshold of an association between columns, in standard errors."""
 
 
-def telling_holes(records: Records) -> list[str]:
+def informative_missing(records: Records) -> list[str]:
     """Return lines about columns whose missingness depends on other columns.
 
     Columns with an indicator column are omitted.
@@ -196,7 +196,9 @@ def telling_holes(records: Records) -> list[str]:
             for other, level in enumerate(is_level)
             if other != place
         ]
-        known = any(column.of == name and says_missing(column) for column in records.columns)
+        known = any(
+            column.of == name and is_missing_indicator(column) for column in records.columns
+        )
         strength = max((association(*pair) for pair in pairs if not known), default=0.0)
         if strength > TELLING / len(values) ** 0.5:
             names.append(name)

@@ -15,7 +15,7 @@ from torch import Tensor
 from dnnlib.errors import DataError
 from dnnlib.numbers import fraction
 from training.commands import calibrating
-from training.commands.called import columns_of
+from training.commands.python_interface import columns_of
 from training.inference import guarantee
 from training.inference.guarantee import Levels
 from training.measure.conformal import Holding
@@ -135,7 +135,9 @@ class Guarantee:
             DataError: The network was calibrated with a flow of conditions, or has no scores.
         """
         held_out = self.truths.held_out
-        odd = calibrating.Oddities.of_conditions(self.subject, None, self._conditions(conditions))
+        odd = calibrating.OutlierScores.of_conditions(
+            self.subject, None, self._conditions(conditions)
+        )
         if odd.whitened is None or odd.names != held_out.oddities:
             raise DataError(
                 "p-values of this network need the observation, not only its conditions: use sample"
@@ -149,7 +151,7 @@ class Guarantee:
         row = self._conditions(condition)
         if len(row) != 1:
             raise DataError(f"the condition has {len(row)} rows: give one row")
-        odd = calibrating.Oddities.of_conditions(self.subject, None, row)
+        odd = calibrating.OutlierScores.of_conditions(self.subject, None, row)
         if odd.whitened is None:
             raise DataError("this network has no conditions: there are no nearest cases")
         near, _ = self.truths.levels_near(odd.whitened, [share])

@@ -16,16 +16,16 @@ from training.flow.likelihood import Trace
 from training.flow.solvers import Solver, get_solver
 from training.inference.amortized import Amortized, LogPosterior
 from training.inference.likelihoods import Gaussian, Likelihood, UserFunction, UserLikelihood
-from training.inference.prior import Prior, ways_of
+from training.inference.prior import Prior, integrations_of
 from training.inference.region import Region
 from training.inference.sampling import Problem, SamplingPlan
 from training.inference.target import Target
 from training.names import LEARNED_POOL, UNIFORM, script
 from training.options import inference
 from training.options.posterior import CalibrateSettings, CheckSettings, SampleSettings
-from training.runs.choices import LatentChoice, latent_choice, recorded_eps
 from training.runs.posterior_results import BOUNDS
 from training.runs.posteriors import Groups, fingerprint, group_size
+from training.runs.simulation_settings import LatentChoice, latent_choice, recorded_eps
 from training.subjects import NetworkFile, Subject, TableFlow, ToyFlow, open_prior
 from training.subjects.likelihoods import LearnedLikelihood
 
@@ -94,8 +94,10 @@ class Asked:
         flow, options = self.subject.flow, self.settings.prior
         if self.settings.learned:
             prior = self.subject.neural_posterior(options.n_iters, options.deblur)
-        elif options.n_iters is None and "points" in flow.courses:
-            prior = replace(self._prior(*flow.course("points")), ways=ways_of(flow))
+        elif options.n_iters is None and "points" in flow.integrations:
+            prior = replace(
+                self._prior(*flow.integration("points")), integrations=integrations_of(flow)
+            )
         else:
             times = flow.times(options.n_iters or inference.STEPS)
             prior = self._prior(times, get_solver(inference.SOLVER))
@@ -103,14 +105,14 @@ class Asked:
             return prior
         # Latents of images are only written beside their draws.
         latents = (flow.times(inference.CHAIN_STEPS), get_solver(inference.SOLVER))
-        return replace(prior, ways={**prior.ways, "latents": latents})
+        return replace(prior, integrations={**prior.integrations, "latents": latents})
 
     @property
     def coarse(self) -> Prior:
         """Prior of the chains."""
         steps, flow = self.settings.prior.chain_n_iters, self.subject.flow
-        if steps is None and "look" in flow.courses:
-            return self._prior(*flow.course("look"))
+        if steps is None and "look" in flow.integrations:
+            return self._prior(*flow.integration("look"))
         return self._prior(flow.times(steps or inference.CHAIN_STEPS), get_solver(inference.SOLVER))
 
     @property
@@ -236,10 +238,10 @@ class Asked:
             raise UsageError(f"--correct={name} is not a learned likelihood: leave --prior out")
         assert isinstance(subject, TableFlow)
         assert settings.prior.prior is not None
-        law, conditions = learned.prior(settings.prior.prior), list(subject.conditions)
-        if sorted(law.names) != sorted(subject.names):
+        distribution, conditions = learned.prior(settings.prior.prior), list(subject.conditions)
+        if sorted(distribution.names) != sorted(subject.names):
             raise UsageError(
-                f"{file.name} is a likelihood of {', '.join(law.names)}, but draws are "
+                f"{file.name} is a likelihood of {', '.join(distribution.names)}, but draws are "
                 f"for {', '.join(subject.names)}"
             )
         if sorted(conditions) != sorted(learned.given):
@@ -249,7 +251,7 @@ class Asked:
                 f"on sets of trials ({script('train')} --cond_shape=set:K)"
             )
         places = torch.tensor([conditions.index(name) for name in learned.given])
-        return learned.log_posterior(law, subject.names, places)
+        return learned.log_posterior(distribution, subject.names, places)
 
     def observed(self, source: Path, likelihood: Likelihood) -> Tensor:
         """Read observations ``[M, K]`` for a likelihood.
@@ -280,7 +282,7 @@ class Asked:
         assert isinstance(likelihood, Gaussian)
         return None if likelihood.operator is not None else self.subject.questions(source)
 
-    def seen_names(self, likelihood: Gaussian) -> list[str]:
+    def observed_names(self, likelihood: Gaussian) -> list[str]:
         """Return names of the observed coordinates for messages.
 
         They are empty for outputs of a linear map.

@@ -27,10 +27,10 @@ from dnnlib.numbers import natural
 from torch_utils.results import load_json, save_json
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
-from training.commands import called
+from training.commands import python_interface
 from training.commands.latent_density import LatentDensity
 from training.files.posterior_draws import load_netcdf
-from training.flow.cells import cell_log_prob, has_cells
+from training.flow.bin_averages import cell_log_prob, has_cells
 from training.flow.likelihood import Trace
 from training.flow.pfode import ProbabilityFlow
 from training.inference.amortized import Amortized
@@ -74,7 +74,7 @@ class Model(model.Model):
 
     @kind.setter
     def kind(self, kind: str) -> None:
-        if kind == called.FRAMES:
+        if kind == python_interface.FRAMES:
             self.about.pop(ROW_PACKAGE, None)
         else:
             self.about[ROW_PACKAGE] = kind
@@ -88,7 +88,7 @@ class Model(model.Model):
         """Return numbers ``[N, D]`` as rows of the model's kind, or as images ``[N, C, H, W]``."""
         if self.subject.columns is None:
             return values.reshape(-1, *self.subject.point_shape)
-        return called.rows_as(self.kind or called.FRAMES, names, values)
+        return python_interface.rows_as(self.kind or python_interface.FRAMES, names, values)
 
     def flat(self, rows: Any) -> Any:
         """Return images ``[..., C, H, W]``, or observations of them, as rows.
@@ -152,7 +152,7 @@ class Model(model.Model):
         The density is that of the draws of ``sample``: minus infinity beyond the bounds of columns,
         and for a conditional model that of its posterior (see ``Posterior.log_prob``). For a
         discrete column it is the mean density over the quantization bin around a value
-        (``training.flow.cells``), and for images the density per gray level of each pixel.
+        (``training.flow.bin_averages``), and for images the density per gray level of each pixel.
 
         Args:
             rows: The rows, which for a conditional model may have its conditions as further
@@ -182,7 +182,7 @@ class Model(model.Model):
         if not has_cells(flow):
             density = flow.log_prob(points) + self.subject.dim * log(self.subject.units["unit"])
             return density.cpu().numpy()
-        way = self.subject.flow.course("densities")
+        way = self.subject.flow.integration("densities")
         cells = cell_log_prob(self.subject.flow, points, *way, labels=labels)
         return cells.density.log_prob.cpu().numpy()
 
@@ -191,7 +191,7 @@ class Model(model.Model):
 
         Discrete columns are dequantized with a random seed.
         """
-        points = self.subject.dithered(self._points(rows), seed)
+        points = self.subject.dequantized(self._points(rows), seed)
         return self._flow_given(rows, given).encode(points).cpu().numpy()
 
     def decode(self, latents: Any, given: Any = None) -> Any:
@@ -219,8 +219,10 @@ class Model(model.Model):
                 likelihood of your own, such as ``likelihood="mine.py:density"``, ``sample()`` takes
                 no observation.
         """
-        noise = {} if noise_std is None else {"noise_std": called.listed_of(noise_std)}
-        seen = {} if mask is None else {"likelihood": "mask", "mask": called.listed_of(mask)}
+        noise = {} if noise_std is None else {"noise_std": python_interface.listed_of(noise_std)}
+        seen = (
+            {} if mask is None else {"likelihood": "mask", "mask": python_interface.listed_of(mask)}
+        )
         return Posterior(self, {**noise, **seen, **options})
 
     def check(self, data: Any = None, **options: Any) -> dict[str, Any]:
@@ -243,19 +245,19 @@ class Model(model.Model):
             raise UsageError(f"the model is conditional: give {', '.join(self.conditions)}")
         if given is None and self.subject.of_sets:
             raise UsageError("the model is conditional on sets of trials: give them as given")
-        values = called.columns_of(source, self.conditions, "given")
+        values = python_interface.columns_of(source, self.conditions, "given")
         return values.reshape(1, -1) if self.subject.of_sets else values
 
     def _points(self, rows: Any) -> torch.Tensor:
         """Return the points ``[N, D]`` of rows."""
         rows, own, whole = self.flat(rows), self.subject.names, self.columns
-        names, numbers = called.numbers_of(
-            rows, "rows", called.COLUMN if len(own) == 1 else called.ROW
+        names, numbers = python_interface.numbers_of(
+            rows, "rows", python_interface.COLUMN if len(own) == 1 else python_interface.ROW
         )
         if names is None and numbers.shape[1] == len(whole) != len(own):
             names, rows = whole, dict(zip(whole, numbers.T, strict=True))
-        points = torch.from_numpy(called.columns_of(rows, own, "rows").copy())
-        called.require_finite(points, own, "rows")
+        points = torch.from_numpy(python_interface.columns_of(rows, own, "rows").copy())
+        python_interface.require_finite(points, own, "rows")
         if names is not None:
             beside = dict(zip(names, torch.from_numpy(numbers).T, strict=True))
             self.subject.warn_of_others(self.subject.contradicted(points, beside), "rows")
@@ -300,7 +302,7 @@ class Posterior:
         """
         from training.commands import posterior  # here, so that importing Model is fast
 
-        with called.own_folder() as folder:
+        with python_interface.own_folder() as folder:
             posterior.sample(self._settings(observed, folder, options))
             return PosteriorDraws.from_folder(folder, self.model)
 
@@ -367,7 +369,7 @@ class Posterior:
         from training.commands import posterior  # likewise
         from training.commands.inference import Asked
 
-        with called.own_folder() as folder:
+        with python_interface.own_folder() as folder:
             settings = self._settings(observed, folder, options)
             if settings.learned:
                 raise UsageError("latent_density needs a likelihood: give noise_std")
@@ -382,7 +384,10 @@ class Posterior:
 
     def _settings(self, observed: Any, folder: Path, options: Mapping[str, Any]) -> SampleSettings:
         """Return settings of the command, with its files in a folder."""
-        given, own = called.filed({**self.options, **options}, folder), self.model.subject.names
+        given, own = (
+            python_interface.with_files({**self.options, **options}, folder),
+            self.model.subject.names,
+        )
         if given.get("likelihood", LIKELIHOODS[0]) not in LIKELIHOODS and not self.model.conditions:
             if observed is not None:
                 raise UsageError(
@@ -392,7 +397,9 @@ class Posterior:
         if observed is None:
             raise UsageError("no observation is given: give one row per observation")
         observed = self.model.flat(observed)
-        names, numbers = called.numbers_of(observed, "the observation", called.ROW)
+        names, numbers = python_interface.numbers_of(
+            observed, "the observation", python_interface.ROW
+        )
         place = "observation"
         if "prior" in given and "correct" not in given:
             if names is None and self.model.covariates:  # whose positions are unknown
@@ -405,11 +412,11 @@ class Posterior:
                 names = names or self.model.conditions
             else:
                 names = self.model.conditions
-                numbers = called.columns_of(observed, names, "the observation")
+                numbers = python_interface.columns_of(observed, names, "the observation")
         elif names is not None and "likelihood" not in given and set(names) < {*own}:
             given |= {"likelihood": "mask", "mask": joined(names)}
         path = folder / f"{place}.csv"
-        called.save_rows(path, names, numbers)
+        python_interface.save_rows(path, names, numbers)
         return typed_by_name(SampleSettings, {**self._files(folder), **given, place: path})
 
     def compare(
@@ -431,14 +438,14 @@ class Posterior:
         from training.commands import comparing  # likewise
 
         several = [self, *others]
-        with called.own_folder() as folder:
+        with python_interface.own_folder() as folder:
             settings = self._settings(observed, folder, {})
             paths = [folder / f"network{place}.pkl" for place in range(len(several))]
             priors = list[str]()
             for path, each in zip(paths, several, strict=True):
                 each.model.save(path)
                 prior = {f"prior{len(priors)}": each.options.get("prior")}
-                priors += map(str, called.filed(prior, folder).values())
+                priors += map(str, python_interface.with_files(prior, folder).values())
             given: dict[str, Any] = {
                 **{name: value for name, value in self.options.items() if name != "prior"},
                 "networks": list(map(str, paths)),
@@ -447,7 +454,7 @@ class Posterior:
                 "save_dir": folder,
             }
             comparing.compare(typed_by_name(CompareSettings, {**given, **options}))
-            facts = called.facts_of(folder, "comparison")
+            facts = python_interface.facts_of(folder, "comparison")
         observations: list[dict[str, Any]] = facts["observations"]
         return observations
 
@@ -465,12 +472,14 @@ class Posterior:
         """
         from training.commands import posterior  # likewise
 
-        with called.own_folder() as folder:
-            given = self._files(folder) | called.filed({**self.options, **options}, folder)
+        with python_interface.own_folder() as folder:
+            given = self._files(folder) | python_interface.with_files(
+                {**self.options, **options}, folder
+            )
             if data is not None:
-                given |= {"truth": "data", "data_root": called.data_set_of(data, folder)}
+                given |= {"truth": "data", "data_root": python_interface.data_set_of(data, folder)}
             posterior.check(typed_by_name(CheckSettings, given))
-            return called.facts_of(folder, "_posterior_check")
+            return python_interface.facts_of(folder, "_posterior_check")
 
     def _files(self, folder: Path) -> dict[str, Any]:
         self.model.save(folder / "network.pkl")
@@ -575,15 +584,17 @@ class PosteriorDraws:
         """
         from training.commands import population  # here, so that importing Model is fast
 
-        with called.own_folder() as folder:
+        with python_interface.own_folder() as folder:
             draws = folder / f"{self.model.subject.stem}_posterior.nc"
             draws.write_bytes(self.content)
-            ranges = tuple((name, *ends) for name, ends in called.ranges_of(bounds).items())
+            ranges = tuple(
+                (name, *ends) for name, ends in python_interface.ranges_of(bounds).items()
+            )
             given = {"draws": draws, "save_dir": folder, "prior": prior, **options}
-            given = called.filed(given, folder)
+            given = python_interface.with_files(given, folder)
             given |= {"bounds": ranges} if ranges else {}
             population.population(typed_by_name(PopulationSettings, given))
-            return called.facts_of(folder, "_population")
+            return python_interface.facts_of(folder, "_population")
 
     def rows(self, observation: int = 0) -> Any:
         """Return the draws of one observation, in the kind of the training rows."""
@@ -608,11 +619,11 @@ class PosteriorDraws:
             for name in self.names
         ]
         columns = {name: [row[name] for row in rows] for name in rows[0]}
-        return called.whole_frame(columns, self.model.kind)
+        return python_interface.whole_frame(columns, self.model.kind)
 
     def to_arviz(self) -> Any:
         """Return the draws for ArviZ, with log likelihoods, draws of the prior and observations."""
-        with called.own_folder() as folder:
+        with python_interface.own_folder() as folder:
             self.save(folder / "draws.nc")
             return import_module("arviz").from_netcdf(folder / "draws.nc").load()
 

@@ -56,7 +56,7 @@ def population(settings: PopulationSettings) -> int:
     stem = f"{settings.draws.stem}_population"
     files = [settings.save_dir / f"{stem}{suffix}" for suffix in (".npz", ".json", ".pkl")]
     require_new(files, settings.overwrite)
-    before = Before.of(settings, saved)
+    before = MemberPrior.of(settings, saved)
     points = members_of(saved)
     y, log_det = before.coordinates(points)
     if not y.isfinite().all():
@@ -77,7 +77,7 @@ def population(settings: PopulationSettings) -> int:
     )
     require_folder(settings.save_dir)
     result.save(files[0])
-    mean, std = drawn.law
+    mean, std = drawn.distribution
     model = normal_model(saved.names, before.ends, mean, WIDER * std)
     about = {
         "data_name": stem,
@@ -105,7 +105,7 @@ def population(settings: PopulationSettings) -> int:
 
 
 @dataclass(frozen=True)
-class Before:
+class MemberPrior:
     """Prior of a member, before any observation.
 
     Attributes:
@@ -121,7 +121,7 @@ class Before:
     prior: TableFlow | None
 
     @classmethod
-    def of(cls, settings: PopulationSettings, saved: SavedPosteriors) -> "Before":
+    def of(cls, settings: PopulationSettings, saved: SavedPosteriors) -> "MemberPrior":
         """Determine the prior from the options and a file of draws.
 
         If the draws were made with the prior of an earlier population, it is that population's own

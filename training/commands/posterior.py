@@ -12,7 +12,7 @@ from torch import Tensor
 from dnnlib.errors import UsageError
 from dnnlib.logs import logger
 from torch_utils import distributed
-from training.commands.calibrating import Applied
+from training.commands.calibrating import AppliedCalibration
 from training.commands.inference import Asked
 from training.commands.shared import warn_if_longer
 from training.files.observations import read_observations
@@ -24,7 +24,7 @@ from training.inference.likelihoods import Gaussian, Likelihood
 from training.inference.mixtures import Components
 from training.inference.summary import RULE, Summary
 from training.inference.target import prior_draws
-from training.inference.trials import TrialLikelihood
+from training.inference.trial_likelihoods import TrialLikelihood
 from training.measure.posterior.calibration import calibrate
 from training.measure.posterior.local import calibrate_near
 from training.names import FEWEST_RUNS, UNSOUND
@@ -38,9 +38,9 @@ from training.options.posterior import (
 )
 from training.runs import posterior_results as results
 from training.runs import posteriors
-from training.runs.choices import recorded_eps
 from training.runs.mixtures import MixturePlan, recover
 from training.runs.posterior_checks import Check, LearnedCheck, LearnedRuns
+from training.runs.simulation_settings import recorded_eps
 from training.subjects import Subject, TableFlow
 from training.subjects.subject import required
 
@@ -66,7 +66,7 @@ def draw(settings: SampleSettings, asked: Asked, began: float, more: Mapping[str
     ``more`` contains entries of both files that replace the default ones.
     """
     seen = Observed.of(asked, settings)
-    held_out = Applied.of(asked, settings, seen.numbers)
+    held_out = AppliedCalibration.of(asked, settings, seen.numbers)
     if held_out is not None and held_out.refuses(settings.refuse):
         return UNSOUND
     draws_file, numbers_file = asked.files("posterior", ".nc")
@@ -78,7 +78,7 @@ def draw(settings: SampleSettings, asked: Asked, began: float, more: Mapping[str
             asked.learned.warn_of_many(seen.likelihood.trials)
         groups, options = asked.groups(numbers_file, count, [seen.numbers, seen.labels], files)
         nats = surprise_of(subject, seen.labels)
-        with groups.told_when_cut_short():
+        with groups.report_interruption():
             prior = seen.sample(asked, groups)
         if not distributed.is_main():
             groups.remove()
@@ -103,8 +103,10 @@ def draw(settings: SampleSettings, asked: Asked, began: float, more: Mapping[str
         errors = errors_of(asked, settings, summary)
         numbers = overview(draws, summary, subject.names, nats, seen.truth, blur, errors)
         if seen.labels is not None and subject.condition_names:
-            law = subject.surprise
-            numbers["surprise"] = None if law is None or nats is None else law.summary(nats)
+            distribution = subject.surprise
+            numbers["surprise"] = (
+                None if distribution is None or nats is None else distribution.summary(nats)
+            )
         held = None if held_out is None else held_out.posteriors(groups, numbers)
         results.write_numbers(numbers_file, FORMAT, began, {**run, "rule": RULE, **numbers})
         groups.remove()
@@ -179,7 +181,7 @@ class Observed:
         if isinstance(target.likelihood, Gaussian):
             moments = target.prior.moments(target.labels)
             far = target.likelihood.deviations(*moments, target.observed)
-            results.warn_of_far(far, asked.seen_names(target.likelihood))
+            results.warn_of_far(far, asked.observed_names(target.likelihood))
         posteriors.sample_groups(problem, asked.plan, groups)
         if not (asked.subject.is_readable and distributed.is_main()):
             return None
@@ -218,7 +220,7 @@ def check(settings: CheckSettings) -> int:
     began = perf_counter()
     asked = Asked.open(settings)
     require_checkable(settings, asked.subject)
-    wanted, settings = settings.runs, with_runs_there(settings, asked)
+    wanted, settings = settings.runs, with_available_runs(settings, asked)
     if settings.runs < wanted:
         logger.info(f"{settings.data_root} has {settings.runs} test cases: all of them are used")
     run = check_learned if settings.learned else check_observed
@@ -326,7 +328,7 @@ def surprise_of(subject: Subject, conditions: Tensor | None) -> Tensor | None:
     """
     if conditions is None or not subject.condition_names:
         return None
-    return results.warn_of_unlike(
+    return results.warn_of_outliers(
         subject.surprise, subject.straight(conditions.to(subject.flow.device))
     )
 
@@ -340,7 +342,7 @@ def checked_of(asked: Asked, question: str, options: dict[str, Any]) -> dict[str
 def check_observed(settings: CheckSettings, asked: Asked, began: float) -> bool:
     """Check posteriors with a likelihood, and return whether no test failed."""
     plan, subject = asked.plan, asked.subject
-    likelihood, observed, data = to_find_again(settings, asked)
+    likelihood, observed, data = cases_to_check(settings, asked)
     drawn = (settings.data_root, settings.runs, settings.sampler.seed)
     labels = subject.truth_labels(*drawn)
     files = asked.files("posterior_check", ".npz")
@@ -349,7 +351,7 @@ def check_observed(settings: CheckSettings, asked: Asked, began: float) -> bool:
         sources = settings.likelihood.files
         groups, options = asked.groups(files[1], settings.runs, [data, labels], sources)
         problem, simulates = asked.problem(likelihood, observed), asked.learned is None
-        with groups.told_when_cut_short():
+        with groups.report_interruption():
             functions = subject.quantities(*drawn)
             # Conditions belong to the rows as they are, without the noise of draws.
             check = Check(
@@ -360,7 +362,7 @@ def check_observed(settings: CheckSettings, asked: Asked, began: float) -> bool:
         return results.write_check(values, settings.level, groups, files, began, content)
 
 
-def to_find_again(
+def cases_to_check(
     settings: CheckSettings, asked: Asked
 ) -> tuple[Likelihood, Tensor, Tensor | None]:
     """Return the likelihood of a check, the observations, and true points ``[R, D]``.
@@ -409,7 +411,7 @@ def check_learned(settings: CheckSettings, asked: Asked, began: float) -> bool:
         nats = surprise_of(asked.subject, observed)
         groups, options = asked.groups(files[1], len(runs), runs.tensors, [])
         amortized = asked.amortized(asked.fine, runs.conditions.to(device))
-        with groups.told_when_cut_short():
+        with groups.report_interruption():
             values = LearnedCheck(amortized, runs, subject.names).run(groups)
         content, near = checked_of(asked, "model", options), None
         if runs.neighbors is not None:
@@ -476,7 +478,7 @@ def require_checkable(settings: CheckSettings, subject: Subject) -> None:
         )
 
 
-def with_runs_there(settings: CheckSettings, asked: Asked) -> CheckSettings:
+def with_available_runs(settings: CheckSettings, asked: Asked) -> CheckSettings:
     """Return settings with at most as many runs as the data set has rows.
 
     A number of runs that was given stays.

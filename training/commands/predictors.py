@@ -17,13 +17,13 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
 from dnnlib.errors import DataError, UsageError
-from training.commands.python import Records
+from training.commands.datasets import Records
 from training.data.records.inferring import MOST_LEVELS
 from training.data.records.records import CATEGORY, NUMBER
 from training.data.tables.making import FEWEST_ROWS
-from training.runs.asking import Asking
 from training.runs.intervals import Interval
-from training.subjects.record_laws import CellLaw
+from training.runs.queries import Asking
+from training.subjects.record_distributions import CellDistribution
 
 TARGET = "target"
 FEW_OTHERS = 5
@@ -87,7 +87,7 @@ class _Predictor(BaseEstimator):  # type: ignore[misc]
         self._target, self._columns = name, kept
         return self
 
-    def _law(self, X: Any, level: float) -> CellLaw:
+    def _law(self, X: Any, level: float) -> CellDistribution:
         """Return the target's distribution in each row.
 
         It has ends of intervals, medians, and categories.
@@ -103,7 +103,9 @@ class _Predictor(BaseEstimator):  # type: ignore[misc]
         place = flow.empty.names.index(self._target)
         known = ~np.isnan(records.values)
         known[:, place] = False
-        return flow.laws(records.values, known, place, Interval(level).levels(flow, known, place))
+        return flow.distributions(
+            records.values, known, place, Interval(level).levels(flow, known, place)
+        )
 
     def _frame(self, X: Any, reset: bool) -> Any:
         """Return the columns as a data frame of pandas.
@@ -157,10 +159,10 @@ class FlowRegressor(RegressorMixin, _Predictor):  # type: ignore[misc]
 
     def predict(self, X: Any) -> np.ndarray:
         """Return the median ``[N]`` of the target in each row."""
-        law = self._law(X, 0.9)
+        distribution = self._law(X, 0.9)
         flow = self.answers_.flow
         place = flow.empty.names.index(self._target)
-        return flow.space.within_range(place, law.quantiles[:, 1])
+        return flow.space.within_range(place, distribution.quantiles[:, 1])
 
     def predict_interval(self, X: Any, level: float = 0.9) -> np.ndarray:
         """Return the ends ``[N, 2]`` of calibrated intervals that cover a share of the targets.

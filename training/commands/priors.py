@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from dnnlib.errors import UsageError
-from training.commands.called import ranges_of
 from training.commands.models import Model
+from training.commands.python_interface import ranges_of
 from training.model import model
 from training.subjects.likelihoods import normal_model
 

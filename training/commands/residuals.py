@@ -34,7 +34,7 @@ from training.options.residuals import (
     ExtractToysSettings,
     NoiseOptions,
 )
-from training.runs.choices import TimeChoice
+from training.runs.simulation_settings import TimeChoice
 from training.subjects import NetworkFile, ToyFlow
 from training.subjects.samples import Source
 
@@ -126,7 +126,7 @@ def calctoys(settings: CalcToysSettings) -> None:
     shapes = residuals.saved_shapes(source, axes=3)
     steps, count, dim = shapes["net_outputs"]
     known = known_of(source, extraction, (steps, count, dim), settings.expected())
-    about = residuals.told_of(extraction, source.with_suffix(".json"))
+    about = residuals.describe_extraction(extraction, source.with_suffix(".json"))
     folder, stem = settings.save_dir, extraction.stem
     result = correlations.toy_correlations_file(folder, stem)
     summaries = correlations.summary_files(folder, stem, toy=True)
@@ -160,7 +160,9 @@ def calc(settings: CalcSettings) -> None:
     steps, (count, dim) = len(extraction.times), shapes["net_outputs"]
     known = known_of(first, extraction, (steps, count, dim), settings.expected())
     residuals.require_same(root, extraction, shapes)
-    about = residuals.told_of(extraction, root / f"{extraction.stem}_net_outputs_residuals.json")
+    about = residuals.describe_extraction(
+        extraction, root / f"{extraction.stem}_net_outputs_residuals.json"
+    )
     stem = extraction.stem
     paths = [correlations.time_correlations_file(folder, stem, index) for index in range(steps)]
     summaries = correlations.summary_files(folder, stem, toy=False)

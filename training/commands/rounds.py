@@ -24,10 +24,10 @@ from torch_utils.distributed import first_rank_only, process_group
 from torch_utils.results import load_json, provenance
 from torch_utils.seeds import hash_seed
 from training.commands import train
-from training.commands.called import ROW, left_alone, numbers_of, own_folder, ranges_of
 from training.commands.inference import Asked
 from training.commands.models import Model, PosteriorDraws
 from training.commands.posterior import check_learned, draw
+from training.commands.python_interface import ROW, left_alone, numbers_of, own_folder, ranges_of
 from training.data.tables.foreign import ForeignTable, TableChoices, numbered
 from training.data.tables.formats import open_table
 from training.data.tables.making import make_table
@@ -266,7 +266,7 @@ class Place:
                 )
             elif base:
                 posterior = self.before.posterior(region, device)
-                bounds = Bounds.of(posterior)
+                bounds = Bounds.from_posterior(posterior)
                 region = Region([*region.parts, (bounds, posterior)])
             return self._simulate(title, region, bounds, before, base)
 

@@ -16,7 +16,7 @@ from training.options.shared import (
     SolverOptions,
     ToyTimeOptions,
 )
-from training.runs.choices import TimeChoice
+from training.runs.simulation_settings import TimeChoice
 from training.subjects import NetworkFile, Subject, open_subject
 
 

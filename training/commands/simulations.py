@@ -20,8 +20,8 @@ from training.commands.shared import image_times, of_data_set, solver_of, toy_ti
 from training.files.image_folder import ABSENT, WHOLE, ImageFolder
 from training.files.rows import save_csv
 from training.files.trajectory import PARAMETERS_FORMAT, SavedEnd
+from training.flow.bin_averages import has_cells
 from training.flow.calls import BLOCK_ROWS
-from training.flow.cells import has_cells
 from training.flow.likelihood import DensityPlan, Trace
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import Solver
@@ -37,9 +37,9 @@ from training.options.simulations import (
     RoundtripSettings,
     SimulationSettings,
 )
-from training.runs.choices import LatentChoice, TimeChoice, latent_choice, recorded_eps
 from training.runs.generation import SeedSampler, generate_images, parse_seeds
-from training.runs.simulations import Chapter, Story, measure_returns
+from training.runs.simulation_settings import LatentChoice, TimeChoice, latent_choice, recorded_eps
+from training.runs.simulations import FinishedSimulation, SimulationRun, measure_returns
 from training.subjects import ImageFlow, NetworkFile, Subject, ToyFlow
 from training.subjects.samples import Samples
 
@@ -70,7 +70,7 @@ def images_or_tables(settings: SimulationSettings) -> None:
         distributed.barrier()  # no rank writes before all ranks have checked
         flow = latent.on(subject.on(device, settings.network.batch_gpu))
         times = choice.of(subject, flow, solver)
-        story = story_of(
+        story = simulation_run(
             settings,
             subject=subject,
             flow=flow,
@@ -106,12 +106,12 @@ def images_or_tables(settings: SimulationSettings) -> None:
                 report(settings, subject, chapter)
 
 
-def story_of(
+def simulation_run(
     settings: SimulationSettings | NetSettings | ClosedFormSettings, subject: Subject, **run: Any
-) -> Story:
+) -> SimulationRun:
     """Return the simulations of a subject, given options and their final values."""
     return settings.into(
-        Story,
+        SimulationRun,
         subject=subject,
         save_every=settings.save_freq,
         by_course=is_free(settings.solver, settings.times),
@@ -138,7 +138,7 @@ def way_of(
     return choice, solver
 
 
-def report(settings: SimulationSettings, subject: Subject, chapter: Chapter) -> None:
+def report(settings: SimulationSettings, subject: Subject, chapter: FinishedSimulation) -> None:
     """Print the results of a simulation, and write its rows as a table if requested.
 
     The table has the rows of gen, or else of melt, with log densities if they are known.
@@ -209,7 +209,7 @@ def toys(
         times = choice.of(subject, flow.to(device), solver)
         require_folder(folder)
         distributed.barrier()  # no rank writes before all ranks have checked
-        story = story_of(
+        story = simulation_run(
             settings,
             subject=subject,
             flow=flow,
@@ -379,11 +379,11 @@ def sampled_along(
     They are the network's integration schedule for this use, if it has one, unless options override
     it.
     """
-    method, course = solver_of(settings.solver), flow.courses.get(use)
-    if course is None or not is_free(settings.times, settings.solver):
+    method, integration = solver_of(settings.solver), flow.integrations.get(use)
+    if integration is None or not is_free(settings.times, settings.solver):
         return choice, method, {"solver": method.name, "n_iters": choice.steps or AUTO}
-    resolved = {"solver": course.name, "n_iters": course.steps}
-    return replace(choice, given=course.times), course.solver, resolved
+    resolved = {"solver": integration.name, "n_iters": integration.steps}
+    return replace(choice, given=integration.times), integration.solver, resolved
 
 
 def is_free(*options: Declared) -> bool:

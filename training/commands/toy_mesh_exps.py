@@ -15,8 +15,8 @@ from training.measure.boundaries import unit_sphere
 from training.measure.coverage import CoverageResult, Spheres, contents_within, table, unfilled
 from training.names import INFLATION, script
 from training.options.simulations import BOUNDARY_POINTS, CoverageSettings, SphereOptions
-from training.runs.choices import latent_choice, recorded_eps
 from training.runs.coverage import BLOCK_ROWS, CoverageExperiment
+from training.runs.simulation_settings import latent_choice, recorded_eps
 from training.subjects import NetworkFile, Subject, ToyFlow, open_subject
 
 LIMITS = {
@@ -57,12 +57,12 @@ def run(settings: CoverageSettings) -> None:
         if exact is not None:
             exact.to(device)
         times = choice.settle(flow.to(device).in_blocks(BLOCK_ROWS), solver, file).to(device)
-        law = latent.law(flow, choice.end, kept)
+        distribution = latent.distribution(flow, choice.end, kept)
         require_folder(settings.save_dir)
         distributed.barrier()  # no rank writes before all ranks have checked
         points, seeds = counted.test_pts, counted.seeds
         experiment = CoverageExperiment(
-            flow, times, solver, law, spheres, alpha, points, seeds, fresh
+            flow, times, solver, distribution, spheres, alpha, points, seeds, fresh
         )
         result = experiment.run(exact if paired else None)
         if not distributed.is_main():
@@ -83,7 +83,7 @@ def run(settings: CoverageSettings) -> None:
         about = {
             "options": {**options, **schedule, **subject.known},
             "end_time": choice.end,
-            "latent_variance": law.variance.tolist(),
+            "latent_variance": distribution.variance.tolist(),
             "seconds": seconds,
             **provenance(),
         }

@@ -21,15 +21,15 @@ from training.commands.shared import of_data_set, warn_if_longer
 from training.data.images.dataset import ImageDataset
 from training.data.records.records import Records
 from training.data.tables.making import exchanged
+from training.data.tables.repeated_trials import as_sets, one_of_each
 from training.data.tables.table import DataTable, as_records
-from training.data.tables.trials import as_sets, one_of_each
 from training.data.toys import Toy
 from training.files.records import holds_records, load_records
 from training.files.table import holds_table, load_table
 from training.learning.budget import TimeBudget
 from training.learning.building import Choices, describe_training, resolved_options
-from training.learning.cost import tell_dry_run
-from training.learning.melting import law_file, refit_latent_law
+from training.learning.cost import print_dry_run
+from training.learning.latents import latent_file, refit_latent_law
 from training.learning.run import Progress, run_training
 from training.learning.run_folder import OPTIONS_NAME, Place, Resumed, place_to_resume, read_record
 from training.names import script
@@ -54,11 +54,11 @@ from training.subjects.table_spaces import Space
 
 def run(settings: TrainSettings, progress: Progress | None = None) -> Path | None:
     """Train, or refit a latent distribution. Return the network file; None for a dry run."""
-    if settings.law.refit_latent_law:
-        assert settings.law.network is not None
+    if settings.distribution.refit_latent_law:
+        assert settings.distribution.network is not None
         if settings.data.data is None:
             raise UsageError("--refit_latent_law needs data to encode: give --data")
-        file = NetworkFile.open(settings.law.network)
+        file = NetworkFile.open(settings.distribution.network)
         return refit(settings, file, of_data_set(file, {}), settings.data.data)
     settings, resume = settled(settings, "data")
     assert settings.data.data is not None
@@ -197,7 +197,7 @@ def with_wanted_conditions(settings: TrainSettings, table: DataTable) -> DataTab
             f"--cond is given, but {settings.data.data} has no conditions: make it again "
             f"with {script('dataset_tool')} --conditions=NAMES"
         )
-    if settings.data.cond and table.has_holes:
+    if settings.data.cond and table.has_missing:
         raise UsageError(
             f"{settings.data.data} has trials with missing data, which conditional flows "
             "do not support: give --likelihood instead of --cond, or make it with "
@@ -212,7 +212,7 @@ def with_wanted_conditions(settings: TrainSettings, table: DataTable) -> DataTab
     if table.condition_dim:
         left_out = ", ".join(table.condition_names)
         more = "--cond makes the flow conditional on these columns"
-        if table.has_holes:
+        if table.has_missing:
             more = "--likelihood models these data, also where some are missing"
         logger.warning(f"Warning: ignoring {left_out}: {more}")
     return one_of_each(table.without_conditions())
@@ -220,9 +220,9 @@ def with_wanted_conditions(settings: TrainSettings, table: DataTable) -> DataTab
 
 def run_on_toy(settings: ToyTrainSettings, progress: Progress | None = None) -> Path | None:
     """Train, or refit a latent distribution. Return the network file; None for a dry run."""
-    if settings.law.refit_latent_law:
-        assert settings.law.network is not None
-        file = NetworkFile.open(settings.law.network)
+    if settings.distribution.refit_latent_law:
+        assert settings.distribution.network is not None
+        file = NetworkFile.open(settings.distribution.network)
         return refit(settings, file, ToyFlow.of(file, {"data_name": settings.toy.data_name}), None)
     settings, resume = settled(settings, "data_name")
     return train(settings, training_on_toy(settings), resume, progress)
@@ -284,7 +284,7 @@ def train(
         )
         record = {"options": options, **provenance("started")}
         if run.dry_run:
-            tell_dry_run(record, model, loss, config, run.card_memory, device.type)
+            print_dry_run(record, model, loss, config, run.card_memory, device.type)
             return None
         model.denoiser.to(device)
         trainer, source = training.begin(start, resumed)
@@ -314,9 +314,9 @@ def refit(
     Without data, it is fitted to new draws of a toy.
     """
     run = settings.run
-    path = law_file(file.path, run.outdir)
+    path = latent_file(file.path, run.outdir)
     with process_group(run.device_name) as device:
-        refit_latent_law(file.model, subject.law_plan(data, run.seed, device), path, device)
+        refit_latent_law(file.model, subject.latent_plan(data, run.seed, device), path, device)
     return path
 
 
@@ -355,7 +355,7 @@ def wanted(
         seed=settings.run.seed,
     )
     calibrate = calibration.wanted(precond, calibrates)
-    if settings.law.latent_law == "learned" and precond != "ifs":
+    if settings.distribution.latent_law == "learned" and precond != "ifs":
         raise UsageError(f"--latent_law=learned needs precond=ifs, not {precond}")
     return Wanted(
         choices=choices,
@@ -365,7 +365,7 @@ def wanted(
         loss_scale=settings.training.ls,
         keep_states=settings.run.keep,
         calibration_fit=calibration.calibration_fit if calibrate else None,
-        learns_law=settings.law.latent_law != "gaussian" if precond == "ifs" else None,
+        learns_latents=settings.distribution.latent_law != "gaussian" if precond == "ifs" else None,
         dry_run=settings.run.dry_run,
     )
 

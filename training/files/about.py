@@ -8,7 +8,7 @@ import numpy as np
 from dnnlib.errors import DataError, UsageError
 from torch_utils.results import last_line, load_json, open_arrays
 from training.data.images.dataset import ImageDataset
-from training.data.tables.trials import holes_in_words, trials_in_words
+from training.data.tables.repeated_trials import missing_in_words, trials_in_words
 from training.files.formats import kind_of_arrays
 from training.files.records import holds_records, load_records
 from training.files.stats import STATS
@@ -149,8 +149,8 @@ def about_table(path: Path) -> Iterator[Fact]:
         yield "including covariates", ", ".join(table.covariates)
     if table.datasets is not None:
         yield "trials", trials_in_words(table.datasets)
-    if table.has_holes:
-        yield "missing data", holes_in_words(table)
+    if table.has_missing:
+        yield "missing data", missing_in_words(table)
 
 
 def about_records(path: Path) -> Iterator[Fact]:

@@ -58,8 +58,8 @@ import numpy as np
 
 from dnnlib.errors import DataError
 from torch_utils.results import load_json, provenance, save_json
-from training.data.records.cells import open_cells
 from training.data.records.encoding import encode
+from training.data.records.raw_tables import open_cells
 from training.data.records.records import CATEGORY, RecordColumn, Records
 from training.files.arrays import evenly, typed
 from training.files.records import without_rows

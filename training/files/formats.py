@@ -45,7 +45,7 @@ class Format:
 
 FORMATS = {
     "training": Format(
-        "reports of a training run", "training.pictures_of_training", "course.section_of"
+        "reports of a training run", "training.pictures_of_training", "training_curves.section_of"
     ),
     "correlations of one time": Format(
         "matrices of correlations",

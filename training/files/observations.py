@@ -19,7 +19,7 @@ from training.data.images.dataset import ImageDataset
 from training.data.tables.foreign import ForeignTable, listed
 from training.data.tables.formats import SUFFIXES, open_table
 from training.inference.operators import LinearMap, MatrixMap, Separable
-from training.inference.trials import Trials
+from training.inference.trial_likelihoods import Trials
 from training.names import HALVES, OPERATORS, script
 
 RANDOM = "random:"

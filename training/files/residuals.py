@@ -81,7 +81,7 @@ class Extraction:
         return cls(**words, dims_to_keep=int(kept), times=times.astype(np.float64), origin=origin)
 
 
-def told_of(extraction: Extraction, parameters: Path) -> dict[str, Any]:
+def describe_extraction(extraction: Extraction, parameters: Path) -> dict[str, Any]:
     """Return the description of an extraction without the times, and some of its options.
 
     The options are those of its ``.json``, if that belongs to this extraction.

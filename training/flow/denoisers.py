@@ -94,7 +94,7 @@ class NetworkDenoiser(nn.Module):
         return bool(getattr(self.network, "asks", False))
 
     @property
-    def says_nothing(self) -> bool:
+    def is_trivial(self) -> bool:
         """Whether the network output is 0, as before training; D is then best linear."""
         output = getattr(self.network, "output", None)
         return isinstance(output, nn.Linear) and not output.weight.any() and not output.bias.any()

@@ -47,7 +47,7 @@ class EqualErrorGrid:
     times: Tensor
 
     @classmethod
-    def of(cls, times: Tensor, density: Tensor, least: float) -> "EqualErrorGrid":
+    def from_density(cls, times: Tensor, density: Tensor, least: float) -> "EqualErrorGrid":
         """Return the grid whose number of steps per interval is proportional to a density.
 
         Args:
@@ -112,7 +112,7 @@ def fit_equal_error_grid(
             "the errors of the solver are NaN or infinite: use a shorter time, or --disc=ifs"
         )
     # For Gaussian data all errors are 0, and times are even.
-    return EqualErrorGrid.of(even.flip(0).cpu(), density.flip(0), LEAST_DENSITY)
+    return EqualErrorGrid.from_density(even.flip(0).cpu(), density.flip(0), LEAST_DENSITY)
 
 
 def _errors_of_steps(flow: ProbabilityFlow, x: Tensor, times: Tensor, solver: Solver) -> Tensor:

@@ -42,7 +42,7 @@ from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.flow.calls import CountedVelocity
 from training.flow.solvers import Solver, Velocity
-from training.flow.solvers.solver import Widened
+from training.flow.solvers.solver import ExtendedVelocity
 from training.names import DEFAULT_STEPS, LARGEST_EXACT, PROBES, TRACES
 
 LogDensity = Callable[[Tensor, Tensor], Tensor]
@@ -195,7 +195,7 @@ class DivergenceIntegral:
         def alone(state: Tensor, t: Tensor) -> Tensor:
             return torch.cat([v(state[:, :dim], t), torch.zeros_like(state[:, dim:])], dim=1)
 
-        widened = Widened(traced, alone)
+        widened = ExtendedVelocity(traced, alone)
         zero = torch.zeros_like(w[:, :1]).expand(-1, columns)
         start = torch.cat([w, zero], dim=1)
         gap = None if gap is None else torch.cat([gap, zero], dim=1)

@@ -32,11 +32,11 @@ from dnnlib.errors import DataError, UsageError
 from dnnlib.numbers import natural
 from training.flow.calls import BlockwiseDenoiser, ConditionedDenoiser, CountedVelocity
 from training.flow.coordinates.coordinates import Coordinates
-from training.flow.courses import Course
 from training.flow.denoisers import Denoiser
 from training.flow.eigenbasis import EigenBasis
+from training.flow.integrations import Integration
 from training.flow.latent.conditional import ConditionalMixture
-from training.flow.latent.laws import GaussianLaw, LatentLaw, LearnedLaw
+from training.flow.latent.distributions import GaussianLatents, LatentDistribution, LearnedLatents
 from training.flow.likelihood import Density, DivergenceIntegral, LogDensity, Trace
 from training.flow.schedules import NoiseSchedule
 from training.flow.solvers import Solver, as_solver
@@ -61,7 +61,7 @@ class ProbabilityFlow:
         coordinates: Map between data space and the space of the basis; None if these are the same.
         learned: Distribution of standardized compressed latents at the end time, given the kept
             ones; None for the Gaussian of the closed form.
-        courses: Default integration schedules by use; for uses without one, ``DEFAULT_STEPS`` of
+        integrations: Default integration schedules by use; for uses without one, ``DEFAULT_STEPS`` of
             ``DEFAULT_SOLVER``.
 
     Example:
@@ -91,10 +91,10 @@ class ProbabilityFlow:
         end_time: float | None = None,
         coordinates: Coordinates | None = None,
         learned: ConditionalMixture | None = None,
-        courses: Mapping[str, Course] | None = None,
+        integrations: Mapping[str, Integration] | None = None,
     ):
         self.denoiser, self.schedule, self.basis = denoiser, schedule, basis
-        self.courses = dict(courses or {})
+        self.integrations = dict(integrations or {})
         self._end_time, self.coordinates, self.learned = end_time, coordinates, learned
         self.rows: int | None = None  # number of condition rows, if each point has its own
 
@@ -116,7 +116,7 @@ class ProbabilityFlow:
         return self.schedule.default_t_max() if self._end_time is None else self._end_time
 
     @property
-    def latent(self) -> LatentLaw:
+    def latent(self) -> LatentDistribution:
         """Base distribution of latents at the end time."""
         t = torch.tensor(self.end_time, dtype=torch.float64, device=self.device)
         return self.latent_law(t)
@@ -125,7 +125,7 @@ class ProbabilityFlow:
         """Return ``steps + 1`` increasing times from the first to the end time."""
         return self.schedule.times(steps, self.end_time).to(self.device)
 
-    def course(
+    def integration(
         self, use: str, times: Tensor | None = None, solver: Solver | str | None = None
     ) -> tuple[Tensor, Solver]:
         """Return the times ``[steps + 1]`` and the solver to use.
@@ -138,11 +138,16 @@ class ProbabilityFlow:
             times: Increasing.
             solver: The solver, or its name.
         """
-        course = self.courses.get(use)
+        integration = self.integrations.get(use)
         ends = (self.schedule.t_min, self.end_time)
-        if course is None or times is not None or solver is not None or not course.spans(*ends):
+        if (
+            integration is None
+            or times is not None
+            or solver is not None
+            or not integration.spans(*ends)
+        ):
             return (self.times() if times is None else times), as_solver(solver or DEFAULT_SOLVER)
-        return course.times.to(self.device), course.solver
+        return integration.times.to(self.device), integration.solver
 
     def sample(
         self,
@@ -169,7 +174,7 @@ class ProbabilityFlow:
                 f"the generator is {generator!r}: give a torch.Generator, for example "
                 "torch.Generator().manual_seed(0)"
             )
-        times, solver = self.course("points", times, solver)
+        times, solver = self.integration("points", times, solver)
         return self.decode(self.latent_law(times[-1]).sample(count, generator), times, solver)
 
     def encode(
@@ -238,7 +243,7 @@ class ProbabilityFlow:
         """
         points = self._rows_of("points", points)
         rows = slice(first_row, first_row + len(points))
-        times, solver = self.course("densities", times, solver)
+        times, solver = self.integration("densities", times, solver)
         integral = DivergenceIntegral(solver, trace or Trace(), rows, self.basis.dim)
         trajectory = self.melt(points, times, integral.solver)
         return self.log_prob_along(trajectory, integral, latent_log_density)
@@ -293,7 +298,7 @@ class ProbabilityFlow:
         flow.denoiser = denoiser
         return flow
 
-    def with_law(self, learned: ConditionalMixture | None) -> "ProbabilityFlow":
+    def with_distribution(self, learned: ConditionalMixture | None) -> "ProbabilityFlow":
         """Return a copy with another learned distribution of latents; None: closed form."""
         flow = copy(self)
         flow.learned = learned
@@ -452,19 +457,19 @@ class ProbabilityFlow:
             points = self.coordinates.to_flow(points)
         return self.basis.to_eigen(points)
 
-    def latent_law(self, t: Tensor) -> LatentLaw:
+    def latent_law(self, t: Tensor) -> LatentDistribution:
         """Return the base distribution at time ``t []``.
 
         At the end time it is the learned one, if there is one.
         """
-        law = self.gaussian_law(t)
+        distribution = self.gaussian_latents(t)
         if self.learned is None or not isclose(float(t), self.end_time, rel_tol=1e-9):
-            return law
-        return LearnedLaw(law.variance, self.learned)
+            return distribution
+        return LearnedLatents(distribution.variance, self.learned)
 
-    def gaussian_law(self, t: Tensor) -> GaussianLaw:
+    def gaussian_latents(self, t: Tensor) -> GaussianLatents:
         """Return the closed-form base distribution at time ``t []``."""
-        return GaussianLaw(self.schedule.latent_variance(t, self.basis.eigenvalues))
+        return GaussianLatents(self.schedule.latent_variance(t, self.basis.eigenvalues))
 
     def _rows_of(self, name: str, values: ArrayLike) -> Tensor:
         """Return rows ``[N, D]`` on the flow's device; raise DataError for other shapes."""

@@ -26,7 +26,7 @@ from torch.quasirandom import SobolEngine
 from dnnlib.errors import DataError
 from torch_utils.seeds import hash_seed, normal_numbers
 from torch_utils.streams import Stream
-from training.flow.cells import cell_log_prob, has_cells
+from training.flow.bin_averages import cell_log_prob, has_cells
 from training.flow.coordinates.coordinates import Coordinates
 from training.flow.likelihood import Density, Trace
 from training.inference.draws import Draws
@@ -42,7 +42,7 @@ MASS_ERROR, FEWEST_MASS_POINTS, MOST_MASS_POINTS = 0.01, 2**7, 2**13
 """Target standard error of the log probability within the bounds, in nats, and the smallest and
 largest number of points used to estimate it.
 """
-MORE, MOST_TURNS, MOST_TIMES, FEW = 1.1, 20, 4, 128
+MORE, MAX_ROUNDS, MOST_TIMES, FEW = 1.1, 20, 4, 128
 """Settings of redrawing after rejections: factor on the expected number of draws, limit on the
 rounds, limit on the draws per round as a multiple of those wanted, and size of a small block.
 """
@@ -288,7 +288,7 @@ class Amortized:
         size = len(parts[0].w)
         proposed = [size] * len(parts)
         kept = self._inside(parts, coordinates)
-        for turn in range(1, MOST_TURNS):
+        for turn in range(1, MAX_ROUNDS):
             missing = [index for index, part in enumerate(kept) if len(part.w) < size]
             if not missing:
                 break
@@ -302,7 +302,7 @@ class Amortized:
             more = self._inside(again, coordinates)
             for index, part, some in zip(missing, again, more, strict=True):
                 proposed[index] += len(part.w)
-                kept[index] = kept[index].and_more(some)
+                kept[index] = kept[index].joined_with(some)
         return [self._enough(*each, size) for each in zip(kept, proposed, numbers, strict=True)]
 
     def _is_inside(self, points: Tensor, coordinates: Coordinates) -> Tensor:
@@ -434,7 +434,7 @@ class _Proposed:
         density = None if self.density is None else self.density[places]
         return _Proposed(self.w[places], self.points[places], density, self.calls)
 
-    def and_more(self, other: "_Proposed") -> "_Proposed":
+    def joined_with(self, other: "_Proposed") -> "_Proposed":
         density = None
         if self.density is not None and other.density is not None:
             density = torch.cat([self.density, other.density])

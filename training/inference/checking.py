@@ -49,7 +49,7 @@ class Truths:
     w: Tensor | None
 
 
-def truths_of_prior(target: Target, numbers: Sequence[int], seed: int) -> Truths:
+def true_points_of_prior(target: Target, numbers: Sequence[int], seed: int) -> Truths:
     """Draw one point from the prior for each run with these numbers.
 
     If the target has conditions, each run uses its own; the target's observations do not matter.
@@ -60,7 +60,7 @@ def truths_of_prior(target: Target, numbers: Sequence[int], seed: int) -> Truths
     return Truths(target.points(w, which), w)
 
 
-def truths_of_data(
+def true_points_of_data(
     target: Target, points: Tensor, numbers: Sequence[int], seed: int, blurred: bool = False
 ) -> Truths:
     """Use held-out points ``[R, D]`` as the true points of calibration runs.

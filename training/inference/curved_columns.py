@@ -52,7 +52,7 @@ class CurvedColumns:
     log_likelihood: Tensor
 
     @classmethod
-    def of(cls, target: Target, likelihood: Gaussian) -> "CurvedColumns":
+    def from_target(cls, target: Target, likelihood: Gaussian) -> "CurvedColumns":
         """Approximate the likelihoods of a target whose observations are values of columns."""
         seen = _Seen(target, likelihood)
         mean, std = seen.moments()

@@ -38,7 +38,7 @@ class ExactPosterior:
     covariance: Tensor
 
     @classmethod
-    def of(
+    def from_components(
         cls,
         weights: Tensor,
         means: Tensor,

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dnnlib.errors import UsageError
 from training.flow.held_out import HeldOut
-from training.measure.conformal import Neighbors, asked, oddness, recalibrated
+from training.measure.conformal import Neighbors, asked, outlier_p_values, recalibrated
 from training.measure.posterior.coverage import central_values
 
 SHARES = (0.5, 0.8, 0.9, 0.95)
@@ -96,7 +96,7 @@ class HeldOutTruths:
 
     @cached_property
     def _near(self) -> Neighbors:
-        return Neighbors.of(self.held_out.whitened, self.near_count)
+        return Neighbors.from_rows(self.held_out.whitened, self.near_count)
 
     def recalibrated(self, draws: Tensor) -> Tensor:
         """Move the ranks of draws ``[S, D]`` in each coordinate to match those of the true values.
@@ -130,8 +130,10 @@ class HeldOutTruths:
         Returns:
             P-values ``[M]``, and the name of the most extreme score of each observation.
         """
-        known, own = Neighbors.of(self.held_out.whitened, AROUND).relative(whitened)
-        p, oddest = oddness((self.held_out.odd, odd.to(known)), (known[:, :, None], own[:, None]))
+        known, own = Neighbors.from_rows(self.held_out.whitened, AROUND).relative(whitened)
+        p, oddest = outlier_p_values(
+            (self.held_out.odd, odd.to(known)), (known[:, :, None], own[:, None])
+        )
         names = [*self.held_out.oddities, NEAREST]
         return p, [names[place] for place in oddest.tolist()]
 

@@ -68,7 +68,7 @@ class Likelihood(ABC):
     def to(self, device: torch.device) -> "Likelihood":
         """Move the likelihood to another device."""
 
-    def roughly(self) -> "Likelihood":
+    def approximate(self) -> "Likelihood":
         """Return a cheap approximation, used to locate posteriors, or the likelihood itself.
 
         A likelihood that is cheap returns itself.

@@ -65,7 +65,7 @@ are decomposed at each step.
 
 
 @dataclass(frozen=True)
-class Sight:
+class LinearObservation:
     """Observations as linear functions of the states x_0, with Gaussian noise.
 
     Attributes:
@@ -100,7 +100,7 @@ class Sight:
             return 0.0
         return self.columns.log_factor(self.observed[:, None].to(off) - off, spread.diagonal())
 
-    def blurred(self, spread: LowRank, dtype: torch.dtype) -> "Sight":
+    def blurred(self, spread: LowRank, dtype: torch.dtype) -> "LinearObservation":
         """Add the rounding error of states to the noise.
 
         Values that are functions of each other have no density at noise below the rounding error.
@@ -113,24 +113,24 @@ class Sight:
         rounding = torch.finfo(dtype).eps ** 2 * seen.norm().expand(len(seen))
         return replace(self, covariance=self.covariance + rounding.diag())
 
-    def wider(self, exponent: Tensor) -> "Sight":
+    def wider(self, exponent: Tensor) -> "LinearObservation":
         """Divide the noise covariance by ``exponent [M]``: likelihoods get these powers."""
         return replace(self, covariance=self.covariance / exponent[:, None, None])
 
-    def alone(self, place: int) -> "Sight":
+    def alone(self, place: int) -> "LinearObservation":
         """Return the view of one observation alone."""
         one, columns = slice(place, place + 1), self.columns and self.columns.alone(place)
         own = self.covariance.expand(len(self.observed), -1, -1)[one]
-        return Sight(self.operator, self.observed[one], own, columns)
+        return LinearObservation(self.operator, self.observed[one], own, columns)
 
     @classmethod
-    def of(cls, target: Target) -> "Sight":
-        """Express the target's observations as linear functions of states: see ``no_sight``."""
+    def from_target(cls, target: Target) -> "LinearObservation":
+        """Express the observations as linear functions of states: see ``why_not_linear``."""
         likelihood = target.likelihood
         assert isinstance(likelihood, Gaussian)
         coordinates = target.prior.flow.coordinates
         if coordinates is not None and not coordinates.is_linear:
-            columns = CurvedColumns.of(target, likelihood)
+            columns = CurvedColumns.from_target(target, likelihood)
             noise = torch.diag_embed(columns.variance)
             return cls(columns.operator, columns.observed, noise, columns)
         dim, device = target.prior.flow.basis.dim, target.device
@@ -158,7 +158,7 @@ def require_lookahead(target: Target) -> Gaussian:
 
 def no_lookahead(target: Target) -> str | None:
     """Return why the look-ahead does not support the target; None if it does."""
-    if reason := no_sight(target):
+    if reason := why_not_linear(target):
         return f"twisted does not support {reason}"
     prior = target.prior
     flow = prior.flow
@@ -176,7 +176,7 @@ def no_lookahead(target: Target) -> str | None:
     return None
 
 
-def no_sight(target: Target) -> str | None:
+def why_not_linear(target: Target) -> str | None:
     """Return why observations are not linear in states with Gaussian noise; None if they are.
 
     Observations that are approximately linear count as linear.
@@ -285,7 +285,7 @@ def times_and_errors(target: Target, steps: int, seed: int, on_part: OnPart = No
 
     even = prior.flow.times(steps)
     rates = -torch.gradient(1 / added_noise(target, even[1:]), dim=0)[0]
-    each = [wrong_of_steps(errors(t), rate) for t, rate in zip(even[1:], rates, strict=True)]
+    each = [step_errors(errors(t), rate) for t, rate in zip(even[1:], rates, strict=True)]
     wrong = torch.stack(each).cpu()
     times = times_by_need(even, wrong)(steps).to(even)
     needed = float(smooth(wrong).sum().square()) / target.dim
@@ -293,7 +293,7 @@ def times_and_errors(target: Target, steps: int, seed: int, on_part: OnPart = No
     return Measured(times, apart, needed, target.calls)
 
 
-def wrong_of_steps(errors: Tensor, rate: Tensor) -> Tensor:
+def step_errors(errors: Tensor, rate: Tensor) -> Tensor:
     """Return ``c []`` of errors ``[N, D]`` where r is ``rate [D]``, corrected for chance.
 
     The value that this number of normally distributed errors has by chance is subtracted.
@@ -316,7 +316,7 @@ def times_by_need(even: Tensor, wrong: Tensor) -> EqualErrorGrid:
     """
     root = smooth(wrong)
     density = torch.cat([root[:1], (root[1:] + root[:-1]) / 2])
-    return EqualErrorGrid.of(even.cpu(), density, LEAST_DENSITY)
+    return EqualErrorGrid.from_density(even.cpu(), density, LEAST_DENSITY)
 
 
 def smooth(wrong: Tensor) -> Tensor:

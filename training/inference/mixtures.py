@@ -120,7 +120,7 @@ class Evidence:
     effective_size: Tensor
 
     @classmethod
-    def of(cls, points: Tensor, likelihood: Likelihood, observed: Tensor) -> "Evidence":
+    def from_points(cls, points: Tensor, likelihood: Likelihood, observed: Tensor) -> "Evidence":
         """Average the likelihoods of observations ``[N, ...]`` over draws of each component.
 
         Args:

@@ -107,7 +107,7 @@ class Population:
         return float((1 / self.worth).sum().sqrt())
 
     @property
-    def law(self) -> tuple[Tensor, Tensor]:
+    def distribution(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation ``[D]`` of a new member."""
         mean, spread = self.mean.flatten(0, 1), self.spread.flatten(0, 1)
         return mean.mean(dim=0), (mean.var(dim=0) + spread.square().mean(dim=0)).sqrt()

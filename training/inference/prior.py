@@ -29,14 +29,14 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import UsageError
-from training.flow.courses import USES
 from training.flow.grids import EqualErrorGrid
+from training.flow.integrations import USES
 from training.flow.likelihood import DivergenceIntegral, Trace
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import Solver
 from training.names import MOST_DEBLURRED
 
-TURNS = 40
+MAX_ITERATIONS = 40
 """Number of fixed-point iterations that invert a last step; each halves the error."""
 MOMENT_DRAWS, BLUR_DRAWS = 2**12, 2**8
 
@@ -66,7 +66,7 @@ class Prior:
             gray level.
         origin: Position of the flow's 0 in the user's units.
         sharpened: Whether one more step turns blurred points into nearly clean ones.
-        ways: Integration schedules for ``points_and_densities``, and for ``latents`` and
+        integrations: Integration schedules for ``points_and_densities``, and for ``latents`` and
             ``densities`` of given points (``flow.courses``), where they differ from the schedule of
             points.
     """
@@ -78,7 +78,7 @@ class Prior:
     unit: float = 1.0
     origin: float = 0.0
     sharpened: bool = False
-    ways: Mapping[str, tuple[Tensor, Solver]] = field(default_factory=dict)
+    integrations: Mapping[str, tuple[Tensor, Solver]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.deblurred and self.flow.basis.dim > MOST_DEBLURRED:
@@ -96,7 +96,7 @@ class Prior:
 
     def way(self, use: str) -> tuple[Tensor, Solver]:
         """Return times and solver for a use."""
-        return self.ways.get(use, (self.times, self.solver))
+        return self.integrations.get(use, (self.times, self.solver))
 
     def calls(self, use: str) -> int:
         """Return the network evaluations per point for a use.
@@ -106,7 +106,7 @@ class Prior:
         times, solver = self.way(use)
         return (len(times) - 1) * (solver.calls_per_step or 1)
 
-    def hasty(self) -> "Prior":
+    def coarse(self) -> "Prior":
         """Return the prior with half the steps for densities, where these need not be exact.
 
         The number of steps is rounded up.
@@ -115,15 +115,15 @@ class Prior:
         if solver.quadrature is not None:  # it has its own times
             return self
         fewer = EqualErrorGrid(times)(len(times) // 2)
-        return replace(self, ways={**self.ways, "densities": (fewer, solver)})
+        return replace(self, integrations={**self.integrations, "densities": (fewer, solver)})
 
     @property
     def solvers(self) -> dict[str, dict[str, str | int]]:
         """Solver and number of steps for points, and for each use with another schedule."""
-        ways = {"points": (self.times, self.solver), **self.ways}
+        integrations = {"points": (self.times, self.solver), **self.integrations}
         return {
             use: {"solver": solver.name, "n_iters": len(times) - 1}
-            for use, (times, solver) in ways.items()
+            for use, (times, solver) in integrations.items()
         }
 
     @property
@@ -251,7 +251,7 @@ class Prior:
             density = flow.log_prob(inner, *way, trace=trace)
         return density + flow.basis.dim * log(self.unit)
 
-    def melted_with_density(
+    def inflated_with_density(
         self, states: Tensor, conditions: dict[str, Tensor] | None = None
     ) -> tuple[Generated, Tensor]:
         """Map states ``[N, D]`` to standard normal variables ``[N, D]``, with log densities.
@@ -377,7 +377,7 @@ class Prior:
         """Find the unscaled states x ``[N, D]`` for the given ``clean = (x + D(x)) / 2``."""
         x = clean
         with torch.no_grad():
-            for _ in range(TURNS):
+            for _ in range(MAX_ITERATIONS):
                 x = clean + (x - flow.denoiser(x, self.times[0]).double()) / 2
         return x
 
@@ -395,12 +395,12 @@ class Prior:
         return denoised.detach(), torch.stack(rows, dim=1)
 
 
-def ways_of(flow: ProbabilityFlow) -> dict[str, tuple[Tensor, Solver]]:
+def integrations_of(flow: ProbabilityFlow) -> dict[str, tuple[Tensor, Solver]]:
     """Return ``Prior.ways`` for a flow: its own integration schedule for each use.
 
     Each takes as few network evaluations as its use needs.
     """
-    return {use: flow.course(use) for use in USES if use not in ("look", "points")}
+    return {use: flow.integration(use) for use in USES if use not in ("look", "points")}
 
 
 def _differences(flow: ProbabilityFlow, before: Tensor, after: Tensor) -> Tensor:

@@ -56,7 +56,7 @@ class Bounds:
     high: Tensor
 
     @classmethod
-    def of(cls, posterior: Amortized) -> "Bounds":
+    def from_posterior(cls, posterior: Amortized) -> "Bounds":
         """Compute the bounds from the posterior of one observation.
 
         They use ``DRAWS`` points, drawn without their densities.

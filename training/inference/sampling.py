@@ -38,7 +38,7 @@ from training.inference.samplers.twisted import twist
 from training.inference.summary import Summary
 from training.inference.target import Target
 from training.inference.weights import require_some, systematic, tempered
-from training.inference.wider import tested
+from training.inference.wide_proposals import tested
 from training.measure.posterior.importance import (
     effective_size,
     k_threshold,
@@ -220,7 +220,7 @@ def _automatic(problem: Problem, plan: SamplingPlan, pool: Pool, on_part: OnPart
             draws = draws.replaced(poor, _walked(left, last, on_part))
         return draws
     few = pool.first(plan.first)
-    wanting = wants_more(problem.target, few, plan).cpu()
+    wanting = needs_whole_pool(problem.target, few, plan).cpu()
     if not wanting.any():
         return _in_few_dimensions(problem, plan, few, on_part)
     if len(pool.w) < plan.pool:
@@ -233,7 +233,7 @@ def _automatic(problem: Problem, plan: SamplingPlan, pool: Pool, on_part: OnPart
     return Draws.joined([draws for _, draws in parts], torch.cat([at for at, _ in parts]))
 
 
-def wants_more(target: Target, few: Pool, plan: SamplingPlan) -> Tensor:
+def needs_whole_pool(target: Target, few: Pool, plan: SamplingPlan) -> Tensor:
     """Return whether each observation ``[M]`` needs the whole pool, judging by its first draws.
 
     An observation needs it if its effective sample size is too small but would suffice with the
@@ -252,7 +252,7 @@ def _in_few_dimensions(problem: Problem, plan: SamplingPlan, pool: Pool, on_part
     thin = ((worth >= DEFENDED) & (worth < CONTENT)).nonzero()[:, 0]
     if len(thin):
         draws = draws.replaced(thin, _refined(problem.of(thin), plan, pool.of(thin)))
-    poor = (~Summary.of(draws, plan.pool).converged).nonzero()[:, 0]
+    poor = (~Summary.from_draws(draws, plan.pool).converged).nonzero()[:, 0]
     if len(poor):
         narrow = problem.of(poor)
         others = _tested(narrow, plan, _annealed(narrow, plan, pool.of(poor), on_part))
@@ -267,7 +267,7 @@ def _of_dear_likelihoods(
     wanted, plan = plan.draws, replace(plan, draws=max(plan.draws, FEWEST))
     count = problem.target.count
     draws = _tested(problem, plan, _annealed(problem, plan, pool, on_part))
-    poor = (~Summary.of(draws, plan.pool).converged).nonzero()[:, 0]
+    poor = (~Summary.from_draws(draws, plan.pool).converged).nonzero()[:, 0]
     if len(poor):
         left = problem.of(poor)
         share = len(poor) / count
@@ -327,7 +327,7 @@ def _walked(problem: Problem, plan: SamplingPlan, on_part: OnPart) -> Draws:
         size = (plan.chains, plan.draws, plan.particles)
         ahead = (problem if problem.ahead else problem.looking_ahead(plan)).ahead
         return twist(problem.target, plan.seed, problem.numbers, *size, on_part, ahead)
-    target, coarse = problem.target, problem.target.roughly(problem.coarse)
+    target, coarse = problem.target, problem.target.approximate(problem.coarse)
     more = target.count * plan.chains * plan.draws * target.prior.calls("points")
     on_coarse = with_more_calls(on_part, lambda: coarse.calls, more)
     if plan.sampler == "smc":

@@ -158,7 +158,7 @@ class Summary:
         return f": R-hat is {float(known.max()):.3g}, need at most {most:g}"
 
     @classmethod
-    def of(cls, draws: Draws, pool: int) -> "Summary":
+    def from_draws(cls, draws: Draws, pool: int) -> "Summary":
         """Summarize draws of M posteriors; ``pool`` is the number of prior draws of a pool."""
         rows = [_of_one(draws, index, pool) for index in range(draws.count)]
         return cls(*(torch.stack(column) for column in zip(*rows, strict=True)))

@@ -41,14 +41,14 @@ backward.
 """
 
 
-class Evaluated(NamedTuple):
+class EvaluatedPoints(NamedTuple):
     """Points ``[N, D]`` of variables, with their log likelihoods ``[N]``."""
 
     points: Tensor
     log_likelihood: Tensor
 
 
-class Placed(NamedTuple):
+class EvaluatedStates(NamedTuple):
     """States as variables and points, with their densities.
 
     Attributes:
@@ -65,7 +65,7 @@ class Placed(NamedTuple):
 
 
 class LinearView(Protocol):
-    """Observations as linear functions of states, with Gaussian noise: see ``lookahead.Sight``."""
+    """Observations as linear functions of states, as in ``lookahead.LinearObservation``."""
 
     @property
     def operator(self) -> Tensor:
@@ -119,12 +119,12 @@ class Target:
         """Device of the observations, on which the target is evaluated."""
         return self.observed.device
 
-    def roughly(self, prior: Prior) -> Target:
+    def approximate(self, prior: Prior) -> Target:
         """Return a cheap approximation: a prior with fewer steps, and a cheap likelihood.
 
         Its count of network evaluations starts at 0.
         """
-        return Target(prior, self.likelihood.roughly(), self.observed, self.rows, self.labels)
+        return Target(prior, self.likelihood.approximate(), self.observed, self.rows, self.labels)
 
     def of(self, places: Tensor) -> Target:
         """Select the observations at these places ``[m]``.
@@ -152,7 +152,7 @@ class Target:
         return [(which == number).nonzero()[:, 0] for number in range(int(which.max()) + 1)]
 
     @torch.no_grad()
-    def evaluate(self, w: Tensor, which: Tensor, on_part: OnPart = None) -> Evaluated:
+    def evaluate(self, w: Tensor, which: Tensor, on_part: OnPart = None) -> EvaluatedPoints:
         """Return points and log likelihoods of variables.
 
         Raises:
@@ -165,7 +165,7 @@ class Target:
             log_likelihood = self.likelihood.log_prob(points, self.observed[which])
             return points, log_likelihood.masked_fill(astray, -torch.inf)
 
-        return Evaluated(*self._in_blocks(block, 1, w, which, on_part=on_part))
+        return EvaluatedPoints(*self._in_blocks(block, 1, w, which, on_part=on_part))
 
     @torch.no_grad()
     def points(self, w: Tensor, which: Tensor, on_part: OnPart = None) -> Tensor:
@@ -213,7 +213,7 @@ class Target:
     @torch.no_grad()
     def place(
         self, states: Tensor, normal: Tensor, which: Tensor, seen: LinearView | None = None
-    ) -> Placed:
+    ) -> EvaluatedStates:
         """Map unscaled states at the first time to variables, and compute their log densities.
 
         For a deblurred prior, the further variables are sampled given the state and, if the
@@ -236,7 +236,7 @@ class Target:
         def block(rows: Tensor, which: Tensor) -> tuple[Tensor, ...]:
             near, astray = _near(states[rows] / width)
             clean, conditions = near * width, self._conditions(which)
-            melted, density = prior.melted_with_density(clean, conditions)
+            melted, density = prior.inflated_with_density(clean, conditions)
             w, self._calls = melted.points, melted.calls
             if prior.deblurred:
                 denoised, root = prior.behind(clean, conditions)
@@ -251,7 +251,7 @@ class Target:
 
         rows = torch.arange(len(states), device=states.device)
         # The padding of the last block depends only on the size of a population, which is constant.
-        return Placed(*self._in_blocks(block, 1, rows, which, self.many, self.rows))
+        return EvaluatedStates(*self._in_blocks(block, 1, rows, which, self.many, self.rows))
 
     @torch.no_grad()
     def whitened(self, points: Tensor, which: Tensor, on_part: OnPart = None) -> Tensor:
@@ -259,7 +259,7 @@ class Target:
         calls = self.prior.calls("latents")
         return self._mapped(self.prior.whitened, calls, points, which, self.many, on_part)
 
-    def slope(self, w: Tensor, which: Tensor) -> tuple[Evaluated, Tensor]:
+    def slope(self, w: Tensor, which: Tensor) -> tuple[EvaluatedPoints, Tensor]:
         """Return points, log likelihoods, and the gradients ``[N, dim]`` of these.
 
         Raises:
@@ -286,7 +286,7 @@ class Target:
 
         with torch.enable_grad():
             points, log_likelihood, gradient = self._in_blocks(block, GRADIENT_CALLS, w, which)
-        return Evaluated(points, log_likelihood), gradient
+        return EvaluatedPoints(points, log_likelihood), gradient
 
     def curvature(self, w: Tensor, which: Tensor) -> Tensor | None:
         """Return ``J^T A^T Sigma^-1 A J [N, dim, dim]`` of a Gaussian likelihood, else None.

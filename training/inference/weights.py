@@ -120,7 +120,7 @@ def largest_exponent(
         others: Log factors of the weights ``[M, P]`` that the exponent does not apply to.
     """
 
-    def is_worth(exponent: Tensor) -> Tensor:
+    def has_effective_size(exponent: Tensor) -> Tensor:
         return effective_size(others + exponent[:, None] * log_weights) >= worth
 
     # The logarithm of the exponent is bisected: the exponent is small where observations are far
@@ -128,9 +128,9 @@ def largest_exponent(
     low, high = torch.full_like(most, -SMALLEST), torch.zeros_like(most)
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        fits = is_worth(most * middle.exp())
+        fits = has_effective_size(most * middle.exp())
         low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
-    return torch.where(is_worth(most), most, most * low.exp())
+    return torch.where(has_effective_size(most), most, most * low.exp())
 
 
 def evidence_of(each: Tensor, by_weights: Tensor | None = None) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
 from training.data.tables.table import Columns, Levels
+from training.flow.coordinates.categories import LevelPrediction
 from training.flow.coordinates.conditions import (
     GaussianPrediction,
     LinearPrediction,
@@ -15,7 +16,6 @@ from training.flow.coordinates.conditions import (
     are_there,
 )
 from training.flow.coordinates.coordinates import GAUSSIAN, LEVELS, PREDICTION, Coordinates
-from training.flow.coordinates.levels import LevelPrediction
 from training.flow.coordinates.maps import (
     Bounded,
     Gaps,

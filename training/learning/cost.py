@@ -292,7 +292,7 @@ class PaperStep:
         del points  # a step keeps them to its end
 
 
-def tell_dry_run(
+def print_dry_run(
     record: Mapping[str, Any],
     model: Model,
     loss: DenoisingLoss,

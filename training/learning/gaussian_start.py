@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
+from training.flow.coordinates.categories import LevelNetwork, LevelPrediction
 from training.flow.coordinates.conditions import GaussianPrediction
-from training.flow.coordinates.levels import LevelNetwork, LevelPrediction
 from training.learning.soap import Soap
 
 STEPS, RATE, RISE = 2000, 1e-2, 0.1

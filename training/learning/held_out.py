@@ -223,7 +223,7 @@ class Best:
 
 
 @dataclass(eq=False)
-class Watch:
+class Validation:
     """Validation of a model at every report.
 
     Attributes:

@@ -101,7 +101,7 @@ class _Rows(NamedTuple):
     features: Tensor | None
 
     @classmethod
-    def of(cls, rows: EncodedRows, level_counts: Sequence[int]) -> "_Rows":
+    def from_rows(cls, rows: EncodedRows, level_counts: Sequence[int]) -> "_Rows":
         parts = [torch.zeros(len(rows), 0, dtype=torch.float64)]
         for place, number in enumerate(level_counts):
             parts.append((rows.levels[:, place, None] == torch.arange(number)).double())
@@ -147,8 +147,8 @@ def fit_mixture(
     few = rows.at(slice(0, MOST_ROWS))
     if len(torch.unique(~few.numbers.isnan(), dim=0)) > MOST_PATTERNS:
         few = few.at(slice(0, MOST_PATTERNS))
-    own = _Rows.of(few, level_counts)
-    others = _Rows.of(held_out.at(slice(0, MOST_ROWS)), level_counts)
+    own = _Rows.from_rows(few, level_counts)
+    others = _Rows.from_rows(held_out.at(slice(0, MOST_ROWS)), level_counts)
     dim = own.values.shape[1]
     unit = (others.patterns[others.which].sum(dim=1) * log(2 * pi) / 2).mean()
 
@@ -391,7 +391,7 @@ def completed(
     factors = torch.linalg.cholesky(mixture.covariances)
     for some in torch.split(torch.arange(len(rows)), 4096):
         part = rows.at(some)
-        own = _Rows.of(part, level_counts)
+        own = _Rows.from_rows(part, level_counts)
         gain, of_numbers, of_levels = _of_components(mixture, own)
         shares = (mixture.weights.log() + of_numbers + of_levels).softmax(dim=1)
         which = torch.multinomial(shares, 1, generator=generator)[:, 0]

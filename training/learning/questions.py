@@ -186,7 +186,7 @@ class QuestionBatches:
                 self._cells = self._cells_of(generator)
                 if self._complete:
                     drawn = self._complete(self._known, generator)
-                    self._cells, self._middle = self._cells.or_else(drawn), drawn
+                    self._cells, self._middle = self._cells.filled_from(drawn), drawn
                 generator = seeded_generator("cpu", self._seed, Stream.DATA, epoch)
                 self._order = torch.randperm(size, generator=generator)
             part = self._order[rows]
@@ -253,7 +253,7 @@ class HeldOutQuestions(HeldOut):
     """Queries of held-out rows: always the same ones."""
 
     @classmethod
-    def of(
+    def from_rows(
         cls,
         cells: EncodedRows,
         known: EncodedRows,

@@ -14,9 +14,9 @@ from dnnlib.logs import logger
 from training.data.batches import BatchSource
 from training.learning.budget import TimeBudget
 from training.learning.calibrating import CalibrationPlan, calibrate
-from training.learning.courses import find_courses
-from training.learning.held_out import Score, Watch
-from training.learning.melting import LawPlan, calls_to_learn, learn_latent_law
+from training.learning.held_out import Score, Validation
+from training.learning.integrations import find_integrations
+from training.learning.latents import LatentPlan, calls_to_learn, learn_latents
 from training.learning.report import Parts, Reporter
 from training.learning.run_folder import Place, Resumed, RunFolder
 from training.learning.stopping import StoppedBySignal, StopRequest
@@ -35,26 +35,26 @@ Progress = Callable[[float], object]
 
 
 @dataclass(frozen=True)
-class Ending:
+class PostTraining:
     """Work on a trained model after it is saved.
 
     Attributes:
         calibration: Plan of its calibration; None for none.
-        law: Plan for learning the distribution of its latents after that; None for none.
+        distribution: Plan for learning the distribution of its latents after that; None for none.
         closing: Final measurement of the model, or None.
     """
 
     calibration: CalibrationPlan | None = None
-    law: LawPlan | None = None
+    distribution: LatentPlan | None = None
     closing: Callable[[Model], None] | None = None
 
     def calls(self, model: Model) -> float:
         """Return the network evaluations of single points that this takes."""
-        of_law = calls_to_learn(model, self.law) if self.law else 0.0
-        return of_law + (self.calibration.calls if self.calibration else 0.0)
+        of_latents = calls_to_learn(model, self.distribution) if self.distribution else 0.0
+        return of_latents + (self.calibration.calls if self.calibration else 0.0)
 
     def __bool__(self) -> bool:
-        return any((self.calibration, self.law, self.closing))
+        return any((self.calibration, self.distribution, self.closing))
 
     def __call__(self, model: Model) -> None:
         """Calibrate a trained model, learn its latents and integration schedules, and measure it.
@@ -63,22 +63,22 @@ class Ending:
         """
         if self.calibration:
             calibrate(model, self.calibration)
-        if self.law:
-            learn_latent_law(model, self.law)
-            find_courses(model, self.law)
+        if self.distribution:
+            learn_latents(model, self.distribution)
+            find_integrations(model, self.distribution)
         if self.closing:
             self.closing(model)
 
 
-NOTHING = Ending()
+NOTHING = PostTraining()
 
 
 def train(
     trainer: Trainer,
     source: BatchSource,
     folder: RunFolder,
-    ending: Ending = NOTHING,
-    watch: Watch | None = None,
+    ending: PostTraining = NOTHING,
+    watch: Validation | None = None,
     progress: Progress | None = None,
     budget: TimeBudget | None = None,
 ) -> Path:
@@ -135,7 +135,9 @@ def train(
         del batches  # a stored traceback would keep the reader processes alive
 
 
-def _end(trainer: Trainer, folder: RunFolder, ending: Ending, watch: Watch | None) -> None:
+def _end(
+    trainer: Trainer, folder: RunFolder, ending: PostTraining, watch: Validation | None
+) -> None:
     """Save the best weights, if these are chosen, and do the final work on the model."""
     best = watch.put_best(trainer.averaged) if watch else None
     if watch and best:
@@ -149,7 +151,7 @@ def _end(trainer: Trainer, folder: RunFolder, ending: Ending, watch: Watch | Non
 
 
 def _report_and_save(
-    trainer: Trainer, folder: RunFolder, reporter: Reporter, watch: Watch | None, ends: bool
+    trainer: Trainer, folder: RunFolder, reporter: Reporter, watch: Validation | None, ends: bool
 ) -> bool:
     """Do what is due after a step: a report at each tick, and files at some ticks and at the end.
 
@@ -170,7 +172,7 @@ def _report_and_save(
     return True
 
 
-def _choice(watch: Watch, best: Score, trainer: Trainer) -> str:
+def _choice(watch: Validation, best: Score, trainer: Trainer) -> str:
     early = trainer.step < trainer.config.total_steps
     nats = "" if best.nats is None else f", {best.nats:.3f} nats"
     after = " and ".join(
@@ -199,8 +201,8 @@ def run_training(
     place: Place,
     record: Mapping[str, Any],
     resumed: Resumed | None,
-    ending: Ending = NOTHING,
-    watch: Watch | None = None,
+    ending: PostTraining = NOTHING,
+    watch: Validation | None = None,
     progress: Progress | None = None,
     budget: TimeBudget | None = None,
 ) -> Path:

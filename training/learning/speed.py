@@ -19,7 +19,7 @@ from torch_utils.snapshots import first_line
 from torch_utils.stats import RunningMeans
 from training.data.batches import BatchSource
 from training.learning.cost import PaperStep
-from training.learning.held_out import Watch
+from training.learning.held_out import Validation
 from training.learning.loss import DenoisingLoss
 from training.learning.trainer import Trainer, TrainingConfig
 from training.model.model import Model
@@ -96,7 +96,7 @@ def step_seconds(
     return _slowest(mean(taken[1:]), trainer.device)
 
 
-def look_seconds(model: Model, watch: Watch | None) -> float:
+def look_seconds(model: Model, watch: Validation | None) -> float:
     """Return the seconds of a score on held-out points, the longest of any rank.
 
     It is 0 without a watch. The score is not kept.

@@ -72,7 +72,7 @@ class OtherPoints:
     most: int
 
     @classmethod
-    def of(cls, points: Tensor, axis: int, most: int = MOST_NEAR) -> "OtherPoints":
+    def from_points(cls, points: Tensor, axis: int, most: int = MOST_NEAR) -> "OtherPoints":
         """Sort points ``[R, D]``: all but the last few, if they cannot be divided evenly."""
         splits = max(0, ceil(log2(len(points) / most)))
         points = points[: len(points) >> splits << splits]
@@ -149,7 +149,7 @@ class OthersOfBatch(NamedTuple):
         return self._replace(lots=self.lots[rows])
 
 
-def telling_axis(basis: EigenBasis, schedule: NoiseSchedule, t_max: float) -> int:
+def informative_axis(basis: EigenBasis, schedule: NoiseSchedule, t_max: float) -> int:
     """Return the axis along which noise distinguishes points best.
 
     It has the least noise relative to the variance of the data, half way.

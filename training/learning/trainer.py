@@ -30,7 +30,7 @@ from training.flow.denoisers import NetworkDenoiser
 from training.learning.loss import DenoisingLoss, NoiseDraws
 from training.learning.safeguards import LossScale, SkippedSteps
 from training.learning.soap import Soap, moments_of
-from training.learning.targets import LOT_BITS, OtherPoints, OthersOfBatch, telling_axis
+from training.learning.targets import LOT_BITS, OtherPoints, OthersOfBatch, informative_axis
 from training.model.model import Model
 from training.names import ADAM, SOAP
 
@@ -169,7 +169,7 @@ class Trainer:
     @cached_property
     def axis(self) -> int:
         """Axis along which averaged targets find points that are near."""
-        return telling_axis(self.denoiser.basis, self.denoiser.schedule, self.loss.t_max)
+        return informative_axis(self.denoiser.basis, self.denoiser.schedule, self.loss.t_max)
 
     @property
     def seen(self) -> int:
@@ -255,7 +255,7 @@ class Trainer:
         config = self.config
         if self._others is None or self._others[0] is not points:
             clean = self.denoiser.basis.to_eigen(points.to(self.device)).to(points.dtype)
-            self._others = points, OtherPoints.of(clean, self.axis)
+            self._others = points, OtherPoints.from_points(clean, self.axis)
         generator = seeded_generator(self.device, config.seed, Stream.LOTS, self.step)
         lots = torch.randint(
             1 << LOT_BITS, (config.batch,), generator=generator, device=self.device

@@ -36,7 +36,7 @@ class Cloud:
     axes: Tensor
 
     @classmethod
-    def of(cls, mean: Tensor, covariance: Tensor, noise: Tensor | None = None) -> "Cloud":
+    def from_moments(cls, mean: Tensor, covariance: Tensor, noise: Tensor | None = None) -> "Cloud":
         """Build from a mean ``[C]`` and a covariance ``[C, C]``.
 
         Args:

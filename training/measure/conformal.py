@@ -156,7 +156,7 @@ def crossed(scores: Tensor) -> Tensor:
     return made
 
 
-def oddness(*families: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def outlier_p_values(*families: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """Test how odd each of M new rows is among n known ones.
 
     The test uses numbers that are larger for odder rows.
@@ -213,7 +213,7 @@ class Neighbors:
     places: Tensor
 
     @classmethod
-    def of(cls, known: Tensor, count: int) -> "Neighbors":
+    def from_rows(cls, known: Tensor, count: int) -> "Neighbors":
         """Find the nearest ``count`` neighbors of each of the rows ``[n, C]``.
 
         If there are fewer other rows, all of them are neighbors.

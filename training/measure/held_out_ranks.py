@@ -26,14 +26,14 @@ def latent_coverage(whitened: Tensor) -> dict[str, Any]:
     from scipy.stats import chi2, kstest  # here: training imports this module but needs neither
 
     squared = whitened.square().sum(dim=1).cpu()
-    law = chi2(whitened.shape[1])
-    test = kstest(squared.numpy(), law.cdf)
+    distribution = chi2(whitened.shape[1])
+    test = kstest(squared.numpy(), distribution.cdf)
     limits = torch.tensor(RADII, dtype=torch.float64).square()
     shares = (squared[:, None] <= limits).double().mean(dim=0)
     return {
         "radii": list(RADII),
         "coverage": shares.tolist(),
-        "expected": law.cdf(limits.numpy()).tolist(),
+        "expected": distribution.cdf(limits.numpy()).tolist(),
         "ks_statistic": float(test.statistic),
         "ks_p_value": float(test.pvalue),
     }

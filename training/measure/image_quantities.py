@@ -62,9 +62,9 @@ def class_log_odds(images: Tensor, classes: Tensor) -> Mapping[str, Callable[[Te
         return {}
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis  # slow to import
 
-    law = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
-    law.fit(images.double().numpy(), classes.numpy())
-    weights, bias = torch.from_numpy(law.coef_), torch.from_numpy(law.intercept_)
+    distribution = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
+    distribution.fit(images.double().numpy(), classes.numpy())
+    weights, bias = torch.from_numpy(distribution.coef_), torch.from_numpy(distribution.intercept_)
     if len(kinds) == 2:  # the second against the first
         weights, bias = (torch.cat([0 * each, each]) for each in (weights, bias))
     return {

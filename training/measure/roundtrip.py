@@ -30,7 +30,7 @@ class RoundtripErrors:
     exact: Tensor
 
     @classmethod
-    def of(cls, original: Tensor, returned: Tensor) -> "RoundtripErrors":
+    def from_images(cls, original: Tensor, returned: Tensor) -> "RoundtripErrors":
         """Compare images of 8-bit pixels ``[N, D]`` with returned data ``[N, D]``.
 
         Differences of ``uint8`` would wrap modulo 256, so all computation is in float64. The

@@ -23,7 +23,7 @@ class Model(Contents):
             same.
         learned: Learned distribution of the compressed latents at the last time; None for the
             closed form.
-        courses: Default integration schedules, by use.
+        integrations: Default integration schedules, by use.
         held_out: Ranks of held-out true values under the model's posteriors; None if the model was
             not calibrated.
         widths: Errors of posteriors relative to their widths, estimated from simulations; None if
@@ -58,7 +58,7 @@ class Model(Contents):
         schedule, basis = self.denoiser.schedule, self.denoiser.basis
         end = self.about.get("tmax")
         return ProbabilityFlow(
-            self.denoiser, schedule, basis, end, self.coordinates, self.learned, self.courses
+            self.denoiser, schedule, basis, end, self.coordinates, self.learned, self.integrations
         )
 
     @property
@@ -102,7 +102,7 @@ class Model(Contents):
         model = read_model(Path(path), cls, end_std)
         if not calibrated:
             # Integration schedules were fitted to the calibrated flow only.
-            model.denoiser.calibration, model.courses = None, {}
+            model.denoiser.calibration, model.integrations = None, {}
         for part in (model.denoiser, model.coordinates, model.learned):
             if part is not None:
                 part.eval().requires_grad_(False).to(device or "cpu")

@@ -77,10 +77,10 @@ from torch_utils.inert_pickle import shown
 from torch_utils.snapshots import MISFITS, Part, build, first_line, read_network
 from training.flow.calibration import Calibration
 from training.flow.coordinates.coordinates import Coordinates
-from training.flow.courses import USES, Course
 from training.flow.denoisers import NetworkDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.held_out import HeldOut
+from training.flow.integrations import USES, Integration
 from training.flow.latent.conditional import ConditionalMixture
 from training.flow.output_gain import OutputGain
 from training.flow.widths import Widths
@@ -95,6 +95,8 @@ PARTS = {
     "denoiser": ["NetworkDenoiser"],
 }
 """Allowed classes of each required part."""
+FILE_NAMES: dict[type, str] = {Integration: "Course"}
+"""Class names in network files that differ from those of the code."""
 COORDINATES, LATENT_LAW, HELD_OUT, COURSE = "coordinates", "latent_law", "held_out", "course_{}"
 WIDTHS = "widths"
 """Names of optional parts; there is one integration schedule (course) per use."""
@@ -115,7 +117,7 @@ class Contents:
     about: dict[str, Any] = field(default_factory=dict)
     coordinates: Coordinates | None = None
     learned: ConditionalMixture | None = None
-    courses: dict[str, Course] = field(default_factory=dict)
+    integrations: dict[str, Integration] = field(default_factory=dict)
     held_out: HeldOut | None = None
     widths: Widths | None = None
 
@@ -165,12 +167,13 @@ def parts_of(model: Contents) -> dict[str, Part]:
         LATENT_LAW: model.learned,
         HELD_OUT: model.held_out,
         WIDTHS: model.widths,
-        **{COURSE.format(use): course for use, course in model.courses.items()},
+        **{COURSE.format(use): integration for use, integration in model.integrations.items()},
     }
     for name, part in further.items():
         if part is not None:
             state = _on_cpu(part.state_dict())
-            parts[name] = Part(type(part).__name__, part.arguments, state)
+            class_name = FILE_NAMES.get(type(part), type(part).__name__)
+            parts[name] = Part(class_name, part.arguments, state)
     return parts
 
 
@@ -228,12 +231,14 @@ def read_model(path: Path, make: type[ModelT], end_std: float) -> ModelT:
         check_network(made, last)
         learned = _latent_law(path, parts.get(LATENT_LAW), basis.dim, about["dims_to_keep"])
         named = {use: parts.get(COURSE.format(use)) for use in USES}
-        courses = {use: _course(path, part, use, basis.dim) for use, part in named.items() if part}
+        integrations = {
+            use: _course(path, part, use, basis.dim) for use, part in named.items() if part
+        }
     except UsageError as error:
         raise DataError(f"{path}: {error}") from error
     except MISFITS as error:
         raise DataError(f"{path} is inconsistent: {first_line(error)}") from error
-    model = make(made, recipe, about, coordinates, learned, courses)
+    model = make(made, recipe, about, coordinates, learned, integrations)
     if HELD_OUT in parts:
         model.held_out = _held_out(path, parts[HELD_OUT], model)
     if WIDTHS in parts:
@@ -314,28 +319,29 @@ def _latent_law(path: Path, part: Part | None, dim: int, kept: int) -> Condition
         return None
     if any(tensor.dtype != torch.float64 for tensor in part.state.values()):
         raise ValueError("the latent distribution is not float64")
-    law = build(path, LATENT_LAW, part, {"ConditionalMixture": ConditionalMixture})
-    if (law.kept, law.kept + law.compressed) != (kept, dim):
+    distribution = build(path, LATENT_LAW, part, {"ConditionalMixture": ConditionalMixture})
+    if (distribution.kept, distribution.kept + distribution.compressed) != (kept, dim):
         raise ValueError(
-            f"the latent distribution has {law.kept} kept and {law.compressed} compressed "
+            f"the latent distribution has {distribution.kept} kept and "
+            f"{distribution.compressed} compressed "
             f"dimensions, but the network keeps {kept} of {dim}"
         )
-    law.check()
-    return law
+    distribution.check()
+    return distribution
 
 
-def _course(path: Path, part: Part, use: str, dim: int) -> Course:
+def _course(path: Path, part: Part, use: str, dim: int) -> Integration:
     """Build an integration schedule.
 
     Raises:
         DataError: The part is broken.
         ValueError: The part is broken.
     """
-    course = build(path, COURSE.format(use), part, {"Course": Course})
-    if course.dimensions != dim or course.melts != USES[use].melts:
+    integration = build(path, COURSE.format(use), part, {"Course": Integration})
+    if integration.dimensions != dim or integration.melts != USES[use].melts:
         raise ValueError(f"the integration schedule for {use} has another dimension or direction")
-    course.check()
-    return course
+    integration.check()
+    return integration
 
 
 def read_basis(path: Path, state: Mapping[str, Tensor]) -> EigenBasis:

@@ -50,7 +50,7 @@ class EncodedRows(NamedTuple):
         """Select rows by their indices or by booleans."""
         return EncodedRows(self.numbers[places], self.levels[places])
 
-    def or_else(self, other: "EncodedRows") -> "EncodedRows":
+    def filled_from(self, other: "EncodedRows") -> "EncodedRows":
         """Replace missing cells by those of other rows."""
         numbers = torch.where(self.numbers.isnan(), other.numbers, self.numbers)
         return EncodedRows(numbers, torch.where(self.levels < 0, other.levels, self.levels))
@@ -194,9 +194,9 @@ class QuestionFlow:
         points = torch.zeros_like(rows.numbers)
         points[:, place] = rows.numbers[:, place]
         flow = self.of(self._labels(rows, states))
-        times, solver = self.flow.course("latents", self.times, self.solver)
+        times, solver = self.flow.integration("latents", self.times, self.solver)
         latents = flow.encode(points, times, solver)
-        std = flow.gaussian_law(times[-1]).variance.sqrt()
+        std = flow.gaussian_latents(times[-1]).variance.sqrt()
         return torch.special.ndtr((latents / std)[:, place])
 
     def log_prob(self, rows: EncodedRows, states: Tensor) -> tuple[Tensor, Tensor]:
@@ -227,7 +227,7 @@ class QuestionFlow:
         if some.any():
             points = torch.where(asked, rows.numbers, 0.0)[some]
             flow = self.of(labels[some])
-            times, solver = self.flow.course("densities", self.times, self.solver)
+            times, solver = self.flow.integration("densities", self.times, self.solver)
             joint = flow.log_prob_with_error(points, times, solver).log_prob
             # Other numbers are standard normal, with the noise of the first time, evaluated at 0.
             variance = 1 + float(self.flow.schedule.noise_variance(times[0])[0])
@@ -256,5 +256,5 @@ class QuestionFlow:
     def _generated(self, labels: Tensor, normal: Tensor) -> Tensor:
         """Generate numbers ``[N, D]`` from standard normal latents."""
         flow = self.of(labels)
-        times, solver = self.flow.course("points", self.times, self.solver)
-        return flow.decode(normal * flow.gaussian_law(times[-1]).variance.sqrt(), times, solver)
+        times, solver = self.flow.integration("points", self.times, self.solver)
+        return flow.decode(normal * flow.gaussian_latents(times[-1]).variance.sqrt(), times, solver)

@@ -66,7 +66,7 @@ class NetworkOptions(Declared, section="Network"):
     dropout: float | None = option(
         type=FiniteFloat(min=0, max=1, max_open=True),
         unset=f"{recipes.PUBLISHED.dropout:g}; adm: {recipes.PUBLISHED_ADM['dropout']:g}; tables: "
-        + recipes.told_of_tables("dropout"),
+        + recipes.describe_option_of_tables("dropout"),
         help="Dropout probability.",
     )
     space: str = option(
@@ -161,15 +161,19 @@ class TableOptions(Declared, section="Tables", of_kind=names.TABLE):
     )
     cond_waves: int | None = option(
         type=click.IntRange(0, names.MOST_WAVES),
-        unset=recipes.told_of_tables("cond_waves"),
+        unset=recipes.describe_option_of_tables("cond_waves"),
         help="With --cond: add sine features of this many frequencies of each condition.",
     )
-    width: int | None = option(unset=recipes.told_of_tables("width"), help="Units per hidden layer")
+    width: int | None = option(
+        unset=recipes.describe_option_of_tables("width"), help="Units per hidden layer"
+    )
     depth: int | None = option(
-        unset=recipes.told_of_tables("depth"), help="Number of hidden layers"
+        unset=recipes.describe_option_of_tables("depth"), help="Number of hidden layers"
     )
     weight_decay: float | None = option(
-        type=NOT_NEGATIVE, unset=recipes.told_of_tables("weight_decay"), help="Weight decay"
+        type=NOT_NEGATIVE,
+        unset=recipes.describe_option_of_tables("weight_decay"),
+        help="Weight decay",
     )
     optimizer: str | None = option(
         type=click.Choice(names.OPTIMIZERS),
@@ -177,7 +181,7 @@ class TableOptions(Declared, section="Tables", of_kind=names.TABLE):
         help="Optimizer; a step of soap takes longer than one of adam, and learns more",
     )
     patience: int | None = option(
-        unset=recipes.told_of_tables("patience"),
+        unset=recipes.describe_option_of_tables("patience"),
         help="Stop after this many reports without a better validation loss",
     )
 
@@ -344,7 +348,7 @@ class TrainSettings(
     table: TableOptions = options_of(TableOptions)
     training: ImageTrainingOptions = options_of(ImageTrainingOptions)
     calibration: ImageCalibrationOptions = options_of(ImageCalibrationOptions)
-    law: LatentLawOptions = options_of(LatentLawOptions)
+    distribution: LatentLawOptions = options_of(LatentLawOptions)
     run: RunOptions = options_of(RunOptions)
 
     def __post_init__(self) -> None:

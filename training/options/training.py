@@ -298,7 +298,7 @@ class ToyTrainSettings(
     calibration: CalibrationOptions = options_of(
         CalibrationOptions, defaults={"calibration_fit": "path"}
     )
-    law: LatentLawOptions = options_of(LatentLawOptions)
+    distribution: LatentLawOptions = options_of(LatentLawOptions)
     run: RunOptions = options_of(RunOptions, defaults=asdict(TOY))
 
     def require_complete(self) -> None:

@@ -248,7 +248,9 @@ class Layers:
     weights: Mapping[str, np.ndarray]
 
     @classmethod
-    def of(cls, network: Record, where: str, class_names: Set[str], most_bytes: int) -> "Layers":
+    def from_record(
+        cls, network: Record, where: str, class_names: Set[str], most_bytes: int
+    ) -> "Layers":
         """Collect the layers of a network.
 
         Args:

@@ -253,7 +253,7 @@ class ToyData:
     augment_to: int
 
     @classmethod
-    def of(cls, file: OriginalFile, data_name: str | None, dim: int) -> "ToyData":
+    def from_file(cls, file: OriginalFile, data_name: str | None, dim: int) -> "ToyData":
         """Read the toy of a file.
 
         Args:

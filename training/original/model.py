@@ -224,7 +224,7 @@ def import_original(
 
 def _toy(file: OriginalFile, fields: Fields, layers: Layers, data_name: str | None) -> _Parts:
     dim = point_dimension(layers)
-    data = ToyData.of(file, data_name, dim)
+    data = ToyData.from_file(file, data_name, dim)
     axes = file.principal_axes()
     if file.network.class_name == "EDMToyPreCond":
         toy = Toy(data.names[-1], data.augment_to)
@@ -294,7 +294,7 @@ def _layers(file: OriginalFile, fields: Fields, known: set[str]) -> Layers:
             f"{' and '.join(sorted(known))}"
         )
     where = f"{file.path}: its {network.class_name}"
-    return Layers.of(network, where, MODULE_CLASSES, file.size)
+    return Layers.from_record(network, where, MODULE_CLASSES, file.size)
 
 
 def _last_time(file: OriginalFile, given: float | None, default: float | None) -> float:

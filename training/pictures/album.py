@@ -13,7 +13,7 @@ from training.files.formats import FORMATS, format_of
 from training.files.stats import STATS
 from training.names import script
 from training.pictures.images.grids import holds_images
-from training.pictures.look import Picture
+from training.pictures.theme import Picture
 
 SUFFIXES = (".npz", ".nc", ".jsonl", ".json")
 """Suffixes of files that are drawn, besides zips of images."""

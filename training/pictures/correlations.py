@@ -20,8 +20,8 @@ from training.files.correlations import (
     summary_of,
 )
 from training.measure.correlations import scatter_of
-from training.pictures import look
-from training.pictures.look import BLUE, DIVERGING, FAINT, INK, MUTED, ORANGE
+from training.pictures import theme
+from training.pictures.theme import BLUE, DIVERGING, FAINT, INK, MUTED, ORANGE
 
 HEIGHT = 3.2  # inches
 FEW = 3  # dimensions up to which each is drawn
@@ -44,10 +44,10 @@ def name_and_details(stem: Path) -> tuple[str, str]:
     """
     name, details = title_of(stem.name.removesuffix("_autocorrelations").removesuffix("_toy"))
     noise = parameter(summary_of(stem).with_suffix(".json"), "noise")
-    return name, look.joined(details, look.words_for(noise, NOISES))
+    return name, theme.joined(details, theme.words_for(noise, NOISES))
 
 
-def pictures_of_lags(path: Path, folder: Path | None) -> list[look.Picture]:
+def pictures_of_lags(path: Path, folder: Path | None) -> list[theme.Picture]:
     """Return the picture of a summary of autocorrelations.
 
     Raises:
@@ -56,14 +56,14 @@ def pictures_of_lags(path: Path, folder: Path | None) -> list[look.Picture]:
     saved = SavedLags.load(path)
     stem = path.with_name(path.stem.removesuffix("_summary"))
     draw = partial(draw_lags, saved, *name_and_details(stem))
-    return look.figures((folder or path.parent) / stem.name, {"lags": draw})
+    return theme.figures((folder or path.parent) / stem.name, {"lags": draw})
 
 
 def draw_lags(saved: SavedLags, name: str, details: str) -> Figure:
     """Draw one line per quantity, the mean over dimensions, with the spread over dimensions."""
-    figure, (axes,) = look.stacked(
+    figure, (axes,) = theme.stacked(
         f"Autocorrelations of {name}",
-        look.joined(details, spread_words(saved.dim)),
+        theme.joined(details, spread_words(saved.dim)),
         [HEIGHT],
         "lag in t from the first time",
         legend_lines=len(saved.curves),
@@ -71,15 +71,15 @@ def draw_lags(saved: SavedLags, name: str, details: str) -> Figure:
     axes.axhline(0, color=MUTED, lw=0.8)
     chance = scatter_of(saved.count)
     axes.axhspan(-chance, chance, color=FAINT, alpha=0.6, lw=0)
-    look.note_above(axes, f"gray: ±2/√N, expected by chance, N = {saved.count:,}")
+    theme.note_above(axes, f"gray: ±2/√N, expected by chance, N = {saved.count:,}")
     lowest = [
         _draw(axes, saved.lags, curve, NAMES[name], COLORS[name])
         for name, curve in saved.curves.items()
     ]
     last = float(saved.lags[-1])
     axes.set(xlim=(-0.008 * last, 1.008 * last), ylim=(min(0, *lowest) - 0.08, 1.04))
-    look.label(axes, y="correlation with the first time")
-    look.legend(axes)
+    theme.label(axes, y="correlation with the first time")
+    theme.legend(axes)
     return figure
 
 
@@ -122,7 +122,7 @@ DARK = 0.45  # magnitude from which numbers are written in white
 MATRIX_COLORS = LinearSegmentedColormap.from_list("correlation", DIVERGING)
 
 
-def pictures_of_toy_matrices(path: Path, folder: Path | None) -> list[look.Picture]:
+def pictures_of_toy_matrices(path: Path, folder: Path | None) -> list[theme.Picture]:
     """Return the picture of a toy's correlation matrices.
 
     Raises:
@@ -133,7 +133,7 @@ def pictures_of_toy_matrices(path: Path, folder: Path | None) -> list[look.Pictu
 
 def pictures_of_image_matrices(
     paths: Iterable[Path], folder: Path | None, animation: str | None
-) -> list[look.Picture]:
+) -> list[theme.Picture]:
     """Return the pictures of correlation matrices of images, saved in files of one time each.
 
     Files that share a folder and a stem are drawn together. There are no animations.
@@ -150,9 +150,9 @@ def pictures_of_image_matrices(
     return pictures
 
 
-def _figures(saved: SavedMatrices, stem: Path, folder: Path | None) -> list[look.Picture]:
+def _figures(saved: SavedMatrices, stem: Path, folder: Path | None) -> list[theme.Picture]:
     draw = partial(draw_matrices, saved, *name_and_details(stem))
-    return look.figures((folder or stem.parent) / stem.name, {"matrices": draw})
+    return theme.figures((folder or stem.parent) / stem.name, {"matrices": draw})
 
 
 def draw_matrices(saved: SavedMatrices, name: str, details: str) -> Figure:
@@ -163,16 +163,16 @@ def draw_matrices(saved: SavedMatrices, name: str, details: str) -> Figure:
         if saved.block > 1
         else ""
     )
-    figure, places = look.panel_page(
+    figure, places = theme.panel_page(
         len(saved.matrices),
         len(saved.times),
         (side, side),
         f"Correlations with the first time: {name}",
-        look.joined(details, f"{saved.dim} eigen-dimensions", each),
+        theme.joined(details, f"{saved.dim} eigen-dimensions", each),
         left=LEFT,
         right=RIGHT,
         gap=GAP,
-        top=look.TOP + TITLE_HEIGHT + BOTTOM - GAP,
+        top=theme.TOP + TITLE_HEIGHT + BOTTOM - GAP,
         above=0,
         below=GAP,
         least_width=LEAST_WIDTH,
@@ -180,23 +180,23 @@ def draw_matrices(saved: SavedMatrices, name: str, details: str) -> Figure:
     # Only the last row has ticks and a label below it, so there is more room below that row.
     places[..., 1] += BOTTOM - GAP
     for line, (quantity, matrices) in zip(places, saved.matrices.items(), strict=True):
-        panels = [look.axes_at(figure, place) for place in line]
+        panels = [theme.axes_at(figure, place) for place in line]
         for axes, matrix in zip(panels, matrices, strict=True):
             image = _heat_map(axes, matrix, saved.dim)
             axes.tick_params(left=axes is panels[0], labelleft=axes is panels[0])
-        look.label(panels[0], y="dimension, first time", size=look.SMALL_SIZE)
+        theme.label(panels[0], y="dimension, first time", size=theme.SMALL_SIZE)
         style: dict[str, Any] = {"rotation": 90, "ha": "center", "va": "center"}
-        style |= {"size": look.TEXT_SIZE, "color": INK}
-        look.write(panels[0], NAMES[quantity], (0, 0.5), (-56, 0), **style)
+        style |= {"size": theme.TEXT_SIZE, "color": INK}
+        theme.write(panels[0], NAMES[quantity], (0, 0.5), (-56, 0), **style)
     for axes, time, note in zip(figure.axes, saved.times, saved.notes, strict=False):
-        look.name_panel(axes, f"t = {time:.2f}", note)
+        theme.name_panel(axes, f"t = {time:.2f}", note)
     for axes in panels:
         axes.tick_params(bottom=True, labelbottom=True)
-    look.label(panels[0], x="dimension, time t", size=look.SMALL_SIZE)
+    theme.label(panels[0], x="dimension, time t", size=theme.SMALL_SIZE)
     bottom = places[-1, 0, 1]
     place = (places[0, -1, 0] + side + BAR_GAP, bottom, BAR, places[0, 0, 1] + side - bottom)
-    bar = look.color_bar(figure, image, place, ticks=[-1, -0.5, 0, 0.5, 1])
-    look.label(bar, y="correlation", size=look.SMALL_SIZE)
+    bar = theme.color_bar(figure, image, place, ticks=[-1, -0.5, 0, 0.5, 1])
+    theme.label(bar, y="correlation", size=theme.SMALL_SIZE)
     return figure
 
 
@@ -214,7 +214,7 @@ def _heat_map(axes: Any, matrix: np.ndarray, dim: int) -> Any:
     axes.tick_params(bottom=False, labelbottom=False)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
-    style: dict[str, Any] = {"size": look.TEXT_SIZE, "ha": "center", "va": "center"}
+    style: dict[str, Any] = {"size": theme.TEXT_SIZE, "ha": "center", "va": "center"}
     for (row, column), value in np.ndenumerate(matrix) if dim <= FEW_CELLS else ():
         rounded = round(float(value), 2) + 0.0  # no minus zero
         text = f"{rounded:.2f}".replace("-", "−")

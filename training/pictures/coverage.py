@@ -15,11 +15,11 @@ from training.files.arrays import evenly, parameter, title_of
 from training.files.coverage import SavedCoverage
 from training.measure.boundaries import Boundary, gaussian_content
 from training.measure.coverage import STAGES, contents_within, mean_and_two_std
-from training.pictures import look
-from training.pictures.look import BLUE, FAINT, INK, MUTED, ORANGE
+from training.pictures import theme
+from training.pictures.theme import BLUE, FAINT, INK, MUTED, ORANGE
 
 LEFT, RIGHT, GAP = 0.6, 0.1, 0.5  # inches around and between the panels
-SIDE = (look.WIDE - LEFT - RIGHT - GAP * (len(STAGES) - 1)) / len(STAGES)
+SIDE = (theme.WIDE - LEFT - RIGHT - GAP * (len(STAGES) - 1)) / len(STAGES)
 POINT_COLOR, POINT_SIZE, MOST_POINTS = "#c9ced8", 1.8, 2500
 MOST_IN_LEGEND = 7
 STRAYS = 2e-3  # share of the points that may lie outside the limits
@@ -33,27 +33,27 @@ def draw_boundaries(saved: SavedCoverage, name: str, details: str) -> Figure:
     cuts = (None,) if saved.dim == 2 else CUTS
     shape = "Circles" if saved.dim == 2 else "Spheres"
     fate = "refitted at each stage" if saved.refitted else "carried to the data and back"
-    figure, places = look.panel_page(
+    figure, places = theme.panel_page(
         len(cuts),
         len(STAGES),
         (SIDE, SIDE),
         f"{shape} of Mahalanobis radius r, {fate}: {name}",
-        look.joined(details, "percent: probability of the sphere under the Gaussian (χ²)"),
+        theme.joined(details, "percent: probability of the sphere under the Gaussian (χ²)"),
         left=LEFT,
         right=RIGHT,
         gap=GAP,
-        top=look.TOP + 1.2 * look.LINE_HEIGHT,
+        top=theme.TOP + 1.2 * theme.LINE_HEIGHT,
     )
     for normal, line in zip(cuts, places, strict=True):
         for stage, place in zip(STAGES, line, strict=True):
-            _panel(look.axes_at(figure, place), saved, stage, normal)
-    bottom = figure.get_size_inches()[1] - look.TOP - look.LINE_HEIGHT
-    axes = look.axes_at(figure, (LEFT, bottom, SIDE, 0.01))
+            _panel(theme.axes_at(figure, place), saved, stage, normal)
+    bottom = figure.get_size_inches()[1] - theme.TOP - theme.LINE_HEIGHT
+    axes = theme.axes_at(figure, (LEFT, bottom, SIDE, 0.01))
     axes.set_axis_off()
     count = len(saved.radii)
-    shown, colors = evenly(count, MOST_IN_LEGEND), look.sequential_colors(count)
+    shown, colors = evenly(count, MOST_IN_LEGEND), theme.sequential_colors(count)
     contents = gaussian_content(saved.radii, saved.dim)
-    look.legend(
+    theme.legend(
         axes,
         len(shown),
         handles=[Line2D([], [], color=colors[index], lw=2) for index in shown],
@@ -113,7 +113,7 @@ def _panel(axes: Axes, saved: SavedCoverage, stage: str, normal: int | None) -> 
         words.append("σ = " + ", ".join(f"{std:.2g}" for std in saved.latent_std))
     points = points[evenly(len(points), MOST_POINTS)]
     axes.plot(*points.T, "o", ms=POINT_SIZE, mew=0, color=POINT_COLOR, zorder=1)
-    colors = look.sequential_colors(len(outlines))
+    colors = theme.sequential_colors(len(outlines))
     width = 1.4 if len(outlines) <= MOST_IN_LEGEND else 0.8
     for outline, color in zip(outlines, colors, strict=True):
         axes.add_collection(
@@ -125,8 +125,8 @@ def _panel(axes: Axes, saved: SavedCoverage, stage: str, normal: int | None) -> 
         f"${letter}_{axis + 1}$" if of_data else rf"$e_{axis + 1}\,/\,\sigma_{axis + 1}$"
         for axis in kept
     ]
-    look.label(axes, names[0], names[1])
-    look.name_panel(axes, STAGE_TITLES[stage], look.joined(*words))
+    theme.label(axes, names[0], names[1])
+    theme.name_panel(axes, STAGE_TITLES[stage], theme.joined(*words))
 
 
 HEIGHTS = (2.4, 2.2)  # inches
@@ -147,9 +147,9 @@ def draw_radius(saved: SavedCoverage, name: str, details: str) -> Figure:
     points = f"{saved.count:,} points" + (f", {seeds} seeds" if seeds > 1 else "")
     if saved.fresh_count != saved.count:
         points += f", {saved.fresh_count:,} of fresh data"
-    figure, (axes, below) = look.stacked(
+    figure, (axes, below) = theme.stacked(
         f"Coverage of {name}",
-        look.joined(details, points, "boundaries refitted" if saved.refitted else ""),
+        theme.joined(details, points, "boundaries refitted" if saved.refitted else ""),
         HEIGHTS,
         "Mahalanobis radius",
     )
@@ -163,7 +163,7 @@ def draw_radius(saved: SavedCoverage, name: str, details: str) -> Figure:
     below.fill_between(grid, -100 * two_std, 100 * two_std, color=FAINT, alpha=0.6, lw=0)
     below.axhline(0, color=INK, lw=1.2)
     held = contents_within(saved.boundaries["latent"]) - expected
-    below.plot([0, *radii], [0, *(100 * held)], color=MUTED, lw=1, ls=look.DASHED)
+    below.plot([0, *radii], [0, *(100 * held)], color=MUTED, lw=1, ls=theme.DASHED)
     columns = [*np.moveaxis(saved.coverage, 1, 0), saved.fresh]
     for index, (fractions, (what, style)) in enumerate(zip(columns, STYLES.items(), strict=True)):
         style = {"markersize": 4.5 if len(radii) < MANY else 2.5, "ls": "none", **style}
@@ -175,11 +175,11 @@ def draw_radius(saved: SavedCoverage, name: str, details: str) -> Figure:
     for panel in (axes, below):
         panel.set_xlim(0, grid[-1])
     axes.set_ylim(0, 1.03)
-    look.label(axes, y="fraction inside")
-    look.legend(axes, 1 + len(columns))
-    look.label(below, y="difference from χ²,\npercentage points")
+    theme.label(axes, y="fraction inside")
+    theme.legend(axes, 1 + len(columns))
+    theme.label(below, y="difference from χ²,\npercentage points")
     bars_are = [f"bars: ±2 standard deviations of {seeds} seeds"] if seeds > 1 else []
-    look.note_above(
+    theme.note_above(
         below,
         f"band: ±2 standard deviations of a count of {fewest:,}",
         *bars_are,
@@ -191,7 +191,7 @@ def draw_radius(saved: SavedCoverage, name: str, details: str) -> Figure:
 SCORES = {"net": "trained network", "exact": "exact denoiser"}
 
 
-def pictures_of_coverage(path: Path, folder: Path | None) -> list[look.Picture]:
+def pictures_of_coverage(path: Path, folder: Path | None) -> list[theme.Picture]:
     """Return the pictures of a coverage file.
 
     Raises:
@@ -200,9 +200,9 @@ def pictures_of_coverage(path: Path, folder: Path | None) -> list[look.Picture]:
     saved = SavedCoverage.load(path)
     name, details = title_of(path.stem.removesuffix("_coverage"))
     score = parameter(path.with_suffix(".json"), "options", "score")
-    words = {"name": name, "details": look.joined(details, look.words_for(score, SCORES))}
+    words = {"name": name, "details": theme.joined(details, theme.words_for(score, SCORES))}
     draw = {
         "radius": partial(draw_radius, saved, **words),
         "boundaries": partial(draw_boundaries, saved, **words),
     }
-    return look.figures((folder or path.parent) / path.stem, draw)
+    return theme.figures((folder or path.parent) / path.stem, draw)

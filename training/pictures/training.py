@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from training.files.stats import SavedTraining
-from training.pictures import look
-from training.pictures.look import BLUE, FAINT, INK, MUTED, ORANGE
+from training.pictures import theme
+from training.pictures.theme import BLUE, FAINT, INK, MUTED, ORANGE
 
 LOSS_HEIGHT, NATS_HEIGHT, RATE_HEIGHT = 2.6, 1.4, 0.7  # inches
 FEW = 60  # number of reports up to which each is marked
@@ -21,14 +21,14 @@ MANY = 200  # number of reports from which a running median is drawn over them
 BASELINE = 1.0
 
 
-def pictures_of_training(path: Path, folder: Path | None) -> list[look.Picture]:
+def pictures_of_training(path: Path, folder: Path | None) -> list[theme.Picture]:
     """Return the picture of a run's statistics.
 
     Raises:
         DataError: The statistics are broken.
     """
     draw = partial(draw_training, SavedTraining.load(path), path.resolve().parent.name)
-    return look.figures((folder or path.parent) / "training", {"curve": draw})
+    return theme.figures((folder or path.parent) / "training", {"curve": draw})
 
 
 def draw_training(saved: SavedTraining, run: str) -> Figure:
@@ -39,9 +39,9 @@ def draw_training(saved: SavedTraining, run: str) -> Figure:
     if best is not None:
         tells.append(f"best validation loss after {samples[best]:.3g} million")
     heights = [LOSS_HEIGHT, *[NATS_HEIGHT] * (saved.nats is not None), RATE_HEIGHT]
-    figure, (loss_axes, *nats_axes, rate_axes) = look.stacked(
+    figure, (loss_axes, *nats_axes, rate_axes) = theme.stacked(
         f"Training of {run}",
-        look.joined(*tells),
+        theme.joined(*tells),
         heights,
         "million samples",
         legend_lines=int(best is not None),
@@ -55,8 +55,8 @@ def draw_training(saved: SavedTraining, run: str) -> Figure:
     highest = float(np.nanmax(rate, initial=0.0)) or 1.0
     rate_axes.set(ylim=(0, 1.15 * highest))
     rate_axes.set_yticks([0, highest], ["0", f"{highest:.2g}"])
-    look.label(rate_axes, y="learning\nrate")
-    look.label(loss_axes, y="loss")
+    theme.label(rate_axes, y="learning\nrate")
+    theme.label(loss_axes, y="loss")
     for axes in (loss_axes, *nats_axes, rate_axes):
         axes.set_xlim(0, 1.008 * samples[-1])
     return figure
@@ -73,7 +73,7 @@ def running_median(values: np.ndarray, reach: int) -> np.ndarray:
 
 def _loss(axes: Axes, saved: SavedTraining) -> None:
     samples, loss = saved.samples, saved.loss
-    axes.axhline(BASELINE, color=MUTED, lw=1, ls=look.DASHED)
+    axes.axhline(BASELINE, color=MUTED, lw=1, ls=theme.DASHED)
     many = len(samples) > MANY
     axes.plot(
         samples,
@@ -92,12 +92,12 @@ def _loss(axes: Axes, saved: SavedTraining) -> None:
     if saved.held_out is not None:
         _held_out(axes, saved, saved.held_out)
         ends.append(np.nanquantile(saved.held_out, [0, 0.99]))
-        look.legend(axes, 3)
+        theme.legend(axes, 3)
     low, high = np.min(ends), np.max(ends)
     low, high = min(low, BASELINE), max(high, BASELINE)
     room = 0.08 * max(high - low, 0.01)
     axes.set_ylim(low - room, high + 1.6 * room)
-    look.write(
+    theme.write(
         axes,
         "F = 0: the network adds nothing",
         (1, BASELINE),
@@ -117,9 +117,9 @@ def _nats(axes: Axes, saved: SavedTraining) -> None:
     lowest = max(float(np.nanmin(nats)), highest - FAR * (highest - float(np.nanmedian(nats))))
     room = 0.1 * max(highest - lowest, 0.01)
     axes.set_ylim(lowest - room, highest + 2 * room)
-    look.label(axes, y="held-out\nnats")
+    theme.label(axes, y="held-out\nnats")
     note = f"best {highest:.4g} nats: estimated mean log density of validation rows"
-    look.note_above(axes, note.replace("-", "−", 1) if highest < 0 else note)
+    theme.note_above(axes, note.replace("-", "−", 1) if highest < 0 else note)
 
 
 def _held_out(axes: Axes, saved: SavedTraining, values: np.ndarray) -> None:

@@ -11,18 +11,18 @@ from training.data.records.records import CATEGORY
 from training.data.records.writing import text_of
 from training.files.answers import Asked, ColumnCheck, SavedAnswerCheck, SavedAnswers
 from training.measure.reliability import wilson
-from training.pictures.look import BLUE, MUTED, ORANGE, brief
 from training.pictures.tables.answers import (
     MOST_CELLS,
     PLAIN,
     count_of_odd,
     hits_of,
-    odd_columns,
+    is_calibrated,
     oddest,
-    says_right,
+    outlier_columns,
 )
 from training.pictures.tables.columns import FEW_ROWS, LARGE_DISTANCE, color_of, limits
 from training.pictures.tables.drawn_rows import DrawnRows
+from training.pictures.theme import BLUE, MUTED, ORANGE, brief
 from training.report import charts
 from training.report.content import (
     Chart,
@@ -167,7 +167,7 @@ def _fit(drawn: DrawnRows) -> list[Result]:
 
 def _odd_rows(saved: SavedAnswers) -> NumberTable:
     rows = oddest(saved.tails, MOST_ROWS)
-    columns = odd_columns(saved.tails[rows], MOST_COLUMNS) if rows else []
+    columns = outlier_columns(saved.tails[rows], MOST_COLUMNS) if rows else []
     listed = []
     for row in rows:
         cells = [str(row + 1), f"{saved.log_prob[row]:.1f}".replace("-", "−")]
@@ -183,7 +183,7 @@ def _odd_rows(saved: SavedAnswers) -> NumberTable:
 
 def _hits(saved: SavedAnswers, asked: Asked) -> Result:
     name = "most likely category correct" if asked.is_level else "coverage of intervals"
-    right = says_right(asked, saved.interval)
+    right = is_calibrated(asked, saved.interval)
     few = ": too few cells to test" if right is None else ""
     words = f"{asked.column.name}: {hits_of(asked, saved.interval)}{few}"
     target = "as often as predicted" if asked.is_level else "at the nominal rate or above"

@@ -24,7 +24,7 @@ from bokeh.models import (
 from bokeh.models.annotations import Span
 from bokeh.plotting import figure
 
-from training.pictures.look import MUTED, sequential_colors
+from training.pictures.theme import MUTED, sequential_colors
 from training.report.content import Chart, Key, Picker, Views
 
 HEIGHT = 250

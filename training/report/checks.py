@@ -7,8 +7,8 @@ import numpy as np
 from training.files.arrays import parameter, title_of
 from training.files.posterior import SavedCheck, SavedPredictive
 from training.measure.posterior.coverage import central_values
-from training.pictures.look import BLUE, MUTED, ORANGE
 from training.pictures.posteriors.checks import Curve, color_of, details_of
+from training.pictures.theme import BLUE, MUTED, ORANGE
 from training.report import charts
 from training.report.content import Chart, Charts, Choice, Key, NumberTable, Result, Section
 
@@ -36,7 +36,7 @@ def section_of(path: Path, choice: Choice) -> Section:
     chosen = np.sort(np.argsort(p, kind="stable")[:MOST])
     ranks = [
         _chart(
-            Curve.of(values.ranks[:, [column]]),
+            Curve.from_values(values.ranks[:, [column]]),
             f"Ranks of {values.names[column]}",
             f"p = {p[column]:.2g}",
             ("rank, %", "excess below, points"),
@@ -47,7 +47,7 @@ def section_of(path: Path, choice: Choice) -> Section:
     families |= {name: held[:, None] for name, held in values.regions.items()}
     held = [
         _chart(
-            Curve.of(each),
+            Curve.from_values(each),
             name.capitalize() if name.islower() else name,
             "above 0: coverage is too large; below: overconfident",
             ("nominal content, %", "actual − nominal, points"),

@@ -8,7 +8,7 @@ from training.files.arrays import evenly
 from training.files.correlations import SavedLags
 from training.measure.correlations import scatter_of
 from training.pictures.correlations import COLORS, NAMES, name_and_details
-from training.pictures.look import INK, MUTED, joined
+from training.pictures.theme import INK, MUTED, joined
 from training.report import charts
 from training.report.content import Chart, Charts, Choice, Key, Section
 

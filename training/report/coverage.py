@@ -10,7 +10,7 @@ from training.measure.boundaries import gaussian_content
 from training.measure.coverage import STAGES
 from training.measure.reliability import TELLING
 from training.pictures.coverage import STYLES
-from training.pictures.look import BLUE, MUTED, ORANGE, joined
+from training.pictures.theme import BLUE, MUTED, ORANGE, joined
 from training.report import charts
 from training.report.content import Chart, Charts, Choice, Key, NumberTable, Result, Section, judged
 

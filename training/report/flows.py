@@ -17,7 +17,7 @@ from bokeh.plotting import figure
 
 from training.files.arrays import evenly
 from training.files.trajectory import SavedTrajectory
-from training.pictures.look import BLUE, MUTED, ORANGE, colors_of_places, joined, sequential_colors
+from training.pictures.theme import BLUE, MUTED, ORANGE, colors_of_places, joined, sequential_colors
 from training.pictures.trajectories.clouds import (
     COLORS,
     TITLES,
@@ -25,8 +25,8 @@ from training.pictures.trajectories.clouds import (
     common_box,
     latent_law,
     name_and_details,
+    page_positions,
     points_of,
-    seen_places,
     shown_dims,
 )
 from training.report import charts
@@ -230,7 +230,7 @@ def colorings_of(
     saved: SavedTrajectory, points: np.ndarray
 ) -> dict[str, tuple[Coloring, np.ndarray]]:
     """Return choices of colors for points ``[S, n, d]``, each with colors ``[n, 3]``, by column."""
-    places = seen_places(points[-1 if saved.kind == "roundtrip" else 0])
+    places = page_positions(points[-1 if saved.kind == "roundtrip" else 0])
     if places.shape[1] == 2:
         places = places - places.mean(axis=0)
     width = float(places.std(axis=0).max()) or 1.0
@@ -279,7 +279,7 @@ def _axes(points: np.ndarray) -> Iterable[tuple[int, str]]:
 
 def _panel_columns(points: np.ndarray) -> dict[str, np.ndarray]:
     """Return the initial coordinates of points ``[S, n, d]`` in each panel, projected if in 3-D."""
-    seen = seen_places(points[[0, 0, -1]])
+    seen = page_positions(points[[0, 0, -1]])
     columns = {
         f"{place}_{axis}": charts.float32(seen[number, :, k])
         for number, place in enumerate(("start", "now", "end"))

@@ -20,10 +20,10 @@ from training.pictures.images.simulations import (
     error_bins,
     images_of,
     melts_and_roundtrips,
-    most_telling,
+    most_informative,
     state_columns,
 )
-from training.pictures.look import BLUE, MUTED, brief, joined
+from training.pictures.theme import BLUE, MUTED, brief, joined
 from training.pictures.trajectories.clouds import latent_law, name_and_details
 from training.report import charts
 from training.report.content import Chart, Charts, Choice, Images, Key, Result, Section, Sheet
@@ -69,7 +69,7 @@ def images_part(item: SavedTrajectory, back: SavedTrajectory | None) -> Images:
     count = affordable(states.shape[1], states.shape[2:], COLUMNS + 2 * (back is not None))
     states = states[:, :count]
     columns = state_columns(states, item.times, state_divisors(states, item.times))
-    times = most_telling(columns, COLUMNS)
+    times = most_informative(columns, COLUMNS)
     sheets = [sheet(columns[k].cells, _at(item, k), columns[k].note) for k in times]
     if back is not None:
         returned = images_of(back)[-1, :count]

@@ -19,9 +19,9 @@ from bokeh.plotting import figure
 from bokeh.resources import INLINE
 
 import dnnlib
-from training.pictures.look import AZIMUTH, ELEVATION
+from training.pictures.theme import AZIMUTH, ELEVATION
 from training.report.content import Charts, Choice, Flow, Section, Views
-from training.report.finding import Findings
+from training.report.discovery import Findings
 
 TEMPLATES = Path(__file__).parent / "templates"
 POLICY = "POLICY-OF-THIS-PAGE"

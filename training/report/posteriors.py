@@ -7,14 +7,14 @@ from dnnlib.numbers import beside
 from training.files.arrays import evenly, parameter
 from training.files.posterior_draws import SavedPosteriors, load_netcdf
 from training.pictures.images.grids import gray_levels
-from training.pictures.look import BLUE, MUTED, brief, joined
 from training.pictures.posteriors.tables import (
+    informative_columns,
     observed_cells,
     spread_cells,
-    telling_columns,
     truth_cells,
 )
 from training.pictures.posteriors.words import MOST_SHOWN, name_and_details, part_of, value_words
+from training.pictures.theme import BLUE, MUTED, brief, joined
 from training.report import charts
 from training.report.content import (
     Choice,
@@ -79,7 +79,7 @@ def _results(of: str, numbers: Path) -> list[Result]:
 
 def _views(saved: SavedPosteriors, most: int) -> Views:
     """Return a chart of two coordinates against each other, prior and one posterior."""
-    chosen = telling_columns(saved, MOST_COLUMNS)
+    chosen = informative_columns(saved, MOST_COLUMNS)
     names = [saved.names[column] for column in chosen]
     groups = saved.points.shape[2]
     drawn = saved.points.transpose(2, 0, 1, 3).reshape(groups, -1, len(saved.names))
@@ -102,7 +102,7 @@ def _summary(saved: SavedPosteriors, listed: Any) -> list[NumberTable]:
     """Return means, intervals and diagnostics of the first observations, as in their JSON file."""
     if saved.image_shape is not None or not isinstance(listed, list):
         return []
-    chosen = telling_columns(saved, MOST_COLUMNS)
+    chosen = informative_columns(saved, MOST_COLUMNS)
     rows = []
     for index, posterior in enumerate(listed[: saved.points.shape[2]]):
         quantiles = posterior.get("quantiles") if isinstance(posterior, dict) else None

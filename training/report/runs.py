@@ -8,7 +8,7 @@ from torch_utils.results import last_line, load_json
 from training.files.arrays import stem_of
 from training.files.stats import STATS
 from training.names import KINDS
-from training.pictures.look import brief, joined
+from training.pictures.theme import brief, joined
 from training.report.content import Result, Run
 
 TRAINING = "training_options.json"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
-from training.flow.latent.laws import GaussianLaw, LatentLaw, LearnedLaw
+from training.flow.latent.distributions import GaussianLatents, LatentDistribution, LearnedLatents
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import Solver
 from training.measure import coverage as measure
@@ -33,7 +33,7 @@ class CoverageExperiment:
         flow: Flow, on this rank's device.
         times: Increasing times ``[steps + 1]``, on that device.
         solver: Solver.
-        law: Base distribution of the latents. If it is learned, spheres are in whitened latents.
+        distribution: Base distribution of the latents. If it is learned, spheres are in whitened latents.
         spheres: Spheres at the start.
         alpha: Radius of alpha shapes; None for boundaries that are carried along.
         count: Number of test points.
@@ -44,7 +44,7 @@ class CoverageExperiment:
     flow: ProbabilityFlow
     times: Tensor
     solver: Solver
-    law: LatentLaw
+    distribution: LatentDistribution
     spheres: measure.Spheres
     alpha: float | None
     count: int
@@ -53,12 +53,16 @@ class CoverageExperiment:
 
     def run(self, exact: ProbabilityFlow | None = None) -> measure.CoverageResult:
         """Carry and count the points, and compare with an exact flow if given."""
-        law, calls = self._gaussian, []
+        distribution, calls = self._gaussian, []
         simulator = self._simulator(self.flow)
         # Test points of each seed, and vertices of the spheres, at the last time.
         generators = (seeded_generator("cpu", seed, Stream.TEST_POINTS) for seed in self.seeds)
-        draws = torch.stack([law.sample(self.count, generator) for generator in generators])
-        start = measure.Points(draws, self.spheres.vertices.to(law.variance) * law.std)
+        draws = torch.stack(
+            [distribution.sample(self.count, generator) for generator in generators]
+        )
+        start = measure.Points(
+            draws, self.spheres.vertices.to(distribution.variance) * distribution.std
+        )
 
         def generate(latents: Tensor) -> Tensor:
             trajectory = simulator.generate(self._to_latents(latents), "gen").trajectory
@@ -69,7 +73,11 @@ class CoverageExperiment:
             trajectory = simulator.melt(data).trajectory
             calls.append(trajectory.calls)
             end = trajectory.end
-            return self.law.whiten(end) if isinstance(self.law, LearnedLaw) else end
+            return (
+                self.distribution.whiten(end)
+                if isinstance(self.distribution, LearnedLatents)
+                else end
+            )
 
         carried, fresh = measure.carry(start, generate, melt), self._fresh_data()
         data_std, latent_std = self.flow.noisy_std(self.times[0]), self._gaussian.std
@@ -106,15 +114,15 @@ class CoverageExperiment:
         return measure.refitted(vertices, self.alpha)
 
     @property
-    def _gaussian(self) -> GaussianLaw:
+    def _gaussian(self) -> GaussianLatents:
         """Gaussian whose spheres are carried: base distribution, or that of whitened latents."""
-        if isinstance(self.law, GaussianLaw):
-            return self.law
-        return GaussianLaw(torch.ones_like(self.law.variance))
+        if isinstance(self.distribution, GaussianLatents):
+            return self.distribution
+        return GaussianLatents(torch.ones_like(self.distribution.variance))
 
     def _to_latents(self, x: Tensor) -> Tensor:
         """Return the latents ``[M, D]`` of points of this Gaussian."""
-        return self.law.unwhiten(x) if isinstance(self.law, LearnedLaw) else x
+        return self.distribution.unwhiten(x) if isinstance(self.distribution, LearnedLatents) else x
 
     def _fresh_data(self) -> Tensor:
         """Return fresh points ``[S, M, D]`` in data space with the noise of the first time."""

@@ -1,8 +1,8 @@
 """Images by random seed: each depends only on its seed, the network, and the integration.
 
-The latent of seed k is the image under the base distribution at time T (``LatentLaw.unwhiten``) of
-``z``, which is standard normal from a generator seeded by k alone. The class is drawn in the same
-way. The flow carries the latent back to data ``u``, and the pixels are ``(u + 1) 127.5``, rounded.
+The latent of seed k is the image under the base distribution at time T
+(``LatentDistribution.unwhiten``) of ``z``, which is standard normal from a generator seeded by k
+alone. The class is drawn in the same way. The flow carries the latent back to data ``u``, and the pixels are ``(u + 1) 127.5``, rounded.
 
 Neither the batch nor the number of ranks affects an image. Sums over dimensions are computed in
 blocks of one shape (see ``flow.calls``), and all other operations are elementwise. The processor,
@@ -30,7 +30,7 @@ from training.files.image_folder import ImageFolder, write_image
 from training.files.trajectory import SavedEnd
 from training.flow.calls import BlockwiseDenoiser
 from training.flow.solvers import Solver
-from training.runs.choices import LatentChoice, TimeChoice
+from training.runs.simulation_settings import LatentChoice, TimeChoice
 from training.subjects.images import ImageFlow, draw_classes
 
 MAX_SEED, MAX_IMAGES = 10**9 - 1, 10**7
@@ -102,14 +102,14 @@ class SeedSampler:
         self.image_flow, self._class_number = image_flow, class_number
         self._flow, self._solver = latent.on(image_flow.on(device, rows)), solver
         kept, end = image_flow.dims_to_keep, times.end
-        if not LatentChoice().law(self._flow, end, kept).variance.isfinite().all():
+        if not LatentChoice().distribution(self._flow, end, kept).variance.isfinite().all():
             raise UsageError(f"T is {end:g}: the noise or its scale overflows; give a smaller T")
         self._times = times.of(image_flow, self._flow, solver)
         melted = None
         if melt is not None:
             saved = SavedEnd.load(melt, self._flow, self._times, image_flow.digest)
             melted = saved.x.to(device)
-        self.latent_law = latent.law(self._flow, end, kept, melted)
+        self.latent_law = latent.distribution(self._flow, end, kept, melted)
         self.network_calls = 0
 
     @property

@@ -24,7 +24,7 @@ class Interval:
 
     Their contents are those of the flow, or set by conformal calibration, so that they have the
     nominal coverage for any flow. The calibration set consists of the cells that the training held
-    out (``HeldCells``), or of held-out rows with the same query. The score of a cell is
+    out (``CalibrationScores``), or of held-out rows with the same query. The score of a cell is
     ``RecordFlow.contents``.
 
     Attributes:

@@ -164,7 +164,7 @@ def recover(
         truth, sets = carry.simulated(plan, numbers)
     else:
         truth, sets = None, [observed.to(device)] * len(numbers)
-    evidence = [mixtures.Evidence.of(pool, likelihood, one) for one in sets]
+    evidence = [mixtures.Evidence.from_points(pool, likelihood, one) for one in sets]
     count, dim = plan.components.mean.shape[0], pool.shape[2]
     dummy = torch.zeros(1, dim, dtype=torch.float64, device=device)
     seen = likelihood.simulate(dummy, torch.Generator()).shape[1]

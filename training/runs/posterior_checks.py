@@ -99,10 +99,10 @@ class Check:
         if self.labels is not None:
             target = replace(target, labels=self.labels[places].to(target.device))
         if self.data is None:
-            truths = checking.truths_of_prior(target, numbers, seed)
+            truths = checking.true_points_of_prior(target, numbers, seed)
         else:
             rows = self.data[places].to(target.device)
-            truths = checking.truths_of_data(target, rows, numbers, seed, self.blurs)
+            truths = checking.true_points_of_data(target, rows, numbers, seed, self.blurs)
         observed = (
             target.observed[places.to(target.device)]
             if not self.simulates
@@ -169,7 +169,7 @@ class LearnedRuns:
         every, testable, places = table.simulations(path, count, seed)
         coordinates, near = table.coordinates, None
         conditions = coordinates.straight(_conditions(every))
-        law = Surprise(conditions.shape[1]).fit(conditions, coordinates.relevant)
+        distribution = Surprise(conditions.shape[1]).fit(conditions, coordinates.relevant)
         if observed is not None:
             rows = len(testable)
             most = max(FEWEST_NEIGHBORS, rows // SHARE)
@@ -181,7 +181,7 @@ class LearnedRuns:
                 )
             size = min(neighbors or NEIGHBORS, most)
             wanted = coordinates.straight(observed)
-            nearby, distances = nearest(law, conditions[testable], wanted, size)
+            nearby, distances = nearest(distribution, conditions[testable], wanted, size)
             nearby = testable[nearby]
             more = sorted(set(nearby.flatten().tolist()) - set(places.tolist()))
             places = torch.cat([places, torch.tensor(more, dtype=torch.int64)])
@@ -189,8 +189,8 @@ class LearnedRuns:
             number[places] = torch.arange(len(places))
             near = number[nearby], distances
         chosen = every.at(places)
-        points = table.dithered(chosen.points, seed)
-        references = _nearest_others(every.points, conditions, places, law)
+        points = table.dequantized(chosen.points, seed)
+        references = _nearest_others(every.points, conditions, places, distribution)
         return cls(Rows(points, chosen.conditions), count, references, near)
 
     @property
@@ -208,19 +208,19 @@ class LearnedRuns:
 
 
 def nearest(
-    law: Surprise, conditions: Tensor, observed: Tensor, count: int
+    distribution: Surprise, conditions: Tensor, observed: Tensor, count: int
 ) -> tuple[Tensor, Tensor]:
     """Return places ``[M, K]`` of the K conditions ``[N, C]`` nearest to each of ``[M, C]``.
 
     Also return their increasing Mahalanobis distances ``[M, K]``.
     """
-    rows, wanted = law.whitened(conditions), law.whitened(observed)
+    rows, wanted = distribution.whitened(conditions), distribution.whitened(observed)
     closest = [(rows - each).norm(dim=1).topk(count, largest=False) for each in wanted]
     return torch.stack([each.indices for each in closest]), torch.stack([e.values for e in closest])
 
 
 def _nearest_others(
-    points: Tensor, conditions: Tensor, places: Tensor, law: Surprise
+    points: Tensor, conditions: Tensor, places: Tensor, distribution: Surprise
 ) -> Tensor | None:
     """Return points ``[n, D]`` of other rows with conditions nearest to those at some places."""
     others = torch.ones(len(points), dtype=torch.bool)
@@ -228,7 +228,7 @@ def _nearest_others(
     if not others.any():
         return None
     rest = others.nonzero()[:, 0][:: -(-int(others.sum()) // MOST_OTHERS)]
-    closest, _ = nearest(law, conditions[rest], conditions[places], 1)
+    closest, _ = nearest(distribution, conditions[rest], conditions[places], 1)
     return points[rest[closest[:, 0]]]
 
 

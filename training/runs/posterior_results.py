@@ -18,7 +18,7 @@ from training.files.posterior import CHECK_FORMAT, save_values
 from training.flow.coordinates.surprise import MOST_CONDITIONS, Surprise
 from training.inference.amortized import SAMPLER
 from training.inference.draws import WEIGHTED
-from training.inference.samplers.arrival import NAME as TWISTED
+from training.inference.samplers.final_particles import NAME as TWISTED
 from training.inference.summary import FEWEST_OF_MANY, LEVELS, Summary
 from training.measure.posterior.calibration import CalibrationCheck, RunValues, calibrate
 from training.measure.posterior.local import FARTHEST, LocalCalibration
@@ -75,29 +75,29 @@ def warn_of_far(deviations: Tensor, names: Sequence[str]) -> None:
         )
 
 
-def warn_of_unlike(law: Surprise | None, conditions: Tensor) -> Tensor | None:
+def warn_of_outliers(distribution: Surprise | None, conditions: Tensor) -> Tensor | None:
     """Warn of out-of-distribution observations, relative to the simulations that trained a flow.
 
     Args:
-        law: Distribution of the conditions in the simulations, or None.
+        distribution: Distribution of the conditions in the simulations, or None.
         conditions: Observations ``[M, C]``.
 
     Returns:
         Surprise ``[M]`` in nats; None if it is unknown.
     """
-    if law is None:
+    if distribution is None:
         logger.info(
             "It is unknown whether observations are in distribution: the network has "
             f"more than {MOST_CONDITIONS} conditions"
         )
         return None
-    nats: Tensor = law(conditions).cpu()
-    unlike = (nats > law.limit).nonzero()[:, 0].tolist()
+    nats: Tensor = distribution(conditions).cpu()
+    unlike = (nats > distribution.limit).nonzero()[:, 0].tolist()
     for place in unlike[:MOST_LINES]:
         logger.warning(
             f"Warning: observation {place + 1} is out of distribution: its surprise is "
             f"{float(nats[place]):.3g} nats above that of a typical simulation, and 99.9 "
-            f"% of simulations have at most {law.limit:.3g}"
+            f"% of simulations have at most {distribution.limit:.3g}"
         )
     if len(unlike) > MOST_LINES:
         logger.warning(

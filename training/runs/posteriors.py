@@ -35,9 +35,9 @@ from training.inference.sampling import (
     Problem,
     SamplingPlan,
     first_pool,
+    needs_whole_pool,
     sample_posteriors,
     settled,
-    wants_more,
 )
 from training.inference.summary import Summary
 from training.inference.target import Target
@@ -145,7 +145,7 @@ class Groups:
             logger.info(f"{kept} group(s) of {self.size} already exist from an interrupted run")
 
     @contextmanager
-    def told_when_cut_short(self) -> Iterator[None]:
+    def report_interruption(self) -> Iterator[None]:
         """Log on early exit which results are kept and how to continue.
 
         Empty folders are removed.
@@ -232,7 +232,7 @@ def sample_groups(problem: Problem, plan: SamplingPlan, groups: Groups) -> None:
     """Sample all posteriors into the files of their groups."""
     problem, plan = planned(problem, plan, problem.target.count)
     pool = first = shared_pool(problem.target, plan, first_pool(problem.target, plan))
-    if first and len(first.w) < plan.pool and wants_more(problem.target, first, plan).any():
+    if first and len(first.w) < plan.pool and needs_whole_pool(problem.target, first, plan).any():
         pool = shared_pool(problem.target, plan, plan.pool, first)
 
     def draw(places: Tensor, progress: Progress) -> Draws:
@@ -434,7 +434,7 @@ def into_parts(groups: Groups, draw: Callable[[Tensor, Progress], Draws], weight
         there = load_part(path, groups.fingerprint) is not None
         if not there:
             draws = draw(places, progress)
-            save_part(path, draws, Summary.of(draws, weighted), groups.fingerprint)
+            save_part(path, draws, Summary.from_draws(draws, weighted), groups.fingerprint)
         progress.finish()
         return there
 
@@ -452,11 +452,11 @@ def sampled(groups: Groups) -> Iterator[tuple[Draws, Summary]]:
 def with_latents(groups: Groups, prior: Prior) -> Iterator[tuple[Draws, Tensor]]:
     """Yield the draws of each group, in order, and their latents ``[m, C, S, D]``."""
     flow = prior.flow
-    law = flow.latent_law(prior.times[-1])
+    distribution = flow.latent_law(prior.times[-1])
     for draws, _ in sampled(groups):
         w = draws.w[..., : flow.basis.dim]
         blocks = torch.split(w.flatten(0, 2), LATENTS)
-        z = torch.cat([law.unwhiten(block.to(flow.device)).cpu() for block in blocks])
+        z = torch.cat([distribution.unwhiten(block.to(flow.device)).cpu() for block in blocks])
         yield draws, z.view(w.shape)
 
 

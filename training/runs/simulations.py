@@ -20,12 +20,12 @@ from torch_utils import distributed
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.files.trajectory import SavedEnd, trajectory_file
-from training.flow.cells import CellDensity, cell_log_prob, has_cells
+from training.flow.bin_averages import CellDensity, cell_log_prob, has_cells
 from training.flow.likelihood import LOG_PROB_ERROR, Density, DensityPlan, DivergenceIntegral, Trace
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import Solver
 from training.flow.trajectory import State, Trajectory
-from training.runs.choices import LatentChoice
+from training.runs.simulation_settings import LatentChoice
 from training.subjects import Subject
 from training.subjects.samples import Returns, Samples, Source
 
@@ -66,7 +66,7 @@ class Simulation:
             "seconds": self.seconds,
             "end_time": float(end_time),
             "end_variance": self.trajectory.end.square().mean(dim=0).tolist(),
-            "closed_form_variance": flow.gaussian_law(end_time).variance.tolist(),
+            "closed_form_variance": flow.gaussian_latents(end_time).variance.tolist(),
             **likelihood,
         }
 
@@ -119,8 +119,8 @@ class Simulator:
         self._flow, self._solver, self._save_every = flow, solver, save_every
         self._times, self._plan = times.to(flow.device), densities
         self._cell_way = self._times, solver
-        if by_course and "densities" in flow.courses:
-            self._cell_way = flow.course("densities")
+        if by_course and "densities" in flow.integrations:
+            self._cell_way = flow.integration("densities")
 
     def melt(
         self, data: Tensor, title: str = "melt", path: Path | None = None, **file: Any
@@ -252,7 +252,7 @@ def ends_of(flow: ProbabilityFlow, trajectory: Trajectory) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Chapter:
+class FinishedSimulation:
     """A finished simulation that is in its file.
 
     Attributes:
@@ -267,7 +267,7 @@ class Chapter:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Story:
+class SimulationRun:
     """Simulations of one flow along the same times.
 
     Attributes:
@@ -317,15 +317,17 @@ class Story:
             return None
         flow, times, solver = self.given(samples.labels), self.times, self.solver
         points = self.subject.density_points(samples, self.seed)
-        if self.by_course and "densities" in flow.courses:
-            times, solver = flow.course("densities")
+        if self.by_course and "densities" in flow.integrations:
+            times, solver = flow.integration("densities")
             points = self.start_of(samples.points) if points is None else points
         if points is None:
             return None
         simulator = Simulator(flow, times, solver, len(times), self.density_plan)
         return simulator.melt(points, "log_prob")
 
-    def tell(self, kinds: Sequence[str], melted: SavedEnd | None = None) -> Iterator[Chapter]:
+    def tell(
+        self, kinds: Sequence[str], melted: SavedEnd | None = None
+    ) -> Iterator[FinishedSimulation]:
         """Run simulations one after the other, each into its file.
 
         Args:
@@ -358,26 +360,28 @@ class Story:
             if own:
                 melt = replace(melt, densities=own.densities)
                 facts["likelihood"] = own.likelihood_facts()
-            yield Chapter("melt", melt, facts)
+            yield FinishedSimulation("melt", melt, facts)
         if "roundtrip" in kinds:
             assert start is not None, "a roundtrip needs a melt"
             assert end is not None
             back = self._generate("roundtrip", end, labels, arrays, gap)
             start = start.to(self.flow.device)
             facts = self.subject.return_facts(self.flow, back.trajectory, start)
-            yield Chapter("roundtrip", back, {**back.facts(self.flow), **facts})
+            yield FinishedSimulation("roundtrip", back, {**back.facts(self.flow), **facts})
         if "gen" in kinds:
             end = None if end is None else end.to(self.flow.device)
             kept = self.subject.dims_to_keep
-            law = self.latent.law(self.flow, float(self.times[-1]), kept, end)
-            latents = law.sample(self.count, seeded_generator("cpu", self.seed, Stream.LATENT))
+            distribution = self.latent.distribution(self.flow, float(self.times[-1]), kept, end)
+            latents = distribution.sample(
+                self.count, seeded_generator("cpu", self.seed, Stream.LATENT)
+            )
             labels = self.subject.drawn_labels(self.count, self.seed, self.class_number)
             gen = self._generate("gen", latents, labels, {})
             beside = {}
             if melt and melt.densities and gen.densities:
                 both = melt.densities["log_prob"], gen.densities["log_prob"]
                 beside = self.subject.density_facts(*both)
-            yield Chapter("gen", gen, {**gen.facts(self.flow), **beside})
+            yield FinishedSimulation("gen", gen, {**gen.facts(self.flow), **beside})
 
     def check_labels(self, melted: SavedEnd) -> None:
         """Check that the labels of a melt fit the network.

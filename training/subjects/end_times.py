@@ -66,7 +66,7 @@ def held_out_log_prob(preparation: Preparation, coordinates: Coordinates, patien
     model, _ = preparation.trained(coordinates, patience)
     rows, flow = preparation.table.held_out_rows, model.flow
     generator = seeded_generator("cpu", preparation.config.seed, Stream.HELD_OUT)
-    points = coordinates.dithered(rows.points, generator).to(flow.device)
+    points = coordinates.dequantized(rows.points, generator).to(flow.device)
     assert rows.conditions is not None
     with torch.no_grad():
         total = flow.given(labels=rows.conditions.to(flow.device)).log_prob(points).sum()

@@ -39,7 +39,7 @@ Contents = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
-class HeldCells:
+class CalibrationScores:
     """Sorted scores of held-out cells.
 
     Attributes:
@@ -55,7 +55,7 @@ class HeldCells:
     @classmethod
     def of(
         cls, contents: Contents, rows: np.ndarray, places: Sequence[int], seed: int
-    ) -> "HeldCells":
+    ) -> "CalibrationScores":
         """Compute the scores of held-out rows ``[n, P]`` in the columns at the given places."""
         counts, none = [0] * rows.shape[1], np.zeros((2, 0))
         shares, scores = [np.zeros(2)] * rows.shape[1], [none] * rows.shape[1]
@@ -70,7 +70,7 @@ class HeldCells:
                 known = ~np.isnan(own) & chosen.numpy()
                 known[:, place] = False
                 parts.append(
-                    (known_shares(known).mean(), np.sort(contents(own, known, place))[kept])
+                    (known_frequencies(known).mean(), np.sort(contents(own, known, place))[kept])
                 )
             counts[place] = len(own)
             shares[place], scores[place] = (np.array(each) for each in zip(*parts, strict=True))
@@ -92,10 +92,10 @@ class HeldCells:
             order = np.concatenate([[0], evenly(count, len(own)) + 1, [count + 1]])
             ends = np.concatenate([[0.0], own, [1.0]])
             each.append(min(float(np.interp(wanted, order, ends)), FARTHEST))
-        return np.interp(known_shares(known), self.known[place], each)
+        return np.interp(known_frequencies(known), self.known[place], each)
 
     @classmethod
-    def read(cls, listed: object, columns: int, broken: Exception) -> "HeldCells | None":
+    def read(cls, listed: object, columns: int, broken: Exception) -> "CalibrationScores | None":
         """Return the scores from the value of ``listed``, or None for None.
 
         Raises:
@@ -125,6 +125,6 @@ class HeldCells:
         return [[count, known.tolist(), own.round(6).tolist()] for count, known, own in columns]
 
 
-def known_shares(known: np.ndarray) -> np.ndarray:
+def known_frequencies(known: np.ndarray) -> np.ndarray:
     """Return the shares ``[n]`` of known cells among the other cells of each row, by ``[n, P]``."""
     return np.asarray(known.sum(axis=1) / max(1, known.shape[1] - 1))

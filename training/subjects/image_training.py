@@ -16,15 +16,15 @@ from torch_utils.seeds import seeded_generator
 from training.data.augment import AugmentedBatches, GeometricAugmentation, augmented_points
 from training.data.batches import Batch, BatchSource
 from training.data.images.batches import ImageBatches, ImageDataset, basis_batches, normalize_pixels
-from training.data.sketches import MOST_SKETCHED, Sketch, row_numbers
+from training.data.row_hashes import MOST_SKETCHED, RowHashes, row_numbers
 from training.flow.calls import BLOCK_ROWS
 from training.flow.eigenbasis import EigenBasis
 from training.learning.building import Choices
 from training.learning.cost import require_batch, require_network
-from training.learning.held_out import HeldOut, Watch
+from training.learning.held_out import HeldOut, Validation
+from training.learning.latents import LatentPlan, points_to_inflate
 from training.learning.loss import DenoisingLoss
-from training.learning.melting import LawPlan, points_to_melt
-from training.learning.run import Ending
+from training.learning.run import PostTraining
 from training.learning.run_folder import Resumed
 from training.learning.speed import compile_network, fastest_precision
 from training.learning.trainer import Trainer
@@ -139,7 +139,7 @@ class ImageTraining(Training):
             "image_shape": list(images.image_shape),
             "label_dim": images.label_dim,
             **({"vectors": True} if images.has_vectors else {}),
-            "rows": [] if wanted.dry_run else sketch_of(images, self.held_out),
+            "rows": [] if wanted.dry_run else hashes_of(images, self.held_out),
         }
         config = wanted.config(recipe)
         if self.tries_precisions and device.type == "cpu":
@@ -147,7 +147,7 @@ class ImageTraining(Training):
         model.denoiser.precision = recipe.precision
         logger.info(f"{len(images)} images of {images.image_shape} in {images.path}")
         cond = "cond" if images.has_labels else "uncond"
-        calibrated, melts = self.calibrated_on or images, points_to_melt(config.total)
+        calibrated, melts = self.calibrated_on or images, points_to_inflate(config.total)
         return Start(
             recipe=recipe,
             model=model,
@@ -165,11 +165,11 @@ class ImageTraining(Training):
                 *(f"batch{recipe.batch}", recipe.precision),
             ),
             source=partial(self._source, recipe, augmentation, device),
-            ending=Ending(
+            ending=PostTraining(
                 wanted.calibration(
                     partial(some_images, calibrated, CALIBRATION_POINTS, True), CALIBRATION_POINTS
                 ),
-                wanted.law(law_plan(images, self.held_out, melts, wanted.seed, device)),
+                wanted.distribution(latent_plan(images, self.held_out, melts, wanted.seed, device)),
             ),
             watch=partial(self._watch, loss),
         )
@@ -196,9 +196,9 @@ class ImageTraining(Training):
             return batches
         return AugmentedBatches(batches, augmentation, images.image_shape, recipe.batch, seed)
 
-    def _watch(self, loss: DenoisingLoss) -> Watch | None:
+    def _watch(self, loss: DenoisingLoss) -> Validation | None:
         held_out = self.held_out
-        return Watch(HeldOut.of_images(held_out, loss, self.wanted.seed)) if held_out else None
+        return Validation(HeldOut.of_images(held_out, loss, self.wanted.seed)) if held_out else None
 
     def _require_sides(self, recipe: ImageRecipe) -> None:
         """Check that attention blocks are at sides that the network has.
@@ -257,8 +257,8 @@ def take_weights(location: str, model: Model) -> None:
     if not fitting:
         raise UsageError(f"{path} has no weights that fit this {model.recipe.network}")
     model.denoiser.network.load_state_dict({**own, **fitting})
-    seen = [Sketch.read(path, each.about).numbers for each in (model, other)]
-    model.about["rows"] = Sketch.of(np.union1d(*seen)).listed
+    seen = [RowHashes.read(path, each.about).numbers for each in (model, other)]
+    model.about["rows"] = RowHashes.from_hashes(np.union1d(*seen)).listed
     logger.info(f"Copied {len(fitting)} of {len(own)} tensors from {path}")
 
 
@@ -293,7 +293,7 @@ def fit_basis(
     return basis.cpu(), variance.cpu()
 
 
-def sketch_of(*datasets: ImageDataset | None) -> list[int]:
+def hashes_of(*datasets: ImageDataset | None) -> list[int]:
     """Return the row numbers by which a network file recognizes reused images.
 
     Of larger data sets a fixed random subset is taken.
@@ -305,7 +305,7 @@ def sketch_of(*datasets: ImageDataset | None) -> list[int]:
         for part in torch.split(chosen.sort().values, READ_AT_ONCE):
             pixels, _ = dataset.read(part.tolist())
             numbers.append(row_numbers(pixels.flatten(1).numpy()))
-    return Sketch.of(np.concatenate(numbers)).listed
+    return RowHashes.from_hashes(np.concatenate(numbers)).listed
 
 
 def open_alike(path: Path, dataset: ImageDataset, use_labels: bool) -> ImageDataset:
@@ -340,9 +340,9 @@ def some_images(dataset: ImageDataset, count: int, shared: bool = False) -> Batc
     return Batch(points, labels if dataset.has_labels else None)
 
 
-def law_plan(
+def latent_plan(
     images: ImageDataset, held_out: ImageDataset | None, count: int, seed: int, device: torch.device
-) -> LawPlan:
+) -> LatentPlan:
     """Return the plan for learning the distribution of latents from images.
 
     Args:
@@ -357,4 +357,4 @@ def law_plan(
         return some_images(dataset, min(count, MOST_MELTED))
 
     judged = partial(of, held_out) if held_out else None
-    return LawPlan(partial(of, images), judged, count, seed, BLOCK_ROWS[device.type])
+    return LatentPlan(partial(of, images), judged, count, seed, BLOCK_ROWS[device.type])

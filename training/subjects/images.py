@@ -19,19 +19,19 @@ from torch_utils import distributed
 from torch_utils.seeds import seeded_generator, uniform_numbers
 from torch_utils.streams import Stream
 from training.data.images.batches import ImageDataset, normalize_pixels
-from training.data.sketches import row_numbers
+from training.data.row_hashes import row_numbers
 from training.data.tables.formats import is_table
 from training.files.observations import read_columns, read_observations
 from training.files.roundtrip import roundtrip_paths
 from training.flow.calls import BLOCK_ROWS, RecomputedDenoiser
 from training.flow.pfode import ProbabilityFlow
 from training.flow.trajectory import Trajectory
-from training.learning.melting import MOST, LawPlan
+from training.learning.latents import MOST, LatentPlan
 from training.measure.image_quantities import class_log_odds, image_quantities
 from training.measure.roundtrip import LEVELS_PER_UNIT, RoundtripErrors
 from training.model.model import Model
 from training.names import IMAGE_POOL, IMAGES, TOY_NAMES, script
-from training.subjects.image_training import law_plan
+from training.subjects.image_training import latent_plan
 from training.subjects.networks import NetworkFile
 from training.subjects.samples import ImageReturns, Returns, Samples, Source
 from training.subjects.subject import Draw, Facts, Quantities, Subject, required, variances_line
@@ -249,7 +249,7 @@ class ImageFlow(Subject):
         if not is_table(str(path)):
             points = read_observations(path, self.shape)
             return points if seen is None else points[:, seen]
-        rows = read_columns(path, self.seen_names(seen), self.names, [])
+        rows = read_columns(path, self.observed_names(seen), self.names, [])
         # In 8 bits, only a black image has such values; networks use pixels from -1 to 1.
         if rows.abs().amax() <= 1 and (rows % 1 != 0).any() and distributed.is_main():
             logger.warning(
@@ -320,9 +320,9 @@ class ImageFlow(Subject):
         if number is not None and number >= classes:
             raise UsageError(f"--class is {number}, but {name} has classes 0 to {classes - 1}")
 
-    def law_plan(self, path: Path | None, seed: int, device: torch.device) -> LawPlan:
+    def latent_plan(self, path: Path | None, seed: int, device: torch.device) -> LatentPlan:
         """Return a plan for learning the base distribution again from a data set of images."""
-        return law_plan(self.dataset(required(path), None, seed), None, MOST, seed, device)
+        return latent_plan(self.dataset(required(path), None, seed), None, MOST, seed, device)
 
     def density_points(self, samples: Samples, seed: int) -> Tensor:
         """Return the images of samples, each gray level dequantized over its bin."""
@@ -336,7 +336,7 @@ class ImageFlow(Subject):
         """Return errors against the images that were inflated, including their noise if any."""
         first = back.times[-1]
         before, after = flow.to_data(start, first), flow.to_data(back.end, first)
-        return RoundtripErrors.of((before + 1) * LEVELS_PER_UNIT, after).summary()
+        return RoundtripErrors.from_images((before + 1) * LEVELS_PER_UNIT, after).summary()
 
     def returns(self, folder: Path, seed: int, keep_worst: int) -> Returns:
         """Return the accumulator of roundtrip errors in gray levels, with the worst images."""

@@ -21,22 +21,22 @@ from dnnlib.logs import logger
 from torch_utils import distributed
 from training.data.tables.foreign import listed
 from training.data.tables.marginals import EXACT
-from training.data.tables.trials import first_rows, one_of_each
+from training.data.tables.repeated_trials import first_rows, one_of_each
 from training.files.observations import WITH_HOLES, read_trials
+from training.flow.coordinates.categories import LevelPrediction
 from training.flow.coordinates.conditions import are_there
 from training.flow.coordinates.coordinates import Coordinates
-from training.flow.coordinates.levels import LevelPrediction
 from training.flow.coordinates.maps import Bounded, Standardize, WhitenPCA
-from training.flow.courses import courses_at_rest
 from training.flow.eigenbasis import EigenBasis
+from training.flow.integrations import trivial_integrations
 from training.flow.pfode import ProbabilityFlow
 from training.inference.amortized import LogPosterior
-from training.inference.trials import (
-    FlowLaw,
-    TrialLaw,
+from training.inference.trial_likelihoods import (
+    FlowTrialDistribution,
+    MixedTrialDistribution,
+    TrialDistribution,
     TrialLikelihood,
     Trials,
-    WithLevels,
     cell_shifts,
 )
 from training.learning.building import Choices
@@ -49,11 +49,11 @@ from training.subjects.tables import TableFlow, drawn_rows, testable_rows
 from training.subjects.trial_training import residuals
 
 
-class HolesLaw(TrialLaw):
+class IncompleteTrialDistribution(TrialDistribution):
     """Distribution of the observed data of a trial, in which missing values are NaN.
 
     The rough density is that of the mixture from which the flow starts. Values of discrete columns
-    stand for their bins, as in ``FlowLaw``.
+    stand for their bins, as in ``FlowTrialDistribution``.
 
     Args:
         flow: Flow of data given parameters and covariates.
@@ -66,9 +66,9 @@ class HolesLaw(TrialLaw):
         self._cells = cell_shifts(flow.coordinates.steps)
         self.is_rough = network.is_start
 
-    def to(self, device: torch.device) -> "HolesLaw":
+    def to(self, device: torch.device) -> "IncompleteTrialDistribution":
         """Return the distribution with its flow moved to another device."""
-        return HolesLaw(self._flow.to(device), self._network)
+        return IncompleteTrialDistribution(self._flow.to(device), self._network)
 
     def log_prob(self, trials: Tensor, covariates: Tensor, parameters: Tensor) -> Tensor:
         """Return log densities ``[n]`` of the observed data of trials, in nats."""
@@ -101,7 +101,7 @@ class HolesLaw(TrialLaw):
         flow = self._flow.under(given)
         flow.coordinates = None
         asked = states == ASKED
-        times, _ = self._flow.course("densities")
+        times, _ = self._flow.integration("densities")
         joint = flow.log_prob(torch.where(asked, u, 0.0))
         # An absent value is a standard normal number at 0, with the noise of the first time.
         variance = 1 + float(self._flow.schedule.noise_variance(times[0])[0])
@@ -121,7 +121,7 @@ class LearnedLikelihood:
     Attributes:
         file: Network.
         table: Flow of data, with parameters and covariates as conditions.
-        law: Distribution of one trial.
+        distribution: Distribution of one trial.
         bounds: Bounds of the parameters, by name; infinite where there is none.
         discrete: Names of discrete parameters.
         trained_on: Number of training trials; None if unknown.
@@ -129,7 +129,7 @@ class LearnedLikelihood:
 
     file: NetworkFile
     table: TableFlow
-    law: TrialLaw
+    distribution: TrialDistribution
     bounds: dict[str, tuple[float, float]]
     discrete: list[str] = field(default_factory=list)
     trained_on: int | None = None
@@ -149,17 +149,17 @@ class LearnedLikelihood:
         if bounds is None or list(bounds) != list(table.conditions[:first][: len(bounds)]):
             raise DataError(f"{file.path} does not declare which of its conditions are parameters")
         discrete = [name for name in bounds if name in about.get(DISCRETE, ())]
-        law: TrialLaw = FlowLaw(table.flow)
+        distribution: TrialDistribution = FlowTrialDistribution(table.flow)
         if isinstance(network, TrialNetwork):
-            law = HolesLaw(table.flow, network)
+            distribution = IncompleteTrialDistribution(table.flow, network)
         if first < len(table.conditions):
-            law = WithLevels(law, table.coordinates)
-        return cls(file, table, law, bounds, discrete, about.get(TRIALS))
+            distribution = MixedTrialDistribution(distribution, table.coordinates)
+        return cls(file, table, distribution, bounds, discrete, about.get(TRIALS))
 
     @property
-    def takes_holes(self) -> bool:
+    def takes_missing(self) -> bool:
         """Whether data of trials may be missing, as in the simulations."""
-        return isinstance(self.law, HolesLaw)
+        return isinstance(self.distribution, IncompleteTrialDistribution)
 
     @property
     def parameters(self) -> list[str]:
@@ -226,7 +226,7 @@ class LearnedLikelihood:
             DataError: The file is invalid, see ``read_trials``, or has a category that was not
                 simulated.
         """
-        trials = read_trials(path, self.data, self.covariates, self.takes_holes)
+        trials = read_trials(path, self.data, self.covariates, self.takes_missing)
         self._require_levels(trials.data, str(path))
         self.table.warn_of_dropped(path, self.table.names, [*self.data, *self.covariates])
         return trials
@@ -304,7 +304,7 @@ class LearnedLikelihood:
         places = [table.condition_names.index(name) for name in self.given]
         data, covariates = rows[:, places].tensor_split([len(self.data)], dim=1)
         self._require_levels(data, str(path))
-        if data.isnan().any() and not self.takes_holes:
+        if data.isnan().any() and not self.takes_missing:
             raise DataError(f"{path} has trials with missing data: {WITH_HOLES}")
         points = table.points[chosen][:, [table.columns.names.index(name) for name in names]]
         return points, Trials.sorted(data, covariates, which[which >= 0])
@@ -313,7 +313,7 @@ class LearnedLikelihood:
         """Return the likelihood of trials, for points with coordinates of these names."""
         places = [names.index(name) for name in self.parameters]
         ends = torch.tensor(list(self.bounds.values()), dtype=torch.float64)
-        return TrialLikelihood(self.law, trials, places, ends)
+        return TrialLikelihood(self.distribution, trials, places, ends)
 
     def log_posterior(self, prior: TableFlow, names: Sequence[str], places: Tensor) -> LogPosterior:
         """Return a function for the log posterior density given a trial or a set of trials.
@@ -337,8 +337,10 @@ class LearnedLikelihood:
             density = points.new_full((len(points),), -inf)
             if inside.any():
                 rows = points[inside]
-                law = prior.flow.to(points.device).log_prob(rows[:, order])
-                density[inside] = law + likelihood.log_prob(rows, rows.new_zeros(len(rows), 1))
+                distribution = prior.flow.to(points.device).log_prob(rows[:, order])
+                density[inside] = distribution + likelihood.log_prob(
+                    rows, rows.new_zeros(len(rows), 1)
+                )
             return density
 
         return log_density
@@ -424,9 +426,11 @@ def normal_model(names: Sequence[str], ends: Tensor, mean: Tensor, spread: Tenso
         linear.hold(mean=mean, std=spread)
     about: dict[str, Any] = {"kind": TABLE, "columns": list(names), "condition_names": []}
     about["dropped"] = {"names": [], "offsets": [], "slopes": [], "order": list(names)}
-    courses = courses_at_rest(model.about["tmin"], model.about["tmax"], dim)
+    integrations = trivial_integrations(model.about["tmin"], model.about["tmax"], dim)
     model.denoiser.eval().requires_grad_(False)
-    return replace(model, about={**model.about, **about}, coordinates=coordinates, courses=courses)
+    return replace(
+        model, about={**model.about, **about}, coordinates=coordinates, integrations=integrations
+    )
 
 
 def _first_level(table: TableFlow) -> int:

@@ -17,8 +17,8 @@ from torch import Tensor
 from dnnlib.errors import DataError, UsageError
 from dnnlib.logs import logger
 from torch_utils.inert_pickle import shown
-from training.data.records.cells import open_cells
 from training.data.records.encoding import contradicted, encode
+from training.data.records.raw_tables import open_cells
 from training.data.records.records import CATEGORY
 from training.data.tables.foreign import listed
 from training.data.tables.table import Columns, DataTable, Dropped

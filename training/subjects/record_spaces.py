@@ -26,7 +26,7 @@ from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.records.date_grids import on_grid
 from training.data.records.records import CATEGORY, DATE, RecordColumn, Records
-from training.data.sketches import row_numbers
+from training.data.row_hashes import row_numbers
 from training.data.tables.marginals import OFTEN, Marginal
 from training.data.tables.table import Columns
 from training.flow.coordinates.coordinates import Coordinates, dither
@@ -96,7 +96,7 @@ def atoms_of(column: RecordColumn, values: np.ndarray) -> tuple[float, ...]:
         return ()
     present = values[~np.isnan(values)]
     different, counts = np.unique(present, return_counts=True)
-    share = ATOM if Marginal.of(present).step else OFTEN
+    share = ATOM if Marginal.from_values(present).step else OFTEN
     often = counts >= max(ROWS_OF_ATOM, share * counts.sum())
     around = np.pad(counts.astype(np.float64), NEIGHBORS, constant_values=np.nan)
     windows = np.lib.stride_tricks.sliding_window_view(around, 2 * NEIGHBORS + 1)
@@ -444,10 +444,10 @@ def _complete(
         if atoms[at]:
             missing |= torch.from_numpy(level_of(column.numpy(), atoms[at]) >= 0)
         present = column[~missing]
-        marginal = Marginal.of(present.numpy())
+        marginal = Marginal.from_values(present.numpy())
         if atoms[at] and marginal.step:  # include atoms, so that they lie on the grid
             values = np.concatenate([present.numpy(), np.repeat(atoms[at], 2)])
-            marginal = replace(marginal, step=Marginal.of(values).step)
+            marginal = replace(marginal, step=Marginal.from_values(values).step)
         steps.append(marginal.step)
         offsets.append(marginal.offset)
         least, most = float(present.min()), float(present.max())

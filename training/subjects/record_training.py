@@ -23,11 +23,11 @@ from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.batches import Batch
 from training.data.records.records import CATEGORY, Records
-from training.data.sketches import Sketch
+from training.data.row_hashes import RowHashes
 from training.files.records import columns_json
 from training.learning.cost import require_batch
-from training.learning.held_out import Watch
-from training.learning.melting import NETWORK_ROWS, LawPlan
+from training.learning.held_out import Validation
+from training.learning.latents import NETWORK_ROWS, LatentPlan
 from training.learning.mixture_start import completed
 from training.learning.questions import (
     OTHERS,
@@ -39,14 +39,14 @@ from training.learning.questions import (
     draw_states,
     questions,
 )
-from training.learning.run import Ending
+from training.learning.run import PostTraining
 from training.learning.run_folder import Resumed
 from training.model.model import Model
 from training.model.questions import EncodedRows
 from training.names import QUESTIONS, RECORDS
 from training.networks.questions import QuestionNetwork
 from training.recipes import FEW_ROWS, TableRecipe, describe_table_recipe, fitted_to_questions
-from training.subjects.held_cells import HeldCells
+from training.subjects.held_cells import CalibrationScores
 from training.subjects.networks import NetworkFile
 from training.subjects.record_margins import Margins
 from training.subjects.record_spaces import (
@@ -156,13 +156,15 @@ class RecordTraining(Training):
         validation = records.at(records.held_out).values
         calibration = self.records.at(self.records.held_out).values
 
-        def watch() -> Watch | None:
+        def watch() -> Validation | None:
             if not len(validation):
                 return None
             scored = asked.held_out(validation, network, loss)
-            return Watch(scored, True, recipe.patience, looks_first=True)
+            return Validation(scored, True, recipe.patience, looks_first=True)
 
-        law = LawPlan(asked.points, None, TRIED, wanted.seed, NETWORK_ROWS, False, False)
+        distribution = LatentPlan(
+            asked.points, None, TRIED, wanted.seed, NETWORK_ROWS, False, False
+        )
         return Start(
             recipe=recipe,
             model=model,
@@ -171,8 +173,8 @@ class RecordTraining(Training):
             resolved={**asdict(recipe), "marginals": chosen.marginals, "arch": QUESTIONS},
             name=(self.path.stem, loss.schedule.name, QUESTIONS, "-".join(self.ask) or None),
             source=partial(asked.batches, network, recipe.batch),
-            ending=Ending(
-                law=wanted.law(law),
+            ending=PostTraining(
+                distribution=wanted.distribution(distribution),
                 closing=partial(self._calibrate, calibration) if len(calibration) else None,
             ),
             watch=watch,
@@ -189,7 +191,7 @@ class RecordTraining(Training):
                 for at, column in enumerate(self.records.columns)
                 if column.type != CATEGORY and (not flow.ask or at in flow.ask)
             ]
-            held = HeldCells.of(flow.contents, rows, places, self.wanted.seed)
+            held = CalibrationScores.of(flow.contents, rows, places, self.wanted.seed)
             model.about["held_cells"] = held.listed
             seconds = time.monotonic() - start
             logger.info(f"Calibrated intervals on {len(rows)} validation rows in {seconds:.1f} s")
@@ -269,7 +271,7 @@ class _Questions:
         """Return the score of a network on the validation set ``[n, P]``."""
         space, generator = self.chosen.space, seeded_generator("cpu", self.seed, Stream.HELD_OUT)
         spread, middle = space.encoded(rows, generator), space.encoded(rows)
-        return HeldOutQuestions.of(spread, middle, network, loss, self.seed, self.one)
+        return HeldOutQuestions.from_rows(spread, middle, network, loss, self.seed, self.one)
 
     def batches(self, network: QuestionNetwork, batch: int) -> QuestionBatches:
         """Return the rows in batches, dequantized anew in each epoch."""
@@ -295,7 +297,7 @@ def about_records(
         "ask": list(ask),
         "margins": Margins.of(records.at(~records.held_out).values).listed,
         "rows_sha256": digest_of(records),
-        "rows": Sketch.of(numbers_of_rows(records, chosen.space.numbers)).listed,
+        "rows": RowHashes.from_hashes(numbers_of_rows(records, chosen.space.numbers)).listed,
     }
 
 
@@ -306,12 +308,12 @@ def _told_of(chosen: Chosen) -> str:
     return (
         f"Base distribution: {count} Gaussian component(s), marginals {chosen.marginals}, "
         f"{len(chosen.space.numbers)} number(s) and {len(chosen.space.categories)} "
-        f"category column(s){_told_of_atoms(chosen.space)}; validation log density in "
+        f"category column(s){_describe_atoms(chosen.space)}; validation log density in "
         f"nats by marginals: {scores}"
     )
 
 
-def _told_of_atoms(space: RecordSpace) -> str:
+def _describe_atoms(space: RecordSpace) -> str:
     """Describe which numbers have atoms."""
     texts = [
         f"{space.columns[place].name} is {' or '.join(f'{atom + 0.0:g}' for atom in atoms)}"

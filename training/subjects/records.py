@@ -18,17 +18,17 @@ from dnnlib.errors import DataError, UsageError
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.records.records import Records
-from training.data.records.tidying import says_missing
-from training.data.sketches import Sketch
+from training.data.records.tidying import is_missing_indicator
+from training.data.row_hashes import RowHashes
 from training.files.records import without_rows
-from training.flow.cells import SEQUENCES, mean_and_error, offsets
+from training.flow.bin_averages import SEQUENCES, mean_and_error, offsets
 from training.model.questions import EncodedRows, QuestionFlow
 from training.names import CELL_ERROR, CELL_POINTS, RECORDS, script
 from training.networks.mixture import ABSENT, ASKED, KNOWN
 from training.networks.questions import QuestionNetwork
-from training.subjects.held_cells import HeldCells
+from training.subjects.held_cells import CalibrationScores
 from training.subjects.networks import NetworkFile
-from training.subjects.record_laws import CellLaw, LevelLaw, RowScores
+from training.subjects.record_distributions import CategoryDistribution, CellDistribution, RowScores
 from training.subjects.record_margins import Margins
 from training.subjects.record_spaces import RecordSpace, digest_of, level_of, numbers_of_rows
 
@@ -64,7 +64,7 @@ class RecordFlow:
     space: RecordSpace
     ask: Sequence[int]
     margins: Margins | None = None
-    held: HeldCells | None = None
+    held: CalibrationScores | None = None
     within: bool = True
 
     @classmethod
@@ -101,7 +101,7 @@ class RecordFlow:
             raise broken
         places, count = [empty.names.index(name) for name in ask], len(empty.columns)
         margins = Margins.read(about.get("margins"), count, broken)
-        held = HeldCells.read(about.get("held_cells"), count, broken)
+        held = CalibrationScores.read(about.get("held_cells"), count, broken)
         return cls(file, empty, space, places, margins, held)
 
     @cached_property
@@ -121,17 +121,17 @@ class RecordFlow:
         Only rows without missing numbers are compared.
         """
         numbers = numbers_of_rows(records, self.space.numbers)
-        sketch = Sketch.read(self.file.path, self.file.model.about)
+        sketch = RowHashes.read(self.file.path, self.file.model.about)
         return sketch.repeated_beyond_chance(numbers, alike=True)
 
-    def laws(
+    def distributions(
         self,
         values: np.ndarray,
         known: np.ndarray,
         place: int,
         levels: Sequence[float] | np.ndarray,
         progress: Progress | None = None,
-    ) -> CellLaw:
+    ) -> CellDistribution:
         """Return the conditional distribution of one column in each row.
 
         Args:
@@ -146,13 +146,15 @@ class RecordFlow:
         if self.space.atoms_at(place):
             return self._law_with_atoms(values, known, place, wanted, progress)
         if place in self.space.numbers:
-            return CellLaw(self._quantiles_of_number(values, known, place, wanted, progress))
+            return CellDistribution(
+                self._quantiles_of_number(values, known, place, wanted, progress)
+            )
         shares = self._shares(values, known, place, progress)
         own = np.array(self.space.values[place])
         below = shares.cumsum(axis=1) / shares.sum(axis=1, keepdims=True)
         which = [(below < level[:, None] - 1e-9).sum(axis=1) for level in wanted.T]
         quantiles = [own[at.clip(max=len(own) - 1)] for at in which]
-        return CellLaw(np.stack(quantiles, axis=1), LevelLaw(own, shares))
+        return CellDistribution(np.stack(quantiles, axis=1), CategoryDistribution(own, shares))
 
     def drawn(
         self, values: np.ndarray, asked: np.ndarray, seed: int, progress: Progress | None = None
@@ -203,7 +205,7 @@ class RecordFlow:
         if place in self.space.numbers:
             below, upto = self._around(values, known, place)
             return np.asarray((2 * np.minimum(upto, 1 - below)).clip(max=1.0))
-        levels = self.laws(values, known, place, (0.5,)).levels
+        levels = self.distributions(values, known, place, (0.5,)).levels
         assert levels is not None
         own = levels.at(values[:, place])
         likelier = levels.probabilities > own[:, None] * (1 + 1e-9)
@@ -232,9 +234,9 @@ class RecordFlow:
         A discrete value includes its whole bin.
         """
         if place not in self.space.numbers:
-            law = self.laws(values, known, place, (0.5,)).levels
-            assert law is not None
-            return law.around(values[:, place])
+            distribution = self.distributions(values, known, place, (0.5,)).levels
+            assert distribution is not None
+            return distribution.around(values[:, place])
         half = float(self.space.coordinates.steps[self.space.cell(place)]) / 2
         below, upto = self._below(values, known, place, shift=-half)
         if half:
@@ -258,10 +260,10 @@ class RecordFlow:
                 are uniform if the flow is right; None for the centers. Categories need a generator.
         """
         if place not in self.space.numbers:
-            law = self.laws(values, known, place, (0.5,)).levels
-            assert law is not None
+            distribution = self.distributions(values, known, place, (0.5,)).levels
+            assert distribution is not None
             assert generator is not None
-            return law.ranks(values[:, place], generator)
+            return distribution.ranks(values[:, place], generator)
         below, upto = self._below(values, known, place, generator)
         if generator is None or not self.space.atoms_at(place):
             return (below + upto) / 2
@@ -326,7 +328,7 @@ class RecordFlow:
         place: int,
         wanted: np.ndarray,
         progress: Progress | None,
-    ) -> CellLaw:
+    ) -> CellDistribution:
         """Return the distribution of a number with atoms, at quantile levels ``[n, Q]``.
 
         The quantile is an atom if the distribution function jumps over the level there. Elsewhere
@@ -345,7 +347,7 @@ class RecordFlow:
         left = (left / shares[:, -1:].clip(min=TINY)).clip(TINY, 1 - TINY)
         own = self._quantiles_of_number(values, known, place, left, progress)
         made = np.where(np.isnan(made), own, made)
-        return CellLaw(made, atoms=LevelLaw(np.array(atoms), shares[:, :-1]))
+        return CellDistribution(made, atoms=CategoryDistribution(np.array(atoms), shares[:, :-1]))
 
     def _quantiles_of_number(
         self,
@@ -523,7 +525,7 @@ class RecordFlow:
         for place, column in enumerate(self.empty.columns):
             if column.of in self.empty.names:
                 tells = asked[:, self.empty.names.index(column.of)]
-                was_there = says_missing(column) & (values[:, place] == 0)
+                was_there = is_missing_indicator(column) & (values[:, place] == 0)
                 there[:, place] &= ~tells | was_there
         states = np.where(asked, ASKED, np.where(there, KNOWN, ABSENT))
         return self.space.states(torch.from_numpy(states))

@@ -116,7 +116,7 @@ class ImageReturns(Returns):
         """Add errors of images, and keep the worst images with their latents."""
         pixels = samples.pixels
         assert pixels is not None
-        errors = RoundtripErrors.of(pixels.flatten(1), back)
+        errors = RoundtripErrors.from_images(pixels.flatten(1), back)
         self._columns.append(errors.columns())
         levels = (back + 1) * LEVELS_PER_UNIT
         labels = {} if samples.labels is None else {"labels": samples.labels}

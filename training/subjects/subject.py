@@ -15,7 +15,7 @@ from torch import Tensor
 from dnnlib.errors import DataError, UsageError
 from dnnlib.logs import logger
 from torch_utils import distributed
-from training.data.sketches import Sketch, row_numbers
+from training.data.row_hashes import RowHashes, row_numbers
 from training.data.tables.foreign import listed
 from training.data.tables.table import Rows
 from training.files.roundtrip import roundtrip_paths
@@ -23,8 +23,8 @@ from training.flow.coordinates.surprise import Surprise
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import Solver, get_solver
 from training.flow.trajectory import Trajectory
-from training.inference.prior import Prior, ways_of
-from training.learning.melting import LawPlan
+from training.inference.prior import Prior, integrations_of
+from training.learning.latents import LatentPlan
 from training.names import (
     ALL_AT_ONCE,
     AMORTIZED_CUDA_ROWS,
@@ -236,8 +236,11 @@ class Subject(ABC):
             deblurred: Whether to draw clean points.
         """
         flow = self.flow
-        if steps is None and "points" in flow.courses:
-            return replace(self.prior(*flow.course("points"), deblurred), ways=ways_of(flow))
+        if steps is None and "points" in flow.integrations:
+            return replace(
+                self.prior(*flow.integration("points"), deblurred),
+                integrations=integrations_of(flow),
+            )
         times = flow.times(steps or LEARNED_STEPS)
         return self.prior(times, get_solver(LEARNED_SOLVER), deblurred)
 
@@ -332,7 +335,7 @@ class Subject(ABC):
         Args:
             path: Data set, for the message.
             numbers: Row numbers.
-            alike: Whether different rows may be equal, see ``Sketch.repeated_beyond_chance``.
+            alike: Whether different rows may be equal, see ``RowHashes.repeated_beyond_chance``.
 
         Raises:
             DataError: The network was trained on some of them.
@@ -347,7 +350,7 @@ class Subject(ABC):
         """Return how many of these row numbers are in the training data, beyond chance."""
         if self.file is None:
             return 0
-        sketch = Sketch.read(self.file.path, self.file.model.about)
+        sketch = RowHashes.read(self.file.path, self.file.model.about)
         return sketch.repeated_beyond_chance(numbers, alike)
 
     def counted(self, number: int | None, otherwise: int, path: Path | None) -> int | None:
@@ -394,12 +397,12 @@ class Subject(ABC):
                 are not finite.
         """
 
-    def seen_names(self, seen: Tensor | None) -> list[str]:
+    def observed_names(self, seen: Tensor | None) -> list[str]:
         """Return the names of the coordinates at places ``[K]``; None for all."""
         names = self.names
         return names if seen is None else [names[place] for place in seen.tolist()]
 
-    def dithered(self, points: Tensor, seed: int) -> Tensor:
+    def dequantized(self, points: Tensor, seed: int) -> Tensor:
         """Return points ``[n, D]`` with discrete coordinates dequantized over their bins."""
         return points
 
@@ -481,7 +484,7 @@ class Subject(ABC):
             raise UsageError(f"--class is {number}, but {self.data_name} has no classes")
 
     @abstractmethod
-    def law_plan(self, path: Path | None, seed: int, device: torch.device) -> LawPlan:
+    def latent_plan(self, path: Path | None, seed: int, device: torch.device) -> LatentPlan:
         """Return a plan for learning the base distribution again, from a data set or a toy."""
 
     # Facts about simulations.
@@ -492,7 +495,7 @@ class Subject(ABC):
 
     def kept_variances(self, flow: ProbabilityFlow, melt: Trajectory) -> dict[str, float]:
         """Return ratios to the closed form of the variances of kept dimensions at a melt's end."""
-        exact = flow.gaussian_law(melt.times[-1]).variance
+        exact = flow.gaussian_latents(melt.times[-1]).variance
         return summarize_variances(melt.end.square().mean(dim=0), exact, self.dims_to_keep)
 
     def melt_facts(self, flow: ProbabilityFlow, melt: Trajectory) -> Facts:

@@ -20,16 +20,16 @@ from torch_utils.seeds import seeded_generator
 from torch_utils.stats import RunningMeans
 from torch_utils.streams import Stream
 from training.data.batches import Batch
+from training.data.tables.repeated_trials import thinned
 from training.data.tables.table import DataTable, Levels, Rows, TableBatches
-from training.data.tables.trials import thinned
 from training.flow.coordinates.coordinates import Coordinates, dither
 from training.learning.building import Choices
 from training.learning.calibrating import CalibrationPlan
 from training.learning.coordinates import basis_in, fit_coordinates, over_decades
 from training.learning.gaussian_start import fit_levels
-from training.learning.held_out import HeldOut, Watch
+from training.learning.held_out import HeldOut, Validation
+from training.learning.latents import NETWORK_ROWS, LatentPlan, points_to_inflate
 from training.learning.loss import DenoisingLoss
-from training.learning.melting import NETWORK_ROWS, LawPlan, points_to_melt
 from training.learning.trainer import Trainer, TrainingConfig
 from training.measure.association import independence_p_values
 from training.model.model import Model
@@ -186,12 +186,12 @@ class Preparation:
             return
         first = -len(table.beside)
         known = table.columns_of_conditions.at(range(table.condition_dim)[first:])
-        levels = Levels.of(known, table.conditions[:, first:])
-        law = coordinates.know_levels(levels.counts)
-        law.hold(first=levels.first, step=levels.steps)
+        levels = Levels.from_values(known, table.conditions[:, first:])
+        distribution = coordinates.know_levels(levels.counts)
+        distribution.hold(first=levels.first, step=levels.steps)
         labels = coordinates.given(conditions).labels
         assert labels is not None
-        fit_levels(law, labels[:, :first], conditions[:, first:], self._datasets)
+        fit_levels(distribution, labels[:, :first], conditions[:, first:], self._datasets)
 
     @property
     def _datasets(self) -> Tensor | None:
@@ -211,7 +211,7 @@ class Preparation:
         some = thinned(rows.conditions, self.table.condition_dim, generator)
         return replace(rows, conditions=some)
 
-    def told_of_far_rows(self, coordinates: Coordinates, space: Space) -> str | None:
+    def describe_far_rows(self, coordinates: Coordinates, space: Space) -> str | None:
         """Describe rows to which a flow in these coordinates gives hardly any density, if any.
 
         On diamonds, a few such rows among 8,000 reduced the mean log density by up to 3 nats.
@@ -243,7 +243,7 @@ class Preparation:
             return None
         generator = seeded_generator("cpu", self.config.seed, Stream.HELD_OUT)
         given = coordinates.given(rows.conditions)
-        points, log_det = given(given.dithered(rows.points, generator))
+        points, log_det = given(given.dequantized(rows.points, generator))
         return HeldOut.of_rows(points, log_det, loss, self.config.seed, given.labels)
 
     def source(self, coordinates: Coordinates) -> TableBatches:
@@ -280,12 +280,12 @@ class Preparation:
 
         return CalibrationPlan(points, min(len(rows), MOST_CALIBRATED), seed, method)
 
-    def law(self, coordinates: Coordinates) -> LawPlan:
+    def distribution(self, coordinates: Coordinates) -> LatentPlan:
         """Return the plan for learning the distribution of the trained model's latents."""
         table, config = self.table, self.config
-        count = points_to_melt(config.total)
+        count = points_to_inflate(config.total)
         rows = table.train_rows, table.held_out_rows
-        return rows_to_melt(*rows, coordinates, config.seed, count, self.placed)
+        return rows_to_inflate(*rows, coordinates, config.seed, count, self.placed)
 
     def placed(self, coordinates: Coordinates, rows: Rows, generator: torch.Generator) -> Batch:
         """Return rows as the network's input; see ``placed``."""
@@ -322,7 +322,7 @@ class Preparation:
         model, loss = self.build(coordinates)
         config, held_out = self.config, self.held_out(coordinates, loss)
         assert held_out is not None
-        watch = None if patience is None else Watch(held_out, True, patience)
+        watch = None if patience is None else Validation(held_out, True, patience)
         trainer, means = Trainer(model, loss, config), RunningMeans(self.device)
         for batch in islice(self.source(coordinates).batches(0), config.total_steps):
             trainer.train_step(batch, means)
@@ -339,17 +339,17 @@ class Preparation:
 def placed(coordinates: Coordinates, rows: Rows, generator: torch.Generator) -> Batch:
     """Return dequantized rows in flow space, and the network's labels for their conditions."""
     given = coordinates.given(rows.conditions)
-    return Batch(given.to_flow(given.dithered(rows.points, generator)), given.labels)
+    return Batch(given.to_flow(given.dequantized(rows.points, generator)), given.labels)
 
 
-def rows_to_melt(
+def rows_to_inflate(
     train: Rows,
     held_out: Rows,
     coordinates: Coordinates,
     seed: int,
     count: int,
     place: Callable[[Coordinates, Rows, torch.Generator], Batch] = placed,
-) -> LawPlan:
+) -> LatentPlan:
     """Return the plan for learning the distribution of latents from rows of a table.
 
     Args:
@@ -372,7 +372,7 @@ def rows_to_melt(
         return Batch(points.cpu(), labels)
 
     judged = partial(points, held_out, 1) if len(held_out) else None
-    return LawPlan(partial(points, train, 0), judged, count, seed, NETWORK_ROWS)
+    return LatentPlan(partial(points, train, 0), judged, count, seed, NETWORK_ROWS)
 
 
 def choose_space(preparation: Preparation, wanted: Space) -> Space:
@@ -409,7 +409,7 @@ def choose_space(preparation: Preparation, wanted: Space) -> Space:
         best = _tried(preparation, [best[0], replace(best[0], cond_screen="off")], steps)
     chosen = best[0]
     if wanted.marginals == AUTO and chosen.marginals == "quantile":
-        far = preparation.told_of_far_rows(preparation.coordinates(chosen), chosen)
+        far = preparation.describe_far_rows(preparation.coordinates(chosen), chosen)
         if far:
             logger.info(f"  {far}; splines along the axes draw them in")
             chosen = replace(chosen, marginals=AXES_TOO)

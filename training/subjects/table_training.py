@@ -10,14 +10,14 @@ import torch
 
 from dnnlib.errors import UsageError, agree
 from dnnlib.logs import logger
-from training.data.sketches import Sketch
+from training.data.row_hashes import RowHashes
 from training.data.tables.table import DataTable
 from training.flow.coordinates.conditions import are_there
 from training.flow.coordinates.coordinates import Coordinates
 from training.learning.building import Choices
 from training.learning.cost import require_batch
-from training.learning.held_out import Watch
-from training.learning.run import Ending
+from training.learning.held_out import Validation
+from training.learning.run import PostTraining
 from training.learning.run_folder import Resumed
 from training.learning.trainer import TrainingConfig
 from training.names import (
@@ -173,11 +173,11 @@ class TableTraining(Training):
         only_given = bool(conditions) and model.about["dims_to_keep"] == table.dim
         fit = wanted.calibration_fit
 
-        def watch() -> Watch | None:
+        def watch() -> Validation | None:
             held_out = preparation.held_out(coordinates, loss)
             if held_out is None:
                 return None
-            return Watch(held_out, True, recipe.patience, self.likelihood, LEAST_GAIN)
+            return Validation(held_out, True, recipe.patience, self.likelihood, LEAST_GAIN)
 
         return Start(
             recipe=recipe,
@@ -192,9 +192,11 @@ class TableTraining(Training):
                 "likelihood" if self.likelihood else "cond" if conditions else None,
             ),
             source=lambda: preparation.source(coordinates),
-            ending=Ending(
+            ending=PostTraining(
                 preparation.calibration(coordinates, fit) if fit else None,
-                wanted.law(replace(preparation.law(coordinates), checked=not only_given)),
+                wanted.distribution(
+                    replace(preparation.distribution(coordinates), checked=not only_given)
+                ),
                 partial(fit_widths, table, wanted.seed) if self._has_widths else None,
             ),
             watch=watch,
@@ -216,7 +218,7 @@ class TableTraining(Training):
         preparation.learn_levels(coordinates)
         if resumed:
             resumed.take_coordinates(coordinates)
-        far = preparation.told_of_far_rows(coordinates, space)
+        far = preparation.describe_far_rows(coordinates, space)
         if far:
             logger.warning(f"Warning: {far}, or try --marginals={AXES_TOO}")
         return space, coordinates
@@ -230,7 +232,7 @@ def about_table(table: DataTable, name: str) -> dict[str, Any]:
         "data_name": name,
         "columns": list(table.columns.names),
         "condition_names": list(table.condition_names),
-        "rows": Sketch.of(table.row_numbers()).listed,
+        "rows": RowHashes.from_hashes(table.row_numbers()).listed,
         "dropped": {
             "names": list(dropped.names),
             "offsets": dropped.offsets.tolist(),

@@ -11,8 +11,8 @@ from torch import Tensor
 from dnnlib.errors import DataError, UsageError
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
+from training.data.tables.repeated_trials import as_sets, side_by_side
 from training.data.tables.table import DataTable, Dropped, Rows, restored
-from training.data.tables.trials import as_sets, side_by_side
 from training.files.observations import read_columns, read_others, read_trials
 from training.files.table import load_table, load_whole
 from training.flow.coordinates.coordinates import Coordinates
@@ -20,13 +20,13 @@ from training.flow.coordinates.surprise import Surprise
 from training.flow.likelihood import LOG_PROB_ERROR
 from training.flow.pfode import ProbabilityFlow
 from training.flow.trajectory import Trajectory
-from training.learning.melting import MOST, LawPlan
+from training.learning.latents import MOST, LatentPlan
 from training.measure.held_out_ranks import density_ranks, latent_coverage
 from training.names import MOST_ROWS, TABLE, script
 from training.subjects.networks import NetworkFile
 from training.subjects.samples import Samples
 from training.subjects.subject import Draw, Facts, Subject, required, variances_line
-from training.subjects.table_spaces import rows_to_melt
+from training.subjects.table_spaces import rows_to_inflate
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -155,7 +155,7 @@ class TableFlow(Subject):
     def samples(self, path: Path | None, count: int | None, seed: int) -> Samples:
         """Return rows with dequantized discrete columns."""
         points, places = self.rows(required(path), count, seed)
-        return Samples(self.dithered(points, seed), arrays={"row_index": places})
+        return Samples(self.dequantized(points, seed), arrays={"row_index": places})
 
     def truths(self, path: Path | None, count: int, seed: int) -> Tensor:
         """Return dequantized rows ``[count, D]`` that the network was not trained on."""
@@ -184,7 +184,7 @@ class TableFlow(Subject):
         self.require_new(path, numbers, alike=bool((self.coordinates.steps > 0).all()))
         chosen = torch.randperm(len(rows), generator=seeded_generator("cpu", seed, Stream.DATA))
         rows = rows.at(chosen[:count].sort().values)
-        return Rows(self.dithered(rows.points, seed), rows.conditions)
+        return Rows(self.dequantized(rows.points, seed), rows.conditions)
 
     def fresh(self, path: Path | None, count: int, seed: int) -> Draw:
         """Return a function that returns dequantized rows of a data set.
@@ -199,7 +199,7 @@ class TableFlow(Subject):
 
     def points(self, path: Path, seen: Tensor | None = None) -> Tensor:
         """Read rows ``[M, D]`` of a table, and warn if they contradict dropped columns."""
-        names, others = self.seen_names(seen), [*self.dropped.order, *self.conditions]
+        names, others = self.observed_names(seen), [*self.dropped.order, *self.conditions]
         points = read_columns(path, names, self.names, others)
         self.warn_of_dropped(path, names, [*self.names, *others])
         return points
@@ -274,14 +274,14 @@ class TableFlow(Subject):
         rows = Rows(self._columns_of(path, table), self._conditions_of(path, table))
         return rows, testable_rows(table), drawn_rows(path, table, count, seed)
 
-    def dithered(self, points: Tensor, seed: int) -> Tensor:
+    def dequantized(self, points: Tensor, seed: int) -> Tensor:
         """Return rows ``[n, D]`` with discrete columns dequantized over their bins, on the CPU."""
         return self.spread(points, seeded_generator("cpu", seed, Stream.DEQUANTIZATION))
 
     def spread(self, points: Tensor, generator: torch.Generator) -> Tensor:
         """Return dequantized rows like ``dithered``, given a generator on the CPU."""
         steps = self.coordinates.steps
-        return self.coordinates.dithered(points.to(steps.device), generator).cpu()
+        return self.coordinates.dequantized(points.to(steps.device), generator).cpu()
 
     def straight(self, conditions: Tensor) -> Tensor:
         """Return conditions ``[M, C]`` in coordinates with meaningful distances."""
@@ -347,12 +347,12 @@ class TableFlow(Subject):
             points = coordinates.plausible(points) if drawn else coordinates.rounded(points)
         return list(self.dropped.order), restored(points, self.column_names, self.dropped)
 
-    def law_plan(self, path: Path | None, seed: int, device: torch.device) -> LawPlan:
+    def latent_plan(self, path: Path | None, seed: int, device: torch.device) -> LatentPlan:
         """Return a plan for learning the base distribution again from the rows of a table."""
         table = self.table(required(path))
         rows = Rows(self._columns_of(required(path), table))
         halves = rows.at(~table.held_out), rows.at(table.held_out)
-        return rows_to_melt(*halves, self.coordinates, seed, MOST)
+        return rows_to_inflate(*halves, self.coordinates, seed, MOST)
 
     def melt_facts(self, flow: ProbabilityFlow, melt: Trajectory) -> Facts:
         """Return ratios of variances to their closed form, and coverage of the latents."""

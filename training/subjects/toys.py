@@ -22,8 +22,8 @@ from training.flow.eigenbasis import EigenBasis
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import INFLATION_DEFAULTS
 from training.learning.cost import require_batch
-from training.learning.melting import MOST, NETWORK_ROWS, LawPlan, points_to_melt
-from training.learning.run import Ending
+from training.learning.latents import MOST, NETWORK_ROWS, LatentPlan, points_to_inflate
+from training.learning.run import PostTraining
 from training.learning.run_folder import Resumed
 from training.learning.targets import MOST_NEAR
 from training.model.recipe import make_schedule
@@ -93,11 +93,11 @@ class ToyTraining(Training):
             source=lambda: ToyBatches(
                 toy, config.batch, config.seed, device, others, self.antithetic
             ),
-            ending=Ending(
+            ending=PostTraining(
                 wanted.calibration(
                     partial(calibration_points, toy, wanted.seed), CALIBRATION_POINTS
                 ),
-                wanted.law(law_plan(toy, points_to_melt(config.total), wanted.seed)),
+                wanted.distribution(latent_plan(toy, points_to_inflate(config.total), wanted.seed)),
             ),
         )
 
@@ -197,7 +197,7 @@ class ToyFlow(Subject):
         flow = self.flow
         denoiser = MixtureDenoiser(*self.toy.mixture, basis=flow.basis, schedule=flow.schedule)
         exact = flow.with_denoiser(denoiser)
-        exact.courses = {}  # those are for the network
+        exact.integrations = {}  # those are for the network
         return exact
 
     def samples(self, path: Path | None, count: int | None, seed: int) -> Samples:
@@ -229,11 +229,11 @@ class ToyFlow(Subject):
 
     def points(self, path: Path, seen: Tensor | None = None) -> Tensor:
         """Read points ``[M, D]`` from a table with columns ``x1`` to ``xD``."""
-        return read_columns(path, self.seen_names(seen), self.names, [])
+        return read_columns(path, self.observed_names(seen), self.names, [])
 
-    def law_plan(self, path: Path | None, seed: int, device: torch.device) -> LawPlan:
+    def latent_plan(self, path: Path | None, seed: int, device: torch.device) -> LatentPlan:
         """Return a plan for learning the base distribution again from draws of the toy."""
-        return law_plan(self.toy, MOST, seed)
+        return latent_plan(self.toy, MOST, seed)
 
 
 def _shown(variances: Tensor) -> str:
@@ -252,11 +252,11 @@ def calibration_points(toy: Toy, seed: int) -> Batch:
     return Batch(points[distributed.shard(CALIBRATION_POINTS)])
 
 
-def melted_points(toy: Toy, seed: int, count: int) -> Batch:
+def inflated_points(toy: Toy, seed: int, count: int) -> Batch:
     """Return fresh draws to inflate, the same on all ranks."""
     return Batch(toy.sample(count, seeded_generator("cpu", seed, Stream.MELTED_POINTS)))
 
 
-def law_plan(toy: Toy, count: int, seed: int) -> LawPlan:
+def latent_plan(toy: Toy, count: int, seed: int) -> LatentPlan:
     """Return the plan for learning the distribution of a toy's latents from ``count`` draws."""
-    return LawPlan(partial(melted_points, toy, seed), None, count, seed, NETWORK_ROWS)
+    return LatentPlan(partial(inflated_points, toy, seed), None, count, seed, NETWORK_ROWS)

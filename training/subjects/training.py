@@ -16,10 +16,10 @@ from dnnlib.logs import logger
 from training.data.batches import Batch, BatchSource
 from training.learning.building import Choices
 from training.learning.calibrating import CalibrationPlan
-from training.learning.held_out import Watch
+from training.learning.held_out import Validation
+from training.learning.latents import LatentPlan
 from training.learning.loss import DenoisingLoss
-from training.learning.melting import LawPlan
-from training.learning.run import Ending
+from training.learning.run import PostTraining
 from training.learning.run_folder import Resumed
 from training.learning.speed import look_seconds, step_seconds
 from training.learning.trainer import Trainer, TrainingConfig
@@ -54,7 +54,7 @@ class Wanted:
     loss_scale: float = 1.0
     keep_states: int = 2
     calibration_fit: str | None = None
-    learns_law: bool | None = None
+    learns_latents: bool | None = None
     dry_run: bool = False
 
     @property
@@ -88,9 +88,9 @@ class Wanted:
         fit = self.calibration_fit
         return CalibrationPlan(points, count, self.seed, fit) if fit else None
 
-    def law(self, plan: LawPlan) -> LawPlan | None:
+    def distribution(self, plan: LatentPlan) -> LatentPlan | None:
         """Return the plan for learning the base distribution with the user's choice, or None."""
-        return None if self.learns_law is None else replace(plan, learned=self.learns_law)
+        return None if self.learns_latents is None else replace(plan, learned=self.learns_latents)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -116,8 +116,8 @@ class Start:
     resolved: Mapping[str, Any]
     name: tuple[str | None, ...]
     source: Callable[[], BatchSource]
-    ending: Ending
-    watch: Callable[[], Watch | None] = lambda: None
+    ending: PostTraining
+    watch: Callable[[], Validation | None] = lambda: None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

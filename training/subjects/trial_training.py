@@ -82,7 +82,7 @@ def residuals(coordinates: Coordinates, points: Tensor) -> tuple[Tensor, Tensor]
     return u if grad else u.detach(), slopes.log()
 
 
-def placed_with_holes(
+def placed_with_missing(
     coordinates: Coordinates, rows: Rows, generator: torch.Generator
 ) -> tuple[Batch, Tensor]:
     """Return rows as the network's input, with some of their data masked.
@@ -115,7 +115,7 @@ class TrialPreparation(Preparation):
 
     def placed(self, coordinates: Coordinates, rows: Rows, generator: torch.Generator) -> Batch:
         """Return rows as the network's input, with some of their data masked."""
-        return placed_with_holes(coordinates, rows, generator)[0]
+        return placed_with_missing(coordinates, rows, generator)[0]
 
     def _fit(self, space: Space) -> Coordinates:
         generator = seeded_generator("cpu", self.config.seed, Stream.DEQUANTIZATION)
@@ -153,7 +153,7 @@ class TrialPreparation(Preparation):
         if not len(rows):
             return None
         generator = seeded_generator("cpu", self.config.seed, Stream.HELD_OUT)
-        batch, log_slopes = placed_with_holes(coordinates, rows, generator)
+        batch, log_slopes = placed_with_missing(coordinates, rows, generator)
         # Absent numbers are standard normal plus noise for any network.
         assert batch.labels is not None
         gone = batch.labels[:, -coordinates.dim :] == ABSENT

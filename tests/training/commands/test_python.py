@@ -34,7 +34,7 @@ from training import (
     Toy,
     normal_prior,
 )
-from training.commands import called, python
+from training.commands import datasets, python_interface
 from training.commands.adapters import _Estimator
 from training.commands.models import PosteriorDraws
 from training.commands.shared import warn_if_longer
@@ -101,7 +101,7 @@ def test_an_interrupted_training_gives_what_there_is(way):
 def test_what_comes_before_the_first_step_does_not_lengthen_the_estimate(monkeypatch, capsys):
     now = [1000.0]
     monkeypatch.setattr("tqdm.std.time", lambda: now[0])
-    with python._shown(True) as tell:
+    with datasets._shown(True) as tell:
         now[0] += 10  # to choose a space
         for step in range(1, 6):
             tell(0.02 * step)
@@ -134,7 +134,7 @@ def test_tables_of_files_arrays_and_frames_train_as_with_the_script(tmp_path):
         assert torch.equal(other.rows.conditions, of_file.rows.conditions)
     with_options = {**SHORT, "linear_start": "on", "cond_screen": "off"}
     trained = of_file.train(tmp_path / "here", **with_options)
-    assert trained.courses
+    assert trained.integrations
     assert trained.columns == ["a"]
     data = tmp_path / "my rows.npz"
     run_script(dataset_tool, *arguments(source=source, dest=data, conditions="b"))
@@ -373,8 +373,8 @@ def test_trials_are_multiplied_and_models_compared():
     sets = simulations.train(marginals="none", cond_shape="set:1", linear_start="on", **FEW)
     own = sets.posterior(correct=model, prior="uniform").sample({"y1": trials[:, 0]}, draws=500)
     assert own.points.mean() == pytest.approx(draws.mean(), abs=0.1)
-    own, law = sets.posterior(log_prob=False).sample(four, draws=10), far.options["prior"]
-    known = own.population(law, steps=100, chains=2)["prior"]["theta1"]["std"]
+    own, distribution = sets.posterior(log_prob=False).sample(four, draws=10), far.options["prior"]
+    known = own.population(distribution, steps=100, chains=2)["prior"]["theta1"]["std"]
     got = [known, len(own.points), *sets.sample(3, given=trials).shape]
     assert got == pytest.approx([9, 4, 3, 1], rel=0.1)
 
@@ -407,7 +407,7 @@ def test_work_on_the_cpu_does_not_start_cuda(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_rng_state", start)
     torch.manual_seed(5)
     state = torch.get_rng_state()
-    with called.left_alone():
+    with python_interface.left_alone():
         torch.rand(3)
     assert torch.equal(torch.get_rng_state(), state)
 

@@ -164,7 +164,7 @@ def test_transformations_are_independent_and_as_frequent_as_said():
 
 def test_parameters_have_the_moments_of_their_laws_and_are_uncorrelated():
     normal, angle = (1.0, 3.0), (pi**2 / 3, pi**4 / 5)
-    laws = {
+    distributions = {
         "scaling": (MANY.scaling, normal),
         "rotation": (MANY.rotation, angle),
         "stretch": (MANY.stretch, normal),
@@ -172,7 +172,7 @@ def test_parameters_have_the_moments_of_their_laws_and_are_uncorrelated():
         "shift x": (MANY.shift[:, 0], normal),
         "shift y": (MANY.shift[:, 1], normal),
     }
-    for name, (values, (second, fourth)) in laws.items():
+    for name, (values, (second, fourth)) in distributions.items():
         drawn = values[values != 0].double()
         errors = (second / len(drawn)) ** 0.5, ((fourth - second**2) / len(drawn)) ** 0.5
         assert abs(drawn.mean().item()) < SIGMAS * errors[0], name

@@ -25,7 +25,7 @@ from training.flow.solvers import SOLVERS
 from training.flow.trajectory import State
 from training.inference.draws import Draws
 from training.pictures.album import drawing_of
-from training.report.finding import section_maker
+from training.report.discovery import section_maker
 from training.runs.simulations import Simulator
 
 RK4 = SOLVERS["rk4"]

@@ -12,14 +12,14 @@ from tests.support.draws import double, normal, seeded
 from training.flow import grids
 from training.flow.calibration import PRIOR_STD, Calibration, fit_calibration
 from training.flow.calls import ConditionedDenoiser
-from training.flow.courses import NATS, USES, Course
 from training.flow.denoisers import MixtureDenoiser, NetworkDenoiser
 from training.flow.eigenbasis import EigenBasis
+from training.flow.integration_errors import LEAST_SIZE, choose_integrations, gauss_rule
+from training.flow.integrations import NATS, USES, Integration
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule
 from training.flow.solvers import SOLVERS
 from training.flow.solvers.fitted import fitted
-from training.flow.trials import LEAST_SIZE, choose_courses, gauss_rule
 from training.names import METHODS
 
 BIAS = 0.15
@@ -327,7 +327,7 @@ def test_a_tolerance_that_no_steps_reach_is_told(monkeypatch):
 
 def with_courses(flow, noisy):
     latents = flow.latent.sample(len(noisy), seeded(2))
-    flow.courses = choose_courses(lambda rows: flow, noisy, latents, steps=32)
+    flow.integrations = choose_integrations(lambda rows: flow, noisy, latents, steps=32)
     return flow
 
 
@@ -350,26 +350,26 @@ def test_courses_are_as_good_as_they_say_on_latents_at_few_calls(flow):
     density = flow.log_prob(points, flow.times(40), "exp_rk5")
     assert usual(flow.log_prob(points) - density) < 2 * NATS
     for name, use in USES.items():
-        course = flow.courses[name]
-        assert course.error <= use.error
+        integration = flow.integrations[name]
+        assert integration.error <= use.error
         start, simulate = (points, flow.melt) if use.melts else (latents, flow.generate)
-        way = simulate(start, *flow.course(name))
-        assert way.calls == course.calls <= 30
+        way = simulate(start, *flow.integration(name))
+        assert way.calls == integration.calls <= 30
         off = (way.end - (latents if use.melts else right.end)) / flow.latent_std(way.times[-1])
-        assert usual(off) < 2 * course.error
-    assert flow.courses["look"].calls < flow.courses["points"].calls
+        assert usual(off) < 2 * integration.error
+    assert flow.integrations["look"].calls < flow.integrations["points"].calls
 
 
 def test_flows_go_by_courses_unless_times_or_a_solver_are_given(flow):
     latents = flow.latent.sample(5, seeded(4))
-    assert torch.equal(flow.sample(5, seeded(4)), flow.decode(latents, *flow.course("points")))
+    assert torch.equal(flow.sample(5, seeded(4)), flow.decode(latents, *flow.integration("points")))
     finer = flow.sample(5, seeded(4), flow.times())
     assert torch.equal(finer, flow.decode(latents, flow.times(), "exp_rk5"))
     assert torch.equal(flow.sample(5, seeded(4), solver="exp_rk5"), finer)
     elsewhere = ProbabilityFlow(
-        flow.denoiser, flow.schedule, flow.basis, flow.end_time - 1, courses=flow.courses
+        flow.denoiser, flow.schedule, flow.basis, flow.end_time - 1, integrations=flow.integrations
     )
-    assert torch.equal(elsewhere.course("points")[0], elsewhere.times())
+    assert torch.equal(elsewhere.integration("points")[0], elsewhere.times())
 
 
 def test_a_gaussian_flow_stands_still_and_takes_the_fewest_calls():
@@ -377,8 +377,8 @@ def test_a_gaussian_flow_stands_still_and_takes_the_fewest_calls():
     flow = flows.gaussian_flow(flows.random_basis(3), schedule)
     noisy = flow.noisy_std(flow.times()[0]) * normal(COUNT, 3, seed=1)
     with_courses(flow, noisy)
-    assert [course.calls for course in flow.courses.values()] == [4, 4, 4, 4, 18]
-    assert flow.courses["densities"].nats == pytest.approx(0, abs=1e-9)
+    assert [integration.calls for integration in flow.integrations.values()] == [4, 4, 4, 4, 18]
+    assert flow.integrations["densities"].nats == pytest.approx(0, abs=1e-9)
 
 
 def test_each_trajectory_is_followed_under_its_own_conditions():
@@ -393,9 +393,9 @@ def test_each_trajectory_is_followed_under_its_own_conditions():
         return flow.with_denoiser(ConditionedDenoiser(shifted, {"labels": shifts[rows]}))
 
     noisy = flows.noisy_points(toy, flow, COUNT, flow.times()[0], seeded(1)) + 0.1 * shifts[:COUNT]
-    courses = choose_courses(under, noisy, flow.latent.sample(COUNT, seeded(2)), steps=32)
-    assert set(courses) == set(USES)
-    assert courses["points"].calls <= 16
+    integrations = choose_integrations(under, noisy, flow.latent.sample(COUNT, seeded(2)), steps=32)
+    assert set(integrations) == set(USES)
+    assert integrations["points"].calls <= 16
 
 
 def test_a_fitted_method_goes_its_own_way_alone_and_a_course_says_what_is_wrong():
@@ -411,21 +411,23 @@ def test_a_fitted_method_goes_its_own_way_alone_and_a_course_says_what_is_wrong(
     velocity = lambda x, t: torch.stack([x[:, 0], t.expand(len(x))], dim=1)  # noqa: E731
     states = list(method(velocity, double([[1.0, 0.0]]), way))
     assert states[-1].tolist() == [[2.0 - 1.0 + 6.0, 2.5]]
-    course = Course("fitted", 3, 2, melts=False)
+    integration = Integration("fitted", 3, 2, melts=False)
     with pytest.raises(ValueError, match="are not increasing"):
-        course.check()
+        integration.check()
     with pytest.raises(ValueError, match="'nothing', an unknown solver"):
-        Course("nothing", 3, 2, melts=False).check()
+        Integration("nothing", 3, 2, melts=False).check()
 
 
 @pytest.mark.parametrize(("melts", "sign"), [(True, 1), (False, -1)])
 def test_a_quadrature_is_right_for_sizes_times_polynomials(melts, sign):
-    course = Course("exp_rk5", 8, 5, melts, quadrature=True)
+    integration = Integration("exp_rk5", 8, 5, melts, quadrature=True)
     fine = torch.linspace(0.5, 2.5, 100_001, dtype=torch.float64)
     sizes = (1 + LEAST_SIZE) * (0.5 - fine).exp() - LEAST_SIZE
-    course.place(lambda steps: fine[[0, -1]], gauss_rule(fine[::5000], sizes[::5000]))
+    integration.place(lambda steps: fine[[0, -1]], gauss_rule(fine[::5000], sizes[::5000]))
     for power in range(14):
         right = torch.trapezoid((-fine).exp() * fine**power, fine)
-        reached = course.integrals @ ((-course.way).exp() * course.way**power)
+        reached = integration.integrals @ ((-integration.way).exp() * integration.way**power)
         assert float(reached) == pytest.approx(sign * float(right), rel=1e-8)
-    assert (sign * course.integrals[1:-1]).min() > 0 == course.integrals[[0, -1]].abs().max()
+    assert (
+        (sign * integration.integrals[1:-1]).min() > 0 == integration.integrals[[0, -1]].abs().max()
+    )

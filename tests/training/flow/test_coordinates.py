@@ -152,10 +152,10 @@ def test_discrete_columns_are_dithered_within_their_step_and_rounded_back_to_dec
     steps, offsets = torch.tensor([[0.1, 0, 0.1], [61.8, 0, 0.25]], dtype=torch.float64)
     columns = Columns(columns.names, steps, offsets, columns.low, columns.high)
     fitted = fit_coordinates(points, columns, "none", "none")
-    dithered = fitted.dithered(points, seeded())
-    assert torch.equal(dithered[:, 1], points[:, 1])
-    assert 0 < float((dithered - points)[:, 0].abs().max()) <= 0.05
-    assert torch.equal(fitted.rounded(dithered), points)
+    dequantized = fitted.dequantized(points, seeded())
+    assert torch.equal(dequantized[:, 1], points[:, 1])
+    assert 0 < float((dequantized - points)[:, 0].abs().max()) <= 0.05
+    assert torch.equal(fitted.rounded(dequantized), points)
 
 
 def test_what_has_no_coordinates_is_said_with_the_name_of_its_column():
@@ -240,8 +240,8 @@ def test_draws_are_put_at_steps_that_the_data_had():
     steps = torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64)
     columns = Columns(plain.names, steps, 0.5 * steps, plain.low, plain.high)
     whole = torch.tensor([[0.5, 0.75, 1.23], [1.5, 80.25, -1.0]], dtype=torch.float64)
-    dithered = torch.cat([whole + 0.4 * steps, whole - 0.4 * steps])
-    coordinates = fit_coordinates(dithered, columns, "none", "none")
+    dequantized = torch.cat([whole + 0.4 * steps, whole - 0.4 * steps])
+    coordinates = fit_coordinates(dequantized, columns, "none", "none")
     draws = torch.tensor([[-1.9, -7.0, -9.87], [1.2, 6.141900006, 0.5], [7.0, 99.0, 9.0]])
     expected = [[0.5, 0.75, -9.87], [1.5, 6.25, 0.5], [1.5, 80.25, 9.0]]
     got = coordinates.plausible(draws.double())
@@ -396,9 +396,9 @@ def test_far_conditions_do_not_hide_what_is_unlike_all_simulations():
     near = points + 0.3 * normal(2000, 1, seed=3)
     far = torch.where(torch.arange(2000)[:, None] % 300 == 7, 3000 * near.abs(), near)
     fitted = fit_coordinates(points, Columns.plain("a"), conditions=far)
-    law = fitted.surprise
-    seen = law(fitted.straight(double([[0.5], [-2.0], [-8.0], [1e6]])))
-    assert (seen > law.limit).tolist() == [False, False, True, True]
+    distribution = fitted.surprise
+    seen = distribution(fitted.straight(double([[0.5], [-2.0], [-8.0], [1e6]])))
+    assert (seen > distribution.limit).tolist() == [False, False, True, True]
     # By mean and covariance, which a few rows decide, nothing is unlike them.
     raw = Surprise(1).fit(far)
     assert float(raw(double([[-8.0]]))) < raw.limit
@@ -451,14 +451,14 @@ def simulated(count, seed=1):
 
 def test_of_gaussian_conditions_it_is_a_difference_of_log_densities():
     y = simulated(20_000)
-    law = Surprise(3).fit(y)
+    distribution = Surprise(3).fit(y)
     exact = MultivariateNormal(y.mean(dim=0), y.T.cov(correction=0))
     others = simulated(50, seed=2)
-    got, expected = law(others), -exact.log_prob(others)
+    got, expected = distribution(others), -exact.log_prob(others)
     torch.testing.assert_close(got - got[0], expected - expected[0])
     # Half a chi-squared variable of three degrees: its median is 1.183, its 99.9 % quantile 8.13.
-    assert float(law(y.mean(dim=0))) == pytest.approx(-1.183, abs=0.03)
-    assert law.limit == pytest.approx(8.13 - 1.18, abs=0.6)
+    assert float(distribution(y.mean(dim=0))) == pytest.approx(-1.183, abs=0.03)
+    assert distribution.limit == pytest.approx(8.13 - 1.18, abs=0.6)
 
 
 def test_quantiles_are_of_rows_that_are_left_out():
@@ -476,15 +476,15 @@ def test_quantiles_are_of_rows_that_are_left_out():
 def test_what_breaks_a_rule_of_all_simulations_is_most_surprising():
     first = normal(2000, 2, seed=4)
     total, seven = first.sum(dim=1, keepdim=True), 0 * first[:, :1] + 7
-    law = Surprise(4).fit(torch.cat([first, total, seven], 1))
+    distribution = Surprise(4).fit(torch.cat([first, total, seven], 1))
     alone = Surprise(4).fit(torch.cat([first, total, seven], 1), relevant=[0])
     assert (alone.whitening.diagonal() > 0).tolist() == [True, False, False, True]
     like = double([1.0, -0.5, 0.5, 7.0])
-    assert float(law(like)) < law.limit
-    assert float(law(like + 1e-7)) < law.limit
+    assert float(distribution(like)) < distribution.limit
+    assert float(distribution(like + 1e-7)) < distribution.limit
     for place in (2, 3):
         other = like.clone()
         other[place] += 0.01
-        assert float(law(other)) > 1000
+        assert float(distribution(other)) > 1000
     # As far from the mean along what varies, it is no more surprising than a Gaussian number.
-    assert float(law(double([6.0, 0.0, 6.0, 7.0]))) == pytest.approx(18, abs=3)
+    assert float(distribution(double([6.0, 0.0, 6.0, 7.0]))) == pytest.approx(18, abs=3)

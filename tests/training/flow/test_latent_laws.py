@@ -17,15 +17,15 @@ from tests.support.draws import double, normal, seeded
 from tests.support.flows import exact_flow
 from tests.support.trainers import tiny_model
 from training.data.batches import Batch
-from training.flow.cells import FEWEST_POINTS, cell_log_prob
-from training.flow.coordinates import levels as levels_module
+from training.flow.bin_averages import FEWEST_POINTS, cell_log_prob
+from training.flow.coordinates import categories as levels_module
+from training.flow.coordinates.categories import LevelPrediction
 from training.flow.coordinates.coordinates import LEVELS, Coordinates
-from training.flow.coordinates.levels import LevelPrediction
 from training.flow.latent.conditional import LOG_ROOT, ConditionalMixture, NormalMixture, log_ndtri
-from training.flow.latent.laws import GaussianLaw, LearnedLaw
-from training.learning import gaussian_start, melting, mixture_start
+from training.flow.latent.distributions import GaussianLatents, LearnedLatents
+from training.learning import gaussian_start, latents, mixture_start
 from training.learning.gaussian_start import fit_levels
-from training.learning.melting import CHAINED, FREE, GENTLE, TURNED, Latents, candidates_for, fit
+from training.learning.latents import CHAINED, FREE, GENTLE, TURNED, Latents, candidates_for, fit
 from training.learning.mixture_start import completed, fit_mixture
 from training.learning.questions import OneQuestion, QuestionBatches, draw_states
 from training.model.questions import EncodedRows
@@ -40,27 +40,27 @@ STEPS = double([0.5, 0, 0.5])
 
 
 def test_draws_and_densities_are_those_of_independent_normals():
-    law = GaussianLaw(VARIANCE)
-    draws = [law.sample(50_000, seeded(1)) for _ in range(2)]
+    distribution = GaussianLatents(VARIANCE)
+    draws = [distribution.sample(50_000, seeded(1)) for _ in range(2)]
     assert torch.equal(*draws)
     ratio = draws[0].square().mean(0) / VARIANCE
     assert ((ratio - 1).abs() < 4 * (2 / 50_000) ** 0.5).all()
-    assert (draws[0].mean(0).abs() < 4 * law.std / 50_000**0.5).all()
-    latents = law.sample(12, seeded()).view(3, 4, 3)
-    expected = Independent(Normal(torch.zeros(3).double(), law.std), 1).log_prob(latents)
-    torch.testing.assert_close(law.log_prob(latents), expected)
-    second_moments = GaussianLaw.empirical(1 + draws[0]).variance
+    assert (draws[0].mean(0).abs() < 4 * distribution.std / 50_000**0.5).all()
+    latents = distribution.sample(12, seeded()).view(3, 4, 3)
+    expected = Independent(Normal(torch.zeros(3).double(), distribution.std), 1).log_prob(latents)
+    torch.testing.assert_close(distribution.log_prob(latents), expected)
+    second_moments = GaussianLatents.empirical(1 + draws[0]).variance
     torch.testing.assert_close(second_moments, 1 + VARIANCE, rtol=0.05, atol=0)
 
 
 def test_a_number_sets_the_compressed_dimensions_alone():
-    law = GaussianLaw(VARIANCE)
-    assert law.with_compressed(0.5, 1).variance.tolist() == [4.0, 0.5, 0.5]
-    assert torch.equal(law.with_compressed(0.5, 3).variance, VARIANCE)
-    assert GaussianLaw.paper(3, 2, 0.5, end_std=2.0).variance.tolist() == [4.0, 4.0, 0.5]
-    assert law.variance is VARIANCE
+    distribution = GaussianLatents(VARIANCE)
+    assert distribution.with_compressed(0.5, 1).variance.tolist() == [4.0, 0.5, 0.5]
+    assert torch.equal(distribution.with_compressed(0.5, 3).variance, VARIANCE)
+    assert GaussianLatents.paper(3, 2, 0.5, end_std=2.0).variance.tolist() == [4.0, 4.0, 0.5]
+    assert distribution.variance is VARIANCE
     with pytest.raises(UsageError, match="eps is nan: it must be a positive"):
-        law.with_compressed(float("nan"), 1)
+        distribution.with_compressed(float("nan"), 1)
 
 
 def wild(chained=True):
@@ -115,17 +115,20 @@ def test_a_law_of_latents_has_draws_densities_and_its_own_digest():
     _, flow = exact_flow("s_curve", 2)
     mixture = ConditionalMixture(2, 1).requires_grad_(False)
     gaussian = flow.latent
-    law = flow.with_law(mixture).latent
-    assert isinstance(gaussian, GaussianLaw)
-    assert isinstance(law, LearnedLaw)
-    latents = law.sample(4000, seeded(2))
-    torch.testing.assert_close(law.unwhiten(law.whiten(latents)), latents)
-    ratio = latents.square().mean(dim=0) / law.variance
+    distribution = flow.with_distribution(mixture).latent
+    assert isinstance(gaussian, GaussianLatents)
+    assert isinstance(distribution, LearnedLatents)
+    latents = distribution.sample(4000, seeded(2))
+    torch.testing.assert_close(distribution.unwhiten(distribution.whiten(latents)), latents)
+    ratio = latents.square().mean(dim=0) / distribution.variance
     assert ((ratio - 1).abs() < 4 * (2 / 4000) ** 0.5).all()
-    assert float((law.log_prob(latents) - gaussian.log_prob(latents)).abs().mean()) < 0.02
+    assert float((distribution.log_prob(latents) - gaussian.log_prob(latents)).abs().mean()) < 0.02
     shifted = ConditionalMixture(2, 1).requires_grad_(False)
     shifted.offset += 1
-    digests = {each.digest() for each in (gaussian, law, LearnedLaw(law.variance, shifted))}
+    digests = {
+        each.digest()
+        for each in (gaussian, distribution, LearnedLatents(distribution.variance, shifted))
+    }
     assert len(digests) == 3
 
 
@@ -133,7 +136,7 @@ def test_the_density_and_the_samples_of_a_flow_are_those_of_its_law():
     _, flow = exact_flow("circles", 1)
     mixture = ConditionalMixture(1, 1).requires_grad_(False)
     mixture.offset += 0.5
-    learned = flow.with_law(mixture)
+    learned = flow.with_distribution(mixture)
     points = flow.sample(20, seeded(3))
     latents = flow.encode(points)
     expected = learned.latent.log_prob(latents) - flow.latent.log_prob(latents)
@@ -277,7 +280,7 @@ def test_it_depends_on_the_cell_alone_and_not_on_where_in_it_or_with_what_a_row_
     (whole, _), _ = cell_log_prob(flow, rows, flow.times(8), "exp_rk5", on_rows=done.append)
     assert sum(done) == len(rows)
     for seed in range(2):
-        moved = flow.coordinates.dithered(rows[2:], seeded(seed))
+        moved = flow.coordinates.dequantized(rows[2:], seeded(seed))
         (got, _), _ = cell_log_prob(flow, moved, flow.times(8), "exp_rk5")
         torch.testing.assert_close(got, whole[2:], rtol=0, atol=1e-9)
         assert ((flow.log_prob(moved, flow.times(8)) - got).abs() > 0.1).any()
@@ -350,15 +353,15 @@ def gaussian_points(model, count):
 
 
 def test_melted_points_are_standardized_and_more_of_them_of_longer_trainings(model):
-    got = melting.standardized_latents(model.flow, gaussian_points(model, 4000), seed=0)
+    got = latents.standardized_latents(model.flow, gaussian_points(model, 4000), seed=0)
     assert ((got.square().mean(dim=0) - 1).abs() < 4 * (2 / 4000) ** 0.5).all()
-    assert [melting.points_to_melt(count) for count in (1e3, 1e6, 1e9)] == [300, 20_000, 100_000]
+    assert [latents.points_to_inflate(count) for count in (1e3, 1e6, 1e9)] == [300, 20_000, 100_000]
 
 
 def test_a_gaussian_stays_where_it_is_right(model, caplog):
-    plan = melting.LawPlan(lambda count: gaussian_points(model, count), None, 500, 0, 256)
+    plan = latents.LatentPlan(lambda count: gaussian_points(model, count), None, 500, 0, 256)
     with caplog.at_level(logging.INFO):
-        melting.learn_latent_law(model, plan)
+        latents.learn_latents(model, plan)
     assert model.learned is None
     assert "the closed-form Gaussian is as good and is kept" in caplog.text
     assert "The kept latents (1) are normal, as samples assume" in caplog.text
@@ -368,10 +371,10 @@ def test_a_gaussian_stays_where_it_is_right(model, caplog):
 def test_kept_latents_that_are_not_normal_are_told_with_a_time_that_would_do(model):
     signs = torch.where(normal(2000, 1) < 0, -1.0, 1.0) + 0.3 * normal(2000, 1, generator=seeded(4))
     rows = torch.cat([signs, normal(2000, 1, generator=seeded(5))], dim=1)
-    lost = melting.check_kept(Latents.split(rows, 0), 1, seed=0)
+    lost = latents.check_kept(Latents.split(rows, 0), 1, seed=0)
     assert lost.nats > 10 * lost.error
     assert lost.nats > 0.1
-    time = melting.enough_time(model, lost.nats)
+    time = latents.enough_time(model, lost.nats)
     schedule, xi = model.denoiser.schedule, model.denoiser.basis.eigenvalues[0]
     times = double([float(model.about["tmax"]), time])
     now, then = (xi / (xi + schedule.noise_variance(t)[0]) for t in times)
@@ -379,9 +382,9 @@ def test_kept_latents_that_are_not_normal_are_told_with_a_time_that_would_do(mod
 
 
 def test_of_one_point_it_cannot_be_known(model, caplog):
-    fitted = melting.check_kept(Latents(normal(20, 2), normal(1, 2, generator=seeded(4))), 1, 0)
+    fitted = latents.check_kept(Latents(normal(20, 2), normal(1, 2, generator=seeded(4))), 1, 0)
     with caplog.at_level(logging.INFO):
-        melting._report_kept(model, fitted)
+        latents._report_kept(model, fitted)
     assert "too few encoded points for a sensitive test\n" in caplog.text
 
 
@@ -464,7 +467,7 @@ def test_whole_rows_are_fitted_as_rows_with_holes_are(monkeypatch, generator):
 
 
 def test_what_is_said_of_kept_latents_names_what_could_be_missed():
-    assert "are normal, as samples assume, within 0.004 nats" in melting.in_words(2, 0.004)
-    many = melting.in_words(256, 9.3)
+    assert "are normal, as samples assume, within 0.004 nats" in latents.in_words(2, 0.004)
+    many = latents.in_words(256, 9.3)
     assert "show no deviation" in many
     assert "the test may miss up to 9.3 nats per point" in many

@@ -13,7 +13,7 @@ from training.flow import likelihood
 from training.flow.calibration import Calibration
 from training.flow.calls import BlockwiseDenoiser, RecomputedDenoiser
 from training.flow.denoisers import NetworkDenoiser
-from training.flow.latent.laws import GaussianLaw
+from training.flow.latent.distributions import GaussianLatents
 from training.flow.likelihood import Density, DensityPlan, DivergenceIntegral, Trace
 from training.flow.output_gain import OutputGain
 from training.flow.pfode import ProbabilityFlow
@@ -70,7 +70,7 @@ def test_of_many_columns_a_density_is_the_determinant_of_the_map_both_ways():
     flow, points = flows.curved_flow(24, schedule=schedule), normal(3, 24)
     times, rows = flow.times(), slice(0, 3)
     x, log_volume = melted_with_determinant(flow, points, times, DEFAULT)
-    right = GaussianLaw(flow.noisy_variance(times[-1])).log_prob(x) + log_volume
+    right = GaussianLatents(flow.noisy_variance(times[-1])).log_prob(x) + log_volume
     torch.testing.assert_close(flow.log_prob(points), right, rtol=0, atol=1e-3)
     assert ((flow.log_prob(points, trace=Trace("hutchinson", 2)) - right).abs() > 0.05).any()
     integral = DivergenceIntegral(DEFAULT, Trace(), rows, 24)
@@ -239,7 +239,7 @@ def test_the_gaussian_is_that_of_the_noisy_data_and_levels_cost_eight_bits():
     x, t = normal(5, 3), torch.tensor(2.0).double()
     scale = flow.schedule.scale(t)
     expected = flow.latent_law(t).log_prob(scale * x) + 3 * scale.log()
-    torch.testing.assert_close(GaussianLaw(flow.noisy_variance(t)).log_prob(x), expected)
+    torch.testing.assert_close(GaussianLatents(flow.noisy_variance(t)).log_prob(x), expected)
     # Uniform over 256 levels, which are 256 / 127.5 data units.
     density = double([-12 * log(256 / 127.5)])
     torch.testing.assert_close(likelihood.bits_per_dim(density, 12, 127.5), double([8.0]))

@@ -145,7 +145,7 @@ def conditional():
     return fit_coordinates(POINTS, Columns.plain("ab"), "none", "zca", Y, "on")
 
 
-def law(name, value):
+def distribution(name, value):
     mixture = ConditionalMixture(1, 1).requires_grad_(False)
     mixture.get_buffer(name).fill_(value) if name == "axes" else mixture.output.bias.fill_(value)
     mixture.check()
@@ -171,8 +171,8 @@ CASES = [
     # Laws of latents.
     (ValueError, "a latent distribution has", lambda: ConditionalMixture(-1, 1)),
     (ValueError, "a latent distribution has", lambda: ConditionalMixture(1, 1, components=65)),
-    (ValueError, "cannot be inverted", lambda: law("axes", 0)),
-    (ValueError, "not finite", lambda: law("bias", inf)),
+    (ValueError, "cannot be inverted", lambda: distribution("axes", 0)),
+    (ValueError, "not finite", lambda: distribution("bias", inf)),
     # Solvers and grids.
     (UsageError, "exp_rk5 has no second state", lambda: generate(gap=POINTS)),
     (DataError, "gaps have shape", lambda: generate("rev_rk5", gap=POINTS[:, :1])),

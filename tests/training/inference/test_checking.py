@@ -8,7 +8,7 @@ import torch
 
 from tests.support import posteriors
 from tests.support.draws import double, normal, seeded
-from training.inference import checking, sampling, wider
+from training.inference import checking, sampling, wide_proposals
 from training.inference.amortized import Amortized
 from training.inference.draws import Draws
 from training.inference.likelihoods import Gaussian
@@ -32,7 +32,7 @@ FEW = {"draws": 20, "warmup": 10, "chains": 2}
 def checked(prior, noise):
     numbers = list(range(1000))
     target = Target(prior, Gaussian(double(0.5)), EMPTY, posteriors.ROWS)
-    truths = checking.truths_of_prior(target, numbers, PLAN.seed)
+    truths = checking.true_points_of_prior(target, numbers, PLAN.seed)
     observed = checking.simulated(target.likelihood, truths.points, numbers, PLAN.seed)
     sampled = Target(prior, Gaussian(double(noise)), observed, posteriors.ROWS)
     which, pool = Problem(sampled, prior, numbers), Pool.draw(sampled, PLAN.pool, 1)
@@ -48,8 +48,8 @@ def test_a_noise_misstated_by_a_fifth_is_found_and_the_right_one_passes(deblurre
 
 def test_truths_and_observations_are_functions_of_seed_and_number():
     target = Target(posteriors.gaussian_prior(), Gaussian(double(0.5)), EMPTY, posteriors.ROWS)
-    whole = checking.truths_of_prior(target, range(5), 1)
-    part = checking.truths_of_prior(target, [3, 1], 1)
+    whole = checking.true_points_of_prior(target, range(5), 1)
+    part = checking.true_points_of_prior(target, [3, 1], 1)
     assert torch.equal(part.points, whole.points[[3, 1]])
     seen = checking.simulated(target.likelihood, whole.points, list(range(5)), 1)
     assert torch.equal(checking.simulated(target.likelihood, part.points, [3, 1], 1), seen[[3, 1]])
@@ -59,10 +59,10 @@ def test_truths_and_observations_are_functions_of_seed_and_number():
 def test_truths_have_labels_of_their_own(learned):
     y = double([[0.5], [-1.0]]).repeat(500, 1)
     target = Target(learned, Gaussian(double(0.5)), EMPTY, 256, y)
-    made = checking.truths_of_prior(target, range(1000), 0)
+    made = checking.true_points_of_prior(target, range(1000), 0)
     expected = 0.64 * y + 0.6 * made.w[:, :1]
     torch.testing.assert_close(made.points[:, :1], expected, rtol=0, atol=0.03)
-    again = checking.truths_of_data(target, made.points, range(1000), 0)
+    again = checking.true_points_of_data(target, made.points, range(1000), 0)
     torch.testing.assert_close(again.w, made.w, rtol=0, atol=0.1)
 
 
@@ -73,7 +73,7 @@ def test_truths_of_data_have_variables_of_the_prior():
     mean, covariance = prior.moments()
     noise = torch.randn(count, 2, generator=seeded()).double()
     points = mean + noise @ torch.linalg.cholesky(covariance).T
-    truths = checking.truths_of_data(target, points, range(count), 1)
+    truths = checking.true_points_of_data(target, points, range(count), 1)
     assert torch.equal(truths.points, points)
     assert (truths.w.mean(dim=0).abs() < 4.5 / count**0.5).all()
     assert ((truths.w.T.cov() - torch.eye(2)).abs() < 4.5 * (2 / count) ** 0.5).all()
@@ -81,7 +81,7 @@ def test_truths_of_data_have_variables_of_the_prior():
     gap = prior.points(truths.w).points - points
     expected = prior.flow.schedule.noise_variance(prior.times[0]).mean() / 0.25
     torch.testing.assert_close(gap.square().mean(), expected, rtol=0.15, atol=0)
-    blurred = checking.truths_of_data(target, points, range(count), 1, blurred=True)
+    blurred = checking.true_points_of_data(target, points, range(count), 1, blurred=True)
     assert torch.equal(blurred.w, truths.w)
     torch.testing.assert_close(blurred.points, prior.points(truths.w).points, rtol=1e-3, atol=1e-3)
 
@@ -162,8 +162,8 @@ def test_narrow_or_moved_draws_fail(dim, narrower, beside, passes):
     shape = (1, 4, 500)
     got = likelihood.log_prob(points, observed.expand(len(points), -1)).view(shape)
     draws = Draws(w.view(*shape, -1), points.view(*shape, -1), got, ["hmc"], torch.zeros(1))
-    text = wider.tested(which.target, draws, torch.tensor([7]))
-    assert text.stats["test_worth"] > wider.FEWEST_WORTH
+    text = wide_proposals.tested(which.target, draws, torch.tensor([7]))
+    assert text.stats["test_worth"] > wide_proposals.FEWEST_WORTH
     assert bool(text.stats["test"] <= 1) == passes
     assert text.calls > 0
     assert torch.equal(text.points, draws.points)
@@ -197,7 +197,7 @@ def test_auto_refines_a_pool_that_is_not_enough_and_anneals_where_it_is_worth_no
     assert draws.calls[0] < draws.calls[2] < draws.calls[1]
     assert draws.stats["test"].isnan().tolist() == [True, False, True]
     assert draws.stats["test"][1] < 1
-    assert Summary.of(draws, whole).converged.all()
+    assert Summary.from_draws(draws, whole).converged.all()
 
 
 def test_auto_goes_by_dimensions_and_gradients_and_makes_no_pool_that_cannot_be_enough():
@@ -224,13 +224,13 @@ def made(w, sampler="hmc", **stats):
 
 def test_summaries_are_those_of_the_draws():
     w = normal(4, 500, 2)
-    summary, flat = Summary.of(made(w), 100), w.flatten(0, 1)
+    summary, flat = Summary.from_draws(made(w), 100), w.flatten(0, 1)
     torch.testing.assert_close(summary.mean[0], flat.mean(dim=0))
     torch.testing.assert_close(summary.std[0], flat.std(dim=0))
     torch.testing.assert_close(summary.quantiles[0], flat.quantile(double(LEVELS), dim=0).T)
     torch.testing.assert_close(summary.r_hat[0], convergence(w).r_hat)
     for worth in (100, 3000):
-        pool = Summary.of(made(w, "pool", pareto_k=0.3, effective_size=worth), 4096)
+        pool = Summary.from_draws(made(w, "pool", pareto_k=0.3, effective_size=worth), 4096)
         assert pool.r_hat.isnan().all()
         assert (pool.ess_bulk == min(worth, 2000)).all()  # not more than there are
 
@@ -261,13 +261,13 @@ def test_what_has_converged():
         (made(CHAINS + 0.3 * torch.arange(4)[:, None, None], "annealed", **WORTH, test=0.5), False),
         (made(CHAINS, "annealed", **WORTH, test=1.5), False),
     ):
-        assert Summary.of(draws, 4096).converged.tolist() == [converged]
+        assert Summary.from_draws(draws, 4096).converged.tolist() == [converged]
 
 
 def test_reasons_have_the_number_that_failed_and_what_it_should_be():
     def why(draws, **more):
         stats = {name: float(value) for name, value in draws.stats.items()}
-        return Summary.of(draws, 4096).explained([0], [stats], **more)
+        return Summary.from_draws(draws, 4096).explained([0], [stats], **more)
 
     few = made(CHAINS, "pool", **WORTH | {"effective_size": 400})
     said = why(few, more=" or --pool")

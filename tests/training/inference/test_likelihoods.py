@@ -18,18 +18,18 @@ from tests.support.running import refusal, slowly
 from training.data.tables.table import Columns, DataTable, Dropped
 from training.files.observations import read_mask, read_operator
 from training.flow.coordinates.conditions import GaussianPrediction
-from training.flow.courses import courses_at_rest
+from training.flow.integrations import trivial_integrations
 from training.inference.likelihoods import Gaussian, UserLikelihood
-from training.inference.prior import Prior, ways_of
+from training.inference.prior import Prior, integrations_of
 from training.inference.sampling import Problem, SamplingPlan, sample_posteriors
 from training.inference.target import Target
-from training.inference.trials import FlowLaw, TrialLikelihood, Trials
+from training.inference.trial_likelihoods import FlowTrialDistribution, TrialLikelihood, Trials
 from training.learning.building import Choices
 from training.learning.gaussian_start import fit_gaussian
 from training.learning.trainer import TrainingConfig
 from training.measure.posterior.evidence import model_probabilities
 from training.networks.mixture import ASKED
-from training.subjects.likelihoods import HolesLaw, uniform_model
+from training.subjects.likelihoods import IncompleteTrialDistribution, uniform_model
 from training.subjects.table_spaces import Preparation, Space
 from training.subjects.trial_training import HIDDEN, TrialPreparation
 
@@ -223,7 +223,7 @@ def linear_flow(steps=None):
     model, _ = prepared.build(prepared.coordinates(Space("none", "zca", "on")))
     model.denoiser.eval().requires_grad_(False)
     flow = model.flow
-    flow.courses = courses_at_rest(model.about["tmin"], model.about["tmax"], 1)
+    flow.integrations = trivial_integrations(model.about["tmin"], model.about["tmax"], 1)
     return flow
 
 
@@ -233,7 +233,7 @@ def likelihood():
     data = 0.5 + normal(len(which), 1, seed=5)
     order = torch.randperm(len(which), generator=seeded())
     trials = Trials.sorted(data[order], torch.zeros(len(which), 1).double(), which[order])
-    return TrialLikelihood(FlowLaw(linear_flow()), trials, [1, 0])
+    return TrialLikelihood(FlowTrialDistribution(linear_flow()), trials, [1, 0])
 
 
 def exactly(points, trials, which):
@@ -261,7 +261,7 @@ def test_trials_of_an_observation_are_multiplied_in_any_number(likelihood):
 
 
 def test_chains_follow_gradients_of_the_gaussian(likelihood):
-    rough, observed = likelihood.roughly(), torch.full((6, 1), 2.0).double()
+    rough, observed = likelihood.approximate(), torch.full((6, 1), 2.0).double()
     points = (0.5 * normal(6, 2, seed=4)).requires_grad_()
     [gradient] = torch.autograd.grad(rough.log_prob(points, observed).sum(), points)
     aside = 1e-4 * torch.eye(2).double()
@@ -274,8 +274,8 @@ def test_chains_follow_gradients_of_the_gaussian(likelihood):
 def test_counts_have_the_density_of_their_cell():
     flow = linear_flow(double([1.0]))
     trials = Trials(double([[1.0]]), double([[0.0]]), torch.tensor([1]))
-    law = TrialLikelihood(FlowLaw(flow), trials, [0, 1])
-    log_likelihood = law.log_prob(double([[0.3, 0.2]]), double([[0.0]]))
+    distribution = TrialLikelihood(FlowTrialDistribution(flow), trials, [0, 1])
+    log_likelihood = distribution.log_prob(double([[0.3, 0.2]]), double([[0.0]]))
     inner = torch.linspace(0.5, 1.5, 1001).double()[:, None]
     given = flow.given(labels=double([[0.3, 0.2, 0.0]]))
     exact = given.log_prob(inner).logsumexp(dim=0) - log(1001)
@@ -285,7 +285,7 @@ def test_counts_have_the_density_of_their_cell():
 @pytest.mark.parametrize("sampler", slowly(("auto", "pool", "refined", "smc", "hmc"), "smc", "hmc"))
 def test_posterior_and_evidence_match_quadrature(likelihood, sampler):
     flow = uniform_model(["a", "b"], ENDS).flow
-    prior = Prior(flow, *flow.course("points"), ways=ways_of(flow))
+    prior = Prior(flow, *flow.integration("points"), integrations=integrations_of(flow))
     target = Target(prior, likelihood, torch.arange(3).double()[:, None], 256)
     plan = SamplingPlan(sampler, draws=150 if sampler in ("smc", "hmc") else 500, pool=2048)
     draws = sample_posteriors(Problem(target, prior, [0, 1, 2]), plan)
@@ -309,7 +309,9 @@ def test_posterior_and_evidence_match_quadrature(likelihood, sampler):
 
 def test_few_draws_are_some_of_many(likelihood):
     model = uniform_model(["a", "b"], ENDS)
-    prior = Prior(model.flow, *model.flow.course("points"), ways=ways_of(model.flow))
+    prior = Prior(
+        model.flow, *model.flow.integration("points"), integrations=integrations_of(model.flow)
+    )
     problem = Problem(Target(prior, likelihood, double([[2.0]]), 256), prior, [2])
     plan = SamplingPlan("auto", draws=250, pool=2048)
     few, many = (sample_posteriors(problem, replace(plan, draws=draws)) for draws in (10, 250))
@@ -359,7 +361,10 @@ def test_the_law_of_what_is_there_of_a_trial_is_the_marginal_one():
         model, _ = prepared.build(prepared.coordinates(Space("none", "none", "gaussian")))
     model.denoiser.eval().requires_grad_(False)
     network = model.denoiser.network
-    law, nothing = HolesLaw(model.flow, network), torch.zeros(300, 0).double()
+    distribution, nothing = (
+        IncompleteTrialDistribution(model.flow, network),
+        torch.zeros(300, 0).double(),
+    )
     points, seen = a[:300], y[:300].clone()
     seen[:100, 0] = seen[100:200, 1] = torch.nan
     off = seen.clone()
@@ -369,14 +374,14 @@ def test_the_law_of_what_is_there_of_a_trial_is_the_marginal_one():
     exact = -(both + log(0.36)) / 2 - log(2 * pi) - seen[:, 1].log()
     exact[:100] = -(off[:100, 1].square() + log(2 * pi)) / 2 - seen[:100, 1].log()
     exact[100:200] = -(off[100:200, 0].square() + log(2 * pi)) / 2
-    rough = law.rough(seen, nothing, points)
+    rough = distribution.rough(seen, nothing, points)
     for which in torch.arange(300).chunk(3):
         assert (rough - exact)[which].abs().mean() < 0.1
     # The flow of a network that is not trained is the same.
-    assert_close(law.log_prob(seen, nothing, points), rough, rtol=0, atol=0.01)
+    assert_close(distribution.log_prob(seen, nothing, points), rough, rtol=0, atol=0.01)
     inside = points.clone().requires_grad_()
-    law.rough(seen, nothing, inside).sum().backward()
-    aside = [law.rough(seen, nothing, points + step) for step in (1e-3, -1e-3)]
+    distribution.rough(seen, nothing, inside).sum().backward()
+    aside = [distribution.rough(seen, nothing, points + step) for step in (1e-3, -1e-3)]
     slopes = (aside[0] - aside[1]) / 2e-3  # of networks in single precision
     assert_close(inside.grad[:, 0], slopes, rtol=0.01, atol=0.01)
     # Each row is asked for all of its data, or for some of them.

@@ -44,9 +44,9 @@ def test_moments_are_those_of_quadrature(kind):
     likelihood, rows = OBSERVED[kind]
     line = torch.linspace(-6, 6, 401, dtype=torch.float64)
     grid = torch.cartesian_prod(line, line)
-    law = torch.distributions.MultivariateNormal(MEANS[:, None], COVARIANCE)
-    prior = (WEIGHTS.log()[:, None] + law.log_prob(grid)).logsumexp(dim=0)
-    got = ExactPosterior.of(WEIGHTS, MEANS, COVARIANCE, likelihood, double(rows))
+    distribution = torch.distributions.MultivariateNormal(MEANS[:, None], COVARIANCE)
+    prior = (WEIGHTS.log()[:, None] + distribution.log_prob(grid)).logsumexp(dim=0)
+    got = ExactPosterior.from_components(WEIGHTS, MEANS, COVARIANCE, likelihood, double(rows))
     for index, seen in enumerate(double(rows)):
         log_density = prior + likelihood.log_prob(grid, seen.expand(len(grid), -1))
         density = log_density.softmax(dim=0)
@@ -69,7 +69,9 @@ def test_moments_are_those_of_quadrature(kind):
 
 def test_a_component_without_width_stays_where_it_is():
     flat = torch.diag(double([0.3, 0.0]))
-    got = ExactPosterior.of(WEIGHTS, MEANS, flat, Gaussian(double(0.4)), double([[0.2, 0.1]]))
+    got = ExactPosterior.from_components(
+        WEIGHTS, MEANS, flat, Gaussian(double(0.4)), double([[0.2, 0.1]])
+    )
     np.testing.assert_array_equal(got.centers[0, :, 1], MEANS[:, 1])
     assert float(got.covariance[1, 1]) == 0
 
@@ -89,7 +91,7 @@ def test_the_evidence_of_a_flow_that_does_nothing_is_that_of_normal_laws():
     points = torch.stack([components.carried(pool, place) for place in places])
     observed = torch.tensor([[1.4, 0.2], [-0.3, 0.4], [0.0, -2.0]], dtype=torch.float64)
     noise = 0.3
-    got = Evidence.of(points, Gaussian(torch.tensor(noise)), observed)
+    got = Evidence.from_points(points, Gaussian(torch.tensor(noise)), observed)
     variance = components.std.square() + noise**2
     square = (observed[:, None] - components.mean).square().sum(dim=2)
     exact = -square / (2 * variance) - (2 * torch.pi * variance).log()
@@ -103,7 +105,9 @@ def test_the_evidence_of_a_flow_that_does_nothing_is_that_of_normal_laws():
 def test_components_and_observations_that_have_no_density_are_refused():
     points = torch.zeros(2, 4, 1, dtype=torch.float64)
     observed = torch.tensor([[0.0], [1e200]], dtype=torch.float64)
-    assert "observation 2" in refusal(Evidence.of, points, Gaussian(torch.tensor(0.1)), observed)
+    assert "observation 2" in refusal(
+        Evidence.from_points, points, Gaussian(torch.tensor(0.1)), observed
+    )
     mean, std = torch.zeros(2, 2).double(), torch.tensor([1.0, 0.0])
     assert "positive" in refusal(Components, mean, std, kind=UsageError)
     assert "two or more" in refusal(Components, mean[:1], std[:1], kind=UsageError)
@@ -128,11 +132,11 @@ def test_components_that_do_not_overlap_leave_a_dirichlet_law():
     labels = torch.arange(4).repeat_interleave(counts)
     evidence = -1e4 * (1 - torch.nn.functional.one_hot(labels, 4).double())
     alpha = 0.7
-    law = dirichlet_law(counts.numpy() + alpha)
+    distribution = dirichlet_law(counts.numpy() + alpha)
     exact = mixtures.moments(evidence, alpha, torch.empty(0, 4), SEED)
     assert exact.method == "quadrature"
-    np.testing.assert_allclose(exact.mean, law.mean(), rtol=1e-9)
-    np.testing.assert_allclose(exact.std, np.sqrt(law.var()), rtol=1e-9)
+    np.testing.assert_allclose(exact.mean, distribution.mean(), rtol=1e-9)
+    np.testing.assert_allclose(exact.std, np.sqrt(distribution.var()), rtol=1e-9)
     draws = weights_of(evidence[None], alpha)[0].flatten(0, 1).numpy()
     for k in range(4):
         a = float(counts[k]) + alpha
@@ -223,11 +227,13 @@ def test_population_and_members_are_those_of_quadrature_whatever_the_prior_of_ea
     own = MEMBERS[torch.arange(8), population.members.flatten(0, 1), 0].mean(dim=0)
     assert ((own - members).abs() / ERRORS).max() < 0.1
     # Under a prior N(0, 20^2), draws are of the product with it.
-    wide, law = 20.0, Normal(torch.tensor(0.0).double(), 20.0)
+    wide, distribution = 20.0, Normal(torch.tensor(0.0).double(), 20.0)
     precision = ERRORS**-2 + wide**-2
     centers = (SEEN * ERRORS**-2 / precision)[:, None]
     shrunken = (centers + precision[:, None] ** -0.5 * EVEN)[..., None]
-    other = sample_population(shrunken, law.log_prob(shrunken[..., 0]), CENTER, SCALE, PLAN)
+    other = sample_population(
+        shrunken, distribution.log_prob(shrunken[..., 0]), CENTER, SCALE, PLAN
+    )
     for name in ("mean", "spread"):
         one, two = (getattr(each, name).flatten() for each in (population, other))
         assert abs(float(one.mean() - two.mean())) < 0.15 * float(one.std())
@@ -246,7 +252,7 @@ def test_a_region_is_where_density_is_and_its_share_is_told():
 
     few = {"rows": 1024, "chains": 1, "draws": 2000, "seed": 0}
     of = {y: Amortized(conditional_prior(), double([[y]]), **few) for y in (0.5, 2.0)}
-    parts = [(Bounds.of(posterior), posterior) for posterior in of.values()]
+    parts = [(Bounds.from_posterior(posterior), posterior) for posterior in of.values()]
     squares = [-2 * (bounds.least + log(2 * pi * 0.6)) for bounds, _ in parts]
     assert 12 < min(squares) <= max(squares) < 25  # 1e-4 is at 18.4, here of 2,000 draws
     one = restricted(prior, Region(parts[:1]), 200)
@@ -271,5 +277,5 @@ def test_a_region_is_where_density_is_and_its_share_is_told():
 def test_what_no_prior_reaches_is_given_up(monkeypatch):
     monkeypatch.setattr("training.inference.region.MOST_DRAWS", 1000)
     posterior = Amortized(conditional_prior(), double([[0.5]]), 1024, 1, 200, 0)
-    region = Region([(Bounds.of(posterior), posterior)])
+    region = Region([(Bounds.from_posterior(posterior), posterior)])
     assert restricted(lambda count: torch.full((count, 2), 9.0).double(), region, 5) is None

@@ -73,8 +73,8 @@ def test_sharpened_points_lose_the_first_noise_to_first_order():
     exact = MultivariateNormal(affine(prior)[0], root @ root.T).log_prob(points.points)
     # The same steps of the same solver, whose error is that of the blurred density.
     error = blurred.points_and_density(w, {}, Trace("exact"))
-    law = MultivariateNormal(affine(blurred)[0], affine(blurred)[1] @ affine(blurred)[1].T)
-    assert_close(density, exact + error[1] - law.log_prob(error[0].points))
+    distribution = MultivariateNormal(affine(blurred)[0], affine(blurred)[1] @ affine(blurred)[1].T)
+    assert_close(density, exact + error[1] - distribution.log_prob(error[0].points))
     assert_close(prior.log_density(points.points, {}, Trace("exact")), density)
 
 
@@ -168,7 +168,7 @@ def test_draws_have_the_posteriors_moments_and_density(prior, amortized):
     for index, y in enumerate(Y):
         expected = prior.flow.given(labels=y[None]).log_prob(points[index, :50])
         torch.testing.assert_close(drawn.log_density[index].flatten()[:50], expected)
-    got = Summary.of(drawn, 1000)
+    got = Summary.from_draws(drawn, 1000)
     assert got.converged.all()
     assert (got.ess_bulk == 1000).all()
     assert got.r_hat.isnan().all()
@@ -198,7 +198,7 @@ def test_a_correction_takes_draws_again_by_the_posterior_itself(amortized):
     error = (drawn.points.flatten(1, 2)[..., 0].mean(dim=1) - 0.64 * Y[:, 0] - 0.3).abs()
     assert (error < 4 * STD / worth.sqrt()).all()
     assert drawn.log_density.shape == (3, 2, 500)
-    torch.testing.assert_close(Summary.of(drawn, 1000).ess_bulk[:, 0], worth)
+    torch.testing.assert_close(Summary.from_draws(drawn, 1000).ess_bulk[:, 0], worth)
     alone = replace(amortized, log_posterior=shifted).sample(ALL[2:])
     assert torch.equal(alone.points[0], drawn.points[2])
 
@@ -218,7 +218,7 @@ def test_what_is_beyond_bounds_is_rejected_and_counted(prior, amortized, monkeyp
     torch.testing.assert_close(drawn.log_density[0].flatten()[:count], expected)
     assert (drawn.calls > free.calls).all()
     assert torch.equal(whole.sample(ALL[1:2]).points[0], drawn.points[1])
-    monkeypatch.setattr("training.inference.amortized.MOST_TURNS", 3)
+    monkeypatch.setattr("training.inference.amortized.MAX_ROUNDS", 3)
     assert "beyond the column bounds" in refusal(
         replace(amortized, prior=limited(prior, 9.0)).sample, ALL
     )

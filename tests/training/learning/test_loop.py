@@ -21,7 +21,7 @@ from torch_utils.snapshots import read_state
 from training.learning import report, stopping
 from training.learning.budget import TimeBudget
 from training.learning.report import Forecast, spoken
-from training.learning.run import Ending, run_training, train
+from training.learning.run import PostTraining, run_training, train
 from training.learning.run_folder import Place, Resumed, RunFolder, states_in
 from training.learning.speed import step_seconds
 from training.learning.stopping import StoppedBySignal, StopRequest
@@ -112,12 +112,12 @@ def test_failed_calibrations_lose_nothing(run_folder, trouble):
     trainer, source = circles_trainer()
     folder = run_folder("run")
     with pytest.raises(type(trouble)):
-        train(trainer, source, folder, Ending(closing=fail))
+        train(trainer, source, folder, PostTraining(closing=fail))
     assert Model.load(folder.network_path(4000)).about["seen"] == 4000
     finished = []
     resumed, source = circles_trainer()
     resumed.restore(read_state(folder.state_path(4000)), "state.pt")
-    train(resumed, source, folder, Ending(closing=finished.append))
+    train(resumed, source, folder, PostTraining(closing=finished.append))
     assert len(finished) == 1
 
 

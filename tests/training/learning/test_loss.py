@@ -87,11 +87,11 @@ def test_times_by_weight_are_uniform_until_late_and_then_fall_as_the_data_do():
 def test_normal_times_have_normal_logs(schedule, t_min, t_max):
     count = 256
     t = DenoisingLoss(schedule, t_min, t_max, "normal").draw(count, seeded()).t
-    law = NormalDist(LOG_STD_MEAN, LOG_STD_STD)
+    distribution = NormalDist(LOG_STD_MEAN, LOG_STD_STD)
 
     def probability(times):
         log_std = schedule.reference_log_noise(double(times)) / 2
-        return [law.cdf(value) for value in log_std.tolist()]
+        return [distribution.cdf(value) for value in log_std.tolist()]
 
     low, high = probability([t_min, t_max])
     quantiles = torch.tensor([(p - low) / (high - low) for p in probability(t.tolist())])
@@ -162,7 +162,9 @@ def test_a_share_draws_no_more_than_its_blocks(monkeypatch):
 
 def dealt(points, axis=0, most=NEAR):
     """Further points, of which samples take parts in turn."""
-    return OthersOfBatch(OtherPoints.of(points, axis, most), torch.arange(4) << LOT_BITS - 2)
+    return OthersOfBatch(
+        OtherPoints.from_points(points, axis, most), torch.arange(4) << LOT_BITS - 2
+    )
 
 
 def test_points_find_all_that_are_near_or_those_of_a_part():
@@ -173,7 +175,7 @@ def test_points_find_all_that_are_near_or_those_of_a_part():
     places, widths = intervals.double().repeat(20, 1).unbind(dim=1)
     lots = torch.randint(1 << LOT_BITS, (len(places),), generator=generator)
     for axis in (0, 2):
-        near, counts = OtherPoints.of(points, axis, most=30).near(places, widths, lots)
+        near, counts = OtherPoints.from_points(points, axis, most=30).near(places, widths, lots)
         intervals_found = zip(places, widths, lots, near.movedim(1, 0), counts, strict=True)
         for place, width, lot, got, count in intervals_found:
             for parts in (1, 2, 4, 8):
@@ -188,7 +190,7 @@ def test_points_find_all_that_are_near_or_those_of_a_part():
 @pytest.mark.parametrize(("kept", "axis"), [(1, 1), (2, 0)])
 def test_points_are_found_along_the_axis_that_tells_most(kept, axis):
     _, flow = exact_flow("moons", kept)
-    assert targets.telling_axis(flow.basis, flow.schedule, flow.end_time) == axis
+    assert targets.informative_axis(flow.basis, flow.schedule, flow.end_time) == axis
 
 
 @pytest.mark.parametrize("kept", [1, 2])
@@ -202,7 +204,7 @@ def test_the_mean_is_plain_and_variance_less(kept, monkeypatch):
     noise = torch.randn(clean.shape, generator=generator, dtype=torch.float64)
     t = double(0.4 * flow.end_time)
     variance = flow.schedule.noise_variance(t).expand(4, 2)
-    axis = targets.telling_axis(flow.basis, flow.schedule, flow.end_time)
+    axis = targets.informative_axis(flow.basis, flow.schedule, flow.end_time)
     batches = zip(clean, noise, others, strict=True)
     shifts = [averaging_shift(e, n, variance, dealt(more, axis, NEAR)) for e, n, more in batches]
     got = clean + torch.stack(shifts)

@@ -18,16 +18,16 @@ from training.data.batches import Batch
 from training.data.tables.foreign import ForeignTable, TableChoices
 from training.data.tables.making import make_table
 from training.data.tables.table import Columns, DataTable, Dropped
-from training.flow.latent.laws import GaussianLaw
+from training.flow.latent.distributions import GaussianLatents
 from training.flow.likelihood import Trace
 from training.flow.solvers import get_solver
 from training.inference.prior import Prior
 from training.learning import held_out
 from training.learning.building import Choices
 from training.learning.calibrating import calibrate
-from training.learning.held_out import HeldOut, Score, Watch
+from training.learning.held_out import HeldOut, Score, Validation
 from training.learning.loss import DenoisingRegression
-from training.learning.run import Ending, train
+from training.learning.run import PostTraining, train
 from training.learning.trainer import Trainer, TrainingConfig
 from training.model.model import Model
 from training.networks.mlp import ToyMLP
@@ -82,7 +82,7 @@ def test_held_out_nats_of_the_exact_denoiser_are_the_mean_log_density(dims_to_ke
     first, last = torch.tensor([loss.t_min, loss.t_max], dtype=torch.float64)
     start, end = (clean + flow.schedule.sample_noise(50_000, t, generator) for t in (first, last))
     # What latents are is not quite a Gaussian, least of all where dimensions are compressed.
-    gaussian = GaussianLaw(basis.eigenvalues + denoiser.schedule.noise_variance(last))
+    gaussian = GaussianLatents(basis.eigenvalues + denoiser.schedule.noise_variance(last))
     missed = (exact.log_density(end, last) - gaussian.log_prob(end)).mean()
     expected = exact.log_density(start, first).mean() - missed + 0.7
     assert (float(missed) > 0.05) == (dims_to_keep == 1)
@@ -95,14 +95,16 @@ def test_held_out_nats_are_a_bound_that_training_raises():
     untrained, loss = prepared.build(coordinates)
     trainer = Trainer(*prepared.build(coordinates), prepared.config)
     run_steps(trainer, prepared.source(coordinates), prepared.config.total_steps)
-    model, watch = trainer.averaged, Watch(prepared.held_out(coordinates, loss))
+    model, watch = trainer.averaged, Validation(prepared.held_out(coordinates, loss))
     start, end = (watch.held_out.score(one).nats for one in (untrained, model))
     generator = seeded(1)
-    u, log_det = coordinates(coordinates.dithered(prepared.table.held_out_rows.points, generator))
+    u, log_det = coordinates(
+        coordinates.dequantized(prepared.table.held_out_rows.points, generator)
+    )
     noisy = u + 0.1 * torch.randn(u.shape, generator=generator, dtype=torch.float64)
     density = replace(model, coordinates=None).flow.log_prob(noisy) + log_det
     assert start + 0.3 < end < float(density.mean())
-    far = Watch(replace(watch.held_out, batch=Batch(10 * watch.held_out.batch.points)))
+    far = Validation(replace(watch.held_out, batch=Batch(10 * watch.held_out.batch.points)))
     far.look(model, 0)
     assert (watch.is_far, far.is_far) == (False, True)
 
@@ -122,16 +124,16 @@ def test_the_coordinates_best_on_held_out_rows_are_chosen(monkeypatch):
 
 def test_rows_far_from_all_others_are_told_of_and_drawn_in():
     prepared, space = preparation(), Space("quantile", "pca")
-    assert prepared.told_of_far_rows(prepared.coordinates(space), space) is None
+    assert prepared.describe_far_rows(prepared.coordinates(space), space) is None
     rows = prepared.table.points.clone()
     rows[:, 2] = rows[:, 0] + 0.02 * rows[:, 1]
     rows[int((~prepared.table.held_out).int().argmax()), 2] += 3  # no odd value in its column
     odd = replace(prepared, table=replace(prepared.table, points=rows))
-    text = odd.told_of_far_rows(odd.coordinates(space), space)
+    text = odd.describe_far_rows(odd.coordinates(space), space)
     assert text
     assert text.startswith("1 row(s) are up to")
     axes = replace(space, marginals="quantile-axes")
-    assert odd.told_of_far_rows(odd.coordinates(axes), axes) is None
+    assert odd.describe_far_rows(odd.coordinates(axes), axes) is None
     nats = {"none": -3.0, "yeo-johnson": -2.0, "quantile": -1.0}
     for case, expected in ((prepared, "quantile"), (odd, "quantile-axes")):
         with pytest.MonkeyPatch.context() as patch:
@@ -165,15 +167,15 @@ def test_patience_ends_it_with_the_best_weights(run_folder):
 
     def run(name, scores, patience):
         trainer = Trainer(*prepared.build(coordinates), prepared.config)
-        watch = Watch(Scores(scores), keeps_best=True, patience=patience)
+        watch = Validation(Scores(scores), keeps_best=True, patience=patience)
         train(trainer, prepared.source(coordinates), run_folder(name), watch=watch)
         return trainer
 
     patient = run("patient", [3, 1, 2, 4, 5, 6], None)
     assert patient.seen == 6000
-    hasty = run("hasty", [3, 1, 2, 4], 2)
-    assert hasty.seen == 4000
-    assert torch.equal(weights_of(hasty), weights_of(patient))  # those of the second look
+    coarse = run("hasty", [3, 1, 2, 4], 2)
+    assert coarse.seen == 4000
+    assert torch.equal(weights_of(coarse), weights_of(patient))  # those of the second look
     last = run("last", [6, 5, 4, 3, 2, 1], None)
     assert not torch.equal(weights_of(last), weights_of(patient))
 
@@ -182,7 +184,7 @@ def test_best_weights_are_saved_calibrated_or_not(run_folder):
     prepared = preparation(10_000)
     coordinates = prepared.coordinates(Space("yeo-johnson", "none"))
     trainer = Trainer(*prepared.build(coordinates), prepared.config)
-    watch, folder = Watch(Scores([1, 2]), keeps_best=True), run_folder("run")
+    watch, folder = Validation(Scores([1, 2]), keeps_best=True), run_folder("run")
     plan = prepared.calibration(coordinates, "path")
     got = []
 
@@ -192,7 +194,7 @@ def test_best_weights_are_saved_calibrated_or_not(run_folder):
         raise DataError("no fit")
 
     with pytest.raises(DataError, match="no fit"):
-        train(trainer, prepared.source(coordinates), folder, Ending(closing=finish), watch)
+        train(trainer, prepared.source(coordinates), folder, PostTraining(closing=finish), watch)
     (best,), saved = got, Model.load(folder.network_path(trainer.seen))
     assert saved.digest() == best.digest()
     weights = watch.state()["best"][""]["weights"]
@@ -210,11 +212,11 @@ def test_best_weights_are_saved_calibrated_or_not(run_folder):
 def test_a_watch_is_resumed_with_its_best_weights_and_its_patience():
     prepared = preparation()
     model, _ = prepared.build(prepared.coordinates(SPACE))
-    watch = Watch(Scores([2.0, 1.0, 3.0]), keeps_best=True, patience=2)
+    watch = Validation(Scores([2.0, 1.0, 3.0]), keeps_best=True, patience=2)
     for seen in (1000, 2000):
         watch.look(model, seen)
     best = {name: value.clone() for name, value in model.denoiser.state_dict().items()}
-    other = Watch(Scores([3.0]), keeps_best=True, patience=1)
+    other = Validation(Scores([3.0]), keeps_best=True, patience=1)
     other.restore(watch.state(), model, "state.pt")
     with torch.no_grad():
         model.denoiser.network.output.bias.add_(1)
@@ -222,7 +224,7 @@ def test_a_watch_is_resumed_with_its_best_weights_and_its_patience():
     assert other.exhausted
     assert other.put_best(model) == Score(1.0)
     assert all(torch.equal(v, best[k]) for k, v in model.denoiser.state_dict().items())
-    looked_at_alone = Watch(Scores([1.0]))
+    looked_at_alone = Validation(Scores([1.0]))
     assert looked_at_alone.state() == {}
     looked_at_alone.look(model, 1000)
     assert looked_at_alone.put_best(model) is None
@@ -238,7 +240,7 @@ def test_parts_of_a_network_end_with_their_own_best_weights():
     prepared = preparation()
     model, _ = prepared.build(prepared.coordinates(SPACE))
     parts = [{"input": 2.0, "output": 1.0}, {"input": 1.0, "output": 2.0}]
-    watch = Watch(Scores([3.0, 3.0], parts), keeps_best=True, patience=1)
+    watch = Validation(Scores([3.0, 3.0], parts), keeps_best=True, patience=1)
     with torch.no_grad():
         for seen in (1000, 2000):
             for weights in model.denoiser.parameters():

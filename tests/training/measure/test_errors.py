@@ -34,7 +34,9 @@ def data_of(levels):
 def test_examples_by_hand_also_of_fractions_of_a_gray_level():
     originals = torch.tensor([[0, 255, 100, 7], [1, 2, 3, 4]], dtype=torch.uint8)
     # Differences -2, +3, +0.4, -0.6, of which two round to nothing more than black and white.
-    errors = RoundtripErrors.of(originals, data_of([[-2, 258, 100.4, 6.4], [1, 2, 3, 4.75]]))
+    errors = RoundtripErrors.from_images(
+        originals, data_of([[-2, 258, 100.4, 6.4], [1, 2, 3, 4.75]])
+    )
     torch.testing.assert_close(errors.mse_float, torch.tensor([13.52 / 4, 0.5625 / 4]).double())
     torch.testing.assert_close(errors.largest, torch.tensor([3, 0.75]).double())
     torch.testing.assert_close(errors.mse, torch.tensor([1 / 4, 1 / 4]).double())
@@ -42,7 +44,7 @@ def test_examples_by_hand_also_of_fractions_of_a_gray_level():
     summary = errors.summary()
     assert (summary["mse"], summary["mse_float"]) == (0.25, pytest.approx(14.0825 / 8))
     assert (summary["max_abs_error"], summary["exact_pixels"]) == (pytest.approx(3.0), 0.75)
-    errors = RoundtripErrors.of(torch.tensor([[10.3, 20.6]]), data_of([[10.4, 20.2]]))
+    errors = RoundtripErrors.from_images(torch.tensor([[10.3, 20.6]]), data_of([[10.4, 20.2]]))
     assert float(errors.largest) == pytest.approx(0.4, rel=1e-5)
     assert float(errors.mse_float) == pytest.approx((0.1**2 + 0.4**2) / 2, rel=1e-5)
     assert float(errors.exact) == 0.5  # 10 stays 10, but 21 becomes 20
@@ -51,7 +53,7 @@ def test_examples_by_hand_also_of_fractions_of_a_gray_level():
 
 def test_columns_are_the_attributes_of_each_image_and_become_them_again():
     returned = data_of(ORIGINALS.double() + torch.randn(9, 20, generator=seeded()))
-    errors = RoundtripErrors.of(ORIGINALS, returned)
+    errors = RoundtripErrors.from_images(ORIGINALS, returned)
     columns = errors.columns()
     assert (columns.shape, columns.dtype) == ((9, 4), torch.float64)
     again = RoundtripErrors(*columns.unbind(dim=1))
@@ -60,7 +62,7 @@ def test_columns_are_the_attributes_of_each_image_and_become_them_again():
         assert torch.equal(getattr(again, name), getattr(errors, name))
     assert again.summary() == errors.summary()
     pairs = zip(ORIGINALS.split(4), returned.split(4), strict=True)
-    parts = torch.cat([RoundtripErrors.of(*pair).columns() for pair in pairs])
+    parts = torch.cat([RoundtripErrors.from_images(*pair).columns() for pair in pairs])
     torch.testing.assert_close(parts, columns, rtol=1e-14, atol=0)
 
 
@@ -168,7 +170,9 @@ def test_the_independent_is_found_as_its_level_says_and_dependence_of_any_form_i
 def test_a_number_alone_is_what_linear_regression_on_the_others_leaves():
     draw = np.random.default_rng(1)
     rows = draw.normal(size=(5000, 3)) @ [[1, 0.9, 0], [0, 0.3, 0], [0, 0, 100]] + 7
-    cloud = Cloud.of(torch.from_numpy(rows.mean(axis=0)), torch.from_numpy(np.cov(rows.T)))
+    cloud = Cloud.from_moments(
+        torch.from_numpy(rows.mean(axis=0)), torch.from_numpy(np.cov(rows.T))
+    )
     errors = []
     for k in range(3):
         others = np.delete(rows, k, axis=1) - np.delete(rows, k, axis=1).mean(axis=0)
@@ -182,12 +186,12 @@ def test_a_law_of_conditions_gives_the_covariance_of_those_that_count():
     sizes = torch.tensor([1e-3, 1.0, 1e4])
     rows = torch.from_numpy(np.random.default_rng(2).normal(size=(400, 3))) * sizes
     rows[:, 2] += 1e6 * rows[:, 0]
-    law = Surprise(3).fit(rows, relevant=[0, 2])
+    distribution = Surprise(3).fit(rows, relevant=[0, 2])
     expected = rows.T.cov(correction=0)
     expected[1], expected[:, 1] = 0, 0
-    torch.testing.assert_close(law.covariance, expected, rtol=1e-6, atol=1e-12)
-    cloud = Cloud.of(law.mean, law.covariance)
-    nats = law(rows) + law.quantiles[0]
+    torch.testing.assert_close(distribution.covariance, expected, rtol=1e-6, atol=1e-12)
+    cloud = Cloud.from_moments(distribution.mean, distribution.covariance)
+    nats = distribution(rows) + distribution.quantiles[0]
     torch.testing.assert_close(cloud.surprise(rows), nats, rtol=1e-6, atol=1e-9)
     # Places do not depend on signs of axes, which differ from machine to machine.
     turned = replace(cloud, axes=cloud.axes * torch.tensor([1.0, -1.0, -1.0]))
@@ -197,7 +201,7 @@ def test_a_law_of_conditions_gives_the_covariance_of_those_that_count():
 def test_the_new_row_counts_as_a_neighbor_of_the_others():
     draw = np.random.default_rng(0)
     known, new = (torch.from_numpy(draw.normal(size=(n, 2))) for n in (30, 7))
-    of_known, of_new = conformal.Neighbors.of(known, 4).relative(new)
+    of_known, of_new = conformal.Neighbors.from_rows(known, 4).relative(new)
     for row, (others, own) in enumerate(zip(of_known, of_new, strict=True)):
         every = torch.cat([known, new[row : row + 1]])
         apart = torch.cdist(every, every).fill_diagonal_(torch.inf).topk(4, largest=False)
@@ -219,7 +223,7 @@ def test_levels_of_neighbors_hold_on_average_for_few_truths_whatever_the_network
         held, wide = [], []
         for _ in range(repetitions):
             (y, scores), (fresh, new) = made(truths), made(3000 // repetitions)
-            contents, _ = conformal.Neighbors.of(y, count).asked(scores, fresh, (0.5, 0.9))
+            contents, _ = conformal.Neighbors.from_rows(y, count).asked(scores, fresh, (0.5, 0.9))
             held.append((new[:, None] <= contents)[..., 0].double().mean(dim=0))
             wide.append((new <= contents[:, 1])[fresh > 0.6])
         mean, error = torch.stack(held).mean(dim=0), 0.03 if repetitions == 1 else 0.02
@@ -290,14 +294,14 @@ def test_p_values_of_rows_like_the_others_are_no_smaller_than_they_should_be():
     draw = np.random.default_rng(2)
     rows = torch.from_numpy(draw.normal(size=(REPETITIONS, 40, 3))) ** 2
     families = [[(each[:-1, k], each[-1:, k]) for k in ([0, 1], [2])] for each in rows]
-    p = torch.cat([conformal.oddness(*each)[0] for each in families])
+    p = torch.cat([conformal.outlier_p_values(*each)[0] for each in families])
     for level in (0.05, 0.1, 0.3):
         assert (p <= level).double().mean() < level + 3 * (level / REPETITIONS) ** 0.5
     others = torch.from_numpy(draw.normal(size=(200, 20)))
     alone = torch.arange(200.0)[:, None].double()
     new = torch.full((1, 20), 0.0).double()
-    far, oddest = conformal.oddness((others, new), (alone, torch.tensor([[199.5]])))
+    far, oddest = conformal.outlier_p_values((others, new), (alone, torch.tensor([[199.5]])))
     assert far < 0.02  # 20 others do not drown it
     assert oddest == 20
     together = torch.cat([others, alone], 1), torch.tensor([[*[0.0] * 20, 199.5]])
-    assert conformal.oddness(together)[0] > far
+    assert conformal.outlier_p_values(together)[0] > far

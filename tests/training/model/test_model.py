@@ -25,14 +25,14 @@ from training.flow.latent.conditional import ConditionalMixture
 from training.flow.output_gain import OutputGain
 from training.flow.solvers import get_solver
 from training.learning.building import Choices
-from training.learning.courses import find_courses
-from training.learning.melting import LawPlan
+from training.learning.integrations import find_integrations
+from training.learning.latents import LatentPlan
 from training.model.model import Model
 from training.model.questions import EncodedRows, QuestionFlow
 from training.model.recipe import make_schedule
 from training.names import LOG
 from training.networks.mixture import ABSENT, ASKED, EXACT, KNOWN
-from training.subjects.held_cells import HeldCells
+from training.subjects.held_cells import CalibrationScores
 from training.subjects.record_margins import Margins
 from training.subjects.record_spaces import choose_space, few_values
 
@@ -112,15 +112,15 @@ def test_a_calibration_is_saved_and_can_be_left_out_and_an_output_gain_stays(mod
 
 def test_courses_are_found_saved_and_of_the_calibrated_flow(model, tmp_path):
     points = normal(60, 2, seed=1)
-    find_courses(model, LawPlan(lambda count: Batch(points[:count]), None, 600, 0, 128))
-    assert {"look", "points"} <= set(model.courses)
+    find_integrations(model, LatentPlan(lambda count: Batch(points[:count]), None, 600, 0, 128))
+    assert {"look", "points"} <= set(model.integrations)
     model.save(tmp_path / "network.pkl")
     loaded = Model.load(tmp_path / "network.pkl")
     assert loaded.digest() == model.digest()
     assert torch.equal(loaded.flow.sample(5, seeded(0)), model.flow.sample(5, seeded(0)))
-    assert loaded.courses["points"].arguments == model.courses["points"].arguments
-    assert not Model.load(tmp_path / "network.pkl", calibrated=False).courses
-    model.courses["points"].times.zero_()
+    assert loaded.integrations["points"].arguments == model.integrations["points"].arguments
+    assert not Model.load(tmp_path / "network.pkl", calibrated=False).integrations
+    model.integrations["points"].times.zero_()
     model.save(tmp_path / "broken.pkl")
     assert "integration schedules are not increasing" in refusal(
         Model.load, tmp_path / "broken.pkl"
@@ -225,21 +225,27 @@ def test_a_file_with_a_student_network_is_refused(model, tmp_path):
 def test_a_law_of_latents_is_saved_and_refused_where_it_does_not_belong(tmp_path):
     path = tmp_path / "network.pkl"
     model, _ = tiny_model("mlp", "ES", dims_to_keep=1, width=16)
-    law = ConditionalMixture(1, 1, components=3, width=4)
-    replace(model, learned=law).save(path)
+    distribution = ConditionalMixture(1, 1, components=3, width=4)
+    replace(model, learned=distribution).save(path)
     loaded = Model.load(path)
     assert loaded.learned is not None
-    assert loaded.flow.latent.digest() == replace(model, learned=law).flow.latent.digest()
+    assert loaded.flow.latent.digest() == replace(model, learned=distribution).flow.latent.digest()
     assert loaded.digest() not in (model.digest(), replace(loaded, learned=None).digest())
     parts, about = read_network(path)
-    flat = law.state_dict() | {"axes": torch.zeros(1, 1, dtype=torch.float64)}
-    single = {name: tensor.float() for name, tensor in law.state_dict().items()}
+    flat = distribution.state_dict() | {"axes": torch.zeros(1, 1, dtype=torch.float64)}
+    single = {name: tensor.float() for name, tensor in distribution.state_dict().items()}
     wide = ConditionalMixture(2, 1)
     for part, text in (
-        (Part("ConditionalMixture", law.arguments, flat), "cannot be inverted"),
-        (Part("ConditionalMixture", law.arguments, single), "latent distribution is not float64"),
+        (Part("ConditionalMixture", distribution.arguments, flat), "cannot be inverted"),
+        (
+            Part("ConditionalMixture", distribution.arguments, single),
+            "latent distribution is not float64",
+        ),
         (Part("ConditionalMixture", wide.arguments, wide.state_dict()), "the network keeps 1 of 2"),
-        (Part("ConditionalMixture", {**law.arguments, "components": 100}, flat), "than 64"),
+        (
+            Part("ConditionalMixture", {**distribution.arguments, "components": 100}, flat),
+            "than 64",
+        ),
         (Part("Pickle", {}, {}), "unknown class 'Pickle'"),
     ):
         write_network(path, {**parts, "latent_law": part}, about)
@@ -402,7 +408,7 @@ def test_intervals_cover_what_they_promise_however_few_cells_are_held_out():
         covered = []
         for _ in range(400):
             rows = np.stack([random.random(count) ** 0.5, random.random(count)], axis=1)
-            held = HeldCells.of(lambda own, known, place: own[:, place], rows, [0], seed=0)
+            held = CalibrationScores.of(lambda own, known, place: own[:, place], rows, [0], seed=0)
             covered.append(held.content(0, share, every)[0] ** 2)
         exact = np.ceil((count + 1) * share - 1e-9) / (count + 1)
         assert exact >= share
@@ -420,8 +426,11 @@ def test_contents_of_intervals_are_scores_of_held_out_cells():
         assert not there[:, place].any()
         return values[:, place]
 
-    own, broken = HeldCells.of(scores, rows, [0, 1, 2], seed=0), DataError("held-out cells broken")
-    held = HeldCells.read(json.loads(json.dumps(own.listed)), 3, broken)
+    own, broken = (
+        CalibrationScores.of(scores, rows, [0, 1, 2], seed=0),
+        DataError("held-out cells broken"),
+    )
+    held = CalibrationScores.read(json.loads(json.dumps(own.listed)), 3, broken)
     assert known[2:] == [pytest.approx(0.8, abs=0.3), 1]
     every = np.ones((4, 3)) - np.eye(3)[[0]]
     contents = {at: held.content(at, 0.9, every)[0] for at in range(3)}
@@ -431,12 +440,12 @@ def test_contents_of_intervals_are_scores_of_held_out_cells():
     assert contents[2] < held.content(2, 0.95, every)[0] < 1, "too few for 95 %"
     own = [1000, [0.5, 1.0], [[0.5] * 200, [0.1] * 200]]
     there = np.array([[0, 1, 0], [0, 1, 1]])  # half of the others, and all of them
-    each = HeldCells.read([own] * 3, 3, broken).content(0, 0.5, there)
+    each = CalibrationScores.read([own] * 3, 3, broken).content(0, 0.5, there)
     assert each == pytest.approx([0.5, 0.1], abs=0.03), "of each row by itself"
     falls = [[*[0.5] * 199, 0.1]] * 2
     for at, bad in ((2, falls), (0, 9), (0, 10**9), (2, [[2] * 200] * 2), (1, [1]), (0, "2")):
         wrong = [[*own[:at], bad, *own[at + 1 :]]] * 3
-        assert "held-out cells broken" in refusal(HeldCells.read, wrong, 3, broken)
+        assert "held-out cells broken" in refusal(CalibrationScores.read, wrong, 3, broken)
 
 
 def test_rows_are_kept_whose_columns_have_the_margins_of_the_data():

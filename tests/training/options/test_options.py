@@ -28,7 +28,7 @@ from training.options.train import TrainSettings
 from training.options.training import ToyTrainSettings, as_typed
 from training.options.types import COUNT, DATA_SET, FILE, POSITIVE, FiniteFloat, Names, Ranges
 from training.recipes import AVERAGED_PLANE, AVERAGED_SPACE, AVERAGED_TOY, TOY
-from training.runs.choices import LatentChoice, latent_choice, recorded_eps
+from training.runs.simulation_settings import LatentChoice, latent_choice, recorded_eps
 from training.subjects.record_spaces import MARGINALS
 
 PRR = "--dims_to_keep=1"

@@ -27,7 +27,7 @@ from training.pictures.album import pictures_of
 from training.pictures.coverage import cut, draw_boundaries, draw_radius, limits_of
 from training.pictures.images import grids, simulations
 from training.pictures.images.grids import data_cells, difference_cells, fitted, tiled
-from training.pictures.look import BLUE, ORANGE, brief, sequential_colors
+from training.pictures.theme import BLUE, ORANGE, brief, sequential_colors
 
 
 def texts(figure):

@@ -20,7 +20,7 @@ from training.files.posterior import SavedCheck
 from training.files.posterior_draws import DESCRIPTION, load_netcdf
 from training.inference.likelihoods import Gaussian
 from training.inference.operators import Separable
-from training.pictures import look
+from training.pictures import theme
 from training.pictures.album import pictures_of
 from training.pictures.posteriors import tables, toys
 from training.pictures.posteriors.checks import draw_chains, draw_coverage, draw_ranks, rank_counts
@@ -54,8 +54,8 @@ def test_the_exact_posterior_is_prior_times_likelihood(kind):
     grid = torch.from_numpy(np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2))
     weights, means, covariance, _ = toy.mixture
     cell = torch.tensor([x[1] - x[0], y[1] - y[0]]) / 2  # which is added to the spread
-    law = torch.distributions.MultivariateNormal(means[:, None], covariance)
-    prior = (weights.log()[:, None] + law.log_prob(grid)).logsumexp(dim=0)
+    distribution = torch.distributions.MultivariateNormal(means[:, None], covariance)
+    prior = (weights.log()[:, None] + distribution.log_prob(grid)).logsumexp(dim=0)
     log_likelihood = likelihood.log_prob(grid, observed.expand(len(grid), -1))
     expected = (prior + log_likelihood).softmax(dim=0).view(141, 161).numpy()
     exact = toys.exact_posterior(toy, likelihood, observed.numpy())
@@ -226,7 +226,7 @@ def test_axes_are_those_of_the_prior_unless_it_is_far_wider_or_not_there():
     assert np.allclose(near.mean(axis=1), [1, -1], atol=0.02)
     assert np.ptp(near[0]) == pytest.approx(np.ptp(near[1]))
     assert np.ptp(near[0]) < 0.1 * np.ptp(wide[0])
-    axes = look.new_figure(4, 3).add_subplot()
+    axes = theme.new_figure(4, 3).add_subplot()
     tables._histograms(axes, None, [np.linspace(0, 1), np.linspace(50, 51)], ["b", "r"])
     assert axes.get_xlim()[0] < 0.1
     assert axes.get_xlim()[1] > 50.9
@@ -244,7 +244,7 @@ def test_solid_toys_have_a_row_for_each_observation(tmp_path):
 def test_columns_that_were_not_observed_come_first(tmp_path):
     seen = Gaussian(NOISE, torch.arange(20))
     saved = load_netcdf(save_posterior(tmp_path, "wine", 23, likelihood=seen), 6)
-    assert tables.telling_columns(saved, 3).tolist() == [20, 21, 22]
+    assert tables.informative_columns(saved, 3).tolist() == [20, 21, 22]
     marginals = tables.draw_marginals(saved)
     titles = [axes.get_title(loc="left") for axes in marginals.axes]
     assert [title for title in titles if title][-3:] == ["x21", "x22", "x23"]
@@ -327,7 +327,7 @@ def test_checks_say_their_verdict_and_color_what_leaves_its_band(tmp_path):
 @pytest.mark.filterwarnings("error")
 def test_odd_draws_are_drawn(tmp_path, monkeypatch):
     """Constant ones, one observation, a single draw, names that look like mathematics."""
-    monkeypatch.setattr(look, "DPI", 30)
+    monkeypatch.setattr(theme, "DPI", 30)
     toys_and_tables = (("circles", 2), ("s_curve", 3), ("wine", 3), ("wine", 1))
     for (name, dim), draws in product(toys_and_tables, [(2, 4, 1), (1, 1, 1)]):
         path = save_posterior(tmp_path, name, dim, count=1, draws=4)

@@ -20,15 +20,15 @@ from training.files.rows import SavedTable
 from training.files.stats import SavedTraining
 from training.measure.association import associations
 from training.measure.reliability import Z, reliability, wilson
-from training.pictures import look
+from training.pictures import theme
 from training.pictures.album import pictures_of
-from training.pictures.look import brief, colors_of_places, joined, sequential_colors
 from training.pictures.tables import columns
 from training.pictures.tables.album import column_errors, draw_densities, draw_roundtrip, uniformity
 from training.pictures.tables.drawn_rows import DrawnRows
+from training.pictures.theme import brief, colors_of_places, joined, sequential_colors
 from training.pictures.training import draw_training, running_median
 from training.report.content import Choice
-from training.report.finding import found_in
+from training.report.discovery import found_in
 from training.report.tables import density_results
 
 LUMA = [0.299, 0.587, 0.114]
@@ -114,7 +114,7 @@ def test_sequential_colors_get_lighter_and_differ():
 
 
 def test_panels_fill_the_page_without_overlap():
-    figure, places = look.panel_page(2, 3, (2.0, 1.0), "title", "subtitle", left=0.7, gap=0.4)
+    figure, places = theme.panel_page(2, 3, (2.0, 1.0), "title", "subtitle", left=0.7, gap=0.4)
     width, height = figure.get_size_inches()
     left, bottom, wide, high = np.moveaxis(places, -1, 0)
     assert np.allclose(np.diff(left, axis=1), 2.4)
@@ -122,8 +122,8 @@ def test_panels_fill_the_page_without_overlap():
     assert left.min() == pytest.approx(0.7)
     assert bottom.min() > 0
     assert (left + wide).max() < width
-    assert (bottom + high).max() < height - look.TOP
-    axes = look.axes_at(figure, places[1, 2])
+    assert (bottom + high).max() < height - theme.TOP
+    axes = theme.axes_at(figure, places[1, 2])
     assert np.allclose(axes.get_position().bounds * np.array([width, height] * 2), places[1, 2])
     assert [text.get_text() for text in figure.texts] == ["title", "subtitle"]
 
@@ -133,8 +133,8 @@ def test_numbers_and_titles_are_short():
     assert shown == ["0", "0.0012", "0.5", "3.1", "13", "104", "1·10⁻⁴", "1.7·10⁻¹²"]
     assert joined("a", "", "b") == "a · b"
     font = FontProperties(size=10)
-    assert look.shortened("short", 5, font) == "short"
-    assert look.shortened("WWWWWWWWWW WWW", 1.4, font) == "WWWWWWWWW…"
+    assert theme.shortened("short", 5, font) == "short"
+    assert theme.shortened("WWWWWWWWWW WWW", 1.4, font) == "WWWWWWWWW…"
     for name, *expected in (
         ("s_curve_PRRto2D_exact_melt_results", "s curve", "PRRto2D schedule, exact denoiser"),
         ("circles_PRP_net_gen_results", "circles", "PRP schedule, trained network"),
@@ -266,9 +266,9 @@ def test_rank_correlations_are_scipys_and_pairs_are_of_columns_where_they_differ
     data, samples = np.eye(7), np.eye(7)
     samples[2, 5] = samples[5, 2] = 0.9
     samples[5, 6] = samples[6, 5] = -0.4
-    assert columns.telling_columns([data, samples], 3).tolist() == [2, 5, 6]
-    assert columns.telling_columns([data, data], 3).size == 3
-    assert columns.telling_columns([samples[:2, :2]], 5).tolist() == [0, 1]
+    assert columns.informative_columns([data, samples], 3).tolist() == [2, 5, 6]
+    assert columns.informative_columns([data, data], 3).size == 3
+    assert columns.informative_columns([samples[:2, :2]], 5).tolist() == [0, 1]
 
 
 def test_limits_hold_all_of_few_rows_and_no_wild_samples():
@@ -387,7 +387,7 @@ def test_the_best_report_on_held_out_rows_is_marked(tmp_path):
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("dim", [1, 4])
 def test_odd_tables_are_drawn(tmp_path, monkeypatch, dim):
-    monkeypatch.setattr(look, "DPI", 30)
+    monkeypatch.setattr(theme, "DPI", 30)
     for kind in ("melt", "roundtrip", "gen"):
         made = load(tmp_path, kind, count=20)
         wild = np.where(np.arange(20) == 4, -np.inf, made.log_prob)

@@ -32,7 +32,7 @@ from tests.training.pictures.test_training_pictures import words
 from training.files.trajectory import SavedTrajectory
 from training.measure.boundaries import unit_sphere
 from training.pictures.album import drawable_files, pictures_of
-from training.pictures.look import BLUE, ORANGE
+from training.pictures.theme import BLUE, ORANGE
 from training.pictures.trajectories import album, clouds, latents
 from training.pictures.trajectories.clouds import latent_law, row_of
 
@@ -155,12 +155,12 @@ def test_strays_are_counted_and_three_dimensions_have_numbers(dim):
 
 def test_seen_places_are_a_view_of_the_points():
     points = np.random.default_rng(0).normal(size=(10, 3))
-    basis = np.linalg.lstsq(points, clouds.seen_places(points), rcond=None)[0]
+    basis = np.linalg.lstsq(points, clouds.page_positions(points), rcond=None)[0]
     assert np.allclose(basis.T @ basis, np.eye(2))  # two orthonormal directions
-    right, up = clouds.seen_places(np.array([[0.0, 0.0, 1.0]]))[0]
+    right, up = clouds.page_positions(np.array([[0.0, 0.0, 1.0]]))[0]
     assert abs(right) < 1e-12
     assert up > 0.9
-    assert np.array_equal(clouds.seen_places(points[:, :2]), points[:, :2])
+    assert np.array_equal(clouds.page_positions(points[:, :2]), points[:, :2])
 
 
 @pytest.mark.parametrize("saved", [2, 3, 6, 7, 50])

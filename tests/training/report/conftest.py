@@ -8,7 +8,7 @@ import pytest
 
 from tests.support import picture_files as files
 from training.report.content import Choice
-from training.report.finding import found_in
+from training.report.discovery import found_in
 from training.report.page import page_of
 
 CHOICE = Choice(points=20, seed=0)

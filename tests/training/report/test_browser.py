@@ -5,7 +5,7 @@ import pytest
 
 from tests.support import picture_files as files
 from tests.training.report.conftest import CHOICE, NASTY
-from training.report.finding import found_in
+from training.report.discovery import found_in
 from training.report.page import page_of
 
 pytestmark = pytest.mark.browser

@@ -17,9 +17,9 @@ from dnnlib.errors import DataError
 from tests.support import picture_files as files
 from tests.support.running import refusal
 from tests.training.report.conftest import CHOICE, NASTY
-from training.pictures.tables.answers import says_right
+from training.pictures.tables.answers import is_calibrated
 from training.report.content import Choice, Flow
-from training.report.finding import found_in
+from training.report.discovery import found_in
 from training.report.runs import roundtrip_results, run_of
 
 WILD = (None, [], {}, "text", math.inf, 10**400, [[]], {"a": [1]})
@@ -128,15 +128,15 @@ def test_a_check_is_ticked_only_if_its_runs_would_have_seen_a_large_error(tmp_pa
 def test_nothing_is_ticked_without_evidence(tmp_path):
     level = SimpleNamespace(is_level=True, known=np.full(4, True), right=np.full(4, True))
     level.probability = np.full(4, 0.9)
-    assert says_right(level, 0.9) is None, "4 of 4 are known to be 51 to 100 %"
+    assert is_calibrated(level, 0.9) is None, "4 of 4 are known to be 51 to 100 %"
     many = SimpleNamespace(**{k: np.tile(v, 50) for k, v in vars(level).items() if k != "is_level"})
     many.is_level, many.right = True, np.arange(200) % 10 > 0
-    assert says_right(many, 0.9) is True
+    assert is_calibrated(many, 0.9) is True
     many.right = np.arange(200) % 2 > 0
-    assert says_right(many, 0.9) is False
+    assert is_calibrated(many, 0.9) is False
     many.known = np.arange(200) < 4
     many.right[:] = False
-    assert says_right(many, 0.9) is False, "few can show that something is wrong"
+    assert is_calibrated(many, 0.9) is False, "few can show that something is wrong"
     path = files.save_stats(tmp_path)
     for loss, holds in ((0.9, None), (1.0001, False)):
         row = {"seen": 1000, "Loss/loss": 0.8, "Progress/learning_rate": 1e-3}

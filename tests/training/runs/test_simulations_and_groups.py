@@ -21,7 +21,7 @@ from torch_utils.snapshots import read_network, write_network
 from training.flow.calls import BLOCK_ROWS
 from training.flow.grids import EqualErrorGrid
 from training.flow.latent.conditional import ConditionalMixture
-from training.flow.latent.laws import GaussianLaw, LearnedLaw
+from training.flow.latent.distributions import GaussianLatents, LearnedLatents
 from training.flow.schedules import InflationSchedule, VPSchedule
 from training.flow.solvers import SOLVERS
 from training.inference.likelihoods import Gaussian
@@ -31,9 +31,9 @@ from training.measure.posterior.calibration import RunValues, calibrate
 from training.measure.posterior.local import LocalCalibration, LocalTest
 from training.model.model import Model
 from training.runs import posteriors
-from training.runs.choices import LatentChoice, TimeChoice
-from training.runs.posterior_results import report_check, report_near, warn_of_unlike
+from training.runs.posterior_results import report_check, report_near, warn_of_outliers
 from training.runs.posteriors import Groups, planned, sample_groups, sampled
+from training.runs.simulation_settings import LatentChoice, TimeChoice
 from training.subjects import ImageFlow, open_subject
 from training.subjects.images import draw_classes
 from training.subjects.networks import STORED, NetworkFile, plain_name
@@ -287,16 +287,16 @@ def test_times_are_even_from_the_first_to_the_last():
 
 def test_the_choice_decides_the_law():
     _, flow = exact_flow("s_curve", 1)
-    law = flow.latent_law(double(6.0))
+    distribution = flow.latent_law(double(6.0))
     melted = normal(500, 3)
     expected = {
-        LatentChoice(): law,
-        LatentChoice(2.5e-3): law.with_compressed(2.5e-3, 1),
-        LatentChoice(empirical=True): GaussianLaw.empirical(melted),
-        LatentChoice(0.01, paper=True): GaussianLaw(double([1.0, 0.01, 0.01])),
+        LatentChoice(): distribution,
+        LatentChoice(2.5e-3): distribution.with_compressed(2.5e-3, 1),
+        LatentChoice(empirical=True): GaussianLatents.empirical(melted),
+        LatentChoice(0.01, paper=True): GaussianLatents(double([1.0, 0.01, 0.01])),
     }
     for choice, right in expected.items():
-        assert torch.equal(choice.law(flow, 6.0, 1, melted).variance, right.variance)
+        assert torch.equal(choice.distribution(flow, 6.0, 1, melted).variance, right.variance)
     names = ["auto", 2.5e-3, "empirical", "paper:0.01"]
     assert [choice.name for choice in expected] == names
 
@@ -304,20 +304,22 @@ def test_the_choice_decides_the_law():
 def test_the_papers_law_needs_compressed_variances_and_an_empirical_one_a_melt():
     paper = LatentChoice(paper=True)
     _, flow = exact_flow("circles")
-    assert torch.equal(paper.law(flow, 6.0, 2).variance, torch.ones(2).double())
+    assert torch.equal(paper.distribution(flow, 6.0, 2).variance, torch.ones(2).double())
     _, flow = exact_flow("circles", 1)
-    assert "1 dimensions are compressed" in refusal(paper.law, flow, 6.0, 1, kind=UsageError)
+    assert "1 dimensions are compressed" in refusal(
+        paper.distribution, flow, 6.0, 1, kind=UsageError
+    )
     with pytest.raises(UsageError, match="melt"):
-        LatentChoice(empirical=True).law(exact_flow("circles")[1], 6.0, 2)
+        LatentChoice(empirical=True).distribution(exact_flow("circles")[1], 6.0, 2)
 
 
 def test_a_variance_far_from_the_closed_form_is_told(caplog):
     _, flow = exact_flow("circles", 1)
     exact = float(flow.latent_law(double(6.0)).variance[1])
     with caplog.at_level(logging.WARNING):
-        LatentChoice(exact * 1.5).law(flow, 6.0, 1)
+        LatentChoice(exact * 1.5).distribution(flow, 6.0, 1)
         assert not caplog.messages
-        LatentChoice(exact / 3).law(flow, 6.0, 1)
+        LatentChoice(exact / 3).distribution(flow, 6.0, 1)
     (message,) = caplog.messages
     assert f"at T = 6 is {exact:.3g}:" in message
 
@@ -336,7 +338,7 @@ def test_without_compressed_dimensions_eps_is_ignored(caplog):
 def test_the_learned_law_is_the_default_where_it_belongs(caplog):
     _, flow = exact_flow("circles", 1)
     end, undecided = flow.end_time, LatentChoice(learned=None)
-    learned = flow.with_law(ConditionalMixture(1, 1))
+    learned = flow.with_distribution(ConditionalMixture(1, 1))
     assert undecided.settled(flow, end, 1) == LatentChoice()
     assert undecided.settled(learned, end, 1) == LatentChoice(learned=True)
     with caplog.at_level(logging.WARNING):
@@ -345,9 +347,9 @@ def test_the_learned_law_is_the_default_where_it_belongs(caplog):
     for other, time in ((flow, end), (learned, 6.0)):
         with pytest.raises(UsageError, match="give auto"):
             LatentChoice(learned=True).settled(other, time, 1)
-    assert isinstance(LatentChoice(learned=True).law(learned, end, 1), LearnedLaw)
+    assert isinstance(LatentChoice(learned=True).distribution(learned, end, 1), LearnedLatents)
     assert LatentChoice().on(learned).learned is None
-    assert isinstance(LatentChoice().law(learned, end, 1), GaussianLaw)
+    assert isinstance(LatentChoice().distribution(learned, end, 1), GaussianLatents)
 
 
 @pytest.fixture
@@ -362,7 +364,7 @@ def cut_short(groups, whole, fingerprint="this run"):
         save_arrays(path, {"fingerprint": np.array(fingerprint)})
         return False
 
-    with pytest.raises(KeyboardInterrupt), groups.told_when_cut_short():
+    with pytest.raises(KeyboardInterrupt), groups.report_interruption():
         groups.run(work)
 
 
@@ -461,7 +463,7 @@ def test_local_tests_claim_nothing_where_runs_are_far_or_no_law_is_known(caplog)
     assert others[0].startswith("Observation 1: no miscalibration found")
     assert "among them posteriors are too low" in others[1]
     with caplog.at_level(logging.INFO):
-        assert warn_of_unlike(None, torch.zeros(2, 3)) is None
+        assert warn_of_outliers(None, torch.zeros(2, 3)) is None
     assert "It is unknown whether" in caplog.text
 
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from dnnlib.errors import DataError
 from torch_utils.inert_pickle import shown
-from training.data.records.cells import TEXTS, Cells, open_cells
 from training.data.records.inferring import Survey, decimal_of
+from training.data.records.raw_tables import TEXTS, Cells, open_cells
 from training.data.records.records import CATEGORY, DATE, NUMBER, WHOLE, RecordColumn, Records
 from training.data.records.tidying import MOST_EXACT, made_values
 from training.data.records.values import date_text, day_of, marks_of, number_in, reader_of, visible
@@ -66,7 +66,7 @@ def encode(
     if like is not None and is_text and cells.separator == like.separator:
         usual = like.decimal
     sign = _decimal(cells, own.values(), usual) if decimal is None else decimal
-    read = _Read.of(cells, own, sign, marks_of(missing_values), is_text)
+    read = _Read.from_cells(cells, own, sign, marks_of(missing_values), is_text)
     values = read.rows(columns)
     if not len(values):
         raise DataError(f"{cells.name} has no rows")
@@ -135,7 +135,7 @@ class _Read(NamedTuple):
         return values
 
     @classmethod
-    def of(
+    def from_cells(
         cls,
         cells: Cells,
         own: Mapping[str, RecordColumn],

@@ -117,7 +117,7 @@ class Survey:
         return sorted(self.counts, key=key)
 
     @property
-    def hardly_repeats(self) -> bool:
+    def rarely_repeats(self) -> bool:
         """Whether frequent levels cover less than half of the cells, or are too many to count."""
         if len(self.counts) == MOST_COUNTED:
             return True
@@ -175,7 +175,7 @@ def _inferred(survey: Survey, decimal: str) -> RecordColumn | str:
         return RecordColumn(name, DATE, date_format=survey.formats[0])
     every_one = len(survey.counts) == survey.present
     if len(survey.counts) > 2 and (
-        survey.hardly_repeats or (every_one and CALLED_IDENTIFIER.fullmatch(name))
+        survey.rarely_repeats or (every_one and CALLED_IDENTIFIER.fullmatch(name))
     ):
         return IDENTIFIER
     return RecordColumn(name, CATEGORY, tuple(survey.level_texts))

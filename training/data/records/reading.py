@@ -10,15 +10,15 @@ import numpy as np
 
 from dnnlib.errors import DataError, UsageError
 from torch_utils.inert_pickle import shown
-from training.data.records.cells import Cells
 from training.data.records.date_grids import grid_of
 from training.data.records.inferring import CONSTANT, Survey, column_of, decimal_of
+from training.data.records.raw_tables import Cells
 from training.data.records.records import CATEGORY, DATE, NUMBER, WHOLE, RecordColumn, Records
 from training.data.records.tidying import (
     with_made_columns,
     with_rare_levels_together,
-    without_holes,
     without_identifiers,
+    without_missing,
 )
 from training.data.records.values import (
     date_text,
@@ -88,7 +88,7 @@ class SurveyedTable:
     decimal: str
 
     @classmethod
-    def of(cls, cells: Cells, choices: RecordChoices) -> "SurveyedTable":
+    def from_cells(cls, cells: Cells, choices: RecordChoices) -> "SurveyedTable":
         """Read a table to infer its types.
 
         Raises:
@@ -178,7 +178,7 @@ class SurveyedTable:
             return self._read([], [name])[1][name]
 
         records = without_identifiers(records, self.choices.types, lines, texts_of)
-        records = without_holes(records, self.choices.missing, self.cells, lines)
+        records = without_missing(records, self.choices.missing, self.cells, lines)
         held_out = choose_held_out(len(records), self.choices.held_out, self.choices.seed)
         records = replace(records, held_out=held_out.numpy())
         records = with_rare_levels_together(records, self.choices.types, lines)

@@ -11,8 +11,8 @@ from dataclasses import replace
 import numpy as np
 
 from dnnlib.errors import DataError, UsageError
-from training.data.records.cells import Cells
 from training.data.records.inferring import MOST_LEVELS, fewest_rows
+from training.data.records.raw_tables import Cells
 from training.data.records.records import CATEGORY, DATE, NUMBER, WHOLE, RecordColumn, Records
 from training.data.records.values import rounded_moment, visible
 from training.data.records.writing import text_of
@@ -42,12 +42,12 @@ def missing_column(name: str) -> RecordColumn:
     return RecordColumn(f"{name}{IS_MISSING}", CATEGORY, ("no", "yes"), of=name)
 
 
-def says_missing(column: RecordColumn) -> bool:
+def is_missing_indicator(column: RecordColumn) -> bool:
     """Return whether a column is a ``missing_column``."""
     return column.name == f"{column.of}{IS_MISSING}"
 
 
-def says_weekday(column: RecordColumn) -> bool:
+def is_weekday(column: RecordColumn) -> bool:
     """Return whether a column contains the weekday of a date."""
     return bool(column.of) and column.levels == WEEKDAYS
 
@@ -76,7 +76,7 @@ def made_values(values: np.ndarray, names: Sequence[str], column: RecordColumn) 
         column: The derived column.
     """
     dates = values[:, list(names).index(column.of)]
-    if says_missing(column):
+    if is_missing_indicator(column):
         return np.isnan(dates).astype(np.float64)
     days = np.floor(dates)
     if column.type == CATEGORY:
@@ -96,7 +96,7 @@ MOST_RARE, SHOWN_LEVELS = 1000, 6
 """Maximum number of rare levels stored per column, and listed in a line."""
 
 
-def without_holes(records: Records, missing: str, cells: Cells, lines: list[str]) -> Records:
+def without_missing(records: Records, missing: str, cells: Cells, lines: list[str]) -> Records:
     """Return records with missing cells handled by a method in ``MISSING``; report in ``lines``.
 
     Raises:
@@ -155,7 +155,7 @@ def without_identifiers(
         values = records.values[:, index]
         present = values[~np.isnan(values)]
         if column.type in (NUMBER, WHOLE) and column.name not in asked:
-            one = Marginal.of(present)
+            one = Marginal.from_values(present)
             if one.lone is not None:
                 lines.append(
                     f"Warning: {column.name} is {one.lone[0]:.10g} in {one.lone[1]} rows, "

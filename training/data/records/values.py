@@ -10,7 +10,7 @@ import numpy as np
 
 from dnnlib.errors import DataError, UsageError
 from torch_utils.inert_pickle import shown
-from training.data.records.cells import Cells
+from training.data.records.raw_tables import Cells
 from training.data.records.records import CATEGORY, NUMBER, WHOLE, RecordColumn
 from training.data.tables.formats import MISSING
 from training.data.tables.making import LARGEST

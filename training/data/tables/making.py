@@ -16,12 +16,16 @@ from dnnlib.errors import DataError, UsageError
 from dnnlib.numbers import beside
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
-from training.data.sketches import row_numbers
+from training.data.row_hashes import row_numbers
 from training.data.tables.foreign import ForeignTable, TableChoices, joined, narrowed, row_blocks
 from training.data.tables.formats import NotNumbers
-from training.data.tables.marginals import EXACT, Marginal, told_of_no_quantities, told_of_steps
+from training.data.tables.marginals import EXACT, Marginal, describe_atoms, describe_steps
+from training.data.tables.repeated_trials import (
+    missing_in_words,
+    numbered_datasets,
+    trials_in_words,
+)
 from training.data.tables.table import FOLLOWS, Columns, DataTable, Dropped, Levels
-from training.data.tables.trials import holes_in_words, numbered_datasets, trials_in_words
 from training.names import script
 
 LARGEST = 1e100
@@ -63,13 +67,13 @@ def make_table(source: ForeignTable, choices: TableChoices) -> tuple[DataTable, 
         lines.append(trials_in_words(datasets))
     marginals = {
         # Parameters repeat within a dataset, which does not make them discrete.
-        name: Marginal.of(_present(column, holes.get(name), first if at in rest else None))
+        name: Marginal.from_values(_present(column, holes.get(name), first if at in rest else None))
         for at, (name, column) in enumerate(zip(names, values.T, strict=True))
         if name != choices.dataset
     }
     if holes and choices.missing == "mean":
         _fill_in(values, names, holes, marginals, choices.dequantize, lines)
-    lines += told_of_no_quantities(marginals)
+    lines += describe_atoms(marginals)
     given = [names.index(name) for name in condition_names]
     conditions = torch.from_numpy(values[:, given]) if given else None
     condition_columns = _known(condition_names, marginals, choices)
@@ -81,7 +85,7 @@ def make_table(source: ForeignTable, choices: TableChoices) -> tuple[DataTable, 
     columns = _known(names, marginals, choices)
     _require_inside(columns, choices.bounds, values, source.name)
     if choices.dequantize:
-        lines += told_of_steps({name: marginals[name] for name in names})
+        lines += describe_steps({name: marginals[name] for name in names})
     held_out, beside = _parted(len(first), choices)
     if datasets is not None:
         held_out, beside = held_out[datasets], beside[datasets]
@@ -101,8 +105,8 @@ def make_table(source: ForeignTable, choices: TableChoices) -> tuple[DataTable, 
         choices.covariates,
         datasets,
     )
-    if table.has_holes:
-        lines.append(f"Trials keep their observed data; missing: {holes_in_words(table)}")
+    if table.has_missing:
+        lines.append(f"Trials keep their observed data; missing: {missing_in_words(table)}")
     return table, [*lines, *_summary(table)]
 
 
@@ -464,7 +468,7 @@ def exchanged(table: DataTable, source: str) -> tuple[DataTable, list[str]]:
         )
     lines: list[str] = []
     known = table.columns_of_conditions
-    counts = Levels.of(known.at(data), table.conditions[:, data]).counts
+    counts = Levels.from_values(known.at(data), table.conditions[:, data]).counts
     levels = [place for place, count in zip(data, counts, strict=True) if count > 1]
     if len(levels) == len(data) or bool(table.conditions[:, data].isnan().any()):
         levels = []

@@ -59,7 +59,7 @@ class Marginal:
     dense: bool
 
     @classmethod
-    def of(cls, column: np.ndarray) -> "Marginal":
+    def from_values(cls, column: np.ndarray) -> "Marginal":
         """Return the properties of present values ``[n]``."""
         values, counts = np.unique(column, return_counts=True)
         unique = len(values) == len(column)
@@ -144,7 +144,7 @@ def _kinds(steps: Mapping[str, float]) -> str:
     return "; ".join(shown)
 
 
-def told_of_steps(marginals: Mapping[str, Marginal]) -> list[str]:
+def describe_steps(marginals: Mapping[str, Marginal]) -> list[str]:
     """Return lines about discrete columns, and columns that are neither discrete nor continuous."""
     lines, pairs = [], marginals.items()
     steps = {name: one.step for name, one in pairs if one.step}
@@ -163,7 +163,7 @@ def told_of_steps(marginals: Mapping[str, Marginal]) -> list[str]:
     return lines
 
 
-def told_of_no_quantities(marginals: Mapping[str, Marginal]) -> list[str]:
+def describe_atoms(marginals: Mapping[str, Marginal]) -> list[str]:
     """Return lines about possible codes for missing values, and possible identifiers."""
     lines = [
         (

@@ -14,7 +14,7 @@ from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.batches import Batch, parts_of_epochs
 from training.data.records.records import NUMBER, WHOLE, RecordColumn, Records
-from training.data.sketches import row_numbers
+from training.data.row_hashes import row_numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +78,7 @@ class Levels:
     steps: Tensor
 
     @classmethod
-    def of(cls, columns: Columns, values: Tensor) -> "Levels":
+    def from_values(cls, columns: Columns, values: Tensor) -> "Levels":
         """Return the levels in values ``[N, D]``; a count is 0 for more or missing values."""
         first, steps = values.amin(dim=0), columns.steps
         counts = ((values.amax(dim=0) - first) / steps).round() + 1
@@ -231,7 +231,7 @@ class DataTable:
         return len(self.condition_names)
 
     @property
-    def has_holes(self) -> bool:
+    def has_missing(self) -> bool:
         """Whether data of trials is missing."""
         return self.conditions is not None and bool(self.conditions.isnan().any())
 
@@ -255,7 +255,7 @@ class DataTable:
     @property
     def levels(self) -> Levels | None:
         """Levels of the points; None if a column has more values, or missing ones."""
-        levels = Levels.of(self.columns, self.points)
+        levels = Levels.from_values(self.columns, self.points)
         return levels if all(levels.counts) else None
 
     def row_numbers(self) -> np.ndarray:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from dnnlib.errors import DataError, UsageError
+from training.flow.coordinates.categories import LevelPrediction
 from training.flow.coordinates.conditions import (
     ConditionScale,
     GaussianPrediction,
@@ -27,7 +28,6 @@ from training.flow.coordinates.conditions import (
     Prediction,
     TrialScale,
 )
-from training.flow.coordinates.levels import LevelPrediction
 from training.flow.coordinates.maps import (
     LINEAR,
     MAPS,
@@ -344,7 +344,7 @@ class Coordinates(nn.Module):
             x, _ = map_(x)
         return within
 
-    def dithered(self, points: Tensor, generator: torch.Generator) -> Tensor:
+    def dequantized(self, points: Tensor, generator: torch.Generator) -> Tensor:
         """Dequantize the discrete columns of points ``[N, D]`` of data space.
 
         The generator is on the CPU.

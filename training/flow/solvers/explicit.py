@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import DataError
-from training.flow.solvers.solver import Method, Velocity, Widened
+from training.flow.solvers.solver import ExtendedVelocity, Method, Velocity
 
 
 class Tableau(NamedTuple):
@@ -114,7 +114,7 @@ def slopes_of(
         first: ``v(x, t)``, if it is already computed.
     """
     slopes = [v(x, t) if first is None else first]
-    light = v.alone if isinstance(v, Widened) else v
+    light = v.alone if isinstance(v, ExtendedVelocity) else v
     for node, row, counts in zip(
         tableau.nodes[1:], tableau.stages[1:], tableau.counts[1:], strict=True
     ):

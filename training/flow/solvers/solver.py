@@ -27,7 +27,7 @@ with this gap.
 
 
 @dataclass(frozen=True)
-class Widened:
+class ExtendedVelocity:
     """The velocity of states extended by integrals along their trajectories.
 
     Attributes:

@@ -2,8 +2,9 @@
 
 In standard normal variables a narrow posterior is a thin and curved sheet. In eigenspace at the
 first time, where points are observed, it is flat: Gaussian observations are linear there, or nearly
-so (``lookahead.Sight``). Draws are therefore proposed among those states z, in standard deviations
-of the prior, and each is integrated to its latent, which also gives the prior's density ``p(z)``.
+so (``lookahead.LinearObservation``). Draws are therefore proposed among those states z, in standard
+deviations of the prior, and each is integrated to its latent, which also gives the prior's density
+``p(z)``.
 
 A population starts from its own share of a pool of prior draws, weighted by ``L(z)^b`` with the
 largest exponent b that keeps a minimum effective sample size. In each round a mixture is fitted to
@@ -34,12 +35,12 @@ from torch.quasirandom import SobolEngine
 from torch_utils.seeds import hash_seed, uniform_numbers
 from torch_utils.streams import Stream
 from training.inference.draws import Draws
-from training.inference.lookahead import Sight, no_sight
+from training.inference.lookahead import LinearObservation, why_not_linear
 from training.inference.progress import OnPart
 from training.inference.proposals import COMPONENTS, Proposal
 from training.inference.samplers.pool import TINY, Pool
 from training.inference.summary import ERRORS, STD_OFF
-from training.inference.target import Placed, Target
+from training.inference.target import EvaluatedStates, Target
 from training.inference.weights import (
     evidence_of,
     largest_exponent,
@@ -114,20 +115,20 @@ def anneal(
 
 def _annealed(target: Target, pool: Pool, seeds: Tensor, chains: int, draws: int) -> Draws:
     # While annealing, densities need not be exact: only draws of the last proposal count.
-    hasty = target.roughly(target.prior.hasty())
-    swarm = Swarm(hasty, seeds, chains)
+    coarse = target.approximate(target.prior.coarse())
+    swarm = Populations(coarse, seeds, chains)
     states, worth, exponent = _start(swarm, pool)
     prior = _prior_law(swarm, pool)
     settled, rounds = 0, range(1, MOST_ROUNDS)
     for index in rounds:
-        goal = exponent if swarm.sight is None else (JUMP * exponent).clamp_max(1)
-        law = swarm.towards(
+        goal = exponent if swarm.linear is None else (JUMP * exponent).clamp_max(1)
+        distribution = swarm.towards(
             Proposal.fit(states, worth, swarm.uniform(index)[:, 1:]), goal - exponent
         )
         arrived = bool((exponent >= 1).all())
         fewest, of_dimension = SETTLING if arrived else STAGE
         count = max(fewest, of_dimension * len(swarm.width))
-        swarm.add(swarm.defended(law, prior, goal), count, index)
+        swarm.add(swarm.defended(distribution, prior, goal), count, index)
         settled += arrived
         exponent = swarm.reached(exponent)
         states, worth = swarm.taken(tempered(swarm.log_weights(exponent), swarm.worth), index)
@@ -135,16 +136,16 @@ def _annealed(target: Target, pool: Pool, seeds: Tensor, chains: int, draws: int
             break
     last = Proposal.fit(states, worth, swarm.uniform(MOST_ROUNDS)[:, 1:])
     last = swarm.defended(last, prior, exponent)
-    final, many = Swarm(target, seeds, chains), max(1.0, draws / USUAL)
+    final, many = Populations(target, seeds, chains), max(1.0, draws / USUAL)
     for index in range(ceil(many * MOST_FINAL)):
         final.add(last, FINAL, MOST_ROUNDS + 1 + index)
-        if final.is_content(many * CONTENT):
+        if final.has_enough_draws(many * CONTENT):
             break
-    target.calls += hasty.calls
+    target.calls += coarse.calls
     return final.draws(draws)
 
 
-def _start(swarm: "Swarm", pool: Pool) -> tuple[Tensor, Tensor, Tensor]:
+def _start(swarm: "Populations", pool: Pool) -> tuple[Tensor, Tensor, Tensor]:
     """Resample the states ``[G, n, D]`` of prior draws by tempered likelihoods.
 
     Returns:
@@ -170,7 +171,7 @@ def _start(swarm: "Swarm", pool: Pool) -> tuple[Tensor, Tensor, Tensor]:
     return swarm.blurred(swarm.states_of(points)), effective_size(log_weights), exponent
 
 
-def _prior_law(swarm: "Swarm", pool: Pool) -> Proposal:
+def _prior_law(swarm: "Populations", pool: Pool) -> Proposal:
     """Fit mixtures to prior draws, different ones for each population."""
     count = min(FITTED, len(pool.w) // swarm.chains)
     first = count * (torch.arange(len(swarm.which), device=pool.w.device) % swarm.chains)
@@ -181,7 +182,7 @@ def _prior_law(swarm: "Swarm", pool: Pool) -> Proposal:
     return Proposal.fit(states, worth, swarm.uniform(MOST_ROUNDS - 1)[:, 1:])
 
 
-class Swarm:
+class Populations:
     """Draws so far of G = M C populations, and their proposal distributions.
 
     Args:
@@ -192,14 +193,14 @@ class Swarm:
     Attributes:
         which: Observation of each population ``[G]``.
         width: Standard deviations of states ``[D]`` under the prior.
-        sight: The observations as linear functions of states; None if they are not linear.
+        linear: The observations as linear functions of states; None if they are not linear.
         worth: Smallest effective sample size of weights.
         states: States ``[G, N, D]``, in standard deviations.
         placed: Variables, points and densities of the states, ``[G, N, ...]``.
     """
 
     states: Tensor
-    placed: Placed
+    placed: EvaluatedStates
 
     def __init__(self, target: Target, seeds: Tensor, chains: int):
         self.target, self.chains = target, chains
@@ -208,7 +209,7 @@ class Swarm:
         self.width = flow.noisy_std(first).double()
         self.worth = WORTH * flow.basis.dim
         self.which = torch.arange(target.count, device=target.device).repeat_interleave(chains)
-        self.sight = None if no_sight(target) else Sight.of(target)
+        self.linear = None if why_not_linear(target) else LinearObservation.from_target(target)
         self._laws: list[tuple[int, Proposal]] = []
         self._log_mixture = torch.empty(0)
 
@@ -232,25 +233,25 @@ class Swarm:
 
     def towards(self, proposal: Proposal, rise: Tensor) -> Proposal:
         """Condition mixtures on the observation, for exponents that rise by ``rise [G]``."""
-        if self.sight is None or not (rise > 0).any():
+        if self.linear is None or not (rise > 0).any():
             return proposal
-        operator, covariance = self.sight.operator, self.sight.covariance
+        operator, covariance = self.linear.operator, self.linear.covariance
         if self.target.prior.deblurred:
             blur = self.target.prior.flow.schedule.noise_variance(self.target.prior.times[0])
             covariance = covariance + (operator * blur) @ operator.T
         noise = covariance[self.which] / rise.clamp_min(1e-9)[:, None, None]
-        return proposal.conditioned(operator * self.width, self.sight.observed[self.which], noise)
+        return proposal.conditioned(operator * self.width, self.linear.observed[self.which], noise)
 
-    def defended(self, law: Proposal, prior: Proposal, exponent: Tensor) -> Proposal:
+    def defended(self, distribution: Proposal, prior: Proposal, exponent: Tensor) -> Proposal:
         """Add wider components and a share of the prior's mixture to proposals.
 
         Both keep rare modes that are far from a population, which would otherwise lose them. The
         prior's mixture is taken at exponents ``[G]``.
         """
-        law = law.evened().wider(WIDE, WIDE_SHARE)
-        if self.sight is None:
-            return law
-        return law.beside(self.towards(prior, exponent).evened(), PRIOR_SHARE)
+        distribution = distribution.evened().wider(WIDE, WIDE_SHARE)
+        if self.linear is None:
+            return distribution
+        return distribution.beside(self.towards(prior, exponent).evened(), PRIOR_SHARE)
 
     def add(self, proposal: Proposal, count: int, index: int) -> None:
         """Draw ``count`` states from each population's proposal, in round ``index``."""
@@ -261,19 +262,21 @@ class Swarm:
         flat = (states * self.width).flatten(0, 1)
         normal = torch.special.ndtri(rest).flatten(0, 1)
         which = self.which.repeat_interleave(count)
-        placed = self.target.place(flat, normal, which, self.sight)
+        placed = self.target.place(flat, normal, which, self.linear)
         volume = self.width.log().sum()
         placed = placed._replace(log_prior=placed.log_prior + volume)
-        placed = Placed(*(part.view(len(states), count, *part.shape[1:]) for part in placed))
+        placed = EvaluatedStates(
+            *(part.view(len(states), count, *part.shape[1:]) for part in placed)
+        )
         log_law = proposal.log_prob(states)
         if len(self._laws) == 1 and self._laws[0][1] is proposal:
             before = self._laws[0][0]
             old = self._log_mixture + log(1 + count / before)
             new, self._laws = log_law + log(before + count), [(before + count, proposal)]
         else:
-            laws = [(n, law.log_prob(states)) for n, law in self._laws]
-            laws.append((count, log_law))
-            new = torch.stack([log(n) + each for n, each in laws]).logsumexp(dim=0)
+            distributions = [(n, distribution.log_prob(states)) for n, distribution in self._laws]
+            distributions.append((count, log_law))
+            new = torch.stack([log(n) + each for n, each in distributions]).logsumexp(dim=0)
             self._laws.append((count, proposal))
             if len(self._laws) == 1:
                 self.states, self.placed, self._log_mixture = states, placed, new
@@ -282,7 +285,7 @@ class Swarm:
         self._log_mixture = torch.cat([old, new], dim=1)
         self.states = torch.cat([self.states, states], dim=1)
         pairs = zip(self.placed, placed, strict=True)
-        self.placed = Placed(*(torch.cat(pair, dim=1) for pair in pairs))
+        self.placed = EvaluatedStates(*(torch.cat(pair, dim=1) for pair in pairs))
 
     def log_weights(self, exponent: Tensor) -> Tensor:
         """Return ``log v [G, N]`` at exponents ``[G]``."""
@@ -303,7 +306,7 @@ class Swarm:
             best = torch.where(fits, tried, best)
         return best
 
-    def is_content(self, least: float) -> bool:
+    def has_enough_draws(self, least: float) -> bool:
         """Return whether the draws of each population suffice.
 
         Their weights must have this effective sample size, tails must be short, and standard

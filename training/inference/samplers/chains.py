@@ -15,7 +15,7 @@ from torch import Tensor
 
 from training.inference.draws import Draws
 from training.inference.noise import Noise
-from training.inference.target import Evaluated, Target
+from training.inference.target import EvaluatedPoints, Target
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Chains:
     """
 
     w: Tensor
-    evaluated: Evaluated
+    evaluated: EvaluatedPoints
     chains: int
     gradient: Tensor | None = None
 
@@ -60,7 +60,7 @@ class Chains:
         accepted = uniform.log() < gain
         mask = accepted[:, None]
         self.w = torch.where(mask, other.w, self.w)
-        self.evaluated = Evaluated(
+        self.evaluated = EvaluatedPoints(
             torch.where(mask, other.evaluated.points, self.evaluated.points),
             torch.where(accepted, other.evaluated.log_likelihood, self.evaluated.log_likelihood),
         )
@@ -185,5 +185,5 @@ class Elliptical(Kernel):
             high[active] = torch.where(below, high[active], angle[active])
             width = high[active] - low[active]
             angle[active] = low[active] + width * uniform[active, trial + 2]
-        state.w, state.evaluated = w, Evaluated(points, log_likelihood)
+        state.w, state.evaluated = w, EvaluatedPoints(points, log_likelihood)
         return state.by_observation(1 / (1 + shrinkings)).mean(dim=1)

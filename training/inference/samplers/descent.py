@@ -36,10 +36,16 @@ from math import ceil, inf, log
 import torch
 from torch import Tensor
 
-from training.inference.lookahead import LookAhead, Sight, added_noise, expected_end, log_normal
+from training.inference.lookahead import (
+    LinearObservation,
+    LookAhead,
+    added_noise,
+    expected_end,
+    log_normal,
+)
 from training.inference.noise import Noise
 from training.inference.progress import OnPart
-from training.inference.samplers.arrival import Arrived, rows_of
+from training.inference.samplers.final_particles import FinalParticles, rows_of
 from training.inference.samplers.narrowing import WORTH
 from training.inference.samplers.renoising import Diffusion, Renoising
 from training.inference.target import Target
@@ -87,9 +93,9 @@ class Descent:
         self._target, self._ahead, self._noise, self.chains = target, ahead, noise, chains
         self._diffusion = diffusion = Diffusion(seen.times, seen.errors, added)
         # Psi may be too wide, as weights are exact for any psi.
-        self._sight = Sight.of(target).blurred(diffusion.errors[-1], DTYPE)
+        self._linear = LinearObservation.from_target(target).blurred(diffusion.errors[-1], DTYPE)
         self._exponent = torch.ones(target.count, dtype=torch.float64, device=target.device)
-        self._seen = self._sight  # with R / b
+        self._seen = self._linear  # with R / b
         size = noise.chains // chains
         self._islands = chains * islands_of(size)
         self._particles = noise.chains // self._islands
@@ -105,7 +111,7 @@ class Descent:
         self._log_weights = self._psi.clone()
         self._stages = torch.zeros(target.count, dtype=torch.float64, device=target.device)
 
-    def arrived(self, on_part: OnPart = None) -> Arrived:
+    def arrived(self, on_part: OnPart = None) -> FinalParticles:
         """Run the particles to the first time.
 
         ``on_part`` is called with the fraction of the work done since the last call.
@@ -122,7 +128,7 @@ class Descent:
         log_weights = self._by_island(self._log_weights + self._exponent[:, None] * log_likelihood)
         require_some(log_weights)
         start = self._noise.uniform(self.steps, 1)[..., 0].view(target.count, self.chains, -1)
-        return Arrived(
+        return FinalParticles(
             target,
             self._x,
             points.view_as(self._x),
@@ -154,7 +160,7 @@ class Descent:
         """Return the moves of an observation's particles at the first time."""
         if place not in self._moves:
             target = self._target.of(torch.tensor([place], device=self._target.device))
-            own = (self._sight.alone(place), self._diffusion, self._noise.alone(place))
+            own = (self._linear.alone(place), self._diffusion, self._noise.alone(place))
             self._moves[place] = Renoising(target, *own)
         return self._moves[place]
 
@@ -223,10 +229,10 @@ class Descent:
         The size must be too small in most populations. Noise that is too small for any move is
         kept: moves are needed to separate duplicates again when the noise is narrowed.
         """
-        off = self._sight.off(self._m)
+        off = self._linear.off(self._m)
 
-        def seen_at(log_exponent: Tensor) -> tuple[Sight, Tensor]:
-            seen = self._sight.wider(log_exponent.exp())
+        def seen_at(log_exponent: Tensor) -> tuple[LinearObservation, Tensor]:
+            seen = self._linear.wider(log_exponent.exp())
             return seen, seen.log_prob(off, self._spread).double()
 
         def fits(psi: Tensor) -> Tensor:

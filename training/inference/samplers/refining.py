@@ -195,7 +195,10 @@ class _Near:
         """Return ``log(P + sum_t n_t q_t / p)`` for all draws."""
         log_prior = -(self.w.square() + log(2 * pi)).sum(dim=2) / 2
         parts = [torch.full_like(log_prior, log(self._size))]
-        parts += [log(n) + law.log_prob(self.w) - log_prior for n, law in self._proposals]
+        parts += [
+            log(n) + distribution.log_prob(self.w) - log_prior
+            for n, distribution in self._proposals
+        ]
         return torch.stack(parts).logsumexp(dim=0)
 
 

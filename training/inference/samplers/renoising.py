@@ -25,7 +25,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from training.inference.lookahead import Sight, expected_end, log_normal
+from training.inference.lookahead import LinearObservation, expected_end, log_normal
 from training.inference.low_rank import Bridge, LowRank
 from training.inference.noise import Noise
 from training.inference.target import Target
@@ -126,13 +126,13 @@ class Renoising:
 
     Attributes:
         target: The posterior.
-        sight: Gaussian that equals or approximates the likelihood.
+        linear: Gaussian that equals or approximates the likelihood.
         diffusion: Steps of the diffusion.
         noise: Random numbers of the moves, indexed by ``step``.
     """
 
     target: Target
-    sight: Sight
+    linear: LinearObservation
     diffusion: Diffusion
     noise: Noise
     _added: dict[int, Tensor] = field(default_factory=dict)
@@ -140,12 +140,12 @@ class Renoising:
     @cached_property
     def root(self) -> Tensor:
         """Lower Cholesky factor of R, ``[K, K]``."""
-        return torch.linalg.cholesky(self.sight.covariance[0])
+        return torch.linalg.cholesky(self.linear.covariance[0])
 
     @cached_property
     def _weighed(self) -> Tensor:
         """Matrix ``R^-1 A [K, D]``."""
-        return torch.cholesky_solve(self.sight.operator, self.root)
+        return torch.cholesky_solve(self.linear.operator, self.root)
 
     @cached_property
     def goes(self) -> bool:
@@ -195,7 +195,7 @@ class Renoising:
                 expected, ends = ends + bridge.end_moved(by), self._ends(states, there)
                 states, ends = self.diffusion.corrected(states, ends, expected, here, there)
         moved = Particles.at(self.target, states)
-        if self.sight.columns is None:
+        if self.linear.columns is None:
             return moved, step
         gain = self._beside_gaussian(moved) - self._beside_gaussian(kept)
         uniform = self.noise.uniform(step, 1)[0, :, 0]
@@ -209,7 +209,7 @@ class Renoising:
 
         The index k is 0 where no noise can be added.
         """
-        covariance = self.sight.covariance[0] / exponent
+        covariance = self.linear.covariance[0] / exponent
         low, high, root = 0, len(self.diffusion.times), covariance
         while high - low > 1:
             middle = (low + high) // 2
@@ -223,17 +223,17 @@ class Renoising:
     def _seen_noise(self, step: int) -> Tensor:
         """Return ``A g A^T`` of a time."""
         if step not in self._added:
-            operator = self.sight.operator
+            operator = self.linear.operator
             self._added[step] = (operator * self.diffusion.added[step]) @ operator.T
         return self._added[step]
 
     def _seen_again(
         self, states: Tensor, exponent: float, high: int, root: Tensor, step: int
     ) -> Tensor:
-        added, operator = self.diffusion.added[high], self.sight.operator.to(states)
+        added, operator = self.diffusion.added[high], self.linear.operator.to(states)
         more = self.noise.normal(step, states.shape[1])[0] * added.sqrt().to(states)
         error = self.noise.normal(step + 1, len(root))[0] @ root.T.to(states)
-        off = self.sight.observed.to(states) - (states + more) @ operator.T - error
+        off = self.linear.observed.to(states) - (states + more) @ operator.T - error
         return states + more + off @ (exponent * added * self._weighed).to(states)
 
     def _ends(self, states: Tensor, step: int) -> Tensor:
@@ -242,5 +242,5 @@ class Renoising:
 
     def _beside_gaussian(self, particles: Particles) -> Tensor:
         """Return log likelihoods ``[N]`` less those of the Gaussian, up to a constant."""
-        off = self.sight.observed - particles.states.double() @ self.sight.operator.T
+        off = self.linear.observed - particles.states.double() @ self.linear.operator.T
         return particles.log_likelihood - log_normal(off[None], self.root)[0]

@@ -62,7 +62,7 @@ def temper(
     Raises:
         DataError: The likelihood is 0 at all particles of a population.
     """
-    swarm, step = _Swarm(target, noise, chains, particles), 1
+    swarm, step = _Particles(target, noise, chains, particles), 1
     while (swarm.exponent < 1).any():
         before = float(swarm.exponent.mean())
         going = swarm.raise_exponents(noise.uniform(step, 1))
@@ -81,7 +81,7 @@ def temper(
     return swarm.draws()
 
 
-class _Swarm:
+class _Particles:
     """All particles ``[M C P]``, and the exponents of their G = M C populations."""
 
     def __init__(self, target: Target, noise: Noise, chains: int, particles: int):

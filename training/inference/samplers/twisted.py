@@ -17,8 +17,8 @@ from training.inference.lookahead import LookAhead, calls_to_look, require_looka
 from training.inference.noise import Noise
 from training.inference.prior import Prior
 from training.inference.progress import OnPart, share_of
-from training.inference.samplers.arrival import Arrived
 from training.inference.samplers.descent import DTYPE, Descent
+from training.inference.samplers.final_particles import FinalParticles
 from training.inference.samplers.narrowing import Narrowing
 from training.inference.target import Target
 from training.names import PARTICLE_STEPS, PARTICLES
@@ -131,7 +131,7 @@ def _calls_of_a_population(
 
 
 def _settle(
-    descent: Descent, cloud: Arrived, most_calls: float = inf, on_part: OnPart = None
+    descent: Descent, cloud: FinalParticles, most_calls: float = inf, on_part: OnPart = None
 ) -> None:
     """Resample particles and move them, where that is needed.
 

@@ -55,7 +55,7 @@ class Predictive:
     level: float
 
     @classmethod
-    def of(
+    def from_simulations(
         cls,
         simulated: Tensor,
         observed: Tensor,

@@ -190,8 +190,11 @@ def simultaneous_band(runs: int) -> Band:
     place = np.arange(1, PARTS) / PARTS
     from scipy.stats import binom
 
-    law = binom(runs, place)
-    tails = np.minimum(law.cdf(at_most), law.sf(at_most - 1))
+    distribution = binom(runs, place)
+    tails = np.minimum(distribution.cdf(at_most), distribution.sf(at_most - 1))
     pointwise = np.quantile(2 * tails.min(axis=1), 1 - HELD)
-    lower, upper = law.ppf(pointwise / 2) / runs, law.ppf(1 - pointwise / 2) / runs
+    lower, upper = (
+        distribution.ppf(pointwise / 2) / runs,
+        distribution.ppf(1 - pointwise / 2) / runs,
+    )
     return Band(torch.from_numpy(place), torch.from_numpy(lower), torch.from_numpy(upper))

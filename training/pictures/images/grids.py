@@ -19,8 +19,8 @@ from PIL import Image
 from training.data.images.batches import to_pixels
 from training.data.images.containers import image_names, open_container
 from training.data.images.dataset import ImageDataset
-from training.pictures import look
-from training.pictures.look import BLUE, INK, MUTED, ORANGE
+from training.pictures import theme
+from training.pictures.theme import BLUE, INK, MUTED, ORANGE
 
 HALF_RANGE = 127.5  # gray levels per data unit, and from the middle gray to black or white
 # The size of a state is this quantile of its absolute values, but at least LEAST_REACH.
@@ -119,13 +119,13 @@ def tiled(cells: np.ndarray, columns: int, gap: int) -> np.ndarray:
 
 # All in pixels.
 MARGIN, TOP = 45, 15
-HEADLINE = round(look.HEADLINE_HEIGHT * look.DPI)
+HEADLINE = round(theme.HEADLINE_HEIGHT * theme.DPI)
 GRID_CELL, GRID_GAP, GRID_MOST_WIDTH = 96, 6, 1600
 LEAST_WIDTH = 900  # wide enough for a headline
 ROW_CELL, COLUMN_GAP, ROW_GAP, BLOCK_GAP = 128, 8, 8, 30
 LINE, NOTE_WIDTH, FOOT = 22, 260, 66
 MOST_COLUMNS = 10
-NOTE: dict[str, Any] = {"size": look.SMALL_SIZE, "color": MUTED, "linespacing": 1.3}
+NOTE: dict[str, Any] = {"size": theme.SMALL_SIZE, "color": MUTED, "linespacing": 1.3}
 HEADING: dict[str, Any] = {"ha": "center", "va": "baseline"}
 
 
@@ -188,10 +188,10 @@ def draw_grid(cells: np.ndarray, count: int, title: str, details: str = "") -> F
     cells = cells[: columns**2]
     part = f"first {len(cells)} of {count} images" if len(cells) < count else f"{count} images"
     image = tiled(fitted(cells, max(GRID_CELL, height, width)), columns, GRID_GAP)
-    page = look.Page(
+    page = theme.Page(
         max(image.shape[1] + 2 * MARGIN, LEAST_WIDTH), TOP + HEADLINE + image.shape[0] + MARGIN
     )
-    page.headline(title, look.joined(details, part, f"{width} × {height} pixels"), MARGIN, TOP)
+    page.headline(title, theme.joined(details, part, f"{width} × {height} pixels"), MARGIN, TOP)
     page.image(image, MARGIN, TOP + HEADLINE)
     return page.figure
 
@@ -227,7 +227,7 @@ def draw_rows(
     lines = max(len(column.note.splitlines()) for column in columns)
     first = TOP + HEADLINE + (lines + 1) * LINE + 8
     bottom = first + rows * (height + ROW_GAP) - ROW_GAP
-    page = look.Page(
+    page = theme.Page(
         max(2 * MARGIN + blocks * block + (blocks - 1) * BLOCK_GAP, LEAST_WIDTH),
         bottom + FOOT + TOP,
     )
@@ -237,7 +237,7 @@ def draw_rows(
         share = slice(number * rows, (number + 1) * rows)
         for column, images, left in zip(columns, cells, lefts, strict=True):
             x, top = start + left + width / 2, first - lines * LINE - 10
-            page.text(column.title, x, top, size=look.TEXT_SIZE, color=INK, **HEADING)
+            page.text(column.title, x, top, size=theme.TEXT_SIZE, color=INK, **HEADING)
             for row, line in enumerate(column.note.splitlines(), start=1):
                 page.text(line, x, top + row * LINE, **HEADING, **NOTE)
             page.image(tiled(images[share], 1, ROW_GAP), start + left, first)
@@ -263,10 +263,10 @@ def magnified(difference: np.ndarray, space: int = 0) -> tuple[Column, Scale]:
     channels = difference.shape[1]
     colors = difference_cells(values.repeat(channels, axis=1), factor)[:, 0, 0]
     column = Column(difference_cells(difference, factor), "difference", _times(factor), space)
-    return column, Scale(colors, f"up to ±{look.brief(reach)} gray levels")
+    return column, Scale(colors, f"up to ±{theme.brief(reach)} gray levels")
 
 
-def _scale(page: look.Page, scale: Scale, left: int, top: int, width: int) -> None:
+def _scale(page: theme.Page, scale: Scale, left: int, top: int, width: int) -> None:
     places = np.arange(width) * len(scale.colors) // width
     page.image(np.broadcast_to(scale.colors[places], (9, width, 3)), left, top)
     page.text("−", left, top + 26, ha="left", va="baseline", **NOTE)
@@ -277,7 +277,7 @@ def _scale(page: look.Page, scale: Scale, left: int, top: int, width: int) -> No
 def _times(factor: int) -> str:
     if factor < 1000:
         return f"× {factor}"
-    first, power = str(factor)[0], look.power_of_ten(len(str(factor)) - 1)
+    first, power = str(factor)[0], theme.power_of_ten(len(str(factor)) - 1)
     return f"× {power}" if first == "1" else f"× {first}·{power}"
 
 
@@ -285,7 +285,7 @@ MOST_IN_GRID = 100
 PART = re.compile(r"\d{5,6}")  # name of a subfolder that holds a thousand of the images
 
 
-def pictures_of_image_files(path: Path, folder: Path | None) -> list[look.Picture]:
+def pictures_of_image_files(path: Path, folder: Path | None) -> list[theme.Picture]:
     """Return the picture of a zip or folder of images, reading only the images that are drawn.
 
     The picture is written next to the folder, since inside it would be mistaken for one of the
@@ -298,7 +298,7 @@ def pictures_of_image_files(path: Path, folder: Path | None) -> list[look.Pictur
         place = place.parent
         name = f"{place.name}_{name}"
     draw = partial(draw_grid, pixel_cells(pixels), count, f"Images of {name}")
-    return look.figures((folder or place.parent) / name, {"images": draw})
+    return theme.figures((folder or place.parent) / name, {"images": draw})
 
 
 def holds_images(path: Path) -> bool:

@@ -14,7 +14,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from training.files.arrays import stem_of
 from training.files.roundtrip import SavedRoundtrips
 from training.files.trajectory import SavedTrajectory
-from training.pictures import look
+from training.pictures import theme
 from training.pictures.images.grids import (
     HALF_RANGE,
     ROUNDED_AWAY,
@@ -27,7 +27,7 @@ from training.pictures.images.grids import (
     pixel_cells,
     state_divisors,
 )
-from training.pictures.look import BLUE, MUTED
+from training.pictures.theme import BLUE, MUTED
 from training.pictures.trajectories.album import overviews, pictures_of_latents
 from training.pictures.trajectories.clouds import (
     TITLES,
@@ -46,7 +46,7 @@ SAME = 1e-4  # of the largest value: more than the float32 error of a melt's end
 
 def pictures_of_images(
     paths: Sequence[Path], folder: Path | None, animation: str | None
-) -> list[look.Picture]:
+) -> list[theme.Picture]:
     """Return all pictures of simulations of images, in a folder or next to their files.
 
     A roundtrip is drawn together with the melt whose end it starts from, if that is in the list.
@@ -71,7 +71,7 @@ def pictures_of_images(
             draw["spectrum"] = partial(draw_spectrum, item)
         if item.kind == "gen":
             draw["samples"] = partial(draw_samples, item)
-        pictures += look.figures(stem, draw) + pictures_of_latents(item, own)
+        pictures += theme.figures(stem, draw) + pictures_of_latents(item, own)
     return pictures + overviews(trajectories, folder)
 
 
@@ -88,8 +88,8 @@ def draw_path(trajectory: SavedTrajectory) -> Figure:
     name, details = name_and_details(trajectory)
     title = TITLES[trajectory.kind].format(name)
     shown = f"{states.shape[1]} of {trajectory.count} images"
-    subtitle = look.joined(details, latent_law(trajectory), shown)
-    telling = [columns[number] for number in most_telling(columns, PATH_COLUMNS)]
+    subtitle = theme.joined(details, latent_law(trajectory), shown)
+    telling = [columns[number] for number in most_informative(columns, PATH_COLUMNS)]
     return draw_rows(telling, title, subtitle, STATES_CAPTION)
 
 
@@ -101,7 +101,7 @@ def draw_roundtrip(melt: SavedTrajectory, back: SavedTrajectory) -> Figure:
     # Both directions use the same divisors, so that states at the same time can be compared.
     divisors = divisors[[_nearest(melt.times, time) for time in back.times]]
     again = state_columns(returning, back.times, divisors)
-    first, *ways, last = most_telling(there, WAY_COLUMNS + 2)
+    first, *ways, last = most_informative(there, WAY_COLUMNS + 2)
     ways_back = [_nearest(back.times, melt.times[number]) for number in reversed(ways)]
     difference = (returning[-1].astype(float) - melting[0]) * HALF_RANGE
     last_column, scale = magnified(difference, APART)
@@ -117,7 +117,7 @@ def draw_roundtrip(melt: SavedTrajectory, back: SavedTrajectory) -> Figure:
     return draw_rows(
         columns,
         title=f"{name}, inflated and generated back",
-        subtitle=look.joined(details, f"{melting.shape[1]} of {melt.count} images"),
+        subtitle=theme.joined(details, f"{melting.shape[1]} of {melt.count} images"),
         caption=f"{STATES_CAPTION}\n{DIFFERENCE_CAPTION}",
         scale=scale,
     )
@@ -127,7 +127,7 @@ def draw_samples(trajectory: SavedTrajectory) -> Figure:
     """Draw a grid of the last states of a generation, as 8-bit images."""
     name, details = name_and_details(trajectory)
     cells = data_cells(images_of(trajectory)[-1])
-    words = look.joined(details, latent_law(trajectory))
+    words = theme.joined(details, latent_law(trajectory))
     return draw_grid(cells, trajectory.count, f"Samples of {name}", words)
 
 
@@ -149,7 +149,7 @@ def _headed(column: Column, title: str) -> Column:
     return replace(column, title=title, note=f"{column.title}\n{column.note}")
 
 
-def most_telling(columns: Sequence[Column], count: int) -> list[int]:
+def most_informative(columns: Sequence[Column], count: int) -> list[int]:
     """Return the indices of the ``count`` most informative columns, one per time."""
     cells = np.stack([column.cells for column in columns])
     points = cells.reshape(*cells.shape[:2], -1).astype(np.float32)
@@ -180,7 +180,7 @@ LEAST_RANGE = 4  # least ratio of the axis ends
 MOST_WORST, ROWS_OF_BLOCK = 16, 4
 
 
-def pictures_of_roundtrips(path: Path, folder: Path | None) -> list[look.Picture]:
+def pictures_of_roundtrips(path: Path, folder: Path | None) -> list[theme.Picture]:
     """Return the pictures of a file of worst roundtrips.
 
     Raises:
@@ -190,7 +190,7 @@ def pictures_of_roundtrips(path: Path, folder: Path | None) -> list[look.Picture
     draw = {"errors": partial(draw_errors, saved)}
     if len(saved.originals):
         draw["worst"] = partial(draw_worst, saved)
-    return look.figures((folder or path.parent) / path.stem.removesuffix("_worst"), draw)
+    return theme.figures((folder or path.parent) / path.stem.removesuffix("_worst"), draw)
 
 
 def draw_worst(saved: SavedRoundtrips) -> Figure:
@@ -203,8 +203,8 @@ def draw_worst(saved: SavedRoundtrips) -> Figure:
         difference,
     ]
     notes = [
-        f"image {index}\nlargest error {look.brief(largest)}\n"
-        f"MSE {look.brief(mse)}, unrounded {look.brief(mse_float)}"
+        f"image {index}\nlargest error {theme.brief(largest)}\n"
+        f"MSE {theme.brief(mse)}, unrounded {theme.brief(mse_float)}"
         for index, largest, mse, mse_float in zip(
             saved.indices[shown].astype(int),
             saved.max_abs_error,
@@ -228,37 +228,37 @@ def draw_errors(saved: SavedRoundtrips) -> Figure:
     """Draw histograms of the errors of all images, in gray levels on a logarithmic axis."""
     words = (
         f"{len(saved.all_mse)} images",
-        f"MSE {look.brief(saved.all_mse.mean())} after rounding, "
-        f"{look.brief(saved.all_mse_float.mean())} before",
+        f"MSE {theme.brief(saved.all_mse.mean())} after rounding, "
+        f"{theme.brief(saved.all_mse_float.mean())} before",
         f"{saved.all_exact.mean():.4%} of the pixels exact after rounding",
     )
     title = f"Round-trip errors of {saved.name}"
-    figure, panels = look.panels(2, 2, (4.2, 2.2), title, look.joined(*words), left=0.65, gap=0.7)
+    figure, panels = theme.panels(2, 2, (4.2, 2.2), title, theme.joined(*words), left=0.65, gap=0.7)
     shown = {
         "root-mean-square error of an image": np.sqrt(saved.all_mse_float),
         "largest error of a pixel": saved.all_max_abs_error,
     }
     for axes, (name, errors) in zip(panels, shown.items(), strict=True):
-        middle, high = look.brief(float(np.median(errors))), look.brief(float(errors.max()))
-        look.name_panel(axes, name, f"median {middle}, highest {high}")
+        middle, high = theme.brief(float(np.median(errors))), theme.brief(float(errors.max()))
+        theme.name_panel(axes, name, f"median {middle}, highest {high}")
         edges = error_bins(errors)
         counts = np.histogram(errors, edges)[0]
         axes.bar(edges[:-1], counts, np.diff(edges), align="edge", color=BLUE, alpha=0.55, lw=0)
         axes.set_xscale("log")
-        look.label(axes, "gray levels of 255, before rounding")
+        theme.label(axes, "gray levels of 255, before rounding")
         none = int((errors == 0).sum())
         if none:
             text = f"{none} more without\nerror"
-            look.note_inside(axes, text, "left")
+            theme.note_inside(axes, text, "left")
         spread = edges[-1] / edges[0]
         steps = (1, 2, 5) if spread < 10 else (1, 3) if spread < 1000 else (1,)
         axes.xaxis.set_major_locator(LogLocator(subs=steps))
-        axes.xaxis.set_major_formatter(lambda value, position: look.brief(value))
+        axes.xaxis.set_major_formatter(lambda value, position: theme.brief(value))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.set_ylim(0, 1.12 * axes.get_ylim()[1])
     _mark_rounding(axes)
-    look.label(figure.axes[0], y="images")
+    theme.label(figure.axes[0], y="images")
     return figure
 
 
@@ -278,9 +278,9 @@ def _mark_rounding(axes: Axes) -> None:
     low, high = axes.get_xlim()
     if not low < ROUNDED_AWAY < high:
         return
-    axes.axvline(ROUNDED_AWAY, color=MUTED, lw=1, ls=look.DASHED)
+    axes.axvline(ROUNDED_AWAY, color=MUTED, lw=1, ls=theme.DASHED)
     near = math.log(ROUNDED_AWAY / low) > 0.5 * math.log(high / low)
-    look.write(
+    theme.write(
         axes,
         "below ½: exact\nafter rounding",
         (ROUNDED_AWAY, 1),

@@ -10,7 +10,7 @@ from training.files.arrays import title_of
 from training.files.population import SavedPopulation
 from training.files.posterior import SavedCheck, SavedPredictive
 from training.files.posterior_draws import load_netcdf
-from training.pictures import look
+from training.pictures import theme
 from training.pictures.posteriors.checks import (
     draw_after,
     draw_chains,
@@ -31,7 +31,7 @@ from training.pictures.posteriors.toys import draw_toy, toy_of
 from training.pictures.posteriors.words import MOST_SHOWN
 
 
-def pictures_of_posteriors(path: Path, folder: Path | None) -> list[look.Picture]:
+def pictures_of_posteriors(path: Path, folder: Path | None) -> list[theme.Picture]:
     """Return the pictures of a file of posterior draws.
 
     Raises:
@@ -50,10 +50,10 @@ def pictures_of_posteriors(path: Path, folder: Path | None) -> list[look.Picture
             draw["pairs"] = partial(draw_pairs, saved)
     if has_chains(saved):
         draw["chains"] = partial(draw_chains, saved)
-    return look.figures((folder or path.parent) / path.stem, draw)
+    return theme.figures((folder or path.parent) / path.stem, draw)
 
 
-def pictures_of_calibration(path: Path, folder: Path | None) -> list[look.Picture]:
+def pictures_of_calibration(path: Path, folder: Path | None) -> list[theme.Picture]:
     """Return the pictures of a conformal calibration with true values.
 
     Raises:
@@ -63,10 +63,10 @@ def pictures_of_calibration(path: Path, folder: Path | None) -> list[look.Pictur
     draw = {"before": partial(draw_coverage, saved), "after": partial(draw_after, saved)}
     if has_map(path):
         draw["map"] = partial(draw_map, saved, path)
-    return look.figures((folder or path.parent) / path.stem, draw)
+    return theme.figures((folder or path.parent) / path.stem, draw)
 
 
-def pictures_of_predictive(path: Path, folder: Path | None) -> list[look.Picture]:
+def pictures_of_predictive(path: Path, folder: Path | None) -> list[theme.Picture]:
     """Return the picture of a posterior predictive check.
 
     Raises:
@@ -74,10 +74,10 @@ def pictures_of_predictive(path: Path, folder: Path | None) -> list[look.Picture
     """
     saved = SavedPredictive.load(path)
     stem = (folder or path.parent) / path.stem
-    return look.figures(stem, {"data": partial(draw_predictive, saved)})
+    return theme.figures(stem, {"data": partial(draw_predictive, saved)})
 
 
-def pictures_of_population(path: Path, folder: Path | None) -> list[look.Picture]:
+def pictures_of_population(path: Path, folder: Path | None) -> list[theme.Picture]:
     """Return the picture of a hierarchical model and its members.
 
     Raises:
@@ -86,10 +86,10 @@ def pictures_of_population(path: Path, folder: Path | None) -> list[look.Picture
     saved = SavedPopulation.load(path)
     stem = (folder or path.parent) / path.stem
     name, _ = title_of(path.stem.partition("_posterior")[0])
-    return look.figures(stem, {"members": partial(draw_population, saved, name)})
+    return theme.figures(stem, {"members": partial(draw_population, saved, name)})
 
 
-def pictures_of_check(path: Path, folder: Path | None) -> list[look.Picture]:
+def pictures_of_check(path: Path, folder: Path | None) -> list[theme.Picture]:
     """Return the pictures of a check of calibration by simulation.
 
     Raises:
@@ -97,4 +97,4 @@ def pictures_of_check(path: Path, folder: Path | None) -> list[look.Picture]:
     """
     saved = SavedCheck.load(path)
     draw = {"ranks": partial(draw_ranks, saved), "coverage": partial(draw_coverage, saved)}
-    return look.figures((folder or path.parent) / path.stem, draw)
+    return theme.figures((folder or path.parent) / path.stem, draw)

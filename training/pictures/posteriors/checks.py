@@ -26,9 +26,9 @@ from training.measure.posterior.calibration import DENSEST
 from training.measure.posterior.convergence import FEWEST_DRAWS, convergence
 from training.measure.posterior.coverage import central_values
 from training.measure.posterior.ranks import distribution_function, simultaneous_band
-from training.pictures import look
-from training.pictures.look import BLUE, FAINT, INK, MUTED, ORANGE
+from training.pictures import theme
 from training.pictures.posteriors.words import axis_name, name_and_details
+from training.pictures.theme import BLUE, FAINT, INK, MUTED, ORANGE
 
 MOST = 4
 BINS = 20
@@ -65,36 +65,36 @@ def draw_chains(saved: SavedPosteriors) -> Figure:
     name, details = name_and_details(saved)
     dim = points.shape[2]
     chosen = f"the {MOST} of {dim} coordinates with the largest R-hat" if dim > MOST else ""
-    figure, places = look.panel_page(
+    figure, places = theme.panel_page(
         len(rows),
         2,
         (WIDTH, HEIGHT),
         f"Chains of the posterior of {name}",
-        look.joined(details, f"observation 1 of {saved.count:,}", chosen),
+        theme.joined(details, f"observation 1 of {saved.count:,}", chosen),
         left=LEFT,
         gap=GAP,
-        top=look.TOP + look.LINE_HEIGHT,
+        top=theme.TOP + theme.LINE_HEIGHT,
         above=0.26,
         below=0.42,
     )
     chains = min(points.shape[0], MOST_CHAINS)
-    colors = list(look.sequential_colors(chains))
-    handles = [look.line(f"chain {k + 1}", color) for k, color in enumerate(colors)]
+    colors = list(theme.sequential_colors(chains))
+    handles = [theme.line(f"chain {k + 1}", color) for k, color in enumerate(colors)]
     few = f"first {chains} of {points.shape[0]} chains" if chains < points.shape[0] else ""
     note = "gray: ranks of independent draws (95 %)"
-    look.legend_line(figure, LEFT, handles, look.joined(few, note), right=look.MARGIN * 2)
+    theme.legend_line(figure, LEFT, handles, theme.joined(few, note), right=theme.MARGIN * 2)
     for row, ((label, values), (mixed, worth)) in enumerate(zip(rows, notes, strict=True)):
-        trace, ranks = (look.axes_at(figure, place) for place in places[row])
+        trace, ranks = (theme.axes_at(figure, place) for place in places[row])
         for chain, color in zip(values, colors, strict=False):
             trace.plot(chain, color=color, lw=0.5, alpha=0.8)
         trace.set_xlim(0, max(values.shape[1] - 1, 1))
-        look.label(trace, y=axis_name(label, HEIGHT))
+        theme.label(trace, y=axis_name(label, HEIGHT))
         trace.yaxis.set_label_coords(-0.55 / WIDTH, 0.5)
-        look.note_above(trace, f"R-hat {mixed:.3f}", f"ESS {worth:,.0f}")
+        theme.note_above(trace, f"R-hat {mixed:.3f}", f"ESS {worth:,.0f}")
         _ranks(ranks, values, colors)
         if row == len(rows) - 1:
-            look.label(trace, x="draw")
-            look.label(ranks, x="rank among the draws of all chains")
+            theme.label(trace, x="draw")
+            theme.label(ranks, x="rank among the draws of all chains")
     return figure
 
 
@@ -119,7 +119,7 @@ def _ranks(axes: Any, values: np.ndarray, colors: list[np.ndarray]) -> None:
     for chain, color in zip(counts, colors, strict=False):
         axes.stairs(chain, edges, color=color, lw=1.1, baseline=None)
     axes.set(xlim=(0, values.size), ylim=(0, 1.1 * max(counts.max(), high)))
-    look.label(axes, y="draws")
+    theme.label(axes, y="draws")
 
 
 MOST_QUANTITIES, ACROSS = 12, 4
@@ -135,8 +135,8 @@ QUESTIONS = {"sampler": "test of the sampler", "model": "test of the model"}
 
 def details_of(saved: SavedCheck) -> str:
     """Describe how a check was made."""
-    asked = look.words_for(saved.question, QUESTIONS)
-    return look.joined(saved.schedule, asked, f"{len(saved.values.ranks):,} runs")
+    asked = theme.words_for(saved.question, QUESTIONS)
+    return theme.joined(saved.schedule, asked, f"{len(saved.values.ranks):,} runs")
 
 
 def draw_ranks(saved: SavedCheck) -> Figure:
@@ -151,14 +151,14 @@ def draw_ranks(saved: SavedCheck) -> Figure:
     few = f"the {MOST_QUANTITIES} of {len(names)} quantities with the smallest p"
     few *= len(names) > MOST_QUANTITIES
     figure, panels = _page(saved, len(chosen), across, RANK_SIZE, few)
-    curves = [Curve.of(ranks[:, [column]]) for column in chosen]
+    curves = [Curve.from_values(ranks[:, [column]]) for column in chosen]
     reach = max(curve.reach for curve in curves)
     for axes, column, curve in zip(panels, chosen, curves, strict=True):
         curve.draw(axes, reach)
         adjusted = saved.calibration.adjusted[f"ranks of {names[column]}"]
         name = axis_name(names[column], RANK_SIZE[0])
-        look.name_panel(axes, name, f"p = {p[column]:.2g}, adjusted {adjusted:.2g}")
-    look.label_outer(panels, across, "rank, %", "excess below, points")
+        theme.name_panel(axes, name, f"p = {p[column]:.2g}, adjusted {adjusted:.2g}")
+    theme.label_outer(panels, across, "rank, %", "excess below, points")
     return figure
 
 
@@ -176,14 +176,14 @@ def draw_coverage(saved: SavedCheck, how: str = "") -> Figure:
     thin = "each thin, mean thick" if dims <= MOST_LINES else "their mean"
     note = of + thin * bool(of)
     figure, panels = _page(saved, len(families), len(families), COVERAGE_SIZE, note, how)
-    curves = {name: Curve.of(held) for name, held in families.items()}
+    curves = {name: Curve.from_values(held) for name, held in families.items()}
     reach = ROOM * max(curve.reach for curve in curves.values())
     for axes, (name, curve) in zip(panels, curves.items(), strict=True):
         curve.draw(axes, reach)
-        look.name_panel(axes, name)
-        look.write(axes, "hold more", (0, 1), (4, -3), va="top")
-        look.write(axes, "smaller coverage: overconfident", (0, 0), (4, 3), va="bottom")
-    look.label_outer(panels, len(panels), "nominal content, %", "actual − nominal, points")
+        theme.name_panel(axes, name)
+        theme.write(axes, "hold more", (0, 1), (4, -3), va="top")
+        theme.write(axes, "smaller coverage: overconfident", (0, 0), (4, 3), va="bottom")
+    theme.label_outer(panels, len(panels), "nominal content, %", "actual − nominal, points")
     return figure
 
 
@@ -206,7 +206,7 @@ class Curve:
     holds: np.ndarray
 
     @classmethod
-    def of(cls, values: Tensor) -> "Curve":
+    def from_values(cls, values: Tensor) -> "Curve":
         """Create the curve of values ``[R, V]``."""
         band = simultaneous_band(len(values))
         points = band.points.numpy()
@@ -255,21 +255,21 @@ def _page(
     verdict = "" if how else saved.calibration.verdict
     right = "no miscalibration found" if saved.calibration.conclusive else "too few runs to test"
     outcome = how or (right if saved.calibration.passed else "not calibrated")
-    figure, panels = look.panels(
+    figure, panels = theme.panels(
         count,
         across,
         size,
         f"Posterior of {saved.name}: {outcome}",
-        look.joined(details_of(saved), note),
+        theme.joined(details_of(saved), note),
         left=LEFT,
         gap=PANEL_GAP,
-        top=look.above_panels(verdict),
+        top=theme.above_panels(verdict),
         above=0.46,
         below=0.46,
-        least_width=look.WIDE,
+        least_width=theme.WIDE,
     )
-    handles = [look.line("within the band", BLUE), look.line("beyond it", ORANGE)]
-    look.write_verdict(figure, LEFT, verdict, handles, BAND, 2 * look.MARGIN)
+    handles = [theme.line("within the band", BLUE), theme.line("beyond it", ORANGE)]
+    theme.write_verdict(figure, LEFT, verdict, handles, BAND, 2 * theme.MARGIN)
     return figure, list(panels)
 
 
@@ -298,20 +298,20 @@ def draw_map(saved: SavedCheck, path: Path) -> Figure:
     with open_arrays(path) as arrays:
         points, near = arrays.numbers("conditions"), arrays.numbers("near")
         names = [str(name) for name in arrays.read("condition_names")]
-    figure, places = look.panel_page(
+    figure, places = theme.panel_page(
         1,
         1,
         MAP_SIZE,
         f"{saved.name}: calibrated level of 90 % regions",
-        look.joined(saved.schedule, "nominal level of the flow near each case, %"),
+        theme.joined(saved.schedule, "nominal level of the flow near each case, %"),
         right=1.1,
     )
-    axes = look.axes_at(figure, places[0, 0])
-    colors = ListedColormap(look.sequential_colors(256))
+    axes = theme.axes_at(figure, places[0, 0])
+    colors = ListedColormap(theme.sequential_colors(256))
     dots = axes.scatter(points[:, 0], points[:, 1], c=100 * near, s=7, lw=0, cmap=colors)
-    look.label(axes, axis_name(names[0]), axis_name(names[1]))
+    theme.label(axes, axis_name(names[0]), axis_name(names[1]))
     left, bottom, width, height = places[0, 0]
-    look.color_bar(figure, dots, (left + width + 0.15, bottom, 0.12, height))
+    theme.color_bar(figure, dots, (left + width + 0.15, bottom, 0.12, height))
     return figure
 
 
@@ -319,13 +319,13 @@ def draw_predictive(saved: SavedPredictive) -> Figure:
     """Draw a row for each of the first observations: simulated data and observed values."""
     rows, numbers = min(len(saved.observed), MOST_ROWS), min(len(saved.names), MOST_NUMBERS)
     name, schedule = title_of(saved.path.stem.rpartition("_posterior_")[0])
-    figure, panels = look.panels(
+    figure, panels = theme.panels(
         rows * numbers,
         numbers,
         PANEL,
         f"Posterior predictive check of {name}",
-        look.joined(schedule, f"{saved.simulated.shape[1]:,} simulations per observation"),
-        least_width=look.WIDE,
+        theme.joined(schedule, f"{saved.simulated.shape[1]:,} simulations per observation"),
+        least_width=theme.WIDE,
     )
     for axes, (row, column) in zip(panels, np.ndindex(rows, numbers), strict=True):
         values = saved.simulated[row, :, column]
@@ -334,5 +334,5 @@ def draw_predictive(saved: SavedPredictive) -> Figure:
         axes.set_yticks([])
         share = float(np.mean(values < saved.observed[row, column]))
         label = axis_name(saved.names[column], PANEL[0])
-        look.name_panel(axes, label, f"observation {row + 1}: quantile {share:.1%}")
+        theme.name_panel(axes, label, f"observation {row + 1}: quantile {share:.1%}")
     return figure

@@ -12,9 +12,8 @@ from training.files.arrays import evenly
 from training.files.population import QUANTILES, SavedPopulation
 from training.files.posterior_draws import SavedPosteriors
 from training.files.rows import printable
-from training.pictures import look
+from training.pictures import theme
 from training.pictures.images.grids import Column, Scale, draw_rows, gray_levels
-from training.pictures.look import BLUE, DIVERGING, FAINT, INK, MUTED, ORANGE
 from training.pictures.posteriors.toys import TRUTH, mark_observed, mark_truth
 from training.pictures.posteriors.words import axis_name, name_and_details, part_of
 from training.pictures.tables.columns import (
@@ -25,6 +24,7 @@ from training.pictures.tables.columns import (
     limits,
     rank_correlations,
 )
+from training.pictures.theme import BLUE, DIVERGING, FAINT, INK, MUTED, ORANGE
 
 MOST_COLUMNS, MOST_OBSERVATIONS, WIDEST = 20, 3, 3.6  # limits for marginals; WIDEST in inches
 MOST_PAIRED, MOST_POINTS = 5, 1500
@@ -35,7 +35,7 @@ LEAST_BINS = 8
 FILL = 0.3
 
 
-def telling_columns(saved: SavedPosteriors, most: int) -> np.ndarray:
+def informative_columns(saved: SavedPosteriors, most: int) -> np.ndarray:
     """Return the ``most`` columns at most about which the first observation is most informative.
 
     Unobserved columns come first. The measure is how much narrower the posterior is than the prior,
@@ -47,11 +47,11 @@ def telling_columns(saved: SavedPosteriors, most: int) -> np.ndarray:
     prior = saved.points.reshape(-1, len(saved.names)) if saved.prior is None else saved.prior
     spread = prior.std(axis=0)
     ratio = saved.points[:, :, 0].std(axis=(0, 1)) / np.where(spread > 0, spread, 1)
-    ratio = np.where(spread > 0, ratio, 1) + 2.0 * seen_columns(saved)
+    ratio = np.where(spread > 0, ratio, 1) + 2.0 * observed_columns(saved)
     return np.sort(np.argsort(ratio, kind="stable")[:most])
 
 
-def seen_columns(saved: SavedPosteriors) -> np.ndarray:
+def observed_columns(saved: SavedPosteriors) -> np.ndarray:
     """Return which columns are observed directly, bool ``[D]``."""
     seen = np.zeros(len(saved.names), dtype=bool)
     if saved.likelihood is not None and saved.likelihood.operator is None:
@@ -63,61 +63,61 @@ def seen_columns(saved: SavedPosteriors) -> np.ndarray:
 def draw_marginals(saved: SavedPosteriors) -> Figure:
     """Draw a panel for each of at most 20 columns, with posteriors of the first observations."""
     shown = min(saved.points.shape[2], MOST_OBSERVATIONS)
-    chosen = telling_columns(saved, MOST_COLUMNS)
+    chosen = informative_columns(saved, MOST_COLUMNS)
     name, details = name_and_details(saved)
-    words = (f"Posterior of columns of {name}", look.joined(details, _which(saved, len(chosen))))
+    words = (f"Posterior of columns of {name}", theme.joined(details, _which(saved, len(chosen))))
     figure, panels, width = column_page(
         len(chosen), *words, WIDEST, above=0.34, below=0.4, least_width=LEAST_WIDTH
     )
-    colors = list(look.sequential_colors(max(shown, 2))[:shown])
-    handles = [look.line(f"posterior {index + 1}", color) for index, color in enumerate(colors)]
-    if seen_columns(saved)[chosen].any():
-        handles.append(look.line("observed", MUTED, ls=(0, (3, 2)), lw=1.1))
+    colors = list(theme.sequential_colors(max(shown, 2))[:shown])
+    handles = [theme.line(f"posterior {index + 1}", color) for index, color in enumerate(colors)]
+    if observed_columns(saved)[chosen].any():
+        handles.append(theme.line("observed", MUTED, ls=(0, (3, 2)), lw=1.1))
     if saved.truth is not None:
-        handles.append(look.line("truth", MUTED, lw=1.1))
+        handles.append(theme.line("truth", MUTED, lw=1.1))
     if saved.prior is not None:
-        handles.insert(0, look.line("prior", MUTED, lw=6, alpha=FILL))
-    look.legend_line(figure, LEFT, handles, part_of(saved, shown))
+        handles.insert(0, theme.line("prior", MUTED, lw=6, alpha=FILL))
+    theme.legend_line(figure, LEFT, handles, part_of(saved, shown))
     for axes, column in zip(panels, chosen, strict=True):
         values = [saved.points[:, :, index, column].ravel() for index in range(shown)]
         _histograms(axes, None if saved.prior is None else saved.prior[:, column], values, colors)
         for value, color in zip(_observed_at(saved, column)[:shown], colors, strict=False):
-            axes.axvline(value, color=color, lw=1.1, ls=look.DASHED)
+            axes.axvline(value, color=color, lw=1.1, ls=theme.DASHED)
         if saved.truth is not None:
             for value, color in zip(saved.truth[:shown, column], colors, strict=True):
                 axes.axvline(value, color=color, lw=1.1)
-        look.name_panel(axes, axis_name(saved.names[column], width))
+        theme.name_panel(axes, axis_name(saved.names[column], width))
     return figure
 
 
 def draw_pairs(saved: SavedPosteriors) -> Figure:
     """Draw two to five columns of the first observation against each other."""
-    chosen = telling_columns(saved, MOST_PAIRED)
+    chosen = informative_columns(saved, MOST_PAIRED)
     size, step = len(chosen), SIDE + PAIRS_GAP
     name, details = name_and_details(saved)
     width = max(PAIRS_LEFT + size * step, LEAST_WIDTH)
     bottom = 0.6
-    figure = look.new_figure(width, look.TOP + look.LINE_HEIGHT + size * step + bottom)
+    figure = theme.new_figure(width, theme.TOP + theme.LINE_HEIGHT + size * step + bottom)
     height = figure.get_size_inches()[1]
     of = f"observation 1 of {saved.count:,}" if saved.count > 1 else ""
-    subtitle = look.joined(details, of, _which(saved, size), "ρ: rank correlation")
+    subtitle = theme.joined(details, of, _which(saved, size), "ρ: rank correlation")
     title = f"Pairs of columns of the posterior of {name}"
-    look.headline(figure, title, subtitle, look.MARGIN * 3, height - look.MARGIN)
-    handles = [look.dots("posterior", BLUE)]
+    theme.headline(figure, title, subtitle, theme.MARGIN * 3, height - theme.MARGIN)
+    handles = [theme.dots("posterior", BLUE)]
     if saved.prior is not None:
-        handles.insert(0, look.dots("prior", MUTED, 0.5))
-    if seen_columns(saved)[chosen].any():
-        handles.append(look.line("observed", ls="none", marker="P", ms=7, mec="white"))
+        handles.insert(0, theme.dots("prior", MUTED, 0.5))
+    if observed_columns(saved)[chosen].any():
+        handles.append(theme.line("observed", ls="none", marker="P", ms=7, mec="white"))
     if saved.truth is not None:
-        handles.append(look.line("truth", **TRUTH))
-    look.legend_line(figure, look.MARGIN * 3, handles)
+        handles.append(theme.line("truth", **TRUTH))
+    theme.legend_line(figure, theme.MARGIN * 3, handles)
     draws = saved.points[:, :, 0].reshape(-1, len(saved.names))
     correlations = rank_correlations(draws[:, chosen])
     sets = [each for each in (saved.prior, draws) if each is not None]
     ends = [limits(*(each[:, column] for each in sets)) for column in chosen]
     for row, across in zip(*map(np.ndarray.tolist, np.tril_indices(size)), strict=True):
         place = (PAIRS_LEFT + across * step, bottom + (size - 1 - row) * step, SIDE, SIDE)
-        axes = look.axes_at(figure, place)
+        axes = theme.axes_at(figure, place)
         if row == across:
             prior = None if saved.prior is None else saved.prior[:, chosen[row]]
             _histograms(axes, prior, [draws[:, chosen[row]]], [BLUE])
@@ -126,7 +126,7 @@ def draw_pairs(saved: SavedPosteriors) -> Figure:
             _scatter(axes, saved, draws, plane)
             axes.set(xlim=ends[across], ylim=ends[row])
             few_numbers(axes.xaxis, axes.yaxis)
-            look.note_above(axes, f"ρ {correlations[row, across] + 0.0:.2f}".replace("-", "−"))
+            theme.note_above(axes, f"ρ {correlations[row, across] + 0.0:.2f}".replace("-", "−"))
         label_pair(axes, row, across, [printable(saved.names[k]) for k in chosen], SIDE, 0.6)
     return figure
 
@@ -162,12 +162,12 @@ def _histograms(
     axes.set(xlim=(low, high), ylim=(0, 1.06), yticks=[])
     axes.spines["left"].set_visible(False)
     few_numbers(axes.xaxis)
-    axes.xaxis.get_offset_text().set(size=look.SMALL_SIZE - 1, color=MUTED)
+    axes.xaxis.get_offset_text().set(size=theme.SMALL_SIZE - 1, color=MUTED)
 
 
 def _observed_at(saved: SavedPosteriors, column: int) -> np.ndarray:
     """Return the observed values of a column, one per observation; empty if it is not observed."""
-    if not seen_columns(saved)[column] or saved.observed is None or saved.likelihood is None:
+    if not observed_columns(saved)[column] or saved.observed is None or saved.likelihood is None:
         return np.empty(0)
     places = saved.likelihood.coordinates
     place = column if places is None else int((places == column).nonzero()[0, 0])
@@ -178,7 +178,7 @@ def _which(saved: SavedPosteriors, size: int) -> str:
     dim = len(saved.names)
     if size == dim:
         return ""
-    unseen = "of unobserved columns, " if not seen_columns(saved).all() else ""
+    unseen = "of unobserved columns, " if not observed_columns(saved).all() else ""
     return f"{size} of {dim} columns: {unseen}those with the largest information gain"
 
 
@@ -208,7 +208,7 @@ def draw_images(saved: SavedPosteriors) -> Figure:
     if seen is not None:
         columns.insert(0, Column(seen, "observed"))
         hidden = saved.likelihood is not None and saved.likelihood.coordinates is not None
-        caption = look.joined("Tinted: unobserved pixels" * hidden, caption, by=". ")
+        caption = theme.joined("Tinted: unobserved pixels" * hidden, caption, by=". ")
     if saved.truth is not None:
         truth = saved.truth.reshape(shown, *shape)
         columns.insert(0, Column(gray_levels(truth), "truth"))
@@ -221,9 +221,9 @@ def draw_images(saved: SavedPosteriors) -> Figure:
     return draw_rows(
         columns,
         f"Posterior of {name}",
-        look.joined(details, part_of(saved, shown), f"{shape[2]} × {shape[1]} pixels"),
+        theme.joined(details, part_of(saved, shown), f"{shape[2]} × {shape[1]} pixels"),
         f"{caption}.",
-        scale=Scale(values, f"0 to {look.brief(reach)} gray levels"),
+        scale=Scale(values, f"0 to {theme.brief(reach)} gray levels"),
     )
 
 
@@ -294,7 +294,7 @@ def draw_population(saved: SavedPopulation, name: str) -> Figure:
     them.
     """
     count, shown = saved.members.shape[2], min(len(saved.names), MOST_PARAMETERS)
-    figure, panels = look.panels(
+    figure, panels = theme.panels(
         shown,
         shown,
         PANEL,
@@ -303,7 +303,7 @@ def draw_population(saved: SavedPopulation, name: str) -> Figure:
             "90 % intervals of each member alone (gray), in the hierarchical model (blue), "
             "and of a new member (orange)"
         ),
-        least_width=look.WIDE,
+        least_width=theme.WIDE,
     )
     together = np.quantile(saved.members, QUANTILES, axis=(0, 1))
     further = np.quantile(saved.further, QUANTILES, axis=(0, 1))
@@ -320,5 +320,5 @@ def draw_population(saved: SavedPopulation, name: str) -> Figure:
             middles = MUTED if color == FAINT else color
             axes.scatter(middle, rows + shift, s=7, color=middles, lw=0, zorder=3)
         axes.set_yticks([])
-        look.name_panel(axes, axis_name(saved.names[place], PANEL[0]), note)
+        theme.name_panel(axes, axis_name(saved.names[place], PANEL[0]), note)
     return figure

@@ -14,9 +14,9 @@ from training.files.posterior_draws import SavedPosteriors
 from training.inference.exact import ExactPosterior
 from training.inference.likelihoods import Gaussian
 from training.names import TOY_NAMES
-from training.pictures import look
-from training.pictures.look import BLUE, INK, MUTED, ORANGE
+from training.pictures import theme
 from training.pictures.posteriors.words import axis_name, name_and_details, part_of, value_words
+from training.pictures.theme import BLUE, INK, MUTED, ORANGE
 from training.pictures.trajectories.clouds import cloud_axes, common_box, inside
 
 GRID = 120
@@ -35,7 +35,9 @@ def exact_posterior(toy: Toy, likelihood: Gaussian, observed: np.ndarray) -> Exa
         likelihood: Likelihood of the observation.
         observed: One observation ``[K]``.
     """
-    whole = ExactPosterior.of(*toy.mixture[:3], likelihood, torch.from_numpy(observed)[None])
+    whole = ExactPosterior.from_components(
+        *toy.mixture[:3], likelihood, torch.from_numpy(observed)[None]
+    )
     kept = (whole.weights >= LEAST_SHARE * whole.weights.max())[0]
     return ExactPosterior(whole.weights[:, kept], whole.centers[:, kept], whole.covariance)
 
@@ -106,20 +108,20 @@ def draw_toy(saved: SavedPosteriors, toy: Toy) -> Figure:
     name, details = name_and_details(saved)
     flat = toy.dim == 2
     across = 4 if not flat else 2 if shown in (2, 4) else min(shown, ACROSS)
-    figure, places = look.panel_page(
+    figure, places = theme.panel_page(
         -(-shown // across) if flat else shown,
         across,
         (SIDE, SIDE) if flat else (ROW_SIDE, ROW_SIDE),
         f"Posterior of {name}",
-        look.joined(details, part_of(saved, shown)),
+        theme.joined(details, part_of(saved, shown)),
         left=LEFT,
         right=0.2 if flat else 0.2 + SHIFT,
         gap=0.65 if flat else ROW_GAP,
-        top=look.TOP + look.LINE_HEIGHT,
+        top=theme.TOP + theme.LINE_HEIGHT,
         above=0.5,
         least_width=8.0,
     )
-    look.legend_line(figure, LEFT, _handles(saved, toy.dim), right=look.MARGIN)
+    theme.legend_line(figure, LEFT, _handles(saved, toy.dim), right=theme.MARGIN)
     for index in range(shown):
         draws = saved.points[:, :, index].reshape(-1, toy.dim)
         draws = draws[evenly(len(draws), MOST_POINTS)]
@@ -138,7 +140,7 @@ def draw_toy(saved: SavedPosteriors, toy: Toy) -> Figure:
                 moved = place + np.array([SHIFT, 0, 0, 0])
                 _plane(figure, moved, box[list(plane)], saved, toy, index, plane, draws)
         words = "" if observed is None else value_words(observed)
-        look.name_panel(named, f"Observation {index + 1}", words)
+        theme.name_panel(named, f"Observation {index + 1}", words)
     return figure
 
 
@@ -195,7 +197,7 @@ def mark_observed(
         normal = here[0]
         foot = normal * values[0] / (normal @ normal)
         along = foot + np.array([-normal[1], normal[0]])
-        axes.axline(foot, along, color=INK, lw=1.2, ls=look.DASHED)
+        axes.axline(foot, along, color=INK, lw=1.2, ls=theme.DASHED)
 
 
 def mark_truth(axes: Any, point: np.ndarray) -> None:
@@ -234,18 +236,18 @@ def _cloud(axes: Any, prior: np.ndarray | None, draws: np.ndarray, box: np.ndarr
 
 
 def _handles(saved: SavedPosteriors, dim: int) -> Sequence[Any]:
-    handles = [look.dots("posterior draws", BLUE)]
+    handles = [theme.dots("posterior draws", BLUE)]
     if saved.prior is not None:
-        handles.insert(0, look.dots("prior draws", MUTED, 0.5))
+        handles.insert(0, theme.dots("prior draws", MUTED, 0.5))
     if saved.truth is not None:
-        handles.append(look.line("truth", **TRUTH))
+        handles.append(theme.line("truth", **TRUTH))
     if saved.likelihood is not None:
         planes = combinations(range(dim), 2)
         seen = [len(_seen_in(saved.likelihood, plane, dim)[0]) for plane in planes]
         if 2 in seen:
-            handles.append(look.line("observed", ls="none", marker="P", ms=7, mec="white"))
+            handles.append(theme.line("observed", ls="none", marker="P", ms=7, mec="white"))
         elif 1 in seen:
-            handles.append(look.line("observed", lw=1.2, ls=(0, (3, 2))))
+            handles.append(theme.line("observed", lw=1.2, ls=(0, (3, 2))))
         contents = " and ".join(f"{100 * content:g}" for content in CONTENTS)
-        handles.append(look.line(f"exact posterior of the toy: regions of {contents} %", ORANGE))
+        handles.append(theme.line(f"exact posterior of the toy: regions of {contents} %", ORANGE))
     return handles

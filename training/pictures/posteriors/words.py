@@ -5,7 +5,7 @@ import numpy as np
 from training.files.arrays import title_of
 from training.files.posterior_draws import SavedPosteriors
 from training.files.rows import printable
-from training.pictures import look
+from training.pictures import theme
 
 MOST_SHOWN = 6
 """Number of observations that are shown at most."""
@@ -22,7 +22,7 @@ def name_and_details(saved: SavedPosteriors) -> tuple[str, str]:
     )
     shown = np.moveaxis(saved.points, 2, 0)
     drawn += distinct_words(shown.reshape(len(shown), chains * draws, -1))
-    return name, look.joined(schedule, f"by {samplers}", drawn)
+    return name, theme.joined(schedule, f"by {samplers}", drawn)
 
 
 def distinct_words(points: np.ndarray) -> str:
@@ -53,4 +53,4 @@ def value_words(values: np.ndarray) -> str:
 
 def axis_name(name: str, room: float = 2.0) -> str:
     """Return the name of a coordinate, cut off at ``room`` inches."""
-    return look.fitting(printable(name), room)
+    return theme.fitting(printable(name), room)

@@ -14,8 +14,7 @@ from scipy.stats import ks_2samp
 
 from training.files.arrays import stem_of
 from training.files.rows import LARGEST, SavedTable
-from training.pictures import look
-from training.pictures.look import BLUE, FAINT, INK, MUTED, ORANGE
+from training.pictures import theme
 from training.pictures.tables.columns import (
     FEW_ROWS,
     chance,
@@ -27,6 +26,7 @@ from training.pictures.tables.columns import (
     draw_shares,
     legend_below_headline,
 )
+from training.pictures.theme import BLUE, FAINT, INK, MUTED, ORANGE
 from training.pictures.trajectories.clouds import latent_law, name_and_details
 from training.pictures.trajectories.latents import draw_joint, draw_latents, draw_spectrum
 
@@ -50,15 +50,15 @@ def draw_densities(tables: Sequence[SavedTable]) -> Figure:
     name, details = name_and_details(tables[0].trajectory)
     counts = counted(tables, [len(each) for each in values])
     compared = len(tables) == 2
-    figure, panels = look.panels(
+    figure, panels = theme.panels(
         1 + compared,
         1 + compared,
         (SIZE, SIZE),
         f"Log density of {name}" + ("" if compared else f": {tables[0].label}"),
-        look.joined(details, counts, latent_law(tables[-1].trajectory)),
+        theme.joined(details, counts, latent_law(tables[-1].trajectory)),
         left=LEFT,
         gap=GAP,
-        top=look.TOP + look.LINE_HEIGHT,
+        top=theme.TOP + theme.LINE_HEIGHT,
         least_width=LEAST_WIDTH[compared],
     )
     labels = [table.label for table in tables]
@@ -89,7 +89,7 @@ def _histogram(axes: Axes, labels: Sequence[str], values: Sequence[np.ndarray]) 
             draw_points(axes, each, color_of(label), 0.02 * (number + 1))
         else:
             draw_shares(axes, label, np.histogram(each, edges)[0] / len(each), edges, 1.5)
-        axes.axvline(each.mean(), color=color_of(label), lw=1.2, ls=look.DASHED)
+        axes.axvline(each.mean(), color=color_of(label), lw=1.2, ls=theme.DASHED)
         error = each.std(ddof=1) / math.sqrt(len(each))
         notes.append(f"{label} {each.mean():.4g} ± {error:.2g}")
         lower = int((each < low).sum())
@@ -98,10 +98,10 @@ def _histogram(axes: Axes, labels: Sequence[str], values: Sequence[np.ndarray]) 
     axes.set(xlim=(low, high), ylim=(0, None))
     if max(map(len, values)) < FEW_ROWS:
         axes.set_yticks([])
-    look.label(axes, "log density in nats", "fraction of rows" * bool(len(axes.get_yticks())))
+    theme.label(axes, "log density in nats", "fraction of rows" * bool(len(axes.get_yticks())))
     title = "mean (dashed) ± standard error:"
-    look.name_panel(axes, title, ", ".join(notes).replace("-", "−"))
-    look.note_inside(axes, "\n".join(left_out), "left")
+    theme.name_panel(axes, title, ", ".join(notes).replace("-", "−"))
+    theme.note_inside(axes, "\n".join(left_out), "left")
 
 
 def _ranks(axes: Axes, data: np.ndarray, samples: np.ndarray) -> None:
@@ -118,8 +118,8 @@ def _ranks(axes: Axes, data: np.ndarray, samples: np.ndarray) -> None:
     axes.plot(diagonal, diagonal, color=MUTED, lw=0.8)
     axes.plot(*below, color=INK, lw=1.4)
     axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
-    look.label(axes, "fraction of samples with a lower density", "fraction of the data")
-    look.name_panel(
+    theme.label(axes, "fraction of samples with a lower density", "fraction of the data")
+    theme.name_panel(
         axes,
         f"ranks of data among samples: KS p {'< 0.0001' if p < 1e-4 else f'= {p:.2g}'}",
         "band: contains uniform ranks in 95 % of cases",
@@ -148,19 +148,19 @@ def draw_roundtrip(melt: SavedTable, back: SavedTable) -> Figure:
     """
     error, largest = column_errors(melt, back)
     order = np.argsort(-largest, kind="stable")[:MOST]
-    height = look.TOP + look.LINE_HEIGHT + LINE * len(order) + BOTTOM
-    figure = look.new_figure(ERRORS_LEFT + WIDTH + RIGHT, height)
+    height = theme.TOP + theme.LINE_HEIGHT + LINE * len(order) + BOTTOM
+    figure = theme.new_figure(ERRORS_LEFT + WIDTH + RIGHT, height)
     name, details = name_and_details(melt.trajectory)
     dim = len(melt.names)
     which = f"the {MOST} of {dim} columns with the largest errors" if dim > MOST else ""
-    look.headline(
+    theme.headline(
         figure,
         f"Rows of {name}, inflated and generated back",
-        look.joined(details, f"{melt.trajectory.count:,} rows", which),
-        look.MARGIN + 0.2,
-        height - look.MARGIN,
+        theme.joined(details, f"{melt.trajectory.count:,} rows", which),
+        theme.MARGIN + 0.2,
+        height - theme.MARGIN,
     )
-    axes = look.axes_at(figure, (ERRORS_LEFT, BOTTOM, WIDTH, LINE * len(order)))
+    axes = theme.axes_at(figure, (ERRORS_LEFT, BOTTOM, WIDTH, LINE * len(order)))
     places = np.arange(len(order))[::-1]
     root, most = (np.maximum(values[order], LEAST) for values in (error, largest))
     axes.hlines(places, root, most, color=FAINT, lw=2, zorder=1)
@@ -170,11 +170,11 @@ def draw_roundtrip(melt: SavedTable, back: SavedTable) -> Figure:
     axes.set(ylim=(-0.7, len(order) - 0.3), xlim=(root.min() / 3, most.max() * 3))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_yticks(
-        places, [look.fitting(melt.names[column], ERRORS_LEFT - 0.3) for column in order]
+        places, [theme.fitting(melt.names[column], ERRORS_LEFT - 0.3) for column in order]
     )
     axes.grid(axis="x", color=FAINT, lw=0.6, alpha=0.7)
-    look.label(axes, "error in standard deviations of the column")
-    look.legend(axes, 2)
+    theme.label(axes, "error in standard deviations of the column")
+    theme.legend(axes, 2)
     return figure
 
 
@@ -207,7 +207,7 @@ ALONE = {
 
 def pictures_of_tables(
     paths: Iterable[Path], folder: Path | None, animation: str | None
-) -> list[look.Picture]:
+) -> list[theme.Picture]:
     """Return all pictures of simulations of tables, in a folder or next to their files.
 
     A melt and a generation of one run are compared. A roundtrip is drawn with its melt. There are
@@ -220,7 +220,7 @@ def pictures_of_tables(
     return [picture for run in runs_of(tables) for picture in _pictures_of(run, folder)]
 
 
-def _pictures_of(run: Mapping[str, SavedTable], folder: Path | None) -> list[look.Picture]:
+def _pictures_of(run: Mapping[str, SavedTable], folder: Path | None) -> list[theme.Picture]:
     """Return the pictures of a run's simulations, given by kind.
 
     Data and samples are drawn if there are any, otherwise the returned rows.
@@ -243,7 +243,7 @@ def _pictures_of(run: Mapping[str, SavedTable], folder: Path | None) -> list[loo
             draw["melt_joint"] = partial(draw_joint, latents)
             draw["spectrum"] = partial(draw_spectrum, latents)
     stem = (folder or shown[0].path.parent) / stem_of(shown[0].path)
-    first, *others = look.figures(stem, draw)
+    first, *others = theme.figures(stem, draw)
     return [replace(first, note=ALONE.get(shown[0].kind, "") if len(shown) == 1 else ""), *others]
 
 

@@ -18,19 +18,19 @@ from training.data.records.writing import text_of
 from training.files.answers import Asked, SavedAnswerCheck, SavedAnswers
 from training.measure.reliability import TELLING, wilson
 from training.names import script
-from training.pictures import look
-from training.pictures.look import BLUE, FAINT, INK, MUTED, ORANGE
+from training.pictures import theme
 from training.pictures.tables.drawn_rows import (
     DrawnRows,
     draw_associations,
     draw_marginals,
     write_dates,
 )
+from training.pictures.theme import BLUE, FAINT, INK, MUTED, ORANGE
 
 ALONE = f"samples alone: {script('ask')} sample with --data adds a comparison"
 
 
-def pictures_of_answers(path: Path, folder: Path | None) -> list[look.Picture]:
+def pictures_of_answers(path: Path, folder: Path | None) -> list[theme.Picture]:
     """Return the pictures of a results CSV, chosen by the parameters next to it.
 
     Raises:
@@ -46,15 +46,15 @@ def pictures_of_answers(path: Path, folder: Path | None) -> list[look.Picture]:
         if drawn.has_associations:
             draw["associations"] = partial(draw_associations, drawn)
         note = "" if saved.real else ALONE
-        return [replace(each, note=note) for each in look.figures(stem, draw)]
+        return [replace(each, note=note) for each in theme.figures(stem, draw)]
     if saved.question == "score" and oddest(saved.tails, 1):
         draw["odd"] = partial(draw_odd, saved)
     if saved.asked:
         draw["cells"] = partial(draw_cells, saved)
-    return look.figures(stem, draw)
+    return theme.figures(stem, draw)
 
 
-def pictures_of_check(path: Path, folder: Path | None) -> list[look.Picture]:
+def pictures_of_check(path: Path, folder: Path | None) -> list[theme.Picture]:
     """Return the pictures of a check.
 
     Raises:
@@ -64,7 +64,7 @@ def pictures_of_check(path: Path, folder: Path | None) -> list[look.Picture]:
     draw = {"intervals": partial(draw_intervals, saved)}
     if any(column.reliability is not None for column in saved.columns):
         draw["levels"] = partial(draw_reliability, saved)
-    return look.figures((folder or path.parent) / path.stem, draw)
+    return theme.figures((folder or path.parent) / path.stem, draw)
 
 
 MOST_ROWS, MOST_COLUMNS = 12, 10
@@ -83,7 +83,7 @@ def oddest(tails: np.ndarray, most: int) -> list[int]:
     return [int(row) for row in order[:most] if not math.isnan(least[row])]
 
 
-def odd_columns(tails: np.ndarray, most: int) -> list[int]:
+def outlier_columns(tails: np.ndarray, most: int) -> list[int]:
     """Return the columns with the least probable cells ``[n, P]`` of some rows, in column order."""
     return sorted(np.argsort(np.fmin.reduce(tails, axis=0), kind="stable")[:most].tolist())
 
@@ -101,21 +101,23 @@ def count_of_odd(saved: SavedAnswers) -> str:
 def draw_odd(saved: SavedAnswers) -> Figure:
     """Draw the rows with the least probable cells, and how probable each cell is given its row."""
     rows = oddest(saved.tails, MOST_ROWS)
-    columns = odd_columns(saved.tails[rows], MOST_COLUMNS)
+    columns = outlier_columns(saved.tails[rows], MOST_COLUMNS)
     dim = saved.tails.shape[1]
-    width = min((look.WIDE - ROW_NAMES - 0.2) / len(columns), CELL_WIDTH)
+    width = min((theme.WIDE - ROW_NAMES - 0.2) / len(columns), CELL_WIDTH)
     size = np.array([width * len(columns), CELL_HEIGHT * len(rows)])
-    height = look.TOP + 0.35 + size[1] + 0.15
-    figure = look.new_figure(max(ROW_NAMES + size[0] + 0.2, 7.0), height)
+    height = theme.TOP + 0.35 + size[1] + 0.15
+    figure = theme.new_figure(max(ROW_NAMES + size[0] + 0.2, 7.0), height)
     some = f"{len(columns)} of {dim} columns" * (dim > len(columns))
     title = (
         f"Outlier cells of {saved.name}: the {len(rows)} most extreme of {len(saved.rows):,} rows"
     )
-    look.headline(figure, title, look.joined(count_of_odd(saved), some), 0.2, height - look.MARGIN)
-    axes = look.axes_at(figure, (ROW_NAMES, 0.15, *size))
+    theme.headline(
+        figure, title, theme.joined(count_of_odd(saved), some), 0.2, height - theme.MARGIN
+    )
+    axes = theme.axes_at(figure, (ROW_NAMES, 0.15, *size))
     axes.set(xlim=(0, len(columns)), ylim=(len(rows), 0))
     axes.spines[:].set_visible(False)
-    names = [look.fitting(saved.rows.columns[place].name, width - 0.08) for place in columns]
+    names = [theme.fitting(saved.rows.columns[place].name, width - 0.08) for place in columns]
     axes.xaxis.tick_top()
     axes.set_xticks(np.arange(len(columns)) + 0.5, names)
     labels = [f"row {row + 1},  {saved.log_prob[row]:.1f} nats".replace("-", "−") for row in rows]
@@ -124,14 +126,14 @@ def draw_odd(saved: SavedAnswers) -> Figure:
     for (down, along), tail in np.ndenumerate(saved.tails[np.ix_(rows, columns)]):
         column, value = columns[along], saved.rows.values[rows[down], columns[along]]
         text = text_of(saved.rows.columns[column], value, saved.rows.decimal) or "–"
-        _draw_cell(axes, along, down, look.fitting(text, width - 0.1), tail, tail <= saved.odd)
+        _draw_cell(axes, along, down, theme.fitting(text, width - 0.1), tail, tail <= saved.odd)
     return figure
 
 
 def _draw_cell(axes: Axes, x: int, y: int, text: str, tail: float, is_odd: bool) -> None:
     reach = math.log10(PLAIN / PLAINLY_ODD)
     depth = 0.0 if math.isnan(tail) else math.log10(PLAIN / max(tail, PLAINLY_ODD)) / reach
-    color = ORANGE if depth > 0 else look.PANE
+    color = ORANGE if depth > 0 else theme.PANE
     alpha = 0.12 + 0.88 * depth if depth > 0 else 1.0
     axes.add_patch(Rectangle((x + 0.02, y + 0.04), 0.96, 0.92, color=color, alpha=alpha, lw=0))
     style: dict[str, Any] = {"ha": "center", "va": "center", "color": INK}
@@ -139,7 +141,7 @@ def _draw_cell(axes: Axes, x: int, y: int, text: str, tail: float, is_odd: bool)
     missing = math.isnan(tail)
     axes.text(x + 0.5, y + (0.5 if missing else 0.34), text, size=8.5, weight=weight, **style)
     if not missing:
-        axes.text(x + 0.5, y + 0.74, f"p = {look.brief(tail)}", size=6.5, **style)
+        axes.text(x + 0.5, y + 0.74, f"p = {theme.brief(tail)}", size=6.5, **style)
 
 
 MOST_PANELS, MOST_CELLS = 8, 150
@@ -152,30 +154,30 @@ def draw_cells(saved: SavedAnswers) -> Figure:
     across = min(2, len(shown))
     what = "Predictions" if saved.question == "predict" else "Filled cells"
     more = f"{MOST_PANELS} of {len(saved.asked)} columns" if len(saved.asked) > MOST_PANELS else ""
-    figure, panels = look.panels(
+    figure, panels = theme.panels(
         len(shown),
         across,
         PANEL,
         f"{what} of {saved.name}",
-        look.joined(f"bars: {saved.interval:.0%} intervals, with the median", more),
+        theme.joined(f"bars: {saved.interval:.0%} intervals, with the median", more),
         left=PANEL_LEFT,
         gap=0.95,
-        top=look.TOP + 1.3 * look.LINE_HEIGHT,
+        top=theme.TOP + 1.3 * theme.LINE_HEIGHT,
         above=0.46,
-        least_width=look.STACK_WIDTH,
+        least_width=theme.STACK_WIDTH,
     )
     handles = [
-        look.dots("true value in the interval, or most likely category correct", BLUE),
-        look.dots("not so", ORANGE),
+        theme.dots("true value in the interval, or most likely category correct", BLUE),
+        theme.dots("not so", ORANGE),
     ]
     handles *= any(asked.known.any() for asked in shown)
     if any((~asked.known).any() for asked in shown if asked.is_level):
-        handles.append(look.dots("not known", MUTED))
-    look.legend_line(figure, PANEL_LEFT, handles)
+        handles.append(theme.dots("not known", MUTED))
+    theme.legend_line(figure, PANEL_LEFT, handles)
     for axes, asked in zip(panels, shown, strict=True):
         _draw_answers(axes, asked)
-        look.name_panel(
-            axes, look.fitting(asked.column.name, PANEL[0]), hits_of(asked, saved.interval)
+        theme.name_panel(
+            axes, theme.fitting(asked.column.name, PANEL[0]), hits_of(asked, saved.interval)
         )
     return figure
 
@@ -193,7 +195,7 @@ def hits_of(asked: Asked, interval: float) -> str:
     return f"intervals cover {share_of} true values, nominal {100 * says:.3g}%"
 
 
-def says_right(asked: Asked, interval: float) -> bool | None:
+def is_calibrated(asked: Asked, interval: float) -> bool | None:
     """Return whether predictions are right about as often as they should be.
 
     Intervals may be right more often: their ends are values of the column and belong to them.
@@ -235,7 +237,7 @@ def _draw_answers(axes: Axes, asked: Asked) -> None:
     axes.set_xlim(0.3, len(order) + 0.7)
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     some = "" if len(order) == len(asked.guess) else f"{len(order)} of {len(asked.guess):,} "
-    look.label(axes, f"{some}cells, sorted", "probability" if is_level else "")
+    theme.label(axes, f"{some}cells, sorted", "probability" if is_level else "")
 
 
 MOST_CHECKED = 30
@@ -250,9 +252,9 @@ def draw_intervals(saved: SavedAnswerCheck) -> Figure:
     columns = sorted(range(len(saved.columns)), key=lambda place: -_farthest(saved, place))
     columns = sorted(columns[:MOST_CHECKED])
     levels = saved.probabilities[:4]
-    width = (look.WIDE - NAMES - RIGHT - BETWEEN * (len(levels) - 1)) / len(levels)
+    width = (theme.WIDE - NAMES - RIGHT - BETWEEN * (len(levels) - 1)) / len(levels)
     high = LINE * len(columns) + 0.1
-    figure = look.new_figure(look.WIDE, look.above_panels(saved.verdict) + 0.3 + high + 0.5)
+    figure = theme.new_figure(theme.WIDE, theme.above_panels(saved.verdict) + 0.3 + high + 0.5)
     dim = len(saved.columns)
     some = (
         f"the {MOST_CHECKED} of {dim} columns that are farthest off" if dim > MOST_CHECKED else ""
@@ -260,8 +262,8 @@ def draw_intervals(saved: SavedAnswerCheck) -> Figure:
     _headline(figure, saved, "Prediction intervals and true values", some)
     places = -np.arange(len(columns), dtype=float)
     for number, probability in enumerate(levels):
-        axes = look.axes_at(figure, (NAMES + number * (width + BETWEEN), 0.5, width, high))
-        axes.axvline(100 * probability, color=MUTED, lw=0.9, ls=look.DASHED)
+        axes = theme.axes_at(figure, (NAMES + number * (width + BETWEEN), 0.5, width, high))
+        axes.axvline(100 * probability, color=MUTED, lw=0.9, ls=theme.DASHED)
         for place, index in zip(places.tolist(), columns, strict=True):
             column = saved.columns[index]
             if probability in column.coverage:
@@ -273,12 +275,12 @@ def draw_intervals(saved: SavedAnswerCheck) -> Figure:
         axes.set(ylim=(places[-1] - 0.7, 0.7), yticks=[])
         axes.set_xlim(right=min(axes.get_xlim()[1], 101.0))
         if number == 0:
-            names = [look.fitting(saved.columns[index].name, NAMES - 0.3) for index in columns]
+            names = [theme.fitting(saved.columns[index].name, NAMES - 0.3) for index in columns]
             axes.set_yticks(places, names)
             axes.tick_params(axis="y", length=0, labelcolor=INK)
         axes.grid(axis="x", color=FAINT, lw=0.6, alpha=0.7)
-        look.name_panel(axes, f"{100 * probability:g} % intervals")
-        look.label(axes, "hold, %")
+        theme.name_panel(axes, f"{100 * probability:g} % intervals")
+        theme.label(axes, "hold, %")
     return figure
 
 
@@ -300,15 +302,15 @@ def draw_reliability(saved: SavedAnswerCheck) -> Figure:
     """
     shown = [column for column in saved.columns if column.reliability is not None][:MOST_LEVELED]
     across = min(len(shown), ACROSS)
-    figure, panels = look.panels(
+    figure, panels = theme.panels(
         len(shown),
         across,
         SQUARE,
         left=0.75,
         gap=0.45,
-        top=look.above_panels(saved.verdict),
+        top=theme.above_panels(saved.verdict),
         above=0.46,
-        least_width=look.WIDE,
+        least_width=theme.WIDE,
     )
     _headline(figure, saved, "Predicted and observed frequencies of categories")
     axes_of_all = list(panels)
@@ -322,19 +324,19 @@ def draw_reliability(saved: SavedAnswerCheck) -> Figure:
         sizes = 8 + 40 * count / count.max()
         axes.scatter(probability, share, s=sizes, c=colors, lw=0, zorder=3)
         axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
-        look.name_panel(axes, look.fitting(column.name, SQUARE[0]), f"{column.cells:,} cells")
-    look.label_outer(axes_of_all, across, "probability", "observed frequency")
+        theme.name_panel(axes, theme.fitting(column.name, SQUARE[0]), f"{column.cells:,} cells")
+    theme.label_outer(axes_of_all, across, "probability", "observed frequency")
     return figure
 
 
 def _headline(figure: Figure, saved: SavedAnswerCheck, what: str, some: str = "") -> None:
     right = "no miscalibration found" if saved.conclusive else "too few rows to test"
     outcome = right if saved.passed else "not calibrated in some columns"
-    details = look.joined(f"{saved.rows:,} validation rows", outcome, some)
-    look.headline(figure, what, details, 0.2, figure.get_size_inches()[1] - look.MARGIN)
+    details = theme.joined(f"{saved.rows:,} validation rows", outcome, some)
+    theme.headline(figure, what, details, 0.2, figure.get_size_inches()[1] - theme.MARGIN)
     handles = [
-        look.line("the prediction is within the 95 % bar", BLUE),
-        look.line("it is outside", ORANGE),
+        theme.line("the prediction is within the 95 % bar", BLUE),
+        theme.line("it is outside", ORANGE),
     ]
     note = "one bar of twenty excludes it by chance"
-    look.write_verdict(figure, 0.2, saved.verdict, handles, note, 0.2)
+    theme.write_verdict(figure, 0.2, saved.verdict, handles, note, 0.2)

@@ -14,8 +14,8 @@ from scipy.stats import ks_2samp, rankdata
 
 from training.files.arrays import evenly
 from training.files.rows import LABELS, SavedTable
-from training.pictures import look
-from training.pictures.look import BLUE, MUTED, ORANGE
+from training.pictures import theme
+from training.pictures.theme import BLUE, MUTED, ORANGE
 from training.pictures.trajectories.clouds import latent_law, name_and_details
 
 LEVEL = 0.05
@@ -118,8 +118,8 @@ def draw_column(
     axes.set(xlim=(low, high), ylim=(floor, 1.06), yticks=[])
     axes.spines["left"].set_visible(False)
     few_numbers(axes.xaxis)
-    axes.xaxis.get_offset_text().set(size=look.SMALL_SIZE - 1, color=MUTED)
-    look.note_inside(axes, "\n".join(notes))
+    axes.xaxis.get_offset_text().set(size=theme.SMALL_SIZE - 1, color=MUTED)
+    theme.note_inside(axes, "\n".join(notes))
 
 
 def draw_points(axes: Axes, values: np.ndarray, color: str, height: float) -> None:
@@ -151,15 +151,15 @@ def legend_below_headline(
         note: Note; may be empty.
     """
     handles = [
-        look.line(label, color_of(label), lw=1.5)
+        theme.line(label, color_of(label), lw=1.5)
         if is_outlined(label)
         else Patch(color=color_of(label), alpha=FILL, lw=0, label=label)
         for label in labels
     ]
     if strips:
         words = f"{', '.join(f'{100 * share:g}' for share in QUANTILES)} % quantiles"
-        handles.append(look.line(words, lw=1, **MEDIAN))
-    look.legend_line(figure, left, handles, note)
+        handles.append(theme.line(words, lw=1, **MEDIAN))
+    theme.legend_line(figure, left, handles, note)
 
 
 def few_numbers(*axes: Axis) -> None:
@@ -215,8 +215,8 @@ def column_page(
         **room: Room around the panels; see ``look.panel_page``.
     """
     across = min(count, ACROSS)
-    width = min((look.WIDE - 2 * LEFT - GAP * (across - 1)) / across, widest)
-    figure, panels = look.panels(
+    width = min((theme.WIDE - 2 * LEFT - GAP * (across - 1)) / across, widest)
+    figure, panels = theme.panels(
         count,
         across,
         (width, HEIGHT),
@@ -225,7 +225,7 @@ def column_page(
         left=LEFT,
         right=LEFT,
         gap=GAP,
-        top=look.TOP + 1.3 * look.LINE_HEIGHT,
+        top=theme.TOP + 1.3 * theme.LINE_HEIGHT,
         **{"above": 0.46, "below": 0.42, "least_width": LEAST_WIDTH, **room},
     )
     return figure, panels, width
@@ -246,11 +246,11 @@ def draw_marginals(tables: Sequence[SavedTable]) -> Figure:
     for axes, column in zip(panels, shown, strict=True):
         draw_column(axes, labels, [each[:, column] for each in rows])
         note = "" if far is None else f"KS distance {far[column]:.3f}"
-        look.name_panel(axes, look.fitting(names[column], width), note)
+        theme.name_panel(axes, theme.fitting(names[column], width), note)
     note = ""
     if far is not None:
         bound = chance(len(rows[0]), len(rows[1]), dim)
-        note = look.joined(
+        note = theme.joined(
             "worst first" if dim > 1 else "",
             f"columns not shown: KS at most {far[order[MOST]]:.2g}" if dim > MOST else "",
             f"by chance {'all are' if dim > 1 else 'it is'} below {bound:.2g} (95 %)",
@@ -263,8 +263,8 @@ def _headline(tables: Sequence[SavedTable], what: str, *more: str) -> tuple[str,
     name, details = name_and_details(tables[0].trajectory)
     of = "data and samples" if len(tables) == 2 else tables[0].label
     counts = counted(tables, [len(table.rows) for table in tables])
-    law = latent_law(tables[-1].trajectory)
-    return f"{what} of {name}: {of}", look.joined(details, counts, law, *more)
+    distribution = latent_law(tables[-1].trajectory)
+    return f"{what} of {name}: {of}", theme.joined(details, counts, distribution, *more)
 
 
 MOST_PAIRED = 5
@@ -278,13 +278,13 @@ def draw_pairs(tables: Sequence[SavedTable]) -> Figure:
     """Draw a matrix of panels of two to five columns of data and samples, or of one of them."""
     rows = [table.rows for table in tables]
     correlations = [rank_correlations(each) for each in rows]
-    chosen = telling_columns(correlations, MOST_PAIRED)
+    chosen = informative_columns(correlations, MOST_PAIRED)
     size = len(chosen)
     ends = {int(column): limits(*(each[:, column] for each in rows)) for column in chosen}
-    side = min((look.WIDE - PAIRS_LEFT - RIGHT - PAIRS_GAP * (size - 1)) / size, LARGEST)
+    side = min((theme.WIDE - PAIRS_LEFT - RIGHT - PAIRS_GAP * (size - 1)) / size, LARGEST)
     step = side + PAIRS_GAP
-    height = look.TOP + 2 * look.LINE_HEIGHT + size * step + BOTTOM - PAIRS_GAP
-    figure = look.new_figure(
+    height = theme.TOP + 2 * theme.LINE_HEIGHT + size * step + BOTTOM - PAIRS_GAP
+    figure = theme.new_figure(
         max(PAIRS_LEFT + size * step - PAIRS_GAP + RIGHT, PAIRS_LEAST_WIDTH), height
     )
     telling = (
@@ -293,11 +293,11 @@ def draw_pairs(tables: Sequence[SavedTable]) -> Figure:
     dim = len(tables[0].names)
     chosen_of = f"{size} of {dim} columns, {telling}" if size < dim else ""
     words = _headline(tables, "Pairs of columns", chosen_of, "ρ: rank correlation")
-    look.headline(figure, *words, RIGHT, height - look.MARGIN)
+    theme.headline(figure, *words, RIGHT, height - theme.MARGIN)
     legend_below_headline(figure, RIGHT, [table.label for table in tables], strips=False)
     for row, across in np.ndindex(size, size):
         place = (PAIRS_LEFT + across * step, BOTTOM + (size - 1 - row) * step, side, side)
-        axes = look.axes_at(figure, place)
+        axes = theme.axes_at(figure, place)
         here, beside = int(chosen[across]), int(chosen[row])
         if row == across:
             values = [each[:, here] for each in rows]
@@ -308,10 +308,10 @@ def draw_pairs(tables: Sequence[SavedTable]) -> Figure:
             _scatter(axes, rows[which][:, [here, beside]], color_of(tables[which].label))
             axes.set(xlim=ends[here], ylim=ends[beside])
             correlation = round(correlations[which][here, beside], 2) + 0.0
-            look.note_above(axes, f"ρ {correlation:.2f}".replace("-", "−"))
+            theme.note_above(axes, f"ρ {correlation:.2f}".replace("-", "−"))
         label_pair(axes, row, across, [tables[0].names[column] for column in chosen], side, 0.62)
         for axis in (axes.xaxis, axes.yaxis):
-            axis.get_offset_text().set(size=look.SMALL_SIZE - 1, color=MUTED)
+            axis.get_offset_text().set(size=theme.SMALL_SIZE - 1, color=MUTED)
         axes.xaxis.get_offset_text().set_visible(row == size - 1)
         axes.yaxis.get_offset_text().set_visible(across == 0 and row != across)
     return figure
@@ -332,13 +332,13 @@ def label_pair(
     """
     is_last, is_first = row == len(names) - 1, across == 0
     axes.tick_params(labelbottom=is_last, labelleft=is_first and row > 0)
-    x, y = (look.fitting(names[place], side) for place in (across, row))
-    look.label(axes, x=x * is_last, y=y * is_first)
+    x, y = (theme.fitting(names[place], side) for place in (across, row))
+    theme.label(axes, x=x * is_last, y=y * is_first)
     if is_first:
         axes.yaxis.set_label_coords(-off / side, 0.5)
 
 
-def telling_columns(correlations: Sequence[np.ndarray], most: int) -> np.ndarray:
+def informative_columns(correlations: Sequence[np.ndarray], most: int) -> np.ndarray:
     """Return at most ``most`` columns with the strongest correlations, or changes between two sets.
 
     Args:

@@ -17,9 +17,8 @@ from training.data.records.writing import text_of
 from training.files.answers import SavedAnswers
 from training.files.rows import LABELS
 from training.measure.association import associations
-from training.pictures import look
+from training.pictures import theme
 from training.pictures.correlations import MATRIX_COLORS
-from training.pictures.look import FAINT, INK, MUTED
 from training.pictures.tables.columns import (
     FEW_ROWS,
     FILL,
@@ -33,6 +32,7 @@ from training.pictures.tables.columns import (
     is_outlined,
     legend_below_headline,
 )
+from training.pictures.theme import FAINT, INK, MUTED
 
 FEW_VALUES = 7
 """Largest number of distinct values of a number column that is drawn like categories."""
@@ -145,7 +145,7 @@ def draw_marginals(drawn: DrawnRows) -> Figure:
     shown = np.sort(order[:MOST])
     worst = f"{MOST} of {dim} columns" + ", the worst-fitting ones" * compared if dim > MOST else ""
     title = f"Columns of {drawn.saved.name}: {drawn.against}"
-    figure, panels, width = column_page(len(shown), title, look.joined(drawn.counts, worst))
+    figure, panels, width = column_page(len(shown), title, theme.joined(drawn.counts, worst))
     for axes, index in zip(panels, shown.tolist(), strict=True):
         if drawn.levels(index) is None:
             draw_column(axes, drawn.labels, drawn.sets(index))
@@ -157,7 +157,7 @@ def draw_marginals(drawn: DrawnRows) -> Figure:
         if compared:
             gap, bound = (values[index] for values in drawn.fit)
             note = f"KS {gap:.3f}, by chance ≤ {bound:.3f}"
-        look.name_panel(axes, look.fitting(drawn.columns[index].name, width), note)
+        theme.name_panel(axes, theme.fitting(drawn.columns[index].name, width), note)
     note = "by chance: for all columns, with 95 % probability" if compared else ""
     legend_below_headline(figure, LEFT, drawn.labels, note=note)
     return figure
@@ -181,8 +181,8 @@ def _draw_levels(axes: Axes, drawn: DrawnRows, index: int, width: float) -> None
         axes.barh(places, share, 0.76, **(outlined if is_outlined(label) else filled))
     largest = float(np.max(shares))
     for place, name in zip(places.tolist(), names, strict=True):
-        text = look.fitting(name, width - 0.2)
-        look.write(axes, text, (0, place), (3, 0), "data", va="center", color=INK)
+        text = theme.fitting(name, width - 0.2)
+        theme.write(axes, text, (0, place), (3, 0), "data", va="center", color=INK)
     axes.set(xlim=(0, 1.06 * largest), ylim=(places[-1] - 0.6, 0.6), yticks=[])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:.0%}"))
     axes.locator_params(axis="x", nbins=4)
@@ -207,26 +207,26 @@ def draw_associations(drawn: DrawnRows) -> Figure:
         worst = np.argsort(-np.nan_to_num(change).sum(axis=1), kind="stable")[:MOST_ASSOCIATED]
         chosen = np.sort(worst).tolist()
         matrices = [matrix[np.ix_(chosen, chosen)] for matrix in matrices]
-    width = 2 * look.MARGIN + NAMES + len(matrices) * (SIDE + BETWEEN)
+    width = 2 * theme.MARGIN + NAMES + len(matrices) * (SIDE + BETWEEN)
     width += 0.65 + SIDE if several else 3.0
-    height = look.TOP + look.LINE_HEIGHT * 1.3 + 0.3 + SIDE + BELOW
-    figure = look.new_figure(width, height)
+    height = theme.TOP + theme.LINE_HEIGHT * 1.3 + 0.3 + SIDE + BELOW
+    figure = theme.new_figure(width, height)
     some = f"{MOST_ASSOCIATED} of {dim} columns" * (dim > MOST_ASSOCIATED)
     title = f"Associations of the columns of {drawn.saved.name}: {drawn.against}"
-    look.headline(figure, title, look.joined(drawn.counts, some), 0.2, height - look.MARGIN)
+    theme.headline(figure, title, theme.joined(drawn.counts, some), 0.2, height - theme.MARGIN)
     marks = [
         Line2D([], [], ls="none", marker=marker, ms=4.5, mew=0, color=color, label=kind)
-        for marker, color, kind in zip("os^", look.sequential_colors(3), KINDS, strict=True)
+        for marker, color, kind in zip("os^", theme.sequential_colors(3), KINDS, strict=True)
     ]
-    look.legend_line(figure, 0.2, marks)
-    names = [look.fitting(drawn.columns[index].name, NAMES - 0.1) for index in chosen]
+    theme.legend_line(figure, 0.2, marks)
+    names = [theme.fitting(drawn.columns[index].name, NAMES - 0.1) for index in chosen]
     for number, (label, matrix) in enumerate(zip(drawn.labels, matrices, strict=True)):
-        left = look.MARGIN + NAMES + number * (SIDE + BETWEEN)
-        axes = look.axes_at(figure, (left, BELOW, SIDE, SIDE))
+        left = theme.MARGIN + NAMES + number * (SIDE + BETWEEN)
+        axes = theme.axes_at(figure, (left, BELOW, SIDE, SIDE))
         _draw_matrix(axes, matrix, names if number == 0 else [""] * len(names), names)
-        look.name_panel(axes, label)
+        theme.name_panel(axes, label)
     if several:
-        axes = look.axes_at(figure, (width - SIDE - 0.2, BELOW, SIDE, SIDE))
+        axes = theme.axes_at(figure, (width - SIDE - 0.2, BELOW, SIDE, SIDE))
         _draw_agreement(axes, drawn, chosen, matrices)
     return figure
 
@@ -246,7 +246,7 @@ def _draw_matrix(axes: Axes, matrix: np.ndarray, left: Sequence[str], below: Seq
             color = "white" if abs(value) > 0.4 else INK
             text = f"{value:.2f}".replace("-", "−").replace("0.", ".")
             axes.text(
-                column, row, text, size=look.SMALL_SIZE - 1, color=color, ha="center", va="center"
+                column, row, text, size=theme.SMALL_SIZE - 1, color=color, ha="center", va="center"
             )
 
 
@@ -263,8 +263,8 @@ def _draw_agreement(
     error = 2 * math.sqrt(sum(1 / len(values) for values in drawn.values))
     axes.fill_between(ends, ends - error, ends + error, color=FAINT, alpha=0.6, lw=0)
     axes.plot(ends, ends, color=MUTED, lw=0.8)
-    for each, (marker, color) in enumerate(zip("os^", look.sequential_colors(3), strict=True)):
+    for each, (marker, color) in enumerate(zip("os^", theme.sequential_colors(3), strict=True)):
         axes.plot(x[kind == each], y[kind == each], marker, ms=4.5, mew=0, color=color)
     axes.set(xlim=ends, ylim=ends)
-    look.label(axes, "of data", "of samples")
-    look.name_panel(axes, "each pair of columns", f"gray: ±{error:.2f}, two standard errors")
+    theme.label(axes, "of data", "of samples")
+    theme.name_panel(axes, "each pair of columns", f"gray: ±{error:.2f}, two standard errors")

@@ -15,8 +15,8 @@ from PIL import Image
 from dnnlib.errors import DataError, UsageError
 from training.files.arrays import evenly, stem_of
 from training.files.trajectory import SavedTrajectory
-from training.pictures import look
-from training.pictures.look import FAINT, INK, MUTED
+from training.pictures import theme
+from training.pictures.theme import FAINT, INK, MUTED
 from training.pictures.trajectories.clouds import (
     CLOSED_FORM,
     Row,
@@ -57,22 +57,22 @@ class CloudAnimation:
     def __init__(self, row: Row, title: str, subtitle: str):
         self._row, self._times = row, row.times
         bottom = TICKS_HEIGHT + TIME_HEIGHT
-        height = look.TOP + SIDE + bottom
-        self.figure = look.new_figure(LEFT + SIDE + RIGHT, height)
+        height = theme.TOP + SIDE + bottom
+        self.figure = theme.new_figure(LEFT + SIDE + RIGHT, height)
         self.figure.set_dpi(DPI)
         self._canvas: Any = FigureCanvasAgg(self.figure)  # its methods have no types
-        look.headline(self.figure, title, subtitle, LEFT, height - look.MARGIN)
+        theme.headline(self.figure, title, subtitle, LEFT, height - theme.MARGIN)
         self._low, self._high = sorted((float(row.times[0]), float(row.times[-1])))
-        axes = look.axes_at(self.figure, (LEFT + 0.6, 0.12, SIDE - 1.25, 0.3))
+        axes = theme.axes_at(self.figure, (LEFT + 0.6, 0.12, SIDE - 1.25, 0.3))
         axes.set(xlim=(0, 1), ylim=(-1, 1))
         axes.set_axis_off()
         axes.plot([0, 1], [0, 0], color=FAINT, lw=2, solid_capstyle="round", clip_on=False)
-        words: dict[str, Any] = {"size": look.SMALL_SIZE, "color": MUTED, "va": "center_baseline"}
+        words: dict[str, Any] = {"size": theme.SMALL_SIZE, "color": MUTED, "va": "center_baseline"}
         axes.text(-0.05, 0, "data", ha="right", **words)
         axes.text(1.05, 0, "Gaussian", ha="left", **words)
         (self._mark,) = axes.plot([0], [0], "o", color=INK, markersize=5.5, clip_on=False)
         above: dict[str, Any] = {"ha": "center", "va": "bottom"}
-        self._label = axes.text(0, 0.75, "", size=look.TEXT_SIZE, color=INK, **above)
+        self._label = axes.text(0, 0.75, "", size=theme.TEXT_SIZE, color=INK, **above)
         place = (LEFT, bottom, SIDE, SIDE)
         self.axes = cloud_axes(self.figure, place, common_box([row.points]), row.axis_names)
         self.dots = scatter(self.axes, row.points[0], row.colors, size=9)
@@ -106,7 +106,7 @@ class CloudAnimation:
         return [FIRST_SECONDS, *[each] * (count - 2), LAST_SECONDS]
 
 
-def animation_of(trajectory: SavedTrajectory, stem: Path, suffix: str) -> look.Picture:
+def animation_of(trajectory: SavedTrajectory, stem: Path, suffix: str) -> theme.Picture:
     """Return the animation of a melt or a generation of a toy.
 
     Args:
@@ -115,8 +115,8 @@ def animation_of(trajectory: SavedTrajectory, stem: Path, suffix: str) -> look.P
         suffix: ``gif`` or ``mp4``.
     """
     name, details = name_and_details(trajectory)
-    law = latent_law(trajectory)
-    words = details if law in ("", CLOSED_FORM) else law
+    distribution = latent_law(trajectory)
+    words = details if distribution in ("", CLOSED_FORM) else distribution
     title = f"{VERBS[trajectory.kind]} {name}"
 
     def save(path: Path) -> None:
@@ -126,7 +126,7 @@ def animation_of(trajectory: SavedTrajectory, stem: Path, suffix: str) -> look.P
 
     frames = min(len(trajectory.times), MOST_FRAMES)
     note = f"{frames} frames: more with --save_freq=1" if frames < FEW_FRAMES else ""
-    return look.Picture(stem.with_name(f"{stem.name}_animation.{suffix}"), save, note)
+    return theme.Picture(stem.with_name(f"{stem.name}_animation.{suffix}"), save, note)
 
 
 def animate_cloud(trajectory: SavedTrajectory, title: str, subtitle: str) -> CloudAnimation:
@@ -187,7 +187,7 @@ def write_mp4(path: Path, frames: Sequence[np.ndarray], seconds: Sequence[float]
 
 def pictures_of_toys(
     paths: Sequence[Path], folder: Path | None, animation: str | None
-) -> list[look.Picture]:
+) -> list[theme.Picture]:
     """Return all pictures of simulations of points, in a folder or next to their files.
 
     Args:
@@ -202,24 +202,24 @@ def pictures_of_toys(
     pictures = []
     for item in trajectories:
         stem = (folder or item.path.parent) / item.path.stem.removesuffix("_results")
-        pictures += look.figures(stem, {"clouds": partial(draw_trajectories, [item])})
+        pictures += theme.figures(stem, {"clouds": partial(draw_trajectories, [item])})
         pictures += pictures_of_latents(item, stem)
         if animation is not None and item.kind in VERBS:
             pictures.append(animation_of(item, stem, animation))
     return pictures + overviews(trajectories, folder)
 
 
-def pictures_of_latents(item: SavedTrajectory, stem: Path) -> list[look.Picture]:
+def pictures_of_latents(item: SavedTrajectory, stem: Path) -> list[theme.Picture]:
     """Return pictures of a melt's last states, and of log densities of melts and generations."""
     draw: dict[str, Callable[[], Figure]] = {}
     if item.kind == "melt":
         draw |= {"latents": partial(draw_latents, item), "joint": partial(draw_joint, item)}
     if item.log_prob is not None and item.kind != "roundtrip":
         draw["log_prob"] = partial(draw_densities, item)
-    return look.figures(stem, draw)
+    return theme.figures(stem, draw)
 
 
-def overviews(trajectories: Sequence[SavedTrajectory], folder: Path | None) -> list[look.Picture]:
+def overviews(trajectories: Sequence[SavedTrajectory], folder: Path | None) -> list[theme.Picture]:
     """Return a picture of each run that shows the clouds of its melt and generation together."""
 
     def run(item: SavedTrajectory) -> tuple[Path, str, int]:
@@ -231,5 +231,5 @@ def overviews(trajectories: Sequence[SavedTrajectory], folder: Path | None) -> l
         if melt.kind == "melt" and run(melt) in gens:
             stem = (folder or melt.path.parent) / stem_of(melt.path)
             draw = partial(draw_trajectories, [melt, gens[run(melt)]])
-            pictures += look.figures(stem, {"overview": draw})
+            pictures += theme.figures(stem, {"overview": draw})
     return pictures

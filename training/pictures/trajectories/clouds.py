@@ -10,8 +10,8 @@ from numpy.typing import ArrayLike
 
 from training.files.arrays import evenly, parameter, stem_of, title_of
 from training.files.trajectory import SavedTrajectory
-from training.pictures import look
-from training.pictures.look import INK, MUTED
+from training.pictures import theme
+from training.pictures.theme import INK, MUTED
 
 CLOSED_FORM = "latents: closed-form Gaussian"
 
@@ -51,10 +51,9 @@ def latent_law(trajectory: SavedTrajectory) -> str:
         return CLOSED_FORM
     if not compressed.any():
         return "latents: variance A0²"
-    law = ("A0² and " if paper else "") + f"ε = {number:.12}"
-    return (
-        f"latents: {law}, closed form {look.brief(trajectory.latent_variance()[compressed].mean())}"
-    )
+    distribution = ("A0² and " if paper else "") + f"ε = {number:.12}"
+    closed_form = theme.brief(trajectory.latent_variance()[compressed].mean())
+    return f"latents: {distribution}, closed form {closed_form}"
 
 
 PANELS = 6
@@ -139,7 +138,7 @@ def row_of(trajectory: SavedTrajectory, times: np.ndarray, most: int | None = No
     points, kind = points_of(trajectory), trajectory.kind
     points = points[:, evenly(points.shape[1], most or points.shape[1])]
     # A roundtrip ends where its melt began, so the two share their colors.
-    places = seen_places(points[-1 if kind == "roundtrip" else 0])
+    places = page_positions(points[-1 if kind == "roundtrip" else 0])
     places = places - places.mean(axis=0)
     name, details = name_and_details(trajectory)
     if trajectory.eigenvectors is None:
@@ -149,44 +148,44 @@ def row_of(trajectory: SavedTrajectory, times: np.ndarray, most: int | None = No
     return Row(
         points=points[times],
         times=trajectory.times[times],
-        colors=look.colors_of_places(places, float(places.std(axis=0).max())),
+        colors=theme.colors_of_places(places, float(places.std(axis=0).max())),
         axis_names=axis_names(trajectory),
         title=TITLES[kind].format(name),
-        subtitle=look.joined(details, latent_law(trajectory), seen, COLORS[kind]),
+        subtitle=theme.joined(details, latent_law(trajectory), seen, COLORS[kind]),
     )
 
 
 def draw_clouds(rows: Sequence[Row]) -> Figure:
     """Draw rows of panels under one another, all on the same scale, one panel per time."""
     columns = max(len(row.times) for row in rows)
-    side = (look.WIDE - LEFT - RIGHT - GAP * (columns - 1)) / columns
-    figure, places = look.panel_page(
+    side = (theme.WIDE - LEFT - RIGHT - GAP * (columns - 1)) / columns
+    figure, places = theme.panel_page(
         len(rows),
         columns,
         (side, side),
         left=LEFT,
         right=RIGHT,
         gap=GAP,
-        top=look.MARGIN,
-        above=look.HEADLINE_HEIGHT + TIME_HEIGHT,
+        top=theme.MARGIN,
+        above=theme.HEADLINE_HEIGHT + TIME_HEIGHT,
         below=TICKS_HEIGHT,
     )
     box = common_box([row.points for row in rows])
     for row, line in zip(rows, places, strict=True):
-        top = line[0, 1] + side + TIME_HEIGHT + look.HEADLINE_HEIGHT
-        look.headline(figure, row.title, row.subtitle, LEFT, top)
+        top = line[0, 1] + side + TIME_HEIGHT + theme.HEADLINE_HEIGHT
+        theme.headline(figure, row.title, row.subtitle, LEFT, top)
         beyond = int((~inside(row.points, box)).any(axis=0).sum())
         if beyond:
             text = f"{beyond} of {row.points.shape[1]} points are outside the axes"
             width, height = figure.get_size_inches()
-            style: dict[str, Any] = {"size": look.SMALL_SIZE, "ha": "right", "va": "top"}
+            style: dict[str, Any] = {"size": theme.SMALL_SIZE, "ha": "right", "va": "top"}
             figure.text(1 - RIGHT / width, top / height, text, color=MUTED, **style)
         # The first panel names the axes for all.
         names = [row.axis_names, *[()] * (columns - 1)]
         for points, time, place, named in zip(row.points, row.times, line, names, strict=False):
             axes = cloud_axes(figure, place, box, named)
             scatter(axes, points, row.colors)
-            axes.set_title(f"t = {time:.2f}", size=look.TEXT_SIZE, color=INK, pad=5)
+            axes.set_title(f"t = {time:.2f}", size=theme.TEXT_SIZE, color=INK, pad=5)
     return figure
 
 
@@ -209,11 +208,11 @@ def inside(points: np.ndarray, box: np.ndarray) -> np.ndarray:
     return np.asarray(((points >= box[:, 0]) & (points <= box[:, 1])).all(axis=-1))
 
 
-def seen_places(points: np.ndarray) -> np.ndarray:
+def page_positions(points: np.ndarray) -> np.ndarray:
     """Return where points ``[..., 2 or 3]`` appear on the page ``[..., 2]``, in their own units."""
     if points.shape[-1] == 2:
         return points
-    elevation, azimuth = np.deg2rad([look.ELEVATION, look.AZIMUTH])
+    elevation, azimuth = np.deg2rad([theme.ELEVATION, theme.AZIMUTH])
     right = [-np.sin(azimuth), np.cos(azimuth), 0.0]
     level = -np.sin(elevation)
     up = [level * np.cos(azimuth), level * np.sin(azimuth), np.cos(elevation)]
@@ -249,17 +248,17 @@ def cloud_axes(figure: Figure, place: ArrayLike, box: np.ndarray, names: Sequenc
             axes show them.
     """
     if len(box) == 3:
-        axes = look.axes_at(figure, place, projection="3d")
+        axes = theme.axes_at(figure, place, projection="3d")
         axes.set(xlim=box[0], ylim=box[1], zlim=box[2])
         axes.set_box_aspect((1, 1, 1), zoom=1.2)
-        look.quiet_3d(axes, names)
+        theme.quiet_3d(axes, names)
         return axes
-    axes = look.axes_at(figure, place)
+    axes = theme.axes_at(figure, place)
     axes.set(xlim=box[0], ylim=box[1], aspect="equal")
     axes.locator_params(nbins=5)
     axes.tick_params(labelleft=bool(names))
     if names:
-        look.label(axes, names[0], names[1])
+        theme.label(axes, names[0], names[1])
     return axes
 
 

@@ -14,8 +14,8 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from training.files.arrays import evenly
 from training.files.trajectory import SavedTrajectory
 from training.measure.boundaries import gaussian_content
-from training.pictures import look
-from training.pictures.look import BLUE, FAINT, INK, MUTED, ORANGE
+from training.pictures import theme
+from training.pictures.theme import BLUE, FAINT, INK, MUTED, ORANGE
 from training.pictures.trajectories.clouds import (
     axis_names,
     cloud_axes,
@@ -42,7 +42,7 @@ def draw_latents(melt: SavedTrajectory) -> Figure:
     latents, variance, compressed = melt.last, melt.latent_variance(), melt.compressed()
     count = min(latents.shape[1], MOST_PANELS)
     error = f"curve: closed form · standard error of a variance: {math.sqrt(2 / melt.count):.1%}"
-    figure, panels = look.panels(
+    figure, panels = theme.panels(
         count,
         min(count, COLUMNS),
         SIZE,
@@ -60,17 +60,17 @@ def draw_latents(melt: SavedTrajectory) -> Figure:
         if compressed[number]:
             name += f", variance compressed to {_share(exact / variance.max())}"
         measured = float(np.square(values).mean())
-        look.name_panel(
+        theme.name_panel(
             axes, name, f"variance {measured:#.3g} = {measured / exact:.3f} × the closed form"
         )
-        look.label(axes, f"latent $e_{number + 1}$, scaled")
+        theme.label(axes, f"latent $e_{number + 1}$, scaled")
     return figure
 
 
 def draw_joint(melt: SavedTrajectory) -> Figure:
     """Draw the first two dimensions together, and the quantiles of the first six."""
     words = _headline(melt, "in units of the closed form's σ")
-    figure, (left, right) = look.panels(2, 2, (SIDE, SIDE), *words, gap=0.8)
+    figure, (left, right) = theme.panels(2, 2, (SIDE, SIDE), *words, gap=0.8)
     units = melt.last / np.sqrt(melt.latent_variance()[: melt.last.shape[1]])
     _joint(left, units[:, :2])
     _quantiles(right, units, melt.compressed()[: units.shape[1]])
@@ -84,8 +84,8 @@ def gaussian(values: np.ndarray, variance: float) -> np.ndarray:
 
 def _headline(melt: SavedTrajectory, note: str) -> tuple[str, str]:
     name, details = name_and_details(melt)
-    title = look.joined(f"Latents of {name}", details, by=": ")
-    return title, look.joined(f"{melt.count} points at t = {melt.times[-1]:.2f}", note)
+    title = theme.joined(f"Latents of {name}", details, by=": ")
+    return title, theme.joined(f"{melt.count} points at t = {melt.times[-1]:.2f}", note)
 
 
 def _histogram(axes: Axes, values: np.ndarray, variance: float, color: str) -> None:
@@ -115,7 +115,7 @@ def _histogram(axes: Axes, values: np.ndarray, variance: float, color: str) -> N
     beyond = float((np.abs(values) > reach).mean())
     if beyond > 1e-3:
         notes.append(f"{beyond:.1%} of points\nare outside")
-    look.note_inside(axes, "\n".join(notes))
+    theme.note_inside(axes, "\n".join(notes))
 
 
 def _joint(axes: Axes, units: np.ndarray) -> None:
@@ -124,11 +124,11 @@ def _joint(axes: Axes, units: np.ndarray) -> None:
     for radius in RADII:
         axes.add_patch(Circle((0, 0), radius, fill=False, ec=INK, lw=1))
     axes.set(xlim=(-RANGE, RANGE), ylim=(-RANGE, RANGE), aspect="equal")
-    look.label(axes, r"$e_1\,/\,\sigma_1$", r"$e_2\,/\,\sigma_2$")
+    theme.label(axes, r"$e_1\,/\,\sigma_1$", r"$e_2\,/\,\sigma_2$")
     distance = np.linalg.norm(units, axis=1)
     held = ", ".join(f"{(distance < radius).mean():.1%}" for radius in RADII)
     exact = ", ".join(f"{part:.1%}" for part in gaussian_content(RADII, 2))
-    look.name_panel(axes, f"1, 2, 3 σ hold {held}", f"closed form: {exact}")
+    theme.name_panel(axes, f"1, 2, 3 σ hold {held}", f"closed form: {exact}")
 
 
 def _quantiles(axes: Axes, units: np.ndarray, compressed: np.ndarray) -> None:
@@ -148,10 +148,10 @@ def _quantiles(axes: Axes, units: np.ndarray, compressed: np.ndarray) -> None:
         axes.plot(normal, there, color=color, lw=1.2, label="" if name in named else name)
         named.add(name)
     axes.set(xlim=(-RANGE, RANGE), ylim=(-RANGE, RANGE), aspect="equal")
-    look.label(axes, "normal quantile", "quantile of the latent / σ")
-    look.legend(axes, 2, loc="upper left", bbox_to_anchor=(0.02, 0.98))
+    theme.label(axes, "normal quantile", "quantile of the latent / σ")
+    theme.legend(axes, 2, loc="upper left", bbox_to_anchor=(0.02, 0.98))
     which = "both dimensions" if units.shape[1] == 2 else f"the first {units.shape[1]} dimensions"
-    look.name_panel(axes, f"Quantiles of {which}", "band: ±2 standard errors of a quantile")
+    theme.name_panel(axes, f"Quantiles of {which}", "band: ±2 standard errors of a quantile")
 
 
 def _share(ratio: float) -> str:
@@ -175,9 +175,9 @@ def draw_spectrum(melt: SavedTrajectory) -> Figure:
     measured, exact, compressed = melt.last_variance, melt.latent_variance(), melt.compressed()
     ratios = measured / exact
     name, details = name_and_details(melt)
-    figure, (axes, below) = look.stacked(
-        look.joined(f"Spectrum of the latents of {name}", details, by=": "),
-        look.joined(f"{melt.count} latents", mean_ratio(ratios[~compressed], melt.count)),
+    figure, (axes, below) = theme.stacked(
+        theme.joined(f"Spectrum of the latents of {name}", details, by=": "),
+        theme.joined(f"{melt.count} latents", mean_ratio(ratios[~compressed], melt.count)),
         HEIGHTS,
         "eigen-dimension",
     )
@@ -188,8 +188,8 @@ def draw_spectrum(melt: SavedTrajectory) -> Figure:
     axes.set_yscale("log")
     axes.yaxis.set_minor_locator(NullLocator())
     _dots(axes, index, measured, compressed)
-    look.label(axes, y="variance of the latent")
-    look.legend(axes, 3, markerscale=1 if len(index) <= MANY else 2)
+    theme.label(axes, y="variance of the latent")
+    theme.legend(axes, 3, markerscale=1 if len(index) <= MANY else 2)
     _ratios(below, index, ratios, compressed, 2 * math.sqrt(2 / melt.count))
     for panel in (axes, below):
         if len(index) > MANY:
@@ -224,8 +224,8 @@ def _ratios(
     axes.yaxis.set_major_locator(FixedLocator(ticks))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_locator(NullLocator())
-    look.label(axes, y="measured /\nclosed form")
-    look.note_above(axes, "band: ±2 standard errors of one variance")
+    theme.label(axes, y="measured /\nclosed form")
+    theme.note_above(axes, "band: ±2 standard errors of one variance")
 
 
 def _dots(axes: Axes, index: np.ndarray, values: np.ndarray, compressed: np.ndarray) -> None:
@@ -267,31 +267,31 @@ def draw_densities(trajectory: SavedTrajectory) -> Figure:
     mapped = trajectory.images is None
     name, details = name_and_details(trajectory)
     source = "generated " if trajectory.kind == "gen" else ""
-    figure, places = look.panel_page(
+    figure, places = theme.panel_page(
         1,
         1 + mapped,
         (MAP_SIDE, MAP_SIDE if mapped else 2.2),
         f"Log density of {source}{name}",
-        look.joined(details, f"{len(values)} {'points' if mapped else 'images'}"),
+        theme.joined(details, f"{len(values)} {'points' if mapped else 'images'}"),
         gap=1.4,
         least_width=5.5,
     )
-    axes = look.axes_at(figure, places[0, -1])
+    axes = theme.axes_at(figure, places[0, -1])
     many = len(values) >= FEW_POINTS
     cut = np.quantile(values, LOWEST_SHARE) if mapped and many else values.min()
     if not many:
         axes.plot(values, np.ones(len(values)), "o", ms=5, mew=0, alpha=0.7, color=BLUE)
         axes.set(ylim=(0, 2), yticks=[])
-        look.label(axes, unit)
+        theme.label(axes, unit)
     else:
         axes.hist(values[values >= cut], BINS, color=BLUE, alpha=0.55, lw=0)
-        look.label(axes, unit, "points" if mapped else "images")
+        theme.label(axes, unit, "points" if mapped else "images")
     axes.axvline(values.mean(), color=INK, lw=1.2)
     error = values.std(ddof=1) / math.sqrt(len(values))
     mean = f"mean {values.mean():.4g} ± {error:.2g} (standard error)"
     lower = int((values < cut).sum())
     cut_off = f"{lower} below {cut:.3g} not drawn" if lower else ""
-    look.name_panel(axes, mean.replace("-", "−"), cut_off.replace("-", "−"))
+    theme.name_panel(axes, mean.replace("-", "−"), cut_off.replace("-", "−"))
     if mapped:
         _map(figure, places[0, 0], trajectory, values, cut)
     return figure
@@ -304,11 +304,11 @@ def _map(
     values = values[trajectory.chosen]
     order = values.argsort()  # draw the likely points on top
     axes = cloud_axes(figure, place, common_box([points]), axis_names(trajectory))
-    colors, norm = ListedColormap(look.sequential_colors(256)), Normalize(cut, values.max())
+    colors, norm = ListedColormap(theme.sequential_colors(256)), Normalize(cut, values.max())
     dots = scatter(axes, points[order], colors(norm(values[order]))[:, :3], size=6)
     dots.set(cmap=colors, norm=norm)
-    look.name_panel(axes, "colors: log density in nats")
+    theme.name_panel(axes, "colors: log density in nats")
     left, bottom, width, height = place
     off = 0.1 if points.shape[1] == 2 else 0.3
-    bar = look.color_bar(figure, dots, (left + width + off, bottom, BAR, height))
-    bar.tick_params(labelsize=look.SMALL_SIZE)
+    bar = theme.color_bar(figure, dots, (left + width + off, bottom, BAR, height))
+    bar.tick_params(labelsize=theme.SMALL_SIZE)

@@ -12,17 +12,17 @@ import torch
 from dnnlib.errors import DataError, UsageError
 from tests.support.messy_tables import COUNT, COUNTS, DRAW, FIRST, MESSY, drawn, holes, sizes, text
 from tests.support.running import refusal
-from training.commands.dataset_tool import telling_holes
-from training.commands.python import Records
-from training.data.records.cells import open_cells
+from training.commands.dataset_tool import informative_missing
+from training.commands.datasets import Records
 from training.data.records.date_grids import grid_of, on_grid
 from training.data.records.encoding import contradicted, encode
+from training.data.records.raw_tables import open_cells
 from training.data.records.reading import RecordChoices, SurveyedTable
 from training.data.records.records import CATEGORY, DATE, NUMBER, WHOLE, RecordColumn
 from training.data.records.tidying import on_weekday
 from training.data.records.values import date_text
 from training.data.records.writing import save_texts, texts_of
-from training.data.sketches import MOST_SKETCHED, Sketch, row_numbers
+from training.data.row_hashes import MOST_SKETCHED, RowHashes, row_numbers
 from training.files.records import load_records, save_records
 from training.model.questions import EncodedRows
 from training.subjects.record_spaces import choose_space
@@ -104,7 +104,7 @@ def test_data_frames_and_files_of_arrow_are_read_as_texts_are(tmp_path, suffix):
 
 def test_columns_of_data_frames_are_what_they_are_in_whatever_kind_and_block(monkeypatch):
     pytest.importorskip("pyarrow")
-    monkeypatch.setattr("training.data.records.cells.BLOCK_ROWS", COUNT // 2)
+    monkeypatch.setattr("training.data.records.raw_tables.BLOCK_ROWS", COUNT // 2)
     late = pandas.Series(pandas.date_range("1960-01-01", periods=COUNT))
     late[COUNT - 1] += pandas.Timedelta("3h")
     frame = pandas.DataFrame(
@@ -125,7 +125,7 @@ def test_columns_of_data_frames_are_what_they_are_in_whatever_kind_and_block(mon
 def records_of(tmp_path, content, **choices):
     (tmp_path / "table.csv").write_text(content)
     cells = open_cells(tmp_path / "table.csv")
-    records, lines = SurveyedTable.of(cells, RecordChoices(**choices)).records()
+    records, lines = SurveyedTable.from_cells(cells, RecordChoices(**choices)).records()
     return records, "\n".join(lines)
 
 
@@ -220,12 +220,12 @@ def test_where_cells_are_missing_is_a_column_if_asked_to(tmp_path):
     large = [float(size) for size in sizes(1)]
     content = text("a,b", large, ["" if size > np.median(large) else size for size in large])
     records, _ = records_of(tmp_path, content)
-    assert "--is_missing=b " in telling_holes(records)[0]
+    assert "--is_missing=b " in informative_missing(records)[0]
     records, _ = records_of(tmp_path, content, is_missing=["b"])
     assert records.names == ["a", "b", "b is missing"]
     assert list(records.order) == ["a", "b"]
     np.testing.assert_array_equal(records.values[:, 2], np.isnan(records.values[:, 1]))
-    assert not telling_holes(records), "it is said already"
+    assert not informative_missing(records), "it is said already"
     later, _ = encode(pandas.DataFrame({"a": [1.0, 2.0], "b": [None, 1.0]}), records.columns)
     assert later.values[:, 2].tolist() == [1, 0]
     lacking, _ = encode(pandas.DataFrame({"a": [1.0]}), records.columns)
@@ -290,14 +290,14 @@ def test_rows_that_were_seen_are_told_from_those_that_chance_repeats():
 
     for count, levels in ((300, 9), (3 * MOST_SKETCHED, 30)):
         seen, fresh = numbers(count, levels), numbers(1000, levels)
-        sketch = Sketch.of(seen)
+        sketch = RowHashes.from_hashes(seen)
         assert len(sketch.listed) == min(count, MOST_SKETCHED)
         assert sketch.repeated(fresh) > 0
         assert sketch.repeated_by_chance(fresh, alike=True)
         again = np.concatenate([fresh, seen[:100]])
         assert not sketch.repeated_by_chance(again, alike=True)
-    few, once = numbers(500, 2), Sketch.of(row_numbers(draw.normal(size=(100, 2))))
-    assert Sketch.of(few).repeated_by_chance(few, alike=True)  # nothing can tell
+    few, once = numbers(500, 2), RowHashes.from_hashes(row_numbers(draw.normal(size=(100, 2))))
+    assert RowHashes.from_hashes(few).repeated_by_chance(few, alike=True)  # nothing can tell
     assert not once.repeated_by_chance(once.numbers[:1], alike=False)
     assert once.repeated_by_chance(once.numbers[:1], alike=True)
     assert not once.repeated_by_chance(once.numbers[:9], alike=True)

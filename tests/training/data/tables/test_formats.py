@@ -13,13 +13,13 @@ from tests.fuzz.hostile import npy, zip_bomb
 from tests.support.draws import seeded
 from tests.support.finished_runs import write_csv
 from tests.support.running import good, refusal, refused, run_script
-from training.commands.called import numbers_of
-from training.data.records.cells import open_cells
+from training.commands.python_interface import numbers_of
+from training.data.records.raw_tables import open_cells
 from training.data.tables.foreign import BLOCK_ROWS
 from training.data.tables.formats import NotNumbers, is_table, open_table
 from training.data.tables.making import exchanged
+from training.data.tables.repeated_trials import as_sets, one_of_each, thinned
 from training.data.tables.text import LONGEST_LINE
-from training.data.tables.trials import as_sets, one_of_each, thinned
 from training.files.table import load_table
 
 NAMES = ["a", "b c", "d"]

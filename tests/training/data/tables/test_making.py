@@ -7,7 +7,7 @@ import torch
 from dnnlib.errors import DataError, UsageError
 from tests.support.running import refusal
 from tests.support.trainers import assert_same_state
-from training.data.sketches import Sketch
+from training.data.row_hashes import RowHashes
 from training.data.tables import foreign
 from training.data.tables.foreign import BLOCK_ROWS, ForeignTable, TableChoices, joined, narrowed
 from training.data.tables.making import make_table
@@ -205,7 +205,7 @@ def test_values_that_cannot_be_squared_and_tables_without_content_are_refused():
     assert "all columns are constant" in refusal(
         make_table, source(a=np.ones(COUNT)), TableChoices()
     )
-    with pytest.raises(DataError, match="column 'a' has no values$"):
+    with pytest.raises(DataError, match=r"column 'a' has no values$"):
         make_table(source(a=np.full(COUNT, np.nan), b=numbers()), TableChoices(missing="mean"))
     with pytest.raises(UsageError, match="no column 'z'"):
         make_table(source(a=numbers()), TableChoices(conditions=["z"]))
@@ -234,8 +234,8 @@ def test_kept_rows_are_in_the_file_and_in_no_training(tmp_path):
     assert len(to_train) == len(whole) - COUNT // 5
     assert int(to_train.held_out.sum()) == COUNT // 10
     kept = whole.at(whole.kept).row_numbers()
-    assert Sketch.of(to_train.row_numbers()).repeated(kept) == 0
-    assert Sketch.of(whole.row_numbers()).repeated(kept) == len(kept)
+    assert RowHashes.from_hashes(to_train.row_numbers()).repeated(kept) == 0
+    assert RowHashes.from_hashes(whole.row_numbers()).repeated(kept) == len(kept)
     with pytest.raises(UsageError, match="--kept leave"):
         make_table(mixed(), TableChoices(held_out=0.5, kept=0.5))
 

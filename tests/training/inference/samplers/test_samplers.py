@@ -21,7 +21,14 @@ from training.inference.low_rank import Bridge, LowRank
 from training.inference.noise import Noise
 from training.inference.prior import Prior
 from training.inference.proposals import Proposal
-from training.inference.samplers import annealing, arrival, descent, narrowing, refining, twisted
+from training.inference.samplers import (
+    annealing,
+    descent,
+    final_particles,
+    narrowing,
+    refining,
+    twisted,
+)
 from training.inference.samplers.hamiltonian import Hamiltonian
 from training.inference.samplers.narrowing import Narrowing
 from training.inference.samplers.renoising import Diffusion, Particles, Renoising
@@ -83,8 +90,8 @@ def test_weights_sum_to_the_evidence(heaviest, monkeypatch):
     got = drawn(which, "refined", pool=2**13).stats["evidence"]
     mean, root = affine(which.coarse)
     covariance = root @ root.T + 0.03**2 * torch.eye(2).double()
-    law = torch.distributions.MultivariateNormal(mean, covariance)
-    torch.testing.assert_close(got, law.log_prob(SEEN), rtol=0, atol=0.05)
+    distribution = torch.distributions.MultivariateNormal(mean, covariance)
+    torch.testing.assert_close(got, distribution.log_prob(SEEN), rtol=0, atol=0.05)
 
 
 def test_a_fit_finds_the_components():
@@ -105,13 +112,15 @@ def test_a_fit_finds_the_components():
 def test_densities_and_draws_are_those_of_a_mixture():
     generator = seeded(1)
     uniform = torch.rand(2, 3, generator=generator).double()
-    law = Proposal.fit(normal(2, 200, 2), double([200.0, 20.0]), uniform)
-    w = law.draw(torch.rand(2, 20000, 3, generator=generator).double())
+    distribution = Proposal.fit(normal(2, 200, 2), double([200.0, 20.0]), uniform)
+    w = distribution.draw(torch.rand(2, 20000, 3, generator=generator).double())
     for index in range(2):
-        parts = torch.distributions.MultivariateNormal(law.mean[index], scale_tril=law.root[index])
-        shares = torch.distributions.Categorical(law.shares[index])
+        parts = torch.distributions.MultivariateNormal(
+            distribution.mean[index], scale_tril=distribution.root[index]
+        )
+        shares = torch.distributions.Categorical(distribution.shares[index])
         mixture = torch.distributions.MixtureSameFamily(shares, parts)
-        torch.testing.assert_close(law.log_prob(w)[index], mixture.log_prob(w[index]))
+        torch.testing.assert_close(distribution.log_prob(w)[index], mixture.log_prob(w[index]))
         error = (mixture.variance / len(w[index])).sqrt()
         assert ((w[index].mean(dim=0) - mixture.mean).abs() < 4.5 * error).all()
         torch.testing.assert_close(w[index].var(dim=0), mixture.variance, rtol=0.05, atol=0)
@@ -224,7 +233,7 @@ def sampled(observed, noise, deblurred):
     draws = sample_posteriors(Problem(target, prior, [0]), SamplingPlan(pool=2**12))
     weights, means, covariance, _ = toy.mixture
     noisy = covariance + (0 if deblurred else 1e-4) * torch.eye(3).double()
-    return draws, ExactPosterior.of(weights, means, noisy, likelihood, observed)
+    return draws, ExactPosterior.from_components(weights, means, noisy, likelihood, observed)
 
 
 @pytest.mark.parametrize(
@@ -234,7 +243,7 @@ def test_narrow_posteriors_are_as_wide_as_they_should_be(noise, deblurred):
     """The noise is a tenth of the first time's, or half: among latents a thin curved thread."""
     observed = Bumps(3).sample(1, seeded(4))[:, :2]
     draws, exact = sampled(observed, noise, deblurred)
-    summary = Summary.of(draws, 2**12)
+    summary = Summary.from_draws(draws, 2**12)
     assert draws.sampler == ["annealed"]
     assert summary.converged.all()
     assert ((summary.std / exact.std).log().abs() < 0.05).all()
@@ -246,7 +255,7 @@ def test_where_steps_are_too_few_the_test_fails(monkeypatch):
     monkeypatch.setattr(annealing, "MOST_FINAL", 2)  # else it looks on for what it cannot find
     observed = Bumps(3).mixture.means[:2, :2].mean(dim=0, keepdim=True)
     draws, exact = sampled(observed, 5e-3, False)
-    summary = Summary.of(draws, 2**12)
+    summary = Summary.from_draws(draws, 2**12)
     assert ((summary.std / exact.std).log().abs() > 0.2).any()
     assert not summary.converged.any()
 
@@ -264,15 +273,17 @@ def test_clean_points_are_drawn_with_the_variables_behind_them():
 def test_a_conditioned_mixture_is_mixture_times_likelihood(monkeypatch):
     monkeypatch.setattr(proposals, "LEAST_SHARE", 0.0)
     uniform = torch.rand(1, 3, generator=seeded()).double()
-    law = Proposal.fit(normal(1, 200, 3), double([200.0]), uniform)
+    distribution = Proposal.fit(normal(1, 200, 3), double([200.0]), uniform)
     operator, observed = normal(2, 3, seed=1), double([[0.5, -0.3]])
     noise = double([[[0.2, 0.05], [0.05, 0.1]]])
     rows = normal(1, 50, 3, seed=2)
     seen = torch.distributions.MultivariateNormal(rows @ operator.T, noise)
-    apart = law.log_prob(rows) + seen.log_prob(observed)
-    apart = apart - law.conditioned(operator, observed, noise).log_prob(rows)
+    apart = distribution.log_prob(rows) + seen.log_prob(observed)
+    apart = apart - distribution.conditioned(operator, observed, noise).log_prob(rows)
     torch.testing.assert_close(apart, apart[:, :1].expand_as(apart))
-    exact = law.conditioned(operator, observed, 1e-16 * noise)  # far below what squares can hold
+    exact = distribution.conditioned(
+        operator, observed, 1e-16 * noise
+    )  # far below what squares can hold
     torch.testing.assert_close(exact.mean @ operator.T, observed[:, None].expand(-1, 3, -1))
     seen = 1e8 * operator @ exact.root
     assert (seen @ seen.mT - noise[:, None]).abs().max() < 1e-6
@@ -352,7 +363,10 @@ def test_noise_that_is_put_on_and_taken_off_leads_to_posteriors_of_several_modes
     seen = lookahead.times_and_errors(which, 24, 0)
     diffusion = Diffusion(seen.times, seen.errors, lookahead.added_noise(which, seen.times))
     noise = Noise(0, [0], 1500, which.device, chunk=1)
-    moves, step = Renoising(which, lookahead.Sight.of(which).alone(0), diffusion, noise), 0
+    moves, step = (
+        Renoising(which, lookahead.LinearObservation.from_target(which).alone(0), diffusion, noise),
+        0,
+    )
     left_open = torch.stack([errors.variance.sum() for errors in diffusion.errors])
     first = int((left_open < 0.3 * left_open[-1]).sum())
     assert [moves._highest(more * moves.widest)[0] - first for more in (1, 1.01)] == [0, -1]
@@ -373,8 +387,10 @@ def test_noise_that_is_put_on_and_taken_off_leads_to_posteriors_of_several_modes
 
 def test_draws_do_not_depend_on_how_many_move_at_once(monkeypatch):
     likelihood, prior = Gaussian(double(0.3), torch.tensor([1])), bumps(bent())
-    ways = {"latents": (prior.flow.times(4), get_solver("exp_rk5"))}
-    target = Target(replace(prior, ways=ways), likelihood, double([[0.2], [-1.0]]), 8)
+    integrations = {"latents": (prior.flow.times(4), get_solver("exp_rk5"))}
+    target = Target(
+        replace(prior, integrations=integrations), likelihood, double([[0.2], [-1.0]]), 8
+    )
     parts: list[float] = []
     ahead = lookahead.LookAhead(PARTICLE_STEPS, 0, 1 / 2)
     together = twist(target, 0, [0, 1], 2, 50, 50, parts.append, ahead)
@@ -418,7 +434,9 @@ def test_single_precision_makes_the_same_of_them(monkeypatch):
     monkeypatch.setattr(Noise, "normal", normal)
     # No weights choose, since a choice jumps.
     monkeypatch.setattr(descent, "WORTH", 0.0)
-    monkeypatch.setattr(arrival, "systematic", lambda weights, *_: torch.arange(50).expand(2, -1))
+    monkeypatch.setattr(
+        final_particles, "systematic", lambda weights, *_: torch.arange(50).expand(2, -1)
+    )
     target = Target(bumps(bent()), Gaussian(double(0.1), torch.tensor([1])), double([[0.2]]), 100)
     got = []
     for dtype in (torch.float32, torch.float64):
@@ -483,7 +501,7 @@ def test_steps_lie_where_errors_have_no_one_normal_law_and_more_are_advised_ther
     rate, even = double([2.0] * 20), torch.linspace(0, 8, 9, dtype=torch.float64)
     alike = normal(256, 20) @ normal(20, 20, seed=1)
     apart = torch.where(torch.arange(256)[:, None] < 128, 0.3, 1.4) * normal(256, 20)
-    wrong = torch.stack([lookahead.wrong_of_steps(each, rate) for each in (alike, apart)])
+    wrong = torch.stack([lookahead.step_errors(each, rate) for each in (alike, apart)])
     assert wrong[0] < 0 < wrong[1]
     torch.testing.assert_close(lookahead.times_by_need(even, wrong[[0] * 8])(8), even)
     lengths = lookahead.times_by_need(even, wrong[[0, 0, 0, 1, 0, 0, 0, 0]])(8).diff()

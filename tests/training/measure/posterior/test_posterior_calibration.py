@@ -357,12 +357,12 @@ def check(shift, draws=4000):
     """Of one observation, whose second number is so far from what is simulated."""
     simulated, observed = normal(draws, 2, seed=1)[None], torch.zeros(1, 2).double()
     observed[0, 1] = shift
-    return Predictive.of(simulated, observed, ["a", "b"], 0.01, seeded())
+    return Predictive.from_simulations(simulated, observed, ["a", "b"], 0.01, seeded())
 
 
 def test_p_values_of_data_that_the_model_makes_are_even():
     simulated, observed = normal(400 * 50, 1, seed=2).view(400, 50, 1), normal(400, 1, seed=3)
-    p = Predictive.of(simulated, observed, ["a"], 0.01, seeded()).p_values
+    p = Predictive.from_simulations(simulated, observed, ["a"], 0.01, seeded()).p_values
     assert float(ranks.ks_p_values(p)) > 0.01
 
 

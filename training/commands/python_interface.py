@@ -115,7 +115,7 @@ def ranges_of(bounds: Mapping[str, tuple[float, float]] | None) -> dict[str, tup
     return ranges
 
 
-def filed(options: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def with_files(options: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Return options with models and arrays replaced by files in a folder."""
     given = dict(options)
     for name, value in options.items():

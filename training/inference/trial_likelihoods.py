@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dnnlib.errors import UsageError
-from training.flow.cells import offsets
+from training.flow.bin_averages import offsets
 from training.flow.coordinates.coordinates import Coordinates
 from training.flow.pfode import ProbabilityFlow
 from training.inference.likelihoods import Likelihood, checked
@@ -61,7 +61,7 @@ class Trials:
         return cls(data[order], covariates[order], torch.bincount(datasets))
 
 
-class TrialLaw(ABC):
+class TrialDistribution(ABC):
     """Distribution of one trial given its parameters and covariates, ``p(y | theta, v)``.
 
     Rows do not depend on the other rows, nor on the number of rows for blocks of one size.
@@ -90,7 +90,7 @@ class TrialLaw(ABC):
         """
 
     @abstractmethod
-    def to(self, device: torch.device) -> "TrialLaw":
+    def to(self, device: torch.device) -> "TrialDistribution":
         """Move the distribution to another device."""
 
 
@@ -104,7 +104,7 @@ def cell_shifts(steps: Tensor) -> Tensor:
     return offsets(steps > 0).flatten(0, 1)[:CELL_POINTS].to(steps) * steps
 
 
-class FlowLaw(TrialLaw):
+class FlowTrialDistribution(TrialDistribution):
     """Distribution of a trial that a conditional flow has learned.
 
     The flow's points are trials, and its conditions are parameters followed by covariates.
@@ -123,9 +123,9 @@ class FlowLaw(TrialLaw):
         self._rough_cells = self._cells[:1] * 0 if coordinates.levels else self._cells
         self.is_rough = bool(getattr(flow.denoiser, "says_nothing", False))
 
-    def to(self, device: torch.device) -> "FlowLaw":
+    def to(self, device: torch.device) -> "FlowTrialDistribution":
         """Return the distribution with its flow moved to another device."""
-        return FlowLaw(self._flow.to(device))
+        return FlowTrialDistribution(self._flow.to(device))
 
     def log_prob(self, trials: Tensor, covariates: Tensor, parameters: Tensor) -> Tensor:
         """Return log densities ``[n]`` of trials, averaged over quantization bins, in nats."""
@@ -165,20 +165,20 @@ class FlowLaw(TrialLaw):
         return torch.stack(of_cell).logsumexp(dim=0) - log(len(of_cell))
 
 
-class WithLevels(TrialLaw):
+class MixedTrialDistribution(TrialDistribution):
     """Distribution of trials that consist of numbers followed by categories.
 
     The coordinates model the probabilities of the categories, the last of their conditions; the
     distribution of the numbers has the categories as covariates.
     """
 
-    def __init__(self, numbers: TrialLaw, coordinates: Coordinates):
+    def __init__(self, numbers: TrialDistribution, coordinates: Coordinates):
         self._numbers, self._coordinates = numbers, coordinates
         self.is_rough = numbers.is_rough
 
-    def to(self, device: torch.device) -> "WithLevels":
+    def to(self, device: torch.device) -> "MixedTrialDistribution":
         """Return the distribution with both of its parts moved to another device."""
-        return WithLevels(self._numbers.to(device), self._coordinates.to(device))
+        return MixedTrialDistribution(self._numbers.to(device), self._coordinates.to(device))
 
     def log_prob(self, trials: Tensor, covariates: Tensor, parameters: Tensor) -> Tensor:
         """Return log densities ``[n]`` of trials, of numbers and categories together, in nats."""
@@ -205,7 +205,7 @@ class TrialLikelihood(Likelihood):
     """Learned likelihood of trials, where an observation is represented by its number.
 
     Args:
-        law: Distribution of one trial.
+        distribution: Distribution of one trial.
         trials: Trials of the observations.
         places: Places of the parameters, in their order, among the coordinates of points.
         ends: Bounds of the simulated parameters ``[D, 2]``, beyond which the likelihood is 0. None
@@ -217,14 +217,14 @@ class TrialLikelihood(Likelihood):
 
     def __init__(
         self,
-        law: TrialLaw,
+        distribution: TrialDistribution,
         trials: Trials,
         places: Sequence[int],
         ends: Tensor | None = None,
         rough: bool = False,
     ):
-        self._law, self.trials, self._places, self._ends = law, trials, list(places), ends
-        self._rough = rough or law.is_rough
+        self._law, self.trials, self._places, self._ends = distribution, trials, list(places), ends
+        self._rough = rough or distribution.is_rough
 
     @property
     def numbers(self) -> Tensor:
@@ -238,7 +238,7 @@ class TrialLikelihood(Likelihood):
         self.trials = Trials(*(part.to(device) for part in parts))
         return self
 
-    def roughly(self) -> "TrialLikelihood":
+    def approximate(self) -> "TrialLikelihood":
         """Return the likelihood by the cheap approximation, which has gradients."""
         return TrialLikelihood(self._law, self.trials, self._places, self._ends, True)
 

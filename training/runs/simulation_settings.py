@@ -16,7 +16,7 @@ from torch_utils import distributed
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.flow.grids import Grid, choose_steps, fit_equal_error_grid
-from training.flow.latent.laws import GaussianLaw, LatentLaw
+from training.flow.latent.distributions import GaussianLatents, LatentDistribution
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule, NoiseSchedule
 from training.flow.solvers import Solver
@@ -94,13 +94,13 @@ class LatentChoice:
         _warn(f"--eps={self.name} has no effect: none of the {dim} dimensions is compressed")
         return replace(self, eps=None)
 
-    def law(
+    def distribution(
         self,
         flow: ProbabilityFlow,
         end_time: float,
         dims_to_keep: int,
         melted: Tensor | None = None,
-    ) -> LatentLaw:
+    ) -> LatentDistribution:
         """Return the base distribution at T, with a warning if it is far from the closed form.
 
         Args:
@@ -116,20 +116,24 @@ class LatentChoice:
         if self.empirical:
             if melted is None:
                 raise UsageError("eps=empirical needs a melt, whose variances it uses")
-            return GaussianLaw.empirical(melted)
+            return GaussianLatents.empirical(melted)
         end = torch.tensor(end_time, dtype=torch.float64, device=flow.device)
         if self.learned:
             return flow.latent_law(end)
-        law = flow.gaussian_law(end)
-        if self.eps is not None and dims_to_keep < law.dim:
-            self._compare(law.variance[dims_to_keep:], self.eps, end_time)
+        distribution = flow.gaussian_latents(end)
+        if self.eps is not None and dims_to_keep < distribution.dim:
+            self._compare(distribution.variance[dims_to_keep:], self.eps, end_time)
         if self.paper:
             return self._paper_law(flow, dims_to_keep)
-        return law if self.eps is None else law.with_compressed(self.eps, dims_to_keep)
+        return (
+            distribution
+            if self.eps is None
+            else distribution.with_compressed(self.eps, dims_to_keep)
+        )
 
     def on(self, flow: ProbabilityFlow) -> ProbabilityFlow:
         """Return the flow with the learned base distribution if chosen, otherwise without it."""
-        return flow if self.learned else flow.with_law(None)
+        return flow if self.learned else flow.with_distribution(None)
 
     def _compare(self, exact: Tensor, eps: float, end_time: float) -> None:
         """Warn of a variance that is far from those of the closed form."""
@@ -143,7 +147,7 @@ class LatentChoice:
             "distribution of the data; --eps=auto uses the correct variances"
         )
 
-    def _paper_law(self, flow: ProbabilityFlow, dims_to_keep: int) -> GaussianLaw:
+    def _paper_law(self, flow: ProbabilityFlow, dims_to_keep: int) -> GaussianLatents:
         schedule, dim = flow.schedule, flow.basis.dim
         if not isinstance(schedule, InflationSchedule):
             raise UsageError(
@@ -154,8 +158,8 @@ class LatentChoice:
                 f"eps is '{self.name}', but {dim - dims_to_keep} dimensions are "
                 "compressed: give their variance, for example paper:1e-2"
             )
-        law = GaussianLaw.paper(dim, dims_to_keep, self.eps or 1, schedule.end_std)
-        return GaussianLaw(law.variance.to(flow.device))
+        distribution = GaussianLatents.paper(dim, dims_to_keep, self.eps or 1, schedule.end_std)
+        return GaussianLatents(distribution.variance.to(flow.device))
 
 
 def latent_choice(text: str | None, otherwise: str | None = None) -> LatentChoice:
@@ -272,8 +276,10 @@ class TimeChoice:
             )
         if self.steps is not None and not self.adapted:
             return grid(self.steps)
-        law = flow.latent_law(torch.tensor(self.end, dtype=torch.float64, device=flow.device))
-        latents = law.sample(PILOTS, seeded_generator("cpu", 0, Stream.PILOT))
+        distribution = flow.latent_law(
+            torch.tensor(self.end, dtype=torch.float64, device=flow.device)
+        )
+        latents = distribution.sample(PILOTS, seeded_generator("cpu", 0, Stream.PILOT))
         if self.adapted:
             stored = file.stored_grid(solver, grid(1)) if file and not self.store else None
             adapted = stored or fit_equal_error_grid(flow, latents, grid(1), solver)

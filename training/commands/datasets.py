@@ -24,7 +24,9 @@ from dnnlib.errors import DataError, UsageError
 from dnnlib.logs import logger
 from training.commands import train
 from training.commands.answers import Answers
-from training.commands.called import (
+from training.commands.dataset_tool import DATASET, informative_missing
+from training.commands.models import Model
+from training.commands.python_interface import (
     COLUMN,
     FRAMES,
     kind_of,
@@ -33,12 +35,10 @@ from training.commands.called import (
     own_folder,
     ranges_of,
 )
-from training.commands.dataset_tool import DATASET, telling_holes
-from training.commands.models import Model
 from training.data import toys
 from training.data.images.dataset import ImageDataset
 from training.data.records import records
-from training.data.records.cells import open_cells
+from training.data.records.raw_tables import open_cells
 from training.data.records.reading import RecordChoices, SurveyedTable
 from training.data.records.writing import frame_of
 from training.data.tables.foreign import (
@@ -364,8 +364,8 @@ class Records(records.Records):
             loaded, lines = load_records(Path(source)), list[str]()
         else:
             cells = open_cells(source).only(columns, names_in(exclude))
-            loaded, lines = SurveyedTable.of(cells, choices).records()
-            lines = [*lines, *telling_holes(loaded)]
+            loaded, lines = SurveyedTable.from_cells(cells, choices).records()
+            lines = [*lines, *informative_missing(loaded)]
         own = {item.name: getattr(loaded, item.name) for item in fields(loaded)}
         return cls(**own, lines=lines)
 

@@ -19,7 +19,7 @@ from torch_utils.seeds import hash_seed, seeded_generator
 from torch_utils.streams import Stream
 from training.data.records.encoding import contradicted, encode
 from training.data.records.records import CATEGORY, DATE, WHOLE, Records
-from training.data.records.tidying import on_weekday, says_missing, says_weekday
+from training.data.records.tidying import is_missing_indicator, is_weekday, on_weekday
 from training.data.records.writing import text_of, texts_of
 from training.files.answers import INDEX, SCORES
 from training.files.arrays import evenly
@@ -28,7 +28,7 @@ from training.measure.posterior.verdicts import detectable, holm, verdict
 from training.measure.reliability import reliability
 from training.names import script
 from training.runs.intervals import Interval, require_of_training
-from training.subjects.record_laws import CellLaw
+from training.subjects.record_distributions import CellDistribution
 from training.subjects.record_margins import TIMES
 from training.subjects.records import Progress, RecordFlow
 
@@ -60,7 +60,7 @@ class Sheet(NamedTuple):
     plain: Sequence[str] = ()
 
 
-class Beside(NamedTuple):
+class ResultColumn(NamedTuple):
     """A result column of a sheet.
 
     Attributes:
@@ -131,13 +131,15 @@ class Asking:
         missing = np.flatnonzero(holes.any(axis=0) & own)
         self.flow.require_asked(missing.tolist())
         flow = interval.answers_of(self.flow)
-        beside: list[Beside] = []
+        beside: list[ResultColumn] = []
         for place in missing.tolist():
             rows = np.flatnonzero(holes[:, place])
             levels = interval.levels(flow, known[rows], place)
-            law = flow.laws(records.values[rows], known[rows], place, levels, self.progress)
-            values[rows, place] = self._best_guess(law, place)
-            beside += self._spread(records, law, place, rows, len(values))
+            distribution = flow.distributions(
+                records.values[rows], known[rows], place, levels, self.progress
+            )
+            values[rows, place] = self._best_guess(distribution, place)
+            beside += self._spread(records, distribution, place, rows, len(values))
         names, texts = texts_of(_with_all_columns(records, values))
         return _joined(names, texts, beside)
 
@@ -166,21 +168,21 @@ class Asking:
         known = ~np.isnan(records.values)
         known[:, places] = False
         every = np.arange(len(records))
-        beside: list[Beside] = []
+        beside: list[ResultColumn] = []
         for place in places:
             levels = interval.levels(flow, known, place)
-            law = flow.laws(records.values, known, place, levels, self.progress)
-            column, guess = records.columns[place], self._best_guess(law, place)
+            distribution = flow.distributions(records.values, known, place, levels, self.progress)
+            column, guess = records.columns[place], self._best_guess(distribution, place)
             texts = [text_of(column, one, records.decimal) for one in guess.tolist()]
-            beside.append(Beside(f"{column.name}_predicted", texts))
+            beside.append(ResultColumn(f"{column.name}_predicted", texts))
             if column.type != CATEGORY:
-                beside += self._spread(records, law, place, every, len(records))
-            likely = law.levels or law.atoms
+                beside += self._spread(records, distribution, place, every, len(records))
+            likely = distribution.levels or distribution.atoms
             if likely is not None:
                 for at, value in enumerate(likely.values.tolist()):
                     level = text_of(column, value, records.decimal)
                     shares = [f"{one:.4f}" for one in likely.probabilities[:, at]]
-                    beside.append(Beside(f"{column.name}_is_{level}", shares, plain=True))
+                    beside.append(ResultColumn(f"{column.name}_is_{level}", shares, plain=True))
         names, texts_of_rows = texts_of(records)
         return _joined(names, texts_of_rows, beside)
 
@@ -206,11 +208,11 @@ class Asking:
         names, texts = texts_of(records)
         # The source's first column may have no name, but here another column comes first.
         source = [
-            Beside(name or INDEX, [row[at] for row in texts]) for at, name in enumerate(names)
+            ResultColumn(name or INDEX, [row[at] for row in texts]) for at, name in enumerate(names)
         ]
         for name, tails in zip(records.names, scores.tails.T, strict=True):
             shares = ["" if np.isnan(tail) else f"{tail:.3g}" for tail in tails]
-            source.append(Beside(f"{name}_probability", shares, plain=True))
+            source.append(ResultColumn(f"{name}_probability", shares, plain=True))
         sheet = _joined(list(SCORES), rows, source)
         return sheet._replace(plain=[*SCORES[:-1], *sheet.plain])
 
@@ -225,9 +227,9 @@ class Asking:
         self._warn_of_far(row[None])
         drawn = self.table(row, count, seed)
         for made, column in enumerate(self.flow.empty.columns):
-            if says_missing(column):
+            if is_missing_indicator(column):
                 drawn[drawn[:, made] == 1, names.index(column.of)] = np.nan
-            elif says_weekday(column) and not np.isnan(row[made]):
+            elif is_weekday(column) and not np.isnan(row[made]):
                 date = names.index(column.of)
                 written = self.flow.empty.columns[date].date_format
                 drawn[:, date] = on_weekday(drawn[:, date], row[made], written)
@@ -357,32 +359,39 @@ class Asking:
             facts["copies"] = self._nearest(records, seed)
         return facts
 
-    def _best_guess(self, law: CellLaw, place: int) -> np.ndarray:
+    def _best_guess(self, distribution: CellDistribution, place: int) -> np.ndarray:
         """Return medians ``[n]`` of numbers, or the most probable categories."""
         if self.flow.empty.columns[place].type == CATEGORY:
-            assert law.levels is not None
-            return law.levels.likeliest
-        return self.flow.space.within_range(place, law.quantiles[:, 1])
+            assert distribution.levels is not None
+            return distribution.levels.likeliest
+        return self.flow.space.within_range(place, distribution.quantiles[:, 1])
 
     def _spread(
-        self, records: Records, law: CellLaw, place: int, rows: np.ndarray, count: int
-    ) -> list[Beside]:
+        self,
+        records: Records,
+        distribution: CellDistribution,
+        place: int,
+        rows: np.ndarray,
+        count: int,
+    ) -> list[ResultColumn]:
         """Return columns with the ends of intervals, or highest probabilities, in some rows.
 
         Args:
             records: Records.
-            law: Conditional distribution in these rows.
+            distribution: Conditional distribution in these rows.
             place: Place of the column.
             rows: Numbers of these rows.
             count: Number of all rows.
         """
         column = records.columns[place]
         if column.type == CATEGORY:
-            assert law.levels is not None
-            texts = [f"{share:.4f}" for share in law.levels.probabilities.max(axis=1).tolist()]
+            assert distribution.levels is not None
+            texts = [
+                f"{share:.4f}" for share in distribution.levels.probabilities.max(axis=1).tolist()
+            ]
             parts = [("probability", texts, True)]
         else:
-            ends = {"low": law.quantiles[:, 0], "high": law.quantiles[:, 2]}
+            ends = {"low": distribution.quantiles[:, 0], "high": distribution.quantiles[:, 2]}
             parts = [
                 (name, [text_of(column, one, records.decimal) for one in end.tolist()], False)
                 for name, end in ends.items()
@@ -392,7 +401,7 @@ class Asking:
             whole = [""] * count
             for row, text in zip(rows.tolist(), texts, strict=True):
                 whole[row] = text
-            made.append(Beside(f"{column.name}_{name}", whole, plain))
+            made.append(ResultColumn(f"{column.name}_{name}", whole, plain))
         return made
 
     def _column_check(
@@ -401,23 +410,23 @@ class Asking:
         """Return facts about one column's masked cells, and their ranks ``[n]``."""
         truth = values[:, place]
         facts: dict[str, Any] = {"cells": len(truth)}
-        law = self.flow.laws(values, known, place, (0.5,))
-        if law.levels is not None:
-            own = law.levels.at(truth)
-            ranks = law.levels.ranks(truth, generator)
-            shares = law.levels.probabilities
-            overall = np.array([(truth == value).mean() for value in law.levels.values])
+        distribution = self.flow.distributions(values, known, place, (0.5,))
+        if distribution.levels is not None:
+            own = distribution.levels.at(truth)
+            ranks = distribution.levels.ranks(truth, generator)
+            shares = distribution.levels.probabilities
+            overall = np.array([(truth == value).mean() for value in distribution.levels.values])
             present = overall[overall > 0]
             facts |= {
-                "right": float((law.levels.likeliest == truth).mean()),
+                "right": float((distribution.levels.likeliest == truth).mean()),
                 "said": float(shares.max(axis=1).mean()),
                 "log_loss": float(-np.log(own.clip(1e-12)).mean()),
                 "log_loss_of_shares": float(-(present * np.log(present)).sum()),
-                "reliability": reliability(shares, law.levels.values == truth[:, None]),
+                "reliability": reliability(shares, distribution.levels.values == truth[:, None]),
             }
         else:
             ranks = self.flow.ranks(values, known, place, generator)
-            facts["mean_error"] = float(np.abs(law.quantiles[:, 0] - truth).mean())
+            facts["mean_error"] = float(np.abs(distribution.quantiles[:, 0] - truth).mean())
             facts["mean_error_of_median"] = float(np.abs(truth - np.median(truth)).mean())
         inside = np.abs(2 * ranks - 1)
         facts["coverage"] = {f"{share:g}": float((inside <= share).mean()) for share in LEVELS}
@@ -467,7 +476,7 @@ def place_of(records: Records, name: str) -> int:
     return records.names.index(name)
 
 
-def _joined(names: list[str], rows: list[list[str]], beside: list[Beside]) -> Sheet:
+def _joined(names: list[str], rows: list[list[str]], beside: list[ResultColumn]) -> Sheet:
     """Return rows with further columns, whose names are changed if they exist already."""
     names, plain = list(names), []
     for name, _, is_plain in beside:

@@ -17,7 +17,7 @@ NAME = "twisted"
 
 
 @dataclass
-class Arrived:
+class FinalParticles:
     """Particles of C populations of P for each of M observations.
 
     Attributes:
@@ -66,7 +66,7 @@ class Arrived:
         self.worth[place] = narrowing.worth
         self._count(place, narrowing.stages, narrowing.target.calls)
 
-    def take(self, place: int, many: "Arrived") -> None:
+    def take(self, place: int, many: "FinalParticles") -> None:
         """Replace an observation's particles by a resample of more particles for it alone."""
         rows = many.by_weight(self._particles)
         self.points[place] = rows_of(many.points, rows)[0]

@@ -11,10 +11,10 @@ from torch_utils import distributed
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.batches import Batch
-from training.flow.courses import Course, courses_at_rest
+from training.flow.integration_errors import choose_integrations
+from training.flow.integrations import Integration, trivial_integrations
 from training.flow.pfode import ProbabilityFlow
-from training.flow.trials import choose_courses
-from training.learning.melting import LawPlan
+from training.learning.latents import LatentPlan
 from training.model.model import Model
 from training.names import DEFAULT_STEPS, LARGEST_EXACT, QUESTIONS, TABLE_NETWORK, TRIAL_NETWORK
 
@@ -32,7 +32,7 @@ where exact traces are not available.
 """
 
 
-def find_courses(model: Model, plan: LawPlan) -> None:
+def find_integrations(model: Model, plan: LatentPlan) -> None:
     """Set the cheapest accurate integration schedules in the model, and report them.
 
     The errors of cheap schedules are measured.
@@ -40,8 +40,8 @@ def find_courses(model: Model, plan: LawPlan) -> None:
     The model must be ready for evaluation, and calibrated if it is to be.
     """
     start, dim = time.monotonic(), model.denoiser.basis.dim
-    if model.denoiser.says_nothing:
-        model.courses = courses_at_rest(model.about["tmin"], model.about["tmax"], dim)
+    if model.denoiser.is_trivial:
+        model.integrations = trivial_integrations(model.about["tmin"], model.about["tmax"], dim)
         logger.info("The network output is zero: integrations use one evaluation")
     elif distributed.is_main():
         # Convolutional networks take a hundred times as long as perceptrons.
@@ -55,10 +55,10 @@ def find_courses(model: Model, plan: LawPlan) -> None:
         steps = STEPS if cheap else FEW_STEPS
         try:
             with tqdm(desc="steps", unit="trial", disable=None) as bar:
-                model.courses = _chosen(model, batch, plan, steps, bar.update, cheap)
+                model.integrations = _chosen(model, batch, plan, steps, bar.update, cheap)
         except DataError as error:
             logger.warning(f"Warning: integrations use {DEFAULT_STEPS} steps: {error}")
-        taken = ", ".join(f"{name} {each.calls}" for name, each in model.courses.items())
+        taken = ", ".join(f"{name} {each.calls}" for name, each in model.integrations.items())
         logger.info(
             f"Network evaluations per integration: {taken or 'the default'} (chosen in "
             f"{time.monotonic() - start:.1f} s)"
@@ -69,11 +69,11 @@ def find_courses(model: Model, plan: LawPlan) -> None:
 def _chosen(
     model: Model,
     batch: Batch,
-    plan: LawPlan,
+    plan: LatentPlan,
     steps: int,
     on_trial: Callable[[], object],
     densities: bool,
-) -> dict[str, Course]:
+) -> dict[str, Integration]:
     model.denoiser.precision = "fp32"
     count = len(batch.points)
     flow = model.flow.in_blocks(min(plan.rows, 2 * count))
@@ -87,4 +87,4 @@ def _chosen(
     noise = flow.schedule.sample_noise(count, first, generator).to(flow.device)
     noisy = flow.basis.to_eigen(batch.points.to(flow.device).double()) + noise
     latents = flow.latent.sample(count, generator)
-    return choose_courses(under, noisy, latents, steps, on_trial, densities)
+    return choose_integrations(under, noisy, latents, steps, on_trial, densities)

@@ -110,7 +110,7 @@ class Latents:
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedLatents:
     """Fitted distribution of latents.
 
     Attributes:
@@ -137,7 +137,7 @@ def fit(
     candidate: Candidate,
     seed: int,
     on_look: Callable[[], object] | None = None,
-) -> Fitted:
+) -> FittedLatents:
     """Fit one candidate to standardized latents, conditioned on the first ``kept`` dimensions.
 
     ``on_look`` is called up to ``LOOKS`` times.
@@ -184,7 +184,7 @@ def fit(
     normal = -(compressed.square() / 2 + LOG_ROOT).sum(dim=1)
     gain = mixture.log_prob(kept_rows, compressed) - normal
     error = float(gain.std() / len(gain) ** 0.5) if len(gain) > 1 else inf
-    return Fitted(mixture, candidate.name, float(gain.mean()), error)
+    return FittedLatents(mixture, candidate.name, float(gain.mean()), error)
 
 
 def _parts(rows: Tensor, kept: int) -> tuple[Tensor, Tensor]:
@@ -216,7 +216,7 @@ without a warning.
 
 
 @dataclass(frozen=True)
-class LawPlan:
+class LatentPlan:
     """Plan for learning the distribution of latents.
 
     Attributes:
@@ -240,12 +240,12 @@ class LawPlan:
     checked: bool = True
 
 
-def points_to_melt(samples: float) -> int:
+def points_to_inflate(samples: float) -> int:
     """Return the number of points to inflate after training on ``samples`` samples."""
     return int(min(max(samples / SEEN_PER_POINT, FEWEST), MOST))
 
 
-def learn_latent_law(model: Model, plan: LawPlan) -> None:
+def learn_latents(model: Model, plan: LatentPlan) -> None:
     """Learn the distribution of compressed latents, set it in the model, and report it.
 
     The model must be ready for evaluation, and calibrated if it is to be.
@@ -261,7 +261,7 @@ def learn_latent_law(model: Model, plan: LawPlan) -> None:
     flow = model.flow.in_blocks(min(plan.rows, count))
     total = MELT_STEPS + LOOKS * (len(candidates) + 1)
     with distributed.progress_bar(total=total, desc="latent distribution", unit="part") as bar:
-        latents = melted_latents(flow, plan, count, bar.update)
+        latents = encoded_latents(flow, plan, count, bar.update)
         if distributed.is_main():
             _report_kept(model, check_kept(latents, kept, plan.seed, bar.update))
             bar.update(MELT_STEPS + LOOKS - bar.n)  # the check may have ended early
@@ -269,17 +269,19 @@ def learn_latent_law(model: Model, plan: LawPlan) -> None:
     if distributed.is_main() and candidates:
         best = max(fits, key=lambda fitted: fitted.nats)
         model.learned = best.mixture.to(flow.device) if best.is_better else None
-        law = best.name if model.learned else ("the closed-form Gaussian is as good and is kept")
+        distribution = (
+            best.name if model.learned else ("the closed-form Gaussian is as good and is kept")
+        )
         logger.info(
             f"Distribution of {compressed} compressed latents, fitted to "
             f"{len(latents.train)} encoded points in {time.monotonic() - start:.1f} s: "
-            f"{law}, log density {best.nats:+.4f} ± {best.error:.4f} nats per point on "
+            f"{distribution}, log density {best.nats:+.4f} ± {best.error:.4f} nats per point on "
             "the validation set"
         )
     distributed.barrier()
 
 
-def calls_to_learn(model: Model, plan: LawPlan) -> float:
+def calls_to_learn(model: Model, plan: LatentPlan) -> float:
     """Return the network evaluations of single points that inflation takes.
 
     Held-out points are included.
@@ -287,14 +289,14 @@ def calls_to_learn(model: Model, plan: LawPlan) -> float:
     return plan.checked * MELT_STEPS * _points_of(model, plan) * (1.25 if plan.held_out else 1.0)
 
 
-def _points_of(model: Model, plan: LawPlan) -> int:
+def _points_of(model: Model, plan: LatentPlan) -> int:
     """Return the number of points to inflate."""
     fits = plan.learned and model.denoiser.basis.dim > int(model.about["dims_to_keep"])
     return plan.count if fits else min(plan.count, MOST_CHECKED)
 
 
-def melted_latents(
-    flow: ProbabilityFlow, plan: LawPlan, count: int, on_part: Callable[[float], object]
+def encoded_latents(
+    flow: ProbabilityFlow, plan: LatentPlan, count: int, on_part: Callable[[float], object]
 ) -> Latents:
     """Inflate ``count`` points, and held-out ones; all ranks get all latents.
 
@@ -345,7 +347,7 @@ def standardized_latents(
 
 def check_kept(
     latents: Latents, kept: int, seed: int, on_look: Callable[[], object] | None = None
-) -> Fitted:
+) -> FittedLatents:
     """Estimate how far kept latents are from a standard normal distribution.
 
     The estimate is the gain of a free distribution over it, in nats on held-out latents.
@@ -376,7 +378,7 @@ def in_words(kept: int, most: float) -> str:
     ) + missed * isfinite(most)
 
 
-def _report_kept(model: Model, fitted: Fitted) -> None:
+def _report_kept(model: Model, fitted: FittedLatents) -> None:
     kept = int(model.about["dims_to_keep"])
     lost = max(fitted.nats, 0.0)
     if lost - 2 * fitted.error < TOLERATED:
@@ -410,7 +412,7 @@ def enough_time(model: Model, lost: float) -> float:
     return float(schedule.time_of_log_noise(torch.tensor(needed, dtype=torch.float64)))
 
 
-def law_file(network: Path, folder: Path | None) -> Path:
+def latent_file(network: Path, folder: Path | None) -> Path:
     """Return the path of the file of a network with its learned distribution.
 
     The file is in a folder, or beside the network.
@@ -424,7 +426,7 @@ def law_file(network: Path, folder: Path | None) -> Path:
     return path
 
 
-def refit_latent_law(model: Model, plan: LawPlan, path: Path, device: torch.device) -> None:
+def refit_latent_law(model: Model, plan: LatentPlan, path: Path, device: torch.device) -> None:
     """Learn the distribution of a saved model's latents, and write the model with it.
 
     Raises:
@@ -436,7 +438,7 @@ def refit_latent_law(model: Model, plan: LawPlan, path: Path, device: torch.devi
             "dimensions, so its latents are normal: there is no distribution to learn"
         )
     model.denoiser.to(device)
-    learn_latent_law(model, plan)
+    learn_latents(model, plan)
     if distributed.is_main():
         path.parent.mkdir(parents=True, exist_ok=True)
         model.held_out = None  # it describes posteriors under the previous distribution

@@ -31,8 +31,8 @@ import torch
 from numpy.polynomial.legendre import leggauss
 from torch import Tensor
 
-from training.flow.courses import USES, Course, GaussRule, Use
 from training.flow.grids import fit_equal_error_grid
+from training.flow.integrations import USES, GaussRule, Integration, Use
 from training.flow.likelihood import (
     FEW_PRODUCTS,
     DivergenceIntegral,
@@ -153,14 +153,14 @@ class Trajectories:
 
 
 @torch.no_grad()
-def choose_courses(
+def choose_integrations(
     under: Callable[[slice], ProbabilityFlow],
     noisy: Tensor,
     latents: Tensor,
     steps: int,
     on_trial: Callable[[], object] | None = None,
     densities: bool = True,
-) -> dict[str, Course]:
+) -> dict[str, Integration]:
     """Return the cheapest accurate schedule for each of ``USES``; uses without one are left out.
 
     Args:
@@ -178,32 +178,34 @@ def choose_courses(
     rule = None
     if right.traces is not None:
         rule = gauss_rule(right.times, right.traces.square().mean(dim=1).sqrt())
-    courses: dict[str, Course] = {}
+    integrations: dict[str, Integration] = {}
     # These uses share their candidates; the least demanding come first.
     ways = sorted({use[:2] for use in USES.values() if rule is not None or not use.densities})
     for way in ways:
         wanted = [name for name, use in USES.items() if use[:2] == way]
         least: dict[tuple[str, bool], float] = {}
-        for course in candidates(right.flow.basis.dim, USES[wanted[0]], 6 * steps):
-            kind = (course.name, course.quadrature)
-            if course.steps < least.get(kind, 0):
+        for integration in candidates(right.flow.basis.dim, USES[wanted[0]], 6 * steps):
+            kind = (integration.name, integration.quadrature)
+            if integration.steps < least.get(kind, 0):
                 continue
-            course.place(grid, rule)
-            try_one = try_fitted if course.name == FITTED else try_plain
-            try_one(course, right, USES[wanted[0]])
+            integration.place(grid, rule)
+            try_one = try_fitted if integration.name == FITTED else try_plain
+            try_one(integration, right, USES[wanted[0]])
             if on_trial:
                 on_trial()
-            served = [name for name in wanted if course.serves(USES[name])]
-            courses |= {name: deepcopy(course) for name in served}  # files store a copy for each
+            served = [name for name in wanted if integration.serves(USES[name])]
+            integrations |= {
+                name: deepcopy(integration) for name in served
+            }  # files store a copy for each
             wanted = [name for name in wanted if name not in served]
             if not wanted:
                 break
-            excess = min(course.excess(USES[name]) for name in wanted)
-            least[kind] = course.steps * excess ** (1 / FASTEST)
-    return courses
+            excess = min(integration.excess(USES[name]) for name in wanted)
+            least[kind] = integration.steps * excess ** (1 / FASTEST)
+    return integrations
 
 
-def candidates(dim: int, use: Use, calls: int) -> list[Course]:
+def candidates(dim: int, use: Use, calls: int) -> list[Integration]:
     """Return the candidates for a use in D dimensions, cheapest first.
 
     They take fewer than ``calls`` network evaluations. The fitted method is excluded for densities
@@ -211,13 +213,13 @@ def candidates(dim: int, use: Use, calls: int) -> list[Course]:
     hundred times as large (``benchmarks/cost.py --tails``).
     """
     numbers = () if use.melts and use.densities else FITS
-    fits = [Course(FITTED, steps, dim, use.melts, use.densities) for steps in numbers]
-    plain = [Course("exp_rk5", steps, dim, use.melts) for steps in STEPS]
+    fits = [Integration(FITTED, steps, dim, use.melts, use.densities) for steps in numbers]
+    plain = [Integration("exp_rk5", steps, dim, use.melts) for steps in STEPS]
     if use.densities and dim > FEW_PRODUCTS:
         ways = product(("exp_rk4", "exp_rk5"), STEPS)
-        plain += [Course(name, steps, dim, use.melts, quadrature=True) for name, steps in ways]
-    few = [course for course in fits + plain if course.calls < calls]
-    return sorted(few, key=lambda course: course.cost(use))
+        plain += [Integration(name, steps, dim, use.melts, quadrature=True) for name, steps in ways]
+    few = [integration for integration in fits + plain if integration.calls < calls]
+    return sorted(few, key=lambda integration: integration.cost(use))
 
 
 def gauss_rule(times: Tensor, sizes: Tensor) -> GaussRule:
@@ -257,23 +259,23 @@ def gauss_rule(times: Tensor, sizes: Tensor) -> GaussRule:
     return rule
 
 
-def try_plain(course: Course, right: Trajectories, use: Use) -> None:
+def try_plain(integration: Integration, right: Trajectories, use: Use) -> None:
     """Measure the errors of a schedule whose solver needs no fit."""
-    flow, way = right.flow, course.way.to(right.times)
-    start, end = (0, -1) if course.melts else (-1, 0)
+    flow, way = right.flow, integration.way.to(right.times)
+    start, end = (0, -1) if integration.melts else (-1, 0)
     rows = slice(0, right.states.shape[1])
-    integral = DivergenceIntegral(course.solver, Trace("exact"), rows, flow.basis.dim)
+    integral = DivergenceIntegral(integration.solver, Trace("exact"), rows, flow.basis.dim)
     begin = right.states[start] * flow.latent_std(way[0])
-    solver = integral.solver if use.densities else course.solver
+    solver = integral.solver if use.densities else integration.solver
     reached = flow.simulate(begin, way, solver).end / flow.latent_std(way[-1])
-    course.error = right.error(reached - right.states[end])
+    integration.error = right.error(reached - right.states[end])
     if use.densities:
-        course.nats = _density_error(right, course.melts, integral.value, reached)
+        integration.nats = _density_error(right, integration.melts, integral.value, reached)
 
 
-def try_fitted(course: Course, right: Trajectories, use: Use) -> None:
+def try_fitted(integration: Integration, right: Trajectories, use: Use) -> None:
     """Fit a schedule's weights, and measure its errors on the other trajectories."""
-    way = course.way.to(right.times)
+    way = integration.way.to(right.times)
     states = right.at(way)
     x, slopes, traces = states[0], [], []
     fits = right.fitted_to
@@ -287,15 +289,15 @@ def try_fitted(course: Course, right: Trajectories, use: Use) -> None:
         base = _polynomial(way[: k + 2])
         rows = torch.stack(slopes, dim=-1)
         weights = _ridge(rows[fits].flatten(0, 1), (target - x)[fits].flatten(), base)
-        course.weights[k, : k + 1] = weights
+        integration.weights[k, : k + 1] = weights
         x = x + rows @ weights
-    course.error = right.error(x - states[-1])
-    if right.integrals is not None and use.densities and course.error <= use.error:
-        columns, sign = torch.stack(traces, dim=1), 1 if course.melts else -1
+    integration.error = right.error(x - states[-1])
+    if right.integrals is not None and use.densities and integration.error <= use.error:
+        columns, sign = torch.stack(traces, dim=1), 1 if integration.melts else -1
         base = integral_weights(way, len(traces))
         weights = _ridge(columns[fits], sign * right.integrals[fits], base)
-        course.integrals.copy_(weights)
-        course.nats = _density_error(right, course.melts, columns @ weights, x)
+        integration.integrals.copy_(weights)
+        integration.nats = _density_error(right, integration.melts, columns @ weights, x)
 
 
 def _density_error(right: Trajectories, melts: bool, integral: Tensor, reached: Tensor) -> float:

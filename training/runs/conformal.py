@@ -191,7 +191,7 @@ class Observations:
 
 
 @dataclass(frozen=True, eq=False)
-class HeldPosteriors:
+class CalibratedPosteriors:
     """Intervals and regions of M posteriors, with W kinds of levels.
 
     The kinds are the flow's own levels, those calibrated on all held-out cases, and, with
@@ -220,7 +220,7 @@ class HeldPosteriors:
         observations: Observations,
         groups: Iterator[Draws],
         functions: Functions,
-    ) -> "HeldPosteriors":
+    ) -> "CalibratedPosteriors":
         """Return the intervals and regions of all draws, group by group."""
         near = distances = None
         if observations.whitened is not None and guarantee.near_count:

@@ -35,7 +35,7 @@ def row_numbers(values: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True, eq=False)
-class Sketch:
+class RowHashes:
     """Hashes of training rows.
 
     Attributes:
@@ -45,12 +45,12 @@ class Sketch:
     numbers: np.ndarray
 
     @classmethod
-    def of(cls, numbers: np.ndarray | Sequence[int]) -> "Sketch":
+    def from_hashes(cls, numbers: np.ndarray | Sequence[int]) -> "RowHashes":
         """Return the sketch of the hashes of all rows."""
         return cls(np.sort(np.array(numbers, dtype=np.uint64))[:MOST_SKETCHED])
 
     @classmethod
-    def read(cls, path: Path, about: Mapping[str, Any]) -> "Sketch":
+    def read(cls, path: Path, about: Mapping[str, Any]) -> "RowHashes":
         """Return the sketch in a network file, which may be empty.
 
         Raises:
@@ -62,7 +62,7 @@ class Sketch:
             and all(isinstance(number, int) and 0 <= number < 2**64 for number in numbers)
         ):
             raise DataError(f"{path} has inconsistent numbers of rows")
-        return cls.of(numbers)
+        return cls.from_hashes(numbers)
 
     @property
     def listed(self) -> list[int]:

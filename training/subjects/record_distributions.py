@@ -9,7 +9,7 @@ import torch
 from training.subjects.record_spaces import level_of
 
 
-class LevelLaw(NamedTuple):
+class CategoryDistribution(NamedTuple):
     """Probabilities of categories or of distinct values.
 
     Attributes:
@@ -42,7 +42,7 @@ class LevelLaw(NamedTuple):
         return np.asarray(below + (upto - below) * drawn)
 
 
-class CellLaw(NamedTuple):
+class CellDistribution(NamedTuple):
     """Conditional distribution of one column in each of n rows.
 
     Attributes:
@@ -52,8 +52,8 @@ class CellLaw(NamedTuple):
     """
 
     quantiles: np.ndarray
-    levels: LevelLaw | None = None
-    atoms: LevelLaw | None = None
+    levels: CategoryDistribution | None = None
+    atoms: CategoryDistribution | None = None
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from torch_utils.streams import Stream
 from training.flow.solvers import SOLVERS
 from training.inference.draws import Draws
 from training.inference.proposals import Proposal
-from training.inference.samplers.annealing import FITTED, Swarm
+from training.inference.samplers.annealing import FITTED, Populations
 from training.inference.target import Target
 from training.measure.posterior.importance import effective_size, smoothed_weights
 
@@ -71,10 +71,10 @@ def tested(target: Target, draws: Draws, seeds: Tensor) -> Draws:
 def _tested(target: Target, draws: Draws, seeds: Tensor) -> dict[str, Tensor]:
     chains, size = draws.points.shape[1:3]
     prior = target.prior
-    finer = replace(prior, times=prior.flow.times(STEPS), solver=SOLVERS[SOLVER], ways={})
+    finer = replace(prior, times=prior.flow.times(STEPS), solver=SOLVERS[SOLVER], integrations={})
     target = replace(target, prior=finer, calls=0)
     own = torch.tensor([hash_seed(int(seed), Stream.REFINING) for seed in seeds])
-    swarm = Swarm(target, own, chains)
+    swarm = Populations(target, own, chains)
     rows = torch.arange(min(FITTED, size), device=target.device) * size // min(FITTED, size)
     states = swarm.states_of(draws.points[:, :, rows].flatten(0, 1).to(target.device))
     worth = torch.full_like(states[:, 0, 0], len(rows))

@@ -54,7 +54,7 @@ latents of given points, and log densities of given points.
 """
 
 
-class Course(nn.Module):
+class Integration(nn.Module):
     """An integration schedule: a solver and its times.
 
     Args:
@@ -181,13 +181,13 @@ class Course(nn.Module):
             raise ValueError("the times of its integration schedules are not increasing")
 
 
-def courses_at_rest(first: float, last: float, dimensions: int) -> dict[str, Course]:
+def trivial_integrations(first: float, last: float, dimensions: int) -> dict[str, Integration]:
     """Return schedules between two times for a flow whose network is 0.
 
     Standardized states are then constant, so that one step is exact.
     """
-    courses = {}
+    integrations = {}
     for name, use in USES.items():
-        courses[name] = Course(AT_REST, 1, dimensions, use.melts, nats=0.0)
-        courses[name].times.copy_(torch.tensor([first, last], dtype=torch.float64))
-    return courses
+        integrations[name] = Integration(AT_REST, 1, dimensions, use.melts, nats=0.0)
+        integrations[name].times.copy_(torch.tensor([first, last], dtype=torch.float64))
+    return integrations

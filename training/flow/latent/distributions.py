@@ -29,7 +29,7 @@ from training.flow.latent.conditional import ConditionalMixture
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class LatentLaw(ABC):
+class LatentDistribution(ABC):
     """Interface of base distributions.
 
     Attributes:
@@ -92,7 +92,7 @@ class LatentLaw(ABC):
         return f"{name}(dim={self.dim}, std=[{shown}{', ...' if self.dim > 4 else ''}])"
 
 
-class GaussianLaw(LatentLaw):
+class GaussianLatents(LatentDistribution):
     """A Gaussian with mean zero and independent dimensions.
 
     Example:
@@ -106,12 +106,14 @@ class GaussianLaw(LatentLaw):
     """
 
     @classmethod
-    def empirical(cls, latents: Tensor) -> "GaussianLaw":
+    def empirical(cls, latents: Tensor) -> "GaussianLatents":
         """Return the Gaussian whose variances are the mean squares of latents ``[N, D]``."""
         return cls(latents.square().mean(dim=0))
 
     @classmethod
-    def paper(cls, dim: int, dims_to_keep: int, eps: float, end_std: float = 1.0) -> "GaussianLaw":
+    def paper(
+        cls, dim: int, dims_to_keep: int, eps: float, end_std: float = 1.0
+    ) -> "GaussianLatents":
         """Return the Gaussian with the variances of the paper's tables.
 
         Args:
@@ -123,7 +125,7 @@ class GaussianLaw(LatentLaw):
         kept = torch.full((dim,), end_std**2, dtype=torch.float64)
         return cls(kept).with_compressed(eps, dims_to_keep)
 
-    def with_compressed(self, eps: float, dims_to_keep: int) -> "GaussianLaw":
+    def with_compressed(self, eps: float, dims_to_keep: int) -> "GaussianLatents":
         """Return a copy with the variance ``eps`` in all dimensions after the kept ones.
 
         Raises:
@@ -133,7 +135,7 @@ class GaussianLaw(LatentLaw):
             raise UsageError(f"eps is {eps:g}: it must be a positive variance")
         variance = self.variance.clone()
         variance[dims_to_keep:] = eps
-        return GaussianLaw(variance)
+        return GaussianLatents(variance)
 
     def whiten(self, x: Tensor) -> Tensor:
         """Divide latents ``[N, D]`` by their standard deviations."""
@@ -156,7 +158,7 @@ class GaussianLaw(LatentLaw):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class LearnedLaw(LatentLaw):
+class LearnedLatents(LatentDistribution):
     """A base distribution with Gaussian kept dimensions and learned compressed dimensions.
 
     Attributes:

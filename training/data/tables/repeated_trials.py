@@ -146,9 +146,9 @@ def trials_in_words(datasets: Tensor) -> str:
     return f"{len(counts)} datasets with {trials} each"
 
 
-def holes_in_words(table: DataTable) -> str:
+def missing_in_words(table: DataTable) -> str:
     """Return the shares of missing data by column as text; empty if nothing is missing."""
-    if not table.has_holes:
+    if not table.has_missing:
         return ""
     assert table.conditions is not None
     shares = table.conditions.isnan().double().mean(dim=0).tolist()

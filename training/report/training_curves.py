@@ -6,7 +6,7 @@ import numpy as np
 from bokeh.plotting import figure
 
 from training.files.stats import SavedTraining
-from training.pictures.look import BLUE, MUTED, ORANGE
+from training.pictures.theme import BLUE, MUTED, ORANGE
 from training.pictures.training import BASELINE, FAR
 from training.report import charts
 from training.report.content import Chart, Charts, Choice, Key, Result, Section
