@@ -85,7 +85,7 @@ def use_options(path):
     job = "training.commands.train"
     with (
         mock.patch(f"{job}.provenance", return_value={}),
-        mock.patch(f"{job}.tell_dry_run"),
+        mock.patch(f"{job}.print_dry_run"),
         mock.patch(f"{job}.Resumed.find", return_value=None),  # there are options alone
         # A toy may be in thousands of dimensions, whose eigenvectors take longer than a file may.
         mock.patch.object(EigenBasis, "from_moments", lambda m, _: EigenBasis.standard(len(m))),

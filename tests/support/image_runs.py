@@ -107,7 +107,7 @@ def fit(blobs, tmp_path_factory):
     @cache
     def start(*arguments, data=blobs):
         outdir = tmp_path_factory.mktemp("fit")
-        with mock.patch("training.learning.run.learn_latent_law"):
+        with mock.patch("training.learning.run.learn_latents"):
             good(run_script(train, f"--outdir={outdir}", f"--data={data}", *TINY, *arguments))
         return next(outdir.iterdir())
 

@@ -113,7 +113,7 @@ def main(folder, runs):
             for command in ("", *getattr(script.main, "commands", ())):
                 run(name, *command.split(), "--help")
     # They take long, and no system makes a difference to them.
-    for name in ("find_courses", "learn_latent_law"):
+    for name in ("find_integrations", "learn_latents"):
         vars(importlib.import_module("training.learning.run"))[name] = lambda *_: None
     for name, *arguments in RUNS[: int(runs)]:
         run(name, *arguments)

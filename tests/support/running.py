@@ -145,7 +145,7 @@ def quick_endings():
         mock.patch("training.learning.calibrating.NODES", 5),
         mock.patch("training.learning.held_out.TABLE_DRAWS", 500),
         mock.patch("training.subjects.table_spaces.PILOT_STEPS", 20),
-        mock.patch("training.learning.run.find_courses", rough_courses),
+        mock.patch("training.learning.run.find_integrations", rough_courses),
         mock.patch("training.subjects.end_times.MOST_STEPS", 0),
         mock.patch.multiple("training.subjects.widths", SIMULATIONS=250, DRAWS=4),
     ):

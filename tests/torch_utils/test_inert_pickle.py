@@ -110,7 +110,7 @@ def test_broken_and_cut_pickles_are_errors():
         *(b"}K\x01K\x01s.", b"})K\x01s.", b"}(X\x01\x00\x00\x00au.", b"\x8f(K\x01\x90."),
         *(b"(\x94h\x00.", b"\x93.", b"K\x01K\x02\x93.", b"]K\x01b.", b"K\x01Q."),
     ):
-        with pytest.raises(PickleError, match=r"^it "):
+        with pytest.raises(PickleError, match=r"^the pickle "):
             read(data)
 
 

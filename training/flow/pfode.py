@@ -61,7 +61,7 @@ class ProbabilityFlow:
         coordinates: Map between data space and the space of the basis; None if these are the same.
         learned: Distribution of standardized compressed latents at the end time, given the kept
             ones; None for the Gaussian of the closed form.
-        integrations: Default integration schedules by use; for uses without one, ``DEFAULT_STEPS`` of
+        integrations: Integration schedules by use; for uses without one, ``DEFAULT_STEPS`` of
             ``DEFAULT_SOLVER``.
 
     Example:

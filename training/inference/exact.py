@@ -29,7 +29,7 @@ class ExactPosterior:
     Example:
         >>> prior = torch.ones(1).double(), torch.zeros(1, 2).double(), torch.eye(2).double()
         >>> seen = torch.tensor([[1.0, -2.0]]).double()
-        >>> ExactPosterior.of(*prior, Gaussian(torch.tensor(1.0)), seen).mean.tolist()
+        >>> ExactPosterior.from_components(*prior, Gaussian(torch.tensor(1.0)), seen).mean.tolist()
         [[0.5, -1.0]]
     """
 

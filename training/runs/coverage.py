@@ -33,7 +33,8 @@ class CoverageExperiment:
         flow: Flow, on this rank's device.
         times: Increasing times ``[steps + 1]``, on that device.
         solver: Solver.
-        distribution: Base distribution of the latents. If it is learned, spheres are in whitened latents.
+        distribution: Base distribution of the latents. If it is learned, spheres are in whitened
+            latents.
         spheres: Spheres at the start.
         alpha: Radius of alpha shapes; None for boundaries that are carried along.
         count: Number of test points.

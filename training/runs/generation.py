@@ -2,7 +2,8 @@
 
 The latent of seed k is the image under the base distribution at time T
 (``LatentDistribution.unwhiten``) of ``z``, which is standard normal from a generator seeded by k
-alone. The class is drawn in the same way. The flow carries the latent back to data ``u``, and the pixels are ``(u + 1) 127.5``, rounded.
+alone. The class is drawn in the same way. The flow carries the latent back to data ``u``, and the
+pixels are ``(u + 1) 127.5``, rounded.
 
 Neither the batch nor the number of ranks affects an image. Sums over dimensions are computed in
 blocks of one shape (see ``flow.calls``), and all other operations are elementwise. The processor,

@@ -163,7 +163,7 @@ def test_what_ran_is_told_by_its_parameters(tmp_path):
     }
     (tmp_path / "circles_PRRto1D_exact_sim_params.json").write_text(json.dumps(content))
     (run,) = found_in([tmp_path], CHOICE).runs
-    assert run.brief == "seed 7, on cpu, 5.0 s, 120 calls"
+    assert run.brief == "seed 7, on cpu, 5.0 s, 120 evaluations"
     assert ("solver", "euler") in run.options
     assert "probes" not in dict(run.options)
 

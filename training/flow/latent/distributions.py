@@ -97,12 +97,12 @@ class GaussianLatents(LatentDistribution):
 
     Example:
         >>> import torch
-        >>> law = GaussianLaw(torch.tensor([1.0, 0.25], dtype=torch.float64))
-        >>> latents = law.sample(1000, torch.Generator().manual_seed(0))
-        >>> law.log_prob(latents).shape
+        >>> distribution = GaussianLatents(torch.tensor([1.0, 0.25], dtype=torch.float64))
+        >>> latents = distribution.sample(1000, torch.Generator().manual_seed(0))
+        >>> distribution.log_prob(latents).shape
         torch.Size([1000])
-        >>> law
-        GaussianLaw(dim=2, std=[1, 0.5])
+        >>> distribution
+        GaussianLatents(dim=2, std=[1, 0.5])
     """
 
     @classmethod
