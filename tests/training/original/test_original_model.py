@@ -382,7 +382,7 @@ def test_an_isotropic_toy_in_eigenspace_counts_on_each_variance(imported):
     known = (xi * x + sigma * (xi * (xi + sigma**2)).sqrt() * out) / (xi + sigma**2)
     torch.testing.assert_close(model.denoiser(x, sigma[:, 0].double()), known, rtol=1e-4, atol=1e-4)
     del content["dataset_kwargs"]["pca_trf"]
-    assert "without the 'pca_trf' of its data" in refusal(imported, content)
+    assert "has no 'pca_trf'" in refusal(imported, content)
 
 
 def test_an_isotropic_model_of_images_needs_no_basis(imported):

@@ -142,7 +142,7 @@ HOSTILE = {
     "twins": ("a,a\n1,2\n", "two columns 'a'"),
     "nameless": ("a,\n1,2\n", "name of column 2"),
     "invisible": ("a,b\x07\n1,2\n", "name of column 2"),
-    "latin": ("a,gr\xf6\xdfe\n1,2\n".encode("latin-1"), "not UTF-8"),
+    "latin": ("a,gr\xf6\xdfe\n1,2\n".encode("latin-1"), "not encoded in UTF-8"),
     "quote": ('a,b\n1,"2\n', "line 2: unexpected end of data"),
     "huge cell": ("a,b\n1," + "9" * 200_000 + "\n", "line 2: field larger"),
     "zero bytes": (b"a,b\n1,\x00\n", "is not a number|NUL"),
