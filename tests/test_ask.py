@@ -129,8 +129,7 @@ def test_odd_cells_are_named(network, tmp_path):
     data = (f"--data={tmp_path / 'rows.csv'}", f"--dest={out}")
     printed = run_script(ask, "score", f"--network={network}", *data).out
     assert "column 'price' has 2 value(s) far outside" in printed
-    constant = "'till' is constant in the training data, but not in 4 row(s): row 3 has 2.0 instead"
-    assert constant in printed
+    assert "'till' is constant in the training data, but not in 4 row(s): row 3 has 2.0" in printed
     assert "'total' has" not in printed
     scores = read_csv(out)
     assert scores["row"].tolist() == list(range(1, 13))
@@ -186,10 +185,8 @@ def test_a_check_hides_cells_of_held_out_rows(sold, network, tmp_path):
     assert facts["copies"]["drawn"] > 0.3 * facts["copies"]["held_out"]
     shop(60).drop(columns="tip").to_csv(out.with_suffix(".csv"), index=False)
     check = ("check", f"--network={network}", f"--dest={out}", "--overwrite")
-    assert (
-        "has no column(s) tip"
-        in good(run_script(ask, *check, f"--data={out.with_suffix('.csv')}")).out
-    )
+    printed = good(run_script(ask, *check, f"--data={out.with_suffix('.csv')}")).out
+    assert "has no column(s) tip" in printed
     assert " of these " in good(run_script(ask, *check, f"--data={sold / 'shop.csv'}")).out
 
 
@@ -438,8 +435,7 @@ def test_posteriors_know_the_levels_observed(sold, network, tmp_path):
     options = (f"--network={network}", *noise, "--draws=50", f"--save_dir={out}")
     seen.write_text("city,total,till\nRome,400,1\nOslo,400,3\n")
     printed = run_script(posterior, "sample", *options, f"--observation={seen}").out
-    constant = "'till' is constant in the training data, but not in 1 row(s): row 2 has 3 instead"
-    assert constant in printed
+    assert "is constant in the training data, but not in 1 row(s): row 2 has 3 inst" in printed
     drawn = json.loads((out / "shop_PRP_posterior.json").read_text())["posteriors"]
     assert drawn[0]["mean"]["price"] < 13 < drawn[1]["mean"]["price"]
     truths = ("--truth=data", f"--data_root={sold / 'shop.npz'}", "--runs=20")

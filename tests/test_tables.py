@@ -193,10 +193,7 @@ def test_misfits_of_network_and_table_are_told(network, houses, tmp_path, caplog
     """Columns in another order are found by name; others, and broken files, are refused."""
     names, numbers = read_rows(write_houses(tmp_path / "first.csv"))
     numbers[[7, 8], names.index("double")] = 5, 6
-    rows, off = (
-        write_csv(tmp_path / "rows.csv", names, numbers),
-        "not in 2 row(s): row 8 has 5 instead",
-    )
+    rows, off = write_csv(tmp_path / "rows.csv", names, numbers), "not in 2 row(s): row 8 has 5 in"
     turned, fewer = tmp_path / "turned.npz", tmp_path / "fewer.npz"
     making = (dataset_tool, f"--source={rows}", "--held-out=0.2")
     good(run_script(*making, f"--dest={turned}", "--columns=price,room count,size,double"))

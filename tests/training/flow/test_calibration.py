@@ -318,10 +318,7 @@ def test_a_tolerance_that_no_steps_reach_is_told(monkeypatch):
     flow = flows.curved_flow()
     monkeypatch.setattr("training.flow.grids.MOST_STEPS", 16)
     even = partial(flow.schedule.times, t_max=LAST)
-    with pytest.raises(
-        UsageError,
-        match=r"1e-14 was not reached: the best error of euler is .* with up to 16 steps",
-    ):
+    with pytest.raises(UsageError, match=r"1e-14 was not reached: the best error of euler is 0\."):
         grids.choose_steps(flow, latents_of(flow), even, SOLVERS["euler"], 1e-14)
 
 

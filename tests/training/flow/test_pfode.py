@@ -191,11 +191,10 @@ CASES = [
     (ValueError, "output gain", lambda: OutputGain(NODES, torch.ones(3, 2).long())),
     *(
         (ValueError, text, lambda times=times: NaturalSpline(torch.tensor(times).double()))
-        for text, each in (
-            ("times have shape", ([0.0], [[0.0, 1.0], [2.0, 3.0]])),
-            ("must be finite and increasing", ([0.0, 1, 1], [0, nan], [0, inf])),
+        for text, times in (
+            *(("times have shape", each) for each in ([0.0], [[0.0, 1.0], [2.0, 3.0]])),
+            *(("must be finite and incr", each) for each in ([0.0, 1, 1], [0, nan], [0, inf])),
         )
-        for times in each
     ),
     (ValueError, "must be float64", lambda: NaturalSpline(torch.arange(3).float())),
     # Conditions.
@@ -219,11 +218,7 @@ CASES = [
     (UsageError, "choose one of", lambda: denoiser(preconditioning="iddpm")),
     (DataError, "no data", lambda: EigenBasis.fit([])),
     (DataError, "two", lambda: EigenBasis.fit([torch.ones(1, 3)])),
-    (
-        DataError,
-        "data are constant",
-        lambda: EigenBasis.fit([torch.full((n, 3), 1 / 3) for n in (3, 7)]),
-    ),
+    (DataError, "constant", lambda: EigenBasis.fit([torch.full((n, 3), 1 / 3) for n in (3, 7)])),
     (DataError, "finite", lambda: EigenBasis.fit(spoilt(nan))),
     (DataError, "finite", lambda: EigenBasis.fit(spoilt(-inf))),
     # Densities.

@@ -111,9 +111,7 @@ def test_components_and_observations_that_have_no_density_are_refused():
     mean, std = torch.zeros(2, 2).double(), torch.tensor([1.0, 0.0])
     assert "positive" in refusal(Components, mean, std, kind=UsageError)
     assert "two or more" in refusal(Components, mean[:1], std[:1], kind=UsageError)
-    assert "2 components have 3 standard" in refusal(
-        Components, mean, torch.ones(3), kind=UsageError
-    )
+    assert "2 components have 3 st" in refusal(Components, mean, torch.ones(3), kind=UsageError)
 
 
 @pytest.mark.parametrize("components", [2, 3])

@@ -332,6 +332,6 @@ def test_a_training_that_exceeds_its_time_warns_once_with_numbers(caplog):
         budget.check(step, 1000, now)
     (line,) = caplog.messages
     assert (
-        "1.7 minutes instead of the planned 1 minutes: 110 of 1,000 steps took 11 s, 100 ms" in line
+        "1.7 minutes instead of the planned 1 minutes: 110 of 1,000 steps took 11 s, 100 m" in line
     )
     assert "--minutes" in line

@@ -83,9 +83,7 @@ def test_what_cannot_be_correlated_is_refused():
     for which, size in product((0, 1), (1e39, 1e160, 1e238, 1e300)):
         rows = [normal(20, 3, seed=1), normal(20, 3, seed=2)]
         rows[which][:, 1] *= size
-        assert "r has a standard deviation above 3.4e" in refusal(
-            correlate, batches(*rows, size=7), "r"
-        )
+        assert "standard deviation above 3.4e" in refusal(correlate, batches(*rows, size=7), "r")
         rows[which][:, 1] /= size * 1e-30
         assert correlate(batches(*rows, size=7), "r").matrix.isfinite().all()
 

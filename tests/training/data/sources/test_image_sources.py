@@ -186,11 +186,7 @@ BAD_SOURCES = [
     (IDX, gzip.compress(b"?" * 99), "not an idx file"),
     (IDX, gzip.compress(idx(IMAGES)[:-1]), "ends after 1 of 2 images"),
     (IDX, gzip.compress(idx(IMAGES) + b"?"), "has more data than its 2 declared images"),
-    (
-        IDX,
-        gzip.compress(struct.pack(">I3I", 0x803, 1, 2**31, 2**31)),
-        "declares images of 2147483648x2147483648",
-    ),
+    (IDX, gzip.compress(struct.pack(">I3I", 0x803, 1, 2**31, 2**31)), "declares images of 2147"),
 ]
 
 
