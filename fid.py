@@ -1,4 +1,4 @@
-"""Frechet and kernel Inception distances between sets of images.
+"""Compute Frechet and kernel Inception distances between sets of images.
 
 Run ref once per data set, then calc. Distances are comparable only for equal numbers of images, one
 image size and one detector.

@@ -1,7 +1,8 @@
-"""Measure coverage: the fraction of points inside spheres that a flow carries to the data and back.
+"""Measure the coverage of a flow with spheres that it carries to the data and back.
 
-Test points of the latent Gaussian and spheres of given Mahalanobis radii are generated to data
-space and inflated back. The flow is that of a toy, or of a table with 2 or 3 columns.
+Coverage is the fraction of points inside. Test points of the latent Gaussian, and spheres of given
+Mahalanobis radii, are generated to data space and inflated back. The flow is that of a toy, or of a
+table with 2 or 3 columns.
 
 \b
 Printed columns, and their names in the files where these differ:

@@ -51,7 +51,7 @@ from benchmarks.simulators.priors import Prior, Uniform
 from dnnlib.errors import DataError, UsageError
 from torch_utils.results import load_arrays, save_arrays
 from training.commands.calibrating import OutlierScores
-from training.commands.inference import Asked
+from training.commands.inference import InferenceTask
 from training.flow.likelihood import Trace
 from training.inference.guarantee import HeldOutTruths
 from training.measure.posterior.ranks import fractional_ranks
@@ -151,7 +151,7 @@ class Plan:
         run("posterior.py", "calibrate", *options, "--overwrite")
         return done
 
-    def asked(self, network: Path, conditions_network: Path | None = None) -> Asked:
+    def asked(self, network: Path, conditions_network: Path | None = None) -> InferenceTask:
         """A question to the network, on the CPU."""
         settings = CalibrateSettings(
             save_dir=self.place,
@@ -161,7 +161,7 @@ class Plan:
                 conditions_network=None if conditions_network is None else str(conditions_network)
             ),
         )
-        return Asked.open(settings)
+        return InferenceTask.open(settings)
 
     def flow_of_data(self) -> Path:
         """A flow of the data alone."""
@@ -347,7 +347,7 @@ def refused(plan: Plan) -> list[float]:
 
 def refused_share(
     guarantee: HeldOutTruths,
-    asked: Asked,
+    asked: InferenceTask,
     data: np.ndarray,
     beside: HeldOutOptions = HeldOutOptions(),  # noqa: B008 a frozen one
 ) -> float:

@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.answers_that_hold import FALSE_ALARMS, refused_share, run
 from benchmarks.estimators.flow import newest_network
-from training.commands.inference import Asked
+from training.commands.inference import InferenceTask
 from training.inference.guarantee import SHARES, HeldOutTruths, intervals
 from training.options.inference import LikelihoodOptions, PriorOptions, SamplerOptions
 from training.options.posterior import CalibrateSettings
@@ -82,13 +82,13 @@ def calibrated(name: str, folder: Path) -> Path:
     return done
 
 
-def asked_of(network: Path) -> Asked:
+def asked_of(network: Path) -> InferenceTask:
     """A question to the network."""
     prior, sampler = PriorOptions(network=str(network)), SamplerOptions(draws=DRAWS // 4)
-    return Asked.open(CalibrateSettings(prior=prior, sampler=sampler))
+    return InferenceTask.open(CalibrateSettings(prior=prior, sampler=sampler))
 
 
-def held(asked: Asked, guarantee: HeldOutTruths, path: Path) -> tuple[Tensor, Tensor]:
+def held(asked: InferenceTask, guarantee: HeldOutTruths, path: Path) -> tuple[Tensor, Tensor]:
     """Whether intervals hold hidden cells of new rows ``[2, n, L, D]``, as the flow says and as
     held out, and their widths of the same shape."""
     rows = asked.subject.unseen(path, 10_000, 0)
@@ -137,13 +137,13 @@ def main(names: str, folder: Path) -> None:
     print(f"\nRefused at {FALSE_ALARMS:.0%}, %:\n\n" + "\n".join(f"- {line}" for line in lines))
 
 
-def refusals(asked: Asked, guarantee: HeldOutTruths, place: Path) -> str:
+def refusals(asked: InferenceTask, guarantee: HeldOutTruths, place: Path) -> str:
     """Shares that are refused of what is given, in words."""
     new = np.loadtxt(place / "new.csv", delimiter=",", skiprows=1)[:, : asked.subject.label_dim]
     return in_words(guarantee, asked, {"new rows": new})
 
 
-def in_words(guarantee: HeldOutTruths, asked: Asked, sets: dict[str, np.ndarray]) -> str:
+def in_words(guarantee: HeldOutTruths, asked: InferenceTask, sets: dict[str, np.ndarray]) -> str:
     """Shares that are refused of sets of rows, and of the first with its numbers exchanged."""
     first = next(iter(sets.values()))
     sets = {**sets, "noise": np.random.default_rng(1).permuted(first, axis=0)}
@@ -167,7 +167,7 @@ def of_letters(folder: Path) -> str:
         run("posterior.py", "calibrate", *options, *noise, f"--dest={done}", "--device_name=cpu")
     likelihood = LikelihoodOptions(noise_std="0.5", given=frozenset({"noise_std"}))
     prior = PriorOptions(network=str(done))
-    asked = Asked.open(CalibrateSettings(prior=prior, likelihood=likelihood))
+    asked = InferenceTask.open(CalibrateSettings(prior=prior, likelihood=likelihood))
     assert asked.subject.file is not None
     assert asked.subject.file.model.held_out is not None
     values = datasets.load_digits().data

@@ -18,7 +18,7 @@ from tests.support.running import good, refusal, refused, run_script, starter
 from torch_utils.snapshots import read_network, write_network
 from training import Guarantee
 from training.commands.calibrating import DENSE, OutlierScores, of_flow
-from training.commands.inference import Asked
+from training.commands.inference import InferenceTask
 from training.inference.guarantee import HeldOutTruths
 from training.model.model import Model
 from training.options.inference import LikelihoodOptions, PriorOptions
@@ -239,8 +239,10 @@ def test_images_and_tables_are_looked_at_by_their_own_flows_and_are_not_used_twi
             prior=PriorOptions(network=str(path)),
             likelihood=LikelihoodOptions(noise_std="1", given=frozenset({"noise_std"})),
         )
-        odd = OutlierScores.of(Asked.open(settings), settings.beside, seen)
-        other = OutlierScores.of(Asked.open(settings), settings.beside, seen + 9 * seen.std(dim=0))
+        odd = OutlierScores.of(InferenceTask.open(settings), settings.beside, seen)
+        other = OutlierScores.of(
+            InferenceTask.open(settings), settings.beside, seen + 9 * seen.std(dim=0)
+        )
         assert odd.values.shape == (20, names)
         assert (other.values[:, :3] > odd.values[:, :3]).double().mean() > 0.9
 

@@ -16,7 +16,7 @@ from dnnlib.errors import DataError, UsageError
 from dnnlib.files import require_new
 from dnnlib.logs import logger
 from torch_utils import distributed
-from training.commands.inference import Asked
+from training.commands.inference import InferenceTask
 from training.data.tables.table import Rows
 from training.files.posterior import CALIBRATION_FORMAT, save_values
 from training.flow.coordinates.surprise import MOST_CONDITIONS
@@ -70,7 +70,7 @@ class OutlierScores:
     network: str | None = None
 
     @classmethod
-    def of(cls, asked: Asked, options: HeldOutOptions, observed: Tensor) -> "OutlierScores":
+    def of(cls, asked: InferenceTask, options: HeldOutOptions, observed: Tensor) -> "OutlierScores":
         """Compute the scores of observed numbers ``[M, C]``.
 
         Raises:
@@ -166,7 +166,7 @@ def calibrate(settings: CalibrateSettings) -> None:
         UsageError: A file exists already, or options do not match the network.
     """
     began = perf_counter()
-    asked = Asked.open(settings)
+    asked = InferenceTask.open(settings)
     subject, network = asked.subject, asked.subject.file
     assert network is not None
     if settings.learned and not subject.condition_names:
@@ -251,7 +251,7 @@ def functions_of(options: HeldOutOptions) -> Functions:
     return dict(zip(names, functions, strict=True))
 
 
-def drawn(asked: Asked, rows: Rows, functions: Functions, groups: Groups) -> RunValues:
+def drawn(asked: InferenceTask, rows: Rows, functions: Functions, groups: Groups) -> RunValues:
     """Compute the ranks of true values in posteriors.
 
     The posteriors are given the conditions of the true values, or observations simulated from
@@ -273,7 +273,7 @@ def drawn(asked: Asked, rows: Rows, functions: Functions, groups: Groups) -> Run
 
 
 def held_out_of(
-    asked: Asked,
+    asked: InferenceTask,
     rows: Rows,
     values: RunValues,
     odd: OutlierScores,
@@ -305,7 +305,7 @@ def held_out_of(
     return truths
 
 
-def way_of(asked: Asked) -> dict[str, Any]:
+def way_of(asked: InferenceTask) -> dict[str, Any]:
     """Return the settings besides the network that determine draws, by the names of options."""
     settings, fine = asked.settings, asked.fine
     assert isinstance(settings, SampleSettings | CalibrateSettings)
@@ -334,7 +334,7 @@ def way_of(asked: Asked) -> dict[str, Any]:
 
 
 def guarantee_of(
-    asked: Asked, settings: SampleSettings, functions: Functions
+    asked: InferenceTask, settings: SampleSettings, functions: Functions
 ) -> HeldOutTruths | None:
     """Return the guarantee of a calibrated network for draws with these settings.
 
@@ -386,7 +386,7 @@ def require_known(truths: HeldOut) -> None:
 
 
 def observations_of(
-    asked: Asked, settings: SampleSettings, guarantee: HeldOutTruths, observed: Tensor
+    asked: InferenceTask, settings: SampleSettings, guarantee: HeldOutTruths, observed: Tensor
 ) -> conformal.Observations:
     """Return distances and p-values of observations relative to the calibration set.
 
@@ -434,7 +434,7 @@ class AppliedCalibration:
 
     @classmethod
     def of(
-        cls, asked: Asked, settings: SampleSettings, observed: Tensor
+        cls, asked: InferenceTask, settings: SampleSettings, observed: Tensor
     ) -> "AppliedCalibration | None":
         """Apply the calibration of a network to observations ``[M, K]``, or conditions.
 

@@ -17,7 +17,7 @@ from torch_utils.distributed import first_rank_only
 from torch_utils.results import save_arrays
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
-from training.commands.inference import Asked
+from training.commands.inference import InferenceTask
 from training.files.arrays import evenly
 from training.files.posterior import COMPARISON_FORMAT, PREDICTIVE_FORMAT
 from training.files.posterior_draws import SavedPosteriors, load_netcdf
@@ -50,7 +50,7 @@ def compare(settings: CompareSettings) -> int:
     """
     began = perf_counter()
     path = settings.save_dir / "comparison.json"
-    asked = [Asked.open(one) for one in of_each(settings)]
+    asked = [InferenceTask.open(one) for one in of_each(settings)]
     names = [one.learned.table.data_name for one in asked if one.learned is not None]
     if len(set(names)) < len(names):
         names = [f"{name} ({place + 1})" for place, name in enumerate(names)]
@@ -117,7 +117,7 @@ def of_each(settings: CompareSettings) -> list[SampleSettings]:
     ]
 
 
-def require_alike(asked: Sequence[Asked], names: Sequence[str]) -> None:
+def require_alike(asked: Sequence[InferenceTask], names: Sequence[str]) -> None:
     """Check that all models are of the same data, in the same units.
 
     Raises:
@@ -145,7 +145,7 @@ def require_alike(asked: Sequence[Asked], names: Sequence[str]) -> None:
             )
 
 
-def sampled_of(asked: Asked, place: Path) -> tuple[Draws, Summary, Tensor]:
+def sampled_of(asked: InferenceTask, place: Path) -> tuple[Draws, Summary, Tensor]:
     """Draw from the posteriors of a model on its device, with temporary files beside ``place``.
 
     Returns:

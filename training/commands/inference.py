@@ -31,7 +31,7 @@ from training.subjects.likelihoods import LearnedLikelihood
 
 
 @dataclass(frozen=True)
-class Asked:
+class InferenceTask:
     """The task of a command: its options, prior and likelihood.
 
     Attributes:
@@ -49,7 +49,7 @@ class Asked:
     region: Region | None = None
 
     @classmethod
-    def open(cls, settings: inference.InferenceSettings) -> "Asked":
+    def open(cls, settings: inference.InferenceSettings) -> "InferenceTask":
         """Open the prior.
 
         Raises:
@@ -61,7 +61,7 @@ class Asked:
         known = (subject.flow, subject.t_max, subject.dims_to_keep)
         return cls(settings, subject, latent.settled(*known), learned)
 
-    def on(self, device: torch.device, files: list[Path]) -> "Asked":
+    def on(self, device: torch.device, files: list[Path]) -> "InferenceTask":
         """Return a copy with the flow and its base distribution on the device.
 
         All ranks first check that these files may be written.

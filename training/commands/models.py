@@ -367,13 +367,13 @@ class Posterior:
             DataError: The observation is broken.
         """
         from training.commands import posterior  # likewise
-        from training.commands.inference import Asked
+        from training.commands.inference import InferenceTask
 
         with python_interface.own_folder() as folder:
             settings = self._settings(observed, folder, options)
             if settings.learned:
                 raise UsageError("latent_density needs a likelihood: give noise_std")
-            asked = Asked.open(settings)
+            asked = InferenceTask.open(settings)
             likelihood = asked.likelihood()
             seen, labels = posterior.observations(asked, settings, likelihood)
         if len(seen) != 1:

@@ -13,7 +13,7 @@ from dnnlib.errors import UsageError
 from dnnlib.logs import logger
 from torch_utils import distributed
 from training.commands.calibrating import AppliedCalibration
-from training.commands.inference import Asked
+from training.commands.inference import InferenceTask
 from training.commands.shared import warn_if_longer
 from training.files.observations import read_observations
 from training.files.posterior import FORMAT as MIXTURE_FORMAT
@@ -57,10 +57,12 @@ def sample(settings: SampleSettings) -> int:
         The exit code of ``draw``.
     """
     began = perf_counter()
-    return draw(settings, Asked.open(settings), began, {})
+    return draw(settings, InferenceTask.open(settings), began, {})
 
 
-def draw(settings: SampleSettings, asked: Asked, began: float, more: Mapping[str, Any]) -> int:
+def draw(
+    settings: SampleSettings, asked: InferenceTask, began: float, more: Mapping[str, Any]
+) -> int:
     """Draw from the posterior of each observation, write the results and print them.
 
     ``more`` contains entries of both files that replace the default ones.
@@ -143,7 +145,7 @@ class Observed:
     truth: Tensor | None
 
     @classmethod
-    def of(cls, asked: Asked, settings: SampleSettings) -> "Observed":
+    def of(cls, asked: InferenceTask, settings: SampleSettings) -> "Observed":
         """Read the observations of a command.
 
         Raises:
@@ -164,7 +166,7 @@ class Observed:
         own = self.likelihood is not None and self.likelihood.own
         return None if subject.of_sets or own else self.numbers
 
-    def sample(self, asked: Asked, groups: posteriors.Groups) -> Tensor | None:
+    def sample(self, asked: InferenceTask, groups: posteriors.Groups) -> Tensor | None:
         """Draw from the posteriors into files of groups.
 
         Returns:
@@ -188,7 +190,7 @@ class Observed:
         return prior_draws(target, PRIOR_DRAWS, asked.plan.seed)
 
 
-def sources_of(asked: Asked, settings: SampleSettings) -> list[str | Path | None]:
+def sources_of(asked: InferenceTask, settings: SampleSettings) -> list[str | Path | None]:
     """Return the options' values that may be files on which draws depend."""
     correct = settings.correct or ""
     files = [*settings.likelihood.files, correct, correct.rpartition(":")[0]]
@@ -199,7 +201,7 @@ def sources_of(asked: Asked, settings: SampleSettings) -> list[str | Path | None
     return files
 
 
-def about_of(asked: Asked, options: dict[str, Any], draws: Draws) -> dict[str, Any]:
+def about_of(asked: InferenceTask, options: dict[str, Any], draws: Draws) -> dict[str, Any]:
     """Return the entries of both files about the way in which draws were made."""
     prior = asked.sharpened(asked.fine) if asked.settings.learned else asked.fine
     return {
@@ -218,7 +220,7 @@ def check(settings: CheckSettings) -> int:
         The exit code: ``UNSOUND`` with ``--strict`` if a test fails, else 0.
     """
     began = perf_counter()
-    asked = Asked.open(settings)
+    asked = InferenceTask.open(settings)
     require_checkable(settings, asked.subject)
     wanted, settings = settings.runs, with_available_runs(settings, asked)
     if settings.runs < wanted:
@@ -234,7 +236,7 @@ def mixture(settings: MixtureSettings) -> None:
     With many runs whose true weights are drawn, the calibration of their posteriors is tested too.
     """
     began = perf_counter()
-    asked = Asked.open(settings)
+    asked = InferenceTask.open(settings)
     if asked.subject.label_dim:
         raise UsageError("mixture does not support conditional networks")
     likelihood, plan = asked.likelihood(), mixture_plan(settings.mixture, asked.subject.dim)
@@ -285,7 +287,7 @@ MOST_BLURRED = 2**12
 """Maximum number of observations whose noise is computed at once."""
 
 
-def blur_of(asked: Asked, seen: Observed, summary: Summary) -> Tensor | None:
+def blur_of(asked: InferenceTask, seen: Observed, summary: Summary) -> Tensor | None:
     """Return standard deviations ``[M, D]`` of the noise of the first time at posterior means.
 
     They are None for images, and if draws are clean or corrected by weights.
@@ -307,7 +309,7 @@ def blur_of(asked: Asked, seen: Observed, summary: Summary) -> Tensor | None:
     return blur
 
 
-def errors_of(asked: Asked, settings: SampleSettings, summary: Summary) -> Tensor | None:
+def errors_of(asked: InferenceTask, settings: SampleSettings, summary: Summary) -> Tensor | None:
     """Return the scale of standardized errors ``[M, D]`` of posteriors.
 
     See ``training.flow.widths``. It is None if it is unknown for these draws.
@@ -333,13 +335,13 @@ def surprise_of(subject: Subject, conditions: Tensor | None) -> Tensor | None:
     )
 
 
-def checked_of(asked: Asked, question: str, options: dict[str, Any]) -> dict[str, Any]:
+def checked_of(asked: InferenceTask, question: str, options: dict[str, Any]) -> dict[str, Any]:
     """Return the JSON entries of a check about its subject and settings."""
     known = {"options": options, "network_sha256": asked.subject.digest}
     return {"question": question, "solvers": asked.solvers, **known}
 
 
-def check_observed(settings: CheckSettings, asked: Asked, began: float) -> bool:
+def check_observed(settings: CheckSettings, asked: InferenceTask, began: float) -> bool:
     """Check posteriors with a likelihood, and return whether no test failed."""
     plan, subject = asked.plan, asked.subject
     likelihood, observed, data = cases_to_check(settings, asked)
@@ -363,7 +365,7 @@ def check_observed(settings: CheckSettings, asked: Asked, began: float) -> bool:
 
 
 def cases_to_check(
-    settings: CheckSettings, asked: Asked
+    settings: CheckSettings, asked: InferenceTask
 ) -> tuple[Likelihood, Tensor, Tensor | None]:
     """Return the likelihood of a check, the observations, and true points ``[R, D]``.
 
@@ -388,7 +390,7 @@ def cases_to_check(
     return user, observed, subject.truths(settings.data_root, settings.runs, seed)
 
 
-def check_learned(settings: CheckSettings, asked: Asked, began: float) -> bool:
+def check_learned(settings: CheckSettings, asked: InferenceTask, began: float) -> bool:
     """Check posteriors of a conditional flow, also near observations.
 
     Returns:
@@ -425,7 +427,7 @@ def check_learned(settings: CheckSettings, asked: Asked, began: float) -> bool:
 
 
 def observations(
-    asked: Asked, settings: SampleSettings, likelihood: Likelihood | None
+    asked: InferenceTask, settings: SampleSettings, likelihood: Likelihood | None
 ) -> tuple[Tensor, Tensor | None]:
     """Return the observations ``[M, K]``, and the conditions of a conditional network for each."""
     labels = asked.subject.labels(settings.condition)
@@ -478,7 +480,7 @@ def require_checkable(settings: CheckSettings, subject: Subject) -> None:
         )
 
 
-def with_available_runs(settings: CheckSettings, asked: Asked) -> CheckSettings:
+def with_available_runs(settings: CheckSettings, asked: InferenceTask) -> CheckSettings:
     """Return settings with at most as many runs as the data set has rows.
 
     A number of runs that was given stays.

@@ -24,7 +24,7 @@ from torch_utils.distributed import first_rank_only, process_group
 from torch_utils.results import load_json, provenance
 from torch_utils.seeds import hash_seed
 from training.commands import train
-from training.commands.inference import Asked
+from training.commands.inference import InferenceTask
 from training.commands.models import Model, PosteriorDraws
 from training.commands.posterior import check_learned, draw
 from training.commands.python_interface import ROW, left_alone, numbers_of, own_folder, ranges_of
@@ -392,7 +392,9 @@ class Place:
         with atomic_path(self.network) as temporary:
             shutil.copyfile(path, temporary)
 
-    def opened(self, region: Region, chains: int, draws: int) -> tuple[SampleSettings, Asked]:
+    def opened(
+        self, region: Region, chains: int, draws: int
+    ) -> tuple[SampleSettings, InferenceTask]:
         """Return settings and prior for drawing from the round's posterior in a region."""
         settings = self.question.settings
         sampling = SampleSettings(
@@ -402,7 +404,7 @@ class Place:
             sampler=SamplerOptions(chains=chains, draws=draws, seed=settings.seed),
             run=settings.run,
         )
-        return sampling, replace(Asked.open(sampling), region=region)
+        return sampling, replace(InferenceTask.open(sampling), region=region)
 
     def posterior(self, region: Region, device: torch.device) -> Amortized:
         """Return the round's posterior of the observation within its region.
@@ -532,7 +534,7 @@ def in_rounds(settings: RoundsSettings, simulator: UserFunction, prior: UserFunc
         sampler=SamplerOptions(seed=settings.seed),
         run=replace(settings.run, overwrite=True),
     )
-    asked_again = replace(Asked.open(checking), region=region)
+    asked_again = replace(InferenceTask.open(checking), region=region)
     if check_learned(checking, asked_again, perf_counter()):
         _, numbers = asked_again.files("posterior_check", ".npz")
         warn_of_weak_check(checking.runs, load_json(numbers)["detectable"] / 100)

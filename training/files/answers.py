@@ -112,7 +112,7 @@ def kind_of_json(path: Path) -> str | None:
 
 
 @dataclass(frozen=True)
-class Asked:
+class PredictedColumn:
     """Answers for n target cells of one column.
 
     Attributes:
@@ -182,7 +182,7 @@ class SavedAnswers:
     question: str
     name: str
     rows: Records
-    asked: Sequence[Asked] = ()
+    asked: Sequence[PredictedColumn] = ()
     interval: float = 0.9
     log_prob: np.ndarray = field(default_factory=lambda: np.empty(0))
     tails: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
@@ -303,7 +303,7 @@ def _numbers(path: Path, name: str, texts: np.ndarray, largest: float) -> np.nda
     return values
 
 
-def _asked(rows: Records, further: Further, place: int, filled: bool) -> Asked | None:
+def _asked(rows: Records, further: Further, place: int, filled: bool) -> PredictedColumn | None:
     """Return the imputed or predicted values of a column; None if the column was not a target."""
     column, absent = rows.columns[place], np.full(len(rows), np.nan)
     low, high = (further.get((column.name, kind), absent) for kind in (LOW, HIGH))
@@ -313,7 +313,7 @@ def _asked(rows: Records, further: Further, place: int, filled: bool) -> Asked |
     truth, guess = (absent, own) if filled else (own, further.get((column.name, MIDDLE), absent))
     there = ~np.isnan(guess + (probability if column.type == CATEGORY else low + high))
     parts = (truth, guess, low, high, probability)
-    return Asked(column, *(part[there] for part in parts)) if there.any() else None
+    return PredictedColumn(column, *(part[there] for part in parts)) if there.any() else None
 
 
 @dataclass(frozen=True)

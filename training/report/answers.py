@@ -9,7 +9,7 @@ import numpy as np
 
 from training.data.records.records import CATEGORY
 from training.data.records.writing import text_of
-from training.files.answers import Asked, ColumnCheck, SavedAnswerCheck, SavedAnswers
+from training.files.answers import ColumnCheck, PredictedColumn, SavedAnswerCheck, SavedAnswers
 from training.measure.reliability import wilson
 from training.pictures.tables.answers import (
     MOST_CELLS,
@@ -181,7 +181,7 @@ def _odd_rows(saved: SavedAnswers) -> NumberTable:
     return NumberTable("Largest outliers", head, listed, note)
 
 
-def _hits(saved: SavedAnswers, asked: Asked) -> Result:
+def _hits(saved: SavedAnswers, asked: PredictedColumn) -> Result:
     name = "most likely category correct" if asked.is_level else "coverage of intervals"
     right = is_calibrated(asked, saved.interval)
     few = ": too few cells to test" if right is None else ""
@@ -191,7 +191,7 @@ def _hits(saved: SavedAnswers, asked: Asked) -> Result:
     return Result(f"{saved.name}, {saved.stem}", name, words, target, right)
 
 
-def _cells(asked: Asked, interval: float, choice: Choice) -> Chart:
+def _cells(asked: PredictedColumn, interval: float, choice: Choice) -> Chart:
     is_level, order = asked.is_level, asked.in_order(min(choice.points, MOST_CELLS))
     x = np.arange(1, len(order) + 1, dtype=np.float32)
     plot = charts.plot("cells, sorted", "probability" if is_level else "", height=220)

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from training.data.records.records import DATE
 from training.data.records.writing import text_of
-from training.files.answers import Asked, SavedAnswerCheck, SavedAnswers
+from training.files.answers import PredictedColumn, SavedAnswerCheck, SavedAnswers
 from training.measure.reliability import TELLING, wilson
 from training.names import script
 from training.pictures import theme
@@ -182,7 +182,7 @@ def draw_cells(saved: SavedAnswers) -> Figure:
     return figure
 
 
-def hits_of(asked: Asked, interval: float) -> str:
+def hits_of(asked: PredictedColumn, interval: float) -> str:
     """Describe how often predictions are right, with its 95 % range, and the nominal rate."""
     known = asked.known
     count = int(known.sum())
@@ -195,7 +195,7 @@ def hits_of(asked: Asked, interval: float) -> str:
     return f"intervals cover {share_of} true values, nominal {100 * says:.3g}%"
 
 
-def is_calibrated(asked: Asked, interval: float) -> bool | None:
+def is_calibrated(asked: PredictedColumn, interval: float) -> bool | None:
     """Return whether predictions are right about as often as they should be.
 
     Intervals may be right more often: their ends are values of the column and belong to them.
@@ -209,7 +209,7 @@ def is_calibrated(asked: Asked, interval: float) -> bool | None:
     return None if right and (high - low) / 2 > TELLING else right
 
 
-def _shares_right(asked: Asked, interval: float) -> tuple[float, float, float, float]:
+def _shares_right(asked: PredictedColumn, interval: float) -> tuple[float, float, float, float]:
     """Return the share of right predictions, the nominal rate, and the share's 95 % range."""
     known = asked.known
     share = float(asked.right[known].mean())
@@ -218,7 +218,7 @@ def _shares_right(asked: Asked, interval: float) -> tuple[float, float, float, f
     return share, says, float(low), float(high)
 
 
-def _draw_answers(axes: Axes, asked: Asked) -> None:
+def _draw_answers(axes: Axes, asked: PredictedColumn) -> None:
     is_level, order = asked.is_level, asked.in_order(MOST_CELLS)
     x = np.arange(1, len(order) + 1)
     y = asked.probability[order] if is_level else asked.truth[order]
