@@ -86,8 +86,8 @@ def test_calibrations_in_networks_say_what_they_guarantee(shelf, simulations):
     assert (held_out["truths"], held_out["near"]) == (COUNT, 50)
     assert held_out["holding"]["0.9"]["mean"] == pytest.approx(55 / 61)
     assert content["verdict"] in (shelf / "said.txt").read_text()
-    asked = np.sort(np.abs(2 * network.held_out.ranks[:, 2].numpy() - 1))[54]
-    assert held_out["levels"]["0.9"]["total"] == pytest.approx(asked)
+    task = np.sort(np.abs(2 * network.held_out.ranks[:, 2].numpy() - 1))[54]
+    assert held_out["levels"]["0.9"]["total"] == pytest.approx(task)
 
 
 def test_samples_come_as_the_flow_says_and_as_held_out(done, shelf):
@@ -126,8 +126,8 @@ def test_calibrated_intervals_say_how_much_larger_they_are(done, shelf):
     for way in ("held_out", "near"):
         change = (lengths[way] - lengths["flow"]).mean()
         assert content["held_out"]["log_volume"][way]["0.9"] == pytest.approx(change)
-    asked = HeldOutTruths(network.held_out).levels().intervals[2, :2].numpy()
-    change = np.log(norm.ppf((1 + asked) / 2) / norm.ppf(0.95)).sum()
+    task = HeldOutTruths(network.held_out).levels().intervals[2, :2].numpy()
+    change = np.log(norm.ppf((1 + task) / 2) / norm.ppf(0.95)).sum()
     known = only_json(shelf, "*_calibration.json")["held_out"]["normal_log_volume"]["0.9"]
     assert known == pytest.approx(change)
     line = volume_line({"calibrated": np.inf}, 2, "if marginals are normal")

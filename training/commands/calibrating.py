@@ -70,7 +70,7 @@ class OutlierScores:
     network: str | None = None
 
     @classmethod
-    def of(cls, asked: InferenceTask, options: HeldOutOptions, observed: Tensor) -> "OutlierScores":
+    def of(cls, task: InferenceTask, options: HeldOutOptions, observed: Tensor) -> "OutlierScores":
         """Compute the scores of observed numbers ``[M, C]``.
 
         Raises:
@@ -78,22 +78,22 @@ class OutlierScores:
                 none.
             DataError: The file of that flow is broken.
         """
-        if asked.settings.learned:
-            return cls.of_conditions(asked.subject, options.conditions_network, observed)
+        if task.settings.learned:
+            return cls.of_conditions(task.subject, options.conditions_network, observed)
         if options.conditions_network is not None:
             raise UsageError(
                 "--conditions_network needs --condition without --observation: leave it out"
             )
-        likelihood, count = asked.likelihood(), observed.shape[1]
+        likelihood, count = task.likelihood(), observed.shape[1]
         if not isinstance(likelihood, Gaussian) or count > MOST_NUMBERS:
             return cls(None, torch.zeros(1, 0, dtype=torch.float64))
         # A Gaussian approximation of the prior is valid, since the calibration set sets thresholds.
-        mean, covariance = (part.cpu() for part in asked.fine.moments())
+        mean, covariance = (part.cpu() for part in task.fine.moments())
         of_points = likelihood.observe(likelihood.observe(covariance).T)
         noise = likelihood.covariance(count)
         middle = likelihood.observe(mean[None])[0]
         cloud = Cloud.from_moments(middle, of_points + noise, noise.diagonal().sqrt())
-        subject, partial = asked.subject, (likelihood.operator, likelihood.coordinates)
+        subject, partial = task.subject, (likelihood.operator, likelihood.coordinates)
         # Scores of fully observed points use the prior's flow. Images use latents only, since
         # densities take too long.
         seen = partial == (None, None) and not subject.label_dim
@@ -166,8 +166,8 @@ def calibrate(settings: CalibrateSettings) -> None:
         UsageError: A file exists already, or options do not match the network.
     """
     began = perf_counter()
-    asked = InferenceTask.open(settings)
-    subject, network = asked.subject, asked.subject.file
+    task = InferenceTask.open(settings)
+    subject, network = task.subject, task.subject.file
     assert network is not None
     if settings.learned and not subject.condition_names:
         settings.likelihood.require()
@@ -180,26 +180,26 @@ def calibrate(settings: CalibrateSettings) -> None:
         raise DataError(
             f"{settings.data_root} has {len(rows)} calibration cases: need at least {FEWEST_RUNS}"
         )
-    files = asked.files("posterior_calibration", ".npz")
+    files = task.files("posterior_calibration", ".npz")
     with distributed.process_group(settings.run.device_name) as device:
-        asked = asked.on(device, list(files))
+        task = task.on(device, list(files))
         # Their conditions, or the observations simulated from each true value.
         seen = rows.conditions
         if not settings.learned:
             numbers = list(range(len(rows)))
-            seen = simulated(asked.likelihood(), rows.points, numbers, asked.plan.seed)
+            seen = simulated(task.likelihood(), rows.points, numbers, task.plan.seed)
         assert seen is not None
-        odd = OutlierScores.of(asked, settings.beside, seen)
+        odd = OutlierScores.of(task, settings.beside, seen)
         sources = settings.likelihood.files
         programs = [text.rpartition(":")[0] for text in settings.beside.function or ()]
-        groups, options = asked.groups(
+        groups, options = task.groups(
             files[1], len(rows), [rows.points, rows.conditions], [*sources, *programs]
         )
         with groups.report_interruption():
-            values = drawn(asked, rows, functions, groups)
+            values = drawn(task, rows, functions, groups)
         if distributed.is_main():
             model = Model.load(network.path)
-            truths = held_out_of(asked, rows, values, odd, list(functions), model.digest())
+            truths = held_out_of(task, rows, values, odd, list(functions), model.digest())
             guarantee, check = HeldOutTruths(truths), tested(values)
             named = [] if subject.of_sets else subject.condition_names
             beside = over_conditions(guarantee, rows, named)
@@ -207,7 +207,7 @@ def calibrate(settings: CalibrateSettings) -> None:
             content = {
                 **check.summary(),
                 "question": "model",
-                "solvers": asked.solvers,
+                "solvers": task.solvers,
                 "options": options,
                 "network_sha256": subject.digest,
                 "held_out": conformal.summary_of(guarantee),
@@ -251,29 +251,29 @@ def functions_of(options: HeldOutOptions) -> Functions:
     return dict(zip(names, functions, strict=True))
 
 
-def drawn(asked: InferenceTask, rows: Rows, functions: Functions, groups: Groups) -> RunValues:
+def drawn(task: InferenceTask, rows: Rows, functions: Functions, groups: Groups) -> RunValues:
     """Compute the ranks of true values in posteriors.
 
     The posteriors are given the conditions of the true values, or observations simulated from
     these.
     """
-    settings, subject, device = asked.settings, asked.subject, asked.fine.flow.device
+    settings, subject, device = task.settings, task.subject, task.fine.flow.device
     if settings.learned:
         assert rows.conditions is not None
         runs = LearnedRuns(rows, len(rows), None)
-        amortized = asked.amortized(asked.fine, rows.conditions.to(device))
+        amortized = task.amortized(task.fine, rows.conditions.to(device))
         return LearnedCheck(amortized, runs, subject.names, functions).run(groups)
-    likelihood = asked.likelihood()
+    likelihood = task.likelihood()
     nothing = torch.zeros(1, subject.dim, dtype=torch.float64)
-    problem = asked.problem(likelihood, likelihood.simulate(nothing, torch.Generator()))
+    problem = task.problem(likelihood, likelihood.simulate(nothing, torch.Generator()))
     truths = (subject.names, rows.points)
-    return Check(problem, asked.plan, *truths, functions=functions, labels=rows.conditions).run(
+    return Check(problem, task.plan, *truths, functions=functions, labels=rows.conditions).run(
         groups
     )
 
 
 def held_out_of(
-    asked: InferenceTask,
+    task: InferenceTask,
     rows: Rows,
     values: RunValues,
     odd: OutlierScores,
@@ -286,8 +286,8 @@ def held_out_of(
     """
     ranks, names = conformal.ranks_of(values, functions)
     whitened = ranks[:, :0] if odd.whitened is None else odd.whitened
-    way = {**way_of(asked), CONDITIONS_NETWORK: odd.network}
-    plan = asked.plan
+    way = {**way_of(task), CONDITIONS_NETWORK: odd.network}
+    plan = task.plan
     truths = HeldOut(
         len(rows),
         names,
@@ -305,16 +305,16 @@ def held_out_of(
     return truths
 
 
-def way_of(asked: InferenceTask) -> dict[str, Any]:
+def way_of(task: InferenceTask) -> dict[str, Any]:
     """Return the settings besides the network that determine draws, by the names of options."""
-    settings, fine = asked.settings, asked.fine
+    settings, fine = task.settings, task.fine
     assert isinstance(settings, SampleSettings | CalibrateSettings)
-    prior = asked.sharpened(fine) if settings.learned else fine
+    prior = task.sharpened(fine) if settings.learned else fine
     way: dict[str, Any] = {
         "calibration": settings.prior.calibration,
         "deblur": settings.prior.deblur,
         "sharpen": prior.sharpened,
-        "eps": asked.latent.name,
+        "eps": task.latent.name,
         "n_iters": len(fine.times) - 1,
         "likelihood": None if settings.learned else settings.likelihood.likelihood,
     }
@@ -334,7 +334,7 @@ def way_of(asked: InferenceTask) -> dict[str, Any]:
 
 
 def guarantee_of(
-    asked: InferenceTask, settings: SampleSettings, functions: Functions
+    task: InferenceTask, settings: SampleSettings, functions: Functions
 ) -> HeldOutTruths | None:
     """Return the guarantee of a calibrated network for draws with these settings.
 
@@ -344,7 +344,7 @@ def guarantee_of(
         UsageError: The network was calibrated by another version, or for other draws or functions;
             or it was not calibrated, but observations are to be rejected.
     """
-    file = asked.subject.file
+    file = task.subject.file
     truths = None if file is None or not settings.held_out else file.model.held_out
     if truths is None:
         if settings.refuse is not None or settings.beside.wanted:
@@ -354,7 +354,7 @@ def guarantee_of(
             )
         return None
     require_known(truths)
-    own, known = way_of(asked), truths.made_with
+    own, known = way_of(task), truths.made_with
     other = {name: known.get(name) for name in {*own, *known} - {CONDITIONS_NETWORK}}
     for name in sorted(other):
         if own.get(name) != other[name]:
@@ -364,7 +364,7 @@ def guarantee_of(
                 "--no-held_out"
             )
     names = truths.quantities[len(truths.names) :]
-    if truths.names != asked.subject.names or names != list(functions):
+    if truths.names != task.subject.names or names != list(functions):
         raise UsageError(
             f"the network was calibrated with --function={', '.join(names) or 'none'}: "
             "give the same, calibrate again, or give --no-held_out"
@@ -386,7 +386,7 @@ def require_known(truths: HeldOut) -> None:
 
 
 def observations_of(
-    asked: InferenceTask, settings: SampleSettings, guarantee: HeldOutTruths, observed: Tensor
+    task: InferenceTask, settings: SampleSettings, guarantee: HeldOutTruths, observed: Tensor
 ) -> conformal.Observations:
     """Return distances and p-values of observations relative to the calibration set.
 
@@ -409,7 +409,7 @@ def observations_of(
             f"--refuse={refuse:g} cannot reject anything with {truths.truths} calibration "
             f"cases: give at least {finest:.2g}, or calibrate on more cases"
         )
-    odd = OutlierScores.of(asked, settings.beside, observed)
+    odd = OutlierScores.of(task, settings.beside, observed)
     assert odd.whitened is not None
     if (odd.network, odd.names) != (truths.made_with.get(CONDITIONS_NETWORK), truths.oddities):
         if refuse is not None:
@@ -434,7 +434,7 @@ class AppliedCalibration:
 
     @classmethod
     def of(
-        cls, asked: InferenceTask, settings: SampleSettings, observed: Tensor
+        cls, task: InferenceTask, settings: SampleSettings, observed: Tensor
     ) -> "AppliedCalibration | None":
         """Apply the calibration of a network to observations ``[M, K]``, or conditions.
 
@@ -444,10 +444,10 @@ class AppliedCalibration:
             UsageError: As in ``guarantee_of`` and ``observations_of``.
         """
         functions = functions_of(settings.beside)
-        truths = guarantee_of(asked, settings, functions)
+        truths = guarantee_of(task, settings, functions)
         if truths is None:
             return None
-        return cls(truths, observations_of(asked, settings, truths, observed), functions)
+        return cls(truths, observations_of(task, settings, truths, observed), functions)
 
     def refuses(self, level: float | None) -> bool:
         """Return whether an observation is rejected at a level, and print which.

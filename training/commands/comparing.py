@@ -50,18 +50,18 @@ def compare(settings: CompareSettings) -> int:
     """
     began = perf_counter()
     path = settings.save_dir / "comparison.json"
-    asked = [InferenceTask.open(one) for one in of_each(settings)]
-    names = [one.learned.table.data_name for one in asked if one.learned is not None]
+    task = [InferenceTask.open(one) for one in of_each(settings)]
+    names = [one.learned.table.data_name for one in task if one.learned is not None]
     if len(set(names)) < len(names):
         names = [f"{name} ({place + 1})" for place, name in enumerate(names)]
-    require_alike(asked, names)
+    require_alike(task, names)
     with distributed.process_group(settings.run.device_name) as device:
         require_new([path], settings.run.overwrite)
         require_folder(settings.save_dir)
         distributed.barrier()  # no rank writes before all ranks have checked
         sampled = [
             sampled_of(one.on(device, []), path.with_name(f"comparison_{place + 1}.json"))
-            for place, one in enumerate(asked)
+            for place, one in enumerate(task)
         ]
         tells = distributed.is_main()
     if not tells:
@@ -71,7 +71,7 @@ def compare(settings: CompareSettings) -> int:
         for key in ("evidence", "evidence_error")
     )
     shifts = torch.stack([each for _, _, each in sampled], dim=1)
-    prior = torch.tensor(settings.weights or [1.0] * len(asked), dtype=torch.float64)
+    prior = torch.tensor(settings.weights or [1.0] * len(task), dtype=torch.float64)
     chances, shares = model_probabilities(value, error, prior), prior / prior.sum()
     converged = torch.stack([summary.converged for _, summary, _ in sampled], dim=1)
     observations = [
@@ -95,7 +95,7 @@ def compare(settings: CompareSettings) -> int:
                 "network_sha256": one.learned.table.digest if one.learned else None,
                 "samplers": sorted(set(draws.sampler)),
             }
-            for name, one, share, (draws, _, _) in zip(names, asked, shares, sampled, strict=True)
+            for name, one, share, (draws, _, _) in zip(names, task, shares, sampled, strict=True)
         },
         "observations": observations,
         "errors": ERRORS,
@@ -117,14 +117,14 @@ def of_each(settings: CompareSettings) -> list[SampleSettings]:
     ]
 
 
-def require_alike(asked: Sequence[InferenceTask], names: Sequence[str]) -> None:
+def require_alike(task: Sequence[InferenceTask], names: Sequence[str]) -> None:
     """Check that all models are of the same data, in the same units.
 
     Raises:
         UsageError: Models differ.
     """
     distributions = []
-    for one in asked:
+    for one in task:
         assert one.learned is not None
         table = one.learned.table
         distributions.append(dict(zip(table.names, table.coordinates.steps.tolist(), strict=True)))
@@ -145,23 +145,23 @@ def require_alike(asked: Sequence[InferenceTask], names: Sequence[str]) -> None:
             )
 
 
-def sampled_of(asked: InferenceTask, place: Path) -> tuple[Draws, Summary, Tensor]:
+def sampled_of(task: InferenceTask, place: Path) -> tuple[Draws, Summary, Tensor]:
     """Draw from the posteriors of a model on its device, with temporary files beside ``place``.
 
     Returns:
         The draws, whose statistics have the evidence; their summary; and the minimum number of
         standard deviations by which errors of the learned likelihood shift posterior means ``[M]``.
     """
-    likelihood, settings = asked.likelihood(), asked.settings
+    likelihood, settings = task.likelihood(), task.settings
     assert isinstance(likelihood, TrialLikelihood)
     assert isinstance(settings, SampleSettings)
-    assert asked.learned is not None
-    asked.learned.warn_of_many(likelihood.trials)
+    assert task.learned is not None
+    task.learned.warn_of_many(likelihood.trials)
     observed = likelihood.numbers
-    files = [asked.learned.file.path, settings.observation]
-    groups, _ = asked.groups(place, len(observed), [observed], files)
+    files = [task.learned.file.path, settings.observation]
+    groups, _ = task.groups(place, len(observed), [observed], files)
     with groups.report_interruption():
-        sample_groups(asked.problem(likelihood, observed), asked.plan, groups)
+        sample_groups(task.problem(likelihood, observed), task.plan, groups)
     draws, summary = without_points(groups)
     groups.remove()
     if "evidence" not in draws.stats:
@@ -169,7 +169,7 @@ def sampled_of(asked: InferenceTask, place: Path) -> tuple[Draws, Summary, Tenso
             "this sampler does not estimate the evidence: give "
             "--sampler=auto, or another sampler with weights"
         )
-    return draws, summary, asked.learned.shifts(likelihood.trials)
+    return draws, summary, task.learned.shifts(likelihood.trials)
 
 
 def by_name(names: Sequence[str], values: Tensor) -> dict[str, Any]:

@@ -373,14 +373,14 @@ class Posterior:
             settings = self._settings(observed, folder, options)
             if settings.learned:
                 raise UsageError("latent_density needs a likelihood: give noise_std")
-            asked = InferenceTask.open(settings)
-            likelihood = asked.likelihood()
-            seen, labels = posterior.observations(asked, settings, likelihood)
+            task = InferenceTask.open(settings)
+            likelihood = task.likelihood()
+            seen, labels = posterior.observations(task, settings, likelihood)
         if len(seen) != 1:
             raise UsageError(
                 f"there are {len(seen)} observations: latent_density needs exactly one"
             )
-        return LatentDensity(asked.problem(likelihood, seen, labels).target)
+        return LatentDensity(task.problem(likelihood, seen, labels).target)
 
     def _settings(self, observed: Any, folder: Path, options: Mapping[str, Any]) -> SampleSettings:
         """Return settings of the command, with its files in a folder."""

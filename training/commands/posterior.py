@@ -61,34 +61,34 @@ def sample(settings: SampleSettings) -> int:
 
 
 def draw(
-    settings: SampleSettings, asked: InferenceTask, began: float, more: Mapping[str, Any]
+    settings: SampleSettings, task: InferenceTask, began: float, more: Mapping[str, Any]
 ) -> int:
     """Draw from the posterior of each observation, write the results and print them.
 
     ``more`` contains entries of both files that replace the default ones.
     """
-    seen = Observed.of(asked, settings)
-    held_out = AppliedCalibration.of(asked, settings, seen.numbers)
+    seen = Observed.of(task, settings)
+    held_out = AppliedCalibration.of(task, settings, seen.numbers)
     if held_out is not None and held_out.refuses(settings.refuse):
         return UNSOUND
-    draws_file, numbers_file = asked.files("posterior", ".nc")
+    draws_file, numbers_file = task.files("posterior", ".nc")
     with distributed.process_group(settings.run.device_name) as device:
-        asked = asked.on(device, [draws_file, numbers_file])
-        subject, plan, fine, count = asked.subject, asked.plan, asked.fine, len(seen.numbers)
-        files = sources_of(asked, settings)
-        if isinstance(seen.likelihood, TrialLikelihood) and asked.learned is not None:
-            asked.learned.warn_of_many(seen.likelihood.trials)
-        groups, options = asked.groups(numbers_file, count, [seen.numbers, seen.labels], files)
+        task = task.on(device, [draws_file, numbers_file])
+        subject, plan, fine, count = task.subject, task.plan, task.fine, len(seen.numbers)
+        files = sources_of(task, settings)
+        if isinstance(seen.likelihood, TrialLikelihood) and task.learned is not None:
+            task.learned.warn_of_many(seen.likelihood.trials)
+        groups, options = task.groups(numbers_file, count, [seen.numbers, seen.labels], files)
         nats = surprise_of(subject, seen.labels)
         with groups.report_interruption():
-            prior = seen.sample(asked, groups)
+            prior = seen.sample(task, groups)
         if not distributed.is_main():
             groups.remove()
             return 0
         draws, summary = posteriors.without_points(groups)
         if nats is not None and subject.surprise is not None:
             summary = summary.with_reason("unlike", nats > subject.surprise.limit)
-        run = {**about_of(asked, options, draws), **more}
+        run = {**about_of(task, options, draws), **more}
         about = AboutDraws(
             names=subject.names,
             run=run,
@@ -101,8 +101,8 @@ def draw(
         )
         parts = posteriors.with_latents(groups, fine)
         save_netcdf(draws_file, parts, (plan.chains, plan.draws, count), about)
-        blur = blur_of(asked, seen, summary)
-        errors = errors_of(asked, settings, summary)
+        blur = blur_of(task, seen, summary)
+        errors = errors_of(task, settings, summary)
         numbers = overview(draws, summary, subject.names, nats, seen.truth, blur, errors)
         if seen.labels is not None and subject.condition_names:
             distribution = subject.surprise
@@ -113,8 +113,8 @@ def draw(
         results.write_numbers(numbers_file, FORMAT, began, {**run, "rule": RULE, **numbers})
         groups.remove()
         names = subject.names if subject.is_readable else []
-        sharpened = settings.learned and asked.sharpened(fine).sharpened
-        results.report_draws(numbers, summary, names, blur, asked.within, errors, sharpened)
+        sharpened = settings.learned and task.sharpened(fine).sharpened
+        results.report_draws(numbers, summary, names, blur, task.within, errors, sharpened)
         if held is not None and subject.is_readable:
             held.report()
         results.report_files(numbers_file, draws_file, began)
@@ -145,7 +145,7 @@ class Observed:
     truth: Tensor | None
 
     @classmethod
-    def of(cls, asked: InferenceTask, settings: SampleSettings) -> "Observed":
+    def of(cls, task: InferenceTask, settings: SampleSettings) -> "Observed":
         """Read the observations of a command.
 
         Raises:
@@ -153,9 +153,9 @@ class Observed:
                 is not M.
             DataError: A file is broken.
         """
-        likelihood = None if settings.learned else asked.likelihood()
-        numbers, labels = observations(asked, settings, likelihood)
-        truth = None if settings.truth is None else asked.subject.points(settings.truth)
+        likelihood = None if settings.learned else task.likelihood()
+        numbers, labels = observations(task, settings, likelihood)
+        truth = None if settings.truth is None else task.subject.points(settings.truth)
         if truth is not None and len(truth) != len(numbers):
             count = len(numbers)
             raise UsageError(f"--truth has {len(truth)} rows, but there are {count} observations")
@@ -166,7 +166,7 @@ class Observed:
         own = self.likelihood is not None and self.likelihood.own
         return None if subject.of_sets or own else self.numbers
 
-    def sample(self, asked: InferenceTask, groups: posteriors.Groups) -> Tensor | None:
+    def sample(self, task: InferenceTask, groups: posteriors.Groups) -> Tensor | None:
         """Draw from the posteriors into files of groups.
 
         Returns:
@@ -175,41 +175,41 @@ class Observed:
         """
         if self.likelihood is None:
             assert self.labels is not None
-            learned = asked.amortized(asked.fine, self.labels.to(asked.subject.flow.device))
+            learned = task.amortized(task.fine, self.labels.to(task.subject.flow.device))
             posteriors.into_parts(groups, learned.sample, learned.chains * learned.draws)
             return None
-        problem = asked.problem(self.likelihood, self.numbers, self.labels)
+        problem = task.problem(self.likelihood, self.numbers, self.labels)
         target = problem.target
         if isinstance(target.likelihood, Gaussian):
             moments = target.prior.moments(target.labels)
             far = target.likelihood.deviations(*moments, target.observed)
-            results.warn_of_far(far, asked.observed_names(target.likelihood))
-        posteriors.sample_groups(problem, asked.plan, groups)
-        if not (asked.subject.is_readable and distributed.is_main()):
+            results.warn_of_far(far, task.observed_names(target.likelihood))
+        posteriors.sample_groups(problem, task.plan, groups)
+        if not (task.subject.is_readable and distributed.is_main()):
             return None
-        return prior_draws(target, PRIOR_DRAWS, asked.plan.seed)
+        return prior_draws(target, PRIOR_DRAWS, task.plan.seed)
 
 
-def sources_of(asked: InferenceTask, settings: SampleSettings) -> list[str | Path | None]:
+def sources_of(task: InferenceTask, settings: SampleSettings) -> list[str | Path | None]:
     """Return the options' values that may be files on which draws depend."""
     correct = settings.correct or ""
     files = [*settings.likelihood.files, correct, correct.rpartition(":")[0]]
     if correct:
         files.append(settings.prior.prior)
-    if asked.learned is not None:
-        files += [asked.learned.file.path, settings.observation]
+    if task.learned is not None:
+        files += [task.learned.file.path, settings.observation]
     return files
 
 
-def about_of(asked: InferenceTask, options: dict[str, Any], draws: Draws) -> dict[str, Any]:
+def about_of(task: InferenceTask, options: dict[str, Any], draws: Draws) -> dict[str, Any]:
     """Return the entries of both files about the way in which draws were made."""
-    prior = asked.sharpened(asked.fine) if asked.settings.learned else asked.fine
+    prior = task.sharpened(task.fine) if task.settings.learned else task.fine
     return {
         "options": options,
         "points": prior.kind,
-        "solvers": asked.solvers,
+        "solvers": task.solvers,
         "samplers": list(draws.sampler),
-        **asked.subject.about,
+        **task.subject.about,
     }
 
 
@@ -220,13 +220,13 @@ def check(settings: CheckSettings) -> int:
         The exit code: ``UNSOUND`` with ``--strict`` if a test fails, else 0.
     """
     began = perf_counter()
-    asked = InferenceTask.open(settings)
-    require_checkable(settings, asked.subject)
-    wanted, settings = settings.runs, with_available_runs(settings, asked)
+    task = InferenceTask.open(settings)
+    require_checkable(settings, task.subject)
+    wanted, settings = settings.runs, with_available_runs(settings, task)
     if settings.runs < wanted:
         logger.info(f"{settings.data_root} has {settings.runs} test cases: all of them are used")
     run = check_learned if settings.learned else check_observed
-    passed = run(settings, replace(asked, settings=settings), began)
+    passed = run(settings, replace(task, settings=settings), began)
     return 0 if passed or not settings.strict else UNSOUND
 
 
@@ -236,19 +236,19 @@ def mixture(settings: MixtureSettings) -> None:
     With many runs whose true weights are drawn, the calibration of their posteriors is tested too.
     """
     began = perf_counter()
-    asked = InferenceTask.open(settings)
-    if asked.subject.label_dim:
+    task = InferenceTask.open(settings)
+    if task.subject.label_dim:
         raise UsageError("mixture does not support conditional networks")
-    likelihood, plan = asked.likelihood(), mixture_plan(settings.mixture, asked.subject.dim)
+    likelihood, plan = task.likelihood(), mixture_plan(settings.mixture, task.subject.dim)
     source = settings.mixture.observation
-    given = None if source is None else asked.observed(source, likelihood)
-    if source is not None and asked.questions(source, likelihood) is not None:
+    given = None if source is None else task.observed(source, likelihood)
+    if source is not None and task.questions(source, likelihood) is not None:
         raise UsageError("mixture supports only numbers: leave category columns out")
-    draws_file, numbers_file = asked.files("mixture", ".npz")
+    draws_file, numbers_file = task.files("mixture", ".npz")
     with distributed.process_group(settings.run.device_name) as device:
-        asked = asked.on(device, [draws_file, numbers_file])
-        fine = asked.fine
-        result = recover(fine, likelihood.to(device), asked.rows, plan, given)
+        task = task.on(device, [draws_file, numbers_file])
+        fine = task.fine
+        result = recover(fine, likelihood.to(device), task.rows, plan, given)
         if not distributed.is_main():
             return
         numbers, calibrated = result.summary(), None
@@ -265,7 +265,7 @@ def mixture(settings: MixtureSettings) -> None:
             (mean, std),
         )
         options = settings.recorded(
-            eps=recorded_eps(settings.prior.eps, asked.latent), device_name=str(device)
+            eps=recorded_eps(settings.prior.eps, task.latent), device_name=str(device)
         )
         content = {
             "components": {"mean": mean.tolist(), "std": std.tolist()},
@@ -274,7 +274,7 @@ def mixture(settings: MixtureSettings) -> None:
             "calibration": None if calibrated is None else calibrated.summary(),
             **numbers,
             "options": options,
-            "network_sha256": asked.subject.digest,
+            "network_sha256": task.subject.digest,
         }
         results.write_numbers(numbers_file, MIXTURE_FORMAT, began, content)
         results.report_mixture(numbers)
@@ -287,7 +287,7 @@ MOST_BLURRED = 2**12
 """Maximum number of observations whose noise is computed at once."""
 
 
-def blur_of(asked: InferenceTask, seen: Observed, summary: Summary) -> Tensor | None:
+def blur_of(task: InferenceTask, seen: Observed, summary: Summary) -> Tensor | None:
     """Return standard deviations ``[M, D]`` of the noise of the first time at posterior means.
 
     They are None for images, and if draws are clean or corrected by weights.
@@ -295,7 +295,7 @@ def blur_of(asked: InferenceTask, seen: Observed, summary: Summary) -> Tensor | 
     Draws without a likelihood are rounded to the bins of discrete columns, which removes the noise
     there.
     """
-    prior, subject, settings = asked.fine, asked.subject, asked.settings
+    prior, subject, settings = task.fine, task.subject, task.settings
     corrected = isinstance(settings, SampleSettings) and settings.correct is not None
     if prior.deblurred or corrected or not subject.is_readable:
         return None
@@ -309,14 +309,14 @@ def blur_of(asked: InferenceTask, seen: Observed, summary: Summary) -> Tensor | 
     return blur
 
 
-def errors_of(asked: InferenceTask, settings: SampleSettings, summary: Summary) -> Tensor | None:
+def errors_of(task: InferenceTask, settings: SampleSettings, summary: Summary) -> Tensor | None:
     """Return the scale of standardized errors ``[M, D]`` of posteriors.
 
     See ``training.flow.widths``. It is None if it is unknown for these draws.
     """
-    file = asked.subject.file
+    file = task.subject.file
     widths = None if file is None else file.model.widths
-    usual = settings.sharpen and not (settings.correct or settings.prior.deblur or asked.region)
+    usual = settings.sharpen and not (settings.correct or settings.prior.deblur or task.region)
     if widths is None or not (settings.learned and usual):
         return None
     return widths(summary.mean, summary.std)
@@ -335,24 +335,24 @@ def surprise_of(subject: Subject, conditions: Tensor | None) -> Tensor | None:
     )
 
 
-def checked_of(asked: InferenceTask, question: str, options: dict[str, Any]) -> dict[str, Any]:
+def checked_of(task: InferenceTask, question: str, options: dict[str, Any]) -> dict[str, Any]:
     """Return the JSON entries of a check about its subject and settings."""
-    known = {"options": options, "network_sha256": asked.subject.digest}
-    return {"question": question, "solvers": asked.solvers, **known}
+    known = {"options": options, "network_sha256": task.subject.digest}
+    return {"question": question, "solvers": task.solvers, **known}
 
 
-def check_observed(settings: CheckSettings, asked: InferenceTask, began: float) -> bool:
+def check_observed(settings: CheckSettings, task: InferenceTask, began: float) -> bool:
     """Check posteriors with a likelihood, and return whether no test failed."""
-    plan, subject = asked.plan, asked.subject
-    likelihood, observed, data = cases_to_check(settings, asked)
+    plan, subject = task.plan, task.subject
+    likelihood, observed, data = cases_to_check(settings, task)
     drawn = (settings.data_root, settings.runs, settings.sampler.seed)
     labels = subject.truth_labels(*drawn)
-    files = asked.files("posterior_check", ".npz")
+    files = task.files("posterior_check", ".npz")
     with distributed.process_group(settings.run.device_name) as device:
-        asked = asked.on(device, list(files))
+        task = task.on(device, list(files))
         sources = settings.likelihood.files
-        groups, options = asked.groups(files[1], settings.runs, [data, labels], sources)
-        problem, simulates = asked.problem(likelihood, observed), asked.learned is None
+        groups, options = task.groups(files[1], settings.runs, [data, labels], sources)
+        problem, simulates = task.problem(likelihood, observed), task.learned is None
         with groups.report_interruption():
             functions = subject.quantities(*drawn)
             # Conditions belong to the rows as they are, without the noise of draws.
@@ -360,12 +360,12 @@ def check_observed(settings: CheckSettings, asked: InferenceTask, began: float) 
                 problem, plan, subject.names, data, simulates, simulates, functions, labels
             )
             values = check.run(groups)
-        content = checked_of(asked, "sampler" if data is None else "model", options)
+        content = checked_of(task, "sampler" if data is None else "model", options)
         return results.write_check(values, settings.level, groups, files, began, content)
 
 
 def cases_to_check(
-    settings: CheckSettings, asked: InferenceTask
+    settings: CheckSettings, task: InferenceTask
 ) -> tuple[Likelihood, Tensor, Tensor | None]:
     """Return the likelihood of a check, the observations, and true points ``[R, D]``.
 
@@ -376,13 +376,13 @@ def cases_to_check(
         UsageError: The likelihood cannot simulate observations.
         DataError: The data set is broken, or has too few rows.
     """
-    subject, seed = asked.subject, settings.sampler.seed
-    if asked.learned is not None:
+    subject, seed = task.subject, settings.sampler.seed
+    if task.learned is not None:
         source = required(settings.data_root)
-        data, trials = asked.learned.simulations(source, settings.runs, seed, subject.names)
-        likelihood = asked.learned.likelihood(trials, subject.names)
+        data, trials = task.learned.simulations(source, settings.runs, seed, subject.names)
+        likelihood = task.learned.likelihood(trials, subject.names)
         return likelihood, likelihood.numbers, data
-    user = asked.likelihood()
+    user = task.likelihood()
     nothing = torch.zeros(1, subject.dim, dtype=torch.float64)
     observed = user.simulate(nothing, torch.Generator())
     if settings.truth == "flow":
@@ -390,13 +390,13 @@ def cases_to_check(
     return user, observed, subject.truths(settings.data_root, settings.runs, seed)
 
 
-def check_learned(settings: CheckSettings, asked: InferenceTask, began: float) -> bool:
+def check_learned(settings: CheckSettings, task: InferenceTask, began: float) -> bool:
     """Check posteriors of a conditional flow, also near observations.
 
     Returns:
         Whether no test failed.
     """
-    subject = asked.subject
+    subject = task.subject
     observed = subject.labels(settings.condition) if settings.condition else None
     assert isinstance(subject, TableFlow)
     runs = LearnedRuns.draw(
@@ -407,30 +407,30 @@ def check_learned(settings: CheckSettings, asked: InferenceTask, began: float) -
         observed,
         settings.neighbors,
     )
-    files = asked.files("posterior_check", ".npz")
+    files = task.files("posterior_check", ".npz")
     with distributed.process_group(settings.run.device_name) as device:
-        asked = asked.on(device, list(files))
-        nats = surprise_of(asked.subject, observed)
-        groups, options = asked.groups(files[1], len(runs), runs.tensors, [])
-        amortized = asked.amortized(asked.fine, runs.conditions.to(device))
+        task = task.on(device, list(files))
+        nats = surprise_of(task.subject, observed)
+        groups, options = task.groups(files[1], len(runs), runs.tensors, [])
+        amortized = task.amortized(task.fine, runs.conditions.to(device))
         with groups.report_interruption():
             values = LearnedCheck(amortized, runs, subject.names).run(groups)
-        content, near = checked_of(asked, "model", options), None
+        content, near = checked_of(task, "model", options), None
         if runs.neighbors is not None:
             nearest, distances = runs.neighbors
             near = results.NearObservations(
                 calibrate_near(values, nearest, settings.level), distances, nats
             )
         drawn = values.at(slice(runs.count))
-        beside = (content, near, asked.within)
+        beside = (content, near, task.within)
         return results.write_check(drawn, settings.level, groups, files, began, *beside)
 
 
 def observations(
-    asked: InferenceTask, settings: SampleSettings, likelihood: Likelihood | None
+    task: InferenceTask, settings: SampleSettings, likelihood: Likelihood | None
 ) -> tuple[Tensor, Tensor | None]:
     """Return the observations ``[M, K]``, and the conditions of a conditional network for each."""
-    labels = asked.subject.labels(settings.condition)
+    labels = task.subject.labels(settings.condition)
     if likelihood is None:
         assert labels is not None
         return labels.double(), labels
@@ -439,11 +439,11 @@ def observations(
     elif settings.observation is None:
         observed = torch.zeros(1, 0, dtype=torch.float64)
     else:
-        observed = asked.observed(settings.observation, likelihood)
+        observed = task.observed(settings.observation, likelihood)
         if labels is None:
-            labels = asked.questions(settings.observation, likelihood)
+            labels = task.questions(settings.observation, likelihood)
     if labels is not None and len(labels) != len(observed):
-        kind = "rows of conditions" if asked.subject.condition_names else "classes"
+        kind = "rows of conditions" if task.subject.condition_names else "classes"
         raise UsageError(
             f"{settings.condition} has {len(labels)} {kind} for {len(observed)} observations"
         )
@@ -480,7 +480,7 @@ def require_checkable(settings: CheckSettings, subject: Subject) -> None:
         )
 
 
-def with_available_runs(settings: CheckSettings, asked: InferenceTask) -> CheckSettings:
+def with_available_runs(settings: CheckSettings, task: InferenceTask) -> CheckSettings:
     """Return settings with at most as many runs as the data set has rows.
 
     A number of runs that was given stays.
@@ -491,10 +491,10 @@ def with_available_runs(settings: CheckSettings, asked: InferenceTask) -> CheckS
     """
     if settings.truth != "data" or "runs" in settings.given:
         return settings
-    if asked.learned is None:
-        there = asked.subject.testable(settings.data_root)
+    if task.learned is None:
+        there = task.subject.testable(settings.data_root)
     else:
-        there = asked.learned.testable(required(settings.data_root))
+        there = task.learned.testable(required(settings.data_root))
     if there is None or there >= settings.runs:
         return settings
     if there < FEWEST_RUNS:

@@ -411,11 +411,11 @@ class Place:
 
         It serves to determine the next bounds.
         """
-        _, asked = self.opened(region, 1, DRAWS)
-        asked = replace(asked, subject=replace(asked.subject, flow=asked.subject.flow.to(device)))
-        conditions = asked.subject.labels(self.question.settings.observation)
+        _, task = self.opened(region, 1, DRAWS)
+        task = replace(task, subject=replace(task.subject, flow=task.subject.flow.to(device)))
+        conditions = task.subject.labels(self.question.settings.observation)
         assert conditions is not None
-        amortized = asked.amortized(asked.fine, conditions.to(device))
+        amortized = task.amortized(task.fine, conditions.to(device))
         plain = replace(amortized.prior, sharpened=False)
         return replace(amortized, prior=plain, trace=None, plausible=False)
 
@@ -500,13 +500,13 @@ def in_rounds(settings: RoundsSettings, simulator: UserFunction, prior: UserFunc
     """
     began = perf_counter()
     with process_group(settings.run.device_name):  # an unavailable device raises an error first
-        asked = Question.of(settings, simulator, prior)
-    there = sorted(settings.save_dir.glob(f"{asked.name}_*_posterior.*"))
+        task = Question.of(settings, simulator, prior)
+    there = sorted(settings.save_dir.glob(f"{task.name}_*_posterior.*"))
     require_new(there, settings.run.overwrite)
     require_folder(settings.save_dir)
-    asked.require_own_rounds()
+    task.require_own_rounds()
     region, facts = Region(), list[RoundFacts]()
-    for place in asked.places():
+    for place in task.places():
         region, made = place.simulations(region, facts)
         facts.append(made)
         place.train()
