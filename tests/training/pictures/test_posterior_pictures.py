@@ -248,7 +248,7 @@ def test_columns_that_were_not_observed_come_first(tmp_path):
     marginals = tables.draw_marginals(saved)
     titles = [axes.get_title(loc="left") for axes in marginals.axes]
     assert [title for title in titles if title][-3:] == ["x21", "x22", "x23"]
-    assert "20 of 23 columns: of those not observed" in words(marginals)
+    assert "20 of 23 columns: of unobserved columns" in words(marginals)
     pairs = tables.draw_pairs(saved)
     assert len(pairs.axes) == 1 + 15
     assert "observation 1 of 3" in words(pairs)
