@@ -135,14 +135,14 @@ class Flow {
     this.clear.disabled = held.length === 0;
     this.announce(held);
     if (held.length === 0) {
-      told.textContent = "Draw around points with the lasso or the box to hold them.";
+      told.textContent = "Select points with the lasso or the box.";
       return;
     }
     const last = this.settings.times.length - 1;
     const frames = [0, Number(this.when.value), last];
     const [start, now, end] = frames.map((frame) => spread(this.at(frame), held).toPrecision(2));
     told.textContent =
-      `${held.length} of ${this.settings.count} points held; root mean square distance from ` +
+      `${held.length} of ${this.settings.count} points selected; root mean square distance from ` +
       `their mean: ${start} at the start, ${now} now, ${end} at the end.`;
   }
 
