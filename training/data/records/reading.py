@@ -231,7 +231,7 @@ def summary_of(records: Records, surveys: Sequence[Survey], asked: Collection[st
     The table has name, type, values, and the share of missing cells.
     """
     shares = {survey.name: survey.missing / survey.rows for survey in surveys}
-    rows = [("column", "type", "seen", "missing")]
+    rows = [("column", "type", "values", "missing")]
     modelled = {column.name: place for place, column in enumerate(records.columns)}
     for name in [*records.order, *(column.name for column in records.columns if column.of)]:
         if name in modelled:
