@@ -290,7 +290,7 @@ def test_trials_may_lack_data_if_those_of_simulations_did(shelf, tmp_path):
     refused(run_script(train, data, f"--outdir={tmp_path}", "-n", "--cond"), 2, "--likelihood")
     whole = LearnedLikelihood.of(NetworkFile.open(str(shelf / "one.pkl")))
     said = refusal(whole.simulations, tmp_path / "holes.npz", 10, 0, ["mu", "tau"])
-    assert "missing data: only data (not" in said
+    assert "missing data: only data (not covariates)" in said
 
 
 def test_levels_beside_a_number_have_probabilities_and_it_a_law_given_each(tmp_path):
