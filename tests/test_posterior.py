@@ -399,7 +399,7 @@ def test_rounds_say_how_narrow_posteriors_may_be_that_a_check_would_miss(caplog)
     for runs, warned in ((49, True), (1000, False)):
         caplog.clear()
         warn_of_weak_check(runs, detectable(0.01, 11, runs))
-        assert ("the check used 49 held-out simulations, which do not" in caplog.text) is warned
+        assert ("the check used 49 held-out simulations, which may not" in caplog.text) is warned
         assert ("detect posteriors less than 55 % too narrow" in caplog.text) is warned
 
 

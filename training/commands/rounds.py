@@ -551,7 +551,7 @@ def warn_of_weak_check(runs: int, detectable: float) -> None:
     share = undetected_narrowness(detectable)
     if share > NARROW:
         logger.warning(
-            f"Warning: the check used {runs} held-out simulations, which do not detect "
+            f"Warning: the check used {runs} held-out simulations, which may not detect "
             f"posteriors less than {100 * share:.0f} % too narrow (larger errors are "
             f"detected in 90 % of cases). {TOO_NARROW}"
         )

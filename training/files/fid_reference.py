@@ -95,7 +95,7 @@ class FIDReference:
             DataError: Their size or number of channels differs.
         """
         if self.image_shape is None:
-            logger.info(f"{path} does not describe its images: it cannot be checked")
+            logger.info(f"{path} does not describe its images: accepted without a check")
         elif self.image_shape != shape:
             ours, theirs = ("x".join(map(str, sizes)) for sizes in (shape, self.image_shape))
             raise DataError(
@@ -117,7 +117,7 @@ class FIDReference:
         if len(self.mu) != dim:
             raise DataError(f"{path} has {len(self.mu)} features, but the detector has {dim}")
         if not self.detector:
-            logger.info(f"{path} does not name its detector: it cannot be checked")
+            logger.info(f"{path} does not name its detector: accepted without a check")
         elif self.detector != identity:
             raise DataError(
                 f"{path} was made with another detector (SHA-256 {self.detector[:12]}...) than the "
