@@ -70,7 +70,7 @@ docs: $(READY)
 # Types are checked beside the tests, which leave a core idle now and then.
 test: lint
 	$(VENV)/bin/mypy > $(VENV)/types.log 2>&1 & types=$$!; \
-	$(TESTS) -m "not slow and not hostile"; tests=$$?; \
+	$(TESTS) -m "not slow and not hostile and not browser"; tests=$$?; \
 	wait $$types; types=$$?; cat $(VENV)/types.log; [ $$tests = 0 ] && [ $$types = 0 ]
 
 # Held-out accuracy of posteriors by today's defaults, beside what was recorded.
