@@ -122,7 +122,7 @@ def test_courses_are_found_saved_and_of_the_calibrated_flow(model, tmp_path):
     assert not Model.load(tmp_path / "network.pkl", calibrated=False).integrations
     model.integrations["points"].times.zero_()
     model.save(tmp_path / "broken.pkl")
-    assert "schedules are not increasing" in refusal(Model.load, tmp_path / "broken.pkl")
+    assert "schedule are not increasing" in refusal(Model.load, tmp_path / "broken.pkl")
 
 
 def change(**fields):
