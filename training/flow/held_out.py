@@ -56,8 +56,8 @@ class HeldOut(nn.Module):
         super().__init__()
         if truths < 1 or not 0 <= functions < len(quantities):
             raise ValueError(
-                f"{truths} calibration cases of {len(quantities)} quantities, of which "
-                f"{functions} are functions: give at least one case and one coordinate"
+                f"{truths} calibration cases of {len(quantities)} quantities, {functions} of them "
+                "functions: give at least one case and one coordinate"
             )
         self.truths, self.quantities, self.functions = truths, list(quantities), functions
         self.conditions, self.oddities, self.draws = conditions, list(oddities), draws

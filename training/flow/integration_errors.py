@@ -170,7 +170,7 @@ def choose_integrations(
 ) -> dict[str, Integration]:
     """Return the cheapest accurate integration schedule for each use, by name in ``USES``.
 
-    Uses for which no candidate is accurate enough are left out.
+    Uses without an accurate candidate are left out.
 
     Args:
         under: Function from a slice of trajectories to the flow given their conditions; the

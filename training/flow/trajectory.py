@@ -19,8 +19,8 @@ class State(NamedTuple):
         x: The scaled variable in eigenspace ``[N, D]``, float64.
         update: Change of x in the last step ``[N, D]``, zero at the start; for an adaptive solver,
             the change since the last saved state.
-        gap: Half the difference ``[N, D]`` between the two states of a reversible solver, of which
-            x is the mean; None for other solvers.
+        gap: Half the difference ``[N, D]`` between the two states of a reversible solver, whose
+            mean is x; None for other solvers.
     """
 
     time: Tensor

@@ -88,11 +88,8 @@ def asked(scores: Tensor, share: float | Tensor) -> Tensor:
 def placed(truths: int, share: float | Tensor | Sequence[float]) -> Tensor:
     """Return the rank ``k = ceil((n + 1) l)`` of the adjusted level among n sorted scores.
 
-    The rank exceeds n where the calibration set is too small for the coverage l.
-
-    Args:
-        truths: n, the size of the calibration set.
-        share: Nominal coverages l ``[...]``.
+    The calibration set has size n, and l are nominal coverages ``[...]``. The rank exceeds n where
+    the calibration set is too small for the coverage l.
     """
     shares = torch.as_tensor(share, dtype=torch.float64)
     return ((truths + 1) * shares - TINY).ceil().long().clamp_min(1)
@@ -119,7 +116,7 @@ class Holding:
 
     @classmethod
     def by(cls, truths: int, share: float) -> "Holding":
-        """Compute the coverage for a calibration set of size ``truths`` and a nominal coverage."""
+        """Compute the coverage for a calibration set of a given size and a nominal coverage."""
         place = ceil((truths + 1) * share - TINY)
         if place > truths:
             return cls(truths, share, 1.0, 1.0, 1.0)

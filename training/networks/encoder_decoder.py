@@ -261,7 +261,7 @@ class DecoderLevel(nn.Module):
         Args:
             x: Features of the coarser level.
             image: Image of the coarser levels; None if there is none.
-            skips: Features of the encoder, of which one per block is removed from the end.
+            skips: Features of the encoder; one per block is removed from the end.
             embedding: Embeddings ``[B, embedding_dim]``.
         """
         if self.up is not None:

@@ -245,7 +245,7 @@ def with_made_columns(records: Records, calendar: bool, is_missing: Sequence[str
     Args:
         records: The records.
         calendar: Whether to add the weekday and the season of each date column.
-        is_missing: Names of columns for which to add an indicator of missing cells.
+        is_missing: Names of the columns that get an indicator of missing cells.
 
     Raises:
         UsageError: A column of the same name exists, or a column in ``is_missing`` does not exist

@@ -231,7 +231,7 @@ class ConditionalMixture(nn.Module):
 
         Args:
             kept: Kept latents ``[N, K]``.
-            v: Rotated compressed latents ``[N, C]``, of which each mixture uses the earlier ones.
+            v: Rotated compressed latents ``[N, C]``; each mixture uses the earlier ones.
         """
         known = torch.cat([kept, v[:, : self.compressed - 1]], dim=1) if self.chained else kept
         x = known.to(self.input.weight)

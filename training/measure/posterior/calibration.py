@@ -141,8 +141,8 @@ def run_values(
         references: Reference points of the TARP test ``[R, V]``; those of ``reference_points`` by
             default.
         scale: Units of TARP's distances ``[V]``; standard deviations of all draws by default.
-        effective: Effective sample sizes ``[R]``, to which runs are thinned for all but CRPS; None
-            for independent draws.
+        effective: Effective sample size of each run ``[R]``: runs are thinned to these sizes for
+            all but CRPS. None for independent draws.
 
     Raises:
         DataError: Shapes are wrong, or a value is NaN.
@@ -297,9 +297,7 @@ def _mean_and_error(values: Tensor) -> tuple[float, float]:
 def crps(draws: Tensor, truth: Tensor) -> Tensor:
     """Return the continuous ranked probability score (CRPS) ``[R, ...]`` of runs, float64.
 
-    Args:
-        draws: Posterior draws ``[R, S, ...]``.
-        truth: True values ``[R, ...]``.
+    Posterior draws are ``[R, S, ...]``, true values ``[R, ...]``.
 
     Raises:
         DataError: Shapes are wrong, a value is NaN, or a run has only one draw.
