@@ -216,7 +216,7 @@ CASES = [
     (UsageError, "choose one of", lambda: denoiser(space="XS")),
     (UsageError, "choose one of", lambda: denoiser(noise_cond="fourier")),
     (UsageError, "choose one of", lambda: denoiser(preconditioning="iddpm")),
-    (DataError, "no data", lambda: EigenBasis.fit([])),
+    (DataError, "no points to fit an eigenbasis", lambda: EigenBasis.fit([])),
     (DataError, "two", lambda: EigenBasis.fit([torch.ones(1, 3)])),
     (DataError, "constant", lambda: EigenBasis.fit([torch.full((n, 3), 1 / 3) for n in (3, 7)])),
     (DataError, "finite", lambda: EigenBasis.fit(spoilt(nan))),
