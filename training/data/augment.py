@@ -45,7 +45,7 @@ MARGIN = 2 * LANCZOS_LOBES - 1
 
 
 class AugmentDraws(NamedTuple):
-    """Augmentation parameters of B images; zero where a transformation is off.
+    """Random augmentation parameters of B images, zero for transformations that are not applied.
 
     Attributes:
         flip_x: Whether to flip in x ``[B]``, bool.
@@ -66,7 +66,7 @@ class AugmentDraws(NamedTuple):
     shift: Tensor
 
     def rows(self, rows: slice) -> "AugmentDraws":
-        """Return the parameters of some images, for example those of one rank."""
+        """Return the parameters of the images in a slice, for example those of one rank."""
         return AugmentDraws(*(parameter[rows] for parameter in self))
 
     def to(self, device: torch.device) -> "AugmentDraws":
@@ -74,11 +74,11 @@ class AugmentDraws(NamedTuple):
         return AugmentDraws(*(parameter.to(device) for parameter in self))
 
     def labels(self) -> Tensor:
-        """Return augmentation labels ``[B, 9]`` float32 for the network.
+        """Return the augmentation labels ``[B, 9]`` for the network, float32.
 
-        They are two flips, scaling, two of the rotation, two of the stretch, and two of the shift.
-
-        As in the paper, ``(n, a)`` and ``(-n, a + pi)`` have equal labels.
+        The nine columns are the two flips, the scaling, two numbers each for the rotation and the
+        stretch, and the shift. As in the paper, stretches with exponent and angle ``(n, a)`` and
+        ``(-n, a + pi)`` have equal labels.
         """
         columns = [
             self.flip_x.float(),
@@ -93,10 +93,16 @@ class AugmentDraws(NamedTuple):
         return torch.stack(columns, dim=-1)
 
     def sources(self, height: int, width: int) -> Tensor:
-        """Return maps from the result to the flipped image: the inverses of ``T A R S``.
+        """Return the affine maps from pixels of the result to pixels of the flipped image.
+
+        The maps are the inverses of ``T A R S``.
+
+        Args:
+            height: Height of the images in pixels.
+            width: Width of the images in pixels.
 
         Returns:
-            ``[B, 2, 3]``, float64: maps of homogeneous pixel coordinates about the center.
+            Maps ``[B, 2, 3]`` of homogeneous pixel coordinates about the center, float64.
         """
         scale = (-OCTAVES * self.scaling.double()).exp2()
         stretch = (-OCTAVES * self.stretch.double()).exp2()
@@ -109,10 +115,10 @@ class AugmentDraws(NamedTuple):
 
 
 class GeometricAugmentation:
-    """Augmentation of batches of images, with labels of the transformations.
+    """Random geometric augmentation of images, which also returns labels of the transformations.
 
     Args:
-        probability: Probability of each transformation but the x-flip, from 0 to 1.
+        probability: Probability of each transformation except the x-flip, from 0 to 1.
 
     Raises:
         UsageError: The probability is not between 0 and 1.
@@ -127,13 +133,18 @@ class GeometricAugmentation:
         self._filters: dict[tuple[torch.Size, torch.dtype, torch.device], Filters] = {}
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Apply transformations with new random parameters to all images."""
+        """Transform images by new random parameters; return augmented images and labels.
+
+        Args:
+            images: Images ``[B, C, H, W]``, floating point.
+            generator: Random generator of the parameters.
+        """
         return self.apply(images, self.draw(len(images), generator))
 
     def draw(self, count: int, generator: torch.Generator) -> AugmentDraws:
-        """Draw the parameters of ``count`` images, on the generator's device.
+        """Draw the augmentation parameters of ``count`` images, on the generator's device.
 
-        If each rank draws for the batch of all ranks and takes its own rows, results do not depend
+        If each rank draws for the batch of all ranks and uses its own rows, results do not depend
         on the number of ranks.
         """
         device = generator.device
@@ -164,13 +175,13 @@ class GeometricAugmentation:
 
     @torch.no_grad()
     def apply(self, images: Tensor, draws: AugmentDraws) -> tuple[Tensor, Tensor]:
-        """Transform each image by its parameters; unwarped images keep their exact values.
+        """Transform each image by its parameters, keeping exact values where nothing is resampled.
 
-        All images are warped, and the result is used where needed. Counting the warped images would
-        make the host wait for the device.
+        All images are resampled, and the result is used where needed: counting the images to
+        resample would make the host wait for the device.
 
         Args:
-            images: ``[B, C, H, W]``, floating point.
+            images: Images ``[B, C, H, W]``, floating point.
             draws: Parameters of the B images, on any device.
 
         Returns:
@@ -207,11 +218,12 @@ def _diagonal(x: Tensor, y: Tensor) -> Tensor:
 
 
 class Filters(NamedTuple):
-    """Resampling filters for images of one size: see ``_lanczos_matrices``, ``_fine_centres``.
+    """Resampling filters for images of one size.
 
     Attributes:
-        rows_up, rows_down, columns_up, columns_down: Lanczos matrices along the two axes.
-        y, x: Positions of the fine pixels of the output.
+        rows_up, rows_down, columns_up, columns_down: Lanczos matrices along the two axes, to twice
+            the resolution and back.
+        y, x: Positions of the pixels of the output at twice the resolution.
     """
 
     rows_up: Tensor
@@ -273,15 +285,15 @@ def _lanczos(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class AugmentedBatches:
-    """A stream of augmented images with augmentation labels.
+    """Training batches of augmented images with augmentation labels.
 
-    Random parameters of a step are drawn for its whole batch, and each rank uses those of its
-    shard.
+    Random parameters of a step are drawn for the batch of all ranks, and each rank uses those of
+    its shard.
 
     Attributes:
-        source: Batches of flat images.
-        augmentation: Transformation of each image.
-        image_shape: ``(C, H, W)``.
+        source: Batches of flattened images.
+        augmentation: Augmentation of each image.
+        image_shape: Shape ``(C, H, W)`` of the images.
         batch: Batch size over all ranks.
         seed: Random seed of the parameters.
     """
@@ -293,7 +305,11 @@ class AugmentedBatches:
     seed: int
 
     def batches(self, first_step: int) -> Iterator[Batch]:
-        """Yield this rank's share of augmented batches from a step on, with augmentation labels."""
+        """Yield this rank's part of each augmented batch, endlessly.
+
+        Args:
+            first_step: Number of the training step to start from.
+        """
         for step, batch in enumerate(self.source.batches(first_step), start=first_step):
             generator = seeded_generator(batch.points.device, self.seed, Stream.AUGMENTATION, step)
             draws = self.augmentation.draw(self.batch, generator)
@@ -310,9 +326,16 @@ def augmented_points(
     total: int,
     seed: int,
 ) -> Iterator[Tensor]:
-    """Yield this rank's share of augmented flat images ``[n, D]`` in order.
+    """Yield this rank's part of augmented images, as points ``[n, D]``.
 
-    Each of the ``total`` images over all ranks has its own parameters, independent of its rank.
+    The parameters of an image do not depend on the number of ranks.
+
+    Args:
+        batches: This rank's flattened images ``[n, D]``, in order.
+        augmentation: Augmentation of the images.
+        image_shape: Shape ``(C, H, W)`` of the images.
+        total: Number of images over all ranks.
+        seed: Random seed of the parameters.
     """
     everyone = augmentation.draw(total, seeded_generator("cpu", seed, Stream.AUGMENTATION))
     mine, start = everyone.rows(distributed.shard(total)), 0

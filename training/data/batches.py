@@ -15,14 +15,14 @@ from training.data.toys import Toy
 
 
 class Batch(NamedTuple):
-    """One rank's share of a batch.
+    """One rank's part of a training batch.
 
     Attributes:
-        points: ``[b, D]`` in image space; losses are computed in their precision.
-        labels: Conditions or class labels ``[b, L]``, or None.
-        augment_labels: Augmentation labels ``[b, 9]``, or None.
-        others: Further points of the same distribution ``[R, D]``, equal on all ranks, for
-            averaging targets; or None.
+        points: Points ``[b, D]`` in image space; losses are computed in their precision.
+        labels: Conditions or class labels ``[b, L]``; None if there are none.
+        augment_labels: Augmentation labels ``[b, 9]``; None without augmentation.
+        others: Further points ``[R, D]`` of the same distribution, equal on all ranks, for
+            averaging targets; None for none.
     """
 
     points: Tensor
@@ -32,14 +32,14 @@ class Batch(NamedTuple):
 
     @classmethod
     def joined(cls, parts: Sequence["Batch"]) -> "Batch":
-        """Concatenate the points, and labels if present, of several batches."""
+        """Concatenate the points of several batches, and their labels if present."""
         labels = [part.labels for part in parts if part.labels is not None]
         return cls(
             torch.cat([part.points for part in parts]), torch.cat(labels) if labels else None
         )
 
     def at(self, rows: Tensor | slice) -> "Batch":
-        """Return the points and labels of some rows."""
+        """Return the points and labels of the rows with the given indices or in a slice."""
         return Batch(self.points[rows], None if self.labels is None else self.labels[rows])
 
     def conditions(self, device: torch.device) -> dict[str, Tensor]:
@@ -49,17 +49,20 @@ class Batch(NamedTuple):
 
 
 class BatchSource(Protocol):
-    """Source of batches. A stream can start at any step, as a resumed run requires."""
+    """Interface of sources of batches, whose streams can start at any step of a resumed run."""
 
     def batches(self, first_step: int) -> Iterator[Batch]:
-        """Yield this rank's share of each batch from a step on, endlessly."""
+        """Yield this rank's part of each batch from step ``first_step`` on, endlessly."""
         ...
 
 
 def parts_of_epochs(start: int, stop: int, size: int) -> Iterator[tuple[int, slice]]:
-    """Yield epochs and their row slices that cover rows ``start`` to ``stop`` of an endless stream.
+    """Yield the epochs that contain rows ``start`` to ``stop`` of a stream, with slices of rows.
 
-    Each epoch has ``size`` rows.
+    Args:
+        start: First position in the endless stream.
+        stop: Position after the last one.
+        size: Number of rows per epoch.
     """
     while start < stop:
         epoch, place = divmod(start, size)
@@ -78,15 +81,15 @@ reused in several steps.
 
 @dataclass(frozen=True, eq=False)
 class ToyBatches:
-    """New samples of a toy at every step, as a function of (seed, step) alone.
+    """Training batches of new samples of a toy distribution, a function of (seed, step) alone.
 
     Attributes:
         toy: Distribution to draw from.
         batch: Batch size over all ranks.
         seed: Random seed of all batches.
         device: Device on which batches are drawn.
-        others: Number of further points for averaging targets; 0 for none. One set serves the steps
-            that have ``others / OTHERS_PER_SAMPLE`` samples together.
+        others: Number of further points for averaging targets; 0 for none. One set of further
+            points is used for ``others / OTHERS_PER_SAMPLE`` samples.
         antithetic: Whether each point occurs twice in a row.
     """
 
@@ -98,7 +101,7 @@ class ToyBatches:
     antithetic: bool = False
 
     def batches(self, first_step: int) -> Iterator[Batch]:
-        """Yield this rank's share of new samples from a step on, endlessly."""
+        """Yield this rank's part of each batch of new samples, from step ``first_step`` on."""
         mine = distributed.shard(self.batch)
         steps, others, drawn = max(1, self.others // (OTHERS_PER_SAMPLE * self.batch)), None, -1
         for step in count(first_step):

@@ -36,7 +36,7 @@ def row_numbers(values: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class RowHashes:
-    """Hashes of training rows.
+    """Sketch of the training rows: their smallest hashes, for detecting training rows in new data.
 
     Attributes:
         numbers: Increasing hashes ``[K]`` of 64 bits; equal rows occur repeatedly.
@@ -46,12 +46,16 @@ class RowHashes:
 
     @classmethod
     def from_hashes(cls, numbers: np.ndarray | Sequence[int]) -> "RowHashes":
-        """Return the sketch of the hashes of all rows."""
+        """Return the sketch of rows with the given hashes."""
         return cls(np.sort(np.array(numbers, dtype=np.uint64))[:MOST_SKETCHED])
 
     @classmethod
     def read(cls, path: Path, about: Mapping[str, Any]) -> "RowHashes":
         """Return the sketch in a network file, which may be empty.
+
+        Args:
+            path: The network file, for messages.
+            about: Entries of the network file by name.
 
         Raises:
             DataError: The entry in the file is broken.
@@ -61,30 +65,38 @@ class RowHashes:
             isinstance(numbers, list)
             and all(isinstance(number, int) and 0 <= number < 2**64 for number in numbers)
         ):
-            raise DataError(f"{path} has inconsistent numbers of rows")
+            raise DataError(f"{path} is inconsistent: the hashes of training rows are invalid")
         return cls.from_hashes(numbers)
 
     @property
     def listed(self) -> list[int]:
-        """Hashes in the form of network files."""
+        """Hashes as a list of integers, the form in which network files store them."""
         return [int(number) for number in self.numbers]
 
     def repeated(self, numbers: np.ndarray) -> int:
-        """Return the number of rows with these hashes ``[n]`` in the sketch.
+        """Return the number of new rows whose hash is in the sketch.
 
-        For more than ``MOST_SKETCHED`` training rows, only a share of the rows is comparable.
+        For more than ``MOST_SKETCHED`` training rows, only part of the rows can be compared.
+
+        Args:
+            numbers: Hashes of the new rows ``[n]``.
         """
         return int(np.isin(numbers, self.numbers).sum())
 
     def repeated_beyond_chance(self, numbers: np.ndarray, alike: bool) -> int:
-        """Return the number of rows in the sketch, or 0 if chance explains that many."""
+        """Return the number of new rows in the sketch, or 0 if chance explains the number.
+
+        Args:
+            numbers: Hashes of the new rows ``[n]``.
+            alike: Whether different rows may coincide even if no training rows do.
+        """
         return 0 if self.repeated_by_chance(numbers, alike) else self.repeated(numbers)
 
     def repeated_by_chance(self, numbers: np.ndarray, alike: bool) -> bool:
-        """Return whether chance explains the number of repeated rows.
+        """Return whether chance explains the number of new rows in the sketch.
 
         Args:
-            numbers: Hashes of the rows ``[n]``.
+            numbers: Hashes of the new rows ``[n]``.
             alike: Whether different rows may coincide even if no training rows do.
         """
         from scipy.stats import binom  # imported here, since trainings do not need it

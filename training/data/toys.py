@@ -38,10 +38,11 @@ class GaussianMixture(NamedTuple):
     """Mixture ``sum_k w_k N(A m_k, A S A^T)`` whose components share one covariance.
 
     Attributes:
-        weights: ``w [K]``, summing to 1.
-        means: ``m [K, d]``, in the intrinsic coordinates of the toy.
-        covariance: ``S [d, d]``.
-        embedding: ``A [D, d]`` with orthonormal columns; the identity unless the toy is embedded.
+        weights: Weights ``w [K]`` of the components, summing to 1.
+        means: Means ``m [K, d]`` of the components, in the intrinsic coordinates of the toy.
+        covariance: Shared covariance ``S [d, d]`` of the components.
+        embedding: Linear embedding ``A [D, d]`` with orthonormal columns; the identity unless the
+            toy is embedded.
     """
 
     weights: Tensor
@@ -172,7 +173,7 @@ class Toy:
         self._mean, self._std = self._raw_moments()
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """Draw ``[count, D]`` points in float64 on the generator's device."""
+        """Draw points ``[count, D]``, float64, on the generator's device."""
         device, recipe = generator.device, self._recipe
         piece = torch.randint(len(recipe.pieces), (count, 1), generator=generator, device=device)
         parameters = _draw(torch.rand, generator, count, len(recipe.nodes))
@@ -188,7 +189,7 @@ class Toy:
 
     @cached_property
     def mixture(self) -> GaussianMixture:
-        """The distribution as a Gaussian mixture, equal to it to about 1e-9."""
+        """Gaussian mixture that equals the distribution of the toy to about 1e-9."""
         weights, means = self._quadrature()
         noise_std = torch.tensor(self._recipe.noise, dtype=torch.float64) / self._std
         embedding = self._embedding
@@ -199,17 +200,17 @@ class Toy:
         )
 
     def moments(self) -> tuple[Tensor, Tensor]:
-        """Return the exact mean ``[D]`` and covariance ``[D, D]``."""
+        """Return the exact mean ``[D]`` and covariance ``[D, D]`` of the toy."""
         return self.mixture.moments()
 
     def mismatch(self, center: Tensor, second_moments: Tensor) -> float:
-        """Return the largest deviation of second moments from the toy's, relative to its variances.
+        """Return the largest deviation of second moments from those of the toy; 0 if equal.
 
-        It is 0 if they are equal.
+        The deviation is relative to the variances of the toy.
 
         Args:
             center: Point ``[D]`` about which the moments are taken.
-            second_moments: Moments ``[D, D]``.
+            second_moments: Second moments ``[D, D]`` to compare with those of the toy.
         """
         mean, covariance = self.moments()
         axes = self.mixture.embedding

@@ -44,10 +44,10 @@ BLOCK_POINTS = 512
 
 
 class CellDensity(NamedTuple):
-    """Log densities of cells.
+    """Log densities of rows with discrete columns, averaged over the cell of each row.
 
     Attributes:
-        density: Log of the mean density over each cell, and its standard error.
+        density: Log of the mean density over each cell, and the standard error of the log.
         points: Average number of points evaluated per cell.
     """
 
@@ -56,7 +56,7 @@ class CellDensity(NamedTuple):
 
 
 def has_cells(flow: ProbabilityFlow) -> bool:
-    """Return whether the points of a flow have discrete columns."""
+    """Return whether the points of a flow have discrete columns, whose bins form cells."""
     return flow.coordinates is not None and bool(flow.coordinates.steps.any())
 
 
@@ -70,23 +70,23 @@ def cell_log_prob(
     labels: Tensor | None = None,
     sharpened: RowDensity | None = None,
 ) -> CellDensity:
-    """Return the log densities of the cells of rows.
+    """Return log densities of rows, averaged over the quantization bins of discrete columns.
 
     Args:
         flow: A flow with discrete columns.
-        rows: ``[N, D]``; discrete columns may be anywhere in their bins.
-        times: Increasing ``[steps + 1]``.
+        rows: Rows ``[N, D]``; discrete columns may be anywhere in their bins.
+        times: Increasing times ``[steps + 1]`` of the integration.
         solver: The solver, or its name.
         trace: Method for the traces of Jacobians; None for exact traces. Errors of estimated traces
             are averaged like part of the density, which biases it upward.
         on_rows: Called with the number of rows completed since the last call.
         labels: Conditions of each row ``[N, C]``, or of all rows ``[1, C]``, for a conditional
             flow.
-        sharpened: Log density function to integrate for sharpened points, ``[n]`` for points ``[n,
-            D]`` given conditions ``[n, C]``; None for the density of the flow.
+        sharpened: Function from points ``[n, D]`` and conditions ``[n, C]`` to the log densities
+            ``[n]`` of sharpened points; None for the density of the flow.
 
     Raises:
-        DataError: As ``ProbabilityFlow.log_prob``.
+        DataError: Rows have another dimension or are not finite, or a density is not finite.
     """
     assert flow.coordinates is not None
     steps, trace = flow.coordinates.steps, trace or Trace("exact")
@@ -186,9 +186,11 @@ def _bound_at_centers(flow: ProbabilityFlow, centers: Tensor, first: Tensor) -> 
 
 
 def offsets(discrete: Tensor) -> Tensor:
-    """Return points of the sequences ``[SEQUENCES, CELL_POINTS / SEQUENCES, D]``.
+    """Return scrambled Sobol points in the unit cell ``[SEQUENCES, CELL_POINTS / SEQUENCES, D]``.
 
-    They range from -1/2 to 1/2 in discrete columns ``[D]`` and are 0 in the others.
+    Args:
+        discrete: Mask ``[D]`` of discrete columns. Coordinates range from -1/2 to 1/2 in discrete
+            columns and are 0 in the others.
     """
     points_of = torch.zeros(SEQUENCES, CELL_POINTS // SEQUENCES, len(discrete), dtype=torch.float64)
     if not discrete.any():  # engines have at least one dimension
@@ -200,9 +202,10 @@ def offsets(discrete: Tensor) -> Tensor:
 
 
 def mean_and_error(log_densities: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the logs ``[n]`` of mean densities, and their errors.
+    """Return the logs ``[n]`` of the mean densities of n cells, and their standard errors ``[n]``.
 
-    Log densities are ``[n, SEQUENCES, m]``.
+    Args:
+        log_densities: Log densities ``[n, SEQUENCES, m]`` at m points of each sequence.
     """
     of_sequences = log_densities.logsumexp(dim=2) - log(log_densities.shape[2])
     mean = of_sequences.logsumexp(dim=1) - log(SEQUENCES)

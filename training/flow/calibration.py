@@ -103,9 +103,9 @@ class Calibration(nn.Module):
     """Correction of a network output F to ``gain(t) F - slope(t) z``, by natural splines in t.
 
     Args:
-        times: Increasing ``[K]``, at least two.
-        gains: ``alpha [K, D]`` at these times.
-        slopes: ``beta [K, D]`` at these times.
+        times: Increasing times ``[K]`` of the spline nodes, at least two.
+        gains: Gains ``alpha [K, D]`` at these times.
+        slopes: Slopes ``beta [K, D]`` at these times.
 
     Raises:
         ValueError: Shapes do not match, or values are not finite float64.
@@ -124,7 +124,7 @@ class Calibration(nn.Module):
             )
         for values in (gains, slopes):
             if values.dtype != torch.float64 or not values.isfinite().all():
-                raise ValueError("a calibration must be in float64, and finite")
+                raise ValueError("the gains and slopes of a calibration must be finite float64")
         self.register_buffer("gains", gains)
         self.register_buffer("slopes", slopes)
 
@@ -134,7 +134,7 @@ class Calibration(nn.Module):
         return self.spline.times
 
     def forward(self, residual: Tensor, z: Tensor, t: Tensor) -> Tensor:
-        """Return the corrected output ``[B, D]``, float64.
+        """Return the corrected network output ``[B, D]``, float64.
 
         Args:
             residual: Network output ``F [B, D]``.
@@ -151,18 +151,18 @@ class Calibration(nn.Module):
 
 
 class CalibratedNetwork(Protocol):
-    """Interface of a network denoiser that ``fit_calibration`` needs."""
+    """The part of the interface of a network denoiser that ``fit_calibration`` needs."""
 
     basis: EigenBasis
     schedule: NoiseSchedule
     data_variance: Tensor
 
     def coefficients(self, t: Tensor) -> Preconditioning:
-        """Return the preconditioning at times ``[]`` or ``[B]``."""
+        """Return the preconditioning coefficients at times ``[]`` or ``[B]``."""
         ...
 
     def residual(self, z: Tensor, t: Tensor, **conditions: Tensor) -> Tensor:
-        """Return the output F ``[B, D]`` for unit-variance inputs ``z [B, D]``, in eigenspace."""
+        """Return the network output ``F [B, D]`` for unit-variance inputs z, in eigenspace."""
         ...
 
 
@@ -176,18 +176,19 @@ def fit_calibration(
     conditions: Mapping[str, Tensor] | None = None,
     on_node: Callable[[], object] = lambda: None,
 ) -> Calibration:
-    """Fit gains and slopes at the given times, to the points of all ranks together.
+    """Fit the gains and slopes of a calibration, on the points of all ranks together.
 
     Args:
         denoiser: The denoiser to calibrate, with the coefficients of ``ifs``; its own calibration
             is not used.
         points: Clean points ``[n, D]`` in eigenspace: this rank's shard, see ``distributed.shard``.
-        times: Increasing ``[K]``; the path starts at the first.
-        seed: Seed of the noise.
-        method: A name in ``METHODS``: which slopes to fit besides the gains, or none.
+        times: Increasing times ``[K]`` of the fit; the path of ``path`` starts at the first time.
+        seed: Random seed of the noise.
+        method: A name in ``METHODS``, which selects how slopes are fitted: ``gain`` fits none.
         block: Points per network call.
         conditions: Conditions of the points by name, for example ``labels [n, L]``.
-        on_node: Called after each time of the gains, then of the slopes, for a progress bar.
+        on_node: Called after the gains at each time, then after the slopes at each time, for a
+            progress bar.
 
     Raises:
         UsageError: The method is unknown.
@@ -203,7 +204,12 @@ def fit_calibration(
 
 
 def calls_of_fit(times: int, method: str) -> int:
-    """Return the number of network evaluations per point for a fit at ``times`` times."""
+    """Return the number of network evaluations per point of a calibration.
+
+    Args:
+        times: Number of times of the fit.
+        method: A name in ``METHODS``.
+    """
     return times * (GAIN_DRAWS + {"gain": 0, "marginal": 1, "path": 2}[method])
 
 

@@ -22,7 +22,7 @@ BLOCK_ROWS = {"cpu": 16, "cuda": 128}
 
 
 def prepared(denoiser: Call, conditions: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Return conditions after the denoiser's one-time preprocessing, if it has any."""
+    """Return conditions after the one-time preprocessing of the denoiser, or unchanged."""
     prepare = getattr(denoiser, "prepared", None)
     return conditions if prepare is None else prepare(conditions)
 
@@ -30,7 +30,10 @@ def prepared(denoiser: Call, conditions: Mapping[str, Tensor]) -> Mapping[str, T
 def with_trace(
     denoiser: Call, x: Tensor, t: Tensor, factors: Tensor, **conditions: Tensor
 ) -> tuple[Tensor, Tensor] | None:
-    """Return the denoiser's own trace, see ``NetworkDenoiser.with_trace``; None if it has none."""
+    """Return the denoised points and the trace of the Jacobian, both from the denoiser itself.
+
+    See ``NetworkDenoiser.with_trace``. Returns None if the denoiser does not compute traces.
+    """
     own = getattr(denoiser, "with_trace", None)
     return None if own is None or t.ndim else own(x, t, factors, **conditions)
 
@@ -45,23 +48,23 @@ class ConditionedDenoiser:
         self._denoiser, self._conditions = denoiser, prepared(denoiser, conditions)
 
     def __call__(self, x: Tensor, t: Tensor, **further: Tensor) -> Tensor:
-        """Return the denoised points ``[B, D]`` of ``x [B, D]`` at times t, given conditions."""
+        """Return the denoised points ``[B, D]`` of noisy points x at times t, given conditions."""
         rows = {k: v.expand(len(x), *v.shape[1:]) for k, v in self._conditions.items()}
         return self._denoiser(x, t, **rows, **further)
 
     def with_trace(
         self, x: Tensor, t: Tensor, factors: Tensor, **further: Tensor
     ) -> tuple[Tensor, Tensor] | None:
-        """Return the denoiser's value and trace, see ``NetworkDenoiser.with_trace``, or None."""
+        """Return denoised points and traces, or None; see ``NetworkDenoiser.with_trace``."""
         rows = {k: v.expand(len(x), *v.shape[1:]) for k, v in self._conditions.items()}
         return with_trace(self._denoiser, x, t, factors, **rows, **further)
 
 
 class BlockwiseDenoiser:
-    """A denoiser called with exactly ``rows`` rows at a time; the last block is padded.
+    """A denoiser called with exactly ``rows`` rows at a time, with a padded last block.
 
-    Padding rows are zeros at a time of the same block. A row's result therefore depends on that row
-    alone, and memory does not grow with the batch.
+    Padding rows are zeros at a time of the same block. The result for a row therefore depends on
+    that row alone, and memory does not grow with the batch.
     """
 
     def __init__(self, denoiser: Call, rows: int):
@@ -79,7 +82,10 @@ class BlockwiseDenoiser:
     def with_trace(
         self, x: Tensor, t: Tensor, factors: Tensor, **conditions: Tensor
     ) -> tuple[Tensor, Tensor] | None:
-        """Return values and traces block by block, see ``NetworkDenoiser.with_trace``, or None."""
+        """Return denoised points and traces, computed in blocks, or None.
+
+        See ``NetworkDenoiser.with_trace``.
+        """
         parts = []
         for start in range(0, len(x), self._rows):
             block = {name: self._block(rows, start) for name, rows in conditions.items()}
@@ -93,7 +99,7 @@ class BlockwiseDenoiser:
         return values, traces
 
     def prepared(self, conditions: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return conditions preprocessed by the denoiser, also in blocks."""
+        """Return the conditions after the preprocessing of the denoiser, computed in blocks."""
         counts = {len(rows) for rows in conditions.values()}
         count = max(counts, default=0)
         if not hasattr(self._denoiser, "prepared") or counts != {count} or not count:
@@ -118,8 +124,8 @@ class BlockwiseDenoiser:
 class RecomputedDenoiser:
     """A denoiser that recomputes its calls in the backward pass instead of storing activations.
 
-    It must be free of randomness, hence in evaluation mode. If blocks of rows are computed with it,
-    gradients take the memory of one block.
+    The wrapped denoiser must be deterministic, hence in evaluation mode. If rows are computed in
+    blocks, gradients take the memory of one block.
     """
 
     def __init__(self, denoiser: Call):
@@ -133,7 +139,7 @@ class RecomputedDenoiser:
 
 
 def repeated(function: Velocity, x: Tensor, t: Tensor) -> Tensor:
-    """Call a deterministic function under checkpointing: it is called again for gradients."""
+    """Call a deterministic velocity with checkpointing, so that the backward pass recomputes it."""
     return checkpoint(function, x, t, use_reentrant=False, preserve_rng_state=False)
 
 
@@ -141,7 +147,7 @@ class CountedVelocity:
     """A velocity that counts its calls and, on request, recomputes them for gradients.
 
     Args:
-        velocity: The velocity to call; it may return its divergence too, like ``FlowVelocity``.
+        velocity: The velocity to call, which may also compute its divergence (``FlowVelocity``).
         repeats: Whether to recompute calls in the backward pass instead of storing activations.
 
     Attributes:

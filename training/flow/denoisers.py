@@ -43,24 +43,24 @@ class NetworkDenoiser(nn.Module):
     """A denoiser made of a network F and preconditioning coefficients.
 
     Args:
-        network: ``F(z [B, D], c_noise [] or [B], **conditions) -> [B, D]``. A network with
+        network: Network ``F(z [B, D], c_noise [] or [B], **conditions) -> [B, D]``. A network with
             ``waves`` also gets the noisy pixels, see ``ImageUNet``.
-        basis: Eigenbasis with ``xi`` and the rotation W.
+        basis: Eigenbasis with the data variances ``xi`` and the rotation W.
         schedule: Noise schedule ``gamma(t)``.
         space: Coordinates of the network's input and output. ``IS`` rotates into image space and
             back; the loss is the same number in both.
         noise_cond: Noise input of the network. ``log``: a quarter of the log of the largest noise
-            std, smooth in t; ``ddpm``: ``999 t``, for networks trained that way; ``ddpm_float32``:
-            the same with t in float32.
+            standard deviation, smooth in t; ``ddpm``: ``999 t``, for networks trained with this
+            input; ``ddpm_float32``: the same with t in float32.
         preconditioning: A name in ``PRECONDITIONINGS``.
         data_variance: Data variance ``[D]`` assumed by the coefficients, not negative. None takes
             the variance of the basis, with small values raised so that a loss can divide by it.
-        output_gain: Factors of the network's output, or None.
+        output_gain: Trained gains of the network's output; None for no gains.
 
     Attributes:
         precision: A name in ``PRECISIONS``: the precision of the network. The coefficients and the
             loss stay in single precision or better.
-        calibration: Correction of the network's output in ``forward``, or None.
+        calibration: Correction of the network's output in ``forward``; None for no correction.
     """
 
     data_variance: Tensor
@@ -95,12 +95,12 @@ class NetworkDenoiser(nn.Module):
 
     @property
     def is_trivial(self) -> bool:
-        """Whether the network output is 0, as before training; D is then best linear."""
+        """Whether the network output is 0, as before training: the denoiser is then linear."""
         output = getattr(self.network, "output", None)
         return isinstance(output, nn.Linear) and not output.weight.any() and not output.bias.any()
 
     def forward(self, x: Tensor, t: Tensor, **conditions: Tensor) -> Tensor:
-        """Return the denoised points ``[B, D]`` of ``x [B, D]`` in eigenspace, in the dtype of x.
+        """Return the denoised points ``[B, D]`` of noisy points x in eigenspace, in the dtype of x.
 
         Args:
             x: Noisy points ``[B, D]`` in eigenspace.
@@ -114,9 +114,16 @@ class NetworkDenoiser(nn.Module):
     def with_trace(
         self, x: Tensor, t: Tensor, factors: Tensor, **conditions: Tensor
     ) -> tuple[Tensor, Tensor] | None:
-        """Return D ``[B, D]`` and the weighted trace ``sum_i factors_i dD_i/dx_i [B]`` at ``t []``.
+        """Return the denoised points D(x) ``[B, D]`` and weighted traces of the Jacobian ``[B]``.
 
-        Both are without gradients. Returns None if the network does not compute traces itself.
+        The trace is ``sum_i factors_i dD_i/dx_i``. Both results are without gradients. Returns None
+        if the network does not compute traces itself.
+
+        Args:
+            x: Noisy points ``[B, D]`` in eigenspace.
+            t: Time ``[]``.
+            factors: Weights of the dimensions in the trace ``[D]``.
+            conditions: Further inputs of the network, for example ``labels [B, L]``.
         """
         traces = getattr(self.network, "with_trace", None)
         if traces is None or t.ndim or self.network.training or self.precision != "fp32":
@@ -140,9 +147,11 @@ class NetworkDenoiser(nn.Module):
         return denoised, straight.sum() + trace.to(x.dtype)
 
     def residual(self, z: Tensor, t: Tensor, **conditions: Tensor) -> Tensor:
-        """Return the output F for unit-variance inputs ``z [B, D]``, in eigenspace, times its gain.
+        """Return the network output ``[B, D]`` times its gain, for unit-variance inputs z.
 
-        Rotations are done in the dtype of z, and F is returned in it.
+        Inputs and outputs are in eigenspace.
+
+        The dtype of z is also that of the rotations and of the result.
         """
         c_noise = self.noise_condition(t).to(torch.get_default_dtype())
         rows = self.basis.rotate_back(z) if self.space == "IS" else z
@@ -168,8 +177,8 @@ class NetworkDenoiser(nn.Module):
     def prepared(self, conditions: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return conditions ``[B, ...]`` with features that the network computes from labels alone.
 
-        The features are computed once for many calls. If the network has none, conditions are
-        unchanged.
+        The features are computed once for many calls. If the network computes no such features,
+        conditions are returned unchanged.
         """
         features_of = getattr(self.network, "features_of", None)
         if features_of is None or "labels" not in conditions:
@@ -186,7 +195,7 @@ class NetworkDenoiser(nn.Module):
         return {"pixels": noisy.to(dtype), "pixel_noise": noise.to(dtype)}
 
     def autocast(self, device_type: str) -> AbstractContextManager[object]:
-        """Return a context for a type of device where the network has its precision."""
+        """Return a context in which the network computes in its precision on a type of device."""
         dtype = DTYPES[self.precision]
         return nullcontext() if dtype is None else torch.autocast(device_type, dtype)
 
@@ -195,12 +204,12 @@ class NetworkDenoiser(nn.Module):
         return Preconditioning(*(each.to(dtype) for each in self.coefficients(t)))
 
     def coefficients(self, t: Tensor) -> Preconditioning:
-        """Return the preconditioning at times ``[]`` or ``[B]``."""
+        """Return the preconditioning coefficients at times ``[]`` or ``[B]``."""
         noise_variance = self.schedule.noise_variance(t)
         return self.coefficients_under(noise_variance.to(self.data_variance.dtype))
 
     def coefficients_under(self, noise_variance: Tensor) -> Preconditioning:
-        """Return the preconditioning for noise variances ``gamma [..., D]``, in their dtype."""
+        """Return the preconditioning coefficients for noise variances ``gamma [..., D]``."""
         precondition = PRECONDITIONINGS[self.preconditioning]
         return precondition(self.data_variance.to(noise_variance.dtype), noise_variance)
 
@@ -218,10 +227,12 @@ def noise_condition(schedule: NoiseSchedule, t: Tensor, kind: str) -> Tensor:
 
 
 class MixtureDenoiser(nn.Module):
-    """Exact denoiser of ``sum_k w_k N(A m_k, A S A^T)`` under ``N(0, diag gamma(t))`` noise.
+    """Exact denoiser of a Gaussian mixture with a shared covariance.
 
-    In eigenspace the components are ``N(o + B m_k, B S B^T)`` with ``B = W^T A``, ``o = -W^T mu``.
-    With noise, all have the covariance ``V = B S B^T + diag gamma``, and by Tweedie's formula
+    The mixture is ``sum_k w_k N(A m_k, A S A^T)``, and the noise ``N(0, diag gamma(t))``. In the
+    eigenspace of a basis with mean mu and axes W, the components are ``N(o + B m_k, B S B^T)`` with
+    ``B = W^T A`` and ``o = -W^T mu``. With noise, all have the covariance ``V = B S B^T + diag
+    gamma``, and by Tweedie's formula
 
         D     = x - gamma V^-1 (x - o - B m_bar),
         m_bar = sum_k softmax_k(log(w_k N(x; o + B m_k, V))) m_k.
@@ -231,10 +242,10 @@ class MixtureDenoiser(nn.Module):
     kernel.
 
     Args:
-        weights: ``w [K]``.
-        means: ``m [K, d]``.
-        covariance: ``S [d, d]``; zero for a set of points.
-        embedding: ``A [D, d]`` with orthonormal columns.
+        weights: Weights ``w [K]`` of the components.
+        means: Means ``m [K, d]`` of the components.
+        covariance: Shared covariance ``S [d, d]``; zero for a set of points.
+        embedding: Linear embedding ``A [D, d]`` with orthonormal columns.
         basis: Eigenbasis of the coordinates of x.
         schedule: Noise schedule ``gamma(t)``.
         chunk_elements: Maximum number of (point, component) pairs per chunk.
@@ -270,7 +281,7 @@ class MixtureDenoiser(nn.Module):
     origin: Tensor
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """Return the posterior means ``[B, D]`` of ``x [B, D]``, in the dtype of x."""
+        """Return the means ``[B, D]`` of clean points given noisy points x, in the dtype of x."""
         centered = x.double() - self.origin
         gamma = self.schedule.noise_variance(t.double())
         precision, _ = self._noisy_precision(gamma)
@@ -283,7 +294,7 @@ class MixtureDenoiser(nn.Module):
         return (x - gamma * _rows_times(residual, precision)).to(x.dtype)
 
     def log_density(self, x: Tensor, t: Tensor) -> Tensor:
-        """Return ``log p_t(x) [B]`` of noisy points ``[B, D]``, in nats."""
+        """Return the log density ``[B]`` of noisy points ``x [B, D]`` at time t, in nats."""
         centered = x.double() - self.origin
         precision, logdet = self._noisy_precision(self.schedule.noise_variance(t.double()))
         queries = self._queries(centered, precision)
@@ -311,7 +322,7 @@ class MixtureDenoiser(nn.Module):
 
 
 class DiscreteDenoiser(MixtureDenoiser):
-    """Exact denoiser of data given by a finite set of points ``[K, D]`` in image space."""
+    """Exact denoiser of the uniform distribution on K points ``[K, D]`` in image space."""
 
     def __init__(self, points: Tensor, basis: EigenBasis, schedule: NoiseSchedule):
         count, dim = points.shape

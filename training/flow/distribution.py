@@ -11,11 +11,9 @@ from training.flow.pfode import ProbabilityFlow
 
 
 class FlowDistribution(Distribution):
-    """The distribution of points ``[D]`` that a flow generates.
+    """A PyTorch distribution of the points ``[D]`` that a flow generates.
 
-    A conditional flow needs a single row of conditions.
-
-    Neither draws nor densities have gradients.
+    A conditional flow needs a single row of conditions. Neither draws nor densities have gradients.
 
     Args:
         flow: The flow.
@@ -44,14 +42,15 @@ class FlowDistribution(Distribution):
     def __init__(self, flow: ProbabilityFlow, seed: int | None = None):
         if flow.rows is not None:
             raise UsageError(
-                f"the flow has {flow.rows} rows of conditions: give one row, given(labels=[L])"
+                f"the flow has {flow.rows} rows of conditions: give a single row, for example "
+                "flow.given(labels=row)"
             )
         self.flow = flow
         self._generator = None if seed is None else torch.Generator().manual_seed(seed)
         super().__init__(Size(), Size([flow.basis.dim]), validate_args=False)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Return draws ``[*sample_shape, D]``, float64."""
+        """Return draws ``[*sample_shape, D]`` from the flow, float64."""
         shape = Size(sample_shape)
         return self.flow.sample(shape.numel(), self._generator).view(*shape, *self.event_shape)
 

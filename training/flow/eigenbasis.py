@@ -11,12 +11,12 @@ from torch_utils.distributed import sum_over_ranks
 
 
 class EigenBasis(nn.Module):
-    """Mean, principal axes and variances of the data, as buffers in float64.
+    """The eigenbasis of the data: mean, principal axes and variances, as buffers in float64.
 
     Args:
-        mean: ``mu [D]``.
-        eigenvalues: ``xi [D]``, in decreasing order, not negative.
-        eigenvectors: ``W [D, D]``, orthonormal columns in the order of the eigenvalues.
+        mean: Mean ``mu [D]`` of the data.
+        eigenvalues: Variances ``xi [D]`` along the axes, in decreasing order, not negative.
+        eigenvectors: Axes ``W [D, D]``, orthonormal columns in the order of the eigenvalues.
     """
 
     mean: Tensor
@@ -47,16 +47,16 @@ class EigenBasis(nn.Module):
 
     @classmethod
     def standard(cls, dim: int, variance: float = 1.0) -> "EigenBasis":
-        """Return the basis of points of mean 0 and equal variances: the coordinate axes."""
+        """Return the basis for mean 0 and equal variances, whose axes are the coordinate axes."""
         ones = torch.ones(dim, dtype=torch.float64)
         return cls(0 * ones, variance * ones, ones.diag())
 
     @classmethod
     def from_moments(cls, mean: Tensor, covariance: Tensor) -> "EigenBasis":
-        """Return the basis for a known mean ``[D]`` and covariance ``[D, D]``.
+        """Return the basis of data with a given mean ``[D]`` and covariance ``[D, D]``.
 
-        The sign of each axis makes its largest component positive, so that equal data has equal
-        coordinates on every machine.
+        The sign of each axis makes its largest component positive, so that the same data has the
+        same coordinates on every machine.
 
         Raises:
             DataError: The moments are not finite, or the data does not vary.
@@ -72,10 +72,10 @@ class EigenBasis(nn.Module):
 
     @classmethod
     def fit(cls, batches: Iterable[Tensor]) -> "EigenBasis":
-        """Fit the basis to batches ``[n, D]`` in one pass, storing ``D x D`` numbers.
+        """Fit the basis to batches of points ``[n, D]`` in one pass, storing ``D x D`` numbers.
 
-        Sums are taken in float64 about the first batch's mean. With a process group they run over
-        all ranks, and each rank streams its own shard.
+        Sums are taken in float64 about the first batch's mean. With a process group the sums are
+        over all ranks, and each rank streams its own shard.
 
         Raises:
             DataError: There are fewer than two points, or values do not vary or are not finite.
@@ -87,7 +87,7 @@ class EigenBasis(nn.Module):
                 sums = _Sums(points)
             sums.add(points)
         if sums is None:
-            raise DataError("there is no data to fit an eigenbasis to")
+            raise DataError("there are no points to fit an eigenbasis to: give at least two")
         return cls.from_moments(*sums.moments())
 
     @property
@@ -96,22 +96,33 @@ class EigenBasis(nn.Module):
         return float(self.eigenvalues.sum() ** 2 / (self.eigenvalues**2).sum())
 
     def describe(self, shown: int = 8) -> str:
-        """Return the start of the spectrum and the participation ratio as text."""
+        """Return the first variances and the participation ratio as text.
+
+        Args:
+            shown: Maximum number of variances in the text.
+        """
         head = ", ".join(f"{value:.4g}" for value in self.eigenvalues[:shown].tolist())
         more = ", ..." if self.dim > shown else ""
         ratio = self.participation_ratio
         return f"Variances {head}{more}; participation ratio {ratio:.4g} of {self.dim}"
 
     def covariance(self) -> Tensor:
-        """Return the covariance ``W diag(xi) W^T [D, D]`` about the mean."""
+        """Return the covariance ``W diag(xi) W^T [D, D]`` of the data."""
         return (self.eigenvectors * self.eigenvalues) @ self.eigenvectors.T
 
     def floored_variance(self, fraction: float = 1e-6) -> Tensor:
-        """Return ``xi`` with small values (a constant pixel has 0) raised to a share of ``xi*``."""
+        """Return the variances ``xi [D]``, raised to at least a fraction of the largest variance.
+
+        A constant pixel, for example, has the variance 0.
+        """
         return self.eigenvalues.clamp(min=fraction * self.top_variance)
 
     def second_moments(self, batches: Iterable[Tensor]) -> Tensor:
-        """Return mean squares ``[D]`` of other points ``[n, D]`` along the axes, over all ranks."""
+        """Return the mean squares ``[D]`` along the axes of further points, over all ranks.
+
+        Args:
+            batches: Batches ``[n, D]`` of points in image space.
+        """
         total, count = torch.zeros_like(self.mean), self.mean.new_zeros(1)
         for batch in batches:
             total += self.to_eigen(batch.to(self.mean.device)).square().sum(dim=0)
@@ -120,11 +131,11 @@ class EigenBasis(nn.Module):
         return sums[:-1] / sums[-1]
 
     def to_eigen(self, points: Tensor) -> Tensor:
-        """Map points ``[..., D]`` of image space to eigenspace."""
+        """Map points ``[..., D]`` from image space to eigenspace."""
         return (points.to(self.mean.dtype) - self.mean) @ self.eigenvectors
 
     def from_eigen(self, points: Tensor) -> Tensor:
-        """Map points ``[..., D]`` of eigenspace to image space."""
+        """Map points ``[..., D]`` from eigenspace to image space."""
         return self.rotate_back(points) + self.mean
 
     def rotate_back(self, vectors: Tensor) -> Tensor:
@@ -159,7 +170,7 @@ class EigenBasis(nn.Module):
 
 
 def identity(dim: int) -> Tensor:
-    """Return the unit matrix ``[dim, dim]``, float64.
+    """Return the identity matrix ``[dim, dim]``, float64.
 
     On the meta device ``torch.eye`` imports the compiler, which takes a second.
     """
@@ -193,6 +204,6 @@ class _Sums:
         for sums in (self.count, self.total, self.square):
             sum_over_ranks(sums)
         if self.count < 2:
-            raise DataError("one point has no covariance: an eigenbasis needs at least two")
+            raise DataError("one point has no covariance: an eigenbasis needs at least two points")
         offset = self.total / self.count
         return self.shift + offset, self.square / self.count - offset.outer(offset)

@@ -38,10 +38,11 @@ Grid = Callable[[int], Tensor]
 
 @dataclass(frozen=True)
 class EqualErrorGrid:
-    """Times that give steps of equal error.
+    """A time grid, for any number of steps, whose steps have equal errors.
 
     Attributes:
-        times: Increasing ``[K + 1]``, float64.
+        times: Increasing reference times ``[K + 1]``, float64, between which times are
+            interpolated.
     """
 
     times: Tensor
@@ -52,8 +53,8 @@ class EqualErrorGrid:
 
         Args:
             times: Ends ``[K + 1]`` of the intervals, increasing, float64 on the CPU.
-            density: Density ``[K]``, not negative, up to a factor. If it is 0 everywhere, times are
-                even.
+            density: Density of steps in each interval ``[K]``, not negative, up to a factor. If all
+                values are 0, times are evenly spaced.
             least: Lower bound of the density, as a share of its maximum.
         """
         density = density.clamp_min(least * (float(density.max()) or 1.0))
@@ -66,7 +67,7 @@ class EqualErrorGrid:
         return cls(placed)
 
     def __call__(self, steps: int) -> Tensor:
-        """Return ``steps + 1`` increasing times, interpolated between those of the grid."""
+        """Return ``steps + 1`` increasing times for a number of steps."""
         place = torch.linspace(0, len(self.times) - 1, steps + 1, dtype=torch.float64)
         place = place.to(self.times.device)
         cell = place.long().clamp(max=len(self.times) - 2)
@@ -74,7 +75,12 @@ class EqualErrorGrid:
 
 
 class StepChoice(NamedTuple):
-    """A number of steps and its expected error (RMS, scaled variable)."""
+    """A number of steps with its expected error.
+
+    Attributes:
+        steps: Number of steps.
+        error: Expected root mean square error of end states, in the scaled variable.
+    """
 
     steps: int
     error: float
@@ -84,11 +90,11 @@ class StepChoice(NamedTuple):
 def fit_equal_error_grid(
     flow: ProbabilityFlow, latents: Tensor, times: Tensor, solver: Solver
 ) -> EqualErrorGrid:
-    """Return the grid on which a solver makes equal errors.
+    """Return the time grid on which all steps of a solver have equal errors.
 
     Args:
         flow: The flow, on its device.
-        latents: Scaled eigenspace ``[n, D]`` at the last time.
+        latents: Latents ``[n, D]`` in scaled eigenspace at the last time.
         times: Increasing times; only the first and the last are used.
         solver: A solver with fixed steps.
 
@@ -132,11 +138,11 @@ def _errors_of_steps(flow: ProbabilityFlow, x: Tensor, times: Tensor, solver: So
 def choose_steps(
     flow: ProbabilityFlow, latents: Tensor, grid: Grid, solver: Solver, tolerance: float
 ) -> StepChoice:
-    """Return the smallest number of steps that is accurate in both directions.
+    """Return the smallest number of steps that is accurate in both directions of integration.
 
     Args:
         flow: The flow, on its device.
-        latents: Scaled eigenspace ``[n, D]`` at the last time of the grid.
+        latents: Latents ``[n, D]`` in scaled eigenspace at the last time of the grid.
         grid: Function from a number of steps to times.
         solver: A solver with fixed steps.
         tolerance: Root mean square error of end states, in the scaled variable.

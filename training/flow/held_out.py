@@ -15,7 +15,7 @@ from torch_utils.arguments import arguments_of
 
 
 class HeldOut(nn.Module):
-    """Ranks of n held-out true values in their posteriors.
+    """Ranks of the true values of n held-out cases in their posteriors.
 
     Args:
         truths: n, the number of held-out cases.
@@ -26,14 +26,15 @@ class HeldOut(nn.Module):
         oddities: Names of K scores that are large for out-of-distribution observations.
         draws: Number of draws per posterior.
         network: SHA-256 of the network that defines the posteriors.
-        way: Further settings of the draws: plain values by name, as JSON.
+        way: Further settings of the draws: a JSON object of plain values by name.
 
     Attributes:
-        ranks: Fractional ranks ``[n, Q]`` of true values among draws.
+        ranks: Fractional ranks ``[n, Q]`` of the true values among the posterior draws.
         contents: Probability content ``[n]`` of the smallest highest-density region that contains
             each true value.
         whitened: Observations, or conditions, ``[n, C]``, half whitened (``measure.clouds``).
-        odd: Scores ``[n, K]`` of the observations, by ``oddities``.
+        odd: Out-of-distribution scores ``[n, K]`` of the observations, in the order of
+            ``oddities``.
     """
 
     ranks: Tensor
@@ -55,8 +56,8 @@ class HeldOut(nn.Module):
         super().__init__()
         if truths < 1 or not 0 <= functions < len(quantities):
             raise ValueError(
-                f"{truths} calibration cases of {len(quantities)} "
-                "quantities: give at least one of each"
+                f"{truths} calibration cases of {len(quantities)} quantities, {functions} of them "
+                "functions: give at least one case and one coordinate"
             )
         self.truths, self.quantities, self.functions = truths, list(quantities), functions
         self.conditions, self.oddities, self.draws = conditions, list(oddities), draws
@@ -69,7 +70,7 @@ class HeldOut(nn.Module):
 
     @property
     def names(self) -> list[str]:
-        """Names of the coordinates."""
+        """Names of the coordinates, without the user's functions."""
         return self.quantities[: len(self.quantities) - self.functions]
 
     @property
@@ -82,16 +83,16 @@ class HeldOut(nn.Module):
         try:
             way = json.loads(self.way)
         except RecursionError as error:
-            raise ValueError("the options of its calibration are nested too deeply") from error
+            raise ValueError("the options of the calibration are nested too deeply") from error
         if not isinstance(way, dict):
-            raise ValueError("the file does not contain the options of its calibration")
+            raise ValueError("the options of the calibration are not a JSON object")
         return way
 
     def check(self) -> None:
-        """Raise ValueError if ranks or contents are not from 0 to 1, or settings are missing."""
+        """Raise ValueError if a rank or region content is not in [0, 1] or settings are invalid."""
         _ = self.made_with
         for values in (self.ranks, self.contents):
             if values.dtype != torch.float64 or not ((values >= 0) & (values <= 1)).all():
                 raise ValueError(
-                    "ranks or region contents of its calibration are not between 0 and 1"
+                    "ranks or region contents of the calibration are not between 0 and 1"
                 )

@@ -1,6 +1,6 @@
 """Choice of the cheapest accurate integration schedules, by trials on a flow.
 
-The cheapest accurate schedule (``courses``) for a use is measured on trajectories of the flow
+The cheapest accurate schedule (``integrations``) for a use is measured on trajectories of the flow
 itself, half of which start from data and half from latents. The error of a candidate is its
 deviation from a far finer integration. Candidates have increasing numbers of network evaluations:
 
@@ -74,15 +74,15 @@ PILOTS = 64
 
 @dataclass(frozen=True)
 class Trajectories:
-    """Reference trajectories of standardized states, to try solvers on.
+    """Accurate reference trajectories of standardized states, on which solvers are tested.
 
     Attributes:
-        flow: Their flow, given the conditions of all trajectories.
-        times: Increasing ``[S]``, float64.
-        states: ``[S, N, D]``, float64. One in ``FITTED_TO`` is used for fits, the others measure
-            errors.
-        of_data: Number of trajectories that start from data; they come first.
-        traces: Divergences ``[S, N]``; None if they were not computed.
+        flow: The flow, conditional on the conditions of all trajectories.
+        times: Increasing times ``[S]``, float64.
+        states: States ``[S, N, D]`` of N trajectories, float64. One trajectory in ``FITTED_TO`` is
+            used for fits, the others measure errors.
+        of_data: Number of trajectories that start from data, which come first.
+        traces: Divergences of the velocity ``[S, N]``; None if not computed.
     """
 
     flow: ProbabilityFlow
@@ -104,7 +104,8 @@ class Trajectories:
         """Integrate reference trajectories from data and from latents by ``exp_rk5``.
 
         Args:
-            under: Function from rows to the flow given their conditions; rows of data come first.
+            under: Function from a slice of trajectories to the flow given their conditions; the
+                trajectories from data come first.
             noisy: Noisy states ``[n, D]`` at the first time, eigenspace, unscaled.
             latents: Scaled latents ``[m, D]`` at the end time.
             steps: Number of steps.
@@ -127,24 +128,30 @@ class Trajectories:
 
     @property
     def integrals(self) -> Tensor | None:
-        """Integral ``[N]`` of the divergence over all times; None without traces."""
+        """Integral ``[N]`` of the divergence along each trajectory; None without traces."""
         if self.traces is None:
             return None
         return integral_weights(self.times, len(self.times)) @ self.traces
 
     def error(self, off: Tensor) -> float:
-        """Return the typical error of deviations ``[N]`` or ``[N, D]``, on other trajectories."""
+        """Return the typical size of deviations on the trajectories that are not used for fits.
+
+        The larger value of the trajectories from data and of those from latents is returned.
+
+        Args:
+            off: Deviations ``[N]`` or ``[N, D]`` of all trajectories.
+        """
         judges = ~self.fitted_to
         parts = (slice(0, self.of_data), slice(self.of_data, None))
         return max(_usual(off[part][judges[part]]) for part in parts)
 
     @property
     def fitted_to(self) -> Tensor:
-        """Mask ``[N]`` of trajectories used for fits."""
+        """Mask ``[N]`` of the trajectories used for fits."""
         return torch.arange(self.states.shape[1], device=self.states.device) % FITTED_TO == 0
 
     def at(self, times: Tensor) -> Tensor:
-        """Return states ``[n, N, D]`` at intermediate times, by a cubic spline."""
+        """Return the states ``[n, N, D]`` at n intermediate times, by a cubic spline."""
         from scipy.interpolate import CubicSpline
 
         curve = CubicSpline(self.times.cpu().numpy(), self.states.flatten(1).cpu().numpy())
@@ -161,15 +168,18 @@ def choose_integrations(
     on_trial: Callable[[], object] | None = None,
     densities: bool = True,
 ) -> dict[str, Integration]:
-    """Return the cheapest accurate schedule for each of ``USES``; uses without one are left out.
+    """Return the cheapest accurate integration schedule for each use, by name in ``USES``.
+
+    Uses without an accurate candidate are left out.
 
     Args:
-        under: As in ``Trajectories.follow``.
-        noisy: As in ``Trajectories.follow``.
-        latents: As in ``Trajectories.follow``.
+        under: Function from a slice of trajectories to the flow given their conditions; the
+            trajectories from data come first.
+        noisy: Noisy states ``[n, D]`` at the first time, eigenspace, unscaled.
+        latents: Scaled latents ``[m, D]`` at the end time.
         steps: Number of steps of the reference integration.
-        on_trial: Called after each trial.
-        densities: Whether to compute densities too.
+        on_trial: Called after each candidate, for a progress bar.
+        densities: Whether to choose schedules for uses with log densities too.
     """
     right = Trajectories.follow(under, noisy, latents, steps, densities)
     few = slice(0, min(PILOTS, len(noisy)))
@@ -206,11 +216,16 @@ def choose_integrations(
 
 
 def candidates(dim: int, use: Use, calls: int) -> list[Integration]:
-    """Return the candidates for a use in D dimensions, cheapest first.
+    """Return the candidate schedules for a use, cheapest first, still without times.
 
-    They take fewer than ``calls`` network evaluations. The fitted method is excluded for densities
-    of given points, which may lie where there were no trajectories: in the tails its error is a
-    hundred times as large (``benchmarks/cost.py --tails``).
+    The fitted method is excluded for densities of given points, which may lie where there were no
+    trajectories: in the tails its error is a hundred times as large (``benchmarks/cost.py
+    --tails``).
+
+    Args:
+        dim: D, the dimension of states.
+        use: Use of the schedule.
+        calls: Upper limit on the number of network evaluations; candidates take fewer.
     """
     numbers = () if use.melts and use.densities else FITS
     fits = [Integration(FITTED, steps, dim, use.melts, use.densities) for steps in numbers]
@@ -223,17 +238,18 @@ def candidates(dim: int, use: Use, calls: int) -> list[Integration]:
 
 
 def gauss_rule(times: Tensor, sizes: Tensor) -> GaussRule:
-    """Return quadratures for functions of roughly known size.
+    """Return the Gauss rule for functions of time whose size is roughly known.
 
-    With n nodes they are exact for the sizes times polynomials of degree less than 2 n.
+    With n nodes, the quadrature is exact for the sizes times polynomials of degree less than 2 n.
 
     The polynomials that are orthogonal under the sizes come from Stieltjes's procedure; nodes are
     eigenvalues of the matrix of their recurrence, and weights squares of its eigenvectors (Golub
     and Welsch 1969; Gautschi 2004, *Orthogonal Polynomials*, sections 2.2 and 3.1).
 
     Args:
-        times: Increasing ``[S]``, float64.
-        sizes: Sizes ``[S]`` at these times, not negative; ``LEAST_SIZE`` of the largest is added.
+        times: Increasing times ``[S]``, float64.
+        sizes: Sizes of the functions at these times ``[S]``, not negative; ``LEAST_SIZE`` times the
+            largest size is added.
     """
     from scipy.interpolate import CubicSpline
 
@@ -260,7 +276,13 @@ def gauss_rule(times: Tensor, sizes: Tensor) -> GaussRule:
 
 
 def try_plain(integration: Integration, right: Trajectories, use: Use) -> None:
-    """Measure the errors of a schedule whose solver needs no fit."""
+    """Measure the errors of a schedule whose solver needs no fit, and store them in the schedule.
+
+    Args:
+        integration: The schedule, with its times.
+        right: Accurate reference trajectories.
+        use: Use of the schedule, which decides whether log densities are computed.
+    """
     flow, way = right.flow, integration.way.to(right.times)
     start, end = (0, -1) if integration.melts else (-1, 0)
     rows = slice(0, right.states.shape[1])
@@ -274,7 +296,15 @@ def try_plain(integration: Integration, right: Trajectories, use: Use) -> None:
 
 
 def try_fitted(integration: Integration, right: Trajectories, use: Use) -> None:
-    """Fit a schedule's weights, and measure its errors on the other trajectories."""
+    """Fit the weights of a fitted schedule, and measure its errors on the other trajectories.
+
+    Weights and errors are stored in the schedule.
+
+    Args:
+        integration: The schedule, with its times.
+        right: Accurate reference trajectories; some are used for the fit, the others for errors.
+        use: Use of the schedule, which decides whether log densities are computed.
+    """
     way = integration.way.to(right.times)
     states = right.at(way)
     x, slopes, traces = states[0], [], []

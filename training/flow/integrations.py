@@ -1,7 +1,7 @@
-"""Integration schedules (courses): a solver and its time grid from the first to the end time.
+"""Integration schedules: a solver and its time grid from the first to the end time.
 
-After training, a network file stores the cheapest accurate schedule for each use (``trials``). It
-is the default if no solver or times are requested.
+After training, a network file stores the cheapest accurate schedule for each use
+(``integration_errors``). The stored schedule is the default if no solver or times are requested.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ NATS = 0.01
 
 
 GaussRule = Callable[[int], tuple[Tensor, Tensor]]
-"""Function from n to the nodes and weights ``[n]`` of a quadrature, see ``trials.gauss_rule``."""
+"""Function from n to the n nodes and weights of a quadrature: ``integration_errors.gauss_rule``."""
 AT_REST = "exp_ab2"
 """Solver for flows whose standardized states are constant; it takes one network evaluation."""
 
@@ -30,7 +30,7 @@ class Use(NamedTuple):
     """A use of an integration schedule.
 
     Attributes:
-        melts: Whether the direction is from points to latents.
+        melts: Whether the integration runs from points to latents rather than back.
         densities: Whether log densities are integrated too.
         error: Acceptable error of the final states, in standard deviations.
     """
@@ -61,12 +61,17 @@ class Integration(nn.Module):
         solver: ``fitted`` or a name in ``SOLVERS``.
         steps: Number of steps.
         dimensions: D, the dimension of states.
-        melts: Whether integration runs from the first time to the end time; fitted methods run in
-            one direction only.
-        quadrature: Whether integrals along the path are weighted sums over its times. A fitted
-            method computes integrals in this way only.
+        melts: Whether the integration runs from points to latents rather than back. A fitted
+            method runs in one direction only.
+        quadrature: Whether integrals along a trajectory are weighted sums over the schedule's
+            times. A fitted method computes integrals in this way only.
         error: Measured error of the final states, in standard deviations.
-        nats: Measured error of log densities, in nats; None if it was not measured.
+        nats: Measured error of log densities, in nats; None if not measured.
+
+    Attributes:
+        times: Increasing times ``[steps + 1]``.
+        weights: Weights ``[steps, steps]`` of the slopes in each step of a fitted method.
+        integrals: Weights of the values at the schedule's times in integrals along a trajectory.
     """
 
     times: Tensor
@@ -98,7 +103,7 @@ class Integration(nn.Module):
 
     @property
     def arguments(self) -> dict[str, str | int | float | None]:
-        """Arguments of the constructor."""
+        """Arguments of the constructor that reproduce this schedule without its times."""
         names = ("steps", "dimensions", "melts", "quadrature", "error", "nats")
         return {"solver": self.name, **{name: getattr(self, name) for name in names}}
 
@@ -118,7 +123,7 @@ class Integration(nn.Module):
 
     @property
     def calls(self) -> int:
-        """Number of network evaluations (NFE)."""
+        """Number of network evaluations (NFE) of the integration."""
         return self.steps * (1 if self._fitted else SOLVERS[self.name].calls_per_step or 1)
 
     @property
@@ -135,7 +140,7 @@ class Integration(nn.Module):
         return self.name == FITTED
 
     def spans(self, first: float, last: float) -> bool:
-        """Return whether the schedule runs between these two times."""
+        """Return whether the times of the schedule start at ``first`` and end at ``last``."""
         ends = self.times[[0, -1]].tolist()
         return isclose(ends[0], first, rel_tol=1e-9) and isclose(ends[1], last, rel_tol=1e-9)
 
@@ -144,12 +149,12 @@ class Integration(nn.Module):
         return self.calls + (self.traces * self.dimensions if use.densities else 0)
 
     def place(self, grid: Callable[[int], Tensor], rule: GaussRule | None = None) -> None:
-        """Set the times from a grid.
+        """Set the times of the schedule from a grid, or from a quadrature rule.
 
         Args:
             grid: Function from a number of steps to increasing times.
-            rule: Gauss rule that sets the times of a quadrature; both ends of the grid then have
-                weight zero.
+            rule: Gauss rule for the inner times and the weights of a quadrature, in which both ends
+                of the grid have weight zero; None for schedules without quadrature.
         """
         if self.name == FITTED or not self.quadrature:
             self.times.copy_(grid(self.steps))
@@ -162,7 +167,7 @@ class Integration(nn.Module):
         self.integrals[1:-1] = weights if self.melts else -weights.flip(0)
 
     def serves(self, use: Use) -> bool:
-        """Return whether the errors are small enough for a use."""
+        """Return whether the measured errors of the schedule are small enough for a use."""
         dense = not use.densities or self.nats is not None
         return dense and self.excess(use) <= 1
 
@@ -174,17 +179,22 @@ class Integration(nn.Module):
     def check(self) -> None:
         """Raise ValueError if the schedule is invalid."""
         if self.name not in (FITTED, *SOLVERS):
-            raise ValueError(f"the file has a schedule for '{self.name}', an unknown solver")
+            raise ValueError(f"an integration schedule has '{self.name}', an unknown solver")
         if any(buffer.dtype != torch.float64 for buffer in self.buffers()):
-            raise ValueError("the integration schedules are not float64")
+            raise ValueError("the arrays of an integration schedule are not float64")
         if (self.times.diff() <= 0).any():
-            raise ValueError("the times of its integration schedules are not increasing")
+            raise ValueError("the times of an integration schedule are not increasing")
 
 
 def trivial_integrations(first: float, last: float, dimensions: int) -> dict[str, Integration]:
-    """Return schedules between two times for a flow whose network is 0.
+    """Return the integration schedules of each use for a flow whose network output is 0.
 
     Standardized states are then constant, so that one step is exact.
+
+    Args:
+        first: First time of the flow.
+        last: End time of the flow.
+        dimensions: D, the dimension of states.
     """
     integrations = {}
     for name, use in USES.items():

@@ -21,8 +21,8 @@ spline is integrated: 21 traces in place of 120, for an error below 1e-3 nats
 (``benchmarks/density_errors.py``). Otherwise the solver integrates the trace together with the
 states.
 
-``p_T`` is the base distribution of latents (``latent.laws``): learned, or the Gaussian of variances
-``xi + gamma(T)``.
+``p_T`` is the base distribution of latents (``latent.distributions``): learned, or the Gaussian of
+variances ``xi + gamma(T)``.
 
 ``p_0`` is the density of data with the noise ``N(0, diag gamma)`` of the first time added. It is
 the same number in image space, since rotations preserve densities. It has no gradients.
@@ -56,28 +56,30 @@ FEW_PRODUCTS = 3
 
 
 class Density(NamedTuple):
-    """Log densities of points.
+    """Log densities of N points, with standard errors.
 
     Attributes:
         log_prob: Log densities ``[N]`` in nats.
-        error: Their standard errors ``[N]`` from random probes or averages; 0 if there are none.
+        error: Standard errors ``[N]`` of the log densities from random probes or averages; 0 if
+            log densities are exact.
     """
 
     log_prob: Tensor
     error: Tensor
 
     def at(self, places: Tensor) -> "Density":
-        """Return the log densities of the points at some indices."""
+        """Return the log densities and errors of the points at the given indices."""
         return Density(self.log_prob[places], self.error[places])
 
 
 @dataclass(frozen=True)
 class Trace:
-    """Method for the traces of Jacobians.
+    """Method for computing the traces of the velocity's Jacobian, exactly or by random probes.
 
     Attributes:
         kind: ``exact``: D vector-Jacobian products per trace; ``hutchinson``: one product per
-            probe, with a standard error; ``auto``: exact in up to ``LARGEST_EXACT`` dimensions.
+            probe, with a standard error; ``auto``: exact in up to ``LARGEST_EXACT`` dimensions,
+            otherwise by probes.
         probes: Number of random directions per point, at least two, since their spread gives the
             standard error.
         seed: Random seed of the directions, which are a function of the seed and the index of the
@@ -100,13 +102,15 @@ class Trace:
             )
 
     def is_exact(self, dim: int) -> bool:
-        """Return whether the traces of D x D matrices are exact."""
+        """Return whether traces of ``dim x dim`` matrices are computed exactly."""
         return self.kind == "exact" or (self.kind == "auto" and dim <= LARGEST_EXACT)
 
     def directions(self, rows: slice, dim: int) -> Tensor:
-        """Return directions ``d [K, n, D]``, float64: the unit vectors, or random signs.
+        """Return K directions per point ``[K, n, D]``, float64: unit vectors, or random signs.
 
-        They belong to the points numbered from ``rows.start`` up to ``rows.stop``.
+        Args:
+            rows: Indices of the n points, from ``rows.start`` up to ``rows.stop``.
+            dim: D, the dimension of the points.
         """
         count = rows.stop - rows.start
         if self.is_exact(dim):
@@ -143,25 +147,25 @@ class DivergenceIntegral:
 
     @property
     def solver(self) -> Solver:
-        """Solver to simulate with: the given one, extended by the integral.
+        """Solver of the simulation, extended so that it also computes the integral.
 
-        The integral is a set of further coordinates of the state, in nats per dimension, which an
-        adaptive solver controls like any other.
+        The integral is a set of further coordinates of the state, in nats per dimension, whose
+        errors an adaptive solver controls like those of other coordinates.
 
-        The solver is created on each access. If it were stored here, it would form a reference
-        cycle, whose states the garbage collector frees only after gigabytes.
+        The solver is created on each access. A stored solver would form a reference cycle, whose
+        states the garbage collector frees only after gigabytes.
         """
         pairs = self._integrate if self._given.pairs else None
         return replace(self._given, method=self._states, pairs=pairs)
 
     @property
     def value(self) -> Tensor:
-        """Integral ``[N]`` in nats, available after the simulation."""
+        """Integral of the divergence ``[N]`` in nats, available after the simulation."""
         return self._integrals.mean(dim=1)
 
     @property
     def error(self) -> Tensor:
-        """Standard error ``[N]`` of the integral; 0 if traces are exact."""
+        """Standard error ``[N]`` of the integral in nats; 0 if traces are exact."""
         if self._exact:
             return torch.zeros_like(self.value)
         return self._integrals.std(dim=1) / len(self._directions) ** 0.5
@@ -173,7 +177,10 @@ class DivergenceIntegral:
         self, v: Velocity, w: Tensor, gap: Tensor | None, times: Tensor
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
         if torch.is_grad_enabled():
-            raise ValueError("log densities are not differentiable: simulate without them")
+            raise ValueError(
+                "log densities are not differentiable: disable gradients, or simulate without "
+                "log densities"
+            )
         if self._given.quadrature is not None:
             return self._at_ends_of_steps(v, w, gap, times)
         few = len(self._directions) <= FEW_PRODUCTS or len(times) <= DEFAULT_STEPS
@@ -256,9 +263,10 @@ def integral_weights(times: Tensor, count: int) -> Tensor:
 
 
 def value_and_divergence(v: Velocity, w: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ``v(w, t) [N, D]`` and ``tr dv/dw [N]`` for independent points.
+    """Return the velocity ``v(w, t) [N, D]`` of points w and its divergence ``tr dv/dw [N]``.
 
-    The divergence comes from the velocity itself if it has one, else from D products.
+    The points are independent. The divergence is computed by the velocity itself if available, or
+    by D vector-Jacobian products.
     """
     known = v.with_divergence(w, t) if isinstance(v, CountedVelocity) else None
     if known is not None:
@@ -271,7 +279,16 @@ def value_and_divergence(v: Velocity, w: Tensor, t: Tensor) -> tuple[Tensor, Ten
 def value_and_products(
     v: Velocity, w: Tensor, t: Tensor, directions: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return ``v(w, t) [N, D]`` and ``d_k . (dv/dw) d_k [N, K]`` for independent points."""
+    """Return the velocity ``v(w, t) [N, D]`` and its directional derivatives ``[N, K]``.
+
+    The derivatives are the products ``d_k . (dv/dw) d_k``, for independent points.
+
+    Args:
+        v: The velocity.
+        w: Points ``[N, D]``.
+        t: Time ``[]`` or times ``[N]``.
+        directions: Directions ``d [K, N, D]``.
+    """
     with torch.enable_grad():
         w = w.detach().requires_grad_()
         value = v(w, t)
@@ -284,20 +301,23 @@ def value_and_products(
 
 
 def bits_per_dim(log_prob: Tensor, dim: int, levels_per_unit: float) -> Tensor:
-    """Return bits per dimension ``-log2 p / D [N]`` from log densities in nats.
+    """Return bits per dimension ``[N]``, ``-log2 p / D``, from log densities in nats.
 
-    Log densities refer to data units, each with ``levels_per_unit`` gray levels. With u in data
-    units and p = 127.5 (u + 1) in levels, ``log p(p) = log p(u) - D log 127.5``.
+    Args:
+        log_prob: Log densities ``[N]`` of images in data units, in nats.
+        dim: D, the number of values of an image.
+        levels_per_unit: Number of gray levels per data unit. For example, 8-bit levels ``l = 127.5
+            (u + 1)`` of data u have ``log p(l) = log p(u) - D log 127.5``.
     """
     return (log(levels_per_unit) - log_prob / dim) / log(2)
 
 
 @dataclass(frozen=True)
 class DensityPlan:
-    """Densities to compute along a simulation.
+    """Options of the densities to compute along a simulation.
 
     Attributes:
-        trace: Method for the traces.
+        trace: Method for the traces of Jacobians.
         levels_per_unit: Number of gray levels per data unit of images; None for other data.
     """
 
@@ -305,10 +325,14 @@ class DensityPlan:
     levels_per_unit: float | None = None
 
     def arrays(self, density: Density, dim: int) -> dict[str, Tensor]:
-        """Return arrays of results by name.
+        """Return the arrays of results by name.
 
-        They are ``log_prob [N]``, ``log_prob_error [N]`` unless densities are exact, and
+        The arrays are ``log_prob [N]``, ``log_prob_error [N]`` unless densities are exact, and
         ``bits_per_dim [N]`` for images.
+
+        Args:
+            density: Log densities of N points.
+            dim: D, the dimension of the points.
         """
         arrays = {"log_prob": density.log_prob}
         if density.error.any():

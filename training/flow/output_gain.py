@@ -15,16 +15,17 @@ short run.
 
 
 class OutputGain(nn.Module):
-    """Gains ``g_i(t)``: natural splines through trained values, initially 1.
+    """Trained gains ``g_i(t)`` of the network output: a factor per eigen-dimension and time.
 
-    How well a dimension can be predicted depends on its own noise, and differs most between kept
-    and compressed dimensions. A network for images can hardly scale single eigenvectors, so that
-    its output has one scale for all: too small for predictable dimensions, too large for the
-    others. A factor per dimension gives each its own scale during training.
+    Gains are natural splines in time through trained values, which start at 1. How well a dimension
+    can be predicted depends on its own noise, and differs most between kept and compressed
+    dimensions. A network for images can hardly scale single eigenvectors, so that its output has
+    one scale for all dimensions: too small for predictable ones, too large for the others. A gain
+    per dimension gives each its own scale during training.
 
     Args:
-        times: Nodes ``[K]``, increasing, at least two, float64.
-        gains: ``g [K, D]`` at the nodes, floating point.
+        times: Increasing times ``[K]`` of the spline nodes, at least two, float64.
+        gains: Gains ``g [K, D]`` at the nodes, floating point.
 
     Raises:
         ValueError: Shapes do not match, or values are not finite.
@@ -49,10 +50,10 @@ class OutputGain(nn.Module):
 
     @classmethod
     def ones(cls, t_min: float, t_max: float, dim: int) -> "OutputGain":
-        """Return gains of 1 at ``NODES`` times from t_min to t_max."""
+        """Return constant gains of 1 in ``dim`` dimensions, for times from t_min to t_max."""
         times = torch.linspace(t_min, t_max, NODES, dtype=torch.float64)
         return cls(times, torch.ones(NODES, dim))
 
     def forward(self, t: Tensor) -> Tensor:
-        """Return ``g(t) [..., D]`` at times ``[...]``, constant beyond the nodes."""
+        """Return the gains ``g(t) [..., D]`` at times ``[...]``, constant beyond the nodes."""
         return 1 + SPEED * (self.spline.weights(t).to(self.offsets.dtype) @ self.offsets)

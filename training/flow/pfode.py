@@ -46,7 +46,7 @@ from training.names import DEFAULT_SOLVER, DEFAULT_STEPS
 
 
 class ProbabilityFlow:
-    """An invertible map made of a denoiser, a schedule and a basis.
+    """The probability flow: an invertible map between data and latents, defined by a denoiser.
 
     Points are ``[N, D]`` in data space, latents ``[N, D]`` in scaled eigenspace. Optional
     coordinates map between data space and the space of the basis; densities are those of data
@@ -55,10 +55,11 @@ class ProbabilityFlow:
 
     Args:
         denoiser: ``D(x_tilde [B, D], t [] or [B]) -> [B, D]`` in eigenspace.
-        schedule: Noise and scale.
+        schedule: Noise variances and scale as functions of time.
         basis: Map between data space and eigenspace.
         end_time: T, the time of latents; None for the default of the schedule.
-        coordinates: Map between data space and the space of the basis; None if these are the same.
+        coordinates: Map between data space and the space of the basis; None if the two spaces are
+            the same.
         learned: Distribution of standardized compressed latents at the end time, given the kept
             ones; None for the Gaussian of the closed form.
         integrations: Integration schedules by use; for uses without one, ``DEFAULT_STEPS`` of
@@ -128,15 +129,15 @@ class ProbabilityFlow:
     def integration(
         self, use: str, times: Tensor | None = None, solver: Solver | str | None = None
     ) -> tuple[Tensor, Solver]:
-        """Return the times ``[steps + 1]`` and the solver to use.
+        """Return the times ``[steps + 1]`` and the solver of an integration.
 
-        If neither is given, they are those of the network's schedule for this use, provided it has
-        one that spans the flow's times.
+        If neither times nor solver are given, the flow's integration schedule for the use is
+        returned, provided that the schedule spans the flow's times.
 
         Args:
-            use: A name in ``courses.USES``.
-            times: Increasing.
-            solver: The solver, or its name.
+            use: A name in ``integrations.USES``.
+            times: Increasing times; None for the default.
+            solver: The solver, or its name; None for the default.
         """
         integration = self.integrations.get(use)
         ends = (self.schedule.t_min, self.end_time)
@@ -161,12 +162,13 @@ class ProbabilityFlow:
         Args:
             count: Number of points.
             generator: Random generator on the CPU; None for torch's global one.
-            times: Increasing ``[steps + 1]``; see ``course`` for the defaults of times and solver.
+            times: Increasing times ``[steps + 1]``; see ``integration`` for the defaults of times
+                and solver.
             solver: The solver, or its name.
 
         Raises:
-            UsageError: The count is not a whole number or negative, or the generator is invalid.
-            DataError: As ``simulate``.
+            UsageError: The count is negative or not a whole number, or the generator is invalid.
+            DataError: A generated point is NaN or infinite, or an adaptive solver fails.
         """
         count = natural("count", count)
         if not (generator is None or hasattr(generator, "manual_seed")):
@@ -180,13 +182,13 @@ class ProbabilityFlow:
     def encode(
         self, points: ArrayLike, times: Tensor | None = None, solver: Solver | str = DEFAULT_SOLVER
     ) -> Tensor:
-        """Return the latents ``[N, D]``, float64, of points ``[N, D]``; see ``melt``."""
+        """Return the latents ``[N, D]`` of points ``[N, D]`` in data space; see ``melt``."""
         return self.melt(points, times, solver).end
 
     def decode(
         self, latents: ArrayLike, times: Tensor | None = None, solver: Solver | str = DEFAULT_SOLVER
     ) -> Tensor:
-        """Return the points ``[N, D]``, float64, of latents ``[N, D]``; see ``generate``."""
+        """Return the points ``[N, D]`` in data space of latents ``[N, D]``; see ``generate``."""
         generated = self.generate(latents, times, solver)
         return self.to_data(generated.end, generated.times[-1])
 
@@ -199,17 +201,17 @@ class ProbabilityFlow:
         trace: Trace | None = None,
         first_row: int = 0,
     ) -> Tensor:
-        """Return ``log p_0 [N]`` of points ``[N, D]`` in nats: see ``log_prob_with_error``.
+        """Return the log densities ``[N]`` of points ``[N, D]``; see ``log_prob_with_error``.
 
         Raises:
-            UsageError: The density would be an estimate, and no trace was given explicitly.
+            UsageError: The density would be an estimate, and no trace method was given.
         """
         dim = self.basis.dim
         if trace is None and not Trace().is_exact(dim):
             raise UsageError(
                 f"log densities in {dim} dimensions are estimates: use "
-                "log_prob_with_error for their error, or trace=Trace('exact'), which is "
-                "slow"
+                "log_prob_with_error to get estimates with errors, or trace=Trace('exact'), "
+                "which is slow"
             )
         return self.log_prob_with_error(
             points, times, solver, latent_log_density, trace, first_row
@@ -224,22 +226,24 @@ class ProbabilityFlow:
         trace: Trace | None = None,
         first_row: int = 0,
     ) -> Density:
-        """Return ``log p_0 [N]`` of points ``[N, D]`` in nats, and standard errors ``[N]``.
+        """Return the log densities ``[N]`` of points ``[N, D]`` in nats, with standard errors.
 
-        See ``likelihood``. The denoiser must be differentiable, and a network must be in evaluation
-        mode.
+        The density is that of the data with the noise of the first time added (``likelihood``). The
+        denoiser must be differentiable, and a network must be in evaluation mode.
 
         Args:
-            points: Points at which to evaluate the density.
-            times: Increasing; the density is that of the first time, the latents are those of the
-                last.
+            points: Points ``[N, D]`` of data space at which to evaluate the density.
+            times: Increasing times; the points are data at the first time, latents belong to the
+                last time.
             solver: The solver, or its name.
-            latent_log_density: ``p_T``; None for the base distribution at the last time.
+            latent_log_density: Log density of the latents at the last time; None for the base
+                distribution.
             trace: Method for the traces of Jacobians; None for ``Trace()``.
             first_row: Index of the first point, if the points are part of a larger set.
 
         Raises:
-            DataError: As ``simulate``, or a density is not finite.
+            DataError: Points do not have D dimensions, a latent or a density is not finite, or an
+                adaptive solver fails.
         """
         points = self._rows_of("points", points)
         rows = slice(first_row, first_row + len(points))
@@ -254,12 +258,13 @@ class ProbabilityFlow:
         integral: DivergenceIntegral,
         latent_log_density: LogDensity | None = None,
     ) -> Density:
-        """Return ``log p_0 [N]`` in nats at the first time, for a simulation in either direction.
+        """Return the log densities ``[N]`` in nats of the points of a simulation, at its data end.
 
         Args:
-            trajectory: A simulation with the integral's solver.
+            trajectory: A simulation with the integral's solver, in either direction.
             integral: The divergence integral of this simulation.
-            latent_log_density: ``p_T``; None for the base distribution at the last time.
+            latent_log_density: Log density of the latents at the last time; None for the base
+                distribution.
 
         Raises:
             DataError: A density is not finite.
@@ -286,7 +291,7 @@ class ProbabilityFlow:
         return Density(log_prob, integral.error)
 
     def to(self, device: torch.device | str) -> "ProbabilityFlow":
-        """Move the schedule, the basis, and other parts that are modules; return the flow."""
+        """Move all parts of the flow that are modules to a device, and return the flow itself."""
         for part in (self.schedule, self.basis, self.denoiser, self.coordinates, self.learned):
             if isinstance(part, nn.Module):
                 part.to(device)
@@ -299,19 +304,19 @@ class ProbabilityFlow:
         return flow
 
     def with_distribution(self, learned: ConditionalMixture | None) -> "ProbabilityFlow":
-        """Return a copy with another learned distribution of latents; None: closed form."""
+        """Return a copy with another learned distribution of latents; None for the closed form."""
         flow = copy(self)
         flow.learned = learned
         return flow
 
     def under(self, conditions: Mapping[str, Tensor]) -> "ProbabilityFlow":
-        """Return the flow given network inputs as conditions, for example ``labels [N, L]``."""
+        """Return the flow conditional on network inputs by name, for example ``labels [N, L]``."""
         return self.with_denoiser(ConditionedDenoiser(self.denoiser, conditions))
 
     def given(self, **conditions: ArrayLike) -> "ProbabilityFlow":
-        """Return the flow given conditions in their own units, for example ``labels [N, L]``.
+        """Return the flow conditional on values in their own units, for example ``labels [N, L]``.
 
-        Conditions have one row for each point, or one for all, ``[1, L]`` or ``[L]``.
+        Conditions have one row for each point, or one row for all points, ``[1, L]`` or ``[L]``.
 
         Raises:
             UsageError: The flow has no conditions.
@@ -328,32 +333,37 @@ class ProbabilityFlow:
         return flow.under(rows)
 
     def in_blocks(self, rows: int) -> "ProbabilityFlow":
-        """Return the flow with its denoiser called with exactly ``rows`` rows at a time."""
+        """Return a copy of the flow that calls its denoiser with ``rows`` rows at a time."""
         return self.with_denoiser(BlockwiseDenoiser(self.denoiser, rows))
 
     def velocity(self, x: Tensor, t: Tensor) -> Tensor:
-        """Return ``dx/dt [N, D]`` for scaled states ``x [N, D]`` at times ``[]`` or ``[N]``."""
+        """Return the velocity ``dx/dt [N, D]`` of scaled states x at times ``[]`` or ``[N]``."""
         return self.slope(standardized=False)(x, t)
 
     def standardized_velocity(self, x_hat: Tensor, t: Tensor) -> Tensor:
-        """Return ``dx_hat/dt [N, D]`` for standardized states ``[N, D]`` at ``[]`` or ``[N]``."""
+        """Return the velocity ``[N, D]`` of standardized states at times ``[]`` or ``[N]``."""
         return self.slope()(x_hat, t)
 
     def slope(self, standardized: bool = True, differentiable: bool = False) -> CountedVelocity:
-        """Return the velocity of scaled or standardized states, with divergence if available."""
+        """Return the velocity function of the flow, which also counts its evaluations.
+
+        Args:
+            standardized: Whether states are standardized rather than scaled.
+            differentiable: Whether evaluations are recomputed in the backward pass for gradients.
+        """
         velocity = FlowVelocity(self.denoiser, self.schedule, self.basis, standardized)
         return CountedVelocity(velocity, differentiable)
 
     def noisy_variance(self, t: Tensor) -> Tensor:
-        """Return ``xi + gamma(t) [..., D]``, the variances of noisy data at times ``[...]``."""
+        """Return the variances ``xi + gamma(t) [..., D]`` of noisy data at times ``[...]``."""
         return self.basis.eigenvalues + self.schedule.noise_variance(t)
 
     def noisy_std(self, t: Tensor) -> Tensor:
-        """Return ``sqrt(xi + gamma(t)) [..., D]``, the standard deviations of noisy data."""
+        """Return the standard deviations ``sqrt(xi + gamma(t)) [..., D]`` of noisy data."""
         return self.noisy_variance(t).sqrt()
 
     def latent_std(self, t: Tensor) -> Tensor:
-        """Return ``s(t) sqrt(xi + gamma(t)) [..., D]``, the unit of the standardized variable."""
+        """Return the standard deviations ``s(t) sqrt(xi + gamma(t)) [..., D]`` of scaled states."""
         return self.schedule.scale(t)[..., None] * self.noisy_std(t)
 
     def simulate(
@@ -367,11 +377,11 @@ class ProbabilityFlow:
         differentiable: bool = False,
         gap: Tensor | None = None,
     ) -> Trajectory:
-        """Integrate from ``times[0]`` to ``times[-1]``, in either direction.
+        """Integrate states along the ODE from ``times[0]`` to ``times[-1]``, in either direction.
 
         Args:
             x: Scaled eigenspace states ``[N, D]`` at ``times[0]``.
-            times: ``[steps + 1]``, monotone. An adaptive solver uses the times of saved states
+            times: Monotone times ``[steps + 1]``. An adaptive solver uses the times of saved states
                 only.
             solver: The solver, or its name.
             save_every: Number of steps between saved states. The first and last states are always
@@ -382,13 +392,14 @@ class ProbabilityFlow:
             differentiable: Whether gradients flow back to x. Denoiser calls store their inputs only
                 and are recomputed in the backward pass, which takes the memory of one call and the
                 states.
-            gap: Gap ``[N, D]`` of a trajectory that ended at x by the same solver. The integration
-                then reverses its steps, to rounding error if the times are its own.
+            gap: Gap ``[N, D]`` of a trajectory that ended at x by the same reversible solver. The
+                integration then reverses the steps of that trajectory, up to rounding error if the
+                times are the same.
 
         Raises:
-            DataError: The states have another dimension, the end state is NaN or infinite, or an
+            DataError: The states do not have D dimensions, the end state is NaN or infinite, or an
                 adaptive solver fails.
-            UsageError: There are too few times, or a gap for a solver without one.
+            UsageError: There are fewer than two times, or a gap for a solver with a single state.
         """
         self._require_rows("states", x)
         solver, steps = as_solver(solver), len(times) - 1
@@ -418,11 +429,11 @@ class ProbabilityFlow:
         solver: Solver | str = DEFAULT_SOLVER,
         **options: Any,
     ) -> Trajectory:
-        """Inflate clean points ``[N, D]`` of data space.
+        """Inflate points ``[N, D]`` of data space: integrate them forward to latents.
 
         Args:
-            points: A tensor on any device, an array, or lists of numbers.
-            times: Increasing ``[steps + 1]``.
+            points: Points ``[N, D]``: a tensor on any device, an array, or lists of numbers.
+            times: Increasing times ``[steps + 1]``.
             solver: The solver, or its name.
             options: Further arguments of ``simulate``.
         """
@@ -438,9 +449,14 @@ class ProbabilityFlow:
         solver: Solver | str = DEFAULT_SOLVER,
         **options: Any,
     ) -> Trajectory:
-        """Generate from scaled eigenspace latents ``[N, D]``, backward in time.
+        """Generate data from latents ``[N, D]`` in scaled eigenspace: integrate backward in time.
 
-        Arguments are those of ``melt``; times increase.
+        Args:
+            latents: Latents ``[N, D]``: a tensor on any device, an array, or lists of numbers.
+            times: Increasing times ``[steps + 1]``; the integration runs from the last to the
+                first.
+            solver: The solver, or its name.
+            options: Further arguments of ``simulate``.
         """
         latents = self._rows_of("latents", latents)
         times = self.times() if times is None else times
@@ -452,15 +468,15 @@ class ProbabilityFlow:
         return points if self.coordinates is None else self.coordinates.to_data(points)
 
     def to_eigen(self, points: Tensor) -> Tensor:
-        """Map points ``[..., N, D]`` of data space to eigenspace, unscaled."""
+        """Map points ``[..., N, D]`` of data space to unscaled states in eigenspace."""
         if self.coordinates is not None:
             points = self.coordinates.to_flow(points)
         return self.basis.to_eigen(points)
 
     def latent_law(self, t: Tensor) -> LatentDistribution:
-        """Return the base distribution at time ``t []``.
+        """Return the base distribution of the states at time ``t []``.
 
-        At the end time it is the learned one, if there is one.
+        At the end time, the learned distribution is returned if there is one.
         """
         distribution = self.gaussian_latents(t)
         if self.learned is None or not isclose(float(t), self.end_time, rel_tol=1e-9):
@@ -468,7 +484,7 @@ class ProbabilityFlow:
         return LearnedLatents(distribution.variance, self.learned)
 
     def gaussian_latents(self, t: Tensor) -> GaussianLatents:
-        """Return the closed-form base distribution at time ``t []``."""
+        """Return the Gaussian base distribution with closed-form variances at time ``t []``."""
         return GaussianLatents(self.schedule.latent_variance(t, self.basis.eigenvalues))
 
     def _rows_of(self, name: str, values: ArrayLike) -> Tensor:
@@ -496,8 +512,8 @@ class ProbabilityFlow:
             )
         if self.rows not in (None, len(x)):
             raise DataError(
-                f"there are {len(x)} {name} but conditions for {self.rows}: give one row "
-                "of conditions for each, or one for all"
+                f"there are {len(x)} {name} but {self.rows} rows of conditions: give one row "
+                f"of conditions for each of the {name}, or one row for all"
             )
 
     def _log_unit(self, t: Tensor, solver: Solver) -> Tensor:

@@ -22,10 +22,18 @@ from torch import Tensor
 
 
 class Preconditioning(NamedTuple):
-    """Coefficients ``[..., D]`` between a network and its denoiser.
+    """Coefficients ``[..., D]`` of the denoiser ``D = c_skip x_tilde + c_out F(c_in x_tilde)``.
 
-    The target of F, ``(e - c_skip x_tilde) / c_out`` for ``x_tilde = e + sqrt(gamma) n``, equals
-    ``clean_weight e + noise_weight n``. This form has no cancellation, however small the noise.
+    For clean points e and noisy points ``x_tilde = e + sqrt(gamma) n`` with standard normal n, the
+    target of the network F, ``(e - c_skip x_tilde) / c_out``, equals ``clean_weight e +
+    noise_weight n``. This form has no cancellation, however small the noise.
+
+    Attributes:
+        c_skip: Weight of the noisy points in the denoiser.
+        c_out: Weight of the network output in the denoiser.
+        c_in: Factor on the noisy points at the network's input.
+        clean_weight: Weight of the clean points in the network's target.
+        noise_weight: Weight of the noise in the network's target.
     """
 
     c_skip: Tensor
@@ -36,7 +44,7 @@ class Preconditioning(NamedTuple):
 
 
 def per_dimension(data_variance: Tensor, noise_variance: Tensor) -> Preconditioning:
-    """Return coefficients for data variance ``xi [D]`` and noise variance ``gamma [..., D]``."""
+    """Return the coefficients for data variances ``xi [D]`` and noise variances ``[..., D]``."""
     total = data_variance + noise_variance
     c_skip, c_in, data_std = data_variance / total, total.rsqrt(), data_variance.sqrt()
     return Preconditioning(
@@ -49,19 +57,19 @@ def per_dimension(data_variance: Tensor, noise_variance: Tensor) -> Precondition
 
 
 def edm(data_variance: Tensor, noise_variance: Tensor) -> Preconditioning:
-    """Return coefficients with one data variance for all dimensions, their mean."""
+    """Return the EDM coefficients, with the mean data variance in place of each variance."""
     return per_dimension(data_variance.mean(), noise_variance)
 
 
 def vp(data_variance: Tensor, noise_variance: Tensor) -> Preconditioning:
-    """Return coefficients for noise prediction, with inputs scaled for data of unit variance."""
+    """Return the VP coefficients: noise prediction, with inputs scaled for unit data variance."""
     one = torch.ones_like(noise_variance)
     c_in = (1 + noise_variance).rsqrt()
     return Preconditioning(one, -noise_variance.sqrt(), c_in, 0 * one, one)
 
 
 def ve(data_variance: Tensor, noise_variance: Tensor) -> Preconditioning:
-    """Return coefficients for noise prediction, with unscaled inputs."""
+    """Return the VE coefficients: noise prediction, with unscaled inputs."""
     one = torch.ones_like(noise_variance)
     return Preconditioning(one, noise_variance.sqrt(), one, 0 * one, -one)
 

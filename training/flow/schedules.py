@@ -37,10 +37,12 @@ INFLATION_DEFAULTS = {
 
 
 class NoiseSchedule(nn.Module, ABC):
-    """Noise variances and scale of a flow as functions of time, a tensor of any shape ``[...]``.
+    """Interface of noise schedules: noise variances and scale of a flow as functions of time.
+
+    Times are tensors of any shape ``[...]``.
 
     Attributes:
-        name: Short label, used in file names.
+        name: Short name, used in file names.
         dim: Number of eigen-dimensions D.
         t_min: First time of a simulation.
     """
@@ -59,15 +61,15 @@ class NoiseSchedule(nn.Module, ABC):
 
     @abstractmethod
     def reference_log_noise(self, t: Tensor) -> Tensor:
-        """Return the log of the largest noise variance ``[...]``, a network's input for t."""
+        """Return the log of the largest noise variance ``[...]``, the network's time input."""
 
     @abstractmethod
     def time_of_log_noise(self, log_noise: Tensor) -> Tensor:
-        """Return the times ``[...]`` of log noise, the inverse of ``reference_log_noise``."""
+        """Return the times ``[...]`` at which ``reference_log_noise`` has the given values."""
 
     @abstractmethod
     def scale(self, t: Tensor) -> Tensor:
-        """Return the scale ``s(t) [...]``."""
+        """Return the scale ``s(t) [...]`` of the states."""
 
     @abstractmethod
     def log_scale_rate(self, t: Tensor) -> Tensor:
@@ -82,9 +84,11 @@ class NoiseSchedule(nn.Module, ABC):
 
     @abstractmethod
     def default_t_max(self, conditional: bool = False) -> float:
-        """Return the time at which noise dominates the data.
+        """Return the default end time, at which noise dominates the data.
 
-        With conditions the time is longer: noise then also dominates what conditions predict.
+        Args:
+            conditional: Whether the flow has conditions. The end time is then later, so that noise
+                also dominates the differences between conditional means.
         """
 
     def extra_repr(self) -> str:
@@ -96,7 +100,13 @@ class NoiseSchedule(nn.Module, ABC):
         return self.scale(t)[..., None] ** 2 * (data_variance + self.noise_variance(t))
 
     def sample_noise(self, count: int, t: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw ``[count, D]`` from ``N(0, diag gamma(t))`` at ``t []``, eigenspace, float64."""
+        """Draw noise ``[count, D]`` from ``N(0, diag gamma(t))`` in eigenspace, float64.
+
+        Args:
+            count: Number of draws.
+            t: Time ``[]``.
+            generator: Random generator on the CPU.
+        """
         std = self.noise_variance(t).sqrt()
         noise = torch.randn(count, self.dim, generator=generator, dtype=torch.float64)
         return noise.to(std.device) * std
@@ -106,7 +116,7 @@ class InflationSchedule(NoiseSchedule):
     """Exponentially growing noise, ``gamma_i(t) = gamma0 exp(growth_rate_i t)``.
 
     Args:
-        exponents: ``g [D]``, sorted like the eigenvalues (top variance first).
+        exponents: Exponents ``g [D]``, sorted like the eigenvalues (largest variance first).
         rho: Inflation rate, 1/time.
         gamma0: Noise variance at t = 0, in squared data units.
         top_variance: ``xi*``, the largest data variance.
@@ -225,18 +235,18 @@ class InflationSchedule(NoiseSchedule):
         return -0.5 * self.top_rate * top_noise / (self.top_variance + top_noise)
 
     def default_t_max(self, conditional: bool = False) -> float:
-        """Return the time at which data is a fixed share of the variance of the top dimension.
+        """Return the time at which the data is a fixed fraction of the largest latent variance.
 
-        Without conditions the share is one tenth. A standardized cumulant of order k has then
+        Without conditions the fraction is one tenth. A standardized cumulant of order k has then
         shrunk to ``0.1^(k/2)``, so a kurtosis is 1 % of that of the data, and the remaining
         non-Gaussianity is about 1e-5 nats.
 
-        With conditions the share is one thousandth. Latents are drawn from the distribution for all
-        data, whose mean is 0, whereas data given conditions has another mean m. In the Gaussian
-        case, a flow that starts from mean 0 misses ``m / sqrt(v + gamma(T))`` standard deviations
-        ``sqrt(v)`` of the conditional distribution. If m is one standard deviation of the data, the
-        error is 0.33 at one tenth and 0.03 at one thousandth. For small data sets the shorter time
-        can fit better (``subjects.end_times``).
+        With conditions the fraction is one thousandth. Latents are drawn from the distribution for
+        all data, whose mean is 0, whereas data given conditions has another mean m. In the Gaussian
+        case with conditional variance v, a flow that starts from mean 0 has an error of ``m /
+        sqrt(v + gamma(T))`` standard deviations ``sqrt(v)`` of the conditional distribution. If m
+        is one standard deviation of the data, the error is 0.33 at one tenth and 0.03 at one
+        thousandth. For small data sets the shorter time can fit better (``subjects.end_times``).
 
         Raises:
             UsageError: ``gamma0`` alone already exceeds the noise variance of that time.
@@ -325,7 +335,7 @@ class EDMSchedule(IsotropicSchedule):
         return 2 / t
 
     def time_of_log_noise(self, log_noise: Tensor) -> Tensor:
-        """Return the times ``[...]`` of log noise: half of it, exponentiated."""
+        """Return the times ``[...]`` with a given log noise variance, ``exp(log gamma / 2)``."""
         return (log_noise / 2).exp()
 
     def times(self, steps: int, t_max: float) -> Tensor:
@@ -349,7 +359,7 @@ class VPSchedule(IsotropicSchedule):
         return (self.BETA_D * t + self.BETA_MIN) / -torch.expm1(-self._exponent(t))
 
     def time_of_log_noise(self, log_noise: Tensor) -> Tensor:
-        """Return the times ``[...]`` of log noise, the positive roots of a quadratic equation."""
+        """Return the times ``[...]`` with a given log noise variance, roots of a quadratic."""
         exponent = torch.log1p(log_noise.exp())
         root = (self.BETA_MIN**2 + 2 * self.BETA_D * exponent).sqrt()
         return (root - self.BETA_MIN) / self.BETA_D
@@ -380,7 +390,7 @@ class VESchedule(IsotropicSchedule):
         return 1 / t
 
     def time_of_log_noise(self, log_noise: Tensor) -> Tensor:
-        """Return the times ``[...]`` of log noise: its exponential."""
+        """Return the times ``[...]`` with a given log noise variance, ``exp(log gamma)``."""
         return log_noise.exp()
 
     def times(self, steps: int, t_max: float) -> Tensor:

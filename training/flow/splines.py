@@ -5,15 +5,15 @@ from torch import Tensor, nn
 
 
 class NaturalSpline(nn.Module):
-    """Natural cubic splines through values at fixed nodes.
+    """Natural cubic spline interpolation in time between fixed nodes.
 
     The source is de Boor, *A Practical Guide to Splines*, chapter IV. Two continuous derivatives
-    preserve the accuracy of high-order solvers; the kinks of linear interpolation would limit it to
-    about 1e-6. A spline is linear in its values, so one row of weights serves all dimensions, and
-    gradients reach trained values.
+    preserve the accuracy of high-order solvers; the kinks of linear interpolation would limit the
+    accuracy to about 1e-6. A spline is linear in the values at its nodes, so one row of weights
+    serves all dimensions, and gradients reach trained values.
 
     Args:
-        times: Increasing ``[K]``, at least two.
+        times: Increasing times of the K nodes ``[K]``, at least two, float64.
 
     Raises:
         ValueError: The times do not increase, are too few, or are not finite float64.
@@ -27,7 +27,7 @@ class NaturalSpline(nn.Module):
         super().__init__()
         if times.ndim != 1 or len(times) < 2:
             raise ValueError(
-                f"times have shape {tuple(times.shape)}: give [K] with K of at least 2"
+                f"the node times have shape {tuple(times.shape)}: give [K] with K of at least 2"
             )
         if times.dtype != torch.float64:
             raise ValueError("the times of a spline must be float64")
@@ -39,7 +39,10 @@ class NaturalSpline(nn.Module):
         self.register_buffer("bends", _second_derivatives(times, units), persistent=False)
 
     def weights(self, t: Tensor) -> Tensor:
-        """Return weights ``[..., K]`` of values at times ``[...]``, constant beyond the nodes."""
+        """Return the interpolation weights ``[..., K]`` of the K node values at times ``[...]``.
+
+        The interpolant is constant beyond the nodes.
+        """
         flat = t.reshape(-1).to(self.times).contiguous()
         flat = flat.clamp(self.times[0], self.times[-1])
         after = torch.searchsorted(self.times, flat).clamp(1, len(self.times) - 1)

@@ -12,15 +12,15 @@ from training.flow.solvers import Solver, Velocity
 
 
 class State(NamedTuple):
-    """A saved state of a simulation.
+    """A saved state of N points during an integration.
 
     Attributes:
-        time: Time ``[]``.
+        time: Time of the state ``[]``.
         x: The scaled variable in eigenspace ``[N, D]``, float64.
         update: Change of x in the last step ``[N, D]``, zero at the start; for an adaptive solver,
             the change since the last saved state.
-        gap: Half the difference between x and the second state ``[N, D]``; None for solvers with
-            one state.
+        gap: Half the difference ``[N, D]`` between the two states of a reversible solver, whose
+            mean is x; None for other solvers.
     """
 
     time: Tensor
@@ -31,15 +31,15 @@ class State(NamedTuple):
 
 @dataclass(frozen=True)
 class Trajectory:
-    """States along the ODE, in the order in which they were visited.
+    """Saved states of an integration of the ODE, in the order in which they were visited.
 
     Attributes:
-        times: Times of the states ``[S]``.
+        times: Times of the S states ``[S]``.
         states: The scaled variable in eigenspace ``[S, N, D]``, float64.
         updates: Change of each state in its last step ``[S, N, D]``; zero at the start.
-        calls: Number of denoiser calls.
-        gap: Gap of the last state ``[N, D]``, which an exact inverse needs too; None for a solver
-            without gaps.
+        calls: Number of network evaluations (NFE).
+        gap: Half the difference ``[N, D]`` between the two last states of a reversible solver,
+            which an exact inverse needs too; None for other solvers.
     """
 
     times: Tensor
@@ -63,7 +63,11 @@ class Trajectory:
 
 
 def saved_steps(steps: int, save_every: int | None) -> list[int]:
-    """Return the step numbers of saved states: 0, every ``save_every``, and the last.
+    """Return the step numbers of saved states: 0, multiples of ``save_every``, and the last.
+
+    Args:
+        steps: Number of steps.
+        save_every: Number of steps between saved states; None for the first and last state only.
 
     Raises:
         UsageError: ``save_every`` is less than 1.
@@ -88,12 +92,12 @@ def walk(
         velocity: Velocity of the variable that the solver integrates.
         x: State ``[N, D]`` at the first time.
         gap: Gap ``[N, D]`` of that state; with it the integration reverses earlier steps.
-        times: Monotone ``[steps + 1]``.
+        times: Monotone times ``[steps + 1]``.
         unit: Function from a time to the ratio ``[D]`` of x to the integrated variable; None if
-            they are the same.
+            the two variables are the same.
 
     Raises:
-        UsageError: A gap is given, but the solver has none.
+        UsageError: A gap is given, but the solver has a single state.
     """
     yield x, gap
     if unit is None:
@@ -115,11 +119,11 @@ def follow(
     """Run an integration to its end, and return its saved states.
 
     Args:
-        walk: Step numbers, and the state and gap ``[N, D]`` after each, the start included.
-        times: ``[steps + 1]``.
-        saved: Numbers of steps after which states are saved.
-        on_step: Called for each step.
-        on_state: Called with each saved state; only the first and the last are returned then.
+        walk: Step numbers, and the state and gap ``[N, D]`` after each step, the start included.
+        times: Times ``[steps + 1]`` of the steps.
+        saved: Numbers of the steps after which states are saved.
+        on_step: Called for each step, for a progress bar.
+        on_state: Called with each saved state. Only the first and the last state are then returned.
 
     Raises:
         DataError: The last state is NaN or infinite.

@@ -22,11 +22,11 @@ from training.flow.schedules import NoiseSchedule
 
 @dataclass(frozen=True)
 class FlowVelocity:
-    """The velocity ``[N, D]`` of states ``[N, D]`` at times ``[]`` or ``[N]``, eigenspace.
+    """The right side of the probability-flow ODE, for states ``[N, D]`` in eigenspace.
 
     Attributes:
         denoiser: Denoiser D.
-        schedule: Schedule with ``r_i = d log gamma_i / dt``, and s.
+        schedule: Noise schedule with the rates ``r_i = d log gamma_i / dt`` and the scale s.
         basis: Eigenbasis with the data variances xi.
         standardized: Whether states are standardized rather than scaled.
     """

@@ -31,16 +31,16 @@ MOST_STEPS = 200
 
 
 class Widths(nn.Module):
-    """The scale of standardized errors, given posterior mean and standard deviation.
+    """A regression for the scale of posterior errors, given posterior means and widths.
 
     Args:
         dim: Number of parameters, D.
 
     Attributes:
-        center: Means of the 2 D features, ``[2 D]``: posterior means and log standard deviations.
+        center: Means ``[2 D]`` of the 2 D features: posterior means and log standard deviations.
         spread: Standard deviations of the features ``[2 D]``.
         weights: Coefficients ``[P, D]`` of the P terms of the polynomial.
-        bias: Constant terms ``[D]``.
+        bias: Constant term of each parameter ``[D]``.
 
     Example:
         >>> import torch
@@ -77,7 +77,8 @@ class Widths(nn.Module):
 
         Args:
             mean: Posterior means ``[M, D]``, in the user's units.
-            std: Posterior standard deviations ``[M, D]``; 1 is returned where one is 0.
+            std: Posterior standard deviations ``[M, D]``. Where a standard deviation is 0, the
+                returned scale is 1.
         """
         terms = self._terms(mean.double(), std.double())
         return torch.where(std > 0, (terms @ self.weights + self.bias).exp(), 1.0)
@@ -89,8 +90,9 @@ class Widths(nn.Module):
             mean: Posterior means ``[N, D]``.
             std: Posterior standard deviations ``[N, D]``.
             truth: True parameters ``[N, D]``.
-            trained: 1 for simulations in the training set of the flow, 0 for others, ``[N]``.
-                Errors of the former have an additional factor, which is fitted and then dropped.
+            trained: Indicator ``[N]``: 1 for simulations in the training set of the flow, 0 for
+                others. Errors of training simulations have an additional factor, which is fitted
+                and then dropped.
         """
         known = (std > 0).all(dim=1)
         mean, std, truth = (part[known].double() for part in (mean, std, truth))
@@ -125,9 +127,9 @@ class Widths(nn.Module):
     def check(self) -> None:
         """Raise ValueError if the buffers do not give finite scales."""
         if not all(part.isfinite().all() for part in (self.center, self.weights, self.bias)):
-            raise ValueError("the widths are not finite")
+            raise ValueError("a parameter of the posterior widths is not finite")
         if not (self.spread > 0).all():
-            raise ValueError("a spread of its widths is not positive")
+            raise ValueError("a spread of the posterior widths is not positive")
 
     def _terms(self, mean: Tensor, std: Tensor) -> Tensor:
         """Return the terms ``[M, P]`` of the polynomial, except for the constant."""

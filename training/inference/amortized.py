@@ -50,13 +50,13 @@ rounds, limit on the draws per round as a multiple of those wanted, and size of 
 
 @dataclass(frozen=True)
 class Amortized:
-    """Posteriors of M observations that a conditional flow has learned.
+    """Amortized posteriors of M observations: the distributions of a conditional flow given each.
 
     Attributes:
-        prior: The flow.
+        prior: The conditional flow, as a map from standard normal variables to points.
         conditions: The observations, ``[M, C]``.
-        rows: Number of points per block. With blocks of one size, a posterior does not depend on
-            the observations that are sampled in the same call.
+        rows: Number of points per network block. With blocks of one size, a posterior does not
+            depend on the observations that are sampled in the same call.
         chains: Number of chains, C.
         draws: Number of draws per chain, S.
         seed: Random seed of all draws.
@@ -66,8 +66,8 @@ class Amortized:
         fewer: Whether an observation may have fewer draws than requested, where nearly all are out
             of bounds. Draws are then repeated, and the statistic ``distinct`` counts the distinct
             ones.
-        region: Function from points ``[N, D]`` to whether each is admissible, ``[N]``. Other points
-            are redrawn, like those out of bounds. None to admit all points.
+        region: Function from points ``[N, D]`` to a mask ``[N]`` of admissible points. Other points
+            are redrawn, like points out of bounds. None to admit all points.
         plausible: Whether values of discrete columns are rounded to their quantization levels,
             within the range of the data. Log densities remain those of the points before rounding,
             whose distribution has a density.
@@ -89,11 +89,11 @@ class Amortized:
         """Draw from the posteriors of some observations.
 
         Args:
-            places: Numbers of the observations ``[m]``, which also seed their draws.
+            places: Indices of the m observations ``[m]``, which also seed their draws.
             on_part: Called with the fraction of the work done since the last call.
 
         Returns:
-            Draws ``[m, C, S]``.
+            S draws of C chains for each of the m observations.
 
         Raises:
             DataError: A point or its density is not finite, or nearly all draws are out of bounds.
@@ -138,13 +138,13 @@ class Amortized:
     ) -> Density:
         """Return the log density of the distribution that ``sample`` draws from.
 
-        It is the density q of the flow, of sharpened points if draws are, divided by the
-        probability that q assigns to the bounds, and 0 outside them. For a discrete column it is
-        the mean density over the quantization bin around a value, per unit of the column.
+        The density is that of the flow (of sharpened points if draws are sharpened), divided by the
+        probability that the flow assigns to the bounds, and 0 outside the bounds. For discrete
+        columns, the density is averaged over the quantization bin around each value.
 
         Args:
             points: Points ``[m, S, D]``, in the user's units.
-            places: Numbers of the observations ``[m]``.
+            places: Indices of the observations ``[m]``.
             trace: Method for the traces of Jacobians.
             mass: Result of ``log_mass`` for these observations; None to estimate it.
 
@@ -184,14 +184,14 @@ class Amortized:
         ).density
 
     def log_mass(self, places: Tensor) -> Density:
-        """Return the log probability ``[m]`` that the flow assigns to the bounds.
+        """Return the log probability ``[m]`` that the flow assigns to points within the bounds.
 
         The probability is estimated with quasi-random points, the same for all observations. Their
         number is doubled until the standard error is below ``MASS_ERROR``, up to
         ``MOST_MASS_POINTS``.
 
         Args:
-            places: Numbers of the observations ``[m]``.
+            places: Indices of the observations ``[m]``.
 
         Returns:
             Log probabilities ``[m]`` and their standard errors ``[m]``.
@@ -230,10 +230,15 @@ class Amortized:
         return Density((inside / counts).log().to(device), error.to(device))
 
     def log_density(self, points: Tensor, places: Tensor, trace: Trace) -> Tensor:
-        """Return ``log q [m, S]`` at points ``[m, S, D]``, given observations at places ``[m]``.
+        """Return the log densities ``[m, S]`` of the flow at points, given an observation each.
 
-        Points out of bounds have a density too: q is not normalized to the bounds, see
-        ``log_prob``.
+        Points out of bounds have a density too: unlike in ``log_prob``, densities are not
+        normalized to the bounds.
+
+        Args:
+            points: Points ``[m, S, D]``, in the user's units.
+            places: Indices of the observations ``[m]``.
+            trace: Method for the traces of Jacobians.
         """
         given = self.conditions[places.to(points.device)]
         given = given.repeat_interleave(points.shape[1], dim=0)
@@ -383,7 +388,7 @@ class Amortized:
         if (log_weights.amax(dim=1) == -torch.inf).any():
             raise DataError(
                 f"the posterior density is 0 at all {density.shape[1]} draws of the flow: "
-                "they cannot be reweighted"
+                "the draws cannot be reweighted"
             )
         smoothed = smoothed_weights(log_weights)
         seeds = torch.tensor([hash_seed(self.seed, place) for place in numbers])
@@ -407,8 +412,6 @@ def _mass_error(inside: Tensor, counts: Tensor) -> Tensor:
     """Return standard errors ``[m]`` of the logs of fractions ``inside / counts``.
 
     The errors are those of independent points; quasi-random points have smaller errors.
-
-    They are those of independent points; quasi-random points have smaller errors.
     """
     share = inside / counts
     return ((1 - share) / (share * counts)).sqrt()

@@ -50,9 +50,13 @@ class Truths:
 
 
 def true_points_of_prior(target: Target, numbers: Sequence[int], seed: int) -> Truths:
-    """Draw one point from the prior for each run with these numbers.
+    """Draw the true point of each calibration run from the prior.
 
-    If the target has conditions, each run uses its own; the target's observations do not matter.
+    Args:
+        target: Target with the prior and, if there are any, the conditions of each run; its
+            observations do not matter.
+        numbers: Numbers of the runs, which seed their points.
+        seed: Random seed.
     """
     rows = [normal_numbers((target.dim,), seed, Stream.TRUTHS, number) for number in numbers]
     w = torch.stack(rows).to(target.device)
@@ -65,8 +69,8 @@ def true_points_of_data(
 ) -> Truths:
     """Use held-out points ``[R, D]`` as the true points of calibration runs.
 
-    Unless the prior is deblurred, their variables are those of the points with the noise of the
-    first time added, as in draws of the prior.
+    Unless the prior is deblurred, the noise of the first time is added before the points are mapped
+    to standard normal variables, since draws of the prior contain this noise too.
 
     Args:
         target: Target with the prior and, if there are any, the conditions of each run; its
@@ -74,8 +78,8 @@ def true_points_of_data(
         points: Held-out points ``[R, D]``.
         numbers: Numbers of the runs.
         seed: Random seed of the noise.
-        blurred: Whether the true points include that noise, as draws do, or are the points
-            themselves.
+        blurred: Whether the returned true points include the added noise, as draws do, rather than
+            being the held-out points themselves.
     """
     prior = target.prior
     if prior.deblurred:
@@ -99,7 +103,14 @@ def true_points_of_data(
 
 
 def simulated(likelihood: Likelihood, points: Tensor, numbers: Sequence[int], seed: int) -> Tensor:
-    """Simulate an observation ``[R, K]`` of each point ``[R, D]``."""
+    """Simulate one observation of each true point; return observations ``[R, K]``.
+
+    Args:
+        likelihood: Likelihood of the observations.
+        points: True points of the runs ``[R, D]``.
+        numbers: Numbers of the runs, which seed their noise.
+        seed: Random seed.
+    """
     rows = [
         likelihood.simulate(
             points[index : index + 1],
@@ -119,7 +130,7 @@ def check_runs(
     functions: Functions = MappingProxyType({}),
     on_part: OnPart = None,
 ) -> tuple[RunValues, Draws]:
-    """Sample the posterior of each run and compute its calibration statistics.
+    """Sample the posterior of each calibration run, and compute its calibration statistics.
 
     Args:
         problem: Posteriors of observations that were simulated from the true points.
@@ -178,16 +189,16 @@ def check_learned(
     on_part: OnPart = None,
     functions: Functions = MappingProxyType({}),
 ) -> RunValues:
-    """Draw from learned posteriors and compute the calibration statistics of each run.
+    """Draw from the amortized posteriors of some runs, and compute their calibration statistics.
 
     Args:
-        amortized: Learned posteriors; their conditions are those of all runs.
-        truths: True points of these runs, ``[m, D]``.
-        places: Numbers of the runs ``[m]``.
+        amortized: Amortized posteriors, with the conditions of all runs.
+        truths: True points of the m runs ``[m, D]``.
+        places: Indices of the m runs ``[m]``.
         names: Names of the coordinates.
         references: Reference points of the TARP test ``[m, D]``; None for points that do not depend
             on the conditions.
-        on_part: Callback for progress, as in ``Amortized.sample``.
+        on_part: Called with the fraction of the work done since the last call.
         functions: Further functions of points whose values are ranked.
     """
     # Where no exact trace was requested, two random probes are enough: their error affects true
@@ -236,10 +247,7 @@ def _of_functions(functions: Functions, draws: Tensor, truths: Tensor) -> dict[s
 
 
 def effective(draws: Draws) -> Tensor:
-    """Return the effective sample size of each posterior's draws, ``[M]``.
-
-    It is the smallest one over coordinates.
-    """
+    """Return the effective sample size ``[M]`` of each posterior, in its worst coordinate."""
     worth = []
     for index in range(draws.count):
         if draws.sampler[index] in WEIGHTED:

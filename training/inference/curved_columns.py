@@ -35,14 +35,14 @@ factor.
 
 @dataclass(frozen=True)
 class CurvedColumns:
-    """Observed values of columns, and the Gaussians that approximate their likelihoods.
+    """Gaussian approximations of the likelihoods of nonlinearly transformed columns.
 
     Attributes:
-        operator: Rows of B for the observed columns ``[K, D]``.
-        observed: Pseudo-observations y' ``[M, K]``.
-        variance: Their variances R ``[M, K]``.
-        line: Grid of values of each column ``[K, G]``.
-        log_likelihood: Log likelihoods on that grid ``[M, K, G]``.
+        operator: Rows ``[K, D]`` of the linear map B for the K observed columns.
+        observed: Pseudo-observations ``y' [M, K]``, the means of the Gaussians.
+        variance: Variances ``R [M, K]`` of the pseudo-observations.
+        line: Grid of G values of each column before its transform ``[K, G]``.
+        log_likelihood: Log likelihoods on the grid ``[M, K, G]``.
     """
 
     operator: Tensor
@@ -66,15 +66,19 @@ class CurvedColumns:
         return cls(seen.operator, observed, 1 / precision, line[:, 0].T, log_likelihood)
 
     def alone(self, place: int) -> "CurvedColumns":
-        """Return the approximation for one observation alone."""
+        """Return the approximation for the observation with index ``place`` only."""
         one = slice(place, place + 1)
         of_one = (self.observed[one], self.variance[one], self.line, self.log_likelihood[one])
         return CurvedColumns(self.operator, *of_one)
 
     def log_factor(self, mean: Tensor, variance: Tensor) -> Tensor:
-        """Return log products ``[M, N]`` of the correction factors, averaged over uncertain values.
+        """Return the log product ``[M, N]`` of the columns' correction factors.
 
-        The values are approximately normal with means ``[M, N, K]`` and variances ``[K]``.
+        Each factor is averaged over an uncertain, approximately normal value of the column.
+
+        Args:
+            mean: Means of the values ``[M, N, K]``.
+            variance: Variances of the values ``[K]``.
         """
         line, step = self.line, self.line[:, 1] - self.line[:, 0]
         # If values vary by less than the grid spacing, sums over the grid do not approximate the

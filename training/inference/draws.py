@@ -18,7 +18,7 @@ chains are populations.
 
 @dataclass(frozen=True)
 class Draws:
-    """S draws of C chains for each of M observations.
+    """Posterior draws: S draws of C chains for each of M observations.
 
     Attributes:
         w: Standard normal variables ``[M, C, S, dim]``.
@@ -28,9 +28,9 @@ class Draws:
         stats: Statistics of the sampler by name, each ``[M]``: ``acceptance``, ``step_size``,
             ``effective_size`` and ``pareto_k`` of weights, and ``evidence``, the log of the mean
             likelihood under the prior, with ``evidence_error``, in nats.
-        sampler: The name of the sampler of each observation.
-        log_density: Log density of the posterior, ``[M, C, S]`` in nats, where the flow has learned
-            it.
+        sampler: Name of the sampler of each observation.
+        log_density: Log density ``[M, C, S]`` of the posterior at the draws, in nats, if the flow
+            has learned the posterior itself; otherwise None.
         calls: Network evaluations per observation ``[M]``, float64, on the CPU like the statistics;
             those of a group that is sampled together are divided evenly.
     """
@@ -59,16 +59,23 @@ class Draws:
         calls: float,
         stats: Mapping[str, Tensor],
     ) -> "Draws":
-        """Build draws of one sampler from rows, for a shape ``(M, C, S)``.
+        """Build the draws of one sampler from rows.
 
-        Each observation took ``calls`` network evaluations.
+        Args:
+            sampler: Name of the sampler.
+            shape: Numbers of observations, chains and draws, ``(M, C, S)``.
+            w: Standard normal variables ``[M C S, dim]``.
+            points: Points ``[M C S, D]``.
+            log_likelihood: Log likelihoods ``[M C S]``.
+            calls: Network evaluations per observation.
+            stats: Statistics of the sampler by name, each ``[M]``.
         """
         w, points = (rows.view(*shape, -1) for rows in (w, points))
         each = torch.full(shape[:1], calls, dtype=torch.float64)
         return cls(w, points, log_likelihood.view(shape), [sampler] * shape[0], each, stats)
 
     def of(self, places: Tensor) -> "Draws":
-        """Select the observations at these places ``[m]``."""
+        """Return the draws of the observations with indices ``places [m]`` only."""
         pick, at = places.to(self.w.device), places.cpu()
         return replace(
             self._each(lambda values: values[pick]),
@@ -78,11 +85,11 @@ class Draws:
         )
 
     def without_draws(self) -> "Draws":
-        """Keep the statistics of each observation, without the draws."""
+        """Return a copy with the statistics of each observation, but without its draws."""
         return self._each(lambda values: values[:, :, :0])
 
     def chosen(self, picks: Tensor) -> "Draws":
-        """Resample draws ``[M, C, S']`` from each chain by their indices."""
+        """Select draws from each chain by their indices ``picks [M, C, S']``."""
 
         def taken(values: Tensor) -> Tensor:
             rows = picks if values.ndim == 3 else picks[..., None]
@@ -101,10 +108,14 @@ class Draws:
         )
 
     def replaced(self, places: Tensor, others: "Draws") -> "Draws":
-        """Replace the draws of the observations at some places ``[m]`` by others.
+        """Return a copy with other draws for some of the observations.
 
-        Statistics that the new draws lack are kept from the old ones, and network evaluations add
+        Statistics that the new draws lack are kept from the old draws, and network evaluations add
         up.
+
+        Args:
+            places: Indices of the m observations to replace ``[m]``.
+            others: Draws of these m observations.
         """
         tried = self.of(places)
         others = replace(
@@ -122,8 +133,8 @@ class Draws:
 
         Args:
             parts: Draws of each group.
-            order: Place ``[M]`` of each joined observation among all; None to keep the joined
-                order.
+            order: Index ``[M]`` that each of the joined observations gets in the result; None to
+                keep the joined order.
         """
         names = sorted({name for part in parts for name in part.stats})
         stats = {

@@ -19,7 +19,7 @@ from training.inference.likelihoods import Gaussian
 
 @dataclass(frozen=True)
 class ExactPosterior:
-    """Gaussian mixtures for M observations, whose components share one covariance.
+    """Exact posteriors of M observations: Gaussian mixtures whose components share one covariance.
 
     Attributes:
         weights: Weights of the components, ``r [M, K]``, which sum to 1.
@@ -46,12 +46,12 @@ class ExactPosterior:
         likelihood: Gaussian,
         observed: Tensor,
     ) -> Self:
-        """Compute the posterior of each observation.
+        """Compute the exact posterior of each observation under a Gaussian mixture prior.
 
         Args:
             weights: Weights of the prior's components ``[K]``.
             means: Means of the prior's components ``[K, D]``.
-            covariance: Covariance of each of these components ``[D, D]``; it may be singular.
+            covariance: Covariance ``[D, D]`` shared by the prior's components, possibly singular.
             likelihood: Likelihood of the observations.
             observed: Observations ``[M, N]``.
         """
@@ -76,7 +76,7 @@ class ExactPosterior:
         return (between + self.covariance.diagonal()).sqrt()
 
     def below(self, points: Tensor) -> Tensor:
-        """Return marginal posterior probabilities below each coordinate of points, ``[M, D]``."""
+        """Return the marginal posterior distribution functions ``[M, D]`` at points ``[M, D]``."""
         width = self.covariance.diagonal().sqrt()
         parts = torch.special.ndtr((points[:, None] - self.centers) / width)
         return (self.weights[:, :, None] * parts).sum(dim=1)

@@ -34,7 +34,9 @@ NEAREST = "distance to the nearest conditions"
 
 @dataclass(frozen=True, eq=False)
 class Levels:
-    """Adjusted levels for L nominal coverages; for each of M observations where they are local.
+    """Conformally adjusted levels of intervals and regions, for L nominal coverages.
+
+    Local levels differ between M observations.
 
     Attributes:
         intervals: Levels ``[L, Q]`` or ``[M, L, Q]`` of central intervals of each quantity.
@@ -47,44 +49,51 @@ class Levels:
 
 @dataclass(frozen=True, eq=False)
 class HeldOutTruths:
-    """Conformal calibration of posteriors by held-out true values.
+    """Conformal calibration of posteriors with the true values of a calibration set.
 
     Attributes:
-        held_out: Statistics of the calibration set.
+        held_out: Ranks and other statistics of the calibration set.
     """
 
     held_out: HeldOut
 
     @property
     def near_count(self) -> int:
-        """Number of nearest cases used for an observation, K; 0 where there are no conditions."""
+        """Number of nearest calibration cases used for an observation; 0 without conditions."""
         truths = self.held_out.truths
         return min(truths - 1, max(FEWEST_NEAR, truths // NEAR)) * bool(
             self.held_out.whitened.shape[1]
         )
 
     def levels(self, shares: Sequence[float] = SHARES) -> Levels:
-        """Return levels that give the nominal coverage on average over observations."""
+        """Return adjusted levels that give the nominal coverage on average over observations.
+
+        Args:
+            shares: L nominal coverages.
+        """
         contents = torch.stack([asked(self._scores, share) for share in shares])
         return Levels(contents[:, :-1], contents[:, -1])
 
     def levels_near(
         self, whitened: Tensor, shares: Sequence[float] = SHARES
     ) -> tuple[Levels, Tensor]:
-        """Return levels from the cases nearest to each observation ``[M, C]``.
+        """Return adjusted levels from the calibration cases nearest to each of M observations.
 
         Args:
             whitened: Whitened conditions of the observations ``[M, C]``.
             shares: Nominal coverages.
 
         Returns:
-            The levels, and the distance ``[M]`` of the farthest case used.
+            The levels, and the distance ``[M]`` of the farthest case used for each observation.
 
         Raises:
             UsageError: There are no conditions.
         """
         if not self.near_count:
-            raise UsageError("this calibration has no conditions: there are no nearest cases")
+            raise UsageError(
+                "this calibration has no conditions, hence no nearest cases: use levels() instead "
+                "of levels_near()"
+            )
         contents, distances = self._near.asked(self._scores, whitened, shares)
         return Levels(contents[..., :-1], contents[..., -1]), distances
 
@@ -101,8 +110,8 @@ class HeldOutTruths:
     def recalibrated(self, draws: Tensor) -> Tensor:
         """Move the ranks of draws ``[S, D]`` in each coordinate to match those of the true values.
 
-        See ``measure.conformal.recalibrated``. The dependence between coordinates stays that of the
-        draws.
+        The dependence between coordinates remains that of the draws. See
+        ``measure.conformal.recalibrated``.
         """
         ordered, order = draws.double().sort(dim=0)
         levels = (torch.arange(len(draws)).to(ordered) + 0.5) / len(draws)
@@ -117,11 +126,9 @@ class HeldOutTruths:
     def p_values(self, whitened: Tensor, odd: Tensor) -> tuple[Tensor, list[str]]:
         """Test whether observations are out of distribution.
 
-        A p-value is the probability that an observation like those of the calibration set is at
-        least
-        as odd as the given one. It is at most a in a fraction a of observations that are
-        exchangeable
-        with the calibration set.
+        A p-value is the probability that an observation like those of the calibration set has
+        scores at least as extreme as the given observation. A fraction a of observations that are
+        exchangeable with the calibration set have a p-value of at most a.
 
         Args:
             whitened: Conditions ``[M, C]``, whitened like those of the calibration set.
@@ -139,7 +146,12 @@ class HeldOutTruths:
 
 
 def at_levels(ordered: Tensor, levels: Tensor) -> Tensor:
-    """Return quantiles ``[L, ...]`` of sorted draws ``[S, ...]``, by linear interpolation."""
+    """Return the quantiles ``[L, ...]`` of sorted draws ``[S, ...]`` at levels, interpolated.
+
+    Args:
+        ordered: Draws in increasing order.
+        levels: Levels ``[L, ...]`` from 0 to 1.
+    """
     place = (levels.to(ordered) * len(ordered) - 0.5).clamp(0, len(ordered) - 1)
     below = place.floor().long().clamp_max(max(len(ordered) - 2, 0))
     above = (below + 1).clamp_max(len(ordered) - 1)
@@ -147,9 +159,11 @@ def at_levels(ordered: Tensor, levels: Tensor) -> Tensor:
 
 
 def intervals(values: Tensor, contents: Tensor) -> Tensor:
-    """Return ends ``[L, Q, 2]`` of central intervals of draws ``[S, Q]`` at levels ``[L, Q]``.
+    """Return the ends ``[L, Q, 2]`` of central intervals of draws, infinite at level 1.
 
-    The ends are infinite at level 1.
+    Args:
+        values: Draws ``[S, Q]`` of Q quantities.
+        contents: Levels ``[L, Q]`` of the intervals.
     """
     ordered, everything = values.double().sort(dim=0).values, contents >= 1
     low = at_levels(ordered, (1 - contents) / 2).masked_fill(everything, -torch.inf)
@@ -158,9 +172,13 @@ def intervals(values: Tensor, contents: Tensor) -> Tensor:
 
 
 def thresholds(log_density: Tensor, contents: Tensor) -> Tensor:
-    """Return log-density thresholds ``[L]`` of highest-density regions at levels ``[L]``.
+    """Return the log-density thresholds ``[L]`` of highest-density regions at L levels.
 
-    They are quantiles of the log densities of draws ``[S]``; minus infinity at level 1.
+    Thresholds are quantiles of the log densities of draws; minus infinity at level 1.
+
+    Args:
+        log_density: Log densities of draws ``[S]``.
+        contents: Levels ``[L]`` of the regions.
     """
     ordered = log_density.double().sort().values
     return at_levels(ordered, 1 - contents).masked_fill(contents >= 1, -torch.inf)

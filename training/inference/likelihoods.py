@@ -35,7 +35,7 @@ from training.inference.operators import LinearMap, MatrixMap
 
 
 class Likelihood(ABC):
-    """Likelihood ``p(y | x)``."""
+    """Interface of likelihoods ``p(y | x)`` of observations y, given points x of data space."""
 
     own: ClassVar[bool] = False
     """Whether the likelihood itself contains the observation."""
@@ -46,11 +46,11 @@ class Likelihood(ABC):
 
     @abstractmethod
     def log_prob(self, points: Tensor, observed: Tensor) -> Tensor:
-        """Return log likelihoods ``[N]``, in nats.
+        """Return the log likelihoods ``[N]`` of observations, one for each point, in nats.
 
         Args:
             points: Points ``[N, D]``.
-            observed: One observation for each point ``[N, K]``.
+            observed: Observation of each point ``[N, K]``.
 
         Raises:
             DataError: A log likelihood is NaN or plus infinity.
@@ -61,7 +61,7 @@ class Likelihood(ABC):
         """Simulate observations ``[N, K]`` of points ``[N, D]``, on the CPU.
 
         Raises:
-            UsageError: This likelihood cannot be simulated from.
+            UsageError: The likelihood cannot simulate observations.
         """
 
     @abstractmethod
@@ -69,18 +69,19 @@ class Likelihood(ABC):
         """Move the likelihood to another device."""
 
     def approximate(self) -> "Likelihood":
-        """Return a cheap approximation, used to locate posteriors, or the likelihood itself.
-
-        A likelihood that is cheap returns itself.
-        """
+        """Return an approximation for locating posteriors; a cheap likelihood returns itself."""
         return self
 
     def is_differentiable(self, points: Tensor) -> bool:
-        """Return whether gradients flow back to points like these ``[N, D]``."""
+        """Return whether log likelihoods have gradients with respect to points ``[N, D]``."""
         return True
 
     def curvature_root(self, dim: int) -> Tensor | None:
-        """Return ``Sigma^(-1/2) A [K, D]`` of a Gaussian likelihood; None for others."""
+        """Return the whitened observation matrix ``Sigma^(-1/2) A [K, D]``; None if not Gaussian.
+
+        Args:
+            dim: D, the dimension of points.
+        """
         return None
 
 
@@ -131,7 +132,7 @@ class Gaussian(Likelihood):
         return self
 
     def observe(self, points: Tensor) -> Tensor:
-        """Return ``A x [N, K]`` of points ``[N, D]``, without noise."""
+        """Return the noise-free observations ``A x [N, K]`` of points ``[N, D]``."""
         if self.operator is not None:
             return self.operator(points)
         return points if self.coordinates is None else points[:, self.coordinates]
@@ -154,23 +155,27 @@ class Gaussian(Likelihood):
         return seen + (noise @ root.T if root.ndim == 2 else noise * root)
 
     def deviations(self, mean: Tensor, covariance: Tensor, observed: Tensor) -> Tensor:
-        """Return how far observations ``[M, K]`` are from their expected values.
+        """Return the deviations ``[M, K]`` of observations from their expectation under a prior.
 
-        The unit is the standard deviation of an observation if points have the mean ``[D]`` and the
-        covariance ``[D, D]``.
+        The unit is the standard deviation of an observation under the prior.
+
+        Args:
+            mean: Prior mean of points ``[D]``.
+            covariance: Prior covariance of points ``[D, D]``.
+            observed: Observations ``[M, K]``.
         """
         variance = self.observe(self.observe(covariance).T).diagonal()
         root = self.root if self.root.ndim < 2 else self.root.norm(dim=1)
         return (observed - self.observe(mean[None])).abs() / (variance + root.square()).sqrt()
 
     def covariance(self, size: int) -> Tensor:
-        """Return ``Sigma`` of ``size`` observed values."""
+        """Return the noise covariance ``Sigma [K, K]`` of K = ``size`` observed values."""
         if self.root.ndim == 2:
             return self.root @ self.root.T
         return torch.diag(self.root.square().expand(size))
 
     def curvature_root(self, dim: int) -> Tensor:
-        """Return ``Sigma^(-1/2) A [K, D]``."""
+        """Return the whitened observation matrix ``Sigma^(-1/2) A [K, D]``."""
         columns = self.observe(torch.eye(dim, dtype=torch.float64, device=self.root.device))
         return self._whitened(columns).T
 
@@ -203,23 +208,27 @@ def _root(noise: Tensor) -> Tensor:
 
 
 def checked(values: Tensor, name: str) -> Tensor:
-    """Return log likelihoods unchanged, after a check.
+    """Return log likelihoods ``[N]`` unchanged, after a check for NaN and plus infinity.
+
+    Args:
+        values: Log likelihoods.
+        name: Name of the function that returned the log likelihoods, for the message.
 
     Raises:
-        DataError: Some are NaN or plus infinity.
+        DataError: A log likelihood is NaN or plus infinity.
     """
     wrong = values.isnan() | (values == torch.inf)
     if wrong.any():
         raise DataError(
-            f"{name} is NaN or infinite at {int(wrong.sum())} of {len(values)} points: it must be "
-            "a finite log density, or -inf"
+            f"{name} is NaN or infinite at {int(wrong.sum())} of {len(values)} points: return a "
+            "finite log density, or -inf where the density is 0"
         )
     return values
 
 
 @dataclass(frozen=True)
 class UserFunction:
-    """User-supplied function, from a file or an object of the running program.
+    """A function supplied by the user, in a file or as an object of the running program.
 
     Attributes:
         path: The file; the name alone for an object of the running program.
@@ -251,11 +260,11 @@ class UserFunction:
 
     @classmethod
     def load(cls, text: str, option: str) -> "UserFunction":
-        """Load the function that ``FILE.py:function`` names.
+        """Load a user's function, given as ``FILE.py:function``.
 
         Args:
-            text: The file and function, as typed for an option.
-            option: Name of that option, for error messages.
+            text: File and function, as typed by the user.
+            option: Name of the command-line option, for error messages.
 
         Raises:
             UsageError: The file does not exist, or has no callable with that name.
@@ -277,14 +286,16 @@ class UserFunction:
             raise _in_a_line(error, path, file) from None
         function = getattr(module, name, None)
         if not callable(function):
-            raise UsageError(f"{file} has no function '{name}'")
+            raise UsageError(
+                f"--{option}: {file} has no function '{name}': give the name of one that it defines"
+            )
         return cls(path, name, function)
 
     def __str__(self) -> str:
         return f"{self.path}:{self.name}" if self.token is None else self.name
 
     def __call__(self, points: Tensor, *others: Tensor) -> Tensor:
-        """Return log densities ``[N]`` of points ``[N, D]``, in float64.
+        """Evaluate the function as a log density: return values ``[N]`` of points ``[N, D]``.
 
         Raises:
             DataError: The function raised an exception or returned another type or shape.
@@ -293,13 +304,17 @@ class UserFunction:
         if not isinstance(values, Tensor) or values.shape != points.shape[:1]:
             shape = list(values.shape) if isinstance(values, Tensor) else type(values).__name__
             raise DataError(
-                f"{self} returned {shape} for points of shape {list(points.shape)}: it "
+                f"{self} returned {shape} for points of shape {list(points.shape)}: the function "
                 f"must return a tensor [{len(points)}]"
             )
         return checked(values.double(), str(self))
 
     def drawn(self, count: int, draw: np.random.Generator) -> Tensor:
-        """Draw points ``[count, D]``, in float64; the function is a prior that takes a generator.
+        """Call the function as a prior: return draws ``[count, D]``, float64.
+
+        Args:
+            count: Number of draws.
+            draw: NumPy generator, passed to the function.
 
         Raises:
             DataError: The function raised an exception or returned another type or shape.
@@ -311,7 +326,12 @@ class UserFunction:
         return torch.as_tensor(values).double()
 
     def simulated(self, points: Tensor, draw: np.random.Generator, width: int) -> Tensor:
-        """Simulate data ``[N, width]`` of points ``[N, D]``, float64; the function is a simulator.
+        """Call the function as a simulator: return simulated data ``[N, width]``, float64.
+
+        Args:
+            points: Points ``[N, D]``.
+            draw: NumPy generator, passed to the function.
+            width: Number of simulated values per point.
 
         Raises:
             DataError: The function raised an exception or returned another type or shape.
@@ -324,7 +344,7 @@ class UserFunction:
 
     def _wrong(self, values: object, given: str, wanted: str) -> DataError:
         shape = list(values.shape) if hasattr(values, "shape") else type(values).__name__
-        return DataError(f"{self} returned {shape} for {given}: it must return {wanted}")
+        return DataError(f"{self} returned {shape} for {given}: the function must return {wanted}")
 
     def _returned(self, *arguments: object) -> Any:
         try:
@@ -336,9 +356,12 @@ class UserFunction:
 
 
 class UserLikelihood(Likelihood):
-    """User-supplied log likelihood, a function of points that ``FILE.py:function`` names.
+    """A log likelihood supplied by the user, as a function in a file.
 
     The function takes points ``[N, D]`` and returns log likelihoods ``[N]``, in nats.
+
+    Args:
+        text: File and function, as ``FILE.py:function``.
 
     Raises:
         UsageError: The file does not exist, or has no callable with that name.

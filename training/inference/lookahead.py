@@ -66,13 +66,14 @@ are decomposed at each step.
 
 @dataclass(frozen=True)
 class LinearObservation:
-    """Observations as linear functions of the states x_0, with Gaussian noise.
+    """Observations as linear functions of the clean states x_0, with Gaussian noise.
 
     Attributes:
-        operator: Linear map ``A [K, D]``.
+        operator: Linear map ``A [K, D]`` from states to observations.
         observed: Observations ``[M, K]``, less the observation of the state 0.
         covariance: Noise covariance ``R [M, K, K]``, or ``[1, K, K]`` shared by all.
-        columns: Corrections to the Gaussians, where columns are curved.
+        columns: Corrections to the Gaussian approximation for nonlinearly transformed columns; None
+            if observations are exactly linear.
     """
 
     operator: Tensor
@@ -81,11 +82,14 @@ class LinearObservation:
     columns: CurvedColumns | None = None
 
     def off(self, ends: Tensor) -> Tensor:
-        """Return observations ``[M, N, K]`` less ``A x_0``, in the dtype of ends ``[M, N, D]``."""
+        """Return the residuals ``y - A x_0 [M, N, K]`` of observations at states ``[M, N, D]``.
+
+        Residuals have the dtype of the states.
+        """
         return self.observed[:, None].to(ends) - ends @ self.operator.T.to(ends)
 
     def log_prob(self, off: Tensor, spread: Tensor) -> Tensor:
-        """Return log densities ``[M, N]`` of observations, up to a constant.
+        """Return the log densities ``[M, N]`` of M observations at N states, up to a constant.
 
         Args:
             off: Observations less their expected values ``[M, N, K]``.
@@ -95,15 +99,24 @@ class LinearObservation:
         return log_likelihood + self.log_factor(off, spread)
 
     def log_factor(self, off: Tensor, spread: Tensor) -> Tensor | float:
-        """Return the part of the log densities that the Gaussian approximation leaves out."""
+        """Return the correction ``[M, N]`` to the log densities of the Gaussian approximation.
+
+        Args:
+            off: Observations less their expected values ``[M, N, K]``.
+            spread: Covariance ``A V A^T [K, K]`` of the expected values.
+
+        Returns:
+            Log factors ``[M, N]``, or 0 if observations are exactly linear.
+        """
         if self.columns is None:
             return 0.0
         return self.columns.log_factor(self.observed[:, None].to(off) - off, spread.diagonal())
 
     def blurred(self, spread: LowRank, dtype: torch.dtype) -> "LinearObservation":
-        """Add the rounding error of states to the noise.
+        """Return a copy with the rounding error of states added to the noise covariance.
 
-        Values that are functions of each other have no density at noise below the rounding error.
+        Observed values that are functions of each other have no density if their noise is below the
+        rounding error.
 
         Args:
             spread: Covariance of states.
@@ -114,18 +127,21 @@ class LinearObservation:
         return replace(self, covariance=self.covariance + rounding.diag())
 
     def wider(self, exponent: Tensor) -> "LinearObservation":
-        """Divide the noise covariance by ``exponent [M]``: likelihoods get these powers."""
+        """Return a copy with likelihoods raised to powers ``exponent [M]``, by wider noise."""
         return replace(self, covariance=self.covariance / exponent[:, None, None])
 
     def alone(self, place: int) -> "LinearObservation":
-        """Return the view of one observation alone."""
+        """Return a copy for the observation with index ``place`` only."""
         one, columns = slice(place, place + 1), self.columns and self.columns.alone(place)
         own = self.covariance.expand(len(self.observed), -1, -1)[one]
         return LinearObservation(self.operator, self.observed[one], own, columns)
 
     @classmethod
     def from_target(cls, target: Target) -> "LinearObservation":
-        """Express the observations as linear functions of states: see ``why_not_linear``."""
+        """Express the observations of a target as linear functions of states.
+
+        See ``why_not_linear`` for the targets that this supports.
+        """
         likelihood = target.likelihood
         assert isinstance(likelihood, Gaussian)
         coordinates = target.prior.flow.coordinates
@@ -145,7 +161,7 @@ class LinearObservation:
 
 
 def require_lookahead(target: Target) -> Gaussian:
-    """Return the likelihood, if the look-ahead supports it.
+    """Return the Gaussian likelihood of a target, if the look-ahead supports the target.
 
     Raises:
         UsageError: The look-ahead does not support the target.
@@ -157,7 +173,7 @@ def require_lookahead(target: Target) -> Gaussian:
 
 
 def no_lookahead(target: Target) -> str | None:
-    """Return why the look-ahead does not support the target; None if it does."""
+    """Return the reason why the look-ahead does not support a target, as text, or None."""
     if reason := why_not_linear(target):
         return f"twisted does not support {reason}"
     prior = target.prior
@@ -177,9 +193,10 @@ def no_lookahead(target: Target) -> str | None:
 
 
 def why_not_linear(target: Target) -> str | None:
-    """Return why observations are not linear in states with Gaussian noise; None if they are.
+    """Return the reason why observations are not linear in the states, as text, or None.
 
-    Observations that are approximately linear count as linear.
+    Linear observations also need Gaussian noise. Observations that are approximately linear count
+    as linear.
     """
     likelihood, coordinates = target.likelihood, target.prior.flow.coordinates
     if not isinstance(likelihood, Gaussian):
@@ -194,11 +211,12 @@ def why_not_linear(target: Target) -> str | None:
 
 @dataclass(frozen=True)
 class Measured:
-    """Estimates that do not depend on observations.
+    """Look-ahead estimates for one set of conditions, which do not depend on the observation.
 
     Attributes:
-        times: Increasing times ``[K + 1]``.
-        apart: Ends of prior draws less their expected values, ``[N, D]`` at each time.
+        times: Increasing times ``[K + 1]`` of the diffusion.
+        apart: Clean states of N prior draws less their predictions from the noisy states, ``[N,
+            D]`` at each time.
         needed: Number of steps that would give an error of one per dimension, ``W / D``.
         calls: Network evaluations that the estimates took.
     """
@@ -210,7 +228,7 @@ class Measured:
 
     @cached_property
     def errors(self) -> list[LowRank]:
-        """Error covariance V at each time."""
+        """Covariance V of the prediction error at each time."""
         return [LowRank.shrunk(apart) for apart in self.apart]
 
     @property
@@ -222,17 +240,17 @@ class Measured:
 
 @dataclass
 class LookAhead:
-    """Estimates that all observations share, computed when first needed.
+    """Look-ahead estimates that all observations share, computed when first needed.
 
     Attributes:
         steps: Number of steps of the diffusion.
         seed: Random seed of the prior draws.
         share: Fraction of the network evaluations attributed to one observation, times the number
             of different conditions.
-        again: Network evaluations per particle for the moves after arrival; 0 where that was not
+        again: Network evaluations per particle for the moves of final particles; 0 if not
             measured.
-        most: Limit on these evaluations; inf for no limit.
-        known: Estimates, by the conditions of observations.
+        most: Limit on the evaluations per particle for these moves; inf for no limit.
+        known: Estimates by the conditions of observations.
         kept: Number of different conditions whose estimates come from earlier posteriors.
     """
 
@@ -245,9 +263,9 @@ class LookAhead:
     kept: int = 0
 
     def measured(self, target: Target, on_part: OnPart = None) -> Measured:
-        """Return the estimates for observations that share one condition.
+        """Return the estimates for observations that share their conditions.
 
-        They are computed if necessary.
+        Estimates are computed for the first such target and then stored.
         """
         label = target.label
         if label not in self.known:
@@ -257,14 +275,25 @@ class LookAhead:
 
 
 def calls_to_look(prior: Prior, steps: int) -> int:
-    """Return the number of network evaluations that ``times_and_errors`` takes."""
+    """Return the number of network evaluations of the look-ahead estimates.
+
+    Args:
+        prior: Prior of the target.
+        steps: Number of steps of the diffusion.
+    """
     return PRIOR_DRAWS * (prior.calls("points") + 2 * steps + 1)
 
 
 def times_and_errors(target: Target, steps: int, seed: int, on_part: OnPart = None) -> Measured:
-    """Choose times where they are needed, and estimate the errors at each.
+    """Choose the times of the diffusion, and estimate the prediction errors at each time.
 
     Both use the same prior draws.
+
+    Args:
+        target: The posterior of one observation, whose conditions are used.
+        steps: Number of steps of the diffusion.
+        seed: Random seed of the prior draws.
+        on_part: Called with the fraction of the work done since the last call.
     """
     generator = seeded_generator("cpu", seed, Stream.LOOKAHEAD)
     shape, prior = (PRIOR_DRAWS, target.dim), target.prior
@@ -294,9 +323,13 @@ def times_and_errors(target: Target, steps: int, seed: int, on_part: OnPart = No
 
 
 def step_errors(errors: Tensor, rate: Tensor) -> Tensor:
-    """Return ``c []`` of errors ``[N, D]`` where r is ``rate [D]``, corrected for chance.
+    """Return the error coefficient ``c []`` of a step of unit length, see the module docstring.
 
-    The value that this number of normally distributed errors has by chance is subtracted.
+    The value that N normally distributed errors have by chance is subtracted.
+
+    Args:
+        errors: Prediction errors ``[N, D]``.
+        rate: Rate r of each dimension ``[D]``.
     """
     count = len(errors)
     weighted = errors * (1 / rate + errors.square().mean(dim=0)).rsqrt()
@@ -308,11 +341,11 @@ def step_errors(errors: Tensor, rate: Tensor) -> Tensor:
 
 
 def times_by_need(even: Tensor, wrong: Tensor) -> EqualErrorGrid:
-    """Return a grid of times that places steps where they are needed.
+    """Return the time grid that minimizes the sum of the steps' errors.
 
     Args:
         even: Evenly spaced times ``[K + 1]``.
-        wrong: Values of c at all of these but the first ``[K]``.
+        wrong: Error coefficients c ``[K]`` at all of these times but the first.
     """
     root = smooth(wrong)
     density = torch.cat([root[:1], (root[1:] + root[:-1]) / 2])
@@ -320,19 +353,26 @@ def times_by_need(even: Tensor, wrong: Tensor) -> EqualErrorGrid:
 
 
 def smooth(wrong: Tensor) -> Tensor:
-    """Return ``sqrt(c) [K]`` of c averaged over three adjacent times."""
+    """Return the square roots ``[K]`` of coefficients averaged over three adjacent times."""
     return F.avg_pool1d(wrong.clamp_min(0)[None], 3, 1, 1, count_include_pad=False)[0].sqrt()
 
 
 def expected_end(target: Target, states: Tensor, t: Tensor, which: Tensor) -> Tensor:
-    """Return ``m [N, D]`` of states ``[N, D]`` at time ``t []``."""
+    """Return the expected clean states ``m [N, D]`` given noisy states at time ``t []``.
+
+    Args:
+        target: The posteriors.
+        states: Noisy states ``[N, D]``, unscaled.
+        t: Time of the states.
+        which: Index of the observation of each state ``[N]``, whose conditions are used.
+    """
     denoised, schedule = target.denoised(states, t, which), target.prior.flow.schedule
     share = schedule.noise_variance(target.prior.times[0]) / schedule.noise_variance(t)
     return denoised.lerp(states, share.to(states))
 
 
 def added_noise(target: Target, times: Tensor) -> Tensor:
-    """Return variances ``g [T, D]`` of the noise that was added after the first time."""
+    """Return the variances ``[T, D]`` of the noise added between the first time and T times."""
     return torch.stack([_added(target, t) for t in times])
 
 
@@ -342,10 +382,11 @@ def _added(target: Target, t: Tensor) -> Tensor:
 
 
 def log_normal(apart: Tensor, root: Tensor) -> Tensor:
-    """Return normal log densities ``[M, N]`` of differences ``[M, N, K]``, up to a constant.
+    """Return the normal log densities ``[M, N]`` of differences from the mean, up to a constant.
 
-    The covariances have the Cholesky factors ``[K, K]`` or ``[M, K, K]``; their inverses are
-    converted to the dtype of ``apart`` last.
+    Args:
+        apart: Differences from the mean ``[M, N, K]``, which determine the dtype of the result.
+        root: Cholesky factors of the covariance, ``[K, K]`` or ``[M, K, K]``.
     """
     inverse = torch.linalg.solve_triangular(root, torch.eye(root.shape[-1]).to(root), upper=False)
     volume = root.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)

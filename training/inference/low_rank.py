@@ -12,7 +12,7 @@ LEAST_SHARE = 1e-6
 
 @dataclass(frozen=True)
 class LowRank:
-    """Covariance ``F F^T + diag(d)``.
+    """Covariance matrix with a low-rank and a diagonal part, ``F F^T + diag(d)``.
 
     Attributes:
         factor: Low-rank factor ``F [D, r]``.
@@ -24,7 +24,9 @@ class LowRank:
 
     @classmethod
     def shrunk(cls, errors: Tensor) -> "LowRank":
-        """Estimate ``E[e e^T]`` from errors ``[N, D]``, with correlations shrunk towards 0.
+        """Estimate the covariance of errors ``[N, D]``, with correlations shrunk towards 0.
+
+        The errors have mean 0.
 
         The shrinkage factor minimizes the expected error (Schaefer and Strimmer 2005, section 2.4):
         the sum of the variances of the correlations divided by the sum of their squares.
@@ -55,12 +57,12 @@ class LowRank:
         return self.factor.square().sum(dim=1) + self.diagonal
 
     def seen(self, operator: Tensor) -> Tensor:
-        """Return the covariance of ``A x``, ``[K, K]``, for ``A [K, D]``."""
+        """Return the covariance ``[K, K]`` of ``A x``, for a linear map ``A [K, D]``."""
         low = operator @ self.factor
         return (operator * self.diagonal) @ operator.T + low @ low.T
 
     def beside(self, operator: Tensor) -> Tensor:
-        """Return the covariance of ``A x`` with x, ``[K, D]``."""
+        """Return the cross-covariance ``[K, D]`` of ``A x`` with x, for a linear map A."""
         return operator * self.diagonal + (operator @ self.factor) @ self.factor.T
 
     def times(self, values: Tensor) -> Tensor:
@@ -69,10 +71,7 @@ class LowRank:
         return low.addcmul_(values, self.diagonal.to(values))
 
     def sample(self, normal: Tensor) -> Tensor:
-        """Return samples ``[..., D]`` made from standard normal numbers ``[..., D + r]``.
-
-        Samples have the dtype of the numbers.
-        """
+        """Transform standard normal numbers ``[..., D + r]`` to samples ``[..., D]``."""
         dim = len(self.diagonal)
         alone = normal[..., :dim] * self.diagonal.sqrt().to(normal)
         return alone + normal[..., dim:] @ self.factor.T.to(normal)
@@ -80,14 +79,14 @@ class LowRank:
 
 @dataclass(frozen=True)
 class Bridge:
-    """Reverse step ``a (x_0 - x) + n`` of a diffusion, with ``n ~ N(0, b)``.
+    """Reverse step of a diffusion from a noisy state x: ``a (x_0 - x) + n``, with ``n ~ N(0, b)``.
 
-    The end x_0, given the state x, is approximately ``N(m, V)``.
+    The clean state x_0, given the state x, is approximately ``N(m, V)``.
 
     Attributes:
         pull: Factor ``a [D]``.
-        noise: Variance ``b [D]``.
-        end: Covariance V of the end.
+        noise: Variance ``b [D]`` of the added noise.
+        end: Covariance V of the clean state.
     """
 
     pull: Tensor
@@ -96,14 +95,14 @@ class Bridge:
 
     @cached_property
     def step(self) -> LowRank:
-        """Covariance of the step, ``b + a V a``."""
+        """Covariance ``b + a V a`` of the step, including the uncertainty of the clean state."""
         pull = self.pull[:, None]
         return LowRank(pull * self.end.factor, self.noise + self.pull.square() * self.end.diagonal)
 
     def end_after(self, operator: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the distribution of ``A x_0`` after a step u, measured from its mean.
+        """Return the distribution of ``A x_0`` given a step, for a linear map ``A [K, D]``.
 
-        The mean of a step is ``a (m - x)``.
+        A step is written ``a (m - x) + u``.
 
         Returns:
             The matrix ``H [K, D]`` of the mean ``A m + H u``, and the covariance ``[K, K]``.
@@ -115,7 +114,11 @@ class Bridge:
         return operator * alone + seen @ right, covariance
 
     def end_moved(self, by: Tensor) -> Tensor:
-        """Return the shift of m that steps u ``[..., D]`` cause, in their dtype."""
+        """Return the shifts ``[..., D]`` of the expected clean state that steps u cause.
+
+        Args:
+            by: Steps ``u [..., D]``, less their mean ``a (m - x)``.
+        """
         alone, left, right = (part.to(by) for part in self._after)
         return ((by @ right.T) @ left.T).addcmul_(by, alone)
 

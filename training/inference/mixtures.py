@@ -65,7 +65,8 @@ class Components:
             )
         if self.std.shape != self.mean.shape[:1]:
             raise UsageError(
-                f"{len(self.mean)} components have {self.std.numel()} standard deviations"
+                f"{len(self.mean)} components have {self.std.numel()} standard deviations: give "
+                "one standard deviation per component"
             )
         if not ((self.std > 0) & self.std.isfinite()).all():
             raise UsageError("standard deviations of components must be positive")
@@ -75,8 +76,8 @@ class Components:
         """Place ``count`` components evenly on a circle, or on a line in one dimension.
 
         The circle is in the first two dimensions and has the radius 1.5; the line is [-1.5, 1.5].
-
-        Their standard deviation is a third of the distance between neighbors, and at most 0.5.
+        The standard deviation of the components is a third of the distance between neighbors, but
+        at most 0.5.
         """
         mean = torch.zeros(count, dim, dtype=torch.float64)
         if dim == 1:
@@ -94,9 +95,12 @@ class Components:
         return len(self.mean)
 
     def carried(self, normal: Tensor, which: Tensor) -> Tensor:
-        """Map standard normal variables to variables ``[N, dim]`` of components ``which [N]``.
+        """Map standard normal variables ``[N, dim]`` to draws ``[N, dim]`` of components.
 
-        Dimensions of ``normal`` beyond D, which deblurred points need, stay as they are.
+        Args:
+            normal: Standard normal variables. Dimensions beyond D, which deblurred points need,
+                are returned unchanged.
+            which: Index of the component of each row ``[N]``.
         """
         dim = self.mean.shape[1]
         inside = self.mean[which] + self.std[which, None] * normal[:, :dim]
@@ -105,14 +109,14 @@ class Components:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Evidence of each component for each point.
+    """Evidence of each of K mixture components for each of N observed points.
 
     Attributes:
         log: Log evidence ``log L [N, K]``, in nats.
         halves: Log evidence from the first and the second half of the draws, ``[2, N, K]``; their
             difference shows the sampling error.
-        effective_size: Effective sample size of each point's draws of its likeliest component,
-            ``[N]``.
+        effective_size: Effective sample size ``[N]``, for each point, of the draws of the component
+            with the largest evidence.
     """
 
     log: Tensor
@@ -157,9 +161,12 @@ class Evidence:
 def dirichlet(shapes: Tensor, uniform: Tensor) -> Tensor:
     """Transform uniform numbers ``[..., K]`` to Dirichlet weights ``[..., K]``, which sum to 1.
 
-    The weights are gamma variables of these shapes, from their inverse distribution function,
-    divided
-    by their sum.
+    The weights are gamma variables, computed by the inverse distribution function and divided by
+    their sum.
+
+    Args:
+        shapes: Parameters of the Dirichlet distribution ``[..., K]``.
+        uniform: Uniform random numbers in (0, 1).
     """
     gamma = torch.from_numpy(gammaincinv(shapes.cpu().numpy(), uniform.cpu().numpy()))
     # For small shapes, all can be too small for floating-point numbers.
@@ -176,18 +183,18 @@ def sample_weights(
     seed: int,
     numbers: Sequence[int] | None = None,
 ) -> Tensor:
-    """Draw the weights of R data sets, ``[R, C, S, K]``, by Gibbs' method.
+    """Draw the mixture weights ``[R, C, S, K]`` of R data sets by Gibbs sampling.
 
-    Chains start from draws of the prior. The result for a data set depends on the seed and its
-    number
-    alone.
+    Chains start from draws of the prior. The draws for a data set depend on the seed and the number
+    of the data set alone.
 
     Args:
-        log_evidence: Log evidence ``[R, N, K]``.
+        log_evidence: Log evidence ``[R, N, K]`` of the K components for the N points of each data
+            set.
         concentration: Concentration of the Dirichlet prior, alpha.
         chains: Number of chains, C.
         draws: Number of draws per chain, S.
-        warmup: Number of steps before them.
+        warmup: Number of steps before the first draw.
         seed: Random seed.
         numbers: Numbers of the data sets; 0, 1, ... by default.
     """
@@ -230,9 +237,13 @@ def _gibbs(
 
 
 def log_likelihood(weights: Tensor, log_evidence: Tensor) -> Tensor:
-    """Return ``sum_n log sum_k pi_k L_nk [S]`` of weights ``[S, K]``, up to a constant.
+    """Return the log likelihoods ``[S]`` of mixture weights, up to a constant of the data.
 
-    The constant depends on the data.
+    The log likelihood of weights pi is ``sum_n log sum_k pi_k L_nk``, with the evidence L.
+
+    Args:
+        weights: Mixture weights ``[S, K]``.
+        log_evidence: Log evidence ``log L [N, K]``.
     """
     relative = relative_evidence(log_evidence)
     block = max(1, BLOCK_NUMBERS // len(relative))
@@ -240,7 +251,7 @@ def log_likelihood(weights: Tensor, log_evidence: Tensor) -> Tensor:
 
 
 def relative_evidence(log_evidence: Tensor) -> Tensor:
-    """Return ``L_nk`` divided by the largest value of its point, ``[..., N, K]``."""
+    """Return the evidence ``[..., N, K]`` relative to the largest evidence of each point."""
     return (log_evidence - log_evidence.amax(dim=-1, keepdim=True)).exp()
 
 
@@ -253,12 +264,12 @@ IMPORTANCE_DRAWS, WIDER = 2**14, 1.5
 
 @dataclass(frozen=True)
 class Moments:
-    """Moments of the posterior of the weights.
+    """Moments of the posterior of the K mixture weights.
 
     Attributes:
-        mean: Means ``[K]``.
-        std: Standard deviations ``[K]``.
-        method: ``quadrature`` or ``importance``.
+        mean: Posterior means of the weights ``[K]``.
+        std: Posterior standard deviations of the weights ``[K]``.
+        method: Method of the computation, ``quadrature`` or ``importance``.
         error: Largest standard error of the means; 0 for quadrature.
     """
 
@@ -269,7 +280,9 @@ class Moments:
 
 
 def moments(log_evidence: Tensor, concentration: float, draws: Tensor, seed: int) -> Moments:
-    """Compute moments by quadrature where that is feasible, otherwise by importance weights.
+    """Compute posterior moments of the mixture weights, by quadrature or by importance weights.
+
+    Quadrature is used where feasible (``can_integrate``).
 
     Args:
         log_evidence: Log evidence ``[N, K]``.
@@ -283,13 +296,23 @@ def moments(log_evidence: Tensor, concentration: float, draws: Tensor, seed: int
 
 
 def can_integrate(points: int, components: int) -> bool:
-    """Return whether quadrature is feasible."""
+    """Return whether the quadrature over the mixture weights needs few enough nodes.
+
+    Args:
+        points: Number of observed points, N.
+        components: Number of mixture components, K.
+    """
     nodes: int = (points // 2 + 2) ** (components - 1)
     return nodes * points <= MOST_NUMBERS
 
 
 def quadrature(log_evidence: Tensor, concentration: float) -> Moments:
-    """Compute exact moments, given the log evidence ``[N, K]``."""
+    """Compute the exact posterior moments of the mixture weights, by Gauss-Jacobi quadrature.
+
+    Args:
+        log_evidence: Log evidence ``[N, K]``.
+        concentration: Concentration of the Dirichlet prior, alpha.
+    """
     points, components = log_evidence.shape
     rest = torch.ones(1, dtype=torch.float64)
     log_weight = torch.zeros(1, dtype=torch.float64)
@@ -308,12 +331,16 @@ def quadrature(log_evidence: Tensor, concentration: float) -> Moments:
 
 
 def importance(log_evidence: Tensor, concentration: float, draws: Tensor, seed: int) -> Moments:
-    """Compute moments by smoothed importance weights, from log evidence ``[N, K]``.
+    """Compute posterior moments of the mixture weights by smoothed importance weights.
 
-    The prior of the weights is a Dirichlet distribution with the concentration alpha.
+    The proposal is a Dirichlet distribution with the mean of the posterior draws, and with
+    variances that are at least ``WIDER`` times those of the draws.
 
-    The proposal is a Dirichlet distribution with the mean of the posterior draws ``[S, K]``, and
-    with the largest of their variances times ``WIDER``.
+    Args:
+        log_evidence: Log evidence ``[N, K]``.
+        concentration: Concentration of the Dirichlet prior, alpha.
+        draws: Posterior draws of the weights ``[S, K]``.
+        seed: Random seed of the proposals.
     """
     mean = draws.mean(dim=0)
     precision = (mean * (1 - mean) / draws.var(dim=0)).min() / WIDER

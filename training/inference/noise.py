@@ -19,14 +19,15 @@ NORMAL, UNIFORM = 0, 1
 
 
 class Noise:
-    """Standard normal and uniform random numbers.
+    """Random numbers of chains, reproducible by seed, observation and step.
 
     Args:
         seed: Random seed.
         observations: Number of each of the M observations.
         chains: Number of chains or particles per observation, C.
-        device: Device of the numbers; they are drawn on the CPU, so that all devices get the same.
-        chunk: Number of steps whose numbers are drawn, and held, at once.
+        device: Device of the numbers, which are drawn on the CPU so that all devices get the same
+            numbers.
+        chunk: Number of steps whose numbers are drawn and stored at once.
         dtype: Data type of normal numbers. Single precision gives different numbers, drawn four
             times as fast.
     """
@@ -45,19 +46,21 @@ class Noise:
         self._chunks: dict[tuple[int, int], tuple[int, Tensor]] = {}
 
     def alone(self, place: int, chains: int | None = None) -> "Noise":
-        """Return the numbers of one observation alone.
+        """Return the random numbers of one observation only.
 
-        The number of chains or particles may differ.
+        Args:
+            place: Index of the observation.
+            chains: Number of chains or particles; None for the present number.
         """
         own, chains = self._observations[place : place + 1], chains or self.chains
         return Noise(self._seed, own, chains, self._device, self._chunk, self._dtype)
 
     def normal(self, step: int, size: int) -> Tensor:
-        """Return standard normal numbers ``[M, C, size]``."""
+        """Return the standard normal numbers ``[M, C, size]`` of a step."""
         return self._numbers(NORMAL, step, size)
 
     def uniform(self, step: int, size: int) -> Tensor:
-        """Return uniform numbers ``[M, C, size]`` in [0, 1), float64."""
+        """Return the uniform numbers ``[M, C, size]`` of a step, in [0, 1), float64."""
         return self._numbers(UNIFORM, step, size)
 
     def _numbers(self, kind: int, step: int, size: int) -> Tensor:
@@ -77,6 +80,6 @@ class Noise:
         return numbers[place].to(self._device)
 
     def shared_integer(self, step: int, most: int) -> int:
-        """Return an integer from 1 to ``most``, the same for all observations."""
+        """Return a random integer from 1 to ``most`` for a step, the same for all observations."""
         generator = seeded_generator("cpu", self._seed, Stream.CHAINS, step)
         return int(torch.randint(1, most + 1, (), generator=generator))

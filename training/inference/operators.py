@@ -22,7 +22,7 @@ FARTHEST = 5.0
 
 
 class LinearMap(ABC):
-    """Linear map ``A`` from points of D to observations of K values.
+    """Interface of linear maps ``A`` from points of D coordinates to observations of K values.
 
     Attributes:
         size: Number of observed values, K.
@@ -34,11 +34,11 @@ class LinearMap(ABC):
 
     @abstractmethod
     def __call__(self, points: Tensor) -> Tensor:
-        """Return ``A x [N, K]`` of points ``[N, D]``."""
+        """Return the observations ``A x [N, K]`` of points ``x [N, D]``."""
 
     @abstractmethod
     def adjoint(self, values: Tensor) -> Tensor:
-        """Return ``A^T y [N, D]`` of values ``[N, K]``."""
+        """Apply the adjoint map: return ``A^T y [N, D]`` of values ``y [N, K]``."""
 
     @abstractmethod
     def to(self, device: torch.device) -> "LinearMap":
@@ -46,7 +46,7 @@ class LinearMap(ABC):
 
     @property
     def matrix(self) -> Tensor:
-        """Matrix ``A [K, D]``, float64."""
+        """Matrix ``A [K, D]`` of the map, float64."""
         return self.adjoint(torch.eye(self.size, dtype=torch.float64))
 
 
@@ -62,11 +62,11 @@ class MatrixMap(LinearMap):
         self.size = len(matrix)
 
     def __call__(self, points: Tensor) -> Tensor:
-        """Return ``A x [N, K]`` of points ``[N, D]``."""
+        """Return the observations ``A x [N, K]`` of points ``x [N, D]``."""
         return points @ self._matrix.T.to(points)
 
     def adjoint(self, values: Tensor) -> Tensor:
-        """Return ``A^T y [N, D]`` of values ``[N, K]``."""
+        """Apply the adjoint map: return ``A^T y [N, D]`` of values ``y [N, K]``."""
         return values @ self._matrix.to(values)
 
     def to(self, device: torch.device) -> "MatrixMap":
@@ -76,20 +76,27 @@ class MatrixMap(LinearMap):
 
     @property
     def matrix(self) -> Tensor:
-        """Matrix ``A [K, D]``."""
+        """Matrix ``A [K, D]`` of the map."""
         return self._matrix
 
     @classmethod
     def random(cls, size: int, dim: int, seed: int) -> "MatrixMap":
-        """Draw a matrix with independent normal entries of variance ``1 / D``.
+        """Draw a random map, whose matrix has independent normal entries of variance ``1 / D``.
 
         If the coordinates of a point are about 1 in size, so are its observed values.
+
+        Args:
+            size: K, the number of observed values.
+            dim: D, the number of coordinates.
+            seed: Random seed.
         """
         return cls(normal_numbers((size, dim), seed) / dim**0.5)
 
 
 class Separable(LinearMap):
-    """Separable map: a matrix for rows of pixels and one for columns, the same for all channels.
+    """Separable linear map of images: one matrix for rows and one for columns of pixels.
+
+    All channels are mapped alike.
 
     Args:
         rows: Matrix of rows ``R [h, H]``.
@@ -127,15 +134,22 @@ class Separable(LinearMap):
 
     @classmethod
     def blur(cls, std: float, shape: tuple[int, int, int]) -> "Separable":
-        """Blur images ``(C, H, W)`` by a Gaussian kernel with this standard deviation in pixels."""
+        """Return the map that blurs images by a Gaussian kernel.
+
+        Args:
+            std: Standard deviation of the kernel, in pixels.
+            shape: Shape ``(C, H, W)`` of the images.
+        """
         channels, height, width = shape
         return cls(_kernel(std, height), _kernel(std, width), channels)
 
     @classmethod
     def downsampling(cls, factor: int, shape: tuple[int, int, int]) -> "Separable":
-        """Average over squares with a side of ``factor`` pixels.
+        """Return the map that averages images over squares of pixels.
 
-        The factor must divide both sides of the images.
+        Args:
+            factor: Side of the squares in pixels, which must divide both sides of the images.
+            shape: Shape ``(C, H, W)`` of the images.
         """
         channels, height, width = shape
         return cls(_means(factor, height), _means(factor, width), channels)
@@ -144,7 +158,7 @@ class Separable(LinearMap):
     def crop(
         cls, corner: tuple[int, int], sides: tuple[int, int], shape: tuple[int, int, int]
     ) -> "Separable":
-        """Cut out a rectangle.
+        """Return the map that crops images to a rectangle.
 
         Args:
             corner: First row and first column of the rectangle, from 0.

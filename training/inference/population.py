@@ -48,7 +48,7 @@ class PopulationPlan:
     Attributes:
         chains: Number of chains, C.
         draws: Number of draws per chain, S.
-        warmup: Number of steps before the first draw; the proposals are adapted to them.
+        warmup: Number of steps before the first draw, during which the proposals are adapted.
         thin: Number of steps per draw.
         seed: Random seed.
     """
@@ -67,14 +67,14 @@ class PopulationPlan:
 
 @dataclass(frozen=True)
 class Population:
-    """Draws of a population and its members.
+    """Posterior draws of a hierarchical model: population parameters and members.
 
     Attributes:
         mean: Population means ``mu [C, S, D]``.
         spread: Population standard deviations ``tau [C, S, D]``.
-        members: Index of each member's draw, ``[C, S, M]``.
-        worth: Effective sample size of each member's draws given the population, averaged over
-            populations ``[M]``.
+        members: Index ``[C, S, M]`` of the chosen draw of each of the M members.
+        worth: Effective sample size ``[M]`` of each member's draws given the population, averaged
+            over the draws of the population.
     """
 
     mean: Tensor
@@ -84,36 +84,40 @@ class Population:
 
     @property
     def parameters(self) -> Tensor:
-        """Population means and log standard deviations, ``[C, S, 2 D]``."""
+        """Draws ``[C, S, 2 D]`` of the population means, followed by log standard deviations."""
         return torch.cat([self.mean, self.spread.log()], dim=2)
 
     @property
     def r_hat(self) -> Tensor:
-        """R-hat of each of the parameters, ``[2 D]``."""
+        """R-hat of each population parameter ``[2 D]``."""
         return convergence(self.parameters).r_hat
 
     @property
     def converged(self) -> bool:
-        """Whether chains agree, and effective sample sizes of the members are large enough."""
+        """Whether the chains agree, and the effective sample sizes of members are large enough."""
         return bool((self.r_hat <= LARGEST_R_HAT).all()) and self.noise <= LARGEST_NOISE
 
     @property
     def noise(self) -> float:
-        """Standard error of a population's log likelihood, in nats.
+        """Standard error of the population log likelihood due to finite draws, in nats.
 
-        With effective sample size n, a mean of weights has a relative error of ``n^(-1/2)``; the
-        variances of all members add up.
+        With effective sample size n, a member's mean weight has a relative error of ``n^(-1/2)``;
+        the variances of all members add up.
         """
         return float((1 / self.worth).sum().sqrt())
 
     @property
     def distribution(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation ``[D]`` of a new member."""
+        """Mean ``[D]`` and standard deviation ``[D]`` of the parameters of a new member."""
         mean, spread = self.mean.flatten(0, 1), self.spread.flatten(0, 1)
         return mean.mean(dim=0), (mean.var(dim=0) + spread.square().mean(dim=0)).sqrt()
 
     def further(self, seed: int) -> Tensor:
-        """Return parameters of a new member, one for each draw of the population, ``[C, S, D]``."""
+        """Draw parameters ``[C, S, D]`` of a new member, one for each draw of the population.
+
+        Args:
+            seed: Random seed.
+        """
         return self.mean + self.spread * normal_numbers(
             self.mean.shape, seed, Stream.POSTERIOR_DRAWS
         )
@@ -127,11 +131,11 @@ def sample_population(
     plan: PopulationPlan,
     on_step: Callable[[float], object] | None = None,
 ) -> Population:
-    """Draw a population, given draws of the posterior of each of its members.
+    """Sample a hierarchical model, given posterior draws of each of its members.
 
     Args:
-        draws: Posterior draws ``[M, N, D]``, float64, on the CPU.
-        log_prior: Log density ``[M, N]`` of the prior that they were drawn under, in the same
+        draws: Posterior draws ``[M, N, D]`` of the M members, float64, on the CPU.
+        log_prior: Log density ``[M, N]`` at the draws of the prior of these posteriors, in the same
             coordinates, up to a constant.
         center: Mean of a member under the prior ``[D]``.
         scale: Standard deviation of a member under the prior ``[D]``.
@@ -147,7 +151,10 @@ def sample_population(
             f"there are {count} posteriors: a hierarchical model needs at least {FEWEST_MEMBERS}"
         )
     if not ((scale > 0).all() and draws.isfinite().all() and log_prior.isfinite().all()):
-        raise DataError("a coordinate is constant under the prior, or a draw has density 0")
+        raise DataError(
+            "a coordinate is constant under the prior, or a posterior draw has the prior density 0 "
+            "or is not finite"
+        )
     walk = _Walk((draws - center) / scale, log_prior, plan)
     chosen = walk.run(on_step)
     return Population(

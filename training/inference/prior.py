@@ -42,10 +42,10 @@ MOMENT_DRAWS, BLUR_DRAWS = 2**12, 2**8
 
 
 class Generated(NamedTuple):
-    """Points or states, with the work that they took.
+    """Generated points, with their number of network evaluations.
 
     Attributes:
-        points: Points ``[N, D]`` of data space, or states.
+        points: Points ``[N, D]`` of data space, states, or variables.
         calls: Network evaluations per point.
     """
 
@@ -55,20 +55,20 @@ class Generated(NamedTuple):
 
 @dataclass(frozen=True)
 class Prior:
-    """Points of data space from standard normal variables.
+    """The prior distribution: a flow that maps standard normal variables to points of data space.
 
     Attributes:
         flow: The flow; its network is not called in blocks, since callers make the blocks.
         times: Integration times, increasing ``[steps + 1]``.
         solver: Solver of the integrations.
-        deblurred: Whether to draw clean points.
+        deblurred: Whether points are clean: drawn given the blurred points of the flow.
         unit: Size of the user's unit in the units of the flow; for images, the user's unit is a
             gray level.
         origin: Position of the flow's 0 in the user's units.
         sharpened: Whether one more step turns blurred points into nearly clean ones.
         integrations: Integration schedules for ``points_and_densities``, and for ``latents`` and
-            ``densities`` of given points (``flow.courses``), where they differ from the schedule of
-            points.
+            ``densities`` of given points (``flow.integrations``), where they differ from the
+            schedule of points.
     """
 
     flow: ProbabilityFlow
@@ -89,28 +89,32 @@ class Prior:
 
     @property
     def kind(self) -> str:
-        """Description of the points, as written to results."""
+        """Description of the noise in the points, as written to results."""
         if self.sharpened:
             return "without the noise of the first time (first-order correction)"
         return "clean" if self.deblurred else "with the noise of the first time"
 
     def way(self, use: str) -> tuple[Tensor, Solver]:
-        """Return times and solver for a use."""
+        """Return the times ``[steps + 1]`` and the solver of an integration.
+
+        Args:
+            use: A name in ``flow.integrations.USES``.
+        """
         return self.integrations.get(use, (self.times, self.solver))
 
     def calls(self, use: str) -> int:
-        """Return the network evaluations per point for a use.
+        """Return the number of network evaluations per point of an integration.
 
         The extra first evaluations of a multistep method are not counted.
+
+        Args:
+            use: A name in ``flow.integrations.USES``.
         """
         times, solver = self.way(use)
         return (len(times) - 1) * (solver.calls_per_step or 1)
 
     def coarse(self) -> "Prior":
-        """Return the prior with half the steps for densities, where these need not be exact.
-
-        The number of steps is rounded up.
-        """
+        """Return a copy with half the steps, rounded up, for approximate log densities."""
         times, solver = self.way("densities")
         if solver.quadrature is not None:  # it has its own times
             return self
@@ -119,7 +123,7 @@ class Prior:
 
     @property
     def solvers(self) -> dict[str, dict[str, str | int]]:
-        """Solver and number of steps for points, and for each use with another schedule."""
+        """Solver and number of steps by use: for points, and for uses with another schedule."""
         integrations = {"points": (self.times, self.solver), **self.integrations}
         return {
             use: {"solver": solver.name, "n_iters": len(times) - 1}
@@ -134,7 +138,7 @@ class Prior:
     def points(
         self, w: Tensor, conditions: dict[str, Tensor] | None = None, differentiable: bool = False
     ) -> Generated:
-        """Map standard normal variables to points, ``[N, D]``.
+        """Map standard normal variables to points ``[N, D]`` of data space.
 
         Args:
             w: Standard normal variables ``[N, dim]``, float64.
@@ -150,11 +154,14 @@ class Prior:
     def states(
         self, w: Tensor, conditions: dict[str, Tensor] | None = None, differentiable: bool = False
     ) -> Generated:
-        """Map standard normal variables to unscaled states in eigenspace, at the first time.
+        """Map standard normal variables to unscaled states ``[N, D]`` at the first time.
 
-        States are not mapped to data space. Arguments are those of ``points``.
+        States are in eigenspace.
 
-        Arguments are those of ``points``.
+        Args:
+            w: Standard normal variables ``[N, dim]``, float64.
+            conditions: Conditions of each point, such as ``labels [N, L]``.
+            differentiable: Whether gradients flow back to w.
         """
         flow = self._given(conditions)
         dim = flow.basis.dim
@@ -177,7 +184,7 @@ class Prior:
         return self.origin + points / self.unit
 
     def melted(self, w: Tensor, conditions: dict[str, Tensor] | None = None) -> Tensor:
-        """Map variables to unscaled states ``[N, D]`` at the last time."""
+        """Map standard normal variables to unscaled states ``[N, D]`` at the last time."""
         flow, last = self._given(conditions), self.times[-1]
         return flow.latent_law(last).unwhiten(w) / flow.schedule.scale(last)
 
@@ -194,7 +201,7 @@ class Prior:
 
         Args:
             w: Standard normal variables ``[N, D]``.
-            conditions: Conditions of each point, as in ``points``.
+            conditions: Conditions of each point, such as ``labels [N, L]``.
             trace: Method for the traces of Jacobians.
 
         Returns:
@@ -226,13 +233,14 @@ class Prior:
         return Generated(self.origin + points / self.unit, calls), density
 
     def log_density(self, points: Tensor, conditions: dict[str, Tensor], trace: Trace) -> Tensor:
-        """Return log densities ``[N]`` at points ``[N, D]`` in the user's units.
+        """Return the log densities ``[N]`` of the prior at points, per unit of the user's units.
 
-        They are densities of sharpened points if the prior is sharpened, otherwise of blurred ones.
+        The densities are those of sharpened points if the prior is sharpened, otherwise those of
+        blurred points.
 
         Args:
-            points: Points ``[N, D]``.
-            conditions: Conditions of each point, as in ``points``.
+            points: Points ``[N, D]`` in the user's units.
+            conditions: Conditions of each point, such as ``labels [N, L]``.
             trace: Method for the traces of Jacobians.
 
         Raises:
@@ -254,12 +262,10 @@ class Prior:
     def inflated_with_density(
         self, states: Tensor, conditions: dict[str, Tensor] | None = None
     ) -> tuple[Generated, Tensor]:
-        """Map states ``[N, D]`` to standard normal variables ``[N, D]``, with log densities.
+        """Map unscaled states to standard normal variables ``[N, D]`` and log densities ``[N]``.
 
-        The states are unscaled and at the first time; their log densities ``[N]`` come from the
-        same integration.
-
-        Traces are exact. The network evaluations of a state include its vector-Jacobian products.
+        The states ``[N, D]`` are at the first time. Traces of Jacobians are exact. The network
+        evaluations of a state include its vector-Jacobian products.
 
         Raises:
             DataError: A density is not finite.
@@ -284,16 +290,14 @@ class Prior:
         return flow.latent_law(times[-1]).whiten(flow.encode(points, times, solver))
 
     def moments(self, conditions: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return mean ``[D]`` and covariance ``[D, D]`` of the data, in the user's units.
+        """Return the mean ``[D]`` and the covariance ``[D, D]`` of the data, in the user's units.
 
-        They are those of the basis. With nonlinear coordinates in between, they are estimated from
-        draws
-        of a Gaussian with the moments of the basis.
+        The moments are those of the eigenbasis. With nonlinear coordinates, the moments are
+        estimated from draws of a Gaussian with the moments of the eigenbasis.
 
         Args:
-            conditions: Conditions of points, where coordinates depend on conditions: rows ``[M,
-                C]``
-                that are equally likely.
+            conditions: Equally likely conditions ``[M, C]``, where coordinates depend on
+                conditions; None otherwise.
         """
         basis, coordinates = self.flow.basis, self.flow.coordinates
         mean, covariance = basis.mean.double(), basis.covariance().double()
@@ -312,10 +316,7 @@ class Prior:
         return self.flow.given(**conditions) if conditions else self.flow
 
     def to_states(self, points: Tensor, conditions: dict[str, Tensor] | None = None) -> Tensor:
-        """Map points ``[N, D]`` to unscaled states ``[N, D]`` at the first time.
-
-        This is the inverse of ``of_states``.
-        """
+        """Map points to unscaled states ``[N, D]`` at the first time: inverse of ``of_states``."""
         return self._given(conditions).to_eigen((points - self.origin) * self.unit)
 
     def plausible(self, points: Tensor) -> Tensor:
@@ -327,16 +328,18 @@ class Prior:
         return self.origin + inner / self.unit
 
     def possible(self, points: Tensor) -> Tensor:
-        """Return whether points ``[..., D]`` are in quantization bins of the data, ``[...]``."""
+        """Return a mask ``[...]`` of points ``[..., D]`` within the data's quantization bins."""
         coordinates = self.flow.coordinates
         if coordinates is None:
             return torch.ones_like(points[..., 0], dtype=torch.bool)
         return coordinates.possible((points - self.origin) * self.unit)
 
     def blur(self, points: Tensor, conditions: dict[str, Tensor] | None = None) -> Tensor:
-        """Return standard deviations ``[N, D]`` of the noise of the first time around points.
+        """Return the standard deviations ``[N, D]`` of the first time's noise around points.
 
-        Points are ``[N, D]``; standard deviations are in the user's units.
+        Args:
+            points: Points ``[N, D]`` in the user's units, which are also those of the result.
+            conditions: Conditions of each point, such as ``labels [N, L]``.
         """
         generator = torch.Generator().manual_seed(0)
         dim = self.flow.basis.dim
@@ -350,7 +353,7 @@ class Prior:
     def behind(
         self, states: Tensor, conditions: dict[str, Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return mean and covariance of the clean state behind each state ``[N, D]``.
+        """Return the mean and the covariance of the clean state, given each state ``[N, D]``.
 
         States are unscaled and at the first time.
 
@@ -396,9 +399,9 @@ class Prior:
 
 
 def integrations_of(flow: ProbabilityFlow) -> dict[str, tuple[Tensor, Solver]]:
-    """Return ``Prior.ways`` for a flow: its own integration schedule for each use.
+    """Return the times and the solver of a flow's integration schedule for each use.
 
-    Each takes as few network evaluations as its use needs.
+    The result is the argument ``integrations`` of ``Prior``.
     """
     return {use: flow.integration(use) for use in USES if use not in ("look", "points")}
 

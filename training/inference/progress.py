@@ -7,17 +7,23 @@ OnPart = Callable[[float], object] | None
 
 
 def share_of(on_part: OnPart, share: float) -> OnPart:
-    """Return the callback of a part of the work, which is this share of all work."""
+    """Return a progress callback for a part of the work, which is a given fraction of all work.
+
+    Args:
+        on_part: Callback of all work.
+        share: Fraction of all work, from 0 to 1.
+    """
     if on_part is None:
         return None
     return lambda part: on_part(share * part)
 
 
 def with_more_calls(on_part: OnPart, calls: Callable[[], int], more: float) -> OnPart:
-    """Return the callback of work that ``more`` further network evaluations follow.
+    """Return a progress callback for work that is followed by further network evaluations.
 
-    The share of this work in the total is estimated as it goes on. If a fraction f of it took c
-    evaluations, all of it will take c / f, and ``f c / (c + f more)`` of the total is done.
+    The fraction of this work in the total is estimated while the work proceeds. If a fraction f of
+    this work took c evaluations, all of it will take c / f, and the completed fraction of the total
+    is ``f c / (c + f more)``.
 
     Args:
         on_part: Callback of the total work.

@@ -34,7 +34,7 @@ NARROWEST = 1e-8
 
 
 class Given(NamedTuple):
-    """Distribution of a standard normal variable of d numbers, given observations.
+    """Gaussian posterior of d standard normal variables, given linear observations.
 
     Attributes:
         mean: Mean ``[..., d]``.
@@ -49,7 +49,9 @@ class Given(NamedTuple):
 
 
 def normal_given(operator: Tensor, observed: Tensor, covariance: Tensor) -> Given:
-    """Return the distribution of a standard normal w, given ``y = A w + n`` with Gaussian noise n.
+    """Return the posterior of standard normal variables w, given ``y = A w + n`` with noise n.
+
+    The noise is Gaussian.
 
     With the Cholesky factor N of the noise covariance, ``B = N^(-1) A`` and ``r = N^(-1) y``,
 
@@ -80,7 +82,7 @@ def normal_given(operator: Tensor, observed: Tensor, covariance: Tensor) -> Give
 
 @dataclass(frozen=True)
 class Proposal:
-    """A mixture of K components for each of M observations.
+    """Proposal distributions: a mixture of K Gaussian components for each of M observations.
 
     Attributes:
         shares: Weights of the components ``[M, K]``, which sum to 1.
@@ -94,12 +96,12 @@ class Proposal:
 
     @classmethod
     def fit(cls, draws: Tensor, worth: Tensor, uniform: Tensor) -> "Proposal":
-        """Fit mixtures of K components to equally weighted draws.
+        """Fit Gaussian mixtures of K components to equally weighted draws.
 
         Args:
             draws: Draws ``[M, N, d]``.
-            worth: Effective sample sizes of the draws ``[M]``.
-            uniform: Random numbers ``[M, K]`` in [0, 1).
+            worth: Effective sample size of the draws of each observation ``[M]``.
+            uniform: Random numbers ``[M, K]`` in [0, 1), which choose the initial centers.
         """
         count, dim = draws.shape[1:]
         identity = torch.eye(dim, dtype=draws.dtype, device=draws.device)
@@ -114,9 +116,10 @@ class Proposal:
         return cls(proposal.shares, proposal.mean, WIDER * proposal.root)
 
     def conditioned(self, operator: Tensor, observed: Tensor, covariance: Tensor) -> "Proposal":
-        """Return the mixture given ``y = A x`` plus Gaussian noise.
+        """Return the mixtures conditional on observations ``y = A x`` plus Gaussian noise.
 
-        It is exactly a mixture again, except that no weight becomes too small.
+        The conditional distribution is a mixture in closed form, except that weights are kept from
+        becoming too small.
 
         Args:
             operator: Linear map ``A [N, d]``.
@@ -132,7 +135,7 @@ class Proposal:
         return Proposal(shares, mean, self.root @ given.root)
 
     def evened(self) -> "Proposal":
-        """Return the mixture with more weight on rare but remote components.
+        """Return the mixtures with more weight on rare but remote components.
 
         Weights are proportional to the square roots of the components' contributions to a second
         moment, so that draws estimate second moments as well as means.
@@ -145,12 +148,17 @@ class Proposal:
         return Proposal(weight / weight.sum(dim=1, keepdim=True), self.mean, self.root)
 
     def wider(self, factor: float, share: float = 1.0) -> "Proposal":
-        """Return the mixture with a share of each component widened by a factor."""
+        """Return the mixtures with part of the weight of each component in a wider copy.
+
+        Args:
+            factor: Factor on the standard deviations of the wider copies.
+            share: Fraction of the weight in the wider copies.
+        """
         wide = Proposal(self.shares, self.mean, factor * self.root)
         return wide if share == 1 else self.beside(wide, share)
 
     def beside(self, other: "Proposal", share: float) -> "Proposal":
-        """Return the mixture of both proposals, where ``share`` is the weight of the other."""
+        """Return the mixture of this and another proposal, whose weight is ``share``."""
         shares = torch.cat([(1 - share) * self.shares, share * other.shares], dim=1)
         pairs = ((self.mean, other.mean), (self.root, other.root))
         mean, root = (torch.cat(pair, dim=1) for pair in pairs)

@@ -38,10 +38,10 @@ HERE = torch.zeros(1, dtype=torch.int64)
 
 @dataclass(frozen=True)
 class Bounds:
-    """Bounds of a region, from one posterior.
+    """Bounds of a truncated region, from the posterior of one round.
 
     Attributes:
-        least: Smallest log density, in nats.
+        least: Smallest log posterior density inside the region, in nats.
         center: Center of the box, ``[D]``.
         axes: Axes of the box in columns, ``[D, D]``: a point is inside if ``(theta - center) @
             axes`` is between ``low`` and ``high``.
@@ -57,10 +57,7 @@ class Bounds:
 
     @classmethod
     def from_posterior(cls, posterior: Amortized) -> "Bounds":
-        """Compute the bounds from the posterior of one observation.
-
-        They use ``DRAWS`` points, drawn without their densities.
-        """
+        """Compute the bounds from draws of the posterior of one observation."""
         points = posterior.sample(HERE).points.flatten(0, 2).cpu()
         center, spread = points.mean(dim=0), points.std(dim=0)
         scaled = torch.where(spread > 0, spread, 1.0)
@@ -74,7 +71,7 @@ class Bounds:
         return cls(least, center, axes, low - margin, high + margin)
 
     def hull(self) -> tuple[Tensor, Tensor]:
-        """Return the smallest and largest value ``[D]`` of each coordinate in the box."""
+        """Return the smallest and the largest value of each coordinate in the box, ``[D]`` each."""
         sides = torch.linalg.inv(self.axes)
         ends = torch.stack([self.low[:, None] * sides, self.high[:, None] * sides])
         return self.center + ends.amin(dim=0).sum(dim=0), self.center + ends.amax(dim=0).sum(dim=0)
@@ -87,19 +84,23 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Region:
-    """Region that contains the posterior of one observation.
+    """Truncated region of the prior that contains the posterior of one observation.
 
     Attributes:
-        parts: Bounds from the posterior of each earlier round, with that posterior; empty for all
-            of the prior.
+        parts: Bounds and posterior of each earlier round; empty for the whole prior.
     """
 
     parts: Sequence[tuple[Bounds, Amortized]] = ()
 
     def within(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-        """Shrink a box to one that still contains its intersection with the region.
+        """Shrink a box in parameter space as far as its intersection with the region allows.
 
-        The box lies between ``low [D]`` and ``high [D]``.
+        Args:
+            low: Lower bounds of the box ``[D]``.
+            high: Upper bounds of the box ``[D]``.
+
+        Returns:
+            The lower and upper bounds of the smaller box, ``[D]`` each.
         """
         for bounds, _ in self.parts:
             least, most = bounds.hull()
@@ -107,7 +108,7 @@ class Region:
         return low, high
 
     def __call__(self, points: Tensor) -> Tensor:
-        """Return whether points ``[N, D]`` are inside, ``[N]``, on their device."""
+        """Return a mask ``[N]`` of the points ``[N, D]`` inside the region, on their device."""
         inside = torch.ones(len(points), dtype=torch.bool)
         rows = points.cpu()
         for bounds, _ in self.parts:
@@ -128,9 +129,9 @@ class Restricted:
     """Draws of a prior within a region.
 
     Attributes:
-        points: Points ``[N, D]``.
-        share: Fraction of the prior that is inside.
-        error: Standard error of that fraction.
+        points: Drawn points ``[N, D]``.
+        share: Estimated prior probability of the region.
+        error: Standard error of the estimated probability.
     """
 
     points: Tensor
@@ -151,12 +152,12 @@ def restricted(
         prior: Function that returns n new draws ``[n, D]``.
         region: The region.
         count: Number of draws wanted.
-        enough: Function from the estimated prior fraction of the region to the number of draws
+        enough: Function from the estimated prior probability of the region to the number of draws
             wanted; None to keep ``count``.
-        part: Fraction of the prior that ``prior`` draws from; it must include the region.
+        part: Prior probability of the box that ``prior`` draws from, which must include the region.
 
     Returns:
-        The draws; None if there are too few among ``MOST_DRAWS``.
+        The draws; None if too few of ``MOST_DRAWS`` prior draws are in the region.
     """
     if not region.parts:
         return Restricted(prior(count), 1.0, 0.0)

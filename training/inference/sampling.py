@@ -74,23 +74,23 @@ FEWEST = 250
 
 @dataclass(frozen=True)
 class SamplingPlan:
-    """Settings of the sampler.
+    """Settings of posterior sampling.
 
     Attributes:
-        sampler: One of ``SAMPLERS``.
+        sampler: Name of the sampler, one of ``SAMPLERS``.
         chains: Number of chains per observation, C.
         draws: Number of draws per chain, S.
         warmup: Number of steps before the draws; None for the sampler's default.
         thin: Number of steps per draw.
         pool: Number of prior draws, for ``auto``, ``pool``, ``refined`` and ``annealed``.
-        first: Number of prior draws that ``auto`` starts with in few dimensions; all, where many
-            observations share them.
-        particles: Number of particles per population of ``twisted``; None for its default.
+        first: Number of prior draws that ``auto`` starts with in few dimensions; equal to ``pool``
+            where many observations share the draws.
+        particles: Number of particles per population of ``twisted``; None for the default.
         steps: Number of steps of the diffusion of ``twisted``.
         minutes: Time budget of the particles in minutes, instead of their number; None for no
             budget.
         seed: Random seed.
-        typed: Options given by the user, which may belong to other samplers.
+        typed: Names of the options given by the user, which may belong to other samplers.
     """
 
     sampler: str = "auto"
@@ -113,11 +113,11 @@ class SamplingPlan:
 
 @dataclass(frozen=True)
 class Problem:
-    """Posteriors to draw from.
+    """The posteriors of M observations to sample, with the parts that samplers need.
 
     Attributes:
-        target: Log posterior, whose prior is the fine flow.
-        coarse: Coarse prior for chains and particles.
+        target: Posteriors, whose prior is the fine flow.
+        coarse: Prior with fewer steps, for chains and particles.
         numbers: Number of each observation, which seeds its draws.
         differentiable: Whether the likelihood is differentiable.
         ahead: Look-ahead estimates that observations sampled by ``twisted`` share; None to measure
@@ -134,36 +134,38 @@ class Problem:
     network: str | None = None
 
     def looking_ahead(self, plan: SamplingPlan, count: int | None = None) -> "Problem":
-        """Return the problem with a new look-ahead, to be shared by ``count`` observations.
+        """Return the problem with a new look-ahead, to be shared by several observations.
 
-        By default these are the observations of this problem.
+        Args:
+            plan: Settings of the sampler.
+            count: Number of observations that share the look-ahead; None for those of the problem.
         """
         share = len(self.target.alike()) / (count or self.target.count)
         return replace(self, ahead=LookAhead(plan.steps, plan.seed, share))
 
     def of(self, places: Tensor) -> "Problem":
-        """Select the observations at these places ``[m]``."""
+        """Return the problem of the observations with indices ``places [m]`` only."""
         numbers = [self.numbers[place] for place in places.tolist()]
         return replace(self, target=self.target.of(places), numbers=numbers)
 
     def seeds(self, seed: int) -> Tensor:
-        """Return a random seed for each observation, ``[M]``."""
+        """Return a random seed ``[M]`` for each observation."""
         return torch.tensor([hash_seed(seed, number) for number in self.numbers])
 
 
 def sample_posteriors(
     problem: Problem, plan: SamplingPlan, pool: Pool | None = None, on_part: OnPart = None
 ) -> Draws:
-    """Draw from each posterior.
+    """Sample the posterior of each observation.
 
     Args:
-        problem: Posteriors to draw from.
+        problem: The posteriors of M observations.
         plan: Settings of the sampler.
-        pool: Prior draws for these observations; None to draw them where needed.
+        pool: Prior draws for these observations; None to draw a pool where needed.
         on_part: Called with the fraction of the work done since the last call.
 
     Returns:
-        Draws ``[M, C, S]``.
+        S draws of C chains for each observation.
     """
     plan = settled(problem, plan)
     if plan.sampler not in ("auto", *WEIGHTED):
@@ -180,7 +182,7 @@ def sample_posteriors(
 
 
 def settled(problem: Problem, plan: SamplingPlan) -> SamplingPlan:
-    """Replace ``auto`` in the plan by the last sampler that it would use, if no pool can suffice.
+    """Replace ``auto`` by a sampler for many dimensions, if a pool of prior draws cannot suffice.
 
     For Gaussian points and linear observations, the weights of P prior draws have an effective
     sample size of about ``P exp(-I)``, where I is the information of the observation in nats, ``ln
@@ -201,7 +203,7 @@ def settled(problem: Problem, plan: SamplingPlan) -> SamplingPlan:
 
 
 def first_pool(target: Target, plan: SamplingPlan) -> int:
-    """Return the number of prior draws that a sampler starts with."""
+    """Return the number of prior draws that the sampler of a plan starts with."""
     small = plan.sampler == "auto" and target.prior.flow.basis.dim <= MOST_TESTED
     return min(plan.first, plan.pool) if small else plan.pool
 
@@ -234,10 +236,10 @@ def _automatic(problem: Problem, plan: SamplingPlan, pool: Pool, on_part: OnPart
 
 
 def needs_whole_pool(target: Target, few: Pool, plan: SamplingPlan) -> Tensor:
-    """Return whether each observation ``[M]`` needs the whole pool, judging by its first draws.
+    """Return a mask ``[M]`` of the observations that need the whole pool, from its first draws.
 
-    An observation needs it if its effective sample size is too small but would suffice with the
-    whole pool, or if its likelihoods are 0 at all first draws.
+    An observation needs the whole pool if its effective sample size is too small but would suffice
+    with the whole pool, or if its likelihoods are 0 at all first draws.
     """
     if target.likelihood.dear:
         return torch.zeros(target.count, dtype=torch.bool, device=target.device)
@@ -361,13 +363,18 @@ def _chains(problem: Problem, plan: SamplingPlan, coarse: Target, on_part: OnPar
 
 
 def starts(target: Target, seeds: Tensor, chains: int, seed: int) -> Tensor:
-    """Choose variables ``[M, C, dim]`` to start chains from.
+    """Choose the variables ``[M, C, dim]`` that chains start from.
 
-    They are prior draws, resampled by tempered weights, with a random seed for each observation
-    ``[M]``.
+    The starts are prior draws, resampled by tempered weights.
+
+    Args:
+        target: The posteriors of M observations.
+        seeds: Random seed of the resampling for each observation ``[M]``.
+        chains: Number of chains, C.
+        seed: Random seed of the prior draws.
 
     Raises:
-        DataError: The likelihood is 0 at all of the prior draws.
+        DataError: The likelihood of an observation is 0 at all prior draws.
     """
     pool = Pool.draw(target, STARTS, seed)
     log_weights = pool.log_weights(target, slice(None))
@@ -385,9 +392,8 @@ def starts(target: Target, seeds: Tensor, chains: int, seed: int) -> Tensor:
 def corrected(draws: Draws, problem: Problem, seed: int, on_part: OnPart = None) -> Draws:
     """Resample draws of the coarse posterior within their chains to draws of the fine posterior.
 
-    The draws get the points of the fine posterior.
-
-    The statistic ``fine_k``, the Pareto k of the weights, measures how far the two are apart.
+    Points are recomputed with the fine flow. The statistic ``fine_k``, the Pareto k of the weights,
+    measures the difference between the two posteriors.
     """
     target = problem.target
     count, chains, size = draws.log_likelihood.shape

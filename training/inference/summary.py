@@ -72,17 +72,17 @@ class Summary:
     """Summary of M posteriors in D coordinates, float64, on the CPU.
 
     Attributes:
-        mean: Means ``[M, D]``.
-        std: Standard deviations ``[M, D]``.
-        quantiles: Quantiles ``[M, D, len(LEVELS)]``.
+        mean: Posterior means ``[M, D]``.
+        std: Posterior standard deviations ``[M, D]``.
+        quantiles: Posterior quantiles ``[M, D, len(LEVELS)]``.
         r_hat: R-hat between chains or populations ``[M, D]``; NaN for pools and flows, whose draws
             are independent.
-        ess_bulk: Effective sample size for the mean, ``[M, D]``; for pools that of their weights,
-            for flows the number of draws.
+        ess_bulk: Effective sample size for the mean, ``[M, D]``; for pools the effective sample
+            size of the weights, for flows the number of draws.
         ess_tail: Effective sample size for the 5 and 95 % quantiles, ``[M, D]``.
         mcse_mean: Monte Carlo standard error of the mean, ``[M, D]``.
         mcse_std: Monte Carlo standard error of the standard deviation, ``[M, D]``.
-        failed: Which of ``REASONS`` apply to each posterior, ``[M, R]``.
+        failed: Mask ``[M, R]`` of the ``REASONS`` why a posterior has not converged.
     """
 
     mean: Tensor
@@ -97,20 +97,20 @@ class Summary:
 
     @property
     def converged(self) -> Tensor:
-        """Whether each posterior has converged by ``RULE``, ``[M]``."""
+        """Mask ``[M]`` of the posteriors that have converged by ``RULE``."""
         return ~self.failed.any(dim=1)
 
     def reasons(self, index: int) -> list[str]:
-        """Return the names of the reasons that apply to one posterior."""
+        """Return the names in ``REASONS`` why a posterior has not converged; empty if it has."""
         return [name for name, bad in zip(REASONS, self.failed[index], strict=True) if bad]
 
     def explained(
         self, places: Sequence[int], statistics: Sequence[Mapping[str, Any]] = (), more: str = ""
     ) -> str:
-        """Explain why posteriors that have the same reasons have not converged, in sentences.
+        """Explain in sentences why posteriors that share their reasons have not converged.
 
         Args:
-            places: Numbers of the posteriors.
+            places: Indices of the posteriors.
             statistics: Statistics of the sampler for all posteriors, where they are known.
             more: Further options that raise the effective sample size, such as ``" or --pool"``.
         """
@@ -125,13 +125,13 @@ class Summary:
         )
 
     def small_ess(self, places: Sequence[int], fewest: int | None = None) -> str:
-        """Return the effective sample size of the worst coordinate, as the end of a clause.
+        """Return the effective sample size of the worst coordinate and the size needed, as text.
 
-        The text also contains the size needed. It is empty where the size is large enough or not
-        known.
+        The text continues a sentence, for example ": 38, need at least 400". The text is empty if
+        the size is large enough or not known.
 
         Args:
-            places: Numbers of the posteriors.
+            places: Indices of the posteriors.
             fewest: Effective sample size needed; None for the size that gives the standard errors
                 that ``RULE`` requires in few dimensions, and for ``FEWEST_OF_MANY`` in more.
         """
@@ -149,7 +149,13 @@ class Summary:
         return f": {have:,.0f}, need at least {float(rounded(need, 2)):,.0f}"
 
     def large_r_hat(self, places: Sequence[int]) -> str:
-        """Return the largest R-hat of some posteriors, as the end of a clause."""
+        """Return the largest R-hat of some posteriors and its limit, as text.
+
+        The text continues a sentence, for example ": R-hat is 1.2, need at most 1.01".
+
+        Args:
+            places: Indices of the posteriors.
+        """
         known = self.r_hat[places]
         most = LARGEST_R_HAT if known.shape[1] <= MOST_TESTED else LARGEST_OF_MANY
         known = known[~known.isnan()]
@@ -159,20 +165,31 @@ class Summary:
 
     @classmethod
     def from_draws(cls, draws: Draws, pool: int) -> "Summary":
-        """Summarize draws of M posteriors; ``pool`` is the number of prior draws of a pool."""
+        """Summarize the draws of M posteriors.
+
+        Args:
+            draws: Draws of the posteriors.
+            pool: Number of prior draws in the sampler's pool.
+        """
         rows = [_of_one(draws, index, pool) for index in range(draws.count)]
         return cls(*(torch.stack(column) for column in zip(*rows, strict=True)))
 
     def with_reason(self, name: str, bad: Tensor) -> "Summary":
-        """Add one of ``REASONS`` to the posteriors where ``bad [M]`` is true."""
+        """Return a copy where the posteriors in a mask ``bad [M]`` also fail for a reason.
+
+        Args:
+            name: A name in ``REASONS``.
+            bad: Mask ``[M]`` of the posteriors.
+        """
         failed = self.failed.clone()
         failed[:, list(REASONS).index(name)] |= bad
         return replace(self, failed=failed)
 
     def held(self, truth: Tensor) -> Tensor:
-        """Return whether the central intervals of ``CONTENTS`` cover the true values ``[M, D]``.
+        """Return which central intervals cover the true values, ``[len(CONTENTS), M, D]``.
 
-        The result has the shape ``[len(CONTENTS), M, D]``.
+        Args:
+            truth: True values ``[M, D]``.
         """
         below, above = (1 - torch.tensor(CONTENTS)) / 2, (1 + torch.tensor(CONTENTS)) / 2
         levels = torch.tensor(LEVELS)

@@ -42,17 +42,22 @@ backward.
 
 
 class EvaluatedPoints(NamedTuple):
-    """Points ``[N, D]`` of variables, with their log likelihoods ``[N]``."""
+    """Points of data space, with their log likelihoods.
+
+    Attributes:
+        points: Points ``[N, D]`` of data space.
+        log_likelihood: Log likelihoods ``[N]`` of the points, in nats.
+    """
 
     points: Tensor
     log_likelihood: Tensor
 
 
 class EvaluatedStates(NamedTuple):
-    """States as variables and points, with their densities.
+    """States at the first time, as variables and as points, with their log densities.
 
     Attributes:
-        w: Variables ``[N, dim]`` of the states.
+        w: Standard normal variables ``[N, dim]`` of the states.
         points: Points ``[N, D]`` of data space.
         log_likelihood: Log likelihoods ``[N]`` of the points.
         log_prior: Log densities ``[N]`` of the states under the prior.
@@ -65,7 +70,7 @@ class EvaluatedStates(NamedTuple):
 
 
 class LinearView(Protocol):
-    """Observations as linear functions of states, as in ``lookahead.LinearObservation``."""
+    """Interface of observations that are linear in the states (``lookahead.LinearObservation``)."""
 
     @property
     def operator(self) -> Tensor:
@@ -74,21 +79,24 @@ class LinearView(Protocol):
 
     @property
     def observed(self) -> Tensor:
-        """Observations ``[M, K]``, less the observation of the state 0."""
+        """Observations ``[M, K]``, less the noise-free observation of the state 0."""
         ...
 
     @property
     def covariance(self) -> Tensor:
-        """Covariance of the noise, ``[M, K, K]``."""
+        """Covariance ``[M, K, K]`` of the observation noise."""
         ...
 
 
 @dataclass
 class Target:
-    """Log likelihoods of variables, and their gradients, for M observations.
+    """The posteriors of M observations, as functions of standard normal variables.
+
+    In methods, variables are rows ``w [N, dim]``, and ``which [N]`` is the index of the observation
+    of each row.
 
     Attributes:
-        prior: Points of variables.
+        prior: Prior, which maps standard normal variables to points.
         likelihood: Likelihood of observations, given points.
         observed: Observations ``[M, K]``.
         rows: Number of points per block.
@@ -106,7 +114,7 @@ class Target:
 
     @property
     def dim(self) -> int:
-        """Number of variables per point."""
+        """Number of standard normal variables per point."""
         return self.prior.dim
 
     @property
@@ -120,32 +128,33 @@ class Target:
         return self.observed.device
 
     def approximate(self, prior: Prior) -> Target:
-        """Return a cheap approximation: a prior with fewer steps, and a cheap likelihood.
+        """Return a cheap approximation of the posteriors, which counts its own evaluations.
 
-        Its count of network evaluations starts at 0.
+        Args:
+            prior: Prior with fewer steps; the likelihood is replaced by its cheap approximation.
         """
         return Target(prior, self.likelihood.approximate(), self.observed, self.rows, self.labels)
 
     def of(self, places: Tensor) -> Target:
-        """Select the observations at these places ``[m]``.
+        """Return the target of the observations with indices ``places [m]`` only.
 
-        The count of network evaluations starts at 0.
+        The count of network evaluations of the result starts at 0.
         """
         labels = None if self.labels is None else self.labels[places]
         return Target(self.prior, self.likelihood, self.observed[places], self.rows, labels)
 
     @property
     def conditions(self) -> dict[str, Tensor]:
-        """Conditions of each observation, by name."""
+        """Conditions of the network for each observation, by name; empty for no conditions."""
         return {} if self.labels is None else {"labels": self.labels}
 
     @property
     def label(self) -> tuple[float, ...]:
-        """Conditions of the first observation; empty for none."""
+        """Conditions of the first observation as numbers; empty for no conditions."""
         return () if self.labels is None else tuple(self.labels[0].tolist())
 
     def alike(self) -> list[Tensor]:
-        """Return the places of observations, grouped by equal conditions."""
+        """Return the indices of the observations, in groups with equal conditions."""
         if self.labels is None:
             return [torch.arange(self.count, device=self.device)]
         _, which = torch.unique(self.labels, dim=0, return_inverse=True)
@@ -153,7 +162,7 @@ class Target:
 
     @torch.no_grad()
     def evaluate(self, w: Tensor, which: Tensor, on_part: OnPart = None) -> EvaluatedPoints:
-        """Return points and log likelihoods of variables.
+        """Map standard normal variables to points, and compute their log likelihoods.
 
         Raises:
             DataError: A point or a log likelihood is not finite.
@@ -169,7 +178,7 @@ class Target:
 
     @torch.no_grad()
     def points(self, w: Tensor, which: Tensor, on_part: OnPart = None) -> Tensor:
-        """Map variables to points ``[N, D]``, without likelihoods."""
+        """Map standard normal variables to points ``[N, D]``, without likelihoods."""
 
         def block(w: Tensor, which: Tensor) -> tuple[Tensor, ...]:
             return (self._points(w, which),)
@@ -178,12 +187,12 @@ class Target:
 
     @torch.no_grad()
     def melted(self, w: Tensor, which: Tensor) -> Tensor:
-        """Map variables to unscaled states ``[N, D]`` at the last time."""
+        """Map standard normal variables to unscaled states ``[N, D]`` at the last time."""
         return self._mapped(self.prior.melted, 0, w, which)
 
     @torch.no_grad()
     def states(self, w: Tensor, which: Tensor, on_part: OnPart = None) -> Tensor:
-        """Map variables to unscaled states ``[N, D]`` at the first time."""
+        """Map standard normal variables to unscaled states ``[N, D]`` at the first time."""
 
         def block(w: Tensor, which: Tensor) -> tuple[Tensor, ...]:
             states, self._calls = self.prior.states(w, self._conditions(which))
@@ -217,15 +226,15 @@ class Target:
         """Map unscaled states at the first time to variables, and compute their log densities.
 
         For a deblurred prior, the further variables are sampled given the state and, if the
-        observations are linear, the observation. The log density is then the prior density of the
-        state
-        and the further variables, divided by the density that the latter were drawn with.
+        observations are linear, the observation. The log density is then the log prior density of
+        the state and the further variables, less the log density of the distribution that the
+        further variables were drawn from.
 
         Args:
             states: Unscaled states at the first time ``[N, D]``.
             normal: Standard normal numbers for the further variables ``[N, dim - D]``.
-            which: Numbers of the observations ``[N]``.
-            seen: Observations as linear functions of states; None if they are not linear.
+            which: Index of the observation of each state ``[N]``.
+            seen: Observations as linear functions of states; None if observations are not linear.
 
         Raises:
             DataError: A density is not finite.
@@ -255,15 +264,17 @@ class Target:
 
     @torch.no_grad()
     def whitened(self, points: Tensor, which: Tensor, on_part: OnPart = None) -> Tensor:
-        """Map points ``[N, D]`` to variables ``[N, dim]``."""
+        """Map points ``[N, D]`` to standard normal variables ``[N, dim]``."""
         calls = self.prior.calls("latents")
         return self._mapped(self.prior.whitened, calls, points, which, self.many, on_part)
 
     def slope(self, w: Tensor, which: Tensor) -> tuple[EvaluatedPoints, Tensor]:
-        """Return points, log likelihoods, and the gradients ``[N, dim]`` of these.
+        """Return points, log likelihoods, and the gradients ``[N, dim]`` of the log likelihoods.
+
+        Gradients are with respect to the variables.
 
         Raises:
-            DataError: A value is not finite.
+            DataError: A point or a log likelihood is not finite.
             UsageError: The likelihood has no gradients.
         """
 
@@ -289,9 +300,10 @@ class Target:
         return EvaluatedPoints(points, log_likelihood), gradient
 
     def curvature(self, w: Tensor, which: Tensor) -> Tensor | None:
-        """Return ``J^T A^T Sigma^-1 A J [N, dim, dim]`` of a Gaussian likelihood, else None.
+        """Return the Fisher information ``[N, dim, dim]`` of a Gaussian likelihood, else None.
 
-        With ``J = dx/dw``, this is its Gauss-Newton Hessian and Fisher information.
+        The information (or Gauss-Newton Hessian) with respect to the variables is ``J^T A^T
+        Sigma^-1 A J``, with the Jacobian ``J = dx/dw`` of points.
         """
         root = self.likelihood.curvature_root(self.prior.flow.basis.dim)
         if root is None:
@@ -314,7 +326,7 @@ class Target:
 
     @property
     def many(self) -> int:
-        """Number of points per block where little memory is needed beyond the points themselves."""
+        """Number of points per block for operations that need little memory besides the points."""
         fit = NUMBERS_AT_ONCE // (self.prior.flow.basis.dim * self.rows)
         return self.rows * max(1, min(AT_ONCE, fit))
 
@@ -375,9 +387,12 @@ class Target:
 
 
 def prior_draws(target: Target, count: int, seed: int) -> Tensor:
-    """Draw ``count`` points of the prior, ``[count, D]``.
+    """Draw ``count`` points ``[count, D]`` of the prior, under the first observation's conditions.
 
-    They are given the conditions of the first observation.
+    Args:
+        target: Target with the prior.
+        count: Number of points.
+        seed: Random seed.
     """
     w = normal_numbers((count, target.dim), seed, Stream.SHOWN_PRIOR)
     which = torch.zeros(count, dtype=torch.int64, device=target.device)

@@ -56,15 +56,22 @@ class Trials:
 
     @classmethod
     def sorted(cls, data: Tensor, covariates: Tensor, datasets: Tensor) -> "Trials":
-        """Sort trials by the number ``[T]`` of their observation; trials may come in any order."""
+        """Sort T trials by the index of their observation.
+
+        Args:
+            data: Trials ``[T, K]`` in any order.
+            covariates: Covariates of the trials ``[T, V]``.
+            datasets: Index of the observation of each trial ``[T]``.
+        """
         order = datasets.argsort(stable=True)
         return cls(data[order], covariates[order], torch.bincount(datasets))
 
 
 class TrialDistribution(ABC):
-    """Distribution of one trial given its parameters and covariates, ``p(y | theta, v)``.
+    """Distribution of one trial given parameters and covariates, ``p(y | theta, v)``.
 
-    Rows do not depend on the other rows, nor on the number of rows for blocks of one size.
+    The density of a row does not depend on the other rows, nor, for blocks of one size, on the
+    number of rows.
     """
 
     is_rough: bool = False
@@ -72,9 +79,9 @@ class TrialDistribution(ABC):
 
     @abstractmethod
     def log_prob(self, trials: Tensor, covariates: Tensor, parameters: Tensor) -> Tensor:
-        """Return log densities ``[n]`` of trials, in nats.
+        """Return the log densities ``[n]`` of trials, in nats.
 
-        For category or quantized columns, it is the log probability up to a constant.
+        Category or quantized columns have log probabilities, up to a constant.
 
         Args:
             trials: Trials ``[n, K]``.
@@ -84,9 +91,14 @@ class TrialDistribution(ABC):
 
     @abstractmethod
     def rough(self, trials: Tensor, covariates: Tensor, parameters: Tensor) -> Tensor:
-        """Return log densities ``[n]`` of a cheap approximation, used to locate posteriors.
+        """Return the log densities ``[n]`` of trials under a cheap approximation, in nats.
 
-        They have gradients with respect to the parameters.
+        The approximation is used to locate posteriors and has gradients with respect to parameters.
+
+        Args:
+            trials: Trials ``[n, K]``.
+            covariates: Covariates ``[n, V]``.
+            parameters: Parameters ``[n, D]``.
         """
 
     @abstractmethod
@@ -95,9 +107,10 @@ class TrialDistribution(ABC):
 
 
 def cell_shifts(steps: Tensor) -> Tensor:
-    """Return offsets ``[P, K]`` from a trial to points of its quantization bin.
+    """Return the offsets ``[P, K]`` from a trial to P points of its quantization bin.
 
-    The widths of the bins of discrete columns are ``steps [K]``, 0 for continuous columns.
+    Args:
+        steps: Bin width of each column ``[K]``, 0 for continuous columns.
     """
     if not steps.any():
         return 0 * steps[None]
@@ -181,7 +194,7 @@ class MixedTrialDistribution(TrialDistribution):
         return MixedTrialDistribution(self._numbers.to(device), self._coordinates.to(device))
 
     def log_prob(self, trials: Tensor, covariates: Tensor, parameters: Tensor) -> Tensor:
-        """Return log densities ``[n]`` of trials, of numbers and categories together, in nats."""
+        """Return the joint log densities ``[n]`` of numbers and categories of trials, in nats."""
         return self._with_levels(self._numbers.log_prob, trials, covariates, parameters)
 
     def rough(self, trials: Tensor, covariates: Tensor, parameters: Tensor) -> Tensor:
@@ -207,10 +220,11 @@ class TrialLikelihood(Likelihood):
     Args:
         distribution: Distribution of one trial.
         trials: Trials of the observations.
-        places: Places of the parameters, in their order, among the coordinates of points.
+        places: Indices of the likelihood's parameters, in their order, among the coordinates of
+            points.
         ends: Bounds of the simulated parameters ``[D, 2]``, beyond which the likelihood is 0. None
             for no bounds.
-        rough: Whether to use the cheap approximation.
+        rough: Whether to use the cheap approximation of the distribution.
     """
 
     own = dear = True
@@ -228,7 +242,7 @@ class TrialLikelihood(Likelihood):
 
     @property
     def numbers(self) -> Tensor:
-        """Numbers of all observations, ``[M, 1]``."""
+        """Numbers of all M observations ``[M, 1]``, from 0, which represent the observations."""
         return torch.arange(len(self.trials), dtype=torch.float64)[:, None]
 
     def to(self, device: torch.device) -> "TrialLikelihood":
@@ -239,7 +253,7 @@ class TrialLikelihood(Likelihood):
         return self
 
     def approximate(self) -> "TrialLikelihood":
-        """Return the likelihood by the cheap approximation, which has gradients."""
+        """Return the likelihood under the cheap approximation, which has gradients."""
         return TrialLikelihood(self._law, self.trials, self._places, self._ends, True)
 
     def log_prob(self, points: Tensor, observed: Tensor) -> Tensor:
@@ -256,7 +270,7 @@ class TrialLikelihood(Likelihood):
             return torch.where(self.inside(points), total, -torch.inf)
 
     def inside(self, points: Tensor) -> Tensor:
-        """Return whether parameters ``[N, D]`` are within the bounds of the simulated ones."""
+        """Return a mask ``[N]`` of points within the bounds of the simulated parameters."""
         if self._ends is None:
             return torch.ones_like(points[:, 0], dtype=torch.bool)
         low, high = self._ends.to(points.device).T

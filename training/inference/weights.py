@@ -17,10 +17,13 @@ SMALLEST = 60.0
 
 
 def require_some(log_likelihood: Tensor) -> None:
-    """Check that some draw of each problem ``[M, P]`` has a likelihood above 0.
+    """Check that each observation has a prior draw with a likelihood above 0.
+
+    Args:
+        log_likelihood: Log likelihoods ``[M, P]`` of M observations at P prior draws.
 
     Raises:
-        DataError: All likelihoods of a problem are 0.
+        DataError: All likelihoods of an observation are 0.
     """
     if (log_likelihood.amax(dim=1) == -torch.inf).any():
         raise DataError(
@@ -30,7 +33,7 @@ def require_some(log_likelihood: Tensor) -> None:
 
 
 def systematic(log_weights: Tensor, uniform: Tensor, count: int) -> Tensor:
-    """Resample draws systematically: return indices ``[M, count]``.
+    """Return the indices ``[M, count]`` of draws chosen by systematic resampling.
 
     Each index occurs as often as its weight requires, to within 1: the method takes ``count`` equal
     steps through the cumulative weights.
@@ -47,7 +50,7 @@ def systematic(log_weights: Tensor, uniform: Tensor, count: int) -> Tensor:
 
 
 def of_populations(picks: Tensor, chains: int, particles: int) -> Tensor:
-    """Convert indices of particles within their populations to indices within observations.
+    """Convert indices of particles within a population to indices within an observation.
 
     Args:
         picks: Indices within populations ``[M C, S]``.
@@ -62,18 +65,16 @@ def of_populations(picks: Tensor, chains: int, particles: int) -> Tensor:
 
 
 def weighted_picks(log_weights: Tensor, seeds: Tensor, total: int, order: Tensor) -> Tensor:
-    """Resample draws: return indices ``[M, total]`` by weight, shuffled.
+    """Return the indices ``[M, total]`` of draws resampled by weight, in random order.
 
-    Chains can be cut from them.
-
-    Where neighbors in ``order`` are similar, systematic resampling omits and repeats similar draws,
-    so that moments hardly change.
+    The result can be divided into chains. If neighbors in ``order`` are similar, systematic
+    resampling omits and repeats similar draws, so that moments hardly change.
 
     Args:
         log_weights: Log weights ``[M, P]``, up to a constant.
         seeds: Random seed of each observation ``[M]``.
         total: Number of draws.
-        order: Order of the draws ``[M, P]``.
+        order: Indices ``[M, P]`` that sort the draws so that neighbors are similar (``z_order``).
     """
     log_weights, picks = log_weights.gather(1, order), []
     for row, own in zip(log_weights.cpu(), seeds.tolist(), strict=True):
@@ -85,9 +86,9 @@ def weighted_picks(log_weights: Tensor, seeds: Tensor, total: int, order: Tensor
 
 
 def z_order(rows: Tensor) -> Tensor:
-    """Return an order ``[M, P]`` of rows ``[M, P, d]`` that makes neighbors similar.
+    """Return the indices ``[M, P]`` that sort rows ``[M, P, d]`` so that neighbors are similar.
 
-    It follows the Morton curve through their ranks.
+    The order follows the Morton curve through the ranks of the rows.
     """
     count, dim = rows.shape[1:]
     bits = max(1, min(ceil(log2(max(count, 2))), 62 // dim))
@@ -100,9 +101,13 @@ def z_order(rows: Tensor) -> Tensor:
 
 
 def tempered(log_weights: Tensor, worth: int) -> Tensor:
-    """Return log weights ``[M, P]`` times the largest exponent that keeps their effective size.
+    """Temper log weights ``[M, P]`` by the largest exponent that keeps an effective sample size.
 
-    The exponent is at most 1; the effective sample size is at least the given one.
+    The exponent is at most 1.
+
+    Args:
+        log_weights: Log weights ``[M, P]``.
+        worth: Effective sample size to keep.
     """
     most = torch.ones(len(log_weights), dtype=log_weights.dtype, device=log_weights.device)
     return largest_exponent(log_weights, most, worth)[:, None] * log_weights
@@ -116,7 +121,7 @@ def largest_exponent(
     Args:
         log_weights: Log weights ``[M, P]``; ``-inf`` for draws without weight.
         most: Upper bounds of the exponents ``[M]``.
-        worth: Effective sample size to keep, for all or for each ``[M]``.
+        worth: Effective sample size to keep, one number or one for each observation ``[M]``.
         others: Log factors of the weights ``[M, P]`` that the exponent does not apply to.
     """
 
@@ -134,11 +139,15 @@ def largest_exponent(
 
 
 def evidence_of(each: Tensor, by_weights: Tensor | None = None) -> dict[str, Tensor]:
-    """Return log evidences ``[M]`` and their standard errors in nats, as statistics of draws.
+    """Combine the log evidences of C populations, and return them as statistics of draws.
 
     Args:
-        each: Log evidences from populations ``[M, C]``.
-        by_weights: Standard errors of these, from the weights; None if there are none.
+        each: Log evidence from each population ``[M, C]``, in nats.
+        by_weights: Standard errors ``[M, C]`` of the log evidences, from the weights; None if not
+            known.
+
+    Returns:
+        The log evidence ``evidence [M]`` and its standard error ``evidence_error [M]``.
     """
     chains = each.shape[1]
     apart = (each - each.amax(dim=1, keepdim=True)).exp()

@@ -43,15 +43,13 @@ FEWEST_WORTH = 50
 
 
 def tested(target: Target, draws: Draws, seeds: Tensor) -> Draws:
-    """Test the draws of each observation, and add the statistics of the test to them.
+    """Test the draws of each observation with wider proposals, and add the statistics of the test.
 
     ``test_mean`` is the largest difference of means over coordinates, in standard deviations.
-    ``test_std`` is the ratio of the test's standard deviation to that of the draws that is farthest
-    from 1. ``test_worth`` is the effective sample size of the test's weights. ``test`` is the
-    largest
-    difference relative to its tolerance, so that above 1 the test fails; it is infinite if the test
-    is
-    inconclusive.
+    ``test_std`` is the ratio of standard deviations, test to draws, that is farthest from 1.
+    ``test_worth`` is the effective sample size of the test's weights. ``test`` is the largest
+    difference relative to its tolerance, so that the test fails above 1; the value is infinite if
+    the test is inconclusive.
 
     Args:
         target: The posteriors.

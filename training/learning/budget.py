@@ -24,7 +24,13 @@ class TimeBudget:
     _warned: bool = field(default=False, init=False)
 
     def check(self, steps: int, total: int, now: float) -> None:
-        """Warn if the training, with some of all its steps done at a time, will exceed the plan."""
+        """Warn once if the training will take far longer than planned.
+
+        Args:
+            steps: Number of steps done.
+            total: Number of all steps.
+            now: Present time in seconds.
+        """
         if self._began is None:
             self._began, self._first = now, steps
             return

@@ -35,15 +35,16 @@ T_SAMPLING = {"ifs": "uniform", "edm": "normal", "vp": "uniform", "ve": "log_uni
 
 @dataclass(frozen=True)
 class Choices:
-    """User's choices for a model; None is a default that depends on the other choices.
+    """User options for an untrained model; None is a default that depends on the other options.
 
     Attributes:
-        precond: A name in ``SCHEDULES`` and ``PRECONDITIONINGS``, or ``edm_es``.
+        precond: Noise schedule and preconditioning: a name in ``SCHEDULES`` and
+            ``PRECONDITIONINGS``, or ``edm_es``.
         inflation: Arguments of the inflationary schedule; other schedules take none.
-        network: A name in ``NETWORKS``.
+        network: Name of the network in ``NETWORKS``.
         network_arguments: Constructor arguments of the network, except those that follow from the
             flow.
-        space: Coordinates of the network.
+        space: Coordinates of the network's input and output, a name in ``SPACES``.
         noise_cond: Encoding of time as a network input.
         t_min: First time.
         t_max: Last time.
@@ -73,9 +74,8 @@ class Choices:
 
         Args:
             basis: Eigenbasis of the data.
-            data_variance: Variance of the training data of the network ``[D]``, if it differs from
-                that
-                of the basis.
+            data_variance: Variance ``[D]`` of the network's training data; None for the variance of
+                the basis.
         """
         if self.precond == "ifs":
             given = {name: value for name, value in self.inflation.items() if value is not None}
@@ -157,7 +157,7 @@ def _require_finite_noise(schedule: NoiseSchedule, t_max: float) -> None:
 
 
 def resolved_options(model: Model) -> dict[str, Any]:
-    """Return the values that defaults of the flow were resolved to, by the names of options."""
+    """Return the resolved values of a model's options with defaults, by name of the option."""
     inflation = dict(model.recipe.schedule_arguments) if model.recipe.schedule == "ifs" else {}
     if inflation.get("g_type") == "orig":
         del inflation["inflation_gap"]  # the dimensions determine it
@@ -166,7 +166,7 @@ def resolved_options(model: Model) -> dict[str, Any]:
 
 
 def describe_training(model: Model, loss: DenoisingLoss, config: TrainingConfig) -> str:
-    """Return the schedule, the network and the amount of training in one line."""
+    """Return a line of text about the schedule, the network and the length of the training."""
     return (
         f"Schedule {loss.schedule.name}, t from {loss.t_min:g} to {loss.t_max:.4g}; "
         f"{model.recipe.network} with {model.parameter_count:,} parameters in "

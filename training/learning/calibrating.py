@@ -25,9 +25,9 @@ class CalibrationPlan:
     """Plan for the calibration of a trained model.
 
     Attributes:
-        points: Function that returns this rank's share of the clean points to fit to, with their
+        points: Function that returns this rank's part of the clean points of the fit, with their
             conditions.
-        count: Largest number of these points over all ranks.
+        count: Largest number of points of the fit over all ranks.
         seed: Random seed of the noise.
         method: A name in ``METHODS`` of the calibration.
     """
@@ -44,13 +44,13 @@ class CalibrationPlan:
 
 
 def node_times(model: Model) -> Tensor:
-    """Return the times ``[NODES]`` of a fit, within the range of the training."""
+    """Return the times ``[NODES]`` of a model's calibration, within the range of the training."""
     about = model.about
     return torch.linspace(about["tmin"], about["tmax"], NODES, dtype=torch.float64)
 
 
 def calibrate(model: Model, plan: CalibrationPlan) -> None:
-    """Fit a calibration to a model that is ready for evaluation, and set it in the model.
+    """Fit the calibration of a model that is ready for evaluation, and store it in the model.
 
     Raises:
         DataError: The network returns values that are not finite.

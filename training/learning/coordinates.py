@@ -84,7 +84,7 @@ def fit_coordinates(
     groups: Tensor | None = None,
     of_trial: int = 0,
 ) -> Coordinates:
-    """Fit coordinates that give points mean 0 and variance 1.
+    """Fit coordinates of a table's columns, in which points have mean 0 and variance 1.
 
     Args:
         points: Training points ``[N, D]`` of data space, with discrete columns dequantized. NaN
@@ -104,7 +104,7 @@ def fit_coordinates(
             from the conditions (``on``), their mean and covariance by a network (``gaussian``), or
             nothing (``off``).
         map_bounds: Whether bounded columns are mapped to the real line, or left as they are.
-        relevant: Places of the conditions that the flow uses; empty for all.
+        relevant: Indices of the conditions that the flow uses; empty for all.
         levels: Categories of all columns, if all columns are categories; None for numbers.
         groups: Groups ``[N]`` of dependent rows, such as trials of one dataset; None to group rows
             by equal conditions.
@@ -185,9 +185,13 @@ def _fit_prediction(
 
 
 def filled(x: Tensor, missing: Tensor) -> Tensor:
-    """Impute missing values of ``[N, D]`` by values of other rows of the column, in order.
+    """Impute missing values by values of the same column in other rows, in order.
 
     Each column keeps the distribution of its observed values.
+
+    Args:
+        x: Values ``[N, D]``.
+        missing: Mask ``[N, D]`` of the missing values.
     """
     if not missing.any():
         return x
@@ -312,7 +316,7 @@ def _fit_conditions(coordinates: Coordinates, conditions: Tensor, each: Tensor) 
 
 
 def over_decades(x: Tensor) -> Tensor:
-    """Return which columns ``[D]`` of rows ``[N, D]`` are positive over three decades or more."""
+    """Return a mask ``[D]`` of columns that are positive and span three decades or more."""
     low, high = _thinned(x).quantile(x.new_tensor([0.01, 0.99]), dim=0)
     return (x.amin(dim=0) > 0) & (high > DECADES * low)
 
@@ -329,10 +333,10 @@ def _middle(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def long_tails(y: Tensor) -> Tensor:
-    """Return which conditions ``[N, C]`` have long tails, ``[C]``.
+    """Return a mask ``[C]`` of the conditions ``[N, C]`` that have long tails.
 
-    They have a row far from all others, or are positive over decades. With few rows, no condition
-    has.
+    Conditions have long tails if a row is far from all others, or if they are positive over
+    decades. With few rows, no condition counts as having long tails.
     """
     middle, spread = _middle(y)
     far = (spread > 0) & ((y - middle).abs().amax(dim=0) > FAR * spread)
@@ -340,7 +344,7 @@ def long_tails(y: Tensor) -> Tensor:
 
 
 def skewed_conditions(y: Tensor) -> Tensor:
-    """Return which conditions ``[N, C]`` are skewed ``[C]``."""
+    """Return a mask ``[C]`` of the conditions ``[N, C]`` whose distribution is skewed."""
     centered = y - y.mean(dim=0)
     # The result for a constant condition is 0 divided by a positive number.
     scale = centered.square().mean(dim=0).sqrt().clamp_min(torch.finfo(torch.float64).tiny)
@@ -402,9 +406,9 @@ def _hold_spline(map_: NormalScores, places: Tensor, scores: Tensor, steps: Tens
 
 
 def shrunk_correlation(s: Tensor) -> Tensor:
-    """Return correlations of standardized points ``[N, D]``, shrunk towards 0.
+    """Return the correlations ``[D, D]`` of standardized points ``[N, D]``, shrunk towards 0.
 
-    The factor minimizes the expected squared error. It is ``1 - lambda``, with
+    The shrinkage factor ``1 - lambda`` minimizes the expected squared error, with
 
         lambda = sum_ij Var(r_ij) / sum_ij r_ij^2    over i != j,
 

@@ -46,7 +46,7 @@ Conditions = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class StepCost:
-    """Cost of a training step on one rank.
+    """Estimated cost of a training step on one rank.
 
     Attributes:
         parameters: Number of trained parameters.
@@ -55,11 +55,11 @@ class StepCost:
         flops: Floating-point operations per sample, including the backward pass.
         state_bytes: Bytes that stay between steps: weights, averages, moments and bases.
         peak_bytes: Peak memory of a step, in bytes.
-        rows: Samples of this rank per step.
-        batch_gpu: Samples processed at a time.
+        rows: Number of samples of this rank per step.
+        batch_gpu: Number of samples processed at a time.
         precision: Precision of the network.
-        card: Memory of the GPU that is to be filled, in GiB; None for none.
-        largest: Largest number of samples at a time that fits, 0 for none.
+        card: Memory of the GPU to fill, in GiB; None for no such GPU.
+        largest: Largest number of samples at a time that fits into the GPU; 0 if none fits.
     """
 
     parameters: int
@@ -74,7 +74,7 @@ class StepCost:
     largest: int | None = None
 
     def describe(self) -> str:
-        """Describe the cost for people to read, in one or two lines."""
+        """Return a description of the cost as text of one or two lines."""
         text = (
             f"Estimated cost of a step: {self.parameters:,} parameters, "
             f"{_flops(self.forward_flops)} per sample, {_flops(self.flops)} with the "
@@ -160,7 +160,7 @@ def _in_single(value: Any) -> Any:
 
 
 class PaperStep:
-    """Training step on tensors without values, on one rank.
+    """Simulated training step of one rank, on tensors without values.
 
     Args:
         model: The model; it is not changed.
@@ -172,8 +172,8 @@ class PaperStep:
 
     Attributes:
         parameters: Number of trained parameters.
-        rows: Samples of a rank per step.
-        state_bytes: Bytes that stay between steps.
+        rows: Number of samples of the rank per step.
+        state_bytes: Bytes that stay allocated between steps.
     """
 
     def __init__(
@@ -215,7 +215,7 @@ class PaperStep:
         return self._peaks[batch_gpu]
 
     def flops(self, rows: int = 2) -> tuple[float, float]:
-        """Return floating-point operations per sample, without and with the backward pass."""
+        """Return the floating-point operations per sample, without and with the backward pass."""
         trainer = self._trainer
         with self._on_paper():
             _, part = self._samples(rows)
@@ -227,9 +227,10 @@ class PaperStep:
         return forward.get_total_flops() / rows, both.get_total_flops() / rows
 
     def cost(self, card: float | None = None) -> StepCost:
-        """Return the whole cost.
+        """Return the estimated cost of the step.
 
-        ``card`` is the memory in GiB of a GPU that is to be filled; None for none.
+        Args:
+            card: Memory of a GPU to fill, in GiB; None for no such GPU.
         """
         size = min(self._batch_gpu or self.rows, self.rows)
         room = None if card is None else int(card * USED * 2**30)
@@ -329,9 +330,14 @@ def _flop_counter() -> FlopCounterMode:
 
 
 def largest_that_fits(needed: Callable[[int], int], room: int, most: int) -> int:
-    """Return the largest count from 1 to ``most`` that fits into the room; 0 if 1 does not fit.
+    """Return the largest count whose memory fits into the available memory; 0 if 1 does not fit.
 
     Memory is nearly affine in the count, so the search interpolates linearly.
+
+    Args:
+        needed: Function from a count to the memory in bytes.
+        room: Available memory in bytes.
+        most: Largest count to return.
     """
     if needed(most) <= room:
         return most
@@ -369,7 +375,7 @@ def require_network(name: str, arguments: Mapping[str, Any], device: torch.devic
         device: Device of the training.
 
     Raises:
-        UsageError: It cannot be built, or needs more memory than the device has.
+        UsageError: The network cannot be built, or needs more memory than the device has.
     """
     with torch.device("meta"):
         network = NETWORKS[name](**arguments)

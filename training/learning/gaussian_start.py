@@ -40,18 +40,17 @@ LONGEST = 1.0
 def fit_gaussian(
     map_: GaussianPrediction, c: Tensor, x: Tensor, groups: Tensor | None = None
 ) -> None:
-    """Fit a prediction to standardized conditions ``[N, C]`` and points ``[N, D]``.
+    """Fit a Gaussian prediction of points from conditions by maximum likelihood.
 
-    The fit uses its own random numbers. If any values are missing, NaN, the score treats the values
-    of
+    The fit uses its own random numbers. If values are missing (NaN), the score treats the values of
     a point as independent.
 
     Args:
         map_: Prediction to fit.
         c: Standardized conditions ``[N, C]``.
-        x: Standardized points ``[N, D]``.
-        groups: Groups ``[N]`` of rows that are held out together; None for rows of equal
-            conditions.
+        x: Standardized points ``[N, D]``, NaN for missing values.
+        groups: Group number of each row ``[N]``. Rows of a group are held out together; None groups
+            rows with equal conditions.
     """
     score = separate_nats if bool(x.isnan().any()) else nats
     for member, network in enumerate(map_.members):
@@ -69,7 +68,8 @@ def parted(
 
     Args:
         parts: Arrays of rows ``[N, ...]``.
-        groups: Numbers ``[N]`` or rows ``[N, C]``; rows with equal entries are held out together.
+        groups: Group of each row, as numbers ``[N]`` or as rows ``[N, C]``. Rows with equal groups
+            are held out together.
         generator: Random generator.
     """
     _, which = torch.unique(groups, dim=0, return_inverse=True)
@@ -92,7 +92,7 @@ def fit_network(
 
     Args:
         network: Network to fit, from its present weights.
-        nats_of: Function that returns the mean log density ``[]`` of rows.
+        nats_of: Function from arrays of rows to their mean log density ``[]``, in nats.
         train: Arrays of training rows.
         test: Arrays of validation rows.
         generator: Random generator.
@@ -126,15 +126,30 @@ def fit_network(
 
 
 def nats(map_: GaussianPrediction, member: int, c: Tensor, x: Tensor) -> Tensor:
-    """Return the mean log density ``[]`` of points ``[N, D]`` by one network, up to a constant."""
+    """Return the mean log density ``[]`` of points under one network's prediction, in nats.
+
+    A constant is left out.
+
+    Args:
+        map_: Gaussian prediction with the network.
+        member: Index of the network.
+        c: Standardized conditions ``[N, C]``.
+        x: Standardized points ``[N, D]``.
+    """
     y, log_det = map_.normalized(x, map_.output(member, c))
     return (log_det - y.square().sum(dim=1) / 2).mean()
 
 
 def separate_nats(map_: GaussianPrediction, member: int, c: Tensor, x: Tensor) -> Tensor:
-    """Return the mean log density ``[]`` of observed values, as if they were independent.
+    """Return the mean log density ``[]`` of observed values, as if values were independent.
 
-    Missing values are NaN.
+    A constant is left out.
+
+    Args:
+        map_: Gaussian prediction with the network.
+        member: Index of the network.
+        c: Standardized conditions ``[N, C]``.
+        x: Standardized points ``[N, D]``, NaN for missing values.
     """
     mean, log_scale, _ = map_.parts(map_.output(member, c))
     y = (x.nan_to_num(0.0) - mean) * (-log_scale).exp()
@@ -143,7 +158,12 @@ def separate_nats(map_: GaussianPrediction, member: int, c: Tensor, x: Tensor) -
 
 
 def begin(network: nn.Module, generator: torch.Generator) -> None:
-    """Initialize weights at random as ``nn.Linear`` does, and those of the last layer with 0."""
+    """Initialize the weights of a network at random like ``nn.Linear``, and the last layer with 0.
+
+    Args:
+        network: Network with linear layers.
+        generator: Random generator of the weights.
+    """
     layers = [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
     with torch.no_grad():
         for layer in layers:
@@ -153,9 +173,14 @@ def begin(network: nn.Module, generator: torch.Generator) -> None:
 
 
 def fit_levels(map_: LevelPrediction, c: Tensor, x: Tensor, groups: Tensor | None = None) -> None:
-    """Fit a prediction of categories to standardized conditions and points; see ``fit_gaussian``.
+    """Fit a prediction of category columns from conditions by maximum likelihood.
 
-    The quantization bins of its columns are set already.
+    Args:
+        map_: Prediction to fit, whose levels are already set.
+        c: Standardized conditions ``[N, C]``.
+        x: Points ``[N, D]`` of category columns.
+        groups: Group number of each row ``[N]``. Rows of a group are held out together; None groups
+            rows with equal conditions.
     """
     numbers = map_.numbers(x)
     for number, networks in enumerate(map_.networks):

@@ -48,9 +48,9 @@ class Score:
     Attributes:
         loss: Mean loss.
         nats: Estimated mean log density of rows in their own units; None for images.
-        parts: Contributions to the loss of parts of the network that share no weights, by their
-            names in the network; together they have all trained weights. Empty if the network is
-            one part.
+        parts: Contributions to the loss of parts of the network that share no weights, by name in
+            the network. Together the parts have all trained weights. Empty if the network is one
+            part.
     """
 
     loss: float
@@ -58,7 +58,7 @@ class Score:
     parts: Mapping[str, float] = field(default_factory=dict)
 
     def of_parts(self) -> dict[str, "Score"]:
-        """Return the score of each part; if the network is one part, its score by the name ''."""
+        """Return the score of each part by name; the name is empty if the network is one part."""
         if not self.parts:
             return {"": self}
         return {name: Score(loss) for name, loss in self.parts.items()}
@@ -66,8 +66,8 @@ class Score:
     def better_than(self, other: "Score", margin: float = 0.0) -> bool:
         """Return whether this score is better than another one.
 
-        Scores in nats are compared where both have them; this one must exceed the other by more
-        than ``margin``. Others are compared by their losses.
+        If both scores have nats, this score must exceed the other by more than ``margin`` nats.
+        Otherwise losses are compared.
         """
         if self.nats is None or other.nats is None:
             return self.loss < other.loss
@@ -76,10 +76,10 @@ class Score:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Points that are not trained on.
+    """Validation set of a training, with fixed times and noise.
 
     Attributes:
-        batch: This rank's share of the points, in the space of the basis.
+        batch: This rank's part of the points, in the space of the basis.
         total: Number of points over all ranks.
         loss: Loss of the training.
         seed: Random seed of the times and the noise.
@@ -96,7 +96,7 @@ class HeldOut:
 
     @classmethod
     def of_images(cls, dataset: ImageDataset, loss: DenoisingLoss, seed: int) -> "HeldOut":
-        """Use the first images of a data set, unchanged, with their labels."""
+        """Create a validation set from the first images of a data set, with their labels."""
         total = min(len(dataset), MOST_IMAGES)
         pixels, labels = dataset.read(range(total)[distributed.shard(total)])
         points = normalize_pixels(pixels).flatten(1)
@@ -112,7 +112,7 @@ class HeldOut:
         seed: int,
         labels: Tensor | None = None,
     ) -> "HeldOut":
-        """Use rows of a table, each repeated for many draws of noise.
+        """Create a validation set from rows of a table, each repeated for many draws of noise.
 
         Times are uniform, as the estimate of nats requires.
 
@@ -131,9 +131,9 @@ class HeldOut:
 
     @torch.no_grad()
     def score(self, model: Model) -> Score:
-        """Return the score of a model.
+        """Return the score of a model on the validation set.
 
-        All ranks must call this together.
+        All ranks must call this method together.
         """
         basis = model.denoiser.basis
         device = basis.mean.device
@@ -206,14 +206,13 @@ KEY = "best"
 
 @dataclass
 class Best:
-    """Best state of a part of a network.
+    """Best state of a part of a network during training.
 
     Attributes:
-        score: Score of the part.
-        seen: Number of training samples at that time.
-        waited: Number of reports since then.
-        weights: State of the part at that time, by its names in the denoiser; empty if it is not
-            kept.
+        score: Best score of the part.
+        seen: Number of training samples at the best score.
+        waited: Number of reports since the best score.
+        weights: State of the part at the best score, by name in the denoiser; empty if not kept.
     """
 
     score: Score
@@ -228,12 +227,12 @@ class Validation:
 
     Attributes:
         held_out: Held-out data.
-        keeps_best: Whether training ends with the best weights instead of the last; each part of
-            the network has its own best ones.
+        keeps_best: Whether training ends with the best weights of each part of the network instead
+            of the last weights.
         patience: Number of reports without a better score of any part after which training ends;
             None for no limit.
         looks_first: Whether the untrained model is a candidate too.
-        margin: Nats that others must gain over the untrained model.
+        margin: Gain in nats over the untrained model that later states need to replace it.
         best: Best state of each part by its name, see ``Score.of_parts``; empty before the first
             score.
     """
@@ -247,7 +246,7 @@ class Validation:
 
     @property
     def exhausted(self) -> bool:
-        """Whether to end the training."""
+        """Whether the patience is exhausted, so that training should end."""
         waited = min((best.waited for best in self.best.values()), default=0)
         return self.patience is not None and waited >= self.patience
 
@@ -269,9 +268,13 @@ class Validation:
         return max((best.seen for best in self.best.values()), default=0)
 
     def look(self, model: Model, seen: int) -> Score:
-        """Return the score of a model after ``seen`` samples, and remember it where it is the best.
+        """Return the score of a model, and store the state of parts whose score is the best.
 
-        All ranks must call this together, and compute the same score.
+        All ranks must call this method together, and compute the same score.
+
+        Args:
+            model: The model.
+            seen: Number of training samples so far.
         """
         score = self.held_out.score(model)
         for name, own in score.of_parts().items():
@@ -285,7 +288,7 @@ class Validation:
         return score
 
     def put_best(self, model: Model) -> Score | None:
-        """Load the best weights into a model, and return their score; None if there are none."""
+        """Load the best weights into a model, and return their score; None if none are stored."""
         if not (self.keeps_best and self.best):
             return None
         for best in self.best.values():
@@ -296,7 +299,7 @@ class Validation:
         return Score(sum(losses.values()), parts=losses)
 
     def state(self) -> dict[str, Any]:
-        """Return what a resumed run needs, as tensors and plain values."""
+        """Return the state that a resumed run needs, as tensors and plain values."""
         if not self.best:
             return {}
         return {
@@ -312,12 +315,12 @@ class Validation:
         }
 
     def restore(self, state: dict[str, Any], model: Model, source: str) -> None:
-        """Restore what ``state`` returned.
+        """Restore the state returned by ``state``.
 
         Args:
             state: Training state.
-            model: Model that the weights belong to.
-            source: Name of the source in errors.
+            model: Model of the weights.
+            source: Name of the state in error messages.
 
         Raises:
             DataError: The state is broken, or belongs to another model.

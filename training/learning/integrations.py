@@ -33,11 +33,14 @@ where exact traces are not available.
 
 
 def find_integrations(model: Model, plan: LatentPlan) -> None:
-    """Set the cheapest accurate integration schedules in the model, and report them.
+    """Find the cheapest accurate integration schedules, store them in the model, and report them.
 
-    The errors of cheap schedules are measured.
+    The errors of schedules are measured on the model's own points. The model must be ready for
+    evaluation, and already calibrated if a calibration is planned.
 
-    The model must be ready for evaluation, and calibrated if it is to be.
+    Args:
+        model: The model.
+        plan: Plan with the points to integrate.
     """
     start, dim = time.monotonic(), model.denoiser.basis.dim
     if model.denoiser.is_trivial:

@@ -51,14 +51,14 @@ of many evaluations; with a few dozen latents, two standard errors would mislead
 
 @dataclass(frozen=True)
 class Candidate:
-    """Form of the distribution, and settings of its fit.
+    """Candidate form of the latent distribution, with the settings of its fit.
 
     Attributes:
         name: Name in reports.
         sizes: Arguments of the mixture, except for the dimensions.
         steps: Largest number of training steps.
         batch: Number of latents per step.
-        rate: First learning rate; it falls to zero along a cosine.
+        rate: First learning rate, which falls to zero along a cosine.
         decay: Weight decay.
         principal: Whether compressed latents are rotated to their principal axes.
         patience: Number of evaluations without improvement after which the fit ends; None for no
@@ -89,20 +89,31 @@ it.
 
 
 def candidates_for(compressed: int) -> Sequence[Candidate]:
-    """Return the candidates for the distribution of this number of compressed dimensions."""
+    """Return the candidate distributions for a number of compressed dimensions."""
     return (CHAINED,) if compressed <= MOST_CHAINED else (FREE, GENTLE, TURNED)
 
 
 @dataclass(frozen=True)
 class Latents:
-    """Standardized latents for training and for validation: each ``[N, D]``, float64."""
+    """Standardized latents, split into training and validation, float64.
+
+    Attributes:
+        train: Training latents ``[N, D]``.
+        held_out: Validation latents ``[N, D]``.
+    """
 
     train: Tensor
     held_out: Tensor
 
     @classmethod
     def split(cls, latents: Tensor, seed: int, share: float = 0.2) -> "Latents":
-        """Hold out a random share of the latents."""
+        """Split latents ``[N, D]`` at random into training and validation latents.
+
+        Args:
+            latents: Standardized latents.
+            seed: Random seed of the split.
+            share: Fraction of the latents for validation.
+        """
         generator = seeded_generator("cpu", seed, Stream.SPLIT)
         order = torch.randperm(len(latents), generator=generator)
         count = max(1, round(share * len(latents)))
@@ -111,12 +122,12 @@ class Latents:
 
 @dataclass(frozen=True)
 class FittedLatents:
-    """Fitted distribution of latents.
+    """A fitted distribution of latents, with its validation score.
 
     Attributes:
         mixture: Distribution of the compressed dimensions.
         name: Name of the candidate.
-        nats: Mean log density of held-out latents, less that of the Gaussian.
+        nats: Mean log density of held-out latents, less that of the Gaussian, in nats.
         error: Standard error of ``nats``; infinite for one point.
     """
 
@@ -138,9 +149,14 @@ def fit(
     seed: int,
     on_look: Callable[[], object] | None = None,
 ) -> FittedLatents:
-    """Fit one candidate to standardized latents, conditioned on the first ``kept`` dimensions.
+    """Fit a candidate distribution to standardized latents.
 
-    ``on_look`` is called up to ``LOOKS`` times.
+    Args:
+        latents: Standardized latents.
+        kept: Number of kept dimensions, which come first and are conditions of the others.
+        candidate: Form of the distribution, and settings of the fit.
+        seed: Random seed.
+        on_look: Called up to ``LOOKS`` times, for a progress bar.
     """
     torch.manual_seed(seed)
     count, dim = latents.train.shape
@@ -222,13 +238,13 @@ class LatentPlan:
     Attributes:
         points: Function that returns a given number of points, or fewer if there are no more, the
             same on all ranks, with their conditions, in the space of the basis.
-        held_out: The same for held-out points; None to hold out a share of the others.
+        held_out: The same function for held-out points; None to hold out a part of the points.
         count: Number of points to inflate.
         seed: Random seed of the noise and of the fit.
         rows: Number of points per network evaluation.
         learned: Whether to learn a distribution of compressed latents besides the Gaussian.
-        checked: Whether to examine latents at all. With conditions, latents are normal for the
-            conditions on average only; ``posterior.py check`` tests each condition.
+        checked: Whether to test and learn latents at all. With conditions, latents are normal on
+            average over the conditions only; ``posterior.py check`` tests each condition.
     """
 
     points: Callable[[int], Batch]
@@ -241,14 +257,14 @@ class LatentPlan:
 
 
 def points_to_inflate(samples: float) -> int:
-    """Return the number of points to inflate after training on ``samples`` samples."""
+    """Return the number of points to inflate after a training on ``samples`` samples."""
     return int(min(max(samples / SEEN_PER_POINT, FEWEST), MOST))
 
 
 def learn_latents(model: Model, plan: LatentPlan) -> None:
-    """Learn the distribution of compressed latents, set it in the model, and report it.
+    """Learn the distribution of compressed latents, store it in the model, and report it.
 
-    The model must be ready for evaluation, and calibrated if it is to be.
+    The model must be ready for evaluation, and already calibrated if a calibration is planned.
     """
     if not plan.checked:
         return
@@ -282,9 +298,9 @@ def learn_latents(model: Model, plan: LatentPlan) -> None:
 
 
 def calls_to_learn(model: Model, plan: LatentPlan) -> float:
-    """Return the network evaluations of single points that inflation takes.
+    """Return the number of network evaluations for inflating the points of a plan.
 
-    Held-out points are included.
+    Evaluations are counted per point, and include held-out points.
     """
     return plan.checked * MELT_STEPS * _points_of(model, plan) * (1.25 if plan.held_out else 1.0)
 
@@ -298,9 +314,13 @@ def _points_of(model: Model, plan: LatentPlan) -> int:
 def encoded_latents(
     flow: ProbabilityFlow, plan: LatentPlan, count: int, on_part: Callable[[float], object]
 ) -> Latents:
-    """Inflate ``count`` points, and held-out ones; all ranks get all latents.
+    """Inflate points and held-out points to standardized latents, the same on all ranks.
 
-    ``on_part`` is called with the fraction of the work that a step was.
+    Args:
+        flow: The flow.
+        plan: Plan with the points.
+        count: Number of points.
+        on_part: Called with the fraction of the work done since the last call.
     """
     sources = [plan.points(count)]
     if plan.held_out:
@@ -321,17 +341,17 @@ def standardized_latents(
     index: int = 0,
     on_step: Callable[[], object] | None = None,
 ) -> Tensor:
-    """Inflate points to standardized latents ``[N, D]``, with noise from a seed and a number.
+    """Add the noise of the first time to points, and inflate them to standardized latents.
 
     Args:
         flow: The flow.
         batch: Points in the space of the basis, the same on all ranks.
         seed: Random seed of the noise.
-        index: Number of the noise for that seed.
+        index: Number of the noise draw, which also seeds the noise.
         on_step: Called after each step.
 
     Returns:
-        Latents divided by the standard deviations of their closed form, on all ranks.
+        Latents ``[N, D]`` divided by the standard deviations of their closed form, on all ranks.
     """
     count, times = len(batch.points), flow.times(MELT_STEPS)
     mine = distributed.shard(count)
@@ -348,9 +368,16 @@ def standardized_latents(
 def check_kept(
     latents: Latents, kept: int, seed: int, on_look: Callable[[], object] | None = None
 ) -> FittedLatents:
-    """Estimate how far kept latents are from a standard normal distribution.
+    """Fit a free distribution to kept latents, to test whether they are standard normal.
 
-    The estimate is the gain of a free distribution over it, in nats on held-out latents.
+    The gain over the standard normal distribution, in nats on held-out latents, estimates the
+    deviation from it.
+
+    Args:
+        latents: Standardized latents.
+        kept: Number of kept dimensions, which come first.
+        seed: Random seed.
+        on_look: Called at times, for a progress bar.
     """
     rows = Latents(latents.train[:, :kept], latents.held_out[:, :kept])
     free = replace(candidates_for(kept)[-1], steps=CHECK_STEPS, patience=CHECK_PATIENCE)
@@ -358,11 +385,12 @@ def check_kept(
 
 
 def in_words(kept: int, most: float) -> str:
-    """Return the sentence about kept latents that show no departure from the normal distribution.
+    """Return a sentence about kept latents that show no departure from the normal distribution.
 
     Args:
         kept: Number of kept dimensions.
-        most: Nats a point that another distribution may gain, two standard errors up.
+        most: Upper bound (two standard errors) on the gain of another distribution, in nats per
+            point.
     """
     if most < TOLERATED:
         return (
@@ -393,12 +421,10 @@ def _report_kept(model: Model, fitted: FittedLatents) -> None:
 
 
 def enough_time(model: Model, lost: float) -> float:
-    """Return the last time at which kept latents would be nearly normal.
+    """Return the end time with which kept latents would be nearly normal, within ``TOLERATED``.
 
-    Their distribution would be within ``TOLERATED`` of a normal distribution.
-
-    The divergence decreases at least with the cube of the data's fraction of the variance (theory,
-    section 8).
+    The divergence from normal decreases at least with the cube of the data's fraction of the
+    variance (theory, section 8).
 
     Args:
         model: The model.
@@ -413,9 +439,11 @@ def enough_time(model: Model, lost: float) -> float:
 
 
 def latent_file(network: Path, folder: Path | None) -> Path:
-    """Return the path of the file of a network with its learned distribution.
+    """Return the path of a new network file that includes the learned latent distribution.
 
-    The file is in a folder, or beside the network.
+    Args:
+        network: Network file without the distribution.
+        folder: Directory of the new file; None for the directory of the network.
 
     Raises:
         UsageError: The file exists already.
@@ -427,7 +455,13 @@ def latent_file(network: Path, folder: Path | None) -> Path:
 
 
 def refit_latent_law(model: Model, plan: LatentPlan, path: Path, device: torch.device) -> None:
-    """Learn the distribution of a saved model's latents, and write the model with it.
+    """Learn the latent distribution of a saved model, and write a network file that includes it.
+
+    Args:
+        model: The model.
+        plan: Plan for learning the distribution.
+        path: Path of the new network file.
+        device: Device to compute on.
 
     Raises:
         UsageError: The model has no compressed latents.

@@ -32,17 +32,22 @@ NOISE_BLOCK = 1 << 17
 
 
 class NoiseDraws(NamedTuple):
-    """Random part of a loss: times ``[B]``, float64, and standard normal noise ``[B, D]``."""
+    """Random times and noise of B samples in the loss.
+
+    Attributes:
+        t: Times ``[B]``, float64.
+        noise: Standard normal noise ``[B, D]``.
+    """
 
     t: Tensor
     noise: Tensor
 
     def of_rows(self, rows: slice | Tensor) -> "NoiseDraws":
-        """Select some samples."""
+        """Return the times and noise of the samples with the given indices or in a slice."""
         return NoiseDraws(self.t[rows], self.noise[rows])
 
     def in_pairs(self) -> "NoiseDraws":
-        """Repeat each draw, the second time with the opposite noise, directly after the first."""
+        """Return each draw followed by the same time with the opposite noise."""
         noise = torch.stack([self.noise, -self.noise], dim=1).flatten(0, 1)
         return NoiseDraws(self.t.repeat_interleave(2), noise)
 
@@ -79,11 +84,11 @@ class DenoisingLoss:
             )
 
     def regression(self, denoiser: NetworkDenoiser) -> nn.Module:
-        """Return the module that training calls, and that ``per_sample`` takes."""
+        """Return the module from clean points and noise to F and its target, for ``per_sample``."""
         return DenoisingRegression(denoiser)
 
     def draw(self, count: int, generator: torch.Generator) -> NoiseDraws:
-        """Draw times and noise for ``count`` samples, on the generator's device, in float64."""
+        """Draw the times and noise of ``count`` samples, on the generator's device, float64."""
         t = self._times(count, generator)
         return NoiseDraws(t, _normal(count, self.schedule.dim, generator, torch.float64))
 
@@ -97,16 +102,14 @@ class DenoisingLoss:
         *,
         antithetic: bool = False,
     ) -> NoiseDraws:
-        """Draw some rows of the draws for ``count`` samples.
+        """Draw the times and noise of some of the samples of a batch.
 
-        The rows are the same however ranks divide them.
-
-        Noise comes in blocks of rows, each from its own generator, and only blocks that contain
-        rows to take are drawn.
+        The draws of a sample are the same however ranks divide the batch. Noise comes in blocks of
+        rows, each from its own generator, and only the needed blocks are drawn.
 
         Args:
-            rows: Rows to take, at least one.
-            count: Number of all samples.
+            rows: Slice of the samples, at least one.
+            count: Number of all samples in the batch.
             dtype: Data type of the noise; times are in float64.
             device: Device to draw on.
             keys: Keys that seed the generators.
@@ -198,7 +201,11 @@ def _normal(count: int, dim: int, generator: torch.Generator, dtype: torch.dtype
 
 
 class DenoisingRegression(nn.Module):
-    """Network denoiser as a regression: of F on its target ``(e - c_skip x) / c_out``."""
+    """Denoiser as a regression of the network output F on its target ``(e - c_skip x) / c_out``.
+
+    Args:
+        denoiser: Network denoiser.
+    """
 
     def __init__(self, denoiser: NetworkDenoiser):
         super().__init__()

@@ -98,7 +98,7 @@ class Parts:
             self._progress(min(1.0, seen / self._total))
 
     def end(self) -> None:
-        """Report that all is done."""
+        """Report that the training and all work after it are done."""
         if self._progress:
             self._progress(1.0)
 
@@ -112,7 +112,7 @@ def spoken(seconds: float) -> str:
 
 
 class Reporter:
-    """Statistics that are collected between ticks and written at each.
+    """Reporter of a run's statistics, which are collected between ticks and written at each tick.
 
     Args:
         folder: Directory of ``stats.jsonl`` and TensorBoard events.
@@ -156,7 +156,7 @@ class Reporter:
 
     @contextmanager
     def waiting_for_data(self) -> Iterator[None]:
-        """Count the time in the block as waiting for data."""
+        """Return a context whose duration counts as waiting for data."""
         start = time.monotonic()
         yield
         self._waited += time.monotonic() - start
@@ -177,9 +177,9 @@ class Reporter:
     def tick(
         self, seen: int, learning_rate: float, skipped: int, held_out: Score | None = None
     ) -> None:
-        """Write the statistics since the last tick.
+        """Write the statistics collected since the last tick.
 
-        All ranks must call this together.
+        All ranks must call this method together.
 
         Args:
             seen: Number of samples so far.

@@ -39,9 +39,10 @@ class PostTraining:
     """Work on a trained model after it is saved.
 
     Attributes:
-        calibration: Plan of its calibration; None for none.
-        distribution: Plan for learning the distribution of its latents after that; None for none.
-        closing: Final measurement of the model, or None.
+        calibration: Plan for the calibration of the model; None for no calibration.
+        distribution: Plan for learning the latent distribution after the calibration; None for no
+            learned distribution.
+        closing: Final measurement of the model; None for none.
     """
 
     calibration: CalibrationPlan | None = None
@@ -49,7 +50,7 @@ class PostTraining:
     closing: Callable[[Model], None] | None = None
 
     def calls(self, model: Model) -> float:
-        """Return the network evaluations of single points that this takes."""
+        """Return the number of network evaluations, per point, of the planned work."""
         of_latents = calls_to_learn(model, self.distribution) if self.distribution else 0.0
         return of_latents + (self.calibration.calls if self.calibration else 0.0)
 
@@ -88,11 +89,11 @@ def train(
         trainer: Trainer of the model.
         source: Source of batches.
         folder: Run directory.
-        ending: Work on the averaged model when training is done and saved; the network is then
-            saved once more. If it fails or is interrupted by Ctrl-C, the training is not lost, and
-            a run that is resumed at its end repeats it.
-        watch: Validation on held-out data: is reported, may end the training early, and may choose
-            the final weights.
+        ending: Work on the averaged model after the training is saved; the network is then saved
+            once more. If this work fails or is interrupted by Ctrl-C, the training is not lost, and
+            a run that is resumed at its end repeats the work.
+        watch: Validation on held-out data, which is reported, may end the training early, and may
+            choose the final weights; None for no validation.
         progress: Called with the completed fraction of the training, a few times a second.
         budget: Planned time, if any; warns if the training will exceed it.
 
@@ -206,12 +207,12 @@ def run_training(
     progress: Progress | None = None,
     budget: TimeBudget | None = None,
 ) -> Path:
-    """Train in a new run directory, or continue in that of a state; otherwise like ``train``.
+    """Train a model in a new run directory, or continue an earlier run in its directory.
 
     Args:
         trainer: Trainer at its start; the state is restored here.
         source: Source of batches.
-        place: Location of a new run.
+        place: Location of a new run directory.
         record: New content of ``training_options.json``; for a resumed run, it differs from the old
             one only in the length of the training.
         resumed: State to continue from, or None.
@@ -242,7 +243,7 @@ def _go_on(trainer: Trainer, state: Path, record: Mapping[str, Any]) -> RunFolde
     if config.total_steps < trainer.step:
         raise UsageError(
             f"--duration is {config.total / 1e6:g} million samples, but {state} has "
-            f"already trained on {trainer.seen / 1e6:g}: give more"
+            f"already trained on {trainer.seen / 1e6:g}: give a larger --duration"
         )
     folder = RunFolder.reopen(state.parent, trainer.seen, config.keep_states)
     stretches = folder.update_record(record)

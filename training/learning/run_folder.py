@@ -33,7 +33,7 @@ LAUNCH_KEY = "torchrun_launch"
 
 
 def launch_id() -> str | None:
-    """Return the id that all starts of one ``torchrun`` share; None without torchrun."""
+    """Return the launch id shared by all starts of one ``torchrun``; None without torchrun."""
     given = os.environ.get("TORCHELASTIC_RUN_ID")
     # Without a rendezvous, all launches have the id "none"; the launcher is this process's parent.
     return f"none-{os.getppid()}" if given == "none" else given
@@ -45,9 +45,11 @@ def is_restart() -> bool:
 
 
 def folder_before_restart(outdir: Path, itself: bool) -> Path | None:
-    """Return the run directory that this launch created before it was restarted.
+    """Return the run directory that this torchrun launch created before a restart, or None.
 
-    It is None if there is none.
+    Args:
+        outdir: Directory of runs.
+        itself: Whether ``outdir`` itself is the run directory.
     """
     if not is_restart():
         return None
@@ -56,10 +58,7 @@ def folder_before_restart(outdir: Path, itself: bool) -> Path | None:
 
 
 def launch_of(folder: Path) -> str | None:
-    """Return the launch id of the run in a directory.
-
-    It is None for a run without ``torchrun``, and without a run.
-    """
+    """Return the launch id of the run in a directory, or None without ``torchrun`` or a run."""
     try:
         return load_json(folder / OPTIONS_NAME).get(LAUNCH_KEY)
     except DataError:
@@ -71,7 +70,7 @@ FORMAT = "inflationary-flows training run 1"
 
 @dataclass(frozen=True)
 class Place:
-    """Location of a new run.
+    """Location of the directory of a new run.
 
     Attributes:
         outdir: Directory of runs.
@@ -128,11 +127,10 @@ class RunFolder:
 
     @classmethod
     def reopen(cls, path: Path, seen: int, keep: int) -> "RunFolder":
-        """Open a run directory to continue after ``seen`` samples, from a state that is kept.
+        """Open a run directory to continue a run from one of its training states.
 
-        Later statistics are dropped, since the run will write them again. Old states are removed as
-        after a
-        save, in case the run was killed before it did so.
+        Later statistics are dropped, since the run will write them again. Old states are removed,
+        as after a save, in case the run was killed before their removal.
 
         Args:
             path: Run directory.
@@ -147,9 +145,10 @@ class RunFolder:
         return folder
 
     def update_record(self, record: Mapping[str, Any]) -> bool:
-        """Write the new content of ``training_options.json`` of a run that continues.
+        """Write new content to ``training_options.json`` of a run that continues.
 
-        Return whether it changed, apart from the launch id.
+        Returns:
+            Whether the content changed, apart from the launch id.
         """
         path = self.path / OPTIONS_NAME
         before, now = load_json(path), _said(record)
@@ -174,11 +173,14 @@ class RunFolder:
             logger.info(f"Wrote {self.network_path(seen)}")
 
     def save_state(self, state: Mapping[str, Any], seen: int, keep: int) -> None:
-        """Write a training state after ``seen`` samples, then remove older ones.
+        """Write a training state, then remove older states.
 
-        The number of states that stay is ``keep``, including this one.
+        Later states, from a run that was resumed from an earlier state, are not removed.
 
-        Later states, from a run that was resumed from an earlier state, are left alone.
+        Args:
+            state: Training state.
+            seen: Number of training samples so far.
+            keep: Number of newest states to keep, including the new state.
         """
         if not distributed.is_main():
             return
@@ -223,8 +225,12 @@ def _claim(outdir: Path, name: str) -> Path:
 def place_to_resume(given: Path | None, outdir: Path | None, itself: bool) -> Path | None:
     """Return the state or run directory to resume from, or None for a new run.
 
-    It is ``given``, if that is set, but this launch's run directory, ``outdir`` or one in it, if
-    torchrun has restarted the run since it wrote a state.
+    If torchrun has restarted a run after it wrote a state, the run continues in its own directory.
+
+    Args:
+        given: State or run directory requested by the user; None for a new run.
+        outdir: Directory of runs.
+        itself: Whether ``outdir`` itself is the run directory.
     """
     if given is not None:
         folder = given if given.is_dir() else given.parent
@@ -234,10 +240,13 @@ def place_to_resume(given: Path | None, outdir: Path | None, itself: bool) -> Pa
 
 
 def read_record(location: Path) -> dict[str, Any]:
-    """Read the record of the run that a directory, or a state file in it, belongs to.
+    """Read the record (``training_options.json``) of a run.
+
+    Args:
+        location: Run directory, or a training state in it.
 
     Raises:
-        DataError: There is no such run, or its record has no ``options``.
+        DataError: The run does not exist, or its record has no ``options``.
     """
     folder = location if location.is_dir() else location.parent
     if not location.exists():
@@ -250,7 +259,7 @@ def read_record(location: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Resumed:
-    """Training state to resume from."""
+    """Training state to resume a run from."""
 
     path: Path
     state: dict[str, Any]
@@ -260,7 +269,7 @@ class Resumed:
         """Read the state in a file, or the latest readable one in a run directory.
 
         Raises:
-            DataError: There is none.
+            DataError: No state is readable.
         """
         if not location.is_dir():
             return cls(location, read_state(location))
@@ -286,10 +295,10 @@ class Resumed:
         return read_basis(self.path, state)
 
     def take_coordinates(self, coordinates: Coordinates) -> None:
-        """Load the run's coordinates into newly fitted ones of the same table.
+        """Load the run's coordinates into newly fitted coordinates of the same table.
 
         Raises:
-            DataError: The run has other coordinates, or they belong to another table.
+            DataError: The run's coordinates are invalid, or belong to another table.
         """
         try:
             saved = tensors_of(self.state, COORDINATES)
@@ -313,7 +322,7 @@ class Resumed:
 
     @property
     def data_variance(self) -> Tensor:
-        """Data variance in the preconditioning of the run."""
+        """Data variance ``[D]`` in the preconditioning of the run."""
         variance = self.state.get("data_variance")
         if not isinstance(variance, Tensor) or variance.shape != self.basis.eigenvalues.shape:
             raise DataError(f"{self.path} does not contain the variance of its data")

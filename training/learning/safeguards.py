@@ -21,16 +21,16 @@ LARGEST = 2.0**24
 
 
 class LossScale:
-    """Loss scale, as a tensor that changes from step to step if it adapts.
+    """Loss scale of a training, which can adapt from step to step.
 
     Args:
-        fixed: The loss scale; if it adapts, the first one is ``START`` times this.
-        adapts: Whether it changes.
+        fixed: Fixed loss scale; an adaptive loss scale starts at ``START`` times this value.
+        adapts: Whether the loss scale adapts.
         device: Device of the tensor.
 
     Attributes:
-        value: Loss scale, ``[]``.
-        is_one: Whether it always is 1.
+        value: Present loss scale ``[]``.
+        is_one: Whether the loss scale is always 1.
     """
 
     value: Tensor
@@ -42,7 +42,11 @@ class LossScale:
         self._set(START * fixed if adapts else fixed, 0)
 
     def update(self, finite: Tensor) -> None:
-        """Update after a step, given whether its gradient was finite, ``[]``, bool."""
+        """Update the loss scale after a step.
+
+        Args:
+            finite: Whether the gradient of the step was finite ``[]``, bool.
+        """
         if not self.adapts:
             return
         finite_steps = (self._finite_steps + 1) * finite
@@ -52,14 +56,14 @@ class LossScale:
         self._finite_steps = finite_steps * ~grows
 
     def state(self) -> dict[str, Any]:
-        """Return what a resumed run needs, if the scale adapts.
+        """Return the state that a resumed run needs, if the scale adapts.
 
         The host waits for the device.
         """
         return {"value": self.value.item(), "finite_steps": int(self._finite_steps.item())}
 
     def restore(self, state: object) -> None:
-        """Restore what ``state`` returned.
+        """Restore the state returned by ``state``.
 
         Raises:
             ValueError: The state is broken.
@@ -79,29 +83,38 @@ MAX_SKIPPED_IN_A_ROW = 20
 
 
 class SkippedSteps:
-    """Number of skipped steps, in all and in a row up to now."""
+    """Counter of skipped training steps, in total and in the present row."""
 
     def __init__(self, device: torch.device):
         self._device = device
         self.restore(0, 0)
 
     def restore(self, total: int, in_a_row: int) -> None:
-        """Continue from numbers that ``read`` returned."""
+        """Restore the counts returned by ``read``.
+
+        Args:
+            total: Total number of skipped steps.
+            in_a_row: Number of consecutive skipped steps up to now.
+        """
         self._total = torch.full((), total, device=self._device)
         self._in_a_row = torch.full((), in_a_row, device=self._device)
         self._until_look = MAX_SKIPPED_IN_A_ROW - in_a_row
 
     def add(self, skipped: Tensor) -> None:
-        """Count a step, given whether it was ``skipped [] bool``.
+        """Count a step, without waiting for the device.
 
-        The host does not wait for the device.
+        Args:
+            skipped: Whether the step was skipped ``[]``, bool.
         """
         self._total = self._total + skipped
         self._in_a_row = (self._in_a_row + 1) * skipped
         self._until_look -= 1
 
     def read(self) -> tuple[int, int]:
-        """Return the total and the number in a row; the host waits for the device."""
+        """Return the numbers of skipped steps, in total and in the present row.
+
+        The host waits for the device.
+        """
         total, in_a_row = torch.stack([self._total, self._in_a_row]).tolist()
         return total, in_a_row
 

@@ -20,15 +20,15 @@ TINY = 1e-12
 
 
 class Soap(torch.optim.Optimizer):
-    """The SOAP optimizer.
+    """The SOAP optimizer: Adam in the eigenbasis of Shampoo's preconditioner.
 
-    ``found_inf`` and ``grad_scale`` are attributes of PyTorch's fused optimizers: a step is skipped
-    where the first is not 0, and gradients are divided by the second.
+    Like in PyTorch's fused optimizers, a step is skipped if the attribute ``found_inf`` is not 0,
+    and gradients are divided by the attribute ``grad_scale``.
 
     Args:
         parameters: Parameters to train.
         lr: Learning rate.
-        betas: Decay rates of the running means of gradients, and of all squares.
+        betas: Decay rates of the running means of gradients, and of their squares and products.
         weight_decay: Weight decay, per step and unit of the learning rate.
         every: Number of steps between updates of the eigenvectors, each by one power iteration and
             a QR factorization.
@@ -50,7 +50,7 @@ class Soap(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Take a step; the first one only initializes the statistics of the gradients."""
+        """Take an optimizer step; the first step only initializes the statistics of gradients."""
         if self.found_inf is not None and self.found_inf:
             return
         for group in self.param_groups:
@@ -91,7 +91,7 @@ class Soap(torch.optim.Optimizer):
 
 
 def moments_of(shape: torch.Size) -> dict[str, Any]:
-    """Return the shapes of the optimizer's state for a weight of some shape."""
+    """Return the shapes of the optimizer's state for a weight of a given shape."""
     sides = [torch.Size((size, size)) for size in shape] if len(shape) == 2 else []
     return {"step": torch.Size(), "mean": shape, "square": shape, "sides": sides, "bases": sides}
 

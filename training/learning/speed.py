@@ -36,11 +36,10 @@ FASTER = 1.5
 
 
 def fastest_precision(model: Model, loss: DenoisingLoss, config: TrainingConfig) -> str:
-    """Return ``bf16`` if gradients take at most two thirds of the CPU time in it, else ``fp32``.
+    """Return the faster precision for training on a CPU, from a short trial.
 
-    The result is the same on all ranks.
-
-    The model, on a CPU, is not changed.
+    The precision is ``bf16`` if gradients take at most two thirds of the CPU time of ``fp32``, else
+    ``fp32``. The result is the same on all ranks. The model is not changed.
     """
     if config.total < LEAST:
         return "fp32"
@@ -63,9 +62,15 @@ def gradient_seconds(
     rows: int,
     enough: float = torch.inf,
 ) -> float:
-    """Return the smallest CPU seconds that gradients of ``rows`` samples took in a precision.
+    """Return the CPU seconds of a gradient in a precision, the smallest of several trials.
 
-    The trial stops after the first gradient if it takes at least twice ``enough``.
+    Args:
+        model: The model.
+        loss: Training loss.
+        config: Settings of the training.
+        precision: Precision of the network.
+        rows: Number of samples.
+        enough: Seconds to compare with. There is a single trial if it takes twice as long or more.
     """
     with torch.random.fork_rng(devices=[]):  # dropout must not affect training
         step = PaperStep(model, loss, config, precision, fake=False)
@@ -78,10 +83,10 @@ def gradient_seconds(
 def step_seconds(
     model: Model, loss: DenoisingLoss, config: TrainingConfig, source: BatchSource
 ) -> float:
-    """Return the mean seconds of a step, the longest of any rank, without the first step.
+    """Return the mean seconds of a training step on the slowest rank, without the first step.
 
-    A mean, since some steps take far longer than most, such as the first of an epoch, which imputes
-    missing values anew. The model, on its device, is not changed.
+    The mean is used since some steps take far longer than most, such as the first of an epoch,
+    which imputes missing values anew. The model, on its device, is not changed.
     """
     trainer, taken = Trainer(copy.deepcopy(model), loss, config), list[float]()
     means, batches = RunningMeans(trainer.device), source.batches(0)
@@ -97,9 +102,9 @@ def step_seconds(
 
 
 def look_seconds(model: Model, watch: Validation | None) -> float:
-    """Return the seconds of a score on held-out points, the longest of any rank.
+    """Return the seconds of a validation on the slowest rank; 0 without validation.
 
-    It is 0 without a watch. The score is not kept.
+    The score is not stored.
     """
     if watch is None:
         return 0.0
@@ -116,7 +121,7 @@ def _slowest(seconds: float, device: torch.device) -> float:
 
 
 def compile_network(trainer: Trainer, source: BatchSource) -> None:
-    """Compile the network of a trainer, with a batch that it does not learn from.
+    """Compile the network of a trainer, using a batch without training on it.
 
     Raises:
         UsageError: PyTorch cannot compile here, for example because there is no C++ compiler.

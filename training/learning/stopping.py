@@ -44,13 +44,11 @@ class StoppedBySignal(InflationError):
 
 
 class StopRequest:
-    """Handler of SIGINT and SIGTERM while its block runs; a second request acts at once.
+    """Context that handles SIGINT and SIGTERM; a second signal ends the process at once.
 
     Python runs a signal handler only between two bytecode instructions, and a backward pass of
-    minutes
-    is one. A thread therefore listens too: it logs at once that the signal has come, and ends a
-    process
-    that does not exit in time.
+    minutes is one instruction. A thread therefore listens too: the thread logs the signal at once,
+    and ends a process that does not exit in time.
     """
 
     def __init__(self) -> None:
@@ -84,9 +82,8 @@ class StopRequest:
     def agreed(self, device: torch.device) -> int | None:
         """Return the signal that any rank has received, the same on all ranks; None if none has.
 
-        All ranks must call this after each step. They communicate, and wait for their devices,
-        about once a
-        second, counted in steps of the slowest rank.
+        All ranks must call this method after each step. Ranks communicate, and wait for their
+        devices, about once a second, counted in steps of the slowest rank.
         """
         if not dist.is_initialized():
             return self._number or None

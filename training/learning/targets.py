@@ -48,12 +48,11 @@ times as long for numbers below 1e-38.
 
 @dataclass(frozen=True)
 class OtherPoints:
-    """Further points of the distribution, among which a noisy point finds those that are near.
+    """Further points of the distribution, with an index to find the points near a noisy point.
 
-    Their sets are all points, their two halves as they were drawn, the four quarters, and so on,
-    each
-    sorted along one axis. From a place in the order of a set, the place in that of its half follows
-    without a search: it is the number of points before it that belong to the half.
+    The index has sets of points: all points, their two halves as drawn, the four quarters, and so
+    on, each sorted along one axis. A position in the order of a set gives the position in the order
+    of its half without a search: the number of earlier points that belong to the half.
 
     Attributes:
         columns: Points of the sets ``[D, (S + 1) N]``, and then padding, so that ``most`` columns
@@ -73,7 +72,13 @@ class OtherPoints:
 
     @classmethod
     def from_points(cls, points: Tensor, axis: int, most: int = MOST_NEAR) -> "OtherPoints":
-        """Sort points ``[R, D]``: all but the last few, if they cannot be divided evenly."""
+        """Create the index of points ``[R, D]``, without the last few if halves would be uneven.
+
+        Args:
+            points: The points.
+            axis: Axis along which points are near.
+            most: Largest number of points that one noisy point uses.
+        """
         splits = max(0, ceil(log2(len(points) / most)))
         points = points[: len(points) >> splits << splits]
         keys, order = points[:, axis].sort()
@@ -87,7 +92,7 @@ class OtherPoints:
         return cls(columns, keys, tuple(uppers), axis, most)
 
     def near(self, center: Tensor, half_width: Tensor, lots: Tensor) -> tuple[Tensor, Tensor]:
-        """Return points ``[D, B, most]`` whose coordinates on the axis are within intervals.
+        """Return the points ``[D, B, most]`` whose coordinates on the axis are within intervals.
 
         Args:
             center: Centers of the intervals ``[B]``.
@@ -134,10 +139,10 @@ def _halved(order: Tensor, sets: int) -> tuple[Tensor, Tensor]:
 
 
 class OthersOfBatch(NamedTuple):
-    """Further points, and the choice of a set of these for each sample of a batch.
+    """Further points for averaging targets, with a random choice for each sample of a batch.
 
     Attributes:
-        points: The points.
+        points: The further points, with their index.
         lots: Random integers ``[B]`` that choose the sets to search for near points.
     """
 
@@ -145,16 +150,14 @@ class OthersOfBatch(NamedTuple):
     lots: Tensor
 
     def of_rows(self, rows: slice) -> "OthersOfBatch":
-        """Select some samples."""
+        """Return the choices of the samples in a slice."""
         return self._replace(lots=self.lots[rows])
 
 
 def informative_axis(basis: EigenBasis, schedule: NoiseSchedule, t_max: float) -> int:
-    """Return the axis along which noise distinguishes points best.
+    """Return the axis with the least noise relative to the data, at half of the end time.
 
-    It has the least noise relative to the variance of the data, half way.
-
-    It is a compressed one, or the first.
+    This axis distinguishes noisy points best. The axis is a compressed dimension, or the first one.
     """
     time = torch.full((), t_max / 2, dtype=torch.float64, device=basis.eigenvalues.device)
     return int((basis.eigenvalues / schedule.noise_variance(time)).argmax())
@@ -163,16 +166,14 @@ def informative_axis(basis: EigenBasis, schedule: NoiseSchedule, t_max: float) -
 def averaging_shift(
     clean: Tensor, noise: Tensor, variance: Tensor, others: OthersOfBatch
 ) -> Tensor:
-    """Return the shift from clean points to their averages with the points near their noisy ones.
+    """Return the shifts ``[B, D]`` from clean points to averaged targets.
 
-    It is ``[B, D]``, and zero where no points are near, or where the noise is so large that the
-    clean
-    point is outside the interval. It is accurate to about 1e-7 of the points' size, however small
-    the
-    noise is.
+    A target is averaged over the further points near the noisy point. The shift is zero if no
+    points are near, or if the noise is so large that the clean point is outside the interval.
+    Shifts are accurate to about 1e-7 of the points' size, however small the noise is.
 
     Args:
-        clean: Clean points behind the noisy ones, ``e [B, D]``.
+        clean: Clean points ``e [B, D]`` of the noisy points.
         noise: Unit noise that was added ``[B, D]``.
         variance: Variance of the noise, ``gamma [B, D]``.
         others: Further points of the same distribution.

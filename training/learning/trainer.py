@@ -49,19 +49,20 @@ class TrainingConfig:
     """Settings of a training; amounts are in samples, whatever the batch size.
 
     Attributes:
-        total: Length of the training.
+        total: Length of the training, in samples.
         batch: Batch size over all ranks.
         batch_gpu: Largest microbatch of one rank; None for no limit.
-        optimizer: One of ``OPTIMIZERS``.
+        optimizer: Name of the optimizer, one of ``OPTIMIZERS``.
         lr: Peak learning rate.
-        lr_ramp: Samples of linear ramp at the start.
-        lr_decay: Whether the rate then falls to zero along a cosine, or stays constant.
-        ema_halflife: Half-life of the averaged weights.
+        lr_ramp: Samples of the linear ramp of the learning rate at the start.
+        lr_decay: Whether the learning rate falls to zero along a cosine after the ramp; otherwise
+            the learning rate stays constant.
+        ema_halflife: Half-life of the averaged weights, in samples.
         ema_ramp: Largest half-life as a fraction of the samples so far.
         weight_decay: Weight decay, per step and unit of the learning rate (Loshchilov and Hutter
             2019).
         loss_scale: Factor on the loss in the backward pass, divided out of the gradients. In
-            float16 there is another one, which adapts: see ``LossScale``.
+            float16 there is a further, adaptive factor (``LossScale``).
         antithetic: Whether samples come in pairs of the same time and opposite noise. The two
             samples must have the same point, or nothing is gained.
         tick: Samples between reports.
@@ -93,7 +94,7 @@ class TrainingConfig:
         if self.batch < distributed.world_size():
             raise UsageError(
                 f"batch is {self.batch}, smaller than the number of ranks, "
-                f"{distributed.world_size()}"
+                f"{distributed.world_size()}: give a larger batch or fewer ranks"
             )
 
     @property
@@ -138,7 +139,7 @@ def optimizer_of(weights: list[Tensor], config: TrainingConfig) -> torch.optim.O
 
 
 class Trainer:
-    """State of a training, and its steps."""
+    """Trainer: the state of a training, with the methods of a training step."""
 
     def __init__(self, model: Model, loss: DenoisingLoss, config: TrainingConfig):
         self.loss, self.config = loss, config
@@ -168,7 +169,7 @@ class Trainer:
 
     @cached_property
     def axis(self) -> int:
-        """Axis along which averaged targets find points that are near."""
+        """Axis along which averaged targets search for near points."""
         return informative_axis(self.denoiser.basis, self.denoiser.schedule, self.loss.t_max)
 
     @property
@@ -187,9 +188,9 @@ class Trainer:
     def train_step(self, batch: Batch, means: RunningMeans) -> None:
         """Take one step on one batch, or none if the loss or its gradient is not finite.
 
-        The host does not wait for the device to find out which: see ``SkippedSteps``. The average
-        is updated
-        in any case, since its decay depends on the number of samples.
+        The host does not wait for the device to detect skipped steps (``SkippedSteps``). The
+        averaged weights are updated in any case, since their decay depends on the number of
+        samples.
 
         Raises:
             TrainingError: Too many steps in a row were not finite.
@@ -210,9 +211,10 @@ class Trainer:
         self.skips.require_few_in_a_row(self.seen)
 
     def draw(self, dtype: torch.dtype) -> NoiseDraws:
-        """Draw times and noise of this rank's samples of this step.
+        """Draw the times and the noise of this rank's samples in the present step.
 
-        The noise has the dtype of the points.
+        Args:
+            dtype: Data type of the noise.
         """
         config = self.config
         mine, keys = distributed.shard(config.batch), (config.seed, Stream.LOSS, self.step)
@@ -246,11 +248,12 @@ class Trainer:
             means.add("Loss/loss", losses)
 
     def dealt(self, points: Tensor) -> OthersOfBatch:
-        """Return further points of the distribution to average targets over, with this step's lots.
+        """Return further points for averaging targets, with this step's random choices.
 
-        The points ``[R, D]`` are in image space.
+        If the points are those of the last step, their index is reused.
 
-        If the points are those of the last step, their sorted sets are reused.
+        Args:
+            points: Further points ``[R, D]`` of the distribution, in image space.
         """
         config = self.config
         if self._others is None or self._others[0] is not points:
@@ -269,9 +272,13 @@ class Trainer:
         conditions: Mapping[str, Tensor],
         others: OthersOfBatch | None = None,
     ) -> Tensor:
-        """Add the gradient of some samples, with arguments of ``DenoisingLoss.per_sample``.
+        """Add the gradient of some samples, and return their losses ``[b]``, detached.
 
-        Return their losses ``[b]``, detached.
+        Args:
+            clean: Clean points ``[b, D]`` in eigenspace.
+            draws: Times and noise of the samples.
+            conditions: Other inputs of the network, such as ``labels [b, L]``.
+            others: Further points for averaging targets; None for none.
         """
         losses = self.loss.per_sample(self.regression, clean, draws, conditions, others)
         loss = losses.sum()
@@ -294,11 +301,13 @@ class Trainer:
         return torch.nn.utils.get_total_norm(gradients) / self.loss_scale.value
 
     def optimizer_step(self, finite: Tensor) -> None:
-        """Take an optimizer step if the gradient is ``finite []``.
+        """Take an optimizer step, unless the gradient is not finite.
 
-        The optimizer checks this on the device.
+        The optimizer checks this on the device, by attributes that PyTorch's own gradient scaler
+        uses to communicate with a fused optimizer.
 
-        PyTorch's own gradient scaler uses these attributes to communicate with a fused optimizer.
+        Args:
+            finite: Whether the gradient is finite ``[]``, bool.
         """
         optimizer: Any = self.optimizer
         optimizer.found_inf = (~finite).float()
@@ -312,7 +321,7 @@ class Trainer:
         torch._foreach_lerp_(self._averages, self._weights, 1 - decay)
 
     def state(self) -> dict[str, Any]:
-        """Return all that a resumed run needs, as tensors and plain values."""
+        """Return the state that a resumed run needs, as tensors and plain values."""
         averaged, coordinates = self.averaged.denoiser, self.averaged.coordinates
         skipped, in_a_row = self.skips.read()
         return {
@@ -333,10 +342,10 @@ class Trainer:
 
         Args:
             state: Training state.
-            source: Name of the source in errors.
+            source: Name of the state in error messages.
 
         Raises:
-            DataError: The state lacks something, or belongs to another model.
+            DataError: The state is incomplete, or belongs to another model.
         """
         try:
             for denoiser, names in ((self.denoiser, TRAINED), (self.averaged.denoiser, AVERAGED)):

@@ -35,13 +35,13 @@ FEWEST = 10
 
 
 def associations(values: np.ndarray, is_level: np.ndarray) -> np.ndarray:
-    """Return the associations ``[D, D]`` of all pairs of columns.
+    """Return the association ``[D, D]`` between each pair of columns.
 
-    They are NaN where too few rows have both values, or where one column is constant.
+    The association is NaN where too few rows have both values, or where one column is constant.
 
     Args:
-        values: Values ``[n, D]``, NaN where they are missing; indices for categories.
-        is_level: Whether each column contains categories ``[D]``.
+        values: Values ``[n, D]``, NaN for missing values; categories are indices.
+        is_level: Mask ``[D]`` of the columns that contain categories.
     """
     dim = values.shape[1]
     made = np.full((dim, dim), np.nan)
@@ -53,7 +53,12 @@ def associations(values: np.ndarray, is_level: np.ndarray) -> np.ndarray:
 
 
 def association(values: np.ndarray, is_level: np.ndarray) -> float:
-    """Return the association of two columns ``[n, 2]``; see ``associations``."""
+    """Return the association between two columns, NaN if undefined.
+
+    Args:
+        values: Values ``[n, 2]``, NaN for missing values; categories are indices.
+        is_level: Mask ``[2]`` of the columns that contain categories.
+    """
     both = values[~np.isnan(values).any(axis=1)]
     x, y = both[:, np.argsort(is_level, kind="stable")].T  # numbers before levels
     if len(both) < FEWEST or np.ptp(x) == 0 or np.ptp(y) == 0:
@@ -94,11 +99,14 @@ def _cramers_v(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def independence_p_values(columns: Tensor, conditions: Tensor) -> Tensor:
-    """Test independence of each condition ``[n, C]`` and each column ``[n, D]``.
+    """Test the independence of each condition and each column by distance correlation.
 
-    P-values above about 0.05 are not exact. A constant is independent of everything. Memory is that
-    of
-    ``n² (D + 2)`` numbers.
+    P-values above about 0.05 are not exact. A constant is independent of everything. The memory is
+    that of ``n² (D + 2)`` numbers.
+
+    Args:
+        columns: Values ``[n, D]`` of the columns.
+        conditions: Values ``[n, C]`` of the conditions in the same rows.
 
     Returns:
         P-values ``[C, D]``, float64.

@@ -48,9 +48,13 @@ FACES_AT_ONCE = 1 << 13
 
 
 class Boundary(NamedTuple):
-    """Vertices ``[K, D]`` in float64 and oriented faces ``[F, D]`` of indices into them.
+    """A closed boundary: a polygon in 2-D or a triangle mesh in 3-D.
 
     A flow transports a boundary by moving its vertices: ``Boundary(moved, boundary.faces)``.
+
+    Attributes:
+        vertices: Vertices ``[K, D]``, float64.
+        faces: Oriented faces ``[F, D]``, as indices of vertices.
     """
 
     vertices: Floats
@@ -61,6 +65,10 @@ def unit_sphere(dim: int, count: int) -> Boundary:
     """Return the unit sphere, as a polygon of ``count`` sides or a mesh of ``2 count - 4`` faces.
 
     Vertices are spread evenly: at equal angles in 2-D, on a Fibonacci spiral in 3-D.
+
+    Args:
+        dim: Dimension, 2 or 3.
+        count: Number of vertices.
 
     Raises:
         UsageError: The dimension is neither 2 nor 3, or ``count`` is at most ``dim``.
@@ -80,7 +88,7 @@ def unit_sphere(dim: int, count: int) -> Boundary:
 
 
 def convex_hull(points: ArrayLike) -> Boundary:
-    """Return the convex hull of points ``[N, D]``, D = 2 or 3; all points are kept as its vertices.
+    """Return the convex hull of points ``[N, D]``, D = 2 or 3, with all points as vertices.
 
     Raises:
         DataError: The points are too few, not finite, or in one line or plane.
@@ -97,7 +105,7 @@ def convex_hull(points: ArrayLike) -> Boundary:
 
 
 def flat_points(points: Floats) -> DataError:
-    """Return the error to raise if points span no polygon or mesh."""
+    """Return the error to raise for points ``[N, D]`` that span no polygon or mesh."""
     flat = "one line" if points.shape[1] == 2 else "one plane"
     return DataError(
         f"{len(points)} points in {points.shape[1]}-D enclose no volume: at least "
@@ -106,9 +114,11 @@ def flat_points(points: Floats) -> DataError:
 
 
 def gaussian_content(radius: ArrayLike, dim: int) -> Floats:
-    """Return the probability of a Gaussian in ``dim`` dimensions within Mahalanobis radii.
+    """Return the probability of a Gaussian within Mahalanobis radii, in the shape of the radii.
 
-    Probabilities have the shape of the radii.
+    Args:
+        radius: Mahalanobis radii.
+        dim: Dimension of the Gaussian.
     """
     half_square = np.square(np.asarray(radius, dtype=np.float64)) / 2
     return np.asarray(gammainc(dim / 2, half_square))
@@ -118,8 +128,7 @@ def gaussian_content_within(vertices: ArrayLike, faces: ArrayLike) -> float:
     """Return the probability of the standard normal distribution inside a boundary.
 
     For a Gaussian with variances v, divide the vertices by ``sqrt(v)``. Regions count as often as
-    the
-    boundary winds around them. The error is below 1e-9 for faces of edges up to 1.
+    the boundary winds around them. The error is below 1e-9 for faces with edges up to 1.
 
     Args:
         vertices: Vertices of the boundary ``[K, D]``.
@@ -143,9 +152,11 @@ def gaussian_content_within(vertices: ArrayLike, faces: ArrayLike) -> float:
 
 
 def enclosed_volume(vertices: ArrayLike, faces: ArrayLike) -> float:
-    """Return the area or volume inside a boundary; negative if its faces face inward.
+    """Return the area or volume inside a boundary, negative if the faces face inward.
 
-    Vertices are ``[K, D]`` and faces ``[F, D]``.
+    Args:
+        vertices: Vertices of the boundary ``[K, D]``.
+        faces: Faces of the boundary ``[F, D]``.
 
     Raises:
         DataError: The boundary is invalid, as in ``winding_number``.
@@ -157,9 +168,14 @@ def enclosed_volume(vertices: ArrayLike, faces: ArrayLike) -> float:
 
 
 def write_mesh(path: Path, vertices: ArrayLike, faces: ArrayLike) -> None:
-    """Write a closed mesh ``[K, 3]``, ``[F, 3]`` as binary .ply, atomically.
+    """Write a closed triangle mesh to a binary .ply file, atomically.
 
     Any mesh viewer opens the file. Coordinates are in float32, as is usual in mesh files.
+
+    Args:
+        path: The file.
+        vertices: Vertices of the mesh ``[K, 3]``.
+        faces: Faces of the mesh ``[F, 3]``.
 
     Raises:
         DataError: The mesh is invalid, as in ``winding_number``, or is a polygon.
@@ -237,19 +253,15 @@ NAME = "points of an alpha shape"
 
 
 def alpha_shape(points: ArrayLike, alpha: float) -> Boundary:
-    """Return the boundary of the alpha complex of points ``[N, D]``, D = 2 or 3, for ``inside``.
+    """Return the alpha shape of points: the boundary of their alpha complex.
 
-    All points are kept as its vertices, whether or not faces use them. If alpha is below every
-    radius,
-    there are no faces, and nothing is inside.
-
-    Equal faces in opposite directions can remain where several flat simplices lie side by side.
-    They
-    cancel.
+    All points are kept as vertices, whether or not faces use them. If alpha is below every radius,
+    there are no faces, and nothing is inside. Equal faces in opposite directions can remain where
+    several flat simplices lie side by side; such faces cancel.
 
     Args:
-        points: Points ``[N, D]`` in any order.
-        alpha: Radius in units of the points; infinite for the convex hull.
+        points: Points ``[N, D]`` in any order, D = 2 or 3.
+        alpha: Radius alpha in units of the points; infinite for the convex hull.
 
     Raises:
         DataError: The points are too few, not finite, or in one line or plane.
@@ -292,13 +304,14 @@ def filling_alpha(points: ArrayLike) -> float:
 
 
 def circumradii(corners: ArrayLike) -> Floats:
-    """Return radii ``[S]`` of the spheres through the corners of simplices.
+    """Return the circumradii ``[S]`` of simplices: the radii of the spheres through their corners.
 
-    The corners are ``[S, D+1, D]``, D = 2 or 3.
-
-    With edges a, b (and c) at one corner, they are ``|a| |b| |a - b| / 2 |a x b|`` in 2-D, and
+    With edges a, b (and c) at one corner, the radius is ``|a| |b| |a - b| / 2 |a x b|`` in 2-D, and
     ``| |a|^2 b x c + |b|^2 c x a + |c|^2 a x b | / 2 |a . b x c|`` in 3-D. Flat simplices have an
     infinite radius.
+
+    Args:
+        corners: Corners of the simplices ``[S, D+1, D]``, D = 2 or 3.
     """
     corners = np.asarray(corners, dtype=np.float64)
     edges = corners[:, 1:] - corners[:, :1]

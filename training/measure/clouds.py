@@ -21,11 +21,11 @@ from training.flow.coordinates.conditions import LEAST_VARIANCE
 
 @dataclass(frozen=True, eq=False)
 class Cloud:
-    """Mean and covariance of a distribution of rows.
+    """Mean and covariance of a distribution of rows, for measuring how unusual new rows are.
 
     Attributes:
-        mean: Mean ``[C]``.
-        gain: Inverse units ``[C]``, 0 for columns that do not count.
+        mean: Mean of each column ``[C]``.
+        gain: Inverse unit of each column ``[C]``, 0 for columns that do not count.
         variances: Variances along the axes, v ``[C]``, increasing.
         axes: Principal axes A ``[C, C]``.
     """
@@ -37,13 +37,13 @@ class Cloud:
 
     @classmethod
     def from_moments(cls, mean: Tensor, covariance: Tensor, noise: Tensor | None = None) -> "Cloud":
-        """Build from a mean ``[C]`` and a covariance ``[C, C]``.
+        """Create a cloud from the moments of rows.
 
         Args:
-            mean: Mean of the rows.
-            covariance: Covariance of the rows, 0 for columns that do not count.
-            noise: Standard deviations of noise ``[C]``, used as units; None to use those of the
-                rows.
+            mean: Mean of the rows ``[C]``.
+            covariance: Covariance of the rows ``[C, C]``, 0 for columns that do not count.
+            noise: Standard deviations of the noise in each column ``[C]``, used as units; None to
+                use the standard deviations of the rows.
         """
         unit = covariance.diagonal().sqrt() if noise is None else noise
         gain = torch.where(unit > 0, 1 / unit, 0.0)
@@ -51,25 +51,25 @@ class Cloud:
         return cls(mean, gain, variances.clamp_min(LEAST_VARIANCE), axes)
 
     def along(self, rows: Tensor) -> Tensor:
-        """Return rows ``[N, C]`` in their units along the axes."""
+        """Return the coordinates ``[N, C]`` of rows along the principal axes, in the units."""
         return (rows - self.mean) * self.gain @ self.axes
 
     def surprise(self, rows: Tensor) -> Tensor:
-        """Return the surprise of rows ``[N]``, in nats."""
+        """Return the surprise ``[N]`` of rows ``[N, C]``, in nats."""
         return (self.along(rows).square() / self.variances).sum(dim=1) / 2
 
     def alone(self, rows: Tensor) -> Tensor:
-        """Return the largest prediction error of a single value of each row, ``[N]``.
+        """Return the largest error ``[N]`` of predicting one value of a row from all its others.
 
-        Errors are in standard deviations.
+        Predictions are linear; errors are in standard deviations of such errors.
         """
         scaled = self.along(rows) / self.variances @ self.axes.T
         return (scaled.abs() / (self.axes.square() / self.variances).sum(dim=1).sqrt()).amax(dim=1)
 
     def places(self, rows: Tensor) -> Tensor:
-        """Return coordinates for distances ``[N, C]``.
+        """Return the coordinates ``[N, C]`` of rows for distances between rows: half whitened.
 
-        They are rotated back from the axes, whose signs are arbitrary, so that they do not depend
-        on where they are computed.
+        Coordinates are rotated back from the principal axes, whose signs are arbitrary, so that
+        results agree on all machines.
         """
         return self.along(rows) * self.variances**-0.25 @ self.axes.T

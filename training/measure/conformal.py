@@ -62,15 +62,22 @@ AT_ONCE = 1 << 22
 
 
 def fewest(share: float) -> int:
-    """Return the smallest calibration set that guarantees this coverage with bounded regions."""
+    """Return the smallest size of a calibration set for bounded regions with a given coverage.
+
+    Args:
+        share: Nominal coverage.
+    """
     return ceil(share / (1 - share) - TINY)
 
 
 def asked(scores: Tensor, share: float | Tensor) -> Tensor:
-    """Return levels ``[...]`` of regions with the given coverage, from scores ``[n, ...]``.
+    """Return the conformally adjusted levels ``[...]`` of regions with a given nominal coverage.
 
-    The coverage is one number, or ``[...]``. Where the calibration set is too small, the level is
-    1, for unbounded regions.
+    Where the calibration set is too small, the level is 1, for unbounded regions.
+
+    Args:
+        scores: Scores ``[n, ...]`` of the calibration set.
+        share: Nominal coverage, one number or ``[...]``.
     """
     count = len(scores)
     place = placed(count, share).expand_as(scores[0])
@@ -79,9 +86,10 @@ def asked(scores: Tensor, share: float | Tensor) -> Tensor:
 
 
 def placed(truths: int, share: float | Tensor | Sequence[float]) -> Tensor:
-    """Return k for nominal coverages ``[...]``.
+    """Return the rank ``k = ceil((n + 1) l)`` of the adjusted level among n sorted scores.
 
-    It exceeds the size of the calibration set where that is too small.
+    The calibration set has size n, and l are nominal coverages ``[...]``. The rank exceeds n where
+    the calibration set is too small for the coverage l.
     """
     shares = torch.as_tensor(share, dtype=torch.float64)
     return ((truths + 1) * shares - TINY).ceil().long().clamp_min(1)
@@ -89,15 +97,15 @@ def placed(truths: int, share: float | Tensor | Sequence[float]) -> Tensor:
 
 @dataclass(frozen=True)
 class Holding:
-    """Coverage of regions whose level was set by n cases.
+    """Actual coverage of conformal regions whose level was set by a calibration set of n cases.
 
     Attributes:
         truths: Size of the calibration set, n.
         share: Nominal coverage.
-        mean: Mean coverage over calibration sets of this size; at least ``share``, and at most
-            ``1 / (n + 1)`` more.
-        low: The coverage of one calibration in twenty is below this.
-        high: The coverage of one calibration in twenty is above this.
+        mean: Mean coverage over calibration sets of size n; at least ``share``, and at most ``1 /
+            (n + 1)`` more.
+        low: 5 % quantile of the coverage over calibration sets.
+        high: 95 % quantile of the coverage over calibration sets.
     """
 
     truths: int
@@ -108,7 +116,7 @@ class Holding:
 
     @classmethod
     def by(cls, truths: int, share: float) -> "Holding":
-        """Compute the coverage for a calibration set of this size."""
+        """Compute the coverage for a calibration set of a given size and a nominal coverage."""
         place = ceil((truths + 1) * share - TINY)
         if place > truths:
             return cls(truths, share, 1.0, 1.0, 1.0)
@@ -120,17 +128,15 @@ class Holding:
 
 
 def recalibrated(ranks: Tensor, levels: Tensor) -> Tensor:
-    """Map levels ``[...]`` to those of the true values: a monotone map of [0, 1] to itself.
+    """Map levels of draws so that recalibrated draws have uniform ranks of the true values.
 
-    The map passes through ``(i / (n + 1), u_(i))`` for the sorted ranks, and is linear in between:
-    the
-    inverse of their distribution function (Kuleshov, Fenner and Ermon 2018). A draw at a level,
-    moved
-    to the mapped level, is at or below a true value as often as it should be.
+    The map of [0, 1] to itself passes through ``(i / (n + 1), u_(i))`` for the sorted ranks u, and
+    is linear in between: the inverse of their distribution function (Kuleshov, Fenner and Ermon
+    2018). After a draw is moved to the mapped level, its nominal and actual level agree.
 
     Args:
         ranks: Ranks of n true values ``[n, ...]``, in [0, 1].
-        levels: Levels in [0, 1], ``[S, ...]``.
+        levels: Levels of draws ``[S, ...]``, in [0, 1].
     """
     ranks = ranks.to(levels)
     ends = torch.zeros_like(ranks[:1])
@@ -141,12 +147,13 @@ def recalibrated(ranks: Tensor, levels: Tensor) -> Tensor:
 
 
 def crossed(scores: Tensor) -> Tensor:
-    """Return cross-calibrated levels ``[n, V]`` of scores ``[n, V]``.
+    """Return cross-calibrated levels ``[n, V]`` of scores.
 
-    A level is the fraction of scores in the other half of the cases that are smaller. It is uniform
-    from 0 to 1 however poor the posterior is.
+    A level is the fraction of smaller scores in the other half of the cases, which is uniform from
+    0 to 1 however poor the posterior is.
 
-    Scores ``[n, V]`` belong to n cases in any order.
+    Args:
+        scores: Scores ``[n, V]`` of n cases in any order.
     """
     made = torch.empty_like(scores)
     for own, other in ((0, 1), (1, 0)):
@@ -157,18 +164,18 @@ def crossed(scores: Tensor) -> Tensor:
 
 
 def outlier_p_values(*families: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Test how odd each of M new rows is among n known ones.
+    """Test whether M new rows are outliers relative to n known rows.
 
-    The test uses numbers that are larger for odder rows.
+    The test uses scores that are larger for more unusual rows.
 
     Args:
-        families: Families of numbers; each is combined first, and then with the others. A family
-            has the numbers of known rows ``[n, K]``, or ``[M, n, K]`` where they depend on the new
-            row, and of new rows ``[M, K]``.
+        families: Families of scores. The scores of a family are combined first, and then the
+            families. A family has the scores of known rows ``[n, K]``, or ``[M, n, K]`` if they
+            depend on the new row, and the scores of new rows ``[M, K]``.
 
     Returns:
-        P-values ``[M]``, at most a in a fraction a of rows that are like the known ones; and the
-        index of the most extreme number ``[M]``.
+        P-values ``[M]``, at most a in a fraction a of rows that are exchangeable with the known
+        rows; and the index ``[M]`` of the most extreme score of each new row.
     """
     count = len(families[0][1])
     known = [others.expand(count, *others.shape[-2:]) for others, _ in families]
@@ -200,11 +207,11 @@ NONE = 0.01
 
 @dataclass(frozen=True, eq=False)
 class Neighbors:
-    """K nearest other rows of each of n rows.
+    """The K nearest neighbors of each of n known rows among the other known rows.
 
     Attributes:
-        known: Rows ``[n, C]``.
-        distances: Increasing distances to the neighbors, ``[n, K]``.
+        known: Known rows ``[n, C]``.
+        distances: Increasing distances to the neighbors ``[n, K]``.
         places: Indices of the neighbors ``[n, K]``.
     """
 
@@ -214,22 +221,26 @@ class Neighbors:
 
     @classmethod
     def from_rows(cls, known: Tensor, count: int) -> "Neighbors":
-        """Find the nearest ``count`` neighbors of each of the rows ``[n, C]``.
+        """Find the nearest neighbors of each known row.
 
-        If there are fewer other rows, all of them are neighbors.
+        Args:
+            known: Known rows ``[n, C]``.
+            count: K, the number of neighbors; all other rows if there are fewer.
         """
         apart = torch.cdist(known, known).fill_diagonal_(torch.inf)
         nearest = apart.topk(min(count, len(known) - 1), largest=False)
         return cls(known, nearest.values, nearest.indices)
 
     def relative(self, new: Tensor) -> tuple[Tensor, Tensor]:
-        """Return t of the known rows and of the new row, for each of M new rows separately.
+        """Return relative distances to the neighbors, for each of M new rows among the known rows.
+
+        Each new row is added to the known rows separately.
 
         Args:
             new: New rows ``[M, C]``.
 
         Returns:
-            Values ``[M, n]`` of the known rows, and ``[M]`` of the new row.
+            Relative distances ``[M, n]`` of the known rows, and ``[M]`` of the new row.
         """
         count, farthest = self.places.shape[1], self.distances[:, -1]
         of_known, of_new = [], []
@@ -244,7 +255,7 @@ class Neighbors:
         return torch.cat(of_known), torch.cat(of_new)
 
     def asked(self, scores: Tensor, new: Tensor, shares: Sequence[float]) -> tuple[Tensor, Tensor]:
-        """Return local levels with the given coverages, from the neighbors of each new row.
+        """Return local conformal levels with nominal coverages, from the neighbors of new rows.
 
         Args:
             scores: Q scores of each known row, in [0, 1], ``[n, Q]``.

@@ -36,18 +36,24 @@ PAIRS_AT_ONCE = 1 << 17
 
 
 def inside(points: ArrayLike, vertices: ArrayLike, faces: ArrayLike) -> Truths:
-    """Return whether each of the points ``[N, D]`` is inside a boundary, ``[N]``.
+    """Return a mask ``[N]`` of the points inside a boundary, where the winding number is not 0.
 
-    A point is inside where the winding number is not 0.
+    A boundary may therefore face inward or outward, and points in a region where a transported
+    boundary overlaps itself are inside.
 
-    A boundary may therefore face inward or outward, and where a transported boundary overlaps
-    itself, points in the overlap are inside. Arguments and errors are those of ``winding_number``.
+    Args:
+        points: Points ``[N, D]``, D = 2 or 3.
+        vertices: Vertices of the boundary ``[K, D]``.
+        faces: Faces of the boundary ``[F, D]``, which must be closed.
+
+    Raises:
+        DataError: Points or boundary are invalid, as in ``winding_number``.
     """
     return winding_number(points, vertices, faces) != 0
 
 
 def winding_number(points: ArrayLike, vertices: ArrayLike, faces: ArrayLike) -> Integers:
-    """Count how often the boundary winds around each point, counterclockwise or outward: ``[N]``.
+    """Return the winding number ``[N]`` of a boundary around each point.
 
     Args:
         points: Points ``[N, D]``, D = 2 or 3. A point on the boundary belongs to the side below it
@@ -82,10 +88,14 @@ def winding_number(points: ArrayLike, vertices: ArrayLike, faces: ArrayLike) -> 
 
 
 def as_points(values: ArrayLike, name: str) -> Floats:
-    """Convert values to points ``[N, D]`` in float64, D = 2 or 3.
+    """Convert values to points ``[N, D]``, D = 2 or 3, float64.
+
+    Args:
+        values: Values to convert.
+        name: Name of the points in error messages.
 
     Raises:
-        DataError: The shape is another, or a value is not finite.
+        DataError: The values have another shape, or are not finite.
     """
     points = np.asarray(values, dtype=np.float64)
     if points.ndim != 2 or points.shape[1] not in (2, 3):
@@ -97,10 +107,10 @@ def as_points(values: ArrayLike, name: str) -> Floats:
 
 
 def require_closed(faces: NDArray[np.generic], vertices: Floats) -> None:
-    """Check that oriented faces ``[F, D]`` form a closed boundary of vertices ``[K, D]``.
+    """Check that oriented faces ``[F, D]`` form a closed boundary with vertices ``[K, D]``.
 
     Raises:
-        DataError: They do not.
+        DataError: The faces are invalid, or do not form a closed boundary.
     """
     count, dim = vertices.shape
     if faces.shape[1:] != (dim,) or not np.issubdtype(faces.dtype, np.integer):

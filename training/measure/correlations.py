@@ -45,10 +45,10 @@ place.
 
 
 class Correlation(NamedTuple):
-    """Correlation between a pair of times.
+    """Correlations between the values of D dimensions at two times.
 
     Attributes:
-        matrix: Correlations ``C [D, D]``, rows for the first time and columns for the later; 0
+        matrix: Correlations ``C [D, D]``, rows for the first time and columns for the later time; 0
             where undefined.
         std: Standard deviations at the later time ``[D]``.
     """
@@ -58,7 +58,7 @@ class Correlation(NamedTuple):
 
     @property
     def diagonal(self) -> Tensor:
-        """Each dimension's autocorrelation ``[D]``."""
+        """Autocorrelation ``[D]`` of each dimension."""
         return self.matrix.diagonal()
 
 
@@ -83,16 +83,14 @@ class _Sums:
 
 
 def correlate(pairs: Iterable[tuple[Tensor, Tensor]], source: str) -> Correlation:
-    """Correlate two times, given the same rows ``[n, D]`` at both, batch by batch.
-
-    Results are in float64 on the device of the rows.
+    """Compute the correlations of a quantity between two times, batch by batch, in float64.
 
     Args:
-        pairs: Rows of both times, batch by batch.
-        source: Name of the quantity in errors.
+        pairs: Values ``[n, D]`` of the same samples at both times, batch by batch.
+        source: Name of the quantity in error messages.
 
     Raises:
-        DataError: Fewer than two rows in all, or standard deviations that float32 cannot hold.
+        DataError: There are fewer than two samples, or a standard deviation exceeds float32.
     """
     count, cross = 0, torch.empty(0)
     sums: tuple[_Sums, _Sums] | None = None
@@ -108,7 +106,8 @@ def correlate(pairs: Iterable[tuple[Tensor, Tensor]], source: str) -> Correlatio
     stds = sums[0].std(count), sums[1].std(count)
     if not all(bool((std <= LARGEST_STD).all()) for std in stds):
         raise DataError(
-            f"{source} has a standard deviation above {LARGEST_STD:.2g}, which is too large"
+            f"{source} has a standard deviation above {LARGEST_STD:.2g}, which is too large: check "
+            "the network"
         )
     cross /= count
     cross.addr_(sums[0].first / count, sums[1].first / count, alpha=-1)
@@ -119,14 +118,12 @@ def correlate(pairs: Iterable[tuple[Tensor, Tensor]], source: str) -> Correlatio
 
 
 def varying(stds: Tensor) -> Tensor:
-    """Return which dimensions vary by more than rounding at each time and at time 0.
+    """Return a mask ``[Q, T, D]`` of dimensions that vary by more than rounding errors.
 
-    The result is bool, ``[Q, T, D]``.
-
-    A residual ``D - e`` is as inexact as D and e are, however small it is itself; and a dimension
-    that is rotated out of others is as inexact as the largest of these. A dimension therefore
-    counts as constant if its deviation is at most 1e-6 of the largest of any dimension and quantity
-    at that time, one of them being about that of D or of e.
+    A dimension must vary at the time and at time 0. A residual ``D - e`` is as inexact as D and e
+    are, however small the residual itself; and a dimension that is rotated out of others is as
+    inexact as the largest of them. A dimension therefore counts as constant if its standard
+    deviation is at most 1e-6 of the largest of all dimensions and quantities at that time.
 
     Args:
         stds: Standard deviations ``[Q, T, D]`` of Q quantities, such as D and its residual, at T
@@ -138,21 +135,21 @@ def varying(stds: Tensor) -> Tensor:
 
 
 def mean_autocorrelation(diagonals: Tensor, varies: Tensor) -> Tensor:
-    """Return means ``[T]`` of autocorrelations over the dimensions that vary at all times.
+    """Return the mean autocorrelation ``[T]`` over the dimensions that vary at all times.
+
+    The dimensions are the same at every lag: a mean over changing dimensions would have steps that
+    no autocorrelation has. The mean is 0 if no dimension always varies.
 
     Args:
         diagonals: Autocorrelations ``[T, D]``.
-        varies: Whether each dimension varies at each time, ``[T, D]``.
-
-    The dimensions are the same at every lag: a mean over changing dimensions would have steps that
-    no autocorrelation has. It is 0 without any such dimension.
+        varies: Mask ``[T, D]`` of the dimensions that vary at each time.
     """
     always = varies.all(dim=0)
     return (diagonals * always).sum(dim=1) / always.sum().clamp(min=1)
 
 
 class Autocorrelations:
-    """Diagonals of correlations with time 0, at a rank's share of the times.
+    """Autocorrelations of several quantities with time 0, at the times of one rank.
 
     Args:
         names: Names of the quantities.
@@ -165,30 +162,39 @@ class Autocorrelations:
         self._table = torch.zeros(len(self._names), count, 2, dim, dtype=torch.float64)
 
     def put(self, name: str, index: int, correlation: Correlation) -> None:
-        """Store the diagonal and the standard deviations of a quantity at one time.
+        """Store the autocorrelations and standard deviations of a quantity at one time.
 
         Args:
             name: Name of the quantity.
-            index: Number of the time among those of this rank.
+            index: Index of the time among the times of this rank.
             correlation: Correlation with time 0.
         """
         row = torch.stack([correlation.diagonal, correlation.std])
         self._table[self._names.index(name), index] = row.cpu()
 
     def gathered(self, count: int, device: torch.device) -> "Autocorrelations":
-        """Gather the shares of all ranks: ``count`` times."""
+        """Return the autocorrelations at the times of all ranks.
+
+        Args:
+            count: Number of times over all ranks.
+            device: Device for the communication between ranks.
+        """
         whole = Autocorrelations(self._names, 0, 0)
         whole._table = gather_rows(self._table.to(device), count, dim=1).cpu()
         return whole
 
     def summary(self, times: Tensor, samples: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return arrays by name, and the main numbers by quantity.
+        """Return the results as arrays by name, and the main numbers by quantity.
 
         All quantities share ``n_samples []``, which determines the size of chance correlations.
         Each quantity has, with T times: ``_diagonal [T, D]``, the autocorrelations; ``_mean [T]``,
-            their mean over the dimensions that always vary; ``_std [T, D]``, standard deviations at
-            that time; and ``_constant [T]``, the number of dimensions that do not vary then or at
-            time 0 (see ``varying``).
+        their mean over the dimensions that always vary; ``_std [T, D]``, the standard deviations at
+        each time; and ``_constant [T]``, the number of dimensions that do not vary at that time or
+        at time 0 (see ``varying``).
+
+        Args:
+            times: Times ``[T]``.
+            samples: Number of samples.
         """
         lags = times - times[0]
         arrays, facts = {"times": times, "lags": lags, "n_samples": torch.tensor(samples)}, {}
@@ -224,13 +230,13 @@ class CorrelationTime(NamedTuple):
     """Time scales of an autocorrelation, in units of t.
 
     Attributes:
-        integral: The correlation time, or a bound on it.
-        bound: ``upper`` if the integral is an upper bound, as the time is less than the first
-            spacing; ``lower`` if it is a lower bound, as the correlation persists at the last time;
-            else None.
+        integral: The correlation time, or a bound on the correlation time.
+        bound: ``upper`` if the integral is an upper bound, as the correlation time is less than the
+            first spacing; ``lower`` if the integral is a lower bound, as the correlation persists
+            at the last time; else None.
         gone: First lag at which the correlation cannot be distinguished from zero; NaN if there is
-            none. This lag and the next are interpolated linearly between times, and are at least
-            the first spacing.
+            none. Like ``e_folding``, the lag is interpolated linearly between times, and is at
+            least the first spacing.
         e_folding: First lag at which the correlation is ``1/e``; NaN if there is none.
     """
 
@@ -252,13 +258,14 @@ def scatter_of(count: int) -> float:
 def correlation_time(
     lags: Tensor, autocorrelation: Tensor, scatter: float = 0.0
 ) -> CorrelationTime:
-    """Return the time scales of an autocorrelation ``[T]`` at increasing lags ``[T]`` from 0 on.
+    """Compute the time scales of an autocorrelation.
 
     Args:
-        lags: Lags ``[T]``, at least two.
-        autocorrelation: Values ``[T]``, 1 at lag 0, or 0 everywhere where it is not defined.
-        scatter: Size below which a correlation counts as zero. With few samples it is large, and
-            the time is uninformative.
+        lags: Increasing lags ``[T]`` from 0, at least two.
+        autocorrelation: Autocorrelation ``[T]`` at these lags, 1 at lag 0; 0 at all lags if
+            undefined.
+        scatter: Size below which a correlation counts as zero. With few samples this size is large,
+            and the correlation time is uninformative.
     """
     lags, values = lags.double(), autocorrelation.double()
     spacing = float(lags[1])

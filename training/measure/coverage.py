@@ -61,13 +61,18 @@ TABLE_HEAD = ("radius", "chi2 %", "start %", "data %", "end %", "fresh %", "chan
 
 
 class Points(NamedTuple):
-    """Test points ``[S, N, D]`` of S repetitions, and vertices ``[R, K, D]`` of R boundaries."""
+    """Points that a flow transports: test points, and vertices of boundaries.
+
+    Attributes:
+        test: Test points ``[S, N, D]`` of S repetitions.
+        boundary: Vertices ``[R, K, D]`` of R boundaries.
+    """
 
     test: Tensor
     boundary: Tensor
 
     def mapped(self, function: Callable[[Tensor], Tensor]) -> "Points":
-        """Map all points by a function of ``[M, D]``, in one call."""
+        """Map all points by a function of points ``[M, D]``, in one call."""
         rows = torch.cat([self.test.flatten(0, 1), self.boundary.flatten(0, 1)])
         moved, count = function(rows), self.test[..., 0].numel()
         return Points(moved[:count].view_as(self.test), moved[count:].view_as(self.boundary))
@@ -75,11 +80,11 @@ class Points(NamedTuple):
 
 @dataclass(frozen=True)
 class Spheres:
-    """Concentric spheres with the same vertices except for scale.
+    """Concentric spheres, as polygons or meshes whose vertices differ only in scale.
 
     Attributes:
         radii: Radii ``[R]``, increasing, in standard deviations.
-        unit: Sphere of radius 1.
+        unit: Polygon or mesh of the sphere of radius 1.
     """
 
     radii: Floats
@@ -106,28 +111,27 @@ class Spheres:
 
     @property
     def names(self) -> list[str]:
-        """Names of the radii, in tables and files."""
+        """Radii as texts, for tables and files."""
         return [f"{radius:g}" for radius in self.radii]
 
     @property
     def vertices(self) -> Tensor:
-        """Vertices of the spheres ``[R, K, D]`` in float64."""
+        """Vertices ``[R, K, D]`` of the spheres, float64."""
         return torch.from_numpy(self.radii[:, None, None] * self.unit.vertices)
 
     def content(self) -> Floats:
-        """Return the probability ``[R]`` of the standard normal distribution within the spheres."""
+        """Return the standard normal probability ``[R]`` within the exact spheres."""
         return gaussian_content(self.radii, self.dim)
 
     def content_within(self) -> Floats:
-        """Return the probability ``[R]`` within the polygons or meshes, which is less."""
+        """Return the standard normal probability ``[R]`` within the polygons or meshes."""
         return contents_within(transported(self.vertices, self.unit))
 
     def default_alpha(self) -> float:
-        """Return one standard deviation, or a larger alpha at which ``refitted`` fills the spheres.
+        """Return the default alpha of alpha shapes, at which ``refitted`` fills the spheres.
 
-        The latter is half the widest gap between neighbors, or across the innermost, plus a tenth.
-
-        The latter is half the widest gap between neighbours, or across the innermost, plus a tenth.
+        Alpha is one standard deviation, or 1.1 times half the widest gap between neighboring
+        spheres, or across the innermost sphere, if that is more.
         """
         gaps = np.diff(self.radii, prepend=-self.radii[0])
         return max(1.0, float(1.1 * gaps.max() / 2))
@@ -136,7 +140,12 @@ class Spheres:
 def carry(
     start: Points, generate: Callable[[Tensor], Tensor], melt: Callable[[Tensor], Tensor]
 ) -> dict[str, Points]:
-    """Map latent points ``[M, D]`` to generated data, and inflate that data.
+    """Map latent points to generated data, and inflate that data to latents again.
+
+    Args:
+        start: Points in latent space.
+        generate: Function from latents ``[M, D]`` to data.
+        melt: Function from data ``[M, D]`` to latents.
 
     Returns:
         The points at each of ``STAGES``.
@@ -146,29 +155,32 @@ def carry(
 
 
 def transported(vertices: Tensor, unit: Boundary) -> list[Boundary]:
-    """Return R boundaries with moved vertices ``[R, K, D]`` and unchanged faces."""
+    """Return R transported boundaries, with moved vertices ``[R, K, D]`` and unchanged faces."""
     return [Boundary(moved, unit.faces) for moved in vertices.cpu().numpy()]
 
 
 def refitted(vertices: Tensor, alpha: float) -> list[Boundary]:
-    """Fit the alpha shape of each of R sets of vertices together with those before it.
+    """Fit an alpha shape to the vertices of each of R spheres and of all smaller spheres.
 
-    Vertices are ``[R, K, D]``.
+    The vertices of one sphere alone are hollow: an alpha that fills the sphere is at least its
+    radius, and then also fills regions that the sphere is folded around. The vertices of smaller
+    spheres permit a small alpha.
 
-    The vertices of one sphere alone are hollow: an alpha that fills it is at least its radius, and
-    then also fills regions that it is folded around. The vertices inside it permit a small alpha.
+    Args:
+        vertices: Vertices ``[R, K, D]`` of the spheres, smallest first.
+        alpha: Radius of the alpha shapes.
     """
     points = vertices.cpu().numpy()
     return [alpha_shape(np.concatenate(points[: index + 1]), alpha) for index in range(len(points))]
 
 
 def contents_within(boundaries: list[Boundary]) -> Floats:
-    """Return the probability ``[R]`` of the standard normal distribution within boundaries."""
+    """Return the standard normal probability ``[R]`` within each of R boundaries."""
     return np.array([gaussian_content_within(*boundary) for boundary in boundaries])
 
 
 def unfilled(spheres: Spheres, within: Floats, alpha: float) -> str | None:
-    """Return a warning if alpha shapes miss a part of the spheres at the start, else None.
+    """Return a warning if alpha shapes miss a part of the spheres in latent space, else None.
 
     Args:
         spheres: The spheres.
@@ -193,7 +205,7 @@ def unfilled(spheres: Spheres, within: Floats, alpha: float) -> str | None:
 
 
 def membership(points: Tensor, boundaries: list[Boundary]) -> Tensor:
-    """Return which points ``[..., D]`` are inside which of R boundaries: ``[R, ...]``, booleans.
+    """Return a mask ``[R, ...]`` of the points ``[..., D]`` inside each of R boundaries.
 
     The points are the same on each rank. The ranks divide the work, and all get the whole result.
     """
@@ -206,12 +218,13 @@ def membership(points: Tensor, boundaries: list[Boundary]) -> Tensor:
 
 @dataclass(frozen=True)
 class Coverage:
-    """Fractions of points inside boundaries.
+    """Fractions of test points and of data inside R transported boundaries.
 
     Attributes:
         test: Fractions ``[S, 3, R]`` of test points, by repetition, stage and boundary.
         fresh: Fractions ``[S, R]`` of fresh data inside the boundaries in data space.
-        changed: Fractions ``[S, 3, R]`` of test points that are on another side than at the start.
+        changed: Fractions ``[S, 3, R]`` of test points on another side of the boundary than in
+            latent space at the start.
     """
 
     test: Floats
@@ -220,13 +233,13 @@ class Coverage:
 
     @property
     def columns(self) -> dict[str, Floats]:
-        """Fractions ``[S, R]`` by stage, and ``fresh``."""
+        """Fractions ``[S, R]`` of test points by stage, and of fresh data as ``fresh``."""
         by_stage = {name: self.test[:, index] for index, name in enumerate(STAGES)}
         return {**by_stage, "fresh": self.fresh}
 
     @property
     def largest_change(self) -> Floats:
-        """Largest difference ``[R]`` of a later stage from the start.
+        """Largest change ``[R]`` of the fraction of test points since the start.
 
         The maximum is over stages and repetitions.
         """
@@ -236,7 +249,9 @@ class Coverage:
 def measure_coverage(
     points: Mapping[str, Points], boundaries: Mapping[str, list[Boundary]], fresh: Tensor
 ) -> Coverage:
-    """Count points inside R boundaries in the same coordinates.
+    """Compute the fractions of test points and of fresh data inside R boundaries.
+
+    Points and boundaries of a stage are in the same coordinates.
 
     Args:
         points: Test points of each stage in ``STAGES``.
@@ -252,16 +267,19 @@ def measure_coverage(
 
 
 def mean_and_two_std(values: Floats) -> tuple[Floats, Floats | None]:
-    """Return mean and two standard deviations over the first axis of ``[S, ...]``.
+    """Return the mean and two standard deviations of values ``[S, ...]`` over S repetitions.
 
-    The latter is None for one repetition.
+    The standard deviations are None for one repetition.
     """
     spread = 2 * values.std(axis=0, ddof=1) if len(values) > 1 else None
     return values.mean(axis=0), spread
 
 
 def statistics(values: Floats) -> dict[str, Any]:
-    """Return statistics of fractions ``[S, R]`` over repetitions, and the fractions, as lists."""
+    """Return the mean and spread over repetitions of fractions ``[S, R]``, and the fractions.
+
+    The values of the dictionary are plain lists.
+    """
     mean, two_std = mean_and_two_std(values)
     return {
         "mean": mean.tolist(),
@@ -271,10 +289,13 @@ def statistics(values: Floats) -> dict[str, Any]:
 
 
 def summary(spheres: Spheres, coverage: Coverage, within: Floats) -> dict[str, Any]:
-    """Return the results as plain lists, one value per radius, as fractions of 1.
+    """Return the results of a coverage measurement as plain lists, one value per radius.
 
-    ``within`` are ``contents_within`` of the boundaries at the start, which are not the spheres
-    where they are refitted.
+    Args:
+        spheres: The spheres at the start.
+        coverage: Fractions of points inside the boundaries.
+        within: Standard normal probability ``[R]`` within the boundaries at the start, which differ
+            from the spheres if they are refitted.
     """
     return {
         "radii": spheres.radii.tolist(),
@@ -289,9 +310,12 @@ def summary(spheres: Spheres, coverage: Coverage, within: Floats) -> dict[str, A
 def table(
     spheres: Spheres, coverage: Coverage, more: Mapping[str, list[str]] | None = None
 ) -> list[str]:
-    """Format percentages by radius as lines of text; changes are in percentage points.
+    """Format the results of a coverage measurement as a table of percentages, in lines of text.
 
-    Further columns are cells ``[R]`` by their headings.
+    Args:
+        spheres: The spheres at the start, one line each.
+        coverage: Fractions of points inside the boundaries.
+        more: Cells ``[R]`` of further columns, by their headings.
     """
     more = more or {}
     cells = [[f"{value:.2f}" for value in 100 * spheres.content()]]
@@ -331,7 +355,7 @@ class Paired:
         return np.asarray(np.sqrt(np.square(self.error).sum(axis=0)) / len(self.error))
 
     def summary(self) -> dict[str, Any]:
-        """Return the results as plain lists, one value per radius, as fractions of 1."""
+        """Return the comparison as plain lists, one value per radius, as fractions of 1."""
         return {
             "fresh_exact": statistics(self.exact),
             "difference": statistics(self.difference),
@@ -339,7 +363,7 @@ class Paired:
         }
 
     def columns(self) -> dict[str, list[str]]:
-        """Return cells of the table by their headings, in percentage points."""
+        """Return further columns of the coverage table, in percentage points, by their headings."""
         mean = 100 * self.difference.mean(axis=0)
         return {
             "paired": [f"{value:+.3f}" for value in mean],
@@ -347,7 +371,7 @@ class Paired:
         }
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Return the arrays of the ``.npz`` file."""
+        """Return the arrays of the comparison for the ``.npz`` results file, by name."""
         return {
             "coverage_fresh_exact": self.exact,
             "paired_difference": self.difference,
@@ -356,10 +380,10 @@ class Paired:
 
 
 def pair(fresh: Tensor, boundaries: list[Boundary], exact: list[Boundary]) -> Paired:
-    """Count fresh data inside the boundaries of a network and inside those of the exact flow.
+    """Compare the fractions of fresh data inside the boundaries of a network and the exact flow.
 
     Args:
-        fresh: Points ``[S, N, D]`` in data space.
+        fresh: Fresh data ``[S, N, D]`` in data space.
         boundaries: R boundaries that the network transported.
         exact: R boundaries that the exact flow transported from the same spheres.
     """
@@ -383,13 +407,14 @@ class CoverageResult:
     Attributes:
         spheres: Spheres at the start.
         fractions: Fractions of points inside the boundaries.
-        carried: Points at each stage, in its coordinates.
-        boundaries: R boundaries at each stage, in its standard deviations.
-        fresh: Fresh points ``[S, M, D]`` in data space.
-        calls: Denoiser evaluations of the transported points.
+        carried: Points at each stage, in the coordinates of the stage.
+        boundaries: R boundaries at each stage, in standard deviations of the stage.
+        fresh: Fresh data ``[S, M, D]`` in data space.
+        calls: Number of network evaluations for the transported points.
         paired: Comparison with the boundaries that the exact flow transports from the same spheres;
-            None if it was not requested.
-        exact: Vertices ``[R, K, D]`` of these boundaries in data space, and the R boundaries.
+            None if not requested.
+        exact: Vertices ``[R, K, D]`` of the exact flow's boundaries in data space, and the R
+            boundaries; None if not requested.
     """
 
     spheres: Spheres
@@ -402,7 +427,7 @@ class CoverageResult:
     exact: tuple[Tensor, list[Boundary]] | None = None
 
     def summary(self) -> dict[str, Any]:
-        """Return the results as plain lists, one value per radius, as fractions of 1."""
+        """Return all results as plain lists, one value per radius, as fractions of 1."""
         within = contents_within(self.boundaries["latent"])
         return {
             **summary(self.spheres, self.fractions, within),

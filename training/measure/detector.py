@@ -30,10 +30,10 @@ MAX_BYTES = 256 << 20
 
 
 class InceptionDetector:
-    """Map from images to features of the last pooling layer.
+    """Inception-v3 feature extractor: from images to features of the last pooling layer.
 
     Args:
-        path: Weights file: a state dict of tensors, as torch-fidelity publishes it.
+        path: Weights file with a state dict of tensors, as published by torch-fidelity.
         device: Device of the network and of the features.
 
     Attributes:
@@ -57,12 +57,13 @@ class InceptionDetector:
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Compute float32 features ``[n, dim]`` of uint8 pixels ``[n, C, H, W]``.
+        """Compute the features ``[n, dim]`` of images, float32.
 
-        Pixels are on the detector's device.
+        Gray images, C = 1, are repeated to RGB. The features of an image depend on that image
+        alone, up to rounding in float32.
 
-        Gray images, C = 1, are repeated to RGB. A feature depends on its own image alone, up to
-        rounding in float32.
+        Args:
+            pixels: Images ``[n, C, H, W]``, uint8, on the detector's device.
         """
         colored = pixels.expand(-1, 3, -1, -1)
         # Convolutions in TF32 would have 3 digits, and autotuned ones depend on the size of the
@@ -77,9 +78,8 @@ class InceptionDetector:
 def find_detector(location: str | None) -> Path:
     """Find the weights file for ``--detector``: a path, an https URL, or the default.
 
-    The default is downloaded once; it can also be placed in the cache directory under its own name.
-    The
-    end of that name contains the first digits of its SHA-256, which are checked.
+    The default file is downloaded once, or can be placed in the cache directory under its own name.
+    The end of the name contains the first digits of the file's SHA-256, which are checked.
 
     Raises:
         UsageError: The URL is malformed or not https.
@@ -100,13 +100,13 @@ def find_detector(location: str | None) -> Path:
     if digits is None or not digest.startswith(digits[1]):
         raise DataError(
             f"{path} differs from {DEFAULT_URL}: its SHA-256 starts with {digest[:8]}; "
-            f"remove it to download it again, or {advice}"
+            f"remove the file to download it again, or {advice}"
         )
     return path
 
 
 def expected_shapes() -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the float32 tensors of a weights file.
+    """Return the expected shapes of the tensors in a weights file, by name.
 
     The counts of training batches are omitted.
     """

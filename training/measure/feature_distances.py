@@ -37,7 +37,13 @@ NEGATIVE_TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Moments:
-    """Number, mean ``[d]`` and unbiased covariance ``[d, d]`` of features, in float64."""
+    """Moments of a set of features, in float64.
+
+    Attributes:
+        count: Number of features.
+        mean: Mean ``[d]``.
+        covariance: Unbiased covariance ``[d, d]``.
+    """
 
     count: int
     mean: Tensor
@@ -45,11 +51,15 @@ class Moments:
 
 
 class FeatureStatistics:
-    """Streaming moments of features in d dimensions.
+    """Streaming computation of the moments of features in d dimensions.
 
-    They take memory for ``d x d`` numbers, not for the features. Sums are taken in float64 relative
+    The memory is that of ``d x d`` numbers, not of the features. Sums are taken in float64 relative
     to the first batch's mean, since squares far from the origin would lose the digits that
     determine a covariance.
+
+    Args:
+        dim: d, the number of dimensions.
+        device: Device of the sums.
     """
 
     def __init__(self, dim: int, device: torch.device | str = "cpu"):
@@ -59,7 +69,7 @@ class FeatureStatistics:
         self._square = torch.zeros(dim, dim, dtype=torch.float64, device=device)
 
     def add(self, features: Tensor) -> None:
-        """Add a batch ``[n, d]``."""
+        """Add a batch of features ``[n, d]``."""
         if len(features) == 0:
             return
         if self._count == 0:
@@ -79,7 +89,7 @@ class FeatureStatistics:
         """
         count = int(sum_over_ranks(torch.tensor(self._count, device=self._shift.device)))
         if count < 2:
-            raise DataError(f"{count} images or points have no covariance: need at least two")
+            raise DataError(f"{count} images or points have no covariance: give at least two")
         offset = self._total / max(self._count, 1)
         own_mean = self._shift + offset
         mean = sum_over_ranks(self._count * own_mean) / count
@@ -95,12 +105,15 @@ class FeatureStatistics:
 
 
 def require_moments(mean: Tensor, covariance: Tensor, name: str) -> None:
-    """Check that these are a finite mean ``[d]`` and a covariance ``[d, d]``.
+    """Check a mean ``[d]`` and a covariance ``[d, d]``, up to rounding in float32.
 
-    A covariance is symmetric and has no negative eigenvalues, up to rounding in float32.
+    Args:
+        mean: Mean, which must be finite.
+        covariance: Covariance, which must be finite, symmetric and without negative eigenvalues.
+        name: Name of the distribution in error messages.
 
     Raises:
-        DataError: They are not.
+        DataError: The mean or the covariance is invalid.
     """
     _require_symmetric(mean, covariance, name)
     _require_not_negative(torch.linalg.eigvalsh(covariance.double()), name)
@@ -176,7 +189,14 @@ SUBSETS, SUBSET_SIZE = 100, 1000
 
 @dataclass(frozen=True)
 class SubsetDistances:
-    """Mean and standard deviation of the distance over pairs of random subsets of one size."""
+    """Kernel distances between random subsets of two sets of features.
+
+    Attributes:
+        mean: Mean distance over pairs of subsets.
+        std: Standard deviation of the distance over pairs of subsets.
+        subsets: Number of pairs of subsets.
+        size: Number of features in each subset.
+    """
 
     mean: float
     std: float
@@ -185,9 +205,13 @@ class SubsetDistances:
 
 
 def kernel_distance(first: Tensor, second: Tensor) -> float:
-    """Return the kernel distance between all features ``[n, d]`` and ``[m, d]``, in float64.
+    """Return the kernel distance between two sets of features, computed in float64.
 
     Memory does not grow with n and m beyond the features themselves.
+
+    Args:
+        first: Features ``[n, d]`` of the first set.
+        second: Features ``[m, d]`` of the second set.
 
     Raises:
         DataError: A set has fewer than two features, dimensions differ, or a value is not finite.
@@ -206,15 +230,15 @@ def subset_distances(
 ) -> SubsetDistances:
     """Measure how the kernel distance varies over random subsets of features.
 
-    A subset has ``min(size, n, m)`` features of each set. Where it is the whole set, the distance
-    does not vary, and the standard deviation has no meaning.
+    A subset has ``min(size, n, m)`` features of each set. If the subset is the whole set, the
+    distance does not vary, and the standard deviation has no meaning.
 
     Args:
         first: Features ``[n, d]`` of the first set.
         second: Features ``[m, d]`` of the second set.
         generator: Generator on the CPU, which draws each subset without repetition.
         subsets: Number of pairs of subsets.
-        size: Number of features in a subset, or all if there are fewer.
+        size: Number of features in a subset.
 
     Raises:
         DataError: A set is invalid, as in ``kernel_distance``.
@@ -239,7 +263,7 @@ def _require_features(*sets: Tensor) -> None:
                 "[n, d] with n at least 2"
             )
         if not features.isfinite().all():
-            raise DataError("features are not finite")
+            raise DataError("some features are not finite: check the images or points")
     if len({features.shape[1] for features in sets}) > 1:
         dims = " and ".join(str(features.shape[1]) for features in sets)
         raise DataError(f"features of {dims} dimensions: sets must have equal dimensions")

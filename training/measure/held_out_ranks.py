@@ -20,8 +20,9 @@ def latent_coverage(whitened: Tensor) -> dict[str, Any]:
         whitened: Latents ``[N, D]`` after inflation, whitened to standard normal variables.
 
     Returns:
-        The radii, the observed ``coverage`` and the ``expected`` one, and the Kolmogorov-Smirnov
-        statistic and p-value of squared radii against chi-squared with D degrees of freedom.
+        The radii, the observed ``coverage`` and the ``expected`` coverage at each radius, and the
+        Kolmogorov-Smirnov statistic and p-value of squared radii against chi-squared with D degrees
+        of freedom.
     """
     from scipy.stats import chi2, kstest  # here: training imports this module but needs neither
 
@@ -48,8 +49,9 @@ def density_ranks(held_out: Tensor, samples: Tensor) -> dict[str, float]:
 
     Returns:
         Statistic and p-value of the two-sample Kolmogorov-Smirnov test, which tests the uniformity
-        of these ranks, and the mean rank. It is 1/2 if the flow is right, and less if held-out rows
-        lie where the flow has less density than at its own samples. Ties share their ranks.
+        of the ranks, and the mean rank. The mean rank is 1/2 if the flow is right, and less if
+        held-out rows lie where the flow has less density than at its own samples. Ties share their
+        ranks.
     """
     from scipy.stats import ks_2samp
 

@@ -21,9 +21,12 @@ short.
 
 
 def image_quantities(shape: tuple[int, int, int]) -> Mapping[str, Callable[[Tensor], Tensor]]:
-    """Return functions of images ``[..., C H W]`` by name.
+    """Return functions from images ``[..., C H W]`` to scalar quantities ``[...]``, by name.
 
-    They are the means of the four quarters, and the mean power of waves in three bands.
+    The quantities are the means of the four quarters, and the mean power of waves in three bands.
+
+    Args:
+        shape: Shape ``(C, H, W)`` of the images.
     """
     _, height, width = shape
     if min(height, width) < 2:
@@ -46,16 +49,15 @@ def image_quantities(shape: tuple[int, int, int]) -> Mapping[str, Callable[[Tens
 
 
 def class_log_odds(images: Tensor, classes: Tensor) -> Mapping[str, Callable[[Tensor], Tensor]]:
-    """Return log odds of each class against the others, as functions of images ``[..., D]``.
+    """Return functions from images ``[..., D]`` to the log odds of each class, by name.
 
-    They are linear discriminants for normal distributions with one shrunk covariance (Ledoit and
-    Wolf
-    2004).
+    The log odds of a class against the others are linear discriminants for normal distributions
+    with one shrunk covariance (Ledoit and Wolf 2004).
 
     Args:
-        images: Images of known classes ``[N, D]``, without those whose log odds are ranked.
-        classes: Classes ``[N]``. If a class has fewer than ``FEWEST`` images, there are no
-            functions.
+        images: Images of known classes ``[N, D]``, without the images whose log odds are ranked.
+        classes: Class of each image ``[N]``. If a class has fewer than ``FEWEST`` images, no
+            functions are returned.
     """
     kinds, counts = torch.unique(classes, return_counts=True)
     if len(kinds) < 2 or counts.min() < FEWEST:

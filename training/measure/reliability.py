@@ -20,9 +20,13 @@ TELLING = 0.1
 
 
 def reliability(probabilities: np.ndarray, came_true: np.ndarray) -> list[list[float]]:
-    """Return mean probability, observed frequency and number of events of each bin.
+    """Return the mean probability, the observed frequency and the number of events of each bin.
 
-    Empty bins are left out. Events may have any shape.
+    Bins without events are left out.
+
+    Args:
+        probabilities: Predicted probabilities of events, of any shape.
+        came_true: Whether each event occurred.
     """
     probability, true = probabilities.ravel(), came_true.ravel()
     bins = np.minimum((probability * BINS).astype(int), BINS - 1)
@@ -35,9 +39,11 @@ def reliability(probabilities: np.ndarray, came_true: np.ndarray) -> list[list[f
 
 
 def wilson(share: ArrayLike, count: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ends of the 95 % confidence intervals of frequencies among ``count`` cases.
+    """Return the lower and upper ends of Wilson's 95 % confidence intervals of frequencies.
 
-    All arrays have one shape.
+    Args:
+        share: Observed frequencies.
+        count: Number of cases of each frequency, in the same shape.
     """
     share, count = np.asarray(share), np.asarray(count)
     middle = share + Z**2 / (2 * count)

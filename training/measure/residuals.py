@@ -44,12 +44,12 @@ Source = Callable[[range], tuple[Tensor, dict[str, Tensor]]]
 
 @dataclass(frozen=True)
 class ResidualProbe:
-    """Denoiser to be evaluated along a grid of times.
+    """Computation of a denoiser's residuals on a grid of times.
 
     Attributes:
-        flow: The denoiser and its flow.
+        flow: Flow with the denoiser.
         times: Times ``[T]``, increasing.
-        exact: Exact denoiser, if it is known.
+        exact: Exact denoiser; None if unknown.
     """
 
     flow: ProbabilityFlow
@@ -58,11 +58,11 @@ class ResidualProbe:
 
     @torch.no_grad()
     def independent(self, clean: Tensor, rows: range, seed: int, stream: int, take: Take) -> None:
-        """Compute residuals of points under fresh noise, time by time.
+        """Compute the residuals of points with independent noise at each time.
 
         Args:
             clean: Clean points ``[n, D]`` in eigenspace.
-            rows: Numbers of these points among all.
+            rows: Numbers of the n points among all samples.
             seed: Random seed of the noise, which is a function of (seed, stream, index of the time,
                 row).
             stream: Random stream of the noise.
@@ -75,12 +75,17 @@ class ResidualProbe:
             )
 
     def path(self, clean: Tensor, solver: Solver, take: Take) -> int:
-        """Compute residuals along the inflation of clean points ``[n, D]``.
+        """Compute the residuals along the trajectories of inflated points.
 
-        Points are in eigenspace. The grid of times is that of the solver. Memory holds one state.
+        Solver steps are between the times of the grid. Memory holds one state.
+
+        Args:
+            clean: Clean points ``[n, D]`` in eigenspace.
+            solver: Solver of the probability-flow ODE.
+            take: Receives the results of each time.
 
         Returns:
-            The solver's evaluations.
+            The number of network evaluations of the solver.
         """
         scale = self.flow.schedule.scale
         indices = iter(range(len(self.times)))
@@ -107,9 +112,14 @@ class ResidualProbe:
 
 
 def noise_rows(rows: range, dim: int, *keys: int) -> Tensor:
-    """Return standard normal rows ``[n, dim]``, float64.
+    """Return standard normal noise ``[n, dim]`` for samples, float64.
 
-    Each row is a function of the keys and its number alone.
+    Each row is a function of the keys and of its number alone.
+
+    Args:
+        rows: Numbers of the n samples.
+        dim: Number of values per row.
+        keys: Random seed and further keys.
     """
     first = rows.start // NOISE_BLOCK
     blocks = range(first, max(first + 1, -(-rows.stop // NOISE_BLOCK)))
@@ -126,10 +136,10 @@ class Extractor:
 
     Attributes:
         probe: The probe, on this rank's device.
-        source: Function that returns samples by number.
-        count: Number of samples N.
+        source: Function that returns samples by their numbers.
+        count: Number of samples, N.
         batch: Number of samples at a time, over all ranks.
-        seed: Seed of independent noise.
+        seed: Random seed of independent noise.
         stream: Random stream of independent noise.
         solver: Solver of the paths; None for independent noise.
     """
@@ -143,10 +153,14 @@ class Extractor:
     solver: Solver | None
 
     def run(self, put: Put | None) -> int:
-        """Pass all rows, float32, to the main rank's ``put``, in the order of batches and times.
+        """Compute all residuals, and pass them to a callback on the main rank, as float32.
+
+        Args:
+            put: Callback, called batch by batch and, within a batch, in the order of time; None on
+                other ranks.
 
         Returns:
-            Largest number of denoiser evaluations of a sample.
+            The largest number of network evaluations per sample.
         """
         calls = 0
         starts = range(0, self.count, self.batch)

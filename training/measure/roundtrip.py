@@ -15,7 +15,7 @@ LEVELS_PER_UNIT = 127.5
 
 @dataclass(frozen=True)
 class RoundtripErrors:
-    """Errors of N images, each as a vector ``[N]``.
+    """Errors of N images after a round trip, each as a vector ``[N]``.
 
     Attributes:
         mse: Mean squared error after rounding to 8 bits, in squared gray levels.
@@ -31,11 +31,12 @@ class RoundtripErrors:
 
     @classmethod
     def from_images(cls, original: Tensor, returned: Tensor) -> "RoundtripErrors":
-        """Compare images of 8-bit pixels ``[N, D]`` with returned data ``[N, D]``.
+        """Compute the errors of images after a round trip, in float64.
 
-        Differences of ``uint8`` would wrap modulo 256, so all computation is in float64. The
-        original may
-        have fractions of a gray level, if noise was added to it.
+        Args:
+            original: Original images ``[N, D]`` in gray levels from 0 to 255, with fractions if
+                noise was added.
+            returned: Images ``[N, D]`` after the round trip, in data units from -1 to 1.
         """
         original = original.double()
         levels = (returned.double() + 1) * LEVELS_PER_UNIT
@@ -49,11 +50,11 @@ class RoundtripErrors:
         )
 
     def columns(self) -> Tensor:
-        """Return all four errors as ``[N, 4]``, in the order of the attributes."""
+        """Return all four errors as an array ``[N, 4]``, in the order of the attributes."""
         return torch.stack([self.mse, self.mse_float, self.largest, self.exact], dim=1)
 
     def summary(self) -> dict[str, Any]:
-        """Return means over the images, and the largest error of all."""
+        """Return the mean errors over the images, and the largest error of all images."""
         return {
             "mse": float(self.mse.mean()),
             "mse_float": float(self.mse_float.mean()),

@@ -48,16 +48,16 @@ class BlockStyle:
     Attributes:
         embedding_dim: Number of units of the embedding e.
         dropout: Fraction of activations dropped in training.
-        fir_taps: Filter of the resampling.
+        fir_taps: Taps of the resampling filter along one axis.
         eps: Constant added to the variance in group normalization.
-        scaled_by_embedding: Whether the embedding scales and shifts. Otherwise it only shifts,
-            before the normalization.
-        residual_scale: ``c``.
-        projected_resampling: Whether the skip connection has weights at changes of resolution; at
-            changes of the number of channels it always has.
+        scaled_by_embedding: Whether the embedding scales and shifts normalized features. Otherwise
+            the embedding only shifts features, before the normalization.
+        residual_scale: Factor c on the sum of a branch and its skip connection.
+        projected_resampling: Whether the skip connection has weights at changes of resolution. At
+            changes of the number of channels, the skip connection always has weights.
         head_channels: Number of channels per attention head; None for a single head.
-        rounded_heads: Whether to round the number of heads down if they do not divide the channels,
-            and to leave attention out below one head; otherwise this is an error.
+        rounded_heads: Whether to round the number of heads down if heads do not divide the
+            channels, and to leave attention out below one head. Otherwise such numbers are errors.
         init: Initializer of a layer, given a gain.
         last_gain: Gain of the last layer of a branch.
         image_gain: Gain of the layer that produces the output image.
@@ -102,13 +102,13 @@ class BlockStyle:
         return heads
 
     def linear(self, inputs: int, outputs: int, bias: bool = True, gain: float = 1.0) -> nn.Linear:
-        """Return an initialized linear layer."""
+        """Return a linear layer with initialized weights."""
         layer = nn.Linear(inputs, outputs, bias=bias)
         self.init(layer, gain)
         return layer
 
     def conv(self, inputs: int, outputs: int, kernel: int = 3, gain: float = 1.0) -> nn.Conv2d:
-        """Return an initialized convolution that keeps the resolution."""
+        """Return a convolution with initialized weights that keeps the resolution."""
         layer = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
         self.init(layer, gain)
         return layer
@@ -120,10 +120,13 @@ class BlockStyle:
 
 
 class FIRFilter(nn.Module):
-    """Separable low-pass filter that halves or doubles the resolution of ``[B, C, H, W]``.
+    """Separable low-pass filter that halves or doubles the resolution of images ``[B, C, H, W]``.
 
-    The taps along one axis are an even number, and are normalized here. Constants are preserved
-    except near the border, since images are zero beyond it. Taps [1, 1] average and repeat pixels.
+    Constants are preserved except near the border, beyond which images are zero. Taps [1, 1]
+    average and repeat pixels.
+
+    Args:
+        taps: Filter taps along one axis, an even number, which are normalized here.
     """
 
     kernel: Tensor
@@ -157,13 +160,23 @@ class FIRFilter(nn.Module):
         return F.conv_transpose2d(x, kernel, stride=2, padding=self.reach, groups=x.shape[1])
 
     def blur(self, x: Tensor) -> Tensor:
-        """Return ``[B, C, H + 1, W + 1]``, for a 3 x 3 convolution of stride 2 without padding."""
+        """Return filtered images ``[B, C, H + 1, W + 1]``, at their resolution.
+
+        The result is the input of a 3 x 3 convolution of stride 2 without padding.
+        """
         kernel = self.kernel.expand(x.shape[1], -1, -1, -1)
         return F.conv2d(x, kernel, padding=self.reach + 1, groups=x.shape[1])
 
 
 class SelfAttention(nn.Module):
-    """Attention branch ``projection(attention(norm(x)))`` over the pixels of ``x [B, C, H, W]``."""
+    """Self-attention branch over the pixels of feature images ``x [B, C, H, W]``.
+
+    The branch is ``projection(attention(norm(x)))``.
+
+    Args:
+        channels: Number of channels, C.
+        style: Settings shared by the network's blocks.
+    """
 
     def __init__(self, channels: int, style: BlockStyle):
         super().__init__()
@@ -173,7 +186,7 @@ class SelfAttention(nn.Module):
         self.projection = style.conv(channels, channels, kernel=1, gain=style.last_gain)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the branch ``[B, C, H, W]`` to add to ``x [B, C, H, W]``."""
+        """Return the features ``[B, C, H, W]`` to add to ``x [B, C, H, W]``."""
         # Channels of qkv are ordered by head, then channel, then query, key or value.
         split = self.qkv(self.norm(x)).flatten(2).unflatten(1, (self.heads, -1, 3))
         query, key, value = split.permute(3, 0, 1, 4, 2).contiguous()
@@ -183,13 +196,13 @@ class SelfAttention(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """The residual block described at the top of this module.
+    """Residual block with optional resampling and attention, conditioned on an embedding.
 
     Args:
         in_channels: Number of input channels.
         out_channels: Number of output channels.
         style: Settings shared by the network's blocks.
-        resampling: Whether the resolution is doubled, halved, or kept.
+        resampling: ``up`` to double the resolution, ``down`` to halve it, None to keep it.
         attention: Whether attention follows, if there are enough channels for a head.
     """
 
@@ -217,7 +230,12 @@ class ResidualBlock(nn.Module):
         self.attention = SelfAttention(out_channels, style) if attends else None
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """Return features of ``x [B, in_channels, H, W]`` and ``embedding [B, embedding_dim]``."""
+        """Return the features ``[B, out_channels, H', W']`` of feature images x and embeddings.
+
+        Args:
+            x: Features ``[B, in_channels, H, W]``.
+            embedding: Embeddings ``[B, embedding_dim]``.
+        """
         h = self.conv1(self._resample(F.silu(self.norm1(x))))
         modulation = self.modulation(embedding)[:, :, None, None]
         if self.style.scaled_by_embedding:

@@ -19,7 +19,8 @@ class PositionalFeatures(nn.Module):
 
     Args:
         width: Number of features.
-        last: Whether the lowest frequency is 1/10000, or one step of their ratio above it.
+        last: Whether the lowest frequency is 1/10000; otherwise the next higher frequency of the
+            geometric sequence is the lowest.
         cosines_first: Whether cosines are the first half of the features; otherwise sines are.
         float32: Whether frequencies are computed in single precision, as in networks of the
             original code. At a noise condition of 15,000 their rounding errors change phases by
@@ -48,10 +49,14 @@ class PositionalFeatures(nn.Module):
 
 
 class FourierFeatures(nn.Module):
-    """Random Fourier features: ``width / 2`` sines, then cosines, of ``2 pi f c_noise``.
+    """Random Fourier features of the noise condition: sines, then cosines, of ``2 pi f c_noise``.
 
-    The frequencies f are drawn from N(0, std^2). They are not trained, but stored in the network
-    file.
+    The frequencies f are drawn from N(0, std^2). Frequencies are not trained, but stored in the
+    network file.
+
+    Args:
+        width: Number of features, even.
+        std: Standard deviation of the frequencies.
     """
 
     frequencies: Tensor
@@ -79,12 +84,13 @@ class ConditionEmbedding(nn.Module):
     """Embedding e of noise condition, class labels and augmentation labels, by two layers.
 
     Args:
-        features: Module from ``c_noise [B]`` to ``[B, width]``.
-        width: Number of these features.
+        features: Module from noise conditions ``[B]`` to noise features ``[B, width]``.
+        width: Number of noise features.
         style: Settings shared by the network's blocks.
         label_dim: Number of classes; 0 for none.
         augment_dim: Number of augmentation labels; 0 for none.
-        late_labels: Whether class labels are added after the two layers (ADM), or to the features.
+        late_labels: Whether class labels are added after the two layers (ADM); otherwise class
+            labels are added to the noise features.
     """
 
     def __init__(
@@ -122,7 +128,7 @@ class ConditionEmbedding(nn.Module):
             augment_labels: Augmentation labels ``[B, augment_dim]``; None for zeros.
 
         Raises:
-            UsageError: Labels have another width.
+            UsageError: The number of labels per image is wrong.
         """
         h = self.features(c_noise)
         size = len(c_noise)

@@ -24,7 +24,7 @@ MAX_WIDTH = 1 << 16
 
 @dataclass(frozen=True)
 class Layout:
-    """Sizes of a U-Net.
+    """Sizes of a U-Net: numbers of levels, channels and blocks.
 
     Attributes:
         image_shape: Channels, height and width; height and width are equal and at least 8.
@@ -56,9 +56,9 @@ class Layout:
         _, height, width = self.image_shape
         if height != width or width < MIN_SIDE:
             raise UsageError(
-                f"images of {height} x {width} pixels do not fit this network: they must "
+                f"images of {height} x {width} pixels do not fit this network: images must "
                 f"be square, with sides of at least {MIN_SIDE} ({script('dataset_tool')} "
-                "--resolution=32x32 resamples them)"
+                "--resolution=32x32 resamples images)"
             )
         if not self.widths or self.num_blocks < 1 or min(self.stem_width, *self.widths) < 1:
             raise UsageError("a U-Net needs at least one resolution, one block and one channel")
@@ -72,21 +72,21 @@ class Layout:
 
     @property
     def depth(self) -> int:
-        """Number of levels."""
+        """Number of levels, which is the number of resolutions."""
         return len(self.widths)
 
     @property
     def side(self) -> int:
-        """Height and width of images with a border that makes them divisible at all levels."""
+        """Height and width of images after adding a border, so that all levels can be halved."""
         return with_border(self.image_shape[1], self.depth)
 
     def attends(self, level: int) -> bool:
-        """Return whether blocks of a level have attention."""
+        """Return whether the blocks of a level have attention."""
         return sides_of_levels(self.image_shape[1], self.depth)[level] in self.attention_resolutions
 
 
 def with_border(side: int, depth: int) -> int:
-    """Return the side of an image with a border that can be halved evenly ``depth - 1`` times."""
+    """Return the smallest side, at least ``side``, that is divisible by ``2^(depth - 1)``."""
     unit = 1 << (depth - 1)
     return -(-side // unit) * unit
 
@@ -98,7 +98,7 @@ def sides_of_levels(side: int, depth: int) -> list[int]:
 
 
 class InputSkip(nn.Module):
-    """Addition of the downsampled image to the features, through a 1 x 1 convolution."""
+    """Layer that adds the downsampled image to the features, through a 1 x 1 convolution."""
 
     def __init__(self, image_channels: int, width: int, style: BlockStyle):
         super().__init__()
@@ -112,7 +112,7 @@ class InputSkip(nn.Module):
 
 
 class InputResidual(nn.Module):
-    """Addition of the finer image by a strided convolution; the sum is the next level's image."""
+    """Layer that adds a strided convolution of the finer image; the sum is the next image."""
 
     def __init__(self, image_channels: int, width: int, style: BlockStyle):
         super().__init__()
@@ -127,7 +127,7 @@ class InputResidual(nn.Module):
 
 
 class EncoderLevel(nn.Module):
-    """Blocks of one level of the encoder.
+    """Residual blocks of one level of the encoder.
 
     All levels but the finest begin by halving the resolution.
 
@@ -149,7 +149,7 @@ class EncoderLevel(nn.Module):
             in_channels = width
 
     def forward(self, x: Tensor, image: Tensor, embedding: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Return the features after each layer, and the image for the next level."""
+        """Return the features after each layer of the level, and the image for the next level."""
         features = []
         if self.down is not None:
             x = self.down(x, embedding)
@@ -163,10 +163,13 @@ class EncoderLevel(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Encoder from images ``[B, C, H, W]`` to the features after each layer, coarsest last.
+    """Encoder of a U-Net, from images ``[B, C, H, W]`` to the features after each layer.
 
-    With ``kind`` ``skip`` or ``residual``, coarser levels also receive downsampled images, either
-    unchanged or summed with the features of the levels.
+    Args:
+        layout: Sizes of the U-Net.
+        style: Settings shared by the network's blocks.
+        kind: A name in ``ENCODER_TYPES``. With ``skip`` or ``residual``, coarser levels also
+            receive downsampled images, either unchanged or summed with the features of the levels.
     """
 
     def __init__(self, layout: Layout, style: BlockStyle, kind: str = "standard"):
@@ -207,7 +210,7 @@ class Encoder(nn.Module):
 
 
 class ToImage(nn.Module):
-    """Output layers from features to an image, near zero before training."""
+    """Output layers from features to an image that is near zero before training."""
 
     def __init__(self, width: int, image_channels: int, style: BlockStyle):
         super().__init__()
@@ -220,14 +223,14 @@ class ToImage(nn.Module):
 
 
 class DecoderLevel(nn.Module):
-    """Blocks of one level of the decoder.
+    """Residual blocks of one level of the decoder.
 
     All levels but the coarsest begin by doubling the resolution.
 
     Args:
         in_channels: Number of input channels.
-        skips: Numbers of channels of the encoder's features; those of this level are removed from
-            the end.
+        skips: Numbers of channels of the encoder's features. The entries of this level are removed
+            from the end of the list.
         level: Number of the level, 0 for the finest.
         layout: Sizes of the U-Net.
         style: Settings shared by the network's blocks.
@@ -253,7 +256,14 @@ class DecoderLevel(nn.Module):
     def forward(
         self, x: Tensor, image: Tensor | None, skips: list[Tensor], embedding: Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        """Return new features and image; remove one entry per block from the end of ``skips``."""
+        """Return the new features and the new image, and remove used features from ``skips``.
+
+        Args:
+            x: Features of the coarser level.
+            image: Image of the coarser levels; None if there is none.
+            skips: Features of the encoder; one per block is removed from the end.
+            embedding: Embeddings ``[B, embedding_dim]``.
+        """
         if self.up is not None:
             x = self.up(x, embedding)
         for block in self.blocks:
@@ -265,9 +275,14 @@ class DecoderLevel(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Decoder from the encoder's features to images ``[B, C, H, W]``.
+    """Decoder of a U-Net, from the encoder's features to images ``[B, C, H, W]``.
 
-    With ``kind="skip"`` every level produces an image, and the output is their upsampled sum.
+    Args:
+        feature_channels: Numbers of channels of the encoder's features, coarsest last.
+        layout: Sizes of the U-Net.
+        style: Settings shared by the network's blocks.
+        kind: A name in ``DECODER_TYPES``. With ``skip``, every level produces an image, and the
+            output is the upsampled sum of the images.
     """
 
     def __init__(

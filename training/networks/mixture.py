@@ -30,7 +30,9 @@ LEAST = 1e-8
 
 
 class StartMixture(nn.Module):
-    """A mixture of M components of D numbers and K levels, initially M equal components.
+    """The mixture from which a network of rows starts: M components of D numbers and K levels.
+
+    Before a fit, all components are equal.
 
     Args:
         dim: D, the number of numeric columns.
@@ -66,7 +68,7 @@ class StartMixture(nn.Module):
     def hold(
         self, weights: Tensor, means: Tensor, covariances: Tensor, shares: Tensor, reach: Tensor
     ) -> None:
-        """Replace the mixture; arguments are the attributes."""
+        """Replace all parameters of the mixture, in the shapes of the attributes."""
         self.register_buffer("weights", weights)
         self.register_buffer("means", means)
         self.register_buffer("covariances", covariances)
@@ -76,7 +78,7 @@ class StartMixture(nn.Module):
     def start(
         self, x: Tensor, gamma: Tensor, values: Tensor, states: Tensor, level_known: Tensor
     ) -> "Start":
-        """Return the closed-form denoiser of the targets.
+        """Return the closed-form denoiser of noisy targets, given known cells.
 
         Args:
             x: Targets with noise ``[B, D]``, float64.
@@ -90,7 +92,13 @@ class StartMixture(nn.Module):
         return Start(x, gamma, self.reach, w, log_r.softmax(dim=1), inverse)
 
     def log_levels(self, values: Tensor, states: Tensor, level_known: Tensor) -> Tensor:
-        """Return log probabilities of levels ``[B, K]``, given known numbers and levels."""
+        """Return the log probabilities ``[B, K]`` of levels, given known numbers and levels.
+
+        Args:
+            values: Values of known numbers ``[B, D]``.
+            states: States of numbers ``[B, D]``.
+            level_known: Indicators of known levels ``[B, K]``.
+        """
         known = torch.where(states == KNOWN, states, float(ABSENT))
         _, log_r, _ = self._joint(values, known, level_known, values.new_zeros(1))
         return (log_r.softmax(dim=1) @ self.shares).log()
@@ -100,7 +108,7 @@ class StartMixture(nn.Module):
 
         Args:
             values: Values ``[B, D]`` of targets and known numbers, float64.
-            states: States ``[B, D]``.
+            states: States of numbers ``[B, D]``.
             gamma: Noise variance of the targets ``[1]``.
         """
         no_levels = values.new_zeros(len(values), self.shares.shape[1])
@@ -144,20 +152,20 @@ class StartMixture(nn.Module):
 
 
 class Start:
-    """The initial mixture's denoiser of the targets, in units of F.
+    """The denoiser of noisy targets by the initial mixture, in units of the network output F.
 
     Args:
         x: Targets with noise ``[B, D]``, float64.
         gamma: Noise variance ``[1]`` or ``[B, 1]``.
-        reach: See ``StartMixture``.
-        w: ``w_k [B, M, D]``.
-        r: ``r_k [B, M]``.
-        inverse: ``A_k^-1 [B or 1, M, D, D]``.
+        reach: Maximum distance of numbers from 0 ``[D]``.
+        w: Weighted deviations ``w_k [B, M, D]`` from the means of the components.
+        r: Responsibilities ``r_k [B, M]`` of the components.
+        inverse: Inverse covariances ``A_k^-1 [B or 1, M, D, D]`` of the components.
 
     Attributes:
-        value: F ``[B, D]``.
+        value: Network output F ``[B, D]`` that corresponds to the denoiser.
         size: Standard deviations of the residuals of F ``[B, D]``.
-        slopes: ``dF_i / dz_i [B, D]``.
+        slopes: Derivatives ``dF_i / dz_i [B, D]``.
     """
 
     def __init__(
@@ -189,9 +197,14 @@ class Start:
 
 
 def alike(states: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor]:
-    """Return group numbers ``[B]`` of rows that agree, and one row ``[U]`` per group.
+    """Group rows with equal states and equal noise.
 
-    Rows agree if their states ``[B, D]`` and noise ``[1]`` or ``[B, 1]`` are equal.
+    Args:
+        states: States of cells ``[B, D]``.
+        gamma: Noise variance ``[1]`` or ``[B, 1]``.
+
+    Returns:
+        The group number of each row ``[B]``, and the index of one row of each group ``[U]``.
     """
     if gamma.ndim == 1 and bool((states == states[:1]).all()):  # for example, all draws of a flow
         return states[:, 0].long() * 0, states[:1, 0].long() * 0
@@ -208,7 +221,7 @@ def alike(states: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def inverted(matrices: Tensor) -> tuple[Tensor, Tensor]:
-    """Return inverses ``[..., D, D]`` and log determinants of positive definite matrices.
+    """Return the inverses ``[..., D, D]`` and log determinants of positive definite matrices.
 
     All matrices are inverted together by sweeps (Goodnight 1979). For small matrices, a library
     call for each takes three times as long.

@@ -15,7 +15,7 @@ from training.names import ANY_NUMBER
 
 
 class MemberLinear(nn.Module):
-    """A linear layer for each of K networks, initialized like ``nn.Linear``."""
+    """The linear layers of an ensemble of K networks, initialized like ``nn.Linear``."""
 
     def __init__(self, members: int, inputs: int, outputs: int):
         super().__init__()
@@ -24,19 +24,23 @@ class MemberLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(members, outputs).uniform_(-bound, bound))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return ``[K, B, outputs]`` from ``[K, B, inputs]`` or shared ``[B, inputs]``."""
+        """Return the outputs ``[K, B, outputs]`` of the K layers.
+
+        Args:
+            x: Inputs ``[K, B, inputs]``, or inputs ``[B, inputs]`` shared by all networks.
+        """
         rows = x.expand(len(self.weight), -1, -1)
         return torch.baddbmm(self.bias[:, None], rows, self.weight.mT)
 
 
 class NoiseFeatures(nn.Module):
-    """Cosines ``cos(pi k tau)``, ``k = 1..count``, of the noise condition scaled to [0, 1].
+    """Cosine features ``cos(pi k tau)``, ``k = 1..count``, of the noise condition.
 
     All frequencies are low: the network is then as smooth in time as the data allows, and
     high-order solvers are efficient.
 
     Args:
-        noise_range: Noise conditions of the first and the last time, mapped to ``tau`` 0 and 1.
+        noise_range: Noise conditions of the first and the last time, which have tau 0 and 1.
         count: Number of cosines.
 
     Raises:
@@ -50,7 +54,7 @@ class NoiseFeatures(nn.Module):
         self.low, self.high = noise_range
         if not self.low < self.high:
             raise UsageError(
-                f"the noise range {noise_range} is empty: its end must exceed its start"
+                f"the noise range {noise_range} is empty: the end must exceed the start"
             )
         # Plain numbers, since arithmetic on the meta device imports the compiler.
         frequencies = torch.tensor([pi * index for index in range(1, count + 1)])
@@ -71,7 +75,7 @@ SMALLEST = 4
 
 
 class ConditionEmbedding(nn.Module):
-    """A few features of many conditions, trained with the network that uses them.
+    """Embedding network from many conditions to a few features, trained with the main network.
 
     Conditions of shape ``[C]`` pass through a perceptron with one hidden layer. Shape ``[C, L]`` is
     a series and shape ``[C, H, W]`` an image, both with C channels: convolutions halve it down to a
@@ -124,7 +128,7 @@ class ConditionEmbedding(nn.Module):
 
     @property
     def label_dim(self) -> int:
-        """Number of input values; for sets, of one trial."""
+        """Number of input values per point; for sets of trials, of one trial with its flag."""
         return self.shape[1] + 1 if self.each is not None else prod(self.shape)
 
 
@@ -253,11 +257,11 @@ class ToyMLP(nn.Module):
         backward passes.
 
         Args:
-            z: ``[B, D]``.
-            c_noise: ``[]`` or ``[B]``.
-            matrix: ``[D, D]``.
-            labels: As ``forward``.
-            features: As ``forward``.
+            z: Network inputs ``[B, D]``.
+            c_noise: Noise conditions ``[]`` or ``[B]``.
+            matrix: Matrix ``[D, D]`` in the trace.
+            labels: Standardized conditions ``[B, L]``, as in ``forward``.
+            features: Features of the conditions, as in ``forward``.
         """
         seen = self._first(z, c_noise, labels, features)
         out, slopes = with_slopes(self.input(seen), self.hidden, self.output)
@@ -287,7 +291,7 @@ class ToyMLP(nn.Module):
         return (out.mean(dim=0) if self.members > 1 else out), trace
 
     def features_of(self, labels: Tensor) -> Tensor:
-        """Return the first layer's inputs ``[B, ...]`` from conditions ``[B, L]`` alone."""
+        """Return the part of the first layer's inputs that depends on conditions ``[B, L]``."""
         given = self.embedding(labels) if self.embedding else labels
         return torch.cat(with_waves(given, self.frequencies[: self._condition_frequencies]), dim=1)
 
@@ -303,7 +307,8 @@ class ToyMLP(nn.Module):
             if features is None:
                 if labels is None:
                     raise UsageError(
-                        f"this network needs {self.label_dim} conditions for each point"
+                        f"this network needs {self.label_dim} conditions for each point: give "
+                        "labels"
                     )
                 features = self.features_of(labels.to(z.dtype))
             seen.append(features)
@@ -327,7 +332,7 @@ def check_dropout(dropout: float) -> None:
 
 
 def wave_frequencies(count: int) -> Tensor:
-    """Return the frequencies for ``with_waves``."""
+    """Return the ``count`` lowest frequencies for ``with_waves``."""
     return torch.tensor([pi / (BOUND + 1) * index for index in range(1, count + 1)])
 
 
@@ -353,7 +358,15 @@ def with_slopes(h: Tensor, hidden: nn.ModuleList, output: nn.Module) -> tuple[Te
 
 
 def with_waves(rows: Tensor, frequencies: Tensor) -> list[Tensor]:
-    """Return rows ``[B, N]``, and their sines and cosines at the given frequencies."""
+    """Return rows ``[B, N]`` with the sines and cosines of their bounded numbers.
+
+    Args:
+        rows: Rows of numbers.
+        frequencies: Frequencies ``[f]`` of sines and cosines.
+
+    Returns:
+        The rows, and sines and cosines ``[B, N f]`` if there are frequencies.
+    """
     if not len(frequencies):
         return [rows]
     bounded = BOUND * torch.tanh(rows / BOUND)
@@ -362,9 +375,12 @@ def with_waves(rows: Tensor, frequencies: Tensor) -> list[Tensor]:
 
 
 def slopes_of_waves(rows: Tensor, frequencies: Tensor) -> Tensor:
-    """Return derivatives ``[N, B, 1 + 2 f]`` of the outputs of ``with_waves``.
+    """Return the derivatives ``[N, B, 1 + 2 f]`` of the outputs of ``with_waves``.
 
-    Each number of rows ``[B, N]`` has the derivatives of itself, its sines and its cosines.
+    Args:
+        rows: Rows of numbers ``[B, N]``. Each number has the derivatives of the number itself, of
+            its sines and of its cosines.
+        frequencies: Frequencies ``[f]`` of sines and cosines.
     """
     ones = torch.ones_like(rows)[..., None]
     if not len(frequencies):
@@ -377,9 +393,12 @@ def slopes_of_waves(rows: Tensor, frequencies: Tensor) -> Tensor:
 
 
 def by_coordinate(weight: Tensor, dim: int, frequencies: int) -> Tensor:
-    """Return the weights of ``with_waves`` outputs by coordinate, ``[..., N, 1 + 2 f, width]``.
+    """Return the weights ``[..., N, 1 + 2 f, width]`` of ``with_waves`` outputs by coordinate.
 
-    These outputs are the first features in ``weight [..., width, features]``.
+    Args:
+        weight: Weights ``[..., width, features]``, whose first features are these outputs.
+        dim: N, the number of coordinates.
+        frequencies: f, the number of frequencies.
     """
     own, waves = weight[..., :dim, None], weight[..., dim : dim * (1 + 2 * frequencies)]
     parts = waves.view(*waves.shape[:-1], 2, dim, -1).unbind(-3) if frequencies else ()

@@ -46,12 +46,12 @@ class NoisyLinear(nn.Module):
         self.modulation = nn.Linear(embedding_dim, outputs)
 
     def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
-        """Return ``[B, outputs]`` from ``h [B, inputs]`` and ``embedding [B, embedding_dim]``."""
+        """Return the outputs ``[B, outputs]`` for ``h [B, inputs]`` and noise embeddings."""
         return self.linear(h) + self.modulation(embedding)
 
 
 class ResampledBlock(nn.Module):
-    """The U-Net block described at the top of this module.
+    """Block of the original toy U-Net: resampling, convolution and noise embedding.
 
     Args:
         in_channels: Number of input channels.
@@ -78,7 +78,7 @@ class ResampledBlock(nn.Module):
         self.norm = nn.GroupNorm(groups, out_channels)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """Return resampled features of ``x [B, in_channels, H, W]`` and the embedding."""
+        """Return the resampled features of feature images ``x [B, in_channels, H, W]``."""
         h = self.conv(self._resample(x)) + self.modulation(embedding)[:, :, None, None]
         return F.silu(self.norm(h))
 
@@ -90,7 +90,7 @@ class ResampledBlock(nn.Module):
 
 
 class OriginalToyConvUNet(nn.Module):
-    """Network ``F(z, c_noise)`` as in the original code.
+    """Convolutional toy network ``F(z, c_noise)`` of the paper's original code.
 
     Args:
         dim: Number of data dimensions D.
@@ -115,7 +115,7 @@ class OriginalToyConvUNet(nn.Module):
         if len(widths) < 2 or widths[-1] != SIDE * SIDE or len(channels) != len(DOWN_STRIDES):
             raise UsageError(
                 f"widths {list(widths)} must be two or more up to {SIDE * SIDE}, and channels "
-                f"{list(channels)} be {len(DOWN_STRIDES)}"
+                f"{list(channels)} must be {len(DOWN_STRIDES)} numbers"
             )
         self.layer_embedding = _embedding(layer_embedding_dim)
         self.block_embedding = _embedding(block_embedding_dim)

@@ -53,26 +53,27 @@ from training.networks.mlp import (
 
 
 class QuestionNetwork(nn.Module):
-    """F of target numbers, and logits of target levels.
+    """Network for conditional queries of rows: F of target numbers, and logits of target levels.
 
     Args:
         dim: D, the number of numeric columns.
-        noise_range: See ``NoiseFeatures``.
-        level_counts: Numbers of levels of the C categories ``[C]``; K in all.
+        noise_range: Noise conditions of the first and the last time.
+        level_counts: Number of levels of each of the C category columns ``[C]``; K in all.
         width: Number of units per hidden layer.
         depth: Number of hidden layers.
         time_features: Number of cosines of the noise condition.
-        input_features: Number of waves per number.
+        input_features: Number of frequencies of sines and cosines per number.
         dropout: Fraction of the hidden activations dropped in training.
         components: M, the number of components of the initial mixture.
         conditions: Number of further numbers per row that are always known; they come last in a
             query, and the mixture does not depend on them.
-        atoms: Indices of the numbers with atoms, whose categories come last.
+        atoms: Indices of the numbers with atoms (frequently repeated values), whose category
+            columns come last.
 
     Attributes:
-        others, with_atoms: For numbers with atoms, the index of the level "at no atom", and the
+        others, with_atoms: For each number with atoms, the index of the level "at no atom", and the
             index of the number.
-        mixture: Initial mixture.
+        mixture: Initial mixture, from which the network starts.
 
     Raises:
         UsageError: The levels or atoms are invalid.
@@ -107,9 +108,14 @@ class QuestionNetwork(nn.Module):
         super().__init__()
         check_dropout(dropout)
         if any(count < 2 for count in level_counts):
-            raise UsageError("a category needs at least 2 levels")
+            raise UsageError(
+                f"category columns have {list(level_counts)} levels: each needs at least 2"
+            )
         if len(atoms) > len(level_counts) or not set(atoms) <= set(range(dim)):
-            raise UsageError(f"atoms of {list(atoms)} columns for {dim} numeric columns")
+            raise UsageError(
+                f"atoms of {list(atoms)} columns for {dim} numeric columns: give indices from 0 "
+                f"to {dim - 1}, and a category for each"
+            )
         self.dim, self.level_counts, self.atoms = dim, list(level_counts), list(atoms)
         levels, categories = sum(level_counts), len(level_counts)
         self.noise = NoiseFeatures(noise_range, time_features)
@@ -132,7 +138,7 @@ class QuestionNetwork(nn.Module):
 
     @property
     def is_start(self) -> bool:
-        """Whether F is that of the initial mixture, as before training."""
+        """Whether the network output F is that of the initial mixture, as before training."""
         output = self.numbers.output
         return not output.weight.any() and not output.bias.any()
 
@@ -152,7 +158,8 @@ class QuestionNetwork(nn.Module):
         Args:
             z: Targets ``[B, D]`` with noise, scaled to unit variance; other numbers are ignored.
             c_noise: An eighth of the log of the noise variance, ``[]`` or ``[B]``.
-            labels: Queries ``[B, L]`` as ``pack`` returns them; None to make all numbers targets.
+            labels: Queries ``[B, L]`` from ``model.questions.pack``; None to make all numbers
+                targets.
         """
         asked, start, h = self._seen(z, c_noise, labels)
         size = start.size.to(z.dtype)
@@ -216,7 +223,7 @@ class QuestionNetwork(nn.Module):
         return asked, start, h
 
     def closed_form(self, x_hat: Tensor, gamma: Tensor, labels: Tensor) -> "Start":
-        """Return the mixture's denoiser.
+        """Return the closed-form denoiser of the targets by the initial mixture.
 
         Args:
             x_hat: Scaled targets ``x / sqrt(1 + gamma) [B, D]``, float64.
@@ -230,7 +237,11 @@ class QuestionNetwork(nn.Module):
         return self.mixture.start(x, gamma, values, states, level_known)
 
     def level_log_probabilities(self, labels: Tensor) -> Tensor:
-        """Return log probabilities ``[B, K]`` of all levels, given the known cells."""
+        """Return the log probabilities ``[B, K]`` of all levels, given the known cells of queries.
+
+        Args:
+            labels: Queries ``[B, L]``.
+        """
         values, states, indicators, level_states = self.unpack(labels)
         assert self.levels is not None, (
             "only networks of tables with categories answer conditional queries"
@@ -255,9 +266,11 @@ class QuestionNetwork(nn.Module):
         return parts
 
     def unpack(self, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Split queries into values and states of numbers, and indicators and states of levels.
+        """Split queries ``[B, L]`` into their parts.
 
-        They are ``[B, D]``, ``[B, D]``, ``[B, K]`` and ``[B, C]``.
+        Returns:
+            Values and states of numbers ``[B, D]``, indicators of levels ``[B, K]``, and states of
+            categories ``[B, C]``.
         """
         values, states, indicators, level_states, _ = labels.split_with_sizes(self._sizes, dim=1)
         if self.atoms:
@@ -309,7 +322,9 @@ class _Layers(nn.Module):
 
 
 class TrialNetwork(QuestionNetwork):
-    """F of target data; see ``QuestionNetwork`` for the other arguments.
+    """Network for the likelihood of a trial: F of data, given parameters and covariates.
+
+    Further arguments are those of ``QuestionNetwork``.
 
     Args:
         label_dim: C, the number of parameters and covariates.
@@ -339,7 +354,11 @@ class TrialNetwork(QuestionNetwork):
         self.label_dim = label_dim
 
     def states(self, labels: Tensor) -> Tensor:
-        """Return the states of data ``[B, K]`` from labels ``[B, C]`` or ``[B, C + K]``."""
+        """Return the states ``[B, K]`` of data from labels, all targets if labels have no states.
+
+        Args:
+            labels: Conditions ``[B, C]``, or conditions followed by states ``[B, C + K]``.
+        """
         states = labels[:, self.label_dim :]
         return states if states.shape[1] else labels.new_full((len(labels), self.dim), ASKED)
 

@@ -14,7 +14,7 @@ SIDE = 8
 
 
 class ResidualBlock(nn.Module):
-    """Two 3 x 3 convolutions with scale and shift by the noise embedding between them (FiLM)."""
+    """Residual block of two 3 x 3 convolutions, modulated by a noise embedding (FiLM)."""
 
     def __init__(self, in_channels: int, out_channels: int, embedding_dim: int):
         super().__init__()
@@ -27,7 +27,12 @@ class ResidualBlock(nn.Module):
         self.skip = nn.Identity() if matches else nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """Return features ``[B, out_channels, H, W]`` of x and the noise embedding."""
+        """Return the features ``[B, out_channels, H, W]`` of feature images x.
+
+        Args:
+            x: Features ``[B, in_channels, H, W]``.
+            embedding: Noise embeddings ``[B, embedding_dim]``.
+        """
         scale, shift = self.film(embedding)[:, :, None, None].chunk(2, dim=1)
         h = self.conv1(F.silu(self.norm1(x)))
         h = self.conv2(F.silu(self.norm2(h) * (1 + scale) + shift))

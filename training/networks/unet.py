@@ -40,9 +40,12 @@ from training.networks.encoder_decoder import Decoder, Encoder, Layout
 
 
 class PixelWaves(nn.Module):
-    """Noisy pixels and their waves, as channels.
+    """Input channels for noisy pixels: the pixels, and sines and cosines of their values.
 
     Wavelengths start at 2, the range of pixels, and halve ``count - 1`` times.
+
+    Args:
+        count: Number of frequencies.
 
     Raises:
         UsageError: ``count`` is not from 1 to ``MOST_WAVES``.
@@ -64,7 +67,12 @@ class PixelWaves(nn.Module):
         return 1 + 2 * len(self.frequencies)
 
     def forward(self, pixels: Tensor, noise_variance: Tensor) -> Tensor:
-        """Return channels ``[B, C (1 + 2 count), H, W]``, given noise variances ``[B]``."""
+        """Return the channels ``[B, C (1 + 2 count), H, W]`` of noisy pixels.
+
+        Args:
+            pixels: Noisy pixels ``[B, C, H, W]``.
+            noise_variance: Noise variance of each image ``[B]``.
+        """
         variance = noise_variance[:, None, None, None]
         seen = [pixels * (1 + variance).rsqrt()]
         for frequency in self.frequencies:
@@ -82,11 +90,11 @@ NOISE_FEATURES: dict[str, tuple[type[nn.Module], int]] = {
 
 
 class ImageUNet(nn.Module):
-    """A U-Net of flat images, conditioned on noise and labels.
+    """A U-Net for flattened images, conditioned on noise and labels.
 
     Args:
         layout: Sizes of the network.
-        style: Settings shared by its blocks.
+        style: Settings shared by the network's blocks.
         embedding: Embedding of the noise condition and the labels.
         encoder_type: ``skip`` and ``residual`` feed downsampled images to the coarser levels.
         decoder_type: ``skip`` makes every level produce an image.
@@ -124,19 +132,19 @@ class ImageUNet(nn.Module):
         pixels: Tensor | None = None,
         pixel_noise: Tensor | None = None,
     ) -> Tensor:
-        """Return ``F(z, c_noise)``; missing labels are zeros.
+        """Return the network output F for flattened images.
 
         Args:
-            z: Flat images ``[B, C H W]``.
+            z: Flattened images ``[B, C H W]``, scaled to unit variance.
             c_noise: Noise conditions ``[]`` or ``[B]``.
-            labels: Class labels ``[B, label_dim]``, one-hot.
-            augment_labels: Augmentation labels ``[B, augment_dim]``.
-            pixels: Noisy image ``[B, C H W]``, for a network with ``pixel_waves``.
-            pixel_noise: Noise variance of its pixels, ``[]`` or ``[B]``, for a network with
+            labels: Class labels ``[B, label_dim]``, one-hot; None for zeros.
+            augment_labels: Augmentation labels ``[B, augment_dim]``; None for zeros.
+            pixels: Noisy images ``[B, C H W]``, for a network with ``pixel_waves``.
+            pixel_noise: Noise variance of the noisy images ``[]`` or ``[B]``, for a network with
                 ``pixel_waves``.
 
         Returns:
-            ``[B, C H W]``, in the dtype of z also under autocast.
+            The output F ``[B, C H W]``, in the dtype of z also under autocast.
 
         Raises:
             UsageError: The input has another shape, or noisy pixels are missing.
@@ -152,7 +160,9 @@ class ImageUNet(nn.Module):
         further = None
         if self.waves is not None:
             if pixels is None or pixel_noise is None:
-                raise UsageError("this network needs the noisy pixels beside each whitened image")
+                raise UsageError(
+                    "this network needs noisy pixels: give pixels and pixel_noise with each image"
+                )
             noisy = pixels.reshape(-1, *self.image_shape)
             further = self._bordered(self.waves(noisy, pixel_noise.expand(len(z))))
         features = self.encoder(image, embedding, further)
@@ -168,10 +178,10 @@ class ImageUNet(nn.Module):
 
 
 class UNet(ImageUNet):
-    """The U-Net family of DDPM++ and NCSN++.
+    """U-Net for images, of the family of DDPM++ and NCSN++.
 
     Args:
-        image_shape: ``(C, H, W)``, with H = W at least 8.
+        image_shape: Shape ``(C, H, W)`` of the images, with H = W at least 8.
         label_dim: Number of classes; 0 for none.
         augment_dim: Number of augmentation labels; 0 for none.
         model_channels: Number of channels of the finest level, before its factor.
@@ -217,11 +227,11 @@ class UNet(ImageUNet):
 
 
 class DDPMpp(UNet):
-    """DDPM++: the defaults of ``UNet``, with 55.7 million parameters at 32 x 32."""
+    """DDPM++ network: the defaults of ``UNet``, with 55.7 million parameters at 32 x 32."""
 
 
 class NCSNpp(UNet):
-    """NCSN++: DDPM++ with random Fourier features, an image pyramid and smoother resampling."""
+    """NCSN++ network: DDPM++ with Fourier features, an image pyramid and smoother resampling."""
 
     def __init__(
         self,
@@ -242,7 +252,7 @@ class NCSNpp(UNet):
 
 
 class ADMUNet(ImageUNet):
-    """ADM, with 279.6 million parameters at 32 x 32; best known for 64 x 64 and above.
+    """ADM network, with 279.6 million parameters at 32 x 32; best known for 64 x 64 and above.
 
     Args:
         head_channels: Number of channels per attention head; other arguments are those of ``UNet``.

@@ -206,7 +206,7 @@ def test_coordinates_are_made_of_maps_that_there_are():
         Coordinates(2, ["normal scores"], 1)
     coordinates = Coordinates(2, ["zca"])
     coordinates.steps.fill_(-1)
-    with pytest.raises(ValueError, match="a bin width is negative"):
+    with pytest.raises(ValueError, match="bin width of a discrete column is negative"):
         coordinates.check()
     assert "maps=['zca']" in repr(coordinates)
 

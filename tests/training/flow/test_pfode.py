@@ -169,8 +169,8 @@ def widened_gap():
 
 CASES = [
     # Laws of latents.
-    (ValueError, "a latent distribution has", lambda: ConditionalMixture(-1, 1)),
-    (ValueError, "a latent distribution has", lambda: ConditionalMixture(1, 1, components=65)),
+    (ValueError, "the latent distribution has sizes", lambda: ConditionalMixture(-1, 1)),
+    (ValueError, "has 65 components", lambda: ConditionalMixture(1, 1, components=65)),
     (ValueError, "cannot be inverted", lambda: distribution("axes", 0)),
     (ValueError, "not finite", lambda: distribution("bias", inf)),
     # Solvers and grids.
@@ -206,8 +206,8 @@ CASES = [
     (DataError, "C = 3", lambda: Surprise(3)(torch.zeros(5, 2).double())),
     (UsageError, "the generator is 0", lambda: PAIR.sample(10, 0)),
     (UsageError, "count is -1", lambda: PAIR.sample(-1)),
-    (DataError, "4 latents but conditions for 2", lambda: PAIR.sample(4)),
-    (DataError, "3 points but conditions for 2", lambda: PAIR.log_prob(normal(3, 3))),
+    (DataError, "4 latents but 2 rows of conditions", lambda: PAIR.sample(4)),
+    (DataError, "3 points but 2 rows of conditions", lambda: PAIR.log_prob(normal(3, 3))),
     (DataError, "points are not numeric", lambda: PAIR.encode([["a", "b", "c"]])),
     (DataError, "points are not numeric", lambda: PAIR.encode([[1.0], [1.0, 2.0]])),
     (DataError, "labels are not numeric", lambda: PAIR.given(labels=["x"])),
@@ -216,7 +216,7 @@ CASES = [
     (UsageError, "choose one of", lambda: denoiser(space="XS")),
     (UsageError, "choose one of", lambda: denoiser(noise_cond="fourier")),
     (UsageError, "choose one of", lambda: denoiser(preconditioning="iddpm")),
-    (DataError, "no data", lambda: EigenBasis.fit([])),
+    (DataError, "no points to fit an eigenbasis", lambda: EigenBasis.fit([])),
     (DataError, "two", lambda: EigenBasis.fit([torch.ones(1, 3)])),
     (DataError, "constant", lambda: EigenBasis.fit([torch.full((n, 3), 1 / 3) for n in (3, 7)])),
     (DataError, "finite", lambda: EigenBasis.fit(spoilt(nan))),

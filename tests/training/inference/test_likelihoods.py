@@ -174,7 +174,10 @@ def test_it_is_the_users_function(file):
 
 def test_wrong_numbers_are_told(file):
     for body, message in (
-        ("return x", "returned [5, 2] for points of shape [5, 2]: it must return a tensor [5]"),
+        (
+            "return x",
+            "returned [5, 2] for points of shape [5, 2]: the function must return a tensor [5]",
+        ),
         ("return x.sum()", "returned [] for points"),
         ("return 1.0", "returned float for points"),
         ("return x[:, 0] * float('nan')", "is NaN or infinite at 5 of 5 points"),

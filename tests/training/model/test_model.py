@@ -122,7 +122,7 @@ def test_courses_are_found_saved_and_of_the_calibrated_flow(model, tmp_path):
     assert not Model.load(tmp_path / "network.pkl", calibrated=False).integrations
     model.integrations["points"].times.zero_()
     model.save(tmp_path / "broken.pkl")
-    assert "schedules are not increasing" in refusal(Model.load, tmp_path / "broken.pkl")
+    assert "schedule are not increasing" in refusal(Model.load, tmp_path / "broken.pkl")
 
 
 def change(**fields):
@@ -242,7 +242,7 @@ def test_a_law_of_latents_is_saved_and_refused_where_it_does_not_belong(tmp_path
         (Part("ConditionalMixture", wide.arguments, wide.state_dict()), "the network keeps 1 of 2"),
         (
             Part("ConditionalMixture", {**distribution.arguments, "components": 100}, flat),
-            "than 64",
+            "components must be from 1 to 64",
         ),
         (Part("Pickle", {}, {}), "unknown class 'Pickle'"),
     ):

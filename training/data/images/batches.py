@@ -36,24 +36,24 @@ __all__ = [
 
 
 def normalize_pixels(pixels: Tensor) -> Tensor:
-    """Convert uint8 pixels of any shape to float32 data ``p / 127.5 - 1``, on their device."""
+    """Convert uint8 pixels p of any shape to float32 data ``p / 127.5 - 1``, on their device."""
     return pixels.to(torch.float32) / 127.5 - 1
 
 
 def to_pixels(points: Tensor) -> Tensor:
-    """Convert data of any shape to uint8 pixels: rounded to the nearest, clamped to 0..255.
+    """Convert data of any shape to uint8 pixels, rounded and clamped to the range 0 to 255.
 
     Raises:
         DataError: A value is not finite.
     """
     if not points.isfinite().all():
-        raise DataError("values that are not finite cannot be pixels")
+        raise DataError("some values are not finite and cannot be pixels: check the network")
     return ((points + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 @dataclass(frozen=True, eq=False)
 class ImageBatches:
-    """Endless shuffled batches of a data set, a function of (seed, position) alone.
+    """Endless shuffled batches of an image data set, a function of (seed, position) alone.
 
     Images are sent to the device as uint8, and flattened and normalized to float32 there.
 
@@ -72,9 +72,12 @@ class ImageBatches:
     workers: int = 1
 
     def batches(self, first_step: int) -> Iterator[Batch]:
-        """Yield this rank's shard of each batch from a step on: ``[b, D]``, labels ``[b, k]``.
+        """Yield this rank's part of each batch, endlessly: points ``[b, D]`` and labels ``[b, k]``.
 
-        If a worker dies, all workers are restarted, and the stream continues where it was.
+        If a worker dies, all workers are restarted, and the stream continues at the same batch.
+
+        Args:
+            first_step: Number of the training step to start from.
 
         Raises:
             DataError: An image cannot be read, or a worker died twice at the same batch.
@@ -115,7 +118,9 @@ def basis_batches(
     device: torch.device | str = "cpu",
     workers: int = 0,
 ) -> Iterator[Tensor]:
-    """Yield this rank's share of float32 points ``[n, D]`` for an eigenbasis, each image once.
+    """Yield this rank's part of the points for an eigenbasis, in batches ``[n, D]``, float32.
+
+    Each chosen image occurs once.
 
     Args:
         dataset: The images.
@@ -129,7 +134,10 @@ def basis_batches(
     """
     total = min(len(dataset), max_images or len(dataset))
     if total < distributed.world_size():
-        raise DataError(f"{total} images cannot be split over {distributed.world_size()} ranks")
+        raise DataError(
+            f"{total} images cannot be split over {distributed.world_size()} ranks: use fewer "
+            "ranks or more images"
+        )
     chosen = torch.randperm(len(dataset), generator=seeded_generator("cpu", 0))[:total]
     for pixels in pixel_batches(dataset, chosen.sort().values, batch, device, workers):
         yield normalize_pixels(pixels).flatten(1)
@@ -142,11 +150,11 @@ def pixel_batches(
     device: torch.device | str = "cpu",
     workers: int = 0,
 ) -> Iterator[Tensor]:
-    """Yield this rank's share of uint8 pixels ``[n, C, H, W]`` of images in the given order.
+    """Yield this rank's part of the images in the given order, in batches ``[n, C, H, W]``, uint8.
 
     Args:
         dataset: The images.
-        items: Indices of the images, ``[N]`` over all ranks. A rank with an empty shard yields
+        items: Indices ``[N]`` of the images over all ranks. A rank with an empty shard yields
             nothing.
         batch: Number of images per batch.
         device: Device of the pixels.

@@ -20,21 +20,22 @@ _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def decode_exact(data: bytes, where: str) -> np.ndarray:
-    """Return the unchanged pixels ``[H, W, C]`` uint8 of an 8-bit gray or RGB file.
+    """Return the unchanged pixels ``[H, W, C]`` of an 8-bit gray or RGB image file, uint8.
 
     Args:
         data: Content of the file.
-        where: Name of the file in errors.
+        where: Name of the file in error messages.
 
     Raises:
-        DataError: The file is broken, too large, or of another kind.
+        DataError: The file is broken, too large, or not 8-bit gray or RGB.
     """
     image = _decode(data, where)
     depth = _png_depth(data)
     if image.mode not in ("L", "RGB") or depth not in (None, 8):
         kind = f"{depth} bits per channel" if image.mode in ("L", "RGB") else f"mode {image.mode}"
         raise DataError(
-            f"{where} is not 8-bit gray or RGB but {kind}: convert it with {script('dataset_tool')}"
+            f"{where} is not 8-bit gray or RGB but {kind}: convert the data set with "
+            f"{script('dataset_tool')}"
         )
     return _pixels(image)
 
@@ -50,14 +51,20 @@ class Decoder:
         self._said: set[str] = set()
 
     def __call__(self, data: bytes, where: str) -> np.ndarray:
-        """Return the pixels ``[H, W, C]`` uint8, with C = 1 if the file is gray, else 3.
+        """Return the pixels ``[H, W, C]`` of an image file, uint8, with C = 1 for gray, else 3.
+
+        Args:
+            data: Content of the file.
+            where: Name of the file in error messages.
 
         Raises:
             DataError: The file is broken, too large, or has more than 8 bits per channel.
         """
         image = _decode(data, where)
         if image.mode.startswith(("I", "F")) or _png_depth(data) == 16:
-            raise DataError(f"{where} has more than 8 bits per channel: convert it to 8 bits first")
+            raise DataError(
+                f"{where} has more than 8 bits per channel: convert the file to 8 bits first"
+            )
         # In place, since a copy of a large image takes hundreds of MiB.
         with _converting(where):
             ImageOps.exif_transpose(image, in_place=True)
@@ -112,21 +119,21 @@ def _converting(where: str) -> Iterator[None]:
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
-    """Return an uncompressed PNG of ``[H, W, C]`` uint8 pixels; equal pixels give equal bytes."""
+    """Encode pixels ``[H, W, C]``, uint8, as an uncompressed PNG; equal pixels give equal bytes."""
     file = BytesIO()
     _to_image(pixels).save(file, format="PNG", compress_level=0)
     return file.getvalue()
 
 
 def resize(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Resample ``[H, W, C]`` pixels to another size by an antialiased Lanczos filter."""
+    """Resample pixels ``[H, W, C]`` to another size by an antialiased Lanczos filter."""
     if pixels.shape[:2] == (height, width):
         return pixels
     return _pixels(_to_image(pixels).resize((width, height), Image.Resampling.LANCZOS))
 
 
 def to_gray(pixels: np.ndarray) -> np.ndarray:
-    """Return the luma (ITU-R 601) of ``[H, W, 3]`` pixels as ``[H, W, 1]``."""
+    """Convert RGB pixels ``[H, W, 3]`` to gray ``[H, W, 1]``, by their luma (ITU-R 601)."""
     return _pixels(_to_image(pixels).convert("L"))
 
 
@@ -168,14 +175,14 @@ def _to_image(pixels: np.ndarray) -> Image.Image:
 
 @dataclass(frozen=True)
 class Transform:
-    """Transformation of ``[H, W, C]`` uint8 pixels to a square by cropping and resizing.
+    """Transformation of images ``[H, W, C]``, uint8, to squares by cropping and resizing.
 
     ``center-crop`` cuts out the largest square in the middle. ``center-crop-wide`` cuts out the
     largest rectangle with the aspect ratio of the resolution, and adds black rows above and below
-    to make it square. Without a name, an image must already be square.
+    to make the image square.
 
     Attributes:
-        name: A name in ``TRANSFORMS``, or None.
+        name: A name in ``TRANSFORMS``; None for images that are already square.
         resolution: Width and height to resize to after the crop; None keeps the size.
 
     Raises:
@@ -208,7 +215,11 @@ class Transform:
             )
 
     def __call__(self, pixels: np.ndarray, where: str) -> np.ndarray:
-        """Return the square image ``[S, S, C]``.
+        """Return the transformed image ``[S, S, C]``.
+
+        Args:
+            pixels: Image ``[H, W, C]``, uint8.
+            where: Name of the image in error messages.
 
         Raises:
             DataError: The image is not square, and there is no transform.

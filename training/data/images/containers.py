@@ -36,7 +36,7 @@ _DRIVE_OR_CONTROL = re.compile(r"^[A-Za-z]:|[\x00-\x1f\x7f]")
 
 
 class Container(Protocol):
-    """Files with relative names, with ``/`` between folders.
+    """Interface of zips and folders: files with relative names, with ``/`` between folders.
 
     Attributes:
         path: The zip or folder.
@@ -57,7 +57,7 @@ class Container(Protocol):
         """
 
     def close(self) -> None:
-        """Close files that are held open."""
+        """Close all files that the container keeps open."""
         ...
 
 
@@ -65,7 +65,8 @@ def open_container(path: Path) -> Container:
     """Open a folder or a zip as a container.
 
     Raises:
-        DataError: The path does not exist, is neither, or the zip has an unsafe entry.
+        DataError: The path does not exist, is neither a folder nor a zip, or the zip has an unsafe
+            entry.
     """
     if path.is_dir():
         return FolderContainer(path)
@@ -75,7 +76,10 @@ def open_container(path: Path) -> Container:
 
 
 class FolderContainer:
-    """All files below a folder. Links to files are followed, links to folders are not."""
+    """Container with all files below a folder.
+
+    Links to files are followed, links to folders are not.
+    """
 
     def __init__(self, path: Path):
         self.path = path
@@ -95,7 +99,7 @@ class FolderContainer:
         """Return the bytes of a file.
 
         Raises:
-            DataError: The file is not an ordinary one, is too large, or cannot be read.
+            DataError: The file is not an ordinary file, is too large, or cannot be read.
         """
         file = self.path / name
         try:
@@ -116,7 +120,7 @@ class FolderContainer:
 
 
 class ZipContainer:
-    """The entries of a zip."""
+    """Container with the entries of a zip."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -193,7 +197,7 @@ class ZipContainer:
 
 
 def image_names(container: Container) -> list[str]:
-    """Return sorted names of image files, without hidden files and the shadow folder of macOS."""
+    """Return the sorted names of the image files, without hidden files and macOS shadow folders."""
     return [
         name
         for name in container.names
@@ -213,7 +217,7 @@ def read_labels(container: Container) -> dict[str, Label] | None:
         raise DataError(f"{container.path} has no {LABEL_FILE}: there are no class labels")
     data = container.read(LABEL_FILE)
     if len(data) > MAX_LABEL_BYTES or data.count(b"[") + data.count(b"{") > MOST_LABEL_LISTS:
-        raise DataError(f"{where} has too many labels")
+        raise DataError(f"{where} has too many labels: use a smaller data set")
     try:
         content = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -245,7 +249,8 @@ def labels_of(container: Container, names: list[str]) -> list[Label] | None:
     """Return the labels of images in the order of ``names``; None if ``dataset.json`` has none.
 
     Raises:
-        DataError: As ``read_labels``, or an image has no label, or a label no image.
+        DataError: ``dataset.json`` is missing or malformed, mixes classes and vectors, has no label
+            for an image, or a label for an image that does not exist.
     """
     labels = read_labels(container)
     if labels is None:
@@ -264,7 +269,7 @@ def labels_of(container: Container, names: list[str]) -> list[Label] | None:
 
 
 def quoted(name: str) -> str:
-    """Return a file's name as quoted in errors: printable, and not too long."""
+    """Return the name of a file in quotes for error messages: printable, and shortened."""
     text = repr(name)
     return text if len(text) <= LONGEST_QUOTED else f"{text[:LONGEST_QUOTED]}...'"
 

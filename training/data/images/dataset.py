@@ -33,19 +33,19 @@ MOST_LISTED = 20
 class ImageDataset:
     """Square 8-bit images of one shape, gray or RGB, in a zip or folder.
 
-    The first image defines the shape; others are checked when they are read.
+    The first image defines the shape; the shapes of other images are checked on reading.
 
     Args:
         path: The zip or folder, as written by ``dataset_tool.py``.
         use_labels: Whether to read the labels in ``dataset.json``; otherwise labels have length 0.
-        max_size: Size of a random subset to use, kept in the order of the data set.
+        max_size: Size of a random subset to use, kept in the order of the data set; None for all.
         seed: Random seed of the subset.
-        xflip: Whether to add the mirror image of each, as images n .. 2n - 1.
-        classes: Minimum number of classes, since a subset may lack the last ones.
+        xflip: Whether to add the mirror image of each image, as images n to 2n - 1.
+        classes: Minimum number of classes, since a subset may lack the last classes.
 
     Attributes:
-        image_shape: ``(C, H, W)``.
-        places: Index of each image of the subset in the whole data set, ``[n]``.
+        image_shape: Shape ``(C, H, W)`` of the images.
+        places: Index ``[n]`` of each image of the subset in the whole data set.
 
     Raises:
         DataError: The path is not a data set, or has no images, unsafe names, or missing or
@@ -75,7 +75,10 @@ class ImageDataset:
         if use_labels:
             listed = labels_of(self._files(), names)
             if listed is None:
-                raise DataError(f"{path} has no labels: its dataset.json says null")
+                raise DataError(
+                    f"{path} has no labels (null in its dataset.json): train without labels, or "
+                    f"make a data set with labels by {script('dataset_tool')}"
+                )
             are_classes = isinstance(listed[0], int)  # [n], else vectors [n, k]
             labels = torch.tensor(listed, dtype=torch.int64 if are_classes else torch.float32)
             self._classes = max(int(labels.max()) + 1, classes) if are_classes else None
@@ -98,13 +101,13 @@ class ImageDataset:
 
     @property
     def dim(self) -> int:
-        """Dimension ``C * H * W`` of an image."""
+        """Dimension of an image as a point, ``C * H * W``."""
         channels, height, width = self.image_shape
         return channels * height * width
 
     @property
     def label_dim(self) -> int:
-        """Length of a label: the number of classes, the vectors' length, or 0 without labels."""
+        """Length of a label: the number of classes, the length of vectors, or 0 without labels."""
         if self._labels is None:
             return 0
         return self._classes or self._labels.shape[1]
@@ -121,7 +124,10 @@ class ImageDataset:
         return torch.tensor(labels) if labels and isinstance(labels[0], int) else None
 
     def labels_in_words(self) -> str:
-        """Return the kind of labels and the images per class, even if labels are unused."""
+        """Return a text with the kind of labels and the number of images per class.
+
+        The labels of the data set are described even if they are unused.
+        """
         there = LABEL_FILE in self._files().names
         labels = labels_of(self._files(), self._names) if there else None
         if not labels:
@@ -135,16 +141,19 @@ class ImageDataset:
 
     @property
     def has_labels(self) -> bool:
-        """Whether labels are used and there are any."""
+        """Whether the data set has labels that are used."""
         return self.label_dim > 0
 
     def __len__(self) -> int:
         return len(self._names) * (2 if self._xflip else 1)
 
     def read(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Return images ``[n, C, H, W]`` uint8 and labels ``[n, label_dim]`` float32 of some items.
+        """Read images ``[n, C, H, W]``, uint8, with their labels ``[n, label_dim]``, float32.
 
-        Integer labels become one-hot vectors.
+        Classes become one-hot vectors.
+
+        Args:
+            indices: Indices of the n images.
         """
         index = torch.tensor(indices, dtype=torch.int64)
         files = index % len(self._names)
@@ -179,7 +188,11 @@ class ImageDataset:
         self._cache = cache
 
     def split(self, fraction: float, seed: int) -> tuple["ImageDataset", "ImageDataset"]:
-        """Split off a random fraction of the images; return the rest and this fraction.
+        """Split the data set at random into a part for training and a held-out part.
+
+        Args:
+            fraction: Fraction of the images to hold out, at least one image.
+            seed: Random seed of the split.
 
         Raises:
             DataError: Too few images are left for training.
@@ -201,7 +214,7 @@ class ImageDataset:
         return part
 
     def close(self) -> None:
-        """Close the zip; it is reopened on demand."""
+        """Close the zip, which is reopened on the next read."""
         if self._container is not None and self._owner == os.getpid():
             self._container.close()
         self._container = None

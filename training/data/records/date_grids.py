@@ -24,9 +24,10 @@ GRID = re.compile(
 
 
 def grid_of(days: np.ndarray) -> str:
-    """Return the grid of dates ``[n]`` in days since 1970-01-01, NaN where one is missing.
+    """Return the grid of a column's dates as text; empty if the dates are on no grid.
 
-    The text is empty if there is no grid: then dates may be any days, or have times.
+    Args:
+        days: Dates in days since 1970-01-01 ``[n]``, NaN for missing dates.
     """
     dates = np.unique(days[~np.isnan(days)])
     if len(dates) < min(FEWEST.values()) or (dates != np.floor(dates)).any():
@@ -52,7 +53,12 @@ def grid_of(days: np.ndarray) -> str:
 
 
 def on_grid(days: np.ndarray, grid: str) -> np.ndarray:
-    """Return the nearest dates of a grid to days ``[...]`` since 1970-01-01; NaN stays."""
+    """Move dates to the nearest dates of a grid.
+
+    Args:
+        days: Dates in days since 1970-01-01 ``[...]``, NaN for missing dates, which remain NaN.
+        grid: Grid as text (``grid_of``); if empty, dates are returned unchanged.
+    """
     match = GRID.fullmatch(grid)
     if match is None:
         return days

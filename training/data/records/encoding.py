@@ -34,23 +34,23 @@ def encode(
     asked: Sequence[str] = (),
     like: Records | None = None,
 ) -> tuple[Records, list[str]]:
-    """Encode the rows of a file or a data frame by known columns, matched by name.
+    """Encode the rows of a file or a data frame as values of known columns, matched by name.
 
     Args:
-        source: A source of ``open_cells``.
+        source: File or data frame, as for ``open_cells``.
         columns: Known columns, for example those of a network's training data.
-        separator: Separator of the cells of a text; None detects it.
-        decimal: Decimal sign; None detects it.
+        separator: Separator of the cells of a text file; None detects the separator.
+        decimal: Decimal sign; None detects the sign.
         missing_values: Texts that represent missing values, in addition to the usual ones.
         asked: Names of columns whose absence is not reported.
-        like: Records with the decimal sign to use if a text with their separator is ambiguous, such
-            as 4,500; None for a point.
+        like: Records whose decimal sign is used if the cells of a text file with the same separator
+            are ambiguous, such as 4,500; None for a point.
 
     Returns:
-        Records with these columns in this order, all rows held out, and lines about missing data. A
-        column that the source lacks is missing in all rows; a cell with an unknown level is
-        missing. Other columns of the source are kept in ``beside``; ``order`` is that of the
-        source.
+        Records with the known columns, all rows held out, and lines of text about missing data. A
+        column that the source lacks is missing in all rows; a cell with an unknown category is
+        missing. Other columns of the source are stored as texts in ``beside``; ``order`` is the
+        order of the source.
 
     Raises:
         DataError: The source is missing or broken, has no rows or no known column, or has text
@@ -60,7 +60,8 @@ def encode(
     own = {column.name: column for column in columns if column.name in cells.names}
     if not own:
         raise DataError(
-            f"{cells.name} has none of the columns {listed([column.name for column in columns])}"
+            f"{cells.name} has none of the columns {listed([column.name for column in columns])}: "
+            "give a table with at least one of them"
         )
     usual, is_text = ".", isinstance(source, str | Path) and Path(source).suffix.lower() in TEXTS
     if like is not None and is_text and cells.separator == like.separator:
@@ -84,7 +85,12 @@ def encode(
 
 
 def contradicted(records: Records, like: Records) -> Iterator[str]:
-    """Yield a sentence for each constant training column that has other values in the rows."""
+    """Yield a sentence for each constant column of the training data that new rows contradict.
+
+    Args:
+        records: New rows.
+        like: Records of the training data.
+    """
     missing = marks_of(())
     for name, own in like.constants.items():
         if name in records.constants:

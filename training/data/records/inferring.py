@@ -23,17 +23,18 @@ CONSTANT = "constant"
 
 @dataclass
 class Survey:
-    """Statistics of a column's cells.
+    """Statistics of the texts in a column's cells, from which its type is inferred.
 
     Attributes:
         name: Name of the column.
         missing_marks: Texts that represent missing values, in lower case.
         rows: Number of cells.
         missing: Number of cells without a value.
-        missing_texts: Different texts of these cells.
-        counts: Counts of the first ``MOST_COUNTED`` different texts.
-        forms: Written forms of the numbers, by decimal sign; None if not all cells are numbers.
-        only: Decimal signs that are the only one with which some text is a number.
+        missing_texts: Different texts of the cells without a value.
+        counts: Number of cells by text, for the first ``MOST_COUNTED`` different texts.
+        forms: Written forms of the numbers, by decimal sign; None if not all cells are numbers
+            with this sign.
+        only: Decimal signs required by some cell that is a number with one of the signs only.
         formats: Date formats that fit all cells.
     """
 
@@ -79,7 +80,11 @@ class Survey:
             self.formats = formats_of(text, self.formats)
 
     def numbers(self, decimal: str) -> RecordColumn | None:
-        """Return the column if its texts are numbers in one currency or unit, else None."""
+        """Return a numeric column if all texts are numbers in one currency or unit, else None.
+
+        Args:
+            decimal: Decimal sign.
+        """
         forms = self.forms[decimal]
         if not forms:
             return None
@@ -98,7 +103,11 @@ class Survey:
         )
 
     def has_codes(self, decimal: str) -> bool:
-        """Return whether a number begins with a zero, as codes do."""
+        """Return whether a number has a leading zero, as in codes.
+
+        Args:
+            decimal: Decimal sign.
+        """
         return any(form.coded for form in self.forms[decimal] or ())
 
     @property
@@ -108,7 +117,7 @@ class Survey:
 
     @property
     def level_texts(self) -> list[str]:
-        """Different texts in order: numbers by value, others alphabetically."""
+        """Different texts, in order: numbers by value, other texts alphabetically."""
 
         def key(text: str) -> tuple[bool, float, str]:
             number = number_in(text)
@@ -118,7 +127,7 @@ class Survey:
 
     @property
     def rarely_repeats(self) -> bool:
-        """Whether frequent levels cover less than half of the cells, or are too many to count."""
+        """Whether frequent texts cover less than half of the cells, or are too many to count."""
         if len(self.counts) == MOST_COUNTED:
             return True
         fewest = fewest_rows(self.present)
@@ -127,15 +136,23 @@ class Survey:
 
 
 def fewest_rows(present: int) -> int:
-    """Return the minimum number of rows of a level: ``FEWEST_ROWS``, or less in small tables."""
+    """Return the minimum number of rows of a category, below which it is merged with others.
+
+    Args:
+        present: Number of cells with a value.
+    """
     return min(FEWEST_ROWS, max(2, present // 20))
 
 
 def decimal_of(surveys: Iterable[Survey], usual: str = ".") -> str:
     """Return the decimal sign of a table.
 
-    It is a comma if a column is numeric only with a comma, and none only with a point. It is the
-    usual sign if the cells are ambiguous, such as 4,500.
+    The sign is a comma if some column is numeric only with a comma, and no column only with a
+    point.
+
+    Args:
+        surveys: Statistics of the columns.
+        usual: Sign to return if all cells are ambiguous, such as 4,500.
     """
     signs = {sign for survey in surveys for sign in survey.only if survey.numbers(sign) is not None}
     return "," if signs == {","} else "." if signs else usual
@@ -144,14 +161,14 @@ def decimal_of(surveys: Iterable[Survey], usual: str = ".") -> str:
 def column_of(
     survey: Survey, decimal: str, asked: str | tuple[str, ...] | None
 ) -> RecordColumn | str:
-    """Return a column's type and format, or why it is not modeled: ``IDENTIFIER`` or ``CONSTANT``.
+    """Return the typed column, or ``IDENTIFIER`` or ``CONSTANT`` if the column is not modeled.
 
     Args:
         survey: Statistics of the column.
         decimal: Decimal sign of the table.
-        asked: The user's type: a name in ``COLUMN_TYPES``, ``IDENTIFIER``, levels in order such as
-            ``small<medium<large`` or a tuple of them, or a date format such as ``%d.%m.%Y``. None
-            infers the type.
+        asked: Type given by the user: a name in ``COLUMN_TYPES``, ``IDENTIFIER``, ordered levels
+            such as ``small<medium<large`` or a tuple of levels, or a date format such as
+            ``%d.%m.%Y``. None infers the type.
 
     Raises:
         UsageError: The cells do not fit the user's type.

@@ -30,16 +30,16 @@ ALL_DIGITS = {"integer_object_nulls": True}
 
 @dataclass(frozen=True)
 class Cells:
-    """Columns of a table, as texts without surrounding whitespace.
+    """A table as texts of cells, without surrounding whitespace.
 
     Attributes:
         name: Name of the table in messages.
         names: Names of the columns.
-        blocks: Function that yields the texts of blocks of rows, ``[D][n]``; missing cells are
-            empty.
-        place_of: Function from a row number, from 0, to its description in messages.
-        separator: Separator of the cells in a text.
-        levels: Levels of columns that the source declares as ordered categories.
+        blocks: Function that yields blocks of rows as texts by column, ``[D][n]``; missing cells
+            are empty.
+        place_of: Function from a row number, from 0, to the description of the row in messages.
+        separator: Separator of the cells in a text file.
+        levels: Levels of the columns that the source declares as ordered categories, by name.
     """
 
     name: str
@@ -50,7 +50,11 @@ class Cells:
     levels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def only(self, wanted: Sequence[str] | None, exclude: Sequence[str] = ()) -> "Cells":
-        """Return some columns, in the order of the table.
+        """Return a table with some of the columns, in the order of this table.
+
+        Args:
+            wanted: Names of the selected columns; None for all.
+            exclude: Names of columns to leave out.
 
         Raises:
             UsageError: A column does not exist.
@@ -73,13 +77,13 @@ def open_cells(
     Args:
         source: A path (CSV and other texts, Parquet, Feather, or a source of ``open_table``), or a
             data frame, for example of pandas or polars.
-        separator: Separator of the cells of a text; None detects it.
-        header: Whether the first row of a text has names, see ``TextTable.open``.
+        separator: Separator of the cells of a text file; None detects the separator.
+        header: Whether the first row of a text file has names, see ``TextTable.open``.
         seed: Random seed of a toy's draws.
 
     Raises:
         DataError: The source is missing or broken.
-        UsageError: The source is of another kind.
+        UsageError: The source is neither a file nor a data frame.
     """
     if not isinstance(source, str | Path):
         if hasattr(source, "to_pandas"):

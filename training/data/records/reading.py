@@ -37,15 +37,16 @@ from training.names import IDENTIFIER
 
 @dataclass(frozen=True)
 class RecordChoices(RowChoices):
-    """User options for records; see ``RowChoices``.
+    """User options for records; see ``RowChoices`` for further attributes.
 
     Attributes:
-        types: Types by column, as for ``column_of``; others are inferred.
-        missing: See ``RowChoices``; for a category, ``mean`` is the most frequent level.
+        types: Type by column, as for ``column_of``; the types of other columns are inferred.
+        missing: Method for missing values, a name in ``MISSING``; for a category column, ``mean``
+            imputes the most frequent category.
         missing_values: Further texts, or numbers in any form, that represent missing values.
         calendar: Whether to add the weekday and season of dates as columns.
         is_missing: Columns for which an indicator of missing cells is added.
-        decimal: Decimal sign; None detects it.
+        decimal: Decimal sign; None detects the sign.
     """
 
     types: Mapping[str, str] = field(default_factory=dict)
@@ -73,13 +74,13 @@ class RecordChoices(RowChoices):
 
 @dataclass(frozen=True)
 class SurveyedTable:
-    """A table after a first pass over its cells.
+    """A table of texts with the statistics of its columns, after a first pass over its cells.
 
     Attributes:
         cells: Texts of the requested rows.
         choices: User options.
         surveys: Statistics of each column.
-        decimal: Decimal sign.
+        decimal: Decimal sign of the table.
     """
 
     cells: Cells
@@ -89,7 +90,7 @@ class SurveyedTable:
 
     @classmethod
     def from_cells(cls, cells: Cells, choices: RecordChoices) -> "SurveyedTable":
-        """Read a table to infer its types.
+        """Read a table once, to collect the statistics of its columns.
 
         Raises:
             DataError: The table is broken, or has too few rows.
@@ -124,7 +125,7 @@ class SurveyedTable:
         )
 
     def numbers(self) -> ForeignTable:
-        """Return the table as a table of numbers."""
+        """Return the table as a numeric table, without a first column that has no name."""
         places = [place for place, name in enumerate(self.cells.names) if name]
 
         def blocks() -> Iterator[np.ndarray]:
@@ -140,7 +141,7 @@ class SurveyedTable:
         return ForeignTable(self.cells.name, names, blocks, True, self.cells.place_of, notes)
 
     def records(self) -> tuple[Records, list[str]]:
-        """Return the records, and lines about what was found and done.
+        """Read the table again as records; return the records, and a report in lines of text.
 
         Raises:
             DataError: A cell is missing although that is not allowed, or no column varies.
@@ -226,9 +227,14 @@ MOST_WORDS = 3
 
 
 def summary_of(records: Records, surveys: Sequence[Survey], asked: Collection[str]) -> list[str]:
-    """Return lines with a table of the columns, and alternative readings of ambiguous cells.
+    """Return a report in lines of text: a table of the columns, and warnings about ambiguous cells.
 
-    The table has name, type, values, and the share of missing cells.
+    The table has the name, the type, the values and the fraction of missing cells of each column.
+
+    Args:
+        records: The records.
+        surveys: Statistics of the columns.
+        asked: Names of columns with a type given by the user.
     """
     shares = {survey.name: survey.missing / survey.rows for survey in surveys}
     rows = [("column", "type", "values", "missing")]

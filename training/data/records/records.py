@@ -12,14 +12,14 @@ NUMBER, WHOLE, CATEGORY, DATE = COLUMN_TYPES
 
 @dataclass(frozen=True)
 class RecordColumn:
-    """A typed column.
+    """Type and format of a column of records.
 
     Attributes:
-        name: Name in the source.
-        type: A name in ``COLUMN_TYPES``.
-        levels: Levels of a category, as written in the source; indices start from 0.
+        name: Name of the column in the source.
+        type: Type of the column, a name in ``COLUMN_TYPES``.
+        levels: Levels of a category column, as written in the source.
         ordered: Whether levels have an order, such as small, medium, large.
-        decimals: Number of decimals of written values; None for all.
+        decimals: Number of decimals of written values; None to write all digits.
         date_format: Date format for ``strftime``; empty for other types.
         grid: Grid of all dates (``date_grids``); empty for none.
         prefix: Text before numbers in the source, such as $.
@@ -27,8 +27,8 @@ class RecordColumn:
         grouped: Whether the source groups thousands, as in 1,234.
         rare: Levels of the source that are merged into the last level.
         missing: Text of missing cells in the source.
-        of: Date column from which this one is derived, or column whose missing cells it indicates;
-            such columns are not written. Empty for columns of the source.
+        of: For a derived column, which is not written: name of its date column, or of the column
+            whose missing cells it indicates. Empty for columns of the source.
     """
 
     name: str
@@ -48,13 +48,13 @@ class RecordColumn:
 
 @dataclass(frozen=True, eq=False)
 class Records:
-    """Rows of a mixed table.
+    """Rows of a mixed table: numbers, categories and dates, with missing cells.
 
     Attributes:
-        columns: Modeled columns ``[D]``.
+        columns: Types and formats of the D modeled columns.
         values: Values ``[N, D]``, float64; NaN for missing cells. Categories are indices of levels,
-            dates are days since 1970-01-01 (with fractions for times).
-        held_out: Mask ``[N]``, bool, of rows that are not used for training.
+            from 0; dates are days since 1970-01-01 (with fractions for times).
+        held_out: Mask ``[N]``, bool, of rows that are held out of training, for validation.
         constants: Value of each constant column as written in the source, by name.
         beside: Texts ``[N]`` of identifier columns, which are not modeled, by name.
         order: Names of all columns in the order of the source.
@@ -84,14 +84,14 @@ class Records:
 
     @property
     def holes(self) -> np.ndarray:
-        """Mask ``[N, D]`` of cells without a value; unknown levels count as values."""
+        """Mask ``[N, D]`` of missing cells; cells with unknown categories count as present."""
         missing = np.isnan(self.values)
         for name, texts in self.as_written.items():
             missing[list(texts), self.names.index(name)] = False
         return missing
 
     def at(self, places: np.ndarray) -> "Records":
-        """Return the rows at these indices, or of a boolean mask."""
+        """Return the records with the given indices, or those selected by a boolean mask."""
         rows = np.arange(len(self))[places].tolist()
         return replace(
             self,

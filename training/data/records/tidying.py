@@ -29,7 +29,11 @@ IS_MISSING = " is missing"
 
 
 def calendar_columns(date: str) -> list[RecordColumn]:
-    """Return the columns derived from a date column of this name."""
+    """Return the columns derived from a date column: its weekday, and its season as two numbers.
+
+    Args:
+        date: Name of the date column.
+    """
     return [
         RecordColumn(f"{date} weekday", CATEGORY, WEEKDAYS, of=date),
         RecordColumn(f"{date} season sine", NUMBER, of=date),
@@ -38,12 +42,16 @@ def calendar_columns(date: str) -> list[RecordColumn]:
 
 
 def missing_column(name: str) -> RecordColumn:
-    """Return the column that indicates missing cells of a column of this name."""
+    """Return the column that indicates the missing cells of another column.
+
+    Args:
+        name: Name of the other column.
+    """
     return RecordColumn(f"{name}{IS_MISSING}", CATEGORY, ("no", "yes"), of=name)
 
 
 def is_missing_indicator(column: RecordColumn) -> bool:
-    """Return whether a column is a ``missing_column``."""
+    """Return whether a column indicates the missing cells of another column."""
     return column.name == f"{column.of}{IS_MISSING}"
 
 
@@ -66,13 +74,13 @@ def on_weekday(days: np.ndarray, weekday: float, date_format: str) -> np.ndarray
 
 
 def made_values(values: np.ndarray, names: Sequence[str], column: RecordColumn) -> np.ndarray:
-    """Return the values ``[N]`` of a derived column, see ``calendar_columns``, ``missing_column``.
+    """Return the values ``[N]`` of a derived column: weekday, season, or missing-cell indicator.
 
-    Values derived from a date are NaN where it is missing.
+    Values derived from a date are NaN where the date is missing.
 
     Args:
         values: Values ``[N, D]`` of the columns; dates in days since 1970-01-01.
-        names: Names of these columns.
+        names: Names of the D columns.
         column: The derived column.
     """
     dates = values[:, list(names).index(column.of)]
@@ -97,10 +105,16 @@ MOST_RARE, SHOWN_LEVELS = 1000, 6
 
 
 def without_missing(records: Records, missing: str, cells: Cells, lines: list[str]) -> Records:
-    """Return records with missing cells handled by a method in ``MISSING``; report in ``lines``.
+    """Return records after handling missing cells by a method.
+
+    Args:
+        records: The records.
+        missing: Method for missing cells, a name in ``MISSING``.
+        cells: Source of the records, for messages.
+        lines: Receives lines of text about the changes.
 
     Raises:
-        DataError: Cells are missing although that is not allowed, or too few rows are left.
+        DataError: Cells are missing although the method refuses them, or too few rows are left.
     """
     holes = np.isnan(records.values)
     if missing == "keep" or not holes.any():
@@ -109,7 +123,7 @@ def without_missing(records: Records, missing: str, cells: Cells, lines: list[st
         row, index = map(int, np.argwhere(holes)[0])
         raise DataError(
             f"{cells.name}, {cells.place_of(row)}, column '{records.names[index]}': the "
-            "value is missing. --missing=keep keeps it, --missing=drop drops such rows"
+            "value is missing. --missing=keep keeps missing values, --missing=drop drops such rows"
         )
     if missing == "drop":
         whole = ~holes.any(axis=1)
@@ -141,14 +155,14 @@ def without_identifiers(
     lines: list[str],
     texts_of: Callable[[str], np.ndarray],
 ) -> Records:
-    """Remove identifiers and constants from the modeled columns.
+    """Return records without identifiers and constants among the modeled columns.
 
     Args:
-        records: The rows.
-        asked: Columns with a user-given type, which stay.
+        records: The records.
+        asked: Names of columns with a type given by the user, which are kept.
         lines: Receives warnings about extreme repeated values.
-        texts_of: Function from a column to its texts ``[N]`` as written, since numbers lose digits
-            of long identifiers.
+        texts_of: Function from the name of a column to its texts ``[N]`` as written, since numbers
+            lose digits of long identifiers.
     """
     kept, beside, constants = [], dict(records.beside), dict(records.constants)
     for index, column in enumerate(records.columns):
@@ -186,10 +200,15 @@ def without_identifiers(
 def with_rare_levels_together(
     records: Records, asked: Collection[str], lines: list[str]
 ) -> Records:
-    """Return records with rare levels merged into one, the last; report in ``lines``.
+    """Return records with rare levels of category columns merged into one last level.
 
-    Rare levels have few training rows, or exceed ``MOST_LEVELS``. Ordered levels stay. For columns
-    with a user-given type (``asked``), only levels beyond the maximum are rare.
+    Rare levels have few training rows, or exceed ``MOST_LEVELS``. Ordered levels are not merged.
+
+    Args:
+        records: The records.
+        asked: Names of columns with a type given by the user, where only levels beyond the maximum
+            are rare.
+        lines: Receives lines of text about the changes.
     """
     columns, values = list(records.columns), records.values.copy()
     for index, column in enumerate(columns):
@@ -221,12 +240,16 @@ def with_rare_levels_together(
 
 
 def with_made_columns(records: Records, calendar: bool, is_missing: Sequence[str]) -> Records:
-    """Return records with derived columns.
+    """Return records with derived columns added.
 
-    They are the weekday and the season of dates if ``calendar``, and indicators of missing cells.
+    Args:
+        records: The records.
+        calendar: Whether to add the weekday and the season of each date column.
+        is_missing: Names of the columns that get an indicator of missing cells.
 
     Raises:
-        UsageError: A column of this name exists, or a column for an indicator has no missing cells.
+        UsageError: A column of the same name exists, or a column in ``is_missing`` does not exist
+            or has no missing cells.
     """
     dates = [column for column in records.columns if column.type == DATE and calendar]
     added = [("calendar", new) for column in dates for new in calendar_columns(column.name)]
@@ -234,7 +257,9 @@ def with_made_columns(records: Records, calendar: bool, is_missing: Sequence[str
         if name not in records.names:
             raise UsageError(f"--is_missing={visible(name)}: the model has no such column")
         if not np.isnan(records.values[:, records.names.index(name)]).any():
-            raise UsageError(f"--is_missing={visible(name)}: no row misses this value")
+            raise UsageError(
+                f"--is_missing={visible(name)}: no row misses this value: leave the name out"
+            )
         added.append(("is_missing", missing_column(name)))
     for option, column in added:
         if column.name in records.order:

@@ -40,7 +40,13 @@ OF_DAYS, OF_MONTHS = ("%d", "%j", "%H", "%I", "%x", "%c"), ("%m", "%b", "%B")
 class NumberForm(NamedTuple):
     """Written form of a number.
 
-    ``decimals`` is None with an exponent; ``coded`` means a leading zero, as in zip codes.
+    Attributes:
+        prefix: Text before the number, such as $.
+        suffix: Text after the number, such as %.
+        grouped: Whether thousands are grouped, as in 1,234.
+        decimals: Number of decimals; None if the number has an exponent.
+        coded: Whether the number has a leading zero, as in zip codes.
+        whole: Whether the value is a whole number.
     """
 
     prefix: str
@@ -52,7 +58,12 @@ class NumberForm(NamedTuple):
 
 
 class Number(NamedTuple):
-    """A number in a text, and its written form."""
+    """A number parsed from a text.
+
+    Attributes:
+        value: Value of the number.
+        form: Written form of the number.
+    """
 
     value: float
     form: NumberForm
@@ -71,7 +82,12 @@ def _pattern(decimal: str) -> re.Pattern[str]:
 
 
 def number_in(text: str, decimal: str = ".") -> Number | None:
-    """Return the number that a text represents; None if it is not a number."""
+    """Parse a text as a number; return None if the text is not a number.
+
+    Args:
+        text: The text.
+        decimal: Decimal sign.
+    """
     match = _pattern(decimal).fullmatch(text)
     if match is None:
         return None
@@ -90,18 +106,20 @@ def number_in(text: str, decimal: str = ".") -> Number | None:
 
 
 def visible(text: str) -> str:
-    """Return a text for messages: short, and without control characters."""
+    """Return a text in a form for messages: shortened, and without control characters."""
     plain = "".join(letter if letter.isprintable() else "?" for letter in text)
     return plain if len(plain) <= LONGEST_SHOWN else f"{plain[: LONGEST_SHOWN - 3]}..."
 
 
 def marks_of(missing_values: Iterable[object]) -> frozenset[str]:
-    """Return the texts that represent missing values, in lower case: the usual ones and others.
+    """Return the texts that represent missing values, in lower case.
 
-    For a number, its usual written forms are included.
+    Args:
+        missing_values: Texts or numbers in addition to the usual ones. For a number, its usual
+            written forms are included.
 
     Raises:
-        UsageError: The argument is a single text, whose letters would be the marks.
+        UsageError: The argument is a single text rather than a list.
     """
     if isinstance(missing_values, str):
         raise UsageError(
@@ -116,7 +134,7 @@ def marks_of(missing_values: Iterable[object]) -> frozenset[str]:
 
 
 def day_of(text: str, date_format: str) -> float | None:
-    """Return days since 1970-01-01 for a text, or None if it does not fit the format.
+    """Parse a text as a date; return days since 1970-01-01, or None if the format does not fit.
 
     Times with an offset (%z) are converted to UTC.
     """
@@ -130,16 +148,21 @@ def day_of(text: str, date_format: str) -> float | None:
 
 
 def formats_of(text: str, among: Iterable[str] = DATE_FORMATS) -> tuple[str, ...]:
-    """Return the formats, from the given ones, that fit a text."""
+    """Return the date formats that fit a text.
+
+    Args:
+        text: The text.
+        among: Date formats to try.
+    """
     if not any(letter.isdecimal() for letter in text):
         return ()
     return tuple(each for each in among if day_of(text, each) is not None)
 
 
 def rounded_moment(days: float, date_format: str) -> datetime:
-    """Return the time of ``days`` since 1970-01-01, rounded to the resolution of a format.
+    """Return a number of days since 1970-01-01 as a time, rounded to the resolution of a format.
 
-    Times outside of the calendar become the nearest ones in it.
+    Times outside of the calendar are moved to its first or last time.
     """
     unit = next((UNITS[code] for code in UNITS if code in date_format), 86400.0)
     if unit == 86400.0 and ("%H" in date_format or "%I" in date_format):
@@ -159,7 +182,7 @@ def rounded_moment(days: float, date_format: str) -> datetime:
 
 
 def date_text(days: float, date_format: str) -> str:
-    """Return a date as text in a format."""
+    """Return a date, in days since 1970-01-01, as text in a format."""
     moment = rounded_moment(days, date_format)
     # strftime writes years before 1000 with fewer digits, which strptime does not read.
     return moment.replace(tzinfo=UTC).strftime(date_format.replace("%Y", f"{moment.year:04d}"))
@@ -174,7 +197,13 @@ class _Misfit(Exception):
 
 
 def numbers_of(texts: Sequence[str], decimal: str, missing_marks: frozenset[str]) -> np.ndarray:
-    """Return the numbers ``[n]`` of texts, NaN for missing values."""
+    """Convert texts to numbers ``[n]``, NaN for missing values.
+
+    Args:
+        texts: Texts ``[n]`` of a numeric column.
+        decimal: Decimal sign.
+        missing_marks: Texts that represent missing values, in lower case.
+    """
     if decimal == ".":
         try:
             values = np.array(texts, dtype=np.float64)
@@ -202,10 +231,16 @@ def reader_of(
 ) -> Callable[[list[str], int], np.ndarray]:
     """Return a function that converts texts to the values ``[n]`` of a column, NaN if missing.
 
-    The function takes the texts and the row number of the first one. It raises DataError, which
-    names the row, for texts that are neither of the column's type nor missing, and for numbers that
-    are too large. Unknown levels are missing, and so is the missing mark of the column's own
-    source, such as -999.
+    The returned function takes n texts and the row number of the first text. The function raises
+    DataError with the row for texts that are neither of the column's type nor missing, and for
+    numbers that are too large. Unknown categories are missing values, and so is the column's own
+    mark of missing values, such as -999.
+
+    Args:
+        column: Type and format of the column.
+        cells: Source of the texts, for messages.
+        decimal: Decimal sign.
+        missing_marks: Texts that represent missing values, in lower case.
     """
     plain = _plain_reader(column, decimal, missing_marks | marks_of([column.missing]))
 

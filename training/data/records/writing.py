@@ -18,7 +18,13 @@ MOST_INTEGER = 2.0**63
 
 
 def text_of(column: RecordColumn, value: float, decimal: str = ".") -> str:
-    """Return a value in the notation of its source."""
+    """Return a value of a column as text, in the notation of the source.
+
+    Args:
+        column: Type and format of the column.
+        value: The value, NaN if missing.
+        decimal: Decimal sign.
+    """
     if isnan(value):
         return column.missing
     if column.type == CATEGORY:
@@ -45,9 +51,14 @@ def _place(column: RecordColumn, value: float) -> int:
 def texts_of(
     records: Records, values: np.ndarray | None = None
 ) -> tuple[list[str], list[list[str]]]:
-    """Return the names of the source's columns, and the texts of rows ``[n][len(names)]``.
+    """Return rows as texts, in the notation and the order of the source.
 
-    Rows are those of the records, or new rows ``[n, D]``, which have empty identifiers.
+    Args:
+        records: The records.
+        values: New rows ``[n, D]``, which have empty identifiers; None for the rows of the records.
+
+    Returns:
+        The names of the source's columns, and the texts of the rows ``[n][len(names)]``.
     """
     rows = records.values if values is None else values
     columns = []
@@ -69,7 +80,7 @@ def texts_of(
 def save_texts(
     path: Path, names: Sequence[str], rows: Sequence[Sequence[str]], separator: str = ","
 ) -> None:
-    """Write the texts of rows with column names, atomically."""
+    """Write a table of texts with column names to a file, atomically."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, delimiter=separator, lineterminator="\n")
         writer.writerow(names)
@@ -77,11 +88,15 @@ def save_texts(
 
 
 def frame_of(records: Records, values: np.ndarray | None = None) -> Any:
-    """Return rows of the records, or new rows ``[n, D]``, as a pandas data frame.
+    """Return rows as a pandas data frame, in the order of the source.
 
     Numbers are rounded to the decimals of their column, whole numbers are integers, categories have
-    the type category, dates are times, and identifiers are texts. New rows have no identifiers.
-    Constants are numbers if possible, else texts.
+    the type category, dates are times, and identifiers are texts. Constants are numbers if
+    possible, else texts.
+
+    Args:
+        records: The records.
+        values: New rows ``[n, D]``, which have no identifiers; None for the rows of the records.
     """
     pandas = importlib.import_module("pandas")
     rows = records.values if values is None else values

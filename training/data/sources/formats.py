@@ -47,12 +47,12 @@ from training.names import HELD_OUT_PATCHES, PATCH, PATCHES, SIDES
 
 
 class SourceImage(NamedTuple):
-    """One image of a source, before it is read.
+    """One image of a source, whose pixels are read on demand.
 
     Attributes:
-        where: Name of the image in errors.
+        where: Name of the image in error messages.
         read: Function that returns the pixels ``[H, W, C]`` uint8, C = 1 or 3, or raises DataError.
-        label: Class of the image, a vector, or None if the source has no labels.
+        label: Label of the image, a class or a vector; None if the source has no labels.
     """
 
     where: str
@@ -64,14 +64,19 @@ Images = Generator[SourceImage, None, None]
 
 
 class Source(NamedTuple):
-    """Images, to be closed after use, and their number if it is known in advance."""
+    """A source of images.
+
+    Attributes:
+        images: Generator of the images, to be closed after use.
+        total: Number of images; None if unknown in advance.
+    """
 
     images: Images
     total: int | None
 
 
 def given(pixels: np.ndarray) -> np.ndarray:
-    """Return pixels that are already in memory: a reader for ``SourceImage``."""
+    """Return pixels unchanged; serves as the reader of a ``SourceImage`` that is in memory."""
     return pixels
 
 
@@ -80,14 +85,16 @@ _REFUSED = ("BINFLOAT", "EMPTY_SET", "ADDITEMS", "NEWOBJ")
 
 
 def read_plain_pickle(data: bytes, where: str) -> Any:
-    """Return the value of a pickle; uint8 arrays are NumPy arrays, Python 2 strings are latin-1.
+    """Return the value of a pickle of plain values and uint8 arrays, without executing code.
+
+    Strings of Python 2 are decoded as latin-1.
 
     Args:
         data: Content of the pickle.
-        where: Name of the pickle in errors.
+        where: Name of the pickle in error messages.
 
     Raises:
-        DataError: The pickle contains anything else, or is broken.
+        DataError: The pickle contains other objects, or is broken.
     """
     try:
         return PickleReader(data, _NAMES, without=_REFUSED).read()
@@ -106,7 +113,7 @@ HELD_OUT = 5
 
 
 def digits() -> Source:
-    """Return the 1797 digits of 8x8 pixels from scikit-learn, gray levels scaled to 0-255."""
+    """Open the 1797 digits of 8x8 pixels from scikit-learn, with gray levels scaled to 0-255."""
     datasets: Any = importlib.import_module("sklearn.datasets")
     levels, labels = datasets.load_digits(return_X_y=True)
     pixels = np.rint(levels * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
@@ -119,18 +126,18 @@ def digits() -> Source:
 
 
 def patches(held_out: bool, side: int, count: int) -> Source:
-    """Return square patches of the two photographs in scikit-learn; classes are the photographs.
+    """Open random square patches of the two photographs in scikit-learn, labeled by photograph.
 
     Photographs are cut into tiles, and each patch lies within one tile. Patches of held-out tiles
-    therefore share no pixel with the others.
+    therefore share no pixel with the other patches.
 
     Args:
-        held_out: Whether to use the held-out tiles, or the others.
+        held_out: Whether to use the held-out tiles rather than the other tiles.
         side: Side of a patch, in pixels.
-        count: Number of patches at random places; a larger number extends a smaller one.
+        count: Number of patches; a smaller number gives the first patches of a larger number.
 
     Raises:
-        UsageError: Patches are too small or large, or there are too few.
+        UsageError: Patches are too small or too large, or the photographs have fewer patches.
     """
     if not SIDES[0] <= side <= SIDES[1]:
         raise UsageError(f"--patch is {side}: give a side from {SIDES[0]} to {SIDES[1]} pixels")
@@ -138,7 +145,10 @@ def patches(held_out: bool, side: int, count: int) -> Source:
     photographs = datasets.load_sample_images().images
     corners = np.concatenate(list(_corners(photographs, held_out, side)))
     if count > len(corners):
-        raise UsageError(f"there are only {len(corners):,} patches of {side} pixels, not {count:,}")
+        raise UsageError(
+            f"there are only {len(corners):,} patches of {side} pixels, not {count:,}: ask for "
+            "fewer patches"
+        )
     chosen = corners[np.random.default_rng(0).permutation(len(corners))[:count]]
 
     def images() -> Images:
@@ -180,8 +190,8 @@ def open_source(
 
     Args:
         name: The path or the name.
-        patch: Side of patches in pixels; None for 16.
-        count: Number of patches to make; None for the default.
+        patch: Side of patches in pixels; None for the default.
+        count: Number of patches; None for the default.
         in_part: Whether only a part of the images will be used. Folders and zips then alternate
             their classes, so that a part is balanced.
 
@@ -239,9 +249,9 @@ def _files(container: Container, in_part: bool) -> Source:
 
 
 def in_turns(labels: Sequence[Label]) -> list[int]:
-    """Return an order of images that alternates between classes.
+    """Return the indices of images in an order that alternates between classes.
 
-    It has the first image of each class, then the second of each, and so on.
+    The first image of each class comes first, then the second image of each class, and so on.
 
     Example:
         >>> in_turns([0, 0, 0, 1, 2])

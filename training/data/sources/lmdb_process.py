@@ -21,7 +21,7 @@ def main(folder: str, most_bytes: int) -> None:
 
     Args:
         folder: Folder of the store.
-        most_bytes: Largest size of a value; a larger one is an error.
+        most_bytes: Largest allowed size of a value; a larger value is an error.
     """
     import lmdb
 

@@ -25,7 +25,7 @@ _COUNT, _LENGTHS = struct.Struct("<Q"), struct.Struct("<II")
 
 
 def count_entries(folder: Path) -> int:
-    """Return the number of entries that a store declares.
+    """Return the number of entries that an LMDB store declares.
 
     Raises:
         DataError: The store cannot be read, is not an LMDB, or the package lmdb is not installed.
@@ -35,10 +35,11 @@ def count_entries(folder: Path) -> int:
 
 
 def read_entries(folder: Path) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the keys and values of a store in the order of the keys.
+    """Yield the keys and values of an LMDB store, in the order of the keys.
 
     Raises:
-        DataError: As ``count_entries``, or a later entry is broken.
+        DataError: The store or an entry cannot be read, the store is not an LMDB, or the package
+            lmdb is not installed.
     """
     with _opened(folder) as store:
         left = (folder / DATA_FILE).stat().st_size

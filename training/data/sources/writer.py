@@ -33,7 +33,14 @@ OTHER_ARCHIVES = {".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar", "
 
 
 class ImageWriter:
-    """Numbering of images and collection of their labels; ``put`` stores bytes under a name."""
+    """Writer of an image data set, which numbers images and collects their labels.
+
+    Args:
+        put: Function that stores a file, from its name and its bytes.
+
+    Attributes:
+        count: Number of images written so far.
+    """
 
     def __init__(self, put: Callable[[str, bytes], None]):
         self._put = put
@@ -42,17 +49,24 @@ class ImageWriter:
 
     @property
     def has_labels(self) -> bool:
-        """Whether images have labels so far."""
+        """Whether the images written so far have labels."""
         return bool(self._labels)
 
     def add(self, pixels: np.ndarray, label: Label | None) -> None:
-        """Write one image, ``[S, S, C]`` uint8 with C = 1 or 3.
+        """Write one image.
+
+        Args:
+            pixels: Square image ``[S, S, C]``, uint8, with C = 1 or 3.
+            label: Label of the image; None if the data set has no labels.
 
         Raises:
             DataError: Some images have labels and others do not.
         """
         if self.count and (label is None) == self.has_labels:
-            raise DataError(f"only some of the first {self.count + 1} images have labels")
+            raise DataError(
+                f"only some of the first {self.count + 1} images have labels: label all images "
+                "or none"
+            )
         name = f"{self.count // IMAGES_A_FOLDER:05d}/img{self.count:08d}.png"
         self._put(name, encode_png(pixels))
         if label is not None:
@@ -60,10 +74,10 @@ class ImageWriter:
         self.count += 1
 
     def finish(self) -> None:
-        """Write the labels.
+        """Write the labels of all images, as the last file of the data set.
 
         Raises:
-            DataError: There is no image.
+            DataError: No image was written.
         """
         if self.count == 0:
             raise DataError("the source has no readable images")
@@ -73,9 +87,10 @@ class ImageWriter:
 
 @contextmanager
 def image_writer(destination: Path) -> Iterator[ImageWriter]:
-    """Open a writer of a zip, or of a folder if the name does not end in ``.zip``.
+    """Return a context with a writer to a zip, or to a folder if the name does not end in ``.zip``.
 
-    The destination is created or replaced when the block ends; after an error nothing changes.
+    The destination is created or replaced at the end of the context; after an error nothing
+    changes.
 
     Raises:
         DataError: No image was written.
@@ -101,7 +116,7 @@ def image_writer(destination: Path) -> Iterator[ImageWriter]:
 
 
 def is_zip(destination: Path) -> bool:
-    """Return whether a data set is written to a zip: its name ends in ``.zip``."""
+    """Return whether a data set is written to a zip, which is the case for names in ``.zip``."""
     return destination.suffix.lower() == ".zip"
 
 
@@ -110,6 +125,11 @@ def require_writable(destination: Path, source: Path | None, overwrite: bool) ->
 
     Only a data set or an empty folder is ever replaced, and only if permitted. A typing error thus
     cannot remove a home folder, or the source of the data set.
+
+    Args:
+        destination: Zip or folder to write.
+        source: File or folder of the source; None for a built-in source.
+        overwrite: Whether an existing data set may be replaced.
     """
     if destination.suffix.lower() in OTHER_ARCHIVES and not destination.is_dir():
         raise UsageError(
@@ -120,22 +140,30 @@ def require_writable(destination: Path, source: Path | None, overwrite: bool) ->
         target, origin = destination.resolve(), source.resolve()
         if target == origin or origin in target.parents or target in origin.parents:
             raise UsageError(
-                f"--dest is {destination}, but the source {source} is the same, inside "
-                "it, or contains it: give another --dest"
+                f"--dest is {destination}, but the source {source} is the same, lies inside "
+                "the destination, or contains the destination: give another --dest"
             )
     if not destination.exists():
         return
     if not overwrite:
-        raise UsageError(f"{destination} exists: give another --dest, or --overwrite to replace it")
+        raise UsageError(
+            f"{destination} exists: give another --dest, or --overwrite to replace the data set"
+        )
     if destination.is_dir() == is_zip(destination):
         kinds = ("folder", "zip") if destination.is_dir() else ("file", "folder")
-        raise UsageError(f"{destination} is a {kinds[0]} and would be replaced by a {kinds[1]}")
+        raise UsageError(
+            f"{destination} is a {kinds[0]} and would be replaced by a {kinds[1]}: give another "
+            "--dest"
+        )
     if (
         destination.is_dir()
         and any(destination.iterdir())
         and not (destination / LABEL_FILE).exists()
     ):
-        raise UsageError(f"{destination} is not a data set (it has no {LABEL_FILE}): not replaced")
+        raise UsageError(
+            f"{destination} is not a data set (no {LABEL_FILE}) and is not replaced: give another "
+            "--dest"
+        )
 
 
 def _entry(name: str) -> zipfile.ZipInfo:
@@ -173,14 +201,15 @@ MAX_NAMED_SKIPS = 20
 
 @dataclass
 class Conversion:
-    """Conversion of all images of a source to squares of one shape, which are written.
+    """Conversion of all images of a source to a data set of squares of one shape.
 
     Args:
         transform: Crop and resize transformation.
-        channels: 1 makes all images gray and 3 makes all RGB. None uses the first image's number:
-            then a later gray image is repeated in three channels, but color is never discarded.
+        channels: Number of channels: 1 makes all images gray, 3 makes all images RGB. None uses the
+            number of the first image: a later gray image is then repeated in three channels, but
+            color is never discarded.
         first_image: Number of images to leave out at the start, so that a data set can be split.
-        max_images: Maximum number of images to use.
+        max_images: Maximum number of images to use; None for all.
         skip_bad: Whether to skip and count images that cannot be read or have the wrong shape.
     """
 
@@ -191,11 +220,14 @@ class Conversion:
     first_image: int = 0
 
     def run(self, source: Source, writer: ImageWriter) -> tuple[tuple[int, ...], int]:
-        """Return the shape ``(S, S, C)`` of the written images, and the number of skipped ones.
+        """Convert and write all images of a source.
+
+        Returns:
+            The shape ``(S, S, C)`` of the written images, and the number of skipped images.
 
         Raises:
-            DataError: A bad image must not be skipped, a color image follows gray ones, the source
-                is broken as a whole, or there is no image.
+            DataError: An unreadable image must not be skipped, a color image follows gray images,
+                the source is broken as a whole, or no image is readable.
         """
         shape: tuple[int, ...] | None = None
         skipped = seen = 0
@@ -223,7 +255,8 @@ class Conversion:
                     break
         if 0 < seen <= self.first_image:
             raise DataError(
-                f"the source has {seen} images, but --first-image skips {self.first_image}"
+                f"the source has {seen} images, but --first-image skips {self.first_image}: give a "
+                "smaller number"
             )
         if shape is None:
             reason = f": all {skipped} were skipped" if skipped else ""

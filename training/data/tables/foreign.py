@@ -26,20 +26,24 @@ NO_NAME = "Dropped the first column, which has no name, as a row index"
 
 
 def row_number(row: int) -> str:
-    """Return the description of a row in messages, without a line number."""
+    """Return the description of a row in messages, for sources without line numbers.
+
+    Args:
+        row: Row number, from 0.
+    """
     return f"row {row + 1}"
 
 
 @dataclass(frozen=True)
 class ForeignTable:
-    """A table to be read.
+    """An external table that is read in blocks of rows.
 
     Attributes:
         name: Name of the table in messages.
         names: Names of the columns.
         blocks: Function that yields rows ``[n, len(names)]`` of float64; NaN for missing values.
-        named: Whether the names come from the source, rather than being generated numbers.
-        place_of: Function from a row number, from 0, to its description in messages.
+        named: Whether the names come from the source, rather than being generated (``x1``, ...).
+        place_of: Function from a row number, from 0, to the description of the row in messages.
         notes: Messages about columns that are already left out.
     """
 
@@ -52,19 +56,30 @@ class ForeignTable:
 
 
 def row_blocks(rows: Any) -> Iterator[Any]:
-    """Yield an array or a data frame in blocks of its rows."""
+    """Yield the rows of an array or a data frame in blocks."""
     return (rows[start : start + BLOCK_ROWS] for start in range(0, len(rows), BLOCK_ROWS))
 
 
 def numbered(count: int, stem: str = "x") -> list[str]:
-    """Return names for columns without names."""
+    """Return generated names for columns without names: ``x1``, ``x2`` and so on.
+
+    Args:
+        count: Number of columns.
+        stem: Text before the number.
+    """
     return [f"{stem}{index}" for index in range(1, count + 1)]
 
 
 def places_of(
     names: Sequence[str], wanted: Sequence[str] | None, source: object, exclude: Sequence[str] = ()
 ) -> list[int]:
-    """Return the indices of the selected columns, by default all that have names.
+    """Return the indices of the selected columns of a table.
+
+    Args:
+        names: Names of all columns.
+        wanted: Names of the selected columns; None for all columns that have names.
+        source: Name of the table, for messages.
+        exclude: Names of columns to leave out.
 
     Raises:
         UsageError: A column does not exist, is named twice, or none is left.
@@ -84,19 +99,29 @@ def places_of(
             raise UsageError(f"column '{name}' is named twice: name it once")
     places = [names.index(name) for name in chosen if name not in exclude]
     if not places:
-        raise UsageError(f"{source}: no columns are left")
+        raise UsageError(f"{source}: no columns are left: exclude fewer columns")
     return places
 
 
 def listed(names: Sequence[str]) -> str:
-    """Return column names for a message: the first ones if there are many."""
+    """Return column names as text for a message: only the first 20 if there are more."""
     return ", ".join([*map(shown, names[:20]), *["..."] * (len(names) > 20)])
 
 
 def with_columns(
     table: ForeignTable, wanted: Sequence[str] | None, exclude: Sequence[str] = ()
 ) -> ForeignTable:
-    """Return some columns of a table that is read as a whole."""
+    """Return a table with some of the columns of a table.
+
+    Args:
+        table: Table whose blocks contain all columns.
+        wanted: Names of the selected columns; None for all.
+        exclude: Names of columns to leave out.
+
+    Raises:
+        DataError: Column names are invalid.
+        UsageError: A column does not exist, is named twice, or none is left.
+    """
     require_names(table.names, table.name)
     if wanted is None and not exclude:
         return table
@@ -110,7 +135,10 @@ def with_columns(
 def require_names(names: Sequence[str], source: object, indexed: bool = False) -> None:
     """Raise DataError unless column names are few, printable, and different.
 
-    If ``indexed``, the first of several columns may have no name.
+    Args:
+        names: Names of the columns.
+        source: Name of the table, for messages.
+        indexed: Whether the first of several columns may have no name, like a row index.
     """
     if indexed and len(names) > 1 and not names[0]:
         names = ["(no name)", *names[1:]]
@@ -121,7 +149,7 @@ def require_names(names: Sequence[str], source: object, indexed: bool = False) -
     for number, name in enumerate(names, start=1):
         if len(name) > LONGEST_NAME or not name.isprintable() or not name.strip():
             raise DataError(
-                f"{source}: the name of column {number} is '{shown(name)}': give it a name of up "
+                f"{source}: the name of column {number} is '{shown(name)}': give a name of up "
                 f"to {LONGEST_NAME} printable characters"
             )
         if _runs_in_spreadsheets(name):
@@ -130,7 +158,7 @@ def require_names(names: Sequence[str], source: object, indexed: bool = False) -
                 "would run as a formula: rename it"
             )
         if name in seen:
-            raise DataError(f"{source} has two columns '{name}': rename one")
+            raise DataError(f"{source} has two columns '{name}': rename one of them")
         seen.add(name)
 
 
@@ -144,9 +172,16 @@ def _runs_in_spreadsheets(name: str) -> bool:
 
 
 def require_few(columns: int, source: object) -> None:
-    """Raise DataError if there are too many columns."""
+    """Raise DataError if a table has too many columns.
+
+    Args:
+        columns: Number of columns.
+        source: Name of the table, for messages.
+    """
     if columns > MOST_COLUMNS:
-        raise DataError(f"{source} has {columns} columns: the limit is {MOST_COLUMNS}")
+        raise DataError(
+            f"{source} has {columns} columns: the limit is {MOST_COLUMNS}, so leave columns out"
+        )
 
 
 CHUNK = 40 << 20
@@ -158,10 +193,11 @@ MiB) can keep smaller ones.
 
 
 def widened(values: np.ndarray) -> np.ndarray:
-    """Convert numbers ``[n]`` or ``[n, D]`` to float64, restoring decimals.
+    """Convert numbers ``[n]`` or ``[n, D]`` to float64, and restore rounded decimals.
 
-    Columns of lower precision whose values are all rounded to decimals get these decimals.
-    Otherwise 0.1 would be 0.10000000149011612, and no step would be detected.
+    If all values of a column of lower precision are rounded decimals, the result has the nearest
+    decimals in float64. Otherwise 0.1 would be 0.10000000149011612, and the column would not be
+    recognized as discrete.
     """
     wide: np.ndarray = values.astype(np.float64)
     if values.dtype.kind == "f" and values.dtype.itemsize < wide.dtype.itemsize:
@@ -222,13 +258,13 @@ def narrowed(values: np.ndarray, places: Sequence[int]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class RowChoices:
-    """Selection of rows, and their split.
+    """User options for the selection of rows, and for their split into training and validation.
 
     Attributes:
-        missing: A method in ``MISSING``.
-        max_rows: Maximum number of rows to read, the first ones; None for all.
-        held_out: Fraction of the rows that is not used for training.
-        seed: Random seed of this split.
+        missing: Method for missing values, a name in ``MISSING``.
+        max_rows: Maximum number of rows to read, from the first; None for all rows.
+        held_out: Fraction of the rows that is held out of training, for validation.
+        seed: Random seed of the split.
 
     Raises:
         UsageError: A value is invalid.
@@ -251,20 +287,21 @@ class RowChoices:
 
 @dataclass(frozen=True)
 class TableChoices(RowChoices):
-    """User options for a table; see ``RowChoices``.
+    """User options for a numeric table; see ``RowChoices`` for further attributes.
 
     Attributes:
-        conditions: Columns of conditions.
-        covariates: Columns of conditions that are not data.
-        dataset: Column that identifies the dataset of each trial; None if each row has its own
-            parameters.
-        missing: A method in ``MISSING``: refuse missing values, drop their rows, or impute the
-            mean. Keeping them is possible for data of trials only; other tables are read as records
-            instead (``NotNumbers`` is raised). Infinite values, for example of failed simulations,
-            are missing too, but are never kept.
-        dequantize: Whether to detect discrete columns.
-        bounds: Lower and upper bounds by column, infinite where there is none.
-        kept: Further fraction of rows that is not used for any choice either.
+        conditions: Names of condition columns that are data.
+        covariates: Names of condition columns that are not data, such as a design or a time.
+        dataset: Name of the column that identifies the dataset of each trial; None if each row has
+            its own parameters.
+        missing: Method for missing values, a name in ``MISSING``: refuse missing values, drop their
+            rows, or impute the mean. Missing values are kept for data of trials only; other tables
+            are read as records instead (``NotNumbers`` is raised). Infinite values, for example of
+            failed simulations, are missing too, but are never kept.
+        dequantize: Whether to detect discrete columns, whose values are dequantized in training.
+        bounds: Lower and upper bounds by column, infinite where there is no bound.
+        kept: Further fraction of rows, for the calibration set, which neither training nor
+            validation uses.
     """
 
     conditions: Sequence[str] = ()
@@ -276,7 +313,11 @@ class TableChoices(RowChoices):
     kept: float = 0.0
 
     def holes(self, names: Sequence[str]) -> list[int]:
-        """Return the indices of columns that may have missing values: data of trials, if kept."""
+        """Return the indices of columns that may keep missing values, which are data of trials.
+
+        Args:
+            names: Names of all columns.
+        """
         if self.missing != "keep" or self.dataset is None:
             return []
         return [names.index(name) for name in self.conditions]

@@ -89,7 +89,7 @@ def _rows(path: Path, header: Header, file: IO[bytes]) -> Iterator[np.ndarray]:
     def numbers(length: int) -> np.ndarray:
         content = file.read(length * header.dtype.itemsize)
         if len(content) != length * header.dtype.itemsize:
-            raise DataError(f"{path} is damaged: make it again")
+            raise DataError(f"{path} is damaged: the file ends early. Make the file again")
         return np.frombuffer(content, header.dtype)
 
     if header.by_columns:
@@ -114,11 +114,11 @@ def _require_table(path: Path, header: Header) -> None:
 
 @contextmanager
 def by_arrow(path: Path, failure: str = "is damaged: {}") -> Iterator[None]:
-    """Convert errors of Arrow in this block.
+    """Return a context that converts errors of Arrow to errors with the path.
 
     Args:
         path: The file.
-        failure: Message for unreadable files, with a placeholder for Arrow's reason.
+        failure: Message for unreadable files, optionally with a placeholder for Arrow's reason.
 
     Raises:
         UsageError: Arrow is not installed.
@@ -139,7 +139,18 @@ def by_arrow(path: Path, failure: str = "is damaged: {}") -> Iterator[None]:
 def open_parquet(
     path: Path, wanted: Sequence[str] | None, exclude: Sequence[str] = ()
 ) -> ForeignTable:
-    """Open columns of a Parquet file, by default all of them."""
+    """Open columns of a Parquet file as a numeric table.
+
+    Args:
+        path: The file.
+        wanted: Names of the columns to read; None for all.
+        exclude: Names of columns to leave out.
+
+    Raises:
+        DataError: The file cannot be read.
+        NotNumbers: A selected column is not numeric.
+        UsageError: A selected column does not exist, or Arrow is not installed.
+    """
     with by_arrow(path, "is not a readable Parquet file"):
         file = importlib.import_module("pyarrow.parquet").ParquetFile(path)
         names = list(file.schema_arrow.names)
@@ -168,7 +179,7 @@ def open_parquet(
 
 
 def open_shipped(name: str) -> ForeignTable:
-    """Open a data set of scikit-learn."""
+    """Open a data set of scikit-learn, by its name in ``SHIPPED``."""
     datasets = importlib.import_module("sklearn.datasets")
     shipped = getattr(datasets, f"load_{name}")()
     names = [str(column).replace(" ", "_") for column in shipped.feature_names]
@@ -176,7 +187,12 @@ def open_shipped(name: str) -> ForeignTable:
 
 
 def open_toy(source: str, seed: int) -> ForeignTable:
-    """Open draws of ``toy:NAME``."""
+    """Open a table of draws from a toy distribution.
+
+    Args:
+        source: The toy, as ``toy:NAME``.
+        seed: Random seed of the draws.
+    """
     toy = Toy(source.removeprefix(TOY_PREFIX))
 
     def blocks() -> Iterator[np.ndarray]:
@@ -192,21 +208,21 @@ MISSING = frozenset(("", "na", "n/a", "nan", "null", "none", ".", "?", "-"))
 
 
 class NotNumbers(DataError):
-    """Error for a table with empty or non-numeric cells."""
+    """Error for a table with missing or non-numeric cells, which can be read as records instead."""
 
 
 def open_text(
     table: TextTable, wanted: Sequence[str] | None, exclude: Sequence[str] = ()
 ) -> ForeignTable:
-    """Open columns of a numeric text file; a first column without a name is left out.
+    """Open columns of a text file as a numeric table, without a first column that has no name.
 
     Args:
-        table: The file.
+        table: The text file.
         wanted: The columns to read; None for all.
         exclude: Columns to leave out.
 
     Raises:
-        NotNumbers: On reading, a cell is not a number.
+        NotNumbers: A cell is not a number; raised when blocks are read.
         UsageError: A selected column does not exist, or is named twice.
     """
     places = places_of(table.names, wanted, table.path, exclude)
@@ -254,7 +270,7 @@ SUFFIXES = (*RAW_TABLES, ".npz")
 
 
 def is_table(source: str) -> bool:
-    """Return whether a source is a table, by its name."""
+    """Return whether the name of a source is that of a table: a file, a data set or a toy."""
     return (
         source in SHIPPED
         or source.startswith(TOY_PREFIX)
@@ -271,16 +287,16 @@ def open_table(
     exclude: Sequence[str] = (),
     separator: str | None = None,
 ) -> ForeignTable:
-    """Open a table from a file, from scikit-learn, or of a toy.
+    """Open a numeric table: a file, a data set of scikit-learn, or draws of a toy distribution.
 
     Args:
-        source: Its path or name.
-        wanted: The columns to read; None for all.
+        source: Path of the file, name of the data set, or ``toy:NAME``.
+        wanted: Names of the columns to read; None for all.
         seed: Random seed of a toy's draws.
-        header: Whether the first row of a text has names, see ``TextTable.open``.
-        known: Names that columns of a text may have, see ``TextTable.open``.
-        exclude: Columns to leave out.
-        separator: Separator of the cells of a text; None detects it.
+        header: Whether the first row of a text file has names, see ``TextTable.open``.
+        known: Names that columns of a text file may have, see ``TextTable.open``.
+        exclude: Names of columns to leave out.
+        separator: Separator of the cells of a text file; None detects the separator.
 
     Raises:
         DataError: The source is missing or broken, or is not a numeric table.
@@ -305,7 +321,7 @@ def open_table(
 
 
 def require_table_file(path: Path) -> None:
-    """Raise DataError unless a path is a file."""
+    """Raise DataError unless a path is an existing file."""
     if not path.is_file():
         state = "is not a file" if path.exists() else "does not exist"
         raise DataError(f"{path} {state}: give a table, {', '.join(SUFFIXES)}")

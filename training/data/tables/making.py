@@ -46,7 +46,11 @@ ONLY_DATA = (
 
 
 def make_table(source: ForeignTable, choices: TableChoices) -> tuple[DataTable, list[str]]:
-    """Read and clean a table; also return lines about what was found and done.
+    """Read a table and prepare it for training; return the table, and a report in lines of text.
+
+    Args:
+        source: The external table.
+        choices: User options.
 
     Raises:
         DataError: The table cannot be read, has too few rows, missing values, values beyond bounds,
@@ -55,7 +59,9 @@ def make_table(source: ForeignTable, choices: TableChoices) -> tuple[DataTable, 
     """
     condition_names, rest = _roles(source, choices)
     if choices.dataset is not None and choices.missing == "mean":
-        raise UsageError("--missing=mean would invent trials: give --missing=drop")
+        raise UsageError(
+            "--missing=mean would invent data of trials: give --missing=drop or --missing=keep"
+        )
     lines = list(source.notes)
     values, holes, rows = _collected(source, choices, lines)
     names = list(source.names)
@@ -329,10 +335,19 @@ def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def independent(
     values: np.ndarray, names: list[str], source: str, lines: list[str]
 ) -> tuple[list[int], Dropped]:
-    """Return the indices of the columns that stay, and how the others depend on them.
+    """Find the columns that have a joint density, and how the other columns depend on them.
 
-    Columns are checked from left to right: a column stays if those before it do not explain it. A
-    total after its parts is therefore the one that goes.
+    Columns are checked from left to right: a column is kept if earlier kept columns do not explain
+    it exactly. For example, a total after its parts is dropped.
+
+    Args:
+        values: Rows ``[N, D]``.
+        names: Names of the columns.
+        source: Name of the table, for messages.
+        lines: Receives lines of text about dropped columns.
+
+    Returns:
+        The indices of the kept columns, and the dropped columns.
 
     Raises:
         DataError: No column varies.
@@ -403,7 +418,13 @@ def _require_inside(
 
 
 def choose_held_out(count: int, fraction: float, seed: int) -> torch.Tensor:
-    """Return a random mask ``[count]``, bool, of the rows that are not used for training."""
+    """Return a random mask ``[count]`` of rows that are held out of training.
+
+    Args:
+        count: Number of rows.
+        fraction: Fraction of the rows to hold out.
+        seed: Random seed.
+    """
     generator = seeded_generator("cpu", seed, Stream.SPLIT)
     held_out = torch.zeros(count, dtype=torch.bool)
     held_out[torch.randperm(count, generator=generator)[: round(fraction * count)]] = True
@@ -444,26 +465,26 @@ def _summary(table: DataTable) -> list[str]:
 
 
 def exchanged(table: DataTable, source: str) -> tuple[DataTable, list[str]]:
-    """Return the table for a likelihood, and lines about what was left out.
+    """Exchange data and parameters of a table, to learn the likelihood instead of the posterior.
 
-    The points are the data of a trial, and the conditions are parameters and covariates. Compared
-    with the table for a posterior, data and parameters have exchanged roles.
+    In the result, the points are the data of a trial, and the conditions are parameters and
+    covariates. The function also returns lines of text about columns that were left out.
 
     Args:
-        table: Table with parameters as points, given data and covariates.
-        source: Name of the table in messages.
+        table: Table whose points are parameters and whose conditions are data and covariates.
+        source: Name of the table, for messages.
 
     Raises:
-        UsageError: There are no data.
-        DataError: No data column varies; or data has missing values, and a column depends on
-            others.
+        UsageError: The table has no data columns.
+        DataError: No data column varies; or data has missing values, and a data column is a
+            function of others.
     """
     names = list(table.condition_names)
     data = [place for place, name in enumerate(names) if name not in table.covariates]
     covariates = [place for place, name in enumerate(names) if name in table.covariates]
     if table.conditions is None or not data:
         raise UsageError(
-            f"--likelihood needs data columns, but {source} has none: make it with "
+            f"--likelihood needs data columns, but {source} has none: make the data set with "
             f"{script('dataset_tool')} --conditions=NAMES or --repeats"
         )
     lines: list[str] = []

@@ -35,18 +35,18 @@ IDENTIFIER = re.compile(r"(.*[\W_])?(id|ids|index|idx|key|nr|number)|unnamed.*",
 
 @dataclass(frozen=True)
 class Marginal:
-    """Marginal properties of a column.
+    """Marginal properties of the values of a column.
 
     Attributes:
-        step: Step of a discrete column; 0 for a continuous one.
-        offset: A value of a discrete column.
+        step: Bin width of a discrete column; 0 for a continuous column.
+        offset: One value of a discrete column, from which bins are counted.
         atom: Most frequent value.
-        share: Share of the rows with this value.
+        share: Fraction of the rows with the most frequent value.
         repeats: Whether any value occurs twice.
-        lone: A repeated value that is farther from all others than their whole range, and its
-            count; None if there is none.
+        lone: Repeated extreme value whose distance from all other values exceeds the range of the
+            others, with its count; None if there is no such value.
         whole: Whether all values are different whole numbers.
-        dense: Whether their range hardly exceeds their number, as for row numbers.
+        dense: Whether the range of the values hardly exceeds their number, as for row numbers.
     """
 
     step: float
@@ -60,7 +60,7 @@ class Marginal:
 
     @classmethod
     def from_values(cls, column: np.ndarray) -> "Marginal":
-        """Return the properties of present values ``[n]``."""
+        """Compute the properties of a column from its values ``[n]``, none of them missing."""
         values, counts = np.unique(column, return_counts=True)
         unique = len(values) == len(column)
         # Without repeated values the column has a density, in effect.
@@ -82,7 +82,7 @@ def looks_uniform(column: np.ndarray) -> bool:
     """Return whether values ``[n]`` look like draws from a uniform distribution on their own range.
 
     The test is that of Kolmogorov and Smirnov at 1 %, with the limit distribution; the result is
-    False for fewer than 200 different values. Uniform draws pass in 99 % of cases, normal ones
+    False for fewer than 200 different values. Uniform draws pass in 99 % of cases, normal draws
     never.
     """
     values = np.unique(column[~np.isnan(column)])
@@ -145,7 +145,11 @@ def _kinds(steps: Mapping[str, float]) -> str:
 
 
 def describe_steps(marginals: Mapping[str, Marginal]) -> list[str]:
-    """Return lines about discrete columns, and columns that are neither discrete nor continuous."""
+    """Return lines of text about columns that are discrete, or neither discrete nor continuous.
+
+    Args:
+        marginals: Marginal properties by name of the column.
+    """
     lines, pairs = [], marginals.items()
     steps = {name: one.step for name, one in pairs if one.step}
     atoms = [
@@ -164,7 +168,11 @@ def describe_steps(marginals: Mapping[str, Marginal]) -> list[str]:
 
 
 def describe_atoms(marginals: Mapping[str, Marginal]) -> list[str]:
-    """Return lines about possible codes for missing values, and possible identifiers."""
+    """Return warnings about values that may be codes for missing values, and about identifiers.
+
+    Args:
+        marginals: Marginal properties by name of the column.
+    """
     lines = [
         (
             f"Warning: {name} is {one.lone[0]:.10g} in {one.lone[1]} rows, far from all its "

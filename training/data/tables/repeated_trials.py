@@ -26,13 +26,14 @@ STAR = "*"
 
 
 def groups_of(groups: Groups, names: Sequence[str]) -> tuple[Groups, Sequence[str]]:
-    """Return the groups of columns, and the names of a trial's columns.
+    """Return the columns of each trial, and the names of a trial's columns in the long form.
 
-    A group with ``*`` stands for all matching groups. Names are those of the first group, or
-    without ``*``.
+    A group with ``*`` stands for all matching groups. The names are those of the first group, or
+    those of the pattern without ``*``.
 
     Args:
-        groups: Groups as given by the user: ``y1,y2`` and ``y3,y4``, or ``y*,t*`` alone.
+        groups: Groups of columns, one per trial, as given by the user: ``y1,y2`` and ``y3,y4``, or
+            the pattern ``y*,t*`` alone.
         names: Names of all columns.
 
     Raises:
@@ -51,7 +52,7 @@ def groups_of(groups: Groups, names: Sequence[str]) -> tuple[Groups, Sequence[st
         if len(group) != len(groups[0]):
             raise UsageError(
                 f"--repeats has {','.join(groups[0])} in one trial but {','.join(group)} "
-                "in another: give the same number of columns for each"
+                "in another: give the same number of columns for each trial"
             )
     return groups, groups[0]
 
@@ -59,7 +60,7 @@ def groups_of(groups: Groups, names: Sequence[str]) -> tuple[Groups, Sequence[st
 def unrolled(
     source: ForeignTable, groups: Groups, columns: Sequence[str], dataset: str
 ) -> ForeignTable:
-    """Return a table whose rows have several trials in long form.
+    """Convert a table with several trials per row to long form, with one row per trial.
 
     Trials with all cells missing are left out.
 
@@ -67,11 +68,11 @@ def unrolled(
         source: The table.
         groups: Columns of each trial, see ``groups_of``.
         columns: Names of a trial's columns.
-        dataset: Name of a new column for the row number, from 0.
+        dataset: Name of a new column with the number of the original row, from 0.
 
     Raises:
         UsageError: A column does not exist, or is named twice.
-        DataError: On reading, a row has no trials.
+        DataError: A row has no trials; raised when blocks are read.
     """
     places = [places_of(source.names, group, source.name) for group in groups]
     flat = [place for group in places for place in group]
@@ -90,7 +91,7 @@ def unrolled(
             if not made.any(axis=1).all():
                 row = begun + int((~made.any(axis=1)).argmax())
                 raise DataError(
-                    f"{source.name}, {source.place_of(row)} has no trials: leave it out"
+                    f"{source.name}, {source.place_of(row)} has no trials: leave this row out"
                 )
             which = made.nonzero()[0]
             numbers = begun + which
@@ -110,7 +111,7 @@ def numbered_datasets(
     source: ForeignTable,
     rows: np.ndarray | None,
 ) -> tuple[Tensor, np.ndarray]:
-    """Return the dataset of each row ``[N]``, numbered from 0, and the first row of each.
+    """Return the dataset number of each row ``[N]``, from 0, and the first row of each dataset.
 
     Args:
         identifiers: Values ``[N]`` that identify the dataset of each row.
@@ -139,7 +140,11 @@ def numbered_datasets(
 
 
 def trials_in_words(datasets: Tensor) -> str:
-    """Return a text with the number of datasets ``[N]`` and of their trials."""
+    """Return a text with the number of datasets and the number of trials per dataset.
+
+    Args:
+        datasets: Dataset number of each row ``[N]``.
+    """
     counts = torch.unique(datasets, return_counts=True)[1]
     least, most = int(counts.min()), int(counts.max())
     trials = f"{least} to {most} trials" if least < most else f"{most} trial{'s' * (most > 1)}"
@@ -147,7 +152,7 @@ def trials_in_words(datasets: Tensor) -> str:
 
 
 def missing_in_words(table: DataTable) -> str:
-    """Return the shares of missing data by column as text; empty if nothing is missing."""
+    """Return the fraction of missing data by column as text; empty if nothing is missing."""
     if not table.has_missing:
         return ""
     assert table.conditions is not None
@@ -157,7 +162,7 @@ def missing_in_words(table: DataTable) -> str:
 
 
 def first_rows(table: DataTable) -> Tensor:
-    """Return the first row of each dataset, in order; all rows if there are no datasets."""
+    """Return the index of the first row of each dataset, in order; all rows without datasets."""
     if table.datasets is None:
         return torch.arange(len(table))
     _, first = np.unique(table.datasets.numpy(), return_index=True)
@@ -165,14 +170,16 @@ def first_rows(table: DataTable) -> Tensor:
 
 
 def one_of_each(table: DataTable) -> DataTable:
-    """Return the first row of each dataset, so that parameters are as frequent as drawn."""
+    """Return a table with only the first row of each dataset, so that parameters do not repeat."""
     return table if table.datasets is None else replace(table.at(first_rows(table)), datasets=None)
 
 
 def side_by_side(trials: Tensor, datasets: Tensor) -> Tensor:
-    """Arrange trials ``[T, K]`` of M datasets side by side in rows ``[M, n K]``, padded with NaN.
+    """Arrange the trials of M datasets side by side in rows ``[M, n K]``, padded with NaN.
 
-    ``datasets [T]`` numbers them from 0.
+    Args:
+        trials: Trials ``[T, K]``.
+        datasets: Dataset number of each trial ``[T]``, from 0.
     """
     counts = torch.bincount(datasets)
     order = datasets.argsort(stable=True)
@@ -184,14 +191,21 @@ def side_by_side(trials: Tensor, datasets: Tensor) -> Tensor:
 
 
 def as_sets(table: DataTable, size: int, name: str) -> DataTable:
-    """Return a table with one row per dataset, given all of its trials side by side.
+    """Convert a table from one row per trial to one row per dataset, with trials side by side.
+
+    The trials of a dataset become the conditions of its row.
+
+    Args:
+        table: Table with one row per trial.
+        size: Expected number of values of a trial.
+        name: Name of the table, for messages.
 
     Raises:
-        UsageError: There are no trials, or they do not have ``size`` numbers.
+        UsageError: The table has no trials, or trials do not have ``size`` values.
     """
     if table.datasets is None or table.conditions is None:
         raise UsageError(
-            f"{name} has no trials, as --cond_shape=set:{size} needs: make it with "
+            f"{name} has no trials, which --cond_shape=set:{size} needs: make the data set with "
             f"{script('dataset_tool')} --dataset=ID or --repeats"
         )
     if size != table.condition_dim:
@@ -208,9 +222,14 @@ def as_sets(table: DataTable, size: int, name: str) -> DataTable:
 
 
 def thinned(conditions: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """Leave out random trials of sets ``[N, n K]``, where K is ``size``.
+    """Set random trials of sets ``[N, n K]`` to missing, so that sets have various sizes.
 
     From 1 to all present trials are kept, each number with equal probability.
+
+    Args:
+        conditions: Sets of n trials, side by side.
+        size: K, the number of values per trial.
+        generator: Random generator on the CPU.
     """
     trials = conditions.reshape(len(conditions), -1, size)
     there = ~trials.isnan().all(dim=2)

@@ -19,16 +19,16 @@ from training.data.row_hashes import row_numbers
 
 @dataclass(frozen=True, eq=False)
 class Columns:
-    """Properties of columns besides their values.
+    """Properties of the D columns of a table: names, bin widths and bounds.
 
     Attributes:
-        names: Names ``[D]``.
-        steps: Steps of discrete columns ``[D]``, 0 for continuous ones.
-        offsets: A value of each column ``[D]``, from which its steps are counted.
-        low: Lower bounds ``[D]``, ``-inf`` where there is none.
-        high: Upper bounds ``[D]``, ``inf`` where there is none.
-        gaps: Values within their range that discrete columns never have ``[D, G]``, increasing, and
-            padded beyond all values; None for none.
+        names: Names of the columns ``[D]``.
+        steps: Bin widths of discrete columns ``[D]``, 0 for continuous columns.
+        offsets: One value of each column ``[D]``, from which its bins are counted.
+        low: Lower bounds ``[D]``, ``-inf`` where there is no bound.
+        high: Upper bounds ``[D]``, ``inf`` where there is no bound.
+        gaps: Up to G values ``[D, G]`` within its range that each discrete column never has,
+            increasing, and padded beyond all values; None if there are no such values.
     """
 
     names: Sequence[str]
@@ -40,12 +40,12 @@ class Columns:
 
     @classmethod
     def plain(cls, names: Sequence[str]) -> "Columns":
-        """Return continuous columns without bounds."""
+        """Return the properties of continuous columns without bounds."""
         zeros = torch.zeros(len(names), dtype=torch.float64)
         return cls(names, zeros, zeros, zeros - torch.inf, zeros + torch.inf)
 
     def at(self, places: Sequence[int]) -> "Columns":
-        """Return some of the columns."""
+        """Return the properties of the columns with indices ``places``."""
         names = [self.names[place] for place in places]
         numbers = (self.steps, self.offsets, self.low, self.high)
         part = Columns(names, *(values[list(places)] for values in numbers))
@@ -53,7 +53,7 @@ class Columns:
 
     @classmethod
     def joined(cls, *parts: "Columns") -> "Columns":
-        """Return the columns of several tables without gaps, side by side."""
+        """Join the properties of the columns of several tables without gaps, side by side."""
         numbers = ("steps", "offsets", "low", "high")
         joined = (torch.cat([getattr(part, key) for part in parts]) for key in numbers)
         return cls([name for part in parts for name in part.names], *joined)
@@ -65,12 +65,12 @@ MOST_LEVELS = 7
 
 @dataclass(frozen=True, eq=False)
 class Levels:
-    """Columns with few values, at steps from a first one.
+    """Levels of D category columns: few values at equal distances.
 
     Attributes:
-        counts: Numbers of levels ``[D]``.
-        first: First levels ``[D]``, float64.
-        steps: Steps between levels ``[D]``, float64.
+        counts: Number of levels of each column ``[D]``.
+        first: Value of the first level of each column ``[D]``, float64.
+        steps: Distance between levels of each column ``[D]``, float64.
     """
 
     counts: Sequence[int]
@@ -79,7 +79,14 @@ class Levels:
 
     @classmethod
     def from_values(cls, columns: Columns, values: Tensor) -> "Levels":
-        """Return the levels in values ``[N, D]``; a count is 0 for more or missing values."""
+        """Find the levels of columns from their values.
+
+        The count is 0 for columns with many or missing values.
+
+        Args:
+            columns: Properties of the columns.
+            values: Values ``[N, D]``.
+        """
         first, steps = values.amin(dim=0), columns.steps
         counts = ((values.amax(dim=0) - first) / steps).round() + 1
         few = (steps > 0) & (counts <= MOST_LEVELS)
@@ -95,12 +102,12 @@ Identifiers whose numbers are large relative to their differences count as const
 
 @dataclass(frozen=True, eq=False)
 class Dropped:
-    """Columns without a density, as functions of columns with a density.
+    """Dropped columns without a density, as linear functions of the remaining columns.
 
     Attributes:
-        names: Names ``[K]``.
+        names: Names of the dropped columns ``[K]``.
         offsets: Constant terms ``[K]``; for constant columns, their values.
-        slopes: Dependence on the remaining columns ``[K, D]``, 0 for constant columns.
+        slopes: Coefficients of the remaining columns ``[K, D]``, 0 for constant columns.
         order: Names of all columns ``[D + K]``, in the order of the source.
     """
 
@@ -111,12 +118,16 @@ class Dropped:
 
     @classmethod
     def none(cls, order: Sequence[str]) -> "Dropped":
-        """Return no dropped columns, for a table with columns of these names."""
+        """Return an empty set of dropped columns.
+
+        Args:
+            order: Names of the table's columns.
+        """
         zeros = torch.zeros(0, dtype=torch.float64)
         return cls([], zeros, zeros.reshape(0, len(order)), order)
 
     def contradicted(self, points: Tensor, values: Mapping[str, Tensor]) -> Iterator[str]:
-        """Yield a sentence for each dropped column whose values in new rows do not match.
+        """Yield a sentence for each dropped column that new rows contradict.
 
         Args:
             points: Rows ``[N, D]`` of the remaining columns, NaN where unknown.
@@ -148,7 +159,7 @@ class Dropped:
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Rows of a table.
+    """Rows of a table: points, with their conditions if there are any.
 
     Attributes:
         points: Points ``[n, D]``.
@@ -163,31 +174,33 @@ class Rows:
         return len(self.points)
 
     def at(self, places: Tensor) -> "Rows":
-        """Return the rows at these indices, or of a boolean mask."""
+        """Return the rows with the given indices, or those selected by a boolean mask."""
         conditions = None if self.conditions is None else self.conditions[places]
         return Rows(self.points[places], conditions)
 
 
 @dataclass(frozen=True, eq=False)
 class DataTable:
-    """Rows of numbers, and the properties of their columns.
+    """A training table: points, conditions, and the properties of their columns.
 
     Attributes:
-        points: ``[N, D]``, float64, as read: discrete columns are at their steps.
-        columns: Names, steps and bounds of the columns.
-        held_out: Mask ``[N]``, bool, of rows that are not used for training.
-        dropped: Columns of the source that are not among these.
+        points: Points ``[N, D]``, float64, as read: discrete columns are not dequantized.
+        columns: Names, bin widths and bounds of the points' columns.
+        held_out: Mask ``[N]``, bool, of rows that are held out of training, for validation.
+        dropped: Columns of the source that are not modeled.
         conditions: Conditions of the points ``[N, C]``, float64, or ``[N, n C]`` for sets of trials
-            (``trials.as_sets``). NaN where data of a trial is missing; None without conditions.
-        condition_names: Names ``[C]``.
-        kept: Mask ``[N]``, bool, of rows that neither training nor its choices use; None for none.
-        condition_columns: Properties of conditions; None if only their names are known.
+            (``repeated_trials.as_sets``). NaN where data of a trial is missing; None without
+            conditions.
+        condition_names: Names of the conditions ``[C]``.
+        kept: Mask ``[N]``, bool, of rows for the calibration set, which neither training nor
+            validation uses; None if there are none.
+        condition_columns: Properties of the conditions' columns; None if only names are known.
         covariates: Names of conditions that are not data, such as a design or a time; in the table
-            of a likelihood also ``beside``.
-        datasets: Dataset of each row ``[N]``, int64, if rows are trials; None if each row has its
-            own parameters.
-        beside: In the table of a likelihood, names of data columns that are levels. Numbers are
-            points given the levels, which are the last conditions.
+            of a likelihood also the names in ``beside``.
+        datasets: Dataset number of each row ``[N]``, int64, if rows are trials; None if each row
+            has its own parameters.
+        beside: In the table of a likelihood, names of category columns among the data. These are
+            the last conditions, and the numeric data are the points.
     """
 
     points: Tensor
@@ -212,17 +225,17 @@ class DataTable:
 
     @property
     def rows(self) -> Rows:
-        """All rows."""
+        """All rows, points with their conditions."""
         return Rows(self.points, self.conditions)
 
     @property
     def train_rows(self) -> Rows:
-        """Training rows."""
+        """Rows that are not held out, points with their conditions."""
         return self.rows.at(~self.held_out)
 
     @property
     def held_out_rows(self) -> Rows:
-        """Held-out rows."""
+        """Held-out rows, points with their conditions."""
         return self.rows.at(self.held_out)
 
     @property
@@ -232,16 +245,16 @@ class DataTable:
 
     @property
     def has_missing(self) -> bool:
-        """Whether data of trials is missing."""
+        """Whether the conditions have missing values (NaN)."""
         return self.conditions is not None and bool(self.conditions.isnan().any())
 
     @property
     def columns_of_conditions(self) -> Columns:
-        """Properties of the conditions."""
+        """Properties of the conditions' columns, which are continuous if only names are known."""
         return self.condition_columns or Columns.plain(self.condition_names)
 
     def at(self, places: Tensor) -> "DataTable":
-        """Return some rows, none of them marked as kept."""
+        """Return a table with the rows with indices ``places`` only, without a calibration set."""
         rows = self.rows.at(places)
         return replace(
             self,
@@ -254,19 +267,19 @@ class DataTable:
 
     @property
     def levels(self) -> Levels | None:
-        """Levels of the points; None if a column has more values, or missing ones."""
+        """Levels of the points' columns; None unless all are category columns."""
         levels = Levels.from_values(self.columns, self.points)
         return levels if all(levels.counts) else None
 
     def row_numbers(self) -> np.ndarray:
-        """Return 64-bit hashes ``[N]`` of points and conditions; for sets, of the first trial."""
+        """Return a 64-bit hash of each row ``[N]``, with its conditions or its first trial."""
         parts = [self.points]
         if self.conditions is not None:
             parts.append(self.conditions[:, : self.condition_dim])
         return row_numbers(torch.cat(parts, dim=1).numpy())
 
     def in_order(self, names: Sequence[str]) -> "DataTable":
-        """Return the table with its conditions in the order of these names."""
+        """Return the table with its conditions in the order of the given names."""
         order = [self.condition_names.index(name) for name in names]
         conditions = None if self.conditions is None else self.conditions[:, order]
         known = self.columns_of_conditions.at(order)
@@ -280,7 +293,7 @@ class DataTable:
 
 
 def as_records(table: DataTable) -> Records:
-    """Return the rows, including conditions, as records with numeric columns."""
+    """Convert a numeric table, including its conditions, to records with numeric columns."""
     columns, own = [], table.columns
     for name, *grid in zip(own.names, own.steps.tolist(), own.offsets.tolist(), strict=True):
         discrete = grid[0] > 0
@@ -307,7 +320,13 @@ def as_records(table: DataTable) -> Records:
 
 
 def restored(points: Tensor, names: Sequence[str], dropped: Dropped) -> Tensor:
-    """Return points ``[N, D + K]`` with the dropped columns, in the order of the source."""
+    """Return points with dropped columns restored ``[N, D + K]``, in the order of the source.
+
+    Args:
+        points: Points ``[N, D]`` of the remaining columns.
+        names: Names of the remaining columns.
+        dropped: The K dropped columns.
+    """
     rest = dropped.offsets + points @ dropped.slopes.T
     place = {name: index for index, name in enumerate([*names, *dropped.names])}
     return torch.cat([points, rest], dim=1)[:, [place[name] for name in dropped.order]]
@@ -315,14 +334,13 @@ def restored(points: Tensor, names: Sequence[str], dropped: Dropped) -> Tensor:
 
 @dataclass(eq=False)
 class TableBatches:
-    """Rows in flow space, each once per epoch, in a different order in every epoch.
+    """Training batches of a table in flow space, in a different order of rows in every epoch.
 
     Attributes:
         rows: Rows in data space.
-        in_flow: Function that maps rows to flow space, with the network's labels of their
-            conditions, on the device of the training. It dequantizes discrete columns with its
-            generator.
-        dithers: Whether there are discrete columns: then each epoch has its own noise.
+        in_flow: Function that maps rows to flow space, and their conditions to network inputs, on
+            the device of the training. The function dequantizes discrete columns with a generator.
+        dithers: Whether there are discrete columns, so that each epoch has its own noise.
         batch: Batch size over all ranks.
         seed: Random seed of order and noise.
     """
@@ -338,7 +356,11 @@ class TableBatches:
         self._shuffled = self._placed
 
     def batches(self, first_step: int) -> Iterator[Batch]:
-        """Yield this rank's share of each batch from a step on, endlessly."""
+        """Yield this rank's part of each batch, endlessly.
+
+        Args:
+            first_step: Number of the training step to start from.
+        """
         for step in count(first_step):
             ends = step * self.batch, (step + 1) * self.batch
             parts = parts_of_epochs(*ends, len(self.rows))

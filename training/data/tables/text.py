@@ -30,10 +30,14 @@ EVEN = 1e-6
 
 @dataclass(frozen=True)
 class TextTable:
-    """A text file of cells.
+    """A table in a text file, as texts of cells.
 
-    The first name may be empty, as for an index written by pandas or R. ``named`` is whether the
-    names come from the file.
+    Attributes:
+        path: The file.
+        separator: Separator of the cells in a line.
+        names: Names of the columns. The first name may be empty, as for a row index written by
+            pandas or R.
+        named: Whether the names come from the file.
     """
 
     path: Path
@@ -53,11 +57,11 @@ class TextTable:
 
         Args:
             path: The file.
-            separator: Separator of the cells; None detects it.
-            header: Whether the first row has names, ``yes`` or ``no``; ``auto`` treats numbers as
-                data.
-            known: Names that columns may have, if known. Then a first row of these names is a
-                header even if they are numbers, and other numbers are data.
+            separator: Separator of the cells; None detects the separator.
+            header: Whether the first row has names, ``yes`` or ``no``; ``auto`` treats a row of
+                numbers as data.
+            known: Names that columns may have; None if unknown. With ``auto``, a first row of these
+                names is a header even if the names are numbers, and other numbers are data.
 
         Raises:
             DataError: The file is missing or broken, or the first row has numbers that may be
@@ -86,14 +90,18 @@ class TextTable:
         return cls(path, separator, names, has_names)
 
     def blocks(self) -> Iterator[tuple[list[list[str]], list[int]]]:
-        """Yield the cells of blocks of rows, and their line numbers."""
+        """Yield blocks of rows: the texts of cells ``[n][D]``, and line numbers ``[n]``."""
         rows = self._rows()
         while block := list(islice(rows, BLOCK_ROWS)):
             lines, cells = zip(*block, strict=True)
             yield list(cells), list(lines)
 
     def place_of(self, row: int) -> str:
-        """Return the description of a row, counted from 0, in messages."""
+        """Return the line number of a row as text for messages.
+
+        Args:
+            row: Row number, from 0.
+        """
         return f"line {next(islice(self._rows(), row, None), (0, []))[0]}"
 
     def _rows(self) -> Iterator[tuple[int, list[str]]]:
@@ -161,7 +169,10 @@ def _lines(path: Path, file: TextIO) -> Iterator[str]:
     """Yield the lines of a file, with a limit on their length."""
     while line := file.readline(LONGEST_LINE):
         if len(line) == LONGEST_LINE:
-            raise DataError(f"{path} has a line of more than {LONGEST_LINE:,} characters")
+            raise DataError(
+                f"{path} has a line of more than {LONGEST_LINE:,} characters: check that the "
+                "file is a table with line breaks"
+            )
         yield line
 
 
@@ -183,7 +194,7 @@ def _records(path: Path, file: TextIO, separator: str) -> Iterator[tuple[int, li
 
 
 def is_number(cell: str) -> bool:
-    """Return whether Python parses a cell as a number, except for 2020_01, parsed as 202001."""
+    """Return whether a cell is a number in Python's notation, without underscores as in 2020_01."""
     try:
         float(cell)
     except ValueError:

@@ -30,7 +30,7 @@ LEAST_SHARE = 1e-300
 
 
 class LevelNetwork(nn.Module):
-    """Logits of L levels, given conditions and earlier columns."""
+    """A network for the logits of a column's L levels, given conditions and earlier columns."""
 
     def __init__(self, inputs: int, levels: int):
         super().__init__()
@@ -39,7 +39,7 @@ class LevelNetwork(nn.Module):
         self.bend, self.last = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, levels)
 
     def forward(self, c: Tensor) -> Tensor:
-        """Return logits ``[..., L]`` for inputs ``[..., C]``."""
+        """Return the logits ``[..., L]`` of the levels for network inputs ``[..., C]``."""
         h = self.first(c)
         h = h + self.product(self.one(h) * self.other(h))
         h = h + F.silu(self.bend(h))
@@ -47,7 +47,7 @@ class LevelNetwork(nn.Module):
 
 
 class LevelPrediction(Prediction):
-    """Normal scores of category columns.
+    """An invertible map from category columns, given conditions, to standard normal scores.
 
     Args:
         dim: D, the number of columns.
@@ -55,8 +55,8 @@ class LevelPrediction(Prediction):
         counts: Number of levels of each column ``[D]``.
 
     Attributes:
-        first: First level of each column ``[D]``.
-        step: Distance between neighboring levels ``[D]``.
+        first: Value of the first level of each column ``[D]``.
+        step: Distance between the values of neighboring levels of each column ``[D]``.
 
     Raises:
         ValueError: There are no conditions, or a column has fewer than two levels.
@@ -68,7 +68,9 @@ class LevelPrediction(Prediction):
     def __init__(self, dim: int, conditions: int, counts: Sequence[int]):
         super().__init__()
         if conditions < 1 or len(counts) != dim or min(counts) < 2:
-            raise ValueError("categories need conditions, and at least two levels per column")
+            raise ValueError(
+                "category columns need at least one condition, and at least two levels per column"
+            )
         self.counts = list(counts)
         self.networks = nn.ModuleList(
             nn.ModuleList(LevelNetwork(conditions + before, count) for _ in range(MEMBERS))
@@ -79,20 +81,25 @@ class LevelPrediction(Prediction):
         self.requires_grad_(False)  # parameters require gradients only during the fit
 
     def hold(self, first: Tensor, step: Tensor) -> None:
-        """Set the first levels and the steps of the columns."""
+        """Set the first level of each column ``[D]``, and the distance between levels ``[D]``."""
         self.first.copy_(first)
         self.step.copy_(step)
 
     def numbers(self, x: Tensor) -> Tensor:
-        """Return the indices, from 0, of the levels ``[..., D]`` of points ``[..., D]``."""
+        """Return the indices ``[..., D]``, from 0, of the levels of points ``[..., D]``."""
         most = self.first.new_tensor(self.counts) - 1
         return ((x - self.first) / self.step).round().clamp_min(0).minimum(most)
 
     def seen(self, number: int, c: Tensor, numbers: Tensor) -> Tensor:
-        """Return the inputs of the networks of a column.
+        """Return the inputs ``[..., C + number]`` of the networks of one column.
 
-        They are conditions ``[..., C]`` and the earlier columns of levels ``[..., D]``, scaled to
-        -1 to 1.
+        The inputs are the conditions ``[..., C]`` and the levels of the earlier columns, scaled to
+        the range from -1 to 1.
+
+        Args:
+            number: Index of the column, which is also the number of earlier columns.
+            c: Conditions ``[..., C]``.
+            numbers: Indices of the levels of all columns ``[..., D]``.
         """
         wide = [count - 1 for count in self.counts[:number]]
         before = 2 * numbers[..., :number] / numbers.new_tensor(wide) - 1
@@ -100,7 +107,12 @@ class LevelPrediction(Prediction):
         return torch.cat([c, before.to(c)], dim=-1)
 
     def log_probabilities(self, number: int, seen: Tensor) -> Tensor:
-        """Return log probabilities ``[..., L]`` of the levels of a column, float64."""
+        """Return the log probabilities ``[..., L]`` of the levels of one column, float64.
+
+        Args:
+            number: Index of the column.
+            seen: Inputs of the networks of the column.
+        """
         networks = self.networks[number]
         assert isinstance(networks, nn.ModuleList)
         dtype = next(networks.parameters()).dtype
@@ -108,7 +120,12 @@ class LevelPrediction(Prediction):
         return logits.double().log_softmax(dim=-1)
 
     def log_prob(self, x: Tensor, c: Tensor) -> Tensor:
-        """Return log probabilities ``[...]`` of the levels of points given conditions."""
+        """Return the joint log probability ``[...]`` of the levels of each point.
+
+        Args:
+            x: Points ``[..., D]``.
+            c: Conditions ``[..., C]`` of the points.
+        """
         total = torch.zeros_like(x[..., 0])
         for _, logs, level in self._of_columns(self.numbers(x), c):
             total = total + logs.gather(-1, level)[..., 0]
@@ -125,9 +142,9 @@ class LevelPrediction(Prediction):
             yield place, logs.expand(*numbers.shape[:-1], -1), level
 
     def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the normal scores ``[..., D]`` of points, and ``log |det dy/dx| [...]``.
+        """Return the normal scores ``y [..., D]`` of points x, and ``log |det dy/dx| [...]``.
 
-        Points outside the bin of their level are moved to its edge.
+        A point outside the bin of its level is moved to the edge of the bin.
         """
         numbers, y = self.numbers(x), x.clone()
         total = torch.zeros_like(x[..., 0])
@@ -141,7 +158,7 @@ class LevelPrediction(Prediction):
         return y, total
 
     def inverse(self, y: Tensor, c: Tensor) -> Tensor:
-        """Return the points ``[..., D]`` of normal scores, each within the bin of its level."""
+        """Return the points ``[..., D]`` with given normal scores, each in the bin of its level."""
         x = y.clone()
         numbers = torch.zeros_like(y)
         for number in range(len(self.counts)):
@@ -163,9 +180,9 @@ class LevelPrediction(Prediction):
         return x
 
     def check(self) -> None:
-        """Raise ValueError if a step is not positive."""
+        """Raise ValueError if the distance between levels of a column is not positive."""
         if not (self.step > 0).all():
-            raise ValueError("a distance between levels is not positive")
+            raise ValueError("the distance between levels of a category column is not positive")
 
 
 def _normal_share(y: Tensor) -> Tensor:

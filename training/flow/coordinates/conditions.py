@@ -37,11 +37,17 @@ TAIL_KNOTS = 32
 
 
 class LongTails(nn.Module):
-    """Normal scores of K conditions with long tails.
+    """A map from K conditions with long tails to normal scores.
 
-    A spline maps ``sign(s) log(1 + |s|)`` with ``s = (y - location) / scale`` to normal scores;
-    location and scale are ``[K]``, float64. Beyond the simulated range, scores grow
-    logarithmically.
+    A spline maps ``sign(s) log(1 + |s|)`` with ``s = (y - location) / scale`` to normal scores,
+    where y are the conditions. Beyond the simulated range, scores grow logarithmically.
+
+    Args:
+        count: K, the number of conditions with long tails.
+
+    Attributes:
+        location: Location of each condition ``[K]``, float64.
+        scale: Scale of each condition ``[K]``, float64, positive.
     """
 
     location: Tensor
@@ -54,7 +60,7 @@ class LongTails(nn.Module):
         self.register_buffer("scale", torch.ones(count, dtype=torch.float64))
 
     def logarithms(self, conditions: Tensor) -> Tensor:
-        """Return the signed logarithms ``[..., K]`` that the spline takes."""
+        """Return the inputs ``[..., K]`` of the spline: signed logarithms of the conditions."""
         s = (conditions - self.location) / self.scale
         sign, size = sides(s)
         return sign * size.log1p()
@@ -71,7 +77,7 @@ class LongTails(nn.Module):
 
 
 class ConditionScale(nn.Module):
-    """Standardization ``c = (p(y) - mean) gain`` of conditions.
+    """Standardization of conditions y, ``c = (p(y) - mean) gain``.
 
     The map p is a power transform for skewed conditions, normal scores for conditions with long
     tails, and the identity for others.
@@ -84,9 +90,9 @@ class ConditionScale(nn.Module):
     Attributes:
         powers: Power transform of the skewed conditions; None if there are none.
         scores: Normal scores of conditions with long tails; None if there are none.
-        mean: Means ``[C]``, float64.
-        gain: Reciprocal standard deviations ``[C]``; 0 for constant conditions, from which nothing
-            can be learned.
+        mean: Mean of each transformed condition ``[C]``, float64.
+        gain: Reciprocal standard deviation of each transformed condition ``[C]``; 0 for constant
+            conditions, from which nothing can be learned.
     """
 
     mean: Tensor
@@ -101,7 +107,7 @@ class ConditionScale(nn.Module):
         self.register_buffer("gain", torch.ones(count, dtype=torch.float64))
 
     def fit(self, conditions: Tensor) -> None:
-        """Fit mean and gain to conditions ``[N, C]``, after powers and scores."""
+        """Fit mean and gain to conditions ``[N, C]``, after power transforms and normal scores."""
         conditions = self.straight(conditions)
         low, high = conditions.min(dim=0).values, conditions.max(dim=0).values
         # The spread of equal values need not be 0, since their mean is rounded.
@@ -111,11 +117,11 @@ class ConditionScale(nn.Module):
 
     @property
     def width(self) -> int:
-        """Number of predictors of a point."""
+        """Number of predictors per point: C, the number of conditions."""
         return len(self.mean)
 
     def predictors(self, conditions: Tensor) -> Tensor:
-        """Return the predictors ``[..., width]`` of points: the same as ``forward``."""
+        """Return the predictors of points, which are the standardized conditions ``[..., C]``."""
         return self(conditions)
 
     def forward(self, conditions: Tensor) -> Tensor:
@@ -160,10 +166,11 @@ def require_width(conditions: Tensor, count: int) -> None:
 
 
 class TrialScale(nn.Module):
-    """Standardization of sets of trials.
+    """Standardization of the conditions of sets of trials.
 
-    Trials have K conditions each and stand side by side in rows ``[..., n K]``, with NaN for
-    missing trials. The order of trials and the number of missing ones carry no information.
+    Trials have K conditions each. The n trials of a set are side by side in rows ``[..., n K]``,
+    with NaN for missing trials. The order of trials and the number of missing trials carry no
+    information.
 
     Args:
         count: K, the number of conditions per trial.
@@ -172,8 +179,8 @@ class TrialScale(nn.Module):
         tails: Indices of conditions of a trial with long tails.
 
     Attributes:
-        each: Standardization of a single trial.
-        statistics: Standardization of the ``width`` summary statistics that ``straight`` returns.
+        each: Standardization of the conditions of a single trial.
+        statistics: Standardization of the ``2 K + 1`` summary statistics that ``straight`` returns.
     """
 
     def __init__(
@@ -186,35 +193,35 @@ class TrialScale(nn.Module):
 
     @property
     def width(self) -> int:
-        """Number of predictors of a point."""
+        """Number of predictors per point: ``2 K + 1`` summary statistics of its trials."""
         return 2 * self.count + 1
 
     def fit(self, conditions: Tensor) -> None:
-        """Fit mean and spread of the trials of sets ``[N, n K]``, and of their statistics."""
+        """Fit the standardizations of trials and of summary statistics to sets ``[N, n K]``."""
         rows = conditions.reshape(*conditions.shape[:-1], -1, self.count)
         self.each.fit(rows[are_there(rows)])
         self.statistics.fit(self.straight(conditions))
 
     def forward(self, conditions: Tensor) -> Tensor:
-        """Return the network inputs ``[..., n (K + 1)]`` of sets, float64.
+        """Return the network inputs ``[..., n (K + 1)]`` for sets of trials, float64.
 
         Each trial contributes its standardized conditions followed by 1; a missing trial
         contributes zeros.
 
         Raises:
-            DataError: A set has no trials, too many, or one that is not finite.
+            DataError: A set has no trials, too many trials, or a trial that is not finite.
         """
         c, there = self._trials(conditions)
         return torch.cat([c, there[..., None].to(c)], dim=-1).flatten(-2)
 
     def straight(self, conditions: Tensor) -> Tensor:
-        """Return the summary statistics ``[..., 2 K + 1]`` of sets.
+        """Return the summary statistics ``[..., 2 K + 1]`` of sets of trials.
 
-        They are means ``[..., K]`` and mean squares ``[..., K]`` of standardized conditions over
-        trials, and ``1/n [..., 1]``.
+        The statistics are the means ``[..., K]`` and the mean squares ``[..., K]`` of standardized
+        conditions over trials, and the reciprocal number of trials ``1/n [..., 1]``.
 
         Raises:
-            DataError: As ``forward``.
+            DataError: A set has no trials, too many trials, or a trial that is not finite.
         """
         c, there = self._trials(conditions)
         share = 1 / there.sum(dim=-1, keepdim=True).to(c)
@@ -222,7 +229,7 @@ class TrialScale(nn.Module):
         return torch.cat([sums * share, share], dim=-1)
 
     def predictors(self, conditions: Tensor) -> Tensor:
-        """Return the standardized summary statistics ``[..., width]``."""
+        """Return the standardized summary statistics ``[..., 2 K + 1]`` of sets of trials."""
         return self.statistics(self.straight(conditions))
 
     def check(self) -> None:
@@ -258,27 +265,37 @@ class TrialScale(nn.Module):
 
 
 def are_there(trials: Tensor) -> Tensor:
-    """Return a mask ``[...]`` of the trials ``[..., K]`` that are present, not all NaN."""
+    """Return a mask ``[...]`` of the trials ``[..., K]`` that are present, that is, not all NaN."""
     return ~trials.isnan().all(dim=-1)
 
 
 class Prediction(nn.Module, ABC):
-    """An invertible map of points ``[..., D]``, affine in the points, given ``c [..., C]``."""
+    """Interface of invertible maps of points ``[..., D]`` given conditions ``c [..., C]``."""
 
     @abstractmethod
     def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the residuals ``[..., D]`` of points, and ``log |det dy/dx| [...]``."""
+        """Return the residuals ``y [..., D]`` of points x, and ``log |det dy/dx| [...]``."""
 
     @abstractmethod
     def inverse(self, y: Tensor, c: Tensor) -> Tensor:
-        """Return the points ``[..., D]`` of residuals ``[..., D]``."""
+        """Return the points ``[..., D]`` with residuals ``y [..., D]`` under conditions c."""
 
     def check(self) -> None:
         """Accept all values: any buffers make an invertible map."""
 
 
 class LinearPrediction(Prediction):
-    """Linear prediction ``y = x - c B`` with ``B [C, D]`` in float64 and Jacobian determinant 1."""
+    """Residuals ``y = x - c B`` of the linear prediction of points x from conditions c.
+
+    The Jacobian determinant is 1.
+
+    Args:
+        dim: D, the dimension of points.
+        conditions: C, the number of conditions.
+
+    Attributes:
+        slopes: Slopes ``B [C, D]``, float64.
+    """
 
     slopes: Tensor
 
@@ -289,9 +306,9 @@ class LinearPrediction(Prediction):
         self.register_buffer("slopes", torch.zeros(conditions, dim, dtype=torch.float64))
 
     def fit(self, c: Tensor, x: Tensor) -> None:
-        """Fit the slopes from ``c [N, C]`` to ``x [N, D]`` by ridge regression.
+        """Fit the slopes of points ``x [N, D]`` on conditions ``c [N, C]`` by ridge regression.
 
-        If values are missing (NaN), each column uses the rows that have a value.
+        Each column uses the rows where its value is not missing (NaN).
         """
         if not x.isnan().any():
             self.slopes.copy_(ridge(c, x))
@@ -317,11 +334,11 @@ MOST_LOG_SCALE = 15.0
 
 
 class GaussianPrediction(Prediction):
-    """Gaussian prediction ``y = U(c) (x - m(c)) / s(c)``, U unit lower triangular.
+    """Standardized residuals ``y = U(c) (x - m(c)) / s(c)`` of a Gaussian prediction of points x.
 
-    If points are Gaussian given their conditions, with means m and covariance ``diag(s) (U' U)^-1
-    diag(s)``, then y is standard normal whatever c is. Networks predict m, log s and U; their
-    outputs are averaged.
+    U is unit lower triangular. If points are Gaussian given their conditions c, with means m and
+    covariance ``diag(s) (U' U)^-1 diag(s)``, then y is standard normal whatever c is. Networks
+    predict m, log s and U; their outputs are averaged.
 
     Args:
         dim: D, the dimension of points.
@@ -345,9 +362,11 @@ class GaussianPrediction(Prediction):
         self.requires_grad_(False)  # parameters require gradients only during the fit
 
     def output(self, member: int, c: Tensor) -> Tensor:
-        """Return the output ``[..., K]`` of one network for conditions ``[..., C]``.
+        """Return the output ``[..., K]`` of one of the networks, in the dtype of its weights.
 
-        The output has the dtype of the network's weights.
+        Args:
+            member: Index of the network.
+            c: Conditions ``[..., C]``.
         """
         layers = self.members[member]
         assert isinstance(layers, nn.ModuleList)
@@ -359,7 +378,7 @@ class GaussianPrediction(Prediction):
         return cast(Tensor, last(h))
 
     def parts(self, output: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return ``m``, ``log s [..., D]`` and ``U [..., D, D]`` from a network output."""
+        """Split a network output into means m, ``log s [..., D]`` and ``U [..., D, D]``."""
         mean, log_scale, turns = output.tensor_split([self.dim, 2 * self.dim], dim=-1)
         log_scale = MOST_LOG_SCALE * torch.tanh(log_scale / MOST_LOG_SCALE)
         unit = torch.eye(self.dim, dtype=output.dtype, device=output.device)
@@ -368,11 +387,15 @@ class GaussianPrediction(Prediction):
         return mean, log_scale, turn
 
     def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        """Return residuals ``[..., D]`` of points given ``c [..., C]``, and log determinants."""
+        """Return the residuals ``y [..., D]`` of points x, and ``log |det dy/dx| [...]``."""
         return self.normalized(x, self._mean(c).to(x))
 
     def normalized(self, x: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
-        """Return residuals and log determinants of points, given a network output."""
+        """Standardize points with the location and scale predicted by the network.
+
+        Returns:
+            The residuals ``[..., D]``, and the log determinants ``[...]`` of the Jacobian.
+        """
         mean, log_scale, turn = self.parts(output)
         y = (turn @ ((x - mean) * (-log_scale).exp())[..., None])[..., 0]
         return y, -log_scale.sum(dim=-1).expand_as(x[..., 0])
@@ -390,14 +413,15 @@ class GaussianPrediction(Prediction):
 
 
 def ridge(c: Tensor, x: Tensor) -> Tensor:
-    """Return slopes ``B [C, D]`` of the prediction of ``x [N, D]`` from centered ``c [N, C]``.
+    """Return the ridge-regression slopes ``B [C, D]`` of points ``x [N, D]`` on conditions c.
 
-    Each column has the ridge penalty ``lambda |B|^2`` of least generalized cross-validation (Golub,
-    Heath and Wahba 1979), so that many uninformative conditions do no harm:
+    Conditions ``c [N, C]`` are centered. The ridge penalty ``lambda |B|^2`` of each column
+    minimizes the generalized cross-validation score (Golub, Heath and Wahba 1979), so that many
+    uninformative conditions do no harm:
 
         GCV(lambda) = N |x - c B|^2 / (N - df)^2,   df = 1 + sum_k s_k^2 / (s_k^2 + lambda),
 
-    with the singular values ``s_k`` of c.
+    where ``s_k`` are the singular values of c.
     """
     count = len(c)
     squares, axes = torch.linalg.eigh(c.T @ c)

@@ -67,19 +67,20 @@ class Coordinates(nn.Module):
         levels: Number of levels of each category column ``[D]``; empty for numeric columns.
         trials: Maximum number of trials per point, each with C conditions side by side in a row
             (``TrialScale``); 0 if a point has C conditions and no trials.
-        beside: Number of levels of each of the last conditions, if these are levels of a trial
-            whose distribution given the other conditions is modeled; empty for none.
+        beside: Number of levels of each of the last conditions, if the last conditions are category
+            columns of a trial whose distribution given the other conditions is modeled; empty if
+            there are none.
 
     Attributes:
         scale: Standardization of conditions; None if there are none.
         surprise: Distribution of the training conditions; None if it is not modeled.
-        steps: Step ``[D]`` of each discrete column, 0 for continuous columns.
-        offsets: A value ``[D]`` of each discrete column, from which its steps are counted.
-        least: Smallest value ``[D]`` of each discrete column in the data.
-        most: Largest value ``[D]`` of each discrete column in the data.
+        steps: Bin width of each discrete column ``[D]``, 0 for continuous columns.
+        offsets: One value of each discrete column ``[D]``, from which its bins are counted.
+        least: Smallest value of each discrete column in the data ``[D]``.
+        most: Largest value of each discrete column in the data ``[D]``.
 
     Raises:
-        ValueError: A map is unknown, or the conditions do not match.
+        ValueError: A map is unknown, or an index or option of the conditions is invalid.
 
     Example:
         >>> import torch
@@ -115,7 +116,8 @@ class Coordinates(nn.Module):
         self.condition_dim, self.relevant = conditions, list(relevant)
         if any(not 0 <= place < conditions for place in (*self.relevant, *skewed, *tails)):
             raise ValueError(
-                f"a relevant or skewed condition is not among the {conditions} conditions"
+                "the index of a relevant condition, or of one that is skewed or has long tails, "
+                f"is not among the {conditions} conditions"
             )
         known = (*MAPS, *PREDICTIONS, LEVELS)
         for name in self.names:
@@ -123,8 +125,8 @@ class Coordinates(nn.Module):
                 raise ValueError(f"unknown map '{name}': choose one of {', '.join(known)}")
         if trials and (trials < 0 or not conditions or relevant):
             raise ValueError(
-                f"{trials} trials of {conditions} conditions with selected "
-                "conditions: trials use all conditions"
+                f"{trials} trials of {conditions} conditions, {len(relevant)} of them selected: "
+                "trials need at least one condition and use all conditions"
             )
         self.scale: ConditionScale | TrialScale | None = None
         if conditions:
@@ -143,21 +145,27 @@ class Coordinates(nn.Module):
             self.know_levels(beside)
 
     def know_levels(self, counts: Sequence[int]) -> LevelPrediction:
-        """Treat the last conditions as levels, and return their distribution, still to be fitted.
+        """Treat the last conditions as category columns, and return their unfitted distribution.
 
         Args:
-            counts: Number of levels of each of these conditions.
+            counts: Number of levels of each of the last conditions.
         """
         if self.trials or self.relevant:
-            raise ValueError("a flow of category columns uses all its conditions")
+            raise ValueError(
+                "a flow with category columns among its conditions cannot have trials "
+                "or selected conditions"
+            )
         others = self.condition_dim - len(counts)
         self.beside = LevelPrediction(len(counts), others, counts)
         return self.beside
 
     def log_levels(self, conditions: Tensor) -> Tensor:
-        """Return log probabilities ``[...]`` of the levels among conditions ``[..., C]``.
+        """Return the log probabilities ``[...]`` of the category columns among the conditions.
 
         The probabilities are conditional on the other conditions, to which gradients flow.
+
+        Args:
+            conditions: All conditions ``[..., C]``; the category columns are the last ones.
         """
         beside, labels = self.beside, self.given(conditions).labels
         assert beside is not None
@@ -174,12 +182,12 @@ class Coordinates(nn.Module):
         return MAPS[name](self.dim, self.knots)
 
     def hold_steps(self, steps: Tensor, offsets: Tensor, points: Tensor) -> None:
-        """Set the discrete columns and their range.
+        """Set the bin widths of discrete columns, and the range of their values.
 
         Args:
-            steps: Step of each column ``[D]``, 0 for continuous columns.
-            offsets: A value of each column ``[D]``.
-            points: Dequantized points ``[N, D]``.
+            steps: Bin width of each column ``[D]``, 0 for continuous columns.
+            offsets: One value of each column ``[D]``, from which bins are counted.
+            points: Dequantized points ``[N, D]``, which define the range.
         """
         self.steps.copy_(steps)
         self.offsets.copy_(offsets)
@@ -206,7 +214,7 @@ class Coordinates(nn.Module):
     def label_dim(self) -> int:
         """Number L of the network's condition inputs.
 
-        For sets of trials it counts one trial and the flag that it is present.
+        For sets of trials, L counts the conditions of one trial and the flag of its presence.
         """
         return len(self.relevant) or self.condition_dim + bool(self.trials)
 
@@ -223,9 +231,9 @@ class Coordinates(nn.Module):
         """Return a view of these coordinates for points with given conditions; buffers are shared.
 
         Args:
-            conditions: ``[..., C]`` in their own units: a row for each point, or one for all. Sets
-                have all trials of a point in a row, ``[..., n C]``. None returns these coordinates
-                unchanged.
+            conditions: Conditions ``[..., C]`` in their own units: a row for each point, or one row
+                for all points. With trials, a row contains all trials of a point, ``[..., n C]``.
+                None returns these coordinates unchanged.
 
         Raises:
             UsageError: These coordinates have no conditions.
@@ -239,10 +247,10 @@ class Coordinates(nn.Module):
         return view
 
     def straight(self, conditions: Tensor) -> Tensor:
-        """Return conditions ``[..., C]``, given in their own units, in the scale used for surprise.
+        """Transform conditions ``[..., C]`` from their own units to the scale used for surprise.
 
-        Skewed conditions pass through powers, and conditions with long tails become normal scores.
-        Sets of trials become their statistics.
+        Skewed conditions pass through power transforms, and conditions with long tails become
+        normal scores. Sets of trials become their summary statistics.
         """
         return conditions if self.scale is None else self.scale.straight(conditions)
 
@@ -250,7 +258,7 @@ class Coordinates(nn.Module):
     def labels(self) -> Tensor | None:
         """Inputs ``[..., L]`` of the network: the given conditions, standardized.
 
-        The value is None without conditions.
+        None if the flow is unconditional.
 
         Raises:
             UsageError: The flow has conditions, but none were given.
@@ -260,13 +268,14 @@ class Coordinates(nn.Module):
 
     @property
     def predictors(self) -> Tensor | None:
-        """Inputs ``[..., W]`` of predictions: labels, or statistics of sets of trials.
+        """Predictors ``[..., W]`` of the points for maps that depend on the conditions.
 
-        The value is None without conditions.
+        These are the standardized conditions, or the summary statistics of sets of trials. None if
+        the flow is unconditional.
 
         Raises:
-            UsageError: As ``labels``.
-            DataError: As ``labels``.
+            UsageError: The flow has conditions, but none were given.
+            DataError: Conditions are not finite, or their number is wrong.
         """
         return self._of_given(lambda scale, given: scale.predictors(given))
 
@@ -285,7 +294,7 @@ class Coordinates(nn.Module):
         return numbers[..., self.relevant] if self.relevant else numbers
 
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Map points to flow space ``[..., D]``, and return ``log |det du/dx| [...]`` too.
+        """Map points x to flow space, and return ``u [..., D]`` and ``log |det du/dx| [...]``.
 
         Raises:
             DataError: A point is not finite, or outside of the bounds of its column.
@@ -304,7 +313,7 @@ class Coordinates(nn.Module):
         return self(points)[0]
 
     def log_det(self, points: Tensor) -> Tensor:
-        """Return ``log |det du/dx| [...]`` at points ``[..., D]`` of data space."""
+        """Return ``log |det du/dx| [...]`` of the map to flow space at points ``x [..., D]``."""
         return self(points)[1]
 
     def to_data(self, points: Tensor) -> Tensor:
@@ -317,14 +326,14 @@ class Coordinates(nn.Module):
         return self._curved == 0
 
     def to_columns(self, points: Tensor) -> Tensor:
-        """Map points ``[..., D]`` of flow space to the last columns that are affine in them.
+        """Map points ``[..., D]`` of flow space back through the affine maps only.
 
-        What remains to data space are maps of single columns, see ``bent``.
+        The remaining maps to data space act on single columns, see ``bent``.
         """
         return self._back(points, slice(self._curved, None))
 
     def bent(self, columns: Tensor) -> Tensor:
-        """Map the columns ``[..., D]`` of ``to_columns`` to data space, each by itself."""
+        """Map the columns ``[..., D]`` that ``to_columns`` returns to data space, one by one."""
         return self._back(columns, slice(0, self._curved))
 
     @property
@@ -333,7 +342,7 @@ class Coordinates(nn.Module):
         return any(isinstance(map_, Limits) for map_ in self.maps)
 
     def inside(self, points: Tensor) -> Tensor:
-        """Return whether points ``[..., D]`` are within the bounds of columns, ``[...]``."""
+        """Return a mask ``[...]`` of the points ``[..., D]`` within the bounds of all columns."""
         within = torch.ones_like(points[..., 0], dtype=torch.bool)
         x = points.double()
         for map_ in self.maps:
@@ -345,17 +354,19 @@ class Coordinates(nn.Module):
         return within
 
     def dequantized(self, points: Tensor, generator: torch.Generator) -> Tensor:
-        """Dequantize the discrete columns of points ``[N, D]`` of data space.
+        """Add uniform noise within the bins of discrete columns to points ``[N, D]`` of data space.
 
-        The generator is on the CPU.
+        Args:
+            points: Points ``[N, D]`` of data space.
+            generator: Random generator on the CPU.
         """
         return dither(points, self.steps, generator)
 
     def rounded(self, points: Tensor) -> Tensor:
-        """Round the discrete columns of points ``[..., D]`` of data space to their nearest step.
+        """Round the discrete columns of points ``[..., D]`` of data space to bin centers.
 
-        Steps that are decimals give exact decimals: 61.800000000000004 is not a value of a column
-        of tenths.
+        Bin widths that are decimals give exact decimals: 61.800000000000004 is not a value of a
+        column of tenths.
         """
         step = torch.where(self.steps > 0, self.steps, 1.0)
         nearest = self.offsets + step * ((points - self.offsets) / step).round()
@@ -367,26 +378,28 @@ class Coordinates(nn.Module):
         return torch.where(self.steps > 0, nearest, points)
 
     def plausible(self, points: Tensor) -> Tensor:
-        """Round discrete columns of draws ``[..., D]`` to steps, within the range of the data."""
+        """Round discrete columns of draws ``[..., D]`` to bin centers within the data's range."""
         within = torch.minimum(torch.maximum(self.rounded(points), self.least), self.most)
         return torch.where(self.steps > 0, within, points)
 
     def possible(self, points: Tensor) -> Tensor:
-        """Return whether discrete columns of ``[..., D]`` are in the range of the data, ``[...]``.
+        """Return a mask ``[...]`` of points ``[..., D]`` with discrete columns in the data's range.
 
-        Values can lie up to half a step beyond it.
+        Values up to half a bin beyond the range are accepted.
         """
         return (self.rounded(points) == self.plausible(points)).all(dim=-1)
 
     def check(self) -> None:
         """Raise ValueError if the buffers do not make an invertible map."""
         if (self.steps < 0).any():
-            raise ValueError("a bin width is negative")
+            raise ValueError("the bin width of a discrete column is negative")
         if (self.least > self.most).any():
-            raise ValueError("the smallest value of a column exceeds its largest")
+            raise ValueError("the smallest value of a discrete column exceeds its largest value")
         for map_ in self.maps:
             if isinstance(map_, Gaps) and ((map_.steps != self.steps) & map_.some).any():
-                raise ValueError("removed bins of a column do not have the width of its bins")
+                raise ValueError(
+                    "the removed bins of a discrete column differ in width from its other bins"
+                )
         for part in (*self.maps, self.scale, self.surprise, self.beside):
             if part is None:
                 continue
@@ -413,7 +426,7 @@ class Coordinates(nn.Module):
 
 
 def dither(points: Tensor, steps: Tensor, generator: torch.Generator) -> Tensor:
-    """Add uniform noise within the bins of steps ``[D]`` to points ``[N, D]``."""
+    """Add uniform noise within bins of widths ``steps [D]`` to points ``[N, D]``."""
     noise = torch.rand(points.shape, generator=generator, dtype=torch.float64) - 0.5
     return points + steps * noise.to(points.device)
 
@@ -424,6 +437,6 @@ def _require_finite(u: Tensor) -> None:
         row, column = bad.nonzero()[0].tolist()
         raise DataError(
             f"{int(bad.any(dim=1).sum())} point(s) cannot be mapped, first in row "
-            f"{row + 1}, column {column + 1}: they are NaN or infinite, or outside the "
+            f"{row + 1}, column {column + 1}: the values are NaN or infinite, or outside the "
             "bounds of the column"
         )

@@ -17,7 +17,12 @@ from training.flow.eigenbasis import identity
 
 
 class PointMap(nn.Module, ABC):
-    """An invertible map of points ``[..., D]``; splines have a number of knots."""
+    """An invertible map of points ``[..., D]``.
+
+    Args:
+        dim: D, the number of columns.
+        knots: Number of knots of each spline; used by maps with splines only.
+    """
 
     def __init__(self, dim: int, knots: int):
         super().__init__()
@@ -36,11 +41,11 @@ class PointMap(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the images ``[..., D]`` of points, and ``log |det dy/dx| [...]``."""
+        """Return the images ``y [..., D]`` of points x, and ``log |det dy/dx| [...]``."""
 
     @abstractmethod
     def inverse(self, y: Tensor) -> Tensor:
-        """Return the points ``[..., D]`` of images."""
+        """Return the points ``[..., D]`` whose images are ``y [..., D]``."""
 
     @abstractmethod
     def check(self) -> None:
@@ -79,13 +84,13 @@ class Bounded(PointMap):
         self.hold(low=zeros, high=zeros, has_low=zeros, has_high=zeros)
 
     def set_bounds(self, low: Tensor, high: Tensor) -> None:
-        """Set bounds ``[D]``, infinite where there is none."""
+        """Set the lower and upper bounds of the columns ``[D]``; infinite values mean no bound."""
         self.hold(has_low=low.isfinite(), has_high=high.isfinite())
         self.hold(low=low.nan_to_num(neginf=0.0), high=high.nan_to_num(posinf=0.0))
 
     @property
     def ends(self) -> Tensor:
-        """Bounds ``[D, 2]``, infinite where there is none."""
+        """Lower and upper bounds of the columns ``[D, 2]``, infinite where there is no bound."""
         low = torch.where(self.has_low > 0, self.low, -torch.inf)
         return torch.stack([low, torch.where(self.has_high > 0, self.high, torch.inf)], dim=1)
 
@@ -96,7 +101,7 @@ class Bounded(PointMap):
         return low & high, low & ~high, high & ~low
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the images ``[..., D]`` of points, and ``log |det dy/dx| [...]``."""
+        """Return the images ``y [..., D]`` of points x, and ``log |det dy/dx| [...]``."""
         both, lower, upper = self._kinds
         width = torch.where(both, self.high - self.low, 1.0)
         # Branches that are not selected get harmless values, so that their gradients are not NaN.
@@ -111,7 +116,7 @@ class Bounded(PointMap):
         return y, slope.sum(dim=-1)
 
     def inverse(self, y: Tensor) -> Tensor:
-        """Return the points ``[..., D]`` of images, strictly between the bounds."""
+        """Return the points ``[..., D]``, strictly between the bounds, of images ``y [..., D]``."""
         both, lower, upper = self._kinds
         between = self.low + (self.high - self.low) * torch.special.ndtr(y)
         # Rounding would put extreme values on the bound itself, which has no image.
@@ -123,7 +128,7 @@ class Bounded(PointMap):
         return torch.where(upper, below, x)
 
     def inside(self, x: Tensor) -> Tensor:
-        """Return whether points ``[..., D]`` are between the bounds, ``[...]``."""
+        """Return a mask ``[...]`` of the points ``[..., D]`` within the bounds of all columns."""
         above = (x > self.low) | (self.has_low == 0)
         below = (x < self.high) | (self.has_high == 0)
         return (above & below).all(dim=-1)
@@ -146,23 +151,23 @@ class Limits(Bounded):
     """
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the points themselves, and log determinants of 0."""
+        """Return the points ``[..., D]`` unchanged, and log determinants ``[...]`` of 0."""
         return x, torch.zeros_like(x[..., 0])
 
     def inverse(self, y: Tensor) -> Tensor:
-        """Return the images ``[..., D]`` themselves."""
+        """Return the images ``[..., D]`` unchanged."""
         return y
 
 
 class Gaps(PointMap):
-    """Removal of single bins from discrete columns; values above them move down.
+    """Removal of single quantization bins from discrete columns, with larger values moved down.
 
-    A value with a probability mass of its own is not part of a density: the bin of one step around
-    it is left out, and the density of the other values can be smooth without it.
+    A value with a probability mass of its own is not part of a density. The bin around this value
+    is removed, so that the density of the other values can be smooth.
 
     Attributes:
         places: Centers of the removed bins ``[D, MOST_GAPS]``, increasing, then ``NOWHERE``.
-        steps: Lengths of the bins ``[D]``.
+        steps: Width of the bins of each column ``[D]``.
     """
 
     places: Tensor
@@ -176,7 +181,7 @@ class Gaps(PointMap):
 
     @property
     def some(self) -> Tensor:
-        """Mask ``[D]`` of columns with gaps."""
+        """Mask ``[D]`` of columns with removed bins."""
         return (self.places < NOWHERE).any(dim=1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -193,16 +198,16 @@ class Gaps(PointMap):
         return y + self.steps * passed.sum(dim=-1)
 
     def check(self) -> None:
-        """Raise ValueError if a step is not positive, or removed bins of a column overlap."""
+        """Raise ValueError if a bin width is not positive, or removed bins of a column overlap."""
         near = self.places.diff(dim=-1) < self.steps[:, None] * (1 - ROUNDED)
         if (self.steps <= 0).any() or (near & (self.places[:, 1:] < NOWHERE)).any():
-            raise ValueError("removed bins of a column overlap")
+            raise ValueError("the removed bins of a column overlap or have no positive width")
 
 
 def sides(s: Tensor) -> tuple[Tensor, Tensor]:
-    """Return signs and absolute values, with correct gradients at 0.
+    """Return the signs and the absolute values of numbers, with correct gradients at 0.
 
-    The gradients of ``sign`` and ``abs`` are 0 at 0, the median of a column.
+    PyTorch's ``sign`` and ``abs`` have gradients of 0 at 0, which is the median of a column.
     """
     sign = torch.where(s >= 0, 1.0, -1.0).to(s)
     return sign, sign * s
@@ -219,9 +224,9 @@ class YeoJohnson(PointMap):
     points would have no inverse.
 
     Attributes:
-        location: Location ``[D]``.
-        scale: Scale ``[D]``, positive.
-        exponent: Exponent ``[D]``, in [0, 2]; 1 is the identity.
+        location: Location of each column ``[D]``.
+        scale: Scale of each column ``[D]``, positive.
+        exponent: Exponent k of each column ``[D]``, in [0, 2]; 1 is the identity.
     """
 
     location: Tensor
@@ -234,7 +239,7 @@ class YeoJohnson(PointMap):
         self.hold(location=torch.zeros(dim), scale=ones, exponent=ones)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the images ``[..., D]`` of points, and ``log |det dy/dx| [...]``."""
+        """Return the images ``y [..., D]`` of points x, and ``log |det dy/dx| [...]``."""
         s = (x - self.location) / self.scale
         sign, size = sides(s)
         exponent = torch.where(s >= 0, self.exponent, 2 - self.exponent)
@@ -245,7 +250,7 @@ class YeoJohnson(PointMap):
         return y, ((exponent - 1) * length - self.scale.log()).sum(dim=-1)
 
     def inverse(self, y: Tensor) -> Tensor:
-        """Return the points ``[..., D]`` of images, in closed form."""
+        """Return the points ``[..., D]`` whose images are ``y [..., D]``, in closed form."""
         sign, size = sides(y)
         exponent = torch.where(y >= 0, self.exponent, 2 - self.exponent)
         flat = exponent == 0
@@ -284,16 +289,17 @@ class _Piece(NamedTuple):
 
 
 class NormalScores(PointMap):
-    """A monotone spline through the normal scores of each column's quantiles.
+    """A monotone spline from each column to standard normal scores, through its quantiles.
 
-    Between knots it is the monotone rational quadratic of Gregory and Delbourgo (1982), whose
-    inverse is a root of a quadratic equation (as in Durkan et al. 2019, *Neural spline flows*,
-    section 3.1). Beyond the last knots it is linear. Its first derivative is continuous.
+    Between knots the spline is the monotone rational quadratic of Gregory and Delbourgo (1982),
+    whose inverse is a root of a quadratic equation (as in Durkan et al. 2019, *Neural spline
+    flows*, section 3.1). Beyond the outermost knots the spline is linear. The first derivative is
+    continuous.
 
     Attributes:
-        places: Knots ``[K, D]`` in the columns, increasing.
-        scores: Images of the knots ``[K, D]``, increasing.
-        slopes: Derivatives at the knots ``[K, D]``, positive.
+        places: Values of the K knots of each column ``[K, D]``, increasing.
+        scores: Normal scores of the knots ``[K, D]``, increasing.
+        slopes: Derivatives of the spline at the knots ``[K, D]``, positive.
 
     Raises:
         ValueError: There are fewer than 2 knots.
@@ -314,7 +320,7 @@ class NormalScores(PointMap):
         self.hold(places=line, scores=line, slopes=torch.ones(knots, dim))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the images ``[..., D]`` of points, and ``log |det dy/dx| [...]``."""
+        """Return the images ``y [..., D]`` of points x, and ``log |det dy/dx| [...]``."""
         p = self._piece(x, self.places)
         a = ((x - p.x) / p.width).clamp(0, 1)
         b = a * (1 - a)
@@ -328,7 +334,7 @@ class NormalScores(PointMap):
         return y, slope.log().sum(dim=-1)
 
     def inverse(self, y: Tensor) -> Tensor:
-        """Return the points ``[..., D]`` of images, in closed form."""
+        """Return the points ``[..., D]`` whose images are ``y [..., D]``, in closed form."""
         p = self._piece(y, self.scores)
         up = (y - p.y).clamp(min=0).minimum(p.rise)
         mean = p.rise / p.width
@@ -369,17 +375,17 @@ class NormalScores(PointMap):
     def check(self) -> None:
         """Raise ValueError unless knots and scores increase and all slopes are positive."""
         if (self.places.diff(dim=0) <= 0).any() or (self.scores.diff(dim=0) <= 0).any():
-            raise ValueError("the knots of a spline are not increasing")
+            raise ValueError("the knots or scores of a spline are not increasing")
         if (self.slopes <= 0).any():
             raise ValueError("a slope of a spline is not positive")
 
 
 class Standardize(PointMap):
-    """Standardization ``y = (x - mean) / std``.
+    """Standardization of columns, ``y = (x - mean) / std``.
 
     Attributes:
-        mean: Means ``[D]``.
-        std: Standard deviations ``[D]``, positive.
+        mean: Means of the columns ``[D]``.
+        std: Standard deviations of the columns ``[D]``, positive.
     """
 
     mean: Tensor
@@ -390,24 +396,24 @@ class Standardize(PointMap):
         self.hold(mean=torch.zeros(dim), std=torch.ones(dim))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return standardized points ``[..., D]``, and ``log |det dy/dx| [...]``."""
+        """Return the standardized points ``y [..., D]``, and ``log |det dy/dx| [...]``."""
         return (x - self.mean) / self.std, -self.std.log().sum().expand(x.shape[:-1])
 
     def inverse(self, y: Tensor) -> Tensor:
-        """Return the points ``[..., D]`` of standardized ones."""
+        """Return points ``[..., D]`` in data units from standardized points ``[..., D]``."""
         return y * self.std + self.mean
 
     def check(self) -> None:
         """Raise ValueError unless all standard deviations are positive."""
         if (self.std <= 0).any():
-            raise ValueError("a standard deviation is not positive")
+            raise ValueError("the standard deviation of a column or axis is not positive")
 
 
 class WhitenPCA(Standardize):
     """PCA whitening ``y = (x - mean) V diag(1/std)``: principal components, each of variance 1.
 
     Attributes:
-        axes: ``V [D, D]``, the principal axes as orthonormal columns.
+        axes: Principal axes ``V [D, D]``, as orthonormal columns.
         std: Standard deviations along the axes ``[D]``, positive.
     """
 
@@ -418,12 +424,12 @@ class WhitenPCA(Standardize):
         self.hold(axes=identity(dim))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the whitened components ``[..., D]`` of points, and ``log |det dy/dx| [...]``."""
+        """Return the whitened components ``y [..., D]`` and ``log |det dy/dx| [...]`` of points."""
         along = (x - self.mean) @ self.axes
         return along / self.std, -self.std.log().sum().expand(x.shape[:-1])
 
     def inverse(self, y: Tensor) -> Tensor:
-        """Return the points ``[..., D]`` of whitened components."""
+        """Return the points ``[..., D]`` with given whitened components ``[..., D]``."""
         return (y * self.std) @ self.axes.T + self.mean
 
     def check(self) -> None:
@@ -431,7 +437,7 @@ class WhitenPCA(Standardize):
         super().check()
         unit = torch.eye(self.dim, dtype=torch.float64, device=self.axes.device)
         if not torch.allclose(self.axes.T @ self.axes, unit, atol=1e-9):
-            raise ValueError("the axes are not orthonormal")
+            raise ValueError("the principal axes are not orthonormal")
 
 
 class WhitenZCA(WhitenPCA):
@@ -442,12 +448,12 @@ class WhitenZCA(WhitenPCA):
     """
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return whitened points ``[..., D]``, rotated back, and ``log |det dy/dx| [...]``."""
+        """Return the whitened points ``y [..., D]``, and ``log |det dy/dx| [...]``."""
         y, log_det = super().forward(x)
         return y @ self.axes.T, log_det
 
     def inverse(self, y: Tensor) -> Tensor:
-        """Return the points ``[..., D]`` of whitened ones."""
+        """Return points ``[..., D]`` in data units from whitened points ``[..., D]``."""
         return super().inverse(y @ self.axes)
 
 

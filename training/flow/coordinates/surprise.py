@@ -41,15 +41,16 @@ LEVELS = (0.5, 0.9, 0.99, 0.999)
 
 
 class Surprise(nn.Module):
-    """Mean, covariance and quantiles of the simulated conditions.
+    """A Gaussian model of the simulated conditions, which scores unlikely observations.
 
     Args:
         count: C, the number of conditions.
 
     Attributes:
-        mean: Means ``[C]``, float64.
-        whitening: W ``[C, C]``, symmetric in standardized units.
-        quantiles: Quantiles of ``|r|^2 / 2`` over simulations, at ``LEVELS``.
+        mean: Mean of each condition ``[C]``, float64.
+        whitening: Whitening matrix ``W [C, C]``, symmetric in standardized units.
+        quantiles: Quantiles of ``|r|^2 / 2`` over simulations at the probabilities ``LEVELS``,
+            where r are whitened conditions.
     """
 
     mean: Tensor
@@ -63,9 +64,12 @@ class Surprise(nn.Module):
         self.register_buffer("quantiles", torch.zeros(len(LEVELS), dtype=torch.float64))
 
     def fit(self, conditions: Tensor, relevant: Sequence[int] = ()) -> "Surprise":
-        """Fit to simulated conditions ``[N, C]``, and return the module itself.
+        """Fit the model to simulated conditions ``[N, C]``, and return the model itself.
 
-        If relevant indices are given, only those conditions and constant ones count.
+        Args:
+            conditions: Simulated conditions ``[N, C]``.
+            relevant: Indices of the conditions that count in the surprise, besides constant
+                conditions, which always count; empty for all.
         """
         y = conditions.double()
         mean, spread = y.mean(dim=0), y.std(dim=0, correction=0)
@@ -118,15 +122,20 @@ class Surprise(nn.Module):
 
     @property
     def limit(self) -> float:
-        """Surprise exceeded by one simulation in a thousand, in nats."""
+        """Out-of-distribution limit: the surprise in nats that 1 in 1,000 simulations exceeds."""
         return float(self.quantiles[-1] - self.quantiles[0])
 
     def summary(self, nats: Tensor) -> dict[str, float]:
-        """Return the summary that results contain, from the surprise ``[M]`` of observations."""
+        """Return the summary of the surprise ``[M]`` of observations that result files contain.
+
+        Returns:
+            The ``limit`` in nats, the ``largest`` surprise, and the number ``unlike`` of
+            observations above the limit.
+        """
         unlike = int((nats > self.limit).sum())
         return {"limit": self.limit, "largest": float(nats.max()), "unlike": unlike}
 
     def check(self) -> None:
         """Raise ValueError if the quantiles are negative or decrease."""
         if (self.quantiles < 0).any() or (self.quantiles.diff() < 0).any():
-            raise ValueError("quantiles of the distances between conditions decrease")
+            raise ValueError("the quantiles of the surprise of conditions decrease or are negative")

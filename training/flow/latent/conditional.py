@@ -41,14 +41,20 @@ The stopping rule is a step size relative to the value.
 
 
 class NormalMixture(NamedTuple):
-    """Mixtures of K normal distributions, each field ``[..., K]``."""
+    """One-dimensional mixtures of K normal distributions, with fields ``[..., K]``.
+
+    Attributes:
+        log_weight: Log weight of each component.
+        mean: Mean of each component.
+        log_std: Log standard deviation of each component.
+    """
 
     log_weight: Tensor
     mean: Tensor
     log_std: Tensor
 
     def log_density(self, v: Tensor) -> Tensor:
-        """Return the log density ``[...]`` at values ``[...]``, in nats."""
+        """Return the log density ``[...]`` of the mixtures at values ``[...]``, in nats."""
         z = (v[..., None] - self.mean) * (-self.log_std).exp()
         return (self.log_weight - self.log_std - z.square() / 2).logsumexp(dim=-1) - LOG_ROOT
 
@@ -105,9 +111,9 @@ class NormalMixture(NamedTuple):
 
 
 def log_ndtri(log_p: Tensor) -> Tensor:
-    """Return ``x [...]`` with ``log Phi(x) = log_p``, for ``log_p`` up to log 1/2, float64.
+    """Return the standard normal quantiles ``[...]`` of log probabilities up to log 1/2, float64.
 
-    ``ndtri`` cannot represent probabilities below the smallest floating-point number.
+    ``torch.special.ndtri`` cannot represent probabilities below the smallest floating-point number.
     """
     with torch.no_grad():
         p = log_p.clamp(min=LIGHTEST).exp()
@@ -133,13 +139,13 @@ FIRST_STD = 0.8
 
 
 class ConditionalMixture(nn.Module):
-    """The distribution of C standardized compressed latents, given K kept ones.
+    """The conditional distribution of C standardized compressed latents, given K kept latents.
 
-    Before training it is a standard normal distribution.
+    Before training the distribution is standard normal.
 
     Args:
-        kept: K, which may be 0.
-        compressed: C.
+        kept: K, the number of kept latents, which may be 0.
+        compressed: C, the number of compressed latents.
         components: Number of components per mixture.
         width: Number of units per hidden layer.
         depth: Number of hidden layers after the first.
@@ -147,8 +153,8 @@ class ConditionalMixture(nn.Module):
         chained: Whether a compressed latent also depends on the compressed latents before it.
 
     Attributes:
-        offset: Offset ``a [C]``, float64.
-        axes: Matrix ``A [C, C]``, float64.
+        offset: Offset ``a [C]`` subtracted from compressed latents, float64.
+        axes: Matrix ``A [C, C]`` that rotates compressed latents after the offset, float64.
 
     Raises:
         ValueError: A size is out of range.
@@ -173,10 +179,11 @@ class ConditionalMixture(nn.Module):
     ):
         super().__init__()
         if not (min(kept, depth) >= 0 and min(compressed, width) >= 1):
-            raise ValueError("a latent distribution has sizes that are not positive")
+            raise ValueError("the latent distribution has sizes that are not positive")
         if not (1 <= components <= MOST and 0 <= waves <= MOST):
             raise ValueError(
-                f"a latent distribution has more than {MOST} components or frequencies"
+                f"the latent distribution has {components} components and {waves} frequencies: "
+                f"components must be from 1 to {MOST}, frequencies from 0 to {MOST}"
             )
         self.kept, self.compressed, self.components = kept, compressed, components
         self.width, self.depth, self.waves, self.chained = width, depth, waves, chained
@@ -220,7 +227,12 @@ class ConditionalMixture(nn.Module):
         self.output.bias.copy_(raw.flatten().repeat(self.compressed))
 
     def mixtures(self, kept: Tensor, v: Tensor) -> NormalMixture:
-        """Return mixtures ``[N, C, components]`` for kept latents ``[N, K]`` and ``v [N, C]``."""
+        """Return the mixtures of rotated compressed latents, with fields ``[N, C, components]``.
+
+        Args:
+            kept: Kept latents ``[N, K]``.
+            v: Rotated compressed latents ``[N, C]``; each mixture uses the earlier ones.
+        """
         known = torch.cat([kept, v[:, : self.compressed - 1]], dim=1) if self.chained else kept
         x = known.to(self.input.weight)
         bounded = BOUND * torch.tanh(x / BOUND)
@@ -237,9 +249,11 @@ class ConditionalMixture(nn.Module):
         )
 
     def log_prob(self, kept: Tensor, compressed: Tensor) -> Tensor:
-        """Return the log density ``[N]`` of compressed latents given kept ones, in nats.
+        """Return the log density ``[N]`` of compressed latents given kept latents, in nats.
 
-        Compressed latents are ``[N, C]``, kept ones ``[N, K]``.
+        Args:
+            kept: Kept latents ``[N, K]``.
+            compressed: Compressed latents ``[N, C]``.
         """
         v = self.turned(compressed)
         log_det = torch.linalg.slogdet(self.axes).logabsdet
@@ -251,7 +265,7 @@ class ConditionalMixture(nn.Module):
         return self.mixtures(kept, v).normal_score(v)
 
     def unwhiten(self, kept: Tensor, scores: Tensor) -> Tensor:
-        """Return compressed latents ``[N, C]`` for normal scores: the inverse of ``whiten``."""
+        """Return compressed latents ``[N, C]`` from normal scores: the inverse of ``whiten``."""
         if not self.chained or self.compressed == 1:
             v = self.mixtures(kept, torch.zeros_like(scores)).quantile(scores)
         else:
@@ -265,15 +279,15 @@ class ConditionalMixture(nn.Module):
         return torch.linalg.solve(self.axes, v.T).T + self.offset
 
     def turned(self, compressed: Tensor) -> Tensor:
-        """Return ``v [N, C]`` for compressed latents ``[N, C]``."""
+        """Subtract the offset from compressed latents ``[N, C]``, and rotate the result."""
         return (compressed - self.offset.to(compressed)) @ self.axes.to(compressed).T
 
     def check(self) -> None:
         """Raise ValueError if the buffers and parameters do not define a distribution."""
         if not all(tensor.isfinite().all() for tensor in self.state_dict().values()):
-            raise ValueError("a number in it is not finite")
+            raise ValueError("a parameter of the latent distribution is not finite")
         if not float(torch.linalg.cond(self.axes)) < 1e8:
-            raise ValueError("the axes cannot be inverted")
+            raise ValueError("the axes of the latent distribution cannot be inverted")
 
 
 def _linear(inputs: int, outputs: int) -> nn.Linear:

@@ -30,11 +30,11 @@ from training.flow.latent.conditional import ConditionalMixture
 
 @dataclass(frozen=True, eq=False, repr=False)
 class LatentDistribution(ABC):
-    """Interface of base distributions.
+    """Interface of base distributions of the latents.
 
     Attributes:
-        variance: Variances ``[D]`` of scaled eigenspace latents, float64, largest data variance
-            first.
+        variance: Variances ``[D]`` of the latents in scaled eigenspace, float64, in the order of
+            decreasing data variance.
     """
 
     variance: Tensor
@@ -46,7 +46,7 @@ class LatentDistribution(ABC):
 
     @property
     def std(self) -> Tensor:
-        """Standard deviations ``[D]``."""
+        """Standard deviations ``[D]`` of the latents."""
         return self.variance.sqrt()
 
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
@@ -62,22 +62,22 @@ class LatentDistribution(ABC):
 
     @abstractmethod
     def whiten(self, x: Tensor) -> Tensor:
-        """Map latents ``[N, D]`` to standard normal ``w [N, D]``; differentiable."""
+        """Map latents ``[N, D]`` to standard normal variables ``w [N, D]``, differentiably."""
 
     @abstractmethod
     def unwhiten(self, w: Tensor) -> Tensor:
-        """Map standard normal ``w [N, D]`` to latents ``[N, D]``: the inverse of ``whiten``."""
+        """Map standard normal variables ``w [N, D]`` to latents: the inverse of ``whiten``."""
 
     @abstractmethod
     def log_prob(self, x: Tensor) -> Tensor:
         """Return the log density ``[...]`` of latents ``[..., D]``, in nats.
 
         Raises:
-            DataError: The latents have another dimension.
+            DataError: Latents do not have D dimensions.
         """
 
     def digest(self) -> str:
-        """Return the SHA-256 of everything that defines the distribution."""
+        """Return the SHA-256 of all parameters of the distribution."""
         return sha256(self.variance.cpu().numpy().tobytes()).hexdigest()
 
     def _require_dim(self, x: Tensor) -> None:
@@ -93,7 +93,7 @@ class LatentDistribution(ABC):
 
 
 class GaussianLatents(LatentDistribution):
-    """A Gaussian with mean zero and independent dimensions.
+    """A Gaussian base distribution with mean zero and independent dimensions.
 
     Example:
         >>> import torch
@@ -114,7 +114,7 @@ class GaussianLatents(LatentDistribution):
     def paper(
         cls, dim: int, dims_to_keep: int, eps: float, end_std: float = 1.0
     ) -> "GaussianLatents":
-        """Return the Gaussian with the variances of the paper's tables.
+        """Return the Gaussian with the latent variances of the paper's tables.
 
         Args:
             dim: D, the number of dimensions.
@@ -126,7 +126,11 @@ class GaussianLatents(LatentDistribution):
         return cls(kept).with_compressed(eps, dims_to_keep)
 
     def with_compressed(self, eps: float, dims_to_keep: int) -> "GaussianLatents":
-        """Return a copy with the variance ``eps`` in all dimensions after the kept ones.
+        """Return a copy whose compressed dimensions have the variance ``eps``.
+
+        Args:
+            eps: Variance of the compressed dimensions.
+            dims_to_keep: Number of kept dimensions, which come first.
 
         Raises:
             UsageError: ``eps`` is not a positive number.
@@ -142,7 +146,7 @@ class GaussianLatents(LatentDistribution):
         return x / self.std
 
     def unwhiten(self, w: Tensor) -> Tensor:
-        """Multiply standard normal ``w [N, D]`` by the standard deviations."""
+        """Multiply standard normal variables ``w [N, D]`` by the standard deviations."""
         return w * self.std
 
     def log_prob(self, x: Tensor) -> Tensor:
@@ -162,18 +166,23 @@ class LearnedLatents(LatentDistribution):
     """A base distribution with Gaussian kept dimensions and learned compressed dimensions.
 
     Attributes:
-        mixture: Conditional distribution of the compressed dimensions, in standard deviations.
+        mixture: Conditional distribution of the compressed dimensions given the kept dimensions,
+            both divided by their standard deviations.
     """
 
     mixture: ConditionalMixture
 
     def whiten(self, x: Tensor) -> Tensor:
-        """Map latents ``[N, D]`` to standard normal ``w [N, D]``: kept dimensions, then scores."""
+        """Map latents ``[N, D]`` to standard normal variables ``w [N, D]``.
+
+        Kept dimensions are divided by their standard deviations; compressed dimensions become
+        normal scores.
+        """
         kept, compressed = self._split(x / self.std)
         return torch.cat([kept, self.mixture.whiten(kept, compressed)], dim=1)
 
     def unwhiten(self, w: Tensor) -> Tensor:
-        """Map standard normal ``w [N, D]`` to latents ``[N, D]``."""
+        """Map standard normal variables ``w [N, D]`` to latents ``[N, D]``."""
         kept, scores = self._split(w)
         return torch.cat([kept, self.mixture.unwhiten(kept, scores)], dim=1) * self.std
 

@@ -68,7 +68,7 @@ def get_solver(name: str, rtol: float = RTOL, atol: float = ATOL) -> Solver:
     Args:
         name: A name in ``SOLVERS``.
         rtol: Relative tolerance of an adaptive solver, for each step and sample.
-        atol: Absolute tolerance, in standard deviations of the flow's own distribution.
+        atol: Absolute tolerance of an adaptive solver, in standard deviations of the noisy data.
 
     Raises:
         UsageError: The name is unknown, or a tolerance is not a positive number.

@@ -36,11 +36,11 @@ from training.flow.solvers.solver import ExtendedVelocity, Method, Velocity
 
 
 class Tableau(NamedTuple):
-    """Coefficients of a Runge-Kutta method.
+    """Butcher tableau: the coefficients a, b and c of a Runge-Kutta method.
 
     Attributes:
-        nodes: ``c``, the position of each stage in the step.
-        stages: ``a``, rows of increasing length; that of the first stage is empty.
+        nodes: ``c``, the position of each stage in the step, from 0 to 1.
+        stages: ``a``, rows of increasing length; the row of the first stage is empty.
         weights: ``b``, the weights of the stages.
         error: ``b - b_hat``, the difference to an embedded method; empty if there is none.
     """
@@ -52,7 +52,7 @@ class Tableau(NamedTuple):
 
     @property
     def counts(self) -> list[bool]:
-        """Whether each stage has a nonzero weight, rather than serving other stages only."""
+        """Whether each stage has a nonzero weight; the others only serve later stages."""
         error = self.error or self.weights
         return [bool(b or e) for b, e in zip(self.weights, error, strict=False)]
 
@@ -95,7 +95,7 @@ DORMAND_PRINCE = Tableau(
 
 
 def weighted_sum(weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
-    """Return ``sum_i w_i k_i``, skipping zero weights; at least one weight must be nonzero."""
+    """Return the weighted sum ``sum_i w_i k_i`` of stages; at least one weight must be nonzero."""
     terms = [weight * slope for weight, slope in zip(weights, slopes, strict=True) if weight]
     return sum(terms[1:], start=terms[0])
 
@@ -103,15 +103,15 @@ def weighted_sum(weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
 def slopes_of(
     tableau: Tableau, v: Velocity, x: Tensor, t: Tensor, h: Tensor, first: Tensor | None = None
 ) -> list[Tensor]:
-    """Return the stages ``k_i [B, D]`` of a step.
+    """Return the stages ``k_i [B, D]`` of one step of a Runge-Kutta method.
 
     Args:
         tableau: Coefficients of the method.
         v: The velocity.
-        x: State ``[B, D]`` at the start.
+        x: State ``[B, D]`` at the start of the step.
         t: Start time, ``[]`` or ``[B]``.
         h: Length of the step, ``[]`` or ``[B]``.
-        first: ``v(x, t)``, if it is already computed.
+        first: Velocity ``v(x, t) [B, D]``, if already computed.
     """
     slopes = [v(x, t) if first is None else first]
     light = v.alone if isinstance(v, ExtendedVelocity) else v
@@ -124,7 +124,7 @@ def slopes_of(
 
 
 def runge_kutta(tableau: Tableau) -> Method:
-    """Return the method of a tableau, with one step between neighboring times."""
+    """Return the Runge-Kutta method of a tableau, with one step between neighboring times."""
 
     def integrate(v: Velocity, x: Tensor, times: Tensor) -> Iterator[Tensor]:
         for t, following in pairwise(times):
@@ -145,7 +145,12 @@ SMALLEST_STEP = 1e-12
 
 
 def dormand_prince(rtol: float, atol: float) -> Method:
-    """Return the Dormand-Prince method with a relative and an absolute tolerance."""
+    """Return the adaptive method of Dormand and Prince with the given tolerances.
+
+    Args:
+        rtol: Relative tolerance of a step.
+        atol: Absolute tolerance of a step.
+    """
 
     def integrate(v: Velocity, x: Tensor, times: Tensor) -> Iterator[Tensor]:
         t = times[0].expand(len(x))
@@ -214,7 +219,7 @@ def _first_step(
 
 
 def adams_bashforth(v: Velocity, x: Tensor, times: Tensor) -> Iterator[Tensor]:
-    """Yield the states at ``times[1:]``."""
+    """Integrate by the two-step Adams-Bashforth method, and yield the states at ``times[1:]``."""
     last_slope, last_h = None, None
     for t, following in pairwise(times):
         h = following - t

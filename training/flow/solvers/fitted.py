@@ -5,9 +5,10 @@ One step is
     x_(k+1) = x_k + sum_(j <= k) W_kj v_j,        v_j = v(x_j, t_j),
 
 with one network evaluation a step, reusing all slopes since the start. The weights of Adams methods
-are exact for polynomials. The weights here are optimal on average for the flow (``courses``), whose
-trajectories are much alike: for most flows 10 evaluations are as accurate as 24 of a Runge-Kutta
-method. Weights are constants, so that the map is as smooth as the velocity.
+are exact for polynomials. The weights here are optimal on average for the flow (see
+``integration_errors``), whose trajectories are much alike: for most flows 10 evaluations are as
+accurate as 24 of a Runge-Kutta method. Weights are constants, so that the map is as smooth as the
+velocity.
 
 Coordinates of a state after its first D are integrals along the trajectory, such as traces of the
 Jacobian. They are sums of values at the same times, with their own weights.
@@ -26,13 +27,13 @@ FITTED = "fitted"
 
 
 def fitted(way: Tensor, weights: Tensor, integrals: Tensor | None, dim: int) -> Solver:
-    """Return the fitted method.
+    """Return the multistep solver with fitted weights.
 
     Args:
         way: Times ``[n + 1]`` in the order of integration, float64.
-        weights: ``W [n, n]``, lower triangular: row k has the weights of step k.
+        weights: Weights ``W [n, n]`` of the slopes, lower triangular: row k belongs to step k.
         integrals: Weights ``[n]`` of integrals along the trajectory; None without integrals.
-        dim: D, the dimension of a state without integrals.
+        dim: D, the dimension of a state without its integrals.
     """
     own, table = way.cpu(), weights.tolist()
     shares = [0.0] * len(table) if integrals is None else integrals.tolist()

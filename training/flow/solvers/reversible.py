@@ -37,7 +37,12 @@ COUPLING = 1.0
 
 
 def reversible(tableau: Tableau, coupling: float = COUPLING) -> PairMethod:
-    """Return the coupled method of a tableau, with its inverse; ``coupling`` is lambda."""
+    """Return the reversible method that couples two states through a Runge-Kutta method.
+
+    Args:
+        tableau: Coefficients of the Runge-Kutta method.
+        coupling: Coupling lambda, above 0 and at most 1.
+    """
 
     def change(v: Velocity, x: Tensor, t: Tensor, h: Tensor) -> Tensor:
         return h * weighted_sum(tableau.weights, slopes_of(tableau, v, x, t, h))
@@ -67,7 +72,7 @@ def reversible(tableau: Tableau, coupling: float = COUPLING) -> PairMethod:
 
 
 def without_gap(pairs: PairMethod) -> Method:
-    """Return the method that starts with a gap of zero and yields the means only."""
+    """Convert a method with gaps to one that starts with a gap of zero and yields means only."""
 
     def integrate(v: Velocity, x: Tensor, times: Tensor) -> Iterator[Tensor]:
         return (mean for mean, _ in pairs(v, x, None, times))

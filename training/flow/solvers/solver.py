@@ -31,9 +31,9 @@ class ExtendedVelocity:
     """The velocity of states extended by integrals along their trajectories.
 
     Attributes:
-        whole: Velocity of all coordinates.
-        alone: The same with 0 for the integrals, which is cheaper. It serves stages of a step that
-            have no weight of their own, since no velocity depends on an integral.
+        whole: Velocity of all coordinates, including the integrals.
+        alone: A cheaper velocity, with 0 for the integrals. It is sufficient in stages of a step
+            that have no weight of their own, since no velocity depends on an integral.
     """
 
     whole: Velocity
@@ -46,23 +46,23 @@ class ExtendedVelocity:
 
 @dataclass(frozen=True)
 class Solver:
-    """A method of integration.
+    """A numerical solver of ordinary differential equations, and its properties.
 
     Attributes:
-        name: Name in the registry.
-        order: Order of the global error in the step.
-        method: Function that integrates.
+        name: Name in ``SOLVERS``.
+        order: Order of the global error in the step size.
+        method: Function that integrates a velocity.
         calls_per_step: Velocity evaluations per step (a multistep method takes one more at its
             start); None if they depend on the problem.
-        traces_per_step: Number of these evaluations that have a weight in integrals along the
-            trajectory.
-        standardized: Whether it integrates the standardized variable, not the scaled one.
+        traces_per_step: Number of velocity evaluations per step that have a weight in integrals
+            along the trajectory; None if all have one.
+        standardized: Whether the solver integrates the standardized variable, not the scaled one.
         multistep: Whether a step depends on the steps before it.
-        adaptive: Whether it chooses its own steps. The times it is given are then output times.
+        adaptive: Whether the solver chooses its own steps; given times are then output times only.
         pairs: The same method with a second state, at a gap from the first, which the exact inverse
             needs; None for a single-state method.
-        quadrature: Weights ``[S + 1]`` of a function's values at the ends of steps in its integral
-            along the trajectory; None to integrate it with the state.
+        quadrature: Weights ``[S + 1]`` of the values at the ends of steps in integrals along the
+            trajectory; None to integrate them together with the state.
     """
 
     name: str
@@ -96,7 +96,7 @@ class Solver:
             return self.pairs(v, x, gap, times)
         if gap is not None:
             raise UsageError(
-                f"{self.name} has no second state: leave the gap out, or return with the "
-                "solver that made it"
+                f"{self.name} has no second state: leave the gap out, or integrate back with the "
+                "solver that computed the gap"
             )
         return ((state, None) for state in self.method(v, x, times))

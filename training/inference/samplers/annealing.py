@@ -89,9 +89,9 @@ EXPONENTS = 25
 def anneal(
     target: Target, pool: Pool, seeds: Tensor, chains: int, draws: int, on_part: OnPart = None
 ) -> Draws:
-    """Draw from each posterior by weight, with a population in each chain.
+    """Sample each posterior by annealed population Monte Carlo, with one population per chain.
 
-    Network evaluations exclude those of the pool.
+    The counted network evaluations exclude those of the pool.
 
     Args:
         target: The posteriors.
@@ -102,7 +102,7 @@ def anneal(
         on_part: Called with the fraction of the work done since the last call.
 
     Returns:
-        Draws ``[M, C, S]``.
+        S draws of C populations for each observation.
     """
     parts = []
     # One by one: the number of rounds of an observation must not depend on the other observations.
@@ -183,7 +183,7 @@ def _prior_law(swarm: "Populations", pool: Pool) -> Proposal:
 
 
 class Populations:
-    """Draws so far of G = M C populations, and their proposal distributions.
+    """Weighted draws of G = M C populations, with the proposal distributions of all rounds.
 
     Args:
         target: The posteriors of M observations.
@@ -191,12 +191,12 @@ class Populations:
         chains: Number of populations per observation, C.
 
     Attributes:
-        which: Observation of each population ``[G]``.
+        which: Index of the observation of each population ``[G]``.
         width: Standard deviations of states ``[D]`` under the prior.
-        linear: The observations as linear functions of states; None if they are not linear.
-        worth: Smallest effective sample size of weights.
-        states: States ``[G, N, D]``, in standard deviations.
-        placed: Variables, points and densities of the states, ``[G, N, ...]``.
+        linear: Observations as linear functions of states; None if observations are not linear.
+        worth: Effective sample size that exponents keep.
+        states: Drawn states ``[G, N, D]``, in standard deviations.
+        placed: Variables, points and densities of the drawn states, ``[G, N, ...]``.
     """
 
     states: Tensor
@@ -220,9 +220,9 @@ class Populations:
         return self.target.to_states(rows, which).view_as(points) / self.width
 
     def blurred(self, states: Tensor) -> Tensor:
-        """Add the noise of the first time to states ``[G, n, D]`` of clean points.
+        """Add the noise of the first time to states ``[G, n, D]``, if the prior is deblurred.
 
-        Other states are returned unchanged.
+        Otherwise states include this noise already and are returned unchanged.
         """
         prior = self.target.prior
         if not prior.deblurred:
@@ -232,7 +232,12 @@ class Populations:
         return states + noise * torch.special.ndtri(uniform)
 
     def towards(self, proposal: Proposal, rise: Tensor) -> Proposal:
-        """Condition mixtures on the observation, for exponents that rise by ``rise [G]``."""
+        """Condition proposals on the observation, for likelihood exponents that rise.
+
+        Args:
+            proposal: Mixtures of the G populations.
+            rise: Increase of the exponent of each population ``[G]``.
+        """
         if self.linear is None or not (rise > 0).any():
             return proposal
         operator, covariance = self.linear.operator, self.linear.covariance
@@ -243,10 +248,14 @@ class Populations:
         return proposal.conditioned(operator * self.width, self.linear.observed[self.which], noise)
 
     def defended(self, distribution: Proposal, prior: Proposal, exponent: Tensor) -> Proposal:
-        """Add wider components and a share of the prior's mixture to proposals.
+        """Add wider components, and a mixture fitted to the prior, to proposals.
 
-        Both keep rare modes that are far from a population, which would otherwise lose them. The
-        prior's mixture is taken at exponents ``[G]``.
+        Both keep rare modes that are far from a population, which would otherwise lose them.
+
+        Args:
+            distribution: Proposals of the G populations.
+            prior: Mixtures fitted to prior draws.
+            exponent: Likelihood exponents ``[G]`` at which the prior's mixtures are conditioned.
         """
         distribution = distribution.evened().wider(WIDE, WIDE_SHARE)
         if self.linear is None:
@@ -254,7 +263,13 @@ class Populations:
         return distribution.beside(self.towards(prior, exponent).evened(), PRIOR_SHARE)
 
     def add(self, proposal: Proposal, count: int, index: int) -> None:
-        """Draw ``count`` states from each population's proposal, in round ``index``."""
+        """Draw states from the proposal of each population, and update the weights of all draws.
+
+        Args:
+            proposal: Proposals of the G populations.
+            count: Number of states per population.
+            index: Index of the round.
+        """
         further = self.target.dim - len(self.width)
         uniform = self._even(count, 1 + len(self.width) + further, index)
         own, rest = uniform.tensor_split([1 + len(self.width)], dim=2)
@@ -288,14 +303,15 @@ class Populations:
         self.placed = EvaluatedStates(*(torch.cat(pair, dim=1) for pair in pairs))
 
     def log_weights(self, exponent: Tensor) -> Tensor:
-        """Return ``log v [G, N]`` at exponents ``[G]``."""
+        """Return the log weights ``[G, N]`` of all draws at likelihood exponents ``[G]``."""
         tempered_density = self.placed.log_prior + exponent[:, None] * self.placed.log_likelihood
         return tempered_density - self._log_mixture
 
     def reached(self, exponent: Tensor) -> Tensor:
-        """Return the largest exponents ``[G]`` that keep the effective sample size.
+        """Return the largest likelihood exponents ``[G]`` that keep the effective sample size.
 
-        They are at least the current ones.
+        Args:
+            exponent: Current exponents ``[G]``, which the result is not below.
         """
         # Bisection does not apply: draws near the posterior have a small effective sample size at
         # smaller exponents too.
@@ -307,10 +323,13 @@ class Populations:
         return best
 
     def has_enough_draws(self, least: float) -> bool:
-        """Return whether the draws of each population suffice.
+        """Return whether all populations have enough draws.
 
-        Their weights must have this effective sample size, tails must be short, and standard
-        deviations accurate enough.
+        Weights must have a minimum effective sample size and short tails, and standard deviations
+        must be accurate enough.
+
+        Args:
+            least: Minimum effective sample size of a population.
         """
         log_weights = self.log_weights(torch.ones_like(self.states[:, 0, 0]))
         worth = effective_size(log_weights)
@@ -332,17 +351,21 @@ class Populations:
         return smoothed_weights(log_weights.view(self.target.count, -1)).k
 
     def taken(self, log_weights: Tensor, index: int) -> tuple[Tensor, Tensor]:
-        """Resample states ``[G, n, D]`` by weight.
+        """Resample the states of each population by weight.
+
+        Args:
+            log_weights: Log weights ``[G, N]``.
+            index: Index of the round, for the random numbers.
 
         Returns:
-            The states, and the effective sample sizes ``[G]`` of the weights.
+            The states ``[G, n, D]``, and the effective sample sizes ``[G]`` of the weights.
         """
         picks = systematic(log_weights, self.uniform(index)[:, 0], FITTED)
         rows = torch.arange(len(picks), device=picks.device)[:, None]
         return self.states[rows, picks], effective_size(log_weights)
 
     def draws(self, count: int) -> Draws:
-        """Draw ``count`` draws of each population by weight."""
+        """Resample ``count`` draws of each population by weight."""
         shape = (self.target.count, self.chains)
         log_weights = self.log_weights(torch.ones_like(self.states[:, 0, 0]))
         smoothed, (_, error) = smoothed_weights(log_weights), log_mean(log_weights)

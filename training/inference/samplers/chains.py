@@ -20,10 +20,10 @@ from training.inference.target import EvaluatedPoints, Target
 
 @dataclass
 class Chains:
-    """State of C chains for each of M observations, observation by observation.
+    """Current states of C chains for each of M observations, in the order of observations.
 
     Attributes:
-        w: Variables ``[M C, dim]``.
+        w: Standard normal variables ``[M C, dim]``.
         evaluated: Points and log likelihoods of the variables.
         chains: Number of chains, C.
         gradient: Gradients of the log likelihoods ``[M C, dim]``, for kernels that use them.
@@ -36,7 +36,7 @@ class Chains:
 
     @property
     def which(self) -> Tensor:
-        """Observation of each chain, ``[M C]``."""
+        """Index of the observation of each chain ``[M C]``."""
         return torch.arange(len(self.w), device=self.w.device) // self.chains
 
     def by_observation(self, values: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ class Chains:
         return values.view(-1, self.chains, *values.shape[1:])
 
     def metropolis(self, gain: Tensor, uniform: Tensor, other: "Chains") -> Tensor:
-        """Accept or reject moves to other states.
+        """Accept or reject moves to other states by the Metropolis rule.
 
         Args:
             gain: Gains of the log density ``[M C]``.
@@ -52,9 +52,7 @@ class Chains:
             other: The proposed states.
 
         Returns:
-            The acceptance probability of each observation ``[M]``.
-
-        Return the acceptance probability of each observation.
+            The acceptance probability of each observation ``[M]``, averaged over its chains.
         """
         gain = gain.nan_to_num(nan=-torch.inf)  # both densities are 0
         accepted = uniform.log() < gain
@@ -70,7 +68,11 @@ class Chains:
 
 
 class Kernel(ABC):
-    """Step of Markov chains that leaves the posterior invariant."""
+    """Interface of Markov kernels, whose steps leave the posterior invariant.
+
+    Args:
+        target: The posteriors of M observations.
+    """
 
     name: str
 
@@ -78,7 +80,12 @@ class Kernel(ABC):
         self.target = target
 
     def start(self, w: Tensor, chains: int) -> Chains:
-        """Start chains at variables ``[M C, dim]``."""
+        """Return chains that start at variables ``[M C, dim]``.
+
+        Args:
+            w: Standard normal variables, in the order of observations.
+            chains: Number of chains per observation, C.
+        """
         which = torch.arange(len(w), device=w.device) // chains
         return Chains(w, self.target.evaluate(w, which), chains)
 
@@ -87,15 +94,22 @@ class Kernel(ABC):
         """Move the chains, and return the acceptance probability of each observation ``[M]``."""
 
     def adapt(self, state: Chains, acceptance: Tensor, index: int, warmup: int) -> None:
-        """Adapt to a step of the warm-up, which has ``warmup`` steps; by default do nothing."""
+        """Adapt the kernel after a step of the warm-up; by default do nothing.
+
+        Args:
+            state: State of the chains.
+            acceptance: Acceptance probability of each observation ``[M]``.
+            index: Index of the step.
+            warmup: Number of steps of the warm-up.
+        """
         return
 
     def settle(self) -> None:
-        """End the warm-up."""
+        """End the warm-up and its adaptation; by default do nothing."""
         return
 
     def stats(self) -> dict[str, Tensor]:
-        """Return statistics of each observation."""
+        """Return statistics of the kernel by name, each ``[M]``."""
         return {}
 
 
@@ -109,11 +123,11 @@ def run_chains(
     thin: int = 1,
     on_step: Callable[[], object] | None = None,
 ) -> Draws:
-    """Run the warm-up, then draw.
+    """Run Markov chains: the warm-up, then the steps whose states are draws.
 
     Args:
-        kernel: Step of the chains.
-        start: Variables ``[M, C, dim]``.
+        kernel: Markov kernel of the chains.
+        start: Standard normal variables ``[M, C, dim]`` that chains start from.
         noise: Random numbers of the chains.
         chains: Number of chains, C.
         warmup: Number of steps before the first draw.
@@ -147,18 +161,18 @@ about 1e-30 of the circle.
 
 
 class Elliptical(Kernel):
-    """Elliptical slice sampling.
+    """Kernel of elliptical slice sampling.
 
-    A step runs until the bracket of every chain has found a state; chains that are done wait for
-    the others, at no cost.
+    A step runs until every chain has accepted a state; chains that are done wait for the others, at
+    no cost.
     """
 
     name = "elliptical"
 
     def step(self, state: Chains, noise: Noise, index: int) -> Tensor:
-        """Move each chain on its ellipse, and return acceptance probabilities ``[M]``.
+        """Move each chain on its ellipse, and return the acceptance rates ``[M]``.
 
-        A chain's probability is the reciprocal of the number of angles that it tried.
+        The acceptance rate of a chain is the reciprocal of the number of angles tried.
         """
         nu = noise.normal(index, self.target.dim).flatten(0, 1)
         uniform = noise.uniform(index, MOST + 2).flatten(0, 1)

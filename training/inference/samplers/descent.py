@@ -70,15 +70,17 @@ particles.
 
 
 class Descent:
-    """Particles ``[M, C P]`` on their way to the first time, with their weights.
+    """Weighted particles of a reverse diffusion towards the first time, for M observations.
+
+    Each observation has C populations of P particles.
 
     Args:
-        target: Posteriors of M observations.
-        ahead: Look-ahead estimates that they share.
+        target: Posteriors of M observations, which share their conditions.
+        ahead: Look-ahead estimates.
         noise: Random numbers of C P particles for each observation.
         chains: Number of populations, C.
-        least_worth: Effective sample size, as a fraction of the particles, below which R is widened
-            unless it is at least ``ENOUGH``; 0 to never widen R.
+        least_worth: Effective sample size, as a fraction of the particles, below which the noise
+            covariance R is widened unless the size is at least ``ENOUGH``; 0 to never widen R.
     """
 
     _m: Tensor
@@ -112,9 +114,10 @@ class Descent:
         self._stages = torch.zeros(target.count, dtype=torch.float64, device=target.device)
 
     def arrived(self, on_part: OnPart = None) -> FinalParticles:
-        """Run the particles to the first time.
+        """Run the particles to the first time, and return them with their weights.
 
-        ``on_part`` is called with the fraction of the work done since the last call.
+        Args:
+            on_part: Called with the fraction of the work done since the last call.
         """
         for step in reversed(range(self.steps)):
             self._resample(step)
@@ -140,24 +143,32 @@ class Descent:
         )
 
     def alone(self, place: int, times: int) -> "Descent":
-        """Return a descent of one observation with ``times`` times as many particles.
+        """Return a new descent of one observation with more particles, whose R is never widened.
 
-        Its R is never widened.
+        Args:
+            place: Index of the observation.
+            times: Factor on the number of particles.
         """
         own = self._target.of(torch.tensor([place], device=self._target.device))
         noise = self._noise.alone(place, self._noise.chains * times)
         return Descent(own, self._ahead, noise, self.chains, 0.0)
 
     def affordable(self, most_calls: float) -> int:
-        """Return the factor on the number of particles that is affordable.
+        """Return the largest affordable factor on the number of particles.
 
-        The limit is ``most_calls`` network evaluations per particle.
+        Args:
+            most_calls: Limit on the network evaluations per present particle; inf gives a factor
+                of 1.
         """
         most = MOST_NUMBERS // self._x[0].numel()
         return min(int(most_calls / (self.steps + 1)), most) if most_calls < inf else 1
 
     def moves(self, place: int) -> Renoising:
-        """Return the moves of an observation's particles at the first time."""
+        """Return the moves of one observation's particles at the first time.
+
+        Args:
+            place: Index of the observation.
+        """
         if place not in self._moves:
             target = self._target.of(torch.tensor([place], device=self._target.device))
             own = (self._linear.alone(place), self._diffusion, self._noise.alone(place))
@@ -165,7 +176,11 @@ class Descent:
         return self._moves[place]
 
     def release_moves(self, place: int) -> Renoising:
-        """Return the moves of an observation's particles, and release their matrices here."""
+        """Return the moves of one observation's particles, and release the stored reference.
+
+        Args:
+            place: Index of the observation.
+        """
         moves = self.moves(place)
         del self._moves[place]
         return moves
@@ -264,9 +279,9 @@ class Descent:
 
 
 def islands_of(particles: int) -> int:
-    """Return the number of islands for the particles of a population.
+    """Return the number of islands that divide the particles of a population evenly.
 
-    The number is 1 where particles cannot be divided.
+    The number is 1 if no small number of islands divides the particles.
 
     Example:
         >>> islands_of(2048), islands_of(4096), islands_of(6147), islands_of(4099)

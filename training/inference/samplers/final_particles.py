@@ -18,19 +18,19 @@ NAME = "twisted"
 
 @dataclass
 class FinalParticles:
-    """Particles of C populations of P for each of M observations.
+    """Weighted particles at the first time: C populations of P particles for each observation.
 
     Attributes:
         target: The posteriors of the observations.
-        states: States ``[M, C P, D]``.
-        points: Points ``[M, C P, D]``.
-        log_likelihood: Log likelihoods ``[M, C P]``.
+        states: Unscaled states of the particles ``[M, C P, D]``.
+        points: Points of data space ``[M, C P, D]``.
+        log_likelihood: Log likelihoods of the points ``[M, C P]``.
         log_weights: Log weights ``[M, C P]``; the weights of each island sum to 1.
         exponent: Exponents b of the likelihoods in the weights, ``[M]``.
         start: Random starts of the systematic resampling of each population, ``[M, C]``.
-        stages: Number of resamplings, ``[M]``.
-        again: Network evaluations since arrival, ``[M]``.
-        worth: Smallest effective sample size since arrival, ``[M]``.
+        stages: Number of resamplings of each observation ``[M]``.
+        again: Number of network evaluations since arrival ``[M]``.
+        worth: Smallest effective sample size since arrival ``[M]``.
     """
 
     target: Target
@@ -49,16 +49,23 @@ class FinalParticles:
         self.worth = torch.full_like(self.stages, torch.inf)
 
     def apart(self) -> Tensor:
-        """Return how far populations are apart for each observation, ``[M]``.
+        """Return the distance between populations of each observation ``[M]``; above 1 they differ.
 
-        Distances are those of the coordinate where populations differ most.
+        Distances are those of the coordinate where populations differ most (``how_far``).
         """
         rows = self.by_weight(self._particles, torch.full_like(self.start, 0.5))
         shape = (*self.start.shape, self._particles, -1)
         return how_far(rows_of(self.points, rows).view(shape)).amax(dim=1)
 
     def narrow(self, place: int, narrowing: Narrowing, apart: bool, on_part: OnPart) -> None:
-        """Move an observation's particles until the noise of the observation is the true one."""
+        """Move one observation's particles while its widened noise is narrowed to the true noise.
+
+        Args:
+            place: Index of the observation.
+            narrowing: Moves of the particles.
+            apart: Whether the populations disagree.
+            on_part: Called with the fraction of the work done since the last call.
+        """
         own = Particles(self.states[place], self.points[place], self.log_likelihood[place])
         log_weights = self.log_weights[place].view(self.start.shape[1], -1)
         own = narrowing.narrowed(own, log_weights, float(self.exponent[place]), apart, on_part)
@@ -67,7 +74,12 @@ class FinalParticles:
         self._count(place, narrowing.stages, narrowing.target.calls)
 
     def take(self, place: int, many: "FinalParticles") -> None:
-        """Replace an observation's particles by a resample of more particles for it alone."""
+        """Replace one observation's particles by resampling from a larger set of particles.
+
+        Args:
+            place: Index of the observation.
+            many: More particles, for this observation only.
+        """
         rows = many.by_weight(self._particles)
         self.points[place] = rows_of(many.points, rows)[0]
         self.log_likelihood[place] = many.log_likelihood.gather(1, rows)[0]
@@ -82,13 +94,18 @@ class FinalParticles:
         self.target.calls += calls
 
     def by_weight(self, count: int, start: Tensor | None = None) -> Tensor:
-        """Resample indices of ``count`` particles of each population, ``[M, C S]``."""
+        """Return the indices ``[M, C S]`` of particles resampled by weight in each population.
+
+        Args:
+            count: S, the number of particles to choose from each population.
+            start: Random starts of the resampling ``[M, C]``; None for the stored ones.
+        """
         start = self.start if start is None else start
         picks = systematic(self._by_population(), start.flatten(), count)
         return of_populations(picks, start.shape[1], self._particles)
 
     def draws(self, count: int, on_part: OnPart = None) -> Draws:
-        """Draw ``count`` particles of each population by weight, and compute their latents."""
+        """Resample ``count`` particles of each population to draws, and compute their latents."""
         rows = self.by_weight(count)
         shape = (*self.start.shape, count)
         points = rows_of(self.points, rows)
@@ -129,7 +146,12 @@ class FinalParticles:
 
 
 def rows_of(values: Tensor, rows: Tensor) -> Tensor:
-    """Select rows ``[M, S]`` of values ``[M, N, D]``."""
+    """Select values ``[M, S, D]`` by row indices, separately for each of M groups.
+
+    Args:
+        values: Values ``[M, N, D]``.
+        rows: Row indices ``[M, S]``, from 0 to N - 1.
+    """
     count, size = values.shape[:2]
     first = torch.arange(count, device=rows.device)[:, None] * size
     return values.flatten(0, 1).index_select(0, (first + rows).flatten()).view(*rows.shape, -1)

@@ -20,9 +20,13 @@ from training.inference.target import Target
 
 
 class DualAveraging:
-    """Step sizes ``[M]``, adapted to a target acceptance rate for each observation's chains.
+    """Dual averaging of step sizes towards a target acceptance rate, for M observations.
 
-    Hoffman and Gelman 2014, section 3.2, with their constants.
+    The method and its constants are those of Hoffman and Gelman 2014, section 3.2.
+
+    Args:
+        step: Initial step size of each observation's chains ``[M]``.
+        wanted: Target acceptance rate.
     """
 
     GAMMA, T0, KAPPA = 0.05, 10.0, 0.75
@@ -32,23 +36,23 @@ class DualAveraging:
         self.restart(step)
 
     def restart(self, step: Tensor) -> None:
-        """Restart from these step sizes, for example after a change of the metric."""
+        """Restart from step sizes ``[M]``, for example after a change of the metric."""
         self._mu = (10 * step).log()
         self._log_step, self._average = step.log(), torch.zeros_like(step)
         self._error, self._count = torch.zeros_like(step), 0
 
     @property
     def step(self) -> Tensor:
-        """Step sizes to use during adaptation, ``[M]``."""
+        """Step sizes ``[M]`` to use during adaptation."""
         return self._log_step.exp()
 
     @property
     def settled(self) -> Tensor:
-        """Step sizes to use after adaptation, ``[M]``."""
+        """Step sizes ``[M]`` to use after adaptation."""
         return self._average.exp() if self._count else self.step
 
     def update(self, acceptance: Tensor) -> None:
-        """Update with the acceptance probabilities ``[M]`` of a step, averaged over chains."""
+        """Update step sizes with the mean acceptance probabilities ``[M]`` of a step's chains."""
         self._count += 1
         share = 1 / (self._count + self.T0)
         self._error = (1 - share) * self._error + share * (self._wanted - acceptance)
@@ -58,7 +62,13 @@ class DualAveraging:
 
 
 class Covariance:
-    """Running covariance of each observation's variables, over chains and steps."""
+    """Running covariance of each observation's variables, over chains and steps.
+
+    Args:
+        count: M, the number of observations.
+        dim: Number of variables per point.
+        device: Device of the variables.
+    """
 
     def __init__(self, count: int, dim: int, device: torch.device):
         self._seen = 0
@@ -66,15 +76,15 @@ class Covariance:
         self._squares = torch.zeros(count, dim, dim, dtype=torch.float64, device=device)
 
     def add(self, w: Tensor) -> None:
-        """Add the chains ``[M, C, dim]`` of a step."""
+        """Add the variables ``[M, C, dim]`` of all chains after a step."""
         self._seen += w.shape[1]
         self._sum += w.sum(dim=1)
         self._squares += w.mT @ w
 
     def shrunk(self) -> Tensor:
-        """Return covariances ``[M, dim, dim]``, shrunk towards the identity.
+        """Return the covariances ``[M, dim, dim]``, shrunk towards the identity matrix.
 
-        The identity is the prior's covariance, and has the weight of ``dim`` draws.
+        The identity is the covariance of the prior, and has the weight of ``dim`` draws.
         """
         dim = self._sum.shape[1]
         mean = self._sum / max(self._seen, 1)
@@ -98,7 +108,12 @@ MOST_SEEN = 512
 
 
 class Hamiltonian(Kernel):
-    """Hamiltonian Monte Carlo; the likelihood must be differentiable."""
+    """Kernel of Hamiltonian Monte Carlo, for differentiable likelihoods.
+
+    Args:
+        target: The posteriors.
+        most_leaps: Largest number of leapfrog steps per step of a chain.
+    """
 
     name = "hmc"
 
@@ -124,7 +139,7 @@ class Hamiltonian(Kernel):
         return state
 
     def step(self, state: Chains, noise: Noise, index: int) -> Tensor:
-        """Take a random number of leapfrog steps, and return acceptance probabilities ``[M]``."""
+        """Move chains by leapfrog steps, and return the acceptance probabilities ``[M]``."""
         q = noise.normal(index, self.target.dim)
         leaps = noise.shared_integer(index, self._most_leaps)
         size = self._size[:, None, None]
@@ -141,7 +156,14 @@ class Hamiltonian(Kernel):
         return state.metropolis(gain, noise.uniform(index, 1).flatten(), moved)
 
     def adapt(self, state: Chains, acceptance: Tensor, index: int, warmup: int) -> None:
-        """Adapt the step size, and at some steps the metric."""
+        """Adapt the step sizes after a step of the warm-up, and after some steps the metric.
+
+        Args:
+            state: State of the chains.
+            acceptance: Acceptance probability of each observation ``[M]``.
+            index: Index of the step.
+            warmup: Number of steps of the warm-up.
+        """
         self._steps.update(acceptance)
         self._covariance.add(state.by_observation(state.w))
         if index + 1 in [round(part * warmup) for part in METRIC_AT]:
@@ -155,7 +177,7 @@ class Hamiltonian(Kernel):
         self._size = self._steps.settled
 
     def stats(self) -> dict[str, Tensor]:
-        """Return the step size of each observation."""
+        """Return the step size of each observation, as the statistic ``step_size [M]``."""
         return {"step_size": self._size.cpu()}
 
     @property

@@ -34,10 +34,13 @@ to rise.
 
 
 def how_far(points: Tensor) -> Tensor:
-    """Return how far populations ``[..., C, P, D]`` are apart in each coordinate, ``[..., D]``.
+    """Return the distance ``[..., D]`` between populations in each coordinate; above 1 they differ.
 
-    The distance is the variance of their means relative to the variance within them, divided by the
-    limit for agreement.
+    The distance is the variance of the population means relative to the variance within
+    populations, divided by the limit for agreement.
+
+    Args:
+        points: Points of C populations of P particles ``[..., C, P, D]``.
     """
     chains, particles = points.shape[-3:-1]
     if chains == 1:
@@ -47,19 +50,19 @@ def how_far(points: Tensor) -> Tensor:
 
 
 class Narrowing:
-    """Narrowing for the particles of one observation, in populations.
+    """Stages that bring the particles of one observation from ``p L^b`` to the posterior ``p L``.
 
-    The populations are independent except that they are compared.
+    Populations of particles are independent except for comparisons between them.
 
     Args:
-        renoising: Moves of its posterior.
+        renoising: Markov moves of the posterior.
         chains: Number of populations, C.
-        step: First index of the random numbers.
-        most_calls: Limit on network evaluations per particle for the moves. Where they would take
-            more, there are fewer moves before b rises, and b rises faster.
+        step: First index of the random numbers to use.
+        most_calls: Limit on network evaluations per particle for the moves. If the moves would
+            exceed the limit, there are fewer moves before b rises, and b rises faster.
 
     Attributes:
-        target: The posterior.
+        target: The posterior of the observation.
         worth: Smallest effective sample size of all populations together.
         stages: Number of resamplings.
     """
@@ -78,10 +81,10 @@ class Narrowing:
         apart: bool,
         on_part: OnPart = None,
     ) -> Particles:
-        """Return as many particles of the posterior as there were, ``[C P]``.
+        """Resample and move particles until they follow the posterior.
 
         Args:
-            particles: Particles of ``p L^b``, ``[C P]``.
+            particles: C P particles of ``p L^b``.
             log_weights: Log weights of the particles, ``[C, P]``.
             exponent: Exponent b.
             apart: Whether the populations disagree.

@@ -32,13 +32,13 @@ TINY = 2.0**-40
 
 @dataclass(frozen=True)
 class Pool:
-    """Draws of the prior, for each of G groups of observations that share their conditions.
+    """A pool of P prior draws, for each of G groups of observations with equal conditions.
 
     Attributes:
         w: Standard normal variables ``[P, dim]``, the same for all groups.
         points: Points of data space ``[G, P, D]``.
-        order: Order of the draws ``[P]`` that makes neighbors similar.
-        group: Group of each observation, ``[M]``.
+        order: Indices ``[P]`` that sort the draws so that neighbors are similar.
+        group: Index of the group of each observation ``[M]``.
         calls: Network evaluations of the pool, divided evenly among its observations.
     """
 
@@ -58,15 +58,15 @@ class Pool:
         on_part: OnPart = None,
         begun: "Pool | None" = None,
     ) -> "Pool":
-        """Draw a pool.
+        """Draw a pool from the prior.
 
         Args:
-            target: Target with the prior and, if the network takes any, conditions.
+            target: Target with the prior and the conditions of its observations.
             size: Number of draws, P.
             seed: Random seed of the draws.
-            shared: Whether all ranks draw this pool together, each a part of it.
+            shared: Whether all ranks draw the pool together, each a part of it.
             on_part: Called with the fraction of the work done since the last call.
-            begun: Pool with the first of these draws, of the same seed, if it exists already.
+            begun: Smaller pool of the same seed, whose draws are reused; None to draw all.
         """
         w = even_normal(size, target.dim, hash_seed(seed, Stream.PRIOR_DRAWS)).to(target.device)
         fresh = w if begun is None else w[len(begun.w) :]
@@ -93,9 +93,9 @@ class Pool:
         return replace(self, w=w, points=points, order=order, calls=share * self.calls)
 
     def worth(self, target: Target) -> Tensor:
-        """Return the effective sample size of each observation's weights, ``[M]``.
+        """Return the effective sample size ``[M]`` of each observation's weights.
 
-        It is 0 where all weights are 0.
+        The effective sample size is 0 if all weights are 0.
         """
         step = max(1, BLOCK // len(self.w))
         blocks = [
@@ -105,15 +105,18 @@ class Pool:
         return torch.cat(blocks).nan_to_num(0.0)
 
     def of(self, places: Tensor) -> "Pool":
-        """Return the same draws for the observations at these places ``[m]``."""
+        """Return the pool for the observations with indices ``places [m]`` only."""
         return replace(self, group=self.group[places.to(self.group.device)])
 
     def log_weights(self, target: Target, rows: slice) -> Tensor:
-        """Return log likelihoods ``[m, P]`` of some observations at all draws of the pool.
+        """Return the log weights ``[m, P]`` of all draws: log likelihoods of m observations.
 
-        Each evaluation covers the same number of observations. The last one is padded with its
-        first
-        observation, so that no result depends on the number of observations.
+        Each evaluation covers the same number of observations, so that no result depends on the
+        number of observations: the last evaluation is padded with its first observation.
+
+        Args:
+            target: The posteriors.
+            rows: Slice of the m observations.
         """
         size, dim = self.points.shape[1:]
         step = 1 if target.likelihood.dear else max(1, CALL // (size * dim))
@@ -129,7 +132,7 @@ class Pool:
         return torch.cat(log_likelihood)[: len(places)]
 
     def sample(self, target: Target, seeds: Tensor, chains: int, draws: int) -> Draws:
-        """Draw C chains of S draws by weight, shuffled, for observations in the pool's groups.
+        """Resample the pool by weight to C chains of S draws for each observation.
 
         Args:
             target: The posteriors.
@@ -174,10 +177,9 @@ class Pool:
 def even_normal(count: int, dim: int, seed: int) -> Tensor:
     """Return quasi-random standard normal numbers ``[count, dim]``, float64.
 
-    They come from a scrambled Sobol sequence (Owen 1998): each is standard normal, and means over
-    them
-    have smaller errors than means over independent numbers. In too many dimensions for a Sobol
-    sequence, the numbers are independent.
+    The numbers come from a scrambled Sobol sequence (Owen 1998): each number is standard normal,
+    and means over rows have smaller errors than means over independent rows. In too many dimensions
+    for a Sobol sequence, the numbers are independent.
     """
     if dim > SobolEngine.MAXDIM:
         return normal_numbers((count, dim), seed)

@@ -46,9 +46,9 @@ BLOCK = 2**22
 
 
 def refine(target: Target, pool: Pool, seeds: Tensor, chains: int, draws: int) -> Draws:
-    """Draw from each posterior by weight, from the pool and from points near the posterior.
+    """Sample each posterior by population Monte Carlo that starts from a pool of prior draws.
 
-    Network evaluations exclude those of the pool.
+    The counted network evaluations exclude those of the pool.
 
     Args:
         target: The posteriors.
@@ -58,7 +58,7 @@ def refine(target: Target, pool: Pool, seeds: Tensor, chains: int, draws: int) -
         draws: Number of draws per chain, S.
 
     Returns:
-        Draws ``[M, C, S]``, shuffled.
+        S draws of C chains for each observation, in random order.
 
     Raises:
         DataError: The likelihood is 0 at all draws of the pool.

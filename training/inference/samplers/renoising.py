@@ -45,11 +45,12 @@ rounding.
 
 @dataclass(frozen=True)
 class Diffusion:
-    """Steps of particles of the prior.
+    """Reverse-diffusion steps of particles of the prior.
 
-    A step takes V to be the same everywhere, which alone would give a distribution that is wrong to
-    first order in the step length. The change of m measures V at the particle's state: m changes by
-    ``H u`` (``low_rank``) if V is right there, and otherwise by e more,
+    A step takes the covariance V of the clean state to be the same everywhere, which alone would
+    give a distribution that is wrong to first order in the step length. The change of the expected
+    clean state m measures V at the particle's state: m changes by ``H u`` (``low_rank``) if V is
+    right there, and otherwise by e more,
 
        e = m(x_k) - m(x_{k+1}) - H u.
 
@@ -80,21 +81,26 @@ class Diffusion:
         return bool(self.added[-1].amax() <= UNEVEN * self.added[-1].amin())
 
     def bridge(self, high: int, low: int) -> Bridge:
-        """Return the step from one time to another."""
+        """Return the reverse step between two times.
+
+        Args:
+            high: Index of the time before the step.
+            low: Index of the time after the step.
+        """
         here, there = self.added[high], self.added[low]
         return Bridge(1 - there / here, there * (here - there) / here, self.errors[high])
 
     def corrected(
         self, states: Tensor, ends: Tensor, expected: Tensor, high: int, low: int
     ) -> tuple[Tensor, Tensor]:
-        """Correct states ``[..., D]`` after a step from ``high`` to ``low``, and their m.
+        """Correct states and their expected clean states after a step, to second order.
 
         Args:
-            states: States after the step.
-            ends: Their m.
-            expected: The prediction ``m + H u`` of these, made by the step.
-            high: Number of the time before the step.
-            low: Number of the time after it.
+            states: States ``[..., D]`` after the step.
+            ends: Expected clean states m of these states.
+            expected: Prediction ``m + H u`` of the expected clean states, made by the step.
+            high: Index of the time before the step.
+            low: Index of the time after the step.
         """
         here, there = self.added[high], self.added[low]
         further = (ends - expected) * (1 - (1 - there / here) / (here / there).log()).to(ends)
@@ -102,7 +108,13 @@ class Diffusion:
 
 
 class Particles(NamedTuple):
-    """States ``[N, D]`` at the first time, their points ``[N, D]``, and log likelihoods ``[N]``."""
+    """Particles at the first time.
+
+    Attributes:
+        states: Unscaled states ``[N, D]``.
+        points: Points of data space ``[N, D]``.
+        log_likelihood: Log likelihoods of the points ``[N]``.
+    """
 
     states: Tensor
     points: Tensor
@@ -110,24 +122,24 @@ class Particles(NamedTuple):
 
     @classmethod
     def at(cls, target: Target, states: Tensor) -> "Particles":
-        """Compute the particles of states, for a target with one observation."""
+        """Compute the points and likelihoods of states ``[N, D]``, for a single observation."""
         which = torch.zeros(len(states), dtype=torch.int64, device=states.device)
         points = target.of_states(states.double(), which)
         return cls(states, points, target.likelihood.log_prob(points, target.observed[which]))
 
     def taken(self, picks: Tensor) -> "Particles":
-        """Select particles by index ``[N]``."""
+        """Select particles by their indices ``picks [N]``."""
         return Particles(*(each[picks] for each in self))
 
 
 @dataclass(frozen=True)
 class Renoising:
-    """Moves of the posterior of one observation.
+    """Markov moves that add and remove noise and leave the posterior of one observation invariant.
 
     Attributes:
-        target: The posterior.
+        target: The posterior of one observation.
         linear: Gaussian that equals or approximates the likelihood.
-        diffusion: Steps of the diffusion.
+        diffusion: Reverse-diffusion steps of the prior.
         noise: Random numbers of the moves, indexed by ``step``.
     """
 
@@ -139,7 +151,7 @@ class Renoising:
 
     @cached_property
     def root(self) -> Tensor:
-        """Lower Cholesky factor of R, ``[K, K]``."""
+        """Lower Cholesky factor ``[K, K]`` of the observation noise covariance R."""
         return torch.linalg.cholesky(self.linear.covariance[0])
 
     @cached_property
@@ -149,18 +161,16 @@ class Renoising:
 
     @cached_property
     def goes(self) -> bool:
-        """Whether moves make progress.
+        """Whether moves change the states enough to be useful.
 
         Some time must have little enough noise, and the noise must be of similar size in all
-        dimensions.
-
-        States would hardly move in dimensions with far less noise.
+        dimensions: states would hardly move in dimensions with far less noise.
         """
         return self.diffusion.even and self._highest(1.0)[0] > 0
 
     @cached_property
     def widest(self) -> float:
-        """Exponent b of ``p L^b`` from which on moves forget their starting points."""
+        """Largest exponent b of ``p L^b`` at which moves forget their starting points."""
         open_to = torch.stack([errors.variance.sum() for errors in self.diffusion.errors])
         step = int((open_to >= FORGOTTEN * open_to[-1]).nonzero()[0, 0])
         half = torch.linalg.solve_triangular(self.root, self._seen_noise(step), upper=False)
@@ -168,12 +178,12 @@ class Renoising:
         return float(WITHIN / torch.linalg.eigvalsh(white)[-1])
 
     def moved(self, particles: Particles, exponent: float, step: int) -> tuple[Particles, int]:
-        """Move particles of ``p L^b`` once.
+        """Move particles of the distribution ``p L^b`` once, with prior p and likelihood L.
 
         Args:
             particles: The particles.
             exponent: Exponent b.
-            step: First index of their random numbers.
+            step: First index of the random numbers to use.
 
         Returns:
             The moved particles, and the index after the last random number used.

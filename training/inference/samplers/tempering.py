@@ -45,9 +45,9 @@ ARRIVED = 1e-9
 def temper(
     target: Target, noise: Noise, chains: int, particles: int, on_part: OnPart = None
 ) -> Draws:
-    """Draw from each posterior with independent populations of particles.
+    """Sample each posterior by tempered sequential Monte Carlo.
 
-    The populations can be compared like chains.
+    The populations of particles are independent, so that they can be compared like chains.
 
     Args:
         target: The posteriors.
@@ -57,7 +57,7 @@ def temper(
         on_part: Called with the mean rise of the exponents since the last call.
 
     Returns:
-        Particles ``[M, C, P]`` of equal weights.
+        P draws of equal weight from each of the C populations of each observation.
 
     Raises:
         DataError: The likelihood is 0 at all particles of a population.

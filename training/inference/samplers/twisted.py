@@ -47,9 +47,9 @@ def twist(
     on_part: OnPart = None,
     ahead: LookAhead | None = None,
 ) -> Draws:
-    """Draw from each observation's posterior with C populations of particles.
+    """Sample the posterior of each observation by a twisted particle filter with C populations.
 
-    The populations are independent except that they are compared.
+    The populations are independent, so that they can be compared like chains.
 
     Args:
         target: The posteriors; the likelihood must be Gaussian, see ``lookahead``.
@@ -59,13 +59,13 @@ def twist(
         draws: Number of draws per population, S.
         particles: Number of particles per population; None for ``PARTICLES``, or S if that is more.
         on_part: Called with the fraction of the work done since the last call.
-        ahead: Look-ahead estimates shared with further observations; None if there are none.
+        ahead: Look-ahead estimates shared with further observations; None to compute them.
 
     Returns:
-        Draws ``[M, C, S]``.
+        S draws of C populations for each of the M observations.
 
     Raises:
-        UsageError: The look-ahead does not support this likelihood.
+        UsageError: The look-ahead does not support the target, for example its likelihood.
         DataError: The likelihood is 0 at all particles.
     """
     require_lookahead(target)
@@ -89,10 +89,17 @@ def twist(
 def measure_moves(
     target: Target, ahead: LookAhead, seed: int, numbers: list[int], chains: int, particles: int
 ) -> None:
-    """Measure the network evaluations that a particle's moves take, and store their mean.
+    """Measure the network evaluations per particle of the final moves, and store their mean.
 
-    Few particles are moved, of the first observations that share one condition; ``ahead`` stores
-    the mean.
+    Few particles are moved, for the first observations that share their conditions.
+
+    Args:
+        target: The posteriors.
+        ahead: Look-ahead estimates, which store the mean.
+        seed: Random seed.
+        numbers: Number of each observation, which seeds its draws.
+        chains: Number of populations, C.
+        particles: Number of particles per population.
     """
     places = target.alike()[0][:PILOTS]
     few, own = target.of(places), [numbers[place] for place in places.tolist()]
@@ -107,11 +114,18 @@ def measure_moves(
 def calls_of(
     target: Target, count: int, ahead: LookAhead, chains: int, draws: int, particles: int | None
 ) -> float:
-    """Return the network evaluations that ``twist`` takes for ``count`` observations.
+    """Return an upper bound on the number of network evaluations of ``twist``.
 
-    Moves are assumed to take as many as measured.
+    The number is a bound since several draws of one particle share their evaluations. Moves are
+    assumed to take as many evaluations as measured.
 
-    It is an upper bound, since several draws of one particle share theirs.
+    Args:
+        target: The posteriors.
+        count: Number of observations.
+        ahead: Look-ahead estimates.
+        chains: Number of populations, C.
+        draws: Number of draws per population, S.
+        particles: Number of particles per population; None for the default.
     """
     size, prior = particles or max(draws, PARTICLES), target.prior
     each = chains * sum(_calls_of_a_population(prior, ahead, draws, size))

@@ -57,17 +57,17 @@ Scalar = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class RunValues:
-    """Calibration statistics of R runs; float64.
+    """Calibration statistics of R simulation-based calibration runs, float64.
 
     Attributes:
         names: Names of the Q quantities; the V dimensions come first.
         ranks: Fractional ranks ``[R, Q]``.
-        regions: Coverage values ``[R]`` by the family of regions.
-        scores: CRPS ``[R, V]``.
-        leaked: Fraction ``[R]`` of a flow's draws that were out of bounds and redrawn; None where
-            there are no bounds.
-        density: Log densities ``[R]`` of the true values under their posteriors; None where these
-            are known only up to a constant.
+        regions: Coverage values ``[R]`` by name of the family of regions.
+        scores: Continuous ranked probability score (CRPS) ``[R, V]`` of each dimension.
+        leaked: Fraction ``[R]`` of a flow's draws that were out of bounds and redrawn; None without
+            bounds.
+        density: Log densities ``[R]`` of the true values under their posteriors; None if known only
+            up to a constant.
     """
 
     names: tuple[str, ...]
@@ -78,7 +78,7 @@ class RunValues:
     density: Tensor | None = None
 
     def at(self, places: Tensor | slice) -> "RunValues":
-        """Select some runs."""
+        """Return the statistics of the runs with the given indices or in a slice."""
         regions = {name: held[places] for name, held in self.regions.items()}
         leaked = None if self.leaked is None else self.leaked[places]
         density = None if self.density is None else self.density[places]
@@ -98,7 +98,7 @@ class RunValues:
             or (part.leaked is None) != (parts[0].leaked is None)
             for part in parts
         ):
-            raise DataError("all portions of runs must contain the same quantities")
+            raise DataError("all batches of runs must contain the same quantities")
         regions = {name: torch.cat([p.regions[name] for p in parts]) for name in parts[0].regions}
         ranks, scores = (
             torch.cat([getattr(part, name) for part in parts]) for name in ("ranks", "scores")
@@ -127,7 +127,7 @@ def run_values(
     scale: Tensor | None = None,
     effective: Tensor | None = None,
 ) -> RunValues:
-    """Compute the calibration statistics of runs.
+    """Compute the calibration statistics of runs: ranks, coverage values and scores.
 
     Args:
         draws: Posterior draws ``[R, S, V]``.
@@ -136,10 +136,13 @@ def run_values(
             run its own generator and reference point.
         names: Names of the V dimensions; x1, x2, ... by default.
         others: Other quantities to rank, by name, such as the log-likelihood and the radius.
-        log_density: Log densities under the posterior, for highest-density regions.
-        references: Reference points of TARP ``[R, V]``; those of ``reference_points`` by default.
+        log_density: Log densities under the posterior at the draws and at the true values, for
+            highest-density regions.
+        references: Reference points of the TARP test ``[R, V]``; those of ``reference_points`` by
+            default.
         scale: Units of TARP's distances ``[V]``; standard deviations of all draws by default.
-        effective: Effective sample sizes ``[R]``; runs are thinned to these sizes for all but CRPS.
+        effective: Effective sample size of each run ``[R]``: runs are thinned to these sizes for
+            all but CRPS. None for independent draws.
 
     Raises:
         DataError: Shapes are wrong, or a value is NaN.
@@ -171,19 +174,19 @@ def run_values(
 
 @dataclass(frozen=True)
 class CalibrationCheck:
-    """Result of a calibration test with R runs.
+    """Result of simulation-based calibration tests with R runs.
 
     Attributes:
         names: Names of the Q quantities; the first V are dimensions.
         runs: Number of runs, R.
         ranks: Tests of the ranks of quantities.
         intervals: Coverage of central intervals of the V dimensions, and of all together.
-        regions: Coverage of other regions, one variable each, by their family.
+        regions: Coverage of other regions by name of their family, each with one variable.
         crps: Mean CRPS over runs ``[V]``.
-        leaked: Mean and largest fraction of draws out of bounds; None where there are no bounds.
+        leaked: Mean and largest fraction of draws out of bounds; None without bounds.
         density: Mean log density of the true values under their posteriors and its standard error,
-            in nats; None where it is not known. A larger value is a better approximation of the
-            same posteriors.
+            in nats; None if unknown. A larger value is a better approximation of the same
+            posteriors.
         p_values: Unadjusted p-values, by test.
         adjusted: P-values adjusted for the number of tests.
         level: Tests with adjusted p-values below this fail.
@@ -208,21 +211,21 @@ class CalibrationCheck:
 
     @property
     def detectable(self) -> float:
-        """Error of coverage, in percentage points, that 90 % of such checks would detect."""
+        """Error of coverage, in percentage points, that is detected in 90 % of cases."""
         return 100 * detectable(self.level, len(self.adjusted), self.runs)
 
     @property
     def conclusive(self) -> bool:
-        """Whether this number of runs would detect a large error."""
+        """Whether the number of runs is large enough to detect a large error of coverage."""
         return self.detectable <= 100 * LARGE
 
     @property
     def verdict(self) -> str:
-        """Summary in one sentence: what fails, or how large an error would have been detected."""
+        """Summary as text: the tests that fail, or how large an error would have been detected."""
         return verdict(self.adjusted, self.level, self.runs)
 
     def summary(self) -> dict[str, Any]:
-        """Return plain numbers and lists for a JSON file."""
+        """Return the results as plain numbers and lists for a JSON file."""
         leaked = {}
         if self.leaked is not None:
             leaked["leaked"] = dict(zip(("mean", "largest"), self.leaked, strict=True))
@@ -245,7 +248,11 @@ class CalibrationCheck:
 
 
 def calibrate(values: RunValues, level: float = 0.01) -> CalibrationCheck:
-    """Test the statistics of all runs.
+    """Test the calibration statistics of all runs.
+
+    Args:
+        values: Calibration statistics of the runs.
+        level: Tests with adjusted p-values below this level fail.
 
     Raises:
         DataError: There are fewer than 20 runs.
@@ -288,7 +295,9 @@ def _mean_and_error(values: Tensor) -> tuple[float, float]:
 
 
 def crps(draws: Tensor, truth: Tensor) -> Tensor:
-    """Return the CRPS ``[R, ...]`` of draws ``[R, S, ...]`` and true values ``[R, ...]``, float64.
+    """Return the continuous ranked probability score (CRPS) ``[R, ...]`` of runs, float64.
+
+    Posterior draws are ``[R, S, ...]``, true values ``[R, ...]``.
 
     Raises:
         DataError: Shapes are wrong, a value is NaN, or a run has only one draw.
@@ -296,7 +305,7 @@ def crps(draws: Tensor, truth: Tensor) -> Tensor:
     require_runs(draws, truth)
     count = draws.shape[1]
     if count < 2:
-        raise DataError("a score needs at least two draws per run")
+        raise DataError("a score (CRPS) needs at least two draws per run: give more draws")
     ordered = draws.double().sort(dim=1).values
     index = torch.arange(1, count + 1, dtype=torch.float64, device=draws.device)
     weight = (2 * index - count - 1) / (count * (count - 1))

@@ -41,7 +41,7 @@ BLOCK_NUMBERS = 2**22
 
 @dataclass(frozen=True)
 class Convergence:
-    """Convergence statistics of each variable, in float64.
+    """Convergence statistics of chains, for each variable ``[...]``, float64.
 
     Attributes:
         r_hat: R-hat ``[...]``, 1 if all chains agree; NaN for constant draws, and infinite if each
@@ -49,7 +49,8 @@ class Convergence:
         ess_bulk: Effective sample size for the mean ``[...]``; all draws if they are constant.
         ess_tail: Effective sample size for the 5 % and 95 % quantiles ``[...]``.
         mcse_mean: Standard error of the mean of all draws ``[...]``, in units of the draws.
-        mcse_std: Standard error of their standard deviation ``[...]``; NaN for constant draws.
+        mcse_std: Standard error of the standard deviation of all draws ``[...]``; NaN for constant
+            draws.
     """
 
     r_hat: Tensor
@@ -64,8 +65,8 @@ def convergence(draws: Tensor) -> Convergence:
 
     All statistics of a variable are NaN if one of its draws is not finite, and those of all
     variables if a chain has fewer than 4 draws. The middle one of an odd number of draws is in
-    neither half. A single chain is judged by its halves, which cannot reveal a mode that it never
-    visited. Variables are independent of each other, up to rounding.
+    neither half. A single chain is assessed by its halves, which cannot reveal a mode that the
+    chain never visited. The statistics of a variable do not depend on other variables.
 
     Args:
         draws: Draws ``[C, S, ...]``: chains, draws, and variables of any shape.

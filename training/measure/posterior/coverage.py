@@ -40,22 +40,23 @@ LEVELS = tuple(percent / 100 for percent in (*range(5, 100, 5), 99))
 
 
 def central_values(ranks: Tensor) -> Tensor:
-    """Return levels of the smallest central intervals that contain the true value.
+    """Return the levels ``[...]`` of the smallest central intervals that contain true values.
 
-    They have the shape of the fractional ranks, ``[...]``.
+    Args:
+        ranks: Fractional ranks ``[...]`` of the true values.
     """
     return (2 * ranks - 1).abs()
 
 
 @dataclass(frozen=True)
 class CoverageCurve:
-    """Coverage of regions by level, for each of V variables; fractions of 1, float64.
+    """Observed coverage of regions by nominal level, for V variables; fractions of 1, float64.
 
     Attributes:
         levels: Nominal levels ``[L]``.
         held: Observed coverage ``[L, V]``.
-        lower: Lower ends of the pointwise binomial bands for this number of runs ``[L]``.
-        upper: Upper ends of these bands ``[L]``.
+        lower: Lower ends ``[L]`` of the pointwise binomial bands for the number of runs.
+        upper: Upper ends ``[L]`` of the bands.
         pooled: Mean of ``held`` over variables ``[L]``.
         pooled_error: Standard error of ``pooled`` ``[L]``. Runs are independent; variables of a run
             need not be.
@@ -70,15 +71,15 @@ class CoverageCurve:
 
     @property
     def deviation(self) -> Tensor:
-        """Largest signed deviation of each variable over levels ``[V]``, in percentage points.
+        """Largest signed deviation ``[V]`` from the nominal level, in percentage points.
 
-        It is negative where coverage is too low: the posterior is overconfident.
+        The deviation is negative where coverage is too low: the posterior is overconfident.
         """
         return _largest(self.held - self.levels[:, None])
 
     @property
     def pooled_deviation(self) -> float:
-        """Largest signed deviation of the mean over variables, in percentage points."""
+        """Largest signed deviation of the variables' mean coverage, in percentage points."""
         return float(_largest((self.pooled - self.levels)[:, None]))
 
     def summary(self) -> dict[str, Any]:
@@ -90,11 +91,13 @@ class CoverageCurve:
 
 
 def coverage_curve(values: Tensor, levels: Sequence[float] = LEVELS) -> CoverageCurve:
-    """Compute the coverage of regions at these levels from coverage values ``[R, V]``.
+    """Compute the observed coverage of regions at nominal levels.
 
-    Levels are between 0 and 1.
+    The binomial bands contain a fraction ``HELD`` of outcomes at each level.
 
-    The binomial bands contain a fraction ``HELD`` at each level.
+    Args:
+        values: Coverage values ``[R, V]`` of R runs.
+        levels: Nominal levels between 0 and 1.
     """
     from scipy.stats import binom  # takes most of a second to import
 
@@ -123,9 +126,13 @@ def _largest(deviation: Tensor) -> Tensor:
 
 
 def reference_points(draws: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw points ``[R, V]`` from a Gaussian with the moments of draws ``[R, S, V]``.
+    """Draw reference points ``[R, V]`` of the TARP test, one for each run.
 
-    The moments are the means and variances of all draws.
+    The points come from a Gaussian with the means and variances of all draws.
+
+    Args:
+        draws: Posterior draws ``[R, S, V]``.
+        generator: Random generator on the CPU.
     """
     rows = draws.flatten(0, 1).double()
     shape = (len(draws), draws.shape[2])
@@ -141,16 +148,17 @@ def tarp_values(
     kept: Tensor | None = None,
     scale: Tensor | None = None,
 ) -> Tensor:
-    """Return coverage values ``[R]`` of the TARP test.
+    """Return the coverage values ``[R]`` of the TARP test.
 
-    A value is the fraction of draws that are closer to a reference point than the true value is.
+    A coverage value is the fraction of draws that are closer to a reference point than the true
+    value.
 
     Args:
         draws: Posterior draws ``[R, S, V]``.
         truth: True values ``[R, V]``.
         references: Reference points ``[R, V]``.
         generator: Random generator on the CPU.
-        kept: Draws that count, as in ``fractional_ranks``, ``[R, S]``.
+        kept: Mask ``[R, S]`` of the draws that count; None for all.
         scale: Unit of distance in each dimension, ``[V]``; 1 by default.
 
     Raises:

@@ -28,7 +28,7 @@ class ModelProbabilities(NamedTuple):
 
 
 def model_probabilities(evidence: Tensor, error: Tensor, prior: Tensor) -> ModelProbabilities:
-    """Compute posterior probabilities of models.
+    """Compute the posterior probabilities of models from their evidence.
 
     Args:
         evidence: Log evidence ``log Z [M, K]``, nats.

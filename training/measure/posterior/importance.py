@@ -33,13 +33,14 @@ BLOCK_NUMBERS = 2**23
 
 @dataclass(frozen=True)
 class SmoothedWeights:
-    """Weights of P draws in M problems, in float64.
+    """Pareto-smoothed importance weights of P draws in M problems, float64.
 
     Attributes:
-        log_weights: Log weights ``[M, P]``, normalized so that weights sum to 1; all ``-inf`` if
-            all were.
-        k: Pareto shape ``[M]``. Infinite if fewer than 5 weights are in the tail, so that k is
-            unknown, and ``-inf`` if the tail is empty because the largest weights are equal.
+        log_weights: Log weights ``[M, P]``, normalized so that the weights of a problem sum to 1;
+            all ``-inf`` if all given log weights were.
+        k: Pareto shape k ``[M]`` of the tail. Infinite if fewer than 5 weights are in the tail, so
+            that k is unknown, and ``-inf`` if the tail is empty because the largest weights are
+            equal.
         effective_size: Effective sample size of the smoothed weights ``[M]``.
     """
 
@@ -49,7 +50,7 @@ class SmoothedWeights:
 
 
 def smoothed_weights(log_weights: Tensor) -> SmoothedWeights:
-    """Smooth and normalize weights of independent draws, each problem by itself.
+    """Smooth and normalize the importance weights of independent draws, for each problem.
 
     Args:
         log_weights: Log weights ``[M, P]``, each row up to a constant; ``-inf`` for draws without
@@ -67,7 +68,7 @@ def smoothed_weights(log_weights: Tensor) -> SmoothedWeights:
     if log_weights.ndim != 2 or log_weights.shape[1] == 0:
         raise DataError(f"log weights have shape {list(log_weights.shape)}: expected [M, P]")
     if not (log_weights < torch.inf).all():
-        raise DataError("log weights are NaN or +inf: they must be below infinity")
+        raise DataError("some log weights are NaN or +inf: give numbers below infinity")
     count = log_weights.shape[1]
     tail = min(ceil(min(count / 5, 3 * sqrt(count))), count - 1)
     one_fit = max(count, tail * (30 + isqrt(tail)))
@@ -78,23 +79,28 @@ def smoothed_weights(log_weights: Tensor) -> SmoothedWeights:
 
 
 def effective_size(log_weights: Tensor) -> Tensor:
-    """Return the effective sample size ``(sum w)^2 / sum w^2 [...]`` of log weights ``[..., P]``.
+    """Return the effective sample size ``[...]`` of weighted draws, ``(sum w)^2 / sum w^2``.
 
-    Each row of log weights is known up to a constant. The size is between 1 and P; 0 where no
-    weight is positive.
+    The size is between 1 and P, and 0 where no weight is positive.
+
+    Args:
+        log_weights: Log weights ``[..., P]``, each row up to a constant.
     """
     size = torch.exp(2 * log_weights.logsumexp(dim=-1) - (2 * log_weights).logsumexp(dim=-1))
     return torch.where(log_weights.amax(dim=-1) > -torch.inf, size, 0.0)
 
 
 def k_threshold(count: int) -> float:
-    """Return the largest k at which means over that many draws are reliable (Vehtari et al. 2024).
+    """Return the largest Pareto k at which weighted means are reliable (Vehtari et al. 2024).
+
+    Args:
+        count: Number of draws.
 
     Raises:
         UsageError: There are fewer than two draws.
     """
     if count < 2:
-        raise UsageError(f"{count} draws have no threshold of k: need at least two")
+        raise UsageError(f"{count} draws have no threshold of Pareto k: give at least two")
     return min(1 - 1 / log10(count), 0.7)
 
 
@@ -174,9 +180,12 @@ def _mean_log(theta: Tensor, excess: Tensor, inside: Tensor) -> Tensor:
 
 
 def log_mean(log_weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Return log means ``[M]`` of weights ``[M, P]``, and their standard errors in nats.
+    """Return the logs ``[M]`` of mean weights, and their standard errors ``[M]`` in nats.
 
-    For quasi-random draws, errors are smaller.
+    Errors are those of independent draws; quasi-random draws have smaller errors.
+
+    Args:
+        log_weights: Log weights ``[M, P]`` of P draws.
     """
     count = log_weights.shape[1]
     spread = (1 / effective_size(log_weights) - 1 / count).clamp_min(0)

@@ -29,12 +29,12 @@ farther run, a test is not informative about the observation itself.
 
 @dataclass(frozen=True)
 class LocalTest:
-    """Test of the runs near one observation.
+    """Calibration test of the runs near one observation.
 
     Attributes:
-        quantity: Quantity with the smallest p-value.
-        p: Smallest p-value.
-        adjusted: This p-value, adjusted for the number of tests of all observations.
+        quantity: Name of the quantity with the smallest p-value.
+        p: Smallest p-value of all tests near the observation.
+        adjusted: Smallest p-value, adjusted for the number of tests of all observations.
         tendency: Direction of the error in the posterior of the quantity, if there is one: ``too
             low``, ``too high``, ``too narrow``, ``too wide``, or, for a log density, ``too narrow
             or misplaced``.
@@ -66,15 +66,12 @@ class LocalCalibration:
 
     @property
     def detectable(self) -> float:
-        """Error of coverage near an observation that 90 % of such checks would detect.
-
-        The error is in percentage points.
-        """
+        """Error of coverage near an observation, in points, that is detected in 90 % of cases."""
         return 100 * detectable(self.level, self.comparisons, self.runs)
 
     @property
     def failed(self) -> list[int]:
-        """Places of the observations that fail a test."""
+        """Indices of the observations that fail a test."""
         return [k for k, test in enumerate(self.tests) if test.adjusted < self.level]
 
     def summary(self) -> dict[str, Any]:
@@ -89,9 +86,12 @@ class LocalCalibration:
 
 
 def calibrate_near(values: RunValues, neighbors: Tensor, level: float = 0.01) -> LocalCalibration:
-    """Test the runs near each of M observations, given by their numbers ``[M, K]``.
+    """Test the calibration of the runs near each of M observations.
 
-    Tests with adjusted p-values below the level fail.
+    Args:
+        values: Calibration statistics of all runs.
+        neighbors: Indices ``[M, K]`` of the K runs near each observation.
+        level: Tests with adjusted p-values below this level fail.
     """
     dims = values.scores.shape[1]
     p_values: dict[str, float] = {}
@@ -120,11 +120,11 @@ def calibrate_near(values: RunValues, neighbors: Tensor, level: float = 0.01) ->
 
 
 def tendency(ranks: Tensor, of_coordinate: bool) -> str:
-    """Describe how a posterior is off, from the fractional ranks ``[K]`` of true values.
+    """Describe the likely error of a posterior, for example ``too narrow``.
 
     Args:
-        ranks: The ranks.
-        of_coordinate: Whether they are ranks of a coordinate, or else of a log density.
+        ranks: Fractional ranks ``[K]`` of the true values of a quantity.
+        of_coordinate: Whether the quantity is a coordinate rather than a log density.
     """
     shift = float(ranks.mean()) - 0.5
     if not of_coordinate:

@@ -27,22 +27,26 @@ ENDS = (0.05, 0.5, 0.95)
 
 
 def needed(tests: int, level: float) -> int:
-    """Return the smallest number of simulations with which an extreme observation fails.
+    """Return the smallest number of simulations with which the check can fail.
 
     An observation beyond all simulations is then certain to fail.
+
+    Args:
+        tests: Number of tested values.
+        level: Level of all tests together.
     """
     return ceil(2 * tests / level)
 
 
 @dataclass(frozen=True, eq=False)
 class Predictive:
-    """Ranks of M observations among data simulated from their posteriors, by Q numbers each.
+    """Posterior predictive check of M observations by the ranks of Q numbers each.
 
     Attributes:
-        names: Names of the numbers ``[Q]``.
+        names: Names of the tested numbers ``[Q]``.
         observed: Observed numbers ``[M, Q]``.
-        ranks: Fractional ranks ``[M, Q]``, from 0 to 1.
-        quantiles: Quantiles of simulated data ``[M, Q, 3]``, at ``ENDS``.
+        ranks: Fractional ranks ``[M, Q]`` among simulated data, from 0 to 1.
+        quantiles: Quantiles of simulated data ``[M, Q, 3]``, at the levels ``ENDS``.
         draws: Number of simulations per observation, S.
         level: Tests with adjusted p-values below this fail.
     """
@@ -63,9 +67,14 @@ class Predictive:
         level: float,
         generator: torch.Generator,
     ) -> "Predictive":
-        """Rank observations ``[M, Q]`` among simulated data ``[M, S, Q]``.
+        """Compare observations with data simulated from their posteriors.
 
-        The generator is on the CPU.
+        Args:
+            simulated: Numbers of simulated data ``[M, S, Q]``.
+            observed: Numbers of the observations ``[M, Q]``.
+            names: Names of the Q numbers.
+            level: Tests with adjusted p-values below this level fail.
+            generator: Random generator on the CPU.
 
         Raises:
             DataError: Shapes are wrong, or a value is NaN.
@@ -82,7 +91,7 @@ class Predictive:
 
     @property
     def adjusted(self) -> dict[str, float]:
-        """P-values of all observations, adjusted for their number."""
+        """P-values of all tests by name, adjusted for the number of tests."""
         return holm(
             {
                 f"{name} of observation {row + 1}": float(self.p_values[row, place])
@@ -100,16 +109,16 @@ class Predictive:
 
     @property
     def detectable(self) -> float:
-        """Shift of a model's data that 90 % of such checks would detect.
+        """Shift of the data that the check detects in 90 % of cases, in standard deviations.
 
-        The unit is the standard deviation of simulated data, taken as normal.
+        Simulated data are taken as normal.
         """
         tail = self.level / self.p_values.numel() / 2
         return NormalDist().inv_cdf(1 - tail) + NormalDist().inv_cdf(SEEN)
 
     @property
     def verdict(self) -> str:
-        """Summary of what fails, or how large an error would have been detected."""
+        """Summary as text: the tests that fail, or how large an error would have been detected."""
         tests, failed = self.p_values.numel(), self.failed
         many = f"{tests} tested values" if tests > 1 else "one tested value"
         size = (
@@ -129,7 +138,7 @@ class Predictive:
         return f"The model does not reproduce the observations: {listed}{more}, of {many}."
 
     def summary(self) -> dict[str, Any]:
-        """Return plain numbers and lists for a JSON file."""
+        """Return the results as plain numbers and lists for a JSON file."""
         return {
             "verdict": self.verdict,
             "passed": not self.failed,

@@ -30,10 +30,10 @@ coverage.
 
 
 def require_runs(draws: Tensor, truth: Tensor) -> None:
-    """Check that these are draws ``[R, S, ...]`` and true values ``[R, ...]`` without NaN.
+    """Check the shapes of draws ``[R, S, ...]`` and true values ``[R, ...]``, and that none is NaN.
 
     Raises:
-        DataError: They are not.
+        DataError: Shapes are wrong, or a value is NaN.
     """
     if draws.ndim < 2 or truth.shape != draws.shape[:1] + draws.shape[2:] or 0 in draws.shape[:2]:
         raise DataError(
@@ -41,25 +41,25 @@ def require_runs(draws: Tensor, truth: Tensor) -> None:
             "expected [runs, draws, ...] and [runs, ...]"
         )
     if draws.isnan().any() or truth.isnan().any():
-        raise DataError("draws or true values are NaN")
+        raise DataError("some draws or true values are NaN: check the sampler or the data")
 
 
 def kept_by_thinning(effective: Tensor, draws: int) -> Tensor:
-    """Return which draws to keep so that they are nearly independent: evenly spaced ones.
+    """Return a mask of evenly spaced draws to keep, so that kept draws are nearly independent.
 
     Args:
-        effective: Effective sample size of each run, or of each of its variables, ``[...]``. Its
-            integer part is kept, at least 1 draw and at most all.
+        effective: Effective sample size of each run ``[R]``, or of each of its variables ``[R,
+            V]``. As many draws are kept, at least 1 and at most all.
         draws: Number of draws, S.
 
     Returns:
-        Booleans ``[R, S]`` for sizes ``[R]``, or ``[R, S, V]`` for sizes ``[R, V]``.
+        Mask ``[R, S]`` for sizes ``[R]``, or ``[R, S, V]`` for sizes ``[R, V]``.
 
     Raises:
         DataError: An effective sample size is NaN.
     """
     if effective.isnan().any():
-        raise DataError("effective sizes are NaN: they must be numbers of draws")
+        raise DataError("some effective sample sizes are NaN: check the draws")
     number = effective.double().floor().clamp(1, draws).long().unsqueeze(1)
     index = torch.arange(draws, device=effective.device).view(-1, *[1] * (effective.ndim - 1))
     return (index + 1) * number // draws > index * number // draws
@@ -68,7 +68,7 @@ def kept_by_thinning(effective: Tensor, draws: int) -> Tensor:
 def fractional_ranks(
     draws: Tensor, truth: Tensor, generator: torch.Generator, kept: Tensor | None = None
 ) -> Tensor:
-    """Return fractional ranks of true values among draws, ``[R, ...]`` in [0, 1), float64.
+    """Return the fractional ranks ``[R, ...]`` of true values among draws, in [0, 1), float64.
 
     A true value that equals some draws has a random rank among them.
 
@@ -76,7 +76,7 @@ def fractional_ranks(
         draws: Draws ``[R, S, ...]``.
         truth: True values ``[R, ...]``.
         generator: Random generator on the CPU.
-        kept: Which draws count, ``[R, S]`` or ``[R, S, ...]``; all by default.
+        kept: Mask ``[R, S]`` or ``[R, S, ...]`` of the draws that count; None for all.
 
     Raises:
         DataError: Shapes are wrong, or a value is NaN.
@@ -94,13 +94,13 @@ def fractional_ranks(
 
 @dataclass(frozen=True)
 class Uniformity:
-    """Tests of whether values are uniform on [0, 1], for each of V variables.
+    """Results of tests of uniformity on [0, 1], for each of V variables.
 
     Attributes:
         ks_p: P-values of the Kolmogorov-Smirnov test ``[V]``, most sensitive to shifts.
         chi_squared_p: P-values of the chi-squared test on bins of equal width ``[V]``, sensitive to
             any shape.
-        mean: Means of the values ``[V]``: 1/2 if they are uniform.
+        mean: Means of the values ``[V]``, 1/2 for uniform values.
     """
 
     ks_p: Tensor
@@ -109,9 +109,10 @@ class Uniformity:
 
 
 def uniformity(values: Tensor) -> Uniformity:
-    """Test values ``[R, V]`` of independent runs.
+    """Test whether values ``[R, V]`` of R independent runs are uniform on [0, 1].
 
-    There are 20 bins, or fewer so that the expected number of runs per bin is at least ten.
+    The chi-squared test has 20 bins, or fewer so that the expected number of runs per bin is at
+    least ten.
 
     Raises:
         DataError: There are fewer than 20 runs, or a value is outside [0, 1].
@@ -120,7 +121,7 @@ def uniformity(values: Tensor) -> Uniformity:
     if runs < 2 * FEWEST_IN_BIN:
         raise DataError(f"{runs} runs are too few to test: need at least {2 * FEWEST_IN_BIN}")
     if not ((values >= 0) & (values <= 1)).all():
-        raise DataError("values must be within [0, 1]")
+        raise DataError("values that are tested for uniformity must be within [0, 1]")
     bins = min(MOST_BINS, runs // FEWEST_IN_BIN)
     place = (values * bins).long().clamp(max=bins - 1)
     empty = torch.zeros(bins, values.shape[1], dtype=torch.float64, device=values.device)
@@ -133,9 +134,10 @@ def uniformity(values: Tensor) -> Uniformity:
 
 
 def ks_p_values(values: Tensor) -> Tensor:
-    """Return exact p-values ``[V]`` of the Kolmogorov-Smirnov test of values ``[R, V]``.
+    """Return the exact p-values ``[V]`` of two-sided Kolmogorov-Smirnov tests of uniformity.
 
-    The test is two-sided.
+    Args:
+        values: Values ``[R, V]`` of R independent runs.
     """
     runs = len(values)
     ordered = values.double().sort(dim=0).values
@@ -148,7 +150,7 @@ def ks_p_values(values: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Band:
-    """Simultaneous band that is expected to contain a distribution function of uniform values.
+    """Simultaneous confidence band for the empirical distribution function of uniform values.
 
     Attributes:
         points: Points ``[K]`` in (0, 1).
@@ -161,16 +163,17 @@ class Band:
     upper: Tensor
 
     def holds(self, values: Tensor) -> Tensor:
-        """Return whether distribution functions stay within the band, ``[V]``.
+        """Return a mask ``[V]`` of the variables whose distribution functions stay in the band.
 
-        They are those of values ``[R, V]``.
+        Args:
+            values: Values ``[R, V]`` of V variables.
         """
         shares = distribution_function(values, self.points)
         return ((shares >= self.lower[:, None]) & (shares <= self.upper[:, None])).all(dim=0)
 
 
 def distribution_function(values: Tensor, points: Tensor) -> Tensor:
-    """Return the fractions ``[K, V]`` of values ``[R, V]`` that are at most each point ``[K]``."""
+    """Return the empirical distribution functions ``[K, V]`` of values ``[R, V]`` at K points."""
     columns = values.double().T.sort(dim=1).values.contiguous()
     wanted = points.expand(len(columns), -1).contiguous()
     return torch.searchsorted(columns, wanted, right=True).T.double() / len(values)
@@ -178,11 +181,13 @@ def distribution_function(values: Tensor, points: Tensor) -> Tensor:
 
 @lru_cache
 def simultaneous_band(runs: int) -> Band:
-    """Return the band that contains a fraction ``HELD`` of all samples of uniform values.
+    """Return the simultaneous band that contains a fraction ``HELD`` of uniform samples.
 
-    A sample has ``runs`` values. The band is given at the ends of ``PARTS`` equal parts of [0, 1].
+    The band is given at the ends of ``PARTS`` equal parts of [0, 1]. The band is simulated with a
+    fixed seed, and therefore always the same.
 
-    It is simulated with a fixed seed, and therefore always the same.
+    Args:
+        runs: Number of values of a sample.
     """
     generator = np.random.default_rng(0)
     counts = generator.multinomial(runs, np.full(PARTS, 1 / PARTS), size=SIMULATIONS)

@@ -25,12 +25,11 @@ fifth too narrow.
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Adjust p-values for their number (Holm 1979), in the order given.
+    """Adjust p-values for the number of tests by Holm's method (1979), keeping their order.
 
-    The i-th smallest of K is multiplied by ``K - i + 1``, and none is less than a smaller one's
-    adjusted value. If all K hypotheses are right, the smallest is at most p with a probability of
-    at
-    most p, whatever the dependence of the tests.
+    The i-th smallest of K p-values is multiplied by ``K - i + 1``, and is at least the adjusted
+    value of smaller ones. If all K hypotheses are right, the smallest adjusted value is at most p
+    with a probability of at most p, whatever the dependence of the tests.
 
     Raises:
         DataError: A p-value is not between 0 and 1.
@@ -38,7 +37,7 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     wrong = [name for name, p in p_values.items() if not 0 <= p <= 1]
     if wrong:
         raise DataError(
-            f"the p-value of {wrong[0]} is {p_values[wrong[0]]:g}: it must be in [0, 1]"
+            f"the p-value of {wrong[0]} is {p_values[wrong[0]]:g}, which is not in [0, 1]"
         )
     names = sorted(p_values, key=p_values.__getitem__)
     factors = torch.arange(len(names), 0, -1, dtype=torch.float64)
@@ -49,7 +48,7 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
 
 
 def detectable(level: float, tests: int, runs: int) -> float:
-    """Return the error of coverage that a fraction ``SEEN`` of all checks would detect.
+    """Return the smallest error of coverage that is detected with probability ``SEEN``.
 
     Args:
         level: Level of all tests together.
@@ -66,10 +65,10 @@ def detectable(level: float, tests: int, runs: int) -> float:
 
 
 def undetected_narrowness(error: float) -> float:
-    """Return how much too narrow a Gaussian posterior can be for a given error of coverage.
+    """Return the relative narrowness of a Gaussian posterior that has a given error of coverage.
 
-    The result is a share of the posterior's width. The coverage of its central intervals is off by
-    the error at most.
+    A result of 0.2 means that the posterior is narrower by a fifth. The coverage of its central
+    intervals has at most the given error.
 
     A posterior whose standard deviation is s times the right one states ``2 Phi(z) - 1`` for an
     interval that covers the true value with probability ``2 Phi(s z) - 1``. The two are farthest
@@ -96,7 +95,7 @@ def undetected_narrowness(error: float) -> float:
 
 
 def verdict(adjusted: Mapping[str, float], level: float, runs: int, of: str = "runs") -> str:
-    """State which tests fail, or how large an error they could detect.
+    """Return a summary as text: the tests that fail, or how large an error they would detect.
 
     The failure with the smallest p-value comes first.
 
@@ -104,7 +103,7 @@ def verdict(adjusted: Mapping[str, float], level: float, runs: int, of: str = "r
         adjusted: Adjusted p-values by what was tested, such as "ranks of x1".
         level: Tests with adjusted p-values below this fail.
         runs: Number of runs behind the tests.
-        of: Name of what is counted as runs.
+        of: Word for the runs in the text.
 
     Raises:
         DataError: There are no p-values.
