@@ -17,17 +17,17 @@ from training.model.model import Model
 from training.names import INFLATION, LIKELIHOOD
 
 Fact = tuple[str, str]
-"""A label and its value, as text."""
+"""Name of a property of a file and its value, both as text."""
 
 MOST_KEYS = 40
 
 
 def facts_of(path: Path) -> list[Fact]:
-    """Describe a file or folder.
+    """Describe a file or folder of this project as a list of facts.
 
     Raises:
-        DataError: It is missing or broken.
-        UsageError: It is not a file of this project.
+        DataError: The file is missing or broken.
+        UsageError: The file is not one of this project.
     """
     if not path.exists():
         raise DataError(f"{path} does not exist")

@@ -90,7 +90,7 @@ def real_path(dest: Path) -> Path:
 def save_params(
     path: Path, options: Mapping[str, Any], network_sha256: str, about: Mapping[str, Any]
 ) -> None:
-    """Write the options and the network behind a CSV of answers atomically."""
+    """Write the parameters of a CSV of answers atomically: options, network, versions."""
     made_by = {"format": ANSWERS, **about, "options": options, "network_sha256": network_sha256}
     save_json(path, {**made_by, **provenance()})
 
@@ -101,7 +101,7 @@ def save_check(path: Path, options: Mapping[str, Any], facts: Mapping[str, Any])
 
 
 def kind_of_json(path: Path) -> str | None:
-    """Return ``answers`` or ``check of answers`` for JSON files of these kinds, None for others."""
+    """Return ``answers`` or ``check of answers``, the kind of a JSON file; None for other kinds."""
     try:
         content = load_json(path)
     except DataError:
@@ -113,15 +113,15 @@ def kind_of_json(path: Path) -> str | None:
 
 @dataclass(frozen=True)
 class PredictedColumn:
-    """Answers for n target cells of one column.
+    """Predictions for n target cells of one column of a table.
 
     Attributes:
         column: Column of the table.
-        truth: True values ``[n]``; NaN where they are unknown.
-        guess: Medians of numbers or most probable levels ``[n]``.
-        low: Lower ends of intervals ``[n]``; NaN for levels.
-        high: Upper ends of intervals ``[n]``; NaN for levels.
-        probability: Probability of the most probable level ``[n]``; NaN for numbers.
+        truth: True values of the cells ``[n]``; NaN where they are unknown.
+        guess: Predicted medians of a number, or most probable levels of a category, ``[n]``.
+        low: Lower ends of prediction intervals ``[n]``; NaN for categories.
+        high: Upper ends of prediction intervals ``[n]``; NaN for categories.
+        probability: Probabilities of the most probable levels ``[n]``; NaN for numbers.
     """
 
     column: RecordColumn
@@ -133,28 +133,29 @@ class PredictedColumn:
 
     @property
     def is_level(self) -> bool:
-        """Whether the targets are levels instead of numbers."""
+        """Whether the column is a category, so that its values are levels instead of numbers."""
         return self.column.type == CATEGORY
 
     @property
     def known(self) -> np.ndarray:
-        """Whether the true value is known ``[n]``."""
+        """Whether the true value of each cell is known, bool ``[n]``."""
         return ~np.isnan(self.truth)
 
     @property
     def right(self) -> np.ndarray:
-        """Whether the interval covers the true value, or the best level equals it, ``[n]``.
+        """Whether the prediction of each cell is correct, bool ``[n]``.
 
-        The best level is the most probable one.
+        A number is correct if its interval covers the true value, a category if its most probable
+        level is the true one.
         """
         if self.is_level:
             return np.asarray(self.truth == self.guess)
         return (self.low <= self.truth) & (self.truth <= self.high)
 
     def in_order(self, most: int) -> np.ndarray:
-        """Return indices of at most ``most`` cells in order of probability or guess.
+        """Return indices of at most ``most`` cells, sorted by probability or predicted median.
 
-        They are evenly spaced in that order, lowest first.
+        The chosen cells are evenly spaced in the sorted order, lowest first.
         """
         order = np.argsort(self.probability if self.is_level else self.guess, kind="stable")
         return np.asarray(order[evenly(len(order), most)])
@@ -162,16 +163,16 @@ class PredictedColumn:
 
 @dataclass(frozen=True, eq=False)
 class SavedAnswers:
-    """A CSV of answers.
+    """A saved CSV of answers with its parameters, for n rows and P columns.
 
     Attributes:
-        path: Path of its parameters.
+        path: Path of the JSON of parameters.
         question: One of ``QUESTIONS``.
         name: Name of the network's training data.
         rows: Rows of the CSV, in the columns of the table.
-        asked: Answers by column, for fill and predict.
-        interval: Probability of the intervals.
-        log_prob: Log densities ``[n]`` in nats, for score.
+        asked: Predictions by column, for fill and predict.
+        interval: Nominal coverage of the prediction intervals.
+        log_prob: Log densities of the rows ``[n]`` in nats, for score.
         tails: Tail probabilities of cells ``[n, P]``, for score; NaN where cells are missing.
         odd: Tail probability below which a cell is flagged as an outlier, for score.
         real: Rows to compare with, for sample, if any.
@@ -211,7 +212,7 @@ class SavedAnswers:
         # Only a file beside this one: an untrusted path may point anywhere on this machine.
         csv = next((each for each in path.parent.iterdir() if each.name == sheet), None)
         if csv is None:
-            raise DataError(f"{path} belongs to a CSV that is no longer beside it")
+            raise DataError(f"{path} has no CSV of answers beside it: keep both together")
         table = without_rows(json.dumps(content.get("table")), broken)
         held_out = content.get("held_out")
         rows, further = _read(csv, table, beside, SCORES if question == "score" else ())
@@ -234,7 +235,7 @@ class SavedAnswers:
 
 
 Further = Mapping[tuple[str, str], np.ndarray]
-"""Answers ``[n]`` by column and kind."""
+"""Further columns ``[n]`` of a CSV of answers, by column of the table and kind, such as ``low``."""
 
 
 def _share(value: Any, broken: DataError) -> float:
@@ -299,7 +300,7 @@ def _numbers(path: Path, name: str, texts: np.ndarray, largest: float) -> np.nda
     except ValueError as error:
         raise DataError(f"{path} is damaged: '{name}' has text instead of a number") from error
     if (np.abs(values) > largest).any() or (largest == 1 and (values < 0).any()):
-        raise DataError(f"{path} is damaged: '{name}' has numbers outside 0 to 1")
+        raise DataError(f"{path} is damaged: '{name}' has probabilities outside 0 to 1")
     return values
 
 
@@ -318,13 +319,14 @@ def _asked(rows: Records, further: Further, place: int, filled: bool) -> Predict
 
 @dataclass(frozen=True)
 class ColumnCheck:
-    """Results of a check for one column, as described above.
+    """Results of a check of answers for one column.
 
     Attributes:
         name: Name of the column.
         cells: Number of cells tested.
-        coverage: Coverage of intervals by their probability.
-        reliability: Reliability of levels ``[K, 3]``; None for numbers.
+        coverage: Coverage of the central intervals, by their nominal probability.
+        reliability: Reliability diagram of the level probabilities ``[K, 3]``: mean probability,
+            observed frequency and number of each of K bins; None for numbers.
     """
 
     name: str
@@ -335,14 +337,14 @@ class ColumnCheck:
 
 @dataclass(frozen=True)
 class SavedAnswerCheck:
-    """A check of answers.
+    """A saved check of the calibration of answers on held-out rows.
 
     Attributes:
-        path: Path of the check's file.
+        path: Path of the JSON of the check.
         rows: Number of held-out rows.
-        level: Significance level of all tests together.
+        level: Significance level for the family of all tests.
         verdict: The result in words.
-        adjusted: P-values by test, adjusted for multiple testing.
+        adjusted: P-values by name of the test, adjusted for multiple testing.
         conclusive: Whether the check could have detected a large error.
         columns: Results for the tested columns.
     """
@@ -357,12 +359,12 @@ class SavedAnswerCheck:
 
     @property
     def probabilities(self) -> list[float]:
-        """Probabilities of the intervals, increasing."""
+        """Nominal probabilities of the central intervals, increasing."""
         return sorted({each for column in self.columns for each in column.coverage})
 
     @property
     def passed(self) -> bool:
-        """Whether no test failed."""
+        """Whether no test rejected calibration."""
         return min(self.adjusted.values()) >= self.level
 
     @classmethod

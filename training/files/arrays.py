@@ -18,9 +18,9 @@ DENOISERS = {"net": "trained network", "exact": "exact denoiser", "discrete": "d
 
 
 def stem_of(path: Path) -> str:
-    """Return the common part of the names of an inflation, a roundtrip and a generation.
+    """Return the part of a results file's name that all simulations of one run share.
 
-    The simulations are of one run.
+    The simulations are an inflation, a roundtrip and a generation.
     """
     stem = path.stem.removesuffix("_results")
     for kind in KINDS:
@@ -29,9 +29,9 @@ def stem_of(path: Path) -> str:
 
 
 def kind_of(path: Path, times: np.ndarray) -> str:
-    """Return ``melt``, ``roundtrip`` or ``gen``, given at least two saved times.
+    """Return the kind of a simulation, ``melt``, ``roundtrip`` or ``gen``, from its saved times.
 
-    Simulations that run backwards are distinguished by the file name.
+    At least two times are needed. The file name distinguishes the two kinds with decreasing times.
     """
     if times[-1] > times[0]:
         return "melt"
@@ -39,9 +39,9 @@ def kind_of(path: Path, times: np.ndarray) -> str:
 
 
 def title_of(stem: str) -> tuple[str, str]:
-    """Split the stem of a file name into the name of the data and the rest.
+    """Split the stem of a file name into the name of the data and a description.
 
-    The rest is a description of the schedule and the denoiser.
+    The description states the schedule and the denoiser.
     """
     match = STEM.fullmatch(stem)
     if match is None:
@@ -51,7 +51,7 @@ def title_of(stem: str) -> tuple[str, str]:
 
 
 def parameter(file: Path, *keys: str) -> Any:
-    """Return the value under nested keys of a JSON file; None where there is none.
+    """Return the value under nested keys of a JSON file; None if the file or a key is missing.
 
     Raises:
         DataError: The file exists, but is not a JSON object.
@@ -65,7 +65,7 @@ def parameter(file: Path, *keys: str) -> Any:
 
 
 def typed(content: Any, broken: DataError, **kinds: type) -> list[Any]:
-    """Return entries of a JSON object, given their names and types.
+    """Return the values of some entries of a JSON object, after a check of their types.
 
     Raises:
         DataError: ``broken``, if ``content`` is not an object, or an entry is missing or of another
@@ -78,18 +78,16 @@ def typed(content: Any, broken: DataError, **kinds: type) -> list[Any]:
 
 
 LARGEST = 1e6
-"""Magnitude beyond everything that is drawn: points are in units of standard deviations, or
-pixels.
-"""
+"""Maximum magnitude of coordinates to be drawn, which are in standard deviations or gray levels."""
 
 
 def evenly(count: int, most: int) -> np.ndarray:
-    """Return at most ``most`` evenly spaced indices below ``count``, with both ends."""
+    """Return at most ``most`` evenly spaced indices from 0 to ``count - 1``, both included."""
     return np.linspace(0, count - 1, min(count, most)).round().astype(int)
 
 
 def distinct_texts(path: Path, name: str, values: np.ndarray) -> tuple[str, ...]:
-    """Return texts that are all different.
+    """Return the texts of an array, after a check that they are all different.
 
     Raises:
         DataError: Values are not texts, or some are equal.
@@ -100,13 +98,13 @@ def distinct_texts(path: Path, name: str, values: np.ndarray) -> tuple[str, ...]
 
 
 class CheckedArrays:
-    """A reader of arrays whose shapes are given as letters, such as ``SR``.
+    """A reader of arrays that checks shapes, given as one letter per axis, such as ``SR``.
 
     Args:
         saved: The open file.
         path: Path of the file, for error messages.
-        sizes: Sizes of letters known in advance; other letters take the size at their first
-            occurrence.
+        sizes: Known sizes by letter; any other letter takes the size of its axis in the first
+            array read.
     """
 
     def __init__(self, saved: SavedArrays, path: Path, **sizes: int):
@@ -119,7 +117,7 @@ class CheckedArrays:
 
         Args:
             name: Name of the array.
-            letters: One letter per axis.
+            letters: Expected shape of the array, one letter per axis.
             least: Minimum size of each axis.
             largest: Maximum magnitude of the values.
             holes: Whether NaN is allowed.

@@ -55,9 +55,9 @@ from training.measure.correlations import (
 FORMAT = "inflationary-flows correlations 1"
 SUMMARY_FORMAT = "inflationary-flows residual summary 1"
 ROUNDING = 1e-4
-"""Rounding error of float32, by which correlations may exceed 1."""
+"""Amount by which correlations may exceed 1 because of rounding to float32."""
 SUFFIX = "_acs"
-"""Suffix of the names of matrices."""
+"""Suffix of the names of correlation matrices in the file."""
 FILE = re.compile(r"(?P<stem>.+)_times0_(?P<index>\d{1,9})")
 MOST_CELLS = 256
 """Maximum number of rows and columns of a matrix that is kept for drawing."""
@@ -69,12 +69,12 @@ def toy_correlations_file(folder: Path, stem: str) -> Path:
 
 
 def time_correlations_file(folder: Path, stem: str, index: int) -> Path:
-    """Return the path of the correlations between the first time and the time of an index."""
+    """Return the path of the correlations between the first time and the time at an index."""
     return folder / f"{stem}_autocorrelations_times0_{index}.npz"
 
 
 def summary_files(folder: Path, stem: str, toy: bool) -> tuple[Path, Path]:
-    """Return the paths of the ``.npz`` and the JSON of a summary.
+    """Return the paths of the ``.npz`` and the JSON that summarize correlations by lag.
 
     Args:
         folder: Folder of the files.
@@ -86,7 +86,7 @@ def summary_files(folder: Path, stem: str, toy: bool) -> tuple[Path, Path]:
 
 
 def save_correlations(path: Path, times: np.ndarray, matrices: Mapping[str, np.ndarray]) -> None:
-    """Write matrices ``[T, D, D]`` at times ``[T]``, or ``[D, D]`` at one, by quantity."""
+    """Write correlation matrices ``[T, D, D]`` at T times, or ``[D, D]`` at one, by quantity."""
     arrays = {f"{name}{SUFFIX}": matrix for name, matrix in matrices.items()}
     when = {"times" if times.ndim else "time": times}
     save_arrays(path, {**when, **arrays, "format": np.array(FORMAT)})
@@ -99,14 +99,14 @@ def save_summary(
     samples: int,
     made: Mapping[str, Any],
 ) -> None:
-    """Write the summary of all times to ``summary_files``, and log the main results.
+    """Write the summary of correlations by lag to two files, and log the main results.
 
     Args:
-        paths: The ``.npz`` and the JSON.
+        paths: Paths of the ``.npz`` and the JSON, from ``summary_files``.
         table: Correlations of all times.
         extraction: Description of the residuals.
-        samples: Number of samples.
-        made: Further entries of the JSON.
+        samples: Number of samples from which correlations were computed.
+        made: Further entries of the JSON, such as the options.
     """
     arrays, facts = table.summary(torch.from_numpy(extraction.times), samples)
     plain = {name: values.numpy() for name, values in arrays.items()}
@@ -129,9 +129,9 @@ class LagCurve:
     """The autocorrelation of a quantity in D dimensions at T lags.
 
     Attributes:
-        mean: Mean over the dimensions that vary at all times ``[T]``.
+        mean: Mean autocorrelation ``[T]`` over the dimensions that vary at all times.
         diagonal: Autocorrelation of each dimension ``[T, D]``; NaN for constant dimensions.
-        lasting: Correlation time of the mean.
+        lasting: Correlation time of the mean autocorrelation.
     """
 
     mean: np.ndarray
@@ -141,7 +141,7 @@ class LagCurve:
 
 @dataclass(frozen=True)
 class SavedLags:
-    """A summary of correlations by lag.
+    """A saved summary of correlations by lag, for T times.
 
     Attributes:
         times: Increasing times ``[T]``.
@@ -155,7 +155,7 @@ class SavedLags:
 
     @property
     def lags(self) -> np.ndarray:
-        """Lags ``[T]``, starting at 0."""
+        """Lags ``[T]``: times since the first time."""
         return self.times - self.times[0]
 
     @property
@@ -171,7 +171,7 @@ class SavedLags:
 
     @classmethod
     def load(cls, path: Path) -> "SavedLags":
-        """Read and check a summary.
+        """Read and check the ``.npz`` of a summary.
 
         Raises:
             DataError: The file is missing or broken, an array is missing or has a wrong shape, or a
@@ -187,7 +187,7 @@ class SavedLags:
                 raise DataError(f"{path}: 'n_samples' is {shown(count)}, not a number of samples")
             names = [name for name in QUANTITIES if f"{name}_mean" in saved.names]
             if not names:
-                raise DataError(f"{path} has no autocorrelations: make it again")
+                raise DataError(f"{path} has no autocorrelations: make the summary again")
             quantities = {
                 name: [
                     arrays.read(f"{name}_mean", "T"),
@@ -214,11 +214,11 @@ class SavedMatrices:
 
     Attributes:
         times: Later times ``[L]``.
-        notes: Reason for the choice of each time; may be empty.
+        notes: Reason for the choice of each later time; may be an empty text.
         dim: Number of dimensions, D.
-        matrices: Matrices ``[L, d, d]`` by quantity, with rows for the first time, where d is D
-            over ``block``, rounded up.
-        block: Number of rows and columns that were reduced to one.
+        matrices: Correlation matrices ``[L, d, d]`` by quantity, reduced for drawing to
+            ``d = ceil(D / block)``. Rows belong to the first time, columns to the later one.
+        block: Number of adjacent dimensions that were reduced to one row and column.
     """
 
     times: np.ndarray
@@ -229,7 +229,7 @@ class SavedMatrices:
 
     @classmethod
     def of_toy(cls, path: Path) -> "SavedMatrices":
-        """Read some of the matrices in a file of all times.
+        """Read the matrices at a few chosen times from the file of a toy.
 
         Raises:
             DataError: The file is missing or broken, an array is missing or has a wrong shape, or a
@@ -242,7 +242,7 @@ class SavedMatrices:
             raise DataError(f"{path}: 'times' must be increasing")
         summary = _summary(path.with_name(path.stem))
         if summary is not None and not np.array_equal(summary.times, times):
-            raise DataError(f"{path} does not belong to its summary: make it again")
+            raise DataError(f"{path} has other times than the summary beside it: repeat calctoys")
         chosen = telling_lags(times - times[0], summary.lasting if summary else None)
         matrices = (
             (path, name, matrix)
@@ -253,7 +253,9 @@ class SavedMatrices:
 
     @classmethod
     def of_images(cls, paths: Iterable[Path]) -> "SavedMatrices":
-        """Read some of the files of one time each, which share a folder and a stem.
+        """Read a few chosen files of images, each with the matrices of one time.
+
+        The files share a folder and a stem.
 
         Raises:
             DataError: A file is missing or broken, as in ``of_toy``, or files do not belong
@@ -274,9 +276,13 @@ class SavedMatrices:
                 each.append(CheckedArrays(saved, path).read("time", ""))
         times = np.array(each)
         if (np.diff(times) <= 0).any():
-            raise DataError(f"{shown[0]} and later files have times that are not increasing")
+            raise DataError(
+                f"{shown[0]} and files of later times have times that are not increasing"
+            )
         if summary is not None and not np.array_equal(times, summary.times[list(chosen)]):
-            raise DataError(f"{shown[0]} and later files have other times than their summary")
+            raise DataError(
+                f"{shown[0]} and files of later times have other times than their summary"
+            )
         return cls._condensed(times, list(chosen.values()), _matrices_of_images(shown))
 
     @classmethod
@@ -299,18 +305,18 @@ class SavedMatrices:
             block = math.ceil(dim / MOST_CELLS)
             cells.setdefault(name, []).append(condensed(matrix, block))
         if any(len(made) != len(times) for made in cells.values()):
-            raise DataError(f"{path} and earlier files contain different quantities")
+            raise DataError(f"{path} and the files of earlier times contain different quantities")
         together = {name: np.stack(made) for name, made in cells.items()}
         return cls(times, notes, dim, together, block)
 
 
 def summary_of(stem: Path) -> Path:
-    """Return the path of the summary of correlations in files with a stem."""
+    """Return the path of the summary, given the common stem of the files of correlations."""
     return stem.with_name(f"{stem.name}_summary.npz")
 
 
 def stem_and_index(path: Path) -> tuple[Path, int]:
-    """Split the path of a file of one time into the common stem and the index of the time."""
+    """Split the path of an image's file for one time into the stem and the index of the time."""
     match = FILE.fullmatch(path.stem)
     if match is None:
         return path.with_suffix(""), 0
@@ -320,15 +326,15 @@ def stem_and_index(path: Path) -> tuple[Path, int]:
 def telling_lags(lags: np.ndarray, lasting: CorrelationTime | None) -> dict[int, str]:
     """Choose up to four lags to show, with notes on their choice.
 
-    They are the first lag, the one nearest to the correlation time but not the first, one halfway,
-    and the last. If the correlation time is unknown, four evenly spaced lags are chosen.
+    These are the first lag, the later lag nearest to the correlation time, a lag halfway to the
+    end, and the last lag. If the correlation time is unknown, four evenly spaced lags are chosen.
 
     Args:
         lags: Increasing lags ``[T]``.
         lasting: Correlation time; None if it is unknown.
 
     Returns:
-        Notes by index, in increasing order of the indices.
+        Reason for the choice of each lag, by its index, in increasing order of the indices.
     """
     first, last = float(lags[0]), float(lags[-1])
     if lasting is None:
@@ -349,7 +355,7 @@ def telling_lags(lags: np.ndarray, lasting: CorrelationTime | None) -> dict[int,
 
 
 def condensed(matrix: np.ndarray, block: int) -> np.ndarray:
-    """Return the entry of largest magnitude in each ``block`` by ``block`` part of ``[D, D]``."""
+    """Reduce each ``block`` by ``block`` part of a matrix to its entry of largest magnitude."""
     cells = math.ceil(len(matrix) / block)
     room = cells * block - len(matrix)
     blocks = np.pad(matrix, (0, room)).reshape(cells, block, cells, block)
@@ -358,7 +364,7 @@ def condensed(matrix: np.ndarray, block: int) -> np.ndarray:
 
 
 def require_correlations(path: Path, name: str, values: np.ndarray) -> None:
-    """Check that values are possible correlations.
+    """Check that the values of an array are possible correlations.
 
     Raises:
         DataError: A value is not finite, or its magnitude exceeds 1.

@@ -58,21 +58,21 @@ from training.measure.coverage import STAGES, CoverageResult, Spheres
 
 FORMAT = "inflationary-flows coverage 1"
 NUMBER = r"[0-9]+(\.[0-9]+)?(e[-+][0-9]+)?"
-"""Pattern of a positive number, as the format ``g`` writes it."""
+"""Regular expression for a positive number in the format ``g``."""
 MOST_POINTS = 20_000
 """Maximum number of points per stage that are kept for drawing."""
 ROUND = 1e-3
-"""Relative error of squared radii."""
+"""Largest relative error of squared radii with which a boundary counts as an ellipsoid."""
 
 
 @dataclass(frozen=True)
 class CoverageFiles:
-    """Files of a coverage experiment.
+    """Paths of the files of a coverage experiment.
 
     Attributes:
         folder: Folder of the files.
-        stem: Name of the toy and the schedule.
-        spheres: Spheres at the start.
+        stem: Name of the data and the schedule.
+        spheres: Spheres of given Mahalanobis radii in latent space, with which boundaries start.
     """
 
     folder: Path
@@ -81,17 +81,17 @@ class CoverageFiles:
 
     @property
     def numbers(self) -> Path:
-        """Path of the JSON with options and fractions."""
+        """Path of the JSON with the options and the coverage."""
         return self.folder / f"{self.stem}_coverage.json"
 
     @property
     def points(self) -> Path:
-        """Path of the ``.npz`` with points, boundaries and fractions."""
+        """Path of the ``.npz`` with points, boundaries and coverage."""
         return self.folder / f"{self.stem}_coverage.npz"
 
     @property
     def meshes(self) -> dict[tuple[str, int], Path]:
-        """Path of the mesh of each stage and radius; empty in 2-D."""
+        """Paths of the meshes by stage and index of the radius; empty in 2-D."""
         if self.spheres.dim == 2:
             return {}
         return {
@@ -106,7 +106,7 @@ class CoverageFiles:
         return [self.numbers, self.points, *self.meshes.values()]
 
     def save(self, result: CoverageResult, about: Mapping[str, Any]) -> None:
-        """Write all files; ``about`` has further entries of the JSON."""
+        """Write all files of a result; ``about`` has further entries of the JSON."""
         save_arrays(self.points, {**result_arrays(result), "format": np.array(FORMAT)})
         for (name, index), path in self.meshes.items():
             # Vertices of the sphere alone, or also of the smaller ones, in data coordinates.
@@ -119,7 +119,7 @@ class CoverageFiles:
         save_json(self.numbers, {"format": FORMAT, **result.summary(), **about})
 
     def remove_others(self) -> None:
-        """Remove meshes of other radii that an earlier run left under these names."""
+        """Remove meshes of other radii that an earlier run with the same stem wrote."""
         known = {path.name for path in self.meshes.values()}
         named = re.compile(rf"{re.escape(self.stem)}_r{NUMBER}_({'|'.join(STAGES)})\.ply")
         for path in sorted(self.folder.iterdir()) if known else ():
@@ -128,7 +128,7 @@ class CoverageFiles:
 
 
 def result_arrays(result: CoverageResult) -> dict[str, np.ndarray]:
-    """Return the arrays of the ``.npz``, with points in the coordinates of their stage."""
+    """Return the arrays of the ``.npz`` by name, with points in the coordinates of their stage."""
     spheres = result.spheres
     arrays = {
         "radii": spheres.radii,
@@ -150,9 +150,10 @@ def result_arrays(result: CoverageResult) -> dict[str, np.ndarray]:
 def boundary_arrays(
     name: str, vertices: Tensor, boundaries: list[Boundary], spheres: Spheres
 ) -> dict[str, np.ndarray]:
-    """Return the vertices ``[R, K, D]`` of a stage, and faces that differ from the spheres'.
+    """Return the arrays of the boundaries at one stage, by their names in the file.
 
-    Arrays are given by their names in the file.
+    The arrays are the vertices ``[R, K, D]`` of R boundaries, and the faces of those boundaries
+    whose faces differ from the faces of the spheres.
     """
     faces = {
         f"faces_{name}_{index}": boundary.faces
@@ -168,16 +169,17 @@ class SavedCoverage:
 
     Attributes:
         path: Path of the file.
-        radii: Mahalanobis radii of the spheres ``[R]``, increasing.
-        coverage: Fractions of the test points inside, by stage ``[S, 3, R]``.
+        radii: Mahalanobis radii ``[R]`` of the spheres, increasing.
+        coverage: Fractions of the test points inside the boundaries ``[S, 3, R]``, at the stages
+            ``latent``, ``data`` and ``end``.
         fresh: Fractions of fresh data inside the boundaries in data space ``[S, R]``.
         count: Number of test points, N.
         fresh_count: Number of fresh points, M, which equals N except for tables.
-        latent_std: Standard deviations of the latent ``[D]``.
-        boundaries: R boundaries per stage; those at ``latent`` and ``end`` are in units of
+        latent_std: Standard deviations ``[D]`` of the latent coordinates.
+        boundaries: R boundaries by stage; those at ``latent`` and ``end`` are in units of
             ``latent_std``.
-        points: Points of the first seed ``[min(N, 20000), D]``, by stage and in the same units:
-            fresh data in data space, test points otherwise.
+        points: Points of the first seed ``[min(N, 20000), D]`` by stage, in the units of the
+            boundaries: fresh data at ``data``, test points at ``latent`` and ``end``.
         refitted: Whether boundaries were refitted at each stage instead of carried along.
     """
 
@@ -199,7 +201,7 @@ class SavedCoverage:
 
     @classmethod
     def load(cls, path: Path) -> "SavedCoverage":
-        """Read and check a file of coverage.
+        """Read and check the ``.npz`` of a coverage experiment.
 
         Raises:
             DataError: The file is missing or broken, an array is missing or has a wrong shape, or a
@@ -262,7 +264,9 @@ def _boundaries(saved: SavedArrays, path: Path, stage: str, vertices: np.ndarray
         try:
             require_closed(faces, corners)
         except DataError as error:
-            raise DataError(f"{path}: '{name}' do not match: {error}") from error
+            raise DataError(
+                f"{path}: vertices and faces of '{name}' do not match: {error}"
+            ) from error
         boundaries.append(Boundary(corners, faces.astype(np.int64)))
     return boundaries
 
@@ -283,4 +287,4 @@ def _latent_std(path: Path, radii: np.ndarray, spheres: np.ndarray) -> np.ndarra
         inverse = np.linalg.lstsq(scaled, np.ones(len(scaled)), rcond=None)[0]
         if inverse.min() > 0 and np.abs(scaled @ inverse - 1).max() < ROUND:
             return np.asarray(np.sqrt(largest / inverse))
-    raise DataError(f"{path}: 'boundary_latent' are not the ellipsoids of the radii")
+    raise DataError(f"{path}: 'boundary_latent' has points not on the ellipsoids of the radii")

@@ -39,9 +39,10 @@ _KINDS = {
 
 @dataclass(frozen=True, eq=False)
 class FIDReference:
-    """Features of a data set of images; attributes are the arrays above, with their shapes.
+    """Moments and features of a data set of images, with which FID and KID are computed.
 
-    Without a KID, features are ``[0, d]``. Entries that other programs omit are None.
+    Attributes are the arrays of the file, described in the module. Without a KID, ``features`` has
+    shape ``[0, d]``. Entries that files of other programs lack are None.
     """
 
     mu: np.ndarray
@@ -58,7 +59,7 @@ class FIDReference:
 
     @classmethod
     def load(cls, path: Path) -> "FIDReference":
-        """Read a reference.
+        """Read the reference in a file.
 
         Raises:
             DataError: The file is missing or broken, or an array is invalid.
@@ -89,18 +90,23 @@ class FIDReference:
         )
 
     def require_shape(self, path: Path, images: Path, shape: tuple[int, ...]) -> None:
-        """Check that images to be compared have the shape ``(C, H, W)`` of the reference.
+        """Check that the images to be compared have the image shape of the reference.
+
+        Args:
+            path: Path of the reference, for messages.
+            images: Path of the images, for messages.
+            shape: ``(C, H, W)`` of the images.
 
         Raises:
-            DataError: Their size or number of channels differs.
+            DataError: The size or the number of channels differs.
         """
         if self.image_shape is None:
             logger.info(f"{path} does not describe its images: accepted without a check")
         elif self.image_shape != shape:
             ours, theirs = ("x".join(map(str, sizes)) for sizes in (shape, self.image_shape))
             raise DataError(
-                f"{images} has images of {ours} (channels, height, width), but {path} is "
-                f"for {theirs}: compare images of equal shape"
+                f"{images} has images of {ours} (channels, height, width), but {path} has "
+                f"{theirs}: compare images of equal shape"
             )
 
     def require_detector(self, path: Path, identity: str, dim: int) -> None:

@@ -19,19 +19,20 @@ PREFIX = "inflationary-flows "
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of file.
+    """A kind of file, with the functions that draw and report its files.
 
     Attributes:
         holds: Content of the files, in words.
-        drawn: Name of the function in ``training.pictures`` that draws a file ``(path, folder)``,
-            or all files of the kind ``(paths, folder, animation)`` if ``together``; empty for none.
-        shown: Name of the function in ``training.report`` that makes the section of the report;
-            empty for none.
+        drawn: Name of the function in ``training.pictures`` that draws a file, with arguments
+            ``(path, folder)``, or all files of the kind, with arguments
+            ``(paths, folder, animation)``, if ``together``; empty for none.
+        shown: Name of the function in ``training.report`` that makes the section of the report
+            about such files; empty for none.
         together: Whether files of the kind are drawn together.
-        of_run: Whether one section shows all files of a run, by simulation.
-        wild: Names of arrays that may contain non-finite numbers; None if only the drawn arrays are
-            read.
-        advice: Advice on the file to give instead of one that is not drawn.
+        of_run: Whether one section of the report shows all files of a run, by simulation.
+        wild: Names of arrays that may contain non-finite numbers; None if only the arrays to be
+            drawn are read.
+        advice: Advice on which file to give instead, if files of this kind are not drawn.
     """
 
     holds: str
@@ -151,7 +152,7 @@ def format_of(path: Path) -> str | None:
 
 
 def kind_of_arrays(saved: SavedArrays) -> str | None:
-    """Return the kind stated in an ``.npz``, such as ``trajectory``; None if there is none."""
+    """Return the kind that an ``.npz`` states, such as ``trajectory``; None if it states none."""
     if "format" not in saved.names:
         return None
     text = str(saved.read("format"))

@@ -34,7 +34,7 @@ PARAMETERS = "gen_params.json"
 FORMAT = "inflationary-flows generated images 1"
 IMAGES_A_FOLDER = 1000
 ABSENT, BROKEN, WHOLE = 0, 1, 2
-"""States of an image in its folder."""
+"""States of the file of an image: missing, present but unreadable, and complete."""
 
 READERS, READ_AHEAD = 8, 256
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
@@ -42,14 +42,14 @@ _NAME = re.compile(r"(?:[0-9]{6,9}/)?([0-9]{6,9})\.png")
 
 
 class ImageFolder:
-    """A folder of images ``{seed:06d}.png``.
+    """A folder of generated images ``{seed:06d}.png``, one per random seed.
 
-    With ``subdirs`` each thousand is in a folder ``{first:06d}/``.
+    With ``subdirs``, each thousand of seeds has a folder ``{first:06d}/``, named by its first seed.
 
     Args:
         path: The folder, which need not exist yet.
-        image_shape: ``(C, H, W)``.
-        subdirs: Whether there are folders for the thousands.
+        image_shape: Shape ``(C, H, W)`` of the images.
+        subdirs: Whether each thousand of images has its own folder.
         settings: Everything besides the seed that determines an image, as plain values.
     """
 
@@ -61,19 +61,21 @@ class ImageFolder:
         self._parameters_path = path / PARAMETERS
 
     def path_of(self, seed: int) -> Path:
-        """Return the path of the image of a seed."""
+        """Return the path of the image of a random seed."""
         return self.path / self._name_of(seed)
 
     def outdated(self, seeds: Tensor, overwrite: bool) -> list[Path]:
-        """Return images of other settings, for ``begin`` to remove; change nothing.
+        """Return the paths of images made with other settings, which ``begin`` is to remove.
+
+        This method does not change the folder.
 
         Args:
             seeds: Increasing seeds ``[N]`` of the requested images.
             overwrite: Whether images of other settings may be replaced.
 
         Raises:
-            UsageError: The images in the folder have other or unknown settings, and either must not
-                be replaced, or include some that are not requested and would remain.
+            UsageError: The images in the folder were made with other or unknown settings, and
+                either ``overwrite`` is false, or some of them are not requested and would remain.
         """
         images = image_names(FolderContainer(self.path)) if self.path.is_dir() else []
         difference = self._difference()
@@ -92,13 +94,13 @@ class ImageFolder:
         others = [name for name, replaced in zip(images, asked, strict=True) if not replaced]
         if others:
             raise UsageError(
-                f"{self.path / others[0]} was made with other settings, and is not among "
+                f"{self.path / others[0]} was made with other settings, and its seed is not among "
                 "--seeds: give another --save_dir, or remove the old images"
             )
         return [self.path / name for name in images]
 
     def begin(self, outdated: list[Path]) -> None:
-        """Remove images of other settings, then write the settings of this run.
+        """Remove images made with other settings, then write the settings of this run.
 
         Only the main rank calls this.
         """
@@ -111,9 +113,10 @@ class ImageFolder:
             save_json(self._parameters_path, content)
 
     def survey(self, seeds: Tensor, device: torch.device) -> Tensor:
-        """Return the state ``ABSENT``, ``BROKEN`` or ``WHOLE`` for each seed, ``[N]`` uint8.
+        """Return the state of the image of each seed, ``[N]`` uint8.
 
-        All ranks get all states; each rank checks its share.
+        States are ``ABSENT``, ``BROKEN`` and ``WHOLE``. Each rank checks a part of the images, and
+        all ranks return the states of all images.
         """
         share = seeds[distributed.shard(len(seeds))].tolist()
         files = FolderContainer(self.path)
@@ -139,7 +142,7 @@ class ImageFolder:
         return distributed.gather_rows(local, len(seeds)).cpu()
 
     def record(self, run: dict[str, Any]) -> None:
-        """Add a finished run to the parameters file; for the main rank."""
+        """Add a finished run to the parameters file; only the main rank calls this."""
         content = load_json(self._parameters_path)
         runs = content.get("runs")
         content["runs"] = [*(runs if isinstance(runs, list) else []), run]
@@ -180,10 +183,10 @@ class ImageFolder:
 
 
 def write_image(path: Path, pixels: np.ndarray) -> None:
-    """Write ``[H, W, C]`` uint8 pixels as a PNG atomically; safe to call from several threads.
+    """Write pixels ``[H, W, C]``, uint8, as a PNG atomically; safe to call from several threads.
 
-    The PNG is uncompressed, since it is soon read again, and small images take one disk block
-    either way.
+    The PNG is not compressed, since images are soon read again, and a small image takes one disk
+    block with or without compression.
 
     Raises:
         DataError: The file cannot be written.

@@ -29,7 +29,7 @@ from training.inference.lookahead import PRIOR_DRAWS, LookAhead, Measured
 from training.inference.prior import Prior
 
 MOST_BYTES = 64 << 20
-"""Maximum size of a file in bytes: look-aheads with more than 1,300 numbers per point are not
+"""Maximum size of a file in bytes: regressions with more than 1,300 numbers per point are not
 stored.
 """
 NAMES = ("times", "apart", "needed", "calls")
@@ -38,7 +38,7 @@ NAMES = ("times", "apart", "needed", "calls")
 def lookahead_file(
     digest: str, prior: Prior, ahead: LookAhead, label: tuple[float, ...] = ()
 ) -> Path:
-    """Return the path of the look-ahead of a network.
+    """Return the path in the user's cache of the look-ahead regression of a network.
 
     Args:
         digest: SHA-256 of the network.
@@ -52,9 +52,9 @@ def lookahead_file(
 
 
 def load_lookahead(path: Path, dim: int, steps: int, device: torch.device) -> Measured | None:
-    """Load a stored look-ahead for points of ``dim`` numbers and ``steps`` steps.
+    """Load a stored look-ahead regression for points of ``dim`` numbers and ``steps`` steps.
 
-    It is None if there is none, or it is broken.
+    The result is None if the file is missing or broken.
     """
     if not path.exists():
         return None
@@ -71,7 +71,7 @@ def load_lookahead(path: Path, dim: int, steps: int, device: torch.device) -> Me
 
 
 def save_lookahead(path: Path, measured: Measured) -> bool:
-    """Store a look-ahead unless it is large, and return whether it was stored.
+    """Store a look-ahead regression unless it is large; return whether it was stored.
 
     A cache that cannot be written to is not an error.
     """

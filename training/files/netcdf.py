@@ -33,7 +33,7 @@ MOST_AXES = 8
 
 @contextmanager
 def open_netcdf(path: Path) -> Iterator["SavedNumbers"]:
-    """Open a netCDF-4 file, whose variables are read on request.
+    """Open a netCDF-4 file for reading single variables.
 
     Raises:
         DataError: The file is missing or broken, or not a netCDF-4 file.
@@ -52,14 +52,14 @@ def open_netcdf(path: Path) -> Iterator["SavedNumbers"]:
 
 
 class SavedNumbers:
-    """An open netCDF-4 file."""
+    """An open netCDF-4 file, from which plain numbers are read."""
 
     def __init__(self, path: Path, file: h5py.File):
         self.path, self._file = path, file
         self._bytes = path.stat().st_size
 
     def has(self, place: str) -> bool:
-        """Return whether a variable exists at a path, such as ``posterior/x``."""
+        """Return whether the file has a variable at a path, such as ``posterior/x``."""
         group: Any = self._file
         for part in place.split("/"):
             with self._reading(place):
@@ -72,15 +72,15 @@ class SavedNumbers:
         return isinstance(group, h5py.Dataset)
 
     def shape(self, place: str) -> tuple[int, ...]:
-        """Return the shape of a variable.
+        """Return the shape of the variable at a path.
 
         Raises:
-            DataError: The variable is missing, or not plain.
+            DataError: The variable is missing, or is not plain numbers in one uncompressed piece.
         """
         return self._plain(place).shape
 
     def numbers(self, place: str, *slices: slice) -> np.ndarray:
-        """Return the finite numbers of a variable, or of a part of it.
+        """Return the numbers of a variable, or of a slice of the variable.
 
         Raises:
             DataError: The variable is missing, broken, not numeric, or not finite.
@@ -93,7 +93,7 @@ class SavedNumbers:
         return values.astype(values.dtype.newbyteorder("="), copy=False)
 
     def text(self, place: str) -> str:
-        """Return a text that a variable contains as bytes of UTF-8.
+        """Return the text of a variable that contains UTF-8 as bytes.
 
         Raises:
             DataError: The variable is missing or broken, as in ``numbers``, or not UTF-8.

@@ -23,15 +23,15 @@ from training.inference.trial_likelihoods import Trials
 from training.names import HALVES, OPERATORS, script
 
 RANDOM = "random:"
-"""Prefix of a mask of random coordinates."""
+"""Prefix of a mask that observes a random fraction of the coordinates."""
 
 
 def read_observations(path: Path, image_shape: Sequence[int] | None = None) -> Tensor:
-    """Read observations ``[M, K]``, float64: rows of a table, or images as gray levels.
+    """Read M observations of K numbers as float64: rows of a table, or images as gray levels.
 
     Args:
         path: A table (CSV, TSV, npy, npz or Parquet), an image, or a zip or folder of images.
-        image_shape: ``(C, H, W)`` if observations are images; None if they are not.
+        image_shape: Shape ``(C, H, W)`` of the images; None if observations are not images.
 
     Raises:
         DataError: The file is missing or broken, or contains values that are not finite.
@@ -67,7 +67,7 @@ def _read_image(path: Path, image_shape: Sequence[int]) -> Tensor:
     pixels = Decoder()(path.read_bytes(), str(path)).transpose(2, 0, 1)
     if pixels.shape != tuple(image_shape):
         raise DataError(
-            f"{path} is an image of {list(pixels.shape)}, expected {list(image_shape)} "
+            f"{path} is an image of shape {list(pixels.shape)}, expected {list(image_shape)} "
             "(channels, height, width)"
         )
     return torch.from_numpy(pixels.astype(np.float64)).flatten()[None]
@@ -81,15 +81,17 @@ def read_columns(
     may: Sequence[str] = (),
     hint: str = "",
 ) -> Tensor:
-    """Read columns ``[M, len(names)]`` of a table, float64, found by their names.
+    """Read the named columns of a table with M rows as float64, ``[M, len(names)]``.
 
     Args:
-        path: A table. A table without names has either these columns or whole rows, in order.
-        names: Names of the columns.
-        row: Names of all columns of a whole row, which include ``names``; None if these are all.
-        others: Names of further columns that are allowed; None for any.
-        may: Names of columns that may have missing values, but not all in one row.
-        hint: Advice on other missing values, for the error message.
+        path: A table. A table without column names has either the columns ``names`` or the columns
+            ``row``, in order.
+        names: Names of the columns to read.
+        row: Names of all columns of a complete row, including ``names``; None if ``names`` are all
+            columns.
+        others: Names of further columns that the table may have; None for any.
+        may: Names of columns that may have missing values, but not all of them in one row.
+        hint: Advice for the error message about missing values in the other columns.
 
     Raises:
         DataError: The file is missing or broken, lacks a column, has an unknown one, or contains
@@ -122,9 +124,9 @@ def read_columns(
 
 
 def read_others(path: Path, names: Sequence[str], known: Sequence[str]) -> dict[str, Tensor]:
-    """Read those of some columns that a table has, by name ``[M]``, float64.
+    """Read optional columns of a table with M rows as float64 ``[M]``, by name.
 
-    Missing values are NaN.
+    The result has only the columns that exist. Missing values are NaN.
 
     Args:
         path: A table.
@@ -150,7 +152,7 @@ WITH_HOLES = (
     "only data (not covariates) may be missing, and only for likelihoods trained on "
     f"simulations with missing data ({script('dataset_tool')} --missing=keep)"
 )
-"""Advice on trials with missing numbers."""
+"""Advice for the error message about trials with missing numbers."""
 
 
 def read_trials(
@@ -163,9 +165,9 @@ def read_trials(
 
     Args:
         path: A table.
-        names: Names of the data of a trial.
+        names: Names of the data (the random outcomes) of a trial.
         covariates: Names of the covariates of a trial.
-        holes: Whether data may be missing, NaN, but not all data of a trial.
+        holes: Whether data may be missing, as NaN; a trial needs at least one number.
 
     Raises:
         DataError: As in ``read_columns``.
@@ -221,8 +223,8 @@ def read_array(path: Path, what: str, dims: Sequence[int], kinds: str = "fiu") -
     Args:
         path: The file.
         what: Name of the array in error messages.
-        dims: Allowed numbers of dimensions.
-        kinds: Allowed kinds of numbers, as in NumPy.
+        dims: Allowed numbers of axes.
+        kinds: Allowed kinds of numbers, as codes of NumPy's ``dtype.kind``.
 
     Raises:
         DataError: The file is broken, or its array is of another kind.
@@ -240,7 +242,9 @@ def read_array(path: Path, what: str, dims: Sequence[int], kinds: str = "fiu") -
 
 
 def read_noise(text: str) -> Tensor:
-    """Parse standard deviations or a covariance: a number, several with commas, or a ``.npy``.
+    """Parse noise: standard deviations (one number or a comma-separated list), or a ``.npy``.
+
+    The ``.npy`` contains standard deviations or a covariance matrix.
 
     Raises:
         UsageError: Numbers are invalid, as in ``positive_numbers``.
@@ -253,11 +257,12 @@ def read_noise(text: str) -> Tensor:
 
 
 def read_mask(text: str, names: Sequence[str], image_shape: Sequence[int] | None) -> Tensor:
-    """Return the indices of the observed coordinates ``[K]``, in the order in which they are named.
+    """Parse a mask; return the indices ``[K]`` of the observed coordinates, in the mask's order.
 
     Args:
-        text: Names of columns or numbers from 0 on, with commas; for images ``upper-half`` and so
-            on; ``random:0.5``, a random fraction of all coordinates; or a ``.npy`` of D booleans.
+        text: Comma-separated names or indices (from 0) of coordinates; for images a region such as
+            ``upper-half``; ``random:0.5``, a random fraction of all coordinates; or the path of a
+            ``.npy`` of D booleans.
         names: Names of the D coordinates.
         image_shape: ``(C, H, W)`` of images; None for other data.
 
@@ -300,13 +305,13 @@ def read_mask(text: str, names: Sequence[str], image_shape: Sequence[int] | None
 
 
 def read_operator(text: str, dim: int, image_shape: tuple[int, int, int] | None) -> LinearMap:
-    """Return a linear map of points ``[D]``, given by a file or a name.
+    """Return the linear map of points ``[D]`` that an option gives as a name or a file.
 
-    A ``.npy`` contains a matrix ``[K, D]``. Names are ``OPERATORS``; most are for images
-    ``(C, H, W)``.
+    A ``.npy`` contains a matrix ``[K, D]``. Names are the keys of ``OPERATORS``; most of them are
+    maps of images ``(C, H, W)``.
 
     Raises:
-        UsageError: There is no such map for these points.
+        UsageError: The name is unknown, or the map does not fit these points.
         DataError: The file is broken.
     """
     if text.endswith(".npy"):

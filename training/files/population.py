@@ -37,7 +37,10 @@ QUANTILES = (0.05, 0.5, 0.95)
 
 @dataclass(frozen=True)
 class SavedPopulation:
-    """Contents of a population file; attributes are the arrays above, with their shapes."""
+    """Posterior draws of a hierarchical model, as a population file contains them.
+
+    Attributes are the arrays of the file, described in the module.
+    """
 
     names: tuple[str, ...]
     mean: np.ndarray
@@ -53,7 +56,7 @@ class SavedPopulation:
 
     @classmethod
     def load(cls, path: Path) -> "SavedPopulation":
-        """Read a file.
+        """Read a population file.
 
         Raises:
             DataError: The file is broken.

@@ -106,7 +106,7 @@ def save_mixture(
     log_evidence: Tensor,
     components: tuple[Tensor, Tensor],
 ) -> None:
-    """Write the draws of a mixture's weights atomically."""
+    """Write posterior draws of the weights of a mixture, and what they depend on, atomically."""
     arrays = {"weights": weights, "observed": observed, "log_evidence": log_evidence}
     arrays |= {"mean": components[0], "std": components[1]}
     arrays |= {} if truth is None else {"truth": truth}
@@ -114,14 +114,14 @@ def save_mixture(
 
 
 STAT, SUMMARY = "stat_", "summary_"
-"""Prefixes of the names of arrays with a sampler's statistics, and with a summary."""
+"""Prefixes of the names of arrays with sampler statistics, and with summaries of the draws."""
 DENSITY = "log_density"
-"""Name of the array of densities, for posteriors whose density is known."""
+"""Name of the array of log densities of draws, for posteriors whose density is known."""
 OWN = ("w", "points", "log_likelihood", "calls")
 
 
 def save_part(path: Path, draws: Draws, summary: Summary, fingerprint: str) -> None:
-    """Write the draws of one group of observations."""
+    """Write the draws of one group of observations, from which an interrupted run can resume."""
     density = {} if draws.log_density is None else {DENSITY: draws.log_density}
     arrays = {
         **{name: getattr(draws, name) for name in OWN},
@@ -135,7 +135,9 @@ def save_part(path: Path, draws: Draws, summary: Summary, fingerprint: str) -> N
 
 
 def load_part(path: Path, fingerprint: str) -> tuple[Draws, Summary] | None:
-    """Load the draws that ``save_part`` wrote in the same run; None if there are none.
+    """Load the draws that ``save_part`` wrote for one group of observations.
+
+    The result is None if the file is missing, or was written by a run with another fingerprint.
 
     Raises:
         DataError: The file is broken.
@@ -168,7 +170,7 @@ def _check(path: Path, arrays: Mapping[str, np.ndarray], sampler: np.ndarray) ->
     """
     points = arrays["points"]
     if points.ndim != 4 or arrays["w"].ndim != 4:
-        raise _broken(path, "draws have another number of axes")
+        raise _broken(path, "its draws do not have four axes")
     count, dim = points.shape[0], points.shape[3]
     shapes = {"w": (*points.shape[:3], arrays["w"].shape[3]), "points": points.shape}
     shapes |= {"log_likelihood": points.shape[:3], "calls": (count,)}
@@ -193,7 +195,7 @@ PREDICTIVE_FORMAT = "inflationary-flows posterior predictive 1"
 COMPARISON_FORMAT = "inflationary-flows model comparison 1"
 CALIBRATION_FORMAT = "inflationary-flows posterior calibration 1"
 MOST_LISTED = 2000
-"""Maximum number of values of one kind, up to which the JSON lists each observation."""
+"""Maximum number of posterior means up to which the JSON lists each observation."""
 
 
 def overview(
@@ -205,18 +207,20 @@ def overview(
     blur: Tensor | None = None,
     errors: Tensor | None = None,
 ) -> dict[str, Any]:
-    """Return the JSON entries about all posteriors, and about each one if they are few.
+    """Return JSON entries that summarize the posteriors of M observations.
+
+    If there are few observations, each one has its own entry as well.
 
     Args:
-        draws: Samplers, numbers of evaluations and statistics; the draws themselves are not used.
-        summary: Summary of all observations.
+        draws: Draws; only their samplers, numbers of evaluations and statistics are used.
+        summary: Moments, quantiles and diagnostics of the posterior of each observation.
         names: Names of the coordinates.
         surprise: Distance of each observation from the training simulations ``[M]``, in nats; None
             without conditions, or if it is unknown.
         truth: True points ``[M, D]``; None if they are unknown.
-        blur: Standard deviations ``[M, D]`` of the noise of the first time, in the data's units;
-            None for clean points, and if they were not computed.
-        errors: Scale of standardized errors ``[M, D]``; None if it is unknown.
+        blur: Standard deviations ``[M, D]`` of the noise that the first time adds to points, in the
+            data's units; None for clean points, and if they were not computed.
+        errors: Standard deviations ``[M, D]`` that standardize errors; None if they are unknown.
     """
     r_hat, bulk = summary.r_hat, summary.ess_bulk
     known = r_hat[~r_hat.isnan()]
@@ -287,7 +291,7 @@ def save_values(
     form: str = CHECK_FORMAT,
     beside: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
-    """Write the runs of a check, or of a calibration with further arrays in ``beside``."""
+    """Write the results of the runs of a check, or of the held-out cases of a calibration."""
     arrays = {
         **beside,
         "format": np.array(form),
@@ -306,7 +310,9 @@ def save_values(
 
 
 def load_values(path: Path, fingerprint: str | None = None) -> RunValues | None:
-    """Load the runs that ``save_values`` wrote; None if there are none, or they are of another run.
+    """Load the results that ``save_values`` wrote.
+
+    The result is None if the file is missing, or was written with another fingerprint.
 
     Raises:
         DataError: The file is broken.
@@ -348,14 +354,14 @@ def load_values(path: Path, fingerprint: str | None = None) -> RunValues | None:
 
 @dataclass(frozen=True)
 class SavedCheck:
-    """Runs of a check.
+    """A saved check of the calibration of posteriors, with the results of all its runs.
 
     Attributes:
-        values: Values of all runs.
-        calibration: Calibration tests of these values.
+        values: Ranks, regions and scores of all runs.
+        calibration: Calibration tests of these ranks and regions.
         name: Name of the data.
-        schedule: Schedule in words; empty if the file name does not contain it.
-        question: ``sampler`` or ``model``, whichever was checked; None if it is unknown.
+        schedule: Schedule in words; empty if the file name does not contain a schedule.
+        question: What was checked, ``sampler`` or ``model``; None if that is unknown.
     """
 
     values: RunValues
@@ -366,7 +372,7 @@ class SavedCheck:
 
     @classmethod
     def load(cls, path: Path) -> "SavedCheck":
-        """Read the runs, and the JSON beside them.
+        """Read the ``.npz`` of a check, and the JSON beside it.
 
         Raises:
             DataError: A file is broken, or there are too few runs.
@@ -384,13 +390,13 @@ class SavedCheck:
 
 @dataclass(frozen=True)
 class SavedPredictive:
-    """Contents of a file of posterior predictive data, for M observations.
+    """A saved posterior predictive check of M observations.
 
     Attributes:
         path: Path of the file.
-        names: Names of the Q numbers.
-        simulated: Simulated numbers ``[M, S, Q]``.
-        observed: Observed numbers ``[M, Q]``.
+        names: Names of the Q numbers (data or statistics) that are compared.
+        simulated: Numbers ``[M, S, Q]`` in S simulations from each posterior.
+        observed: Numbers ``[M, Q]`` in the observations.
     """
 
     path: Path
@@ -400,7 +406,7 @@ class SavedPredictive:
 
     @classmethod
     def load(cls, path: Path) -> "SavedPredictive":
-        """Read a file.
+        """Read the ``.npz`` of a posterior predictive check.
 
         Raises:
             DataError: The file is broken.

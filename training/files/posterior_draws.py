@@ -56,36 +56,36 @@ from training.names import script
 FORMAT = "inflationary-flows posterior 1"
 DESCRIPTION = "constant_data/description"
 DRAWN = ("chain", "draw", "observation")
-"""Dimensions of arrays with one value per draw."""
+"""Names of the axes of arrays with one value per draw."""
 HELD_OUT = "held_out"
 """Group of the recalibrated draws."""
 DESCRIBED = ("samplers", "toy", "image_shape", "conditions")
-"""Entries about the run that the description contains."""
+"""Keys of ``AboutDraws.run`` that the description in the file contains."""
 WORTH = (
     "Draws were chosen by weights and may repeat. effective_size is the smallest "
     "effective sample size of an observation (constant_data has all); diagnostics of the "
     "draws alone are too optimistic."
 )
 STRUCTURE = 2**16
-"""Number of bytes of a file besides its draws."""
+"""Upper estimate of the size in bytes of everything in a file except its draws."""
 MOST_READ = 2**24
 """Maximum number of values read from the draws; larger files are thinned evenly."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AboutDraws:
-    """Contents of a file besides the draws of M posteriors.
+    """Everything that a file of draws contains besides the draws of M posteriors.
 
     Attributes:
         names: Names of the D coordinates.
-        run: Plain values about the run.
+        run: Plain values about the run, such as the options.
         observed: Observations ``[M, K]``; None if the likelihood contains its own.
         likelihood: Likelihood of the observations.
         prior: Draws of the prior ``[N, D]``; None for none.
         truth: True points ``[M, D]``; None if they are unknown.
-        worth: Effective sample sizes of draws chosen by weights ``[M]``, NaN for others; None if
-            there are no weights.
-        recalibrated: Function that recalibrates draws ``[S, D]`` of a posterior; None for none.
+        worth: Effective sample sizes ``[M]`` of draws that were resampled by weights, NaN for other
+            observations; None if no draws were resampled.
+        recalibrated: Function that recalibrates draws ``[S, D]`` of one posterior; None for none.
     """
 
     names: Sequence[str]
@@ -99,9 +99,9 @@ class AboutDraws:
 
     @property
     def variables(self) -> dict[str, str]:
-        """Names of coordinates that have their own variables, by variable name.
+        """Names of the coordinates that have a variable each, by name of the variable.
 
-        There are none for images.
+        For images, the mapping is empty.
         """
         own = [] if self.run.get("image_shape") else self.names
         return dict(zip(variable_names(own), own, strict=True))
@@ -119,13 +119,12 @@ def save_netcdf(
     shape: tuple[int, int, int],
     about: AboutDraws,
 ) -> None:
-    """Write draws group by group, so that memory contains one group at a time.
-
-    The file is written atomically.
+    """Write a netCDF file of posterior draws atomically, one group of observations at a time.
 
     Args:
-        path: The file.
-        parts: Draws of each group of observations in order, and their latents ``[m, C, S, D]``.
+        path: Path of the file.
+        parts: For each group of m observations in order, the draws and their latents
+            ``[m, C, S, D]``.
         shape: Numbers of chains, draws and observations.
         about: Contents besides the draws.
     """
@@ -212,9 +211,10 @@ def _save_draws(
 
 
 def variable_names(names: Sequence[str]) -> list[str]:
-    """Return names of variables for coordinates.
+    """Return names of netCDF variables for coordinates.
 
-    They are the coordinates' own, changed where netCDF does not allow them or they already exist.
+    These are the names of the coordinates, changed where netCDF does not allow a name or a variable
+    of this name exists.
     """
     taken, variables = {*DRAWN, "coordinate", "latent", "x", "z"}, []
     for name in names:
@@ -257,7 +257,7 @@ def _save_likelihood(group: h5netcdf.Group, likelihood: Gaussian, count: int) ->
 
 @dataclass(frozen=True)
 class SavedPosteriors:
-    """The first m of M posteriors of a file.
+    """Draws of the first m of the M posteriors in a file.
 
     Attributes:
         path: The file.
@@ -265,14 +265,14 @@ class SavedPosteriors:
         points: Draws ``[C, S, m, D]``.
         log_likelihood: Log likelihoods ``[C, S, m]``, in nats; None for a flow trained on the
             posterior itself.
-        every: Thinning: number of draws in the file per draw read.
+        every: Thinning interval: one of this number of successive draws was read.
         count: Number of observations in the file, M.
-        sampler: Name of the sampler of each observation.
+        sampler: Name of the sampler for each observation.
         observed: Observations ``[m, K]``; None if the likelihood contains its own.
-        likelihood: The likelihood, if it is linear with Gaussian noise.
+        likelihood: The likelihood, if it is linear with Gaussian noise; None otherwise.
         prior: Draws of the prior ``[N, D]``; None if there are none.
         toy: Name of the toy; None for other data.
-        image_shape: ``(C, H, W)`` of images; None for other data.
+        image_shape: Shape ``(C, H, W)`` of images; None for other data.
         truth: True points ``[m, D]``; None if they are unknown.
         conditions: Names of the observed numbers, for a flow trained on the posterior itself.
     """
@@ -319,7 +319,8 @@ def load_netcdf(path: Path, most: int, every_draw: bool = False) -> SavedPosteri
     Args:
         path: The file.
         most: Maximum number of observations.
-        every_draw: Whether to load all draws, instead of as many as pictures need.
+        every_draw: Whether to load all draws, instead of thinning them to the number that pictures
+            need.
 
     Raises:
         DataError: The file is broken, or of another kind.
@@ -458,7 +459,7 @@ def _load_likelihood(saved: SavedNumbers, count: int, dim: int) -> Gaussian | No
             operator.shape = tuple(sides) if _is_image(sides, count) else None
     places = torch.arange(count) if seen is None else seen
     if operator is None and (count == 0 or places.min() < 0 or places.max() >= dim):
-        raise DataError(f"{saved.path}: observations do not have {dim} dimensions")
+        raise DataError(f"{saved.path}: 'observed_data/y' does not have {dim} numbers in a row")
     try:
         return Gaussian(noise, seen, operator)
     except UsageError as error:

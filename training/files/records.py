@@ -38,11 +38,11 @@ from training.names import COLUMN_TYPES, DECIMALS, SEPARATORS, script
 
 FORMAT = "inflationary-flows records 1"
 LONGEST_TEXT = 1000
-"""Maximum length of text that is written with numbers and dates."""
+"""Maximum length of a value's text, such as a format of numbers or dates."""
 
 
 def columns_json(records: Records) -> str:
-    """Return the description of the columns of records, as one text."""
+    """Return a JSON description of the columns of records."""
     about = {
         "columns": [asdict(column) for column in records.columns],
         "constants": dict(records.constants),
@@ -55,7 +55,7 @@ def columns_json(records: Records) -> str:
 
 
 def without_rows(text: str, broken: DataError) -> Records:
-    """Return records without rows, with the columns that ``columns_json`` wrote.
+    """Return records without rows, with the columns described by JSON from ``columns_json``.
 
     Raises:
         DataError: ``broken``, if the text is not of this form.
@@ -80,7 +80,7 @@ def without_rows(text: str, broken: DataError) -> Records:
 
 
 def save_records(path: Path, records: Records) -> None:
-    """Write a data set atomically."""
+    """Write a data set of records atomically."""
     beside = list(records.beside)
     texts = [str(text).encode() for name in beside for text in records.beside[name]]
     ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
@@ -104,7 +104,7 @@ def holds_records(path: Path) -> bool:
 
 
 def load_records(path: Path) -> Records:
-    """Load the data set in a file.
+    """Load a data set of records.
 
     Raises:
         DataError: The file is missing or broken, or contains no records.
@@ -205,9 +205,9 @@ def _texts(saved: SavedArrays, broken: DataError, columns: int, rows: int) -> li
 
 
 def load_as_records(path: Path) -> Records | None:
-    """Load the records of a data set, or the rows of a numeric one as records.
+    """Load a data set of records, or convert a numeric data set to records.
 
-    The result is None for other files.
+    The result is None for files of another kind.
 
     Raises:
         DataError: The file is broken.

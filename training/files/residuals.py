@@ -45,7 +45,10 @@ SPARE_BYTES = 64 * MIB
 
 @dataclass(frozen=True)
 class Extraction:
-    """Description of an extraction of residuals, as above; all files of one extraction share it."""
+    """Description of an extraction of residuals, which all its files contain.
+
+    Attributes are the entries described in the module.
+    """
 
     data_name: str
     schedule: str
@@ -56,16 +59,16 @@ class Extraction:
 
     @property
     def stem(self) -> str:
-        """Start of file names: the name of the data and the schedule."""
+        """Start of the file names: the name of the data and the schedule."""
         return f"{self.data_name}_{self.schedule}"
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Return the entries as arrays, as each file contains them."""
+        """Return the entries of the description as arrays, as each file contains them."""
         return {name: np.asarray(value) for name, value in vars(self).items()}
 
     @classmethod
     def read(cls, path: Path) -> "Extraction":
-        """Read the description in a file.
+        """Read the description of an extraction from one of its files.
 
         Raises:
             DataError: An entry is missing or invalid.
@@ -82,9 +85,9 @@ class Extraction:
 
 
 def describe_extraction(extraction: Extraction, parameters: Path) -> dict[str, Any]:
-    """Return the description of an extraction without the times, and some of its options.
+    """Return the description of an extraction without the times, with some of its options.
 
-    The options are those of its ``.json``, if that belongs to this extraction.
+    The options are read from the ``.json``, if that file belongs to this extraction.
 
     Raises:
         DataError: The ``.json`` is broken.
@@ -99,7 +102,7 @@ def describe_extraction(extraction: Extraction, parameters: Path) -> dict[str, A
 
 
 def digest(settings: Mapping[str, Any]) -> str:
-    """Return a short text that differs if settings differ."""
+    """Return a short hash of settings, which differs if the settings differ."""
     text = json.dumps(settings, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -108,9 +111,9 @@ def digest(settings: Mapping[str, Any]) -> str:
 def residual_writer(
     paths: list[Path], names: tuple[str, ...], count: int, dim: int, extraction: Extraction
 ) -> Iterator[Put]:
-    """Write residuals in any order, to one file per time, or one file for a toy.
+    """Yield a function that writes residuals, in any order, to files that appear at the end.
 
-    Files appear when the block ends.
+    Images have one file per time, toys one file for all times.
     """
     alone, small = len(paths) == 1, {**extraction.arrays(), "format": np.array(FORMAT)}
     shape = (len(extraction.times), count, dim) if alone else (count, dim)
@@ -130,10 +133,10 @@ def residual_writer(
 
 
 def saved_shapes(path: Path, axes: int) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the residuals in a file by name, all equal, with ``axes`` axes.
+    """Return the shapes of the residuals in a file by name, after a check that they are equal.
 
     Raises:
-        DataError: Residuals are missing, or have different shapes or another number of axes.
+        DataError: Residuals are missing, have different shapes, or do not have ``axes`` axes.
     """
     with open_arrays(path) as saved:
         names = [name for name in QUANTITIES if name in saved.names or name != "exact_residuals"]
@@ -150,10 +153,12 @@ def saved_shapes(path: Path, axes: int) -> dict[str, tuple[int, ...]]:
 
 
 def require_space(folder: Path, size: int) -> str:
-    """Describe in words the ``size`` bytes to be written to a folder, which need not exist.
+    """Check that ``size`` bytes fit on the disk of a folder; return a text with the sizes.
+
+    The folder need not exist.
 
     Raises:
-        DataError: The bytes do not fit on the disk; the message states both sizes.
+        DataError: The free space is too small; the message states both sizes.
     """
     existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     free = shutil.disk_usage(existing).free
@@ -182,12 +187,12 @@ def toy_file(folder: Path, stem: str) -> Path:
 
 
 def time_file(folder: Path, stem: str, index: int | str) -> Path:
-    """Return the path of the residuals at the time of an index."""
+    """Return the path of the residuals of images at the time with an index."""
     return folder / f"{stem}_net_outputs_residuals_time{index}.npz"
 
 
 def find_first(folder: Path, data_name: str | None, dims_to_keep: int | None) -> Path:
-    """Find the file of time 0 in a folder of image residuals.
+    """Find the residuals at the first time in a folder of image residuals.
 
     Args:
         folder: The folder.
@@ -196,7 +201,7 @@ def find_first(folder: Path, data_name: str | None, dims_to_keep: int | None) ->
 
     Raises:
         DataError: There is no such file.
-        UsageError: There are several, or none with this name and number of dimensions.
+        UsageError: There are several such files, or none with this name and number of dimensions.
     """
     extractions = {
         path: Extraction.read(path) for path in sorted(folder.glob(time_file(folder, "*", 0).name))
@@ -220,7 +225,7 @@ def find_first(folder: Path, data_name: str | None, dims_to_keep: int | None) ->
 
 
 def require_same(folder: Path, first: Extraction, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Check that the files of all times exist and belong to the same extraction as the first.
+    """Check that the files of all times exist and belong to one extraction.
 
     Raises:
         DataError: A file is missing, or belongs to another extraction.

@@ -35,7 +35,10 @@ FORMAT = "inflationary-flows round 1"
 
 @dataclass(frozen=True)
 class RoundFacts:
-    """Facts about the simulations of a round; attributes are the entries of the JSON above."""
+    """Facts about the simulations of one round of sequential inference.
+
+    Attributes are the entries of the round's JSON, described in the module.
+    """
 
     fingerprint: str
     round: int
@@ -49,13 +52,13 @@ class RoundFacts:
 
 
 def save_round(path: Path, facts: RoundFacts, bounds: Bounds | None, more: dict[str, Any]) -> None:
-    """Write the facts about a round atomically."""
+    """Write the JSON of a round atomically: facts and bounds of its region."""
     region = None if bounds is None else bounds.plain()
     save_json(path, {"format": FORMAT, **asdict(facts), "region": region, **more})
 
 
 def load_round(path: Path) -> tuple[RoundFacts, Bounds | None]:
-    """Load the facts about a round, and the bounds of its region.
+    """Load the facts about a round and the bounds of its region, None if it equals the base's.
 
     Raises:
         DataError: The file is missing, broken, or of another kind.

@@ -54,12 +54,12 @@ SHAPES = {
     "all_max_abs_error": "N",
     "all_exact": "N",
 }
-"""Axes of the errors: K stored images, N in total."""
+"""Shapes of the arrays of errors, one letter per axis: K stored images, N images in total."""
 STEM = re.compile(r"(?P<stem>.+?)(_roundtrip_mse)?(_seed\d+)?_worst")
 
 
 def roundtrip_paths(folder: Path, stem: str, seed: int) -> tuple[Path, Path]:
-    """Return the paths of the JSON and the ``.npz``.
+    """Return the paths of the JSON and the ``.npz`` of round-trip errors.
 
     Args:
         folder: Folder of the files.
@@ -76,14 +76,14 @@ def save_worst(
     worst: Mapping[str, Tensor],
     image_shape: tuple[int, int, int],
 ) -> None:
-    """Write the worst images, and the errors of all.
+    """Write the images with the largest round-trip errors, and the errors of all images.
 
     Args:
-        path: The ``.npz``.
+        path: Path of the ``.npz``.
         errors: Errors of all images.
         worst: ``indices``, ``originals``, ``returned``, ``latents``, ``columns`` of errors and
             optionally ``labels`` of the worst ``[k, ...]``.
-        image_shape: ``(C, H, W)``.
+        image_shape: Shape ``(C, H, W)`` of the images.
     """
     arrays = {**worst, "image_shape": torch.tensor(image_shape)}
     columns = zip(arrays.pop("columns").unbind(1), errors.columns().unbind(1), strict=True)
@@ -94,15 +94,15 @@ def save_worst(
 
 
 def save_errors(path: Path, errors: RoundtripErrors, about: Mapping[str, Any]) -> None:
-    """Write the errors, their histogram, and metadata."""
+    """Write the JSON of round-trip errors: means, histogram and metadata."""
     summary = {**errors.summary(), "rms_error_histogram": histogram(errors.mse_float.sqrt())}
     save_json(path, {"format": FORMAT, **summary, **about})
 
 
 def histogram(values: Tensor) -> dict[str, Any]:
-    """Count values ``[N]`` between ``BIN_EDGES``, and those outside.
+    """Count values ``[N]`` in the bins between ``BIN_EDGES``, below them and above them.
 
-    A value on an edge belongs to the bin above it; zeros are below all bins.
+    A value on an edge belongs to the bin above that edge; zeros are below all bins.
     """
     places = torch.bucketize(values, BIN_EDGES, right=True)
     below, *counts, above = places.bincount(minlength=len(BIN_EDGES) + 1).tolist()
@@ -112,9 +112,9 @@ def histogram(values: Tensor) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class SavedRoundtrips:
-    """Errors of N images that were inflated and generated again, and K of these images.
+    """Saved round-trip errors of N images, with the K images that have the largest errors.
 
-    K may be 0. Attributes are the arrays above, with their shapes.
+    K may be 0. Attributes are the arrays of the file, described in the module.
     """
 
     path: Path

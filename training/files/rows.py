@@ -25,20 +25,18 @@ from torch_utils.results import SavedArrays, open_arrays
 from training.files.trajectory import SavedTrajectory
 
 DIGITS = 12
-"""Number of significant digits: enough for generated values, few enough that 0.3 is 0.3."""
+"""Number of significant digits in a CSV: enough for generated values, and 0.3 is printed as 0.3."""
 POINTS, NAMES, DENSITIES, ROW_INDEX = "points", "names", "log_prob", "row_index"
 ERRORS = "log_prob_error"
 MAY_BE_WILD = (POINTS, DENSITIES)
-"""Arrays in which single rows may be infinite or NaN: these rows are counted, and the rest is
-drawn.
-"""
+"""Names of arrays with rows that may be infinite or NaN: such rows are counted, and not drawn."""
 LARGEST = 1e150
 """Maximum magnitude of values to be drawn: squares and ranges of values must be finite."""
 LABELS = {"melt": "data", "roundtrip": "returned rows", "gen": "samples"}
 
 
 def save_csv(path: Path, names: Sequence[str], rows: Tensor) -> None:
-    """Write columns by name and rows ``[N, len(names)]`` atomically."""
+    """Write rows ``[N, len(names)]`` as a CSV with the names of the columns, atomically."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(names)
@@ -47,16 +45,18 @@ def save_csv(path: Path, names: Sequence[str], rows: Tensor) -> None:
 
 @dataclass(frozen=True)
 class SavedTable:
-    """A saved simulation of N rows of D columns.
+    """A saved simulation of N rows of a table with D columns.
 
     Attributes:
         trajectory: States in the coordinates of the flow.
         names: Names of the columns.
         points: Initial rows of an inflation, or final rows of other simulations, in the units of
             the columns ``[N, D]``; rows that cannot be drawn are NaN.
-        log_prob: Log densities in nats ``[N]``, NaN likewise; None if they were not requested.
+        log_prob: Log densities in nats ``[N]``, NaN where they cannot be drawn; None if they were
+            not requested.
         row_index: Indices of the rows in their data set ``[N]``; None for generated rows.
-        errors: Standard errors of the log densities ``[N]``, NaN likewise; None for exact ones.
+        errors: Standard errors of the log densities ``[N]``, NaN where they cannot be drawn; None
+            if the log densities are exact.
     """
 
     trajectory: SavedTrajectory
@@ -68,11 +68,12 @@ class SavedTable:
 
     @classmethod
     def load(cls, path: Path, choose: Callable[[int], np.ndarray] | None = None) -> "SavedTable":
-        """Read and check a results file.
+        """Read and check the results file of a simulation of rows.
 
         Args:
             path: The file.
-            choose: Choice of the states to keep; see ``SavedTrajectory.load``.
+            choose: Function from N to the indices of the rows whose states are kept; None for
+                evenly spaced rows.
 
         Raises:
             DataError: The file is missing or broken, an array is missing or has a wrong shape, a
@@ -111,7 +112,7 @@ class SavedTable:
 
     @property
     def label(self) -> str:
-        """Description of the rows."""
+        """Description of the rows for titles and legends."""
         return LABELS[self.kind]
 
     @property
@@ -127,7 +128,7 @@ class SavedTable:
 
 
 def printable(name: str) -> str:
-    """Return a name without unprintable characters and repeated spaces, "(no name)" if empty."""
+    """Return a name without unprintable characters and repeated spaces; "(no name)" if empty."""
     plain = "".join(letter if letter.isprintable() else " " for letter in name)
     return " ".join(plain.split()) or "(no name)"
 

@@ -43,7 +43,7 @@ from dnnlib.errors import DataError
 
 STATS = "stats.jsonl"
 LARGEST_FILE = 1 << 28
-"""Maximum size in bytes; a line has about 500."""
+"""Maximum size of a ``stats.jsonl`` in bytes; one line has about 500 bytes."""
 COLUMNS = (
     "seen",
     "Loss/loss",
@@ -58,12 +58,13 @@ class SavedTraining:
     """Statistics of a training run in K reports.
 
     Attributes:
-        samples: Number of samples trained on so far, millions, increasing, ``[K]``.
+        samples: Number of samples trained on so far ``[K]``, in millions, increasing.
         loss: Mean loss since the previous report, ``[K]``; NaN if no step was counted.
         learning_rate: Learning rate ``[K]``.
-        held_out: Validation loss of the averaged weights, ``[K]``, NaN where it was not computed;
-            None if it never was.
-        nats: Mean log density of validation rows of a table, likewise.
+        held_out: Validation loss of the averaged weights ``[K]``, NaN where it was not computed;
+            None if it was never computed.
+        nats: Mean log density ``[K]`` of the validation rows of a table, in nats per row, NaN where
+            it was not computed; None if it was never computed.
     """
 
     samples: np.ndarray
@@ -81,7 +82,7 @@ class SavedTraining:
 
     @classmethod
     def load(cls, path: Path) -> "SavedTraining":
-        """Read a ``stats.jsonl``.
+        """Read the statistics of a run from its ``stats.jsonl``.
 
         Raises:
             DataError: The file is missing, a line has another form, or no report has a loss.
@@ -103,7 +104,7 @@ class SavedTraining:
             rows.append(_report(record, f"line {number} of {path}"))
         table = np.array(rows, dtype=float).reshape(-1, len(COLUMNS))
         if not np.isfinite(table[:, 1]).any():
-            raise DataError(f"{path} has no report with a loss: there is nothing to draw")
+            raise DataError(f"{path} has no report with a loss: train until the first report")
         if (np.diff(table[:, 0]) <= 0).any():
             raise DataError(
                 f"{path} has decreasing numbers of samples: it does not belong to a single run"

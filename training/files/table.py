@@ -42,7 +42,7 @@ FORMAT = "inflationary-flows table 1"
 
 
 def save_table(path: Path, table: DataTable) -> None:
-    """Write a data set atomically."""
+    """Write a numeric data set atomically."""
     columns, dropped = table.columns, table.dropped
     arrays: dict[str, Any] = {
         "format": FORMAT,
@@ -82,7 +82,7 @@ def _as_stored(columns: Columns) -> Tensor:
 
 
 def load_table(path: Path) -> DataTable:
-    """Load the data set in a file, without the rows that are kept from all trainings.
+    """Load a numeric data set without the rows kept for calibration, which no training may use.
 
     Raises:
         DataError: The file is missing or broken, or not a table.
@@ -92,10 +92,10 @@ def load_table(path: Path) -> DataTable:
 
 
 def load_whole(path: Path) -> DataTable:
-    """Load the data set in a file, with all its rows.
+    """Load a numeric data set with all its rows, including those kept for calibration.
 
     Raises:
-        DataError: As in ``load_table``.
+        DataError: The file is missing or broken, or not a table.
     """
     with open_arrays(path) as saved:
         arrays = CheckedArrays(saved, path)
@@ -203,7 +203,7 @@ def _require_data(path: Path, conditions: Tensor, is_data: Sequence[bool]) -> No
 
 
 def holds_table(path: Path) -> bool:
-    """Return whether a file may be a table: an ``.npz`` with points."""
+    """Return whether a file may be a numeric data set: an ``.npz`` with an array ``points``."""
     if path.suffix != ".npz" or not path.is_file():
         return False
     with open_arrays(path) as saved:

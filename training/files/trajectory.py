@@ -62,7 +62,7 @@ FORMAT = "inflationary-flows trajectory 1"
 PARAMETERS_FORMAT = "inflationary-flows simulations 1"
 """Format of the JSON beside the arrays."""
 DIGITS = 12
-"""Number of digits of a digest that a message shows."""
+"""Number of hexadecimal digits of a digest that error messages print."""
 STATE_KEYS = (
     "tilde_xs",
     "xs",
@@ -74,30 +74,26 @@ STATE_KEYS = (
     "dxs_es",
 )
 STATES, IMAGES, IMAGE_SHAPE = "xs_es", "tilde_xs", "image_shape"
-"""Arrays that are read: scaled states in eigenspace, and unscaled states and the shape of
-images.
-"""
+"""Names of the arrays that are read: states in eigenspace, and states and shape of images."""
 SHAPES = {"times": "S", "scale": "S", "noise_variance": "SD", "eigenvalues": "D"}
-"""Axes of the arrays that every reader needs besides the states."""
+"""Shapes, one letter per axis, of the arrays that every reader needs besides the states."""
 DENSITIES = ("log_prob", "bits_per_dim")
 MOST_SAMPLES, MOST_DIMS, MOST_IMAGES = 3000, 6, 100
 """Maximum numbers of samples, dimensions and images that are kept for drawing."""
 MOST_CLASSES, LARGEST_NUMBER = 20, 2**53
-"""Maximum number of classes, and of indices that floating point represents exactly; others are
-ignored.
-"""
+"""Maximum number of classes to draw, and largest index that floating point represents exactly."""
 SAMPLE_KEYS = ("image_index", "row_index")
-"""Arrays ``[N]`` that identify the samples of an inflation and of its roundtrip."""
+"""Names of arrays ``[N]`` that identify the samples of an inflation and of its roundtrip."""
 
 
 class Recorder:
-    """A recorder of a simulation's states, which the main rank writes.
+    """A recorder that gathers a simulation's states from all ranks; the main rank writes them.
 
     Args:
         flow: Flow whose denoiser is evaluated at the states.
         count: Number of samples over all ranks, N.
-        stream: Destination of the states; None on the other ranks.
-        small: Arrays that are written at the end.
+        stream: Open file that receives the states; None on ranks other than the main one.
+        small: Small arrays that are written at the end.
         dtype: Type of the states in the file.
     """
 
@@ -131,7 +127,7 @@ class Recorder:
         self._recorded += 1
 
     def add(self, arrays: Mapping[str, Tensor | np.ndarray]) -> None:
-        """Add arrays of all ranks that are known only at the end, such as ``log_prob [N]``."""
+        """Add arrays that are known only at the end of the simulation, such as ``log_prob [N]``."""
         for name, array in arrays.items():
             self._small[name] = array.cpu().numpy() if isinstance(array, Tensor) else array
 
@@ -147,20 +143,20 @@ def trajectory_file(
     names: Sequence[str] | None = None,
     **extra: Tensor,
 ) -> Iterator[Recorder]:
-    """Open a results file, and yield the recorder of this rank's saved states, in order.
+    """Open a results file, and yield a recorder that takes the states of this rank in order.
 
     The denoiser is evaluated once per state. Memory contains one state; the file appears when the
     block ends.
 
     Args:
-        path: The file; the main rank writes it.
+        path: Path of the file, which the main rank writes.
         flow: Flow whose denoiser is evaluated at the states.
         times: Saved times ``[S]``.
         count: Number of samples over all ranks, N.
         dtype: Type of the saved states; they are computed in float64.
-        network_sha256: Digest of the network, by which a roundtrip recognizes its inflation.
+        network_sha256: Digest of the network, which a roundtrip compares with its own network.
         names: Names of the columns of a table.
-        extra: Further arrays, such as ``labels``.
+        **extra: Further arrays of the file, such as ``labels``.
     """
     basis = flow.basis
     times = times.to(flow.device)
@@ -189,7 +185,11 @@ def trajectory_file(
 
 @torch.no_grad()
 def describe_state(flow: ProbabilityFlow, state: State) -> dict[str, Tensor]:
-    """Return a state in both spaces, with denoiser, score and update there: ``[N, D]`` by key."""
+    """Return the arrays ``[N, D]`` that a results file saves of one state, by name.
+
+    These are the scaled and unscaled states in image space and in eigenspace, the denoiser, the
+    score and the last update.
+    """
     scale = flow.schedule.scale(state.time)
     tilde = state.x / scale
     denoised = flow.denoiser(tilde, state.time)
@@ -208,17 +208,17 @@ def describe_state(flow: ProbabilityFlow, state: State) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class SavedEnd:
-    """Final state of a saved inflation.
+    """Final state of a saved inflation of N samples.
 
     Attributes:
         path: Path of the file.
         x: Scaled final state in eigenspace ``[N, D]``, float64.
         start: Scaled initial state in eigenspace ``[N, D]``.
-        labels: Conditions of the network ``[N, L]``, or None.
+        labels: Conditions of the network ``[N, L]``; None for an unconditional network.
         arrays: Further arrays about the samples, such as ``image_index [N]``.
-        gap: State besides x ``[N, D]``, float64, if the inflation can be inverted exactly along
-            these times; None if not.
-        gap_solver: Name of the solver of the exact inversion; None without a gap.
+        gap: Auxiliary state ``[N, D]``, float64, that a reversible solver needs besides ``x`` for
+            the exact inversion along the same times; None if exact inversion is impossible.
+        gap_solver: Name of that reversible solver; None without a gap.
     """
 
     path: Path
@@ -230,10 +230,10 @@ class SavedEnd:
     gap_solver: str | None = None
 
     def gap_for(self, solver: Solver) -> Tensor | None:
-        """Return the gap ``[N, D]`` for the inversion; None if the solver or its times are others.
+        """Return the auxiliary state ``[N, D]`` with which a reversible solver inverts exactly.
 
-        Logs a warning if a reversible solver has to run without a gap, since the result is not
-        exact.
+        The result is None if the inflation was made with another solver or other times. If the
+        solver is reversible, a warning then states that the inversion is not exact.
         """
         gap = self.gap if self.gap_solver == solver.name else None
         if gap is None and solver.pairs is not None:
@@ -247,17 +247,17 @@ class SavedEnd:
     def load(
         cls, path: Path, flow: ProbabilityFlow, times: Tensor, network_sha256: str | None = None
     ) -> "SavedEnd":
-        """Read an inflation along these times in this flow.
+        """Read the final state of an inflation, and check that it was made by the same flow.
 
         Args:
             path: File of the inflation.
-            flow: Flow in which to continue.
-            times: Increasing times ``[steps + 1]``.
+            flow: Flow that is to invert the inflation.
+            times: Increasing times ``[steps + 1]`` of the inversion.
             network_sha256: Digest of the flow's network; None if it has none.
 
         Raises:
             DataError: The file is missing, broken or not an inflation, or was made with another
-                network, schedule, or time; the message states both values.
+                network, schedule, or time.
         """
         with open_arrays(path) as saved:
             states, own, arrays = _read_states(saved, path)
@@ -271,7 +271,7 @@ class SavedEnd:
                     gap = arrays.read("gap", "ND", largest=inf)
             network = str(saved.read("network_sha256")) if "network_sha256" in saved.names else None
         if own["times"][-1] <= own["times"][0]:
-            raise DataError(f"{path} is not a melt: its times decrease")
+            raise DataError(f"{path} is not an inflation: its times decrease")
         if states.shape[2] != flow.basis.dim:
             raise DataError(
                 f"{path} has {states.shape[2]} dimensions, but the network has {flow.basis.dim}"
@@ -290,8 +290,8 @@ class SavedEnd:
         _agree(path, "noise variances", own["noise_variance"][[0, -1]], exact)
         if network and network_sha256 and network != network_sha256:
             raise DataError(
-                f"{path} was made with another network, or with another calibration of "
-                f"it: its digest is {shown(network[:DIGITS])}, expected "
+                f"{path} was made with another network, or another calibration of the "
+                f"network: the digest is {shown(network[:DIGITS])}, expected "
                 f"{network_sha256[:DIGITS]}"
             )
         return cls(
@@ -307,7 +307,7 @@ class SavedEnd:
 
 @dataclass(frozen=True)
 class SavedTrajectory:
-    """A saved simulation of S times, N samples and D dimensions, as far as it is drawn.
+    """The parts to be drawn of a saved simulation of S times, N samples and D dimensions.
 
     Attributes:
         path: Path of the file.
@@ -327,8 +327,9 @@ class SavedTrajectory:
         images: Unscaled states of the first samples in image space, float32 ``[S, min(N, 100), C,
             H, W]``; None if the samples are not images.
         log_prob: Log densities of the data in nats ``[N]``; None if they were not requested.
-        bits_per_dim: Log densities of images, in bits per dimension ``[N]``; None for other data.
-        numbers: Indices of the samples ``[N]``, in their data set, or else in the file.
+        bits_per_dim: Negative log densities of images ``[N]``, in bits per dimension; None for
+            other data.
+        numbers: Indices of the samples ``[N]`` in their data set, or else in the file.
         classes: Classes of the samples ``[N]``; None if labels are not one-hot, or there are too
             many.
     """
@@ -356,7 +357,7 @@ class SavedTrajectory:
     def load(
         cls, path: Path, of_table: bool = False, choose: Callable[[int], np.ndarray] | None = None
     ) -> "SavedTrajectory":
-        """Read and check a results file.
+        """Read and check the results file of a simulation.
 
         Args:
             path: The file.
@@ -423,7 +424,7 @@ class SavedTrajectory:
         return np.asarray(self.scale[end] ** 2 * (self.eigenvalues + self.noise_variance[end]))
 
     def compressed(self) -> np.ndarray:
-        """Return which dimensions the noise inflates less than others, bool ``[D]``."""
+        """Return which dimensions the schedule inflates less than others, bool ``[D]``."""
         last = self.noise_variance[np.argmax(self.times)]
         return last < 0.5 * last.max()
 

@@ -1,1 +1,1 @@
-"""The command line: declared options, and how a script is run. The only room that knows click."""
+"""The command line: declared options, and how scripts run. Only this package imports click."""

@@ -12,7 +12,7 @@ from training.options.types import FiniteFloat, Givens
 
 
 class AskSettings(Declared):
-    """Options of all commands."""
+    """Options shared by all commands of ``ask.py``."""
 
     network: str = shared.network()
     dest: Path = option(required=True, help="CSV to write.")
@@ -20,7 +20,7 @@ class AskSettings(Declared):
 
 
 class RowSettings(AskSettings):
-    """Options of the commands that take rows."""
+    """Options of the commands that read rows of a table."""
 
     data: Path = option(
         required=True,
@@ -34,7 +34,7 @@ class RowSettings(AskSettings):
 
 
 class IntervalSettings(RowSettings):
-    """Options of the commands that give intervals."""
+    """Options of the commands that write prediction intervals."""
 
     interval: float = option(
         type=FiniteFloat(min=0, max=1, min_open=True, max_open=True),
@@ -54,7 +54,9 @@ class IntervalSettings(RowSettings):
 
     def __post_init__(self) -> None:
         if self.calibrate is not None and not self.held_out:
-            raise UsageError("--calibrate sets intervals by held-out rows: leave --no-held_out out")
+            raise UsageError(
+                "--calibrate needs validation rows for the intervals: leave --no-held_out out"
+            )
 
 
 class FillSettings(
@@ -78,7 +80,9 @@ class FillSettings(
         super().__post_init__()
         for name in sorted(self.given & {"interval", "held_out", "calibrate"}):
             if self.tables is not None:
-                raise UsageError(f"--{name} is for intervals, which --tables has not: leave it out")
+                raise UsageError(
+                    f"--{name} is for intervals, but --tables writes none: leave --{name} out"
+                )
 
 
 class PredictSettings(
@@ -159,7 +163,7 @@ class AskCheckSettings(
     level: float = option(
         type=click.FloatRange(min=0, max=1, min_open=True, max_open=True),
         default=0.05,
-        help="Probability of a false alarm of all tests together.",
+        help="Significance level for the family of all tests (probability of any false alarm).",
     )
     strict: bool = shared.strict("a test fails")
     seed: int = shared.seed()

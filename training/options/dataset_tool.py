@@ -25,7 +25,7 @@ def parse_resolution(
 
 
 def parse_separator(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    """Parse a separator, by name or as a character."""
+    """Parse a column separator, given by name or as a character."""
     separator = value if value is None else names.SEPARATORS.get(value, value)
     if separator not in (None, *names.SEPARATORS.values()):
         raise click.BadParameter(f"'{value}' is none of {', '.join(names.SEPARATORS)}")
@@ -33,7 +33,7 @@ def parse_separator(ctx: click.Context, param: click.Parameter, value: str | Non
 
 
 class ImageOptions(Declared, section="Images", of_kind=names.IMAGES):
-    """Selection and conversion of images."""
+    """Options for the selection and conversion of images."""
 
     first_image: int = option(
         "--first-image",
@@ -54,8 +54,8 @@ class ImageOptions(Declared, section="Images", of_kind=names.IMAGES):
     transform: str | None = option(
         type=choice(names.TRANSFORMS),
         unset="none: images must be square",
-        help="Crop the central square, or the central rectangle of the aspect of "
-        "--resolution with black bars",
+        help="Crop the central square, or crop to the aspect ratio of --resolution and pad "
+        "with black bars to a square",
     )
     resolution: tuple[int, int] | None = option(
         metavar="WxH", callback=parse_resolution, unset="unchanged", help="Size to resample to"
@@ -71,7 +71,7 @@ class ImageOptions(Declared, section="Images", of_kind=names.IMAGES):
 
 
 class TableOptions(Declared, section="Tables", of_kind=names.TABLE):
-    """Selection, types and roles of columns, and splits of rows."""
+    """Options for the selection, types and roles of columns, and for splits of rows."""
 
     columns: tuple[str, ...] | None = option(
         unset="all",
@@ -93,7 +93,7 @@ class TableOptions(Declared, section="Tables", of_kind=names.TABLE):
         metavar="|".join(names.SEPARATORS),
         callback=parse_separator,
         unset="detected",
-        help="Separator of a text file, by name or itself",
+        help="Column separator of a text file, by name or as a character",
     )
     decimal: str | None = option(
         type=choice(names.DECIMALS), unset="detected", help="Decimal sign of a text file"
@@ -152,7 +152,10 @@ class TableOptions(Declared, section="Tables", of_kind=names.TABLE):
 
     @property
     def roles(self) -> list[str]:
-        """Columns that are named for what they are; of ``--repeats`` the first trial's."""
+        """Names of the columns that are conditions, covariates or the dataset number.
+
+        With ``--repeats``, the names are those of the first trial's columns.
+        """
         beside = [] if self.dataset is None else [self.dataset]
         return [*(self.conditions or ()), *(self.covariates or ()), *beside]
 
@@ -184,11 +187,11 @@ class DataSetSettings(
 
     def __post_init__(self) -> None:
         if "patch" in self.given and self.source not in (names.PATCHES, names.HELD_OUT_PATCHES):
-            raise UsageError(f"--patch is for --source={names.PATCHES}")
+            raise UsageError(f"--patch is only for --source={names.PATCHES}: leave --patch out")
 
     @property
     def wanted(self) -> list[str] | None:
-        """The columns to read; None for all."""
+        """Names of the columns to read; None for all."""
         if self.table.columns is None:
             return None
         columns = self.table.columns

@@ -60,7 +60,7 @@ LARGEST_SHOWN = 10**6
 
 
 class DeclaredOption(click.Option):
-    """An option with the section of the help that contains it.
+    """A command-line option that belongs to a section of the help.
 
     The help omits ranges that only exclude negative or huge numbers.
     """
@@ -70,11 +70,11 @@ class DeclaredOption(click.Option):
         self.section = section
 
     def make_metavar(self, ctx: click.Context) -> str:
-        """Return the placeholder of the value in the help, without the word RANGE."""
+        """Return the placeholder for the option's value in the help, without the word RANGE."""
         return super().make_metavar(ctx).replace(" RANGE", "")
 
     def get_help_extra(self, ctx: click.Context) -> click.types.OptionHelpExtra:
-        """Return further parts of the help, without ranges that only exclude huge numbers."""
+        """Return extra help (default and range), without ranges that only exclude huge values."""
         extra = super().get_help_extra(ctx)
         high = getattr(self.type, "max", None)
         if high is None or high > LARGEST_SHOWN:
@@ -85,21 +85,21 @@ class DeclaredOption(click.Option):
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 @dataclass(frozen=True, kw_only=True)
 class Declared:
-    """Base of settings; classes that derive from it become dataclasses.
+    """Base class of the settings of commands; each subclass becomes a frozen dataclass.
 
     Attributes:
-        given: Names of the options that were typed, not left at their defaults.
+        given: Names of the options that the user gave, rather than left at their defaults.
     """
 
     section: ClassVar[str] = "Options"
     """Heading of these options in the help."""
     given: frozenset[str] = frozenset()
     of_kind: ClassVar[str | None] = None
-    """The one kind of data that all of these options are for."""
+    """Kind of data that all options of the class are for; None for all kinds."""
     common: ClassVar[tuple[str, ...]] = ()
-    """Names of the options in the short help of a command; all if empty."""
+    """Names of the options that the short help of a command lists; all options if empty."""
     example: ClassVar[str] = ""
-    """A command line that works, for the help."""
+    """Example of a command line, for the help."""
 
     def __init_subclass__(
         cls,
@@ -114,7 +114,7 @@ class Declared:
 
     @classmethod
     def of(cls, values: Mapping[str, Any], given: frozenset[str] = frozenset()) -> Any:
-        """Build settings from the options' values by name, with all groups of options in them."""
+        """Build settings, including their groups of options, from option values by name."""
         own = {}
         for item in fields(cls):
             if _SHARED in item.metadata:
@@ -125,7 +125,7 @@ class Declared:
 
     @classmethod
     def names_that_are(cls, kind: str) -> frozenset[str]:
-        """Return the names of options that are ``idle`` or ``free``.
+        """Return the names of the options of one kind, ``idle`` or ``free``.
 
         Results do not depend on idle options. A resumed run may change free options.
         """
@@ -135,11 +135,14 @@ class Declared:
         """Raise click.UsageError if required options are missing."""
 
     def require_kind(self, kind: str, what: str) -> None:
-        """Raise UsageError if an option was given that is for another kind of data.
+        """Check that the options that the user gave apply to a kind of data.
 
         Args:
-            kind: One of ``KINDS_OF_DATA``, that of the network or data set.
-            what: Name of the network or data set in the message.
+            kind: Kind of the network or data set, one of ``KINDS_OF_DATA``.
+            what: Name of the network or data set, for the message.
+
+        Raises:
+            UsageError: An option is for another kind of data.
         """
         for name, declared in sorted(_declared(type(self)), key=lambda pair: pair[0]):
             if declared.of and declared.of != kind and name in self.given:
@@ -149,18 +152,18 @@ class Declared:
                 )
 
     def into(self, cls: type[V], **others: Any) -> V:
-        """Build a dataclass of a library from the options with the names of its fields.
+        """Build another dataclass, whose fields take the values of the options of the same names.
 
         Args:
-            cls: The dataclass.
-            others: Values of fields that are no options, or that replace the options' values.
+            cls: Class to build.
+            **others: Values of fields that are no options, or that replace the options' values.
         """
         names = [item.name for item in fields(cast(Any, cls)) if hasattr(self, item.name)]
         return cls(**self.named(*names) | others)
 
     @property
     def typed(self) -> frozenset[str]:
-        """Names of the options of this class that were given; groups have their own."""
+        """Names of the options of this class, without its groups, that the user gave."""
         return self.given & {item.name for item in fields(self)}
 
     def named(self, *names: str) -> dict[str, Any]:
@@ -171,11 +174,11 @@ class Declared:
         """Return the values of all options by name, for the parameters of a result.
 
         Args:
-            resolved: Values that replace those given or left out, such as the number of steps
-                chosen.
+            **resolved: Final values of options, by name, such as the number of steps that was
+                chosen automatically.
 
         Raises:
-            KeyError: There is no option with a name in ``resolved``.
+            KeyError: A name in ``resolved`` is no option.
         """
         values: dict[str, Any] = {}
         for item in fields(self):
@@ -217,17 +220,17 @@ def option(
     idle: bool = False,
     **attributes: Any,
 ) -> Any:
-    """Return a field that is an option.
+    """Return a dataclass field that declares a command-line option.
 
     Args:
-        names: Names as typed. By default the field's name after two hyphens; a boolean that is no
-            flag also gets the name with ``--no-``.
-        unset: Meaning of leaving the option out; the help shows it as the default.
-        of: The only kind of data that the option is for; None for all.
-        free: Whether a resumed run may have another value, and still be the same run.
+        *names: Names on the command line, such as ``--seed``. By default two hyphens and the
+            field's name; a boolean that is no flag also gets the name with ``--no-``.
+        unset: Text that the help shows as the default of an option without a default value.
+        of: Kind of data that the option is for; None for all kinds.
+        free: Whether a resumed run may have another value of the option.
         idle: Whether results are independent of the option.
-        attributes: Arguments of ``click.Option``: type, default, required, is_flag, help. The type
-            follows from the field's annotation where ``BY_ANNOTATION`` has one for it.
+        **attributes: Arguments of ``click.Option``: type, default, required, is_flag, help. By
+            default, the type follows from the field's annotation by ``BY_ANNOTATION``.
     """
     metadata = {_DECLARED: _Declaration(DeclaredOption, names, attributes, unset, of, free, idle)}
     if attributes.get("required"):
@@ -237,9 +240,9 @@ def option(
 
 
 def argument(**attributes: Any) -> Any:
-    """Return a field that is a required argument, which is typed without a name.
+    """Return a dataclass field that declares a required positional argument.
 
-    Attributes are those of ``click.Argument``.
+    Attributes are the arguments of ``click.Argument``.
     """
     return field(metadata={_DECLARED: _Declaration(click.Argument, (), attributes, None)})
 
@@ -249,13 +252,14 @@ def options_of(
     unset: str | Mapping[str, str] = "{}",
     defaults: Mapping[str, Any] = MappingProxyType({}),
 ) -> Any:
-    """Return a field that contains options of a class that scripts share.
+    """Return a dataclass field that contains a group of options, which several scripts share.
 
     Args:
-        cls: The class.
-        unset: Meaning of leaving out an option without a default, where that differs between
-            scripts: for all of them, with ``{}`` for the text of the class, or by name.
-        defaults: The script's own defaults, by the names of fields; other names are ignored.
+        cls: Class of the group.
+        unset: Text that the help shows as the default of options without a default value, if it
+            differs from the class: one text for all, with ``{}`` for the text of the class, or a
+            text by name of the option.
+        defaults: Default values of the script, by names of fields; other names are ignored.
     """
     own = {item.name: defaults[item.name] for item in fields(cls) if item.name in defaults}
     return field(default_factory=partial(cls, **own), metadata={_SHARED: _Shared(cls, unset, own)})
@@ -264,7 +268,7 @@ def options_of(
 def takes(cls: type[S]) -> Callable[[Callable[[S], int | None]], Callable[..., int | None]]:
     """Return a decorator that gives a command the options of a settings class.
 
-    The function gets one object of the class, and returns the exit code of the script.
+    The decorated function takes one object of the class, and returns the exit code of the script.
     """
 
     def decorate(function: Callable[[S], int | None]) -> Callable[..., int | None]:
@@ -322,13 +326,13 @@ def _without_none(annotation: Any) -> Any:
 
 
 def meant(name: str, known: Collection[str]) -> str:
-    """Return a suggestion of a similar known name, as the end of a message; empty without one."""
+    """Return a suggestion of a similar known name, to end a message; empty if none is similar."""
     near = get_close_matches(name, known, 1)
     return f": is '{near[0]}' meant?" if near else ""
 
 
 def typed_by_name(cls: type[S], values: Mapping[str, Any]) -> S:
-    """Return the settings of a command for options given by name from Python.
+    """Build the settings of a command from option values given by name in Python.
 
     Raises:
         UsageError: An option does not exist, or its value is invalid.
@@ -353,19 +357,19 @@ def typed_by_name(cls: type[S], values: Mapping[str, Any]) -> S:
 
 
 def spelled_alike(name: str) -> str:
-    """Return an option name with ``_`` in place of ``-``, as click compares names."""
+    """Return an option name with ``_`` in place of ``-``, so that both spellings are equal."""
     return name.replace("-", "_")
 
 
 class SectionedCommand(click.Command):
-    """A command with options in sections, whose flags also take values, as in ``--cond=False``.
+    """A command whose help has sections and whose flags also take values, as in ``--cond=False``.
 
     ``--help`` shows an example and the common options, ``--help-all`` all options by section.
 
     Args:
-        common: Names of the options that ``--help`` shows; all if empty.
-        example: Command line that the help shows.
-        arguments: Arguments of ``click.Command``.
+        common: Names of the options that ``--help`` lists; all options if empty.
+        example: Command line that the help shows as an example.
+        **arguments: Arguments of ``click.Command``.
     """
 
     def __init__(
@@ -387,7 +391,7 @@ class SectionedCommand(click.Command):
             )
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse arguments; flags may have a value, for example ``--cond=False``."""
+        """Parse command-line arguments, whose flags may have a value, as in ``--cond=False``."""
         flags = {
             spelled_alike(name): param
             for param in self.params
@@ -411,7 +415,7 @@ class SectionedCommand(click.Command):
         return rest
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the description and the example."""
+        """Write the description of the command and the example to the help."""
         super().format_help_text(ctx, formatter)
         if self.example:
             formatter.write_paragraph()
@@ -419,7 +423,7 @@ class SectionedCommand(click.Command):
                 formatter.write_text(f"Example: {self.example}")
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the common options, or all options in sections; required ones come first."""
+        """Write the options to the help: the common ones, or all options in sections."""
         full = not self.common or ctx.meta.get(HELP_ALL, False)
         params = [param for param in self.get_params(ctx) if isinstance(param, click.Option)]
         if not full:

@@ -24,7 +24,7 @@ STEPS, CHAIN_STEPS = 24, 10
 
 
 class PriorOptions(Declared, section="Prior"):
-    """The prior."""
+    """Options for the prior distribution of points."""
 
     network: str | None = option(
         idle=True, type=NETWORK, help="Network file: a path or an https URL"
@@ -65,11 +65,11 @@ class PriorOptions(Declared, section="Prior"):
 
     def __post_init__(self) -> None:
         if (self.network is None) == (self.data_name is None):
-            raise UsageError("give either --network, or --data_name for a toy's own denoiser")
+            raise UsageError("give either --network, or --data_name for a toy's exact denoiser")
 
 
 class LikelihoodOptions(Declared, section="Likelihood"):
-    """The likelihood of the observation."""
+    """Options for the likelihood of the observation."""
 
     likelihood: str = option(
         default="gaussian",
@@ -94,16 +94,18 @@ class LikelihoodOptions(Declared, section="Likelihood"):
 
     @property
     def files(self) -> list[str | Path | None]:
-        """Option values that may be files with an effect on draws."""
+        """Values of the options that may name files on which the draws depend."""
         program = self.likelihood.rpartition(":")[0]
         return [program, *self._arrays]
 
     def require(self) -> None:
-        """Raise UsageError unless the options define a likelihood."""
+        """Check that the options define a likelihood; raise UsageError if not."""
         wanted = {"mask": "mask", "operator": "linear"}
         for name, kind in wanted.items():
             if (getattr(self, name) is not None) != (self.likelihood == kind):
-                raise UsageError(f"--{name} goes with --likelihood={kind}, and is needed there")
+                raise UsageError(
+                    f"--{name} is required with --likelihood={kind}, and only valid there"
+                )
         known = self.likelihood in LIKELIHOODS
         if not known and ":" not in self.likelihood:
             raise UsageError(
@@ -111,7 +113,9 @@ class LikelihoodOptions(Declared, section="Likelihood"):
                 "FILE.py:function"
             )
         if known != (self.noise_std is not None):
-            raise UsageError(f"--noise_std goes with {', '.join(LIKELIHOODS)}, and is needed there")
+            raise UsageError(
+                f"--noise_std is required with {', '.join(LIKELIHOODS)}, and only valid there"
+            )
         if self.noise_std is not None:
             positive_numbers(self.noise_std)
         require_there(*map(Path, self._arrays))
@@ -124,7 +128,7 @@ class LikelihoodOptions(Declared, section="Likelihood"):
 
 
 class SamplerOptions(Declared, section="Sampler"):
-    """Sampler and its settings."""
+    """Options for the sampler of posterior draws."""
 
     sampler: str = option(
         type=choice(names.SAMPLERS),
@@ -172,7 +176,7 @@ class SamplerOptions(Declared, section="Sampler"):
 
 
 class InferenceSettings(Declared):
-    """Options of all commands: output, prior and likelihood."""
+    """Options of all commands of ``posterior.py``: output, prior and likelihood."""
 
     save_dir: Path = shared.save_dir()
     prior: PriorOptions = options_of(PriorOptions)
@@ -184,18 +188,20 @@ class InferenceSettings(Declared):
 
     @property
     def learned(self) -> bool:
-        """Whether the network is the posterior, so that there is no likelihood."""
+        """Whether a conditional network is the posterior, so that there is no likelihood."""
         return False
 
     @property
     def of_trials(self) -> bool:
-        """Whether the likelihood is a network."""
+        """Whether the likelihood is a network trained on simulated trials."""
         return self.prior.prior is not None
 
     def __post_init__(self) -> None:
         if self.of_trials:
             for name in sorted(self.likelihood.typed):
-                raise UsageError(f"--{name} goes without --prior, whose network is the likelihood")
+                raise UsageError(
+                    f"--{name} is not for --prior, with a network as likelihood: leave --{name} out"
+                )
         elif not self.learned:
             self.likelihood.require()
 
@@ -213,19 +219,23 @@ class CommonSettings(InferenceSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.prior.deblur and self.sampler.sampler == "hmc":
-            raise UsageError("--deblur has no gradients: take another --sampler than hmc")
+            raise UsageError(
+                "--deblur has no gradients, but --sampler=hmc needs them: choose another sampler"
+            )
         if "sharpen" in self.given and not self.learned:
-            raise UsageError("--sharpen is for draws without a likelihood: leave it out")
+            raise UsageError("--sharpen is for draws without a likelihood: leave --sharpen out")
 
     def require_alone(self) -> None:
-        """Raise UsageError if an option for likelihoods is given."""
+        """Raise UsageError if the user gave an option that needs a likelihood."""
         of_samplers = self.sampler.typed - {"chains", "draws", "seed"}
         for name in sorted(of_samplers | (self.given & {"chain_n_iters"})):
-            raise UsageError(f"--{name} is for a likelihood, and there is none: leave it out")
+            raise UsageError(
+                f"--{name} needs a likelihood, but --likelihood is not given: leave --{name} out"
+            )
 
 
 class HeldOutOptions(Declared, section="Calibration"):
-    """Further quantities of a calibration."""
+    """Options for further quantities to be calibrated."""
 
     function: tuple[str, ...] | None = option(
         help="Functions of the parameters, FILE.py:name (comma-separated), that map points "
@@ -240,5 +250,5 @@ class HeldOutOptions(Declared, section="Calibration"):
 
     @property
     def wanted(self) -> bool:
-        """Whether any of these options is given."""
+        """Whether the user gave any option of this group."""
         return bool(self.function or self.conditions_network)

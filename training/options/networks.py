@@ -17,9 +17,10 @@ class ImportSettings(
     source: Path = option(required=True, help="Network file of the original code (.pkl).")
     dest: Path = option(required=True, help="Network file to write.")
     data_name: str | None = option(
-        unset="what the file says", help="Name of the training data; for toys, the toy"
+        unset="name in the file", help="Name of the training data; for toys, the toy"
     )
     tmax: float | None = option(
-        unset="what the file says, or for images 15.01", help="Last time, at most that of training"
+        unset="time in the file, or for images 15.01",
+        help="Last time of the flow, at most the last time of the training",
     )
     overwrite: bool = shared.overwrite()

@@ -75,14 +75,16 @@ class SampleSettings(
 
     @property
     def of_trials(self) -> bool:
-        """Whether the likelihood is a network that does more than correct draws."""
+        """Whether the likelihood is a network, rather than a correction of a posterior's draws."""
         return super().of_trials and self.correct is None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_there(self.observation, self.condition, self.truth)
         if not self.held_out and (self.refuse is not None or self.beside.wanted):
-            raise UsageError("--no-held_out leaves nothing for --refuse, or what goes with it")
+            raise UsageError(
+                "--refuse needs the calibration in the network file: leave --no-held_out out"
+            )
         if self.learned:
             self.require_alone()
             if self.correct and (self.prior.deblur or not self.log_prob):
@@ -90,13 +92,17 @@ class SampleSettings(
                 raise UsageError(f"--correct needs log densities: leave {other} out")
             return
         for name in sorted(self.given & {"log_prob", "correct"}):
-            raise UsageError(f"--{name} goes with --condition alone: leave it out")
+            raise UsageError(
+                f"--{name} is for --condition without a likelihood: leave --{name} out"
+            )
         if self.of_trials and (self.observation is None or self.condition is not None):
-            raise UsageError("--prior goes with --observation, a row for each trial, alone")
+            raise UsageError(
+                "--prior needs --observation with one trial per row, and no --condition"
+            )
         own = self.likelihood.likelihood not in inference.LIKELIHOODS
         if own != (self.observation is None):
             raise UsageError(
-                "--observation goes with gaussian, mask and linear, and is needed there"
+                "--observation is required with gaussian, mask and linear, and only valid there"
             )
 
 
@@ -151,11 +157,13 @@ class CheckSettings(
         super().__post_init__()
         require_there(self.data_root, self.condition)
         if self.data_root is not None and self.truth != "data":
-            raise UsageError("--data_root goes with --truth=data")
+            raise UsageError("--data_root is only for --truth=data, and is required there")
         if self.condition is not None and not self.learned:
-            raise UsageError("--condition is for a check without a likelihood: leave that out")
+            raise UsageError(
+                "--condition is for a check without a likelihood: leave --likelihood out"
+            )
         if self.neighbors is not None and self.condition is None:
-            raise UsageError("--neighbors goes with --condition")
+            raise UsageError("--neighbors needs --condition")
 
 
 class CalibrateSettings(
@@ -203,9 +211,13 @@ class CalibrateSettings(
         require_there(self.data_root)
         network = self.prior.network
         if network is None:
-            raise UsageError("calibrate adds to a network file: give --network, not --data_name")
+            raise UsageError(
+                "calibrate writes to a network file: give --network instead of --data_name"
+            )
         if "://" in network and self.dest is None:
-            raise UsageError("a network of a URL stays as it is: give --dest")
+            raise UsageError(
+                "calibrate cannot write to a URL: give --dest, the network file to write"
+            )
         if "save_dir" not in self.given:
             object.__setattr__(self, "save_dir", (self.dest or Path(network)).parent)
 
@@ -288,7 +300,7 @@ class CompareSettings(
     def __post_init__(self) -> None:
         require_there(self.observation)
         if len(self.networks) < 2:
-            raise UsageError("compare takes two models or more: give --network again")
+            raise UsageError("compare needs two models or more: give --network for each of them")
         for name in ("priors", "weights"):
             values = getattr(self, name)
             alone = name == "priors" and len(values) == 1
@@ -348,7 +360,7 @@ SIMULATED = ("weights", "points", "runs")
 
 
 class MixtureOptions(Declared, section="Mixture"):
-    """The mixture and its data."""
+    """Options for the mixture and for simulated data."""
 
     components: int | None = option(
         type=click.IntRange(min=2),
@@ -384,11 +396,12 @@ class MixtureOptions(Declared, section="Mixture"):
 
     def __post_init__(self) -> None:
         if self.components is not None and self.means is not None:
-            raise UsageError("--means has the components: leave out --components")
+            raise UsageError("--means defines the components: leave --components out")
         simulated = [name for name in SIMULATED if getattr(self, name) is not None]
         if self.observation is not None and simulated:
             raise UsageError(
-                f"--{simulated[0]} is for simulated data: leave out --observation, or it"
+                f"--{simulated[0]} is for simulated data: leave --{simulated[0]} or --observation "
+                "out"
             )
 
 
@@ -413,13 +426,15 @@ class MixtureSettings(
     def __post_init__(self) -> None:
         super().__post_init__()
         if "chain_n_iters" in self.given:
-            raise UsageError("--chain_n_iters is for sample and check: no flow is in these chains")
+            raise UsageError("--chain_n_iters is for sample and check: leave --chain_n_iters out")
         if self.likelihood.likelihood not in inference.LIKELIHOODS:
-            raise UsageError(f"mixture takes --likelihood={', '.join(inference.LIKELIHOODS)}")
+            raise UsageError(
+                f"mixture needs --likelihood, one of {', '.join(inference.LIKELIHOODS)}"
+            )
 
 
 FEWEST = 50
-"""Simulations of a round."""
+"""Smallest number of simulations per round."""
 
 
 class RoundsSettings(

@@ -15,7 +15,7 @@ IMAGES = 50_000
 
 
 class NoiseOptions(Declared, section="Noise"):
-    """The noise on the samples."""
+    """Options for the noise on the samples."""
 
     noise: str = option(
         type=choice(NOISES),

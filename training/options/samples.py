@@ -17,11 +17,11 @@ class GenerationSettings(
     example=f"{command_line('gen_fid_samples')} --network=digits.pkl --seeds=0-999 --save_dir=out",
     common="network save_dir seeds class_ bs solver n_iters device_name overwrite",
 ):
-    """Options of the script."""
+    """Options of ``gen_fid_samples.py``."""
 
     save_dir: Path = shared.save_dir("Folder of the images.")
     seeds: str = option(default="0-63", help="Seeds of the images, for example 1,2,5-10.")
-    bs: int = option(default=64, help="Images in flight over all ranks.")
+    bs: int = option(default=64, help="Images generated at a time, over all ranks.")
     subdirs: bool = option(is_flag=True, help="Make a subfolder for each thousand seeds.")
     gen_source: str = option(
         type=choice(("diag", "empirical")),
@@ -48,21 +48,21 @@ class GenerationSettings(
     def __post_init__(self) -> None:
         empirical = self.gen_source == "empirical"
         if self.prev_melt is not None and not empirical:
-            raise UsageError("--prev_melt goes with --gen_source=empirical only")
+            raise UsageError("--prev_melt is only for --gen_source=empirical")
         if empirical and self.prev_melt is None:
             raise UsageError(
-                "--gen_source=empirical takes the variances of a melt: give --prev_melt"
+                "--gen_source=empirical needs the variances of a saved melt: give --prev_melt"
             )
         if empirical and "eps" in self.given:
-            raise UsageError("--eps goes with --gen_source=diag only")
+            raise UsageError("--eps is only for --gen_source=diag")
         shared.check_storage(self.store_grid, self.times.disc, self.network.network)
 
     def image_settings(self, **resolved: Any) -> dict[str, Any]:
-        """Return all options besides its seed that an image depends on.
+        """Return the values of all options, besides the seed, that determine an image.
 
         Args:
-            resolved: Options with values that they were resolved to, such as ``end_time`` and
-                ``batch_gpu``. The size of network calls affects the last bits.
+            **resolved: Final values of options such as ``end_time`` and ``batch_gpu``. The number
+                of images per network evaluation affects the last bits of a result.
         """
         values = self.recorded(**resolved)
         names = (
@@ -82,7 +82,7 @@ AT_LEAST_TWO, NOT_NEGATIVE = click.IntRange(min=2), click.IntRange(min=0)
 
 
 class MeasuringOptions(Declared, section="Measuring"):
-    """How features of images are measured."""
+    """Options for measuring the features of images."""
 
     num: int | None = option(
         "--num",

@@ -42,11 +42,11 @@ def runs(
     """Return a command that runs a function of ``training.commands``.
 
     Args:
-        place: ``module.function``. It is imported when the command runs, so that ``--help`` does
-            not import PyTorch.
+        place: Name of the function, ``module.function``. The module is imported when the command
+            runs, so that ``--help`` does not import PyTorch.
         settings: Settings class of the function.
-        help: Help text; None for the docstring of the settings.
-        short_help: Help text in a list of commands; None for the first sentence.
+        help: Help text; None for the docstring of the settings class.
+        short_help: Help text in a list of commands; None for the first sentence of the help.
     """
 
     @command(

@@ -21,12 +21,12 @@ def overwrite() -> Any:
 
 
 def strict(condition: str) -> Any:
-    """Return the option ``--strict``, which makes a condition an error."""
+    """Return the option ``--strict``, which makes a script exit with code 3 under a condition."""
     return option(idle=True, is_flag=True, help=f"Exit with code 3 if {condition}.")
 
 
 def level(test: str, **how: Any) -> Any:
-    """Return the option ``--level`` of a test."""
+    """Return the option ``--level``, the significance level of a test."""
     return option(
         **how,
         type=click.FloatRange(0, 1, min_open=True, max_open=True),
@@ -41,7 +41,7 @@ def seed(default: int = 0) -> Any:
 
 
 class DeviceOptions(Declared):
-    """Device, and whether existing results may be replaced."""
+    """Options for the device and for replacing existing results."""
 
     device_name: str | None = option(
         idle=True, unset="cuda if available", help="Device: cpu, cuda or cuda:N"
@@ -50,7 +50,7 @@ class DeviceOptions(Declared):
 
 
 class InflationOptions(Declared, section="Flow"):
-    """The data's dimensions and the inflationary schedule."""
+    """Options for the dimensions of the data and for the inflationary schedule."""
 
     data_dim: int | None = option(
         unset="the data's", help="Dimension of the data, compared with the data set."
@@ -79,14 +79,14 @@ class InflationOptions(Declared, section="Flow"):
     )
 
     def expected(self) -> dict[str, Any]:
-        """All of them by name, for a network to agree with."""
+        """Return all options of the group by name, to compare them with a network file."""
         return self.named("data_dim", *names.INFLATION)
 
     def arguments(self, precond: str = "ifs", data_dim: int = 0) -> dict[str, Any]:
-        """Return the arguments of the inflationary schedule that were given.
+        """Return the arguments of the inflationary schedule that the user gave.
 
         Args:
-            precond: Kind of model. Isotropic models have no such arguments.
+            precond: Kind of model. Isotropic models have no arguments of this schedule.
             data_dim: Dimension of the data; an isotropic model keeps all dimensions.
 
         Raises:
@@ -100,12 +100,12 @@ class InflationOptions(Declared, section="Flow"):
                 agree(name, value, known, f"precond={precond}")
             return {}
         if "inflation_gap" in given and given.get("g_type") != "constant_inflation_gap":
-            raise UsageError("--inflation_gap goes with --g_type=constant_inflation_gap only")
+            raise UsageError("--inflation_gap is only for --g_type=constant_inflation_gap")
         return given
 
 
 def toy_name(required: bool = False, unset: str | None = None) -> Any:
-    """Return the option ``--data_name`` of a toy."""
+    """Return the option ``--data_name``, which selects a toy."""
     return option(type=choice(names.TOY_NAMES), required=required, unset=unset, help="The toy")
 
 
@@ -119,7 +119,7 @@ def augment_to(unset: str = "0, not embedded") -> Any:
 
 
 KNOWN = "the network's"
-"""Default of options whose values a network file contains."""
+"""Text for the default of options whose values a network file contains."""
 
 
 def network(required: bool = True) -> Any:
@@ -143,15 +143,15 @@ def store_grid() -> Any:
 
 
 def check_storage(store: bool, disc: str, network: str | None) -> None:
-    """Raise UsageError if times are to be kept in a network file, but cannot be."""
+    """Raise UsageError if the time grid is to be stored in a network file, but cannot be."""
     if store and (disc != "adapted" or network is None):
-        raise UsageError("--store_grid goes with a network and --disc=adapted")
+        raise UsageError("--store_grid needs a network and --disc=adapted")
     if store and network is not None and "://" in network:
         raise UsageError("--store_grid writes into the network file: give a path, not a URL")
 
 
 class CallOptions(Declared, section="Network"):
-    """How a network of images is evaluated."""
+    """Options for the evaluation of a network of images."""
 
     precision: str = option(
         type=choice(names.PRECISIONS),
@@ -164,7 +164,7 @@ class CallOptions(Declared, section="Network"):
 
 
 class ImageNetworkOptions(CallOptions):
-    """A network of images, and what it is expected to be."""
+    """Options for a network of images and its expected properties."""
 
     network: str = network()
     data_name: str | None = option(
@@ -204,7 +204,7 @@ def _tolerance() -> Any:
 
 
 class SolverOptions(Declared, section="Integration"):
-    """How to integrate between given times."""
+    """Options for the integration between given times."""
 
     solver: str = option(
         type=choice(names.SOLVER_NAMES),
@@ -218,13 +218,13 @@ class SolverOptions(Declared, section="Integration"):
         tolerances = sorted(self.given & {"rtol", "atol"})
         if tolerances and self.solver not in names.ADAPTIVE_SOLVERS:
             raise UsageError(
-                f"--{tolerances[0]} goes with adaptive solvers such as dopri5, but {self.solver} "
-                "takes given steps"
+                f"--{tolerances[0]} is for adaptive solvers such as dopri5, but {self.solver} "
+                "has fixed steps"
             )
 
 
 class ToyTimeOptions(Declared, section="Integration"):
-    """The times of a toy's simulation."""
+    """Options for the times of a toy's simulation."""
 
     steps: int | str | None = option(
         unset=f"{names.DEFAULT_STEPS}, or as given by --h",
@@ -240,11 +240,11 @@ class ToyTimeOptions(Declared, section="Integration"):
 
 def _check_tolerance(given: frozenset[str], steps: int | str | None) -> None:
     if "tol" in given and steps != "auto":
-        raise UsageError("--tol goes with a number of steps of 'auto'")
+        raise UsageError("--tol is only for an automatic number of steps (auto)")
 
 
 class EvenTimeOptions(Declared, section="Integration"):
-    """First and last time of images."""
+    """Options for the first and the last time of images."""
 
     disc: str = _spacing("ifs", "vp_ode")
     vpode_disc_eps: float = option(
@@ -254,7 +254,7 @@ class EvenTimeOptions(Declared, section="Integration"):
 
     def __post_init__(self) -> None:
         if "vpode_disc_eps" in self.given and self.first is None:
-            raise UsageError("--vpode_disc_eps goes with --disc=vp_ode")
+            raise UsageError("--vpode_disc_eps is only for --disc=vp_ode")
 
     @property
     def first(self) -> float | None:
@@ -263,7 +263,7 @@ class EvenTimeOptions(Declared, section="Integration"):
 
 
 class ImageTimeOptions(EvenTimeOptions):
-    """The times of a simulation of images."""
+    """Options for the times of a simulation of images."""
 
     disc: str = _spacing(*DISCRETIZATIONS)
     n_iters: int | str | None = option(
@@ -278,7 +278,7 @@ class ImageTimeOptions(EvenTimeOptions):
 
 
 class SampleTimeOptions(ImageTimeOptions):
-    """The times of samples that are not compared with data."""
+    """Options for the times of samples that are not compared with data."""
 
     n_iters: int | str | None = option(
         unset=f"the number stored in the network file, or {names.DEFAULT_STEPS}",
@@ -287,11 +287,11 @@ class SampleTimeOptions(ImageTimeOptions):
 
 
 def eps(of: str = "Latent distribution", melt: bool = False) -> Any:
-    """Return the option ``--eps``.
+    """Return the option ``--eps``, which selects the distribution of the latents.
 
     Args:
         of: Name of the distribution in the help.
-        melt: Whether the variances of a melt can be used.
+        melt: Whether the variances at the end of an inflation (melt) can be used.
     """
     empirical = "empirical (variances of the melt), " * melt
     return option(
@@ -302,7 +302,7 @@ def eps(of: str = "Latent distribution", melt: bool = False) -> Any:
 
 
 class DensityOptions(Declared, section="Log densities"):
-    """Whether to write log densities, and how to compute their traces."""
+    """Options for log densities and the computation of their Jacobian traces."""
 
     log_prob: bool = option(
         default=False,
@@ -325,6 +325,8 @@ class DensityOptions(Declared, section="Log densities"):
     def __post_init__(self) -> None:
         for name in ("trace", "probes"):
             if name in self.given and not self.log_prob:
-                raise UsageError(f"--{name} goes with --log_prob")
+                raise UsageError(f"--{name} needs --log_prob")
         if "probes" in self.given and self.trace == "exact":
-            raise UsageError("--probes goes with --trace=hutchinson: an exact trace has none")
+            raise UsageError(
+                "--probes is only for --trace=hutchinson: an exact trace has no probes"
+            )

@@ -80,41 +80,41 @@ class SimulationSettings(
     def __post_init__(self) -> None:
         if self.needs_melt and self.prev_melt is None:
             raise UsageError(
-                f"--sim_type={self.sim_type} here starts from a melt: give its file with "
+                f"--sim_type={self.sim_type} starts from a saved melt: give its file with "
                 "--prev_melt"
             )
         if self.prev_melt is not None and not self.needs_melt:
             raise UsageError(
-                "--prev_melt goes with --sim_type=roundtrip, or gen with --gen_source=empirical"
+                "--prev_melt is for --sim_type=roundtrip, or gen with --gen_source=empirical"
             )
         if "data_root" in self.given and "melt" not in self.kinds:
-            raise UsageError("--data_root goes with a melt: leave it out")
+            raise UsageError("--data_root is only for a melt: leave --data_root out")
         if "bs" in self.given and self.sim_type == "roundtrip":
-            raise UsageError("--bs goes with melt and gen: a roundtrip has its melt's images")
+            raise UsageError("--bs is for melt and gen: a roundtrip uses all samples of its melt")
         if self.gen_source == "empirical" and "eps" in self.given:
-            raise UsageError("--eps goes with --gen_source=diag only")
+            raise UsageError("--eps is only for --gen_source=diag")
         if "eps" in self.given and "gen" not in self.kinds and not self.likelihood.log_prob:
-            raise UsageError("--eps goes with gen, or --log_prob: leave it out")
+            raise UsageError("--eps is only for gen, or with --log_prob: leave --eps out")
         if self.class_ is not None and "gen" not in self.kinds:
-            raise UsageError("--class goes with gen: leave it out")
+            raise UsageError("--class is only for gen: leave --class out")
         if self.start_noise and "melt" not in self.kinds:
-            raise UsageError("--start_noise goes with a melt: leave it out")
+            raise UsageError("--start_noise is only for a melt: leave --start_noise out")
         if "round" in self.given and self.csv is None:
-            raise UsageError("--no-round is of the rows in --csv: give its name")
+            raise UsageError("--no-round applies to the rows in --csv: give --csv")
         if self.data_root is None and "melt" in self.kinds:
             raise click.UsageError("Missing option '--data_root'.")
         if self.csv is not None and self.sim_type == "roundtrip":
-            raise UsageError("--csv goes with gen or a melt, not with a lone roundtrip")
+            raise UsageError("--csv is for gen or a melt, not for a lone roundtrip")
         shared.check_storage(self.store_grid, self.times.disc, self.network.network)
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """Kinds of simulation to run, in their order."""
+        """Kinds of simulation to run, in order."""
         return KINDS if self.sim_type == "all" else (self.sim_type,)
 
     @property
     def needs_melt(self) -> bool:
-        """Whether the simulation starts from an earlier melt."""
+        """Whether the simulation starts from a saved inflation (melt)."""
         lone_gen = self.sim_type == "gen" and self.gen_source == "empirical"
         return self.sim_type == "roundtrip" or lone_gen
 
@@ -163,7 +163,7 @@ class ClosedFormSettings(
     common="data_name save_dir dims_to_keep total_samples steps solver save_freq log_prob "
     "seed device_name overwrite",
 ):
-    """Options of ``discrete`` and ``exact``."""
+    """Options of the commands ``discrete`` and ``exact`` of ``toy_pfODE_int.py``."""
 
     data_name: str = shared.toy_name(required=True)
     augment_to: int | None = shared.augment_to()
@@ -187,7 +187,7 @@ class RoundtripSettings(
         required=True,
         help="Data set: a zip or folder of images, or the .npz of a table.",
     )
-    bs: int = option(default=1000, help="Images or rows in flight, over all ranks.")
+    bs: int = option(default=1000, help="Images or rows processed at a time, over all ranks.")
     total_samples: int | None = option(
         unset=f"{PUBLISHED_SAMPLES}, or all if fewer; tables: all validation rows",
         help="Number of images or rows.",
@@ -215,7 +215,7 @@ MOST_BOUNDARY_POINTS, MOST_RADII = 10**5, 10**3
 
 
 class SphereOptions(Declared, section="Spheres and points"):
-    """Spheres and test points."""
+    """Options for spheres and test points."""
 
     test_pts: int = option(
         default=20000, help="Number of test points, and of fresh samples of a toy."
@@ -252,9 +252,7 @@ class SphereOptions(Declared, section="Spheres and points"):
 
     def __post_init__(self) -> None:
         if self.alpha is not None and self.boundary != "alpha":
-            raise UsageError(
-                "--alpha is the radius of --boundary=alpha, but the boundary is transport"
-            )
+            raise UsageError("--alpha is only for --boundary=alpha, but the boundary is transport")
         if self.r_num > 1 and self.r_min >= self.r_max:
             raise UsageError(
                 f"r_min is {self.r_min:g} and r_max {self.r_max:g}: r_max must be above r_min"
@@ -266,21 +264,23 @@ class SphereOptions(Declared, section="Spheres and points"):
         return range(self.seed, self.seed + self.num_seeds)
 
     def points_on(self, dim: int) -> int | None:
-        """Return the number of points on each sphere; None if it has no default."""
+        """Return the number of points on each sphere; None if the dimension has no default."""
         return self.boundary_pts or BOUNDARY_POINTS.get(dim)
 
     def pairs(self, dim: int, possible: bool) -> bool:
-        """Return whether to compare with the exact flow.
+        """Return whether to compare the network's flow with the exact flow.
 
         Args:
             dim: Dimension of the data.
-            possible: Whether there is an exact flow that differs from this one.
+            possible: Whether the data has an exact flow, and the flow at hand is another one.
 
         Raises:
             UsageError: The comparison is requested but not possible.
         """
         if self.paired and not possible:
-            raise UsageError("--paired compares a network with --score=exact, which this is")
+            raise UsageError(
+                "--paired compares a network with the exact flow: leave --score=exact out"
+            )
         return possible and dim == 2 if self.paired is None else self.paired
 
 

@@ -29,7 +29,7 @@ from training.options.types import (
 
 
 class NetworkOptions(Declared, section="Network"):
-    """The network."""
+    """Options for the network architecture."""
 
     arch: str | None = option(
         type=choice(
@@ -111,11 +111,11 @@ class NetworkOptions(Declared, section="Network"):
 
 
 CONDITIONAL = {"bounded", "cond_screen", "cond_shape", "cond_waves", "linear_start"}
-"""Options of tables with conditions."""
+"""Names of the options that apply only to tables with conditions."""
 
 
 class TableOptions(Declared, section="Tables", of_kind=names.TABLE):
-    """Transforms of columns, and the network of a table."""
+    """Options for transforms of columns and for the network of a table."""
 
     marginals: str = option(
         type=choice((names.AUTO, *names.MARGINALS, *names.EVENED, names.LOG, names.AXES_TOO)),
@@ -186,7 +186,7 @@ class TableOptions(Declared, section="Tables", of_kind=names.TABLE):
     )
 
     def require_likelihood(self) -> None:
-        """Raise UsageError if an option does not apply to likelihoods."""
+        """Raise UsageError if the user gave an option that does not apply to likelihoods."""
         if self.bounded == "reject":
             raise UsageError(
                 "--bounded=reject does not apply to --likelihood, which would be positive beyond "
@@ -196,13 +196,13 @@ class TableOptions(Declared, section="Tables", of_kind=names.TABLE):
             raise UsageError("--cond_shape=set:K is for --cond: a likelihood describes one trial")
 
     def require_nothing_of_conditions(self) -> None:
-        """Raise UsageError if an option for conditional tables is given."""
+        """Raise UsageError if the user gave an option that applies only to conditional flows."""
         for name in sorted(self.given & CONDITIONAL):
-            raise UsageError(f"--{name} is for --cond: leave it out")
+            raise UsageError(f"--{name} is only for --cond: leave --{name} out")
 
 
 class DataOptions(Declared, section="Data"):
-    """Training data."""
+    """Options for the training data."""
 
     data: Path | None = option(
         type=DATA_SET,
@@ -259,7 +259,7 @@ class DataOptions(Declared, section="Data"):
 
 
 class ImageFlowOptions(InflationOptions):
-    """The flow's schedule and times."""
+    """Options for the schedule and the times of the flow."""
 
     precond: str = option(
         type=choice(("ifs", "edm", "vp", "ve")),
@@ -286,7 +286,7 @@ class ImageFlowOptions(InflationOptions):
 
 
 class ImageTrainingOptions(TrainingOptions):
-    """Duration and optimization."""
+    """Options for the duration and optimization of a training on images."""
 
     preset: str = option(
         of=names.IMAGES,
@@ -307,7 +307,7 @@ class ImageTrainingOptions(TrainingOptions):
 
 
 class ImageCalibrationOptions(CalibrationOptions):
-    """Calibration of the network."""
+    """Options for the calibration of the network."""
 
     calibrate: bool | None = option(
         unset="on for images with precond=ifs",
@@ -321,16 +321,18 @@ class ImageCalibrationOptions(CalibrationOptions):
     )
 
     def wanted(self, precond: str, by_default: bool = True) -> bool:
-        """Return whether the network is to be calibrated.
+        """Return whether to calibrate the network.
+
+        Args:
+            precond: Kind of model; isotropic models have no calibration.
+            by_default: Whether to calibrate if no option decides.
 
         Raises:
-            UsageError: There is data for a calibration that is not wanted.
+            UsageError: The user gave calibration data, but there is no calibration.
         """
         wanted = super().wanted(precond, by_default)
         if self.calibration_data and not wanted:
-            raise UsageError(
-                "--calibration_data is given, but there is no calibration: leave it out"
-            )
+            raise UsageError("--calibration_data needs a calibration: leave --calibration_data out")
         return wanted
 
 
@@ -362,11 +364,11 @@ class TrainSettings(
         require_named(self, "data")
 
     def require_none_of_complete_tables(self, what: str, but: Sequence[str] = ()) -> None:
-        """Raise UsageError if an option is given that does not apply to conditional queries.
+        """Raise UsageError if the user gave an option that does not apply to conditional queries.
 
         Args:
-            what: Description of the data set.
-            but: Options that are allowed.
+            what: Description of the data set, for the message.
+            but: Names of options that are allowed.
         """
         of_spaces = ("marginals", "whiten", "linear_start", "bounded", "ensemble", "cond")
         for name in (*of_spaces, "likelihood", "cond_screen", "cond_shape", "cond_waves"):

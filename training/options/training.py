@@ -26,7 +26,10 @@ from training.recipes import AVERAGED_PLANE, AVERAGED_SPACE, AVERAGED_TOY, OF_TO
 
 
 class TrainingOptions(Declared, section="Training"):
-    """Duration and optimization; None stands for the value of the recipe."""
+    """Options for the duration and optimization of a training.
+
+    None stands for the value of the recipe.
+    """
 
     duration: float | None = option(
         free=True,
@@ -59,7 +62,7 @@ class TrainingOptions(Declared, section="Training"):
 
 
 class LatentLawOptions(Declared, section="Calibration"):
-    """Distribution of the latents."""
+    """Options for the distribution of the latents."""
 
     latent_law: str | None = option(
         type=choice(("learned", "gaussian")),
@@ -79,7 +82,9 @@ class LatentLawOptions(Declared, section="Calibration"):
 
     def __post_init__(self) -> None:
         if (self.network is not None) != self.refit_latent_law:
-            raise UsageError("--network and --refit_latent_law go together")
+            raise UsageError(
+                "--network and --refit_latent_law need each other: give both or neither"
+            )
         if self.refit_latent_law and self.latent_law == "gaussian":
             raise UsageError(
                 "--refit_latent_law learns a distribution: leave --latent_law=gaussian out"
@@ -87,7 +92,7 @@ class LatentLawOptions(Declared, section="Calibration"):
 
 
 class CalibrationOptions(Declared, section="Calibration"):
-    """Calibration of the network."""
+    """Options for the calibration of the network."""
 
     calibrate: bool | None = option(
         unset="with precond=ifs",
@@ -101,11 +106,11 @@ class CalibrationOptions(Declared, section="Calibration"):
     )
 
     def wanted(self, precond: str, by_default: bool = True) -> bool:
-        """Return whether to calibrate a kind of model.
+        """Return whether to calibrate the network of a training.
 
         Args:
             precond: Kind of model; isotropic models have no calibration.
-            by_default: Whether to calibrate if no option says so.
+            by_default: Whether to calibrate if no option decides.
 
         Raises:
             UsageError: A calibration is requested for an isotropic model, or its options are given
@@ -124,7 +129,7 @@ class CalibrationOptions(Declared, section="Calibration"):
 
 
 class RunOptions(Declared, section="Run"):
-    """Output, resumption, device and random seed."""
+    """Options for output, resumption, device and random seed."""
 
     outdir: Path | None = option(help="Folder for the new run directory.  [required]")
     desc: str | None = option(help="Text to append to the name of the run directory.")
@@ -173,7 +178,7 @@ class RunOptions(Declared, section="Run"):
 
     def __post_init__(self) -> None:
         if "card_memory" in self.given and not self.dry_run:
-            raise UsageError("--card-memory goes with --dry-run")
+            raise UsageError("--card-memory is only for --dry-run")
 
 
 def require_named(settings: Declared, data: str) -> None:
@@ -187,7 +192,7 @@ def require_values(values: Mapping[str, Any], data: str) -> None:
     """Raise click.UsageError unless the output directory and the data are given.
 
     Args:
-        values: Values of the options by name.
+        values: Values of the options, by name.
         data: Name of the option for the data.
     """
     for name in ("outdir", data):
@@ -231,7 +236,7 @@ def _of_recipes(name: str) -> str:
 
 
 class ToyOptions(Declared, section="Data"):
-    """Training data."""
+    """Options for the training data."""
 
     data_name: str | None = option(type=choice(names.TOY_NAMES), help="The toy.  [required]")
     augment_to: int = option(
@@ -248,7 +253,7 @@ class ToyOptions(Declared, section="Data"):
 
 
 class ToyFlowOptions(InflationOptions):
-    """The flow's schedule and times."""
+    """Options for the schedule and the times of the flow."""
 
     precond: str = option(
         type=choice(names.TOY_PRECONDITIONINGS),
@@ -263,7 +268,7 @@ class ToyFlowOptions(InflationOptions):
 
 
 class ToyNetworkOptions(Declared, section="Network"):
-    """The network."""
+    """Options for the network architecture."""
 
     arch: str = option(
         type=choice(names.TOY_NETWORK_NAMES), default="mlp", help="Network architecture."

@@ -15,11 +15,11 @@ from training.names import ANY_NUMBER, COLUMN_TYPES, IDENTIFIER, RAW_TABLES, scr
 
 Param = click.Parameter | None
 Context = click.Context | None
-"""Types of the arguments that click passes with a value."""
+"""Types of the context and the parameter that click passes with a value."""
 
 
 class FiniteFloat(click.FloatRange):
-    """Float range that excludes infinities and NaN."""
+    """Type of a floating-point number in a range, without infinities and NaN."""
 
     def convert(self, value: Any, param: Param, ctx: Context) -> float:
         """Convert a value to a finite number in the range."""
@@ -32,13 +32,16 @@ class FiniteFloat(click.FloatRange):
 POSITIVE = FiniteFloat(min=0, min_open=True)
 NOT_NEGATIVE = FiniteFloat(min=0)
 AMOUNT = FiniteFloat(min=0, min_open=True, max=1e9)
-"""Millions of samples."""
+"""Type of an amount of training, in millions of samples."""
 COUNT = click.IntRange(min=1)
 SEED = click.IntRange(min=0, max=2**63 - 1)
 
 
 class FilePath(click.Path):
-    """Path that is valid for a file system; options of a resumed run may contain any text."""
+    """Type of a path that is valid for a file system.
+
+    Options of a resumed run may contain any text, so that the text must be checked.
+    """
 
     def convert(self, value: Any, param: Param, ctx: Context) -> str | bytes | os.PathLike[str]:
         """Convert a value to a path."""
@@ -55,7 +58,7 @@ FILE = FilePath(path_type=Path)
 
 
 class DataSetPath(FilePath):
-    """Path of an existing data set, as opposed to a file that one is made from."""
+    """Type of the path of an existing data set, not of the source of a data set."""
 
     def convert(self, value: Any, param: Param, ctx: Context) -> str | bytes | os.PathLike[str]:
         """Convert a value to the path of a data set.
@@ -81,7 +84,7 @@ DATA_SET = DataSetPath(path_type=Path)
 
 
 class NetworkFilePath(click.ParamType[str]):
-    """Path of an existing file, or a URL; mistakes are reported before any work starts."""
+    """Type of a network file: path of an existing file, or a URL."""
 
     name = "path|url"
 
@@ -105,7 +108,7 @@ NETWORK = NetworkFilePath()
 
 
 class Steps(click.ParamType[int | str]):
-    """A positive number of steps, or ``auto``."""
+    """Type of a number of steps: a positive integer, or ``auto``."""
 
     name = "integer|auto"
 
@@ -120,12 +123,12 @@ STEPS = Steps()
 
 
 def choice(names: Iterable[str]) -> click.Choice[str]:
-    """Return the type of an option with these values."""
+    """Return the type of an option that takes one of some names."""
     return click.Choice(list(names))
 
 
 class Integers(click.ParamType[tuple[int, ...]]):
-    """Positive integers with a separator; ``name`` is an example."""
+    """Type of a list of positive integers with a separator between them."""
 
     what, separator = "a list of positive integers", ","
 
@@ -133,7 +136,7 @@ class Integers(click.ParamType[tuple[int, ...]]):
         self.name = name
 
     def convert(self, value: Any, param: Param, ctx: Context) -> tuple[int, ...]:
-        """Convert a text with separators to positive integers."""
+        """Parse positive integers, such as ``16,8``."""
         if isinstance(value, tuple | list):
             value = self.typed(value)
         try:
@@ -145,7 +148,7 @@ class Integers(click.ParamType[tuple[int, ...]]):
         return numbers
 
     def typed(self, numbers: Sequence[int]) -> str:
-        """Return numbers as they are typed."""
+        """Format integers in the form that the option takes."""
         return self.separator.join(map(str, numbers))
 
 
@@ -153,12 +156,12 @@ MULTIPLIERS, SIDES = Integers("2,2,2"), Integers("16,8")
 
 
 class Shape(Integers):
-    """A shape, or ``set:K``, a set of any number of rows of K numbers."""
+    """Type of a shape such as ``3x8x8``, or ``set:K``, a set of any number of rows of K numbers."""
 
     what, separator = "a shape", "x"
 
     def convert(self, value: Any, param: Param, ctx: Context) -> tuple[int, ...]:
-        """Convert a text such as ``3x8x8`` to a shape, or ``set:K`` to ``(ANY_NUMBER, K)``."""
+        """Parse a shape such as ``3x8x8``; ``set:K`` becomes ``(ANY_NUMBER, K)``."""
         if isinstance(value, tuple | list):
             value = self.typed(value)
         if not (isinstance(value, str) and value.startswith(SET)):
@@ -171,7 +174,7 @@ class Shape(Integers):
         return ANY_NUMBER, int(size)
 
     def typed(self, numbers: Sequence[int]) -> str:
-        """Return a shape as it is typed."""
+        """Format a shape in the form that the option takes."""
         first, *rest = numbers
         return f"{SET}{super().typed(rest)}" if first == ANY_NUMBER else super().typed(numbers)
 
@@ -181,23 +184,26 @@ SHAPE = Shape("3x32x32")
 
 
 class Numbers(click.ParamType[list[float]]):
-    """Comma-separated positive numbers."""
+    """Type of a comma-separated list of positive numbers."""
 
     name = "p,q"
 
     def convert(self, value: Any, param: Param, ctx: Context) -> list[float]:
-        """Convert a text with commas to positive numbers."""
+        """Parse positive numbers, such as ``0.5,0.1``."""
         parts = value if isinstance(value, list | tuple) else str(value).split(",")
         return [float(POSITIVE.convert(part, param, ctx)) for part in parts]
 
 
 class Names(click.ParamType[tuple[str, ...]]):
-    """Comma-separated names, such as age,weight; one with a comma in double quotes."""
+    """Type of a list of names, such as ``age,weight``.
+
+    A name that contains a comma is in double quotes.
+    """
 
     name = "a,b,c"
 
     def convert(self, value: Any, param: Param, ctx: Context) -> tuple[str, ...]:
-        """Convert a text with commas to names."""
+        """Parse a list of names, such as ``age,weight``."""
         several = isinstance(value, tuple | list)
         names = tuple(map(str, value)) if several else tuple(parts_of(str(value)))
         if not (names and all(names)):
@@ -206,24 +212,27 @@ class Names(click.ParamType[tuple[str, ...]]):
 
 
 class Groups(click.ParamType[tuple[tuple[str, ...], ...]]):
-    """Lists of names with semicolons between, such as y1,y2;y3,y4."""
+    """Type of several lists of names, such as ``y1,y2;y3,y4``."""
 
     name = "a1,b1;a2,b2"
 
     def convert(self, value: Any, param: Param, ctx: Context) -> tuple[tuple[str, ...], ...]:
-        """Parse lists of names, such as ``a1,b1;a2,b2``."""
+        """Parse a string such as ``a1,b1;a2,b2`` into lists of names."""
         parts = value if isinstance(value, tuple | list) else str(value).split(";")
         return tuple(Names().convert(part, param, ctx) for part in parts)
 
 
 class ColumnTypes(click.ParamType[tuple[tuple[str, str], ...]]):
-    """Comma-separated types ``name:type``: a listed type, ordered levels or a date format."""
+    """Type of a list of column types ``name:type``.
+
+    A type is the name of a type, the ordered levels of a category, or a date format.
+    """
 
     name = "a:category,b:small<large"
     form = re.compile(r"(?P<name>.+?):(?P<type>%.+|[^:]+)")
 
     def convert(self, value: Any, param: Param, ctx: Context) -> tuple[tuple[str, str], ...]:
-        """Convert a text to pairs of a column and its type."""
+        """Parse pairs of a column and its type, such as ``age:whole,size:small<large``."""
         if isinstance(value, tuple):
             return value
         types = []
@@ -243,14 +252,17 @@ class ColumnTypes(click.ParamType[tuple[tuple[str, str], ...]]):
 
 
 class Ranges(click.ParamType[tuple[tuple[str, float, float], ...]]):
-    """Comma-separated ranges ``name:low:high`` with optional ends; quoted as ``Names``."""
+    """Type of a list of ranges ``name:low:high``, whose ends are optional.
+
+    A name that contains a comma is in double quotes.
+    """
 
     name = "a:0:1,b:0:"
 
     def convert(
         self, value: Any, param: Param, ctx: Context
     ) -> tuple[tuple[str, float, float], ...]:
-        """Convert a text to columns with a low and a high end; missing ends are infinite."""
+        """Parse ranges such as ``age:0:,share:0:1``; a missing end is infinite."""
         if isinstance(value, tuple):
             return value
         ranges = list[tuple[str, float, float]]()
@@ -280,12 +292,15 @@ def _require_once(
 
 
 class Givens(click.ParamType[tuple[tuple[str, str], ...]]):
-    """Comma-separated values ``name:value``, quoted as names are."""
+    """Type of a list of values ``name:value``.
+
+    A pair that contains a comma is in double quotes.
+    """
 
     name = "a:value,b:value"
 
     def convert(self, value: Any, param: Param, ctx: Context) -> tuple[tuple[str, str], ...]:
-        """Convert a text to pairs of a column and its value."""
+        """Parse pairs of a column and its value, such as ``sex:female,age:40``."""
         if isinstance(value, tuple):
             return value
         pairs = [part.partition(":") for part in parts_of(str(value))]
@@ -307,4 +322,4 @@ BY_ANNOTATION: dict[Any, click.ParamType[Any]] = {
     tuple[tuple[str, ...], ...]: Groups(),
     tuple[tuple[str, float, float], ...]: Ranges(),
 }
-"""Types of options that follow from the annotations of their fields."""
+"""Default types of options, by annotation of their fields."""

@@ -45,7 +45,7 @@ KINDS: dict[str, type[Subject]] = {kind.kind: kind for kind in (ToyFlow, TableFl
 def open_subject(
     file: NetworkFile, expected: dict[str, object] | None = None, data_name: str | None = None
 ) -> Subject:
-    """Return the subject of an open network file.
+    """Return the subject (the flow and the meaning of its points) of an open network file.
 
     Args:
         file: Network file.
@@ -66,10 +66,12 @@ def open_subject(
 
 
 def open_prior(file: NetworkFile) -> Subject:
-    """Return the subject of a prior, which can also be the numbers of records.
+    """Return the subject of a network file that serves as a prior.
+
+    For a network of records, the points of the subject are the numeric columns.
 
     Raises:
-        UsageError: The network has no numbers, or was trained for one query.
+        UsageError: The records have no numeric columns, or the network was trained for one query.
         DataError: The file's description of its data is inconsistent.
     """
     return RecordPrior.of(file, {}) if file.kind == RECORDS else open_subject(file)

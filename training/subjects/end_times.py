@@ -29,7 +29,7 @@ def choose_end(preparation: Preparation, coordinates: Coordinates, patience: int
     """Return the choices of a model, with an end time selected on held-out rows if there are few.
 
     Args:
-        preparation: Table and training; the user did not choose the end time.
+        preparation: Table and training; the user left the end time open.
         coordinates: Coordinates of the flow for the table.
         patience: Number of reports without a better score that ends a training.
     """

@@ -29,23 +29,24 @@ from training.measure.conformal import placed
 from training.subjects.record_margins import by_column
 
 KNOWN = (0.8, 1.0)
-"""Shares of the other cells of a row that are known."""
+"""Fractions of known cells, among the other cells of a row, at which scores are computed."""
 MOST_CELLS, MOST_KNOTS = 1000, 200
 """Largest numbers per column of scores that are computed, and of sorted scores that are kept."""
 FARTHEST = 1 - 2**-50
 """Largest content of a central interval, whose ends are ranks in double precision."""
 Contents = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
-"""The function ``RecordFlow.contents``."""
+"""Type of the function ``RecordFlow.contents``, which returns contents of central intervals."""
 
 
 @dataclass(frozen=True, eq=False)
 class CalibrationScores:
-    """Sorted scores of held-out cells.
+    """Sorted conformal scores of the held-out cells of P columns.
 
     Attributes:
-        counts: Number of scores of each of P columns, n; 0 for a column without intervals.
-        known: Mean shares of the other cells that were known, increasing, for each column ``[2]``.
-        contents: Scores of each column at each of these shares, increasing, ``[2, knots]``.
+        counts: Number of scores, n, of each column; 0 for a column without intervals.
+        known: For each column, the mean fractions ``[2]`` of the row's other cells that were known,
+            increasing.
+        contents: For each column, the sorted scores ``[2, knots]`` at each of these fractions.
     """
 
     counts: Sequence[int]
@@ -56,7 +57,14 @@ class CalibrationScores:
     def of(
         cls, contents: Contents, rows: np.ndarray, places: Sequence[int], seed: int
     ) -> "CalibrationScores":
-        """Compute the scores of held-out rows ``[n, P]`` in the columns at the given places."""
+        """Compute the scores of held-out rows ``[n, P]``.
+
+        Args:
+            contents: Function that returns the contents of central intervals.
+            rows: Held-out rows ``[n, P]``.
+            places: Indices of the columns to score.
+            seed: Random seed for the choice of rows and of known cells.
+        """
         counts, none = [0] * rows.shape[1], np.zeros((2, 0))
         shares, scores = [np.zeros(2)] * rows.shape[1], [none] * rows.shape[1]
         for place in places:
@@ -77,10 +85,15 @@ class CalibrationScores:
         return cls(counts, shares, scores)
 
     def content(self, place: int, share: float, known: np.ndarray) -> np.ndarray:
-        """Return the contents ``[n]`` of intervals of a column that cover a share of new cells.
+        """Return the contents ``[n]`` of intervals that reach a nominal coverage in a column.
 
-        The content of a row depends only on its own known cells ``[n, P]``. A column without scores
-        has the share itself.
+        The content in a row depends only on the known cells of the row. For a column without
+        scores, it is the nominal coverage itself.
+
+        Args:
+            place: Index of the column.
+            share: Nominal coverage of new cells.
+            known: Whether each cell of the rows is known, bool ``[n, P]``.
         """
         if not self.counts[place]:
             return np.full(len(known), share)
@@ -96,7 +109,7 @@ class CalibrationScores:
 
     @classmethod
     def read(cls, listed: object, columns: int, broken: Exception) -> "CalibrationScores | None":
-        """Return the scores from the value of ``listed``, or None for None.
+        """Return the scores from the JSON value that ``listed`` returns; None for None.
 
         Raises:
             Exception: The value is invalid; the error is ``broken``.
@@ -120,11 +133,11 @@ class CalibrationScores:
 
     @property
     def listed(self) -> list[list[object]]:
-        """Scores as JSON."""
+        """Scores as a JSON value, for a network file."""
         columns = zip(self.counts, self.known, self.contents, strict=True)
         return [[count, known.tolist(), own.round(6).tolist()] for count, known, own in columns]
 
 
 def known_frequencies(known: np.ndarray) -> np.ndarray:
-    """Return the shares ``[n]`` of known cells among the other cells of each row, by ``[n, P]``."""
+    """Return the fraction ``[n]`` of known cells in each row, given bool ``[n, P]``."""
     return np.asarray(known.sum(axis=1) / max(1, known.shape[1] - 1))

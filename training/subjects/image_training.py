@@ -52,13 +52,13 @@ READ_AT_ONCE = 1000
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageTraining(Training):
-    """Training on images.
+    """A training on images.
 
     Attributes:
         images: Training images.
-        held_out: Images whose loss every report states; None for none.
+        held_out: Images for the validation loss of every report; None for no validation.
         calibrated_on: Images for calibration; None for the training images.
-        published: Whether the recipe is the paper's. Otherwise it is fitted to images and device.
+        published: Whether to use the recipe of the paper, not one fitted to images and device.
         basis_images: Largest number of images for fitting the basis; None for all.
         tries_precisions: Whether a short trial on a CPU chooses the network's precision.
         transfer: Network file, path or https URL, with the initial weights.
@@ -77,7 +77,7 @@ class ImageTraining(Training):
     sizes: str = ""
 
     def recipe(self, device: torch.device) -> ImageRecipe:
-        """Return the amounts that the user gave, completed by the preset."""
+        """Return the recipe: the amounts that the user gave, completed by the preset."""
         arch, amounts = self.wanted.choices.network, self.wanted.amounts
         if self.published:
             return published(arch, amounts)
@@ -112,7 +112,7 @@ class ImageTraining(Training):
         """Return the start of the training, and log the recipe.
 
         Raises:
-            DataError: The resumed run is of data of another dimension.
+            DataError: The data of the resumed run has another dimension.
             UsageError: Options do not fit the images or the device.
         """
         wanted, images = self.wanted, self.images
@@ -228,8 +228,7 @@ class ImageTraining(Training):
     def begin(self, start: Start, resumed: Resumed | None) -> tuple[Trainer, BatchSource]:
         """Return the trainer before its first step, and the source of batches.
 
-        Weights of another network are taken over first, and the network is compiled last, if
-        requested.
+        If requested, weights of another network are copied first, and the network is compiled last.
         """
         if self.transfer and not resumed:
             take_weights(self.transfer, start.model)
@@ -240,13 +239,13 @@ class ImageTraining(Training):
 
 
 def take_weights(location: str, model: Model) -> None:
-    """Initialize a model with those weights of another network that fit by name and shape.
+    """Copy the weights of another network that fit by name and shape into a model.
 
-    The other network's output gain is not copied, because it belongs to the axes and times of its
-    data. The rows that trained the other network are added to those of the model.
+    The output gain is not copied, because it belongs to the axes and times of the other data. The
+    record of rows that trained the other network is added to that of the model.
 
     Raises:
-        UsageError: No weights fit.
+        UsageError: No weights of the other network fit.
         DataError: The other file's description of its training rows is invalid.
     """
     path = local_file(location)
@@ -269,7 +268,7 @@ def fit_basis(
     seed: int,
     device: torch.device,
 ) -> tuple[EigenBasis, Tensor | None]:
-    """Return the eigenbasis of images, and the variance ``[D]`` of augmented images along its axes.
+    """Fit the eigenbasis of images; return it, and the variances of augmented images along it.
 
     Args:
         dataset: Images.
@@ -279,7 +278,7 @@ def fit_basis(
         device: Device for the computation.
 
     Returns:
-        Basis, and variance or None without augmentation.
+        Basis, and variances ``[D]`` of augmented images; None without augmentation.
     """
     limit = min(limit, len(dataset))
     logger.info(f"Fitting the eigenbasis of {limit} images")
@@ -294,9 +293,9 @@ def fit_basis(
 
 
 def hashes_of(*datasets: ImageDataset | None) -> list[int]:
-    """Return the row numbers by which a network file recognizes reused images.
+    """Return hashes of images, which let a network file recognize reused images.
 
-    Of larger data sets a fixed random subset is taken.
+    Larger data sets are represented by a fixed random subset.
     """
     numbers = []
     for dataset in filter(None, datasets):
@@ -309,7 +308,7 @@ def hashes_of(*datasets: ImageDataset | None) -> list[int]:
 
 
 def open_alike(path: Path, dataset: ImageDataset, use_labels: bool) -> ImageDataset:
-    """Open another data set of images of the same kind.
+    """Open a second data set, and check that its images are of the same kind.
 
     Raises:
         DataError: Shapes or labels differ.
@@ -347,7 +346,7 @@ def latent_plan(
 
     Args:
         images: Images to inflate.
-        held_out: Images for validation, or None.
+        held_out: Images for validation; None for no validation.
         count: Number of points to inflate.
         seed: Random seed.
         device: Device of the training, which sets the size of blocks.

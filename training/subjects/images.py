@@ -44,12 +44,13 @@ MOST_TAUGHT = 10_000
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageFlow(Subject):
-    """Flow of images.
+    """A flow of images.
 
     Attributes:
-        file: Network.
+        file: Network file.
         shape: Shape of an image ``(C, H, W)``.
-        classes: Number of classes, or length of the condition vectors; 0 for a network without.
+        classes: Number of classes, or length of the condition vectors; 0 for an unconditional
+            network.
         vectors: Whether conditions are vectors of numbers instead of classes.
     """
 
@@ -72,7 +73,7 @@ class ImageFlow(Subject):
     def of(
         cls, file: NetworkFile, expected: Mapping[str, Any], data_name: str | None = None
     ) -> "ImageFlow":
-        """Return the flow of an open network file; raises as ``open_subject`` does."""
+        """Return the flow of a network file of images, with the arguments of ``open_subject``."""
         about = file.model.about
         shape = _image_shape(file.path, file.model)
         label_dim = about.get("label_dim", 0)
@@ -94,12 +95,12 @@ class ImageFlow(Subject):
 
     @property
     def names(self) -> list[str]:
-        """Names of the pixels by their numbers, from 0."""
+        """Names of the pixels: their indices, from 0."""
         return [f"pixel{index}" for index in range(self.dim)]
 
     @property
     def words(self) -> list[str]:
-        """Pixels by row and column, counted from 0 as in ``--operator=crop:``."""
+        """Names of the pixels for messages: row and column from 0, as in ``--operator=crop:``."""
         channels, *sides = map(range, self.shape)
         of = [f" of channel {number}" if len(channels) > 1 else "" for number in channels]
         return [f"the pixel in row {y}, column {x}{c}" for c, y, x in product(of, *sides)]
@@ -116,20 +117,20 @@ class ImageFlow(Subject):
 
     @property
     def arrays(self) -> dict[str, Tensor]:
-        """Shape of the images, for every file of states."""
+        """Shape of the images as an array for results files, by name."""
         return {"image_shape": torch.tensor(self.shape)}
 
     def on(self, device: torch.device, rows: int | None = None) -> ProbabilityFlow:
-        """Return the flow on a device, whose network evaluates ``rows`` rows at a time.
+        """Return the flow on a device, whose network evaluates ``rows`` images at a time.
 
-        Gradients also need only the memory of one evaluation.
+        Gradients, too, need only the memory of one evaluation.
         """
         model = self.file.model
         flow = model.flow.with_denoiser(RecomputedDenoiser(model.denoiser.to(device)))
         return flow.in_blocks(rows or BLOCK_ROWS[device.type])
 
     def pilots(self, flow: ProbabilityFlow, count: int) -> ProbabilityFlow:
-        """Return the flow given random classes of ``count`` pilot latents."""
+        """Return the flow conditioned on random classes, one per pilot latent."""
         labels = self.one_hot(draw_classes(count, self.classes, 0, None))
         return flow if labels is None else flow.given(labels=labels.to(flow.device))
 
@@ -165,19 +166,19 @@ class ImageFlow(Subject):
         return dataset
 
     def one_hot(self, classes: Tensor) -> Tensor | None:
-        """Return labels ``[N, label_dim]`` of classes ``[N]``; None without classes."""
+        """Return one-hot labels ``[N, label_dim]`` of classes ``[N]``; None without classes."""
         if not self.classes:
             return None
         return torch.nn.functional.one_hot(classes, self.label_dim).float()
 
     def samples(self, path: Path | None, count: int | None, seed: int) -> Samples:
-        """Return images of a data set in float64, drawn at random, with their pixels."""
+        """Return random images of a data set as samples: points in float64, and 8-bit pixels."""
         source = self.source(path, count, seed)
         samples = source.read(range(len(source)))
         return replace(samples, points=samples.points.double())
 
     def source(self, path: Path | None, count: int | None, seed: int) -> Source:
-        """Return the images of ``samples`` in float32, read when they are needed."""
+        """Return a source that reads the images of ``samples`` on demand, in float32."""
         dataset = self.dataset(required(path), count, seed)
 
         def read(rows: range) -> Samples:
@@ -196,9 +197,9 @@ class ImageFlow(Subject):
         return len(self.dataset(required(path), None, 0))
 
     def truths(self, path: Path | None, count: int, seed: int) -> Tensor:
-        """Return images ``[count, D]`` in gray levels that the network was not trained on.
+        """Return test images ``[count, D]`` in gray levels.
 
-        A warning reports images that it was trained on.
+        A warning reports how many of the images the network was trained on.
         """
         dataset = self.dataset(required(path), count, seed)
         pixels = dataset.read(range(len(dataset)))[0].flatten(1)
@@ -216,15 +217,16 @@ class ImageFlow(Subject):
             UsageError: Conditions are vectors, and there is no data set.
         """
         if path is None and self.vectors:
-            raise UsageError("conditions that are vectors cannot be drawn: give --truth=data")
+            raise UsageError("condition vectors cannot be drawn at random: give --truth=data")
         if path is None:
             return self.drawn_labels(count, seed, None)
         return self.samples(path, count, seed).labels
 
     def quantities(self, path: Path | None, count: int, seed: int) -> Quantities:
-        """Return means and powers of images, and log odds of classes if a data set has some.
+        """Return functions of images to rank in checks: means, powers, and log odds of classes.
 
-        Log odds are fitted to other images than those drawn as true images.
+        Log odds need a data set with classes. They are fitted to other images than those drawn as
+        true images.
         """
         of_any = image_quantities(self.shape)
         if path is None:
@@ -240,7 +242,7 @@ class ImageFlow(Subject):
         return {**of_any, **class_log_odds(pixels, classes[places])}
 
     def fresh(self, path: Path | None, count: int, seed: int) -> Draw:
-        """Return a function that returns images of a data set."""
+        """Return a function that draws images of a data set."""
         points = self.samples(path, count, seed).points
         return lambda generator: points
 
@@ -271,17 +273,17 @@ class ImageFlow(Subject):
                 raise UsageError(f"{given} must have {self.classes} columns: conditions of images")
             return numbers.float()
         if numbers.shape[1] != 1 or not (numbers == numbers.round()).all():
-            raise UsageError(f"{given} must have one column, of whole numbers: classes")
+            raise UsageError(f"{given} must have one column of whole numbers, the classes")
         classes = numbers.long().flatten()
         if not ((classes >= 0) & (classes < self.classes)).all():
             raise UsageError(f"--condition has classes beyond 0 to {self.classes - 1}")
         return self.one_hot(classes)
 
     def labels_of(self, given: ArrayLike | None) -> Tensor | None:
-        """Return labels ``[N, L]`` of classes, or of condition vectors.
+        """Return class numbers or condition vectors as labels ``[N, L]`` of the network.
 
         Raises:
-            UsageError: Labels are missing, not needed, or not of this kind.
+            UsageError: Conditions are missing, not needed, or of the wrong kind.
         """
         if not self.classes:
             return super().labels_of(given)
@@ -290,11 +292,13 @@ class ImageFlow(Subject):
             wanted = f"vectors of {self.classes} numbers, one for all images or one per image"
             right = numbers.dtype.kind in "biuf" and numbers.ndim in (1, 2)
             if not (right and numbers.shape[-1] == self.classes and np.isfinite(numbers).all()):
-                raise UsageError(f"this network is conditional: give {wanted}, not given={given!r}")
+                raise UsageError(f"the network is conditional: give {wanted} instead of {given!r}")
             return torch.from_numpy(np.atleast_2d(numbers).astype(np.float32))
         if numbers.ndim > 1 or not np.isin(numbers, np.arange(self.classes)).all():
             last = self.classes - 1
-            raise UsageError(f"given={given!r} is not a class of this network: give 0 to {last}")
+            raise UsageError(
+                f"the condition {given!r} is not a class of the network: give classes 0 to {last}"
+            )
         return self.one_hot(torch.from_numpy(np.atleast_1d(numbers).astype(np.int64)))
 
     def drawn_labels(self, count: int, seed: int, given: int | None) -> Tensor | None:
@@ -303,10 +307,10 @@ class ImageFlow(Subject):
         return self.one_hot(draw_classes(count, self.classes, seed, given))
 
     def check_class(self, number: int | None, drawn: bool = True) -> None:
-        """Check a class number, and that conditions can be drawn if they are to be.
+        """Check a class number, and whether conditions can be drawn at random if necessary.
 
         Raises:
-            UsageError: There is no such class, or conditions are vectors.
+            UsageError: The network does not have the class, or conditions to draw are vectors.
         """
         if self.vectors and drawn:
             raise UsageError(
@@ -325,25 +329,25 @@ class ImageFlow(Subject):
         return latent_plan(self.dataset(required(path), None, seed), None, MOST, seed, device)
 
     def density_points(self, samples: Samples, seed: int) -> Tensor:
-        """Return the images of samples, each gray level dequantized over its bin."""
+        """Return the images of samples with uniform noise within the bin of each gray level."""
         return dequantized(samples.points, seed)
 
     def melt_facts(self, flow: ProbabilityFlow, melt: Trajectory) -> Facts:
-        """Return ratios of variances to their closed form."""
+        """Return the ratios of latent variances to their closed form."""
         return {"kept_variance_ratio": self.kept_variances(flow, melt)}
 
     def return_facts(self, flow: ProbabilityFlow, back: Trajectory, start: Tensor) -> Facts:
-        """Return errors against the images that were inflated, including their noise if any."""
+        """Return roundtrip errors relative to the inflated images, including their noise if any."""
         first = back.times[-1]
         before, after = flow.to_data(start, first), flow.to_data(back.end, first)
         return RoundtripErrors.from_images((before + 1) * LEVELS_PER_UNIT, after).summary()
 
     def returns(self, folder: Path, seed: int, keep_worst: int) -> Returns:
-        """Return the accumulator of roundtrip errors in gray levels, with the worst images."""
+        """Return an accumulator of roundtrip errors in gray levels that keeps the worst images."""
         return ImageReturns(roundtrip_paths(folder, self.stem, seed), keep_worst, self.shape)
 
     def lines(self, kind: str, facts: Mapping[str, Any]) -> list[str]:
-        """Return variances of kept dimensions, bits per dimension, or roundtrip errors as text."""
+        """Describe variances of kept dimensions, bits per dimension, or roundtrip errors."""
         lines = [variances_line(facts, self.dims_to_keep)] if kind == "melt" else []
         if kind == "melt" and "likelihood" in facts:
             bits = facts["likelihood"]["bits_per_dim"]["mean"]
@@ -357,7 +361,7 @@ class ImageFlow(Subject):
 
 
 def draw_classes(count: int, classes: int, seed: int, given: int | None) -> Tensor:
-    """Return a class for each of N images ``[N]``: the given one, or uniformly random ones."""
+    """Return class numbers ``[count]``: a given class, or uniformly random classes."""
     if given is not None:
         return torch.full((count,), given)
     generator = seeded_generator("cpu", seed, Stream.LABEL)
@@ -388,10 +392,10 @@ def _shape(shape: tuple[int, ...]) -> str:
 
 
 def dequantized(data: Tensor, seed: int) -> Tensor:
-    """Return 8-bit images ``[N, D]`` with each level dequantized over its bin, in float64.
+    """Return 8-bit images ``[N, D]`` with uniform noise within the bin of each gray level, float64.
 
-    A level is the center of its bin, so the noise is uniform over ``[-1/2, 1/2)`` gray levels. The
-    noise of an image depends only on the seed and the image's number.
+    A gray level is the center of its bin, so the noise is uniform over ``[-1/2, 1/2)``. The noise
+    of an image depends only on the seed and the index of the image.
     """
     noise = uniform_numbers(data.shape, seed, Stream.DEQUANTIZATION) - 0.5
     return data.double() + noise.to(data.device) / LEVELS_PER_UNIT

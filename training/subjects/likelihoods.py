@@ -50,10 +50,10 @@ from training.subjects.trial_training import residuals
 
 
 class IncompleteTrialDistribution(TrialDistribution):
-    """Distribution of the observed data of a trial, in which missing values are NaN.
+    """Distribution of the observed data of a trial, whose missing values are NaN.
 
-    The rough density is that of the mixture from which the flow starts. Values of discrete columns
-    stand for their bins, as in ``FlowTrialDistribution``.
+    The rough density is the density of the mixture from which the flow starts. The value of a
+    discrete column represents its quantization bin, as in ``FlowTrialDistribution``.
 
     Args:
         flow: Flow of data given parameters and covariates.
@@ -116,13 +116,13 @@ LEAST_NOISE = 1e-10
 
 @dataclass(frozen=True)
 class LearnedLikelihood:
-    """Neural likelihood of a network file.
+    """A neural likelihood in a network file.
 
     Attributes:
-        file: Network.
+        file: Network file.
         table: Flow of data, with parameters and covariates as conditions.
         distribution: Distribution of one trial.
-        bounds: Bounds of the parameters, by name; infinite where there is none.
+        bounds: Bounds of the parameters, by name; infinite where there is no bound.
         discrete: Names of discrete parameters.
         trained_on: Number of training trials; None if unknown.
     """
@@ -158,7 +158,7 @@ class LearnedLikelihood:
 
     @property
     def takes_missing(self) -> bool:
-        """Whether data of trials may be missing, as in the simulations."""
+        """Whether data of trials may be missing, as they were in the simulations."""
         return isinstance(self.distribution, IncompleteTrialDistribution)
 
     @property
@@ -178,7 +178,7 @@ class LearnedLikelihood:
 
     @property
     def given(self) -> list[str]:
-        """Names of the data of a trial and of its covariates."""
+        """Names of the data of a trial, followed by the names of its covariates."""
         return [*self.data, *self.covariates]
 
     @property
@@ -195,16 +195,16 @@ class LearnedLikelihood:
         return CLOSE**2 * (self.trained_on or inf) * dim / numbers
 
     def shifts(self, trials: Trials) -> Tensor:
-        """Return a lower bound on the shift of posterior means by errors of the likelihood.
+        """Return a lower bound on the errors of posterior means due to errors of the likelihood.
 
         Returns:
-            Shifts of observations ``[M]`` in standard deviations, see ``most_trials``; 0 if
-            unknown.
+            Errors for M observations, ``[M]``, in posterior standard deviations, as derived in
+            ``most_trials``; 0 if the number of training trials is unknown.
         """
         return CLOSE * (trials.counts.double() / self.most_trials).sqrt()
 
     def warn_of_many(self, trials: Trials) -> None:
-        """Warn of observations with more trials than the likelihood is accurate enough for."""
+        """Warn of observations that have too many trials for the accuracy of the likelihood."""
         shifts = self.shifts(trials)
         most = int(shifts.argmax())
         if shifts[most] <= CLOSE or not distributed.is_main():
@@ -220,7 +220,7 @@ class LearnedLikelihood:
         )
 
     def trials(self, path: Path) -> Trials:
-        """Return the trials of a file of observations, one per row.
+        """Read the trials of observations from a file with one trial per row.
 
         Raises:
             DataError: The file is invalid, see ``read_trials``, or has a category that was not
@@ -269,15 +269,15 @@ class LearnedLikelihood:
     def simulations(
         self, path: Path, count: int, seed: int, names: Sequence[str]
     ) -> tuple[Tensor, Trials]:
-        """Return parameters of datasets of trials to test calibration on, and their trials.
+        """Return the parameters and trials of simulated datasets, to test calibration.
 
         Held-out datasets are used if there are any.
 
         Args:
             path: Data set of trials.
             count: Number of datasets R.
-            seed: Random seed of their choice.
-            names: Names of the parameters, in the order wanted.
+            seed: Random seed for the choice of datasets.
+            names: Names of the parameters, in the order of the result.
 
         Returns:
             Parameters ``[R, D]``, and the trials of each dataset.
@@ -310,7 +310,7 @@ class LearnedLikelihood:
         return points, Trials.sorted(data, covariates, which[which >= 0])
 
     def likelihood(self, trials: Trials, names: Sequence[str]) -> TrialLikelihood:
-        """Return the likelihood of trials, for points with coordinates of these names."""
+        """Return the likelihood of trials as a function of points with the named coordinates."""
         places = [names.index(name) for name in self.parameters]
         ends = torch.tensor(list(self.bounds.values()), dtype=torch.float64)
         return TrialLikelihood(self.distribution, trials, places, ends)
@@ -320,9 +320,9 @@ class LearnedLikelihood:
 
         Args:
             prior: Prior of the parameters.
-            names: Names of the coordinates ``[D]`` of points.
-            places: Places ``[K + V]`` of the data and then the covariates among the conditions of a
-                trial.
+            names: Names of the D coordinates of points.
+            places: Indices ``[K + V]``, among the conditions of a trial, of its K data and then its
+                V covariates.
         """
         order = [list(names).index(name) for name in prior.names]
         size = len(self.data)
@@ -399,12 +399,12 @@ def uniform_model(names: Sequence[str], ends: Tensor) -> Model:
 
 
 def normal_model(names: Sequence[str], ends: Tensor, mean: Tensor, spread: Tensor) -> Model:
-    """Return a model of columns that are normal after bounds are mapped away (``Bounded``).
+    """Return a model of columns that are normal after a map of their bounds to infinity.
 
     Args:
         names: Names of the columns.
         ends: Bounds ``[D, 2]``.
-        mean: Means ``[D]`` in the mapped coordinates.
+        mean: Means ``[D]`` in the coordinates mapped by ``Bounded``.
         spread: Standard deviations ``[D]`` or covariance ``[D, D]`` in the mapped coordinates.
     """
     dim = len(names)

@@ -20,12 +20,12 @@ from training.model.model import Model
 from training.names import KINDS_OF_DATA, RECORDS, TABLE, TOY, script
 
 STORED = "time_grid"
-"""Key of a time grid in a network file's description."""
+"""Key of the stored time grid in the description of a network file."""
 
 
 @dataclass(frozen=True)
 class NetworkFile:
-    """A network and its file.
+    """A network file and the model in it.
 
     Attributes:
         path: Path of the file.
@@ -43,9 +43,9 @@ class NetworkFile:
 
         Args:
             location: Path or URL.
-            end_std: ``A0``, standard deviation of the kept latents.
+            end_std: Standard deviation of the kept latents, ``A0``.
             calibrated: Whether to use the calibration in the file, if any.
-            precision: Precision of the network.
+            precision: Floating-point type of the network, such as ``bf16``.
 
         Raises:
             DataError: The file is missing or broken.
@@ -57,12 +57,12 @@ class NetworkFile:
 
     @property
     def name(self) -> str:
-        """Name in messages."""
+        """Name of the file, for messages."""
         return f"the network {self.path.name}"
 
     @property
     def kind(self) -> str:
-        """Kind of data, a name in ``KINDS_OF_DATA``.
+        """Kind of the training data, a name in ``KINDS_OF_DATA``.
 
         Raises:
             DataError: The kind is missing or contradicts the model: only networks of tables and
@@ -76,7 +76,7 @@ class NetworkFile:
             )
         if (kind in (TABLE, RECORDS)) != (self.model.coordinates is not None):
             raise DataError(
-                f"{self.path}: its kind of data is '{kind}', which does not match its contents"
+                f"{self.path}: the kind of data '{kind}' does not match the model in the file"
             )
         return str(kind)
 
@@ -94,23 +94,23 @@ class NetworkFile:
 
     @property
     def t_max(self) -> float:
-        """Last time of the training."""
+        """Last time of the flow that the network was trained up to."""
         return float(self.model.about["tmax"])
 
     def as_subject(
         self, expected: Mapping[str, Any], typed: str | None, otherwise: str, known: dict[str, Any]
     ) -> dict[str, Any]:
-        """Return fields for a ``Subject`` of this network.
+        """Return constructor arguments for a ``Subject`` of this network.
 
         Args:
             expected: Options that the user gave, by name.
             typed: Name for results that the user gave, or None for the name of the network's data.
             otherwise: Name for results if the network's data has none.
-            known: Known values, by the names of options.
+            known: Values that the network file determines, by the names of options.
 
         Raises:
-            UsageError: The name cannot be part of a file name, or an option contradicts what is
-                known.
+            UsageError: The name cannot be part of a file name, or an option contradicts a known
+                value.
         """
         own = made_plain(self.known.get("data_name"), otherwise)
         known = {**known, "data_name": plain_name(typed) if typed else own}
@@ -124,10 +124,10 @@ class NetworkFile:
         return {**self.model.recipe.schedule_arguments, **self.model.about}
 
     def agreed(self, expected: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the known values of the options that the user gave.
+        """Check the options that the user gave against known values, and return these values.
 
         Raises:
-            UsageError: An option contradicts what is known; the message states both values.
+            UsageError: An option contradicts a known value; the message states both.
         """
         source = self.name
         return {
@@ -135,7 +135,7 @@ class NetworkFile:
         }
 
     def stored_grid(self, solver: Solver, times: Tensor) -> EqualErrorGrid | None:
-        """Return the grid in the file if it is for this solver and these end times, else None.
+        """Return the stored time grid if it is for this solver and these end times, else None.
 
         Raises:
             DataError: The stored grid is invalid.
@@ -151,13 +151,13 @@ class NetworkFile:
                 raise DataError(f"{self.path} contains a damaged '{STORED}': no solver and times")
         if not (grid.diff() > 0).all():
             raise DataError(
-                f"{self.path} contains a damaged '{STORED}': its times are not increasing"
+                f"{self.path} contains a damaged '{STORED}': the times are not increasing"
             )
         fits = torch.allclose(grid[[0, -1]], times[[0, -1]].to(grid), rtol=1e-9)
         return EqualErrorGrid(grid) if name == solver.name and fits else None
 
     def store_grid(self, grid: EqualErrorGrid, solver: Solver) -> None:
-        """Rewrite the network file with a grid in it."""
+        """Rewrite the network file, with a time grid for a solver in it."""
         if distributed.is_main():
             # Load it again, since this run may have left the calibration out.
             model = Model.load(self.path)
@@ -172,10 +172,10 @@ LONGEST_NAME = 80
 
 
 def plain_name(name: object, option: str = "--data_name") -> str:
-    """Return a name if it may be part of a file name.
+    """Return a name unchanged, after a check that it can be part of a file name.
 
     Raises:
-        UsageError: The name has other characters.
+        UsageError: The name has characters that are not allowed, or is too long.
     """
     if not (isinstance(name, str) and name == made_plain(name) != ""):
         raise UsageError(
@@ -185,9 +185,9 @@ def plain_name(name: object, option: str = "--data_name") -> str:
 
 
 def made_plain(name: object, otherwise: str = "") -> str:
-    """Return a text with characters replaced that a file name may not have.
+    """Convert a text to a name that can be part of a file name.
 
-    An alternative is returned if nothing is left.
+    The result is ``otherwise`` if no character is left.
 
     Example:
         >>> made_plain("my data"), made_plain("..", "table")

@@ -22,7 +22,7 @@ from torch_utils.streams import Stream
 from training.inference.weights import systematic
 
 TIMES = 4
-"""Number of rows drawn for each row wanted."""
+"""Number of rows drawn for each row to be kept."""
 ROWS_PER_BIN, FEWEST_BINS = 100, 10
 """Least number of rows of the data in a bin, and number of bins below which bins are smaller.
 
@@ -34,11 +34,11 @@ ROUNDS = 50
 
 @dataclass(frozen=True, eq=False)
 class Margins:
-    """Marginal distributions of P columns.
+    """Binned marginal distributions of P columns.
 
     Attributes:
         ends: Boundaries between the bins of each column, increasing, ``[bins - 1]``.
-        shares: Shares of these bins, ``[bins]``, which add to 1.
+        shares: Probabilities of the bins of each column, ``[bins]``, which add to 1.
     """
 
     ends: Sequence[np.ndarray]
@@ -46,15 +46,16 @@ class Margins:
 
     @classmethod
     def of(cls, rows: np.ndarray) -> "Margins":
-        """Return the margins of rows ``[n, P]``; a column with NaN has a single bin."""
+        """Compute the margins of rows ``[n, P]``; a column with NaN has a single bin."""
         return cls(*zip(*map(_margin, rows.T), strict=True))
 
     @classmethod
     def read(cls, listed: object, columns: int, broken: Exception) -> "Margins | None":
-        """Return the margins from the value of ``listed``, or None for None.
+        """Return the margins from the JSON value that ``listed`` returns; None for None.
 
         Raises:
-            Exception: The value is no list for this number of columns; the error is ``broken``.
+            Exception: The value does not describe margins of this number of columns; the error is
+                ``broken``.
         """
         if listed is None:
             return None
@@ -73,12 +74,12 @@ class Margins:
 
     @property
     def listed(self) -> list[list[list[float]]]:
-        """Margins as JSON."""
+        """Margins as a JSON value, for a network file."""
         pairs = zip(self.ends, self.shares, strict=True)
         return [[ends.tolist(), shares.tolist()] for ends, shares in pairs]
 
     def kept(self, drawn: np.ndarray, count: int, seed: int) -> np.ndarray:
-        """Return the places ``[count]``, in order, of rows that together have these margins.
+        """Choose drawn rows that together have these margins; return their indices ``[count]``.
 
         Margins of columns with NaN are ignored.
 
@@ -111,10 +112,10 @@ class Margins:
 
 
 def by_column(listed: object, count: int, broken: Exception) -> list[Any]:
-    """Return a list with an entry per column.
+    """Check that a JSON value is a list with one entry per column, and return it.
 
     Raises:
-        Exception: The value is no such list; the error is ``broken``.
+        Exception: The value is not a list of this length; the error is ``broken``.
     """
     if not (isinstance(listed, list) and len(listed) == count):
         raise broken

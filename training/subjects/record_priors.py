@@ -34,10 +34,10 @@ from training.subjects.tables import TableFlow
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RecordPrior(TableFlow):
-    """Flow of the numbers of records.
+    """Flow of the numeric columns of records, as a prior for posteriors.
 
     Attributes:
-        answers: Flow of records for the network, with its columns.
+        answers: Flow of all columns of the records, by the same network.
     """
 
     answers: RecordFlow
@@ -74,7 +74,7 @@ class RecordPrior(TableFlow):
         )
 
     def table(self, path: Path) -> DataTable:
-        """Return the numbers of a data set, for rows that have all of them and none at an atom."""
+        """Return the numbers of the rows of a data set without missing numbers or atoms."""
         if not holds_records(path):
             table = super().table(path)
             atoms = self._are_atoms(self.column_names, table.points.numpy()).any(axis=1)
@@ -92,11 +92,11 @@ class RecordPrior(TableFlow):
         return DataTable(points, Columns.plain(names), held_out, Dropped.none(names))
 
     def whole(self, path: Path) -> DataTable:
-        """Return the data set like ``table``; a numeric one also has rows kept from trainings."""
+        """Return the data set like ``table``, including rows kept for calibration, if any."""
         return self.table(path) if holds_records(path) else super().whole(path)
 
     def points(self, path: Path, seen: Tensor | None = None) -> Tensor:
-        """Read numbers ``[M, D]`` of records, all observed and none at an atom.
+        """Read the numbers ``[M, D]`` of records, which must be observed and at no atom.
 
         Raises:
             DataError: A value is missing or at an atom, or the file has unknown columns.
@@ -144,13 +144,13 @@ class RecordPrior(TableFlow):
         return flags
 
     def of_columns(self, names: Sequence[str], rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return points and conditions of a query for the named columns alone.
+        """Return points and network inputs for the joint density of the named columns alone.
 
-        All other columns are neither known nor asked for.
+        All other columns are marginalized over.
 
         Args:
             names: Names of the columns.
-            rows: Values of these columns.
+            rows: Values ``[M, C]`` of these columns.
 
         Raises:
             UsageError: None of the columns is a number of the flow.

@@ -37,46 +37,46 @@ from training.model.questions import EncodedRows
 from training.names import EVENED, LOG, script
 
 FEW_VALUES, FEW_OF_RUN = 12, 8
-"""Largest numbers of distinct values for treating a number as categories.
+"""Largest numbers of distinct values for treating a number as categories, too.
 
 The second one is for values with equal steps, such as months. As a number, a month may follow
 exactly from a date and a year.
 """
 ROWS_PER_VALUE = 10
-"""Least average number of rows for each distinct value."""
+"""Smallest average number of rows per distinct value for treating a number as categories."""
 ATOM, ROWS_OF_ATOM = 0.05, 20
-"""Least share and least number of rows with a value that is an atom of a discrete column.
+"""Smallest fraction and number of rows for a value of a discrete column to be an atom.
 
-For a continuous column the share is ``OFTEN``, since values with a density do not repeat.
+For a continuous column the fraction is ``OFTEN``, since values with a density do not repeat.
 """
 ABOVE_NEIGHBORS = 5.0
-"""Least ratio of an atom's count to the median count of the neighboring values."""
+"""Smallest ratio of an atom's count to the median count of the neighboring values."""
 SAME = 1e-12
-"""Largest relative difference between values of one level, as large as rounding of decimal sums."""
+"""Largest relative difference between equal values, as large as rounding of decimal sums."""
 NEIGHBORS = 2
-"""Number of neighboring values on each side."""
+"""Number of neighboring values, on each side, with which an atom's count is compared."""
 FEWEST_ELSEWHERE = 30
-"""Least number of rows at no atom for a column to be a number there."""
+"""Smallest number of rows at no atom for treating a column as a number elsewhere."""
 FAR = 6.0
-"""Standard deviations at which numbers without a place in the flow are put."""
+"""Latent coordinate, in standard deviations, for numbers outside the domain of the maps."""
 MARGINALS = ("none", "yeo-johnson", "quantile", *EVENED, LOG)
-"""Marginal maps that are tried."""
+"""Names of the marginal maps that are compared."""
 
 
 def digest_of(records: Records) -> str:
-    """Return the SHA-256 of all cells and of which rows are held out."""
+    """Return the SHA-256 of all cells and of the split into training and held-out rows."""
     cells = np.where(np.isnan(records.values), np.nan, records.values).tobytes()
     return sha256(cells + records.held_out.tobytes()).hexdigest()
 
 
 def numbers_of_rows(records: Records, places: Sequence[int]) -> np.ndarray:
-    """Return the row numbers of rows without missing numbers in the columns at these places."""
+    """Return row hashes of the rows without missing values in some columns, given by index."""
     values = records.values[:, list(places)]
     return row_numbers(values[~np.isnan(values).any(axis=1)])
 
 
 def few_values(column: RecordColumn, values: np.ndarray) -> tuple[float, ...]:
-    """Return the values of a column that is treated as categories; none for a number."""
+    """Return the distinct values of a column if it is treated as categories, else none."""
     if column.type == CATEGORY:
         return tuple(float(place) for place in range(len(column.levels)))
     if column.type == DATE:
@@ -91,7 +91,7 @@ def few_values(column: RecordColumn, values: np.ndarray) -> tuple[float, ...]:
 
 
 def atoms_of(column: RecordColumn, values: np.ndarray) -> tuple[float, ...]:
-    """Return the atoms of a column that is a number, that is, without ``few_values``."""
+    """Return the atoms (frequently repeated values) of a number without ``few_values``."""
     if column.type == DATE:
         return ()
     present = values[~np.isnan(values)]
@@ -109,14 +109,14 @@ def atoms_of(column: RecordColumn, values: np.ndarray) -> tuple[float, ...]:
 
 @dataclass(frozen=True, eq=False)
 class RecordSpace:
-    """Map between values of records ``[n, P]`` and the numbers and levels of a flow.
+    """Map between records ``[n, P]`` and the numbers and categories of a flow.
 
     Attributes:
         columns: The P columns.
-        values: Values of each column's levels. A number has its atoms, followed by NaN for all
-            other values; a number without atoms has none.
-        coordinates: Coordinates of the D numbers, or of one that is always missing if there are
-            none.
+        values: Values of each column's levels. The levels of a number are its atoms, followed by
+            NaN for all other values; a number without atoms has no levels.
+        coordinates: Coordinates of the D numbers. Without numbers, these are the coordinates of one
+            number that is always missing.
     """
 
     columns: Sequence[RecordColumn]
@@ -125,51 +125,55 @@ class RecordSpace:
 
     @cached_property
     def numbers(self) -> list[int]:
-        """Places of the columns that are numbers."""
+        """Indices of the columns that are numbers."""
         return [place for place, values in enumerate(self.values) if is_number(values)]
 
     @cached_property
     def categories(self) -> list[int]:
-        """Places of the columns with levels; numbers with atoms come last."""
+        """Indices of the columns with levels; numbers with atoms come last."""
         levels = [place for place, values in enumerate(self.values) if values]
         return sorted(levels, key=lambda place: (place in self.numbers, place))
 
     @property
     def atoms(self) -> list[int]:
-        """Places, among numbers, of the numbers with atoms."""
+        """Indices, among the numbers, of the numbers with atoms."""
         return [self.numbers.index(place) for place in self.categories if place in self.numbers]
 
     def atoms_at(self, place: int) -> tuple[float, ...]:
-        """Return the atoms of a column; none for a column that is no number."""
+        """Return the atoms of a column; none if the column is not a number."""
         return tuple(self.values[place][:-1]) if place in self.numbers else ()
 
     @property
     def level_counts(self) -> list[int]:
-        """Numbers of levels of the categories."""
+        """Number of levels of each category."""
         return [len(self.values[place]) for place in self.categories]
 
     @property
     def dim(self) -> int:
-        """Number of numbers, D."""
+        """Number of numeric columns, D."""
         return self.coordinates.dim
 
     def cell(self, place: int) -> int:
-        """Return a column's place in the states of queries; with atoms, that of the number."""
+        """Return a column's index in the states of queries; with atoms, the index of the number."""
         if place in self.numbers:
             return self.numbers.index(place)
         return self.level_cell(place)
 
     def level_cell(self, place: int) -> int:
-        """Return the place in the states of queries of a column's levels."""
+        """Return the index of a column's levels in the states of queries."""
         return self.dim + self.categories.index(place)
 
     @property
     def middle(self) -> Tensor:
-        """Point whose coordinates are all 0 ``[1, D]``."""
+        """Point ``[1, D]`` whose coordinates are all 0."""
         return self._at(0.0)
 
     def states(self, by_column: Tensor) -> Tensor:
-        """Return states ``[n, D + C]`` from states by column ``[n, P]``."""
+        """Return states of queries ``[n, D + C]`` for D numbers and C categories.
+
+        Args:
+            by_column: State (known, asked for or absent) of each column in each row, ``[n, P]``.
+        """
         states = torch.full((len(by_column), self.dim + len(self.categories)), -1)
         for place, values in enumerate(self.values):
             states[:, self.cell(place)] = by_column[:, place]
@@ -178,10 +182,10 @@ class RecordSpace:
         return states
 
     def encoded(self, values: np.ndarray, generator: torch.Generator | None = None) -> EncodedRows:
-        """Return values ``[n, P]`` in the representation of the flow.
+        """Encode records ``[n, P]`` as numbers and levels of the flow.
 
-        With a generator, discrete numbers are dequantized over their bins; without, they are at the
-        center.
+        With a generator, discrete numbers are dequantized over their bins; without a generator,
+        they are at the centers of the bins.
         """
         points, missing = self._points(values, generator)
         there = torch.where(missing, torch.nan, self.coordinates.to_flow(points))
@@ -190,9 +194,9 @@ class RecordSpace:
     def encoded_elsewhere(
         self, values: np.ndarray, place: int, generator: torch.Generator | None = None
     ) -> EncodedRows:
-        """Return encoded values in which the number at ``place`` is at none of its atoms.
+        """Encode records ``[n, P]`` such that one column is at none of its atoms.
 
-        A value that is an atom is moved between its neighbors.
+        In that column, a value at an atom is moved between the neighboring values.
         """
         points, missing = self._points(values, generator)
         at, atoms = self.numbers.index(place), self.atoms_at(place)
@@ -207,7 +211,7 @@ class RecordSpace:
         return EncodedRows(numbers, levels)
 
     def decoded(self, rows: EncodedRows) -> np.ndarray:
-        """Return values ``[n, P]`` of rows of the flow, with discrete numbers on their grid."""
+        """Decode rows of the flow to records ``[n, P]``, with discrete numbers on their grid."""
         values = np.full((len(rows), len(self.columns)), np.nan)
         for place, number in zip(self.categories, rows.levels.T, strict=True):
             of_levels = np.array([*self.values[place], np.nan])
@@ -223,10 +227,10 @@ class RecordSpace:
         return values
 
     def decoded_numbers(self, place: int, there: Tensor, within: bool) -> np.ndarray:
-        """Return values ``[...]`` of a column that is a number, from numbers of the flow ``[...]``.
+        """Decode numbers of the flow ``[...]`` to values ``[...]`` of one numeric column.
 
-        Discrete numbers stay within their range if ``within`` is set. Otherwise they are not below
-        0 if the data had no negative values.
+        With ``within``, discrete numbers stay within the range of the training data. Otherwise,
+        they are not below 0 if the training data had no negative values.
         """
         rows = torch.zeros(there.numel(), self.dim, dtype=torch.float64)
         rows[:, self.cell(place)] = there.flatten()
@@ -243,7 +247,7 @@ class RecordSpace:
     def within_range(self, place: int, values: np.ndarray) -> np.ndarray:
         """Return values ``[n]`` of a column, with discrete numbers clipped to their range.
 
-        The range is that of values at no atom; atoms are not changed.
+        The range is the range of training values at no atom; atoms are not changed.
         """
         if place not in self.numbers:
             return values
@@ -253,7 +257,7 @@ class RecordSpace:
         return np.where(level_of(values, atoms) >= 0, values, clipped) if atoms else clipped
 
     def reachable(self, place: int, values: np.ndarray, within: bool) -> np.ndarray:
-        """Return for each value ``[n]`` of a column whether ``decoded_numbers`` can return it."""
+        """Return whether ``decoded_numbers`` can return each value ``[n]`` of a column."""
         if place not in self.numbers:
             return np.ones(len(values), dtype=bool)
         if within:
@@ -263,7 +267,11 @@ class RecordSpace:
         return (values >= 0) | (not positive)
 
     def log_slopes(self, values: np.ndarray) -> Tensor:
-        """Return the log-derivatives ``log du/dx [n, D]`` of numbers, 0 where they are missing."""
+        """Return the log derivatives ``[n, D]`` of the maps of numbers; 0 for missing numbers.
+
+        A map takes a value x, in the column's units, to the coordinate u; the result is
+        ``log du/dx``.
+        """
         points, missing = self._points(values)
         points.requires_grad_(True)
         with torch.enable_grad():
@@ -271,9 +279,9 @@ class RecordSpace:
         return torch.where(missing, 0.0, slopes.log())
 
     def impossible(self, values: np.ndarray) -> np.ndarray:
-        """Return which cells ``[n, P]`` are numbers outside the domain of the maps, such as log 0.
+        """Return which cells ``[n, P]`` are outside the domain of the maps, such as 0 for a log.
 
-        They are replaced by numbers far out in the domain, and their density is 0.
+        The flow encodes such a cell as a number far out in the domain; its density is 0.
         """
         flags = np.zeros(values.shape, dtype=bool)
         if self.numbers:
@@ -281,14 +289,19 @@ class RecordSpace:
         return flags
 
     def beyond(self, values: np.ndarray, reach: Tensor) -> np.ndarray:
-        """Return which cells ``[n, P]`` are farther from 0 in the flow than ``reach [D]``."""
+        """Return which cells ``[n, P]`` have a coordinate of magnitude above a limit.
+
+        Args:
+            values: Records ``[n, P]``.
+            reach: Limit ``[D]`` of each number.
+        """
         flags = np.zeros(values.shape, dtype=bool)
         if self.numbers:
             flags[:, self.numbers] = (self.encoded(values).numbers.abs() > reach).numpy()
         return flags
 
     def no_levels(self, values: np.ndarray) -> np.ndarray:
-        """Return which cells ``[n, P]`` have a value that is none of their column's categories.
+        """Return which cells ``[n, P]`` have a value that is not a category of their column.
 
         An example is a year that does not occur in the training set.
         """
@@ -299,7 +312,7 @@ class RecordSpace:
         return flags
 
     def at_atoms(self, values: np.ndarray) -> np.ndarray:
-        """Return which numbers ``[n, D]`` of values ``[n, P]`` are atoms."""
+        """Return which numbers ``[n, D]`` of records ``[n, P]`` are at an atom."""
         flags = np.zeros((len(values), self.dim), dtype=bool)
         for at in self.atoms:
             place = self.numbers[at]
@@ -348,12 +361,12 @@ class RecordSpace:
 
 
 def is_number(values: Sequence[float]) -> bool:
-    """Return whether a column with these values of levels is a number, at least elsewhere."""
+    """Return whether a column is a number, at least at other values than its levels."""
     return not values or isnan(values[-1])
 
 
 def level_of(values: np.ndarray, known: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Return indices ``[n]`` among known values; -1 for other values."""
+    """Return the index of each value ``[n]`` among known values; -1 for other values."""
     of_each = np.array(known)
     nearest = np.abs(values[:, None] - of_each).argmin(axis=1)
     right = np.isclose(values, of_each[nearest], rtol=SAME, atol=0.0)
@@ -366,9 +379,9 @@ class Chosen:
 
     Attributes:
         space: Coordinates of records.
-        marginals: Name of the numbers' marginal maps.
+        marginals: Name of the marginal maps of the numbers.
         mixture: Mixture in these coordinates.
-        nats: Mean log density of held-out numbers and levels, by marginal maps.
+        nats: Mean log density of held-out rows in nats per row, by name of the marginal maps.
     """
 
     space: RecordSpace
@@ -378,7 +391,7 @@ class Chosen:
 
 
 def choose_space(records: Records, seed: int) -> Chosen:
-    """Return the coordinates that fit training rows best, judged by held-out rows.
+    """Choose the coordinates with the largest log density of held-out rows.
 
     Raises:
         DataError: A column has fewer than two distinct values in the training rows.

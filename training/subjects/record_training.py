@@ -65,9 +65,9 @@ MOST_NOISE = 1e4
 Known cells then shift the means of latents by a hundredth of their effect, in standard deviations.
 """
 VALIDATION = 0.1
-"""Share of the rows that are not held out which form the validation set."""
+"""Fraction of the rows that are not held out that form the validation set."""
 TRIED = 1280
-"""Number of rows from which a tenth are used, each with a query, to find integration schedules."""
+"""Number of rows; a tenth of them, each with a query, serve to find integration schedules."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -75,10 +75,10 @@ class RecordTraining(Training):
     """Training on the rows of records that are not held out.
 
     Attributes:
-        records: Rows.
+        records: Data set of records.
         path: Path of the records, whose stem names the results.
-        ask: Names of the columns of the only query; empty for any query.
-        chosen: Coordinates and mixture, if they have been chosen already.
+        ask: Names of the target columns if the network has only one query; empty for any query.
+        chosen: Coordinates and mixture; None if they have not been chosen yet.
     """
 
     records: Records
@@ -89,7 +89,7 @@ class RecordTraining(Training):
 
     @cached_property
     def recipe(self) -> TableRecipe:
-        """Recipe for the number of rows."""
+        """Recipe of the training, which depends on the number of rows."""
         return fitted_to_questions(self._rows, self.wanted.amounts)
 
     @property
@@ -118,7 +118,7 @@ class RecordTraining(Training):
         return self.chosen or choose_space(self._fitted, self.wanted.seed)
 
     def within(self, minutes: float, start: Start) -> "RecordTraining":
-        """Return this training with as many samples as fit into a time.
+        """Return this training with the number of samples that fits into a number of minutes.
 
         The coordinates and the mixture are not chosen again.
         """
@@ -287,7 +287,7 @@ class _Questions:
 def about_records(
     records: Records, chosen: Chosen, name: str, ask: Sequence[str]
 ) -> dict[str, object]:
-    """Return a network file's description of its records."""
+    """Return the description of its records that a network file contains."""
     return {
         "kind": RECORDS,
         "data_name": name,

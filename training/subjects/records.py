@@ -33,7 +33,7 @@ from training.subjects.record_margins import Margins
 from training.subjects.record_spaces import RecordSpace, digest_of, level_of, numbers_of_rows
 
 MOST_NUMBERS = 1 << 22
-"""Largest number of inverses held at a time, 32 MB.
+"""Largest number of inverse values in memory at a time (32 MB).
 
 With four times as many, a third of the time was spent on memory pages.
 """
@@ -42,7 +42,7 @@ MOST_ROWS = 4096
 TINY = 1e-12
 """Smallest probability that is used as a divisor or quantile level."""
 Progress = Callable[[float], object]
-"""Callback with the number of cells completed since the last call."""
+"""Type of a callback that takes the number of cells completed since the last call."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,11 +50,11 @@ class RecordFlow:
     """Conditional distributions of records by a trained network.
 
     Attributes:
-        file: Network.
+        file: Network file.
         empty: Records without rows, which define the columns.
         space: Map between records and the flow.
-        ask: Places of the columns of the only query; empty for any query.
-        margins: Margins of the training rows; None if the network file has none.
+        ask: Indices of the target columns if the network has only one query; empty for any query.
+        margins: Marginal distributions of the training rows; None if the network file has none.
         held: Scores of held-out cells for calibrating intervals; None in older files.
         within: Whether quantiles of discrete numbers stay within the range of the data.
     """
@@ -106,17 +106,17 @@ class RecordFlow:
 
     @cached_property
     def questions(self) -> QuestionFlow:
-        """Flow for queries, with its integration schedules."""
+        """Flow of the network for conditional queries, with its integration schedules."""
         network = self.file.model.denoiser.network
         assert isinstance(network, QuestionNetwork)
         return QuestionFlow(self.file.model.flow, network)
 
     def was_trained_on(self, records: Records) -> bool:
-        """Return whether these are the training records, with the same rows held out."""
+        """Return whether records are the training data, with the same held-out rows."""
         return self.file.model.about.get("rows_sha256") == digest_of(records)
 
     def repeated(self, records: Records) -> int:
-        """Return how many rows are also in the training data, beyond repetitions by chance.
+        """Return the number of rows that are also in the training data, beyond chance.
 
         Only rows without missing numbers are compared.
         """
@@ -136,8 +136,8 @@ class RecordFlow:
 
         Args:
             values: Rows ``[n, P]``.
-            known: Cells ``[n, P]`` to condition on, without the column itself.
-            place: Place of the column.
+            known: Which cells to condition on, bool ``[n, P]``, without the column itself.
+            place: Index of the column.
             levels: Increasing quantile levels ``[Q]``, or ``[n, Q]`` for each row.
             progress: Callback with numbers of rows.
         """
@@ -159,14 +159,14 @@ class RecordFlow:
     def drawn(
         self, values: np.ndarray, asked: np.ndarray, seed: int, progress: Progress | None = None
     ) -> np.ndarray:
-        """Return values ``[n, P]`` with a joint draw of the asked cells in each row.
+        """Return rows ``[n, P]`` with some cells replaced by a joint draw.
 
-        Other missing cells are neither known nor drawn. Draws depend only on the seed and the
-        number of a block.
+        Draws are conditional on the other observed cells of the row. They depend only on the seed
+        and the index of a block of rows.
 
         Args:
             values: Rows ``[n, P]``.
-            asked: Cells ``[n, P]`` to draw.
+            asked: Which cells to draw, bool ``[n, P]``.
             seed: Random seed.
             progress: Callback with numbers of rows.
         """
@@ -197,10 +197,10 @@ class RecordFlow:
         return RowScores(log_prob, error, tails)
 
     def tails(self, values: np.ndarray, known: np.ndarray, place: int) -> np.ndarray:
-        """Return tail probabilities ``[n]`` of one column's values.
+        """Return the tail probabilities ``[n]`` of one column's values.
 
-        For a number it is the probability of a value as far out on either side, for a category that
-        of a category as unlikely.
+        For a number, this is the probability of a value at least as far out on either side; for a
+        category, the probability of a category at most as probable.
         """
         if place in self.space.numbers:
             below, upto = self._around(values, known, place)
@@ -214,12 +214,13 @@ class RecordFlow:
     def contents(self, values: np.ndarray, known: np.ndarray, place: int) -> np.ndarray:
         """Return contents ``[n]`` of the smallest central intervals that cover a column's values.
 
-        Intervals are as written. The content is 1 for a value that no interval covers.
+        Intervals are rounded to the bins of the column, as in the results. The content is 1 for a
+        value that no interval covers.
 
         Args:
             values: Rows ``[n, P]``.
-            known: Cells ``[n, P]`` to condition on.
-            place: Place of the column.
+            known: Which cells to condition on, bool ``[n, P]``.
+            place: Index of the column.
         """
         below, upto = self._around(values, known, place)
         made = np.maximum(1 - 2 * upto, 2 * below - 1).clip(0.0, 1.0)
@@ -254,10 +255,11 @@ class RecordFlow:
 
         Args:
             values: Rows ``[n, P]``.
-            known: Cells ``[n, P]`` to condition on.
-            place: Place of the column.
+            known: Which cells to condition on, bool ``[n, P]``.
+            place: Index of the column.
             generator: Generator that randomizes discrete numbers within their bins, so that ranks
-                are uniform if the flow is right; None for the centers. Categories need a generator.
+                are uniform if the flow is correct; None for the centers of the bins. Categories
+                need a generator.
         """
         if place not in self.space.numbers:
             distribution = self.distributions(values, known, place, (0.5,)).levels
@@ -391,12 +393,17 @@ class RecordFlow:
     def log_prob(
         self, values: np.ndarray, asked: np.ndarray, progress: Progress | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return log densities ``[n]`` of asked cells given other observed cells, and errors.
+        """Return log densities ``[n]`` of some cells given the other observed cells, and errors.
 
-        For discrete numbers, it is the mean density over the bin of their values (``flow.cells``).
-        The density at the center is used if it is accurate to a small bound. Otherwise the mean is
-        taken over points of Sobol sequences, which are doubled until the error is small. See also
+        For discrete numbers, the density is the mean over the bin of their values. The density at
+        the center of the bin is used if its error has a small bound. Otherwise, the mean is over
+        points of a Sobol sequence, whose number is doubled until the error is small. See also
         ``RowScores``.
+
+        Args:
+            values: Rows ``[n, P]``.
+            asked: Which cells have their log density computed, bool ``[n, P]``.
+            progress: Callback with numbers of cells.
         """
         means, errors = np.zeros((2, len(values)))
         steps = self.space.coordinates.steps
@@ -487,7 +494,7 @@ class RecordFlow:
         """Check that the network was trained for any query.
 
         Raises:
-            UsageError: It was trained for one query.
+            UsageError: The network was trained for one query.
         """
         if self.ask:
             names = ",".join(self.empty.names[place] for place in self.ask)
@@ -497,10 +504,10 @@ class RecordFlow:
             )
 
     def require_asked(self, places: Sequence[int]) -> None:
-        """Check that the network was trained for a query about these columns.
+        """Check that the network was trained for a query with these target columns.
 
         Raises:
-            UsageError: It was trained for another query.
+            UsageError: The network was trained for another query.
         """
         if self.ask and not set(places) <= set(self.ask):
             own = ",".join(self.empty.names[place] for place in self.ask)

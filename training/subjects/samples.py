@@ -38,7 +38,7 @@ class Source:
 
     Attributes:
         count: Number of points.
-        read: Function that reads the points with numbers in a range.
+        read: Function that reads the points whose indices are in a range.
     """
 
     count: int
@@ -72,12 +72,14 @@ class Returns(ABC):
 
 @dataclass
 class WorstImages:
-    """Images with the largest errors, largest first, and in the order of addition if equal.
+    """Collection of the images with the largest errors, sorted by decreasing error.
+
+    Images with equal errors are in the order of addition.
 
     Attributes:
         count: Largest number of images.
         errors: Errors of the images ``[k]``.
-        rows: Tensors ``[k, ...]`` by name.
+        rows: Tensors ``[k, ...]`` about these images, by name.
     """
 
     count: int

@@ -52,14 +52,14 @@ With blocks of one size, results do not depend on the number of points sampled t
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Subject(ABC):
-    """A flow, and the meaning of its points.
+    """A flow and the meaning of its points: names, units, conditions and data sets.
 
     Attributes:
         flow: Flow, on the CPU at first.
         data_name: Name of the data.
-        t_max: Last time of the training, or the one that the schedule proposes.
-        known: Data and schedule, by the names of options.
-        file: Network; None for a flow without one.
+        t_max: Last time of the training; for a flow without a network, the default of the schedule.
+        known: Settings of the data and the schedule, by the names of options.
+        file: Network file; None for a flow without a network.
     """
 
     flow: ProbabilityFlow
@@ -70,20 +70,20 @@ class Subject(ABC):
 
     kind: ClassVar[str]
     pool: ClassVar[int] = TOY_POOL
-    """Default number of draws in a pool."""
+    """Default number of prior draws in a sampler's pool."""
     block: ClassVar[int] = BLOCK
     """Default number of points in a block."""
     even_block: ClassVar[int | None] = ALL_AT_ONCE
-    """Number of points per evaluation if results must not depend on the total number.
+    """Number of points per evaluation if results must not depend on the total number of points.
 
-    None stands for as many images as the device takes.
+    None stands for the largest number that fits into the memory of the device.
     """
     dtype: ClassVar[str] = "float64"
     """Data type of the states in files."""
     is_readable: ClassVar[bool] = True
     """Whether coordinates are meaningful one by one, as columns are and pixels are not."""
     levels_per_unit: ClassVar[float | None] = None
-    """Number of gray levels per unit of data."""
+    """Number of gray levels per unit of the data, for images; None for other data."""
     units: ClassVar[Mapping[str, float]] = {"unit": 1.0, "origin": 0.0}
     """Units of the data, as arguments of a prior."""
 
@@ -101,14 +101,14 @@ class Subject(ABC):
 
     @property
     def words(self) -> list[str]:
-        """Names of the coordinates in running text."""
+        """Names of the coordinates, for sentences in messages."""
         return self.names
 
     def quantities(self, path: Path | None, count: int, seed: int) -> Quantities:
         """Return functions of points ``[..., D]`` that checks of posteriors rank, too.
 
-        With a data set they include functions learned from those of its points that ``truths`` does
-        not draw.
+        With a data set, they include functions learned from points of the data set that are not
+        used as true values.
         """
         return {}
 
@@ -124,17 +124,17 @@ class Subject(ABC):
 
     @property
     def dims_to_keep(self) -> int:
-        """Number of dimensions that are not compressed."""
+        """Number of kept (not compressed) dimensions."""
         return int(self.known["dims_to_keep"])
 
     @property
     def stem(self) -> str:
-        """First part of the names of results."""
+        """First part of the names of results files: data, schedule and denoiser."""
         return f"{self.data_name}_{self.flow.schedule.name}"
 
     @cached_property
     def digest(self) -> str | None:
-        """Digest of the network; None without one."""
+        """Digest of the network; None for a flow without a network."""
         return None if self.file is None else self.file.model.digest()
 
     @property
@@ -163,16 +163,16 @@ class Subject(ABC):
         return self.image_shape or (self.dim,)
 
     def labels_of(self, given: ArrayLike | None) -> Tensor | None:
-        """Return labels ``[N, L]`` as the network takes them.
+        """Convert conditions given by a user to labels ``[N, L]``, the input of the network.
 
         Args:
-            given: Labels as a user has them: of images, numbers of classes or condition vectors.
+            given: Conditions, for images class numbers or condition vectors; None for none.
 
         Raises:
-            UsageError: Labels are missing, not needed, or not of this kind.
+            UsageError: Conditions are missing, not needed, or of the wrong kind.
         """
         if given is not None:
-            raise UsageError("this model is not conditional: leave given out")
+            raise UsageError("the model is not conditional: leave the conditions (given) out")
         return None
 
     @property
@@ -181,7 +181,7 @@ class Subject(ABC):
         return None
 
     def straight(self, conditions: Tensor) -> Tensor:
-        """Return conditions ``[M, C]`` in coordinates with meaningful distances."""
+        """Map conditions ``[M, C]`` to coordinates in which distances are meaningful."""
         return conditions
 
     @property
@@ -210,12 +210,15 @@ class Subject(ABC):
     # Integration.
 
     def on(self, device: torch.device, rows: int | None = None) -> ProbabilityFlow:
-        """Return the flow on a device, whose network evaluates ``rows`` rows at a time, or all."""
+        """Return the flow on a device, whose network evaluates ``rows`` points at a time.
+
+        None evaluates all points at once.
+        """
         flow = self.flow.to(device)
         return flow.in_blocks(rows) if rows else flow
 
     def pilots(self, flow: ProbabilityFlow, count: int) -> ProbabilityFlow:
-        """Return the flow for ``count`` pilot latents, which choose the time grid."""
+        """Return the flow, conditioned for ``count`` pilot latents that determine the time grid."""
         return flow
 
     def amortized_block(self, device: torch.device) -> int:
@@ -223,7 +226,7 @@ class Subject(ABC):
         return AMORTIZED_CUDA_ROWS if device.type == "cuda" else AMORTIZED_ROWS
 
     def prior(self, times: Tensor, solver: Solver, deblurred: bool = False) -> Prior:
-        """Return the prior on the flow's device."""
+        """Return the flow as a prior of points, on the flow's device."""
         units = self.units
         return Prior(self.flow, times, solver, deblurred, units["unit"], units["origin"])
 
@@ -233,7 +236,7 @@ class Subject(ABC):
         Args:
             steps: Steps of ``LEARNED_SOLVER``; None for the integration schedule in the network
                 file.
-            deblurred: Whether to draw clean points.
+            deblurred: Whether to draw noise-free points.
         """
         flow = self.flow
         if steps is None and "points" in flow.integrations:
@@ -245,10 +248,10 @@ class Subject(ABC):
         return self.prior(times, get_solver(LEARNED_SOLVER), deblurred)
 
     def sharpened(self, prior: Prior, wanted: bool = True) -> Prior:
-        """Return the prior with sharpened points, as posteriors without a likelihood have them.
+        """Return a prior that removes the noise of the first time from points, to first order.
 
-        Points are not sharpened if that is not wanted, or if they are images, deblurred, or of many
-        dimensions.
+        Points are not sharpened if ``wanted`` is false, or if they are images, deblurred, or of
+        many dimensions.
         """
         small = self.is_readable and self.dim <= MOST_DEBLURRED
         return replace(prior, sharpened=wanted and small and not prior.deblurred)
@@ -272,7 +275,7 @@ class Subject(ABC):
         return ()
 
     def warn_of_others(self, contradicted: Iterable[str], where: str) -> None:
-        """Warn of contradictions in columns that the training left out."""
+        """Log warnings of contradictions in columns that the training left out."""
         for line in contradicted if distributed.is_main() else ():
             logger.warning(f"Warning: {where}: {line}; the flow models the other columns")
 
@@ -290,13 +293,13 @@ class Subject(ABC):
         """
 
     def source(self, path: Path | None, count: int | None, seed: int) -> Source:
-        """Return the points of ``samples``, read when they are needed."""
+        """Return a source that reads the points of ``samples`` on demand."""
         points = self.samples(path, count, seed).points
         return Source(len(points), lambda rows: Samples(points[rows.start : rows.stop]))
 
     @abstractmethod
     def truths(self, path: Path | None, count: int, seed: int) -> Tensor:
-        """Return points ``[count, D]`` that the prior was not trained on, in the units of the data.
+        """Return test points ``[count, D]`` in the units of the data; they did not train the prior.
 
         Raises:
             UsageError: A data set is missing, or is given for a toy.
@@ -304,7 +307,7 @@ class Subject(ABC):
         """
 
     def truth_labels(self, path: Path | None, count: int, seed: int) -> Tensor | None:
-        """Return the conditions ``[count, L]`` of ``truths``, or random ones without a data set.
+        """Return the conditions ``[count, L]`` of test points, or random ones without a data set.
 
         Returns:
             Conditions, or None for a network without conditions.
@@ -315,7 +318,7 @@ class Subject(ABC):
         return None
 
     def unseen(self, path: Path | None, count: int, seed: int) -> Rows:
-        """Return points with conditions that neither trained the network nor selected it.
+        """Return points and their conditions that neither trained the network nor selected it.
 
         At most ``count`` points are drawn at random.
 
@@ -330,15 +333,15 @@ class Subject(ABC):
         return Rows(points, self.truth_labels(path, len(points), seed))
 
     def require_new(self, path: Path, numbers: np.ndarray, alike: bool = False) -> None:
-        """Check that the network was not trained on rows with these numbers.
+        """Check that the network was not trained on some rows.
 
         Args:
-            path: Data set, for the message.
-            numbers: Row numbers.
+            path: Path of the data set, for the message.
+            numbers: Hashes of the rows.
             alike: Whether different rows may be equal, see ``RowHashes.repeated_beyond_chance``.
 
         Raises:
-            DataError: The network was trained on some of them.
+            DataError: The network was trained on some of the rows.
         """
         if seen := self.repeated(numbers, alike):
             raise DataError(
@@ -347,7 +350,7 @@ class Subject(ABC):
             )
 
     def repeated(self, numbers: np.ndarray, alike: bool = False) -> int:
-        """Return how many of these row numbers are in the training data, beyond chance."""
+        """Return the number of rows, given by their hashes, in the training data beyond chance."""
         if self.file is None:
             return 0
         sketch = RowHashes.read(self.file.path, self.file.model.about)
@@ -359,13 +362,13 @@ class Subject(ABC):
         Args:
             number: Number that the user gave, or None.
             otherwise: Default, which is reduced to the number of available points.
-            path: Data set, or None.
+            path: Path of the data set, or None.
         """
         there = None if number or path is None else self.testable(path)
         return number or min(otherwise, there or otherwise)
 
     def testable(self, path: Path | None) -> int | None:
-        """Return how many points of a data set ``truths`` can draw; None for a toy (no limit).
+        """Return the number of available test points of a data set; None for a toy (no limit).
 
         Raises:
             UsageError: The data set is missing.
@@ -379,8 +382,8 @@ class Subject(ABC):
 
         Args:
             path: Data set; None for a toy.
-            count: Number of points of a toy, or largest number of rows.
-            seed: Random seed for choosing among more rows.
+            count: Number of points of a toy, or maximum number of rows of a data set.
+            seed: Random seed for the choice of rows, if the data set has more.
         """
 
     @abstractmethod
@@ -389,8 +392,8 @@ class Subject(ABC):
 
         Args:
             path: Table or images.
-            seen: Places ``[K]`` of the observed coordinates; only these are returned, and others
-                may be missing. None for all.
+            seen: Indices ``[K]`` of the observed coordinates; only these are returned, and others
+                may be missing. None for all coordinates.
 
         Raises:
             DataError: The file is missing or broken, has other columns or images, or values that
@@ -398,7 +401,7 @@ class Subject(ABC):
         """
 
     def observed_names(self, seen: Tensor | None) -> list[str]:
-        """Return the names of the coordinates at places ``[K]``; None for all."""
+        """Return the names of the coordinates with indices ``[K]``; None for all coordinates."""
         names = self.names
         return names if seen is None else [names[place] for place in seen.tolist()]
 
@@ -418,11 +421,13 @@ class Subject(ABC):
             DataError: The table is broken or has other columns.
         """
         if given is not None:
-            raise UsageError("--condition is for conditional networks, which this is not")
+            raise UsageError("--condition is for conditional networks: leave --condition out")
         return None
 
     def of_columns(self, names: Sequence[str], rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return points and conditions for the density of some columns, up to a constant.
+        """Return points and conditions at which the flow gives the density of some columns.
+
+        The density is known up to a constant.
 
         Args:
             names: Names of the columns.
@@ -442,10 +447,10 @@ class Subject(ABC):
         return rows[:, [list(names).index(name) for name in self.names]], {}
 
     def questions(self, path: Path) -> Tensor | None:
-        """Return the network's input ``[M, L]`` with exactly known categories of observations.
+        """Return the network's input ``[M, L]`` with the exactly known categories of observations.
 
         Returns:
-            Input, or None if a file has no such columns.
+            Input; None if the file has no columns of categories.
 
         Raises:
             DataError: The file is missing or broken, or has an unknown category.
@@ -455,7 +460,9 @@ class Subject(ABC):
     def as_source(
         self, points: Tensor, rounded: bool = True, drawn: bool = False
     ) -> tuple[list[str], Tensor]:
-        """Return points ``[n, D]`` in the form of the source: all column names, and ``[n, D + K]``.
+        """Convert points ``[n, D]`` to rows of the source: column names, and values ``[n, D + K]``.
+
+        The K additional columns are those that the training left out.
 
         Args:
             points: Points of the flow.
@@ -477,8 +484,7 @@ class Subject(ABC):
         """Check a class number.
 
         Raises:
-            UsageError: The network does not have the class, or conditions would be drawn that are
-                no classes.
+            UsageError: The network does not have the class, or conditions to draw are not classes.
         """
         if number is not None:
             raise UsageError(f"--class is {number}, but {self.data_name} has no classes")
@@ -490,20 +496,20 @@ class Subject(ABC):
     # Facts about simulations.
 
     def density_points(self, samples: Samples, seed: int) -> Tensor | None:
-        """Return points ``[N, D]`` for densities if they differ from the samples, else None."""
+        """Return the points ``[N, D]`` at which to compute densities; None for the samples."""
         return None
 
     def kept_variances(self, flow: ProbabilityFlow, melt: Trajectory) -> dict[str, float]:
-        """Return ratios to the closed form of the variances of kept dimensions at a melt's end."""
+        """Return the variances of kept dimensions after an inflation relative to their closed form."""
         exact = flow.gaussian_latents(melt.times[-1]).variance
         return summarize_variances(melt.end.square().mean(dim=0), exact, self.dims_to_keep)
 
     def melt_facts(self, flow: ProbabilityFlow, melt: Trajectory) -> Facts:
-        """Return further facts about a melt."""
+        """Return further facts about an inflation (melt)."""
         return {}
 
     def density_facts(self, melted: Tensor, generated: Tensor) -> Facts:
-        """Return facts that compare log densities ``[N]`` of inflated and of generated points."""
+        """Compare the log densities ``[N]`` of inflated points with those of generated points."""
         return {}
 
     def return_facts(self, flow: ProbabilityFlow, back: Trajectory, start: Tensor) -> Facts:
@@ -521,7 +527,7 @@ class Subject(ABC):
         }
 
     def returns(self, folder: Path, seed: int, keep_worst: int) -> Returns:
-        """Return the accumulator of roundtrip errors for a folder of results.
+        """Return an accumulator of roundtrip errors for a folder of results.
 
         Args:
             folder: Folder of results.
@@ -531,19 +537,19 @@ class Subject(ABC):
         return RowReturns(roundtrip_paths(folder, self.stem, seed)[0], self.names)
 
     def lines(self, kind: str, facts: Mapping[str, Any]) -> list[str]:
-        """Return the most important facts about a simulation of this kind, in words."""
+        """Describe the most important facts about a simulation in words."""
         return []
 
 
 def summarize_variances(measured: Tensor, exact: Tensor, dims_to_keep: int) -> dict[str, float]:
-    """Return mean and worst ratio of kept variances ``[D]`` to their closed form."""
+    """Return the mean and the worst ratio of kept variances ``[D]`` to their closed form."""
     ratios = (measured / exact)[:dims_to_keep]
     farthest = ratios[(ratios - 1).abs().argmax()]
     return {"mean": float(ratios.mean()), "worst": float(farthest)}
 
 
 def variances_line(facts: Mapping[str, Any], dims_to_keep: int) -> str:
-    """Describe the variances of kept dimensions of a melt."""
+    """Describe the variances of kept dimensions after an inflation in words."""
     ratios = facts["kept_variance_ratio"]
     return (
         f"Variances of {dims_to_keep} kept dimensions relative to the closed form: mean "
@@ -552,10 +558,10 @@ def variances_line(facts: Mapping[str, Any], dims_to_keep: int) -> str:
 
 
 def required(path: Path | None) -> Path:
-    """Return the path of a data set after checking that it was given.
+    """Return the path of a data set, after a check that the user gave one.
 
     Raises:
-        UsageError: It is missing.
+        UsageError: The path is missing.
     """
     if path is None:
         raise UsageError("--truth=data needs a test set: give --data_root")

@@ -43,13 +43,13 @@ Their n² distances take a twentieth of a second per condition, and a correlatio
 p-value of 1e-5.
 """
 FALSE_SHARE = 0.05
-"""Expected share of irrelevant conditions among those found relevant."""
+"""False discovery rate: expected fraction of irrelevant conditions among those found relevant."""
 
 
 def relevant_conditions(rows: Rows, seed: int) -> list[int]:
-    """Return the places of the conditions on which some column depends.
+    """Return the indices of the conditions on which some column depends.
 
-    The result is empty if all conditions are relevant, or none.
+    The result is empty if all conditions are relevant, or if none is.
 
     Each condition is screened by itself, by its distance correlation with each column (Fan and Lv
     2008, "Sure independence screening"; Li, Zhong and Zhu 2012, "Feature screening via distance
@@ -76,15 +76,15 @@ def relevant_conditions(rows: Rows, seed: int) -> list[int]:
 
 
 FAR = 20.0
-"""Standard deviations along a whitened axis at which a row is far from all others."""
+"""Distance, in standard deviations along a whitened axis, at which a row is far from all others."""
 PILOT_STEPS, LONGER_STEPS, FINALISTS = 400, 1600, 3
-"""Steps of a first training in each space, and of a second in the best FINALISTS.
+"""Training steps in each space, more steps in the best spaces, and the number of best spaces.
 
 First steps favor spaces that are easy to learn, such as powers of diamonds' columns, over those
 that end better.
 """
 FEW_STEPS = 200
-"""Steps of a first training on few rows with conditions.
+"""Training steps in each space for few rows with conditions.
 
 The whole training takes 1,500 steps, and half as many distinguish spaces as well.
 """
@@ -147,17 +147,17 @@ class Preparation:
 
     @cached_property
     def relevant(self) -> list[int]:
-        """Places of the relevant conditions; empty if all are relevant, or none."""
+        """Indices of the relevant conditions; empty if all conditions are relevant, or none is."""
         return relevant_conditions(self.table.train_rows, self.config.seed)
 
     @cached_property
     def levels(self) -> Levels | None:
-        """Categories of a trial's data; None for no likelihood, or with other columns."""
+        """Categories of a trial's data, for a likelihood; None if the data has other columns."""
         return self.table.levels if self.likelihood else None
 
     @cached_property
     def coordinates(self) -> Callable[[Space], Coordinates]:
-        """Function that returns the coordinates of a space, fitted once to the training rows."""
+        """Function that returns the coordinates of a ``Space``, fitted to the training rows."""
         return cache(self._fit)
 
     def _fit(self, space: Space) -> Coordinates:
@@ -180,7 +180,7 @@ class Preparation:
         )
 
     def learn_levels(self, coordinates: Coordinates) -> None:
-        """Fit the distribution of categories that are data next to numbers, if there are any."""
+        """Fit the distribution of categories, if the data of a trial has numbers and categories."""
         table, conditions = self.table, self.table.train_rows.conditions
         if conditions is None or table.conditions is None or not table.beside:
             return
@@ -212,7 +212,7 @@ class Preparation:
         return replace(rows, conditions=some)
 
     def describe_far_rows(self, coordinates: Coordinates, space: Space) -> str | None:
-        """Describe rows to which a flow in these coordinates gives hardly any density, if any.
+        """Describe rows whose density in these coordinates would be near 0; None if there are none.
 
         On diamonds, a few such rows among 8,000 reduced the mean log density by up to 3 nats.
         """
@@ -237,7 +237,7 @@ class Preparation:
         return replace(model, coordinates=coordinates), loss
 
     def held_out(self, coordinates: Coordinates, loss: DenoisingLoss) -> HeldOut | None:
-        """Return the score on held-out rows; None if there are none."""
+        """Return the evaluation of a model on held-out rows; None without held-out rows."""
         rows = self.table.held_out_rows
         if not len(rows):
             return None
@@ -288,7 +288,7 @@ class Preparation:
         return rows_to_inflate(*rows, coordinates, config.seed, count, self.placed)
 
     def placed(self, coordinates: Coordinates, rows: Rows, generator: torch.Generator) -> Batch:
-        """Return rows as the network's input; see ``placed``."""
+        """Convert rows to the network's input with the function ``placed``."""
         return placed(coordinates, rows, generator)
 
     def pilot(self, space: Space, steps: int) -> float:
@@ -337,7 +337,7 @@ class Preparation:
 
 
 def placed(coordinates: Coordinates, rows: Rows, generator: torch.Generator) -> Batch:
-    """Return dequantized rows in flow space, and the network's labels for their conditions."""
+    """Convert rows to dequantized points in flow space and to the network's condition inputs."""
     given = coordinates.given(rows.conditions)
     return Batch(given.to_flow(given.dequantized(rows.points, generator)), given.labels)
 
@@ -358,7 +358,7 @@ def rows_to_inflate(
         coordinates: Coordinates of the flow.
         seed: Random seed.
         count: Number of rows to inflate; rows repeat with other noise if there are fewer.
-        place: Function that returns rows as the network's input, like ``placed``.
+        place: Function that converts rows to the network's input, like ``placed``.
     """
 
     def points(rows: Rows, index: int, wanted: int) -> Batch:
@@ -376,7 +376,7 @@ def rows_to_inflate(
 
 
 def choose_space(preparation: Preparation, wanted: Space) -> Space:
-    """Return the requested coordinates of a table, or the best ones of those left open.
+    """Return the requested coordinates of a table; choices left open are made on held-out rows.
 
     Args:
         preparation: Table and training.
@@ -466,7 +466,7 @@ def _of_levels(preparation: Preparation, wanted: Space) -> Space:
     asked = any(getattr(wanted, name) not in (AUTO, getattr(own, name)) for name in names)
     if asked or kept not in (None, dim):
         raise UsageError(
-            "tables with category data only have probabilities but no coordinates: leave "
+            "a table with category data only has probabilities but no coordinates: leave "
             "--marginals, --whiten, --linear_start and --dims_to_keep out"
         )
     return own
@@ -499,11 +499,11 @@ def _tried(preparation: Preparation, spaces: Sequence[Space], steps: int) -> lis
 
 
 def kept_dimensions(wanted: int | str | None, table: DataTable) -> int:
-    """Return the number of dimensions to keep.
+    """Return the number of dimensions to keep for a table.
 
     Args:
-        wanted: Number; None for all; ``auto`` for the participation ratio of the standardized
-            columns.
+        wanted: Requested number; None for all; ``auto`` for the participation ratio of the
+            standardized columns.
         table: Table.
     """
     if wanted != AUTO:

@@ -37,12 +37,12 @@ from training.subjects.training import Start, Training
 from training.subjects.widths import fit_widths
 
 LEAST_GAIN = 0.01
-"""Least gain of a likelihood by its network, in nats per trial.
+"""Smallest gain in held-out log density, in nats per trial, for using a network in a likelihood.
 
 Without a network the likelihood is much faster, so it is preferred below this gain.
 """
 PATIENCE = 3
-"""Patience in reports for data that are all categories.
+"""Patience, in reports without a better validation score, for data that are all categories.
 
 The network only corrects their probabilities.
 """
@@ -225,7 +225,7 @@ class TableTraining(Training):
 
 
 def about_table(table: DataTable, name: str) -> dict[str, Any]:
-    """Return a network file's description of its training table."""
+    """Return the description of its training table that a network file contains."""
     dropped = table.dropped
     return {
         "kind": TABLE,
@@ -243,14 +243,14 @@ def about_table(table: DataTable, name: str) -> dict[str, Any]:
 
 
 FEWEST_VALUES = 30
-"""Least number of bins between the ends of a parameter; one with fewer is discrete."""
+"""Smallest number of bins between the ends of a parameter for it to count as continuous."""
 
 
 def about_likelihood(table: DataTable) -> dict[str, Any]:
-    """Return a network file's description of the parameters of its likelihood.
+    """Return the description of the parameters of its likelihood that a network file contains.
 
-    It contains bounds by name, None where there is none; the discrete parameters; and the number of
-    training trials.
+    The description has the bounds by name, None where there is no bound; the names of discrete
+    parameters; and the number of training trials.
     """
     known, conditions = table.columns_of_conditions, table.conditions
     assert conditions is not None

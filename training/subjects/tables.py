@@ -31,12 +31,12 @@ from training.subjects.table_spaces import rows_to_inflate
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TableFlow(Subject):
-    """Flow of a table.
+    """A flow of the rows of a table, with or without conditions.
 
     Attributes:
-        file: Network.
+        file: Network file.
         column_names: Names of the columns.
-        dropped: Columns of the source that follow from these.
+        dropped: Columns of the source that training left out, because they follow from the others.
         conditions: Names of the conditions.
     """
 
@@ -124,16 +124,18 @@ class TableFlow(Subject):
         return self
 
     def table(self, path: Path) -> DataTable:
-        """Return the data set of a file, with one row per set of trials if conditions are sets.
+        """Read a data set with the columns of the network.
+
+        If conditions are sets of trials, the result has one row per set.
 
         Raises:
             DataError: The file is missing, broken, or no table.
-            UsageError: The file has no sets of trials, or other ones.
+            UsageError: The file has no sets of trials, or sets of other trials.
         """
         return self._in_sets(load_table(path), path)
 
     def whole(self, path: Path) -> DataTable:
-        """Return the data set like ``table``, with rows that are kept from trainings."""
+        """Read a data set like ``table``, including the rows kept for calibration."""
         return self._in_sets(load_whole(path), path)
 
     @property
@@ -164,10 +166,11 @@ class TableFlow(Subject):
     def unseen(self, path: Path | None, count: int, seed: int) -> Rows:
         """Return dequantized rows that neither trained the network nor selected it.
 
-        They are those that the data set keeps for calibration, or all rows of a new data set.
+        These are the rows that the data set keeps for calibration, or all rows of a new data set.
 
         Raises:
-            DataError: The data set has held-out rows but keeps none, or trained the network.
+            DataError: The data set has held-out rows but keeps none for calibration, or trained the
+                network.
         """
         path = required(path)
         table = self.whole(path)
@@ -187,7 +190,7 @@ class TableFlow(Subject):
         return Rows(self.dequantized(rows.points, seed), rows.conditions)
 
     def fresh(self, path: Path | None, count: int, seed: int) -> Draw:
-        """Return a function that returns dequantized rows of a data set.
+        """Return a function that draws dequantized rows of a data set.
 
         Raises:
             UsageError: The data set is missing.
@@ -234,7 +237,7 @@ class TableFlow(Subject):
             return super().labels(given)
         if given is None:
             given_with = ", ".join(self.conditions)
-            raise UsageError(f"this network is conditional on {given_with}: give --condition")
+            raise UsageError(f"the network is conditional on {given_with}: give --condition")
         if not self.of_sets:
             return read_columns(given, self.conditions)
         trials = read_trials(given, self.conditions, ())
@@ -243,7 +246,9 @@ class TableFlow(Subject):
         return rows
 
     def rows(self, path: Path, count: int | None, seed: int) -> tuple[Tensor, Tensor]:
-        """Return rows ``[n, D]`` of a data set, in the network's column order, and numbers.
+        """Return random rows ``[n, D]`` of a data set, and their indices ``[n]``.
+
+        Columns are in the order of the network.
 
         Held-out rows are used if there are any.
 
@@ -261,11 +266,11 @@ class TableFlow(Subject):
         return points[places], places
 
     def simulations(self, path: Path, count: int, seed: int) -> tuple[Rows, Tensor, Tensor]:
-        """Return all rows of a data set with conditions, and places of test rows.
+        """Return all rows of a data set with conditions, and the indices of test rows.
 
         Returns:
-            Rows; places of the held-out rows, or of all if none is; and places of ``count`` of
-            these, drawn as ``rows`` does.
+            All rows; indices of the held-out rows, or of all rows if none is held out; and
+            ``count`` of these indices, drawn at random.
 
         Raises:
             DataError: The file is broken, or has other columns or conditions, or too few rows.
@@ -279,7 +284,7 @@ class TableFlow(Subject):
         return self.spread(points, seeded_generator("cpu", seed, Stream.DEQUANTIZATION))
 
     def spread(self, points: Tensor, generator: torch.Generator) -> Tensor:
-        """Return dequantized rows like ``dithered``, given a generator on the CPU."""
+        """Return rows ``[n, D]`` with discrete columns dequantized by a generator on the CPU."""
         steps = self.coordinates.steps
         return self.coordinates.dequantized(points.to(steps.device), generator).cpu()
 
@@ -302,7 +307,7 @@ class TableFlow(Subject):
         missing = [name for name in self.conditions if name not in own]
         if missing:
             raise DataError(
-                f"{path} has no condition '{missing[0]}': those of the network are {wanted}"
+                f"{path} has no condition '{missing[0]}': the network has the conditions {wanted}"
             )
         trials = table.conditions.reshape(len(table), -1, len(own))
         conditions = trials[..., [own.index(name) for name in self.conditions]].flatten(1)
@@ -340,7 +345,7 @@ class TableFlow(Subject):
         Args:
             points: Points ``[n, D]``.
             rounded: Whether discrete columns are rounded to their steps.
-            drawn: Whether they are also kept within the range of the data, as draws should be.
+            drawn: Whether discrete columns are also clipped to the range of the data, as for draws.
         """
         if rounded:
             coordinates = self.coordinates
@@ -365,7 +370,7 @@ class TableFlow(Subject):
         return {"density_ranks": density_ranks(melted, generated)}
 
     def return_facts(self, flow: ProbabilityFlow, back: Trajectory, start: Tensor) -> Facts:
-        """Return errors in the flow's coordinates, of unit variance, and the largest by column."""
+        """Return roundtrip errors in coordinates of unit variance, and the largest by column."""
         first = back.times[-1]
         before = flow.to_data(start, first)
         largest = (flow.to_data(back.end, first) - before).abs().amax(dim=0)
@@ -406,16 +411,16 @@ class TableFlow(Subject):
 
 
 def testable_rows(table: DataTable) -> Tensor:
-    """Return the places of held-out rows, or of all rows if none is held out."""
+    """Return the indices of held-out rows, or of all rows if none is held out."""
     places = torch.arange(len(table))
     return places[table.held_out] if table.held_out.any() else places
 
 
 def drawn_rows(path: Path, table: DataTable, count: int | None, seed: int) -> Tensor:
-    """Return the places of random testable rows.
+    """Return the indices of random rows among the held-out rows, or all rows if none is held out.
 
     Raises:
-        DataError: There are fewer than ``count``.
+        DataError: There are fewer than ``count`` such rows.
     """
     places = testable_rows(table)
     if count is not None and count > len(places):

@@ -44,7 +44,7 @@ class ToyTraining(Training):
 
     Attributes:
         toy: Toy.
-        others: Number of points over which targets are averaged; None for the best number.
+        others: Number of points over which training targets are averaged; None for the best one.
         antithetic: Whether each point is used twice, with opposite noise.
     """
 
@@ -54,14 +54,14 @@ class ToyTraining(Training):
 
     @property
     def averaged_over(self) -> int:
-        """Number of points over which targets are averaged."""
+        """Number of points over which training targets are averaged."""
         if self.others is not None:
             return self.others
         return OTHERS if self.toy.dim <= MOST_AVERAGED else 0
 
     @cached_property
     def recipe(self) -> recipes.TrainingRecipe:
-        """Recipe for this dimension and this number of points for averaging."""
+        """Recipe of the training, which depends on the dimension and ``averaged_over``."""
         recipe = recipes.AVERAGED_PLANE if self.toy.dim <= recipes.PLANE else recipes.AVERAGED_SPACE
         recipe = recipe if self.wanted.choices.network == "mlp" else recipes.AVERAGED_TOY
         return (recipe if self.averaged_over else recipes.TOY).but(self.wanted.amounts)
@@ -104,7 +104,7 @@ class ToyTraining(Training):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ToyFlow(Subject):
-    """A toy and a flow for it.
+    """A flow of a toy distribution.
 
     Attributes:
         toy: Toy.
@@ -164,8 +164,8 @@ class ToyFlow(Subject):
             data_dim: Expected dimension, as a check; None for no check.
             inflation: Arguments of the schedule that were given, by name.
             end_std: ``A0`` of the schedule.
-            points: Number and random seed of points that represent the toy, drawn as for a melt;
-                None for the toy itself.
+            points: Number and random seed of points that represent the toy, drawn like those to
+                inflate; None for the toy itself.
         """
         toy = Toy(name, augment_to)
         agree("data_dim", data_dim, toy.dim, f"the toy '{toy.name}'")
@@ -193,7 +193,7 @@ class ToyFlow(Subject):
 
     @property
     def exact(self) -> ProbabilityFlow:
-        """Flow of the toy's exact denoiser, otherwise the same as this one."""
+        """Flow of the toy's exact denoiser, with the schedule and basis of this flow."""
         flow = self.flow
         denoiser = MixtureDenoiser(*self.toy.mixture, basis=flow.basis, schedule=flow.schedule)
         exact = flow.with_denoiser(denoiser)
@@ -201,7 +201,7 @@ class ToyFlow(Subject):
         return exact
 
     def samples(self, path: Path | None, count: int | None, seed: int) -> Samples:
-        """Return ``count`` points of the toy for a seed; there is no data set."""
+        """Return ``count`` points of the toy, drawn with a random seed."""
         assert count is not None
         return Samples(toy_points(self.toy, count, seed))
 
@@ -246,7 +246,7 @@ def toy_points(toy: Toy, count: int, seed: int) -> Tensor:
 
 
 def calibration_points(toy: Toy, seed: int) -> Batch:
-    """Return this rank's share of a fixed number of fresh draws."""
+    """Return this rank's part of a fixed number of fresh draws, for calibration."""
     generator = seeded_generator("cpu", seed, Stream.CALIBRATION_POINTS, 0)
     points = toy.sample(CALIBRATION_POINTS, generator)
     return Batch(points[distributed.shard(CALIBRATION_POINTS)])

@@ -30,12 +30,12 @@ from training.recipes import TableRecipe, TrainingRecipe
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """The user's choices for a training, for any kind of data.
+    """Choices of the user for a training, for any kind of data.
 
     Attributes:
         choices: Choices of the model, without those that follow from the data and the recipe.
-        amounts: Amounts of the recipe, by field name. None stands for the value that suits the
-            data; unknown names are ignored.
+        amounts: Amounts of the recipe (such as the number of samples), by field name. None stands
+            for the value of the recipe; unknown names are ignored.
         data_dim: Expected dimension of the data, as a check.
         batch_gpu: Largest microbatch of one rank; None for no limit.
         loss_scale: Factor on the loss in the backward pass.
@@ -63,7 +63,7 @@ class Wanted:
         return self.choices.seed
 
     def config(self, recipe: TrainingRecipe, antithetic: bool = False) -> TrainingConfig:
-        """Return a recipe in samples, with the settings that are no part of it."""
+        """Return the configuration of a training: a recipe in samples, and further settings."""
         return TrainingConfig(
             total=round(recipe.duration * 1e6),
             batch=recipe.batch,
@@ -84,12 +84,12 @@ class Wanted:
         )
 
     def calibration(self, points: Callable[[], Batch], count: int) -> CalibrationPlan | None:
-        """Return a plan for calibration on ``count`` points, see ``CalibrationPlan``, or None."""
+        """Return a plan for calibration on ``count`` points; None for no calibration."""
         fit = self.calibration_fit
         return CalibrationPlan(points, count, self.seed, fit) if fit else None
 
     def distribution(self, plan: LatentPlan) -> LatentPlan | None:
-        """Return the plan for learning the base distribution with the user's choice, or None."""
+        """Return a plan for the base distribution with the user's choice; None if not learned."""
         return None if self.learns_latents is None else replace(plan, learned=self.learns_latents)
 
 
@@ -106,7 +106,7 @@ class Start:
         name: Parts of the name of the run's folder; None for parts that are left out.
         source: Function that returns the source of batches.
         ending: Steps that complete the trained model.
-        watch: Function that returns the watch on held-out data, or None.
+        watch: Function that returns the monitor of held-out data, or None.
     """
 
     recipe: TrainingRecipe
@@ -122,7 +122,7 @@ class Start:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Training(ABC):
-    """A training on some data.
+    """A training of a network on data; each kind of data has a subclass.
 
     Attributes:
         wanted: The user's choices.
@@ -153,7 +153,7 @@ class Training(ABC):
         """
 
     def within(self, minutes: float, start: Start) -> Self:
-        """Return this training with as many samples as fit into a time.
+        """Return this training with the number of samples that fits into a number of minutes.
 
         Args:
             minutes: Minutes for all steps and reports.

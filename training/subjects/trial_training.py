@@ -51,7 +51,7 @@ PATIENCE = 30
 STARTS = ("gaussian", "on")
 """Candidates of ``Space.linear_start``, of which the best on held-out rows is used."""
 HIDDEN = 0.25
-"""Share of rows in which further data are masked.
+"""Fraction of rows with further masked data.
 
 Each number is masked with a probability drawn uniformly between 0 and 1 for the row. The share is
 small, so that most rows contribute all their data.
@@ -59,16 +59,17 @@ small, so that most rows contribute all their data.
 
 
 def residuals(coordinates: Coordinates, points: Tensor) -> tuple[Tensor, Tensor]:
-    """Return numbers in coordinates with a separate map for each, and the log slopes of the maps.
+    """Map each number of a trial to its residual; return residuals and log derivatives.
 
-    For missing numbers, NaN, the results are arbitrary. Gradients propagate to conditions.
+    Each number has its own map, given the conditions. The results for missing numbers (NaN) are
+    arbitrary. Gradients propagate to the conditions.
 
     Args:
         coordinates: Coordinates, given the conditions of the points.
         points: Points ``[N, K]`` in data space.
 
     Returns:
-        Numbers and log slopes, both ``[N, K]``.
+        Residuals and log derivatives of the maps, both ``[N, K]``.
     """
     labels = coordinates.labels
     assert labels is not None
@@ -85,13 +86,11 @@ def residuals(coordinates: Coordinates, points: Tensor) -> tuple[Tensor, Tensor]
 def placed_with_missing(
     coordinates: Coordinates, rows: Rows, generator: torch.Generator
 ) -> tuple[Batch, Tensor]:
-    """Return rows as the network's input, with some of their data masked.
-
-    Discrete columns are dequantized.
+    """Convert rows to the network's input, with discrete columns dequantized and some data masked.
 
     Returns:
-        Batch, with states of data after the labels; and log slopes ``[N, K]``, 0 for absent
-        numbers.
+        Batch, whose labels are followed by the states of the data (asked for or absent); and log
+        derivatives ``[N, K]`` of the maps, 0 for absent numbers.
     """
     missing = rows.points.isnan()
     given = coordinates.given(rows.conditions)
@@ -114,7 +113,7 @@ class TrialPreparation(Preparation):
     """A table of trials with missing values, and its training."""
 
     def placed(self, coordinates: Coordinates, rows: Rows, generator: torch.Generator) -> Batch:
-        """Return rows as the network's input, with some of their data masked."""
+        """Convert rows to the network's input, with some of their data masked."""
         return placed_with_missing(coordinates, rows, generator)[0]
 
     def _fit(self, space: Space) -> Coordinates:
@@ -148,7 +147,7 @@ class TrialPreparation(Preparation):
         return EncodedRows(u, torch.zeros(len(u), 0, dtype=torch.long)), slopes
 
     def held_out(self, coordinates: Coordinates, loss: DenoisingLoss) -> HeldOut | None:
-        """Return the score of a network on held-out trials; None if there are none."""
+        """Return the evaluation of a network on held-out trials; None if there are none."""
         rows = self.table.held_out_rows
         if not len(rows):
             return None
@@ -165,7 +164,7 @@ class TrialPreparation(Preparation):
         return HeldOut.of_rows(batch.points, log_det, loss, self.config.seed, batch.labels)
 
     def draws(self, coordinates: Coordinates) -> bool:
-        """Return True: other data are masked in each epoch."""
+        """Return True, because other data are masked in each epoch."""
         return True  # other data are masked in each epoch
 
 
@@ -177,7 +176,7 @@ class TrialTraining(TableTraining):
 
     @cached_property
     def recipe(self) -> TableRecipe:
-        """Recipe for the numbers of rows, columns and conditions, with a patience for trials."""
+        """Recipe for the numbers of rows, columns and conditions, with the patience for trials."""
         recipe = super().recipe
         given = self.wanted.amounts.get("patience") is not None
         return recipe if given else replace(recipe, patience=PATIENCE)

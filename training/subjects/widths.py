@@ -19,11 +19,11 @@ SIMULATIONS, DRAWS = 2000, 100
 Held-out simulations come first. With 100 draws, the error of a standard deviation is 7 %.
 """
 FEWEST = 200
-"""Least number of simulations for fitting widths."""
+"""Smallest number of simulations for fitting widths."""
 
 
 def fit_widths(table: DataTable, seed: int, model: Model) -> None:
-    """Fit the widths of a model of parameters given data, and store them in it.
+    """Fit the error scale (widths) of a model of parameters given data; store it in the model.
 
     Args:
         table: Simulations that trained the model.

@@ -170,7 +170,7 @@ def test_observed_coordinates_are_among_the_points(tmp_path):
     path = save_posterior(tmp_path, likelihood=GAUSSIANS["coordinate"])
     for place in (-1, 2):
         replaced("constant_data/seen", data=np.array([place]))(path)
-        assert "observations do not have 2 dimensions" in refusal(load_netcdf, path, 1)
+        assert "'observed_data/y' does not have 2 numbers" in refusal(load_netcdf, path, 1)
 
 
 def test_what_is_drawn_follows_from_the_data(tmp_path):

@@ -76,12 +76,12 @@ def test_a_record_may_have_gaps_and_an_unfinished_line(tmp_path):
 
 def test_wrong_records(tmp_path):
     for text, message in (
-        ("", "nothing to draw"),
+        ("", "no report with a loss"),
         ("no json\n" + report(1), "line 1"),
         ("{}\n", "'seen'"),
         (report(1) + report(2, **{"Loss/loss": float("nan")}), "line 2 .* nan"),
         (report(1, **{"Loss/loss": "low"}), "'low'"),
-        (report(1, **{"Loss/loss": "drop"}), "nothing to draw"),
+        (report(1, **{"Loss/loss": "drop"}), "no report with a loss"),
         (report(2) + report(1), "decreasing numbers of samples"),
     ):
         (tmp_path / "stats.jsonl").write_text(text)
@@ -197,7 +197,7 @@ def test_strange_files_are_refused(tmp_path):
         {"options": {"interval": 2.0}},
     ):
         path = save_answers(tmp_path, "predict", **changes)
-        with pytest.raises(DataError, match=r"damaged, or not|no longer beside it"):
+        with pytest.raises(DataError, match=r"damaged, or not|no CSV of answers beside it"):
             SavedAnswers.load(path)
 
 
