@@ -365,7 +365,9 @@ def read_basis(path: Path, state: Mapping[str, Tensor]) -> EigenBasis:
     if not torch.allclose(turned, probe, atol=1e-6):
         raise DataError(f"{path}: the eigenvectors of the basis are not orthonormal")
     if (state["eigenvalues"] < 0).any() or (state["eigenvalues"].diff() > 0).any():
-        raise DataError(f"{path}: the eigenvalues of the basis must be decreasing and not negative")
+        raise DataError(
+            f"{path}: the eigenvalues of the basis must be in decreasing order and not negative"
+        )
     if state["eigenvalues"][0] == 0:
         raise DataError(f"{path}: the eigenvalues of the basis are all 0: the data were constant")
     return EigenBasis(state["mean"], state["eigenvalues"], state["eigenvectors"])
