@@ -34,7 +34,7 @@ def agree(name: str, given: Any, known: Any, source: str) -> Any:
     """Return the known value of an option, and check that a given value agrees.
 
     Raises:
-        UsageError: A value is given and differs; the message has both.
+        UsageError: The given value differs from the known value; the message states both.
     """
     if given is not None and given != known:
         right = "leave it out" if known is None else f"leave it out, or give {known}"

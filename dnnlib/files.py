@@ -89,8 +89,8 @@ def require_new(paths: list[Path], overwrite: bool, option: str = "--save_dir") 
 
     Args:
         paths: The paths of the results.
-        overwrite: Whether they may be replaced.
-        option: The option that changes the paths, for the message.
+        overwrite: Whether existing results may be replaced.
+        option: Option that changes the paths, for the message.
     """
     existing = [path for path in paths if path.exists()]
     if existing and not overwrite:

@@ -11,25 +11,25 @@ from dnnlib.errors import UsageError
 
 
 def parts_of(text: str) -> list[str]:
-    """Return the parts of a list, without surrounding whitespace."""
+    """Parse a comma-separated list into its parts, without surrounding whitespace."""
     lines = csv.reader(text.splitlines(), skipinitialspace=True)
     return [part.strip() for line in lines for part in line]
 
 
 def joined(parts: Iterable[object]) -> str:
-    """Return the list of these parts, so that ``parts_of`` returns them again."""
+    """Join parts to a comma-separated list, the inverse of ``parts_of``."""
     text = StringIO()
     csv.writer(text, lineterminator="").writerow(parts)
     return text.getvalue()
 
 
 def positive_numbers(text: str) -> list[float] | None:
-    """Return the standard deviations in a text: a number, or several separated by commas.
+    """Parse standard deviations: one number, or several separated by commas.
 
-    Returns None if the text is the name of a ``.npy`` file.
+    The result is None if the text is the name of a ``.npy`` file.
 
     Raises:
-        UsageError: The text is none of these, or a number is not positive.
+        UsageError: The text is not a list of numbers, or a number is not positive.
     """
     if text.endswith(".npy"):
         return None

@@ -13,10 +13,10 @@ WRITTEN_OUT = 1e8
 
 
 def natural(name: str, value: Any) -> int:
-    """Return a count or a seed that was given from Python.
+    """Return a count or a random seed, after a check that it is a whole number and not negative.
 
     Raises:
-        UsageError: It is not a whole number, or negative; the message has its name.
+        UsageError: The value is not a whole number, or is negative.
     """
     try:
         number = index(value)
@@ -28,10 +28,10 @@ def natural(name: str, value: Any) -> int:
 
 
 def fraction(name: str, value: Any, most: float = 1.0) -> float:
-    """Return a fraction that was given from Python, strictly between 0 and 1.
+    """Return a fraction, after a check that it is strictly between 0 and 1.
 
     Raises:
-        UsageError: It is not such a number, or exceeds ``most``; the message has its name.
+        UsageError: The value is not such a number, or exceeds ``most``.
     """
     number = float(value) if isinstance(value, Real) else nan
     if not (0 < number < 1 and number <= most):
@@ -54,8 +54,8 @@ def beside(value: float, spread: float) -> str:
     """Return a value rounded to a hundredth of its spread, with at least four digits, as text.
 
     Args:
-        value: The number.
-        spread: Its standard deviation, or a length on its scale; 0 if it is exact.
+        value: Number to format.
+        spread: Standard deviation of the number, or a length on its scale; 0 if it is exact.
 
     Example:
         >>> beside(18000.5234, 0.012), beside(5411234.0, 260000.0), beside(0.0, 1.0)

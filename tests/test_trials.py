@@ -259,7 +259,7 @@ def test_what_is_no_question_of_trials_is_refused(shelf, tmp_path):
         ("sample {prior} --prior=uniform {seen}", 2, "needs a learned likelihood"),
         ("sample {one} --prior={folder}/one.pkl {seen}", 2, "conditional on mu, tau, t"),
         ("sample {one} --prior=uniform {seen} --noise_std=1", 2, "--noise_std", "--prior"),
-        ("sample {one} --prior=uniform", 2, "--observation", "a row for each trial"),
+        ("sample {one} --prior=uniform", 2, "--observation", "with one trial per row"),
         ("sample {one} --prior=uniform --observation={folder}/hole.csv", 1, "line 3", "=keep"),
         ("calibrate {one} --prior=uniform", 2, "is a learned", "sample, check or compare"),
     ):

@@ -14,7 +14,7 @@ from torch_utils.results import Header, SavedArrays, open_arrays
 
 @contextmanager
 def open_rows(path: Path, name: str) -> Iterator["ArrayRows"]:
-    """Open an array of an ``.npz``, reading only its header.
+    """Open an array of an ``.npz`` to read it in batches of rows.
 
     Raises:
         DataError: The file is missing or broken, or the array is missing, not numeric, or not

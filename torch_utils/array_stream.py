@@ -50,7 +50,7 @@ class ArrayStream:
                 file.truncate(file.seek(size, io.SEEK_CUR))
 
     def put(self, name: str, index: int, row: np.ndarray) -> None:
-        """Write ``array[index] = row``."""
+        """Write one row of an array, ``array[index] = row``, into the file."""
         self.put_rows(name, index * len(row), row)
 
     def put_rows(self, name: str, first: int, rows: np.ndarray) -> None:

@@ -126,7 +126,7 @@ def world_size() -> int:
 
 
 def is_main() -> bool:
-    """Return True on the rank that prints and writes."""
+    """Return whether this rank is the main one, which prints and writes files."""
     return rank() == 0
 
 
@@ -136,7 +136,7 @@ def progress_bar(items: Iterable[Any] | None = None, **options: Any) -> "tqdm[An
 
 
 def barrier() -> None:
-    """Wait until all ranks are here; do nothing without a process group."""
+    """Wait until all ranks have called this function; do nothing without a process group."""
     if dist.is_initialized():
         dist.barrier()
 
@@ -148,14 +148,14 @@ def shard(count: int) -> slice:
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:
-    """Return the sum of a tensor over all ranks, on every rank; in place."""
+    """Replace a tensor by its sum over all ranks, on every rank, and return it."""
     if dist.is_initialized():
         dist.all_reduce(values)
     return values
 
 
 def gather_rows(local: Tensor, count: int, dim: int = 0) -> Tensor:
-    """Return the concatenated shards of ``count`` rows along ``dim``, on every rank."""
+    """Concatenate the shards of all ranks along ``dim``, ``count`` rows in total, on every rank."""
     if world_size() == 1:
         return local
     ranks = world_size()

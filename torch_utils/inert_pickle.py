@@ -294,7 +294,7 @@ def _takes(function: Callable[..., Any], count: int) -> bool:
 
 
 def expect(value: Any, *types: type) -> Any:
-    """Return the value if it is of one of the types.
+    """Return a value, after a check that it has one of some types.
 
     Raises:
         ValueError: The value is of another type.

@@ -32,11 +32,11 @@ class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
 
     def restart(self) -> None:
-        """Reset the peak to the live bytes."""
+        """Reset the peak to the present number of live bytes."""
         self.peak = self.now
 
     def count(self, tensors: Iterable[Tensor]) -> None:
-        """Count tensors that existed before."""
+        """Count tensors that existed before the counter was entered."""
         for tensor in tensors:
             storage = tensor.untyped_storage()
             if storage in self._known:

@@ -49,7 +49,7 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def write_members(archive: zipfile.ZipFile, arrays: Mapping[str, np.ndarray]) -> None:
-    """Add arrays to an archive that will be an ``.npz``."""
+    """Add arrays, by name, as ``.npy`` members to a zip archive that becomes an ``.npz``."""
     for name, array in arrays.items():
         with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
             np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
@@ -89,7 +89,7 @@ def open_arrays(path: Path) -> Iterator["SavedArrays"]:
 
 
 class Header(NamedTuple):
-    """Declared properties of an array; ``by_columns`` means Fortran order."""
+    """Shape, type and order that a file declares for an array; ``by_columns`` is Fortran order."""
 
     shape: tuple[int, ...]
     by_columns: bool
@@ -100,7 +100,7 @@ class SavedArrays:
     """An open ``.npz``.
 
     Attributes:
-        names: Names of its arrays.
+        names: Names of the arrays in the file.
     """
 
     def __init__(self, path: Path, archive: zipfile.ZipFile):
@@ -133,7 +133,7 @@ class SavedArrays:
         """Return an array.
 
         Raises:
-            DataError: As ``open``.
+            DataError: The array is missing, broken, of objects, or has another size than declared.
         """
         with self.open(name), self.reading(name), self._archive.open(self._members[name]) as file:
             array: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
@@ -143,7 +143,7 @@ class SavedArrays:
     def reading(self, name: str) -> Iterator[None]:
         """Convert errors of NumPy or zipfile about broken bytes to DataError, in this block.
 
-        Their warnings are suppressed.
+        Warnings of NumPy are suppressed.
         """
         with _reading(self.broken(name)):
             yield
@@ -162,7 +162,7 @@ class SavedArrays:
             holes: Whether NaN is permitted too.
 
         Raises:
-            DataError: The array contains other values.
+            DataError: The array contains values that are not finite, or no numbers.
         """
         array = self.read(name)
         if array.dtype.kind not in "fiu":
@@ -221,7 +221,7 @@ def load_array(path: Path) -> np.ndarray:
     """Return the array of an ``.npy``.
 
     Raises:
-        DataError: As ``open_array``.
+        DataError: The file is missing, broken, of objects, or has another size than declared.
     """
     with open_array(path):
         broken = DataError(f"{path} is not a readable .npy of plain numbers")
@@ -233,7 +233,7 @@ def load_array(path: Path) -> np.ndarray:
 def of_characters(array: np.ndarray, broken: DataError) -> np.ndarray:
     """Return an array, after a check of texts for invalid code points.
 
-    Python cannot represent such code points; the error ``broken`` is raised for them.
+    Python cannot represent invalid code points; the error ``broken`` is raised for them.
     """
     if array.dtype.kind == "U" and array.nbytes:
         codes = np.dtype("u4").newbyteorder(array.dtype.byteorder)
@@ -253,13 +253,13 @@ def load_arrays(path: Path, required: Iterable[str] = ()) -> dict[str, np.ndarra
 
 
 def save_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write indented JSON atomically."""
+    """Write a mapping as an indented JSON file, atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
 
 
 def load_json(path: Path) -> dict[str, Any]:
-    """Return a JSON object.
+    """Read a JSON file that contains one object.
 
     Raises:
         DataError: The file is missing, too large, or not a JSON object.

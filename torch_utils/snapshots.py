@@ -96,7 +96,7 @@ def read_network(path: Path) -> tuple[dict[str, Part], dict[str, Any]]:
 
 def _part(path: Path, name: str, entry: object) -> Part:
     if not isinstance(entry, dict):
-        raise DataError(f"{path} is not a complete network file: its '{name}' is not a valid part")
+        raise DataError(f"{path} is not a complete network file: the part '{name}' is not valid")
     class_name = shown(_entry(path, entry, "class", str, name))
     arguments = _entry(path, entry, "arguments", dict, name)
     return Part(class_name, arguments, _entry(path, entry, "state", dict, name))
@@ -142,8 +142,8 @@ def _require_own_values(path: Path, values: Iterable[object]) -> None:
 def build(path: Path, name: str, part: Part, registry: Mapping[str, type[Module]]) -> Module:
     """Construct a part from the registry and load its tensors, on the CPU.
 
-    It is first constructed on the meta device. A file that requests huge layers, or many, without
-    their tensors is thus rejected before memory or time is spent.
+    The part is first constructed on the meta device. A file that requests huge layers, or many,
+    without their tensors is thus rejected before memory or time is spent.
 
     Raises:
         DataError: The class is not in the registry, arguments are invalid, or tensors do not match.
@@ -199,7 +199,7 @@ def _no_more_parameters(count: int) -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-    """Return an error, which may quote a file, in one line: printable, and not too long."""
+    """Return the first line of an error's message, printable and not too long."""
     return in_one_line(str(error)) or type(error).__name__
 
 
@@ -220,7 +220,8 @@ def read_state(path: Path) -> dict[str, Any]:
     """Return a training state, on the CPU: tensors of finite numbers, and plain values.
 
     Raises:
-        DataError: As ``read_network``.
+        DataError: The file is missing or corrupt, not a training state, of a newer version, or
+            contains more than tensors of finite numbers and plain values.
     """
     state = _read(path, STATE_FORMAT, "training state")
     tensors = {name: value for name, value in _leaves(state) if isinstance(value, Tensor)}
@@ -236,14 +237,14 @@ def tensors_of(state: Mapping[str, Any], name: str) -> dict[str, Tensor]:
     """Return the named tensors in an entry of a state.
 
     Raises:
-        ValueError: The entry has no named tensors.
+        ValueError: The entry is missing, or is not a dictionary of tensors by name.
     """
     entry = state.get(name)
     if isinstance(entry, dict):
         tensors = {key: value for key, value in entry.items() if isinstance(value, Tensor)}
         if len(tensors) == len(entry) and all(isinstance(key, str) for key in tensors):
             return tensors
-    raise ValueError(f"the file has no named tensors as its '{name}'")
+    raise ValueError(f"the entry '{name}' of the file has no named tensors")
 
 
 def _write(path: Path, payload: dict[str, Any]) -> None:

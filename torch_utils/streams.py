@@ -8,7 +8,7 @@ from enum import IntEnum
 
 
 class Stream(IntEnum):
-    """Second key of ``seeded_generator``."""
+    """Purpose of random numbers: the second key of ``seeded_generator``."""
 
     DATA = 0
     """Points of a toy, order of images."""

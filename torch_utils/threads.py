@@ -67,7 +67,7 @@ def _idle_threads(most: int) -> int:
 def idle_cores(unknown: float) -> float:
     """Return the number of idle cores, measured while this process waits.
 
-    Returns ``unknown`` if it cannot be measured.
+    The result is ``unknown`` if the number cannot be measured.
     """
     try:
         began = _cpu_times()

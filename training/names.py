@@ -51,7 +51,7 @@ EXTRAS = {
 
 # Data.
 TOY, TABLE, IMAGES, RECORDS = KINDS_OF_DATA = ("toy", "table", "images", "records")
-"""Kinds of data that a network file may be about."""
+"""Kinds of data that a network can be trained on."""
 TOY_NAMES = (
     *("circles", "sine1", "sine2", "moons", "s_curve", "swirl", "alt_s_curve", "alt_swirl"),
     *("unscaled_alt_s_curve", "unscaled_alt_swirl"),
@@ -61,7 +61,7 @@ PATCHES, HELD_OUT_PATCHES = "patches", "patches:held-out"
 PATCH, SIDES = 16, (4, 64)
 """Default side of patches of photographs, in pixels, and its smallest and largest value."""
 HEADERS = ("auto", "yes", "no")
-"""Whether the first row of a text file names its columns."""
+"""Values of the option that states whether the first row of a text file names the columns."""
 MISSING = ("keep", "refuse", "drop", "mean")
 """Treatment of missing values: keep or refuse them, drop their rows, or take the mean."""
 COLUMN_TYPES = ("number", "whole", "category", "date")
@@ -118,9 +118,9 @@ DEFAULT_STEPS = 20
 """Default number of steps of an integration."""
 TRACES = ("auto", "exact", "hutchinson")
 LARGEST_EXACT = 128
-"""Largest number of dimensions where ``auto`` is exact."""
+"""Largest number of dimensions where ``--trace=auto`` computes exact Jacobian traces."""
 PROBES = 8
-"""Number of random directions per point: its standard error is then known to a quarter."""
+"""Number of random directions (probes) per point; the standard error is then known to a quarter."""
 CELL_ERROR, CELL_POINTS = 0.05, 256
 """Limits on densities of discrete rows, which are means over points: points are added until the
 standard error, in nats, is this small, or until there are this many.
@@ -141,7 +141,7 @@ UNIFORM = "uniform"
 OTHERS = 32768
 """Number of further points of a toy; targets are averaged over the near ones."""
 MOST_AVERAGED = 8
-"""Largest number of dimensions where averaging pays off."""
+"""Largest number of dimensions where averaging of training targets pays off."""
 AUTO = "auto"
 MARGINALS = ("none", "yeo-johnson", "quantile")
 AXES_TOO = "quantile-axes"
@@ -186,7 +186,7 @@ PARTICLES = 1024
 PARTICLE_STEPS = 16
 """Number of steps of the diffusion that particles follow."""
 TOY_POOL, IMAGE_POOL = 2**17, 2**12
-"""Number of prior draws in a pool."""
+"""Default numbers of prior draws in a sampler's pool, for toys and for images."""
 LEARNED_SOLVER, LEARNED_STEPS = "exp_rk5", 5
 """Solver and steps for draws of a neural posterior, where the network file has no others."""
 LEARNED_POOL = 2**12

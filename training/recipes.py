@@ -61,7 +61,11 @@ class TrainingRecipe:
     dump: int
 
     def but(self: R, values: Mapping[str, Any]) -> R:
-        """Return this recipe with those values, by name, that it has and that are not None."""
+        """Return this recipe with some of its amounts replaced.
+
+        Args:
+            values: New values by name; None and unknown names are ignored.
+        """
         names = {field.name for field in fields(self)}
         return replace(self, **{k: v for k, v in values.items() if k in names and v is not None})
 
@@ -179,12 +183,12 @@ class TableRecipe(TrainingRecipe):
 
     @property
     def layers(self) -> dict[str, Any]:
-        """Constructor arguments of a network."""
+        """Width, depth and dropout of the network, as constructor arguments."""
         return {"width": self.width, "depth": self.depth, "dropout": self.dropout}
 
     @property
     def useful_threads(self) -> int | None:
-        """Number of useful CPU threads; None for no limit."""
+        """Largest useful number of CPU threads; None for no limit."""
         small = self.batch * self.width * self.ensemble <= ONE_THREAD
         return 1 if small else None
 
@@ -227,7 +231,7 @@ def fitted(
 ) -> ImageRecipe:
     """Return a recipe fitted to the number of images and the device.
 
-    It is consistent with the values that the user gave.
+    The recipe keeps the values that the user gave.
 
     Args:
         arch: Name of the network.

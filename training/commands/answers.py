@@ -111,7 +111,7 @@ def opened(settings: options.AskSettings | options.AskCheckSettings, *files: Pat
 
 
 def intervals(settings: options.IntervalSettings, flow: RecordFlow) -> Interval:
-    """Return the requested kind of intervals."""
+    """Return the settings of the prediction intervals: coverage and calibration."""
     if settings.calibrate is None:
         return Interval(settings.interval, settings.held_out)
     marks = settings.missing_values or ()
@@ -122,7 +122,7 @@ def rows_of(settings: options.RowSettings, flow: RecordFlow, asked: Sequence[str
     """Read rows of a file, with the columns of the network, and warn about mismatches.
 
     Raises:
-        UsageError: Marks for missing values are given, but no column is left that they apply to.
+        UsageError: Marks for missing values are given, but the file is a data set, which has none.
     """
     source: Records | str = str(settings.data)
     if holds_records(settings.data):
@@ -152,7 +152,7 @@ def data_set(path: Path, empty: Records, missing_values: Sequence[str] = ()) -> 
 
 
 def save(path: Path, sheet: Sheet, records: Records) -> None:
-    """Write a sheet and log its path."""
+    """Write a sheet of results as CSV, and log its path."""
     save_texts(path, sheet.names, sheet.rows, records.separator)
     logger.info(f"Wrote {path}: {len(sheet.rows)} rows of {len(sheet.names)} columns")
 
@@ -194,7 +194,7 @@ def finish(
 
 @contextmanager
 def bar(flow: RecordFlow, unit: str, total: Any) -> Iterator[Asking]:
-    """Provide an interface to queries that shows a progress bar while they run."""
+    """Yield an interface to queries of a flow, with a progress bar."""
     with tqdm(total=total, desc="asking", unit=f" {unit}", disable=None) as shown:
         yield Asking(flow, shown.update)
 
@@ -207,13 +207,13 @@ cells.
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Answers:
-    """Conditional distributions of a network of records.
+    """A trained network of records that answers conditional queries about rows.
 
     Rows are a data frame, or the path of a table, whose columns have the names of the training
     data. Results are data frames of the same kind, or of pandas.
 
     Attributes:
-        flow: The same queries with arrays.
+        flow: Flow of records, for queries with arrays instead of data frames.
     """
 
     flow: RecordFlow
@@ -246,10 +246,10 @@ class Answers:
 
         Args:
             rows: Rows with missing cells.
-            interval: Probability of the intervals of numbers.
-            held_out: Whether the intervals are calibrated by cells of the held-out rows; or the
-                records of the training, whose held-out rows then calibrate the intervals. See
-                ``Interval``.
+            interval: Nominal coverage of the intervals of numbers.
+            held_out: Whether to calibrate intervals with the scores of held-out cells in the
+                network file; or the records of the training, whose held-out rows then calibrate
+                the intervals for the same query.
         """
         intervals = Interval(fraction("interval", interval), held_out)
         records = self._rows(rows)
@@ -258,7 +258,7 @@ class Answers:
     def complete(self, rows: Any, tables: int = 20, seed: int = 0) -> list[Any]:
         """Return ``tables`` tables with joint draws of the missing values.
 
-        They serve multiple imputation.
+        The tables serve multiple imputation.
         """
         records, seed = self._rows(rows), natural("seed", seed)
         return [
@@ -296,7 +296,8 @@ class Answers:
         count, seed = natural("count", count), natural("seed", seed)
         if not isinstance(given or {}, Mapping):
             raise UsageError(
-                f"given={given!r} has no column names: give values by column, for example "
+                f"the conditions {given!r} have no column names: give values by column, for "
+                "example "
                 "{'garden': 'yes'}"
             )
         sign = self.flow.empty.decimal

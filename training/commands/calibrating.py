@@ -54,11 +54,11 @@ MOST_NUMBERS = 4096
 
 @dataclass(frozen=True, eq=False)
 class OutlierScores:
-    """Scores that are large for out-of-distribution observations, or conditions.
+    """Outlier scores of M observations or conditions, large for out-of-distribution ones.
 
     Attributes:
-        whitened: Observed numbers ``[M, C]`` in the coordinates of distances; None if they are too
-            many.
+        whitened: Observed numbers ``[M, C]`` in whitened coordinates, for distances; None if there
+            are too many numbers.
         values: Scores ``[M, K]``.
         names: Names of the K scores.
         network: Digest of the flow of conditions; None without one.
@@ -74,16 +74,14 @@ class OutlierScores:
         """Compute the scores of observed numbers ``[M, C]``.
 
         Raises:
-            UsageError: A flow of conditions is given, but it is of other conditions, or there are
-                none.
-            DataError: The file of that flow is broken.
+            UsageError: The flow of conditions models other conditions, or the network has no
+                conditions.
+            DataError: The file of the flow of conditions is broken.
         """
         if task.settings.learned:
             return cls.of_conditions(task.subject, options.conditions_network, observed)
         if options.conditions_network is not None:
-            raise UsageError(
-                "--conditions_network needs --condition without --observation: leave it out"
-            )
+            raise UsageError("--conditions_network needs --condition, without --observation")
         likelihood, count = task.likelihood(), observed.shape[1]
         if not isinstance(likelihood, Gaussian) or count > MOST_NUMBERS:
             return cls(None, torch.zeros(1, 0, dtype=torch.float64))
@@ -123,7 +121,7 @@ class OutlierScores:
     ) -> "OutlierScores":
         """Compute the scores of rows ``[M, C]`` from a mean and covariance.
 
-        Further scores are added by name.
+        Further scores ``[M]``, by name, are added.
         """
         odd = {SURPRISE: cloud.surprise(rows), ALONE: cloud.alone(rows), **more}
         return cls(cloud.places(rows), torch.stack(list(odd.values()), dim=1), list(odd), network)
@@ -137,7 +135,7 @@ def of_flow(
     Args:
         subject: The flow.
         points: Points in the user's units.
-        dense: Whether to use densities.
+        dense: Whether to include the log density among the scores.
         given: Inputs of the network for all points, one row each.
     """
     flow = subject.flow
@@ -223,7 +221,7 @@ def calibrate(settings: CalibrateSettings) -> None:
 
 
 def over_conditions(guarantee: HeldOutTruths, rows: Rows, names: Sequence[str]) -> dict[str, Any]:
-    """Return the adjusted probability for 90 % coverage near each case, and its conditions.
+    """Return the conditions of each case, and the adjusted probability for 90 % coverage near it.
 
     The result is empty for fewer than two conditions.
     """
@@ -306,7 +304,7 @@ def held_out_of(
 
 
 def way_of(task: InferenceTask) -> dict[str, Any]:
-    """Return the settings besides the network that determine draws, by the names of options."""
+    """Return the settings that determine draws besides the network, by the names of options."""
     settings, fine = task.settings, task.fine
     assert isinstance(settings, SampleSettings | CalibrateSettings)
     prior = task.sharpened(fine) if settings.learned else fine
@@ -338,7 +336,7 @@ def guarantee_of(
 ) -> HeldOutTruths | None:
     """Return the guarantee of a calibrated network for draws with these settings.
 
-    It is None if the network was not calibrated, or no guarantee is wanted.
+    The result is None if the network was not calibrated, or no guarantee is requested.
 
     Raises:
         UsageError: The network was calibrated by another version, or for other draws or functions;
@@ -367,7 +365,7 @@ def guarantee_of(
     if truths.names != task.subject.names or names != list(functions):
         raise UsageError(
             f"the network was calibrated with --function={', '.join(names) or 'none'}: "
-            "give the same, calibrate again, or give --no-held_out"
+            "give the same functions, calibrate again, or give --no-held_out"
         )
     return HeldOutTruths(truths)
 
@@ -452,7 +450,7 @@ class AppliedCalibration:
     def refuses(self, level: float | None) -> bool:
         """Return whether an observation is rejected at a level, and print which.
 
-        The level None rejects none.
+        No observation is rejected if the level is None.
         """
         if level is None:
             return False
@@ -464,7 +462,7 @@ class AppliedCalibration:
         return refusal is not None
 
     def posteriors(self, groups: Groups, numbers: dict[str, Any]) -> conformal.CalibratedPosteriors:
-        """Recalibrate the draws of groups, and add the results to the numbers of the JSON file."""
+        """Recalibrate the draws of all groups, and add the results to the JSON entries."""
         every = (draws for draws, _ in sampled(groups))
         held = conformal.CalibratedPosteriors.of(
             self.truths, self.observations, every, self.functions

@@ -118,10 +118,10 @@ def of_each(settings: CompareSettings) -> list[SampleSettings]:
 
 
 def require_alike(task: Sequence[InferenceTask], names: Sequence[str]) -> None:
-    """Check that all models are of the same data, in the same units.
+    """Check that all models describe the same data, in the same units.
 
     Raises:
-        UsageError: Models differ.
+        UsageError: The data of two models differ.
     """
     distributions = []
     for one in task:
@@ -173,7 +173,7 @@ def sampled_of(task: InferenceTask, place: Path) -> tuple[Draws, Summary, Tensor
 
 
 def by_name(names: Sequence[str], values: Tensor) -> dict[str, Any]:
-    """Return values ``[models]`` as plain numbers, by the names of models."""
+    """Return a tensor with one value per model as plain numbers, by the names of models."""
     return dict(zip(names, values.tolist(), strict=True))
 
 
@@ -230,7 +230,7 @@ FEWEST_SIMULATIONS, MOST_SIMULATIONS = 1000, 20_000
 
 @first_rank_only
 def predict(settings: PredictSettings) -> int:
-    """Check whether data simulated from posterior draws is like the observations.
+    """Run posterior predictive checks: compare data simulated from draws with the observations.
 
     Returns:
         The exit code: ``UNSOUND`` with ``--strict`` if a test fails, else 0.

@@ -64,7 +64,7 @@ from training.subjects import NetworkFile, RecordFlow
 from training.subjects.networks import plain_name
 
 OWN = ("data", "data_name", "augment_to", "outdir", "nosubdir", "network", "refit_latent_law")
-"""Options that have another form here, or belong to other uses of the scripts."""
+"""Options that ``train`` does not take from Python."""
 SNAP = 10
 """Number of reports between network files, which remain after Ctrl-C."""
 BAR = "{percentage:3.0f}% |{bar}| {elapsed} < {remaining}"
@@ -186,8 +186,8 @@ class Table:
     ) -> Model:
         """Train a model, like ``train.py``.
 
-        It is a model of the columns given the conditions, if there are some, unless ``cond`` is
-        False, or ``likelihood`` is True.
+        With conditions, the model is the distribution of the other columns given the conditions,
+        unless ``cond`` is False or ``likelihood`` is True.
 
         Args:
             outdir: Output directory, in which files of the run are kept; None keeps none.
@@ -196,7 +196,7 @@ class Table:
             options: Options of ``train.py``, by name, such as ``dims_to_keep`` or ``seed``.
 
         Raises:
-            UsageError: There is no such option, or it does not take this value.
+            UsageError: An option does not exist, or its value is invalid.
         """
         cond = self.rows.conditions is not None and not options.get("likelihood")
         options = {"cond": cond, **options}
@@ -213,9 +213,9 @@ class Table:
 
 @dataclass(frozen=True, eq=False, init=False, repr=False)
 class Simulations(Table):
-    """Simulations: parameters, and for each row of parameters the simulated data.
+    """Simulations: rows of parameters, each with its simulated data.
 
-    A model trained on them is of parameters given data.
+    A model trained on simulations is the posterior of parameters given data.
 
     Example:
         >>> import numpy as np

@@ -55,7 +55,7 @@ def ref(settings: RefSettings) -> None:
 def calc(settings: CalcSettings) -> None:
     """Measure FID and KID of images against a reference, and print them.
 
-    They are also written if a path is given.
+    The distances are also written to a JSON file if its path is given.
     """
     began = time.perf_counter()
     dest = settings.dest
@@ -82,10 +82,10 @@ def calc(settings: CalcSettings) -> None:
 
 
 def require_dest(paths: list[Path], suffix: str, overwrite: bool) -> None:
-    """Check that results can be written to the paths.
+    """Check that results can be written to some paths.
 
     Raises:
-        UsageError: They cannot, or other results would be lost.
+        UsageError: A path is not valid, or other results would be lost.
     """
     if paths[0].suffix != suffix:
         raise UsageError(f"--dest is {paths[0]}: give a name that ends in {suffix}")
@@ -115,7 +115,7 @@ def measure(
     how: MeasuringOptions,
     device: torch.device,
 ) -> tuple[distances.Moments, Tensor]:
-    """Compute the moments of the features of all ranks' images.
+    """Compute the mean and covariance of the features of images, over all ranks.
 
     Returns:
         The moments, and the features that are kept for the KID ``[k, d]``.
@@ -150,7 +150,7 @@ def measure(
 def compare(
     moments: distances.Moments, features: Tensor, reference: FIDReference, seed: int
 ) -> dict[str, Any]:
-    """Compute the distances, and the numbers of images behind them.
+    """Compute FID and KID relative to a reference, with the numbers of images.
 
     Subsets measure the variability of the KID, unless each of them is the whole set.
     """

@@ -69,7 +69,7 @@ class Guarantee:
             options: Options of the command, by name.
 
         Raises:
-            UsageError: There is no such option, or it does not take this value.
+            UsageError: An option does not exist, or its value is invalid.
             DataError: The network was trained on rows of the calibration set, or a file is broken.
         """
         given = {"network": network, **options}
@@ -82,9 +82,9 @@ class Guarantee:
         return f"Guarantee({held_out.truths} calibration cases of {', '.join(held_out.quantities)})"
 
     def holding(self, share: float = 0.9) -> Holding:
-        """Return the coverage of regions with a nominal coverage.
+        """Return the actual coverage of calibrated regions with a nominal coverage.
 
-        It is given on average over calibrations, and for this calibration.
+        The coverage is given on average over calibrations, and for this calibration.
         """
         return Holding.by(self.truths.held_out.truths, fraction("share", share))
 
@@ -140,7 +140,7 @@ class Guarantee:
         )
         if odd.whitened is None or odd.names != held_out.oddities:
             raise DataError(
-                "p-values of this network need the observation, not only its conditions: use sample"
+                "p-values of this network need observations, not only conditions: use sample"
             )
         return self.truths.p_values(odd.whitened, odd.values)[0].numpy()
 
@@ -153,7 +153,7 @@ class Guarantee:
             raise DataError(f"the condition has {len(row)} rows: give one row")
         odd = calibrating.OutlierScores.of_conditions(self.subject, None, row)
         if odd.whitened is None:
-            raise DataError("this network has no conditions: there are no nearest cases")
+            raise DataError("the network has no conditions: leave the condition out")
         near, _ = self.truths.levels_near(odd.whitened, [share])
         return Levels(near.intervals[0], near.regions[0])
 

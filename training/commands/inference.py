@@ -36,10 +36,10 @@ class InferenceTask:
 
     Attributes:
         settings: Settings of the command.
-        subject: Network or toy of the prior.
+        subject: Flow of the prior, from a network or a toy.
         latent: Base distribution of the latents.
-        learned: Likelihood of a network; None without one.
-        region: Region in which the posterior was trained; None for everywhere.
+        learned: Learned likelihood; None without one.
+        region: Region of parameter space that the posterior was trained in; None for all of it.
     """
 
     settings: inference.InferenceSettings
@@ -50,7 +50,7 @@ class InferenceTask:
 
     @classmethod
     def open(cls, settings: inference.InferenceSettings) -> "InferenceTask":
-        """Open the prior.
+        """Open the prior of a command, and build its task.
 
         Raises:
             UsageError: Options contradict the prior.
@@ -73,14 +73,14 @@ class InferenceTask:
         return replace(self, subject=replace(self.subject, flow=flow))
 
     def files(self, name: str, suffix: str) -> tuple[Path, Path]:
-        """Return the paths of the file of arrays, with this suffix, and the JSON file."""
+        """Return the paths of two results files: arrays (with a given suffix), and JSON."""
         stem = f"{self.subject.stem}_{name}"
         folder = self.settings.save_dir
         return folder / f"{stem}{suffix}", folder / f"{stem}.json"
 
     @property
     def within(self) -> str:
-        """Description of the bounds beyond which draws are rejected."""
+        """Description of the bounds outside of which draws are rejected."""
         return BOUNDS if self.region is None else "the region"
 
     @property
@@ -90,7 +90,7 @@ class InferenceTask:
 
     @property
     def fine(self) -> Prior:
-        """Prior of the final draws."""
+        """Prior with the fine integration, for the final draws."""
         flow, options = self.subject.flow, self.settings.prior
         if self.settings.learned:
             prior = self.subject.neural_posterior(options.n_iters, options.deblur)
@@ -109,7 +109,7 @@ class InferenceTask:
 
     @property
     def coarse(self) -> Prior:
-        """Prior of the chains."""
+        """Prior with the coarse integration, for the chains."""
         steps, flow = self.settings.prior.chain_n_iters, self.subject.flow
         if steps is None and "look" in flow.integrations:
             return self._prior(*flow.integration("look"))
@@ -179,9 +179,12 @@ class InferenceTask:
     def problem(
         self, likelihood: Likelihood, observed: Tensor, labels: Tensor | None = None
     ) -> Problem:
-        """Return the posteriors of observations ``[M, K]``, on the flow's device.
+        """Return the inference problem of M observations, on the flow's device.
 
-        The conditions of a conditional network are ``labels [M, L]``.
+        Args:
+            likelihood: Likelihood of the observations.
+            observed: Observations ``[M, K]``.
+            labels: Conditions ``[M, L]`` of a conditional network; None for none.
         """
         fine = self.fine
         device = fine.flow.device
@@ -194,12 +197,12 @@ class InferenceTask:
         return Problem(target, self.coarse, numbers, smooth, network=digest)
 
     def amortized(self, prior: Prior, conditions: Tensor) -> Amortized:
-        """Return a sampler of posteriors that the flow was trained on.
+        """Return an amortized sampler of the posteriors given conditions.
 
-        The conditions of the posteriors are on the flow's device.
+        The flow was trained on these posteriors. Conditions are on the flow's device.
 
         Raises:
-            UsageError: Log densities are needed, but there are none.
+            UsageError: Log densities are needed, but unavailable.
             DataError: The file of a correction is broken.
         """
         plan, sharp = self.plan, self.sharpened(prior)
@@ -277,7 +280,7 @@ class InferenceTask:
     def questions(self, source: Path, likelihood: Likelihood) -> Tensor | None:
         """Return the conditions that a file of observations contains exactly.
 
-        See ``Subject.questions``. They are None for outputs of a linear map.
+        See ``Subject.questions``. The result is None for outputs of a linear map.
         """
         assert isinstance(likelihood, Gaussian)
         return None if likelihood.operator is not None else self.subject.questions(source)
@@ -285,7 +288,7 @@ class InferenceTask:
     def observed_names(self, likelihood: Gaussian) -> list[str]:
         """Return names of the observed coordinates for messages.
 
-        They are empty for outputs of a linear map.
+        The list is empty for outputs of a linear map.
         """
         if likelihood.operator is not None:
             return []

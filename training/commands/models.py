@@ -47,7 +47,7 @@ from training.options.posterior import (
 from training.subjects import NetworkFile, Subject, open_prior
 
 UNNORMALIZED = {"noise_std", "likelihood", "prior", "correct", "deblur"}
-"""Options with which the density of a posterior is unknown, or known only up to a constant."""
+"""Options that make the density of a posterior unknown, or known only up to a constant."""
 ROW_PACKAGE = "row_package"
 """Key of ``about``: package of the rows that the model returns; None for pandas."""
 
@@ -68,7 +68,7 @@ class Model(model.Model):
 
     @property
     def kind(self) -> str | None:
-        """Package of the rows that the model returns, or None."""
+        """Package of the rows that the model returns; None for pandas."""
         kind = self.about.get(ROW_PACKAGE)
         return kind if isinstance(kind, str) else None
 
@@ -81,7 +81,7 @@ class Model(model.Model):
 
     @cached_property
     def subject(self) -> Subject:
-        """The flow, and the kind of its points."""
+        """Subject of the model: the flow and the meaning of its points."""
         return open_prior(NetworkFile(Path("model"), self))
 
     def rows_of(self, names: Sequence[str], values: np.ndarray) -> Any:
@@ -137,7 +137,7 @@ class Model(model.Model):
             row = self._conditions_of(None, given).reshape(-1, len(self.conditions))
             draws = self.posterior().sample(row, chains=1, draws=max(count, 1), seed=seed)
             if len(draws.points) != 1:
-                raise DataError("given has several rows: use posterior().sample()")
+                raise DataError("the condition has several rows: use posterior().sample()")
             points = torch.from_numpy(draws.points[0, :count])
         else:
             drawn = self.subject.drawn_labels(count, seed, None) if given is None else None
@@ -309,7 +309,7 @@ class Posterior:
     def log_prob(self, points: Any, observed: Any = None) -> np.ndarray:
         """Return the log densities ``[N]`` of rows, in nats.
 
-        They are densities of the distribution that ``sample`` draws from.
+        The densities are those of the distribution that ``sample`` draws from.
 
         Draws of a conditional model are sharpened (unless ``sharpen=False``) and lie within the
         bounds of columns. This density agrees with the draws: it is divided by the probability that
@@ -488,7 +488,7 @@ class Posterior:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PosteriorDraws:
-    """Draws of posteriors.
+    """Draws from the posteriors of M observations.
 
     Attributes:
         names: Names of the D coordinates.
@@ -509,7 +509,7 @@ class PosteriorDraws:
         """Load the draws that ``posterior.py sample`` wrote to a folder.
 
         Raises:
-            DataError: There are none, since an observation was rejected.
+            DataError: The folder has no draws, because an observation was rejected.
         """
         path = next(folder.glob("*_posterior.nc"), None)
         if path is None:
@@ -555,7 +555,7 @@ class PosteriorDraws:
 
     @property
     def converged(self) -> np.ndarray:
-        """Whether the draws of each observation converged ``[M]``."""
+        """Whether the draws of each observation have converged, bool ``[M]``."""
         return np.array([each["converged"] for each in self._listed])
 
     def population(
@@ -603,8 +603,8 @@ class PosteriorDraws:
     def summary(self) -> Any:
         """Return a data frame with a row for each observation and coordinate.
 
-        It has mean, std, quantiles, R-hat, effective sample sizes, and whether the observation's
-        draws converged.
+        Its columns are mean, std, quantiles, R-hat, effective sample sizes, and whether the draws
+        of the observation have converged.
         """
         kinds = ("mean", "std", "r_hat", "ess_bulk", "ess_tail")
         rows = [

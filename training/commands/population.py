@@ -47,7 +47,7 @@ WIDER = 1.5
 
 @first_rank_only
 def population(settings: PopulationSettings) -> int:
-    """Infer the hierarchical model of the members whose posterior draws are in a file.
+    """Infer a hierarchical model from the posterior draws of its members.
 
     Returns:
         The exit code: ``UNSOUND`` with ``--strict`` if it has not converged, else 0.
@@ -109,9 +109,9 @@ class MemberPrior:
     """Prior of a member, before any observation.
 
     Attributes:
-        ends: Bounds ``[D, 2]`` that the coordinates remove.
-        mean: Mean of a member in these coordinates ``[D]``.
-        std: Standard deviation of a member in these coordinates ``[D]``.
+        ends: Bounds ``[D, 2]`` of the parameters, which a transform maps to infinity.
+        mean: Mean ``[D]`` of a member in the transformed coordinates.
+        std: Standard deviation ``[D]`` of a member in the transformed coordinates.
         prior: Prior of the draws; None for a uniform distribution.
     """
 
@@ -137,7 +137,8 @@ class MemberPrior:
             assert prior is not None
             if settings.bounds is not None:
                 raise UsageError(
-                    "--bounds must be those of the earlier hierarchical model: leave them out"
+                    "--bounds must equal those of the earlier hierarchical model: leave --bounds "
+                    "out"
                 )
             order = [prior.names.index(name) for name in saved.names]
             bounded = prior.coordinates.maps[0]
@@ -176,7 +177,7 @@ class MemberPrior:
 
     @property
     def words(self) -> list[str]:
-        """Description of each coordinate."""
+        """Description of each transformed coordinate, such as the log of a parameter."""
         words = []
         for low, high in self.ends.tolist():
             if np.isfinite([low, high]).all():
@@ -207,7 +208,7 @@ def bounded_by(ends: Tensor) -> Bounded:
 
 
 def members_of(saved: SavedPosteriors) -> Tensor:
-    """Return draws ``[M, N, D]`` of each posterior, evenly thinned."""
+    """Return evenly thinned draws ``[M, N, D]`` of the posterior of each member."""
     chains, draws, count, dim = saved.points.shape
     every = torch.from_numpy(saved.points).movedim(2, 0).reshape(count, -1, dim)
     most = max(MOST_WEIGHTS // count, FEWEST_DRAWS)

@@ -129,7 +129,7 @@ def draw(
 
 @dataclass(frozen=True, eq=False)
 class Observed:
-    """M observations.
+    """M observations whose posteriors are to be drawn.
 
     Attributes:
         numbers: Observations or conditions ``[M, K]``.
@@ -162,7 +162,7 @@ class Observed:
         return cls(numbers, labels, likelihood, truth)
 
     def saved(self, subject: Subject) -> Tensor | None:
-        """Return the observations for the file of draws; None for trials, whose numbers differ."""
+        """Return the observations for the file of draws; None for trials, whose counts differ."""
         own = self.likelihood is not None and self.likelihood.own
         return None if subject.of_sets or own else self.numbers
 
@@ -202,7 +202,7 @@ def sources_of(task: InferenceTask, settings: SampleSettings) -> list[str | Path
 
 
 def about_of(task: InferenceTask, options: dict[str, Any], draws: Draws) -> dict[str, Any]:
-    """Return the entries of both files about the way in which draws were made."""
+    """Return the entries, for the results files, about how draws were made."""
     prior = task.sharpened(task.fine) if task.settings.learned else task.fine
     return {
         "options": options,
@@ -290,7 +290,7 @@ MOST_BLURRED = 2**12
 def blur_of(task: InferenceTask, seen: Observed, summary: Summary) -> Tensor | None:
     """Return standard deviations ``[M, D]`` of the noise of the first time at posterior means.
 
-    They are None for images, and if draws are clean or corrected by weights.
+    The result is None for images, and if draws are clean or corrected by weights.
 
     Draws without a likelihood are rounded to the bins of discrete columns, which removes the noise
     there.
@@ -312,7 +312,7 @@ def blur_of(task: InferenceTask, seen: Observed, summary: Summary) -> Tensor | N
 def errors_of(task: InferenceTask, settings: SampleSettings, summary: Summary) -> Tensor | None:
     """Return the scale of standardized errors ``[M, D]`` of posteriors.
 
-    See ``training.flow.widths``. It is None if it is unknown for these draws.
+    See ``training.flow.widths``. The result is None if the scale is unknown for these draws.
     """
     file = task.subject.file
     widths = None if file is None else file.model.widths
@@ -369,8 +369,8 @@ def cases_to_check(
 ) -> tuple[Likelihood, Tensor, Tensor | None]:
     """Return the likelihood of a check, the observations, and true points ``[R, D]``.
 
-    True points are None if they are drawn from the prior, and one observation represents all of
-    them if these are simulated.
+    True points are None if they are drawn from the prior. Simulated observations are represented by
+    a single one.
 
     Raises:
         UsageError: The likelihood cannot simulate observations.
@@ -454,7 +454,7 @@ def require_checkable(settings: CheckSettings, subject: Subject) -> None:
     """Check that the options fit a check of this network or toy.
 
     Raises:
-        UsageError: They do not.
+        UsageError: An option does not fit.
     """
     if settings.of_trials and settings.truth == "flow":
         raise UsageError(
@@ -465,7 +465,7 @@ def require_checkable(settings: CheckSettings, subject: Subject) -> None:
         if not settings.of_trials:
             settings.likelihood.require()
         if settings.condition is not None:
-            raise UsageError("--condition is for conditional networks, which this is not")
+            raise UsageError("--condition is for conditional networks: leave --condition out")
         return
     if not settings.learned:
         raise UsageError(
@@ -483,7 +483,7 @@ def require_checkable(settings: CheckSettings, subject: Subject) -> None:
 def with_available_runs(settings: CheckSettings, task: InferenceTask) -> CheckSettings:
     """Return settings with at most as many runs as the data set has rows.
 
-    A number of runs that was given stays.
+    A number of runs that the user gave is not changed.
 
     Raises:
         UsageError: There is no data set, or it has too few rows for any check.

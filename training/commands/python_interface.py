@@ -28,7 +28,7 @@ from training.model.model import Model
 
 @contextmanager
 def left_alone() -> Iterator[None]:
-    """Keep the random state of PyTorch and the handlers of the log, around a command.
+    """Restore the random state of PyTorch and the handlers of the log after a command.
 
     The random state of CUDA devices is kept if CUDA is in use; work on the CPU does not start it.
     """
@@ -46,7 +46,7 @@ def left_alone() -> Iterator[None]:
 
 @contextmanager
 def own_folder() -> Iterator[Path]:
-    """Provide a folder for the files of a command called from Python, within ``left_alone``.
+    """Yield a temporary folder for the files of a command called from Python.
 
     Error messages do not mention files of observations in it.
     """
@@ -83,13 +83,16 @@ def save_rows(path: Path, names: Sequence[str] | None, numbers: np.ndarray) -> N
 
 
 def facts_of(folder: Path, kind: str) -> dict[str, Any]:
-    """Load the JSON of a kind in a folder."""
+    """Load the JSON file of a kind from a folder."""
     (path,) = folder.glob(f"*{kind}.json")
     return load_json(path)
 
 
 def listed_of(values: Any) -> Any:
-    """Return numbers or names as an option takes them, with commas; other arrays unchanged."""
+    """Convert a list of numbers or names to the comma-separated text of an option.
+
+    Other values are unchanged.
+    """
     if isinstance(values, str) or not hasattr(values, "__len__"):
         return str(values)
     array = np.asarray(values.cpu() if isinstance(values, torch.Tensor) else values)
@@ -138,7 +141,7 @@ FRAME_PACKAGES = (FRAMES, "polars")
 
 
 def kind_of(source: Any) -> str:
-    """Return the package of rows."""
+    """Return the name of the package that rows come from, such as ``pandas``."""
     return type(source).__module__.partition(".")[0]
 
 
@@ -209,7 +212,7 @@ def require_finite(values: torch.Tensor, names: Sequence[str], what: str) -> Non
     """Check that values ``[N, D]`` are finite.
 
     Raises:
-        DataError: A value is not; the message states the position of the first.
+        DataError: A value is not finite; the message states the position of the first one.
     """
     for row, column in (~values.isfinite()).nonzero()[:1].tolist():
         raise DataError(

@@ -208,7 +208,7 @@ def extraction_of(
         data_name: Name of the data.
         noise: Kind of noise: independent or path.
         times: Times ``[T]``.
-        matters: Options that the numbers depend on, by name; files differ if these do.
+        matters: Options that the residuals depend on, by name, for the digest in the files.
 
     Raises:
         UsageError: The times do not increase.
@@ -287,7 +287,7 @@ def known_of(
 def toy_correlations(
     path: Path, name: str, share: range, device: torch.device
 ) -> Iterator[tuple[int, Correlation]]:
-    """Yield the correlations at a share of the times, with their indices."""
+    """Yield the correlations with the first time at some times, with the indices of the times."""
     with open_rows(path, name) as rows:
         for index, slab in enumerate(rows.batches(1)):
             now = torch.tensor(slab[0], device=device)

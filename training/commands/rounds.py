@@ -60,7 +60,7 @@ region has lost its parameters.
 
 @dataclass(frozen=True)
 class Question:
-    """The task of a command.
+    """The inference task of ``posterior.py rounds``: simulator, prior and one observation.
 
     Attributes:
         settings: Settings of the command.
@@ -122,15 +122,15 @@ class Question:
         return plain_name(self.simulator.path.stem)
 
     def places(self) -> Iterator["Place"]:
-        """Yield the places of all rounds."""
+        """Yield all rounds with the paths of their files."""
         return (Place(self, number) for number in range(1, self.settings.rounds + 1))
 
     def require_own_rounds(self) -> None:
-        """Remove rounds with other options.
+        """Remove rounds that an earlier run with other options left, if --overwrite permits it.
 
         Raises:
-            UsageError: Such rounds must not be replaced.
-            DataError: A broken round must not be replaced.
+            UsageError: Rounds with other options exist, and must not be replaced.
+            DataError: A round is broken, and must not be replaced.
         """
         overwrite = self.settings.run.overwrite
         paths = self.settings.save_dir.glob("round*/*_params.json")
@@ -186,7 +186,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Place:
-    """A round and its files.
+    """A round of sequential inference and the paths of its files.
 
     Attributes:
         question: Task of the command.
@@ -203,17 +203,17 @@ class Place:
 
     @property
     def data(self) -> Path:
-        """File of the round's simulations."""
+        """Path of the data set of the round's simulations."""
         return self.folder / f"{self.question.name}.npz"
 
     @property
     def facts(self) -> Path:
-        """File of the facts about these simulations."""
+        """Path of the JSON of facts about the round's simulations."""
         return self.folder / f"{self.question.name}_params.json"
 
     @property
     def network(self) -> Path:
-        """File of the round's posterior."""
+        """Path of the network file of the round's posterior."""
         return self.folder / "network.pkl"
 
     @property

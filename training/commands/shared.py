@@ -21,14 +21,14 @@ from training.subjects import NetworkFile, Subject, open_subject
 
 
 def solver_of(options: SolverOptions) -> Solver:
-    """Return the solver."""
+    """Return the ODE solver that the options select."""
     return get_solver(options.solver, options.rtol, options.atol)
 
 
 def toy_times(
     options: ToyTimeOptions, t_max: float, network: str | None = None, store: bool = False
 ) -> TimeChoice:
-    """Return the times, up to ``steps * h`` or ``t_max``.
+    """Return the time grid of a toy's simulation, up to ``steps * h`` or ``t_max``.
 
     Args:
         options: Options as given.
@@ -56,9 +56,8 @@ def steps_and_end(
 ) -> tuple[int | None, float]:
     """Return the number of steps and the end time T: ``steps * h``, or ``t_max``.
 
-    The number is None for ``auto``.
-
-    A step size alone has to divide ``t_max``, so that T is exactly ``t_max``.
+    The number of steps is None for ``auto``. If only a step size is given, it must divide
+    ``t_max``, so that T is exactly ``t_max``.
     """
     if isinstance(steps, int) and steps > MAX_STEPS:
         raise UsageError(f"--steps is {steps}: give at most {MAX_STEPS}")
@@ -81,7 +80,7 @@ def steps_and_end(
 
 
 def last_time(options: EvenTimeOptions, t_max: float, network: str) -> float:
-    """Return T for a network that was trained up to ``t_max``.
+    """Return the end time T that the options select, for a network trained up to ``t_max``.
 
     Raises:
         UsageError: The network was not trained up to T.

@@ -123,7 +123,7 @@ def simulation_run(
 def way_of(
     settings: SimulationSettings, choice: TimeChoice, flow: ProbabilityFlow
 ) -> tuple[TimeChoice, Solver]:
-    """Return times and solver of all simulations.
+    """Return the time grid and the solver of all simulations.
 
     Generation alone, without intermediate states, uses the network's integration schedule, since no
     other simulation has to share its times.
@@ -239,7 +239,7 @@ def toys(
 
 
 def in_words(facts: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the most important numbers in words."""
+    """Describe the most important numbers of simulations in words."""
     pairs = zip(facts["melt"]["end_variance"], facts["melt"]["closed_form_variance"], strict=True)
     ratios = ", ".join(f"{measured / exact:.3f}" for measured, exact in pairs)
     calls = sum(fact["denoiser_calls"] for fact in facts.values())
@@ -345,7 +345,7 @@ def images_of_seeds(settings: GenerationSettings) -> None:
 
 
 def network_of(options: ImageNetworkOptions) -> NetworkFile:
-    """Open the network file.
+    """Open the network file that the options name.
 
     Raises:
         DataError: The file is missing or broken.
@@ -376,8 +376,8 @@ def sampled_along(
 ) -> tuple[TimeChoice, Solver, dict[str, object]]:
     """Return the times and the solver of sampling, and the values of ``solver`` and ``n_iters``.
 
-    They are the network's integration schedule for this use, if it has one, unless options override
-    it.
+    These are taken from the network's integration schedule for a use, if the network file has one
+    and no option overrides it.
     """
     method, integration = solver_of(settings.solver), flow.integrations.get(use)
     if integration is None or not is_free(settings.times, settings.solver):
@@ -387,7 +387,7 @@ def sampled_along(
 
 
 def is_free(*options: Declared) -> bool:
-    """Return whether none of these options was given.
+    """Return whether the user gave none of some groups of options.
 
     The network's integration schedules may then be used.
     """
@@ -397,7 +397,7 @@ def is_free(*options: Declared) -> bool:
 def densities_of(
     options: DensityOptions, seed: int, levels_per_unit: float | None = None
 ) -> DensityPlan | None:
-    """Return which log densities simulations compute; None for none.
+    """Return the settings of the log densities to compute; None for no log densities.
 
     Args:
         options: Options as given.

@@ -169,7 +169,7 @@ def require_network(settings: TrainSettings, known: tuple[str, ...]) -> None:
     """Check that the network is for this kind of data.
 
     Raises:
-        UsageError: It is for another kind.
+        UsageError: The network is for another kind of data.
     """
     network = settings.network.arch
     if network is not None and network not in known:

@@ -16,14 +16,14 @@ class Model(Contents):
     """A trained denoiser, its recipe, and metadata.
 
     Attributes:
-        denoiser: The network with the preconditioning of its schedule.
+        denoiser: Network with the preconditioning of its schedule.
         recipe: Plain values from which the denoiser was built.
         about: Metadata as plain values: data set, times, amount of training.
-        coordinates: Map between data space and the flow's space, for tables; None if they are the
-            same.
+        coordinates: Map between data space and the flow's space, for tables; None if both spaces
+            are the same.
         learned: Learned distribution of the compressed latents at the last time; None for the
             closed form.
-        integrations: Default integration schedules, by use.
+        integrations: Default integration schedules (solver and time grid), by use.
         held_out: Ranks of held-out true values under the model's posteriors; None if the model was
             not calibrated.
         widths: Errors of posteriors relative to their widths, estimated from simulations; None if
@@ -69,8 +69,8 @@ class Model(Contents):
     def digest(self) -> str:
         """Return the SHA-256 of everything that determines the flow.
 
-        Metadata of the network file is not included. Neither is the scale, which is chosen when a
-        file is opened.
+        The digest does not depend on metadata, nor on the scale ``A0``, which is chosen when a file
+        is opened.
         """
         return model_digest(self)
 

@@ -99,7 +99,7 @@ FILE_NAMES: dict[type, str] = {Integration: "Course"}
 """Class names in network files that differ from those of the code."""
 COORDINATES, LATENT_LAW, HELD_OUT, COURSE = "coordinates", "latent_law", "held_out", "course_{}"
 WIDTHS = "widths"
-"""Names of optional parts; there is one integration schedule (course) per use."""
+"""Names of optional parts of a network file; each use has one integration schedule (course)."""
 STUDENT = "student"
 """Part of distilled networks of earlier versions, which are rejected."""
 BASIS_KEYS = ("mean", "eigenvalues", "eigenvectors")
@@ -202,10 +202,10 @@ def read_model(path: Path, make: type[ModelT], end_std: float) -> ModelT:
         )
     for name, classes in PARTS.items():
         if name not in parts:
-            raise DataError(f"{path} lacks its {name}")
+            raise DataError(f"{path} lacks the part '{name}'")
         if parts[name].class_name not in classes:
             raise DataError(
-                f"{path}: its {name} is of the unknown class '{parts[name].class_name}'; "
+                f"{path}: the part '{name}' is of the unknown class '{parts[name].class_name}'; "
                 f"this version knows {', '.join(classes)}"
             )
     schedule, network, denoiser = (parts[name] for name in ("schedule", "network", "denoiser"))
@@ -345,29 +345,31 @@ def _course(path: Path, part: Part, use: str, dim: int) -> Integration:
 
 
 def read_basis(path: Path, state: Mapping[str, Tensor]) -> EigenBasis:
-    """Build the eigenbasis of a file.
+    """Build the eigenbasis from the tensors of a network file.
 
     Raises:
         DataError: The tensors are not those of a basis.
     """
     if set(state) != set(BASIS_KEYS):
         raise DataError(
-            f"{path}: its basis has {shown(sorted(state))} instead of {', '.join(BASIS_KEYS)}"
+            f"{path}: the basis has {shown(sorted(state))} instead of {', '.join(BASIS_KEYS)}"
         )
     dim = state["mean"].numel()
     shapes = [tuple(state[key].shape) for key in BASIS_KEYS]
     if shapes != [(dim,), (dim,), (dim, dim)] or dim == 0:
-        raise DataError(f"{path}: the shapes of its basis do not match: {shapes}")
+        raise DataError(f"{path}: the shapes of the basis do not match: {shapes}")
     if any(tensor.dtype != torch.float64 for tensor in state.values()):
-        raise DataError(f"{path}: its basis must be float64")
+        raise DataError(f"{path}: the basis must be float64")
     probe = torch.linspace(-1, 1, dim, dtype=torch.float64)
     turned = state["eigenvectors"] @ (state["eigenvectors"].T @ probe)
     if not torch.allclose(turned, probe, atol=1e-6):
-        raise DataError(f"{path}: its eigenvectors are not orthonormal")
+        raise DataError(f"{path}: the eigenvectors of the basis are not orthonormal")
     if (state["eigenvalues"] < 0).any() or (state["eigenvalues"].diff() > 0).any():
-        raise DataError(f"{path}: its eigenvalues must be in decreasing order and not negative")
+        raise DataError(
+            f"{path}: the eigenvalues of the basis must be in decreasing order and not negative"
+        )
     if state["eigenvalues"][0] == 0:
-        raise DataError(f"{path}: its eigenvalues are all 0: the data were constant")
+        raise DataError(f"{path}: the eigenvalues of the basis are all 0: the data were constant")
     return EigenBasis(state["mean"], state["eigenvalues"], state["eigenvectors"])
 
 
@@ -395,7 +397,7 @@ def _denoiser(
     if variance is not None and not (
         variance.shape == basis.eigenvalues.shape and (variance >= 0).all()
     ):
-        raise ValueError("data_variance does not match the basis")
+        raise ValueError("data_variance and the basis have different dimensions")
     denoiser = NetworkDenoiser(
         network,
         basis,
@@ -419,7 +421,7 @@ def _output_gain(state: Mapping[str, Tensor], dim: int) -> OutputGain | None:
     output_gain = OutputGain(times, gains)
     if gains.shape[1] != dim:
         raise ValueError(
-            f"output gain of {gains.shape[1]} dimensions and basis of {dim} dimensions"
+            f"the output gain has {gains.shape[1]} dimensions, but the basis has {dim}"
         )
     return output_gain
 
@@ -430,7 +432,7 @@ def _calibration(state: Mapping[str, Tensor], dim: int) -> Calibration | None:
     calibration = Calibration(*(state[key] for key in CALIBRATION_KEYS))
     if calibration.slopes.shape[1] != dim:
         raise ValueError(
-            f"calibration of {calibration.slopes.shape[1]} dimensions and basis of {dim} dimensions"
+            f"the calibration has {calibration.slopes.shape[1]} dimensions, but the basis has {dim}"
         )
     return calibration
 
@@ -456,7 +458,9 @@ def _times(about: Mapping[str, Any], dim: int) -> tuple[float, float]:
     if about.get("data_dim") != dim:
         raise ValueError(f"data_dim is {about.get('data_dim')}, but the basis has {dim}")
     if about.get("dims_to_keep") not in range(1, dim + 1):
-        raise ValueError(f"dims_to_keep is {about.get('dims_to_keep')} of {dim} dimensions")
+        raise ValueError(
+            f"dims_to_keep is {about.get('dims_to_keep')}, but the data have {dim} dimensions"
+        )
     first, last = about.get("tmin"), about.get("tmax")
     if not (isinstance(first, float | int) and isinstance(last, float | int)):
         raise ValueError("the file does not contain the first and last time")
@@ -477,8 +481,8 @@ def check_network(denoiser: NetworkDenoiser, t_max: float) -> None:
         RuntimeError: The network cannot be evaluated.
     """
     if denoiser.schedule.dim != denoiser.basis.dim:
-        dims = f"schedule of {denoiser.schedule.dim} dimensions and basis of {denoiser.basis.dim}"
-        raise ValueError(f"schedule of {dims} dimensions")
+        dims = f"{denoiser.schedule.dim} and {denoiser.basis.dim}"
+        raise ValueError(f"the schedule and the basis have different dimensions, {dims}")
     point = torch.zeros(1, denoiser.basis.dim, dtype=torch.float64)
     label_dim = getattr(denoiser.network, "label_dim", 0)
     given = {"labels": point.new_zeros(1, label_dim)} if label_dim else {}

@@ -23,7 +23,7 @@ from training.networks.questions import QuestionNetwork
 
 
 class EncodedRows(NamedTuple):
-    """Encoded rows: numbers and category levels.
+    """Rows encoded for a flow as numbers and category levels.
 
     Numbers ``[N, D]``, float64, are in coordinates of the flow, NaN where they are missing. Levels
     ``[N, C]``, int64, are indices, -1 where they are missing.
@@ -36,7 +36,7 @@ class EncodedRows(NamedTuple):
         return len(self.numbers)
 
     def present(self, atoms: Sequence[int] = ()) -> Tensor:
-        """Return whether cells are present ``[N, D + C]``, numbers first.
+        """Return whether each cell is present, bool ``[N, D + C]``, numbers first.
 
         Args:
             atoms: Indices of the numbers that the last categories belong to; such a number is
@@ -86,14 +86,14 @@ def pack(
 
 @dataclass(frozen=True)
 class QuestionFlow:
-    """A flow that evaluates conditional queries; each row of a call may have its own query.
+    """A flow that evaluates conditional queries; each row may have its own query.
 
     Attributes:
         flow: Flow of a ``QuestionNetwork``; its coordinates are ignored.
         network: The network of the flow.
         times: Increasing times; None, together with no solver, for the flow's own integration
             schedules.
-        solver: The solver.
+        solver: ODE solver; None, together with no times.
     """
 
     flow: ProbabilityFlow
@@ -102,7 +102,7 @@ class QuestionFlow:
     solver: Solver | None = None
 
     def of(self, labels: Tensor) -> ProbabilityFlow:
-        """Return the flow of the target numbers, given queries ``[N, L]``."""
+        """Return the flow of the target numbers, given N queries as network input ``[N, L]``."""
         bare = self.flow.under({"labels": labels.float()})
         bare.coordinates = None
         return bare

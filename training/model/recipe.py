@@ -24,7 +24,7 @@ SCHEDULES: dict[str, Callable[..., schedules.NoiseSchedule]] = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """Plain values from which, with a basis, a denoiser is built.
+    """Names and arguments that, with the basis of a data set, determine a denoiser.
 
     Attributes:
         schedule: A name in ``SCHEDULES``.

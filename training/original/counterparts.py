@@ -87,7 +87,7 @@ def image_names(side: int, depth: int, encoder_type: str, last: tuple[str, str])
 
 
 def toy_names(lifting: int) -> Renaming:
-    """Return the renaming of a toy network with ``lifting`` layers that lift a point."""
+    """Return the renaming of a toy network whose first ``lifting`` layers lift a point."""
 
     def rename(name: str) -> str:
         match name.split("."):

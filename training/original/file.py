@@ -95,10 +95,10 @@ NAMES: Names = {
 
 @dataclass(frozen=True)
 class OriginalFile:
-    """Content of a file.
+    """Content of a network file of the original code.
 
     Attributes:
-        path: The file.
+        path: Path of the file.
         size: Size in bytes.
         sha256: SHA-256 of the file.
         network: Averaged network with its preconditioning.
@@ -122,7 +122,7 @@ class OriginalFile:
         """Return the attributes of the PCA whose coordinates toys were trained in, if there is one.
 
         Raises:
-            DataError: Something else is in its place.
+            DataError: The file has another object in place of the PCA.
         """
         data = self.section("dataset_kwargs")
         if data.values.get("pca_trf") is None:
@@ -135,7 +135,7 @@ class OriginalFile:
 
 
 def read_original(path: Path) -> OriginalFile:
-    """Read a file as data.
+    """Read a network file of the original code as data, without running code.
 
     Raises:
         DataError: The file is missing, broken, or contains anything else.
@@ -179,7 +179,7 @@ class Fields:
         if not isinstance(value, types):
             actual = type(value).__name__ if name in self.values else "nothing"
             wanted = types[0].__name__
-            raise DataError(f"{self.where}: its '{name}' is {actual}, expected {wanted}")
+            raise DataError(f"{self.where}: the attribute '{name}' is {actual}, expected {wanted}")
         return value
 
     def text(self, name: str) -> str:
@@ -193,21 +193,25 @@ class Fields:
             value = value.item()
         # An integer of the file may be larger than any float.
         if not isinstance(value, float | int) or not abs(value) <= sys.float_info.max:
-            raise DataError(f"{self.where}: its '{name}' is not a finite number")
+            raise DataError(f"{self.where}: the attribute '{name}' is not a finite number")
         return value
 
     def size(self, name: str) -> int:
         """Return a whole number from 1 to ``LARGEST_ARGUMENT``."""
         value = self.number(name)
         if not 1 <= value <= LARGEST_ARGUMENT or value != int(value):
-            raise DataError(f"{self.where}: its '{name}' is {value:g}, which is not a valid size")
+            raise DataError(
+                f"{self.where}: the attribute '{name}' is {value:g}, which is not a valid size"
+            )
         return int(value)
 
     def require(self, name: str, expected: float) -> None:
         """Check that a number or boolean is as expected, up to rounding."""
         value = self.number(name)
         if not math.isclose(value, expected, rel_tol=1e-6):
-            raise DataError(f"{self.where}: its '{name}' is {value:g}, expected {expected:g}")
+            raise DataError(
+                f"{self.where}: the attribute '{name}' is {value:g}, expected {expected:g}"
+            )
 
     def numbers(self, name: str, *shape: int) -> np.ndarray:
         """Return an array of finite numbers in float64; sizes of -1 in ``shape`` match any size."""
@@ -216,9 +220,11 @@ class Fields:
             wanted in (-1, size) for wanted, size in zip(shape, array.shape, strict=True)
         )
         if not fits:
-            raise DataError(f"{self.where}: its '{name}' has the shape {array.shape}, not {shape}")
+            raise DataError(
+                f"{self.where}: the attribute '{name}' has the shape {array.shape}, not {shape}"
+            )
         if not np.isfinite(array).all():
-            raise DataError(f"{self.where}: its '{name}' has values that are not finite")
+            raise DataError(f"{self.where}: the attribute '{name}' has values that are not finite")
         return array.astype(np.float64)
 
     def record(self, name: str) -> Record:
@@ -274,7 +280,9 @@ class Layers:
             seen.add(id(record))
             if name and record.class_name not in class_names:
                 kind = shown(record.class_name)
-                raise DataError(f"{where} contains a {kind} as its '{shown(name)}': {ALLOWED}")
+                raise DataError(
+                    f"{where} contains a {kind} as the module '{shown(name)}': {ALLOWED}"
+                )
             here = Fields(f"{where}, '{shown(name)}'" if name else where, record.state)
             fields[name] = here
             for group in ("_parameters", "_buffers"):
@@ -289,19 +297,19 @@ class Layers:
 def _modules(record: Record, where: str, name: str, depth: int) -> Iterator[tuple[str, Record]]:
     yield name, record
     if depth > DEEPEST_MODULE:
-        raise DataError(f"{where}: its '{shown(name)}' is nested too deeply")
+        raise DataError(f"{where}: the module '{shown(name)}' is nested too deeply")
     fields = Fields(f"{where}, '{shown(name)}'", record.state)
     for key, child in fields.mapping("_modules").values.items():
         if child is not None:
             here = f"{name}.{key}".lstrip(".")
             if not isinstance(child, Record):
                 kind = type(child).__name__
-                raise DataError(f"{where}: its '{shown(here)}' is a {kind}, not a module")
+                raise DataError(f"{where}: the entry '{shown(here)}' is a {kind}, not a module")
             yield from _modules(child, where, here, depth + 1)
 
 
 def _weight(value: Any, key: str, fields: Fields) -> np.ndarray:
     if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
         kind = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
-        raise DataError(f"{fields.where}: its '{shown(key)}' is {kind}, not a weight")
+        raise DataError(f"{fields.where}: the entry '{shown(key)}' is {kind}, not a weight")
     return value

@@ -103,7 +103,7 @@ class OriginalFlow:
         std = fields.number("sigma_data")
         if not SMALLEST_STD <= std <= 1 / SMALLEST_STD:
             raise DataError(
-                f"{fields.where}: its 'sigma_data' is {std:g}, which is not a "
+                f"{fields.where}: the attribute 'sigma_data' is {std:g}, which is not a "
                 "valid standard deviation"
             )
         return cls._edm(basis, space, "edm", torch.full_like(basis.eigenvalues, std**2))
@@ -146,12 +146,14 @@ def read_basis(fields: Fields, principal_axes: Fields | None = None) -> EigenBas
     dim = len(variances)
     top = float(variances.max()) if dim else 0.0
     if top <= 0 or (variances < -NOT_EQUAL * top).any() or (variances.diff() > 0).any():
-        raise DataError(f"{fields.where}: its 'data_eigs' are not variances in decreasing order")
+        raise DataError(
+            f"{fields.where}: the attribute 'data_eigs' are not variances in decreasing order"
+        )
     axes = _axes(fields, dim)
     gram = axes.T @ axes
     identity = torch.eye(dim, dtype=torch.float64)
     if (gram - identity).abs().max() > NOT_ORTHONORMAL:
-        raise DataError(f"{fields.where}: the columns of its 'W' are not orthonormal")
+        raise DataError(f"{fields.where}: the columns of 'W' are not orthonormal")
     # Compute the orthonormal matrix nearest to W by a Newton step (Schulz iteration): an error of
     # 1e-6 becomes one of 1e-12.
     axes = axes @ (3 * identity - gram) / 2
@@ -169,7 +171,7 @@ def _mean(principal_axes: Fields, variances: Tensor, axes: Tensor) -> Tensor:
         fitted = principal_axes.numbers(name, *value.shape)
         if np.abs(fitted - value.numpy()).max() > NOT_EQUAL * float(value.abs().max()):
             raise DataError(
-                f"{principal_axes.where}: its '{name}' differs from that of the network"
+                f"{principal_axes.where}: the attribute '{name}' differs from that of the network"
             )
     principal_axes.require("whiten", False)
     return torch.from_numpy(principal_axes.numbers("mean_", dim))
@@ -207,7 +209,8 @@ def read_schedule(fields: Fields, basis: EigenBasis) -> dict[str, Any]:
     rates = rho * (1 + exponents)
     if not np.allclose(schedule.growth_rates, rates, rtol=0, atol=NOT_EQUAL * np.abs(rates).max()):
         raise DataError(
-            f"{fields.where}: its 'g' does not keep the first dimensions and compress all "
+            f"{fields.where}: the attribute 'g' does not keep the first dimensions and compress "
+            "all "
             "others equally"
         )
     return arguments
@@ -284,7 +287,7 @@ class ToyData:
             raise DataError(f"{file.path} has {dim} dimensions, but the toy {name} has {own}")
         if augmented and known.number("augment_to") != dim:
             raise DataError(
-                f"{known.where}: its 'augment_to' is {known.number('augment_to'):g}, but "
+                f"{known.where}: the attribute 'augment_to' is {known.number('augment_to'):g}, but "
                 f"the network has {dim} dimensions"
             )
         names = (name, f"{UNSCALED}{name}") if f"{UNSCALED}{name}" in TOY_NAMES else (name,)

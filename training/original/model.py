@@ -186,7 +186,7 @@ def import_original(
     record = file.network
     if record.class_name not in (*IMAGE_MODELS, *TOY_MODELS):
         raise DataError(f"{path} contains a '{shown(record.class_name)}' as its 'ema': {ALLOWED}")
-    fields = Fields(f"{path}: its {record.class_name}", record.state)
+    fields = Fields(f"{path}: the {record.class_name}", record.state)
     is_toy = record.class_name in TOY_MODELS
     layers = _layers(file, fields, set(TOY_COUNTERPARTS if is_toy else IMAGE_COUNTERPARTS))
     parts = (_toy if is_toy else _images)(file, fields, layers, data_name)
@@ -293,7 +293,7 @@ def _layers(file: OriginalFile, fields: Fields, known: set[str]) -> Layers:
             f"{fields.where} has the network '{shown(network.class_name)}': supported are "
             f"{' and '.join(sorted(known))}"
         )
-    where = f"{file.path}: its {network.class_name}"
+    where = f"{file.path}: the {network.class_name}"
     return Layers.from_record(network, where, MODULE_CLASSES, file.size)
 
 
@@ -301,7 +301,9 @@ def _last_time(file: OriginalFile, given: float | None, default: float | None) -
     loss = file.section("loss_fn")
     trained = float(loss.number("t_max")) if "t_max" in loss.values else None
     if trained is not None and not 0 < trained < math.inf:
-        raise DataError(f"{loss.where}: its 't_max' is {trained:g}, which is not a valid time")
+        raise DataError(
+            f"{loss.where}: the attribute 't_max' is {trained:g}, which is not a valid time"
+        )
     if given is not None and trained is not None and given > trained:
         raise UsageError(
             f"--tmax is {given:g}, but {file.path} was trained up to {trained:g}: give a "

@@ -94,7 +94,10 @@ def spread_words(dim: int) -> str:
 
 
 def quantile_band(diagonal: np.ndarray) -> np.ndarray:
-    """Return quantiles over the varying dimensions of ``[T, D]``: ``[2, T]``, 0 if none varies."""
+    """Return two quantiles ``[2, T]`` of autocorrelations ``[T, D]`` over the varying dimensions.
+
+    The quantiles are 0 if no dimension varies.
+    """
     varies = np.isfinite(diagonal).any(axis=1, keepdims=True)
     return np.asarray(np.nanquantile(np.where(varies, diagonal, 0), QUANTILES, axis=1))
 
@@ -139,7 +142,7 @@ def pictures_of_image_matrices(
     Files that share a folder and a stem are drawn together. There are no animations.
 
     Raises:
-        DataError: A file is broken or does not belong to the others.
+        DataError: A file is broken, or files of one stem do not belong together.
     """
     together: dict[Path, list[Path]] = {}
     for path in paths:

@@ -29,7 +29,10 @@ NEAR = 0.2  # points within this many standard deviations of a plane are drawn w
 
 
 def draw_boundaries(saved: SavedCoverage, name: str, details: str) -> Figure:
-    """Draw a panel per stage and, in 3-D, a row per cut; a boundary keeps its color."""
+    """Draw boundaries and points in a panel per stage and, in 3-D, a row per cutting plane.
+
+    A boundary has the same color in all panels.
+    """
     cuts = (None,) if saved.dim == 2 else CUTS
     shape = "Circles" if saved.dim == 2 else "Spheres"
     fate = "refitted at each stage" if saved.refitted else "carried to the data and back"
@@ -65,7 +68,7 @@ def draw_boundaries(saved: SavedCoverage, name: str, details: str) -> Figure:
 
 
 def edges(boundary: Boundary) -> np.ndarray:
-    """Return the sides of a polygon ``[F, 2, 2]``."""
+    """Return the end points ``[F, 2, 2]`` of the sides of a polygon."""
     return boundary.vertices[boundary.faces]
 
 
@@ -86,7 +89,7 @@ def cut(boundary: Boundary, axis: int) -> np.ndarray:
 
 
 def limits_of(points: np.ndarray, boundaries: Sequence[Boundary]) -> np.ndarray:
-    """Return a square or cube ``[D, 2]`` that contains all boundaries, and points except strays."""
+    """Return axis limits ``[D, 2]``, a square or cube that contains boundaries and most points."""
     within = np.quantile(points, [STRAYS / 2, 1 - STRAYS / 2], axis=0)
     corners = np.concatenate([within, *(boundary.vertices for boundary in boundaries)])
     low, high = corners.min(axis=0), corners.max(axis=0)
@@ -141,7 +144,7 @@ STYLES: dict[str, dict[str, Any]] = {
 
 
 def draw_radius(saved: SavedCoverage, name: str, details: str) -> Figure:
-    """Draw the fractions inside by radius, and below them the differences from exact values."""
+    """Draw the coverage by radius, and below it the differences from the exact coverage."""
     radii, seeds = saved.radii, len(saved.fresh)
     fewest = min(saved.count, saved.fresh_count)
     points = f"{saved.count:,} points" + (f", {seeds} seeds" if seeds > 1 else "")

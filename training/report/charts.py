@@ -105,7 +105,7 @@ def scatter(
     alpha: float = 0.8,
     hover: Sequence[tuple[str, str]] = (),
 ) -> None:
-    """Add points to a chart. Points that are not selected fade.
+    """Add points to a chart; points that are not selected fade.
 
     Args:
         made: Chart.

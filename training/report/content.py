@@ -15,11 +15,11 @@ BRIEF["network evaluations"] = "{} evaluations"
 
 @dataclass(frozen=True)
 class Choice:
-    """Amount of large files that is shown.
+    """Number of points of large files that a report shows.
 
     Attributes:
         points: Largest number of points per panel.
-        seed: Random seed for choosing them.
+        seed: Random seed for the choice of points.
     """
 
     points: int = 5000
@@ -34,7 +34,7 @@ class Choice:
 
 
 def judged(right: bool, room: float, most: float) -> bool | None:
-    """Return whether a number is as expected, or None if there are too few samples to judge.
+    """Return whether a measured number is as expected; None if there are too few samples.
 
     A number counts as right only with enough evidence: the tolerance for chance alone must not
     exceed the error that a reader would want to detect.

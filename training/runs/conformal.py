@@ -25,7 +25,7 @@ MOST_LINES = 20
 
 
 def ranks_of(values: RunValues, functions: Sequence[str]) -> tuple[Tensor, list[str]]:
-    """Return ranks ``[n, Q]`` of coordinates and functions alone, and their names."""
+    """Return ranks ``[n, Q]`` of true values in coordinates and functions, and their names."""
     other = {DENSITY, LIKELIHOOD, RADIUS} - set(functions)
     wanted = [k for k, name in enumerate(values.names) if name not in other]
     return values.ranks[:, wanted].cpu(), [values.names[place] for place in wanted]
@@ -69,8 +69,8 @@ def summary_of(guarantee: HeldOutTruths) -> dict[str, Any]:
 def normal_log_volumes(guarantee: HeldOutTruths) -> list[float]:
     """Return the change of log volume by calibration, for each of ``SHARES``.
 
-    It is the change of the sum of the log lengths of the intervals of all coordinates, if marginals
-    are normal. The draws are unknown here; only the ranks of true values among them are known.
+    The log volume is the sum of the log lengths of the intervals of all coordinates. Normal
+    marginals are assumed, because only the ranks of true values among draws are known.
     """
     contents = guarantee.levels().intervals[:, : len(guarantee.held_out.names)]
     stated = torch.tensor(SHARES, dtype=torch.float64)[:, None]
@@ -151,7 +151,7 @@ class Observations:
         whitened: Conditions ``[M, C]``, whitened like those of held-out cases; None without
             conditions.
         p_values: p-values ``[M]`` for the observations to be like held-out data; None if unknown.
-        oddest: Name of the oddest number of each observation.
+        oddest: Name, for each observation, of its most unusual score.
     """
 
     whitened: Tensor | None = None

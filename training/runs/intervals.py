@@ -20,7 +20,7 @@ MOST_HELD_OUT = 2000
 
 @dataclass(frozen=True)
 class Interval:
-    """Central intervals.
+    """Central prediction intervals with a nominal coverage.
 
     Their contents are those of the flow, or set by conformal calibration, so that they have the
     nominal coverage for any flow. The calibration set consists of the cells that the training held
@@ -28,7 +28,7 @@ class Interval:
     ``RecordFlow.contents``.
 
     Attributes:
-        share: Probability of the intervals.
+        share: Nominal coverage of the intervals.
         held_out: Records whose held-out rows calibrate the intervals; True for those of the
             training, whose scores the network file contains; False for the flow's own contents.
         seed: Random seed of the cells that are masked in these rows.
@@ -40,11 +40,11 @@ class Interval:
 
     @property
     def said(self) -> str:
-        """Probability of the intervals, in words."""
+        """Nominal coverage of the intervals, in words."""
         return f"{100 * self.share:.6g}%"
 
     def answers_of(self, flow: RecordFlow) -> RecordFlow:
-        """Return the flow for these intervals, whose range is wider if rows calibrate them.
+        """Return the flow for these intervals; its range is wider if rows calibrate them.
 
         Raises:
             DataError: The calibration rows have other columns, or may have trained the network.
@@ -61,10 +61,10 @@ class Interval:
             flow: Flow of records.
             known: Cells ``[n, P]`` known in the queries. Held-out rows get the same patterns, in
                 proportion.
-            place: Place of the column.
+            place: Index of the column.
 
         Raises:
-            DataError: Too few of its cells are held out.
+            DataError: Too few cells of the column are held out.
         """
         level, held_out = np.full(len(known), self.share), self.held_out
         if flow.empty.columns[place].type == CATEGORY:
@@ -113,7 +113,7 @@ def require_of_training(flow: RecordFlow, records: Records) -> None:
 
     Raises:
         DataError: The records have other columns, or may have trained the network.
-        UsageError: The argument is no ``Records``.
+        UsageError: ``records`` is not a ``Records`` object.
     """
     given: object = records
     if not isinstance(given, Records):
@@ -138,7 +138,7 @@ def require_same_columns(flow: RecordFlow, records: Records) -> None:
     """Check that records have the columns of a network.
 
     Raises:
-        DataError: They have others.
+        DataError: The columns differ.
     """
     if list(records.columns) != list(flow.empty.columns):
         raise DataError(

@@ -63,8 +63,8 @@ class Recovered:
         mean: Posterior means without chains, ``[R, K]``.
         std: Posterior standard deviations without chains, ``[R, K]``.
         error: Standard errors of ``mean``, ``[R]``; 0 for quadrature.
-        halves: Estimated error of the pool, ``[R]``: half of the largest difference between
-            posterior means from its two halves.
+        halves: Estimated error, ``[R]``, due to the finite pool of draws: half of the largest
+            difference between posterior means from the two halves of the pool.
     """
 
     observed: Tensor
@@ -85,7 +85,7 @@ class Recovered:
         )
 
     def values(self, concentration: float, seed: int) -> RunValues:
-        """Return the values of the runs that a calibration check uses."""
+        """Return ranks and scores of the runs, for a calibration check."""
         assert self.truth is not None
         draws = self.draws.flatten(1, 2)
         both = torch.cat([draws, self.truth[:, None]], dim=1)
@@ -201,7 +201,7 @@ def recover(
 
 
 def stacked(parts: list[Tensor], shape: tuple[int, ...]) -> Tensor:
-    """Stack tensors of one shape, which is used if there are none."""
+    """Stack tensors of one shape; without tensors, return an empty stack of this shape."""
     return torch.stack(parts) if parts else torch.zeros(0, *shape, dtype=torch.float64)
 
 

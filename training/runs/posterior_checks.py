@@ -23,7 +23,7 @@ from training.subjects.tables import TableFlow
 
 
 def values_of_groups(groups: Groups, make: Callable[[Tensor, Progress], RunValues]) -> RunValues:
-    """Return the values of all runs, computed in groups that are kept in files.
+    """Compute the ranks and scores of all runs in groups, which are kept in files.
 
     Args:
         groups: Groups of runs.
@@ -44,16 +44,16 @@ def values_of_groups(groups: Groups, make: Callable[[Tensor, Progress], RunValue
 
 @dataclass(frozen=True)
 class Check:
-    """Runs of a calibration check.
+    """Settings of a calibration check of posteriors with a likelihood.
 
     Attributes:
-        problem: Posterior. Its observations are replaced if they are simulated.
+        problem: Inference problem. Its observations are replaced if they are simulated.
         plan: Settings of the sampler.
         names: Names of the coordinates.
         data: True parameters ``[R, D]`` that the prior was not trained on; None for draws of the
             prior.
         simulates: Whether observations are simulated from true parameters, or are the problem's.
-        blurs: Whether data get the noise of the first time, which draws have.
+        blurs: Whether true values get the noise of the first time, as draws have it.
         functions: Functions whose values are ranked, too.
         labels: Conditions of the network for each run, ``[R, L]``; None for none.
     """
@@ -68,7 +68,7 @@ class Check:
     labels: Tensor | None = None
 
     def run(self, groups: Groups) -> RunValues:
-        """Return the values of all runs. They share the whole pool unless they have labels."""
+        """Return ranks and scores of all runs; runs without labels share a pool of draws."""
         whole = replace(self, plan=replace(self.plan, first=self.plan.pool))
         # Costs of moves are measured on the first run's observation, and the look-ahead on the
         # first run of each label.
@@ -195,12 +195,12 @@ class LearnedRuns:
 
     @property
     def conditions(self) -> Tensor:
-        """Conditions ``[n, C]``."""
+        """Conditions of the runs ``[n, C]``."""
         return _conditions(self.rows)
 
     @property
     def tensors(self) -> list[Tensor | None]:
-        """Tensors that determine the values."""
+        """Tensors that determine the results, for a fingerprint."""
         return [self.rows.points, self.conditions, self.references]
 
     def __len__(self) -> int:
@@ -210,9 +210,16 @@ class LearnedRuns:
 def nearest(
     distribution: Surprise, conditions: Tensor, observed: Tensor, count: int
 ) -> tuple[Tensor, Tensor]:
-    """Return places ``[M, K]`` of the K conditions ``[N, C]`` nearest to each of ``[M, C]``.
+    """Find the K simulations whose conditions are nearest to each of M observations.
 
-    Also return their increasing Mahalanobis distances ``[M, K]``.
+    Args:
+        distribution: Distribution of the conditions, for Mahalanobis distances.
+        conditions: Conditions of the simulations ``[N, C]``.
+        observed: Conditions of the observations ``[M, C]``.
+        count: Number of neighbors, K.
+
+    Returns:
+        Indices of the simulations and their increasing distances, both ``[M, K]``.
     """
     rows, wanted = distribution.whitened(conditions), distribution.whitened(observed)
     closest = [(rows - each).norm(dim=1).topk(count, largest=False) for each in wanted]
@@ -239,7 +246,7 @@ def _conditions(rows: Rows) -> Tensor:
 
 @dataclass(frozen=True)
 class LearnedCheck:
-    """Runs of a calibration check of an amortized posterior.
+    """Settings of a calibration check of an amortized posterior.
 
     Attributes:
         amortized: Amortized posterior, with the conditions of the runs.
@@ -254,7 +261,7 @@ class LearnedCheck:
     functions: checking.Functions = field(default_factory=dict)
 
     def run(self, groups: Groups) -> RunValues:
-        """Return the values of all runs."""
+        """Return ranks and scores of all runs."""
         return values_of_groups(groups, self._values)
 
     def _values(self, places: Tensor, progress: Progress) -> RunValues:

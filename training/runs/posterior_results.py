@@ -57,7 +57,7 @@ LARGER = {"--pool": {*WEIGHTED}, "--particles": {TWISTED}}
 
 
 def warn_of_far(deviations: Tensor, names: Sequence[str]) -> None:
-    """Warn of the observed number that is farthest from the prior's expectation.
+    """Log a warning about the observed number that is farthest from the prior's expectation.
 
     Args:
         deviations: Deviations ``[M, K]`` in standard deviations.
@@ -422,12 +422,12 @@ def write_check(
 
     Args:
         values: Values of the runs.
-        level: Level below which p-values fail.
+        level: Significance level of the tests.
         groups: Files of the runs, which are removed.
         files: Files for arrays and for numbers.
         began: Start time of the command.
         content: Further content of the file of numbers.
-        near: Tests near observations; None without.
+        near: Tests near observations; None for none.
         within: See ``report_draws``.
     """
     calibration, (values_file, numbers_file) = calibrate(values, level), files

@@ -119,15 +119,15 @@ class Groups:
 
     @property
     def places(self) -> list[Tensor]:
-        """Observations of each group."""
+        """Indices of the observations of each group."""
         return list(torch.split(torch.arange(self.count), self.size))
 
     def path(self, index: int) -> Path:
-        """Return the file of a group."""
+        """Return the path of the file of a group."""
         return self.folder / f"group-{index:05d}.npz"
 
     def run(self, work: Callable[[int, Tensor, Path, "Progress"], bool]) -> None:
-        """Do the remaining work on all ranks.
+        """Compute the groups that are not finished yet, on all ranks.
 
         Args:
             work: Function of the number and the places of a group that writes its file, and returns
@@ -172,14 +172,14 @@ class Groups:
                 folder.rmdir()
 
     def remove(self) -> None:
-        """Remove the folder, once the results are written."""
+        """Remove the folder of the groups, after the results are written."""
         distributed.barrier()
         if distributed.is_main():
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class Progress:
-    """Progress within a group, and to its end; ``move`` advances by a number of groups."""
+    """Progress within a group; ``move`` advances it by a number of groups."""
 
     def __init__(self, move: Callable[[float], object]):
         self._move, self._part = move, 0.0
@@ -201,7 +201,7 @@ def fingerprint(
     seen: Sequence[Tensor | None],
     files: Sequence[str | Path | None],
 ) -> str:
-    """Return a digest of all that a run's draws depend on.
+    """Return a digest of everything that the draws of a run depend on.
 
     Args:
         options: Options of the command that affect draws.
@@ -397,7 +397,7 @@ def recall(target: Target, network: str | None, ahead: LookAhead, each: float) -
 
 
 def look_ahead(target: Target, ahead: LookAhead, path: Path | None) -> None:
-    """Measure the look-ahead, and save it if there is a path."""
+    """Measure the look-ahead regression, and save it if a path is given."""
     total = 2 * ahead.steps + 1
     begun = "Fitting the look-ahead regression"
     with progress(begun, "look-ahead", total, "time") as move:

@@ -76,7 +76,7 @@ class ResultColumn(NamedTuple):
 
 @dataclass(frozen=True)
 class Asking:
-    """Queries to a flow of records.
+    """Interface for queries to a flow of records, with results as sheets.
 
     Attributes:
         flow: Flow of records.
@@ -187,14 +187,14 @@ class Asking:
         return _joined(names, texts_of_rows, beside)
 
     def score(self, records: Records, odd: float) -> Sheet:
-        """Return log densities of rows, and odd cells, with the rows and the cells' probabilities.
+        """Return a sheet with log densities of rows, outlier cells, and probabilities of cells.
 
         The first columns are the row number, its log density and the error of this, the lowest cell
         probability, and the names of odd cells, oddest first.
 
         Args:
             records: Rows.
-            odd: Probability up to which a cell is odd.
+            odd: Tail probability up to which a cell is flagged as an outlier.
         """
         scores = self.flow.scores(records.values, self.progress)
         rows = []
@@ -284,7 +284,7 @@ class Asking:
 
         Raises:
             DataError: The records have other columns, or may have trained the network.
-            UsageError: There are too few such rows.
+            UsageError: There are too few rows with these values.
         """
         require_of_training(self.flow, records)
         row = self._given_row(given)
@@ -466,10 +466,10 @@ class Asking:
 
 
 def place_of(records: Records, name: str) -> int:
-    """Return the place of a column.
+    """Return the index of a column.
 
     Raises:
-        UsageError: There is no such column.
+        UsageError: There is no column of this name.
     """
     if name not in records.names:
         raise UsageError(f"there is no column '{name}': columns are {', '.join(records.names)}")
@@ -497,7 +497,7 @@ def _with_all_columns(records: Records, values: np.ndarray) -> Records:
 
 
 def check_lines(facts: dict[str, Any]) -> list[str]:
-    """Return the most important numbers of a check, in words."""
+    """Describe the most important numbers of a check in words."""
     hidden = facts["hidden"]
     lines = [
         f"{facts['rows']} validation rows; of their cells "

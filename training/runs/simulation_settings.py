@@ -47,7 +47,7 @@ class LatentChoice:
 
     @property
     def name(self) -> float | str:
-        """Name in parameters files.
+        """Name of the choice in parameters files.
 
         It is ``learned``, ``auto``, a variance, ``paper``, ``paper:`` and a variance, or
         ``empirical``.
@@ -61,14 +61,14 @@ class LatentChoice:
         return "auto" if self.eps is None else self.eps
 
     def settled(self, flow: ProbabilityFlow, end_time: float, dims_to_keep: int) -> "LatentChoice":
-        """Return the choice as it applies to a flow.
+        """Return the choice with the values that apply to a flow.
 
         It is decided whether the learned distribution is used. A variance of compressed dimensions
         is dropped if there are none.
 
         Args:
             flow: Flow.
-            end_time: T.
+            end_time: End time T.
             dims_to_keep: Number of dimensions that are not compressed.
 
         Raises:
@@ -105,7 +105,7 @@ class LatentChoice:
 
         Args:
             flow: Flow.
-            end_time: T.
+            end_time: End time T.
             dims_to_keep: Number of dimensions that are not compressed.
             melted: End ``[N, D]`` of a melt in scaled eigenspace, for ``empirical``.
 
@@ -115,7 +115,7 @@ class LatentChoice:
         """
         if self.empirical:
             if melted is None:
-                raise UsageError("eps=empirical needs a melt, whose variances it uses")
+                raise UsageError("--eps=empirical needs the variances of a saved melt")
             return GaussianLatents.empirical(melted)
         end = torch.tensor(end_time, dtype=torch.float64, device=flow.device)
         if self.learned:
@@ -216,7 +216,7 @@ class TimeChoice:
 
     Attributes:
         steps: Number of steps; None for as many as the tolerance needs.
-        end: T.
+        end: End time T.
         first: First time of an even grid; None for the schedule's own times.
         adapted: Whether times are placed so that steps have equal errors.
         tolerance: Allowed error if the number of steps is to be found.

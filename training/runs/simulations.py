@@ -40,7 +40,7 @@ class Simulation:
         densities: Densities ``[N]`` by name, such as ``log_prob``; empty unless requested.
         jacobian_products: Number of vector-Jacobian products of the denoiser for the densities.
         cell_points: Mean number of points per density that is averaged over a bin; None for others.
-        way: Solver and number of steps of the trajectory, as named in results.
+        way: Solver and number of steps of the trajectory, by their names in results files.
     """
 
     trajectory: Trajectory
@@ -149,7 +149,8 @@ class Simulator:
             latent: Latents.
             title: Title of the progress bar.
             path: Results file; None for no file.
-            gap: Gap ``[N, D]`` of the melt that ended there, to invert its steps; None without.
+            gap: Auxiliary state ``[N, D]`` of the melt that ended at the latents, to invert its
+                steps exactly; None for none.
             **file: Further arguments of ``trajectory_file``.
         """
         times = self._times.flip(0)
@@ -387,7 +388,7 @@ class SimulationRun:
         """Check that the labels of a melt fit the network.
 
         Raises:
-            DataError: They have another length.
+            DataError: The labels have another length.
         """
         length = 0 if melted.labels is None else melted.labels.shape[1]
         if length != self.subject.label_dim:

@@ -500,7 +500,7 @@ class Subject(ABC):
         return None
 
     def kept_variances(self, flow: ProbabilityFlow, melt: Trajectory) -> dict[str, float]:
-        """Return the variances of kept dimensions after an inflation, relative to the closed form."""
+        """Return variances of kept dimensions after an inflation, relative to their closed form."""
         exact = flow.gaussian_latents(melt.times[-1]).variance
         return summarize_variances(melt.end.square().mean(dim=0), exact, self.dims_to_keep)
 

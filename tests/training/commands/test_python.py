@@ -496,7 +496,7 @@ def test_mistakes_are_sentences(model, conditional):
         (lambda one, other: one.log_prob(ROWS[:, :2]), "2 columns: give a, b, c in this order"),
         (lambda one, other: one.encode([[1, 2, 3], [1, np.nan, 3]]), "row 2, column 'b': the"),
         (lambda one, other: one.log_prob({"a": [1], "b": [1, 2]}), "give equally long"),
-        (lambda one, other: one.sample(3, given=[1]), "this model is not conditional: leave"),
+        (lambda one, other: one.sample(3, given=[1]), "the model is not conditional: leave"),
         (lambda one, other: other.sample(-1, given=[0, 0]), "count is -1: give a whole number"),
         (lambda one, other: one.flow.sample(2.5), "count is 2.5: give a whole number"),
         (lambda one, other: one.sample(3, seed="x"), "seed is 'x': give a whole number"),

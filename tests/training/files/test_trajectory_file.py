@@ -132,7 +132,7 @@ CHANGES = {
     "one state": ("xs_es", lambda x: x[0], ["[6, 3]", "[times, samples, dimensions]"]),
     "a state too few": ("xs_es", lambda x: x[:-1], ["times", "shape [5]", "expected [4]"]),
     "no samples": ("xs_es", lambda x: x[:, :0], ["[5, 0, 3]"]),
-    "falling times": ("times", lambda x: x[::-1], ["not a melt", "times decrease"]),
+    "falling times": ("times", lambda x: x[::-1], ["not an inflation", "times decrease"]),
     "dimensions": ("xs_es", lambda x: x[:, :, :2], ["noise_variance", "[5, 3]", "[5, 2]"]),
     "first time": ("times", lambda x: x + np.array([0.1, 0, 0, 0, 0]), ["times", "0.1, 4", "0, 4"]),
     "last time": ("times", lambda x: 1.01 * x, ["times", "4.04"]),

@@ -202,7 +202,7 @@ def test_files_that_do_not_say_what_they_are_of_are_refused(model, tmp_path):
     path = tmp_path / "network.pkl"
     for changes, part in (
         ({"data_dim": 3}, "data_dim is 3, but the basis has 2"),
-        ({"dims_to_keep": 5}, "dims_to_keep is 5 of 2"),
+        ({"dims_to_keep": 5}, "dims_to_keep is 5, but the data have 2"),
         ({"tmin": None}, "does not contain the first and last time"),
         ({"tmin": 5.0, "tmax": 4.0}, "the times run from 5.0 to 4.0"),
     ):

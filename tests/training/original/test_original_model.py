@@ -300,7 +300,7 @@ def test_what_a_file_should_not_hold_is_refused(write):
     for name, changes, message in (
         *(("model", {"g": torch.tensor(exponents)}, "'g'") for exponents in EXPONENTS),
         ("model", {"W": None}, "'W'"),
-        ("model", {"W": [[1.0]]}, "its 'W' is list"),
+        ("model", {"W": [[1.0]]}, "the attribute 'W' is list"),
         ("model", {"W": torch.eye(63)}, "shape (63, 63), not (64, 64)"),
         ("model", {"W": 1.1 * torch.eye(64), "_init_kwargs": {}}, "not orthonormal"),
         ("model", {"W": torch.eye(64)}, "constructed with another 'W'"),
@@ -309,7 +309,7 @@ def test_what_a_file_should_not_hold_is_refused(write):
         ("model", {"data_eigs": np.linspace(1, -1, 64)}, "not variances in decreasing order"),
         ("model", {"data_eigs": np.full(64, np.inf)}, "not finite"),
         ("model", {"M": 100}, "M = 100 "),
-        ("model", {"M": None}, "its 'M' is NoneType"),
+        ("model", {"M": None}, "the attribute 'M' is NoneType"),
         ("model", {"space": "PCA"}, "space = 'PCA'"),
         ("model", {"rho": 0.0}, "rho is 0"),
         ("model", {"rho": 2**2000}, "'rho' is not a finite number"),
@@ -317,23 +317,27 @@ def test_what_a_file_should_not_hold_is_refused(write):
         ("model", {"gamma0": -1e-4}, "gamma0 is -0.0001"),
         ("model", {"img_channels": 3}, "images of 8 x 8 pixels in 3 channel"),
         ("model", {"img_resolution": 8.5}, "images of 8.5 x 8.5 pixels"),
-        ("model", {"_modules": {}}, "its 'model' is nothing"),
-        ("model", {"_modules": [1]}, "its '_modules' is list"),
-        ("pca", {"mean_": None}, "its 'mean_' is NoneType"),
+        ("model", {"_modules": {}}, "the attribute 'model' is nothing"),
+        ("model", {"_modules": [1]}, "the attribute '_modules' is list"),
+        ("pca", {"mean_": None}, "the attribute 'mean_' is NoneType"),
         ("pca", {"mean_": np.zeros(3)}, "'mean_' has the shape (3,)"),
         ("pca", {"mean_": np.array([0.0, np.nan])}, "not finite"),
-        ("pca", {"components_": np.eye(2)}, "its 'components_' differs from that of the network"),
-        ("pca", {"explained_variance_": np.ones(2)}, "its 'explained_variance_' differs"),
-        ("pca", {"whiten": True}, "its 'whiten' is 1, expected 0"),
+        (
+            "pca",
+            {"components_": np.eye(2)},
+            "the attribute 'components_' differs from that of",
+        ),
+        ("pca", {"explained_variance_": np.ones(2)}, "the attribute 'explained_variance_' differs"),
+        ("pca", {"whiten": True}, "the attribute 'whiten' is 1, expected 0"),
         *(("data", {"pca_trf": other}, "'pca_trf'") for other in PCAS),
         ("data", {"dset_name": "spirals"}, "names an unknown toy, 'spirals'"),
-        ("data", {"augment_to": 10}, "its 'augment_to' is 10, but"),
-        ("data", {"dset_name": 3}, "its 'dset_name' is int"),
-        ("loss", {"t_max": -1.0}, "its 't_max' is -1"),
-        ("loss", {"t_max": "late"}, "its 't_max' is str"),
+        ("data", {"augment_to": 10}, "the attribute 'augment_to' is 10, but"),
+        ("data", {"dset_name": 3}, "the attribute 'dset_name' is int"),
+        ("loss", {"t_max": -1.0}, "the attribute 't_max' is -1"),
+        ("loss", {"t_max": "late"}, "the attribute 't_max' is str"),
         ("song", {"img_resolution": 16}, "does not have the weight 'enc.16x16_block0"),
         ("song", {"img_resolution": 2**40}, "which is not a valid size"),
-        ("song", {"data_dim": 2}, "its 'data_dim' is 2, expected 3"),
+        ("song", {"data_dim": 2}, "the attribute 'data_dim' is 2, expected 3"),
         ("song", {"label_dim": 3}, "has an unknown argument, 'label_dim'"),
         ("file", {"ema": PCA()}, "contains a 'PCA' as its 'ema'"),
     ):
@@ -401,7 +405,7 @@ def test_an_isotropic_model_of_images_needs_no_basis(imported):
     known = (0.25 * u + 0.5 * sigma * total.sqrt() * out) / total
     torch.testing.assert_close(model.denoiser(u, sigma[:, 0].double()), known, rtol=1e-4, atol=1e-5)
     for change in ({"img_resolution": 1e200}, {"img_channels": 2}, {"sigma_data": 0.0}):
-        with pytest.raises(DataError, match=r"original\.pkl: its EDMPrecond"):
+        with pytest.raises(DataError, match=r"original\.pkl: the EDMPrecond"):
             imported(files.edm_content("EDMPrecond", written, {}, **(shape | change)))
 
 
@@ -494,25 +498,49 @@ CHANGES = (
     ("dec", "_modules", "4x4_block9", files.module("Conv2d", weight=ONES(1)), "'dec.4x4_block9.w"),
     ("dec 8x8_aux_conv", "_parameters", "weight", ONES(1, 8, 1, 3), "(1, 8, 1, 3), not (1, 8, 3"),
     ("map_layer1", "_parameters", "weight", ONES(32, 32) * torch.nan, "values that are not finite"),
-    ("map_layer1", "_parameters", "bias", ONES(32).long(), "its 'bias' is int64"),
-    ("map_layer1", "_parameters", "bias", [0.0] * 32, "its 'bias' is list"),
-    ("enc 8x8_block0 norm0", "", "num_groups", 1, "its 'num_groups' is 1, expected 2"),
-    ("enc 8x8_block0 norm1", "", "eps", 1e-5, "its 'eps' is 1e-05, expected 1e-06"),
-    ("enc 4x4_block0", "", "num_heads", 2, "'enc.4x4_block0': its 'num_heads' is 2, expected 1"),
-    ("enc 4x4_block0", "", "num_heads", GONE, "'enc.4x4_block0': its 'num_heads' is nothing"),
-    ("dec 8x8_block0", "", "skip_scale", 1.0, "its 'skip_scale' is 1, expected 0.707107"),
-    ("dec 8x8_block0", "", "adaptive_scale", True, "its 'adaptive_scale' is 1, expected 0"),
+    ("map_layer1", "_parameters", "bias", ONES(32).long(), "the entry 'bias' is int64"),
+    ("map_layer1", "_parameters", "bias", [0.0] * 32, "the entry 'bias' is list"),
+    ("enc 8x8_block0 norm0", "", "num_groups", 1, "the attribute 'num_groups' is 1, expected 2"),
+    ("enc 8x8_block0 norm1", "", "eps", 1e-5, "the attribute 'eps' is 1e-05, expected 1e-06"),
+    (
+        "enc 4x4_block0",
+        "",
+        "num_heads",
+        2,
+        "'enc.4x4_block0': the attribute 'num_heads' is 2, expected 1",
+    ),
+    (
+        "enc 4x4_block0",
+        "",
+        "num_heads",
+        GONE,
+        "'enc.4x4_block0': the attribute 'num_heads' is nothing",
+    ),
+    ("dec 8x8_block0", "", "skip_scale", 1.0, "the attribute 'skip_scale' is 1, expected 0.707107"),
+    (
+        "dec 8x8_block0",
+        "",
+        "adaptive_scale",
+        True,
+        "the attribute 'adaptive_scale' is 1, expected 0",
+    ),
     ("enc 4x4_down conv0", "_buffers", "resample_filter", ONES(1, 1, 2, 2), "is not the filter"),
-    ("map_noise", "", "endpoint", False, "'map_noise': its 'endpoint' is 0, expected 1"),
-    ("enc 4x4_block0", "", "", "OtherBlock", "contains a OtherBlock as its 'enc.4x4_block0'"),
+    ("map_noise", "", "endpoint", False, "'map_noise': the attribute 'endpoint' is 0, expected 1"),
+    (
+        "enc 4x4_block0",
+        "",
+        "",
+        "OtherBlock",
+        "contains a OtherBlock as the module 'enc.4x4_block0'",
+    ),
     ("", "", "", "VisionTransformer", "has the network 'VisionTransformer'"),
     ("", "", "_init_args", (8, 1, 1), "with positional arguments"),
 )
 # Arguments of the network's constructor.
 ARGUMENTS = (
     ("resample_filter", [1, 3, 3, 1], "resample_filter' is not the filter"),
-    ("channel_mult_emb", 2, "its 'channel_mult_emb' is 2, expected 4"),
-    ("channel_mult_noise", 2, "its 'channel_mult_noise' is 2, expected 1"),
+    ("channel_mult_emb", 2, "the attribute 'channel_mult_emb' is 2, expected 4"),
+    ("channel_mult_noise", 2, "the attribute 'channel_mult_noise' is 2, expected 1"),
     ("use_wavelets", True, "has an unknown argument, 'use_wavelets'"),
     ("encoder_type", "wavelet", "unknown encoder type 'wavelet'"),
     ("num_blocks", 60000, "declares more layers"),
@@ -520,7 +548,7 @@ ARGUMENTS = (
     ("augment_dim", -3, "cannot be built:"),
     ("channel_mult", [1, 1.5], "the argument 'channel_mult' should be like"),
     ("embedding_type", "positional" * 100, "the argument 'embedding_type' should be like"),
-    ("img_resolution", 16, "its 'img_resolution' is 16, expected 8"),
+    ("img_resolution", 16, "the attribute 'img_resolution' is 16, expected 8"),
 )
 
 
@@ -540,15 +568,20 @@ def test_another_network_is_refused(imported):
     # The noise features of ADM are not taken for those of DDPM++.
     content = image_content("adm")
     parts(content, "map_noise")["endpoint"] = True
-    assert "'map_noise': its 'endpoint' is 1, expected 0" in refusal(imported, content)
+    assert "'map_noise': the attribute 'endpoint' is 1, expected 0" in refusal(imported, content)
 
 
 def test_another_toy_network_is_refused(imported):
     for names, key, value, message in (
-        ("downresblock4 conv1", "stride", 1, "'downresblock4.conv1': its 'stride' is 1"),
-        ("upresblock1 conv1", "up", False, "'upresblock1.conv1': its 'up' is 0, expected 1"),
-        ("upresblock4 gnorm1", "eps", 1e-6, "'upresblock4.gnorm1': its 'eps' is 1e-06"),
-        ("downresblock1 gnorm1", "num_groups", 8, "its 'num_groups' is 8, expected 4"),
+        ("downresblock4 conv1", "stride", 1, "'downresblock4.conv1': the attribute 'stride' is 1"),
+        (
+            "upresblock1 conv1",
+            "up",
+            False,
+            "'upresblock1.conv1': the attribute 'up' is 0, expected 1",
+        ),
+        ("upresblock4 gnorm1", "eps", 1e-6, "'upresblock4.gnorm1': the attribute 'eps' is 1e-06"),
+        ("downresblock1 gnorm1", "num_groups", 8, "the attribute 'num_groups' is 8, expected 4"),
     ):
         content = files.toy_content()
         parts(content, *names.split())[key] = value

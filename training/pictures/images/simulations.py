@@ -137,7 +137,7 @@ def _cells(states: np.ndarray, divisors: np.ndarray) -> np.ndarray:
 
 
 def state_columns(states: np.ndarray, times: np.ndarray, divisors: np.ndarray) -> list[Column]:
-    """Return a column per time, headed by the time, of states ``[S, N, C, H, W]`` over divisors."""
+    """Return a column of images per time, for states ``[S, N, C, H, W]`` divided by divisors."""
     return [
         Column(cells, f"t = {time:.2f}", "" if divisor == 1 else f"÷ {divisor:.3g}")
         for cells, time, divisor in zip(_cells(states, divisors), times, divisors, strict=True)

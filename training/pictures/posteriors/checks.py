@@ -99,7 +99,11 @@ def draw_chains(saved: SavedPosteriors) -> Figure:
 
 
 def rank_counts(values: np.ndarray, bins: int) -> np.ndarray:
-    """Return how many draws of each chain ``[C, S]`` rank in each of ``bins`` equal bins.
+    """Return the number of draws of each chain in bins of equal size of the pooled ranks.
+
+    Args:
+        values: Draws of C chains ``[C, S]``.
+        bins: Number of bins.
 
     Returns:
         Counts ``[C, bins]``.
@@ -196,7 +200,7 @@ class Curve:
         excess: Deviations in percentage points, ``[K, V]``.
         lower: Lower bound ``[K]`` of the band that contains one uniform variable with 95 %.
         upper: Upper bound ``[K]`` of the band.
-        holds: Whether each variable stays within the band, ``[V]``.
+        holds: Whether each variable stays within the band, bool ``[V]``.
     """
 
     points: np.ndarray
@@ -216,7 +220,7 @@ class Curve:
 
     @property
     def reach(self) -> float:
-        """Largest deviation of the drawn lines or the band, in percentage points."""
+        """Largest absolute deviation of the drawn lines or the band, in percentage points."""
         return max(
             float(np.abs(self.shown).max()), float(self.upper.max()), -float(self.lower.min())
         )

@@ -36,7 +36,7 @@ FILL = 0.3
 
 
 def informative_columns(saved: SavedPosteriors, most: int) -> np.ndarray:
-    """Return the ``most`` columns at most about which the first observation is most informative.
+    """Return at most ``most`` columns, those about which the first observation is most informative.
 
     Unobserved columns come first. The measure is how much narrower the posterior is than the prior,
     or than all posteriors together if there is no prior.

@@ -52,5 +52,5 @@ def value_words(values: np.ndarray) -> str:
 
 
 def axis_name(name: str, room: float = 2.0) -> str:
-    """Return the name of a coordinate, cut off at ``room`` inches."""
+    """Return the name of a coordinate, truncated to fit a width of ``room`` inches."""
     return theme.fitting(printable(name), room)

@@ -70,7 +70,7 @@ def draw_densities(tables: Sequence[SavedTable]) -> Figure:
 
 
 def uniformity(data: np.ndarray, samples: np.ndarray) -> float:
-    """Return the p-value that data ``[n]`` have uniform ranks among samples ``[m]``."""
+    """Return the p-value of a test that data ``[n]`` have uniform ranks among samples ``[m]``."""
     return float(ks_2samp(data, samples).pvalue)
 
 
