@@ -203,7 +203,7 @@ def test_few_images_other_shapes_and_other_detectors_are_refused(refuse, tool, d
         refuse(data, reference, [fewer], "--num=24", command=command)
     for pixels, shape in ((noise(3, channels=1), "1x4x4"), (noise(3, size=8), "3x8x8")):
         path = write_images(tmp_path / f"{shape}.zip", pixels)
-        refuse(path, reference, [f"{path} has images of {shape}", f"{reference} is for 3x4x4"])
+        refuse(path, reference, [f"{path} has images of {shape}", f"{reference} has 3x4x4"])
     other.write_bytes(b"another detector")
     digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (tool.weights, other)]
     parts = [reference, *(f"{digest[:12]}..." for digest in digests), "the same --detector"]

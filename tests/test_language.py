@@ -24,7 +24,7 @@ ROOMS = {
     "training/data": (6, 0),
     "training/files": (29, 0),
     "training/flow": (13, 0),
-    "training/inference": (9, 0),
+    "training/inference": (11, 0),
     "training/learning": (0, 0),
     "training/measure": (4, 0),
     "training/model": (3, 0),

@@ -412,16 +412,16 @@ def describe_option_of_tables(name: str) -> str:
         "": fitted_to_table(many, WIDE, {}),
         "few rows": fitted_to_table(few, WIDE, {}),
         "few rows and columns": fitted_to_table(few, narrow, {}),
-        "with --cond": fitted_to_table(many, narrow, {}, conditions=1),
-        "few rows with --cond": fitted_to_table(few, narrow, {}, conditions=1),
+        "--cond": fitted_to_table(many, narrow, {}, conditions=1),
+        "few rows and --cond": fitted_to_table(few, narrow, {}, conditions=1),
     }
     if name.startswith("cond_"):
-        recipes = {"": recipes["with --cond"], "few rows": recipes["few rows with --cond"]}
+        recipes = {"": recipes["--cond"], "few rows": recipes["few rows and --cond"]}
     # A value that equals that of a broader kind is not repeated.
-    broader = {"few rows and columns": "few rows", "few rows with --cond": "with --cond"}
+    broader = {"few rows and columns": "few rows", "few rows and --cond": "--cond"}
     values = {kind: getattr(recipe, name) for kind, recipe in recipes.items()}
-    return ", ".join(
-        f"{kind} {value:g}".strip()
+    return "; ".join(
+        f"{kind}: {value:g}" if kind else f"{value:g}"
         for kind, value in values.items()
         if not kind or value != values[broader.get(kind, "")]
     )

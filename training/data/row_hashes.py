@@ -70,7 +70,7 @@ class RowHashes:
 
     @property
     def listed(self) -> list[int]:
-        """Hashes as a list of integers, the form in which network files store them."""
+        """Hashes as a list of integers, as stored in network files."""
         return [int(number) for number in self.numbers]
 
     def repeated(self, numbers: np.ndarray) -> int:

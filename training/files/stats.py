@@ -85,7 +85,7 @@ class SavedTraining:
         """Read the statistics of a run from its ``stats.jsonl``.
 
         Raises:
-            DataError: The file is missing, a line has another form, or no report has a loss.
+            DataError: The file is missing, a line is malformed, or no line contains a loss.
         """
         try:
             if not path.is_file() or path.stat().st_size > LARGEST_FILE:

@@ -195,7 +195,7 @@ class NetworkDenoiser(nn.Module):
         return {"pixels": noisy.to(dtype), "pixel_noise": noise.to(dtype)}
 
     def autocast(self, device_type: str) -> AbstractContextManager[object]:
-        """Return a context in which the network computes in its precision on a type of device."""
+        """Return a context that makes the network compute in its precision on a type of device."""
         dtype = DTYPES[self.precision]
         return nullcontext() if dtype is None else torch.autocast(device_type, dtype)
 

@@ -1,4 +1,4 @@
-"""Trajectories: the states of an integration, in the order in which they were visited."""
+"""Trajectories: the states of an integration, in their order along the ODE."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass

@@ -194,7 +194,7 @@ class MixedTrialDistribution(TrialDistribution):
         return MixedTrialDistribution(self._numbers.to(device), self._coordinates.to(device))
 
     def log_prob(self, trials: Tensor, covariates: Tensor, parameters: Tensor) -> Tensor:
-        """Return the joint log densities ``[n]`` of numbers and categories of trials, in nats."""
+        """Return joint log densities ``[n]`` of the numeric and categorical values of trials."""
         return self._with_levels(self._numbers.log_prob, trials, covariates, parameters)
 
     def rough(self, trials: Tensor, covariates: Tensor, parameters: Tensor) -> Tensor:

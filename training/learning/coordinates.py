@@ -84,7 +84,7 @@ def fit_coordinates(
     groups: Tensor | None = None,
     of_trial: int = 0,
 ) -> Coordinates:
-    """Fit coordinates of a table's columns, in which points have mean 0 and variance 1.
+    """Fit coordinates of a table's columns that give points mean 0 and variance 1.
 
     Args:
         points: Training points ``[N, D]`` of data space, with discrete columns dequantized. NaN

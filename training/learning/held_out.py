@@ -319,7 +319,7 @@ class Validation:
 
         Args:
             state: Training state.
-            model: Model of the weights.
+            model: Model whose weights are trained.
             source: Name of the state in error messages.
 
         Raises:

@@ -38,9 +38,9 @@ class Forecast:
     """Prediction of when a training will end, logged once.
 
     Args:
-        seen: Number of samples trained on before.
+        seen: Number of samples that earlier parts of the run trained on.
         total: Number of samples at the end.
-        follows: Network evaluations of single points by what is fitted to the trained network.
+        follows: Number of network evaluations, counted per point, of the fits after the training.
     """
 
     def __init__(self, seen: int, total: int, follows: float = 0.0):
@@ -117,7 +117,7 @@ class Reporter:
     Args:
         folder: Directory of ``stats.jsonl`` and TensorBoard events.
         device: Device to sum the statistics on.
-        seen: Number of samples trained on before.
+        seen: Number of samples that earlier parts of the run trained on.
         total: Number of samples at the end.
         follows: Network evaluations after training, as in ``Forecast``.
     """

@@ -218,8 +218,8 @@ def read_model(path: Path, make: type[ModelT], end_std: float) -> ModelT:
     )
     if recipe.schedule != "ifs" and end_std != 1:
         raise UsageError(
-            f"end_vars is {end_std:g}, but models with the schedule {recipe.schedule} "
-            "have no such scale"
+            f"end_vars is {end_std:g}, but the schedule {recipe.schedule} has no such "
+            "parameter: leave it out"
         )
     basis = read_basis(path, parts["basis"].state)
     module = build(path, "network", network, NETWORKS)

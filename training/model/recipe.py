@@ -90,7 +90,7 @@ def make_schedule(
         raise UsageError(f"unknown schedule '{name}': choose one of {', '.join(SCHEDULES)}")
     if name != "ifs" and end_std != 1:
         raise UsageError(
-            f"end_vars is {end_std:g}, but models with the schedule {name} have no such scale"
+            f"end_vars is {end_std:g}, but the schedule {name} has no such parameter: leave it out"
         )
     return SCHEDULES[name](**arguments, **basis_arguments(name, basis, end_std))
 

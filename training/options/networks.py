@@ -21,6 +21,6 @@ class ImportSettings(
     )
     tmax: float | None = option(
         unset="time in the file, or for images 15.01",
-        help="Last time of the flow, at most the last time of the training",
+        help="Largest time of the flow, at most that of the training",
     )
     overwrite: bool = shared.overwrite()

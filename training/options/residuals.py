@@ -61,7 +61,7 @@ class ExtractToysSettings(
     data_name: str | None = option(type=choice(TOY_NAMES), unset=shared.KNOWN, help="The toy")
     data_dim: int | None = option(unset=shared.KNOWN, help="Dimensions of the toy")
     dims_to_keep: int | None = option(unset=shared.KNOWN, help="Dimensions kept")
-    n_time_pts: int = option(type=TIMES, default=701, help="Number of times.")
+    n_time_pts: int = option(type=TIMES, default=701, help="Number of time points.")
     h: float | None = option(unset="as far as tmax", help="Time step")
     n_samples: int = option(default=10_000, help="Number of samples, the same at all times.")
     bs: int = option(default=4 * ALL_AT_ONCE, help="Samples per batch, over all ranks.")
@@ -93,7 +93,7 @@ class ExtractSettings(
     )
     data_dim: int | None = option(unset=shared.KNOWN, help="Dimension of the data")
     dims_to_keep: int | None = option(unset=shared.KNOWN, help="Dimensions kept")
-    n_time_pts: int = option(type=TIMES, default=256, help="Number of times.")
+    n_time_pts: int = option(type=TIMES, default=256, help="Number of time points.")
     n_samples: int | None = option(
         unset=f"{IMAGES}, or all if fewer; tables: all validation rows",
         help="Number of images or rows, the same at all times.",
@@ -107,10 +107,14 @@ class _Correlating(Declared):
     """Options of both calculations; properties of the data are compared with the file."""
 
     save_dir: Path = shared.save_dir()
-    data_name: str | None = option(unset="the file's", help="The data")
-    dims_to_keep: int | None = option(unset="the file's", help="Dimensions kept")
-    n_time_pts: int | None = option(type=TIMES, unset="the file's", help="Number of times")
-    n_samples: int | None = option(unset="the file's", help="Number of samples")
+    data_name: str | None = option(
+        unset="as in the file", help="Name of the data, compared with the file"
+    )
+    dims_to_keep: int | None = option(unset="as in the file", help="Number of kept dimensions")
+    n_time_pts: int | None = option(
+        type=TIMES, unset="as in the file", help="Number of time points"
+    )
+    n_samples: int | None = option(unset="as in the file", help="Number of samples")
     run: shared.DeviceOptions = options_of(shared.DeviceOptions)
 
     def expected(self) -> dict[str, Any]:
@@ -131,7 +135,7 @@ class CalcToysSettings(
     """
 
     res_root: Path = option(required=True, help="File written by extracttoys.")
-    data_dim: int | None = option(unset="the file's", help="Dimensions of the toy")
+    data_dim: int | None = option(unset="as in the file", help="Dimension of the toy")
 
 
 class CalcSettings(

@@ -118,7 +118,7 @@ def augment_to(unset: str = "0, not embedded") -> Any:
     )
 
 
-KNOWN = "the network's"
+KNOWN = "as in the network file"
 """Text for the default of options whose values a network file contains."""
 
 
@@ -248,9 +248,9 @@ class EvenTimeOptions(Declared, section="Integration"):
 
     disc: str = _spacing("ifs", "vp_ode")
     vpode_disc_eps: float = option(
-        type=NOT_NEGATIVE, default=1e-2, help="First time of --disc=vp_ode."
+        type=NOT_NEGATIVE, default=1e-2, help="Smallest time with --disc=vp_ode."
     )
-    end_time: float | None = option(unset="the network's tmax", help="Last time T")
+    end_time: float | None = option(unset="as in the network file", help="Largest time T")
 
     def __post_init__(self) -> None:
         if "vpode_disc_eps" in self.given and self.first is None:

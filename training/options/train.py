@@ -162,7 +162,8 @@ class TableOptions(Declared, section="Tables", of_kind=names.TABLE):
     cond_waves: int | None = option(
         type=click.IntRange(0, names.MOST_WAVES),
         unset=recipes.describe_option_of_tables("cond_waves"),
-        help="With --cond: add sine features of this many frequencies of each condition.",
+        help="With --cond: number of frequencies of the sine features of each condition that are "
+        "added to the inputs.",
     )
     width: int | None = option(
         unset=recipes.describe_option_of_tables("width"), help="Units per hidden layer"
@@ -266,7 +267,9 @@ class ImageFlowOptions(InflationOptions):
         default="ifs",
         help="Inflationary flow (ifs), or an isotropic model of Karras et al. 2022, table 1.",
     )
-    tmin: float | None = option(type=NOT_NEGATIVE, unset="the schedule's", help="First time.")
+    tmin: float | None = option(
+        type=NOT_NEGATIVE, unset="by the schedule", help="Smallest time of the flow."
+    )
     dims_to_keep: int | str | None = option(
         unset="all",
         help="Dimensions that keep inflating: all is PR-preserving (PRP), fewer is "
@@ -276,7 +279,7 @@ class ImageFlowOptions(InflationOptions):
         unset="when data make up a tenth of the largest variance; with --cond a thousandth; "
         "chosen on validation rows of small tables; 1.5 times that with compression; "
         f"published: {recipes.PUBLISHED_T_MAX}",
-        help="Last time.",
+        help="Largest time of the flow, T.",
     )
     t_sampling: str | None = option(
         type=choice(names.T_SAMPLINGS),

@@ -230,9 +230,9 @@ def _of_recipes(name: str) -> str:
     recipes = (AVERAGED_PLANE, AVERAGED_SPACE, AVERAGED_TOY, TOY)
     plane, space, other, plain = (f"{getattr(each, name):g}" for each in recipes)
     if plane == space == other:
-        return f"{plane} with --others, {plain} without"
-    averaged = f"{plane} of mlp in {PLANE}D, {space} in more, {other} of other networks"
-    return f"{averaged}; {plain} without --others"
+        return f"{plane}; with --others=0: {plain}"
+    averaged = f"mlp: {plane} in {PLANE}-D, {space} in 3-D; other networks: {other}"
+    return f"{averaged}; with --others=0: {plain}"
 
 
 class ToyOptions(Declared, section="Data"):
@@ -261,9 +261,12 @@ class ToyFlowOptions(InflationOptions):
         help="Inflationary flow (ifs), or the isotropic model of Karras et al. 2022 with "
         "one data variance (edm) or one per axis (edm_es).",
     )
-    tmin: float | None = option(type=NOT_NEGATIVE, unset="0; edm: 0.002", help="First time.")
+    tmin: float | None = option(
+        type=NOT_NEGATIVE, unset="0; edm: 0.002", help="Smallest time of the flow."
+    )
     tmax: float | None = option(
-        unset="when data make up a tenth of the largest variance; edm: 80", help="Last time."
+        unset="when data make up a tenth of the largest variance; edm: 80",
+        help="Largest time of the flow, T.",
     )
 
 

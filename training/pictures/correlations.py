@@ -40,7 +40,7 @@ def name_and_details(stem: Path) -> tuple[str, str]:
     """Return the name of the data and how the correlations were computed, given a file stem.
 
     Raises:
-        DataError: The parameters next to the summary are broken.
+        DataError: The file of parameters beside the correlations cannot be read.
     """
     name, details = title_of(stem.name.removesuffix("_autocorrelations").removesuffix("_toy"))
     noise = parameter(summary_of(stem).with_suffix(".json"), "noise")

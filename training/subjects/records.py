@@ -500,7 +500,7 @@ class RecordFlow:
             names = ",".join(self.empty.names[place] for place in self.ask)
             raise UsageError(
                 f"{self.file.path} was trained with --ask={names} and predicts only these "
-                "columns: train without --ask for all queries"
+                "columns: to predict others, train again without --ask"
             )
 
     def require_asked(self, places: Sequence[int]) -> None:

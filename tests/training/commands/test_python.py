@@ -463,7 +463,7 @@ def test_images_of_classes_are_images(tmp_path, monkeypatch):
     assert images.shape == model.sample(2).shape == (2, 1, 8, 8)
     back = model.decode(model.encode(images, given=[0, 1]), given=[0, 1])
     np.testing.assert_allclose(back, images, atol=1e-3)
-    assert "give 0 to 2" in refusal(model.sample, 2, given=7, kind=InflationError)
+    assert "give classes 0 to 2" in refusal(model.sample, 2, given=7, kind=InflationError)
     levels = (model.flow.given(labels=np.eye(3)[:2]).decode(np.zeros((2, 64))) + 1) * 127.5
     flat = model.decode(np.zeros((2, 64)), given=[0, 1]).reshape(2, 64)
     np.testing.assert_allclose(flat, levels)
