@@ -122,7 +122,7 @@ def rows_of(settings: options.RowSettings, flow: RecordFlow, asked: Sequence[str
     """Read rows of a file, with the columns of the network, and warn about mismatches.
 
     Raises:
-        UsageError: Marks for missing values are given, but the file is a data set, which has none.
+        UsageError: Marks for missing values are given, but all files are data sets, not texts.
     """
     source: Records | str = str(settings.data)
     if holds_records(settings.data):

@@ -83,7 +83,8 @@ class SampleSettings(
         require_there(self.observation, self.condition, self.truth)
         if not self.held_out and (self.refuse is not None or self.beside.wanted):
             raise UsageError(
-                "--refuse needs the calibration in the network file: leave --no-held_out out"
+                "--refuse, --function and --conditions_network need the calibration in the "
+                "network file: leave --no-held_out out"
             )
         if self.learned:
             self.require_alone()
@@ -157,10 +158,11 @@ class CheckSettings(
         super().__post_init__()
         require_there(self.data_root, self.condition)
         if self.data_root is not None and self.truth != "data":
-            raise UsageError("--data_root is only for --truth=data, and is required there")
+            raise UsageError("--data_root is only for --truth=data")
         if self.condition is not None and not self.learned:
             raise UsageError(
-                "--condition is for a check without a likelihood: leave --likelihood out"
+                "--condition is for a check without a likelihood: leave the options of the "
+                "likelihood out"
             )
         if self.neighbors is not None and self.condition is None:
             raise UsageError("--neighbors needs --condition")
