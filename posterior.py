@@ -1,6 +1,7 @@
 """Sample posteriors, and test and calibrate them.
 
-The prior is a flow of data with a known likelihood, or a conditional network is the posterior.
+Either a flow of the data is the prior and the likelihood is known, or a conditional network
+represents the posterior.
 """
 
 from training.options import posterior

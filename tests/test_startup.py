@@ -89,7 +89,7 @@ def test_names_that_options_offer_are_those_that_there_are():
     assert tuple(_RECIPES) == names.TOY_NAMES
 
 
-@pytest.mark.parametrize("runs", slowly(MADE, "5"))
+@pytest.mark.parametrize("runs", slowly(MADE, "2", "5"))
 def test_scripts_run_without_what_windows_lacks(tmp_path, runs):
     command = [sys.executable, "-X", "warn_default_encoding", "tests/support/like_windows.py"]
     done = subprocess.run([*command, str(tmp_path), runs], cwd=ROOT, capture_output=True, text=True)

@@ -251,6 +251,7 @@ def test_a_run_is_resumed_with_its_own_table_only(houses_run, houses):
     assert all("Likelihood/held_out_nats" in line for line in stats(houses_run))
 
 
+@pytest.mark.slow
 def test_two_ranks_train_what_one_does(two_ranks, houses, tmp_path):
     # Batches that two ranks cannot halve, and no dropout, which each rank draws for itself.
     few = ("--width=16", "--depth=1", "--batch=51", "--duration=0.002", "--tick=1", "--whiten=zca")

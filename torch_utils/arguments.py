@@ -31,7 +31,7 @@ def check_arguments(
         if name not in known or name in beside:
             raise ValueError(f"the file has an unknown argument, '{shown(name)}'")
         if not _fits(value, known[name].annotation):
-            raise ValueError(f"the argument '{name}' is invalid: {shown(repr(value))}")
+            raise ValueError(f"the argument '{name}' has the wrong type: {shown(repr(value))}")
     for name, parameter in known.items():
         needed = parameter.default is parameter.empty
         if needed and name not in arguments and name not in beside:

@@ -262,7 +262,7 @@ class Simulations(Table):
         if len(counts) > 1:
             raise DataError(
                 "parameters, data and dataset have "
-                f"{' and '.join(map(str, sorted(counts)))} rows: give equal numbers"
+                f"{' and '.join(map(str, sorted(counts)))} rows: the numbers of rows must be equal"
             )
         twice = sorted({*own} & {*conditions})
         if twice:

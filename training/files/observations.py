@@ -63,7 +63,7 @@ def _read_image(path: Path, image_shape: Sequence[int]) -> Tensor:
             f"{path} is not an existing file: give an image, or a zip or folder of images"
         )
     if path.stat().st_size > MAX_FILE_BYTES:
-        raise DataError(f"{path} is larger than {MAX_FILE_BYTES >> 20} MiB")
+        raise DataError(f"{path} is larger than the limit of {MAX_FILE_BYTES >> 20} MiB")
     pixels = Decoder()(path.read_bytes(), str(path)).transpose(2, 0, 1)
     if pixels.shape != tuple(image_shape):
         raise DataError(

@@ -48,9 +48,8 @@ class Score:
     Attributes:
         loss: Mean loss.
         nats: Estimated mean log density of rows in their own units; None for images.
-        parts: Contributions to the loss of parts of the network that share no weights, by name in
-            the network. Together the parts have all trained weights. Empty if the network is one
-            part.
+        parts: Loss of each part of the network, by the name of its submodule. Parts share no
+            weights, and every trained weight belongs to a part. Empty if the network is not split.
     """
 
     loss: float

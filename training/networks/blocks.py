@@ -169,7 +169,7 @@ class FIRFilter(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Self-attention branch over the pixels of feature images ``x [B, C, H, W]``.
+    """Self-attention branch over the pixels of feature maps ``x [B, C, H, W]``.
 
     The branch is ``projection(attention(norm(x)))``.
 
@@ -230,7 +230,7 @@ class ResidualBlock(nn.Module):
         self.attention = SelfAttention(out_channels, style) if attends else None
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """Return the features ``[B, out_channels, H', W']`` of feature images x and embeddings.
+        """Return the features ``[B, out_channels, H', W']`` for feature maps x and embeddings.
 
         Args:
             x: Features ``[B, in_channels, H, W]``.

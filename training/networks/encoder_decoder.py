@@ -112,7 +112,7 @@ class InputSkip(nn.Module):
 
 
 class InputResidual(nn.Module):
-    """Layer that adds a strided convolution of the finer image; the sum is the next image."""
+    """Input path of the encoder: adds a downsampled image of the previous level to the features."""
 
     def __init__(self, image_channels: int, width: int, style: BlockStyle):
         super().__init__()

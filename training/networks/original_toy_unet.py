@@ -78,7 +78,7 @@ class ResampledBlock(nn.Module):
         self.norm = nn.GroupNorm(groups, out_channels)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """Return the resampled features of feature images ``x [B, in_channels, H, W]``."""
+        """Return resampled feature maps of ``x [B, in_channels, H, W]``."""
         h = self.conv(self._resample(x)) + self.modulation(embedding)[:, :, None, None]
         return F.silu(self.norm(h))
 

@@ -27,7 +27,7 @@ class ResidualBlock(nn.Module):
         self.skip = nn.Identity() if matches else nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """Return the features ``[B, out_channels, H, W]`` of feature images x.
+        """Return the output feature maps ``[B, out_channels, H, W]`` for input feature maps x.
 
         Args:
             x: Features ``[B, in_channels, H, W]``.

@@ -27,7 +27,7 @@ class RowSettings(AskSettings):
         help="Rows: a CSV or another table, with the column names of the training data.",
     )
     missing_values: tuple[str, ...] | None = option(
-        unset="the usual marks",
+        unset="empty, NA, NaN and similar",
         help="Additional texts that stand for a missing value; not for data sets of "
         f"{script('dataset_tool')}",
     )
@@ -48,8 +48,8 @@ class IntervalSettings(RowSettings):
     )
     calibrate: Path | None = option(
         unset="scores in the network file",
-        help="Calibrate intervals for these targets and conditions on the validation rows "
-        "of this data set, or on all rows of a CSV",
+        help="Data that calibrate the intervals for exactly these targets and conditions: "
+        "the validation rows of a data set, or all rows of a CSV",
     )
 
     def __post_init__(self) -> None:

@@ -119,8 +119,8 @@ class TableOptions(Declared, section="Tables", of_kind=names.TABLE):
     missing: str = option(
         type=choice(names.MISSING),
         default="keep",
-        help="keep missing values, refuse them (error), drop their rows, or impute the "
-        "column mean; trials: error unless given.",
+        help="Treatment of missing values: keep them, refuse them (an error), drop their "
+        "rows, or impute the column mean; trials are refused unless this is given.",
     )
     missing_values: tuple[str, ...] | None = option(
         "--missing_values",
@@ -135,7 +135,7 @@ class TableOptions(Declared, section="Tables", of_kind=names.TABLE):
     bounds: tuple[tuple[str, float, float], ...] | None = option(
         help="Bounds of columns, for example age:0:,share:0:1"
     )
-    max_rows: int | None = option("--max-rows", unset="all", help="Largest number of rows")
+    max_rows: int | None = option("--max-rows", unset="all", help="Largest number of rows to read")
     held_out: float = option(
         "--held-out",
         type=FiniteFloat(min=0, max=0.9),

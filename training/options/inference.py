@@ -34,8 +34,8 @@ class PriorOptions(Declared, section="Prior"):
         help="Toy with its exact denoiser, instead of --network",
     )
     prior: str | None = option(
-        help=f"With a learned likelihood ({script('train')} --likelihood): the prior, "
-        f"{names.UNIFORM} between bounds or the network file of a flow",
+        help=f"Prior for a learned likelihood ({script('train')} --likelihood): "
+        f"'{names.UNIFORM}' (between the bounds in the data set), or the network file of a flow",
     )
     calibration: bool = shared.calibration()
     eps: str | None = option(
@@ -73,9 +73,9 @@ class LikelihoodOptions(Declared, section="Likelihood"):
 
     likelihood: str = option(
         default="gaussian",
-        help="gaussian (the whole point is observed), mask (some coordinates), linear (a "
-        "linear map), each with Gaussian noise, or FILE.py:function, log likelihoods "
-        "[N] of points [N, D].",
+        help="gaussian (all coordinates are observed), mask (some coordinates are observed) "
+        "or linear (a linear map is observed), each with Gaussian noise; or "
+        "FILE.py:function, which returns log likelihoods [N] of points [N, D].",
     )
     noise_std: str | None = option(
         help="Standard deviation of the noise, in data units (gray levels for images): one "
@@ -181,7 +181,7 @@ class InferenceSettings(Declared):
     save_dir: Path = shared.save_dir()
     prior: PriorOptions = options_of(PriorOptions)
     inflation: shared.InflationOptions = options_of(
-        shared.InflationOptions, unset="{}; only with --data_name"
+        shared.InflationOptions, unset="{}; used only with --data_name"
     )
     likelihood: LikelihoodOptions = options_of(LikelihoodOptions)
     run: shared.DeviceOptions = options_of(shared.DeviceOptions)

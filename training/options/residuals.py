@@ -58,11 +58,13 @@ class ExtractToysSettings(
     Files: {toy}_{schedule}_toy_net_outputs_residuals.npz and .json
     """
 
-    data_name: str | None = option(type=choice(TOY_NAMES), unset=shared.KNOWN, help="The toy")
+    data_name: str | None = option(
+        type=choice(TOY_NAMES), unset=shared.KNOWN, help="Name of the toy"
+    )
     data_dim: int | None = option(unset=shared.KNOWN, help="Dimensions of the toy")
-    dims_to_keep: int | None = option(unset=shared.KNOWN, help="Dimensions kept")
+    dims_to_keep: int | None = option(unset=shared.KNOWN, help="Number of kept dimensions")
     n_time_pts: int = option(type=TIMES, default=701, help="Number of time points.")
-    h: float | None = option(unset="as far as tmax", help="Time step")
+    h: float | None = option(unset="equal steps up to tmax", help="Time step")
     n_samples: int = option(default=10_000, help="Number of samples, the same at all times.")
     bs: int = option(default=4 * ALL_AT_ONCE, help="Samples per batch, over all ranks.")
     exact: bool = option(
@@ -92,7 +94,7 @@ class ExtractSettings(
         unset="the network's data set", help="Name of the data in file names"
     )
     data_dim: int | None = option(unset=shared.KNOWN, help="Dimension of the data")
-    dims_to_keep: int | None = option(unset=shared.KNOWN, help="Dimensions kept")
+    dims_to_keep: int | None = option(unset=shared.KNOWN, help="Number of kept dimensions")
     n_time_pts: int = option(type=TIMES, default=256, help="Number of time points.")
     n_samples: int | None = option(
         unset=f"{IMAGES}, or all if fewer; tables: all validation rows",

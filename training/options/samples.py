@@ -89,8 +89,8 @@ class MeasuringOptions(Declared, section="Measuring"):
         "--num_images",
         type=AT_LEAST_TWO,
         unset="all",
-        help="Number of random images to use (--num_images is the same, for versions of "
-        "torchrun that claim --num)",
+        help="Number of random images to use; --num_images is an alias, because some "
+        "versions of torchrun intercept --num",
     )
     seed: int = shared.seed()
     batch: int = option(default=64, help="Images per rank and batch.")
@@ -115,7 +115,7 @@ class RefSettings(
     """Measure a data set and write the reference for calc."""
 
     data: Path = option(required=True, help="Zip or folder of images.")
-    dest: Path = option(required=True, help="The .npz to write.")
+    dest: Path = option(required=True, help="Reference file to write (.npz).")
     measuring: MeasuringOptions = options_of(MeasuringOptions)
     run: shared.DeviceOptions = options_of(shared.DeviceOptions)
 

@@ -58,8 +58,8 @@ class InflationOptions(Declared, section="Flow"):
     dims_to_keep: int | str | None = option(
         type=COUNT,
         unset="all",
-        help="Dimensions that keep inflating: all is PR-preserving (PRP), fewer is "
-        "PR-reducing (PRR).",
+        help="Number of dimensions that keep inflating: all (PR-preserving, PRP) or fewer "
+        "(PR-reducing, PRR).",
     )
     rho: float | None = option(unset="1", help="Inflation rate, 1/time.")
     gamma0: float | None = option(
@@ -68,11 +68,13 @@ class InflationOptions(Declared, section="Flow"):
     g_type: str | None = option(
         type=choice(names.G_TYPES),
         unset="orig",
-        help="Exponents: sum to zero (orig), or compressed dimensions are --inflation_gap "
-        "below kept ones.",
+        help="Rule for the exponents g: they sum to zero (orig), or compressed dimensions "
+        "are --inflation_gap below kept ones.",
     )
     inflation_gap: float | None = option(
-        unset="1.02", help="Inflation gap of constant_inflation_gap, in units of rho."
+        unset="1.02",
+        help="Difference between the exponents of kept and compressed dimensions, in units of "
+        "rho, for --g_type=constant_inflation_gap.",
     )
     g_rescaling: float | None = option(
         unset="1", help="Factor on all exponents g; below 1 compresses less."
@@ -106,7 +108,9 @@ class InflationOptions(Declared, section="Flow"):
 
 def toy_name(required: bool = False, unset: str | None = None) -> Any:
     """Return the option ``--data_name``, which selects a toy."""
-    return option(type=choice(names.TOY_NAMES), required=required, unset=unset, help="The toy")
+    return option(
+        type=choice(names.TOY_NAMES), required=required, unset=unset, help="Name of the toy"
+    )
 
 
 def augment_to(unset: str = "0, not embedded") -> Any:
@@ -134,7 +138,11 @@ def calibration() -> Any:
 
 def end_vars() -> Any:
     """Return the option ``--end_vars``."""
-    return option(type=POSITIVE, default=1.0, help="Standard deviation A0 of the kept latents.")
+    return option(
+        type=POSITIVE,
+        default=1.0,
+        help="Standard deviation (not variance) A0 of the kept latents at the end of the flow.",
+    )
 
 
 def store_grid() -> Any:
@@ -186,7 +194,7 @@ MAX_STEPS = 10**6
 DISCRETIZATIONS = {
     "ifs": "evenly over [0, T]",
     "vp_ode": "evenly over [eps, T]",
-    "adapted": "with equal errors of all steps",
+    "adapted": "with equal error per step",
 }
 
 
@@ -199,7 +207,8 @@ def _tolerance() -> Any:
     return option(
         type=POSITIVE,
         default=1e-4,
-        help="Error tolerance of auto steps: root mean square at the end, scaled variable.",
+        help="Error tolerance that determines auto steps: root mean square error of the "
+        "final states, in the scaled variable.",
     )
 
 

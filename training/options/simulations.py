@@ -294,7 +294,7 @@ class CoverageSettings(
 
     save_dir: Path = shared.save_dir()
     network: str | None = shared.network(required=False)
-    data_name: str | None = shared.toy_name(unset="the network's")
+    data_name: str | None = shared.toy_name(unset="as in the network file")
     data_root: Path | None = option(
         of=TABLE,
         type=DATA_SET,
@@ -311,7 +311,7 @@ class CoverageSettings(
     eps: str | None = shared.eps()
     points: SphereOptions = options_of(SphereOptions)
     flow: shared.InflationOptions = options_of(
-        shared.InflationOptions, unset="the network's; without one {}"
+        shared.InflationOptions, unset="as in the network file, or {} without one"
     )
     solver: shared.SolverOptions = options_of(shared.SolverOptions)
     times: shared.ToyTimeOptions = options_of(shared.ToyTimeOptions)

@@ -81,7 +81,7 @@ class NetworkOptions(Declared, section="Network"):
     )
     output_gain: bool | None = option(
         unset="on for images with precond=ifs",
-        help="Train a gain of the network output for each dimension and time.",
+        help="Learn a factor on the network output for each dimension and time.",
     )
     pixel_waves: int | None = option(
         of=names.IMAGES,
@@ -272,8 +272,8 @@ class ImageFlowOptions(InflationOptions):
     )
     dims_to_keep: int | str | None = option(
         unset="all",
-        help="Dimensions that keep inflating: all is PR-preserving (PRP), fewer is "
-        "PR-reducing (PRR); auto (tables): the participation ratio.",
+        help="Number of dimensions that keep inflating: all (PR-preserving, PRP) or fewer "
+        "(PR-reducing, PRR); auto (tables): the participation ratio.",
     )
     tmax: float | None = option(
         unset="when data make up a tenth of the largest variance; with --cond a thousandth; "

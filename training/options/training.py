@@ -53,7 +53,7 @@ class TrainingOptions(Declared, section="Training"):
     ema: float | None = option(
         type=FiniteFloat(min=0, max=1e9),
         unset="by --preset",
-        help="Half-life of the weight average, million samples.",
+        help="Half-life of the moving average of the weights, million samples.",
     )
     ls: float = option(
         default=1.0,
@@ -144,12 +144,12 @@ class RunOptions(Declared, section="Run"):
     snap: int | None = option(
         free=True,
         unset="by --preset",
-        help="Reports between network files; the last is always written.",
+        help="Number of reports between network files; the last network is always written.",
     )
     dump: int | None = option(
         free=True,
         unset="by --preset",
-        help="Reports between training states; the last is always written.",
+        help="Number of reports between training states; the last state is always written.",
     )
     keep: int = option(free=True, default=2, help="Number of training states to keep.")
     seed: int = option(type=SEED, default=0, help="Random seed.")
@@ -238,7 +238,9 @@ def _of_recipes(name: str) -> str:
 class ToyOptions(Declared, section="Data"):
     """Options for the training data."""
 
-    data_name: str | None = option(type=choice(names.TOY_NAMES), help="The toy.  [required]")
+    data_name: str | None = option(
+        type=choice(names.TOY_NAMES), help="Name of the toy.  [required]"
+    )
     augment_to: int = option(
         type=click.IntRange(min=0, max=2**31 - 1),
         default=0,

@@ -148,11 +148,11 @@ class NetworkFile:
             ):
                 grid = torch.tensor([float(value) for value in values], dtype=torch.float64)
             case _:
-                raise DataError(f"{self.path} contains a damaged '{STORED}': no solver and times")
+                raise DataError(
+                    f"{self.path}: its '{STORED}' is damaged: the solver or the times are missing"
+                )
         if not (grid.diff() > 0).all():
-            raise DataError(
-                f"{self.path} contains a damaged '{STORED}': the times are not increasing"
-            )
+            raise DataError(f"{self.path}: its '{STORED}' is damaged: the times are not increasing")
         fits = torch.allclose(grid[[0, -1]], times[[0, -1]].to(grid), rtol=1e-9)
         return EqualErrorGrid(grid) if name == solver.name and fits else None
 

@@ -79,7 +79,7 @@ def test_what_contradicts_the_network_is_a_usage_error_with_both_values(open_flo
         with pytest.raises(UsageError, match=rf"--{name} is {value}, .* has {known}"):
             open_flow(network, expected={name: value})
     # A baseline has no scale.
-    with pytest.raises(InflationError, match=r"end_vars is 2, but models with the schedule vp"):
+    with pytest.raises(InflationError, match=r"end_vars is 2, but the schedule vp has no such"):
         open_flow("VP", end_std=2.0)
 
 

@@ -112,7 +112,9 @@ class FolderContainer:
             reason = error.strerror or first_line(error)
             raise DataError(f"{self.where(name)} cannot be read: {reason}") from error
         if len(data) > MAX_FILE_BYTES:
-            raise DataError(f"{self.where(name)} is larger than {MAX_FILE_BYTES >> 20} MiB")
+            raise DataError(
+                f"{self.where(name)} is larger than the limit of {MAX_FILE_BYTES >> 20} MiB"
+            )
         return data
 
     def close(self) -> None:

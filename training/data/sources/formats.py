@@ -298,7 +298,9 @@ def _cifar10(path: Path) -> Images:
             for _, member in sorted(batches.items()):
                 where = f"{quoted(member.name)} in {path}"
                 if member.size > MAX_BATCH_BYTES:
-                    raise DataError(f"{where} is larger than {MAX_BATCH_BYTES >> 20} MiB")
+                    raise DataError(
+                        f"{where} is larger than the limit of {MAX_BATCH_BYTES >> 20} MiB"
+                    )
                 batch = archive.extractfile(member)
                 assert batch is not None, "isreg() was checked"
                 yield from _cifar10_batch(batch.read(), where)

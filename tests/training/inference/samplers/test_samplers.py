@@ -358,6 +358,7 @@ def test_posteriors_of_several_modes(case, monkeypatch):
     assert worth or (draws.stats["effective_size"] > 1999).all(), "1,700 if none came anew"
 
 
+@pytest.mark.slow
 def test_noise_that_is_put_on_and_taken_off_leads_to_posteriors_of_several_modes(monkeypatch):
     which = Target(bumps(bent()), Gaussian(double(0.3), torch.tensor([1])), double([[0.2]]), 4096)
     seen = lookahead.times_and_errors(which, 24, 0)
