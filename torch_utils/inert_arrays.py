@@ -143,7 +143,7 @@ def _storage(raw: Any) -> np.ndarray:
     )
     magic, version, machine, storage, keys = (reader.read() for _ in range(5))
     if (magic, version) != (STORAGE_MAGIC, STORAGE_VERSION):
-        raise ValueError("bytes that are not a storage")
+        raise ValueError("the bytes of a tensor are not a valid PyTorch storage")
     if expect(machine, dict).get("little_endian") is not True:
         raise ValueError("a storage of a big-endian machine")
     match storage:

@@ -64,7 +64,7 @@ MOST_CELLS = 256
 
 
 def toy_correlations_file(folder: Path, stem: str) -> Path:
-    """Return the path of the correlations of a toy at all times."""
+    """Return the path of the file with the correlations of a toy, for every time point."""
     return folder / f"{stem}_toy_autocorrelations.npz"
 
 

@@ -83,8 +83,8 @@ class SamplingPlan:
         warmup: Number of steps before the draws; None for the sampler's default.
         thin: Number of steps per draw.
         pool: Number of prior draws, for ``auto``, ``pool``, ``refined`` and ``annealed``.
-        first: Number of prior draws that ``auto`` starts with in few dimensions; equal to ``pool``
-            where many observations share the draws.
+        first: Number of prior draws in the first round of ``auto``, if the data have few
+            dimensions; equal to ``pool`` if many observations share the draws.
         particles: Number of particles per population of ``twisted``; None for the default.
         steps: Number of steps of the diffusion of ``twisted``.
         minutes: Time budget of the particles in minutes, instead of their number; None for no

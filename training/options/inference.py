@@ -49,12 +49,13 @@ class PriorOptions(Declared, section="Prior"):
         "dimensions, not with hmc.",
     )
     n_iters: int | None = option(
-        unset=f"the number stored in the network file; toys {STEPS}",
-        help=f"Steps of {SOLVER} for the final draws ({names.LEARNED_SOLVER} without a likelihood)",
+        unset=f"the number stored in the network file; {STEPS} for --data_name",
+        help=f"Number of solver steps for the final draws; the solver is {SOLVER}, or "
+        f"{names.LEARNED_SOLVER} without a likelihood",
     )
     chain_n_iters: int | None = option(
-        unset=f"the number stored in the network file; toys {CHAIN_STEPS}",
-        help=f"Steps of {SOLVER} inside chains",
+        unset=f"the number stored in the network file; {CHAIN_STEPS} for --data_name",
+        help=f"Number of steps of the solver {SOLVER} inside chains",
     )
     batch_gpu: int | None = option(
         "--batch-gpu",

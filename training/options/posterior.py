@@ -37,8 +37,9 @@ class SampleSettings(
         "or a zip or folder of images",
     )
     condition: Path | None = option(
-        help="Conditions of a conditional network, one observation per row of a table; for "
-        "sets of trials one trial per row, with a column dataset",
+        help="Table with the conditions of a conditional network, one observation per row; "
+        "for sets of trials one trial per row, with a column named dataset that "
+        "numbers the sets",
     )
     log_prob: bool = option(
         default=True,

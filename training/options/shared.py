@@ -207,8 +207,8 @@ def _tolerance() -> Any:
     return option(
         type=POSITIVE,
         default=1e-4,
-        help="Error tolerance that determines auto steps: root mean square error of the "
-        "final states, in the scaled variable.",
+        help="Error tolerance that chooses the number of steps if it is auto: root mean "
+        "square error of the final states, in scaled coordinates.",
     )
 
 

@@ -90,7 +90,7 @@ class OriginalFlow:
         if steps != STEPS or space not in SPACES:
             raise DataError(
                 f"{fields.where} has M = {steps:g} and space = '{shown(space)}': expected "
-                f"M = {STEPS} and {' or '.join(SPACES)}"
+                f"M = {STEPS} and space = {' or '.join(SPACES)}"
             )
         basis = read_basis(fields, principal_axes)
         arguments = read_schedule(fields, basis)

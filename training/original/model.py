@@ -311,5 +311,5 @@ def _last_time(file: OriginalFile, given: float | None, default: float | None) -
         )
     last = given if given is not None else trained if trained is not None else default
     if last is None:
-        raise UsageError(f"{file.path} does not contain its last time: give --tmax")
+        raise UsageError(f"{file.path} does not contain the last time of its flow: give --tmax")
     return last

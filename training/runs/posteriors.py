@@ -146,7 +146,7 @@ class Groups:
 
     @contextmanager
     def report_interruption(self) -> Iterator[None]:
-        """Log on early exit which results are kept and how to continue.
+        """If the run ends early, log which results are kept and how to continue.
 
         Empty folders are removed.
         """

@@ -155,7 +155,10 @@ class ZipContainer:
             ):
                 raise DataError(f"{self.path} has an entry with an unsafe name, {quoted(name)}")
             if stat.S_ISLNK(info.external_attr >> 16):
-                raise DataError(f"the entry {quoted(name)} of {self.path} is a symbolic link")
+                raise DataError(
+                    f"the entry {quoted(name)} of {self.path} is a symbolic link, which is "
+                    "not supported: replace it by its file"
+                )
             if name in entries:
                 raise DataError(f"{self.path} has the entry {quoted(name)} twice")
             if not info.is_dir():
