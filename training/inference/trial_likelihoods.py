@@ -261,7 +261,7 @@ class TrialLikelihood(Likelihood):
 
         Args:
             points: Points ``[N, D]``.
-            observed: Number of the observation of each point, ``[N, 1]``.
+            observed: Index of the observation of each point, ``[N, 1]``.
         """
         # Chains follow gradients of the cheap approximation; the learned distribution weights their
         # draws.
@@ -294,7 +294,7 @@ class TrialLikelihood(Likelihood):
 
         Args:
             points: Points ``[n, D]``.
-            which: Number of the observation of each point, ``[n]``.
+            which: Index of the observation of each point, ``[n]``.
             counts: Number of trials of each of these observations, ``[n]``.
         """
         row = torch.arange(len(points), device=points.device).repeat_interleave(counts)

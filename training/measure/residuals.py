@@ -117,7 +117,7 @@ def noise_rows(rows: range, dim: int, *keys: int) -> Tensor:
     Each row is a function of the keys and of its number alone.
 
     Args:
-        rows: Numbers of the n samples.
+        rows: Indices of the n samples.
         dim: Number of values per row.
         keys: Random seed and further keys.
     """

@@ -136,7 +136,7 @@ class RunOptions(Declared, section="Run"):
     nosubdir: bool = option(is_flag=True, help="Use --outdir itself as the run directory.")
     resume: Path | None = option(
         free=True,
-        help="Run directory or training-state-*.pt to continue, with its options.",
+        help="Run directory or training-state-*.pt to resume from; options of that run are reused.",
     )
     tick: int | None = option(
         free=True, unset="by --preset", help="Interval between reports, thousand samples."

@@ -138,7 +138,8 @@ def read_original(path: Path) -> OriginalFile:
     """Read a network file of the original code as data, without running code.
 
     Raises:
-        DataError: The file is missing, broken, or contains anything else.
+        DataError: The file is missing or damaged, or contains objects other than a network of the
+            original code.
     """
     if not path.is_file():  # reading a pipe or a device might never end
         exists = path.is_dir() or path.is_symlink() or path.exists()

@@ -247,7 +247,8 @@ class RecordSpace:
     def within_range(self, place: int, values: np.ndarray) -> np.ndarray:
         """Return values ``[n]`` of a column, with discrete numbers clipped to their range.
 
-        The range is the range of training values at no atom; atoms are not changed.
+        The range is that of the training values without atoms (single values with positive
+        probability); values equal to an atom are not changed.
         """
         if place not in self.numbers:
             return values

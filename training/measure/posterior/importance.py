@@ -100,7 +100,9 @@ def k_threshold(count: int) -> float:
         UsageError: There are fewer than two draws.
     """
     if count < 2:
-        raise UsageError(f"{count} draws have no threshold of Pareto k: give at least two")
+        raise UsageError(
+            f"{count} draws are too few for the threshold of Pareto k: give at least two"
+        )
     return min(1 - 1 / log10(count), 0.7)
 
 

@@ -38,7 +38,7 @@ MOST_CHAINS = 8
 
 
 def has_chains(saved: SavedPosteriors) -> bool:
-    """Return whether the draws of the first observation form chains long enough to draw."""
+    """Return whether draws of the first observation form chains that are long enough to plot."""
     chains, draws = saved.points.shape[:2]
     return (
         saved.log_likelihood is not None
