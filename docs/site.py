@@ -14,13 +14,13 @@ import click
 from latex2mathml.converter import convert
 
 from training.options.declared import HELP_ALL
+from training.options.script import CONTEXT
 
 CODE = re.compile(r"\[([^\]]+)\]\((?:\.\./)+([\w./-]+)\)")
 EQUATION = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.S)
 ROOT = Path(__file__).parent.parent
 COPIED = {"project/contributing.md": "CONTRIBUTING.md", "project/changelog.md": "CHANGELOG.md"}
 """Pages whose text is a file at the top of the repository."""
-SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "terminal_width": 80}
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
@@ -46,7 +46,7 @@ def _section(path: Path) -> str:
     }
     text = ""
     for name, command in commands.items():
-        context = click.Context(command, info_name=name, **SETTINGS)
+        context = click.Context(command, info_name=name, **CONTEXT, terminal_width=80)
         context.meta[HELP_ALL] = True
         level = "##" if command is main else "###"
         text += f"\n\n{level} {name}\n\n```\n{command.get_help(context)}\n```\n"

@@ -70,6 +70,7 @@ def test_help_fits_two_screens_and_full_help_has_every_option(command):
     brief = good(command.run("--help"))
     assert command.run("-h") == brief
     assert len(brief.out.splitlines()) <= 80
+    assert set(command.declared.common) <= {option.name for option in command.options}
     example = command.declared.example.split()
     typed = {word.partition("=")[0] for word in example if word.startswith("--")}
     assert typed <= {name for option in command.options for name in option.opts}

@@ -62,7 +62,7 @@ LARGEST_SHOWN = 10**6
 class DeclaredOption(click.Option):
     """A command-line option that belongs to a section of the help.
 
-    The help omits ranges that only exclude negative or huge numbers.
+    The help omits ranges that only exclude numbers below one or huge numbers.
     """
 
     def __init__(self, *arguments: Any, section: str, **attributes: Any):
@@ -74,10 +74,10 @@ class DeclaredOption(click.Option):
         return super().make_metavar(ctx).replace(" RANGE", "")
 
     def get_help_extra(self, ctx: click.Context) -> click.types.OptionHelpExtra:
-        """Return extra help (default and range), without ranges that only exclude huge values."""
+        """Return extra help (default and range), without obvious ranges."""
         extra = super().get_help_extra(ctx)
-        high = getattr(self.type, "max", None)
-        if high is None or high > LARGEST_SHOWN:
+        low, high = (getattr(self.type, end, None) for end in ("min", "max"))
+        if (high is None or high > LARGEST_SHOWN) and (low is None or low <= 1):
             extra.pop("range", None)
         return extra
 

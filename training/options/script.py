@@ -15,6 +15,7 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import click
 
@@ -24,7 +25,7 @@ from dnnlib.memory import keep_freed_memory
 from training.names import EXTRAS
 from training.options.declared import Declared, SectionedCommand, spelled_alike, takes
 
-CONTEXT = {
+CONTEXT: dict[str, Any] = {
     "token_normalize_func": spelled_alike,
     "help_option_names": ["-h", "--help"],
     "show_default": True,
@@ -36,9 +37,7 @@ command = partial(click.command, cls=SectionedCommand, context_settings=CONTEXT)
 group = partial(click.Group, context_settings=CONTEXT)
 
 
-def runs(
-    place: str, settings: type[Declared], help: str | None = None, short_help: str | None = None
-) -> click.Command:
+def runs(place: str, settings: type[Declared], help: str | None = None) -> click.Command:
     """Return a command that runs a function of ``training.commands``.
 
     Args:
@@ -46,12 +45,10 @@ def runs(
             runs, so that ``--help`` does not import PyTorch.
         settings: Settings class of the function.
         help: Help text; None for the docstring of the settings class.
-        short_help: Help text in a list of commands; None for the first sentence of the help.
     """
 
     @command(
         help=help or settings.__doc__,
-        short_help=short_help,
         common=settings.common,
         example=settings.example,
     )
