@@ -383,22 +383,29 @@ def independent(
         weights = slopes.get(index, np.zeros(0))
         table[row, : len(weights)] = weights
     offsets = mean[gone] - table @ mean[kept]
-    constant = [names[index] for index in gone if index not in slopes and high[index] == low[index]]
-    if constant:
-        lines.append(f"Dropped constant column(s): {', '.join(constant)}")
-    alike = [names[index] for index in gone if index not in slopes and high[index] > low[index]]
-    if alike:
-        lines.append(
-            "Dropped column(s) that look like identifiers, with values too large "
-            f"compared with their differences: {', '.join(alike)}"
-        )
-    if slopes:
-        listed = ", ".join(names[index] for index in slopes)
-        lines.append(f"Dropped column(s) that are exact functions of earlier columns: {listed}")
+    without = [index for index in gone if index not in slopes]
+    lines += _lines_about_dropped(
+        constant=[names[index] for index in without if high[index] == low[index]],
+        identifiers=[names[index] for index in without if high[index] > low[index]],
+        functions=[names[index] for index in slopes],
+    )
     dropped = Dropped(
         [names[index] for index in gone], torch.from_numpy(offsets), torch.from_numpy(table), names
     )
     return kept, dropped
+
+
+def _lines_about_dropped(
+    constant: list[str], identifiers: list[str], functions: list[str]
+) -> list[str]:
+    """Return a line for each kind of dropped columns that there are, given their names."""
+    kinds = {
+        "constant column(s)": constant,
+        "column(s) that look like identifiers, with values too large compared with their "
+        "differences": identifiers,
+        "column(s) that are exact functions of earlier columns": functions,
+    }
+    return [f"Dropped {kind}: {', '.join(names)}" for kind, names in kinds.items() if names]
 
 
 def _require_inside(
