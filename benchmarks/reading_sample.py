@@ -31,14 +31,30 @@ def code() -> Iterator[tuple[str, ast.Module]]:
         yield path.relative_to(ROOT).as_posix(), ast.parse(path.read_text(encoding="utf-8"))
 
 
+def signature(node: ast.ClassDef | ast.FunctionDef) -> str:
+    """Return the line that a reader meets above a docstring."""
+    if isinstance(node, ast.ClassDef):
+        return f"class {node.name}({', '.join(map(ast.unparse, node.bases))}):"
+    result = f" -> {ast.unparse(node.returns)}" if node.returns else ""
+    return f"def {node.name}({ast.unparse(node.args)}){result}:"
+
+
 def docstrings() -> Iterator[str]:
-    """Yield the docstrings of public classes and functions."""
+    """Yield the docstrings of public classes and functions, each below its signature.
+
+    Methods also have the first sentence of their class, as a page of documentation shows them.
+    """
     for path, tree in code():
-        for node in ast.walk(tree):
-            if isinstance(node, DOCUMENTED) and not node.name.startswith("_"):
-                text = ast.get_docstring(node)
-                if text:
-                    yield f"{path}: {node.name}\n{text}"
+        for parent in ast.walk(tree):
+            heading = ""
+            if isinstance(parent, ast.ClassDef):
+                summary = (ast.get_docstring(parent) or "").split("\n\n")[0]
+                heading = f"class {parent.name}: {summary}\n"
+            for node in ast.iter_child_nodes(parent):
+                if isinstance(node, DOCUMENTED) and not node.name.startswith("_"):
+                    text = ast.get_docstring(node)
+                    if text:
+                        yield f"{path}\n{heading}{signature(node)}\n{text}"
 
 
 def messages() -> Iterator[str]:
@@ -74,7 +90,8 @@ def helps() -> Iterator[str]:
             yield f"{path.stem} {name}\n{command.help}"
             for param in command.params:
                 if isinstance(param, click.Option) and param.help:
-                    yield f"{path.stem} {name} {param.opts[-1]}\n{param.help}"
+                    value = "" if param.is_flag else param.make_metavar(click.Context(command))
+                    yield f"{path.stem} {name} {param.opts[-1]} {value}\n{param.help}"
 
 
 def main() -> None:
