@@ -3,8 +3,8 @@
 The network is trained with train --any.
 """
 
-from training.options import ask
-from training.options.script import group, run_script, runs
+from training.settings import ask
+from training.cli.script import group, run_script, runs
 
 main = group(
     help=__doc__,

@@ -3,8 +3,8 @@
 Run extracttoys or extract to write the residuals of a network, then calctoys or calc.
 """
 
-from training.options import residuals
-from training.options.script import group, run_script, runs
+from training.settings import residuals
+from training.cli.script import group, run_script, runs
 
 main = group(
     help=__doc__,

@@ -1,7 +1,7 @@
 """Measure round-trip errors of images or rows: inflate them, generate them back, compare."""
 
-from training.options.script import run_script, runs
-from training.options.simulations import RoundtripSettings
+from training.cli.script import run_script, runs
+from training.settings.simulations import RoundtripSettings
 
 main = runs("simulations.roundtrips", RoundtripSettings, __doc__)
 

@@ -4,8 +4,8 @@ Run ref once per data set, then calc. Distances are comparable only for equal nu
 image size and one detector.
 """
 
-from training.options.samples import CalcSettings, RefSettings
-from training.options.script import group, run_script, runs
+from training.settings.samples import CalcSettings, RefSettings
+from training.cli.script import group, run_script, runs
 
 main = group(
     help=__doc__,

@@ -4,8 +4,8 @@ The pickle --source (network-snapshot-*.pkl) is parsed as data, so that no code 
 is an ordinary network file, with its parameters in a file beside it.
 """
 
-from training.options.networks import ImportSettings
-from training.options.script import run_script, runs
+from training.settings.networks import ImportSettings
+from training.cli.script import run_script, runs
 
 main = runs("networks.import_network", ImportSettings, __doc__)
 

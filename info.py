@@ -9,8 +9,8 @@ from pathlib import Path
 from dnnlib.logs import logger
 from dnnlib.urls import local_file
 from training.names import command_line
-from training.options.declared import Declared, argument, takes
-from training.options.script import command, run_script
+from training.settings.declared import Declared, argument, takes
+from training.cli.script import command, run_script
 
 
 class Settings(

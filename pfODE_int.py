@@ -4,8 +4,8 @@ It inflates data (melt), generates from the end of the melt (roundtrip), and gen
 (gen), with log densities on request.
 """
 
-from training.options.script import run_script, runs
-from training.options.simulations import SimulationSettings
+from training.cli.script import run_script, runs
+from training.settings.simulations import SimulationSettings
 
 main = runs("simulations.images_or_tables", SimulationSettings, __doc__)
 

@@ -23,8 +23,8 @@ Files: {data}_{schedule}_coverage.json    numbers and options
        {data}_{schedule}_r{radius}_{latent|data|end}.ply    each mesh, in 3-D
 """
 
-from training.options.script import run_script, runs
-from training.options.simulations import CoverageSettings
+from training.cli.script import run_script, runs
+from training.settings.simulations import CoverageSettings
 
 main = runs("toy_mesh_exps.run", CoverageSettings, __doc__)
 

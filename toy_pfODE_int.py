@@ -4,8 +4,8 @@ It inflates data (melt), generates from the end of the melt (roundtrip), and gen
 (gen).
 """
 
-from training.options.script import group, run_script, runs
-from training.options.simulations import ClosedFormSettings, NetSettings
+from training.cli.script import group, run_script, runs
+from training.settings.simulations import ClosedFormSettings, NetSettings
 
 POINTS = "Integrate with the exact denoiser of a finite set of data points."
 EXACT = "Integrate with the exact denoiser of the toy, in closed form."

@@ -3,8 +3,8 @@
 Every step draws fresh data from the toy distribution, in its exact eigenbasis.
 """
 
-from training.options.script import run_script, runs
-from training.options.training import ToyTrainSettings
+from training.cli.script import run_script, runs
+from training.settings.training import ToyTrainSettings
 
 main = runs("train.run_on_toy", ToyTrainSettings, __doc__)
 

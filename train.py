@@ -4,8 +4,8 @@ Architecture, duration and other defaults depend on the data and the device. Ctr
 and --resume continues it with identical results.
 """
 
-from training.options.script import run_script, runs
-from training.options.train import TrainSettings
+from training.cli.script import run_script, runs
+from training.settings.train import TrainSettings
 
 main = runs("train.run", TrainSettings, __doc__)
 

@@ -11,10 +11,10 @@ from dnnlib.errors import DataError
 from dnnlib.files import atomic_path, require_folder, require_new
 from dnnlib.logs import logger
 from training.names import command_line
-from training.options.declared import Declared, argument, option, takes
-from training.options.script import command, run_script
-from training.options.shared import overwrite
-from training.options.types import FILE, choice
+from training.settings.declared import Declared, argument, option, takes
+from training.cli.script import command, run_script
+from training.settings.shared import overwrite
+from training.settings.types import FILE, choice
 
 
 class Settings(Declared, example=f"{command_line('visualize')} out"):

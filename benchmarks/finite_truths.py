@@ -17,7 +17,7 @@ from scipy.stats import norm
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from training.measure.conformal import Holding, asked
-from training.options.script import run_script
+from training.cli.script import run_script
 
 
 @click.command(help=__doc__)

@@ -28,11 +28,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.answers_that_hold import FALSE_ALARMS, refused_share, run
 from benchmarks.estimators.flow import newest_network
-from training.commands.inference import InferenceTask
+from training.cli.inference import InferenceTask
 from training.inference.guarantee import SHARES, HeldOutTruths, intervals
-from training.options.inference import LikelihoodOptions, PriorOptions, SamplerOptions
-from training.options.posterior import CalibrateSettings
-from training.options.script import run_script
+from training.settings.inference import LikelihoodOptions, PriorOptions, SamplerOptions
+from training.settings.posterior import CalibrateSettings
+from training.cli.script import run_script
 
 DRAWS, GROUP = 200, 50
 

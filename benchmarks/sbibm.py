@@ -63,7 +63,7 @@ from benchmarks.simulators.wheel import OBSERVATIONS
 from dnnlib.errors import UsageError
 from dnnlib.logs import logger
 from torch_utils.results import load_arrays, load_json, provenance, save_arrays, save_json
-from training.options.script import run_script
+from training.cli.script import run_script
 
 DRAWS = 10_000
 TOLD = (0.5, 0.8, 0.9, 0.95)

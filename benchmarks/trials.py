@@ -56,7 +56,7 @@ from training.data.tables.repeated_trials import side_by_side
 from training.files.rows import save_csv
 from training.flow.coordinates.conditions import TrialScale
 from training.inference.trial_likelihoods import Trials
-from training.options.script import run_script
+from training.cli.script import run_script
 from training.subjects import NetworkFile, TableFlow
 from training.subjects.likelihoods import LearnedLikelihood
 

@@ -13,8 +13,8 @@ from typing import Any
 import click
 from latex2mathml.converter import convert
 
-from training.options.declared import HELP_ALL
-from training.options.script import CONTEXT
+from training.settings.declared import HELP_ALL
+from training.cli.script import CONTEXT
 
 CODE = re.compile(r"\[([^\]]+)\]\((?:\.\./)+([\w./-]+)\)")
 EQUATION = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.S)

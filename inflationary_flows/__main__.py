@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dnnlib import __version__
 from training.names import PROGRAM
-from training.options.script import run_script
+from training.cli.script import run_script
 
 HERE = Path(__file__).parent
 SCRIPTS = HERE / "scripts" if (HERE / "scripts").is_dir() else HERE.parent

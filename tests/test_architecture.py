@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 PACKAGES = ("dnnlib", "torch_utils", "training")
 FRONT = "inflationary_flows"
-OPTIONS, COMMANDS, SUBJECTS = "training.options", "training.commands", "training.subjects"
+OPTIONS, COMMANDS, SUBJECTS = "training.settings", "training.cli", "training.subjects"
 KINDS = {"TOY", "TABLE", "IMAGES"}
 NOUNS = {"ToyFlow", "TableFlow", "ImageFlow", "ToyTraining", "TableTraining", "ImageTraining"}
 

@@ -22,7 +22,7 @@ from tests.support.messy_tables import MESSY
 from tests.support.running import good, quick_endings, refusal, refused, run_script, trained
 from torch_utils.snapshots import read_network, write_network
 from training import Answers, Records
-from training.commands.answers import _frame
+from training.models.answers import _frame
 from training.data.records.encoding import encode
 from training.data.records.records import CATEGORY, NUMBER, RecordColumn
 from training.files.answers import SavedAnswers

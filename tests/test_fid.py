@@ -72,7 +72,7 @@ class Tool:
 
 @pytest.fixture
 def tool(tmp_path, monkeypatch):
-    monkeypatch.setattr("training.commands.fid.InceptionDetector", LinearDetector)
+    monkeypatch.setattr("training.cli.fid.InceptionDetector", LinearDetector)
     return Tool(tmp_path)
 
 

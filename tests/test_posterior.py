@@ -19,12 +19,12 @@ from tests.support.outcomes import assert_same, drawn, only_json, outcome
 from tests.support.running import good, quick_endings, refused, run_script, starter, trained
 from torch_utils.results import load_arrays, load_json
 from training import rounds
-from training.commands.rounds import Question, warn_of_weak_check
+from training.models.rounds import Question, warn_of_weak_check
 from training.data.images.dataset import ImageDataset
 from training.inference.likelihoods import UserFunction
 from training.measure.posterior.verdicts import detectable
-from training.options.declared import typed_by_name
-from training.options.posterior import RoundsSettings
+from training.settings.declared import typed_by_name
+from training.settings.posterior import RoundsSettings
 from training.runs import posterior_checks, posteriors
 from training.subjects.image_training import hashes_of
 

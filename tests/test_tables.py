@@ -22,14 +22,14 @@ from tests.support.running import contents, good, refused, run_script
 from torch_utils import distributed
 from torch_utils.results import load_arrays
 from torch_utils.snapshots import read_network, write_network
-from training.commands import models
+from training.cli import models
 from training.data.batches import Batch
 from training.data.tables.table import Rows, TableBatches
 from training.files.records import load_records
 from training.files.table import load_table
 from training.flow.integrations import Integration
 from training.model.model import Model
-from training.options.simulations import BOUNDARY_POINTS
+from training.settings.simulations import BOUNDARY_POINTS
 from training.subjects import NetworkFile, TableFlow
 
 
@@ -245,7 +245,7 @@ def test_a_run_is_resumed_with_its_own_table_only(houses_run, houses):
     before = contents(houses_run)
     with pytest.MonkeyPatch.context() as patch:
         other = replace(load_table(houses), points=load_table(houses).points + 1)
-        patch.setattr("training.commands.train.load_table", lambda path: other)
+        patch.setattr("training.cli.train.load_table", lambda path: other)
         refused(run_script(train, f"--resume={houses_run}"), 1, "belongs to another table")
     assert contents(houses_run) == before
     assert all("Likelihood/held_out_nats" in line for line in stats(houses_run))

@@ -19,9 +19,9 @@ from tests.support.image_runs import network_file
 from tests.support.outcomes import drawn, only_json
 from tests.support.running import good, refusal, refused, run_script, trained
 from training import Model
-from training.commands import population
-from training.commands.comparing import report
-from training.commands.population import numbers_of
+from training.cli import population
+from training.cli.comparing import report
+from training.cli.population import numbers_of
 from training.data.tables.table import Dropped
 from training.files.population import SavedPopulation
 from training.inference.population import Population

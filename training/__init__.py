@@ -8,14 +8,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from training.commands.adapters import FlowDensity, SbiPosterior, sbi_estimator
-    from training.commands.answers import Answers
-    from training.commands.datasets import Images, Records, Simulations, Table, Toy
-    from training.commands.guarantees import Guarantee
-    from training.commands.models import Model, PosteriorDraws
-    from training.commands.predictors import FlowClassifier, FlowRegressor
-    from training.commands.priors import normal_prior
-    from training.commands.rounds import rounds
+    from training.models.adapters import FlowDensity, SbiPosterior, sbi_estimator
+    from training.models.answers import Answers
+    from training.models.datasets import Images, Records, Simulations, Table, Toy
+    from training.models.guarantees import Guarantee
+    from training.models.model import Model, PosteriorDraws
+    from training.models.predictors import FlowClassifier, FlowRegressor
+    from training.models.priors import normal_prior
+    from training.models.rounds import rounds
     from training.flow.distribution import FlowDistribution
     from training.flow.eigenbasis import EigenBasis
     from training.flow.latent.distributions import GaussianLatents, LatentDistribution
@@ -23,28 +23,28 @@ if TYPE_CHECKING:
     from training.flow.schedules import InflationSchedule
 
 _HOMES = {
-    "Answers": "commands.answers",
+    "Answers": "models.answers",
     "EigenBasis": "flow.eigenbasis",
-    "Images": "commands.datasets",
-    "Guarantee": "commands.guarantees",
-    "FlowClassifier": "commands.predictors",
-    "FlowDensity": "commands.adapters",
+    "Images": "models.datasets",
+    "Guarantee": "models.guarantees",
+    "FlowClassifier": "models.predictors",
+    "FlowDensity": "models.adapters",
     "FlowDistribution": "flow.distribution",
-    "FlowRegressor": "commands.predictors",
+    "FlowRegressor": "models.predictors",
     "GaussianLatents": "flow.latent.distributions",
     "InflationSchedule": "flow.schedules",
     "LatentDistribution": "flow.latent.distributions",
-    "Model": "commands.models",
-    "PosteriorDraws": "commands.models",
+    "Model": "models.model",
+    "PosteriorDraws": "models.model",
     "ProbabilityFlow": "flow.pfode",
-    "Records": "commands.datasets",
-    "SbiPosterior": "commands.adapters",
-    "normal_prior": "commands.priors",
-    "rounds": "commands.rounds",
-    "sbi_estimator": "commands.adapters",
-    "Simulations": "commands.datasets",
-    "Table": "commands.datasets",
-    "Toy": "commands.datasets",
+    "Records": "models.datasets",
+    "SbiPosterior": "models.adapters",
+    "normal_prior": "models.priors",
+    "rounds": "models.rounds",
+    "sbi_estimator": "models.adapters",
+    "Simulations": "models.datasets",
+    "Table": "models.datasets",
+    "Toy": "models.datasets",
 }
 
 __all__ = [

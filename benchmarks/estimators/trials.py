@@ -13,7 +13,7 @@ from benchmarks.estimators.flow import ROOT, children_seconds, newest_network
 from benchmarks.simulators.priors import LogNormal, Normal
 from dnnlib.errors import DataError
 from torch_utils.results import load_json
-from training.commands.priors import normal_prior
+from training.models.priors import normal_prior
 from training.data.tables.foreign import ForeignTable, TableChoices
 from training.data.tables.making import make_table
 from training.data.tables.repeated_trials import unrolled

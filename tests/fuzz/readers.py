@@ -26,7 +26,7 @@ from torch_utils.array_rows import open_rows
 from torch_utils.results import load_arrays, load_json, open_arrays
 from torch_utils.snapshots import read_state
 from torch_utils.stats import RunningMeans, keep_lines_until
-from training.commands.residuals import row_pairs, toy_correlations
+from training.cli.residuals import row_pairs, toy_correlations
 from training.data.batches import Batch
 from training.data.images.codec import Decoder, decode_exact
 from training.data.images.dataset import ImageDataset
@@ -82,7 +82,7 @@ def use_state(path):
 
 def use_options(path):
     # It asks git for the version of this code, and then what a step would cost.
-    job = "training.commands.train"
+    job = "training.cli.train"
     with (
         mock.patch(f"{job}.provenance", return_value={}),
         mock.patch(f"{job}.print_dry_run"),

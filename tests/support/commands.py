@@ -80,7 +80,7 @@ class Command:
         of few pixels."""
         words = self.name.split()[1:]
         quicker = {
-            "fid": mock.patch("training.commands.fid.InceptionDetector", LinearDetector),
+            "fid": mock.patch("training.cli.fid.InceptionDetector", LinearDetector),
             "visualize": mock.patch("training.pictures.theme.DPI", 30),
         }
         with quicker.get(self.name.split()[0], nullcontext()):

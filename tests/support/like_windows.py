@@ -106,7 +106,7 @@ def main(folder, runs):
         setattr(os, name, wants_closed(getattr(os, name)))
     os.__class__ = signal.__class__ = Poorer
     for path in (ROOT / "training" / "commands").glob("*.py"):
-        importlib.import_module(f"training.commands.{path.stem}")
+        importlib.import_module(f"training.cli.{path.stem}")
     for name in SCRIPTS:
         script = importlib.import_module(name)
         with redirect_stdout(io.StringIO()):

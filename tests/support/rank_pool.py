@@ -16,7 +16,7 @@ FORKS = get_context("forkserver")
 FORKS.set_forkserver_preload(
     [
         *("tests.support.commands", "tests.fuzz.readers"),
-        *(f"training.commands.{stem}" for stem in scripts()),
+        *(f"training.cli.{stem}" for stem in scripts()),
     ]
 )
 

@@ -19,9 +19,9 @@ import torch
 from dnnlib.errors import DataError
 from dnnlib.logs import logger
 from training.flow.integrations import USES, Integration, trivial_integrations
-from training.options.declared import Declared, takes
-from training.options.script import command
-from training.options.script import run_script as run_to_the_end
+from training.settings.declared import Declared, takes
+from training.cli.script import command
+from training.cli.script import run_script as run_to_the_end
 
 S = TypeVar("S", bound=Declared)
 LONGEST = 800

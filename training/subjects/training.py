@@ -2,7 +2,7 @@
 
 Each kind of data has a ``Training``. It defines the recipe, the candidates that are compared, the
 model and the loss. It also provides batches, held-out data, and the points for calibration and for
-inflating. Code shared by all kinds is in ``training.commands.train``.
+inflating. Code shared by all kinds is in ``training.cli.train``.
 """
 
 from abc import ABC, abstractmethod

@@ -34,10 +34,10 @@ from training import (
     Toy,
     normal_prior,
 )
-from training.commands import datasets, python_interface
-from training.commands.adapters import _Estimator
-from training.commands.models import PosteriorDraws
-from training.commands.shared import warn_if_longer
+from training.cli import datasets, python_interface
+from training.models.adapters import _Estimator
+from training.models.model import PosteriorDraws
+from training.cli.shared import warn_if_longer
 from training.data.tables.marginals import looks_uniform
 from training.files.posterior_draws import load_netcdf
 from training.flow.pfode import ProbabilityFlow
@@ -518,7 +518,7 @@ def test_mistakes_are_sentences(model, conditional):
 def test_an_estimator_of_scikit_learn_is_one():
     from sklearn.utils.estimator_checks import check_estimator
 
-    from training.commands.adapters import FlowDensity
+    from training.models.adapters import FlowDensity
 
     check_estimator(FlowDensity(duration=0.0002), on_skip=None)
 

@@ -14,7 +14,7 @@ from tests.support.flows import gaussian_flow
 from tests.support.running import refusal
 from torch_utils.live_memory import LiveMemory
 from torch_utils.results import save_arrays
-from training.commands.residuals import row_pairs
+from training.cli.residuals import row_pairs
 from training.flow.denoisers import MixtureDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.pfode import ProbabilityFlow

@@ -12,8 +12,8 @@ import torch
 from dnnlib.errors import DataError, UsageError
 from tests.support.messy_tables import COUNT, COUNTS, DRAW, FIRST, MESSY, drawn, holes, sizes, text
 from tests.support.running import refusal
-from training.commands.dataset_tool import informative_missing
-from training.commands.datasets import Records
+from training.cli.dataset_tool import informative_missing
+from training.models.datasets import Records
 from training.data.records.date_grids import grid_of, on_grid
 from training.data.records.encoding import contradicted, encode
 from training.data.records.raw_tables import open_cells

@@ -13,7 +13,7 @@ from tests.fuzz.hostile import npy, zip_bomb
 from tests.support.draws import seeded
 from tests.support.finished_runs import write_csv
 from tests.support.running import good, refusal, refused, run_script
-from training.commands.python_interface import numbers_of
+from training.models.rows import numbers_of
 from training.data.records.raw_tables import open_cells
 from training.data.tables.foreign import BLOCK_ROWS
 from training.data.tables.formats import NotNumbers, is_table, open_table

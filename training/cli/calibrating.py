@@ -1,0 +1,476 @@
+"""Calibration sets and their guarantees: ``posterior.py calibrate``, and their use elsewhere."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dnnlib.errors import DataError, UsageError
+from dnnlib.files import require_new
+from dnnlib.logs import logger
+from torch_utils import distributed
+from training.cli.inference import InferenceTask
+from training.data.tables.table import Rows
+from training.files.posterior import CALIBRATION_FORMAT, save_values
+from training.flow.coordinates.surprise import MOST_CONDITIONS
+from training.flow.held_out import HeldOut
+from training.flow.likelihood import Trace
+from training.flow.solvers import get_solver
+from training.inference.checking import Functions, simulated
+from training.inference.guarantee import HeldOutTruths
+from training.inference.likelihoods import Gaussian, UserFunction
+from training.measure.clouds import Cloud
+from training.measure.posterior.calibration import DENSEST, RunValues
+from training.measure.posterior.calibration import calibrate as tested
+from training.model.model import Model
+from training.names import (
+    FEWEST_RUNS,
+    LARGEST_EXACT,
+    LEARNED_SOLVER,
+    LEARNED_STEPS,
+    PROBES,
+    script,
+)
+from training.settings.inference import HeldOutOptions
+from training.settings.posterior import CalibrateSettings, SampleSettings
+from training.runs import conformal
+from training.runs.posterior_checks import Check, LearnedCheck, LearnedRuns
+from training.runs.posterior_results import report_check, report_files, write_numbers
+from training.runs.posteriors import Groups, sampled
+from training.subjects import NetworkFile, Subject, open_prior
+
+SURPRISE, ALONE = "surprise", "number that the others foretell worst"
+SPARSE, DENSE, RADIUS = "low density", "high density", "latent radius"
+MOST_NUMBERS = 4096
+"""Maximum number of observed values whose covariance is computed: 128 MB."""
+
+
+@dataclass(frozen=True, eq=False)
+class OutlierScores:
+    """Outlier scores of M observations or conditions, large for out-of-distribution ones.
+
+    Attributes:
+        whitened: Observed numbers ``[M, C]`` in whitened coordinates, for distances; None if there
+            are too many numbers.
+        values: Scores ``[M, K]``.
+        names: Names of the K scores.
+        network: Digest of the flow of conditions; None without one.
+    """
+
+    whitened: Tensor | None
+    values: Tensor
+    names: list[str] = field(default_factory=list)
+    network: str | None = None
+
+    @classmethod
+    def of(cls, task: InferenceTask, options: HeldOutOptions, observed: Tensor) -> "OutlierScores":
+        """Compute the scores of observed numbers ``[M, C]``.
+
+        Raises:
+            UsageError: The flow of conditions models other conditions, or the network has no
+                conditions.
+            DataError: The file of the flow of conditions is broken.
+        """
+        if task.settings.learned:
+            return cls.of_conditions(task.subject, options.conditions_network, observed)
+        if options.conditions_network is not None:
+            raise UsageError("--conditions_network needs --condition, without --observation")
+        likelihood, count = task.likelihood(), observed.shape[1]
+        if not isinstance(likelihood, Gaussian) or count > MOST_NUMBERS:
+            return cls(None, torch.zeros(1, 0, dtype=torch.float64))
+        # A Gaussian approximation of the prior is valid, since the calibration set sets thresholds.
+        mean, covariance = (part.cpu() for part in task.fine.moments())
+        of_points = likelihood.observe(likelihood.observe(covariance).T)
+        noise = likelihood.covariance(count)
+        middle = likelihood.observe(mean[None])[0]
+        cloud = Cloud.from_moments(middle, of_points + noise, noise.diagonal().sqrt())
+        subject, partial = task.subject, (likelihood.operator, likelihood.coordinates)
+        # Scores of fully observed points use the prior's flow. Images use latents only, since
+        # densities take too long.
+        seen = partial == (None, None) and not subject.label_dim
+        more = of_flow(subject, observed, subject.is_readable) if seen else {}
+        return cls.of_cloud(cloud, observed.cpu().double(), more)
+
+    @classmethod
+    def of_conditions(
+        cls, subject: Subject, conditions_network: str | None, conditions: Tensor
+    ) -> "OutlierScores":
+        """Compute the scores of conditions ``[M, C]`` of a network; raises like ``of``."""
+        distribution = subject.surprise
+        if distribution is None:
+            return cls(None, torch.zeros(1, 0, dtype=torch.float64))
+        more, digest = {}, None
+        if conditions_network is not None:
+            other = open_prior(NetworkFile.open(conditions_network))
+            points, given = other.of_columns(list(subject.condition_names), conditions)
+            more, digest = of_flow(other, points, given=given), other.digest
+        cloud = Cloud.from_moments(distribution.mean.cpu(), distribution.covariance.cpu())
+        straight = subject.straight(conditions.to(distribution.mean.device)).cpu().double()
+        return cls.of_cloud(cloud, straight, more, digest)
+
+    @classmethod
+    def of_cloud(
+        cls, cloud: Cloud, rows: Tensor, more: dict[str, Tensor], network: str | None = None
+    ) -> "OutlierScores":
+        """Compute the scores of rows ``[M, C]`` from a mean and covariance.
+
+        Further scores ``[M]``, by name, are added.
+        """
+        odd = {SURPRISE: cloud.surprise(rows), ALONE: cloud.alone(rows), **more}
+        return cls(cloud.places(rows), torch.stack(list(odd.values()), dim=1), list(odd), network)
+
+
+def of_flow(
+    subject: Subject, points: Tensor, dense: bool = True, given: dict[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """Compute the scores ``[M]`` of points ``[M, D]`` under a flow, by name.
+
+    Args:
+        subject: The flow.
+        points: Points in the user's units.
+        dense: Whether to include the log density among the scores.
+        given: Inputs of the network for all points, one row each.
+    """
+    flow = subject.flow
+    prior = subject.prior(flow.times(LEARNED_STEPS), get_solver(LEARNED_SOLVER))
+    trace = Trace("exact") if subject.dim <= LARGEST_EXACT else Trace(probes=PROBES)
+    radius, density = [], []
+    for block in torch.split(points.double().to(flow.device), subject.block):
+        beside = {k: v.to(flow.device).expand(len(block), -1) for k, v in (given or {}).items()}
+        radius.append(prior.whitened(block, beside).norm(dim=1).cpu().double())
+        if dense:
+            density.append(prior.log_density(block, beside, trace).cpu().double())
+    odd = {RADIUS: torch.cat(radius)}
+    if dense:
+        odd |= {SPARSE: -torch.cat(density), DENSE: torch.cat(density)}
+    return odd
+
+
+CONDITIONS_NETWORK = "conditions_network"
+
+
+def calibrate(settings: CalibrateSettings) -> None:
+    """Calibrate a network on a calibration set, and write the calibrated network file.
+
+    Raises:
+        DataError: The calibration set is broken or too small.
+        UsageError: A file exists already, or options do not match the network.
+    """
+    began = perf_counter()
+    task = InferenceTask.open(settings)
+    subject, network = task.subject, task.subject.file
+    assert network is not None
+    if settings.learned and not subject.condition_names:
+        settings.likelihood.require()
+    dest = settings.dest or network.path
+    if settings.dest is not None or network.model.held_out is not None:
+        require_new([dest], settings.run.overwrite, "--dest")
+    functions = functions_of(settings.beside)
+    rows = subject.unseen(settings.data_root, settings.runs, settings.sampler.seed)
+    if len(rows) < FEWEST_RUNS:
+        raise DataError(
+            f"{settings.data_root} has {len(rows)} calibration cases: need at least {FEWEST_RUNS}"
+        )
+    files = task.files("posterior_calibration", ".npz")
+    with distributed.process_group(settings.run.device_name) as device:
+        task = task.on(device, list(files))
+        # Their conditions, or the observations simulated from each true value.
+        seen = rows.conditions
+        if not settings.learned:
+            numbers = list(range(len(rows)))
+            seen = simulated(task.likelihood(), rows.points, numbers, task.plan.seed)
+        assert seen is not None
+        odd = OutlierScores.of(task, settings.beside, seen)
+        sources = settings.likelihood.files
+        programs = [text.rpartition(":")[0] for text in settings.beside.function or ()]
+        groups, options = task.groups(
+            files[1], len(rows), [rows.points, rows.conditions], [*sources, *programs]
+        )
+        with groups.report_interruption():
+            values = drawn(task, rows, functions, groups)
+        if distributed.is_main():
+            model = Model.load(network.path)
+            truths = held_out_of(task, rows, values, odd, list(functions), model.digest())
+            guarantee, check = HeldOutTruths(truths), tested(values)
+            named = [] if subject.of_sets else subject.condition_names
+            beside = over_conditions(guarantee, rows, named)
+            save_values(files[0], values, groups.fingerprint, CALIBRATION_FORMAT, beside)
+            content = {
+                **check.summary(),
+                "question": "model",
+                "solvers": task.solvers,
+                "options": options,
+                "network_sha256": subject.digest,
+                "held_out": conformal.summary_of(guarantee),
+            }
+            write_numbers(files[1], CALIBRATION_FORMAT, began, content)
+            replace(model, held_out=truths).save(dest)
+        groups.remove()
+        if distributed.is_main():
+            report_check(check)
+            conformal.report_calibration(guarantee)
+            logger.info(f"Saved the calibration in {dest}")
+            report_files(files[1], files[0], began)
+
+
+def over_conditions(guarantee: HeldOutTruths, rows: Rows, names: Sequence[str]) -> dict[str, Any]:
+    """Return the conditions of each case, and the adjusted probability for 90 % coverage near it.
+
+    The result is empty for fewer than two conditions.
+    """
+    if rows.conditions is None or len(names) < 2 or not guarantee.near_count:
+        return {}
+    near, _ = guarantee.levels_near(guarantee.held_out.whitened, (conformal.SHOWN,))
+    return {
+        "conditions": rows.conditions.numpy(),
+        "condition_names": np.array(names),
+        "near": near.regions[:, 0].numpy(),
+    }
+
+
+def functions_of(options: HeldOutOptions) -> Functions:
+    """Load the user's functions, by name.
+
+    Raises:
+        UsageError: There is no such file or function, or two have the same name.
+        DataError: A file raised an error.
+    """
+    functions = [UserFunction.load(text, "function") for text in options.function or ()]
+    names = [function.name for function in functions]
+    if len(set(names)) < len(names):
+        raise UsageError("--function has the same name twice: rename one function")
+    return dict(zip(names, functions, strict=True))
+
+
+def drawn(task: InferenceTask, rows: Rows, functions: Functions, groups: Groups) -> RunValues:
+    """Compute the ranks of true values in posteriors.
+
+    The posteriors are given the conditions of the true values, or observations simulated from
+    these.
+    """
+    settings, subject, device = task.settings, task.subject, task.fine.flow.device
+    if settings.learned:
+        assert rows.conditions is not None
+        runs = LearnedRuns(rows, len(rows), None)
+        amortized = task.amortized(task.fine, rows.conditions.to(device))
+        return LearnedCheck(amortized, runs, subject.names, functions).run(groups)
+    likelihood = task.likelihood()
+    nothing = torch.zeros(1, subject.dim, dtype=torch.float64)
+    problem = task.problem(likelihood, likelihood.simulate(nothing, torch.Generator()))
+    truths = (subject.names, rows.points)
+    return Check(problem, task.plan, *truths, functions=functions, labels=rows.conditions).run(
+        groups
+    )
+
+
+def held_out_of(
+    task: InferenceTask,
+    rows: Rows,
+    values: RunValues,
+    odd: OutlierScores,
+    functions: Sequence[str],
+    digest: str,
+) -> HeldOut:
+    """Build the part of the network file that contains calibration results.
+
+    The ``digest`` identifies the other parts.
+    """
+    ranks, names = conformal.ranks_of(values, functions)
+    whitened = ranks[:, :0] if odd.whitened is None else odd.whitened
+    way = {**way_of(task), CONDITIONS_NETWORK: odd.network}
+    plan = task.plan
+    truths = HeldOut(
+        len(rows),
+        names,
+        len(functions),
+        whitened.shape[1],
+        odd.names,
+        plan.chains * plan.draws,
+        digest,
+        json.dumps(way, sort_keys=True),
+    )
+    truths.ranks.copy_(ranks)
+    truths.contents.copy_(values.regions[DENSEST])
+    truths.whitened.copy_(whitened)
+    truths.odd.copy_(odd.values)
+    return truths
+
+
+def way_of(task: InferenceTask) -> dict[str, Any]:
+    """Return the settings that determine draws besides the network, by the names of options."""
+    settings, fine = task.settings, task.fine
+    assert isinstance(settings, SampleSettings | CalibrateSettings)
+    prior = task.sharpened(fine) if settings.learned else fine
+    way: dict[str, Any] = {
+        "calibration": settings.prior.calibration,
+        "deblur": settings.prior.deblur,
+        "sharpen": prior.sharpened,
+        "eps": task.latent.name,
+        "n_iters": len(fine.times) - 1,
+        "likelihood": None if settings.learned else settings.likelihood.likelihood,
+    }
+    if isinstance(settings, SampleSettings) and settings.correct:
+        way["correct"] = settings.correct
+    if settings.learned:
+        return way
+    files = [Path(name) for name in settings.likelihood.files if name and Path(name).is_file()]
+    digest = sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    return {
+        **way,
+        "sampler": settings.sampler.sampler,
+        "noise_std": settings.likelihood.noise_std,
+        "mask": settings.likelihood.mask,
+        "contents of files": digest if files else None,
+    }
+
+
+def guarantee_of(
+    task: InferenceTask, settings: SampleSettings, functions: Functions
+) -> HeldOutTruths | None:
+    """Return the guarantee of a calibrated network for draws with these settings.
+
+    The result is None if the network was not calibrated, or no guarantee is requested.
+
+    Raises:
+        UsageError: The network was calibrated by another version, or for other draws or functions;
+            or it was not calibrated, but observations are to be rejected.
+    """
+    file = task.subject.file
+    truths = None if file is None or not settings.held_out else file.model.held_out
+    if truths is None:
+        if settings.refuse is not None or settings.beside.wanted:
+            raise UsageError(
+                "--refuse and --function need a calibrated network: run "
+                f"{script('posterior')} calibrate"
+            )
+        return None
+    require_known(truths)
+    own, known = way_of(task), truths.made_with
+    other = {name: known.get(name) for name in {*own, *known} - {CONDITIONS_NETWORK}}
+    for name in sorted(other):
+        if own.get(name) != other[name]:
+            raise UsageError(
+                f"the network was calibrated with {name} = {other[name]}, not "
+                f"{own.get(name)}: use the same value, calibrate again, or give "
+                "--no-held_out"
+            )
+    names = truths.quantities[len(truths.names) :]
+    if truths.names != task.subject.names or names != list(functions):
+        raise UsageError(
+            f"the network was calibrated with --function={', '.join(names) or 'none'}: "
+            "give the same functions, calibrate again, or give --no-held_out"
+        )
+    return HeldOutTruths(truths)
+
+
+def require_known(truths: HeldOut) -> None:
+    """Check that the calibration set is in the coordinates of this version.
+
+    Raises:
+        UsageError: Another version made it, with conditions in other coordinates.
+    """
+    if truths.oddities[:2] != [SURPRISE, ALONE][: len(truths.oddities)]:
+        raise UsageError(
+            "the network was calibrated by another version of this program: calibrate "
+            "again, or give --no-held_out"
+        )
+
+
+def observations_of(
+    task: InferenceTask, settings: SampleSettings, guarantee: HeldOutTruths, observed: Tensor
+) -> conformal.Observations:
+    """Return distances and p-values of observations relative to the calibration set.
+
+    Observations ``[M, K]`` may be conditions.
+
+    Raises:
+        UsageError: Observations are to be rejected, but p-values are unknown.
+    """
+    refuse, truths = settings.refuse, guarantee.held_out
+    finest = 1 / (truths.truths + 1)
+    if not truths.whitened.shape[1]:
+        if refuse is not None:
+            raise UsageError(
+                f"--refuse supports at most {MOST_CONDITIONS} conditions, or "
+                f"{MOST_NUMBERS} observed values with Gaussian noise: leave it out"
+            )
+        return conformal.Observations()
+    if refuse is not None and refuse < finest:
+        raise UsageError(
+            f"--refuse={refuse:g} cannot reject anything with {truths.truths} calibration "
+            f"cases: give at least {finest:.2g}, or calibrate on more cases"
+        )
+    odd = OutlierScores.of(task, settings.beside, observed)
+    assert odd.whitened is not None
+    if (odd.network, odd.names) != (truths.made_with.get(CONDITIONS_NETWORK), truths.oddities):
+        if refuse is not None:
+            raise UsageError("the network was calibrated with another --conditions_network")
+        return conformal.Observations(odd.whitened)
+    return conformal.Observations(odd.whitened, *guarantee.p_values(odd.whitened, odd.values))
+
+
+@dataclass(frozen=True, eq=False)
+class AppliedCalibration:
+    """A calibration set applied to observations.
+
+    Attributes:
+        truths: Calibration results of the network.
+        observations: Distances and p-values of the observations.
+        functions: The user's functions.
+    """
+
+    truths: HeldOutTruths
+    observations: conformal.Observations
+    functions: Functions
+
+    @classmethod
+    def of(
+        cls, task: InferenceTask, settings: SampleSettings, observed: Tensor
+    ) -> "AppliedCalibration | None":
+        """Apply the calibration of a network to observations ``[M, K]``, or conditions.
+
+        The result is None if the network was not calibrated, or no guarantee is wanted.
+
+        Raises:
+            UsageError: As in ``guarantee_of`` and ``observations_of``.
+        """
+        functions = functions_of(settings.beside)
+        truths = guarantee_of(task, settings, functions)
+        if truths is None:
+            return None
+        return cls(truths, observations_of(task, settings, truths, observed), functions)
+
+    def refuses(self, level: float | None) -> bool:
+        """Return whether an observation is rejected at a level, and print which.
+
+        No observation is rejected if the level is None.
+        """
+        if level is None:
+            return False
+        refusal = self.observations.refused(level)
+        if refusal:
+            logger.warning(refusal)
+        else:
+            logger.info(self.observations.accepted(level))
+        return refusal is not None
+
+    def posteriors(self, groups: Groups, numbers: dict[str, Any]) -> conformal.CalibratedPosteriors:
+        """Recalibrate the draws of all groups, and add the results to the JSON entries."""
+        every = (draws for draws, _ in sampled(groups))
+        held = conformal.CalibratedPosteriors.of(
+            self.truths, self.observations, every, self.functions
+        )
+        numbers["held_out"] = {
+            **conformal.summary_of(self.truths),
+            "log_volume": held.volumes_listed(),
+        }
+        for place, one in enumerate(numbers.get("posteriors", [])):
+            one["held_out"] = held.listed(place)
+        return held

@@ -1,0 +1,302 @@
+"""Comparison of models with data, and with each other: ``posterior.py predict`` and ``compare``."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dnnlib.errors import DataError, UsageError
+from dnnlib.files import require_folder, require_new
+from dnnlib.logs import logger
+from torch_utils import distributed
+from torch_utils.distributed import first_rank_only
+from torch_utils.results import save_arrays
+from torch_utils.seeds import seeded_generator
+from torch_utils.streams import Stream
+from training.cli.inference import InferenceTask
+from training.files.arrays import evenly
+from training.files.posterior import COMPARISON_FORMAT, PREDICTIVE_FORMAT
+from training.files.posterior_draws import SavedPosteriors, load_netcdf
+from training.inference.draws import Draws
+from training.inference.likelihoods import UserFunction
+from training.inference.summary import Summary
+from training.inference.trial_likelihoods import TrialLikelihood
+from training.measure.posterior.evidence import model_probabilities
+from training.measure.posterior.predictive import Predictive, needed
+from training.names import UNSOUND, script
+from training.settings.inference import PriorOptions
+from training.settings.posterior import CompareSettings, PredictSettings, SampleSettings
+from training.runs.posterior_results import MOST_SHOWN, report_files, write_numbers
+from training.runs.posteriors import sample_groups, without_points
+
+LARGEST_ERROR = 0.1
+"""Error of a log evidence, in nats, from which a warning is logged."""
+ERRORS = (
+    "Errors of log evidences include only sampling noise. Errors of the learned "
+    "likelihoods come in addition, and grow with the number of trials."
+)
+"""Statement on errors that are not included."""
+
+
+def compare(settings: CompareSettings) -> int:
+    """Compute evidences and probabilities of models for the same observations.
+
+    Returns:
+        The exit code: ``UNSOUND`` with ``--strict`` if a posterior has not converged, else 0.
+    """
+    began = perf_counter()
+    path = settings.save_dir / "comparison.json"
+    task = [InferenceTask.open(one) for one in of_each(settings)]
+    names = [one.learned.table.data_name for one in task if one.learned is not None]
+    if len(set(names)) < len(names):
+        names = [f"{name} ({place + 1})" for place, name in enumerate(names)]
+    require_alike(task, names)
+    with distributed.process_group(settings.run.device_name) as device:
+        require_new([path], settings.run.overwrite)
+        require_folder(settings.save_dir)
+        distributed.barrier()  # no rank writes before all ranks have checked
+        sampled = [
+            sampled_of(one.on(device, []), path.with_name(f"comparison_{place + 1}.json"))
+            for place, one in enumerate(task)
+        ]
+        tells = distributed.is_main()
+    if not tells:
+        return 0
+    value, error = (  # log Z [M, models], nats, and its sampling error
+        torch.stack([draws.stats[key] for draws, _, _ in sampled], dim=1)
+        for key in ("evidence", "evidence_error")
+    )
+    shifts = torch.stack([each for _, _, each in sampled], dim=1)
+    prior = torch.tensor(settings.weights or [1.0] * len(task), dtype=torch.float64)
+    chances, shares = model_probabilities(value, error, prior), prior / prior.sum()
+    converged = torch.stack([summary.converged for _, summary, _ in sampled], dim=1)
+    observations = [
+        {
+            "log_evidence": by_name(names, value[row]),
+            "error": by_name(names, error[row]),
+            "probability": by_name(names, chances.value[row]),
+            "probability_error": by_name(names, chances.error[row]),
+            "log_bayes_factor": by_name(names, value[row] - value[row].max()),
+            "mean_errors": by_name(names, shifts[row]),
+            "converged": dict(zip(names, converged[row].tolist(), strict=True)),
+        }
+        for row in range(len(value))
+    ]
+    content = {
+        "models": {
+            name: {
+                "network": one.settings.prior.network,
+                "prior": one.settings.prior.prior,
+                "prior_probability": float(share),
+                "network_sha256": one.learned.table.digest if one.learned else None,
+                "samplers": sorted(set(draws.sampler)),
+            }
+            for name, one, share, (draws, _, _) in zip(names, task, shares, sampled, strict=True)
+        },
+        "observations": observations,
+        "errors": ERRORS,
+        "options": settings.recorded(device_name=str(device)),
+    }
+    write_numbers(path, COMPARISON_FORMAT, began, content)
+    report(names, value, error, chances.value, converged, shifts)
+    logger.info(f"Wrote {path} after {perf_counter() - began:.1f} s")
+    return UNSOUND if settings.strict and not converged.all() else 0
+
+
+def of_each(settings: CompareSettings) -> list[SampleSettings]:
+    """Return the settings for sampling the posterior of each model."""
+    priors = settings.priors * (len(settings.networks) if len(settings.priors) == 1 else 1)
+    own = settings.named("save_dir", "observation", "sampler", "run")
+    return [
+        SampleSettings(prior=PriorOptions(network=network, prior=prior), **own)
+        for network, prior in zip(settings.networks, priors, strict=True)
+    ]
+
+
+def require_alike(task: Sequence[InferenceTask], names: Sequence[str]) -> None:
+    """Check that all models describe the same data, in the same units.
+
+    Raises:
+        UsageError: The data of two models differ.
+    """
+    distributions = []
+    for one in task:
+        assert one.learned is not None
+        table = one.learned.table
+        distributions.append(dict(zip(table.names, table.coordinates.steps.tolist(), strict=True)))
+    for name, distribution in zip(names, distributions, strict=True):
+        if distribution.keys() != distributions[0].keys():
+            raise UsageError(
+                f"{names[0]} models {', '.join(distributions[0])}, and {name} models "
+                f"{', '.join(distribution)}: densities of different data cannot be compared"
+            )
+        apart = [
+            column for column in distribution if distribution[column] != distributions[0][column]
+        ]
+        if apart:
+            raise UsageError(
+                f"'{apart[0]}' has bins of width {distributions[0][apart[0]]:g} in {names[0]}, but "
+                f"of {distribution[apart[0]]:g} in {name}: make both data sets with the same "
+                "--dequantize, or with more rows"
+            )
+
+
+def sampled_of(task: InferenceTask, place: Path) -> tuple[Draws, Summary, Tensor]:
+    """Draw from the posteriors of a model on its device, with temporary files beside ``place``.
+
+    Returns:
+        The draws, whose statistics have the evidence; their summary; and the minimum number of
+        standard deviations by which errors of the learned likelihood shift posterior means ``[M]``.
+    """
+    likelihood, settings = task.likelihood(), task.settings
+    assert isinstance(likelihood, TrialLikelihood)
+    assert isinstance(settings, SampleSettings)
+    assert task.learned is not None
+    task.learned.warn_of_many(likelihood.trials)
+    observed = likelihood.numbers
+    files = [task.learned.file.path, settings.observation]
+    groups, _ = task.groups(place, len(observed), [observed], files)
+    with groups.report_interruption():
+        sample_groups(task.problem(likelihood, observed), task.plan, groups)
+    draws, summary = without_points(groups)
+    groups.remove()
+    if "evidence" not in draws.stats:
+        raise UsageError(
+            "this sampler does not estimate the evidence: give "
+            "--sampler=auto, or another sampler with weights"
+        )
+    return draws, summary, task.learned.shifts(likelihood.trials)
+
+
+def by_name(names: Sequence[str], values: Tensor) -> dict[str, Any]:
+    """Return a tensor with one value per model as plain numbers, by the names of models."""
+    return dict(zip(names, values.tolist(), strict=True))
+
+
+def report(
+    names: Sequence[str],
+    value: Tensor,
+    error: Tensor,
+    chance: Tensor,
+    converged: Tensor,
+    shifts: Tensor,
+) -> None:
+    """Print the evidence of the first observations, and warn where numbers are not exact.
+
+    Args:
+        names: Names of the K models.
+        value: Log evidences ``[M, K]``, in nats.
+        error: Sampling errors of the log evidences.
+        chance: Probabilities of the models.
+        converged: Whether each posterior has converged.
+        shifts: Standard deviations by which errors of the likelihoods shift posterior means.
+    """
+    for row in range(min(len(value), MOST_SHOWN)):
+        each = zip(names, value[row], error[row], chance[row], strict=True)
+        verdicts = [
+            f"{name} {z:.2f} ± {off:.2g} nats, probability {p:.3g}" for name, z, off, p in each
+        ]
+        logger.info(f"Observation {row + 1}: {'; '.join(verdicts)}")
+    if len(value) > MOST_SHOWN:
+        logger.info(f"{len(value) - MOST_SHOWN} more are in the JSON")
+    row, model = divmod(int(shifts.argmax()), len(names))
+    indication = (
+        f" Errors of {names[model]} may shift the posterior means of observation {row + 1} "
+        f"by {float(shifts[row, model]):.2g} standard deviations or more."
+    )
+    logger.info(ERRORS + indication * bool(shifts[row, model] > 0))
+    wide = int((error > LARGEST_ERROR).sum())
+    if wide:
+        logger.warning(
+            f"Warning: {wide} evidence(s) have sampling errors above {LARGEST_ERROR:g} "
+            "nats: give more --draws"
+        )
+    missed = int((~converged).any(dim=1).sum())
+    if missed:
+        logger.warning(
+            f"Warning: posteriors of {missed} of {len(value)} observations have not "
+            "converged, so that their evidence may have larger errors than stated: run "
+            f"{script('posterior')} sample for details"
+        )
+
+
+MOST_OBSERVATIONS = 20
+FEWEST_SIMULATIONS, MOST_SIMULATIONS = 1000, 20_000
+
+
+@first_rank_only
+def predict(settings: PredictSettings) -> int:
+    """Run posterior predictive checks: compare data simulated from draws with the observations.
+
+    Returns:
+        The exit code: ``UNSOUND`` with ``--strict`` if a test fails, else 0.
+    """
+    began = perf_counter()
+    saved = load_netcdf(settings.draws, MOST_OBSERVATIONS)
+    if saved.observed is None:
+        raise UsageError(
+            f"{settings.draws} does not contain its observations: its likelihood is user-defined"
+        )
+    functions = [UserFunction.load(text, "function") for text in settings.function or ()]
+    stem = settings.draws.stem
+    files = [settings.save_dir / f"{stem}_predictive{suffix}" for suffix in (".npz", ".json")]
+    require_new(files, settings.overwrite)
+    observed = torch.from_numpy(saved.observed)
+    count, tests = len(observed), observed.shape[1] + len(functions)
+    most = min(needed(tests * count, settings.level), MOST_SIMULATIONS)
+    wanted = settings.simulations or max(FEWEST_SIMULATIONS, most)
+    simulated = simulations(saved, settings, observed.shape[1], wanted)
+    names = saved.number_names(observed.shape[1])
+    for function in functions:
+        names.append(function.name)
+        values = function(simulated.flatten(0, 1)).view(count, -1, 1)
+        own = function(torch.from_numpy(saved.observed))[:, None]
+        simulated, observed = torch.cat([simulated, values], 2), torch.cat([observed, own], 1)
+    generator = seeded_generator("cpu", settings.seed, Stream.RESAMPLING)
+    result = Predictive.from_simulations(simulated, observed, names, settings.level, generator)
+    require_folder(settings.save_dir)
+    arrays = {"simulated": simulated.numpy(), "observed": observed.numpy()}
+    texts = {"names": np.array(names), "format": np.array(PREDICTIVE_FORMAT)}
+    save_arrays(files[0], {**texts, **arrays})
+    content = {"options": settings.recorded(), **result.summary()}
+    write_numbers(files[1], PREDICTIVE_FORMAT, began, content)
+    logger.info(result.verdict)
+    if saved.count > count:
+        logger.info(f"Only the first {count} of {saved.count} observations are checked")
+    report_files(files[1], files[0], began)
+    return UNSOUND if result.failed and settings.strict else 0
+
+
+def simulations(
+    saved: SavedPosteriors, settings: PredictSettings, width: int, wanted: int
+) -> Tensor:
+    """Simulate data ``[M, S, K]`` from the draws of each observation.
+
+    Draws are reused if there are fewer than S.
+
+    Raises:
+        UsageError: There is no simulator, and the file has no likelihood to simulate from.
+        DataError: The simulator raised an error, or returned invalid data.
+    """
+    chains, draws, count, dim = saved.points.shape
+    every = torch.from_numpy(saved.points).movedim(2, 0).reshape(count, -1, dim)
+    places = np.resize(evenly(chains * draws, wanted), wanted)
+    points = every[:, places].flatten(0, 1)
+    if settings.simulator is None:
+        if saved.likelihood is None:
+            raise UsageError(
+                "Missing option '--simulator': these posteriors have no likelihood that "
+                "can simulate data"
+            )
+        generator = seeded_generator("cpu", settings.seed, Stream.OBSERVATION_NOISE)
+        data = saved.likelihood.simulate(points, generator)
+    else:
+        program = UserFunction.load(settings.simulator, "simulator")
+        data = program.simulated(points, np.random.default_rng(settings.seed), width)
+    if not data.isfinite().all():
+        raise DataError(f"{int((~data.isfinite()).any(dim=1).sum())} simulations are not finite")
+    return data.view(count, -1, width)

@@ -1,0 +1,213 @@
+"""Creation of data sets of images and of tables: the functions behind ``dataset_tool.py``."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+
+from dnnlib.errors import UsageError
+from dnnlib.files import require_folder, require_new
+from dnnlib.logs import logger
+from torch_utils.distributed import first_rank_only
+from torch_utils.results import provenance, save_json
+from training.data.images.codec import Transform
+from training.data.records.raw_tables import open_cells
+from training.data.records.reading import RecordChoices, SurveyedTable
+from training.data.records.records import CATEGORY, Records
+from training.data.records.tidying import is_missing_indicator
+from training.data.sources.formats import NAMES, open_source
+from training.data.sources.writer import Conversion, image_writer, is_zip, require_writable
+from training.data.tables.foreign import TableChoices, listed
+from training.data.tables.formats import NotNumbers, is_table, open_table
+from training.data.tables.making import make_table
+from training.data.tables.repeated_trials import groups_of, unrolled
+from training.data.tables.table import DataTable
+from training.files.arrays import evenly
+from training.files.records import FORMAT as RECORDS_FORMAT
+from training.files.records import save_records
+from training.files.table import FORMAT as TABLE_FORMAT
+from training.files.table import save_table
+from training.measure.association import association
+from training.names import IMAGES, TABLE
+from training.settings.dataset_tool import DataSetSettings
+
+FORMAT = "inflationary-flows image data set 1"
+DATASET = "(dataset)"
+"""Name of a temporary column for the row number, which no source has."""
+
+
+@first_rank_only
+def run(settings: DataSetSettings) -> None:
+    """Create a data set of a table or of images, and write its options and facts beside it."""
+    started = time.monotonic()
+    makes_table = is_table(settings.source)
+    settings.require_kind(TABLE if makes_table else IMAGES, settings.source)
+    if makes_table and settings.dest.suffix != ".npz":
+        raise UsageError(f"{settings.dest} will contain a table: give a name that ends in .npz")
+    params = params_path(settings.dest)
+    facts = table(settings, params) if makes_table else images(settings)
+    seconds = round(time.monotonic() - started, 3)
+    save_json(params, {**facts, "options": settings.recorded(), "seconds": seconds, **provenance()})
+
+
+def images(settings: DataSetSettings) -> dict[str, Any]:
+    """Create a data set of images, and return facts about it."""
+    dest, options = settings.dest, settings.images
+    conversion = Conversion(
+        Transform(options.transform, options.resolution),
+        int(options.channels) if options.channels else None,
+        options.max_images,
+        options.skip_bad,
+        options.first_image,
+    )
+    source_path = None if settings.source in NAMES else Path(settings.source)
+    require_writable(dest, source_path, settings.overwrite)
+    most = options.max_images and options.first_image + options.max_images
+    in_part = bool(options.max_images or options.first_image)
+    source = open_source(settings.source, options.patch, most, in_part)
+    with image_writer(dest) as writer:
+        (height, width, channels), skipped = conversion.run(source, writer)
+    logger.info(
+        f"Wrote {writer.count} images of {width}x{height} pixels in {channels} channel(s), "
+        f"{'with' if writer.has_labels else 'without'} labels, to {dest}"
+        + (f"; skipped {skipped} unusable ones" if skipped else "")
+    )
+    return {
+        "format": FORMAT,
+        "images": writer.count,
+        "skipped": skipped,
+        "image_shape": [channels, height, width],
+        "has_labels": writer.has_labels,
+        "pillow": PIL.__version__,
+    }
+
+
+def table(settings: DataSetSettings, params: Path) -> dict[str, Any]:
+    """Create a data set of a table, and return facts about it.
+
+    It is numeric if all cells are numbers, otherwise of records.
+    """
+    dest = settings.dest
+    require_new([dest, params], settings.overwrite, "--dest")
+    made, lines = read_table(settings)
+    require_folder(dest.parent)
+    if isinstance(made, Records):
+        save_records(dest, made)
+        facts = {
+            "format": RECORDS_FORMAT,
+            "columns": made.names,
+            "types": {column.name: column.type for column in made.columns},
+            "constants": dict(made.constants),
+            "beside": list(made.beside),
+        }
+    else:
+        save_table(dest, made)
+        facts = {
+            "format": TABLE_FORMAT,
+            "columns": list(made.columns.names),
+            "conditions": list(made.condition_names),
+            "covariates": list(made.covariates),
+            "dropped": list(made.dropped.names),
+        }
+    logger.info("\n".join([*lines, f"Wrote {dest}"]))
+    return {"rows": len(made), "held_out": int(made.held_out.sum()), **facts, "found": lines}
+
+
+def read_table(settings: DataSetSettings) -> tuple[DataTable | Records, list[str]]:
+    """Read the table or the records of a source, with lines about the findings.
+
+    Most numeric tables are read once, directly; sources with other cells are analyzed further.
+    """
+    chosen = settings.table
+    types, exclude = dict(chosen.types or ()), chosen.exclude or ()
+    # Failed simulations may leave missing values too, so keeping them in trials needs an option.
+    unsaid = bool(chosen.dataset or chosen.repeats) and "missing" not in chosen.given
+    of_numbers = chosen.into(
+        TableChoices,
+        missing="refuse" if unsaid else chosen.missing,
+        conditions=chosen.conditions or (),
+        covariates=chosen.covariates or (),
+        dequantize=chosen.dequantize == "auto",
+        bounds={name: (low, high) for name, low, high in chosen.bounds or ()},
+    )
+    reason = "other options make this a typed table"
+    of_records = types or chosen.calendar or chosen.is_missing or chosen.missing_values
+    if not (of_records or chosen.decimal == ","):
+        try:
+            wanted = settings.wanted, chosen.seed, chosen.header, None, exclude, chosen.sep
+            source = open_table(settings.source, *wanted)
+            if chosen.repeats:  # several trials in a row become one row each
+                groups, columns = groups_of(chosen.repeats, source.names)
+                source = unrolled(source, groups, columns, DATASET)
+                known = [name for name in columns if name not in of_numbers.covariates]
+                of_numbers = replace(of_numbers, conditions=known, dataset=DATASET)
+            return make_table(source, of_numbers)
+        except NotNumbers as error:
+            reason = str(error)
+    cells = open_cells(settings.source, chosen.sep, chosen.header, seed=chosen.seed)
+    choices = chosen.into(
+        RecordChoices,
+        types=types,
+        missing_values=chosen.missing_values or (),
+        is_missing=chosen.is_missing or (),
+    )
+    surveyed = SurveyedTable.from_cells(cells.only(settings.wanted, exclude), choices)
+    if surveyed.only_numbers:
+        return make_table(surveyed.numbers(), of_numbers)
+    trials = ("covariates", "dataset", "repeats")
+    for name in ("conditions", *trials, "bounds", "dequantize", "kept"):
+        if name in chosen.given:
+            raise UsageError(f"--{name} is for tables of numbers without missing values: {reason}")
+    records, lines = surveyed.records()
+    return records, [*lines, *informative_missing(records)]
+
+
+def params_path(dest: Path) -> Path:
+    """Return the path of the options of a data set, beside it."""
+    whole = dest.suffix == ".npz" or is_zip(dest)
+    return dest.with_name(f"{dest.stem if whole else dest.name}_params.json")
+
+
+MOST_LOOKED_AT = 10_000
+"""Maximum number of rows that are analyzed."""
+FEWEST_HOLES = 20
+"""Minimum number of missing cells, and of present ones, in a column that is analyzed."""
+TELLING = 5.0
+"""Threshold of an association between columns, in standard errors."""
+
+
+def informative_missing(records: Records) -> list[str]:
+    """Return lines about columns whose missingness depends on other columns.
+
+    Columns with an indicator column are omitted.
+    """
+    values = records.values[evenly(len(records), MOST_LOOKED_AT)]
+    missing, names = np.isnan(values), []
+    is_level = np.array([column.type == CATEGORY for column in records.columns])
+    for place, name in enumerate(records.names):
+        count = missing[:, place].sum()
+        if not FEWEST_HOLES <= count <= len(values) - FEWEST_HOLES:
+            continue
+        pairs = [
+            (np.column_stack([missing[:, place], values[:, other]]), np.array([True, level]))
+            for other, level in enumerate(is_level)
+            if other != place
+        ]
+        known = any(
+            column.of == name and is_missing_indicator(column) for column in records.columns
+        )
+        strength = max((association(*pair) for pair in pairs if not known), default=0.0)
+        if strength > TELLING / len(values) ** 0.5:
+            names.append(name)
+    if not names:
+        return []
+    typed = ",".join(f'"{name}"' if "," in name else name for name in names)
+    return [
+        (
+            f"Missing cells of {listed(names)} depend on other columns and may be "
+            f"informative: --is_missing={typed} adds indicator columns"
+        )
+    ]

@@ -1,0 +1,362 @@
+"""Posteriors to compute: the options of a command of ``posterior.py``, and the network or toy."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dnnlib.errors import UsageError
+from dnnlib.files import require_folder, require_new
+from torch_utils import distributed
+from training.files.observations import read_mask, read_noise, read_observations, read_operator
+from training.flow.likelihood import Trace
+from training.flow.solvers import Solver, get_solver
+from training.inference.amortized import Amortized, LogPosterior
+from training.inference.likelihoods import Gaussian, Likelihood, UserFunction, UserLikelihood
+from training.inference.prior import Prior, integrations_of
+from training.inference.region import Region
+from training.inference.sampling import Problem, SamplingPlan
+from training.inference.target import Target
+from training.names import LEARNED_POOL, UNIFORM, script
+from training.settings import inference
+from training.settings.posterior import CalibrateSettings, CheckSettings, SampleSettings
+from training.runs.posterior_results import BOUNDS
+from training.runs.posteriors import Groups, fingerprint, group_size
+from training.runs.simulation_settings import LatentChoice, latent_choice, recorded_eps
+from training.subjects import NetworkFile, Subject, TableFlow, ToyFlow, open_prior
+from training.subjects.likelihoods import LearnedLikelihood
+
+
+@dataclass(frozen=True)
+class InferenceTask:
+    """The task of a command: its options, prior and likelihood.
+
+    Attributes:
+        settings: Settings of the command.
+        subject: Flow of the prior, from a network or a toy.
+        latent: Base distribution of the latents.
+        learned: Learned likelihood; None without one.
+        region: Region of parameter space that the posterior was trained in; None for all of it.
+    """
+
+    settings: inference.InferenceSettings
+    subject: Subject
+    latent: LatentChoice
+    learned: LearnedLikelihood | None = None
+    region: Region | None = None
+
+    @classmethod
+    def open(cls, settings: inference.InferenceSettings) -> "InferenceTask":
+        """Open the prior of a command, and build its task.
+
+        Raises:
+            UsageError: Options contradict the prior.
+            DataError: The file of the prior is missing or broken.
+        """
+        learned, subject = _opened(settings)
+        latent = latent_choice(settings.prior.eps)
+        known = (subject.flow, subject.t_max, subject.dims_to_keep)
+        return cls(settings, subject, latent.settled(*known), learned)
+
+    def on(self, device: torch.device, files: list[Path]) -> "InferenceTask":
+        """Return a copy with the flow and its base distribution on the device.
+
+        All ranks first check that these files may be written.
+        """
+        require_new(files, self.settings.run.overwrite)
+        require_folder(self.settings.save_dir)
+        distributed.barrier()  # no rank writes before all ranks have checked
+        flow = self.latent.on(self.subject.flow).to(device)
+        return replace(self, subject=replace(self.subject, flow=flow))
+
+    def files(self, name: str, suffix: str) -> tuple[Path, Path]:
+        """Return the paths of two results files: arrays (with a given suffix), and JSON."""
+        stem = f"{self.subject.stem}_{name}"
+        folder = self.settings.save_dir
+        return folder / f"{stem}{suffix}", folder / f"{stem}.json"
+
+    @property
+    def within(self) -> str:
+        """Description of the bounds outside of which draws are rejected."""
+        return BOUNDS if self.region is None else "the region"
+
+    @property
+    def rows(self) -> int:
+        """Number of points per network evaluation."""
+        return self.settings.prior.batch_gpu or self.subject.block
+
+    @property
+    def fine(self) -> Prior:
+        """Prior with the fine integration, for the final draws."""
+        flow, options = self.subject.flow, self.settings.prior
+        if self.settings.learned:
+            prior = self.subject.neural_posterior(options.n_iters, options.deblur)
+        elif options.n_iters is None and "points" in flow.integrations:
+            prior = replace(
+                self._prior(*flow.integration("points")), integrations=integrations_of(flow)
+            )
+        else:
+            times = flow.times(options.n_iters or inference.STEPS)
+            prior = self._prior(times, get_solver(inference.SOLVER))
+        if self.subject.is_readable:
+            return prior
+        # Latents of images are only written beside their draws.
+        latents = (flow.times(inference.CHAIN_STEPS), get_solver(inference.SOLVER))
+        return replace(prior, integrations={**prior.integrations, "latents": latents})
+
+    @property
+    def coarse(self) -> Prior:
+        """Prior with the coarse integration, for the chains."""
+        steps, flow = self.settings.prior.chain_n_iters, self.subject.flow
+        if steps is None and "look" in flow.integrations:
+            return self._prior(*flow.integration("look"))
+        return self._prior(flow.times(steps or inference.CHAIN_STEPS), get_solver(inference.SOLVER))
+
+    @property
+    def solvers(self) -> dict[str, dict[str, str | int]]:
+        """Solver and number of steps for points, for densities, and for chains if there are any."""
+        chains = {} if self.settings.learned else {"chains": self.coarse.solvers["points"]}
+        return {**self.fine.solvers, **chains}
+
+    def _prior(self, times: Tensor, solver: Solver) -> Prior:
+        return self.subject.prior(times, solver, self.settings.prior.deblur)
+
+    def sharpened(self, prior: Prior) -> Prior:
+        """Return the prior as used for draws without a likelihood."""
+        settings = self.settings
+        assert isinstance(settings, inference.CommonSettings)
+        if isinstance(settings, SampleSettings) and settings.correct:
+            # Weights of a correction are more even if draws are wider than the posterior.
+            return prior
+        return self.subject.sharpened(prior, settings.sharpen)
+
+    @property
+    def plan(self) -> SamplingPlan:
+        """Settings of the sampler."""
+        settings = self.settings
+        assert isinstance(settings, inference.CommonSettings)
+        how, usual = settings.sampler, inference.DRAWS
+        if (settings.learned or settings.of_trials) and isinstance(settings, CheckSettings):
+            usual = inference.CHECK_DRAWS
+        if settings.learned and isinstance(settings, CalibrateSettings):
+            usual = inference.CALIBRATION_DRAWS
+        return how.into(
+            SamplingPlan,
+            draws=how.draws or usual,
+            pool=how.pool or (self.subject.pool if self.learned is None else LEARNED_POOL),
+            steps=how.particle_steps,
+            typed=settings.given,
+        )
+
+    def likelihood(self) -> Likelihood:
+        """Build the likelihood.
+
+        Raises:
+            UsageError: Options contradict each other or the network.
+            DataError: A file is broken.
+        """
+        options, subject = self.settings.likelihood, self.subject
+        if self.learned is not None:
+            assert isinstance(self.settings, SampleSettings)
+            assert isinstance(subject, TableFlow)
+            assert self.settings.observation is not None
+            return self.learned.likelihood(
+                self.learned.trials(self.settings.observation), subject.names
+            )
+        if options.noise_std is None:
+            return UserLikelihood(options.likelihood)
+        noise = read_noise(options.noise_std)
+        if options.mask is not None:
+            return Gaussian(noise, read_mask(options.mask, subject.names, subject.image_shape))
+        if options.operator is None:
+            return Gaussian(noise, dim=subject.dim)
+        operator = read_operator(options.operator, subject.dim, subject.image_shape)
+        return Gaussian(noise, operator=operator)
+
+    def problem(
+        self, likelihood: Likelihood, observed: Tensor, labels: Tensor | None = None
+    ) -> Problem:
+        """Return the inference problem of M observations, on the flow's device.
+
+        Args:
+            likelihood: Likelihood of the observations.
+            observed: Observations ``[M, K]``.
+            labels: Conditions ``[M, L]`` of a conditional network; None for none.
+        """
+        fine = self.fine
+        device = fine.flow.device
+        given = None if labels is None else labels.to(device)
+        target = Target(fine, likelihood.to(device), observed.to(device), self.rows, given)
+        # Errors of a user's likelihood appear here, before anything is sampled.
+        mean, _ = fine.moments(target.labels)
+        smooth = target.likelihood.is_differentiable(mean[None]) and not fine.deblurred
+        numbers, digest = list(range(len(observed))), self.subject.digest
+        return Problem(target, self.coarse, numbers, smooth, network=digest)
+
+    def amortized(self, prior: Prior, conditions: Tensor) -> Amortized:
+        """Return an amortized sampler of the posteriors given conditions.
+
+        The flow was trained on these posteriors. Conditions are on the flow's device.
+
+        Raises:
+            UsageError: Log densities are needed, but unavailable.
+            DataError: The file of a correction is broken.
+        """
+        plan, sharp = self.plan, self.sharpened(prior)
+        rows = self.settings.prior.batch_gpu
+        rows = rows or self.subject.amortized_block(prior.flow.device)
+        shape = (conditions, rows, plan.chains, plan.draws, plan.seed)
+        if not isinstance(self.settings, SampleSettings):
+            return Amortized(sharp, *shape, region=self.region)
+        correct, settings = self.settings.correct, self.settings
+        wanted = settings.log_prob and not settings.prior.deblur and self.subject.is_readable
+        if correct and not wanted:
+            raise UsageError("--correct needs log densities, which are not available for images")
+        return Amortized(
+            sharp,
+            *shape,
+            Trace("exact") if wanted else None,
+            self._correction(prior, settings, correct) if correct else None,
+            region=self.region,
+            plausible=True,
+        )
+
+    def _correction(self, prior: Prior, settings: SampleSettings, correct: str) -> LogPosterior:
+        """Return the log posterior that weights the draws.
+
+        It is that of a learned likelihood and its prior, or a function in a file.
+        """
+        if settings.prior.prior is not None:
+            return self._by_likelihood(settings, correct)
+        return UserFunction.load(correct, "correct")
+
+    def _by_likelihood(self, settings: SampleSettings, name: str) -> LogPosterior:
+        """Return the log density of a posterior with a learned likelihood."""
+        file, subject = NetworkFile.open(name), self.subject
+        learned = LearnedLikelihood.of(file)
+        if learned is None:
+            raise UsageError(f"--correct={name} is not a learned likelihood: leave --prior out")
+        assert isinstance(subject, TableFlow)
+        assert settings.prior.prior is not None
+        distribution, conditions = learned.prior(settings.prior.prior), list(subject.conditions)
+        if sorted(distribution.names) != sorted(subject.names):
+            raise UsageError(
+                f"{file.name} is a likelihood of {', '.join(distribution.names)}, but draws are "
+                f"for {', '.join(subject.names)}"
+            )
+        if sorted(conditions) != sorted(learned.given):
+            raise UsageError(
+                f"a trial of {file.name} has {', '.join(learned.given)}, but the "
+                f"conditions of {subject.file.name} are {', '.join(conditions)}: train it "
+                f"on sets of trials ({script('train')} --cond_shape=set:K)"
+            )
+        places = torch.tensor([conditions.index(name) for name in learned.given])
+        return learned.log_posterior(distribution, subject.names, places)
+
+    def observed(self, source: Path, likelihood: Likelihood) -> Tensor:
+        """Read observations ``[M, K]`` for a likelihood.
+
+        Observed coordinates are found by name. Outputs of a linear map have no names, and are read
+        in order.
+
+        Raises:
+            UsageError: Rows do not have K values, one per output of a linear map.
+            DataError: The file is broken, or has other columns.
+        """
+        assert isinstance(likelihood, Gaussian)
+        if likelihood.operator is None:
+            return self.subject.points(source, likelihood.coordinates)
+        observed = read_observations(source, likelihood.operator.shape)
+        if observed.shape[1] != likelihood.operator.size:
+            raise UsageError(
+                f"{source} has {observed.shape[1]} values per observation, but "
+                f"{likelihood.operator.size} are observed"
+            )
+        return observed
+
+    def questions(self, source: Path, likelihood: Likelihood) -> Tensor | None:
+        """Return the conditions that a file of observations contains exactly.
+
+        See ``Subject.questions``. The result is None for outputs of a linear map.
+        """
+        assert isinstance(likelihood, Gaussian)
+        return None if likelihood.operator is not None else self.subject.questions(source)
+
+    def observed_names(self, likelihood: Gaussian) -> list[str]:
+        """Return names of the observed coordinates for messages.
+
+        The list is empty for outputs of a linear map.
+        """
+        if likelihood.operator is not None:
+            return []
+        names, places = self.subject.words, likelihood.coordinates
+        return names if places is None else [names[place] for place in places.tolist()]
+
+    def groups(
+        self,
+        numbers_file: Path,
+        count: int,
+        seen: Sequence[Tensor | None],
+        files: Sequence[str | Path | None],
+    ) -> tuple[Groups, dict[str, Any]]:
+        """Return the storage of groups of a run, and its options as they are recorded.
+
+        Args:
+            numbers_file: The JSON file; groups are stored beside it.
+            count: Number of posteriors.
+            seen: Observations, or true values to recover.
+            files: Files that draws depend on.
+        """
+        plan, fine, settings = self.plan, self.fine, self.settings
+        options = settings.recorded(
+            eps=recorded_eps(settings.prior.eps, self.latent),
+            pool=plan.pool,
+            draws=plan.draws,
+            n_iters=len(fine.times) - 1,
+            device_name=str(fine.flow.device),
+        )
+        idle = type(settings).names_that_are("idle")
+        matters = {name: value for name, value in options.items() if name not in idle}
+        size = group_size(fine, plan, settings.learned)
+        identity = fingerprint(matters, self.subject.digest, seen, files)
+        return Groups(numbers_file.with_suffix(".part"), identity, count, size), options
+
+
+def _opened(settings: inference.InferenceSettings) -> tuple[LearnedLikelihood | None, Subject]:
+    """Open the learned likelihood, if the network is one, and the prior."""
+    prior, inflation = settings.prior, settings.inflation
+    if prior.network is None:
+        if prior.prior is not None:
+            raise UsageError("--prior needs a --network with a learned likelihood")
+        assert prior.data_name is not None
+        return None, ToyFlow.closed_form(prior.data_name, inflation=inflation.arguments())
+    given = {name for name in inflation.given if getattr(inflation, name, None) is not None}
+    if given:
+        raise UsageError(
+            f"--{min(given)} is for --data_name: the network file contains the schedule"
+        )
+    file = NetworkFile.open(prior.network, calibrated=prior.calibration)
+    if isinstance(settings, SampleSettings) and settings.correct:
+        return None, open_prior(file)
+    learned = LearnedLikelihood.of(file)
+    if learned is not None and not isinstance(settings, SampleSettings | CheckSettings):
+        raise UsageError(f"{file.name} is a learned likelihood: use sample, check or compare")
+    if (learned is None) != (prior.prior is None):
+        raise UsageError(
+            (
+                f"--prior needs a learned likelihood, which {file.name} is not: train one "
+                f"with {script('train')} --likelihood"
+            )
+            if learned is None
+            else (
+                f"{file.name} is a learned likelihood: give its prior, --prior={UNIFORM} "
+                "or the network file of a flow"
+            )
+        )
+    if learned is not None:
+        assert prior.prior is not None
+        return learned, learned.prior(prior.prior)
+    return None, open_prior(file)

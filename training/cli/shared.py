@@ -1,0 +1,139 @@
+"""Objects that stand behind options of several scripts.
+
+They are networks, base distributions, solvers and times.
+"""
+
+import math
+
+from dnnlib.errors import UsageError
+from dnnlib.logs import logger
+from training.flow.solvers import Solver, get_solver
+from training.names import DEFAULT_STEPS
+from training.settings.shared import (
+    MAX_STEPS,
+    EvenTimeOptions,
+    ImageTimeOptions,
+    SolverOptions,
+    ToyTimeOptions,
+)
+from training.runs.simulation_settings import TimeChoice
+from training.subjects import NetworkFile, Subject, open_subject
+
+
+def solver_of(options: SolverOptions) -> Solver:
+    """Return the ODE solver that the options select."""
+    return get_solver(options.solver, options.rtol, options.atol)
+
+
+def toy_times(
+    options: ToyTimeOptions, t_max: float, network: str | None = None, store: bool = False
+) -> TimeChoice:
+    """Return the time grid of a toy's simulation, up to ``steps * h`` or ``t_max``.
+
+    Args:
+        options: Options as given.
+        t_max: Default for the end time T.
+        network: Name in messages of the network that was trained up to ``t_max``; None if nothing
+            was trained, so that T may be later.
+        store: Whether to keep adapted times in the network file.
+
+    Raises:
+        UsageError: There are too many times, or the network was not trained up to the last.
+    """
+    steps, end = steps_and_end(options.steps, options.h, t_max)
+    if network is not None and end > t_max:
+        raise UsageError(
+            f"steps times h is {end:g}, but {network} was trained up to T = {t_max:g}: give "
+            "fewer steps or a smaller h"
+        )
+    return TimeChoice(
+        steps, end, adapted=options.disc == "adapted", tolerance=options.tol, store=store
+    )
+
+
+def steps_and_end(
+    steps: int | str | None, h: float | None, t_max: float
+) -> tuple[int | None, float]:
+    """Return the number of steps and the end time T: ``steps * h``, or ``t_max``.
+
+    The number of steps is None for ``auto``. If only a step size is given, it must divide
+    ``t_max``, so that T is exactly ``t_max``.
+    """
+    if isinstance(steps, int) and steps > MAX_STEPS:
+        raise UsageError(f"--steps is {steps}: give at most {MAX_STEPS}")
+    if h is None:
+        return (None if steps == "auto" else int(steps or DEFAULT_STEPS)), t_max
+    if isinstance(steps, str):
+        raise UsageError(f"--steps={steps} chooses the step size: leave --h out")
+    if steps is None:
+        if t_max / h > MAX_STEPS:
+            raise UsageError(f"h is {h:g}, which makes more than {MAX_STEPS} steps up to {t_max:g}")
+        steps = max(1, math.floor(t_max / h * (1 + 1e-9)))
+        if not math.isclose(steps * h, t_max, rel_tol=1e-9):
+            raise UsageError(
+                f"--h={h:g} does not divide T = {t_max:g}: add --steps={steps} to end at "
+                f"T = {steps * h:g}, or leave --h out"
+            )
+    end = steps * h
+    # 7.01 and 701 * 0.01 are the same time.
+    return steps, t_max if math.isclose(end, t_max, rel_tol=1e-9) else end
+
+
+def last_time(options: EvenTimeOptions, t_max: float, network: str) -> float:
+    """Return the end time T that the options select, for a network trained up to ``t_max``.
+
+    Raises:
+        UsageError: The network was not trained up to T.
+    """
+    if options.end_time is not None and options.end_time > t_max * (1 + 1e-9):
+        raise UsageError(
+            f"--end_time is {options.end_time:g}, but {network} was trained up to T = "
+            f"{t_max:g}: give a smaller time"
+        )
+    return min(options.end_time or t_max, t_max)
+
+
+def image_times(options: ImageTimeOptions, file: NetworkFile, store: bool = False) -> TimeChoice:
+    """Return the times of a simulation of images or a table; see ``toy_times``.
+
+    Raises:
+        UsageError: The network was not trained up to the last time, or the first is not before it.
+    """
+    steps = None if options.n_iters == "auto" else int(options.n_iters or DEFAULT_STEPS)
+    end, adapted = last_time(options, file.t_max, file.name), options.disc == "adapted"
+    choice = TimeChoice(steps, end, options.first, adapted, options.tol, store)
+    choice.even(file.model.denoiser.schedule)
+    return choice
+
+
+def of_data_set(
+    file: NetworkFile, expected: dict[str, object], data_name: str | None = None
+) -> Subject:
+    """Return the subject of a network file: images, or rows without conditions.
+
+    Raises:
+        UsageError: Options contradict the file, or its rows have conditions.
+        DataError: The file is of a toy, or broken.
+    """
+    file.require_data_set()
+    return open_subject(file, expected, data_name).require_unconditional()
+
+
+LONGER = 1.1
+"""Ratio of the duration to the given minutes from which a command warns that it took longer."""
+
+
+def warn_if_longer(what: str, seconds: float, minutes: float | None, why: str) -> None:
+    """Warn about a command that took longer than its ``--minutes``.
+
+    Args:
+        what: Name of the work that took the time.
+        seconds: Duration in seconds.
+        minutes: The given minutes; None for none.
+        why: Part of the work that is not included in these minutes, in words.
+    """
+    if minutes is not None and seconds > 60 * minutes * LONGER:
+        logger.warning(
+            f"Warning: {what} took {seconds / 60:.2g} minutes, more than --minutes={minutes:g}: "
+            f"{why}"
+        )

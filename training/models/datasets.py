@@ -1,0 +1,566 @@
+"""Training from Python: data in memory or in files, and models that the scripts train on them.
+
+    >>> from training import Table, Toy
+    >>> model = Table.open("houses.csv").train(seed=0)       # doctest: +SKIP
+    >>> model = Toy("circles").train(dims_to_keep=1)         # doctest: +SKIP
+
+Options have the same names and meanings as on the command line, and give identical files.
+"""
+
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from dnnlib.errors import DataError, UsageError
+from dnnlib.logs import logger
+from training.cli import train
+from training.models.answers import Answers
+from training.cli.dataset_tool import DATASET, informative_missing
+from training.models.model import Model
+from training.models.rows import (
+    COLUMN,
+    FRAMES,
+    kind_of,
+    names_in,
+    numbers_of,
+    own_folder,
+    ranges_of,
+)
+from training.data import toys
+from training.data.images.dataset import ImageDataset
+from training.data.records import records
+from training.data.records.raw_tables import open_cells
+from training.data.records.reading import RecordChoices, SurveyedTable
+from training.data.records.writing import frame_of
+from training.data.tables.foreign import (
+    ForeignTable,
+    TableChoices,
+    numbered,
+    row_blocks,
+    with_columns,
+)
+from training.data.tables.formats import open_table
+from training.data.tables.making import make_table
+from training.data.tables.marginals import looks_uniform
+from training.data.tables.table import DataTable
+from training.files.records import holds_records, load_records, save_records
+from training.files.table import holds_table, load_table, save_table
+from training.learning.run import Progress
+from training.learning.stopping import StoppedBySignal
+from training.names import script
+from training.settings.declared import Declared, meant, typed_by_name
+from training.settings.train import TrainSettings
+from training.settings.training import ToyTrainSettings
+from training.subjects import NetworkFile, RecordFlow
+from training.subjects.networks import plain_name
+
+OWN = ("data", "data_name", "augment_to", "outdir", "nosubdir", "network", "refit_latent_law")
+"""Options that ``train`` does not take from Python."""
+SNAP = 10
+"""Number of reports between network files, which remain after Ctrl-C."""
+BAR = "{percentage:3.0f}% |{bar}| {elapsed} < {remaining}"
+Run = Callable[[Any, Progress | None], Path | None]
+
+
+class Toy(toys.Toy):
+    """A toy distribution; see ``training.data.toys.Toy``.
+
+    Example:
+        >>> Toy("circles").dim
+        2
+    """
+
+    def __repr__(self) -> str:
+        return f"Toy('{self.name}')"
+
+    def train(
+        self, outdir: str | Path | None = None, progress: Progress | bool = False, **options: Any
+    ) -> Model:
+        """Train a model, like ``toy_train.py`` with the same options; see ``Table.train``."""
+        own = {"data_name": self.name, "augment_to": self.augment_to}
+        return _trained(ToyTrainSettings, train.run_on_toy, own, outdir, progress, options)
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """A table to train on: numeric columns, some of which may be conditions.
+
+    Attributes:
+        rows: Cleaned rows, some of them held out.
+        name: Name of the results.
+        lines: Findings and actions of the import, in words.
+        path: Data set that the table was read from; None if it is only in memory.
+        kind: Package of data frames or arrays in whose kind models of the table return rows.
+
+    Example:
+        >>> import numpy as np
+        >>> rows = np.random.default_rng(0).normal(size=(50, 2))
+        >>> Table.open(rows, columns=["size", "price"])
+        Table('table', 50 rows of size, price)
+    """
+
+    rows: DataTable
+    name: str
+    lines: Sequence[str] = ()
+    path: Path | None = None
+    kind: str = FRAMES
+
+    @classmethod
+    def open(
+        cls,
+        source: object,
+        columns: Sequence[str] | None = None,
+        conditions: Sequence[str] = (),
+        covariates: Sequence[str] = (),
+        dataset: str | None = None,
+        bounds: Mapping[str, tuple[float, float]] | None = None,
+        missing: str = "refuse",
+        held_out: float = 0.1,
+        seed: int = 0,
+        name: str = "table",
+    ) -> "Table":
+        """Open a file, an array or a data frame as a table.
+
+        Args:
+            source: A CSV or another file that ``dataset_tool.py`` accepts, or the ``.npz`` that it
+                made; an array ``[N, D]``; or a data frame, such as of pandas or polars.
+            columns: Names of the columns to use, for a file or a frame, None for all; for an array,
+                names to assign.
+            conditions: Names of those columns that are conditions.
+            covariates: Names of covariates: columns that are known for each row, but are not data.
+            dataset: Column that identifies rows that are trials of one dataset.
+            bounds: Lowest and highest value by column, infinite where there is none.
+            missing: ``refuse`` missing values, ``drop`` their rows, impute the ``mean``, or
+                ``keep`` those in data of trials.
+            held_out: Fraction of the rows that is not trained on.
+            seed: Random seed of the choice of held-out rows.
+            name: Name of results for data that are not in a file.
+
+        Raises:
+            DataError: The source is missing or broken, or has too few rows.
+            UsageError: A named column does not exist, files cannot have the name, or options are
+                given that do not apply to an existing ``.npz``.
+        """
+        columns = None if columns is None else names_in(columns)
+        choices = TableChoices(
+            conditions=names_in(conditions),
+            covariates=names_in(covariates),
+            dataset=dataset,
+            missing=missing,
+            bounds=ranges_of(bounds),
+            held_out=held_out,
+            seed=seed,
+        )
+        if isinstance(source, str | Path) and holds_table(Path(source)):
+            path = Path(source)
+            _require_unchosen(path, choices, columns=columns)
+            return cls(load_table(path), path.stem, path=path)
+        if isinstance(source, str | Path):
+            foreign, name, kind = open_table(str(source), columns, seed), Path(source).stem, FRAMES
+        else:
+            foreign, kind = _in_memory(source, columns, name), kind_of(source)
+        rows, lines = make_table(foreign, choices)
+        return cls(rows, name, lines, kind=kind)
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns of a model."""
+        return list(self.rows.columns.names)
+
+    def __repr__(self) -> str:
+        columns, given = ", ".join(self.columns), ", ".join(self.rows.condition_names)
+        what = f"{columns} given {given}" if given else columns
+        return f"{type(self).__name__}('{self.name}', {len(self.rows)} rows of {what})"
+
+    def train(
+        self, outdir: str | Path | None = None, progress: Progress | bool = False, **options: Any
+    ) -> Model:
+        """Train a model, like ``train.py``.
+
+        With conditions, the model is the distribution of the other columns given the conditions,
+        unless ``cond`` is False or ``likelihood`` is True.
+
+        Args:
+            outdir: Output directory, in which files of the run are kept; None keeps none.
+            progress: Function that is called with the fraction of the training that is done, from 0
+                to 1; True shows a bar, in a terminal or a notebook.
+            options: Options of ``train.py``, by name, such as ``dims_to_keep`` or ``seed``.
+
+        Raises:
+            UsageError: An option does not exist, or its value is invalid.
+        """
+        cond = self.rows.conditions is not None and not options.get("likelihood")
+        options = {"cond": cond, **options}
+        with tempfile.TemporaryDirectory() as folder:
+            path = self.path or Path(folder) / f"{self.name}.npz"
+            if self.path is None:
+                _require_unresumed(options)
+                save_table(path, self.rows)
+            own = {"data": path}
+            return _trained(
+                TrainSettings, train.run, own, outdir, progress, options, kind=self.kind
+            )
+
+
+@dataclass(frozen=True, eq=False, init=False, repr=False)
+class Simulations(Table):
+    """Simulations: rows of parameters, each with its simulated data.
+
+    A model trained on simulations is the posterior of parameters given data.
+
+    Example:
+        >>> import numpy as np
+        >>> theta = np.random.default_rng(0).uniform(-1, 1, size=(50, 2))
+        >>> Simulations(theta, theta.sum(axis=1), bounds={"theta1": (-1, 1)})
+        Simulations('simulations', 50 rows of theta1, theta2 given y1)
+    """
+
+    def __init__(
+        self,
+        parameters: Any,
+        data: Any,
+        bounds: Mapping[str, tuple[float, float]] | None = None,
+        dataset: Any = None,
+        covariates: Sequence[str] = (),
+        name: str = "simulations",
+        **choices: Any,
+    ):
+        """Take both as data frames, arrays or tensors, ``[N, D]`` and ``[N, C]``.
+
+        Args:
+            parameters: Parameters; columns without a name are called theta1, theta2, and so on.
+            data: Simulated data; columns without a name are called y1, y2, and so on.
+            bounds: Lowest and highest value of parameters, by name.
+            dataset: Numbers ``[N]`` that identify rows that are trials with the same parameters;
+                None if there are none. Then ``train(likelihood=True)`` trains the likelihood of one
+                trial, and ``train(cond_shape="set:K")`` the posterior given all trials, with K
+                columns each.
+            covariates: Columns of the data that are known for each trial, such as a time.
+            name: Name of the results.
+            choices: Options of ``Table.open``, by name: ``held_out``, ``seed``, ``missing``.
+
+        Raises:
+            DataError: Values are not numbers, the numbers of rows differ, or there are too few
+                rows.
+            UsageError: A bound is of no parameter.
+        """
+        own, rows = numbers_of(parameters, "parameters", COLUMN)
+        conditions, given = numbers_of(data, "data", COLUMN)
+        own = own or numbered(rows.shape[1], "theta")
+        conditions = conditions or numbered(given.shape[1], "y")
+        ids = None if dataset is None else numbers_of(dataset, "dataset", COLUMN)[1]
+        counts = {len(rows), len(given), len(rows if ids is None else ids)}
+        if len(counts) > 1:
+            raise DataError(
+                "parameters, data and dataset have "
+                f"{' and '.join(map(str, sorted(counts)))} rows: the numbers of rows must be equal"
+            )
+        twice = sorted({*own} & {*conditions})
+        if twice:
+            raise DataError(
+                f"'{twice[0]}' is the name of a parameter and of a data column: rename one"
+            )
+        covariates = names_in(covariates)
+        unknown = sorted({*covariates} - {*conditions})
+        if unknown:
+            raise UsageError(f"covariate '{unknown[0]}' is not a column of the data")
+        beside = {} if ids is None else {DATASET: ids}
+        table = Table.open(
+            np.concatenate([rows, given, *beside.values()], axis=1),
+            columns=[*own, *conditions, *beside],
+            conditions=[column for column in conditions if column not in covariates],
+            covariates=covariates,
+            dataset=next(iter(beside), None),
+            bounds=bounds,
+            name=name,
+            **choices,
+        )
+        _hint_at_bounds(own, rows, bounds or {})
+        # Data without names are returned in their original order.
+        kept = table.rows.in_order(conditions)
+        super().__init__(kept, name, table.lines, kind=kind_of(parameters))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Records(records.Records):
+    """Rows of typed columns, possibly with missing cells.
+
+    See ``training.data.records.records.Records``.
+
+    Attributes:
+        lines: Findings and actions of the import, in words.
+
+    Example:
+        >>> import pandas
+        >>> frame = pandas.DataFrame({"rooms": [1, 2, 3, 4] * 5, "garden": ["yes", "no"] * 10})
+        >>> Records.open(frame)
+        Records(20 rows of rooms, garden)
+    """
+
+    lines: Sequence[str] = ()
+
+    def __repr__(self) -> str:
+        return f"Records({len(self)} rows of {', '.join(self.names)})"
+
+    @classmethod
+    def open(
+        cls,
+        source: object,
+        columns: Sequence[str] | None = None,
+        exclude: Sequence[str] = (),
+        types: Mapping[str, str] | None = None,
+        missing: str = "keep",
+        missing_values: Sequence[str] = (),
+        calendar: bool = False,
+        is_missing: Sequence[str] = (),
+        max_rows: int | None = None,
+        held_out: float = 0.1,
+        seed: int = 0,
+    ) -> "Records":
+        """Open a file or a data frame as records.
+
+        Args:
+            source: A CSV or another file that ``dataset_tool.py`` accepts, or the ``.npz`` that it
+                made; or a data frame, such as of pandas or polars.
+            columns: Names of the columns to use; None for all.
+            exclude: Columns to leave out.
+            types: Types by column, as in ``--types``: ``{"zip": "category"}``.
+            missing: ``keep`` missing cells, ``refuse`` them, ``drop`` their rows, or impute the
+                ``mean``.
+            missing_values: Texts that mark missing values, besides the usual ones.
+            calendar: Whether dates get their weekday and season as further columns.
+            is_missing: Columns that get an indicator column of their missing cells.
+            max_rows: Maximum number of rows; None for all.
+            held_out: Fraction of the rows that is not trained on.
+            seed: Random seed of the choice of held-out rows.
+
+        Raises:
+            DataError: The source is missing or broken, or has too few rows.
+            UsageError: A given column or type does not exist or does not match, or options are
+                given that do not apply to an existing ``.npz``.
+        """
+        columns = None if columns is None else names_in(columns)
+        choices = RecordChoices(
+            types=types or {},
+            missing=missing,
+            missing_values=missing_values,
+            calendar=calendar,
+            is_missing=names_in(is_missing),
+            max_rows=max_rows,
+            held_out=held_out,
+            seed=seed,
+        )
+        if isinstance(source, str | Path) and holds_records(Path(source)):
+            _require_unchosen(Path(source), choices, columns=columns, exclude=exclude)
+            loaded, lines = load_records(Path(source)), list[str]()
+        else:
+            cells = open_cells(source).only(columns, names_in(exclude))
+            loaded, lines = SurveyedTable.from_cells(cells, choices).records()
+            lines = [*lines, *informative_missing(loaded)]
+        own = {item.name: getattr(loaded, item.name) for item in fields(loaded)}
+        return cls(**own, lines=lines)
+
+    def save(self, path: str | Path) -> None:
+        """Write a data set for ``train.py`` atomically."""
+        save_records(Path(path), self)
+
+    def train(
+        self, outdir: str | Path | None = None, progress: Progress | bool = False, **options: Any
+    ) -> Answers:
+        """Train a model of any conditional query about the rows, like ``train.py``.
+
+        With targets such as ``ask=("price",)``, only queries for these are trained. See
+        ``Table.train``.
+        """
+        _require_unresumed(options)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "records.npz"
+            self.save(path)
+            model = _trained(TrainSettings, train.run, {"data": path}, outdir, progress, options)
+        return Answers(RecordFlow.of(NetworkFile(path, model)))
+
+    def to_pandas(self, values: np.ndarray | None = None) -> Any:
+        """Return a data frame of these rows, or of new ones ``[n, D]``; see ``frame_of``."""
+        return frame_of(self, values)
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Images to train on, a zip or folder that ``dataset_tool.py`` made.
+
+    Attributes:
+        path: Path of the images.
+        shape: ``(C, H, W)``.
+        count: Number of images.
+    """
+
+    path: Path
+    shape: tuple[int, ...]
+    count: int
+
+    @classmethod
+    def open(cls, path: object) -> "Images":
+        """Open a zip or folder of images.
+
+        Raises:
+            DataError: The images are missing or broken.
+        """
+        if not isinstance(path, str | Path):
+            what = type(path).__name__
+            raise DataError(
+                f"images are {what}: give a zip or folder made with {script('dataset_tool')}"
+            )
+        dataset = ImageDataset(Path(path))
+        return cls(Path(path), tuple(dataset.image_shape), len(dataset))
+
+    def train(
+        self, outdir: str | Path | None = None, progress: Progress | bool = False, **options: Any
+    ) -> Model:
+        """Train a model, like ``train.py``; see ``Table.train``."""
+        return _trained(TrainSettings, train.run, {"data": self.path}, outdir, progress, options)
+
+
+def _hint_at_bounds(names: Sequence[str], rows: np.ndarray, bounds: Mapping[str, Any]) -> None:
+    """Warn once of parameters ``[N, D]`` that look uniform and have no bounds."""
+    uniform = {
+        name: (float(np.nanmin(values)), float(np.nanmax(values)))
+        for name, values in zip(names, rows.T, strict=True)
+        if name not in bounds and looks_uniform(values)
+    }
+    if uniform:
+        ends = [f"{name} on [{low:.4g}, {high:.4g}]" for name, (low, high) in uniform.items()]
+        logger.warning(
+            f"Warning: parameters look uniform: {', '.join(ends)}. If the prior is "
+            f"uniform, give its bounds, for example bounds={{'{next(iter(uniform))}': "
+            "(low, high)}: otherwise posteriors extend beyond them"
+        )
+
+
+def _in_memory(source: Any, columns: Sequence[str] | None, name: str) -> ForeignTable:
+    """Return the rows of an array or a data frame."""
+    own, values = numbers_of(source, plain_name(name, "name"))
+    wanted = None if own is None else columns
+    names = own or (numbered(values.shape[1]) if columns is None else list(columns))
+    if len(names) != values.shape[1]:
+        raise UsageError(
+            f"columns has {len(names)} names, but {name} has {values.shape[1]} columns"
+        )
+    return with_columns(ForeignTable(name, names, partial(row_blocks, values)), wanted)
+
+
+def _trained(
+    cls: type[Declared],
+    run: Run,
+    own: Mapping[str, Any],
+    outdir: str | Path | None,
+    progress: Progress | bool,
+    options: Mapping[str, Any],
+    kind: str = FRAMES,
+) -> Model:
+    """Return the model that a script's training ends with.
+
+    Args:
+        cls: The settings of the script.
+        run: The function that the script runs with them.
+        own: Options that the data decide.
+        outdir: See ``Table.train``.
+        progress: See ``Table.train``.
+        options: See ``Table.train``.
+        kind: The package in whose kind the model returns rows; its network file keeps it.
+    """
+    known = cls().recorded().keys() - set(OWN)
+    for name in options:
+        if name not in known:
+            raise UsageError(f"train has no option '{name}'{meant(name, known)}")
+    with own_folder() as folder:
+        run_folder = Path(options.get("resume") or outdir or folder)
+        if "resume" in options:
+            given = {**own, **options}  # everything else has the defaults of the run
+        else:
+            place = {"outdir": run_folder, "nosubdir": outdir is None}
+            given = {"snap": SNAP, **own, **place, **options}
+        began = time.time()
+        try:
+            with _shown(progress) as tell:
+                network = run(typed_by_name(cls, given), tell)
+        except (KeyboardInterrupt, StoppedBySignal) as error:
+            if isinstance(error, StoppedBySignal) and error.number != signal.SIGINT:
+                raise
+            network = _newest(run_folder, began)
+            if network is None:
+                raise
+            logger.warning(f"Warning: interrupted: the model is from {network.name}")
+        if network is None:
+            raise UsageError("train: a dry run does not train a model")
+        model = Model.load(network)
+        if kind != FRAMES:
+            model.kind = kind
+            model.save(network)
+        return model
+
+
+def _require_unchosen(path: Path, choices: TableChoices | RecordChoices, **others: object) -> None:
+    """Check that no options of a data set's creation are given for an existing one.
+
+    Raises:
+        UsageError: An option differs from its default.
+    """
+    usual, given = vars(type(choices)()), {**vars(choices), **others}
+    for name, value in given.items():
+        default = usual.get(name)
+        if value != default and (value or default):  # an empty list is equivalent to ()
+            raise UsageError(
+                f"{name} is an option for making data sets, but {path} is one already: "
+                "leave it out, or open the original file"
+            )
+
+
+def _require_unresumed(options: Mapping[str, Any]) -> None:
+    """Check that a training to be resumed does not need data in memory.
+
+    Raises:
+        UsageError: The data were in memory, and are gone.
+    """
+    if "resume" in options:
+        raise UsageError(
+            "a training on rows in memory cannot be resumed: use Table.open with the "
+            f".npz that {script('dataset_tool')} makes of them"
+        )
+
+
+def _newest(folder: Path, since: float) -> Path | None:
+    """Return the last network file of a run that began at a time; None if it wrote none."""
+    times = {path: path.stat().st_mtime for path in folder.rglob("network-snapshot-*.pkl")}
+    new = [path for path, written in times.items() if written >= since]
+    return max(new, key=lambda path: (times[path], path.name), default=None)
+
+
+@contextmanager
+def _shown(progress: Progress | bool) -> Iterator[Progress | None]:
+    """Yield the function that is called with the fraction that is done; None for no progress.
+
+    The clock of the bar starts with the first call, since the time before the first step of a
+    training does not predict the duration of steps.
+    """
+    if progress is True:
+        with tqdm(total=1.0, bar_format=BAR) as bar:
+
+            def show(part: float) -> None:
+                if not bar.n and part:
+                    bar.reset()
+                    bar.n = bar.initial = bar.last_print_n = part
+                    bar.refresh()
+                bar.update(part - bar.n)
+
+            yield show
+    else:
+        yield progress or None

@@ -1,0 +1,198 @@
+"""Settings of ``dataset_tool.py``."""
+
+from pathlib import Path
+
+import click
+
+from dnnlib.errors import UsageError
+from training import names
+from training.names import command_line, script
+from training.settings import shared
+from training.settings.declared import Declared, option, options_of
+from training.settings.types import SEED, ColumnTypes, FiniteFloat, choice
+
+
+def parse_resolution(
+    ctx: click.Context, param: click.Parameter, value: str | None
+) -> tuple[int, int] | None:
+    """Parse ``WxH`` in pixels."""
+    if value is None:
+        return None
+    width, _, height = value.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal() and len(width + height) <= 12):
+        raise click.BadParameter(f"'{value}' is not of the form WxH, such as 32x32")
+    return int(width), int(height)
+
+
+def parse_separator(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """Parse a column separator, given by name or as a character."""
+    separator = value if value is None else names.SEPARATORS.get(value, value)
+    if separator not in (None, *names.SEPARATORS.values()):
+        raise click.BadParameter(f"'{value}' is none of {', '.join(names.SEPARATORS)}")
+    return separator
+
+
+class ImageOptions(Declared, section="Images", of_kind=names.IMAGES):
+    """Options for the selection and conversion of images."""
+
+    first_image: int = option(
+        "--first-image",
+        type=click.IntRange(min=0),
+        default=0,
+        help="Number of images to skip at the start.",
+    )
+    max_images: int | None = option(
+        "--max-images",
+        unset="all",
+        help="Largest number of images, taken evenly from all classes",
+    )
+    patch: int | None = option(
+        type=click.IntRange(*names.SIDES),
+        unset=f"{names.PATCH}; only for --source=patches",
+        help="Side of patches, pixels",
+    )
+    transform: str | None = option(
+        type=choice(names.TRANSFORMS),
+        unset="none: images must be square",
+        help="Crop the central square, or crop to the aspect ratio of --resolution and pad "
+        "with black bars to a square",
+    )
+    resolution: tuple[int, int] | None = option(
+        metavar="WxH", callback=parse_resolution, unset="unchanged", help="Size to resample to"
+    )
+    channels: str | None = option(
+        type=choice(("1", "3")),
+        unset="as the first image",
+        help="1: convert to gray, 3: convert to RGB",
+    )
+    skip_bad: bool = option(
+        "--skip-bad", is_flag=True, help="Skip images that are broken or of another size."
+    )
+
+
+class TableOptions(Declared, section="Tables", of_kind=names.TABLE):
+    """Options for the selection, types and roles of columns, and for splits of rows."""
+
+    columns: tuple[str, ...] | None = option(
+        unset="all",
+        help="Columns to use, comma-separated; quote names that contain a comma",
+    )
+    exclude: tuple[str, ...] | None = option(help="Columns to leave out")
+    types: tuple[tuple[str, str], ...] | None = option(
+        type=ColumnTypes(),
+        unset="inferred",
+        help="Column types: name:number, whole, category, date, identifier; ordered levels "
+        "as small<medium<large; date formats as %d.%m.%Y",
+    )
+    calendar: bool = option(is_flag=True, help="Add weekday and season of each date as columns.")
+    is_missing: tuple[str, ...] | None = option(
+        help="Add an indicator column of missing cells for each of these columns, if it is "
+        "informative",
+    )
+    sep: str | None = option(
+        metavar="|".join(names.SEPARATORS),
+        callback=parse_separator,
+        unset="detected",
+        help="Column separator of a text file, by name or as a character",
+    )
+    decimal: str | None = option(
+        type=choice(names.DECIMALS), unset="detected", help="Decimal sign of a text file"
+    )
+    header: str = option(
+        type=choice(names.HEADERS),
+        default="auto",
+        help="Whether the first row holds the column names; auto detects it.",
+    )
+    conditions: tuple[str, ...] | None = option(help="Columns to condition on")
+    covariates: tuple[str, ...] | None = option(
+        help="Known columns that are not data, such as a design or a time",
+    )
+    dataset: str | None = option(
+        unset="one parameter vector per row",
+        help="Column that numbers the dataset of each trial; parameters are constant within "
+        "a dataset",
+    )
+    repeats: tuple[tuple[str, ...], ...] | None = option(
+        help="Columns of repeated trials in one row: y1,t1;y2,t2, or y*,t* for all that "
+        "match; empty cells are trials not made",
+    )
+    missing: str = option(
+        type=choice(names.MISSING),
+        default="keep",
+        help="Treatment of missing values: keep them, refuse them (an error), drop their "
+        "rows, or impute the column mean; trials are refused unless this is given.",
+    )
+    missing_values: tuple[str, ...] | None = option(
+        "--missing_values",
+        unset="empty, NA, NaN, null, ., ?, -, …",
+        help="Additional cell texts that stand for a missing value, for example -999",
+    )
+    dequantize: str = option(
+        type=choice(("auto", "none")),
+        default="auto",
+        help="Detect discrete columns and dequantize them (add uniform noise within the bin).",
+    )
+    bounds: tuple[tuple[str, float, float], ...] | None = option(
+        help="Bounds of columns, for example age:0:,share:0:1"
+    )
+    max_rows: int | None = option("--max-rows", unset="all", help="Largest number of rows to read")
+    held_out: float = option(
+        "--held-out",
+        type=FiniteFloat(min=0, max=0.9),
+        default=0.1,
+        help="Fraction of rows held out for validation.",
+    )
+    kept: float = option(
+        type=FiniteFloat(min=0, max=0.9),
+        default=0.0,
+        help="Additional fraction of rows kept out of training, as the calibration set of "
+        f"{script('posterior')} calibrate.",
+    )
+    seed: int = option(type=SEED, default=0, help="Random seed of these splits, and of toys.")
+
+    @property
+    def roles(self) -> list[str]:
+        """Names of the columns that are conditions, covariates or the dataset number.
+
+        With ``--repeats``, the names are those of the first trial's columns.
+        """
+        beside = [] if self.dataset is None else [self.dataset]
+        return [*(self.conditions or ()), *(self.covariates or ()), *beside]
+
+    def __post_init__(self) -> None:
+        if self.repeats is not None:
+            for name in ("conditions", "dataset"):
+                if getattr(self, name) is not None:
+                    raise UsageError(
+                        f"--{name} is for one row a trial, and --repeats for one a dataset: give "
+                        "one of them"
+                    )
+
+
+class DataSetSettings(
+    Declared,
+    example=f"{command_line('dataset_tool')} --source=houses.csv --dest=houses.npz",
+    common="source dest columns exclude types missing conditions covariates dataset "
+    "held_out kept resolution transform max_images seed overwrite",
+):
+    """Options of ``dataset_tool.py``."""
+
+    source: str = option(required=True, help="Images or table to read (see above).")
+    dest: Path = option(
+        required=True, help="Data set to write: .zip or folder of images, .npz of a table."
+    )
+    images: ImageOptions = options_of(ImageOptions)
+    table: TableOptions = options_of(TableOptions)
+    overwrite: bool = shared.overwrite()
+
+    def __post_init__(self) -> None:
+        if "patch" in self.given and self.source not in (names.PATCHES, names.HELD_OUT_PATCHES):
+            raise UsageError(f"--patch is only for --source={names.PATCHES}: leave --patch out")
+
+    @property
+    def wanted(self) -> list[str] | None:
+        """Names of the columns to read; None for all."""
+        if self.table.columns is None:
+            return None
+        columns = self.table.columns
+        return [*columns, *(name for name in self.table.roles if name not in columns)]

@@ -1,0 +1,512 @@
+"""Settings of ``posterior.py``."""
+
+from pathlib import Path
+
+import click
+
+from dnnlib.errors import UsageError
+from dnnlib.files import require_there
+from training.names import FEWEST_NEIGHBORS, FEWEST_RUNS, NEIGHBORS, UNIFORM, command_line, script
+from training.settings import inference, shared
+from training.settings.declared import Declared, option, options_of
+from training.settings.train import TableOptions
+from training.settings.training import TrainingOptions
+from training.settings.types import NETWORK, choice
+
+
+class SampleSettings(
+    inference.CommonSettings,
+    example=f"{command_line('posterior')} sample --network=circles.pkl "
+    "--observation=observed.csv --likelihood=mask --mask=x1 --noise_std=0.1 "
+    "--save_dir=out",
+    common="network save_dir observation condition likelihood noise_std mask operator "
+    "prior sampler chains draws minutes truth strict seed device_name overwrite",
+):
+    """Draw from the posterior of each observation.
+
+    The flow is the prior and --likelihood the likelihood. With --condition alone, a conditional
+    network is the posterior (neural posterior estimation).
+
+    \b
+    Files: {data}_{schedule}_posterior.nc      draws, for ArviZ
+           {data}_{schedule}_posterior.json    summaries, options, convergence
+    """
+
+    observation: Path | None = option(
+        help="Observations: one per row of a table (CSV, TSV, npy, npz, Parquet), an image, "
+        "or a zip or folder of images",
+    )
+    condition: Path | None = option(
+        help="Table with the conditions of a conditional network, one observation per row; "
+        "for sets of trials one trial per row, with a column named dataset that "
+        "numbers the sets",
+    )
+    log_prob: bool = option(
+        default=True,
+        help="With --condition alone: write the log density of each draw (nats); not for images.",
+    )
+    correct: str | None = option(
+        help="With --condition alone: weight draws by FILE.py:function, log densities [N] "
+        "of points [N, D] given conditions [N, C]; with --prior, by a "
+        "learned-likelihood network",
+    )
+    truth: Path | None = option(
+        help="True values of the observations, where known: results report how often "
+        "intervals cover them",
+    )
+    strict: bool = shared.strict("a posterior has not converged")
+    held_out: bool = option(
+        idle=True,
+        default=True,
+        help=f"Use the calibration of {script('posterior')} calibrate, if the network file "
+        "has one.",
+    )
+    refuse: float | None = option(
+        type=click.FloatRange(0, 1, min_open=True, max_open=True),
+        help="With a calibrated network: stop with code 3 if an observation has an "
+        "out-of-distribution p-value of at most this",
+    )
+    beside: inference.HeldOutOptions = options_of(inference.HeldOutOptions)
+
+    @property
+    def learned(self) -> bool:
+        """Whether a conditional network is the posterior: there is no likelihood."""
+        alone = self.condition is not None and self.observation is None
+        return alone and not self.likelihood.typed and not self.of_trials
+
+    @property
+    def of_trials(self) -> bool:
+        """Whether the likelihood is a network, rather than a correction of a posterior's draws."""
+        return super().of_trials and self.correct is None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_there(self.observation, self.condition, self.truth)
+        if not self.held_out and (self.refuse is not None or self.beside.wanted):
+            raise UsageError(
+                "--refuse, --function and --conditions_network need the calibration in the "
+                "network file: leave --no-held_out out"
+            )
+        if self.learned:
+            self.require_alone()
+            if self.correct and (self.prior.deblur or not self.log_prob):
+                other = "--deblur" if self.prior.deblur else "--no-log_prob"
+                raise UsageError(f"--correct needs log densities: leave {other} out")
+            return
+        for name in sorted(self.given & {"log_prob", "correct"}):
+            raise UsageError(
+                f"--{name} is for --condition without a likelihood: leave --{name} out"
+            )
+        if self.of_trials and (self.observation is None or self.condition is not None):
+            raise UsageError(
+                "--prior needs --observation with one trial per row, and no --condition"
+            )
+        own = self.likelihood.likelihood not in inference.LIKELIHOODS
+        if own != (self.observation is None):
+            raise UsageError(
+                "--observation is required with gaussian, mask and linear, and only valid there"
+            )
+
+
+class CheckSettings(
+    inference.CommonSettings,
+    example=f"{command_line('posterior')} check --network=moons.pkl --truth=data "
+    "--data_root=moons.npz --save_dir=out",
+    common="network save_dir truth data_root runs likelihood noise_std mask operator "
+    "sampler draws level strict seed device_name overwrite",
+):
+    """Test calibration by simulation-based calibration (SBC).
+
+    Ranks of true values among posterior draws must be uniform. The verdict states the smallest
+    error that this number of runs detects. For a conditional network, true values are rows of
+    --data_root and observations are their conditions.
+
+    \b
+    Files: {data}_{schedule}_posterior_check.json    p-values, coverage, verdict
+           {data}_{schedule}_posterior_check.npz     ranks and scores of each run
+    """
+
+    truth: str = option(
+        type=choice(["flow", "data"]),
+        default="flow",
+        help="Source of the true values: prior draws of the flow (tests the sampler), or "
+        "data (tests the model).",
+    )
+    data_root: Path | None = option(help="With --truth=data: test set, not used in training")
+    runs: int = option(
+        type=click.IntRange(min=FEWEST_RUNS),
+        default=1000,
+        help="Number of true values to test; at most the size of the test set.",
+    )
+    level: float = shared.level("the tests", idle=True)
+    condition: Path | None = option(
+        help="Without a likelihood: observations, as for sample; the network is also "
+        "checked near each of them",
+    )
+    neighbors: int | None = option(
+        type=click.IntRange(min=FEWEST_NEIGHBORS),
+        unset=f"{NEIGHBORS}, at most a tenth of the test rows",
+        help="Number of nearest simulations to test near each observation",
+    )
+    strict: bool = shared.strict("a test fails")
+
+    @property
+    def learned(self) -> bool:
+        """Whether a conditional network is the posterior: there is no likelihood."""
+        return bool(self.prior.network) and not self.likelihood.typed and not self.of_trials
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_there(self.data_root, self.condition)
+        if self.data_root is not None and self.truth != "data":
+            raise UsageError("--data_root is only for --truth=data")
+        if self.condition is not None and not self.learned:
+            raise UsageError(
+                "--condition is for a check without a likelihood: leave the options of the "
+                "likelihood out"
+            )
+        if self.neighbors is not None and self.condition is None:
+            raise UsageError("--neighbors needs --condition")
+
+
+class CalibrateSettings(
+    inference.CommonSettings,
+    example=f"{command_line('posterior')} calibrate --network=moons.pkl --data_root=moons.npz",
+    common="network save_dir data_root runs dest function conditions_network seed "
+    "device_name overwrite",
+):
+    """Calibrate intervals and regions by conformal prediction.
+
+    The network file gets a calibration part. With it, the intervals of sample have guaranteed
+    coverage, and sample reports out-of-distribution observations.
+
+    \b
+    Files: the network file, or --dest
+           {data}_{schedule}_posterior_calibration.json    guarantee, levels, tests as in check
+           {data}_{schedule}_posterior_calibration.npz     ranks of each true value, as in check
+    """
+
+    save_dir: Path = option(
+        idle=True, unset="that of the network file", help="Folder of the results"
+    )
+    truth: str = option(type=choice(["data"]), default="data", help="Source of the true values.")
+    data_root: Path | None = option(
+        help="Calibration set: the data set of the training if made with --kept, or new "
+        "rows made with --held-out=0; toys need none",
+    )
+    runs: int = option(
+        type=click.IntRange(min=FEWEST_RUNS),
+        default=1000,
+        help="Largest number of calibration cases.",
+    )
+    dest: Path | None = option(
+        idle=True, unset="the network file itself", help="Network file to write"
+    )
+    beside: inference.HeldOutOptions = options_of(inference.HeldOutOptions)
+
+    @property
+    def learned(self) -> bool:
+        """Whether a conditional network is the posterior: there is no likelihood."""
+        return self.prior.network is not None and not self.likelihood.typed
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_there(self.data_root)
+        network = self.prior.network
+        if network is None:
+            raise UsageError(
+                "calibrate writes to a network file: give --network instead of --data_name"
+            )
+        if "://" in network and self.dest is None:
+            raise UsageError(
+                "calibrate cannot write to a URL: give --dest, the network file to write"
+            )
+        if "save_dir" not in self.given:
+            object.__setattr__(self, "save_dir", (self.dest or Path(network)).parent)
+
+
+class PredictSettings(
+    Declared,
+    example=f"{command_line('posterior')} predict --draws=out/circles_PRP_posterior.nc "
+    "--save_dir=out",
+):
+    """Run posterior predictive checks.
+
+    Simulate data from posterior draws and compare them with the observations. A failed check means
+    that the prior or the simulator is wrong, which tests of calibration cannot detect.
+
+    \b
+    Files: {draws}_predictive.json    ranks and p-values of each number, verdict
+           {draws}_predictive.npz     simulated data
+    """
+
+    save_dir: Path = shared.save_dir()
+    draws: Path = option(required=True, help="Posterior draws: the .nc written by sample.")
+    simulator: str | None = option(
+        unset="the likelihood of the draws, if gaussian, mask or linear",
+        help="FILE.py:function that returns data [N, K] of points [N, D], given a NumPy generator",
+    )
+    function: tuple[str, ...] | None = option(
+        help="Additional test statistics, FILE.py:name (comma-separated), that map data [N, "
+        "K] to [N]",
+    )
+    simulations: int | None = option(
+        unset="1000 to 20,000, by the number of tests",
+        help="Number of simulated data sets per observation",
+    )
+    level: float = shared.level("the tests")
+    strict: bool = shared.strict("a test fails")
+    seed: int = shared.seed()
+    overwrite: bool = shared.overwrite()
+
+    def __post_init__(self) -> None:
+        require_there(self.draws)
+
+
+class CompareSettings(
+    Declared,
+    example=f"{command_line('posterior')} compare --network=a.pkl --network=b.pkl "
+    "--prior=uniform --observation=trials.csv --save_dir=out",
+    common="networks priors observation save_dir weights chains draws strict seed "
+    "device_name overwrite",
+):
+    """Compare models by their evidence.
+
+    A model is a learned likelihood with a prior of its parameters.
+
+    \b
+    Files: comparison.json    log evidences with their errors, Bayes factors, probabilities
+    """
+
+    save_dir: Path = shared.save_dir()
+    networks: tuple[str, ...] = option(
+        "--network",
+        type=NETWORK,
+        multiple=True,
+        required=True,
+        help=f"Learned likelihood of a model ({script('train')} --likelihood); give one per model.",
+    )
+    priors: tuple[str, ...] = option(
+        "--prior",
+        multiple=True,
+        required=True,
+        help="Prior of each model, as for sample --prior; one for each model, or one for all.",
+    )
+    observation: Path = option(required=True, help="Observations, one trial per row.")
+    weights: list[float] | None = option(
+        unset="equal", help="Prior probabilities of the models, comma-separated"
+    )
+    sampler: inference.SamplerOptions = options_of(inference.SamplerOptions)
+    strict: bool = shared.strict("a posterior has not converged")
+    run: shared.DeviceOptions = options_of(shared.DeviceOptions)
+
+    def __post_init__(self) -> None:
+        require_there(self.observation)
+        if len(self.networks) < 2:
+            raise UsageError("compare needs two models or more: give --network for each of them")
+        for name in ("priors", "weights"):
+            values = getattr(self, name)
+            alone = name == "priors" and len(values) == 1
+            if values is not None and len(values) != len(self.networks) and not alone:
+                raise UsageError(
+                    f"--{name.removesuffix('s')} is given {len(values)} times for "
+                    f"{len(self.networks)} networks"
+                )
+
+
+class PopulationSettings(
+    Declared,
+    example=f"{command_line('posterior')} population --draws=out/subjects_posterior.nc "
+    "--prior=uniform --save_dir=out",
+):
+    """Infer a hierarchical model from the posteriors of its members.
+
+    Each parameter is normal across members, with a population mean and standard deviation that are
+    inferred. Members inform each other (partial pooling).
+
+    \b
+    Files: {draws}_population.json    population mean and standard deviation, a new member, members
+           {draws}_population.npz     draws of all quantities
+           {draws}_population.pkl     prior for new members
+    """
+
+    save_dir: Path = shared.save_dir()
+    draws: Path = option(
+        required=True,
+        help="Posterior draws (the .nc written by sample); each observation is one member.",
+    )
+    prior: str = option(
+        required=True,
+        help=f"Prior of the draws: {UNIFORM}, in the units of the draws, or the network file "
+        "of a flow.",
+    )
+    bounds: tuple[tuple[str, float, float], ...] | None = option(
+        help="Parameters that are normal after a log (one bound, for example speed:0:) or "
+        "probit transform (two bounds)",
+    )
+    chains: int = option(type=click.IntRange(min=2), default=4, help="Number of chains.")
+    steps: int = option(
+        type=click.IntRange(min=100),
+        default=1000,
+        help="Draws per chain, after half as many warmup steps.",
+    )
+    strict: bool = shared.strict("the chains have not converged")
+    seed: int = shared.seed()
+    overwrite: bool = shared.overwrite()
+
+    def __post_init__(self) -> None:
+        require_there(self.draws)
+
+
+RUNS, POINTS = 100, 200
+SIMULATED = ("weights", "points", "runs")
+
+
+class MixtureOptions(Declared, section="Mixture"):
+    """Options for the mixture and for simulated data."""
+
+    components: int | None = option(
+        type=click.IntRange(min=2),
+        unset="3",
+        help="Number of components, placed evenly on a circle of radius 1.5 in the first "
+        "two whitened latent dimensions",
+    )
+    means: Path | None = option(help="Table of component means in whitened latents, one per row")
+    component_std: str | None = option(
+        unset="0.5 for --means",
+        help="Standard deviation of the components, one number or one per component "
+        "(comma-separated)",
+    )
+    concentration: float = option(
+        default=1.0, help="Concentration of the Dirichlet prior of the weights; 1 is uniform."
+    )
+    weights: str | None = option(
+        unset="drawn from the prior in each run", help="True weights, comma-separated"
+    )
+    points: int | None = option(unset=str(POINTS), help="Observed points per simulated data set")
+    runs: int | None = option(unset=str(RUNS), help="Number of simulated data sets")
+    observation: Path | None = option(
+        unset="simulated", help="Table of your own observations, one per row"
+    )
+    chains: int = option(default=4, help="Chains per data set.")
+    draws: int = option(type=click.IntRange(min=4), default=1000, help="Draws per chain.")
+    warmup: int = option(type=click.IntRange(min=0), default=200, help="Warmup steps per chain.")
+    pool: int = option(
+        type=click.IntRange(min=100), default=2**14, help="Latents drawn per component."
+    )
+    level: float = shared.level("the tests")
+    seed: int = shared.seed()
+
+    def __post_init__(self) -> None:
+        if self.components is not None and self.means is not None:
+            raise UsageError("--means defines the components: leave --components out")
+        simulated = [name for name in SIMULATED if getattr(self, name) is not None]
+        if self.observation is not None and simulated:
+            raise UsageError(
+                f"--{simulated[0]} is for simulated data: leave --{simulated[0]} or --observation "
+                "out"
+            )
+
+
+class MixtureSettings(
+    inference.InferenceSettings,
+    example=f"{command_line('posterior')} mixture --network=circles.pkl "
+    "--likelihood=gaussian --noise_std=0.1 --save_dir=out",
+    common="network save_dir components means component_std observation runs points "
+    "likelihood noise_std mask operator chains draws seed device_name overwrite",
+):
+    """Infer the weights of a mixture over latents.
+
+    The mixture is Gaussian, and the data are noisy observations of generated points.
+
+    \b
+    Files: {data}_{schedule}_mixture.json    posteriors of the weights, calibration, verdict
+           {data}_{schedule}_mixture.npz     draws, true weights, observations
+    """
+
+    mixture: MixtureOptions = options_of(MixtureOptions)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if "chain_n_iters" in self.given:
+            raise UsageError("--chain_n_iters is for sample and check: leave --chain_n_iters out")
+        if self.likelihood.likelihood not in inference.LIKELIHOODS:
+            raise UsageError(
+                f"mixture needs --likelihood, one of {', '.join(inference.LIKELIHOODS)}"
+            )
+
+
+FEWEST = 50
+"""Smallest number of simulations per round."""
+
+
+class RoundsSettings(
+    Declared,
+    example=f"{command_line('posterior')} rounds --simulator=model.py:simulate "
+    "--bounds=rate:0:1,delay:0:5 --observation=observed.csv --save_dir=out",
+    common="save_dir simulator prior bounds observation rounds simulations chains draws "
+    "seed device_name overwrite",
+):
+    """Simulate and infer in rounds (truncated sequential NPE).
+
+    The posterior is that of one observation.
+
+    Each round simulates prior draws from the region with 99.99 % of the previous posterior's mass,
+    and trains on all simulations in it. Run the same command again to continue.
+
+    \b
+    Files: round1/, round2/, ...               simulations, their records, and networks
+           {data}_{schedule}_posterior.nc      draws of the last posterior, as in sample
+           {data}_{schedule}_posterior.json    summaries, options, rounds
+           check/                              a check within the last region, as in check
+    """
+
+    save_dir: Path = shared.save_dir()
+    simulator: str = option(
+        required=True,
+        help="FILE.py:function that returns data [N, K] of parameters [N, D], given a NumPy "
+        "generator; rows that are not finite count as failed.",
+    )
+    prior: str = option(
+        default=UNIFORM,
+        help="uniform between --bounds, or FILE.py:function that returns parameters [N, D], "
+        "given N and a NumPy generator.",
+    )
+    bounds: tuple[tuple[str, float, float], ...] | None = option(
+        unset="none: with a prior of your own, parameters are called theta1, theta2, ...",
+        help="Names and bounds of the parameters, in the order of the simulator, for "
+        "example rate:0:1,delay:0:",
+    )
+    observation: Path = option(required=True, help="Table with one row, the K observed numbers.")
+    rounds: int = option(default=4, help="Largest number of rounds.")
+    simulations: int = option(
+        type=click.IntRange(min=FEWEST),
+        default=10_000,
+        help="Total number of simulations, split equally between rounds.",
+    )
+    chains: int = option(default=4, help="Number of chains in the written draws.")
+    draws: int = option(default=inference.DRAWS, help="Draws per chain.")
+    seed: int = shared.seed()
+    run: shared.DeviceOptions = options_of(shared.DeviceOptions)
+    training: TrainingOptions = options_of(TrainingOptions)
+    table: TableOptions = options_of(TableOptions)
+
+    def __post_init__(self) -> None:
+        require_there(self.observation)
+        if self.simulations < FEWEST * self.rounds:
+            raise UsageError(
+                f"--simulations={self.simulations} are {self.simulations // self.rounds} for each "
+                f"of {self.rounds} rounds: give {FEWEST} for each, or fewer --rounds"
+            )
+        if self.prior != UNIFORM:
+            return
+        for name, low, high in self.bounds or ():
+            if not high - low < float("inf"):
+                raise UsageError(
+                    f"--prior={UNIFORM} is between two bounds, and '{name}' has one: give "
+                    f"{name}:LOW:HIGH, or a prior of your own, FILE.py:function"
+                )
+        if not self.bounds:
+            raise UsageError(
+                f"--prior={UNIFORM} goes with --bounds=NAME:LOW:HIGH, a range for each parameter"
+            )

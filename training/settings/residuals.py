@@ -1,0 +1,156 @@
+"""Settings of ``calc_net_residuals_autocorrelations.py``."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from training.names import ALL_AT_ONCE, NOISES, TOY_NAMES, command_line
+from training.settings import shared
+from training.settings.declared import Declared, option, options_of
+from training.settings.types import DATA_SET, choice
+
+TIMES = click.IntRange(min=2, max=shared.MAX_STEPS)
+IMAGES = 50_000
+
+
+class NoiseOptions(Declared, section="Noise"):
+    """Options for the noise on the samples."""
+
+    noise: str = option(
+        type=choice(NOISES),
+        default="independent",
+        help="Fresh noise at each time, as in the paper (independent), or points on paths "
+        "of the flow (path).",
+    )
+    seed: int = shared.seed()
+    solver: shared.SolverOptions = options_of(shared.SolverOptions)
+
+
+class _Extracting(Declared):
+    """Options of both extractions."""
+
+    save_dir: Path = shared.save_dir()
+    network: str = shared.network()
+    calibration: bool = shared.calibration()
+    noise: NoiseOptions = options_of(NoiseOptions)
+    run: shared.DeviceOptions = options_of(shared.DeviceOptions)
+
+    def matters(self) -> dict[str, Any]:
+        """Return the options that affect results, by name."""
+        names = (
+            *("network", "calibration", "data_root", "n_samples", "seed", "precision"),
+            *("solver", "rtol", "atol"),
+        )
+        values = self.recorded()
+        return {name: values.get(name) for name in names}
+
+
+class ExtractToysSettings(
+    _Extracting,
+    example=f"{command_line('calc_net_residuals_autocorrelations')} extracttoys "
+    "--network=circles.pkl --save_dir=out",
+    common="network save_dir n_time_pts n_samples noise seed device_name overwrite",
+):
+    """Write outputs and residuals of a toy network.
+
+    \b
+    Files: {toy}_{schedule}_toy_net_outputs_residuals.npz and .json
+    """
+
+    data_name: str | None = option(
+        type=choice(TOY_NAMES), unset=shared.KNOWN, help="Name of the toy"
+    )
+    data_dim: int | None = option(unset=shared.KNOWN, help="Dimensions of the toy")
+    dims_to_keep: int | None = option(unset=shared.KNOWN, help="Number of kept dimensions")
+    n_time_pts: int = option(type=TIMES, default=701, help="Number of time points.")
+    h: float | None = option(unset="equal steps up to tmax", help="Time step")
+    n_samples: int = option(default=10_000, help="Number of samples, the same at all times.")
+    bs: int = option(default=4 * ALL_AT_ONCE, help="Samples per batch, over all ranks.")
+    exact: bool = option(
+        "--exact/--no_exact", default=True, help="Also compare with the exact denoiser of the toy."
+    )
+
+
+class ExtractSettings(
+    _Extracting,
+    example=f"{command_line('calc_net_residuals_autocorrelations')} extract "
+    "--network=digits.pkl --data_root=digits.zip --save_dir=out",
+    common="network save_dir data_root n_time_pts n_samples noise bs seed device_name overwrite",
+):
+    """Write outputs and residuals of an image or table network, one file per time.
+
+    \b
+    Files: {data}_{schedule}_net_outputs_residuals_time{t}.npz of each time
+           {data}_{schedule}_net_outputs_residuals.json
+    """
+
+    data_root: Path = option(
+        type=DATA_SET,
+        required=True,
+        help="Data set: a zip or folder of images, or the .npz of a table.",
+    )
+    data_name: str | None = option(
+        unset="the network's data set", help="Name of the data in file names"
+    )
+    data_dim: int | None = option(unset=shared.KNOWN, help="Dimension of the data")
+    dims_to_keep: int | None = option(unset=shared.KNOWN, help="Number of kept dimensions")
+    n_time_pts: int = option(type=TIMES, default=256, help="Number of time points.")
+    n_samples: int | None = option(
+        unset=f"{IMAGES}, or all if fewer; tables: all validation rows",
+        help="Number of images or rows, the same at all times.",
+    )
+    bs: int = option(default=1000, help="Images or rows per batch, over all ranks.")
+    times: shared.EvenTimeOptions = options_of(shared.EvenTimeOptions)
+    calls: shared.CallOptions = options_of(shared.CallOptions)
+
+
+class _Correlating(Declared):
+    """Options of both calculations; properties of the data are compared with the file."""
+
+    save_dir: Path = shared.save_dir()
+    data_name: str | None = option(
+        unset="as in the file", help="Name of the data, compared with the file"
+    )
+    dims_to_keep: int | None = option(unset="as in the file", help="Number of kept dimensions")
+    n_time_pts: int | None = option(
+        type=TIMES, unset="as in the file", help="Number of time points"
+    )
+    n_samples: int | None = option(unset="as in the file", help="Number of samples")
+    run: shared.DeviceOptions = options_of(shared.DeviceOptions)
+
+    def expected(self) -> dict[str, Any]:
+        names = ("data_name", "data_dim", "dims_to_keep", "n_time_pts", "n_samples")
+        return {name: getattr(self, name) for name in names if hasattr(self, name)}
+
+
+class CalcToysSettings(
+    _Correlating,
+    example=f"{command_line('calc_net_residuals_autocorrelations')} calctoys "
+    "--res_root=out/circles_PRP_toy_net_outputs_residuals.npz --save_dir=out",
+):
+    """Correlate residuals of a toy network with those at the first time.
+
+    \b
+    Files: {toy}_{schedule}_toy_autocorrelations.npz
+           {toy}_{schedule}_toy_autocorrelations_summary.npz and .json
+    """
+
+    res_root: Path = option(required=True, help="File written by extracttoys.")
+    data_dim: int | None = option(unset="as in the file", help="Dimension of the toy")
+
+
+class CalcSettings(
+    _Correlating,
+    example=f"{command_line('calc_net_residuals_autocorrelations')} calc --res_root=out "
+    "--save_dir=out/correlations",
+):
+    """Correlate residuals of an image or table network with those at the first time.
+
+    \b
+    Files: {data}_{schedule}_autocorrelations_times0_{t}.npz of each time
+           {data}_{schedule}_autocorrelations_summary.npz and .json
+    """
+
+    res_root: Path = option(required=True, help="Folder written by extract.")
+    bs: int = option(default=500, help="Samples read at a time.")

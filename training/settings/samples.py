@@ -1,0 +1,133 @@
+"""Settings of ``gen_fid_samples.py`` and ``fid.py``."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dnnlib.errors import UsageError
+from training.names import ADAPTIVE_SOLVERS, command_line, script
+from training.settings import shared
+from training.settings.declared import Declared, option, options_of
+from training.settings.types import choice
+
+
+class GenerationSettings(
+    Declared,
+    example=f"{command_line('gen_fid_samples')} --network=digits.pkl --seeds=0-999 --save_dir=out",
+    common="network save_dir seeds class_ bs solver n_iters device_name overwrite",
+):
+    """Options of ``gen_fid_samples.py``."""
+
+    save_dir: Path = shared.save_dir("Folder of the images.")
+    seeds: str = option(default="0-63", help="Seeds of the images, for example 1,2,5-10.")
+    bs: int = option(default=64, help="Images generated at a time, over all ranks.")
+    subdirs: bool = option(is_flag=True, help="Make a subfolder for each thousand seeds.")
+    gen_source: str = option(
+        type=choice(("diag", "empirical")),
+        default="diag",
+        help="Latents: from the latent distribution (--eps), or Gaussian with the variances "
+        "at the end of a melt.",
+    )
+    prev_melt: Path | None = option(
+        help=f"Saved melt of {script('pfODE_int')}, for --gen_source=empirical."
+    )
+    eps: str | None = shared.eps("Latent distribution of diag")
+    class_: int | None = option(
+        "--class",
+        type=click.IntRange(min=0),
+        unset="random, by seed",
+        help="Class of the images, for class-conditional networks",
+    )
+    network: shared.ImageNetworkOptions = options_of(shared.ImageNetworkOptions)
+    solver: shared.SolverOptions = options_of(shared.SolverOptions)
+    times: shared.SampleTimeOptions = options_of(shared.SampleTimeOptions)
+    store_grid: bool = shared.store_grid()
+    run: shared.DeviceOptions = options_of(shared.DeviceOptions)
+
+    def __post_init__(self) -> None:
+        empirical = self.gen_source == "empirical"
+        if self.prev_melt is not None and not empirical:
+            raise UsageError("--prev_melt is only for --gen_source=empirical")
+        if empirical and self.prev_melt is None:
+            raise UsageError(
+                "--gen_source=empirical needs the variances of a saved melt: give --prev_melt"
+            )
+        if empirical and "eps" in self.given:
+            raise UsageError("--eps is only for --gen_source=diag")
+        shared.check_storage(self.store_grid, self.times.disc, self.network.network)
+
+    def image_settings(self, **resolved: Any) -> dict[str, Any]:
+        """Return the values of all options, besides the seed, that determine an image.
+
+        Args:
+            **resolved: Final values of options such as ``end_time`` and ``batch_gpu``. The number
+                of images per network evaluation affects the last bits of a result.
+        """
+        values = self.recorded(**resolved)
+        names = (
+            *("class", "calibration", "solver", "n_iters", "disc", "end_time", "end_vars"),
+            *("precision", "batch_gpu"),
+        )
+        adaptive = self.solver.solver in ADAPTIVE_SOLVERS
+        return {
+            **{name: values[name] for name in names},
+            "vpode_disc_eps": self.times.first,
+            "tol": self.times.tol if self.times.n_iters == "auto" else None,
+            **{name: values[name] if adaptive else None for name in ("rtol", "atol")},
+        }
+
+
+AT_LEAST_TWO, NOT_NEGATIVE = click.IntRange(min=2), click.IntRange(min=0)
+
+
+class MeasuringOptions(Declared, section="Measuring"):
+    """Options for measuring the features of images."""
+
+    num: int | None = option(
+        "--num",
+        "--num_images",
+        type=AT_LEAST_TWO,
+        unset="all",
+        help="Number of random images to use; --num_images is an alias, because some "
+        "versions of torchrun intercept --num",
+    )
+    seed: int = shared.seed()
+    batch: int = option(default=64, help="Images per rank and batch.")
+    detector: str | None = option(
+        unset="of torch-fidelity, downloaded once",
+        help="Inception-v3 weights: path or https URL",
+    )
+    kid_features: int = option(
+        type=NOT_NEGATIVE,
+        default=5000,
+        help="Number of images for the KID; 0 skips it.",
+    )
+    workers: int = option(
+        type=NOT_NEGATIVE, default=1, help="Number of processes per rank that load data."
+    )
+
+
+class RefSettings(
+    Declared,
+    example=f"{command_line('fid')} ref --data=digits.zip --dest=digits-ref.npz",
+):
+    """Measure a data set and write the reference for calc."""
+
+    data: Path = option(required=True, help="Zip or folder of images.")
+    dest: Path = option(required=True, help="Reference file to write (.npz).")
+    measuring: MeasuringOptions = options_of(MeasuringOptions)
+    run: shared.DeviceOptions = options_of(shared.DeviceOptions)
+
+
+class CalcSettings(
+    Declared,
+    example=f"{command_line('fid')} calc --images=out/samples --ref=digits-ref.npz",
+):
+    """Compare images with a reference and print FID and KID."""
+
+    images: Path = option(required=True, help="Zip or folder of images.")
+    reference: Path = option("--ref", required=True, help="Reference .npz written by fid ref.")
+    dest: Path | None = option(unset="print only", help="JSON file for the result")
+    measuring: MeasuringOptions = options_of(MeasuringOptions)
+    run: shared.DeviceOptions = options_of(shared.DeviceOptions)

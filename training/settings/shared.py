@@ -1,0 +1,341 @@
+"""Options that several scripts share: where they run, the flow, the network, its integration."""
+
+from typing import Any
+
+import click
+
+from dnnlib.errors import UsageError, agree
+from training import names
+from training.settings.declared import Declared, option
+from training.settings.types import COUNT, FILE, NETWORK, NOT_NEGATIVE, POSITIVE, SEED, choice
+
+
+def save_dir(help: str = "Output directory.") -> Any:
+    """Return the option ``--save_dir``."""
+    return option(idle=True, type=FILE, required=True, help=help)
+
+
+def overwrite() -> Any:
+    """Return the option ``--overwrite``."""
+    return option(idle=True, is_flag=True, help="Replace existing results.")
+
+
+def strict(condition: str) -> Any:
+    """Return the option ``--strict``, which makes a script exit with code 3 under a condition."""
+    return option(idle=True, is_flag=True, help=f"Exit with code 3 if {condition}.")
+
+
+def level(test: str, **how: Any) -> Any:
+    """Return the option ``--level``, the significance level of a test."""
+    return option(
+        **how,
+        type=click.FloatRange(0, 1, min_open=True, max_open=True),
+        default=0.01,
+        help=f"Significance level of {test}, corrected for multiple comparisons.",
+    )
+
+
+def seed(default: int = 0) -> Any:
+    """Return the option ``--seed``."""
+    return option(type=SEED, default=default, help="Random seed.")
+
+
+class DeviceOptions(Declared):
+    """Options for the device and for replacing existing results."""
+
+    device_name: str | None = option(
+        idle=True, unset="cuda if available", help="Device: cpu, cuda or cuda:N"
+    )
+    overwrite: bool = overwrite()
+
+
+class InflationOptions(Declared, section="Flow"):
+    """Options for the dimensions of the data and for the inflationary schedule."""
+
+    data_dim: int | None = option(
+        unset="the data's", help="Dimension of the data, compared with the data set."
+    )
+    dims_to_keep: int | str | None = option(
+        type=COUNT,
+        unset="all",
+        help="Number of dimensions that keep inflating: all (PR-preserving, PRP) or fewer "
+        "(PR-reducing, PRR).",
+    )
+    rho: float | None = option(unset="1", help="Inflation rate, 1/time.")
+    gamma0: float | None = option(
+        unset="5e-4", help="Noise variance at time 0, in squared data units."
+    )
+    g_type: str | None = option(
+        type=choice(names.G_TYPES),
+        unset="orig",
+        help="Rule for the exponents g: they sum to zero (orig), or compressed dimensions "
+        "are --inflation_gap below kept ones.",
+    )
+    inflation_gap: float | None = option(
+        unset="1.02",
+        help="Difference between the exponents of kept and compressed dimensions, in units of "
+        "rho, for --g_type=constant_inflation_gap.",
+    )
+    g_rescaling: float | None = option(
+        unset="1", help="Factor on all exponents g; below 1 compresses less."
+    )
+
+    def expected(self) -> dict[str, Any]:
+        """Return all options of the group by name, to compare them with a network file."""
+        return self.named("data_dim", *names.INFLATION)
+
+    def arguments(self, precond: str = "ifs", data_dim: int = 0) -> dict[str, Any]:
+        """Return the arguments of the inflationary schedule that the user gave.
+
+        Args:
+            precond: Kind of model. Isotropic models have no arguments of this schedule.
+            data_dim: Dimension of the data; an isotropic model keeps all dimensions.
+
+        Raises:
+            UsageError: An argument was given for an isotropic model, or a gap for the type
+                ``orig``, whose gap follows from the dimensions.
+        """
+        given = {k: value for k, value in self.named(*names.INFLATION).items() if value is not None}
+        if precond != "ifs":
+            for name, value in given.items():
+                known = data_dim if name == "dims_to_keep" else None
+                agree(name, value, known, f"precond={precond}")
+            return {}
+        if "inflation_gap" in given and given.get("g_type") != "constant_inflation_gap":
+            raise UsageError("--inflation_gap is only for --g_type=constant_inflation_gap")
+        return given
+
+
+def toy_name(required: bool = False, unset: str | None = None) -> Any:
+    """Return the option ``--data_name``, which selects a toy."""
+    return option(
+        type=choice(names.TOY_NAMES), required=required, unset=unset, help="Name of the toy"
+    )
+
+
+def augment_to(unset: str = "0, not embedded") -> Any:
+    """Return the option ``--augment_to``."""
+    return option(
+        type=click.IntRange(min=0, max=2**31 - 1),
+        unset=unset,
+        help="Dimension of the space that the toy is embedded in",
+    )
+
+
+KNOWN = "as in the network file"
+"""Text for the default of options whose values a network file contains."""
+
+
+def network(required: bool = True) -> Any:
+    """Return the option ``--network``."""
+    return option(type=NETWORK, required=required, help="Network file: a path or an https URL.")
+
+
+def calibration() -> Any:
+    """Return the option ``--calibration``."""
+    return option(default=True, help="Use the calibration in the network file, if it has one.")
+
+
+def end_vars() -> Any:
+    """Return the option ``--end_vars``."""
+    return option(
+        type=POSITIVE,
+        default=1.0,
+        help="Standard deviation (not variance) A0 of the kept latents at the end of the flow.",
+    )
+
+
+def store_grid() -> Any:
+    """Return the option ``--store_grid``."""
+    return option(is_flag=True, help="Store the times of --disc=adapted in the network file.")
+
+
+def check_storage(store: bool, disc: str, network: str | None) -> None:
+    """Raise UsageError if the time grid is to be stored in a network file, but cannot be."""
+    if store and (disc != "adapted" or network is None):
+        raise UsageError("--store_grid needs a network and --disc=adapted")
+    if store and network is not None and "://" in network:
+        raise UsageError("--store_grid writes into the network file: give a path, not a URL")
+
+
+class CallOptions(Declared, section="Network"):
+    """Options for the evaluation of a network of images."""
+
+    precision: str = option(
+        type=choice(names.PRECISIONS),
+        default="fp32",
+        help="Floating-point type of the network; states are float64.",
+    )
+    batch_gpu: int | None = option(
+        "--batch-gpu", unset="16 on a CPU, 128 on CUDA", help="Images per network evaluation"
+    )
+
+
+class ImageNetworkOptions(CallOptions):
+    """Options for a network of images and its expected properties."""
+
+    network: str = network()
+    data_name: str | None = option(
+        unset="the network's data set", help="Name of the data in file names"
+    )
+    data_dim: int | None = option(unset=KNOWN, help="Dimension of the data")
+    dims_to_keep: int | None = option(unset=KNOWN, help="Dimensions kept")
+    img_size: int | None = option(of=names.IMAGES, unset=KNOWN, help="Image side in pixels")
+    img_ch: int | None = option(of=names.IMAGES, unset=KNOWN, help="Image channels")
+    calibration: bool = calibration()
+    end_vars: float = end_vars()
+
+    def expected(self) -> dict[str, Any]:
+        """Return the properties that the network is expected to have, by name."""
+        return self.named("data_dim", "dims_to_keep", "img_size", "img_ch")
+
+
+MAX_STEPS = 10**6
+DISCRETIZATIONS = {
+    "ifs": "evenly over [0, T]",
+    "vp_ode": "evenly over [eps, T]",
+    "adapted": "with equal error per step",
+}
+
+
+def _spacing(*kinds: str) -> Any:
+    meanings = ", ".join(f"{DISCRETIZATIONS[kind]} ({kind})" for kind in kinds)
+    return option(type=choice(kinds), default="ifs", help=f"Spacing of the times: {meanings}.")
+
+
+def _tolerance() -> Any:
+    return option(
+        type=POSITIVE,
+        default=1e-4,
+        help="Error tolerance that chooses the number of steps if it is auto: root mean "
+        "square error of the final states, in scaled coordinates.",
+    )
+
+
+class SolverOptions(Declared, section="Integration"):
+    """Options for the integration between given times."""
+
+    solver: str = option(
+        type=choice(names.SOLVER_NAMES),
+        default=names.DEFAULT_SOLVER,
+        help="ODE solver.",
+    )
+    rtol: float = option(default=1e-6, help="Relative tolerance of dopri5.")
+    atol: float = option(default=1e-6, help="Absolute tolerance of dopri5, standard deviations.")
+
+    def __post_init__(self) -> None:
+        tolerances = sorted(self.given & {"rtol", "atol"})
+        if tolerances and self.solver not in names.ADAPTIVE_SOLVERS:
+            raise UsageError(
+                f"--{tolerances[0]} is for adaptive solvers such as dopri5, but {self.solver} "
+                "has fixed steps"
+            )
+
+
+class ToyTimeOptions(Declared, section="Integration"):
+    """Options for the times of a toy's simulation."""
+
+    steps: int | str | None = option(
+        unset=f"{names.DEFAULT_STEPS}, or as given by --h",
+        help="Number of solver steps, or auto (see --tol)",
+    )
+    h: float | None = option(unset="T/steps", help="Step size; the last time is steps times h")
+    disc: str = _spacing("ifs", "adapted")
+    tol: float = _tolerance()
+
+    def __post_init__(self) -> None:
+        _check_tolerance(self.given, self.steps)
+
+
+def _check_tolerance(given: frozenset[str], steps: int | str | None) -> None:
+    if "tol" in given and steps != "auto":
+        raise UsageError("--tol is only for an automatic number of steps (auto)")
+
+
+class EvenTimeOptions(Declared, section="Integration"):
+    """Options for the first and the last time of images."""
+
+    disc: str = _spacing("ifs", "vp_ode")
+    vpode_disc_eps: float = option(
+        type=NOT_NEGATIVE, default=1e-2, help="Smallest time with --disc=vp_ode."
+    )
+    end_time: float | None = option(unset="as in the network file", help="Largest time T")
+
+    def __post_init__(self) -> None:
+        if "vpode_disc_eps" in self.given and self.first is None:
+            raise UsageError("--vpode_disc_eps is only for --disc=vp_ode")
+
+    @property
+    def first(self) -> float | None:
+        """First time of the grid ``vp_ode``; None for other grids."""
+        return self.vpode_disc_eps if self.disc == "vp_ode" else None
+
+
+class ImageTimeOptions(EvenTimeOptions):
+    """Options for the times of a simulation of images."""
+
+    disc: str = _spacing(*DISCRETIZATIONS)
+    n_iters: int | str | None = option(
+        default=names.DEFAULT_STEPS,
+        help="Number of solver steps in each direction, or auto (see --tol).",
+    )
+    tol: float = _tolerance()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_tolerance(self.given, self.n_iters)
+
+
+class SampleTimeOptions(ImageTimeOptions):
+    """Options for the times of samples that are not compared with data."""
+
+    n_iters: int | str | None = option(
+        unset=f"the number stored in the network file, or {names.DEFAULT_STEPS}",
+        help="Number of solver steps, or auto (see --tol)",
+    )
+
+
+def eps(of: str = "Latent distribution", melt: bool = False) -> Any:
+    """Return the option ``--eps``, which selects the distribution of the latents.
+
+    Args:
+        of: Name of the distribution in the help.
+        melt: Whether the variances at the end of an inflation (melt) can be used.
+    """
+    empirical = "empirical (variances of the melt), " * melt
+    return option(
+        unset="learned, if the network file has one; otherwise auto",
+        help=f"{of}: learned (in the network file), auto (Gaussian, closed form), {empirical}or "
+        "the variance of compressed dimensions, a number; with paper:NUMBER, kept ones have 1",
+    )
+
+
+class DensityOptions(Declared, section="Log densities"):
+    """Options for log densities and the computation of their Jacobian traces."""
+
+    log_prob: bool = option(
+        default=False,
+        help="Write the log density of each point at the first time (nats); needs one or "
+        "more backward passes per network evaluation.",
+    )
+    trace: str = option(
+        type=choice(names.TRACES),
+        default="auto",
+        help="Computation of Jacobian traces: exact, hutchinson (estimate from random "
+        f"directions), or auto, which is exact in up to {names.LARGEST_EXACT} dimensions if the "
+        "data are not images.",
+    )
+    probes: int = option(
+        type=click.IntRange(min=2),
+        default=names.PROBES,
+        help="Random directions of hutchinson; their spread gives the error.",
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("trace", "probes"):
+            if name in self.given and not self.log_prob:
+                raise UsageError(f"--{name} needs --log_prob")
+        if "probes" in self.given and self.trace == "exact":
+            raise UsageError(
+                "--probes is only for --trace=hutchinson: an exact trace has no probes"
+            )

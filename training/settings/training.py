@@ -1,0 +1,316 @@
+"""Options of the scripts that train, settings of ``toy_train.py``, and options of resumed runs."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dnnlib.errors import DataError, UsageError, in_one_line
+from training import names
+from training.names import command_line
+from training.settings.declared import Declared, option, options_of, parameters_of
+from training.settings.shared import InflationOptions
+from training.settings.types import (
+    AMOUNT,
+    NETWORK,
+    NOT_NEGATIVE,
+    SEED,
+    FiniteFloat,
+    Integers,
+    Names,
+    choice,
+)
+from training.recipes import AVERAGED_PLANE, AVERAGED_SPACE, AVERAGED_TOY, OF_TOYS, PLANE, TOY
+
+
+class TrainingOptions(Declared, section="Training"):
+    """Options for the duration and optimization of a training.
+
+    None stands for the value of the recipe.
+    """
+
+    duration: float | None = option(
+        free=True,
+        type=AMOUNT,
+        unset="by --preset",
+        help="Length of training, million samples. With --resume, the new length.",
+    )
+    minutes: float | None = option(
+        unset="as long as --duration",
+        help="Instead of --duration: approximate training time in minutes. Training can "
+        "stop earlier if the validation loss stops improving.",
+    )
+    batch: int | None = option(unset="by --preset", help="Batch size over all ranks.")
+    batch_gpu: int | None = option(
+        "--batch-gpu",
+        free=True,
+        unset="no limit",
+        help="Largest batch that one rank processes at a time.",
+    )
+    lr: float | None = option(unset="by --preset", help="Peak learning rate.")
+    ema: float | None = option(
+        type=FiniteFloat(min=0, max=1e9),
+        unset="by --preset",
+        help="Half-life of the moving average of the weights, million samples.",
+    )
+    ls: float = option(
+        default=1.0,
+        help="Loss scale; with fp16 multiplied by an adaptive scale.",
+    )
+
+
+class LatentLawOptions(Declared, section="Calibration"):
+    """Options for the distribution of the latents."""
+
+    latent_law: str | None = option(
+        type=choice(("learned", "gaussian")),
+        unset="learned, if dimensions are compressed",
+        help="Distribution of the latents that samples start from: learned from encoded "
+        "data, or the Gaussian in closed form.",
+    )
+
+    network: str | None = option(
+        type=NETWORK, help="With --refit_latent_law: network file (path or https URL)."
+    )
+    refit_latent_law: bool = option(
+        is_flag=True,
+        help="Do not train: learn the latent distribution of --network and write "
+        "NAME-law.pkl to --outdir or beside it.",
+    )
+
+    def __post_init__(self) -> None:
+        if (self.network is not None) != self.refit_latent_law:
+            raise UsageError(
+                "--network and --refit_latent_law need each other: give both or neither"
+            )
+        if self.refit_latent_law and self.latent_law == "gaussian":
+            raise UsageError(
+                "--refit_latent_law learns a distribution: leave --latent_law=gaussian out"
+            )
+
+
+class CalibrationOptions(Declared, section="Calibration"):
+    """Options for the calibration of the network."""
+
+    calibrate: bool | None = option(
+        unset="with precond=ifs",
+        help="After training, correct the network by regression on the data.",
+    )
+    calibration_fit: str = option(
+        type=choice(names.METHODS),
+        default=names.METHODS[0],
+        help="What to correct: the output scale (gain), or also the slope in the input, "
+        "fitted on noisy data (marginal) or along the flow (path).",
+    )
+
+    def wanted(self, precond: str, by_default: bool = True) -> bool:
+        """Return whether to calibrate the network of a training.
+
+        Args:
+            precond: Kind of model; isotropic models have no calibration.
+            by_default: Whether to calibrate if no option decides.
+
+        Raises:
+            UsageError: A calibration is requested for an isotropic model, or its options are given
+                without a calibration.
+        """
+        if self.calibrate and precond != "ifs":
+            raise UsageError(
+                f"--calibrate goes with --precond=ifs only, not {precond}: leave it out"
+            )
+        possible = precond == "ifs"
+        wanted = possible and by_default if self.calibrate is None else self.calibrate
+        if "calibration_fit" in self.given and not wanted:
+            right = "leave it out" + ", or give --calibrate" * (possible and not by_default)
+            raise UsageError(f"--calibration_fit is given, but there is no calibration: {right}")
+        return wanted
+
+
+class RunOptions(Declared, section="Run"):
+    """Options for output, resumption, device and random seed."""
+
+    outdir: Path | None = option(help="Folder for the new run directory.  [required]")
+    desc: str | None = option(help="Text to append to the name of the run directory.")
+    nosubdir: bool = option(is_flag=True, help="Use --outdir itself as the run directory.")
+    resume: Path | None = option(
+        free=True,
+        help="Run directory or training-state-*.pt to resume from; options of that run are reused.",
+    )
+    tick: int | None = option(
+        free=True, unset="by --preset", help="Interval between reports, thousand samples."
+    )
+    snap: int | None = option(
+        free=True,
+        unset="by --preset",
+        help="Number of reports between network files; the last network is always written.",
+    )
+    dump: int | None = option(
+        free=True,
+        unset="by --preset",
+        help="Number of reports between training states; the last state is always written.",
+    )
+    keep: int = option(free=True, default=2, help="Number of training states to keep.")
+    seed: int = option(type=SEED, default=0, help="Random seed.")
+    deterministic: bool = option(is_flag=True, help="Use only deterministic algorithms of PyTorch.")
+    device_name: str | None = option(
+        free=True, unset="cuda if available", help="Device: cpu, cuda or cuda:N."
+    )
+    threads: int | None = option(
+        free=True,
+        unset="OMP_NUM_THREADS, or the idle cores; 1 for small tables",
+        help="CPU threads, without torchrun; a resumed run keeps its number",
+    )
+    dry_run: bool = option(
+        "-n",
+        "--dry-run",
+        free=True,
+        is_flag=True,
+        help="Print the plan and the cost of a step (parameters, operations, memory), and exit.",
+    )
+    card_memory: float | None = option(
+        "--card-memory",
+        free=True,
+        type=AMOUNT,
+        help="With --dry-run: print the largest --batch-gpu for this much GPU memory, GiB",
+    )
+
+    def __post_init__(self) -> None:
+        if "card_memory" in self.given and not self.dry_run:
+            raise UsageError("--card-memory is only for --dry-run")
+
+
+def require_named(settings: Declared, data: str) -> None:
+    """Raise click.UsageError if a new run has no data or no output directory."""
+    values = settings.recorded()
+    if values["resume"] is None and not values["refit_latent_law"]:
+        require_values(values, data)
+
+
+def require_values(values: Mapping[str, Any], data: str) -> None:
+    """Raise click.UsageError unless the output directory and the data are given.
+
+    Args:
+        values: Values of the options, by name.
+        data: Name of the option for the data.
+    """
+    for name in ("outdir", data):
+        if values[name] is None:
+            raise click.UsageError(f"Missing option '--{name}'.")
+
+
+def as_typed(cls: type[Declared], options: Mapping[str, Any], source: Path) -> dict[str, Any]:
+    """Convert option values from a file as if they were typed on the command line.
+
+    Raises:
+        DataError: A value is invalid, or a required one is missing.
+    """
+    command = click.Command("resumed", params=list(parameters_of(cls)))
+    ctx = click.Context(command)
+    typed = {}
+    for param in command.params:
+        name = param.name or ""
+        value = options.get(name)
+        if value is None and isinstance(param.get_default(ctx), int | float | str):
+            raise DataError(f"{source} has no value for --{name}")
+        listed = isinstance(value, list | tuple) and isinstance(param.type, Integers | Names)
+        if not listed and not isinstance(value, str | int | float | Path | None):
+            raise DataError(f"{source}: --{name} is not a single value")
+        as_it_is = listed or value is None
+        try:
+            typed[name] = param.type_cast_value(ctx, value if as_it_is else str(value))
+        except click.UsageError as error:
+            raise DataError(f"{source}: {in_one_line(error.format_message())}") from error
+    return typed
+
+
+def _of_recipes(name: str) -> str:
+    """Describe the values of an option in the recipes, for its help."""
+    recipes = (AVERAGED_PLANE, AVERAGED_SPACE, AVERAGED_TOY, TOY)
+    plane, space, other, plain = (f"{getattr(each, name):g}" for each in recipes)
+    if plane == space == other:
+        return f"{plane}; with --others=0: {plain}"
+    averaged = f"mlp: {plane} in {PLANE}-D, {space} in 3-D; other networks: {other}"
+    return f"{averaged}; with --others=0: {plain}"
+
+
+class ToyOptions(Declared, section="Data"):
+    """Options for the training data."""
+
+    data_name: str | None = option(
+        type=choice(names.TOY_NAMES), help="Name of the toy.  [required]"
+    )
+    augment_to: int = option(
+        type=click.IntRange(min=0, max=2**31 - 1),
+        default=0,
+        help="Dimension of the space that the toy is embedded in; 0 for none.",
+    )
+    others: int | None = option(
+        type=click.IntRange(min=0),
+        unset=f"{names.OTHERS} in up to {names.MOST_AVERAGED} dimensions, else 0",
+        help="Additional points over which training targets are averaged; 0 for none",
+    )
+    antithetic: bool = option(default=True, help="Use each point twice, with opposite noise.")
+
+
+class ToyFlowOptions(InflationOptions):
+    """Options for the schedule and the times of the flow."""
+
+    precond: str = option(
+        type=choice(names.TOY_PRECONDITIONINGS),
+        default="ifs",
+        help="Inflationary flow (ifs), or the isotropic model of Karras et al. 2022 with "
+        "one data variance (edm) or one per axis (edm_es).",
+    )
+    tmin: float | None = option(
+        type=NOT_NEGATIVE, unset="0; edm: 0.002", help="Smallest time of the flow."
+    )
+    tmax: float | None = option(
+        unset="when data make up a tenth of the largest variance; edm: 80",
+        help="Largest time of the flow, T.",
+    )
+
+
+class ToyNetworkOptions(Declared, section="Network"):
+    """Options for the network architecture."""
+
+    arch: str = option(
+        type=choice(names.TOY_NETWORK_NAMES), default="mlp", help="Network architecture."
+    )
+    space: str = option(
+        type=choice(names.SPACES),
+        default="ES",
+        help="Coordinates of the network: data axes (IS) or principal axes (ES).",
+    )
+    noise_cond: str = option(
+        type=choice(names.NOISE_CONDITIONINGS),
+        default="log",
+        help="Encoding of the time: log of the noise (log) or 999 t (ddpm).",
+    )
+
+
+class ToyTrainSettings(
+    Declared,
+    example=f"{command_line('toy_train')} --data_name=circles --outdir=out",
+    common="data_name outdir nosubdir data_dim dims_to_keep tmax arch duration minutes "
+    "resume seed device_name dry_run",
+):
+    """Options of ``toy_train.py``."""
+
+    toy: ToyOptions = options_of(ToyOptions)
+    flow: ToyFlowOptions = options_of(ToyFlowOptions)
+    network: ToyNetworkOptions = options_of(ToyNetworkOptions)
+    training: TrainingOptions = options_of(
+        TrainingOptions, unset={name: _of_recipes(name) for name in OF_TOYS}
+    )
+    # Networks of toys are good, so that slopes cost their samples nothing.
+    calibration: CalibrationOptions = options_of(
+        CalibrationOptions, defaults={"calibration_fit": "path"}
+    )
+    distribution: LatentLawOptions = options_of(LatentLawOptions)
+    run: RunOptions = options_of(RunOptions, defaults=asdict(TOY))
+
+    def require_complete(self) -> None:
+        """Raise click.UsageError if a new run has no toy or no output directory."""
+        require_named(self, "data_name")
