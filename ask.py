@@ -3,17 +3,17 @@
 The network is trained with train --any.
 """
 
-from training.settings import ask
 from training.cli.script import group, run_script, runs
+from training.settings import ask
 
 main = group(
     help=__doc__,
     commands={
-        "fill": runs("answers.fill", ask.FillSettings),
-        "predict": runs("answers.predict", ask.PredictSettings),
-        "score": runs("answers.score", ask.ScoreSettings),
-        "sample": runs("answers.sample", ask.DrawSettings),
-        "check": runs("answers.check", ask.AskCheckSettings),
+        "fill": runs("ask.fill", ask.FillSettings),
+        "predict": runs("ask.predict", ask.PredictSettings),
+        "score": runs("ask.score", ask.ScoreSettings),
+        "sample": runs("ask.sample", ask.DrawSettings),
+        "check": runs("ask.check", ask.AskCheckSettings),
     },
 )
 

@@ -3,8 +3,8 @@
 Run extracttoys or extract to write the residuals of a network, then calctoys or calc.
 """
 
-from training.settings import residuals
 from training.cli.script import group, run_script, runs
+from training.settings import residuals
 
 main = group(
     help=__doc__,

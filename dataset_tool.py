@@ -9,8 +9,8 @@ Tables: --source is a .csv, .tsv, .npy, .npz, .parquet or .feather file, a table
 (breast_cancer, diabetes, wine), or a toy (toy:circles). --dest is an .npz.
 """
 
-from training.settings.dataset_tool import DataSetSettings
 from training.cli.script import run_script, runs
+from training.settings.dataset_tool import DataSetSettings
 
 main = runs("dataset_tool.run", DataSetSettings, __doc__)
 

@@ -4,8 +4,8 @@ Run ref once per data set, then calc. Distances are comparable only for equal nu
 image size and one detector.
 """
 
-from training.settings.samples import CalcSettings, RefSettings
 from training.cli.script import group, run_script, runs
+from training.settings.samples import CalcSettings, RefSettings
 
 main = group(
     help=__doc__,

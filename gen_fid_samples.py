@@ -4,8 +4,8 @@ Each image depends only on its seed, the network and the solver settings. Runnin
 generates only images that are missing or broken.
 """
 
-from training.settings.samples import GenerationSettings
 from training.cli.script import run_script, runs
+from training.settings.samples import GenerationSettings
 
 main = runs("simulations.images_of_seeds", GenerationSettings, __doc__)
 

@@ -4,8 +4,8 @@ The pickle --source (network-snapshot-*.pkl) is parsed as data, so that no code 
 is an ordinary network file, with its parameters in a file beside it.
 """
 
-from training.settings.networks import ImportSettings
 from training.cli.script import run_script, runs
+from training.settings.networks import ImportSettings
 
 main = runs("networks.import_network", ImportSettings, __doc__)
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from dnnlib.logs import logger
 from dnnlib.urls import local_file
-from training.names import command_line
-from training.settings.declared import Declared, argument, takes
+from training.cli.click_options import takes
 from training.cli.script import command, run_script
+from training.names import command_line
+from training.settings.declared import Declared, argument
 
 
 class Settings(
@@ -18,7 +19,7 @@ class Settings(
 ):
     """Options of this script."""
 
-    paths: tuple[str, ...] = argument(metavar="PATH...", nargs=-1, required=True)
+    paths: tuple[str, ...] = argument(metavar="PATH...")
 
 
 @command(help=__doc__, example=Settings.example)

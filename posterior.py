@@ -4,8 +4,8 @@ Either a flow of the data is the prior and the likelihood is known, or a conditi
 represents the posterior.
 """
 
-from training.settings import posterior
 from training.cli.script import group, run_script, runs
+from training.settings import posterior
 
 main = group(
     help=__doc__,

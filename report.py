@@ -14,9 +14,10 @@ from pathlib import Path
 from dnnlib.errors import UsageError
 from dnnlib.files import atomic_path, require_folder, require_new
 from dnnlib.logs import logger
-from training.names import command_line
-from training.settings.declared import Declared, argument, option, takes
+from training.cli.click_options import takes
 from training.cli.script import command, run_script
+from training.names import command_line
+from training.settings.declared import Declared, argument, option
 from training.settings.shared import overwrite
 from training.settings.types import FILE, SEED
 
@@ -24,7 +25,7 @@ from training.settings.types import FILE, SEED
 class Settings(Declared, example=f"{command_line('report')} out --dest=report.html"):
     """Options of this script."""
 
-    paths: tuple[Path, ...] = argument(metavar="PATH...", type=FILE, nargs=-1, required=True)
+    paths: tuple[Path, ...] = argument(metavar="PATH...", type=FILE)
     dest: Path = option(default=Path("report.html"), help="HTML file to write.")
     title: str | None = option(unset="the names of the paths", help="Title of the page.")
     points: int = option(default=5000, help="Largest number of points per panel.")

@@ -10,9 +10,10 @@ from pathlib import Path
 from dnnlib.errors import DataError
 from dnnlib.files import atomic_path, require_folder, require_new
 from dnnlib.logs import logger
-from training.names import command_line
-from training.settings.declared import Declared, argument, option, takes
+from training.cli.click_options import takes
 from training.cli.script import command, run_script
+from training.names import command_line
+from training.settings.declared import Declared, argument, option
 from training.settings.shared import overwrite
 from training.settings.types import FILE, choice
 
@@ -20,7 +21,7 @@ from training.settings.types import FILE, choice
 class Settings(Declared, example=f"{command_line('visualize')} out"):
     """Options of this script."""
 
-    paths: tuple[Path, ...] = argument(metavar="PATH...", type=FILE, nargs=-1, required=True)
+    paths: tuple[Path, ...] = argument(metavar="PATH...", type=FILE)
     dest: Path | None = option(
         "--dest",
         "--save_dir",

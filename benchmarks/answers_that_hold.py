@@ -52,12 +52,12 @@ from dnnlib.errors import DataError, UsageError
 from torch_utils.results import load_arrays, save_arrays
 from training.cli.calibrating import OutlierScores
 from training.cli.inference import InferenceTask
+from training.cli.script import run_script
 from training.flow.likelihood import Trace
 from training.inference.guarantee import HeldOutTruths
 from training.measure.posterior.ranks import fractional_ranks
 from training.settings.inference import HeldOutOptions, PriorOptions, SamplerOptions
 from training.settings.posterior import CalibrateSettings
-from training.cli.script import run_script
 
 SIX = (
     *("two_moons", "slcp", "bernoulli_glm", "gaussian_linear", "gaussian_linear_uniform"),

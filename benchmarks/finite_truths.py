@@ -16,8 +16,8 @@ from scipy.stats import norm
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from training.measure.conformal import Holding, asked
 from training.cli.script import run_script
+from training.measure.conformal import Holding, asked
 
 
 @click.command(help=__doc__)

@@ -52,11 +52,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.estimators.flow import children_seconds, newest_network
 from benchmarks.estimators.trials import run
 from torch_utils.results import load_json
+from training.cli.script import run_script
 from training.data.tables.repeated_trials import side_by_side
 from training.files.rows import save_csv
 from training.flow.coordinates.conditions import TrialScale
 from training.inference.trial_likelihoods import Trials
-from training.cli.script import run_script
 from training.subjects import NetworkFile, TableFlow
 from training.subjects.likelihoods import LearnedLikelihood
 

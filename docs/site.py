@@ -13,7 +13,7 @@ from typing import Any
 import click
 from latex2mathml.converter import convert
 
-from training.settings.declared import HELP_ALL
+from training.cli.click_options import HELP_ALL
 from training.cli.script import CONTEXT
 
 CODE = re.compile(r"\[([^\]]+)\]\((?:\.\./)+([\w./-]+)\)")

@@ -7,8 +7,8 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 from dnnlib import __version__
-from training.names import PROGRAM
 from training.cli.script import run_script
+from training.names import PROGRAM
 
 HERE = Path(__file__).parent
 SCRIPTS = HERE / "scripts" if (HERE / "scripts").is_dir() else HERE.parent

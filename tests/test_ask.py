@@ -22,12 +22,12 @@ from tests.support.messy_tables import MESSY
 from tests.support.running import good, quick_endings, refusal, refused, run_script, trained
 from torch_utils.snapshots import read_network, write_network
 from training import Answers, Records
-from training.models.answers import _frame
 from training.data.records.encoding import encode
 from training.data.records.records import CATEGORY, NUMBER, RecordColumn
 from training.files.answers import SavedAnswers
 from training.files.records import save_records
 from training.flow.coordinates.maps import NOWHERE, Gaps
+from training.models.answers import _frame
 from training.networks.mixture import ABSENT, ASKED, KNOWN
 from training.runs.queries import Sheet
 from training.subjects import NetworkFile, RecordFlow, RecordPrior, record_training

@@ -21,9 +21,9 @@ from training.cli.calibrating import DENSE, OutlierScores, of_flow
 from training.cli.inference import InferenceTask
 from training.inference.guarantee import HeldOutTruths
 from training.model.model import Model
+from training.runs.conformal import volume_line
 from training.settings.inference import LikelihoodOptions, PriorOptions
 from training.settings.posterior import CalibrateSettings
-from training.runs.conformal import volume_line
 from training.subjects import NetworkFile, open_prior
 
 FEW = ("--chains=2", "--draws=20", "--n_iters=3", "--batch-gpu=64")

@@ -19,13 +19,13 @@ from tests.support.outcomes import assert_same, drawn, only_json, outcome
 from tests.support.running import good, quick_endings, refused, run_script, starter, trained
 from torch_utils.results import load_arrays, load_json
 from training import rounds
-from training.models.rounds import Question, warn_of_weak_check
 from training.data.images.dataset import ImageDataset
 from training.inference.likelihoods import UserFunction
 from training.measure.posterior.verdicts import detectable
-from training.settings.declared import typed_by_name
-from training.settings.posterior import RoundsSettings
+from training.models.rounds import Question, warn_of_weak_check
 from training.runs import posterior_checks, posteriors
+from training.settings.declared import from_values
+from training.settings.posterior import RoundsSettings
 from training.subjects.image_training import hashes_of
 
 OBSERVATIONS = "x1,x2\n0.5,0.5\n1,-0.2\n-1.2,0.3\n0.1,1.1\n0.4,-0.9\n"
@@ -406,7 +406,7 @@ def test_rounds_say_how_narrow_posteriors_may_be_that_a_check_would_miss(caplog)
 def test_functions_are_compared_by_their_token_alone(tmp_path):
     def question(function, token):
         program = UserFunction.of_object(function, token)
-        settings = typed_by_name(
+        settings = from_values(
             RoundsSettings,
             {
                 "save_dir": tmp_path,

@@ -8,6 +8,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from training.flow.distribution import FlowDistribution
+    from training.flow.eigenbasis import EigenBasis
+    from training.flow.latent.distributions import GaussianLatents, LatentDistribution
+    from training.flow.pfode import ProbabilityFlow
+    from training.flow.schedules import InflationSchedule
     from training.models.adapters import FlowDensity, SbiPosterior, sbi_estimator
     from training.models.answers import Answers
     from training.models.datasets import Images, Records, Simulations, Table, Toy
@@ -16,11 +21,6 @@ if TYPE_CHECKING:
     from training.models.predictors import FlowClassifier, FlowRegressor
     from training.models.priors import normal_prior
     from training.models.rounds import rounds
-    from training.flow.distribution import FlowDistribution
-    from training.flow.eigenbasis import EigenBasis
-    from training.flow.latent.distributions import GaussianLatents, LatentDistribution
-    from training.flow.pfode import ProbabilityFlow
-    from training.flow.schedules import InflationSchedule
 
 _HOMES = {
     "Answers": "models.answers",

@@ -9,8 +9,8 @@ from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from training.learning.trainer import Trainer
 from training.cli.script import run_script
+from training.learning.trainer import Trainer
 
 script, step = sys.argv[1], int(sys.argv[2])
 sys.argv = [f"{script}.py", *sys.argv[3:]]

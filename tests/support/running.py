@@ -18,10 +18,11 @@ import torch
 
 from dnnlib.errors import DataError
 from dnnlib.logs import logger
-from training.flow.integrations import USES, Integration, trivial_integrations
-from training.settings.declared import Declared, takes
+from training.cli.click_options import takes
 from training.cli.script import command
 from training.cli.script import run_script as run_to_the_end
+from training.flow.integrations import USES, Integration, trivial_integrations
+from training.settings.declared import Declared
 
 S = TypeVar("S", bound=Declared)
 LONGEST = 800

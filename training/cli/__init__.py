@@ -1,4 +1,5 @@
-"""Functions of the scripts, called once options are parsed.
+"""The command line: options, and one function per command.
 
-Only the scripts import them, when they run, so that ``--help`` is fast.
+Only the scripts import this package. Commands are imported when they run, so that ``--help`` is
+fast.
 """

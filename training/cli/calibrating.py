@@ -38,12 +38,12 @@ from training.names import (
     PROBES,
     script,
 )
-from training.settings.inference import HeldOutOptions
-from training.settings.posterior import CalibrateSettings, SampleSettings
 from training.runs import conformal
 from training.runs.posterior_checks import Check, LearnedCheck, LearnedRuns
 from training.runs.posterior_results import report_check, report_files, write_numbers
 from training.runs.posteriors import Groups, sampled
+from training.settings.inference import HeldOutOptions
+from training.settings.posterior import CalibrateSettings, SampleSettings
 from training.subjects import NetworkFile, Subject, open_prior
 
 SURPRISE, ALONE = "surprise", "number that the others foretell worst"

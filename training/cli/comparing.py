@@ -28,10 +28,10 @@ from training.inference.trial_likelihoods import TrialLikelihood
 from training.measure.posterior.evidence import model_probabilities
 from training.measure.posterior.predictive import Predictive, needed
 from training.names import UNSOUND, script
-from training.settings.inference import PriorOptions
-from training.settings.posterior import CompareSettings, PredictSettings, SampleSettings
 from training.runs.posterior_results import MOST_SHOWN, report_files, write_numbers
 from training.runs.posteriors import sample_groups, without_points
+from training.settings.inference import PriorOptions
+from training.settings.posterior import CompareSettings, PredictSettings, SampleSettings
 
 LARGEST_ERROR = 0.1
 """Error of a log evidence, in nats, from which a warning is logged."""

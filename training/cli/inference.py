@@ -21,11 +21,11 @@ from training.inference.region import Region
 from training.inference.sampling import Problem, SamplingPlan
 from training.inference.target import Target
 from training.names import LEARNED_POOL, UNIFORM, script
-from training.settings import inference
-from training.settings.posterior import CalibrateSettings, CheckSettings, SampleSettings
 from training.runs.posterior_results import BOUNDS
 from training.runs.posteriors import Groups, fingerprint, group_size
 from training.runs.simulation_settings import LatentChoice, latent_choice, recorded_eps
+from training.settings import inference
+from training.settings.posterior import CalibrateSettings, CheckSettings, SampleSettings
 from training.subjects import NetworkFile, Subject, TableFlow, ToyFlow, open_prior
 from training.subjects.likelihoods import LearnedLikelihood
 

@@ -29,9 +29,9 @@ from training.inference.population import (
     sample_population,
 )
 from training.names import POPULATION, UNIFORM, UNSOUND
-from training.settings.posterior import PopulationSettings
 from training.runs.posterior_results import report_files, write_numbers
 from training.runs.posteriors import progress
+from training.settings.posterior import PopulationSettings
 from training.subjects import TableFlow
 from training.subjects.likelihoods import normal_model, prior_of
 

@@ -28,6 +28,11 @@ from training.inference.trial_likelihoods import TrialLikelihood
 from training.measure.posterior.calibration import calibrate
 from training.measure.posterior.local import calibrate_near
 from training.names import FEWEST_RUNS, UNSOUND
+from training.runs import posterior_results as results
+from training.runs import posteriors
+from training.runs.mixtures import MixturePlan, recover
+from training.runs.posterior_checks import Check, LearnedCheck, LearnedRuns
+from training.runs.simulation_settings import recorded_eps
 from training.settings.posterior import (
     POINTS,
     RUNS,
@@ -36,11 +41,6 @@ from training.settings.posterior import (
     MixtureSettings,
     SampleSettings,
 )
-from training.runs import posterior_results as results
-from training.runs import posteriors
-from training.runs.mixtures import MixturePlan, recover
-from training.runs.posterior_checks import Check, LearnedCheck, LearnedRuns
-from training.runs.simulation_settings import recorded_eps
 from training.subjects import Subject, TableFlow
 from training.subjects.subject import required
 

@@ -26,6 +26,7 @@ from training.measure.correlations import Autocorrelations, Correlation, correla
 from training.measure.residuals import Extractor, Put, ResidualProbe
 from training.model.model import Model
 from training.names import ALL_AT_ONCE
+from training.runs.simulation_settings import TimeChoice
 from training.settings.residuals import (
     IMAGES,
     CalcSettings,
@@ -34,7 +35,6 @@ from training.settings.residuals import (
     ExtractToysSettings,
     NoiseOptions,
 )
-from training.runs.simulation_settings import TimeChoice
 from training.subjects import NetworkFile, ToyFlow
 from training.subjects.samples import Source
 

@@ -22,8 +22,9 @@ import click
 from dnnlib.errors import InflationError
 from dnnlib.logs import setup_logging
 from dnnlib.memory import keep_freed_memory
+from training.cli.click_options import SectionedCommand, spelled_alike, takes
 from training.names import EXTRAS
-from training.settings.declared import Declared, SectionedCommand, spelled_alike, takes
+from training.settings.declared import Declared
 
 CONTEXT: dict[str, Any] = {
     "token_normalize_func": spelled_alike,
@@ -56,7 +57,7 @@ def runs(place: str, settings: type[Declared], help: str | None = None) -> click
     def run(given: Declared) -> int | None:
         given.require_complete()
         module, _, function = place.partition(".")
-        return getattr(import_module(f"..commands.{module}", __package__), function)(given)
+        return getattr(import_module(f".{module}", __package__), function)(given)
 
     return run
 

@@ -9,6 +9,7 @@ from dnnlib.errors import UsageError
 from dnnlib.logs import logger
 from training.flow.solvers import Solver, get_solver
 from training.names import DEFAULT_STEPS
+from training.runs.simulation_settings import TimeChoice
 from training.settings.shared import (
     MAX_STEPS,
     EvenTimeOptions,
@@ -16,7 +17,6 @@ from training.settings.shared import (
     SolverOptions,
     ToyTimeOptions,
 )
-from training.runs.simulation_settings import TimeChoice
 from training.subjects import NetworkFile, Subject, open_subject
 
 

@@ -26,6 +26,9 @@ from training.flow.likelihood import DensityPlan, Trace
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import Solver
 from training.names import AUTO, KINDS
+from training.runs.generation import SeedSampler, generate_images, parse_seeds
+from training.runs.simulation_settings import LatentChoice, TimeChoice, latent_choice, recorded_eps
+from training.runs.simulations import FinishedSimulation, SimulationRun, measure_returns
 from training.settings.declared import Declared
 from training.settings.samples import GenerationSettings
 from training.settings.shared import DensityOptions, ImageNetworkOptions
@@ -37,9 +40,6 @@ from training.settings.simulations import (
     RoundtripSettings,
     SimulationSettings,
 )
-from training.runs.generation import SeedSampler, generate_images, parse_seeds
-from training.runs.simulation_settings import LatentChoice, TimeChoice, latent_choice, recorded_eps
-from training.runs.simulations import FinishedSimulation, SimulationRun, measure_returns
 from training.subjects import ImageFlow, NetworkFile, Subject, ToyFlow
 from training.subjects.samples import Samples
 

@@ -14,9 +14,9 @@ from training.files.coverage import CoverageFiles
 from training.measure.boundaries import unit_sphere
 from training.measure.coverage import CoverageResult, Spheres, contents_within, table, unfilled
 from training.names import INFLATION, script
-from training.settings.simulations import BOUNDARY_POINTS, CoverageSettings, SphereOptions
 from training.runs.coverage import BLOCK_ROWS, CoverageExperiment
 from training.runs.simulation_settings import latent_choice, recorded_eps
+from training.settings.simulations import BOUNDARY_POINTS, CoverageSettings, SphereOptions
 from training.subjects import NetworkFile, Subject, ToyFlow, open_subject
 
 LIMITS = {

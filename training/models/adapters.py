@@ -17,12 +17,12 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
 from dnnlib.errors import DataError, UsageError
-from training.models.datasets import Table
-from training.models.model import Model
 from training.data.tables.making import FEWEST_ROWS
 from training.flow.eigenbasis import EigenBasis
 from training.flow.pfode import ProbabilityFlow
 from training.learning.building import Choices
+from training.models.datasets import Table
+from training.models.model import Model
 
 
 class FlowDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]

@@ -23,18 +23,7 @@ from tqdm.auto import tqdm
 from dnnlib.errors import DataError, UsageError
 from dnnlib.logs import logger
 from training.cli import train
-from training.models.answers import Answers
 from training.cli.dataset_tool import DATASET, informative_missing
-from training.models.model import Model
-from training.models.rows import (
-    COLUMN,
-    FRAMES,
-    kind_of,
-    names_in,
-    numbers_of,
-    own_folder,
-    ranges_of,
-)
 from training.data import toys
 from training.data.images.dataset import ImageDataset
 from training.data.records import records
@@ -56,8 +45,19 @@ from training.files.records import holds_records, load_records, save_records
 from training.files.table import holds_table, load_table, save_table
 from training.learning.run import Progress
 from training.learning.stopping import StoppedBySignal
+from training.models.answers import Answers
+from training.models.conversion import (
+    COLUMN,
+    FRAMES,
+    kind_of,
+    names_in,
+    numbers_of,
+    own_folder,
+    ranges_of,
+)
+from training.models.model import Model
 from training.names import script
-from training.settings.declared import Declared, meant, typed_by_name
+from training.settings.declared import Declared, from_values, meant
 from training.settings.train import TrainSettings
 from training.settings.training import ToyTrainSettings
 from training.subjects import NetworkFile, RecordFlow
@@ -491,7 +491,7 @@ def _trained(
         began = time.time()
         try:
             with _shown(progress) as tell:
-                network = run(typed_by_name(cls, given), tell)
+                network = run(from_values(cls, given), tell)
         except (KeyboardInterrupt, StoppedBySignal) as error:
             if isinstance(error, StoppedBySignal) and error.number != signal.SIGINT:
                 raise

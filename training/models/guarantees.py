@@ -15,12 +15,12 @@ from torch import Tensor
 from dnnlib.errors import DataError
 from dnnlib.numbers import fraction
 from training.cli import calibrating
-from training.models.rows import columns_of
 from training.inference import guarantee
 from training.inference.guarantee import Levels
 from training.measure.conformal import Holding
+from training.models.conversion import columns_of
 from training.names import script
-from training.settings.declared import typed_by_name
+from training.settings.declared import from_values
 from training.settings.posterior import CalibrateSettings
 from training.subjects import NetworkFile, Subject, open_prior
 
@@ -74,7 +74,7 @@ class Guarantee:
         """
         given = {"network": network, **options}
         given |= {} if data_root is None else {"data_root": data_root}
-        calibrating.calibrate(typed_by_name(CalibrateSettings, given))
+        calibrating.calibrate(from_values(CalibrateSettings, given))
         return cls.open(options.get("dest", network))
 
     def __repr__(self) -> str:

@@ -27,16 +27,16 @@ from dnnlib.numbers import natural
 from torch_utils.results import load_json, save_json
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
-from training.cli import python_interface
-from training.models.latent_density import LatentDensity
 from training.files.posterior_draws import load_netcdf
 from training.flow.bin_averages import cell_log_prob, has_cells
 from training.flow.likelihood import Trace
 from training.flow.pfode import ProbabilityFlow
 from training.inference.amortized import Amortized
 from training.model import model
+from training.models import conversion
+from training.models.latent_density import LatentDensity
 from training.names import LIKELIHOOD, UNIFORM
-from training.settings.declared import typed_by_name
+from training.settings.declared import from_values
 from training.settings.inference import LIKELIHOODS
 from training.settings.posterior import (
     CheckSettings,
@@ -74,7 +74,7 @@ class Model(model.Model):
 
     @kind.setter
     def kind(self, kind: str) -> None:
-        if kind == python_interface.FRAMES:
+        if kind == conversion.FRAMES:
             self.about.pop(ROW_PACKAGE, None)
         else:
             self.about[ROW_PACKAGE] = kind
@@ -88,7 +88,7 @@ class Model(model.Model):
         """Return numbers ``[N, D]`` as rows of the model's kind, or as images ``[N, C, H, W]``."""
         if self.subject.columns is None:
             return values.reshape(-1, *self.subject.point_shape)
-        return python_interface.rows_as(self.kind or python_interface.FRAMES, names, values)
+        return conversion.rows_as(self.kind or conversion.FRAMES, names, values)
 
     def flat(self, rows: Any) -> Any:
         """Return images ``[..., C, H, W]``, or observations of them, as rows.
@@ -219,10 +219,8 @@ class Model(model.Model):
                 likelihood of your own, such as ``likelihood="mine.py:density"``, ``sample()`` takes
                 no observation.
         """
-        noise = {} if noise_std is None else {"noise_std": python_interface.listed_of(noise_std)}
-        seen = (
-            {} if mask is None else {"likelihood": "mask", "mask": python_interface.listed_of(mask)}
-        )
+        noise = {} if noise_std is None else {"noise_std": conversion.listed_of(noise_std)}
+        seen = {} if mask is None else {"likelihood": "mask", "mask": conversion.listed_of(mask)}
         return Posterior(self, {**noise, **seen, **options})
 
     def check(self, data: Any = None, **options: Any) -> dict[str, Any]:
@@ -245,19 +243,19 @@ class Model(model.Model):
             raise UsageError(f"the model is conditional: give {', '.join(self.conditions)}")
         if given is None and self.subject.of_sets:
             raise UsageError("the model is conditional on sets of trials: give them as given")
-        values = python_interface.columns_of(source, self.conditions, "given")
+        values = conversion.columns_of(source, self.conditions, "given")
         return values.reshape(1, -1) if self.subject.of_sets else values
 
     def _points(self, rows: Any) -> torch.Tensor:
         """Return the points ``[N, D]`` of rows."""
         rows, own, whole = self.flat(rows), self.subject.names, self.columns
-        names, numbers = python_interface.numbers_of(
-            rows, "rows", python_interface.COLUMN if len(own) == 1 else python_interface.ROW
+        names, numbers = conversion.numbers_of(
+            rows, "rows", conversion.COLUMN if len(own) == 1 else conversion.ROW
         )
         if names is None and numbers.shape[1] == len(whole) != len(own):
             names, rows = whole, dict(zip(whole, numbers.T, strict=True))
-        points = torch.from_numpy(python_interface.columns_of(rows, own, "rows").copy())
-        python_interface.require_finite(points, own, "rows")
+        points = torch.from_numpy(conversion.columns_of(rows, own, "rows").copy())
+        conversion.require_finite(points, own, "rows")
         if names is not None:
             beside = dict(zip(names, torch.from_numpy(numbers).T, strict=True))
             self.subject.warn_of_others(self.subject.contradicted(points, beside), "rows")
@@ -302,7 +300,7 @@ class Posterior:
         """
         from training.cli import posterior  # here, so that importing Model is fast
 
-        with python_interface.own_folder() as folder:
+        with conversion.own_folder() as folder:
             posterior.sample(self._settings(observed, folder, options))
             return PosteriorDraws.from_folder(folder, self.model)
 
@@ -369,7 +367,7 @@ class Posterior:
         from training.cli import posterior  # likewise
         from training.cli.inference import InferenceTask
 
-        with python_interface.own_folder() as folder:
+        with conversion.own_folder() as folder:
             settings = self._settings(observed, folder, options)
             if settings.learned:
                 raise UsageError("latent_density needs a likelihood: give noise_std")
@@ -385,7 +383,7 @@ class Posterior:
     def _settings(self, observed: Any, folder: Path, options: Mapping[str, Any]) -> SampleSettings:
         """Return settings of the command, with its files in a folder."""
         given, own = (
-            python_interface.with_files({**self.options, **options}, folder),
+            conversion.with_files({**self.options, **options}, folder),
             self.model.subject.names,
         )
         if given.get("likelihood", LIKELIHOODS[0]) not in LIKELIHOODS and not self.model.conditions:
@@ -393,13 +391,11 @@ class Posterior:
                 raise UsageError(
                     "a user-defined likelihood contains its observation: leave the observation out"
                 )
-            return typed_by_name(SampleSettings, {**self._files(folder), **given})
+            return from_values(SampleSettings, {**self._files(folder), **given})
         if observed is None:
             raise UsageError("no observation is given: give one row per observation")
         observed = self.model.flat(observed)
-        names, numbers = python_interface.numbers_of(
-            observed, "the observation", python_interface.ROW
-        )
+        names, numbers = conversion.numbers_of(observed, "the observation", conversion.ROW)
         place = "observation"
         if "prior" in given and "correct" not in given:
             if names is None and self.model.covariates:  # whose positions are unknown
@@ -412,12 +408,12 @@ class Posterior:
                 names = names or self.model.conditions
             else:
                 names = self.model.conditions
-                numbers = python_interface.columns_of(observed, names, "the observation")
+                numbers = conversion.columns_of(observed, names, "the observation")
         elif names is not None and "likelihood" not in given and set(names) < {*own}:
             given |= {"likelihood": "mask", "mask": joined(names)}
         path = folder / f"{place}.csv"
-        python_interface.save_rows(path, names, numbers)
-        return typed_by_name(SampleSettings, {**self._files(folder), **given, place: path})
+        conversion.save_rows(path, names, numbers)
+        return from_values(SampleSettings, {**self._files(folder), **given, place: path})
 
     def compare(
         self, others: Sequence["Posterior"], observed: Any, **options: Any
@@ -438,14 +434,14 @@ class Posterior:
         from training.cli import comparing  # likewise
 
         several = [self, *others]
-        with python_interface.own_folder() as folder:
+        with conversion.own_folder() as folder:
             settings = self._settings(observed, folder, {})
             paths = [folder / f"network{place}.pkl" for place in range(len(several))]
             priors = list[str]()
             for path, each in zip(paths, several, strict=True):
                 each.model.save(path)
                 prior = {f"prior{len(priors)}": each.options.get("prior")}
-                priors += map(str, python_interface.with_files(prior, folder).values())
+                priors += map(str, conversion.with_files(prior, folder).values())
             given: dict[str, Any] = {
                 **{name: value for name, value in self.options.items() if name != "prior"},
                 "networks": list(map(str, paths)),
@@ -453,8 +449,8 @@ class Posterior:
                 "observation": settings.observation,
                 "save_dir": folder,
             }
-            comparing.compare(typed_by_name(CompareSettings, {**given, **options}))
-            facts = python_interface.facts_of(folder, "comparison")
+            comparing.compare(from_values(CompareSettings, {**given, **options}))
+            facts = conversion.facts_of(folder, "comparison")
         observations: list[dict[str, Any]] = facts["observations"]
         return observations
 
@@ -472,14 +468,12 @@ class Posterior:
         """
         from training.cli import posterior  # likewise
 
-        with python_interface.own_folder() as folder:
-            given = self._files(folder) | python_interface.with_files(
-                {**self.options, **options}, folder
-            )
+        with conversion.own_folder() as folder:
+            given = self._files(folder) | conversion.with_files({**self.options, **options}, folder)
             if data is not None:
-                given |= {"truth": "data", "data_root": python_interface.data_set_of(data, folder)}
-            posterior.check(typed_by_name(CheckSettings, given))
-            return python_interface.facts_of(folder, "_posterior_check")
+                given |= {"truth": "data", "data_root": conversion.data_set_of(data, folder)}
+            posterior.check(from_values(CheckSettings, given))
+            return conversion.facts_of(folder, "_posterior_check")
 
     def _files(self, folder: Path) -> dict[str, Any]:
         self.model.save(folder / "network.pkl")
@@ -584,17 +578,15 @@ class PosteriorDraws:
         """
         from training.cli import population  # here, so that importing Model is fast
 
-        with python_interface.own_folder() as folder:
+        with conversion.own_folder() as folder:
             draws = folder / f"{self.model.subject.stem}_posterior.nc"
             draws.write_bytes(self.content)
-            ranges = tuple(
-                (name, *ends) for name, ends in python_interface.ranges_of(bounds).items()
-            )
+            ranges = tuple((name, *ends) for name, ends in conversion.ranges_of(bounds).items())
             given = {"draws": draws, "save_dir": folder, "prior": prior, **options}
-            given = python_interface.with_files(given, folder)
+            given = conversion.with_files(given, folder)
             given |= {"bounds": ranges} if ranges else {}
-            population.population(typed_by_name(PopulationSettings, given))
-            return python_interface.facts_of(folder, "_population")
+            population.population(from_values(PopulationSettings, given))
+            return conversion.facts_of(folder, "_population")
 
     def rows(self, observation: int = 0) -> Any:
         """Return the draws of one observation, in the kind of the training rows."""
@@ -619,11 +611,11 @@ class PosteriorDraws:
             for name in self.names
         ]
         columns = {name: [row[name] for row in rows] for name in rows[0]}
-        return python_interface.whole_frame(columns, self.model.kind)
+        return conversion.whole_frame(columns, self.model.kind)
 
     def to_arviz(self) -> Any:
         """Return the draws for ArviZ, with log likelihoods, draws of the prior and observations."""
-        with python_interface.own_folder() as folder:
+        with conversion.own_folder() as folder:
             self.save(folder / "draws.nc")
             return import_module("arviz").from_netcdf(folder / "draws.nc").load()
 

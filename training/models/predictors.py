@@ -17,10 +17,10 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
 from dnnlib.errors import DataError, UsageError
-from training.models.datasets import Records
 from training.data.records.inferring import MOST_LEVELS
 from training.data.records.records import CATEGORY, NUMBER
 from training.data.tables.making import FEWEST_ROWS
+from training.models.datasets import Records
 from training.runs.intervals import Interval
 from training.runs.queries import Asking
 from training.subjects.record_distributions import CellDistribution

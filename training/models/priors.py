@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 from dnnlib.errors import UsageError
-from training.models.model import Model
-from training.models.rows import ranges_of
 from training.model import model
+from training.models.conversion import ranges_of
+from training.models.model import Model
 from training.subjects.likelihoods import normal_model
 
 

@@ -25,9 +25,7 @@ from torch_utils.results import load_json, provenance
 from torch_utils.seeds import hash_seed
 from training.cli import train
 from training.cli.inference import InferenceTask
-from training.models.model import Model, PosteriorDraws
 from training.cli.posterior import check_learned, draw
-from training.models.rows import ROW, left_alone, numbers_of, own_folder, ranges_of
 from training.data.tables.foreign import ForeignTable, TableChoices, numbered
 from training.data.tables.formats import open_table
 from training.data.tables.making import make_table
@@ -40,12 +38,14 @@ from training.inference.amortized import Amortized
 from training.inference.likelihoods import UserFunction
 from training.inference.region import DRAWS, HERE, Bounds, Region, Restricted, restricted
 from training.measure.posterior.verdicts import undetected_narrowness
+from training.models.conversion import ROW, left_alone, numbers_of, own_folder, ranges_of
+from training.models.model import Model, PosteriorDraws
 from training.names import FEWEST_RUNS, UNIFORM, script
-from training.settings.declared import typed_by_name
+from training.runs.posteriors import fingerprint
+from training.settings.declared import from_values
 from training.settings.inference import PriorOptions, SamplerOptions
 from training.settings.posterior import CheckSettings, RoundsSettings, SampleSettings
 from training.settings.train import TrainSettings
-from training.runs.posteriors import fingerprint
 from training.subjects.networks import plain_name
 
 SHRINKS = 0.8
@@ -387,7 +387,7 @@ class Place:
             "device_name": settings.run.device_name,
         }
         with left_alone():
-            path = train.run(typed_by_name(TrainSettings, values))
+            path = train.run(from_values(TrainSettings, values))
         assert path is not None
         with atomic_path(self.network) as temporary:
             shutil.copyfile(path, temporary)
@@ -486,7 +486,7 @@ def rounds(
             given["prior"] = str(own_prior)
         if bounds is not None:
             given["bounds"] = tuple((name, *ends) for name, ends in ranges_of(bounds).items())
-        settings = typed_by_name(RoundsSettings, {**given, **options})
+        settings = from_values(RoundsSettings, {**given, **options})
         in_rounds(settings, program, own_prior)
         last = max(place.glob("round*/network.pkl"), key=lambda path: int(path.parent.name[5:]))
         return PosteriorDraws.from_folder(place, Model.load(last))

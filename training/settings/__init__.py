@@ -1,1 +1,1 @@
-"""The command line: declared options, and how scripts run. Only this package imports click."""
+"""Settings of commands and of calls from Python: each option with its type, default and help."""

@@ -2,13 +2,11 @@
 
 from pathlib import Path
 
-import click
-
 from dnnlib.errors import UsageError
 from training.names import command_line, script
 from training.settings import shared
 from training.settings.declared import Declared, option
-from training.settings.types import FiniteFloat, Givens
+from training.settings.types import Givens, Real
 
 
 class AskSettings(Declared):
@@ -37,7 +35,7 @@ class IntervalSettings(RowSettings):
     """Options of the commands that write prediction intervals."""
 
     interval: float = option(
-        type=FiniteFloat(min=0, max=1, min_open=True, max_open=True),
+        type=Real(min=0, max=1, min_open=True, max_open=True),
         default=0.9,
         help="Probability of the prediction intervals.",
     )
@@ -112,7 +110,7 @@ class ScoreSettings(
     """
 
     odd: float = option(
-        type=FiniteFloat(min=0, max=1, min_open=True),
+        type=Real(min=0, max=1, min_open=True),
         default=0.01,
         help="Flag a value as an outlier if its conditional probability is below this.",
     )
@@ -156,12 +154,12 @@ class AskCheckSettings(
     )
     dest: Path = option(required=True, help="JSON to write.")
     hidden: float = option(
-        type=click.FloatRange(min=0, max=0.5, min_open=True),
+        type=Real(min=0, max=0.5, min_open=True),
         default=0.2,
         help="Fraction of cells hidden at a time; every cell is hidden once.",
     )
     level: float = option(
-        type=click.FloatRange(min=0, max=1, min_open=True, max_open=True),
+        type=Real(min=0, max=1, min_open=True, max_open=True),
         default=0.05,
         help="Significance level for the family of all tests (probability of any false alarm).",
     )

@@ -1,35 +1,42 @@
 """Settings of ``dataset_tool.py``."""
 
 from pathlib import Path
-
-import click
+from typing import Any
 
 from dnnlib.errors import UsageError
 from training import names
 from training.names import command_line, script
 from training.settings import shared
 from training.settings.declared import Declared, option, options_of
-from training.settings.types import SEED, ColumnTypes, FiniteFloat, choice
+from training.settings.types import SEED, ColumnTypes, OptionType, Real, Whole, choice
 
 
-def parse_resolution(
-    ctx: click.Context, param: click.Parameter, value: str | None
-) -> tuple[int, int] | None:
-    """Parse ``WxH`` in pixels."""
-    if value is None:
-        return None
-    width, _, height = value.lower().partition("x")
-    if not (width.isdecimal() and height.isdecimal() and len(width + height) <= 12):
-        raise click.BadParameter(f"'{value}' is not of the form WxH, such as 32x32")
-    return int(width), int(height)
+class Resolution(OptionType):
+    """A width and a height in pixels."""
+
+    name = "WxH"
+
+    def parse(self, value: Any) -> tuple[int, int]:
+        """Parse ``WxH`` in pixels."""
+        if isinstance(value, tuple | list):
+            value = "x".join(map(str, value))
+        width, _, height = str(value).lower().partition("x")
+        if not (width.isdecimal() and height.isdecimal() and len(width + height) <= 12):
+            raise ValueError(f"'{value}' is not of the form WxH, such as 32x32")
+        return int(width), int(height)
 
 
-def parse_separator(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    """Parse a column separator, given by name or as a character."""
-    separator = value if value is None else names.SEPARATORS.get(value, value)
-    if separator not in (None, *names.SEPARATORS.values()):
-        raise click.BadParameter(f"'{value}' is none of {', '.join(names.SEPARATORS)}")
-    return separator
+class Separator(OptionType):
+    """A column separator, given by name or as a character."""
+
+    name = "|".join(names.SEPARATORS)
+
+    def parse(self, value: Any) -> str:
+        """Return the separator as a character."""
+        separator = names.SEPARATORS.get(value, value)
+        if separator not in names.SEPARATORS.values():
+            raise ValueError(f"'{value}' is none of {', '.join(names.SEPARATORS)}")
+        return str(separator)
 
 
 class ImageOptions(Declared, section="Images", of_kind=names.IMAGES):
@@ -37,7 +44,7 @@ class ImageOptions(Declared, section="Images", of_kind=names.IMAGES):
 
     first_image: int = option(
         "--first-image",
-        type=click.IntRange(min=0),
+        type=Whole(min=0),
         default=0,
         help="Number of images to skip at the start.",
     )
@@ -47,7 +54,7 @@ class ImageOptions(Declared, section="Images", of_kind=names.IMAGES):
         help="Largest number of images, taken evenly from all classes",
     )
     patch: int | None = option(
-        type=click.IntRange(*names.SIDES),
+        type=Whole(*names.SIDES),
         unset=f"{names.PATCH}; only for --source=patches",
         help="Side of patches, pixels",
     )
@@ -58,7 +65,7 @@ class ImageOptions(Declared, section="Images", of_kind=names.IMAGES):
         "with black bars to a square",
     )
     resolution: tuple[int, int] | None = option(
-        metavar="WxH", callback=parse_resolution, unset="unchanged", help="Size to resample to"
+        metavar="WxH", type=Resolution(), unset="unchanged", help="Size to resample to"
     )
     channels: str | None = option(
         type=choice(("1", "3")),
@@ -91,7 +98,7 @@ class TableOptions(Declared, section="Tables", of_kind=names.TABLE):
     )
     sep: str | None = option(
         metavar="|".join(names.SEPARATORS),
-        callback=parse_separator,
+        type=Separator(),
         unset="detected",
         help="Column separator of a text file, by name or as a character",
     )
@@ -138,12 +145,12 @@ class TableOptions(Declared, section="Tables", of_kind=names.TABLE):
     max_rows: int | None = option("--max-rows", unset="all", help="Largest number of rows to read")
     held_out: float = option(
         "--held-out",
-        type=FiniteFloat(min=0, max=0.9),
+        type=Real(min=0, max=0.9),
         default=0.1,
         help="Fraction of rows held out for validation.",
     )
     kept: float = option(
-        type=FiniteFloat(min=0, max=0.9),
+        type=Real(min=0, max=0.9),
         default=0.0,
         help="Additional fraction of rows kept out of training, as the calibration set of "
         f"{script('posterior')} calibrate.",

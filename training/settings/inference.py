@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import click
-
 from dnnlib.errors import UsageError
 from dnnlib.files import require_there
 from dnnlib.lists import positive_numbers
@@ -11,7 +9,7 @@ from training import names
 from training.names import script
 from training.settings import shared
 from training.settings.declared import Declared, option, options_of
-from training.settings.types import NETWORK, choice
+from training.settings.types import NETWORK, Whole, choice
 
 LIKELIHOODS = ("gaussian", "mask", "linear")
 DRAWS, CHECK_DRAWS, CALIBRATION_DRAWS = 1000, 10, 50
@@ -145,18 +143,18 @@ class SamplerOptions(Declared, section="Sampler"):
         help="Draws per chain",
     )
     warmup: int | None = option(
-        type=click.IntRange(min=0),
+        type=Whole(min=0),
         unset=", ".join(f"{steps} of {name}" for name, steps in names.WARMUP.items()),
         help="Warmup steps of a chain",
     )
     thin: int = option(default=1, help="Steps per draw.")
     pool: int | None = option(
-        type=click.IntRange(min=100),
+        type=Whole(min=100),
         unset=f"{names.TOY_POOL}; {names.IMAGE_POOL} of images; {names.LEARNED_POOL} with --prior",
         help="Number of prior draws in the pool",
     )
     particles: int | None = option(
-        type=click.IntRange(min=2),
+        type=Whole(min=2),
         unset=f"{names.PARTICLES}, or --draws if these are more",
         help="Particles per chain of twisted",
     )
@@ -165,7 +163,7 @@ class SamplerOptions(Declared, section="Sampler"):
         help="Instead of --particles: approximate time budget in minutes",
     )
     particle_steps: int = option(
-        type=click.IntRange(min=4),
+        type=Whole(min=4),
         default=names.PARTICLE_STEPS,
         help="Time steps of twisted; more steps reduce the error of posterior widths.",
     )

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import click
-
 from dnnlib.errors import UsageError
 from dnnlib.files import require_there
 from training.names import FEWEST_NEIGHBORS, FEWEST_RUNS, NEIGHBORS, UNIFORM, command_line, script
@@ -11,7 +9,7 @@ from training.settings import inference, shared
 from training.settings.declared import Declared, option, options_of
 from training.settings.train import TableOptions
 from training.settings.training import TrainingOptions
-from training.settings.types import NETWORK, choice
+from training.settings.types import NETWORK, Real, Whole, choice
 
 
 class SampleSettings(
@@ -62,7 +60,7 @@ class SampleSettings(
         "has one.",
     )
     refuse: float | None = option(
-        type=click.FloatRange(0, 1, min_open=True, max_open=True),
+        type=Real(0, 1, min_open=True, max_open=True),
         help="With a calibrated network: stop with code 3 if an observation has an "
         "out-of-distribution p-value of at most this",
     )
@@ -134,7 +132,7 @@ class CheckSettings(
     )
     data_root: Path | None = option(help="With --truth=data: test set, not used in training")
     runs: int = option(
-        type=click.IntRange(min=FEWEST_RUNS),
+        type=Whole(min=FEWEST_RUNS),
         default=1000,
         help="Number of true values to test; at most the size of the test set.",
     )
@@ -144,7 +142,7 @@ class CheckSettings(
         "checked near each of them",
     )
     neighbors: int | None = option(
-        type=click.IntRange(min=FEWEST_NEIGHBORS),
+        type=Whole(min=FEWEST_NEIGHBORS),
         unset=f"{NEIGHBORS}, at most a tenth of the test rows",
         help="Number of nearest simulations to test near each observation",
     )
@@ -195,7 +193,7 @@ class CalibrateSettings(
         "rows made with --held-out=0; toys need none",
     )
     runs: int = option(
-        type=click.IntRange(min=FEWEST_RUNS),
+        type=Whole(min=FEWEST_RUNS),
         default=1000,
         help="Largest number of calibration cases.",
     )
@@ -344,9 +342,9 @@ class PopulationSettings(
         help="Parameters that are normal after a log (one bound, for example speed:0:) or "
         "probit transform (two bounds)",
     )
-    chains: int = option(type=click.IntRange(min=2), default=4, help="Number of chains.")
+    chains: int = option(type=Whole(min=2), default=4, help="Number of chains.")
     steps: int = option(
-        type=click.IntRange(min=100),
+        type=Whole(min=100),
         default=1000,
         help="Draws per chain, after half as many warmup steps.",
     )
@@ -366,7 +364,7 @@ class MixtureOptions(Declared, section="Mixture"):
     """Options for the mixture and for simulated data."""
 
     components: int | None = option(
-        type=click.IntRange(min=2),
+        type=Whole(min=2),
         unset="3",
         help="Number of components, placed evenly on a circle of radius 1.5 in the first "
         "two whitened latent dimensions",
@@ -389,11 +387,9 @@ class MixtureOptions(Declared, section="Mixture"):
         unset="simulated", help="Table of your own observations, one per row"
     )
     chains: int = option(default=4, help="Chains per data set.")
-    draws: int = option(type=click.IntRange(min=4), default=1000, help="Draws per chain.")
-    warmup: int = option(type=click.IntRange(min=0), default=200, help="Warmup steps per chain.")
-    pool: int = option(
-        type=click.IntRange(min=100), default=2**14, help="Latents drawn per component."
-    )
+    draws: int = option(type=Whole(min=4), default=1000, help="Draws per chain.")
+    warmup: int = option(type=Whole(min=0), default=200, help="Warmup steps per chain.")
+    pool: int = option(type=Whole(min=100), default=2**14, help="Latents drawn per component.")
     level: float = shared.level("the tests")
     seed: int = shared.seed()
 
@@ -480,7 +476,7 @@ class RoundsSettings(
     observation: Path = option(required=True, help="Table with one row, the K observed numbers.")
     rounds: int = option(default=4, help="Largest number of rounds.")
     simulations: int = option(
-        type=click.IntRange(min=FEWEST),
+        type=Whole(min=FEWEST),
         default=10_000,
         help="Total number of simulations, split equally between rounds.",
     )

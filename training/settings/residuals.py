@@ -3,14 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-import click
-
 from training.names import ALL_AT_ONCE, NOISES, TOY_NAMES, command_line
 from training.settings import shared
 from training.settings.declared import Declared, option, options_of
-from training.settings.types import DATA_SET, choice
+from training.settings.types import DATA_SET, Whole, choice
 
-TIMES = click.IntRange(min=2, max=shared.MAX_STEPS)
+TIMES = Whole(min=2, max=shared.MAX_STEPS)
 IMAGES = 50_000
 
 

@@ -3,13 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-import click
-
 from dnnlib.errors import UsageError
 from training.names import ADAPTIVE_SOLVERS, command_line, script
 from training.settings import shared
 from training.settings.declared import Declared, option, options_of
-from training.settings.types import choice
+from training.settings.types import Whole, choice
 
 
 class GenerationSettings(
@@ -35,7 +33,7 @@ class GenerationSettings(
     eps: str | None = shared.eps("Latent distribution of diag")
     class_: int | None = option(
         "--class",
-        type=click.IntRange(min=0),
+        type=Whole(min=0),
         unset="random, by seed",
         help="Class of the images, for class-conditional networks",
     )
@@ -78,7 +76,7 @@ class GenerationSettings(
         }
 
 
-AT_LEAST_TWO, NOT_NEGATIVE = click.IntRange(min=2), click.IntRange(min=0)
+AT_LEAST_TWO, NOT_NEGATIVE = Whole(min=2), Whole(min=0)
 
 
 class MeasuringOptions(Declared, section="Measuring"):

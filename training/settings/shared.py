@@ -2,12 +2,20 @@
 
 from typing import Any
 
-import click
-
 from dnnlib.errors import UsageError, agree
 from training import names
 from training.settings.declared import Declared, option
-from training.settings.types import COUNT, FILE, NETWORK, NOT_NEGATIVE, POSITIVE, SEED, choice
+from training.settings.types import (
+    COUNT,
+    FILE,
+    NETWORK,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SEED,
+    Real,
+    Whole,
+    choice,
+)
 
 
 def save_dir(help: str = "Output directory.") -> Any:
@@ -29,7 +37,7 @@ def level(test: str, **how: Any) -> Any:
     """Return the option ``--level``, the significance level of a test."""
     return option(
         **how,
-        type=click.FloatRange(0, 1, min_open=True, max_open=True),
+        type=Real(0, 1, min_open=True, max_open=True),
         default=0.01,
         help=f"Significance level of {test}, corrected for multiple comparisons.",
     )
@@ -116,7 +124,7 @@ def toy_name(required: bool = False, unset: str | None = None) -> Any:
 def augment_to(unset: str = "0, not embedded") -> Any:
     """Return the option ``--augment_to``."""
     return option(
-        type=click.IntRange(min=0, max=2**31 - 1),
+        type=Whole(min=0, max=2**31 - 1),
         unset=unset,
         help="Dimension of the space that the toy is embedded in",
     )
@@ -326,7 +334,7 @@ class DensityOptions(Declared, section="Log densities"):
         "data are not images.",
     )
     probes: int = option(
-        type=click.IntRange(min=2),
+        type=Whole(min=2),
         default=names.PROBES,
         help="Random directions of hutchinson; their spread gives the error.",
     )

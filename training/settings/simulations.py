@@ -7,13 +7,11 @@ The scripts are ``pfODE_int.py``, ``toy_pfODE_int.py``, ``calc_roundtrip_mse.py`
 from pathlib import Path
 from typing import Any
 
-import click
-
 from dnnlib.errors import UsageError
 from training.names import IMAGES, KINDS, MOST_ROWS, TABLE, TOY, command_line
 from training.settings import shared
 from training.settings.declared import Declared, option, options_of
-from training.settings.types import DATA_SET, choice
+from training.settings.types import DATA_SET, Whole, choice
 
 SAMPLES = 256
 
@@ -64,7 +62,7 @@ class SimulationSettings(
     class_: int | None = option(
         "--class",
         of=IMAGES,
-        type=click.IntRange(min=0),
+        type=Whole(min=0),
         unset="random",
         help="Class to generate, for class-conditional networks",
     )
@@ -102,7 +100,7 @@ class SimulationSettings(
         if "round" in self.given and self.csv is None:
             raise UsageError("--no-round applies to the rows in --csv: give --csv")
         if self.data_root is None and "melt" in self.kinds:
-            raise click.UsageError("Missing option '--data_root'.")
+            raise UsageError("Missing option '--data_root'.")
         if self.csv is not None and self.sim_type == "roundtrip":
             raise UsageError("--csv is for gen or a melt, not for a lone roundtrip")
         shared.check_storage(self.store_grid, self.times.disc, self.network.network)
@@ -194,7 +192,7 @@ class RoundtripSettings(
     )
     keep_worst: int = option(
         of=IMAGES,
-        type=click.IntRange(min=0),
+        type=Whole(min=0),
         default=16,
         help="Number of images with the largest errors to save.",
     )
@@ -221,14 +219,14 @@ class SphereOptions(Declared, section="Spheres and points"):
         default=20000, help="Number of test points, and of fresh samples of a toy."
     )
     boundary_pts: int | None = option(
-        type=click.IntRange(1, MOST_BOUNDARY_POINTS),
+        type=Whole(1, MOST_BOUNDARY_POINTS),
         unset=f"{BOUNDARY_POINTS[2]} in 2-D, {BOUNDARY_POINTS[3]} in 3-D",
         help="Points on each sphere",
     )
     r_min: float = option(default=0.5, help="Smallest Mahalanobis radius.")
     r_max: float = option(default=3.5, help="Largest Mahalanobis radius.")
     r_num: int = option(
-        type=click.IntRange(1, MOST_RADII), default=7, help="Number of radii; 1 uses r_min alone."
+        type=Whole(1, MOST_RADII), default=7, help="Number of radii; 1 uses r_min alone."
     )
     boundary: str = option(
         type=choice(["transport", "alpha"]),
@@ -320,8 +318,8 @@ class CoverageSettings(
 
     def __post_init__(self) -> None:
         if self.score == "net" and self.network is None:
-            raise click.UsageError("Missing option '--network'.")
+            raise UsageError("Missing option '--network'.")
         if self.network is None and self.data_name is None:
-            raise click.UsageError("Missing option '--data_name'.")
+            raise UsageError("Missing option '--data_name'.")
         used = self.network if self.score == "net" else None
         shared.check_storage(self.store_grid, self.times.disc, used)

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import click
-
 from dnnlib.errors import UsageError
 from training import names, recipes
 from training.names import command_line, script
@@ -23,7 +21,8 @@ from training.settings.types import (
     NOT_NEGATIVE,
     SHAPE,
     SIDES,
-    FiniteFloat,
+    Real,
+    Whole,
     choice,
 )
 
@@ -58,13 +57,13 @@ class NetworkOptions(Declared, section="Network"):
     )
     blocks: int | None = option(
         of=names.IMAGES,
-        type=click.IntRange(0, names.MOST_BLOCKS),
+        type=Whole(0, names.MOST_BLOCKS),
         unset="by --preset",
         help="Residual blocks per encoder resolution (decoder: one more); 0 for the "
         "published number, 4 (adm: 3).",
     )
     dropout: float | None = option(
-        type=FiniteFloat(min=0, max=1, max_open=True),
+        type=Real(min=0, max=1, max_open=True),
         unset=f"{recipes.PUBLISHED.dropout:g}; adm: {recipes.PUBLISHED_ADM['dropout']:g}; tables: "
         + recipes.describe_option_of_tables("dropout"),
         help="Dropout probability.",
@@ -85,7 +84,7 @@ class NetworkOptions(Declared, section="Network"):
     )
     pixel_waves: int | None = option(
         of=names.IMAGES,
-        type=click.IntRange(0, names.MOST_WAVES),
+        type=Whole(0, names.MOST_WAVES),
         unset="by --preset",
         help="Add the noisy pixels to the inputs, with sine features of this many "
         "frequencies; 0 adds neither.",
@@ -149,7 +148,7 @@ class TableOptions(Declared, section="Tables", of_kind=names.TABLE):
         "rows.",
     )
     ensemble: int | None = option(
-        type=click.IntRange(1, 64),
+        type=Whole(1, 64),
         unset="1",
         help="Number of networks trained side by side, whose outputs are averaged.",
     )
@@ -160,7 +159,7 @@ class TableOptions(Declared, section="Tables", of_kind=names.TABLE):
         "image CxHxW, or set:K, any number of trials of K numbers.",
     )
     cond_waves: int | None = option(
-        type=click.IntRange(0, names.MOST_WAVES),
+        type=Whole(0, names.MOST_WAVES),
         unset=recipes.describe_option_of_tables("cond_waves"),
         help="With --cond: number of frequencies of the sine features of each condition that are "
         "added to the inputs.",
@@ -177,7 +176,7 @@ class TableOptions(Declared, section="Tables", of_kind=names.TABLE):
         help="Weight decay",
     )
     optimizer: str | None = option(
-        type=click.Choice(names.OPTIMIZERS),
+        type=choice(names.OPTIMIZERS),
         unset=f"{names.SOAP} for conditional queries, {names.ADAM} otherwise",
         help="Optimizer; a step of soap takes longer than one of adam, and learns more",
     )
@@ -235,13 +234,13 @@ class DataOptions(Declared, section="Data"):
     xflip: bool = option(of=names.IMAGES, is_flag=True, help="Add the mirror image of each image.")
     augment: float | None = option(
         of=names.IMAGES,
-        type=FiniteFloat(min=0, max=1),
+        type=Real(min=0, max=1),
         unset="by --preset",
         help="Probability of each augmentation; 0 disables augmentation.",
     )
     held_out: float | None = option(
         of=names.IMAGES,
-        type=FiniteFloat(min=0, max=1, min_open=True, max_open=True),
+        type=Real(min=0, max=1, min_open=True, max_open=True),
         help="Fraction of the images held out for validation; every report prints their loss.",
     )
     batch_pca: int | None = option(
@@ -253,7 +252,7 @@ class DataOptions(Declared, section="Data"):
     workers: int | None = option(
         free=True,
         of=names.IMAGES,
-        type=click.IntRange(min=0),
+        type=Whole(min=0),
         unset="by --preset",
         help="Number of processes that load data.",
     )
@@ -363,7 +362,7 @@ class TrainSettings(
             )
 
     def require_complete(self) -> None:
-        """Raise click.UsageError if a new run has no data or no output directory."""
+        """Raise UsageError if a new run has no data or no output directory."""
         require_named(self, "data")
 
     def require_none_of_complete_tables(self, what: str, but: Sequence[str] = ()) -> None:

@@ -5,24 +5,23 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import click
-
 from dnnlib.errors import DataError, UsageError, in_one_line
 from training import names
 from training.names import command_line
-from training.settings.declared import Declared, option, options_of, parameters_of
+from training.recipes import AVERAGED_PLANE, AVERAGED_SPACE, AVERAGED_TOY, OF_TOYS, PLANE, TOY
+from training.settings.declared import Declared, declarations, option, options_of
 from training.settings.shared import InflationOptions
 from training.settings.types import (
     AMOUNT,
     NETWORK,
     NOT_NEGATIVE,
     SEED,
-    FiniteFloat,
     Integers,
     Names,
+    Real,
+    Whole,
     choice,
 )
-from training.recipes import AVERAGED_PLANE, AVERAGED_SPACE, AVERAGED_TOY, OF_TOYS, PLANE, TOY
 
 
 class TrainingOptions(Declared, section="Training"):
@@ -51,7 +50,7 @@ class TrainingOptions(Declared, section="Training"):
     )
     lr: float | None = option(unset="by --preset", help="Peak learning rate.")
     ema: float | None = option(
-        type=FiniteFloat(min=0, max=1e9),
+        type=Real(min=0, max=1e9),
         unset="by --preset",
         help="Half-life of the moving average of the weights, million samples.",
     )
@@ -182,14 +181,14 @@ class RunOptions(Declared, section="Run"):
 
 
 def require_named(settings: Declared, data: str) -> None:
-    """Raise click.UsageError if a new run has no data or no output directory."""
+    """Raise UsageError if a new run has no data or no output directory."""
     values = settings.recorded()
     if values["resume"] is None and not values["refit_latent_law"]:
         require_values(values, data)
 
 
 def require_values(values: Mapping[str, Any], data: str) -> None:
-    """Raise click.UsageError unless the output directory and the data are given.
+    """Raise UsageError unless the output directory and the data are given.
 
     Args:
         values: Values of the options, by name.
@@ -197,7 +196,7 @@ def require_values(values: Mapping[str, Any], data: str) -> None:
     """
     for name in ("outdir", data):
         if values[name] is None:
-            raise click.UsageError(f"Missing option '--{name}'.")
+            raise UsageError(f"Missing option '--{name}'.")
 
 
 def as_typed(cls: type[Declared], options: Mapping[str, Any], source: Path) -> dict[str, Any]:
@@ -206,22 +205,18 @@ def as_typed(cls: type[Declared], options: Mapping[str, Any], source: Path) -> d
     Raises:
         DataError: A value is invalid, or a required one is missing.
     """
-    command = click.Command("resumed", params=list(parameters_of(cls)))
-    ctx = click.Context(command)
     typed = {}
-    for param in command.params:
-        name = param.name or ""
-        value = options.get(name)
-        if value is None and isinstance(param.get_default(ctx), int | float | str):
+    for declared in declarations(cls):
+        name, value = declared.name, options.get(declared.name)
+        if value is None and isinstance(declared.default, int | float | str):
             raise DataError(f"{source} has no value for --{name}")
-        listed = isinstance(value, list | tuple) and isinstance(param.type, Integers | Names)
+        listed = isinstance(value, list | tuple) and isinstance(declared.type, Integers | Names)
         if not listed and not isinstance(value, str | int | float | Path | None):
             raise DataError(f"{source}: --{name} is not a single value")
-        as_it_is = listed or value is None
         try:
-            typed[name] = param.type_cast_value(ctx, value if as_it_is else str(value))
-        except click.UsageError as error:
-            raise DataError(f"{source}: {in_one_line(error.format_message())}") from error
+            typed[name] = declared.parse(value if listed or value is None else str(value))
+        except ValueError as error:
+            raise DataError(f"{source}: --{name}: {in_one_line(str(error))}") from error
     return typed
 
 
@@ -242,12 +237,12 @@ class ToyOptions(Declared, section="Data"):
         type=choice(names.TOY_NAMES), help="Name of the toy.  [required]"
     )
     augment_to: int = option(
-        type=click.IntRange(min=0, max=2**31 - 1),
+        type=Whole(min=0, max=2**31 - 1),
         default=0,
         help="Dimension of the space that the toy is embedded in; 0 for none.",
     )
     others: int | None = option(
-        type=click.IntRange(min=0),
+        type=Whole(min=0),
         unset=f"{names.OTHERS} in up to {names.MOST_AVERAGED} dimensions, else 0",
         help="Additional points over which training targets are averaged; 0 for none",
     )
@@ -312,5 +307,5 @@ class ToyTrainSettings(
     run: RunOptions = options_of(RunOptions, defaults=asdict(TOY))
 
     def require_complete(self) -> None:
-        """Raise click.UsageError if a new run has no toy or no output directory."""
+        """Raise UsageError if a new run has no toy or no output directory."""
         require_named(self, "data_name")

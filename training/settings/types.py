@@ -1,72 +1,196 @@
-"""Types of options: what click takes as a value."""
+"""Types of options: how text or a Python value becomes the value of an option.
+
+A type parses a value, or raises ``ValueError`` with an explanation. The command line and Python
+share these types.
+"""
 
 import math
 import os
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import click
+from typing import Any, ClassVar
 
 from dnnlib.errors import DataError
 from dnnlib.lists import parts_of
 from training.names import ANY_NUMBER, COLUMN_TYPES, IDENTIFIER, RAW_TABLES, script
 
-Param = click.Parameter | None
-Context = click.Context | None
-"""Types of the context and the parameter that click passes with a value."""
+
+class OptionType:
+    """Type of an option.
+
+    Attributes:
+        name: Placeholder of a value in the help, such as ``path``.
+    """
+
+    name: str = "text"
+
+    def parse(self, value: Any) -> Any:
+        """Convert a value to the type of the option.
+
+        Raises:
+            ValueError: The value is invalid; the message states what is expected.
+        """
+        raise NotImplementedError
 
 
-class FiniteFloat(click.FloatRange):
-    """Type of a floating-point number in a range, without infinities and NaN."""
+class Text(OptionType):
+    """Any text."""
 
-    def convert(self, value: Any, param: Param, ctx: Context) -> float:
+    def parse(self, value: Any) -> str:
+        """Convert a value to text."""
+        return str(value)
+
+
+class Flag(OptionType):
+    """True or false."""
+
+    name = "boolean"
+    words: ClassVar = {"true": True, "1": True, "yes": True, "on": True} | {
+        "false": False, "0": False, "no": False, "off": False
+    }  # fmt: skip
+
+    def parse(self, value: Any) -> bool:
+        """Convert a boolean, or a word such as ``yes``, to a boolean."""
+        word = str(value).lower()
+        if word not in self.words:
+            raise ValueError(f"{value!r} is not true or false")
+        return self.words[word]
+
+
+@dataclass(frozen=True)
+class Choice(OptionType):
+    """One of some names."""
+
+    names: tuple[str, ...]
+
+    def parse(self, value: Any) -> str:
+        """Return the name if it is one of the choices."""
+        if value not in self.names:
+            raise ValueError(f"{value!r} is none of {', '.join(self.names)}")
+        return str(value)
+
+
+@dataclass(frozen=True)
+class Range(OptionType):
+    """A number in a range.
+
+    Attributes:
+        min: Smallest number; None for no limit.
+        max: Largest number; None for no limit.
+    """
+
+    min: float | None = None
+    max: float | None = None
+
+    def excludes(self, number: float) -> bool:
+        """Return whether a number is outside the range."""
+        low = self.min is not None and number < self.min
+        return low or (self.max is not None and number > self.max)
+
+    def __str__(self) -> str:
+        ends = []
+        if self.min is not None:
+            ends.append(f"at least {self.min:g}" if self.min < 1e6 else f"at least {self.min}")
+        if self.max is not None:
+            ends.append(f"at most {self.max:g}" if self.max < 1e6 else f"at most {self.max}")
+        return " and ".join(ends)
+
+
+@dataclass(frozen=True)
+class Whole(Range):
+    """A whole number in a range."""
+
+    def parse(self, value: Any) -> int:
+        """Convert a value to a whole number in the range."""
+        what = f"a whole number of {self}" if str(self) else "a whole number"
+        try:
+            number = int(value)
+        except (TypeError, ValueError, OverflowError):
+            raise ValueError(f"{value!r} is not {what}") from None
+        if (isinstance(value, float) and number != value) or self.excludes(number):
+            raise ValueError(f"{value} is not {what}")
+        return number
+
+
+@dataclass(frozen=True)
+class Real(Range):
+    """A finite number in a range.
+
+    Attributes:
+        min_open: Whether the smallest number itself is excluded.
+        max_open: Whether the largest number itself is excluded.
+    """
+
+    min_open: bool = False
+    max_open: bool = False
+
+    def excludes(self, number: float) -> bool:
+        """Return whether a number is outside the range."""
+        at_min = self.min_open and number == self.min
+        return super().excludes(number) or at_min or (self.max_open and number == self.max)
+
+    def __str__(self) -> str:
+        ends = []
+        if self.min is not None:
+            ends.append(f"{'above' if self.min_open else 'at least'} {self.min:g}")
+        if self.max is not None:
+            ends.append(f"{'below' if self.max_open else 'at most'} {self.max:g}")
+        return " and ".join(ends)
+
+    def parse(self, value: Any) -> float:
         """Convert a value to a finite number in the range."""
-        number = super().convert(value, param, ctx)
-        if not math.isfinite(number):
-            self.fail(f"{value} is not a finite number", param, ctx)
-        return float(number)
+        try:
+            number = float(value)
+        except (TypeError, ValueError, OverflowError):
+            number = math.nan
+        if not math.isfinite(number) or self.excludes(number):
+            what = f"a number {self}" if str(self) else "a finite number"
+            raise ValueError(f"{value!r} is not {what}")
+        return number
 
 
-POSITIVE = FiniteFloat(min=0, min_open=True)
-NOT_NEGATIVE = FiniteFloat(min=0)
-AMOUNT = FiniteFloat(min=0, min_open=True, max=1e9)
+POSITIVE = Real(min=0, min_open=True)
+NOT_NEGATIVE = Real(min=0)
+AMOUNT = Real(min=0, min_open=True, max=1e9)
 """Type of an amount of training, in millions of samples."""
-COUNT = click.IntRange(min=1)
-SEED = click.IntRange(min=0, max=2**63 - 1)
+COUNT = Whole(min=1)
+SEED = Whole(min=0, max=2**63 - 1)
 
 
-class FilePath(click.Path):
-    """Type of a path that is valid for a file system.
+class FilePath(OptionType):
+    """A path that is valid for a file system.
 
     Options of a resumed run may contain any text, so that the text must be checked.
     """
 
-    def convert(self, value: Any, param: Param, ctx: Context) -> str | bytes | os.PathLike[str]:
+    name = "path"
+
+    def parse(self, value: Any) -> Path:
         """Convert a value to a path."""
         try:
             name = os.fsencode(value)
         except UnicodeEncodeError:
-            self.fail("it contains characters that a path cannot have", param, ctx)
+            raise ValueError("it contains characters that a path cannot have") from None
         if b"\0" in name:
-            self.fail("it contains a zero byte", param, ctx)
-        return super().convert(value, param, ctx)
+            raise ValueError("it contains a zero byte")
+        return Path(value)
 
 
-FILE = FilePath(path_type=Path)
+FILE = FilePath()
 
 
 class DataSetPath(FilePath):
-    """Type of the path of an existing data set, not of the source of a data set."""
+    """The path of an existing data set, not of the source of a data set."""
 
-    def convert(self, value: Any, param: Param, ctx: Context) -> str | bytes | os.PathLike[str]:
+    def parse(self, value: Any) -> Path:
         """Convert a value to the path of a data set.
 
         Raises:
             DataError: The path does not exist, or is a table that is not a data set.
         """
-        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        path = super().parse(value)
         if not path.exists():
             raise DataError(
                 f"{path} does not exist: give the .npz of a table, or a zip or folder of images"
@@ -80,15 +204,15 @@ class DataSetPath(FilePath):
         return path
 
 
-DATA_SET = DataSetPath(path_type=Path)
+DATA_SET = DataSetPath()
 
 
-class NetworkFilePath(click.ParamType[str]):
-    """Type of a network file: path of an existing file, or a URL."""
+class NetworkFilePath(OptionType):
+    """A network file: path of an existing file, or a URL."""
 
     name = "path|url"
 
-    def convert(self, value: Any, param: Param, ctx: Context) -> str:
+    def parse(self, value: Any) -> str:
         """Return the path of an existing network file, or a URL.
 
         Raises:
@@ -96,7 +220,7 @@ class NetworkFilePath(click.ParamType[str]):
         """
         text = str(value)
         if not text.strip():
-            self.fail("the value is empty: give a network file or an https URL", param, ctx)
+            raise ValueError("the value is empty: give a network file or an https URL")
         if "://" not in text:
             from dnnlib.urls import local_file  # here, since --help need not wait for it
 
@@ -107,35 +231,33 @@ class NetworkFilePath(click.ParamType[str]):
 NETWORK = NetworkFilePath()
 
 
-class Steps(click.ParamType[int | str]):
-    """Type of a number of steps: a positive integer, or ``auto``."""
+class Steps(OptionType):
+    """A number of steps: a positive whole number, or ``auto``."""
 
     name = "integer|auto"
 
-    def convert(self, value: Any, param: Param, ctx: Context) -> int | str:
-        """Convert a value to a positive integer, or return ``auto``."""
-        if value == "auto":
-            return "auto"
-        return int(COUNT.convert(value, param, ctx))
+    def parse(self, value: Any) -> int | str:
+        """Convert a value to a positive whole number, or return ``auto``."""
+        return "auto" if value == "auto" else COUNT.parse(value)
 
 
 STEPS = Steps()
 
 
-def choice(names: Iterable[str]) -> click.Choice[str]:
+def choice(names: Iterable[str]) -> Choice:
     """Return the type of an option that takes one of some names."""
-    return click.Choice(list(names))
+    return Choice(tuple(names))
 
 
-class Integers(click.ParamType[tuple[int, ...]]):
-    """Type of a list of positive integers with a separator between them."""
+class Integers(OptionType):
+    """A list of positive whole numbers with a separator between them."""
 
     what, separator = "a list of positive integers", ","
 
     def __init__(self, name: str):
         self.name = name
 
-    def convert(self, value: Any, param: Param, ctx: Context) -> tuple[int, ...]:
+    def parse(self, value: Any) -> tuple[int, ...]:
         """Parse positive integers, such as ``16,8``."""
         if isinstance(value, tuple | list):
             value = self.typed(value)
@@ -144,7 +266,7 @@ class Integers(click.ParamType[tuple[int, ...]]):
         except ValueError:
             numbers = ()
         if not numbers or min(numbers) < 1:
-            self.fail(f"'{value}' is not {self.what} such as {self.name}", param, ctx)
+            raise ValueError(f"'{value}' is not {self.what} such as {self.name}")
         return numbers
 
     def typed(self, numbers: Sequence[int]) -> str:
@@ -156,21 +278,19 @@ MULTIPLIERS, SIDES = Integers("2,2,2"), Integers("16,8")
 
 
 class Shape(Integers):
-    """Type of a shape such as ``3x8x8``, or ``set:K``, a set of any number of rows of K numbers."""
+    """A shape such as ``3x8x8``, or ``set:K``, a set of any number of rows of K numbers."""
 
     what, separator = "a shape", "x"
 
-    def convert(self, value: Any, param: Param, ctx: Context) -> tuple[int, ...]:
+    def parse(self, value: Any) -> tuple[int, ...]:
         """Parse a shape such as ``3x8x8``; ``set:K`` becomes ``(ANY_NUMBER, K)``."""
         if isinstance(value, tuple | list):
             value = self.typed(value)
         if not (isinstance(value, str) and value.startswith(SET)):
-            return super().convert(value, param, ctx)
+            return super().parse(value)
         size = value.removeprefix(SET)
         if not (size.isdecimal() and int(size)):
-            self.fail(
-                f"'{value}' is not a set such as {SET}2, with two numbers per row", param, ctx
-            )
+            raise ValueError(f"'{value}' is not a set such as {SET}2, with two numbers per row")
         return ANY_NUMBER, int(size)
 
     def typed(self, numbers: Sequence[int]) -> str:
@@ -183,47 +303,47 @@ SET = "set:"
 SHAPE = Shape("3x32x32")
 
 
-class Numbers(click.ParamType[list[float]]):
-    """Type of a comma-separated list of positive numbers."""
+class Numbers(OptionType):
+    """A comma-separated list of positive numbers."""
 
     name = "p,q"
 
-    def convert(self, value: Any, param: Param, ctx: Context) -> list[float]:
+    def parse(self, value: Any) -> list[float]:
         """Parse positive numbers, such as ``0.5,0.1``."""
         parts = value if isinstance(value, list | tuple) else str(value).split(",")
-        return [float(POSITIVE.convert(part, param, ctx)) for part in parts]
+        return [POSITIVE.parse(part) for part in parts]
 
 
-class Names(click.ParamType[tuple[str, ...]]):
-    """Type of a list of names, such as ``age,weight``.
+class Names(OptionType):
+    """A list of names, such as ``age,weight``.
 
     A name that contains a comma is in double quotes.
     """
 
     name = "a,b,c"
 
-    def convert(self, value: Any, param: Param, ctx: Context) -> tuple[str, ...]:
+    def parse(self, value: Any) -> tuple[str, ...]:
         """Parse a list of names, such as ``age,weight``."""
         several = isinstance(value, tuple | list)
         names = tuple(map(str, value)) if several else tuple(parts_of(str(value)))
         if not (names and all(names)):
-            self.fail(f"'{value}' is not a list of names such as a,b,c", param, ctx)
+            raise ValueError(f"'{value}' is not a list of names such as a,b,c")
         return names
 
 
-class Groups(click.ParamType[tuple[tuple[str, ...], ...]]):
-    """Type of several lists of names, such as ``y1,y2;y3,y4``."""
+class NameGroups(OptionType):
+    """Several lists of names, such as ``y1,y2;y3,y4``."""
 
     name = "a1,b1;a2,b2"
 
-    def convert(self, value: Any, param: Param, ctx: Context) -> tuple[tuple[str, ...], ...]:
+    def parse(self, value: Any) -> tuple[tuple[str, ...], ...]:
         """Parse a string such as ``a1,b1;a2,b2`` into lists of names."""
         parts = value if isinstance(value, tuple | list) else str(value).split(";")
-        return tuple(Names().convert(part, param, ctx) for part in parts)
+        return tuple(Names().parse(part) for part in parts)
 
 
-class ColumnTypes(click.ParamType[tuple[tuple[str, str], ...]]):
-    """Type of a list of column types ``name:type``.
+class ColumnTypes(OptionType):
+    """A list of column types ``name:type``.
 
     A type is the name of a type, the ordered levels of a category, or a date format.
     """
@@ -231,7 +351,7 @@ class ColumnTypes(click.ParamType[tuple[tuple[str, str], ...]]):
     name = "a:category,b:small<large"
     form = re.compile(r"(?P<name>.+?):(?P<type>%.+|[^:]+)")
 
-    def convert(self, value: Any, param: Param, ctx: Context) -> tuple[tuple[str, str], ...]:
+    def parse(self, value: Any) -> tuple[tuple[str, str], ...]:
         """Parse pairs of a column and its type, such as ``age:whole,size:small<large``."""
         if isinstance(value, tuple):
             return value
@@ -240,28 +360,24 @@ class ColumnTypes(click.ParamType[tuple[tuple[str, str], ...]]):
             match = self.form.fullmatch(part)
             kind = match["type"].strip() if match else ""
             if not match or not (kind in (*COLUMN_TYPES, IDENTIFIER) or {"<", "%"} & set(kind)):
-                self.fail(
+                raise ValueError(
                     f"'{part}' is not name:type, the type {', '.join(COLUMN_TYPES)}, {IDENTIFIER}, "
-                    "ordered levels such as small<medium<large, or a date format such as %d.%m.%Y",
-                    param,
-                    ctx,
+                    "ordered levels such as small<medium<large, or a date format such as %d.%m.%Y"
                 )
             types.append((match["name"].strip(), kind))
-        _require_once(self, str(value), [name for name, _ in types], param, ctx)
+        _require_once(str(value), [name for name, _ in types])
         return tuple(types)
 
 
-class Ranges(click.ParamType[tuple[tuple[str, float, float], ...]]):
-    """Type of a list of ranges ``name:low:high``, whose ends are optional.
+class Ranges(OptionType):
+    """A list of ranges ``name:low:high``, whose ends are optional.
 
     A name that contains a comma is in double quotes.
     """
 
     name = "a:0:1,b:0:"
 
-    def convert(
-        self, value: Any, param: Param, ctx: Context
-    ) -> tuple[tuple[str, float, float], ...]:
+    def parse(self, value: Any) -> tuple[tuple[str, float, float], ...]:
         """Parse ranges such as ``age:0:,share:0:1``; a missing end is infinite."""
         if isinstance(value, tuple):
             return value
@@ -274,32 +390,30 @@ class Ranges(click.ParamType[tuple[tuple[str, float, float], ...]]):
                     for end, sign in zip(ends, (-1, 1), strict=True)
                 )
             except ValueError:
-                self.fail(f"'{part}' is not a range such as a:0:1 or a:0:", param, ctx)
+                raise ValueError(f"'{part}' is not a range such as a:0:1 or a:0:") from None
             if not (name.strip() and low < high):
-                self.fail(f"'{part}' is not a valid range: low must be below high", param, ctx)
+                raise ValueError(f"'{part}' is not a valid range: low must be below high")
             ranges.append((name.strip(), low, high))
-        _require_once(self, str(value), [name for name, _, _ in ranges], param, ctx)
+        _require_once(str(value), [name for name, _, _ in ranges])
         return tuple(ranges)
 
 
-def _require_once(
-    kind: click.ParamType[Any], text: str, names: Sequence[str], param: Param, ctx: Context
-) -> None:
-    """Fail if a column is named twice."""
+def _require_once(text: str, names: Sequence[str]) -> None:
+    """Raise ValueError if a column is named twice."""
     for name in names:
         if names.count(name) > 1:
-            kind.fail(f"'{text}' names column '{name}' twice: name it once", param, ctx)
+            raise ValueError(f"'{text}' names column '{name}' twice: name it once")
 
 
-class Givens(click.ParamType[tuple[tuple[str, str], ...]]):
-    """Type of a list of values ``name:value``.
+class Givens(OptionType):
+    """A list of values ``name:value``.
 
     A pair that contains a comma is in double quotes.
     """
 
     name = "a:value,b:value"
 
-    def convert(self, value: Any, param: Param, ctx: Context) -> tuple[tuple[str, str], ...]:
+    def parse(self, value: Any) -> tuple[tuple[str, str], ...]:
         """Parse pairs of a column and its value, such as ``sex:female,age:40``."""
         if isinstance(value, tuple):
             return value
@@ -307,19 +421,22 @@ class Givens(click.ParamType[tuple[tuple[str, str], ...]]):
         for name, colon, given in pairs:
             if not (name.strip() and colon and given.strip()):
                 text = f"{name}{colon}{given}"
-                hint = "put values with a comma in double quotes"
-                self.fail(f"'{text}' is not name:value: {hint}", param, ctx)
+                raise ValueError(
+                    f"'{text}' is not name:value: put values with a comma in double quotes"
+                )
         return tuple((name.strip(), given.strip()) for name, _, given in pairs)
 
 
-BY_ANNOTATION: dict[Any, click.ParamType[Any]] = {
+BY_ANNOTATION: dict[Any, OptionType] = {
+    str: Text(),
+    bool: Flag(),
     Path: FILE,
     int: COUNT,
     float: POSITIVE,
     int | str: STEPS,
     list[float]: Numbers(),
     tuple[str, ...]: Names(),
-    tuple[tuple[str, ...], ...]: Groups(),
+    tuple[tuple[str, ...], ...]: NameGroups(),
     tuple[tuple[str, float, float], ...]: Ranges(),
 }
 """Default types of options, by annotation of their fields."""

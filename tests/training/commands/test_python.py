@@ -34,14 +34,14 @@ from training import (
     Toy,
     normal_prior,
 )
-from training.cli import datasets, python_interface
-from training.models.adapters import _Estimator
-from training.models.model import PosteriorDraws
+from training.cli import conversion, datasets
 from training.cli.shared import warn_if_longer
 from training.data.tables.marginals import looks_uniform
 from training.files.posterior_draws import load_netcdf
 from training.flow.pfode import ProbabilityFlow
 from training.learning.stopping import StoppedBySignal
+from training.models.adapters import _Estimator
+from training.models.model import PosteriorDraws
 
 SHORT = {"duration": 0.004, "batch": 256, "seed": 3, "threads": 1}
 SHORT |= {"calibrate": False, "latent_law": "gaussian"}
@@ -407,7 +407,7 @@ def test_work_on_the_cpu_does_not_start_cuda(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_rng_state", start)
     torch.manual_seed(5)
     state = torch.get_rng_state()
-    with python_interface.left_alone():
+    with conversion.left_alone():
         torch.rand(3)
     assert torch.equal(torch.get_rng_state(), state)
 

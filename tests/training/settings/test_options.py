@@ -16,19 +16,20 @@ import toy_train
 from dnnlib.errors import DataError, TrainingError, UsageError, agree
 from dnnlib.files import atomic_path
 from tests.support.running import parsed, refusal, run_script
+from training.cli.click_options import takes
+from training.cli.script import command, group
 from training.cli.shared import last_time, steps_and_end
 from training.cli.train import resumed_options, training_on_toy, tries_precisions
 from training.names import DEFAULT_STEPS, OTHERS
+from training.recipes import AVERAGED_PLANE, AVERAGED_SPACE, AVERAGED_TOY, TOY
+from training.runs.simulation_settings import LatentChoice, latent_choice, recorded_eps
 from training.settings import types
-from training.settings.declared import Declared, argument, option, options_of, takes
+from training.settings.declared import Declared, argument, option, options_of
 from training.settings.inference import LikelihoodOptions
-from training.cli.script import command, group
 from training.settings.shared import ImageTimeOptions
 from training.settings.train import TrainSettings
 from training.settings.training import ToyTrainSettings, as_typed
-from training.settings.types import COUNT, DATA_SET, FILE, POSITIVE, FiniteFloat, Names, Ranges
-from training.recipes import AVERAGED_PLANE, AVERAGED_SPACE, AVERAGED_TOY, TOY
-from training.runs.simulation_settings import LatentChoice, latent_choice, recorded_eps
+from training.settings.types import COUNT, DATA_SET, FILE, POSITIVE, Names, Ranges, Real
 from training.subjects.record_spaces import MARGINALS
 
 PRR = "--dims_to_keep=1"
@@ -104,12 +105,12 @@ def test_flags_take_truth_values_and_commands_of_a_group_either_spelling():
 def test_only_finite_numbers_are_numbers_and_positive_ones_above_zero():
     bad = [(POSITIVE, text) for text in ("0", "-1", "-0.0")]
     for text in ("nan", "inf", "-inf", "NaN", "1e999", "abc", ""):
-        bad += [(kind, text) for kind in (FiniteFloat(), POSITIVE, FiniteFloat(max=1))]
+        bad += [(kind, text) for kind in (Real(), POSITIVE, Real(max=1))]
     for kind, text in bad:
-        with pytest.raises(click.BadParameter):
-            kind.convert(text, None, None)
+        with pytest.raises(ValueError, match="is not a"):
+            kind.parse(text)
     for text, number in (("0.5", 0.5), ("1e-3", 1e-3), ("2", 2.0)):
-        value = POSITIVE.convert(text, None, None)
+        value = POSITIVE.parse(text)
         assert value == number
         assert isinstance(value, float)
 
@@ -224,16 +225,16 @@ def test_who_handles_sigterm_keeps_it():
 
 
 def test_lists_of_names_and_ranges_are_taken_or_told():
-    assert Names().convert("a, b c", None, None) == ("a", "b c")
-    assert Names().convert('a, "price, EUR"', None, None) == ("a", "price, EUR")
-    assert Names().convert(("a",), None, None) == ("a",)
-    ranges = Ranges().convert("a:0:1,b:c:2:,d::-1", None, None)
+    assert Names().parse("a, b c") == ("a", "b c")
+    assert Names().parse('a, "price, EUR"') == ("a", "price, EUR")
+    assert Names().parse(("a",)) == ("a",)
+    ranges = Ranges().parse("a:0:1,b:c:2:,d::-1")
     assert ranges == (("a", 0.0, 1.0), ("b:c", 2.0, math.inf), ("d", -math.inf, -1.0))
-    assert Ranges().convert((("a", 0.0, 1.0),), None, None) == (("a", 0.0, 1.0),)
-    assert Ranges().convert('"a, b:0:1",c::2', None, None)[0] == ("a, b", 0.0, 1.0)
+    assert Ranges().parse((("a", 0.0, 1.0),)) == (("a", 0.0, 1.0),)
+    assert Ranges().parse('"a, b:0:1",c::2')[0] == ("a, b", 0.0, 1.0)
     columns = 'a:b:number,when:%H:%M,"c, d:s<m"'
     parsed = (("a:b", "number"), ("when", "%H:%M"), ("c, d", "s<m"))
-    assert types.ColumnTypes().convert(columns, None, None) == parsed
+    assert types.ColumnTypes().parse(columns) == parsed
     for kind, text in (
         (types.ColumnTypes(), "a:words"),
         (Names(), "a,,b"),
@@ -243,26 +244,26 @@ def test_lists_of_names_and_ranges_are_taken_or_told():
         (Ranges(), "a:0:1,a:2:3"),
         (types.ColumnTypes(), "a:number,a:date"),
     ):
-        with pytest.raises(click.BadParameter, match=text):
-            kind.convert(text, None, None)
+        with pytest.raises(ValueError, match=text):
+            kind.parse(text)
 
 
 def test_paths_that_are_not_there_or_on_no_system_are_told(tmp_path):
     for path, part in (("a\0b", "zero byte"), ("\ud800", "characters that a path cannot have")):
-        with pytest.raises(click.BadParameter, match=part):
-            FILE.convert(path, None, None)
+        with pytest.raises(ValueError, match=part):
+            FILE.parse(path)
     table, network = tmp_path / "rows.csv", tmp_path / "network.pkl"
-    assert "a table, or a zip or folder of images" in refusal(DATA_SET.convert, table, None, None)
+    assert "a table, or a zip or folder of images" in refusal(DATA_SET.parse, table)
     for path in (table, network):
         path.touch()
     with pytest.raises(DataError, match=r"dataset_tool\.py --source=.*rows\.csv"):
-        DATA_SET.convert(table, None, None)
-    assert DATA_SET.convert(tmp_path, None, None) == tmp_path
-    with pytest.raises(click.BadParameter, match="the value is empty"):
-        types.NETWORK.convert("", None, None)
+        DATA_SET.parse(table)
+    assert DATA_SET.parse(tmp_path) == tmp_path
+    with pytest.raises(ValueError, match="the value is empty"):
+        types.NETWORK.parse("")
     for text in (str(network), "https://host/network.pkl"):
-        assert types.NETWORK.convert(text, None, None) == text
-    assert "cannot open the file" in refusal(types.NETWORK.convert, f"{network}.old", None, None)
+        assert types.NETWORK.parse(text) == text
+    assert "cannot open the file" in refusal(types.NETWORK.parse, f"{network}.old")
 
 
 def test_a_mask_of_many_names_is_not_taken_for_a_file():
@@ -274,13 +275,13 @@ def test_a_mask_of_many_names_is_not_taken_for_a_file():
 
 class Shared(Declared, section="How many"):
     count: int = option(type=COUNT, default=3, help="Number of things.")
-    rate: float | None = option(type=float, unset="1", help="Things a second.")
+    rate: float | None = option(unset="1", help="Things a second.")
 
 
 class Whole(Declared):
-    paths: tuple[str, ...] = argument(nargs=-1)
+    paths: tuple[str, ...] = argument(metavar="PATH...")
     name: str = option(required=True, help="What it is called.")
-    class_: int | None = option("--class", type=int, help="A word that Python keeps for itself.")
+    class_: int | None = option("--class", help="A word that Python keeps for itself.")
     batch: int = option("--batch-gpu", type=COUNT, default=1, help="Two spellings.")
     fast: bool = option(is_flag=True, help="A flag.")
     paired: bool | None = option("--paired/--no-paired", help="One way, the other, or neither.")

@@ -13,7 +13,6 @@ from tests.fuzz.hostile import npy, zip_bomb
 from tests.support.draws import seeded
 from tests.support.finished_runs import write_csv
 from tests.support.running import good, refusal, refused, run_script
-from training.models.rows import numbers_of
 from training.data.records.raw_tables import open_cells
 from training.data.tables.foreign import BLOCK_ROWS
 from training.data.tables.formats import NotNumbers, is_table, open_table
@@ -21,6 +20,7 @@ from training.data.tables.making import exchanged
 from training.data.tables.repeated_trials import as_sets, one_of_each, thinned
 from training.data.tables.text import LONGEST_LINE
 from training.files.table import load_table
+from training.models.conversion import numbers_of
 
 NAMES = ["a", "b c", "d"]
 ROWS = np.random.default_rng(0).normal(size=(2 * BLOCK_ROWS + 5, 3))
