@@ -99,10 +99,13 @@ def require_new(paths: list[Path], overwrite: bool, option: str = "--save_dir") 
         )
 
 
-def require_there(*paths: Path | None) -> None:
-    """Raise DataError unless all given files exist, before slow imports that read them."""
-    for path in paths:
-        if path is not None and not path.exists():
+def require_there(*sources: object) -> None:
+    """Raise DataError unless all given files exist, before slow imports that read them.
+
+    Sources that are not paths, such as tables in memory, are ignored.
+    """
+    for path in sources:
+        if isinstance(path, Path) and not path.exists():
             raise DataError(f"{path} does not exist")
 
 

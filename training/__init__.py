@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from training.models.adapters import FlowDensity, SbiPosterior, sbi_estimator
     from training.models.answers import Answers
     from training.models.datasets import Images, Records, Simulations, Table, Toy
+    from training.models.draws import PosteriorDraws
     from training.models.guarantees import Guarantee
-    from training.models.model import Model, PosteriorDraws
+    from training.models.model import Model
     from training.models.predictors import FlowClassifier, FlowRegressor
     from training.models.priors import normal_prior
     from training.models.rounds import rounds
@@ -35,7 +36,7 @@ _HOMES = {
     "InflationSchedule": "flow.schedules",
     "LatentDistribution": "flow.latent.distributions",
     "Model": "models.model",
-    "PosteriorDraws": "models.model",
+    "PosteriorDraws": "models.draws",
     "ProbabilityFlow": "flow.pfode",
     "Records": "models.datasets",
     "SbiPosterior": "models.adapters",

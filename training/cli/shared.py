@@ -4,9 +4,14 @@ They are networks, base distributions, solvers and times.
 """
 
 import math
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
 
 from dnnlib.errors import UsageError
+from dnnlib.files import require_folder, require_new
 from dnnlib.logs import logger
+from torch_utils import distributed
 from training.flow.solvers import Solver, get_solver
 from training.names import DEFAULT_STEPS
 from training.runs.simulation_settings import TimeChoice
@@ -117,6 +122,26 @@ def of_data_set(
     """
     file.require_data_set()
     return open_subject(file, expected, data_name).require_unconditional()
+
+
+def reserve(files: Sequence[Path], overwrite: bool) -> None:
+    """Check on all ranks that files of results may be written, and create their folders.
+
+    Raises:
+        UsageError: A file exists, and must not be replaced.
+        DataError: A folder cannot be created.
+    """
+    require_new(list(files), overwrite)
+    for folder in {file.parent for file in files}:
+        require_folder(folder)
+    distributed.barrier()  # no rank writes before all ranks have checked
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove the folder of finished groups, after the results are written."""
+    distributed.barrier()
+    if distributed.is_main():
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 LONGER = 1.1

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
@@ -16,7 +17,7 @@ from torch_utils.streams import Stream
 from training.data.images.codec import Decoder
 from training.data.images.containers import IMAGE_SUFFIXES, MAX_FILE_BYTES
 from training.data.images.dataset import ImageDataset
-from training.data.tables.foreign import ForeignTable, listed
+from training.data.tables.foreign import ForeignTable, TableSource, listed
 from training.data.tables.formats import SUFFIXES, open_table
 from training.inference.operators import LinearMap, MatrixMap, Separable
 from training.inference.trial_likelihoods import Trials
@@ -26,7 +27,11 @@ RANDOM = "random:"
 """Prefix of a mask that observes a random fraction of the coordinates."""
 
 
-def read_observations(path: Path, image_shape: Sequence[int] | None = None) -> Tensor:
+def _is_table(source: TableSource) -> bool:
+    return isinstance(source, ForeignTable) or source.suffix.lower() in SUFFIXES
+
+
+def read_observations(path: TableSource, image_shape: Sequence[int] | None = None) -> Tensor:
     """Read M observations of K numbers as float64: rows of a table, or images as gray levels.
 
     Args:
@@ -36,9 +41,12 @@ def read_observations(path: Path, image_shape: Sequence[int] | None = None) -> T
     Raises:
         DataError: The file is missing or broken, or contains values that are not finite.
     """
+    if _is_table(path):
+        return _finite(open_table(path, None, known=()))
+    assert isinstance(path, Path)
     if path.suffix.lower() in IMAGE_SUFFIXES and image_shape is not None:
         return _read_image(path, image_shape)
-    if path.suffix.lower() not in SUFFIXES and image_shape is not None:
+    if image_shape is not None:
         dataset = ImageDataset(path)
         if tuple(dataset.image_shape) != tuple(image_shape):
             raise DataError(
@@ -49,7 +57,7 @@ def read_observations(path: Path, image_shape: Sequence[int] | None = None) -> T
         return pixels.flatten(1).double()
     if path.suffix.lower() == ".zip":
         raise DataError(f"{path} is not a table: give one of {', '.join(SUFFIXES)}")
-    return _finite(open_table(str(path), None, known=()))
+    return _finite(open_table(path, None, known=()))
 
 
 def _read_image(path: Path, image_shape: Sequence[int]) -> Tensor:
@@ -74,7 +82,7 @@ def _read_image(path: Path, image_shape: Sequence[int]) -> Tensor:
 
 
 def read_columns(
-    path: Path,
+    path: TableSource,
     names: Sequence[str],
     row: Sequence[str] | None = None,
     others: Sequence[str] | None = None,
@@ -97,11 +105,11 @@ def read_columns(
         DataError: The file is missing or broken, lacks a column, has an unknown one, or contains
             values that are not finite.
     """
-    if path.suffix.lower() not in SUFFIXES:
+    if not _is_table(path):
         raise DataError(f"{path} is not a table: give one of {', '.join(SUFFIXES)}")
     row = names if row is None else row
     known = [*row, *(others or ())]
-    table = open_table(str(path), None, known=known)
+    table = open_table(path, None, known=known)
     own = list(table.names)
     if not table.named:
         if len(own) not in (len(names), len(row)):
@@ -119,11 +127,11 @@ def read_columns(
         )
     if missing:
         raise DataError(f"{path} has no column '{missing[0]}': give {listed(names)}")
-    table = open_table(str(path), names, known=known)
+    table = open_table(path, names, known=known)
     return _finite(table, [names.index(name) for name in may], hint)
 
 
-def read_others(path: Path, names: Sequence[str], known: Sequence[str]) -> dict[str, Tensor]:
+def read_others(path: TableSource, names: Sequence[str], known: Sequence[str]) -> dict[str, Tensor]:
     """Read optional columns of a table with M rows as float64 ``[M]``, by name.
 
     The result has only the columns that exist. Missing values are NaN.
@@ -136,11 +144,11 @@ def read_others(path: Path, names: Sequence[str], known: Sequence[str]) -> dict[
     Raises:
         DataError: As in ``read_columns``.
     """
-    own = open_table(str(path), None, known=known)
+    own = open_table(path, None, known=known)
     wanted = [name for name in names if own.named and name in own.names]
     if not wanted:
         return {}
-    rows = np.concatenate(list(open_table(str(path), wanted, known=known).blocks()))
+    rows = np.concatenate(list(open_table(path, wanted, known=known).blocks()))
     return dict(zip(wanted, torch.from_numpy(rows).T, strict=True))
 
 
@@ -156,7 +164,7 @@ WITH_HOLES = (
 
 
 def read_trials(
-    path: Path, names: Sequence[str], covariates: Sequence[str], holes: bool = False
+    path: TableSource, names: Sequence[str], covariates: Sequence[str], holes: bool = False
 ) -> Trials:
     """Read trials of observations, one per row.
 
@@ -173,7 +181,7 @@ def read_trials(
         DataError: As in ``read_columns``.
     """
     columns = [*names, *covariates]
-    several = path.suffix.lower() in SUFFIXES and DATASET in open_table(str(path), None).names
+    several = _is_table(path) and DATASET in open_table(path, None).names
     columns = [*columns, DATASET] if several else columns
     rows = read_columns(path, columns, may=names if holes else (), hint="" if holes else WITH_HOLES)
     numbers = np.zeros(len(rows), dtype=np.int64)
@@ -229,19 +237,30 @@ def read_array(path: Path, what: str, dims: Sequence[int], kinds: str = "fiu") -
     Raises:
         DataError: The file is broken, or its array is of another kind.
     """
-    array = load_array(path)
+    return _checked_array(load_array(path), str(path), what, dims, kinds)
+
+
+def given_array(values: ArrayLike, what: str, dims: Sequence[int], kinds: str = "fiu") -> Tensor:
+    """Check and convert an array in memory; see ``read_array``."""
+    values = values.cpu() if isinstance(values, Tensor) else values
+    return _checked_array(np.asarray(values), what, what, dims, kinds)
+
+
+def _checked_array(
+    array: np.ndarray, source: str, what: str, dims: Sequence[int], kinds: str
+) -> Tensor:
     if array.dtype.kind not in kinds or array.ndim not in dims:
         raise DataError(
-            f"{path} contains {array.dtype} of shape {list(array.shape)}: {what} must "
+            f"{source} contains {array.dtype} of shape {list(array.shape)}: {what} must "
             f"have {' or '.join(map(str, dims))} dimensions"
         )
     if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise DataError(f"{path} has values that are not finite: {what} must be finite")
+        raise DataError(f"{source} has values that are not finite: {what} must be finite")
     wide = np.bool_ if array.dtype.kind == "b" else np.float64
     return torch.from_numpy(np.ascontiguousarray(array.astype(wide)))
 
 
-def read_noise(text: str) -> Tensor:
+def read_noise(text: str | ArrayLike) -> Tensor:
     """Parse noise: standard deviations (one number or a comma-separated list), or a ``.npy``.
 
     The ``.npy`` contains standard deviations or a covariance matrix.
@@ -250,13 +269,17 @@ def read_noise(text: str) -> Tensor:
         UsageError: Numbers are invalid, as in ``positive_numbers``.
         DataError: The file is broken.
     """
+    if not isinstance(text, str):
+        return given_array(text, "the noise", (1, 2))
     values = positive_numbers(text)
     if values is None:
         return read_array(Path(text), "the noise", (1, 2))
     return torch.tensor(values if len(values) > 1 else values[0], dtype=torch.float64)
 
 
-def read_mask(text: str, names: Sequence[str], image_shape: Sequence[int] | None) -> Tensor:
+def read_mask(
+    text: str | ArrayLike, names: Sequence[str], image_shape: Sequence[int] | None
+) -> Tensor:
     """Parse a mask; return the indices ``[K]`` of the observed coordinates, in the mask's order.
 
     Args:
@@ -272,8 +295,13 @@ def read_mask(text: str, names: Sequence[str], image_shape: Sequence[int] | None
     """
     dim = len(names)
     named: list[int] = []
-    if text.endswith(".npy"):
-        seen = read_array(Path(text), "a mask", (1, 2, 3), "b")
+    if not isinstance(text, str) or text.endswith(".npy"):
+        seen = (
+            read_array(Path(text), "a mask", (1, 2, 3), "b")
+            if isinstance(text, str)
+            else given_array(text, "a mask", (1, 2, 3), "b")
+        )
+        text = text if isinstance(text, str) else "the mask"
         if image_shape is not None and seen.ndim == 3 and seen.shape != tuple(image_shape):
             raise UsageError(
                 f"{text} has shape {list(seen.shape)}, but images have {list(image_shape)} "
@@ -304,7 +332,9 @@ def read_mask(text: str, names: Sequence[str], image_shape: Sequence[int] | None
     return torch.tensor(named) if named else seen.nonzero()[:, 0]
 
 
-def read_operator(text: str, dim: int, image_shape: tuple[int, int, int] | None) -> LinearMap:
+def read_operator(
+    text: str | ArrayLike, dim: int, image_shape: tuple[int, int, int] | None
+) -> LinearMap:
     """Return the linear map of points ``[D]`` that an option gives as a name or a file.
 
     A ``.npy`` contains a matrix ``[K, D]``. Names are the keys of ``OPERATORS``; most of them are
@@ -314,8 +344,13 @@ def read_operator(text: str, dim: int, image_shape: tuple[int, int, int] | None)
         UsageError: The name is unknown, or the map does not fit these points.
         DataError: The file is broken.
     """
-    if text.endswith(".npy"):
-        matrix = read_array(Path(text), "an operator", (2,))
+    if not isinstance(text, str) or text.endswith(".npy"):
+        matrix = (
+            read_array(Path(text), "an operator", (2,))
+            if isinstance(text, str)
+            else given_array(text, "an operator", (2,))
+        )
+        text = text if isinstance(text, str) else "the operator"
         if matrix.shape[1] != dim:
             raise UsageError(
                 f"{text} has {matrix.shape[1]} columns, but points have {dim} coordinates"

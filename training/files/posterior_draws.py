@@ -31,8 +31,8 @@ for independent ones.
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
+from io import BytesIO
 from math import prod
 from pathlib import Path
 from types import MappingProxyType
@@ -128,14 +128,31 @@ def save_netcdf(
         shape: Numbers of chains, draws and observations.
         about: Contents besides the draws.
     """
+    with atomic_path(path) as temporary:
+        # HDF5 crashes if the disk becomes full.
+        require_room(temporary, about.size(prod(shape)))
+        _write(temporary, parts, shape, about)
+
+
+def netcdf_bytes(
+    parts: Iterator[tuple[Draws, Tensor]], shape: tuple[int, int, int], about: AboutDraws
+) -> bytes:
+    """Return the content of the file that ``save_netcdf`` would write."""
+    content = BytesIO()
+    _write(content, parts, shape, about)
+    return content.getvalue()
+
+
+def _write(
+    target: Path | BytesIO,
+    parts: Iterator[tuple[Draws, Tensor]],
+    shape: tuple[int, int, int],
+    about: AboutDraws,
+) -> None:
     dim = len(about.names)
     sizes = dict(zip((*DRAWN, "coordinate"), (*shape, dim), strict=True))
     named = {"coordinate": about.names, "latent": [f"z{index + 1}" for index in range(dim)]}
-    with ExitStack() as stack:
-        temporary = stack.enter_context(atomic_path(path))
-        # HDF5 crashes if the disk becomes full.
-        require_room(temporary, about.size(prod(shape)))
-        file = stack.enter_context(h5netcdf.File(temporary, "w"))
+    with h5netcdf.File(target, "w") as file:
         file.attrs["format"] = FORMAT
         file.attrs["about"] = json.dumps(about.run, default=str)
         posterior = _group(file, "posterior", {**sizes, "latent": dim}, named)
@@ -184,14 +201,14 @@ def _save_draws(
     first = 0
     for draws, z in parts:
         rows = slice(first, first + draws.count)
-        rows_drawn = _chains_first(draws.points)
+        rows_drawn = chains_first(draws.points)
         points[:, :, rows] = rows_drawn
         for place, variable in enumerate(about.variables):
             posterior.variables[variable][:, :, rows] = rows_drawn[..., place]
-        latents[:, :, rows] = _chains_first(z)
+        latents[:, :, rows] = chains_first(z)
         if about.recalibrated is not None:
             moved = [about.recalibrated(x.flatten(0, 1)).view_as(x) for x in draws.points]
-            held_out[:, :, rows] = _chains_first(torch.stack(moved))
+            held_out[:, :, rows] = chains_first(torch.stack(moved))
         densities = {"log_likelihood": draws.log_likelihood}
         if draws.log_density is not None:
             densities = {"lp": draws.log_density}
@@ -200,7 +217,7 @@ def _save_draws(
         for name, each in densities.items():
             if name not in stats.variables:
                 stats.create_variable(name, DRAWN, "f8")
-            stats.variables[name][:, :, rows] = _chains_first(each)
+            stats.variables[name][:, :, rows] = chains_first(each)
         calls[rows] = draws.calls.numpy()
         for name, values in draws.stats.items():
             if name not in constant.variables:
@@ -488,6 +505,6 @@ def _group(
     return group
 
 
-def _chains_first(values: Tensor) -> np.ndarray:
+def chains_first(values: Tensor) -> np.ndarray:
     """Reorder ``[m, C, S, ...]`` to ``[C, S, m, ...]``."""
     return values.cpu().movedim(0, 2).numpy()

@@ -95,9 +95,9 @@ def save_records(path: Path, records: Records) -> None:
     save_arrays(path, {name: np.asarray(values) for name, values in arrays.items()})
 
 
-def holds_records(path: Path) -> bool:
-    """Return whether a file is a data set of records."""
-    if path.suffix != ".npz" or not path.is_file():
+def holds_records(path: object) -> bool:
+    """Return whether a data set is a file of records."""
+    if not isinstance(path, Path) or path.suffix != ".npz" or not path.is_file():
         return False
     with open_arrays(path) as saved:
         return {"values", "columns", "text_ends"} <= set(saved.names)

@@ -81,8 +81,10 @@ def _as_stored(columns: Columns) -> Tensor:
     return torch.where(bounds.isfinite(), bounds, torch.nan)
 
 
-def load_table(path: Path) -> DataTable:
+def load_table(path: Path | DataTable) -> DataTable:
     """Load a numeric data set without the rows kept for calibration, which no training may use.
+
+    A table in memory is taken as it is.
 
     Raises:
         DataError: The file is missing or broken, or not a table.
@@ -91,12 +93,14 @@ def load_table(path: Path) -> DataTable:
     return table if table.kept is None else table.at(~table.kept)
 
 
-def load_whole(path: Path) -> DataTable:
+def load_whole(path: Path | DataTable) -> DataTable:
     """Load a numeric data set with all its rows, including those kept for calibration.
 
     Raises:
         DataError: The file is missing or broken, or not a table.
     """
+    if isinstance(path, DataTable):
+        return path
     with open_arrays(path) as saved:
         arrays = CheckedArrays(saved, path)
         points = torch.from_numpy(arrays.read("points", "ND", least=0, largest=inf))

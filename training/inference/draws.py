@@ -97,6 +97,11 @@ class Draws:
 
         return self._each(taken)
 
+    def cpu(self) -> "Draws":
+        """Return the draws on the CPU."""
+        stats = {name: values.cpu() for name, values in self.stats.items()}
+        return replace(self._each(Tensor.cpu), calls=self.calls.cpu(), stats=stats)
+
     def _each(self, part: Callable[[Tensor], Tensor]) -> "Draws":
         """Apply a selection to all values that there are per draw."""
         return replace(

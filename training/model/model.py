@@ -1,6 +1,7 @@
 """A trained denoiser, with everything needed to rebuild it."""
 
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -74,6 +75,16 @@ class Model(Contents):
         """
         return model_digest(self)
 
+    def uncalibrated(self) -> Self:
+        """Return a copy whose denoiser is not calibrated.
+
+        Integration schedules are left out, since they were fitted to the calibrated flow.
+        """
+        denoiser = copy(self.denoiser)
+        denoiser._modules = dict(self.denoiser._modules)
+        denoiser.calibration = None
+        return replace(self, denoiser=denoiser, integrations={})
+
     def save(self, path: str | Path) -> None:
         """Write the network file atomically."""
         write_network(Path(path), parts_of(self), self.about)
@@ -100,9 +111,7 @@ class Model(Contents):
             UsageError: ``end_std`` is given for a schedule without a scale.
         """
         model = read_model(Path(path), cls, end_std)
-        if not calibrated:
-            # Integration schedules were fitted to the calibrated flow only.
-            model.denoiser.calibration, model.integrations = None, {}
+        model = model if calibrated else model.uncalibrated()
         for part in (model.denoiser, model.coordinates, model.learned):
             if part is not None:
                 part.eval().requires_grad_(False).to(device or "cpu")

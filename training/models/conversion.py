@@ -1,7 +1,5 @@
-"""Interface of commands called from Python: conversion of rows, and the files of a folder."""
+"""Conversion of rows between data frames, arrays, tensors and tables."""
 
-import csv
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,25 +8,20 @@ from importlib import import_module
 from importlib.util import find_spec
 from math import nan
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 
-from dnnlib.errors import DataError, InflationError, UsageError
-from dnnlib.lists import joined
+from dnnlib.errors import DataError, UsageError
 from dnnlib.logs import logger
-from torch_utils.results import load_json
-from training.data.tables.foreign import listed, widened
+from training.data.tables.foreign import ForeignTable, listed, numbered, widened
 from training.data.tables.table import DataTable
-from training.files.table import save_table
-from training.model.model import Model
 
 
 @contextmanager
 def left_alone() -> Iterator[None]:
-    """Restore the random state of PyTorch and the handlers of the log after a command.
+    """Restore the random state of PyTorch and the handlers of the log after a computation.
 
     The random state of CUDA devices is kept if CUDA is in use; work on the CPU does not start it.
     """
@@ -44,30 +37,18 @@ def left_alone() -> Iterator[None]:
                     handler.close()
 
 
-@contextmanager
-def own_folder() -> Iterator[Path]:
-    """Yield a temporary folder for the files of a command called from Python.
+def data_set_of(data: Any) -> Path | DataTable:
+    """Return a data set: the rows of a table in memory, or a path.
 
-    Error messages do not mention files of observations in it.
+    Raises:
+        UsageError: The data are neither.
     """
-    with TemporaryDirectory() as name, left_alone():
-        try:
-            yield Path(name)
-        except InflationError as error:
-            named = re.sub(rf"{re.escape(name)}\S(\w+)\.csv", r"the \1", str(error))
-            error.args = (named,)
-            raise
-
-
-def data_set_of(data: Any, folder: Path) -> Path:
-    """Return the file of a data set, which is written if the data are in memory."""
     if isinstance(data, str | Path):
         return Path(data)
     rows = getattr(data, "rows", None)
     if not isinstance(rows, DataTable):
         raise UsageError(f"data is {type(data).__name__}: give a Table, or a path")
-    save_table(folder / "truths.npz", rows)
-    return folder / "truths.npz"
+    return rows
 
 
 def names_in(given: str | Sequence[str]) -> tuple[str, ...]:
@@ -75,29 +56,10 @@ def names_in(given: str | Sequence[str]) -> tuple[str, ...]:
     return (given,) if isinstance(given, str) else tuple(given)
 
 
-def save_rows(path: Path, names: Sequence[str] | None, numbers: np.ndarray) -> None:
-    """Write rows ``[N, D]`` to a CSV without rounding, with a header if there are names."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        rows = [[repr(float(number)) for number in row] for row in numbers]
-        csv.writer(file).writerows([*([names] if names else []), *rows])
-
-
-def facts_of(folder: Path, kind: str) -> dict[str, Any]:
-    """Load the JSON file of a kind from a folder."""
-    (path,) = folder.glob(f"*{kind}.json")
-    return load_json(path)
-
-
-def listed_of(values: Any) -> Any:
-    """Convert a list of numbers or names to the comma-separated text of an option.
-
-    Other values are unchanged.
-    """
-    if isinstance(values, str) or not hasattr(values, "__len__"):
-        return str(values)
-    array = np.asarray(values.cpu() if isinstance(values, torch.Tensor) else values)
-    whole = array.ndim > 1 or array.dtype == bool
-    return array if whole else joined(array.tolist())
+def table_of(name: str, names: Sequence[str] | None, numbers: np.ndarray) -> ForeignTable:
+    """Return rows ``[N, D]`` in memory as a table; None for columns without names."""
+    columns = numbered(numbers.shape[1]) if names is None else list(names)
+    return ForeignTable(name, columns, lambda: iter([numbers]), named=names is not None)
 
 
 def ranges_of(bounds: Mapping[str, tuple[float, float]] | None) -> dict[str, tuple[float, float]]:
@@ -116,19 +78,6 @@ def ranges_of(bounds: Mapping[str, tuple[float, float]] | None) -> dict[str, tup
             raise UsageError(f"bounds of '{name}' are {ends!r}: give (lowest, highest)")
         ranges[name] = low, high
     return ranges
-
-
-def with_files(options: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return options with models and arrays replaced by files in a folder."""
-    given = dict(options)
-    for name, value in options.items():
-        if isinstance(value, Model):
-            given[name] = str(folder / f"{name}.pkl")
-            value.save(given[name])
-        elif isinstance(value, np.ndarray | torch.Tensor):
-            given[name] = str(folder / f"{name}.npy")
-            np.save(given[name], torch.as_tensor(value).cpu().numpy())
-    return given
 
 
 ROW, COLUMN = (1, -1), (-1, 1)

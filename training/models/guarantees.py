@@ -13,16 +13,21 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from dnnlib.errors import DataError
+from dnnlib.files import require_new
 from dnnlib.numbers import fraction
-from training.cli import calibrating
 from training.inference import guarantee
 from training.inference.guarantee import Levels
 from training.measure.conformal import Holding
-from training.models.conversion import columns_of
+from training.model.model import Model
+from training.models import calibration
+from training.models.conversion import columns_of, data_set_of
+from training.models.inference import InferenceTask
+from training.models.posterior import computing
 from training.names import script
 from training.settings.declared import from_values
 from training.settings.posterior import CalibrateSettings
 from training.subjects import NetworkFile, Subject, open_prior
+from training.subjects.networks import IN_MEMORY
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -48,7 +53,7 @@ class Guarantee:
         file = NetworkFile.open(str(location))
         if file.model.held_out is None:
             raise DataError(f"{location} was not calibrated: run {script('posterior')} calibrate")
-        calibrating.require_known(file.model.held_out)
+        calibration.require_known(file.model.held_out)
         return cls(open_prior(file), guarantee.HeldOutTruths(file.model.held_out))
 
     def save(self, path: str | Path) -> None:
@@ -59,13 +64,14 @@ class Guarantee:
 
     @classmethod
     def calibrate(
-        cls, network: str | Path, data_root: str | Path | None = None, **options: Any
+        cls, network: "str | Path | Model", data_root: Any = None, **options: Any
     ) -> "Guarantee":
-        """Calibrate a network file, like ``posterior.py calibrate``.
+        """Calibrate a model or a network file, like ``posterior.py calibrate``.
 
         Args:
-            network: The file, to which the calibration is added unless ``dest`` is given.
-            data_root: A calibration set that the network was not trained on.
+            network: A model, or the file of one, to which the calibration is added unless ``dest``
+                is given.
+            data_root: A calibration set that the network was not trained on: a table or a path.
             options: Options of the command, by name.
 
         Raises:
@@ -73,9 +79,26 @@ class Guarantee:
             DataError: The network was trained on rows of the calibration set, or a file is broken.
         """
         given = {"network": network, **options}
-        given |= {} if data_root is None else {"data_root": data_root}
-        calibrating.calibrate(from_values(CalibrateSettings, given))
-        return cls.open(options.get("dest", network))
+        given |= {} if data_root is None else {"data_root": data_set_of(data_root)}
+        settings = from_values(CalibrateSettings, given)
+        file = None if isinstance(network, Model) else Path(network)
+        dest = settings.dest or file
+        task = InferenceTask.open(settings)
+        if settings.learned and not task.subject.condition_names:
+            settings.likelihood.require()
+        stored = task.subject.file is not None and task.subject.file.model.held_out is not None
+        if dest is not None and (settings.dest is not None or stored):
+            require_new([dest], settings.run.overwrite, "dest")
+        functions = calibration.functions_of(settings.beside)
+        rows = calibration.cases_of(task)
+        with computing(settings.run.device_name, task) as task:
+            result = calibration.calibrate(task, rows, functions)
+        assert result is not None
+        if dest is not None:
+            result.model.save(dest)
+        result.log()
+        subject = open_prior(NetworkFile(IN_MEMORY, result.model))
+        return cls(subject, result.guarantee)
 
     def __repr__(self) -> str:
         held_out = self.truths.held_out
@@ -135,7 +158,7 @@ class Guarantee:
             DataError: The network was calibrated with a flow of conditions, or has no scores.
         """
         held_out = self.truths.held_out
-        odd = calibrating.OutlierScores.of_conditions(
+        odd = calibration.OutlierScores.of_conditions(
             self.subject, None, self._conditions(conditions)
         )
         if odd.whitened is None or odd.names != held_out.oddities:
@@ -151,7 +174,7 @@ class Guarantee:
         row = self._conditions(condition)
         if len(row) != 1:
             raise DataError(f"the condition has {len(row)} rows: give one row")
-        odd = calibrating.OutlierScores.of_conditions(self.subject, None, row)
+        odd = calibration.OutlierScores.of_conditions(self.subject, None, row)
         if odd.whitened is None:
             raise DataError("the network has no conditions: leave the condition out")
         near, _ = self.truths.levels_near(odd.whitened, [share])

@@ -24,8 +24,6 @@ from torch_utils.distributed import first_rank_only, process_group
 from torch_utils.results import load_json, provenance
 from torch_utils.seeds import hash_seed
 from training.cli import train
-from training.cli.inference import InferenceTask
-from training.cli.posterior import check_learned, draw
 from training.data.tables.foreign import ForeignTable, TableChoices, numbered
 from training.data.tables.formats import open_table
 from training.data.tables.making import make_table
@@ -39,6 +37,7 @@ from training.inference.likelihoods import UserFunction
 from training.inference.region import DRAWS, HERE, Bounds, Region, Restricted, restricted
 from training.measure.posterior.verdicts import undetected_narrowness
 from training.models.conversion import ROW, left_alone, numbers_of, own_folder, ranges_of
+from training.models.inference import InferenceTask
 from training.models.model import Model, PosteriorDraws
 from training.names import FEWEST_RUNS, UNIFORM, script
 from training.runs.posteriors import fingerprint

@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from dnnlib.errors import UsageError
-from training.data.tables.table import Rows
+from training.data.tables.table import DataSource, Rows
 from training.files.posterior import load_values, save_values
 from training.flow.coordinates.surprise import Surprise
 from training.inference import checking
@@ -18,28 +17,20 @@ from training.inference.sampling import Problem, SamplingPlan
 from training.inference.target import Target
 from training.measure.posterior.calibration import RunValues
 from training.names import FEWEST_NEIGHBORS, NEIGHBORS
-from training.runs.posteriors import Groups, Progress, planned, shared_pool
+from training.runs.posteriors import Groups, PartFormat, Progress, planned, shared_pool
 from training.subjects.tables import TableFlow
+
+VALUES = PartFormat[RunValues](save_values, load_values)
 
 
 def values_of_groups(groups: Groups, make: Callable[[Tensor, Progress], RunValues]) -> RunValues:
-    """Compute the ranks and scores of all runs in groups, which are kept in files.
+    """Compute the ranks and scores of all runs, group by group.
 
     Args:
         groups: Groups of runs.
         make: Function that computes the values of the runs at some places.
     """
-
-    def work(index: int, places: Tensor, path: Path, progress: Progress) -> bool:
-        there = load_values(path, groups.fingerprint) is not None
-        if not there:
-            save_values(path, make(places, progress), groups.fingerprint)
-        progress.finish()
-        return there
-
-    groups.run(work)
-    parts = [load_values(groups.path(k), groups.fingerprint) for k in range(len(groups.places))]
-    return RunValues.joined([part for part in parts if part is not None])
+    return RunValues.joined(list(groups.compute(lambda places, on: make(places, on).cpu(), VALUES)))
 
 
 @dataclass(frozen=True)
@@ -145,7 +136,7 @@ class LearnedRuns:
     def draw(
         cls,
         table: TableFlow,
-        path: Path,
+        path: DataSource,
         count: int,
         seed: int,
         observed: Tensor | None = None,

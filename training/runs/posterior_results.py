@@ -12,18 +12,15 @@ from torch import Tensor
 
 from dnnlib.logs import logger
 from dnnlib.numbers import beside, rounded
-from torch_utils import distributed
 from torch_utils.results import provenance, save_json
-from training.files.posterior import CHECK_FORMAT, save_values
 from training.flow.coordinates.surprise import MOST_CONDITIONS, Surprise
 from training.inference.amortized import SAMPLER
 from training.inference.draws import WEIGHTED
 from training.inference.samplers.final_particles import NAME as TWISTED
 from training.inference.summary import FEWEST_OF_MANY, LEVELS, Summary
-from training.measure.posterior.calibration import CalibrationCheck, RunValues, calibrate
+from training.measure.posterior.calibration import CalibrationCheck, RunValues
 from training.measure.posterior.local import FARTHEST, LocalCalibration
 from training.names import MOST_DEBLURRED
-from training.runs.posteriors import Groups
 
 FAR = 6.0
 """Standard deviations from the prior beyond which an observation causes a warning."""
@@ -408,39 +405,39 @@ class NearObservations:
         return summary
 
 
-def write_check(
-    values: RunValues,
-    level: float,
-    groups: Groups,
-    files: tuple[Path, Path],
-    began: float,
-    content: dict[str, Any],
-    near: NearObservations | None = None,
-    within: str = BOUNDS,
-) -> bool:
-    """Write and log the results of a check, and return whether no test fails.
+@dataclass(frozen=True, eq=False)
+class CheckReport:
+    """Result of a test of calibration.
 
-    Args:
-        values: Values of the runs.
-        level: Significance level of the tests.
-        groups: Files of the runs, which are removed.
-        files: Files for arrays and for numbers.
-        began: Start time of the command.
-        content: Further content of the file of numbers.
+    Attributes:
+        values: Ranks and scores of the runs.
+        calibration: Tests of the runs.
+        content: Plain values about the check, such as its options.
+        fingerprint: Digest of everything that the runs depend on.
         near: Tests near observations; None for none.
         within: See ``report_draws``.
     """
-    calibration, (values_file, numbers_file) = calibrate(values, level), files
-    if distributed.is_main():
-        more = {"near": near.summary()} if near else {}
-        save_values(values_file, values, groups.fingerprint)
-        write_numbers(
-            numbers_file, CHECK_FORMAT, began, {**content, **calibration.summary(), **more}
-        )
-    groups.remove()
-    if distributed.is_main():
-        report_check(calibration, within)
-        if near:
-            report_near(near.calibration, near.distances, calibration.passed)
-        report_files(numbers_file, values_file, began)
-    return calibration.passed and not (near and near.calibration.failed)
+
+    values: RunValues
+    calibration: CalibrationCheck
+    content: Mapping[str, Any]
+    fingerprint: str
+    near: NearObservations | None = None
+    within: str = BOUNDS
+
+    @property
+    def passed(self) -> bool:
+        """Whether no test fails."""
+        return self.calibration.passed and not (self.near and self.near.calibration.failed)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The result as plain numbers and lists, as in the JSON file of ``posterior.py check``."""
+        more = {"near": self.near.summary()} if self.near else {}
+        return {**self.content, **self.calibration.summary(), **more}
+
+    def log(self) -> None:
+        """Log the verdict and the tests that fail."""
+        report_check(self.calibration, self.within)
+        if self.near:
+            report_near(self.near.calibration, self.near.distances, self.calibration.passed)

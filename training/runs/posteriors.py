@@ -14,7 +14,7 @@ from hashlib import sha256
 from math import log2
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -101,21 +101,55 @@ def group_size(prior: Prior, plan: SamplingPlan, learned: bool) -> int:
     return max(1, min(together, GROUP_NUMBERS // numbers))
 
 
-@dataclass(frozen=True)
-class Groups:
-    """Files of the groups of a run.
+T = TypeVar("T")
+
+
+class PartFormat(NamedTuple, Generic[T]):
+    """Format of the file of a finished group.
 
     Attributes:
-        folder: Folder of the unfinished run.
-        fingerprint: Fingerprint of the run, which distinguishes its files from those of other runs.
-        count: Number of observations or runs.
-        size: Number of observations in a group.
+        save: Function that writes the result of a group, given the fingerprint of the run.
+        load: Function that loads this result, or returns None if there is none of this run.
     """
 
-    folder: Path
-    fingerprint: str
+    save: Callable[[Path, T, str], None]
+    load: Callable[[Path, str], T | None]
+
+
+PosteriorPart = tuple[Draws, Summary]
+"""Draws of a group of observations, and their summary."""
+DRAWN = PartFormat[PosteriorPart](
+    lambda path, part, fingerprint: save_part(path, *part, fingerprint), load_part
+)
+
+
+class Parts(Generic[T]):
+    """Results of all groups, in order. They are in memory, or are loaded when they are used."""
+
+    def __init__(self, load: Callable[[int], T], count: int):
+        self._load, self._count = load, count
+
+    def __iter__(self) -> Iterator[T]:
+        return map(self._load, range(self._count))
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Division of the observations or runs of a command into groups that are sampled together.
+
+    Attributes:
+        count: Number of observations or runs.
+        size: Number of observations in a group.
+        fingerprint: Digest of everything that the results depend on.
+        folder: Folder in which finished groups are kept, so that an interrupted run can resume;
+            None keeps the results in memory. Several ranks need a folder to share the groups;
+            without one, each rank computes all of them.
+    """
+
     count: int
     size: int = GROUP
+    fingerprint: str = ""
+    folder: Path | None = None
 
     @property
     def places(self) -> list[Tensor]:
@@ -124,25 +158,49 @@ class Groups:
 
     def path(self, index: int) -> Path:
         """Return the path of the file of a group."""
+        assert self.folder is not None
         return self.folder / f"group-{index:05d}.npz"
 
-    def run(self, work: Callable[[int, Tensor, Path, "Progress"], bool]) -> None:
-        """Compute the groups that are not finished yet, on all ranks.
+    def compute(
+        self, make: Callable[[Tensor, "Progress"], T], form: PartFormat[T] | None = None
+    ) -> Parts[T]:
+        """Compute the groups that are not finished yet, on all ranks, and return all results.
 
         Args:
-            work: Function of the number and the places of a group that writes its file, and returns
-                whether the file existed already.
+            make: Function of the indices of a group's observations that computes its result.
+            form: Format of the files of finished groups.
         """
-        require_folder(self.folder)
+        results, kept = dict[int, T](), 0
         groups = list(enumerate(self.places))
-        mine = groups[distributed.rank() :: distributed.world_size()]
-        begun, kept = f"Sampling {self.count:,} posteriors", 0
-        with progress(begun, "posteriors", len(mine), "group") as move:
-            for index, places in mine:
-                kept += work(index, places, self.path(index), Progress(move))
+        if self.folder is not None:
+            require_folder(self.folder)
+            groups = groups[distributed.rank() :: distributed.world_size()]
+        begun = f"Sampling {self.count:,} posteriors"
+        with progress(begun, "posteriors", len(groups), "group") as move:
+            for index, places in groups:
+                part = Progress(move)
+                if self.folder is None:
+                    results[index] = make(places, part)
+                else:
+                    assert form is not None
+                    there = form.load(self.path(index), self.fingerprint) is not None
+                    if not there:
+                        form.save(self.path(index), make(places, part), self.fingerprint)
+                    kept += there
+                part.finish()
         distributed.barrier()
         if kept and distributed.is_main():
             logger.info(f"{kept} group(s) of {self.size} already exist from an interrupted run")
+
+        def load(index: int) -> T:
+            if self.folder is None:
+                return results[index]
+            assert form is not None
+            part = form.load(self.path(index), self.fingerprint)
+            assert part is not None
+            return part
+
+        return Parts(load, len(self.places))
 
     @contextmanager
     def report_interruption(self) -> Iterator[None]:
@@ -153,11 +211,11 @@ class Groups:
         try:
             yield
         except BaseException:
-            if distributed.is_main():
-                self._tell_kept()
+            if self.folder is not None and distributed.is_main():
+                self._report_kept(self.folder)
             raise
 
-    def _tell_kept(self) -> None:
+    def _report_kept(self, folder: Path) -> None:
         done = 0
         for index, places in enumerate(self.places):
             with suppress(DataError), open_arrays(self.path(index)) as saved:
@@ -165,16 +223,16 @@ class Groups:
         if done:
             logger.warning(
                 f"Interrupted: {done:,} of {self.count:,} posteriors are done and saved "
-                f"in {self.folder}. Run the same command to continue"
+                f"in {folder}. Run the same command to continue"
             )
-        for folder in (self.folder, self.folder.parent):
+        for empty in (folder, folder.parent):
             with suppress(OSError):  # the folder is not empty
-                folder.rmdir()
+                empty.rmdir()
 
     def remove(self) -> None:
-        """Remove the folder of the groups, after the results are written."""
+        """Remove the files of the groups, after the results are written."""
         distributed.barrier()
-        if distributed.is_main():
+        if self.folder is not None and distributed.is_main():
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -199,7 +257,7 @@ def fingerprint(
     options: Mapping[str, Any],
     digest: str | None,
     seen: Sequence[Tensor | None],
-    files: Sequence[str | Path | None],
+    files: Sequence[object],
 ) -> str:
     """Return a digest of everything that the draws of a run depend on.
 
@@ -207,7 +265,7 @@ def fingerprint(
         options: Options of the command that affect draws.
         digest: Digest of the network; None for none.
         seen: Observations, or true values of a check.
-        files: Values of options that may be files, whose contents count.
+        files: Values of options that may be files, whose contents count; others are ignored.
     """
     content = sha256(json.dumps(dict(options), sort_keys=True, default=str).encode())
     content.update(str(digest).encode())
@@ -215,7 +273,7 @@ def fingerprint(
         if part is not None:
             content.update(part.cpu().numpy().tobytes())
     for file in files:
-        if file and Path(file).is_file():
+        if isinstance(file, str | Path) and file and Path(file).is_file():
             content.update(Path(file).read_bytes())
     return content.hexdigest()
 
@@ -228,8 +286,8 @@ LATENTS = 2**16
 """Number of draws whose latents are computed at once."""
 
 
-def sample_groups(problem: Problem, plan: SamplingPlan, groups: Groups) -> None:
-    """Sample all posteriors into the files of their groups."""
+def sample_groups(problem: Problem, plan: SamplingPlan, groups: Groups) -> Parts[PosteriorPart]:
+    """Sample the posteriors of all observations."""
     problem, plan = planned(problem, plan, problem.target.count)
     pool = first = shared_pool(problem.target, plan, first_pool(problem.target, plan))
     if first and len(first.w) < plan.pool and needs_whole_pool(problem.target, first, plan).any():
@@ -240,7 +298,7 @@ def sample_groups(problem: Problem, plan: SamplingPlan, groups: Groups) -> None:
         draws = sample_posteriors(problem.of(places), plan, of_group, progress)
         return replace(draws, points=problem.target.prior.plausible(draws.points))
 
-    into_parts(groups, draw, plan.pool)
+    return draw_groups(groups, draw, plan.pool)
 
 
 def seconds_of_a_call(target: Target) -> float:
@@ -421,49 +479,39 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
-def into_parts(groups: Groups, draw: Callable[[Tensor, Progress], Draws], weighted: int) -> None:
-    """Draw for the observations of each group, and save the draws in the group's file.
+def draw_groups(
+    groups: Groups, draw: Callable[[Tensor, Progress], Draws], weighted: int
+) -> Parts[PosteriorPart]:
+    """Return the draws of all observations, and their summaries.
 
     Args:
         groups: Groups.
-        draw: Function that draws for the observations at some places.
+        draw: Function that draws for the observations with some indices.
         weighted: Number of draws among which weights choose, for samplers that use weights.
     """
 
-    def work(index: int, places: Tensor, path: Path, progress: Progress) -> bool:
-        there = load_part(path, groups.fingerprint) is not None
-        if not there:
-            draws = draw(places, progress)
-            save_part(path, draws, Summary.from_draws(draws, weighted), groups.fingerprint)
-        progress.finish()
-        return there
+    def make(places: Tensor, progress: Progress) -> PosteriorPart:
+        draws = draw(places, progress)
+        return draws.cpu(), Summary.from_draws(draws, weighted)
 
-    groups.run(work)
+    return groups.compute(make, DRAWN)
 
 
-def sampled(groups: Groups) -> Iterator[tuple[Draws, Summary]]:
-    """Yield the draws and summary of each group, in order."""
-    for index in range(len(groups.places)):
-        part = load_part(groups.path(index), groups.fingerprint)
-        assert part is not None
-        yield part
-
-
-def with_latents(groups: Groups, prior: Prior) -> Iterator[tuple[Draws, Tensor]]:
+def with_latents(parts: Parts[PosteriorPart], prior: Prior) -> Iterator[tuple[Draws, Tensor]]:
     """Yield the draws of each group, in order, and their latents ``[m, C, S, D]``."""
     flow = prior.flow
     distribution = flow.latent_law(prior.times[-1])
-    for draws, _ in sampled(groups):
+    for draws, _ in parts:
         w = draws.w[..., : flow.basis.dim]
         blocks = torch.split(w.flatten(0, 2), LATENTS)
         z = torch.cat([distribution.unwhiten(block.to(flow.device)).cpu() for block in blocks])
         yield draws, z.view(w.shape)
 
 
-def without_points(groups: Groups) -> tuple[Draws, Summary]:
+def without_points(parts: Parts[PosteriorPart]) -> PosteriorPart:
     """Return all groups' results without the draws themselves, and their summary."""
-    parts = [(draws.without_draws(), summary) for draws, summary in sampled(groups)]
-    return Draws.joined([draws for draws, _ in parts]), Summary.joined([each for _, each in parts])
+    each = [(draws.without_draws(), summary) for draws, summary in parts]
+    return Draws.joined([draws for draws, _ in each]), Summary.joined([one for _, one in each])
 
 
 def shared_pool(

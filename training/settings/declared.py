@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from functools import partial, reduce
 from operator import or_
+from pathlib import Path
 from types import MappingProxyType, NoneType, UnionType
 from typing import Any, ClassVar, NamedTuple, TypeVar, cast, dataclass_transform, get_args
 
@@ -187,11 +188,16 @@ class Declared:
             if _SHARED in item.metadata:
                 values |= value.recorded()
             elif _DECLARED in item.metadata:
-                values[item.name.rstrip("_")] = value
+                values[item.name.rstrip("_")] = value if _is_plain(value) else str(value)
         unknown = resolved.keys() - values.keys()
         if unknown:
             raise KeyError(f"{type(self).__name__} has no option {sorted(unknown)}")
         return values | resolved
+
+
+def _is_plain(value: Any) -> bool:
+    """Return whether a value has the type of an option on the command line."""
+    return value is None or isinstance(value, bool | int | float | str | Path | tuple | list)
 
 
 S = TypeVar("S", bound=Declared)

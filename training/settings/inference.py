@@ -9,7 +9,7 @@ from training import names
 from training.names import script
 from training.settings import shared
 from training.settings.declared import Declared, option, options_of
-from training.settings.types import NETWORK, Whole, choice
+from training.settings.types import NETWORK, TextOrObject, Whole, choice
 
 LIKELIHOODS = ("gaussian", "mask", "linear")
 DRAWS, CHECK_DRAWS, CALIBRATION_DRAWS = 1000, 10, 50
@@ -32,6 +32,7 @@ class PriorOptions(Declared, section="Prior"):
         help="Toy with its exact denoiser, instead of --network",
     )
     prior: str | None = option(
+        type=TextOrObject(),
         help=f"Prior for a learned likelihood ({script('train')} --likelihood): "
         f"'{names.UNIFORM}' (between the bounds in the data set), or the network file of a flow",
     )
@@ -77,16 +78,19 @@ class LikelihoodOptions(Declared, section="Likelihood"):
         "FILE.py:function, which returns log likelihoods [N] of points [N, D].",
     )
     noise_std: str | None = option(
+        type=TextOrObject(),
         help="Standard deviation of the noise, in data units (gray levels for images): one "
         "number, one per observed value (comma-separated), or a .npy of these or of a "
         "covariance",
     )
     mask: str | None = option(
+        type=TextOrObject(),
         help="Observed coordinates: names or numbers from 0, for example x1,x3; for images "
         f"{', '.join(names.HALVES)} or random:0.5 (a fixed random fraction); or a .npy "
         "of booleans",
     )
     operator: str | None = option(
+        type=TextOrObject(),
         help="The map of linear: a .npy with the matrix [K, D]; for images "
         f"{', '.join(names.OPERATORS)} (pixels)",
     )
@@ -115,7 +119,7 @@ class LikelihoodOptions(Declared, section="Likelihood"):
             raise UsageError(
                 f"--noise_std is required with {', '.join(LIKELIHOODS)}, and only valid there"
             )
-        if self.noise_std is not None:
+        if isinstance(self.noise_std, str):
             positive_numbers(self.noise_std)
         require_there(*map(Path, self._arrays))
 
@@ -123,7 +127,7 @@ class LikelihoodOptions(Declared, section="Likelihood"):
     def _arrays(self) -> list[str]:
         """Option values that are array files."""
         values = (self.noise_std, self.mask, self.operator)
-        return [text for text in values if text and text.endswith(".npy")]
+        return [text for text in values if isinstance(text, str) and text.endswith(".npy")]
 
 
 class SamplerOptions(Declared, section="Sampler"):

@@ -9,7 +9,7 @@ from training.settings import inference, shared
 from training.settings.declared import Declared, option, options_of
 from training.settings.train import TableOptions
 from training.settings.training import TrainingOptions
-from training.settings.types import NETWORK, Real, Whole, choice
+from training.settings.types import NETWORK, Real, TextOrObject, Whole, choice
 
 
 class SampleSettings(
@@ -44,6 +44,7 @@ class SampleSettings(
         help="With --condition alone: write the log density of each draw (nats); not for images.",
     )
     correct: str | None = option(
+        type=TextOrObject(),
         help="With --condition alone: weight draws by FILE.py:function, log densities [N] "
         "of points [N, D] given conditions [N, C]; with --prior, by a "
         "learned-likelihood network",
@@ -215,6 +216,8 @@ class CalibrateSettings(
             raise UsageError(
                 "calibrate writes to a network file: give --network instead of --data_name"
             )
+        if not isinstance(network, str):  # a model in memory
+            return
         if "://" in network and self.dest is None:
             raise UsageError(
                 "calibrate cannot write to a URL: give --dest, the network file to write"
@@ -286,6 +289,7 @@ class CompareSettings(
     )
     priors: tuple[str, ...] = option(
         "--prior",
+        type=TextOrObject(),
         multiple=True,
         required=True,
         help="Prior of each model, as for sample --prior; one for each model, or one for all.",
@@ -334,6 +338,7 @@ class PopulationSettings(
         help="Posterior draws (the .nc written by sample); each observation is one member.",
     )
     prior: str = option(
+        type=TextOrObject(),
         required=True,
         help=f"Prior of the draws: {UNIFORM}, in the units of the draws, or the network file "
         "of a flow.",

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from dnnlib.errors import DataError
-from dnnlib.lists import parts_of
+from dnnlib.lists import joined, parts_of
 from training.names import ANY_NUMBER, COLUMN_TYPES, IDENTIFIER, RAW_TABLES, script
 
 
@@ -41,6 +41,24 @@ class Text(OptionType):
     def parse(self, value: Any) -> str:
         """Convert a value to text."""
         return str(value)
+
+
+class TextOrObject(Text):
+    """Text on the command line; in Python also a model, a table, an array, or a function.
+
+    Numbers, and lists of numbers or names, are converted to comma-separated text.
+    """
+
+    def parse(self, value: Any) -> Any:
+        """Return texts and numbers as text, lists as comma-separated text, and other objects."""
+        if getattr(value, "ndim", None) in (0, 1):  # an array or a tensor
+            value = value.tolist()
+        if isinstance(value, str | int | float | os.PathLike):
+            return str(value)
+        plain = (str, int, float)
+        if isinstance(value, list | tuple) and all(type(each) in plain for each in value):
+            return joined(value)
+        return value
 
 
 class Flag(OptionType):
@@ -73,34 +91,20 @@ class Choice(OptionType):
 
 
 @dataclass(frozen=True)
-class Range(OptionType):
-    """A number in a range.
+class Whole(OptionType):
+    """A whole number in a range.
 
     Attributes:
         min: Smallest number; None for no limit.
         max: Largest number; None for no limit.
     """
 
-    min: float | None = None
-    max: float | None = None
-
-    def excludes(self, number: float) -> bool:
-        """Return whether a number is outside the range."""
-        low = self.min is not None and number < self.min
-        return low or (self.max is not None and number > self.max)
+    min: int | None = None
+    max: int | None = None
 
     def __str__(self) -> str:
-        ends = []
-        if self.min is not None:
-            ends.append(f"at least {self.min:g}" if self.min < 1e6 else f"at least {self.min}")
-        if self.max is not None:
-            ends.append(f"at most {self.max:g}" if self.max < 1e6 else f"at most {self.max}")
-        return " and ".join(ends)
-
-
-@dataclass(frozen=True)
-class Whole(Range):
-    """A whole number in a range."""
+        ends = [f"at least {self.min}"] if self.min is not None else []
+        return " and ".join(ends + ([f"at most {self.max}"] if self.max is not None else []))
 
     def parse(self, value: Any) -> int:
         """Convert a value to a whole number in the range."""
@@ -109,27 +113,32 @@ class Whole(Range):
             number = int(value)
         except (TypeError, ValueError, OverflowError):
             raise ValueError(f"{value!r} is not {what}") from None
-        if (isinstance(value, float) and number != value) or self.excludes(number):
+        low, high = (number if end is None else end for end in (self.min, self.max))
+        if (isinstance(value, float) and number != value) or not low <= number <= high:
             raise ValueError(f"{value} is not {what}")
         return number
 
 
 @dataclass(frozen=True)
-class Real(Range):
+class Real(OptionType):
     """A finite number in a range.
 
     Attributes:
+        min: Smallest number; None for no limit.
+        max: Largest number; None for no limit.
         min_open: Whether the smallest number itself is excluded.
         max_open: Whether the largest number itself is excluded.
     """
 
+    min: float | None = None
+    max: float | None = None
     min_open: bool = False
     max_open: bool = False
 
-    def excludes(self, number: float) -> bool:
-        """Return whether a number is outside the range."""
-        at_min = self.min_open and number == self.min
-        return super().excludes(number) or at_min or (self.max_open and number == self.max)
+    def __contains__(self, number: float) -> bool:
+        low, high = (number if end is None else end for end in (self.min, self.max))
+        excluded = (self.min_open and number == low) or (self.max_open and number == high)
+        return low <= number <= high and not excluded
 
     def __str__(self) -> str:
         ends = []
@@ -145,7 +154,7 @@ class Real(Range):
             number = float(value)
         except (TypeError, ValueError, OverflowError):
             number = math.nan
-        if not math.isfinite(number) or self.excludes(number):
+        if not math.isfinite(number) or number not in self:
             what = f"a number {self}" if str(self) else "a finite number"
             raise ValueError(f"{value!r} is not {what}")
         return number
@@ -167,8 +176,10 @@ class FilePath(OptionType):
 
     name = "path"
 
-    def parse(self, value: Any) -> Path:
-        """Convert a value to a path."""
+    def parse(self, value: Any) -> Any:
+        """Convert text to a path; other objects, such as a table in memory, are unchanged."""
+        if not isinstance(value, str | os.PathLike):
+            return value
         try:
             name = os.fsencode(value)
         except UnicodeEncodeError:
@@ -184,13 +195,15 @@ FILE = FilePath()
 class DataSetPath(FilePath):
     """The path of an existing data set, not of the source of a data set."""
 
-    def parse(self, value: Any) -> Path:
-        """Convert a value to the path of a data set.
+    def parse(self, value: Any) -> Any:
+        """Convert text to the path of a data set; other objects are unchanged.
 
         Raises:
             DataError: The path does not exist, or is a table that is not a data set.
         """
         path = super().parse(value)
+        if not isinstance(path, Path):
+            return path
         if not path.exists():
             raise DataError(
                 f"{path} does not exist: give the .npz of a table, or a zip or folder of images"
@@ -212,12 +225,14 @@ class NetworkFilePath(OptionType):
 
     name = "path|url"
 
-    def parse(self, value: Any) -> str:
-        """Return the path of an existing network file, or a URL.
+    def parse(self, value: Any) -> Any:
+        """Return the path of an existing network file, or a URL; a model in memory is unchanged.
 
         Raises:
             UsageError: The file does not exist.
         """
+        if not isinstance(value, str | os.PathLike):
+            return value
         text = str(value)
         if not text.strip():
             raise ValueError("the value is empty: give a network file or an https URL")

@@ -20,7 +20,9 @@ from torch_utils.seeds import seeded_generator, uniform_numbers
 from torch_utils.streams import Stream
 from training.data.images.batches import ImageDataset, normalize_pixels
 from training.data.row_hashes import row_numbers
+from training.data.tables.foreign import ForeignTable, TableSource
 from training.data.tables.formats import is_table
+from training.data.tables.table import DataSource
 from training.files.observations import read_columns, read_observations
 from training.files.roundtrip import roundtrip_paths
 from training.flow.calls import BLOCK_ROWS, RecomputedDenoiser
@@ -138,7 +140,7 @@ class ImageFlow(Subject):
         """Return the default number of images per evaluation, the same on all devices."""
         return self.block
 
-    def dataset(self, path: Path, count: int | None, seed: int) -> ImageDataset:
+    def dataset(self, path: DataSource, count: int | None, seed: int) -> ImageDataset:
         """Return images of a data set, drawn at random, with labels if the network has them.
 
         Args:
@@ -150,6 +152,8 @@ class ImageFlow(Subject):
             DataError: There are too few images, or their shape or their labels' length differs.
         """
         taken, classes = self.label_dim > 0, self.label_dim
+        if not isinstance(path, Path):
+            raise UsageError("images are read from a zip or a folder: give its path")
         dataset = ImageDataset(path, taken, max_size=count, seed=seed, classes=classes)
         if tuple(dataset.image_shape) != self.image_shape:
             raise DataError(
@@ -171,13 +175,13 @@ class ImageFlow(Subject):
             return None
         return torch.nn.functional.one_hot(classes, self.label_dim).float()
 
-    def samples(self, path: Path | None, count: int | None, seed: int) -> Samples:
+    def samples(self, path: DataSource | None, count: int | None, seed: int) -> Samples:
         """Return random images of a data set as samples: points in float64, and 8-bit pixels."""
         source = self.source(path, count, seed)
         samples = source.read(range(len(source)))
         return replace(samples, points=samples.points.double())
 
-    def source(self, path: Path | None, count: int | None, seed: int) -> Source:
+    def source(self, path: DataSource | None, count: int | None, seed: int) -> Source:
         """Return a source that reads the images of ``samples`` on demand, in float32."""
         dataset = self.dataset(required(path), count, seed)
 
@@ -192,11 +196,11 @@ class ImageFlow(Subject):
 
         return Source(len(dataset), read)
 
-    def testable(self, path: Path | None) -> int:
+    def testable(self, path: DataSource | None) -> int:
         """Return the number of images of a data set."""
         return len(self.dataset(required(path), None, 0))
 
-    def truths(self, path: Path | None, count: int, seed: int) -> Tensor:
+    def truths(self, path: DataSource | None, count: int, seed: int) -> Tensor:
         """Return test images ``[count, D]`` in gray levels.
 
         A warning reports how many of the images the network was trained on.
@@ -210,7 +214,7 @@ class ImageFlow(Subject):
             )
         return pixels.double()
 
-    def truth_labels(self, path: Path | None, count: int, seed: int) -> Tensor | None:
+    def truth_labels(self, path: DataSource | None, count: int, seed: int) -> Tensor | None:
         """Return the labels of the true images, or random classes without a data set.
 
         Raises:
@@ -222,7 +226,7 @@ class ImageFlow(Subject):
             return self.drawn_labels(count, seed, None)
         return self.samples(path, count, seed).labels
 
-    def quantities(self, path: Path | None, count: int, seed: int) -> Quantities:
+    def quantities(self, path: DataSource | None, count: int, seed: int) -> Quantities:
         """Return functions of images to rank in checks: means, powers, and log odds of classes.
 
         Log odds need a data set with classes. They are fitted to other images than those drawn as
@@ -241,14 +245,14 @@ class ImageFlow(Subject):
         pixels = whole.read(places.tolist())[0].flatten(1)
         return {**of_any, **class_log_odds(pixels, classes[places])}
 
-    def fresh(self, path: Path | None, count: int, seed: int) -> Draw:
+    def fresh(self, path: DataSource | None, count: int, seed: int) -> Draw:
         """Return a function that draws images of a data set."""
         points = self.samples(path, count, seed).points
         return lambda generator: points
 
-    def points(self, path: Path, seen: Tensor | None = None) -> Tensor:
+    def points(self, path: TableSource, seen: Tensor | None = None) -> Tensor:
         """Read images ``[M, D]`` in gray levels, from image files or from a table of pixels."""
-        if not is_table(str(path)):
+        if not is_table(path if isinstance(path, ForeignTable) else str(path)):
             points = read_observations(path, self.shape)
             return points if seen is None else points[:, seen]
         rows = read_columns(path, self.observed_names(seen), self.names, [])
@@ -260,7 +264,7 @@ class ImageFlow(Subject):
             )
         return rows
 
-    def labels(self, given: Path | None) -> Tensor | None:
+    def labels(self, given: TableSource | None) -> Tensor | None:
         """Read classes or condition vectors from a table, as labels ``[M, L]``."""
         if not self.classes:
             return super().labels(given)
@@ -324,7 +328,7 @@ class ImageFlow(Subject):
         if number is not None and number >= classes:
             raise UsageError(f"--class is {number}, but {name} has classes 0 to {classes - 1}")
 
-    def latent_plan(self, path: Path | None, seed: int, device: torch.device) -> LatentPlan:
+    def latent_plan(self, path: DataSource | None, seed: int, device: torch.device) -> LatentPlan:
         """Return a plan for learning the base distribution again from a data set of images."""
         return latent_plan(self.dataset(required(path), None, seed), None, MOST, seed, device)
 
@@ -368,7 +372,7 @@ def draw_classes(count: int, classes: int, seed: int, given: int | None) -> Tens
     return torch.randint(max(classes, 1), (count,), generator=generator)
 
 
-def _image_shape(path: Path, model: Model) -> tuple[int, int, int]:
+def _image_shape(path: DataSource, model: Model) -> tuple[int, int, int]:
     """Return the shape ``(C, H, W)`` from the file, after checking that it fits the network."""
     shape = model.about.get("image_shape")
     if shape is None:

@@ -10,7 +10,6 @@ For trials with missing values, ``trial_training`` trains a special flow.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf, log, pi
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,9 +18,10 @@ from torch import Tensor, nn
 from dnnlib.errors import DataError, UsageError
 from dnnlib.logs import logger
 from torch_utils import distributed
-from training.data.tables.foreign import listed
+from training.data.tables.foreign import TableSource, listed
 from training.data.tables.marginals import EXACT
 from training.data.tables.repeated_trials import first_rows, one_of_each
+from training.data.tables.table import DataSource
 from training.files.observations import WITH_HOLES, read_trials
 from training.flow.coordinates.categories import LevelPrediction
 from training.flow.coordinates.conditions import are_there
@@ -219,7 +219,7 @@ class LearnedLikelihood:
             f"({script('posterior')} check).{more}"
         )
 
-    def trials(self, path: Path) -> Trials:
+    def trials(self, path: TableSource) -> Trials:
         """Read the trials of observations from a file with one trial per row.
 
         Raises:
@@ -258,7 +258,7 @@ class LearnedLikelihood:
                 f"to {last:g} in steps of {float(step[column]):g}"
             )
 
-    def testable(self, path: Path) -> int:
+    def testable(self, path: DataSource) -> int:
         """Return the number of datasets of trials available for testing.
 
         Raises:
@@ -267,7 +267,7 @@ class LearnedLikelihood:
         return len(testable_rows(one_of_each(self.table.table(path))))
 
     def simulations(
-        self, path: Path, count: int, seed: int, names: Sequence[str]
+        self, path: DataSource, count: int, seed: int, names: Sequence[str]
     ) -> tuple[Tensor, Trials]:
         """Return the parameters and trials of simulated datasets, to test calibration.
 
@@ -345,7 +345,7 @@ class LearnedLikelihood:
 
         return log_density
 
-    def prior(self, name: str) -> TableFlow:
+    def prior(self, name: str | Model) -> TableFlow:
         """Return the prior of the parameters: ``uniform``, or a network file, path or URL.
 
         Raises:
@@ -373,7 +373,7 @@ class LearnedLikelihood:
         return TableFlow.of(NetworkFile(self.file.path, replace(model, about=about)), {})
 
 
-def prior_of(name: str, parameters: Sequence[str]) -> TableFlow:
+def prior_of(name: str | Model, parameters: Sequence[str]) -> TableFlow:
     """Return the flow of parameters that ``--prior`` names, a network file, path or URL.
 
     Raises:
@@ -382,11 +382,13 @@ def prior_of(name: str, parameters: Sequence[str]) -> TableFlow:
     """
     file = NetworkFile.open(name)
     if file.kind != TABLE:
-        raise UsageError(f"--prior={name} is not a flow of a table: give a flow of the parameters")
+        raise UsageError(
+            f"--prior={file.name} is not a flow of a table: give a flow of the parameters"
+        )
     prior = TableFlow.of(file, {}).require_unconditional()
     if sorted(prior.names) != sorted(parameters):
         raise UsageError(
-            f"--prior={name} is a flow of {', '.join(prior.names)}, but the parameters are "
+            f"--prior: {file.name} is a flow of {', '.join(prior.names)}, but the parameters are "
             f"{', '.join(parameters)}"
         )
     return prior

@@ -19,6 +19,8 @@ from training.flow.solvers import Solver
 from training.model.model import Model
 from training.names import KINDS_OF_DATA, RECORDS, TABLE, TOY, script
 
+IN_MEMORY = Path("model")
+"""Path of a model that is in no file, for messages."""
 STORED = "time_grid"
 """Key of the stored time grid in the description of a network file."""
 
@@ -37,12 +39,16 @@ class NetworkFile:
 
     @classmethod
     def open(
-        cls, location: str, end_std: float = 1.0, calibrated: bool = True, precision: str = "fp32"
+        cls,
+        location: "str | Model",
+        end_std: float = 1.0,
+        calibrated: bool = True,
+        precision: str = "fp32",
     ) -> "NetworkFile":
-        """Open a network from a path or an https URL.
+        """Open a network from a path or an https URL, or take a model in memory.
 
         Args:
-            location: Path or URL.
+            location: Path, URL or model.
             end_std: Standard deviation of the kept latents, ``A0``.
             calibrated: Whether to use the calibration in the file, if any.
             precision: Floating-point type of the network, such as ``bf16``.
@@ -50,10 +56,16 @@ class NetworkFile:
         Raises:
             DataError: The file is missing or broken.
         """
+        if isinstance(location, Model):
+            return cls(IN_MEMORY, location if calibrated else location.uncalibrated())
         path = local_file(location)
         model = Model.load(path, end_std=end_std, calibrated=calibrated)
         model.denoiser.precision = precision
         return cls(path, model)
+
+    def stored(self) -> Model:
+        """Return the whole model, of which this run may have left the calibration out."""
+        return self.model if self.path == IN_MEMORY else Model.load(self.path)
 
     @property
     def name(self) -> str:
@@ -160,7 +172,7 @@ class NetworkFile:
         """Rewrite the network file, with a time grid for a solver in it."""
         if distributed.is_main():
             # Load it again, since this run may have left the calibration out.
-            model = Model.load(self.path)
+            model = self.stored()
             about = {STORED: {"solver": solver.name, "times": grid.times.tolist()}}
             dataclasses.replace(model, about={**model.about, **about}).save(self.path)
             logger.info(f"Stored the times in {self.path}")

@@ -20,8 +20,8 @@ from torch_utils.inert_pickle import shown
 from training.data.records.encoding import contradicted, encode
 from training.data.records.raw_tables import open_cells
 from training.data.records.records import CATEGORY
-from training.data.tables.foreign import listed
-from training.data.tables.table import Columns, DataTable, Dropped
+from training.data.tables.foreign import TableSource, listed
+from training.data.tables.table import Columns, DataSource, DataTable, Dropped
 from training.files.records import holds_records, load_records
 from training.model.questions import EncodedRows, pack
 from training.names import script
@@ -73,12 +73,13 @@ class RecordPrior(TableFlow):
             answers=answers,
         )
 
-    def table(self, path: Path) -> DataTable:
+    def table(self, path: DataSource) -> DataTable:
         """Return the numbers of the rows of a data set without missing numbers or atoms."""
         if not holds_records(path):
             table = super().table(path)
             atoms = self._are_atoms(self.column_names, table.points.numpy()).any(axis=1)
             return table.at(torch.from_numpy(~atoms)) if atoms.any() else table
+        assert isinstance(path, Path)
         records = load_records(path)
         places = [
             place
@@ -91,11 +92,11 @@ class RecordPrior(TableFlow):
         points, held_out = (torch.from_numpy(part[whole]) for part in (values, records.held_out))
         return DataTable(points, Columns.plain(names), held_out, Dropped.none(names))
 
-    def whole(self, path: Path) -> DataTable:
+    def whole(self, path: DataSource) -> DataTable:
         """Return the data set like ``table``, including rows kept for calibration, if any."""
         return self.table(path) if holds_records(path) else super().whole(path)
 
-    def points(self, path: Path, seen: Tensor | None = None) -> Tensor:
+    def points(self, path: TableSource, seen: Tensor | None = None) -> Tensor:
         """Read the numbers ``[M, D]`` of records, which must be observed and at no atom.
 
         Raises:
@@ -103,7 +104,7 @@ class RecordPrior(TableFlow):
         """
         empty, numbers = self.answers.empty, self.answers.space.numbers
         places = numbers if seen is None else [numbers[place] for place in seen.tolist()]
-        records, _ = encode(str(path), [empty.columns[place] for place in places], like=empty)
+        records, _ = encode(path, [empty.columns[place] for place in places], like=empty)
         self.warn_of_others(contradicted(records, empty), str(path))
         strange = [name for name in records.beside if name not in empty.order]
         if strange:
@@ -182,7 +183,7 @@ class RecordPrior(TableFlow):
         atoms = torch.arange(levels.shape[1]) >= levels.shape[1] - len(space.atoms)
         return torch.where(atoms, last, levels)
 
-    def questions(self, path: Path) -> Tensor | None:
+    def questions(self, path: TableSource) -> Tensor | None:
         """Return the network's input ``[M, L]`` for queries given the observed categories.
 
         Returns:
@@ -191,7 +192,7 @@ class RecordPrior(TableFlow):
         Raises:
             DataError: A category is unknown.
         """
-        space, names = self.answers.space, open_cells(str(path)).names
+        space, names = self.answers.space, open_cells(path).names
         columns = space.columns
         # Weekday and season are derived from a date, which is a number observed with noise.
         places = [
@@ -202,7 +203,7 @@ class RecordPrior(TableFlow):
         if not places:
             return None
         own, empty = [columns[place] for place in places], self.answers.empty
-        records, unknown = encode(str(path), own, like=empty)
+        records, unknown = encode(path, own, like=empty)
         if unknown:
             raise DataError(f"{path}: {unknown[0]}: correct them, or leave them empty")
         values = np.full((len(records), len(columns)), np.nan)

@@ -16,8 +16,8 @@ from dnnlib.errors import DataError, UsageError
 from dnnlib.logs import logger
 from torch_utils import distributed
 from training.data.row_hashes import RowHashes, row_numbers
-from training.data.tables.foreign import listed
-from training.data.tables.table import Rows
+from training.data.tables.foreign import TableSource, listed
+from training.data.tables.table import DataSource, Rows
 from training.files.roundtrip import roundtrip_paths
 from training.flow.coordinates.surprise import Surprise
 from training.flow.pfode import ProbabilityFlow
@@ -104,7 +104,7 @@ class Subject(ABC):
         """Names of the coordinates, for sentences in messages."""
         return self.names
 
-    def quantities(self, path: Path | None, count: int, seed: int) -> Quantities:
+    def quantities(self, path: DataSource | None, count: int, seed: int) -> Quantities:
         """Return functions of points ``[..., D]`` that checks of posteriors rank, too.
 
         With a data set, they include functions learned from points of the data set that are not
@@ -280,7 +280,7 @@ class Subject(ABC):
             logger.warning(f"Warning: {where}: {line}; the flow models the other columns")
 
     @abstractmethod
-    def samples(self, path: Path | None, count: int | None, seed: int) -> Samples:
+    def samples(self, path: DataSource | None, count: int | None, seed: int) -> Samples:
         """Return points of a data set to inflate, chosen by a seed.
 
         Args:
@@ -292,13 +292,13 @@ class Subject(ABC):
             DataError: The data set is broken, of another kind, or has too few points.
         """
 
-    def source(self, path: Path | None, count: int | None, seed: int) -> Source:
+    def source(self, path: DataSource | None, count: int | None, seed: int) -> Source:
         """Return a source that reads the points of ``samples`` on demand."""
         points = self.samples(path, count, seed).points
         return Source(len(points), lambda rows: Samples(points[rows.start : rows.stop]))
 
     @abstractmethod
-    def truths(self, path: Path | None, count: int, seed: int) -> Tensor:
+    def truths(self, path: DataSource | None, count: int, seed: int) -> Tensor:
         """Return test points ``[count, D]`` in the units of the data; they did not train the prior.
 
         Raises:
@@ -306,7 +306,7 @@ class Subject(ABC):
             DataError: The data set is broken, or has too few rows.
         """
 
-    def truth_labels(self, path: Path | None, count: int, seed: int) -> Tensor | None:
+    def truth_labels(self, path: DataSource | None, count: int, seed: int) -> Tensor | None:
         """Return the conditions ``[count, L]`` of test points, or random ones without a data set.
 
         Returns:
@@ -317,7 +317,7 @@ class Subject(ABC):
         """
         return None
 
-    def unseen(self, path: Path | None, count: int, seed: int) -> Rows:
+    def unseen(self, path: DataSource | None, count: int, seed: int) -> Rows:
         """Return points and their conditions that neither trained the network nor selected it.
 
         At most ``count`` points are drawn at random.
@@ -332,11 +332,11 @@ class Subject(ABC):
             self.require_new(path, row_numbers(points.numpy()))
         return Rows(points, self.truth_labels(path, len(points), seed))
 
-    def require_new(self, path: Path, numbers: np.ndarray, alike: bool = False) -> None:
+    def require_new(self, path: DataSource, numbers: np.ndarray, alike: bool = False) -> None:
         """Check that the network was not trained on some rows.
 
         Args:
-            path: Path of the data set, for the message.
+            path: DataSource of the data set, for the message.
             numbers: Hashes of the rows.
             alike: Whether different rows may be equal, see ``RowHashes.repeated_beyond_chance``.
 
@@ -356,18 +356,18 @@ class Subject(ABC):
         sketch = RowHashes.read(self.file.path, self.file.model.about)
         return sketch.repeated_beyond_chance(numbers, alike)
 
-    def counted(self, number: int | None, otherwise: int, path: Path | None) -> int | None:
+    def counted(self, number: int | None, otherwise: int, path: DataSource | None) -> int | None:
         """Return the number of points to take from a data set; None for all held-out points.
 
         Args:
             number: Number that the user gave, or None.
             otherwise: Default, which is reduced to the number of available points.
-            path: Path of the data set, or None.
+            path: DataSource of the data set, or None.
         """
         there = None if number or path is None else self.testable(path)
         return number or min(otherwise, there or otherwise)
 
-    def testable(self, path: Path | None) -> int | None:
+    def testable(self, path: DataSource | None) -> int | None:
         """Return the number of available test points of a data set; None for a toy (no limit).
 
         Raises:
@@ -377,7 +377,7 @@ class Subject(ABC):
         return None
 
     @abstractmethod
-    def fresh(self, path: Path | None, count: int, seed: int) -> Draw:
+    def fresh(self, path: DataSource | None, count: int, seed: int) -> Draw:
         """Return a function that draws fresh points.
 
         Args:
@@ -387,7 +387,7 @@ class Subject(ABC):
         """
 
     @abstractmethod
-    def points(self, path: Path, seen: Tensor | None = None) -> Tensor:
+    def points(self, path: TableSource, seen: Tensor | None = None) -> Tensor:
         """Read points ``[M, D]`` from a table with named columns, or from images in gray levels.
 
         Args:
@@ -409,7 +409,7 @@ class Subject(ABC):
         """Return points ``[n, D]`` with discrete coordinates dequantized over their bins."""
         return points
 
-    def labels(self, given: Path | None) -> Tensor | None:
+    def labels(self, given: TableSource | None) -> Tensor | None:
         """Read the conditions ``[M, L]`` of observations from a table of conditions or classes.
 
         Returns:
@@ -446,7 +446,7 @@ class Subject(ABC):
             )
         return rows[:, [list(names).index(name) for name in self.names]], {}
 
-    def questions(self, path: Path) -> Tensor | None:
+    def questions(self, path: TableSource) -> Tensor | None:
         """Return the network's input ``[M, L]`` with the exactly known categories of observations.
 
         Returns:
@@ -490,7 +490,7 @@ class Subject(ABC):
             raise UsageError(f"--class is {number}, but {self.data_name} has no classes")
 
     @abstractmethod
-    def latent_plan(self, path: Path | None, seed: int, device: torch.device) -> LatentPlan:
+    def latent_plan(self, path: DataSource | None, seed: int, device: torch.device) -> LatentPlan:
         """Return a plan for learning the base distribution again, from a data set or a toy."""
 
     # Facts about simulations.
@@ -557,7 +557,7 @@ def variances_line(facts: Mapping[str, Any], dims_to_keep: int) -> str:
     )
 
 
-def required(path: Path | None) -> Path:
+def required(path: DataSource | None) -> DataSource:
     """Return the path of a data set, after a check that the user gave one.
 
     Raises:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,8 +10,9 @@ from torch import Tensor
 from dnnlib.errors import DataError, UsageError
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
+from training.data.tables.foreign import TableSource
 from training.data.tables.repeated_trials import as_sets, side_by_side
-from training.data.tables.table import DataTable, Dropped, Rows, restored
+from training.data.tables.table import DataSource, DataTable, Dropped, Rows, restored
 from training.files.observations import read_columns, read_others, read_trials
 from training.files.table import load_table, load_whole
 from training.flow.coordinates.coordinates import Coordinates
@@ -123,7 +123,7 @@ class TableFlow(Subject):
             )
         return self
 
-    def table(self, path: Path) -> DataTable:
+    def table(self, path: DataSource) -> DataTable:
         """Read a data set with the columns of the network.
 
         If conditions are sets of trials, the result has one row per set.
@@ -134,7 +134,7 @@ class TableFlow(Subject):
         """
         return self._in_sets(load_table(path), path)
 
-    def whole(self, path: Path) -> DataTable:
+    def whole(self, path: DataSource) -> DataTable:
         """Read a data set like ``table``, including the rows kept for calibration."""
         return self._in_sets(load_whole(path), path)
 
@@ -143,27 +143,27 @@ class TableFlow(Subject):
         """Whether the conditions are sets of trials."""
         return self.coordinates.trials > 0
 
-    def _in_sets(self, table: DataTable, path: Path) -> DataTable:
+    def _in_sets(self, table: DataTable, path: DataSource) -> DataTable:
         return as_sets(table, len(self.conditions), str(path)) if self.of_sets else table
 
-    def testable(self, path: Path | None) -> int:
+    def testable(self, path: DataSource | None) -> int:
         """Return the number of held-out rows, or of all rows if none is held out."""
         return len(testable_rows(self.table(required(path))))
 
-    def counted(self, number: int | None, otherwise: int, path: Path | None) -> int | None:
+    def counted(self, number: int | None, otherwise: int, path: DataSource | None) -> int | None:
         """Return the number that the user gave; None for all held-out rows."""
         return number
 
-    def samples(self, path: Path | None, count: int | None, seed: int) -> Samples:
+    def samples(self, path: DataSource | None, count: int | None, seed: int) -> Samples:
         """Return rows with dequantized discrete columns."""
         points, places = self.rows(required(path), count, seed)
         return Samples(self.dequantized(points, seed), arrays={"row_index": places})
 
-    def truths(self, path: Path | None, count: int, seed: int) -> Tensor:
+    def truths(self, path: DataSource | None, count: int, seed: int) -> Tensor:
         """Return dequantized rows ``[count, D]`` that the network was not trained on."""
         return self.samples(path, count, seed).points
 
-    def unseen(self, path: Path | None, count: int, seed: int) -> Rows:
+    def unseen(self, path: DataSource | None, count: int, seed: int) -> Rows:
         """Return dequantized rows that neither trained the network nor selected it.
 
         These are the rows that the data set keeps for calibration, or all rows of a new data set.
@@ -189,7 +189,7 @@ class TableFlow(Subject):
         rows = rows.at(chosen[:count].sort().values)
         return Rows(self.dequantized(rows.points, seed), rows.conditions)
 
-    def fresh(self, path: Path | None, count: int, seed: int) -> Draw:
+    def fresh(self, path: DataSource | None, count: int, seed: int) -> Draw:
         """Return a function that draws dequantized rows of a data set.
 
         Raises:
@@ -200,14 +200,14 @@ class TableFlow(Subject):
         rows, _ = self.rows(path, None, seed)
         return lambda generator: self.spread(rows, generator)
 
-    def points(self, path: Path, seen: Tensor | None = None) -> Tensor:
+    def points(self, path: TableSource, seen: Tensor | None = None) -> Tensor:
         """Read rows ``[M, D]`` of a table, and warn if they contradict dropped columns."""
         names, others = self.observed_names(seen), [*self.dropped.order, *self.conditions]
         points = read_columns(path, names, self.names, others)
         self.warn_of_dropped(path, names, [*self.names, *others])
         return points
 
-    def warn_of_dropped(self, path: Path, seen: Sequence[str], known: Sequence[str]) -> None:
+    def warn_of_dropped(self, path: TableSource, seen: Sequence[str], known: Sequence[str]) -> None:
         """Warn if rows of a file contradict the values that follow for dropped columns.
 
         Args:
@@ -223,7 +223,7 @@ class TableFlow(Subject):
             points = torch.stack([own.get(name, missing) for name in self.names], dim=1)
             self.warn_of_others(self.contradicted(points, own), str(path))
 
-    def labels(self, given: Path | None) -> Tensor | None:
+    def labels(self, given: TableSource | None) -> Tensor | None:
         """Read the conditions ``[M, C]`` of observations, or of one set of trials ``[M, n C]``.
 
         Returns:
@@ -245,7 +245,7 @@ class TableFlow(Subject):
         self.straight(rows.to(self.coordinates.steps.device))  # raises an error for too many trials
         return rows
 
-    def rows(self, path: Path, count: int | None, seed: int) -> tuple[Tensor, Tensor]:
+    def rows(self, path: DataSource, count: int | None, seed: int) -> tuple[Tensor, Tensor]:
         """Return random rows ``[n, D]`` of a data set, and their indices ``[n]``.
 
         Columns are in the order of the network.
@@ -265,7 +265,7 @@ class TableFlow(Subject):
         places = drawn_rows(path, table, count, seed)
         return points[places], places
 
-    def simulations(self, path: Path, count: int, seed: int) -> tuple[Rows, Tensor, Tensor]:
+    def simulations(self, path: DataSource, count: int, seed: int) -> tuple[Rows, Tensor, Tensor]:
         """Return all rows of a data set with conditions, and the indices of test rows.
 
         Returns:
@@ -292,7 +292,7 @@ class TableFlow(Subject):
         """Return conditions ``[M, C]`` in coordinates with meaningful distances."""
         return self.coordinates.straight(conditions)
 
-    def _conditions_of(self, path: Path, table: DataTable) -> Tensor:
+    def _conditions_of(self, path: DataSource, table: DataTable) -> Tensor:
         """Return the conditions ``[N, C]`` in the network's order.
 
         Raises:
@@ -318,7 +318,7 @@ class TableFlow(Subject):
             )
         return conditions
 
-    def _columns_of(self, path: Path, table: DataTable) -> Tensor:
+    def _columns_of(self, path: DataSource, table: DataTable) -> Tensor:
         names = list(table.columns.names)
         missing = [name for name in self.column_names if name not in names]
         if missing:
@@ -352,7 +352,7 @@ class TableFlow(Subject):
             points = coordinates.plausible(points) if drawn else coordinates.rounded(points)
         return list(self.dropped.order), restored(points, self.column_names, self.dropped)
 
-    def latent_plan(self, path: Path | None, seed: int, device: torch.device) -> LatentPlan:
+    def latent_plan(self, path: DataSource | None, seed: int, device: torch.device) -> LatentPlan:
         """Return a plan for learning the base distribution again from the rows of a table."""
         table = self.table(required(path))
         rows = Rows(self._columns_of(required(path), table))
@@ -416,7 +416,7 @@ def testable_rows(table: DataTable) -> Tensor:
     return places[table.held_out] if table.held_out.any() else places
 
 
-def drawn_rows(path: Path, table: DataTable, count: int | None, seed: int) -> Tensor:
+def drawn_rows(path: DataSource, table: DataTable, count: int | None, seed: int) -> Tensor:
     """Return the indices of random rows among the held-out rows, or all rows if none is held out.
 
     Raises:
@@ -435,7 +435,7 @@ def _are_texts(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
 
 
-def _dropped(path: Path, dropped: object, columns: Sequence[str]) -> Dropped:
+def _dropped(path: DataSource, dropped: object, columns: Sequence[str]) -> Dropped:
     """Return the dropped columns that a network file describes.
 
     Raises:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +14,8 @@ from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training import recipes
 from training.data.batches import Batch, ToyBatches
+from training.data.tables.foreign import TableSource
+from training.data.tables.table import DataSource
 from training.data.toys import LARGEST_MISMATCH, Toy
 from training.files.observations import read_columns
 from training.flow.denoisers import DiscreteDenoiser, MixtureDenoiser
@@ -200,12 +201,12 @@ class ToyFlow(Subject):
         exact.integrations = {}  # those are for the network
         return exact
 
-    def samples(self, path: Path | None, count: int | None, seed: int) -> Samples:
+    def samples(self, path: DataSource | None, count: int | None, seed: int) -> Samples:
         """Return ``count`` points of the toy, drawn with a random seed."""
         assert count is not None
         return Samples(toy_points(self.toy, count, seed))
 
-    def truths(self, path: Path | None, count: int, seed: int) -> Tensor:
+    def truths(self, path: DataSource | None, count: int, seed: int) -> Tensor:
         """Draw points ``[count, D]`` of the toy.
 
         Raises:
@@ -215,7 +216,7 @@ class ToyFlow(Subject):
             raise UsageError("--data_root is for tables and images: toys generate their own points")
         return self.toy.sample(count, seeded_generator("cpu", seed, Stream.TRUTHS))
 
-    def fresh(self, path: Path | None, count: int, seed: int) -> Draw:
+    def fresh(self, path: DataSource | None, count: int, seed: int) -> Draw:
         """Return a function that draws ``count`` points of the toy.
 
         Raises:
@@ -227,11 +228,11 @@ class ToyFlow(Subject):
             )
         return lambda generator: self.toy.sample(count, generator)
 
-    def points(self, path: Path, seen: Tensor | None = None) -> Tensor:
+    def points(self, path: TableSource, seen: Tensor | None = None) -> Tensor:
         """Read points ``[M, D]`` from a table with columns ``x1`` to ``xD``."""
         return read_columns(path, self.observed_names(seen), self.names, [])
 
-    def latent_plan(self, path: Path | None, seed: int, device: torch.device) -> LatentPlan:
+    def latent_plan(self, path: DataSource | None, seed: int, device: torch.device) -> LatentPlan:
         """Return a plan for learning the base distribution again from draws of the toy."""
         return latent_plan(self.toy, MOST, seed)
 

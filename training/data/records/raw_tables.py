@@ -75,8 +75,8 @@ def open_cells(
     """Open the cells of a file or a data frame.
 
     Args:
-        source: A path (CSV and other texts, Parquet, Feather, or a source of ``open_table``), or a
-            data frame, for example of pandas or polars.
+        source: A path (CSV and other texts, Parquet, Feather, or a source of ``open_table``), an
+            open table of numbers, or a data frame, for example of pandas or polars.
         separator: Separator of the cells of a text file; None detects the separator.
         header: Whether the first row of a text file has names, see ``TextTable.open``.
         seed: Random seed of a toy's draws.
@@ -85,6 +85,8 @@ def open_cells(
         DataError: The source is missing or broken.
         UsageError: The source is neither a file nor a data frame.
     """
+    if isinstance(source, ForeignTable):
+        return _of_numbers(source)
     if not isinstance(source, str | Path):
         if hasattr(source, "to_pandas"):
             source = source.to_pandas()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,13 @@ class ForeignTable:
     named: bool = True
     place_of: Callable[[int], str] = row_number
     notes: Sequence[str] = ()
+
+    def __str__(self) -> str:
+        return self.name
+
+
+TableSource = Path | ForeignTable
+"""A table in a file, or an open one."""
 
 
 def row_blocks(rows: Any) -> Iterator[Any]:

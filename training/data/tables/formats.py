@@ -269,17 +269,18 @@ def _numbers(
 SUFFIXES = (*RAW_TABLES, ".npz")
 
 
-def is_table(source: str) -> bool:
+def is_table(source: str | ForeignTable) -> bool:
     """Return whether the name of a source is that of a table: a file, a data set or a toy."""
     return (
-        source in SHIPPED
+        isinstance(source, ForeignTable)
+        or source in SHIPPED
         or source.startswith(TOY_PREFIX)
         or Path(source).suffix.lower() in SUFFIXES
     )
 
 
 def open_table(
-    source: str,
+    source: str | Path | ForeignTable,
     wanted: Sequence[str] | None,
     seed: int = 0,
     header: str = "auto",
@@ -290,7 +291,7 @@ def open_table(
     """Open a numeric table: a file, a data set of scikit-learn, or draws of a toy distribution.
 
     Args:
-        source: Path of the file, name of the data set, or ``toy:NAME``.
+        source: Path of the file, name of the data set, or ``toy:NAME``; or an open table.
         wanted: Names of the columns to read; None for all.
         seed: Random seed of a toy's draws.
         header: Whether the first row of a text file has names, see ``TextTable.open``.
@@ -302,6 +303,9 @@ def open_table(
         DataError: The source is missing or broken, or is not a numeric table.
         UsageError: A selected column does not exist, or the source is unknown.
     """
+    if isinstance(source, ForeignTable):
+        return with_columns(source, wanted, exclude)
+    source = str(source)
     if source.startswith(TOY_PREFIX):
         return with_columns(open_toy(source, seed), wanted, exclude)
     if source in SHIPPED:

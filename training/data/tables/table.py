@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from itertools import count
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -215,6 +216,9 @@ class DataTable:
     datasets: Tensor | None = None
     beside: Sequence[str] = ()
 
+    def __str__(self) -> str:
+        return "the table"
+
     def __len__(self) -> int:
         return len(self.points)
 
@@ -290,6 +294,10 @@ class DataTable:
         return replace(
             self, conditions=None, condition_names=[], condition_columns=None, covariates=()
         )
+
+
+DataSource = Path | DataTable
+"""A data set in a file or in memory."""
 
 
 def as_records(table: DataTable) -> Records:

@@ -85,6 +85,17 @@ class RunValues:
         scores = self.scores[places]
         return RunValues(self.names, self.ranks[places], regions, scores, leaked, density)
 
+    def cpu(self) -> "RunValues":
+        """Return the statistics on the CPU."""
+        return RunValues(
+            self.names,
+            self.ranks.cpu(),
+            {name: held.cpu() for name, held in self.regions.items()},
+            self.scores.cpu(),
+            None if self.leaked is None else self.leaked.cpu(),
+            None if self.density is None else self.density.cpu(),
+        )
+
     @classmethod
     def joined(cls, parts: Sequence["RunValues"]) -> "RunValues":
         """Join the statistics of several batches of runs.

@@ -1,8 +1,8 @@
-"""Comparison of models with data, and with each other: ``posterior.py predict`` and ``compare``."""
+"""Comparison of models with data (posterior predictive checks), and with each other (evidence)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -10,25 +10,21 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
-from dnnlib.files import require_folder, require_new
 from dnnlib.logs import logger
 from torch_utils import distributed
-from torch_utils.distributed import first_rank_only
-from torch_utils.results import save_arrays
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
-from training.cli.inference import InferenceTask
 from training.files.arrays import evenly
-from training.files.posterior import COMPARISON_FORMAT, PREDICTIVE_FORMAT
-from training.files.posterior_draws import SavedPosteriors, load_netcdf
+from training.files.posterior_draws import SavedPosteriors
 from training.inference.draws import Draws
 from training.inference.likelihoods import UserFunction
 from training.inference.summary import Summary
 from training.inference.trial_likelihoods import TrialLikelihood
 from training.measure.posterior.evidence import model_probabilities
 from training.measure.posterior.predictive import Predictive, needed
-from training.names import UNSOUND, script
-from training.runs.posterior_results import MOST_SHOWN, report_files, write_numbers
+from training.models.inference import InferenceTask
+from training.names import script
+from training.runs.posterior_results import MOST_SHOWN
 from training.runs.posteriors import sample_groups, without_points
 from training.settings.inference import PriorOptions
 from training.settings.posterior import CompareSettings, PredictSettings, SampleSettings
@@ -42,36 +38,68 @@ ERRORS = (
 """Statement on errors that are not included."""
 
 
-def compare(settings: CompareSettings) -> int:
-    """Compute evidences and probabilities of models for the same observations.
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Evidences of K models for M observations, and probabilities of the models.
 
-    Returns:
-        The exit code: ``UNSOUND`` with ``--strict`` if a posterior has not converged, else 0.
+    Attributes:
+        names: Names of the models.
+        log_evidence: Log evidences ``[M, K]``, in nats.
+        error: Their sampling errors.
+        probability: Probabilities of the models, ``[M, K]``.
+        converged: Whether each posterior has converged, ``[M, K]``.
+        shifts: Minimum number of standard deviations by which errors of the learned likelihoods
+            shift posterior means, ``[M, K]``.
+        facts: The comparison as plain values, as in ``comparison.json``.
     """
-    began = perf_counter()
-    path = settings.save_dir / "comparison.json"
-    task = [InferenceTask.open(one) for one in of_each(settings)]
-    names = [one.learned.table.data_name for one in task if one.learned is not None]
+
+    names: Sequence[str]
+    log_evidence: Tensor
+    error: Tensor
+    probability: Tensor
+    converged: Tensor
+    shifts: Tensor
+    facts: Mapping[str, Any]
+
+
+def opened(settings: CompareSettings) -> tuple[list[InferenceTask], list[str]]:
+    """Open the models to compare, and name them.
+
+    Raises:
+        UsageError: The models describe different data.
+        DataError: A file is missing or broken.
+    """
+    tasks = [InferenceTask.open(one) for one in of_each(settings)]
+    names = [one.learned.table.data_name for one in tasks if one.learned is not None]
     if len(set(names)) < len(names):
         names = [f"{name} ({place + 1})" for place, name in enumerate(names)]
-    require_alike(task, names)
-    with distributed.process_group(settings.run.device_name) as device:
-        require_new([path], settings.run.overwrite)
-        require_folder(settings.save_dir)
-        distributed.barrier()  # no rank writes before all ranks have checked
-        sampled = [
-            sampled_of(one.on(device, []), path.with_name(f"comparison_{place + 1}.json"))
-            for place, one in enumerate(task)
-        ]
-        tells = distributed.is_main()
-    if not tells:
-        return 0
+    require_alike(tasks, names)
+    return tasks, names
+
+
+def compare(
+    tasks: Sequence[InferenceTask],
+    names: Sequence[str],
+    settings: CompareSettings,
+    checkpoints: Sequence[Path | None] | None = None,
+) -> Comparison:
+    """Compute evidences and probabilities of models for the same observations, and log them.
+
+    Args:
+        tasks: Tasks, one per model, on their device.
+        names: Names of the models.
+        settings: Settings.
+        checkpoints: Folders, one per model, in which finished groups are kept; None keeps them in
+            memory.
+    """
+    places = checkpoints or [None] * len(tasks)
+    sampled = [sampled_of(task, place) for task, place in zip(tasks, places, strict=True)]
     value, error = (  # log Z [M, models], nats, and its sampling error
         torch.stack([draws.stats[key] for draws, _, _ in sampled], dim=1)
         for key in ("evidence", "evidence_error")
     )
     shifts = torch.stack([each for _, _, each in sampled], dim=1)
-    prior = torch.tensor(settings.weights or [1.0] * len(task), dtype=torch.float64)
+    prior = torch.tensor(settings.weights or [1.0] * len(tasks), dtype=torch.float64)
     chances, shares = model_probabilities(value, error, prior), prior / prior.sum()
     converged = torch.stack([summary.converged for _, summary, _ in sampled], dim=1)
     observations = [
@@ -86,25 +114,24 @@ def compare(settings: CompareSettings) -> int:
         }
         for row in range(len(value))
     ]
-    content = {
+    facts = {
         "models": {
             name: {
-                "network": one.settings.prior.network,
-                "prior": one.settings.prior.prior,
+                **{key: one.settings.prior.recorded()[key] for key in ("network", "prior")},
                 "prior_probability": float(share),
                 "network_sha256": one.learned.table.digest if one.learned else None,
                 "samplers": sorted(set(draws.sampler)),
             }
-            for name, one, share, (draws, _, _) in zip(names, task, shares, sampled, strict=True)
+            for name, one, share, (draws, _, _) in zip(names, tasks, shares, sampled, strict=True)
         },
         "observations": observations,
         "errors": ERRORS,
-        "options": settings.recorded(device_name=str(device)),
+        "options": settings.recorded(device_name=str(tasks[0].subject.flow.device)),
     }
-    write_numbers(path, COMPARISON_FORMAT, began, content)
-    report(names, value, error, chances.value, converged, shifts)
-    logger.info(f"Wrote {path} after {perf_counter() - began:.1f} s")
-    return UNSOUND if settings.strict and not converged.all() else 0
+    result = Comparison(names, value, error, chances.value, converged, shifts, facts)
+    if distributed.is_main():
+        report(result)
+    return result
 
 
 def of_each(settings: CompareSettings) -> list[SampleSettings]:
@@ -145,8 +172,8 @@ def require_alike(task: Sequence[InferenceTask], names: Sequence[str]) -> None:
             )
 
 
-def sampled_of(task: InferenceTask, place: Path) -> tuple[Draws, Summary, Tensor]:
-    """Draw from the posteriors of a model on its device, with temporary files beside ``place``.
+def sampled_of(task: InferenceTask, checkpoint: Path | None) -> tuple[Draws, Summary, Tensor]:
+    """Draw from the posteriors of a model on its device.
 
     Returns:
         The draws, whose statistics have the evidence; their summary; and the minimum number of
@@ -159,10 +186,10 @@ def sampled_of(task: InferenceTask, place: Path) -> tuple[Draws, Summary, Tensor
     task.learned.warn_of_many(likelihood.trials)
     observed = likelihood.numbers
     files = [task.learned.file.path, settings.observation]
-    groups, _ = task.groups(place, len(observed), [observed], files)
+    groups = task.groups(len(observed), [observed], files, checkpoint)
     with groups.report_interruption():
-        sample_groups(task.problem(likelihood, observed), task.plan, groups)
-    draws, summary = without_points(groups)
+        parts = sample_groups(task.problem(likelihood, observed), task.plan, groups)
+    draws, summary = without_points(parts)
     groups.remove()
     if "evidence" not in draws.stats:
         raise UsageError(
@@ -177,24 +204,10 @@ def by_name(names: Sequence[str], values: Tensor) -> dict[str, Any]:
     return dict(zip(names, values.tolist(), strict=True))
 
 
-def report(
-    names: Sequence[str],
-    value: Tensor,
-    error: Tensor,
-    chance: Tensor,
-    converged: Tensor,
-    shifts: Tensor,
-) -> None:
-    """Print the evidence of the first observations, and warn where numbers are not exact.
-
-    Args:
-        names: Names of the K models.
-        value: Log evidences ``[M, K]``, in nats.
-        error: Sampling errors of the log evidences.
-        chance: Probabilities of the models.
-        converged: Whether each posterior has converged.
-        shifts: Standard deviations by which errors of the likelihoods shift posterior means.
-    """
+def report(comparison: Comparison) -> None:
+    """Log the evidence of the first observations, and warn where numbers are not exact."""
+    names, value, error = comparison.names, comparison.log_evidence, comparison.error
+    chance, converged, shifts = comparison.probability, comparison.converged, comparison.shifts
     for row in range(min(len(value), MOST_SHOWN)):
         each = zip(names, value[row], error[row], chance[row], strict=True)
         verdicts = [
@@ -228,23 +241,35 @@ MOST_OBSERVATIONS = 20
 FEWEST_SIMULATIONS, MOST_SIMULATIONS = 1000, 20_000
 
 
-@first_rank_only
-def predict(settings: PredictSettings) -> int:
+@dataclass(frozen=True, eq=False)
+class PredictiveReport:
+    """Result of posterior predictive checks.
+
+    Attributes:
+        simulated: Simulated data ``[M, S, Q]``, followed by the values of test statistics.
+        observed: Observations ``[M, Q]``, followed by the values of test statistics.
+        names: Names of the Q numbers.
+        tests: Tests of the observations.
+    """
+
+    simulated: Tensor
+    observed: Tensor
+    names: list[str]
+    tests: Predictive
+
+
+def predict(saved: SavedPosteriors, settings: PredictSettings) -> PredictiveReport:
     """Run posterior predictive checks: compare data simulated from draws with the observations.
 
-    Returns:
-        The exit code: ``UNSOUND`` with ``--strict`` if a test fails, else 0.
+    Raises:
+        UsageError: There is no simulator, or the draws do not contain their observations.
+        DataError: The simulator raised an error, or returned invalid data.
     """
-    began = perf_counter()
-    saved = load_netcdf(settings.draws, MOST_OBSERVATIONS)
     if saved.observed is None:
         raise UsageError(
             f"{settings.draws} does not contain its observations: its likelihood is user-defined"
         )
     functions = [UserFunction.load(text, "function") for text in settings.function or ()]
-    stem = settings.draws.stem
-    files = [settings.save_dir / f"{stem}_predictive{suffix}" for suffix in (".npz", ".json")]
-    require_new(files, settings.overwrite)
     observed = torch.from_numpy(saved.observed)
     count, tests = len(observed), observed.shape[1] + len(functions)
     most = min(needed(tests * count, settings.level), MOST_SIMULATIONS)
@@ -258,17 +283,7 @@ def predict(settings: PredictSettings) -> int:
         simulated, observed = torch.cat([simulated, values], 2), torch.cat([observed, own], 1)
     generator = seeded_generator("cpu", settings.seed, Stream.RESAMPLING)
     result = Predictive.from_simulations(simulated, observed, names, settings.level, generator)
-    require_folder(settings.save_dir)
-    arrays = {"simulated": simulated.numpy(), "observed": observed.numpy()}
-    texts = {"names": np.array(names), "format": np.array(PREDICTIVE_FORMAT)}
-    save_arrays(files[0], {**texts, **arrays})
-    content = {"options": settings.recorded(), **result.summary()}
-    write_numbers(files[1], PREDICTIVE_FORMAT, began, content)
-    logger.info(result.verdict)
-    if saved.count > count:
-        logger.info(f"Only the first {count} of {saved.count} observations are checked")
-    report_files(files[1], files[0], began)
-    return UNSOUND if result.failed and settings.strict else 0
+    return PredictiveReport(simulated, observed, names, result)
 
 
 def simulations(

@@ -1,4 +1,4 @@
-"""Posteriors to compute: the options of a command of ``posterior.py``, and the network or toy."""
+"""Posteriors to compute: the settings, the prior, and the likelihood."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import UsageError
-from dnnlib.files import require_folder, require_new
 from torch_utils import distributed
+from training.data.tables.foreign import TableSource
 from training.files.observations import read_mask, read_noise, read_observations, read_operator
 from training.flow.likelihood import Trace
 from training.flow.solvers import Solver, get_solver
@@ -20,6 +20,7 @@ from training.inference.prior import Prior, integrations_of
 from training.inference.region import Region
 from training.inference.sampling import Problem, SamplingPlan
 from training.inference.target import Target
+from training.model.model import Model
 from training.names import LEARNED_POOL, UNIFORM, script
 from training.runs.posterior_results import BOUNDS
 from training.runs.posteriors import Groups, fingerprint, group_size
@@ -32,10 +33,10 @@ from training.subjects.likelihoods import LearnedLikelihood
 
 @dataclass(frozen=True)
 class InferenceTask:
-    """The task of a command: its options, prior and likelihood.
+    """An inference task: its settings, prior and likelihood.
 
     Attributes:
-        settings: Settings of the command.
+        settings: Settings. Networks, observations and arrays in them are files or in memory.
         subject: Flow of the prior, from a network or a toy.
         latent: Base distribution of the latents.
         learned: Learned likelihood; None without one.
@@ -50,7 +51,7 @@ class InferenceTask:
 
     @classmethod
     def open(cls, settings: inference.InferenceSettings) -> "InferenceTask":
-        """Open the prior of a command, and build its task.
+        """Open the prior and the learned likelihood, if any, and return the task.
 
         Raises:
             UsageError: Options contradict the prior.
@@ -61,22 +62,10 @@ class InferenceTask:
         known = (subject.flow, subject.t_max, subject.dims_to_keep)
         return cls(settings, subject, latent.settled(*known), learned)
 
-    def on(self, device: torch.device, files: list[Path]) -> "InferenceTask":
-        """Return a copy with the flow and its base distribution on the device.
-
-        All ranks first check that these files may be written.
-        """
-        require_new(files, self.settings.run.overwrite)
-        require_folder(self.settings.save_dir)
-        distributed.barrier()  # no rank writes before all ranks have checked
+    def on(self, device: torch.device) -> "InferenceTask":
+        """Return a copy with the flow and its base distribution on the device."""
         flow = self.latent.on(self.subject.flow).to(device)
         return replace(self, subject=replace(self.subject, flow=flow))
-
-    def files(self, name: str, suffix: str) -> tuple[Path, Path]:
-        """Return the paths of two results files: arrays (with a given suffix), and JSON."""
-        stem = f"{self.subject.stem}_{name}"
-        folder = self.settings.save_dir
-        return folder / f"{stem}{suffix}", folder / f"{stem}.json"
 
     @property
     def within(self) -> str:
@@ -233,12 +222,14 @@ class InferenceTask:
             return self._by_likelihood(settings, correct)
         return UserFunction.load(correct, "correct")
 
-    def _by_likelihood(self, settings: SampleSettings, name: str) -> LogPosterior:
+    def _by_likelihood(self, settings: SampleSettings, name: str | Model) -> LogPosterior:
         """Return the log density of a posterior with a learned likelihood."""
         file, subject = NetworkFile.open(name), self.subject
         learned = LearnedLikelihood.of(file)
         if learned is None:
-            raise UsageError(f"--correct={name} is not a learned likelihood: leave --prior out")
+            raise UsageError(
+                f"--correct: {file.name} is not a learned likelihood: leave --prior out"
+            )
         assert isinstance(subject, TableFlow)
         assert settings.prior.prior is not None
         distribution, conditions = learned.prior(settings.prior.prior), list(subject.conditions)
@@ -256,7 +247,7 @@ class InferenceTask:
         places = torch.tensor([conditions.index(name) for name in learned.given])
         return learned.log_posterior(distribution, subject.names, places)
 
-    def observed(self, source: Path, likelihood: Likelihood) -> Tensor:
+    def observed(self, source: TableSource, likelihood: Likelihood) -> Tensor:
         """Read observations ``[M, K]`` for a likelihood.
 
         Observed coordinates are found by name. Outputs of a linear map have no names, and are read
@@ -277,7 +268,7 @@ class InferenceTask:
             )
         return observed
 
-    def questions(self, source: Path, likelihood: Likelihood) -> Tensor | None:
+    def questions(self, source: TableSource, likelihood: Likelihood) -> Tensor | None:
         """Return the conditions that a file of observations contains exactly.
 
         See ``Subject.questions``. The result is None for outputs of a linear map.
@@ -297,32 +288,38 @@ class InferenceTask:
 
     def groups(
         self,
-        numbers_file: Path,
         count: int,
         seen: Sequence[Tensor | None],
-        files: Sequence[str | Path | None],
-    ) -> tuple[Groups, dict[str, Any]]:
-        """Return the storage of groups of a run, and its options as they are recorded.
+        files: Sequence[object],
+        checkpoint: Path | None,
+    ) -> Groups:
+        """Return the division of posteriors into groups.
 
         Args:
-            numbers_file: The JSON file; groups are stored beside it.
             count: Number of posteriors.
             seen: Observations, or true values to recover.
-            files: Files that draws depend on.
+            files: Values of options that may be files, on which draws depend.
+            checkpoint: Folder in which finished groups are kept; None keeps them in memory. A
+                single group on a single rank needs no files.
         """
+        size = group_size(self.fine, self.plan, self.settings.learned)
+        idle = type(self.settings).names_that_are("idle")
+        matters = {name: value for name, value in self.recorded.items() if name not in idle}
+        identity = fingerprint(matters, self.subject.digest, seen, files)
+        alone = count <= size and distributed.world_size() == 1
+        return Groups(count, size, identity, None if alone else checkpoint)
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """Settings as they are recorded with results, with the values that were chosen."""
         plan, fine, settings = self.plan, self.fine, self.settings
-        options = settings.recorded(
+        return settings.recorded(
             eps=recorded_eps(settings.prior.eps, self.latent),
             pool=plan.pool,
             draws=plan.draws,
             n_iters=len(fine.times) - 1,
             device_name=str(fine.flow.device),
         )
-        idle = type(settings).names_that_are("idle")
-        matters = {name: value for name, value in options.items() if name not in idle}
-        size = group_size(fine, plan, settings.learned)
-        identity = fingerprint(matters, self.subject.digest, seen, files)
-        return Groups(numbers_file.with_suffix(".part"), identity, count, size), options
 
 
 def _opened(settings: inference.InferenceSettings) -> tuple[LearnedLikelihood | None, Subject]:

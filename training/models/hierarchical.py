@@ -1,8 +1,8 @@
-"""Hierarchical models of posteriors: the functions behind ``posterior.py population``."""
+"""Hierarchical models: the population of which the posteriors of members are known."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from time import perf_counter
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,16 +10,14 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
-from dnnlib.files import require_folder, require_new
 from dnnlib.logs import logger
 from dnnlib.numbers import beside, rounded
-from torch_utils.distributed import first_rank_only
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.tables.foreign import listed
 from training.files.arrays import evenly
-from training.files.population import FORMAT, QUANTILES, SavedPopulation
-from training.files.posterior_draws import SavedPosteriors, load_netcdf
+from training.files.population import QUANTILES, SavedPopulation
+from training.files.posterior_draws import SavedPosteriors
 from training.flow.coordinates.maps import Bounded
 from training.inference.population import (
     LARGEST_NOISE,
@@ -28,8 +26,8 @@ from training.inference.population import (
     PopulationPlan,
     sample_population,
 )
-from training.names import POPULATION, UNIFORM, UNSOUND
-from training.runs.posterior_results import report_files, write_numbers
+from training.model.model import Model
+from training.names import POPULATION, UNIFORM
 from training.runs.posteriors import progress
 from training.settings.posterior import PopulationSettings
 from training.subjects import TableFlow
@@ -45,23 +43,42 @@ WIDER = 1.5
 """Standard deviation of the prior of a second round, relative to that of a new member."""
 
 
-@first_rank_only
-def population(settings: PopulationSettings) -> int:
+@dataclass(frozen=True, eq=False)
+class PopulationResult:
+    """Inferred population of a hierarchical model.
+
+    Attributes:
+        draws: Draws of the population, of a new member, and of the members.
+        model: Prior for new members.
+        facts: Plain values, as in the JSON of ``posterior.py population``.
+        converged: Whether the chains have converged.
+        report: Function that logs the result, given the name of the file of the model.
+    """
+
+    draws: SavedPopulation
+    model: Model
+    facts: Mapping[str, Any]
+    converged: bool
+    report: Callable[[str], None]
+
+
+def population(settings: PopulationSettings, saved: SavedPosteriors, name: str) -> PopulationResult:
     """Infer a hierarchical model from the posterior draws of its members.
 
-    Returns:
-        The exit code: ``UNSOUND`` with ``--strict`` if it has not converged, else 0.
+    Args:
+        settings: Settings.
+        saved: Draws of the posterior of each member.
+        name: Name of the data of the prior for new members.
+
+    Raises:
+        DataError: Draws are beyond their bounds, or there are too few members.
     """
-    began, saved = perf_counter(), load_netcdf(settings.draws, 2**31, every_draw=True)
-    stem = f"{settings.draws.stem}_population"
-    files = [settings.save_dir / f"{stem}{suffix}" for suffix in (".npz", ".json", ".pkl")]
-    require_new(files, settings.overwrite)
     before = MemberPrior.of(settings, saved)
     points = members_of(saved)
     y, log_det = before.coordinates(points)
     if not y.isfinite().all():
         column = saved.names[int((~y.isfinite()).flatten(0, 1).any(dim=0).int().argmax())]
-        raise DataError(f"{settings.draws}: draws of '{column}' are beyond its bounds")
+        raise DataError(f"{saved.path}: draws of '{column}' are beyond its bounds")
     log_prior = before.log_prior(points, saved.names) - log_det
     plan = PopulationPlan(settings.chains, settings.steps, settings.steps // 2, seed=settings.seed)
     with progress(f"Weighing draws of {len(y)} members", "population", plan.steps, "step") as move:
@@ -75,16 +92,14 @@ def population(settings: PopulationSettings) -> int:
         points[torch.arange(count), drawn.members].numpy(),
         points.quantile(torch.tensor(QUANTILES).double(), dim=1).numpy(),
     )
-    require_folder(settings.save_dir)
-    result.save(files[0])
     mean, std = drawn.distribution
     model = normal_model(saved.names, before.ends, mean, WIDER * std)
     about = {
-        "data_name": stem,
+        "data_name": name,
         POPULATION: {"mean": before.mean.tolist(), "std": before.std.tolist()},
     }
-    replace(model, about={**model.about, **about}).save(files[2])
-    content = {
+    numbers = numbers_of(result, drawn, points)
+    facts = {
         "members": count,
         "converged": drawn.converged,
         "noise": drawn.noise,
@@ -94,14 +109,16 @@ def population(settings: PopulationSettings) -> int:
             name: {"mean": float(middle), "std": float(width)}
             for name, middle, width in zip(saved.names, before.mean, before.std, strict=True)
         },
-        **numbers_of(result, drawn, points),
+        **numbers,
         "options": settings.recorded(),
     }
-    write_numbers(files[1], FORMAT, began, content)
-    report(result, drawn, before.words, points, content["population"], files[2].name)
-    logger.info(f"Wrote {files[2].name}, a prior for new members")
-    report_files(files[1], files[0], began)
-    return UNSOUND if settings.strict and not drawn.converged else 0
+    return PopulationResult(
+        result,
+        replace(model, about={**model.about, **about}),
+        facts,
+        drawn.converged,
+        partial(report, result, drawn, before.words, points, numbers["population"]),
+    )
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,10 @@
-"""Calibration sets and their guarantees: ``posterior.py calibrate``, and their use elsewhere."""
+"""Conformal calibration of a network's posteriors, and the use of a calibration."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -13,12 +12,9 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
-from dnnlib.files import require_new
 from dnnlib.logs import logger
 from torch_utils import distributed
-from training.cli.inference import InferenceTask
 from training.data.tables.table import Rows
-from training.files.posterior import CALIBRATION_FORMAT, save_values
 from training.flow.coordinates.surprise import MOST_CONDITIONS
 from training.flow.held_out import HeldOut
 from training.flow.likelihood import Trace
@@ -27,9 +23,10 @@ from training.inference.checking import Functions, simulated
 from training.inference.guarantee import HeldOutTruths
 from training.inference.likelihoods import Gaussian, UserFunction
 from training.measure.clouds import Cloud
-from training.measure.posterior.calibration import DENSEST, RunValues
+from training.measure.posterior.calibration import DENSEST, CalibrationCheck, RunValues
 from training.measure.posterior.calibration import calibrate as tested
 from training.model.model import Model
+from training.models.inference import InferenceTask
 from training.names import (
     FEWEST_RUNS,
     LARGEST_EXACT,
@@ -40,8 +37,8 @@ from training.names import (
 )
 from training.runs import conformal
 from training.runs.posterior_checks import Check, LearnedCheck, LearnedRuns
-from training.runs.posterior_results import report_check, report_files, write_numbers
-from training.runs.posteriors import Groups, sampled
+from training.runs.posterior_results import report_check
+from training.runs.posteriors import Groups, Parts, PosteriorPart
 from training.settings.inference import HeldOutOptions
 from training.settings.posterior import CalibrateSettings, SampleSettings
 from training.subjects import NetworkFile, Subject, open_prior
@@ -156,68 +153,97 @@ def of_flow(
 CONDITIONS_NETWORK = "conditions_network"
 
 
-def calibrate(settings: CalibrateSettings) -> None:
-    """Calibrate a network on a calibration set, and write the calibrated network file.
+@dataclass(frozen=True, eq=False)
+class Calibrated:
+    """Result of calibrating a network.
+
+    Attributes:
+        model: Model with the calibration.
+        guarantee: Guarantee of the calibration.
+        values: Ranks and scores of the calibration cases.
+        check: Tests of the calibration of the posteriors themselves.
+        rows: Calibration cases.
+        content: Plain values about the calibration.
+        fingerprint: Digest of everything that the cases depend on.
+    """
+
+    model: Model
+    guarantee: HeldOutTruths
+    values: RunValues
+    check: CalibrationCheck
+    rows: Rows
+    content: dict[str, Any]
+    fingerprint: str
+
+    def log(self) -> None:
+        """Log the tests, and the guarantee and its cost."""
+        report_check(self.check)
+        conformal.report_calibration(self.guarantee)
+
+
+def cases_of(task: InferenceTask) -> Rows:
+    """Return the calibration cases of a task.
 
     Raises:
-        DataError: The calibration set is broken or too small.
-        UsageError: A file exists already, or options do not match the network.
+        DataError: The calibration set is broken or too small, or the network was trained on it.
     """
-    began = perf_counter()
-    task = InferenceTask.open(settings)
-    subject, network = task.subject, task.subject.file
-    assert network is not None
-    if settings.learned and not subject.condition_names:
-        settings.likelihood.require()
-    dest = settings.dest or network.path
-    if settings.dest is not None or network.model.held_out is not None:
-        require_new([dest], settings.run.overwrite, "--dest")
-    functions = functions_of(settings.beside)
-    rows = subject.unseen(settings.data_root, settings.runs, settings.sampler.seed)
+    settings = task.settings
+    assert isinstance(settings, CalibrateSettings)
+    rows = task.subject.unseen(settings.data_root, settings.runs, settings.sampler.seed)
     if len(rows) < FEWEST_RUNS:
         raise DataError(
             f"{settings.data_root} has {len(rows)} calibration cases: need at least {FEWEST_RUNS}"
         )
-    files = task.files("posterior_calibration", ".npz")
-    with distributed.process_group(settings.run.device_name) as device:
-        task = task.on(device, list(files))
-        # Their conditions, or the observations simulated from each true value.
-        seen = rows.conditions
-        if not settings.learned:
-            numbers = list(range(len(rows)))
-            seen = simulated(task.likelihood(), rows.points, numbers, task.plan.seed)
-        assert seen is not None
-        odd = OutlierScores.of(task, settings.beside, seen)
-        sources = settings.likelihood.files
-        programs = [text.rpartition(":")[0] for text in settings.beside.function or ()]
-        groups, options = task.groups(
-            files[1], len(rows), [rows.points, rows.conditions], [*sources, *programs]
-        )
-        with groups.report_interruption():
-            values = drawn(task, rows, functions, groups)
-        if distributed.is_main():
-            model = Model.load(network.path)
-            truths = held_out_of(task, rows, values, odd, list(functions), model.digest())
-            guarantee, check = HeldOutTruths(truths), tested(values)
-            named = [] if subject.of_sets else subject.condition_names
-            beside = over_conditions(guarantee, rows, named)
-            save_values(files[0], values, groups.fingerprint, CALIBRATION_FORMAT, beside)
-            content = {
-                **check.summary(),
-                "question": "model",
-                "solvers": task.solvers,
-                "options": options,
-                "network_sha256": subject.digest,
-                "held_out": conformal.summary_of(guarantee),
-            }
-            write_numbers(files[1], CALIBRATION_FORMAT, began, content)
-            replace(model, held_out=truths).save(dest)
-        groups.remove()
-        if distributed.is_main():
-            report_check(check)
-            conformal.report_calibration(guarantee)
-            logger.info(f"Saved the calibration in {dest}")
-            report_files(files[1], files[0], began)
+    return rows
+
+
+def calibrate(
+    task: InferenceTask, rows: Rows, functions: Functions, checkpoint: Path | None = None
+) -> Calibrated | None:
+    """Calibrate a network on a calibration set.
+
+    Args:
+        task: Task, on its device.
+        rows: Calibration cases.
+        functions: Functions of points whose intervals are calibrated, too.
+        checkpoint: Folder in which finished groups are kept; None keeps them in memory.
+
+    Returns:
+        The result; None on all ranks but the first.
+
+    Raises:
+        UsageError: Settings do not match the network.
+    """
+    settings, subject, network = task.settings, task.subject, task.subject.file
+    assert isinstance(settings, CalibrateSettings)
+    assert network is not None
+    # Their conditions, or the observations simulated from each true value.
+    seen = rows.conditions
+    if not settings.learned:
+        numbers = list(range(len(rows)))
+        seen = simulated(task.likelihood(), rows.points, numbers, task.plan.seed)
+    assert seen is not None
+    odd = OutlierScores.of(task, settings.beside, seen)
+    programs = [text.rpartition(":")[0] for text in settings.beside.function or ()]
+    sources = [*settings.likelihood.files, *programs]
+    groups = task.groups(len(rows), [rows.points, rows.conditions], sources, checkpoint)
+    with groups.report_interruption():
+        values = drawn(task, rows, functions, groups)
+    if not distributed.is_main():
+        return None
+    model = network.stored()
+    truths = held_out_of(task, rows, values, odd, list(functions), model.digest())
+    guarantee, check = HeldOutTruths(truths), tested(values)
+    content = {
+        **check.summary(),
+        "question": "model",
+        "solvers": task.solvers,
+        "options": task.recorded,
+        "network_sha256": subject.digest,
+        "held_out": conformal.summary_of(guarantee),
+    }
+    calibrated = replace(model, held_out=truths)
+    return Calibrated(calibrated, guarantee, values, check, rows, content, groups.fingerprint)
 
 
 def over_conditions(guarantee: HeldOutTruths, rows: Rows, names: Sequence[str]) -> dict[str, Any]:
@@ -320,14 +346,23 @@ def way_of(task: InferenceTask) -> dict[str, Any]:
         way["correct"] = settings.correct
     if settings.learned:
         return way
-    files = [Path(name) for name in settings.likelihood.files if name and Path(name).is_file()]
-    digest = sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    likelihood = settings.likelihood
+    files = [Path(name) for name in likelihood.files if name and Path(name).is_file()]
+    arrays: tuple[object, ...] = (likelihood.noise_std, likelihood.mask, likelihood.operator)
+    contents = [file.read_bytes() for file in files]
+    contents += [
+        np.asarray(given).tobytes()
+        for given in arrays
+        if given is not None and not isinstance(given, str)
+    ]
     return {
         **way,
         "sampler": settings.sampler.sampler,
-        "noise_std": settings.likelihood.noise_std,
-        "mask": settings.likelihood.mask,
-        "contents of files": digest if files else None,
+        **{
+            name: value if value is None or isinstance(value, str) else "an array"
+            for name, value in likelihood.named("noise_std", "mask").items()
+        },
+        "contents of files": sha256(b"".join(contents)).hexdigest() if contents else None,
     }
 
 
@@ -461,9 +496,11 @@ class AppliedCalibration:
             logger.info(self.observations.accepted(level))
         return refusal is not None
 
-    def posteriors(self, groups: Groups, numbers: dict[str, Any]) -> conformal.CalibratedPosteriors:
+    def posteriors(
+        self, parts: Parts[PosteriorPart], numbers: dict[str, Any]
+    ) -> conformal.CalibratedPosteriors:
         """Recalibrate the draws of all groups, and add the results to the JSON entries."""
-        every = (draws for draws, _ in sampled(groups))
+        every = (draws for draws, _ in parts)
         held = conformal.CalibratedPosteriors.of(
             self.truths, self.observations, every, self.functions
         )

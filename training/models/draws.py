@@ -1,0 +1,182 @@
+"""Draws from posteriors: arrays, summaries, files, and conversion for ArviZ."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dnnlib.errors import DataError, UsageError
+from dnnlib.files import atomic_path
+from torch_utils.results import load_json, save_json
+from training.files.posterior_draws import SavedPosteriors, load_netcdf
+from training.models import conversion, hierarchical
+from training.models.model import Model
+from training.models.posterior_sampling import SampledPosteriors
+from training.names import UNIFORM
+from training.settings.declared import from_values
+from training.settings.posterior import PopulationSettings
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class PosteriorDraws:
+    """Draws from the posteriors of M observations.
+
+    Attributes:
+        arrays: Draws, observations and prior draws, as they are in files.
+        facts: Contents of the JSON of ``posterior.py sample``; see ``training.files.posterior``.
+        model: Model that the draws are from.
+        content: Function that returns the netCDF-4 file of the draws, as bytes.
+    """
+
+    arrays: SavedPosteriors
+    facts: Mapping[str, Any]
+    model: Model
+    content: Callable[[], bytes]
+
+    @classmethod
+    def from_sampled(cls, sampled: SampledPosteriors, model: Model) -> "PosteriorDraws":
+        """Return the draws of a model that were just sampled."""
+        return cls(sampled.arrays(), sampled.facts, model, sampled.content)
+
+    @classmethod
+    def load(cls, path: str | Path, model: Model) -> "PosteriorDraws":
+        """Load draws that ``save`` or ``posterior.py sample`` wrote.
+
+        Args:
+            path: The netCDF-4 file; the JSON of the same name is beside it.
+            model: Model that the draws are from.
+
+        Raises:
+            DataError: A file is missing or broken.
+        """
+        path = Path(path)
+        facts = load_json(path.with_suffix(".json"))
+        count = facts.get("observations")
+        if type(count) is not int or count < 1:
+            raise DataError(
+                f"{path}: the .json beside it does not contain the number of observations"
+            )
+        arrays, content = load_netcdf(path, count, every_draw=True), path.read_bytes()
+        return cls(arrays, facts, model, lambda: content)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the D coordinates."""
+        return self.arrays.names
+
+    @cached_property
+    def points(self) -> np.ndarray:
+        """Draws ``[M, S, D]``: S draws for each of M observations, all chains concatenated."""
+        points = np.moveaxis(self.arrays.points, 2, 0)
+        return points.reshape(len(points), -1, points.shape[-1])
+
+    def __repr__(self) -> str:
+        from training.pictures.posteriors.words import distinct_words  # slow to import
+
+        count, draws, _ = self.points.shape
+        return (
+            f"PosteriorDraws({count} observations, {draws} draws each"
+            f"{distinct_words(self.points)}, of "
+            f"{', '.join(self.names[:9])}{', ...' * (len(self.names) > 9)}; "
+            f"{int(self.converged.sum())} converged)"
+        )
+
+    def _repr_html_(self) -> Any:
+        return self.summary()._repr_html_()
+
+    @property
+    def converged(self) -> np.ndarray:
+        """Whether the draws of each observation have converged, bool ``[M]``."""
+        return np.array([each["converged"] for each in self._listed])
+
+    def population(
+        self,
+        prior: str | Model = UNIFORM,
+        bounds: Mapping[str, tuple[float, float]] | None = None,
+        **options: Any,
+    ) -> dict[str, Any]:
+        """Infer the population of which each observation is a member (hierarchical model).
+
+        Args:
+            prior: Prior of the parameters that the draws were made with: ``uniform``, a model, or a
+                network file.
+            bounds: Parameters that are bounded, by name, such as ``{"speed": (0, inf)}``. The
+                population is normal in the log of the distance from one bound, or in the probit
+                between two.
+            options: Further options of ``posterior.py population``, by name.
+
+        Returns:
+            ``population``, by names the population mean (``mean``), the population standard
+            deviation (``spread``) and a new member (``further``), and ``posteriors`` of the
+            members; see ``training.files.population``.
+
+        Raises:
+            DataError: There are too few observations.
+        """
+        ranges = tuple((name, *ends) for name, ends in conversion.ranges_of(bounds).items())
+        given = {"prior": prior, **options} | ({"bounds": ranges} if ranges else {})
+        settings = from_values(PopulationSettings, given)
+        stem = f"{self.model.subject.stem}_posterior_population"
+        with conversion.left_alone():
+            result = hierarchical.population(settings, self.arrays, stem)
+        result.report("a model of the population")
+        return {**result.facts}
+
+    def rows(self, observation: int = 0) -> Any:
+        """Return the draws of one observation, in the kind of the training rows."""
+        return self.model.rows_of(self.names, self.points[observation])
+
+    def summary(self) -> Any:
+        """Return a data frame with a row for each observation and coordinate.
+
+        Its columns are mean, std, quantiles, R-hat, effective sample sizes, and whether the draws
+        of the observation have converged.
+        """
+        kinds = ("mean", "std", "r_hat", "ess_bulk", "ess_tail")
+        rows = [
+            {
+                "observation": number,
+                "name": name,
+                **{kind: each[kind][name] for kind in kinds},
+                **{f"q{level}": values[name] for level, values in each["quantiles"].items()},
+                "converged": each["converged"],
+            }
+            for number, each in enumerate(self._listed)
+            for name in self.names
+        ]
+        columns = {name: [row[name] for row in rows] for name in rows[0]}
+        return conversion.whole_frame(columns, self.model.kind)
+
+    def to_arviz(self) -> Any:
+        """Return the draws for ArviZ, with log likelihoods, draws of the prior and observations."""
+        arviz, xarray = import_module("arviz"), import_module("xarray")
+        with xarray.open_datatree(BytesIO(self.content()), engine="h5netcdf") as tree:
+            groups = {name: group.to_dataset().load() for name, group in tree.children.items()}
+        return arviz.InferenceData(**groups)
+
+    def save(self, path: str | Path) -> None:
+        """Write the netCDF-4 file that ArviZ and ``visualize.py`` read, and its facts.
+
+        The facts are written beside it as JSON, each file atomically.
+
+        Raises:
+            UsageError: The path does not end in ``.nc``.
+        """
+        path = Path(path)
+        if path.suffix != ".nc":
+            raise UsageError(f"{path}: draws are saved as netCDF: give a path that ends in .nc")
+        save_json(path.with_suffix(".json"), {**self.facts})
+        with atomic_path(path) as new:
+            new.write_bytes(self.content())
+
+    @property
+    def _listed(self) -> list[dict[str, Any]]:
+        listed = self.facts.get("posteriors")
+        if not isinstance(listed, list):
+            raise DataError("there are too many posteriors for a summary: use facts and points")
+        return listed

@@ -1,0 +1,248 @@
+"""Posteriors of the points of a model, given observations."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from dnnlib.errors import DataError, UsageError
+from torch_utils import distributed
+from training.flow.likelihood import Trace
+from training.inference.amortized import Amortized
+from training.models import comparison, conversion, posterior_checking, posterior_sampling
+from training.models.draws import PosteriorDraws
+from training.models.inference import InferenceTask
+from training.models.latent_density import LatentDensity
+from training.models.model import Model
+from training.names import LIKELIHOOD
+from training.settings.declared import from_values
+from training.settings.inference import LIKELIHOODS
+from training.settings.posterior import CheckSettings, CompareSettings, SampleSettings
+
+UNNORMALIZED = {"noise_std", "likelihood", "prior", "correct", "deblur"}
+"""Options that make the density of a posterior unknown, or known only up to a constant."""
+
+
+@contextmanager
+def computing(device_name: str | None, *tasks: InferenceTask) -> Iterator[Any]:
+    """Yield tasks on a device, by default that of their flow, and restore the random state after.
+
+    Args:
+        device_name: Name of the device; None for that of the first task's flow.
+        *tasks: Tasks; a single one is yielded by itself.
+    """
+    device_name = device_name or str(tasks[0].subject.flow.device)
+    with conversion.left_alone(), distributed.process_group(device_name) as device:
+        moved = [task.on(device) for task in tasks]
+        yield moved if len(tasks) > 1 else moved[0]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Posterior:
+    """Posteriors of the points of a model, given observations.
+
+    Attributes:
+        model: The prior; for a conditional model, the posterior itself.
+        options: Options of ``posterior.py sample`` that differ from the defaults, by name.
+    """
+
+    model: Model
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"Posterior({', '.join(f'{name}={value}' for name, value in self.options.items())})"
+
+    def sample(self, observed: Any = None, **options: Any) -> "PosteriorDraws":
+        """Draw from the posterior of each observation.
+
+        Args:
+            observed: One row for each observation: a mapping, a data frame, or an array in the
+                order of columns. None for a likelihood of your own, such as
+                ``likelihood="mine.py:density"``, which contains its observation.
+            options: Options of ``posterior.py sample``, by name, such as ``draws`` or ``seed``.
+
+        Raises:
+            UsageError: Options contradict each other, or there is no such option, or an observation
+                is missing, or one is given to a likelihood of your own.
+            DataError: Observations are broken.
+        """
+        settings = self._settings(observed, options)
+        task = InferenceTask.open(settings)
+        with computing(settings.run.device_name, task) as task:
+            sampled = posterior_sampling.sample(task, posterior_sampling.Observed.of(task))
+        assert sampled is not None
+        return PosteriorDraws.from_sampled(sampled, self.model)
+
+    def log_prob(self, points: Any, observed: Any = None) -> np.ndarray:
+        """Return the log densities ``[N]`` of rows, in nats.
+
+        The densities are those of the distribution that ``sample`` draws from.
+
+        Draws of a conditional model are sharpened (unless ``sharpen=False``) and lie within the
+        bounds of columns. This density agrees with the draws: it is divided by the probability that
+        the flow assigns to the region within the bounds, and is minus infinity beyond them.
+
+        Args:
+            points: Rows ``[N, D]``, which may have the observed numbers as further columns.
+            observed: One observation for all rows, or one for each.
+
+        Raises:
+            UsageError: The posterior has a likelihood, so that its density is known only up to a
+                constant (``latent_density``), or is corrected by one, or its draws are deblurred
+                and have no density.
+            DataError: Rows or observations are broken.
+        """
+        model, subject = self.model, self.model.subject
+        if not model.conditions or LIKELIHOOD in model.about or self.options.keys() & UNNORMALIZED:
+            raise UsageError(
+                "log_prob is for posteriors of conditional models without a likelihood; "
+                "with a likelihood, latent_density gives the density up to a constant"
+            )
+        conditions = torch.from_numpy(model.conditions_of(points, observed))
+        rows = model.points_of(points).to(subject.flow.device)
+        if len(conditions) not in (1, len(rows)):
+            raise DataError(
+                f"there are {len(conditions)} observations for {len(rows)} rows: give one "
+                "observation, or one per row"
+            )
+        conditions, which = torch.unique(conditions, dim=0, return_inverse=True)
+        posterior = self.amortized(conditions)
+        places, trace = torch.arange(len(conditions)), Trace("exact")
+        if len(conditions) == 1:
+            return posterior.log_prob(rows[None], places, trace).log_prob[0].cpu().numpy()
+        mass = posterior.log_mass(places)
+        density = posterior.log_prob(rows[:, None], which, trace, mass.at(which))
+        return density.log_prob[:, 0].cpu().numpy()
+
+    def latent_density(self, observed: Any = None, **options: Any) -> LatentDensity:
+        """Return the log density of one posterior in the latents of the flow, for other samplers.
+
+        Args:
+            observed: One observation, or None; see ``sample``.
+            options: Options; see ``sample``.
+
+        Raises:
+            UsageError: There are several observations, or there is no likelihood.
+            DataError: The observation is broken.
+        """
+        settings = self._settings(observed, options)
+        if settings.learned:
+            raise UsageError("latent_density needs a likelihood: give noise_std")
+        task = InferenceTask.open(settings)
+        likelihood = task.likelihood()
+        seen, labels = posterior_sampling.observations(task, likelihood)
+        if len(seen) != 1:
+            raise UsageError(
+                f"there are {len(seen)} observations: latent_density needs exactly one"
+            )
+        return LatentDensity(task.problem(likelihood, seen, labels).target)
+
+    def amortized(self, conditions: torch.Tensor, draws: int = 1, seed: int = 0) -> Amortized:
+        """Return the sampler and density of a conditional model's posteriors, without a likelihood.
+
+        Args:
+            conditions: Conditions ``[M, C]``.
+            draws: Number of draws per observation.
+            seed: Random seed of the draws.
+        """
+        subject = self.model.subject
+        flow = subject.flow
+        prior = subject.neural_posterior(self.options.get("n_iters"))
+        return Amortized(
+            subject.sharpened(prior, self.options.get("sharpen", True)),
+            conditions.to(flow.device),
+            subject.amortized_block(flow.device),
+            chains=1,
+            draws=draws,
+            seed=seed,
+            plausible=True,
+        )
+
+    def _settings(self, observed: Any, options: Mapping[str, Any]) -> SampleSettings:
+        """Return settings with the model and the observations, which are in memory."""
+        given, model = {"network": self.model, **self.options, **options}, self.model
+        own = model.subject.names
+        if given.get("likelihood", LIKELIHOODS[0]) not in LIKELIHOODS and not model.conditions:
+            if observed is not None:
+                raise UsageError(
+                    "a user-defined likelihood contains its observation: leave the observation out"
+                )
+            return from_values(SampleSettings, given)
+        if observed is None:
+            raise UsageError("no observation is given: give one row per observation")
+        observed = model.flat(observed)
+        names, numbers = conversion.numbers_of(observed, "the observation", conversion.ROW)
+        place = "observation"
+        if "prior" in given and "correct" not in given:
+            if names is None and model.covariates:  # whose positions are unknown
+                by_name = ", ".join([*own, *model.covariates])
+                raise DataError(f"the observation has no column names: give {by_name} by name")
+            names = names or own
+        elif model.conditions and "noise_std" not in given:
+            place = "condition"
+            if model.subject.of_sets:  # rows are trials, perhaps of several observations
+                names = names or model.conditions
+            else:
+                names = model.conditions
+                numbers = conversion.columns_of(observed, names, "the observation")
+        elif names is not None and "likelihood" not in given and set(names) < {*own}:
+            given |= {"likelihood": "mask", "mask": names}
+        table = conversion.table_of(f"the {place}", names, numbers)
+        return from_values(SampleSettings, {**given, place: table})
+
+    def compare(
+        self, others: Sequence["Posterior"], observed: Any, **options: Any
+    ) -> list[dict[str, Any]]:
+        """Compute evidences and probabilities of several likelihoods.
+
+        This likelihood is the first of them.
+
+        Args:
+            others: Posteriors of further likelihoods, each with its prior.
+            observed: Trials; see ``sample``.
+            options: Options of ``posterior.py compare``, by name, besides those of this posterior.
+
+        Returns:
+            For each observation ``log_evidence``, its sampling ``error`` and ``probability``, by
+            the names of models.
+        """
+        several = [self, *others]
+        own = {name: value for name, value in self.options.items() if name != "prior"}
+        given = {
+            **own,
+            "networks": [each.model for each in several],
+            "priors": [each.options.get("prior") for each in several],
+            "observation": self._settings(observed, {}).observation,
+        }
+        settings = from_values(CompareSettings, {**given, **options})
+        tasks, names = comparison.opened(settings)
+        with computing(settings.run.device_name, *tasks) as tasks:
+            result = comparison.compare(tasks, names, settings)
+        observations: list[dict[str, Any]] = result.facts["observations"]
+        return observations
+
+    def check(self, data: Any = None, **options: Any) -> dict[str, Any]:
+        """Test whether posteriors are calibrated, like ``posterior.py check``.
+
+        Args:
+            data: Rows that the model was not trained on, as ``Table`` or a path, to test the model.
+                None uses draws of the flow as true values, to test the sampler.
+            options: Options of ``posterior.py check``, by name.
+
+        Returns:
+            The ``verdict``, which states how large a detectable error is, ``p_values``, and the
+            coverage of ``central_intervals`` and ``regions``.
+        """
+        given = {"network": self.model, **self.options, **options}
+        if data is not None:
+            given |= {"truth": "data", "data_root": conversion.data_set_of(data)}
+        settings = from_values(CheckSettings, given)
+        task = posterior_checking.opened(settings)
+        cases = posterior_checking.cases_of(task)
+        with computing(settings.run.device_name, task) as task:
+            report = posterior_checking.check(task, cases)
+        report.log()
+        return report.facts
