@@ -11,7 +11,7 @@ from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.distributed import first_rank_only
 from torch_utils.results import save_arrays
-from training.cli.shared import remove_parts, reserve, warn_if_longer
+from training.cli.shared import remove_parts, reserve
 from training.files.observations import read_observations
 from training.files.population import FORMAT as POPULATION_FORMAT
 from training.files.posterior import (
@@ -34,6 +34,7 @@ from training.models import (
     posterior_sampling,
 )
 from training.models.inference import InferenceTask
+from training.models.reports import warn_if_longer
 from training.names import FEWEST_RUNS, UNSOUND
 from training.runs import posterior_results as results
 from training.runs.mixtures import MixturePlan, recover

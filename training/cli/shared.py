@@ -10,7 +10,6 @@ from pathlib import Path
 
 from dnnlib.errors import UsageError
 from dnnlib.files import require_folder, require_new
-from dnnlib.logs import logger
 from torch_utils import distributed
 from training.flow.solvers import Solver, get_solver
 from training.names import DEFAULT_STEPS
@@ -142,23 +141,3 @@ def remove_parts(folder: Path) -> None:
     distributed.barrier()
     if distributed.is_main():
         shutil.rmtree(folder, ignore_errors=True)
-
-
-LONGER = 1.1
-"""Ratio of the duration to the given minutes from which a command warns that it took longer."""
-
-
-def warn_if_longer(what: str, seconds: float, minutes: float | None, why: str) -> None:
-    """Warn about a command that took longer than its ``--minutes``.
-
-    Args:
-        what: Name of the work that took the time.
-        seconds: Duration in seconds.
-        minutes: The given minutes; None for none.
-        why: Part of the work that is not included in these minutes, in words.
-    """
-    if minutes is not None and seconds > 60 * minutes * LONGER:
-        logger.warning(
-            f"Warning: {what} took {seconds / 60:.2g} minutes, more than --minutes={minutes:g}: "
-            f"{why}"
-        )

@@ -16,7 +16,7 @@ from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.stats import RunningMeans, append_jsonl
 from training.learning.held_out import Score
-from training.learning.run_folder import RunFolder
+from training.learning.run_folder import RunFolder, RunInMemory
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -115,7 +115,7 @@ class Reporter:
     """Reporter of a run's statistics, which are collected between ticks and written at each tick.
 
     Args:
-        folder: Directory of ``stats.jsonl`` and TensorBoard events.
+        folder: Directory of ``stats.jsonl`` and TensorBoard events, or a run without files.
         device: Device to sum the statistics on.
         seen: Number of samples that earlier parts of the run trained on.
         total: Number of samples at the end.
@@ -123,7 +123,12 @@ class Reporter:
     """
 
     def __init__(
-        self, folder: RunFolder, device: torch.device, seen: int, total: int, follows: float = 0.0
+        self,
+        folder: RunFolder | RunInMemory,
+        device: torch.device,
+        seen: int,
+        total: int,
+        follows: float = 0.0,
     ):
         self.means = RunningMeans(device)
         self._folder, self._device = folder, device
@@ -139,7 +144,7 @@ class Reporter:
 
     def __enter__(self) -> "Reporter":
         if distributed.is_main():
-            if find_spec("tensorboard"):
+            if self._folder.path is not None and find_spec("tensorboard"):
                 from torch.utils.tensorboard import SummaryWriter
 
                 purge = self._seen_at_tick + 1
@@ -218,7 +223,8 @@ class Reporter:
             for name, value in stats.items():
                 self._writer.add_scalar(name, value, global_step=seen)
             self._writer.flush()
-        append_jsonl(self._folder.path / "stats.jsonl", {"seen": seen, **stats})
+        if self._folder.path is not None:
+            append_jsonl(self._folder.path / "stats.jsonl", {"seen": seen, **stats})
         logger.info(
             f"kimg {seen / 1000:<9.1f} loss {stats.get('Loss/loss', float('nan')):<8.5f} "
             f"{told}lr {learning_rate:<9.2e} sec {stats['Timing/seconds']:<8.1f} "

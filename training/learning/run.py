@@ -3,6 +3,7 @@
 A run starts in a new directory, or continues in the directory of a training state.
 """
 
+import signal
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from training.learning.held_out import Score, Validation
 from training.learning.integrations import find_integrations
 from training.learning.latents import LatentPlan, calls_to_learn, learn_latents
 from training.learning.report import Parts, Reporter
-from training.learning.run_folder import Place, Resumed, RunFolder
+from training.learning.run_folder import Place, Resumed, RunFolder, RunInMemory
 from training.learning.stopping import StoppedBySignal, StopRequest
 from training.learning.trainer import Trainer
 from training.model.model import Model
@@ -77,12 +78,12 @@ NOTHING = PostTraining()
 def train(
     trainer: Trainer,
     source: BatchSource,
-    folder: RunFolder,
+    folder: RunFolder | RunInMemory,
     ending: PostTraining = NOTHING,
     watch: Validation | None = None,
     progress: Progress | None = None,
     budget: TimeBudget | None = None,
-) -> Path:
+) -> None:
     """Train to the end of the configuration, or to a signal, and save the result.
 
     Args:
@@ -96,9 +97,6 @@ def train(
             choose the final weights; None for no validation.
         progress: Called with the completed fraction of the training, a few times a second.
         budget: Planned time, if any; warns if the training will exceed it.
-
-    Returns:
-        The last network file.
 
     Raises:
         TrainingError: Too many steps in a row had non-finite losses or gradients.
@@ -121,23 +119,25 @@ def train(
                     reporter.advance(config.batch)
                     if budget:
                         budget.check(trainer.step, config.total_steps, time.monotonic())
-                    signal = stop.agreed(trainer.device)
+                    number = stop.agreed(trainer.device)
                     done = trainer.step >= config.total_steps
-                    ends = signal is not None or done
+                    ends = number is not None or done
                     reported = _report_and_save(trainer, folder, reporter, watch, ends)
                     parts.tell(trainer.seen, reported)
-                    if signal is not None and not done:
-                        raise StoppedBySignal(signal, folder.state_path(trainer.seen))
+                    if number is not None and not done:
+                        raise StoppedBySignal(number, folder.state_path(trainer.seen))
             parts.tell(config.total, due=True)  # even if training ended early
             _end(trainer, folder, ending, watch)
             parts.end()
-            return folder.network_path(trainer.seen)
     finally:
         del batches  # a stored traceback would keep the reader processes alive
 
 
 def _end(
-    trainer: Trainer, folder: RunFolder, ending: PostTraining, watch: Validation | None
+    trainer: Trainer,
+    folder: RunFolder | RunInMemory,
+    ending: PostTraining,
+    watch: Validation | None,
 ) -> None:
     """Save the best weights, if these are chosen, and do the final work on the model."""
     best = watch.put_best(trainer.averaged) if watch else None
@@ -152,7 +152,11 @@ def _end(
 
 
 def _report_and_save(
-    trainer: Trainer, folder: RunFolder, reporter: Reporter, watch: Validation | None, ends: bool
+    trainer: Trainer,
+    folder: RunFolder | RunInMemory,
+    reporter: Reporter,
+    watch: Validation | None,
+    ends: bool,
 ) -> bool:
     """Do what is due after a step: a report at each tick, and files at some ticks and at the end.
 
@@ -230,7 +234,32 @@ def run_training(
         folder = RunFolder.create(place, record)
         steps = trainer.config.total_steps
         logger.info(f"Training in {folder.path}: {steps:,} steps")
-    return train(trainer, source, folder, ending, watch, progress, budget)
+    train(trainer, source, folder, ending, watch, progress, budget)
+    return folder.network_path(trainer.seen)
+
+
+def train_in_memory(trainer: Trainer, source: BatchSource, **work: Any) -> Model:
+    """Train a model without files, and return it on the device of the training.
+
+    Ctrl-C ends the training early; the model then has the latest weights.
+
+    Args:
+        trainer: Trainer at its start.
+        source: Source of batches.
+        **work: Further arguments of ``train``.
+    """
+    run = RunInMemory()
+    logger.info(f"Training: {trainer.config.total_steps:,} steps")
+    try:
+        train(trainer, source, run, **work)
+    except (KeyboardInterrupt, StoppedBySignal) as error:
+        stopped = isinstance(error, StoppedBySignal) and error.number != signal.SIGINT
+        if stopped or run.model is None:
+            raise
+        seen = run.model.about["seen"]
+        logger.warning(f"Warning: interrupted: the model was trained on {seen:,} samples")
+    assert run.model is not None
+    return run.model.frozen()
 
 
 def _go_on(trainer: Trainer, state: Path, record: Mapping[str, Any]) -> RunFolder:

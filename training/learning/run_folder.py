@@ -4,6 +4,7 @@ When a rank dies, ``torchrun --max-restarts`` starts all ranks again with the sa
 restarted run continues in its directory, which it finds by torchrun's launch id.
 """
 
+import copy
 import os
 import re
 from collections.abc import Mapping
@@ -81,6 +82,30 @@ class Place:
     outdir: Path
     name: str
     itself: bool = False
+
+
+class RunInMemory:
+    """Run without files; it keeps the latest model.
+
+    Attributes:
+        model: Latest model, on the device of the training; None at the start.
+    """
+
+    path = None
+
+    def __init__(self) -> None:
+        self.model: Model | None = None
+
+    def state_path(self, seen: int) -> Path:
+        """Return the name of the state for messages."""
+        return Path("the model in memory")
+
+    def save_network(self, model: Model, seen: int) -> None:
+        """Keep a copy of a model after ``seen`` samples."""
+        self.model = copy.deepcopy(replace(model, about={**model.about, "seen": seen}))
+
+    def save_state(self, state: Mapping[str, Any], seen: int, keep: int) -> None:
+        """Keep nothing: a run in memory cannot be resumed."""
 
 
 class RunFolder:

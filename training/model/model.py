@@ -112,7 +112,16 @@ class Model(Contents):
         """
         model = read_model(Path(path), cls, end_std)
         model = model if calibrated else model.uncalibrated()
-        for part in (model.denoiser, model.coordinates, model.learned):
+        return model.frozen(device or "cpu")
+
+    def frozen(self, device: str | torch.device | None = None) -> Self:
+        """Prepare the model for evaluation, on a device, and return it.
+
+        Args:
+            device: Device; None for the present one.
+        """
+        self.denoiser.precision = "fp32"
+        for part in (self.denoiser, self.coordinates, self.learned):
             if part is not None:
-                part.eval().requires_grad_(False).to(device or "cpu")
-        return model
+                part.eval().requires_grad_(False).to(device)
+        return self

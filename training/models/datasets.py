@@ -8,7 +8,6 @@ Options have the same names and meanings as on the command line, and give identi
 """
 
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,7 +21,6 @@ from tqdm.auto import tqdm
 
 from dnnlib.errors import DataError, UsageError
 from dnnlib.logs import logger
-from training.cli import train
 from training.cli.dataset_tool import DATASET, informative_missing
 from training.data import toys
 from training.data.images.dataset import ImageDataset
@@ -42,33 +40,33 @@ from training.data.tables.making import make_table
 from training.data.tables.marginals import looks_uniform
 from training.data.tables.table import DataTable
 from training.files.records import holds_records, load_records, save_records
-from training.files.table import holds_table, load_table, save_table
+from training.files.table import holds_table, load_table
 from training.learning.run import Progress
 from training.learning.stopping import StoppedBySignal
+from training.models import training
 from training.models.answers import Answers
 from training.models.conversion import (
     COLUMN,
     FRAMES,
     kind_of,
+    left_alone,
     names_in,
     numbers_of,
-    own_folder,
     ranges_of,
 )
 from training.models.model import Model
 from training.names import script
-from training.settings.declared import Declared, from_values, meant
+from training.settings.declared import from_values, meant
 from training.settings.train import TrainSettings
 from training.settings.training import ToyTrainSettings
-from training.subjects import NetworkFile, RecordFlow
-from training.subjects.networks import plain_name
+from training.subjects import NetworkFile, RecordFlow, Training
+from training.subjects.networks import IN_MEMORY, plain_name
 
 OWN = ("data", "data_name", "augment_to", "outdir", "nosubdir", "network", "refit_latent_law")
 """Options that ``train`` does not take from Python."""
 SNAP = 10
 """Number of reports between network files, which remain after Ctrl-C."""
 BAR = "{percentage:3.0f}% |{bar}| {elapsed} < {remaining}"
-Run = Callable[[Any, Progress | None], Path | None]
 
 
 class Toy(toys.Toy):
@@ -87,7 +85,8 @@ class Toy(toys.Toy):
     ) -> Model:
         """Train a model, like ``toy_train.py`` with the same options; see ``Table.train``."""
         own = {"data_name": self.name, "augment_to": self.augment_to}
-        return _trained(ToyTrainSettings, train.run_on_toy, own, outdir, progress, options)
+        start = training.training_on_toy
+        return _trained(ToyTrainSettings, start, own, outdir, progress, options)
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,15 +199,14 @@ class Table:
         """
         cond = self.rows.conditions is not None and not options.get("likelihood")
         options = {"cond": cond, **options}
-        with tempfile.TemporaryDirectory() as folder:
-            path = self.path or Path(folder) / f"{self.name}.npz"
-            if self.path is None:
-                _require_unresumed(options)
-                save_table(path, self.rows)
-            own = {"data": path}
-            return _trained(
-                TrainSettings, train.run, own, outdir, progress, options, kind=self.kind
-            )
+        if self.path is None:
+            _require_unresumed(options)
+
+        def start(settings: Any) -> Training:
+            return training.training_of(settings, self.path or self.rows, self.name)
+
+        own = {"data": self.path or self.rows}
+        return _trained(TrainSettings, start, own, outdir, progress, options, kind=self.kind)
 
 
 @dataclass(frozen=True, eq=False, init=False, repr=False)
@@ -382,11 +380,12 @@ class Records(records.Records):
         ``Table.train``.
         """
         _require_unresumed(options)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "records.npz"
-            self.save(path)
-            model = _trained(TrainSettings, train.run, {"data": path}, outdir, progress, options)
-        return Answers(RecordFlow.of(NetworkFile(path, model)))
+
+        def start(settings: Any) -> Training:
+            return training.training_of(settings, self, "records")
+
+        model = _trained(TrainSettings, start, {"data": self}, outdir, progress, options)
+        return Answers(RecordFlow.of(NetworkFile(IN_MEMORY, model)))
 
     def to_pandas(self, values: np.ndarray | None = None) -> Any:
         """Return a data frame of these rows, or of new ones ``[n, D]``; see ``frame_of``."""
@@ -426,7 +425,11 @@ class Images:
         self, outdir: str | Path | None = None, progress: Progress | bool = False, **options: Any
     ) -> Model:
         """Train a model, like ``train.py``; see ``Table.train``."""
-        return _trained(TrainSettings, train.run, {"data": self.path}, outdir, progress, options)
+
+        def start(settings: Any) -> Training:
+            return training.training_of(settings, self.path, self.path.stem)
+
+        return _trained(TrainSettings, start, {"data": self.path}, outdir, progress, options)
 
 
 def _hint_at_bounds(names: Sequence[str], rows: np.ndarray, bounds: Mapping[str, Any]) -> None:
@@ -458,54 +461,59 @@ def _in_memory(source: Any, columns: Sequence[str] | None, name: str) -> Foreign
 
 
 def _trained(
-    cls: type[Declared],
-    run: Run,
+    cls: type[TrainSettings] | type[ToyTrainSettings],
+    start: Callable[[Any], Training],
     own: Mapping[str, Any],
     outdir: str | Path | None,
     progress: Progress | bool,
     options: Mapping[str, Any],
     kind: str = FRAMES,
 ) -> Model:
-    """Return the model that a script's training ends with.
+    """Train a model. Without an output directory, nothing is written.
 
     Args:
-        cls: The settings of the script.
-        run: The function that the script runs with them.
+        cls: Class of the settings.
+        start: Function that returns the training for settings.
         own: Options that the data decide.
         outdir: See ``Table.train``.
         progress: See ``Table.train``.
         options: See ``Table.train``.
-        kind: The package in whose kind the model returns rows; its network file keeps it.
+        kind: Package in whose kind the model returns rows; its network file stores it.
     """
     known = cls().recorded().keys() - set(OWN)
     for name in options:
         if name not in known:
             raise UsageError(f"train has no option '{name}'{meant(name, known)}")
-    with own_folder() as folder:
-        run_folder = Path(options.get("resume") or outdir or folder)
-        if "resume" in options:
-            given = {**own, **options}  # everything else has the defaults of the run
-        else:
-            place = {"outdir": run_folder, "nosubdir": outdir is None}
-            given = {"snap": SNAP, **own, **place, **options}
-        began = time.time()
+    given: dict[str, Any] = {**own, **options}  # a resumed run has its own options for the rest
+    if "resume" not in options:
+        given = {"snap": SNAP, **given} | ({} if outdir is None else {"outdir": outdir})
+    settings, resume = from_values(cls, given), None
+    if "resume" in options or outdir is not None:
+        settings, resume = training.settled(settings, next(iter(own)))
+    began = time.time()
+    with left_alone(), _shown(progress) as tell:
         try:
-            with _shown(progress) as tell:
-                network = run(from_values(cls, given), tell)
+            trained = training.train(settings, start(settings), resume, tell)
+            path, made = trained.path, trained.model
         except (KeyboardInterrupt, StoppedBySignal) as error:
             if isinstance(error, StoppedBySignal) and error.number != signal.SIGINT:
                 raise
-            network = _newest(run_folder, began)
-            if network is None:
+            folder = options.get("resume") or outdir
+            path, made = None if folder is None else _newest(Path(folder), began), None
+            if path is None:
                 raise
-            logger.warning(f"Warning: interrupted: the model is from {network.name}")
-        if network is None:
-            raise UsageError("train: a dry run does not train a model")
-        model = Model.load(network)
-        if kind != FRAMES:
-            model.kind = kind
-            model.save(network)
-        return model
+            logger.warning(f"Warning: interrupted: the model is from {path.name}")
+    if made is not None:
+        model = Model.of_contents(made)
+    elif path is not None:
+        model = Model.load(path)
+    else:
+        raise UsageError("train: a dry run does not train a model")
+    if kind != FRAMES:
+        model.kind = kind
+        if path is not None:
+            model.save(path)
+    return model
 
 
 def _require_unchosen(path: Path, choices: TableChoices | RecordChoices, **others: object) -> None:

@@ -10,7 +10,7 @@ Posteriors and checks are those of ``posterior.py``, with options of the same na
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from math import log, prod
 from typing import TYPE_CHECKING, Any
@@ -63,6 +63,11 @@ class Model(model.Model):
             self.about.pop(ROW_PACKAGE, None)
         else:
             self.about[ROW_PACKAGE] = kind
+
+    @classmethod
+    def of_contents(cls, made: model.Model) -> "Model":
+        """Return a trained model as a model of this class."""
+        return cls(**{each.name: getattr(made, each.name) for each in fields(made)})
 
     @cached_property
     def subject(self) -> Subject:

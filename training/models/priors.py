@@ -10,14 +10,12 @@
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import torch
 
 from dnnlib.errors import UsageError
-from training.model import model
 from training.models.conversion import ranges_of
 from training.models.model import Model
 from training.subjects.likelihoods import normal_model
@@ -63,4 +61,4 @@ def normal_prior(
         raise UsageError("the covariance of a normal prior is not positive definite")
     low_high = torch.tensor([ends[name] for name in columns], dtype=torch.float64)
     made = normal_model(columns, low_high, torch.from_numpy(means), torch.from_numpy(values))
-    return Model(**{each.name: getattr(made, each.name) for each in fields(model.Model)})
+    return Model.of_contents(made)

@@ -1,4 +1,4 @@
-"""Truncated sequential posterior estimation (TSNPE) for one observation: ``posterior.py rounds``.
+"""Truncated sequential posterior estimation (TSNPE) for one observation, in rounds.
 
 Each round draws parameters from the prior within the region that the previous round's posterior
 covers (``training.inference.region``), simulates their data with the user's program, and trains a
@@ -6,11 +6,10 @@ posterior on all simulations in the region, like ``train.py --cond``.
 """
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -20,26 +19,31 @@ from torch import Tensor
 from dnnlib.errors import DataError, UsageError
 from dnnlib.files import atomic_path, require_folder, require_new
 from dnnlib.logs import logger
-from torch_utils.distributed import first_rank_only, process_group
-from torch_utils.results import load_json, provenance
+from torch_utils.distributed import process_group
+from torch_utils.results import provenance, save_json
 from torch_utils.seeds import hash_seed
-from training.cli import train
 from training.data.tables.foreign import ForeignTable, TableChoices, numbered
 from training.data.tables.formats import open_table
 from training.data.tables.making import make_table
 from training.data.tables.table import DataTable
 from training.files.observations import read_observations
+from training.files.posterior import CHECK_FORMAT, save_values
 from training.files.rounds import RoundFacts, load_round, save_round
-from training.files.rows import save_csv
 from training.files.table import load_table, save_table
 from training.inference.amortized import Amortized
 from training.inference.likelihoods import UserFunction
 from training.inference.region import DRAWS, HERE, Bounds, Region, Restricted, restricted
 from training.measure.posterior.verdicts import undetected_narrowness
-from training.models.conversion import ROW, left_alone, numbers_of, own_folder, ranges_of
+from training.model.model import Model
+from training.models import model as models
+from training.models import training
+from training.models.conversion import ROW, left_alone, numbers_of, ranges_of, table_of
+from training.models.draws import PosteriorDraws
 from training.models.inference import InferenceTask
-from training.models.model import Model, PosteriorDraws
-from training.names import FEWEST_RUNS, UNIFORM, script
+from training.models.posterior_checking import cases_of, check
+from training.models.posterior_sampling import Observed, SampledPosteriors, sample
+from training.names import FEWEST_RUNS, script
+from training.runs.posterior_results import CheckReport
 from training.runs.posteriors import fingerprint
 from training.settings.declared import from_values
 from training.settings.inference import PriorOptions, SamplerOptions
@@ -58,11 +62,11 @@ region has lost its parameters.
 
 
 @dataclass(frozen=True)
-class Question:
-    """The inference task of ``posterior.py rounds``: simulator, prior and one observation.
+class RoundsTask:
+    """An inference task for rounds: simulator, prior and one observation.
 
     Attributes:
-        settings: Settings of the command.
+        settings: Settings; the observation in them is a file or a table.
         simulator: The user's simulator.
         prior: The user's prior; None for uniform between bounds.
         observed: The observation ``[1, K]``.
@@ -80,7 +84,7 @@ class Question:
     @classmethod
     def of(
         cls, settings: RoundsSettings, simulator: UserFunction, prior: UserFunction | None
-    ) -> "Question":
+    ) -> "RoundsTask":
         """Read the observation.
 
         Raises:
@@ -95,7 +99,7 @@ class Question:
                 "a single one. Run the command for each, with its own --save_dir, or "
                 f"train on the whole prior ({script('train')} --cond)"
             )
-        table = open_table(str(settings.observation), None, known=())
+        table = open_table(settings.observation, None, known=())
         names = list(table.names) if table.named else numbered(observed.shape[1], "y")
         bounded = None if settings.bounds is None else [name for name, _, _ in settings.bounds]
         for name in names:
@@ -119,39 +123,6 @@ class Question:
     def name(self) -> str:
         """Common name of the files."""
         return plain_name(self.simulator.path.stem)
-
-    def places(self) -> Iterator["Place"]:
-        """Yield all rounds with the paths of their files."""
-        return (Place(self, number) for number in range(1, self.settings.rounds + 1))
-
-    def require_own_rounds(self) -> None:
-        """Remove rounds that an earlier run with other options left, if --overwrite permits it.
-
-        Raises:
-            UsageError: Rounds with other options exist, and must not be replaced.
-            DataError: A round is broken, and must not be replaced.
-        """
-        overwrite = self.settings.run.overwrite
-        paths = self.settings.save_dir.glob("round*/*_params.json")
-        own = {place.facts for place in self.places()}
-        for path in sorted(path for path in paths if path.parent.name[5:].isdecimal()):
-            try:
-                if path in own and load_round(path)[0].fingerprint == self.fingerprint:
-                    continue
-            except DataError:
-                if not overwrite:
-                    raise
-            if not overwrite:
-                others = "options or files: give the same, another --save_dir, or --overwrite"
-                if self.simulator.token is not None:
-                    others = (
-                        "options or functions (different token): give the same token, "
-                        "another outdir, or overwrite=True"
-                    )
-                raise UsageError(
-                    f"{path.parent} belongs to a run with other {others} to replace it"
-                )
-            shutil.rmtree(path.parent)
 
     def table(self, points: Tensor, data: Tensor, seed: int) -> tuple[DataTable, list[str]]:
         """Return the data set of simulations, with lines about its columns.
@@ -183,42 +154,78 @@ class Question:
         return table, lines
 
 
-@dataclass(frozen=True)
-class Place:
-    """A round of sequential inference and the paths of its files.
+@dataclass
+class StoredRound:
+    """Simulations of one round, and the model that was trained on them.
 
     Attributes:
-        question: Task of the command.
-        number: Number of the round, from 1 on.
+        facts: Facts about the simulations.
+        bounds: Bounds of the region of the round; None if the region equals that of its base.
+        table: Simulations in the region.
+        model: Trained model; None before the training.
     """
 
-    question: Question
+    facts: RoundFacts
+    bounds: Bounds | None
+    table: DataTable
+    model: Model | None = None
+
+
+class RoundsInMemory:
+    """Rounds that are kept in memory."""
+
+    def __init__(self) -> None:
+        self._rounds: dict[int, StoredRound] = {}
+
+    def get(self, number: int) -> StoredRound | None:
+        """Return a round, from 1 on; None if it was not simulated yet."""
+        return self._rounds.get(number)
+
+    def add(self, number: int, made: StoredRound) -> None:
+        """Keep the simulations of a round."""
+        self._rounds[number] = made
+
+    def train(self, number: int, name: str, values: Mapping[str, Any]) -> None:
+        """Train the model of a round, unless it is trained.
+
+        Args:
+            number: Number of the round.
+            name: Name of the data.
+            values: Options of the training, by name.
+        """
+        made = self._rounds[number]
+        if made.model is None:
+            settings = from_values(TrainSettings, {**values, "data": made.table})
+            with left_alone():
+                trained = training.train(settings, training.training_of(settings, made.table, name))
+            made.model = trained.model
+
+
+@dataclass(frozen=True)
+class Round:
+    """A round of sequential inference.
+
+    Attributes:
+        question: Task.
+        number: Number of the round, from 1 on.
+        store: Rounds that are done.
+    """
+
+    question: RoundsTask
     number: int
+    store: RoundsInMemory
 
     @property
-    def folder(self) -> Path:
-        """Folder of the round's files."""
-        return self.question.settings.save_dir / f"round{self.number}"
+    def made(self) -> StoredRound:
+        """Simulations and model of the round, which is done."""
+        made = self.store.get(self.number)
+        assert made is not None
+        return made
 
     @property
-    def data(self) -> Path:
-        """Path of the data set of the round's simulations."""
-        return self.folder / f"{self.question.name}.npz"
-
-    @property
-    def facts(self) -> Path:
-        """Path of the JSON of facts about the round's simulations."""
-        return self.folder / f"{self.question.name}_params.json"
-
-    @property
-    def network(self) -> Path:
-        """Path of the network file of the round's posterior."""
-        return self.folder / "network.pkl"
-
-    @property
-    def before(self) -> "Place":
+    def before(self) -> "Round":
         """The previous round."""
-        return Place(self.question, self.number - 1)
+        return replace(self, number=self.number - 1)
 
     @property
     def seed(self) -> int:
@@ -239,9 +246,10 @@ class Place:
         settings = self.question.settings
         title = f"Round {self.number} of {settings.rounds}"
         with process_group(settings.run.device_name) as device:
-            if self.data.exists():
+            made = self.store.get(self.number)
+            if made is not None:
                 logger.info(f"{title}: simulations exist already")
-                facts, bounds = load_round(self.facts)
+                facts, bounds = made.facts, made.bounds
                 if bounds is not None:
                     part = (bounds, self.before.posterior(region, device))
                     region = Region([*region.parts, part])
@@ -308,7 +316,7 @@ class Place:
         points, data = self._simulated(drawn.points)
         failed = len(drawn.points) - len(points)
         if base:  # appended to simulations of an earlier round within the region
-            old = load_table(replace(self, number=base).data)
+            old = replace(self, number=base).made.table
             assert old.conditions is not None
             inside = region(old.points)
             points = torch.cat([old.points[inside], points])
@@ -327,9 +335,7 @@ class Place:
             last=last,
             base=base,
         )
-        require_folder(self.folder)
-        save_round(self.facts, facts, bounds, provenance())
-        save_table(self.data, table)
+        self.store.add(self.number, StoredRound(facts, bounds, table))
         return region, facts
 
     def _simulated(self, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -371,46 +377,34 @@ class Place:
 
     def train(self) -> None:
         """Train the posterior, unless it exists."""
-        if self.network.exists():
-            return
-        settings, training = self.question.settings, self.folder / "training"
-        shutil.rmtree(training, ignore_errors=True)  # remains of an interrupted run
+        settings = self.question.settings
         values = {
             **settings.training.named(*settings.training.typed),
             **settings.table.named(*settings.table.typed),
-            "data": self.data,
             "cond": True,
-            "outdir": training,
-            "nosubdir": True,
             "seed": settings.seed,
             "device_name": settings.run.device_name,
         }
-        with left_alone():
-            path = train.run(from_values(TrainSettings, values))
-        assert path is not None
-        with atomic_path(self.network) as temporary:
-            shutil.copyfile(path, temporary)
+        self.store.train(self.number, self.question.name, values)
 
-    def opened(
-        self, region: Region, chains: int, draws: int
-    ) -> tuple[SampleSettings, InferenceTask]:
-        """Return settings and prior for drawing from the round's posterior in a region."""
+    def opened(self, region: Region, chains: int, draws: int) -> InferenceTask:
+        """Return the task of drawing from the round's posterior in a region."""
         settings = self.question.settings
         sampling = SampleSettings(
             save_dir=settings.save_dir,
-            prior=PriorOptions(network=str(self.network)),
+            prior=PriorOptions(network=self.made.model),
             condition=settings.observation,
             sampler=SamplerOptions(chains=chains, draws=draws, seed=settings.seed),
             run=settings.run,
         )
-        return sampling, replace(InferenceTask.open(sampling), region=region)
+        return replace(InferenceTask.open(sampling), region=region)
 
     def posterior(self, region: Region, device: torch.device) -> Amortized:
         """Return the round's posterior of the observation within its region.
 
         It serves to determine the next bounds.
         """
-        _, task = self.opened(region, 1, DRAWS)
+        task = self.opened(region, 1, DRAWS)
         task = replace(task, subject=replace(task.subject, flow=task.subject.flow.to(device)))
         conditions = task.subject.labels(self.question.settings.observation)
         assert conditions is not None
@@ -431,18 +425,135 @@ TOO_NARROW = (
 )
 
 
-@first_rank_only
-def run(settings: RoundsSettings) -> int:
-    """Draw from the posterior of one observation by rounds of simulations.
+@dataclass(frozen=True, eq=False)
+class RoundsResult:
+    """Result of rounds.
 
-    Returns:
-        The exit code of ``in_rounds``.
+    Attributes:
+        sampled: Draws of the last posterior.
+        model: Model of the last posterior.
+        check: Check on held-out simulations of the last round; None if there are too few.
     """
-    simulator = UserFunction.load(settings.simulator, "simulator")
-    own = settings.prior != UNIFORM
-    return in_rounds(
-        settings, simulator, UserFunction.load(settings.prior, "prior") if own else None
-    )
+
+    sampled: SampledPosteriors
+    model: Model
+    check: CheckReport | None
+
+
+class RoundsInFolder(RoundsInMemory):
+    """Rounds whose simulations and models are in files, from which an interrupted run resumes.
+
+    Args:
+        task: Task.
+    """
+
+    def __init__(self, task: RoundsTask):
+        super().__init__()
+        self._task, self._folder = task, task.settings.save_dir
+
+    @classmethod
+    def of(cls, task: RoundsTask) -> "RoundsInFolder":
+        """Open the folder of a task, after a check that results may be written.
+
+        Rounds that an earlier run with other options left are removed if ``overwrite`` permits it.
+
+        Raises:
+            UsageError: Results or rounds with other options exist, and must not be replaced.
+            DataError: A round is broken, and must not be replaced.
+        """
+        folder, overwrite = task.settings.save_dir, task.settings.run.overwrite
+        require_new(sorted(folder.glob(f"{task.name}_*_posterior.*")), overwrite)
+        require_folder(folder)
+        store = cls(task)
+        store._require_own_rounds(overwrite)
+        return store
+
+    def round(self, number: int) -> Path:
+        """Return the folder of a round's files."""
+        return self._folder / f"round{number}"
+
+    def data(self, number: int) -> Path:
+        """Return the path of the data set of a round's simulations."""
+        return self.round(number) / f"{self._task.name}.npz"
+
+    def facts(self, number: int) -> Path:
+        """Return the path of the JSON of facts about a round's simulations."""
+        return self.round(number) / f"{self._task.name}_params.json"
+
+    def network(self, number: int) -> Path:
+        """Return the path of the network file of a round's posterior."""
+        return self.round(number) / "network.pkl"
+
+    def get(self, number: int) -> StoredRound | None:
+        """Return a round, from 1 on; None if it was not simulated yet."""
+        made = super().get(number)
+        if made is None and self.data(number).exists():
+            made = StoredRound(*load_round(self.facts(number)), load_table(self.data(number)))
+            super().add(number, made)
+        if made is not None and made.model is None and self.network(number).exists():
+            made.model = models.Model.load(self.network(number))
+        return made
+
+    def add(self, number: int, made: StoredRound) -> None:
+        """Write the simulations of a round."""
+        super().add(number, made)
+        require_folder(self.round(number))
+        save_round(self.facts(number), made.facts, made.bounds, provenance())
+        save_table(self.data(number), made.table)
+
+    def train(self, number: int, name: str, values: Mapping[str, Any]) -> None:
+        """Train the model of a round in its own run directory, unless it is trained."""
+        made = self.get(number)
+        assert made is not None
+        if made.model is not None:
+            return
+        folder = self.round(number) / "training"
+        shutil.rmtree(folder, ignore_errors=True)  # remains of an interrupted run
+        given = {**values, "data": self.data(number), "outdir": folder, "nosubdir": True}
+        settings, _ = training.settled(from_values(TrainSettings, given), "data")
+        with left_alone():
+            start = training.training_of(settings, self.data(number), name)
+            path = training.train(settings, start).path
+        assert path is not None
+        with atomic_path(self.network(number)) as temporary:
+            shutil.copyfile(path, temporary)
+
+    def save(self, result: RoundsResult) -> None:
+        """Write the draws of the last posterior, and its check."""
+        schedule = result.model.denoiser.schedule.name
+        stem = f"{self._task.name}_{schedule}_posterior"
+        result.sampled.save(self._folder / f"{stem}.nc")
+        logger.info(f"Wrote {self._folder / stem}.nc and .json")
+        if result.check is not None:
+            folder = self._folder / "check"
+            require_folder(folder)
+            check, place = result.check, folder / f"{stem}_check"
+            save_values(place.with_name(f"{place.name}.npz"), check.values, check.fingerprint)
+            numbers = {"format": CHECK_FORMAT, **check.facts, **provenance()}
+            save_json(place.with_name(f"{place.name}.json"), numbers)
+            logger.info(f"Wrote {place}.npz and .json")
+
+    def _require_own_rounds(self, overwrite: bool) -> None:
+        own = {self.facts(number) for number in range(1, self._task.settings.rounds + 1)}
+        paths = self._folder.glob("round*/*_params.json")
+        for path in sorted(path for path in paths if path.parent.name[5:].isdecimal()):
+            try:
+                if path in own and load_round(path)[0].fingerprint == self._task.fingerprint:
+                    continue
+            except DataError:
+                if not overwrite:
+                    raise
+            if not overwrite:
+                others = "options or files: give the same, another --save_dir, or --overwrite"
+                if self._task.simulator.token is not None:
+                    others = (
+                        "options or functions (different token): give the same token, "
+                        "another outdir, or overwrite=True"
+                    )
+                raise UsageError(
+                    f"{path.parent} belongs to a run with other {others} to replace it"
+                )
+            shutil.rmtree(path.parent)
 
 
 def rounds(
@@ -476,68 +587,71 @@ def rounds(
     names, numbers = numbers_of(observation, "the observation", ROW)
     program = UserFunction.of_object(simulator, token)
     own_prior = None if prior is None else UserFunction.of_object(prior, token)
-    with own_folder() as folder:
-        path, place = folder / "observation.csv", Path(outdir or folder)
-        names = names or numbered(numbers.shape[1], "y")
-        save_csv(path, names, torch.from_numpy(np.asarray(numbers, dtype=np.float64)))
-        given = {"observation": path, "save_dir": place, "simulator": str(program)}
-        if own_prior is not None:
-            given["prior"] = str(own_prior)
-        if bounds is not None:
-            given["bounds"] = tuple((name, *ends) for name, ends in ranges_of(bounds).items())
-        settings = from_values(RoundsSettings, {**given, **options})
-        in_rounds(settings, program, own_prior)
-        last = max(place.glob("round*/network.pkl"), key=lambda path: int(path.parent.name[5:]))
-        return PosteriorDraws.from_folder(place, Model.load(last))
+    columns = names or numbered(numbers.shape[1], "y")
+    table = table_of("the observation", columns, np.asarray(numbers, dtype=np.float64))
+    given = {"observation": table, "simulator": str(program), **options}
+    if outdir is not None:
+        given["save_dir"] = outdir
+    if own_prior is not None:
+        given["prior"] = str(own_prior)
+    if bounds is not None:
+        given["bounds"] = tuple((name, *ends) for name, ends in ranges_of(bounds).items())
+    settings = from_values(RoundsSettings, given)
+    task = RoundsTask.of(settings, program, own_prior)
+    store = RoundsInMemory() if outdir is None else RoundsInFolder.of(task)
+    with left_alone():
+        result = in_rounds(task, store)
+    if isinstance(store, RoundsInFolder):
+        store.save(result)
+    return PosteriorDraws.from_sampled(result.sampled, models.Model.of_contents(result.model))
 
 
-def in_rounds(settings: RoundsSettings, simulator: UserFunction, prior: UserFunction | None) -> int:
-    """Simulate and train in rounds, draw from the last posterior, and check it.
-
-    Returns:
-        The exit code.
-    """
-    began = perf_counter()
-    with process_group(settings.run.device_name):  # an unavailable device raises an error first
-        task = Question.of(settings, simulator, prior)
-    there = sorted(settings.save_dir.glob(f"{task.name}_*_posterior.*"))
-    require_new(there, settings.run.overwrite)
-    require_folder(settings.save_dir)
-    task.require_own_rounds()
+def in_rounds(task: RoundsTask, store: RoundsInMemory) -> RoundsResult:
+    """Simulate and train in rounds, draw from the last posterior, and check it."""
+    settings = task.settings
     region, facts = Region(), list[RoundFacts]()
-    for place in task.places():
-        region, made = place.simulations(region, facts)
+    for number in range(1, settings.rounds + 1):
+        last = Round(task, number, store)
+        region, made = last.simulations(region, facts)
         facts.append(made)
-        place.train()
+        last.train()
         if made.last:
             break
     listed = [asdict(each) for each in facts]
     for each in listed:
         del each["fingerprint"]
-    sampling, last = place.opened(region, settings.chains, settings.draws)
-    code = draw(sampling, last, began, {"options": settings.recorded(), "rounds": listed})
-    held_out = int(load_table(place.data).held_out.sum())
+    more = {"options": settings.recorded(), "rounds": listed}
+    opened = last.opened(region, settings.chains, settings.draws)
+    seen = Observed.of(opened)
+    with process_group(settings.run.device_name) as device:
+        sampled = sample(opened.on(device), seen, more=more)
+    assert sampled is not None
+    held_out, model = int(last.made.table.held_out.sum()), last.made.model
+    assert model is not None
     if held_out < FEWEST_RUNS:
         logger.warning(
             f"Warning: the posterior was not checked: {held_out} simulations of the last "
             f"round are held out, and a check needs {FEWEST_RUNS}. {TOO_NARROW}"
         )
-        return code
+        return RoundsResult(sampled, model, None)
     logger.info(f"Check within the region, on {held_out} held-out simulations:")
     checking = CheckSettings(
-        save_dir=settings.save_dir / "check",
-        prior=PriorOptions(network=str(place.network)),
+        save_dir=settings.save_dir,
+        prior=PriorOptions(network=model),
         truth="data",
-        data_root=place.data,
+        data_root=last.made.table,
         runs=min(held_out, MOST_CHECKED),
         sampler=SamplerOptions(seed=settings.seed),
         run=replace(settings.run, overwrite=True),
     )
-    asked_again = replace(InferenceTask.open(checking), region=region)
-    if check_learned(checking, asked_again, perf_counter()):
-        _, numbers = asked_again.files("posterior_check", ".npz")
-        warn_of_weak_check(checking.runs, load_json(numbers)["detectable"] / 100)
-    return code
+    task_of_check = replace(InferenceTask.open(checking), region=region)
+    cases = cases_of(task_of_check)
+    with process_group(settings.run.device_name) as device:
+        report = check(task_of_check.on(device), cases)
+    report.log()
+    if report.passed:
+        warn_of_weak_check(checking.runs, report.facts["detectable"] / 100)
+    return RoundsResult(sampled, model, report)
 
 
 def warn_of_weak_check(runs: int, detectable: float) -> None:

@@ -1,6 +1,7 @@
 """Options shared by the commands of ``posterior.py``: prior, likelihood and sampler."""
 
 from pathlib import Path
+from typing import Any
 
 from dnnlib.errors import UsageError
 from dnnlib.files import require_there
@@ -24,9 +25,7 @@ STEPS, CHAIN_STEPS = 24, 10
 class PriorOptions(Declared, section="Prior"):
     """Options for the prior distribution of points."""
 
-    network: str | None = option(
-        idle=True, type=NETWORK, help="Network file: a path or an https URL"
-    )
+    network: Any = option(idle=True, type=NETWORK, help="Network file: a path or an https URL")
     data_name: str | None = option(
         type=choice(names.TOY_NAMES),
         help="Toy with its exact denoiser, instead of --network",

@@ -1,6 +1,7 @@
 """Settings of ``posterior.py``."""
 
 from pathlib import Path
+from typing import Any
 
 from dnnlib.errors import UsageError
 from dnnlib.files import require_there
@@ -9,7 +10,7 @@ from training.settings import inference, shared
 from training.settings.declared import Declared, option, options_of
 from training.settings.train import TableOptions
 from training.settings.training import TrainingOptions
-from training.settings.types import NETWORK, Real, TextOrObject, Whole, choice
+from training.settings.types import FILE, NETWORK, Real, TextOrObject, Whole, choice
 
 
 class SampleSettings(
@@ -131,7 +132,8 @@ class CheckSettings(
         help="Source of the true values: prior draws of the flow (tests the sampler), or "
         "data (tests the model).",
     )
-    data_root: Path | None = option(help="With --truth=data: test set, not used in training")
+    data_root: Any = option(
+        type=FILE,help="With --truth=data: test set, not used in training")
     runs: int = option(
         type=Whole(min=FEWEST_RUNS),
         default=1000,

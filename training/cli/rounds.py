@@ -1,0 +1,24 @@
+"""Rounds of simulations for one observation: the command ``posterior.py rounds``."""
+
+from time import perf_counter
+
+from dnnlib.logs import logger
+from torch_utils.distributed import first_rank_only, process_group
+from training.inference.likelihoods import UserFunction
+from training.models.rounds import RoundsInFolder, RoundsTask, in_rounds
+from training.names import UNIFORM
+from training.settings.posterior import RoundsSettings
+
+
+@first_rank_only
+def run(settings: RoundsSettings) -> None:
+    """Draw from the posterior of one observation by rounds of simulations."""
+    began = perf_counter()
+    simulator = UserFunction.load(settings.simulator, "simulator")
+    own = settings.prior != UNIFORM
+    prior = UserFunction.load(settings.prior, "prior") if own else None
+    with process_group(settings.run.device_name):  # an unavailable device raises an error first
+        task = RoundsTask.of(settings, simulator, prior)
+    store = RoundsInFolder.of(task)
+    store.save(in_rounds(task, store))
+    logger.info(f"Done after {perf_counter() - began:.1f} s")

@@ -1,0 +1,460 @@
+"""Training of denoisers on toys, images, or rows of a table, and the options of resumed runs."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from time import monotonic
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+
+from dnnlib.errors import DataError, UsageError, agree
+from dnnlib.files import require_writable
+from dnnlib.logs import logger
+from torch_utils.determinism import algorithms
+from torch_utils.distributed import process_group
+from torch_utils.results import provenance
+from training import names
+from training.data.images.dataset import ImageDataset
+from training.data.records.records import Records
+from training.data.tables.making import exchanged
+from training.data.tables.repeated_trials import as_sets, one_of_each
+from training.data.tables.table import DataTable, as_records
+from training.data.toys import Toy
+from training.files.records import holds_records, load_records
+from training.files.table import holds_table, load_table
+from training.learning.budget import TimeBudget
+from training.learning.building import Choices, describe_training, resolved_options
+from training.learning.cost import print_dry_run
+from training.learning.latents import latent_file, refit_latent_law
+from training.learning.run import Progress, run_training, train_in_memory
+from training.learning.run_folder import OPTIONS_NAME, Place, Resumed, place_to_resume, read_record
+from training.model.model import Model
+from training.models.reports import warn_if_longer
+from training.names import script
+from training.settings.declared import Declared
+from training.settings.train import TrainSettings
+from training.settings.training import ToyTrainSettings, as_typed, require_values
+from training.subjects import (
+    ImageTraining,
+    NetworkFile,
+    RecordTraining,
+    Subject,
+    TableTraining,
+    ToyTraining,
+    Training,
+    TrialTraining,
+    Wanted,
+)
+from training.subjects.image_training import open_alike
+from training.subjects.table_spaces import Space
+
+
+class Trained(NamedTuple):
+    """Result of a training: the model, or the network file that contains it.
+
+    Attributes:
+        model: Model, if the run was kept in memory.
+        path: Network file, if the run has a directory.
+    """
+
+    model: Model | None = None
+    path: Path | None = None
+
+
+def training_of(settings: TrainSettings, data: Path | DataTable | Records, name: str) -> Training:
+    """Return the training on a data set that the settings describe.
+
+    Args:
+        settings: Settings of the run.
+        data: Data set, in a file or in memory.
+        name: Name of the data for results.
+
+    Raises:
+        UsageError: Settings contradict the data set.
+    """
+    path = data if isinstance(data, Path) else Path(f"{name}.npz")
+    if isinstance(data, Path):
+        if holds_records(data):
+            data = load_records(data)
+        elif holds_table(data):
+            data = load_table(data)
+        else:
+            return training_on_images(settings, data)
+    if isinstance(data, DataTable):
+        if not (settings.data.any or settings.data.ask):
+            return training_on_table(settings, path, data)
+        data = as_records(data)
+    return training_on_records(settings, path, data)
+
+
+def training_on_records(settings: TrainSettings, data: Path, records: Records) -> RecordTraining:
+    """Return the training for conditional queries that the options describe.
+
+    Raises:
+        UsageError: Options contradict the records.
+    """
+    settings.require_kind(names.TABLE, str(data))
+    require_network(settings, (names.QUESTIONS,))
+    settings.require_none_of_complete_tables(str(data))
+    calibrates = RecordTraining.calibrates
+    return RecordTraining(
+        wanted=wanted(settings, names.QUESTIONS, len(records.columns), calibrates=calibrates),
+        records=records,
+        path=data,
+        ask=settings.data.ask or (),
+    )
+
+
+def training_on_table(settings: TrainSettings, data: Path, rows: DataTable) -> TableTraining:
+    """Return the training on a table, or on trials with missing data, that the options describe.
+
+    Raises:
+        UsageError: Options contradict the table.
+    """
+    settings.require_kind(names.TABLE, str(data))
+    table = with_wanted_conditions(settings, rows, data)
+    likelihood, holes = settings.data.likelihood, bool(table.points.isnan().any())
+    cls = TrialTraining if holes else TableTraining
+    require_network(settings, (cls.network,))
+    if holes:
+        what = f"the likelihood of {data}, which has missing data,"
+        settings.require_none_of_complete_tables(what, but=["likelihood", "cond"])
+        gain, space = False, Space("none", "none")
+    else:
+        gain = bool(settings.network.output_gain)
+        space = settings.table.into(Space, **({"bounded": "map"} if likelihood else {}))
+    return cls(
+        wanted=wanted(settings, cls.network, table.dim, gain, cls.calibrates),
+        table=table,
+        path=data,
+        space=space,
+        likelihood=likelihood,
+        condition_shape=settings.table.cond_shape,
+    )
+
+
+def training_on_images(settings: TrainSettings, data: Path) -> ImageTraining:
+    """Return the training on images that the options describe.
+
+    Raises:
+        UsageError: Options contradict the images.
+    """
+    settings.require_kind(names.IMAGES, str(data))
+    require_network(settings, names.IMAGE_NETWORK_NAMES)
+    if settings.flow.dims_to_keep == names.AUTO:
+        raise UsageError("--dims_to_keep=auto is for tables: give a number")
+    options, network, run = settings.data, settings.network, settings.run
+    images, held_out = ImageDataset(data, use_labels=options.cond, xflip=options.xflip), None
+    if options.held_out:
+        images, held_out = images.split(options.held_out, run.seed)
+    inflates = settings.flow.precond == "ifs"
+    gain = inflates if network.output_gain is None else network.output_gain
+    other = settings.calibration.calibration_data
+    sizes = {"cbase": network.cbase, "cres": ",".join(map(str, network.cres or ()))}
+    return ImageTraining(
+        wanted=wanted(settings, network.arch or names.IMAGE_NETWORK_NAMES[0], images.dim, gain),
+        images=images,
+        held_out=held_out,
+        calibrated_on=open_alike(other, images, options.cond) if other else None,
+        published=settings.training.preset == "published",
+        basis_images=options.batch_pca,
+        tries_precisions=tries_precisions(settings),
+        transfer=network.transfer,
+        compiles=network.compile,
+        benchmarks=network.bench,
+        sizes=" ".join(f"--{name}={sizes[name]}" for name in sizes if name in settings.given),
+    )
+
+
+def tries_precisions(settings: TrainSettings) -> bool:
+    """Return whether the precision of training on images is chosen by measured speed."""
+    unsaid = settings.network.precision is None and settings.training.preset != "published"
+    return unsaid and not (settings.run.deterministic or settings.run.dry_run)
+
+
+def require_network(settings: TrainSettings, known: tuple[str, ...]) -> None:
+    """Check that the network is for this kind of data.
+
+    Raises:
+        UsageError: The network is for another kind of data.
+    """
+    network = settings.network.arch
+    if network is not None and network not in known:
+        raise UsageError(
+            f"--arch={network} does not match {settings.data.data}: give {', '.join(known)}"
+        )
+
+
+def with_wanted_conditions(settings: TrainSettings, table: DataTable, path: Path) -> DataTable:
+    """Return the table with its conditions if they are requested, or as the data of a likelihood.
+
+    Raises:
+        UsageError: Conditions are requested, but there are none, or an option applies only with
+            conditions.
+        DataError: All data of a likelihood are constant.
+    """
+    if settings.data.likelihood:
+        settings.table.require_likelihood()
+        table, lines = exchanged(table, str(path))
+        for line in lines:
+            logger.info(line)
+        return table
+    if settings.data.cond and table.conditions is None:
+        raise UsageError(
+            f"--cond is given, but {path} has no conditions: make it again "
+            f"with {script('dataset_tool')} --conditions=NAMES"
+        )
+    if settings.data.cond and table.has_missing:
+        raise UsageError(
+            f"{path} has trials with missing data, which conditional flows "
+            "do not support: give --likelihood instead of --cond, or make it with "
+            f"{script('dataset_tool')} --missing=drop"
+        )
+    if settings.data.cond:
+        shape = settings.table.cond_shape
+        if shape is not None and shape[0] == names.ANY_NUMBER:
+            return as_sets(table, shape[1], str(path))
+        return table
+    settings.table.require_nothing_of_conditions()
+    if table.condition_dim:
+        left_out = ", ".join(table.condition_names)
+        more = "--cond makes the flow conditional on these columns"
+        if table.has_missing:
+            more = "--likelihood models these data, also where some are missing"
+        logger.warning(f"Warning: ignoring {left_out}: {more}")
+    return one_of_each(table.without_conditions())
+
+
+def training_on_toy(settings: ToyTrainSettings) -> ToyTraining:
+    """Return the training on a toy that the options describe.
+
+    Raises:
+        UsageError: Options contradict the toy.
+    """
+    assert settings.toy.data_name is not None
+    toy = Toy(settings.toy.data_name, settings.toy.augment_to)
+    return ToyTraining(
+        wanted=wanted(settings, settings.network.arch, toy.dim),
+        toy=toy,
+        others=settings.toy.others,
+        antithetic=settings.toy.antithetic,
+    )
+
+
+TrainingSettings = ToyTrainSettings | TrainSettings
+
+
+def train(
+    settings: TrainingSettings,
+    training: Training,
+    resume: Path | None = None,
+    progress: Progress | None = None,
+) -> Trained:
+    """Train, from the start or from a folder or state to resume.
+
+    Args:
+        settings: Settings of the run. Without an output directory, nothing is written.
+        training: The training.
+        resume: Folder or state to resume; None for a new run.
+        progress: Function called after each report with the fraction of the training that is done.
+
+    Returns:
+        The model, or the network file if there is an output directory; neither for a dry run.
+
+    Raises:
+        StoppedBySignal: SIGINT or SIGTERM came. In memory, SIGINT ends the training instead.
+    """
+    began, run, minutes = monotonic(), settings.run, settings.training.minutes
+    if resume is not None or run.dry_run:
+        minutes = None
+    elif minutes is not None and settings.training.duration is not None:
+        raise UsageError("--minutes replaces --duration: give only one of them")
+    kernels = algorithms(run.deterministic, training.benchmarks)
+    with kernels, process_group(run.device_name, run.threads, training.useful_threads) as device:
+        resumed = Resumed.find(resume) if resume else None
+        start = training.start(device, resumed)
+        if minutes is not None:
+            start.model.denoiser.to(device)
+            training = training.within(minutes, start)
+            start = training.start(device, resumed)
+        model, loss, config = start.model, start.loss, start.config
+        logger.info(model.denoiser.basis.describe())
+        logger.info(describe_training(model, loss, config))
+        options = settings.recorded(
+            **{**start.resolved, **resolved_options(model)},
+            calibrate=start.ending.calibration is not None,
+            threads=torch.get_num_threads(),
+        )
+        record = {"options": options, **provenance("started")}
+        if run.dry_run:
+            print_dry_run(record, model, loss, config, run.card_memory, device.type)
+            return Trained()
+        model.denoiser.to(device)
+        trainer, source = training.begin(start, resumed)
+        name = "-".join(part for part in (*start.name, run.desc) if part)
+        work: dict[str, Any] = {
+            "ending": start.ending,
+            "watch": start.watch(),
+            "progress": progress,
+            "budget": None if minutes is None else TimeBudget(60 * minutes),
+        }
+        if run.outdir is None:
+            result = Trained(model=train_in_memory(trainer, source, **work))
+        else:
+            place = Place(run.outdir, name, run.nosubdir)
+            record = record if resume is None else record_of(resume, start.recipe.duration)
+            result = Trained(path=run_training(trainer, source, place, record, resumed, **work))
+        why = "this counts training steps, not the choices before them or the fits after them"
+        warn_if_longer("the training", monotonic() - began, minutes, why)
+        return result
+
+
+def refit(
+    settings: TrainingSettings, file: NetworkFile, subject: Subject, data: Path | None
+) -> Path:
+    """Refit the latent distribution of a trained network to data.
+
+    Without data, it is fitted to new draws of a toy.
+    """
+    run = settings.run
+    path = latent_file(file.path, run.outdir)
+    with process_group(run.device_name) as device:
+        refit_latent_law(file.model, subject.latent_plan(data, run.seed, device), path, device)
+    return path
+
+
+def wanted(
+    settings: TrainingSettings,
+    network: str,
+    dim: int,
+    output_gain: bool = False,
+    calibrates: bool = True,
+) -> Wanted:
+    """Return the settings of a training on data of ``dim`` dimensions, and of its model.
+
+    The arguments of the network are omitted, since they follow from the data.
+
+    Args:
+        settings: Settings of the run.
+        network: Name of the network.
+        dim: Number of dimensions.
+        output_gain: Whether the network has an output gain.
+        calibrates: Whether the denoiser is calibrated by default.
+
+    Raises:
+        UsageError: Options contradict each other.
+    """
+    calibration, flow, precond = settings.calibration, settings.flow, settings.flow.precond
+    choices = flow.into(
+        Choices,
+        inflation=flow.arguments(precond, dim),
+        network=network,
+        network_arguments={},
+        space=settings.network.space,
+        noise_cond=settings.network.noise_cond or ("ddpm" if precond == "vp" else "log"),
+        t_min=flow.tmin,
+        t_max=flow.tmax,
+        output_gain=output_gain,
+        seed=settings.run.seed,
+    )
+    calibrate = calibration.wanted(precond, calibrates)
+    if settings.distribution.latent_law == "learned" and precond != "ifs":
+        raise UsageError(f"--latent_law=learned needs precond=ifs, not {precond}")
+    return Wanted(
+        choices=choices,
+        data_dim=settings.flow.data_dim,
+        amounts=settings.recorded(),
+        batch_gpu=settings.training.batch_gpu,
+        loss_scale=settings.training.ls,
+        keep_states=settings.run.keep,
+        calibration_fit=calibration.calibration_fit if calibrate else None,
+        learns_latents=settings.distribution.latent_law != "gaussian" if precond == "ifs" else None,
+        dry_run=settings.run.dry_run,
+    )
+
+
+S = TypeVar("S", bound=Declared)
+
+
+def settled(settings: S, data: str) -> tuple[S, Path | None]:
+    """Return the settings of a new run, or of the resumed one.
+
+    Args:
+        settings: Settings as given.
+        data: Name of the option for the data set.
+
+    Returns:
+        The settings, and the folder or state to resume, if there is one.
+
+    Raises:
+        click.UsageError: The data set or the output directory is missing.
+        UsageError: A given option contradicts the resumed run.
+        DataError: The resumed run is of another script, or its options cannot be read; or the
+            folder of a new run cannot be written.
+    """
+    values = settings.recorded()
+    place = place_to_resume(values["resume"], values["outdir"], values["nosubdir"])
+    if place is not None:
+        record = read_record(place)
+        saved, command = record["options"], record.get("command")
+        if data not in saved:
+            script = command[0] if isinstance(command, list) and command else "another script"
+            raise DataError(
+                f"{place} is a run of {script}, which has no --{data}: resume it with that script"
+            )
+        free = type(settings).names_that_are("free")
+        merged = resumed_options(values, settings.given, saved, free, str(place))
+        source = (place if place.is_dir() else place.parent) / OPTIONS_NAME
+        settings = type(settings).of(as_typed(type(settings), merged, source), settings.given)
+        values = settings.recorded()
+    require_values(values, data)
+    if place is None and not values["dry_run"]:
+        require_writable(Path(values["outdir"]))
+    return settings, place
+
+
+def resumed_options(
+    typed: Mapping[str, Any],
+    given: Iterable[str],
+    saved: Mapping[str, Any],
+    free: Iterable[str],
+    source: str,
+) -> dict[str, Any]:
+    """Return the options of a resumed run: the saved ones, except for those that may change.
+
+    Args:
+        typed: Options of the command line, with defaults.
+        given: Names of the options that were given.
+        saved: Options of the resumed run.
+        free: Names of options that may change; their parsed values are used if they were given.
+        source: Origin of the saved options, for the error message.
+
+    Raises:
+        UsageError: A given option contradicts the resumed run.
+    """
+    merged = {**typed, **saved}
+    for name in given:
+        if name not in free:
+            agree(name, _plain(typed[name]), saved.get(name), source)
+        merged[name] = typed[name]
+    return merged
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON represents it."""
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def record_of(resume: Path, duration: float) -> dict[str, Any]:
+    """Return the contents of ``training_options.json`` for a resumed run.
+
+    They are the previous contents, with a new length in million samples if they contain a length.
+
+    Raises:
+        DataError: The file cannot be read.
+    """
+    began = read_record(resume)
+    length = {"duration": duration} if "duration" in began["options"] else {}
+    return {**began, "options": {**began["options"], **length}}
