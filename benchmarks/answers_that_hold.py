@@ -50,12 +50,12 @@ from benchmarks.simulators import TASKS, Task, Wheel
 from benchmarks.simulators.priors import Prior, Uniform
 from dnnlib.errors import DataError, UsageError
 from torch_utils.results import load_arrays, save_arrays
-from training.cli.calibrating import OutlierScores
-from training.cli.inference import InferenceTask
 from training.cli.script import run_script
 from training.flow.likelihood import Trace
 from training.inference.guarantee import HeldOutTruths
 from training.measure.posterior.ranks import fractional_ranks
+from training.models.calibration import OutlierScores
+from training.models.inference import InferenceTask
 from training.settings.inference import HeldOutOptions, PriorOptions, SamplerOptions
 from training.settings.posterior import CalibrateSettings
 

@@ -28,9 +28,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.answers_that_hold import FALSE_ALARMS, refused_share, run
 from benchmarks.estimators.flow import newest_network
-from training.cli.inference import InferenceTask
 from training.cli.script import run_script
 from training.inference.guarantee import SHARES, HeldOutTruths, intervals
+from training.models.inference import InferenceTask
 from training.settings.inference import LikelihoodOptions, PriorOptions, SamplerOptions
 from training.settings.posterior import CalibrateSettings
 

@@ -49,7 +49,6 @@ from benchmarks.calibration import kept_growth
 from benchmarks.image_denoiser_error import errors
 from dnnlib.errors import UsageError
 from torch_utils.stats import RunningMeans
-from training.cli.train import training_on_images
 from training.data.batches import Batch
 from training.data.images.batches import ImageBatches, ImageDataset, basis_batches
 from training.flow.eigenbasis import EigenBasis
@@ -57,6 +56,7 @@ from training.flow.solvers import SOLVERS
 from training.learning.loss import DenoisingLoss, NoiseDraws
 from training.learning.trainer import Trainer
 from training.model.model import Model
+from training.models.training import training_on_images
 from training.settings.train import TrainSettings
 
 REPEATS, BLOCK, LOOKS = 4, 250, 4

@@ -16,7 +16,8 @@ ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 PACKAGES = ("dnnlib", "torch_utils", "training")
 FRONT = "inflationary_flows"
-OPTIONS, COMMANDS, SUBJECTS = "training.settings", "training.cli", "training.subjects"
+SETTINGS, CLI, MODELS = "training.settings", "training.cli", "training.models"
+SUBJECTS = "training.subjects"
 KINDS = {"TOY", "TABLE", "IMAGES"}
 NOUNS = {"ToyFlow", "TableFlow", "ImageFlow", "ToyTraining", "TableTraining", "ImageTraining"}
 
@@ -86,7 +87,7 @@ BELOW = {
     "training.measure": (*GROUND, "training.flow"),
     "training.inference": (*GROUND, "training.flow", "training.measure"),
     "training.model": (*GROUND, "training.flow", "training.networks"),
-    OPTIONS: ("dnnlib", "training.names", "training.recipes"),
+    SETTINGS: ("dnnlib", "training.names", "training.recipes"),
     "training": GROUND,
 }
 
@@ -105,15 +106,25 @@ def test_dependencies_are_found_and_point_downward_only():
     assert not upward
 
 
-def test_only_commands_know_both_options_and_libraries():
-    """Libraries take plain values, so that they can be called without a command line."""
-    for name, path in LIBRARY.items():
-        if not within(name, OPTIONS):
-            known = {imported.split(".")[0] for imported in imported_names(path)}
-            assert "click" not in known, name
-        if name != "training" and not within(name, OPTIONS, COMMANDS):
-            assert "options[" not in path.read_text(encoding="utf-8"), name
-            assert not any(within(other, OPTIONS, COMMANDS) for other in imports(name)), name
+def test_only_scripts_import_the_command_line_and_only_it_imports_click():
+    """The library can be used without a command line: the direction of calls is downward."""
+    for name, path in OURS.items():
+        if name in SCRIPTS or within(name, CLI, FRONT) or path in BESIDE:
+            continue
+        assert "click" not in {imported.split(".")[0] for imported in imported_names(path)}, name
+        assert not any(within(other, CLI) for other in imports(name)), name
+
+
+def test_only_public_nouns_and_commands_build_settings():
+    """Everything below takes plain values."""
+    for name in LIBRARY:
+        if name != "training" and not within(name, SETTINGS, CLI, MODELS):
+            assert not any(within(other, SETTINGS, CLI) for other in imports(name)), name
+
+
+def test_the_library_makes_no_temporary_folder():
+    users = {name for name, path in LIBRARY.items() if "tempfile" in imported_names(path)}
+    assert not {name for name in users if within(name, MODELS)}
 
 
 def asks_for_kind(node):
@@ -137,7 +148,7 @@ def test_nobody_asks_for_the_kind_of_data_but_subjects_and_who_opens_a_file():
         assert sorted(asked) == sorted(known), name
     sniffers = re.compile(r"(?<!def )\b(holds_table|is_table)\(")
     lookers = {name for name, path in LIBRARY.items() if sniffers.search(path.read_text("utf-8"))}
-    openers = {f"{COMMANDS}.{name}" for name in ("train", "dataset_tool", "datasets")}
+    openers = {f"{CLI}.dataset_tool", f"{MODELS}.datasets", f"{MODELS}.training"}
     files = {f"training.files.{name}" for name in ("about", "records")}
     assert lookers == openers | files | {f"{SUBJECTS}.images"}
 
@@ -146,7 +157,7 @@ def test_scripts_name_functions_that_take_their_settings():
     for call in (node for path in SCRIPTS.values() for node in nodes(path)):
         if isinstance(call, ast.Call) and ast.unparse(call.func) == "runs":
             module, function = call.args[0].value.split(".")
-            body = tree(LIBRARY[f"{COMMANDS}.{module}"]).body
+            body = tree(LIBRARY[f"{CLI}.{module}"]).body
             (made,) = (one for one in body if getattr(one, "name", "") == function)
             named, taken = map(ast.unparse, (call.args[1], made.args.args[0].annotation))
             assert named.split(".")[-1] in taken.replace(".", " ").split()

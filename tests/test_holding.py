@@ -17,10 +17,10 @@ from tests.support.outcomes import drawn, only_json
 from tests.support.running import good, refusal, refused, run_script, starter
 from torch_utils.snapshots import read_network, write_network
 from training import Guarantee
-from training.cli.calibrating import DENSE, OutlierScores, of_flow
-from training.cli.inference import InferenceTask
 from training.inference.guarantee import HeldOutTruths
 from training.model.model import Model
+from training.models.calibration import DENSE, OutlierScores, of_flow
+from training.models.inference import InferenceTask
 from training.runs.conformal import volume_line
 from training.settings.inference import LikelihoodOptions, PriorOptions
 from training.settings.posterior import CalibrateSettings

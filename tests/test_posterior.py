@@ -22,7 +22,7 @@ from training import rounds
 from training.data.images.dataset import ImageDataset
 from training.inference.likelihoods import UserFunction
 from training.measure.posterior.verdicts import detectable
-from training.models.rounds import Question, warn_of_weak_check
+from training.models.rounds import RoundsTask, warn_of_weak_check
 from training.runs import posterior_checks, posteriors
 from training.settings.declared import from_values
 from training.settings.posterior import RoundsSettings
@@ -415,7 +415,7 @@ def test_functions_are_compared_by_their_token_alone(tmp_path):
                 "observation": write_csv(tmp_path / "seen.csv", ["y"], np.zeros((1, 1))),
             },
         )
-        return Question.of(settings, program, None)
+        return RoundsTask.of(settings, program, None)
 
     def scaled(by):
         return lambda theta, draw: by * theta

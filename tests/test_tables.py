@@ -22,13 +22,13 @@ from tests.support.running import contents, good, refused, run_script
 from torch_utils import distributed
 from torch_utils.results import load_arrays
 from torch_utils.snapshots import read_network, write_network
-from training.cli import models
 from training.data.batches import Batch
 from training.data.tables.table import Rows, TableBatches
 from training.files.records import load_records
 from training.files.table import load_table
 from training.flow.integrations import Integration
 from training.model.model import Model
+from training.models import model as models
 from training.settings.simulations import BOUNDARY_POINTS
 from training.subjects import NetworkFile, TableFlow
 

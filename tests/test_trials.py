@@ -19,12 +19,12 @@ from tests.support.image_runs import network_file
 from tests.support.outcomes import drawn, only_json
 from tests.support.running import good, refusal, refused, run_script, trained
 from training import Model
-from training.cli import population
-from training.cli.comparing import report
-from training.cli.population import numbers_of
 from training.data.tables.table import Dropped
 from training.files.population import SavedPopulation
 from training.inference.population import Population
+from training.models import hierarchical
+from training.models.comparison import Comparison, report
+from training.models.hierarchical import numbers_of
 from training.subjects.likelihoods import LearnedLikelihood
 from training.subjects.networks import NetworkFile
 
@@ -128,7 +128,7 @@ def test_populations_whose_members_have_few_effective_draws_say_how_many_are_nee
     result = SavedPopulation(("a",), few, few, few, np.ones((2, 50, 100, 1)), np.ones((3, 100, 1)))
     of_all = numbers_of(result, drawn, points)["population"]
     with caplog.at_level(logging.INFO):
-        population.report(result, drawn, ["itself"], points, of_all, "prior.pkl")
+        hierarchical.report(result, drawn, ["itself"], points, of_all, "prior.pkl")
     said, *_, why = caplog.messages
     assert "a: population mean 1 ± 0, population standard deviation 1 ± 0; a new member" in said
     assert "Effective sample size is too small: 7 for member 12, need about 1,100 for each" in why
@@ -156,7 +156,8 @@ def test_errors_of_evidences_are_said_to_leave_out_that_likelihoods_are_learned(
     numbers = torch.tensor([[1.0, 2.0], [1.0, 3.0]]).double()
     shifts = torch.tensor([[0.02, 0.01], [0.13, 0.04]]).double()
     with caplog.at_level(logging.INFO):
-        report(["one", "two"], numbers, 0 * numbers, 0 * numbers, numbers > 0, shifts)
+        nothing = 0 * numbers
+        report(Comparison(["one", "two"], numbers, nothing, nothing, numbers > 0, shifts, {}))
     *_, said = caplog.messages
     assert "only sampling noise. Errors of the learned likelihoods come in addition" in said
     assert "Errors of one may shift the posterior means of observation 2 by 0.13 standard" in said

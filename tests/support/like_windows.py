@@ -105,7 +105,7 @@ def main(folder, runs):
     for name in ("replace", "rename", "unlink", "remove"):
         setattr(os, name, wants_closed(getattr(os, name)))
     os.__class__ = signal.__class__ = Poorer
-    for path in (ROOT / "training" / "commands").glob("*.py"):
+    for path in (ROOT / "training" / "cli").glob("*.py"):
         importlib.import_module(f"training.cli.{path.stem}")
     for name in SCRIPTS:
         script = importlib.import_module(name)

@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import PIL
 
 from dnnlib.errors import UsageError
@@ -16,27 +15,23 @@ from torch_utils.results import provenance, save_json
 from training.data.images.codec import Transform
 from training.data.records.raw_tables import open_cells
 from training.data.records.reading import RecordChoices, SurveyedTable
-from training.data.records.records import CATEGORY, Records
-from training.data.records.tidying import is_missing_indicator
+from training.data.records.records import Records
 from training.data.sources.formats import NAMES, open_source
 from training.data.sources.writer import Conversion, image_writer, is_zip, require_writable
-from training.data.tables.foreign import TableChoices, listed
+from training.data.tables.foreign import TableChoices
 from training.data.tables.formats import NotNumbers, is_table, open_table
 from training.data.tables.making import make_table
-from training.data.tables.repeated_trials import groups_of, unrolled
+from training.data.tables.repeated_trials import DATASET, groups_of, unrolled
 from training.data.tables.table import DataTable
-from training.files.arrays import evenly
 from training.files.records import FORMAT as RECORDS_FORMAT
 from training.files.records import save_records
 from training.files.table import FORMAT as TABLE_FORMAT
 from training.files.table import save_table
-from training.measure.association import association
+from training.models.missingness import informative_missing
 from training.names import IMAGES, TABLE
 from training.settings.dataset_tool import DataSetSettings
 
 FORMAT = "inflationary-flows image data set 1"
-DATASET = "(dataset)"
-"""Name of a temporary column for the row number, which no source has."""
 
 
 @first_rank_only
@@ -169,45 +164,3 @@ def params_path(dest: Path) -> Path:
     """Return the path of the options of a data set, beside it."""
     whole = dest.suffix == ".npz" or is_zip(dest)
     return dest.with_name(f"{dest.stem if whole else dest.name}_params.json")
-
-
-MOST_LOOKED_AT = 10_000
-"""Maximum number of rows that are analyzed."""
-FEWEST_HOLES = 20
-"""Minimum number of missing cells, and of present ones, in a column that is analyzed."""
-TELLING = 5.0
-"""Threshold of an association between columns, in standard errors."""
-
-
-def informative_missing(records: Records) -> list[str]:
-    """Return lines about columns whose missingness depends on other columns.
-
-    Columns with an indicator column are omitted.
-    """
-    values = records.values[evenly(len(records), MOST_LOOKED_AT)]
-    missing, names = np.isnan(values), []
-    is_level = np.array([column.type == CATEGORY for column in records.columns])
-    for place, name in enumerate(records.names):
-        count = missing[:, place].sum()
-        if not FEWEST_HOLES <= count <= len(values) - FEWEST_HOLES:
-            continue
-        pairs = [
-            (np.column_stack([missing[:, place], values[:, other]]), np.array([True, level]))
-            for other, level in enumerate(is_level)
-            if other != place
-        ]
-        known = any(
-            column.of == name and is_missing_indicator(column) for column in records.columns
-        )
-        strength = max((association(*pair) for pair in pairs if not known), default=0.0)
-        if strength > TELLING / len(values) ** 0.5:
-            names.append(name)
-    if not names:
-        return []
-    typed = ",".join(f'"{name}"' if "," in name else name for name in names)
-    return [
-        (
-            f"Missing cells of {listed(names)} depend on other columns and may be "
-            f"informative: --is_missing={typed} adds indicator columns"
-        )
-    ]

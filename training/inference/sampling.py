@@ -124,6 +124,7 @@ class Problem:
             them when needed.
         network: SHA-256 of the flow's network file, which identifies stored estimates; None to
             store none.
+        in_file: Whether the network is in a file, so that estimates may be stored in files, too.
     """
 
     target: Target
@@ -132,6 +133,7 @@ class Problem:
     differentiable: bool = True
     ahead: LookAhead | None = None
     network: str | None = None
+    in_file: bool = True
 
     def looking_ahead(self, plan: SamplingPlan, count: int | None = None) -> "Problem":
         """Return the problem with a new look-ahead, to be shared by several observations.

@@ -21,7 +21,6 @@ from tqdm.auto import tqdm
 
 from dnnlib.errors import DataError, UsageError
 from dnnlib.logs import logger
-from training.cli.dataset_tool import DATASET, informative_missing
 from training.data import toys
 from training.data.images.dataset import ImageDataset
 from training.data.records import records
@@ -38,6 +37,7 @@ from training.data.tables.foreign import (
 from training.data.tables.formats import open_table
 from training.data.tables.making import make_table
 from training.data.tables.marginals import looks_uniform
+from training.data.tables.repeated_trials import DATASET
 from training.data.tables.table import DataTable
 from training.files.records import holds_records, load_records, save_records
 from training.files.table import holds_table, load_table
@@ -54,6 +54,7 @@ from training.models.conversion import (
     numbers_of,
     ranges_of,
 )
+from training.models.missingness import informative_missing
 from training.models.model import Model
 from training.names import script
 from training.settings.declared import from_values, meant
@@ -503,12 +504,12 @@ def _trained(
             if path is None:
                 raise
             logger.warning(f"Warning: interrupted: the model is from {path.name}")
-    if made is not None:
-        model = Model.of_contents(made)
-    elif path is not None:
-        model = Model.load(path)
-    else:
-        raise UsageError("train: a dry run does not train a model")
+        if made is not None:
+            model = Model.of_contents(made)
+        elif path is not None:
+            model = Model.load(path)
+        else:
+            raise UsageError("train: a dry run does not train a model")
     if kind != FRAMES:
         model.kind = kind
         if path is not None:

@@ -15,8 +15,8 @@ from dnnlib.files import atomic_path
 from torch_utils.results import load_json, save_json
 from training.files.posterior_draws import SavedPosteriors, load_netcdf
 from training.models import conversion, hierarchical
-from training.models.model import Model
 from training.models.posterior_sampling import SampledPosteriors
+from training.models.protocols import RowModel
 from training.names import UNIFORM
 from training.settings.declared import from_values
 from training.settings.posterior import PopulationSettings
@@ -29,27 +29,27 @@ class PosteriorDraws:
     Attributes:
         arrays: Draws, observations and prior draws, as they are in files.
         facts: Contents of the JSON of ``posterior.py sample``; see ``training.files.posterior``.
-        model: Model that the draws are from.
+        model: RowModel that the draws are from.
         content: Function that returns the netCDF-4 file of the draws, as bytes.
     """
 
     arrays: SavedPosteriors
     facts: Mapping[str, Any]
-    model: Model
+    model: RowModel
     content: Callable[[], bytes]
 
     @classmethod
-    def from_sampled(cls, sampled: SampledPosteriors, model: Model) -> "PosteriorDraws":
+    def from_sampled(cls, sampled: SampledPosteriors, model: RowModel) -> "PosteriorDraws":
         """Return the draws of a model that were just sampled."""
         return cls(sampled.arrays(), sampled.facts, model, sampled.content)
 
     @classmethod
-    def load(cls, path: str | Path, model: Model) -> "PosteriorDraws":
+    def load(cls, path: str | Path, model: RowModel) -> "PosteriorDraws":
         """Load draws that ``save`` or ``posterior.py sample`` wrote.
 
         Args:
             path: The netCDF-4 file; the JSON of the same name is beside it.
-            model: Model that the draws are from.
+            model: RowModel that the draws are from.
 
         Raises:
             DataError: A file is missing or broken.
@@ -96,7 +96,7 @@ class PosteriorDraws:
 
     def population(
         self,
-        prior: str | Model = UNIFORM,
+        prior: Any = UNIFORM,
         bounds: Mapping[str, tuple[float, float]] | None = None,
         **options: Any,
     ) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from training.settings import inference
 from training.settings.posterior import CalibrateSettings, CheckSettings, SampleSettings
 from training.subjects import NetworkFile, Subject, TableFlow, ToyFlow, open_prior
 from training.subjects.likelihoods import LearnedLikelihood
+from training.subjects.networks import IN_MEMORY
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,9 @@ class InferenceTask:
         mean, _ = fine.moments(target.labels)
         smooth = target.likelihood.is_differentiable(mean[None]) and not fine.deblurred
         numbers, digest = list(range(len(observed))), self.subject.digest
-        return Problem(target, self.coarse, numbers, smooth, network=digest)
+        file = self.subject.file
+        in_file = file is not None and file.path != IN_MEMORY
+        return Problem(target, self.coarse, numbers, smooth, network=digest, in_file=in_file)
 
     def amortized(self, prior: Prior, conditions: Tensor) -> Amortized:
         """Return an amortized sampler of the posteriors given conditions.

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from math import log, prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,12 +26,10 @@ from training.flow.bin_averages import cell_log_prob, has_cells
 from training.flow.pfode import ProbabilityFlow
 from training.model import model
 from training.models import conversion
+from training.models.posterior import Posterior
 from training.names import LIKELIHOOD
 from training.subjects import NetworkFile, Subject, open_prior
 from training.subjects.networks import IN_MEMORY
-
-if TYPE_CHECKING:
-    from training.models.posterior import Posterior
 
 ROW_PACKAGE = "row_package"
 """Key of ``about``: package of the rows that the model returns; None for pandas."""
@@ -194,7 +192,7 @@ class Model(model.Model):
         noise_std: float | Sequence[float] | None = None,
         mask: Sequence[str | int] | None = None,
         **options: Any,
-    ) -> "Posterior":
+    ) -> Posterior:
         """Return the posterior of rows, given noisy or partial observations.
 
         Args:
@@ -209,8 +207,6 @@ class Model(model.Model):
                 likelihood of your own, such as ``likelihood="mine.py:density"``, ``sample()`` takes
                 no observation.
         """
-        from training.models.posterior import Posterior  # which needs this class
-
         noise = {} if noise_std is None else {"noise_std": noise_std}
         seen = {} if mask is None else {"likelihood": "mask", "mask": mask}
         return Posterior(self, {**noise, **seen, **options})

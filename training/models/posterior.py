@@ -16,7 +16,7 @@ from training.models import comparison, conversion, posterior_checking, posterio
 from training.models.draws import PosteriorDraws
 from training.models.inference import InferenceTask
 from training.models.latent_density import LatentDensity
-from training.models.model import Model
+from training.models.protocols import RowModel
 from training.names import LIKELIHOOD
 from training.settings.declared import from_values
 from training.settings.inference import LIKELIHOODS
@@ -49,7 +49,7 @@ class Posterior:
         options: Options of ``posterior.py sample`` that differ from the defaults, by name.
     """
 
-    model: Model
+    model: RowModel
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:

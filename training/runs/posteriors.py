@@ -368,7 +368,7 @@ def planned(problem: Problem, plan: SamplingPlan, count: int) -> tuple[Problem, 
     ahead = problem.ahead
     assert ahead is not None
     alone = [target.of(places[:1]) for places in target.alike()]
-    paths = [recall(one, problem.network, ahead, each) for one in alone]
+    paths = [recall(one, problem, ahead, each) for one in alone]
     shape = (target, count, ahead, plan.chains, plan.draws)
     if plan.minutes is not None:
         # The cost of moves is still unknown here.
@@ -381,7 +381,7 @@ def planned(problem: Problem, plan: SamplingPlan, count: int) -> tuple[Problem, 
             )
     for one, path in zip(alone, paths, strict=True):
         if one.label not in ahead.known:
-            look_ahead(one, ahead, path)
+            look_ahead(one, ahead, path, problem.in_file)
     _warn_of_few_steps([ahead.measured(one) for one in alone])
     measure_moves(target, ahead, plan.seed, problem.numbers, plan.chains, FEWEST_PARTICLES)
     if plan.minutes is not None:
@@ -426,12 +426,12 @@ def _as_fits(
     return replace(plan, particles=particles)
 
 
-def recall(target: Target, network: str | None, ahead: LookAhead, each: float) -> Path | None:
+def recall(target: Target, problem: Problem, ahead: LookAhead, each: float) -> Path | None:
     """Load the look-ahead of earlier posteriors for this network and label if it is expensive.
 
     Args:
         target: Target.
-        network: Path of the network, or None.
+        problem: Problem, with the identity of the network.
         ahead: Look-ahead, which receives the loaded one.
         each: Seconds per network evaluation.
 
@@ -439,10 +439,13 @@ def recall(target: Target, network: str | None, ahead: LookAhead, each: float) -
         File in which a new look-ahead should be kept, or None.
     """
     seconds = calls_to_look(target.prior, ahead.steps) * each
-    if network is None or seconds < KEPT_FROM:
+    if problem.network is None or seconds < KEPT_FROM:
         return None
-    path = lookahead_file(network, target.prior, ahead, target.label)
-    known = load_lookahead(path, target.prior.flow.basis.dim, ahead.steps, target.device)
+    path = lookahead_file(problem.network, target.prior, ahead, target.label)
+    if problem.in_file:
+        known = load_lookahead(path, target.prior.flow.basis.dim, ahead.steps, target.device)
+    else:
+        known = MEASURED.get(path)
     # All ranks load it or none, since they plan alike; and none saves it before all have checked.
     there = torch.tensor([float(known is not None)], device=target.device)
     if int(distributed.sum_over_ranks(there)) < distributed.world_size() or known is None:
@@ -450,17 +453,28 @@ def recall(target: Target, network: str | None, ahead: LookAhead, each: float) -
     ahead.known[target.label] = known
     ahead.kept += 1
     if distributed.is_main():
-        logger.info(f"Using the look-ahead regression in {path}")
+        logger.info(f"Using the look-ahead regression in {path if problem.in_file else 'memory'}")
     return None
 
 
-def look_ahead(target: Target, ahead: LookAhead, path: Path | None) -> None:
-    """Measure the look-ahead regression, and save it if a path is given."""
+MEASURED: dict[Path, Measured] = {}
+"""Look-ahead regressions of models that are in no file, the latest ``MOST_MEASURED``."""
+MOST_MEASURED = 8
+
+
+def look_ahead(target: Target, ahead: LookAhead, path: Path | None, in_file: bool) -> None:
+    """Measure the look-ahead regression, and keep it if a path is given: in memory or in a file."""
     total = 2 * ahead.steps + 1
     begun = "Fitting the look-ahead regression"
     with progress(begun, "look-ahead", total, "time") as move:
         measured = ahead.measured(target, lambda part: move(part * total))
-    if path and distributed.is_main() and save_lookahead(path, measured):
+    if path is None:
+        return
+    if not in_file:
+        for old in list(MEASURED)[: len(MEASURED) + 1 - MOST_MEASURED]:
+            del MEASURED[old]
+        MEASURED[path] = measured
+    elif distributed.is_main() and save_lookahead(path, measured):
         logger.info(f"Saved the look-ahead regression to {path}")
 
 

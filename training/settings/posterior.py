@@ -132,8 +132,7 @@ class CheckSettings(
         help="Source of the true values: prior draws of the flow (tests the sampler), or "
         "data (tests the model).",
     )
-    data_root: Any = option(
-        type=FILE,help="With --truth=data: test set, not used in training")
+    data_root: Any = option(type=FILE, help="With --truth=data: test set, not used in training")
     runs: int = option(
         type=Whole(min=FEWEST_RUNS),
         default=1000,

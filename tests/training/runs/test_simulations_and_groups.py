@@ -32,7 +32,7 @@ from training.measure.posterior.local import LocalCalibration, LocalTest
 from training.model.model import Model
 from training.runs import posteriors
 from training.runs.posterior_results import report_check, report_near, warn_of_outliers
-from training.runs.posteriors import Groups, planned, sample_groups, sampled
+from training.runs.posteriors import Groups, PartFormat, planned, sample_groups
 from training.runs.simulation_settings import LatentChoice, TimeChoice
 from training.subjects import ImageFlow, open_subject
 from training.subjects.images import draw_classes
@@ -351,18 +351,21 @@ def test_the_learned_law_is_the_default_where_it_belongs(caplog):
 
 @pytest.fixture
 def groups(tmp_path):
-    return Groups(tmp_path / "out" / "posterior.part", "this run", 5, 2)
+    return Groups(5, 2, "this run", tmp_path / "out" / "posterior.part")
 
 
 def cut_short(groups, whole, fingerprint="this run"):
-    def work(index, places, path, progress):
-        if index == whole:
+    def make(places, progress):
+        if places[0] == 2 * whole:
             raise KeyboardInterrupt
-        save_arrays(path, {"fingerprint": np.array(fingerprint)})
-        return False
+        return fingerprint
 
+    def save(path, part, _):
+        save_arrays(path, {"fingerprint": np.array(part)})
+
+    form = PartFormat(save, lambda path, _: None)
     with pytest.raises(KeyboardInterrupt), groups.report_interruption():
-        groups.run(work)
+        groups.compute(make, form)
 
 
 def test_runs_cut_short_say_how_to_go_on_and_keep_only_what_is_theirs(groups, caplog):
@@ -440,8 +443,8 @@ def test_posteriors_of_whole_steps_are_at_them(groups):
     prior.flow.coordinates.hold_steps(double([1.0, 0.0]), double([0.0, 0.0]), one)
     which = problem(prior, Gaussian(double(0.5), torch.tensor([1])), double([[0.2]] * groups.count))
     which.target.labels = double([[0.0]] * groups.count)
-    sample_groups(which, SamplingPlan("pool", chains=2, draws=50, pool=1024), groups)
-    for draws, summary in sampled(groups):
+    plan = SamplingPlan("pool", chains=2, draws=50, pool=1024)
+    for draws, summary in sample_groups(which, plan, groups):
         assert set(draws.points[..., 0].flatten().tolist()) == {-1, 0, 1}
         torch.testing.assert_close(summary.mean[:, 0], draws.points[..., 0].mean(dim=(1, 2)))
 

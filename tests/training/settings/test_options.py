@@ -19,7 +19,7 @@ from tests.support.running import parsed, refusal, run_script
 from training.cli.click_options import takes
 from training.cli.script import command, group
 from training.cli.shared import last_time, steps_and_end
-from training.cli.train import resumed_options, training_on_toy, tries_precisions
+from training.models.training import resumed_options, training_on_toy, tries_precisions
 from training.names import DEFAULT_STEPS, OTHERS
 from training.recipes import AVERAGED_PLANE, AVERAGED_SPACE, AVERAGED_TOY, TOY
 from training.runs.simulation_settings import LatentChoice, latent_choice, recorded_eps
@@ -296,7 +296,7 @@ def test_settings_hold_and_record_what_was_typed_and_the_defaults_of_python():
     assert settings.given == settings.shared.given == {"name", "batch", "rate", "paired", "paths"}
     with pytest.raises(FrozenInstanceError):
         settings.name = "y"
-    assert parsed(Whole, "--name=x").recorded() == Whole(name="x", paths=()).recorded()
+    assert parsed(Whole, "--name=x", "a").recorded() == Whole(name="x", paths=("a",)).recorded()
     settings = Whole(name="x", paths=(), class_=2)
     assert settings.recorded(rate=7.0) == {
         **{"paths": (), "name": "x", "class": 2, "batch": 1, "fast": False, "paired": None},

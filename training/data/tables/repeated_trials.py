@@ -20,6 +20,8 @@ from training.data.tables.foreign import ForeignTable, places_of
 from training.data.tables.table import DataTable
 from training.names import script
 
+DATASET = "(dataset)"
+"""Name of a temporary column for the row number, which no source has."""
 Groups = Sequence[Sequence[str]]
 """Columns of each trial, all groups in the same order."""
 STAR = "*"

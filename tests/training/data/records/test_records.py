@@ -12,7 +12,6 @@ import torch
 from dnnlib.errors import DataError, UsageError
 from tests.support.messy_tables import COUNT, COUNTS, DRAW, FIRST, MESSY, drawn, holes, sizes, text
 from tests.support.running import refusal
-from training.cli.dataset_tool import informative_missing
 from training.data.records.date_grids import grid_of, on_grid
 from training.data.records.encoding import contradicted, encode
 from training.data.records.raw_tables import open_cells
@@ -25,6 +24,7 @@ from training.data.row_hashes import MOST_SKETCHED, RowHashes, row_numbers
 from training.files.records import load_records, save_records
 from training.model.questions import EncodedRows
 from training.models.datasets import Records
+from training.models.missingness import informative_missing
 from training.subjects.record_spaces import choose_space
 
 
