@@ -137,7 +137,7 @@ def test_opcodes_are_counted_over_all_pickles_and_can_be_refused():
     reader = PickleReader(b"]." * 3, {}, most_opcodes=5)
     reader.read()
     reader.read()
-    with pytest.raises(PickleError, match="too many opcodes"):
+    with pytest.raises(PickleError, match="more opcodes than the limit"):
         reader.read()
     assert read(pickle.dumps(1.5)) == 1.5
     with pytest.raises(PickleError, match="has the opcode BINFLOAT"):
