@@ -155,7 +155,7 @@ class SavedArrays:
     def reading(self, name: str) -> Iterator[None]:
         """Convert errors of NumPy and zipfile about damaged bytes of an array to DataError.
 
-        Errors are converted during the block, in which warnings of NumPy are suppressed.
+        This holds during the block, which also suppresses warnings of NumPy.
         """
         with _reading(self.broken(name)):
             yield

@@ -69,7 +69,7 @@ class BrokenFileError(ValueError):
 
 
 class ChecksumError(BrokenFileError):
-    """Error for a zip in which a checksum does not match the content."""
+    """Error for a zip whose content does not match a checksum."""
 
 
 class _Mapping(dict[Any, Any], Unfinished):

@@ -69,7 +69,7 @@ def _idle_threads(most: int) -> int:
 
 
 def idle_cores(unknown: float) -> float:
-    """Return the number of idle CPU cores, measured over a tenth of a second.
+    """Return the number of CPU cores that are idle, measured over a tenth of a second.
 
     If the number cannot be measured, the argument ``unknown`` is returned.
     """

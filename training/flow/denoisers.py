@@ -29,9 +29,9 @@ DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Denoiser(Protocol):
-    """Interface of a denoiser: from noisy points and times to clean means.
+    """Interface of a denoiser, which estimates the mean clean point given a noisy point.
 
-    Points and means are ``[B, D]``, times ``[]`` or ``[B]``.
+    Noisy points and means are ``[B, D]``, times ``[]`` or ``[B]``.
     """
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
@@ -47,8 +47,9 @@ class NetworkDenoiser(nn.Module):
             ``waves`` also gets the noisy pixels, see ``ImageUNet``.
         basis: Eigenbasis with the data variances ``xi`` and the rotation W.
         schedule: Noise schedule ``gamma(t)``.
-        space: Coordinates of the network's input and output. ``IS`` rotates into image space and
-            back; the loss is the same number in both.
+        space: Coordinates of the network's input and output: ``ES`` for eigenspace, or ``IS`` for
+            image space, with rotations before and after the network. The loss has the same value in
+            both spaces.
         noise_cond: Noise input of the network. ``log``: a quarter of the log of the largest noise
             standard deviation, smooth in t; ``ddpm``: ``999 t``, for networks trained with this
             input; ``ddpm_float32``: the same with t in float32.
@@ -90,7 +91,7 @@ class NetworkDenoiser(nn.Module):
 
     @property
     def asks(self) -> bool:
-        """Whether labels are queries in coordinates of the flow, not conditions with units."""
+        """Whether labels are conditional queries, already in the coordinates of the flow."""
         return bool(getattr(self.network, "asks", False))
 
     @property
@@ -147,7 +148,7 @@ class NetworkDenoiser(nn.Module):
         return denoised, straight.sum() + trace.to(x.dtype)
 
     def residual(self, z: Tensor, t: Tensor, **conditions: Tensor) -> Tensor:
-        """Return the network output ``[B, D]`` times its gain, for unit-variance inputs z.
+        """Return the network output ``[B, D]`` times its gain, for inputs z with unit variances.
 
         Inputs and outputs are in eigenspace.
 

@@ -61,7 +61,7 @@ class ProbabilityFlow:
         coordinates: Map between data space and the space of the basis; None if the two spaces are
             the same.
         learned: Distribution of standardized compressed latents at the end time, given the kept
-            ones; None for the Gaussian of the closed form.
+            latents; None for the Gaussian of the closed form.
         integrations: Integration schedules by use; for uses without one, ``DEFAULT_STEPS`` of
             ``DEFAULT_SOLVER``.
 
@@ -298,13 +298,13 @@ class ProbabilityFlow:
         return self
 
     def with_denoiser(self, denoiser: Denoiser) -> "ProbabilityFlow":
-        """Return a copy of the flow with another denoiser."""
+        """Return a copy of the flow with the given denoiser."""
         flow = copy(self)
         flow.denoiser = denoiser
         return flow
 
     def with_distribution(self, learned: ConditionalMixture | None) -> "ProbabilityFlow":
-        """Return a copy with another learned distribution of latents; None for the closed form."""
+        """Return a copy with a given distribution of latents; None for the closed-form Gaussian."""
         flow = copy(self)
         flow.learned = learned
         return flow
@@ -389,9 +389,9 @@ class ProbabilityFlow:
             on_step: Called for each step, for a progress bar.
             on_state: Called with each saved state. The trajectory then keeps the first and the last
                 state only, so that memory does not grow with the number of saved states.
-            differentiable: Whether gradients flow back to x. Denoiser calls store their inputs only
-                and are recomputed in the backward pass, which takes the memory of one call and the
-                states.
+            differentiable: Whether gradients flow back to x. Denoiser evaluations are recomputed in
+                the backward pass, so that memory is needed for the states and a single evaluation
+                only.
             gap: Gap ``[N, D]`` of a trajectory that ended at x by the same reversible solver. The
                 integration then reverses the steps of that trajectory, up to rounding error if the
                 times are the same.

@@ -63,7 +63,7 @@ class Trajectory:
 
 
 def saved_steps(steps: int, save_every: int | None) -> list[int]:
-    """Return the step numbers of saved states: 0, multiples of ``save_every``, and the last.
+    """Return the indices of the steps with saved states: 0, multiples of ``save_every``, the last.
 
     Args:
         steps: Number of steps.
@@ -73,7 +73,7 @@ def saved_steps(steps: int, save_every: int | None) -> list[int]:
         UsageError: ``save_every`` is less than 1.
     """
     if save_every is not None and save_every < 1:
-        raise UsageError(f"save_freq is {save_every}: it must be at least 1")
+        raise UsageError(f"save_freq is {save_every}: give at least 1")
     return [*range(0, steps, save_every or steps), steps]
 
 

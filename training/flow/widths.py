@@ -31,7 +31,10 @@ MOST_STEPS = 200
 
 
 class Widths(nn.Module):
-    """A regression for the scale of posterior errors, given posterior means and widths.
+    """Regression of the scale of posterior errors on posterior means and standard deviations.
+
+    Errors are standardized: true value minus posterior mean, divided by the posterior standard
+    deviation. Their scale is 1 where posteriors have the right width.
 
     Args:
         dim: Number of parameters, D.
@@ -61,7 +64,9 @@ class Widths(nn.Module):
     def __init__(self, dim: int):
         super().__init__()
         if dim < 1:
-            raise ValueError(f"posterior widths of {dim} parameters: give at least one")
+            raise ValueError(
+                f"a regression of posterior widths has {dim} parameters: give at least one"
+            )
         self.dim = dim
         self.arguments = arguments_of(self)
         features = 2 * dim
@@ -125,11 +130,15 @@ class Widths(nn.Module):
         return self
 
     def check(self) -> None:
-        """Raise ValueError if the buffers do not give finite scales."""
+        """Raise ValueError if a buffer is not finite, or a spread is not positive."""
         if not all(part.isfinite().all() for part in (self.center, self.weights, self.bias)):
-            raise ValueError("a parameter of the posterior widths is not finite")
+            raise ValueError(
+                "a parameter of the posterior widths is not finite: restore the file from a copy"
+            )
         if not (self.spread > 0).all():
-            raise ValueError("a spread of the posterior widths is not positive")
+            raise ValueError(
+                "a spread of the posterior widths is not positive: restore the file from a copy"
+            )
 
     def _terms(self, mean: Tensor, std: Tensor) -> Tensor:
         """Return the terms ``[M, P]`` of the polynomial, except for the constant."""

@@ -169,7 +169,7 @@ def widened_gap():
 
 CASES = [
     # Laws of latents.
-    (ValueError, "the latent distribution has sizes", lambda: ConditionalMixture(-1, 1)),
+    (ValueError, "the latent distribution has K = -1", lambda: ConditionalMixture(-1, 1)),
     (ValueError, "has 65 components", lambda: ConditionalMixture(1, 1, components=65)),
     (ValueError, "cannot be inverted", lambda: distribution("axes", 0)),
     (ValueError, "not finite", lambda: distribution("bias", inf)),

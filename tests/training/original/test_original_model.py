@@ -190,7 +190,9 @@ def test_modules_are_no_maze_and_weights_are_not_made_of_few_numbers(write):
         modules["dense11"] = layer
     few = files.View(files.Shared(torch.zeros(1)), 4, 2, stride=(0, 0))
     layer.state["_parameters"]["weight"] = few
-    assert "tensor of shape [4, 2] with 1 values" in refusal(import_original, write(content))
+    assert "tensor of shape [4, 2] does not fit its 1 stored values" in refusal(
+        import_original, write(content)
+    )
 
 
 @pytest.fixture
@@ -338,7 +340,7 @@ def test_what_a_file_should_not_hold_is_refused(write):
         ("song", {"img_resolution": 16}, "does not have the weight 'enc.16x16_block0"),
         ("song", {"img_resolution": 2**40}, "which is not a valid size"),
         ("song", {"data_dim": 2}, "the attribute 'data_dim' is 2, expected 3"),
-        ("song", {"label_dim": 3}, "has the unknown argument 'label_dim'"),
+        ("song", {"label_dim": 3}, "has an unknown argument, 'label_dim'"),
         ("file", {"ema": PCA()}, "contains a 'PCA' as its 'ema'"),
     ):
         make, part = PARTS[name]
@@ -541,7 +543,7 @@ ARGUMENTS = (
     ("resample_filter", [1, 3, 3, 1], "resample_filter' is not the filter"),
     ("channel_mult_emb", 2, "the attribute 'channel_mult_emb' is 2, expected 4"),
     ("channel_mult_noise", 2, "the attribute 'channel_mult_noise' is 2, expected 1"),
-    ("use_wavelets", True, "has the unknown argument 'use_wavelets'"),
+    ("use_wavelets", True, "has an unknown argument, 'use_wavelets'"),
     ("encoder_type", "wavelet", "unknown encoder type 'wavelet'"),
     ("num_blocks", 60000, "declares more layers"),
     ("model_channels", 60000, "has the shape (32, 32), not (240000, 240000)"),

@@ -136,7 +136,7 @@ class GaussianLatents(LatentDistribution):
             UsageError: ``eps`` is not a positive number.
         """
         if not 0 < eps < inf:
-            raise UsageError(f"eps is {eps:g}: it must be a positive variance")
+            raise UsageError(f"eps is {eps:g}: give a positive variance")
         variance = self.variance.clone()
         variance[dims_to_keep:] = eps
         return GaussianLatents(variance)

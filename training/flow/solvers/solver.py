@@ -59,8 +59,8 @@ class Solver:
         standardized: Whether the solver integrates the standardized variable, not the scaled one.
         multistep: Whether a step depends on the steps before it.
         adaptive: Whether the solver chooses its own steps; given times are then output times only.
-        pairs: The same method with a second state, at a gap from the first, which the exact inverse
-            needs; None for a single-state method.
+        pairs: Method of a reversible solver for pairs of states, which also yields half of their
+            difference (the gap), for an exact inverse; None for other solvers.
         quadrature: Weights ``[S + 1]`` of the values at the ends of steps in integrals along the
             trajectory; None to integrate them together with the state.
     """
@@ -81,7 +81,8 @@ class Solver:
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Integrate from ``x [B, D]``, and yield states and gaps at ``times[1:]``.
 
-        Gaps are None unless the method has pairs.
+        The gap of a reversible solver is half of the difference between its two states. Gaps are
+        None for other solvers.
 
         Args:
             v: The velocity.
@@ -90,7 +91,7 @@ class Solver:
             gap: Gap ``[B, D]`` of the first state; with it the integration reverses earlier steps.
 
         Raises:
-            UsageError: A gap is given, but the method has none.
+            UsageError: A gap is given, but the solver is not reversible.
         """
         if self.pairs is not None:
             return self.pairs(v, x, gap, times)
