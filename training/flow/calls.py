@@ -59,9 +59,10 @@ class ConditionedDenoiser:
     def with_trace(
         self, x: Tensor, t: Tensor, factors: Tensor, **further: Tensor
     ) -> tuple[Tensor, Tensor] | None:
-        """Return denoised points and weighted traces of the Jacobian; None without such a method.
+        """Return denoised points and weighted traces of the denoiser's Jacobian, or None.
 
-        See ``NetworkDenoiser.with_trace`` for the arguments.
+        See ``NetworkDenoiser.with_trace`` for the arguments. The result is None if the denoiser
+        does not compute traces.
         """
         rows = {k: v.expand(len(x), *v.shape[1:]) for k, v in self._conditions.items()}
         return with_trace(self._denoiser, x, t, factors, **rows, **further)

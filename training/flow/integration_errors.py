@@ -81,8 +81,7 @@ class Trajectories:
         times: Increasing times ``[S]``, float64.
         states: States ``[S, N, D]`` of N trajectories, float64. One trajectory in ``FITTED_TO`` is
             used for fits, the others measure errors.
-        of_data: Number of trajectories that start from data. They come before trajectories from
-            latents.
+        of_data: Number of trajectories that start from data; trajectories from latents follow.
         traces: Divergences of the velocity ``[S, N]``; None if not computed.
     """
 
@@ -220,9 +219,9 @@ def choose_integrations(
 def candidates(dim: int, use: Use, calls: int) -> list[Integration]:
     """Return the candidate schedules for a use, cheapest first, still without times.
 
-    The fitted method is excluded for densities of given points. They may lie in the tails, without
-    trajectories of the fit, where errors are a hundred times as large (``benchmarks/cost.py
-    --tails``).
+    The fitted method is excluded for densities of given points. Given points may lie in the tails,
+    far from the fitted trajectories, where errors are a hundred times as large
+    (``benchmarks/cost.py --tails``).
 
     Args:
         dim: D, the dimension of states.

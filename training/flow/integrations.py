@@ -185,13 +185,13 @@ class Integration(nn.Module):
             )
         if any(buffer.dtype != torch.float64 for buffer in self.buffers()):
             raise ValueError(
-                "the arrays of an integration schedule are not float64: restore the file from a "
-                "copy"
+                "the stored arrays of an integration schedule are not float64: restore the file "
+                "from a copy"
             )
         if (self.times.diff() <= 0).any():
             raise ValueError(
-                "the times of an integration schedule are not increasing: restore the file from a "
-                "copy"
+                "the stored times of an integration schedule are not increasing: restore the file "
+                "from a copy"
             )
 
 

@@ -41,8 +41,8 @@ class OutputGain(nn.Module):
             )
         if not gains.is_floating_point() or not gains.isfinite().all():
             raise ValueError(
-                "the gains of the network output are not finite floating-point numbers: restore "
-                "the file from a copy"
+                "the stored gains of the network output are not finite floating-point numbers: "
+                "restore the file from a copy"
             )
         self.offsets = nn.Parameter((gains - 1) / SPEED)
 

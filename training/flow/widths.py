@@ -133,11 +133,13 @@ class Widths(nn.Module):
         """Raise ValueError if a buffer is not finite, or a spread is not positive."""
         if not all(part.isfinite().all() for part in (self.center, self.weights, self.bias)):
             raise ValueError(
-                "a parameter of the posterior widths is not finite: restore the file from a copy"
+                "a stored parameter of the posterior widths is not finite: restore the file from "
+                "a copy"
             )
         if not (self.spread > 0).all():
             raise ValueError(
-                "a spread of the posterior widths is not positive: restore the file from a copy"
+                "a stored spread of the posterior widths is not positive: restore the file from a "
+                "copy"
             )
 
     def _terms(self, mean: Tensor, std: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ class ToyConvUNet(nn.Module):
 
     Args:
         dim: Number of data dimensions D.
-        noise_range: See ``NoiseFeatures``.
+        noise_range: Noise conditions of the first and the last time.
         channels: Number of channels at full resolution, a multiple of 8; coarser levels have twice
             as many.
         embedding_dim: Number of units of the noise embedding.
@@ -99,7 +99,7 @@ class ToySongUNet(nn.Module):
 
     Args:
         dim: Number of data dimensions D.
-        noise_range: See ``NoiseFeatures``.
+        noise_range: Noise conditions of the first and the last time.
         image_channels: Number of channels of the image that represents a point.
         channels: Number of channels at full resolution, before its factor.
         channel_mult: Factor of each level; resolutions are 8, 4, 2.

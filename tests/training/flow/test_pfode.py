@@ -187,22 +187,22 @@ CASES = [
     (ValueError, "calibration", lambda: Calibration(NODES, ONES[:2], ONES[:2])),
     (UsageError, "marginal, path", lambda: fit_calibration(denoiser(), POINTS, NODES, 0, "melt")),
     (ValueError, "output gain", lambda: OutputGain(NODES, torch.ones(2, 2))),
-    (ValueError, "output gain", lambda: OutputGain(NODES, torch.ones(3, 2) / 0)),
-    (ValueError, "output gain", lambda: OutputGain(NODES, torch.ones(3, 2).long())),
+    (ValueError, "gains of the network output", lambda: OutputGain(NODES, torch.ones(3, 2) / 0)),
+    (ValueError, "gains of the network output", lambda: OutputGain(NODES, torch.ones(3, 2).long())),
     *(
         (ValueError, text, lambda times=times: NaturalSpline(torch.tensor(times).double()))
         for text, times in (
             *(("times have shape", each) for each in ([0.0], [[0.0, 1.0], [2.0, 3.0]])),
-            *(("must be finite and incr", each) for each in ([0.0, 1, 1], [0, nan], [0, inf])),
+            *(("not finite and increasing", each) for each in ([0.0, 1, 1], [0, nan], [0, inf])),
         )
     ),
-    (ValueError, "must be float64", lambda: NaturalSpline(torch.arange(3).float())),
+    (ValueError, "give float64", lambda: NaturalSpline(torch.arange(3).float())),
     # Conditions.
     (UsageError, "conditional", lambda: conditional().to_flow(POINTS)),
     (DataError, "C = 3", lambda: conditional().given(Y[:, :2]).to_flow(POINTS)),
     (DataError, "NaN", lambda: conditional().given(Y * nan).to_data(POINTS)),
     (UsageError, "not conditional: leave", lambda: Coordinates(2, ["zca"]).given(Y)),
-    (ValueError, "requires conditions", lambda: Coordinates(2, ["prediction", "zca"])),
+    (ValueError, "needs at least one condition", lambda: Coordinates(2, ["prediction", "zca"])),
     (DataError, "C = 3", lambda: Surprise(3)(torch.zeros(5, 2).double())),
     (UsageError, "the generator is 0", lambda: PAIR.sample(10, 0)),
     (UsageError, "count is -1", lambda: PAIR.sample(-1)),

@@ -184,8 +184,8 @@ class LevelPrediction(Prediction):
         """Raise ValueError if the distance between levels of a column is not positive."""
         if not (self.step > 0).all():
             raise ValueError(
-                "the distance between levels of a category column is not positive: restore the "
-                "file from a copy"
+                "the stored distance between levels of a category column is not positive: restore "
+                "the file from a copy"
             )
 
 

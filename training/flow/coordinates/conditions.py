@@ -74,8 +74,8 @@ class LongTails(nn.Module):
         self.scores.check()
         if not (self.scale > 0).all():
             raise ValueError(
-                "the scale of a condition with long tails is not positive: restore the file from "
-                "a copy"
+                "the stored scale of a condition with long tails is not positive: restore the "
+                "file from a copy"
             )
 
 
@@ -141,7 +141,9 @@ class ConditionScale(nn.Module):
     def check(self) -> None:
         """Raise ValueError if a gain is negative, or a transform is invalid."""
         if (self.gain < 0).any():
-            raise ValueError("the gain of a condition is negative: restore the file from a copy")
+            raise ValueError(
+                "the stored gain of a condition is negative: restore the file from a copy"
+            )
         for part in (self.powers, self.scores):
             if part is not None:
                 part.check()

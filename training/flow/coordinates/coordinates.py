@@ -127,8 +127,9 @@ class Coordinates(nn.Module):
                 raise ValueError(f"unknown map '{name}': choose one of {', '.join(known)}")
         if trials and (trials < 0 or not conditions or relevant):
             raise ValueError(
-                f"coordinates for {trials} trials have {conditions} conditions, of them "
-                f"{len(relevant)} selected: give at least one condition, and select none"
+                f"coordinates for {trials} trials per point have {conditions} conditions and "
+                f"{len(relevant)} selected conditions: give at least one condition, and select "
+                "none"
             )
         self.scale: ConditionScale | TrialScale | None = None
         if conditions:
@@ -330,7 +331,7 @@ class Coordinates(nn.Module):
     def to_columns(self, points: Tensor) -> Tensor:
         """Map points ``[..., D]`` of flow space back through the affine maps only.
 
-        The remaining maps to data space act on single columns; they are in ``bent``.
+        The remaining maps to data space act on single columns, and are applied by ``bent``.
         """
         return self._back(points, slice(self._curved, None))
 
@@ -395,18 +396,19 @@ class Coordinates(nn.Module):
         """Raise ValueError if the buffers do not make an invertible map."""
         if (self.steps < 0).any():
             raise ValueError(
-                "the bin width of a discrete column is negative: restore the file from a copy"
+                "the stored bin width of a discrete column is negative: restore the file from a "
+                "copy"
             )
         if (self.least > self.most).any():
             raise ValueError(
-                "the smallest value of a discrete column exceeds its largest value: restore the "
-                "file from a copy"
+                "the stored smallest value of a discrete column exceeds its largest value: "
+                "restore the file from a copy"
             )
         for map_ in self.maps:
             if isinstance(map_, Gaps) and ((map_.steps != self.steps) & map_.some).any():
                 raise ValueError(
-                    "the removed bins of a discrete column differ in width from its other bins: "
-                    "restore the file from a copy"
+                    "the stored removed bins of a discrete column differ in width from its other "
+                    "bins: restore the file from a copy"
                 )
         for part in (*self.maps, self.scale, self.surprise, self.beside):
             if part is None:
@@ -446,5 +448,5 @@ def _require_finite(u: Tensor) -> None:
         raise DataError(
             f"{int(bad.any(dim=1).sum())} point(s) cannot be mapped, first in row {row + 1}, "
             f"column {column + 1}: the values are NaN or infinite, or outside the bounds of the "
-            "column. Correct or remove them"
+            "column. Correct or remove these points"
         )

@@ -144,7 +144,7 @@ class Bounded(PointMap):
 
 
 class Logarithm(Bounded):
-    """Logarithms of positive columns with a range of decades; other columns are unchanged."""
+    """Logarithms of positive columns that span decades; other columns are unchanged."""
 
 
 class Limits(Bounded):
@@ -205,8 +205,8 @@ class Gaps(PointMap):
         near = self.places.diff(dim=-1) < self.steps[:, None] * (1 - ROUNDED)
         if (self.steps <= 0).any() or (near & (self.places[:, 1:] < NOWHERE)).any():
             raise ValueError(
-                "the removed bins of a column overlap or have no positive width: restore the file "
-                "from a copy"
+                "the stored removed bins of a column overlap or have no positive width: restore "
+                "the file from a copy"
             )
 
 
@@ -268,8 +268,8 @@ class YeoJohnson(PointMap):
         """Raise ValueError unless all scales are positive and all exponents in [0, 2]."""
         if (self.scale <= 0).any() or (self.exponent < 0).any() or (self.exponent > 2).any():
             raise ValueError(
-                "the scale of a column is not positive, or its exponent is not within [0, 2]: "
-                "restore the file from a copy"
+                "the stored scale of a column is not positive, or its exponent is not within [0, "
+                "2]: restore the file from a copy"
             )
 
 
@@ -383,10 +383,13 @@ class NormalScores(PointMap):
         """Raise ValueError unless knots and scores increase and all slopes are positive."""
         if (self.places.diff(dim=0) <= 0).any() or (self.scores.diff(dim=0) <= 0).any():
             raise ValueError(
-                "the knots or scores of a spline are not increasing: restore the file from a copy"
+                "the stored knots or scores of a spline are not increasing: restore the file from "
+                "a copy"
             )
         if (self.slopes <= 0).any():
-            raise ValueError("a slope of a spline is not positive: restore the file from a copy")
+            raise ValueError(
+                "a stored slope of a spline is not positive: restore the file from a copy"
+            )
 
 
 class Standardize(PointMap):
@@ -416,8 +419,8 @@ class Standardize(PointMap):
         """Raise ValueError unless all standard deviations are positive."""
         if (self.std <= 0).any():
             raise ValueError(
-                "the standard deviation of a column or axis is not positive: restore the file "
-                "from a copy"
+                "the stored standard deviation of a column or axis is not positive: restore the "
+                "file from a copy"
             )
 
 
@@ -449,7 +452,9 @@ class WhitenPCA(Standardize):
         super().check()
         unit = torch.eye(self.dim, dtype=torch.float64, device=self.axes.device)
         if not torch.allclose(self.axes.T @ self.axes, unit, atol=1e-9):
-            raise ValueError("the principal axes are not orthonormal: restore the file from a copy")
+            raise ValueError(
+                "the stored principal axes are not orthonormal: restore the file from a copy"
+            )
 
 
 class WhitenZCA(WhitenPCA):

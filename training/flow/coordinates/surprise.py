@@ -68,8 +68,8 @@ class Surprise(nn.Module):
 
         Args:
             conditions: Simulated conditions ``[N, C]``.
-            relevant: Indices of the conditions that the surprise depends on; empty for all. It
-                always depends on constant conditions too.
+            relevant: Indices of the conditions that the surprise depends on, in addition to
+                constant conditions; empty for all conditions.
         """
         y = conditions.double()
         mean, spread = y.mean(dim=0), y.std(dim=0, correction=0)
@@ -141,6 +141,6 @@ class Surprise(nn.Module):
         """Raise ValueError if the quantiles are negative or decrease."""
         if (self.quantiles < 0).any() or (self.quantiles.diff() < 0).any():
             raise ValueError(
-                "the quantiles of the surprise of conditions decrease or are negative: restore "
-                "the file from a copy"
+                "the stored quantiles of the surprise of conditions decrease or are negative: "
+                "restore the file from a copy"
             )

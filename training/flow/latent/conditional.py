@@ -295,12 +295,13 @@ class ConditionalMixture(nn.Module):
         """Raise ValueError if the buffers and parameters do not define a distribution."""
         if not all(tensor.isfinite().all() for tensor in self.state_dict().values()):
             raise ValueError(
-                "a parameter of the latent distribution is not finite: restore the file from a copy"
+                "a stored parameter of the latent distribution is not finite: restore the file "
+                "from a copy"
             )
         if not float(torch.linalg.cond(self.axes)) < 1e8:
             raise ValueError(
-                "the axes of the latent distribution cannot be inverted: restore the file from a "
-                "copy"
+                "the stored axes of the latent distribution cannot be inverted: restore the file "
+                "from a copy"
             )
 
 
