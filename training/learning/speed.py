@@ -62,7 +62,7 @@ def gradient_seconds(
     rows: int,
     enough: float = torch.inf,
 ) -> float:
-    """Return the CPU seconds of a gradient in a precision, the smallest of several trials.
+    """Return the CPU seconds of a gradient in a given precision: the minimum of several trials.
 
     Args:
         model: The model.
@@ -70,7 +70,8 @@ def gradient_seconds(
         config: Settings of the training.
         precision: Precision of the network.
         rows: Number of samples.
-        enough: Seconds to compare with. There is a single trial if it takes twice as long or more.
+        enough: Seconds to compare with. If the first trial takes at least twice as long, no other
+            trial follows.
     """
     with torch.random.fork_rng(devices=[]):  # dropout must not affect training
         step = PaperStep(model, loss, config, precision, fake=False)

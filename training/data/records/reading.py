@@ -43,7 +43,8 @@ class RecordChoices(RowChoices):
         types: Type by column, as for ``column_of``; the types of other columns are inferred.
         missing: Method for missing values, a name in ``MISSING``; for a category column, ``mean``
             imputes the most frequent category.
-        missing_values: Further texts, or numbers in any form, that represent missing values.
+        missing_values: Texts or numbers that represent missing values, in addition to the usual
+            ones.
         calendar: Whether to add the weekday and season of dates as columns.
         is_missing: Columns for which an indicator of missing cells is added.
         decimal: Decimal sign; None detects the sign.
@@ -107,12 +108,12 @@ class SurveyedTable:
                 survey.add(texts)
         count = surveys[0].rows
         if count < FEWEST_ROWS:
-            raise DataError(f"{cells.name} has {count} rows: need at least {FEWEST_ROWS}")
+            raise DataError(f"{cells.name} has {count} rows: give at least {FEWEST_ROWS}")
         return cls(cells, choices, surveys, choices.decimal or decimal_of(surveys))
 
     @property
     def only_numbers(self) -> bool:
-        """Whether the table is purely numeric: no other types, and no missing cells to keep."""
+        """Whether the table is purely numeric, without missing cells that must be kept."""
         choices = self.choices
         return not (
             choices.types or choices.calendar or choices.is_missing or self.cells.levels
@@ -185,8 +186,8 @@ class SurveyedTable:
         records = with_rare_levels_together(records, self.choices.types, lines)
         if not records.columns:
             raise DataError(
-                f"{self.cells.name} contains only constants and identifiers: there is "
-                "nothing to learn, unless --types declares other types"
+                f"{self.cells.name} contains only constants and identifiers: there is nothing to "
+                "learn. Declare types of columns with --types"
             )
         records = with_made_columns(records, self.choices.calendar, self.choices.is_missing)
         return records, [*summary_of(records, self.surveys, self.choices.types), *lines]
