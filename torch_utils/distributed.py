@@ -149,7 +149,7 @@ def barrier() -> None:
 
 
 def shard(count: int) -> slice:
-    """Return this rank's slice of ``count`` rows; slices of ranks differ by at most one row."""
+    """Return this rank's slice of ``count`` rows; slices differ in length by at most one row."""
     ranks, index = world_size(), rank()
     return slice(count * index // ranks, count * (index + 1) // ranks)
 
@@ -199,7 +199,7 @@ def _device(name: str | None) -> torch.device:
         if index >= torch.cuda.device_count():
             raise UsageError(
                 f"CUDA device {index} does not exist: the number of devices is "
-                f"{torch.cuda.device_count()}"
+                f"{torch.cuda.device_count()}, so give a smaller index"
             )
         device = torch.device("cuda", index)
         torch.cuda.set_device(device)

@@ -50,7 +50,7 @@ class Dtype(Unfinished):
             case (int(), "<" | ">" | "|" as order, None, None, None, *_):
                 self.numpy = self.numpy.newbyteorder(order)
                 return self
-        raise ValueError("a dtype is not that of plain numbers")
+        raise ValueError("an array has a dtype other than plain numbers")
 
 
 class UnfilledArray(Unfinished):

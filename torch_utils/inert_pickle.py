@@ -52,7 +52,7 @@ class Unfinished(ABC):
 
     @abstractmethod
     def build(self, state: Any) -> Any:
-        """Return the finished object that replaces this one.
+        """Return the finished object that replaces this object.
 
         Raises:
             ValueError: The state is invalid.
@@ -138,7 +138,8 @@ class PickleReader:
             raise
         except ValueError as error:
             raise PickleError(
-                f"the pickle is damaged, or contains objects other than plain data ({shown(error)})"
+                "the pickle is damaged, or contains objects other than plain data "
+                f"({shown(error)}): restore the file from a copy"
             ) from error
         return value
 

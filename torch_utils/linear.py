@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 @cache
 def onednn() -> Any:
-    """Return oneDNN's linear layer, or None if PyTorch lacks it or it is not faster on this CPU.
+    """Return oneDNN's linear layer; None if the layer is missing, or not faster on this CPU.
 
     The layer is a private function of PyTorch, made for its compiler. If PyTorch renames the
     function, change the name here, and repeat ``benchmarks/linear_layers.py``.

@@ -153,9 +153,9 @@ class SavedArrays:
 
     @contextmanager
     def reading(self, name: str) -> Iterator[None]:
-        """Convert errors of NumPy and zipfile about damaged bytes of an array to DataError.
+        """Return a context that converts errors about damaged bytes of an array to DataError.
 
-        This holds during the block, which also suppresses warnings of NumPy.
+        The context also suppresses warnings of NumPy.
         """
         with _reading(self.broken(name)):
             yield

@@ -271,7 +271,9 @@ def tensors_of(state: Mapping[str, Any], name: str) -> dict[str, Tensor]:
         tensors = {key: value for key, value in entry.items() if isinstance(value, Tensor)}
         if len(tensors) == len(entry) and all(isinstance(key, str) for key in tensors):
             return tensors
-    raise ValueError(f"the entry '{name}' is not a dictionary of tensors by name")
+    raise ValueError(
+        f"the entry '{name}' is not a dictionary of tensors by name: restore the file from a copy"
+    )
 
 
 def _write(path: Path, payload: dict[str, Any]) -> None:

@@ -33,7 +33,7 @@ class RunningMeans:
         Args:
             name: Name of the quantity.
             values: The tensor.
-            counted: Boolean tensor ``[]``: False ignores the values. None counts them.
+            counted: Boolean tensor ``[]``, False to ignore the values; None to count the values.
         """
         flat = values.detach().to(self._device, torch.float64).flatten()
         number = flat.new_full((), flat.numel())

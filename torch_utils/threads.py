@@ -87,5 +87,5 @@ def _cpu_times() -> list[int]:
     """Return the times of all cores together by kind of use, in the order of proc(5)."""
     first, *values = TIMES.read_text().partition("\n")[0].split()
     if first != "cpu" or len(values) < 5:
-        raise ValueError(f"{TIMES} does not begin with CPU times in the format of Linux")
+        raise ValueError(f"{TIMES} does not begin with the CPU times of Linux")
     return [int(value) for value in values[:8]]

@@ -66,7 +66,7 @@ class AugmentDraws(NamedTuple):
     shift: Tensor
 
     def rows(self, rows: slice) -> "AugmentDraws":
-        """Return the parameters of the images in a slice, for example those of one rank."""
+        """Return the parameters of the images in a slice, for example the images of one rank."""
         return AugmentDraws(*(parameter[rows] for parameter in self))
 
     def to(self, device: torch.device) -> "AugmentDraws":

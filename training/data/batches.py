@@ -57,11 +57,11 @@ class BatchSource(Protocol):
 
 
 def parts_of_epochs(start: int, stop: int, size: int) -> Iterator[tuple[int, slice]]:
-    """Yield the epochs, with slices of their rows, between two positions of an endless stream.
+    """Yield the index of each epoch in a part of an endless stream, with its slice of rows.
 
     Args:
         start: First position in the endless stream.
-        stop: Position after the last one.
+        stop: Position after the last row.
         size: Number of rows per epoch.
     """
     while start < stop:

@@ -210,7 +210,7 @@ class Toy:
 
         Args:
             center: Point ``[D]`` about which the moments are taken.
-            second_moments: Second moments ``[D, D]`` to compare with those of the toy.
+            second_moments: Second moments ``[D, D]`` to compare with the second moments of the toy.
         """
         mean, covariance = self.moments()
         axes = self.mixture.embedding

@@ -58,7 +58,7 @@ class CellDensity(NamedTuple):
 
 
 def has_cells(flow: ProbabilityFlow) -> bool:
-    """Return whether the points of a flow have discrete columns, whose values stand for bins."""
+    """Return whether a flow has discrete columns, whose values stand for quantization bins."""
     return flow.coordinates is not None and bool(flow.coordinates.steps.any())
 
 
@@ -205,7 +205,7 @@ def offsets(discrete: Tensor) -> Tensor:
 
     Args:
         discrete: Mask ``[D]`` of discrete columns. Coordinates range from -1/2 to 1/2 in discrete
-            columns and are 0 in the others.
+            columns, and are 0 in continuous columns.
     """
     points_of = torch.zeros(SEQUENCES, CELL_POINTS // SEQUENCES, len(discrete), dtype=torch.float64)
     if not discrete.any():  # engines have at least one dimension

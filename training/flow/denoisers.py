@@ -54,8 +54,8 @@ class NetworkDenoiser(nn.Module):
             standard deviation, smooth in t; ``ddpm``: ``999 t``, for networks trained with this
             input; ``ddpm_float32``: the same with t in float32.
         preconditioning: A name in ``PRECONDITIONINGS``.
-        data_variance: Data variance ``[D]`` assumed by the coefficients, not negative. None takes
-            the variance of the basis, with small values raised so that a loss can divide by it.
+        data_variance: Data variance ``[D]`` assumed by the coefficients, not negative. None for the
+            variances of the basis, with small values raised to allow divisions in the loss.
         output_gain: Trained gains of the network's output; None for no gains.
 
     Attributes:
@@ -152,7 +152,7 @@ class NetworkDenoiser(nn.Module):
 
         Inputs and outputs are in eigenspace.
 
-        The dtype of z is also that of the rotations and of the result.
+        Rotations and the result have the dtype of z.
         """
         c_noise = self.noise_condition(t).to(torch.get_default_dtype())
         rows = self.basis.rotate_back(z) if self.space == "IS" else z

@@ -206,6 +206,8 @@ class _Sums:
         for sums in (self.count, self.total, self.square):
             sum_over_ranks(sums)
         if self.count < 2:
-            raise DataError("one point has no covariance: an eigenbasis needs at least two points")
+            raise DataError(
+                "one point has no covariance: give at least two points for an eigenbasis"
+            )
         offset = self.total / self.count
         return self.shift + offset, self.square / self.count - offset.outer(offset)

@@ -106,8 +106,8 @@ def fit_equal_error_grid(
         raise UsageError(f"{solver.name} chooses its own step sizes: leave --disc=adapted out")
     if solver.multistep:
         raise UsageError(
-            f"the errors of {solver.name} cancel on evenly spaced times, and adapted "
-            "times increase them: give --disc=ifs"
+            f"the errors of {solver.name} cancel on evenly spaced times, and adapted times "
+            "increase these errors: give --disc=ifs"
         )
     first, last = float(times[0]), float(times[-1])
     even = torch.linspace(last, first, CELLS + 1, dtype=torch.float64, device=latents.device)

@@ -57,8 +57,8 @@ class HeldOut(nn.Module):
         super().__init__()
         if truths < 1 or not 0 <= functions < len(quantities):
             raise ValueError(
-                f"a calibration has {truths} cases of {len(quantities)} quantities, {functions} "
-                "of them functions: give at least one case and one coordinate"
+                f"a calibration has {truths} cases of {len(quantities)} quantities, including "
+                f"{functions} functions: give at least one case and one coordinate"
             )
         self.truths, self.quantities, self.functions = truths, list(quantities), functions
         self.conditions, self.oddities, self.draws = conditions, list(oddities), draws
@@ -76,7 +76,7 @@ class HeldOut(nn.Module):
 
     @property
     def made_with(self) -> dict[str, Any]:
-        """Settings by name, other than the network, of the posterior draws.
+        """Settings of the posterior draws by name, without the network.
 
         Raises:
             ValueError: The stored settings are not a JSON object.
@@ -99,6 +99,6 @@ class HeldOut(nn.Module):
         for values in (self.ranks, self.contents):
             if values.dtype != torch.float64 or not ((values >= 0) & (values <= 1)).all():
                 raise ValueError(
-                    "ranks or region contents of the calibration are not between 0 and 1: "
+                    "ranks or probability contents of the calibration are not between 0 and 1: "
                     "calibrate again"
                 )

@@ -80,7 +80,7 @@ class Trajectories:
         flow: The flow, conditional on the conditions of all trajectories.
         times: Increasing times ``[S]``, float64.
         states: States ``[S, N, D]`` of N trajectories, float64. One trajectory in ``FITTED_TO`` is
-            used for fits, the others measure errors.
+            used for fits; all other trajectories measure errors.
         of_data: Number of trajectories that start from data; trajectories from latents follow.
         traces: Divergences of the velocity ``[S, N]``; None if not computed.
     """
@@ -303,7 +303,7 @@ def try_fitted(integration: Integration, right: Trajectories, use: Use) -> None:
 
     Args:
         integration: The schedule, with its times.
-        right: Accurate reference trajectories; some are used for the fit, the others for errors.
+        right: Accurate reference trajectories; a part is used for the fit, the rest for errors.
         use: Use of the schedule, which decides whether log densities are computed.
     """
     way = integration.way.to(right.times)

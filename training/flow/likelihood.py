@@ -318,7 +318,8 @@ class DensityPlan:
 
     Attributes:
         trace: Method for the traces of Jacobians.
-        levels_per_unit: Number of gray levels per data unit of images; None for other data.
+        levels_per_unit: Number of gray levels per data unit of images; None for data other than
+            images.
     """
 
     trace: Trace

@@ -20,8 +20,8 @@ class OutputGain(nn.Module):
     Gains are natural splines in time through trained values, which start at 1. How well a dimension
     can be predicted depends on its own noise, and differs most between kept and compressed
     dimensions. A network for images can hardly scale single eigenvectors, so that its output has
-    one scale for all dimensions: too small for predictable ones, too large for the others. A gain
-    per dimension gives each its own scale during training.
+    one scale for all dimensions: too small for predictable dimensions, too large for unpredictable
+    dimensions. A gain per dimension gives each its own scale during training.
 
     Args:
         times: Increasing times ``[K]`` of the spline nodes, at least two, float64.

@@ -175,8 +175,8 @@ class InflationSchedule(NoiseSchedule):
     ) -> "InflationSchedule":
         """Return the PRP schedule if all dimensions are kept, else the PRR schedule.
 
-        PRP schedules preserve the participation ratio of the data. PRR schedules reduce it, by
-        compressing some dimensions.
+        PRP schedules preserve the participation ratio of the data. PRR schedules reduce the
+        participation ratio, by compressing some dimensions.
 
         Args:
             dims_to_keep: d, the number of top-variance dimensions that keep inflating.

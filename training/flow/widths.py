@@ -42,7 +42,7 @@ class Widths(nn.Module):
     Attributes:
         center: Means ``[2 D]`` of the 2 D features: posterior means and log standard deviations.
         spread: Standard deviations of the features ``[2 D]``.
-        weights: Coefficients ``[P, D]`` of the P terms of the polynomial.
+        weights: Coefficients ``[P, D]`` of the P terms of a quadratic polynomial in the features.
         bias: Constant term of each parameter ``[D]``.
 
     Example:
@@ -95,9 +95,9 @@ class Widths(nn.Module):
             mean: Posterior means ``[N, D]``.
             std: Posterior standard deviations ``[N, D]``.
             truth: True parameters ``[N, D]``.
-            trained: Indicator ``[N]``: 1 for simulations in the training set of the flow, 0 for
-                others. Errors of training simulations have an additional factor, which is fitted
-                and then dropped.
+            trained: Indicator ``[N]``: 1 for simulations in the training set of the flow, 0 for all
+                other simulations. Errors of training simulations have an additional factor, which
+                is fitted and then dropped.
         """
         known = (std > 0).all(dim=1)
         mean, std, truth = (part[known].double() for part in (mean, std, truth))

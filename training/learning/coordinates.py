@@ -336,8 +336,8 @@ def _middle(x: Tensor) -> tuple[Tensor, Tensor]:
 def long_tails(y: Tensor) -> Tensor:
     """Return a mask ``[C]`` of the conditions ``[N, C]`` that have long tails.
 
-    Conditions have long tails if a row is far from all others, or if they are positive over
-    decades. With few rows, no condition counts as having long tails.
+    Conditions have long tails if a row is far from all other rows, or if their values are positive
+    and span decades. With few rows, no condition counts as having long tails.
     """
     middle, spread = _middle(y)
     far = (spread > 0) & ((y - middle).abs().amax(dim=0) > FAR * spread)
@@ -413,7 +413,7 @@ def shrunk_correlation(s: Tensor) -> Tensor:
 
         lambda = sum_ij Var(r_ij) / sum_ij r_ij^2    over i != j,
 
-    where variances are those of the mean of products over rows (Schaefer and Strimmer 2005).
+    where Var is the variance of the mean, over rows, of products (Schaefer and Strimmer 2005).
     """
     count = len(s)
     correlation = s.T @ s / count

@@ -50,7 +50,7 @@ class StepCost:
 
     Attributes:
         parameters: Number of trained parameters.
-        forward_flops: Floating-point operations per sample of the forward pass: those of matrix
+        forward_flops: Floating-point operations per sample of the forward pass, for matrix
             products, convolutions and attention.
         flops: Floating-point operations per sample, including the backward pass.
         state_bytes: Bytes that stay between steps: weights, averages, moments and bases.

@@ -127,7 +127,8 @@ class FittedLatents:
     Attributes:
         mixture: Distribution of the compressed dimensions.
         name: Name of the candidate.
-        nats: Mean log density of held-out latents, less that of the Gaussian, in nats.
+        nats: Mean log density of held-out latents minus their mean log density under the Gaussian,
+            in nats.
         error: Standard error of ``nats``; infinite for one point.
     """
 
@@ -452,7 +453,7 @@ def latent_file(network: Path, folder: Path | None) -> Path:
     """
     path = (folder or network.parent) / f"{network.stem}-law.pkl"
     if path.exists():
-        raise UsageError(f"{path} exists: move it, or give another --outdir")
+        raise UsageError(f"{path} exists: move the file, or give another --outdir")
     return path
 
 

@@ -68,7 +68,7 @@ class Mixture(NamedTuple):
         weights: Weights ``[M]``.
         means: Means of numbers ``[M, D]``.
         covariances: Covariances of numbers ``[M, D, D]``.
-        shares: Probabilities of levels ``[M, K]``; those of each category sum to 1.
+        shares: Probabilities of levels ``[M, K]``; probabilities of each category sum to 1.
         reach: Assumed largest distance of numbers from 0 ``[D]``: the largest observed distance
             plus 1.
     """
@@ -137,7 +137,8 @@ def fit_mixture(
     Args:
         rows: Rows in coordinates of the flow, of variance 1; only the first rows are used if there
             are many.
-        held_out: Validation rows, which decide the number of components; it is 1 without any rows.
+        held_out: Validation rows, which decide the number of components. Without validation rows,
+            there is a single component.
         level_counts: Number of levels of each category.
         seed: Random seed of the initial components.
         counts: Numbers of components to try, increasing from 1.

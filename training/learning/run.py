@@ -213,8 +213,8 @@ def run_training(
         trainer: New trainer; for a resumed run, this function restores its state.
         source: Source of batches.
         place: Location of a new run directory.
-        record: New content of ``training_options.json``; for a resumed run, it differs from the old
-            one only in the length of the training.
+        record: New content of ``training_options.json``; for a resumed run, only the length of the
+            training differs from the old content.
         resumed: State to continue from, or None.
         ending: Work on the trained model, as in ``train``.
         watch: Validation on held-out data, as in ``train``.

@@ -98,7 +98,7 @@ class RunFolder:
     def create(cls, place: Place, record: Mapping[str, Any]) -> "RunFolder":
         """Create ``outdir/00000-name`` with the next free number, or use ``outdir`` itself.
 
-        A run that torchrun has restarted uses the directory that it created before.
+        A run that torchrun has restarted uses its earlier directory.
 
         Raises:
             UsageError: ``outdir`` itself was requested, and contains a run already.
@@ -257,7 +257,8 @@ def read_record(location: Path) -> dict[str, Any]:
     record = load_json(folder / OPTIONS_NAME)
     if not isinstance(record.get("options"), dict):
         raise DataError(
-            f"{folder / OPTIONS_NAME} does not contain the options of a run: restore it from a copy"
+            f"{folder / OPTIONS_NAME} does not contain the options of a run: restore the file "
+            "from a copy"
         )
     return record
 

@@ -72,7 +72,9 @@ class LossScale:
             case {"value": float(value), "finite_steps": int(steps)} if value > 0 and steps >= 0:
                 self._set(value, steps)
             case _:
-                raise ValueError("the entry 'loss_scale' is not a valid loss scale")
+                raise ValueError(
+                    "the entry 'loss_scale' is not a positive scale with a count of steps"
+                )
 
     def _set(self, value: float, finite_steps: int) -> None:
         self.value = torch.full((), value, device=self._device)
@@ -83,7 +85,7 @@ MAX_SKIPPED_IN_A_ROW = 20
 
 
 class SkippedSteps:
-    """Counter of skipped training steps: all of them, and the latest consecutive ones."""
+    """Counter of skipped training steps, in total and in the latest unbroken sequence."""
 
     def __init__(self, device: torch.device):
         self._device = device
@@ -111,7 +113,7 @@ class SkippedSteps:
         self._until_look -= 1
 
     def read(self) -> tuple[int, int]:
-        """Return the numbers of all skipped steps, and of the latest consecutive skipped steps.
+        """Return the number of skipped steps in total, and in the latest unbroken sequence.
 
         The call waits until the device has finished.
         """
@@ -119,7 +121,7 @@ class SkippedSteps:
         return total, in_a_row
 
     def require_few_in_a_row(self, seen: int) -> None:
-        """Check the number of the latest consecutive skipped steps, after ``seen`` samples.
+        """Check that few consecutive steps were skipped up to now, after ``seen`` samples.
 
         Raises:
             TrainingError: Too many consecutive steps were skipped.

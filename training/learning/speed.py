@@ -86,7 +86,7 @@ def step_seconds(
 ) -> float:
     """Return the mean seconds of a training step on the slowest rank, without the first step.
 
-    The mean is used since some steps take far longer than most, such as the first of an epoch,
+    The mean includes steps that take far longer than most, such as the first step of an epoch,
     which imputes missing values anew. The model, on its device, is not changed.
     """
     trainer, taken = Trainer(copy.deepcopy(model), loss, config), list[float]()
@@ -122,7 +122,7 @@ def _slowest(seconds: float, device: torch.device) -> float:
 
 
 def compile_network(trainer: Trainer, source: BatchSource) -> None:
-    """Compile the network of a trainer, using a batch without training on it.
+    """Compile the network of a trainer, with the help of a batch that is not trained on.
 
     Raises:
         UsageError: PyTorch cannot compile here, for example because there is no C++ compiler.

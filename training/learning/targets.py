@@ -161,7 +161,8 @@ def informative_axis(basis: EigenBasis, schedule: NoiseSchedule, t_max: float) -
 
     Noise is compared at half of the end time.
 
-    This axis distinguishes noisy points best. The axis is a compressed dimension, or the first one.
+    This axis distinguishes noisy points best. The axis is a compressed dimension, or the first
+    dimension.
     """
     time = torch.full((), t_max / 2, dtype=torch.float64, device=basis.eigenvalues.device)
     return int((basis.eigenvalues / schedule.noise_variance(time)).argmax())

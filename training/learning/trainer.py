@@ -139,7 +139,7 @@ def optimizer_of(weights: list[Tensor], config: TrainingConfig) -> torch.optim.O
 
 
 class Trainer:
-    """Trainer: the state of a training, with the methods of a training step."""
+    """State of a training, with methods to take training steps."""
 
     def __init__(self, model: Model, loss: DenoisingLoss, config: TrainingConfig):
         self.loss, self.config = loss, config
@@ -181,7 +181,7 @@ class Trainer:
     def skipped(self) -> int:
         """Number of steps so far with a non-finite loss or gradient.
 
-        Reading it waits until the device has finished.
+        Reading the number waits until the device has finished.
         """
         return self.skips.read()[0]
 
@@ -290,7 +290,10 @@ class Trainer:
         return losses.detach()
 
     def without_sync(self) -> AbstractContextManager[None]:
-        """Accumulate gradients on this rank until the last microbatch averages them over ranks."""
+        """Return a context that accumulates gradients on this rank, without averaging over ranks.
+
+        The last microbatch of a step is outside of the context, and averages the gradients.
+        """
         if isinstance(self.regression, DistributedDataParallel):
             return self.regression.no_sync()
         return nullcontext()
@@ -316,7 +319,7 @@ class Trainer:
 
     @torch.no_grad()
     def update_average(self) -> None:
-        """Move the averaged weights towards the present ones by the decay of this step."""
+        """Move the averaged weights towards the present weights by the decay of this step."""
         decay = self.config.ema_decay(self.seen)
         torch._foreach_lerp_(self._averages, self._weights, 1 - decay)
 

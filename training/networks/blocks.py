@@ -165,7 +165,7 @@ class FIRFilter(nn.Module):
         return F.conv_transpose2d(x, kernel, stride=2, padding=self.reach, groups=x.shape[1])
 
     def blur(self, x: Tensor) -> Tensor:
-        """Return filtered images ``[B, C, H + 1, W + 1]``, at their resolution.
+        """Return filtered images ``[B, C, H + 1, W + 1]``, at unchanged resolution.
 
         The result is the input of a 3 x 3 convolution of stride 2 without padding.
         """

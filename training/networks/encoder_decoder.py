@@ -32,7 +32,7 @@ class Layout:
         widths: Number of channels of each level, finest first.
         num_blocks: Number of residual blocks per encoder level.
         attention_resolutions: Resolutions at which blocks have attention; a resolution that is not
-            a power of two counts as the next larger one.
+            a power of two counts as the next larger power.
         decoder_attends_once: Whether only the last block of a decoder level has attention.
         further_channels: Number of input channels of the first layer besides the image.
 
@@ -56,9 +56,9 @@ class Layout:
         _, height, width = self.image_shape
         if height != width or width < MIN_SIDE:
             raise UsageError(
-                f"images of {height} x {width} pixels do not fit this network: images must "
-                f"be square, with sides of at least {MIN_SIDE} ({script('dataset_tool')} "
-                "--resolution=32x32 resamples images)"
+                f"images of {height} x {width} pixels do not fit this network: give square images "
+                f"with sides of at least {MIN_SIDE} ({script('dataset_tool')} --resolution=32x32 "
+                "resamples images)"
             )
         if not self.widths or self.num_blocks < 1 or min(self.stem_width, *self.widths) < 1:
             raise UsageError(
@@ -67,7 +67,7 @@ class Layout:
             )
         if max(self.stem_width, *self.widths) > MAX_WIDTH:
             raise UsageError(
-                f"a resolution of the U-Net has more than {MAX_WIDTH} channels: give fewer"
+                f"a resolution of the U-Net has more than {MAX_WIDTH} channels: give fewer channels"
             )
         if width >> (self.depth - 1) < 1:
             raise UsageError(

@@ -30,7 +30,7 @@ LEAST = 1e-8
 
 
 class StartMixture(nn.Module):
-    """Mixture of M components for rows of numbers and categories: the start of a network.
+    """Initial model of a network for rows of numbers and categories: a mixture of M components.
 
     A component is a normal distribution of the D numbers, with independent probabilities of the
     levels of each category. The categories have K levels together.
@@ -188,10 +188,14 @@ class Start:
         self.slopes = torch.where(self.value == value, slopes, 0.0)
 
     def slopes_of_sizes(self, place: int) -> Tensor:
-        """Return the derivatives ``d size_i / dz_j [B, D]`` of the sizes for input j, ``place``.
+        """Return the derivatives ``d size_i / dz_j [B, D]`` of all sizes by one input j.
 
-        With ``u_k = w_k - w``, ``s = sum_k r_k ((A_k^-1)_ii - u_ki^2)`` has ``ds_i/dx_j = -sum_k
-        r_k (u_kj ((A_k^-1)_ii - u_ki^2) + 2 u_ki (A_k^-1)_ij)``.
+        With ``u_k = w_k - w``, the sizes depend on ``s_i = sum_k r_k ((A_k^-1)_ii - u_ki^2)``,
+        whose derivatives are ``ds_i/dx_j = -sum_k r_k (u_kj ((A_k^-1)_ii - u_ki^2) + 2 u_ki
+        (A_k^-1)_ij)``.
+
+        Args:
+            place: Index j of the input.
         """
         gamma, r, off = self._gamma, self._r[..., None], self._off
         along = off[..., place, None] * self._of_each + 2 * off * self._inverse[..., place]

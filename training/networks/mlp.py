@@ -76,11 +76,11 @@ class ConditionEmbedding(nn.Module):
     """Embedding network from many conditions to a few features, trained with the main network.
 
     Conditions of shape ``[C]`` pass through a perceptron with one hidden layer. Shape ``[C, L]`` is
-    a series and shape ``[C, H, W]`` an image, both with C channels: convolutions halve it down to a
-    length of ``SMALLEST``, and a linear layer follows. Shape ``[ANY_NUMBER, K]`` is a set of n
-    trials y of K numbers, in any order: features are ``rho(mean_i phi(y_i), log n)`` with
-    perceptrons phi and rho (Zaheer et al. 2017, "Deep sets"). The n trials of a point can be padded
-    with missing ones: the K numbers of each trial are followed by 1 if it is present and 0 if not.
+    a series and shape ``[C, H, W]`` an image, both with C channels: convolutions halve the length
+    down to ``SMALLEST``, and a linear layer follows. Shape ``[ANY_NUMBER, K]`` is a set of n trials
+    y of K numbers, in any order: features are ``rho(mean_i phi(y_i), log n)`` with perceptrons phi
+    and rho (Zaheer et al. 2017, "Deep sets"). The n trials of a point can be padded with missing
+    trials: the K numbers of each trial are followed by 1 if it is present and 0 if not.
 
     Args:
         shape: Shape of the conditions of one point.
@@ -113,8 +113,8 @@ class ConditionEmbedding(nn.Module):
     def forward(self, conditions: Tensor) -> Tensor:
         """Return features ``[B, FEATURES]`` of conditions.
 
-        Conditions are ``[B, L]``, with their shape flattened; for sets they are ``[B, n (K + 1)]``
-        with any n.
+        Conditions are ``[B, L]``, with their shape flattened. For sets of any number n of trials,
+        conditions are ``[B, n (K + 1)]``.
         """
         if self.each is None:
             return self.layers(conditions.view(-1, *self.shape))
@@ -126,7 +126,7 @@ class ConditionEmbedding(nn.Module):
 
     @property
     def label_dim(self) -> int:
-        """Number of input values per point; for sets of trials, per trial, with its flag."""
+        """Number of input values per point. For sets of trials: per trial, with its flag."""
         return self.shape[1] + 1 if self.each is not None else prod(self.shape)
 
 

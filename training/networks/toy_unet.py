@@ -95,7 +95,7 @@ class ToyConvUNet(nn.Module):
 class ToySongUNet(nn.Module):
     """Network ``F(z, c_noise)`` by the encoder and decoder of DDPM++, on an image of the point.
 
-    The noise features differ from those of DDPM++: they are few and smooth, see ``NoiseFeatures``.
+    Unlike in DDPM++, noise features are few and smooth (``NoiseFeatures``).
 
     Args:
         dim: Number of data dimensions D.

@@ -174,7 +174,7 @@ CASES = [
     (ValueError, "cannot be inverted", lambda: distribution("axes", 0)),
     (ValueError, "not finite", lambda: distribution("bias", inf)),
     # Solvers and grids.
-    (UsageError, "exp_rk5 has no second state", lambda: generate(gap=POINTS)),
+    (UsageError, "exp_rk5 has a single state", lambda: generate(gap=POINTS)),
     (DataError, "gaps have shape", lambda: generate("rev_rk5", gap=POINTS[:, :1])),
     (UsageError, "dopri5", lambda: fit_equal_error_grid(FLOW, POINTS, TIMES, SOLVERS["dopri5"])),
     (UsageError, "exp_ab2", lambda: fit_equal_error_grid(FLOW, POINTS, TIMES, SOLVERS["exp_ab2"])),
@@ -237,7 +237,7 @@ CASES = [
     (DataError, r"latents have shape \[4, 5, 2\]", lambda: FLOW.decode(torch.zeros(4, 5, 2))),
     (DataError, "states have shape", lambda: FLOW.simulate(torch.zeros(2), TIMES, "heun")),
     (DataError, "this distribution has D = 2", lambda: FLOW.latent.log_prob(torch.zeros(4, 3))),
-    (UsageError, "at least two times", lambda: FLOW.encode(POINTS, torch.zeros(1))),
+    (UsageError, "1 times: give at least two", lambda: FLOW.encode(POINTS, torch.zeros(1))),
     # Schedules.
     *(
         (UsageError, "positive number", lambda name=name, x=x: to_dimension(2, 3, **{name: x}))

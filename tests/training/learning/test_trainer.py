@@ -185,7 +185,7 @@ def test_an_incomplete_state_or_one_of_another_model_or_optimizer_is_a_data_erro
             "settings of the stored optimizer are of another",
         ),
         ({"param_groups": [{**group, "eps": 1.0}]}, "settings of the stored optimizer differ"),
-        ({"state": {99: {}}}, "moments of a parameter 99"),
+        ({"state": {99: {}}}, "moments of an unknown parameter, 99"),
         ({"state": {0: {}}}, "moments of parameter 0 do not match its shape"),
     ):
         state = {**trainer.state(), "optimizer": {**sound, **changes}}

@@ -47,7 +47,7 @@ def to_pixels(points: Tensor) -> Tensor:
         DataError: A value is not finite.
     """
     if not points.isfinite().all():
-        raise DataError("some values are NaN or infinite and cannot be pixels: check the network")
+        raise DataError("some values are not finite and cannot be pixels: check the network")
     return ((points + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 

@@ -207,7 +207,9 @@ class Transform:
         wide = self.name == "center-crop-wide"
         if self.resolution is None:
             if wide:
-                raise UsageError("center-crop-wide needs --resolution, such as 256x192")
+                raise UsageError(
+                    "center-crop-wide needs --resolution: give a resolution, such as 256x192"
+                )
             return
         width, height = self.resolution
         if min(width, height) < 1 or max(width, height) ** 2 > MAX_PIXELS:

@@ -91,7 +91,7 @@ class FolderContainer:
         self.names.sort()
 
     def where(self, name: str) -> str:
-        """Return the path of a file, or its quoted name and the folder if it is not printable."""
+        """Return the path of a file; if not printable, its quoted name and the folder."""
         whole = str(self.path / name)
         return whole if name.isprintable() else f"{quoted(name)} in {self.path}"
 
@@ -168,8 +168,8 @@ class ZipContainer:
                 )
             if stat.S_ISLNK(info.external_attr >> 16):
                 raise DataError(
-                    f"the entry {quoted(name)} of {self.path} is a symbolic link, which is "
-                    "not supported: replace it by its file"
+                    f"the entry {quoted(name)} of {self.path} is a symbolic link, which is not "
+                    "supported: replace the link by its file"
                 )
             if name in entries:
                 raise DataError(

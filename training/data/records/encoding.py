@@ -38,10 +38,10 @@ def encode(
 
     Args:
         source: File or data frame, as for ``open_cells``.
-        columns: Known columns, for example those of a network's training data.
+        columns: Known columns, for example the columns of a network's training data.
         separator: Separator of the cells of a text file; None detects the separator.
         decimal: Decimal sign; None detects the sign.
-        missing_values: Texts that represent missing values, in addition to the usual ones.
+        missing_values: Texts that represent missing values, in addition to usual texts such as NA.
         asked: Names of columns that may be absent without a report.
         like: Records that decide the decimal sign of a text file with the same separator, if
             numbers such as 4,500 are ambiguous; None for a decimal point.

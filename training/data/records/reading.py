@@ -43,8 +43,8 @@ class RecordChoices(RowChoices):
         types: Type by column, as for ``column_of``; the types of other columns are inferred.
         missing: Method for missing values, a name in ``MISSING``; for a category column, ``mean``
             imputes the most frequent category.
-        missing_values: Texts or numbers that represent missing values, in addition to the usual
-            ones.
+        missing_values: Texts or numbers that represent missing values, in addition to usual texts
+            such as NA.
         calendar: Whether to add the weekday and season of dates as columns.
         is_missing: Columns for which an indicator of missing cells is added.
         decimal: Decimal sign; None detects the sign.
@@ -99,7 +99,9 @@ class SurveyedTable:
         """
         for name in choices.types:
             if name not in cells.names:
-                raise UsageError(f"--types: {cells.name} has no column '{shown(name)}'")
+                raise UsageError(
+                    f"--types: {cells.name} has no column '{shown(name)}', so correct the name"
+                )
         every = cells.blocks
         cells = replace(cells, blocks=lambda: _first_rows(every(), choices.max_rows))
         surveys = [Survey(name, choices.missing_marks) for name in cells.names]
@@ -108,7 +110,7 @@ class SurveyedTable:
                 survey.add(texts)
         count = surveys[0].rows
         if count < FEWEST_ROWS:
-            raise DataError(f"{cells.name} has {count} rows: give at least {FEWEST_ROWS}")
+            raise DataError(f"{cells.name} has {count} rows: need at least {FEWEST_ROWS}")
         return cls(cells, choices, surveys, choices.decimal or decimal_of(surveys))
 
     @property
@@ -145,7 +147,8 @@ class SurveyedTable:
         """Read the table again as records; return the records, and a report in lines of text.
 
         Raises:
-            DataError: A cell is missing although that is not allowed, or no column varies.
+            DataError: A cell is missing although missing cells are not allowed, or no column
+                varies.
             UsageError: The cells do not fit the user's type.
         """
         types: dict[str, str | tuple[str, ...]] = {**self.cells.levels, **self.choices.types}

@@ -92,7 +92,7 @@ class Records:
         return missing
 
     def at(self, places: np.ndarray) -> "Records":
-        """Return the records with the given indices, or those selected by a boolean mask."""
+        """Return the records with the given indices, or selected by a boolean mask."""
         rows = np.arange(len(self))[places].tolist()
         return replace(
             self,

@@ -130,7 +130,7 @@ def without_missing(records: Records, missing: str, cells: Cells, lines: list[st
         whole = ~holes.any(axis=1)
         if whole.sum() < FEWEST_ROWS:
             raise DataError(
-                f"{cells.name} has {int(whole.sum())} rows without missing cells: give at least "
+                f"{cells.name} has {int(whole.sum())} rows without missing cells: need at least "
                 f"{FEWEST_ROWS}, or --missing=keep"
             )
         lines.append(f"Dropped {int((~whole).sum())} of {len(whole)} rows with missing cells")

@@ -115,8 +115,8 @@ def marks_of(missing_values: Iterable[object]) -> frozenset[str]:
     """Return the texts that represent missing values, in lower case.
 
     Args:
-        missing_values: Texts or numbers in addition to the usual ones. For a number, its usual
-            written forms are included.
+        missing_values: Texts or numbers in addition to usual texts such as NA. For a number, its
+            usual written forms are included.
 
     Raises:
         UsageError: The argument is a single text rather than a list.

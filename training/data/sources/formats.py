@@ -94,7 +94,8 @@ def read_plain_pickle(data: bytes, where: str) -> Any:
         where: Name of the pickle in error messages.
 
     Raises:
-        DataError: The pickle contains other objects, or is broken.
+        DataError: The pickle is damaged, or contains objects other than plain values and uint8
+            arrays.
     """
     try:
         return PickleReader(data, _NAMES, without=_REFUSED).read()

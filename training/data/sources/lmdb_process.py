@@ -34,7 +34,10 @@ def main(folder: str, most_bytes: int) -> None:
         ):
             database: Any = store.open_db()  # whose flags lmdb 3.0 declares without arguments
             if any(database.flags(transaction).values()):
-                raise ValueError("an LMDB with special keys or duplicate values is not supported")
+                raise ValueError(
+                    "an LMDB with special keys or duplicate values is not supported. Convert the "
+                    "store"
+                )
             _put(output, b"", b"")
             output.write(struct.pack("<Q", transaction.stat()["entries"]))
             for key, value in _watched(transaction.cursor()):

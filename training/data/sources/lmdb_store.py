@@ -50,16 +50,19 @@ def read_entries(folder: Path) -> Iterator[tuple[bytes, bytes]]:
             left -= len(key) + len(value)
             if number > store.count or left < 0:
                 raise _broken(
-                    folder, "it has more entries than it declares. Download the store again"
+                    folder, "the store has more entries than it declares. Download the store again"
                 )
             if key <= last:
-                raise _broken(folder, "its keys are not in order. Download the store again")
+                raise _broken(
+                    folder, "the keys of the store are not in order. Download the store again"
+                )
             last = key
             yield key, value
         if number != store.count:
             raise _broken(
                 folder,
-                f"it has {number} of {store.count} declared entries. Download the store again",
+                f"the store has {number} of {store.count} declared entries. Download the store "
+                "again",
             )
 
 
@@ -67,10 +70,11 @@ def read_entries(folder: Path) -> Iterator[tuple[bytes, bytes]]:
 def _opened(folder: Path) -> Iterator["_Store"]:
     path = folder / DATA_FILE
     if not path.is_file():  # opening a pipe would block forever
-        raise _broken(folder, f"its {DATA_FILE} is not a file. Download the store again")
+        raise _broken(folder, f"the entry {DATA_FILE} is not a file. Download the store again")
     if not os.access(path, os.R_OK):
         raise _broken(
-            folder, f"its {DATA_FILE} cannot be read: permission denied. Change the permissions"
+            folder,
+            f"the file {DATA_FILE} cannot be read: permission denied. Change the permissions",
         )
     if importlib.util.find_spec("lmdb") is None:
         raise DataError(

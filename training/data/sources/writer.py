@@ -89,8 +89,8 @@ class ImageWriter:
 def image_writer(destination: Path) -> Iterator[ImageWriter]:
     """Return a context that yields a writer of images to a zip or to a folder.
 
-    A destination that ends in ``.zip`` is a zip, any other a folder. It is created or replaced at
-    the end of the context; after an error nothing changes.
+    A destination that ends in ``.zip`` is a zip, any other a folder. The destination is created or
+    replaced at the end of the context; after an error nothing changes.
 
     Raises:
         DataError: No image was written.
@@ -267,8 +267,8 @@ class Conversion:
         pixels = self.transform(image.read(), image.where)
         if shape is not None and pixels.shape[:2] != shape[:2]:
             raise DataError(
-                f"{image.where} is {pixels.shape[1]}x{pixels.shape[0]}, but the first "
-                f"image is {shape[1]}x{shape[0]}: give --resolution"
+                f"{image.where} is {pixels.shape[1]}x{pixels.shape[0]}, but the first image is "
+                f"{shape[1]}x{shape[0]}: give --resolution to resize all images"
             )
         return pixels
 

@@ -91,7 +91,7 @@ def places_of(
             near = get_close_matches(name, names, 1)
             hint = f" (is '{shown(near[0])}' meant?)" if near else ""
             raise UsageError(
-                f"{source} has no column '{shown(name)}'{hint}: it has {listed(names)}"
+                f"{source} has no column '{shown(name)}'{hint}: choose from {listed(names)}"
             )
     chosen = [name for name in names if name] if wanted is None else wanted
     for name in chosen:
@@ -262,7 +262,7 @@ class RowChoices:
 
     Attributes:
         missing: Method for missing values, a name in ``MISSING``.
-        max_rows: Maximum number of rows to read, from the first; None for all rows.
+        max_rows: Maximum number of rows to read from the start of the table; None for all rows.
         held_out: Fraction of the rows that is held out of training, for validation.
         seed: Random seed of the split.
 

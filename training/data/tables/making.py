@@ -239,7 +239,7 @@ def _collected(
     values = joined(sound(), len(source.names))
     if len(values) < FEWEST_ROWS:
         whole = " without missing values" if choices.missing == "drop" else ""
-        raise DataError(f"{source.name} has {len(values)} rows{whole}: give at least {FEWEST_ROWS}")
+        raise DataError(f"{source.name} has {len(values)} rows{whole}: need at least {FEWEST_ROWS}")
     if not holes:
         return values, {}, None
     if choices.missing == "drop":

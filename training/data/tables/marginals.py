@@ -146,7 +146,7 @@ def _kinds(steps: Mapping[str, float]) -> str:
 
 
 def describe_steps(marginals: Mapping[str, Marginal]) -> list[str]:
-    """Return lines of text about columns that are not continuous: discrete, or a mixture.
+    """Return lines of text about discrete columns, and about columns that are partly discrete.
 
     Args:
         marginals: Marginal properties by name of the column.

@@ -83,12 +83,12 @@ class ConditionScale(nn.Module):
     """Standardization of conditions y, ``c = (p(y) - mean) gain``.
 
     The map p is a power transform for skewed conditions, normal scores for conditions with long
-    tails, and the identity for others.
+    tails, and the identity for all other conditions.
 
     Args:
         count: C, the number of conditions.
         skewed: Indices of skewed conditions.
-        tails: Indices of conditions with long tails; not among the skewed ones.
+        tails: Indices of conditions with long tails; skewed conditions are excluded.
 
     Attributes:
         powers: Power transform of the skewed conditions; None if there are none.
@@ -286,7 +286,7 @@ class Prediction(nn.Module, ABC):
         """Return the points ``[..., D]`` with residuals ``y [..., D]`` under conditions c."""
 
     def check(self) -> None:
-        """Accept all values: any buffers make an invertible map."""
+        """Do nothing: the map is invertible for all values of its buffers."""
 
 
 class LinearPrediction(Prediction):

@@ -168,7 +168,7 @@ class Coordinates(nn.Module):
         The probabilities are conditional on the other conditions, to which gradients flow.
 
         Args:
-            conditions: All conditions ``[..., C]``; the category columns are the last ones.
+            conditions: All conditions ``[..., C]``; category columns come last.
         """
         beside, labels = self.beside, self.given(conditions).labels
         assert beside is not None
@@ -407,8 +407,8 @@ class Coordinates(nn.Module):
         for map_ in self.maps:
             if isinstance(map_, Gaps) and ((map_.steps != self.steps) & map_.some).any():
                 raise ValueError(
-                    "the stored removed bins of a discrete column differ in width from its other "
-                    "bins: restore the file from a copy"
+                    "the stored gaps (removed bins) of a discrete column differ in width from its "
+                    "other bins: restore the file from a copy"
                 )
         for part in (*self.maps, self.scale, self.surprise, self.beside):
             if part is None:

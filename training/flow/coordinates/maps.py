@@ -29,7 +29,7 @@ class PointMap(nn.Module, ABC):
         self.dim, self.knots = dim, knots
 
     def hold(self, **buffers: Tensor) -> None:
-        """Register float64 buffers by name, or overwrite those that exist."""
+        """Register float64 buffers by name, or overwrite existing buffers of the same names."""
         for name, values in buffers.items():
             if name not in self._buffers:
                 # Copies, since buffers that share memory would all be loaded as the last of them.
@@ -205,8 +205,8 @@ class Gaps(PointMap):
         near = self.places.diff(dim=-1) < self.steps[:, None] * (1 - ROUNDED)
         if (self.steps <= 0).any() or (near & (self.places[:, 1:] < NOWHERE)).any():
             raise ValueError(
-                "the stored removed bins of a column overlap or have no positive width: restore "
-                "the file from a copy"
+                "the stored gaps (removed bins) of a column overlap or have no positive width: "
+                "restore the file from a copy"
             )
 
 
@@ -460,8 +460,8 @@ class WhitenPCA(Standardize):
 class WhitenZCA(WhitenPCA):
     """ZCA whitening ``y = (x - mean) V diag(1/std) V^T``: PCA whitening, rotated back.
 
-    Among all linear whitening maps it moves points least, so that edges of densities along columns
-    stay along coordinates.
+    ZCA whitening moves points least among all linear whitening maps. Edges of a density that are
+    parallel to columns therefore stay parallel to coordinates.
     """
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:

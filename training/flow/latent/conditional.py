@@ -186,12 +186,12 @@ class ConditionalMixture(nn.Module):
         if not (min(kept, depth) >= 0 and min(compressed, width) >= 1):
             raise ValueError(
                 f"the latent distribution has K = {kept}, C = {compressed}, width {width} and "
-                f"depth {depth}: C and width must be at least 1, K and depth at least 0"
+                f"depth {depth}: give C and width of at least 1, and K and depth of at least 0"
             )
         if not (1 <= components <= MOST and 0 <= waves <= MOST):
             raise ValueError(
                 f"the latent distribution has {components} components and {waves} frequencies: "
-                f"components must be from 1 to {MOST}, frequencies from 0 to {MOST}"
+                f"give components from 1 to {MOST}, and frequencies from 0 to {MOST}"
             )
         self.kept, self.compressed, self.components = kept, compressed, components
         self.width, self.depth, self.waves, self.chained = width, depth, waves, chained

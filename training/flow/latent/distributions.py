@@ -83,7 +83,8 @@ class LatentDistribution(ABC):
     def _require_dim(self, x: Tensor) -> None:
         if x.ndim == 0 or x.shape[-1] != self.dim:
             raise DataError(
-                f"latents have shape {list(x.shape)}, but this distribution has D = {self.dim}"
+                f"latents have shape {list(x.shape)}, but this distribution has D = {self.dim}: "
+                f"give [..., {self.dim}]"
             )
 
     def __repr__(self) -> str:
