@@ -31,7 +31,13 @@ class TrainingError(InflationError):
 
 
 def agree(name: str, given: Any, known: Any, source: str) -> Any:
-    """Return the known value of an option, and check that a given value agrees.
+    """Return the known value of an option, after a check that the user gave no other value.
+
+    Args:
+        name: Name of the option.
+        given: Value that the user gave; None for no value.
+        known: Value that the source contains.
+        source: Name of the source in the error message.
 
     Raises:
         UsageError: The given value differs from the known value; the message states both.
@@ -49,6 +55,9 @@ def require_known(kind: str, name: str, known: Iterable[str]) -> None:
 
 
 def in_one_line(text: str) -> str:
-    """Return the first line of a text that may quote a file: printable, and not too long."""
+    """Return the first line of a text, with nonprintable characters escaped, for a message.
+
+    The line is cut after ``LONGEST_REASON`` characters.
+    """
     line = next(iter(text.splitlines()), "")
     return (line if line.isprintable() else ascii(line)[1:-1])[:LONGEST_REASON]

@@ -21,12 +21,13 @@ _numbers = itertools.count()
 
 @contextmanager
 def atomic_path(destination: Path) -> Iterator[Path]:
-    """Yield a temporary path next to ``destination`` that replaces it if the block succeeds.
+    """Yield a temporary path, whose file replaces ``destination`` if the block succeeds.
 
-    The contents are on disk before the name is, so that a crash leaves the old file or the new one.
-    If the block raises an error, the temporary file is removed and ``destination`` is unchanged. A
-    killed process leaves its temporary file, ``.stem-partial-….suffix``. The next writer of
-    ``destination`` on the same machine removes it, or any writer a day later.
+    The contents are on disk before the file is renamed, so that a crash leaves the old file or the
+    complete new file. If the block raises an error, the temporary file is removed and
+    ``destination`` is unchanged. A killed process leaves its temporary file,
+    ``.stem-partial-….suffix``. The next call for the same ``destination`` removes that file: at
+    once on the same machine, after a day on other machines.
     """
     destination.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(destination)
@@ -90,7 +91,7 @@ def require_new(paths: list[Path], overwrite: bool, option: str = "--save_dir") 
     Args:
         paths: The paths of the results.
         overwrite: Whether existing results may be replaced.
-        option: Option that changes the paths, for the message.
+        option: Name of the option that changes the paths, for the error message.
     """
     existing = [path for path in paths if path.exists()]
     if existing and not overwrite:
@@ -100,29 +101,35 @@ def require_new(paths: list[Path], overwrite: bool, option: str = "--save_dir") 
 
 
 def require_there(*sources: object) -> None:
-    """Raise DataError unless all given files exist, before slow imports that read them.
+    """Raise DataError unless all given files exist.
 
-    Sources that are not paths, such as tables in memory, are ignored.
+    The check is fast, so that it can precede slow imports. Sources that are not paths, such as
+    tables in memory, are ignored.
     """
     for path in sources:
         if isinstance(path, Path) and not path.exists():
-            raise DataError(f"{path} does not exist")
+            raise DataError(f"{path} does not exist: give an existing path")
 
 
 def require_folder(path: Path) -> None:
-    """Create a folder if needed.
+    """Create a folder and its parents, unless they exist.
 
     Raises:
-        DataError: A file has that name.
+        DataError: The path of the folder, or of a parent, is a file.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        raise DataError(f"{path} cannot be a folder: a file has that name") from error
+        raise DataError(
+            f"{path} cannot be a folder: a file has that name, so give another folder"
+        ) from error
 
 
 def require_room(path: Path, size: int) -> None:
-    """Raise OSError unless the disk has room for ``size`` bytes, where this can be checked."""
+    """Raise OSError unless an existing file can grow to ``size`` bytes; leave it empty.
+
+    Without ``posix_fallocate``, for example on macOS, nothing is checked or changed.
+    """
     if hasattr(os, "posix_fallocate"):  # not available on macOS
         with path.open("rb+") as file:
             os.posix_fallocate(file.fileno(), 0, size)
@@ -130,7 +137,10 @@ def require_room(path: Path, size: int) -> None:
 
 
 def require_writable(folder: Path) -> None:
-    """Raise DataError unless a folder can be created and written; leave nothing behind."""
+    """Raise DataError unless files can be written to a folder, which may have to be created.
+
+    The check creates no lasting files or folders.
+    """
     place = folder.absolute()
     while not place.exists():
         place = place.parent
@@ -138,4 +148,6 @@ def require_writable(folder: Path) -> None:
         with TemporaryDirectory(dir=place):
             pass
     except OSError as error:
-        raise DataError(f"{folder} cannot be written: {place}: {error.strerror}") from error
+        raise DataError(
+            f"{folder} cannot be written: {place}: {error.strerror}. Give another folder"
+        ) from error

@@ -17,7 +17,7 @@ class _Console(logging.StreamHandler[TextIO]):
 
 
 def setup_logging(rank: int = 0) -> None:
-    """Set up the console: lines on stdout from rank 0, only warnings on stderr from other ranks."""
+    """Log to the console: all lines of rank 0 on stdout, warnings of other ranks on stderr."""
     logger.handlers.clear()
     logger.propagate = False
     logger.setLevel(logging.INFO)
@@ -28,7 +28,7 @@ def setup_logging(rank: int = 0) -> None:
 
 
 def copy_log_to(path: Path) -> None:
-    """Append all later lines, with their times, to a file too."""
+    """Append all later log lines, with their times, to a file in addition to the console."""
     file = logging.FileHandler(path, encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
     logger.addHandler(file)

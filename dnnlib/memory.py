@@ -12,9 +12,9 @@ OPTIONS = {-1: KEPT, -2: AHEAD, -3: LARGEST}
 def keep_freed_memory() -> bool:
     """Make glibc keep freed memory for later tensors; return whether this succeeded.
 
-    By default, blocks of 128 KiB are returned to the system as soon as they are free, and new
-    blocks arrive page by page, filled with zeros. Sums of 512 x 128 numbers then take ten times as
-    long. Results do not change.
+    By default, glibc returns blocks of 128 KiB or more to the system as soon as they are free, and
+    the system fills each new block with zeros, page by page. Sums of 512 x 128 numbers then take
+    ten times as long. The setting does not change results.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     return mallopt is not None and all(mallopt(*option) for option in OPTIONS.items())

@@ -13,7 +13,11 @@ WRITTEN_OUT = 1e8
 
 
 def natural(name: str, value: Any) -> int:
-    """Return a count or a random seed, after a check that it is a whole number and not negative.
+    """Return a value as an integer, after a check that it is a whole number and not negative.
+
+    Args:
+        name: Name of the value in the error message.
+        value: Value to check, for example a count or a random seed.
 
     Raises:
         UsageError: The value is not a whole number, or is negative.
@@ -28,10 +32,15 @@ def natural(name: str, value: Any) -> int:
 
 
 def fraction(name: str, value: Any, most: float = 1.0) -> float:
-    """Return a fraction, after a check that it is strictly between 0 and 1.
+    """Return a value as a float, after a check that it is above 0, below 1 and at most ``most``.
+
+    Args:
+        name: Name of the value in the error message.
+        value: Value to check.
+        most: Largest allowed value.
 
     Raises:
-        UsageError: The value is not such a number, or exceeds ``most``.
+        UsageError: The value is not a number, or is out of range.
     """
     number = float(value) if isinstance(value, Real) else nan
     if not (0 < number < 1 and number <= most):
@@ -55,7 +64,8 @@ def beside(value: float, spread: float) -> str:
 
     Args:
         value: Number to format.
-        spread: Standard deviation of the number, or a length on its scale; 0 if it is exact.
+        spread: Standard deviation of the number, or another measure of its uncertainty; 0 if the
+            number is exact.
 
     Example:
         >>> beside(18000.5234, 0.012), beside(5411234.0, 260000.0), beside(0.0, 1.0)

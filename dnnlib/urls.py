@@ -29,7 +29,7 @@ _URL = re.compile(
 
 
 def default_cache_dir() -> Path:
-    """Return the cache folder: $INFLATIONARY_FLOWS_CACHE, or one in the user's cache folder."""
+    """Return the folder of downloads: $INFLATIONARY_FLOWS_CACHE, or a part of the user's cache."""
     if folder := os.environ.get("INFLATIONARY_FLOWS_CACHE"):
         return Path(folder)
     # The XDG specification requires that a relative path is ignored.
@@ -39,7 +39,9 @@ def default_cache_dir() -> Path:
 
 
 def local_file(location: str, cache_dir: Path | None = None, *, max_bytes: int = 8 << 30) -> Path:
-    """Return the local file for a path or an https URL (with or without ``#sha256=…``).
+    """Return the path of a local file, or of the downloaded copy of an https URL.
+
+    A URL may end in ``#sha256=…``, the required SHA-256 of the file.
 
     Args:
         location: A path, where ``~`` is the home folder, or an https URL.
@@ -49,7 +51,7 @@ def local_file(location: str, cache_dir: Path | None = None, *, max_bytes: int =
     Raises:
         UsageError: The URL is not https, or is malformed.
         DataError: The path is missing or a folder, or the file cannot be downloaded completely, is
-            larger than ``max_bytes``, or has another digest.
+            larger than ``max_bytes``, or does not have the required SHA-256.
     """
     scheme = re.match(r"([a-z][a-z0-9+.-]*)://", location, re.IGNORECASE)
     if scheme is None:
@@ -57,7 +59,10 @@ def local_file(location: str, cache_dir: Path | None = None, *, max_bytes: int =
         try:
             path.stat()
         except (OSError, ValueError) as error:
-            raise DataError(f"cannot open the file {location!r}: {_reason(error)}") from error
+            raise DataError(
+                f"cannot open the file {location!r}: {_reason(error)}. Give the path of a "
+                "readable file"
+            ) from error
         if path.is_dir():
             raise DataError(f"{location!r} is a folder: give the path of a file")
         return path
@@ -100,7 +105,9 @@ def _cached_download(url: str, digest: str | None, cache: Path, max_bytes: int) 
                 downloader=_Downloader(digest, max_bytes),
             )
     except OSError as error:  # errors of requests are OSErrors
-        raise DataError(f"cannot download {url}: {_reason(error)}") from error
+        raise DataError(
+            f"cannot download {url} ({_reason(error)}): check the URL and the connection"
+        ) from error
     return path
 
 
@@ -133,7 +140,10 @@ class _Downloader:
                 answer.raise_for_status()
                 digest = self._copy(answer, url, Path(output_file))
         if self.digest not in (None, digest):
-            raise DataError(f"{url} has sha256 {digest}, expected {self.digest}")
+            raise DataError(
+                f"{url} has sha256 {digest}, expected {self.digest}: download it again, or "
+                "correct the digest"
+            )
 
     def _copy(self, answer: Any, url: str, path: Path) -> str:
         """Write the body to a file, and return its SHA-256."""
@@ -153,7 +163,8 @@ class _Downloader:
                 bar.update(len(chunk))
             if total not in (None, size):  # not all versions of urllib3 check this
                 raise DataError(
-                    f"cannot download {url}: the connection ended after {size} of {total} bytes"
+                    f"cannot download {url}: the connection ended after {size} of {total} bytes, "
+                    "so try again"
                 )
             file.flush()
             os.fsync(file.fileno())
@@ -161,7 +172,10 @@ class _Downloader:
 
     def _check_size(self, url: str, size: int) -> None:
         if size > self.max_bytes:
-            raise DataError(f"cannot download {url}: it is larger than {self.max_bytes} bytes")
+            raise DataError(
+                f"cannot download {url}: the file is larger than {self.max_bytes} bytes, so give "
+                "a smaller file"
+            )
 
 
 def _answer(session: Any, url: str) -> Any:
@@ -188,13 +202,18 @@ def _answer(session: Any, url: str) -> Any:
             target = redirect.url
             if not target.lower().startswith("https://"):
                 raise DataError(
-                    f"cannot download {url}: it redirects to {target}, but only https is allowed"
+                    f"cannot download {url}: the server redirects to {target}, but only https is "
+                    "allowed. Give an https URL of the file itself"
                 ) from redirect
             continue
         except ValueError as error:  # raised by urllib3 for an impossible host
-            raise DataError(f"cannot download {url}: {_reason(error)}") from error
+            raise DataError(
+                f"cannot download {url} ({_reason(error)}): check the URL and the connection"
+            ) from error
         return answer
-    raise DataError(f"cannot download {url}: more than {_REDIRECTS} redirects")
+    raise DataError(
+        f"cannot download {url}: more than {_REDIRECTS} redirects. Give the URL of the file itself"
+    )
 
 
 def _progress_bar(title: str, total: int | None) -> "tqdm[Any]":

@@ -337,7 +337,7 @@ def test_a_refit_changes_nothing_but_the_law_and_has_to_make_sense(distributions
     for arguments, part in (
         ((f"--network={plain}",), "need each other"),
         (("--refit_latent_law",), "need each other"),
-        ((f"--network={plain}", "--refit_latent_law"), "exists: move it"),
+        ((f"--network={plain}", "--refit_latent_law"), "exists: move the file"),
         ((f"--network={preserving}", "--refit_latent_law"), "does not compress any of its 2"),
         ((f"--network={plain}", "--refit_latent_law", "--data_name=moons"), "moons"),
     ):

@@ -16,30 +16,36 @@ from torch_utils.inert_pickle import shown
 def check_arguments(
     function: Callable[..., Any], arguments: Mapping[str, Any], beside: Collection[str] = ()
 ) -> None:
-    """Check whether a function can be called with these arguments.
+    """Check that a function can be called with arguments that were read from a file.
 
     Args:
-        function: A function or a class.
+        function: The function, or a class.
         arguments: The arguments by name.
-        beside: Names of arguments that are supplied separately.
+        beside: Names of arguments that the caller adds, which the file must not contain.
 
     Raises:
-        ValueError: An argument is unknown, missing, or does not match its annotation.
+        ValueError: An argument is unknown or missing, or does not have the type of its annotation.
     """
     known = _parameters(function)
     for name, value in arguments.items():
         if name not in known or name in beside:
-            raise ValueError(f"the file has an unknown argument, '{shown(name)}'")
+            raise ValueError(
+                f"the file has the unknown argument '{shown(name)}': update the code, or restore "
+                "the file from a copy"
+            )
         if not _fits(value, known[name].annotation):
-            raise ValueError(f"the argument '{name}' has the wrong type: {shown(repr(value))}")
+            raise ValueError(
+                f"the argument '{name}' has a value of the wrong type, {shown(repr(value))}: "
+                "restore the file from a copy"
+            )
     for name, parameter in known.items():
         needed = parameter.default is parameter.empty
         if needed and name not in arguments and name not in beside:
-            raise ValueError(f"the file lacks the argument '{name}'")
+            raise ValueError(f"the file lacks the argument '{name}': restore the file from a copy")
 
 
 def arguments_of(made: object) -> dict[str, Any]:
-    """Return the constructor arguments of an object that stores each under its name."""
+    """Return the constructor arguments of an object, read from its attributes of the same names."""
     return {name: getattr(made, name) for name in inspect.signature(type(made)).parameters}
 
 

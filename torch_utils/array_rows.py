@@ -14,7 +14,7 @@ from torch_utils.results import Header, SavedArrays, open_arrays
 
 @contextmanager
 def open_rows(path: Path, name: str) -> Iterator["ArrayRows"]:
-    """Open an array of an ``.npz`` to read it in batches of rows.
+    """Open an array of an ``.npz`` file, to be read in batches of rows.
 
     Raises:
         DataError: The file is missing or broken, or the array is missing, not numeric, or not
@@ -25,11 +25,11 @@ def open_rows(path: Path, name: str) -> Iterator["ArrayRows"]:
 
 
 class ArrayRows:
-    """An open array of at least one axis, read once from its first row to its last.
+    """An open array of an ``.npz`` file, whose rows are read once, from the first to the last.
 
     Attributes:
         shape: Shape of the whole array.
-        dtype: Type of its numbers, in this machine's byte order.
+        dtype: Data type of the array, in this machine's byte order.
     """
 
     def __init__(self, path: Path, name: str, saved: SavedArrays, header: Header, file: IO[bytes]):
@@ -37,17 +37,21 @@ class ArrayRows:
         self._stored, self.shape = header.dtype, header.shape
         self.dtype = self._stored.newbyteorder("=")
         if self.dtype.kind not in "fiu":
-            raise DataError(f"{path}: '{name}' contains {self.dtype}, expected numbers")
+            raise DataError(
+                f"{path}: the array '{name}' contains {self.dtype}, expected numbers: give a file "
+                "of numbers"
+            )
         if header.by_columns or not self.shape:
             raise DataError(
-                f"{path}: '{name}' of shape {list(self.shape)} is not stored row by row"
+                f"{path}: the array '{name}' of shape {list(self.shape)} is not stored row by "
+                "row: save it with at least one axis and in C order"
             )
 
     def batches(self, size: int) -> Iterator[np.ndarray]:
-        """Yield all rows, ``size`` at a time.
+        """Yield all rows in batches of ``size`` rows; the last batch can be smaller.
 
         Raises:
-            DataError: A row is missing or not finite.
+            DataError: The file ends early, or a row has values that are not finite.
         """
         for start in range(0, self.shape[0], size):
             yield self._read(min(size, self.shape[0] - start))
@@ -61,5 +65,8 @@ class ArrayRows:
             raise self._saved.broken(self._name)
         rows: np.ndarray[Any, Any] = np.frombuffer(content, self._stored).reshape(shape)
         if not np.isfinite(rows).all():
-            raise DataError(f"{self._path}: '{self._name}' has values that are not finite")
+            raise DataError(
+                f"{self._path}: the array '{self._name}' has values that are not finite: remove "
+                "the rows with these values"
+            )
         return rows.astype(self.dtype, copy=False)

@@ -23,12 +23,12 @@ _CHUNK = 1 << 16
 
 
 class ArrayStream:
-    """Arrays of known shape that are written to a file row by row.
+    """Writer of large arrays of known shapes to an ``.npz`` file, row by row.
 
     Args:
         path: The file.
         shapes: Shape of each array by name.
-        dtype: Type of all numbers.
+        dtype: Data type of all arrays.
     """
 
     def __init__(self, path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: np.dtype[Any]):
@@ -54,14 +54,17 @@ class ArrayStream:
         self.put_rows(name, index * len(row), row)
 
     def put_rows(self, name: str, first: int, rows: np.ndarray) -> None:
-        """Write rows ``[n, D]`` starting at ``first``; leading axes of the array are flattened."""
+        """Write rows ``[n, D]`` of an array, beginning with row ``first``.
+
+        An array with more than two axes counts as a matrix whose leading axes are flattened.
+        """
         width = math.prod(rows.shape[1:])
         with self._path.open("rb+") as file:
             file.seek(self._starts[name] + first * width * self._dtype.itemsize)
             file.write(np.ascontiguousarray(rows, self._dtype).data)
 
     def finish(self, small: Mapping[str, np.ndarray]) -> None:
-        """Add arrays that are already in memory, and complete the ``.npz``."""
+        """Add small arrays, by name, that are already in memory, and complete the ``.npz`` file."""
         with self._path.open("rb+") as file:
             for member in self._members:
                 file.seek(member.header_offset + len(member.FileHeader(zip64=True)))
@@ -70,7 +73,9 @@ class ArrayStream:
                 while size:
                     content = file.read(min(size, _CHUNK))
                     if not content:
-                        raise EOFError("an array is shorter than declared")
+                        raise EOFError(
+                            "the file became shorter while it was written: write it again"
+                        )
                     checksum = zlib.crc32(content, checksum)
                     size -= len(content)
                 member.CRC = checksum
@@ -89,15 +94,16 @@ def stream_arrays(
     dtype: np.dtype[Any],
     small: Mapping[str, np.ndarray],
 ) -> Iterator[ArrayStream]:
-    """Open an ``.npz`` whose large arrays are written row by row; memory holds one row.
+    """Return a context that creates an ``.npz`` file and yields a writer of its large arrays.
 
-    The file appears when the block ends; after an error it does not appear. Disk use is the size of
-    the file, and the file is closed between writes.
+    Large arrays are written row by row, so that memory holds one row at a time. The file appears
+    when the block ends; after an error it does not appear. No further disk space is needed, and the
+    file is closed between writes.
 
     Args:
         path: The file.
         shapes: Shapes of the large arrays by name.
-        dtype: Type of their numbers.
+        dtype: Data type of the large arrays.
         small: Arrays that are already in memory.
     """
     with atomic_path(path) as temporary:

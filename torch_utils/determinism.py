@@ -9,13 +9,13 @@ import torch
 
 @contextmanager
 def algorithms(deterministic: bool, benchmark: bool = False) -> Iterator[None]:
-    """Select the algorithms of PyTorch in this process, for the duration of the block.
+    """Select deterministic or fast algorithms of PyTorch in this process, during the block.
 
-    Enter it before CUDA is used. In a deterministic block, an operation without a deterministic
-    algorithm raises RuntimeError.
+    Enter the block before CUDA is used. In a deterministic block, an operation without a
+    deterministic algorithm raises RuntimeError.
 
     Args:
-        deterministic: Whether to use only algorithms with reproducible bytes.
+        deterministic: Whether to use only algorithms that give the same bytes in every run.
         benchmark: Whether cuDNN searches for its fastest algorithms; ignored if deterministic.
     """
     cudnn = torch.backends.cudnn

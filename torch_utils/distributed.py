@@ -30,12 +30,13 @@ def process_group(
 ) -> Iterator[torch.device]:
     """Join the process group of ``torchrun``, if there is one; yield this rank's device.
 
-    In the block, single precision is not reduced: see ``TF32``.
+    In the block, CUDA computes float32 in full precision rather than in TF32.
 
     Args:
-        device_name: ``cpu``, ``cuda``, ``cuda:1``, ...; None is CUDA if available.
-        threads: Number of CPU threads for a plain ``python``; None for the number of idle cores.
-        useful: Maximum useful number of threads, if none is specified; None for no limit.
+        device_name: ``cpu``, ``cuda``, ``cuda:1``, ...; None for CUDA if available, else the CPU.
+        threads: Number of CPU threads of a process without ``torchrun``; None for the number of
+            idle cores.
+        useful: Upper limit on the number of threads if ``threads`` is None; None for no limit.
 
     Raises:
         UsageError: The device does not exist.
@@ -54,7 +55,9 @@ def process_group(
                 world_size=ranks,
             )
         except (RuntimeError, ValueError, dist.DistError) as error:
-            raise DataError(f"the ranks could not connect: {error}") from error
+            raise DataError(
+                f"the ranks could not connect: {error}. Check the address and the port of torchrun"
+            ) from error
     threads = threads if world_size() == 1 else None
     cpu = nullcontext() if device.type != "cpu" else cpu_threads(threads, useful)
     try:
@@ -82,12 +85,15 @@ def _float32(tf32: bool) -> Iterator[None]:
 
 
 def world_from_environment() -> int:
-    """Return the number of ranks that ``torchrun`` started; 1 without it."""
+    """Return the number of ranks that ``torchrun`` started; 1 without ``torchrun``."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def rank_from_environment() -> int:
-    """Return this rank as numbered by ``torchrun``, known before the group is joined."""
+    """Return the index of this process in ``torchrun``; 0 without ``torchrun``.
+
+    The index is known before the process group is joined.
+    """
     return int(os.environ.get("RANK", "0"))
 
 
@@ -96,9 +102,10 @@ R = TypeVar("R")
 
 
 def first_rank_only(command: Callable[[S], R]) -> Callable[[S], R | None]:
-    """Return a command that only the first process runs, which writes the files.
+    """Return a function that runs a command in the first process of ``torchrun`` only.
 
-    The command then runs as a single process, also for groups that it creates.
+    In other processes the function returns None. A process group that the command joins has a
+    single rank.
     """
 
     @wraps(command)
@@ -116,12 +123,12 @@ def first_rank_only(command: Callable[[S], R]) -> Callable[[S], R | None]:
 
 
 def rank() -> int:
-    """Return the number of this rank in the process group; 0 without one."""
+    """Return the index of this rank in the process group; 0 without a process group."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
-    """Return the number of ranks in the process group; 1 without one."""
+    """Return the number of ranks in the process group; 1 without a process group."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
@@ -131,7 +138,7 @@ def is_main() -> bool:
 
 
 def progress_bar(items: Iterable[Any] | None = None, **options: Any) -> "tqdm[Any]":
-    """Return a tqdm progress bar, shown only on the main rank, and in a terminal."""
+    """Return a tqdm progress bar, which is shown on the main rank only, and only in a terminal."""
     return tqdm(items, **options, disable=None if is_main() else True)
 
 
@@ -142,7 +149,7 @@ def barrier() -> None:
 
 
 def shard(count: int) -> slice:
-    """Return this rank's contiguous shard of ``count`` rows; sizes differ by at most one."""
+    """Return this rank's slice of ``count`` rows; slices differ in length by at most one row."""
     ranks, index = world_size(), rank()
     return slice(count * index // ranks, count * (index + 1) // ranks)
 
@@ -155,7 +162,13 @@ def sum_over_ranks(values: Tensor) -> Tensor:
 
 
 def gather_rows(local: Tensor, count: int, dim: int = 0) -> Tensor:
-    """Concatenate the shards of all ranks along ``dim``, ``count`` rows in total, on every rank."""
+    """Return the concatenation of the rows of all ranks, on every rank.
+
+    Args:
+        local: This rank's rows, selected by ``shard``.
+        count: Number of rows over all ranks.
+        dim: Axis of the rows.
+    """
     if world_size() == 1:
         return local
     ranks = world_size()
@@ -186,7 +199,7 @@ def _device(name: str | None) -> torch.device:
         if index >= torch.cuda.device_count():
             raise UsageError(
                 f"CUDA device {index} does not exist: the number of devices is "
-                f"{torch.cuda.device_count()}"
+                f"{torch.cuda.device_count()}, so give a smaller index"
             )
         device = torch.device("cuda", index)
         torch.cuda.set_device(device)

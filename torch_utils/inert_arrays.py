@@ -35,46 +35,46 @@ _STORAGE_OPCODES = 200  # a valid storage has about 60
 
 
 class Dtype(Unfinished):
-    """The type of an array's numbers, whose byte order is set last."""
+    """Substitute for a NumPy dtype in a pickle; the byte order is set after its creation."""
 
     def __init__(self, code: str):
         self.numpy = np.dtype(code)
 
     def build(self, state: Any) -> "Dtype":
-        """Set the byte order, and return the type.
+        """Set the byte order from a pickled state, and return the same object.
 
         Raises:
-            ValueError: The state is that of a type with fields.
+            ValueError: The state is not that of a plain numeric type.
         """
         match state:
             case (int(), "<" | ">" | "|" as order, None, None, None, *_):
                 self.numpy = self.numpy.newbyteorder(order)
                 return self
-        raise ValueError("the state of a dtype with fields")
+        raise ValueError("an array has a dtype other than plain numbers")
 
 
 class UnfilledArray(Unfinished):
-    """An array before its dtype, shape and bytes are set."""
+    """Substitute for a NumPy array in a pickle, before its dtype, shape and bytes are set."""
 
     def build(self, state: Any) -> np.ndarray:
-        """Return the array of a state: shape, type, order and bytes.
+        """Return the array of a pickled state, which contains its shape, dtype, order and bytes.
 
         Raises:
-            ValueError: The state has another format.
+            ValueError: The state does not have this content.
         """
         match state:
             case (int(), tuple(shape), Dtype() as dtype, bool() | int() as fortran_order, raw):
                 return _array(raw, dtype, shape, "F" if fortran_order else "C")
-        raise ValueError("the state of an array in an unknown format")
+        raise ValueError("the state of an array has an unknown format")
 
 
 def dtype_of(*codes: str) -> Callable[..., Dtype]:
-    """Return a substitute for ``numpy.dtype`` that accepts only these types."""
+    """Return a substitute for ``numpy.dtype`` that accepts only types with the given codes."""
 
     def make(code: Any, *flags: Any) -> Dtype:
         name = code.decode("ascii") if isinstance(code, bytes) else expect(code, str)
         if name not in codes:
-            raise ValueError(f"the dtype {name}")
+            raise ValueError(f"the dtype {name} is not permitted")
         return Dtype(name)
 
     return make
@@ -82,7 +82,7 @@ def dtype_of(*codes: str) -> Callable[..., Dtype]:
 
 def _unfilled(kind: Any, *arguments: Any) -> UnfilledArray:
     if expect(kind, Name).text != "numpy.ndarray":
-        raise ValueError(f"a {kind.text} instead of numpy.ndarray")
+        raise ValueError(f"an array has the type {kind.text}, expected numpy.ndarray")
     return UnfilledArray()
 
 
@@ -100,7 +100,7 @@ def _array(raw: Any, dtype: Dtype, shape: tuple[Any, ...], order: Any) -> np.nda
     data = raw.encode("latin-1") if isinstance(raw, str) else expect(raw, bytes, bytearray)
     sizes = _sizes(shape)
     if prod(sizes) * dtype.numpy.itemsize != len(data):
-        raise ValueError(f"an array of shape {sizes} with {len(data)} bytes")
+        raise ValueError(f"an array of shape {sizes} cannot have {len(data)} bytes")
     return _view(sizes, dtype.numpy, buffer=memoryview(data).toreadonly(), order=order)
 
 
@@ -113,19 +113,19 @@ def _view(sizes: list[int], dtype: np.dtype[Any], **layout: Any) -> np.ndarray:
     try:
         return np.ndarray(sizes, dtype, **layout)
     except (TypeError, ValueError, OverflowError) as error:  # raised by NumPy for these arguments
-        raise ValueError(f"an array of shape {sizes}: {error}") from error
+        raise ValueError(f"an array of shape {sizes} does not fit its bytes: {error}") from error
 
 
 def _sizes(values: Any) -> list[int]:
     sizes = [expect(value, int) for value in expect(values, tuple)]
     if any(size < 0 for size in sizes):
-        raise ValueError("a negative size")
+        raise ValueError("a size of an array is negative")
     return sizes
 
 
 def _latin1(text: Any, encoding: Any) -> bytes:
     if encoding != "latin1":
-        raise ValueError(f"the encoding {encoding}")
+        raise ValueError(f"a text has the encoding {encoding}, expected latin1")
     return bytes(expect(text, str).encode("latin-1"))
 
 
@@ -145,15 +145,15 @@ def _storage(raw: Any) -> np.ndarray:
     if (magic, version) != (STORAGE_MAGIC, STORAGE_VERSION):
         raise ValueError("the bytes of a tensor are not a valid PyTorch storage")
     if expect(machine, dict).get("little_endian") is not True:
-        raise ValueError("a storage of a big-endian machine")
+        raise ValueError("a tensor is from a big-endian machine, which is not supported")
     match storage:
         case ("storage", Name(text=kind), str(key), str(), int(count), None) if keys == [key]:
             dtype = np.dtype(STORAGES[kind])
         case _:
-            raise ValueError("a storage in an unknown format")
+            raise ValueError("the storage of a tensor has an unknown format")
     rest = reader.rest()
     if int.from_bytes(rest[:8], "little") != count or len(rest) != 8 + count * dtype.itemsize:
-        raise ValueError(f"a storage of {count} values with {len(rest)} bytes")
+        raise ValueError(f"the storage of a tensor has {count} values, but {len(rest)} bytes")
     return _view([count], dtype, buffer=rest, offset=8)
 
 
@@ -161,11 +161,11 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *others: Any) -> 
     values, start = expect(storage, np.ndarray), expect(offset, int)
     sizes, strides = _sizes(size), _sizes(stride)
     if len(sizes) != len(strides):
-        raise ValueError(f"{len(strides)} strides for {len(sizes)} axes")
+        raise ValueError(f"a tensor has {len(strides)} strides, but {len(sizes)} axes")
     last = start + sum((n - 1) * step for n, step in zip(sizes, strides, strict=True))
     count = prod(sizes)
     if values.ndim != 1 or start < 0 or (count and last >= len(values)) or count > len(values):
-        raise ValueError(f"a tensor of shape {sizes} with {values.size} values")
+        raise ValueError(f"a tensor of shape {sizes} does not fit its {values.size} stored values")
     width = values.itemsize
     steps = [step * width for step in strides]
     offset = start * width if count else 0

@@ -36,12 +36,12 @@ LONGEST_SHOWN = 80
 
 
 class PickleError(ValueError):
-    """Error for a pickle that is broken or contains more than data; its message starts 'it'."""
+    """Error for a pickle that is damaged, or contains objects other than plain data."""
 
 
 @dataclass(frozen=True)
 class Name:
-    """Name of a function or class in a pickle, and its substitute."""
+    """Name of a function or class in a pickle, as ``module.name``, and its substitute function."""
 
     text: str
     function: Callable[..., Any] | None
@@ -52,7 +52,7 @@ class Unfinished(ABC):
 
     @abstractmethod
     def build(self, state: Any) -> Any:
-        """Return the replacement of this object.
+        """Return the finished object that replaces this object.
 
         Raises:
             ValueError: The state is invalid.
@@ -86,13 +86,14 @@ _OPCODES = {info.code.encode("latin-1"): info for info in pickletools.opcodes}
 
 
 class PickleReader:
-    """Reader of consecutive pickles in some bytes.
+    """Reader of pickles as data, which runs no code of the pickles.
 
     Args:
-        data: The bytes.
-        names: Permitted names, as ``module.name``.
+        data: One or more pickles, one after another.
+        names: Substitute functions of the permitted names, ``module.name``.
         without: Opcodes to reject in addition to unknown ones.
-        persistent: Function from a persistent id to its object; None rejects such ids.
+        persistent: Function from a persistent id, which refers to data outside of the pickle, to
+            its object; None to reject persistent ids.
         most_opcodes: Maximum number of opcodes of all pickles together.
 
     Attributes:
@@ -120,7 +121,8 @@ class PickleReader:
         """Return the value of the next pickle.
 
         Raises:
-            PickleError: The pickle is broken, contains anything but data, or is too much work.
+            PickleError: The pickle is damaged, contains objects other than plain data, or exceeds
+                the limits on its work.
         """
         self._start()
         try:
@@ -128,12 +130,16 @@ class PickleReader:
                 self._step(opcode.name, self._argument(opcode))
             (value,) = self._pop(1)
             if self._stack:
-                raise PickleError("the pickle has values left over")
+                raise PickleError(
+                    "the pickle is damaged, since values are left at its end: restore the file "
+                    "from a copy"
+                )
         except PickleError:
             raise
         except ValueError as error:
             raise PickleError(
-                f"the pickle is damaged or not a pickle of plain data ({shown(error)})"
+                "the pickle is damaged, or contains objects other than plain data "
+                f"({shown(error)}): restore the file from a copy"
             ) from error
         return value
 
@@ -149,22 +155,29 @@ class PickleReader:
     def _next_opcode(self) -> pickletools.OpcodeInfo:
         code = self._file.read(1)
         if not code:
-            raise PickleError("the pickle ends too early")
+            raise PickleError("the pickle is incomplete: restore the file from a copy")
         if code not in _OPCODES:
-            raise PickleError(f"the pickle has the byte {code!r} instead of an opcode")
+            raise PickleError(
+                f"the pickle is damaged, since the byte {code!r} is no opcode: restore the file "
+                "from a copy"
+            )
         opcode = _OPCODES[code]
         if opcode.name not in self._known:
-            raise PickleError(f"the pickle has the opcode {opcode.name}")
+            raise PickleError(
+                f"the pickle has the opcode {opcode.name}, which plain data does not need"
+            )
         self._opcodes_left -= 1
         if self._opcodes_left < 0:
-            raise PickleError("the pickle has too many opcodes")
+            raise PickleError("the pickle has more opcodes than the limit for plain data")
         return opcode
 
     def _argument(self, opcode: pickletools.OpcodeInfo) -> Any:
         try:
             return opcode.arg.reader(self._file) if opcode.arg else None
         except (ValueError, LookupError, OverflowError, struct.error) as error:  # by pickletools
-            raise PickleError(f"the pickle is damaged ({shown(error)})") from error
+            raise PickleError(
+                f"the pickle is damaged ({shown(error)}): restore the file from a copy"
+            ) from error
 
     def _step(self, opcode: str, argument: Any) -> None:
         stack = self._stack
@@ -185,7 +198,10 @@ class PickleReader:
                 self._memorize(argument)
             case "BINGET" | "LONG_BINGET":
                 if argument not in self._memo:
-                    raise PickleError("the pickle reads a value that was never stored")
+                    raise PickleError(
+                        "the pickle is damaged, since it reads a value that it has not stored: "
+                        "restore the file from a copy"
+                    )
                 stack.append(self._memo[argument])
             case "APPEND" | "APPENDS" | "ADDITEMS" | "SETITEM" | "SETITEMS":
                 self._extend(opcode)
@@ -195,26 +211,36 @@ class PickleReader:
                 stack.append(self._name(*self._pop(2)))
             case "BINPERSID":
                 if self._persistent is None:
-                    raise PickleError("the pickle refers to an external object, by a persistent id")
+                    raise PickleError(
+                        "the pickle refers to an object outside of itself, which is not permitted"
+                    )
                 stack.append(self._persistent(*self._pop(1)))
             case "REDUCE" | "NEWOBJ":
                 stack.append(self._call(*self._pop(2)))
             case "BUILD":
                 self._build(*self._pop(2))
             case _:
-                raise PickleError(f"the pickle has the opcode {opcode}")
+                raise PickleError(
+                    f"the pickle has the opcode {opcode}, which plain data does not need"
+                )
 
     def _pop(self, count: int) -> tuple[Any, ...]:
         """Pop the last values from the stack; a mark is not a value."""
         items = tuple(self._stack[-count:])
         if len(items) < count or any(item is _MARK for item in items):
-            raise PickleError("the pickle uses more values than the stack contains")
+            raise PickleError(
+                "the pickle is damaged, since it takes more values than its stack contains: "
+                "restore the file from a copy"
+            )
         del self._stack[-count:]
         return items
 
     def _pop_to_mark(self) -> tuple[Any, ...]:
         if not any(item is _MARK for item in self._stack):
-            raise PickleError("the pickle returns to a missing mark")
+            raise PickleError(
+                "the pickle is damaged, since a mark is missing on its stack: restore the file "
+                "from a copy"
+            )
         items: list[Any] = []
         while (item := self._stack.pop()) is not _MARK:
             items.append(item)
@@ -222,7 +248,10 @@ class PickleReader:
 
     def _top(self) -> Any:
         if not self._stack:
-            raise PickleError("the pickle uses more values than the stack contains")
+            raise PickleError(
+                "the pickle is damaged, since it takes more values than its stack contains: "
+                "restore the file from a copy"
+            )
         return self._stack[-1]
 
     def _memorize(self, place: int) -> None:
@@ -236,7 +265,9 @@ class PickleReader:
         target = self._top()
         if opcode in ("SETITEM", "SETITEMS"):
             if len(items) % 2:
-                raise PickleError("the pickle has a key without a value")
+                raise PickleError(
+                    "the pickle is damaged, since a key has no value: restore the file from a copy"
+                )
             for key, value in zip(items[::2], items[1::2], strict=True):
                 # No tuples: the hash of a nested one can take time exponential in its size.
                 expect(target, dict)[expect(key, *self.key_types)] = value
@@ -248,23 +279,29 @@ class PickleReader:
     def _name(self, module: Any, name: Any) -> Name:
         text = f"{expect(module, str)}.{expect(name, str)}"
         if text not in self._names:
-            raise PickleError(f"the pickle refers to {shown(text)}")
+            raise PickleError(
+                f"the pickle refers to {shown(text)}, which is not permitted in plain data"
+            )
         return Name(text, self._names[text])
 
     def _call(self, name: Any, arguments: Any) -> Any:
         function = expect(name, Name).function
         if function is None:
-            raise PickleError(f"the pickle calls {name.text}")
+            raise PickleError(f"the pickle calls {name.text}, which is not permitted")
         self._count_long(expect(arguments, tuple))
         if not _takes(function, len(arguments)):
-            raise PickleError(f"the pickle calls {name.text} with {len(arguments)} values")
+            raise PickleError(
+                f"the pickle calls {name.text} with {len(arguments)} arguments, which is not "
+                "permitted"
+            )
         try:
             return function(*arguments)
         except PickleError:
             raise
         except ValueError as error:
             raise PickleError(
-                f"the pickle calls {name.text} in an unknown way ({shown(error)})"
+                f"the pickle calls {name.text} with arguments that are not permitted "
+                f"({shown(error)})"
             ) from error
 
     def _build(self, target: Any, state: Any) -> None:
@@ -280,7 +317,9 @@ class PickleReader:
         lengths = [len(value) for value in values if isinstance(value, str | bytes | bytearray)]
         self._handed_over += sum(length for length in lengths if length > LONG_VALUE)
         if self._handed_over > HANDED_OVER * self._size:
-            raise PickleError("the pickle reuses the same bytes too often")
+            raise PickleError(
+                "the pickle passes the same bytes to functions too often for plain data"
+            )
 
 
 @lru_cache(maxsize=256)
@@ -294,18 +333,20 @@ def _takes(function: Callable[..., Any], count: int) -> bool:
 
 
 def expect(value: Any, *types: type) -> Any:
-    """Return a value, after a check that it has one of some types.
+    """Return a value, after a check that it is an instance of one of the given types.
 
     Raises:
-        ValueError: The value is of another type.
+        ValueError: The value is an instance of none of the types.
     """
     if not isinstance(value, types):
-        raise ValueError(f"{type(value).__name__} instead of {types[0].__name__}")
+        raise ValueError(
+            f"a value has the type {type(value).__name__}, expected {types[0].__name__}"
+        )
     return value
 
 
 def shown(text: object) -> str:
-    """Return text from a file for error messages: printable, in one line, and not long."""
+    """Return a shortened text for an error message, with nonprintable characters escaped."""
     line = str(text)[: LONGEST_SHOWN + 1]
     plain = line if line.isascii() and line.isprintable() else ascii(line)[1:-1]
     return plain if len(plain) <= LONGEST_SHOWN else plain[:LONGEST_SHOWN] + "..."

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 @cache
 def onednn() -> Any:
-    """Return oneDNN's linear layer, or None if it is missing, different, or no faster.
+    """Return oneDNN's linear layer; None if the layer is missing, or not faster on this CPU.
 
-    PyTorch has it for its compiler, as a private function. If PyTorch moves it, its name here
-    changes too, and the benchmark shows whether it is still worthwhile.
+    The layer is a private function of PyTorch, made for its compiler. If PyTorch renames the
+    function, change the name here, and repeat ``benchmarks/linear_layers.py``.
     """
     wide = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
     there = wide and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
@@ -41,9 +41,9 @@ def linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Results differ from ``F.linear`` by rounding only.
 
     Args:
-        rows: Rows.
-        weight: Weights, in the dtype of the rows.
-        bias: Bias, or None.
+        rows: Inputs ``[..., I]``.
+        weight: Weights ``[O, I]``, in the dtype of the rows.
+        bias: Bias ``[O]``; None for none.
     """
     single = rows.dtype == weight.dtype == torch.float32
     short = rows.numel() * weight.shape[0] < LEAST
@@ -82,7 +82,7 @@ class _Product(torch.autograd.Function):
 
 
 class Linear(nn.Linear):
-    """Linear layer by ``linear``, otherwise equal to ``nn.Linear``."""
+    """Linear layer that computes by the function ``linear``, and otherwise equals ``nn.Linear``."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Return ``input [..., I]`` times the weight, plus the bias: ``[..., O]``."""

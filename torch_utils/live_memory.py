@@ -19,11 +19,11 @@ GRAIN = 512
 
 
 class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counter of live memory while it is entered.
+    """Context that counts the bytes of the tensors in memory.
 
     Attributes:
-        now: Number of live bytes.
-        peak: Maximum number since ``restart``.
+        now: Present number of bytes.
+        peak: Largest number of bytes since the start, or since ``restart``.
     """
 
     def __init__(self) -> None:
@@ -32,11 +32,11 @@ class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
 
     def restart(self) -> None:
-        """Reset the peak to the present number of live bytes."""
+        """Reset the peak to the present number of bytes."""
         self.peak = self.now
 
     def count(self, tensors: Iterable[Tensor]) -> None:
-        """Count tensors that existed before the counter was entered."""
+        """Add tensors that existed before the context was entered to the count."""
         for tensor in tensors:
             storage = tensor.untyped_storage()
             if storage in self._known:

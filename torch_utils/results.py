@@ -41,7 +41,7 @@ MOST_AXES, MOST_TOLD = 8, 20
 
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write an ``.npz`` atomically."""
+    """Write arrays to an ``.npz`` file atomically."""
     # Without savez: before NumPy 2.1 it treats allow_pickle as the name of an array, and on a full
     # disk it leaves an archive that fails again when it is garbage-collected.
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
@@ -57,10 +57,10 @@ def write_members(archive: zipfile.ZipFile, arrays: Mapping[str, np.ndarray]) ->
 
 @contextmanager
 def open_arrays(path: Path) -> Iterator["SavedArrays"]:
-    """Open an ``.npz`` whose arrays are read on demand; object arrays are rejected.
+    """Open an ``.npz`` file, and yield a reader of its arrays; object arrays are rejected.
 
     Raises:
-        DataError: The file is missing or broken, or declares far more than its size.
+        DataError: The file is missing or damaged, or declares far more bytes than it contains.
     """
     unreadable = DataError(f"{path} is not a readable .npz of plain arrays")
     if path.exists() and not path.is_file():  # opening a pipe would block forever
@@ -73,7 +73,7 @@ def open_arrays(path: Path) -> Iterator["SavedArrays"]:
         raise unreadable from error
     with file:
         if file.read(len(np.lib.format.MAGIC_PREFIX)) == np.lib.format.MAGIC_PREFIX:
-            raise DataError(f"{path} is one array, not an .npz of results")
+            raise DataError(f"{path} is a single array: give an .npz of results")
         try:
             archive = zipfile.ZipFile(file)
         except _FOREIGN_ERRORS as error:
@@ -82,14 +82,21 @@ def open_arrays(path: Path) -> Iterator["SavedArrays"]:
             promised = sum(member.file_size for member in archive.infolist())
             if promised > max(path.stat().st_size, MAX_INFLATED_BYTES):
                 raise DataError(
-                    f"{path} declares {promised} bytes of arrays, more than it contains: "
-                    f"the limit for compressed arrays is {MAX_INFLATED_BYTES >> 20} MiB"
+                    f"{path} declares {promised} bytes of arrays, more than it contains: the "
+                    f"limit for compressed arrays is {MAX_INFLATED_BYTES >> 20} MiB, so save "
+                    "larger arrays uncompressed"
                 )
             yield SavedArrays(path, archive)
 
 
 class Header(NamedTuple):
-    """Shape, type and order that a file declares for an array; ``by_columns`` is Fortran order."""
+    """Header of an array in a file.
+
+    Attributes:
+        shape: Shape of the array.
+        by_columns: Whether values are stored column by column (Fortran order).
+        dtype: Data type of the array.
+    """
 
     shape: tuple[int, ...]
     by_columns: bool
@@ -97,7 +104,7 @@ class Header(NamedTuple):
 
 
 class SavedArrays:
-    """An open ``.npz``.
+    """Reader of the arrays in an open ``.npz`` file.
 
     Attributes:
         names: Names of the arrays in the file.
@@ -114,15 +121,19 @@ class SavedArrays:
 
     @contextmanager
     def open(self, name: str) -> Iterator[tuple[Header, IO[bytes]]]:
-        """Open an array: yield its header, and its file positioned after the header.
+        """Open an array, and yield its header and a file that is positioned after the header.
 
         Raises:
-            DataError: The array is missing, broken, of objects, or has another size than declared.
+            DataError: The array is missing or damaged, contains objects, or does not have the size
+                in its header.
         """
         if name not in self._members:
             names = ", ".join(shown(known) for known in self.names[:MOST_TOLD]) or "none"
             more = ", ..." if len(self.names) > MOST_TOLD else ""
-            raise DataError(f"{self._path} has no array '{name}': it has {names}{more}")
+            raise DataError(
+                f"{self._path} has no array '{name}': give a file with this array. Its arrays are "
+                f"{names}{more}"
+            )
         member = self._members[name]
         with self.reading(name):
             file = self._archive.open(member)
@@ -130,10 +141,11 @@ class SavedArrays:
             yield _read_header(file, member.file_size, self.broken(name)), file
 
     def read(self, name: str) -> np.ndarray:
-        """Return an array.
+        """Return an array by its name.
 
         Raises:
-            DataError: The array is missing, broken, of objects, or has another size than declared.
+            DataError: The array is missing or damaged, contains objects, or does not have the size
+                in its header.
         """
         with self.open(name), self.reading(name), self._archive.open(self._members[name]) as file:
             array: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
@@ -141,34 +153,40 @@ class SavedArrays:
 
     @contextmanager
     def reading(self, name: str) -> Iterator[None]:
-        """Convert errors of NumPy or zipfile about broken bytes to DataError, in this block.
+        """Return a context that converts errors about damaged bytes of an array to DataError.
 
-        Warnings of NumPy are suppressed.
+        The context also suppresses warnings of NumPy.
         """
         with _reading(self.broken(name)):
             yield
 
     def broken(self, name: str) -> DataError:
-        """Return the error for an array that is damaged or not plain."""
+        """Return the error to raise for an array that is damaged or contains objects."""
         return DataError(
             f"{self._path}: the array '{shown(name)}' is damaged or not plain: make the file again"
         )
 
     def numbers(self, name: str, holes: bool = False) -> np.ndarray:
-        """Return an array of finite numbers, in the byte order of this machine.
+        """Return an array after a check that it contains finite numbers, in native byte order.
 
         Args:
             name: Name of the array.
-            holes: Whether NaN is permitted too.
+            holes: Whether NaN, for missing values, is permitted too.
 
         Raises:
-            DataError: The array contains values that are not finite, or no numbers.
+            DataError: The array contains values that are not finite, or that are not numbers.
         """
         array = self.read(name)
         if array.dtype.kind not in "fiu":
-            raise DataError(f"{self._path}: '{name}' contains {array.dtype}, expected numbers")
+            raise DataError(
+                f"{self._path}: the array '{name}' contains {array.dtype}, expected numbers: make "
+                "the file again"
+            )
         if not (np.isfinite(array) | (holes & np.isnan(array))).all():
-            raise DataError(f"{self._path}: '{name}' has values that are not finite")
+            raise DataError(
+                f"{self._path}: the array '{name}' has values that are not finite: make the file "
+                "again"
+            )
         return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
@@ -201,10 +219,11 @@ def _read_header(file: IO[bytes], size: int, broken: DataError) -> Header:
 
 @contextmanager
 def open_array(path: Path) -> Iterator[tuple[Header, IO[bytes]]]:
-    """Open an ``.npy``: yield its header, and its file positioned after the header.
+    """Open an ``.npy`` file, and yield its header and the file, positioned after the header.
 
     Raises:
-        DataError: The file is missing, broken, of objects, or has another size than declared.
+        DataError: The file is missing or damaged, contains objects, or does not have the size in
+            its header.
     """
     broken = DataError(f"{path} is not a readable .npy of plain numbers")
     if path.exists() and not path.is_file():  # opening a pipe would block forever
@@ -218,10 +237,11 @@ def open_array(path: Path) -> Iterator[tuple[Header, IO[bytes]]]:
 
 
 def load_array(path: Path) -> np.ndarray:
-    """Return the array of an ``.npy``.
+    """Return the array in an ``.npy`` file.
 
     Raises:
-        DataError: The file is missing, broken, of objects, or has another size than declared.
+        DataError: The file is missing or damaged, contains objects, or does not have the size in
+            its header.
     """
     with open_array(path):
         broken = DataError(f"{path} is not a readable .npy of plain numbers")
@@ -231,9 +251,10 @@ def load_array(path: Path) -> np.ndarray:
 
 
 def of_characters(array: np.ndarray, broken: DataError) -> np.ndarray:
-    """Return an array, after a check of texts for invalid code points.
+    """Return an array, after a check that its texts have valid Unicode code points.
 
-    Python cannot represent invalid code points; the error ``broken`` is raised for them.
+    Arrays of numbers are returned unchanged. For invalid code points, which Python cannot
+    represent, the error ``broken`` is raised.
     """
     if array.dtype.kind == "U" and array.nbytes:
         codes = np.dtype("u4").newbyteorder(array.dtype.byteorder)
@@ -243,10 +264,11 @@ def of_characters(array: np.ndarray, broken: DataError) -> np.ndarray:
 
 
 def load_arrays(path: Path, required: Iterable[str] = ()) -> dict[str, np.ndarray]:
-    """Return the arrays of an ``.npz``; object arrays, which would need pickle, are rejected.
+    """Return the arrays in an ``.npz`` file by name; object arrays are rejected.
 
     Raises:
-        DataError: The file is missing or broken, lacks a required array, or has an object array.
+        DataError: The file is missing or damaged, lacks one of the ``required`` arrays, or has an
+            object array.
     """
     with open_arrays(path) as saved:
         return {name: saved.read(name) for name in dict.fromkeys([*required, *saved.names])}
@@ -265,25 +287,29 @@ def load_json(path: Path) -> dict[str, Any]:
         DataError: The file is missing, too large, or not a JSON object.
     """
     if path.exists() and not path.is_file():  # opening a pipe would block forever
-        raise DataError(f"{path} is not an ordinary file")
+        raise DataError(f"{path} is not an ordinary file: give the path of a JSON file")
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise DataError(
-                f"{path} is larger than {MAX_JSON_BYTES >> 20} MiB: it is not "
-                "a file of this project"
+                f"{path} is larger than {MAX_JSON_BYTES >> 20} MiB: give a JSON file that this "
+                "project wrote"
             )
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist") from error
+        raise DataError(f"{path} does not exist: give the path of a JSON file") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not readable JSON") from error
+        raise DataError(
+            f"{path} is not readable JSON: restore it from a copy, or make it again"
+        ) from error
     if not isinstance(content, dict):
-        raise DataError(f"{path} is JSON, but not an object of names and values")
+        raise DataError(
+            f"{path} is JSON, but not an object of names and values: restore it from a copy"
+        )
     return content
 
 
 def last_line(path: Path) -> dict[str, Any] | None:
-    """Return the last object of a ``.jsonl``; None if there is none.
+    """Return the last line of a ``.jsonl`` file, a JSON object; None if there is none.
 
     Raises:
         DataError: The file cannot be read, or its last line is not JSON.
@@ -294,7 +320,7 @@ def last_line(path: Path) -> dict[str, Any] | None:
         lines = path.read_text(encoding="utf-8").splitlines()
         value = json.loads(lines[-1]) if lines else None
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: its last line is not readable JSON") from error
+        raise DataError(f"{path}: the last line is not readable JSON: remove this line") from error
     return value if isinstance(value, dict) else None
 
 
@@ -302,7 +328,7 @@ def provenance(moment: str = "finished") -> dict[str, Any]:
     """Return the provenance of a result: versions of code and libraries, machine, time, command.
 
     Args:
-        moment: Name of the time, for example ``finished``.
+        moment: Key of the present time in the result, for example ``finished``.
     """
     return {
         "code_version": dnnlib.__version__,

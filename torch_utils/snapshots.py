@@ -47,7 +47,7 @@ A TypeError, an AttributeError or a LookupError is never caused by a file, but b
 
 @dataclass(frozen=True)
 class Part:
-    """A module of a network file: class name, constructor arguments, and tensors."""
+    """A module of a network file: its class name, constructor arguments, and tensors by name."""
 
     class_name: str
     arguments: dict[str, Any]
@@ -55,7 +55,7 @@ class Part:
 
 
 def write_network(path: Path, parts: Mapping[str, Part], about: Mapping[str, Any]) -> None:
-    """Write a network file atomically."""
+    """Write the parts of a network, by name, and metadata to a network file, atomically."""
     entries = {
         name: {"class": part.class_name, "arguments": part.arguments, "state": part.state}
         for name, part in parts.items()
@@ -64,11 +64,11 @@ def write_network(path: Path, parts: Mapping[str, Part], about: Mapping[str, Any
 
 
 def read_network(path: Path) -> tuple[dict[str, Part], dict[str, Any]]:
-    """Return the parts of a network file and its metadata.
+    """Return the parts of a network file by name, and its metadata.
 
     Raises:
-        DataError: The file is missing or corrupt, not a network file, of a newer version, or
-            contains more than tensors and plain values.
+        DataError: The file is missing, damaged, not a network file, of a newer version, or contains
+            objects other than tensors and plain values.
     """
     payload = _read(path, NETWORK_FORMAT, "network file")
     about = _entry(path, payload, "about", dict)
@@ -81,22 +81,32 @@ def read_network(path: Path) -> tuple[dict[str, Part], dict[str, Any]]:
         for key, value in _leaves(values):
             if isinstance(value, Tensor):
                 raise DataError(
-                    f"{path}: '{name}' contains a tensor, '{key}', instead of a plain value"
+                    f"{path}: '{name}' contains a tensor, '{key}', instead of a plain value: "
+                    "restore the file from a copy"
                 )
             if isinstance(value, int) and abs(value) > LARGEST_NUMBER:
-                raise DataError(f"{path}: '{name}' contains a number beyond 2^64, '{key}'")
+                raise DataError(
+                    f"{path}: '{name}' contains a number beyond 2^64, '{key}': restore the file "
+                    "from a copy"
+                )
     _require_own_values(path, (value for part in parts.values() for value in part.state.values()))
     for name, part in parts.items():
         for key, value in part.state.items():
             problem = _problem_with(value)
             if problem:
-                raise DataError(f"{path}: '{shown(f'{name}.{key}')}' {problem}")
+                raise DataError(
+                    f"{path}: '{shown(f'{name}.{key}')}' {problem}: restore the file from a copy, "
+                    "or train again"
+                )
     return parts, about
 
 
 def _part(path: Path, name: str, entry: object) -> Part:
     if not isinstance(entry, dict):
-        raise DataError(f"{path} is not a complete network file: the part '{name}' is not valid")
+        raise DataError(
+            f"{path} is not a complete network file: the part '{name}' is not a dictionary. "
+            "Restore the file from a copy"
+        )
     class_name = shown(_entry(path, entry, "class", str, name))
     arguments = _entry(path, entry, "arguments", dict, name)
     return Part(class_name, arguments, _entry(path, entry, "state", dict, name))
@@ -108,10 +118,13 @@ def _entry(path: Path, entries: Mapping[str, Any], key: str, kind: type, part: s
     value = entries.get(key)
     if not isinstance(value, kind):
         problem = f"{what} is missing or not a {kind.__name__}"
-        raise DataError(f"{path} is not a complete network file: {problem}")
+        raise DataError(f"{path} is not a complete network file: {problem}. Restore it from a copy")
     for name in value if isinstance(value, dict) else ():
         if not isinstance(name, str):
-            raise DataError(f"{path}: {what} has a name that is not text, {shown(name)}")
+            raise DataError(
+                f"{path}: {what} has a name that is not text, {shown(name)}: restore the file "
+                "from a copy"
+            )
     return value
 
 
@@ -136,25 +149,37 @@ def _require_own_values(path: Path, values: Iterable[object]) -> None:
     tensors = (value for value in values if isinstance(value, Tensor))
     promised = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     if promised > path.stat().st_size:
-        raise DataError(f"{path} declares tensors of {promised} bytes, more than the whole file")
+        raise DataError(
+            f"{path} declares tensors of {promised} bytes, more than the whole file: restore it "
+            "from a copy"
+        )
 
 
 def build(path: Path, name: str, part: Part, registry: Mapping[str, type[Module]]) -> Module:
-    """Construct a part from the registry and load its tensors, on the CPU.
+    """Construct a module of a network file, and load its tensors, on the CPU.
 
-    The part is first constructed on the meta device. A file that requests huge layers, or many,
-    without their tensors is thus rejected before memory or time is spent.
+    The module is first constructed on the meta device, without memory for its tensors. A file that
+    declares huge layers without their tensors is thus rejected early.
+
+    Args:
+        path: The network file, for messages.
+        name: Name of the part, for messages.
+        part: Class name, arguments and tensors of the module.
+        registry: Permitted classes by name.
 
     Raises:
         DataError: The class is not in the registry, arguments are invalid, or tensors do not match.
     """
     if part.class_name not in registry:
         raise DataError(
-            f"{path}: '{name}' is of the unknown class '{part.class_name}'; this version "
-            f"knows {', '.join(registry)}"
+            f"{path}: '{name}' is of the unknown class '{part.class_name}': update the code, "
+            f"whose classes are {', '.join(registry)}"
         )
     if _largest_integer(part.arguments) > LARGEST_ARGUMENT:
-        raise DataError(f"{path}: '{name}' has an argument larger than {LARGEST_ARGUMENT}")
+        raise DataError(
+            f"{path}: '{name}' has an argument larger than {LARGEST_ARGUMENT}: restore the file "
+            "from a copy"
+        )
     make = registry[part.class_name]
     try:
         check_arguments(make, part.arguments)
@@ -172,8 +197,8 @@ def build(path: Path, name: str, part: Part, registry: Mapping[str, type[Module]
             or (expected[key].shape != part.state[key].shape)
         ):
             raise DataError(
-                f"{path}: the tensors of '{name}' do not match its "
-                f"architecture, first '{shown(key)}'"
+                f"{path}: the tensors of '{name}' do not match its architecture, first "
+                f"'{shown(key)}': restore the file from a copy"
             )
     module = make(**part.arguments)
     module.load_state_dict(part.state)
@@ -189,7 +214,9 @@ def _no_more_parameters(count: int) -> Iterator[None]:
         nonlocal left
         left -= parameter is not None
         if left < 0:
-            raise ValueError("the file declares far more tensors than it contains")
+            raise ValueError(
+                "the file declares far more tensors than it contains: restore it from a copy"
+            )
 
     handle = register_module_parameter_registration_hook(register)
     try:
@@ -212,7 +239,7 @@ def _largest_integer(value: object) -> int:
 
 
 def write_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a training state atomically."""
+    """Write a training state, by name of the entry, to a file, atomically."""
     _write(path, {"format": STATE_FORMAT, **state})
 
 
@@ -220,8 +247,8 @@ def read_state(path: Path) -> dict[str, Any]:
     """Return a training state, on the CPU: tensors of finite numbers, and plain values.
 
     Raises:
-        DataError: The file is missing or corrupt, not a training state, of a newer version, or
-            contains more than tensors of finite numbers and plain values.
+        DataError: The file is missing, damaged, not a training state, of a newer version, or
+            contains objects other than tensors of finite numbers and plain values.
     """
     state = _read(path, STATE_FORMAT, "training state")
     tensors = {name: value for name, value in _leaves(state) if isinstance(value, Tensor)}
@@ -229,12 +256,12 @@ def read_state(path: Path) -> dict[str, Any]:
     for name, tensor in tensors.items():
         problem = _problem_with(tensor)
         if problem:
-            raise DataError(f"{path}: '{name}' {problem}")
+            raise DataError(f"{path}: '{name}' {problem}: resume from another state")
     return state
 
 
 def tensors_of(state: Mapping[str, Any], name: str) -> dict[str, Tensor]:
-    """Return the named tensors in an entry of a state.
+    """Return the tensors, by name, in an entry of a training state.
 
     Raises:
         ValueError: The entry is missing, or is not a dictionary of tensors by name.
@@ -244,7 +271,9 @@ def tensors_of(state: Mapping[str, Any], name: str) -> dict[str, Tensor]:
         tensors = {key: value for key, value in entry.items() if isinstance(value, Tensor)}
         if len(tensors) == len(entry) and all(isinstance(key, str) for key in tensors):
             return tensors
-    raise ValueError(f"the entry '{name}' of the file has no named tensors")
+    raise ValueError(
+        f"the entry '{name}' is not a dictionary of tensors by name: restore the file from a copy"
+    )
 
 
 def _write(path: Path, payload: dict[str, Any]) -> None:
@@ -264,12 +293,14 @@ def _read(path: Path, expected: str, what: str) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist: give the path of a {what}") from error
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise DataError(
+            f"{path} cannot be read: {error.strerror or error}. Give the path of a readable {what}"
+        ) from error
     if not isinstance(payload, dict) or payload.get("format") != expected:
-        raise DataError(f"{path} is not a {what} of this project")
+        raise DataError(f"{path} is not a {what} of this project: give the path of a {what}")
     version = payload.get("version")
     if not isinstance(version, int):
-        raise DataError(f"{path} does not contain the version of a {what}")
+        raise DataError(f"{path} does not contain the version of a {what}: restore it from a copy")
     if version > VERSION:
         raise DataError(
             f"{path} is a {what} of version {version}, but this code reads versions up to "
@@ -290,8 +321,8 @@ def _load(path: Path, file: IO[bytes], what: str) -> Any:
             pass
     except PickleError as error:
         raise DataError(
-            f"{path} is not a {what} of this project: {error}. Only tensors and plain "
-            "values are ever loaded"
+            f"{path} is not a {what} of this project: {error}. Only tensors and plain values are "
+            "ever loaded: give another file"
         ) from error
     except BrokenFileError as error:
         raise DataError(f"{path} is not a readable {what}: {error}") from error
@@ -316,4 +347,6 @@ def _leaves(value: object) -> Iterator[tuple[str, object]]:
             break
         items = value.items() if isinstance(value, dict) else enumerate(value)
         waiting += [(f"{name}.{shown(key)}", depth + 1, item) for key, item in items]
-    raise PickleError("the pickle contains too many or too deeply nested values")
+    raise PickleError(
+        "the pickle contains too many or too deeply nested values for a file of this project"
+    )

@@ -17,9 +17,10 @@ LARGEST_FILE = 1 << 28
 
 
 class RunningMeans:
-    """Means and standard deviations by name, over all ranks, since the last ``collect``.
+    """Running means and standard deviations of quantities by name, over all ranks.
 
-    Every rank must add the same names in the same order.
+    Statistics start again after each ``collect``. All ranks must add the same names in the same
+    order.
     """
 
     def __init__(self, device: torch.device):
@@ -27,12 +28,12 @@ class RunningMeans:
         self._sums: dict[str, Tensor] = {}
 
     def add(self, name: str, values: Tensor, counted: Tensor | None = None) -> None:
-        """Add the elements of a tensor of any shape, without synchronization.
+        """Add the elements of a tensor of any shape to a quantity, without waiting for the device.
 
         Args:
             name: Name of the quantity.
             values: The tensor.
-            counted: Whether to count the values, ``[]``, bool; None for yes.
+            counted: Boolean tensor ``[]``, False to ignore the values; None to count the values.
         """
         flat = values.detach().to(self._device, torch.float64).flatten()
         number = flat.new_full((), flat.numel())
@@ -42,7 +43,10 @@ class RunningMeans:
         self._sums[name] = self._sums[name] + sums if name in self._sums else sums
 
     def collect(self) -> dict[str, dict[str, float]]:
-        """Return ``{name: {"mean", "std", "count"}}`` for names with counted values, and reset."""
+        """Return ``{name: {"mean", "std", "count"}}`` over all ranks, and start again.
+
+        Quantities without counted values are left out.
+        """
         result = {}
         for name, sums in self._sums.items():
             count, total, square = sum_over_ranks(sums).tolist()
@@ -56,7 +60,7 @@ class RunningMeans:
 
 
 def append_jsonl(path: Path, record: dict[str, Any]) -> None:
-    """Append one line and flush it, so that a run can be monitored.
+    """Append a record to a ``.jsonl`` file as one line, which is on disk at once.
 
     Non-finite numbers, which JSON cannot represent, become null.
     """
@@ -71,14 +75,17 @@ def append_jsonl(path: Path, record: dict[str, Any]) -> None:
 def keep_lines_until(path: Path, key: str, last: int) -> None:
     """Remove broken lines of a ``.jsonl`` file, and lines whose ``key`` exceeds ``last``.
 
-    A resumed run repeats the steps after its saved state; the file should contain them once.
+    A resumed run repeats the steps after its saved state, and writes their lines again.
 
     Raises:
-        DataError: The path is not a file, or too large for a file of statistics.
+        DataError: The path is not a file, or the file is too large for statistics of a run.
     """
     if not path.is_file():
         if path.exists() or path.is_symlink():
-            raise DataError(f"{path} is not a file: move it away")
+            raise DataError(
+                f"{path} is not a file, but the statistics of the run are written there: move it "
+                "away"
+            )
         return
     if path.stat().st_size > LARGEST_FILE:
         raise DataError(f"{path} is too large for statistics of a run: move it away")

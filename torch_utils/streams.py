@@ -8,7 +8,7 @@ from enum import IntEnum
 
 
 class Stream(IntEnum):
-    """Purpose of random numbers: the second key of ``seeded_generator``."""
+    """Purpose of random numbers, given as the second key to ``seeded_generator``."""
 
     DATA = 0
     """Points of a toy, order of images."""

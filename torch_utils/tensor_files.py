@@ -65,11 +65,11 @@ _LEGACY_PICKLES = 5
 
 
 class BrokenFileError(ValueError):
-    """Error for a file that is empty, truncated or broken; the message starts with 'it'."""
+    """Error for a file that is empty, truncated or damaged."""
 
 
 class ChecksumError(BrokenFileError):
-    """Error for a zip with a wrong checksum."""
+    """Error for a zip whose content does not match a checksum."""
 
 
 class _Mapping(dict[Any, Any], Unfinished):
@@ -77,7 +77,7 @@ class _Mapping(dict[Any, Any], Unfinished):
 
     def build(self, state: Any) -> "_Mapping":
         if expect(state, dict).keys() != {"_metadata"}:
-            raise ValueError("attributes of a dict")
+            raise ValueError("a dict has attributes, which are not permitted")
         return self
 
 
@@ -97,7 +97,7 @@ def _tensor(
     for number in (*expect(size, tuple), *expect(stride, tuple)):
         expect(number, int)
     if expect(hooks, _Mapping):
-        raise ValueError("a tensor with hooks")
+        raise ValueError("a tensor has hooks, which are not permitted")
 
 
 _NAMES: Names = {
@@ -108,16 +108,16 @@ _NAMES: Names = {
 
 
 def load_tensors(file: IO[bytes], legacy: bool = False) -> Any:
-    """Return the content of a file of ``torch.save``, on the CPU.
+    """Return the content of a file that was written by ``torch.save``, on the CPU.
 
     Args:
         file: File opened for reading, at its start.
-        legacy: Whether to accept the format of torch before 1.6 too, which has no checksums.
+        legacy: Whether to also accept the format before PyTorch 1.6, which has no checksums.
 
     Raises:
         PickleError: The file contains other objects than tensors, lists, dicts and plain values.
-        ChecksumError: The file was changed.
-        BrokenFileError: The file is empty, truncated or broken, or was not written by
+        ChecksumError: A checksum in the file does not match the content.
+        BrokenFileError: The file is empty, truncated or damaged, or was not written by
             ``torch.save``.
         OSError: The file cannot be read.
     """
@@ -132,12 +132,14 @@ def load_tensors(file: IO[bytes], legacy: bool = False) -> Any:
         file.seek(0)
         start = file.read(len(_ZIP_START))
         if not start:
-            raise BrokenFileError("the file is empty")
+            raise BrokenFileError("the file is empty: restore it from a copy, or make it again")
         if start == _ZIP_START:
             raise BrokenFileError("the file is incomplete: copy or download it again")
         if not legacy:
             raise PickleError(
-                "the file is a pickle" if start[:1] == b"\x80" else "the file is not a zip"
+                "the file is a pickle, not a zip"
+                if start[:1] == b"\x80"
+                else "the file is not a zip"
             )
         data = start + file.read()
         _check_legacy(data)
@@ -153,7 +155,9 @@ def _parsing() -> Iterator[None]:
     try:
         yield
     except FOREIGN_ERRORS as error:
-        raise BrokenFileError("the file is damaged") from error
+        raise BrokenFileError(
+            "the file is damaged: restore it from a copy, or make it again"
+        ) from error
 
 
 def _checked_zip(archive: ZipFile, size: int) -> io.BytesIO:
@@ -161,17 +165,23 @@ def _checked_zip(archive: ZipFile, size: int) -> io.BytesIO:
     members = {member.filename: member for member in archive.infolist()}
     top = next(iter(members), "").partition("/")[0]
     if f"{top}/data.pkl" not in members or any(name.partition("/")[0] != top for name in members):
-        raise BrokenFileError("the file is a zip, but not of tensors")
+        raise BrokenFileError(
+            "the file is a zip, but was not written by torch.save: give a file of torch.save"
+        )
     if any(member.compress_type != ZIP_STORED for member in members.values()):
-        raise BrokenFileError("the file has compressed members, which PyTorch does not write")
+        raise BrokenFileError(
+            "the file has compressed members, which PyTorch does not write: restore it from a copy"
+        )
     if sum(member.file_size for member in members.values()) > size:
-        raise BrokenFileError("the file declares more bytes than it contains")
+        raise BrokenFileError(
+            "the file declares more bytes than it contains: restore it from a copy"
+        )
 
     def storage(description: Any) -> _Storage:
         key, length = _described(description)
         member = members.get(f"{top}/data/{key}")
         if member is None or member.file_size != length:
-            raise ValueError(f"the storage does not have {length} bytes")
+            raise ValueError(f"the storage of a tensor does not have {length} bytes")
         return _Storage()
 
     content = io.BytesIO()
@@ -182,7 +192,7 @@ def _checked_zip(archive: ZipFile, size: int) -> io.BytesIO:
     reader = _TensorPickle(parts[f"{top}/data.pkl"], storage)
     reader.read()
     if reader.rest():
-        raise PickleError("the file continues after its pickle")
+        raise PickleError("the file continues after its pickle: restore it from a copy")
     content.seek(0)
     return content
 
@@ -193,8 +203,12 @@ def _read(archive: ZipFile, member: ZipInfo) -> bytes:
     except FOREIGN_ERRORS as error:
         if isinstance(error, BadZipFile) and "CRC" in str(error):
             name = shown(member.filename)
-            raise ChecksumError(f"the checksum of '{name}' is wrong") from error
-        raise BrokenFileError("the file is damaged") from error
+            raise ChecksumError(
+                f"the checksum of '{name}' is wrong: restore the file from a copy, or make it again"
+            ) from error
+        raise BrokenFileError(
+            "the file is damaged: restore it from a copy, or make it again"
+        ) from error
 
 
 def _check_legacy(data: bytes) -> None:
@@ -203,24 +217,30 @@ def _check_legacy(data: bytes) -> None:
     def storage(description: Any) -> _Storage:
         key, length = _described(description)
         if lengths.setdefault(key, length) != length:
-            raise ValueError("a storage with two lengths")
+            raise ValueError("the storage of a tensor has two lengths")
         return _Storage()
 
     reader = _TensorPickle(data, storage)
     first = reader.read()
     if first != STORAGE_MAGIC:
-        raise PickleError("the file is not a file of tensors")
+        raise PickleError("the file was not written by torch.save")
     version, machine, _, keys = (reader.read() for _ in range(_LEGACY_PICKLES - 1))
     little = isinstance(machine, dict) and machine.get("little_endian") is True
     if version != STORAGE_VERSION or not little:
-        raise BrokenFileError("the file is from another version or machine")
+        raise BrokenFileError(
+            "the file is from an unsupported version of PyTorch or a big-endian machine: save it "
+            "again with a newer PyTorch"
+        )
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
-        raise BrokenFileError("the file has keys that are not text")
+        raise BrokenFileError("the file has storage keys that are not text: restore it from a copy")
     if sorted(keys) != sorted(lengths):
-        raise BrokenFileError("the file has keys of unknown storages")
+        raise BrokenFileError("the file has keys of unknown storages: restore it from a copy")
     # The number of values in 8 bytes, and the values.
     if len(reader.rest()) != sum(8 + length for length in lengths.values()):
-        raise BrokenFileError("the file has storages whose lengths differ from those declared")
+        raise BrokenFileError(
+            "the file has storages whose lengths differ from the declared lengths: restore it "
+            "from a copy"
+        )
 
 
 def _described(description: Any) -> tuple[str, int]:
@@ -229,7 +249,7 @@ def _described(description: Any) -> tuple[str, int]:
         case ("storage", Name(text=kind), str(key), str(), int(count), *view):
             if kind in STORAGE_BYTES and count >= 0 and view in ([], [None]):
                 return key, count * STORAGE_BYTES[kind]
-    raise ValueError("a storage in an unknown format")
+    raise ValueError("the storage of a tensor has an unknown format")
 
 
 class _TensorPickle(PickleReader):

@@ -31,8 +31,12 @@ TIMES = Path("/proc/stat")
 def cpu_threads(wanted: int | None = None, useful: int | None = None) -> Iterator[None]:
     """Set the number of CPU threads for the duration of the block, at most one per core.
 
-    If ``wanted`` is None, the number is that of the idle cores, up to ``useful``, unless the
-    environment specifies it. If idle cores cannot be measured, the number is unchanged.
+    The block keeps PyTorch's number of threads if idle cores cannot be measured.
+
+    Args:
+        wanted: Number of threads; None for the number of idle cores, unless an environment variable
+            such as ``OMP_NUM_THREADS`` sets the number.
+        useful: Upper limit on the number of idle cores to use; None for no limit.
     """
     before = torch.get_num_threads()
     if wanted is not None:
@@ -65,9 +69,9 @@ def _idle_threads(most: int) -> int:
 
 
 def idle_cores(unknown: float) -> float:
-    """Return the number of idle cores, measured while this process waits.
+    """Return the number of CPU cores that are idle, measured over a tenth of a second.
 
-    The result is ``unknown`` if the number cannot be measured.
+    If the number cannot be measured, the argument ``unknown`` is returned.
     """
     try:
         began = _cpu_times()
@@ -83,5 +87,5 @@ def _cpu_times() -> list[int]:
     """Return the times of all cores together by kind of use, in the order of proc(5)."""
     first, *values = TIMES.read_text().partition("\n")[0].split()
     if first != "cpu" or len(values) < 5:
-        raise ValueError(f"{TIMES} begins otherwise")
+        raise ValueError(f"{TIMES} does not begin with the CPU times of Linux")
     return [int(value) for value in values[:8]]

@@ -95,7 +95,7 @@ def test_no_opcode_is_known_beyond_those_of_data():
     others |= {"NEWOBJ_EX", "NEXT_BUFFER", "PERSID"}
     for info in pickletools.opcodes:
         if info.name in others:
-            with pytest.raises(PickleError, match=f"has the opcode {info.name}$"):
+            with pytest.raises(PickleError, match=f"has the opcode {info.name},"):
                 read(info.code.encode("latin-1") + b"1\n.")
 
 
@@ -129,7 +129,7 @@ def test_long_values_are_not_handed_over_again_and_again():
     names = {"x.y": str.upper}
     assert read(data + b"cx\ny\nh\x01\x85R\x86.", names) == ("a" * 1000, "A" * 1000)
     calls = b"".join(b"cx\ny\nh\x01\x85R" for _ in range(4))
-    with pytest.raises(PickleError, match="the same bytes too often"):
+    with pytest.raises(PickleError, match="the same bytes to functions too often"):
         read(data + calls + b".", names)
 
 
@@ -137,7 +137,7 @@ def test_opcodes_are_counted_over_all_pickles_and_can_be_refused():
     reader = PickleReader(b"]." * 3, {}, most_opcodes=5)
     reader.read()
     reader.read()
-    with pytest.raises(PickleError, match="too many opcodes"):
+    with pytest.raises(PickleError, match="more opcodes than the limit"):
         reader.read()
     assert read(pickle.dumps(1.5)) == 1.5
     with pytest.raises(PickleError, match="has the opcode BINFLOAT"):

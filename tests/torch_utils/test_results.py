@@ -95,7 +95,7 @@ def test_a_missing_array_is_named_with_those_there_are(tmp_path):
     assert "xs, times" in message
     names = ("a\n\x1b[2J" * 100, "b" * 5000)
     path.write_bytes(zip_of({f"{name}.npy": b"" for name in names}))
-    assert "it has" in refusal(rows_of, path)
+    assert "Its arrays are" in refusal(rows_of, path)
     refusal(load_arrays, path)
 
 
@@ -221,7 +221,7 @@ def test_numbers_are_finite_numbers(tmp_path):
         for name in bad:
             message = refusal(lambda path, name: opened.numbers(name), path, name)
             assert f"'{name}'" in message
-        assert "it has f, i, u" in refusal(lambda path: opened.numbers("x"), path)
+        assert "Its arrays are f, i, u" in refusal(lambda path: opened.numbers("x"), path)
 
 
 CUBES = {

@@ -45,12 +45,12 @@ MARGIN = 2 * LANCZOS_LOBES - 1
 
 
 class AugmentDraws(NamedTuple):
-    """Random augmentation parameters of B images, zero for transformations that are not applied.
+    """Random augmentation parameters of B images; transformations with parameter 0 do nothing.
 
     Attributes:
         flip_x: Whether to flip in x ``[B]``, bool.
         flip_y: Whether to flip in y ``[B]``, bool.
-        scaling: Exponent ``n [B]`` of the scaling; positive enlarges.
+        scaling: Exponent ``n [B]`` of the scaling; images are enlarged if it is positive.
         rotation: Angle ``phi [B]`` in radians.
         stretch: Exponent ``n [B]`` of the anisotropic scaling.
         stretch_angle: Direction ``a [B]`` of the stretch, in radians.
@@ -66,7 +66,7 @@ class AugmentDraws(NamedTuple):
     shift: Tensor
 
     def rows(self, rows: slice) -> "AugmentDraws":
-        """Return the parameters of the images in a slice, for example those of one rank."""
+        """Return the parameters of the images in a slice, for example the images of one rank."""
         return AugmentDraws(*(parameter[rows] for parameter in self))
 
     def to(self, device: torch.device) -> "AugmentDraws":
@@ -95,7 +95,8 @@ class AugmentDraws(NamedTuple):
     def sources(self, height: int, width: int) -> Tensor:
         """Return the affine maps from pixels of the result to pixels of the flipped image.
 
-        The maps are the inverses of ``T A R S``.
+        The maps are the inverses of ``T A R S``: scaling S, then rotation R, stretch A and
+        translation T.
 
         Args:
             height: Height of the images in pixels.
@@ -127,7 +128,7 @@ class GeometricAugmentation:
     def __init__(self, probability: float):
         if not 0 <= probability <= 1:
             raise UsageError(
-                f"the augmentation probability is {probability}: it must lie between 0 and 1"
+                f"the augmentation probability is {probability}: give a number from 0 to 1"
             )
         self.probability = probability
         self._filters: dict[tuple[torch.Size, torch.dtype, torch.device], Filters] = {}
@@ -177,8 +178,8 @@ class GeometricAugmentation:
     def apply(self, images: Tensor, draws: AugmentDraws) -> tuple[Tensor, Tensor]:
         """Transform each image by its parameters, keeping exact values where nothing is resampled.
 
-        All images are resampled, and the result is used where needed: counting the images to
-        resample would make the host wait for the device.
+        All images are resampled, and the result is used for images that need it. Selecting these
+        images first would make the host wait for the device.
 
         Args:
             images: Images ``[B, C, H, W]``, floating point.
@@ -221,9 +222,9 @@ class Filters(NamedTuple):
     """Resampling filters for images of one size.
 
     Attributes:
-        rows_up, rows_down, columns_up, columns_down: Lanczos matrices along the two axes, to twice
-            the resolution and back.
-        y, x: Positions of the pixels of the output at twice the resolution.
+        rows_up, rows_down, columns_up, columns_down: Lanczos matrices for both axes, which double
+            the resolution (up) and halve it again (down).
+        y, x: Positions of the output pixels at twice the resolution.
     """
 
     rows_up: Tensor
@@ -287,8 +288,8 @@ def _lanczos(x: Tensor) -> Tensor:
 class AugmentedBatches:
     """Training batches of augmented images with augmentation labels.
 
-    Random parameters of a step are drawn for the batch of all ranks, and each rank uses those of
-    its shard.
+    Random parameters of a step are drawn for the batch of all ranks. Each rank uses the parameters
+    of its own images.
 
     Attributes:
         source: Batches of flattened images.
@@ -308,7 +309,7 @@ class AugmentedBatches:
         """Yield this rank's part of each augmented batch, endlessly.
 
         Args:
-            first_step: Number of the training step to start from.
+            first_step: Index of the training step to start from.
         """
         for step, batch in enumerate(self.source.batches(first_step), start=first_step):
             generator = seeded_generator(batch.points.device, self.seed, Stream.AUGMENTATION, step)

@@ -18,7 +18,7 @@ class Batch(NamedTuple):
     """One rank's part of a training batch.
 
     Attributes:
-        points: Points ``[b, D]`` in image space; losses are computed in their precision.
+        points: Points ``[b, D]`` in image space; losses are computed in the dtype of the points.
         labels: Conditions or class labels ``[b, L]``; None if there are none.
         augment_labels: Augmentation labels ``[b, 9]``; None without augmentation.
         others: Further points ``[R, D]`` of the same distribution, equal on all ranks, for
@@ -49,7 +49,7 @@ class Batch(NamedTuple):
 
 
 class BatchSource(Protocol):
-    """Interface of sources of batches, whose streams can start at any step of a resumed run."""
+    """Interface of an endless stream of batches, which can start at any training step."""
 
     def batches(self, first_step: int) -> Iterator[Batch]:
         """Yield this rank's part of each batch from step ``first_step`` on, endlessly."""
@@ -57,11 +57,11 @@ class BatchSource(Protocol):
 
 
 def parts_of_epochs(start: int, stop: int, size: int) -> Iterator[tuple[int, slice]]:
-    """Yield the epochs that contain rows ``start`` to ``stop`` of a stream, with slices of rows.
+    """Yield the index of each epoch in a part of an endless stream, with its slice of rows.
 
     Args:
         start: First position in the endless stream.
-        stop: Position after the last one.
+        stop: Position after the last row.
         size: Number of rows per epoch.
     """
     while start < stop:
@@ -81,16 +81,16 @@ reused in several steps.
 
 @dataclass(frozen=True, eq=False)
 class ToyBatches:
-    """Training batches of new samples of a toy distribution, a function of (seed, step) alone.
+    """Training batches of new draws from a toy distribution, which depend on seed and step only.
 
     Attributes:
         toy: Distribution to draw from.
         batch: Batch size over all ranks.
         seed: Random seed of all batches.
         device: Device on which batches are drawn.
-        others: Number of further points for averaging targets; 0 for none. One set of further
-            points is used for ``others / OTHERS_PER_SAMPLE`` samples.
-        antithetic: Whether each point occurs twice in a row.
+        others: Number of further points for averaging targets; 0 for none. The same further points
+            are used for ``others / OTHERS_PER_SAMPLE`` samples.
+        antithetic: Whether each point occurs twice, in consecutive rows.
     """
 
     toy: Toy

@@ -36,22 +36,23 @@ def row_numbers(values: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class RowHashes:
-    """Sketch of the training rows: their smallest hashes, for detecting training rows in new data.
+    """Sample of the hashes of training rows, to detect training rows in new data.
 
     Attributes:
-        numbers: Increasing hashes ``[K]`` of 64 bits; equal rows occur repeatedly.
+        numbers: The K smallest hashes of 64 bits ``[K]``, increasing; repeated rows have repeated
+            hashes.
     """
 
     numbers: np.ndarray
 
     @classmethod
     def from_hashes(cls, numbers: np.ndarray | Sequence[int]) -> "RowHashes":
-        """Return the sketch of rows with the given hashes."""
+        """Return the sample of the smallest hashes, given the hashes of all training rows."""
         return cls(np.sort(np.array(numbers, dtype=np.uint64))[:MOST_SKETCHED])
 
     @classmethod
     def read(cls, path: Path, about: Mapping[str, Any]) -> "RowHashes":
-        """Return the sketch in a network file, which may be empty.
+        """Return the hashes of training rows in a network file; there may be none.
 
         Args:
             path: The network file, for messages.
@@ -65,7 +66,10 @@ class RowHashes:
             isinstance(numbers, list)
             and all(isinstance(number, int) and 0 <= number < 2**64 for number in numbers)
         ):
-            raise DataError(f"{path} is inconsistent: the hashes of training rows are invalid")
+            raise DataError(
+                f"{path} is inconsistent: the hashes of training rows are invalid. Restore the "
+                "file from a copy"
+            )
         return cls.from_hashes(numbers)
 
     @property
@@ -74,7 +78,7 @@ class RowHashes:
         return [int(number) for number in self.numbers]
 
     def repeated(self, numbers: np.ndarray) -> int:
-        """Return the number of new rows whose hash is in the sketch.
+        """Return the number of new rows whose hash equals that of a training row.
 
         For more than ``MOST_SKETCHED`` training rows, only part of the rows can be compared.
 
@@ -84,20 +88,20 @@ class RowHashes:
         return int(np.isin(numbers, self.numbers).sum())
 
     def repeated_beyond_chance(self, numbers: np.ndarray, alike: bool) -> int:
-        """Return the number of new rows in the sketch, or 0 if chance explains the number.
+        """Return the number of new rows that repeat training rows; 0 if chance explains the number.
 
         Args:
             numbers: Hashes of the new rows ``[n]``.
-            alike: Whether different rows may coincide even if no training rows do.
+            alike: Whether different cases can have equal rows, even if all training rows differ.
         """
         return 0 if self.repeated_by_chance(numbers, alike) else self.repeated(numbers)
 
     def repeated_by_chance(self, numbers: np.ndarray, alike: bool) -> bool:
-        """Return whether chance explains the number of new rows in the sketch.
+        """Return whether chance explains the number of new rows that repeat training rows.
 
         Args:
             numbers: Hashes of the new rows ``[n]``.
-            alike: Whether different rows may coincide even if no training rows do.
+            alike: Whether different cases can have equal rows, even if all training rows differ.
         """
         from scipy.stats import binom  # imported here, since trainings do not need it
 

@@ -35,7 +35,7 @@ LARGEST_MISMATCH = 0.25
 
 
 class GaussianMixture(NamedTuple):
-    """Mixture ``sum_k w_k N(A m_k, A S A^T)`` whose components share one covariance.
+    """Gaussian mixture ``sum_k w_k N(A m_k, A S A^T)`` of K components with equal covariances.
 
     Attributes:
         weights: Weights ``w [K]`` of the components, summing to 1.
@@ -204,13 +204,13 @@ class Toy:
         return self.mixture.moments()
 
     def mismatch(self, center: Tensor, second_moments: Tensor) -> float:
-        """Return the largest deviation of second moments from those of the toy; 0 if equal.
+        """Return the largest deviation of second moments from the moments of the toy; 0 if equal.
 
         The deviation is relative to the variances of the toy.
 
         Args:
             center: Point ``[D]`` about which the moments are taken.
-            second_moments: Second moments ``[D, D]`` to compare with those of the toy.
+            second_moments: Second moments ``[D, D]`` to compare with the second moments of the toy.
         """
         mean, covariance = self.moments()
         axes = self.mixture.embedding

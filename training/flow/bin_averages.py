@@ -44,7 +44,9 @@ BLOCK_POINTS = 512
 
 
 class CellDensity(NamedTuple):
-    """Log densities of rows with discrete columns, averaged over the cell of each row.
+    """Log densities of rows with discrete columns, averaged over one cell for each row.
+
+    The cell of a row is the box of the quantization bins of its discrete values.
 
     Attributes:
         density: Log of the mean density over each cell, and the standard error of the log.
@@ -56,7 +58,7 @@ class CellDensity(NamedTuple):
 
 
 def has_cells(flow: ProbabilityFlow) -> bool:
-    """Return whether the points of a flow have discrete columns, whose bins form cells."""
+    """Return whether a flow has discrete columns, whose values stand for quantization bins."""
     return flow.coordinates is not None and bool(flow.coordinates.steps.any())
 
 
@@ -74,16 +76,18 @@ def cell_log_prob(
 
     Args:
         flow: A flow with discrete columns.
-        rows: Rows ``[N, D]``; discrete columns may be anywhere in their bins.
+        rows: Rows ``[N, D]`` of data space; discrete values are rounded to the centers of their
+            bins.
         times: Increasing times ``[steps + 1]`` of the integration.
         solver: The solver, or its name.
-        trace: Method for the traces of Jacobians; None for exact traces. Errors of estimated traces
-            are averaged like part of the density, which biases it upward.
+        trace: Method for the traces of Jacobians; None for exact traces. The random errors of
+            estimated traces bias the averaged density upward.
         on_rows: Called with the number of rows completed since the last call.
         labels: Conditions of each row ``[N, C]``, or of all rows ``[1, C]``, for a conditional
             flow.
         sharpened: Function from points ``[n, D]`` and conditions ``[n, C]`` to the log densities
-            ``[n]`` of sharpened points; None for the density of the flow.
+            ``[n]`` after sharpening, which removes the noise of the first time; None for the
+            density of the flow.
 
     Raises:
         DataError: Rows have another dimension or are not finite, or a density is not finite.
@@ -96,14 +100,20 @@ def cell_log_prob(
     looked_at = 0
 
     def of(places: Tensor, points: int = 1) -> ProbabilityFlow:
-        """Return the flow given the conditions of cells at places ``[n]``, each repeated."""
+        """Return the flow conditional on the conditions of the rows with indices ``places [n]``.
+
+        The conditions of each row are repeated for a number of points.
+        """
         if labels is None:
             return flow
         given = labels.to(centers).expand(len(centers), -1)[places]
         return flow.given(labels=given.repeat_interleave(points, dim=0))
 
     def at(points: Tensor, places: Tensor, each: int = 1) -> Density:
-        """Return log densities of points ``[n, D]``, ``each`` per cell at the given places."""
+        """Return the log densities of points, with ``each`` consecutive points per row.
+
+        The points have the conditions of the rows with indices ``places [n]``.
+        """
         if sharpened is None:
             return of(places, each).log_prob_with_error(points, times, solver, trace=trace)
         assert labels is not None
@@ -112,7 +122,12 @@ def cell_log_prob(
         return Density(density, torch.zeros_like(density))
 
     def densities(places: Tensor, shifts: Tensor) -> Tensor:
-        """Return log densities ``[n, SEQUENCES, m]``, shifted by ``[SEQUENCES, m, D]``."""
+        """Return log densities ``[n, SEQUENCES, m]`` at the shifted centers of n cells.
+
+        Args:
+            places: Indices ``[n]`` of the rows.
+            shifts: Shifts ``[SEQUENCES, m, D]`` from the center of each cell.
+        """
         points = centers[places, None, None] + shifts
         density = at(points.flatten(0, 2), places, shifts[..., 0].numel())
         return density.log_prob.view(points.shape[:-1])
@@ -186,11 +201,11 @@ def _bound_at_centers(flow: ProbabilityFlow, centers: Tensor, first: Tensor) -> 
 
 
 def offsets(discrete: Tensor) -> Tensor:
-    """Return scrambled Sobol points in the unit cell ``[SEQUENCES, CELL_POINTS / SEQUENCES, D]``.
+    """Return scrambled Sobol points ``[SEQUENCES, CELL_POINTS / SEQUENCES, D]`` in a unit box.
 
     Args:
         discrete: Mask ``[D]`` of discrete columns. Coordinates range from -1/2 to 1/2 in discrete
-            columns and are 0 in the others.
+            columns, and are 0 in continuous columns.
     """
     points_of = torch.zeros(SEQUENCES, CELL_POINTS // SEQUENCES, len(discrete), dtype=torch.float64)
     if not discrete.any():  # engines have at least one dimension
@@ -202,7 +217,7 @@ def offsets(discrete: Tensor) -> Tensor:
 
 
 def mean_and_error(log_densities: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the logs ``[n]`` of the mean densities of n cells, and their standard errors ``[n]``.
+    """Return the log of the mean density in each of n boxes, and its standard error, both ``[n]``.
 
     Args:
         log_densities: Log densities ``[n, SEQUENCES, m]`` at m points of each sequence.

@@ -100,7 +100,9 @@ BLOCK = 250
 
 
 class Calibration(nn.Module):
-    """Correction of a network output F to ``gain(t) F - slope(t) z``, by natural splines in t.
+    """Correction of a network output F to ``gain(t) F - slope(t) z``, where z is the input.
+
+    Gains and slopes differ between the D dimensions, and are natural splines in the time t.
 
     Args:
         times: Increasing times ``[K]`` of the spline nodes, at least two.
@@ -124,7 +126,10 @@ class Calibration(nn.Module):
             )
         for values in (gains, slopes):
             if values.dtype != torch.float64 or not values.isfinite().all():
-                raise ValueError("the gains and slopes of a calibration must be finite float64")
+                raise ValueError(
+                    "the gains and slopes of a calibration must be finite float64 numbers: check "
+                    "the output of the network"
+                )
         self.register_buffer("gains", gains)
         self.register_buffer("slopes", slopes)
 
@@ -151,7 +156,7 @@ class Calibration(nn.Module):
 
 
 class CalibratedNetwork(Protocol):
-    """The part of the interface of a network denoiser that ``fit_calibration`` needs."""
+    """Interface of a network denoiser that ``fit_calibration`` can calibrate."""
 
     basis: EigenBasis
     schedule: NoiseSchedule
@@ -162,7 +167,7 @@ class CalibratedNetwork(Protocol):
         ...
 
     def residual(self, z: Tensor, t: Tensor, **conditions: Tensor) -> Tensor:
-        """Return the network output ``F [B, D]`` for unit-variance inputs z, in eigenspace."""
+        """Return the network output ``F [B, D]`` in eigenspace, for inputs z of unit variance."""
         ...
 
 
@@ -179,13 +184,14 @@ def fit_calibration(
     """Fit the gains and slopes of a calibration, on the points of all ranks together.
 
     Args:
-        denoiser: The denoiser to calibrate, with the coefficients of ``ifs``; its own calibration
-            is not used.
+        denoiser: The denoiser to calibrate, with the preconditioning ``ifs``; an earlier
+            calibration of the denoiser is ignored.
         points: Clean points ``[n, D]`` in eigenspace: this rank's shard, see ``distributed.shard``.
-        times: Increasing times ``[K]`` of the fit; the path of ``path`` starts at the first time.
+        times: Increasing times ``[K]`` of the fit; trajectories of the method ``path`` start at the
+            first time.
         seed: Random seed of the noise.
-        method: A name in ``METHODS``, which selects how slopes are fitted: ``gain`` fits none.
-        block: Points per network call.
+        method: A name in ``METHODS``, which selects how slopes are fitted; ``gain`` fits no slopes.
+        block: Number of points per network evaluation.
         conditions: Conditions of the points by name, for example ``labels [n, L]``.
         on_node: Called after the gains at each time, then after the slopes at each time, for a
             progress bar.

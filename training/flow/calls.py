@@ -22,7 +22,10 @@ BLOCK_ROWS = {"cpu": 16, "cuda": 128}
 
 
 def prepared(denoiser: Call, conditions: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Return conditions after the one-time preprocessing of the denoiser, or unchanged."""
+    """Return conditions after the denoiser's preprocessing, or unchanged if it has none.
+
+    Conditions are preprocessed once for many evaluations of the denoiser.
+    """
     prepare = getattr(denoiser, "prepared", None)
     return conditions if prepare is None else prepare(conditions)
 
@@ -30,9 +33,10 @@ def prepared(denoiser: Call, conditions: Mapping[str, Tensor]) -> Mapping[str, T
 def with_trace(
     denoiser: Call, x: Tensor, t: Tensor, factors: Tensor, **conditions: Tensor
 ) -> tuple[Tensor, Tensor] | None:
-    """Return the denoised points and the trace of the Jacobian, both from the denoiser itself.
+    """Return denoised points ``[B, D]`` and weighted traces ``[B]`` of the denoiser's Jacobian.
 
-    See ``NetworkDenoiser.with_trace``. Returns None if the denoiser does not compute traces.
+    See ``NetworkDenoiser.with_trace`` for the arguments. The result is None if the denoiser has no
+    method for traces, or if points have different times.
     """
     own = getattr(denoiser, "with_trace", None)
     return None if own is None or t.ndim else own(x, t, factors, **conditions)
@@ -55,15 +59,19 @@ class ConditionedDenoiser:
     def with_trace(
         self, x: Tensor, t: Tensor, factors: Tensor, **further: Tensor
     ) -> tuple[Tensor, Tensor] | None:
-        """Return denoised points and traces, or None; see ``NetworkDenoiser.with_trace``."""
+        """Return denoised points and weighted traces of the denoiser's Jacobian, or None.
+
+        See ``NetworkDenoiser.with_trace`` for the arguments. The result is None if the denoiser
+        does not compute traces.
+        """
         rows = {k: v.expand(len(x), *v.shape[1:]) for k, v in self._conditions.items()}
         return with_trace(self._denoiser, x, t, factors, **rows, **further)
 
 
 class BlockwiseDenoiser:
-    """A denoiser called with exactly ``rows`` rows at a time, with a padded last block.
+    """A denoiser that evaluates blocks of exactly ``rows`` rows, and pads the last block.
 
-    Padding rows are zeros at a time of the same block. The result for a row therefore depends on
+    Padding rows are zeros, with a time of the same block. The result for a row therefore depends on
     that row alone, and memory does not grow with the batch.
     """
 
@@ -82,9 +90,10 @@ class BlockwiseDenoiser:
     def with_trace(
         self, x: Tensor, t: Tensor, factors: Tensor, **conditions: Tensor
     ) -> tuple[Tensor, Tensor] | None:
-        """Return denoised points and traces, computed in blocks, or None.
+        """Return denoised points and weighted traces of the Jacobian, computed in blocks.
 
-        See ``NetworkDenoiser.with_trace``.
+        See ``NetworkDenoiser.with_trace`` for the arguments. The result is None if the denoiser
+        does not compute traces.
         """
         parts = []
         for start in range(0, len(x), self._rows):
@@ -99,7 +108,7 @@ class BlockwiseDenoiser:
         return values, traces
 
     def prepared(self, conditions: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return the conditions after the preprocessing of the denoiser, computed in blocks."""
+        """Return conditions after the denoiser's preprocessing, which is computed in blocks."""
         counts = {len(rows) for rows in conditions.values()}
         count = max(counts, default=0)
         if not hasattr(self._denoiser, "prepared") or counts != {count} or not count:
@@ -144,7 +153,7 @@ def repeated(function: Velocity, x: Tensor, t: Tensor) -> Tensor:
 
 
 class CountedVelocity:
-    """A velocity that counts its calls and, on request, recomputes them for gradients.
+    """A velocity function that counts its calls, and can recompute them in the backward pass.
 
     Args:
         velocity: The velocity to call, which may also compute its divergence (``FlowVelocity``).
@@ -160,7 +169,7 @@ class CountedVelocity:
     def with_divergence(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor] | None:
         """Return the velocity ``[B, D]`` and its divergence ``[B]``, without gradients.
 
-        Returns None if the divergence requires products with the Jacobian.
+        The result is None if the velocity does not compute its divergence itself.
         """
         divergence = getattr(self._velocity, "with_divergence", None)
         known: tuple[Tensor, Tensor] | None = divergence(x, t) if divergence else None

@@ -29,9 +29,9 @@ DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Denoiser(Protocol):
-    """Interface of a denoiser: from noisy points and times to clean means.
+    """Interface of a denoiser, which estimates the mean clean point given a noisy point.
 
-    Points and means are ``[B, D]``, times ``[]`` or ``[B]``.
+    Noisy points and means are ``[B, D]``, times ``[]`` or ``[B]``.
     """
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
@@ -47,14 +47,15 @@ class NetworkDenoiser(nn.Module):
             ``waves`` also gets the noisy pixels, see ``ImageUNet``.
         basis: Eigenbasis with the data variances ``xi`` and the rotation W.
         schedule: Noise schedule ``gamma(t)``.
-        space: Coordinates of the network's input and output. ``IS`` rotates into image space and
-            back; the loss is the same number in both.
+        space: Coordinates of the network's input and output: ``ES`` for eigenspace, or ``IS`` for
+            image space, with rotations before and after the network. The loss has the same value in
+            both spaces.
         noise_cond: Noise input of the network. ``log``: a quarter of the log of the largest noise
             standard deviation, smooth in t; ``ddpm``: ``999 t``, for networks trained with this
             input; ``ddpm_float32``: the same with t in float32.
         preconditioning: A name in ``PRECONDITIONINGS``.
-        data_variance: Data variance ``[D]`` assumed by the coefficients, not negative. None takes
-            the variance of the basis, with small values raised so that a loss can divide by it.
+        data_variance: Data variance ``[D]`` assumed by the coefficients, not negative. None for the
+            variances of the basis, with small values raised to allow divisions in the loss.
         output_gain: Trained gains of the network's output; None for no gains.
 
     Attributes:
@@ -90,7 +91,7 @@ class NetworkDenoiser(nn.Module):
 
     @property
     def asks(self) -> bool:
-        """Whether labels are queries in coordinates of the flow, not conditions with units."""
+        """Whether labels are conditional queries, already in the coordinates of the flow."""
         return bool(getattr(self.network, "asks", False))
 
     @property
@@ -147,11 +148,11 @@ class NetworkDenoiser(nn.Module):
         return denoised, straight.sum() + trace.to(x.dtype)
 
     def residual(self, z: Tensor, t: Tensor, **conditions: Tensor) -> Tensor:
-        """Return the network output ``[B, D]`` times its gain, for unit-variance inputs z.
+        """Return the network output ``[B, D]`` times its gain, for inputs z with unit variances.
 
         Inputs and outputs are in eigenspace.
 
-        The dtype of z is also that of the rotations and of the result.
+        Rotations and the result have the dtype of z.
         """
         c_noise = self.noise_condition(t).to(torch.get_default_dtype())
         rows = self.basis.rotate_back(z) if self.space == "IS" else z

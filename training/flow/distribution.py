@@ -58,7 +58,5 @@ class FlowDistribution(Distribution):
         """Return log densities ``[...]``, in nats, of points ``[..., D]``."""
         (dim,) = self.event_shape
         if value.shape[-1:] != self.event_shape:
-            raise ValueError(
-                f"points have shape {list(value.shape)}: the last dimension must be {dim}"
-            )
+            raise ValueError(f"points have shape {list(value.shape)}: give [..., {dim}]")
         return self.flow.log_prob(value.reshape(-1, dim)).view(value.shape[:-1])

@@ -62,17 +62,19 @@ class EigenBasis(nn.Module):
             DataError: The moments are not finite, or the data does not vary.
         """
         if not (mean.isfinite().all() and covariance.isfinite().all()):
-            raise DataError("the data contain non-finite values: no eigenbasis exists")
+            raise DataError(
+                "the data contain non-finite values: no eigenbasis exists, so remove these values"
+            )
         eigenvalues, eigenvectors = torch.linalg.eigh(covariance.double())
         eigenvalues, eigenvectors = eigenvalues.flip(0).clamp(min=0), eigenvectors.flip(1)
         if eigenvalues[0] <= 0:
-            raise DataError("the data are constant: no eigenbasis exists")
+            raise DataError("the data are constant: no eigenbasis exists, so give data that vary")
         largest = eigenvectors.abs().argmax(dim=0, keepdim=True)
         return cls(mean, eigenvalues, eigenvectors * eigenvectors.gather(0, largest).sign())
 
     @classmethod
     def fit(cls, batches: Iterable[Tensor]) -> "EigenBasis":
-        """Fit the basis to batches of points ``[n, D]`` in one pass, storing ``D x D`` numbers.
+        """Fit the basis to batches of points ``[n, D]`` in one pass, storing a ``D x D`` matrix.
 
         Sums are taken in float64 about the first batch's mean. With a process group the sums are
         over all ranks, and each rank streams its own shard.
@@ -118,7 +120,7 @@ class EigenBasis(nn.Module):
         return self.eigenvalues.clamp(min=fraction * self.top_variance)
 
     def second_moments(self, batches: Iterable[Tensor]) -> Tensor:
-        """Return the mean squares ``[D]`` along the axes of further points, over all ranks.
+        """Return the mean squares ``[D]``, along the axes, of the points of all ranks.
 
         Args:
             batches: Batches ``[n, D]`` of points in image space.
@@ -204,6 +206,8 @@ class _Sums:
         for sums in (self.count, self.total, self.square):
             sum_over_ranks(sums)
         if self.count < 2:
-            raise DataError("one point has no covariance: an eigenbasis needs at least two points")
+            raise DataError(
+                "one point has no covariance: give at least two points for an eigenbasis"
+            )
         offset = self.total / self.count
         return self.shift + offset, self.square / self.count - offset.outer(offset)

@@ -49,12 +49,12 @@ class EqualErrorGrid:
 
     @classmethod
     def from_density(cls, times: Tensor, density: Tensor, least: float) -> "EqualErrorGrid":
-        """Return the grid whose number of steps per interval is proportional to a density.
+        """Return the time grid whose steps have a given density in each of K intervals.
 
         Args:
             times: Ends ``[K + 1]`` of the intervals, increasing, float64 on the CPU.
-            density: Density of steps in each interval ``[K]``, not negative, up to a factor. If all
-                values are 0, times are evenly spaced.
+            density: Relative number of steps per unit of time in each interval ``[K]``, not
+                negative. If all values are 0, times are evenly spaced.
             least: Lower bound of the density, as a share of its maximum.
         """
         density = density.clamp_min(least * (float(density.max()) or 1.0))
@@ -79,7 +79,7 @@ class StepChoice(NamedTuple):
 
     Attributes:
         steps: Number of steps.
-        error: Expected root mean square error of end states, in the scaled variable.
+        error: Expected root mean square error of the scaled states at the end.
     """
 
     steps: int
@@ -106,8 +106,8 @@ def fit_equal_error_grid(
         raise UsageError(f"{solver.name} chooses its own step sizes: leave --disc=adapted out")
     if solver.multistep:
         raise UsageError(
-            f"the errors of {solver.name} cancel on evenly spaced times, and adapted "
-            "times increase them: give --disc=ifs"
+            f"the errors of {solver.name} cancel on evenly spaced times, and adapted times "
+            "increase these errors: give --disc=ifs"
         )
     first, last = float(times[0]), float(times[-1])
     even = torch.linspace(last, first, CELLS + 1, dtype=torch.float64, device=latents.device)
@@ -115,7 +115,8 @@ def fit_equal_error_grid(
     density = errors.cpu() ** (1 / (solver.order + 1))
     if not density.isfinite().all():
         raise DataError(
-            "the errors of the solver are NaN or infinite: use a shorter time, or --disc=ifs"
+            "the errors of the solver are NaN or infinite: integrate to a shorter time, or give "
+            "--disc=ifs"
         )
     # For Gaussian data all errors are 0, and times are even.
     return EqualErrorGrid.from_density(even.flip(0).cpu(), density.flip(0), LEAST_DENSITY)
@@ -145,7 +146,7 @@ def choose_steps(
         latents: Latents ``[n, D]`` in scaled eigenspace at the last time of the grid.
         grid: Function from a number of steps to times.
         solver: A solver with fixed steps.
-        tolerance: Root mean square error of end states, in the scaled variable.
+        tolerance: Largest acceptable root mean square error of the scaled states at the end.
 
     Raises:
         UsageError: The solver is adaptive, or the tolerance is not reached; the message gives the

@@ -32,7 +32,8 @@ class HeldOut(nn.Module):
         ranks: Fractional ranks ``[n, Q]`` of the true values among the posterior draws.
         contents: Probability content ``[n]`` of the smallest highest-density region that contains
             each true value.
-        whitened: Observations, or conditions, ``[n, C]``, half whitened (``measure.clouds``).
+        whitened: Observations, or conditions, ``[n, C]`` after partial whitening
+            (``measure.clouds``).
         odd: Out-of-distribution scores ``[n, K]`` of the observations, in the order of
             ``oddities``.
     """
@@ -56,8 +57,8 @@ class HeldOut(nn.Module):
         super().__init__()
         if truths < 1 or not 0 <= functions < len(quantities):
             raise ValueError(
-                f"{truths} calibration cases of {len(quantities)} quantities, {functions} of them "
-                "functions: give at least one case and one coordinate"
+                f"a calibration has {truths} cases of {len(quantities)} quantities, including "
+                f"{functions} functions: give at least one case and one coordinate"
             )
         self.truths, self.quantities, self.functions = truths, list(quantities), functions
         self.conditions, self.oddities, self.draws = conditions, list(oddities), draws
@@ -75,7 +76,7 @@ class HeldOut(nn.Module):
 
     @property
     def made_with(self) -> dict[str, Any]:
-        """Settings of the draws besides the network, by name.
+        """Settings of the posterior draws by name, without the network.
 
         Raises:
             ValueError: The stored settings are not a JSON object.
@@ -83,16 +84,21 @@ class HeldOut(nn.Module):
         try:
             way = json.loads(self.way)
         except RecursionError as error:
-            raise ValueError("the options of the calibration are nested too deeply") from error
+            raise ValueError(
+                "the options of the calibration are nested too deeply: calibrate again"
+            ) from error
         if not isinstance(way, dict):
-            raise ValueError("the options of the calibration are not a JSON object")
+            raise ValueError(
+                "the options of the calibration are not a JSON object: calibrate again"
+            )
         return way
 
     def check(self) -> None:
-        """Raise ValueError if a rank or region content is not in [0, 1] or settings are invalid."""
+        """Raise ValueError if ranks or probabilities are not in [0, 1], or settings are invalid."""
         _ = self.made_with
         for values in (self.ranks, self.contents):
             if values.dtype != torch.float64 or not ((values >= 0) & (values <= 1)).all():
                 raise ValueError(
-                    "ranks or region contents of the calibration are not between 0 and 1"
+                    "ranks or probability contents of the calibration are not between 0 and 1: "
+                    "calibrate again"
                 )

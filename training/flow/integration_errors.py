@@ -80,8 +80,8 @@ class Trajectories:
         flow: The flow, conditional on the conditions of all trajectories.
         times: Increasing times ``[S]``, float64.
         states: States ``[S, N, D]`` of N trajectories, float64. One trajectory in ``FITTED_TO`` is
-            used for fits, the others measure errors.
-        of_data: Number of trajectories that start from data, which come first.
+            used for fits; all other trajectories measure errors.
+        of_data: Number of trajectories that start from data; trajectories from latents follow.
         traces: Divergences of the velocity ``[S, N]``; None if not computed.
     """
 
@@ -134,9 +134,10 @@ class Trajectories:
         return integral_weights(self.times, len(self.times)) @ self.traces
 
     def error(self, off: Tensor) -> float:
-        """Return the typical size of deviations on the trajectories that are not used for fits.
+        """Return the typical size of deviations on the trajectories that no fit uses.
 
-        The larger value of the trajectories from data and of those from latents is returned.
+        The size is computed for trajectories from data and for trajectories from latents. The
+        larger size is returned.
 
         Args:
             off: Deviations ``[N]`` or ``[N, D]`` of all trajectories.
@@ -218,9 +219,9 @@ def choose_integrations(
 def candidates(dim: int, use: Use, calls: int) -> list[Integration]:
     """Return the candidate schedules for a use, cheapest first, still without times.
 
-    The fitted method is excluded for densities of given points, which may lie where there were no
-    trajectories: in the tails its error is a hundred times as large (``benchmarks/cost.py
-    --tails``).
+    The fitted method is excluded for densities of given points. Given points may lie in the tails,
+    far from the fitted trajectories, where errors are a hundred times as large
+    (``benchmarks/cost.py --tails``).
 
     Args:
         dim: D, the dimension of states.
@@ -238,9 +239,9 @@ def candidates(dim: int, use: Use, calls: int) -> list[Integration]:
 
 
 def gauss_rule(times: Tensor, sizes: Tensor) -> GaussRule:
-    """Return the Gauss rule for functions of time whose size is roughly known.
+    """Return the Gauss quadrature rules for functions of time whose size is roughly known.
 
-    With n nodes, the quadrature is exact for the sizes times polynomials of degree less than 2 n.
+    The rule with n nodes is exact for the sizes times any polynomial of degree less than 2 n.
 
     The polynomials that are orthogonal under the sizes come from Stieltjes's procedure; nodes are
     eigenvalues of the matrix of their recurrence, and weights squares of its eigenvectors (Golub
@@ -296,13 +297,13 @@ def try_plain(integration: Integration, right: Trajectories, use: Use) -> None:
 
 
 def try_fitted(integration: Integration, right: Trajectories, use: Use) -> None:
-    """Fit the weights of a fitted schedule, and measure its errors on the other trajectories.
+    """Fit the solver weights of a schedule, and measure its errors on other trajectories.
 
     Weights and errors are stored in the schedule.
 
     Args:
         integration: The schedule, with its times.
-        right: Accurate reference trajectories; some are used for the fit, the others for errors.
+        right: Accurate reference trajectories; a part is used for the fit, the rest for errors.
         use: Use of the schedule, which decides whether log densities are computed.
     """
     way = integration.way.to(right.times)

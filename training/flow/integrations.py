@@ -27,10 +27,11 @@ AT_REST = "exp_ab2"
 
 
 class Use(NamedTuple):
-    """A use of an integration schedule.
+    """Requirements of one use of integration schedules, for example drawing samples.
 
     Attributes:
-        melts: Whether the integration runs from points to latents rather than back.
+        melts: Whether the integration runs from points to latents rather than from latents to
+            points.
         densities: Whether log densities are integrated too.
         error: Acceptable error of the final states, in standard deviations.
     """
@@ -61,8 +62,8 @@ class Integration(nn.Module):
         solver: ``fitted`` or a name in ``SOLVERS``.
         steps: Number of steps.
         dimensions: D, the dimension of states.
-        melts: Whether the integration runs from points to latents rather than back. A fitted
-            method runs in one direction only.
+        melts: Whether the integration runs from points to latents rather than from latents to
+            points. A fitted method runs in one direction only.
         quadrature: Whether integrals along a trajectory are weighted sums over the schedule's
             times. A fitted method computes integrals in this way only.
         error: Measured error of the final states, in standard deviations.
@@ -109,7 +110,7 @@ class Integration(nn.Module):
 
     @property
     def solver(self) -> Solver:
-        """Solver of the schedule; a fitted solver works for these times only."""
+        """Solver of the schedule; a fitted solver works for the schedule's times only."""
         integrals = self.integrals if self.quadrature else None
         if self.name == FITTED:
             return fitted(self.way, self.weights, integrals, self.dimensions)
@@ -118,7 +119,7 @@ class Integration(nn.Module):
 
     @property
     def way(self) -> Tensor:
-        """Times in the order of integration."""
+        """Times ``[steps + 1]`` in the order of integration, decreasing toward data."""
         return self.times if self.melts else self.times.flip(0)
 
     @property
@@ -128,7 +129,7 @@ class Integration(nn.Module):
 
     @property
     def traces(self) -> int:
-        """Number of traces of the Jacobian, if densities are integrated too."""
+        """Number of traces of the Jacobian that an integration of log densities takes."""
         if self.quadrature:
             return len(self.integrals) - (0 if self._fitted else 2)
         known = None if self._fitted else SOLVERS[self.name].traces_per_step
@@ -153,8 +154,8 @@ class Integration(nn.Module):
 
         Args:
             grid: Function from a number of steps to increasing times.
-            rule: Gauss rule for the inner times and the weights of a quadrature, in which both ends
-                of the grid have weight zero; None for schedules without quadrature.
+            rule: Gauss rule, which gives the inner times and their weights in a quadrature; the
+                first and the last time have weight 0. None for schedules without quadrature.
         """
         if self.name == FITTED or not self.quadrature:
             self.times.copy_(grid(self.steps))
@@ -172,18 +173,26 @@ class Integration(nn.Module):
         return dense and self.excess(use) <= 1
 
     def excess(self, use: Use) -> float:
-        """Return the largest measured error relative to its tolerance for a use."""
+        """Return the largest measured error as a multiple of the tolerance of a use."""
         nats = self.nats if use.densities and self.nats is not None else 0.0
         return max(self.error / use.error, nats / NATS)
 
     def check(self) -> None:
-        """Raise ValueError if the schedule is invalid."""
+        """Raise ValueError if the solver is unknown, or arrays or times are invalid."""
         if self.name not in (FITTED, *SOLVERS):
-            raise ValueError(f"an integration schedule has '{self.name}', an unknown solver")
+            raise ValueError(
+                f"an integration schedule has '{self.name}', an unknown solver: update the code"
+            )
         if any(buffer.dtype != torch.float64 for buffer in self.buffers()):
-            raise ValueError("the arrays of an integration schedule are not float64")
+            raise ValueError(
+                "the stored arrays of an integration schedule are not float64: restore the file "
+                "from a copy"
+            )
         if (self.times.diff() <= 0).any():
-            raise ValueError("the times of an integration schedule are not increasing")
+            raise ValueError(
+                "the stored times of an integration schedule are not increasing: restore the file "
+                "from a copy"
+            )
 
 
 def trivial_integrations(first: float, last: float, dimensions: int) -> dict[str, Integration]:

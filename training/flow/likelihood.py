@@ -127,7 +127,7 @@ class Trace:
 
 
 class DivergenceIntegral:
-    """The integral of the divergence along the trajectories of one simulation.
+    """The integral of the velocity's divergence along the N trajectories of one simulation.
 
     Args:
         solver: The solver of the simulation.
@@ -149,11 +149,11 @@ class DivergenceIntegral:
     def solver(self) -> Solver:
         """Solver of the simulation, extended so that it also computes the integral.
 
-        The integral is a set of further coordinates of the state, in nats per dimension, whose
-        errors an adaptive solver controls like those of other coordinates.
+        The integral is added to the coordinates of the state, in nats per dimension, so that an
+        adaptive solver also controls its error.
 
-        The solver is created on each access. A stored solver would form a reference cycle, whose
-        states the garbage collector frees only after gigabytes.
+        The solver is created on each access. A stored solver would form a reference cycle, which
+        would keep gigabytes of states in memory.
         """
         pairs = self._integrate if self._given.pairs else None
         return replace(self._given, method=self._states, pairs=pairs)
@@ -248,10 +248,10 @@ class DivergenceIntegral:
 
 
 def integral_weights(times: Tensor, count: int) -> Tensor:
-    """Return weights ``[count]`` of values in their integral over monotone times ``[S]``, float64.
+    """Return the weights ``[count]`` of function values in an integral over time, float64.
 
-    The values are at the first ``count`` times. Their cubic spline is integrated, and extrapolated
-    to the last time. The weights are on the device of the times.
+    The values belong to the first ``count`` of S monotone times. Their cubic spline is integrated
+    over all times, with extrapolation to the last time. The weights are on the device of the times.
     """
     from scipy.interpolate import CubicSpline
 
@@ -318,7 +318,8 @@ class DensityPlan:
 
     Attributes:
         trace: Method for the traces of Jacobians.
-        levels_per_unit: Number of gray levels per data unit of images; None for other data.
+        levels_per_unit: Number of gray levels per data unit of images; None for data other than
+            images.
     """
 
     trace: Trace

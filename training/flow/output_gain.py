@@ -15,13 +15,13 @@ short run.
 
 
 class OutputGain(nn.Module):
-    """Trained gains ``g_i(t)`` of the network output: a factor per eigen-dimension and time.
+    """Trained factors ``g_i(t)`` on the network output, for each eigen-dimension i and time t.
 
     Gains are natural splines in time through trained values, which start at 1. How well a dimension
     can be predicted depends on its own noise, and differs most between kept and compressed
     dimensions. A network for images can hardly scale single eigenvectors, so that its output has
-    one scale for all dimensions: too small for predictable ones, too large for the others. A gain
-    per dimension gives each its own scale during training.
+    one scale for all dimensions: too small for predictable dimensions, too large for unpredictable
+    dimensions. A gain per dimension gives each its own scale during training.
 
     Args:
         times: Increasing times ``[K]`` of the spline nodes, at least two, float64.
@@ -40,7 +40,10 @@ class OutputGain(nn.Module):
                 f"an output gain has arrays of shapes {shapes}: expected [K] and [K, D]"
             )
         if not gains.is_floating_point() or not gains.isfinite().all():
-            raise ValueError("an output gain must have finite floating-point values")
+            raise ValueError(
+                "the stored gains of the network output are not finite floating-point numbers: "
+                "restore the file from a copy"
+            )
         self.offsets = nn.Parameter((gains - 1) / SPEED)
 
     @property

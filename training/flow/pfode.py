@@ -49,9 +49,9 @@ class ProbabilityFlow:
     """The probability flow: an invertible map between data and latents, defined by a denoiser.
 
     Points are ``[N, D]`` in data space, latents ``[N, D]`` in scaled eigenspace. Optional
-    coordinates map between data space and the space of the basis; densities are those of data
-    space. The default integration has ``DEFAULT_STEPS`` steps to the end time. Many points at once
-    take much memory in large networks: see ``in_blocks``.
+    coordinates map between data space and the space of the basis; densities refer to data space.
+    The default integration has ``DEFAULT_STEPS`` steps to the end time. Many points at once take
+    much memory in large networks: see ``in_blocks``.
 
     Args:
         denoiser: ``D(x_tilde [B, D], t [] or [B]) -> [B, D]`` in eigenspace.
@@ -61,7 +61,7 @@ class ProbabilityFlow:
         coordinates: Map between data space and the space of the basis; None if the two spaces are
             the same.
         learned: Distribution of standardized compressed latents at the end time, given the kept
-            ones; None for the Gaussian of the closed form.
+            latents; None for the Gaussian of the closed form.
         integrations: Integration schedules by use; for uses without one, ``DEFAULT_STEPS`` of
             ``DEFAULT_SOLVER``.
 
@@ -228,7 +228,7 @@ class ProbabilityFlow:
     ) -> Density:
         """Return the log densities ``[N]`` of points ``[N, D]`` in nats, with standard errors.
 
-        The density is that of the data with the noise of the first time added (``likelihood``). The
+        The density is the density of data plus the noise of the first time (``likelihood``). The
         denoiser must be differentiable, and a network must be in evaluation mode.
 
         Args:
@@ -298,13 +298,13 @@ class ProbabilityFlow:
         return self
 
     def with_denoiser(self, denoiser: Denoiser) -> "ProbabilityFlow":
-        """Return a copy of the flow with another denoiser."""
+        """Return a copy of the flow with the given denoiser."""
         flow = copy(self)
         flow.denoiser = denoiser
         return flow
 
     def with_distribution(self, learned: ConditionalMixture | None) -> "ProbabilityFlow":
-        """Return a copy with another learned distribution of latents; None for the closed form."""
+        """Return a copy with a given distribution of latents; None for the closed-form Gaussian."""
         flow = copy(self)
         flow.learned = learned
         return flow
@@ -385,13 +385,13 @@ class ProbabilityFlow:
                 only.
             solver: The solver, or its name.
             save_every: Number of steps between saved states. The first and last states are always
-                saved; None saves no others.
+                saved; None saves these two states only.
             on_step: Called for each step, for a progress bar.
             on_state: Called with each saved state. The trajectory then keeps the first and the last
                 state only, so that memory does not grow with the number of saved states.
-            differentiable: Whether gradients flow back to x. Denoiser calls store their inputs only
-                and are recomputed in the backward pass, which takes the memory of one call and the
-                states.
+            differentiable: Whether gradients flow back to x. Denoiser evaluations are recomputed in
+                the backward pass, so that memory is needed for the states and a single evaluation
+                only.
             gap: Gap ``[N, D]`` of a trajectory that ended at x by the same reversible solver. The
                 integration then reverses the steps of that trajectory, up to rounding error if the
                 times are the same.
@@ -404,7 +404,7 @@ class ProbabilityFlow:
         self._require_rows("states", x)
         solver, steps = as_solver(solver), len(times) - 1
         if steps < 1:
-            raise UsageError(f"an integration needs at least two times, got {len(times)}")
+            raise UsageError(f"an integration has {len(times)} times: give at least two")
         saved = saved_steps(steps, save_every)
         visited = saved if solver.adaptive else list(range(steps + 1))
         x = (x if differentiable else x.detach()).double()

@@ -141,7 +141,7 @@ class InflationSchedule(NoiseSchedule):
         super().__init__()
         for label, value in (("rho", rho), ("gamma0", gamma0), ("end_vars (A0)", end_std)):
             if not 0 < value < inf:
-                raise UsageError(f"{label} is {value}: it must be a positive number")
+                raise UsageError(f"{label} is {value}: give a positive number")
         self.dim = len(exponents)
         self.rho, self.gamma0, self.name = rho, gamma0, name
         self.top_variance, self.end_std = top_variance, end_std
@@ -149,7 +149,8 @@ class InflationSchedule(NoiseSchedule):
         self.top_rate = float(self.growth_rates.max())
         if self.top_rate <= 0:
             raise UsageError(
-                "no dimension inflates: rho (1 + g) must be positive for at least one dimension"
+                "no dimension inflates: give exponents g with rho (1 + g) above 0 for at least "
+                "one dimension"
             )
 
     growth_rates: Tensor
@@ -174,12 +175,16 @@ class InflationSchedule(NoiseSchedule):
     ) -> "InflationSchedule":
         """Return the PRP schedule if all dimensions are kept, else the PRR schedule.
 
+        PRP schedules preserve the participation ratio of the data. PRR schedules reduce the
+        participation ratio, by compressing some dimensions.
+
         Args:
             dims_to_keep: d, the number of top-variance dimensions that keep inflating.
             data_dim: D, the dimension of the data.
-            g_type: Exponents of the other dimensions: ``orig`` for ``g = -d/(D-d)``, so that all g
-                sum to 0, or ``constant_inflation_gap`` for ``g = 1 - inflation_gap``.
-            inflation_gap: ``IG``, used by ``constant_inflation_gap`` only.
+            g_type: Exponents of the compressed dimensions: ``orig`` for ``g = -d/(D-d)``, so that
+                all g sum to 0, or ``constant_inflation_gap`` for ``g = 1 - inflation_gap``.
+            inflation_gap: Difference between the exponents of kept and compressed dimensions, used
+                by ``constant_inflation_gap`` only.
             g_rescaling: Factor on every g. The published value is 1; smaller values compress less.
             rho: Inflation rate, 1/time.
             gamma0: Noise variance at t = 0, in squared data units.
@@ -198,7 +203,7 @@ class InflationSchedule(NoiseSchedule):
         require_known("g_type", g_type, G_TYPES)
         for label, value in (("inflation_gap", inflation_gap), ("g_rescaling", g_rescaling)):
             if not 0 < value < inf:
-                raise UsageError(f"{label} is {value}: it must be a positive number")
+                raise UsageError(f"{label} is {value}: give a positive number")
         if dims_to_keep == data_dim:
             return cls(torch.zeros(data_dim), name="PRP", **sizes)
         if g_type == "orig":
@@ -235,7 +240,7 @@ class InflationSchedule(NoiseSchedule):
         return -0.5 * self.top_rate * top_noise / (self.top_variance + top_noise)
 
     def default_t_max(self, conditional: bool = False) -> float:
-        """Return the time at which the data is a fixed fraction of the largest latent variance.
+        """Return the time when the data variance is a fixed part of the largest latent variance.
 
         Without conditions the fraction is one tenth. A standardized cumulant of order k has then
         shrunk to ``0.1^(k/2)``, so a kurtosis is 1 % of that of the data, and the remaining
@@ -249,7 +254,7 @@ class InflationSchedule(NoiseSchedule):
         thousandth. For small data sets the shorter time can fit better (``subjects.end_times``).
 
         Raises:
-            UsageError: ``gamma0`` alone already exceeds the noise variance of that time.
+            UsageError: ``gamma0`` alone already exceeds the noise variance at the end time.
         """
         fraction = self.CONDITIONAL_FRACTION if conditional else self.SIGNAL_FRACTION
         end_variance = (1 / fraction - 1) * self.top_variance
@@ -265,7 +270,7 @@ class InflationSchedule(NoiseSchedule):
 
 
 class IsotropicSchedule(NoiseSchedule):
-    """The same noise in all dimensions; subclasses define its variance and scale.
+    """Base class of noise schedules with equal noise in all dimensions.
 
     Args:
         dim: D, the number of eigen-dimensions.
@@ -284,7 +289,7 @@ class IsotropicSchedule(NoiseSchedule):
         self.dim, self.t_min = dim, self.default_t_min if t_min is None else t_min
         if not 0 < self.t_min < self.end:
             raise UsageError(
-                f"tmin is {self.t_min:g}: {self.name} needs a positive tmin below {self.end:g}"
+                f"tmin is {self.t_min:g}: give a positive tmin below {self.end:g} for {self.name}"
             )
 
     def noise_variance(self, t: Tensor) -> Tensor:

@@ -30,9 +30,11 @@ class NaturalSpline(nn.Module):
                 f"the node times have shape {tuple(times.shape)}: give [K] with K of at least 2"
             )
         if times.dtype != torch.float64:
-            raise ValueError("the times of a spline must be float64")
+            raise ValueError(f"the times of a spline have the type {times.dtype}: give float64")
         if not times.isfinite().all() or (times.diff() <= 0).any():
-            raise ValueError("the times of a spline must be finite and increasing")
+            raise ValueError(
+                "the times of a spline are not finite and increasing: give finite, increasing times"
+            )
         units = torch.eye(len(times), dtype=torch.float64, device=times.device)
         self.register_buffer("times", times)
         self.register_buffer("units", units, persistent=False)

@@ -63,7 +63,7 @@ class Trajectory:
 
 
 def saved_steps(steps: int, save_every: int | None) -> list[int]:
-    """Return the step numbers of saved states: 0, multiples of ``save_every``, and the last.
+    """Return the indices of the steps with saved states: 0, multiples of ``save_every``, the last.
 
     Args:
         steps: Number of steps.
@@ -73,7 +73,7 @@ def saved_steps(steps: int, save_every: int | None) -> list[int]:
         UsageError: ``save_every`` is less than 1.
     """
     if save_every is not None and save_every < 1:
-        raise UsageError(f"save_freq is {save_every}: it must be at least 1")
+        raise UsageError(f"save_freq is {save_every}: give at least 1")
     return [*range(0, steps, save_every or steps), steps]
 
 
@@ -91,7 +91,7 @@ def walk(
         solver: The solver.
         velocity: Velocity of the variable that the solver integrates.
         x: State ``[N, D]`` at the first time.
-        gap: Gap ``[N, D]`` of that state; with it the integration reverses earlier steps.
+        gap: Gap ``[N, D]`` of that state; if given, the integration reverses earlier steps.
         times: Monotone times ``[steps + 1]``.
         unit: Function from a time to the ratio ``[D]`` of x to the integrated variable; None if
             the two variables are the same.
@@ -119,9 +119,10 @@ def follow(
     """Run an integration to its end, and return its saved states.
 
     Args:
-        walk: Step numbers, and the state and gap ``[N, D]`` after each step, the start included.
+        walk: Index of each step, with the state and the gap ``[N, D]`` after the step (``State``);
+            the start has the index 0.
         times: Times ``[steps + 1]`` of the steps.
-        saved: Numbers of the steps after which states are saved.
+        saved: Indices of the steps after which states are saved.
         on_step: Called for each step, for a progress bar.
         on_state: Called with each saved state. Only the first and the last state are then returned.
 

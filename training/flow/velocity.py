@@ -44,7 +44,7 @@ class FlowVelocity:
     def with_divergence(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor] | None:
         """Return the velocity and its divergence ``[N]``, without gradients.
 
-        Returns None if the denoiser does not compute traces itself (``calls.with_trace``).
+        The result is None if the denoiser does not compute traces itself (``calls.with_trace``).
         """
         unit, linear, half_rate = self._terms(t)
         known = with_trace(self.denoiser, unit * x, t, half_rate)

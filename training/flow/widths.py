@@ -31,7 +31,10 @@ MOST_STEPS = 200
 
 
 class Widths(nn.Module):
-    """A regression for the scale of posterior errors, given posterior means and widths.
+    """Regression of the scale of posterior errors on posterior means and standard deviations.
+
+    Errors are standardized: true value minus posterior mean, divided by the posterior standard
+    deviation. Their scale is 1 where posteriors have the right width.
 
     Args:
         dim: Number of parameters, D.
@@ -39,7 +42,7 @@ class Widths(nn.Module):
     Attributes:
         center: Means ``[2 D]`` of the 2 D features: posterior means and log standard deviations.
         spread: Standard deviations of the features ``[2 D]``.
-        weights: Coefficients ``[P, D]`` of the P terms of the polynomial.
+        weights: Coefficients ``[P, D]`` of the P terms of a quadratic polynomial in the features.
         bias: Constant term of each parameter ``[D]``.
 
     Example:
@@ -61,7 +64,9 @@ class Widths(nn.Module):
     def __init__(self, dim: int):
         super().__init__()
         if dim < 1:
-            raise ValueError(f"posterior widths of {dim} parameters: give at least one")
+            raise ValueError(
+                f"a regression of posterior widths has {dim} parameters: give at least one"
+            )
         self.dim = dim
         self.arguments = arguments_of(self)
         features = 2 * dim
@@ -90,9 +95,9 @@ class Widths(nn.Module):
             mean: Posterior means ``[N, D]``.
             std: Posterior standard deviations ``[N, D]``.
             truth: True parameters ``[N, D]``.
-            trained: Indicator ``[N]``: 1 for simulations in the training set of the flow, 0 for
-                others. Errors of training simulations have an additional factor, which is fitted
-                and then dropped.
+            trained: Indicator ``[N]``: 1 for simulations in the training set of the flow, 0 for all
+                other simulations. Errors of training simulations have an additional factor, which
+                is fitted and then dropped.
         """
         known = (std > 0).all(dim=1)
         mean, std, truth = (part[known].double() for part in (mean, std, truth))
@@ -125,11 +130,17 @@ class Widths(nn.Module):
         return self
 
     def check(self) -> None:
-        """Raise ValueError if the buffers do not give finite scales."""
+        """Raise ValueError if a buffer is not finite, or a spread is not positive."""
         if not all(part.isfinite().all() for part in (self.center, self.weights, self.bias)):
-            raise ValueError("a parameter of the posterior widths is not finite")
+            raise ValueError(
+                "a stored parameter of the posterior widths is not finite: restore the file from "
+                "a copy"
+            )
         if not (self.spread > 0).all():
-            raise ValueError("a spread of the posterior widths is not positive")
+            raise ValueError(
+                "a stored spread of the posterior widths is not positive: restore the file from a "
+                "copy"
+            )
 
     def _terms(self, mean: Tensor, std: Tensor) -> Tensor:
         """Return the terms ``[M, P]`` of the polynomial, except for the constant."""

@@ -124,7 +124,7 @@ class Choices:
         return Model(denoiser, recipe, about), loss
 
     def build_from(self, mixture: Mixture, most_noise: float) -> tuple[Model, DenoisingLoss]:
-        """Build a network for conditional queries that starts from a mixture.
+        """Build a network for conditional queries whose training starts from a Gaussian mixture.
 
         The flow is in the coordinates of the mixture.
 
@@ -157,7 +157,7 @@ def _require_finite_noise(schedule: NoiseSchedule, t_max: float) -> None:
 
 
 def resolved_options(model: Model) -> dict[str, Any]:
-    """Return the resolved values of a model's options with defaults, by name of the option."""
+    """Return the values that a model uses for options with variable defaults, by option name."""
     inflation = dict(model.recipe.schedule_arguments) if model.recipe.schedule == "ifs" else {}
     if inflation.get("g_type") == "orig":
         del inflation["inflation_gap"]  # the dimensions determine it

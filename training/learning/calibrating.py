@@ -39,7 +39,7 @@ class CalibrationPlan:
 
     @property
     def calls(self) -> int:
-        """Number of network evaluations of single points that the calibration takes."""
+        """Number of network evaluations of the calibration, counted per point."""
         return self.count * calls_of_fit(NODES, self.method)
 
 

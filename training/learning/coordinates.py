@@ -84,32 +84,32 @@ def fit_coordinates(
     groups: Tensor | None = None,
     of_trial: int = 0,
 ) -> Coordinates:
-    """Fit coordinates of a table's columns that give points mean 0 and variance 1.
+    """Fit invertible maps of a table's columns, which give points mean 0 and variance 1.
 
     Args:
-        points: Training points ``[N, D]`` of data space, with discrete columns dequantized. NaN
-            where values are missing; each column then has a map of its own.
+        points: Training points ``[N, D]`` of data space, with discrete columns dequantized. NaN for
+            missing values; then each column is mapped by itself.
         columns: Metadata of the columns.
-        marginals: Transformation of each column: ``none``; ``yeo-johnson``, a power; ``quantile``,
-            a power and a spline through its normal scores; a name in ``EVENED``, the same with
-            quantiles of the column plus noise of that size in place of scores, which smooths
-            features narrower than the noise, such as edges and heaps, and bends relations between
-            columns less; ``log``, the logarithm, for columns that are positive over decades;
-            ``quantile-axes``, like ``quantile``, and a spline along the whitened axes, which are
-            then whitened again.
+        marginals: Transformation of each column. ``none``: no transformation. ``yeo-johnson``: a
+            power transform. ``quantile``: a power transform, then a spline to normal scores. A name
+            in ``EVENED``, such as ``quantile-0.2``: like ``quantile``, but the result has the
+            distribution of the column plus noise of standard deviation 0.2, which keeps relations
+            between columns closer to linear. ``log``: the logarithm of positive columns that span
+            decades. ``quantile-axes``: like ``quantile``, then splines along the whitened axes, and
+            a second whitening.
         whiten: Whether columns are only standardized (``none``), whitened along the principal axes
             (``pca``), or also rotated back to the columns (``zca``).
         conditions: Conditions of the points ``[N, C]``; None for none.
-        start: Prediction that is removed before points are whitened: the best linear prediction
-            from the conditions (``on``), their mean and covariance by a network (``gaussian``), or
-            nothing (``off``).
+        start: Prediction from the conditions that is removed before points are whitened: the best
+            linear prediction (``on``), a mean and a covariance by a network (``gaussian``), or none
+            (``off``).
         map_bounds: Whether bounded columns are mapped to the real line, or left as they are.
         relevant: Indices of the conditions that the flow uses; empty for all.
         levels: Categories of all columns, if all columns are categories; None for numbers.
         groups: Groups ``[N]`` of dependent rows, such as trials of one dataset; None to group rows
             by equal conditions.
-        of_trial: Number of conditions per trial, where conditions are those of several trials side
-            by side, with NaN for absent trials; 0 otherwise.
+        of_trial: Number of conditions per trial, if a row of conditions has several trials side by
+            side (NaN for absent trials); 0 if a row has no trials.
 
     Raises:
         UsageError: ``marginals=quantile-axes`` was requested without whitening.
@@ -185,7 +185,7 @@ def _fit_prediction(
 
 
 def filled(x: Tensor, missing: Tensor) -> Tensor:
-    """Impute missing values by values of the same column in other rows, in order.
+    """Impute missing values of a column by its observed values, in the order of their rows.
 
     Each column keeps the distribution of its observed values.
 
@@ -233,7 +233,7 @@ def _fit(map_: PointMap, x: Tensor, columns: Columns, noise: float | None) -> No
             raise DataError(
                 f"column '{columns.names[column]}' has {float(x[row, column]):g} in row "
                 f"{row + 1}, outside its bounds {float(columns.low[column]):g} to "
-                f"{float(columns.high[column]):g}"
+                f"{float(columns.high[column]):g}: correct the value, or give wider bounds"
             )
         map_.set_bounds(columns.low, columns.high)
     elif isinstance(map_, YeoJohnson):
@@ -254,8 +254,9 @@ def basis_in(coordinates: Coordinates, points: Tensor) -> EigenBasis:
 
     Points are in data space.
 
-    The coordinates must have been given the conditions of the points. After whitening, all
-    variances are 1 and axes are arbitrary, so they are those of the coordinates.
+    Coordinates of a conditional flow must already contain the conditions of the points
+    (``Coordinates.given``). After whitening, all variances are 1, and axes are arbitrary: the basis
+    then has the axes of the coordinates.
     """
     if coordinates.names[-1] == "standardize":
         return EigenBasis.fit([coordinates.to_flow(points)])
@@ -265,7 +266,7 @@ def basis_in(coordinates: Coordinates, points: Tensor) -> EigenBasis:
 def _require_spread(spread: Tensor, columns: Columns) -> None:
     if not (spread > 0).all():
         column = int((spread <= 0).int().argmax())
-        raise DataError(f"column '{columns.names[column]}' is constant: leave it out")
+        raise DataError(f"column '{columns.names[column]}' is constant: leave the column out")
 
 
 def _fit_powers(map_: YeoJohnson, x: Tensor) -> None:
@@ -316,7 +317,7 @@ def _fit_conditions(coordinates: Coordinates, conditions: Tensor, each: Tensor) 
 
 
 def over_decades(x: Tensor) -> Tensor:
-    """Return a mask ``[D]`` of columns that are positive and span three decades or more."""
+    """Return a mask ``[D]`` of the columns of points that are positive and span three decades."""
     low, high = _thinned(x).quantile(x.new_tensor([0.01, 0.99]), dim=0)
     return (x.amin(dim=0) > 0) & (high > DECADES * low)
 
@@ -335,8 +336,8 @@ def _middle(x: Tensor) -> tuple[Tensor, Tensor]:
 def long_tails(y: Tensor) -> Tensor:
     """Return a mask ``[C]`` of the conditions ``[N, C]`` that have long tails.
 
-    Conditions have long tails if a row is far from all others, or if they are positive over
-    decades. With few rows, no condition counts as having long tails.
+    Conditions have long tails if a row is far from all other rows, or if their values are positive
+    and span decades. With few rows, no condition counts as having long tails.
     """
     middle, spread = _middle(y)
     far = (spread > 0) & ((y - middle).abs().amax(dim=0) > FAR * spread)
@@ -412,7 +413,7 @@ def shrunk_correlation(s: Tensor) -> Tensor:
 
         lambda = sum_ij Var(r_ij) / sum_ij r_ij^2    over i != j,
 
-    where variances are those of the mean of products over rows (Schaefer and Strimmer 2005).
+    where Var is the variance of the mean, over rows, of products (Schaefer and Strimmer 2005).
     """
     count = len(s)
     correlation = s.T @ s / count
@@ -435,7 +436,7 @@ def _fit_axes(map_: WhitenPCA, x: Tensor, columns: Columns) -> None:
         most = share.topk(min(3, len(share))).indices.tolist()
         named = ", ".join(f"'{columns.names[index]}'" for index in most)
         raise DataError(
-            f"columns are exact functions of each other, most clearly {named}: "
-            "leave one of them out"
+            f"columns are exact functions of each other, most clearly {named}: leave one of these "
+            "columns out"
         )
     map_.hold(mean=basis.mean, axes=basis.eigenvectors, std=basis.eigenvalues.sqrt())

@@ -50,7 +50,7 @@ class StepCost:
 
     Attributes:
         parameters: Number of trained parameters.
-        forward_flops: Floating-point operations per sample of the forward pass: those of matrix
+        forward_flops: Floating-point operations per sample of the forward pass, for matrix
             products, convolutions and attention.
         flops: Floating-point operations per sample, including the backward pass.
         state_bytes: Bytes that stay between steps: weights, averages, moments and bases.
@@ -58,8 +58,8 @@ class StepCost:
         rows: Number of samples of this rank per step.
         batch_gpu: Number of samples processed at a time.
         precision: Precision of the network.
-        card: Memory of the GPU to fill, in GiB; None for no such GPU.
-        largest: Largest number of samples at a time that fits into the GPU; 0 if none fits.
+        card: Memory in GiB of a GPU that training should fill; None for no GPU.
+        largest: Largest number of samples at a time that fits into the GPU; 0 if no sample fits.
     """
 
     parameters: int
@@ -230,7 +230,7 @@ class PaperStep:
         """Return the estimated cost of the step.
 
         Args:
-            card: Memory of a GPU to fill, in GiB; None for no such GPU.
+            card: Memory in GiB of a GPU that training should fill; None for no GPU.
         """
         size = min(self._batch_gpu or self.rows, self.rows)
         room = None if card is None else int(card * USED * 2**30)
@@ -247,7 +247,7 @@ class PaperStep:
         )
 
     def seconds(self, rows: int) -> float:
-        """Return the CPU seconds that the gradient of ``rows`` samples takes.
+        """Return the CPU seconds for the gradient of ``rows`` samples.
 
         Tensors must have values.
         """
@@ -303,8 +303,8 @@ def print_dry_run(
 ) -> None:
     """Log the cost of a step, and the record of a run that is not started.
 
-    ``card`` is the memory in GiB of a GPU that is to be filled, which the step then models; None
-    for none.
+    The argument ``card`` is the memory in GiB of a GPU that training should fill, and that the cost
+    refers to; None for no GPU.
     """
     on_card = card is not None or device_type == "cuda"
     cost = PaperStep(model, loss, config, model.denoiser.precision, on_card).cost(card)
@@ -330,14 +330,14 @@ def _flop_counter() -> FlopCounterMode:
 
 
 def largest_that_fits(needed: Callable[[int], int], room: int, most: int) -> int:
-    """Return the largest count whose memory fits into the available memory; 0 if 1 does not fit.
+    """Return the largest number of samples that fit into the available memory; 0 if none fits.
 
-    Memory is nearly affine in the count, so the search interpolates linearly.
+    Memory is nearly an affine function of the number, so the search interpolates linearly.
 
     Args:
-        needed: Function from a count to the memory in bytes.
+        needed: Function from a number of samples to the memory in bytes.
         room: Available memory in bytes.
-        most: Largest count to return.
+        most: Largest number of samples to return.
     """
     if needed(most) <= room:
         return most
@@ -390,7 +390,7 @@ def require_batch(batch: int, dim: int, device: torch.device, near: int = 0) -> 
         batch: Number of samples.
         dim: Number of dimensions.
         device: Device of the batch.
-        near: Number of further points that each sample may find near.
+        near: Largest number of near points over which the target of a sample is averaged.
 
     Raises:
         UsageError: The batch needs more memory than the device has.
@@ -405,6 +405,6 @@ def _require(what: str, needed: int, device: torch.device) -> None:
         there = torch.cuda.mem_get_info(device)[1]
     if needed > there:
         raise UsageError(
-            f"{what} needs at least {needed / 2**30:.3g} GiB of memory, but "
-            f"{device.type} has {there / 2**30:.3g}: give less"
+            f"{what} needs at least {needed / 2**30:.3g} GiB of memory, but {device.type} has "
+            f"{there / 2**30:.3g}: give a smaller size"
         )

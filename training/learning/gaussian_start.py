@@ -42,15 +42,15 @@ def fit_gaussian(
 ) -> None:
     """Fit a Gaussian prediction of points from conditions by maximum likelihood.
 
-    The fit uses its own random numbers. If values are missing (NaN), the score treats the values of
-    a point as independent.
+    The fit uses its own random numbers. If values are missing (NaN), the likelihood treats the
+    values of a point as independent.
 
     Args:
         map_: Prediction to fit.
         c: Standardized conditions ``[N, C]``.
         x: Standardized points ``[N, D]``, NaN for missing values.
-        groups: Group number of each row ``[N]``. Rows of a group are held out together; None groups
-            rows with equal conditions.
+        groups: Index of the group of each row ``[N]``. Rows of a group are held out together; None
+            groups rows with equal conditions.
     """
     score = separate_nats if bool(x.isnan().any()) else nats
     for member, network in enumerate(map_.members):
@@ -67,9 +67,9 @@ def parted(
     """Split rows into a training set and a validation set.
 
     Args:
-        parts: Arrays of rows ``[N, ...]``.
-        groups: Group of each row, as numbers ``[N]`` or as rows ``[N, C]``. Rows with equal groups
-            are held out together.
+        parts: Arrays ``[N, ...]`` with N rows each.
+        groups: Group of each row, as an index ``[N]`` or as values ``[N, C]``. Rows of a group are
+            held out together.
         generator: Random generator.
     """
     _, which = torch.unique(groups, dim=0, return_inverse=True)
@@ -128,7 +128,7 @@ def fit_network(
 def nats(map_: GaussianPrediction, member: int, c: Tensor, x: Tensor) -> Tensor:
     """Return the mean log density ``[]`` of points under one network's prediction, in nats.
 
-    A constant is left out.
+    The normalizing constant of the density is left out.
 
     Args:
         map_: Gaussian prediction with the network.
@@ -143,7 +143,7 @@ def nats(map_: GaussianPrediction, member: int, c: Tensor, x: Tensor) -> Tensor:
 def separate_nats(map_: GaussianPrediction, member: int, c: Tensor, x: Tensor) -> Tensor:
     """Return the mean log density ``[]`` of observed values, as if values were independent.
 
-    A constant is left out.
+    The normalizing constant of the density is left out.
 
     Args:
         map_: Gaussian prediction with the network.
@@ -158,7 +158,7 @@ def separate_nats(map_: GaussianPrediction, member: int, c: Tensor, x: Tensor) -
 
 
 def begin(network: nn.Module, generator: torch.Generator) -> None:
-    """Initialize the weights of a network at random like ``nn.Linear``, and the last layer with 0.
+    """Initialize the weights of a network at random like ``nn.Linear``, the last layer with zeros.
 
     Args:
         network: Network with linear layers.
@@ -179,8 +179,8 @@ def fit_levels(map_: LevelPrediction, c: Tensor, x: Tensor, groups: Tensor | Non
         map_: Prediction to fit, whose levels are already set.
         c: Standardized conditions ``[N, C]``.
         x: Points ``[N, D]`` of category columns.
-        groups: Group number of each row ``[N]``. Rows of a group are held out together; None groups
-            rows with equal conditions.
+        groups: Index of the group of each row ``[N]``. Rows of a group are held out together; None
+            groups rows with equal conditions.
     """
     numbers = map_.numbers(x)
     for number, networks in enumerate(map_.networks):

@@ -57,13 +57,13 @@ class Score:
     parts: Mapping[str, float] = field(default_factory=dict)
 
     def of_parts(self) -> dict[str, "Score"]:
-        """Return the score of each part by name; the name is empty if the network is one part."""
+        """Return the score of each part by name; the name is empty for a single part."""
         if not self.parts:
             return {"": self}
         return {name: Score(loss) for name, loss in self.parts.items()}
 
     def better_than(self, other: "Score", margin: float = 0.0) -> bool:
-        """Return whether this score is better than another one.
+        """Return whether this score is better than another score.
 
         If both scores have nats, this score must exceed the other by more than ``margin`` nats.
         Otherwise losses are compared.
@@ -95,7 +95,7 @@ class HeldOut:
 
     @classmethod
     def of_images(cls, dataset: ImageDataset, loss: DenoisingLoss, seed: int) -> "HeldOut":
-        """Create a validation set from the first images of a data set, with their labels."""
+        """Create a validation set from the images at the start of a data set, with their labels."""
         total = min(len(dataset), MOST_IMAGES)
         pixels, labels = dataset.read(range(total)[distributed.shard(total)])
         points = normalize_pixels(pixels).flatten(1)
@@ -253,16 +253,17 @@ class Validation:
     def is_far(self) -> bool:
         """Whether the held-out data is far from the training data.
 
-        Its best loss is then far above about 1, the loss of F = 0 on training data.
+        The best validation loss is then far above 1, which is about the loss of the network output
+        F = 0 on training data.
         """
         scaled = type(self.held_out) is HeldOut and "" in self.best
         return scaled and self.best[""].score.loss > FAR
 
     @property
     def seen(self) -> int:
-        """Number of training samples at the latest improvement of a part.
+        """Number of training samples when the score of a part last improved.
 
-        It is 0 before the first score.
+        The number is 0 before the first score.
         """
         return max((best.seen for best in self.best.values()), default=0)
 
@@ -326,7 +327,10 @@ class Validation:
         """
         parts = state.get(KEY, {})
         if not isinstance(parts, dict):
-            raise DataError(f"{source}: '{KEY}' is damaged")
+            raise DataError(
+                f"{source}: '{KEY}' is damaged: the entry is not a dictionary. Resume from "
+                "another state"
+            )
         self.best = {name: _restored(part, name, model, source) for name, part in parts.items()}
 
 
@@ -347,14 +351,21 @@ def _restored(state: Any, name: str, model: Model, source: str) -> Best:
         }:
             pass
         case _:
-            raise DataError(f"{source}: '{KEY}' is damaged")
+            raise DataError(
+                f"{source}: '{KEY}' is damaged: a value is missing or of the wrong type. Resume "
+                "from another state"
+            )
     try:
         weights = tensors_of(state, "weights")
     except ValueError as error:
-        raise DataError(f"{source}: '{KEY}' is damaged: {first_line(error)}") from error
+        raise DataError(
+            f"{source}: '{KEY}' is damaged: {first_line(error)}. Resume from another state"
+        ) from error
     own = _of_part(model, name)
     shapes = {key: value.shape for key, value in own.items()}
     if not own or (weights and {key: value.shape for key, value in weights.items()} != shapes):
-        raise DataError(f"{source} has best weights of another model")
+        raise DataError(
+            f"{source} has best weights of another model: resume with a state of this model"
+        )
     moved = {key: torch.as_tensor(value).to(own[key]) for key, value in weights.items()}
     return Best(Score(loss, nats), seen, waited, moved)

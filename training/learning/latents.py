@@ -127,7 +127,8 @@ class FittedLatents:
     Attributes:
         mixture: Distribution of the compressed dimensions.
         name: Name of the candidate.
-        nats: Mean log density of held-out latents, less that of the Gaussian, in nats.
+        nats: Mean log density of held-out latents minus their mean log density under the Gaussian,
+            in nats.
         error: Standard error of ``nats``; infinite for one point.
     """
 
@@ -153,7 +154,8 @@ def fit(
 
     Args:
         latents: Standardized latents.
-        kept: Number of kept dimensions, which come first and are conditions of the others.
+        kept: Number of kept dimensions, which come first; the fit models the other dimensions given
+            the kept dimensions.
         candidate: Form of the distribution, and settings of the fit.
         seed: Random seed.
         on_look: Called up to ``LOOKS`` times, for a progress bar.
@@ -238,7 +240,8 @@ class LatentPlan:
     Attributes:
         points: Function that returns a given number of points, or fewer if there are no more, the
             same on all ranks, with their conditions, in the space of the basis.
-        held_out: The same function for held-out points; None to hold out a part of the points.
+        held_out: Function like ``points`` that returns held-out points; None to hold out a part of
+            the points.
         count: Number of points to inflate.
         seed: Random seed of the noise and of the fit.
         rows: Number of points per network evaluation.
@@ -347,7 +350,7 @@ def standardized_latents(
         flow: The flow.
         batch: Points in the space of the basis, the same on all ranks.
         seed: Random seed of the noise.
-        index: Number of the noise draw, which also seeds the noise.
+        index: Index of the noise draw, which also seeds the noise.
         on_step: Called after each step.
 
     Returns:
@@ -368,16 +371,16 @@ def standardized_latents(
 def check_kept(
     latents: Latents, kept: int, seed: int, on_look: Callable[[], object] | None = None
 ) -> FittedLatents:
-    """Fit a free distribution to kept latents, to test whether they are standard normal.
+    """Fit a distribution to kept latents, to test whether kept latents are standard normal.
 
-    The gain over the standard normal distribution, in nats on held-out latents, estimates the
-    deviation from it.
+    The gain in log density on held-out latents, in nats, estimates the divergence from the standard
+    normal distribution.
 
     Args:
         latents: Standardized latents.
         kept: Number of kept dimensions, which come first.
         seed: Random seed.
-        on_look: Called at times, for a progress bar.
+        on_look: Called repeatedly during the fit, for a progress bar.
     """
     rows = Latents(latents.train[:, :kept], latents.held_out[:, :kept])
     free = replace(candidates_for(kept)[-1], steps=CHECK_STEPS, patience=CHECK_PATIENCE)
@@ -421,7 +424,7 @@ def _report_kept(model: Model, fitted: FittedLatents) -> None:
 
 
 def enough_time(model: Model, lost: float) -> float:
-    """Return the end time with which kept latents would be nearly normal, within ``TOLERATED``.
+    """Return the end time at which kept latents would be nearly normal, within ``TOLERATED`` nats.
 
     The divergence from normal decreases at least with the cube of the data's fraction of the
     variance (theory, section 8).
@@ -450,7 +453,7 @@ def latent_file(network: Path, folder: Path | None) -> Path:
     """
     path = (folder or network.parent) / f"{network.stem}-law.pkl"
     if path.exists():
-        raise UsageError(f"{path} exists: move it, or give another --outdir")
+        raise UsageError(f"{path} exists: move the file, or give another --outdir")
     return path
 
 

@@ -60,11 +60,11 @@ class DenoisingLoss:
         schedule: Schedule of the noise.
         t_min: First time.
         t_max: Last time.
-        t_sampling: Distribution of times: ``uniform`` in t; for the log of the largest noise std,
-            ``normal`` truncated to the range, or ``log_uniform``; or ``by_weight``, uniform up to
-            the time at which the data is a tenth of the variance, and from there proportional to
-            the weight ``xi / (xi + gamma)`` of a time in the log likelihood (``held_out``). All are
-            stratified over the batch.
+        t_sampling: Distribution of times, always stratified over the batch. ``uniform``: uniform in
+            t. ``normal`` and ``log_uniform``: truncated normal and uniform in the log of the
+            largest noise standard deviation. ``by_weight``: uniform until the data is a tenth of
+            the variance, then proportional to the weight ``xi / (xi + gamma)`` of a time in the log
+            likelihood (``held_out``).
     """
 
     schedule: NoiseSchedule
@@ -76,15 +76,17 @@ class DenoisingLoss:
         require_known("t_sampling", self.t_sampling, T_SAMPLINGS)
         if self.t_sampling == BY_WEIGHT and not isinstance(self.schedule, InflationSchedule):
             raise UsageError(
-                f"t_sampling={BY_WEIGHT} is for the inflationary schedule (precond=ifs)"
+                f"t_sampling={BY_WEIGHT} needs the inflationary schedule: give precond=ifs, or "
+                "another t_sampling"
             )
         if not self.t_min < self.t_max:
             raise UsageError(
-                f"tmin is {self.t_min:g} and tmax is {self.t_max:g}: tmin must be smaller"
+                f"tmin is {self.t_min:g} and tmax is {self.t_max:g}: give a smaller tmin or a "
+                "larger tmax"
             )
 
     def regression(self, denoiser: NetworkDenoiser) -> nn.Module:
-        """Return the module from clean points and noise to F and its target, for ``per_sample``."""
+        """Return the module that computes F and its target from clean points and noise."""
         return DenoisingRegression(denoiser)
 
     def draw(self, count: int, generator: torch.Generator) -> NoiseDraws:
@@ -113,15 +115,15 @@ class DenoisingLoss:
             dtype: Data type of the noise; times are in float64.
             device: Device to draw on.
             keys: Keys that seed the generators.
-            antithetic: Whether samples come in pairs of the same time and opposite noise. If their
-                points are the same too, terms that are odd in the noise cancel in a gradient, where
-                noise is small.
+            antithetic: Whether samples come in pairs of the same time and opposite noise. If both
+                samples of a pair have the same point, gradient terms that are odd in the noise
+                cancel where the noise is small.
         """
         dim = self.schedule.dim
         size = max(1, NOISE_BLOCK // dim)
 
         def drawn(rows: slice, strata: float) -> NoiseDraws:
-            """Draw rows, one per stratum of time; half a stratum has a row too."""
+            """Draw the times and the noise of rows, with one row per stratum of time."""
             generator = seeded_generator(device, *keys)
             t, noise = self._times(strata, generator)[rows], []
             for first in range(rows.start // size * size, rows.stop, size):
@@ -221,11 +223,9 @@ class DenoisingRegression(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return F and its target, both ``[B, D]``, for clean points ``[B, D]`` and unit noise.
 
-        With ``others``, further points of the same distribution, targets are averaged over these.
-
-        All computation around F is in the dtype of the points. For an ensemble of K networks in
-        training, F
-        is ``[K, B, D]``.
+        With ``others``, further points of the same distribution, targets are averaged over near
+        points. Everything but F is computed in the dtype of the points. For an ensemble of K
+        networks in training, F is ``[K, B, D]``.
         """
         gamma = self.denoiser.schedule.noise_variance(t).to(clean.dtype)
         c = self.denoiser.coefficients_under(gamma)

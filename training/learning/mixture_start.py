@@ -62,14 +62,15 @@ RIDGE = 1e-4
 
 
 class Mixture(NamedTuple):
-    """Mixture of M components.
+    """Mixture of M components for rows of numbers and categories.
 
     Attributes:
         weights: Weights ``[M]``.
         means: Means of numbers ``[M, D]``.
         covariances: Covariances of numbers ``[M, D, D]``.
-        shares: Probabilities of levels ``[M, K]``; those of each category sum to 1.
-        reach: Assumed largest distance of numbers from 0 ``[D]``: the observed one plus 1.
+        shares: Probabilities of levels ``[M, K]``; probabilities of each category sum to 1.
+        reach: Assumed largest distance of numbers from 0 ``[D]``: the largest observed distance
+            plus 1.
     """
 
     weights: Tensor
@@ -113,9 +114,9 @@ class _Rows(NamedTuple):
         return cls(values, patterns, which, torch.cat(parts, dim=1), level_counts, features)
 
     def times(self, matrices: Tensor, vectors: Tensor) -> Tensor:
-        """Multiply vectors of rows ``[N, D]`` by the matrix of their pattern.
+        """Multiply a vector ``[D]`` of each row by the matrix of its pattern of missing values.
 
-        The matrices of the patterns are ``[U, D, D]``.
+        The vectors are ``[N, D]``, the matrices of the U patterns ``[U, D, D]``.
         """
         if len(matrices) == 1:
             return vectors @ matrices[0].mT
@@ -131,12 +132,13 @@ def fit_mixture(
     seed: int,
     counts: Sequence[int] = COMPONENTS,
 ) -> tuple[Mixture, float]:
-    """Fit mixtures, and return the one with the best number of components.
+    """Fit mixtures with several numbers of components, and return the best mixture.
 
     Args:
-        rows: Rows in coordinates of the flow, of variance 1; the first ones are used if there are
-            many.
-        held_out: Validation rows; without any, there is one component.
+        rows: Rows in coordinates of the flow, of variance 1; only the first rows are used if there
+            are many.
+        held_out: Validation rows, which decide the number of components. Without validation rows,
+            there is a single component.
         level_counts: Number of levels of each category.
         seed: Random seed of the initial components.
         counts: Numbers of components to try, increasing from 1.
@@ -384,8 +386,8 @@ def completed(
 
     The draw is conditional on the observed values of the row.
 
-    A draw ``x*`` of the whole component is moved to the observed values: ``x* + G (x - x*)``, with
-    the gain G of these (Matheron's rule).
+    A draw ``x*`` of all numbers is corrected by the observed values x: ``x* + G (x - x*)``, where G
+    is the matrix of the regression on the observed values (Matheron's rule).
     """
     parts = []
     factors = torch.linalg.cholesky(mixture.covariances)

@@ -57,10 +57,10 @@ PARTS = ("numbers", "levels")
 
 
 class OneQuestion(NamedTuple):
-    """The one query that a training is for.
+    """The single query that a training is for.
 
     Attributes:
-        columns: Places of the targets, given all other columns.
+        columns: Indices of the target columns; all other columns are conditions.
         others: Fraction of rows with random queries.
     """
 
@@ -76,15 +76,16 @@ def draw_states(
     alike: int = 1,
     atoms: Sequence[int] = (),
 ) -> Tensor:
-    """Draw states of values ``[B, P]`` for random queries.
+    """Draw the states ``[B, P]`` of values in random queries: target, known or absent.
 
     Args:
         present: Whether values are observed ``[B, P]``, on the CPU; see ``EncodedRows.present``.
         generator: Random generator on the CPU.
-        one: The one query that matters, which some rows get; None for random queries only.
-        drawn: Whether missing values were imputed; otherwise they are absent.
+        one: The query that the training is for, which some rows get; None for random queries only.
+        drawn: Whether missing values were imputed; otherwise the state of missing values is absent.
         alike: Number of consecutive rows with the same query.
-        atoms: Places of the numbers whose states the last categories share.
+        atoms: Indices of the numbers with frequent values (atoms). Each has a category among the
+            last categories, which gets the same state.
     """
     if atoms:
         own = present[:, : present.shape[1] - len(atoms)]
@@ -120,7 +121,10 @@ def draw_states(
 def questions(
     cells: EncodedRows, known: EncodedRows, states: Tensor, level_counts: Sequence[int]
 ) -> Batch:
-    """Encode rows with the queries of their states ``[B, D + C]``, numbers first.
+    """Encode rows and their queries as a training batch.
+
+    A query is given by the states ``[B, D + C]`` of the D numbers, then of the C categories:
+    target, known or absent.
 
     Discrete columns are dequantized in ``cells``; ``known`` has the same rows with the exact values
     of conditions.
@@ -131,7 +135,7 @@ def questions(
 
 
 class QuestionBatches:
-    """Batches of rows, each once per epoch, every time with a new query.
+    """Batches of rows, where each row occurs once per epoch, with a new query in every epoch.
 
     Args:
         cells_of: Function that returns all rows, with discrete columns dequantized by a generator.
@@ -139,7 +143,7 @@ class QuestionBatches:
         network: Network that is trained.
         batch: Batch size over all ranks.
         seed: Random seed of the orders, the queries and the draws.
-        one: The one query that matters; None for random queries only.
+        one: The query that the training is for; None for random queries only.
         complete: Function that imputes missing values, for random queries.
     """
 
@@ -197,7 +201,7 @@ class QuestionBatches:
 
 
 class QuestionRegression(nn.Module):
-    """Losses of rows with queries."""
+    """Module that computes the losses of rows with queries."""
 
     def __init__(self, denoiser: NetworkDenoiser):
         super().__init__()
@@ -250,7 +254,7 @@ class QuestionLoss(DenoisingLoss):
 
 @dataclass(frozen=True)
 class HeldOutQuestions(HeldOut):
-    """Queries of held-out rows: always the same ones."""
+    """Validation set of held-out rows with fixed queries."""
 
     @classmethod
     def from_rows(
@@ -262,7 +266,7 @@ class HeldOutQuestions(HeldOut):
         seed: int,
         one: OneQuestion | None = None,
     ) -> "HeldOutQuestions":
-        """Create queries of held-out rows, with each row repeated to give many queries.
+        """Create the queries of held-out rows; each row is repeated to have many queries.
 
         Arguments are those of ``QuestionBatches``.
         """

@@ -50,7 +50,7 @@ class Forecast:
         self._steps, self._told = 0, False
 
     def line(self, samples: int) -> str | None:
-        """Return the line to log after a step with ``samples`` samples; None for nothing."""
+        """Return the line to log after a step with ``samples`` samples; None to log nothing."""
         now = time.monotonic()
         self._steps, self._seen = self._steps + 1, self._seen + samples
         if now - self._start < FORECAST_AFTER or self._told or self._seen >= self._total:
@@ -72,15 +72,14 @@ class Forecast:
 class Parts:
     """Progress callback for the completed fraction of a training.
 
-    The function is called after the first step, so that a clock that starts there leaves out the
-    setup,
-    and then a few times a second.
+    The function is called after the first step, and then a few times a second. A clock that starts
+    at the first call thus excludes the setup.
 
     Args:
-        progress: Function of a number from 0 to 1; None for nothing.
+        progress: Function of the completed fraction, from 0 to 1; None to report nothing.
         total: Number of samples at the end.
-        follows: Network evaluations after training, as in ``Forecast``; counted as the samples that
-            take as long.
+        follows: Number of network evaluations after training, as in ``Forecast``, converted to
+            samples of equal duration.
     """
 
     def __init__(self, progress: Callable[[float], object] | None, total: int, follows: float):
@@ -90,7 +89,7 @@ class Parts:
     def tell(self, seen: int, due: bool = False) -> None:
         """Report the fraction after ``seen`` samples.
 
-        Nothing is reported if a report was made a moment ago and none is ``due``.
+        Nothing is reported shortly after the last report, unless the report is ``due``.
         """
         now = time.monotonic()
         if self._progress and (due or now - self._last >= TELL_EVERY):
@@ -112,7 +111,7 @@ def spoken(seconds: float) -> str:
 
 
 class Reporter:
-    """Reporter of a run's statistics, which are collected between ticks and written at each tick.
+    """Reporter of a run's statistics, which are collected between reports (ticks).
 
     Args:
         folder: Directory of ``stats.jsonl`` and TensorBoard events, or a run without files.
@@ -169,7 +168,7 @@ class Reporter:
     def advance(self, samples: int) -> None:
         """Move the progress bar, and once log when the training will end.
 
-        The clock of the bar starts after the first step, which is slower than those that follow.
+        The clock of the bar starts after the first step, which is slower than later steps.
         """
         self._bar.update(samples)
         if not self._began:
@@ -182,7 +181,7 @@ class Reporter:
     def tick(
         self, seen: int, learning_rate: float, skipped: int, held_out: Score | None = None
     ) -> None:
-        """Write the statistics collected since the last tick.
+        """Write the statistics that were collected since the last report (tick).
 
         All ranks must call this method together.
 

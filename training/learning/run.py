@@ -51,7 +51,7 @@ class PostTraining:
     closing: Callable[[Model], None] | None = None
 
     def calls(self, model: Model) -> float:
-        """Return the number of network evaluations, per point, of the planned work."""
+        """Return the number of network evaluations of the planned work, counted per point."""
         of_latents = calls_to_learn(model, self.distribution) if self.distribution else 0.0
         return of_latents + (self.calibration.calls if self.calibration else 0.0)
 
@@ -84,7 +84,7 @@ def train(
     progress: Progress | None = None,
     budget: TimeBudget | None = None,
 ) -> None:
-    """Train to the end of the configuration, or to a signal, and save the result.
+    """Train for the configured number of samples, or until a signal, and save the result.
 
     Args:
         trainer: Trainer of the model.
@@ -214,11 +214,11 @@ def run_training(
     """Train a model in a new run directory, or continue an earlier run in its directory.
 
     Args:
-        trainer: Trainer at its start; the state is restored here.
+        trainer: New trainer; for a resumed run, this function restores its state.
         source: Source of batches.
         place: Location of a new run directory.
-        record: New content of ``training_options.json``; for a resumed run, it differs from the old
-            one only in the length of the training.
+        record: New content of ``training_options.json``; for a resumed run, only the length of the
+            training differs from the old content.
         resumed: State to continue from, or None.
         ending: Work on the trained model, as in ``train``.
         watch: Validation on held-out data, as in ``train``.

@@ -59,7 +59,7 @@ def folder_before_restart(outdir: Path, itself: bool) -> Path | None:
 
 
 def launch_of(folder: Path) -> str | None:
-    """Return the launch id of the run in a directory, or None without ``torchrun`` or a run."""
+    """Return the launch id of the run in a directory; None without a run or ``torchrun``."""
     try:
         return load_json(folder / OPTIONS_NAME).get(LAUNCH_KEY)
     except DataError:
@@ -109,7 +109,7 @@ class RunInMemory:
 
 
 class RunFolder:
-    """Existing run directory.
+    """Directory of a run, with its files.
 
     Only the main rank writes; all ranks may use the file names.
     """
@@ -123,14 +123,16 @@ class RunFolder:
     def create(cls, place: Place, record: Mapping[str, Any]) -> "RunFolder":
         """Create ``outdir/00000-name`` with the next free number, or use ``outdir`` itself.
 
-        A run that torchrun has restarted uses the directory that it created before.
+        A run that torchrun has restarted uses its earlier directory.
 
         Raises:
             UsageError: ``outdir`` itself was requested, and contains a run already.
         """
         outdir, name = place.outdir, place.name
         if Path(name).name != name:
-            raise UsageError(f"desc makes the directory name '{name}': leave / out of it")
+            raise UsageError(
+                f"desc gives the directory name '{name}', which contains /: give a desc without /"
+            )
         chosen: list[Path | None] = [None]
         if distributed.is_main():
             require_folder(outdir)
@@ -139,7 +141,8 @@ class RunFolder:
                 keep_lines_until(path / "stats.jsonl", "seen", 0)
             elif place.itself and (outdir / OPTIONS_NAME).exists():
                 raise UsageError(
-                    f"{outdir} already contains a run: --resume it, or give another --outdir"
+                    f"{outdir} already contains a run: continue the run by --resume, or give "
+                    "another --outdir"
                 )
             else:
                 path = outdir if place.itself else _claim(outdir, name)
@@ -278,7 +281,10 @@ def read_record(location: Path) -> dict[str, Any]:
         raise DataError(f"{location} does not exist: give a run directory or training-state-*.pt")
     record = load_json(folder / OPTIONS_NAME)
     if not isinstance(record.get("options"), dict):
-        raise DataError(f"{folder / OPTIONS_NAME} does not contain the options of a run")
+        raise DataError(
+            f"{folder / OPTIONS_NAME} does not contain the options of a run: restore the file "
+            "from a copy"
+        )
     return record
 
 
@@ -291,7 +297,7 @@ class Resumed:
 
     @classmethod
     def find(cls, location: Path) -> "Resumed":
-        """Read the state in a file, or the latest readable one in a run directory.
+        """Read the state in a file, or the latest readable state in a run directory.
 
         Raises:
             DataError: No state is readable.
@@ -300,7 +306,10 @@ class Resumed:
             return cls(location, read_state(location))
         states = states_in(location)
         if not states:
-            raise DataError(f"{location} contains no training-state-*.pt to resume from")
+            raise DataError(
+                f"{location} contains no training-state-*.pt to resume from: give the directory "
+                "of a run with states"
+            )
         for path in reversed(states):
             try:
                 return cls(path, read_state(path))
@@ -308,7 +317,7 @@ class Resumed:
                 last_error = error
                 if distributed.is_main():
                     logger.warning(f"Warning: {error}; trying an older state")
-        raise DataError(f"{location} has no readable state: {last_error}")
+        raise DataError(f"{location} has no readable state: {last_error}. Start a new run")
 
     @property
     def basis(self) -> EigenBasis:
@@ -316,7 +325,9 @@ class Resumed:
         try:
             state = tensors_of(self.state, "basis")
         except ValueError as error:
-            raise DataError(f"{self.path} has no basis of its data: {error}") from error
+            raise DataError(
+                f"{self.path} has no basis of its data: {error}. Resume from another state"
+            ) from error
         return read_basis(self.path, state)
 
     def take_coordinates(self, coordinates: Coordinates) -> None:
@@ -332,7 +343,8 @@ class Resumed:
             coordinates.check()
         except (ValueError, RuntimeError) as error:  # torch raises RuntimeError for other names
             raise DataError(
-                f"{self.path} has no valid coordinates of its table: {first_line(error)}"
+                f"{self.path} has no valid coordinates of its table: {first_line(error)}. Resume "
+                "from another state"
             ) from error
         own = coordinates.state_dict()
         # Axes of equal variances may differ between machines; means and spreads do not.
@@ -350,5 +362,7 @@ class Resumed:
         """Data variance ``[D]`` in the preconditioning of the run."""
         variance = self.state.get("data_variance")
         if not isinstance(variance, Tensor) or variance.shape != self.basis.eigenvalues.shape:
-            raise DataError(f"{self.path} does not contain the variance of its data")
+            raise DataError(
+                f"{self.path} does not contain the variance of its data: resume from another state"
+            )
         return variance

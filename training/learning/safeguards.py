@@ -58,7 +58,7 @@ class LossScale:
     def state(self) -> dict[str, Any]:
         """Return the state that a resumed run needs, if the scale adapts.
 
-        The host waits for the device.
+        The call waits until the device has finished.
         """
         return {"value": self.value.item(), "finite_steps": int(self._finite_steps.item())}
 
@@ -72,7 +72,9 @@ class LossScale:
             case {"value": float(value), "finite_steps": int(steps)} if value > 0 and steps >= 0:
                 self._set(value, steps)
             case _:
-                raise ValueError("the 'loss_scale' is damaged")
+                raise ValueError(
+                    "the entry 'loss_scale' is not a positive scale with a count of steps"
+                )
 
     def _set(self, value: float, finite_steps: int) -> None:
         self.value = torch.full((), value, device=self._device)
@@ -83,7 +85,7 @@ MAX_SKIPPED_IN_A_ROW = 20
 
 
 class SkippedSteps:
-    """Counter of skipped training steps, in total and in the present row."""
+    """Counter of skipped training steps, in total and in the latest unbroken sequence."""
 
     def __init__(self, device: torch.device):
         self._device = device
@@ -111,18 +113,18 @@ class SkippedSteps:
         self._until_look -= 1
 
     def read(self) -> tuple[int, int]:
-        """Return the numbers of skipped steps, in total and in the present row.
+        """Return the number of skipped steps in total, and in the latest unbroken sequence.
 
-        The host waits for the device.
+        The call waits until the device has finished.
         """
         total, in_a_row = torch.stack([self._total, self._in_a_row]).tolist()
         return total, in_a_row
 
     def require_few_in_a_row(self, seen: int) -> None:
-        """Check the number of skipped steps in a row, after ``seen`` samples.
+        """Check that few consecutive steps were skipped up to now, after ``seen`` samples.
 
         Raises:
-            TrainingError: There were too many in a row.
+            TrainingError: Too many consecutive steps were skipped.
         """
         if self._until_look > 0:
             return

@@ -62,7 +62,7 @@ def gradient_seconds(
     rows: int,
     enough: float = torch.inf,
 ) -> float:
-    """Return the CPU seconds of a gradient in a precision, the smallest of several trials.
+    """Return the CPU seconds of a gradient in a given precision: the minimum of several trials.
 
     Args:
         model: The model.
@@ -70,7 +70,8 @@ def gradient_seconds(
         config: Settings of the training.
         precision: Precision of the network.
         rows: Number of samples.
-        enough: Seconds to compare with. There is a single trial if it takes twice as long or more.
+        enough: Seconds to compare with. If the first trial takes at least twice as long, no other
+            trial follows.
     """
     with torch.random.fork_rng(devices=[]):  # dropout must not affect training
         step = PaperStep(model, loss, config, precision, fake=False)
@@ -85,7 +86,7 @@ def step_seconds(
 ) -> float:
     """Return the mean seconds of a training step on the slowest rank, without the first step.
 
-    The mean is used since some steps take far longer than most, such as the first of an epoch,
+    The mean includes steps that take far longer than most, such as the first step of an epoch,
     which imputes missing values anew. The model, on its device, is not changed.
     """
     trainer, taken = Trainer(copy.deepcopy(model), loss, config), list[float]()
@@ -121,7 +122,7 @@ def _slowest(seconds: float, device: torch.device) -> float:
 
 
 def compile_network(trainer: Trainer, source: BatchSource) -> None:
-    """Compile the network of a trainer, using a batch without training on it.
+    """Compile the network of a trainer, with the help of a batch that is not trained on.
 
     Raises:
         UsageError: PyTorch cannot compile here, for example because there is no C++ compiler.

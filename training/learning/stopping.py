@@ -30,7 +30,7 @@ NO_SIGNAL = b"\0"
 
 
 class StoppedBySignal(InflationError):
-    """Exception of a run that was asked to stop, and saved what it needs to continue.
+    """Exception of a run that a signal stopped, after the run saved its state.
 
     Attributes:
         number: Number of the signal.

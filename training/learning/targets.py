@@ -51,16 +51,16 @@ class OtherPoints:
     """Further points of the distribution, with an index to find the points near a noisy point.
 
     The index has sets of points: all points, their two halves as drawn, the four quarters, and so
-    on, each sorted along one axis. A position in the order of a set gives the position in the order
-    of its half without a search: the number of earlier points that belong to the half.
+    on, each sorted along one axis. A position in a sorted set is converted to a position in a
+    sorted half without a search, by counting the earlier points that belong to the half.
 
     Attributes:
-        columns: Points of the sets ``[D, (S + 1) N]``, and then padding, so that ``most`` columns
-            follow each start.
+        columns: Points of all sets ``[D, (S + 1) N]``, for S rounds of halving, followed by
+            ``most`` columns of padding.
         keys: Coordinates of all points along the axis, increasing, ``[N]``.
-        uppers: For each of S splits, the number of points before each place in the order of the
-            sets being split that belong to an upper half, ``[N + 1]``.
-        axis: Axis along which points are near.
+        uppers: For each of S rounds of halving, counts ``[N + 1]``: the number of points before
+            each position that belong to an upper half.
+        axis: Axis along which near points are searched.
         most: Largest number of points that one noisy point uses.
     """
 
@@ -72,11 +72,11 @@ class OtherPoints:
 
     @classmethod
     def from_points(cls, points: Tensor, axis: int, most: int = MOST_NEAR) -> "OtherPoints":
-        """Create the index of points ``[R, D]``, without the last few if halves would be uneven.
+        """Create the index of points ``[R, D]``, without the last few if R cannot be halved evenly.
 
         Args:
             points: The points.
-            axis: Axis along which points are near.
+            axis: Axis along which near points are searched.
             most: Largest number of points that one noisy point uses.
         """
         splits = max(0, ceil(log2(len(points) / most)))
@@ -97,11 +97,13 @@ class OtherPoints:
         Args:
             center: Centers of the intervals ``[B]``.
             half_width: Half widths of the intervals ``[B]``.
-            lots: Random integers ``[B]`` of LOT_BITS bits, which assign each interval a half of the
-                points, a half of that and so on, until it contains no more than can be used.
+            lots: Random integers ``[B]`` of ``LOT_BITS`` bits. The bits choose a half of the
+                points, then a half of this half and so on, until at most ``most`` points are in the
+                interval.
 
         Returns:
-            The points, and their number ``[B]``; columns after that number are to be ignored.
+            The points, and the number ``[B]`` of points in each interval. Further columns are
+            padding.
         """
         first = torch.searchsorted(self.keys, center - half_width)
         after = torch.searchsorted(self.keys, center + half_width, right=True)
@@ -143,7 +145,7 @@ class OthersOfBatch(NamedTuple):
 
     Attributes:
         points: The further points, with their index.
-        lots: Random integers ``[B]`` that choose the sets to search for near points.
+        lots: Random integers ``[B]`` that choose the sets of points in the index to search.
     """
 
     points: OtherPoints
@@ -155,9 +157,12 @@ class OthersOfBatch(NamedTuple):
 
 
 def informative_axis(basis: EigenBasis, schedule: NoiseSchedule, t_max: float) -> int:
-    """Return the axis with the least noise relative to the data, at half of the end time.
+    """Return the index of the axis with the least noise relative to the data.
 
-    This axis distinguishes noisy points best. The axis is a compressed dimension, or the first one.
+    Noise is compared at half of the end time.
+
+    This axis distinguishes noisy points best. The axis is a compressed dimension, or the first
+    dimension.
     """
     time = torch.full((), t_max / 2, dtype=torch.float64, device=basis.eigenvalues.device)
     return int((basis.eigenvalues / schedule.noise_variance(time)).argmax())

@@ -63,8 +63,8 @@ class TrainingConfig:
             2019).
         loss_scale: Factor on the loss in the backward pass, divided out of the gradients. In
             float16 there is a further, adaptive factor (``LossScale``).
-        antithetic: Whether samples come in pairs of the same time and opposite noise. The two
-            samples must have the same point, or nothing is gained.
+        antithetic: Whether samples come in pairs of the same time and opposite noise. This helps
+            only if both samples of a pair have the same point.
         tick: Samples between reports.
         snapshot_ticks: Ticks between network files; None for the end only.
         state_ticks: Ticks between training states; None for the end only.
@@ -139,7 +139,7 @@ def optimizer_of(weights: list[Tensor], config: TrainingConfig) -> torch.optim.O
 
 
 class Trainer:
-    """Trainer: the state of a training, with the methods of a training step."""
+    """State of a training, with methods to take training steps."""
 
     def __init__(self, model: Model, loss: DenoisingLoss, config: TrainingConfig):
         self.loss, self.config = loss, config
@@ -169,7 +169,7 @@ class Trainer:
 
     @cached_property
     def axis(self) -> int:
-        """Axis along which averaged targets search for near points."""
+        """Index of the axis along which averaged targets search for near points."""
         return informative_axis(self.denoiser.basis, self.denoiser.schedule, self.loss.t_max)
 
     @property
@@ -181,12 +181,12 @@ class Trainer:
     def skipped(self) -> int:
         """Number of steps so far with a non-finite loss or gradient.
 
-        The host waits for the device.
+        Reading the number waits until the device has finished.
         """
         return self.skips.read()[0]
 
     def train_step(self, batch: Batch, means: RunningMeans) -> None:
-        """Take one step on one batch, or none if the loss or its gradient is not finite.
+        """Take one training step on a batch; skip the step if the loss or gradient is not finite.
 
         The host does not wait for the device to detect skipped steps (``SkippedSteps``). The
         averaged weights are updated in any case, since their decay depends on the number of
@@ -248,9 +248,9 @@ class Trainer:
             means.add("Loss/loss", losses)
 
     def dealt(self, points: Tensor) -> OthersOfBatch:
-        """Return further points for averaging targets, with this step's random choices.
+        """Return an index of further points for averaging targets, with this step's random choices.
 
-        If the points are those of the last step, their index is reused.
+        The index of the last step is reused if the points are the same.
 
         Args:
             points: Further points ``[R, D]`` of the distribution, in image space.
@@ -290,7 +290,10 @@ class Trainer:
         return losses.detach()
 
     def without_sync(self) -> AbstractContextManager[None]:
-        """Accumulate gradients on this rank until the last microbatch averages them over ranks."""
+        """Return a context that accumulates gradients on this rank, without averaging over ranks.
+
+        The last microbatch of a step is outside of the context, and averages the gradients.
+        """
         if isinstance(self.regression, DistributedDataParallel):
             return self.regression.no_sync()
         return nullcontext()
@@ -316,7 +319,7 @@ class Trainer:
 
     @torch.no_grad()
     def update_average(self) -> None:
-        """Move the averaged weights towards the present ones by the decay of this step."""
+        """Move the averaged weights towards the present weights by the decay of this step."""
         decay = self.config.ema_decay(self.seen)
         torch._foreach_lerp_(self._averages, self._weights, 1 - decay)
 
@@ -360,7 +363,8 @@ class Trainer:
                 self.loss_scale.restore(state.get(LOSS_SCALE))
         except (ValueError, RuntimeError) as error:  # torch raises RuntimeError for other shapes
             raise DataError(
-                f"{source} is not a state of this model: {first_line(error)}"
+                f"{source} is not a state of this model: {first_line(error)}. Resume from another "
+                "state"
             ) from error
 
 
@@ -373,7 +377,9 @@ def _trained(denoiser: NetworkDenoiser, names: tuple[str, str]) -> list[tuple[st
 def _count_in(state: dict[str, Any], name: str) -> int:
     count = state.get(name)
     if not isinstance(count, int) or not 0 <= count < 1 << 53:
-        raise ValueError(f"the '{name}' is {shown(count)}")
+        raise ValueError(
+            f"the entry '{name}' is {shown(count)}, expected a whole number that is not negative"
+        )
     return count
 
 
@@ -389,20 +395,22 @@ def _require_like(saved: object, optimizer: torch.optim.Optimizer) -> dict[str, 
         (saved.get("param_groups"), saved.get("state")) if isinstance(saved, dict) else (None, None)
     )
     if not (isinstance(saved, dict) and isinstance(groups, list) and isinstance(known, dict)):
-        raise ValueError("the file has no optimizer")
+        raise ValueError("the file has no state of an optimizer")
     if not all(isinstance(entry, dict) for entry in (*groups, *known.values())):
-        raise ValueError("the optimizer is of another kind")
+        raise ValueError("the state of the optimizer has entries that are not dictionaries")
     own = optimizer.state_dict()["param_groups"]
     kinds = [{name: type(value) for name, value in group.items()} for group in own]
     if [{name: type(value) for name, value in group.items()} for group in groups] != kinds:
-        raise ValueError("the settings of its optimizer are of another kind")
+        raise ValueError("the settings of the stored optimizer are of another kind of optimizer")
     pairs = zip(groups, own, strict=True)
     if any(one[name] != other[name] for one, other in pairs for name in other if name != "lr"):
-        raise ValueError("the settings of its optimizer differ")
+        raise ValueError(
+            "the settings of the stored optimizer differ from the settings of this run"
+        )
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for index, moments in known.items():
         if index not in range(len(parameters)):
-            raise ValueError(f"the file has moments of a parameter {shown(index)}")
+            raise ValueError(f"the file has moments of an unknown parameter, {shown(index)}")
         shape = parameters[index].shape
         adam = {"step": torch.Size(), "exp_avg": shape, "exp_avg_sq": shape}
         wanted = moments_of(shape) if isinstance(optimizer, Soap) else adam

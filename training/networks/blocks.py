@@ -57,7 +57,8 @@ class BlockStyle:
             changes of the number of channels, the skip connection always has weights.
         head_channels: Number of channels per attention head; None for a single head.
         rounded_heads: Whether to round the number of heads down if heads do not divide the
-            channels, and to leave attention out below one head. Otherwise such numbers are errors.
+            channels, and to leave attention out below one head. Otherwise these numbers of channels
+            raise UsageError.
         init: Initializer of a layer, given a gain.
         last_gain: Gain of the last layer of a branch.
         image_gain: Gain of the layer that produces the output image.
@@ -94,11 +95,15 @@ class BlockStyle:
         head_channels = self.head_channels or channels
         if channels % head_channels and not self.rounded_heads:
             raise UsageError(
-                f"attention heads of {head_channels} channels do not divide {channels} channels"
+                f"attention heads of {head_channels} channels do not divide {channels} channels: "
+                f"give multiples of {head_channels}"
             )
         heads = channels // head_channels
         if heads and channels % heads:
-            raise UsageError(f"{heads} attention heads do not divide {channels} channels")
+            raise UsageError(
+                f"{heads} attention heads do not divide {channels} channels: give a multiple of "
+                f"{head_channels}"
+            )
         return heads
 
     def linear(self, inputs: int, outputs: int, bias: bool = True, gain: float = 1.0) -> nn.Linear:
@@ -123,7 +128,7 @@ class FIRFilter(nn.Module):
     """Separable low-pass filter that halves or doubles the resolution of images ``[B, C, H, W]``.
 
     Constants are preserved except near the border, beyond which images are zero. Taps [1, 1]
-    average and repeat pixels.
+    average pixels when the resolution is halved, and repeat pixels when it is doubled.
 
     Args:
         taps: Filter taps along one axis, an even number, which are normalized here.
@@ -135,8 +140,8 @@ class FIRFilter(nn.Module):
         super().__init__()
         if len(taps) < 2 or len(taps) % 2 or sum(taps) == 0:
             raise UsageError(
-                "a resampling filter needs an even number of taps whose sum is not 0, got "
-                f"{list(taps)}"
+                f"the taps of a resampling filter are {list(taps)}: give an even number of taps "
+                "whose sum is not 0"
             )
         line = [float(tap) / sum(taps) for tap in taps]
         # Plain numbers, since arithmetic on the meta device imports the compiler.
@@ -160,7 +165,7 @@ class FIRFilter(nn.Module):
         return F.conv_transpose2d(x, kernel, stride=2, padding=self.reach, groups=x.shape[1])
 
     def blur(self, x: Tensor) -> Tensor:
-        """Return filtered images ``[B, C, H + 1, W + 1]``, at their resolution.
+        """Return filtered images ``[B, C, H + 1, W + 1]``, at unchanged resolution.
 
         The result is the input of a 3 x 3 convolution of stride 2 without padding.
         """

@@ -128,7 +128,7 @@ class ConditionEmbedding(nn.Module):
             augment_labels: Augmentation labels ``[B, augment_dim]``; None for zeros.
 
         Raises:
-            UsageError: The number of labels per image is wrong.
+            UsageError: The labels of an image do not have the length that the network expects.
         """
         h = self.features(c_noise)
         size = len(c_noise)
@@ -151,7 +151,7 @@ def _labels_or_zeros(labels: Tensor | None, size: int, dim: int, like: Tensor, k
         return like.new_zeros(size, dim)
     if labels.shape != (size, dim):
         raise UsageError(
-            f"{kind} conditions of shape {tuple(labels.shape)} for {size} images do not "
-            f"match the {dim} of this network"
+            f"{kind} labels of {size} images have shape {tuple(labels.shape)}: give {dim} values "
+            "per image"
         )
     return labels.to(like.dtype)

@@ -32,7 +32,7 @@ class Layout:
         widths: Number of channels of each level, finest first.
         num_blocks: Number of residual blocks per encoder level.
         attention_resolutions: Resolutions at which blocks have attention; a resolution that is not
-            a power of two counts as the next larger one.
+            a power of two counts as the next larger power.
         decoder_attends_once: Whether only the last block of a decoder level has attention.
         further_channels: Number of input channels of the first layer besides the image.
 
@@ -51,19 +51,24 @@ class Layout:
     def __post_init__(self) -> None:
         if len(self.image_shape) != 3 or self.image_shape[0] < 1:
             raise UsageError(
-                f"an image shape is (channels, height, width), got {list(self.image_shape)}"
+                f"the image shape is {list(self.image_shape)}: give (channels, height, width)"
             )
         _, height, width = self.image_shape
         if height != width or width < MIN_SIDE:
             raise UsageError(
-                f"images of {height} x {width} pixels do not fit this network: images must "
-                f"be square, with sides of at least {MIN_SIDE} ({script('dataset_tool')} "
-                "--resolution=32x32 resamples images)"
+                f"images of {height} x {width} pixels do not fit this network: give square images "
+                f"with sides of at least {MIN_SIDE} ({script('dataset_tool')} --resolution=32x32 "
+                "resamples images)"
             )
         if not self.widths or self.num_blocks < 1 or min(self.stem_width, *self.widths) < 1:
-            raise UsageError("a U-Net needs at least one resolution, one block and one channel")
+            raise UsageError(
+                "a U-Net needs at least one resolution, one block and one channel: give larger "
+                "sizes"
+            )
         if max(self.stem_width, *self.widths) > MAX_WIDTH:
-            raise UsageError(f"a resolution of a U-Net has at most {MAX_WIDTH} channels")
+            raise UsageError(
+                f"a resolution of the U-Net has more than {MAX_WIDTH} channels: give fewer channels"
+            )
         if width >> (self.depth - 1) < 1:
             raise UsageError(
                 f"{self.depth} resolutions halve images of {width} x {width} pixels too "
@@ -98,7 +103,7 @@ def sides_of_levels(side: int, depth: int) -> list[int]:
 
 
 class InputSkip(nn.Module):
-    """Layer that adds the downsampled image to the features, through a 1 x 1 convolution."""
+    """Layer that adds a downsampled image to the features, through a 1 x 1 convolution."""
 
     def __init__(self, image_channels: int, width: int, style: BlockStyle):
         super().__init__()
@@ -106,13 +111,18 @@ class InputSkip(nn.Module):
         self.conv = style.conv(image_channels, width, kernel=1)
 
     def forward(self, x: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Return new features and this level's image, from features and the finer image."""
+        """Return the new features of a level, and the image at its resolution.
+
+        Args:
+            x: Features of the level.
+            image: Image at twice the resolution.
+        """
         image = self.fir.down(image)
         return x + self.conv(image), image
 
 
 class InputResidual(nn.Module):
-    """Input path of the encoder: adds a downsampled image of the previous level to the features."""
+    """Layer that adds the downsampled result of the previous level to the features of a level."""
 
     def __init__(self, image_channels: int, width: int, style: BlockStyle):
         super().__init__()
@@ -121,7 +131,12 @@ class InputResidual(nn.Module):
         style.init(self.conv, 1.0)
 
     def forward(self, x: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Return new features and this level's image, from features and the finer image."""
+        """Return the new features of a level twice: also as the image for the next level.
+
+        Args:
+            x: Features of the level.
+            image: Image, or new features of the previous level, at twice the resolution.
+        """
         x = (x + self.conv(self.fir.blur(image))) * sqrt(0.5)
         return x, x
 
@@ -133,7 +148,7 @@ class EncoderLevel(nn.Module):
 
     Args:
         in_channels: Number of input channels.
-        level: Number of the level, 0 for the finest.
+        level: Index of the level, 0 for the finest.
         layout: Sizes of the U-Net.
         style: Settings shared by the network's blocks.
     """
@@ -168,8 +183,9 @@ class Encoder(nn.Module):
     Args:
         layout: Sizes of the U-Net.
         style: Settings shared by the network's blocks.
-        kind: A name in ``ENCODER_TYPES``. With ``skip`` or ``residual``, coarser levels also
-            receive downsampled images, either unchanged or summed with the features of the levels.
+        kind: A name in ``ENCODER_TYPES``. With ``skip``, coarser levels add downsampled images to
+            their features. With ``residual``, they add the downsampled sum of the previous level,
+            starting from the image.
     """
 
     def __init__(self, layout: Layout, style: BlockStyle, kind: str = "standard"):
@@ -231,7 +247,7 @@ class DecoderLevel(nn.Module):
         in_channels: Number of input channels.
         skips: Numbers of channels of the encoder's features. The entries of this level are removed
             from the end of the list.
-        level: Number of the level, 0 for the finest.
+        level: Index of the level, 0 for the finest.
         layout: Sizes of the U-Net.
         style: Settings shared by the network's blocks.
     """

@@ -30,7 +30,10 @@ LEAST = 1e-8
 
 
 class StartMixture(nn.Module):
-    """The mixture from which a network of rows starts: M components of D numbers and K levels.
+    """Initial model of a network for rows of numbers and categories: a mixture of M components.
+
+    A component is a normal distribution of the D numbers, with independent probabilities of the
+    levels of each category. The categories have K levels together.
 
     Before a fit, all components are equal.
 
@@ -68,7 +71,7 @@ class StartMixture(nn.Module):
     def hold(
         self, weights: Tensor, means: Tensor, covariances: Tensor, shares: Tensor, reach: Tensor
     ) -> None:
-        """Replace all parameters of the mixture, in the shapes of the attributes."""
+        """Set all parameters of the mixture, which have the shapes of the attributes."""
         self.register_buffer("weights", weights)
         self.register_buffer("means", means)
         self.register_buffer("covariances", covariances)
@@ -78,13 +81,13 @@ class StartMixture(nn.Module):
     def start(
         self, x: Tensor, gamma: Tensor, values: Tensor, states: Tensor, level_known: Tensor
     ) -> "Start":
-        """Return the closed-form denoiser of noisy targets, given known cells.
+        """Return the closed-form denoiser of noisy target numbers, given known values.
 
         Args:
             x: Targets with noise ``[B, D]``, float64.
             gamma: Noise variance ``[1]`` or ``[B, 1]``.
             values: Values of known numbers ``[B, D]``.
-            states: States of numbers ``[B, D]``.
+            states: States of the numbers ``[B, D]``: ``ABSENT``, ``ASKED`` (a target) or ``KNOWN``.
             level_known: Indicators of known levels ``[B, K]``.
         """
         at = torch.where(states == KNOWN, values, (states == ASKED) * x)
@@ -96,7 +99,7 @@ class StartMixture(nn.Module):
 
         Args:
             values: Values of known numbers ``[B, D]``.
-            states: States of numbers ``[B, D]``.
+            states: States of the numbers ``[B, D]``: ``ABSENT``, ``ASKED`` (a target) or ``KNOWN``.
             level_known: Indicators of known levels ``[B, K]``.
         """
         known = torch.where(states == KNOWN, states, float(ABSENT))
@@ -108,7 +111,7 @@ class StartMixture(nn.Module):
 
         Args:
             values: Values ``[B, D]`` of targets and known numbers, float64.
-            states: States of numbers ``[B, D]``.
+            states: States of the numbers ``[B, D]``: ``ABSENT``, ``ASKED`` (a target) or ``KNOWN``.
             gamma: Noise variance of the targets ``[1]``.
         """
         no_levels = values.new_zeros(len(values), self.shares.shape[1])
@@ -131,7 +134,7 @@ class StartMixture(nn.Module):
 
         Args:
             values: Values of known numbers and targets ``[B, D]``.
-            states: States of numbers ``[B, D]``.
+            states: States of the numbers ``[B, D]``: ``ABSENT``, ``ASKED`` (a target) or ``KNOWN``.
             level_known: Indicators of known levels ``[B, K]``.
             gamma: Noise variance ``[1]`` or ``[B, 1]``.
         """
@@ -152,20 +155,20 @@ class StartMixture(nn.Module):
 
 
 class Start:
-    """The denoiser of noisy targets by the initial mixture, in units of the network output F.
+    """Denoiser of noisy targets by the initial mixture, expressed as a network output F.
 
     Args:
         x: Targets with noise ``[B, D]``, float64.
         gamma: Noise variance ``[1]`` or ``[B, 1]``.
         reach: Maximum distance of numbers from 0 ``[D]``.
-        w: Weighted deviations ``w_k [B, M, D]`` from the means of the components.
+        w: Deviations ``w_k [B, M, D]`` from the means of the components, times ``A_k^-1``.
         r: Responsibilities ``r_k [B, M]`` of the components.
-        inverse: Inverse covariances ``A_k^-1 [B or 1, M, D, D]`` of the components.
+        inverse: Inverse covariances ``A_k^-1 [B or 1, M, D, D]`` of the components with noise.
 
     Attributes:
         value: Network output F ``[B, D]`` that corresponds to the denoiser.
         size: Standard deviations of the residuals of F ``[B, D]``.
-        slopes: Derivatives ``dF_i / dz_i [B, D]``.
+        slopes: Derivatives ``dF_i / dz_i [B, D]``, where z is x scaled to unit variance.
     """
 
     def __init__(
@@ -185,10 +188,14 @@ class Start:
         self.slopes = torch.where(self.value == value, slopes, 0.0)
 
     def slopes_of_sizes(self, place: int) -> Tensor:
-        """Return the derivatives ``d size_i / dz_j [B, D]`` along one number j.
+        """Return the derivatives ``d size_i / dz_j [B, D]`` of all sizes by one input j.
 
-        With ``u_k = w_k - w``, ``s = sum_k r_k ((A_k^-1)_ii - u_ki^2)`` has ``ds_i/dx_j = -sum_k
-        r_k (u_kj ((A_k^-1)_ii - u_ki^2) + 2 u_ki (A_k^-1)_ij)``.
+        With ``u_k = w_k - w``, the sizes depend on ``s_i = sum_k r_k ((A_k^-1)_ii - u_ki^2)``,
+        whose derivatives are ``ds_i/dx_j = -sum_k r_k (u_kj ((A_k^-1)_ii - u_ki^2) + 2 u_ki
+        (A_k^-1)_ij)``.
+
+        Args:
+            place: Index j of the input.
         """
         gamma, r, off = self._gamma, self._r[..., None], self._off
         along = off[..., place, None] * self._of_each + 2 * off * self._inverse[..., place]
@@ -200,11 +207,12 @@ def alike(states: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor]:
     """Group rows with equal states and equal noise.
 
     Args:
-        states: States of cells ``[B, D]``.
+        states: States of values ``[B, D]``, as integers.
         gamma: Noise variance ``[1]`` or ``[B, 1]``.
 
     Returns:
-        The group number of each row ``[B]``, and the index of one row of each group ``[U]``.
+        The index of the group of each row ``[B]``, and the index of one row of each of U groups
+        ``[U]``.
     """
     if gamma.ndim == 1 and bool((states == states[:1]).all()):  # for example, all draws of a flow
         return states[:, 0].long() * 0, states[:1, 0].long() * 0
@@ -223,8 +231,8 @@ def alike(states: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor]:
 def inverted(matrices: Tensor) -> tuple[Tensor, Tensor]:
     """Return the inverses ``[..., D, D]`` and log determinants of positive definite matrices.
 
-    All matrices are inverted together by sweeps (Goodnight 1979). For small matrices, a library
-    call for each takes three times as long.
+    All matrices are inverted together by sweeps (Goodnight 1979). For small matrices, one library
+    call per matrix takes three times as long.
     """
     dim = matrices.shape[-1]
     swept = matrices.reshape(-1, dim, dim).permute(1, 2, 0).contiguous()

@@ -53,9 +53,7 @@ class NoiseFeatures(nn.Module):
         super().__init__()
         self.low, self.high = noise_range
         if not self.low < self.high:
-            raise UsageError(
-                f"the noise range {noise_range} is empty: the end must exceed the start"
-            )
+            raise UsageError(f"the noise range {noise_range} is empty: give an end above the start")
         # Plain numbers, since arithmetic on the meta device imports the compiler.
         frequencies = torch.tensor([pi * index for index in range(1, count + 1)])
         self.register_buffer("frequencies", frequencies, persistent=False)
@@ -78,11 +76,11 @@ class ConditionEmbedding(nn.Module):
     """Embedding network from many conditions to a few features, trained with the main network.
 
     Conditions of shape ``[C]`` pass through a perceptron with one hidden layer. Shape ``[C, L]`` is
-    a series and shape ``[C, H, W]`` an image, both with C channels: convolutions halve it down to a
-    length of ``SMALLEST``, and a linear layer follows. Shape ``[ANY_NUMBER, K]`` is a set of n
-    trials y of K numbers, in any order: features are ``rho(mean_i phi(y_i), log n)`` with
-    perceptrons phi and rho (Zaheer et al. 2017, "Deep sets"). The n trials of a point can be padded
-    with missing ones: the K numbers of each trial are followed by 1 if it is present and 0 if not.
+    a series and shape ``[C, H, W]`` an image, both with C channels: convolutions halve the length
+    down to ``SMALLEST``, and a linear layer follows. Shape ``[ANY_NUMBER, K]`` is a set of n trials
+    y of K numbers, in any order: features are ``rho(mean_i phi(y_i), log n)`` with perceptrons phi
+    and rho (Zaheer et al. 2017, "Deep sets"). The n trials of a point can be padded with missing
+    trials: the K numbers of each trial are followed by 1 if it is present and 0 if not.
 
     Args:
         shape: Shape of the conditions of one point.
@@ -115,8 +113,8 @@ class ConditionEmbedding(nn.Module):
     def forward(self, conditions: Tensor) -> Tensor:
         """Return features ``[B, FEATURES]`` of conditions.
 
-        Conditions are ``[B, L]``, with their shape flattened; for sets they are ``[B, n (K + 1)]``
-        with any n.
+        Conditions are ``[B, L]``, with their shape flattened. For sets of any number n of trials,
+        conditions are ``[B, n (K + 1)]``.
         """
         if self.each is None:
             return self.layers(conditions.view(-1, *self.shape))
@@ -128,7 +126,7 @@ class ConditionEmbedding(nn.Module):
 
     @property
     def label_dim(self) -> int:
-        """Number of input values per point; for sets of trials, of one trial with its flag."""
+        """Number of input values per point. For sets of trials: per trial, with its flag."""
         return self.shape[1] + 1 if self.each is not None else prod(self.shape)
 
 
@@ -155,7 +153,7 @@ class ToyMLP(nn.Module):
 
     Args:
         dim: Number of data dimensions D.
-        noise_range: See ``NoiseFeatures``.
+        noise_range: Noise conditions of the first and the last time.
         width: Number of units per hidden layer.
         depth: Number of hidden layers.
         time_features: Number of cosines of the noise condition.
@@ -192,7 +190,7 @@ class ToyMLP(nn.Module):
         super().__init__()
         check_dropout(dropout)
         if members < 1:
-            raise UsageError(f"an ensemble of {members} networks: give at least 1")
+            raise UsageError(f"members is {members}: give an ensemble of at least 1 network")
         self.label_dim, self.members = label_dim, members
         self.noise = NoiseFeatures(noise_range, time_features)
         if condition_features is None:
@@ -204,7 +202,10 @@ class ToyMLP(nn.Module):
         self.embedding = ConditionEmbedding(condition_shape) if condition_shape else None
         if self.embedding and self.embedding.label_dim != label_dim:
             shape = " x ".join(map(str, condition_shape))
-            raise UsageError(f"conditions have shape {shape}, expected {label_dim}")
+            raise UsageError(
+                f"conditions of shape {shape} do not have {label_dim} values: give a shape with "
+                f"{label_dim}"
+            )
         seen = FEATURES if condition_shape else label_dim
         features = dim * (1 + 2 * input_features) + seen * (1 + 2 * condition_features)
         features += time_features
@@ -251,10 +252,9 @@ class ToyMLP(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return F ``[B, D]`` in evaluation, and ``tr(matrix dF/dz) [B]``, without gradients.
 
-        Unit vectors of z are propagated forward as tangents. Each affects few of the input
-        features, the slopes of activations are computed once for all of them, and the last product
-        uses one row of the matrix times the output's weights. The cost is half of that of D
-        backward passes.
+        The Jacobian is computed in forward mode, with the unit vectors of z as tangents. The slopes
+        of activations are computed once for all D tangents. The cost is half of that of D backward
+        passes.
 
         Args:
             z: Network inputs ``[B, D]``.
@@ -332,7 +332,7 @@ def check_dropout(dropout: float) -> None:
 
 
 def wave_frequencies(count: int) -> Tensor:
-    """Return the ``count`` lowest frequencies for ``with_waves``."""
+    """Return the ``count`` lowest frequencies of sines and cosines in ``with_waves``."""
     return torch.tensor([pi / (BOUND + 1) * index for index in range(1, count + 1)])
 
 
@@ -358,14 +358,14 @@ def with_slopes(h: Tensor, hidden: nn.ModuleList, output: nn.Module) -> tuple[Te
 
 
 def with_waves(rows: Tensor, frequencies: Tensor) -> list[Tensor]:
-    """Return rows ``[B, N]`` with the sines and cosines of their bounded numbers.
+    """Return inputs ``[B, N]``, and sines and cosines of their values, bounded by ``BOUND``.
 
     Args:
-        rows: Rows of numbers.
+        rows: Inputs ``[B, N]``.
         frequencies: Frequencies ``[f]`` of sines and cosines.
 
     Returns:
-        The rows, and sines and cosines ``[B, N f]`` if there are frequencies.
+        The inputs, and their sines ``[B, N f]`` and cosines ``[B, N f]`` if there are frequencies.
     """
     if not len(frequencies):
         return [rows]
@@ -378,8 +378,8 @@ def slopes_of_waves(rows: Tensor, frequencies: Tensor) -> Tensor:
     """Return the derivatives ``[N, B, 1 + 2 f]`` of the outputs of ``with_waves``.
 
     Args:
-        rows: Rows of numbers ``[B, N]``. Each number has the derivatives of the number itself, of
-            its sines and of its cosines.
+        rows: Inputs ``[B, N]``. For each input, the derivatives are those of the input itself, of
+            its f sines and of its f cosines.
         frequencies: Frequencies ``[f]`` of sines and cosines.
     """
     ones = torch.ones_like(rows)[..., None]
@@ -393,10 +393,13 @@ def slopes_of_waves(rows: Tensor, frequencies: Tensor) -> Tensor:
 
 
 def by_coordinate(weight: Tensor, dim: int, frequencies: int) -> Tensor:
-    """Return the weights ``[..., N, 1 + 2 f, width]`` of ``with_waves`` outputs by coordinate.
+    """Return the weights ``[..., N, 1 + 2 f, width]`` of the outputs of ``with_waves``, sorted.
+
+    Weights are sorted by the N coordinates that outputs belong to.
 
     Args:
-        weight: Weights ``[..., width, features]``, whose first features are these outputs.
+        weight: Weights ``[..., width, features]``, whose first features are the outputs of
+            ``with_waves``.
         dim: N, the number of coordinates.
         frequencies: f, the number of frequencies.
     """

@@ -38,7 +38,7 @@ FIRST_GROUPS, GROUPS, LAST_GROUPS = 4, 32, 1
 
 
 class NoisyLinear(nn.Module):
-    """A linear layer with noise embedding: ``W h + b + A e + a``."""
+    """A linear layer ``W h + b + A e + a`` of inputs h and noise embeddings e."""
 
     def __init__(self, inputs: int, outputs: int, embedding_dim: int):
         super().__init__()
@@ -114,8 +114,8 @@ class OriginalToyConvUNet(nn.Module):
         super().__init__()
         if len(widths) < 2 or widths[-1] != SIDE * SIDE or len(channels) != len(DOWN_STRIDES):
             raise UsageError(
-                f"widths {list(widths)} must be two or more up to {SIDE * SIDE}, and channels "
-                f"{list(channels)} must be {len(DOWN_STRIDES)} numbers"
+                f"widths are {list(widths)} and channels {list(channels)}: give two or more "
+                f"widths, the last {SIDE * SIDE}, and {len(DOWN_STRIDES)} channels"
             )
         self.layer_embedding = _embedding(layer_embedding_dim)
         self.block_embedding = _embedding(block_embedding_dim)

@@ -53,20 +53,23 @@ from training.networks.mlp import (
 
 
 class QuestionNetwork(nn.Module):
-    """Network for conditional queries of rows: F of target numbers, and logits of target levels.
+    """Network for conditional queries of rows, with any targets given any known values.
+
+    The network computes the output F of a denoiser for target numbers, and logits for the levels of
+    target categories.
 
     Args:
         dim: D, the number of numeric columns.
         noise_range: Noise conditions of the first and the last time.
-        level_counts: Number of levels of each of the C category columns ``[C]``; K in all.
+        level_counts: Number of levels of each of the C category columns ``[C]``; the sum is K.
         width: Number of units per hidden layer.
         depth: Number of hidden layers.
         time_features: Number of cosines of the noise condition.
         input_features: Number of frequencies of sines and cosines per number.
         dropout: Fraction of the hidden activations dropped in training.
         components: M, the number of components of the initial mixture.
-        conditions: Number of further numbers per row that are always known; they come last in a
-            query, and the mixture does not depend on them.
+        conditions: Number of further numbers per row that are always known. These numbers come last
+            in a query, and the mixture does not depend on them.
         atoms: Indices of the numbers with atoms (frequently repeated values), whose category
             columns come last.
 
@@ -109,12 +112,12 @@ class QuestionNetwork(nn.Module):
         check_dropout(dropout)
         if any(count < 2 for count in level_counts):
             raise UsageError(
-                f"category columns have {list(level_counts)} levels: each needs at least 2"
+                f"category columns have {list(level_counts)} levels: give at least 2 for each"
             )
         if len(atoms) > len(level_counts) or not set(atoms) <= set(range(dim)):
             raise UsageError(
-                f"atoms of {list(atoms)} columns for {dim} numeric columns: give indices from 0 "
-                f"to {dim - 1}, and a category for each"
+                f"the indices of columns with atoms (repeated values) are {list(atoms)}: give "
+                f"indices from 0 to {dim - 1}, and a category for each"
             )
         self.dim, self.level_counts, self.atoms = dim, list(level_counts), list(atoms)
         levels, categories = sum(level_counts), len(level_counts)
@@ -144,7 +147,7 @@ class QuestionNetwork(nn.Module):
 
     @property
     def question_dim(self) -> int:
-        """Length L of a query, see ``model.questions.pack``."""
+        """Length L of an encoded query, as returned by ``model.questions.pack``."""
         return sum(self._sizes)
 
     @property
@@ -237,7 +240,7 @@ class QuestionNetwork(nn.Module):
         return self.mixture.start(x, gamma, values, states, level_known)
 
     def level_log_probabilities(self, labels: Tensor) -> Tensor:
-        """Return the log probabilities ``[B, K]`` of all levels, given the known cells of queries.
+        """Return the log probabilities ``[B, K]`` of all levels, given the known values of queries.
 
         Args:
             labels: Queries ``[B, L]``.
@@ -303,11 +306,11 @@ class _Layers(nn.Module):
         return self.output(h)
 
     def carried(self, inward: Tensor, weights: Tensor, slopes: Sequence[Tensor]) -> Tensor:
-        """Return tangents ``[B, width]`` at the last layer.
+        """Return forward-mode tangents ``[B, width]`` at the last layer.
 
         Args:
             inward: Tangents ``[B, R]`` of the few inputs with nonzero tangents.
-            weights: Weights ``[R, width]`` of these inputs in the first layer.
+            weights: Weights ``[R, width]`` of the R inputs in the first layer.
             slopes: Slopes of the hidden activations.
         """
         tangents = inward @ weights
@@ -322,9 +325,10 @@ class _Layers(nn.Module):
 
 
 class TrialNetwork(QuestionNetwork):
-    """Network for the likelihood of a trial: F of data, given parameters and covariates.
+    """Network for the likelihood of a trial: data given parameters and covariates.
 
-    Further arguments are those of ``QuestionNetwork``.
+    The network computes the output F of a denoiser for the data. Further arguments are those of
+    ``QuestionNetwork``.
 
     Args:
         label_dim: C, the number of parameters and covariates.
@@ -354,7 +358,9 @@ class TrialNetwork(QuestionNetwork):
         self.label_dim = label_dim
 
     def states(self, labels: Tensor) -> Tensor:
-        """Return the states ``[B, K]`` of data from labels, all targets if labels have no states.
+        """Return the states ``[B, K]`` of the K data of trials: targets, or absent.
+
+        All data are targets if labels contain no states.
 
         Args:
             labels: Conditions ``[B, C]``, or conditions followed by states ``[B, C + K]``.

@@ -44,7 +44,7 @@ class ToyConvUNet(nn.Module):
 
     Args:
         dim: Number of data dimensions D.
-        noise_range: See ``NoiseFeatures``.
+        noise_range: Noise conditions of the first and the last time.
         channels: Number of channels at full resolution, a multiple of 8; coarser levels have twice
             as many.
         embedding_dim: Number of units of the noise embedding.
@@ -95,11 +95,11 @@ class ToyConvUNet(nn.Module):
 class ToySongUNet(nn.Module):
     """Network ``F(z, c_noise)`` by the encoder and decoder of DDPM++, on an image of the point.
 
-    The noise features differ from those of DDPM++: they are few and smooth, see ``NoiseFeatures``.
+    Unlike in DDPM++, noise features are few and smooth (``NoiseFeatures``).
 
     Args:
         dim: Number of data dimensions D.
-        noise_range: See ``NoiseFeatures``.
+        noise_range: Noise conditions of the first and the last time.
         image_channels: Number of channels of the image that represents a point.
         channels: Number of channels at full resolution, before its factor.
         channel_mult: Factor of each level; resolutions are 8, 4, 2.

@@ -56,7 +56,9 @@ class PixelWaves(nn.Module):
     def __init__(self, count: int):
         super().__init__()
         if not 1 <= count <= MOST_WAVES:
-            raise UsageError(f"{count} frequencies of pixels: give from 1 to {MOST_WAVES}")
+            raise UsageError(
+                f"the number of frequencies of pixels is {count}: give from 1 to {MOST_WAVES}"
+            )
         # On the CPU, since arithmetic on the meta device imports the compiler.
         frequencies = torch.tensor([pi * 2**k for k in range(count)], device="cpu")
         self.register_buffer("frequencies", frequencies, persistent=False)
@@ -147,7 +149,8 @@ class ImageUNet(nn.Module):
             The output F ``[B, C H W]``, in the dtype of z also under autocast.
 
         Raises:
-            UsageError: The input has another shape, or noisy pixels are missing.
+            UsageError: The input does not have the shape of a batch of images, or noisy pixels are
+                missing.
         """
         channels, height, width = self.image_shape
         if z.shape[1:] != (channels * height * width,):
@@ -189,7 +192,8 @@ class UNet(ImageUNet):
         num_blocks: Number of residual blocks per encoder level.
         attention_resolutions: Resolutions at which blocks have attention.
         dropout: Fraction of activations dropped in training.
-        noise_features: ``positional``, or ``fourier``: random, and twice as many.
+        noise_features: Kind of the noise features: ``positional``, or ``fourier`` for twice as many
+            random Fourier features.
         float32_frequencies: See ``PositionalFeatures``.
         pixel_waves: See ``ImageUNet``.
         encoder_type: See ``ImageUNet``.

@@ -210,5 +210,5 @@ def test_the_generator_decides_all_and_probabilities_are_checked():
     assert torch.equal(first[1], again[1])
     assert not torch.equal(first[1], other[1])
     for probability in (-0.1, 1.1, nan, inf):
-        with pytest.raises(UsageError, match=f"{probability}.*between 0 and 1"):
+        with pytest.raises(UsageError, match=f"{probability}: give a number from 0 to 1"):
             GeometricAugmentation(probability)

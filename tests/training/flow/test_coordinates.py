@@ -202,7 +202,7 @@ def test_singular_coordinates_are_refused(name, buffer, value, match):
 def test_coordinates_are_made_of_maps_that_there_are():
     with pytest.raises(ValueError, match="unknown map 'fold'"):
         Coordinates(2, ["fold"])
-    with pytest.raises(ValueError, match="at least 2 knots"):
+    with pytest.raises(ValueError, match="1 knots: give at least 2"):
         Coordinates(2, ["normal scores"], 1)
     coordinates = Coordinates(2, ["zca"])
     coordinates.steps.fill_(-1)

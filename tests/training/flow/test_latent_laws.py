@@ -59,7 +59,7 @@ def test_a_number_sets_the_compressed_dimensions_alone():
     assert torch.equal(distribution.with_compressed(0.5, 3).variance, VARIANCE)
     assert GaussianLatents.paper(3, 2, 0.5, end_std=2.0).variance.tolist() == [4.0, 4.0, 0.5]
     assert distribution.variance is VARIANCE
-    with pytest.raises(UsageError, match="eps is nan: it must be a positive"):
+    with pytest.raises(UsageError, match="eps is nan: give a positive"):
         distribution.with_compressed(float("nan"), 1)
 
 

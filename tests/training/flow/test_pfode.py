@@ -169,12 +169,12 @@ def widened_gap():
 
 CASES = [
     # Laws of latents.
-    (ValueError, "the latent distribution has sizes", lambda: ConditionalMixture(-1, 1)),
+    (ValueError, "the latent distribution has K = -1", lambda: ConditionalMixture(-1, 1)),
     (ValueError, "has 65 components", lambda: ConditionalMixture(1, 1, components=65)),
     (ValueError, "cannot be inverted", lambda: distribution("axes", 0)),
     (ValueError, "not finite", lambda: distribution("bias", inf)),
     # Solvers and grids.
-    (UsageError, "exp_rk5 has no second state", lambda: generate(gap=POINTS)),
+    (UsageError, "exp_rk5 has a single state", lambda: generate(gap=POINTS)),
     (DataError, "gaps have shape", lambda: generate("rev_rk5", gap=POINTS[:, :1])),
     (UsageError, "dopri5", lambda: fit_equal_error_grid(FLOW, POINTS, TIMES, SOLVERS["dopri5"])),
     (UsageError, "exp_ab2", lambda: fit_equal_error_grid(FLOW, POINTS, TIMES, SOLVERS["exp_ab2"])),
@@ -187,22 +187,22 @@ CASES = [
     (ValueError, "calibration", lambda: Calibration(NODES, ONES[:2], ONES[:2])),
     (UsageError, "marginal, path", lambda: fit_calibration(denoiser(), POINTS, NODES, 0, "melt")),
     (ValueError, "output gain", lambda: OutputGain(NODES, torch.ones(2, 2))),
-    (ValueError, "output gain", lambda: OutputGain(NODES, torch.ones(3, 2) / 0)),
-    (ValueError, "output gain", lambda: OutputGain(NODES, torch.ones(3, 2).long())),
+    (ValueError, "gains of the network output", lambda: OutputGain(NODES, torch.ones(3, 2) / 0)),
+    (ValueError, "gains of the network output", lambda: OutputGain(NODES, torch.ones(3, 2).long())),
     *(
         (ValueError, text, lambda times=times: NaturalSpline(torch.tensor(times).double()))
         for text, times in (
             *(("times have shape", each) for each in ([0.0], [[0.0, 1.0], [2.0, 3.0]])),
-            *(("must be finite and incr", each) for each in ([0.0, 1, 1], [0, nan], [0, inf])),
+            *(("not finite and increasing", each) for each in ([0.0, 1, 1], [0, nan], [0, inf])),
         )
     ),
-    (ValueError, "must be float64", lambda: NaturalSpline(torch.arange(3).float())),
+    (ValueError, "give float64", lambda: NaturalSpline(torch.arange(3).float())),
     # Conditions.
     (UsageError, "conditional", lambda: conditional().to_flow(POINTS)),
     (DataError, "C = 3", lambda: conditional().given(Y[:, :2]).to_flow(POINTS)),
     (DataError, "NaN", lambda: conditional().given(Y * nan).to_data(POINTS)),
     (UsageError, "not conditional: leave", lambda: Coordinates(2, ["zca"]).given(Y)),
-    (ValueError, "requires conditions", lambda: Coordinates(2, ["prediction", "zca"])),
+    (ValueError, "needs at least one condition", lambda: Coordinates(2, ["prediction", "zca"])),
     (DataError, "C = 3", lambda: Surprise(3)(torch.zeros(5, 2).double())),
     (UsageError, "the generator is 0", lambda: PAIR.sample(10, 0)),
     (UsageError, "count is -1", lambda: PAIR.sample(-1)),
@@ -237,7 +237,7 @@ CASES = [
     (DataError, r"latents have shape \[4, 5, 2\]", lambda: FLOW.decode(torch.zeros(4, 5, 2))),
     (DataError, "states have shape", lambda: FLOW.simulate(torch.zeros(2), TIMES, "heun")),
     (DataError, "this distribution has D = 2", lambda: FLOW.latent.log_prob(torch.zeros(4, 3))),
-    (UsageError, "at least two times", lambda: FLOW.encode(POINTS, torch.zeros(1))),
+    (UsageError, "1 times: give at least two", lambda: FLOW.encode(POINTS, torch.zeros(1))),
     # Schedules.
     *(
         (UsageError, "positive number", lambda name=name, x=x: to_dimension(2, 3, **{name: x}))

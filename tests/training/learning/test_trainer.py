@@ -178,11 +178,14 @@ def test_an_incomplete_state_or_one_of_another_model_or_optimizer_is_a_data_erro
     sound = trainer.state()["optimizer"]
     (group,) = sound["param_groups"]
     for changes, part in (
-        ({"state": [1]}, "has no optimizer"),
-        ({"state": {0: 1}}, "of another kind"),
-        ({"param_groups": [{**group, "lr": "fast"}]}, "settings of its optimizer are of another"),
-        ({"param_groups": [{**group, "eps": 1.0}]}, "settings of its optimizer differ"),
-        ({"state": {99: {}}}, "moments of a parameter 99"),
+        ({"state": [1]}, "has no state of an optimizer"),
+        ({"state": {0: 1}}, "not dictionaries"),
+        (
+            {"param_groups": [{**group, "lr": "fast"}]},
+            "settings of the stored optimizer are of another",
+        ),
+        ({"param_groups": [{**group, "eps": 1.0}]}, "settings of the stored optimizer differ"),
+        ({"state": {99: {}}}, "moments of an unknown parameter, 99"),
         ({"state": {0: {}}}, "moments of parameter 0 do not match its shape"),
     ):
         state = {**trainer.state(), "optimizer": {**sound, **changes}}

@@ -242,7 +242,7 @@ def test_a_law_of_latents_is_saved_and_refused_where_it_does_not_belong(tmp_path
         (Part("ConditionalMixture", wide.arguments, wide.state_dict()), "the network keeps 1 of 2"),
         (
             Part("ConditionalMixture", {**distribution.arguments, "components": 100}, flat),
-            "components must be from 1 to 64",
+            "give components from 1 to 64",
         ),
         (Part("Pickle", {}, {}), "unknown class 'Pickle'"),
     ):

@@ -237,5 +237,5 @@ def test_it_is_what_it_says(dim):
 
 def test_sizes_that_make_no_image_are_refused():
     for sizes in ({"widths": (4, 32)}, {"widths": (64,)}, {"widths": ()}, {"channels": (32, 32)}):
-        with pytest.raises(UsageError, match="must be two or more up to 64"):
+        with pytest.raises(UsageError, match="give two or more widths, the last 64"):
             OriginalToyConvUNet(2, **sizes)

@@ -190,7 +190,9 @@ def test_modules_are_no_maze_and_weights_are_not_made_of_few_numbers(write):
         modules["dense11"] = layer
     few = files.View(files.Shared(torch.zeros(1)), 4, 2, stride=(0, 0))
     layer.state["_parameters"]["weight"] = few
-    assert "tensor of shape [4, 2] with 1 values" in refusal(import_original, write(content))
+    assert "tensor of shape [4, 2] does not fit its 1 stored values" in refusal(
+        import_original, write(content)
+    )
 
 
 @pytest.fixture

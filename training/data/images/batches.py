@@ -53,7 +53,7 @@ def to_pixels(points: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class ImageBatches:
-    """Endless shuffled batches of an image data set, a function of (seed, position) alone.
+    """Endless shuffled batches of an image data set, which depend on seed and position only.
 
     Images are sent to the device as uint8, and flattened and normalized to float32 there.
 
@@ -62,7 +62,8 @@ class ImageBatches:
         batch: Batch size over all ranks.
         seed: Random seed of the order of the images.
         device: Device of the points.
-        workers: Number of processes of this rank that read ahead; 0 reads in this process.
+        workers: Number of processes of this rank that read images in advance; 0 to read in this
+            process.
     """
 
     dataset: ImageDataset
@@ -74,13 +75,13 @@ class ImageBatches:
     def batches(self, first_step: int) -> Iterator[Batch]:
         """Yield this rank's part of each batch, endlessly: points ``[b, D]`` and labels ``[b, k]``.
 
-        If a worker dies, all workers are restarted, and the stream continues at the same batch.
+        If a reading process dies, all are restarted, and the stream continues at the same batch.
 
         Args:
-            first_step: Number of the training step to start from.
+            first_step: Index of the training step to start from.
 
         Raises:
-            DataError: An image cannot be read, or a worker died twice at the same batch.
+            DataError: An image cannot be read, or a reading process died twice at the same batch.
         """
         step, died_at = first_step, -1
         while True:
@@ -124,10 +125,11 @@ def basis_batches(
 
     Args:
         dataset: The images.
-        max_images: Number of images over all ranks, a random but fixed choice; None for all.
+        max_images: Number of images over all ranks, chosen at random with a fixed seed; None for
+            all.
         batch: Number of images at a time.
         device: Device of the points.
-        workers: Number of processes of this rank that read ahead.
+        workers: Number of processes of this rank that read images in advance.
 
     Raises:
         DataError: An image cannot be read, or there are fewer images than ranks.
@@ -158,7 +160,7 @@ def pixel_batches(
             nothing.
         batch: Number of images per batch.
         device: Device of the pixels.
-        workers: Number of processes that read ahead; 0 reads in this process.
+        workers: Number of processes that read images in advance; 0 to read in this process.
 
     Raises:
         DataError: An image cannot be read.
@@ -228,8 +230,8 @@ def _load(
                 if not (dead or (lost and not str(error).startswith("Caught "))):
                     raise
                 raise _WorkerDied(
-                    f"a process that reads {dataset.path} died, possibly because memory "
-                    f"ran out: {first_line(error)}"
+                    f"a process that reads {dataset.path} died, possibly because memory ran out: "
+                    f"{first_line(error)}. Give fewer --workers"
                 ) from error
             if result is None:
                 return

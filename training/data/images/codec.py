@@ -27,7 +27,7 @@ def decode_exact(data: bytes, where: str) -> np.ndarray:
         where: Name of the file in error messages.
 
     Raises:
-        DataError: The file is broken, too large, or not 8-bit gray or RGB.
+        DataError: The file is damaged, too large, or not 8-bit gray or RGB.
     """
     image = _decode(data, where)
     depth = _png_depth(data)
@@ -86,7 +86,10 @@ class Decoder:
             self._say(f"images of mode {image.mode} are converted to RGB", where)
             return _converted(image, "RGB", where)
         if image.mode not in ("L", "RGB"):
-            raise DataError(f"{where} cannot be converted: mode {image.mode} is unknown")
+            raise DataError(
+                f"{where} cannot be converted: mode {image.mode} is unknown. Convert the image to "
+                "RGB"
+            )
         return image
 
     def _say(self, what: str, where: str) -> None:
@@ -115,7 +118,9 @@ def _converting(where: str) -> Iterator[None]:
     except MemoryError:
         raise
     except Exception as error:  # broken metadata can raise any error
-        raise DataError(f"{where} cannot be converted: {first_line(error)}") from error
+        raise DataError(
+            f"{where} cannot be converted: {first_line(error)}. Convert the image to RGB"
+        ) from error
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
@@ -150,12 +155,18 @@ def _decode(data: bytes, where: str) -> Image.Image:
     except MemoryError:
         raise
     except UnidentifiedImageError as error:
-        raise DataError(f"{where} is not an image of a known format") from error
+        raise DataError(
+            f"{where} is not an image of a known format: convert the image to PNG"
+        ) from error
     except Exception as error:  # decoders raise many kinds of errors for broken files
-        raise DataError(f"{where} is not a readable image: {first_line(error)}") from error
+        raise DataError(
+            f"{where} is not a readable image: {first_line(error)}. Restore the image from a copy"
+        ) from error
     if not small:
         size = f"{image.width}x{image.height}"
-        raise DataError(f"{where} declares {size} pixels, more than the limit of {MAX_PIXELS}")
+        raise DataError(
+            f"{where} declares {size} pixels, more than the limit of {MAX_PIXELS}: reduce the image"
+        )
     return image
 
 
@@ -196,7 +207,9 @@ class Transform:
         wide = self.name == "center-crop-wide"
         if self.resolution is None:
             if wide:
-                raise UsageError("center-crop-wide needs --resolution, such as 256x192")
+                raise UsageError(
+                    "center-crop-wide needs --resolution: give a resolution, such as 256x192"
+                )
             return
         width, height = self.resolution
         if min(width, height) < 1 or max(width, height) ** 2 > MAX_PIXELS:
@@ -205,12 +218,12 @@ class Transform:
             )
         if wide and width < height:
             raise UsageError(
-                f"resolution is {width}x{height}: center-crop-wide needs a width of at "
-                "least the height"
+                f"resolution is {width}x{height}: for center-crop-wide, give a width that is not "
+                "below the height"
             )
         if not wide and width != height:
             raise UsageError(
-                f"resolution is {width}x{height}: images must be square; give equal sides "
+                f"resolution is {width}x{height}: give equal sides, since images must be square, "
                 "or --transform=center-crop-wide"
             )
 

@@ -36,11 +36,11 @@ _DRIVE_OR_CONTROL = re.compile(r"^[A-Za-z]:|[\x00-\x1f\x7f]")
 
 
 class Container(Protocol):
-    """Interface of zips and folders: files with relative names, with ``/`` between folders.
+    """Interface of zips and folders, as collections of files with relative names.
 
     Attributes:
         path: The zip or folder.
-        names: Names of all files, sorted.
+        names: Names of all files, sorted, with ``/`` between folders.
     """
 
     path: Path
@@ -50,14 +50,14 @@ class Container(Protocol):
         """Return the description of a file for error messages."""
 
     def read(self, name: str) -> bytes:
-        """Return the bytes of a file.
+        """Return the content of a file in bytes.
 
         Raises:
             DataError: The file is too large or cannot be read completely.
         """
 
     def close(self) -> None:
-        """Close all files that the container keeps open."""
+        """Close all open files of the container."""
         ...
 
 
@@ -91,12 +91,12 @@ class FolderContainer:
         self.names.sort()
 
     def where(self, name: str) -> str:
-        """Return the path of a file, or its quoted name and the folder if it is not printable."""
+        """Return the path of a file; if not printable, its quoted name and the folder."""
         whole = str(self.path / name)
         return whole if name.isprintable() else f"{quoted(name)} in {self.path}"
 
     def read(self, name: str) -> bytes:
-        """Return the bytes of a file.
+        """Return the content of a file in bytes.
 
         Raises:
             DataError: The file is not an ordinary file, is too large, or cannot be read.
@@ -105,15 +105,18 @@ class FolderContainer:
         try:
             # Opening a pipe or a device could block forever.
             if not stat.S_ISREG(file.stat().st_mode):
-                raise DataError(f"{self.where(name)} is not an ordinary file")
+                raise DataError(f"{self.where(name)} is not an ordinary file: remove it")
             with file.open("rb") as stream:
                 data = stream.read(MAX_FILE_BYTES + 1)
         except OSError as error:
             reason = error.strerror or first_line(error)
-            raise DataError(f"{self.where(name)} cannot be read: {reason}") from error
+            raise DataError(
+                f"{self.where(name)} cannot be read: {reason}. Check the file and its permissions"
+            ) from error
         if len(data) > MAX_FILE_BYTES:
             raise DataError(
-                f"{self.where(name)} is larger than the limit of {MAX_FILE_BYTES >> 20} MiB"
+                f"{self.where(name)} is larger than the limit of {MAX_FILE_BYTES >> 20} MiB: "
+                "reduce its size"
             )
         return data
 
@@ -127,13 +130,20 @@ class ZipContainer:
     def __init__(self, path: Path):
         self.path = path
         if not path.is_file():
-            raise DataError(f"{path} is neither a folder nor an ordinary file")
+            raise DataError(
+                f"{path} is neither a folder nor an ordinary file: give a folder or zip of images"
+            )
         try:
             self._archive = zipfile.ZipFile(path)
         except OSError as error:
-            raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+            raise DataError(
+                f"{path} cannot be read: {error.strerror or error}. Check the file and its "
+                "permissions"
+            ) from error
         except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
-            raise DataError(f"{path} is not a readable zip: {first_line(error)}") from error
+            raise DataError(
+                f"{path} is not a readable zip: {first_line(error)}. Give a folder or zip of images"
+            ) from error
         try:
             self._entries = self._checked_entries()
         except DataError:
@@ -153,24 +163,28 @@ class ZipContainer:
                 or ".." in name.split("/")
                 or _DRIVE_OR_CONTROL.search(name)
             ):
-                raise DataError(f"{self.path} has an entry with an unsafe name, {quoted(name)}")
+                raise DataError(
+                    f"{self.path} has an entry with an unsafe name, {quoted(name)}: rename it"
+                )
             if stat.S_ISLNK(info.external_attr >> 16):
                 raise DataError(
-                    f"the entry {quoted(name)} of {self.path} is a symbolic link, which is "
-                    "not supported: replace it by its file"
+                    f"the entry {quoted(name)} of {self.path} is a symbolic link, which is not "
+                    "supported: replace the link by its file"
                 )
             if name in entries:
-                raise DataError(f"{self.path} has the entry {quoted(name)} twice")
+                raise DataError(
+                    f"{self.path} has the entry {quoted(name)} twice: make the zip again"
+                )
             if not info.is_dir():
                 entries[name] = info
         return entries
 
     def where(self, name: str) -> str:
-        """Return the quoted name of an entry and the path of the zip."""
+        """Return the quoted name of an entry and the path of the zip, for error messages."""
         return f"{quoted(name)} in {self.path}"
 
     def read(self, name: str) -> bytes:
-        """Return the bytes of an entry, whose checksum is verified.
+        """Return the content of an entry in bytes, after a check of its checksum.
 
         Raises:
             DataError: The entry declares too large a size, or cannot be read.
@@ -178,8 +192,8 @@ class ZipContainer:
         info = self._entries[name]
         if info.file_size > MAX_FILE_BYTES:
             raise DataError(
-                f"{self.where(name)} declares {info.file_size} bytes, more than the limit "
-                f"of {MAX_FILE_BYTES >> 20} MiB"
+                f"{self.where(name)} declares {info.file_size} bytes, more than the limit of "
+                f"{MAX_FILE_BYTES >> 20} MiB: reduce its size"
             )
         try:
             # zipfile enforces the declared size, and verifies the checksum.
@@ -194,7 +208,9 @@ class ZipContainer:
             lzma.LZMAError,
             zipfile.BadZipFile,
         ) as error:
-            raise DataError(f"{self.where(name)} cannot be read: {first_line(error)}") from error
+            raise DataError(
+                f"{self.where(name)} cannot be read: {first_line(error)}. Make the zip again"
+            ) from error
 
     def close(self) -> None:
         """Close the zip."""
@@ -219,20 +235,26 @@ def read_labels(container: Container) -> dict[str, Label] | None:
     """
     where = container.where(LABEL_FILE)
     if LABEL_FILE not in container.names:
-        raise DataError(f"{container.path} has no {LABEL_FILE}: there are no class labels")
+        raise DataError(
+            f"{container.path} has no {LABEL_FILE}: there are no class labels, so train without "
+            "labels"
+        )
     data = container.read(LABEL_FILE)
     if len(data) > MAX_LABEL_BYTES or data.count(b"[") + data.count(b"{") > MOST_LABEL_LISTS:
         raise DataError(f"{where} has too many labels: use a smaller data set")
     try:
         content = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{where} is not readable JSON") from error
+        raise DataError(f"{where} is not readable JSON: make the data set again") from error
     if not isinstance(content, dict) or "labels" not in content:
-        raise DataError(f'{where} is not an object with "labels"')
+        raise DataError(f'{where} is not an object with "labels": make the data set again')
     if content["labels"] is None:
         return None
     if not isinstance(content["labels"], list):
-        raise DataError(f'"labels" of {where} is neither null nor a list of [name, class]')
+        raise DataError(
+            f'"labels" of {where} is neither null nor a list of [name, class]: make the data set '
+            "again"
+        )
     labels: dict[str, Label] = {}
     for index, pair in enumerate(content["labels"]):
         match pair:
@@ -246,7 +268,10 @@ def read_labels(container: Container) -> dict[str, Label] | None:
                 )
     kinds = {len(label) if isinstance(label, list) else 0 for label in labels.values()}
     if len(kinds) > 1:
-        raise DataError(f"{where} mixes classes and vectors, or vectors of different lengths")
+        raise DataError(
+            f"{where} mixes classes and vectors, or vectors of different lengths: give all labels "
+            "the same form"
+        )
     return labels
 
 
@@ -264,17 +289,22 @@ def labels_of(container: Container, names: list[str]) -> list[Label] | None:
     for name in labels:
         if name not in there:
             raise DataError(
-                f"{container.where(LABEL_FILE)} has a label for {quoted(name)}, which "
-                "does not exist"
+                f"{container.where(LABEL_FILE)} has a label for {quoted(name)}, which does not "
+                "exist: remove this label"
             )
     for name in names:
         if name not in labels:
-            raise DataError(f"{container.where(LABEL_FILE)} has no label for {quoted(name)}")
+            raise DataError(
+                f"{container.where(LABEL_FILE)} has no label for {quoted(name)}: add this label"
+            )
     return [labels[name] for name in names]
 
 
 def quoted(name: str) -> str:
-    """Return the name of a file in quotes for error messages: printable, and shortened."""
+    """Return the quoted name of a file for an error message, with special characters escaped.
+
+    Long names are shortened.
+    """
     text = repr(name)
     return text if len(text) <= LONGEST_QUOTED else f"{text[:LONGEST_QUOTED]}...'"
 

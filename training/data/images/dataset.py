@@ -33,24 +33,23 @@ MOST_LISTED = 20
 class ImageDataset:
     """Square 8-bit images of one shape, gray or RGB, in a zip or folder.
 
-    The first image defines the shape; the shapes of other images are checked on reading.
+    The first image defines the shape; the shapes of all other images are checked on reading.
 
     Args:
         path: The zip or folder, as written by ``dataset_tool.py``.
         use_labels: Whether to read the labels in ``dataset.json``; otherwise labels have length 0.
-        max_size: Size of a random subset to use, kept in the order of the data set; None for all.
+        max_size: Number of images of a random subset, in the order of the data set; None for all.
         seed: Random seed of the subset.
-        xflip: Whether to add the mirror image of each image, as images n to 2n - 1.
+        xflip: Whether to add the mirror images of the n images, with indices n to 2n - 1.
         classes: Minimum number of classes, since a subset may lack the last classes.
 
     Attributes:
         image_shape: Shape ``(C, H, W)`` of the images.
-        places: Index ``[n]`` of each image of the subset in the whole data set.
+        places: Indices ``[n]`` of the used images in the whole data set.
 
     Raises:
         DataError: The path is not a data set, or has no images, unsafe names, or missing or
-            malformed labels. On reading, an image is broken or has another shape. The message names
-            the file.
+            malformed labels. When images are read, an image is damaged or differs in shape.
     """
 
     def __init__(
@@ -118,7 +117,7 @@ class ImageDataset:
         return self._labels is not None and self._classes is None
 
     def classes(self) -> Tensor | None:
-        """Return the classes ``[n]`` of the images, even if labels are unused; None without any."""
+        """Return the classes ``[n]`` of the images, even if unused; None if there are none."""
         there = LABEL_FILE in self._files().names
         labels = labels_of(self._files(), self._names) if there else None
         return torch.tensor(labels) if labels and isinstance(labels[0], int) else None
@@ -178,7 +177,9 @@ class ImageDataset:
         try:
             cache = torch.empty(total, *self.image_shape, dtype=torch.uint8)
         except RuntimeError as error:
-            raise DataError(f"{self.path} does not fit in memory: give --no-cache") from error
+            raise DataError(
+                f"{self.path} does not fit in memory: give --no-cache to read images from disk"
+            ) from error
         with distributed.progress_bar(total=total, desc="Caching images", unit="image") as bar:
             for start in range(0, total, CACHE_CHUNK):
                 names = self._names[start : start + CACHE_CHUNK]
@@ -200,7 +201,10 @@ class ImageDataset:
         images = len(self._names)
         count = max(1, round(fraction * images))
         if images - count < 2:
-            raise DataError(f"{self.path} has {images} images: {count} of them cannot be held out")
+            raise DataError(
+                f"{self.path} has {images} images: {count} of them cannot be held out, so give a "
+                "smaller fraction"
+            )
         order = torch.randperm(images, generator=seeded_generator("cpu", seed, Stream.SPLIT))
         return self._part(order[count:].sort().values), self._part(order[:count].sort().values)
 

@@ -24,7 +24,7 @@ GRID = re.compile(
 
 
 def grid_of(days: np.ndarray) -> str:
-    """Return the grid of a column's dates as text; empty if the dates are on no grid.
+    """Return the regular grid of a column's dates, such as months, as text; empty if irregular.
 
     Args:
         days: Dates in days since 1970-01-01 ``[n]``, NaN for missing dates.

@@ -38,13 +38,13 @@ def encode(
 
     Args:
         source: File or data frame, as for ``open_cells``.
-        columns: Known columns, for example those of a network's training data.
+        columns: Known columns, for example the columns of a network's training data.
         separator: Separator of the cells of a text file; None detects the separator.
         decimal: Decimal sign; None detects the sign.
-        missing_values: Texts that represent missing values, in addition to the usual ones.
-        asked: Names of columns whose absence is not reported.
-        like: Records whose decimal sign is used if the cells of a text file with the same separator
-            are ambiguous, such as 4,500; None for a point.
+        missing_values: Texts that represent missing values, in addition to usual texts such as NA.
+        asked: Names of columns that may be absent without a report.
+        like: Records that decide the decimal sign of a text file with the same separator, if
+            numbers such as 4,500 are ambiguous; None for a decimal point.
 
     Returns:
         Records with the known columns, all rows held out, and lines of text about missing data. A
@@ -70,7 +70,7 @@ def encode(
     read = _Read.from_cells(cells, own, sign, marks_of(missing_values), is_text)
     values = read.rows(columns)
     if not len(values):
-        raise DataError(f"{cells.name} has no rows")
+        raise DataError(f"{cells.name} has no rows: give a table with at least one row")
     records = Records(
         columns,
         values,
@@ -85,7 +85,7 @@ def encode(
 
 
 def contradicted(records: Records, like: Records) -> Iterator[str]:
-    """Yield a sentence for each constant column of the training data that new rows contradict.
+    """Yield a sentence for each column that is constant in the training data, but not in new rows.
 
     Args:
         records: New rows.
@@ -130,7 +130,7 @@ class _Read(NamedTuple):
     as_written: dict[str, dict[int, str]]
 
     def rows(self, columns: Sequence[RecordColumn]) -> np.ndarray:
-        """Return values ``[n, P]``, including columns derived from others."""
+        """Return the values ``[n, P]`` of P columns, including derived columns such as weekdays."""
         names = [column.name for column in columns]
         values = np.full((len(next(iter(self.values.values()))), len(columns)), np.nan)
         for name, numbers in self.values.items():
@@ -149,7 +149,7 @@ class _Read(NamedTuple):
         marks: frozenset[str],
         is_text: bool,
     ) -> "_Read":
-        """Read all cells; for text sources, keep texts that would be written differently."""
+        """Read all cells; for text sources, store texts that would be written differently."""
         readers = {name: reader_of(column, cells, decimal, marks) for name, column in own.items()}
         read: dict[str, list[np.ndarray]] = {name: [np.empty(0)] for name in own}
         beside: dict[str, list[str]] = {name: [] for name in cells.names if name not in own}
@@ -190,7 +190,7 @@ class _Written:
         self._same: dict[str, bool] = {}
 
     def differ(self, texts: Sequence[str], values: np.ndarray) -> list[int]:
-        """Return the rows whose cells are present and would be written as other texts."""
+        """Return the indices of rows whose values would be written as other texts."""
         if self._column.type == CATEGORY:
             return []
         rows = []

@@ -32,9 +32,9 @@ class Survey:
         missing: Number of cells without a value.
         missing_texts: Different texts of the cells without a value.
         counts: Number of cells by text, for the first ``MOST_COUNTED`` different texts.
-        forms: Written forms of the numbers, by decimal sign; None if not all cells are numbers
-            with this sign.
-        only: Decimal signs required by some cell that is a number with one of the signs only.
+        forms: Written forms of the numbers, by decimal sign; None if some cell is not a number with
+            this decimal sign.
+        only: Decimal signs that are required, since some cell is a number with this sign only.
         formats: Date formats that fit all cells.
     """
 
@@ -103,7 +103,7 @@ class Survey:
         )
 
     def has_codes(self, decimal: str) -> bool:
-        """Return whether a number has a leading zero, as in codes.
+        """Return whether any number has a leading zero, as in zip codes.
 
         Args:
             decimal: Decimal sign.
@@ -117,7 +117,7 @@ class Survey:
 
     @property
     def level_texts(self) -> list[str]:
-        """Different texts, in order: numbers by value, other texts alphabetically."""
+        """Different texts, sorted: numbers by value, then other texts alphabetically."""
 
         def key(text: str) -> tuple[bool, float, str]:
             number = number_in(text)
@@ -127,7 +127,10 @@ class Survey:
 
     @property
     def rarely_repeats(self) -> bool:
-        """Whether frequent texts cover less than half of the cells, or are too many to count."""
+        """Whether repeated texts are rare, as for identifiers.
+
+        Frequent texts then cover less than half of the cells, or there are too many texts to count.
+        """
         if len(self.counts) == MOST_COUNTED:
             return True
         fewest = fewest_rows(self.present)
@@ -136,7 +139,7 @@ class Survey:
 
 
 def fewest_rows(present: int) -> int:
-    """Return the minimum number of rows of a category, below which it is merged with others.
+    """Return the minimum number of rows of a category; smaller categories are merged.
 
     Args:
         present: Number of cells with a value.
@@ -161,7 +164,7 @@ def decimal_of(surveys: Iterable[Survey], usual: str = ".") -> str:
 def column_of(
     survey: Survey, decimal: str, asked: str | tuple[str, ...] | None
 ) -> RecordColumn | str:
-    """Return the typed column, or ``IDENTIFIER`` or ``CONSTANT`` if the column is not modeled.
+    """Return the typed column; ``IDENTIFIER`` or ``CONSTANT`` for a column that is not modeled.
 
     Args:
         survey: Statistics of the column.
@@ -201,7 +204,7 @@ def _inferred(survey: Survey, decimal: str) -> RecordColumn | str:
 def _asked_for(survey: Survey, decimal: str, asked: str | tuple[str, ...]) -> RecordColumn | str:
     name = survey.name
     if not survey.counts:
-        raise DataError(f"column '{shown(name)}' has no values: leave it out")
+        raise DataError(f"column '{shown(name)}' has no values: leave the column out")
     if isinstance(asked, tuple):
         ordered = survey.counts.keys() <= set(asked)  # else a later block has others
         return RecordColumn(
@@ -240,7 +243,9 @@ def _asked_for(survey: Survey, decimal: str, asked: str | tuple[str, ...]) -> Re
         return replace(column, type=asked)
     if asked == CATEGORY:
         if len(survey.counts) == MOST_COUNTED:
-            raise UsageError(f"column '{shown(name)}' has {MOST_COUNTED:,} or more categories")
+            raise UsageError(
+                f"column '{shown(name)}' has {MOST_COUNTED:,} or more categories: give another type"
+            )
         return RecordColumn(name, CATEGORY, tuple(survey.level_texts))
     levels = tuple(level.strip() for level in asked.split("<"))
     unknown = [text for text in survey.counts if text not in levels]
@@ -252,6 +257,7 @@ def _asked_for(survey: Survey, decimal: str, asked: str | tuple[str, ...]) -> Re
         )
     if unknown:
         raise UsageError(
-            f"column '{shown(name)}' has '{shown(unknown[0])}', which is not one of {asked}"
+            f"column '{shown(name)}' has '{shown(unknown[0])}', which is not one of {asked}: add "
+            "this level, or correct the cells"
         )
     return RecordColumn(name, CATEGORY, levels, ordered=True)

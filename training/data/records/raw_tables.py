@@ -50,7 +50,7 @@ class Cells:
     levels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def only(self, wanted: Sequence[str] | None, exclude: Sequence[str] = ()) -> "Cells":
-        """Return a table with some of the columns, in the order of this table.
+        """Return a table with a selection of the columns, in their present order.
 
         Args:
             wanted: Names of the selected columns; None for all.
@@ -159,7 +159,7 @@ def _of_frames(first: Any, frames: Callable[[], Iterator[Any]], name: str) -> Ce
 
     @cache
     def days() -> set[int]:
-        """Return the columns of times that are all midnight, by all rows."""
+        """Return the indices of time columns whose times are midnight in all rows."""
         left = set(times)
         for frame in frames() if times else ():
             for place in tuple(left):

@@ -43,7 +43,8 @@ class RecordChoices(RowChoices):
         types: Type by column, as for ``column_of``; the types of other columns are inferred.
         missing: Method for missing values, a name in ``MISSING``; for a category column, ``mean``
             imputes the most frequent category.
-        missing_values: Further texts, or numbers in any form, that represent missing values.
+        missing_values: Texts or numbers that represent missing values, in addition to usual texts
+            such as NA.
         calendar: Whether to add the weekday and season of dates as columns.
         is_missing: Columns for which an indicator of missing cells is added.
         decimal: Decimal sign; None detects the sign.
@@ -98,7 +99,9 @@ class SurveyedTable:
         """
         for name in choices.types:
             if name not in cells.names:
-                raise UsageError(f"--types: {cells.name} has no column '{shown(name)}'")
+                raise UsageError(
+                    f"--types: {cells.name} has no column '{shown(name)}', so correct the name"
+                )
         every = cells.blocks
         cells = replace(cells, blocks=lambda: _first_rows(every(), choices.max_rows))
         surveys = [Survey(name, choices.missing_marks) for name in cells.names]
@@ -112,7 +115,7 @@ class SurveyedTable:
 
     @property
     def only_numbers(self) -> bool:
-        """Whether the table is purely numeric: no other types, and no missing cells to keep."""
+        """Whether the table is purely numeric, without missing cells that must be kept."""
         choices = self.choices
         return not (
             choices.types or choices.calendar or choices.is_missing or self.cells.levels
@@ -144,7 +147,8 @@ class SurveyedTable:
         """Read the table again as records; return the records, and a report in lines of text.
 
         Raises:
-            DataError: A cell is missing although that is not allowed, or no column varies.
+            DataError: A cell is missing although missing cells are not allowed, or no column
+                varies.
             UsageError: The cells do not fit the user's type.
         """
         types: dict[str, str | tuple[str, ...]] = {**self.cells.levels, **self.choices.types}
@@ -185,8 +189,8 @@ class SurveyedTable:
         records = with_rare_levels_together(records, self.choices.types, lines)
         if not records.columns:
             raise DataError(
-                f"{self.cells.name} contains only constants and identifiers: there is "
-                "nothing to learn, unless --types declares other types"
+                f"{self.cells.name} contains only constants and identifiers: there is nothing to "
+                "learn. Declare types of columns with --types"
             )
         records = with_made_columns(records, self.choices.calendar, self.choices.is_missing)
         return records, [*summary_of(records, self.surveys, self.choices.types), *lines]

@@ -21,14 +21,15 @@ class RecordColumn:
         ordered: Whether levels have an order, such as small, medium, large.
         decimals: Number of decimals of written values; None to write all digits.
         date_format: Date format for ``strftime``; empty for other types.
-        grid: Grid of all dates (``date_grids``); empty for none.
+        grid: Regular grid of all dates, such as months (``date_grids``); empty if dates are
+            irregular.
         prefix: Text before numbers in the source, such as $.
         suffix: Text after numbers in the source, such as %.
         grouped: Whether the source groups thousands, as in 1,234.
         rare: Levels of the source that are merged into the last level.
         missing: Text of missing cells in the source.
-        of: For a derived column, which is not written: name of its date column, or of the column
-            whose missing cells it indicates. Empty for columns of the source.
+        of: Name of the source column of a derived column, which is not written: a date column, or
+            the column with the indicated missing cells. Empty for columns of the source.
     """
 
     name: str
@@ -91,7 +92,7 @@ class Records:
         return missing
 
     def at(self, places: np.ndarray) -> "Records":
-        """Return the records with the given indices, or those selected by a boolean mask."""
+        """Return the records with the given indices, or selected by a boolean mask."""
         rows = np.arange(len(self))[places].tolist()
         return replace(
             self,

@@ -61,7 +61,7 @@ def is_weekday(column: RecordColumn) -> bool:
 
 
 def on_weekday(days: np.ndarray, weekday: float, date_format: str) -> np.ndarray:
-    """Move dates ``[N]`` to a weekday, by up to three days.
+    """Move dates ``[N]`` to the nearest day with a given weekday, by up to three days.
 
     Args:
         days: Days since 1970-01-01 ``[N]``.
@@ -105,13 +105,13 @@ MOST_RARE, SHOWN_LEVELS = 1000, 6
 
 
 def without_missing(records: Records, missing: str, cells: Cells, lines: list[str]) -> Records:
-    """Return records after handling missing cells by a method.
+    """Return records after dropping or imputing missing cells, as a method requires.
 
     Args:
         records: The records.
         missing: Method for missing cells, a name in ``MISSING``.
         cells: Source of the records, for messages.
-        lines: Receives lines of text about the changes.
+        lines: List to add lines of text to, about the changes.
 
     Raises:
         DataError: Cells are missing although the method refuses them, or too few rows are left.
@@ -122,15 +122,16 @@ def without_missing(records: Records, missing: str, cells: Cells, lines: list[st
     if missing == "refuse":
         row, index = map(int, np.argwhere(holes)[0])
         raise DataError(
-            f"{cells.name}, {cells.place_of(row)}, column '{records.names[index]}': the "
-            "value is missing. --missing=keep keeps missing values, --missing=drop drops such rows"
+            f"{cells.name}, {cells.place_of(row)}, column '{records.names[index]}': the value is "
+            "missing. Keep missing values with --missing=keep, or drop their rows with "
+            "--missing=drop"
         )
     if missing == "drop":
         whole = ~holes.any(axis=1)
         if whole.sum() < FEWEST_ROWS:
             raise DataError(
-                f"{cells.name} has {int(whole.sum())} rows without missing cells: need at "
-                f"least {FEWEST_ROWS}"
+                f"{cells.name} has {int(whole.sum())} rows without missing cells: need at least "
+                f"{FEWEST_ROWS}, or --missing=keep"
             )
         lines.append(f"Dropped {int((~whole).sum())} of {len(whole)} rows with missing cells")
         return records.at(whole)
@@ -160,7 +161,7 @@ def without_identifiers(
     Args:
         records: The records.
         asked: Names of columns with a type given by the user, which are kept.
-        lines: Receives warnings about extreme repeated values.
+        lines: List to add warnings to, about extreme repeated values.
         texts_of: Function from the name of a column to its texts ``[N]`` as written, since numbers
             lose digits of long identifiers.
     """
@@ -206,9 +207,9 @@ def with_rare_levels_together(
 
     Args:
         records: The records.
-        asked: Names of columns with a type given by the user, where only levels beyond the maximum
-            are rare.
-        lines: Receives lines of text about the changes.
+        asked: Names of columns with a type given by the user; their levels are merged only if there
+            are more than ``MOST_LEVELS``.
+        lines: List to add lines of text to, about the changes.
     """
     columns, values = list(records.columns), records.values.copy()
     for index, column in enumerate(columns):
@@ -255,10 +256,14 @@ def with_made_columns(records: Records, calendar: bool, is_missing: Sequence[str
     added = [("calendar", new) for column in dates for new in calendar_columns(column.name)]
     for name in is_missing:
         if name not in records.names:
-            raise UsageError(f"--is_missing={visible(name)}: the model has no such column")
+            raise UsageError(
+                f"--is_missing={visible(name)}: no modeled column has this name, so correct the "
+                "name"
+            )
         if not np.isnan(records.values[:, records.names.index(name)]).any():
             raise UsageError(
-                f"--is_missing={visible(name)}: no row misses this value: leave the name out"
+                f"--is_missing={visible(name)}: the column has no missing cells, so leave the "
+                "name out"
             )
         added.append(("is_missing", missing_column(name)))
     for option, column in added:

@@ -106,7 +106,7 @@ def number_in(text: str, decimal: str = ".") -> Number | None:
 
 
 def visible(text: str) -> str:
-    """Return a text in a form for messages: shortened, and without control characters."""
+    """Return a text for a message, shortened and without control characters."""
     plain = "".join(letter if letter.isprintable() else "?" for letter in text)
     return plain if len(plain) <= LONGEST_SHOWN else f"{plain[: LONGEST_SHOWN - 3]}..."
 
@@ -115,8 +115,8 @@ def marks_of(missing_values: Iterable[object]) -> frozenset[str]:
     """Return the texts that represent missing values, in lower case.
 
     Args:
-        missing_values: Texts or numbers in addition to the usual ones. For a number, its usual
-            written forms are included.
+        missing_values: Texts or numbers in addition to usual texts such as NA. For a number, its
+            usual written forms are included.
 
     Raises:
         UsageError: The argument is a single text rather than a list.
@@ -134,7 +134,7 @@ def marks_of(missing_values: Iterable[object]) -> frozenset[str]:
 
 
 def day_of(text: str, date_format: str) -> float | None:
-    """Parse a text as a date; return days since 1970-01-01, or None if the format does not fit.
+    """Parse a text as a date; return days since 1970-01-01, or None for texts in other formats.
 
     Times with an offset (%z) are converted to UTC.
     """
@@ -162,7 +162,7 @@ def formats_of(text: str, among: Iterable[str] = DATE_FORMATS) -> tuple[str, ...
 def rounded_moment(days: float, date_format: str) -> datetime:
     """Return a number of days since 1970-01-01 as a time, rounded to the resolution of a format.
 
-    Times outside of the calendar are moved to its first or last time.
+    Times outside of Python's calendar (years 1 to 9999) are moved to its first or last time.
     """
     unit = next((UNITS[code] for code in UNITS if code in date_format), 86400.0)
     if unit == 86400.0 and ("%H" in date_format or "%I" in date_format):
@@ -232,9 +232,9 @@ def reader_of(
     """Return a function that converts texts to the values ``[n]`` of a column, NaN if missing.
 
     The returned function takes n texts and the row number of the first text. The function raises
-    DataError with the row for texts that are neither of the column's type nor missing, and for
-    numbers that are too large. Unknown categories are missing values, and so is the column's own
-    mark of missing values, such as -999.
+    DataError, which names the row, for a text that does not fit the column's type and for a number
+    that is too large. Unknown categories become missing values, and so does the column's own code
+    for missing values, such as -999.
 
     Args:
         column: Type and format of the column.
@@ -253,14 +253,14 @@ def reader_of(
         except _Misfit as error:
             text, kind = str(error), "whole number" if column.type == WHOLE else column.type
             raise DataError(
-                f"{place_of(first + texts.index(text))}: '{shown(text)}' is not a {kind}: "
-                "correct it, or leave the cell empty"
+                f"{place_of(first + texts.index(text))}: '{shown(text)}' is not a {kind}: correct "
+                "the cell, or leave it empty"
             ) from error
         large = np.flatnonzero(np.abs(values) > LARGEST)
         if len(large):
             raise DataError(
-                f"{place_of(first + int(large[0]))}: {values[large[0]]:g} is too large: "
-                "correct it, or leave the column out"
+                f"{place_of(first + int(large[0]))}: {values[large[0]]:g} is too large: correct "
+                "the cell, or leave the column out"
             )
         return values
 

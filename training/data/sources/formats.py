@@ -67,7 +67,7 @@ class Source(NamedTuple):
     """A source of images.
 
     Attributes:
-        images: Generator of the images, to be closed after use.
+        images: Generator of the images, which must be closed after use.
         total: Number of images; None if unknown in advance.
     """
 
@@ -94,12 +94,15 @@ def read_plain_pickle(data: bytes, where: str) -> Any:
         where: Name of the pickle in error messages.
 
     Raises:
-        DataError: The pickle contains other objects, or is broken.
+        DataError: The pickle is damaged, or contains objects other than plain values and uint8
+            arrays.
     """
     try:
         return PickleReader(data, _NAMES, without=_REFUSED).read()
     except PickleError as error:
-        raise DataError(f"{where} is refused: not a pickle of plain values ({error})") from error
+        raise DataError(
+            f"{where} is refused: not a pickle of plain values ({error}). Download the file again"
+        ) from error
 
 
 DIGITS = "digits"
@@ -134,7 +137,8 @@ def patches(held_out: bool, side: int, count: int) -> Source:
     Args:
         held_out: Whether to use the held-out tiles rather than the other tiles.
         side: Side of a patch, in pixels.
-        count: Number of patches; a smaller number gives the first patches of a larger number.
+        count: Number of patches. The patches are the first ``count`` patches of a fixed random
+            sequence.
 
     Raises:
         UsageError: Patches are too small or too large, or the photographs have fewer patches.
@@ -146,8 +150,8 @@ def patches(held_out: bool, side: int, count: int) -> Source:
     corners = np.concatenate(list(_corners(photographs, held_out, side)))
     if count > len(corners):
         raise UsageError(
-            f"there are only {len(corners):,} patches of {side} pixels, not {count:,}: ask for "
-            "fewer patches"
+            f"there are only {len(corners):,} patches of {side} pixels, not {count:,}: give a "
+            "smaller number of patches"
         )
     chosen = corners[np.random.default_rng(0).permutation(len(corners))[:count]]
 
@@ -226,7 +230,9 @@ def _files(container: Container, in_part: bool) -> Source:
     names = image_names(container)
     if not names:
         kinds = ", ".join(IMAGE_SUFFIXES)
-        raise DataError(f"{container.path} contains no images in a known format: {kinds}")
+        raise DataError(
+            f"{container.path} contains no images in a known format: give images as {kinds}"
+        )
     labels: list[Label] | None = None
     if LABEL_FILE in container.names:
         labels = labels_of(container, names)
@@ -292,36 +298,44 @@ def _cifar10(path: Path) -> Images:
                 if member.isreg() and (match := re.search(r"(?:^|/)data_batch_(\d+)$", member.name))
             }
             if not batches:
-                raise DataError(
-                    f"{path} has no data_batch_1: it is not the Python version of CIFAR-10"
-                )
+                raise DataError(f"{path} has no data_batch_1: give the Python version of CIFAR-10")
             for _, member in sorted(batches.items()):
                 where = f"{quoted(member.name)} in {path}"
                 if member.size > MAX_BATCH_BYTES:
                     raise DataError(
-                        f"{where} is larger than the limit of {MAX_BATCH_BYTES >> 20} MiB"
+                        f"{where} is larger than the limit of {MAX_BATCH_BYTES >> 20} MiB: give "
+                        "the Python version of CIFAR-10"
                     )
                 batch = archive.extractfile(member)
                 assert batch is not None, "isreg() was checked"
                 yield from _cifar10_batch(batch.read(), where)
     except _UNREADABLE as error:
-        raise DataError(f"{path} is not a readable .tar.gz: {first_line(error)}") from error
+        raise DataError(
+            f"{path} is not a readable .tar.gz: {first_line(error)}. Download the file again"
+        ) from error
 
 
 def _cifar10_batch(data: bytes, where: str) -> Images:
     content = read_plain_pickle(data, where)
     if not isinstance(content, dict):
-        raise DataError(f"{where} is not a dict of data and labels")
+        raise DataError(
+            f"{where} is not a dict of data and labels: give the Python version of CIFAR-10"
+        )
     # Python 2 wrote the keys as bytes; files saved again may have text keys.
     pixels, labels = (content.get(key, content.get(key.encode())) for key in ("data", "labels"))
     if not (isinstance(pixels, np.ndarray) and pixels.ndim == 2 and pixels.shape[1] == 3072):
-        raise DataError(f"{where} has no 'data' of shape [n, 3072] uint8")
+        raise DataError(
+            f"{where} has no 'data' of shape [n, 3072] uint8: give the Python version of CIFAR-10"
+        )
     if not (
         isinstance(labels, list)
         and len(labels) == len(pixels)
         and all(type(label) is int and 0 <= label < 10 for label in labels)
     ):
-        raise DataError(f"{where} has no 'labels' from 0 to 9, one for each of its images")
+        raise DataError(
+            f"{where} has no 'labels' from 0 to 9, one for each of its images: give the Python "
+            "version of CIFAR-10"
+        )
     rows = pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     for index, (image, label) in enumerate(zip(rows, labels, strict=True)):
         yield SourceImage(f"image {index} of {where}", partial(given, image), label)
@@ -333,9 +347,15 @@ def _idx(path: Path) -> Source:
     with _gunzip(path) as file:
         count, height, width = _idx_header(file, path, "images")
     if labels is not None and len(labels) != count:
-        raise DataError(f"{path} has {count} images, but the label file has {len(labels)}")
+        raise DataError(
+            f"{path} has {count} images, but the label file has {len(labels)} labels: download "
+            "both files again"
+        )
     if not 1 <= height * width <= MAX_PIXELS:
-        raise DataError(f"{path} declares images of {width}x{height}")
+        raise DataError(
+            f"{path} declares images of {width}x{height}, but images must have from 1 to "
+            f"{MAX_PIXELS} pixels: download the file again"
+        )
 
     def images() -> Images:
         margin = 2 if (height, width) == (28, 28) else 0
@@ -344,13 +364,18 @@ def _idx(path: Path) -> Source:
             for index in range(count):
                 data = _read(file, height * width, path)
                 if len(data) < height * width:
-                    raise DataError(f"{path} ends after {index} of {count} images")
+                    raise DataError(
+                        f"{path} ends after {index} of {count} images: download the file again"
+                    )
                 image = np.frombuffer(data, np.uint8).reshape(height, width)
                 image = np.pad(image, margin)[:, :, None]
                 label = None if labels is None else labels[index]
                 yield SourceImage(f"image {index} of {path}", partial(given, image), label)
             if _read(file, 1, path):
-                raise DataError(f"{path} has more data than its {count} declared images")
+                raise DataError(
+                    f"{path} has more data than its {count} declared images: download the file "
+                    "again"
+                )
 
     return Source(images(), count)
 
@@ -365,7 +390,9 @@ def _idx_labels(path: Path) -> bytes | None:
         (count,) = _idx_header(file, beside, "labels")
         labels = _read(file, min(count, MAX_FILE_BYTES), beside)
     if len(labels) < count:
-        raise DataError(f"{beside} ends after {len(labels)} of {count} labels")
+        raise DataError(
+            f"{beside} ends after {len(labels)} of {count} labels: download the file again"
+        )
     return labels
 
 
@@ -373,7 +400,10 @@ def _idx_header(file: gzip.GzipFile, path: Path, what: str) -> tuple[int, ...]:
     dims = 3 if what == "images" else 1
     header = _read(file, 4 + 4 * dims, path)
     if len(header) < 4 + 4 * dims or header[:4] != bytes([0, 0, 8, dims]):
-        raise DataError(f"{path} is not an idx file of {what} (bytes in {dims} dimensions)")
+        raise DataError(
+            f"{path} is not an idx file of {what} (bytes in {dims} dimensions): give a file of "
+            "MNIST's format"
+        )
     return struct.unpack(f">{dims}I", header[4:])
 
 
@@ -396,17 +426,21 @@ class _Archive(gzip.GzipFile):
 def _gunzip(path: Path, kind: type[gzip.GzipFile] = gzip.GzipFile) -> gzip.GzipFile:
     try:
         if not path.is_file():  # opening a pipe would block forever
-            raise DataError(f"{path} is not an ordinary file")
+            raise DataError(f"{path} is not an ordinary file: give the path of a file")
         return kind(path, "rb")
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise DataError(
+            f"{path} cannot be read: {error.strerror or error}. Check the file and its permissions"
+        ) from error
 
 
 def _read(file: gzip.GzipFile, size: int, path: Path) -> bytes:
     try:
         return file.read(size)
     except _UNREADABLE as error:
-        raise DataError(f"{path} is not a readable .gz: {first_line(error)}") from error
+        raise DataError(
+            f"{path} is not a readable .gz: {first_line(error)}. Download the file again"
+        ) from error
 
 
 def _lmdb(path: Path) -> Source:

@@ -17,7 +17,7 @@ PATIENCE = 30.0  # seconds for one entry; a broken store can block the library f
 
 
 def main(folder: str, most_bytes: int) -> None:
-    """Write all entries of an LMDB store to stdout, or an error message.
+    """Write all entries of an LMDB store, or an error message, to stdout.
 
     Args:
         folder: Folder of the store.
@@ -34,7 +34,10 @@ def main(folder: str, most_bytes: int) -> None:
         ):
             database: Any = store.open_db()  # whose flags lmdb 3.0 declares without arguments
             if any(database.flags(transaction).values()):
-                raise ValueError("this kind of LMDB is not supported")
+                raise ValueError(
+                    "an LMDB with special keys or duplicate values is not supported. Convert the "
+                    "store"
+                )
             _put(output, b"", b"")
             output.write(struct.pack("<Q", transaction.stat()["entries"]))
             for key, value in _watched(transaction.cursor()):

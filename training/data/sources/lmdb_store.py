@@ -49,22 +49,33 @@ def read_entries(folder: Path) -> Iterator[tuple[bytes, bytes]]:
             number += 1
             left -= len(key) + len(value)
             if number > store.count or left < 0:
-                raise _broken(folder, "it has more entries than it declares")
+                raise _broken(
+                    folder, "the store has more entries than it declares. Download the store again"
+                )
             if key <= last:
-                raise _broken(folder, "its keys are not in order")
+                raise _broken(
+                    folder, "the keys of the store are not in order. Download the store again"
+                )
             last = key
             yield key, value
         if number != store.count:
-            raise _broken(folder, f"it has {number} of {store.count} declared entries")
+            raise _broken(
+                folder,
+                f"the store has {number} of {store.count} declared entries. Download the store "
+                "again",
+            )
 
 
 @contextmanager
 def _opened(folder: Path) -> Iterator["_Store"]:
     path = folder / DATA_FILE
     if not path.is_file():  # opening a pipe would block forever
-        raise _broken(folder, f"its {DATA_FILE} is not a file")
+        raise _broken(folder, f"the entry {DATA_FILE} is not a file. Download the store again")
     if not os.access(path, os.R_OK):
-        raise _broken(folder, f"its {DATA_FILE} cannot be read: permission denied")
+        raise _broken(
+            folder,
+            f"the file {DATA_FILE} cannot be read: permission denied. Change the permissions",
+        )
     if importlib.util.find_spec("lmdb") is None:
         raise DataError(
             f"{folder} is an LMDB: install the package lmdb (pip install lmdb, or "
@@ -95,7 +106,7 @@ class _Store:
         (self.count,) = _COUNT.unpack(self._read(_COUNT.size))
 
     def next_entry(self) -> tuple[bytes, bytes] | None:
-        """Return key and value; None at the end, and once at the start."""
+        """Return the next key and value; None at the end, and once before the first entry."""
         key_length, length = _LENGTHS.unpack(self._read(_LENGTHS.size))
         key, value = self._read(key_length), self._read(length)
         if key:
@@ -107,7 +118,7 @@ class _Store:
     def _read(self, size: int) -> bytes:
         content = self._sent.read(size)
         if len(content) < size:
-            raise _broken(self._folder, "the LMDB library crashed")
+            raise _broken(self._folder, "the LMDB library crashed. Download the store again")
         return content
 
 

@@ -36,7 +36,7 @@ class ImageWriter:
     """Writer of an image data set, which numbers images and collects their labels.
 
     Args:
-        put: Function that stores a file, from its name and its bytes.
+        put: Function that stores a file, given its name and its content in bytes.
 
     Attributes:
         count: Number of images written so far.
@@ -80,17 +80,17 @@ class ImageWriter:
             DataError: No image was written.
         """
         if self.count == 0:
-            raise DataError("the source has no readable images")
+            raise DataError("the source has no readable images: give another source")
         content = {"labels": self._labels or None}
         self._put(LABEL_FILE, json.dumps(content).encode())
 
 
 @contextmanager
 def image_writer(destination: Path) -> Iterator[ImageWriter]:
-    """Return a context with a writer to a zip, or to a folder if the name does not end in ``.zip``.
+    """Return a context that yields a writer of images to a zip or to a folder.
 
-    The destination is created or replaced at the end of the context; after an error nothing
-    changes.
+    A destination that ends in ``.zip`` is a zip, any other a folder. The destination is created or
+    replaced at the end of the context; after an error nothing changes.
 
     Raises:
         DataError: No image was written.
@@ -116,7 +116,7 @@ def image_writer(destination: Path) -> Iterator[ImageWriter]:
 
 
 def is_zip(destination: Path) -> bool:
-    """Return whether a data set is written to a zip, which is the case for names in ``.zip``."""
+    """Return whether a data set is written to a zip, because its name ends in ``.zip``."""
     return destination.suffix.lower() == ".zip"
 
 
@@ -205,9 +205,9 @@ class Conversion:
 
     Args:
         transform: Crop and resize transformation.
-        channels: Number of channels: 1 makes all images gray, 3 makes all images RGB. None uses the
-            number of the first image: a later gray image is then repeated in three channels, but
-            color is never discarded.
+        channels: Number of channels: 1 makes all images gray, 3 makes all images RGB. None for the
+            number of channels of the first image; then gray images become RGB if the first is RGB,
+            but color images after a gray image are errors.
         first_image: Number of images to leave out at the start, so that a data set can be split.
         max_images: Maximum number of images to use; None for all.
         skip_bad: Whether to skip and count images that cannot be read or have the wrong shape.
@@ -226,8 +226,8 @@ class Conversion:
             The shape ``(S, S, C)`` of the written images, and the number of skipped images.
 
         Raises:
-            DataError: An unreadable image must not be skipped, a color image follows gray images,
-                the source is broken as a whole, or no image is readable.
+            DataError: An image cannot be read and must not be skipped, a color image follows gray
+                images, the whole source is damaged, or no image can be read.
         """
         shape: tuple[int, ...] | None = None
         skipped = seen = 0
@@ -267,8 +267,8 @@ class Conversion:
         pixels = self.transform(image.read(), image.where)
         if shape is not None and pixels.shape[:2] != shape[:2]:
             raise DataError(
-                f"{image.where} is {pixels.shape[1]}x{pixels.shape[0]}, but the first "
-                f"image is {shape[1]}x{shape[0]}: give --resolution"
+                f"{image.where} is {pixels.shape[1]}x{pixels.shape[0]}, but the first image is "
+                f"{shape[1]}x{shape[0]}: give --resolution to resize all images"
             )
         return pixels
 

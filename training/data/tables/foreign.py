@@ -43,9 +43,9 @@ class ForeignTable:
         name: Name of the table in messages.
         names: Names of the columns.
         blocks: Function that yields rows ``[n, len(names)]`` of float64; NaN for missing values.
-        named: Whether the names come from the source, rather than being generated (``x1``, ...).
+        named: Whether the source contains the names; otherwise names are generated (``x1``, ...).
         place_of: Function from a row number, from 0, to the description of the row in messages.
-        notes: Messages about columns that are already left out.
+        notes: Messages about columns that the source has but ``names`` lacks.
     """
 
     name: str
@@ -90,7 +90,7 @@ def places_of(
         exclude: Names of columns to leave out.
 
     Raises:
-        UsageError: A column does not exist, is named twice, or none is left.
+        UsageError: A column does not exist or is named twice, or no column is left.
     """
     wanted = None if wanted is None else [str(name) for name in wanted]  # frames call some 0
     exclude = [str(name) for name in exclude]
@@ -99,7 +99,7 @@ def places_of(
             near = get_close_matches(name, names, 1)
             hint = f" (is '{shown(near[0])}' meant?)" if near else ""
             raise UsageError(
-                f"{source} has no column '{shown(name)}'{hint}: it has {listed(names)}"
+                f"{source} has no column '{shown(name)}'{hint}: choose from {listed(names)}"
             )
     chosen = [name for name in names if name] if wanted is None else wanted
     for name in chosen:
@@ -107,7 +107,7 @@ def places_of(
             raise UsageError(f"column '{name}' is named twice: name it once")
     places = [names.index(name) for name in chosen if name not in exclude]
     if not places:
-        raise UsageError(f"{source}: no columns are left: exclude fewer columns")
+        raise UsageError(f"{source}: no columns are left, so exclude fewer columns")
     return places
 
 
@@ -119,7 +119,7 @@ def listed(names: Sequence[str]) -> str:
 def with_columns(
     table: ForeignTable, wanted: Sequence[str] | None, exclude: Sequence[str] = ()
 ) -> ForeignTable:
-    """Return a table with some of the columns of a table.
+    """Return a table with a selection of the columns of another table.
 
     Args:
         table: Table whose blocks contain all columns.
@@ -128,7 +128,7 @@ def with_columns(
 
     Raises:
         DataError: Column names are invalid.
-        UsageError: A column does not exist, is named twice, or none is left.
+        UsageError: A column does not exist or is named twice, or no column is left.
     """
     require_names(table.names, table.name)
     if wanted is None and not exclude:
@@ -151,7 +151,7 @@ def require_names(names: Sequence[str], source: object, indexed: bool = False) -
     if indexed and len(names) > 1 and not names[0]:
         names = ["(no name)", *names[1:]]
     if not names:
-        raise DataError(f"{source} has no columns")
+        raise DataError(f"{source} has no columns: give a table with columns")
     require_few(len(names), source)
     seen: set[str] = set()
     for number, name in enumerate(names, start=1):
@@ -162,8 +162,8 @@ def require_names(names: Sequence[str], source: object, indexed: bool = False) -
             )
         if _runs_in_spreadsheets(name):
             raise DataError(
-                f"{source}: column {number} is named '{shown(name)}', which a spreadsheet "
-                "would run as a formula: rename it"
+                f"{source}: column {number} is named '{shown(name)}', which a spreadsheet would "
+                "run as a formula: rename the column"
             )
         if name in seen:
             raise DataError(f"{source} has two columns '{name}': rename one of them")
@@ -201,11 +201,11 @@ MiB) can keep smaller ones.
 
 
 def widened(values: np.ndarray) -> np.ndarray:
-    """Convert numbers ``[n]`` or ``[n, D]`` to float64, and restore rounded decimals.
+    """Convert numbers ``[n]`` or ``[n, D]`` to float64 with the decimals that were rounded.
 
-    If all values of a column of lower precision are rounded decimals, the result has the nearest
-    decimals in float64. Otherwise 0.1 would be 0.10000000149011612, and the column would not be
-    recognized as discrete.
+    If all values of a float32 column are rounded decimals, the result has the same decimals. A
+    plain conversion would turn 0.1 into 0.10000000149011612, and the column would not be recognized
+    as discrete.
     """
     wide: np.ndarray = values.astype(np.float64)
     if values.dtype.kind == "f" and values.dtype.itemsize < wide.dtype.itemsize:
@@ -250,9 +250,9 @@ def _concatenated(blocks: Sequence[np.ndarray], columns: int) -> np.ndarray:
 
 
 def narrowed(values: np.ndarray, places: Sequence[int]) -> np.ndarray:
-    """Return columns ``[N, len(places)]`` of row-major rows ``[N, D]``, in place.
+    """Return the columns with indices ``places`` of row-major rows ``[N, D]``.
 
-    The result uses the memory of ``values``, which is overwritten.
+    The result ``[N, len(places)]`` uses the memory of ``values``, which is overwritten.
     """
     count, kept = len(values), len(places)
     memory = values.reshape(-1)
@@ -270,7 +270,7 @@ class RowChoices:
 
     Attributes:
         missing: Method for missing values, a name in ``MISSING``.
-        max_rows: Maximum number of rows to read, from the first; None for all rows.
+        max_rows: Maximum number of rows to read from the start of the table; None for all rows.
         held_out: Fraction of the rows that is held out of training, for validation.
         seed: Random seed of the split.
 
@@ -303,13 +303,14 @@ class TableChoices(RowChoices):
         dataset: Name of the column that identifies the dataset of each trial; None if each row has
             its own parameters.
         missing: Method for missing values, a name in ``MISSING``: refuse missing values, drop their
-            rows, or impute the mean. Missing values are kept for data of trials only; other tables
-            are read as records instead (``NotNumbers`` is raised). Infinite values, for example of
-            failed simulations, are missing too, but are never kept.
+            rows, impute the mean, or keep missing values. Missing values can be kept in the data of
+            trials only; for other columns, ``NotNumbers`` is raised, and the table is read as
+            records. Infinite values, for example of failed simulations, are missing too, but are
+            never kept.
         dequantize: Whether to detect discrete columns, whose values are dequantized in training.
         bounds: Lower and upper bounds by column, infinite where there is no bound.
-        kept: Further fraction of rows, for the calibration set, which neither training nor
-            validation uses.
+        kept: Fraction of the rows for the calibration set, which neither training nor validation
+            uses.
     """
 
     conditions: Sequence[str] = ()

@@ -44,7 +44,7 @@ SINGLE = ("float", "halffloat")
 
 
 def open_npy(path: Path) -> ForeignTable:
-    """Open an npy file, whose columns have no names."""
+    """Open the matrix in an ``.npy`` file as a table, whose columns have no names."""
     with open_array(path) as (header, _):
         _require_table(path, header)
 
@@ -56,7 +56,10 @@ def open_npy(path: Path) -> ForeignTable:
 
 
 def open_archive(path: Path) -> ForeignTable:
-    """Open an npz file with ``points`` or a single array, and optionally ``names``."""
+    """Open an ``.npz`` file with the array ``points``, or a single array, as a table.
+
+    The optional array ``names`` contains the names of the columns.
+    """
     with open_arrays(path) as saved:
         if "points" in saved.names:
             name = "points"
@@ -64,7 +67,8 @@ def open_archive(path: Path) -> ForeignTable:
             (name,) = saved.names
         else:
             raise DataError(
-                f"{path} has several arrays, none of them 'points': save the table as 'points'"
+                f"{path} has several arrays, none of them 'points': save the rows of the table in "
+                "an array 'points'"
             )
         with saved.open(name) as (header, _):
             _require_table(path, header)
@@ -73,7 +77,10 @@ def open_archive(path: Path) -> ForeignTable:
         if named:
             names = [str(entry) for entry in saved.read("names").ravel()]
             if len(names) != columns:
-                raise DataError(f"{path} has {columns} columns, but {len(names)} column names")
+                raise DataError(
+                    f"{path} has {columns} columns, but {len(names)} column names: give one name "
+                    "per column"
+                )
 
     def blocks() -> Iterator[np.ndarray]:
         with open_arrays(path) as saved, saved.open(name) as (header, file), saved.reading(name):
@@ -114,11 +121,11 @@ def _require_table(path: Path, header: Header) -> None:
 
 @contextmanager
 def by_arrow(path: Path, failure: str = "is damaged: {}") -> Iterator[None]:
-    """Return a context that converts errors of Arrow to errors with the path.
+    """Return a context that converts errors of Arrow to errors whose message has the path.
 
     Args:
         path: The file.
-        failure: Message for unreadable files, optionally with a placeholder for Arrow's reason.
+        failure: Message for unreadable files, after the path; ``{}`` stands for Arrow's reason.
 
     Raises:
         UsageError: Arrow is not installed.
@@ -214,7 +221,7 @@ class NotNumbers(DataError):
 def open_text(
     table: TextTable, wanted: Sequence[str] | None, exclude: Sequence[str] = ()
 ) -> ForeignTable:
-    """Open columns of a text file as a numeric table, without a first column that has no name.
+    """Open columns of a text file as a numeric table; a first column without a name is left out.
 
     Args:
         table: The text file.
@@ -270,7 +277,7 @@ SUFFIXES = (*RAW_TABLES, ".npz")
 
 
 def is_table(source: str | ForeignTable) -> bool:
-    """Return whether the name of a source is that of a table: a file, a data set or a toy."""
+    """Return whether a source is a table: a table file, a shipped data set, or a toy."""
     return (
         isinstance(source, ForeignTable)
         or source in SHIPPED
@@ -316,7 +323,7 @@ def open_table(
         return open_parquet(path, wanted, exclude)
     if suffix == ".feather":
         raise NotNumbers(
-            f"{path} cannot be used directly: make a data set from it with {script('dataset_tool')}"
+            f"{path} is not a numeric table: make a data set from it with {script('dataset_tool')}"
         )
     if suffix in (".npy", ".npz"):
         arrays = open_npy(path) if suffix == ".npy" else open_archive(path)

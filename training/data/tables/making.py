@@ -60,7 +60,7 @@ def make_table(source: ForeignTable, choices: TableChoices) -> tuple[DataTable, 
     condition_names, rest = _roles(source, choices)
     if choices.dataset is not None and choices.missing == "mean":
         raise UsageError(
-            "--missing=mean would invent data of trials: give --missing=drop or --missing=keep"
+            "--missing=mean would impute data of trials: give --missing=drop or --missing=keep"
         )
     lines = list(source.notes)
     values, holes, rows = _collected(source, choices, lines)
@@ -139,13 +139,19 @@ def _roles(source: ForeignTable, choices: TableChoices) -> tuple[list[str], list
     roles = [*conditions, *([] if choices.dataset is None else [choices.dataset])]
     for name in (*roles, *choices.bounds):
         if name not in source.names:
-            raise UsageError(f"{source.name} has no column '{name}' among those that are used")
+            raise UsageError(
+                f"{source.name} has no column '{name}' among the selected columns: select it, or "
+                "correct the name"
+            )
         if roles.count(name) > 1:
-            raise UsageError(f"column '{name}' has two roles: give it one")
+            raise UsageError(
+                f"column '{name}' has two roles, for example condition and dataset: name it in "
+                "one option"
+            )
     rest = [index for index, name in enumerate(source.names) if name not in roles]
     if not rest:
         raise UsageError(
-            f"{source.name}: all columns are conditions: add other columns to --columns"
+            f"{source.name}: all columns are conditions, so add other columns to --columns"
         )
     return conditions, rest
 
@@ -191,8 +197,8 @@ def _parted(rows: int, choices: TableChoices) -> tuple[torch.Tensor, torch.Tenso
     left = rows - int((held_out | kept).sum())
     if left < FEWEST_ROWS:
         raise UsageError(
-            f"--held-out and --kept leave {left} of {rows} rows for training: need at "
-            f"least {FEWEST_ROWS}"
+            f"--held-out and --kept leave {left} of {rows} rows for training, fewer than "
+            f"{FEWEST_ROWS}: give smaller fractions, or more rows"
         )
     return held_out, kept
 
@@ -248,7 +254,7 @@ def _collected(
     for name, column in zip(source.names, values.T, strict=True):
         missing = np.flatnonzero(~np.isfinite(column))
         if len(missing) == len(column):
-            raise DataError(f"{source.name}: column '{name}' has no values")
+            raise DataError(f"{source.name}: column '{name}' has no values: leave the column out")
         if len(missing):
             places[name] = missing
     return values, places, np.concatenate(numbers) if may else None
@@ -335,10 +341,10 @@ def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def independent(
     values: np.ndarray, names: list[str], source: str, lines: list[str]
 ) -> tuple[list[int], Dropped]:
-    """Find the columns that have a joint density, and how the other columns depend on them.
+    """Find the columns with a joint density, and the linear functions for the other columns.
 
-    Columns are checked from left to right: a column is kept if earlier kept columns do not explain
-    it exactly. For example, a total after its parts is dropped.
+    Columns are checked from left to right. A column is dropped if it is a linear function of
+    earlier columns that are kept. For example, a total after its parts is dropped.
 
     Args:
         values: Rows ``[N, D]``.
@@ -356,7 +362,10 @@ def independent(
     low, high = values.min(axis=0), values.max(axis=0)
     varies = (std > 0) & (high - low > EXACT * np.maximum(np.abs(low), np.abs(high)))
     if not varies.any():
-        raise DataError(f"{source}: all columns are constant: there is nothing to learn")
+        raise DataError(
+            f"{source}: all columns are constant, so that there is nothing to learn: give columns "
+            "that vary"
+        )
     kept: list[int] = []
     slopes: dict[int, np.ndarray] = {}
     for index in map(int, np.flatnonzero(varies)):
@@ -418,9 +427,9 @@ def _require_inside(
             at = (values[:, index] == least) | (values[:, index] == most)
             if at.any():
                 raise DataError(
-                    f"{source}, column '{name}': {int(at.sum())} value(s) are exactly at "
-                    f"a bound, {values[at.argmax(), index]:.10g}, which has probability 0 "
-                    "for a continuous column: give a bound beyond them"
+                    f"{source}, column '{name}': {int(at.sum())} value(s) are exactly at a bound, "
+                    f"{values[at.argmax(), index]:.10g}, which has probability 0 for a continuous "
+                    "column: give a bound beyond these values"
                 )
 
 
@@ -472,7 +481,7 @@ def _summary(table: DataTable) -> list[str]:
 
 
 def exchanged(table: DataTable, source: str) -> tuple[DataTable, list[str]]:
-    """Exchange data and parameters of a table, to learn the likelihood instead of the posterior.
+    """Exchange parameters and data of a table, to learn a likelihood instead of a posterior.
 
     In the result, the points are the data of a trial, and the conditions are parameters and
     covariates. The function also returns lines of text about columns that were left out.
@@ -483,8 +492,8 @@ def exchanged(table: DataTable, source: str) -> tuple[DataTable, list[str]]:
 
     Raises:
         UsageError: The table has no data columns.
-        DataError: No data column varies; or data has missing values, and a data column is a
-            function of others.
+        DataError: No data column varies, or data has missing values while a data column is a
+            function of other data columns.
     """
     names = list(table.condition_names)
     data = [place for place, name in enumerate(names) if name not in table.covariates]
@@ -508,9 +517,8 @@ def exchanged(table: DataTable, source: str) -> tuple[DataTable, list[str]]:
         kept, dropped = independent(whole, own, source, lines)
     if len(whole) < len(values) and dropped.names:
         raise DataError(
-            f"{source}: '{dropped.names[0]}' is constant or a function of other data, "
-            f"some of which are missing: leave it out with {script('dataset_tool')} "
-            "--columns"
+            f"{source}: '{dropped.names[0]}' is constant, or a function of other data with "
+            f"missing values: leave it out with {script('dataset_tool')} --columns"
         )
     few = [names[place] for place in levels]
     if few:

@@ -39,14 +39,15 @@ class Marginal:
 
     Attributes:
         step: Bin width of a discrete column; 0 for a continuous column.
-        offset: One value of a discrete column, from which bins are counted.
+        offset: Center of one bin of a discrete column; bins are counted from this value.
         atom: Most frequent value.
         share: Fraction of the rows with the most frequent value.
         repeats: Whether any value occurs twice.
-        lone: Repeated extreme value whose distance from all other values exceeds the range of the
-            others, with its count; None if there is no such value.
+        lone: Smallest or largest value and its count, if this value is repeated and farther from
+            the other values than their range; else None.
         whole: Whether all values are different whole numbers.
-        dense: Whether the range of the values hardly exceeds their number, as for row numbers.
+        dense: Whether the range of the values is hardly larger than the number of values, as for
+            row numbers.
     """
 
     step: float
@@ -145,7 +146,7 @@ def _kinds(steps: Mapping[str, float]) -> str:
 
 
 def describe_steps(marginals: Mapping[str, Marginal]) -> list[str]:
-    """Return lines of text about columns that are discrete, or neither discrete nor continuous.
+    """Return lines of text about discrete columns, and about columns that are partly discrete.
 
     Args:
         marginals: Marginal properties by name of the column.
@@ -168,7 +169,7 @@ def describe_steps(marginals: Mapping[str, Marginal]) -> list[str]:
 
 
 def describe_atoms(marginals: Mapping[str, Marginal]) -> list[str]:
-    """Return warnings about values that may be codes for missing values, and about identifiers.
+    """Return warnings about repeated extreme values, and about columns that may be identifiers.
 
     Args:
         marginals: Marginal properties by name of the column.

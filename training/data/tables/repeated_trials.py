@@ -28,10 +28,10 @@ STAR = "*"
 
 
 def groups_of(groups: Groups, names: Sequence[str]) -> tuple[Groups, Sequence[str]]:
-    """Return the columns of each trial, and the names of a trial's columns in the long form.
+    """Return the columns of each trial, and the names that a trial's columns get in long form.
 
-    A group with ``*`` stands for all matching groups. The names are those of the first group, or
-    those of the pattern without ``*``.
+    A group with ``*`` stands for all matching groups. The names in long form are the names of the
+    first group, or the names in the pattern without ``*``.
 
     Args:
         groups: Groups of columns, one per trial, as given by the user: ``y1,y2`` and ``y3,y4``, or
@@ -47,7 +47,10 @@ def groups_of(groups: Groups, names: Sequence[str]) -> tuple[Groups, Sequence[st
         matches = (form.fullmatch(name) for name in names)
         keys = [match[1] for match in matches if match]
         if not keys:
-            raise UsageError(f"--repeats={','.join(groups[0])}: no column matches '{first}'")
+            raise UsageError(
+                f"--repeats={','.join(groups[0])}: no column matches '{first}', so correct the "
+                "pattern"
+            )
         whole = [[name.replace(STAR, key, 1) for name in groups[0]] for key in keys]
         return whole, [name.replace(STAR, "", 1).strip("_. ") or name for name in groups[0]]
     for group in groups:
@@ -120,7 +123,8 @@ def numbered_datasets(
         parameters: Parameters ``[N, D]``.
         names: Names of the parameters.
         source: The table, for messages.
-        rows: Row numbers ``[N]`` in the source, if some rows are left out.
+        rows: Row numbers ``[N]`` in the source, if some rows are left out; None if all rows are
+            used.
 
     Raises:
         DataError: Parameters differ within a dataset.
@@ -133,10 +137,9 @@ def numbered_datasets(
         places = [row, before] if rows is None else rows[[row, before]].tolist()
         here, there = (source.place_of(int(place)) for place in places)
         raise DataError(
-            f"{source.name}, {here}, column '{names[column]}': "
-            f"{parameters[row, column]:.10g}, but {parameters[before, column]:.10g} in "
-            f"{there} of the same dataset, {identifiers[row]:.10g}: all trials of a "
-            "dataset must have the same parameters"
+            f"{source.name}, {here}, column '{names[column]}' has {parameters[row, column]:.10g}, "
+            f"but {parameters[before, column]:.10g} in {there} of the same dataset, "
+            f"{identifiers[row]:.10g}: give the same parameters to all trials of a dataset"
         )
     return torch.from_numpy(which.astype(np.int64)), first
 
@@ -164,7 +167,7 @@ def missing_in_words(table: DataTable) -> str:
 
 
 def first_rows(table: DataTable) -> Tensor:
-    """Return the index of the first row of each dataset, in order; all rows without datasets."""
+    """Return the index of the first row of each dataset, in order; of all rows without datasets."""
     if table.datasets is None:
         return torch.arange(len(table))
     _, first = np.unique(table.datasets.numpy(), return_index=True)
@@ -226,7 +229,7 @@ def as_sets(table: DataTable, size: int, name: str) -> DataTable:
 def thinned(conditions: Tensor, size: int, generator: torch.Generator) -> Tensor:
     """Set random trials of sets ``[N, n K]`` to missing, so that sets have various sizes.
 
-    From 1 to all present trials are kept, each number with equal probability.
+    The number of trials that are kept in a set is uniform from 1 to all present trials.
 
     Args:
         conditions: Sets of n trials, side by side.

@@ -25,11 +25,11 @@ class Columns:
     Attributes:
         names: Names of the columns ``[D]``.
         steps: Bin widths of discrete columns ``[D]``, 0 for continuous columns.
-        offsets: One value of each column ``[D]``, from which its bins are counted.
+        offsets: Center of one bin of each column ``[D]``; bins are counted from this value.
         low: Lower bounds ``[D]``, ``-inf`` where there is no bound.
         high: Upper bounds ``[D]``, ``inf`` where there is no bound.
-        gaps: Up to G values ``[D, G]`` within its range that each discrete column never has,
-            increasing, and padded beyond all values; None if there are no such values.
+        gaps: Up to G values ``[D, G]`` within the range of each discrete column that never occur,
+            increasing, padded with a value beyond the data; None if all values occur.
     """
 
     names: Sequence[str]
@@ -54,7 +54,7 @@ class Columns:
 
     @classmethod
     def joined(cls, *parts: "Columns") -> "Columns":
-        """Join the properties of the columns of several tables without gaps, side by side."""
+        """Join the properties of the columns of several tables, which must have no ``gaps``."""
         numbers = ("steps", "offsets", "low", "high")
         joined = (torch.cat([getattr(part, key) for part in parts]) for key in numbers)
         return cls([name for part in parts for name in part.names], *joined)
@@ -66,7 +66,7 @@ MOST_LEVELS = 7
 
 @dataclass(frozen=True, eq=False)
 class Levels:
-    """Levels of D category columns: few values at equal distances.
+    """Levels (values) of D category columns: a few numbers at equal distances.
 
     Attributes:
         counts: Number of levels of each column ``[D]``.
@@ -103,7 +103,7 @@ Identifiers whose numbers are large relative to their differences count as const
 
 @dataclass(frozen=True, eq=False)
 class Dropped:
-    """Dropped columns without a density, as linear functions of the remaining columns.
+    """Dropped columns, which are exact linear functions of the remaining columns.
 
     Attributes:
         names: Names of the dropped columns ``[K]``.
@@ -128,7 +128,7 @@ class Dropped:
         return cls([], zeros, zeros.reshape(0, len(order)), order)
 
     def contradicted(self, points: Tensor, values: Mapping[str, Tensor]) -> Iterator[str]:
-        """Yield a sentence for each dropped column that new rows contradict.
+        """Yield a sentence for each dropped column whose linear function does not hold in new rows.
 
         Args:
             points: Rows ``[N, D]`` of the remaining columns, NaN where unknown.
@@ -175,7 +175,7 @@ class Rows:
         return len(self.points)
 
     def at(self, places: Tensor) -> "Rows":
-        """Return the rows with the given indices, or those selected by a boolean mask."""
+        """Return the rows with the given indices, or selected by a boolean mask."""
         conditions = None if self.conditions is None else self.conditions[places]
         return Rows(self.points[places], conditions)
 
@@ -229,17 +229,17 @@ class DataTable:
 
     @property
     def rows(self) -> Rows:
-        """All rows, points with their conditions."""
+        """All rows of the table, as points with their conditions."""
         return Rows(self.points, self.conditions)
 
     @property
     def train_rows(self) -> Rows:
-        """Rows that are not held out, points with their conditions."""
+        """Rows that are not held out, as points with their conditions."""
         return self.rows.at(~self.held_out)
 
     @property
     def held_out_rows(self) -> Rows:
-        """Held-out rows, points with their conditions."""
+        """Held-out rows, as points with their conditions."""
         return self.rows.at(self.held_out)
 
     @property
@@ -258,7 +258,7 @@ class DataTable:
         return self.condition_columns or Columns.plain(self.condition_names)
 
     def at(self, places: Tensor) -> "DataTable":
-        """Return a table with the rows with indices ``places`` only, without a calibration set."""
+        """Return the table of the rows with indices ``places``, without a calibration set."""
         rows = self.rows.at(places)
         return replace(
             self,
@@ -271,7 +271,7 @@ class DataTable:
 
     @property
     def levels(self) -> Levels | None:
-        """Levels of the points' columns; None unless all are category columns."""
+        """Levels of the points' columns; None unless all columns are category columns."""
         levels = Levels.from_values(self.columns, self.points)
         return levels if all(levels.counts) else None
 
@@ -328,7 +328,7 @@ def as_records(table: DataTable) -> Records:
 
 
 def restored(points: Tensor, names: Sequence[str], dropped: Dropped) -> Tensor:
-    """Return points with dropped columns restored ``[N, D + K]``, in the order of the source.
+    """Return points ``[N, D + K]`` with restored dropped columns, in the order of the source.
 
     Args:
         points: Points ``[N, D]`` of the remaining columns.
@@ -348,7 +348,8 @@ class TableBatches:
         rows: Rows in data space.
         in_flow: Function that maps rows to flow space, and their conditions to network inputs, on
             the device of the training. The function dequantizes discrete columns with a generator.
-        dithers: Whether there are discrete columns, so that each epoch has its own noise.
+        dithers: Whether there are discrete columns, which are dequantized with new noise in each
+            epoch.
         batch: Batch size over all ranks.
         seed: Random seed of order and noise.
     """
@@ -367,7 +368,7 @@ class TableBatches:
         """Yield this rank's part of each batch, endlessly.
 
         Args:
-            first_step: Number of the training step to start from.
+            first_step: Index of the training step to start from.
         """
         for step in count(first_step):
             ends = step * self.batch, (step + 1) * self.batch

@@ -60,11 +60,12 @@ class TextTable:
             separator: Separator of the cells; None detects the separator.
             header: Whether the first row has names, ``yes`` or ``no``; ``auto`` treats a row of
                 numbers as data.
-            known: Names that columns may have; None if unknown. With ``auto``, a first row of these
-                names is a header even if the names are numbers, and other numbers are data.
+            known: Names that columns may have; None if unknown. With ``auto``, a first row of known
+                names is a header even if the names are numbers; a first row of other numbers is
+                data.
 
         Raises:
-            DataError: The file is missing or broken, or the first row has numbers that may be
+            DataError: The file is missing or damaged, or the first row has numbers that may be
                 names.
         """
         separator = _separator(path) if separator is None else separator
@@ -114,8 +115,8 @@ class TextTable:
                     yield line, cells
                 elif not cells[0].startswith(COMMENT):
                     raise DataError(
-                        f"{self.path}, line {line} has {len(cells)} cells for "
-                        f"{len(self.names)} columns: the last column is '{shown(self.names[-1])}'"
+                        f"{self.path}, line {line} has {len(cells)} cells for {len(self.names)} "
+                        f"columns: the last column is '{shown(self.names[-1])}'. Correct the line"
                     )
 
 
@@ -162,7 +163,9 @@ def _opened(path: Path) -> Iterator[TextIO]:
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not encoded in UTF-8: save it as UTF-8") from error
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise DataError(
+            f"{path} cannot be read: {error.strerror or error}. Check the file and its permissions"
+        ) from error
 
 
 def _lines(path: Path, file: TextIO) -> Iterator[str]:
@@ -187,7 +190,7 @@ def _records(path: Path, file: TextIO, separator: str) -> Iterator[tuple[int, li
         except StopIteration:
             return
         except csv.Error as error:
-            raise DataError(f"{path}, line {line}: {error}") from error
+            raise DataError(f"{path}, line {line}: {error}. Correct the line") from error
         if cells and (begun or not cells[0].startswith(COMMENT)):
             begun = True
             yield line, cells

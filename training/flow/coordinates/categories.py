@@ -30,7 +30,7 @@ LEAST_SHARE = 1e-300
 
 
 class LevelNetwork(nn.Module):
-    """A network for the logits of a column's L levels, given conditions and earlier columns."""
+    """A network for the logits of a column's L categories, given conditions and earlier columns."""
 
     def __init__(self, inputs: int, levels: int):
         super().__init__()
@@ -39,7 +39,7 @@ class LevelNetwork(nn.Module):
         self.bend, self.last = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, levels)
 
     def forward(self, c: Tensor) -> Tensor:
-        """Return the logits ``[..., L]`` of the levels for network inputs ``[..., C]``."""
+        """Return the logits ``[..., L]`` of the categories for network inputs ``[..., C]``."""
         h = self.first(c)
         h = h + self.product(self.one(h) * self.other(h))
         h = h + F.silu(self.bend(h))
@@ -69,7 +69,8 @@ class LevelPrediction(Prediction):
         super().__init__()
         if conditions < 1 or len(counts) != dim or min(counts) < 2:
             raise ValueError(
-                "category columns need at least one condition, and at least two levels per column"
+                f"category columns have {list(counts)} levels and {conditions} conditions: give "
+                "at least two levels per column and one condition"
             )
         self.counts = list(counts)
         self.networks = nn.ModuleList(
@@ -81,7 +82,7 @@ class LevelPrediction(Prediction):
         self.requires_grad_(False)  # parameters require gradients only during the fit
 
     def hold(self, first: Tensor, step: Tensor) -> None:
-        """Set the first level of each column ``[D]``, and the distance between levels ``[D]``."""
+        """Set the first level and the distance between levels, both ``[D]``, of the D columns."""
         self.first.copy_(first)
         self.step.copy_(step)
 
@@ -91,7 +92,7 @@ class LevelPrediction(Prediction):
         return ((x - self.first) / self.step).round().clamp_min(0).minimum(most)
 
     def seen(self, number: int, c: Tensor, numbers: Tensor) -> Tensor:
-        """Return the inputs ``[..., C + number]`` of the networks of one column.
+        """Return the inputs ``[..., C + number]`` of the networks that predict one column.
 
         The inputs are the conditions ``[..., C]`` and the levels of the earlier columns, scaled to
         the range from -1 to 1.
@@ -158,7 +159,7 @@ class LevelPrediction(Prediction):
         return y, total
 
     def inverse(self, y: Tensor, c: Tensor) -> Tensor:
-        """Return the points ``[..., D]`` with given normal scores, each in the bin of its level."""
+        """Return the points ``[..., D]`` with normal scores y, each within the bin of its level."""
         x = y.clone()
         numbers = torch.zeros_like(y)
         for number in range(len(self.counts)):
@@ -182,7 +183,10 @@ class LevelPrediction(Prediction):
     def check(self) -> None:
         """Raise ValueError if the distance between levels of a column is not positive."""
         if not (self.step > 0).all():
-            raise ValueError("the distance between levels of a category column is not positive")
+            raise ValueError(
+                "the stored distance between levels of a category column is not positive: restore "
+                "the file from a copy"
+            )
 
 
 def _normal_share(y: Tensor) -> Tensor:

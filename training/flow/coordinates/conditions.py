@@ -73,19 +73,22 @@ class LongTails(nn.Module):
         """Raise ValueError if a scale is not positive, or the spline is invalid."""
         self.scores.check()
         if not (self.scale > 0).all():
-            raise ValueError("the scale of a condition with long tails is not positive")
+            raise ValueError(
+                "the stored scale of a condition with long tails is not positive: restore the "
+                "file from a copy"
+            )
 
 
 class ConditionScale(nn.Module):
     """Standardization of conditions y, ``c = (p(y) - mean) gain``.
 
     The map p is a power transform for skewed conditions, normal scores for conditions with long
-    tails, and the identity for others.
+    tails, and the identity for all other conditions.
 
     Args:
         count: C, the number of conditions.
         skewed: Indices of skewed conditions.
-        tails: Indices of conditions with long tails; not among the skewed ones.
+        tails: Indices of conditions with long tails; skewed conditions are excluded.
 
     Attributes:
         powers: Power transform of the skewed conditions; None if there are none.
@@ -132,13 +135,15 @@ class ConditionScale(nn.Module):
         """
         require_width(conditions, len(self.mean))
         if not conditions.isfinite().all():
-            raise DataError("a condition is NaN or infinite")
+            raise DataError("a condition is NaN or infinite: give finite conditions")
         return (self.straight(conditions) - self.mean) * self.gain
 
     def check(self) -> None:
         """Raise ValueError if a gain is negative, or a transform is invalid."""
         if (self.gain < 0).any():
-            raise ValueError("a gain of a condition is negative")
+            raise ValueError(
+                "the stored gain of a condition is negative: restore the file from a copy"
+            )
         for part in (self.powers, self.scores):
             if part is not None:
                 part.check()
@@ -166,7 +171,7 @@ def require_width(conditions: Tensor, count: int) -> None:
 
 
 class TrialScale(nn.Module):
-    """Standardization of the conditions of sets of trials.
+    """Standardization of conditions that are sets of trials (repeated measurements).
 
     Trials have K conditions each. The n trials of a set are side by side in rows ``[..., n K]``,
     with NaN for missing trials. The order of trials and the number of missing trials carry no
@@ -281,7 +286,7 @@ class Prediction(nn.Module, ABC):
         """Return the points ``[..., D]`` with residuals ``y [..., D]`` under conditions c."""
 
     def check(self) -> None:
-        """Accept all values: any buffers make an invertible map."""
+        """Do nothing: the map is invertible for all values of its buffers."""
 
 
 class LinearPrediction(Prediction):
@@ -302,7 +307,9 @@ class LinearPrediction(Prediction):
     def __init__(self, dim: int, conditions: int):
         super().__init__()
         if conditions < 1:
-            raise ValueError("a prediction requires conditions")
+            raise ValueError(
+                "a prediction from conditions needs at least one condition: give conditions"
+            )
         self.register_buffer("slopes", torch.zeros(conditions, dim, dtype=torch.float64))
 
     def fit(self, c: Tensor, x: Tensor) -> None:
@@ -323,7 +330,7 @@ class LinearPrediction(Prediction):
         return x - c @ self.slopes, torch.zeros_like(x[..., 0])
 
     def inverse(self, y: Tensor, c: Tensor) -> Tensor:
-        """Return the points ``[..., D]`` of residuals, given ``c [..., C]``."""
+        """Return the points ``[..., D]`` with residuals ``y [..., D]`` under conditions c."""
         return y + c @ self.slopes
 
 
@@ -350,7 +357,9 @@ class GaussianPrediction(Prediction):
     def __init__(self, dim: int, conditions: int):
         super().__init__()
         if conditions < 1:
-            raise ValueError("a prediction requires conditions")
+            raise ValueError(
+                "a prediction from conditions needs at least one condition: give conditions"
+            )
         self.dim = dim
         sizes = [conditions, *[WIDTH] * (1 + DEPTH), 2 * dim + dim * (dim - 1) // 2]
         self.members = nn.ModuleList(
@@ -378,7 +387,7 @@ class GaussianPrediction(Prediction):
         return cast(Tensor, last(h))
 
     def parts(self, output: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Split a network output into means m, ``log s [..., D]`` and ``U [..., D, D]``."""
+        """Split a network output into ``m [..., D]``, ``log s [..., D]`` and ``U [..., D, D]``."""
         mean, log_scale, turns = output.tensor_split([self.dim, 2 * self.dim], dim=-1)
         log_scale = MOST_LOG_SCALE * torch.tanh(log_scale / MOST_LOG_SCALE)
         unit = torch.eye(self.dim, dtype=output.dtype, device=output.device)
@@ -391,7 +400,7 @@ class GaussianPrediction(Prediction):
         return self.normalized(x, self._mean(c).to(x))
 
     def normalized(self, x: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
-        """Standardize points with the location and scale predicted by the network.
+        """Standardize points x by a network's output, which contains their means, scales and U.
 
         Returns:
             The residuals ``[..., D]``, and the log determinants ``[...]`` of the Jacobian.
@@ -401,7 +410,7 @@ class GaussianPrediction(Prediction):
         return y, -log_scale.sum(dim=-1).expand_as(x[..., 0])
 
     def inverse(self, y: Tensor, c: Tensor) -> Tensor:
-        """Return the points ``[..., D]`` of residuals, given ``c [..., C]``."""
+        """Return the points ``[..., D]`` with residuals ``y [..., D]`` under conditions c."""
         mean, log_scale, turn = self.parts(self._mean(c).to(y))
         # There is one matrix per row of points, or one matrix for all rows.
         turn = turn.expand(*y.shape, self.dim)

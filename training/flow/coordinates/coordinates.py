@@ -59,7 +59,8 @@ class Coordinates(nn.Module):
         maps: Names in ``MAPS`` or ``PREDICTIONS``, in the order in which they are applied.
         knots: Number of spline knots in these maps.
         conditions: C, the number of conditions.
-        surprise: Whether to model the distribution of the conditions, to detect unlikely ones.
+        surprise: Whether to model the distribution of the conditions, to detect unlikely
+            conditions.
         relevant: Indices of the conditions that points depend on, which are the network's inputs;
             empty for all conditions.
         skewed: Indices of conditions that pass through a power transform before standardization.
@@ -75,7 +76,8 @@ class Coordinates(nn.Module):
         scale: Standardization of conditions; None if there are none.
         surprise: Distribution of the training conditions; None if it is not modeled.
         steps: Bin width of each discrete column ``[D]``, 0 for continuous columns.
-        offsets: One value of each discrete column ``[D]``, from which its bins are counted.
+        offsets: Center of one bin of each discrete column ``[D]``; bins are counted from this
+            value.
         least: Smallest value of each discrete column in the data ``[D]``.
         most: Largest value of each discrete column in the data ``[D]``.
 
@@ -116,8 +118,8 @@ class Coordinates(nn.Module):
         self.condition_dim, self.relevant = conditions, list(relevant)
         if any(not 0 <= place < conditions for place in (*self.relevant, *skewed, *tails)):
             raise ValueError(
-                "the index of a relevant condition, or of one that is skewed or has long tails, "
-                f"is not among the {conditions} conditions"
+                "the index of a relevant condition, or of a condition that is skewed or has long "
+                f"tails, is out of range: give indices from 0 to {conditions - 1}"
             )
         known = (*MAPS, *PREDICTIONS, LEVELS)
         for name in self.names:
@@ -125,8 +127,9 @@ class Coordinates(nn.Module):
                 raise ValueError(f"unknown map '{name}': choose one of {', '.join(known)}")
         if trials and (trials < 0 or not conditions or relevant):
             raise ValueError(
-                f"{trials} trials of {conditions} conditions, {len(relevant)} of them selected: "
-                "trials need at least one condition and use all conditions"
+                f"coordinates for {trials} trials per point have {conditions} conditions and "
+                f"{len(relevant)} selected conditions: give at least one condition, and select "
+                "none"
             )
         self.scale: ConditionScale | TrialScale | None = None
         if conditions:
@@ -152,8 +155,8 @@ class Coordinates(nn.Module):
         """
         if self.trials or self.relevant:
             raise ValueError(
-                "a flow with category columns among its conditions cannot have trials "
-                "or selected conditions"
+                "a flow with category columns among its conditions cannot have trials or selected "
+                "conditions: leave trials and relevant out"
             )
         others = self.condition_dim - len(counts)
         self.beside = LevelPrediction(len(counts), others, counts)
@@ -165,7 +168,7 @@ class Coordinates(nn.Module):
         The probabilities are conditional on the other conditions, to which gradients flow.
 
         Args:
-            conditions: All conditions ``[..., C]``; the category columns are the last ones.
+            conditions: All conditions ``[..., C]``; category columns come last.
         """
         beside, labels = self.beside, self.given(conditions).labels
         assert beside is not None
@@ -186,7 +189,7 @@ class Coordinates(nn.Module):
 
         Args:
             steps: Bin width of each column ``[D]``, 0 for continuous columns.
-            offsets: One value of each column ``[D]``, from which bins are counted.
+            offsets: Center of one bin of each column ``[D]``; bins are counted from this value.
             points: Dequantized points ``[N, D]``, which define the range.
         """
         self.steps.copy_(steps)
@@ -328,17 +331,17 @@ class Coordinates(nn.Module):
     def to_columns(self, points: Tensor) -> Tensor:
         """Map points ``[..., D]`` of flow space back through the affine maps only.
 
-        The remaining maps to data space act on single columns, see ``bent``.
+        The remaining maps to data space act on single columns, and are applied by ``bent``.
         """
         return self._back(points, slice(self._curved, None))
 
     def bent(self, columns: Tensor) -> Tensor:
-        """Map the columns ``[..., D]`` that ``to_columns`` returns to data space, one by one."""
+        """Map the result ``[..., D]`` of ``to_columns`` to data space, each column by itself."""
         return self._back(columns, slice(0, self._curved))
 
     @property
     def rejects(self) -> bool:
-        """Whether the flow can generate points beyond the bounds of columns."""
+        """Whether the flow can generate points beyond the bounds of columns, to be rejected."""
         return any(isinstance(map_, Limits) for map_ in self.maps)
 
     def inside(self, points: Tensor) -> Tensor:
@@ -392,13 +395,20 @@ class Coordinates(nn.Module):
     def check(self) -> None:
         """Raise ValueError if the buffers do not make an invertible map."""
         if (self.steps < 0).any():
-            raise ValueError("the bin width of a discrete column is negative")
+            raise ValueError(
+                "the stored bin width of a discrete column is negative: restore the file from a "
+                "copy"
+            )
         if (self.least > self.most).any():
-            raise ValueError("the smallest value of a discrete column exceeds its largest value")
+            raise ValueError(
+                "the stored smallest value of a discrete column exceeds its largest value: "
+                "restore the file from a copy"
+            )
         for map_ in self.maps:
             if isinstance(map_, Gaps) and ((map_.steps != self.steps) & map_.some).any():
                 raise ValueError(
-                    "the removed bins of a discrete column differ in width from its other bins"
+                    "the stored gaps (removed bins) of a discrete column differ in width from its "
+                    "other bins: restore the file from a copy"
                 )
         for part in (*self.maps, self.scale, self.surprise, self.beside):
             if part is None:
@@ -436,7 +446,7 @@ def _require_finite(u: Tensor) -> None:
     if bad.any():
         row, column = bad.nonzero()[0].tolist()
         raise DataError(
-            f"{int(bad.any(dim=1).sum())} point(s) cannot be mapped, first in row "
-            f"{row + 1}, column {column + 1}: the values are NaN or infinite, or outside the "
-            "bounds of the column"
+            f"{int(bad.any(dim=1).sum())} point(s) cannot be mapped, first in row {row + 1}, "
+            f"column {column + 1}: the values are NaN or infinite, or outside the bounds of the "
+            "column. Correct or remove these points"
         )

@@ -29,7 +29,7 @@ class PointMap(nn.Module, ABC):
         self.dim, self.knots = dim, knots
 
     def hold(self, **buffers: Tensor) -> None:
-        """Register float64 buffers by name, or overwrite those that exist."""
+        """Register float64 buffers by name, or overwrite existing buffers of the same names."""
         for name, values in buffers.items():
             if name not in self._buffers:
                 # Copies, since buffers that share memory would all be loaded as the last of them.
@@ -137,17 +137,20 @@ class Bounded(PointMap):
         """Raise ValueError unless each lower bound is below the upper bound of the column."""
         both, _, _ = self._kinds
         if (both & (self.high <= self.low)).any():
-            raise ValueError("the lower bound of a column is not below its upper bound")
+            raise ValueError(
+                "the lower bound of a column is not below its upper bound: give a lower bound "
+                "below the upper bound"
+            )
 
 
 class Logarithm(Bounded):
-    """Logarithms of columns that are positive over decades; other columns are unchanged."""
+    """Logarithms of positive columns that span decades; other columns are unchanged."""
 
 
 class Limits(Bounded):
-    """Columns with known bounds, left unchanged.
+    """Identity map of columns with known bounds.
 
-    The flow can generate points beyond the bounds; samplers reject them.
+    The flow can generate points beyond the bounds; samplers reject these points.
     """
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -160,13 +163,13 @@ class Limits(Bounded):
 
 
 class Gaps(PointMap):
-    """Removal of single quantization bins from discrete columns, with larger values moved down.
+    """Map that removes single bins from discrete columns, and moves larger values down.
 
     A value with a probability mass of its own is not part of a density. The bin around this value
     is removed, so that the density of the other values can be smooth.
 
     Attributes:
-        places: Centers of the removed bins ``[D, MOST_GAPS]``, increasing, then ``NOWHERE``.
+        places: Centers of the removed bins ``[D, MOST_GAPS]``, increasing, padded by ``NOWHERE``.
         steps: Width of the bins of each column ``[D]``.
     """
 
@@ -185,12 +188,12 @@ class Gaps(PointMap):
         return (self.places < NOWHERE).any(dim=1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Move points ``[..., D]`` down by the bins removed below them; log determinants are 0."""
+        """Move points ``[..., D]`` down by the widths of removed bins; log determinants are 0."""
         below = (self.places < x[..., None]).sum(dim=-1)
         return x - self.steps * below, torch.zeros_like(x[..., 0])
 
     def inverse(self, y: Tensor) -> Tensor:
-        """Move images ``[..., D]`` up by the bins removed below them."""
+        """Move images ``[..., D]`` up by the widths of the bins that ``forward`` removed."""
         before = torch.arange(MOST_GAPS, device=y.device)
         # Starts of the gaps, after the earlier gaps are removed.
         ends = self.places - self.steps[:, None] * (0.5 + before)
@@ -201,11 +204,14 @@ class Gaps(PointMap):
         """Raise ValueError if a bin width is not positive, or removed bins of a column overlap."""
         near = self.places.diff(dim=-1) < self.steps[:, None] * (1 - ROUNDED)
         if (self.steps <= 0).any() or (near & (self.places[:, 1:] < NOWHERE)).any():
-            raise ValueError("the removed bins of a column overlap or have no positive width")
+            raise ValueError(
+                "the stored gaps (removed bins) of a column overlap or have no positive width: "
+                "restore the file from a copy"
+            )
 
 
 def sides(s: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the signs and the absolute values of numbers, with correct gradients at 0.
+    """Return the signs and the absolute values of numbers ``s``, with one-sided gradients at 0.
 
     PyTorch's ``sign`` and ``abs`` have gradients of 0 at 0, which is the median of a column.
     """
@@ -262,7 +268,8 @@ class YeoJohnson(PointMap):
         """Raise ValueError unless all scales are positive and all exponents in [0, 2]."""
         if (self.scale <= 0).any() or (self.exponent < 0).any() or (self.exponent > 2).any():
             raise ValueError(
-                "the scale of a column is not positive, or its exponent is not within [0, 2]"
+                "the stored scale of a column is not positive, or its exponent is not within [0, "
+                "2]: restore the file from a copy"
             )
 
 
@@ -312,7 +319,7 @@ class NormalScores(PointMap):
     def __init__(self, dim: int, knots: int):
         super().__init__(dim, knots)
         if knots < 2:
-            raise ValueError(f"a spline needs at least 2 knots, got {knots}")
+            raise ValueError(f"a spline has {knots} knots: give at least 2")
         # Computed in Python, since a range on the meta device imports the compiler's algebra.
         even = [2 * index / (knots - 1) - 1 for index in range(knots)]
         line = torch.zeros(knots, dim, dtype=torch.float64)
@@ -375,9 +382,14 @@ class NormalScores(PointMap):
     def check(self) -> None:
         """Raise ValueError unless knots and scores increase and all slopes are positive."""
         if (self.places.diff(dim=0) <= 0).any() or (self.scores.diff(dim=0) <= 0).any():
-            raise ValueError("the knots or scores of a spline are not increasing")
+            raise ValueError(
+                "the stored knots or scores of a spline are not increasing: restore the file from "
+                "a copy"
+            )
         if (self.slopes <= 0).any():
-            raise ValueError("a slope of a spline is not positive")
+            raise ValueError(
+                "a stored slope of a spline is not positive: restore the file from a copy"
+            )
 
 
 class Standardize(PointMap):
@@ -406,7 +418,10 @@ class Standardize(PointMap):
     def check(self) -> None:
         """Raise ValueError unless all standard deviations are positive."""
         if (self.std <= 0).any():
-            raise ValueError("the standard deviation of a column or axis is not positive")
+            raise ValueError(
+                "the stored standard deviation of a column or axis is not positive: restore the "
+                "file from a copy"
+            )
 
 
 class WhitenPCA(Standardize):
@@ -437,14 +452,16 @@ class WhitenPCA(Standardize):
         super().check()
         unit = torch.eye(self.dim, dtype=torch.float64, device=self.axes.device)
         if not torch.allclose(self.axes.T @ self.axes, unit, atol=1e-9):
-            raise ValueError("the principal axes are not orthonormal")
+            raise ValueError(
+                "the stored principal axes are not orthonormal: restore the file from a copy"
+            )
 
 
 class WhitenZCA(WhitenPCA):
     """ZCA whitening ``y = (x - mean) V diag(1/std) V^T``: PCA whitening, rotated back.
 
-    Among all linear whitening maps it moves points least, so that edges of densities along columns
-    stay along coordinates.
+    ZCA whitening moves points least among all linear whitening maps. Edges of a density that are
+    parallel to columns therefore stay parallel to coordinates.
     """
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -41,7 +41,7 @@ LEVELS = (0.5, 0.9, 0.99, 0.999)
 
 
 class Surprise(nn.Module):
-    """A Gaussian model of the simulated conditions, which scores unlikely observations.
+    """A Gaussian model of the simulated conditions, which detects unlikely observations.
 
     Args:
         count: C, the number of conditions.
@@ -68,8 +68,8 @@ class Surprise(nn.Module):
 
         Args:
             conditions: Simulated conditions ``[N, C]``.
-            relevant: Indices of the conditions that count in the surprise, besides constant
-                conditions, which always count; empty for all.
+            relevant: Indices of the conditions that the surprise depends on, in addition to
+                constant conditions; empty for all conditions.
         """
         y = conditions.double()
         mean, spread = y.mean(dim=0), y.std(dim=0, correction=0)
@@ -99,7 +99,7 @@ class Surprise(nn.Module):
 
     @property
     def covariance(self) -> Tensor:
-        """Covariance ``[C, C]`` of the simulations; 0 for conditions that do not count."""
+        """Covariance ``[C, C]`` of the simulated conditions; 0 for conditions that are ignored."""
         precision = self.whitening.T @ self.whitening
         scale = precision.diagonal().sqrt()
         counts = scale > 0
@@ -114,6 +114,8 @@ class Surprise(nn.Module):
     def forward(self, conditions: Tensor) -> Tensor:
         """Return the surprise ``[...]`` of conditions ``[..., C]``, in nats.
 
+        The surprise is the log density of a typical simulation minus that of the conditions.
+
         Raises:
             DataError: The number of conditions is wrong.
         """
@@ -126,7 +128,7 @@ class Surprise(nn.Module):
         return float(self.quantiles[-1] - self.quantiles[0])
 
     def summary(self, nats: Tensor) -> dict[str, float]:
-        """Return the summary of the surprise ``[M]`` of observations that result files contain.
+        """Return a summary, for result files, of the surprise ``[M]`` of M observations.
 
         Returns:
             The ``limit`` in nats, the ``largest`` surprise, and the number ``unlike`` of
@@ -138,4 +140,7 @@ class Surprise(nn.Module):
     def check(self) -> None:
         """Raise ValueError if the quantiles are negative or decrease."""
         if (self.quantiles < 0).any() or (self.quantiles.diff() < 0).any():
-            raise ValueError("the quantiles of the surprise of conditions decrease or are negative")
+            raise ValueError(
+                "the stored quantiles of the surprise of conditions decrease or are negative: "
+                "restore the file from a copy"
+            )

@@ -59,7 +59,10 @@ class NormalMixture(NamedTuple):
         return (self.log_weight - self.log_std - z.square() / 2).logsumexp(dim=-1) - LOG_ROOT
 
     def normal_score(self, v: Tensor) -> Tensor:
-        """Return the normal scores ``[...]`` of values ``[...]``, float64."""
+        """Return the normal scores ``Phi^-1(F(v)) [...]`` of values ``v [...]``, float64.
+
+        F is the cumulative distribution function of the mixtures, Phi the standard normal one.
+        """
         z = (v[..., None] - self.mean) * (-self.log_std).exp()
         below = (self.log_weight + torch.special.log_ndtr(z)).logsumexp(dim=-1)
         above = (self.log_weight + torch.special.log_ndtr(-z)).logsumexp(dim=-1)
@@ -141,7 +144,8 @@ FIRST_STD = 0.8
 class ConditionalMixture(nn.Module):
     """The conditional distribution of C standardized compressed latents, given K kept latents.
 
-    Before training the distribution is standard normal.
+    Compressed latents belong to the dimensions that the flow compresses, kept latents to the other
+    dimensions. Before training the distribution is standard normal.
 
     Args:
         kept: K, the number of kept latents, which may be 0.
@@ -150,7 +154,8 @@ class ConditionalMixture(nn.Module):
         width: Number of units per hidden layer.
         depth: Number of hidden layers after the first.
         waves: Number of frequencies of sines and cosines per input.
-        chained: Whether a compressed latent also depends on the compressed latents before it.
+        chained: Whether the distribution of a compressed latent also depends on earlier compressed
+            latents.
 
     Attributes:
         offset: Offset ``a [C]`` subtracted from compressed latents, float64.
@@ -179,11 +184,14 @@ class ConditionalMixture(nn.Module):
     ):
         super().__init__()
         if not (min(kept, depth) >= 0 and min(compressed, width) >= 1):
-            raise ValueError("the latent distribution has sizes that are not positive")
+            raise ValueError(
+                f"the latent distribution has K = {kept}, C = {compressed}, width {width} and "
+                f"depth {depth}: give C and width of at least 1, and K and depth of at least 0"
+            )
         if not (1 <= components <= MOST and 0 <= waves <= MOST):
             raise ValueError(
                 f"the latent distribution has {components} components and {waves} frequencies: "
-                f"components must be from 1 to {MOST}, frequencies from 0 to {MOST}"
+                f"give components from 1 to {MOST}, and frequencies from 0 to {MOST}"
             )
         self.kept, self.compressed, self.components = kept, compressed, components
         self.width, self.depth, self.waves, self.chained = width, depth, waves, chained
@@ -231,7 +239,8 @@ class ConditionalMixture(nn.Module):
 
         Args:
             kept: Kept latents ``[N, K]``.
-            v: Rotated compressed latents ``[N, C]``; each mixture uses the earlier ones.
+            v: Rotated compressed latents ``[N, C]``; a mixture depends on earlier latents if the
+                distribution is chained.
         """
         known = torch.cat([kept, v[:, : self.compressed - 1]], dim=1) if self.chained else kept
         x = known.to(self.input.weight)
@@ -260,7 +269,7 @@ class ConditionalMixture(nn.Module):
         return self.mixtures(kept, v).log_density(v).sum(dim=1) + log_det
 
     def whiten(self, kept: Tensor, compressed: Tensor) -> Tensor:
-        """Return the normal scores ``[N, C]`` of compressed latents given kept ones ``[N, K]``."""
+        """Return the normal scores ``[N, C]`` of compressed latents, given kept latents."""
         v = self.turned(compressed)
         return self.mixtures(kept, v).normal_score(v)
 
@@ -285,9 +294,15 @@ class ConditionalMixture(nn.Module):
     def check(self) -> None:
         """Raise ValueError if the buffers and parameters do not define a distribution."""
         if not all(tensor.isfinite().all() for tensor in self.state_dict().values()):
-            raise ValueError("a parameter of the latent distribution is not finite")
+            raise ValueError(
+                "a stored parameter of the latent distribution is not finite: restore the file "
+                "from a copy"
+            )
         if not float(torch.linalg.cond(self.axes)) < 1e8:
-            raise ValueError("the axes of the latent distribution cannot be inverted")
+            raise ValueError(
+                "the stored axes of the latent distribution cannot be inverted: restore the file "
+                "from a copy"
+            )
 
 
 def _linear(inputs: int, outputs: int) -> nn.Linear:

@@ -83,7 +83,8 @@ class LatentDistribution(ABC):
     def _require_dim(self, x: Tensor) -> None:
         if x.ndim == 0 or x.shape[-1] != self.dim:
             raise DataError(
-                f"latents have shape {list(x.shape)}, but this distribution has D = {self.dim}"
+                f"latents have shape {list(x.shape)}, but this distribution has D = {self.dim}: "
+                f"give [..., {self.dim}]"
             )
 
     def __repr__(self) -> str:
@@ -136,7 +137,7 @@ class GaussianLatents(LatentDistribution):
             UsageError: ``eps`` is not a positive number.
         """
         if not 0 < eps < inf:
-            raise UsageError(f"eps is {eps:g}: it must be a positive variance")
+            raise UsageError(f"eps is {eps:g}: give a positive variance")
         variance = self.variance.clone()
         variance[dims_to_keep:] = eps
         return GaussianLatents(variance)

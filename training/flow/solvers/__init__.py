@@ -75,7 +75,7 @@ def get_solver(name: str, rtol: float = RTOL, atol: float = ATOL) -> Solver:
     """
     for label, value in (("rtol", rtol), ("atol", atol)):
         if not 0 < value < inf:
-            raise UsageError(f"{label} is {value:g}: it must be a positive number")
+            raise UsageError(f"{label} is {value:g}: give a positive number")
     require_known("solver", name, SOLVERS)
     solver = SOLVERS[name]
     return replace(solver, method=dormand_prince(rtol, atol)) if solver.adaptive else solver

@@ -52,7 +52,7 @@ class Tableau(NamedTuple):
 
     @property
     def counts(self) -> list[bool]:
-        """Whether each stage has a nonzero weight; the others only serve later stages."""
+        """Whether each stage has a nonzero weight; stages of weight 0 only serve later stages."""
         error = self.error or self.weights
         return [bool(b or e) for b, e in zip(self.weights, error, strict=False)]
 

@@ -27,12 +27,13 @@ FITTED = "fitted"
 
 
 def fitted(way: Tensor, weights: Tensor, integrals: Tensor | None, dim: int) -> Solver:
-    """Return the multistep solver with fitted weights.
+    """Return the multistep solver with given weights, which were fitted to a flow.
 
     Args:
         way: Times ``[n + 1]`` in the order of integration, float64.
         weights: Weights ``W [n, n]`` of the slopes, lower triangular: row k belongs to step k.
-        integrals: Weights ``[n]`` of integrals along the trajectory; None without integrals.
+        integrals: Weights ``[n]`` of the divergences of the steps in the integral for log
+            densities; None without log densities.
         dim: D, the dimension of a state without its integrals.
     """
     own, table = way.cpu(), weights.tolist()

@@ -37,7 +37,9 @@ COUPLING = 1.0
 
 
 def reversible(tableau: Tableau, coupling: float = COUPLING) -> PairMethod:
-    """Return the reversible method that couples two states through a Runge-Kutta method.
+    """Return the reversible method that couples two states by a Runge-Kutta method.
+
+    The method yields the mean of the two states, and their gap: half of their difference.
 
     Args:
         tableau: Coefficients of the Runge-Kutta method.
@@ -72,7 +74,10 @@ def reversible(tableau: Tableau, coupling: float = COUPLING) -> PairMethod:
 
 
 def without_gap(pairs: PairMethod) -> Method:
-    """Convert a method with gaps to one that starts with a gap of zero and yields means only."""
+    """Convert a method for pairs of states to a method for single states.
+
+    The method starts from two equal states, and yields the mean of each pair.
+    """
 
     def integrate(v: Velocity, x: Tensor, times: Tensor) -> Iterator[Tensor]:
         return (mean for mean, _ in pairs(v, x, None, times))

@@ -32,8 +32,8 @@ class ExtendedVelocity:
 
     Attributes:
         whole: Velocity of all coordinates, including the integrals.
-        alone: A cheaper velocity, with 0 for the integrals. It is sufficient in stages of a step
-            that have no weight of their own, since no velocity depends on an integral.
+        alone: A cheaper velocity, with 0 for the integrals, for stages of a step without a weight
+            of their own. The state's velocity does not depend on the integrals.
     """
 
     whole: Velocity
@@ -59,10 +59,10 @@ class Solver:
         standardized: Whether the solver integrates the standardized variable, not the scaled one.
         multistep: Whether a step depends on the steps before it.
         adaptive: Whether the solver chooses its own steps; given times are then output times only.
-        pairs: The same method with a second state, at a gap from the first, which the exact inverse
-            needs; None for a single-state method.
+        pairs: Method of a reversible solver for pairs of states, which also yields half of their
+            difference (the gap), for an exact inverse; None for other solvers.
         quadrature: Weights ``[S + 1]`` of the values at the ends of steps in integrals along the
-            trajectory; None to integrate them together with the state.
+            trajectory; None to integrate the values together with the state.
     """
 
     name: str
@@ -81,22 +81,24 @@ class Solver:
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Integrate from ``x [B, D]``, and yield states and gaps at ``times[1:]``.
 
-        Gaps are None unless the method has pairs.
+        The gap of a reversible solver is half of the difference between its two states. Gaps are
+        None for other solvers.
 
         Args:
             v: The velocity.
             x: State ``[B, D]`` at the first time.
             times: Monotone times ``[S + 1]``.
-            gap: Gap ``[B, D]`` of the first state; with it the integration reverses earlier steps.
+            gap: Gap ``[B, D]`` of the first state; if given, the integration reverses earlier
+                steps.
 
         Raises:
-            UsageError: A gap is given, but the method has none.
+            UsageError: A gap is given, but the solver is not reversible.
         """
         if self.pairs is not None:
             return self.pairs(v, x, gap, times)
         if gap is not None:
             raise UsageError(
-                f"{self.name} has no second state: leave the gap out, or integrate back with the "
-                "solver that computed the gap"
+                f"{self.name} has a single state and no gap: leave the gap out, or integrate back "
+                "with the solver that computed the gap"
             )
         return ((state, None) for state in self.method(v, x, times))

@@ -230,7 +230,7 @@ def test_where_cells_are_missing_is_a_column_if_asked_to(tmp_path):
     assert later.values[:, 2].tolist() == [1, 0]
     lacking, _ = encode(pandas.DataFrame({"a": [1.0]}), records.columns)
     assert np.isnan(lacking.values[:, 2]).all()
-    with pytest.raises(UsageError, match="no row misses this value"):
+    with pytest.raises(UsageError, match="the column has no missing cells"):
         records_of(tmp_path, content, is_missing=["a"])
 
 

@@ -205,7 +205,10 @@ def test_nothing_is_made_of_a_hostile_pickle(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "empty").mkdir()
     bad = written(tmp_path / "a.tar.gz", archived(data))
-    sources = {bad: "posix.system", tmp_path / "empty": "no images in a known format: .png"}
+    sources = {
+        bad: "posix.system",
+        tmp_path / "empty": "no images in a known format: give images as .png",
+    }
     for (source, message), dest in product(sources.items(), ("d.zip", "d")):
         place = f"--dest={tmp_path / 'out' / dest}"
         result = run_script(dataset_tool, f"--source={source}", place, "--skip-bad")

@@ -58,7 +58,7 @@ def test_tables_are_one_in_every_format_with_columns_by_name(tmp_path, suffix):
     assert list(open_table(str(path), None).names) == NAMES
     np.testing.assert_array_equal(rows_of(path), ROWS)
     np.testing.assert_array_equal(rows_of(path, ["d", "a"]), ROWS[:, [2, 0]])
-    with pytest.raises(UsageError, match="no column 'e': it has a, b c, d"):
+    with pytest.raises(UsageError, match="no column 'e': choose from a, b c, d"):
         open_table(str(path), ["e"])
     with pytest.raises(UsageError, match="column 'a' is named twice"):
         open_table(str(path), ["a", "a"])

@@ -205,7 +205,7 @@ def test_values_that_cannot_be_squared_and_tables_without_content_are_refused():
     assert "all columns are constant" in refusal(
         make_table, source(a=np.ones(COUNT)), TableChoices()
     )
-    with pytest.raises(DataError, match=r"column 'a' has no values$"):
+    with pytest.raises(DataError, match=r"column 'a' has no values: leave the column out$"):
         make_table(source(a=np.full(COUNT, np.nan), b=numbers()), TableChoices(missing="mean"))
     with pytest.raises(UsageError, match="no column 'z'"):
         make_table(source(a=numbers()), TableChoices(conditions=["z"]))
