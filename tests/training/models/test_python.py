@@ -4,6 +4,8 @@ import os
 import re
 import signal
 import sys
+import tempfile
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -625,3 +627,10 @@ def test_a_command_that_takes_longer_than_its_minutes_says_so(caplog):
     assert not caplog.text
     warn_if_longer("the training", 290, 1.0, "it counts steps alone")
     assert "took 4.8 minutes, more than --minutes=1: it counts steps alone" in caplog.text
+
+
+def test_files_elsewhere_would_be_noticed(watch, tmp_path_factory):
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "file").write_text("text")
+    assert {folder, f"{folder}/file"} <= {*watch.outside(tmp_path_factory.getbasetemp())}
+    watch.seen = []
