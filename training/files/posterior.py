@@ -106,7 +106,16 @@ def save_mixture(
     log_evidence: Tensor,
     components: tuple[Tensor, Tensor],
 ) -> None:
-    """Write posterior draws of the weights of a mixture, and what they depend on, atomically."""
+    """Write posterior draws of the weights of a mixture of K components, for R runs.
+
+    Args:
+        path: Path of the ``.npz``.
+        weights: Draws ``[R, C, S, K]`` of C chains.
+        truth: True weights ``[R, K]``; None if they are unknown.
+        observed: Observations ``[R, N, ...]``, N per run.
+        log_evidence: Log evidence ``[R, N, K]`` of each component for each observation, in nats.
+        components: Means ``[K, D]`` and standard deviations ``[K]`` of the components.
+    """
     arrays = {"weights": weights, "observed": observed, "log_evidence": log_evidence}
     arrays |= {"mean": components[0], "std": components[1]}
     arrays |= {} if truth is None else {"truth": truth}
@@ -121,7 +130,14 @@ OWN = ("w", "points", "log_likelihood", "calls")
 
 
 def save_part(path: Path, draws: Draws, summary: Summary, fingerprint: str) -> None:
-    """Write the draws of one group of observations, from which an interrupted run can resume."""
+    """Write the draws of one group of observations, so that an interrupted run can resume.
+
+    Args:
+        path: The file.
+        draws: The draws.
+        summary: Summary of the draws.
+        fingerprint: Text that identifies the run: a hash of its options and inputs.
+    """
     density = {} if draws.log_density is None else {DENSITY: draws.log_density}
     arrays = {
         **{name: getattr(draws, name) for name in OWN},
@@ -137,7 +153,8 @@ def save_part(path: Path, draws: Draws, summary: Summary, fingerprint: str) -> N
 def load_part(path: Path, fingerprint: str) -> tuple[Draws, Summary] | None:
     """Load the draws that ``save_part`` wrote for one group of observations.
 
-    The result is None if the file is missing, or was written by a run with another fingerprint.
+    The result is None if the file is missing, or its fingerprint differs: then it was written by a
+    run with other options or inputs.
 
     Raises:
         DataError: The file is broken.
@@ -187,7 +204,7 @@ def _check(path: Path, arrays: Mapping[str, np.ndarray], sampler: np.ndarray) ->
 
 
 def _broken(path: Path, why: str) -> DataError:
-    return DataError(f"{path} is damaged, {why}: remove it, and run again")
+    return DataError(f"{path} is damaged ({why}): remove it, and run again")
 
 
 CHECK_FORMAT = "inflationary-flows posterior check 1"
@@ -291,7 +308,15 @@ def save_values(
     form: str = CHECK_FORMAT,
     beside: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
-    """Write the results of the runs of a check, or of the held-out cases of a calibration."""
+    """Write the results of the runs of a check, or of the held-out cases of a calibration.
+
+    Args:
+        path: Path of the ``.npz``.
+        values: Results of the runs or cases.
+        fingerprint: Text that identifies the run: a hash of its options and inputs.
+        form: Name of the file's format.
+        beside: Further arrays of the file.
+    """
     arrays = {
         **beside,
         "format": np.array(form),
@@ -312,7 +337,8 @@ def save_values(
 def load_values(path: Path, fingerprint: str | None = None) -> RunValues | None:
     """Load the results that ``save_values`` wrote.
 
-    The result is None if the file is missing, or was written with another fingerprint.
+    The result is None if the file is missing, or its fingerprint differs: then it was written by a
+    run with other options or inputs. ``fingerprint`` is None to accept any file.
 
     Raises:
         DataError: The file is broken.
@@ -336,11 +362,12 @@ def load_values(path: Path, fingerprint: str | None = None) -> RunValues | None:
             density = torch.from_numpy(arrays.read("log_density", "R", largest=inf))
     if arrays.sizes["V"] > len(names):
         raise DataError(
-            f"{path}: 'crps' has {arrays.sizes['V']} quantities, but there are {len(names)}"
+            f"{path}: 'crps' has {arrays.sizes['V']} quantities, but 'names' has {len(names)}: "
+            "make the file again"
         )
     for name, values in shares.items():
         if not ((values >= 0) & (values <= 1)).all():
-            raise DataError(f"{path}: '{name}' must be from 0 to 1")
+            raise DataError(f"{path}: '{name}' must be from 0 to 1: make the file again")
     ranks, regions, *leaked = (torch.from_numpy(values) for values in shares.values())
     return RunValues(
         names,
@@ -361,7 +388,7 @@ class SavedCheck:
         calibration: Calibration tests of these ranks and regions.
         name: Name of the data.
         schedule: Schedule in words; empty if the file name does not contain a schedule.
-        question: What was checked, ``sampler`` or ``model``; None if that is unknown.
+        question: Subject of the check, ``sampler`` or ``model``; None if it is unknown.
     """
 
     values: RunValues
@@ -379,7 +406,10 @@ class SavedCheck:
         """
         values = load_values(path)
         if values is None or len(values.ranks) < 2 * FEWEST_IN_BIN:
-            raise DataError(f"{path} has too few runs to test: need at least {2 * FEWEST_IN_BIN}")
+            raise DataError(
+                f"{path} has too few runs to test calibration: repeat the check with at least "
+                f"{2 * FEWEST_IN_BIN}"
+            )
         numbers = path.with_suffix(".json")
         level = parameter(numbers, "level")
         known = isinstance(level, float) and 0 < level < 1
@@ -395,8 +425,8 @@ class SavedPredictive:
     Attributes:
         path: Path of the file.
         names: Names of the Q numbers (data or statistics) that are compared.
-        simulated: Numbers ``[M, S, Q]`` in S simulations from each posterior.
-        observed: Numbers ``[M, Q]`` in the observations.
+        simulated: Simulated numbers ``[M, S, Q]``, from S simulations for each observation.
+        observed: Observed numbers ``[M, Q]``.
     """
 
     path: Path
