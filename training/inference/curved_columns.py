@@ -53,7 +53,12 @@ class CurvedColumns:
 
     @classmethod
     def from_target(cls, target: Target, likelihood: Gaussian) -> "CurvedColumns":
-        """Approximate the likelihoods of a target whose observations are values of columns."""
+        """Approximate the likelihoods of observations that are noisy values of columns.
+
+        Args:
+            target: Posteriors of these observations.
+            likelihood: Gaussian likelihood of the observations.
+        """
         seen = _Seen(target, likelihood)
         mean, std = seen.moments()
         prior = seen.scale**-2

@@ -79,6 +79,8 @@ class Likelihood(ABC):
     def curvature_root(self, dim: int) -> Tensor | None:
         """Return the whitened observation matrix ``Sigma^(-1/2) A [K, D]``; None if not Gaussian.
 
+        Observations are ``A x``, plus noise with covariance Sigma.
+
         Args:
             dim: D, the dimension of points.
         """
@@ -122,7 +124,10 @@ class Gaussian(Likelihood):
         size = dim if coordinates is None else len(coordinates)
         size = size if self.operator is None else self.operator.size
         if size is not None and self.root.ndim and len(self.root) != size:
-            raise UsageError(f"the noise has {len(self.root)} entries for {size} observed values")
+            raise UsageError(
+                f"the noise has {len(self.root)} entries for {size} observed values: give one "
+                "entry per value"
+            )
 
     def to(self, device: torch.device) -> "Gaussian":
         """Move the noise and the observation map to another device; return the likelihood."""
@@ -175,7 +180,13 @@ class Gaussian(Likelihood):
         return torch.diag(self.root.square().expand(size))
 
     def curvature_root(self, dim: int) -> Tensor:
-        """Return the whitened observation matrix ``Sigma^(-1/2) A [K, D]``."""
+        """Return the whitened observation matrix ``Sigma^(-1/2) A [K, D]``.
+
+        Observations are ``A x``, plus noise with covariance Sigma.
+
+        Args:
+            dim: D, the dimension of points.
+        """
         columns = self.observe(torch.eye(dim, dtype=torch.float64, device=self.root.device))
         return self._whitened(columns).T
 
@@ -199,11 +210,13 @@ def _root(noise: Tensor) -> Tensor:
     symmetric = noise.ndim == 2 and noise.shape[0] == noise.shape[1]
     if not symmetric or not torch.allclose(noise, noise.T):
         raise UsageError(
-            f"the covariance of the noise has shape {list(noise.shape)}, or is not symmetric"
+            f"the covariance of the noise, of shape {list(noise.shape)}, is not a symmetric matrix"
         )
     root, failed = torch.linalg.cholesky_ex(noise)
     if failed:
-        raise UsageError("the covariance of the noise is not positive definite")
+        raise UsageError(
+            "the covariance of the noise is not positive definite: increase its diagonal"
+        )
     return root
 
 

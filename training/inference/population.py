@@ -99,7 +99,7 @@ class Population:
 
     @property
     def noise(self) -> float:
-        """Standard error of the population log likelihood due to finite draws, in nats.
+        """Standard error of the population log likelihood due to the finite draws, in nats.
 
         With effective sample size n, a member's mean weight has a relative error of ``n^(-1/2)``;
         the variances of all members add up.
@@ -148,12 +148,13 @@ def sample_population(
     count = len(draws)
     if count < FEWEST_MEMBERS:
         raise DataError(
-            f"there are {count} posteriors: a hierarchical model needs at least {FEWEST_MEMBERS}"
+            f"there are {count} posteriors, but a hierarchical model needs at least "
+            f"{FEWEST_MEMBERS}: give more observations"
         )
     if not ((scale > 0).all() and draws.isfinite().all() and log_prior.isfinite().all()):
         raise DataError(
             "a coordinate is constant under the prior, or a posterior draw has the prior density 0 "
-            "or is not finite"
+            "or is not finite: check the prior and the draws"
         )
     walk = _Walk((draws - center) / scale, log_prior, plan)
     chosen = walk.run(on_step)

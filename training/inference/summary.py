@@ -186,7 +186,7 @@ class Summary:
         return replace(self, failed=failed)
 
     def held(self, truth: Tensor) -> Tensor:
-        """Return which central intervals cover the true values, ``[len(CONTENTS), M, D]``.
+        """Return a mask ``[len(CONTENTS), M, D]`` of central intervals that cover the true values.
 
         Args:
             truth: True values ``[M, D]``.
