@@ -108,7 +108,7 @@ def test_portions_of_runs_are_joined():
     reach = ((truth - references) / double([1, 2])).norm(dim=1)
     closer = (closer < reach[:, None]).sum(dim=1)
     assert torch.equal((11 * joined.regions["TARP"]).floor().long(), closer)
-    with pytest.raises(DataError, match="same quantities"):
+    with pytest.raises(DataError, match="different quantities"):
         RunValues.joined([joined, gaussian_values(1, 1, dims=1, runs=2)])
 
 
@@ -135,7 +135,7 @@ def test_a_verdict_names_what_fails_and_what_error_would_have_been_seen():
         "25 points of coverage or more is detected in 90 % of cases."
     )
     assert verdict({"a": 0.01}, 0.01, 100).startswith("No miscalibration found in one test")
-    assert "no quantity was tested" in refusal(verdict, {}, 0.01, 100)
+    assert "test at least one quantity" in refusal(verdict, {}, 0.01, 100)
     few, many = (verdict({"a": 0.5}, 0.01, runs) for runs in (34, 1000))
     ending = " error of 38 points of coverage or more is detected in 90 % of cases."
     assert few.endswith(f". Too few runs to test: only an{ending}")
