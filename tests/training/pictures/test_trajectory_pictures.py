@@ -382,7 +382,7 @@ def test_no_array_that_is_drawn_may_be_broken(tmp_path, save):
             {"faces": unit_sphere(2, 32).faces[1:]},
             "faces of '.*s' do not match: .*not closed",
         ),
-        (save_coverage, {"faces": np.full((32, 2), 32)}, "do not match: .*not among the 32"),
+        (save_coverage, {"faces": np.full((32, 2), 32)}, "do not match: .*has only 32"),
         (save_summary, {"times": np.arange(9)[::-1]}, "'times' must be increasing"),
         (save_summary, {"net_residuals_mean": np.full(9, 2.0)}, "from -1 to 1"),
         (save_summary, {"n_samples": np.array(1)}, "'n_samples' is 1, expected"),
