@@ -77,7 +77,7 @@ class ImageRecipe(TrainingRecipe):
     Attributes:
         cbase: Base number of channels of the network.
         cres: Factor on the base number of channels, for each resolution level.
-        attend: Resolutions with attention; None for those of the published network.
+        attend: Resolutions with attention; None for the published ones.
         blocks: Number of residual blocks per encoder level; 0 for the published number.
         dropout: Fraction of activations dropped.
         pixel_waves: Number of frequencies of the sinusoidal features of the noisy pixels, which

@@ -187,7 +187,7 @@ class SavedLags:
 
         Raises:
             DataError: The file is missing or broken, an array is missing or has a wrong shape, or a
-                value is impossible.
+                value is out of range.
         """
         with open_arrays(path) as saved:
             arrays = CheckedArrays(saved, path)
@@ -250,7 +250,7 @@ class SavedMatrices:
 
         Raises:
             DataError: The file is missing or broken, an array is missing or has a wrong shape, or a
-                value is impossible.
+                value is out of range.
         """
         with open_arrays(path) as saved:
             times = CheckedArrays(saved, path).read("times", "T")

@@ -213,7 +213,7 @@ class SavedCoverage:
 
         Raises:
             DataError: The file is missing or broken, an array is missing or has a wrong shape, or a
-                value is impossible.
+                value is out of range.
         """
         with open_arrays(path) as saved:
             arrays = CheckedArrays(saved, path, G=len(STAGES))

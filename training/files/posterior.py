@@ -165,7 +165,7 @@ def load_part(path: Path, fingerprint: str) -> tuple[Draws, Summary] | None:
     arrays = load_arrays(path, ["fingerprint", "sampler", *OWN, *summaries])
     texts = {name: arrays.pop(name) for name in ("fingerprint", "sampler")}
     if any(values.dtype.kind != "U" for values in texts.values()):
-        raise _broken(path, "the name of the run or of a sampler is not text")
+        raise _broken(path, "'fingerprint' and 'sampler' must be text")
     if str(texts["fingerprint"]) != fingerprint:
         return None
     _check(path, arrays, texts["sampler"])
@@ -187,7 +187,7 @@ def _check(path: Path, arrays: Mapping[str, np.ndarray], sampler: np.ndarray) ->
     """
     points = arrays["points"]
     if points.ndim != 4 or arrays["w"].ndim != 4:
-        raise _broken(path, "its draws do not have four axes")
+        raise _broken(path, "'points' and 'w' must have four axes each")
     count, dim = points.shape[0], points.shape[3]
     shapes = {"w": (*points.shape[:3], arrays["w"].shape[3]), "points": points.shape}
     shapes |= {"log_likelihood": points.shape[:3], "calls": (count,)}
@@ -198,9 +198,10 @@ def _check(path: Path, arrays: Mapping[str, np.ndarray], sampler: np.ndarray) ->
         wanted = shapes.get(name, (count, dim) if name.startswith(SUMMARY) else (count,))
         kind = "b" if name == f"{SUMMARY}failed" else "f"
         if values.shape != wanted or values.dtype.kind != kind or not values.dtype.isnative:
-            raise _broken(path, f"'{name}' does not have the shape {list(wanted)}")
+            wanted_type = "booleans" if kind == "b" else "floats"
+            raise _broken(path, f"'{name}' must have {wanted_type} of shape {list(wanted)}")
     if sampler.shape != (count,):
-        raise _broken(path, f"the number of samplers is not {count}")
+        raise _broken(path, f"'sampler' must have {count} entries")
 
 
 def _broken(path: Path, why: str) -> DataError:

@@ -210,7 +210,7 @@ def time_file(folder: Path, stem: str, index: int | str) -> Path:
 
 
 def find_first(folder: Path, data_name: str | None, dims_to_keep: int | None) -> Path:
-    """Find the residuals at the first time in a folder of image residuals.
+    """Find the file with the residuals of images at the first time.
 
     Args:
         folder: The folder.
@@ -218,8 +218,8 @@ def find_first(folder: Path, data_name: str | None, dims_to_keep: int | None) ->
         dims_to_keep: Number of kept dimensions; None for any.
 
     Raises:
-        DataError: There is no such file.
-        UsageError: There are several such files, or none with this name and number of dimensions.
+        DataError: The folder contains no residuals of images.
+        UsageError: Several files, or none, have this name and number of dimensions.
     """
     extractions = {
         path: Extraction.read(path) for path in sorted(folder.glob(time_file(folder, "*", 0).name))

@@ -147,7 +147,7 @@ class SavedRoundtrips:
 
         Raises:
             DataError: The file is missing or broken, an array is missing or has a wrong shape, or a
-                value is impossible.
+                value is out of range.
         """
         with open_arrays(path) as saved:
             originals, arrays = saved.numbers("originals"), CheckedArrays(saved, path)

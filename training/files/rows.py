@@ -77,7 +77,7 @@ class SavedTable:
 
         Raises:
             DataError: The file is missing or broken, an array is missing or has a wrong shape, a
-                value is impossible, or fewer than two rows can be drawn.
+                value is out of range, or fewer than two rows can be drawn.
         """
         trajectory = SavedTrajectory.load(path, of_table=True, choose=choose)
         count, dim = trajectory.count, trajectory.dim
@@ -109,7 +109,7 @@ class SavedTable:
 
     @property
     def kind(self) -> str:
-        """Kind of the simulation: ``melt``, ``roundtrip`` or ``gen``."""
+        """Kind of the simulation: ``melt`` (inflation), ``roundtrip`` or ``gen`` (generation)."""
         return self.trajectory.kind
 
     @property

@@ -371,7 +371,7 @@ class SavedTrajectory:
 
         Raises:
             DataError: The file is missing or broken, an array is missing or has a wrong shape, or a
-                value is impossible.
+                value is out of range.
         """
         with open_arrays(path) as saved:
             states, own, arrays = _read_states(saved, path)
@@ -420,7 +420,7 @@ class SavedTrajectory:
 
     @property
     def kind(self) -> str:
-        """Kind of the simulation: ``melt``, ``roundtrip`` or ``gen``."""
+        """Kind of the simulation: ``melt`` (inflation), ``roundtrip`` or ``gen`` (generation)."""
         return kind_of(self.path, self.times)
 
     def latent_variance(self) -> np.ndarray:

@@ -69,8 +69,8 @@ def true_points_of_data(
 ) -> Truths:
     """Use held-out points ``[R, D]`` as the true points of calibration runs.
 
-    Unless the prior is deblurred, the noise of the first time is added before the points are mapped
-    to standard normal variables, since draws of the prior contain this noise too.
+    Unless the prior is deblurred, the noise of the first (least noisy) time is added before the
+    points are mapped to standard normal variables, since draws of the prior contain this noise too.
 
     Args:
         target: Target with the prior and, if there are any, the conditions of each run; its

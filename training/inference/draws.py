@@ -128,7 +128,7 @@ class Draws:
     def joined(cls, parts: Sequence["Draws"], order: Tensor | None = None) -> "Draws":
         """Join the draws of several groups of observations.
 
-        Statistics that only some samplers report are NaN for the others.
+        Statistics that only some samplers report are NaN for draws of other samplers.
 
         Args:
             parts: Draws of each group.

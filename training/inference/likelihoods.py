@@ -210,7 +210,8 @@ def _root(noise: Tensor) -> Tensor:
     symmetric = noise.ndim == 2 and noise.shape[0] == noise.shape[1]
     if not symmetric or not torch.allclose(noise, noise.T):
         raise UsageError(
-            f"the covariance of the noise, of shape {list(noise.shape)}, is not a symmetric matrix"
+            f"the covariance of the noise, of shape {list(noise.shape)}, is not a symmetric "
+            "matrix: correct it"
         )
     root, failed = torch.linalg.cholesky_ex(noise)
     if failed:
@@ -335,7 +336,9 @@ class UserFunction:
         values = self._returned(count, draw)
         several = isinstance(values, Tensor | np.ndarray) and values.ndim == 2
         if not several or len(values) != count or not torch.as_tensor(values).isfinite().all():
-            raise self._wrong(values, f"{count} draws", f"finite numbers [{count}, D]")
+            raise self._wrong(
+                values, f"for {count} draws: the function must return finite numbers [{count}, D]"
+            )
         return torch.as_tensor(values).double()
 
     def simulated(self, points: Tensor, draw: np.random.Generator, width: int) -> Tensor:
@@ -352,12 +355,15 @@ class UserFunction:
         values = self._returned(points, draw)
         wanted = (len(points), width)
         if not isinstance(values, Tensor | np.ndarray) or tuple(values.shape) != wanted:
-            raise self._wrong(values, f"points {list(points.shape)}", f"data {list(wanted)}")
+            raise self._wrong(
+                values,
+                f"for points {list(points.shape)}: the function must return data {list(wanted)}",
+            )
         return torch.as_tensor(values).double()
 
-    def _wrong(self, values: object, given: str, wanted: str) -> DataError:
+    def _wrong(self, values: object, why: str) -> DataError:
         shape = list(values.shape) if hasattr(values, "shape") else type(values).__name__
-        return DataError(f"{self} returned {shape} for {given}: the function must return {wanted}")
+        return DataError(f"{self} returned {shape} {why}")
 
     def _returned(self, *arguments: object) -> Any:
         try:

@@ -383,7 +383,7 @@ def expected_end(target: Target, states: Tensor, t: Tensor, which: Tensor) -> Te
 
 
 def added_noise(target: Target, times: Tensor) -> Tensor:
-    """Return the variances ``[T, D]`` of the noise added from the first time to each of T times."""
+    """Return the variances ``[T, D]`` of the noise added after the first time, up to T times."""
     return torch.stack([_added(target, t) for t in times])
 
 

@@ -155,7 +155,7 @@ class Evidence:
             raise DataError(
                 f"observation {int(lost.nonzero()[0, 0]) + 1} has likelihood 0 at all "
                 "draws of the components: it does not come from this mixture, or the "
-                "noise is too small"
+                "noise is too small: increase the noise, or leave the observation out"
             )
         sizes = torch.tensor([size // 2 + size % 2, size // 2], dtype=torch.float64).to(sums)
         return cls(whole, sums - sizes.log()[:, None, None], torch.stack(worth))

@@ -283,7 +283,9 @@ class Prior:
         return Generated(w, trajectory.calls + integral.products), density
 
     def whitened(self, points: Tensor, conditions: dict[str, Tensor] | None = None) -> Tensor:
-        """Map points with the noise of the first time to standard normal variables ``[N, D]``.
+        """Map noisy points to standard normal variables ``[N, D]``.
+
+        The points have the noise of the first (least noisy) time.
 
         Args:
             points: Points ``[N, D]``.
@@ -321,7 +323,10 @@ class Prior:
         return self.flow.given(**conditions) if conditions else self.flow
 
     def to_states(self, points: Tensor, conditions: dict[str, Tensor] | None = None) -> Tensor:
-        """Map points to states ``[N, D]`` at the first time, as the inverse of ``of_states``."""
+        """Map points to states ``[N, D]`` at the first (least noisy) time.
+
+        This is the inverse of ``of_states``.
+        """
         return self._given(conditions).to_eigen((points - self.origin) * self.unit)
 
     def plausible(self, points: Tensor) -> Tensor:
@@ -340,7 +345,9 @@ class Prior:
         return coordinates.possible((points - self.origin) * self.unit)
 
     def blur(self, points: Tensor, conditions: dict[str, Tensor] | None = None) -> Tensor:
-        """Return the standard deviations ``[N, D]`` of the noise in points of the first time.
+        """Return the standard deviations ``[N, D]`` of the noise that points of the flow contain.
+
+        It is the noise of the first (least noisy) time.
 
         Args:
             points: Points ``[N, D]`` in the user's units, which are also those of the result.
@@ -358,9 +365,9 @@ class Prior:
     def behind(
         self, states: Tensor, conditions: dict[str, Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return the mean and the covariance of the clean state, given each state ``[N, D]``.
+        """Return the mean and the covariance of the clean state, given each noisy state ``[N, D]``.
 
-        States are unscaled, with the noise of the first time.
+        The noisy states are unscaled, at the first (least noisy) time.
 
         Returns:
             Means ``[N, D]``, and square roots ``[N, D, D]`` of the covariances.

@@ -140,7 +140,7 @@ class Problem:
 
         Args:
             plan: Settings of the sampler.
-            count: Number of observations that share the estimates; None for those of the problem.
+            count: Number of observations that share the estimates; None for all.
         """
         share = len(self.target.alike()) / (count or self.target.count)
         return replace(self, ahead=LookAhead(plan.steps, plan.seed, share))

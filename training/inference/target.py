@@ -54,7 +54,7 @@ class EvaluatedPoints(NamedTuple):
 
 
 class EvaluatedStates(NamedTuple):
-    """States at the first time, as variables and as points, with their log densities.
+    """States at the first (least noisy) time, as variables and as points, with log densities.
 
     Attributes:
         w: Standard normal variables ``[N, dim]`` of the states.
@@ -223,7 +223,7 @@ class Target:
     def place(
         self, states: Tensor, normal: Tensor, which: Tensor, seen: LinearView | None = None
     ) -> EvaluatedStates:
-        """Map unscaled states at the first time to variables, and compute their log densities.
+        """Map states at the first (least noisy) time to variables, and compute log densities.
 
         A deblurred prior has further variables, of its noise-free points. They are sampled given
         the state and, if the observations are linear, the observation. The log density is then the

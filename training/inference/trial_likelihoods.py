@@ -242,7 +242,7 @@ class TrialLikelihood(Likelihood):
 
     @property
     def numbers(self) -> Tensor:
-        """Indices ``[M, 1]`` of all observations, from 0: the argument ``observed`` of methods."""
+        """Indices ``[M, 1]`` of all observations, from 0, for the argument ``observed``."""
         return torch.arange(len(self.trials), dtype=torch.float64)[:, None]
 
     def to(self, device: torch.device) -> "TrialLikelihood":

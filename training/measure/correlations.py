@@ -137,7 +137,7 @@ def varying(stds: Tensor) -> Tensor:
 def mean_autocorrelation(diagonals: Tensor, varies: Tensor) -> Tensor:
     """Return the mean autocorrelation ``[T]`` over the dimensions that vary at all times.
 
-    The mean is 0 if there are no such dimensions. The dimensions are the same at every lag, since
+    The mean is 0 if no dimension always varies. The dimensions are the same at every lag, since
     a mean over changing dimensions would have artificial steps.
 
     Args:

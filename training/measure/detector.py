@@ -93,7 +93,7 @@ def find_detector(location: str | None) -> Path:
     try:
         path = placed if placed.exists() else local_file(DEFAULT_URL, max_bytes=MAX_BYTES)
     except DataError as error:
-        raise DataError(f"the Inception weights are missing: {error}; {advice}") from error
+        raise DataError(f"the Inception weights are missing ({error}): {advice}") from error
     # The convention of torch.hub.
     digits = re.search(r"-([0-9a-f]{8,64})\.", name)
     digest = hashlib.sha256(_read(path)).hexdigest()
@@ -163,11 +163,13 @@ def _tensors(content: bytes, path: Path) -> Any:
     except PickleError as error:
         raise DataError(
             f"the detector {path} is damaged, or contains objects other than tensors, "
-            f"which are never loaded ({error}): expected the state dict of the FID "
+            f"which are never loaded ({error}): give the state dict of the FID "
             "Inception-v3"
         ) from error
     except BrokenFileError as error:
-        raise DataError(f"the detector {path} cannot be used: {error}") from error
+        raise DataError(
+            f"the detector {path} cannot be used ({error}): give another file"
+        ) from error
 
 
 def _checked_state(

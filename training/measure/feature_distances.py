@@ -53,9 +53,9 @@ class Moments:
 class FeatureStatistics:
     """Streaming computation of the moments of features in d dimensions.
 
-    The memory is that of ``d x d`` numbers, not of the features. Sums are taken in float64 relative
-    to the first batch's mean, since squares far from the origin would lose the digits that
-    determine a covariance.
+    Memory holds ``d x d`` numbers, but not the features. Sums are taken in float64 relative to the
+    mean of the first batch, since squares far from the origin would lose the digits that determine
+    a covariance.
 
     Args:
         dim: d, the number of dimensions.
@@ -263,8 +263,8 @@ def _require_features(*sets: Tensor) -> None:
     for features in sets:
         if features.ndim != 2 or len(features) < 2:
             raise DataError(
-                f"features have shape {list(features.shape)}: the kernel distance needs "
-                "[n, d] with n at least 2"
+                f"features have shape {list(features.shape)}: expected [images, dimensions], with "
+                "at least two images"
             )
         if not features.isfinite().all():
             raise DataError("some features are not finite: check the images or points")

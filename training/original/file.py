@@ -54,7 +54,7 @@ def _persistent_object(meta: Any) -> Record:
     match meta:
         case {"type": "class", "class_name": str(class_name), "state": dict(state)}:
             return Record(class_name, state)
-    raise ValueError("not the description of an object")
+    raise ValueError("the description of an object in the file is invalid")
 
 
 def _object(class_name: str) -> Callable[[], Record]:

@@ -43,7 +43,7 @@ def section_of(paths: Mapping[str, Path], choice: Choice) -> Section:
     """Return the report section about the simulations of images in one run.
 
     Args:
-        paths: Files by kind: melt, roundtrip, gen.
+        paths: Files by kind: ``melt`` (inflation), ``roundtrip``, ``gen`` (generation).
         choice: Number of points that are shown.
 
     Raises:

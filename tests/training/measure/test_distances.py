@@ -379,8 +379,8 @@ def test_without_the_default_an_error_says_how_to_supply_it(unreachable):
     with pytest.raises(DataError) as caught:
         find_detector(None)
     assert str(caught.value) == (
-        f"the Inception weights are missing: cannot download {module.DEFAULT_URL}: "
-        f"[Errno {errno.ECONNREFUSED}] Connection refused; download it on another machine "
+        f"the Inception weights are missing (cannot download {module.DEFAULT_URL}: "
+        f"[Errno {errno.ECONNREFUSED}] Connection refused): download it on another machine "
         f"and give --detector=PATH, or copy it to {unreachable}"
     )
     unreachable.parent.mkdir(exist_ok=True)

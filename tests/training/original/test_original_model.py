@@ -163,7 +163,7 @@ def test_what_is_no_file_of_a_network_is_refused(write, tmp_path):
     path = write({})
     content = files.dumps(files.toy_content())
     path.write_bytes(content.replace(b"\x8c\x05class\x94", b"\x8c\x05clash\x94", 1))
-    assert "not the description of an object" in refusal(read_original, path)
+    assert "the description of an object in the file is invalid" in refusal(read_original, path)
     torch.save({}, path)
     assert "is a zip" in refusal(read_original, path)
     assert "does not exist" in refusal(read_original, tmp_path / "none.pkl")

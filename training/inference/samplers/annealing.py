@@ -224,9 +224,12 @@ class Populations:
         return self.target.to_states(rows, which).view_as(points) / self.width
 
     def blurred(self, states: Tensor) -> Tensor:
-        """Add the noise of the first time to states ``[G, n, D]``, if the prior is deblurred.
+        """Add the noise of the first (least noisy) time to states, if the prior is deblurred.
 
         Otherwise states include this noise already and are returned unchanged.
+
+        Args:
+            states: States ``[G, n, D]``, n per population.
         """
         prior = self.target.prior
         if not prior.deblurred:
@@ -315,7 +318,7 @@ class Populations:
         """Return the largest likelihood exponents ``[G]`` with a sufficient effective sample size.
 
         Args:
-            exponent: Current exponents ``[G]``, which the result is not below.
+            exponent: Current exponents ``[G]``, lower bounds of the result.
         """
         # Bisection does not apply: draws near the posterior have a small effective sample size at
         # smaller exponents too.

@@ -70,9 +70,9 @@ particles.
 
 
 class Descent:
-    """Weighted particles of a reverse diffusion towards the first time, for M observations.
+    """Weighted particles of a reverse diffusion to the first (least noisy) time.
 
-    Each observation has C populations of P particles.
+    Each of M observations has C populations of P particles.
 
     Args:
         target: Posteriors of M observations, which share their conditions.
@@ -167,7 +167,7 @@ class Descent:
         return min(int(most_calls / (self.steps + 1)), most) if most_calls < inf else 1
 
     def moves(self, place: int) -> Renoising:
-        """Return the Markov moves for one observation's particles at the first time.
+        """Return the Markov moves for one observation's particles at the first, least noisy time.
 
         Args:
             place: Index of the observation.

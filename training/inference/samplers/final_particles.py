@@ -18,7 +18,7 @@ NAME = "twisted"
 
 @dataclass
 class FinalParticles:
-    """Weighted particles at the first time: C populations of P particles for each observation.
+    """Weighted particles at the first (least noisy) time: C populations of P per observation.
 
     Attributes:
         target: The posteriors of the observations.
@@ -100,7 +100,7 @@ class FinalParticles:
 
         Args:
             count: S, the number of particles to choose from each population.
-            start: Random starts of the resampling ``[M, C]``; None for the stored ones.
+            start: Random starts of the resampling ``[M, C]``; None for ``self.start``.
         """
         start = self.start if start is None else start
         picks = systematic(self._by_population(), start.flatten(), count)

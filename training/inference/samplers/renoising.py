@@ -68,7 +68,7 @@ class Diffusion:
     Attributes:
         times: Increasing times ``[K + 1]``.
         errors: Covariance V at each time.
-        added: Variance g of the noise added after the first time, ``[K + 1, D]``.
+        added: Variance g of the noise added after the first (least noisy) time, ``[K + 1, D]``.
     """
 
     times: Tensor

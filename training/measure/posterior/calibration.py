@@ -153,7 +153,7 @@ def run_values(
     if draws.ndim != 3 or truth.shape != (len(draws), draws.shape[2]):
         raise DataError(
             f"draws have shape {list(draws.shape)} and true values {list(truth.shape)}: "
-            "expected [R, S, V] and [R, V]"
+            "expected [runs, draws, variables] and [runs, variables]"
         )
     names = tuple(names or (f"x{index + 1}" for index in range(truth.shape[1])))
     others = others or {}

@@ -168,7 +168,7 @@ def tarp_values(
     if draws.ndim != 3 or references.shape != truth.shape:
         raise DataError(
             f"draws have shape {list(draws.shape)} and reference points "
-            f"{list(references.shape)}: expected [R, S, V] and [R, V]"
+            f"{list(references.shape)}: expected [runs, draws, variables] and [runs, variables]"
         )
     unit = torch.ones_like(references[0]) if scale is None else scale.double()
     points = torch.cat([truth[:, None], draws], dim=1).double() / unit

@@ -37,7 +37,8 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     wrong = [name for name, p in p_values.items() if not 0 <= p <= 1]
     if wrong:
         raise DataError(
-            f"the p-value of {wrong[0]} is {p_values[wrong[0]]:g}, which is not in [0, 1]"
+            f"the p-value of {wrong[0]} is {p_values[wrong[0]]:g}, which is not in [0, 1]: correct "
+            "it"
         )
     names = sorted(p_values, key=p_values.__getitem__)
     factors = torch.arange(len(names), 0, -1, dtype=torch.float64)

@@ -359,7 +359,7 @@ def label_pair(
 
 
 def informative_columns(correlations: Sequence[np.ndarray], most: int) -> np.ndarray:
-    """Choose at most ``most`` columns with strong correlations, or with large changes of these.
+    """Choose at most ``most`` columns with strong, or strongly different, correlations.
 
     For one set of rows, correlations are strong; for two sets, they differ between the sets.
 

@@ -335,7 +335,7 @@ def test_what_makes_no_sense_is_refused():
     draws, truth, odd = normal(30, 5, 2), normal(30, 2), normal(30, 3)
     many = (draws, truth, seeded())
     for call, given, message in (
-        (run_values, (draws[..., 0], truth[:, 0], seeded()), "expected [R, S, V] and [R, V]"),
+        (run_values, (draws[..., 0], truth[:, 0], seeded()), "expected [runs, draws, variables]"),
         (partial(run_values, names=("x",)), many, "names"),
         (partial(run_values, names=("x", "x")), many, "names"),
         (fractional_ranks, (draws, odd, seeded()), "[30, 5, 2] and true values [30, 3]"),
@@ -347,7 +347,7 @@ def test_what_makes_no_sense_is_refused():
         (coverage.tarp_values, (draws, truth, truth[:5], seeded()), "reference points"),
         (crps, (normal(3, 1), normal(3)), "at least two"),
         *((convergence, (torch.zeros(shape),), "expected [chains,") for shape in ((10,), (0, 10))),
-        (smoothed_weights, (torch.zeros(5),), "expected [M, P]"),
+        (smoothed_weights, (torch.zeros(5),), "expected [problems, draws]"),
         *((smoothed_weights, (double([[bad]]),), "NaN") for bad in (torch.nan, torch.inf)),
     ):
         assert message in refusal(call, *given)
