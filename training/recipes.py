@@ -289,7 +289,7 @@ def fitted(
 def describe_recipe(
     recipe: ImageRecipe, images: int, image_shape: Sequence[int], device: str
 ) -> str:
-    """Describe the choices of ``fitted`` and their reasons in one line."""
+    """Describe a recipe for images, and the reasons for its values, in one line of text."""
     shape = " x ".join(map(str, image_shape))
     augmentation = f"augmentation {recipe.augment:g}" if recipe.augment else "no augmentation"
     return (
@@ -396,7 +396,7 @@ def fitted_to_questions(rows: int, values: Mapping[str, Any]) -> TableRecipe:
 
 
 def describe_table_recipe(recipe: TableRecipe, rows: int, dim: int, conditions: int = 0) -> str:
-    """Describe the choices of ``fitted_to_table`` and their reasons in one line."""
+    """Describe a recipe for tables, and the reasons for its values, in one line of text."""
     careful = (
         f", dropout {recipe.dropout:g}, weight decay {recipe.weight_decay:g}"
         if recipe.dropout or recipe.weight_decay

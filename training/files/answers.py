@@ -83,7 +83,7 @@ def params_path(dest: Path) -> Path:
 
 
 def real_path(dest: Path) -> Path:
-    """Return the path of the CSV of real rows that are compared with a CSV of samples."""
+    """Return the path of the CSV of real rows to compare with ``dest``, a CSV of samples."""
     return dest.with_name(f"{dest.stem}_real.csv")
 
 

@@ -165,8 +165,8 @@ def read_trials(
 ) -> Trials:
     """Read trials of observations, one per row.
 
-    All rows belong to one observation unless a column ``dataset`` assigns them. Observations are in
-    the order of their first rows.
+    If the table has a column ``dataset``, rows with the same value belong to one observation;
+    otherwise all rows do. Observations are in the order of their first rows.
 
     Args:
         path: A table.

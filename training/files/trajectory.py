@@ -424,7 +424,7 @@ class SavedTrajectory:
         return kind_of(self.path, self.times)
 
     def latent_variance(self) -> np.ndarray:
-        """Return the closed form of the variances at the latest time, ``[D]``."""
+        """Return the variances ``[D]`` of the latents (at the latest time) in closed form."""
         end = np.argmax(self.times)
         return np.asarray(self.scale[end] ** 2 * (self.eigenvalues + self.noise_variance[end]))
 

@@ -418,12 +418,12 @@ def _mass_error(inside: Tensor, counts: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Proposed:
-    """Proposed draws of observations.
+    """Proposed posterior draws, before the rejection of draws out of bounds.
 
     Attributes:
         w: Standard normal variables ``[N, dim]``.
-        points: Their points ``[N, D]``.
-        density: Log densities ``[N]`` of the points; None if these are not computed.
+        points: Points ``[N, D]``, the images of the variables.
+        density: Log densities ``[N]`` of the points; None if they are not computed.
         calls: Network evaluations per point.
     """
 

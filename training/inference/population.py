@@ -165,7 +165,7 @@ def sample_population(
 
 @dataclass(frozen=True)
 class _Weights:
-    """Weights of all draws under populations.
+    """Importance weights of N posterior draws of each of M members, given C populations.
 
     Attributes:
         relative: Weights ``[C, M, N]``, scaled so that the largest of each member is 1.
@@ -176,7 +176,11 @@ class _Weights:
     log_likelihood: Tensor
 
     def picked(self, uniform: Tensor) -> Tensor:
-        """Draw one index for each member ``[C, M]``, by uniform numbers ``[C, M, 1]`` in [0, 1]."""
+        """Choose one draw of each member by weight; return the indices of the draws ``[C, M]``.
+
+        Args:
+            uniform: Uniform random numbers ``[C, M, 1]`` in [0, 1].
+        """
         sums = self.relative.cumsum(dim=2)
         places = torch.searchsorted(sums, uniform.to(sums) * sums[..., -1:])[..., 0]
         return places.clamp(max=sums.shape[2] - 1)
@@ -188,7 +192,7 @@ class _Weights:
 
 
 class _Walk:
-    """Chains in mean and log standard deviation, both in units of the prior.
+    """Markov chains of the population means and log standard deviations, in units of the prior.
 
     Args:
         draws: Posterior draws ``[M, N, D]``.
@@ -204,7 +208,11 @@ class _Walk:
         self._generator = seeded_generator("cpu", plan.seed, Stream.CHAINS)
 
     def run(self, on_step: Callable[[float], object] | None) -> Population:
-        """Run the chains, and return the draws after the warm-up."""
+        """Run the chains, and return their draws after the warm-up.
+
+        Args:
+            on_step: Called with 1 after each step.
+        """
         plan, (count, _, dim) = self._plan, self._draws.shape
         rows, start = torch.arange(count), self._draws.mean(dim=1)
         # Each chain starts from a different place.

@@ -114,7 +114,7 @@ class Prior:
         return (len(times) - 1) * (solver.calls_per_step or 1)
 
     def coarse(self) -> "Prior":
-        """Return a copy with half the steps, rounded up, for approximate log densities."""
+        """Return a copy that computes log densities approximately, with half of the steps."""
         times, solver = self.way("densities")
         if solver.quadrature is not None:  # it has its own times
             return self
@@ -235,8 +235,8 @@ class Prior:
     def log_density(self, points: Tensor, conditions: dict[str, Tensor], trace: Trace) -> Tensor:
         """Return the log densities ``[N]`` of the prior at points, per unit of the user's units.
 
-        The densities are those of sharpened points if the prior is sharpened, otherwise those of
-        blurred points.
+        The points contain the noise of the first (least noisy) time, or are sharpened (nearly
+        noise-free) if the prior is.
 
         Args:
             points: Points ``[N, D]`` in the user's units.
@@ -244,7 +244,7 @@ class Prior:
             trace: Method for the traces of Jacobians.
 
         Raises:
-            DataError: A density is not finite, or a point has no counterpart in the flow.
+            DataError: A density is not finite, or a point is beyond the range of the flow.
         """
         flow, inner = self._given(conditions), (points - self.origin) * self.unit
         way = self.way("densities")

@@ -187,8 +187,9 @@ def settled(problem: Problem, plan: SamplingPlan) -> SamplingPlan:
     """Replace ``auto`` by a sampler for many dimensions, if a pool of prior draws cannot suffice.
 
     For Gaussian points and linear observations, the weights of P prior draws have an effective
-    sample size of about ``P exp(-I)``, where I is the information of the observation in nats, ``ln
-    det(1 + Sigma^-1/2 A C A^T Sigma^-1/2) / 2``.
+    sample size of about ``P exp(-I)``, with the information of the observation in nats, ``I = ln
+    det(1 + Sigma^-1/2 A C A^T Sigma^-1/2) / 2``: C is the covariance of points, A the observation
+    map, and Sigma the noise covariance.
     """
     target = problem.target
     likelihood = target.likelihood

@@ -175,8 +175,8 @@ def outlier_p_values(*families: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
             depend on the new row, and the scores of new rows ``[M, K]``.
 
     Returns:
-        P-values ``[M]``, at most a in a fraction a of rows that are exchangeable with the known
-        rows; and the index ``[M]`` of the most extreme score of each new row.
+        P-values ``[M]``, and the index ``[M]`` of the most extreme score of each new row. At most a
+        fraction a of rows that are exchangeable with the known rows have a p-value of at most a.
     """
     count = len(families[0][1])
     known = [others.expand(count, *others.shape[-2:]) for others, _ in families]

@@ -71,7 +71,7 @@ class _Sums:
         self.second = torch.zeros_like(self.origin)
 
     def add(self, rows: Tensor) -> Tensor:
-        """Add rows ``[n, D]``, and return them relative to the origin."""
+        """Add samples ``[n, D]`` to the sums, and return them relative to the first sample."""
         shifted = rows - self.origin
         self.first += shifted.sum(dim=0)
         self.second += shifted.square().sum(dim=0)
@@ -90,7 +90,8 @@ def correlate(pairs: Iterable[tuple[Tensor, Tensor]], source: str) -> Correlatio
         source: Name of the quantity in error messages.
 
     Raises:
-        DataError: There are fewer than two samples, or a standard deviation exceeds float32.
+        DataError: There are fewer than two samples, or a standard deviation exceeds the range
+            of float32.
     """
     count, cross = 0, torch.empty(0)
     sums: tuple[_Sums, _Sums] | None = None
@@ -126,8 +127,8 @@ def varying(stds: Tensor) -> Tensor:
     errors of these values, however small the result.
 
     Args:
-        stds: Standard deviations ``[Q, T, D]`` of Q quantities, such as D and its residual, at T
-            times.
+        stds: Standard deviations ``[Q, T, D]`` of Q quantities, such as a denoiser's output and its
+            residual, at T times.
     """
     largest = stds.amax(dim=(0, 2))[:, None]
     above = stds > ROUNDING * largest

@@ -256,7 +256,7 @@ def measure_coverage(
     Args:
         points: Test points of each stage in ``STAGES``.
         boundaries: Boundaries at each stage.
-        fresh: Fresh data ``[S, M, D]``, to count inside the boundaries in data space.
+        fresh: Fresh data ``[S, M, D]``, which are compared with the boundaries in data space.
     """
     sides = torch.stack([membership(points[name].test, boundaries[name]) for name in STAGES])
     return Coverage(

@@ -119,7 +119,7 @@ class OriginalFile:
         return Fields(f"{self.path}, '{name}'", value if isinstance(value, dict) else {})
 
     def principal_axes(self) -> "Fields | None":
-        """Return the attributes of the PCA whose coordinates toys were trained in, if there is one.
+        """Return the attributes of the PCA that transformed the training data, or None.
 
         Raises:
             DataError: The file has another object in place of the PCA.

@@ -294,7 +294,7 @@ def draw_after(saved: SavedCheck) -> Figure:
 
 
 def has_map(path: Path) -> bool:
-    """Return whether a calibration file has conditions with a local level near each case."""
+    """Return whether a calibration file has locally calibrated levels and their conditions."""
     with open_arrays(path) as saved:
         return {"conditions", "near", "condition_names"} <= set(saved.names)
 

@@ -42,7 +42,7 @@ FEW = 2
 
 
 def draw_densities(tables: Sequence[SavedTable]) -> Figure:
-    """Draw histograms of log densities of data and samples, or of one of them.
+    """Draw histograms of log densities of data, samples, or both.
 
     If both are given, a second panel shows the ranks of the data's densities among those of the
     samples.

@@ -252,7 +252,7 @@ def column_page(
 
 
 def draw_marginals(tables: Sequence[SavedTable]) -> Figure:
-    """Draw a panel for each of at most 20 columns of data and samples, or of one of them."""
+    """Draw histograms of at most 20 columns, a panel each, for data, samples, or both."""
     labels, names = [table.label for table in tables], tables[0].names
     rows = [table.rows for table in tables]
     order, far = np.arange(len(names)), None
@@ -295,7 +295,7 @@ MOST_POINTS = 2000
 
 
 def draw_pairs(tables: Sequence[SavedTable]) -> Figure:
-    """Draw a matrix of panels of two to five columns of data and samples, or of one of them."""
+    """Draw two to five columns in pairs, in a matrix of panels, for data, samples, or both."""
     rows = [table.rows for table in tables]
     correlations = [rank_correlations(each) for each in rows]
     chosen = informative_columns(correlations, MOST_PAIRED)

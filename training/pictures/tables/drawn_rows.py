@@ -143,7 +143,7 @@ class DrawnRows:
 
 
 def draw_marginals(drawn: DrawnRows) -> Figure:
-    """Draw a panel for each of at most 20 columns, those that differ most if there are more."""
+    """Draw a panel per column; of more than 20 columns, draw the 20 that differ most."""
     dim, compared = len(drawn.columns), len(drawn.labels) == 2
     order = np.argsort(-drawn.fit[0], kind="stable") if compared else np.arange(dim)
     shown = np.sort(order[:MOST])
