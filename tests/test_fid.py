@@ -216,7 +216,7 @@ def test_bad_references_are_refused(refuse, tool, data, tmp_path):
         ({"mu": np.zeros((1, 6))}, "its 'mu' is float64 [1, 6]"),
         ({"sigma": np.eye(5)}, "a covariance of shape [5, 5]"),
         ({"sigma": -np.eye(6)}, "the negative eigenvalue -1"),
-        ({"features": np.zeros((4, 5))}, "'features' that are not finite [k, 6]"),
+        ({"features": np.zeros((4, 5))}, "'features' must be finite numbers of shape [k, 6]"),
         ({"count": np.array([1, 2])}, "its 'count' is int64 [2]"),
         ({"image_shape": np.array("3x4x4")}, "its 'image_shape' is <U5 []"),
         ({"detector": np.array(3)}, "its 'detector' is int64 []"),
@@ -224,7 +224,7 @@ def test_bad_references_are_refused(refuse, tool, data, tmp_path):
         ({"sigma": None}, "has no array 'sigma'"),
         (
             {"mu": np.zeros(5), "sigma": np.eye(5), "features": None},
-            "has 5 features, but the detector has 6",
+            "has 5 features, but the detector has 6: use the same",
         ),
     ):
         np.savez(path, **{name: v for name, v in (good | change).items() if v is not None})

@@ -287,7 +287,12 @@ def test_trials_may_lack_data_if_those_of_simulations_did(shelf, tmp_path):
     assert learned.simulations(tmp_path / "holes.npz", 10, 0, ["mu", "tau"])[1].data.isnan().any()
     (tmp_path / "none.csv").write_text("y,n,t\n1,2,0.5\n,,0.5\n")
     none = f"--observation={tmp_path / 'none.csv'}"
-    refused(run_script(posterior, "sample", *place, none, "--overwrite"), 1, "line 3", "no data")
+    refused(
+        run_script(posterior, "sample", *place, none, "--overwrite"),
+        1,
+        "line 3",
+        "all data of this trial are missing",
+    )
     refused(run_script(train, data, f"--outdir={tmp_path}", "-n", "--cond"), 2, "--likelihood")
     whole = LearnedLikelihood.of(NetworkFile.open(str(shelf / "one.pkl")))
     said = refusal(whole.simulations, tmp_path / "holes.npz", 10, 0, ["mu", "tau"])

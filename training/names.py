@@ -13,7 +13,7 @@ PROGRAM = "ifs"
 
 
 def script(name: str) -> str:
-    """Return the name of a script of this project as its user types it, for messages.
+    """Return the name of a script of this project as users type it, for messages.
 
     Example:
         >>> script("train")

@@ -61,7 +61,7 @@ class TrainingRecipe:
     dump: int
 
     def but(self: R, values: Mapping[str, Any]) -> R:
-        """Return this recipe with some of its amounts replaced.
+        """Return a copy of this recipe with some of its values replaced.
 
         Args:
             values: New values by name; None and unknown names are ignored.
@@ -75,13 +75,13 @@ class ImageRecipe(TrainingRecipe):
     """Settings of a training on images.
 
     Attributes:
-        cbase: Number of channels of the network's finest level, before its factor.
-        cres: Factor on the channels of each level.
-        attend: Resolutions with attention; None for those of the published network.
+        cbase: Base number of channels of the network.
+        cres: Factor on the base number of channels, for each resolution level.
+        attend: Resolutions with attention; None for the published ones.
         blocks: Number of residual blocks per encoder level; 0 for the published number.
         dropout: Fraction of activations dropped.
-        pixel_waves: Number of waves of the noisy pixels that the network gets as input; 0 for none,
-            and no pixels.
+        pixel_waves: Number of frequencies of the sinusoidal features of the noisy pixels, which
+            are network inputs; 0 for the whitened image only.
         augment: Probability of each augmentation.
         precision: Precision of the network.
         cache: Whether to keep the data set in memory.
@@ -163,12 +163,13 @@ class TableRecipe(TrainingRecipe):
         width: Number of units per hidden layer.
         depth: Number of hidden layers.
         dropout: Fraction of hidden activations dropped.
-        weight_decay: See ``TrainingConfig``.
+        weight_decay: Weight decay of the optimizer.
         gamma0: Noise variance at time 0, in squared units of standardized columns.
-        patience: Number of reports without a better validation score that end the training.
+        patience: Number of reports without a better validation score after which training stops.
         ensemble: Number of networks that are trained together.
-        cond_waves: Number of frequencies of the waves of each condition as network inputs.
-        optimizer: See ``TrainingConfig``.
+        cond_waves: Number of frequencies of the sinusoidal features of each condition, which are
+            network inputs.
+        optimizer: Name of the optimizer.
     """
 
     width: int
@@ -214,7 +215,12 @@ digits in 10 dimensions needed more than half of the time to become Gaussian.
 
 
 def published(arch: str, values: Mapping[str, Any]) -> ImageRecipe:
-    """Return the published recipe for a network, with the values that a user gave by name."""
+    """Return the published training recipe for a network architecture.
+
+    Args:
+        arch: Name of the architecture.
+        values: Values that the user gave, by name, which replace those of the recipe.
+    """
     recipe = PUBLISHED.but(PUBLISHED_ADM if arch == "adm" else {}).but(values)
     # The published ramp is for 200 million samples: a short training has a proportionally shorter
     # one.
@@ -229,16 +235,15 @@ def fitted(
     values: Mapping[str, Any],
     has_bf16: bool = True,
 ) -> ImageRecipe:
-    """Return a recipe fitted to the number of images and the device.
-
-    The recipe keeps the values that the user gave.
+    """Return a training recipe fitted to the number of images and the device.
 
     Args:
         arch: Name of the network.
         images: Number of images.
         image_shape: Channels, height and width.
         device: ``cpu`` or ``cuda``, the device of the training.
-        values: Values that a user gave, by name; None for those left out.
+        values: Values that the user gave, by name, which replace those of the recipe; None for a
+            value left out.
         has_bf16: Whether a CUDA device supports bfloat16.
     """
     cuda = device == "cuda"
@@ -284,7 +289,7 @@ def fitted(
 def describe_recipe(
     recipe: ImageRecipe, images: int, image_shape: Sequence[int], device: str
 ) -> str:
-    """Describe the choices of ``fitted`` and their reasons in one line."""
+    """Describe a recipe for images, and the reasons for its values, in one line of text."""
     shape = " x ".join(map(str, image_shape))
     augmentation = f"augmentation {recipe.augment:g}" if recipe.augment else "no augmentation"
     return (
@@ -309,9 +314,13 @@ lower.
 def fitted_to_table(
     rows: int, dim: int, values: Mapping[str, Any], conditions: int = 0
 ) -> TableRecipe:
-    """Return a recipe for a table with this number of training rows, columns and conditions.
+    """Return a training recipe fitted to the size of a table.
 
-    Values are those that the user gave, as in ``fitted``.
+    Args:
+        rows: Number of training rows.
+        dim: Number of columns.
+        values: Values that the user gave, by name, which replace those of the recipe.
+        conditions: Number of conditions.
     """
     if conditions:
         return _fitted_to_simulations(rows, values)
@@ -362,9 +371,11 @@ def _fitted_to_simulations(rows: int, values: Mapping[str, Any]) -> TableRecipe:
 
 
 def fitted_to_questions(rows: int, values: Mapping[str, Any]) -> TableRecipe:
-    """Return a recipe for conditional queries, given the number of training rows.
+    """Return a training recipe for a network that answers conditional queries about a table.
 
-    Values are those that the user gave, as in ``fitted``.
+    Args:
+        rows: Number of training rows.
+        values: Values that the user gave, by name, which replace those of the recipe.
     """
     few, many = rows < FEW_ROWS, rows >= MANY_ROWS
     batch = values.get("batch") or (128 if few else 256)
@@ -385,7 +396,7 @@ def fitted_to_questions(rows: int, values: Mapping[str, Any]) -> TableRecipe:
 
 
 def describe_table_recipe(recipe: TableRecipe, rows: int, dim: int, conditions: int = 0) -> str:
-    """Describe the choices of ``fitted_to_table`` and their reasons in one line."""
+    """Describe a recipe for tables, and the reasons for its values, in one line of text."""
     careful = (
         f", dropout {recipe.dropout:g}, weight decay {recipe.weight_decay:g}"
         if recipe.dropout or recipe.weight_decay
@@ -403,9 +414,10 @@ def describe_table_recipe(recipe: TableRecipe, rows: int, dim: int, conditions: 
 
 
 def describe_option_of_tables(name: str) -> str:
-    """Describe the recipes' values of an option for tables, for its help.
+    """Describe the default values of an option in the recipes for tables, for its help text.
 
-    For an option about conditions, these are the values of the recipes with conditions.
+    Args:
+        name: Name of the option. If it starts with ``cond_``, only recipes with conditions count.
     """
     few, many, narrow = FEW_ROWS - 1, MANY_ROWS, WIDE // 2
     recipes = {

@@ -30,7 +30,7 @@ def facts_of(path: Path) -> list[Fact]:
         UsageError: The file is not one of this project.
     """
     if not path.exists():
-        raise DataError(f"{path} does not exist")
+        raise DataError(f"{path} does not exist: check the path")
     if path.is_dir():
         is_run = (path / "training_options.json").exists()
         return list((about_run if is_run else about_images)(path))
@@ -50,7 +50,7 @@ def facts_of(path: Path) -> list[Fact]:
 
 
 def about_network(path: Path) -> Iterator[Fact]:
-    """Describe a network file: data, schedule, latents, times, network and calibration."""
+    """Describe a network file: its data, schedule, latents, times, network and calibration."""
     model = Model.load(path)
     denoiser, recipe, about = model.denoiser, model.recipe, model.about
     yield "network file", _size(path)
@@ -127,7 +127,7 @@ def _about_columns(model: Model) -> Iterator[Fact]:
 
 
 def about_npz(path: Path) -> Iterator[Fact]:
-    """Describe an ``.npz``: a data set of a table or of records, or results."""
+    """Describe an ``.npz``: a numeric data set, a data set of records, or results."""
     if holds_table(path):
         return about_table(path)
     return about_records(path) if holds_records(path) else about_arrays(path)
@@ -154,7 +154,7 @@ def about_table(path: Path) -> Iterator[Fact]:
 
 
 def about_records(path: Path) -> Iterator[Fact]:
-    """Describe a data set of records: rows, columns and missing cells."""
+    """Describe a data set of records (rows with typed columns): rows, columns, missing cells."""
     records = load_records(path)
     held_out = int(records.held_out.sum())
     yield "records", f"{len(records)} rows, {held_out} of them held out, {_size(path)}"

@@ -78,30 +78,40 @@ LOW, MIDDLE, HIGH, PROBABILITY = "low", "predicted", "high", "probability"
 
 
 def params_path(dest: Path) -> Path:
-    """Return the path of the parameters of the answers in a CSV."""
+    """Return the path of the JSON with the parameters of ``dest``, a CSV of answers."""
     return dest.with_name(f"{dest.stem}_params.json")
 
 
 def real_path(dest: Path) -> Path:
-    """Return the path of the rows to compare a CSV of samples with."""
+    """Return the path of the CSV of real rows to compare with ``dest``, a CSV of samples."""
     return dest.with_name(f"{dest.stem}_real.csv")
 
 
 def save_params(
     path: Path, options: Mapping[str, Any], network_sha256: str, about: Mapping[str, Any]
 ) -> None:
-    """Write the parameters of a CSV of answers atomically: options, network, versions."""
+    """Write the JSON with the parameters of a CSV of answers: options, network and versions.
+
+    Args:
+        path: Path of the JSON, from ``params_path``.
+        options: Options of the command, by name.
+        network_sha256: SHA-256 of the network.
+        about: Further entries of the JSON.
+    """
     made_by = {"format": ANSWERS, **about, "options": options, "network_sha256": network_sha256}
     save_json(path, {**made_by, **provenance()})
 
 
 def save_check(path: Path, options: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-    """Write the results of a check atomically."""
+    """Write the JSON with the results of a calibration check of ``ask.py``, atomically."""
     save_json(path, {"format": FORMAT, "options": options, **facts, **provenance()})
 
 
 def kind_of_json(path: Path) -> str | None:
-    """Return ``answers`` or ``check of answers``, the kind of a JSON file; None for other kinds."""
+    """Return the kind of a JSON file of ``ask.py``; None for other JSON files.
+
+    The kinds are ``answers`` (parameters of a CSV of answers) and ``check of answers``.
+    """
     try:
         content = load_json(path)
     except DataError:
@@ -133,7 +143,7 @@ class PredictedColumn:
 
     @property
     def is_level(self) -> bool:
-        """Whether the column is a category, so that its values are levels instead of numbers."""
+        """Whether the column is categorical: its values are levels instead of numbers."""
         return self.column.type == CATEGORY
 
     @property
@@ -153,9 +163,9 @@ class PredictedColumn:
         return (self.low <= self.truth) & (self.truth <= self.high)
 
     def in_order(self, most: int) -> np.ndarray:
-        """Return indices of at most ``most`` cells, sorted by probability or predicted median.
+        """Sort the cells, and return the indices of at most ``most`` evenly spaced ones.
 
-        The chosen cells are evenly spaced in the sorted order, lowest first.
+        Categories are sorted by probability, numbers by predicted median, lowest first.
         """
         order = np.argsort(self.probability if self.is_level else self.guess, kind="stable")
         return np.asarray(order[evenly(len(order), most)])
@@ -198,7 +208,7 @@ class SavedAnswers:
 
     @classmethod
     def load(cls, path: Path) -> "SavedAnswers":
-        """Load the answers of a parameters file, whose CSV is beside it.
+        """Load answers, given the JSON of their parameters; the CSV is in the same folder.
 
         Raises:
             DataError: One of the files is missing or broken.
@@ -212,7 +222,10 @@ class SavedAnswers:
         # Only a file beside this one: an untrusted path may point anywhere on this machine.
         csv = next((each for each in path.parent.iterdir() if each.name == sheet), None)
         if csv is None:
-            raise DataError(f"{path} has no CSV of answers beside it: keep both together")
+            raise DataError(
+                f"{path}: its CSV of answers is missing: keep both in one folder, or make them "
+                "again"
+            )
         table = without_rows(json.dumps(content.get("table")), broken)
         held_out = content.get("held_out")
         rows, further = _read(csv, table, beside, SCORES if question == "score" else ())
@@ -298,9 +311,13 @@ def _numbers(path: Path, name: str, texts: np.ndarray, largest: float) -> np.nda
     try:
         values = np.array([float(text or "nan") for text in texts])
     except ValueError as error:
-        raise DataError(f"{path} is damaged: '{name}' has text instead of a number") from error
+        raise DataError(
+            f"{path} is damaged: '{name}' has text instead of a number: make it again"
+        ) from error
     if (np.abs(values) > largest).any() or (largest == 1 and (values < 0).any()):
-        raise DataError(f"{path} is damaged: '{name}' has probabilities outside 0 to 1")
+        raise DataError(
+            f"{path} is damaged: '{name}' has probabilities outside 0 to 1: make it again"
+        )
     return values
 
 
@@ -319,7 +336,7 @@ def _asked(rows: Records, further: Further, place: int, filled: bool) -> Predict
 
 @dataclass(frozen=True)
 class ColumnCheck:
-    """Results of a check of answers for one column.
+    """Results of a calibration check of ``ask.py`` for one column of a table.
 
     Attributes:
         name: Name of the column.

@@ -18,9 +18,9 @@ DENOISERS = {"net": "trained network", "exact": "exact denoiser", "discrete": "d
 
 
 def stem_of(path: Path) -> str:
-    """Return the part of a results file's name that all simulations of one run share.
+    """Return the file name of simulation results without the endings that state their kind.
 
-    The simulations are an inflation, a roundtrip and a generation.
+    The inflation (``_melt``), roundtrip and generation (``_gen``) of one run share this stem.
     """
     stem = path.stem.removesuffix("_results")
     for kind in KINDS:
@@ -29,9 +29,13 @@ def stem_of(path: Path) -> str:
 
 
 def kind_of(path: Path, times: np.ndarray) -> str:
-    """Return the kind of a simulation, ``melt``, ``roundtrip`` or ``gen``, from its saved times.
+    """Return the kind of a simulation: ``melt`` (inflation), ``roundtrip`` or ``gen`` (generation).
 
-    At least two times are needed. The file name distinguishes the two kinds with decreasing times.
+    Times increase in an inflation only. The file name distinguishes the other two kinds.
+
+    Args:
+        path: Path of the results file.
+        times: Saved times, at least two.
     """
     if times[-1] > times[0]:
         return "melt"
@@ -39,9 +43,9 @@ def kind_of(path: Path, times: np.ndarray) -> str:
 
 
 def title_of(stem: str) -> tuple[str, str]:
-    """Split the stem of a file name into the name of the data and a description.
+    """Split the stem of a file name into the name of the data and a description in words.
 
-    The description states the schedule and the denoiser.
+    The description states the schedule and the denoiser; it is empty if the stem has neither.
     """
     match = STEM.fullmatch(stem)
     if match is None:
@@ -67,6 +71,11 @@ def parameter(file: Path, *keys: str) -> Any:
 def typed(content: Any, broken: DataError, **kinds: type) -> list[Any]:
     """Return the values of some entries of a JSON object, after a check of their types.
 
+    Args:
+        content: The parsed JSON.
+        broken: Error to raise if the check fails.
+        kinds: Expected type of each entry, by name.
+
     Raises:
         DataError: ``broken``, if ``content`` is not an object, or an entry is missing or of another
             type.
@@ -89,16 +98,23 @@ def evenly(count: int, most: int) -> np.ndarray:
 def distinct_texts(path: Path, name: str, values: np.ndarray) -> tuple[str, ...]:
     """Return the texts of an array, after a check that they are all different.
 
+    Args:
+        path: Path of the file, for error messages.
+        name: Name of the array, for error messages.
+        values: The array.
+
     Raises:
-        DataError: Values are not texts, or some are equal.
+        DataError: Values are not texts, or two texts are equal.
     """
     if values.dtype.kind != "U" or values.ndim != 1 or len(np.unique(values)) != len(values):
-        raise DataError(f"{path}: '{name}' is not a list of distinct names")
+        raise DataError(f"{path}: '{name}' must be a list of different names: make the file again")
     return tuple(values.tolist())
 
 
 class CheckedArrays:
-    """A reader of arrays that checks shapes, given as one letter per axis, such as ``SR``.
+    """A reader of the arrays of a file that also checks their shapes.
+
+    An expected shape has one letter per axis, such as ``SR``. Equal letters mean equal sizes.
 
     Args:
         saved: The open file.
@@ -117,7 +133,7 @@ class CheckedArrays:
 
         Args:
             name: Name of the array.
-            letters: Expected shape of the array, one letter per axis.
+            letters: Expected shape of the array: one letter per axis, such as ``SR``.
             least: Minimum size of each axis.
             largest: Maximum magnitude of the values.
             holes: Whether NaN is allowed.
@@ -134,7 +150,10 @@ class CheckedArrays:
         if not fits:
             wanted = ", ".join(str(self.sizes.get(letter, letter)) for letter in letters)
             right = f"[{wanted}], each {least} or more" if letters else "one number"
-            raise DataError(f"{self.path}: '{name}' has shape {list(shape)}, expected {right}")
+            raise DataError(
+                f"{self.path}: '{name}' has shape {list(shape)}, expected {right}: make the file "
+                "again"
+            )
         values = values.astype(np.float64, copy=False)
         if largest < inf and (np.abs(values) > largest).any():
             raise DataError(

@@ -64,12 +64,18 @@ MOST_CELLS = 256
 
 
 def toy_correlations_file(folder: Path, stem: str) -> Path:
-    """Return the path of the file with the correlations of a toy, for every time point."""
+    """Return the path of the ``.npz`` with the correlations of toy data at all times."""
     return folder / f"{stem}_toy_autocorrelations.npz"
 
 
 def time_correlations_file(folder: Path, stem: str, index: int) -> Path:
-    """Return the path of the correlations between the first time and the time at an index."""
+    """Return the path of the ``.npz`` with correlations between the first and one other time.
+
+    Args:
+        folder: Folder of the files.
+        stem: Name of the data and the schedule.
+        index: Index of the other time.
+    """
     return folder / f"{stem}_autocorrelations_times0_{index}.npz"
 
 
@@ -79,14 +85,20 @@ def summary_files(folder: Path, stem: str, toy: bool) -> tuple[Path, Path]:
     Args:
         folder: Folder of the files.
         stem: Name of the data and the schedule.
-        toy: Whether the data is a toy.
+        toy: Whether the data are toy data (2-D or 3-D points).
     """
     path = folder / f"{stem}{'_toy' if toy else ''}_autocorrelations_summary.npz"
     return path, path.with_suffix(".json")
 
 
 def save_correlations(path: Path, times: np.ndarray, matrices: Mapping[str, np.ndarray]) -> None:
-    """Write correlation matrices ``[T, D, D]`` at T times, or ``[D, D]`` at one, by quantity."""
+    """Write correlation matrices of residuals.
+
+    Args:
+        path: Path of the ``.npz``.
+        times: Times ``[T]``, or one time ``[]``.
+        matrices: Matrices ``[T, D, D]``, or ``[D, D]`` at one time, by name of the quantity.
+    """
     arrays = {f"{name}{SUFFIX}": matrix for name, matrix in matrices.items()}
     when = {"times" if times.ndim else "time": times}
     save_arrays(path, {**when, **arrays, "format": np.array(FORMAT)})
@@ -145,7 +157,7 @@ class SavedLags:
 
     Attributes:
         times: Increasing times ``[T]``.
-        curves: At least one curve, by quantity.
+        curves: Autocorrelation curves by name of the quantity, at least one.
         count: Number of samples, N.
     """
 
@@ -155,7 +167,7 @@ class SavedLags:
 
     @property
     def lags(self) -> np.ndarray:
-        """Lags ``[T]``: times since the first time."""
+        """Lags ``[T]``: differences of the times from the first time."""
         return self.times - self.times[0]
 
     @property
@@ -165,7 +177,7 @@ class SavedLags:
 
     @property
     def lasting(self) -> CorrelationTime:
-        """Correlation time of the residuals, or else of the first quantity."""
+        """Correlation time of the residuals; without residuals, that of the first quantity."""
         curve = self.curves.get("net_residuals") or next(iter(self.curves.values()))
         return curve.lasting
 
@@ -175,16 +187,21 @@ class SavedLags:
 
         Raises:
             DataError: The file is missing or broken, an array is missing or has a wrong shape, or a
-                value is impossible.
+                value is out of range.
         """
         with open_arrays(path) as saved:
             arrays = CheckedArrays(saved, path)
             times = arrays.read("times", "T", least=2)
             if (np.diff(times) <= 0).any():
-                raise DataError(f"{path}: 'times' must be increasing")
+                raise DataError(
+                    f"{path}: 'times' must be increasing: compute the correlations again"
+                )
             count = saved.numbers("n_samples")
             if count.ndim or count < 2:
-                raise DataError(f"{path}: 'n_samples' is {shown(count)}, not a number of samples")
+                raise DataError(
+                    f"{path}: 'n_samples' is {shown(count)}, expected an integer from 2: make the "
+                    "summary again"
+                )
             names = [name for name in QUANTITIES if f"{name}_mean" in saved.names]
             if not names:
                 raise DataError(f"{path} has no autocorrelations: make the summary again")
@@ -210,7 +227,7 @@ class SavedLags:
 
 @dataclass(frozen=True)
 class SavedMatrices:
-    """Correlations between the first time and L later ones in D dimensions.
+    """Saved correlations in D dimensions between the first time and L later times.
 
     Attributes:
         times: Later times ``[L]``.
@@ -229,20 +246,22 @@ class SavedMatrices:
 
     @classmethod
     def of_toy(cls, path: Path) -> "SavedMatrices":
-        """Read the matrices at a few chosen times from the file of a toy.
+        """Read the correlation matrices of toy data at a few times, chosen automatically.
 
         Raises:
             DataError: The file is missing or broken, an array is missing or has a wrong shape, or a
-                value is impossible.
+                value is out of range.
         """
         with open_arrays(path) as saved:
             times = CheckedArrays(saved, path).read("times", "T")
             names = _required(path, saved.names)
         if (np.diff(times) <= 0).any():
-            raise DataError(f"{path}: 'times' must be increasing")
+            raise DataError(f"{path}: 'times' must be increasing: compute the correlations again")
         summary = _summary(path.with_name(path.stem))
         if summary is not None and not np.array_equal(summary.times, times):
-            raise DataError(f"{path} has other times than the summary beside it: repeat calctoys")
+            raise DataError(
+                f"{path} and the summary in its folder have different times: repeat calctoys"
+            )
         chosen = telling_lags(times - times[0], summary.lasting if summary else None)
         matrices = (
             (path, name, matrix)
@@ -253,13 +272,13 @@ class SavedMatrices:
 
     @classmethod
     def of_images(cls, paths: Iterable[Path]) -> "SavedMatrices":
-        """Read a few chosen files of images, each with the matrices of one time.
+        """Read the correlation matrices of images at a few times, chosen automatically.
 
-        The files share a folder and a stem.
+        Args:
+            paths: Files of one run, each with the matrices at one time.
 
         Raises:
-            DataError: A file is missing or broken, as in ``of_toy``, or files do not belong
-                together.
+            DataError: A file is missing or broken, or files are from different runs.
         """
         paths = sorted(paths, key=lambda path: stem_and_index(path)[1])
         lags = np.array([stem_and_index(path)[1] for path in paths], dtype=np.float64)
@@ -277,11 +296,13 @@ class SavedMatrices:
         times = np.array(each)
         if (np.diff(times) <= 0).any():
             raise DataError(
-                f"{shown[0]} and files of later times have times that are not increasing"
+                f"{shown[0]} and the files with larger indices: their times do not increase: "
+                "compute the correlations again"
             )
         if summary is not None and not np.array_equal(times, summary.times[list(chosen)]):
             raise DataError(
-                f"{shown[0]} and files of later times have other times than their summary"
+                f"{shown[0]} and the files with larger indices: their times differ from those "
+                "in the summary: compute the correlations again"
             )
         return cls._condensed(times, list(chosen.values()), _matrices_of_images(shown))
 
@@ -299,13 +320,16 @@ class SavedMatrices:
             if matrix.shape != (dim, dim) or not dim:
                 raise DataError(
                     f"{path}: '{name}{SUFFIX}' has shape {list(matrix.shape)} per time, "
-                    f"expected [{dim or 'D'}, {dim or 'D'}]"
+                    f"expected [{dim or 'D'}, {dim or 'D'}]: compute the correlations again"
                 )
             require_correlations(path, f"{name}{SUFFIX}", matrix)
             block = math.ceil(dim / MOST_CELLS)
             cells.setdefault(name, []).append(condensed(matrix, block))
         if any(len(made) != len(times) for made in cells.values()):
-            raise DataError(f"{path} and the files of earlier times contain different quantities")
+            raise DataError(
+                f"{path} and the files of earlier times contain different quantities: compute "
+                "the correlations again"
+            )
         together = {name: np.stack(made) for name, made in cells.items()}
         return cls(times, notes, dim, together, block)
 
@@ -316,7 +340,7 @@ def summary_of(stem: Path) -> Path:
 
 
 def stem_and_index(path: Path) -> tuple[Path, int]:
-    """Split the path of an image's file for one time into the stem and the index of the time."""
+    """Split the path of the correlations at one time into its stem and the index of the time."""
     match = FILE.fullmatch(path.stem)
     if match is None:
         return path.with_suffix(""), 0
@@ -370,13 +394,18 @@ def require_correlations(path: Path, name: str, values: np.ndarray) -> None:
         DataError: A value is not finite, or its magnitude exceeds 1.
     """
     if not (np.abs(values) <= 1 + ROUNDING).all():
-        raise DataError(f"{path}: '{name}' must contain correlations, from -1 to 1")
+        raise DataError(
+            f"{path}: '{name}' must contain correlations, from -1 to 1: compute them again"
+        )
 
 
 def _required(path: Path, names: Sequence[str]) -> list[str]:
     quantities = [name for name in QUANTITIES if f"{name}{SUFFIX}" in names]
     if not quantities:
-        raise DataError(f"{path} contains no correlations: it has {', '.join(names) or 'nothing'}")
+        raise DataError(
+            f"{path} contains no correlations, only the arrays {', '.join(names) or '(none)'}: "
+            "give a file that calc or calctoys wrote"
+        )
     return quantities
 
 
@@ -391,7 +420,8 @@ def _matrices_of_toy(
     with open_rows(path, f"{name}{SUFFIX}") as rows:
         if len(rows.shape) != 3 or rows.shape[0] != count:
             raise DataError(
-                f"{path}: '{name}{SUFFIX}' has shape {list(rows.shape)}, expected [{count}, D, D]"
+                f"{path}: '{name}{SUFFIX}' has shape {list(rows.shape)}, expected [{count}, D, "
+                "D]: repeat calctoys"
             )
         for index, slab in enumerate(rows.batches(1)):
             if index in chosen:

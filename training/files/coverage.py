@@ -72,7 +72,7 @@ class CoverageFiles:
     Attributes:
         folder: Folder of the files.
         stem: Name of the data and the schedule.
-        spheres: Spheres of given Mahalanobis radii in latent space, with which boundaries start.
+        spheres: Spheres in latent space, the initial boundaries of the experiment.
     """
 
     folder: Path
@@ -91,7 +91,7 @@ class CoverageFiles:
 
     @property
     def meshes(self) -> dict[tuple[str, int], Path]:
-        """Paths of the meshes by stage and index of the radius; empty in 2-D."""
+        """Paths of the mesh files, by stage and index of the radius; empty in 2-D."""
         if self.spheres.dim == 2:
             return {}
         return {
@@ -106,7 +106,12 @@ class CoverageFiles:
         return [self.numbers, self.points, *self.meshes.values()]
 
     def save(self, result: CoverageResult, about: Mapping[str, Any]) -> None:
-        """Write all files of a result; ``about`` has further entries of the JSON."""
+        """Write all files of the experiment.
+
+        Args:
+            result: Result of the experiment.
+            about: Further entries of the JSON, such as the options.
+        """
         save_arrays(self.points, {**result_arrays(result), "format": np.array(FORMAT)})
         for (name, index), path in self.meshes.items():
             # Vertices of the sphere alone, or also of the smaller ones, in data coordinates.
@@ -119,7 +124,7 @@ class CoverageFiles:
         save_json(self.numbers, {"format": FORMAT, **result.summary(), **about})
 
     def remove_others(self) -> None:
-        """Remove meshes of other radii that an earlier run with the same stem wrote."""
+        """Remove mesh files of radii that only an earlier experiment with the same stem used."""
         known = {path.name for path in self.meshes.values()}
         named = re.compile(rf"{re.escape(self.stem)}_r{NUMBER}_({'|'.join(STAGES)})\.ply")
         for path in sorted(self.folder.iterdir()) if known else ():
@@ -128,7 +133,7 @@ class CoverageFiles:
 
 
 def result_arrays(result: CoverageResult) -> dict[str, np.ndarray]:
-    """Return the arrays of the ``.npz`` by name, with points in the coordinates of their stage."""
+    """Return the arrays of the ``.npz`` of a coverage experiment, by name."""
     spheres = result.spheres
     arrays = {
         "radii": spheres.radii,
@@ -150,10 +155,13 @@ def result_arrays(result: CoverageResult) -> dict[str, np.ndarray]:
 def boundary_arrays(
     name: str, vertices: Tensor, boundaries: list[Boundary], spheres: Spheres
 ) -> dict[str, np.ndarray]:
-    """Return the arrays of the boundaries at one stage, by their names in the file.
+    """Return the arrays of R boundaries at one stage of the experiment, by their names in the file.
 
-    The arrays are the vertices ``[R, K, D]`` of R boundaries, and the faces of those boundaries
-    whose faces differ from the faces of the spheres.
+    Args:
+        name: Name of the stage: ``latent``, ``data`` or ``end``.
+        vertices: Vertices ``[R, K, D]``, K per boundary.
+        boundaries: The boundaries. Faces are saved only if they are not those of the spheres.
+        spheres: The initial boundaries.
     """
     faces = {
         f"faces_{name}_{index}": boundary.faces
@@ -165,7 +173,7 @@ def boundary_arrays(
 
 @dataclass(frozen=True)
 class SavedCoverage:
-    """Coverage by R boundaries in D dimensions, measured on N test and M fresh points with S seeds.
+    """Saved coverage of R boundaries in D dimensions, for N test and M fresh points and S seeds.
 
     Attributes:
         path: Path of the file.
@@ -180,7 +188,7 @@ class SavedCoverage:
             ``latent_std``.
         points: Points of the first seed ``[min(N, 20000), D]`` by stage, in the units of the
             boundaries: fresh data at ``data``, test points at ``latent`` and ``end``.
-        refitted: Whether boundaries were refitted at each stage instead of carried along.
+        refitted: Whether boundaries were refitted at each stage, instead of moved by the flow.
     """
 
     path: Path
@@ -205,7 +213,7 @@ class SavedCoverage:
 
         Raises:
             DataError: The file is missing or broken, an array is missing or has a wrong shape, or a
-                value is impossible.
+                value is out of range.
         """
         with open_arrays(path) as saved:
             arrays = CheckedArrays(saved, path, G=len(STAGES))
@@ -213,7 +221,7 @@ class SavedCoverage:
             if arrays.sizes["D"] not in (2, 3):
                 raise DataError(
                     f"{path} has points in {arrays.sizes['D']}-D, but boundaries can be "
-                    "drawn in 2-D and 3-D only"
+                    "drawn in 2-D and 3-D only: leave this file out"
                 )
             coverage, fresh = arrays.read("coverage", "SGR"), arrays.read("coverage_fresh", "SR")
             points = {
@@ -225,10 +233,12 @@ class SavedCoverage:
             boundaries = {name: _boundaries(saved, path, name, vertices[name]) for name in STAGES}
             refitted = any(name.startswith("faces_") for name in saved.names)
         if not (radii[0] > 0 and (np.diff(radii) > 0).all()):
-            raise DataError(f"{path}: 'radii' must be positive and increasing")
+            raise DataError(f"{path}: 'radii' must be positive and increasing: make the file again")
         for name, values in (("coverage", coverage), ("coverage_fresh", fresh)):
             if values.min() < 0 or values.max() > 1:
-                raise DataError(f"{path}: '{name}' must contain fractions, from 0 to 1")
+                raise DataError(
+                    f"{path}: '{name}' must contain fractions, from 0 to 1: make the file again"
+                )
         std = _latent_std(path, radii, vertices["latent"])
         units = {"latent": std, "data": np.ones_like(std), "end": std}
         count, fresh_count = arrays.sizes["N"], arrays.sizes["M"]
@@ -241,7 +251,10 @@ class SavedCoverage:
         for name in STAGES:
             drawn = [points[name], *(boundary.vertices for boundary in boundaries[name])]
             if max(np.abs(values).max() for values in drawn) > LARGEST:
-                raise DataError(f"{path}: points at stage '{name}' are too far away to draw")
+                raise DataError(
+                    f"{path}: points at stage '{name}' are beyond {LARGEST:g}, too far to draw: "
+                    "check the network, and make the file again"
+                )
         return cls(
             path, radii, coverage, fresh, count, fresh_count, std, boundaries, points, refitted
         )
@@ -287,4 +300,7 @@ def _latent_std(path: Path, radii: np.ndarray, spheres: np.ndarray) -> np.ndarra
         inverse = np.linalg.lstsq(scaled, np.ones(len(scaled)), rcond=None)[0]
         if inverse.min() > 0 and np.abs(scaled @ inverse - 1).max() < ROUND:
             return np.asarray(np.sqrt(largest / inverse))
-    raise DataError(f"{path}: 'boundary_latent' has points not on the ellipsoids of the radii")
+    raise DataError(
+        f"{path}: the vertices in 'boundary_latent' are not on ellipsoids with the radii in "
+        "'radii': make the file again"
+    )

@@ -41,8 +41,13 @@ _KINDS = {
 class FIDReference:
     """Moments and features of a data set of images, with which FID and KID are computed.
 
-    Attributes are the arrays of the file, described in the module. Without a KID, ``features`` has
-    shape ``[0, d]``. Entries that files of other programs lack are None.
+    Attributes:
+        mu: Mean of the d features ``[d]``.
+        sigma: Covariance of the features ``[d, d]``.
+        features: Features of k images ``[k, d]``, for the KID; k is 0 without a KID.
+        count: Number of images; None in files of other programs that lack it.
+        image_shape: Shape ``(C, H, W)`` of the images; None in files that lack it.
+        detector: SHA-256 of the detector's weights file; None in files that lack it.
     """
 
     mu: np.ndarray
@@ -71,14 +76,15 @@ class FIDReference:
             if array.dtype.kind not in kinds or array.ndim != axes:
                 held = f"{array.dtype} {list(array.shape)}"
                 raise DataError(
-                    f"{path} is not a reference of {script('fid')}: its '{name}' is {held}"
+                    f"{path} is not a reference of {script('fid')}: its '{name}' is {held}: "
+                    f"make it with {script('fid')} ref"
                 )
         mu, sigma = (known[name].astype(np.float64) for name in ("mu", "sigma"))
         require_moments(torch.from_numpy(mu), torch.from_numpy(sigma), str(path))
         features = known.get("features", np.empty((0, len(mu)))).astype(np.float64)
         if len(features) and not (features.shape[1] == len(mu) and np.isfinite(features).all()):
             raise DataError(
-                f"{path} has 'features' that are not finite [k, {len(mu)}]: make it again"
+                f"{path}: 'features' must be finite numbers of shape [k, {len(mu)}]: make it again"
             )
         return cls(
             mu,
@@ -121,7 +127,10 @@ class FIDReference:
             DataError: The reference was made with another detector.
         """
         if len(self.mu) != dim:
-            raise DataError(f"{path} has {len(self.mu)} features, but the detector has {dim}")
+            raise DataError(
+                f"{path} has {len(self.mu)} features, but the detector has {dim}: use the same "
+                "--detector for ref and calc"
+            )
         if not self.detector:
             logger.info(f"{path} does not name its detector: accepted without a check")
         elif self.detector != identity:

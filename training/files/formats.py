@@ -23,13 +23,14 @@ class Format:
 
     Attributes:
         holds: Content of the files, in words.
-        drawn: Name of the function in ``training.pictures`` that draws a file, with arguments
-            ``(path, folder)``, or all files of the kind, with arguments
-            ``(paths, folder, animation)``, if ``together``; empty for none.
+        drawn: Name of the function in ``training.pictures`` that draws files of this kind; empty
+            for none. Its arguments are ``(path, folder)``, or ``(paths, folder, animation)`` if
+            ``together``.
         shown: Name of the function in ``training.report`` that makes the section of the report
-            about such files; empty for none.
-        together: Whether files of the kind are drawn together.
-        of_run: Whether one section of the report shows all files of a run, by simulation.
+            about a file of this kind; empty for none.
+        together: Whether one call draws all given files of this kind.
+        of_run: Whether one section of the report shows all simulations of a run (inflation,
+            roundtrip and generation).
         wild: Names of arrays that may contain non-finite numbers; None if only the arrays to be
             drawn are read.
         advice: Advice on which file to give instead, if files of this kind are not drawn.
@@ -152,7 +153,7 @@ def format_of(path: Path) -> str | None:
 
 
 def kind_of_arrays(saved: SavedArrays) -> str | None:
-    """Return the kind that an ``.npz`` states, such as ``trajectory``; None if it states none."""
+    """Return the kind of an ``.npz``, such as ``trajectory``; None if its arrays do not show it."""
     if "format" not in saved.names:
         return None
     text = str(saved.read("format"))

@@ -87,7 +87,7 @@ class ImageFolder:
         if difference is None:
             return []
         if not overwrite:
-            raise UsageError(f"{difference}: give another --save_dir, or --overwrite")
+            raise UsageError(f"{difference}: give another --save_dir, or replace with --overwrite")
         matches = [_NAME.fullmatch(name) for name in images]
         numbers = torch.tensor([int(match[1]) if match else -1 for match in matches]).long()
         asked = torch.isin(numbers, seeds).tolist()
@@ -113,10 +113,16 @@ class ImageFolder:
             save_json(self._parameters_path, content)
 
     def survey(self, seeds: Tensor, device: torch.device) -> Tensor:
-        """Return the state of the image of each seed, ``[N]`` uint8.
+        """Check the image file of each seed; return ``ABSENT``, ``BROKEN`` or ``WHOLE`` for each.
 
-        States are ``ABSENT``, ``BROKEN`` and ``WHOLE``. Each rank checks a part of the images, and
-        all ranks return the states of all images.
+        Each rank checks a part of the files, and all ranks return the states of all files.
+
+        Args:
+            seeds: Random seeds of the images ``[N]``.
+            device: Device on which the ranks exchange results.
+
+        Returns:
+            States ``[N]``, uint8, on the CPU.
         """
         share = seeds[distributed.shard(len(seeds))].tolist()
         files = FolderContainer(self.path)
@@ -142,7 +148,7 @@ class ImageFolder:
         return distributed.gather_rows(local, len(seeds)).cpu()
 
     def record(self, run: dict[str, Any]) -> None:
-        """Add a finished run to the parameters file; only the main rank calls this."""
+        """Add a finished run to the list in the parameters file; only the main rank calls this."""
         content = load_json(self._parameters_path)
         runs = content.get("runs")
         content["runs"] = [*(runs if isinstance(runs, list) else []), run]
@@ -204,7 +210,9 @@ def write_image(path: Path, pixels: np.ndarray) -> None:
     except OSError as error:
         with suppress(OSError):
             temporary.unlink()
-        raise DataError(f"{path} cannot be written: {error.strerror or error}") from error
+        raise DataError(
+            f"{path} cannot be written: {error.strerror or error}: check the folder and its disk"
+        ) from error
 
 
 def _read(files: FolderContainer, name: str) -> bytes:

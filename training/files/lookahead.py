@@ -38,12 +38,14 @@ NAMES = ("times", "apart", "needed", "calls")
 def lookahead_file(
     digest: str, prior: Prior, ahead: LookAhead, label: tuple[float, ...] = ()
 ) -> Path:
-    """Return the path in the user's cache of the look-ahead regression of a network.
+    """Return the path of a look-ahead regression in the user's cache.
+
+    The regression predicts the clean states of a network's prior draws from their noisy states.
 
     Args:
         digest: SHA-256 of the network.
         prior: The prior whose draws are used.
-        ahead: Settings of the look-ahead.
+        ahead: Settings of the regression.
         label: Conditions of the network, if any.
     """
     draws = [prior.solver.name, prior.times.tolist(), PRIOR_DRAWS, prior.flow.device.type]
@@ -52,9 +54,17 @@ def lookahead_file(
 
 
 def load_lookahead(path: Path, dim: int, steps: int, device: torch.device) -> Measured | None:
-    """Load a stored look-ahead regression for points of ``dim`` numbers and ``steps`` steps.
+    """Load a look-ahead regression, which predicts clean states from noisy states.
 
-    The result is None if the file is missing or broken.
+    Args:
+        path: The file.
+        dim: Dimension of points.
+        steps: Number of steps of the diffusion.
+        device: Device of the result.
+
+    Returns:
+        The regression; None if the file is missing, broken, or of another dimension or number of
+        steps.
     """
     if not path.exists():
         return None
@@ -71,9 +81,9 @@ def load_lookahead(path: Path, dim: int, steps: int, device: torch.device) -> Me
 
 
 def save_lookahead(path: Path, measured: Measured) -> bool:
-    """Store a look-ahead regression unless it is large; return whether it was stored.
+    """Store a look-ahead regression in a cache file; return whether it was stored.
 
-    A cache that cannot be written to is not an error.
+    Large regressions are not stored. A file that cannot be written is not an error.
     """
     arrays = {
         "times": measured.times.cpu().double().numpy(),

@@ -38,9 +38,9 @@ def open_netcdf(path: Path) -> Iterator["SavedNumbers"]:
     Raises:
         DataError: The file is missing or broken, or not a netCDF-4 file.
     """
-    unreadable = DataError(f"{path} is not a readable netCDF-4 file")
+    unreadable = DataError(f"{path} is not a readable netCDF-4 file: make the file again")
     if not path.exists():
-        raise DataError(f"{path} does not exist")
+        raise DataError(f"{path} does not exist: check the path")
     if not path.is_file():  # opening a pipe would block forever
         raise unreadable
     try:
@@ -52,7 +52,7 @@ def open_netcdf(path: Path) -> Iterator["SavedNumbers"]:
 
 
 class SavedNumbers:
-    """An open netCDF-4 file, from which plain numbers are read."""
+    """A reader of plain numeric variables in an open netCDF-4 file."""
 
     def __init__(self, path: Path, file: h5py.File):
         self.path, self._file = path, file
@@ -89,14 +89,16 @@ class SavedNumbers:
         with self._reading(place):
             values: np.ndarray = variable[slices or ...]
         if not np.isfinite(values).all():
-            raise DataError(f"{self.path}: '{place}' has values that are not finite")
+            raise DataError(
+                f"{self.path}: '{place}' has values that are not finite: make the file again"
+            )
         return values.astype(values.dtype.newbyteorder("="), copy=False)
 
     def text(self, place: str) -> str:
         """Return the text of a variable that contains UTF-8 as bytes.
 
         Raises:
-            DataError: The variable is missing or broken, as in ``numbers``, or not UTF-8.
+            DataError: The variable is missing, broken, or not UTF-8.
         """
         letters = self.numbers(place)
         try:
@@ -107,7 +109,7 @@ class SavedNumbers:
     def _plain(self, place: str) -> h5py.Dataset:
         """Return a variable that lies completely in the file, in one piece."""
         if not self.has(place):
-            raise DataError(f"{self.path} has no variable '{place}'")
+            raise DataError(f"{self.path} has no variable '{place}': make the file again")
         with self._reading(place):
             variable = self._file[place]
             layout = variable.id.get_create_plist()
@@ -135,4 +137,7 @@ class SavedNumbers:
             raise self._broken(place) from error
 
     def _broken(self, place: str) -> DataError:
-        return DataError(f"{self.path}: '{place}' is damaged or not plain: make the file again")
+        return DataError(
+            f"{self.path}: variable '{place}' is damaged, or is not an uncompressed array of "
+            "numbers: make the file again"
+        )

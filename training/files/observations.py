@@ -51,12 +51,12 @@ def read_observations(path: TableSource, image_shape: Sequence[int] | None = Non
         if tuple(dataset.image_shape) != tuple(image_shape):
             raise DataError(
                 f"{path} has images of {list(dataset.image_shape)}, expected "
-                f"{list(image_shape)} (channels, height, width)"
+                f"{list(image_shape)} (channels, height, width): resize them"
             )
         pixels, _ = dataset.read(range(len(dataset)))
         return pixels.flatten(1).double()
     if path.suffix.lower() == ".zip":
-        raise DataError(f"{path} is not a table: give one of {', '.join(SUFFIXES)}")
+        raise DataError(f"{path} is not a table: give a {', '.join(SUFFIXES)} file")
     return _finite(open_table(path, None, known=()))
 
 
@@ -71,12 +71,14 @@ def _read_image(path: Path, image_shape: Sequence[int]) -> Tensor:
             f"{path} is not an existing file: give an image, or a zip or folder of images"
         )
     if path.stat().st_size > MAX_FILE_BYTES:
-        raise DataError(f"{path} is larger than the limit of {MAX_FILE_BYTES >> 20} MiB")
+        raise DataError(
+            f"{path} is larger than the limit of {MAX_FILE_BYTES >> 20} MiB: give a smaller image"
+        )
     pixels = Decoder()(path.read_bytes(), str(path)).transpose(2, 0, 1)
     if pixels.shape != tuple(image_shape):
         raise DataError(
             f"{path} is an image of shape {list(pixels.shape)}, expected {list(image_shape)} "
-            "(channels, height, width)"
+            "(channels, height, width): resize it"
         )
     return torch.from_numpy(pixels.astype(np.float64)).flatten()[None]
 
@@ -92,21 +94,21 @@ def read_columns(
     """Read the named columns of a table with M rows as float64, ``[M, len(names)]``.
 
     Args:
-        path: A table. A table without column names has either the columns ``names`` or the columns
-            ``row``, in order.
+        path: A table. Without column names, its columns must be ``names`` or ``row``, in this
+            order.
         names: Names of the columns to read.
         row: Names of all columns of a complete row, including ``names``; None if ``names`` are all
             columns.
         others: Names of further columns that the table may have; None for any.
         may: Names of columns that may have missing values, but not all of them in one row.
-        hint: Advice for the error message about missing values in the other columns.
+        hint: Advice in the error message if a value is missing where it must not be.
 
     Raises:
-        DataError: The file is missing or broken, lacks a column, has an unknown one, or contains
-            values that are not finite.
+        DataError: The file is missing or broken, lacks a column, has an unknown column, or
+            contains values that are not finite.
     """
     if not _is_table(path):
-        raise DataError(f"{path} is not a table: give one of {', '.join(SUFFIXES)}")
+        raise DataError(f"{path} is not a table: give a {', '.join(SUFFIXES)} file")
     row = names if row is None else row
     known = [*row, *(others or ())]
     table = open_table(path, None, known=known)
@@ -114,7 +116,10 @@ def read_columns(
     if not table.named:
         if len(own) not in (len(names), len(row)):
             wanted = f"{len(names)}" if len(row) == len(names) else f"{len(names)} or {len(row)}"
-            raise DataError(f"{path} has {len(own)} columns without names: give {wanted}")
+            raise DataError(
+                f"{path} has {len(own)} columns without names, expected {wanted}: give the columns "
+                f"{listed(names)}"
+            )
         order = row if len(own) == len(row) else names
         places = [order.index(name) for name in names]
         return _finite(table, [order.index(name) for name in may], hint)[:, places]
@@ -126,7 +131,7 @@ def read_columns(
             "leave it out, or rename it"
         )
     if missing:
-        raise DataError(f"{path} has no column '{missing[0]}': give {listed(names)}")
+        raise DataError(f"{path} has no column '{missing[0]}': give the columns {listed(names)}")
     table = open_table(path, names, known=known)
     return _finite(table, [names.index(name) for name in may], hint)
 
@@ -134,7 +139,7 @@ def read_columns(
 def read_others(path: TableSource, names: Sequence[str], known: Sequence[str]) -> dict[str, Tensor]:
     """Read optional columns of a table with M rows as float64 ``[M]``, by name.
 
-    The result has only the columns that exist. Missing values are NaN.
+    The result has only the columns that the table has. Missing values are NaN.
 
     Args:
         path: A table.
@@ -142,7 +147,7 @@ def read_others(path: TableSource, names: Sequence[str], known: Sequence[str]) -
         known: Names of all columns that the table may have.
 
     Raises:
-        DataError: As in ``read_columns``.
+        DataError: The file is missing or broken.
     """
     own = open_table(path, None, known=known)
     wanted = [name for name in names if own.named and name in own.names]
@@ -168,17 +173,18 @@ def read_trials(
 ) -> Trials:
     """Read trials of observations, one per row.
 
-    All rows belong to one observation unless a column ``dataset`` assigns them. Observations are in
-    the order of their first rows.
+    If the table has a column ``dataset``, rows with the same value belong to one observation;
+    otherwise all rows do. Observations are in the order of their first rows.
 
     Args:
         path: A table.
         names: Names of the data (the random outcomes) of a trial.
         covariates: Names of the covariates of a trial.
-        holes: Whether data may be missing, as NaN; a trial needs at least one number.
+        holes: Whether some data of a trial may be missing (NaN), but not all.
 
     Raises:
-        DataError: As in ``read_columns``.
+        DataError: The file is missing or broken, lacks a column, or contains values that are not
+            finite.
     """
     columns = [*names, *covariates]
     several = _is_table(path) and DATASET in open_table(path, None).names
@@ -214,13 +220,13 @@ def _finite(table: ForeignTable, may: Sequence[int] = (), hint: str = "") -> Ten
         row, column = np.argwhere(bad)[0]
         raise DataError(
             f"{table.name}, {table.place_of(int(row))}, column '{table.names[column]}': the value "
-            f"is missing or not finite{f': {hint}' if hint else ''}"
+            f"is missing or not finite: {hint or 'correct it, or leave out this row'}"
         )
     empty = np.isnan(rows[:, may]).all(axis=1)
     if may and empty.any():
         raise DataError(
-            f"{table.name}, {table.place_of(int(empty.argmax()))} contains no data: leave "
-            "this trial out"
+            f"{table.name}, {table.place_of(int(empty.argmax()))}: all data of this trial are "
+            "missing: leave the trial out"
         )
     return torch.from_numpy(rows)
 
@@ -235,7 +241,7 @@ def read_array(path: Path, what: str, dims: Sequence[int], kinds: str = "fiu") -
         kinds: Allowed kinds of numbers, as codes of NumPy's ``dtype.kind``.
 
     Raises:
-        DataError: The file is broken, or its array is of another kind.
+        DataError: The file is broken, or its array has another type or number of axes.
     """
     return _checked_array(load_array(path), str(path), what, dims, kinds)
 
@@ -251,8 +257,9 @@ def _checked_array(
 ) -> Tensor:
     if array.dtype.kind not in kinds or array.ndim not in dims:
         raise DataError(
-            f"{source} contains {array.dtype} of shape {list(array.shape)}: {what} must "
-            f"have {' or '.join(map(str, dims))} dimensions"
+            f"{source} contains an array of type {array.dtype} and shape {list(array.shape)}: "
+            f"{what} must be {'booleans' if kinds == 'b' else 'numbers'} with "
+            f"{' or '.join(map(str, dims))} axes"
         )
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise DataError(f"{source} has values that are not finite: {what} must be finite")
@@ -266,7 +273,7 @@ def read_noise(text: str | ArrayLike) -> Tensor:
     The ``.npy`` contains standard deviations or a covariance matrix.
 
     Raises:
-        UsageError: Numbers are invalid, as in ``positive_numbers``.
+        UsageError: A number is not positive and finite.
         DataError: The file is broken.
     """
     if not isinstance(text, str):
@@ -290,7 +297,7 @@ def read_mask(
         image_shape: ``(C, H, W)`` of images; None for other data.
 
     Raises:
-        UsageError: The text has another form, or the mask selects nothing or everything.
+        UsageError: The text is not a mask, or the mask selects no coordinate or all coordinates.
         DataError: The file is broken.
     """
     dim = len(names)
@@ -305,11 +312,13 @@ def read_mask(
         if image_shape is not None and seen.ndim == 3 and seen.shape != tuple(image_shape):
             raise UsageError(
                 f"{text} has shape {list(seen.shape)}, but images have {list(image_shape)} "
-                "(channels, height, width)"
+                "(channels, height, width): give a mask of this shape"
             )
         seen = seen.flatten()
         if len(seen) != dim:
-            raise UsageError(f"{text} has {len(seen)} booleans for {dim} coordinates")
+            raise UsageError(
+                f"{text} has {len(seen)} booleans for {dim} coordinates: give one per coordinate"
+            )
     elif text in HALVES and image_shape is not None:
         seen = _half(text, image_shape)
     elif text.startswith(RANDOM) and text not in names:
@@ -327,7 +336,9 @@ def read_mask(
         seen[named] = True
     if seen.all() or not seen.any():
         raise UsageError(
-            f"--mask={text} observes {'everything: use gaussian' if seen.all() else 'nothing'}"
+            f"--mask={text} observes all coordinates: use --likelihood=gaussian"
+            if seen.all()
+            else f"--mask={text} observes no coordinate: give at least one"
         )
     return torch.tensor(named) if named else seen.nonzero()[:, 0]
 
@@ -335,7 +346,7 @@ def read_mask(
 def read_operator(
     text: str | ArrayLike, dim: int, image_shape: tuple[int, int, int] | None
 ) -> LinearMap:
-    """Return the linear map of points ``[D]`` that an option gives as a name or a file.
+    """Return the linear observation map of points ``[D]`` that an option names, or loads.
 
     A ``.npy`` contains a matrix ``[K, D]``. Names are the keys of ``OPERATORS``; most of them are
     maps of images ``(C, H, W)``.
@@ -353,7 +364,8 @@ def read_operator(
         text = text if isinstance(text, str) else "the operator"
         if matrix.shape[1] != dim:
             raise UsageError(
-                f"{text} has {matrix.shape[1]} columns, but points have {dim} coordinates"
+                f"{text} has {matrix.shape[1]} columns, but points have {dim} coordinates: give "
+                "one column per coordinate"
             )
         return MatrixMap(matrix)
     known = OPERATORS if image_shape is not None else OPERATORS[-1:]
@@ -373,11 +385,17 @@ def read_operator(
     if name == "downsample":
         factor = int(numbers[0])
         if height % factor or width % factor:
-            raise UsageError(f"--operator={text} does not divide images of {width}x{height}")
+            raise UsageError(
+                f"--operator={text} does not divide images of {width}x{height} pixels: give a "
+                "divisor of both sides"
+            )
         return Separable.downsampling(factor, image_shape)
     row, column, rows, columns = map(int, numbers)
     if not (0 < rows <= height - row and 0 < columns <= width - column):
-        raise UsageError(f"--operator={text} extends beyond images of {width}x{height}")
+        raise UsageError(
+            f"--operator={text} extends beyond images of {width}x{height} pixels: give a smaller "
+            "rectangle"
+        )
     return Separable.crop((row, column), (rows, columns), image_shape)
 
 
@@ -398,7 +416,7 @@ def _place(part: str, names: Sequence[str], halves: Sequence[str]) -> int:
     of_images = f"{', '.join(halves)}, or " if halves else ""
     raise UsageError(
         f"--mask has '{part}': give {of_images}names of coordinates ({listed(names)}), "
-        f"their numbers from 0 to {len(names) - 1}, or a .npy of booleans"
+        f"indices of coordinates from 0 to {len(names) - 1}, or a .npy of booleans"
     )
 
 

@@ -37,9 +37,18 @@ QUANTILES = (0.05, 0.5, 0.95)
 
 @dataclass(frozen=True)
 class SavedPopulation:
-    """Posterior draws of a hierarchical model, as a population file contains them.
+    """Saved posterior draws of a hierarchical model with M members and D parameters.
 
-    Attributes are the arrays of the file, described in the module.
+    There are C chains of S draws. Population parameters are in coordinates in which the members'
+    parameters are normally distributed.
+
+    Attributes:
+        names: Names of the parameters.
+        mean: Population means ``[C, S, D]``.
+        spread: Population standard deviations ``[C, S, D]``.
+        further: Parameters of a new member ``[C, S, D]``.
+        members: Parameters of the members, given the data of all members, ``[C, S, M, D]``.
+        alone: Quantiles of each member's own posterior at the levels ``QUANTILES``, ``[3, M, D]``.
     """
 
     names: tuple[str, ...]
@@ -70,5 +79,8 @@ class SavedPopulation:
                 for name, letters in {**shapes, "alone": "QMD"}.items()
             }
             if len(numbers["alone"]) != len(QUANTILES):
-                raise DataError(f"{path}: 'alone' does not have the {len(QUANTILES)} quantiles")
+                raise DataError(
+                    f"{path}: 'alone' must have {len(QUANTILES)} quantiles along its first axis: "
+                    "make the file again"
+                )
             return cls(names, **numbers)

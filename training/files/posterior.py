@@ -106,7 +106,16 @@ def save_mixture(
     log_evidence: Tensor,
     components: tuple[Tensor, Tensor],
 ) -> None:
-    """Write posterior draws of the weights of a mixture, and what they depend on, atomically."""
+    """Write posterior draws of the weights of a mixture of K components, for R runs.
+
+    Args:
+        path: Path of the ``.npz``.
+        weights: Draws ``[R, C, S, K]`` of C chains.
+        truth: True weights ``[R, K]``; None if they are unknown.
+        observed: Observations ``[R, N, ...]``, N per run.
+        log_evidence: Log evidence ``[R, N, K]`` of each component for each observation, in nats.
+        components: Means ``[K, D]`` and standard deviations ``[K]`` of the components.
+    """
     arrays = {"weights": weights, "observed": observed, "log_evidence": log_evidence}
     arrays |= {"mean": components[0], "std": components[1]}
     arrays |= {} if truth is None else {"truth": truth}
@@ -121,7 +130,14 @@ OWN = ("w", "points", "log_likelihood", "calls")
 
 
 def save_part(path: Path, draws: Draws, summary: Summary, fingerprint: str) -> None:
-    """Write the draws of one group of observations, from which an interrupted run can resume."""
+    """Write the draws of one group of observations, so that an interrupted run can resume.
+
+    Args:
+        path: The file.
+        draws: The draws.
+        summary: Summary of the draws.
+        fingerprint: Text that identifies the run: a hash of its options and inputs.
+    """
     density = {} if draws.log_density is None else {DENSITY: draws.log_density}
     arrays = {
         **{name: getattr(draws, name) for name in OWN},
@@ -137,7 +153,8 @@ def save_part(path: Path, draws: Draws, summary: Summary, fingerprint: str) -> N
 def load_part(path: Path, fingerprint: str) -> tuple[Draws, Summary] | None:
     """Load the draws that ``save_part`` wrote for one group of observations.
 
-    The result is None if the file is missing, or was written by a run with another fingerprint.
+    The result is None if the file is missing, or its fingerprint differs: then it was written by a
+    run with other options or inputs.
 
     Raises:
         DataError: The file is broken.
@@ -148,7 +165,7 @@ def load_part(path: Path, fingerprint: str) -> tuple[Draws, Summary] | None:
     arrays = load_arrays(path, ["fingerprint", "sampler", *OWN, *summaries])
     texts = {name: arrays.pop(name) for name in ("fingerprint", "sampler")}
     if any(values.dtype.kind != "U" for values in texts.values()):
-        raise _broken(path, "the name of the run or of a sampler is not text")
+        raise _broken(path, "'fingerprint' and 'sampler' must be text")
     if str(texts["fingerprint"]) != fingerprint:
         return None
     _check(path, arrays, texts["sampler"])
@@ -170,7 +187,7 @@ def _check(path: Path, arrays: Mapping[str, np.ndarray], sampler: np.ndarray) ->
     """
     points = arrays["points"]
     if points.ndim != 4 or arrays["w"].ndim != 4:
-        raise _broken(path, "its draws do not have four axes")
+        raise _broken(path, "'points' and 'w' must have four axes each")
     count, dim = points.shape[0], points.shape[3]
     shapes = {"w": (*points.shape[:3], arrays["w"].shape[3]), "points": points.shape}
     shapes |= {"log_likelihood": points.shape[:3], "calls": (count,)}
@@ -181,13 +198,14 @@ def _check(path: Path, arrays: Mapping[str, np.ndarray], sampler: np.ndarray) ->
         wanted = shapes.get(name, (count, dim) if name.startswith(SUMMARY) else (count,))
         kind = "b" if name == f"{SUMMARY}failed" else "f"
         if values.shape != wanted or values.dtype.kind != kind or not values.dtype.isnative:
-            raise _broken(path, f"'{name}' does not have the shape {list(wanted)}")
+            wanted_type = "booleans" if kind == "b" else "floats"
+            raise _broken(path, f"'{name}' must have {wanted_type} of shape {list(wanted)}")
     if sampler.shape != (count,):
-        raise _broken(path, f"the number of samplers is not {count}")
+        raise _broken(path, f"'sampler' must have {count} entries")
 
 
 def _broken(path: Path, why: str) -> DataError:
-    return DataError(f"{path} is damaged, {why}: remove it, and run again")
+    return DataError(f"{path} is damaged ({why}): remove it, and run again")
 
 
 CHECK_FORMAT = "inflationary-flows posterior check 1"
@@ -291,7 +309,15 @@ def save_values(
     form: str = CHECK_FORMAT,
     beside: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
-    """Write the results of the runs of a check, or of the held-out cases of a calibration."""
+    """Write the results of the runs of a check, or of the held-out cases of a calibration.
+
+    Args:
+        path: Path of the ``.npz``.
+        values: Results of the runs or cases.
+        fingerprint: Text that identifies the run: a hash of its options and inputs.
+        form: Name of the file's format.
+        beside: Further arrays of the file.
+    """
     arrays = {
         **beside,
         "format": np.array(form),
@@ -312,7 +338,8 @@ def save_values(
 def load_values(path: Path, fingerprint: str | None = None) -> RunValues | None:
     """Load the results that ``save_values`` wrote.
 
-    The result is None if the file is missing, or was written with another fingerprint.
+    The result is None if the file is missing, or its fingerprint differs: then it was written by a
+    run with other options or inputs. ``fingerprint`` is None to accept any file.
 
     Raises:
         DataError: The file is broken.
@@ -336,11 +363,12 @@ def load_values(path: Path, fingerprint: str | None = None) -> RunValues | None:
             density = torch.from_numpy(arrays.read("log_density", "R", largest=inf))
     if arrays.sizes["V"] > len(names):
         raise DataError(
-            f"{path}: 'crps' has {arrays.sizes['V']} quantities, but there are {len(names)}"
+            f"{path}: 'crps' has {arrays.sizes['V']} quantities, but 'names' has {len(names)}: "
+            "make the file again"
         )
     for name, values in shares.items():
         if not ((values >= 0) & (values <= 1)).all():
-            raise DataError(f"{path}: '{name}' must be from 0 to 1")
+            raise DataError(f"{path}: '{name}' must be from 0 to 1: make the file again")
     ranks, regions, *leaked = (torch.from_numpy(values) for values in shares.values())
     return RunValues(
         names,
@@ -361,7 +389,7 @@ class SavedCheck:
         calibration: Calibration tests of these ranks and regions.
         name: Name of the data.
         schedule: Schedule in words; empty if the file name does not contain a schedule.
-        question: What was checked, ``sampler`` or ``model``; None if that is unknown.
+        question: Subject of the check, ``sampler`` or ``model``; None if it is unknown.
     """
 
     values: RunValues
@@ -379,7 +407,10 @@ class SavedCheck:
         """
         values = load_values(path)
         if values is None or len(values.ranks) < 2 * FEWEST_IN_BIN:
-            raise DataError(f"{path} has too few runs to test: need at least {2 * FEWEST_IN_BIN}")
+            raise DataError(
+                f"{path} has too few runs to test calibration: repeat the check with at least "
+                f"{2 * FEWEST_IN_BIN}"
+            )
         numbers = path.with_suffix(".json")
         level = parameter(numbers, "level")
         known = isinstance(level, float) and 0 < level < 1
@@ -395,8 +426,8 @@ class SavedPredictive:
     Attributes:
         path: Path of the file.
         names: Names of the Q numbers (data or statistics) that are compared.
-        simulated: Numbers ``[M, S, Q]`` in S simulations from each posterior.
-        observed: Numbers ``[M, Q]`` in the observations.
+        simulated: Simulated numbers ``[M, S, Q]``, from S simulations for each observation.
+        observed: Observed numbers ``[M, Q]``.
     """
 
     path: Path

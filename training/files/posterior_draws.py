@@ -74,14 +74,14 @@ MOST_READ = 2**24
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AboutDraws:
-    """Everything that a file of draws contains besides the draws of M posteriors.
+    """Contents of a file of posterior draws, for M posteriors, besides the draws.
 
     Attributes:
         names: Names of the D coordinates.
         run: Plain values about the run, such as the options.
-        observed: Observations ``[M, K]``; None if the likelihood contains its own.
+        observed: Observations ``[M, K]``; None if they are part of the likelihood.
         likelihood: Likelihood of the observations.
-        prior: Draws of the prior ``[N, D]``; None for none.
+        prior: N draws of the prior ``[N, D]``; None for none.
         truth: True points ``[M, D]``; None if they are unknown.
         worth: Effective sample sizes ``[M]`` of draws that were resampled by weights, NaN for other
             observations; None if no draws were resampled.
@@ -99,9 +99,9 @@ class AboutDraws:
 
     @property
     def variables(self) -> dict[str, str]:
-        """Names of the coordinates that have a variable each, by name of the variable.
+        """Names of the coordinates, by name of the netCDF variable that contains each of them.
 
-        For images, the mapping is empty.
+        The mapping is empty for images, whose pixels have no variables of their own.
         """
         own = [] if self.run.get("image_shape") else self.names
         return dict(zip(variable_names(own), own, strict=True))
@@ -124,8 +124,8 @@ def save_netcdf(
     Args:
         path: Path of the file.
         parts: For each group of m observations in order, the draws and their latents
-            ``[m, C, S, D]``.
-        shape: Numbers of chains, draws and observations.
+            ``[m, C, S, D]``, for C chains of S draws.
+        shape: Number of chains, number of draws per chain, and number of observations.
         about: Contents besides the draws.
     """
     with atomic_path(path) as temporary:
@@ -228,10 +228,9 @@ def _save_draws(
 
 
 def variable_names(names: Sequence[str]) -> list[str]:
-    """Return names of netCDF variables for coordinates.
+    """Convert names of coordinates to valid and different names of netCDF variables.
 
-    These are the names of the coordinates, changed where netCDF does not allow a name or a variable
-    of this name exists.
+    A name is changed only if netCDF does not allow it, or if another variable has it.
     """
     taken, variables = {*DRAWN, "coordinate", "latent", "x", "z"}, []
     for name in names:
@@ -274,24 +273,24 @@ def _save_likelihood(group: h5netcdf.Group, likelihood: Gaussian, count: int) ->
 
 @dataclass(frozen=True)
 class SavedPosteriors:
-    """Draws of the first m of the M posteriors in a file.
+    """Saved draws of the first m of the M posteriors in a file.
 
     Attributes:
         path: The file.
         names: Names of the D coordinates.
-        points: Draws ``[C, S, m, D]``.
-        log_likelihood: Log likelihoods ``[C, S, m]``, in nats; None for a flow trained on the
-            posterior itself.
+        points: Draws ``[C, S, m, D]``, from C chains of S draws.
+        log_likelihood: Log likelihoods ``[C, S, m]``, in nats; None for amortized posteriors, which
+            a flow draws without a likelihood.
         every: Thinning interval: one of this number of successive draws was read.
         count: Number of observations in the file, M.
         sampler: Name of the sampler for each observation.
-        observed: Observations ``[m, K]``; None if the likelihood contains its own.
+        observed: Observations ``[m, K]``; None if they are part of the likelihood.
         likelihood: The likelihood, if it is linear with Gaussian noise; None otherwise.
-        prior: Draws of the prior ``[N, D]``; None if there are none.
+        prior: N draws of the prior ``[N, D]``; None if there are none.
         toy: Name of the toy; None for other data.
         image_shape: Shape ``(C, H, W)`` of images; None for other data.
         truth: True points ``[m, D]``; None if they are unknown.
-        conditions: Names of the observed numbers, for a flow trained on the posterior itself.
+        conditions: Names of the K observed numbers, for amortized posteriors; otherwise empty.
     """
 
     path: Path
@@ -310,7 +309,7 @@ class SavedPosteriors:
     conditions: Sequence[str] = ()
 
     def number_names(self, count: int) -> list[str]:
-        """Return names of the ``count`` numbers of an observation."""
+        """Return names of the ``count`` numbers that an observation consists of."""
         likelihood = self.likelihood
         if likelihood is None and len(self.conditions) == count:
             return list(self.conditions)
@@ -340,17 +339,20 @@ def load_netcdf(path: Path, most: int, every_draw: bool = False) -> SavedPosteri
             need.
 
     Raises:
-        DataError: The file is broken, or of another kind.
+        DataError: The file is broken, or does not contain posterior draws.
     """
     with open_netcdf(path) as saved:
         about = _description(saved)
         if about is None:
-            raise DataError(f"{path} is a netCDF file, but not from {script('posterior')}")
+            raise DataError(
+                f"{path} is a netCDF file, but not from {script('posterior')}: give a file of its "
+                "draws"
+            )
         shape = saved.shape("posterior/x")
         if len(shape) != 4 or min(shape) < 1:
             raise DataError(
                 f"{path}: 'posterior/x' has shape {list(shape)}, expected [chain, draw, "
-                "observation, coordinate]"
+                "observation, coordinate]: make the file again"
             )
         chains, draws, count, dim = shape
         shown = min(most, count)
@@ -371,10 +373,14 @@ def load_netcdf(path: Path, most: int, every_draw: bool = False) -> SavedPosteri
         names = about.get("coordinates")
         if not (_are_texts(names, dim) and _are_texts(sampler, count)):
             raise DataError(
-                f"{path}: names of coordinates or samplers do not match the shape {shape}"
+                f"{path}: the number of coordinate names or of samplers does not match "
+                f"'posterior/x' of shape {list(shape)}: make the file again"
             )
         if image_shape is not None and not _is_image(image_shape, dim):
-            raise DataError(f"{path}: images of {image_shape} do not have {dim} pixels")
+            raise DataError(
+                f"{path}: the image shape {image_shape} does not match draws of {dim} coordinates: "
+                "make the file again"
+            )
         return SavedPosteriors(
             path,
             names,
@@ -428,14 +434,19 @@ def _description(saved: SavedNumbers) -> dict[str, Any] | None:
     try:
         content = json.loads(saved.text(DESCRIPTION))
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{saved.path}: '{DESCRIPTION}' is not readable JSON") from error
+        raise DataError(
+            f"{saved.path}: '{DESCRIPTION}' is not readable JSON: make the file again"
+        ) from error
     return content if isinstance(content, dict) and content.get("format") == FORMAT else None
 
 
 def _require_shape(saved: SavedNumbers, place: str, shape: tuple[int, ...]) -> None:
     own = saved.shape(place)
     if own != shape:
-        raise DataError(f"{saved.path}: '{place}' has shape {list(own)}, expected {list(shape)}")
+        raise DataError(
+            f"{saved.path}: '{place}' has shape {list(own)}, expected {list(shape)}: make the file "
+            "again"
+        )
 
 
 def _are_texts(values: Any, count: int) -> TypeGuard[list[str]]:
@@ -476,7 +487,10 @@ def _load_likelihood(saved: SavedNumbers, count: int, dim: int) -> Gaussian | No
             operator.shape = tuple(sides) if _is_image(sides, count) else None
     places = torch.arange(count) if seen is None else seen
     if operator is None and (count == 0 or places.min() < 0 or places.max() >= dim):
-        raise DataError(f"{saved.path}: 'observed_data/y' does not have {dim} numbers in a row")
+        raise DataError(
+            f"{saved.path}: the observations in 'observed_data/y' do not match points with {dim} "
+            "coordinates: make the file again"
+        )
     try:
         return Gaussian(noise, seen, operator)
     except UsageError as error:

@@ -42,7 +42,7 @@ LONGEST_TEXT = 1000
 
 
 def columns_json(records: Records) -> str:
-    """Return a JSON description of the columns of records."""
+    """Return a JSON description of the columns of records (rows with typed columns)."""
     about = {
         "columns": [asdict(column) for column in records.columns],
         "constants": dict(records.constants),
@@ -55,10 +55,14 @@ def columns_json(records: Records) -> str:
 
 
 def without_rows(text: str, broken: DataError) -> Records:
-    """Return records without rows, with the columns described by JSON from ``columns_json``.
+    """Return records without rows, with the columns that a JSON description states.
+
+    Args:
+        text: The description, as from ``columns_json``.
+        broken: Error to raise if the description is invalid.
 
     Raises:
-        DataError: ``broken``, if the text is not of this form.
+        DataError: ``broken``, if the description is invalid.
     """
     about = _about(text, broken)
     columns = [_column(entry, broken) for entry in about["columns"]]
@@ -124,7 +128,10 @@ def load_records(path: Path) -> Records:
         ):
             raise broken
         if held_out.all() or not empty.columns:
-            raise DataError(f"{path}: all rows are held out: there are no training rows")
+            raise DataError(
+                f"{path}: all rows are held out, so that there are no training rows: make it "
+                "again with fewer held-out rows"
+            )
         texts = _texts(saved, broken, len(empty.beside), len(values))
     beside = dict(zip(empty.beside, texts, strict=True))
     return replace(empty, values=values, held_out=held_out, beside=beside)
@@ -207,7 +214,7 @@ def _texts(saved: SavedArrays, broken: DataError, columns: int, rows: int) -> li
 def load_as_records(path: Path) -> Records | None:
     """Load a data set of records, or convert a numeric data set to records.
 
-    The result is None for files of another kind.
+    The result is None if the file is neither of the two.
 
     Raises:
         DataError: The file is broken.

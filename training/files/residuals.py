@@ -45,9 +45,15 @@ SPARE_BYTES = 64 * MIB
 
 @dataclass(frozen=True)
 class Extraction:
-    """Description of an extraction of residuals, which all its files contain.
+    """Description of an extraction of denoiser residuals; each of its files contains a copy.
 
-    Attributes are the entries described in the module.
+    Attributes:
+        data_name: Name of the data.
+        schedule: Name of the schedule.
+        noise: Kind of the noise, ``independent`` or ``path``.
+        dims_to_keep: Number of kept dimensions of the schedule.
+        times: Increasing times ``[T]``.
+        origin: Digest of all options that the residuals depend on.
     """
 
     data_name: str
@@ -78,19 +84,23 @@ class Extraction:
             origin = _word(path, saved, "origin")
             kept, times = saved.numbers("dims_to_keep"), saved.numbers("times")
         if kept.ndim or kept < 1:
-            raise DataError(f"{path}: 'dims_to_keep' is {shown(kept)}, not a number of dimensions")
+            raise DataError(
+                f"{path}: 'dims_to_keep' is {shown(kept)}, expected a positive integer: extract "
+                "again"
+            )
         if times.ndim != 1 or len(times) < 2 or (np.diff(times) <= 0).any():
-            raise DataError(f"{path}: 'times' must be at least two increasing times")
+            raise DataError(f"{path}: 'times' must be at least two increasing times: extract again")
         return cls(**words, dims_to_keep=int(kept), times=times.astype(np.float64), origin=origin)
 
 
 def describe_extraction(extraction: Extraction, parameters: Path) -> dict[str, Any]:
-    """Return the description of an extraction without the times, with some of its options.
+    """Return the description of an extraction without its times, together with four options.
 
-    The options are read from the ``.json``, if that file belongs to this extraction.
+    The options are ``network``, ``calibration``, ``n_samples`` and ``seed``; each is None if
+    ``parameters``, the JSON of the options, is missing or belongs to another extraction.
 
     Raises:
-        DataError: The ``.json`` is broken.
+        DataError: The JSON is broken.
     """
     saved = load_json(parameters) if parameters.exists() else {}
     options = saved.get("options") if saved.get("origin") == extraction.origin else None
@@ -111,9 +121,14 @@ def digest(settings: Mapping[str, Any]) -> str:
 def residual_writer(
     paths: list[Path], names: tuple[str, ...], count: int, dim: int, extraction: Extraction
 ) -> Iterator[Put]:
-    """Yield a function that writes residuals, in any order, to files that appear at the end.
+    """Yield a function that writes residuals to files; the files appear when the block ends.
 
-    Images have one file per time, toys one file for all times.
+    Args:
+        paths: One path per time, or one path for all times.
+        names: Names of the residuals.
+        count: Number of samples.
+        dim: Dimension of the samples.
+        extraction: Description that each file contains.
     """
     alone, small = len(paths) == 1, {**extraction.arrays(), "format": np.array(FORMAT)}
     shape = (len(extraction.times), count, dim) if alone else (count, dim)
@@ -148,7 +163,7 @@ def saved_shapes(path: Path, axes: int) -> dict[str, tuple[int, ...]]:
     wanted = "[times, samples, dims]" if axes == 3 else "[samples, dims]"
     if len(shape) != axes or set(shapes.values()) != {shape} or 0 in shape:
         listed = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
-        raise DataError(f"{path}: its arrays are {listed}; expected {wanted}")
+        raise DataError(f"{path}: its arrays are {listed}; expected {wanted}: extract again")
     return shapes
 
 
@@ -173,11 +188,14 @@ def require_space(folder: Path, size: int) -> str:
 def _word(path: Path, saved: SavedArrays, name: str) -> str:
     value = saved.read(name)
     if value.ndim or value.dtype.kind != "U":
-        raise DataError(f"{path}: '{name}' is not text")
+        raise DataError(f"{path}: '{name}' is not text: extract again")
     text = str(value)
     # These texts become parts of file names.
     if not re.fullmatch(r"[\w.+-]*\w[\w.+-]*", text):
-        raise DataError(f"{path}: '{name}' is '{shown(text)}', which cannot be part of a file name")
+        raise DataError(
+            f"{path}: '{name}' is '{shown(text)}', which cannot be part of a file name: extract "
+            "again"
+        )
     return text
 
 
@@ -192,7 +210,7 @@ def time_file(folder: Path, stem: str, index: int | str) -> Path:
 
 
 def find_first(folder: Path, data_name: str | None, dims_to_keep: int | None) -> Path:
-    """Find the residuals at the first time in a folder of image residuals.
+    """Find the file with the residuals of images at the first time.
 
     Args:
         folder: The folder.
@@ -200,8 +218,8 @@ def find_first(folder: Path, data_name: str | None, dims_to_keep: int | None) ->
         dims_to_keep: Number of kept dimensions; None for any.
 
     Raises:
-        DataError: There is no such file.
-        UsageError: There are several such files, or none with this name and number of dimensions.
+        DataError: The folder contains no residuals of images.
+        UsageError: Several files, or none, have this name and number of dimensions.
     """
     extractions = {
         path: Extraction.read(path) for path in sorted(folder.glob(time_file(folder, "*", 0).name))
@@ -220,7 +238,10 @@ def find_first(folder: Path, data_name: str | None, dims_to_keep: int | None) ->
         )
         asked = {"data_name": data_name, "dims_to_keep": dims_to_keep}
         words = " and ".join(f"--{name} is {value}" for name, value in asked.items() if value)
-        raise UsageError(f"{words or 'no name is given'}, but {folder} has residuals of {there}")
+        raise UsageError(
+            f"{words or 'neither --data_name nor --dims_to_keep is given'}, but {folder} has "
+            f"residuals of {there}: give the options of one of them"
+        )
     return fitting[0]
 
 
@@ -238,7 +259,12 @@ def require_same(folder: Path, first: Extraction, shapes: Mapping[str, tuple[int
         with open_arrays(path) as saved:
             same = same and np.array_equal(saved.numbers("time"), time)
         if not same:
-            raise DataError(f"{path} does not belong to the file of time 0: extract again")
+            raise DataError(
+                f"{path} and the file of time 0 are not from the same extraction: extract again"
+            )
         there = saved_shapes(path, axes=2)
         if there != shapes:
-            raise DataError(f"{path} has arrays {there}, but the file of time 0 has {dict(shapes)}")
+            raise DataError(
+                f"{path} has arrays {there}, but the file of time 0 has {dict(shapes)}: extract "
+                "again"
+            )

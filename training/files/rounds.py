@@ -35,9 +35,18 @@ FORMAT = "inflationary-flows round 1"
 
 @dataclass(frozen=True)
 class RoundFacts:
-    """Facts about the simulations of one round of sequential inference.
+    """Facts about the simulations of one round of truncated sequential inference.
 
-    Attributes are the entries of the round's JSON, described in the module.
+    Attributes:
+        fingerprint: Text that identifies the run.
+        round: Index of the round, from 1.
+        share: Prior probability of the round's region.
+        error: Standard error of the probability.
+        simulated: Number of new simulations.
+        failed: Number of new simulations that failed and are left out.
+        rows: Number of rows of the training data set.
+        last: Whether no round follows.
+        base: Index of the round whose data set this round extends; 0 for none.
     """
 
     fingerprint: str
@@ -52,13 +61,22 @@ class RoundFacts:
 
 
 def save_round(path: Path, facts: RoundFacts, bounds: Bounds | None, more: dict[str, Any]) -> None:
-    """Write the JSON of a round atomically: facts and bounds of its region."""
+    """Write the JSON of a round: facts about its simulations, and bounds of its region.
+
+    Args:
+        path: Path of the JSON.
+        facts: Facts about the simulations.
+        bounds: Bounds of the region; None if the region equals that of the base round.
+        more: Further entries of the JSON.
+    """
     region = None if bounds is None else bounds.plain()
     save_json(path, {"format": FORMAT, **asdict(facts), "region": region, **more})
 
 
 def load_round(path: Path) -> tuple[RoundFacts, Bounds | None]:
-    """Load the facts about a round and the bounds of its region, None if it equals the base's.
+    """Load the facts about a round and the bounds of its region.
+
+    The bounds are None if the region equals that of the base round, which this round extends.
 
     Raises:
         DataError: The file is missing, broken, or of another kind.

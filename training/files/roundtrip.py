@@ -81,8 +81,9 @@ def save_worst(
     Args:
         path: Path of the ``.npz``.
         errors: Errors of all images.
-        worst: ``indices``, ``originals``, ``returned``, ``latents``, ``columns`` of errors and
-            optionally ``labels`` of the worst ``[k, ...]``.
+        worst: Arrays ``[k, ...]`` of the k images with the largest errors: ``indices``,
+            ``originals``, ``returned``, ``latents``, ``columns`` (their errors) and optionally
+            ``labels``.
         image_shape: Shape ``(C, H, W)`` of the images.
     """
     arrays = {**worst, "image_shape": torch.tensor(image_shape)}
@@ -100,7 +101,7 @@ def save_errors(path: Path, errors: RoundtripErrors, about: Mapping[str, Any]) -
 
 
 def histogram(values: Tensor) -> dict[str, Any]:
-    """Count values ``[N]`` in the bins between ``BIN_EDGES``, below them and above them.
+    """Count the values ``[N]`` in each bin between ``BIN_EDGES``, below all bins, and above.
 
     A value on an edge belongs to the bin above that edge; zeros are below all bins.
     """
@@ -114,7 +115,18 @@ def histogram(values: Tensor) -> dict[str, Any]:
 class SavedRoundtrips:
     """Saved round-trip errors of N images, with the K images that have the largest errors.
 
-    K may be 0. Attributes are the arrays of the file, described in the module.
+    Attributes:
+        path: Path of the file.
+        originals: The K images before the round trip ``[K, C, H, W]``, uint8.
+        returned: The K images after the round trip ``[K, C, H, W]``, in gray levels, unrounded.
+        indices: Indices of the K images in their data set.
+        mse: Mean squared errors ``[K]`` after rounding to 8 bits, in squared gray levels.
+        mse_float: Mean squared errors ``[K]`` before rounding.
+        max_abs_error: Largest absolute errors ``[K]``, in gray levels.
+        all_mse: As ``mse``, of all images ``[N]``.
+        all_mse_float: As ``mse_float``, of all images ``[N]``.
+        all_max_abs_error: As ``max_abs_error``, of all images ``[N]``.
+        all_exact: Fractions of pixels that are recovered exactly ``[N]``.
     """
 
     path: Path
@@ -135,18 +147,21 @@ class SavedRoundtrips:
 
         Raises:
             DataError: The file is missing or broken, an array is missing or has a wrong shape, or a
-                value is impossible.
+                value is out of range.
         """
         with open_arrays(path) as saved:
             originals, arrays = saved.numbers("originals"), CheckedArrays(saved, path)
             if originals.dtype != np.uint8:
-                raise DataError(f"{path}: 'originals' contains {originals.dtype}, expected uint8")
+                raise DataError(
+                    f"{path}: 'originals' contains {originals.dtype}, expected uint8: make the "
+                    "file again"
+                )
             for name in ("originals", "returned"):
                 pixels = arrays.read(name, "KCHW", least=0)
             if pixels.shape[1] not in (1, 3) or min(pixels.shape[2:]) < 1:
                 raise DataError(
                     f"{path}: 'originals' has shape {list(pixels.shape)}, expected "
-                    "[images, 1 or 3, height, width]"
+                    "[images, 1 or 3, height, width]: make the file again"
                 )
             errors = {
                 name: arrays.read(name, axes, least=0, largest=math.inf)
@@ -155,12 +170,14 @@ class SavedRoundtrips:
         for name, values in errors.items():
             if (values < 0).any():
                 raise DataError(
-                    f"{path}: '{name}' has negative values, but errors cannot be negative"
+                    f"{path}: '{name}' has negative values, but errors cannot be negative: make "
+                    "the file again"
                 )
         kept, count = len(originals), len(errors["all_mse"])
         if count < max(kept, 1):
             raise DataError(
-                f"{path} has errors of {count} images in 'all_mse', but contains {kept} images"
+                f"{path} contains {kept} images, but 'all_mse' has errors of only {count}: make "
+                "the file again"
             )
         return cls(path, originals, pixels, **errors)
 

@@ -72,12 +72,12 @@ class SavedTable:
 
         Args:
             path: The file.
-            choose: Function from N to the indices of the rows whose states are kept; None for
-                evenly spaced rows.
+            choose: Function from the number of rows N to the indices of the rows whose states are
+                loaded; None for evenly spaced rows.
 
         Raises:
             DataError: The file is missing or broken, an array is missing or has a wrong shape, a
-                value is impossible, or fewer than two rows can be drawn.
+                value is out of range, or fewer than two rows can be drawn.
         """
         trajectory = SavedTrajectory.load(path, of_table=True, choose=choose)
         count, dim = trajectory.count, trajectory.dim
@@ -87,7 +87,7 @@ class SavedTable:
             if names.shape != (dim,) or names.dtype.kind != "U":
                 raise DataError(
                     f"{path}: '{NAMES}' has shape {list(names.shape)} and type "
-                    f"{names.dtype}, expected the names of {dim} columns"
+                    f"{names.dtype}, expected the names of {dim} columns: make the file again"
                 )
             log_prob, row_index, errors = (
                 _numbers(saved, path, name, (count,)) if name in saved.names else None
@@ -97,7 +97,9 @@ class SavedTable:
         shown = [printable(str(name)) for name in names]
         table = cls(trajectory, shown, points, log_prob, row_index, errors)
         if len(table.rows) < 2:
-            raise DataError(f"{path}: '{POINTS}' needs at least two finite rows")
+            raise DataError(
+                f"{path}: '{POINTS}' needs at least two finite rows: repeat the simulation"
+            )
         return table
 
     @property
@@ -107,7 +109,7 @@ class SavedTable:
 
     @property
     def kind(self) -> str:
-        """Kind of the simulation: ``melt``, ``roundtrip`` or ``gen``."""
+        """Kind of the simulation: ``melt`` (inflation), ``roundtrip`` or ``gen`` (generation)."""
         return self.trajectory.kind
 
     @property
@@ -139,7 +141,7 @@ def _numbers(saved: SavedArrays, path: Path, name: str, shape: tuple[int, ...]) 
     if values.shape != shape or values.dtype.kind not in "fiu":
         raise DataError(
             f"{path}: '{name}' has shape {list(values.shape)} and type {values.dtype}, "
-            f"expected numbers of shape {list(shape)}"
+            f"expected numbers of shape {list(shape)}: make the file again"
         )
     values = values.astype(np.float64)
     return np.where(np.abs(values) < LARGEST, values, np.nan)

@@ -89,7 +89,9 @@ class SavedTraining:
         """
         try:
             if not path.is_file() or path.stat().st_size > LARGEST_FILE:
-                raise DataError(f"{path} is not a file of training statistics, or too large")
+                raise DataError(
+                    f"{path} is not a file, or too large: give the stats.jsonl of a run"
+                )
             lines = path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{path} cannot be read: give the stats.jsonl of a run") from error
@@ -107,7 +109,8 @@ class SavedTraining:
             raise DataError(f"{path} has no report with a loss: train until the first report")
         if (np.diff(table[:, 0]) <= 0).any():
             raise DataError(
-                f"{path} has decreasing numbers of samples: it does not belong to a single run"
+                f"{path}: the number of samples decreases, so that it mixes several runs: give "
+                "the stats.jsonl of one run"
             )
         held_out, nats = (column if np.isfinite(column).any() else None for column in table.T[3:])
         return cls(table[:, 0] / 1e6, table[:, 1], table[:, 2], held_out, nats)
@@ -115,11 +118,18 @@ class SavedTraining:
 
 def _report(record: Any, where: str) -> list[float]:
     if not isinstance(record, dict) or "seen" not in record:
-        raise DataError(f"{where} is not a report of training: expected JSON with 'seen'")
+        raise DataError(
+            f"{where} is not a report of training, a JSON object with 'seen': remove this line"
+        )
     values = [record.get(name, math.nan) for name in COLUMNS]
     for name, value in zip(COLUMNS, values, strict=True):
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise DataError(f"{where} has {value!r:.40} for {name}: expected a number")
+            raise DataError(
+                f"{where} has {value!r:.40} for {name}, expected a number: remove this line"
+            )
         if abs(value) > 1e300 or (name in record and math.isnan(value)):
-            raise DataError(f"{where} has {value!s:.40} for {name}: the training diverged")
+            raise DataError(
+                f"{where} has {value!s:.40} for {name}: the training diverged: train again with "
+                "a smaller --lr"
+            )
     return values

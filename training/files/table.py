@@ -106,15 +106,22 @@ def load_whole(path: Path | DataTable) -> DataTable:
         points = torch.from_numpy(arrays.read("points", "ND", least=0, largest=inf))
         count, dim = points.shape
         if count < 2 or dim < 1:
-            raise DataError(f"{path} has {count} rows of {dim} columns: there is nothing to learn")
+            raise DataError(
+                f"{path} has {count} rows and {dim} columns: give at least 2 rows and 1 column"
+            )
         names = _texts(arrays, "names", numbered(dim))
         if len(names) != dim:
-            raise DataError(f"{path} has {dim} columns, but {len(names)} names")
+            raise DataError(
+                f"{path} has {dim} columns, but {len(names)} in 'names': give one name per column"
+            )
         columns = _columns(arrays, names)
         gone = _texts(arrays, "dropped_names", [])
         order = _texts(arrays, "column_order", [*names, *gone])
         if sorted(order) != sorted([*names, *gone]):
-            raise DataError(f"{path}: 'column_order' does not have the names of its columns")
+            raise DataError(
+                f"{path}: 'column_order' must contain each of 'names' and 'dropped_names' once: "
+                "make the file again"
+            )
         arrays.sizes["K"] = len(gone)
         offsets = _numbers(arrays, "dropped_offsets", "K", len(gone))
         slopes = _numbers(arrays, "dropped_slopes", "KD", len(gone), dim)
@@ -125,22 +132,31 @@ def load_whole(path: Path | DataTable) -> DataTable:
             number = conditions.shape[1]
             named = _texts(arrays, "condition_names", numbered(number, "y"))
             if len(named) != number:
-                raise DataError(f"{path} has {number} conditions, but {len(named)} condition names")
+                raise DataError(
+                    f"{path} has {number} conditions, but {len(named)} in 'condition_names': give "
+                    "one name per condition"
+                )
             given = _columns(arrays, named, "condition_")
         covariates = _texts(arrays, "covariates", [])
         strange = [name for name in covariates if given is None or name not in given.names]
         if strange:
-            raise DataError(f"{path}: the covariate '{strange[0]}' is not among its conditions")
+            raise DataError(
+                f"{path}: the covariate '{strange[0]}' is not a condition: give only "
+                "'condition_names' as 'covariates'"
+            )
         if conditions is not None and given is not None:
             _require_data(path, conditions, [name not in covariates for name in given.names])
         held_out, kept = (_chosen(arrays, name, count) for name in ("held_out", "kept"))
         if (held_out | kept).all():
             raise DataError(
-                f"{path}: all rows are held out for validation or calibration: there are no "
-                "training rows"
+                f"{path}: all rows are held out for validation or calibration: leave rows for "
+                "training"
             )
         if (held_out & kept).any():
-            raise DataError(f"{path}: some rows are both in 'held_out' and in 'kept'")
+            raise DataError(
+                f"{path}: some rows are both in 'held_out' (for validation) and in 'kept' (for "
+                "calibration): choose one for each row"
+            )
         return DataTable(
             points,
             columns,
@@ -162,7 +178,10 @@ def _columns(arrays: CheckedArrays, names: Sequence[str], prefix: str = "") -> C
     steps = _numbers(arrays, f"{prefix}steps", letter, count)
     offsets = _numbers(arrays, f"{prefix}offsets", letter, count)
     if (steps < 0).any():
-        raise DataError(f"{arrays.path}: '{prefix}steps' has negative values")
+        raise DataError(
+            f"{arrays.path}: '{prefix}steps' has negative values: give bin widths of discrete "
+            "columns, and 0 for continuous ones"
+        )
     return Columns(names, steps, offsets, *_bounds(arrays, f"{prefix}bounds", count))
 
 
@@ -184,8 +203,8 @@ def _datasets(
     apart = (rows != rows[first[which]]).any(dim=1)
     if apart.any():
         raise DataError(
-            f"{path}: row {int(apart.int().argmax()) + 1} has other parameters, or "
-            "another split, than the first row of its dataset"
+            f"{path}: row {int(apart.int().argmax()) + 1} and the first row of its dataset differ "
+            "in 'points', 'held_out' or 'kept': give all rows of a dataset the same"
         )
     return torch.from_numpy(which.astype(np.int64))
 
@@ -199,11 +218,14 @@ def _require_data(path: Path, conditions: Tensor, is_data: Sequence[bool]) -> No
     missing, data = conditions.isnan(), torch.tensor(is_data)
     if missing[:, ~data].any():
         row = int(missing[:, ~data].any(dim=1).int().argmax()) + 1
-        raise DataError(f"{path}: a covariate is missing in row {row}: only data may be missing")
+        raise DataError(
+            f"{path}: a covariate is missing in row {row}: only data may be missing: leave this "
+            "row out"
+        )
     empty = missing.any(dim=1) & missing[:, data].all(dim=1)
     if empty.any():
         row = int(empty.int().argmax()) + 1
-        raise DataError(f"{path}: 'conditions' has no data in row {row}: leave this row out")
+        raise DataError(f"{path}: all data in 'conditions' are missing in row {row}: leave it out")
 
 
 def holds_table(path: Path) -> bool:
@@ -228,7 +250,7 @@ def _texts(arrays: CheckedArrays, name: str, default: list[str]) -> list[str]:
     if array.ndim != 1 or (array.dtype.kind != "U" and array.size):
         raise DataError(
             f"{arrays.path}: '{name}' has shape {list(array.shape)} and type {array.dtype}, "
-            "expected a list of text"
+            "expected a list of texts"
         )
     return [str(entry) for entry in array]
 
@@ -240,13 +262,18 @@ def _bounds(arrays: CheckedArrays, name: str, dim: int) -> tuple[Tensor, Tensor]
         return plain.low, plain.high
     array = arrays.saved.read(name)
     if array.shape != (dim, 2) or array.dtype.kind != "f":
-        raise DataError(f"{path}: '{name}' has shape {list(array.shape)}, expected [{dim}, 2]")
+        raise DataError(
+            f"{path}: '{name}' has shape {list(array.shape)} and type {array.dtype}, expected "
+            f"[{dim}, 2] floats"
+        )
     bounds = torch.from_numpy(array.astype(np.float64))
     low, high = bounds.T
     low = torch.where(low.isfinite(), low, -torch.inf)
     high = torch.where(high.isfinite(), high, torch.inf)
     if (low >= high).any():
-        raise DataError(f"{path}: '{name}' has a lower bound that is not below its upper bound")
+        raise DataError(
+            f"{path}: '{name}' has a lower bound that is not below its upper bound: correct it"
+        )
     return low, high
 
 
@@ -258,6 +285,6 @@ def _chosen(arrays: CheckedArrays, name: str, count: int) -> Tensor:
     if array.shape != (count,) or array.dtype != bool:
         raise DataError(
             f"{arrays.path}: '{name}' has shape {list(array.shape)} and type {array.dtype}, "
-            f"expected [{count}] bool"
+            f"expected [{count}] booleans"
         )
     return torch.from_numpy(array.copy())

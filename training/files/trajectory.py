@@ -271,16 +271,19 @@ class SavedEnd:
                     gap = arrays.read("gap", "ND", largest=inf)
             network = str(saved.read("network_sha256")) if "network_sha256" in saved.names else None
         if own["times"][-1] <= own["times"][0]:
-            raise DataError(f"{path} is not an inflation: its times decrease")
+            raise DataError(
+                f"{path} is not an inflation, since its times decrease: give the results of a melt"
+            )
         if states.shape[2] != flow.basis.dim:
             raise DataError(
-                f"{path} has {states.shape[2]} dimensions, but the network has {flow.basis.dim}"
+                f"{path} has {states.shape[2]} dimensions, but the network has {flow.basis.dim}: "
+                "give the network of this inflation"
             )
         for name, values in about.items():
             if values.shape != states.shape[1:2]:
                 raise DataError(
                     f"{path}: '{name}' has shape {list(values.shape)}, "
-                    "expected one value per sample"
+                    "expected one value per sample: make the file again"
                 )
         ends = times[[0, -1]]
         _agree(path, "times", own["times"][[0, -1]], ends)
@@ -292,7 +295,7 @@ class SavedEnd:
             raise DataError(
                 f"{path} was made with another network, or another calibration of the "
                 f"network: the digest is {shown(network[:DIGITS])}, expected "
-                f"{network_sha256[:DIGITS]}"
+                f"{network_sha256[:DIGITS]}: give the network of this inflation"
             )
         return cls(
             path,
@@ -307,7 +310,7 @@ class SavedEnd:
 
 @dataclass(frozen=True)
 class SavedTrajectory:
-    """The parts to be drawn of a saved simulation of S times, N samples and D dimensions.
+    """Parts of a saved simulation that are drawn, for S times, N samples and D dimensions.
 
     Attributes:
         path: Path of the file.
@@ -363,12 +366,12 @@ class SavedTrajectory:
             path: The file.
             of_table: Whether samples are rows of a table, where D may be 1 and densities are not
                 read.
-            choose: Function from N to the indices of the samples whose states are kept; None for
-                evenly spaced ones.
+            choose: Function from the number of samples N to the indices of the samples whose
+                states are loaded; None for evenly spaced samples.
 
         Raises:
             DataError: The file is missing or broken, an array is missing or has a wrong shape, or a
-                value is impossible.
+                value is out of range.
         """
         with open_arrays(path) as saved:
             states, own, arrays = _read_states(saved, path)
@@ -376,7 +379,7 @@ class SavedTrajectory:
             if count < 2 or (dim < 2 and not of_table):
                 raise DataError(
                     f"{path}: '{STATES}' has shape {list(states.shape)}, expected [times, "
-                    "samples, dimensions], each at least two"
+                    "samples, dimensions], each at least two: make the file again"
                 )
             if np.abs(states).max() > LARGEST:
                 raise DataError(
@@ -384,7 +387,9 @@ class SavedTrajectory:
                 )
             variances = own["eigenvalues"] + own["noise_variance"]
             if not ((own["scale"] > 0).all() and (variances > 0).all()):
-                raise DataError(f"{path}: scales and variances must be positive")
+                raise DataError(
+                    f"{path}: scales and variances must be positive: make the file again"
+                )
             own["mean"] = arrays.read("mean", "D", largest=inf)
             axes = None if dim > 3 else arrays.read("eigenvectors", "DD", largest=inf)
             known = () if of_table else saved.names
@@ -415,16 +420,19 @@ class SavedTrajectory:
 
     @property
     def kind(self) -> str:
-        """Kind of the simulation: ``melt``, ``roundtrip`` or ``gen``."""
+        """Kind of the simulation: ``melt`` (inflation), ``roundtrip`` or ``gen`` (generation)."""
         return kind_of(self.path, self.times)
 
     def latent_variance(self) -> np.ndarray:
-        """Return the closed form of the variances at the latest time, ``[D]``."""
+        """Return the variances ``[D]`` of the latents (at the latest time) in closed form."""
         end = np.argmax(self.times)
         return np.asarray(self.scale[end] ** 2 * (self.eigenvalues + self.noise_variance[end]))
 
     def compressed(self) -> np.ndarray:
-        """Return which dimensions the schedule inflates less than others, bool ``[D]``."""
+        """Return a mask ``[D]`` of the compressed dimensions.
+
+        Their final noise variance is less than half of the largest one.
+        """
         last = self.noise_variance[np.argmax(self.times)]
         return last < 0.5 * last.max()
 
@@ -445,13 +453,13 @@ def _read_states(
     if states.ndim != 3 or min(states.shape) < 1 or len(states) < 2:
         raise DataError(
             f"{path}: '{STATES}' has shape {list(states.shape)}, expected [times, "
-            "samples, dimensions], with at least two times"
+            "samples, dimensions], with at least two times: make the file again"
         )
     arrays = CheckedArrays(saved, path, **dict(zip("SND", states.shape, strict=True)))
     own = {name: arrays.read(name, axes, largest=inf) for name, axes in SHAPES.items()}
     steps = np.diff(own["times"])
     if not ((steps > 0).all() or (steps < 0).all()):
-        raise DataError(f"{path}: 'times' are not monotonic")
+        raise DataError(f"{path}: 'times' are not monotonic: make the file again")
     return states, own, arrays
 
 
@@ -484,14 +492,14 @@ def _images(saved: SavedArrays, whole: tuple[int, ...], path: Path) -> np.ndarra
     fits = shape.shape == (3,) and shape.dtype.kind in "iu" and shape.min() > 0
     if not fits or shape[0] not in (1, 3) or prod(shape.tolist()) != whole[2]:
         raise DataError(
-            f"{path}: '{IMAGE_SHAPE}' is {shape.tolist()}, expected [C, H, W] with C of 1 "
-            f"or 3, and {whole[2]} numbers in total"
+            f"{path}: '{IMAGE_SHAPE}' is {shape.tolist()}, expected [C, H, W] with C = 1 or 3 and "
+            f"C * H * W = {whole[2]}: make the file again"
         )
     states = saved.numbers(IMAGES)
     if states.shape != whole:
         raise DataError(
             f"{path}: '{IMAGES}' has shape {list(states.shape)}, but '{STATES}' has "
-            f"{list(whole)}: they must be equal"
+            f"{list(whole)}, expected equal shapes: make the file again"
         )
     return states[:, :MOST_IMAGES].astype(np.float32).reshape(whole[0], -1, *shape)
 
@@ -502,7 +510,7 @@ def _agree(path: Path, name: str, saved: np.ndarray, own: Tensor) -> None:
         return
     raise DataError(
         f"{path} was made with another network, schedule or time: its {name} are "
-        f"{_brief(saved)}, expected {_brief(known)}"
+        f"{_brief(saved)}, expected {_brief(known)}: give the options of this inflation"
     )
 
 

@@ -50,7 +50,7 @@ rounds, limit on the draws per round as a multiple of those wanted, and size of 
 
 @dataclass(frozen=True)
 class Amortized:
-    """Amortized posteriors of M observations: the distributions of a conditional flow given each.
+    """Amortized posteriors of M observations: a conditional flow, evaluated at each observation.
 
     Attributes:
         prior: The conditional flow, as a map from standard normal variables to points.
@@ -63,9 +63,8 @@ class Amortized:
         trace: Method for the Jacobian traces of log densities; None for no log densities.
         log_posterior: Log posterior up to a constant, to correct the draws by importance
             resampling; None for no correction.
-        fewer: Whether an observation may have fewer draws than requested, where nearly all are out
-            of bounds. Draws are then repeated, and the statistic ``distinct`` counts the distinct
-            ones.
+        fewer: Whether draws may be repeated to reach S per chain, if nearly all draws for an
+            observation are out of bounds. The statistic ``distinct`` counts the different draws.
         region: Function from points ``[N, D]`` to a mask ``[N]`` of admissible points. Other points
             are redrawn, like points out of bounds. None to admit all points.
         plausible: Whether values of discrete columns are rounded to their quantization levels,
@@ -387,8 +386,8 @@ class Amortized:
         log_weights = (torch.stack(wanted) - density).where(possible.view_as(density), -torch.inf)
         if (log_weights.amax(dim=1) == -torch.inf).any():
             raise DataError(
-                f"the posterior density is 0 at all {density.shape[1]} draws of the flow: "
-                "the draws cannot be reweighted"
+                f"the posterior density is 0 at all {density.shape[1]} draws of the flow, which "
+                "cannot be reweighted: check the prior, or train the flow longer"
             )
         smoothed = smoothed_weights(log_weights)
         seeds = torch.tensor([hash_seed(self.seed, place) for place in numbers])
@@ -419,12 +418,12 @@ def _mass_error(inside: Tensor, counts: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Proposed:
-    """Proposed draws of observations.
+    """Proposed posterior draws, before the rejection of draws out of bounds.
 
     Attributes:
         w: Standard normal variables ``[N, dim]``.
-        points: Their points ``[N, D]``.
-        density: Log densities ``[N]`` of the points; None if these are not computed.
+        points: Points ``[N, D]``, the images of the variables.
+        density: Log densities ``[N]`` of the points; None if they are not computed.
         calls: Network evaluations per point.
     """
 
@@ -445,7 +444,7 @@ class _Proposed:
         return _Proposed(w, points, density, self.calls)
 
     def spread(self, size: int) -> "_Proposed":
-        """Return ``size`` draws, each of the present ones repeated about equally often."""
+        """Repeat the draws, each about equally often, to a total of ``size`` draws."""
         return self.at(torch.arange(size, device=self.w.device) * len(self.w) // size)
 
     def split(self, counts: Sequence[int]) -> list["_Proposed"]:

@@ -54,8 +54,8 @@ def true_points_of_prior(target: Target, numbers: Sequence[int], seed: int) -> T
 
     Args:
         target: Target with the prior and, if there are any, the conditions of each run; its
-            observations do not matter.
-        numbers: Numbers of the runs, which seed their points.
+            observations are not used.
+        numbers: Indices of the runs, which seed their points.
         seed: Random seed.
     """
     rows = [normal_numbers((target.dim,), seed, Stream.TRUTHS, number) for number in numbers]
@@ -69,14 +69,14 @@ def true_points_of_data(
 ) -> Truths:
     """Use held-out points ``[R, D]`` as the true points of calibration runs.
 
-    Unless the prior is deblurred, the noise of the first time is added before the points are mapped
-    to standard normal variables, since draws of the prior contain this noise too.
+    Unless the prior is deblurred, the noise of the first (least noisy) time is added before the
+    points are mapped to standard normal variables, since draws of the prior contain this noise too.
 
     Args:
         target: Target with the prior and, if there are any, the conditions of each run; its
-            observations do not matter.
+            observations are not used.
         points: Held-out points ``[R, D]``.
-        numbers: Numbers of the runs.
+        numbers: Indices of the runs, which seed their noise.
         seed: Random seed of the noise.
         blurred: Whether the returned true points include the added noise, as draws do, rather than
             being the held-out points themselves.
@@ -108,7 +108,7 @@ def simulated(likelihood: Likelihood, points: Tensor, numbers: Sequence[int], se
     Args:
         likelihood: Likelihood of the observations.
         points: True points of the runs ``[R, D]``.
-        numbers: Numbers of the runs, which seed their noise.
+        numbers: Indices of the runs, which seed their noise.
         seed: Random seed.
     """
     rows = [

@@ -53,7 +53,12 @@ class CurvedColumns:
 
     @classmethod
     def from_target(cls, target: Target, likelihood: Gaussian) -> "CurvedColumns":
-        """Approximate the likelihoods of a target whose observations are values of columns."""
+        """Approximate the likelihoods of observations that are noisy values of columns.
+
+        Args:
+            target: Posteriors of these observations.
+            likelihood: Gaussian likelihood of the observations.
+        """
         seen = _Seen(target, likelihood)
         mean, std = seen.moments()
         prior = seen.scale**-2
@@ -106,8 +111,6 @@ class CurvedColumns:
 
         They do not depend on the likelihood's height, and are the same at all times, so that
         weights do not depend on them.
-
-        They are the same at all times, so that weights do not depend on them.
         """
         at = self.log_likelihood.argmax(dim=2, keepdim=True)
         apart = self.observed[..., None] - self.line.expand_as(self.log_likelihood).gather(2, at)
@@ -116,7 +119,7 @@ class CurvedColumns:
 
 
 class _Seen:
-    """Observed values as functions of the values of their columns."""
+    """Likelihoods of M observations, as functions of K columns before their transforms."""
 
     def __init__(self, target: Target, likelihood: Gaussian):
         self._target, self._likelihood = target, likelihood
@@ -134,7 +137,11 @@ class _Seen:
         self._noise = likelihood.covariance_root(len(self._picks)).norm(dim=1)
 
     def log_likelihood(self, values: Tensor) -> Tensor:
-        """Return log likelihoods of values ``[G, M, K]`` of each column, up to a constant."""
+        """Return the log likelihoods of columns, up to a constant.
+
+        Args:
+            values: G values of each column before its transform, ``[G, M, K]``.
+        """
         columns = self._center.expand(values[..., 0].numel(), -1).clone()
         columns[:, self._picks] += values.flatten(0, 1)
         prior = self._target.prior
@@ -142,7 +149,7 @@ class _Seen:
         return -((seen.view_as(values) - self._target.observed) / self._noise).square() / 2
 
     def moments(self) -> tuple[Tensor, Tensor]:
-        """Return means and standard deviations ``[M, K]`` of likelihood times prior."""
+        """Return the posterior mean and standard deviation of each column alone, ``[M, K]``."""
         line = _line(POINTS, self._target.device)
         std = self.scale.expand(self._target.count, -1)
         mean = torch.zeros_like(std)

@@ -23,14 +23,13 @@ class Draws:
     Attributes:
         w: Standard normal variables ``[M, C, S, dim]``.
         points: Points of data space ``[M, C, S, D]``.
-        log_likelihood: Log likelihoods ``[M, C, S]``, in nats; NaN for a flow that has learned the
-            posterior itself.
+        log_likelihood: Log likelihoods ``[M, C, S]``, in nats; NaN for amortized posteriors.
         stats: Statistics of the sampler by name, each ``[M]``: ``acceptance``, ``step_size``,
             ``effective_size`` and ``pareto_k`` of weights, and ``evidence``, the log of the mean
             likelihood under the prior, with ``evidence_error``, in nats.
         sampler: Name of the sampler of each observation.
-        log_density: Log density ``[M, C, S]`` of the posterior at the draws, in nats, if the flow
-            has learned the posterior itself; otherwise None.
+        log_density: Log density ``[M, C, S]`` of the posterior at the draws, in nats, for amortized
+            posteriors; otherwise None.
         calls: Network evaluations per observation ``[M]``, float64, on the CPU like the statistics;
             those of a group that is sampled together are divided evenly.
     """
@@ -59,7 +58,7 @@ class Draws:
         calls: float,
         stats: Mapping[str, Tensor],
     ) -> "Draws":
-        """Build the draws of one sampler from rows.
+        """Create the draws of one sampler from arrays that have one row per draw.
 
         Args:
             sampler: Name of the sampler.
@@ -134,7 +133,7 @@ class Draws:
     def joined(cls, parts: Sequence["Draws"], order: Tensor | None = None) -> "Draws":
         """Join the draws of several groups of observations.
 
-        Statistics that only some samplers report are NaN for the others.
+        Statistics that only some samplers report are NaN for draws of other samplers.
 
         Args:
             parts: Draws of each group.

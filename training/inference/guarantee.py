@@ -36,10 +36,10 @@ NEAREST = "distance to the nearest conditions"
 class Levels:
     """Conformally adjusted levels of intervals and regions, for L nominal coverages.
 
-    Local levels differ between M observations.
+    Local levels are computed separately for each of M observations.
 
     Attributes:
-        intervals: Levels ``[L, Q]`` or ``[M, L, Q]`` of central intervals of each quantity.
+        intervals: Levels ``[L, Q]`` or ``[M, L, Q]`` of central intervals of Q quantities.
         regions: Levels ``[L]`` or ``[M, L]`` of highest-density regions.
     """
 
@@ -108,10 +108,10 @@ class HeldOutTruths:
         return Neighbors.from_rows(self.held_out.whitened, self.near_count)
 
     def recalibrated(self, draws: Tensor) -> Tensor:
-        """Move the ranks of draws ``[S, D]`` in each coordinate to match those of the true values.
+        """Recalibrate draws ``[S, D]`` of one posterior, one coordinate at a time.
 
-        The dependence between coordinates remains that of the draws. See
-        ``measure.conformal.recalibrated``.
+        Draws are moved so that true values have uniform ranks among them
+        (``measure.conformal.recalibrated``). The dependence between coordinates is kept.
         """
         ordered, order = draws.double().sort(dim=0)
         levels = (torch.arange(len(draws)).to(ordered) + 0.5) / len(draws)
@@ -127,8 +127,8 @@ class HeldOutTruths:
         """Test whether observations are out of distribution.
 
         A p-value is the probability that an observation like those of the calibration set has
-        scores at least as extreme as the given observation. A fraction a of observations that are
-        exchangeable with the calibration set have a p-value of at most a.
+        scores at least as extreme as the given observation. At most a fraction a of observations
+        that are exchangeable with the calibration set have a p-value of at most a.
 
         Args:
             whitened: Conditions ``[M, C]``, whitened like those of the calibration set.

@@ -79,6 +79,8 @@ class Likelihood(ABC):
     def curvature_root(self, dim: int) -> Tensor | None:
         """Return the whitened observation matrix ``Sigma^(-1/2) A [K, D]``; None if not Gaussian.
 
+        Observations are ``A x``, plus noise with covariance Sigma.
+
         Args:
             dim: D, the dimension of points.
         """
@@ -122,7 +124,10 @@ class Gaussian(Likelihood):
         size = dim if coordinates is None else len(coordinates)
         size = size if self.operator is None else self.operator.size
         if size is not None and self.root.ndim and len(self.root) != size:
-            raise UsageError(f"the noise has {len(self.root)} entries for {size} observed values")
+            raise UsageError(
+                f"the noise has {len(self.root)} entries for {size} observed values: give one "
+                "entry per value"
+            )
 
     def to(self, device: torch.device) -> "Gaussian":
         """Move the noise and the observation map to another device; return the likelihood."""
@@ -175,7 +180,13 @@ class Gaussian(Likelihood):
         return torch.diag(self.root.square().expand(size))
 
     def curvature_root(self, dim: int) -> Tensor:
-        """Return the whitened observation matrix ``Sigma^(-1/2) A [K, D]``."""
+        """Return the whitened observation matrix ``Sigma^(-1/2) A [K, D]``.
+
+        Observations are ``A x``, plus noise with covariance Sigma.
+
+        Args:
+            dim: D, the dimension of points.
+        """
         columns = self.observe(torch.eye(dim, dtype=torch.float64, device=self.root.device))
         return self._whitened(columns).T
 
@@ -199,11 +210,14 @@ def _root(noise: Tensor) -> Tensor:
     symmetric = noise.ndim == 2 and noise.shape[0] == noise.shape[1]
     if not symmetric or not torch.allclose(noise, noise.T):
         raise UsageError(
-            f"the covariance of the noise has shape {list(noise.shape)}, or is not symmetric"
+            f"the covariance of the noise, of shape {list(noise.shape)}, is not a symmetric "
+            "matrix: correct it"
         )
     root, failed = torch.linalg.cholesky_ex(noise)
     if failed:
-        raise UsageError("the covariance of the noise is not positive definite")
+        raise UsageError(
+            "the covariance of the noise is not positive definite: increase its diagonal"
+        )
     return root
 
 
@@ -322,7 +336,9 @@ class UserFunction:
         values = self._returned(count, draw)
         several = isinstance(values, Tensor | np.ndarray) and values.ndim == 2
         if not several or len(values) != count or not torch.as_tensor(values).isfinite().all():
-            raise self._wrong(values, f"{count} draws", f"finite numbers [{count}, D]")
+            raise self._wrong(
+                values, f"for {count} draws: the function must return finite numbers [{count}, D]"
+            )
         return torch.as_tensor(values).double()
 
     def simulated(self, points: Tensor, draw: np.random.Generator, width: int) -> Tensor:
@@ -339,12 +355,15 @@ class UserFunction:
         values = self._returned(points, draw)
         wanted = (len(points), width)
         if not isinstance(values, Tensor | np.ndarray) or tuple(values.shape) != wanted:
-            raise self._wrong(values, f"points {list(points.shape)}", f"data {list(wanted)}")
+            raise self._wrong(
+                values,
+                f"for points {list(points.shape)}: the function must return data {list(wanted)}",
+            )
         return torch.as_tensor(values).double()
 
-    def _wrong(self, values: object, given: str, wanted: str) -> DataError:
+    def _wrong(self, values: object, why: str) -> DataError:
         shape = list(values.shape) if hasattr(values, "shape") else type(values).__name__
-        return DataError(f"{self} returned {shape} for {given}: the function must return {wanted}")
+        return DataError(f"{self} returned {shape} {why}")
 
     def _returned(self, *arguments: object) -> Any:
         try:

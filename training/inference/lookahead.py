@@ -93,7 +93,7 @@ class LinearObservation:
 
         Args:
             off: Observations less their expected values ``[M, N, K]``.
-            spread: Covariance ``A V A^T [K, K]`` of the expected values.
+            spread: Covariance ``[K, K]`` of the errors of the expected values.
         """
         log_likelihood = log_normal(off, torch.linalg.cholesky(spread + self.covariance))
         return log_likelihood + self.log_factor(off, spread)
@@ -103,7 +103,7 @@ class LinearObservation:
 
         Args:
             off: Observations less their expected values ``[M, N, K]``.
-            spread: Covariance ``A V A^T [K, K]`` of the expected values.
+            spread: Covariance ``[K, K]`` of the errors of the expected values.
 
         Returns:
             Log factors ``[M, N]``, or 0 if observations are exactly linear.
@@ -127,7 +127,10 @@ class LinearObservation:
         return replace(self, covariance=self.covariance + rounding.diag())
 
     def wider(self, exponent: Tensor) -> "LinearObservation":
-        """Return a copy with likelihoods raised to powers ``exponent [M]``, by wider noise."""
+        """Return a copy with likelihoods raised to powers ``exponent [M]``.
+
+        A power below 1 is equivalent to wider noise.
+        """
         return replace(self, covariance=self.covariance / exponent[:, None, None])
 
     def alone(self, place: int) -> "LinearObservation":
@@ -140,7 +143,7 @@ class LinearObservation:
     def from_target(cls, target: Target) -> "LinearObservation":
         """Express the observations of a target as linear functions of states.
 
-        See ``why_not_linear`` for the targets that this supports.
+        ``why_not_linear`` returns None for supported targets.
         """
         likelihood = target.likelihood
         assert isinstance(likelihood, Gaussian)
@@ -161,10 +164,10 @@ class LinearObservation:
 
 
 def require_lookahead(target: Target) -> Gaussian:
-    """Return the Gaussian likelihood of a target, if the look-ahead supports the target.
+    """Return the Gaussian likelihood of a target that the sampler ``twisted`` supports.
 
     Raises:
-        UsageError: The look-ahead does not support the target.
+        UsageError: The sampler does not support the target.
     """
     if reason := no_lookahead(target):
         raise UsageError(f"{reason}: choose another sampler than twisted")
@@ -173,7 +176,7 @@ def require_lookahead(target: Target) -> Gaussian:
 
 
 def no_lookahead(target: Target) -> str | None:
-    """Return the reason why the look-ahead does not support a target, as text, or None."""
+    """Return the reason why the sampler ``twisted`` does not support a target, or None."""
     if reason := why_not_linear(target):
         return f"twisted does not support {reason}"
     prior = target.prior
@@ -193,10 +196,9 @@ def no_lookahead(target: Target) -> str | None:
 
 
 def why_not_linear(target: Target) -> str | None:
-    """Return the reason why observations are not linear in the states, as text, or None.
+    """Return the reason why observations are not linear in the states, or None if they are.
 
-    Linear observations also need Gaussian noise. Observations that are approximately linear count
-    as linear.
+    Observations count as linear if they are at least approximately linear with Gaussian noise.
     """
     likelihood, coordinates = target.likelihood, target.prior.flow.coordinates
     if not isinstance(likelihood, Gaussian):
@@ -211,13 +213,15 @@ def why_not_linear(target: Target) -> str | None:
 
 @dataclass(frozen=True)
 class Measured:
-    """Look-ahead estimates for one set of conditions, which do not depend on the observation.
+    """Look-ahead estimates: predictions of clean states from noisy ones, and their errors.
+
+    The estimates depend on the conditions of the network, but not on the observation.
 
     Attributes:
         times: Increasing times ``[K + 1]`` of the diffusion.
         apart: Clean states of N prior draws less their predictions from the noisy states, ``[N,
             D]`` at each time.
-        needed: Number of steps that would give an error of one per dimension, ``W / D``.
+        needed: Number of steps that would give an error of one per dimension.
         calls: Network evaluations that the estimates took.
     """
 
@@ -240,18 +244,20 @@ class Measured:
 
 @dataclass
 class LookAhead:
-    """Look-ahead estimates that all observations share, computed when first needed.
+    """Look-ahead estimates (predictions of clean states from noisy ones) for all observations.
+
+    The estimates for each set of conditions are computed when first needed.
 
     Attributes:
         steps: Number of steps of the diffusion.
         seed: Random seed of the prior draws.
         share: Fraction of the network evaluations attributed to one observation, times the number
             of different conditions.
-        again: Network evaluations per particle for the moves of final particles; 0 if not
+        again: Network evaluations per particle for the Markov moves of final particles; 0 if not
             measured.
-        most: Limit on the evaluations per particle for these moves; inf for no limit.
+        most: Limit on the network evaluations per particle for these moves; inf for no limit.
         known: Estimates by the conditions of observations.
-        kept: Number of different conditions whose estimates come from earlier posteriors.
+        kept: Number of different conditions whose estimates were loaded from a file.
     """
 
     steps: int
@@ -265,7 +271,7 @@ class LookAhead:
     def measured(self, target: Target, on_part: OnPart = None) -> Measured:
         """Return the estimates for observations that share their conditions.
 
-        Estimates are computed for the first such target and then stored.
+        Estimates are computed for the first target with these conditions, and then stored.
         """
         label = target.label
         if label not in self.known:
@@ -275,7 +281,9 @@ class LookAhead:
 
 
 def calls_to_look(prior: Prior, steps: int) -> int:
-    """Return the number of network evaluations of the look-ahead estimates.
+    """Return the number of network evaluations that look-ahead estimates take.
+
+    These estimates predict clean states from the noisy states of prior draws.
 
     Args:
         prior: Prior of the target.
@@ -323,13 +331,14 @@ def times_and_errors(target: Target, steps: int, seed: int, on_part: OnPart = No
 
 
 def step_errors(errors: Tensor, rate: Tensor) -> Tensor:
-    """Return the error coefficient ``c []`` of a step of unit length, see the module docstring.
+    """Return the coefficient ``c []`` of the error ``c h^2`` of a reverse-diffusion step.
 
-    The value that N normally distributed errors have by chance is subtracted.
+    The length of the step is h. The value that N normally distributed prediction errors have by
+    chance is subtracted.
 
     Args:
-        errors: Prediction errors ``[N, D]``.
-        rate: Rate r of each dimension ``[D]``.
+        errors: Errors of predicted clean states ``[N, D]``.
+        rate: Rate of decrease of the inverse variance of the added noise ``[D]``.
     """
     count = len(errors)
     weighted = errors * (1 / rate + errors.square().mean(dim=0)).rsqrt()
@@ -341,7 +350,9 @@ def step_errors(errors: Tensor, rate: Tensor) -> Tensor:
 
 
 def times_by_need(even: Tensor, wrong: Tensor) -> EqualErrorGrid:
-    """Return the time grid that minimizes the sum of the steps' errors.
+    """Return the time grid that minimizes the sum of the errors of reverse-diffusion steps.
+
+    A step of length h has an error of ``c h^2``.
 
     Args:
         even: Evenly spaced times ``[K + 1]``.
@@ -353,7 +364,7 @@ def times_by_need(even: Tensor, wrong: Tensor) -> EqualErrorGrid:
 
 
 def smooth(wrong: Tensor) -> Tensor:
-    """Return the square roots ``[K]`` of coefficients averaged over three adjacent times."""
+    """Average error coefficients ``[K]`` over three adjacent times; return square roots ``[K]``."""
     return F.avg_pool1d(wrong.clamp_min(0)[None], 3, 1, 1, count_include_pad=False)[0].sqrt()
 
 
@@ -372,7 +383,7 @@ def expected_end(target: Target, states: Tensor, t: Tensor, which: Tensor) -> Te
 
 
 def added_noise(target: Target, times: Tensor) -> Tensor:
-    """Return the variances ``[T, D]`` of the noise added between the first time and T times."""
+    """Return the variances ``[T, D]`` of the noise added after the first time, up to T times."""
     return torch.stack([_added(target, t) for t in times])
 
 
@@ -382,7 +393,7 @@ def _added(target: Target, t: Tensor) -> Tensor:
 
 
 def log_normal(apart: Tensor, root: Tensor) -> Tensor:
-    """Return the normal log densities ``[M, N]`` of differences from the mean, up to a constant.
+    """Return normal log densities ``[M, N]``, given differences from the mean, up to a constant.
 
     Args:
         apart: Differences from the mean ``[M, N, K]``, which determine the dtype of the result.

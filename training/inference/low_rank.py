@@ -62,7 +62,7 @@ class LowRank:
         return (operator * self.diagonal) @ operator.T + low @ low.T
 
     def beside(self, operator: Tensor) -> Tensor:
-        """Return the cross-covariance ``[K, D]`` of ``A x`` with x, for a linear map A."""
+        """Return the cross-covariance ``[K, D]`` of ``A x`` and x, for a linear map A."""
         return operator * self.diagonal + (operator @ self.factor) @ self.factor.T
 
     def times(self, values: Tensor) -> Tensor:

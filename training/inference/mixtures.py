@@ -61,7 +61,8 @@ class Components:
     def __post_init__(self) -> None:
         if self.mean.ndim != 2 or len(self.mean) < 2:
             raise UsageError(
-                f"component means have shape {list(self.mean.shape)}: give two or more, one per row"
+                f"the means of the components have shape {list(self.mean.shape)}: give two or more "
+                "rows, one per component"
             )
         if self.std.shape != self.mean.shape[:1]:
             raise UsageError(
@@ -69,7 +70,9 @@ class Components:
                 "one standard deviation per component"
             )
         if not ((self.std > 0) & self.std.isfinite()).all():
-            raise UsageError("standard deviations of components must be positive")
+            raise UsageError(
+                "the standard deviations of all components must be positive: correct them"
+            )
 
     @classmethod
     def spread(cls, count: int, dim: int) -> "Components":
@@ -152,7 +155,7 @@ class Evidence:
             raise DataError(
                 f"observation {int(lost.nonzero()[0, 0]) + 1} has likelihood 0 at all "
                 "draws of the components: it does not come from this mixture, or the "
-                "noise is too small"
+                "noise is too small: increase the noise, or leave the observation out"
             )
         sizes = torch.tensor([size // 2 + size % 2, size // 2], dtype=torch.float64).to(sums)
         return cls(whole, sums - sizes.log()[:, None, None], torch.stack(worth))
@@ -185,8 +188,8 @@ def sample_weights(
 ) -> Tensor:
     """Draw the mixture weights ``[R, C, S, K]`` of R data sets by Gibbs sampling.
 
-    Chains start from draws of the prior. The draws for a data set depend on the seed and the number
-    of the data set alone.
+    Chains start from draws of the prior. The draws for a data set depend only on the seed and on
+    the index of the data set.
 
     Args:
         log_evidence: Log evidence ``[R, N, K]`` of the K components for the N points of each data
@@ -196,7 +199,7 @@ def sample_weights(
         draws: Number of draws per chain, S.
         warmup: Number of steps before the first draw.
         seed: Random seed.
-        numbers: Numbers of the data sets; 0, 1, ... by default.
+        numbers: Indices of the data sets; 0, 1, ... by default.
     """
     runs, points, components = log_evidence.shape
     numbers = range(runs) if numbers is None else numbers

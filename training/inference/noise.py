@@ -23,7 +23,7 @@ class Noise:
 
     Args:
         seed: Random seed.
-        observations: Number of each of the M observations.
+        observations: Index of each of the M observations.
         chains: Number of chains or particles per observation, C.
         device: Device of the numbers, which are drawn on the CPU so that all devices get the same
             numbers.

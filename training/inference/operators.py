@@ -83,7 +83,7 @@ class MatrixMap(LinearMap):
     def random(cls, size: int, dim: int, seed: int) -> "MatrixMap":
         """Draw a random map, whose matrix has independent normal entries of variance ``1 / D``.
 
-        If the coordinates of a point are about 1 in size, so are its observed values.
+        The observed values of a point have about the same size as its coordinates.
 
         Args:
             size: K, the number of observed values.
@@ -96,7 +96,7 @@ class MatrixMap(LinearMap):
 class Separable(LinearMap):
     """Separable linear map of images: one matrix for rows and one for columns of pixels.
 
-    All channels are mapped alike.
+    The same two matrices apply to each channel.
 
     Args:
         rows: Matrix of rows ``R [h, H]``.

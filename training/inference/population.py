@@ -99,7 +99,7 @@ class Population:
 
     @property
     def noise(self) -> float:
-        """Standard error of the population log likelihood due to finite draws, in nats.
+        """Standard error of the population log likelihood due to the finite draws, in nats.
 
         With effective sample size n, a member's mean weight has a relative error of ``n^(-1/2)``;
         the variances of all members add up.
@@ -148,12 +148,13 @@ def sample_population(
     count = len(draws)
     if count < FEWEST_MEMBERS:
         raise DataError(
-            f"there are {count} posteriors: a hierarchical model needs at least {FEWEST_MEMBERS}"
+            f"there are {count} posteriors, but a hierarchical model needs at least "
+            f"{FEWEST_MEMBERS}: give more observations"
         )
     if not ((scale > 0).all() and draws.isfinite().all() and log_prior.isfinite().all()):
         raise DataError(
             "a coordinate is constant under the prior, or a posterior draw has the prior density 0 "
-            "or is not finite"
+            "or is not finite: check the prior and the draws"
         )
     walk = _Walk((draws - center) / scale, log_prior, plan)
     chosen = walk.run(on_step)
@@ -164,7 +165,7 @@ def sample_population(
 
 @dataclass(frozen=True)
 class _Weights:
-    """Weights of all draws under populations.
+    """Importance weights of N posterior draws of each of M members, given C populations.
 
     Attributes:
         relative: Weights ``[C, M, N]``, scaled so that the largest of each member is 1.
@@ -175,7 +176,11 @@ class _Weights:
     log_likelihood: Tensor
 
     def picked(self, uniform: Tensor) -> Tensor:
-        """Draw one index for each member ``[C, M]``, by uniform numbers ``[C, M, 1]`` in [0, 1]."""
+        """Choose one draw of each member by weight; return the indices of the draws ``[C, M]``.
+
+        Args:
+            uniform: Uniform random numbers ``[C, M, 1]`` in [0, 1].
+        """
         sums = self.relative.cumsum(dim=2)
         places = torch.searchsorted(sums, uniform.to(sums) * sums[..., -1:])[..., 0]
         return places.clamp(max=sums.shape[2] - 1)
@@ -187,7 +192,7 @@ class _Weights:
 
 
 class _Walk:
-    """Chains in mean and log standard deviation, both in units of the prior.
+    """Markov chains of the population means and log standard deviations, in units of the prior.
 
     Args:
         draws: Posterior draws ``[M, N, D]``.
@@ -203,7 +208,11 @@ class _Walk:
         self._generator = seeded_generator("cpu", plan.seed, Stream.CHAINS)
 
     def run(self, on_step: Callable[[float], object] | None) -> Population:
-        """Run the chains, and return the draws after the warm-up."""
+        """Run the chains, and return their draws after the warm-up.
+
+        Args:
+            on_step: Called with 1 after each step.
+        """
         plan, (count, _, dim) = self._plan, self._draws.shape
         rows, start = torch.arange(count), self._draws.mean(dim=1)
         # Each chain starts from a different place.

@@ -61,7 +61,7 @@ class Prior:
         flow: The flow; its network is not called in blocks, since callers make the blocks.
         times: Integration times, increasing ``[steps + 1]``.
         solver: Solver of the integrations.
-        deblurred: Whether points are clean: drawn given the blurred points of the flow.
+        deblurred: Whether points are noise-free: each is drawn given a noisy point of the flow.
         unit: Size of the user's unit in the units of the flow; for images, the user's unit is a
             gray level.
         origin: Position of the flow's 0 in the user's units.
@@ -84,7 +84,7 @@ class Prior:
         if self.deblurred and self.flow.basis.dim > MOST_DEBLURRED:
             raise UsageError(
                 f"--deblur computes Jacobians of the denoiser in at most {MOST_DEBLURRED} "
-                f"dimensions, but the data have {self.flow.basis.dim}"
+                f"dimensions, but the data have {self.flow.basis.dim}: leave it out"
             )
 
     @property
@@ -98,7 +98,7 @@ class Prior:
         """Return the times ``[steps + 1]`` and the solver of an integration.
 
         Args:
-            use: A name in ``flow.integrations.USES``.
+            use: Purpose of the integration, a name in ``flow.integrations.USES``.
         """
         return self.integrations.get(use, (self.times, self.solver))
 
@@ -108,13 +108,13 @@ class Prior:
         The extra first evaluations of a multistep method are not counted.
 
         Args:
-            use: A name in ``flow.integrations.USES``.
+            use: Purpose of the integration, a name in ``flow.integrations.USES``.
         """
         times, solver = self.way(use)
         return (len(times) - 1) * (solver.calls_per_step or 1)
 
     def coarse(self) -> "Prior":
-        """Return a copy with half the steps, rounded up, for approximate log densities."""
+        """Return a copy that computes log densities approximately, with half of the steps."""
         times, solver = self.way("densities")
         if solver.quadrature is not None:  # it has its own times
             return self
@@ -123,7 +123,7 @@ class Prior:
 
     @property
     def solvers(self) -> dict[str, dict[str, str | int]]:
-        """Solver and number of steps by use: for points, and for uses with another schedule."""
+        """Solver and number of steps by purpose: ``points``, and purposes with another schedule."""
         integrations = {"points": (self.times, self.solver), **self.integrations}
         return {
             use: {"solver": solver.name, "n_iters": len(times) - 1}
@@ -132,7 +132,7 @@ class Prior:
 
     @property
     def dim(self) -> int:
-        """Number of variables w per point."""
+        """Number of standard normal variables per point."""
         return self.flow.basis.dim * (1 + self.deblurred)
 
     def points(
@@ -154,9 +154,9 @@ class Prior:
     def states(
         self, w: Tensor, conditions: dict[str, Tensor] | None = None, differentiable: bool = False
     ) -> Generated:
-        """Map standard normal variables to unscaled states ``[N, D]`` at the first time.
+        """Map standard normal variables to unscaled states ``[N, D]`` in eigenspace.
 
-        States are in eigenspace.
+        The states are at the first (least noisy) time.
 
         Args:
             w: Standard normal variables ``[N, dim]``, float64.
@@ -178,13 +178,13 @@ class Prior:
         return Generated(states, calls)
 
     def of_states(self, states: Tensor, conditions: dict[str, Tensor] | None = None) -> Tensor:
-        """Map states ``[N, D]`` at the first time to points ``[N, D]`` of data space."""
+        """Map states ``[N, D]`` at the first (least noisy) time to points ``[N, D]``."""
         flow, first = self._given(conditions), self.times[0]
         points = flow.to_data(flow.schedule.scale(first) * states, first)
         return self.origin + points / self.unit
 
     def melted(self, w: Tensor, conditions: dict[str, Tensor] | None = None) -> Tensor:
-        """Map standard normal variables to unscaled states ``[N, D]`` at the last time."""
+        """Map standard normal variables to unscaled states at the last (noisiest) time."""
         flow, last = self._given(conditions), self.times[-1]
         return flow.latent_law(last).unwhiten(w) / flow.schedule.scale(last)
 
@@ -235,8 +235,8 @@ class Prior:
     def log_density(self, points: Tensor, conditions: dict[str, Tensor], trace: Trace) -> Tensor:
         """Return the log densities ``[N]`` of the prior at points, per unit of the user's units.
 
-        The densities are those of sharpened points if the prior is sharpened, otherwise those of
-        blurred points.
+        The points contain the noise of the first (least noisy) time, or are sharpened (nearly
+        noise-free) if the prior is.
 
         Args:
             points: Points ``[N, D]`` in the user's units.
@@ -244,7 +244,7 @@ class Prior:
             trace: Method for the traces of Jacobians.
 
         Raises:
-            DataError: A density is not finite, or a point has no counterpart in the flow.
+            DataError: A density is not finite, or a point is beyond the range of the flow.
         """
         flow, inner = self._given(conditions), (points - self.origin) * self.unit
         way = self.way("densities")
@@ -264,8 +264,8 @@ class Prior:
     ) -> tuple[Generated, Tensor]:
         """Map unscaled states to standard normal variables ``[N, D]`` and log densities ``[N]``.
 
-        The states ``[N, D]`` are at the first time. Traces of Jacobians are exact. The network
-        evaluations of a state include its vector-Jacobian products.
+        The states ``[N, D]`` are at the first (least noisy) time. Traces of Jacobians are exact.
+        The number of network evaluations includes the vector-Jacobian products.
 
         Raises:
             DataError: A density is not finite.
@@ -283,7 +283,14 @@ class Prior:
         return Generated(w, trajectory.calls + integral.products), density
 
     def whitened(self, points: Tensor, conditions: dict[str, Tensor] | None = None) -> Tensor:
-        """Map blurred points ``[N, D]`` to standard normal variables ``[N, D]``."""
+        """Map noisy points to standard normal variables ``[N, D]``.
+
+        The points have the noise of the first (least noisy) time.
+
+        Args:
+            points: Points ``[N, D]``.
+            conditions: Conditions of each point, such as ``labels [N, L]``.
+        """
         flow = self._given(conditions)
         points = (points - self.origin) * self.unit
         times, solver = self.way("latents")
@@ -316,7 +323,10 @@ class Prior:
         return self.flow.given(**conditions) if conditions else self.flow
 
     def to_states(self, points: Tensor, conditions: dict[str, Tensor] | None = None) -> Tensor:
-        """Map points to unscaled states ``[N, D]`` at the first time: inverse of ``of_states``."""
+        """Map points to states ``[N, D]`` at the first (least noisy) time.
+
+        This is the inverse of ``of_states``.
+        """
         return self._given(conditions).to_eigen((points - self.origin) * self.unit)
 
     def plausible(self, points: Tensor) -> Tensor:
@@ -335,7 +345,9 @@ class Prior:
         return coordinates.possible((points - self.origin) * self.unit)
 
     def blur(self, points: Tensor, conditions: dict[str, Tensor] | None = None) -> Tensor:
-        """Return the standard deviations ``[N, D]`` of the first time's noise around points.
+        """Return the standard deviations ``[N, D]`` of the noise that points of the flow contain.
+
+        It is the noise of the first (least noisy) time.
 
         Args:
             points: Points ``[N, D]`` in the user's units, which are also those of the result.
@@ -353,9 +365,9 @@ class Prior:
     def behind(
         self, states: Tensor, conditions: dict[str, Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return the mean and the covariance of the clean state, given each state ``[N, D]``.
+        """Return the mean and the covariance of the clean state, given each noisy state ``[N, D]``.
 
-        States are unscaled and at the first time.
+        The noisy states are unscaled, at the first (least noisy) time.
 
         Returns:
             Means ``[N, D]``, and square roots ``[N, D, D]`` of the covariances.

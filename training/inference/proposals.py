@@ -158,7 +158,7 @@ class Proposal:
         return wide if share == 1 else self.beside(wide, share)
 
     def beside(self, other: "Proposal", share: float) -> "Proposal":
-        """Return the mixture of this and another proposal, whose weight is ``share``."""
+        """Return the mixture of this proposal and another one, which has the weight ``share``."""
         shares = torch.cat([(1 - share) * self.shares, share * other.shares], dim=1)
         pairs = ((self.mean, other.mean), (self.root, other.root))
         mean, root = (torch.cat(pair, dim=1) for pair in pairs)

@@ -93,7 +93,7 @@ class Region:
     parts: Sequence[tuple[Bounds, Amortized]] = ()
 
     def within(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-        """Shrink a box in parameter space as far as its intersection with the region allows.
+        """Shrink a box in parameter space to a box around its intersection with the region.
 
         Args:
             low: Lower bounds of the box ``[D]``.

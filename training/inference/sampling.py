@@ -118,10 +118,10 @@ class Problem:
     Attributes:
         target: Posteriors, whose prior is the fine flow.
         coarse: Prior with fewer steps, for chains and particles.
-        numbers: Number of each observation, which seeds its draws.
+        numbers: Index of each observation, which seeds its draws.
         differentiable: Whether the likelihood is differentiable.
-        ahead: Look-ahead estimates that observations sampled by ``twisted`` share; None to measure
-            them when needed.
+        ahead: Look-ahead estimates (predictions of clean states from noisy ones) that observations
+            sampled by ``twisted`` share; None to compute them when needed.
         network: SHA-256 of the flow's network file, which identifies stored estimates; None to
             store none.
         in_file: Whether the network is in a file, so that estimates may be stored in files, too.
@@ -136,11 +136,13 @@ class Problem:
     in_file: bool = True
 
     def looking_ahead(self, plan: SamplingPlan, count: int | None = None) -> "Problem":
-        """Return the problem with a new look-ahead, to be shared by several observations.
+        """Return a copy with new look-ahead estimates, which several observations share.
+
+        The estimates predict clean states from noisy ones, for the sampler ``twisted``.
 
         Args:
             plan: Settings of the sampler.
-            count: Number of observations that share the look-ahead; None for those of the problem.
+            count: Number of observations that share the estimates; None for all.
         """
         share = len(self.target.alike()) / (count or self.target.count)
         return replace(self, ahead=LookAhead(plan.steps, plan.seed, share))
@@ -187,8 +189,9 @@ def settled(problem: Problem, plan: SamplingPlan) -> SamplingPlan:
     """Replace ``auto`` by a sampler for many dimensions, if a pool of prior draws cannot suffice.
 
     For Gaussian points and linear observations, the weights of P prior draws have an effective
-    sample size of about ``P exp(-I)``, where I is the information of the observation in nats, ``ln
-    det(1 + Sigma^-1/2 A C A^T Sigma^-1/2) / 2``.
+    sample size of about ``P exp(-I)``, with the information of the observation in nats, ``I = ln
+    det(1 + Sigma^-1/2 A C A^T Sigma^-1/2) / 2``: C is the covariance of points, A the observation
+    map, and Sigma the noise covariance.
     """
     target = problem.target
     likelihood = target.likelihood
@@ -238,10 +241,15 @@ def _automatic(problem: Problem, plan: SamplingPlan, pool: Pool, on_part: OnPart
 
 
 def needs_whole_pool(target: Target, few: Pool, plan: SamplingPlan) -> Tensor:
-    """Return a mask ``[M]`` of the observations that need the whole pool, from its first draws.
+    """Return a mask ``[M]`` of the observations that need the whole pool of prior draws.
 
-    An observation needs the whole pool if its effective sample size is too small but would suffice
-    with the whole pool, or if its likelihoods are 0 at all first draws.
+    An observation needs the whole pool if its effective sample size is too small with the first
+    draws but would suffice with the whole pool, or if its likelihoods are 0 at all first draws.
+
+    Args:
+        target: The posteriors of M observations.
+        few: The first draws of the pool.
+        plan: Settings of the sampler, with the size of the whole pool.
     """
     if target.likelihood.dear:
         return torch.zeros(target.count, dtype=torch.bool, device=target.device)
@@ -365,9 +373,9 @@ def _chains(problem: Problem, plan: SamplingPlan, coarse: Target, on_part: OnPar
 
 
 def starts(target: Target, seeds: Tensor, chains: int, seed: int) -> Tensor:
-    """Choose the variables ``[M, C, dim]`` that chains start from.
+    """Choose the standard normal variables ``[M, C, dim]`` that chains start from.
 
-    The starts are prior draws, resampled by tempered weights.
+    They are prior draws, resampled by tempered weights.
 
     Args:
         target: The posteriors of M observations.

@@ -75,8 +75,8 @@ class Summary:
         mean: Posterior means ``[M, D]``.
         std: Posterior standard deviations ``[M, D]``.
         quantiles: Posterior quantiles ``[M, D, len(LEVELS)]``.
-        r_hat: R-hat between chains or populations ``[M, D]``; NaN for pools and flows, whose draws
-            are independent.
+        r_hat: R-hat between chains or populations ``[M, D]``; NaN for pools of weighted prior draws
+            and for amortized posteriors (flows), whose draws are independent.
         ess_bulk: Effective sample size for the mean, ``[M, D]``; for pools the effective sample
             size of the weights, for flows the number of draws.
         ess_tail: Effective sample size for the 5 and 95 % quantiles, ``[M, D]``.
@@ -186,7 +186,7 @@ class Summary:
         return replace(self, failed=failed)
 
     def held(self, truth: Tensor) -> Tensor:
-        """Return which central intervals cover the true values, ``[len(CONTENTS), M, D]``.
+        """Return a mask ``[len(CONTENTS), M, D]`` of central intervals that cover the true values.
 
         Args:
             truth: True values ``[M, D]``.

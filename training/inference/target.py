@@ -54,7 +54,7 @@ class EvaluatedPoints(NamedTuple):
 
 
 class EvaluatedStates(NamedTuple):
-    """States at the first time, as variables and as points, with their log densities.
+    """States at the first (least noisy) time, as variables and as points, with log densities.
 
     Attributes:
         w: Standard normal variables ``[N, dim]`` of the states.
@@ -187,12 +187,12 @@ class Target:
 
     @torch.no_grad()
     def melted(self, w: Tensor, which: Tensor) -> Tensor:
-        """Map standard normal variables to unscaled states ``[N, D]`` at the last time."""
+        """Map standard normal variables to unscaled states at the last (noisiest) time."""
         return self._mapped(self.prior.melted, 0, w, which)
 
     @torch.no_grad()
     def states(self, w: Tensor, which: Tensor, on_part: OnPart = None) -> Tensor:
-        """Map standard normal variables to unscaled states ``[N, D]`` at the first time."""
+        """Map standard normal variables to unscaled states at the first (least noisy) time."""
 
         def block(w: Tensor, which: Tensor) -> tuple[Tensor, ...]:
             states, self._calls = self.prior.states(w, self._conditions(which))
@@ -202,7 +202,7 @@ class Target:
 
     @torch.no_grad()
     def of_states(self, states: Tensor, which: Tensor) -> Tensor:
-        """Map unscaled states ``[N, D]`` at the first time to points ``[N, D]``."""
+        """Map unscaled states ``[N, D]`` at the first (least noisy) time to points ``[N, D]``."""
         return self._mapped(self.prior.of_states, 0, states, which)
 
     @torch.no_grad()
@@ -216,19 +216,19 @@ class Target:
 
     @torch.no_grad()
     def to_states(self, points: Tensor, which: Tensor) -> Tensor:
-        """Map points ``[N, D]`` to unscaled states ``[N, D]`` at the first time."""
+        """Map points ``[N, D]`` to unscaled states ``[N, D]`` at the first (least noisy) time."""
         return self._mapped(self.prior.to_states, 0, points, which)
 
     @torch.no_grad()
     def place(
         self, states: Tensor, normal: Tensor, which: Tensor, seen: LinearView | None = None
     ) -> EvaluatedStates:
-        """Map unscaled states at the first time to variables, and compute their log densities.
+        """Map states at the first (least noisy) time to variables, and compute log densities.
 
-        For a deblurred prior, the further variables are sampled given the state and, if the
-        observations are linear, the observation. The log density is then the log prior density of
-        the state and the further variables, less the log density of the distribution that the
-        further variables were drawn from.
+        A deblurred prior has further variables, of its noise-free points. They are sampled given
+        the state and, if the observations are linear, the observation. The log density is then the
+        log prior density of the state and the further variables, less the log density with which
+        the further variables were sampled.
 
         Args:
             states: Unscaled states at the first time ``[N, D]``.

@@ -39,7 +39,7 @@ CELL_POINTS = 8
 
 @dataclass(frozen=True, eq=False)
 class Trials:
-    """Trials of M observations, one observation after the other.
+    """Trials of M observations, sorted by observation.
 
     Attributes:
         data: Trials ``[T, K]``.
@@ -81,7 +81,7 @@ class TrialDistribution(ABC):
     def log_prob(self, trials: Tensor, covariates: Tensor, parameters: Tensor) -> Tensor:
         """Return the log densities ``[n]`` of trials, in nats.
 
-        Category or quantized columns have log probabilities, up to a constant.
+        Categorical and quantized columns contribute log probabilities, up to a constant.
 
         Args:
             trials: Trials ``[n, K]``.
@@ -215,7 +215,7 @@ class MixedTrialDistribution(TrialDistribution):
 
 
 class TrialLikelihood(Likelihood):
-    """Learned likelihood of trials, where an observation is represented by its number.
+    """Learned likelihood of the trials of M observations, which are referred to by their indices.
 
     Args:
         distribution: Distribution of one trial.
@@ -242,7 +242,7 @@ class TrialLikelihood(Likelihood):
 
     @property
     def numbers(self) -> Tensor:
-        """Numbers of all M observations ``[M, 1]``, from 0, which represent the observations."""
+        """Indices ``[M, 1]`` of all observations, from 0, for the argument ``observed``."""
         return torch.arange(len(self.trials), dtype=torch.float64)[:, None]
 
     def to(self, device: torch.device) -> "TrialLikelihood":
@@ -316,5 +316,6 @@ class TrialLikelihood(Likelihood):
     def simulate(self, points: Tensor, generator: torch.Generator) -> Tensor:
         """Raise UsageError: a learned likelihood cannot simulate observations."""
         raise UsageError(
-            "a learned likelihood is checked on simulations of your own program: give --truth=data"
+            "a learned likelihood cannot simulate observations: check it on simulations of your "
+            "own program with --truth=data"
         )

@@ -28,7 +28,7 @@ def require_some(log_likelihood: Tensor) -> None:
     if (log_likelihood.amax(dim=1) == -torch.inf).any():
         raise DataError(
             f"the likelihood is 0 at all {log_likelihood.shape[1]} prior draws: the "
-            "posterior cannot be sampled"
+            "posterior cannot be sampled: check the observation and its noise"
         )
 
 

@@ -101,8 +101,8 @@ def _cramers_v(x: np.ndarray, y: np.ndarray) -> float:
 def independence_p_values(columns: Tensor, conditions: Tensor) -> Tensor:
     """Test the independence of each condition and each column by distance correlation.
 
-    P-values above about 0.05 are not exact. A constant is independent of everything. The memory is
-    that of ``n² (D + 2)`` numbers.
+    P-values above about 0.05 are not exact. A constant is independent of everything. The test needs
+    memory for ``n² (D + 2)`` numbers.
 
     Args:
         columns: Values ``[n, D]`` of the columns.

@@ -74,9 +74,9 @@ def unit_sphere(dim: int, count: int) -> Boundary:
         UsageError: The dimension is neither 2 nor 3, or ``count`` is at most ``dim``.
     """
     if dim not in (2, 3):
-        raise UsageError(f"boundaries are polygons in 2-D or meshes in 3-D, not in {dim}-D")
+        raise UsageError(f"boundaries are in 2-D or 3-D, not in {dim}-D: give 2 or 3 dimensions")
     if count <= dim:
-        raise UsageError(f"a boundary in {dim}-D has at least {dim + 1} points, got {count}")
+        raise UsageError(f"a boundary in {dim}-D needs at least {dim + 1} points, got {count}")
     index = np.arange(count)
     if dim == 2:
         vertices = _directions(index * (2 * math.pi / count))
@@ -105,7 +105,7 @@ def convex_hull(points: ArrayLike) -> Boundary:
 
 
 def flat_points(points: Floats) -> DataError:
-    """Return the error to raise for points ``[N, D]`` that span no polygon or mesh."""
+    """Return the error to raise for points ``[N, D]`` that span no polygon or 3-D mesh."""
     flat = "one line" if points.shape[1] == 2 else "one plane"
     return DataError(
         f"{len(points)} points in {points.shape[1]}-D enclose no volume: at least "
@@ -114,10 +114,10 @@ def flat_points(points: Floats) -> DataError:
 
 
 def gaussian_content(radius: ArrayLike, dim: int) -> Floats:
-    """Return the probability of a Gaussian within Mahalanobis radii, in the shape of the radii.
+    """Return the probability of a Gaussian within each of some Mahalanobis radii.
 
     Args:
-        radius: Mahalanobis radii.
+        radius: Mahalanobis radii ``[...]``.
         dim: Dimension of the Gaussian.
     """
     half_square = np.square(np.asarray(radius, dtype=np.float64)) / 2
@@ -127,15 +127,15 @@ def gaussian_content(radius: ArrayLike, dim: int) -> Floats:
 def gaussian_content_within(vertices: ArrayLike, faces: ArrayLike) -> float:
     """Return the probability of the standard normal distribution inside a boundary.
 
-    For a Gaussian with variances v, divide the vertices by ``sqrt(v)``. Regions count as often as
-    the boundary winds around them. The error is below 1e-9 for faces with edges up to 1.
+    For a Gaussian with variances v, divide the vertices by ``sqrt(v)``. A region that the boundary
+    winds around k times counts k times. The error is below 1e-9 for faces with edges up to 1.
 
     Args:
         vertices: Vertices of the boundary ``[K, D]``.
         faces: Faces of the boundary ``[F, D]``.
 
     Raises:
-        DataError: The boundary is invalid, as in ``winding_number``.
+        DataError: The boundary is not closed, or has invalid vertices or faces.
     """
     corners = _corners(vertices, faces)
     dim = corners.shape[2]
@@ -159,7 +159,7 @@ def enclosed_volume(vertices: ArrayLike, faces: ArrayLike) -> float:
         faces: Faces of the boundary ``[F, D]``.
 
     Raises:
-        DataError: The boundary is invalid, as in ``winding_number``.
+        DataError: The boundary is not closed, or has invalid vertices or faces.
     """
     corners = _corners(vertices, faces)
     # Measured from one of its own points: far from the origin, the terms would cancel.
@@ -178,14 +178,14 @@ def write_mesh(path: Path, vertices: ArrayLike, faces: ArrayLike) -> None:
         faces: Faces of the mesh ``[F, 3]``.
 
     Raises:
-        DataError: The mesh is invalid, as in ``winding_number``, or is a polygon.
+        DataError: The mesh is not closed, has invalid vertices or faces, or is a polygon.
         UsageError: The file name does not end in .ply.
     """
     vertices, faces = as_points(vertices, "mesh vertices"), np.asarray(faces)
     if vertices.shape[1] != 3:
-        raise DataError("a mesh file contains triangles in 3-D, not a polygon in 2-D")
+        raise DataError("a mesh file contains triangles in 3-D: give vertices in 3-D, not in 2-D")
     if path.suffix != ".ply":
-        raise UsageError(f"a mesh is written as .ply, not to {path.name}")
+        raise UsageError(f"a mesh is written as .ply, not to {path.name}: change the file name")
     require_closed(faces, vertices)
     import trimesh  # here, since coverage without mesh files works without trimesh
 
@@ -255,9 +255,9 @@ NAME = "points of an alpha shape"
 def alpha_shape(points: ArrayLike, alpha: float) -> Boundary:
     """Return the alpha shape of points: the boundary of their alpha complex.
 
-    All points are kept as vertices, whether or not faces use them. If alpha is below every radius,
-    there are no faces, and nothing is inside. Equal faces in opposite directions can remain where
-    several flat simplices lie side by side; such faces cancel.
+    All points are vertices of the result, whether or not faces use them. If alpha is below the
+    circumradius of every simplex, there are no faces, and nothing is inside. Equal faces in
+    opposite directions can remain where flat simplices lie side by side; these faces cancel.
 
     Args:
         points: Points ``[N, D]`` in any order, D = 2 or 3.
@@ -293,7 +293,7 @@ def filling_alpha(points: ArrayLike) -> float:
     """Return the alpha above which the alpha shape of points ``[N, D]`` fills their convex hull.
 
     Raises:
-        DataError: The points are invalid, as in ``alpha_shape``.
+        DataError: The points are too few, not finite, or in one line or plane.
     """
     points = as_points(points, NAME)
     corners = points[_triangulated(points).simplices]

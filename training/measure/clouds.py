@@ -25,7 +25,7 @@ class Cloud:
 
     Attributes:
         mean: Mean of each column ``[C]``.
-        gain: Inverse unit of each column ``[C]``, 0 for columns that do not count.
+        gain: Inverse unit of each column ``[C]``, 0 for ignored columns.
         variances: Variances along the axes, v ``[C]``, increasing.
         axes: Principal axes A ``[C, C]``.
     """
@@ -41,7 +41,7 @@ class Cloud:
 
         Args:
             mean: Mean of the rows ``[C]``.
-            covariance: Covariance of the rows ``[C, C]``, 0 for columns that do not count.
+            covariance: Covariance of the rows ``[C, C]``, 0 for columns to be ignored.
             noise: Standard deviations of the noise in each column ``[C]``, used as units; None to
                 use the standard deviations of the rows.
         """
@@ -51,25 +51,38 @@ class Cloud:
         return cls(mean, gain, variances.clamp_min(LEAST_VARIANCE), axes)
 
     def along(self, rows: Tensor) -> Tensor:
-        """Return the coordinates ``[N, C]`` of rows along the principal axes, in the units."""
+        """Return the coordinates ``[N, C]`` of scaled rows ``[N, C]`` along the principal axes."""
         return (rows - self.mean) * self.gain @ self.axes
 
     def surprise(self, rows: Tensor) -> Tensor:
-        """Return the surprise ``[N]`` of rows ``[N, C]``, in nats."""
+        """Return half of the squared Mahalanobis distance of each row, ``[N]``.
+
+        The result is minus the Gaussian log density of the row up to a constant, in nats.
+
+        Args:
+            rows: Rows ``[N, C]``.
+        """
         return (self.along(rows).square() / self.variances).sum(dim=1) / 2
 
     def alone(self, rows: Tensor) -> Tensor:
-        """Return the largest error ``[N]`` of predicting one value of a row from all its others.
+        """Predict each value of a row linearly from its other values; return the largest error.
 
-        Predictions are linear; errors are in standard deviations of such errors.
+        Args:
+            rows: Rows ``[N, C]``.
+
+        Returns:
+            Errors ``[N]``, in units of the standard deviation of the prediction error.
         """
         scaled = self.along(rows) / self.variances @ self.axes.T
         return (scaled.abs() / (self.axes.square() / self.variances).sum(dim=1).sqrt()).amax(dim=1)
 
     def places(self, rows: Tensor) -> Tensor:
-        """Return the coordinates ``[N, C]`` of rows for distances between rows: half whitened.
+        """Return half-whitened coordinates ``[N, C]`` of rows, for distances between rows.
 
-        Coordinates are rotated back from the principal axes, whose signs are arbitrary, so that
-        results agree on all machines.
+        Coordinates along the principal axes are divided by the fourth root of the variances. They
+        are then rotated back: the signs of the axes are arbitrary and differ between machines.
+
+        Args:
+            rows: Rows ``[N, C]``.
         """
         return self.along(rows) * self.variances**-0.25 @ self.axes.T

@@ -88,8 +88,8 @@ def asked(scores: Tensor, share: float | Tensor) -> Tensor:
 def placed(truths: int, share: float | Tensor | Sequence[float]) -> Tensor:
     """Return the rank ``k = ceil((n + 1) l)`` of the adjusted level among n sorted scores.
 
-    The calibration set has size n, and l are nominal coverages ``[...]``. The rank exceeds n where
-    the calibration set is too small for the coverage l.
+    The calibration set has size n, the first argument, and l are the nominal coverages ``[...]``.
+    The rank exceeds n where the calibration set is too small for l.
     """
     shares = torch.as_tensor(share, dtype=torch.float64)
     return ((truths + 1) * shares - TINY).ceil().long().clamp_min(1)
@@ -128,11 +128,12 @@ class Holding:
 
 
 def recalibrated(ranks: Tensor, levels: Tensor) -> Tensor:
-    """Map levels of draws so that recalibrated draws have uniform ranks of the true values.
+    """Map the levels of draws so that true values have uniform ranks among recalibrated draws.
 
-    The map of [0, 1] to itself passes through ``(i / (n + 1), u_(i))`` for the sorted ranks u, and
-    is linear in between: the inverse of their distribution function (Kuleshov, Fenner and Ermon
-    2018). After a draw is moved to the mapped level, its nominal and actual level agree.
+    The map of [0, 1] to itself is the inverse of the distribution function of the ranks (Kuleshov,
+    Fenner and Ermon 2018): it passes through ``(i / (n + 1), u_(i))`` for the sorted ranks u, and
+    is linear in between. After a draw is moved to the mapped level, its nominal and actual level
+    agree.
 
     Args:
         ranks: Ranks of n true values ``[n, ...]``, in [0, 1].
@@ -149,8 +150,8 @@ def recalibrated(ranks: Tensor, levels: Tensor) -> Tensor:
 def crossed(scores: Tensor) -> Tensor:
     """Return cross-calibrated levels ``[n, V]`` of scores.
 
-    A level is the fraction of smaller scores in the other half of the cases, which is uniform from
-    0 to 1 however poor the posterior is.
+    The level of a score is the fraction of smaller scores in the other half of the cases. Levels
+    are uniform from 0 to 1 even if the posterior is poor.
 
     Args:
         scores: Scores ``[n, V]`` of n cases in any order.
@@ -174,8 +175,8 @@ def outlier_p_values(*families: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
             depend on the new row, and the scores of new rows ``[M, K]``.
 
     Returns:
-        P-values ``[M]``, at most a in a fraction a of rows that are exchangeable with the known
-        rows; and the index ``[M]`` of the most extreme score of each new row.
+        P-values ``[M]``, and the index ``[M]`` of the most extreme score of each new row. At most a
+        fraction a of rows that are exchangeable with the known rows have a p-value of at most a.
     """
     count = len(families[0][1])
     known = [others.expand(count, *others.shape[-2:]) for others, _ in families]
@@ -232,9 +233,9 @@ class Neighbors:
         return cls(known, nearest.values, nearest.indices)
 
     def relative(self, new: Tensor) -> tuple[Tensor, Tensor]:
-        """Return relative distances to the neighbors, for each of M new rows among the known rows.
+        """Return the mean distances of rows to their neighbors, relative to those of the neighbors.
 
-        Each new row is added to the known rows separately.
+        Each of M new rows is added to the known rows separately.
 
         Args:
             new: New rows ``[M, C]``.

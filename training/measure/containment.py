@@ -47,7 +47,7 @@ def inside(points: ArrayLike, vertices: ArrayLike, faces: ArrayLike) -> Truths:
         faces: Faces of the boundary ``[F, D]``, which must be closed.
 
     Raises:
-        DataError: Points or boundary are invalid, as in ``winding_number``.
+        DataError: Points or vertices are invalid, or the boundary is not closed.
     """
     return winding_number(points, vertices, faces) != 0
 
@@ -56,8 +56,8 @@ def winding_number(points: ArrayLike, vertices: ArrayLike, faces: ArrayLike) -> 
     """Return the winding number ``[N]`` of a boundary around each point.
 
     Args:
-        points: Points ``[N, D]``, D = 2 or 3. A point on the boundary belongs to the side below it
-            along the last axis, or else along the first.
+        points: Points ``[N, D]``, D = 2 or 3. A point on the boundary counts as slightly below it
+            along the last axis; if the boundary is parallel to this axis, along the first axis.
         vertices: Vertices ``[K, D]``.
         faces: Faces ``[F, D]``, integers: the vertices of each segment or triangle in order. All
             faces together must be closed; there may be none.
@@ -70,7 +70,10 @@ def winding_number(points: ArrayLike, vertices: ArrayLike, faces: ArrayLike) -> 
     faces = np.asarray(faces)
     dim = vertices.shape[1]
     if points.shape[1] != dim:
-        raise DataError(f"test points in {points.shape[1]}-D cannot be inside a {dim}-D boundary")
+        raise DataError(
+            f"test points in {points.shape[1]}-D cannot be inside a {dim}-D boundary: give "
+            "points and boundary of equal dimension"
+        )
     require_closed(faces, vertices)
 
     winding = np.zeros(len(points), dtype=np.int64)
@@ -102,7 +105,7 @@ def as_points(values: ArrayLike, name: str) -> Floats:
         raise DataError(f"{name} must be rows in 2-D or 3-D, got an array of shape {points.shape}")
     if not np.isfinite(points).all():
         bad = int((~np.isfinite(points)).any(axis=1).sum())
-        raise DataError(f"{bad} of {len(points)} {name} are not finite")
+        raise DataError(f"{bad} of {len(points)} {name} are not finite: leave them out")
     return points
 
 
@@ -120,14 +123,17 @@ def require_closed(faces: NDArray[np.generic], vertices: Floats) -> None:
         )
     faces = faces.astype(np.int64)
     if faces.size and not 0 <= faces.min() <= faces.max() < count:
-        raise DataError(f"a face refers to a vertex that is not among the {count} of the boundary")
+        raise DataError(f"a face has the index of a missing vertex: the boundary has only {count}")
     # The boundary of a face consists of its edges; over all faces, each must occur equally often in
     # both directions.
     ends = faces if dim == 2 else np.stack([faces, np.roll(faces, -1, axis=1)], axis=-1)
     tail, head = np.moveaxis(ends.reshape(-1, 2), 1, 0)
     along, against = (tail, head) if dim == 2 else (tail * count + head, head * count + tail)
     if not np.array_equal(np.sort(along), np.sort(against)):
-        raise DataError("the boundary is not closed, or its faces are oriented inconsistently")
+        raise DataError(
+            "the boundary is not closed, or its faces are oriented inconsistently: give each edge "
+            "(in 2-D, each vertex) to two faces in opposite directions"
+        )
 
 
 def _ordered_along_first_axis(corners: Floats) -> tuple[Floats, Integers]:

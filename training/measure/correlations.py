@@ -71,7 +71,7 @@ class _Sums:
         self.second = torch.zeros_like(self.origin)
 
     def add(self, rows: Tensor) -> Tensor:
-        """Add rows ``[n, D]``, and return them relative to the origin."""
+        """Add samples ``[n, D]`` to the sums, and return them relative to the first sample."""
         shifted = rows - self.origin
         self.first += shifted.sum(dim=0)
         self.second += shifted.square().sum(dim=0)
@@ -90,7 +90,8 @@ def correlate(pairs: Iterable[tuple[Tensor, Tensor]], source: str) -> Correlatio
         source: Name of the quantity in error messages.
 
     Raises:
-        DataError: There are fewer than two samples, or a standard deviation exceeds float32.
+        DataError: There are fewer than two samples, or a standard deviation exceeds the range
+            of float32.
     """
     count, cross = 0, torch.empty(0)
     sums: tuple[_Sums, _Sums] | None = None
@@ -120,14 +121,14 @@ def correlate(pairs: Iterable[tuple[Tensor, Tensor]], source: str) -> Correlatio
 def varying(stds: Tensor) -> Tensor:
     """Return a mask ``[Q, T, D]`` of dimensions that vary by more than rounding errors.
 
-    A dimension must vary at the time and at time 0. A residual ``D - e`` is as inexact as D and e
-    are, however small the residual itself; and a dimension that is rotated out of others is as
-    inexact as the largest of them. A dimension therefore counts as constant if its standard
-    deviation is at most 1e-6 of the largest of all dimensions and quantities at that time.
+    A dimension counts as constant at a time if its standard deviation at that time or at time 0 is
+    at most 1e-6 of the largest standard deviation of all dimensions and quantities. The limit is
+    relative to the largest, since differences and rotations of large values have the rounding
+    errors of these values, however small the result.
 
     Args:
-        stds: Standard deviations ``[Q, T, D]`` of Q quantities, such as D and its residual, at T
-            times.
+        stds: Standard deviations ``[Q, T, D]`` of Q quantities, such as a denoiser's output and its
+            residual, at T times.
     """
     largest = stds.amax(dim=(0, 2))[:, None]
     above = stds > ROUNDING * largest
@@ -137,8 +138,8 @@ def varying(stds: Tensor) -> Tensor:
 def mean_autocorrelation(diagonals: Tensor, varies: Tensor) -> Tensor:
     """Return the mean autocorrelation ``[T]`` over the dimensions that vary at all times.
 
-    The dimensions are the same at every lag: a mean over changing dimensions would have steps that
-    no autocorrelation has. The mean is 0 if no dimension always varies.
+    The mean is 0 if no dimension always varies. The dimensions are the same at every lag, since
+    a mean over changing dimensions would have artificial steps.
 
     Args:
         diagonals: Autocorrelations ``[T, D]``.
@@ -251,7 +252,7 @@ class CorrelationTime(NamedTuple):
 
 
 def scatter_of(count: int) -> float:
-    """Return the size of chance correlations of N samples: two standard deviations."""
+    """Return two standard deviations of the chance correlation of ``count`` independent samples."""
     return 2 / (count - 1) ** 0.5
 
 

@@ -140,7 +140,7 @@ class Spheres:
 def carry(
     start: Points, generate: Callable[[Tensor], Tensor], melt: Callable[[Tensor], Tensor]
 ) -> dict[str, Points]:
-    """Map latent points to generated data, and inflate that data to latents again.
+    """Map latent points to generated data, and inflate the data to latents again.
 
     Args:
         start: Points in latent space.
@@ -155,16 +155,16 @@ def carry(
 
 
 def transported(vertices: Tensor, unit: Boundary) -> list[Boundary]:
-    """Return R transported boundaries, with moved vertices ``[R, K, D]`` and unchanged faces."""
+    """Create R boundaries from transported vertices ``[R, K, D]`` and the faces of ``unit``."""
     return [Boundary(moved, unit.faces) for moved in vertices.cpu().numpy()]
 
 
 def refitted(vertices: Tensor, alpha: float) -> list[Boundary]:
     """Fit an alpha shape to the vertices of each of R spheres and of all smaller spheres.
 
-    The vertices of one sphere alone are hollow: an alpha that fills the sphere is at least its
-    radius, and then also fills regions that the sphere is folded around. The vertices of smaller
-    spheres permit a small alpha.
+    The vertices of smaller spheres permit a small alpha. The vertices of one sphere alone surround
+    an empty region: an alpha that fills it is at least the radius of the sphere, and then also
+    fills regions that a deformed sphere is folded around.
 
     Args:
         vertices: Vertices ``[R, K, D]`` of the spheres, smallest first.
@@ -223,8 +223,8 @@ class Coverage:
     Attributes:
         test: Fractions ``[S, 3, R]`` of test points, by repetition, stage and boundary.
         fresh: Fractions ``[S, R]`` of fresh data inside the boundaries in data space.
-        changed: Fractions ``[S, 3, R]`` of test points on another side of the boundary than in
-            latent space at the start.
+        changed: Fractions ``[S, 3, R]`` of test points that are inside and were outside in latent
+            space at the start, or the reverse.
     """
 
     test: Floats
@@ -256,7 +256,7 @@ def measure_coverage(
     Args:
         points: Test points of each stage in ``STAGES``.
         boundaries: Boundaries at each stage.
-        fresh: Fresh data ``[S, M, D]``, to count inside the boundaries in data space.
+        fresh: Fresh data ``[S, M, D]``, which are compared with the boundaries in data space.
     """
     sides = torch.stack([membership(points[name].test, boundaries[name]) for name in STAGES])
     return Coverage(
@@ -276,9 +276,9 @@ def mean_and_two_std(values: Floats) -> tuple[Floats, Floats | None]:
 
 
 def statistics(values: Floats) -> dict[str, Any]:
-    """Return the mean and spread over repetitions of fractions ``[S, R]``, and the fractions.
+    """Summarize fractions ``[S, R]`` of S repetitions as plain lists.
 
-    The values of the dictionary are plain lists.
+    The lists are the mean and two standard deviations over the repetitions, and all fractions.
     """
     mean, two_std = mean_and_two_std(values)
     return {

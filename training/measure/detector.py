@@ -93,7 +93,7 @@ def find_detector(location: str | None) -> Path:
     try:
         path = placed if placed.exists() else local_file(DEFAULT_URL, max_bytes=MAX_BYTES)
     except DataError as error:
-        raise DataError(f"the Inception weights are missing: {error}; {advice}") from error
+        raise DataError(f"the Inception weights are missing ({error}): {advice}") from error
     # The convention of torch.hub.
     digits = re.search(r"-([0-9a-f]{8,64})\.", name)
     digest = hashlib.sha256(_read(path)).hexdigest()
@@ -108,7 +108,7 @@ def find_detector(location: str | None) -> Path:
 def expected_shapes() -> dict[str, tuple[int, ...]]:
     """Return the expected shapes of the tensors in a weights file, by name.
 
-    The counts of training batches are omitted.
+    The numbers of training batches that batch normalization counts are omitted.
     """
     return {
         name: tuple(value.shape)
@@ -141,14 +141,17 @@ def _is_batch_count(name: str) -> bool:
 def _read(path: Path) -> bytes:
     try:
         if path.exists() and not (path.is_file() or path.is_dir()):  # reading a pipe may never end
-            raise DataError(f"the detector {path} is not an ordinary file")
+            raise DataError(f"the detector {path} is not an ordinary file: give a weights file")
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise DataError(f"the detector {path} cannot be read: {error.strerror or error}") from error
+        raise DataError(
+            f"the detector {path} cannot be read: {error.strerror or error}: check the path"
+        ) from error
     if len(content) > MAX_BYTES:
         raise DataError(
-            f"the detector {path} is larger than {MAX_BYTES >> 20} MiB: it is another file"
+            f"the detector {path} is larger than {MAX_BYTES >> 20} MiB, and therefore not the FID "
+            "Inception-v3: give its weights file"
         )
     return content
 
@@ -160,11 +163,13 @@ def _tensors(content: bytes, path: Path) -> Any:
     except PickleError as error:
         raise DataError(
             f"the detector {path} is damaged, or contains objects other than tensors, "
-            f"which are never loaded ({error}): expected the state dict of the FID "
+            f"which are never loaded ({error}): give the state dict of the FID "
             "Inception-v3"
         ) from error
     except BrokenFileError as error:
-        raise DataError(f"the detector {path} cannot be used: {error}") from error
+        raise DataError(
+            f"the detector {path} cannot be used ({error}): give another file"
+        ) from error
 
 
 def _checked_state(
@@ -177,15 +182,15 @@ def _checked_state(
     """
     what = f"the detector {path} is not the FID Inception-v3"
     if not isinstance(loaded, dict) or not all(isinstance(name, str) for name in loaded):
-        raise DataError(f"{what}: it is not a dictionary of named tensors")
+        raise DataError(f"{what}: it contains no dictionary of named tensors: give another file")
     given = {name: value for name, value in loaded.items() if not _is_batch_count(name)}
     for name in sorted(given.keys() ^ expected.keys()):
         has = "an unknown" if name in given else "no"
-        raise DataError(f"{what}: it has {has} '{shown(name)}'")
+        raise DataError(f"{what}: it has {has} '{shown(name)}': give another file")
     for name, shape in expected.items():
         problem = _problem_with(given[name], shape)
         if problem:
-            raise DataError(f"{what}: '{name}' {problem}")
+            raise DataError(f"{what}: '{name}' {problem}: give another file")
     counts = [name for name in _Inception().state_dict() if _is_batch_count(name)]
     return {**given, **{name: torch.tensor(0) for name in counts}}
 

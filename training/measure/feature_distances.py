@@ -53,9 +53,9 @@ class Moments:
 class FeatureStatistics:
     """Streaming computation of the moments of features in d dimensions.
 
-    The memory is that of ``d x d`` numbers, not of the features. Sums are taken in float64 relative
-    to the first batch's mean, since squares far from the origin would lose the digits that
-    determine a covariance.
+    Memory holds ``d x d`` numbers, but not the features. Sums are taken in float64 relative to the
+    mean of the first batch, since squares far from the origin would lose the digits that determine
+    a covariance.
 
     Args:
         dim: d, the number of dimensions.
@@ -100,7 +100,7 @@ class FeatureStatistics:
         square = sum_over_ranks(square + self._count * apart.outer(apart))
         covariance = (square + square.T) / (2 * (count - 1))
         if not (mean.isfinite().all() and covariance.isfinite().all()):
-            raise DataError("the features have values that are not finite")
+            raise DataError("the features have values that are not finite: check the images")
         return Moments(count, mean, covariance)
 
 
@@ -132,12 +132,16 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
         cov2: Covariance of the second Gaussian ``[d, d]``.
 
     Raises:
-        DataError: A Gaussian is invalid, as in ``require_moments``, or the dimensions differ.
+        DataError: A covariance is not symmetric and positive semidefinite, a value is not finite,
+            or the dimensions differ.
     """
     _require_symmetric(mean1, cov1, "the first Gaussian")
     _require_symmetric(mean2, cov2, "the second Gaussian")
     if mean1.shape != mean2.shape:
-        raise DataError(f"Gaussians of {len(mean1)} and {len(mean2)} dimensions cannot be compared")
+        raise DataError(
+            f"Gaussians of {len(mean1)} and {len(mean2)} dimensions cannot be compared: use "
+            "one detector"
+        )
     first, second = _factor(cov1, "the first Gaussian"), _factor(cov2, "the second Gaussian")
     overlap = torch.linalg.svdvals(first.T @ second).sum()
     shift = (mean1.double() - mean2.double()).square().sum()
@@ -165,12 +169,12 @@ def _require_symmetric(mean: Tensor, covariance: Tensor, name: str) -> None:
             f"{list(covariance.shape)}: expected [d] and [d, d]"
         )
     if not (mean.isfinite().all() and covariance.isfinite().all()):
-        raise DataError(f"{name} has a mean or covariance that is not finite")
+        raise DataError(f"{name} has a mean or covariance that is not finite: compute it again")
     asymmetry = (covariance - covariance.T).abs().max()
     if asymmetry > SYMMETRY_TOLERANCE * covariance.abs().max():
         raise DataError(
             f"{name} has a covariance that is not symmetric: its transpose differs by "
-            f"{float(asymmetry):.3g}"
+            f"{float(asymmetry):.3g}: compute it again"
         )
 
 
@@ -179,7 +183,7 @@ def _require_not_negative(eigenvalues: Tensor, name: str) -> None:
     if lowest < -NEGATIVE_TOLERANCE * max(highest, 0.0):
         raise DataError(
             f"{name} has a covariance with the negative eigenvalue {lowest:.3g} (the "
-            f"largest is {highest:.3g})"
+            f"largest is {highest:.3g}): compute it again"
         )
 
 
@@ -205,9 +209,9 @@ class SubsetDistances:
 
 
 def kernel_distance(first: Tensor, second: Tensor) -> float:
-    """Return the kernel distance between two sets of features, computed in float64.
+    """Return the kernel distance (KID) between two sets of features, computed in float64.
 
-    Memory does not grow with n and m beyond the features themselves.
+    The kernel matrices ``[n, m]`` are never stored as a whole.
 
     Args:
         first: Features ``[n, d]`` of the first set.
@@ -228,7 +232,7 @@ def subset_distances(
     subsets: int = SUBSETS,
     size: int = SUBSET_SIZE,
 ) -> SubsetDistances:
-    """Measure how the kernel distance varies over random subsets of features.
+    """Measure how the kernel distance (KID) varies over random subsets of features.
 
     A subset has ``min(size, n, m)`` features of each set. If the subset is the whole set, the
     distance does not vary, and the standard deviation has no meaning.
@@ -241,7 +245,7 @@ def subset_distances(
         size: Number of features in a subset.
 
     Raises:
-        DataError: A set is invalid, as in ``kernel_distance``.
+        DataError: A set has fewer than two features, dimensions differ, or a value is not finite.
     """
     _require_features(first, second)
     size = min(size, len(first), len(second))
@@ -259,14 +263,14 @@ def _require_features(*sets: Tensor) -> None:
     for features in sets:
         if features.ndim != 2 or len(features) < 2:
             raise DataError(
-                f"features have shape {list(features.shape)}: the kernel distance needs "
-                "[n, d] with n at least 2"
+                f"features have shape {list(features.shape)}: expected [images, dimensions], with "
+                "at least two images"
             )
         if not features.isfinite().all():
             raise DataError("some features are not finite: check the images or points")
     if len({features.shape[1] for features in sets}) > 1:
         dims = " and ".join(str(features.shape[1]) for features in sets)
-        raise DataError(f"features of {dims} dimensions: sets must have equal dimensions")
+        raise DataError(f"features have {dims} dimensions: use one detector for both sets")
 
 
 def _mean_of_pairs(features: Tensor) -> float:

@@ -23,7 +23,8 @@ short.
 def image_quantities(shape: tuple[int, int, int]) -> Mapping[str, Callable[[Tensor], Tensor]]:
     """Return functions from images ``[..., C H W]`` to scalar quantities ``[...]``, by name.
 
-    The quantities are the means of the four quarters, and the mean power of waves in three bands.
+    The quantities are the means of the four quarters of an image, and its mean power in three
+    bands of spatial frequency.
 
     Args:
         shape: Shape ``(C, H, W)`` of the images.

@@ -20,9 +20,10 @@ TELLING = 0.1
 
 
 def reliability(probabilities: np.ndarray, came_true: np.ndarray) -> list[list[float]]:
-    """Return the mean probability, the observed frequency and the number of events of each bin.
+    """Return the data of a reliability diagram: one list of three numbers per bin.
 
-    Bins without events are left out.
+    Events are binned by their predicted probability; empty bins are left out. The numbers are the
+    mean probability, the observed frequency and the number of events.
 
     Args:
         probabilities: Predicted probabilities of events, of any shape.

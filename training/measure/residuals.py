@@ -62,11 +62,11 @@ class ResidualProbe:
 
         Args:
             clean: Clean points ``[n, D]`` in eigenspace.
-            rows: Numbers of the n points among all samples.
+            rows: Indices of the n points among all samples.
             seed: Random seed of the noise, which is a function of (seed, stream, index of the time,
                 row).
             stream: Random stream of the noise.
-            take: Receives the results of each time.
+            take: Callback that receives the results at each time.
         """
         for index, t in enumerate(self.times.to(clean)):
             noise = noise_rows(rows, clean.shape[1], seed, stream, index).to(clean)
@@ -82,7 +82,7 @@ class ResidualProbe:
         Args:
             clean: Clean points ``[n, D]`` in eigenspace.
             solver: Solver of the probability-flow ODE.
-            take: Receives the results of each time.
+            take: Callback that receives the results at each time.
 
         Returns:
             The number of network evaluations of the solver.
@@ -114,7 +114,7 @@ class ResidualProbe:
 def noise_rows(rows: range, dim: int, *keys: int) -> Tensor:
     """Return standard normal noise ``[n, dim]`` for samples, float64.
 
-    Each row is a function of the keys and of its number alone.
+    Each row depends only on the keys and on its index.
 
     Args:
         rows: Indices of the n samples.
@@ -136,7 +136,7 @@ class Extractor:
 
     Attributes:
         probe: The probe, on this rank's device.
-        source: Function that returns samples by their numbers.
+        source: Function from the indices of samples to the samples.
         count: Number of samples, N.
         batch: Number of samples at a time, over all ranks.
         seed: Random seed of independent noise.

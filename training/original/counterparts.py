@@ -43,12 +43,12 @@ _TOY_LAYER_PARTS = {"linear": "1", "modulation": "2"}
 
 
 def image_names(side: int, depth: int, encoder_type: str, last: tuple[str, str]) -> Renaming:
-    """Return the renaming of an image network.
+    """Return a function from our names of an image network's weights to the original names.
 
     Args:
         side: Side of the images, in pixels.
         depth: Number of levels.
-        encoder_type: See ``ImageUNet``.
+        encoder_type: Type of the encoder, an argument of ``ImageUNet``.
         last: Normalization and convolution that produce the output image.
     """
 
@@ -87,7 +87,11 @@ def image_names(side: int, depth: int, encoder_type: str, last: tuple[str, str])
 
 
 def toy_names(lifting: int) -> Renaming:
-    """Return the renaming of a toy network whose first ``lifting`` layers lift a point."""
+    """Return a function from our names of a toy network's weights to the original names.
+
+    Args:
+        lifting: Number of layers before the convolutions, which increase the dimension of a point.
+    """
 
     def rename(name: str) -> str:
         match name.split("."):
@@ -110,7 +114,10 @@ def toy_names(lifting: int) -> Renaming:
 
 
 def toy_song_names(image: Renaming) -> Renaming:
-    """Return the renaming of a toy network around an image network with these names."""
+    """Return a function from our names to the original names, for a ToySongUNet.
+
+    It contains an image network, whose names the argument maps.
+    """
     layers = {
         ("lift", "0"): "fc1",
         ("lift", "1"): "fc2",
@@ -176,16 +183,16 @@ _ADM_ARGUMENTS: dict[str, tuple[str, Any]] = {
 
 @dataclass(frozen=True)
 class Counterpart:
-    """One of our networks, with the original's names and stated attributes of its layers.
+    """One of our networks that equals a network of the original code, with the original's names.
 
     Attributes:
         network: A name in ``NETWORKS``.
         arguments: Constructor arguments of the network.
         rename: Function from our names to the original's.
-        shapes: Shapes of some of the original's weights, which are compared before any memory is
-            allocated: all others are about as large as these, or smaller.
+        shapes: Shapes of some of the original's largest weights, by name. They are compared before
+            any memory is allocated.
         stated: Attributes that the original's modules must have, by module and name, in addition to
-            those that follow from our modules.
+            attributes that follow from our modules.
     """
 
     network: str
@@ -196,7 +203,7 @@ class Counterpart:
 
 
 def song_unet(layers: Layers, image_shape: tuple[int, int, int]) -> Counterpart:
-    """Return the counterpart of a SongUNet on images ``(C, H, W)``."""
+    """Return our network that equals the original's SongUNet on images ``(C, H, W)``."""
     return _song_unet(layers, _arguments(layers, image_shape, _SONG_ARGUMENTS))
 
 
@@ -221,7 +228,7 @@ def _song_unet(layers: Layers, arguments: dict[str, Any]) -> Counterpart:
 
 
 def dhariwal_unet(layers: Layers, image_shape: tuple[int, int, int]) -> Counterpart:
-    """Return the counterpart of a DhariwalUNet on images ``(C, H, W)``."""
+    """Return our network that equals the original's DhariwalUNet on images ``(C, H, W)``."""
     arguments = _arguments(layers, image_shape, _ADM_ARGUMENTS)
     depth = len(arguments["channel_mult"])
     names = image_names(image_shape[1], depth, "standard", ("out_norm", "out_conv"))
@@ -231,7 +238,7 @@ def dhariwal_unet(layers: Layers, image_shape: tuple[int, int, int]) -> Counterp
 
 
 def toy_song_unet(layers: Layers, dim: int) -> Counterpart:
-    """Return the counterpart of a ToySongUNet on points in ``dim`` dimensions."""
+    """Return our network that equals the original's ToySongUNet on points in ``dim`` dimensions."""
     kwargs = layers.fields[""].mapping("_init_kwargs")
     channels, side = kwargs.size("in_channels"), kwargs.size("img_resolution")
     shape = (channels, side, side)
@@ -255,12 +262,17 @@ def toy_song_unet(layers: Layers, dim: int) -> Counterpart:
 
 
 def toy_unet(layers: Layers, dim: int) -> Counterpart:
-    """Return the counterpart of a ToyConvUNet, whose sizes are read from its weights."""
+    """Return our network that equals the original's ToyConvUNet on points in ``dim`` dimensions.
+
+    Its sizes are read from the shapes of its weights.
+    """
 
     def units(layer: str) -> int:
         weight = layers.weights.get(f"{layer}.weight")
         if weight is None or weight.ndim == 0:
-            raise DataError(f"{layers.where} does not have the weight '{layer}.weight'")
+            raise DataError(
+                f"{layers.where} does not have the weight '{layer}.weight': give an unmodified file"
+            )
         return len(weight)
 
     count = 0
@@ -317,7 +329,9 @@ def point_dimension(layers: Layers) -> int:
     name = f"{TOY_ENTRIES[layers.class_name]}.weight"
     weight = layers.weights.get(name)
     if weight is None or weight.ndim != 2:
-        raise DataError(f"{layers.where} does not have the weight '{name}'")
+        raise DataError(
+            f"{layers.where} does not have the matrix '{name}': give an unmodified file"
+        )
     return int(weight.shape[1])
 
 
@@ -338,7 +352,10 @@ def _arguments(
     fields = layers.fields[""]
     positional = fields.values.get("_init_args", ())
     if not isinstance(positional, tuple) or positional:
-        raise DataError(f"{layers.where} was constructed with positional arguments")
+        raise DataError(
+            f"{layers.where} was constructed with positional arguments, which are not supported: "
+            "give a file of the original training script"
+        )
     channels, side, _ = image_shape
     kwargs = fields.mapping("_init_kwargs")
     needed = {"img_resolution": side, "in_channels": channels, "out_channels": channels}
@@ -346,7 +363,10 @@ def _arguments(
     free = ("label_dropout", "channel_mult_noise")
     for name in kwargs.values:
         if name not in (*known, *needed, *free):
-            raise DataError(f"{kwargs.where} has an unknown argument, '{shown(name)}'")
+            raise DataError(
+                f"{kwargs.where} has the argument '{shown(name)}', which is not supported: give a "
+                "file of the original training script"
+            )
         if name in needed:
             kwargs.require(name, needed[name])
     arguments: dict[str, Any] = {"image_shape": list(image_shape)}
@@ -354,10 +374,15 @@ def _arguments(
         value = kwargs.values.get(name, default)
         arguments[ours] = list(value) if isinstance(value, tuple) else value
         if not _is_like(arguments[ours], default):
-            raise DataError(f"{kwargs.where}: the argument '{name}' should be like {default}")
+            raise DataError(
+                f"{kwargs.where}: the argument '{name}' has a wrong type or length, expected for "
+                f"example {default}: give an unmodified file"
+            )
     levels = arguments["channel_mult"]
     if arguments["num_blocks"] * len(levels) > len(layers.weights):
-        raise DataError(f"{kwargs.where} declares more layers than it contains")
+        raise DataError(
+            f"{kwargs.where} declares more layers than the network has: give an unmodified file"
+        )
     return arguments
 
 

@@ -35,7 +35,7 @@ DEEPEST_MODULE = 16
 
 
 class Record(Unfinished):
-    """Object of the file: the name of its class, and its attributes."""
+    """Object in a network file of the original code: its class name and its attributes."""
 
     def __init__(self, class_name: str, state: Mapping[str, Any] | None = None):
         self.class_name, self.state = class_name, state or {}
@@ -54,7 +54,7 @@ def _persistent_object(meta: Any) -> Record:
     match meta:
         case {"type": "class", "class_name": str(class_name), "state": dict(state)}:
             return Record(class_name, state)
-    raise ValueError("not the description of an object")
+    raise ValueError("the description of an object in the file is invalid")
 
 
 def _object(class_name: str) -> Callable[[], Record]:
@@ -112,14 +112,14 @@ class OriginalFile:
     content: Mapping[str, Any]
 
     def section(self, name: str) -> "Fields":
-        """Return the attributes of an object or dict of the file; empty if it is missing."""
+        """Return the attributes of the object or dict with this name in the file, if any."""
         value = self.content.get(name)
         if isinstance(value, Record):
             value = value.state
         return Fields(f"{self.path}, '{name}'", value if isinstance(value, dict) else {})
 
     def principal_axes(self) -> "Fields | None":
-        """Return the attributes of the PCA whose coordinates toys were trained in, if there is one.
+        """Return the attributes of the PCA that transformed the training data, or None.
 
         Raises:
             DataError: The file has another object in place of the PCA.
@@ -130,7 +130,10 @@ class OriginalFile:
         record = data.record("pca_trf")
         where = f"{data.where}, 'pca_trf'"
         if record.class_name != PRINCIPAL_AXES:
-            raise DataError(f"{where} is a {shown(record.class_name)}, not a PCA of scikit-learn")
+            raise DataError(
+                f"{where} is a {shown(record.class_name)}, not a PCA of scikit-learn: give an "
+                "unmodified file"
+            )
         return Fields(where, record.state)
 
 
@@ -147,25 +150,31 @@ def read_original(path: Path) -> OriginalFile:
         raise DataError(f"{path} {what}: give a file of the original code")
     size = path.stat().st_size
     if size > LARGEST_FILE:
-        raise DataError(f"{path} is larger than {LARGEST_FILE >> 30} GiB, too large for a network")
+        raise DataError(
+            f"{path} is larger than {LARGEST_FILE >> 30} GiB, too large for a network: give a file "
+            "of the original code"
+        )
     data = path.read_bytes()
     if data.startswith(b"PK"):
-        raise DataError(f"{path} is a zip, like network files of this project: it needs no import")
+        raise DataError(
+            f"{path} is a zip, like network files of this project: use it directly, without import"
+        )
     try:
         content = PickleReader(data, NAMES).read()
     except PickleError as error:
         raise DataError(f"{path}: {error}: {ALLOWED}") from error
     if not (isinstance(content, dict) and isinstance(content.get("ema"), Record)):
-        raise DataError(f"{path} contains no network: it is not a dict with an object 'ema'")
+        raise DataError(
+            f"{path} contains no network (a dict with an object 'ema'): give a network file of the "
+            "original code"
+        )
     digest = hashlib.sha256(data).hexdigest()
     return OriginalFile(path, size, digest, content["ema"], content)
 
 
 @dataclass(frozen=True)
 class Fields:
-    """Attributes of an object, read from a file with checks.
-
-    All methods raise DataError where an attribute is missing or not as expected.
+    """Attributes of an object in a network file; methods check them and raise DataError.
 
     Attributes:
         where: Name of the object in errors.
@@ -180,60 +189,77 @@ class Fields:
         if not isinstance(value, types):
             actual = type(value).__name__ if name in self.values else "nothing"
             wanted = types[0].__name__
-            raise DataError(f"{self.where}: the attribute '{name}' is {actual}, expected {wanted}")
+            raise DataError(
+                f"{self.where}: the attribute '{name}' is {actual}, expected {wanted}: give an "
+                "unmodified file"
+            )
         return value
 
     def text(self, name: str) -> str:
-        """Return an attribute that is a text."""
+        """Return the text of an attribute."""
         return self._get(name, str)
 
     def number(self, name: str) -> float:
-        """Return a finite number, which may be in an array."""
+        """Return the finite number of an attribute, which may be an array of one number."""
         value = self._get(name, float, int, np.ndarray)
         if isinstance(value, np.ndarray) and value.size == 1:
             value = value.item()
         # An integer of the file may be larger than any float.
         if not isinstance(value, float | int) or not abs(value) <= sys.float_info.max:
-            raise DataError(f"{self.where}: the attribute '{name}' is not a finite number")
+            raise DataError(
+                f"{self.where}: the attribute '{name}' is not a finite number: give an unmodified "
+                "file"
+            )
         return value
 
     def size(self, name: str) -> int:
-        """Return a whole number from 1 to ``LARGEST_ARGUMENT``."""
+        """Return the integer of an attribute, from 1 to ``LARGEST_ARGUMENT``."""
         value = self.number(name)
         if not 1 <= value <= LARGEST_ARGUMENT or value != int(value):
             raise DataError(
-                f"{self.where}: the attribute '{name}' is {value:g}, which is not a valid size"
+                f"{self.where}: the attribute '{name}' is {value:g}, expected an integer from 1 to "
+                f"{LARGEST_ARGUMENT}: give an unmodified file"
             )
         return int(value)
 
     def require(self, name: str, expected: float) -> None:
-        """Check that a number or boolean is as expected, up to rounding."""
+        """Check that an attribute has an expected number or boolean, up to rounding."""
         value = self.number(name)
         if not math.isclose(value, expected, rel_tol=1e-6):
             raise DataError(
-                f"{self.where}: the attribute '{name}' is {value:g}, expected {expected:g}"
+                f"{self.where}: the attribute '{name}' is {value:g}, expected {expected:g}: other "
+                "values cannot be imported"
             )
 
     def numbers(self, name: str, *shape: int) -> np.ndarray:
-        """Return an array of finite numbers in float64; sizes of -1 in ``shape`` match any size."""
+        """Return the array of an attribute, finite numbers in float64.
+
+        Args:
+            name: Name of the attribute.
+            *shape: Expected shape of the array; -1 matches any size.
+        """
         array: np.ndarray = self._get(name, np.ndarray)
         fits = len(shape) == array.ndim and all(
             wanted in (-1, size) for wanted, size in zip(shape, array.shape, strict=True)
         )
         if not fits:
             raise DataError(
-                f"{self.where}: the attribute '{name}' has the shape {array.shape}, not {shape}"
+                f"{self.where}: the attribute '{name}' has the shape {array.shape}, not {shape}: "
+                "give an unmodified file"
             )
         if not np.isfinite(array).all():
-            raise DataError(f"{self.where}: the attribute '{name}' has values that are not finite")
+            raise DataError(
+                f"{self.where}: the attribute '{name}' has values that are not finite: give "
+                "another network"
+            )
         return array.astype(np.float64)
 
     def record(self, name: str) -> Record:
-        """Return an attribute that is an object of the original code."""
+        """Return the object of an attribute, which has a class of the original code."""
         return self._get(name, Record)
 
     def mapping(self, name: str) -> "Fields":
-        """Return the attributes in a dict; empty if there is no such dict."""
+        """Return the entries of an attribute that is a dict; empty if the attribute is missing."""
         value = self._get(name, dict) if self.values.get(name) is not None else {}
         return Fields(f"{self.where}, '{name}'", value)
 
@@ -263,10 +289,9 @@ class Layers:
         Args:
             network: The network.
             where: Name of the network in errors.
-            class_names: Class names of the modules that it may have.
-            most_bytes: Limit on the size of all weights together. Tensors that share few stored
-                values
-                could require any amount of memory.
+            class_names: Allowed class names of modules.
+            most_bytes: Limit on the size of all weights together. Without a limit, tensors that
+                share a few stored values could require any amount of memory.
 
         Raises:
             DataError: A module has another class or is in two places, a weight is not an array of
@@ -277,7 +302,10 @@ class Layers:
         seen: set[int] = set()
         for name, record in _modules(network, where, "", 0):
             if id(record) in seen:
-                raise DataError(f"{where} contains one module twice, also as '{shown(name)}'")
+                raise DataError(
+                    f"{where} contains one module twice, also as '{shown(name)}': give an "
+                    "unmodified file"
+                )
             seen.add(id(record))
             if name and record.class_name not in class_names:
                 kind = shown(record.class_name)
@@ -291,26 +319,37 @@ class Layers:
                     if value is not None:
                         weights[f"{name}.{key}".lstrip(".")] = _weight(value, key, here)
         if sum(weight.nbytes for weight in weights.values()) > most_bytes:
-            raise DataError(f"{where} declares more weights than the file contains")
+            raise DataError(
+                f"{where} declares more weights than the file contains: give an unmodified file"
+            )
         return cls(network.class_name, where, fields, weights)
 
 
 def _modules(record: Record, where: str, name: str, depth: int) -> Iterator[tuple[str, Record]]:
     yield name, record
     if depth > DEEPEST_MODULE:
-        raise DataError(f"{where}: the module '{shown(name)}' is nested too deeply")
+        raise DataError(
+            f"{where}: the module '{shown(name)}' is nested more than {DEEPEST_MODULE} deep: give "
+            "an unmodified file"
+        )
     fields = Fields(f"{where}, '{shown(name)}'", record.state)
     for key, child in fields.mapping("_modules").values.items():
         if child is not None:
             here = f"{name}.{key}".lstrip(".")
             if not isinstance(child, Record):
                 kind = type(child).__name__
-                raise DataError(f"{where}: the entry '{shown(here)}' is a {kind}, not a module")
+                raise DataError(
+                    f"{where}: the entry '{shown(here)}' is a {kind}, not a module: give an "
+                    "unmodified file"
+                )
             yield from _modules(child, where, here, depth + 1)
 
 
 def _weight(value: Any, key: str, fields: Fields) -> np.ndarray:
     if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
         kind = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
-        raise DataError(f"{fields.where}: the entry '{shown(key)}' is {kind}, not a weight")
+        raise DataError(
+            f"{fields.where}: the entry '{shown(key)}' is {kind}, not an array of floats: give an "
+            "unmodified file"
+        )
     return value

@@ -52,7 +52,7 @@ STEPS = 1000
 
 @dataclass(frozen=True)
 class OriginalFlow:
-    """Basis, schedule and preconditioning of a network.
+    """Eigenbasis, schedule and preconditioning of a network of the original code.
 
     Attributes:
         basis: Eigenbasis, in the original's coordinates.
@@ -61,7 +61,7 @@ class OriginalFlow:
         denoiser_arguments: ``space``, ``noise_cond`` and ``preconditioning``.
         data_variance: Data variance in the preconditioning ``[D]``.
         t_min: First time.
-        t_max: Default last time of such models, or None.
+        t_max: Default last time of models of this kind, or None.
     """
 
     basis: EigenBasis
@@ -76,11 +76,12 @@ class OriginalFlow:
     def inflationary(
         cls, fields: Fields, principal_axes: Fields | None, t_max: float | None
     ) -> "OriginalFlow":
-        """Read an IFsPreCond or IFsToyPreCond.
+        """Read the flow of an original network of class IFsPreCond or IFsToyPreCond.
 
         Args:
             fields: Attributes of the network's preconditioning.
-            principal_axes: Attributes of the PCA, as in ``read_basis``.
+            principal_axes: Attributes of the PCA that transformed the network's points; None for
+                none.
             t_max: Default last time, or None.
 
         Raises:
@@ -90,7 +91,7 @@ class OriginalFlow:
         if steps != STEPS or space not in SPACES:
             raise DataError(
                 f"{fields.where} has M = {steps:g} and space = '{shown(space)}': expected "
-                f"M = {STEPS} and space = {' or '.join(SPACES)}"
+                f"M = {STEPS} and space = {' or '.join(SPACES)}: others cannot be imported"
             )
         basis = read_basis(fields, principal_axes)
         arguments = read_schedule(fields, basis)
@@ -99,12 +100,18 @@ class OriginalFlow:
 
     @classmethod
     def isotropic(cls, fields: Fields, basis: EigenBasis, space: str) -> "OriginalFlow":
-        """Read an EDMPrecond or EDMToyPreCond, which have no basis: any basis will do."""
+        """Read the flow of an original network of class EDMPrecond or EDMToyPreCond.
+
+        Args:
+            fields: Attributes of the network's preconditioning.
+            basis: Eigenbasis of the result. Any basis is valid, since the noise is isotropic.
+            space: Space of the network's points.
+        """
         std = fields.number("sigma_data")
         if not SMALLEST_STD <= std <= 1 / SMALLEST_STD:
             raise DataError(
                 f"{fields.where}: the attribute 'sigma_data' is {std:g}, which is not a "
-                "valid standard deviation"
+                "valid standard deviation: give an unmodified file"
             )
         return cls._edm(basis, space, "edm", torch.full_like(basis.eigenvalues, std**2))
 
@@ -112,10 +119,14 @@ class OriginalFlow:
     def isotropic_in_eigenspace(
         cls, fields: Fields, principal_axes: Fields | None
     ) -> "OriginalFlow":
-        """Read an EDMToyESPreCond, whose axes are those of the PCA in the file."""
+        """Read the flow of an original network of class EDMToyESPreCond.
+
+        The axes of its eigenbasis are those of the PCA in the file.
+        """
         if principal_axes is None:
             raise DataError(
-                f"{fields.where} needs the PCA of its training data, but the file has no 'pca_trf'"
+                f"{fields.where} needs the PCA of its training data, but the file has no "
+                "'pca_trf': give an unmodified file"
             )
         dim = len(fields.numbers("data_eigs", -1))
         axes = {"W": principal_axes.numbers("components_", dim, dim).T}
@@ -147,13 +158,16 @@ def read_basis(fields: Fields, principal_axes: Fields | None = None) -> EigenBas
     top = float(variances.max()) if dim else 0.0
     if top <= 0 or (variances < -NOT_EQUAL * top).any() or (variances.diff() > 0).any():
         raise DataError(
-            f"{fields.where}: the attribute 'data_eigs' are not variances in decreasing order"
+            f"{fields.where}: the attribute 'data_eigs' must contain variances in decreasing "
+            "order: give an unmodified file"
         )
     axes = _axes(fields, dim)
     gram = axes.T @ axes
     identity = torch.eye(dim, dtype=torch.float64)
     if (gram - identity).abs().max() > NOT_ORTHONORMAL:
-        raise DataError(f"{fields.where}: the columns of 'W' are not orthonormal")
+        raise DataError(
+            f"{fields.where}: the columns of 'W' are not orthonormal: give an unmodified file"
+        )
     # Compute the orthonormal matrix nearest to W by a Newton step (Schulz iteration): an error of
     # 1e-6 becomes one of 1e-12.
     axes = axes @ (3 * identity - gram) / 2
@@ -171,7 +185,8 @@ def _mean(principal_axes: Fields, variances: Tensor, axes: Tensor) -> Tensor:
         fitted = principal_axes.numbers(name, *value.shape)
         if np.abs(fitted - value.numpy()).max() > NOT_EQUAL * float(value.abs().max()):
             raise DataError(
-                f"{principal_axes.where}: the attribute '{name}' differs from that of the network"
+                f"{principal_axes.where}: the attribute '{name}' differs from that of the network: "
+                "give an unmodified file"
             )
     principal_axes.require("whiten", False)
     return torch.from_numpy(principal_axes.numbers("mean_", dim))
@@ -183,15 +198,22 @@ def _axes(fields: Fields, dim: int) -> Tensor:
     if isinstance(constructed_from.values.get("W"), np.ndarray):
         precise = constructed_from.numbers("W", dim, dim)
         if np.abs(precise - axes).max() > NOT_EQUAL:
-            raise DataError(f"{fields.where} was constructed with another 'W' than it contains")
+            raise DataError(
+                f"{fields.where} was constructed with another 'W' than it contains: give an "
+                "unmodified file"
+            )
         axes = precise
     return torch.from_numpy(axes)
 
 
 def read_schedule(fields: Fields, basis: EigenBasis) -> dict[str, Any]:
-    """Return the arguments of the inflationary schedule.
+    """Return the arguments of the inflationary schedule of a network of the original code.
 
-    The arguments that the basis determines are omitted.
+    Arguments that the basis determines are omitted.
+
+    Args:
+        fields: Attributes of the network's preconditioning.
+        basis: Eigenbasis of the data.
 
     Raises:
         DataError: The schedule is not one of ours, or its numbers are missing or out of range.
@@ -209,9 +231,8 @@ def read_schedule(fields: Fields, basis: EigenBasis) -> dict[str, Any]:
     rates = rho * (1 + exponents)
     if not np.allclose(schedule.growth_rates, rates, rtol=0, atol=NOT_EQUAL * np.abs(rates).max()):
         raise DataError(
-            f"{fields.where}: the attribute 'g' does not keep the first dimensions and compress "
-            "all "
-            "others equally"
+            f"{fields.where}: the exponents in 'g' must be equal for the first (kept) dimensions, "
+            "and smaller and equal for all other dimensions: other schedules cannot be imported"
         )
     return arguments
 
@@ -243,12 +264,12 @@ MOST_DIMENSIONS = 2048
 
 @dataclass(frozen=True)
 class ToyData:
-    """Toy that a file's network was trained on.
+    """Toy data that the network in a file of the original code was trained on.
 
     Attributes:
         path: The file.
-        names: Our toys that it may be.
-        augment_to: Number of dimensions that it is embedded in; 0 for no embedding.
+        names: Names of our toys that may equal the original toy.
+        augment_to: Number of dimensions that the toy is embedded in; 0 for no embedding.
     """
 
     path: Path
@@ -257,7 +278,7 @@ class ToyData:
 
     @classmethod
     def from_file(cls, file: OriginalFile, data_name: str | None, dim: int) -> "ToyData":
-        """Read the toy of a file.
+        """Read which toy the network in a file was trained on.
 
         Args:
             file: The file.
@@ -265,8 +286,8 @@ class ToyData:
             dim: Number of dimensions of the network.
 
         Raises:
-            DataError: The toy is not known, or has other dimensions.
-            UsageError: The name contradicts the file, or is needed since the file has none.
+            DataError: The toy is not known, or its dimension differs from the network's.
+            UsageError: The name contradicts the file, or neither contains the name.
         """
         known = file.section("dataset_kwargs")
         name = data_name
@@ -284,21 +305,21 @@ class ToyData:
         augmented = known.values.get("augment_to") is not None and known.number("augment_to") != 0
         own = Toy(name).dim
         if dim > MOST_DIMENSIONS or (dim < own if augmented else dim != own):
-            raise DataError(f"{file.path} has {dim} dimensions, but the toy {name} has {own}")
+            raise DataError(
+                f"{file.path} has {dim} dimensions, but the toy {name} has {own}: check --data_name"
+            )
         if augmented and known.number("augment_to") != dim:
             raise DataError(
                 f"{known.where}: the attribute 'augment_to' is {known.number('augment_to'):g}, but "
-                f"the network has {dim} dimensions"
+                f"the network has {dim} dimensions: give an unmodified file"
             )
         names = (name, f"{UNSCALED}{name}") if f"{UNSCALED}{name}" in TOY_NAMES else (name,)
         return cls(file.path, names, dim if augmented else 0)
 
     def rotation(self, toy: Toy) -> Tensor:
-        """Return ``Q [D, D]``, from the original's coordinates to ours.
+        """Return the rotation ``Q [D, D]`` from the original's coordinates to ours.
 
-        It is the identity without embedding.
-
-        It is the axes of our embedding if the original has none.
+        The two differ only in the matrices that embed a toy in more dimensions.
         """
         ours = toy.mixture.embedding
         if not self.augment_to:
@@ -310,7 +331,7 @@ class ToyData:
 
         Args:
             basis: Basis in the original's coordinates.
-            with_mean: Whether its mean is known; otherwise it is set to that of the toy.
+            with_mean: Whether the mean of the basis is known; if not, the toy's mean is used.
 
         Raises:
             DataError: No toy has these moments.
@@ -327,12 +348,15 @@ class ToyData:
             compared.append(f"{_told(torch.linalg.eigvalsh(covariance).flip(0))} of {name}")
         raise DataError(
             f"{self.path}: the variances of its data are {_told(basis.eigenvalues)}, "
-            f"expected {' and '.join(compared)}"
+            f"expected {' or '.join(compared)}: check --data_name"
         )
 
 
 def original_embedding(rows: int, columns: int) -> Tensor:
-    """Return the matrix ``B [rows, columns]`` that the original code embeds its toys with."""
+    """Return the matrix ``B`` with which the original code embeds a toy in more dimensions.
+
+    The embedded points are ``B x [rows]``, for points ``x [columns]``.
+    """
     gaussian = np.random.RandomState(EMBEDDING_SEED).standard_normal((rows, columns))
     # Orthonormalizing one after the other is Gram-Schmidt: QR with a positive diagonal.
     orthonormal, triangular = np.linalg.qr(gaussian)
@@ -340,9 +364,9 @@ def original_embedding(rows: int, columns: int) -> Tensor:
 
 
 def uncentered_basis(toy: Toy) -> EigenBasis:
-    """Return the axes of a toy's second moments about zero.
+    """Return the eigenbasis of a toy's second moments about zero.
 
-    They are for models without a subtracted mean.
+    Models that subtract no mean need this basis.
     """
     mean, covariance = toy.moments()
     return EigenBasis.from_moments(torch.zeros_like(mean), covariance + mean.outer(mean))
@@ -358,7 +382,7 @@ def completed(columns: Tensor) -> Tensor:
 
 
 def rotated(basis: EigenBasis, rotation: Tensor) -> EigenBasis:
-    """Rotate the basis along with its points, by a rotation ``[D, D]``."""
+    """Return the basis of points that were rotated by ``rotation [D, D]``."""
     axes = rotation @ basis.eigenvectors
     return EigenBasis(rotation @ basis.mean, basis.eigenvalues, axes)
 

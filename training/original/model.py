@@ -51,10 +51,14 @@ _FILTER = "resample_filter"
 
 
 def build(layers: Layers, counterpart: Counterpart) -> nn.Module:
-    """Build our network with the original's weights.
+    """Build our network with the weights of a network of the original code.
+
+    Args:
+        layers: Layers of the original network.
+        counterpart: Our network, and the names of the original weights.
 
     Raises:
-        DataError: The file has other weights, or states attributes of another network.
+        DataError: The weights or attributes in the file are not those of this network.
     """
     arguments = counterpart.arguments
     for name, shape in counterpart.shapes.items():
@@ -63,7 +67,9 @@ def build(layers: Layers, counterpart: Counterpart) -> nn.Module:
         network = NETWORKS[counterpart.network](**arguments)
     except MISFITS as error:
         reason = shown(first_line(error))
-        raise DataError(f"{layers.where} cannot be built: {reason}") from error
+        raise DataError(
+            f"{layers.where} cannot be built ({reason}): give an unmodified file"
+        ) from error
     weights = _without_filters(layers, arguments.get("fir_taps", (1, 1)))
     network.load_state_dict(
         _take_weights(layers.where, weights, network.state_dict(), counterpart.rename)
@@ -81,7 +87,10 @@ def _without_filters(layers: Layers, taps: Any) -> dict[str, np.ndarray]:
         if name.rpartition(".")[2] != _FILTER:
             weights[name] = value
         elif value.shape != kernel.shape or not np.allclose(value, kernel, atol=1e-6):
-            raise DataError(f"{layers.where}: '{shown(name)}' is not the filter with taps {taps}")
+            raise DataError(
+                f"{layers.where}: '{shown(name)}' is not the filter with taps {taps}: give an "
+                "unmodified file"
+            )
     return weights
 
 
@@ -92,14 +101,16 @@ def _take_weights(
     left_over = sorted(set(weights) - set(names.values()))
     if left_over:
         raise DataError(
-            f"{where} has the weight '{shown(left_over[0])}', which this network does not "
-            f"have ({len(left_over)} such weights)"
+            f"{where} has {len(left_over)} unknown weight(s), for example "
+            f"'{shown(left_over[0])}': give an unmodified file"
         )
     state = {}
     for key, name in names.items():
         value = _check_shape(where, weights, name, tuple(expected[key].shape))
         if not np.isfinite(value).all():
-            raise DataError(f"{where}: '{name}' has values that are not finite")
+            raise DataError(
+                f"{where}: '{name}' has values that are not finite: give another network"
+            )
         state[key] = torch.from_numpy(np.array(value, np.float32))
     return state
 
@@ -108,9 +119,12 @@ def _check_shape(
     where: str, weights: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]
 ) -> np.ndarray:
     if name not in weights:
-        raise DataError(f"{where} does not have the weight '{name}'")
+        raise DataError(f"{where} does not have the weight '{name}': give an unmodified file")
     if weights[name].shape != shape:
-        raise DataError(f"{where}: '{name}' has the shape {weights[name].shape}, not {shape}")
+        raise DataError(
+            f"{where}: '{name}' has the shape {weights[name].shape}, not {shape}: give an "
+            "unmodified file"
+        )
     return weights[name]
 
 
@@ -147,7 +161,7 @@ matrix of that size.
 
 @dataclass(frozen=True)
 class Imported:
-    """Imported model, and its origin.
+    """Model imported from a file of the original code, with its origin.
 
     Attributes:
         model: Model, ready for evaluation.
@@ -175,12 +189,12 @@ def import_original(
 
     Args:
         path: The file.
-        data_name: Name of the training data; None to use the file's.
-        t_max: Last time; None to use the file's, or the usual one of image networks.
+        data_name: Name of the training data; None to use the name in the file.
+        t_max: Last time; None to use the time in the file, or else the default for images.
 
     Raises:
         DataError: The file is missing, broken or unsafe, or its network is not of a known kind.
-        UsageError: An option contradicts the file, or is needed since the file lacks it.
+        UsageError: An option contradicts the file, or is missing in both.
     """
     file = read_original(path)
     record = file.network
@@ -216,7 +230,7 @@ def import_original(
     try:
         check_network(denoiser, about["tmax"])
     except ValueError as error:
-        raise DataError(f"{path}: {error}") from error
+        raise DataError(f"{path} cannot be imported: {error}") from error
     model = Model(denoiser.eval().requires_grad_(False), recipe, about)
     origin = {"classes": [record.class_name, layers.class_name], "sha256": file.sha256}
     return Imported(model, origin)
@@ -235,7 +249,10 @@ def _toy(file: OriginalFile, fields: Fields, layers: Layers, data_name: str | No
         else:
             flow = OriginalFlow.isotropic_in_eigenspace(fields, axes)
         if flow.basis.dim != dim:
-            raise DataError(f"{fields.where} has {flow.basis.dim} variances for {dim} dimensions")
+            raise DataError(
+                f"{fields.where} has {flow.basis.dim} variances for {dim} dimensions: give an "
+                "unmodified file"
+            )
         toy, basis = data.matching(flow.basis, with_mean=axes is not None)
         flow = replace(flow, basis=basis)
     counterpart = TOY_COUNTERPARTS[layers.class_name](layers, dim)
@@ -256,8 +273,8 @@ def _images(file: OriginalFile, fields: Fields, layers: Layers, data_name: str |
         if channels not in (1, 3) or side != int(side) or not 0 < dim <= MOST_PIXELS:
             raise DataError(
                 f"{fields.where} has images of {side:g} x {side:g} pixels in {channels:g} "
-                "channel(s): without a basis, sides up to 64 and 1 or 3 channels are "
-                "supported"
+                "channel(s): models without an eigenbasis can be imported with sides up to 64 and "
+                "1 or 3 channels"
             )
         flow = OriginalFlow.isotropic(fields, EigenBasis.standard(int(dim)), "ES")
         # The data variance is all that is known of the data.
@@ -268,7 +285,8 @@ def _images(file: OriginalFile, fields: Fields, layers: Layers, data_name: str |
         if channels not in (1, 3) or dim != flow.basis.dim:
             raise DataError(
                 f"{fields.where} has images of {side:g} x {side:g} pixels in {channels:g} "
-                f"channel(s), but {flow.basis.dim} variances"
+                f"channel(s), but {flow.basis.dim} variances: expected one per value, in 1 or 3 "
+                "channels"
             )
     image_shape = (int(channels), int(side), int(side))
     counterpart = IMAGE_COUNTERPARTS[layers.class_name](layers, image_shape)
@@ -290,8 +308,8 @@ def _layers(file: OriginalFile, fields: Fields, known: set[str]) -> Layers:
     network = fields.mapping("_modules").record("model")
     if network.class_name not in known:
         raise DataError(
-            f"{fields.where} has the network '{shown(network.class_name)}': supported are "
-            f"{' and '.join(sorted(known))}"
+            f"{fields.where} has the network '{shown(network.class_name)}', which cannot be "
+            f"imported: give a model with {' or '.join(sorted(known))}"
         )
     where = f"{file.path}: the {network.class_name}"
     return Layers.from_record(network, where, MODULE_CLASSES, file.size)
@@ -302,12 +320,13 @@ def _last_time(file: OriginalFile, given: float | None, default: float | None) -
     trained = float(loss.number("t_max")) if "t_max" in loss.values else None
     if trained is not None and not 0 < trained < math.inf:
         raise DataError(
-            f"{loss.where}: the attribute 't_max' is {trained:g}, which is not a valid time"
+            f"{loss.where}: the attribute 't_max' is {trained:g}, which is not a valid time: give "
+            "an unmodified file"
         )
     if given is not None and trained is not None and given > trained:
         raise UsageError(
             f"--tmax is {given:g}, but {file.path} was trained up to {trained:g}: give a "
-            "smaller tmax"
+            "smaller --tmax"
         )
     last = given if given is not None else trained if trained is not None else default
     if last is None:

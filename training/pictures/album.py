@@ -57,12 +57,12 @@ def pictures_and_errors(
     """Return the pictures of all files that can be drawn, and an error for each other file.
 
     Args:
-        paths: See ``pictures_of``.
-        folder: See ``pictures_of``.
-        animation: See ``pictures_of``.
+        paths: Results files, statistics of runs, zips of images, or folders of any of these.
+        folder: Output folder for the pictures, or None to write them next to their files.
+        animation: ``gif``, ``mp4``, or None for no animations.
 
     Raises:
-        DataError: Each file can be drawn alone, but they do not belong together.
+        DataError: Each file can be drawn alone, but the files are not from the same run.
         UsageError: Two pictures would have the same name.
     """
     paths = list(paths)
@@ -109,8 +109,10 @@ def _drawn(files: Iterable[Path], folder: Path | None, animation: str | None) ->
             raise DataError(f"{path} contains no known data: give results of this project")
         known = FORMATS[kind]
         if not known.drawn:
-            advice = f": {known.advice}" if known.advice else ""
-            raise DataError(f"{path} contains {known.holds}, which cannot be drawn{advice}")
+            raise DataError(
+                f"{path} contains {known.holds}, which cannot be drawn: "
+                f"{known.advice or 'leave it out'}"
+            )
         if path.suffix == ".npz" and known.wild is not None:
             _require_finite(path, known.wild)
         if known.together:
@@ -126,8 +128,8 @@ def _drawn(files: Iterable[Path], folder: Path | None, animation: str | None) ->
 def drawable_files(paths: Iterable[Path]) -> list[Path]:
     """Return the files that can be drawn, each once.
 
-    A folder stands for the drawable files in it. A folder with images but without such files is
-    itself one thing to draw.
+    A folder is replaced by the drawable files in it. A folder of images without drawable files is
+    kept: its images are drawn as one picture.
 
     Raises:
         DataError: A path does not exist or cannot be drawn.
@@ -141,7 +143,7 @@ def drawable_files(paths: Iterable[Path]) -> list[Path]:
             if not files:
                 raise DataError(
                     f"{path} contains no results (.npz, .nc) that can be drawn, no {STATS} "
-                    "and no images"
+                    "and no images: give another folder"
                 )
         elif not path.exists():
             raise DataError(
@@ -154,8 +156,8 @@ def drawable_files(paths: Iterable[Path]) -> list[Path]:
             files = [params_path(path)]  # its parameters name the question that it answers
             if not files[0].exists():
                 raise DataError(
-                    f"{path} cannot be drawn: there is no {files[0].name} beside it, as there is "
-                    f"beside the CSVs of {script('ask')}"
+                    f"{path} cannot be drawn without the file {files[0].name} in its folder: give "
+                    f"a CSV of {script('ask')}, with its parameters"
                 )
         else:
             raise DataError(

@@ -37,10 +37,13 @@ NOISES = {"independent": "fresh noise at each time", "path": "along paths of the
 
 
 def name_and_details(stem: Path) -> tuple[str, str]:
-    """Return the name of the data and how the correlations were computed, given a file stem.
+    """Return the name of the data, and how correlations of residuals were computed, in words.
+
+    Args:
+        stem: Common stem of the files of correlations.
 
     Raises:
-        DataError: The file of parameters beside the correlations cannot be read.
+        DataError: The file of parameters cannot be read.
     """
     name, details = title_of(stem.name.removesuffix("_autocorrelations").removesuffix("_toy"))
     noise = parameter(summary_of(stem).with_suffix(".json"), "noise")
@@ -60,7 +63,7 @@ def pictures_of_lags(path: Path, folder: Path | None) -> list[theme.Picture]:
 
 
 def draw_lags(saved: SavedLags, name: str, details: str) -> Figure:
-    """Draw one line per quantity, the mean over dimensions, with the spread over dimensions."""
+    """Draw autocorrelations by lag: the mean over dimensions of each quantity, and the spread."""
     figure, (axes,) = theme.stacked(
         f"Autocorrelations of {name}",
         theme.joined(details, spread_words(saved.dim)),
@@ -84,7 +87,7 @@ def draw_lags(saved: SavedLags, name: str, details: str) -> Figure:
 
 
 def spread_words(dim: int) -> str:
-    """Describe how the spread over ``dim`` dimensions is drawn."""
+    """Describe in words how a picture shows the spread of values over ``dim`` dimensions."""
     if dim == 1:
         return ""
     if dim <= FEW:
@@ -94,9 +97,9 @@ def spread_words(dim: int) -> str:
 
 
 def quantile_band(diagonal: np.ndarray) -> np.ndarray:
-    """Return two quantiles ``[2, T]`` of autocorrelations ``[T, D]`` over the varying dimensions.
+    """Return two quantiles ``[2, T]`` over dimensions of autocorrelations ``[T, D]``.
 
-    The quantiles are 0 if no dimension varies.
+    Constant dimensions (NaN) are left out. The quantiles are 0 if all dimensions are constant.
     """
     varies = np.isfinite(diagonal).any(axis=1, keepdims=True)
     return np.asarray(np.nanquantile(np.where(varies, diagonal, 0), QUANTILES, axis=1))
@@ -126,7 +129,7 @@ MATRIX_COLORS = LinearSegmentedColormap.from_list("correlation", DIVERGING)
 
 
 def pictures_of_toy_matrices(path: Path, folder: Path | None) -> list[theme.Picture]:
-    """Return the picture of a toy's correlation matrices.
+    """Return the picture of correlation matrices of toy data.
 
     Raises:
         DataError: The file is broken.
@@ -137,12 +140,12 @@ def pictures_of_toy_matrices(path: Path, folder: Path | None) -> list[theme.Pict
 def pictures_of_image_matrices(
     paths: Iterable[Path], folder: Path | None, animation: str | None
 ) -> list[theme.Picture]:
-    """Return the pictures of correlation matrices of images, saved in files of one time each.
+    """Return the pictures of correlation matrices of images, from files with one time each.
 
     Files that share a folder and a stem are drawn together. There are no animations.
 
     Raises:
-        DataError: A file is broken, or files of one stem do not belong together.
+        DataError: A file is broken, or files of one stem are from different runs.
     """
     together: dict[Path, list[Path]] = {}
     for path in paths:
@@ -159,7 +162,7 @@ def _figures(saved: SavedMatrices, stem: Path, folder: Path | None) -> list[them
 
 
 def draw_matrices(saved: SavedMatrices, name: str, details: str) -> Figure:
-    """Draw a row of heat maps per quantity and a column per time, all with the same color scale."""
+    """Draw correlation matrices as heat maps, with a row per quantity and a column per time."""
     side = SMALL_SIDE if saved.dim <= FEW_CELLS else SIDE
     each = (
         f"each cell: the largest value of {saved.block} × {saved.block} cells"

@@ -29,9 +29,10 @@ NEAR = 0.2  # points within this many standard deviations of a plane are drawn w
 
 
 def draw_boundaries(saved: SavedCoverage, name: str, details: str) -> Figure:
-    """Draw boundaries and points in a panel per stage and, in 3-D, a row per cutting plane.
+    """Draw boundaries and points: one column per stage and, in 3-D, one row per cutting plane.
 
-    A boundary has the same color in all panels.
+    The stages are latent space, generated data, and latents after inflation of the data. A boundary
+    has the same color in all panels.
     """
     cuts = (None,) if saved.dim == 2 else CUTS
     shape = "Circles" if saved.dim == 2 else "Spheres"
@@ -73,10 +74,10 @@ def edges(boundary: Boundary) -> np.ndarray:
 
 
 def cut(boundary: Boundary, axis: int) -> np.ndarray:
-    """Return the section of a mesh by the plane where the coordinate ``axis`` is 0.
+    """Return the section of a mesh by the plane where the coordinate with index ``axis`` is 0.
 
     Returns:
-        Ends of segments in the two other coordinates ``[M, 2, 2]``.
+        End points ``[M, 2, 2]`` of M segments, in the remaining two coordinates.
     """
     start = boundary.vertices[boundary.faces]
     end = np.roll(start, -1, axis=1)
@@ -144,7 +145,7 @@ STYLES: dict[str, dict[str, Any]] = {
 
 
 def draw_radius(saved: SavedCoverage, name: str, details: str) -> Figure:
-    """Draw the coverage by radius, and below it the differences from the exact coverage."""
+    """Draw coverage against radius, and below it the differences from the exact coverage."""
     radii, seeds = saved.radii, len(saved.fresh)
     fewest = min(saved.count, saved.fresh_count)
     points = f"{saved.count:,} points" + (f", {seeds} seeds" if seeds > 1 else "")

@@ -47,7 +47,7 @@ _LMS_TO_RGB = np.array(
 
 
 def colors_of_places(places: np.ndarray, width: float) -> np.ndarray:
-    """Return a color, sRGB in 0..1 ``[N, 3]``, for each point of the plane ``[N, 2]``.
+    """Return a color ``[N, 3]``, sRGB from 0 to 1, for each point of the plane ``[N, 2]``.
 
     Neighboring points have similar colors. At distance ``width`` from the origin, colors have
     nearly reached their extremes.
@@ -60,7 +60,7 @@ def colors_of_places(places: np.ndarray, width: float) -> np.ndarray:
 
 
 def sequential_colors(count: int) -> np.ndarray:
-    """Return colors from dark blue via magenta to light orange, sRGB in 0..1 ``[count, 3]``."""
+    """Return ``count`` sRGB colors from dark blue via magenta to light orange, from 0 to 1."""
     share = np.linspace(0, 1, count)
     hue = BOTTOM_HUES[0] + (TOP_HUES[1] - BOTTOM_HUES[0]) * share
     return _to_srgb(LIGHTNESS[0] + (LIGHTNESS[1] - LIGHTNESS[0]) * share, np.deg2rad(hue))
@@ -105,7 +105,7 @@ def power_of_ten(power: int) -> str:
 
 
 def words_for(value: Any, words: dict[str, str]) -> str:
-    """Return the words for a value, or an empty string if there are none."""
+    """Return the text that ``words`` has for a value, or an empty text if there is none."""
     return words.get(value, "") if isinstance(value, str) else ""
 
 
@@ -125,7 +125,12 @@ class Picture:
 
 
 def figures(stem: Path, draw: Mapping[str, Callable[[], Figure]]) -> list[Picture]:
-    """Return PNG pictures, named by stem and key, that are drawn when they are written."""
+    """Return PNG pictures that are drawn when they are written.
+
+    Args:
+        stem: Folder and first part of the file names.
+        draw: Functions that draw the figures, by last part of the file name.
+    """
 
     def picture(name: str, make: Callable[[], Figure]) -> Picture:
         path = stem.with_name(f"{stem.name}_{name}.png")
@@ -294,10 +299,10 @@ def panels(
     Args:
         count: Number of panels.
         across: Number of panels per row.
-        size: See ``panel_page``, like all other arguments.
+        size: Width and height of a panel, inches.
         title: Title of the figure.
         subtitle: Line below the title.
-        **room: Room around the panels.
+        **room: Room around the panels; see ``panel_page``.
     """
     figure, places = panel_page(-(-count // across), across, size, title, subtitle, **room)
     return figure, (axes_at(figure, place) for place in places.reshape(-1, 4)[:count])
@@ -334,7 +339,7 @@ def quiet_3d(axes: Any, names: Sequence[str]) -> None:
 
 
 def label(axes: Axes, x: str = "", y: str = "", size: float = TEXT_SIZE) -> None:
-    """Label the axes; a label of two lines is smaller."""
+    """Label the axes of a panel; a label of two lines has a smaller font."""
     for text, write, pad in ((x, axes.set_xlabel, 2), (y, axes.set_ylabel, 1)):
         if text:
             fitting = SMALL_SIZE if "\n" in text else size
@@ -402,7 +407,7 @@ def fitting(name: str, room: float) -> str:
 
 
 def above_panels(verdict: str) -> float:
-    """Return the height in inches of a headline, the verdict of a check, and a legend."""
+    """Return the total height in inches of a headline, the verdict of a check, and a legend."""
     return TOP + LINE_HEIGHT * (len(textwrap.wrap(verdict, LINE_LETTERS)) + 1.3)
 
 
@@ -447,7 +452,7 @@ def legend_line(
 
 
 def label_outer(axes: Sequence[Axes], across: int, x: str, y: str) -> None:
-    """Label ``panels`` at the left, and at the bottom where there is no panel below."""
+    """Label panels: the first of each row at the left, the last of each column at the bottom."""
     for number, panel in enumerate(axes):
         first, last = number % across == 0, number + across >= len(axes)
         panel.tick_params(labelleft=first, labelbottom=last)

@@ -22,7 +22,7 @@ BASELINE = 1.0
 
 
 def pictures_of_training(path: Path, folder: Path | None) -> list[theme.Picture]:
-    """Return the picture of a run's statistics.
+    """Return the picture of the statistics of a training run.
 
     Raises:
         DataError: The statistics are broken.
@@ -32,7 +32,7 @@ def pictures_of_training(path: Path, folder: Path | None) -> list[theme.Picture]
 
 
 def draw_training(saved: SavedTraining, run: str) -> Figure:
-    """Draw losses, held-out log densities if there are any, and learning rate against samples."""
+    """Draw losses, validation log densities if there are any, and learning rate by samples."""
     samples, rate = saved.samples, saved.learning_rate
     last = saved.loss[np.isfinite(saved.loss)][-1]
     tells, best = [f"{samples[-1]:.3g} million samples, last loss {last:.4f}"], saved.best
@@ -63,7 +63,7 @@ def draw_training(saved: SavedTraining, run: str) -> Figure:
 
 
 def running_median(values: np.ndarray, reach: int) -> np.ndarray:
-    """Return the median over ``reach`` neighbors on either side, fewer at the ends, without NaN."""
+    """Return the running median over ``reach`` neighbors on either side, which ignores NaN."""
     padded = np.pad(values.astype(float), reach, constant_values=np.nan)
     windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1)
     medians, there = np.full(len(values), np.nan), np.isfinite(values)

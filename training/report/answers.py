@@ -64,7 +64,7 @@ BINS = 24
 
 
 def section_of(path: Path, choice: Choice) -> Section:
-    """Return the section of a results CSV, chosen by the parameters next to it.
+    """Return the report section about a CSV of ``ask.py``, chosen by its JSON of parameters.
 
     Raises:
         DataError: The CSV or its parameters are broken.
@@ -217,7 +217,7 @@ READING_OF_CHECK = (
 
 
 def section_of_check(path: Path, choice: Choice) -> Section:
-    """Return the section of a check, a JSON file.
+    """Return the report section about a calibration check of ``ask.py``, a JSON file.
 
     Raises:
         DataError: The file is broken.

@@ -55,7 +55,13 @@ def plot(x: str = "", y: str = "", height: int = HEIGHT, **options: Any) -> figu
 
 
 def cloud(box: np.ndarray, x: str = "", y: str = "") -> figure:
-    """Return an empty square chart with limits ``[2, 2]``, in which lasso or box select points."""
+    """Return an empty square chart where a lasso or a box selects points.
+
+    Args:
+        box: Limits of the axes ``[2, 2]``.
+        x: Label of the horizontal axis.
+        y: Label of the vertical axis.
+    """
     lasso = LassoSelectTool(continuous=False)
     made = figure(
         aspect_ratio=1,
@@ -72,7 +78,7 @@ def cloud(box: np.ndarray, x: str = "", y: str = "") -> figure:
 
 
 def quiet(made: figure) -> figure:
-    """Reduce a chart's frame and return the chart; the page's script sets light or dark colors."""
+    """Reduce the frame of a chart, and return the chart."""
     made.name = made.id
     made.toolbar.logo = None
     made.toolbar.autohide = False
@@ -114,7 +120,7 @@ def scatter(
         y: Column of vertical coordinates.
         color: Column of colors, or one color.
         alpha: Opacity.
-        hover: Text and column pairs for the tooltip of a point.
+        hover: Pairs of a label and a column for the tooltip of a point.
     """
     points = made.scatter(
         x,
@@ -140,7 +146,7 @@ def views(
     alt: str,
     note: str,
 ) -> Views:
-    """Return a chart of two selectable columns of points against each other.
+    """Return a scatter plot of two columns, which the reader of the page selects.
 
     Args:
         clouds: Legend entry, points ``[G, n, K]`` and opacity of each cloud. G is the number of
@@ -167,12 +173,19 @@ def views(
 
 
 def keep(made: figure, source: ColumnDataSource) -> None:
-    """Attach a source that is not drawn, which the page's script finds by its name."""
+    """Attach a source to a chart without drawing it, for the script of the page."""
     made.tags = [*made.tags, source]
 
 
 def level(made: figure, value: float, dashed: bool = True, vertical: bool = False) -> None:
-    """Add a line across the whole chart."""
+    """Add a straight line across the whole chart, at a value of one of its axes.
+
+    Args:
+        made: Chart.
+        value: Value on the vertical axis, or on the horizontal axis for a vertical line.
+        dashed: Whether the line is dashed.
+        vertical: Whether the line is vertical.
+    """
     dimension: Any = "height" if vertical else "width"
     dash = "dashed" if dashed else "solid"
     made.add_layout(
@@ -181,23 +194,23 @@ def level(made: figure, value: float, dashed: bool = True, vertical: bool = Fals
 
 
 def packed(colors: np.ndarray) -> np.ndarray:
-    """Return sRGB colors in 0..1 ``[N, 3]`` as Bokeh's 0xRRGGBBAA ``[N]`` uint32."""
+    """Convert sRGB colors ``[N, 3]`` from 0 to 1 to 0xRRGGBBAA ``[N]``, uint32, for Bokeh."""
     red, green, blue = np.rint(255 * colors).astype(np.uint32).T
     return (red << 24) | (green << 16) | (blue << 8) | np.uint32(255)
 
 
 def css(colors: np.ndarray) -> list[str]:
-    """Return sRGB colors in 0..1 ``[N, 3]`` as CSS colors."""
+    """Convert sRGB colors ``[N, 3]`` from 0 to 1 to CSS colors."""
     return [f"#{value >> 8:06x}" for value in packed(colors).tolist()]
 
 
 def ramp(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Return the pictures' sequential colors of values ``[N]``, in 0..1 ``[N, 3]``."""
+    """Map values ``[N]`` between ``low`` and ``high`` to sequential colors ``[N, 3]``."""
     share = np.clip((values - low) / max(high - low, 1e-12), 0, 1)
     return sequential_colors(256)[np.rint(255 * share).astype(int)]
 
 
 def float32(values: np.ndarray) -> np.ndarray:
-    """Return numbers ``[...]``, flattened, as the page's float32; larger ones are clipped."""
+    """Flatten numbers ``[...]``, and convert them to float32; numbers too large are clipped."""
     largest = np.finfo(np.float32).max
     return np.clip(values, -largest, largest).astype(np.float32).ravel()

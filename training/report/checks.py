@@ -25,7 +25,7 @@ KEYS = (Key("within the band", BLUE), Key("beyond it", ORANGE), Key(BAND, MUTED,
 
 
 def section_of(path: Path, choice: Choice) -> Section:
-    """Return the section of a check of calibration by simulation.
+    """Return the report section about a simulation-based calibration check of posteriors.
 
     Raises:
         DataError: The file is broken.
@@ -112,7 +112,7 @@ MOST_ROWS = 40
 
 
 def section_of_predictive(path: Path, choice: Choice) -> Section:
-    """Return the section of a posterior predictive check.
+    """Return the report section about a posterior predictive check.
 
     Raises:
         DataError: The file is broken.

@@ -36,13 +36,13 @@ class Choice:
 def judged(right: bool, room: float, most: float) -> bool | None:
     """Return whether a measured number is as expected; None if there are too few samples.
 
-    A number counts as right only with enough evidence: the tolerance for chance alone must not
-    exceed the error that a reader would want to detect.
+    There are too few samples if the tolerance for chance exceeds the error that a reader would want
+    to detect.
 
     Args:
         right: Whether the number is within its tolerance.
         room: Tolerance for chance.
-        most: Largest tolerance at which the number is informative.
+        most: Error that a reader would want to detect.
     """
     return None if right and room > most else right
 
@@ -135,16 +135,15 @@ class Flow:
     Attributes:
         name: Name by which the page's script finds the sources ``{name}-points`` and
             ``{name}-frames``.
-        panels: Charts of the points at the start, now, and at the end.
-        planes: Coordinate planes in which points in 3-D are shown now.
+        panels: Charts of the points at the start, at the current time, and at the end.
+        planes: Coordinate planes in which 3-D points are shown at the current time.
         times: Times of the frames.
         saved_times: Number of times in the file.
         count: Number of points shown.
         whole: Number of points in the file.
         colorings: Choices of colors, at least one.
-        moved: ``melt``, ``roundtrip`` or ``gen``. The images of the same section have the same
-            value.
-        turns: Whether the panels show points in 3-D from a direction that can be chosen.
+        moved: Kind of the simulation, ``melt`` (inflation), ``roundtrip`` or ``gen`` (generation).
+        turns: Whether the reader can rotate the 3-D points in the panels.
         title: Title of the animation.
     """
 
@@ -175,7 +174,7 @@ class Flow:
 
 @dataclass(frozen=True)
 class Sheet:
-    """Images in rows of one picture, from which the page cuts single images.
+    """One picture that contains many images in rows; the page shows single images of it.
 
     Attributes:
         title: Title of the images.
@@ -201,11 +200,11 @@ class Images:
         title: Title of the images.
         moved: ``melt``, ``roundtrip`` or ``gen`` if the images are points of a flow; else empty.
         labels: Label of each image.
-        sheets: Columns of the strip. An image has the same place in all of them.
+        sheets: Stages of the strip, one sheet per stage. An image has the same place in all sheets.
         first: Index of the sheet that the grid shows.
         shape: Height and width of an image in pixels.
         note: Note below the strip.
-        draws: Further sheets, one of which the end of the strip shows; empty for none.
+        draws: Further sheets, one of which is shown at the end of the strip; empty for none.
     """
 
     kind: ClassVar[str] = "images"
@@ -231,7 +230,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Picker:
-    """A selection list; ``options`` are the starts of the names of columns."""
+    """A selection list, whose options are prefixes of the names of columns."""
 
     label: str
     options: Sequence[str]
@@ -244,7 +243,7 @@ class Views:
 
     Attributes:
         chart: Chart.
-        sets: Names of the sources of points. Their columns are in ``{set}-columns``.
+        sets: Names of the sources of points; the columns of a source are in ``{set}-columns``.
         groups: Selection among several sets of columns; None for one set.
         across: Selection of the horizontal column.
         up: Selection of the vertical column.

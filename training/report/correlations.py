@@ -20,7 +20,7 @@ MOST_LAGS = 500
 
 
 def section_of(path: Path, choice: Choice) -> Section:
-    """Return the section of a summary of autocorrelations.
+    """Return the report section about a summary of autocorrelations.
 
     Raises:
         DataError: The file is broken.

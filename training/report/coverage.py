@@ -23,7 +23,7 @@ MARKS = ("circle", "triangle", "x", "diamond")
 
 
 def section_of(path: Path, choice: Choice) -> Section:
-    """Return the section of a coverage file.
+    """Return the report section about a coverage file.
 
     Raises:
         DataError: The file is broken.

@@ -28,8 +28,8 @@ class Findings:
     Attributes:
         sections: Sections in order.
         runs: Runs of scripts.
-        broken: Files that could not be read, and why.
-        foreign: Files that look like results but are not of this project or not shown, and why.
+        broken: Files that could not be read, and the reason for each.
+        foreign: Files that look like results but are not shown, and the reason for each.
         others: Number of other files by suffix.
     """
 
@@ -147,7 +147,8 @@ def _add_to_run(file: Path, subject: str, subjects: dict[tuple[Path, str, str], 
         times = saved.numbers("times")
     if times.ndim != 1 or len(times) < 2:
         raise DataError(
-            f"{file}: 'times' has shape {list(times.shape)}, expected two times or more"
+            f"{file}: 'times' has shape {list(times.shape)}, expected two times or more: make the "
+            "file again"
         )
     kind = kind_of(file, times)
     name = stem_of(file)
@@ -157,9 +158,9 @@ def _add_to_run(file: Path, subject: str, subjects: dict[tuple[Path, str, str], 
 
 
 def section_maker(kind: str) -> Reader:
-    """Return the function that makes sections of a kind of files.
+    """Return the function that makes the report sections about files of a kind.
 
-    Its module is imported only when needed, since some take half a second.
+    The module of the function is imported only when needed, since some imports take half a second.
     """
     module, _, name = FORMATS[kind].shown.rpartition(".")
     return getattr(import_module(f"{__package__}.{module}"), name)

@@ -54,7 +54,7 @@ LARGE = 0.2
 
 
 def latent_results(melt: SavedTrajectory) -> list[Result]:
-    """Return the mean variance of the kept dimensions, relative to the closed form."""
+    """Return the mean variance of latents in kept dimensions, relative to the closed form."""
     kept = ~melt.compressed()
     mean = float((melt.last_variance / melt.latent_variance())[kept].mean())
     # Standard error under the closed form; variances that are too large would have a larger one.
@@ -68,7 +68,7 @@ def latent_results(melt: SavedTrajectory) -> list[Result]:
 
 
 def latent_parts(melt: SavedTrajectory) -> list[object]:
-    """Return the spectrum of latents against the closed form, if there are many dimensions."""
+    """Return a chart of latent variances against the closed form, if there are many dimensions."""
     if melt.dim <= FEW:
         return []
     exact = melt.latent_variance()
@@ -126,11 +126,11 @@ ENDS = {
 
 
 def section_of(paths: Mapping[str, Path], choice: Choice) -> Section:
-    """Return the section of a run's simulations of a toy.
+    """Return the report section about the simulations of toy data in one run.
 
     Args:
-        paths: Files by kind: melt, roundtrip, gen.
-        choice: Amount of points that is shown.
+        paths: Files by kind: ``melt`` (inflation), ``roundtrip``, ``gen`` (generation).
+        choice: Number of points that are shown.
 
     Raises:
         DataError: A file is broken.
@@ -149,18 +149,18 @@ def section_of_run(
     parts: Sequence[object] = (),
     results: Sequence[Result] = (),
 ) -> Section:
-    """Return a section of a run's simulations, with the parts that all subjects share.
+    """Return a report section about the simulations of one run, with the animations of its points.
 
-    A roundtrip repeats its melt, so it is shown only if it is alone. Points in one dimension have
-    no animation.
+    A roundtrip repeats its inflation, and is shown only if it is the only simulation. Points in one
+    dimension have no animation.
 
     Args:
         saved: Simulations by kind.
-        what: Words for the title.
+        what: Title of the section, without the name of the data.
         reading: Sentence on how to read the section.
         page: Page of the documentation.
-        parts: Parts of the subject, which come first.
-        results: Headline numbers of the subject.
+        parts: Further parts, which come before the animations.
+        results: Further headline numbers.
     """
     first, melt = next(iter(saved.values())), saved.get("melt")
     name, details = name_and_details(first)
@@ -229,7 +229,10 @@ def flow_of(saved: SavedTrajectory) -> Flow:
 def colorings_of(
     saved: SavedTrajectory, points: np.ndarray
 ) -> dict[str, tuple[Coloring, np.ndarray]]:
-    """Return choices of colors for points ``[S, n, d]``, each with colors ``[n, 3]``, by column."""
+    """Return the choices of colors for points ``[S, n, d]``, by name of a column.
+
+    Each choice has the colors ``[n, 3]`` of the points.
+    """
     places = page_positions(points[-1 if saved.kind == "roundtrip" else 0])
     if places.shape[1] == 2:
         places = places - places.mean(axis=0)

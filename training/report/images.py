@@ -40,11 +40,11 @@ STATES = "Unscaled states; ÷ n: divided by n, because they exceed the range of 
 
 
 def section_of(paths: Mapping[str, Path], choice: Choice) -> Section:
-    """Return the section of a run's simulations of images.
+    """Return the report section about the simulations of images in one run.
 
     Args:
-        paths: Files by kind: melt, roundtrip, gen.
-        choice: Amount of points that is shown.
+        paths: Files by kind: ``melt`` (inflation), ``roundtrip``, ``gen`` (generation).
+        choice: Number of points that are shown.
 
     Raises:
         DataError: A file is broken.
@@ -110,7 +110,7 @@ READING_OF_ROUNDTRIPS = (
 
 
 def section_of_roundtrips(path: Path, choice: Choice) -> Section:
-    """Return the section of a file of worst roundtrips.
+    """Return the report section about a file with the largest roundtrip errors of images.
 
     Raises:
         DataError: The file is broken.

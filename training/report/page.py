@@ -32,7 +32,7 @@ BOKEH = ("bokeh_css", "bokeh_js", "plot_script")
 
 
 def page_of(findings: Findings, title: str, choice: Choice) -> str:
-    """Return the text of an HTML file with a heading and the findings."""
+    """Return the text of an HTML page with a heading and the contents of a report."""
     shown = {
         "findings": findings,
         "others": ", ".join(
@@ -68,7 +68,7 @@ def page_of(findings: Findings, title: str, choice: Choice) -> str:
 
 
 def policy_of(html: str) -> str:
-    """Return the Content-Security-Policy of a page: its scripts' digests, and no loading."""
+    """Return the Content-Security-Policy of a page, which allows its scripts and no loading."""
     digests = []
     for script in SCRIPT.finditer(html):
         if "application/json" not in script["attributes"]:

@@ -38,7 +38,7 @@ MOST_DRAWS = 32
 
 
 def section_of(path: Path, choice: Choice) -> Section:
-    """Return the section of a file of posterior draws.
+    """Return the report section about a file of posterior draws.
 
     Raises:
         DataError: The file is broken.

@@ -62,7 +62,7 @@ def run_of(path: Path) -> Run | None:
 
 
 def roundtrip_results(path: Path, of: str) -> Iterator[Result]:
-    """Yield the roundtrip errors from the parameters next to a simulation's file.
+    """Yield the roundtrip errors in the parameters file of a simulation.
 
     Args:
         path: File of a simulation.
@@ -111,7 +111,7 @@ def _total(content: Mapping[str, Any], name: str, form: str) -> str:
 
 
 def number(content: Any, name: str | int) -> float | None:
-    """Return the number of this name, or None if there is none or it is too large to show."""
+    """Return the number under a key of JSON content; None if it is missing or too large to show."""
     value = content.get(name) if isinstance(content, dict) else None
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None

@@ -15,12 +15,18 @@ BUDGET = 5_000_000
 
 
 def affordable(count: int, shape: tuple[int, ...], columns: int) -> int:
-    """Return how many images of a shape ``(C, H, W)`` are shown, given the number of sheets."""
+    """Return the number of images of shape ``(C, H, W)`` that a report can show, at most ``count``.
+
+    Args:
+        count: Number of available images.
+        shape: Shape of an image.
+        columns: Number of versions of each image that are shown.
+    """
     return max(1, min(count, BUDGET // (math.prod(shape) * columns)))
 
 
 def sheet(cells: np.ndarray, title: str, note: str = "") -> Sheet:
-    """Return 8-bit images ``[N, H, W, 3]`` as one picture, saved as gray if all are gray."""
+    """Arrange 8-bit images ``[N, H, W, 3]`` in one picture, in gray if all images are gray."""
     page = tiled(cells, sheet_columns(len(cells)), 0)
     gray = bool((page == page[..., :1]).all())
     file = io.BytesIO()

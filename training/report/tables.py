@@ -25,11 +25,11 @@ WORST = 12
 
 
 def section_of(paths: Mapping[str, Path], choice: Choice) -> Section:
-    """Return the section of a run's simulations of a table.
+    """Return the report section about the simulations of a table in one run.
 
     Args:
-        paths: Files by kind: melt, roundtrip, gen.
-        choice: Amount of points that is shown.
+        paths: Files by kind: ``melt`` (inflation), ``roundtrip``, ``gen`` (generation).
+        choice: Number of points that are shown.
 
     Raises:
         DataError: A file is broken.
@@ -59,7 +59,7 @@ def _with_densities(table: SavedTable) -> SavedTrajectory:
 
 
 def density_results(table: SavedTable, of: str) -> list[Result]:
-    """Return the error of the log densities of single rows, if they are not exact."""
+    """Return the standard error of the log density of a row, if densities are not exact."""
     if table.errors is None or np.isnan(table.errors).all():
         return []
     size = float(np.sqrt(np.nanmean(np.square(table.errors))))
@@ -91,7 +91,9 @@ def _fit(melt: SavedTable, gen: SavedTable, of: str) -> tuple[Result, NumberTabl
     """
     data, samples = melt.rows, gen.rows
     if data.shape[1] != samples.shape[1]:
-        raise DataError(f"{gen.path} has other columns than {melt.path}")
+        raise DataError(
+            f"{gen.path} and {melt.path} have different columns: use one network for both"
+        )
     gaps = distances(data, samples)
     bound = chance(len(data), len(samples), len(gaps))
     order = np.argsort(-gaps, kind="stable")

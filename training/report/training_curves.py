@@ -18,7 +18,7 @@ READING = (
 
 
 def section_of(path: Path, choice: Choice) -> Section:
-    """Return the section of a run's statistics.
+    """Return the report section about the statistics of a training run.
 
     Raises:
         DataError: The statistics are broken.

@@ -197,9 +197,9 @@ def test_what_does_not_fit_is_told_by_row_and_column(tmp_path):
     for text, match in (
         ("foo\n1\n", "a column 'foo', which is not among x1, x2, x3"),
         ("x1,x2,foo\n1,2,3\n", "a column 'foo', which is not among x1, x2, x3"),
-        ("x1,x3\n1,2\n", "no column 'x2': give x1, x2"),
+        ("x1,x3\n1,2\n", "no column 'x2': give the columns x1, x2"),
         ("x1,x2,x1\n1,2,3\n", "two columns 'x1'"),
-        ("1,2,3,4\n", "4 columns without names: give 2 or 3"),
+        ("1,2,3,4\n", "4 columns without names, expected 2 or 3"),
         ("x1,x2\n1,2\n3,\n", "line 3, column 'x2': the value is missing"),
         ("x1,x2\n1,2\n3,four\n", "line 3, column 'x2': 'four' is not a number: correct it, or l"),
         ("x1,x2\n", "has no rows"),
@@ -212,7 +212,7 @@ def test_what_does_not_fit_is_told_by_row_and_column(tmp_path):
 
 def test_what_has_no_names_of_its_own_is_taken_in_order_whatever_its_name(tmp_path):
     assert read_observations(written(tmp_path, "x2,foo\n1,2\n")).tolist() == [[1, 2]]
-    assert "is not a table: give one of" in refusal(read_observations, tmp_path / "images.zip")
+    assert "is not a table: give a" in refusal(read_observations, tmp_path / "images.zip")
 
 
 def test_a_mask_takes_names_with_commas_in_their_order_and_says_what_it_could_be():

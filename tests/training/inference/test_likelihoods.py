@@ -135,7 +135,7 @@ def test_noises_and_maps_that_there_are_not_are_told():
         ("2 entries for 3", lambda: Gaussian(double([0.1, 0.2]), dim=3)),
         ("3 entries for 2", lambda: Gaussian(double([0.1, 0.2, 0.3]), PLACES, dim=3)),
         ("2 entries for 3", lambda: Gaussian(torch.eye(2).double(), dim=3)),
-        ("not symmetric", lambda: Gaussian(double([[1.0, 0.5], [0.0, 1.0]]))),
+        ("not a symmetric", lambda: Gaussian(double([[1.0, 0.5], [0.0, 1.0]]))),
         ("shape [2, 3]", lambda: Gaussian(double([[1.0, 0.5, 0.0], [0.5, 1.0, 0.0]]))),
         ("not positive definite", lambda: Gaussian(double([[1.0, 2.0], [2.0, 1.0]]))),
         ("not both", lambda: Gaussian(double(0.1), PLACES, operator=OPERATOR)),

@@ -314,9 +314,9 @@ def replaced(name, value):
 
 KERNEL, BIAS = "Mixed_7c.branch_pool.conv.weight", "Conv2d_1a_3x3.bn.bias"
 FOREIGN = {
-    "a list": (lambda: [torch.zeros(3)], "not a dictionary of named tensors"),
-    "a tensor": (lambda: torch.zeros(3), "not a dictionary of named tensors"),
-    "numbered": (lambda: {0: torch.zeros(3)}, "not a dictionary of named tensors"),
+    "a list": (lambda: [torch.zeros(3)], "no dictionary of named tensors"),
+    "a tensor": (lambda: torch.zeros(3), "no dictionary of named tensors"),
+    "numbered": (lambda: {0: torch.zeros(3)}, "no dictionary of named tensors"),
     "nothing": (dict, "it has no 'Conv2d_1a_3x3.bn.bias'"),
     "nested": (lambda: {"state_dict": small_state()}, "it has no 'Conv2d_1a_3x3.bn.bias'"),
     "one missing": (replaced(KERNEL, None), f"it has no '{KERNEL}'"),
@@ -356,7 +356,9 @@ def test_what_is_no_weights_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "MAX_BYTES", 3 << 20)
     with path.open("wb") as file:
         file.truncate(1 << 40)  # takes no room on disk
-    assert refused(path).endswith("is larger than 3 MiB: it is another file")
+    assert refused(path).endswith(
+        "is larger than 3 MiB, and therefore not the FID Inception-v3: give its weights file"
+    )
 
 
 @pytest.fixture

@@ -127,7 +127,7 @@ def written_as(text):
 def test_draws_that_cannot_be(tmp_path):
     whole, folder = save_posterior(tmp_path), tmp_path / "changed"
     folder.mkdir()
-    damaged = "'posterior/x' is damaged or not plain"
+    damaged = "'posterior/x' is damaged, or is not an uncompressed"
     for change, message in (
         (described(format="another 1"), "contains no known data"),
         (lambda path: path.write_bytes(path.read_bytes()[:3000]), "not a readable netCDF-4"),
@@ -148,16 +148,16 @@ def test_draws_that_cannot_be(tmp_path):
         (replaced("constant_data/noise_std", data=np.zeros(2)), "noise must be positive"),
         (replaced("constant_data/noise_std", data=np.ones(3)), "has shape .*, expected"),
         (replaced(DESCRIPTION), "contains no known data"),
-        (replaced(DESCRIPTION, data=np.zeros(3, "S2")), "damaged or not plain"),
+        (replaced(DESCRIPTION, data=np.zeros(3, "S2")), "damaged, or is not"),
         (written_as(b"{"), "not readable JSON"),
-        (written_as(b"\xff"), "damaged or not plain"),
+        (written_as(b"\xff"), "damaged, or is not"),
         (written_as(b"[1]"), "contains no known data"),
-        (described(coordinates=["x1"]), "names of coordinates"),
-        (described(coordinates="x1"), "names of coordinates"),
+        (described(coordinates=["x1"]), "coordinate names"),
+        (described(coordinates="x1"), "coordinate names"),
         (described(samplers=None), "samplers"),
         (described(samplers=["hmc", "hmc", 3]), "samplers"),
-        (described(image_shape=[1, 3, 3]), "do not have 2 pixels"),
-        (described(image_shape=[1, -1, -2]), "do not have 2 pixels"),
+        (described(image_shape=[1, 3, 3]), "does not match draws of 2"),
+        (described(image_shape=[1, -1, -2]), "does not match draws of 2"),
     ):
         path = Path(shutil.copy(whole, folder))
         change(path)
@@ -170,7 +170,7 @@ def test_observed_coordinates_are_among_the_points(tmp_path):
     path = save_posterior(tmp_path, likelihood=GAUSSIANS["coordinate"])
     for place in (-1, 2):
         replaced("constant_data/seen", data=np.array([place]))(path)
-        assert "'observed_data/y' does not have 2 numbers" in refusal(load_netcdf, path, 1)
+        assert "do not match points with 2 coordinates" in refusal(load_netcdf, path, 1)
 
 
 def test_what_is_drawn_follows_from_the_data(tmp_path):

@@ -82,7 +82,7 @@ def test_wrong_records(tmp_path):
         (report(1) + report(2, **{"Loss/loss": float("nan")}), "line 2 .* nan"),
         (report(1, **{"Loss/loss": "low"}), "'low'"),
         (report(1, **{"Loss/loss": "drop"}), "no report with a loss"),
-        (report(2) + report(1), "decreasing numbers of samples"),
+        (report(2) + report(1), "number of samples decreases"),
     ):
         (tmp_path / "stats.jsonl").write_text(text)
         with pytest.raises(DataError, match=message):
@@ -197,7 +197,7 @@ def test_strange_files_are_refused(tmp_path):
         {"options": {"interval": 2.0}},
     ):
         path = save_answers(tmp_path, "predict", **changes)
-        with pytest.raises(DataError, match=r"damaged, or not|no CSV of answers beside it"):
+        with pytest.raises(DataError, match=r"damaged, or not|its CSV of answers is missing"):
             SavedAnswers.load(path)
 
 

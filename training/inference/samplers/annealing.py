@@ -183,7 +183,7 @@ def _prior_law(swarm: "Populations", pool: Pool) -> Proposal:
 
 
 class Populations:
-    """Weighted draws of G = M C populations, with the proposal distributions of all rounds.
+    """Weighted draws of G populations, C for each of M observations, with their proposals.
 
     Args:
         target: The posteriors of M observations.
@@ -194,7 +194,7 @@ class Populations:
         which: Index of the observation of each population ``[G]``.
         width: Standard deviations of states ``[D]`` under the prior.
         linear: Observations as linear functions of states; None if observations are not linear.
-        worth: Effective sample size that exponents keep.
+        worth: Minimum effective sample size, which limits the likelihood exponents.
         states: Drawn states ``[G, N, D]``, in standard deviations.
         placed: Variables, points and densities of the drawn states, ``[G, N, ...]``.
     """
@@ -214,15 +214,22 @@ class Populations:
         self._log_mixture = torch.empty(0)
 
     def states_of(self, points: Tensor) -> Tensor:
-        """Convert points ``[G, n, D]`` to states ``[G, n, D]``, in standard deviations."""
+        """Convert points to states ``[G, n, D]``, in units of their prior standard deviations.
+
+        Args:
+            points: Points ``[G, n, D]``, n per population.
+        """
         rows = points.flatten(0, 1)
         which = self.which.repeat_interleave(points.shape[1])
         return self.target.to_states(rows, which).view_as(points) / self.width
 
     def blurred(self, states: Tensor) -> Tensor:
-        """Add the noise of the first time to states ``[G, n, D]``, if the prior is deblurred.
+        """Add the noise of the first (least noisy) time to states, if the prior is deblurred.
 
         Otherwise states include this noise already and are returned unchanged.
+
+        Args:
+            states: States ``[G, n, D]``, n per population.
         """
         prior = self.target.prior
         if not prior.deblurred:
@@ -232,7 +239,7 @@ class Populations:
         return states + noise * torch.special.ndtri(uniform)
 
     def towards(self, proposal: Proposal, rise: Tensor) -> Proposal:
-        """Condition proposals on the observation, for likelihood exponents that rise.
+        """Adapt proposals to increased likelihood exponents, by conditioning on the observation.
 
         Args:
             proposal: Mixtures of the G populations.
@@ -308,10 +315,10 @@ class Populations:
         return tempered_density - self._log_mixture
 
     def reached(self, exponent: Tensor) -> Tensor:
-        """Return the largest likelihood exponents ``[G]`` that keep the effective sample size.
+        """Return the largest likelihood exponents ``[G]`` with a sufficient effective sample size.
 
         Args:
-            exponent: Current exponents ``[G]``, which the result is not below.
+            exponent: Current exponents ``[G]``, lower bounds of the result.
         """
         # Bisection does not apply: draws near the posterior have a small effective sample size at
         # smaller exponents too.
@@ -389,7 +396,7 @@ class Populations:
         )
 
     def uniform(self, index: int) -> Tensor:
-        """Return uniform random numbers ``[G, 1 + K]`` of a round, in [0, 1)."""
+        """Return uniform random numbers ``[G, 1 + K]`` in [0, 1) for a round and K components."""
         return self._rows(1 + COMPONENTS, index, 0)
 
     def _even(self, count: int, dim: int, index: int) -> Tensor:

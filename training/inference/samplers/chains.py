@@ -163,8 +163,8 @@ about 1e-30 of the circle.
 class Elliptical(Kernel):
     """Kernel of elliptical slice sampling.
 
-    A step runs until every chain has accepted a state; chains that are done wait for the others, at
-    no cost.
+    A step runs until every chain has accepted a state. Chains that have accepted one wait for the
+    other chains, without network evaluations.
     """
 
     name = "elliptical"

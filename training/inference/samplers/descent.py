@@ -70,17 +70,18 @@ particles.
 
 
 class Descent:
-    """Weighted particles of a reverse diffusion towards the first time, for M observations.
+    """Weighted particles of a reverse diffusion to the first (least noisy) time.
 
-    Each observation has C populations of P particles.
+    Each of M observations has C populations of P particles.
 
     Args:
         target: Posteriors of M observations, which share their conditions.
         ahead: Look-ahead estimates.
         noise: Random numbers of C P particles for each observation.
         chains: Number of populations, C.
-        least_worth: Effective sample size, as a fraction of the particles, below which the noise
-            covariance R is widened unless the size is at least ``ENOUGH``; 0 to never widen R.
+        least_worth: Limit on the effective sample size, as a fraction of the particles. Below this
+            limit and ``ENOUGH``, the covariance of the observation noise is increased; 0 to never
+            increase the covariance.
     """
 
     _m: Tensor
@@ -114,7 +115,7 @@ class Descent:
         self._stages = torch.zeros(target.count, dtype=torch.float64, device=target.device)
 
     def arrived(self, on_part: OnPart = None) -> FinalParticles:
-        """Run the particles to the first time, and return them with their weights.
+        """Run the particles to the first (least noisy) time; return them with their weights.
 
         Args:
             on_part: Called with the fraction of the work done since the last call.
@@ -143,7 +144,9 @@ class Descent:
         )
 
     def alone(self, place: int, times: int) -> "Descent":
-        """Return a new descent of one observation with more particles, whose R is never widened.
+        """Return a new descent of one observation with more particles and the true noise only.
+
+        Its observation noise is never widened.
 
         Args:
             place: Index of the observation.
@@ -164,7 +167,7 @@ class Descent:
         return min(int(most_calls / (self.steps + 1)), most) if most_calls < inf else 1
 
     def moves(self, place: int) -> Renoising:
-        """Return the moves of one observation's particles at the first time.
+        """Return the Markov moves for one observation's particles at the first, least noisy time.
 
         Args:
             place: Index of the observation.
@@ -176,7 +179,7 @@ class Descent:
         return self._moves[place]
 
     def release_moves(self, place: int) -> Renoising:
-        """Return the moves of one observation's particles, and release the stored reference.
+        """Return the Markov moves for one observation's particles, and remove them from the cache.
 
         Args:
             place: Index of the observation.
@@ -279,9 +282,12 @@ class Descent:
 
 
 def islands_of(particles: int) -> int:
-    """Return the number of islands that divide the particles of a population evenly.
+    """Return the number of islands of a population: equal groups that are resampled separately.
 
-    The number is 1 if no small number of islands divides the particles.
+    The number is 1 if no small number divides the particles evenly.
+
+    Args:
+        particles: Number of particles of the population.
 
     Example:
         >>> islands_of(2048), islands_of(4096), islands_of(6147), islands_of(4099)

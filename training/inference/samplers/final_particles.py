@@ -18,14 +18,15 @@ NAME = "twisted"
 
 @dataclass
 class FinalParticles:
-    """Weighted particles at the first time: C populations of P particles for each observation.
+    """Weighted particles at the first (least noisy) time: C populations of P per observation.
 
     Attributes:
         target: The posteriors of the observations.
         states: Unscaled states of the particles ``[M, C P, D]``.
         points: Points of data space ``[M, C P, D]``.
         log_likelihood: Log likelihoods of the points ``[M, C P]``.
-        log_weights: Log weights ``[M, C P]``; the weights of each island sum to 1.
+        log_weights: Log weights ``[M, C P]``; the weights of each island, a group of particles that
+            are resampled together, sum to 1.
         exponent: Exponents b of the likelihoods in the weights, ``[M]``.
         start: Random starts of the systematic resampling of each population, ``[M, C]``.
         stages: Number of resamplings of each observation ``[M]``.
@@ -49,9 +50,10 @@ class FinalParticles:
         self.worth = torch.full_like(self.stages, torch.inf)
 
     def apart(self) -> Tensor:
-        """Return the distance between populations of each observation ``[M]``; above 1 they differ.
+        """Return the distance between the populations of each observation ``[M]``.
 
-        Distances are those of the coordinate where populations differ most (``how_far``).
+        Populations disagree if the distance is above 1. It is the distance in the coordinate where
+        populations differ most (``how_far``).
         """
         rows = self.by_weight(self._particles, torch.full_like(self.start, 0.5))
         shape = (*self.start.shape, self._particles, -1)
@@ -98,7 +100,7 @@ class FinalParticles:
 
         Args:
             count: S, the number of particles to choose from each population.
-            start: Random starts of the resampling ``[M, C]``; None for the stored ones.
+            start: Random starts of the resampling ``[M, C]``; None for ``self.start``.
         """
         start = self.start if start is None else start
         picks = systematic(self._by_population(), start.flatten(), count)

@@ -34,10 +34,10 @@ to rise.
 
 
 def how_far(points: Tensor) -> Tensor:
-    """Return the distance ``[..., D]`` between populations in each coordinate; above 1 they differ.
+    """Return the distance ``[..., D]`` between populations in each coordinate.
 
     The distance is the variance of the population means relative to the variance within
-    populations, divided by the limit for agreement.
+    populations, divided by the limit for agreement: populations disagree if it is above 1.
 
     Args:
         points: Points of C populations of P particles ``[..., C, P, D]``.
@@ -50,8 +50,9 @@ def how_far(points: Tensor) -> Tensor:
 
 
 class Narrowing:
-    """Stages that bring the particles of one observation from ``p L^b`` to the posterior ``p L``.
+    """Stages that move particles from ``p L^b``, with prior p and likelihood L, to the posterior.
 
+    The exponent b rises to 1, and the particles belong to one observation.
     Populations of particles are independent except for comparisons between them.
 
     Args:

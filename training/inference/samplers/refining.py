@@ -113,14 +113,14 @@ def _refined(
 
 
 class _Near:
-    """The likeliest H draws of the pool, and the N draws of all rounds so far, for M observations.
+    """Draws near M posteriors: the H likeliest of a pool of P prior draws, and N from proposals.
 
     Attributes:
         kept: Number of likeliest draws, H.
-        places: Indices of these in the pool, ``[M, H]``.
+        places: Indices of the likeliest draws in the pool, ``[M, H]``.
         w: Variables ``[M, H + N, dim]``.
         log_likelihood: Log likelihoods ``[M, H + N]``.
-        points: Points of the rounds alone, ``[M, N, D]``.
+        points: Points of the draws from proposals, ``[M, N, D]``.
         log_weights: Log weights ``log v [M, H + N]``.
     """
 
@@ -135,7 +135,13 @@ class _Near:
         self._proposals: list[tuple[int, Proposal]] = []
 
     def add(self, seeds: Tensor, index: int, drawn: int) -> None:
-        """Run a round: fit a proposal, draw from it, and update all weights."""
+        """Run a round: fit a proposal to the weighted draws, draw from it, and update all weights.
+
+        Args:
+            seeds: Random seed of each observation ``[M]``.
+            index: Index of the round.
+            drawn: Number of draws from the proposal, per observation.
+        """
         count, dim = len(self.w), self.w.shape[2]
         proposal = self._fitted(seeds, index)
         uniform = _even_uniform(drawn, 1 + dim, seeds, index).to(self.w)
@@ -152,20 +158,25 @@ class _Near:
 
     @property
     def new(self) -> Tensor:
-        """Variables ``[M, N, dim]`` of the rounds."""
+        """Standard normal variables ``[M, N, dim]`` of the draws from proposals."""
         return self.w[:, self.kept :]
 
     def of_all(self, log_likelihood: Tensor) -> Tensor:
-        """Return ``log v [M, P + N]`` for the whole pool followed by the rounds.
+        """Return the log weights of the whole pool and of the draws from proposals, ``[M, P + N]``.
 
-        The log likelihoods of the pool are ``[M, P]``.
+        Args:
+            log_likelihood: Log likelihoods of the pool ``[M, P]``.
         """
         near, new = self.log_weights.tensor_split([self.kept], dim=1)
         whole = (log_likelihood - log(self._size)).scatter(1, self.places, near)
         return torch.cat([whole, new], dim=1)
 
     def at(self, picks: Tensor, log_likelihood: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Select draws by index ``[M, n]`` among the pool followed by the rounds.
+        """Select draws by their indices.
+
+        Args:
+            picks: Indices ``[M, n]``, below P for draws of the pool, else for draws from proposals.
+            log_likelihood: Log likelihoods of the pool ``[M, P]``.
 
         Returns:
             Variables ``[M, n, dim]``, points ``[M, n, D]`` and log likelihoods ``[M, n]``.

@@ -68,7 +68,7 @@ class Diffusion:
     Attributes:
         times: Increasing times ``[K + 1]``.
         errors: Covariance V at each time.
-        added: Variance g of the noise added after the first time, ``[K + 1, D]``.
+        added: Variance g of the noise added after the first (least noisy) time, ``[K + 1, D]``.
     """
 
     times: Tensor
@@ -108,7 +108,7 @@ class Diffusion:
 
 
 class Particles(NamedTuple):
-    """Particles at the first time.
+    """Particles at the first (least noisy) time of the diffusion.
 
     Attributes:
         states: Unscaled states ``[N, D]``.
@@ -163,14 +163,14 @@ class Renoising:
     def goes(self) -> bool:
         """Whether moves change the states enough to be useful.
 
-        Some time must have little enough noise, and the noise must be of similar size in all
-        dimensions: states would hardly move in dimensions with far less noise.
+        The added noise must be small enough at some time, and of similar size in all dimensions:
+        states would hardly move in dimensions with far less noise.
         """
         return self.diffusion.even and self._highest(1.0)[0] > 0
 
     @cached_property
     def widest(self) -> float:
-        """Largest exponent b of ``p L^b`` at which moves forget their starting points."""
+        """Largest likelihood exponent b at which moves forget their starting points."""
         open_to = torch.stack([errors.variance.sum() for errors in self.diffusion.errors])
         step = int((open_to >= FORGOTTEN * open_to[-1]).nonzero()[0, 0])
         half = torch.linalg.solve_triangular(self.root, self._seen_noise(step), upper=False)

@@ -82,7 +82,7 @@ def temper(
 
 
 class _Particles:
-    """All particles ``[M C P]``, and the exponents of their G = M C populations."""
+    """Particles of G populations (C for each of M posteriors) and their likelihood exponents."""
 
     def __init__(self, target: Target, noise: Noise, chains: int, particles: int):
         self._target, self._noise = target, noise
@@ -99,9 +99,10 @@ class _Particles:
         require_some(self._log_likelihood.view(groups, particles))
 
     def raise_exponents(self, uniform: Tensor) -> Tensor:
-        """Raise the exponents, resample the particles, and return the affected populations.
+        """Raise the exponents and resample; return a mask ``[G]`` of the affected populations.
 
-        The populations are a mask ``[G]``.
+        Args:
+            uniform: Uniform random numbers, one per particle.
         """
         particles = self._shape[2]
         going = self.exponent < 1
@@ -126,9 +127,14 @@ class _Particles:
         return going
 
     def differ(self, moving: Tensor, step: int, half: int) -> None:
-        """Move half of the particles along differences of the other half.
+        """Move half of the particles along differences between particles of the other half.
 
-        Only the populations that are ``moving [G]`` are moved.
+        This is a step of differential evolution, followed by Metropolis acceptance.
+
+        Args:
+            moving: Mask ``[G]`` of the populations to move.
+            step: Index of the random numbers.
+            half: Half to move, 0 or 1.
         """
         particles, dim = self._shape[2], self._target.dim
         own = torch.arange(half, particles, 2, device=moving.device)
@@ -160,7 +166,12 @@ class _Particles:
         self._log_likelihood[taken] = evaluated.log_likelihood[fits]
 
     def move(self, moving: Tensor, step: int) -> None:
-        """Take a Crank-Nicolson step in the populations that are ``moving [G]``."""
+        """Move particles by a preconditioned Crank-Nicolson step.
+
+        Args:
+            moving: Mask ``[G]`` of the populations to move.
+            step: Index of the random numbers.
+        """
         rows = moving[self._group].nonzero()[:, 0]
         group, which = self._group[rows], self._which[rows]
         size = self._size[group][:, None]

@@ -54,12 +54,13 @@ def twist(
     Args:
         target: The posteriors; the likelihood must be Gaussian, see ``lookahead``.
         seed: Random seed.
-        numbers: Number of each observation, which seeds its draws.
+        numbers: Index of each observation, which seeds its draws.
         chains: Number of populations, C.
         draws: Number of draws per population, S.
         particles: Number of particles per population; None for ``PARTICLES``, or S if that is more.
         on_part: Called with the fraction of the work done since the last call.
-        ahead: Look-ahead estimates shared with further observations; None to compute them.
+        ahead: Look-ahead estimates (predictions of clean states from noisy ones) shared with
+            further observations; None to compute them.
 
     Returns:
         S draws of C populations for each of the M observations.
@@ -89,15 +90,15 @@ def twist(
 def measure_moves(
     target: Target, ahead: LookAhead, seed: int, numbers: list[int], chains: int, particles: int
 ) -> None:
-    """Measure the network evaluations per particle of the final moves, and store their mean.
+    """Estimate the mean number of network evaluations per particle for the final Markov moves.
 
-    Few particles are moved, for the first observations that share their conditions.
+    A few particles of the first observations with equal conditions are moved.
 
     Args:
         target: The posteriors.
-        ahead: Look-ahead estimates, which store the mean.
+        ahead: Look-ahead estimates, where the mean is stored.
         seed: Random seed.
-        numbers: Number of each observation, which seeds its draws.
+        numbers: Index of each observation, which seeds its draws.
         chains: Number of populations, C.
         particles: Number of particles per population.
     """
@@ -116,8 +117,8 @@ def calls_of(
 ) -> float:
     """Return an upper bound on the number of network evaluations of ``twist``.
 
-    The number is a bound since several draws of one particle share their evaluations. Moves are
-    assumed to take as many evaluations as measured.
+    Repeated draws of one particle share their evaluations and make the true number smaller. The
+    final Markov moves are assumed to take as many evaluations as measured.
 
     Args:
         target: The posteriors.

@@ -62,7 +62,8 @@ class RunValues:
     Attributes:
         names: Names of the Q quantities; the V dimensions come first.
         ranks: Fractional ranks ``[R, Q]``.
-        regions: Coverage values ``[R]`` by name of the family of regions.
+        regions: Probability content ``[R]`` of the smallest region that contains the true value, by
+            name of the family of regions.
         scores: Continuous ranked probability score (CRPS) ``[R, V]`` of each dimension.
         leaked: Fraction ``[R]`` of a flow's draws that were out of bounds and redrawn; None without
             bounds.
@@ -109,7 +110,9 @@ class RunValues:
             or (part.leaked is None) != (parts[0].leaked is None)
             for part in parts
         ):
-            raise DataError("all batches of runs must contain the same quantities")
+            raise DataError(
+                "batches of runs have different quantities: join only runs of one check"
+            )
         regions = {name: torch.cat([p.regions[name] for p in parts]) for name in parts[0].regions}
         ranks, scores = (
             torch.cat([getattr(part, name) for part in parts]) for name in ("ranks", "scores")
@@ -138,7 +141,7 @@ def run_values(
     scale: Tensor | None = None,
     effective: Tensor | None = None,
 ) -> RunValues:
-    """Compute the calibration statistics of runs: ranks, coverage values and scores.
+    """Compute the calibration statistics of runs: ranks, contents of regions, and scores.
 
     Args:
         draws: Posterior draws ``[R, S, V]``.
@@ -152,8 +155,8 @@ def run_values(
         references: Reference points of the TARP test ``[R, V]``; those of ``reference_points`` by
             default.
         scale: Units of TARP's distances ``[V]``; standard deviations of all draws by default.
-        effective: Effective sample size of each run ``[R]``: runs are thinned to these sizes for
-            all but CRPS. None for independent draws.
+        effective: Effective sample size of each run ``[R]``. Draws are thinned to these sizes,
+            except for the CRPS. None for independent draws.
 
     Raises:
         DataError: Shapes are wrong, or a value is NaN.
@@ -161,12 +164,14 @@ def run_values(
     if draws.ndim != 3 or truth.shape != (len(draws), draws.shape[2]):
         raise DataError(
             f"draws have shape {list(draws.shape)} and true values {list(truth.shape)}: "
-            "expected [R, S, V] and [R, V]"
+            "expected [runs, draws, variables] and [runs, variables]"
         )
     names = tuple(names or (f"x{index + 1}" for index in range(truth.shape[1])))
     others = others or {}
     if len(names) != truth.shape[1] or len({*names, *others}) != len(names) + len(others):
-        raise DataError(f"{truth.shape[1]} dimensions need as many distinct names")
+        raise DataError(
+            f"{truth.shape[1]} dimensions need {truth.shape[1]} different names: correct the names"
+        )
     kept = None if effective is None else kept_by_thinning(effective, draws.shape[1])
     # One quantity after the other, to avoid a copy of all draws.
     ranks = [fractional_ranks(draws, truth, generator, kept)]
@@ -306,9 +311,9 @@ def _mean_and_error(values: Tensor) -> tuple[float, float]:
 
 
 def crps(draws: Tensor, truth: Tensor) -> Tensor:
-    """Return the continuous ranked probability score (CRPS) ``[R, ...]`` of runs, float64.
+    """Return the continuous ranked probability score (CRPS) ``[R, ...]`` of R runs, float64.
 
-    Posterior draws are ``[R, S, ...]``, true values ``[R, ...]``.
+    A run has S posterior draws ``[R, S, ...]`` and one true value ``[R, ...]``.
 
     Raises:
         DataError: Shapes are wrong, a value is NaN, or a run has only one draw.

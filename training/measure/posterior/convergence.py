@@ -63,10 +63,10 @@ class Convergence:
 def convergence(draws: Tensor) -> Convergence:
     """Compute convergence statistics of chains of equal lengths.
 
-    All statistics of a variable are NaN if one of its draws is not finite, and those of all
-    variables if a chain has fewer than 4 draws. The middle one of an odd number of draws is in
-    neither half. A single chain is assessed by its halves, which cannot reveal a mode that the
-    chain never visited. The statistics of a variable do not depend on other variables.
+    Each chain is split into halves, without the middle draw if their number is odd. The halves of a
+    single chain cannot reveal a mode that the chain never visited. The statistics of a variable do
+    not depend on other variables. They are NaN if a draw of the variable is not finite, or if
+    chains have fewer than 4 draws.
 
     Args:
         draws: Draws ``[C, S, ...]``: chains, draws, and variables of any shape.

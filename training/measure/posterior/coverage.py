@@ -50,7 +50,7 @@ def central_values(ranks: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class CoverageCurve:
-    """Observed coverage of regions by nominal level, for V variables; fractions of 1, float64.
+    """Observed coverage of regions at L nominal levels, for V variables.
 
     Attributes:
         levels: Nominal levels ``[L]``.
@@ -91,12 +91,13 @@ class CoverageCurve:
 
 
 def coverage_curve(values: Tensor, levels: Sequence[float] = LEVELS) -> CoverageCurve:
-    """Compute the observed coverage of regions at nominal levels.
+    """Compute the observed coverage of regions at nominal levels, with binomial bands.
 
-    The binomial bands contain a fraction ``HELD`` of outcomes at each level.
+    If the nominal levels are right, a fraction ``HELD`` of outcomes is in the band at each level.
 
     Args:
-        values: Coverage values ``[R, V]`` of R runs.
+        values: Probability contents ``[R, V]`` of the smallest region that contains the true value,
+            for R runs and V variables.
         levels: Nominal levels between 0 and 1.
     """
     from scipy.stats import binom  # takes most of a second to import
@@ -148,17 +149,16 @@ def tarp_values(
     kept: Tensor | None = None,
     scale: Tensor | None = None,
 ) -> Tensor:
-    """Return the coverage values ``[R]`` of the TARP test.
+    """Return the fraction ``[R]`` of draws closer to the reference point than the true value is.
 
-    A coverage value is the fraction of draws that are closer to a reference point than the true
-    value.
+    The TARP test of calibration is that these fractions are uniform over the runs.
 
     Args:
         draws: Posterior draws ``[R, S, V]``.
         truth: True values ``[R, V]``.
         references: Reference points ``[R, V]``.
         generator: Random generator on the CPU.
-        kept: Mask ``[R, S]`` of the draws that count; None for all.
+        kept: Mask ``[R, S]`` of the draws to use; None for all.
         scale: Unit of distance in each dimension, ``[V]``; 1 by default.
 
     Raises:
@@ -168,7 +168,7 @@ def tarp_values(
     if draws.ndim != 3 or references.shape != truth.shape:
         raise DataError(
             f"draws have shape {list(draws.shape)} and reference points "
-            f"{list(references.shape)}: expected [R, S, V] and [R, V]"
+            f"{list(references.shape)}: expected [runs, draws, variables] and [runs, variables]"
         )
     unit = torch.ones_like(references[0]) if scale is None else scale.double()
     points = torch.cat([truth[:, None], draws], dim=1).double() / unit

@@ -66,7 +66,9 @@ def smoothed_weights(log_weights: Tensor) -> SmoothedWeights:
         True
     """
     if log_weights.ndim != 2 or log_weights.shape[1] == 0:
-        raise DataError(f"log weights have shape {list(log_weights.shape)}: expected [M, P]")
+        raise DataError(
+            f"log weights have shape {list(log_weights.shape)}: expected [problems, draws]"
+        )
     if not (log_weights < torch.inf).all():
         raise DataError("some log weights are NaN or +inf: give numbers below infinity")
     count = log_weights.shape[1]

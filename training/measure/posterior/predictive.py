@@ -27,9 +27,9 @@ ENDS = (0.05, 0.5, 0.95)
 
 
 def needed(tests: int, level: float) -> int:
-    """Return the smallest number of simulations with which the check can fail.
+    """Return the smallest number of simulations with which a posterior predictive check can fail.
 
-    An observation beyond all simulations is then certain to fail.
+    With this number, an observation beyond all simulations is certain to fail.
 
     Args:
         tests: Number of tested values.
@@ -40,7 +40,7 @@ def needed(tests: int, level: float) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Predictive:
-    """Posterior predictive check of M observations by the ranks of Q numbers each.
+    """Posterior predictive check of M observations, each with Q tested numbers.
 
     Attributes:
         names: Names of the tested numbers ``[Q]``.

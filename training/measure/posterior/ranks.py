@@ -49,7 +49,7 @@ def kept_by_thinning(effective: Tensor, draws: int) -> Tensor:
 
     Args:
         effective: Effective sample size of each run ``[R]``, or of each of its variables ``[R,
-            V]``. As many draws are kept, at least 1 and at most all.
+            V]``: the number of draws to keep, limited to the range from 1 to S.
         draws: Number of draws, S.
 
     Returns:
@@ -76,7 +76,7 @@ def fractional_ranks(
         draws: Draws ``[R, S, ...]``.
         truth: True values ``[R, ...]``.
         generator: Random generator on the CPU.
-        kept: Mask ``[R, S]`` or ``[R, S, ...]`` of the draws that count; None for all.
+        kept: Mask ``[R, S]`` or ``[R, S, ...]`` of the draws to use; None for all.
 
     Raises:
         DataError: Shapes are wrong, or a value is NaN.
@@ -119,9 +119,13 @@ def uniformity(values: Tensor) -> Uniformity:
     """
     runs = len(values)
     if runs < 2 * FEWEST_IN_BIN:
-        raise DataError(f"{runs} runs are too few to test: need at least {2 * FEWEST_IN_BIN}")
+        raise DataError(
+            f"{runs} runs are too few to test uniformity: give at least {2 * FEWEST_IN_BIN}"
+        )
     if not ((values >= 0) & (values <= 1)).all():
-        raise DataError("values that are tested for uniformity must be within [0, 1]")
+        raise DataError(
+            "values that are tested for uniformity must be within [0, 1]: give fractional ranks"
+        )
     bins = min(MOST_BINS, runs // FEWEST_IN_BIN)
     place = (values * bins).long().clamp(max=bins - 1)
     empty = torch.zeros(bins, values.shape[1], dtype=torch.float64, device=values.device)
@@ -183,8 +187,8 @@ def distribution_function(values: Tensor, points: Tensor) -> Tensor:
 def simultaneous_band(runs: int) -> Band:
     """Return the simultaneous band that contains a fraction ``HELD`` of uniform samples.
 
-    The band is given at the ends of ``PARTS`` equal parts of [0, 1]. The band is simulated with a
-    fixed seed, and therefore always the same.
+    The band is computed at the ends of ``PARTS`` equal parts of [0, 1], from simulations with a
+    fixed random seed.
 
     Args:
         runs: Number of values of a sample.

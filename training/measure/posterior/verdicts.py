@@ -27,8 +27,8 @@ fifth too narrow.
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     """Adjust p-values for the number of tests by Holm's method (1979), keeping their order.
 
-    The i-th smallest of K p-values is multiplied by ``K - i + 1``, and is at least the adjusted
-    value of smaller ones. If all K hypotheses are right, the smallest adjusted value is at most p
+    The i-th smallest of K p-values is multiplied by ``K - i + 1``, and then raised to the largest
+    adjusted value before it. If all K hypotheses are true, the smallest adjusted value is at most p
     with a probability of at most p, whatever the dependence of the tests.
 
     Raises:
@@ -37,7 +37,8 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     wrong = [name for name, p in p_values.items() if not 0 <= p <= 1]
     if wrong:
         raise DataError(
-            f"the p-value of {wrong[0]} is {p_values[wrong[0]]:g}, which is not in [0, 1]"
+            f"the p-value of {wrong[0]} is {p_values[wrong[0]]:g}, which is not in [0, 1]: correct "
+            "it"
         )
     names = sorted(p_values, key=p_values.__getitem__)
     factors = torch.arange(len(names), 0, -1, dtype=torch.float64)
@@ -70,9 +71,9 @@ def undetected_narrowness(error: float) -> float:
     A result of 0.2 means that the posterior is narrower by a fifth. The coverage of its central
     intervals has at most the given error.
 
-    A posterior whose standard deviation is s times the right one states ``2 Phi(z) - 1`` for an
-    interval that covers the true value with probability ``2 Phi(s z) - 1``. The two are farthest
-    apart at ``z^2 = 2 log(1 / s) / (1 - s^2)``.
+    If the standard deviation of a posterior is s times the true one, its intervals of nominal
+    coverage ``2 Phi(z) - 1`` have the coverage ``2 Phi(s z) - 1``. The difference is largest at
+    ``z^2 = 2 log(1 / s) / (1 - s^2)``.
 
     Args:
         error: The error of coverage, a fraction of 1, such as ``detectable`` returns.
@@ -95,21 +96,21 @@ def undetected_narrowness(error: float) -> float:
 
 
 def verdict(adjusted: Mapping[str, float], level: float, runs: int, of: str = "runs") -> str:
-    """Return a summary as text: the tests that fail, or how large an error they would detect.
+    """Summarize tests as text: the tests that fail, or how large an error they would detect.
 
     The failure with the smallest p-value comes first.
 
     Args:
-        adjusted: Adjusted p-values by what was tested, such as "ranks of x1".
+        adjusted: Adjusted p-values by name of the test, such as "ranks of x1".
         level: Tests with adjusted p-values below this fail.
         runs: Number of runs behind the tests.
-        of: Word for the runs in the text.
+        of: Noun for the runs in the text, such as "runs".
 
     Raises:
         DataError: There are no p-values.
     """
     if not adjusted:
-        raise DataError("no quantity was tested")
+        raise DataError("there are no p-values: test at least one quantity")
     many = f"{len(adjusted)} tests" if len(adjusted) > 1 else "one test"
     names = sorted(adjusted, key=adjusted.__getitem__)
     failures = [name for name in names if adjusted[name] < level]

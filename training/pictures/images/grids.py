@@ -68,8 +68,8 @@ def gray_levels(values: np.ndarray) -> np.ndarray:
 def magnification(largest: float) -> int:
     """Return the factor for magnifying differences, given the largest one in gray levels.
 
-    The factor is 20 if differences then fit into the range of pixels and are visible in 8-bit
-    images. Otherwise it is the largest of 1, 2, 5, 10, 20, ... with which they fit.
+    The factor is 20 if magnified differences then fit into the range of pixels and are visible in
+    8-bit images. Otherwise it is the largest of 1, 2, 5, 10, 20, ... with which they fit.
     """
     if ROUNDED_AWAY <= largest <= HALF_RANGE / USUAL_MAGNIFICATION or largest <= 0:
         return USUAL_MAGNIFICATION
@@ -79,7 +79,7 @@ def magnification(largest: float) -> int:
 
 
 def difference_cells(difference: np.ndarray, factor: float) -> np.ndarray:
-    """Return magnified differences ``[..., C, H, W]``, in gray levels, as 8-bit RGB.
+    """Show differences ``[..., C, H, W]`` of images, in gray levels, as magnified 8-bit RGB.
 
     In color images each channel is brighter or darker than the middle gray. In gray images, orange
     marks pixels that became brighter, and blue marks pixels that became darker.
@@ -95,9 +95,10 @@ def difference_cells(difference: np.ndarray, factor: float) -> np.ndarray:
 
 
 def fitted(cells: np.ndarray, side: int) -> np.ndarray:
-    """Resize images ``[N, H, W, 3]`` by a whole factor, to the largest size that fits a square.
+    """Resize images ``[N, H, W, 3]`` by an integer factor to fit a square of side ``side``.
 
-    Each pixel becomes a square of equal pixels. Images that are too large are averaged down.
+    An enlarged pixel becomes a square of equal pixels. Images that are too large are reduced by
+    averages over squares of pixels.
     """
     longest = max(cells.shape[1:3])
     if longest <= side:
@@ -175,10 +176,10 @@ def grid_columns(count: int, shape: Sequence[int]) -> int:
 
 
 def draw_grid(cells: np.ndarray, count: int, title: str, details: str = "") -> Figure:
-    """Draw images in rows, enlarged by whole factors and never reduced.
+    """Draw images in rows, enlarged by an integer factor and never reduced.
 
     Args:
-        cells: Images, 8-bit RGB ``[N, h, w, 3]``. Those that fit into the grid's square are shown.
+        cells: Images, 8-bit RGB ``[N, h, w, 3]``; only the first images that fit are shown.
         count: Number of all images, which the subtitle states.
         title: Title of the figure.
         details: Further words for the subtitle.
@@ -288,8 +289,8 @@ PART = re.compile(r"\d{5,6}")  # name of a subfolder that holds a thousand of th
 def pictures_of_image_files(path: Path, folder: Path | None) -> list[theme.Picture]:
     """Return the picture of a zip or folder of images, reading only the images that are drawn.
 
-    The picture is written next to the folder, since inside it would be mistaken for one of the
-    images.
+    The picture is written next to the zip or folder: inside the folder, it would be mistaken for
+    one of the images.
     """
     pixels, count = first_images(path, MOST_IN_GRID)
     place = Path(os.path.abspath(path))  # resolves "." to a name and keeps links

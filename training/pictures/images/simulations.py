@@ -49,8 +49,8 @@ def pictures_of_images(
 ) -> list[theme.Picture]:
     """Return all pictures of simulations of images, in a folder or next to their files.
 
-    A roundtrip is drawn together with the melt whose end it starts from, if that is in the list.
-    There are no animations.
+    A roundtrip is drawn together with the inflation (melt) from whose final state it starts, if
+    that file is in the list. There are no animations.
 
     Raises:
         DataError: A file is broken.
@@ -94,7 +94,7 @@ def draw_path(trajectory: SavedTrajectory) -> Figure:
 
 
 def draw_roundtrip(melt: SavedTrajectory, back: SavedTrajectory) -> Figure:
-    """Draw some images from data to latent and back, and the differences that remain."""
+    """Draw some images from data to latents and back, with the remaining differences."""
     melting, returning = images_of(melt)[:, :ROWS], images_of(back)[:, :ROWS]
     divisors = state_divisors(melting, melt.times)
     there = state_columns(melting, melt.times, divisors)
@@ -124,7 +124,7 @@ def draw_roundtrip(melt: SavedTrajectory, back: SavedTrajectory) -> Figure:
 
 
 def draw_samples(trajectory: SavedTrajectory) -> Figure:
-    """Draw a grid of the last states of a generation, as 8-bit images."""
+    """Draw a grid of the final states of a generation, as 8-bit images."""
     name, details = name_and_details(trajectory)
     cells = data_cells(images_of(trajectory)[-1])
     words = theme.joined(details, latent_law(trajectory))
@@ -150,7 +150,10 @@ def _headed(column: Column, title: str) -> Column:
 
 
 def most_informative(columns: Sequence[Column], count: int) -> list[int]:
-    """Return the indices of the ``count`` most informative columns, one per time."""
+    """Choose ``count`` columns, one per time, between which images change about equally.
+
+    The indices of the columns are returned.
+    """
     cells = np.stack([column.cells for column in columns])
     points = cells.reshape(*cells.shape[:2], -1).astype(np.float32)
     return telling_times(points, count).tolist()
@@ -163,7 +166,7 @@ def _nearest(times: np.ndarray, time: float) -> int:
 def melts_and_roundtrips(
     trajectories: Sequence[SavedTrajectory],
 ) -> Iterator[tuple[SavedTrajectory, SavedTrajectory]]:
-    """Yield each melt with the roundtrip that starts from its end."""
+    """Yield each inflation (melt) together with the roundtrip that starts from its final state."""
     melts = [item for item in trajectories if item.kind == "melt"]
     for back in trajectories:
         for melt in melts if back.kind == "roundtrip" else ():
@@ -181,7 +184,7 @@ MOST_WORST, ROWS_OF_BLOCK = 16, 4
 
 
 def pictures_of_roundtrips(path: Path, folder: Path | None) -> list[theme.Picture]:
-    """Return the pictures of a file of worst roundtrips.
+    """Return the pictures of a file with the largest roundtrip errors (data to latents and back).
 
     Raises:
         DataError: The file is broken.
@@ -194,7 +197,7 @@ def pictures_of_roundtrips(path: Path, folder: Path | None) -> list[theme.Pictur
 
 
 def draw_worst(saved: SavedRoundtrips) -> Figure:
-    """Draw originals, returned images and their differences side by side."""
+    """Draw the images with the largest roundtrip errors: originals, results and differences."""
     shown = slice(MOST_WORST)
     difference, scale = magnified((saved.returned - saved.originals)[shown])
     columns = [
@@ -225,7 +228,7 @@ def draw_worst(saved: SavedRoundtrips) -> Figure:
 
 
 def draw_errors(saved: SavedRoundtrips) -> Figure:
-    """Draw histograms of the errors of all images, in gray levels on a logarithmic axis."""
+    """Draw histograms of the roundtrip errors of all images, in gray levels on a log axis."""
     words = (
         f"{len(saved.all_mse)} images",
         f"MSE {theme.brief(saved.all_mse.mean())} after rounding, "

@@ -54,7 +54,7 @@ def pictures_of_posteriors(path: Path, folder: Path | None) -> list[theme.Pictur
 
 
 def pictures_of_calibration(path: Path, folder: Path | None) -> list[theme.Picture]:
-    """Return the pictures of a conformal calibration with true values.
+    """Return the pictures of a conformal calibration of posteriors.
 
     Raises:
         DataError: The file is broken.
@@ -90,7 +90,7 @@ def pictures_of_population(path: Path, folder: Path | None) -> list[theme.Pictur
 
 
 def pictures_of_check(path: Path, folder: Path | None) -> list[theme.Picture]:
-    """Return the pictures of a check of calibration by simulation.
+    """Return the pictures of a simulation-based calibration check of posteriors.
 
     Raises:
         DataError: The file is broken.

@@ -49,7 +49,7 @@ def has_chains(saved: SavedPosteriors) -> bool:
 
 
 def draw_chains(saved: SavedPosteriors) -> Figure:
-    """Draw a row for each of the worst-mixed coordinates, and one for the log likelihood."""
+    """Draw Markov chains: a row for each of the worst-mixed coordinates and the log likelihood."""
     assert saved.log_likelihood is not None
     points = saved.points[:, :, 0]
     diagnostics = convergence(torch.from_numpy(points))
@@ -99,7 +99,9 @@ def draw_chains(saved: SavedPosteriors) -> Figure:
 
 
 def rank_counts(values: np.ndarray, bins: int) -> np.ndarray:
-    """Return the number of draws of each chain in bins of equal size of the pooled ranks.
+    """Rank the draws of all chains together, and count those of each chain by rank.
+
+    The bins of ranks have equal sizes.
 
     Args:
         values: Draws of C chains ``[C, S]``.
@@ -138,13 +140,13 @@ QUESTIONS = {"sampler": "test of the sampler", "model": "test of the model"}
 
 
 def details_of(saved: SavedCheck) -> str:
-    """Describe how a check was made."""
+    """Describe in words how a calibration check was made."""
     asked = theme.words_for(saved.question, QUESTIONS)
     return theme.joined(saved.schedule, asked, f"{len(saved.values.ranks):,} runs")
 
 
 def draw_ranks(saved: SavedCheck) -> Figure:
-    """Draw a panel per quantity with the deviation of its rank distribution from uniform.
+    """Draw a panel per quantity with the deviation of its ranks from the uniform distribution.
 
     At most twelve quantities are drawn, those with the smallest p-values.
     """
@@ -171,7 +173,7 @@ def draw_coverage(saved: SavedCheck, how: str = "") -> Figure:
 
     Args:
         saved: Check to draw.
-        how: Words for how the levels were calibrated; empty for the levels of the flow itself.
+        how: Text on how the levels were calibrated; empty for the levels of the flow itself.
     """
     dims = saved.values.scores.shape[1]
     families = {"central intervals": central_values(saved.values.ranks[:, :dims])}
@@ -193,12 +195,12 @@ def draw_coverage(saved: SavedCheck, how: str = "") -> Figure:
 
 @dataclass(frozen=True)
 class Curve:
-    """Deviations of the distribution functions of V variables from the uniform one.
+    """Deviations of the distribution functions of V variables from the uniform distribution.
 
     Attributes:
         points: Points in [0, 1], ``[K]``.
         excess: Deviations in percentage points, ``[K, V]``.
-        lower: Lower bound ``[K]`` of the band that contains one uniform variable with 95 %.
+        lower: Lower bound ``[K]`` of the 95 % band for a uniform variable.
         upper: Upper bound ``[K]`` of the band.
         holds: Whether each variable stays within the band, bool ``[V]``.
     """
@@ -211,7 +213,7 @@ class Curve:
 
     @classmethod
     def from_values(cls, values: Tensor) -> "Curve":
-        """Create the curve of values ``[R, V]``."""
+        """Create the curve from R values of each variable, ``[R, V]``."""
         band = simultaneous_band(len(values))
         points = band.points.numpy()
         excess = distribution_function(values, band.points).numpy() - points[:, None]
@@ -227,7 +229,7 @@ class Curve:
 
     @property
     def shown(self) -> np.ndarray:
-        """Lines to draw ``[K, V or 1]``."""
+        """Lines to draw: one per variable ``[K, V]``, or their mean ``[K, 1]`` if V is large."""
         return self.excess if self.excess.shape[1] <= MOST_LINES else self.mean[:, None]
 
     @property
@@ -249,7 +251,7 @@ class Curve:
 
 
 def color_of(holds: bool) -> str:
-    """Return the color of a line, by whether it stays within its band."""
+    """Return the color of a curve, which shows whether the curve stays within its band."""
     return BLUE if holds else ORANGE
 
 
@@ -292,13 +294,13 @@ def draw_after(saved: SavedCheck) -> Figure:
 
 
 def has_map(path: Path) -> bool:
-    """Return whether a calibration has levels over two conditions."""
+    """Return whether a calibration file has locally calibrated levels and their conditions."""
     with open_arrays(path) as saved:
         return {"conditions", "near", "condition_names"} <= set(saved.names)
 
 
 def draw_map(saved: SavedCheck, path: Path) -> Figure:
-    """Draw true values over the first two conditions, colored by the calibrated level near them."""
+    """Draw held-out cases by their first two conditions, colored by local calibrated level."""
     with open_arrays(path) as arrays:
         points, near = arrays.numbers("conditions"), arrays.numbers("near")
         names = [str(name) for name in arrays.read("condition_names")]

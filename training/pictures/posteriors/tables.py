@@ -36,10 +36,10 @@ FILL = 0.3
 
 
 def informative_columns(saved: SavedPosteriors, most: int) -> np.ndarray:
-    """Return at most ``most`` columns, those about which the first observation is most informative.
+    """Choose at most ``most`` columns about which the first observation is most informative.
 
-    Unobserved columns come first. The measure is how much narrower the posterior is than the prior,
-    or than all posteriors together if there is no prior.
+    The observation is informative about a column if the posterior is narrower than the prior, or,
+    without a prior, than all posteriors together. Unobserved columns take precedence.
 
     Returns:
         Indices in the order of the columns.
@@ -52,7 +52,7 @@ def informative_columns(saved: SavedPosteriors, most: int) -> np.ndarray:
 
 
 def observed_columns(saved: SavedPosteriors) -> np.ndarray:
-    """Return which columns are observed directly, bool ``[D]``."""
+    """Return a mask ``[D]`` of the columns that are observed directly."""
     seen = np.zeros(len(saved.names), dtype=bool)
     if saved.likelihood is not None and saved.likelihood.operator is None:
         places = saved.likelihood.coordinates
@@ -233,10 +233,10 @@ def spread_cells(std: np.ndarray, reach: float) -> np.ndarray:
 
 
 def truth_cells(draws: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Return where true images lie among draws, as colors ``[m, H, W, 3]``.
+    """Color each pixel of true images by its rank among posterior draws, ``[m, H, W, 3]``.
 
-    The color shows the share of draws below minus the share above, for the channel with the largest
-    absolute difference.
+    The color shows the fraction of draws below the true value minus the fraction above, for the
+    channel with the largest absolute difference.
 
     Args:
         draws: Posterior draws ``[S, m, C, H, W]``.
@@ -249,7 +249,7 @@ def truth_cells(draws: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def observed_cells(saved: SavedPosteriors) -> np.ndarray | None:
-    """Return observations as images ``[m, H, W, 3]``, or None if they are no part of an image."""
+    """Return observations as images ``[m, H, W, 3]``; None if they cannot be shown as images."""
     shape, likelihood, observed = saved.image_shape, saved.likelihood, saved.observed
     assert shape is not None
     if observed is None or likelihood is None:
@@ -288,10 +288,10 @@ MOST_PARAMETERS, MOST_MEMBERS = 6, 60
 
 
 def draw_population(saved: SavedPopulation, name: str) -> Figure:
-    """Draw a panel per parameter with intervals of each member, alone and given all others.
+    """Draw intervals of the members of a hierarchical model, in a panel per parameter.
 
-    Members are sorted by their median given all others. The interval of a new member lies behind
-    them.
+    Each member has the interval of its own posterior and that given all members. Members are sorted
+    by the median given all members. The interval of a new member is in the background.
     """
     count, shown = saved.members.shape[2], min(len(saved.names), MOST_PARAMETERS)
     figure, panels = theme.panels(

@@ -28,7 +28,7 @@ BLOCK = 2**22
 
 
 def exact_posterior(toy: Toy, likelihood: Gaussian, observed: np.ndarray) -> ExactPosterior:
-    """Return the exact posterior of a toy, without components too light to be visible.
+    """Return the exact posterior of toy data, without components of negligible weight.
 
     Args:
         toy: Toy that is not embedded.
@@ -73,7 +73,7 @@ def plane_density(
 
 
 def toy_of(name: str | None, dim: int) -> Toy | None:
-    """Return the toy of this name in its own space, or None if there is none."""
+    """Return the toy of this name if it has ``dim`` dimensions, else None."""
     toy = Toy(name) if name in TOY_NAMES else None
     return toy if toy is not None and toy.dim == dim else None
 
@@ -103,7 +103,10 @@ TRUTH: dict[str, Any] = {"ls": "none", "marker": "*", "ms": 10, "color": ORANGE,
 
 
 def draw_toy(saved: SavedPosteriors, toy: Toy) -> Figure:
-    """Draw a panel for each observation; for a 3-D toy, a row with the cloud and three planes."""
+    """Draw posterior draws of toy data.
+
+    In 2-D, each observation has a panel. In 3-D, it has a row: the cloud and three planes.
+    """
     shown = saved.points.shape[2]
     name, details = name_and_details(saved)
     flat = toy.dim == 2

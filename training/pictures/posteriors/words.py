@@ -13,7 +13,7 @@ NUMBERS_TOLD = 3
 
 
 def name_and_details(saved: SavedPosteriors) -> tuple[str, str]:
-    """Return the name of the data and how the draws were made."""
+    """Return the name of the data, and how the posterior draws were made, in words."""
     name, schedule = title_of(saved.path.stem.removesuffix("_posterior"))
     samplers = ", ".join(sorted(set(saved.sampler)))
     chains, draws = saved.points.shape[:2]
@@ -26,9 +26,9 @@ def name_and_details(saved: SavedPosteriors) -> tuple[str, str]:
 
 
 def distinct_words(points: np.ndarray) -> str:
-    """Describe how many of the draws ``[M, S, D]`` of each observation are distinct.
+    """Describe in words how many of the draws ``[M, S, D]`` of each observation are different.
 
-    The result is empty if all are distinct, as with samplers that do not repeat draws.
+    The text is empty if all are different, as with samplers that do not repeat draws.
     """
     counts = [len({row.tobytes() for row in np.ascontiguousarray(draws)}) for draws in points]
     least, most = min(counts), max(counts)
@@ -38,7 +38,7 @@ def distinct_words(points: np.ndarray) -> str:
 
 
 def part_of(saved: SavedPosteriors, shown: int) -> str:
-    """Describe which observations are shown, if not all."""
+    """Describe in words which observations are shown; the text is empty if all are."""
     if shown == saved.count:
         return ""
     return f"first of {saved.count:,}" if shown == 1 else f"first {shown} of {saved.count:,}"

@@ -42,9 +42,10 @@ FEW = 2
 
 
 def draw_densities(tables: Sequence[SavedTable]) -> Figure:
-    """Draw histograms of log densities of data and samples, or of one of them.
+    """Draw histograms of log densities of data, samples, or both.
 
-    For both, a second panel shows the ranks of the data's densities among those of the samples.
+    If both are given, a second panel shows the ranks of the data's densities among those of the
+    samples.
     """
     values = [table.densities for table in tables]
     name, details = name_and_details(tables[0].trajectory)
@@ -179,9 +180,10 @@ def draw_roundtrip(melt: SavedTable, back: SavedTable) -> Figure:
 
 
 def column_errors(melt: SavedTable, back: SavedTable) -> tuple[np.ndarray, np.ndarray]:
-    """Return root-mean-square and largest errors ``[D]`` over the columns' standard deviations.
+    """Return the root-mean-square and the largest roundtrip error of each column, ``[D]``.
 
-    Rows that are not finite are left out. A constant column has its errors in its own units.
+    Errors are in standard deviations of the column, or in its own units if it is constant. Rows
+    that are not finite are left out.
     """
     error = np.abs(back.points - melt.points)
     error = error[~np.isnan(error).any(axis=1)]
@@ -210,8 +212,8 @@ def pictures_of_tables(
 ) -> list[theme.Picture]:
     """Return all pictures of simulations of tables, in a folder or next to their files.
 
-    A melt and a generation of one run are compared. A roundtrip is drawn with its melt. There are
-    no animations.
+    The inflation (melt) and the generation of one run are compared. A roundtrip is drawn with its
+    inflation. There are no animations.
 
     Raises:
         DataError: A file is broken.

@@ -31,7 +31,7 @@ ALONE = f"samples alone: {script('ask')} sample with --data adds a comparison"
 
 
 def pictures_of_answers(path: Path, folder: Path | None) -> list[theme.Picture]:
-    """Return the pictures of a results CSV, chosen by the parameters next to it.
+    """Return the pictures of a CSV of ``ask.py``, chosen by the JSON of its parameters.
 
     Raises:
         DataError: The CSV or its parameters are broken.
@@ -55,7 +55,7 @@ def pictures_of_answers(path: Path, folder: Path | None) -> list[theme.Picture]:
 
 
 def pictures_of_check(path: Path, folder: Path | None) -> list[theme.Picture]:
-    """Return the pictures of a check.
+    """Return the pictures of a calibration check of ``ask.py``.
 
     Raises:
         DataError: The file is broken.
@@ -74,9 +74,13 @@ PLAIN, PLAINLY_ODD = 0.1, 1e-4
 
 
 def oddest(tails: np.ndarray, most: int) -> list[int]:
-    """Return the rows with the least probable cells ``[n, P]``, least probable first.
+    """Return the indices of at most ``most`` rows with the least probable cells, lowest first.
 
     Rows without any known cell are left out.
+
+    Args:
+        tails: Tail probabilities of cells ``[n, P]``; NaN where cells are missing.
+        most: Largest number of rows.
     """
     least = np.fmin.reduce(tails, axis=1)
     order = np.argsort(least, kind="stable")  # NaN comes last
@@ -84,12 +88,17 @@ def oddest(tails: np.ndarray, most: int) -> list[int]:
 
 
 def outlier_columns(tails: np.ndarray, most: int) -> list[int]:
-    """Return the columns with the least probable cells ``[n, P]`` of some rows, in column order."""
+    """Return the indices of at most ``most`` columns with the least probable cells, increasing.
+
+    Args:
+        tails: Tail probabilities of cells ``[n, P]``; NaN where cells are missing.
+        most: Largest number of columns.
+    """
     return sorted(np.argsort(np.fmin.reduce(tails, axis=0), kind="stable")[:most].tolist())
 
 
 def count_of_odd(saved: SavedAnswers) -> str:
-    """Describe how many cells are odd, and how many are expected by chance."""
+    """Describe in words how many cells are flagged as outliers, and how many are by chance."""
     known = saved.tails[~np.isnan(saved.tails)]
     return (
         f"{(known <= saved.odd).sum():,} of {len(known):,} cells have a probability of at "
@@ -149,7 +158,7 @@ PANEL, PANEL_LEFT = (4.5, 1.9), 0.9  # inches
 
 
 def draw_cells(saved: SavedAnswers) -> Figure:
-    """Draw a panel per column with intervals or category probabilities, and known true values."""
+    """Draw predictions: a panel per column with intervals or probabilities, and true values."""
     shown = saved.asked[:MOST_PANELS]
     across = min(2, len(shown))
     what = "Predictions" if saved.question == "predict" else "Filled cells"
@@ -183,7 +192,7 @@ def draw_cells(saved: SavedAnswers) -> Figure:
 
 
 def hits_of(asked: PredictedColumn, interval: float) -> str:
-    """Describe how often predictions are right, with its 95 % range, and the nominal rate."""
+    """Describe in words the fraction of right predictions, its 95 % range and the nominal rate."""
     known = asked.known
     count = int(known.sum())
     if not count:
@@ -196,13 +205,14 @@ def hits_of(asked: PredictedColumn, interval: float) -> str:
 
 
 def is_calibrated(asked: PredictedColumn, interval: float) -> bool | None:
-    """Return whether predictions are right about as often as they should be.
+    """Return whether predictions of a column are right about as often as the nominal rate.
 
-    Intervals may be right more often: their ends are values of the column and belong to them.
+    An interval is right if it covers the true value, a category if it is the true one. Intervals
+    may be right more often than the nominal rate, since they include their ends.
 
     Returns:
-        Whether the nominal rate fits the 95 % range of the share that is right; None if there are
-        too few true values to judge (``TELLING``).
+        Whether the nominal rate is in the 95 % range of the fraction of right predictions; None if
+        there are too few true values to judge (``TELLING``).
     """
     _, says, low, high = _shares_right(asked, interval)
     right = says <= high and (low <= says or not asked.is_level)
@@ -296,9 +306,10 @@ SQUARE = (2.15, 2.0)  # inches
 
 
 def draw_reliability(saved: SavedAnswerCheck) -> Figure:
-    """Draw reliability diagrams of at most 12 category columns, one panel each.
+    """Draw reliability diagrams of at most 12 categorical columns, one panel each.
 
-    Observed shares are drawn against predicted probabilities. Larger dots stand for more cells.
+    Observed frequencies are drawn against predicted probabilities. Larger dots stand for more
+    cells.
     """
     shown = [column for column in saved.columns if column.reliability is not None][:MOST_LEVELED]
     across = min(len(shown), ACROSS)

@@ -25,15 +25,21 @@ OUTER = 0.01
 
 
 def distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return Kolmogorov-Smirnov distances ``[D]`` of the columns of ``[n, D]`` and ``[m, D]``."""
+    """Return the Kolmogorov-Smirnov distance ``[D]`` of each column between two sets of rows.
+
+    Args:
+        first: Rows of the first set ``[n, D]``.
+        second: Rows of the second set ``[m, D]``.
+    """
     tests = (ks_2samp(*pair, method="asymp") for pair in zip(first.T, second.T, strict=True))
     return np.array([test.statistic for test in tests])
 
 
 def chance(first: int, second: int, columns: int = 1) -> float:
-    """Return the distance that the largest of several columns exceeds by chance with at most 5 %.
+    """Return the Kolmogorov-Smirnov distance that no column exceeds by chance at the 5 % level.
 
-    The bound is Bonferroni's, so columns may be dependent.
+    The two sets of rows have the same distribution. The bound is Bonferroni's, so that columns may
+    be dependent.
 
     Args:
         first: Number of rows of the first set.
@@ -45,7 +51,10 @@ def chance(first: int, second: int, columns: int = 1) -> float:
 
 
 def rank_correlations(rows: np.ndarray) -> np.ndarray:
-    """Return Spearman's correlations ``[D, D]`` of columns of ``[n, D]``; 0 if one is constant."""
+    """Return Spearman's correlations ``[D, D]`` between columns of rows ``[n, D]``.
+
+    Correlations of a constant column are 0.
+    """
     ranks = rankdata(rows, axis=0)
     ranks -= ranks.mean(axis=0)
     length = np.sqrt(np.square(ranks).sum(axis=0))
@@ -54,9 +63,10 @@ def rank_correlations(rows: np.ndarray) -> np.ndarray:
 
 
 def limits(*columns: np.ndarray) -> tuple[float, float]:
-    """Return axis limits that contain all but strays of several sets of numbers ``[n]``.
+    """Return axis limits that contain several sets of numbers ``[n]``, except for outliers.
 
-    The first set decides how wide axes can be, so that the others cannot shrink it to a line.
+    The first set limits the width of the axis, so that outliers of other sets cannot shrink its
+    picture to a line.
     """
     # With few rows, none is left out.
     lows = [np.quantile(each, OUTER / 2, method="lower") for each in columns]
@@ -91,7 +101,9 @@ STRAYS = 0.015  # share outside the axes from which a panel states it
 def draw_column(
     axes: Axes, labels: Sequence[str], values: Sequence[np.ndarray], strips: bool = True
 ) -> None:
-    """Draw one or two sets ``[n]``: bars for data, an outline for samples, quantiles below.
+    """Draw histograms of one or two sets of values: bars for data, an outline for samples.
+
+    Lines below the histograms show quantiles.
 
     A set of fewer than ``FEW_ROWS`` is drawn as points.
     """
@@ -123,7 +135,7 @@ def draw_column(
 
 
 def draw_points(axes: Axes, values: np.ndarray, color: str, height: float) -> None:
-    """Draw few numbers as points at one height."""
+    """Draw a small set of numbers as points, all at one height."""
     heights = np.full(len(values), height)
     axes.plot(values, heights, "o", ms=5, mew=0, alpha=0.7, color=color, clip_on=False)
 
@@ -131,7 +143,15 @@ def draw_points(axes: Axes, values: np.ndarray, color: str, height: float) -> No
 def draw_shares(
     axes: Axes, label: str, shares: np.ndarray, edges: np.ndarray, width: float
 ) -> None:
-    """Draw bars for data, or an outline of this line width for samples."""
+    """Draw the frequencies of values: bars for data, or an outline for samples.
+
+    Args:
+        axes: Axes to draw on.
+        label: Label of the set, which shows whether it is data or samples.
+        shares: Frequencies ``[n]``.
+        edges: Edges of the bars ``[n + 1]``.
+        width: Line width of an outline.
+    """
     if is_outlined(label):
         axes.stairs(shares, edges, color=color_of(label), lw=width)
     else:
@@ -163,23 +183,23 @@ def legend_below_headline(
 
 
 def few_numbers(*axes: Axis) -> None:
-    """Set few round ticks on each axis, none so near an end that it touches a neighbor's."""
+    """Set a few round ticks on each axis, away from the ends, where another axis may begin."""
     for axis in axes:
         axis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10], prune="both"))
 
 
 def is_outlined(label: str) -> bool:
-    """Return whether a set is drawn as an outline: samples are, data is not."""
+    """Return whether a set of rows is drawn as an outline: samples are, data are not."""
     return label == LABELS["gen"]
 
 
 def color_of(label: str) -> str:
-    """Return the color of a set: orange for samples, blue for data."""
+    """Return the color of a set of rows: orange for samples, blue for data."""
     return ORANGE if is_outlined(label) else BLUE
 
 
 def counted(tables: Sequence[SavedTable], counts: Sequence[int]) -> str:
-    """Describe how many rows of each set are drawn, and how many are not finite."""
+    """Describe in words how many rows of each table are drawn, and how many are not finite."""
     parts = []
     for table, count in zip(tables, counts, strict=True):
         what = "rows of data" if table.kind == "melt" else table.label
@@ -212,7 +232,7 @@ def column_page(
         title: Title of the figure.
         subtitle: Line below the title.
         widest: Largest width of a panel, inches.
-        **room: Room around the panels; see ``look.panel_page``.
+        **room: Room around the panels; see ``theme.panel_page``.
     """
     across = min(count, ACROSS)
     width = min((theme.WIDE - 2 * LEFT - GAP * (across - 1)) / across, widest)
@@ -232,7 +252,7 @@ def column_page(
 
 
 def draw_marginals(tables: Sequence[SavedTable]) -> Figure:
-    """Draw a panel for each of at most 20 columns of data and samples, or of one of them."""
+    """Draw histograms of at most 20 columns, a panel each, for data, samples, or both."""
     labels, names = [table.label for table in tables], tables[0].names
     rows = [table.rows for table in tables]
     order, far = np.arange(len(names)), None
@@ -275,7 +295,7 @@ MOST_POINTS = 2000
 
 
 def draw_pairs(tables: Sequence[SavedTable]) -> Figure:
-    """Draw a matrix of panels of two to five columns of data and samples, or of one of them."""
+    """Draw two to five columns in pairs, in a matrix of panels, for data, samples, or both."""
     rows = [table.rows for table in tables]
     correlations = [rank_correlations(each) for each in rows]
     chosen = informative_columns(correlations, MOST_PAIRED)
@@ -339,7 +359,9 @@ def label_pair(
 
 
 def informative_columns(correlations: Sequence[np.ndarray], most: int) -> np.ndarray:
-    """Return at most ``most`` columns with the strongest correlations, or changes between two sets.
+    """Choose at most ``most`` columns with strong, or strongly different, correlations.
+
+    For one set of rows, correlations are strong; for two sets, they differ between the sets.
 
     Args:
         correlations: Correlations ``[D, D]`` of one set or two sets.

@@ -57,7 +57,7 @@ class DrawnRows:
         self.columns: list[RecordColumn] = [saved.rows.columns[place] for place in self.places]
 
     def sets(self, index: int) -> list[np.ndarray]:
-        """Return the cells of a column that are not missing, for each set."""
+        """Return the values of a column that are not missing, for samples and for data."""
         columns = [values[:, self.places[index]] for values in self.values]
         return [column[~np.isnan(column)] for column in columns]
 
@@ -77,9 +77,9 @@ class DrawnRows:
         return [float(value) for value in values]
 
     def shares(self, index: int, most: int) -> tuple[list[str], list[np.ndarray]]:
-        """Return names and shares in each set of the values of a column with few distinct values.
+        """Return the values of a column as text, and their frequencies in samples and in data.
 
-        Values beyond the ``most - 1`` first are pooled.
+        The column has few different values. Values beyond the first ``most - 1`` are pooled.
         """
         levels = self.levels(index) or []
         shown = levels if len(levels) <= most else levels[: most - 1]
@@ -94,10 +94,10 @@ class DrawnRows:
 
     @cached_property
     def fit(self) -> tuple[np.ndarray, np.ndarray]:
-        """Kolmogorov-Smirnov distances ``[D]`` between two sets, and bounds by chance ``[D]``.
+        """Kolmogorov-Smirnov distances ``[D]`` between samples and data, and their bounds ``[D]``.
 
-        Categories are ordered as in ``levels``. With at least 95 %, no column exceeds its bound by
-        chance.
+        For equal distributions, no column exceeds its bound with a probability of at least 95 %.
+        Categories are ordered as in ``levels``.
         """
         gaps, bounds = np.zeros((2, len(self.columns)))
         for index in range(len(self.columns)):
@@ -109,20 +109,24 @@ class DrawnRows:
         return gaps, bounds
 
     def associations(self, places: Sequence[int]) -> list[np.ndarray]:
-        """Return the associations ``[D, D]`` of some columns, for each set."""
+        """Return the associations ``[D, D]`` between some columns, for samples and for data.
+
+        Args:
+            places: Indices of the D columns.
+        """
         is_level = np.array([self.columns[index].type == CATEGORY for index in places])
         chosen = [self.places[index] for index in places]
         return [associations(values[:, chosen], is_level) for values in self.values]
 
     @cached_property
     def has_associations(self) -> bool:
-        """Whether the association of some pair of columns is known in each set."""
+        """Whether samples and data both have a known association of some pair of columns."""
         matrices = self.associations(range(len(self.columns)))
         return all(np.isfinite(m[np.tril_indices(len(m), -1)]).any() for m in matrices)
 
     @property
     def counts(self) -> str:
-        """Number of rows of each set, in words."""
+        """Numbers of rows of samples and of data, as text."""
         of_data = "validation rows" if self.saved.held_out else "training rows"
         words = {LABELS["melt"]: of_data, LABELS["gen"]: "samples"}
         pairs = zip(self.labels, self.values, strict=True)
@@ -130,7 +134,7 @@ class DrawnRows:
 
     @property
     def against(self) -> str:
-        """Names of the sets, in words."""
+        """Names of the compared sets of rows, as text."""
         return " and ".join(self.labels)
 
     def text(self, index: int, value: float) -> str:
@@ -139,7 +143,7 @@ class DrawnRows:
 
 
 def draw_marginals(drawn: DrawnRows) -> Figure:
-    """Draw a panel for each of at most 20 columns, the worst-fitting ones if there are more."""
+    """Draw a panel per column; of more than 20 columns, draw the 20 that differ most."""
     dim, compared = len(drawn.columns), len(drawn.labels) == 2
     order = np.argsort(-drawn.fit[0], kind="stable") if compared else np.arange(dim)
     shown = np.sort(order[:MOST])

@@ -107,7 +107,7 @@ class CloudAnimation:
 
 
 def animation_of(trajectory: SavedTrajectory, stem: Path, suffix: str) -> theme.Picture:
-    """Return the animation of a melt or a generation of a toy.
+    """Return the animation of an inflation (melt) or a generation of toy data.
 
     Args:
         trajectory: Simulation to animate.
@@ -182,7 +182,10 @@ def write_mp4(path: Path, frames: Sequence[np.ndarray], seconds: Sequence[float]
     done = subprocess.run(command, input=raw, capture_output=True, check=False)
     if done.returncode:
         reason = done.stderr.decode(errors="replace").strip().splitlines()
-        raise DataError(f"ffmpeg could not write {path.name}: {reason[-1] if reason else '?'}")
+        raise DataError(
+            f"ffmpeg could not write {path.name}: {reason[-1] if reason else 'unknown reason'}: "
+            "use --format=gif"
+        )
 
 
 def pictures_of_toys(
@@ -210,7 +213,7 @@ def pictures_of_toys(
 
 
 def pictures_of_latents(item: SavedTrajectory, stem: Path) -> list[theme.Picture]:
-    """Return pictures of a melt's last states, and of log densities of melts and generations."""
+    """Return pictures of the latents of an inflation, and of log densities if they are known."""
     draw: dict[str, Callable[[], Figure]] = {}
     if item.kind == "melt":
         draw |= {"latents": partial(draw_latents, item), "joint": partial(draw_joint, item)}
@@ -220,7 +223,7 @@ def pictures_of_latents(item: SavedTrajectory, stem: Path) -> list[theme.Picture
 
 
 def overviews(trajectories: Sequence[SavedTrajectory], folder: Path | None) -> list[theme.Picture]:
-    """Return a picture of each run that shows the clouds of its melt and generation together."""
+    """Return a picture of each run, with the points of its inflation and generation by time."""
 
     def run(item: SavedTrajectory) -> tuple[Path, str, int]:
         return item.path.parent, stem_of(item.path), item.dim

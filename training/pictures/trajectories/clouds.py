@@ -204,12 +204,12 @@ def common_box(clouds: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def inside(points: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """Return which points ``[..., d]`` lie within limits ``[d, 2]``, bool ``[...]``."""
+    """Return a mask ``[...]`` of the points ``[..., d]`` within limits ``[d, 2]``."""
     return np.asarray(((points >= box[:, 0]) & (points <= box[:, 1])).all(axis=-1))
 
 
 def page_positions(points: np.ndarray) -> np.ndarray:
-    """Return where points ``[..., 2 or 3]`` appear on the page ``[..., 2]``, in their own units."""
+    """Project points ``[..., 2 or 3]`` onto the page ``[..., 2]``, in the units of the points."""
     if points.shape[-1] == 2:
         return points
     elevation, azimuth = np.deg2rad([theme.ELEVATION, theme.AZIMUTH])
@@ -222,8 +222,9 @@ def page_positions(points: np.ndarray) -> np.ndarray:
 def telling_times(points: np.ndarray, count: int) -> np.ndarray:
     """Return indices of at most ``count`` informative times of points ``[S, N, d]``.
 
-    The first and last times are always included. Times are spaced mostly by how far the points
-    move, since a flow rests for long near the data, and slightly by the number of states.
+    The first and last times are always included. The points move about equally far between chosen
+    times, since most saved times may be near the data, where points hardly move. The number of
+    saved times in between has a small weight.
     """
     saved = len(points)
     moved = np.sqrt(np.square(np.diff(points, axis=0)).sum(axis=-1).mean(axis=-1))
@@ -263,7 +264,7 @@ def cloud_axes(figure: Figure, place: ArrayLike, box: np.ndarray, names: Sequenc
 
 
 def scatter(axes: Any, points: np.ndarray, colors: np.ndarray, size: float = 4.0) -> Any:
-    """Draw points ``[N, 2 or 3]`` in colors ``[N, 3]``, without those outside 3-D limits."""
+    """Draw points ``[N, 2 or 3]`` in colors ``[N, 3]``; in 3-D, omit points outside the limits."""
     if points.shape[-1] == 2:
         return axes.scatter(*points.T, c=colors, s=size, linewidths=0, alpha=0.85)
     box = np.array([axes.get_xlim(), axes.get_ylim(), axes.get_zlim()])

@@ -38,7 +38,7 @@ MOST_POINTS, MOST_QUANTILES = 3000, 400
 
 
 def draw_latents(melt: SavedTrajectory) -> Figure:
-    """Draw a histogram for each of the first dimensions."""
+    """Draw histograms of the latents of an inflation in its first dimensions."""
     latents, variance, compressed = melt.last, melt.latent_variance(), melt.compressed()
     count = min(latents.shape[1], MOST_PANELS)
     error = f"curve: closed form · standard error of a variance: {math.sqrt(2 / melt.count):.1%}"
@@ -68,7 +68,7 @@ def draw_latents(melt: SavedTrajectory) -> Figure:
 
 
 def draw_joint(melt: SavedTrajectory) -> Figure:
-    """Draw the first two dimensions together, and the quantiles of the first six."""
+    """Draw latents of an inflation: the first two dimensions, and quantiles of the first six."""
     words = _headline(melt, "in units of the closed form's σ")
     figure, (left, right) = theme.panels(2, 2, (SIDE, SIDE), *words, gap=0.8)
     units = melt.last / np.sqrt(melt.latent_variance()[: melt.last.shape[1]])
@@ -78,7 +78,7 @@ def draw_joint(melt: SavedTrajectory) -> Figure:
 
 
 def gaussian(values: np.ndarray, variance: float) -> np.ndarray:
-    """Return the density of ``N(0, variance)``."""
+    """Return the density of ``N(0, variance)`` at some values."""
     return np.exp(-0.5 * values**2 / variance) / math.sqrt(2 * math.pi * variance)
 
 
@@ -171,7 +171,7 @@ FAR = 100.0  # reach of the upper panel below the closed form
 
 
 def draw_spectrum(melt: SavedTrajectory) -> Figure:
-    """Draw variances by eigen-dimension, and below them their ratios to the closed form."""
+    """Draw the variances of latents by eigen-dimension, and their ratios to the closed form."""
     measured, exact, compressed = melt.last_variance, melt.latent_variance(), melt.compressed()
     ratios = measured / exact
     name, details = name_and_details(melt)
@@ -203,7 +203,12 @@ def draw_spectrum(melt: SavedTrajectory) -> Figure:
 
 
 def mean_ratio(ratios: np.ndarray, count: int) -> str:
-    """Describe the mean of ratios ``[d]``: variances of ``count`` samples over the closed form."""
+    """Describe in words the mean of ratios ``[d]`` of sample variances to the closed form.
+
+    Args:
+        ratios: Ratios.
+        count: Number of samples.
+    """
     error = math.sqrt(2 / count * float(np.square(ratios).mean()) / len(ratios))
     mean = f"mean ratio {float(ratios.mean()):#.3g} ± {error:.2g} (standard error)"
     return f"kept dimensions: {mean}, {int((ratios < 1).sum())} of {len(ratios)} below 1"
@@ -256,7 +261,7 @@ LOWEST_SHARE = 5e-3  # share of lowest densities: one color, left out of the his
 
 
 def draw_densities(trajectory: SavedTrajectory) -> Figure:
-    """Draw a map and a histogram of log densities.
+    """Draw a map and a histogram of the log densities of the points of a simulation.
 
     Images have no map, and their histogram is in bits per dimension instead of nats.
     """

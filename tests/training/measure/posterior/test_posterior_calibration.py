@@ -108,7 +108,7 @@ def test_portions_of_runs_are_joined():
     reach = ((truth - references) / double([1, 2])).norm(dim=1)
     closer = (closer < reach[:, None]).sum(dim=1)
     assert torch.equal((11 * joined.regions["TARP"]).floor().long(), closer)
-    with pytest.raises(DataError, match="same quantities"):
+    with pytest.raises(DataError, match="different quantities"):
         RunValues.joined([joined, gaussian_values(1, 1, dims=1, runs=2)])
 
 
@@ -135,7 +135,7 @@ def test_a_verdict_names_what_fails_and_what_error_would_have_been_seen():
         "25 points of coverage or more is detected in 90 % of cases."
     )
     assert verdict({"a": 0.01}, 0.01, 100).startswith("No miscalibration found in one test")
-    assert "no quantity was tested" in refusal(verdict, {}, 0.01, 100)
+    assert "test at least one quantity" in refusal(verdict, {}, 0.01, 100)
     few, many = (verdict({"a": 0.5}, 0.01, runs) for runs in (34, 1000))
     ending = " error of 38 points of coverage or more is detected in 90 % of cases."
     assert few.endswith(f". Too few runs to test: only an{ending}")
@@ -335,7 +335,7 @@ def test_what_makes_no_sense_is_refused():
     draws, truth, odd = normal(30, 5, 2), normal(30, 2), normal(30, 3)
     many = (draws, truth, seeded())
     for call, given, message in (
-        (run_values, (draws[..., 0], truth[:, 0], seeded()), "expected [R, S, V] and [R, V]"),
+        (run_values, (draws[..., 0], truth[:, 0], seeded()), "expected [runs, draws, variables]"),
         (partial(run_values, names=("x",)), many, "names"),
         (partial(run_values, names=("x", "x")), many, "names"),
         (fractional_ranks, (draws, odd, seeded()), "[30, 5, 2] and true values [30, 3]"),
@@ -347,7 +347,7 @@ def test_what_makes_no_sense_is_refused():
         (coverage.tarp_values, (draws, truth, truth[:5], seeded()), "reference points"),
         (crps, (normal(3, 1), normal(3)), "at least two"),
         *((convergence, (torch.zeros(shape),), "expected [chains,") for shape in ((10,), (0, 10))),
-        (smoothed_weights, (torch.zeros(5),), "expected [M, P]"),
+        (smoothed_weights, (torch.zeros(5),), "expected [problems, draws]"),
         *((smoothed_weights, (double([[bad]]),), "NaN") for bad in (torch.nan, torch.inf)),
     ):
         assert message in refusal(call, *given)
