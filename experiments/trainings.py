@@ -50,10 +50,10 @@ def trained(lab: Lab, training: Training) -> Path:
     """
     folder = training.folder(lab)
     made = lab.part(f"network-{training.key}", lambda: _done(folder, training))
-    if made["options"] != list(training.settings):
+    if made["options"] != list(training.options):
         raise DataError(
             f"{folder} was trained with {' '.join(made['options'])}, not with "
-            f"{' '.join(training.settings)}: remove it and {lab.parts}, or give another --out"
+            f"{' '.join(training.options)}: remove it and {lab.parts}, or give another --out"
         )
     return folder / made["network"]
 
@@ -96,9 +96,9 @@ def _done(folder: Path, training: Training, threads: int | None = None) -> dict[
         else:
             shutil.rmtree(folder, ignore_errors=True)  # killed before it wrote a state
             place = (f"--outdir={folder}", "--nosubdir")
-            taken = run(training.script, *place, *training.settings, threads=threads)
+            taken = run(training.script, *place, *training.options, threads=threads)
         network = max(folder.glob("network-snapshot-*.pkl")).name
-        made = {"network": network, "options": list(training.settings), "cpu_seconds": taken}
+        made = {"network": network, "options": list(training.options), "cpu_seconds": taken}
         save_json(finished, made)
     return load_json(finished)
 

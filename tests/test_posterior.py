@@ -147,12 +147,12 @@ class Cut(BaseException):
 
 def cut_short(run, folder, *given, whole=2, checks=False):
     """A run that ends after some groups of two."""
-    module, name = (posterior_checks, "save_values") if checks else (posteriors, "save_part")
-    calls = [*[mock.DEFAULT] * whole, Cut()]
-    save = mock.Mock(wraps=getattr(module, name), side_effect=calls)
+    module, name = (posterior_checks, "VALUES") if checks else (posteriors, "DRAWN")
+    form, calls = getattr(module, name), [*[mock.DEFAULT] * whole, Cut()]
+    save = mock.Mock(wraps=form.save, side_effect=calls)
     with (
         mock.patch("training.runs.posteriors.GROUP", 2),
-        mock.patch.object(module, name, save),
+        mock.patch.object(module, name, form._replace(save=save)),
         pytest.raises(Cut),
     ):
         run(folder, *given)

@@ -82,7 +82,7 @@ def use_state(path):
 
 def use_options(path):
     # It asks git for the version of this code, and then what a step would cost.
-    job = "training.cli.train"
+    job = "training.models.training"
     with (
         mock.patch(f"{job}.provenance", return_value={}),
         mock.patch(f"{job}.print_dry_run"),

@@ -206,7 +206,7 @@ def calibrate(
         task: Task, on its device.
         rows: Calibration cases.
         functions: Functions of points whose intervals are calibrated, too.
-        checkpoint: Folder in which finished groups are kept; None keeps them in memory.
+        checkpoint: Folder that keeps finished groups; None keeps them in memory.
 
     Returns:
         The result; None on all ranks but the first.

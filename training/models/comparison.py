@@ -89,7 +89,7 @@ def compare(
         tasks: Tasks, one per model, on their device.
         names: Names of the models.
         settings: Settings.
-        checkpoints: Folders, one per model, in which finished groups are kept; None keeps them in
+        checkpoints: Folders that keep finished groups, one per model; None keeps the groups in
             memory.
     """
     places = checkpoints or [None] * len(tasks)

@@ -302,7 +302,7 @@ class InferenceTask:
             count: Number of posteriors.
             seen: Observations, or true values to recover.
             files: Values of options that may be files, on which draws depend.
-            checkpoint: Folder in which finished groups are kept; None keeps them in memory. A
+            checkpoint: Folder that keeps finished groups; None keeps them in memory. A
                 single group on a single rank needs no files.
         """
         size = group_size(self.fine, self.plan, self.settings.learned)

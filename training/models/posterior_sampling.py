@@ -195,7 +195,7 @@ def sample(
     Args:
         task: Task, on its device.
         seen: Observations.
-        checkpoint: Folder in which finished groups are kept, so that an interrupted run can resume
+        checkpoint: Folder that keeps finished groups, so that an interrupted run can resume
             and ranks can share the groups; None keeps them in memory.
         more: Further facts, which replace those of the same names.
 

@@ -141,7 +141,7 @@ class Groups:
         count: Number of observations or runs.
         size: Number of observations in a group.
         fingerprint: Digest of everything that the results depend on.
-        folder: Folder in which finished groups are kept, so that an interrupted run can resume;
+        folder: Folder that keeps finished groups, so that an interrupted run can resume;
             None keeps the results in memory. Several ranks need a folder to share the groups;
             without one, each rank computes all of them.
     """
