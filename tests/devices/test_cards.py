@@ -1,9 +1,11 @@
 """Flows, posteriors, fits and trainings on a card: results of the CPU, and no waiting."""
 
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import replace
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -14,9 +16,10 @@ from tests.support.draws import double, normal, seeded
 from tests.support.fake_cuda import fake_cuda
 from tests.support.flows import SCHEDULES, exact_flow
 from tests.support.posteriors import conditional_prior, drawn, gaussian_prior
-from tests.support.running import slowly
+from tests.support.running import quick_endings, slowly
 from tests.support.trainers import model_of, points_and_labels
 from torch_utils import distributed
+from training import Simulations, Table
 from training.data.batches import Batch
 from training.flow.calibration import fit_calibration
 from training.flow.eigenbasis import EigenBasis
@@ -379,3 +382,37 @@ def test_named_cards_are_taken_by_any_rank_and_others_are_counted(cuda, monkeypa
     refused = pytest.raises(UsageError, match="1 does not exist: the number of devices is 1")
     with fake_cuda(devices=1), refused, distributed.process_group(None):
         pass
+
+
+def test_models_compute_on_their_card_and_only_results_come_back(cuda, monkeypatch):
+    """The number of host reads depends neither on rows nor on steps."""
+    monkeypatch.setattr("torch.random.fork_rng", lambda **_: nullcontext())
+    rows = normal(60, 2, seed=1)
+    with quick_endings():
+        brief = {"duration": 0.001, "device_name": "cpu"}
+        table = Table.open(rows.numpy()).train(**brief)
+        simulations = Simulations(rows.numpy(), (rows + normal(60, 2, seed=2)).numpy())
+        model = simulations.train(**brief)
+
+    def calls(count, steps):
+        own, seen = rows[:count].numpy(), [[0.1, 0.2]]
+        yield "sample", lambda: table.sample(count)
+        yield "log_prob", lambda: table.log_prob(own)
+        yield "given", lambda: model.sample(count, given=seen)
+        posterior = model.posterior(n_iters=steps)
+        yield "draws", lambda: posterior.sample(seen, draws=2 * count, chains=1).points
+        yield "density", lambda: posterior.log_prob(own, seen)
+
+    expected = {name: call() for name, call in calls(4, 2)}
+    for each in (table, model):
+        each.to(CARD)
+        each.digest()
+    reads = {}
+    for count, steps in ((4, 2), (8, 4)):
+        for name, call in calls(count, steps):
+            cuda.reads.clear()
+            result = call()
+            if count == 4:
+                np.testing.assert_allclose(result, expected[name], rtol=1e-3, atol=1e-4)
+            reads.setdefault(name, []).append(cuda.reads.total())
+    assert all(few == many for few, many in reads.values()), reads

@@ -160,7 +160,7 @@ class Amortized:
         density = torch.full_like(points[..., 0], -torch.inf)
         error = mass.error[:, None].expand_as(density).clone()
         if inside.any():
-            which = places[:, None].expand_as(density)[inside].to(self.conditions.device)
+            which = places.to(points.device)[:, None].expand_as(density)[inside]
             own = self._of_rows(points[inside], which, trace)
             density[inside] = own.log_prob
             error[inside] = error[inside].hypot(own.error)

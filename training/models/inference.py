@@ -65,7 +65,8 @@ class InferenceTask:
 
     def on(self, device: torch.device) -> "InferenceTask":
         """Return a copy with the flow and its base distribution on the device."""
-        flow = self.latent.on(self.subject.flow).to(device)
+        flow = self.latent.on(self.subject.flow)
+        flow = flow if flow.device == device else flow.to(device)
         return replace(self, subject=replace(self.subject, flow=flow))
 
     @property

@@ -91,7 +91,7 @@ class Model(model.Model):
     @property
     def columns(self) -> list[str]:
         """Names of the columns of rows."""
-        return self._named(np.zeros((0, self.subject.dim)))[0]
+        return self._named(self.subject.flow.basis.mean.new_zeros(0, self.subject.dim))[0]
 
     @property
     def covariates(self) -> list[str]:
@@ -132,7 +132,7 @@ class Model(model.Model):
             flow = self.subject.flow.given(labels=drawn) if drawn is not None else None
             generator = seeded_generator("cpu", seed, Stream.LATENT)
             points = (flow or self._flow_given(None, given)).sample(count, generator)
-        return self.rows_of(*self._named(points.cpu().numpy(), drawn=True))
+        return self.rows_of(*self._named(points, drawn=True))
 
     def log_prob(self, rows: Any, given: Any = None) -> np.ndarray:
         """Return the log densities ``[N]`` of rows, in nats.
@@ -185,7 +185,7 @@ class Model(model.Model):
     def decode(self, latents: Any, given: Any = None) -> Any:
         """Return the rows of latents ``[N, D]``, the inverse of ``encode``."""
         flow = self._flow_given(None, given)
-        return self.rows_of(*self._named(flow.decode(latents).cpu().numpy()))
+        return self.rows_of(*self._named(flow.decode(latents)))
 
     def posterior(
         self,
@@ -250,8 +250,19 @@ class Model(model.Model):
         units = self.subject.units
         return (points - units["origin"]) * units["unit"]
 
-    def _named(self, points: np.ndarray, drawn: bool = False) -> tuple[list[str], np.ndarray]:
+    def _named(self, points: torch.Tensor, drawn: bool = False) -> tuple[list[str], np.ndarray]:
         units = self.subject.units
-        own = units["origin"] + torch.from_numpy(points) / units["unit"]
+        own = units["origin"] + points.double() / units["unit"]
         names, values = self.subject.as_source(own, drawn=drawn)
         return names, values.cpu().numpy()
+
+    def digest(self) -> str:
+        """Return the SHA-256 of everything that determines the flow; it is computed once."""
+        if "_digest" not in self.__dict__:
+            self.__dict__["_digest"] = super().digest()
+        return str(self.__dict__["_digest"])
+
+    def to(self, device: str | torch.device) -> "Model":
+        """Move the model to a device, and return it."""
+        self.__dict__.pop("subject", None)
+        return self.frozen(device)

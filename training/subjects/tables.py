@@ -350,7 +350,7 @@ class TableFlow(Subject):
         if rounded:
             coordinates = self.coordinates
             points = coordinates.plausible(points) if drawn else coordinates.rounded(points)
-        return list(self.dropped.order), restored(points, self.column_names, self.dropped)
+        return list(self.dropped.order), restored(points.cpu(), self.column_names, self.dropped)
 
     def latent_plan(self, path: DataSource | None, seed: int, device: torch.device) -> LatentPlan:
         """Return a plan for learning the base distribution again from the rows of a table."""
