@@ -32,7 +32,7 @@ from torch_utils.stats import RunningMeans
 from training.data.batches import Batch
 from training.flow.eigenbasis import EigenBasis
 from training.flow.solvers import SOLVERS
-from training.learning.building import Choices
+from training.learning.building import ModelConfig
 from training.learning.trainer import Trainer, TrainingConfig
 from training.model.model import Model
 
@@ -59,7 +59,7 @@ def trainer_on(
     generator = torch.Generator().manual_seed(0)
     basis = EigenBasis(torch.zeros(DIM), torch.linspace(2, 0.01, DIM), torch.eye(DIM))
     arguments = {"image_shape": SHAPE, "dropout": 0.0, **sizes}
-    choices = Choices("ifs", {"dims_to_keep": DIM}, network, arguments, "IS", "log")
+    choices = ModelConfig("ifs", {"dims_to_keep": DIM}, network, arguments, "IS", "log")
     model, loss = choices.build(basis)
     for weights in model.denoiser.parameters():
         nn.init.normal_(weights, std=0.02, generator=generator)
@@ -82,7 +82,7 @@ def step_of(trainer: Trainer, batch: Batch) -> tuple[float, float]:
 def toy_model(device: torch.device) -> Model:
     """An MLP with random weights."""
     basis = EigenBasis(torch.zeros(2), torch.tensor([1.0, 0.5]), torch.eye(2))
-    model, _ = Choices("ifs", {"dims_to_keep": 1}, "mlp", {}, "ES", "log").build(basis)
+    model, _ = ModelConfig("ifs", {"dims_to_keep": 1}, "mlp", {}, "ES", "log").build(basis)
     weights = dict(model.denoiser.network.named_parameters())["output.weight"]
     nn.init.normal_(weights, std=0.1, generator=torch.Generator().manual_seed(0))
     model.denoiser.eval().requires_grad_(False).to(device)

@@ -323,13 +323,13 @@ class Begun:
         settings = TrainSettings.of(TrainSettings().recorded() | options | trial.options)
         training = training_on_images(settings, images.dataset.path)
         recipe = training.recipe(CPU)
-        choices = training.choices(recipe)
+        choices = training.full_config(recipe)
         arguments = {**choices.network_arguments, **trial.network}
         model, plain = replace(choices, network_arguments=arguments).build(images.basis)
         if trial.prepare:
             trial.prepare(model.denoiser.network)
         loss = trial.loss(plain.schedule, plain.t_min, plain.t_max, plain.t_sampling)
-        config = replace(training.wanted.config(recipe), **trial.config)
+        config = replace(training.config(recipe), **trial.config)
         uses = 2 if config.antithetic else 1
         batch, rest = divmod(config.batch, uses)
         if rest:

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from torch_utils.stats import RunningMeans
 from training.data.batches import Batch
 from training.flow.eigenbasis import EigenBasis
-from training.learning.building import Choices
+from training.learning.building import ModelConfig
 from training.learning.cost import PaperStep
 from training.learning.trainer import Trainer, TrainingConfig
 from training.names import IMAGE_NETWORK_NAMES
@@ -59,7 +59,7 @@ class Validation(threading.Thread):
 @click.option("--batch", type=click.IntRange(min=1), default=128, show_default=True)
 def main(arch: str, channels: int, batch: int) -> None:
     sizes = {"image_shape": SHAPE, "model_channels": channels, "channel_mult": [1, 2]}
-    choices = Choices("ifs", {"dims_to_keep": DIM}, arch, sizes, "IS", "log")
+    choices = ModelConfig("ifs", {"dims_to_keep": DIM}, arch, sizes, "IS", "log")
     variances = torch.linspace(1, 0.1, DIM, dtype=torch.float64)
     model, loss = choices.build(EigenBasis(torch.zeros_like(variances), variances, torch.eye(DIM)))
     config = TrainingConfig(total=10**6, batch=batch)

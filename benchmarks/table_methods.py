@@ -28,12 +28,12 @@ from torch_utils.streams import Stream
 from training.data.tables.table import Columns, DataTable, Dropped
 from training.flow.coordinates.coordinates import Coordinates
 from training.flow.pfode import ProbabilityFlow
-from training.learning.building import Choices
+from training.learning.building import ModelConfig
 from training.learning.coordinates import fit_coordinates
 from training.learning.held_out import Validation
 from training.learning.trainer import Trainer, TrainingConfig
 from training.names import AUTO, TABLE_NETWORK
-from training.subjects import TableTraining, Wanted
+from training.subjects import TableTraining
 from training.subjects.table_spaces import Preparation, Space, choose_space
 
 CPU = torch.device("cpu")
@@ -106,14 +106,15 @@ def prepare(rows: Rows, seed: int, duration: float | None = None) -> Preparation
     held_out = torch.arange(len(points)) >= len(rows.train)
     names = [f"x{index}" for index in range(1, rows.dim + 1)]
     table = DataTable(points, Columns.plain(names), held_out, Dropped.none(names))
-    choices = Choices("ifs", {}, TABLE_NETWORK, {}, "IS", "log", seed=seed)
+    choices = ModelConfig("ifs", {}, TABLE_NETWORK, {}, "IS", "log", seed=seed)
     training = TableTraining(
-        wanted=Wanted(choices=choices, amounts={"duration": duration}),
+        model_config=choices,
+        amounts={"duration": duration},
         table=table,
         path=Path("rows.npz"),
         space=Space(AUTO, AUTO),
     )
-    return Preparation(table, training.choices, training.wanted.config(training.recipe), CPU)
+    return Preparation(table, training.full_config, training.config(training.recipe), CPU)
 
 
 def chosen_space(rows: Rows, seed: int) -> Space:

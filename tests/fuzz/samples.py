@@ -33,7 +33,7 @@ from training.flow.latent.conditional import ConditionalMixture
 from training.flow.output_gain import OutputGain
 from training.inference.draws import Draws
 from training.inference.summary import Summary
-from training.learning.building import Choices
+from training.learning.building import ModelConfig
 from training.learning.trainer import Trainer, TrainingConfig
 from training.measure.posterior.calibration import RunValues
 from training.networks import NETWORKS
@@ -50,7 +50,7 @@ def toy_model(kept=2, precond="ifs", calibrated=False):
         torch.tensor([[0.6, -0.8], [0.8, 0.6]], dtype=torch.float64),
     )
     inflation = {"dims_to_keep": kept} if precond == "ifs" else {}
-    choices = Choices(precond, inflation, "mlp", TINY_NETWORK, "ES", "log", t_max=4.0)
+    choices = ModelConfig(precond, inflation, "mlp", TINY_NETWORK, "ES", "log", t_max=4.0)
     model, loss = choices.build(basis)
     model.about |= {"kind": "toy", "data_name": "circles", "augment_to": 0, "seen": 1000}
     torch.nn.init.normal_(model.denoiser.network.output.weight, std=0.1)

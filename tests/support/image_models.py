@@ -11,7 +11,7 @@ import torch
 from tests.support.draws import normal, seeded
 from tests.support.image_runs import write_images
 from training.flow.eigenbasis import EigenBasis
-from training.learning.building import Choices
+from training.learning.building import ModelConfig
 
 SHAPE = (1, 8, 8)
 
@@ -45,7 +45,7 @@ def image_model(
     about = {"image_shape": list(image_shape), "label_dim": label_dim}
     arguments = {**about, **sizes, "attention_resolutions": []}
     first = None if precond != "ifs" and t_min == 0 else t_min
-    choices = Choices(precond, inflation, "ddpmpp", arguments, space, "log", first, t_max)
+    choices = ModelConfig(precond, inflation, "ddpmpp", arguments, space, "log", first, t_max)
     model, _ = choices.build(basis)
     fill(model.denoiser.network, output)
     model.about |= {"kind": "images", "data_name": data_name, **about, "seen": 0}

@@ -16,7 +16,7 @@ from training.inference.likelihoods import Likelihood, checked
 from training.inference.prior import Prior
 from training.inference.sampling import Problem, SamplingPlan, sample_posteriors
 from training.inference.target import Target
-from training.learning.building import Choices
+from training.learning.building import ModelConfig
 from training.learning.trainer import TrainingConfig
 from training.measure.posterior.convergence import convergence
 from training.subjects.table_spaces import Preparation, Space
@@ -57,7 +57,7 @@ def conditional_prior(start="on"):
     y = points[:, :1] + 0.75 * normal(20_000, 1, seed=2)
     nothing = torch.zeros(20_000, dtype=torch.bool)
     table = DataTable(points, Columns.plain("ab"), nothing, Dropped.none("ab"), y, ["y"])
-    choices = Choices("ifs", {"gamma0": 1e-4}, "mlp", {"width": 8, "label_dim": 1}, "IS", "log")
+    choices = ModelConfig("ifs", {"gamma0": 1e-4}, "mlp", {"width": 8, "label_dim": 1}, "IS", "log")
     prepared = Preparation(table, choices, TrainingConfig(100, 100), torch.device("cpu"))
     model, _ = prepared.build(prepared.coordinates(Space("none", "zca", start)))
     model.denoiser.eval().requires_grad_(False)

@@ -17,13 +17,13 @@ from training.data.augment import AugmentedBatches, GeometricAugmentation
 from training.data.batches import Batch, BatchSource, ToyBatches
 from training.data.toys import Toy
 from training.flow.eigenbasis import EigenBasis
-from training.learning.building import Choices
+from training.learning.building import ModelConfig
 from training.learning.trainer import Trainer, TrainingConfig
 
 
 def tiny_model(network="mlp", space="ES", dims_to_keep=2, **sizes):
     """An untrained small network for circles, equal at each call, and its loss."""
-    choices = Choices("ifs", {"dims_to_keep": dims_to_keep}, network, sizes, space, "log")
+    choices = ModelConfig("ifs", {"dims_to_keep": dims_to_keep}, network, sizes, space, "log")
     return choices.build(EigenBasis.from_moments(*Toy("circles").moments()))
 
 
@@ -117,7 +117,9 @@ def model_of(name):
     images = "image_shape" in sizes
     basis = image_basis(64) if images else EigenBasis(torch.ones(2), torch.ones(2), torch.eye(2))
     space, gain = "ES" if network == "mlp" else "IS", not images
-    choices = Choices("ifs", {"dims_to_keep": 1}, network, sizes, space, "log", output_gain=gain)
+    choices = ModelConfig(
+        "ifs", {"dims_to_keep": 1}, network, sizes, space, "log", output_gain=gain
+    )
     model, loss = choices.build(basis)
     generator = seeded()
     for weights in model.denoiser.parameters():

@@ -34,7 +34,7 @@ T_SAMPLING = {"ifs": "uniform", "edm": "normal", "vp": "uniform", "ve": "log_uni
 
 
 @dataclass(frozen=True)
-class Choices:
+class ModelConfig:
     """User options for an untrained model; None is a default that depends on the other options.
 
     Attributes:

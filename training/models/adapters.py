@@ -20,7 +20,7 @@ from dnnlib.errors import DataError, UsageError
 from training.data.tables.making import FEWEST_ROWS
 from training.flow.eigenbasis import EigenBasis
 from training.flow.pfode import ProbabilityFlow
-from training.learning.building import Choices
+from training.learning.building import ModelConfig
 from training.models.datasets import Table
 from training.models.model import Model
 
@@ -174,7 +174,7 @@ class _Estimator(nn.Module):
     def __init__(self, theta: Tensor, x: Tensor, gamma0: float, network: Mapping[str, Any]):
         super().__init__()
         arguments = {**network, "label_dim": x[0].numel()}
-        choices = Choices("ifs", {"gamma0": gamma0}, "mlp", arguments, "ES", "log")
+        choices = ModelConfig("ifs", {"gamma0": gamma0}, "mlp", arguments, "ES", "log")
         for name, rows in (("units", theta), ("given_units", x.flatten(1))):
             units = torch.stack([rows.mean(dim=0), rows.std(dim=0).clamp_min(1e-12)])
             self.register_buffer(name, units)

@@ -23,7 +23,7 @@ from training.data.toys import Toy
 from training.files.records import holds_records, load_records
 from training.files.table import holds_table, load_table
 from training.learning.budget import TimeBudget
-from training.learning.building import Choices, describe_training, resolved_options
+from training.learning.building import ModelConfig, describe_training, resolved_options
 from training.learning.cost import print_dry_run
 from training.learning.latents import latent_file, refit_latent_law
 from training.learning.run import Progress, run_training, train_in_memory
@@ -43,7 +43,6 @@ from training.subjects import (
     ToyTraining,
     Training,
     TrialTraining,
-    Wanted,
 )
 from training.subjects.image_training import open_alike
 from training.subjects.table_spaces import Space
@@ -98,7 +97,7 @@ def training_on_records(settings: TrainSettings, data: Path, records: Records) -
     settings.require_none_of_complete_tables(str(data))
     calibrates = RecordTraining.calibrates
     return RecordTraining(
-        wanted=wanted(settings, names.QUESTIONS, len(records.columns), calibrates=calibrates),
+        **shared_arguments(settings, names.QUESTIONS, len(records.columns), calibrates=calibrates),
         records=records,
         path=data,
         ask=settings.data.ask or (),
@@ -124,7 +123,7 @@ def training_on_table(settings: TrainSettings, data: Path, rows: DataTable) -> T
         gain = bool(settings.network.output_gain)
         space = settings.table.into(Space, **({"bounded": "map"} if likelihood else {}))
     return cls(
-        wanted=wanted(settings, cls.network, table.dim, gain, cls.calibrates),
+        **shared_arguments(settings, cls.network, table.dim, gain, cls.calibrates),
         table=table,
         path=data,
         space=space,
@@ -152,7 +151,9 @@ def training_on_images(settings: TrainSettings, data: Path) -> ImageTraining:
     other = settings.calibration.calibration_data
     sizes = {"cbase": network.cbase, "cres": ",".join(map(str, network.cres or ()))}
     return ImageTraining(
-        wanted=wanted(settings, network.arch or names.IMAGE_NETWORK_NAMES[0], images.dim, gain),
+        **shared_arguments(
+            settings, network.arch or names.IMAGE_NETWORK_NAMES[0], images.dim, gain
+        ),
         images=images,
         held_out=held_out,
         calibrated_on=open_alike(other, images, options.cond) if other else None,
@@ -234,7 +235,7 @@ def training_on_toy(settings: ToyTrainSettings) -> ToyTraining:
     assert settings.toy.data_name is not None
     toy = Toy(settings.toy.data_name, settings.toy.augment_to)
     return ToyTraining(
-        wanted=wanted(settings, settings.network.arch, toy.dim),
+        **shared_arguments(settings, settings.network.arch, toy.dim),
         toy=toy,
         others=settings.toy.others,
         antithetic=settings.toy.antithetic,
@@ -323,14 +324,14 @@ def refit(
     return path
 
 
-def wanted(
+def shared_arguments(
     settings: TrainingSettings,
     network: str,
     dim: int,
     output_gain: bool = False,
     calibrates: bool = True,
-) -> Wanted:
-    """Return the settings of a training on data of ``dim`` dimensions, and of its model.
+) -> dict[str, Any]:
+    """Return the arguments that all trainings share, for data of ``dim`` dimensions.
 
     The arguments of the network are omitted, since they follow from the data.
 
@@ -346,7 +347,7 @@ def wanted(
     """
     calibration, flow, precond = settings.calibration, settings.flow, settings.flow.precond
     choices = flow.into(
-        Choices,
+        ModelConfig,
         inflation=flow.arguments(precond, dim),
         network=network,
         network_arguments={},
@@ -360,17 +361,19 @@ def wanted(
     calibrate = calibration.wanted(precond, calibrates)
     if settings.distribution.latent_law == "learned" and precond != "ifs":
         raise UsageError(f"--latent_law=learned needs precond=ifs, not {precond}")
-    return Wanted(
-        choices=choices,
-        data_dim=settings.flow.data_dim,
-        amounts=settings.recorded(),
-        batch_gpu=settings.training.batch_gpu,
-        loss_scale=settings.training.ls,
-        keep_states=settings.run.keep,
-        calibration_fit=calibration.calibration_fit if calibrate else None,
-        learns_latents=settings.distribution.latent_law != "gaussian" if precond == "ifs" else None,
-        dry_run=settings.run.dry_run,
-    )
+    return {
+        "model_config": choices,
+        "data_dim": settings.flow.data_dim,
+        "amounts": settings.recorded(),
+        "batch_gpu": settings.training.batch_gpu,
+        "loss_scale": settings.training.ls,
+        "keep_states": settings.run.keep,
+        "calibration_fit": calibration.calibration_fit if calibrate else None,
+        "learns_latents": settings.distribution.latent_law != "gaussian"
+        if precond == "ifs"
+        else None,
+        "dry_run": settings.run.dry_run,
+    }
 
 
 S = TypeVar("S", bound=Declared)

@@ -16,7 +16,7 @@ from training.subjects.subject import Subject
 from training.subjects.table_training import TableTraining
 from training.subjects.tables import TableFlow
 from training.subjects.toys import ToyFlow, ToyTraining
-from training.subjects.training import Training, Wanted
+from training.subjects.training import Training
 from training.subjects.trial_training import TrialTraining
 
 __all__ = [
@@ -33,7 +33,6 @@ __all__ = [
     "ToyTraining",
     "Training",
     "TrialTraining",
-    "Wanted",
     "open_prior",
     "open_subject",
 ]

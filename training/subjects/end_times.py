@@ -17,7 +17,7 @@ from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.flow.coordinates.coordinates import Coordinates
 from training.flow.schedules import InflationSchedule
-from training.learning.building import Choices
+from training.learning.building import ModelConfig
 from training.recipes import FEW_ROWS
 from training.subjects.table_spaces import Preparation
 
@@ -25,15 +25,15 @@ MOST_STEPS = 5000
 """Largest number of training steps for which two further trainings choose the end time."""
 
 
-def choose_end(preparation: Preparation, coordinates: Coordinates, patience: int) -> Choices:
-    """Return the choices of a model, with an end time selected on held-out rows if there are few.
+def choose_end(preparation: Preparation, coordinates: Coordinates, patience: int) -> ModelConfig:
+    """Return the configuration of a model; for few rows, held-out rows select the end time.
 
     Args:
         preparation: Table and training; the user left the end time open.
         coordinates: Coordinates of the flow for the table.
         patience: Number of reports without a better score that ends a training.
     """
-    choices, table = preparation.choices, preparation.table
+    choices, table = preparation.model_config, preparation.table
     few = len(table.train_rows) < FEW_ROWS and len(table.held_out_rows) > 0
     short_training = preparation.config.total_steps <= MOST_STEPS
     if not (few and short_training) or choices.t_max is not None or preparation.of_sets:
@@ -45,7 +45,7 @@ def choose_end(preparation: Preparation, coordinates: Coordinates, patience: int
     short = long * schedule.default_t_max() / schedule.default_t_max(conditional=True)
     scores = {
         end: held_out_log_prob(
-            replace(preparation, choices=replace(choices, t_max=end)), coordinates, patience
+            replace(preparation, model_config=replace(choices, t_max=end)), coordinates, patience
         )
         for end in (long, short)
     }

@@ -19,7 +19,7 @@ from training.data.images.batches import ImageBatches, ImageDataset, basis_batch
 from training.data.row_hashes import MOST_SKETCHED, RowHashes, row_numbers
 from training.flow.calls import BLOCK_ROWS
 from training.flow.eigenbasis import EigenBasis
-from training.learning.building import Choices
+from training.learning.building import ModelConfig
 from training.learning.cost import require_batch, require_network
 from training.learning.held_out import HeldOut, Validation
 from training.learning.latents import LatentPlan, points_to_inflate
@@ -78,16 +78,16 @@ class ImageTraining(Training):
 
     def recipe(self, device: torch.device) -> ImageRecipe:
         """Return the recipe: the amounts that the user gave, completed by the preset."""
-        arch, amounts = self.wanted.choices.network, self.wanted.amounts
+        arch, amounts = self.model_config.network, self.amounts
         if self.published:
             return published(arch, amounts)
         images, shape = len(self.images), self.images.image_shape
         has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
         return fitted(arch, images, shape, device.type, amounts, has_bf16)
 
-    def choices(self, recipe: ImageRecipe) -> Choices:
-        """Return the choices of the model to build."""
-        choices, images = self.wanted.choices, self.images
+    def full_config(self, recipe: ImageRecipe) -> ModelConfig:
+        """Return the configuration of the model to build."""
+        choices, images = self.model_config, self.images
         papers = PUBLISHED_T_MAX if self.published and choices.precond == "ifs" else None
         return replace(
             choices,
@@ -115,21 +115,21 @@ class ImageTraining(Training):
             DataError: The data of the resumed run has another dimension.
             UsageError: Options do not fit the images or the device.
         """
-        wanted, images = self.wanted, self.images
+        images = self.images
         if resumed and resumed.basis.dim != images.dim:
             raise DataError(
                 f"{resumed.path} has data of {resumed.basis.dim} dimensions, but "
                 f"{images.path} has {images.dim}: give the data set of the original run"
             )
-        agree("data_dim", wanted.data_dim, images.dim, f"the data set {images.name}")
+        agree("data_dim", self.data_dim, images.dim, f"the data set {images.name}")
         recipe = self.recipe(device)
         self._require_sides(recipe)
-        choices = self.choices(recipe)
+        choices = self.full_config(recipe)
         if not self.published:
             logger.info(describe_recipe(recipe, len(images), images.image_shape, device.type))
         require_batch(recipe.batch, images.dim, device)
         self._require_network(choices, device)
-        if recipe.cache and not wanted.dry_run:
+        if recipe.cache and not self.dry_run:
             images.keep_in_memory()
         augmentation = GeometricAugmentation(recipe.augment) if recipe.augment else None
         model, loss = choices.build(*self._spread(augmentation, device, resumed))
@@ -139,9 +139,9 @@ class ImageTraining(Training):
             "image_shape": list(images.image_shape),
             "label_dim": images.label_dim,
             **({"vectors": True} if images.has_vectors else {}),
-            "rows": [] if wanted.dry_run else hashes_of(images, self.held_out),
+            "rows": [] if self.dry_run else hashes_of(images, self.held_out),
         }
-        config = wanted.config(recipe)
+        config = self.config(recipe)
         if self.tries_precisions and device.type == "cpu":
             recipe = replace(recipe, precision=fastest_precision(model, loss, config))
         model.denoiser.precision = recipe.precision
@@ -166,10 +166,10 @@ class ImageTraining(Training):
             ),
             source=partial(self._source, recipe, augmentation, device),
             ending=PostTraining(
-                wanted.calibration(
+                self.calibration(
                     partial(some_images, calibrated, CALIBRATION_POINTS, True), CALIBRATION_POINTS
                 ),
-                wanted.distribution(latent_plan(images, self.held_out, melts, wanted.seed, device)),
+                self.distribution(latent_plan(images, self.held_out, melts, self.seed, device)),
             ),
             watch=partial(self._watch, loss),
         )
@@ -184,13 +184,13 @@ class ImageTraining(Training):
         if resumed:
             return resumed.basis, resumed.data_variance
         most = self.basis_images or len(self.images)
-        most = min(most, DRY_RUN_IMAGES) if self.wanted.dry_run else most
-        return fit_basis(self.images, most, augmentation, self.wanted.seed, device)
+        most = min(most, DRY_RUN_IMAGES) if self.dry_run else most
+        return fit_basis(self.images, most, augmentation, self.seed, device)
 
     def _source(
         self, recipe: ImageRecipe, augmentation: GeometricAugmentation | None, device: torch.device
     ) -> BatchSource:
-        images, seed = self.images, self.wanted.seed
+        images, seed = self.images, self.seed
         batches = ImageBatches(images, recipe.batch, seed, device, recipe.workers)
         if augmentation is None:
             return batches
@@ -198,7 +198,7 @@ class ImageTraining(Training):
 
     def _watch(self, loss: DenoisingLoss) -> Validation | None:
         held_out = self.held_out
-        return Validation(HeldOut.of_images(held_out, loss, self.wanted.seed)) if held_out else None
+        return Validation(HeldOut.of_images(held_out, loss, self.seed)) if held_out else None
 
     def _require_sides(self, recipe: ImageRecipe) -> None:
         """Check that attention blocks are at sides that the network has.
@@ -213,7 +213,7 @@ class ImageTraining(Training):
                 f"at sides of {', '.join(map(str, known))}"
             )
 
-    def _require_network(self, choices: Choices, device: torch.device) -> None:
+    def _require_network(self, choices: ModelConfig, device: torch.device) -> None:
         """Check that the network can be built, with errors about options instead of arguments.
 
         Raises:

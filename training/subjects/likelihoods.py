@@ -39,7 +39,7 @@ from training.inference.trial_likelihoods import (
     Trials,
     cell_shifts,
 )
-from training.learning.building import Choices
+from training.learning.building import ModelConfig
 from training.model.model import Model
 from training.names import DISCRETE, LIKELIHOOD, TABLE, TABLE_NETWORK, TRIALS, UNIFORM, script
 from training.networks.mixture import ABSENT, ASKED
@@ -413,7 +413,7 @@ def normal_model(names: Sequence[str], ends: Tensor, mean: Tensor, spread: Tenso
     # Subtract the noise variance of the first time, so that draws are exactly uniform.
     basis = EigenBasis.standard(dim, 1 - LEAST_NOISE)
     inflation = {"gamma0": LEAST_NOISE}
-    choices = Choices("ifs", inflation, TABLE_NETWORK, {"width": 1, "depth": 1}, "IS", "log")
+    choices = ModelConfig("ifs", inflation, TABLE_NETWORK, {"width": 1, "depth": 1}, "IS", "log")
     with torch.random.fork_rng(devices=[]):
         model, _ = choices.build(basis)
     coordinates = Coordinates(dim, ["bounded", "pca" if spread.ndim > 1 else "standardize"])

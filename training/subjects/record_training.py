@@ -90,7 +90,7 @@ class RecordTraining(Training):
     @cached_property
     def recipe(self) -> TableRecipe:
         """Recipe of the training, which depends on the number of rows."""
-        return fitted_to_questions(self._rows, self.wanted.amounts)
+        return fitted_to_questions(self._rows, self.amounts)
 
     @property
     def _rows(self) -> int:
@@ -106,7 +106,7 @@ class RecordTraining(Training):
         rows = self.records.at(~self.records.held_out)
         if not self.records.held_out.any():
             return rows
-        generator = seeded_generator("cpu", self.wanted.seed, Stream.HELD_OUT)
+        generator = seeded_generator("cpu", self.seed, Stream.HELD_OUT)
         order = torch.randperm(len(rows), generator=generator).numpy()
         validation = np.zeros(len(rows), dtype=bool)
         validation[order[: max(1, round(VALIDATION * len(rows)))]] = True
@@ -115,7 +115,7 @@ class RecordTraining(Training):
     @cached_property
     def _chosen(self) -> Chosen:
         """Coordinates and mixture, whose choice takes as long as many training steps."""
-        return self.chosen or choose_space(self._fitted, self.wanted.seed)
+        return self.chosen or choose_space(self._fitted, self.seed)
 
     def within(self, minutes: float, start: Start) -> "RecordTraining":
         """Return this training with the number of samples that fits into a number of minutes.
@@ -135,12 +135,12 @@ class RecordTraining(Training):
         Raises:
             UsageError: Options do not fit conditional queries, the rows or the device.
         """
-        wanted, records, recipe = self.wanted, self._fitted, self.recipe
+        records, recipe = self._fitted, self.recipe
         logger.info(describe_table_recipe(recipe, self._rows, len(records.columns)))
         chosen = self._chosen
         space, one = chosen.space, self._one_question(chosen)
-        kept = wanted.choices.inflation.get("dims_to_keep")
-        if wanted.choices.precond != "ifs" or kept not in (None, space.dim):
+        kept = self.model_config.inflation.get("dims_to_keep")
+        if self.model_config.precond != "ifs" or kept not in (None, space.dim):
             raise UsageError(
                 f"conditional queries need flows that keep all {space.dim} dimensions: "
                 "leave --precond and --dims_to_keep out"
@@ -152,7 +152,7 @@ class RecordTraining(Training):
         assert isinstance(network, QuestionNetwork)
         if resumed:
             resumed.take_coordinates(space.coordinates)
-        asked = _Questions(chosen, one, wanted.seed, records.at(~records.held_out).values)
+        asked = _Questions(chosen, one, self.seed, records.at(~records.held_out).values)
         validation = records.at(records.held_out).values
         calibration = self.records.at(self.records.held_out).values
 
@@ -162,19 +162,17 @@ class RecordTraining(Training):
             scored = asked.held_out(validation, network, loss)
             return Validation(scored, True, recipe.patience, looks_first=True)
 
-        distribution = LatentPlan(
-            asked.points, None, TRIED, wanted.seed, NETWORK_ROWS, False, False
-        )
+        distribution = LatentPlan(asked.points, None, TRIED, self.seed, NETWORK_ROWS, False, False)
         return Start(
             recipe=recipe,
             model=model,
             loss=loss,
-            config=wanted.config(recipe),
+            config=self.config(recipe),
             resolved={**asdict(recipe), "marginals": chosen.marginals, "arch": QUESTIONS},
             name=(self.path.stem, loss.schedule.name, QUESTIONS, "-".join(self.ask) or None),
             source=partial(asked.batches, network, recipe.batch),
             ending=PostTraining(
-                distribution=wanted.distribution(distribution),
+                distribution=self.distribution(distribution),
                 closing=partial(self._calibrate, calibration) if len(calibration) else None,
             ),
             watch=watch,
@@ -191,7 +189,7 @@ class RecordTraining(Training):
                 for at, column in enumerate(self.records.columns)
                 if column.type != CATEGORY and (not flow.ask or at in flow.ask)
             ]
-            held = CalibrationScores.of(flow.contents, rows, places, self.wanted.seed)
+            held = CalibrationScores.of(flow.contents, rows, places, self.seed)
             model.about["held_cells"] = held.listed
             seconds = time.monotonic() - start
             logger.info(f"Calibrated intervals on {len(rows)} validation rows in {seconds:.1f} s")
@@ -217,7 +215,7 @@ class RecordTraining(Training):
         return OneQuestion([chosen.space.cell(place) for place in places], others)
 
     def _model(self, chosen: Chosen) -> tuple[Model, QuestionLoss]:
-        space, recipe, choices = chosen.space, self.recipe, self.wanted.choices
+        space, recipe, choices = chosen.space, self.recipe, self.model_config
         choices = replace(
             choices,
             inflation={**choices.inflation, "dims_to_keep": space.dim, "gamma0": recipe.gamma0},

@@ -23,7 +23,7 @@ from training.data.batches import Batch
 from training.data.tables.repeated_trials import thinned
 from training.data.tables.table import DataTable, Levels, Rows, TableBatches
 from training.flow.coordinates.coordinates import Coordinates, dither
-from training.learning.building import Choices
+from training.learning.building import ModelConfig
 from training.learning.calibrating import CalibrationPlan
 from training.learning.coordinates import basis_in, fit_coordinates, over_decades
 from training.learning.gaussian_start import fit_levels
@@ -131,7 +131,7 @@ class Preparation:
 
     Attributes:
         table: Table.
-        choices: Choices of the model to build.
+        model_config: Configuration of the model to build.
         config: Configuration of the training.
         device: Device of the training.
         likelihood: Whether points are data, given parameters.
@@ -139,7 +139,7 @@ class Preparation:
     """
 
     table: DataTable
-    choices: Choices
+    model_config: ModelConfig
     config: TrainingConfig
     device: torch.device
     likelihood: bool = False
@@ -228,7 +228,7 @@ class Preparation:
         """Return an untrained model in these coordinates, on the device, and its loss."""
         rows = self.table.train_rows
         basis = basis_in(coordinates.given(rows.conditions), rows.points)
-        choices = self.choices
+        choices = self.model_config
         if coordinates.relevant:
             seen = {**choices.network_arguments, "label_dim": coordinates.label_dim}
             choices = replace(choices, network_arguments=seen)
@@ -295,9 +295,9 @@ class Preparation:
         """Return the held-out log density, nats per row, after at most ``steps`` training steps."""
         coordinates = self.coordinates(space)
         # Members of an ensemble learn alike, so one is enough.
-        own = self.choices.network_arguments.items()
+        own = self.model_config.network_arguments.items()
         arguments = {name: value for name, value in own if name != "members"}
-        alone = replace(self, choices=replace(self.choices, network_arguments=arguments))
+        alone = replace(self, model_config=replace(self.model_config, network_arguments=arguments))
         steps = min(steps, self.config.total_steps)
         shorter = replace(alone, config=replace(self.config, total=steps * self.config.batch))
         model, held_out = shorter.trained(coordinates)
@@ -422,7 +422,7 @@ def _candidates(preparation: Preparation, wanted: Space) -> list[Space]:
     if preparation.levels:  # their probabilities describe them completely
         return [_of_levels(preparation, wanted)]
     table, marginals, whiten = preparation.table, wanted.marginals, wanted.whiten
-    all_kept = preparation.choices.inflation.get("dims_to_keep", table.dim) >= table.dim
+    all_kept = preparation.model_config.inflation.get("dims_to_keep", table.dim) >= table.dim
     whitenings: Sequence[str] = [whiten]
     if whiten == AUTO:
         whitenings = ["zca", "pca"] if all_kept else ["none"]
@@ -461,7 +461,7 @@ def _of_levels(preparation: Preparation, wanted: Space) -> Space:
     Raises:
         UsageError: Others are requested.
     """
-    kept, dim = preparation.choices.inflation.get("dims_to_keep"), preparation.table.dim
+    kept, dim = preparation.model_config.inflation.get("dims_to_keep"), preparation.table.dim
     own, names = Space("none", "none"), ("marginals", "whiten", "linear_start")
     asked = any(getattr(wanted, name) not in (AUTO, getattr(own, name)) for name in names)
     if asked or kept not in (None, dim):

@@ -1,4 +1,4 @@
-"""Training on the rows of a table, with some of its columns as conditions if wanted."""
+"""Training on the rows of a table, with some of its columns as conditions if self."""
 
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
@@ -14,7 +14,7 @@ from training.data.row_hashes import RowHashes
 from training.data.tables.table import DataTable
 from training.flow.coordinates.conditions import are_there
 from training.flow.coordinates.coordinates import Coordinates
-from training.learning.building import Choices
+from training.learning.building import ModelConfig
 from training.learning.cost import require_batch
 from training.learning.held_out import Validation
 from training.learning.run import PostTraining
@@ -82,7 +82,7 @@ class TableTraining(Training):
         if self.of_sets and table.conditions is not None:
             trials = table.conditions[~table.held_out].view(rows, -1, table.condition_dim)
             rows = int(are_there(trials).sum())
-        amounts = dict(self.wanted.amounts)
+        amounts = dict(self.amounts)
         if self.likelihood and table.levels and amounts.get("patience") is None:
             amounts["patience"] = PATIENCE
         return fitted_to_table(rows, table.dim, amounts, table.condition_dim)
@@ -98,13 +98,13 @@ class TableTraining(Training):
         return self.condition_shape is not None and self.condition_shape[0] == ANY_NUMBER
 
     @cached_property
-    def choices(self) -> Choices:
-        """Choices of the model to build.
+    def full_config(self) -> ModelConfig:
+        """ModelConfig of the model to build.
 
         Raises:
             UsageError: The conditions do not have the requested shape.
         """
-        recipe, choices = self.recipe, self.wanted.choices
+        recipe, choices = self.recipe, self.model_config
         inflation = dict(choices.inflation)
         if choices.precond == "ifs":
             kept = kept_dimensions(inflation.get("dims_to_keep"), self.table)
@@ -127,7 +127,7 @@ class TableTraining(Training):
     def _preparation(self, config: TrainingConfig, device: torch.device) -> Preparation:
         """Return the table as prepared for its training."""
         how = (config, device, self.likelihood, self.of_sets)
-        return Preparation(self.table, self.choices, *how)
+        return Preparation(self.table, self.full_config, *how)
 
     def _of_conditions(self) -> dict[str, Any]:
         """Return arguments of the network about the conditions."""
@@ -156,22 +156,22 @@ class TableTraining(Training):
         Raises:
             UsageError: Options do not fit the table or the device.
         """
-        wanted, table, recipe = self.wanted, self.table, self.recipe
+        table, recipe = self.table, self.recipe
         conditions = table.condition_dim
         logger.info(describe_table_recipe(recipe, len(table.train_rows), table.dim, conditions))
         require_batch(recipe.batch, table.dim, device)
-        agree("data_dim", wanted.data_dim, table.dim, f"the table {self.path}")
-        preparation = self._preparation(wanted.config(recipe), device)
+        agree("data_dim", self.data_dim, table.dim, f"the table {self.path}")
+        preparation = self._preparation(self.config(recipe), device)
         space, coordinates = self._seen(preparation, resumed)
         if conditions and not (self.likelihood or resumed):
             ended = choose_end(preparation, coordinates, recipe.patience)
-            preparation = replace(preparation, choices=ended)
+            preparation = replace(preparation, model_config=ended)
         model, loss = preparation.build(coordinates)
         model.about |= about_table(table, self.path.stem)
         if self.likelihood:
             model.about |= about_likelihood(table)
         only_given = bool(conditions) and model.about["dims_to_keep"] == table.dim
-        fit = wanted.calibration_fit
+        fit = self.calibration_fit
 
         def watch() -> Validation | None:
             held_out = preparation.held_out(coordinates, loss)
@@ -194,10 +194,10 @@ class TableTraining(Training):
             source=lambda: preparation.source(coordinates),
             ending=PostTraining(
                 preparation.calibration(coordinates, fit) if fit else None,
-                wanted.distribution(
+                self.distribution(
                     replace(preparation.distribution(coordinates), checked=not only_given)
                 ),
-                partial(fit_widths, table, wanted.seed) if self._has_widths else None,
+                partial(fit_widths, table, self.seed) if self._has_widths else None,
             ),
             watch=watch,
         )

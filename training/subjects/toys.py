@@ -64,8 +64,8 @@ class ToyTraining(Training):
     def recipe(self) -> recipes.TrainingRecipe:
         """Recipe of the training, which depends on the dimension and ``averaged_over``."""
         recipe = recipes.AVERAGED_PLANE if self.toy.dim <= recipes.PLANE else recipes.AVERAGED_SPACE
-        recipe = recipe if self.wanted.choices.network == "mlp" else recipes.AVERAGED_TOY
-        return (recipe if self.averaged_over else recipes.TOY).but(self.wanted.amounts)
+        recipe = recipe if self.model_config.network == "mlp" else recipes.AVERAGED_TOY
+        return (recipe if self.averaged_over else recipes.TOY).but(self.amounts)
 
     def start(self, device: torch.device, resumed: Resumed | None) -> Start:
         """Return the start of the training, with the toy's exact eigenbasis.
@@ -73,11 +73,11 @@ class ToyTraining(Training):
         Raises:
             UsageError: Options do not fit the toy or the device.
         """
-        wanted, toy, others, recipe = self.wanted, self.toy, self.averaged_over, self.recipe
-        agree("data_dim", wanted.data_dim, toy.dim, f"the toy '{toy.name}'")
-        model, loss = wanted.choices.build(EigenBasis.from_moments(*toy.moments()))
+        toy, others, recipe = self.toy, self.averaged_over, self.recipe
+        agree("data_dim", self.data_dim, toy.dim, f"the toy '{toy.name}'")
+        model, loss = self.model_config.build(EigenBasis.from_moments(*toy.moments()))
         model.about |= {"kind": TOY, "data_name": toy.name, "augment_to": toy.augment_to}
-        config = wanted.config(recipe, self.antithetic)
+        config = self.config(recipe, self.antithetic)
         require_batch(config.batch, toy.dim, device, near=min(others, MOST_NEAR))
         return Start(
             recipe=recipe,
@@ -95,10 +95,8 @@ class ToyTraining(Training):
                 toy, config.batch, config.seed, device, others, self.antithetic
             ),
             ending=PostTraining(
-                wanted.calibration(
-                    partial(calibration_points, toy, wanted.seed), CALIBRATION_POINTS
-                ),
-                wanted.distribution(latent_plan(toy, points_to_inflate(config.total), wanted.seed)),
+                self.calibration(partial(calibration_points, toy, self.seed), CALIBRATION_POINTS),
+                self.distribution(latent_plan(toy, points_to_inflate(config.total), self.seed)),
             ),
         )
 

@@ -1,4 +1,4 @@
-"""A training: the user's choices, and what follows from the data.
+"""A training: its settings, and what follows from the data.
 
 Each kind of data has a ``Training``. It defines the recipe, the candidates that are compared, the
 model and the loss. It also provides batches, held-out data, and the points for calibration and for
@@ -14,7 +14,7 @@ import torch
 
 from dnnlib.logs import logger
 from training.data.batches import Batch, BatchSource
-from training.learning.building import Choices
+from training.learning.building import ModelConfig
 from training.learning.calibrating import CalibrationPlan
 from training.learning.held_out import Validation
 from training.learning.latents import LatentPlan
@@ -26,71 +26,6 @@ from training.learning.trainer import Trainer, TrainingConfig
 from training.model.model import Model
 from training.names import ADAM
 from training.recipes import TableRecipe, TrainingRecipe
-
-
-@dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """Choices of the user for a training, for any kind of data.
-
-    Attributes:
-        choices: Choices of the model, without those that follow from the data and the recipe.
-        amounts: Amounts of the recipe (such as the number of samples), by field name. None stands
-            for the value of the recipe; unknown names are ignored.
-        data_dim: Expected dimension of the data, as a check.
-        batch_gpu: Largest microbatch of one rank; None for no limit.
-        loss_scale: Factor on the loss in the backward pass.
-        keep_states: Number of training states to keep.
-        calibration_fit: Method for calibrating the trained network, a name in ``METHODS``; None for
-            no calibration.
-        learns_law: Whether compressed latents get a learned distribution instead of the Gaussian;
-            None for models without such latents.
-        dry_run: Whether the training is only described.
-    """
-
-    choices: Choices
-    amounts: Mapping[str, Any]
-    data_dim: int | None = None
-    batch_gpu: int | None = None
-    loss_scale: float = 1.0
-    keep_states: int = 2
-    calibration_fit: str | None = None
-    learns_latents: bool | None = None
-    dry_run: bool = False
-
-    @property
-    def seed(self) -> int:
-        """Random seed."""
-        return self.choices.seed
-
-    def config(self, recipe: TrainingRecipe, antithetic: bool = False) -> TrainingConfig:
-        """Return the configuration of a training: a recipe in samples, and further settings."""
-        return TrainingConfig(
-            total=round(recipe.duration * 1e6),
-            batch=recipe.batch,
-            batch_gpu=self.batch_gpu,
-            lr=recipe.lr,
-            lr_ramp=round(recipe.lr_ramp * 1e6),
-            lr_decay=recipe.lr_decay,
-            ema_halflife=round(recipe.ema * 1e6),
-            weight_decay=recipe.weight_decay if isinstance(recipe, TableRecipe) else 0.0,
-            optimizer=recipe.optimizer if isinstance(recipe, TableRecipe) else ADAM,
-            loss_scale=self.loss_scale,
-            antithetic=antithetic,
-            tick=recipe.tick * 1000,
-            snapshot_ticks=recipe.snap,
-            state_ticks=recipe.dump,
-            keep_states=self.keep_states,
-            seed=self.seed,
-        )
-
-    def calibration(self, points: Callable[[], Batch], count: int) -> CalibrationPlan | None:
-        """Return a plan for calibration on ``count`` points; None for no calibration."""
-        fit = self.calibration_fit
-        return CalibrationPlan(points, count, self.seed, fit) if fit else None
-
-    def distribution(self, plan: LatentPlan) -> LatentPlan | None:
-        """Return a plan for the base distribution with the user's choice; None if not learned."""
-        return None if self.learns_latents is None else replace(plan, learned=self.learns_latents)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -125,14 +60,68 @@ class Training(ABC):
     """A training of a network on data; each kind of data has a subclass.
 
     Attributes:
-        wanted: The user's choices.
+        model_config: Configuration of the model, without what follows from the data and the recipe.
+        amounts: Amounts of the recipe (such as the number of samples), by field name. None stands
+            for the value of the recipe; unknown names are ignored.
+        data_dim: Expected dimension of the data, as a check.
+        batch_gpu: Largest microbatch of one rank; None for no limit.
+        loss_scale: Factor on the loss in the backward pass.
+        keep_states: Number of training states to keep.
+        calibration_fit: Method for calibrating the trained network, a name in ``METHODS``; None for
+            no calibration.
+        learns_latents: Whether compressed latents get a learned distribution instead of the
+            Gaussian; None for models without such latents.
+        dry_run: Whether the training is only described.
         benchmarks: Whether cuDNN searches for its fastest kernels.
     """
 
-    wanted: Wanted
+    model_config: ModelConfig
+    amounts: Mapping[str, Any]
+    data_dim: int | None = None
+    batch_gpu: int | None = None
+    loss_scale: float = 1.0
+    keep_states: int = 2
+    calibration_fit: str | None = None
+    learns_latents: bool | None = None
+    dry_run: bool = False
     benchmarks: bool = False
     calibrates: ClassVar[bool] = True
     """Whether inflationary flows are calibrated by default."""
+
+    @property
+    def seed(self) -> int:
+        """Random seed."""
+        return self.model_config.seed
+
+    def config(self, recipe: TrainingRecipe, antithetic: bool = False) -> TrainingConfig:
+        """Return the configuration of a training: a recipe in samples, and further settings."""
+        return TrainingConfig(
+            total=round(recipe.duration * 1e6),
+            batch=recipe.batch,
+            batch_gpu=self.batch_gpu,
+            lr=recipe.lr,
+            lr_ramp=round(recipe.lr_ramp * 1e6),
+            lr_decay=recipe.lr_decay,
+            ema_halflife=round(recipe.ema * 1e6),
+            weight_decay=recipe.weight_decay if isinstance(recipe, TableRecipe) else 0.0,
+            optimizer=recipe.optimizer if isinstance(recipe, TableRecipe) else ADAM,
+            loss_scale=self.loss_scale,
+            antithetic=antithetic,
+            tick=recipe.tick * 1000,
+            snapshot_ticks=recipe.snap,
+            state_ticks=recipe.dump,
+            keep_states=self.keep_states,
+            seed=self.seed,
+        )
+
+    def calibration(self, points: Callable[[], Batch], count: int) -> CalibrationPlan | None:
+        """Return a plan for calibration on ``count`` points; None for no calibration."""
+        fit = self.calibration_fit
+        return CalibrationPlan(points, count, self.seed, fit) if fit else None
+
+    def distribution(self, plan: LatentPlan) -> LatentPlan | None:
+        """Return the plan for the base distribution; None if it is not learned."""
+        return None if self.learns_latents is None else replace(plan, learned=self.learns_latents)
 
     @property
     def useful_threads(self) -> int | None:
@@ -175,8 +164,7 @@ class Training(ABC):
                 f"Warning: {reports:.0f} reports alone take {reports * report / 60:.2g} "
                 "minutes: give more minutes, or a larger --tick"
             )
-        amounts = {**self.wanted.amounts, "duration": duration}
-        return replace(self, wanted=replace(self.wanted, amounts=amounts))
+        return replace(self, amounts={**self.amounts, "duration": duration})
 
     def begin(self, start: Start, resumed: Resumed | None) -> tuple[Trainer, BatchSource]:
         """Return the trainer before its first step, and the source of batches."""

@@ -126,7 +126,7 @@ class TrialPreparation(Preparation):
 
     def build(self, coordinates: Coordinates) -> tuple[Model, DenoisingLoss]:
         """Return an untrained model that starts from a mixture of residuals, and its loss."""
-        model, loss = self.choices.build_from(self.mixture(coordinates)[0], MOST_NOISE)
+        model, loss = self.model_config.build_from(self.mixture(coordinates)[0], MOST_NOISE)
         model.denoiser.to(self.device)
         return replace(model, coordinates=coordinates), loss
 
@@ -178,20 +178,20 @@ class TrialTraining(TableTraining):
     def recipe(self) -> TableRecipe:
         """Recipe for the numbers of rows, columns and conditions, with the patience for trials."""
         recipe = super().recipe
-        given = self.wanted.amounts.get("patience") is not None
+        given = self.amounts.get("patience") is not None
         return recipe if given else replace(recipe, patience=PATIENCE)
 
     def _network_arguments(self) -> dict[str, Any]:
         return {"label_dim": self.table.condition_dim, **self.recipe.layers}
 
     def _preparation(self, config: TrainingConfig, device: torch.device) -> Preparation:
-        kept, dim = self.wanted.choices.inflation.get("dims_to_keep"), self.table.dim
-        if self.wanted.choices.precond != "ifs" or kept not in (None, dim):
+        kept, dim = self.model_config.inflation.get("dims_to_keep"), self.table.dim
+        if self.model_config.precond != "ifs" or kept not in (None, dim):
             raise UsageError(
                 f"trials with missing data need flows that keep all {dim} dimensions: "
                 "leave --precond and --dims_to_keep out"
             )
-        return TrialPreparation(self.table, self.choices, config, device, True)
+        return TrialPreparation(self.table, self.full_config, config, device, True)
 
     def _seen(self, preparation: Preparation, resumed: Resumed | None) -> tuple[Space, Coordinates]:
         points = self.table.train_rows.points

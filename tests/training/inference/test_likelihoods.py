@@ -24,7 +24,7 @@ from training.inference.prior import Prior, integrations_of
 from training.inference.sampling import Problem, SamplingPlan, sample_posteriors
 from training.inference.target import Target
 from training.inference.trial_likelihoods import FlowTrialDistribution, TrialLikelihood, Trials
-from training.learning.building import Choices
+from training.learning.building import ModelConfig
 from training.learning.gaussian_start import fit_gaussian
 from training.learning.trainer import TrainingConfig
 from training.measure.posterior.evidence import model_probabilities
@@ -221,7 +221,7 @@ def linear_flow(steps=None):
         y = y.round()
     given = torch.cat([theta, v], dim=1)
     table = DataTable(y, columns, nothing, Dropped.none("y"), given, list("abv"))
-    choices = Choices("ifs", {"gamma0": 1e-6}, "mlp", {"width": 8, "label_dim": 3}, "IS", "log")
+    choices = ModelConfig("ifs", {"gamma0": 1e-6}, "mlp", {"width": 8, "label_dim": 3}, "IS", "log")
     prepared = Preparation(table, choices, TrainingConfig(100, 100), torch.device("cpu"))
     model, _ = prepared.build(prepared.coordinates(Space("none", "zca", "on")))
     model.denoiser.eval().requires_grad_(False)
@@ -358,7 +358,9 @@ def test_the_law_of_what_is_there_of_a_trial_is_the_marginal_one():
     columns = replace(Columns.plain("xy"), low=double([-torch.inf, 0.0]))
     held_out = torch.arange(4000) >= 3500
     table = DataTable(holes, columns, held_out, Dropped.none("xy"), a, ["a"])
-    choices = Choices("ifs", {"gamma0": 1e-3}, "trials", {"width": 8, "label_dim": 1}, "ES", "log")
+    choices = ModelConfig(
+        "ifs", {"gamma0": 1e-3}, "trials", {"width": 8, "label_dim": 1}, "ES", "log"
+    )
     prepared = TrialPreparation(table, choices, TrainingConfig(100, 100), torch.device("cpu"))
     with mock.patch("training.learning.gaussian_start.STEPS", 80):
         model, _ = prepared.build(prepared.coordinates(Space("none", "none", "gaussian")))

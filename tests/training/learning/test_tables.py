@@ -23,7 +23,7 @@ from training.flow.likelihood import Trace
 from training.flow.solvers import get_solver
 from training.inference.prior import Prior
 from training.learning import held_out
-from training.learning.building import Choices
+from training.learning.building import ModelConfig
 from training.learning.calibrating import calibrate
 from training.learning.held_out import HeldOut, Score, Validation
 from training.learning.loss import DenoisingRegression
@@ -51,7 +51,7 @@ def table(count=3000):
 
 def preparation(total=30000, dims_to_keep=3, tick=5000):
     inflation, network = {"dims_to_keep": dims_to_keep, "gamma0": 1e-2}, {"width": 32, "depth": 2}
-    choices = Choices("ifs", inflation, "mlp", network, "IS", "log")
+    choices = ModelConfig("ifs", inflation, "mlp", network, "IS", "log")
     config = TrainingConfig(
         total=total, batch=100, lr=3e-3, lr_ramp=1000, lr_decay=True, tick=tick, state_ticks=1
     )
@@ -64,7 +64,7 @@ def test_held_out_nats_of_the_exact_denoiser_are_the_mean_log_density(dims_to_ke
     monkeypatch.setattr(held_out, "TABLE_DRAWS", 50_000)
     toy, flow = exact_flow("circles", dims_to_keep, gamma0=1e-2)
     basis, exact = flow.basis, flow.denoiser
-    model, loss = preparation(dims_to_keep=dims_to_keep).choices.build(basis)
+    model, loss = preparation(dims_to_keep=dims_to_keep).model_config.build(basis)
     denoiser = model.denoiser
 
     def residual(z, t):
@@ -280,7 +280,7 @@ def conditional(table, steps=100, members=1):
     more = {"members": members} if members > 1 else {}
     network = {"width": 32, "depth": 2, "label_dim": table.condition_dim, **more}
     inflation = {"dims_to_keep": table.dim, "gamma0": 1e-4}
-    choices = Choices("ifs", inflation, "mlp", network, "IS", "log")
+    choices = ModelConfig("ifs", inflation, "mlp", network, "IS", "log")
     config = TrainingConfig(total=100 * steps, batch=100, lr=5e-3, lr_ramp=1000, lr_decay=True)
     return Preparation(table, choices, config, CPU)
 

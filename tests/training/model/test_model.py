@@ -24,7 +24,7 @@ from training.flow.eigenbasis import EigenBasis
 from training.flow.latent.conditional import ConditionalMixture
 from training.flow.output_gain import OutputGain
 from training.flow.solvers import get_solver
-from training.learning.building import Choices
+from training.learning.building import ModelConfig
 from training.learning.integrations import find_integrations
 from training.learning.latents import LatentPlan
 from training.model.model import Model
@@ -265,7 +265,7 @@ def test_a_recipe_builds_equal_models_and_takes_dimension_and_variance_from_the_
 
 @pytest.mark.parametrize("precond", ["edm", "vp", "ve"])
 def test_a_first_time_by_default_is_written_as_it_is_resumed(precond):
-    choices, basis = Choices(precond, {}, "mlp", {"width": 8}, "IS", "log"), random_basis(2)
+    choices, basis = ModelConfig(precond, {}, "mlp", {"width": 8}, "IS", "log"), random_basis(2)
     model, loss = choices.build(basis)
     again, _ = replace(choices, t_min=loss.t_min).build(basis)
     assert model.recipe == again.recipe
@@ -303,7 +303,7 @@ SHARES = torch.tensor([[0.6, 0.3, 0.1, 0.2, 0.8], [0.1, 0.2, 0.7, 0.5, 0.5]], dt
 
 def untrained(steps=40):
     arguments = {"level_counts": COUNTS, "width": 16, "depth": 1, "components": 2}
-    choices = Choices("ifs", {"gamma0": 1e-4}, "questions", arguments, "ES", "log", t_max=20.7)
+    choices = ModelConfig("ifs", {"gamma0": 1e-4}, "questions", arguments, "ES", "log", t_max=20.7)
     ones = torch.ones(DIM, dtype=torch.float64)
     model, _ = choices.build(EigenBasis(0 * ones, ones, ones.diag()))
     network = model.denoiser.eval().requires_grad_(False).network
