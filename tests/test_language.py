@@ -31,7 +31,7 @@ ROOMS = {
     "training/models": (21, 0),
     "training/networks": (1, 0),
     "training/settings": (6, 0),
-    "training/original": (0, 0),
+    "training/paper": (3, 0),
     "training/pictures": (8, 0),
     "training/report": (5, 0),
     "training/runs": (12, 0),

@@ -13,9 +13,9 @@ import toy_mesh_exps
 from tests.support.outcomes import Measured
 from tests.support.running import contents, good, run_script, slowly, unless_given
 from training.data.toys import Toy
-from training.measure.boundaries import gaussian_content
-from training.measure.containment import inside
-from training.measure.coverage import TABLE_HEAD
+from training.paper.boundaries import gaussian_content
+from training.paper.containment import inside
+from training.paper.coverage import TABLE_HEAD
 
 STAGES = ("latent", "data", "end")
 NETWORKS = {

@@ -32,8 +32,8 @@ from training.inference.sampling import Problem
 from training.inference.target import Target
 from training.learning.latents import LatentPlan, encoded_latents
 from training.learning.targets import MOST_NEAR
-from training.measure.residuals import Extractor, ResidualProbe
 from training.names import METHODS, SAMPLERS
+from training.paper.residuals import Extractor, ResidualProbe
 
 
 @pytest.fixture

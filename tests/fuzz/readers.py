@@ -50,9 +50,9 @@ from training.files.trajectory import SavedEnd
 from training.flow.eigenbasis import EigenBasis
 from training.learning.run_folder import Resumed
 from training.measure import detector
-from training.measure.correlations import correlate
 from training.model.model import Model
-from training.original.model import import_original
+from training.paper.correlations import correlate
+from training.paper.original.model import import_original
 from training.pictures.album import pictures_of
 
 CPU = torch.device("cpu")

@@ -17,12 +17,12 @@ from training.files.posterior_draws import AboutDraws, save_netcdf
 from training.files.records import columns_json
 from training.inference.draws import Draws
 from training.inference.likelihoods import Gaussian
-from training.measure import coverage as counting
-from training.measure.boundaries import unit_sphere
-from training.measure.correlations import Autocorrelations, Correlation
-from training.measure.coverage import CoverageResult, Points, Spheres, measure_coverage
 from training.measure.posterior.calibration import BALLS, DENSEST, RunValues
 from training.names import TOY_NAMES
+from training.paper import coverage as counting
+from training.paper.boundaries import unit_sphere
+from training.paper.correlations import Autocorrelations, Correlation
+from training.paper.coverage import CoverageResult, Points, Spheres, measure_coverage
 
 SAVED = 5
 """Times of a simulation."""

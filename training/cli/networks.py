@@ -7,7 +7,7 @@ from dnnlib.files import require_new
 from dnnlib.logs import logger
 from torch_utils.distributed import first_rank_only
 from torch_utils.results import provenance, save_json
-from training.original.model import import_original
+from training.paper.original.model import import_original
 from training.settings.networks import ImportSettings
 
 IMPORT_FORMAT = "inflationary-flows imported network 1"

@@ -24,7 +24,6 @@ from training.files.posterior import (
 )
 from training.files.posterior import FORMAT as MIXTURE_FORMAT
 from training.files.posterior_draws import load_netcdf
-from training.inference.mixtures import Components
 from training.measure.posterior.calibration import calibrate as tests_of
 from training.models import (
     calibration,
@@ -36,8 +35,9 @@ from training.models import (
 from training.models.inference import InferenceTask
 from training.models.reports import warn_if_longer
 from training.names import FEWEST_RUNS, UNSOUND
+from training.paper.mixture_weights import MixturePlan, recover
+from training.paper.mixtures import Components
 from training.runs import posterior_results as results
-from training.runs.mixtures import MixturePlan, recover
 from training.runs.simulation_settings import recorded_eps
 from training.settings.posterior import (
     POINTS,

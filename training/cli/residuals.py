@@ -22,10 +22,10 @@ from torch_utils.results import provenance, save_json
 from torch_utils.streams import Stream
 from training.cli.shared import last_time, of_data_set, solver_of, steps_and_end
 from training.files import correlations, residuals
-from training.measure.correlations import Autocorrelations, Correlation, correlate
-from training.measure.residuals import Extractor, Put, ResidualProbe
 from training.model.model import Model
 from training.names import ALL_AT_ONCE
+from training.paper.correlations import Autocorrelations, Correlation, correlate
+from training.paper.residuals import Extractor, Put, ResidualProbe
 from training.runs.simulation_settings import TimeChoice
 from training.settings.residuals import (
     IMAGES,

@@ -43,7 +43,7 @@ from torch_utils.inert_pickle import shown
 from torch_utils.results import open_arrays, provenance, save_arrays, save_json
 from training.files.arrays import CheckedArrays
 from training.files.residuals import QUANTITIES, Extraction
-from training.measure.correlations import (
+from training.paper.correlations import (
     UPPER,
     Autocorrelations,
     CorrelationTime,

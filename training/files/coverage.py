@@ -52,9 +52,9 @@ from torch import Tensor
 from dnnlib.errors import DataError
 from torch_utils.results import SavedArrays, open_arrays, save_arrays, save_json
 from training.files.arrays import LARGEST, CheckedArrays, evenly
-from training.measure.boundaries import Boundary, enclosed_volume, write_mesh
-from training.measure.containment import require_closed
-from training.measure.coverage import STAGES, CoverageResult, Spheres
+from training.paper.boundaries import Boundary, enclosed_volume, write_mesh
+from training.paper.containment import require_closed
+from training.paper.coverage import STAGES, CoverageResult, Spheres
 
 FORMAT = "inflationary-flows coverage 1"
 NUMBER = r"[0-9]+(\.[0-9]+)?(e[-+][0-9]+)?"

@@ -33,7 +33,7 @@ from torch_utils.array_rows import open_rows
 from torch_utils.array_stream import stream_arrays
 from torch_utils.inert_pickle import shown
 from torch_utils.results import SavedArrays, load_json, open_arrays
-from training.measure.residuals import Put
+from training.paper.residuals import Put
 
 FORMAT = "inflationary-flows residuals 1"
 QUANTITIES = ("net_outputs", "net_residuals", "exact_residuals")

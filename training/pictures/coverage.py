@@ -13,8 +13,8 @@ from matplotlib.lines import Line2D
 
 from training.files.arrays import evenly, parameter, title_of
 from training.files.coverage import SavedCoverage
-from training.measure.boundaries import Boundary, gaussian_content
-from training.measure.coverage import STAGES, contents_within, mean_and_two_std
+from training.paper.boundaries import Boundary, gaussian_content
+from training.paper.coverage import STAGES, contents_within, mean_and_two_std
 from training.pictures import theme
 from training.pictures.theme import BLUE, FAINT, INK, MUTED, ORANGE
 

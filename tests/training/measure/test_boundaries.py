@@ -12,9 +12,9 @@ from scipy.spatial.distance import pdist
 
 from dnnlib.errors import DataError, UsageError
 from tests.support.running import refusal
-from training.measure import boundaries
-from training.measure.boundaries import alpha_shape, circumradii, enclosed_volume, unit_sphere
-from training.measure.containment import inside, winding_number
+from training.paper import boundaries
+from training.paper.boundaries import alpha_shape, circumradii, enclosed_volume, unit_sphere
+from training.paper.containment import inside, winding_number
 
 BALL = {2: math.pi, 3: 4 / 3 * math.pi}
 
@@ -113,7 +113,7 @@ def test_the_contents_of_balls_polygons_and_boxes_have_closed_forms_in_any_parts
     assert boundaries.gaussian_content_within(*corner) == pytest.approx(box_content([0, 0], [1, 1]))
     sphere = unit_sphere(3, 100)
     whole = boundaries.gaussian_content_within(*sphere)
-    monkeypatch.setattr("training.measure.boundaries.FACES_AT_ONCE", 7)
+    monkeypatch.setattr("training.paper.boundaries.FACES_AT_ONCE", 7)
     assert boundaries.gaussian_content_within(*sphere) == pytest.approx(whole, rel=1e-12)
 
 

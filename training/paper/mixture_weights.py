@@ -12,13 +12,13 @@ from torch import Tensor
 from torch_utils import distributed
 from torch_utils.seeds import hash_seed, seeded_generator
 from torch_utils.streams import Stream
-from training.inference import mixtures
 from training.inference.likelihoods import Likelihood
 from training.inference.prior import Prior
 from training.inference.samplers.pool import even_normal
 from training.inference.target import Target
 from training.measure.posterior.calibration import RunValues, run_values
 from training.measure.posterior.convergence import convergence
+from training.paper import mixtures
 
 
 @dataclass(frozen=True)

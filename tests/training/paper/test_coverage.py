@@ -10,10 +10,10 @@ from dnnlib.errors import DataError, UsageError
 from tests.support.draws import double, normal
 from tests.support.running import refusal, slowly
 from tests.training.measure.test_boundaries import polygon, turned
-from training.measure import containment, coverage
-from training.measure.boundaries import Boundary, gaussian_content, unit_sphere
-from training.measure.containment import inside, winding_number
-from training.measure.coverage import pair
+from training.paper import containment, coverage
+from training.paper.boundaries import Boundary, gaussian_content, unit_sphere
+from training.paper.containment import inside, winding_number
+from training.paper.coverage import pair
 
 RADII = np.linspace(0.5, 3.5, 7)
 SPHERES = coverage.Spheres(np.array([0.5, 1.0, 2.0]), unit_sphere(2, 200))

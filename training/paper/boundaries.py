@@ -41,7 +41,7 @@ from scipy.special import gammainc, roots_legendre
 
 from dnnlib.errors import DataError, UsageError
 from dnnlib.files import atomic_path
-from training.measure.containment import Floats, as_points, require_closed
+from training.paper.containment import Floats, as_points, require_closed
 
 QUADRATURE_ORDER = 8
 FACES_AT_ONCE = 1 << 13

@@ -41,7 +41,7 @@ from training.flow.eigenbasis import EigenBasis
 from training.flow.schedules import INFLATION_DEFAULTS, EDMSchedule, InflationSchedule
 from training.names import SPACES, TOY_NAMES
 from training.networks.original_toy_unet import OriginalToyConvUNet, OriginalToySongUNet
-from training.original.file import Fields, OriginalFile
+from training.paper.original.file import Fields, OriginalFile
 
 # Largest errors of float32 values.
 NOT_ORTHONORMAL, NOT_EQUAL = 1e-3, 1e-5

@@ -45,14 +45,14 @@ from torch import Tensor
 
 from dnnlib.errors import UsageError
 from torch_utils import distributed
-from training.measure.boundaries import (
+from training.paper.boundaries import (
     Boundary,
     alpha_shape,
     filling_alpha,
     gaussian_content,
     gaussian_content_within,
 )
-from training.measure.containment import Floats, inside
+from training.paper.containment import Floats, inside
 
 STAGES = ("latent", "data", "end")
 SEEN = 1e-4

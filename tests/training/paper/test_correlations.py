@@ -20,9 +20,9 @@ from training.flow.eigenbasis import EigenBasis
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule
 from training.flow.solvers import get_solver
-from training.measure import correlations
-from training.measure.correlations import correlate, correlation_time, mean_autocorrelation
-from training.measure.residuals import NOISE_BLOCK, ResidualProbe, noise_rows
+from training.paper import correlations
+from training.paper.correlations import correlate, correlation_time, mean_autocorrelation
+from training.paper.residuals import NOISE_BLOCK, ResidualProbe, noise_rows
 
 XI = double([2.0, 0.3, 0.01])
 

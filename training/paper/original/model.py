@@ -30,15 +30,15 @@ from training.model.recipe import Recipe, make_schedule
 from training.names import IMAGES, TOY
 from training.networks import NETWORKS
 from training.networks.blocks import ResidualBlock
-from training.original.counterparts import (
+from training.paper.original.counterparts import (
     IMAGE_COUNTERPARTS,
     TOY_COUNTERPARTS,
     Counterpart,
     Renaming,
     point_dimension,
 )
-from training.original.file import ALLOWED, Fields, Layers, OriginalFile, read_original
-from training.original.flow import OriginalFlow, ToyData, rotate_network, uncentered_basis
+from training.paper.original.file import ALLOWED, Fields, Layers, OriginalFile, read_original
+from training.paper.original.flow import OriginalFlow, ToyData, rotate_network, uncentered_basis
 from training.subjects.networks import made_plain, plain_name
 
 MODULE_CLASSES = {

@@ -15,14 +15,14 @@ from tests.support.draws import double, seeded
 from tests.support.posteriors import conditional_prior
 from tests.support.running import refusal
 from torch_utils.seeds import seeded_generator
-from training.inference import mixtures
 from training.inference.amortized import Amortized
 from training.inference.exact import ExactPosterior
 from training.inference.likelihoods import Gaussian
-from training.inference.mixtures import Components, Evidence
 from training.inference.population import PopulationPlan, sample_population
 from training.inference.region import Bounds, Region, restricted
 from training.inference.samplers.pool import even_normal
+from training.paper import mixtures
+from training.paper.mixtures import Components, Evidence
 
 WEIGHTS = double([0.5, 0.3, 0.2])
 MEANS = double([[-1.0, 0.3], [0.8, 1.0], [0.2, -1.2]])

@@ -19,7 +19,7 @@ from dnnlib.errors import DataError
 from torch_utils.inert_pickle import shown
 from torch_utils.snapshots import LARGEST_ARGUMENT
 from training.networks.original_toy_unet import DOWN_STRIDES, UP_STRIDES
-from training.original.file import Layers
+from training.paper.original.file import Layers
 
 Renaming = Callable[[str], str]
 """Function from the name of one of our modules or tensors to the original's name."""

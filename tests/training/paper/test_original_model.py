@@ -17,9 +17,9 @@ from training.data.toys import Toy
 from training.flow.schedules import InflationSchedule
 from training.model.model import Model
 from training.networks import NETWORKS
-from training.original.file import DEEPEST_MODULE, read_original
-from training.original.flow import original_embedding
-from training.original.model import import_original
+from training.paper.original.file import DEEPEST_MODULE, read_original
+from training.paper.original.flow import original_embedding
+from training.paper.original.model import import_original
 
 DIM = 64
 SMALL = {"model_channels": 4, "channel_mult": [1], "num_blocks": 1, "attn_resolutions": []}
