@@ -60,8 +60,8 @@ from torch_utils.seeds import seeded_generator
 from training.data.records.encoding import encode
 from training.data.records.records import CATEGORY, Records
 from training.files.records import load_as_records
-from training.runs.intervals import Interval
-from training.runs.queries import Asking
+from training.models.intervals import Interval
+from training.models.queries import Asking
 from training.subjects.networks import NetworkFile
 from training.subjects.records import RecordFlow
 

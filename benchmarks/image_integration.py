@@ -27,8 +27,8 @@ from training.flow.eigenbasis import EigenBasis
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule
 from training.flow.solvers import SOLVERS
+from training.models.simulations import Simulator
 from training.networks import NETWORKS
-from training.runs.simulations import Simulator
 
 SHAPE, BATCH, T_MAX = (3, 32, 32), 8, 15.01
 DIM = SHAPE[0] * SHAPE[1] * SHAPE[2]

@@ -26,7 +26,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from training import Simulations
-from training.runs.posterior_results import WRONG_WIDTH
+from training.models.posterior_reports import WRONG_WIDTH
 
 LOW, HIGH = np.array([0.5, 1.0, 0.0]), np.array([2.0, 5.0, 0.6])
 TIMES, NOISE = np.linspace(0.0, 6.0, 12), 0.1

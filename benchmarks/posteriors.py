@@ -49,7 +49,7 @@ from training.inference.summary import Summary
 from training.inference.target import Target
 from training.measure.posterior.calibration import RunValues, calibrate
 from training.measure.posterior.coverage import central_values, coverage_curve
-from training.runs.posteriors import GROUP
+from training.models.groups import GROUP
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 POOLS = {2: 2**17, 3: 2**18}

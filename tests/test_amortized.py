@@ -15,7 +15,7 @@ from training import Model
 from training.flow.coordinates.surprise import Surprise
 from training.flow.solvers import SOLVERS
 from training.flow.widths import Widths
-from training.runs import posterior_results
+from training.models import posterior_reports as posterior_results
 
 FEW = ("--chains=2", "--draws=30", "--n_iters=3", "--batch-gpu=64")
 

@@ -28,8 +28,8 @@ from training.files.answers import SavedAnswers
 from training.files.records import save_records
 from training.flow.coordinates.maps import NOWHERE, Gaps
 from training.models.answers import _frame
+from training.models.queries import Sheet
 from training.networks.mixture import ABSENT, ASKED, KNOWN
-from training.runs.queries import Sheet
 from training.subjects import NetworkFile, RecordFlow, RecordPrior, record_training
 from training.subjects.record_spaces import atoms_of, choose_space, level_of
 

@@ -29,9 +29,9 @@ from training.flow.latent.conditional import ConditionalMixture
 from training.flow.latent.distributions import GaussianLatents
 from training.flow.solvers import SOLVERS
 from training.model.model import Model
-from training.runs import generation
-from training.runs.generation import SeedSampler, generate_images, parse_seeds
-from training.runs.simulation_settings import LatentChoice, TimeChoice
+from training.models import generation
+from training.models.generation import SeedSampler, generate_images, parse_seeds
+from training.models.integration_settings import LatentChoice, TimeChoice
 from training.subjects import ImageFlow, NetworkFile
 
 DIM, KEPT = 64, 10

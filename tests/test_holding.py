@@ -20,8 +20,8 @@ from training import Guarantee
 from training.inference.guarantee import HeldOutTruths
 from training.model.model import Model
 from training.models.calibration import DENSE, OutlierScores, of_flow
+from training.models.conformal_reports import volume_line
 from training.models.inference import InferenceTask
-from training.runs.conformal import volume_line
 from training.settings.inference import LikelihoodOptions, PriorOptions
 from training.settings.posterior import CalibrateSettings
 from training.subjects import NetworkFile, open_prior

@@ -18,9 +18,9 @@ from training.data.records.records import Records
 from training.data.records.writing import save_texts, texts_of
 from training.files.answers import params_path, real_path, save_check, save_params
 from training.files.records import columns_json, holds_records, load_as_records, load_records
+from training.models.intervals import Interval, require_same_columns
+from training.models.queries import Asking, Sheet, check_lines
 from training.names import UNSOUND, script
-from training.runs.intervals import Interval, require_same_columns
-from training.runs.queries import Asking, Sheet, check_lines
 from training.settings import ask as options
 from training.subjects import NetworkFile, RecordFlow
 

@@ -32,13 +32,13 @@ from training.models import (
     posterior_checking,
     posterior_sampling,
 )
+from training.models import posterior_reports as results
 from training.models.inference import InferenceTask
+from training.models.integration_settings import recorded_eps
 from training.models.reports import warn_if_longer
 from training.names import FEWEST_RUNS, UNSOUND
 from training.paper.mixture_weights import MixturePlan, recover
 from training.paper.mixtures import Components
-from training.runs import posterior_results as results
-from training.runs.simulation_settings import recorded_eps
 from training.settings.posterior import (
     POINTS,
     RUNS,

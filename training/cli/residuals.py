@@ -23,10 +23,10 @@ from torch_utils.streams import Stream
 from training.cli.shared import last_time, of_data_set, solver_of, steps_and_end
 from training.files import correlations, residuals
 from training.model.model import Model
+from training.models.integration_settings import TimeChoice
 from training.names import ALL_AT_ONCE
 from training.paper.correlations import Autocorrelations, Correlation, correlate
 from training.paper.residuals import Extractor, Put, ResidualProbe
-from training.runs.simulation_settings import TimeChoice
 from training.settings.residuals import (
     IMAGES,
     CalcSettings,

@@ -12,8 +12,8 @@ from dnnlib.errors import UsageError
 from dnnlib.files import require_folder, require_new
 from torch_utils import distributed
 from training.flow.solvers import Solver, get_solver
+from training.models.integration_settings import TimeChoice
 from training.names import DEFAULT_STEPS
-from training.runs.simulation_settings import TimeChoice
 from training.settings.shared import (
     MAX_STEPS,
     EvenTimeOptions,

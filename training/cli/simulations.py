@@ -25,10 +25,15 @@ from training.flow.calls import BLOCK_ROWS
 from training.flow.likelihood import DensityPlan, Trace
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import Solver
+from training.models.generation import SeedSampler, generate_images, parse_seeds
+from training.models.integration_settings import (
+    LatentChoice,
+    TimeChoice,
+    latent_choice,
+    recorded_eps,
+)
+from training.models.simulations import FinishedSimulation, SimulationRun, measure_returns
 from training.names import AUTO, KINDS
-from training.runs.generation import SeedSampler, generate_images, parse_seeds
-from training.runs.simulation_settings import LatentChoice, TimeChoice, latent_choice, recorded_eps
-from training.runs.simulations import FinishedSimulation, SimulationRun, measure_returns
 from training.settings.declared import Declared
 from training.settings.samples import GenerationSettings
 from training.settings.shared import DensityOptions, ImageNetworkOptions

@@ -11,11 +11,11 @@ from torch_utils import distributed
 from torch_utils.results import provenance
 from training.cli.shared import solver_of, toy_times
 from training.files.coverage import CoverageFiles
+from training.models.integration_settings import latent_choice, recorded_eps
 from training.names import INFLATION, script
 from training.paper.boundaries import unit_sphere
 from training.paper.coverage import CoverageResult, Spheres, contents_within, table, unfilled
 from training.paper.mesh_coverage import BLOCK_ROWS, CoverageExperiment
-from training.runs.simulation_settings import latent_choice, recorded_eps
 from training.settings.simulations import BOUNDARY_POINTS, CoverageSettings, SphereOptions
 from training.subjects import NetworkFile, Subject, ToyFlow, open_subject
 

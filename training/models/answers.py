@@ -14,8 +14,8 @@ from dnnlib.numbers import fraction, natural
 from training.data.records.records import Records
 from training.data.tables.formats import MISSING
 from training.models.conversion import FRAMES, frame_class, kind_of
-from training.runs.intervals import Interval
-from training.runs.queries import Asking, Sheet
+from training.models.intervals import Interval
+from training.models.queries import Asking, Sheet
 from training.subjects import NetworkFile, RecordFlow
 
 DIGITS = 15

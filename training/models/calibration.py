@@ -26,7 +26,11 @@ from training.measure.clouds import Cloud
 from training.measure.posterior.calibration import DENSEST, CalibrationCheck, RunValues
 from training.measure.posterior.calibration import calibrate as tested
 from training.model.model import Model
+from training.models import conformal_reports as conformal
+from training.models.check_runs import Check, LearnedCheck, LearnedRuns
+from training.models.groups import Groups, Parts, PosteriorPart
 from training.models.inference import InferenceTask
+from training.models.posterior_reports import report_check
 from training.names import (
     FEWEST_RUNS,
     LARGEST_EXACT,
@@ -35,10 +39,6 @@ from training.names import (
     PROBES,
     script,
 )
-from training.runs import conformal
-from training.runs.posterior_checks import Check, LearnedCheck, LearnedRuns
-from training.runs.posterior_results import report_check
-from training.runs.posteriors import Groups, Parts, PosteriorPart
 from training.settings.inference import HeldOutOptions
 from training.settings.posterior import CalibrateSettings, SampleSettings
 from training.subjects import NetworkFile, Subject, open_prior

@@ -22,10 +22,10 @@ from training.inference.summary import Summary
 from training.inference.trial_likelihoods import TrialLikelihood
 from training.measure.posterior.evidence import model_probabilities
 from training.measure.posterior.predictive import Predictive, needed
+from training.models.groups import sample_groups, without_points
 from training.models.inference import InferenceTask
+from training.models.posterior_reports import MOST_SHOWN
 from training.names import script
-from training.runs.posterior_results import MOST_SHOWN
-from training.runs.posteriors import sample_groups, without_points
 from training.settings.inference import PriorOptions
 from training.settings.posterior import CompareSettings, PredictSettings, SampleSettings
 

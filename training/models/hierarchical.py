@@ -27,8 +27,8 @@ from training.inference.population import (
     sample_population,
 )
 from training.model.model import Model
+from training.models.groups import progress
 from training.names import POPULATION, UNIFORM
-from training.runs.posteriors import progress
 from training.settings.posterior import PopulationSettings
 from training.subjects import TableFlow
 from training.subjects.likelihoods import normal_model, prior_of

@@ -21,10 +21,10 @@ from training.inference.region import Region
 from training.inference.sampling import Problem, SamplingPlan
 from training.inference.target import Target
 from training.model.model import Model
+from training.models.groups import Groups, fingerprint, group_size
+from training.models.integration_settings import LatentChoice, latent_choice, recorded_eps
+from training.models.posterior_reports import BOUNDS
 from training.names import LEARNED_POOL, UNIFORM, script
-from training.runs.posterior_results import BOUNDS
-from training.runs.posteriors import Groups, fingerprint, group_size
-from training.runs.simulation_settings import LatentChoice, latent_choice, recorded_eps
 from training.settings import inference
 from training.settings.posterior import CalibrateSettings, CheckSettings, SampleSettings
 from training.subjects import NetworkFile, Subject, TableFlow, ToyFlow, open_prior

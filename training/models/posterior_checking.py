@@ -12,12 +12,12 @@ from dnnlib.logs import logger
 from training.inference.likelihoods import Likelihood
 from training.measure.posterior.calibration import calibrate
 from training.measure.posterior.local import calibrate_near
+from training.models import posterior_reports as results
+from training.models.check_runs import Check, LearnedCheck, LearnedRuns
 from training.models.inference import InferenceTask
+from training.models.posterior_reports import CheckReport
 from training.models.posterior_sampling import surprise_of
 from training.names import FEWEST_RUNS
-from training.runs import posterior_results as results
-from training.runs.posterior_checks import Check, LearnedCheck, LearnedRuns
-from training.runs.posterior_results import CheckReport
 from training.settings.posterior import CheckSettings
 from training.subjects import Subject, TableFlow
 from training.subjects.subject import required

@@ -27,11 +27,9 @@ from training.inference.prior import Prior
 from training.inference.summary import RULE, Summary
 from training.inference.target import prior_draws
 from training.inference.trial_likelihoods import TrialLikelihood
+from training.models import posterior_reports as results
 from training.models.calibration import AppliedCalibration
-from training.models.inference import InferenceTask
-from training.names import UNSOUND
-from training.runs import posterior_results as results
-from training.runs.posteriors import (
+from training.models.groups import (
     Groups,
     Parts,
     PosteriorPart,
@@ -40,6 +38,8 @@ from training.runs.posteriors import (
     with_latents,
     without_points,
 )
+from training.models.inference import InferenceTask
+from training.names import UNSOUND
 from training.settings.posterior import SampleSettings
 from training.subjects import Subject
 

@@ -21,8 +21,8 @@ from training.data.records.inferring import MOST_LEVELS
 from training.data.records.records import CATEGORY, NUMBER
 from training.data.tables.making import FEWEST_ROWS
 from training.models.datasets import Records
-from training.runs.intervals import Interval
-from training.runs.queries import Asking
+from training.models.intervals import Interval
+from training.models.queries import Asking
 from training.subjects.record_distributions import CellDistribution
 
 TARGET = "target"

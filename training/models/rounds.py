@@ -39,12 +39,12 @@ from training.models import model as models
 from training.models import training
 from training.models.conversion import ROW, left_alone, numbers_of, ranges_of, table_of
 from training.models.draws import PosteriorDraws
+from training.models.groups import fingerprint
 from training.models.inference import InferenceTask
 from training.models.posterior_checking import cases_of, check
+from training.models.posterior_reports import CheckReport
 from training.models.posterior_sampling import Observed, SampledPosteriors, sample
 from training.names import FEWEST_RUNS, script
-from training.runs.posterior_results import CheckReport
-from training.runs.posteriors import fingerprint
 from training.settings.declared import from_values
 from training.settings.inference import PriorOptions, SamplerOptions
 from training.settings.posterior import CheckSettings, RoundsSettings, SampleSettings

@@ -1,4 +1,4 @@
-"""What only the experiments of the paper need.
+"""Experiments of the paper.
 
 Residual correlations, coverage of meshes, mixtures over latents, and networks of the original code.
 """

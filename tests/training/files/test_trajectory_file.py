@@ -24,9 +24,9 @@ from training.flow.schedules import InflationSchedule
 from training.flow.solvers import SOLVERS
 from training.flow.trajectory import State
 from training.inference.draws import Draws
+from training.models.simulations import Simulator
 from training.pictures.album import drawing_of
 from training.report.discovery import section_maker
-from training.runs.simulations import Simulator
 
 RK4 = SOLVERS["rk4"]
 SCHEDULE = InflationSchedule.to_dimension(1, 3, top_variance=2.0, end_std=0.7)

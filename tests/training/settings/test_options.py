@@ -19,10 +19,10 @@ from tests.support.running import parsed, refusal, run_script
 from training.cli.click_options import takes
 from training.cli.script import command, group
 from training.cli.shared import last_time, steps_and_end
+from training.models.integration_settings import LatentChoice, latent_choice, recorded_eps
 from training.models.training import resumed_options, training_on_toy, tries_precisions
 from training.names import DEFAULT_STEPS, OTHERS
 from training.recipes import AVERAGED_PLANE, AVERAGED_SPACE, AVERAGED_TOY, TOY
-from training.runs.simulation_settings import LatentChoice, latent_choice, recorded_eps
 from training.settings import types
 from training.settings.declared import Declared, argument, option, options_of
 from training.settings.inference import LikelihoodOptions

@@ -26,8 +26,8 @@ from training.files.arrays import evenly
 from training.measure.posterior.ranks import ks_p_values
 from training.measure.posterior.verdicts import detectable, holm, verdict
 from training.measure.reliability import reliability
+from training.models.intervals import Interval, require_of_training
 from training.names import script
-from training.runs.intervals import Interval, require_of_training
 from training.subjects.record_distributions import CellDistribution
 from training.subjects.record_margins import TIMES
 from training.subjects.records import Progress, RecordFlow

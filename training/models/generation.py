@@ -31,7 +31,7 @@ from training.files.image_folder import ImageFolder, write_image
 from training.files.trajectory import SavedEnd
 from training.flow.calls import BlockwiseDenoiser
 from training.flow.solvers import Solver
-from training.runs.simulation_settings import LatentChoice, TimeChoice
+from training.models.integration_settings import LatentChoice, TimeChoice
 from training.subjects.images import ImageFlow, draw_classes
 
 MAX_SEED, MAX_IMAGES = 10**9 - 1, 10**7

@@ -16,8 +16,8 @@ from training.inference.samplers.pool import Pool
 from training.inference.sampling import Problem, SamplingPlan
 from training.inference.target import Target
 from training.measure.posterior.calibration import RunValues
+from training.models.groups import Groups, PartFormat, Progress, planned, shared_pool
 from training.names import FEWEST_NEIGHBORS, NEIGHBORS
-from training.runs.posteriors import Groups, PartFormat, Progress, planned, shared_pool
 from training.subjects.tables import TableFlow
 
 VALUES = PartFormat[RunValues](save_values, load_values)

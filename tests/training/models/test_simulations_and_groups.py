@@ -30,10 +30,10 @@ from training.inference.sampling import SamplingPlan
 from training.measure.posterior.calibration import RunValues, calibrate
 from training.measure.posterior.local import LocalCalibration, LocalTest
 from training.model.model import Model
-from training.runs import posteriors
-from training.runs.posterior_results import report_check, report_near, warn_of_outliers
-from training.runs.posteriors import Groups, PartFormat, planned, sample_groups
-from training.runs.simulation_settings import LatentChoice, TimeChoice
+from training.models import groups as posteriors
+from training.models.groups import Groups, PartFormat, planned, sample_groups
+from training.models.integration_settings import LatentChoice, TimeChoice
+from training.models.posterior_reports import report_check, report_near, warn_of_outliers
 from training.subjects import ImageFlow, open_subject
 from training.subjects.images import draw_classes
 from training.subjects.networks import STORED, NetworkFile, plain_name

@@ -25,7 +25,7 @@ from training.flow.likelihood import LOG_PROB_ERROR, Density, DensityPlan, Diver
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import Solver
 from training.flow.trajectory import State, Trajectory
-from training.runs.simulation_settings import LatentChoice
+from training.models.integration_settings import LatentChoice
 from training.subjects import Subject
 from training.subjects.samples import Returns, Samples, Source
 

@@ -1,1 +1,0 @@
-"""Runs of flows for all kinds of data: simulations, posteriors, coverage, and queries."""
