@@ -487,7 +487,7 @@ def _trained(
             raise UsageError(f"train has no option '{name}'{meant(name, known)}")
     given: dict[str, Any] = {**own, **options}  # a resumed run has its own options for the rest
     if "resume" not in options:
-        given = {"snap": SNAP, **given} | ({} if outdir is None else {"outdir": outdir})
+        given = given if outdir is None else {"snap": SNAP, **given, "outdir": outdir}
     settings, resume = from_values(cls, given), None
     if "resume" in options or outdir is not None:
         settings, resume = training.settled(settings, next(iter(own)))
