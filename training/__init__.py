@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from training.flow.schedules import InflationSchedule
     from training.models.adapters import FlowDensity, SbiPosterior, sbi_estimator
     from training.models.answers import Answers
+    from training.models.any_posterior import CalibratedPosterior, calibrate, check
     from training.models.datasets import Images, Records, Simulations, Table, Toy
     from training.models.draws import PosteriorDraws
     from training.models.guarantees import Guarantee
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Answers": "models.answers",
+    "CalibratedPosterior": "models.any_posterior",
+    "calibrate": "models.any_posterior",
+    "check": "models.any_posterior",
     "EigenBasis": "flow.eigenbasis",
     "Images": "models.datasets",
     "Guarantee": "models.guarantees",
@@ -50,6 +54,7 @@ _HOMES = {
 
 __all__ = [
     "Answers",
+    "CalibratedPosterior",
     "EigenBasis",
     "FlowClassifier",
     "FlowDensity",
@@ -68,6 +73,8 @@ __all__ = [
     "Simulations",
     "Table",
     "Toy",
+    "calibrate",
+    "check",
     "normal_prior",
     "rounds",
     "sbi_estimator",

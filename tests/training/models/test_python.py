@@ -34,6 +34,8 @@ from training import (
     Simulations,
     Table,
     Toy,
+    calibrate,
+    check,
     normal_prior,
 )
 from training.data.tables.marginals import looks_uniform
@@ -605,7 +607,7 @@ def test_predictors_pass_checks_of_scikit_learn(cls):
     from sklearn.utils import estimator_checks as checks
 
     model = cls(duration=0.0002, options={"width": 8, "depth": 1})
-    for check in (
+    for each in (
         checks.check_no_attributes_set_in_init,
         checks.check_get_params_invariance,
         checks.check_set_params,
@@ -618,7 +620,7 @@ def test_predictors_pass_checks_of_scikit_learn(cls):
         checks.check_dataframe_column_names_consistency,
         checks.check_supervised_y_no_nan,
     ):
-        check(cls.__name__, model)
+        each(cls.__name__, model)
 
 
 def test_a_command_that_takes_longer_than_its_minutes_says_so(caplog):
@@ -634,3 +636,37 @@ def test_files_elsewhere_would_be_noticed(watch, tmp_path_factory):
         Path(folder, "file").write_text("text")
     assert {folder, f"{folder}/file"} <= {*watch.outside(tmp_path_factory.getbasetemp())}
     watch.seen = []
+
+
+class NormalPosterior:
+    """The posterior of N(0, 1) given an observation with noise N(0, 1), wider by a factor."""
+
+    def __init__(self, factor=1.0):
+        self.factor = factor
+
+    def sample(self, observed, draws, seed):
+        noise = np.random.default_rng(seed).normal(size=(len(observed), draws, observed.shape[1]))
+        return observed[:, None] / 2 + self.factor * 0.5**0.5 * noise
+
+
+def test_any_posterior_is_checked_and_calibrated_with_pairs():
+    draw = np.random.default_rng(0)
+    theta = draw.normal(size=(400, 2))
+    seen = theta + draw.normal(size=(400, 2))
+    assert check(NormalPosterior(), theta, seen).passed
+    wide = NormalPosterior(2.0)
+    report = check(wide, theta, seen)
+    assert not report.passed
+    assert "theta1" in str(report.facts["p_values"])
+    calibrated = calibrate(wide, theta, seen, draws=500)
+    fresh = draw.normal(size=(2000, 2))
+    observed = fresh + draw.normal(size=(2000, 2))
+    low, high = np.moveaxis(calibrated.intervals(observed, 0.8, draws=500), 2, 0)
+    held = calibrated.holding(0.8)
+    assert held.low - 0.03 < ((low < fresh) & (fresh < high)).mean() < held.high + 0.03
+    drawn = calibrated.sample(observed[:50], draws=500)
+    assert drawn.std(axis=1).mean() == pytest.approx(0.5**0.5, rel=0.1)
+    assert "at least 20" in refusal(check, wide, theta[:9], seen[:9])
+    assert "one observation per row" in refusal(check, wide, theta, seen[:60])
+    model = Simulations(theta, seen).train(**FEW)
+    assert check(model.posterior(), theta[:60], seen[:60], draws=20).facts["runs"] == 60
