@@ -195,8 +195,8 @@ class TableOptions(Declared, section="Tables", of_kind=names.TABLE):
         """Raise UsageError if the user gave an option that does not apply to likelihoods."""
         if self.bounded == "reject":
             raise UsageError(
-                "--bounded=reject does not apply to --likelihood, which would be positive beyond "
-                "the bounds: leave it out"
+                "--bounded=reject does not apply to --likelihood, because the likelihood would be "
+                "positive beyond the bounds: leave --bounded out"
             )
         if self.cond_shape is not None and self.cond_shape[0] == names.ANY_NUMBER:
             raise UsageError("--cond_shape=set:K is for --cond: a likelihood describes one trial")
