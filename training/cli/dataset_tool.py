@@ -83,7 +83,7 @@ def images(settings: DataSetSettings) -> dict[str, Any]:
 def table(settings: DataSetSettings, params: Path) -> dict[str, Any]:
     """Create a data set of a table, and return facts about it.
 
-    It is numeric if all cells are numbers, otherwise of records.
+    The data set is numeric if all cells are numbers; otherwise it contains typed records.
     """
     dest = settings.dest
     require_new([dest, params], settings.overwrite, "--dest")
@@ -161,6 +161,6 @@ def read_table(settings: DataSetSettings) -> tuple[DataTable | Records, list[str
 
 
 def params_path(dest: Path) -> Path:
-    """Return the path of the options of a data set, beside it."""
+    """Return the path of the JSON file of options, beside the data set."""
     whole = dest.suffix == ".npz" or is_zip(dest)
     return dest.with_name(f"{dest.stem if whole else dest.name}_params.json")

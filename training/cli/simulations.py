@@ -53,7 +53,7 @@ FEWEST_SAMPLES = 1000
 
 
 def images_or_tables(settings: SimulationSettings) -> None:
-    """Inflate, return and generate images or rows of a table, and write the results."""
+    """Run the simulations (melt, roundtrip, gen) of images or a table, and write the results."""
     subject, file = opened(settings)
     subject.check_class(settings.class_, "gen" in settings.kinds)
     choice = image_times(settings.times, file, settings.store_grid)
@@ -146,7 +146,8 @@ def way_of(
 def report(settings: SimulationSettings, subject: Subject, chapter: FinishedSimulation) -> None:
     """Print the results of a simulation, and write its rows as a table if requested.
 
-    The table has the rows of gen, or else of melt, with log densities if they are known.
+    The table contains the generated rows, or the inflated rows if none were generated, with log
+    densities if they were computed.
     """
     for line in subject.lines(chapter.kind, chapter.facts):
         logger.info(line)
@@ -169,19 +170,19 @@ def count_of(settings: SimulationSettings, subject: Subject, samples: Samples | 
 
 
 def net(settings: NetSettings) -> None:
-    """Inflate, return and generate points of a toy with a trained network."""
+    """Run the simulations (melt, roundtrip, gen) of a toy with a trained network."""
     file = NetworkFile.open(settings.network, settings.end_vars, settings.calibration)
     toys("net", ToyFlow.of(file, settings.expected()), settings, settings.store_grid)
 
 
 def discrete(settings: ClosedFormSettings) -> None:
-    """Inflate, return and generate points of a toy with the exact denoiser of a sample of it."""
+    """Run the simulations of a toy with the exact denoiser of a finite sample of its points."""
     points = settings.total_samples, settings.seed
     toys("discrete", closed_form(settings, points), settings)
 
 
 def exact(settings: ClosedFormSettings) -> None:
-    """Inflate, return and generate points of a toy with its exact denoiser."""
+    """Run the simulations (melt, roundtrip, gen) of a toy with its exact denoiser."""
     toys("exact", closed_form(settings), settings)
 
 
@@ -260,7 +261,7 @@ def in_words(facts: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def roundtrips(settings: RoundtripSettings) -> None:
-    """Inflate data and generate it again, and write the errors."""
+    """Inflate data, generate it back, and write the roundtrip errors."""
     began = perf_counter()
     subject, file = opened(settings)
     choice = image_times(settings.times, file, settings.store_grid)

@@ -118,7 +118,7 @@ class Model(Contents):
         """Prepare the model for evaluation, on a device, and return it.
 
         Args:
-            device: Device; None for the present one.
+            device: Device; None for the present device of the model.
         """
         self.denoiser.precision = "fp32"
         for part in (self.denoiser, self.coordinates, self.learned):

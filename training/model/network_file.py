@@ -277,7 +277,7 @@ def _held_out(path: Path, part: Part, model: Contents) -> HeldOut:
         raise DataError(f"{path} is inconsistent: {error}") from error
     if truths.network != model_digest(model):
         raise DataError(
-            f"{path} has a calibration of another network: make it again with "
+            f"{path} has a calibration of another network: calibrate again with "
             f"{script('posterior')} calibrate"
         )
     return truths

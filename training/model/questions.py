@@ -51,7 +51,7 @@ class EncodedRows(NamedTuple):
         return EncodedRows(self.numbers[places], self.levels[places])
 
     def filled_from(self, other: "EncodedRows") -> "EncodedRows":
-        """Replace missing cells by those of other rows."""
+        """Replace missing cells by the same cells of other rows."""
         numbers = torch.where(self.numbers.isnan(), other.numbers, self.numbers)
         return EncodedRows(numbers, torch.where(self.levels < 0, other.levels, self.levels))
 

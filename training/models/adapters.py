@@ -30,9 +30,10 @@ class FlowDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]
 
     Args:
         dims_to_keep: Number of dimensions that are not compressed; None for all.
-        duration: Length of the training, in millions of rows; None to choose it by the table.
-        held_out: Fraction of the rows in the validation set, which decides when the training ends,
-            and between coordinates; no rows if there are fewer than 20.
+        duration: Length of the training, in millions of rows; None to choose it by the size of the
+            table.
+        held_out: Fraction of the rows in the validation set, which chooses the coordinates and the
+            end of the training. There is no validation set with fewer than 20 rows.
         options: Further options of ``train.py``, by name.
         random_state: Random seed of the training and of draws.
 

@@ -104,14 +104,14 @@ class Answers:
         Args:
             rows: Rows; their missing cells are ignored.
             odd: A cell is flagged as an outlier if the conditional probability of its value, given
-                the others of its row, is below this.
+                the other cells of its row, is below this number.
         """
         odd = 1.0 if odd == 1 else fraction("odd", odd)
         records = self._rows(rows)
         return _like(rows, _frame(Asking(self.flow).score(records, odd), records))
 
     def sample(self, count: int, given: Mapping[str, object] | None = None, seed: int = 0) -> Any:
-        """Draw ``count`` rows, given values that all of them have, by column."""
+        """Draw ``count`` rows, optionally given values of some columns."""
         count, seed = natural("count", count), natural("seed", seed)
         if not isinstance(given or {}, Mapping):
             raise UsageError(

@@ -278,8 +278,8 @@ def functions_of(options: HeldOutOptions) -> Functions:
 def drawn(task: InferenceTask, rows: Rows, functions: Functions, groups: Groups) -> RunValues:
     """Compute the ranks of true values in posteriors.
 
-    The posteriors are given the conditions of the true values, or observations simulated from
-    these.
+    The posteriors are given the conditions of the true values, or observations that are simulated
+    from the true values.
     """
     settings, subject, device = task.settings, task.subject, task.fine.flow.device
     if settings.learned:

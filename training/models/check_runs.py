@@ -28,7 +28,7 @@ def values_of_groups(groups: Groups, make: Callable[[Tensor, Progress], RunValue
 
     Args:
         groups: Groups of runs.
-        make: Function that computes the values of the runs at some places.
+        make: Function that computes the values of the runs with some indices.
     """
     return RunValues.joined(list(groups.compute(lambda places, on: make(places, on).cpu(), VALUES)))
 
@@ -43,7 +43,8 @@ class Check:
         names: Names of the coordinates.
         data: True parameters ``[R, D]`` that the prior was not trained on; None for draws of the
             prior.
-        simulates: Whether observations are simulated from true parameters, or are the problem's.
+        simulates: Whether observations are simulated from true parameters; otherwise the problem's
+            observations are used.
         blurs: Whether true values get the noise of the first time, as draws have it.
         functions: Functions whose values are ranked, too.
         labels: Conditions of the network for each run, ``[R, L]``; None for none.
@@ -118,8 +119,8 @@ class LearnedRuns:
 
     Attributes:
         rows: Parameters and conditions of n runs.
-        count: Number of runs drawn at random, R, which come first. The others are only near
-            observations.
+        count: Number of runs drawn at random, R, which come first. The other runs are only used
+            near observations.
         references: Reference points for TARP ``[n, D]``: the parameters of the simulation with the
             nearest conditions that is not a run. They reveal a posterior that is right on average
             but ignores the conditions. None if there are no other simulations.

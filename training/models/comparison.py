@@ -45,7 +45,7 @@ class Comparison:
     Attributes:
         names: Names of the models.
         log_evidence: Log evidences ``[M, K]``, in nats.
-        error: Their sampling errors.
+        error: Sampling errors of the log evidences ``[M, K]``, in nats.
         probability: Probabilities of the models, ``[M, K]``.
         converged: Whether each posterior has converged, ``[M, K]``.
         shifts: Minimum number of standard deviations by which errors of the learned likelihoods

@@ -79,7 +79,7 @@ def normal_log_volumes(guarantee: HeldOutTruths) -> list[float]:
 
 
 def statement(truths: int) -> str:
-    """Describe the guarantee of a number of held-out cases, and a single calibration's error."""
+    """Describe the guarantee by a number of calibration cases, and its sampling error."""
     holding = Holding.by(truths, SHOWN)
     if holding.mean >= 1:
         return f"{truths} calibration cases are too few for regions of {SHOWN:.0%}"
@@ -129,7 +129,7 @@ def volume_line(changes: Mapping[str, float], count: int, how: str) -> str:
     Args:
         changes: Change by kind of intervals.
         count: Number of coordinates.
-        how: Condition of the change, or what it is averaged over.
+        how: Words for the circumstances of the change, or for the average that it is.
     """
     kinds = ", ".join(
         f"{name} {change:+.2f} ({exp(change / count):.2f} times per coordinate)"
@@ -150,7 +150,8 @@ class Observations:
     Attributes:
         whitened: Conditions ``[M, C]``, whitened like those of held-out cases; None without
             conditions.
-        p_values: p-values ``[M]`` for the observations to be like held-out data; None if unknown.
+        p_values: p-values ``[M]`` of the hypothesis that an observation is distributed like the
+            calibration cases; None if unknown.
         oddest: Name, for each observation, of its most unusual score.
     """
 
@@ -159,7 +160,7 @@ class Observations:
     oddest: Sequence[str] = ()
 
     def accepted(self, level: float) -> str:
-        """Describe the meaning of no observation being rejected at a level, in one line."""
+        """Return a line of text for the case that no observation is rejected at a level."""
         assert self.p_values is not None
         place = int(self.p_values.argmin())
         return (

@@ -140,7 +140,7 @@ class Table:
             dataset: Column that identifies rows that are trials of one dataset.
             bounds: Lowest and highest value by column, infinite where there is none.
             missing: ``refuse`` missing values, ``drop`` their rows, impute the ``mean``, or
-                ``keep`` those in data of trials.
+                ``keep`` missing values in the data of trials.
             held_out: Fraction of the rows that is not trained on.
             seed: Random seed of the choice of held-out rows.
             name: Name of results for data that are not in a file.
@@ -389,7 +389,7 @@ class Records(records.Records):
         return Answers(RecordFlow.of(NetworkFile(IN_MEMORY, model)))
 
     def to_pandas(self, values: np.ndarray | None = None) -> Any:
-        """Return a data frame of these rows, or of new ones ``[n, D]``; see ``frame_of``."""
+        """Return a data frame of these rows, or of new rows ``[n, D]``; see ``frame_of``."""
         return frame_of(self, values)
 
 

@@ -178,5 +178,7 @@ class PosteriorDraws:
     def _listed(self) -> list[dict[str, Any]]:
         listed = self.facts.get("posteriors")
         if not isinstance(listed, list):
-            raise DataError("there are too many posteriors for a summary: use facts and points")
+            raise DataError(
+                "there are too many posteriors for a summary: use the attributes facts and points"
+            )
         return listed

@@ -76,7 +76,7 @@ class SeedSampler:
         rows: Number of images per network evaluation.
         latent: Choice of the base distribution.
         class_number: Class of all images; None to draw one for each seed.
-        melt: File of the melt that determines the variances of empirical latents.
+        melt: File of inflated data (a melt), whose variances empirical latents have.
 
     Attributes:
         image_flow: Network.

@@ -344,7 +344,7 @@ def planned(problem: Problem, plan: SamplingPlan, count: int) -> tuple[Problem, 
         count: Number of observations.
 
     Raises:
-        UsageError: There is no look-ahead, or too few particles fit.
+        UsageError: There is no look-ahead regression, or too few particles fit into the time.
     """
     plan, target = settled(problem, plan), problem.target
     _warn_of_idle(plan)
@@ -427,12 +427,12 @@ def _as_fits(
 
 
 def recall(target: Target, problem: Problem, ahead: LookAhead, each: float) -> Path | None:
-    """Load the look-ahead of earlier posteriors for this network and label if it is expensive.
+    """Load the look-ahead regression of an earlier run with this network and label, if expensive.
 
     Args:
         target: Target.
         problem: Problem, with the identity of the network.
-        ahead: Look-ahead, which receives the loaded one.
+        ahead: Look-ahead regression, which is replaced by the loaded regression.
         each: Seconds per network evaluation.
 
     Returns:
@@ -512,7 +512,7 @@ def draw_groups(
 
 
 def with_latents(parts: Parts[PosteriorPart], prior: Prior) -> Iterator[tuple[Draws, Tensor]]:
-    """Yield the draws of each group, in order, and their latents ``[m, C, S, D]``."""
+    """Yield the draws of each group of m observations, in order, and latents ``[m, C, S, D]``."""
     flow = prior.flow
     distribution = flow.latent_law(prior.times[-1])
     for draws, _ in parts:

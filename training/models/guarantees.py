@@ -163,7 +163,8 @@ class Guarantee:
         )
         if odd.whitened is None or odd.names != held_out.oddities:
             raise DataError(
-                "p-values of this network need observations, not only conditions: use sample"
+                "p-values of this network need observations, not only conditions: use "
+                "Posterior.sample"
             )
         return self.truths.p_values(odd.whitened, odd.values)[0].numpy()
 

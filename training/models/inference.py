@@ -273,7 +273,7 @@ class InferenceTask:
         return observed
 
     def questions(self, source: TableSource, likelihood: Likelihood) -> Tensor | None:
-        """Return the conditions that a file of observations contains exactly.
+        """Return the conditions that observations determine exactly, such as observed categories.
 
         See ``Subject.questions``. The result is None for outputs of a linear map.
         """

@@ -30,12 +30,12 @@ WRONG_BY = 2.0
 
 @dataclass(frozen=True)
 class LatentChoice:
-    """Choice of the base distribution of generation; without any attribute, the closed form.
+    """Base distribution that generation starts from; the closed form if no attribute is set.
 
     Attributes:
         eps: Variance of all compressed dimensions; None for the closed form.
         paper: Whether kept dimensions have the variance ``A0 ** 2``, as in the paper's tables.
-        empirical: Whether the variances are those at the end of a melt.
+        empirical: Whether the variances are estimated from inflated data (the end of a melt).
         learned: Whether to use the learned distribution in the network file; None to use it if
             there is one.
     """
@@ -110,12 +110,14 @@ class LatentChoice:
             melted: End ``[N, D]`` of a melt in scaled eigenspace, for ``empirical``.
 
         Raises:
-            UsageError: There is no melt for ``empirical``, or ``paper`` lacks a variance or is used
-                with an isotropic model.
+            UsageError: There are no inflated data for ``empirical``, or ``paper`` lacks a variance
+                or is used with an isotropic model.
         """
         if self.empirical:
             if melted is None:
-                raise UsageError("--eps=empirical needs the variances of a saved melt")
+                raise UsageError(
+                    "--eps=empirical needs the variances of inflated data: give a saved melt"
+                )
             return GaussianLatents.empirical(melted)
         end = torch.tensor(end_time, dtype=torch.float64, device=flow.device)
         if self.learned:
@@ -175,7 +177,7 @@ def latent_choice(text: str | None, otherwise: str | None = None) -> LatentChoic
         UsageError: The text is something else, or ``empirical`` is impossible.
     """
     if text == "empirical" and otherwise is not None:
-        raise UsageError(f"--eps is 'empirical', but there is no melt: {otherwise}")
+        raise UsageError(f"--eps is 'empirical', but no inflated data are given: {otherwise}")
     if text is None or text == LEARNED:
         return LatentChoice(learned=None if text is None else True)
     if text in ("auto", "empirical", PAPER):
@@ -233,7 +235,7 @@ class TimeChoice:
     given: Tensor | None = None
 
     def even(self, schedule: NoiseSchedule) -> Grid:
-        """Return even times by number of steps; isotropic schedules have their own times instead.
+        """Return a grid of evenly spaced times; isotropic schedules use their own times instead.
 
         Raises:
             UsageError: The first time is not before the last.

@@ -22,15 +22,15 @@ MOST_HELD_OUT = 2000
 class Interval:
     """Central prediction intervals with a nominal coverage.
 
-    Their contents are those of the flow, or set by conformal calibration, so that they have the
-    nominal coverage for any flow. The calibration set consists of the cells that the training held
-    out (``CalibrationScores``), or of held-out rows with the same query. The score of a cell is
-    ``RecordFlow.contents``.
+    Without calibration, the flow's own quantiles are used. With conformal calibration, the
+    intervals have the nominal coverage for any flow. The calibration set consists of the cells that
+    the training held out (``CalibrationScores``), or of held-out rows with the same query. The
+    score of a cell is ``RecordFlow.contents``.
 
     Attributes:
         share: Nominal coverage of the intervals.
-        held_out: Records whose held-out rows calibrate the intervals; True for those of the
-            training, whose scores the network file contains; False for the flow's own contents.
+        held_out: Records whose held-out rows calibrate the intervals. True for calibration by the
+            scores in the network file; False for no calibration.
         seed: Random seed of the cells that are masked in these rows.
     """
 
@@ -59,8 +59,8 @@ class Interval:
 
         Args:
             flow: Flow of records.
-            known: Cells ``[n, P]`` known in the queries. Held-out rows get the same patterns, in
-                proportion.
+            known: Cells ``[n, P]`` known in the queries. Held-out rows are masked with the same
+                patterns, in the same proportions.
             place: Index of the column.
 
         Raises:

@@ -230,7 +230,9 @@ class Model(model.Model):
         if source is None:
             raise UsageError(f"the model is conditional: give {', '.join(self.conditions)}")
         if given is None and self.subject.of_sets:
-            raise UsageError("the model is conditional on sets of trials: give them as given")
+            raise UsageError(
+                "the model is conditional on sets of trials: give one set with the argument given"
+            )
         values = conversion.columns_of(source, self.conditions, "given")
         return values.reshape(1, -1) if self.subject.of_sets else values
 

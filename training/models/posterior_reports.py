@@ -118,7 +118,8 @@ def report_draws(
     Args:
         numbers: Content of the JSON file.
         summary: Summary of all posteriors.
-        names: Names of the coordinates; empty if these are not meaningful one by one, as pixels.
+        names: Names of the coordinates; empty for coordinates such as pixels, which mean little by
+            themselves.
         blur: See ``overview``.
         within: Words for the region outside of which draws were rejected.
         errors: See ``overview``.

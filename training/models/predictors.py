@@ -129,9 +129,10 @@ class FlowRegressor(RegressorMixin, _Predictor):  # type: ignore[misc]
     Columns may have missing values and categories: a data frame of pandas, or an array.
 
     Args:
-        duration: Length of the training, in millions of rows; None for as long as the table needs.
+        duration: Length of the training, in millions of rows; None to choose it by the size of the
+            table.
         minutes: Minutes of the training, in place of a duration.
-        held_out: Fraction of the rows that calibrates intervals; none of fewer than 20 rows.
+        held_out: Fraction of the rows that calibrates intervals; 0 with fewer than 20 rows.
         options: Further options of ``train.py``, by name.
         random_state: Seed of the training.
 
@@ -179,7 +180,8 @@ class FlowClassifier(ClassifierMixin, _Predictor):  # type: ignore[misc]
     """The probabilities of categories given other columns; otherwise as ``FlowRegressor``.
 
     Args:
-        duration: Length of the training, in millions of rows; None for as long as the table needs.
+        duration: Length of the training, in millions of rows; None to choose it by the size of the
+            table.
         minutes: Minutes of the training, in place of a duration.
         held_out: Fraction of the rows that is not trained on.
         options: Further options of ``train.py``, by name.

@@ -48,8 +48,8 @@ def normal_prior(
     dim, square = len(columns), values.ndim == 2
     if len(ends) != dim or means.shape != (dim,) or values.shape != (dim,) * (1 + square):
         raise UsageError(
-            "a normal prior needs one mean per column, as many standard deviations or a "
-            "covariance, and bounds of these columns only"
+            "a normal prior needs one mean and one standard deviation per column (or a covariance "
+            "matrix for all), and bounds for these columns only"
         )
     if not (dim and np.isfinite(means).all() and np.isfinite(values).all()):
         raise UsageError(

@@ -89,7 +89,7 @@ class Asking:
     def rows_of(
         self, source: Any, asked: Sequence[str] = (), missing_values: Sequence[str] = ()
     ) -> Records:
-        """Return rows of records, a file or a data frame, with the columns of the network.
+        """Convert records, a file or a data frame to rows with the columns of the network.
 
         See ``encode`` for the arguments. Values that do not fit, and numbers far outside the
         training data, cause warnings.
@@ -119,8 +119,8 @@ class Asking:
     def fill(self, records: Records, interval: Interval) -> Sheet:
         """Return rows with missing values imputed, and columns with the uncertainty.
 
-        A number is imputed by its median, a category by the most probable one, each given the
-        observed cells of its row. For each column with missing values, result columns contain the
+        Numbers are imputed by their median, categories by the most probable category, given the
+        observed cells of the row. For each column with missing values, result columns contain the
         ends of the interval, or the category's probability.
 
         Raises:
@@ -144,7 +144,7 @@ class Asking:
         return _joined(names, texts, beside)
 
     def completed(self, records: Records, seed: int, table: int) -> Sheet:
-        """Return rows with missing values imputed by joint draws, one table for each number."""
+        """Return rows with missing values imputed by joint draws; each table has other draws."""
         own = (seed << 32) + table  # so that tables of two seeds, put together, never repeat
         values = self.flow.drawn(
             records.values, np.isnan(records.values), own, progress=self.progress
@@ -155,7 +155,7 @@ class Asking:
         """Return rows with predictions of columns, given the observed cells of other columns.
 
         Predictions are medians and intervals of numbers, and the most probable category with all
-        probabilities. Atoms of a number have probabilities, too.
+        probabilities. Frequently repeated values (atoms) of a number also get probabilities.
 
         Raises:
             UsageError: There is no such column, or the network was not trained for it.
@@ -189,8 +189,8 @@ class Asking:
     def score(self, records: Records, odd: float) -> Sheet:
         """Return a sheet with log densities of rows, outlier cells, and probabilities of cells.
 
-        The first columns are the row number, its log density and the error of this, the lowest cell
-        probability, and the names of odd cells, oddest first.
+        The first columns are the row number, the log density and its error, the lowest cell
+        probability, and the names of outlier cells, least probable first.
 
         Args:
             records: Rows.
@@ -280,7 +280,7 @@ class Asking:
         return row
 
     def to_compare(self, records: Records, given: Sequence[tuple[str, str]]) -> Records:
-        """Return rows with given values for a comparison, held-out ones if there are any.
+        """Return rows with given values to compare draws with; held-out rows if there are any.
 
         Raises:
             DataError: The records have other columns, or may have trained the network.

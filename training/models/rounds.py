@@ -68,7 +68,7 @@ class RoundsTask:
     Attributes:
         settings: Settings; the observation in them is a file or a table.
         simulator: The user's simulator.
-        prior: The user's prior; None for uniform between bounds.
+        prior: The user's prior; None for a uniform prior between the bounds.
         observed: The observation ``[1, K]``.
         data_names: Names of the observed numbers.
         fingerprint: Digest of everything that the rounds depend on.
@@ -128,7 +128,7 @@ class RoundsTask:
         """Return the data set of simulations, with lines about its columns.
 
         Raises:
-            UsageError: The number of bounds differs from that of the parameters.
+            UsageError: The number of bounds differs from the number of parameters.
             DataError: There are too few simulations, or they are beyond the bounds, or parameters
                 depend on each other.
         """
@@ -217,7 +217,7 @@ class Round:
 
     @property
     def made(self) -> StoredRound:
-        """Simulations and model of the round, which is done."""
+        """Simulations and model of the round, which must be complete."""
         made = self.store.get(self.number)
         assert made is not None
         return made
@@ -572,8 +572,8 @@ def rounds(
             K]``.
         observation: The K observed numbers: a mapping, a data frame of one row, or an array.
         bounds: Lowest and highest value of each parameter, by name in the order of the simulator.
-        prior: Function from a number N and a NumPy generator to parameters ``[N, D]``; None for
-            uniform between bounds.
+        prior: Function from a number N and a NumPy generator to parameters ``[N, D]``; None for a
+            uniform prior between the bounds.
         outdir: Output directory; None keeps no files.
         token: A text that identifies the simulator, the prior and everything they use, such as a
             version. With it, an interrupted run resumes in the same ``outdir``. Without it,

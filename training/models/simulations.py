@@ -39,7 +39,8 @@ class Simulation:
         seconds: Duration.
         densities: Densities ``[N]`` by name, such as ``log_prob``; empty unless requested.
         jacobian_products: Number of vector-Jacobian products of the denoiser for the densities.
-        cell_points: Mean number of points per density that is averaged over a bin; None for others.
+        cell_points: Mean number of points per density that is averaged over a bin; None for other
+            densities.
         way: Solver and number of steps of the trajectory, by their names in results files.
     """
 
@@ -71,7 +72,7 @@ class Simulation:
         }
 
     def likelihood_facts(self) -> dict[str, Any]:
-        """Return mean and standard error of each density, errors of single ones, and their cost."""
+        """Return means and standard errors of log densities, errors of single values, and costs."""
         summaries: dict[str, Any] = {}
         for name, values in self.densities.items():
             if name == LOG_PROB_ERROR:
@@ -333,8 +334,7 @@ class SimulationRun:
 
         Args:
             kinds: Some of ``KINDS``, in their order.
-            melted: End of an earlier melt, which the kinds continue from if there is no melt among
-                them.
+            melted: End of an earlier inflation (melt), used if ``kinds`` contains no melt.
 
         Yields:
             Each simulation when it has ended.

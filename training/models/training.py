@@ -251,7 +251,7 @@ def train(
     resume: Path | None = None,
     progress: Progress | None = None,
 ) -> Trained:
-    """Train, from the start or from a folder or state to resume.
+    """Run a training from its start, or resume an earlier run.
 
     Args:
         settings: Settings of the run. Without an output directory, nothing is written.
@@ -315,7 +315,7 @@ def refit(
 ) -> Path:
     """Refit the latent distribution of a trained network to data.
 
-    Without data, it is fitted to new draws of a toy.
+    Without data, the distribution is fitted to new draws of a toy.
     """
     run = settings.run
     path = latent_file(file.path, run.outdir)
@@ -423,7 +423,7 @@ def resumed_options(
     free: Iterable[str],
     source: str,
 ) -> dict[str, Any]:
-    """Return the options of a resumed run: the saved ones, except for those that may change.
+    """Return the options of a resumed run: saved values, but new values of options that may change.
 
     Args:
         typed: Options of the command line, with defaults.

@@ -27,7 +27,7 @@ It is fixed, so that results do not depend on the number of points and ranks.
 
 @dataclass(frozen=True)
 class CoverageExperiment:
-    """Test points and spheres, and the flow that carries them.
+    """Test points and spheres, and the flow that transports them.
 
     Attributes:
         flow: Flow, on this rank's device.
@@ -36,7 +36,7 @@ class CoverageExperiment:
         distribution: Base distribution of the latents. If it is learned, spheres are in whitened
             latents.
         spheres: Spheres at the start.
-        alpha: Radius of alpha shapes; None for boundaries that are carried along.
+        alpha: Radius of alpha shapes; None for boundaries that the flow transports.
         count: Number of test points.
         seeds: Random seeds, one per repetition.
         fresh: Function that draws points ``[M, D]`` of the data with a generator on the CPU.
@@ -53,7 +53,7 @@ class CoverageExperiment:
     fresh: Callable[[torch.Generator], Tensor]
 
     def run(self, exact: ProbabilityFlow | None = None) -> measure.CoverageResult:
-        """Carry and count the points, and compare with an exact flow if given."""
+        """Transport and count the points; compare with an exact flow if one is given."""
         distribution, calls = self._gaussian, []
         simulator = self._simulator(self.flow)
         # Test points of each seed, and vertices of the spheres, at the last time.

@@ -33,7 +33,7 @@ class MixturePlan:
         runs: Number of runs, R.
         chains: Number of chains, C.
         draws: Number of draws per chain, S.
-        warmup: Number of steps before these draws.
+        warmup: Number of warmup steps per chain.
         pool: Number of latents drawn of each component, P.
         seed: Random seed.
     """
@@ -60,8 +60,8 @@ class Recovered:
         log_evidence: Log evidence of each component ``[R, N, K]``.
         effective_size: Effective sample size of the evidence of a point ``[R, N]``.
         draws: Draws of the weights, ``[R, C, S, K]``.
-        mean: Posterior means without chains, ``[R, K]``.
-        std: Posterior standard deviations without chains, ``[R, K]``.
+        mean: Posterior means ``[R, K]``, computed without Markov chains.
+        std: Posterior standard deviations ``[R, K]``, computed without Markov chains.
         error: Standard errors of ``mean``, ``[R]``; 0 for quadrature.
         halves: Estimated error, ``[R]``, due to the finite pool of draws: half of the largest
             difference between posterior means from the two halves of the pool.

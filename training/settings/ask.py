@@ -13,7 +13,7 @@ class AskSettings(Declared):
     """Options shared by all commands of ``ask.py``."""
 
     network: str = shared.network()
-    dest: Path = option(required=True, help="CSV to write.")
+    dest: Path = option(required=True, help="CSV file to write.")
     overwrite: bool = shared.overwrite()
 
 
@@ -22,12 +22,11 @@ class RowSettings(AskSettings):
 
     data: Path = option(
         required=True,
-        help="Rows: a CSV or another table, with the column names of the training data.",
+        help="Rows to read: a CSV or another table, with the column names of the training data.",
     )
     missing_values: tuple[str, ...] | None = option(
-        unset="empty, NA, NaN and similar",
-        help="Additional texts that stand for a missing value; not for data sets of "
-        f"{script('dataset_tool')}",
+        help="Texts that stand for a missing value, in addition to empty cells, NA, NaN and "
+        f"similar texts. Not for data sets made by {script('dataset_tool')}",
     )
 
 
@@ -37,17 +36,17 @@ class IntervalSettings(RowSettings):
     interval: float = option(
         type=Real(min=0, max=1, min_open=True, max_open=True),
         default=0.9,
-        help="Probability of the prediction intervals.",
+        help="Probability with which a prediction interval covers the true value.",
     )
     held_out: bool = option(
         default=True,
-        help="Calibrate intervals on validation rows; --no-held_out uses the intervals of "
-        "the flow.",
+        help="Calibrate intervals on validation rows; --no-held_out writes the uncalibrated "
+        "intervals of the flow.",
     )
     calibrate: Path | None = option(
-        unset="scores in the network file",
-        help="Data that calibrate the intervals for exactly these targets and conditions: "
-        "the validation rows of a data set, or all rows of a CSV",
+        unset="calibration scores in the network file",
+        help="Data that calibrate the intervals for exactly these targets and conditions: a "
+        "data set, whose validation rows are used, or a CSV, whose rows are all used",
     )
 
     def __post_init__(self) -> None:
@@ -64,13 +63,15 @@ class FillSettings(
 ):
     """Impute missing values.
 
-    Writes medians or most likely categories with intervals or probabilities. With --tables=M,
-    writes M tables with joint draws, for multiple imputation.
+    Missing numbers get medians and prediction intervals; missing categories get the most likely
+    category and its probability. With --tables=M, writes M tables with joint draws instead, for
+    multiple imputation.
     """
 
     tables: int | None = option(
         unset="one table of medians and most likely categories",
-        help="Number of multiply imputed tables, with joint draws of the missing values",
+        help="Number of tables to write for multiple imputation, each with joint draws of the "
+        "missing values",
     )
     seed: int = shared.seed()
 
@@ -90,7 +91,7 @@ class PredictSettings(
 ):
     """Predict columns from the other cells of each row.
 
-    Numbers get prediction intervals, categories get probabilities.
+    Predicted numbers come with prediction intervals, predicted categories with probabilities.
     """
 
     columns: tuple[str, ...] = option(
@@ -105,14 +106,14 @@ class ScoreSettings(
 ):
     """Compute log densities (nats) and flag outlier cells.
 
-    Missing cells are left out. Continuous numbers contribute a density in their units, discrete
-    numbers and categories a probability.
+    Missing cells are left out. Continuous numbers contribute log densities in the units of their
+    columns; discrete numbers and categories contribute log probabilities.
     """
 
     odd: float = option(
         type=Real(min=0, max=1, min_open=True),
         default=0.01,
-        help="Flag a value as an outlier if its conditional probability is below this.",
+        help="Flag a value as an outlier if its conditional probability is below this number.",
     )
 
 
@@ -127,10 +128,10 @@ class DrawSettings(
     given_: tuple[tuple[str, str], ...] | None = option(
         "--given",
         type=Givens(),
-        help="Conditions that all rows share: name:value, comma-separated",
+        help="Conditions for all drawn rows, for example sex:female,age:40",
     )
     data: Path | None = option(
-        help="Rows that pictures compare the draws with: the data set of the training, or a CSV",
+        help="Rows to compare with the draws in pictures: the data set of the training, or a CSV",
     )
     seed: int = shared.seed()
 
@@ -149,19 +150,19 @@ class AskCheckSettings(
     network: str = shared.network()
     data: Path = option(
         required=True,
-        help=f"Data set of the training, made by {script('dataset_tool')} (its validation "
+        help=f"Data set of the training, made by {script('dataset_tool')} (only its validation "
         "rows are used), or a CSV of new rows.",
     )
-    dest: Path = option(required=True, help="JSON to write.")
+    dest: Path = option(required=True, help="JSON file to write.")
     hidden: float = option(
         type=Real(min=0, max=0.5, min_open=True),
         default=0.2,
-        help="Fraction of cells hidden at a time; every cell is hidden once.",
+        help="Fraction of the cells that are hidden at a time; every cell is hidden once.",
     )
     level: float = option(
         type=Real(min=0, max=1, min_open=True, max_open=True),
         default=0.05,
-        help="Significance level for the family of all tests (probability of any false alarm).",
+        help="Significance level of all tests together: probability of any false alarm.",
     )
     strict: bool = shared.strict("a test fails")
     seed: int = shared.seed()

@@ -51,29 +51,34 @@ class ImageOptions(Declared, section="Images", of_kind=names.IMAGES):
     max_images: int | None = option(
         "--max-images",
         unset="all",
-        help="Largest number of images, taken evenly from all classes",
+        help="Largest number of images to use, taken evenly from all classes",
     )
     patch: int | None = option(
         type=Whole(*names.SIDES),
-        unset=f"{names.PATCH}; only for --source=patches",
-        help="Side of patches, pixels",
+        unset=f"{names.PATCH}",
+        help="With --source=patches: side of the patches, in pixels",
     )
     transform: str | None = option(
         type=choice(names.TRANSFORMS),
-        unset="none: images must be square",
-        help="Crop the central square, or crop to the aspect ratio of --resolution and pad "
-        "with black bars to a square",
+        unset="none; images must be square",
+        help="center-crop: crop the central square; center-crop-wide: crop to the aspect ratio "
+        "of --resolution, then pad with black bars to a square",
     )
     resolution: tuple[int, int] | None = option(
-        metavar="WxH", type=Resolution(), unset="unchanged", help="Size to resample to"
+        metavar="WxH",
+        type=Resolution(),
+        unset="size of the source",
+        help="Width and height in pixels of the resampled images",
     )
     channels: str | None = option(
         type=choice(("1", "3")),
-        unset="as the first image",
-        help="1: convert to gray, 3: convert to RGB",
+        unset="as in the first image",
+        help="1: convert images to gray; 3: convert images to RGB",
     )
     skip_bad: bool = option(
-        "--skip-bad", is_flag=True, help="Skip images that are broken or of another size."
+        "--skip-bad",
+        is_flag=True,
+        help="Skip images that cannot be read or have the wrong size, instead of stopping.",
     )
 
 
@@ -82,19 +87,20 @@ class TableOptions(Declared, section="Tables", of_kind=names.TABLE):
 
     columns: tuple[str, ...] | None = option(
         unset="all",
-        help="Columns to use, comma-separated; quote names that contain a comma",
+        help="Columns to use, comma-separated. Quote names that contain a comma",
     )
     exclude: tuple[str, ...] | None = option(help="Columns to leave out")
     types: tuple[tuple[str, str], ...] | None = option(
         type=ColumnTypes(),
         unset="inferred",
-        help="Column types: name:number, whole, category, date, identifier; ordered levels "
-        "as small<medium<large; date formats as %d.%m.%Y",
+        help="Types of columns, as name:TYPE. TYPE is number, whole, category, date or "
+        "identifier, the ordered levels of a category (small<medium<large), or a date "
+        "format (%d.%m.%Y)",
     )
     calendar: bool = option(is_flag=True, help="Add weekday and season of each date as columns.")
     is_missing: tuple[str, ...] | None = option(
-        help="Add an indicator column of missing cells for each of these columns, if it is "
-        "informative",
+        help="Columns that get an additional indicator column of missing cells, if the "
+        "indicator is informative",
     )
     sep: str | None = option(
         metavar="|".join(names.SEPARATORS),
@@ -108,39 +114,46 @@ class TableOptions(Declared, section="Tables", of_kind=names.TABLE):
     header: str = option(
         type=choice(names.HEADERS),
         default="auto",
-        help="Whether the first row holds the column names; auto detects it.",
+        help="Whether the first row contains the column names; auto: detect it.",
     )
-    conditions: tuple[str, ...] | None = option(help="Columns to condition on")
+    conditions: tuple[str, ...] | None = option(
+        help="Columns that the distribution of the other columns is conditioned on"
+    )
     covariates: tuple[str, ...] | None = option(
-        help="Known columns that are not data, such as a design or a time",
+        help="Columns that are known for each trial but are neither data nor parameters, such "
+        "as a stimulus or a time",
     )
     dataset: str | None = option(
-        unset="one parameter vector per row",
-        help="Column that numbers the dataset of each trial; parameters are constant within "
-        "a dataset",
+        unset="none: one row is one dataset",
+        help="Column with the number of the dataset that a trial (row) belongs to. Parameters "
+        "are constant within a dataset",
     )
     repeats: tuple[tuple[str, ...], ...] | None = option(
-        help="Columns of repeated trials in one row: y1,t1;y2,t2, or y*,t* for all that "
-        "match; empty cells are trials not made",
+        help="Columns of repeated trials, if one row contains several trials: y1,t1;y2,t2 for "
+        "two trials of two columns, or y*,t* for all matching columns. Empty cells stand "
+        "for trials that were not made",
     )
     missing: str = option(
         type=choice(names.MISSING),
         default="keep",
-        help="Treatment of missing values: keep them, refuse them (an error), drop their "
-        "rows, or impute the column mean; trials are refused unless this is given.",
+        help="Treatment of missing values. keep: keep them; refuse: stop with an error; drop: "
+        "drop their rows; mean: impute the column mean. For trials (--dataset, --repeats), "
+        "refuse is the default.",
     )
     missing_values: tuple[str, ...] | None = option(
         "--missing_values",
-        unset="empty, NA, NaN, null, ., ?, -, …",
-        help="Additional cell texts that stand for a missing value, for example -999",
+        help="Cell texts that stand for a missing value, for example -999, in addition to empty "
+        "cells, NA, NaN, null, ., ?, - and similar texts",
     )
     dequantize: str = option(
         type=choice(("auto", "none")),
         default="auto",
-        help="Detect discrete columns and dequantize them (add uniform noise within the bin).",
+        help="auto: detect discrete columns and dequantize them (add uniform noise within the "
+        "bin); none: leave them as they are.",
     )
     bounds: tuple[tuple[str, float, float], ...] | None = option(
-        help="Bounds of columns, for example age:0:,share:0:1"
+        help="Lower and upper bounds of columns; one of the two can be empty. Example: "
+        "age:0:,share:0:1"
     )
     max_rows: int | None = option("--max-rows", unset="all", help="Largest number of rows to read")
     held_out: float = option(
@@ -152,10 +165,12 @@ class TableOptions(Declared, section="Tables", of_kind=names.TABLE):
     kept: float = option(
         type=Real(min=0, max=0.9),
         default=0.0,
-        help="Additional fraction of rows kept out of training, as the calibration set of "
+        help="Additional fraction of rows kept out of training, as the calibration set for "
         f"{script('posterior')} calibrate.",
     )
-    seed: int = option(type=SEED, default=0, help="Random seed of these splits, and of toys.")
+    seed: int = option(
+        type=SEED, default=0, help="Random seed of the splits of rows, and of the points of toys."
+    )
 
     @property
     def roles(self) -> list[str]:
@@ -184,9 +199,12 @@ class DataSetSettings(
 ):
     """Options of ``dataset_tool.py``."""
 
-    source: str = option(required=True, help="Images or table to read (see above).")
+    source: str = option(
+        required=True,
+        help="Images or table to read: a path or a name, such as digits or toy:circles.",
+    )
     dest: Path = option(
-        required=True, help="Data set to write: .zip or folder of images, .npz of a table."
+        required=True, help="Data set to write: a .zip or folder for images, an .npz for a table."
     )
     images: ImageOptions = options_of(ImageOptions)
     table: TableOptions = options_of(TableOptions)

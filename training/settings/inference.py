@@ -28,38 +28,40 @@ class PriorOptions(Declared, section="Prior"):
     network: Any = option(idle=True, type=NETWORK, help="Network file: a path or an https URL")
     data_name: str | None = option(
         type=choice(names.TOY_NAMES),
-        help="Toy with its exact denoiser, instead of --network",
+        help="Toy whose exact denoiser is used, instead of --network",
     )
     prior: str | None = option(
         type=TextOrObject(),
-        help=f"Prior for a learned likelihood ({script('train')} --likelihood): "
-        f"'{names.UNIFORM}' (between the bounds in the data set), or the network file of a flow",
+        help=f"Prior of the parameters for a learned likelihood ({script('train')} "
+        f"--likelihood): '{names.UNIFORM}' (between the bounds in the data set), or the "
+        "network file of a flow",
     )
     calibration: bool = shared.calibration()
     eps: str | None = option(
         type=choice(["learned", "auto"]),
-        unset="learned, if the network file has one",
-        help="Distribution of the latents: from the network file, or the closed-form Gaussian.",
+        unset="learned if the network file has one, else auto",
+        help="Distribution of the latents. learned: from the network file; auto: Gaussian in "
+        "closed form.",
     )
     deblur: bool = option(
         is_flag=True,
-        help="Sample noise-free points, without the noise of the first time; up to 16 "
-        "dimensions, not with hmc.",
+        help="Draw points without the noise that the flow adds at its first time. Up to 16 "
+        "dimensions; not with --sampler=hmc.",
     )
     n_iters: int | None = option(
-        unset=f"the number stored in the network file; {STEPS} for --data_name",
-        help=f"Number of solver steps for the final draws; the solver is {SOLVER}, or "
+        unset=f"the number stored in the network file; {STEPS} with --data_name",
+        help=f"Number of solver steps for the final draws. The solver is {SOLVER}, or "
         f"{names.LEARNED_SOLVER} without a likelihood",
     )
     chain_n_iters: int | None = option(
-        unset=f"the number stored in the network file; {CHAIN_STEPS} for --data_name",
-        help=f"Number of steps of the solver {SOLVER} inside chains",
+        unset=f"the number stored in the network file; {CHAIN_STEPS} with --data_name",
+        help=f"Number of solver steps for points inside Markov chains. The solver is {SOLVER}",
     )
     batch_gpu: int | None = option(
         "--batch-gpu",
-        unset=f"256; of images 16; without a likelihood {names.AMORTIZED_ROWS}, on CUDA "
-        f"{names.AMORTIZED_CUDA_ROWS}",
-        help="Points per network evaluation",
+        unset=f"256, or 16 for images; without a likelihood: {names.AMORTIZED_ROWS} on the CPU, "
+        f"{names.AMORTIZED_CUDA_ROWS} on CUDA",
+        help="Number of points per network evaluation",
     )
 
     def __post_init__(self) -> None:
@@ -72,26 +74,26 @@ class LikelihoodOptions(Declared, section="Likelihood"):
 
     likelihood: str = option(
         default="gaussian",
-        help="gaussian (all coordinates are observed), mask (some coordinates are observed) "
-        "or linear (a linear map is observed), each with Gaussian noise; or "
-        "FILE.py:function, which returns log likelihoods [N] of points [N, D].",
+        help="gaussian (all coordinates are observed), mask (some coordinates are observed) or "
+        "linear (a linear map is observed), each with Gaussian noise; or FILE.py:function, "
+        "which returns log likelihoods [N] of points [N, D].",
     )
     noise_std: str | None = option(
         type=TextOrObject(),
-        help="Standard deviation of the noise, in data units (gray levels for images): one "
-        "number, one per observed value (comma-separated), or a .npy of these or of a "
-        "covariance",
+        help="Standard deviation of the observation noise, in data units (gray levels for "
+        "images): one number, one number per observed value (comma-separated), or a .npy "
+        "file of standard deviations or of a covariance matrix",
     )
     mask: str | None = option(
         type=TextOrObject(),
-        help="Observed coordinates: names or numbers from 0, for example x1,x3; for images "
-        f"{', '.join(names.HALVES)} or random:0.5 (a fixed random fraction); or a .npy "
-        "of booleans",
+        help="Observed coordinates for --likelihood=mask: names or numbers from 0, for example "
+        f"x1,x3; for images {', '.join(names.HALVES)} or random:0.5 (a fixed random "
+        "fraction); or a .npy file of booleans",
     )
     operator: str | None = option(
         type=TextOrObject(),
-        help="The map of linear: a .npy with the matrix [K, D]; for images "
-        f"{', '.join(names.OPERATORS)} (pixels)",
+        help="Linear map for --likelihood=linear: a .npy file with the matrix [K, D]; for "
+        f"images {', '.join(names.OPERATORS)} (in pixels)",
     )
 
     @property
@@ -135,40 +137,42 @@ class SamplerOptions(Declared, section="Sampler"):
     sampler: str = option(
         type=choice(names.SAMPLERS),
         default="auto",
-        help=f"auto starts from a pool of prior draws; up to {names.MOST_TESTED} dimensions "
-        "it goes on to refined or annealed, in more to twisted (Gaussian noise), hmc "
-        "or elliptical.",
+        help="Sampler. auto: weight a pool of prior draws. If that is not enough, go on to "
+        f"refined or annealed in up to {names.MOST_TESTED} dimensions, and to twisted "
+        "(Gaussian noise), hmc or elliptical in more dimensions.",
     )
-    chains: int = option(default=4, help="Chains per observation.")
+    chains: int = option(default=4, help="Number of chains per observation.")
     draws: int | None = option(
-        unset=f"{DRAWS}; without a likelihood {CHECK_DRAWS} of check, {CALIBRATION_DRAWS} of "
+        unset=f"{DRAWS}; without a likelihood: {CHECK_DRAWS} for check, {CALIBRATION_DRAWS} for "
         "calibrate",
-        help="Draws per chain",
+        help="Number of draws per chain",
     )
     warmup: int | None = option(
         type=Whole(min=0),
-        unset=", ".join(f"{steps} of {name}" for name, steps in names.WARMUP.items()),
-        help="Warmup steps of a chain",
+        unset=", ".join(f"{steps} for {name}" for name, steps in names.WARMUP.items()),
+        help="Number of warmup steps of a chain, for elliptical and hmc",
     )
-    thin: int = option(default=1, help="Steps per draw.")
+    thin: int = option(default=1, help="Number of chain steps per draw.")
     pool: int | None = option(
         type=Whole(min=100),
-        unset=f"{names.TOY_POOL}; {names.IMAGE_POOL} of images; {names.LEARNED_POOL} with --prior",
-        help="Number of prior draws in the pool",
+        unset=f"{names.TOY_POOL}; for images: {names.IMAGE_POOL}; with --prior: "
+        f"{names.LEARNED_POOL}",
+        help="Number of prior draws that samplers start from",
     )
     particles: int | None = option(
         type=Whole(min=2),
-        unset=f"{names.PARTICLES}, or --draws if these are more",
-        help="Particles per chain of twisted",
+        unset=f"{names.PARTICLES}, or --draws if that is larger",
+        help="With the sampler twisted: number of particles per chain",
     )
     minutes: float | None = option(
-        unset="as long as --particles take",
-        help="Instead of --particles: approximate time budget in minutes",
+        unset="none; --particles applies",
+        help="With the sampler twisted: approximate time budget in minutes, instead of --particles",
     )
     particle_steps: int = option(
         type=Whole(min=4),
         default=names.PARTICLE_STEPS,
-        help="Time steps of twisted; more steps reduce the error of posterior widths.",
+        help="With the sampler twisted: number of time steps. More steps reduce the error of "
+        "posterior widths.",
     )
     seed: int = shared.seed()
 
@@ -214,8 +218,8 @@ class CommonSettings(InferenceSettings):
     sampler: SamplerOptions = options_of(SamplerOptions)
     sharpen: bool = option(
         default=True,
-        help="Without a likelihood: remove the noise of the first time from draws, to first "
-        "order in its variance; tables of up to 16 columns.",
+        help="Without a likelihood: remove the noise of the first time from the draws, to first "
+        "order in its variance. Only for tables of up to 16 columns.",
     )
 
     def __post_init__(self) -> None:
@@ -240,14 +244,14 @@ class HeldOutOptions(Declared, section="Calibration"):
     """Options for further quantities to be calibrated."""
 
     function: tuple[str, ...] | None = option(
-        help="Functions of the parameters, FILE.py:name (comma-separated), that map points "
-        "[N, D] to [N]; their intervals are calibrated too",
+        help="Functions of the parameters whose intervals are calibrated too: FILE.py:name, "
+        "comma-separated. A function maps points [N, D] to values [N]",
     )
     conditions_network: str | None = option(
         idle=True,
         type=NETWORK,
         help="Network file with a flow of the condition columns (trained with or without "
-        "--any), for out-of-distribution detection",
+        "--any), which detects out-of-distribution observations",
     )
 
     @property

@@ -17,10 +17,10 @@ class ImportSettings(
     source: Path = option(required=True, help="Network file of the original code (.pkl).")
     dest: Path = option(required=True, help="Network file to write.")
     data_name: str | None = option(
-        unset="name in the file", help="Name of the training data; for toys, the toy"
+        unset="the name in --source", help="Name of the training data; for toys, name of the toy"
     )
     tmax: float | None = option(
-        unset="time in the file, or for images 15.01",
-        help="Largest time of the flow, at most that of the training",
+        unset="the time in --source; if there is none, 15.01 for images",
+        help="Largest time of the flow, at most the largest time of the training",
     )
     overwrite: bool = shared.overwrite()

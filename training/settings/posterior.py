@@ -23,8 +23,8 @@ class SampleSettings(
 ):
     """Draw from the posterior of each observation.
 
-    The flow is the prior and --likelihood the likelihood. With --condition alone, a conditional
-    network is the posterior (neural posterior estimation).
+    The flow in --network is the prior, and --likelihood selects the likelihood. With --condition
+    and no likelihood, a conditional network is the posterior (neural posterior estimation).
 
     \b
     Files: {data}_{schedule}_posterior.nc      draws, for ArviZ
@@ -32,39 +32,40 @@ class SampleSettings(
     """
 
     observation: Path | None = option(
-        help="Observations: one per row of a table (CSV, TSV, npy, npz, Parquet), an image, "
-        "or a zip or folder of images",
+        help="Observations: a table with one observation per row (CSV, TSV, npy, npz, Parquet), "
+        "an image, or a zip or folder of images",
     )
     condition: Path | None = option(
-        help="Table with the conditions of a conditional network, one observation per row; "
-        "for sets of trials one trial per row, with a column named dataset that "
-        "numbers the sets",
+        help="Table with the conditions of a conditional network, one observation per row. For "
+        "sets of trials: one trial per row, with a column named dataset that numbers the "
+        "sets",
     )
     log_prob: bool = option(
         default=True,
-        help="With --condition alone: write the log density of each draw (nats); not for images.",
+        help="With --condition and no likelihood: write the log density of each draw (nats). "
+        "Not for images.",
     )
     correct: str | None = option(
         type=TextOrObject(),
-        help="With --condition alone: weight draws by FILE.py:function, log densities [N] "
-        "of points [N, D] given conditions [N, C]; with --prior, by a "
-        "learned-likelihood network",
+        help="With --condition and no likelihood: weight the draws by FILE.py:function, which "
+        "returns log densities [N] of points [N, D] given conditions [N, C]; or, with "
+        "--prior, by the network file of a learned likelihood",
     )
     truth: Path | None = option(
-        help="True values of the observations, where known: results report how often "
-        "intervals cover them",
+        help="True values for the observations, if known. The results then report the coverage "
+        "of the intervals",
     )
     strict: bool = shared.strict("a posterior has not converged")
     held_out: bool = option(
         idle=True,
         default=True,
-        help=f"Use the calibration of {script('posterior')} calibrate, if the network file "
-        "has one.",
+        help=f"Use the calibration that {script('posterior')} calibrate wrote to the network "
+        "file, if there is one.",
     )
     refuse: float | None = option(
         type=Real(0, 1, min_open=True, max_open=True),
-        help="With a calibrated network: stop with code 3 if an observation has an "
-        "out-of-distribution p-value of at most this",
+        help="With a calibrated network: exit with code 3 if the out-of-distribution p-value of "
+        "an observation is at most this number",
     )
     beside: inference.HeldOutOptions = options_of(inference.HeldOutOptions)
 
@@ -129,24 +130,27 @@ class CheckSettings(
     truth: str = option(
         type=choice(["flow", "data"]),
         default="flow",
-        help="Source of the true values: prior draws of the flow (tests the sampler), or "
-        "data (tests the model).",
+        help="Source of the true values. flow: prior draws of the flow, which tests the "
+        "sampler; data: data points, which also tests the model.",
     )
-    data_root: Any = option(type=FILE, help="With --truth=data: test set, not used in training")
+    data_root: Any = option(
+        type=FILE, help="With --truth=data: data set of test points that were not used in training"
+    )
     runs: int = option(
         type=Whole(min=FEWEST_RUNS),
         default=1000,
-        help="Number of true values to test; at most the size of the test set.",
+        help="Number of true values to test, at most the size of the test set.",
     )
     level: float = shared.level("the tests", idle=True)
     condition: Path | None = option(
-        help="Without a likelihood: observations, as for sample; the network is also "
-        "checked near each of them",
+        help="Without a likelihood: table of observations, as for sample --condition. The "
+        "network is also checked near each observation",
     )
     neighbors: int | None = option(
         type=Whole(min=FEWEST_NEIGHBORS),
         unset=f"{NEIGHBORS}, at most a tenth of the test rows",
-        help="Number of nearest simulations to test near each observation",
+        help="With --condition: number of nearest test rows that test the network near an "
+        "observation",
     )
     strict: bool = shared.strict("a test fails")
 
@@ -177,8 +181,8 @@ class CalibrateSettings(
 ):
     """Calibrate intervals and regions by conformal prediction.
 
-    The network file gets a calibration part. With it, the intervals of sample have guaranteed
-    coverage, and sample reports out-of-distribution observations.
+    The calibration is written to the network file. The command sample then uses it: its intervals
+    have guaranteed coverage, and it reports out-of-distribution observations.
 
     \b
     Files: the network file, or --dest
@@ -187,12 +191,12 @@ class CalibrateSettings(
     """
 
     save_dir: Path = option(
-        idle=True, unset="that of the network file", help="Folder of the results"
+        idle=True, unset="folder of the network file", help="Folder of the results"
     )
     truth: str = option(type=choice(["data"]), default="data", help="Source of the true values.")
     data_root: Path | None = option(
-        help="Calibration set: the data set of the training if made with --kept, or new "
-        "rows made with --held-out=0; toys need none",
+        help="Calibration set: the data set of the training if it was made with dataset_tool "
+        "--kept, or new rows in a data set made with --held-out=0. Not needed for toys",
     )
     runs: int = option(
         type=Whole(min=FEWEST_RUNS),
@@ -200,7 +204,7 @@ class CalibrateSettings(
         help="Largest number of calibration cases.",
     )
     dest: Path | None = option(
-        idle=True, unset="the network file itself", help="Network file to write"
+        idle=True, unset="the file in --network", help="Network file to write"
     )
     beside: inference.HeldOutOptions = options_of(inference.HeldOutOptions)
 
@@ -238,22 +242,23 @@ class PredictSettings(
     that the prior or the simulator is wrong, which tests of calibration cannot detect.
 
     \b
-    Files: {draws}_predictive.json    ranks and p-values of each number, verdict
+    Files: {draws}_predictive.json    ranks and p-values of each observed number, verdict
            {draws}_predictive.npz     simulated data
     """
 
     save_dir: Path = shared.save_dir()
-    draws: Path = option(required=True, help="Posterior draws: the .nc written by sample.")
+    draws: Path = option(required=True, help="Posterior draws: the .nc file written by sample.")
     simulator: str | None = option(
-        unset="the likelihood of the draws, if gaussian, mask or linear",
-        help="FILE.py:function that returns data [N, K] of points [N, D], given a NumPy generator",
+        unset="likelihood of the draws, if it is gaussian, mask or linear",
+        help="FILE.py:function that simulates data [N, K], given points [N, D] and a NumPy "
+        "generator",
     )
     function: tuple[str, ...] | None = option(
-        help="Additional test statistics, FILE.py:name (comma-separated), that map data [N, "
-        "K] to [N]",
+        help="Additional test statistics: FILE.py:name, comma-separated. A function maps data "
+        "[N, K] to values [N]",
     )
     simulations: int | None = option(
-        unset="1000 to 20,000, by the number of tests",
+        unset="1000 to 20,000, depending on the number of tests",
         help="Number of simulated data sets per observation",
     )
     level: float = shared.level("the tests")
@@ -274,7 +279,7 @@ class CompareSettings(
 ):
     """Compare models by their evidence.
 
-    A model is a learned likelihood with a prior of its parameters.
+    Each model consists of a learned likelihood and a prior of its parameters.
 
     \b
     Files: comparison.json    log evidences with their errors, Bayes factors, probabilities
@@ -286,16 +291,18 @@ class CompareSettings(
         type=NETWORK,
         multiple=True,
         required=True,
-        help=f"Learned likelihood of a model ({script('train')} --likelihood); give one per model.",
+        help=f"Network file of a learned likelihood ({script('train')} --likelihood). Give the "
+        "option once per model.",
     )
     priors: tuple[str, ...] = option(
         "--prior",
         type=TextOrObject(),
         multiple=True,
         required=True,
-        help="Prior of each model, as for sample --prior; one for each model, or one for all.",
+        help="Prior of the parameters, as for sample --prior. Give the option once per model, "
+        "or once for all models.",
     )
-    observation: Path = option(required=True, help="Observations, one trial per row.")
+    observation: Path = option(required=True, help="Table of the observations, one trial per row.")
     weights: list[float] | None = option(
         unset="equal", help="Prior probabilities of the models, comma-separated"
     )
@@ -328,7 +335,7 @@ class PopulationSettings(
     inferred. Members inform each other (partial pooling).
 
     \b
-    Files: {draws}_population.json    population mean and standard deviation, a new member, members
+    Files: {draws}_population.json    summaries of the population, the members and a new member
            {draws}_population.npz     draws of all quantities
            {draws}_population.pkl     prior for new members
     """
@@ -336,23 +343,23 @@ class PopulationSettings(
     save_dir: Path = shared.save_dir()
     draws: Path = option(
         required=True,
-        help="Posterior draws (the .nc written by sample); each observation is one member.",
+        help="Posterior draws: the .nc file written by sample. Each observation is one member.",
     )
     prior: str = option(
         type=TextOrObject(),
         required=True,
-        help=f"Prior of the draws: {UNIFORM}, in the units of the draws, or the network file "
-        "of a flow.",
+        help=f"Prior that the draws were made with: {UNIFORM} (in the units of the draws), or "
+        "the network file of a flow.",
     )
     bounds: tuple[tuple[str, float, float], ...] | None = option(
-        help="Parameters that are normal after a log (one bound, for example speed:0:) or "
-        "probit transform (two bounds)",
+        help="Bounds of parameters. A parameter with one bound (speed:0:) is normal after a log "
+        "transform, with two bounds (p:0:1) after a probit transform",
     )
     chains: int = option(type=Whole(min=2), default=4, help="Number of chains.")
     steps: int = option(
         type=Whole(min=100),
         default=1000,
-        help="Draws per chain, after half as many warmup steps.",
+        help="Number of draws per chain. Half as many warmup steps come first.",
     )
     strict: bool = shared.strict("the chains have not converged")
     seed: int = shared.seed()
@@ -372,30 +379,38 @@ class MixtureOptions(Declared, section="Mixture"):
     components: int | None = option(
         type=Whole(min=2),
         unset="3",
-        help="Number of components, placed evenly on a circle of radius 1.5 in the first "
-        "two whitened latent dimensions",
+        help="Number of components. Their means are placed evenly on a circle of radius 1.5 in "
+        "the first two whitened latent dimensions",
     )
-    means: Path | None = option(help="Table of component means in whitened latents, one per row")
+    means: Path | None = option(
+        help="Table of component means in whitened latents, one mean per row, instead of "
+        "--components"
+    )
     component_std: str | None = option(
-        unset="0.5 for --means",
-        help="Standard deviation of the components, one number or one per component "
+        unset="0.5 with --means, else at most 0.5",
+        help="Standard deviation of the components: one number, or one number per component "
         "(comma-separated)",
     )
     concentration: float = option(
-        default=1.0, help="Concentration of the Dirichlet prior of the weights; 1 is uniform."
+        default=1.0, help="Concentration of the Dirichlet prior of the weights. 1: uniform prior."
     )
     weights: str | None = option(
-        unset="drawn from the prior in each run", help="True weights, comma-separated"
+        unset="drawn from the prior in each run",
+        help="True weights in simulated data, comma-separated",
     )
-    points: int | None = option(unset=str(POINTS), help="Observed points per simulated data set")
+    points: int | None = option(
+        unset=str(POINTS), help="Number of observed points per simulated data set"
+    )
     runs: int | None = option(unset=str(RUNS), help="Number of simulated data sets")
     observation: Path | None = option(
-        unset="simulated", help="Table of your own observations, one per row"
+        unset="simulated data", help="Table of your own observations, one per row"
     )
-    chains: int = option(default=4, help="Chains per data set.")
-    draws: int = option(type=Whole(min=4), default=1000, help="Draws per chain.")
-    warmup: int = option(type=Whole(min=0), default=200, help="Warmup steps per chain.")
-    pool: int = option(type=Whole(min=100), default=2**14, help="Latents drawn per component.")
+    chains: int = option(default=4, help="Number of chains per data set.")
+    draws: int = option(type=Whole(min=4), default=1000, help="Number of draws per chain.")
+    warmup: int = option(type=Whole(min=0), default=200, help="Number of warmup steps per chain.")
+    pool: int = option(
+        type=Whole(min=100), default=2**14, help="Number of latents drawn per component."
+    )
     level: float = shared.level("the tests")
     seed: int = shared.seed()
 
@@ -417,9 +432,9 @@ class MixtureSettings(
     common="network save_dir components means component_std observation runs points "
     "likelihood noise_std mask operator chains draws seed device_name overwrite",
 ):
-    """Infer the weights of a mixture over latents.
+    """Infer the weights of a Gaussian mixture of latents.
 
-    The mixture is Gaussian, and the data are noisy observations of generated points.
+    The data are noisy observations of points that the flow generates from the latents.
 
     \b
     Files: {data}_{schedule}_mixture.json    posteriors of the weights, calibration, verdict
@@ -449,12 +464,12 @@ class RoundsSettings(
     common="save_dir simulator prior bounds observation rounds simulations chains draws "
     "seed device_name overwrite",
 ):
-    """Simulate and infer in rounds (truncated sequential NPE).
+    """Infer the parameters of one observation in rounds of simulations.
 
-    The posterior is that of one observation.
-
-    Each round simulates prior draws from the region with 99.99 % of the previous posterior's mass,
-    and trains on all simulations in it. Run the same command again to continue.
+    The method is truncated sequential neural posterior estimation (TSNPE). Each round draws
+    parameters from the prior, within the region with 99.99 % of the previous posterior's mass,
+    simulates data and trains on all simulations in the region. Run the same command again to
+    continue.
 
     \b
     Files: round1/, round2/, ...               simulations, their records, and networks
@@ -466,31 +481,40 @@ class RoundsSettings(
     save_dir: Path = shared.save_dir()
     simulator: str = option(
         required=True,
-        help="FILE.py:function that returns data [N, K] of parameters [N, D], given a NumPy "
-        "generator; rows that are not finite count as failed.",
+        help="FILE.py:function that simulates data [N, K], given parameters [N, D] and a NumPy "
+        "generator. Rows with values that are not finite count as failed simulations.",
     )
     prior: str = option(
         default=UNIFORM,
-        help="uniform between --bounds, or FILE.py:function that returns parameters [N, D], "
-        "given N and a NumPy generator.",
+        help="Prior of the parameters: uniform between --bounds, or FILE.py:function that draws "
+        "parameters [N, D], given N and a NumPy generator.",
     )
     bounds: tuple[tuple[str, float, float], ...] | None = option(
-        unset="none: with a prior of your own, parameters are called theta1, theta2, ...",
-        help="Names and bounds of the parameters, in the order of the simulator, for "
-        "example rate:0:1,delay:0:",
+        unset="none; without bounds, the parameters are called theta1, theta2, ...",
+        help="Names and bounds of the parameters, in the order of the simulator, for example "
+        "rate:0:1,delay:0:5. Required for a uniform prior",
     )
-    observation: Path = option(required=True, help="Table with one row, the K observed numbers.")
+    observation: Path = option(
+        required=True, help="Table with the observation: one row of K numbers."
+    )
     rounds: int = option(default=4, help="Largest number of rounds.")
     simulations: int = option(
         type=Whole(min=FEWEST),
         default=10_000,
-        help="Total number of simulations, split equally between rounds.",
+        help="Total number of simulations, split equally between the rounds.",
     )
-    chains: int = option(default=4, help="Number of chains in the written draws.")
-    draws: int = option(default=inference.DRAWS, help="Draws per chain.")
+    chains: int = option(
+        default=4, help="Number of chains that the written draws are divided into."
+    )
+    draws: int = option(default=inference.DRAWS, help="Number of draws per chain.")
     seed: int = shared.seed()
     run: shared.DeviceOptions = options_of(shared.DeviceOptions)
-    training: TrainingOptions = options_of(TrainingOptions)
+    training: TrainingOptions = options_of(
+        TrainingOptions,
+        unset=dict.fromkeys(
+            ("duration", "batch", "lr", "ema"), "chosen by the number of simulations"
+        ),
+    )
     table: TableOptions = options_of(TableOptions)
 
     def __post_init__(self) -> None:

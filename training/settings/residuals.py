@@ -18,8 +18,8 @@ class NoiseOptions(Declared, section="Noise"):
     noise: str = option(
         type=choice(NOISES),
         default="independent",
-        help="Fresh noise at each time, as in the paper (independent), or points on paths "
-        "of the flow (path).",
+        help="Noise on the samples. independent: fresh noise at each time, as in the paper; "
+        "path: the samples move along paths of the flow.",
     )
     seed: int = shared.seed()
     solver: shared.SolverOptions = options_of(shared.SolverOptions)
@@ -57,14 +57,25 @@ class ExtractToysSettings(
     """
 
     data_name: str | None = option(
-        type=choice(TOY_NAMES), unset=shared.KNOWN, help="Name of the toy"
+        type=choice(TOY_NAMES),
+        unset=shared.KNOWN,
+        help="Expected name of the toy; the network file must agree",
     )
-    data_dim: int | None = option(unset=shared.KNOWN, help="Dimensions of the toy")
-    dims_to_keep: int | None = option(unset=shared.KNOWN, help="Number of kept dimensions")
+    data_dim: int | None = option(
+        unset=shared.KNOWN, help="Expected dimension of the toy; the network file must agree"
+    )
+    dims_to_keep: int | None = option(
+        unset=shared.KNOWN,
+        help="Expected number of dimensions that are not compressed; the network file must agree",
+    )
     n_time_pts: int = option(type=TIMES, default=701, help="Number of time points.")
-    h: float | None = option(unset="equal steps up to tmax", help="Time step")
+    h: float | None = option(
+        unset="end time of the flow / (n_time_pts - 1)", help="Step between time points"
+    )
     n_samples: int = option(default=10_000, help="Number of samples, the same at all times.")
-    bs: int = option(default=4 * ALL_AT_ONCE, help="Samples per batch, over all ranks.")
+    bs: int = option(
+        default=4 * ALL_AT_ONCE, help="Number of samples per batch, summed over all ranks."
+    )
     exact: bool = option(
         "--exact/--no_exact", default=True, help="Also compare with the exact denoiser of the toy."
     )
@@ -89,16 +100,24 @@ class ExtractSettings(
         help="Data set: a zip or folder of images, or the .npz of a table.",
     )
     data_name: str | None = option(
-        unset="the network's data set", help="Name of the data in file names"
+        unset="the name in the network file",
+        help="Name of the data, used in the names of output files",
     )
-    data_dim: int | None = option(unset=shared.KNOWN, help="Dimension of the data")
-    dims_to_keep: int | None = option(unset=shared.KNOWN, help="Number of kept dimensions")
+    data_dim: int | None = option(
+        unset=shared.KNOWN, help="Expected dimension of the data; the network file must agree"
+    )
+    dims_to_keep: int | None = option(
+        unset=shared.KNOWN,
+        help="Expected number of dimensions that are not compressed; the network file must agree",
+    )
     n_time_pts: int = option(type=TIMES, default=256, help="Number of time points.")
     n_samples: int | None = option(
-        unset=f"{IMAGES}, or all if fewer; tables: all validation rows",
+        unset=f"{IMAGES} images, or all if there are fewer; tables: all validation rows",
         help="Number of images or rows, the same at all times.",
     )
-    bs: int = option(default=1000, help="Images or rows per batch, over all ranks.")
+    bs: int = option(
+        default=1000, help="Number of images or rows per batch, summed over all ranks."
+    )
     times: shared.EvenTimeOptions = options_of(shared.EvenTimeOptions)
     calls: shared.CallOptions = options_of(shared.CallOptions)
 
@@ -108,13 +127,20 @@ class _Correlating(Declared):
 
     save_dir: Path = shared.save_dir()
     data_name: str | None = option(
-        unset="as in the file", help="Name of the data, compared with the file"
+        unset="as in --res_root", help="Expected name of the data; --res_root must agree"
     )
-    dims_to_keep: int | None = option(unset="as in the file", help="Number of kept dimensions")
+    dims_to_keep: int | None = option(
+        unset="as in --res_root",
+        help="Expected number of dimensions that are not compressed; --res_root must agree",
+    )
     n_time_pts: int | None = option(
-        type=TIMES, unset="as in the file", help="Number of time points"
+        type=TIMES,
+        unset="as in --res_root",
+        help="Expected number of time points; --res_root must agree",
     )
-    n_samples: int | None = option(unset="as in the file", help="Number of samples")
+    n_samples: int | None = option(
+        unset="as in --res_root", help="Expected number of samples; --res_root must agree"
+    )
     run: shared.DeviceOptions = options_of(shared.DeviceOptions)
 
     def expected(self) -> dict[str, Any]:
@@ -127,15 +153,17 @@ class CalcToysSettings(
     example=f"{command_line('calc_net_residuals_autocorrelations')} calctoys "
     "--res_root=out/circles_PRP_toy_net_outputs_residuals.npz --save_dir=out",
 ):
-    """Correlate residuals of a toy network with those at the first time.
+    """Correlate residuals at the first time and at each time, for a toy network.
 
     \b
     Files: {toy}_{schedule}_toy_autocorrelations.npz
            {toy}_{schedule}_toy_autocorrelations_summary.npz and .json
     """
 
-    res_root: Path = option(required=True, help="File written by extracttoys.")
-    data_dim: int | None = option(unset="as in the file", help="Dimension of the toy")
+    res_root: Path = option(required=True, help="File written by the command extracttoys.")
+    data_dim: int | None = option(
+        unset="as in --res_root", help="Expected dimension of the toy; --res_root must agree"
+    )
 
 
 class CalcSettings(
@@ -143,12 +171,12 @@ class CalcSettings(
     example=f"{command_line('calc_net_residuals_autocorrelations')} calc --res_root=out "
     "--save_dir=out/correlations",
 ):
-    """Correlate residuals of an image or table network with those at the first time.
+    """Correlate residuals at the first time and at each time, for an image or table network.
 
     \b
     Files: {data}_{schedule}_autocorrelations_times0_{t}.npz of each time
            {data}_{schedule}_autocorrelations_summary.npz and .json
     """
 
-    res_root: Path = option(required=True, help="Folder written by extract.")
-    bs: int = option(default=500, help="Samples read at a time.")
+    res_root: Path = option(required=True, help="Folder written by the command extract.")
+    bs: int = option(default=500, help="Number of samples read at a time.")

@@ -18,19 +18,24 @@ class GenerationSettings(
     """Options of ``gen_fid_samples.py``."""
 
     save_dir: Path = shared.save_dir("Folder of the images.")
-    seeds: str = option(default="0-63", help="Seeds of the images, for example 1,2,5-10.")
-    bs: int = option(default=64, help="Images generated at a time, over all ranks.")
+    seeds: str = option(
+        default="0-63", help="Random seeds of the images, one per image, for example 1,2,5-10."
+    )
+    bs: int = option(
+        default=64, help="Number of images generated at a time, summed over all ranks."
+    )
     subdirs: bool = option(is_flag=True, help="Make a subfolder for each thousand seeds.")
     gen_source: str = option(
         type=choice(("diag", "empirical")),
         default="diag",
-        help="Latents: from the latent distribution (--eps), or Gaussian with the variances "
-        "at the end of a melt.",
+        help="Distribution of the latents. diag: as given by --eps; empirical: Gaussian with "
+        "the variances of the inflated data in --prev_melt.",
     )
     prev_melt: Path | None = option(
-        help=f"Saved melt of {script('pfODE_int')}, for --gen_source=empirical."
+        help="With --gen_source=empirical: file of inflated data (melt) written by "
+        f"{script('pfODE_int')}."
     )
-    eps: str | None = shared.eps("Latent distribution of diag")
+    eps: str | None = shared.eps("Latent distribution for --gen_source=diag")
     class_: int | None = option(
         "--class",
         type=Whole(min=0),
@@ -87,19 +92,19 @@ class MeasuringOptions(Declared, section="Measuring"):
         "--num_images",
         type=AT_LEAST_TWO,
         unset="all",
-        help="Number of random images to use; --num_images is an alias, because some "
-        "versions of torchrun intercept --num",
+        help="Number of images to use, chosen at random. Some versions of torchrun intercept "
+        "--num: then give --num_images instead",
     )
     seed: int = shared.seed()
-    batch: int = option(default=64, help="Images per rank and batch.")
+    batch: int = option(default=64, help="Number of images per batch on each rank.")
     detector: str | None = option(
-        unset="of torch-fidelity, downloaded once",
-        help="Inception-v3 weights: path or https URL",
+        unset="weights of torch-fidelity, downloaded once",
+        help="Inception-v3 weights: a path or an https URL",
     )
     kid_features: int = option(
         type=NOT_NEGATIVE,
         default=5000,
-        help="Number of images for the KID; 0 skips it.",
+        help="Number of images for the kernel Inception distance (KID); 0: no KID.",
     )
     workers: int = option(
         type=NOT_NEGATIVE, default=1, help="Number of processes per rank that load data."
@@ -125,7 +130,11 @@ class CalcSettings(
     """Compare images with a reference and print FID and KID."""
 
     images: Path = option(required=True, help="Zip or folder of images.")
-    reference: Path = option("--ref", required=True, help="Reference .npz written by fid ref.")
-    dest: Path | None = option(unset="print only", help="JSON file for the result")
+    reference: Path = option(
+        "--ref", required=True, help="Reference file (.npz) written by fid ref."
+    )
+    dest: Path | None = option(
+        unset="none; the result is only printed", help="JSON file for the result"
+    )
     measuring: MeasuringOptions = options_of(MeasuringOptions)
     run: shared.DeviceOptions = options_of(shared.DeviceOptions)

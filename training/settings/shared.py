@@ -39,7 +39,7 @@ def level(test: str, **how: Any) -> Any:
         **how,
         type=Real(0, 1, min_open=True, max_open=True),
         default=0.01,
-        help=f"Significance level of {test}, corrected for multiple comparisons.",
+        help=f"Significance level of {test}, after correction for multiple comparisons.",
     )
 
 
@@ -52,7 +52,7 @@ class DeviceOptions(Declared):
     """Options for the device and for replacing existing results."""
 
     device_name: str | None = option(
-        idle=True, unset="cuda if available", help="Device: cpu, cuda or cuda:N"
+        idle=True, unset="cuda if available, else cpu", help="Device: cpu, cuda or cuda:N"
     )
     overwrite: bool = overwrite()
 
@@ -61,31 +61,34 @@ class InflationOptions(Declared, section="Flow"):
     """Options for the dimensions of the data and for the inflationary schedule."""
 
     data_dim: int | None = option(
-        unset="the data's", help="Dimension of the data, compared with the data set."
+        unset="as in the data set", help="Expected dimension of the data; the data set must agree."
     )
     dims_to_keep: int | str | None = option(
         type=COUNT,
         unset="all",
-        help="Number of dimensions that keep inflating: all (PR-preserving, PRP) or fewer "
-        "(PR-reducing, PRR).",
+        help="Number of dimensions that are not compressed: all (the flow preserves the "
+        "participation ratio, PRP) or fewer (the flow reduces it, PRR).",
     )
-    rho: float | None = option(unset="1", help="Inflation rate, 1/time.")
+    rho: float | None = option(unset="1", help="Rate rho of the inflation, in 1/time.")
     gamma0: float | None = option(
         unset="5e-4", help="Noise variance at time 0, in squared data units."
     )
     g_type: str | None = option(
         type=choice(names.G_TYPES),
         unset="orig",
-        help="Rule for the exponents g: they sum to zero (orig), or compressed dimensions "
-        "are --inflation_gap below kept ones.",
+        help="Rule for the growth exponent g of each dimension. orig: all g sum to 0; "
+        "constant_inflation_gap: compressed dimensions have a g that is smaller by "
+        "--inflation_gap.",
     )
     inflation_gap: float | None = option(
         unset="1.02",
-        help="Difference between the exponents of kept and compressed dimensions, in units of "
-        "rho, for --g_type=constant_inflation_gap.",
+        help="With --g_type=constant_inflation_gap: growth exponent g of dimensions that are "
+        "not compressed, minus the g of compressed dimensions.",
     )
     g_rescaling: float | None = option(
-        unset="1", help="Factor on all exponents g; below 1 compresses less."
+        unset="1",
+        help="Factor on the growth exponents g of all dimensions; a factor below 1 compresses "
+        "less.",
     )
 
     def expected(self) -> dict[str, Any]:
@@ -121,12 +124,12 @@ def toy_name(required: bool = False, unset: str | None = None) -> Any:
     )
 
 
-def augment_to(unset: str = "0, not embedded") -> Any:
+def augment_to(unset: str = "0") -> Any:
     """Return the option ``--augment_to``."""
     return option(
         type=Whole(min=0, max=2**31 - 1),
         unset=unset,
-        help="Dimension of the space that the toy is embedded in",
+        help="Embed the toy in a space of this many dimensions; 0: no embedding",
     )
 
 
@@ -149,13 +152,16 @@ def end_vars() -> Any:
     return option(
         type=POSITIVE,
         default=1.0,
-        help="Standard deviation (not variance) A0 of the kept latents at the end of the flow.",
+        help="Standard deviation A0 (despite the name, not a variance) of the latents at the "
+        "end of the flow, in dimensions that are not compressed.",
     )
 
 
 def store_grid() -> Any:
     """Return the option ``--store_grid``."""
-    return option(is_flag=True, help="Store the times of --disc=adapted in the network file.")
+    return option(
+        is_flag=True, help="With --disc=adapted: store the time grid in the network file."
+    )
 
 
 def check_storage(store: bool, disc: str, network: str | None) -> None:
@@ -172,10 +178,12 @@ class CallOptions(Declared, section="Network"):
     precision: str = option(
         type=choice(names.PRECISIONS),
         default="fp32",
-        help="Floating-point type of the network; states are float64.",
+        help="Floating-point type of network evaluations; the states of the ODE are float64.",
     )
     batch_gpu: int | None = option(
-        "--batch-gpu", unset="16 on a CPU, 128 on CUDA", help="Images per network evaluation"
+        "--batch-gpu",
+        unset="16 on a CPU, 128 on CUDA",
+        help="Number of images per network evaluation",
     )
 
 
@@ -184,12 +192,26 @@ class ImageNetworkOptions(CallOptions):
 
     network: str = network()
     data_name: str | None = option(
-        unset="the network's data set", help="Name of the data in file names"
+        unset="the name in the network file",
+        help="Name of the data, used in the names of output files",
     )
-    data_dim: int | None = option(unset=KNOWN, help="Dimension of the data")
-    dims_to_keep: int | None = option(unset=KNOWN, help="Dimensions kept")
-    img_size: int | None = option(of=names.IMAGES, unset=KNOWN, help="Image side in pixels")
-    img_ch: int | None = option(of=names.IMAGES, unset=KNOWN, help="Image channels")
+    data_dim: int | None = option(
+        unset=KNOWN, help="Expected dimension of the data; the network file must agree"
+    )
+    dims_to_keep: int | None = option(
+        unset=KNOWN,
+        help="Expected number of dimensions that are not compressed; the network file must agree",
+    )
+    img_size: int | None = option(
+        of=names.IMAGES,
+        unset=KNOWN,
+        help="Expected image side in pixels; the network file must agree",
+    )
+    img_ch: int | None = option(
+        of=names.IMAGES,
+        unset=KNOWN,
+        help="Expected number of image channels; the network file must agree",
+    )
     calibration: bool = calibration()
     end_vars: float = end_vars()
 
@@ -200,23 +222,23 @@ class ImageNetworkOptions(CallOptions):
 
 MAX_STEPS = 10**6
 DISCRETIZATIONS = {
-    "ifs": "evenly over [0, T]",
-    "vp_ode": "evenly over [eps, T]",
-    "adapted": "with equal error per step",
+    "ifs": "evenly spaced from 0 to T",
+    "vp_ode": "evenly spaced from --vpode_disc_eps to T",
+    "adapted": "equal error in each step",
 }
 
 
 def _spacing(*kinds: str) -> Any:
-    meanings = ", ".join(f"{DISCRETIZATIONS[kind]} ({kind})" for kind in kinds)
-    return option(type=choice(kinds), default="ifs", help=f"Spacing of the times: {meanings}.")
+    meanings = "; ".join(f"{kind}: {DISCRETIZATIONS[kind]}" for kind in kinds)
+    return option(type=choice(kinds), default="ifs", help=f"Time grid. {meanings}.")
 
 
 def _tolerance() -> Any:
     return option(
         type=POSITIVE,
         default=1e-4,
-        help="Error tolerance that chooses the number of steps if it is auto: root mean "
-        "square error of the final states, in scaled coordinates.",
+        help="If the number of steps is auto: largest root mean square error of the final "
+        "states, which are scaled to a standard deviation of about 1.",
     )
 
 
@@ -228,8 +250,12 @@ class SolverOptions(Declared, section="Integration"):
         default=names.DEFAULT_SOLVER,
         help="ODE solver.",
     )
-    rtol: float = option(default=1e-6, help="Relative tolerance of dopri5.")
-    atol: float = option(default=1e-6, help="Absolute tolerance of dopri5, standard deviations.")
+    rtol: float = option(default=1e-6, help="Relative tolerance of the solver dopri5.")
+    atol: float = option(
+        default=1e-6,
+        help="Absolute tolerance of the solver dopri5, for states that are scaled to a standard "
+        "deviation of about 1.",
+    )
 
     def __post_init__(self) -> None:
         tolerances = sorted(self.given & {"rtol", "atol"})
@@ -244,10 +270,12 @@ class ToyTimeOptions(Declared, section="Integration"):
     """Options for the times of a toy's simulation."""
 
     steps: int | str | None = option(
-        unset=f"{names.DEFAULT_STEPS}, or as given by --h",
-        help="Number of solver steps, or auto (see --tol)",
+        unset=f"{names.DEFAULT_STEPS}; with --h: end time / h",
+        help="Number of solver steps; auto: the fewest steps that reach --tol",
     )
-    h: float | None = option(unset="T/steps", help="Step size; the last time is steps times h")
+    h: float | None = option(
+        unset="end time / steps", help="Size of a time step; the end time is then steps times h"
+    )
     disc: str = _spacing("ifs", "adapted")
     tol: float = _tolerance()
 
@@ -265,9 +293,11 @@ class EvenTimeOptions(Declared, section="Integration"):
 
     disc: str = _spacing("ifs", "vp_ode")
     vpode_disc_eps: float = option(
-        type=NOT_NEGATIVE, default=1e-2, help="Smallest time with --disc=vp_ode."
+        type=NOT_NEGATIVE, default=1e-2, help="With --disc=vp_ode: smallest time."
     )
-    end_time: float | None = option(unset="as in the network file", help="Largest time T")
+    end_time: float | None = option(
+        unset="as in the network file", help="Largest time T of the flow"
+    )
 
     def __post_init__(self) -> None:
         if "vpode_disc_eps" in self.given and self.first is None:
@@ -285,7 +315,7 @@ class ImageTimeOptions(EvenTimeOptions):
     disc: str = _spacing(*DISCRETIZATIONS)
     n_iters: int | str | None = option(
         default=names.DEFAULT_STEPS,
-        help="Number of solver steps in each direction, or auto (see --tol).",
+        help="Number of solver steps in each direction; auto: the fewest steps that reach --tol.",
     )
     tol: float = _tolerance()
 
@@ -298,8 +328,8 @@ class SampleTimeOptions(ImageTimeOptions):
     """Options for the times of samples that are not compared with data."""
 
     n_iters: int | str | None = option(
-        unset=f"the number stored in the network file, or {names.DEFAULT_STEPS}",
-        help="Number of solver steps, or auto (see --tol)",
+        unset=f"the number stored in the network file, else {names.DEFAULT_STEPS}",
+        help="Number of solver steps; auto: the fewest steps that reach --tol",
     )
 
 
@@ -310,11 +340,13 @@ def eps(of: str = "Latent distribution", melt: bool = False) -> Any:
         of: Name of the distribution in the help.
         melt: Whether the variances at the end of an inflation (melt) can be used.
     """
-    empirical = "empirical (variances of the melt), " * melt
+    empirical = "empirical: variances of the inflated data; " * melt
     return option(
-        unset="learned, if the network file has one; otherwise auto",
-        help=f"{of}: learned (in the network file), auto (Gaussian, closed form), {empirical}or "
-        "the variance of compressed dimensions, a number; with paper:NUMBER, kept ones have 1",
+        unset="learned if the network file has one, else auto",
+        help=f"{of}. learned: from the network file; auto: Gaussian in closed form; "
+        f"{empirical}NUMBER: auto, but with this variance in compressed dimensions; "
+        "paper:NUMBER: the same, with variance 1 (the square of --end_vars) in all other "
+        "dimensions",
     )
 
 
@@ -323,20 +355,21 @@ class DensityOptions(Declared, section="Log densities"):
 
     log_prob: bool = option(
         default=False,
-        help="Write the log density of each point at the first time (nats); needs one or "
-        "more backward passes per network evaluation.",
+        help="Also write the log density (nats) of each point at the first time. A network "
+        "evaluation then needs one or more backward passes.",
     )
     trace: str = option(
         type=choice(names.TRACES),
         default="auto",
-        help="Computation of Jacobian traces: exact, hutchinson (estimate from random "
-        f"directions), or auto, which is exact in up to {names.LARGEST_EXACT} dimensions if the "
-        "data are not images.",
+        help="Computation of Jacobian traces. exact: without error; hutchinson: estimated from "
+        f"random directions; auto: exact in up to {names.LARGEST_EXACT} dimensions unless "
+        "the data are images, else hutchinson.",
     )
     probes: int = option(
         type=Whole(min=2),
         default=names.PROBES,
-        help="Random directions of hutchinson; their spread gives the error.",
+        help="Number of random directions per point with hutchinson traces; the spread over "
+        "directions gives the standard error.",
     )
 
     def __post_init__(self) -> None:

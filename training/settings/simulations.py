@@ -31,22 +31,27 @@ class SimulationSettings(
         help="Data set to inflate: a zip or folder of images, or the .npz of a table.",
     )
     bs: int | None = option(
-        unset=f"{SAMPLES} images; rows: all validation rows, or {MOST_ROWS:,}",
-        help="Images or rows per simulation",
+        unset=f"{SAMPLES} images; tables: all validation rows, at most {MOST_ROWS:,}",
+        help="Number of images or rows per simulation",
     )
     csv: Path | None = option(
         of=TABLE,
-        help="CSV for the generated rows of a table, or for the rows of a lone melt, with "
-        "log densities if computed",
+        help="CSV file for the generated rows of a table, or for the inflated rows if none are "
+        "generated. With --log_prob it also contains log densities",
     )
-    round: bool = option(of=TABLE, default=True, help="Round discrete columns in --csv.")
+    round: bool = option(
+        of=TABLE, default=True, help="Round the values of discrete columns in --csv."
+    )
     sim_type: str = option(
         type=choice((*KINDS, "all")),
         default="all",
-        help="melt (inflate data), roundtrip (generate from the end of the melt), gen "
-        "(generate new samples), or all.",
+        help="melt: inflate data to latents; roundtrip: generate from these latents; gen: "
+        "generate new samples; all: run all three.",
     )
-    prev_melt: Path | None = option(help="Saved melt to start from, for a lone roundtrip or gen.")
+    prev_melt: Path | None = option(
+        help="File of inflated data (melt) of an earlier run, for --sim_type=roundtrip, or for "
+        "--sim_type=gen --gen_source=empirical."
+    )
     start_noise: bool = option(
         of=IMAGES,
         is_flag=True,
@@ -55,10 +60,10 @@ class SimulationSettings(
     gen_source: str = option(
         type=choice(("diag", "empirical")),
         default="diag",
-        help="Latents of gen: from the latent distribution (--eps), or Gaussian with the "
-        "variances of the melt.",
+        help="Distribution of the latents of new samples. diag: as given by --eps; empirical: "
+        "Gaussian with the variances of the inflated data.",
     )
-    eps: str | None = shared.eps("Latent distribution of diag")
+    eps: str | None = shared.eps("Latent distribution for --gen_source=diag")
     class_: int | None = option(
         "--class",
         of=IMAGES,
@@ -66,7 +71,7 @@ class SimulationSettings(
         unset="random",
         help="Class to generate, for class-conditional networks",
     )
-    save_freq: int = option(default=5, help="Steps between saved states.")
+    save_freq: int = option(default=5, help="Number of solver steps between saved states.")
     seed: int = shared.seed()
     network: shared.ImageNetworkOptions = options_of(shared.ImageNetworkOptions)
     solver: shared.SolverOptions = options_of(shared.SolverOptions)
@@ -121,10 +126,10 @@ class _Simulating(Declared):
     """Options of all simulations of toys."""
 
     save_dir: Path = shared.save_dir()
-    total_samples: int = option(default=2000, help="Samples per simulation.")
-    eps: str | None = shared.eps("Latent distribution of gen", melt=True)
+    total_samples: int = option(default=2000, help="Number of samples per simulation.")
+    eps: str | None = shared.eps("Latent distribution of new samples (gen)", melt=True)
     end_vars: float = shared.end_vars()
-    save_freq: int = option(default=5, help="Steps between saved states.")
+    save_freq: int = option(default=5, help="Number of solver steps between saved states.")
     seed: int = shared.seed()
     solver: shared.SolverOptions = options_of(shared.SolverOptions)
     times: shared.ToyTimeOptions = options_of(shared.ToyTimeOptions)
@@ -185,16 +190,18 @@ class RoundtripSettings(
         required=True,
         help="Data set: a zip or folder of images, or the .npz of a table.",
     )
-    bs: int = option(default=1000, help="Images or rows processed at a time, over all ranks.")
+    bs: int = option(
+        default=1000, help="Number of images or rows processed at a time, summed over all ranks."
+    )
     total_samples: int | None = option(
-        unset=f"{PUBLISHED_SAMPLES}, or all if fewer; tables: all validation rows",
+        unset=f"{PUBLISHED_SAMPLES} images, or all if there are fewer; tables: all validation rows",
         help="Number of images or rows.",
     )
     keep_worst: int = option(
         of=IMAGES,
         type=Whole(min=0),
         default=16,
-        help="Number of images with the largest errors to save.",
+        help="Number of images to save, namely those with the largest round-trip errors.",
     )
     seed: int = shared.seed(default=42)
     network: shared.ImageNetworkOptions = options_of(shared.ImageNetworkOptions)
@@ -216,35 +223,37 @@ class SphereOptions(Declared, section="Spheres and points"):
     """Options for spheres and test points."""
 
     test_pts: int = option(
-        default=20000, help="Number of test points, and of fresh samples of a toy."
+        default=20000, help="Number of test points; for toys also the number of fresh samples."
     )
     boundary_pts: int | None = option(
         type=Whole(1, MOST_BOUNDARY_POINTS),
         unset=f"{BOUNDARY_POINTS[2]} in 2-D, {BOUNDARY_POINTS[3]} in 3-D",
-        help="Points on each sphere",
+        help="Number of points on each sphere",
     )
-    r_min: float = option(default=0.5, help="Smallest Mahalanobis radius.")
-    r_max: float = option(default=3.5, help="Largest Mahalanobis radius.")
+    r_min: float = option(default=0.5, help="Smallest Mahalanobis radius of the spheres.")
+    r_max: float = option(default=3.5, help="Largest Mahalanobis radius of the spheres.")
     r_num: int = option(
-        type=Whole(1, MOST_RADII), default=7, help="Number of radii; 1 uses r_min alone."
+        type=Whole(1, MOST_RADII), default=7, help="Number of radii; 1: --r_min only."
     )
     boundary: str = option(
         type=choice(["transport", "alpha"]),
         default="transport",
-        help="Transport the mesh of the sphere with the flow (transport), or refit an alpha "
-        "shape at each stage (alpha).",
+        help="Boundary of a sphere after each integration. transport: its mesh, transported "
+        "with the flow; alpha: an alpha shape of the points, fitted again.",
     )
     alpha: float | None = option(
         unset="1, or more if needed to fill the spheres at the start",
-        help="Radius of alpha shapes, in standard deviations of each stage",
+        help="With --boundary=alpha: radius of the alpha shapes, in standard deviations of the "
+        "points they are fitted to",
     )
     paired: bool | None = option(
         of=TOY,
-        unset="on in 2-D",
-        help="With a network: also count samples in the spheres carried by the exact denoiser",
+        unset="yes in 2-D, else no",
+        help="With a network: also count the samples inside spheres that the exact denoiser "
+        "transports",
     )
     num_seeds: int = option(
-        of=TOY, default=1, help="Number of repetitions, with consecutive seeds."
+        of=TOY, default=1, help="Number of repetitions; their random seeds are consecutive."
     )
     seed: int = shared.seed()
 
@@ -296,20 +305,20 @@ class CoverageSettings(
     data_root: Path | None = option(
         of=TABLE,
         type=DATA_SET,
-        help="Data set of a 2-D or 3-D table; its validation rows are the fresh samples.",
+        help="Data set of a table with 2 or 3 columns; its validation rows are the fresh samples.",
     )
     score: str = option(
         of=TOY,
         type=choice(["net", "exact"]),
         default="net",
-        help="Denoiser: of the network, or the exact one of the toy.",
+        help="Denoiser of the flow. net: the network; exact: the exact denoiser of the toy.",
     )
     calibration: bool = shared.calibration()
     end_vars: float = shared.end_vars()
     eps: str | None = shared.eps()
     points: SphereOptions = options_of(SphereOptions)
     flow: shared.InflationOptions = options_of(
-        shared.InflationOptions, unset="as in the network file, or {} without one"
+        shared.InflationOptions, unset="as in the network file; without a network: {}"
     )
     solver: shared.SolverOptions = options_of(shared.SolverOptions)
     times: shared.ToyTimeOptions = options_of(shared.ToyTimeOptions)

@@ -40,59 +40,59 @@ class NetworkOptions(Declared, section="Network"):
     )
     cbase: int | None = option(
         of=names.IMAGES,
-        unset="by --preset",
-        help="Base number of channels, multiplied by --cres.",
+        unset="set by --preset",
+        help="Base number of channels. The factors in --cres multiply it.",
     )
     cres: tuple[int, ...] | None = option(
         of=names.IMAGES,
         type=MULTIPLIERS,
-        unset="by --preset",
-        help="Channel multiplier of each resolution.",
+        unset="set by --preset",
+        help="Factor on --cbase for each resolution of the network.",
     )
     attend: tuple[int, ...] | None = option(
         of=names.IMAGES,
         type=SIDES,
-        unset="16; adm: 32,16,8",
-        help="Image sides at which blocks use attention, rounded up to powers of 2.",
+        unset="16; for the network adm: 32,16,8",
+        help="Image sides in pixels at which blocks use attention, rounded up to powers of 2.",
     )
     blocks: int | None = option(
         of=names.IMAGES,
         type=Whole(0, names.MOST_BLOCKS),
-        unset="by --preset",
-        help="Residual blocks per encoder resolution (decoder: one more); 0 for the "
-        "published number, 4 (adm: 3).",
+        unset="set by --preset",
+        help="Number of residual blocks per encoder resolution; the decoder has one more. 0 "
+        "means the published number: 4, or 3 for the network adm.",
     )
     dropout: float | None = option(
         type=Real(min=0, max=1, max_open=True),
         unset=f"{recipes.PUBLISHED.dropout:g}; adm: {recipes.PUBLISHED_ADM['dropout']:g}; tables: "
         + recipes.describe_option_of_tables("dropout"),
-        help="Dropout probability.",
+        help=f"Dropout probability. Few rows means fewer than {recipes.FEW_ROWS}.",
     )
     space: str = option(
         type=choice(names.SPACES),
         default="IS",
-        help="Coordinates of the network: pixels (IS) or principal axes (ES).",
+        help="Coordinates of the network input: pixels or columns (IS), or principal axes (ES).",
     )
     noise_cond: str | None = option(
         type=choice(names.NOISE_CONDITIONINGS),
-        unset="log; vp: ddpm",
-        help="Encoding of the time: log of the noise (log) or 999 t (ddpm).",
+        unset="log; with --precond=vp: ddpm",
+        help="Time input of the network: logarithm of the noise (log) or 999 t (ddpm).",
     )
     output_gain: bool | None = option(
-        unset="on for images with precond=ifs",
-        help="Learn a factor on the network output for each dimension and time.",
+        unset="yes for images with --precond=ifs, else no",
+        help="Learn a factor on the network output, for each dimension and time.",
     )
     pixel_waves: int | None = option(
         of=names.IMAGES,
         type=Whole(0, names.MOST_WAVES),
-        unset="by --preset",
-        help="Add the noisy pixels to the inputs, with sine features of this many "
-        "frequencies; 0 adds neither.",
+        unset="set by --preset",
+        help="Add the noisy pixels and their sine features of this many frequencies to the "
+        "network inputs; 0: add neither.",
     )
     precision: str | None = option(
         of=names.IMAGES,
         type=choice(names.PRECISIONS),
-        unset="by --preset; on a CPU, bf16 if a short trial finds it much faster",
+        unset="set by --preset; on a CPU, bf16 if a short test shows that it is much faster",
         help="Floating-point type of the network.",
     )
     compile: bool = option(
@@ -105,7 +105,8 @@ class NetworkOptions(Declared, section="Network"):
         help="Let cuDNN choose its kernels by benchmarking.",
     )
     transfer: str | None = option(
-        of=names.IMAGES, help="Network file (path or https URL) with the initial weights."
+        of=names.IMAGES,
+        help="Network file (path or https URL) that the initial weights are copied from.",
     )
 
 
@@ -119,53 +120,58 @@ class TableOptions(Declared, section="Tables", of_kind=names.TABLE):
     marginals: str = option(
         type=choice((names.AUTO, *names.MARGINALS, *names.EVENED, names.LOG, names.AXES_TOO)),
         default=names.AUTO,
-        help="Transform of each column: none, a power (yeo_johnson), a power and a quantile "
-        "spline (quantile…), or log; auto chooses on validation rows.",
+        help="Transform of each column. yeo-johnson: power; quantile: power and quantile "
+        "spline; quantile-S: spline of the column with noise of S standard deviations; "
+        "quantile-axes: also splines along principal axes; log: logarithm; auto: chosen on "
+        "validation rows.",
     )
     whiten: str = option(
         type=choice((names.AUTO, *names.WHITENINGS)),
         default=names.AUTO,
-        help="Standardize columns (none), or whiten along principal axes (pca), then rotate "
-        "back (zca); auto chooses on validation rows.",
+        help="none: standardize columns; pca: whiten along principal axes; zca: whiten, then "
+        "rotate back; auto: chosen on validation rows.",
     )
     linear_start: str = option(
         type=choice(names.LINEAR_STARTS),
         default=names.AUTO,
-        help="With --cond: start from the linear-Gaussian posterior (on), or from a "
-        "Gaussian given by a small network (gaussian); auto chooses on validation rows.",
+        help="With --cond: subtract the linear-Gaussian posterior mean first (on), or use a "
+        "Gaussian from a small network (gaussian), or neither (off); auto: chosen on "
+        "validation rows.",
     )
     bounded: str = option(
         type=choice(names.BOUNDED),
         default=names.AUTO,
-        help="With --cond: map bounded columns to the real line (map), or reject draws "
-        "beyond bounds (reject); auto chooses on validation rows.",
+        help="With --cond: treatment of bounded columns. map: map them to the real line; "
+        "reject: reject draws beyond the bounds; auto: chosen on validation rows.",
     )
     cond_screen: str = option(
         type=choice(names.COND_SCREENS),
         default=names.AUTO,
-        help="With --cond: drop conditions that no column depends on, by distance "
-        "correlation at a false discovery rate of 5 %; auto compares on validation "
-        "rows.",
+        help="With --cond: drop conditions that are independent of all columns, by a "
+        "distance-correlation test at a false discovery rate of 5 %; auto: chosen on "
+        "validation rows.",
     )
     ensemble: int | None = option(
         type=Whole(1, 64),
         unset="1",
-        help="Number of networks trained side by side, whose outputs are averaged.",
+        help="Number of networks that are trained together; their outputs are averaged.",
     )
     cond_shape: tuple[int, ...] | None = option(
         type=SHAPE,
         unset="none: no embedding network",
-        help="With --cond: embed conditions of this shape: C numbers, a series CxL, an "
-        "image CxHxW, or set:K, any number of trials of K numbers.",
+        help="With --cond: shape of the conditions, for an embedding network. C: C numbers; "
+        "CxL: a series; CxHxW: an image; set:K: any number of trials of K numbers.",
     )
     cond_waves: int | None = option(
         type=Whole(0, names.MOST_WAVES),
         unset=recipes.describe_option_of_tables("cond_waves"),
-        help="With --cond: number of frequencies of the sine features of each condition that are "
-        "added to the inputs.",
+        help="With --cond: number of frequencies of the sine features of each condition, which "
+        f"are network inputs. Few rows means fewer than {recipes.FEW_ROWS}.",
     )
     width: int | None = option(
-        unset=recipes.describe_option_of_tables("width"), help="Units per hidden layer"
+        unset=recipes.describe_option_of_tables("width"),
+        help=f"Number of units per hidden layer. Few means fewer than {recipes.FEW_ROWS} rows "
+        f"and {recipes.WIDE} columns",
     )
     depth: int | None = option(
         unset=recipes.describe_option_of_tables("depth"), help="Number of hidden layers"
@@ -173,24 +179,24 @@ class TableOptions(Declared, section="Tables", of_kind=names.TABLE):
     weight_decay: float | None = option(
         type=NOT_NEGATIVE,
         unset=recipes.describe_option_of_tables("weight_decay"),
-        help="Weight decay",
+        help=f"Weight decay of the optimizer. Few rows means fewer than {recipes.FEW_ROWS}.",
     )
     optimizer: str | None = option(
         type=choice(names.OPTIMIZERS),
         unset=f"{names.SOAP} for conditional queries, {names.ADAM} otherwise",
-        help="Optimizer; a step of soap takes longer than one of adam, and learns more",
+        help="Optimizer. A step of soap takes longer than a step of adam, but learns more",
     )
     patience: int | None = option(
         unset=recipes.describe_option_of_tables("patience"),
-        help="Stop after this many reports without a better validation loss",
+        help="Stop training after this many reports without a better validation loss",
     )
 
     def require_likelihood(self) -> None:
         """Raise UsageError if the user gave an option that does not apply to likelihoods."""
         if self.bounded == "reject":
             raise UsageError(
-                "--bounded=reject does not apply to --likelihood, which would be positive beyond "
-                "the bounds: leave it out"
+                "--bounded=reject does not apply to --likelihood, because the likelihood would be "
+                "positive beyond the bounds: leave --bounded out"
             )
         if self.cond_shape is not None and self.cond_shape[0] == names.ANY_NUMBER:
             raise UsageError("--cond_shape=set:K is for --cond: a likelihood describes one trial")
@@ -211,49 +217,53 @@ class DataOptions(Declared, section="Data"):
     )
     cond: bool = option(
         is_flag=True,
-        help="Train a conditional flow: of images given their class, of columns given the "
-        "conditions.",
+        help="Train a conditional flow. Images are conditioned on their class, tables on their "
+        "condition columns.",
     )
     likelihood: bool = option(
         is_flag=True,
         of=names.TABLE,
-        help="Instead of --cond: learn the likelihood of one trial, for "
+        help="Instead of --cond: learn the likelihood of one trial given its parameters, for "
         f"{script('posterior')} --prior.",
     )
     any: bool = option(
         is_flag=True,
         of=names.TABLE,
-        help="Train for conditional queries: any columns given any others. Always on for "
-        "tables with text, dates or missing values.",
+        help="Train one network for all conditional queries: any columns given any other "
+        "columns. Always on for tables with text, dates or missing values.",
     )
     ask: tuple[str, ...] | None = option(
         unset="any columns",
         of=names.TABLE,
-        help="With --any: restrict the targets to these columns, given all others",
+        help="With --any: columns that queries predict, given all other columns",
     )
-    xflip: bool = option(of=names.IMAGES, is_flag=True, help="Add the mirror image of each image.")
+    xflip: bool = option(
+        of=names.IMAGES, is_flag=True, help="Also train on the mirror image of each image."
+    )
     augment: float | None = option(
         of=names.IMAGES,
         type=Real(min=0, max=1),
-        unset="by --preset",
-        help="Probability of each augmentation; 0 disables augmentation.",
+        unset="set by --preset",
+        help="Probability of each augmentation; 0: no augmentation.",
     )
     held_out: float | None = option(
         of=names.IMAGES,
         type=Real(min=0, max=1, min_open=True, max_open=True),
-        help="Fraction of the images held out for validation; every report prints their loss.",
+        help="Fraction of the images held out for validation. Every report prints their loss.",
     )
     batch_pca: int | None = option(
-        of=names.IMAGES, unset="all", help="Number of images that the principal axes are fitted to."
+        of=names.IMAGES,
+        unset="all",
+        help="Number of images that the principal axes are computed from.",
     )
     cache: bool | None = option(
-        free=True, of=names.IMAGES, unset="by --preset", help="Keep the data set in memory."
+        free=True, of=names.IMAGES, unset="set by --preset", help="Keep the data set in memory."
     )
     workers: int | None = option(
         free=True,
         of=names.IMAGES,
         type=Whole(min=0),
-        unset="by --preset",
+        unset="set by --preset",
         help="Number of processes that load data.",
     )
 
@@ -264,25 +274,30 @@ class ImageFlowOptions(InflationOptions):
     precond: str = option(
         type=choice(("ifs", "edm", "vp", "ve")),
         default="ifs",
-        help="Inflationary flow (ifs), or an isotropic model of Karras et al. 2022, table 1.",
+        help="Kind of model. ifs: inflationary flow; edm, vp, ve: isotropic models of Karras et "
+        "al. 2022, table 1.",
     )
     tmin: float | None = option(
-        type=NOT_NEGATIVE, unset="by the schedule", help="Smallest time of the flow."
+        type=NOT_NEGATIVE,
+        unset="ifs: 0; edm: 0.002; vp: 0.001; ve: 0.0004",
+        help="Smallest time of the flow.",
     )
     dims_to_keep: int | str | None = option(
         unset="all",
-        help="Number of dimensions that keep inflating: all (PR-preserving, PRP) or fewer "
-        "(PR-reducing, PRR); auto (tables): the participation ratio.",
+        help="Number of dimensions that are not compressed: all (the flow preserves the "
+        "participation ratio, PRP) or fewer (the flow reduces it, PRR). auto, for tables: "
+        "the effective number of dimensions (participation ratio).",
     )
     tmax: float | None = option(
-        unset="when data make up a tenth of the largest variance; with --cond a thousandth; "
-        "chosen on validation rows of small tables; 1.5 times that with compression; "
-        f"published: {recipes.PUBLISHED_T_MAX}",
+        unset="the time when the data variance is a tenth (with --cond: a thousandth) of the "
+        "largest latent variance; small tables with --cond: chosen on validation rows; "
+        "images with compressed dimensions: 1.5 times longer; --preset=published: "
+        f"{recipes.PUBLISHED_T_MAX}",
         help="Largest time of the flow, T.",
     )
     t_sampling: str | None = option(
         type=choice(names.T_SAMPLINGS),
-        unset=f"uniform; with --cond {names.BY_WEIGHT}; edm: normal; ve: log_uniform",
+        unset=f"uniform; with --cond: {names.BY_WEIGHT}; edm: normal; ve: log_uniform",
         help="Distribution of the training times.",
     )
 
@@ -294,17 +309,17 @@ class ImageTrainingOptions(TrainingOptions):
         of=names.IMAGES,
         type=choice(("auto", "published")),
         default="auto",
-        help="Source of defaults: a recipe for these images and this device (auto), or the "
-        "paper's (published: 55 million parameters, 200 million samples).",
+        help="Recipe that sets default values for images. auto: fitted to the images and the "
+        "device; published: the paper's (55 million parameters, 200 million samples).",
     )
     lr_ramp: float | None = option(
         type=NOT_NEGATIVE,
         unset=f"{recipes.RAMP:.0%} of the duration, at most {recipes.LONGEST_RAMP:g}; tables: "
-        f"{recipes.TABLE_RAMP:.0%}",
-        help="Warmup of the learning rate, million samples.",
+        f"{recipes.TABLE_RAMP:.0%} of the duration",
+        help="Length of the warmup of the learning rate, in million samples.",
     )
     lr_decay: bool | None = option(
-        unset="by --preset", help="Decay the learning rate to 0 along a cosine."
+        unset="set by --preset; tables: yes", help="Decay the learning rate to 0 along a cosine."
     )
 
 
@@ -312,13 +327,13 @@ class ImageCalibrationOptions(CalibrationOptions):
     """Options for the calibration of the network."""
 
     calibrate: bool | None = option(
-        unset="on for images with precond=ifs",
-        help="After training, correct the network by regression on the data (tables: on "
-        "validation rows).",
+        unset="yes for images with --precond=ifs, else no",
+        help="After training, correct the network by regression on the data, for tables on "
+        "validation rows.",
     )
     calibration_data: Path | None = option(
         of=names.IMAGES,
-        unset="--data",
+        unset="the images in --data",
         help="Images to calibrate on, preferably held out of training.",
     )
 
@@ -347,7 +362,9 @@ class TrainSettings(
     """Options of ``train.py``."""
 
     data: DataOptions = options_of(DataOptions)
-    flow: ImageFlowOptions = options_of(ImageFlowOptions)
+    flow: ImageFlowOptions = options_of(
+        ImageFlowOptions, unset={"gamma0": "{}; tables: 1e-4 to 1e-2, by the number of rows"}
+    )
     network: NetworkOptions = options_of(NetworkOptions)
     table: TableOptions = options_of(TableOptions)
     training: ImageTrainingOptions = options_of(ImageTrainingOptions)

@@ -33,30 +33,35 @@ class TrainingOptions(Declared, section="Training"):
     duration: float | None = option(
         free=True,
         type=AMOUNT,
-        unset="by --preset",
-        help="Length of training, million samples. With --resume, the new length.",
+        unset="set by --preset, for tables by the number of rows",
+        help="Length of training, in million samples. With --resume: the new total length.",
     )
     minutes: float | None = option(
-        unset="as long as --duration",
-        help="Instead of --duration: approximate training time in minutes. Training can "
-        "stop earlier if the validation loss stops improving.",
+        unset="train for --duration",
+        help="Approximate training time in minutes, instead of --duration. Training can stop "
+        "earlier if the validation loss stops improving.",
     )
-    batch: int | None = option(unset="by --preset", help="Batch size over all ranks.")
+    batch: int | None = option(
+        unset="set by --preset, for tables by the number of rows",
+        help="Batch size, summed over all ranks.",
+    )
     batch_gpu: int | None = option(
         "--batch-gpu",
         free=True,
-        unset="no limit",
-        help="Largest batch that one rank processes at a time.",
+        unset="the whole batch of the rank",
+        help="Largest number of samples that one rank processes at a time.",
     )
-    lr: float | None = option(unset="by --preset", help="Peak learning rate.")
+    lr: float | None = option(
+        unset="set by --preset, for tables by the number of rows", help="Peak learning rate."
+    )
     ema: float | None = option(
         type=Real(min=0, max=1e9),
-        unset="by --preset",
-        help="Half-life of the moving average of the weights, million samples.",
+        unset="set by --preset, for tables by the number of rows",
+        help="Half-life of the moving average of the weights, in million samples.",
     )
     ls: float = option(
         default=1.0,
-        help="Loss scale; with fp16 multiplied by an adaptive scale.",
+        help="Factor on the loss; with fp16, an adaptive scale is applied as well.",
     )
 
 
@@ -65,18 +70,18 @@ class LatentLawOptions(Declared, section="Calibration"):
 
     latent_law: str | None = option(
         type=choice(("learned", "gaussian")),
-        unset="learned, if dimensions are compressed",
-        help="Distribution of the latents that samples start from: learned from encoded "
-        "data, or the Gaussian in closed form.",
+        unset="learned if dimensions are compressed, else gaussian",
+        help="Distribution of the latents that generation starts from. learned: fitted to "
+        "encoded training data; gaussian: the Gaussian in closed form.",
     )
 
     network: str | None = option(
-        type=NETWORK, help="With --refit_latent_law: network file (path or https URL)."
+        type=NETWORK, help="Network file (path or https URL) for --refit_latent_law."
     )
     refit_latent_law: bool = option(
         is_flag=True,
-        help="Do not train: learn the latent distribution of --network and write "
-        "NAME-law.pkl to --outdir or beside it.",
+        help="Do not train. Learn the latent distribution of the flow in --network, and write "
+        "NAME-law.pkl to --outdir, by default beside --network.",
     )
 
     def __post_init__(self) -> None:
@@ -94,14 +99,15 @@ class CalibrationOptions(Declared, section="Calibration"):
     """Options for the calibration of the network."""
 
     calibrate: bool | None = option(
-        unset="with precond=ifs",
+        unset="yes with --precond=ifs, else no",
         help="After training, correct the network by regression on the data.",
     )
     calibration_fit: str = option(
         type=choice(names.METHODS),
         default=names.METHODS[0],
-        help="What to correct: the output scale (gain), or also the slope in the input, "
-        "fitted on noisy data (marginal) or along the flow (path).",
+        help="Correction of the network output. gain: rescale the output; marginal: also "
+        "correct its slope in the input, fitted on noisy data; path: correct scale and "
+        "slope, fitted along the flow.",
     )
 
     def wanted(self, precond: str, by_default: bool = True) -> bool:
@@ -135,31 +141,36 @@ class RunOptions(Declared, section="Run"):
     nosubdir: bool = option(is_flag=True, help="Use --outdir itself as the run directory.")
     resume: Path | None = option(
         free=True,
-        help="Run directory or training-state-*.pt to resume from; options of that run are reused.",
+        help="Run directory or training-state-*.pt to resume from. The options of that run are "
+        "reused.",
     )
     tick: int | None = option(
-        free=True, unset="by --preset", help="Interval between reports, thousand samples."
+        free=True,
+        unset="set by --preset; tables: --duration / --snap",
+        help="Interval between reports, in thousand samples.",
     )
     snap: int | None = option(
         free=True,
-        unset="by --preset",
-        help="Number of reports between network files; the last network is always written.",
+        unset="set by --preset; tables: 50, or 40 with --any",
+        help="Interval between network files, in reports. The last network is always written.",
     )
     dump: int | None = option(
         free=True,
-        unset="by --preset",
-        help="Number of reports between training states; the last state is always written.",
+        unset="set by --preset; tables: 5",
+        help="Interval between training states, in reports. The last state is always written.",
     )
-    keep: int = option(free=True, default=2, help="Number of training states to keep.")
+    keep: int = option(
+        free=True, default=2, help="Number of training states to keep; older states are deleted."
+    )
     seed: int = option(type=SEED, default=0, help="Random seed.")
     deterministic: bool = option(is_flag=True, help="Use only deterministic algorithms of PyTorch.")
     device_name: str | None = option(
-        free=True, unset="cuda if available", help="Device: cpu, cuda or cuda:N."
+        free=True, unset="cuda if available, else cpu", help="Device: cpu, cuda or cuda:N."
     )
     threads: int | None = option(
         free=True,
-        unset="OMP_NUM_THREADS, or the idle cores; 1 for small tables",
-        help="CPU threads, without torchrun; a resumed run keeps its number",
+        unset="OMP_NUM_THREADS if set, else the number of idle cores; small tables: 1",
+        help="Number of CPU threads, without torchrun. A resumed run keeps its number",
     )
     dry_run: bool = option(
         "-n",
@@ -172,7 +183,8 @@ class RunOptions(Declared, section="Run"):
         "--card-memory",
         free=True,
         type=AMOUNT,
-        help="With --dry-run: print the largest --batch-gpu for this much GPU memory, GiB",
+        help="With --dry-run: print the largest --batch-gpu that fits into this much GPU "
+        "memory, in GiB",
     )
 
     def __post_init__(self) -> None:
@@ -226,7 +238,7 @@ def _of_recipes(name: str) -> str:
     plane, space, other, plain = (f"{getattr(each, name):g}" for each in recipes)
     if plane == space == other:
         return f"{plane}; with --others=0: {plain}"
-    averaged = f"mlp: {plane} in {PLANE}-D, {space} in 3-D; other networks: {other}"
+    averaged = f"mlp: {plane} in {PLANE}-D, else {space}; other networks: {other}"
     return f"{averaged}; with --others=0: {plain}"
 
 
@@ -239,14 +251,17 @@ class ToyOptions(Declared, section="Data"):
     augment_to: int = option(
         type=Whole(min=0, max=2**31 - 1),
         default=0,
-        help="Dimension of the space that the toy is embedded in; 0 for none.",
+        help="Embed the toy in a space of this many dimensions; 0: no embedding.",
     )
     others: int | None = option(
         type=Whole(min=0),
         unset=f"{names.OTHERS} in up to {names.MOST_AVERAGED} dimensions, else 0",
-        help="Additional points over which training targets are averaged; 0 for none",
+        help="Number of additional points over which each training target is averaged; 0: no "
+        "averaging",
     )
-    antithetic: bool = option(default=True, help="Use each point twice, with opposite noise.")
+    antithetic: bool = option(
+        default=True, help="Use each training point twice, with noise of opposite sign."
+    )
 
 
 class ToyFlowOptions(InflationOptions):
@@ -255,14 +270,16 @@ class ToyFlowOptions(InflationOptions):
     precond: str = option(
         type=choice(names.TOY_PRECONDITIONINGS),
         default="ifs",
-        help="Inflationary flow (ifs), or the isotropic model of Karras et al. 2022 with "
-        "one data variance (edm) or one per axis (edm_es).",
+        help="Kind of model. ifs: inflationary flow; edm: isotropic model of Karras et al. "
+        "2022, with one data variance; edm_es: the same model with one data variance per "
+        "axis.",
     )
     tmin: float | None = option(
-        type=NOT_NEGATIVE, unset="0; edm: 0.002", help="Smallest time of the flow."
+        type=NOT_NEGATIVE, unset="0; edm, edm_es: 0.002", help="Smallest time of the flow."
     )
     tmax: float | None = option(
-        unset="when data make up a tenth of the largest variance; edm: 80",
+        unset="the time when the data variance is a tenth of the largest latent variance; edm, "
+        "edm_es: 80",
         help="Largest time of the flow, T.",
     )
 
@@ -276,12 +293,12 @@ class ToyNetworkOptions(Declared, section="Network"):
     space: str = option(
         type=choice(names.SPACES),
         default="ES",
-        help="Coordinates of the network: data axes (IS) or principal axes (ES).",
+        help="Coordinates of the network input: data axes (IS) or principal axes (ES).",
     )
     noise_cond: str = option(
         type=choice(names.NOISE_CONDITIONINGS),
         default="log",
-        help="Encoding of the time: log of the noise (log) or 999 t (ddpm).",
+        help="Time input of the network: logarithm of the noise (log) or 999 t (ddpm).",
     )
 
 

@@ -26,12 +26,12 @@ MOST_STEPS = 5000
 
 
 def choose_end(preparation: Preparation, coordinates: Coordinates, patience: int) -> ModelConfig:
-    """Return the configuration of a model; for few rows, held-out rows select the end time.
+    """Return a model's configuration; with few training rows, validation rows choose the end time.
 
     Args:
         preparation: Table and training; the user left the end time open.
         coordinates: Coordinates of the flow for the table.
-        patience: Number of reports without a better score that ends a training.
+        patience: Number of reports without a better validation score, after which a training ends.
     """
     choices, table = preparation.model_config, preparation.table
     few = len(table.train_rows) < FEW_ROWS and len(table.held_out_rows) > 0
@@ -58,7 +58,7 @@ def choose_end(preparation: Preparation, coordinates: Coordinates, patience: int
 
 
 def held_out_log_prob(preparation: Preparation, coordinates: Coordinates, patience: int) -> float:
-    """Return the mean log density of held-out rows after a training like that of the run.
+    """Train a model as the run would, and return its mean log density of held-out rows.
 
     Returns:
         Log density in nats per row, the same on all ranks.

@@ -44,8 +44,8 @@ class CalibrationScores:
 
     Attributes:
         counts: Number of scores, n, of each column; 0 for a column without intervals.
-        known: For each column, the mean fractions ``[2]`` of the row's other cells that were known,
-            increasing.
+        known: For each column, two increasing mean fractions ``[2]`` of known cells among the other
+            cells of a row.
         contents: For each column, the sorted scores ``[2, knots]`` at each of these fractions.
     """
 
@@ -60,7 +60,7 @@ class CalibrationScores:
         """Compute the scores of held-out rows ``[n, P]``.
 
         Args:
-            contents: Function that returns the contents of central intervals.
+            contents: Function that returns the probability contents of central intervals.
             rows: Held-out rows ``[n, P]``.
             places: Indices of the columns to score.
             seed: Random seed for the choice of rows and of known cells.
@@ -85,14 +85,14 @@ class CalibrationScores:
         return cls(counts, shares, scores)
 
     def content(self, place: int, share: float, known: np.ndarray) -> np.ndarray:
-        """Return the contents ``[n]`` of intervals that reach a nominal coverage in a column.
+        """Return the probability contents ``[n]`` that intervals of a column need for a coverage.
 
         The content in a row depends only on the known cells of the row. For a column without
-        scores, it is the nominal coverage itself.
+        scores, the content is the coverage itself.
 
         Args:
             place: Index of the column.
-            share: Nominal coverage of new cells.
+            share: Coverage that intervals of new cells should have.
             known: Whether each cell of the rows is known, bool ``[n, P]``.
         """
         if not self.counts[place]:

@@ -132,7 +132,7 @@ class ImageFlow(Subject):
         return flow.in_blocks(rows or BLOCK_ROWS[device.type])
 
     def pilots(self, flow: ProbabilityFlow, count: int) -> ProbabilityFlow:
-        """Return the flow conditioned on random classes, one per pilot latent."""
+        """Return the flow with random classes for the latents that determine the time grid."""
         labels = self.one_hot(draw_classes(count, self.classes, 0, None))
         return flow if labels is None else flow.given(labels=labels.to(flow.device))
 
@@ -337,7 +337,7 @@ class ImageFlow(Subject):
         return dequantized(samples.points, seed)
 
     def melt_facts(self, flow: ProbabilityFlow, melt: Trajectory) -> Facts:
-        """Return the ratios of latent variances to their closed form."""
+        """Return latent variances after an inflation (melt), divided by their closed form."""
         return {"kept_variance_ratio": self.kept_variances(flow, melt)}
 
     def return_facts(self, flow: ProbabilityFlow, back: Trajectory, start: Tensor) -> Facts:

@@ -374,7 +374,7 @@ class LearnedLikelihood:
 
 
 def prior_of(name: str | Model, parameters: Sequence[str]) -> TableFlow:
-    """Return the flow of parameters that ``--prior`` names, a network file, path or URL.
+    """Return the flow of the parameters that ``--prior`` names: a model, a network file or its URL.
 
     Raises:
         UsageError: The flow has other columns.
@@ -401,7 +401,7 @@ def uniform_model(names: Sequence[str], ends: Tensor) -> Model:
 
 
 def normal_model(names: Sequence[str], ends: Tensor, mean: Tensor, spread: Tensor) -> Model:
-    """Return a model of columns that are normal after a map of their bounds to infinity.
+    """Return a model of columns that are normal in unbounded coordinates.
 
     Args:
         names: Names of the columns.

@@ -49,7 +49,7 @@ class NetworkFile:
 
         Args:
             location: Path, URL or model.
-            end_std: Standard deviation of the kept latents, ``A0``.
+            end_std: Standard deviation ``A0`` of the latents in dimensions that are not compressed.
             calibrated: Whether to use the calibration in the file, if any.
             precision: Floating-point type of the network, such as ``bf16``.
 
@@ -64,7 +64,7 @@ class NetworkFile:
         return cls(path, model)
 
     def stored(self) -> Model:
-        """Return the whole model, of which this run may have left the calibration out."""
+        """Return the model with its calibration, even if this run does not use the calibration."""
         return self.model if self.path == IN_MEMORY else Model.load(self.path)
 
     @property
@@ -106,7 +106,7 @@ class NetworkFile:
 
     @property
     def t_max(self) -> float:
-        """Last time of the flow that the network was trained up to."""
+        """Largest time of the flow in the training of the network."""
         return float(self.model.about["tmax"])
 
     def as_subject(

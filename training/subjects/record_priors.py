@@ -37,7 +37,7 @@ class RecordPrior(TableFlow):
     """Flow of the numeric columns of records, as a prior for posteriors.
 
     Attributes:
-        answers: Flow of all columns of the records, by the same network.
+        answers: Flow of all columns of the records, with the same network.
     """
 
     answers: RecordFlow
@@ -74,7 +74,10 @@ class RecordPrior(TableFlow):
         )
 
     def table(self, path: DataSource) -> DataTable:
-        """Return the numbers of the rows of a data set without missing numbers or atoms."""
+        """Return the numeric columns of a data set, without rows with missing numbers or atoms.
+
+        Atoms are frequently repeated values of a number.
+        """
         if not holds_records(path):
             table = super().table(path)
             atoms = self._are_atoms(self.column_names, table.points.numpy()).any(axis=1)
@@ -97,7 +100,9 @@ class RecordPrior(TableFlow):
         return self.table(path) if holds_records(path) else super().whole(path)
 
     def points(self, path: TableSource, seen: Tensor | None = None) -> Tensor:
-        """Read the numbers ``[M, D]`` of records, which must be observed and at no atom.
+        """Read the numeric columns ``[M, D]`` of records.
+
+        No number may be missing or at an atom (a frequently repeated value).
 
         Raises:
             DataError: A value is missing or at an atom, or the file has unknown columns.

@@ -70,7 +70,7 @@ def digest_of(records: Records) -> str:
 
 
 def numbers_of_rows(records: Records, places: Sequence[int]) -> np.ndarray:
-    """Return row hashes of the rows without missing values in some columns, given by index."""
+    """Return hashes of the rows that have no missing values in the columns with these indices."""
     values = records.values[:, list(places)]
     return row_numbers(values[~np.isnan(values).any(axis=1)])
 
@@ -91,7 +91,7 @@ def few_values(column: RecordColumn, values: np.ndarray) -> tuple[float, ...]:
 
 
 def atoms_of(column: RecordColumn, values: np.ndarray) -> tuple[float, ...]:
-    """Return the atoms (frequently repeated values) of a number without ``few_values``."""
+    """Return the atoms (frequently repeated values) of a numeric column without ``few_values``."""
     if column.type == DATE:
         return ()
     present = values[~np.isnan(values)]
@@ -154,7 +154,7 @@ class RecordSpace:
         return self.coordinates.dim
 
     def cell(self, place: int) -> int:
-        """Return a column's index in the states of queries; with atoms, the index of the number."""
+        """Return a column's index in query states; with atoms, the index of its number."""
         if place in self.numbers:
             return self.numbers.index(place)
         return self.level_cell(place)
@@ -362,7 +362,7 @@ class RecordSpace:
 
 
 def is_number(values: Sequence[float]) -> bool:
-    """Return whether a column is a number, at least at other values than its levels."""
+    """Return whether a column with these levels is numeric, apart from its levels."""
     return not values or isnan(values[-1])
 
 
@@ -414,7 +414,7 @@ def choose_space(records: Records, seed: int) -> Chosen:
     points, columns = _complete(records, train, numbers, of_numbers, generator)
 
     def tried(space: RecordSpace, marginals: str, counts: Sequence[int]) -> Chosen:
-        """Return a mixture in these coordinates with its score."""
+        """Fit a mixture in these coordinates; return it with its log density of held-out rows."""
         generator = seeded_generator("cpu", seed, Stream.DEQUANTIZATION)
         rows, others = space.encoded(train, generator), space.encoded(held_out, generator)
         mixture, nats = fit_mixture(rows, others, space.level_counts, seed, counts)

@@ -285,7 +285,7 @@ class _Questions:
 def about_records(
     records: Records, chosen: Chosen, name: str, ask: Sequence[str]
 ) -> dict[str, object]:
-    """Return the description of its records that a network file contains."""
+    """Return the description of the training records that is stored in a network file."""
     return {
         "kind": RECORDS,
         "data_name": name,

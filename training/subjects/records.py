@@ -116,7 +116,7 @@ class RecordFlow:
         return self.file.model.about.get("rows_sha256") == digest_of(records)
 
     def repeated(self, records: Records) -> int:
-        """Return the number of rows that are also in the training data, beyond chance.
+        """Return the number of rows that are in the training data, beyond chance.
 
         Only rows without missing numbers are compared.
         """
@@ -212,10 +212,10 @@ class RecordFlow:
         return np.asarray(np.where(likelier, 0.0, levels.probabilities).sum(axis=1))
 
     def contents(self, values: np.ndarray, known: np.ndarray, place: int) -> np.ndarray:
-        """Return contents ``[n]`` of the smallest central intervals that cover a column's values.
+        """Return the probabilities ``[n]`` of the smallest central intervals that cover the values.
 
-        Intervals are rounded to the bins of the column, as in the results. The content is 1 for a
-        value that no interval covers.
+        Intervals are rounded to the bins of the column, as in the results. The probability is 1 for
+        a value that no interval covers.
 
         Args:
             values: Rows ``[n, P]``.

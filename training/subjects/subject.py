@@ -105,7 +105,7 @@ class Subject(ABC):
         return self.names
 
     def quantities(self, path: DataSource | None, count: int, seed: int) -> Quantities:
-        """Return functions of points ``[..., D]`` that checks of posteriors rank, too.
+        """Return further functions of points ``[..., D]`` whose values checks of posteriors rank.
 
         With a data set, they include functions learned from points of the data set that are not
         used as true values.
@@ -218,11 +218,11 @@ class Subject(ABC):
         return flow.in_blocks(rows) if rows else flow
 
     def pilots(self, flow: ProbabilityFlow, count: int) -> ProbabilityFlow:
-        """Return the flow, conditioned for ``count`` pilot latents that determine the time grid."""
+        """Return the flow with conditions for the latents that determine the time grid."""
         return flow
 
     def amortized_block(self, device: torch.device) -> int:
-        """Return the default number of points per evaluation if there is no likelihood."""
+        """Return the default number of points per network evaluation without a likelihood."""
         return AMORTIZED_CUDA_ROWS if device.type == "cuda" else AMORTIZED_ROWS
 
     def prior(self, times: Tensor, solver: Solver, deblurred: bool = False) -> Prior:
@@ -266,7 +266,7 @@ class Subject(ABC):
     def contradicted(self, points: Tensor, beside: Mapping[str, Tensor]) -> Iterable[str]:
         """Return a sentence for each dropped column whose values contradict the other columns.
 
-        Dropped columns are those that the training left out, because they followed from others.
+        Dropped columns were left out of the training because they are functions of other columns.
 
         Args:
             points: Rows ``[N, D]``.
@@ -275,7 +275,7 @@ class Subject(ABC):
         return ()
 
     def warn_of_others(self, contradicted: Iterable[str], where: str) -> None:
-        """Log warnings of contradictions in columns that the training left out."""
+        """Log warnings about columns left out of the training that contradict the other columns."""
         for line in contradicted if distributed.is_main() else ():
             logger.warning(f"Warning: {where}: {line}; the flow models the other columns")
 
@@ -307,7 +307,7 @@ class Subject(ABC):
         """
 
     def truth_labels(self, path: DataSource | None, count: int, seed: int) -> Tensor | None:
-        """Return the conditions ``[count, L]`` of test points, or random ones without a data set.
+        """Return conditions ``[count, L]`` of test points; without a data set, random conditions.
 
         Returns:
             Conditions, or None for a network without conditions.
@@ -336,7 +336,7 @@ class Subject(ABC):
         """Check that the network was not trained on some rows.
 
         Args:
-            path: DataSource of the data set, for the message.
+            path: Data set, for the message.
             numbers: Hashes of the rows.
             alike: Whether different rows may be equal, see ``RowHashes.repeated_beyond_chance``.
 
@@ -345,12 +345,12 @@ class Subject(ABC):
         """
         if seen := self.repeated(numbers, alike):
             raise DataError(
-                f"{path}: {self.data_name} was trained on at least {seen} of its "
+                f"{path}: the network of {self.data_name} was trained on at least {seen} of its "
                 f"{len(numbers)} calibration cases: use other data"
             )
 
     def repeated(self, numbers: np.ndarray, alike: bool = False) -> int:
-        """Return the number of rows, given by their hashes, in the training data beyond chance."""
+        """Return the number of rows (hashes) that are in the training data, beyond chance."""
         if self.file is None:
             return 0
         sketch = RowHashes.read(self.file.path, self.file.model.about)
@@ -362,7 +362,7 @@ class Subject(ABC):
         Args:
             number: Number that the user gave, or None.
             otherwise: Default, which is reduced to the number of available points.
-            path: DataSource of the data set, or None.
+            path: Data set, or None.
         """
         there = None if number or path is None else self.testable(path)
         return number or min(otherwise, there or otherwise)
@@ -392,8 +392,8 @@ class Subject(ABC):
 
         Args:
             path: Table or images.
-            seen: Indices ``[K]`` of the observed coordinates; only these are returned, and others
-                may be missing. None for all coordinates.
+            seen: Indices ``[K]`` of the observed coordinates; only these coordinates are returned,
+                and other coordinates may be missing. None for all.
 
         Raises:
             DataError: The file is missing or broken, has other columns or images, or values that
@@ -462,7 +462,7 @@ class Subject(ABC):
     ) -> tuple[list[str], Tensor]:
         """Convert points ``[n, D]`` to rows of the source: column names, and values ``[n, D + K]``.
 
-        The K additional columns are those that the training left out.
+        The K additional columns were left out of the training.
 
         Args:
             points: Points of the flow.
@@ -500,7 +500,7 @@ class Subject(ABC):
         return None
 
     def kept_variances(self, flow: ProbabilityFlow, melt: Trajectory) -> dict[str, float]:
-        """Return variances of kept dimensions after an inflation, relative to their closed form."""
+        """Return variances of kept dimensions after an inflation, divided by their closed form."""
         exact = flow.gaussian_latents(melt.times[-1]).variance
         return summarize_variances(melt.end.square().mean(dim=0), exact, self.dims_to_keep)
 
@@ -518,7 +518,7 @@ class Subject(ABC):
         Args:
             flow: Flow.
             back: Trajectory back to the data.
-            start: Points ``[N, D]`` at which the melt started, in scaled eigenspace.
+            start: Points ``[N, D]`` before the inflation, in scaled eigenspace.
         """
         error = (back.end - start) / flow.schedule.scale(back.times[-1])
         return {
@@ -542,14 +542,14 @@ class Subject(ABC):
 
 
 def summarize_variances(measured: Tensor, exact: Tensor, dims_to_keep: int) -> dict[str, float]:
-    """Return the mean and the worst ratio of kept variances ``[D]`` to their closed form."""
+    """Return the mean and worst ratio of variances of kept dimensions to their closed form."""
     ratios = (measured / exact)[:dims_to_keep]
     farthest = ratios[(ratios - 1).abs().argmax()]
     return {"mean": float(ratios.mean()), "worst": float(farthest)}
 
 
 def variances_line(facts: Mapping[str, Any], dims_to_keep: int) -> str:
-    """Describe the variances of kept dimensions after an inflation in words."""
+    """Describe in words the variances of kept (not compressed) dimensions after an inflation."""
     ratios = facts["kept_variance_ratio"]
     return (
         f"Variances of {dims_to_keep} kept dimensions relative to the closed form: mean "

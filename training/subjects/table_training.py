@@ -99,7 +99,7 @@ class TableTraining(Training):
 
     @cached_property
     def full_config(self) -> ModelConfig:
-        """ModelConfig of the model to build.
+        """Configuration of the model to build.
 
         Raises:
             UsageError: The conditions do not have the requested shape.
@@ -225,7 +225,7 @@ class TableTraining(Training):
 
 
 def about_table(table: DataTable, name: str) -> dict[str, Any]:
-    """Return the description of its training table that a network file contains."""
+    """Return the description of the training table that is stored in a network file."""
     dropped = table.dropped
     return {
         "kind": TABLE,
@@ -247,10 +247,10 @@ FEWEST_VALUES = 30
 
 
 def about_likelihood(table: DataTable) -> dict[str, Any]:
-    """Return the description of the parameters of its likelihood that a network file contains.
+    """Return the description of a likelihood's parameters that is stored in a network file.
 
-    The description has the bounds by name, None where there is no bound; the names of discrete
-    parameters; and the number of training trials.
+    The description contains the bounds by name (None for no bound), the names of discrete
+    parameters, and the number of training trials.
     """
     known, conditions = table.columns_of_conditions, table.conditions
     assert conditions is not None

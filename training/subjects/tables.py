@@ -36,7 +36,7 @@ class TableFlow(Subject):
     Attributes:
         file: Network file.
         column_names: Names of the columns.
-        dropped: Columns of the source that training left out, because they follow from the others.
+        dropped: Columns left out of the training because they are functions of other columns.
         conditions: Names of the conditions.
     """
 
@@ -201,14 +201,20 @@ class TableFlow(Subject):
         return lambda generator: self.spread(rows, generator)
 
     def points(self, path: TableSource, seen: Tensor | None = None) -> Tensor:
-        """Read rows ``[M, D]`` of a table, and warn if they contradict dropped columns."""
+        """Read rows ``[M, D]`` of a table.
+
+        A warning reports rows that contradict dropped columns: columns that were left out of the
+        training because they are functions of other columns.
+        """
         names, others = self.observed_names(seen), [*self.dropped.order, *self.conditions]
         points = read_columns(path, names, self.names, others)
         self.warn_of_dropped(path, names, [*self.names, *others])
         return points
 
     def warn_of_dropped(self, path: TableSource, seen: Sequence[str], known: Sequence[str]) -> None:
-        """Warn if rows of a file contradict the values that follow for dropped columns.
+        """Warn if dropped columns of a file contradict its other columns.
+
+        Dropped columns were left out of the training because they are functions of other columns.
 
         Args:
             path: File.
@@ -340,11 +346,11 @@ class TableFlow(Subject):
     def as_source(
         self, points: Tensor, rounded: bool = True, drawn: bool = False
     ) -> tuple[list[str], Tensor]:
-        """Return points with the dropped columns, in the order and the steps of the source.
+        """Convert points to rows of the source, including columns left out of the training.
 
         Args:
             points: Points ``[n, D]``.
-            rounded: Whether discrete columns are rounded to their steps.
+            rounded: Whether discrete columns are rounded to their grid.
             drawn: Whether discrete columns are also clipped to the range of the data, as for draws.
         """
         if rounded:
@@ -360,13 +366,13 @@ class TableFlow(Subject):
         return rows_to_inflate(*halves, self.coordinates, seed, MOST)
 
     def melt_facts(self, flow: ProbabilityFlow, melt: Trajectory) -> Facts:
-        """Return ratios of variances to their closed form, and coverage of the latents."""
+        """Return latent variances divided by their closed form, and the coverage of the latents."""
         coverage = latent_coverage(flow.latent_law(melt.times[-1]).whiten(melt.end))
         ratio = self.kept_variances(flow, melt)
         return {"kept_variance_ratio": ratio, "latent_coverage": coverage}
 
     def density_facts(self, melted: Tensor, generated: Tensor) -> Facts:
-        """Return the ranks of the rows' densities among those of generated rows."""
+        """Return ranks of the log densities of rows among the log densities of generated rows."""
         return {"density_ranks": density_ranks(melted, generated)}
 
     def return_facts(self, flow: ProbabilityFlow, back: Trajectory, start: Tensor) -> Facts:

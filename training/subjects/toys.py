@@ -45,7 +45,7 @@ class ToyTraining(Training):
 
     Attributes:
         toy: Toy.
-        others: Number of points over which training targets are averaged; None for the best one.
+        others: Number of points over which training targets are averaged; None for the best number.
         antithetic: Whether each point is used twice, with opposite noise.
     """
 
@@ -159,12 +159,12 @@ class ToyFlow(Subject):
 
         Args:
             name: Name of the toy.
-            augment_to: Dimension in which the toy is embedded; 0 for its own.
+            augment_to: Dimension of the space that the toy is embedded in; 0 for no embedding.
             data_dim: Expected dimension, as a check; None for no check.
             inflation: Arguments of the schedule that were given, by name.
             end_std: ``A0`` of the schedule.
-            points: Number and random seed of points that represent the toy, drawn like those to
-                inflate; None for the toy itself.
+            points: Number and random seed of points that represent the toy, drawn like the points
+                to inflate; None for the toy itself.
         """
         toy = Toy(name, augment_to)
         agree("data_dim", data_dim, toy.dim, f"the toy '{toy.name}'")

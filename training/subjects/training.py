@@ -33,10 +33,10 @@ class Start:
     """Start of a training.
 
     Attributes:
-        recipe: Amounts of the training.
+        recipe: Duration, batch size, rates and intervals of the training.
         model: Untrained model.
         loss: Loss of the training.
-        config: Recipe in samples.
+        config: Recipe with lengths in samples.
         resolved: Resolved values of options, by name.
         name: Parts of the name of the run's folder; None for parts that are left out.
         source: Function that returns the source of batches.
@@ -60,7 +60,8 @@ class Training(ABC):
     """A training of a network on data; each kind of data has a subclass.
 
     Attributes:
-        model_config: Configuration of the model, without what follows from the data and the recipe.
+        model_config: Configuration of the model, without values that follow from the data and the
+            recipe.
         amounts: Amounts of the recipe (such as the number of samples), by field name. None stands
             for the value of the recipe; unknown names are ignored.
         data_dim: Expected dimension of the data, as a check.
@@ -70,7 +71,7 @@ class Training(ABC):
         calibration_fit: Method for calibrating the trained network, a name in ``METHODS``; None for
             no calibration.
         learns_latents: Whether compressed latents get a learned distribution instead of the
-            Gaussian; None for models without such latents.
+            Gaussian; None for models without compressed latents.
         dry_run: Whether the training is only described.
         benchmarks: Whether cuDNN searches for its fastest kernels.
     """
