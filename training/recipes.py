@@ -45,7 +45,7 @@ class TrainingRecipe:
         lr_ramp: Length of the rise of the learning rate, million samples.
         lr_decay: Whether the rate then falls to zero along a cosine.
         ema: Half-life of the averaged weights, million samples.
-        tick: Thousand samples between reports.
+        tick: Interval between reports, in thousand samples.
         snap: Number of reports between network files.
         dump: Number of reports between training states.
     """

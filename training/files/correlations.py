@@ -43,6 +43,7 @@ from torch_utils.inert_pickle import shown
 from torch_utils.results import open_arrays, provenance, save_arrays, save_json
 from training.files.arrays import CheckedArrays
 from training.files.residuals import QUANTITIES, Extraction
+from training.names import script
 from training.paper.correlations import (
     UPPER,
     Autocorrelations,
@@ -204,7 +205,10 @@ class SavedLags:
                 )
             names = [name for name in QUANTITIES if f"{name}_mean" in saved.names]
             if not names:
-                raise DataError(f"{path} has no autocorrelations: make the summary again")
+                raise DataError(
+                    f"{path} has no autocorrelations: write it again with "
+                    f"{script('calc_net_residuals_autocorrelations')} calc (calctoys for a toy)"
+                )
             quantities = {
                 name: [
                     arrays.read(f"{name}_mean", "T"),

@@ -108,7 +108,7 @@ class ProbabilityFlow:
 
     @property
     def device(self) -> torch.device:
-        """Device of the basis, on which the flow computes."""
+        """Device on which the flow is computed."""
         return self.basis.mean.device
 
     @property
