@@ -300,7 +300,7 @@ class SavedMatrices:
         times = np.array(each)
         if (np.diff(times) <= 0).any():
             raise DataError(
-                f"{shown[0]} and the files with larger indices: their times do not increase: "
+                f"{shown[0]}: the times in this file and in those numbered after it must increase: "
                 "compute the correlations again"
             )
         if summary is not None and not np.array_equal(times, summary.times[list(chosen)]):

@@ -128,7 +128,7 @@ class Trajectories:
 
     @property
     def integrals(self) -> Tensor | None:
-        """Integral ``[N]`` of the divergence along each trajectory; None without traces."""
+        """Integral ``[N]`` of the divergence along each trajectory; None if not computed."""
         if self.traces is None:
             return None
         return integral_weights(self.times, len(self.times)) @ self.traces

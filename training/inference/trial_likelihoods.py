@@ -215,7 +215,7 @@ class MixedTrialDistribution(TrialDistribution):
 
 
 class TrialLikelihood(Likelihood):
-    """Learned likelihood of the trials of M observations, which are referred to by their indices.
+    """Learned likelihood of the trials of M observations; methods take the indices of observations.
 
     Args:
         distribution: Distribution of one trial.
@@ -253,7 +253,7 @@ class TrialLikelihood(Likelihood):
         return self
 
     def approximate(self) -> "TrialLikelihood":
-        """Return the likelihood under the cheap approximation, which has gradients."""
+        """Return a cheaper, differentiable approximation of this likelihood."""
         return TrialLikelihood(self._law, self.trials, self._places, self._ends, True)
 
     def log_prob(self, points: Tensor, observed: Tensor) -> Tensor:

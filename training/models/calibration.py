@@ -203,7 +203,7 @@ def calibrate(
     """Calibrate a network on a calibration set.
 
     Args:
-        task: Task, on its device.
+        task: Inference task, on its device.
         rows: Calibration cases.
         functions: Functions of points whose intervals are calibrated, too.
         checkpoint: Folder that keeps finished groups; None keeps them in memory.

@@ -112,7 +112,7 @@ def check(
     """Test whether posteriors are calibrated.
 
     Args:
-        task: Task, on its device.
+        task: Inference task, on its device.
         cases: True values and observations.
         checkpoint: See ``posterior_sampling.sample``.
     """

@@ -193,7 +193,7 @@ def sample(
     """Draw from the posterior of each observation, and log summaries and warnings.
 
     Args:
-        task: Task, on its device.
+        task: Inference task, on its device.
         seen: Observations.
         checkpoint: Folder that keeps finished groups, so that an interrupted run can resume
             and ranks can share the groups; None keeps them in memory.

@@ -444,7 +444,7 @@ class RoundsInFolder(RoundsInMemory):
     """Rounds whose simulations and models are in files, from which an interrupted run resumes.
 
     Args:
-        task: Task.
+        task: Inference task for rounds.
     """
 
     def __init__(self, task: RoundsTask):

@@ -53,7 +53,7 @@ from training.networks.mlp import (
 
 
 class QuestionNetwork(nn.Module):
-    """Network for conditional queries of rows, with any targets given any known values.
+    """Network for any values of a row (targets), conditional on any other values (known).
 
     The network computes the output F of a denoiser for target numbers, and logits for the levels of
     target categories.

@@ -77,7 +77,7 @@ class InflationOptions(Declared, section="Flow"):
         type=choice(names.G_TYPES),
         unset="orig",
         help="Rule for the growth exponent g of each dimension. orig: all g sum to 0; "
-        "constant_inflation_gap: compressed dimensions have a g that is smaller by "
+        "constant_inflation_gap: the g of compressed dimensions is below that of the others by "
         "--inflation_gap.",
     )
     inflation_gap: float | None = option(

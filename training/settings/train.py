@@ -120,10 +120,10 @@ class TableOptions(Declared, section="Tables", of_kind=names.TABLE):
     marginals: str = option(
         type=choice((names.AUTO, *names.MARGINALS, *names.EVENED, names.LOG, names.AXES_TOO)),
         default=names.AUTO,
-        help="Transform of each column. yeo-johnson: power; quantile: power and quantile "
-        "spline; quantile-S: spline of the column with noise of S standard deviations; "
-        "quantile-axes: also splines along principal axes; log: logarithm; auto: chosen on "
-        "validation rows.",
+        help="Transform of each column. yeo-johnson: power transform; quantile: the same, then a "
+        "quantile spline; quantile-S: spline fitted to the column plus noise of S standard "
+        "deviations; quantile-axes: quantile, then splines along principal axes; log: logarithm; "
+        "auto: the best on validation rows.",
     )
     whiten: str = option(
         type=choice((names.AUTO, *names.WHITENINGS)),
@@ -289,8 +289,8 @@ class ImageFlowOptions(InflationOptions):
         "the effective number of dimensions (participation ratio).",
     )
     tmax: float | None = option(
-        unset="the time when the data variance is a tenth (with --cond: a thousandth) of the "
-        "largest latent variance; small tables with --cond: chosen on validation rows; "
+        unset="the time when the largest latent variance is ten times (with --cond: a thousand "
+        "times) the data variance; small tables with --cond: chosen on validation rows; "
         "images with compressed dimensions: 1.5 times longer; --preset=published: "
         f"{recipes.PUBLISHED_T_MAX}",
         help="Largest time of the flow, T.",

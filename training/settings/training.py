@@ -278,7 +278,7 @@ class ToyFlowOptions(InflationOptions):
         type=NOT_NEGATIVE, unset="0; edm, edm_es: 0.002", help="Smallest time of the flow."
     )
     tmax: float | None = option(
-        unset="the time when the data variance is a tenth of the largest latent variance; edm, "
+        unset="the time when the largest latent variance is ten times the data variance; edm, "
         "edm_es: 80",
         help="Largest time of the flow, T.",
     )

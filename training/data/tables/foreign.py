@@ -201,11 +201,11 @@ MiB) can keep smaller ones.
 
 
 def widened(values: np.ndarray) -> np.ndarray:
-    """Convert numbers ``[n]`` or ``[n, D]`` to float64 with the decimals that were rounded.
+    """Convert numbers ``[n]`` or ``[n, D]`` to float64 and restore short decimals.
 
-    If all values of a float32 column are rounded decimals, the result has the same decimals. A
-    plain conversion would turn 0.1 into 0.10000000149011612, and the column would not be recognized
-    as discrete.
+    If all values of a float32 column are decimals rounded to float32, such as 0.1, the result has
+    these decimals. A plain conversion would turn 0.1 into 0.10000000149011612, and the column would
+    not be recognized as discrete.
     """
     wide: np.ndarray = values.astype(np.float64)
     if values.dtype.kind == "f" and values.dtype.itemsize < wide.dtype.itemsize:

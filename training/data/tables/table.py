@@ -276,7 +276,10 @@ class DataTable:
         return levels if all(levels.counts) else None
 
     def row_numbers(self) -> np.ndarray:
-        """Return a 64-bit hash of each row ``[N]``, with its conditions or its first trial."""
+        """Return a 64-bit hash ``[N]`` of each row and its conditions.
+
+        For sets of trials, the hash includes the first trial instead.
+        """
         parts = [self.points]
         if self.conditions is not None:
             parts.append(self.conditions[:, : self.condition_dim])
