@@ -73,7 +73,8 @@ class LossScale:
                 self._set(value, steps)
             case _:
                 raise ValueError(
-                    "the entry 'loss_scale' must hold a positive scale and the number of steps since it changed"
+                    "the entry 'loss_scale' must hold a positive scale, and the number of steps "
+                    "since it changed"
                 )
 
     def _set(self, value: float, finite_steps: int) -> None:
