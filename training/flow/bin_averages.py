@@ -97,6 +97,7 @@ def cell_log_prob(
     shifts = offsets(steps > 0) * steps
     centers = flow.coordinates.rounded(rows.to(steps))
     means, errors = centers.new_empty(2, len(centers))
+    every = None if labels is None else labels.to(centers).expand(len(centers), -1)
     looked_at = 0
 
     def of(places: Tensor, points: int = 1) -> ProbabilityFlow:
@@ -104,10 +105,9 @@ def cell_log_prob(
 
         The conditions of each row are repeated for a number of points.
         """
-        if labels is None:
+        if every is None:
             return flow
-        given = labels.to(centers).expand(len(centers), -1)[places]
-        return flow.given(labels=given.repeat_interleave(points, dim=0))
+        return flow.given(labels=every[places].repeat_interleave(points, dim=0))
 
     def at(points: Tensor, places: Tensor, each: int = 1) -> Density:
         """Return the log densities of points, with ``each`` consecutive points per row.
@@ -116,9 +116,8 @@ def cell_log_prob(
         """
         if sharpened is None:
             return of(places, each).log_prob_with_error(points, times, solver, trace=trace)
-        assert labels is not None
-        given = labels.to(centers).expand(len(centers), -1)[places]
-        density = sharpened(points, given.repeat_interleave(each, dim=0))
+        assert every is not None
+        density = sharpened(points, every[places].repeat_interleave(each, dim=0))
         return Density(density, torch.zeros_like(density))
 
     def densities(places: Tensor, shifts: Tensor) -> Tensor:
