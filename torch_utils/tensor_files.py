@@ -85,10 +85,6 @@ class _Storage:
     """Substitute for a storage, without content."""
 
 
-def _no_items() -> _Mapping:
-    return _Mapping()
-
-
 def _tensor(
     storage: Any, offset: Any, size: Any, stride: Any, requires_grad: Any, hooks: Any
 ) -> None:
@@ -102,7 +98,7 @@ def _tensor(
 
 _NAMES: Names = {
     **dict.fromkeys(STORAGE_BYTES),
-    "collections.OrderedDict": _no_items,
+    "collections.OrderedDict": lambda: _Mapping(),
     "torch._utils._rebuild_tensor_v2": _tensor,
 }
 

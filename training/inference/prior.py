@@ -215,7 +215,7 @@ class Prior:
             raise UsageError(
                 "noise-free points have no log density: leave out --deblur or --log_prob"
             )
-        flow = self.flow.given(**conditions) if conditions else self.flow
+        flow = self._given(conditions)
         times, solver = self.way("points_and_densities")
         integral = DivergenceIntegral(solver, trace, slice(0, len(w)), flow.basis.dim)
         latents = flow.latent_law(times[-1]).unwhiten(w)

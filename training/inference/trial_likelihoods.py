@@ -12,7 +12,6 @@ posteriors; the learned distribution itself weights the draws.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from math import log, pi
 
 import torch
@@ -147,20 +146,17 @@ class FlowTrialDistribution(TrialDistribution):
 
     def rough(self, trials: Tensor, covariates: Tensor, parameters: Tensor) -> Tensor:
         """Return log densities ``[n]`` of the Gaussian that the flow starts from, in nats."""
-        given = torch.cat([parameters, covariates], dim=1)
-        return self._over_cells(trials, self._rough_cells, partial(self._start_log_prob, given))
-
-    def _start_log_prob(self, given: Tensor, y: Tensor) -> Tensor:
-        """Return log densities ``[n]`` of the flow without its network's contribution.
-
-        They take one evaluation.
-        """
         flow = self._flow
         assert flow.coordinates is not None
-        u, log_det = flow.coordinates.given(given)(y)
+        coordinates = flow.coordinates.given(torch.cat([parameters, covariates], dim=1))
         variance = flow.noisy_variance(flow.times(1)[0])
-        squares = flow.basis.to_eigen(u).square() / variance
-        return log_det - (squares + variance.log() + log(2 * pi)).sum(dim=1) / 2
+
+        def log_prob(y: Tensor) -> Tensor:
+            u, log_det = coordinates(y)
+            squares = flow.basis.to_eigen(u).square() / variance
+            return log_det - (squares + variance.log() + log(2 * pi)).sum(dim=1) / 2
+
+        return self._over_cells(trials, self._rough_cells, log_prob)
 
     def _over_cells(
         self, trials: Tensor, cells: Tensor, log_prob: Callable[[Tensor], Tensor]
