@@ -50,7 +50,7 @@ class NoiseFeatures(nn.Module):
 
     frequencies: Tensor
 
-    def __init__(self, noise_range: tuple[float, float], count: int = 8):
+    def __init__(self, noise_range: tuple[float, float], count: int):
         super().__init__()
         self.low, self.high = noise_range
         if not self.low < self.high:

@@ -188,9 +188,7 @@ class TrialScale(nn.Module):
         statistics: Standardization of the ``2 K + 1`` summary statistics that ``straight`` returns.
     """
 
-    def __init__(
-        self, count: int, most: int, skewed: Sequence[int] = (), tails: Sequence[int] = ()
-    ):
+    def __init__(self, count: int, most: int, skewed: Sequence[int], tails: Sequence[int]):
         super().__init__()
         self.count, self.most = count, most
         self.each = ConditionScale(count, skewed, tails)

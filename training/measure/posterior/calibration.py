@@ -177,7 +177,7 @@ def run_values(
     if scale is None:
         scale = draws.flatten(0, 1).double().std(dim=0, correction=0)
     scale = torch.where(scale > 0, scale, 1.0)  # for example, for pixels that are always the same
-    regions = {BALLS: tarp_values(draws, truth, references, generator, kept, scale)}
+    regions = {BALLS: tarp_values(draws, truth, references, scale, generator, kept)}
     if log_density is not None:
         regions[DENSEST] = 1 - fractional_ranks(*log_density, generator, kept)
     return RunValues((*names, *others), torch.cat(ranks, dim=1), regions, crps(draws, truth))
