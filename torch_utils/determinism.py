@@ -8,7 +8,7 @@ import torch
 
 
 @contextmanager
-def algorithms(deterministic: bool, benchmark: bool = False) -> Iterator[None]:
+def algorithms(deterministic: bool, benchmark: bool) -> Iterator[None]:
     """Select deterministic or fast algorithms of PyTorch in this process, during the block.
 
     Enter the block before CUDA is used. In a deterministic block, an operation without a

@@ -43,7 +43,7 @@ def process_group(
         DataError: The ranks cannot connect, or the device is out of memory.
     """
     device = _device(device_name)
-    if world_from_environment() > 1:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         try:
             store, rank, ranks = next(rendezvous("env://"))
             # Ranks restarted by torchrun would find the addresses of dead ranks in its store.
@@ -84,19 +84,6 @@ def _float32(tf32: bool) -> Iterator[None]:
         torch.set_float32_matmul_precision(products)
 
 
-def world_from_environment() -> int:
-    """Return the number of ranks that ``torchrun`` started; 1 without ``torchrun``."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def rank_from_environment() -> int:
-    """Return the index of this process in ``torchrun``; 0 without ``torchrun``.
-
-    The index is known before the process group is joined.
-    """
-    return int(os.environ.get("RANK", "0"))
-
-
 S = TypeVar("S")
 R = TypeVar("R")
 
@@ -110,7 +97,8 @@ def first_rank_only(command: Callable[[S], R]) -> Callable[[S], R | None]:
 
     @wraps(command)
     def run(settings: S) -> R | None:
-        if rank_from_environment() != 0:
+        # Known before the process group is joined; torchrun sets it.
+        if int(os.environ.get("RANK", "0")) != 0:
             return None
         world = os.environ.pop("WORLD_SIZE", None)
         try:

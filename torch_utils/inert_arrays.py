@@ -129,10 +129,6 @@ def _latin1(text: Any, encoding: Any) -> bytes:
     return bytes(expect(text, str).encode("latin-1"))
 
 
-def _no_bytes() -> bytes:
-    return b""
-
-
 def _storage(raw: Any) -> np.ndarray:
     """Return the values ``[N]`` of a storage that torch pickled."""
     reader = PickleReader(
@@ -179,7 +175,7 @@ def _parameter(tensor: Any, requires_grad: Any, hooks: Any) -> np.ndarray:
 
 ARRAY_NAMES: Names = {
     "_codecs.encode": _latin1,
-    "__builtin__.bytes": _no_bytes,
+    "__builtin__.bytes": lambda: b"",
     "numpy.ndarray": None,
     "numpy.dtype": dtype_of(*_NUMBERS),
     "numpy.core.multiarray._reconstruct": _unfilled,

@@ -130,10 +130,7 @@ class PickleReader:
                 self._step(opcode.name, self._argument(opcode))
             (value,) = self._pop(1)
             if self._stack:
-                raise PickleError(
-                    "the pickle is damaged, since values are left at its end: restore the file "
-                    "from a copy"
-                )
+                raise _damaged("values are left at its end")
         except PickleError:
             raise
         except ValueError as error:
@@ -157,10 +154,7 @@ class PickleReader:
         if not code:
             raise PickleError("the pickle is incomplete: restore the file from a copy")
         if code not in _OPCODES:
-            raise PickleError(
-                f"the pickle is damaged, since the byte {code!r} is no opcode: restore the file "
-                "from a copy"
-            )
+            raise _damaged(f"the byte {code!r} is no opcode")
         opcode = _OPCODES[code]
         if opcode.name not in self._known:
             raise PickleError(
@@ -198,10 +192,7 @@ class PickleReader:
                 self._memorize(argument)
             case "BINGET" | "LONG_BINGET":
                 if argument not in self._memo:
-                    raise PickleError(
-                        "the pickle is damaged, since it reads a value that it has not stored: "
-                        "restore the file from a copy"
-                    )
+                    raise _damaged("it reads a value that it has not stored")
                 stack.append(self._memo[argument])
             case "APPEND" | "APPENDS" | "ADDITEMS" | "SETITEM" | "SETITEMS":
                 self._extend(opcode)
@@ -228,19 +219,13 @@ class PickleReader:
         """Pop the last values from the stack; a mark is not a value."""
         items = tuple(self._stack[-count:])
         if len(items) < count or any(item is _MARK for item in items):
-            raise PickleError(
-                "the pickle is damaged, since it takes more values than its stack contains: "
-                "restore the file from a copy"
-            )
+            raise _damaged("it takes more values than its stack contains")
         del self._stack[-count:]
         return items
 
     def _pop_to_mark(self) -> tuple[Any, ...]:
         if not any(item is _MARK for item in self._stack):
-            raise PickleError(
-                "the pickle is damaged, since a mark is missing on its stack: restore the file "
-                "from a copy"
-            )
+            raise _damaged("a mark is missing on its stack")
         items: list[Any] = []
         while (item := self._stack.pop()) is not _MARK:
             items.append(item)
@@ -248,10 +233,7 @@ class PickleReader:
 
     def _top(self) -> Any:
         if not self._stack:
-            raise PickleError(
-                "the pickle is damaged, since it takes more values than its stack contains: "
-                "restore the file from a copy"
-            )
+            raise _damaged("it takes more values than its stack contains")
         return self._stack[-1]
 
     def _memorize(self, place: int) -> None:
@@ -265,9 +247,7 @@ class PickleReader:
         target = self._top()
         if opcode in ("SETITEM", "SETITEMS"):
             if len(items) % 2:
-                raise PickleError(
-                    "the pickle is damaged, since a key has no value: restore the file from a copy"
-                )
+                raise _damaged("a key has no value")
             for key, value in zip(items[::2], items[1::2], strict=True):
                 # No tuples: the hash of a nested one can take time exponential in its size.
                 expect(target, dict)[expect(key, *self.key_types)] = value
@@ -330,6 +310,11 @@ def _takes(function: Callable[..., Any], count: int) -> bool:
     except TypeError:  # raised by bind, which does not call the function
         return False
     return True
+
+
+def _damaged(why: str) -> PickleError:
+    """Return the error for a damaged pickle: its problem, and the advice to restore the file."""
+    return PickleError(f"the pickle is damaged, since {why}: restore the file from a copy")
 
 
 def expect(value: Any, *types: type) -> Any:

@@ -10,7 +10,7 @@ import tokenize
 import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -151,14 +151,12 @@ class SavedArrays:
             array: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
         return of_characters(array, self.broken(name))
 
-    @contextmanager
-    def reading(self, name: str) -> Iterator[None]:
+    def reading(self, name: str) -> AbstractContextManager[None]:
         """Return a context that converts errors about damaged bytes of an array to DataError.
 
         The context also suppresses warnings of NumPy.
         """
-        with _reading(self.broken(name)):
-            yield
+        return _reading(self.broken(name))
 
     def broken(self, name: str) -> DataError:
         """Return the error to raise for an array that is damaged or contains objects."""

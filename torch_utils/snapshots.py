@@ -80,15 +80,11 @@ def read_network(path: Path) -> tuple[dict[str, Part], dict[str, Any]]:
     for name, values in plain.items():
         for key, value in _leaves(values):
             if isinstance(value, Tensor):
-                raise DataError(
-                    f"{path}: '{name}' contains a tensor, '{key}', instead of a plain value: "
-                    "restore the file from a copy"
+                raise _damaged(
+                    path, f"'{name}' contains a tensor, '{key}', instead of a plain value"
                 )
             if isinstance(value, int) and abs(value) > LARGEST_NUMBER:
-                raise DataError(
-                    f"{path}: '{name}' contains a number beyond 2^64, '{key}': restore the file "
-                    "from a copy"
-                )
+                raise _damaged(path, f"'{name}' contains a number beyond 2^64, '{key}'")
     _require_own_values(path, (value for part in parts.values() for value in part.state.values()))
     for name, part in parts.items():
         for key, value in part.state.items():
@@ -99,6 +95,11 @@ def read_network(path: Path) -> tuple[dict[str, Part], dict[str, Any]]:
                     "or train again"
                 )
     return parts, about
+
+
+def _damaged(path: Path, problem: str) -> DataError:
+    """Return the error for a damaged file: its problem, and the advice to restore it."""
+    return DataError(f"{path}: {problem}: restore the file from a copy")
 
 
 def _part(path: Path, name: str, entry: object) -> Part:
@@ -121,10 +122,7 @@ def _entry(path: Path, entries: Mapping[str, Any], key: str, kind: type, part: s
         raise DataError(f"{path} is not a complete network file: {problem}. Restore it from a copy")
     for name in value if isinstance(value, dict) else ():
         if not isinstance(name, str):
-            raise DataError(
-                f"{path}: {what} has a name that is not text, {shown(name)}: restore the file "
-                "from a copy"
-            )
+            raise _damaged(path, f"{what} has a name that is not text, {shown(name)}")
     return value
 
 
@@ -176,10 +174,7 @@ def build(path: Path, name: str, part: Part, registry: Mapping[str, type[Module]
             f"whose classes are {', '.join(registry)}"
         )
     if _largest_integer(part.arguments) > LARGEST_ARGUMENT:
-        raise DataError(
-            f"{path}: '{name}' has an argument larger than {LARGEST_ARGUMENT}: restore the file "
-            "from a copy"
-        )
+        raise _damaged(path, f"'{name}' has an argument larger than {LARGEST_ARGUMENT}")
     make = registry[part.class_name]
     try:
         check_arguments(make, part.arguments)
@@ -196,9 +191,8 @@ def build(path: Path, name: str, part: Part, registry: Mapping[str, type[Module]
             or key not in part.state
             or (expected[key].shape != part.state[key].shape)
         ):
-            raise DataError(
-                f"{path}: the tensors of '{name}' do not match its architecture, first "
-                f"'{shown(key)}': restore the file from a copy"
+            raise _damaged(
+                path, f"the tensors of '{name}' do not match its architecture, first '{shown(key)}'"
             )
     module = make(**part.arguments)
     module.load_state_dict(part.state)

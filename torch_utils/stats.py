@@ -72,8 +72,8 @@ def append_jsonl(path: Path, record: dict[str, Any]) -> None:
         file.write(json.dumps(record, allow_nan=False) + "\n")
 
 
-def keep_lines_until(path: Path, key: str, last: int) -> None:
-    """Remove broken lines of a ``.jsonl`` file, and lines whose ``key`` exceeds ``last``.
+def keep_lines_until(path: Path, last: int) -> None:
+    """Remove broken lines of a ``.jsonl`` file, and lines after ``last`` samples.
 
     A resumed run repeats the steps after its saved state, and writes their lines again.
 
@@ -95,7 +95,7 @@ def keep_lines_until(path: Path, key: str, last: int) -> None:
             record = json.loads(line)
         except (ValueError, RecursionError):
             continue
-        seen = record.get(key, 0) if isinstance(record, dict) else None
+        seen = record.get("seen", 0) if isinstance(record, dict) else None
         if isinstance(seen, int | float) and seen <= last:
             kept.append(line)
     with atomic_path(path) as temporary:

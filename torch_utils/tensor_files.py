@@ -85,10 +85,6 @@ class _Storage:
     """Substitute for a storage, without content."""
 
 
-def _no_items() -> _Mapping:
-    return _Mapping()
-
-
 def _tensor(
     storage: Any, offset: Any, size: Any, stride: Any, requires_grad: Any, hooks: Any
 ) -> None:
@@ -102,7 +98,7 @@ def _tensor(
 
 _NAMES: Names = {
     **dict.fromkeys(STORAGE_BYTES),
-    "collections.OrderedDict": _no_items,
+    "collections.OrderedDict": lambda: _Mapping(),
     "torch._utils._rebuild_tensor_v2": _tensor,
 }
 
@@ -169,13 +165,9 @@ def _checked_zip(archive: ZipFile, size: int) -> io.BytesIO:
             "the file is a zip, but was not written by torch.save: give a file of torch.save"
         )
     if any(member.compress_type != ZIP_STORED for member in members.values()):
-        raise BrokenFileError(
-            "the file has compressed members, which PyTorch does not write: restore it from a copy"
-        )
+        raise _broken("has compressed members, which PyTorch does not write")
     if sum(member.file_size for member in members.values()) > size:
-        raise BrokenFileError(
-            "the file declares more bytes than it contains: restore it from a copy"
-        )
+        raise _broken("declares more bytes than it contains")
 
     def storage(description: Any) -> _Storage:
         key, length = _described(description)
@@ -232,15 +224,17 @@ def _check_legacy(data: bytes) -> None:
             "again with a newer PyTorch"
         )
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
-        raise BrokenFileError("the file has storage keys that are not text: restore it from a copy")
+        raise _broken("has storage keys that are not text")
     if sorted(keys) != sorted(lengths):
-        raise BrokenFileError("the file has keys of unknown storages: restore it from a copy")
+        raise _broken("has keys of unknown storages")
     # The number of values in 8 bytes, and the values.
     if len(reader.rest()) != sum(8 + length for length in lengths.values()):
-        raise BrokenFileError(
-            "the file has storages whose lengths differ from the declared lengths: restore it "
-            "from a copy"
-        )
+        raise _broken("has storages whose lengths differ from the declared lengths")
+
+
+def _broken(problem: str) -> BrokenFileError:
+    """Return the error for a damaged file: its problem, and the advice to restore it."""
+    return BrokenFileError(f"the file {problem}: restore it from a copy")
 
 
 def _described(description: Any) -> tuple[str, int]:

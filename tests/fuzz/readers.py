@@ -358,7 +358,7 @@ ALL = (
     ),
     Reader(
         *("statistics of a resumed run", (picture_files.save_stats,)),
-        *(lambda path: keep_lines_until(path, "seen", 2500), statistics()),
+        *(lambda path: keep_lines_until(path, 2500), statistics()),
         writes=True,
     ),
     Reader(

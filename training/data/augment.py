@@ -133,15 +133,6 @@ class GeometricAugmentation:
         self.probability = probability
         self._filters: dict[tuple[torch.Size, torch.dtype, torch.device], Filters] = {}
 
-    def __call__(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Transform images by new random parameters; return augmented images and labels.
-
-        Args:
-            images: Images ``[B, C, H, W]``, floating point.
-            generator: Random generator of the parameters.
-        """
-        return self.apply(images, self.draw(len(images), generator))
-
     def draw(self, count: int, generator: torch.Generator) -> AugmentDraws:
         """Draw the augmentation parameters of ``count`` images, on the generator's device.
 

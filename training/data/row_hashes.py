@@ -94,21 +94,12 @@ class RowHashes:
             numbers: Hashes of the new rows ``[n]``.
             alike: Whether different cases can have equal rows, even if all training rows differ.
         """
-        return 0 if self.repeated_by_chance(numbers, alike) else self.repeated(numbers)
-
-    def repeated_by_chance(self, numbers: np.ndarray, alike: bool) -> bool:
-        """Return whether chance explains the number of new rows that repeat training rows.
-
-        Args:
-            numbers: Hashes of the new rows ``[n]``.
-            alike: Whether different cases can have equal rows, even if all training rows differ.
-        """
         from scipy.stats import binom  # imported here, since trainings do not need it
 
         again, size = self.repeated(numbers), len(self.numbers)
         if not again:
-            return True
+            return 0
         comparable = numbers if size < MOST_SKETCHED else numbers[numbers <= self.numbers[-1]]
         once = int((np.unique(self.numbers, return_counts=True)[1] == 1).sum())
         chance = (size - once + alike) / (size + alike)
-        return bool(binom.sf(again - 1, len(comparable), chance) >= BY_CHANCE)
+        return 0 if binom.sf(again - 1, len(comparable), chance) >= BY_CHANCE else again

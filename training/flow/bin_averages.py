@@ -25,7 +25,6 @@ density.
 
 from collections.abc import Callable
 from math import log
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,20 +42,6 @@ BLOCK_POINTS = 512
 """Points integrated together: enough to fill network calls, with memory independent of the rows."""
 
 
-class CellDensity(NamedTuple):
-    """Log densities of rows with discrete columns, averaged over one cell for each row.
-
-    The cell of a row is the box of the quantization bins of its discrete values.
-
-    Attributes:
-        density: Log of the mean density over each cell, and the standard error of the log.
-        points: Average number of points evaluated per cell.
-    """
-
-    density: Density
-    points: float
-
-
 def has_cells(flow: ProbabilityFlow) -> bool:
     """Return whether a flow has discrete columns, whose values stand for quantization bins."""
     return flow.coordinates is not None and bool(flow.coordinates.steps.any())
@@ -71,8 +56,11 @@ def cell_log_prob(
     on_rows: Callable[[int], object] | None = None,
     labels: Tensor | None = None,
     sharpened: RowDensity | None = None,
-) -> CellDensity:
+) -> tuple[Density, float]:
     """Return log densities of rows, averaged over the quantization bins of discrete columns.
+
+    The densities are logs of the mean density over the cell of each row, with the standard error of
+    the log. The second result is the average number of points evaluated per cell.
 
     Args:
         flow: A flow with discrete columns.
@@ -97,6 +85,7 @@ def cell_log_prob(
     shifts = offsets(steps > 0) * steps
     centers = flow.coordinates.rounded(rows.to(steps))
     means, errors = centers.new_empty(2, len(centers))
+    every = None if labels is None else labels.to(centers).expand(len(centers), -1)
     looked_at = 0
 
     def of(places: Tensor, points: int = 1) -> ProbabilityFlow:
@@ -104,10 +93,9 @@ def cell_log_prob(
 
         The conditions of each row are repeated for a number of points.
         """
-        if labels is None:
+        if every is None:
             return flow
-        given = labels.to(centers).expand(len(centers), -1)[places]
-        return flow.given(labels=given.repeat_interleave(points, dim=0))
+        return flow.given(labels=every[places].repeat_interleave(points, dim=0))
 
     def at(points: Tensor, places: Tensor, each: int = 1) -> Density:
         """Return the log densities of points, with ``each`` consecutive points per row.
@@ -116,9 +104,8 @@ def cell_log_prob(
         """
         if sharpened is None:
             return of(places, each).log_prob_with_error(points, times, solver, trace=trace)
-        assert labels is not None
-        given = labels.to(centers).expand(len(centers), -1)[places]
-        density = sharpened(points, given.repeat_interleave(each, dim=0))
+        assert every is not None
+        density = sharpened(points, every[places].repeat_interleave(each, dim=0))
         return Density(density, torch.zeros_like(density))
 
     def densities(places: Tensor, shifts: Tensor) -> Tensor:
@@ -147,7 +134,7 @@ def cell_log_prob(
             looked_at += _look_until_sure(densities, shifts, unsure, means, errors)
         if on_rows:
             on_rows(len(block))
-    return CellDensity(Density(means, errors), looked_at / max(len(rows), 1))
+    return Density(means, errors), looked_at / max(len(rows), 1)
 
 
 def _look_until_sure(

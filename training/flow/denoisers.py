@@ -6,10 +6,9 @@
 ``DiscreteDenoiser`` is exact for a finite set of points. Both reduce to softmax attention.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from math import log, pi
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -28,15 +27,11 @@ FLOAT32_DDPM = "ddpm_float32"
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class Denoiser(Protocol):
-    """Interface of a denoiser, which estimates the mean clean point given a noisy point.
+Denoiser = Callable[[Tensor, Tensor], Tensor]
+"""Type of a denoiser: from noisy points ``[B, D]`` and times ``[]`` or ``[B]`` to means ``[B, D]``.
 
-    Noisy points and means are ``[B, D]``, times ``[]`` or ``[B]``.
-    """
-
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        """Return the means ``[B, D]`` of clean points, given noisy points and times."""
-        ...
+The means are those of clean points.
+"""
 
 
 class NetworkDenoiser(nn.Module):

@@ -37,7 +37,6 @@ class FlowDistribution(Distribution):
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
     support = constraints.real_vector
-    has_rsample = False
 
     def __init__(self, flow: ProbabilityFlow, seed: int | None = None):
         if flow.rows is not None:

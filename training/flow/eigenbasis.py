@@ -97,14 +97,10 @@ class EigenBasis(nn.Module):
         """Participation ratio ``(sum xi)^2 / sum xi^2``, an effective dimension."""
         return float(self.eigenvalues.sum() ** 2 / (self.eigenvalues**2).sum())
 
-    def describe(self, shown: int = 8) -> str:
-        """Return the first variances and the participation ratio as text.
-
-        Args:
-            shown: Maximum number of variances in the text.
-        """
-        head = ", ".join(f"{value:.4g}" for value in self.eigenvalues[:shown].tolist())
-        more = ", ..." if self.dim > shown else ""
+    def describe(self) -> str:
+        """Return the first eight variances and the participation ratio as text."""
+        head = ", ".join(f"{value:.4g}" for value in self.eigenvalues[:8].tolist())
+        more = ", ..." if self.dim > 8 else ""
         ratio = self.participation_ratio
         return f"Variances {head}{more}; participation ratio {ratio:.4g} of {self.dim}"
 
@@ -112,12 +108,12 @@ class EigenBasis(nn.Module):
         """Return the covariance ``W diag(xi) W^T [D, D]`` of the data."""
         return (self.eigenvectors * self.eigenvalues) @ self.eigenvectors.T
 
-    def floored_variance(self, fraction: float = 1e-6) -> Tensor:
-        """Return the variances ``xi [D]``, raised to at least a fraction of the largest variance.
+    def floored_variance(self) -> Tensor:
+        """Return the variances ``xi [D]``, raised to at least a millionth of the largest variance.
 
         A constant pixel, for example, has the variance 0.
         """
-        return self.eigenvalues.clamp(min=fraction * self.top_variance)
+        return self.eigenvalues.clamp(min=1e-6 * self.top_variance)
 
     def second_moments(self, batches: Iterable[Tensor]) -> Tensor:
         """Return the mean squares ``[D]``, along the axes, of the points of all ranks.

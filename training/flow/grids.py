@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil, inf, log
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -74,18 +73,6 @@ class EqualErrorGrid:
         return torch.lerp(self.times[cell], self.times[cell + 1], place - cell)
 
 
-class StepChoice(NamedTuple):
-    """A number of steps with its expected error.
-
-    Attributes:
-        steps: Number of steps.
-        error: Expected root mean square error of the scaled states at the end.
-    """
-
-    steps: int
-    error: float
-
-
 @torch.no_grad()
 def fit_equal_error_grid(
     flow: ProbabilityFlow, latents: Tensor, times: Tensor, solver: Solver
@@ -138,8 +125,10 @@ def _errors_of_steps(flow: ProbabilityFlow, x: Tensor, times: Tensor, solver: So
 
 def choose_steps(
     flow: ProbabilityFlow, latents: Tensor, grid: Grid, solver: Solver, tolerance: float
-) -> StepChoice:
-    """Return the smallest number of steps that is accurate in both directions of integration.
+) -> tuple[int, float]:
+    """Return the smallest number of steps that is accurate in both directions, and its error.
+
+    The error is the expected root mean square error of the scaled states at the end.
 
     Args:
         flow: The flow, on its device.
@@ -186,21 +175,21 @@ def choose_steps(
     )
 
 
-def _between(steps: int, last: float, error: float, tolerance: float) -> StepChoice:
-    """Return a number of steps above ``steps / 2`` and at most ``steps`` that suffices.
+def _between(steps: int, last: float, error: float, tolerance: float) -> tuple[int, float]:
+    """Return a sufficient number of steps, above ``steps / 2``, and its expected error.
 
     Args:
-        steps: Number of steps whose error is below the tolerance.
+        steps: Largest number of steps, whose error is below the tolerance.
         last: Error of half as many steps.
         error: Error of ``steps`` steps.
         tolerance: Acceptable error.
     """
     if last == inf or error <= 0:
-        return StepChoice(steps, error)
+        return steps, error
     power = log(last / error, 2)
     fewer = ceil(steps * (error / tolerance) ** (1 / power))
     chosen = min(max(fewer, steps // 2 + 1), steps)
-    return StepChoice(chosen, error * (steps / chosen) ** power)
+    return chosen, error * (steps / chosen) ** power
 
 
 def _end(

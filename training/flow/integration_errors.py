@@ -136,15 +136,19 @@ class Trajectories:
     def error(self, off: Tensor) -> float:
         """Return the typical size of deviations on the trajectories that no fit uses.
 
-        The size is computed for trajectories from data and for trajectories from latents. The
-        larger size is returned.
+        The size is half of the 95 % quantile, or a fifth of the 99 % quantile if larger. It is
+        computed for trajectories from data and for trajectories from latents. The larger size is
+        returned.
 
         Args:
             off: Deviations ``[N]`` or ``[N, D]`` of all trajectories.
         """
-        judges = ~self.fitted_to
-        parts = (slice(0, self.of_data), slice(self.of_data, None))
-        return max(_usual(off[part][judges[part]]) for part in parts)
+        judges, levels = ~self.fitted_to, torch.tensor([0.95, 0.99]).to(off)
+        sizes = []
+        for part in (slice(0, self.of_data), slice(self.of_data, None)):
+            most = off[part][judges[part]].abs().flatten().quantile(levels)
+            sizes.append(float((most / torch.tensor([2.0, 5.0]).to(off)).max()))
+        return max(sizes)
 
     @property
     def fitted_to(self) -> Tensor:
@@ -365,9 +369,3 @@ def _polynomial(times: Tensor) -> Tensor:
     places, powers = (latest - nodes[-1]) / step, torch.arange(len(latest)).to(nodes)
     weights = torch.linalg.solve(places[None] ** powers[:, None], 1 / (powers + 1))
     return torch.cat([torch.zeros_like(nodes[: -len(latest)]), step * weights])
-
-
-def _usual(off: Tensor) -> float:
-    """Return half of the 95 % quantile of deviations, or a fifth of the 99 % quantile if larger."""
-    most = off.abs().flatten().quantile(torch.tensor([0.95, 0.99]).to(off))
-    return float((most / torch.tensor([2.0, 5.0]).to(off)).max())

@@ -124,21 +124,16 @@ class Integration(nn.Module):
 
     @property
     def calls(self) -> int:
-        """Number of network evaluations (NFE) of the integration."""
-        return self.steps * (1 if self._fitted else SOLVERS[self.name].calls_per_step or 1)
+        """Number of network evaluations (NFE) of the integration; one a step of a fitted method."""
+        return self.steps * (1 if self.name == FITTED else SOLVERS[self.name].calls_per_step or 1)
 
     @property
     def traces(self) -> int:
         """Number of traces of the Jacobian that an integration of log densities takes."""
         if self.quadrature:
-            return len(self.integrals) - (0 if self._fitted else 2)
-        known = None if self._fitted else SOLVERS[self.name].traces_per_step
+            return len(self.integrals) - (0 if self.name == FITTED else 2)
+        known = None if self.name == FITTED else SOLVERS[self.name].traces_per_step
         return self.calls if known is None else self.steps * known
-
-    @property
-    def _fitted(self) -> bool:
-        """Whether the solver is the fitted method, which evaluates the network once a step."""
-        return self.name == FITTED
 
     def spans(self, first: float, last: float) -> bool:
         """Return whether the times of the schedule start at ``first`` and end at ``last``."""

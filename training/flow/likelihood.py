@@ -42,6 +42,7 @@ from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.flow.calls import CountedVelocity
 from training.flow.solvers import Solver, Velocity
+from training.flow.solvers.reversible import without_gap
 from training.flow.solvers.solver import ExtendedVelocity
 from training.names import DEFAULT_STEPS, LARGEST_EXACT, PROBES, TRACES
 
@@ -156,7 +157,7 @@ class DivergenceIntegral:
         would keep gigabytes of states in memory.
         """
         pairs = self._integrate if self._given.pairs else None
-        return replace(self._given, method=self._states, pairs=pairs)
+        return replace(self._given, method=without_gap(self._integrate), pairs=pairs)
 
     @property
     def value(self) -> Tensor:
@@ -169,9 +170,6 @@ class DivergenceIntegral:
         if self._exact:
             return torch.zeros_like(self.value)
         return self._integrals.std(dim=1) / len(self._directions) ** 0.5
-
-    def _states(self, v: Velocity, w: Tensor, times: Tensor) -> Iterator[Tensor]:
-        return (state for state, _ in self._integrate(v, w, None, times))
 
     def _integrate(
         self, v: Velocity, w: Tensor, gap: Tensor | None, times: Tensor

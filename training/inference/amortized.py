@@ -178,9 +178,10 @@ class Amortized:
             return Density(density, torch.zeros_like(density))
         times, solver = self.prior.way("densities")
         own = of_points if self.prior.sharpened else None
-        return cell_log_prob(
+        averaged, _ = cell_log_prob(
             self.prior.flow, rows, times, solver, trace, labels=given, sharpened=own
-        ).density
+        )
+        return averaged
 
     def log_mass(self, places: Tensor) -> Density:
         """Return the log probability ``[m]`` that the flow assigns to points within the bounds.

@@ -185,7 +185,7 @@ def check_learned(
     truths: Tensor,
     places: Tensor,
     names: Sequence[str],
-    references: Tensor | None = None,
+    references: Tensor | None,
     on_part: OnPart = None,
     functions: Functions = MappingProxyType({}),
 ) -> RunValues:

@@ -2,11 +2,10 @@
 
 Most maps of images are *separable*. They map each channel X to
 
-    R X C^T,        with adjoint        Y -> R^T Y C,
+    R X C^T
 
 with a matrix R for rows and one C for columns of pixels. Examples are blur by a Gaussian kernel
-(whose weights sum to 1 at the borders too), averages over squares of pixels, and crops. Adjoints
-are those of the inner product, ``<A x, y> = <x, A^T y>``.
+(whose weights sum to 1 at the borders too), averages over squares of pixels, and crops.
 """
 
 from abc import ABC, abstractmethod
@@ -37,17 +36,13 @@ class LinearMap(ABC):
         """Return the observations ``A x [N, K]`` of points ``x [N, D]``."""
 
     @abstractmethod
-    def adjoint(self, values: Tensor) -> Tensor:
-        """Apply the adjoint map: return ``A^T y [N, D]`` of values ``y [N, K]``."""
-
-    @abstractmethod
     def to(self, device: torch.device) -> "LinearMap":
         """Move the map to another device."""
 
     @property
+    @abstractmethod
     def matrix(self) -> Tensor:
         """Matrix ``A [K, D]`` of the map, float64."""
-        return self.adjoint(torch.eye(self.size, dtype=torch.float64))
 
 
 class MatrixMap(LinearMap):
@@ -64,10 +59,6 @@ class MatrixMap(LinearMap):
     def __call__(self, points: Tensor) -> Tensor:
         """Return the observations ``A x [N, K]`` of points ``x [N, D]``."""
         return points @ self._matrix.T.to(points)
-
-    def adjoint(self, values: Tensor) -> Tensor:
-        """Apply the adjoint map: return ``A^T y [N, D]`` of values ``y [N, K]``."""
-        return values @ self._matrix.to(values)
 
     def to(self, device: torch.device) -> "MatrixMap":
         """Move the matrix to another device; return the map."""
@@ -121,16 +112,17 @@ class Separable(LinearMap):
         images = points.reshape(-1, *self._before)
         return (self._rows.to(points) @ images @ self._columns.to(points).T).flatten(1)
 
-    def adjoint(self, values: Tensor) -> Tensor:
-        """Return ``R^T Y C`` of each channel Y of values ``[N, K]``, as rows ``[N, D]``."""
-        assert self.shape is not None
-        images = values.reshape(-1, *self.shape)
-        return (self._rows.to(values).T @ images @ self._columns.to(values)).flatten(1)
-
     def to(self, device: torch.device) -> "Separable":
         """Move both matrices to another device; return the map."""
         self._rows, self._columns = self._rows.to(device), self._columns.to(device)
         return self
+
+    @property
+    def matrix(self) -> Tensor:
+        """Matrix ``A [K, D]`` of the map: ``R^T Y C`` of each observation Y with a single 1."""
+        assert self.shape is not None
+        units = torch.eye(self.size, dtype=torch.float64).reshape(-1, *self.shape)
+        return (self._rows.to(units).T @ units @ self._columns.to(units)).flatten(1)
 
     @classmethod
     def blur(cls, std: float, shape: tuple[int, int, int]) -> "Separable":

@@ -183,14 +183,12 @@ class Prior:
         points = flow.to_data(flow.schedule.scale(first) * states, first)
         return self.origin + points / self.unit
 
-    def melted(self, w: Tensor, conditions: dict[str, Tensor] | None = None) -> Tensor:
+    def melted(self, w: Tensor, conditions: dict[str, Tensor] | None) -> Tensor:
         """Map standard normal variables to unscaled states at the last (noisiest) time."""
         flow, last = self._given(conditions), self.times[-1]
         return flow.latent_law(last).unwhiten(w) / flow.schedule.scale(last)
 
-    def denoised(
-        self, states: Tensor, t: Tensor, conditions: dict[str, Tensor] | None = None
-    ) -> Tensor:
+    def denoised(self, states: Tensor, t: Tensor, conditions: dict[str, Tensor] | None) -> Tensor:
         """Denoise unscaled states ``[N, D]`` at time ``t []``, in their dtype."""
         return self._given(conditions).denoiser(states, t).to(states)
 
@@ -215,7 +213,7 @@ class Prior:
             raise UsageError(
                 "noise-free points have no log density: leave out --deblur or --log_prob"
             )
-        flow = self.flow.given(**conditions) if conditions else self.flow
+        flow = self._given(conditions)
         times, solver = self.way("points_and_densities")
         integral = DivergenceIntegral(solver, trace, slice(0, len(w)), flow.basis.dim)
         latents = flow.latent_law(times[-1]).unwhiten(w)
@@ -260,7 +258,7 @@ class Prior:
         return density + flow.basis.dim * log(self.unit)
 
     def inflated_with_density(
-        self, states: Tensor, conditions: dict[str, Tensor] | None = None
+        self, states: Tensor, conditions: dict[str, Tensor] | None
     ) -> tuple[Generated, Tensor]:
         """Map unscaled states to standard normal variables ``[N, D]`` and log densities ``[N]``.
 
@@ -322,7 +320,7 @@ class Prior:
     def _given(self, conditions: dict[str, Tensor] | None) -> ProbabilityFlow:
         return self.flow.given(**conditions) if conditions else self.flow
 
-    def to_states(self, points: Tensor, conditions: dict[str, Tensor] | None = None) -> Tensor:
+    def to_states(self, points: Tensor, conditions: dict[str, Tensor] | None) -> Tensor:
         """Map points to states ``[N, D]`` at the first (least noisy) time.
 
         This is the inverse of ``of_states``.
@@ -362,9 +360,7 @@ class Prior:
         noisy = self.of_states(states.flatten(0, 1), given).view_as(states)
         return noisy.std(dim=1)
 
-    def behind(
-        self, states: Tensor, conditions: dict[str, Tensor] | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def behind(self, states: Tensor, conditions: dict[str, Tensor] | None) -> tuple[Tensor, Tensor]:
         """Return the mean and the covariance of the clean state, given each noisy state ``[N, D]``.
 
         The noisy states are unscaled, at the first (least noisy) time.

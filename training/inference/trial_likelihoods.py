@@ -12,7 +12,6 @@ posteriors; the learned distribution itself weights the draws.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from math import log, pi
 
 import torch
@@ -134,7 +133,7 @@ class FlowTrialDistribution(TrialDistribution):
         self._flow, self._cells = flow, cell_shifts(coordinates.steps)
         # For categories, the Gaussian has one density per bin: that of its center.
         self._rough_cells = self._cells[:1] * 0 if coordinates.levels else self._cells
-        self.is_rough = bool(getattr(flow.denoiser, "says_nothing", False))
+        self.is_rough = bool(getattr(flow.denoiser, "is_trivial", False))
 
     def to(self, device: torch.device) -> "FlowTrialDistribution":
         """Return the distribution with its flow moved to another device."""
@@ -147,20 +146,17 @@ class FlowTrialDistribution(TrialDistribution):
 
     def rough(self, trials: Tensor, covariates: Tensor, parameters: Tensor) -> Tensor:
         """Return log densities ``[n]`` of the Gaussian that the flow starts from, in nats."""
-        given = torch.cat([parameters, covariates], dim=1)
-        return self._over_cells(trials, self._rough_cells, partial(self._start_log_prob, given))
-
-    def _start_log_prob(self, given: Tensor, y: Tensor) -> Tensor:
-        """Return log densities ``[n]`` of the flow without its network's contribution.
-
-        They take one evaluation.
-        """
         flow = self._flow
         assert flow.coordinates is not None
-        u, log_det = flow.coordinates.given(given)(y)
+        coordinates = flow.coordinates.given(torch.cat([parameters, covariates], dim=1))
         variance = flow.noisy_variance(flow.times(1)[0])
-        squares = flow.basis.to_eigen(u).square() / variance
-        return log_det - (squares + variance.log() + log(2 * pi)).sum(dim=1) / 2
+
+        def log_prob(y: Tensor) -> Tensor:
+            u, log_det = coordinates(y)
+            squares = flow.basis.to_eigen(u).square() / variance
+            return log_det - (squares + variance.log() + log(2 * pi)).sum(dim=1) / 2
+
+        return self._over_cells(trials, self._rough_cells, log_prob)
 
     def _over_cells(
         self, trials: Tensor, cells: Tensor, log_prob: Callable[[Tensor], Tensor]

@@ -226,7 +226,7 @@ class PaperStep:
                 trainer.loss.per_sample(trainer.regression, *part)
         return forward.get_total_flops() / rows, both.get_total_flops() / rows
 
-    def cost(self, card: float | None = None) -> StepCost:
+    def cost(self, card: float | None) -> StepCost:
         """Return the estimated cost of the step.
 
         Args:
@@ -299,7 +299,7 @@ def print_dry_run(
     loss: DenoisingLoss,
     config: TrainingConfig,
     card: float | None,
-    device_type: str = "cpu",
+    device_type: str,
 ) -> None:
     """Log the cost of a step, and the record of a run that is not started.
 

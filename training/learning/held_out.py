@@ -62,7 +62,7 @@ class Score:
             return {"": self}
         return {name: Score(loss) for name, loss in self.parts.items()}
 
-    def better_than(self, other: "Score", margin: float = 0.0) -> bool:
+    def better_than(self, other: "Score", margin: float) -> bool:
         """Return whether this score is better than another score.
 
         If both scores have nats, this score must exceed the other by more than ``margin`` nats.

@@ -170,7 +170,10 @@ def fit(
         least = 1e-3 * variance.max()
         mixture.offset.copy_(compressed.mean(dim=0))
         mixture.axes.copy_((axes * variance.clamp_min(least).rsqrt()).T)
-    train, held_out = (_parts(rows, kept) for rows in (latents.train, latents.held_out))
+    train, held_out = (
+        (rows[:, :kept].float(), rows[:, kept:].float())
+        for rows in (latents.train, latents.held_out)
+    )
     optimizer = torch.optim.AdamW(
         mixture.parameters(), lr=candidate.rate, weight_decay=candidate.decay
     )
@@ -203,10 +206,6 @@ def fit(
     gain = mixture.log_prob(kept_rows, compressed) - normal
     error = float(gain.std() / len(gain) ** 0.5) if len(gain) > 1 else inf
     return FittedLatents(mixture, candidate.name, float(gain.mean()), error)
-
-
-def _parts(rows: Tensor, kept: int) -> tuple[Tensor, Tensor]:
-    return rows[:, :kept].float(), rows[:, kept:].float()
 
 
 @torch.no_grad()

@@ -127,7 +127,7 @@ class Reporter:
         device: torch.device,
         seen: int,
         total: int,
-        follows: float = 0.0,
+        follows: float,
     ):
         self.means = RunningMeans(device)
         self._folder, self._device = folder, device
@@ -178,9 +178,7 @@ class Reporter:
         if line:
             logger.info(line)
 
-    def tick(
-        self, seen: int, learning_rate: float, skipped: int, held_out: Score | None = None
-    ) -> None:
+    def tick(self, seen: int, learning_rate: float, skipped: int, held_out: Score | None) -> None:
         """Write the statistics that were collected since the last report (tick).
 
         All ranks must call this method together.

@@ -138,7 +138,7 @@ class RunFolder:
             require_folder(outdir)
             path = folder_before_restart(outdir, place.itself)
             if path is not None:
-                keep_lines_until(path / "stats.jsonl", "seen", 0)
+                keep_lines_until(path / "stats.jsonl", 0)
             elif place.itself and (outdir / OPTIONS_NAME).exists():
                 raise UsageError(
                     f"{outdir} already contains a run: continue the run by --resume, or give "
@@ -168,7 +168,7 @@ class RunFolder:
         folder = cls(path)
         if distributed.is_main():
             folder._remove_old_states(folder.state_path(seen), keep)
-            keep_lines_until(path / "stats.jsonl", "seen", seen)
+            keep_lines_until(path / "stats.jsonl", seen)
         distributed.barrier()
         return folder
 

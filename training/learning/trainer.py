@@ -9,7 +9,7 @@ import copy
 import inspect
 import math
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -237,8 +237,12 @@ class Trainer:
         starts = range(0, len(clean), size)
         for start in starts:
             part = slice(start, start + size)
-            last = start == starts[-1]
-            with nullcontext() if last else self.without_sync():
+            with (
+                # Only the last microbatch averages the gradients over ranks.
+                self.regression.no_sync()
+                if isinstance(self.regression, DistributedDataParallel) and start != starts[-1]
+                else nullcontext()
+            ):
                 losses = self.add_gradient(
                     clean[part],
                     draws.of_rows(part),
@@ -288,15 +292,6 @@ class Trainer:
         # gradient makes all ranks aware of it.
         torch.autograd.backward(loss, torch.where(loss.isfinite(), factor, math.nan))
         return losses.detach()
-
-    def without_sync(self) -> AbstractContextManager[None]:
-        """Return a context that accumulates gradients on this rank, without averaging over ranks.
-
-        The last microbatch of a step is outside of the context, and averages the gradients.
-        """
-        if isinstance(self.regression, DistributedDataParallel):
-            return self.regression.no_sync()
-        return nullcontext()
 
     def gradient_norm(self) -> Tensor:
         """Return the norm ``[]`` of the whole gradient, without the loss scale."""

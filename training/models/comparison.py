@@ -100,14 +100,15 @@ def compare(
     )
     shifts = torch.stack([each for _, _, each in sampled], dim=1)
     prior = torch.tensor(settings.weights or [1.0] * len(tasks), dtype=torch.float64)
-    chances, shares = model_probabilities(value, error, prior), prior / prior.sum()
+    shares = prior / prior.sum()
+    probability, probability_error = model_probabilities(value, error, prior)
     converged = torch.stack([summary.converged for _, summary, _ in sampled], dim=1)
     observations = [
         {
             "log_evidence": by_name(names, value[row]),
             "error": by_name(names, error[row]),
-            "probability": by_name(names, chances.value[row]),
-            "probability_error": by_name(names, chances.error[row]),
+            "probability": by_name(names, probability[row]),
+            "probability_error": by_name(names, probability_error[row]),
             "log_bayes_factor": by_name(names, value[row] - value[row].max()),
             "mean_errors": by_name(names, shifts[row]),
             "converged": dict(zip(names, converged[row].tolist(), strict=True)),
@@ -128,7 +129,7 @@ def compare(
         "errors": ERRORS,
         "options": settings.recorded(device_name=str(tasks[0].subject.flow.device)),
     }
-    result = Comparison(names, value, error, chances.value, converged, shifts, facts)
+    result = Comparison(names, value, error, probability, converged, shifts, facts)
     if distributed.is_main():
         report(result)
     return result

@@ -290,9 +290,9 @@ class TimeChoice:
             grid = adapted
         if self.steps is not None:
             return grid(self.steps)
-        choice = choose_steps(flow, latents, grid, solver, self.tolerance)
+        steps, error = choose_steps(flow, latents, grid, solver, self.tolerance)
         logger.info(
-            f"{choice.steps} steps of {solver.name}, with an estimated error of "
-            f"{choice.error:.1e} (--tol={self.tolerance:g})"
+            f"{steps} steps of {solver.name}, with an estimated error of "
+            f"{error:.1e} (--tol={self.tolerance:g})"
         )
-        return grid(choice.steps)
+        return grid(steps)

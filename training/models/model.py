@@ -171,8 +171,8 @@ class Model(model.Model):
             density = flow.log_prob(points) + self.subject.dim * log(self.subject.units["unit"])
             return density.cpu().numpy()
         way = self.subject.flow.integration("densities")
-        cells = cell_log_prob(self.subject.flow, points, *way, labels=labels)
-        return cells.density.log_prob.cpu().numpy()
+        averaged, _ = cell_log_prob(self.subject.flow, points, *way, labels=labels)
+        return averaged.log_prob.cpu().numpy()
 
     def encode(self, rows: Any, given: Any = None, seed: int = 0) -> np.ndarray:
         """Return the latents ``[N, D]`` of rows; see ``log_prob``.

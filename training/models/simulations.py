@@ -20,7 +20,7 @@ from torch_utils import distributed
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.files.trajectory import SavedEnd, trajectory_file
-from training.flow.bin_averages import CellDensity, cell_log_prob, has_cells
+from training.flow.bin_averages import cell_log_prob, has_cells
 from training.flow.likelihood import LOG_PROB_ERROR, Density, DensityPlan, DivergenceIntegral, Trace
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import Solver
@@ -231,8 +231,11 @@ class Simulator:
         way = {"solver": solver.name, "n_iters": len(times) - 1}
         return Simulation(whole, seconds, densities, products, cell_points, way)
 
-    def _of_cells(self, share: Tensor, trace: Trace, count: int) -> CellDensity:
-        """Return densities of the bins of all points, of which this rank has a share ``[n, D]``."""
+    def _of_cells(self, share: Tensor, trace: Trace, count: int) -> tuple[Density, float]:
+        """Return densities of the bins of all points, of which this rank has a share ``[n, D]``.
+
+        The second result is the average number of points evaluated per row.
+        """
         exact = trace if trace.kind == "hutchinson" else Trace("exact")
         with distributed.progress_bar(total=len(share), desc="log_prob", unit="row") as bar:
             share_density, points = cell_log_prob(
@@ -240,7 +243,7 @@ class Simulator:
             )
         looked_at = torch.tensor(points * len(share), dtype=torch.float64, device=share.device)
         whole = Density(*(distributed.gather_rows(part, count) for part in share_density))
-        return CellDensity(whole, float(distributed.sum_over_ranks(looked_at)) / count)
+        return whole, float(distributed.sum_over_ranks(looked_at)) / count
 
 
 def ends_of(flow: ProbabilityFlow, trajectory: Trajectory) -> Tensor:

@@ -27,6 +27,12 @@ Weighted: TypeAlias = nn.Conv2d | nn.Linear
 Initializer: TypeAlias = Callable[[Weighted, float], None]
 
 
+def check_dropout(dropout: float) -> None:
+    """Raise UsageError unless dropout is a probability from 0 to below 1."""
+    if not 0 <= dropout < 1:
+        raise UsageError(f"dropout is {dropout:g}: give a probability from 0 to below 1")
+
+
 def xavier_init(layer: Weighted, gain: float = 1.0) -> None:
     """Initialize weights with variance ``2 gain^2 / (fan_in + fan_out)``, biases with zero."""
     nn.init.xavier_uniform_(layer.weight, gain)
@@ -83,8 +89,7 @@ class BlockStyle:
     qkv_gain: float = sqrt(0.2)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.dropout < 1:
-            raise UsageError(f"dropout is {self.dropout}: give a probability from 0 to below 1")
+        check_dropout(self.dropout)
 
     def heads(self, channels: int) -> int:
         """Return the number of attention heads for a number of channels; 0 for no attention.

@@ -51,20 +51,19 @@ class PositionalFeatures(nn.Module):
 class FourierFeatures(nn.Module):
     """Random Fourier features of the noise condition: sines, then cosines, of ``2 pi f c_noise``.
 
-    The frequencies f are drawn from N(0, std^2). Frequencies are not trained, but stored in the
+    The frequencies f are drawn from N(0, 16^2). Frequencies are not trained, but stored in the
     network file.
 
     Args:
         width: Number of features, even.
-        std: Standard deviation of the frequencies.
     """
 
     frequencies: Tensor
 
-    def __init__(self, width: int, std: float = 16.0):
+    def __init__(self, width: int):
         super().__init__()
         # On the CPU, since arithmetic on the meta device imports the compiler.
-        self.register_buffer("frequencies", std * torch.randn(_half(width), device="cpu"))
+        self.register_buffer("frequencies", 16.0 * torch.randn(_half(width), device="cpu"))
 
     def forward(self, c_noise: Tensor) -> Tensor:
         """Return features ``[B, width]`` of noise conditions ``[B]``."""

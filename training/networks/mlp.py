@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dnnlib.errors import UsageError
 from torch_utils.linear import Linear, linear
 from training.names import ANY_NUMBER
+from training.networks.blocks import check_dropout
 
 
 class MemberLinear(nn.Module):
@@ -49,7 +50,7 @@ class NoiseFeatures(nn.Module):
 
     frequencies: Tensor
 
-    def __init__(self, noise_range: tuple[float, float], count: int = 8):
+    def __init__(self, noise_range: tuple[float, float], count: int):
         super().__init__()
         self.low, self.high = noise_range
         if not self.low < self.high:
@@ -323,12 +324,6 @@ def _of_members(values: nn.Module | Tensor) -> Tensor:
     """Return parameters ``[K, ...]`` of K networks, adding this dimension for a single one."""
     assert isinstance(values, Tensor)
     return values if values.ndim == 3 else values[None]
-
-
-def check_dropout(dropout: float) -> None:
-    """Raise UsageError unless dropout is a probability from 0 to below 1."""
-    if not 0 <= dropout < 1:
-        raise UsageError(f"dropout is {dropout:g}: give a probability from 0 to below 1")
 
 
 def wave_frequencies(count: int) -> Tensor:

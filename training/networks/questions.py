@@ -40,11 +40,11 @@ from torch import Tensor, nn
 
 from dnnlib.errors import UsageError
 from torch_utils.linear import Linear
+from training.networks.blocks import check_dropout
 from training.networks.mixture import ABSENT, ASKED, KNOWN, Start, StartMixture
 from training.networks.mlp import (
     NoiseFeatures,
     by_coordinate,
-    check_dropout,
     slopes_of_waves,
     wave_frequencies,
     with_slopes,

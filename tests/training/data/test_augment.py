@@ -109,7 +109,7 @@ def test_constant_images_stay_constant(generator):
     for size, channels, dtype in (((8, 8), 1, torch.float64), ((8, 12), 3, torch.float32)):
         levels = torch.linspace(-1, 1, channels, dtype=dtype)[:, None, None]
         images = levels.expand(50, channels, *size)
-        augmented, labels = ALWAYS(images, generator)
+        augmented, labels = ALWAYS.apply(images, ALWAYS.draw(50, generator))
         assert labels.shape == (50, LABEL_DIM)
         assert augmented.dtype == labels.dtype == dtype
         torch.testing.assert_close(augmented, images, rtol=0, atol=2e-6)
@@ -119,7 +119,8 @@ def test_images_that_are_only_flipped_are_exact(generator):
     images = torch.randn(1000, 3, 8, 8, generator=generator)
     before = images.clone()
     for probability in (0.0, 0.3):
-        augmented, labels = GeometricAugmentation(probability)(images, generator)
+        augmentation = GeometricAugmentation(probability)
+        augmented, labels = augmentation.apply(images, augmentation.draw(1000, generator))
         assert torch.equal(images, before)
         warped = labels[:, 2:].any(dim=1)
         for flip in product((0, 1), repeat=2):
@@ -130,9 +131,9 @@ def test_images_that_are_only_flipped_are_exact(generator):
         assert ((augmented - images)[warped] != 0).flatten(1).any(dim=1).all()
         assert warped.any() == bool(probability)
     # Without augmentation, half of the images are mirrored.
-    mirrored = NEVER(images, generator)[1][:, 0].double().mean()
+    mirrored = NEVER.apply(images, NEVER.draw(1000, generator))[1][:, 0].double().mean()
     assert abs(mirrored - 0.5) < 4 * 0.5 / 1000**0.5
-    kept = ALWAYS(images[:3].requires_grad_(), generator)
+    kept = ALWAYS.apply(images[:3].requires_grad_(), ALWAYS.draw(3, generator))
     assert not any(got.requires_grad for got in kept)
 
 
@@ -205,7 +206,9 @@ def test_ranks_that_take_their_rows_of_the_draws_augment_the_whole_batch():
 
 def test_the_generator_decides_all_and_probabilities_are_checked():
     images = torch.randn(20, 1, 8, 8, generator=seeded())
-    first, again, other = (GeometricAugmentation(0.5)(images, seeded(seed)) for seed in (1, 1, 2))
+    some = GeometricAugmentation(0.5)
+    draws = [some.draw(20, seeded(seed)) for seed in (1, 1, 2)]
+    first, again, other = (some.apply(images, each) for each in draws)
     assert torch.equal(first[0], again[0])
     assert torch.equal(first[1], again[1])
     assert not torch.equal(first[1], other[1])

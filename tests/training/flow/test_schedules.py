@@ -252,7 +252,7 @@ def test_coordinates_come_back_and_second_moments_are_mean_squares(points):
 def test_variances_of_constant_dimensions_are_floored_and_no_others(points):
     padded = torch.cat([points, torch.full((len(points), 2), 3.0, dtype=torch.float64)], dim=1)
     basis = EigenBasis.fit([padded])
-    floored = basis.floored_variance(1e-6)
+    floored = basis.floored_variance()
     assert (basis.eigenvalues[-2:] < 1e-12).all()
     assert (floored[-2:] == 1e-6 * basis.top_variance).all()
     assert torch.equal(floored[:-2], basis.eigenvalues[:-2])

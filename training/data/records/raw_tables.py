@@ -49,7 +49,7 @@ class Cells:
     separator: str = ","
     levels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
-    def only(self, wanted: Sequence[str] | None, exclude: Sequence[str] = ()) -> "Cells":
+    def only(self, wanted: Sequence[str] | None, exclude: Sequence[str]) -> "Cells":
         """Return a table with a selection of the columns, in their present order.
 
         Args:

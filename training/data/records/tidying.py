@@ -28,28 +28,6 @@ IS_MISSING = " is missing"
 """Suffix of the name of a column that indicates missing cells."""
 
 
-def calendar_columns(date: str) -> list[RecordColumn]:
-    """Return the columns derived from a date column: its weekday, and its season as two numbers.
-
-    Args:
-        date: Name of the date column.
-    """
-    return [
-        RecordColumn(f"{date} weekday", CATEGORY, WEEKDAYS, of=date),
-        RecordColumn(f"{date} season sine", NUMBER, of=date),
-        RecordColumn(f"{date} season cosine", NUMBER, of=date),
-    ]
-
-
-def missing_column(name: str) -> RecordColumn:
-    """Return the column that indicates the missing cells of another column.
-
-    Args:
-        name: Name of the other column.
-    """
-    return RecordColumn(f"{name}{IS_MISSING}", CATEGORY, ("no", "yes"), of=name)
-
-
 def is_missing_indicator(column: RecordColumn) -> bool:
     """Return whether a column indicates the missing cells of another column."""
     return column.name == f"{column.of}{IS_MISSING}"
@@ -245,15 +223,20 @@ def with_made_columns(records: Records, calendar: bool, is_missing: Sequence[str
 
     Args:
         records: The records.
-        calendar: Whether to add the weekday and the season of each date column.
+        calendar: Whether to add the weekday of each date column, and its season as two numbers.
         is_missing: Names of the columns that get an indicator of missing cells.
 
     Raises:
         UsageError: A column of the same name exists, or a column in ``is_missing`` does not exist
             or has no missing cells.
     """
-    dates = [column for column in records.columns if column.type == DATE and calendar]
-    added = [("calendar", new) for column in dates for new in calendar_columns(column.name)]
+    added = []
+    for date in (column.name for column in records.columns if column.type == DATE and calendar):
+        added += [
+            ("calendar", RecordColumn(f"{date} weekday", CATEGORY, WEEKDAYS, of=date)),
+            ("calendar", RecordColumn(f"{date} season sine", NUMBER, of=date)),
+            ("calendar", RecordColumn(f"{date} season cosine", NUMBER, of=date)),
+        ]
     for name in is_missing:
         if name not in records.names:
             raise UsageError(
@@ -265,7 +248,8 @@ def with_made_columns(records: Records, calendar: bool, is_missing: Sequence[str
                 f"--is_missing={visible(name)}: the column has no missing cells, so leave the "
                 "name out"
             )
-        added.append(("is_missing", missing_column(name)))
+        indicator = RecordColumn(f"{name}{IS_MISSING}", CATEGORY, ("no", "yes"), of=name)
+        added.append(("is_missing", indicator))
     for option, column in added:
         if column.name in records.order:
             raise UsageError(

@@ -147,7 +147,7 @@ def day_of(text: str, date_format: str) -> float | None:
     return (moment - EPOCH) / timedelta(days=1)
 
 
-def formats_of(text: str, among: Iterable[str] = DATE_FORMATS) -> tuple[str, ...]:
+def formats_of(text: str, among: Iterable[str]) -> tuple[str, ...]:
     """Return the date formats that fit a text.
 
     Args:
@@ -227,7 +227,7 @@ def _number(text: str, decimal: str, missing_marks: frozenset[str]) -> float:
 
 
 def reader_of(
-    column: RecordColumn, cells: Cells, decimal: str, missing_marks: frozenset[str] = NOTHING
+    column: RecordColumn, cells: Cells, decimal: str, missing_marks: frozenset[str]
 ) -> Callable[[list[str], int], np.ndarray]:
     """Return a function that converts texts to the values ``[n]`` of a column, NaN if missing.
 

@@ -143,9 +143,7 @@ def by_arrow(path: Path, failure: str = "is damaged: {}") -> Iterator[None]:
         raise DataError(f"{path} {failure.format(first_line(error))}") from error
 
 
-def open_parquet(
-    path: Path, wanted: Sequence[str] | None, exclude: Sequence[str] = ()
-) -> ForeignTable:
+def open_parquet(path: Path, wanted: Sequence[str] | None, exclude: Sequence[str]) -> ForeignTable:
     """Open columns of a Parquet file as a numeric table.
 
     Args:
@@ -219,7 +217,7 @@ class NotNumbers(DataError):
 
 
 def open_text(
-    table: TextTable, wanted: Sequence[str] | None, exclude: Sequence[str] = ()
+    table: TextTable, wanted: Sequence[str] | None, exclude: Sequence[str]
 ) -> ForeignTable:
     """Open columns of a text file as a numeric table; a first column without a name is left out.
 

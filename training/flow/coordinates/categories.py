@@ -66,12 +66,12 @@ class LevelPrediction(Prediction):
     step: Tensor
 
     def __init__(self, dim: int, conditions: int, counts: Sequence[int]):
-        super().__init__()
         if conditions < 1 or len(counts) != dim or min(counts) < 2:
             raise ValueError(
                 f"category columns have {list(counts)} levels and {conditions} conditions: give "
                 "at least two levels per column and one condition"
             )
+        super().__init__(dim, conditions)
         self.counts = list(counts)
         self.networks = nn.ModuleList(
             nn.ModuleList(LevelNetwork(conditions + before, count) for _ in range(MEMBERS))

@@ -188,9 +188,7 @@ class TrialScale(nn.Module):
         statistics: Standardization of the ``2 K + 1`` summary statistics that ``straight`` returns.
     """
 
-    def __init__(
-        self, count: int, most: int, skewed: Sequence[int] = (), tails: Sequence[int] = ()
-    ):
+    def __init__(self, count: int, most: int, skewed: Sequence[int], tails: Sequence[int]):
         super().__init__()
         self.count, self.most = count, most
         self.each = ConditionScale(count, skewed, tails)
@@ -275,7 +273,20 @@ def are_there(trials: Tensor) -> Tensor:
 
 
 class Prediction(nn.Module, ABC):
-    """Interface of invertible maps of points ``[..., D]`` given conditions ``c [..., C]``."""
+    """Interface of invertible maps of points ``[..., D]`` given conditions ``c [..., C]``.
+
+    Args:
+        dim: D, the dimension of points.
+        conditions: C, the number of conditions.
+    """
+
+    def __init__(self, dim: int, conditions: int):
+        super().__init__()
+        if conditions < 1:
+            raise ValueError(
+                "a prediction from conditions needs at least one condition: give conditions"
+            )
+        self.dim = dim
 
     @abstractmethod
     def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
@@ -305,11 +316,7 @@ class LinearPrediction(Prediction):
     slopes: Tensor
 
     def __init__(self, dim: int, conditions: int):
-        super().__init__()
-        if conditions < 1:
-            raise ValueError(
-                "a prediction from conditions needs at least one condition: give conditions"
-            )
+        super().__init__(dim, conditions)
         self.register_buffer("slopes", torch.zeros(conditions, dim, dtype=torch.float64))
 
     def fit(self, c: Tensor, x: Tensor) -> None:
@@ -355,12 +362,7 @@ class GaussianPrediction(Prediction):
     below: Tensor
 
     def __init__(self, dim: int, conditions: int):
-        super().__init__()
-        if conditions < 1:
-            raise ValueError(
-                "a prediction from conditions needs at least one condition: give conditions"
-            )
-        self.dim = dim
+        super().__init__(dim, conditions)
         sizes = [conditions, *[WIDTH] * (1 + DEPTH), 2 * dim + dim * (dim - 1) // 2]
         self.members = nn.ModuleList(
             nn.ModuleList(nn.Linear(wide, other) for wide, other in pairwise(sizes))

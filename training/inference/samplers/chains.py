@@ -120,8 +120,8 @@ def run_chains(
     chains: int,
     warmup: int,
     draws: int,
-    thin: int = 1,
-    on_step: Callable[[], object] | None = None,
+    thin: int,
+    on_step: Callable[[], object] | None,
 ) -> Draws:
     """Run Markov chains: the warm-up, then the steps whose states are draws.
 

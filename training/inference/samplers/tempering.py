@@ -42,9 +42,7 @@ ARRIVED = 1e-9
 """Distance from 1 at which an exponent counts as 1."""
 
 
-def temper(
-    target: Target, noise: Noise, chains: int, particles: int, on_part: OnPart = None
-) -> Draws:
+def temper(target: Target, noise: Noise, chains: int, particles: int, on_part: OnPart) -> Draws:
     """Sample each posterior by tempered sequential Monte Carlo.
 
     The populations of particles are independent, so that they can be compared like chains.

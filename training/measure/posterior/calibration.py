@@ -24,7 +24,7 @@ without the pairs of a draw with itself, so that the expected score does not dep
 draws (the *fair* score; Ferro 2014).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,21 +80,21 @@ class RunValues:
 
     def at(self, places: Tensor | slice) -> "RunValues":
         """Return the statistics of the runs with the given indices or in a slice."""
-        regions = {name: held[places] for name, held in self.regions.items()}
-        leaked = None if self.leaked is None else self.leaked[places]
-        density = None if self.density is None else self.density[places]
-        scores = self.scores[places]
-        return RunValues(self.names, self.ranks[places], regions, scores, leaked, density)
+        return self._each(lambda values: values[places])
 
     def cpu(self) -> "RunValues":
         """Return the statistics on the CPU."""
+        return self._each(Tensor.cpu)
+
+    def _each(self, part: Callable[[Tensor], Tensor]) -> "RunValues":
+        """Return the statistics with a function applied to every tensor."""
         return RunValues(
             self.names,
-            self.ranks.cpu(),
-            {name: held.cpu() for name, held in self.regions.items()},
-            self.scores.cpu(),
-            None if self.leaked is None else self.leaked.cpu(),
-            None if self.density is None else self.density.cpu(),
+            part(self.ranks),
+            {name: part(held) for name, held in self.regions.items()},
+            part(self.scores),
+            None if self.leaked is None else part(self.leaked),
+            None if self.density is None else part(self.density),
         )
 
     @classmethod
@@ -182,7 +182,7 @@ def run_values(
     if scale is None:
         scale = draws.flatten(0, 1).double().std(dim=0, correction=0)
     scale = torch.where(scale > 0, scale, 1.0)  # for example, for pixels that are always the same
-    regions = {BALLS: tarp_values(draws, truth, references, generator, kept, scale)}
+    regions = {BALLS: tarp_values(draws, truth, references, scale, generator, kept)}
     if log_density is not None:
         regions[DENSEST] = 1 - fractional_ranks(*log_density, generator, kept)
     return RunValues((*names, *others), torch.cat(ranks, dim=1), regions, crps(draws, truth))

@@ -145,9 +145,9 @@ def tarp_values(
     draws: Tensor,
     truth: Tensor,
     references: Tensor,
+    scale: Tensor,
     generator: torch.Generator,
     kept: Tensor | None = None,
-    scale: Tensor | None = None,
 ) -> Tensor:
     """Return the fraction ``[R]`` of draws closer to the reference point than the true value is.
 
@@ -157,9 +157,9 @@ def tarp_values(
         draws: Posterior draws ``[R, S, V]``.
         truth: True values ``[R, V]``.
         references: Reference points ``[R, V]``.
+        scale: Unit of distance in each dimension, ``[V]``.
         generator: Random generator on the CPU.
         kept: Mask ``[R, S]`` of the draws to use; None for all.
-        scale: Unit of distance in each dimension, ``[V]``; 1 by default.
 
     Raises:
         DataError: Shapes are wrong, or a value is NaN.
@@ -170,7 +170,7 @@ def tarp_values(
             f"draws have shape {list(draws.shape)} and reference points "
             f"{list(references.shape)}: expected [runs, draws, variables] and [runs, variables]"
         )
-    unit = torch.ones_like(references[0]) if scale is None else scale.double()
+    unit = scale.double()
     points = torch.cat([truth[:, None], draws], dim=1).double() / unit
     # Differences rather than a matrix product, whose rounding would change the order of close
     # distances.

@@ -9,26 +9,14 @@ so that independent errors of log Z propagate to p (to first order). ``Z_j / Z_k
 factor (Kass and Raftery 1995).
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 
-class ModelProbabilities(NamedTuple):
-    """Posterior probabilities of K models for M observations.
+def model_probabilities(evidence: Tensor, error: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
+    """Return posterior probabilities of models from their evidence, with errors, both ``[M, K]``.
 
-    Attributes:
-        value: Probabilities ``[M, K]``, which sum to 1.
-        error: Standard errors ``[M, K]``, from sampling alone.
-    """
-
-    value: Tensor
-    error: Tensor
-
-
-def model_probabilities(evidence: Tensor, error: Tensor, prior: Tensor) -> ModelProbabilities:
-    """Compute the posterior probabilities of models from their evidence.
+    The probabilities of an observation sum to 1. Standard errors are those of sampling alone.
 
     Args:
         evidence: Log evidence ``log Z [M, K]``, nats.
@@ -38,11 +26,11 @@ def model_probabilities(evidence: Tensor, error: Tensor, prior: Tensor) -> Model
     Example:
         >>> import torch
         >>> evidence, error = torch.tensor([[0.0, 1.0]]), torch.zeros(1, 2)
-        >>> chances = model_probabilities(evidence, error, torch.ones(2))
-        >>> round(float(chances.value[0, 1]), 3)
+        >>> probability, _ = model_probabilities(evidence, error, torch.ones(2))
+        >>> round(float(probability[0, 1]), 3)
         0.731
     """
     value = (evidence + prior.log()).softmax(dim=1)
     identity = torch.eye(evidence.shape[1], dtype=value.dtype, device=value.device)
     slopes = value[:, :, None] * (identity - value[:, None, :])
-    return ModelProbabilities(value, (slopes * error[:, None, :]).norm(dim=2))
+    return value, (slopes * error[:, None, :]).norm(dim=2)

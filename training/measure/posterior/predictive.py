@@ -133,7 +133,9 @@ class Predictive:
             )
         if not failed:
             return f"The model reproduces the observations in {many}. {size}"
-        listed = ", ".join(f"{name} (p = {self.adjusted[name]:.2g})" for name in failed[:3])
+        listed = ", ".join(
+            f"{name} (p = {self.adjusted[name]:.2g})" for name in failed[:NAMED_FAILURES]
+        )
         more = f" and {len(failed) - NAMED_FAILURES} more" if len(failed) > NAMED_FAILURES else ""
         return f"The model does not reproduce the observations: {listed}{more}, of {many}."
 

@@ -293,14 +293,16 @@ def test_rows_that_were_seen_are_told_from_those_that_chance_repeats():
         sketch = RowHashes.from_hashes(seen)
         assert len(sketch.listed) == min(count, MOST_SKETCHED)
         assert sketch.repeated(fresh) > 0
-        assert sketch.repeated_by_chance(fresh, alike=True)
+        assert not sketch.repeated_beyond_chance(fresh, alike=True)
         again = np.concatenate([fresh, seen[:100]])
-        assert not sketch.repeated_by_chance(again, alike=True)
+        assert sketch.repeated_beyond_chance(again, alike=True)
     few, once = numbers(500, 2), RowHashes.from_hashes(row_numbers(draw.normal(size=(100, 2))))
-    assert RowHashes.from_hashes(few).repeated_by_chance(few, alike=True)  # nothing can tell
-    assert not once.repeated_by_chance(once.numbers[:1], alike=False)
-    assert once.repeated_by_chance(once.numbers[:1], alike=True)
-    assert not once.repeated_by_chance(once.numbers[:9], alike=True)
+    assert not RowHashes.from_hashes(few).repeated_beyond_chance(
+        few, alike=True
+    )  # nothing can tell
+    assert once.repeated_beyond_chance(once.numbers[:1], alike=False)
+    assert not once.repeated_beyond_chance(once.numbers[:1], alike=True)
+    assert once.repeated_beyond_chance(once.numbers[:9], alike=True)
 
 
 def test_later_rows_have_the_signs_and_all_digits_of_the_source(tmp_path):

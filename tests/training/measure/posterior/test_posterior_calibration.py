@@ -284,8 +284,8 @@ def test_values_of_tarp_are_contents_of_balls():
     draws, truth, point = normal(20, 20_000, 1), normal(20, 1, seed=1), normal(20, 1, seed=2)
     reach = (truth - point).abs()
     expected = double(norm.cdf(point + reach) - norm.cdf(point - reach))[:, 0]
-    for scale in (None, double([7.0])):
-        got = coverage.tarp_values(draws, truth, point, seeded(), scale=scale)
+    for scale in (double([1.0]), double([7.0])):
+        got = coverage.tarp_values(draws, truth, point, scale, seeded())
         torch.testing.assert_close(got, expected, atol=0.02, rtol=0)
 
 
@@ -344,7 +344,7 @@ def test_what_makes_no_sense_is_refused():
         (uniformity, (torch.rand(19, 2),), "19 runs are too few"),
         (uniformity, (-torch.rand(30, 1),), "must be within [0, 1]"),
         (uniformity, (1.1 + torch.rand(30, 1),), "must be within [0, 1]"),
-        (coverage.tarp_values, (draws, truth, truth[:5], seeded()), "reference points"),
+        (coverage.tarp_values, (draws, truth, truth[:5], truth[0], seeded()), "reference points"),
         (crps, (normal(3, 1), normal(3)), "at least two"),
         *((convergence, (torch.zeros(shape),), "expected [chains,") for shape in ((10,), (0, 10))),
         (smoothed_weights, (torch.zeros(5),), "expected [problems, draws]"),
