@@ -420,17 +420,19 @@ def describe_option_of_tables(name: str) -> str:
         name: Name of the option. If it starts with ``cond_``, only recipes with conditions count.
     """
     few, many, narrow = FEW_ROWS - 1, MANY_ROWS, WIDE // 2
+    rows, both = f"under {FEW_ROWS} rows", f"under {FEW_ROWS} rows and {WIDE} columns"
+    given = f"{rows}, with --cond"
     recipes = {
         "": fitted_to_table(many, WIDE, {}),
-        "few rows": fitted_to_table(few, WIDE, {}),
-        "few rows and columns": fitted_to_table(few, narrow, {}),
+        rows: fitted_to_table(few, WIDE, {}),
+        both: fitted_to_table(few, narrow, {}),
         "--cond": fitted_to_table(many, narrow, {}, conditions=1),
-        "few rows and --cond": fitted_to_table(few, narrow, {}, conditions=1),
+        given: fitted_to_table(few, narrow, {}, conditions=1),
     }
     if name.startswith("cond_"):
-        recipes = {"": recipes["--cond"], "few rows": recipes["few rows and --cond"]}
+        recipes = {"": recipes["--cond"], rows: recipes[given]}
     # A value that equals that of a broader kind is not repeated.
-    broader = {"few rows and columns": "few rows", "few rows and --cond": "--cond"}
+    broader = {both: rows, given: "--cond"}
     values = {kind: getattr(recipe, name) for kind, recipe in recipes.items()}
     return "; ".join(
         f"{kind}: {value:g}" if kind else f"{value:g}"

@@ -163,7 +163,7 @@ class PredictedColumn:
         return (self.low <= self.truth) & (self.truth <= self.high)
 
     def in_order(self, most: int) -> np.ndarray:
-        """Sort the cells, and return the indices of at most ``most`` evenly spaced ones.
+        """Return the indices of the cells in sorted order, thinned evenly to at most ``most``.
 
         Categories are sorted by probability, numbers by predicted median, lowest first.
         """

@@ -127,8 +127,9 @@ class HeldOutTruths:
         """Test whether observations are out of distribution.
 
         A p-value is the probability that an observation like those of the calibration set has
-        scores at least as extreme as the given observation. At most a fraction a of observations
-        that are exchangeable with the calibration set have a p-value of at most a.
+        scores at least as extreme as the given observation. An observation that is
+        exchangeable with the calibration set has a p-value of at most ``alpha`` with probability at
+        most ``alpha``.
 
         Args:
             whitened: Conditions ``[M, C]``, whitened like those of the calibration set.

@@ -143,7 +143,7 @@ class NetSettings(
     common="network save_dir data_name total_samples steps solver save_freq log_prob seed "
     "device_name overwrite",
 ):
-    """Integrate with a trained network."""
+    """Inflate and generate a toy with a trained network."""
 
     network: str = shared.network()
     data_name: str | None = shared.toy_name(unset=shared.KNOWN)

@@ -66,7 +66,7 @@ class NetworkOptions(Declared, section="Network"):
         type=Real(min=0, max=1, max_open=True),
         unset=f"{recipes.PUBLISHED.dropout:g}; adm: {recipes.PUBLISHED_ADM['dropout']:g}; tables: "
         + recipes.describe_option_of_tables("dropout"),
-        help=f"Dropout probability. Few rows means fewer than {recipes.FEW_ROWS}.",
+        help="Dropout probability.",
     )
     space: str = option(
         type=choice(names.SPACES),
@@ -166,12 +166,11 @@ class TableOptions(Declared, section="Tables", of_kind=names.TABLE):
         type=Whole(0, names.MOST_WAVES),
         unset=recipes.describe_option_of_tables("cond_waves"),
         help="With --cond: number of frequencies of the sine features of each condition, which "
-        f"are network inputs. Few rows means fewer than {recipes.FEW_ROWS}.",
+        "are network inputs.",
     )
     width: int | None = option(
         unset=recipes.describe_option_of_tables("width"),
-        help=f"Number of units per hidden layer. Few means fewer than {recipes.FEW_ROWS} rows "
-        f"and {recipes.WIDE} columns",
+        help="Number of units per hidden layer",
     )
     depth: int | None = option(
         unset=recipes.describe_option_of_tables("depth"), help="Number of hidden layers"
@@ -179,7 +178,7 @@ class TableOptions(Declared, section="Tables", of_kind=names.TABLE):
     weight_decay: float | None = option(
         type=NOT_NEGATIVE,
         unset=recipes.describe_option_of_tables("weight_decay"),
-        help=f"Weight decay of the optimizer. Few rows means fewer than {recipes.FEW_ROWS}.",
+        help="Weight decay of the optimizer.",
     )
     optimizer: str | None = option(
         type=choice(names.OPTIMIZERS),

@@ -119,7 +119,7 @@ class ImageFlow(Subject):
 
     @property
     def arrays(self) -> dict[str, Tensor]:
-        """Shape of the images as an array for results files, by name."""
+        """Arrays for every results file, by name: the shape of the images."""
         return {"image_shape": torch.tensor(self.shape)}
 
     def on(self, device: torch.device, rows: int | None = None) -> ProbabilityFlow:

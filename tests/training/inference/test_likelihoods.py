@@ -243,6 +243,13 @@ def exactly(points, trials, which):
     return -((y - points.sum(dim=1, keepdim=True)).square() + log(2 * pi)).sum(dim=1) / 2
 
 
+def test_a_likelihood_whose_network_is_zero_is_evaluated_in_closed_form():
+    flow = linear_flow()
+    assert FlowTrialDistribution(flow).is_rough
+    torch.nn.init.ones_(flow.denoiser.network.output.bias)
+    assert not FlowTrialDistribution(flow).is_rough
+
+
 def test_trials_of_an_observation_are_multiplied_in_any_number(likelihood):
     points = 0.5 * normal(50, 2, seed=4)
     which = torch.arange(50) % 3

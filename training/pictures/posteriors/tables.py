@@ -91,7 +91,7 @@ def draw_marginals(saved: SavedPosteriors) -> Figure:
 
 
 def draw_pairs(saved: SavedPosteriors) -> Figure:
-    """Draw two to five columns of the first observation against each other."""
+    """Plot draws given the first observation, as pairs of two to five columns."""
     chosen = informative_columns(saved, MOST_PAIRED)
     size, step = len(chosen), SIDE + PAIRS_GAP
     name, details = name_and_details(saved)
