@@ -253,11 +253,11 @@ def train_in_memory(trainer: Trainer, source: BatchSource, **work: Any) -> Model
     try:
         train(trainer, source, run, **work)
     except (KeyboardInterrupt, StoppedBySignal) as error:
-        stopped = isinstance(error, StoppedBySignal) and error.number != signal.SIGINT
-        if stopped or run.model is None:
+        if trainer.step == 0 or getattr(error, "number", signal.SIGINT) != signal.SIGINT:
             raise
-        seen = run.model.about["seen"]
-        logger.warning(f"Warning: interrupted: the model was trained on {seen:,} samples")
+        if run.model is None:
+            run.save_network(trainer.averaged, trainer.seen)
+        logger.warning(f"Warning: interrupted: the model was trained on {trainer.seen:,} samples")
     assert run.model is not None
     return run.model.frozen()
 

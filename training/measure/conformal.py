@@ -176,7 +176,8 @@ def outlier_p_values(*families: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
 
     Returns:
         P-values ``[M]``, and the index ``[M]`` of the most extreme score of each new row. At most a
-        share ``alpha`` of rows that are exchangeable with the known rows has a p-value up to ``alpha``.
+        share ``alpha`` of rows that are exchangeable with the known ones has a p-value up to
+        ``alpha``.
     """
     count = len(families[0][1])
     known = [others.expand(count, *others.shape[-2:]) for others, _ in families]

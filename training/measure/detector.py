@@ -93,7 +93,7 @@ def find_detector(location: str | None) -> Path:
     try:
         path = placed if placed.exists() else local_file(DEFAULT_URL, max_bytes=MAX_BYTES)
     except DataError as error:
-        raise DataError(f"the Inception weights are missing ({error}): {advice}") from error
+        raise DataError(f"the Inception weights are missing: {error}; {advice}") from error
     # The convention of torch.hub.
     digits = re.search(r"-([0-9a-f]{8,64})\.", name)
     digest = hashlib.sha256(_read(path)).hexdigest()

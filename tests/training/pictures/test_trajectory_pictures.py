@@ -391,7 +391,7 @@ def test_no_array_that_is_drawn_may_be_broken(tmp_path, save):
         (save_toy_matrices, {"net_outputs_acs": np.zeros((9, 2, 3))}, r"shape \[2, 3\] per time"),
         (save_toy_matrices, {"net_residuals_acs": np.zeros((8, 2, 2))}, r"expected \[9, D, D\]"),
         (save_toy_matrices, {"net_residuals_acs": np.full((9, 2, 2), 1.1)}, "from -1 to 1"),
-        (save_image_matrices, {"time": np.array(0.5)}, "times do not increase"),
+        (save_image_matrices, {"time": np.array(0.5)}, "must increase"),
         (save_image_matrices, {"time": np.array(99.0)}, "times differ from those in the summary"),
         (save_image_matrices, {"net_outputs_acs": np.zeros((6, 6))}, r"shape \[6, 6\] per time"),
         (save_image_matrices, {"net_residuals_acs": None}, "contain different quantities"),
