@@ -274,6 +274,7 @@ def test_atoms_are_values_that_stand_out():
     assert torch.equal(there.view(5, 9).round()[:, 0], torch.arange(1.0, 6).double())
 
 
+@pytest.mark.slow
 def test_python_gives_what_the_scripts_do(sold, tmp_path):
     with quick_endings():
         records = Records.open(sold / "shop.csv", held_out=0.2)

@@ -208,7 +208,11 @@ def test_no_progress_is_shown_in_a_pipe_and_parameters_are_beside_the_results(co
             assert one.get("seconds", 1) > 0
 
 
-@of_commands(ALL, *LONG, "posterior compare", "posterior predict")
+@of_commands(
+    ALL,
+    *(name for name in BY_FIRST_RANK if name not in ("ask predict", "import_network")),
+    *("posterior compare", "toy_pfODE_int discrete", "toy_pfODE_int exact"),
+)
 def test_two_ranks_give_what_one_gives_also_in_its_place(command, shelf, two_ranks, tmp_path):
     whole, folder = shelf.done(command.name), tmp_path / "out"
     folder.mkdir()

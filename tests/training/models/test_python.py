@@ -536,8 +536,8 @@ def test_a_normal_prior_has_its_density_and_what_is_no_normal_law_is_refused():
     bounded = normal_prior("ab", [1, 2], COVARIANCE, {"a": (0, np.inf), "b": (0, np.inf)})
     np.testing.assert_allclose(bounded.log_prob(np.exp(rows)), expected - rows.sum(1), atol=1e-6)
     for mean, spread, bounds, why in (
-        ([1.0], [1.0, 1.0], None, "one mean per column"),
-        ([1.0, 2.0], [1.0, 1.0], {"c": (0, 1)}, "bounds of these columns only"),
+        ([1.0], [1.0, 1.0], None, "one mean and one standard deviation per column"),
+        ([1.0, 2.0], [1.0, 1.0], {"c": (0, 1)}, "bounds for these columns only"),
         ([1.0, 2.0], [[1.0, 0.5], [0.0, 1.0]], None, "not symmetric"),
         ([1.0, 2.0], [[1.0, 2.0], [2.0, 1.0]], None, "not positive"),
     ):
