@@ -171,7 +171,7 @@ def test_a_run_is_never_replaced(name, shelf, tmp_path):
     assert contents(shelf.done(name)) == before
 
 
-@every_writer
+@of_commands([command for command in ALL if command.place], "posterior compare")
 def test_a_full_disk_leaves_no_file(command, shelf, tmp_path):
     arguments, folder = command.given(shelf), tmp_path / "out"
     largest = max(path.stat().st_size for path in shelf.done(command.name).rglob("*"))

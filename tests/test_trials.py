@@ -268,6 +268,7 @@ def test_what_is_no_question_of_trials_is_refused(shelf, tmp_path):
         refused(run_script(posterior, *given, f"--save_dir={tmp_path}", *POOL), code, *parts)
 
 
+@pytest.mark.slow
 def test_trials_may_lack_data_if_those_of_simulations_did(shelf, tmp_path):
     rows = np.loadtxt(shelf / "runs.csv", delimiter=",", skiprows=1)
     rows[::3, 3] = rows[1::4, 4] = np.nan
