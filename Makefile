@@ -10,7 +10,7 @@ MEANS := mean_radius,mean_texture,mean_perimeter,mean_area,mean_smoothness,mean_
 # Any order of the tests must do; SEED=7 gives another. Bytecode is kept, whatever the environment
 # says: tests start many processes, which would each compile all that they import.
 SEED ?= 0
-TESTS := PYTHONDONTWRITEBYTECODE= $(VENV)/bin/pytest --numprocesses=logical --dist=loadfile --no-loadscope-reorder --randomly-seed=$(SEED)
+TESTS := PYTHONDONTWRITEBYTECODE= $(VENV)/bin/pytest --numprocesses=logical --dist=loadfile --randomly-seed=$(SEED)
 
 # The lowest versions that pyproject.toml admits, of Python too.
 OLDEST := .venv-oldest
@@ -88,7 +88,7 @@ $(OLDEST)/.ready: pyproject.toml
 	touch $(OLDEST)/.ready
 
 test-oldest: $(OLDEST)/.ready
-	$(OLDEST)/bin/pytest --numprocesses=logical --dist=loadfile --no-loadscope-reorder --randomly-seed=$(SEED) \
+	$(OLDEST)/bin/pytest --numprocesses=logical --dist=loadfile --randomly-seed=$(SEED) \
 	    -m "not slow and not hostile"
 
 # The versions of this environment, for who wants these: pip install -c requirements.lock -e .
