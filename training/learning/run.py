@@ -255,7 +255,8 @@ def train_in_memory(trainer: Trainer, source: BatchSource, **work: Any) -> Model
     except (KeyboardInterrupt, StoppedBySignal) as error:
         if trainer.step == 0 or getattr(error, "number", signal.SIGINT) != signal.SIGINT:
             raise
-        if run.model is None:
+        # After the last step, the saved copy is whole; the averaged model may be half calibrated.
+        if run.model is None or run.model.about["seen"] != trainer.seen:
             run.save_network(trainer.averaged, trainer.seen)
         logger.warning(f"Warning: interrupted: the model was trained on {trainer.seen:,} samples")
     assert run.model is not None

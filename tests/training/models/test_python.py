@@ -83,7 +83,7 @@ def test_toys_give_the_bytes_of_the_script_and_leave_random_numbers_alone(tmp_pa
 
 @quick_endings()
 @pytest.mark.parametrize("way", ["at once", "after a step", "terminated"])
-def test_an_interrupted_training_gives_what_there_is(way):
+def test_an_interrupted_training_gives_what_there_is(way, caplog):
     def stop(part):
         if part >= 0.5 and way == "at once":
             raise KeyboardInterrupt
@@ -96,8 +96,11 @@ def test_an_interrupted_training_gives_what_there_is(way):
         with pytest.raises(StoppedBySignal, match="SIGTERM"):
             table.train(progress=stop, **longer)
         return
-    model = table.train(progress=stop, **longer)
+    # With a network kept at each report, the model has the weights of the last step all the same.
+    with mock.patch("training.learning.report.TELL_EVERY", -1.0):
+        model = table.train(progress=stop, snap=1, tick=1, **longer)
     assert 0 < model.about["seen"] < 40_000
+    assert f"trained on {model.about['seen']:,} samples" in caplog.text
     with pytest.raises(UsageError, match="in memory cannot be resumed"):
         Table.open(np.zeros((20, 2)) + np.arange(20.0)[:, None]).train(resume="elsewhere")
 
