@@ -328,7 +328,8 @@ def from_values(cls: type[S], values: Mapping[str, Any]) -> S:
     """Build settings from option values given by name, as in a call from Python.
 
     Raises:
-        UsageError: An option does not exist, is missing, or its value is invalid.
+        UsageError: An option does not exist, or its value is invalid. Required options of the
+            command line, such as an output directory, may be missing.
     """
     known = {declared.name: declared for declared in declarations(cls)}
     for name in values:

@@ -7,6 +7,7 @@ share these types.
 import math
 import os
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from dnnlib.lists import joined, parts_of
 from training.names import ANY_NUMBER, COLUMN_TYPES, IDENTIFIER, RAW_TABLES, script
 
 
-class OptionType:
+class OptionType(ABC):
     """Type of an option.
 
     Attributes:
@@ -26,13 +27,13 @@ class OptionType:
 
     name: str = "text"
 
+    @abstractmethod
     def parse(self, value: Any) -> Any:
         """Convert a value to the type of the option.
 
         Raises:
             ValueError: The value is invalid; the message states what is expected.
         """
-        raise NotImplementedError
 
 
 class Text(OptionType):
@@ -55,9 +56,10 @@ class TextOrObject(Text):
             value = value.tolist()
         if isinstance(value, str | int | float | os.PathLike):
             return str(value)
-        plain = (str, int, float)
-        if isinstance(value, list | tuple) and all(type(each) in plain for each in value):
-            return joined(value)
+        if isinstance(value, list | tuple):
+            values = [each.item() if hasattr(each, "item") else each for each in value]
+            if all(type(each) in (str, int, float) for each in values):
+                return joined(values)
         return value
 
 

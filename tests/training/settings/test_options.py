@@ -9,6 +9,7 @@ from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 
 import toy_pfODE_int
@@ -387,3 +388,17 @@ def test_what_a_run_records_is_taken_again_by_one_that_goes_on():
         recorded = parsed(TrainSettings, "--data=.", text).recorded()
         as_file = json.loads(json.dumps(recorded, default=str))
         assert as_typed(TrainSettings, as_file, Path("options.json")) == recorded
+
+
+def test_arrays_and_lists_of_python_become_text_and_other_objects_stay():
+    kind = types.TextOrObject()
+    names, places = [np.str_("a"), "b, c"], np.array([2, 0])
+    assert [kind.parse(each) for each in (names, places, list(places))] == [
+        'a,"b, c"',
+        "2,0",
+        "2,0",
+    ]
+    assert kind.parse(np.array([0.1, 0.2])) == "0.1,0.2"
+    assert kind.parse(np.array([True, False])) == [True, False]
+    matrix = np.eye(2)
+    assert kind.parse(matrix) is matrix
