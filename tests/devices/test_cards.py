@@ -414,3 +414,7 @@ def test_models_compute_on_their_card_and_only_results_come_back(cuda, monkeypat
                 np.testing.assert_allclose(result, expected[name], rtol=1e-3, atol=1e-4)
             reads.setdefault(name, []).append(cuda.reads.total())
     assert all(few == many for few, many in reads.values()), reads
+    with pytest.raises(
+        UsageError, match=r'the model is on cuda:1: move it with model\.to\("cpu"\)'
+    ):
+        model.posterior().sample([[0.1, 0.2]], draws=2, device_name="cpu")

@@ -21,6 +21,7 @@ from training.names import LIKELIHOOD
 from training.settings.declared import from_values
 from training.settings.inference import LIKELIHOODS
 from training.settings.posterior import CheckSettings, CompareSettings, SampleSettings
+from training.subjects.networks import IN_MEMORY
 
 UNNORMALIZED = {"noise_std", "likelihood", "prior", "correct", "deblur"}
 """Options that make the density of a posterior unknown, or known only up to a constant."""
@@ -28,14 +29,27 @@ UNNORMALIZED = {"noise_std", "likelihood", "prior", "correct", "deblur"}
 
 @contextmanager
 def computing(device_name: str | None, *tasks: InferenceTask) -> Iterator[Any]:
-    """Yield tasks on a device, by default that of their flow, and restore the random state after.
+    """Yield tasks on their device, and restore the random state after.
+
+    A model in memory is used where it is. One from a file is moved to the device.
 
     Args:
-        device_name: Name of the device; None for that of the first task's flow.
+        device_name: Name of the device; None for that of a model in memory, else CUDA if available.
         *tasks: Tasks; a single one is yielded by itself.
+
+    Raises:
+        UsageError: A model in memory is on another device.
     """
-    device_name = device_name or str(tasks[0].subject.flow.device)
-    with conversion.left_alone(), distributed.process_group(device_name) as device:
+    subject = tasks[0].subject
+    in_memory = subject.file is not None and subject.file.path == IN_MEMORY
+    own = subject.flow.device
+    name = device_name or (str(own) if in_memory else None)
+    with conversion.left_alone(), distributed.process_group(name) as device:
+        if in_memory and device != own:
+            raise UsageError(
+                f"device_name is {device_name}, but the model is on {own}: move it with "
+                f'model.to("{device_name}")'
+            )
         moved = [task.on(device) for task in tasks]
         yield moved if len(tasks) > 1 else moved[0]
 
