@@ -19,6 +19,5 @@ def run(settings: RoundsSettings) -> None:
     prior = UserFunction.load(settings.prior, "prior") if own else None
     with process_group(settings.run.device_name):  # an unavailable device raises an error first
         task = RoundsTask.of(settings, simulator, prior)
-    store = RoundsInFolder.of(task)
-    store.save(in_rounds(task, store))
+    in_rounds(task, RoundsInFolder.of(task))
     logger.info(f"Done after {perf_counter() - began:.1f} s")

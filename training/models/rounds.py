@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from dnnlib.errors import DataError, UsageError
 from dnnlib.files import atomic_path, require_folder, require_new
 from dnnlib.logs import logger
 from torch_utils.distributed import process_group
-from torch_utils.results import provenance, save_json
+from torch_utils.results import provenance
 from torch_utils.seeds import hash_seed
 from training.data.tables.foreign import ForeignTable, TableChoices, numbered
 from training.data.tables.formats import open_table
@@ -42,7 +43,7 @@ from training.models.draws import PosteriorDraws
 from training.models.groups import fingerprint
 from training.models.inference import InferenceTask
 from training.models.posterior_checking import cases_of, check
-from training.models.posterior_reports import CheckReport
+from training.models.posterior_reports import CheckReport, report_files, write_numbers
 from training.models.posterior_sampling import Observed, SampledPosteriors, sample
 from training.names import FEWEST_RUNS, script
 from training.settings.declared import from_values
@@ -199,6 +200,12 @@ class RoundsInMemory:
             with left_alone():
                 trained = training.train(settings, training.training_of(settings, made.table, name))
             made.model = trained.model
+
+    def save_draws(self, sampled: SampledPosteriors, schedule: str) -> None:
+        """Write nothing."""
+
+    def save_check(self, report: CheckReport, began: float) -> None:
+        """Write nothing."""
 
 
 @dataclass(frozen=True)
@@ -518,20 +525,20 @@ class RoundsInFolder(RoundsInMemory):
         with atomic_path(self.network(number)) as temporary:
             shutil.copyfile(path, temporary)
 
-    def save(self, result: RoundsResult) -> None:
-        """Write the draws of the last posterior, and its check."""
-        schedule = result.model.denoiser.schedule.name
-        stem = f"{self._task.name}_{schedule}_posterior"
-        result.sampled.save(self._folder / f"{stem}.nc")
-        logger.info(f"Wrote {self._folder / stem}.nc and .json")
-        if result.check is not None:
-            folder = self._folder / "check"
-            require_folder(folder)
-            check, place = result.check, folder / f"{stem}_check"
-            save_values(place.with_name(f"{place.name}.npz"), check.values, check.fingerprint)
-            numbers = {"format": CHECK_FORMAT, **check.facts, **provenance()}
-            save_json(place.with_name(f"{place.name}.json"), numbers)
-            logger.info(f"Wrote {place}.npz and .json")
+    def save_draws(self, sampled: SampledPosteriors, schedule: str) -> None:
+        """Write the draws of the last posterior."""
+        self._stem = f"{self._task.name}_{schedule}_posterior"
+        sampled.save(self._folder / f"{self._stem}.nc")
+        logger.info(f"Wrote {self._folder / self._stem}.nc and .json")
+
+    def save_check(self, report: CheckReport, began: float) -> None:
+        """Write a check of the last posterior, which began at a time."""
+        folder = self._folder / "check"
+        require_folder(folder)
+        arrays, numbers = (folder / f"{self._stem}_check{suffix}" for suffix in (".npz", ".json"))
+        save_values(arrays, report.values, report.fingerprint)
+        write_numbers(numbers, CHECK_FORMAT, began, report.facts)
+        report_files(numbers, arrays, began)
 
     def _require_own_rounds(self, overwrite: bool) -> None:
         own = {self.facts(number) for number in range(1, self._task.settings.rounds + 1)}
@@ -601,8 +608,6 @@ def rounds(
     store = RoundsInMemory() if outdir is None else RoundsInFolder.of(task)
     with left_alone():
         result = in_rounds(task, store)
-    if isinstance(store, RoundsInFolder):
-        store.save(result)
     return PosteriorDraws.from_sampled(result.sampled, models.Model.of_contents(result.model))
 
 
@@ -625,9 +630,10 @@ def in_rounds(task: RoundsTask, store: RoundsInMemory) -> RoundsResult:
     seen = Observed.of(opened)
     with process_group(settings.run.device_name) as device:
         sampled = sample(opened.on(device), seen, more=more)
-    assert sampled is not None
     held_out, model = int(last.made.table.held_out.sum()), last.made.model
+    assert sampled is not None
     assert model is not None
+    store.save_draws(sampled, model.denoiser.schedule.name)
     if held_out < FEWEST_RUNS:
         logger.warning(
             f"Warning: the posterior was not checked: {held_out} simulations of the last "
@@ -645,10 +651,11 @@ def in_rounds(task: RoundsTask, store: RoundsInMemory) -> RoundsResult:
         run=replace(settings.run, overwrite=True),
     )
     task_of_check = replace(InferenceTask.open(checking), region=region)
-    cases = cases_of(task_of_check)
+    began, cases = perf_counter(), cases_of(task_of_check)
     with process_group(settings.run.device_name) as device:
         report = check(task_of_check.on(device), cases)
     report.log()
+    store.save_check(report, began)
     if report.passed:
         warn_of_weak_check(checking.runs, report.facts["detectable"] / 100)
     return RoundsResult(sampled, model, report)
