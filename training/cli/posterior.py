@@ -8,6 +8,7 @@ import numpy as np
 from dnnlib.errors import UsageError
 from dnnlib.files import require_folder, require_new
 from dnnlib.logs import logger
+from dnnlib.urls import local_file
 from torch_utils import distributed
 from torch_utils.distributed import first_rank_only
 from torch_utils.results import save_arrays
@@ -111,16 +112,9 @@ def check(settings: CheckSettings) -> int:
 
 def calibrate(settings: CalibrateSettings) -> None:
     """Calibrate a network on a calibration set, and write the calibrated network file."""
-    began, task = perf_counter(), InferenceTask.open(settings)
-    network = task.subject.file
-    assert network is not None
-    if settings.learned and not task.subject.condition_names:
-        settings.likelihood.require()
-    dest = settings.dest or network.path
-    if settings.dest is not None or network.model.held_out is not None:
-        require_new([dest], settings.run.overwrite, "--dest")
-    functions = calibration.functions_of(settings.beside)
-    rows = calibration.cases_of(task)
+    began = perf_counter()
+    dest = settings.dest or local_file(settings.prior.network)
+    task, rows, functions = calibration.opened(settings, dest)
     values_file, numbers_file = files_of(task, "posterior_calibration", ".npz")
     parts = numbers_file.with_suffix(".part")
     with distributed.process_group(settings.run.device_name) as device:
@@ -180,6 +174,8 @@ def compare(settings: CompareSettings) -> int:
         if distributed.is_main():
             results.write_numbers(path, COMPARISON_FORMAT, began, dict(result.facts))
             logger.info(f"Wrote {path} after {perf_counter() - began:.1f} s")
+        for folder in parts:
+            remove_parts(folder)
     return UNSOUND if settings.strict and not result.converged.all() else 0
 
 

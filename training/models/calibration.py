@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
+from dnnlib.files import require_new
 from dnnlib.logs import logger
 from torch_utils import distributed
 from training.data.tables.table import Rows
@@ -181,20 +182,31 @@ class Calibrated:
         conformal.report_calibration(self.guarantee)
 
 
-def cases_of(task: InferenceTask) -> Rows:
-    """Return the calibration cases of a task.
+def opened(settings: CalibrateSettings, dest: Path | None) -> tuple[InferenceTask, Rows, Functions]:
+    """Open the task of a calibration, its calibration cases, and the user's functions.
+
+    Args:
+        settings: Settings.
+        dest: Network file to write; None for none.
 
     Raises:
+        UsageError: Settings do not match the network, or ``dest`` exists and must not be replaced.
         DataError: The calibration set is broken or too small, or the network was trained on it.
     """
-    settings = task.settings
-    assert isinstance(settings, CalibrateSettings)
+    task = InferenceTask.open(settings)
+    file = task.subject.file
+    assert file is not None
+    if settings.learned and not task.subject.condition_names:
+        settings.likelihood.require()
+    if dest is not None and (settings.dest is not None or file.model.held_out is not None):
+        require_new([dest], settings.run.overwrite, "--dest")
+    functions = functions_of(settings.beside)
     rows = task.subject.unseen(settings.data_root, settings.runs, settings.sampler.seed)
     if len(rows) < FEWEST_RUNS:
         raise DataError(
             f"{settings.data_root} has {len(rows)} calibration cases: need at least {FEWEST_RUNS}"
         )
-    return rows
+    return task, rows, functions
 
 
 def calibrate(

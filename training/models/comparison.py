@@ -191,7 +191,6 @@ def sampled_of(task: InferenceTask, checkpoint: Path | None) -> tuple[Draws, Sum
     with groups.report_interruption():
         parts = sample_groups(task.problem(likelihood, observed), task.plan, groups)
     draws, summary = without_points(parts)
-    groups.remove()
     if "evidence" not in draws.stats:
         raise UsageError(
             "this sampler does not estimate the evidence: give "

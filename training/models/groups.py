@@ -6,7 +6,6 @@ and the seed.
 """
 
 import json
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -228,12 +227,6 @@ class Groups:
         for empty in (folder, folder.parent):
             with suppress(OSError):  # the folder is not empty
                 empty.rmdir()
-
-    def remove(self) -> None:
-        """Remove the files of the groups, after the results are written."""
-        distributed.barrier()
-        if self.folder is not None and distributed.is_main():
-            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class Progress:

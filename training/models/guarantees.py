@@ -13,7 +13,6 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from dnnlib.errors import DataError
-from dnnlib.files import require_new
 from dnnlib.numbers import fraction
 from training.inference import guarantee
 from training.inference.guarantee import Levels
@@ -21,7 +20,6 @@ from training.measure.conformal import Holding
 from training.model.model import Model
 from training.models import calibration
 from training.models.conversion import columns_of, data_set_of
-from training.models.inference import InferenceTask
 from training.models.posterior import computing
 from training.names import script
 from training.settings.declared import from_values
@@ -83,14 +81,7 @@ class Guarantee:
         settings = from_values(CalibrateSettings, given)
         file = None if isinstance(network, Model) else Path(network)
         dest = settings.dest or file
-        task = InferenceTask.open(settings)
-        if settings.learned and not task.subject.condition_names:
-            settings.likelihood.require()
-        stored = task.subject.file is not None and task.subject.file.model.held_out is not None
-        if dest is not None and (settings.dest is not None or stored):
-            require_new([dest], settings.run.overwrite, "dest")
-        functions = calibration.functions_of(settings.beside)
-        rows = calibration.cases_of(task)
+        task, rows, functions = calibration.opened(settings, dest)
         with computing(settings.run.device_name, task) as task:
             result = calibration.calibrate(task, rows, functions)
         assert result is not None
