@@ -274,9 +274,9 @@ def coverage_of(plan: Plan) -> list[float]:
     network = plan.trained()
     fresh = asked_of(plan, network)
     truths = plan.asked(network).subject
-    assert truths.file is not None
-    assert truths.file.model.held_out is not None
-    guarantee = HeldOutTruths(truths.file.model.held_out)
+    assert truths.network is not None
+    assert truths.network.held_out is not None
+    guarantee = HeldOutTruths(truths.network.held_out)
     near, _ = guarantee.levels_near(fresh.whitened, LEVELS)
     ways = [torch.tensor(LEVELS).double(), guarantee.levels(LEVELS).regions, near.regions]
     middles = torch.cdist(fresh.whitened[:10], fresh.whitened)
@@ -335,9 +335,9 @@ def refused(plan: Plan) -> list[float]:
         options += [f"--conditions_network={of_data}", "--device_name=cpu", "--overwrite"]
         run("posterior.py", "calibrate", *options)
     asked, beside = plan.asked(kept, of_data), HeldOutOptions(conditions_network=str(of_data))
-    assert asked.subject.file is not None
-    assert asked.subject.file.model.held_out is not None
-    guarantee = HeldOutTruths(asked.subject.file.model.held_out)
+    assert asked.subject.network is not None
+    assert asked.subject.network.held_out is not None
+    guarantee = HeldOutTruths(asked.subject.network.held_out)
     data, draw = plan.simulated(FRESH // 4, 1).data, np.random.default_rng(plan.seed)
     sets = [data, *(disturbed(kind, data, draw) for kind in KINDS)]
     if isinstance(plan.task, Clusters):

@@ -60,9 +60,9 @@ from torch_utils.seeds import seeded_generator
 from training.data.records.encoding import encode
 from training.data.records.records import CATEGORY, Records
 from training.files.records import load_as_records
+from training.model.trained_network import TrainedNetwork
 from training.models.intervals import Interval
 from training.models.queries import Asking
-from training.subjects.networks import NetworkFile
 from training.subjects.records import RecordFlow
 
 TEST_SHARE, MOST_TEST = 0.2, 1000
@@ -119,7 +119,7 @@ def trained(frame: pd.DataFrame, folder: Path, seed: int, *options: str) -> Trai
     rows = load_as_records(data)
     assert rows is not None, "dataset_tool.py has just made it"
     network = max(run.glob("network-snapshot-*.pkl"))
-    flow = RecordFlow.of(NetworkFile.open(str(network)))
+    flow = RecordFlow.of(TrainedNetwork.open(str(network)))
     return Trained(flow, rows, load_json(seconds)["seconds"])
 
 

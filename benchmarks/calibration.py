@@ -41,7 +41,7 @@ from training.flow.denoisers import DiscreteDenoiser, MixtureDenoiser
 from training.flow.likelihood import Trace
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import SOLVERS, Solver
-from training.model.model import Model
+from training.model.trained_network import TrainedNetwork
 from training.names import METHODS
 
 FIT_STREAM, TRAIN_STREAM, HELD_OUT_STREAM, LATENT_STREAM = range(4)
@@ -63,7 +63,9 @@ class Data:
     toy: Toy | None
 
     @classmethod
-    def of(cls, model: Model, data: Path | None, held_out: Path | None, fit_points: int) -> "Data":
+    def of(
+        cls, model: TrainedNetwork, data: Path | None, held_out: Path | None, fit_points: int
+    ) -> "Data":
         if data and held_out:
             train = read_images(data)
             return cls(train[:fit_points], train, read_images(held_out), None)
@@ -153,7 +155,7 @@ class Judge:
 
 
 def network_rows(
-    model: Model, judge: Judge, nodes: Tensor, density_points: int
+    model: TrainedNetwork, judge: Judge, nodes: Tensor, density_points: int
 ) -> Iterator[list[str]]:
     flow, data = model.flow, judge.data
     fitted_to = flow.basis.to_eigen(data.fit)
@@ -218,7 +220,7 @@ def main(
     density_points: int,
     exact_only: bool,
 ) -> None:
-    model = Model.load(network, calibrated=False)
+    model = TrainedNetwork.load(network, calibrated=False)
     t_min, t_max = model.about["tmin"], model.about["tmax"]
     times = torch.linspace(t_min, t_max, steps + 1, dtype=torch.float64)
     sets = Data.of(model, data, held_out, fit_points)

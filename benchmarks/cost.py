@@ -49,7 +49,7 @@ from training.flow.integrations import USES, Integration
 from training.flow.likelihood import DivergenceIntegral, Trace
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import Solver, as_solver
-from training.model.model import Model
+from training.model.trained_network import TrainedNetwork
 from training.networks.mlp import ToyMLP
 
 ROOT = Path(__file__).parent.parent
@@ -103,10 +103,10 @@ def make(name: str, folder: Path) -> None:
     run("train.py", f"--data={data}", *where, *cond)
 
 
-def opened(name: str, folder: Path, count: int) -> tuple[Model, ProbabilityFlow, Tensor]:
+def opened(name: str, folder: Path, count: int) -> tuple[TrainedNetwork, ProbabilityFlow, Tensor]:
     """A network, its flow, under one condition if it takes such, and rows of its data."""
     path = max((folder / name).glob("network-snapshot-*.pkl"))
-    model = Model.load(path)
+    model = TrainedNetwork.load(path)
     flow = model.flow
     if name.startswith("circles"):
         return model, flow, Toy("circles").sample(count, torch.Generator().manual_seed(1))
@@ -261,7 +261,9 @@ def main(folder: Path, far_out: bool, embeds: bool, rows: int, turns: int, cases
     print("| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for name in cases.split(","):
         make(name, folder)
-        for use in Model.load(max((folder / name).glob("network-snapshot-*.pkl"))).integrations:
+        for use in TrainedNetwork.load(
+            max((folder / name).glob("network-snapshot-*.pkl"))
+        ).integrations:
             with torch.no_grad():
                 print(line(name, use, folder, rows, turns), flush=True)
 

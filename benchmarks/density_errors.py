@@ -30,7 +30,7 @@ from training.files.table import load_table
 from training.flow.bin_averages import cell_log_prob, has_cells
 from training.flow.likelihood import Density, Trace
 from training.flow.pfode import ProbabilityFlow
-from training.model.model import Model
+from training.model.trained_network import TrainedNetwork
 from training.names import DEFAULT_SOLVER, DEFAULT_STEPS
 
 ROOT = Path(__file__).parent.parent
@@ -57,7 +57,7 @@ def trained(name: str, folder: Path, duration: float) -> tuple[ProbabilityFlow, 
     if not list(out.glob("network-snapshot-*.pkl")):
         run("dataset_tool.py", f"--source={source_of(name, folder)}", f"--dest={data}")
         run("train.py", f"--data={data}", f"--outdir={out}", "--nosubdir", f"--duration={duration}")
-    flow = Model.load(max(out.glob("network-snapshot-*.pkl"))).flow
+    flow = TrainedNetwork.load(max(out.glob("network-snapshot-*.pkl"))).flow
     table = load_table(data)
     rows = table.points[table.held_out][:ROWS]
     assert flow.coordinates is not None

@@ -51,7 +51,7 @@ from training.measure.posterior.calibration import crps
 from training.measure.posterior.convergence import convergence
 from training.measure.posterior.coverage import central_values
 from training.measure.posterior.ranks import fractional_ranks
-from training.model.model import Model
+from training.model.trained_network import TrainedNetwork
 from training.names import SAMPLERS
 
 ROOT = Path(__file__).parent.parent
@@ -78,7 +78,7 @@ ROWS, GROUP = 256, 27
 once."""
 
 
-def prior_network(folder: Path, name: str) -> Model:
+def prior_network(folder: Path, name: str) -> TrainedNetwork:
     """A network of the first digits as a table."""
     place = folder / name
     if not list(place.glob("network-snapshot-*.pkl")):
@@ -97,7 +97,7 @@ def prior_network(folder: Path, name: str) -> Model:
         options = [f"--data={data}", f"--outdir={place}", "--nosubdir", *PRIORS[name]]
         command = [sys.executable, str(ROOT / "train.py"), *options]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return Model.load(sorted(place.glob("network-snapshot-*.pkl"))[-1])
+    return TrainedNetwork.load(sorted(place.glob("network-snapshot-*.pkl"))[-1])
 
 
 def with_copies(levels: np.ndarray) -> np.ndarray:
@@ -137,7 +137,7 @@ class Question:
     observed: Tensor
 
     @classmethod
-    def of(cls, model: Model, count: int, what: str, truths: str) -> "Question":
+    def of(cls, model: TrainedNetwork, count: int, what: str, truths: str) -> "Question":
         """The question of the last digits, or of draws of the prior."""
         pixels = torch.tensor([int(name[1:]) - 1 for name in model.about["columns"]])
         generator = seeded_generator("cpu", 0)
@@ -165,7 +165,7 @@ class Question:
         return ~self.seen if not self.seen.all() else self.seen
 
 
-def sampled(model: Model, question: Question, plan: SamplingPlan, claimed: float) -> Draws:
+def sampled(model: TrainedNetwork, question: Question, plan: SamplingPlan, claimed: float) -> Draws:
     """Draws of all posteriors, by a likelihood that claims so many times the noise."""
     flow = model.flow
     fine = Prior(flow, *flow.integration("points"), integrations=integrations_of(flow))

@@ -46,7 +46,7 @@ from training.data.tables.foreign import TableChoices
 from training.data.tables.making import make_table
 from training.files.table import load_table, save_table
 from training.flow.likelihood import Trace
-from training.model.model import Model
+from training.model.trained_network import TrainedNetwork
 
 TRAINED, LEVELS, SPREAD, COPIES = 1500, 17, 15, 20
 """Pixels of a spread level have one of 15 values, so that 17 levels fill 8 bits, but for one."""
@@ -124,7 +124,7 @@ class Training:
         per_step = (costs[1] - costs[0]) / (trial[1] - trial[0])
         return cls(options, batch, costs[0] - trial[0] * per_step, per_step)
 
-    def train(self, folder: Path, seconds: float) -> tuple[Model, int, float]:
+    def train(self, folder: Path, seconds: float) -> tuple[TrainedNetwork, int, float]:
         """The network, the steps that it was trained for, and the seconds that it took."""
         steps = round(seconds / self.per_step)
         duration = f"--duration={steps * self.batch / 1e6}"
@@ -132,14 +132,14 @@ class Training:
         lines = (folder / "stats.jsonl").read_text().splitlines()
         seen = json.loads(lines[-1])["seen"]
         path = max(folder.glob("network-snapshot-*.pkl"))
-        return Model.load(path), seen // self.batch, taken - self.own
+        return TrainedNetwork.load(path), seen // self.batch, taken - self.own
 
 
 def uniform(shape: tuple[int, ...]) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(0)).double() - 0.5
 
 
-def table_bits(model: Model, digits: Digits, data: Path) -> Tensor:
+def table_bits(model: TrainedNetwork, digits: Digits, data: Path) -> Tensor:
     """Bits per dimension ``[n]`` of held-out digits under the flow of a table."""
     places = [int(name[1:]) - 1 for name in load_table(data).columns.names]
     rows = torch.from_numpy(digits.test[:, places])
@@ -157,7 +157,7 @@ def rest_bits(digits: Digits, places: list[int]) -> Tensor:
     return torch.from_numpy(bits)
 
 
-def spread_bits(model: Model, digits: Digits) -> Tensor:
+def spread_bits(model: TrainedNetwork, digits: Digits) -> Tensor:
     """Of an image flow that is trained on levels that are spread."""
     levels = torch.from_numpy(digits.test)
     # The middle of the values of a level, from 15 k to 15 k + 14.
@@ -166,7 +166,7 @@ def spread_bits(model: Model, digits: Digits) -> Tensor:
     return -nats / DIM / log(2)
 
 
-def spike_bits(model: Model, digits: Digits) -> Tensor:
+def spike_bits(model: TrainedNetwork, digits: Digits) -> Tensor:
     """Of an image flow that is trained on pixels as they are."""
     pixels = torch.from_numpy(np.rint(digits.test * (255 / (LEVELS - 1))))
     std = model.flow.schedule.noise_variance(first_time(model)).double().mean().sqrt()
@@ -179,11 +179,11 @@ def spike_bits(model: Model, digits: Digits) -> Tensor:
     return (log_q.sum(dim=1) - nats) / DIM / log(2)
 
 
-def first_time(model: Model) -> Tensor:
+def first_time(model: TrainedNetwork) -> Tensor:
     return model.flow.schedule.times(1, model.about["tmax"])[0]
 
 
-def image_nats(model: Model, points: Tensor) -> Tensor:
+def image_nats(model: TrainedNetwork, points: Tensor) -> Tensor:
     """Log densities ``[n]``; the traces are estimates, and right on average."""
     times = model.flow.schedule.times(IMAGE_STEPS, model.about["tmax"])
     return image_flow(model).log_prob(points, times, trace=Trace("hutchinson"))

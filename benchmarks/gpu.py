@@ -34,7 +34,7 @@ from training.flow.eigenbasis import EigenBasis
 from training.flow.solvers import SOLVERS
 from training.learning.building import ModelConfig
 from training.learning.trainer import Trainer, TrainingConfig
-from training.model.model import Model
+from training.model.trained_network import TrainedNetwork
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
@@ -79,7 +79,7 @@ def step_of(trainer: Trainer, batch: Batch) -> tuple[float, float]:
     return means.collect()["Loss/loss"]["mean"], float(trainer.gradient_norm())
 
 
-def toy_model(device: torch.device) -> Model:
+def toy_model(device: torch.device) -> TrainedNetwork:
     """An MLP with random weights."""
     basis = EigenBasis(torch.zeros(2), torch.tensor([1.0, 0.5]), torch.eye(2))
     model, _ = ModelConfig("ifs", {"dims_to_keep": 1}, "mlp", {}, "ES", "log").build(basis)

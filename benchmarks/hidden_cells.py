@@ -116,9 +116,9 @@ def main(names: str, folder: Path) -> None:
     for name in names.split(","):
         place = (folder / name).resolve()
         asked = asked_of(calibrated(name, place))
-        assert asked.subject.file is not None
-        assert asked.subject.file.model.held_out is not None
-        guarantee = HeldOutTruths(asked.subject.file.model.held_out)
+        assert asked.subject.network is not None
+        assert asked.subject.network.held_out is not None
+        guarantee = HeldOutTruths(asked.subject.network.held_out)
         inside, widths = held(asked, guarantee, place / "new.npz")
         spread = asked.subject.unseen(place / "new.npz", 10_000, 0).points.std(dim=0)
         at = SHARES.index(0.9)
@@ -168,14 +168,14 @@ def of_letters(folder: Path) -> str:
     likelihood = LikelihoodOptions(noise_std="0.5", given=frozenset({"noise_std"}))
     prior = PriorOptions(network=str(done))
     asked = InferenceTask.open(CalibrateSettings(prior=prior, likelihood=likelihood))
-    assert asked.subject.file is not None
-    assert asked.subject.file.model.held_out is not None
+    assert asked.subject.network is not None
+    assert asked.subject.network.held_out is not None
     values = datasets.load_digits().data
     varies = values.std(axis=0) > 0.05 * values.std(axis=0).max()
     sets = {"new digits": rows[:450], "letters": letters().reshape(-1, 64)[:, varies]}
     draw = np.random.default_rng(2)
     noisy = {kind: each + 0.5 * draw.normal(size=each.shape) for kind, each in sets.items()}
-    return in_words(HeldOutTruths(asked.subject.file.model.held_out), asked, noisy)
+    return in_words(HeldOutTruths(asked.subject.network.held_out), asked, noisy)
 
 
 if __name__ == "__main__":

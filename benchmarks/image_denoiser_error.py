@@ -17,14 +17,16 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from training.data.images.batches import ImageDataset, basis_batches
 from training.learning.loss import DenoisingLoss, DenoisingRegression
-from training.model.model import Model
+from training.model.trained_network import TrainedNetwork
 
 REPEATS = 8
 BATCH = 256
 
 
 @torch.no_grad()
-def errors(model: Model, images: Tensor, repeats: int = REPEATS) -> tuple[Tensor, Tensor, Tensor]:
+def errors(
+    model: TrainedNetwork, images: Tensor, repeats: int = REPEATS
+) -> tuple[Tensor, Tensor, Tensor]:
     """Times ``[N]``, the loss of F and of F = 0 ``[N]`` at them, of images ``[n, D]``."""
     clean = model.denoiser.basis.to_eigen(images.repeat(repeats, 1))
     loss = DenoisingLoss(model.denoiser.schedule, model.about["tmin"], model.about["tmax"])
@@ -46,7 +48,7 @@ def errors(model: Model, images: Tensor, repeats: int = REPEATS) -> tuple[Tensor
 @click.option("--data", type=click.Path(path_type=Path), required=True)
 def main(network: Path, data: Path) -> None:
     images = torch.cat(list(basis_batches(ImageDataset(data))))
-    t, trained, linear = errors(Model.load(network), images)
+    t, trained, linear = errors(TrainedNetwork.load(network), images)
     last = float(t.max())
     print("| t | trained network | best linear |\n| --- | ---: | ---: |")
     for low, high in ((0, 1), (0, 1 / 3), (1 / 3, 2 / 3), (2 / 3, 1)):

@@ -48,8 +48,9 @@ from training.measure.posterior.calibration import crps
 from training.measure.posterior.convergence import convergence
 from training.measure.posterior.coverage import central_values
 from training.measure.posterior.ranks import fractional_ranks
+from training.model.trained_network import TrainedNetwork
 from training.names import HALVES
-from training.subjects import NetworkFile, open_prior
+from training.subjects import open_prior
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 CHAINS, FEW, ROWS, LATENT_STEPS = 4, 400, 64, 10
@@ -110,7 +111,7 @@ def main(
     samplers: str,
 ) -> None:
     torch.set_num_threads(1)
-    subject = open_prior(NetworkFile.open(network))
+    subject = open_prior(TrainedNetwork.open(network))
     flow, shape = subject.flow, subject.image_shape
     assert shape is not None
     latents = {"latents": (flow.times(LATENT_STEPS), get_solver("exp_ab2"))}

@@ -55,7 +55,7 @@ from training.flow.eigenbasis import EigenBasis
 from training.flow.solvers import SOLVERS
 from training.learning.loss import DenoisingLoss, NoiseDraws
 from training.learning.trainer import Trainer
-from training.model.model import Model
+from training.model.trained_network import TrainedNetwork
 from training.models.training import training_on_images
 from training.settings.train import TrainSettings
 
@@ -305,7 +305,7 @@ class Images:
 class Found:
     """What a training has come to."""
 
-    model: Model
+    model: TrainedNetwork
     best: float
     seconds: float
 
@@ -362,7 +362,7 @@ def images_within(seconds: float, training: Begun) -> int:
 
 
 @torch.no_grad()
-def call_seconds(model: Model, images: Tensor) -> float:
+def call_seconds(model: TrainedNetwork, images: Tensor) -> float:
     """Of the CPU, for a call of so many images, the fastest of some."""
     points = model.denoiser.basis.to_eigen(images[:1].expand(ROWS, -1))
     t = torch.full((ROWS,), model.about["tmax"] / 4, dtype=torch.float64)
@@ -374,7 +374,7 @@ def call_seconds(model: Model, images: Tensor) -> float:
     return min(times)
 
 
-def relative(model: Model, images: Tensor) -> list[float]:
+def relative(model: TrainedNetwork, images: Tensor) -> list[float]:
     """The loss over that of F = 0: of all times, and by sixths of them."""
     t, *losses = errors(model, images, REPEATS)
     first, last = model.about["tmin"], model.about["tmax"]
@@ -385,7 +385,7 @@ def relative(model: Model, images: Tensor) -> list[float]:
     return [float(own.sum() / linear.sum()), *(own / linear).tolist()]
 
 
-def kept_variances(model: Model, images: Tensor) -> tuple[float, float]:
+def kept_variances(model: TrainedNetwork, images: Tensor) -> tuple[float, float]:
     """Of latents of images with the noise of the first time, over their closed form: mean,
     farthest."""
     flow, schedule = model.flow.in_blocks(BLOCK), model.denoiser.schedule

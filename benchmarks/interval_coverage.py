@@ -83,7 +83,7 @@ def trained(train: pd.DataFrame, seed: int, kept: Path | None) -> Answers:
     answers = Records.open(train, seed=seed).train(seed=seed)
     if kept is not None:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        answers.flow.file.model.save(kept)
+        answers.flow.network.save(kept)
     return answers
 
 

@@ -60,8 +60,9 @@ from training.inference.samplers.twisted import twist
 from training.inference.target import Target
 from training.measure.posterior.calibration import crps
 from training.measure.posterior.convergence import convergence
+from training.model.trained_network import TrainedNetwork
 from training.names import PARTICLE_STEPS
-from training.subjects import NetworkFile, open_prior
+from training.subjects import open_prior
 
 Known = Mixture | Drawn
 PRIORS: dict[str, Callable[[], Fields | Jumps]] = {
@@ -165,7 +166,7 @@ def write(fields: Fields | Jumps, folder: Path) -> None:
 
 def of_network(path: str) -> Prior:
     """The prior that a network has learned, of pixels in units of the fields."""
-    subject = open_prior(NetworkFile.open(path))
+    subject = open_prior(TrainedNetwork.open(path))
     flow = subject.flow
     integrations = {"latents": (flow.times(10), get_solver("exp_ab2"))}
     prior = replace(subject.prior(*flow.integration("look"), False), integrations=integrations)

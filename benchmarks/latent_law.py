@@ -38,7 +38,7 @@ from training.flow.eigenbasis import EigenBasis
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule
 from training.learning.latents import MOST, LatentPlan, candidates_for, encoded_latents, fit
-from training.model.model import Model
+from training.model.trained_network import TrainedNetwork
 from training.names import TOY_NAMES
 from training.subjects.toys import inflated_points
 
@@ -81,7 +81,7 @@ def trained(toy: Toy, dims_to_keep: int, duration: float, folder: Path) -> Proba
         options += [f"--duration={duration:g}", f"--outdir={place}", "--nosubdir", *PLAIN]
         command = [sys.executable, str(ROOT / "toy_train.py"), *options]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
-    return Model.load(sorted(place.glob("network-snapshot-*.pkl"))[-1]).flow
+    return TrainedNetwork.load(sorted(place.glob("network-snapshot-*.pkl"))[-1]).flow
 
 
 class Fresh:

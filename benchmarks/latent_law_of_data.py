@@ -53,7 +53,7 @@ from training.flow.likelihood import DivergenceIntegral, Trace, bits_per_dim
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import as_solver
 from training.measure.roundtrip import LEVELS_PER_UNIT
-from training.model.model import Model
+from training.model.trained_network import TrainedNetwork
 from training.names import DEFAULT_SOLVER
 from training.subjects.images import dequantized
 
@@ -90,13 +90,13 @@ def run(script: str, *options: str) -> None:
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
 
 
-def trained(place: Path, *options: str) -> Model:
+def trained(place: Path, *options: str) -> TrainedNetwork:
     """The network of a training, which is begun anew if it did not reach its end."""
     if not place.exists():
         partial = place.with_name(f"{place.name}.part")
         run("train.py", f"--outdir={partial}", "--nosubdir", *options)
         partial.rename(place)
-    return Model.load(max(place.glob("network-snapshot-*.pkl")))
+    return TrainedNetwork.load(max(place.glob("network-snapshot-*.pkl")))
 
 
 def digits(folder: Path) -> Points:
@@ -170,7 +170,7 @@ def judge(flow: ProbabilityFlow, points: Points, seed: int) -> dict[str, Any]:
     return found
 
 
-def bits(model: Model, test: Tensor, kept: int) -> dict[str, Any]:
+def bits(model: TrainedNetwork, test: Tensor, kept: int) -> dict[str, Any]:
     """Bits per dimension of held-out digits, with and without the learned law, and their parts."""
     flow, dim = image_flow(model), test.shape[1]
     trace = Trace("hutchinson", PROBES)

@@ -28,7 +28,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from training.inference.checking import true_points_of_data
 from training.inference.likelihoods import Gaussian
 from training.inference.target import Target
-from training.subjects import NetworkFile, open_prior
+from training.model.trained_network import TrainedNetwork
+from training.subjects import open_prior
 
 LEVELS = torch.tensor([0.5, 0.8, 0.9, 0.95], dtype=torch.float64)
 ROWS, BY_CHANCE = 64, 1.358
@@ -64,7 +65,7 @@ def cells(w: Tensor) -> list[str]:
 @click.option("--images", type=int, default=1500, show_default=True)
 def main(network: str, data: tuple[Path, ...], images: int) -> None:
     torch.set_num_threads(1)
-    subject = open_prior(NetworkFile.open(network))
+    subject = open_prior(TrainedNetwork.open(network))
     flow, seen = subject.flow, Gaussian(torch.ones(()).double(), dim=subject.dim)
     prior = subject.prior(*flow.integration("latents"), False)
     target = Target(prior, seen, torch.zeros(1, subject.dim).double(), ROWS)

@@ -40,8 +40,8 @@ from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import NoiseSchedule
 from training.flow.solvers import SOLVERS
 from training.measure.roundtrip import LEVELS_PER_UNIT
-from training.model.model import Model
 from training.model.recipe import make_schedule
+from training.model.trained_network import TrainedNetwork
 from training.names import DEFAULT_SOLVER, DEFAULT_STEPS
 from training.subjects.images import dequantized
 
@@ -140,10 +140,10 @@ def toy(networks: tuple[Path, ...]) -> None:
     print("| toy | schedule | truth | network | minus truth | with exact latents, minus truth |")
     print("| --- | --- | ---: | ---: | ---: | ---: |")
     for path in networks:
-        print(toy_row(Model.load(path)), flush=True)
+        print(toy_row(TrainedNetwork.load(path)), flush=True)
 
 
-def toy_row(model: Model) -> str:
+def toy_row(model: TrainedNetwork) -> str:
     flow = model.flow
     toy = Toy(model.about["data_name"], model.about["augment_to"])
     distribution = exact_denoiser(toy, flow.basis, flow.schedule).log_density
@@ -171,7 +171,7 @@ def images(networks: tuple[Path, ...], data: Path, steps: int, compares: bool) -
     points = dequantized(normalize_pixels(pixels).flatten(1), seed=0)
     print(f"{DEFAULT_SOLVER}, {steps} steps, {len(points)} images; bits per dimension\n")
     print("| schedule | linear | network | seconds |\n| --- | ---: | ---: | ---: |")
-    models = [Model.load(path) for path in networks]
+    models = [TrainedNetwork.load(path) for path in networks]
     for model in models:
         print(image_row(model, points, steps), flush=True)
     if compares:
@@ -181,19 +181,19 @@ def images(networks: tuple[Path, ...], data: Path, steps: int, compares: bool) -
             print(probe_row(model, points[:FEW], steps), flush=True)
 
 
-def image_flow(model: Model) -> ProbabilityFlow:
+def image_flow(model: TrainedNetwork) -> ProbabilityFlow:
     flow = model.flow.with_denoiser(RecomputedDenoiser(model.denoiser))
     return flow.in_blocks(BLOCK_ROWS["cpu"])
 
 
-def image_bits(model: Model, points: Tensor, steps: int, trace: Trace) -> Tensor:
+def image_bits(model: TrainedNetwork, points: Tensor, steps: int, trace: Trace) -> Tensor:
     flow = image_flow(model)
     times = flow.schedule.times(steps, model.about["tmax"])
     found = flow.log_prob(points, times, SOLVERS[DEFAULT_SOLVER], trace=trace)
     return bits_per_dim(found, points.shape[1], LEVELS_PER_UNIT)
 
 
-def image_row(model: Model, points: Tensor, steps: int) -> str:
+def image_row(model: TrainedNetwork, points: Tensor, steps: int) -> str:
     began = time.perf_counter()
     flow, first = model.flow, model.flow.schedule.times(1, model.about["tmax"])[0]
     linear = GaussianLatents(flow.noisy_variance(first)).log_prob(flow.basis.to_eigen(points))
@@ -205,7 +205,7 @@ def image_row(model: Model, points: Tensor, steps: int) -> str:
     )
 
 
-def probe_row(model: Model, points: Tensor, steps: int) -> str:
+def probe_row(model: TrainedNetwork, points: Tensor, steps: int) -> str:
     truth = image_bits(model, points, steps, Trace("exact"))
     cells = []
     for probes in (2, 4, 16):

@@ -35,7 +35,7 @@ from training.flow.schedules import InflationSchedule
 from training.flow.solvers import SOLVERS, Solver, get_solver
 from training.flow.solvers.explicit import CASH_KARP
 from training.flow.solvers.reversible import reversible, without_gap
-from training.model.model import Model
+from training.model.trained_network import TrainedNetwork
 from training.pictures import theme
 from training.pictures.theme import FAINT, INK, MUTED, sequential_colors
 
@@ -85,7 +85,7 @@ def exact_circles(kept: int, end: float) -> System:
 
 
 def trained(path: Path) -> System:
-    model = Model.load(path)
+    model = TrainedNetwork.load(path)
     name, flow = model.about["data_name"], model.flow
     if "columns" in model.about:
         data = flow.sample(TABLE_SAMPLES, seeded_generator("cpu", 0, DATA_STREAM))

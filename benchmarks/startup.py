@@ -25,7 +25,10 @@ MISTAKES = (
     ["posterior.py", "sample"],
     ["posterior.py", "sample", "--network=README.md", "--save_dir=x", "--noise_std=-1"],
 )
-OPEN = "import sys; from training.model.model import Model; Model.load(sys.argv[1])"
+OPEN = (
+    "import sys; from training.model.trained_network import TrainedNetwork; "
+    "TrainedNetwork.load(sys.argv[1])"
+)
 HEAVY = ("torch", "torch._dynamo", "sympy", "scipy")
 
 

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from training.data.toys import Toy
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import SOLVERS, Solver
-from training.model.model import Model
+from training.model.trained_network import TrainedNetwork
 
 SAMPLES, STEPS, REPEATS = 2000, 20, 9
 WAITS = ("_local_scalar_dense", "item", "is_nonzero")
@@ -88,7 +88,7 @@ def cost(flow: ProbabilityFlow, network: Any, data: Tensor, t_max: float, solver
 @click.command(help=__doc__)
 @click.option("--network", type=click.Path(exists=True, path_type=Path), required=True)
 def main(network: Path) -> None:
-    model = Model.load(network)
+    model = TrainedNetwork.load(network)
     toy = Toy(model.about["data_name"], model.about["augment_to"])
     data = toy.sample(SAMPLES, torch.Generator().manual_seed(0))
     print(f"{SAMPLES} points, {STEPS} steps, medians of {REPEATS} pairs\n")

@@ -39,7 +39,7 @@ from training.learning.calibrating import node_times
 from training.learning.held_out import Validation
 from training.learning.trainer import Trainer
 from training.measure.held_out_ranks import latent_coverage
-from training.model.model import Model
+from training.model.trained_network import TrainedNetwork
 from training.names import AUTO, METHODS
 from training.subjects.table_spaces import MOST_CALIBRATED, Space, choose_space
 
@@ -63,7 +63,7 @@ def read_table(name: str) -> DataTable:
     return make_table(foreign, TableChoices(held_out=0.0, max_rows=most))[0]
 
 
-def trained(rows: Rows, seed: int) -> Model:
+def trained(rows: Rows, seed: int) -> TrainedNetwork:
     """The network of ``train.py`` with its best weights, the validation rows being held out."""
     preparation = prepare(rows, seed)
     coordinates = preparation.coordinates(choose_space(preparation, Space(AUTO, AUTO)))
@@ -83,7 +83,7 @@ def trained(rows: Rows, seed: int) -> Model:
     return trainer.averaged
 
 
-def judged(model: Model, rows: Tensor, own: Tensor) -> Judgment:
+def judged(model: TrainedNetwork, rows: Tensor, own: Tensor) -> Judgment:
     """Figures of rows that judge ``[N, D]``, beside those ``[M, D]`` that were fitted to."""
     flow = model.flow
     latents, distribution = flow.encode(rows), flow.latent

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.excess_error import excess_error, noisy_points
 from training.data.toys import Toy
 from training.flow.denoisers import MixtureDenoiser
-from training.model.model import Model
+from training.model.trained_network import TrainedNetwork
 from training.names import TOY_NAMES
 
 ROOT = Path(__file__).parent.parent
@@ -44,7 +44,7 @@ def train(toy: str, schedule: str, folder: Path, extra: list[str]) -> None:
 
 def measure(network: Path) -> torch.Tensor:
     """Excess error per eigen-dimension ``[D]`` of a network, on fresh points."""
-    model = Model.load(network)
+    model = TrainedNetwork.load(network)
     denoiser, basis = model.denoiser, model.denoiser.basis
     toy = Toy(model.about["data_name"], model.about["augment_to"])
     exact = MixtureDenoiser(*toy.mixture, basis=basis, schedule=denoiser.schedule)
@@ -68,7 +68,7 @@ def main(toys: str, schedules: str, outdir: str, extra: tuple[str, ...]) -> None
             if not folder.exists():
                 train(toy, schedule, folder, list(extra))
             network = trained_network(folder)
-            model = Model.load(network)
+            model = TrainedNetwork.load(network)
             last = json.loads((folder / "stats.jsonl").read_text().splitlines()[-1])
             error = measure(network)
             dimensions = ", ".join(f"{value:.1e}" for value in error.tolist())

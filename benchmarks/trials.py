@@ -57,7 +57,8 @@ from training.data.tables.repeated_trials import side_by_side
 from training.files.rows import save_csv
 from training.flow.coordinates.conditions import TrialScale
 from training.inference.trial_likelihoods import Trials
-from training.subjects import NetworkFile, TableFlow
+from training.model.trained_network import TrainedNetwork
+from training.subjects import TableFlow
 from training.subjects.likelihoods import LearnedLikelihood
 
 EDGE, TRIALS, MOST = 3.0, (1, 4, 16, 64), 8
@@ -384,8 +385,8 @@ def sets(model: str, observations: int, draws: int, trials: int | None, folder: 
         run(["train.py", "--cond", shape, data, f"--outdir={folder / 'set'}"])
         print(f"flow of sets trained in {children_seconds() - before:.0f} s")
     truth, seen = simulated(observations, trials or least, trials or most)
-    posterior = TableFlow.of(NetworkFile.open(str(newest_network(folder / "set"))), {})
-    learned = LearnedLikelihood.of(NetworkFile.open(str(likelihood)))
+    posterior = TableFlow.of(TrainedNetwork.open(str(newest_network(folder / "set"))), {})
+    learned = LearnedLikelihood.of(TrainedNetwork.open(str(likelihood)))
     assert learned is not None
     scale = posterior.coordinates.scale
     assert isinstance(scale, TrialScale)

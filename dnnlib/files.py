@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import os
 import platform
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -151,3 +152,33 @@ def require_writable(folder: Path) -> None:
         raise DataError(
             f"{folder} cannot be written: {place}: {error.strerror}. Give another folder"
         ) from error
+
+
+LONGEST_NAME = 80
+"""Largest number of letters in a name for results."""
+
+
+def plain_name(name: object, option: str = "--data_name") -> str:
+    """Return a name unchanged, after a check that it can be part of a file name.
+
+    Raises:
+        UsageError: The name has characters that are not allowed, or is too long.
+    """
+    if not (isinstance(name, str) and name == made_plain(name) != ""):
+        raise UsageError(
+            f"{option} is {name!r}: use up to {LONGEST_NAME} letters, digits and . _ + -"
+        )
+    return name
+
+
+def made_plain(name: object, otherwise: str = "") -> str:
+    """Convert a text to a name that can be part of a file name.
+
+    The result is ``otherwise`` if no character is left.
+
+    Example:
+        >>> made_plain("my data"), made_plain("..", "table")
+        ('my_data', 'table')
+    """
+    plain = re.sub(r"[^\w.+-]+", "_", str(name or ""))[:LONGEST_NAME]
+    return plain if re.search(r"[^\W_]", plain) else otherwise

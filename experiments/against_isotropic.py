@@ -33,7 +33,7 @@ from training.flow.eigenbasis import EigenBasis
 from training.flow.likelihood import Trace
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import NoiseSchedule
-from training.model.model import Model
+from training.model.trained_network import TrainedNetwork
 from training.pictures import theme
 from training.pictures.theme import FAINT, INK, MUTED, sequential_colors
 
@@ -170,7 +170,7 @@ def calls_needed(solver: str, errors: list[float]) -> float:
 
 def measured(judge: Judge, lab: Lab, key: str, path: Path) -> dict[str, Any]:
     """All measures of one training."""
-    flow, (of_loss, of_density, of_solver) = Model.load(path).flow, SIZES[lab.scale]
+    flow, (of_loss, of_density, of_solver) = TrainedNetwork.load(path).flow, SIZES[lab.scale]
     times = levels_of(flow.schedule, flow.basis.eigenvalues, flow.end_time)
     flow = flow.to("cuda" if torch.cuda.is_available() else "cpu")
     clean = flow.basis.to_eigen(points(judge.others[:of_loss]).to(flow.device))

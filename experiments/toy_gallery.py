@@ -22,7 +22,7 @@ from benchmarks.two_sample import energy_distance
 from experiments.lab import Lab, experiment, markdown
 from experiments.toys import SCHEDULES, toy_networks
 from training.data.toys import Toy
-from training.model.model import Model
+from training.model.trained_network import TrainedNetwork
 from training.names import TOY_NAMES
 from training.pictures import theme
 from training.pictures.theme import INK, colors_of_places
@@ -50,7 +50,7 @@ def generator(seed: int) -> torch.Generator:
 
 def measured(network: Path) -> dict[str, Any]:
     """Distances and errors of one flow, and some points to draw."""
-    model = Model.load(network)
+    model = TrainedNetwork.load(network)
     flow, toy = model.flow, Toy(model.about["data_name"])
     fresh = [toy.sample(POINTS, generator(seed)) for seed in range(PAIRS)]
     made = [flow.sample(POINTS, generator(100 + seed)) for seed in range(PAIRS)]

@@ -27,10 +27,11 @@ from training.data.records.records import CATEGORY, NUMBER, RecordColumn
 from training.files.answers import SavedAnswers
 from training.files.records import save_records
 from training.flow.coordinates.maps import NOWHERE, Gaps
+from training.model.trained_network import TrainedNetwork
 from training.models.answers import _frame
 from training.models.queries import Sheet
 from training.networks.mixture import ABSENT, ASKED, KNOWN
-from training.subjects import NetworkFile, RecordFlow, RecordPrior, record_training
+from training.subjects import RecordFlow, RecordPrior, record_training
 from training.subjects.record_spaces import atoms_of, choose_space, level_of
 
 SMALL = {"batch": 64, "width": 32, "depth": 1}
@@ -212,7 +213,7 @@ def test_scores_of_rows_with_an_index_without_a_name_are_read_again(network, tmp
 
 
 def test_probabilities_of_a_discrete_number_add_to_one(network):
-    flow = RecordFlow.of(NetworkFile.open(str(network)))
+    flow = RecordFlow.of(TrainedNetwork.open(str(network)))
     for place, numbers in ((2, np.arange(10.0, 54.0)), (5, np.arange(40.0))):
         values = np.full((len(numbers), 6), np.nan)
         values[:, 0], values[:, 1], values[:, place] = 1, 20.0, numbers
@@ -227,7 +228,7 @@ def test_probabilities_of_a_discrete_number_add_to_one(network):
 
 
 def test_values_that_are_often_the_same_have_a_probability(network):
-    flow = RecordFlow.of(NetworkFile.open(str(network)))
+    flow = RecordFlow.of(TrainedNetwork.open(str(network)))
     (held,) = (one for one in flow.space.values if len(one) == 3 and np.isnan(one[-1]))
     assert held == pytest.approx((0, 10, np.nan), nan_ok=True)
     values = np.tile([1, 20.0, 30, 600, 0, np.nan], (40, 1))
@@ -282,7 +283,7 @@ def test_python_gives_what_the_scripts_do(sold, tmp_path):
     place = (f"--data={sold / 'shop.npz'}", f"--outdir={tmp_path / 'there'}", "--duration=0.002")
     good(run_script(train, *place, *(f"--{name}={value}" for name, value in SMALL.items())))
     theirs = Answers.open(next(tmp_path.glob("there/*/network-snapshot-*.pkl")))
-    one, other = (each.flow.file.model.denoiser.state_dict() for each in (answers, theirs))
+    one, other = (each.flow.network.denoiser.state_dict() for each in (answers, theirs))
     assert all(torch.equal(one[name], other[name]) for name in other)
     assert (theirs.sample(50, {"gift": "yes"}, seed=3)["gift"] == "yes").all()
     holes = with_holes(shop(50))
@@ -415,7 +416,7 @@ def test_a_prior_of_numbers_has_the_density_of_the_answers(network, tmp_path):
     rows["tip"] = [12, 8, 9, 15]
     rows.loc[3, "city"] = None  # not seen
     rows.to_csv(seen, index=False)
-    prior = RecordPrior.of(NetworkFile.open(str(network)), {})
+    prior = RecordPrior.of(TrainedNetwork.open(str(network)), {})
     points, questions = prior.points(seen), prior.questions(seen)
     answers, space = prior.answers, prior.answers.space
     levels = [answers.empty.columns[0].levels.index(city) for city in rows["city"][:3]]
@@ -458,7 +459,7 @@ def test_rows_that_calibrate_intervals_choose_nothing_in_a_training():
     values = usual.values.copy()
     values[usual.held_out] = values[usual.held_out][::-1] * 3
     first, other = (
-        each.train(**options).flow.file.model for each in (usual, replace(usual, values=values))
+        each.train(**options).flow.network for each in (usual, replace(usual, values=values))
     )
     for name, tensor in first.denoiser.state_dict().items():
         assert torch.equal(tensor, other.denoiser.state_dict()[name]), name

@@ -20,7 +20,7 @@ from training.data.toys import Toy
 from training.files import residuals as residual_files
 from training.flow.denoisers import MixtureDenoiser
 from training.flow.solvers import SOLVERS
-from training.model.model import Model
+from training.model.trained_network import TrainedNetwork
 from training.names import DEFAULT_SOLVER
 from training.paper.residuals import noise_rows
 
@@ -103,7 +103,7 @@ def test_toy_residuals_keep_their_points(run, places, noise):
     np.testing.assert_allclose(clean, np.broadcast_to(clean[0], clean.shape), atol=1e-5)
     assert np.abs(clean[0]).std() > 0.1
     np.testing.assert_allclose(arrays["times"], np.linspace(0, 7.01, STEPS))
-    model, toy = Model.load(places["toy"]), Toy("circles")
+    model, toy = TrainedNetwork.load(places["toy"]), Toy("circles")
     basis, schedule = model.denoiser.basis, model.denoiser.schedule
     exact = MixtureDenoiser(*toy.mixture, basis=basis, schedule=schedule)
     # The network and the toy's own denoiser at the states that the flow visits.
@@ -159,7 +159,7 @@ def test_images_have_a_file_a_time_with_the_promised_contents(run):
 def test_path_residuals_are_along_melts_of_their_classes(run, places):
     dataset = ImageDataset(places["data"], use_labels=True, max_size=COUNT, seed=0)
     pixels, labels = dataset.read(range(COUNT))
-    flow = Model.load(places["classes"]).flow.given(labels=labels)
+    flow = TrainedNetwork.load(places["classes"]).flow.given(labels=labels)
     got = image_times(run("classes", "--noise=path", "--solver=heun"), "blobs_PRRto10D")
     times = torch.from_numpy(got[0]["times"])
     points = normalize_pixels(pixels).flatten(1)

@@ -16,7 +16,7 @@ from training.data.images.dataset import ImageDataset
 from training.files.roundtrip import BIN_EDGES, histogram
 from training.flow.solvers import SOLVERS
 from training.measure.roundtrip import RoundtripErrors
-from training.model.model import Model
+from training.model.trained_network import TrainedNetwork
 from training.subjects.samples import WorstImages
 
 COUNT = 10
@@ -80,7 +80,7 @@ def test_images_come_back_under_their_own_class_and_numbers_are_of_them(measure,
     got = measure("classes", f"--keep_worst={COUNT}", "--bs=3")
     arrays, order = got.arrays, worst_first(got.arrays)
     pixels, labels = chosen(images, COUNT)
-    flow, times = Model.load(networks["classes"]).flow, torch.linspace(0, END, 5).double()
+    flow, times = TrainedNetwork.load(networks["classes"]).flow, torch.linspace(0, END, 5).double()
     points = normalize_pixels(pixels).flatten(1)
 
     def levels_and_latents(**conditions):

@@ -16,7 +16,7 @@ from tests.support.outcomes import assert_same, outcome, read_netcdf
 from tests.support.running import contents, full_disk, good, refused
 from torch_utils.results import load_arrays
 from training.flow.calibration import Calibration
-from training.model.model import Model
+from training.model.trained_network import TrainedNetwork
 
 ROOT = Path(__file__).parent.parent
 # Of commands that run on the first rank alone, some that take longer than others.
@@ -253,7 +253,7 @@ def test_torchrun_tells_an_error_once(tmp_path):
 )
 def test_a_calibration_is_used_by_default(command, shelf, tmp_path):
     network = next(text for text in command.given(shelf) if text.startswith("--network="))
-    model = Model.load(network.partition("=")[2], calibrated=False)
+    model = TrainedNetwork.load(network.partition("=")[2], calibrated=False)
     model.save(tmp_path / "plain.pkl")
     times = torch.linspace(0, model.about["tmax"], 5, dtype=torch.float64)
     slopes = torch.full((5, model.about["data_dim"]), 0.1, dtype=torch.float64)

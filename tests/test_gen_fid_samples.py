@@ -28,11 +28,11 @@ from training.files.image_folder import PARAMETERS, ImageFolder
 from training.flow.latent.conditional import ConditionalMixture
 from training.flow.latent.distributions import GaussianLatents
 from training.flow.solvers import SOLVERS
-from training.model.model import Model
+from training.model.trained_network import TrainedNetwork
 from training.models import generation
 from training.models.generation import SeedSampler, generate_images, parse_seeds
 from training.models.integration_settings import LatentChoice, TimeChoice
-from training.subjects import ImageFlow, NetworkFile
+from training.subjects import ImageFlow
 
 DIM, KEPT = 64, 10
 CPU = torch.device("cpu")
@@ -109,7 +109,7 @@ def test_not_a_bit_depends_on_the_company(networks, monkeypatch, network):
         generation, "to_pixels", lambda points: seen.append(points) or to_pixels(points)
     )
     sampler = sampler_of(networks[network], 16)
-    basis = sampler.image_flow.file.model.denoiser.basis
+    basis = sampler.image_flow.network.denoiser.basis
     # In this layout, a product of up to three rows takes another kernel than one of more.
     basis.eigenvectors = basis.eigenvectors.contiguous()
     seeds = torch.arange(36)
@@ -122,8 +122,8 @@ def test_not_a_bit_depends_on_the_company(networks, monkeypatch, network):
 
 
 def sampler_of(network, rows, latent=CLOSED_FORM):
-    image_flow = ImageFlow.of(NetworkFile.open(str(network)), {})
-    times = TimeChoice(3, image_flow.file.t_max)
+    image_flow = ImageFlow.of(TrainedNetwork.open(str(network)), {})
+    times = TimeChoice(3, image_flow.network.t_max)
     return SeedSampler(image_flow, SOLVERS["heun"], times, CPU, rows, latent, None)
 
 
@@ -133,7 +133,7 @@ def sampler_of(network, rows, latent=CLOSED_FORM):
 )
 def test_a_linear_flow_gives_the_images_of_the_closed_form(make, networks, tmp_path, network, eps):
     made = make(tmp_path, "--seeds=0-5", f"--eps={eps}", "--solver=exp_rk5", network=network)
-    model = Model.load(networks[network])
+    model = TrainedNetwork.load(networks[network])
     basis, schedule = model.denoiser.basis, model.denoiser.schedule
     first, last = (torch.tensor(model.about[name]).double() for name in ("tmin", "tmax"))
     # With D = c_skip x, x / (s sqrt(xi + gamma)) stays as it is.
@@ -162,7 +162,7 @@ def test_latents_can_have_the_variances_of_a_melt(start, make, networks, tmp_pat
     empirical = ("--seeds=0-1", "--gen_source=empirical", f"--prev_melt={melt}")
     made = make(tmp_path / "one", *empirical, network="late PRR")
     # As images of the melt's own law, given by numbers.
-    flow = Model.load(networks["late PRR"]).flow
+    flow = TrainedNetwork.load(networks["late PRR"]).flow
     distribution = GaussianLatents.empirical(
         torch.from_numpy(load_arrays(melt)["xs_es"][-1]).double()
     )
@@ -313,7 +313,7 @@ def test_seeds_are_numbers_and_ranges_in_any_order_and_others_are_told():
 
 
 def test_learned_latents_depend_on_no_batch(networks, tmp_path):
-    model = Model.load(networks["PRR"])
+    model = TrainedNetwork.load(networks["PRR"])
     distribution = ConditionalMixture(KEPT, DIM - KEPT, width=96, chained=False).requires_grad_(
         False
     )

@@ -18,13 +18,13 @@ from tests.support.running import good, refusal, refused, run_script, starter
 from torch_utils.snapshots import read_network, write_network
 from training import Guarantee
 from training.inference.guarantee import HeldOutTruths
-from training.model.model import Model
+from training.model.trained_network import TrainedNetwork
 from training.models.calibration import DENSE, OutlierScores, of_flow
 from training.models.conformal_reports import volume_line
 from training.models.inference import InferenceTask
 from training.settings.inference import LikelihoodOptions, PriorOptions
 from training.settings.posterior import CalibrateSettings
-from training.subjects import NetworkFile, open_prior
+from training.subjects import open_prior
 
 FEW = ("--chains=2", "--draws=20", "--n_iters=3", "--batch-gpu=64")
 COUNT = 60
@@ -78,7 +78,7 @@ def done(sample, tmp_path_factory):
 
 
 def test_calibrations_in_networks_say_what_they_guarantee(shelf, simulations):
-    network, before = (Model.load(at / "network.pkl") for at in (shelf, simulations))
+    network, before = (TrainedNetwork.load(at / "network.pkl") for at in (shelf, simulations))
     assert network.digest() == before.digest()
     assert network.held_out.quantities == ["a", "b", "total"]
     content = only_json(shelf, "*_calibration.json")
@@ -113,7 +113,7 @@ def test_samples_come_as_the_flow_says_and_as_held_out(done, shelf):
 
 
 def test_calibrated_intervals_say_how_much_larger_they_are(done, shelf):
-    content, network = only_json(done), Model.load(shelf / "network.pkl")
+    content, network = only_json(done), TrainedNetwork.load(shelf / "network.pkl")
     lengths = {
         way: np.log(
             [
@@ -229,11 +229,11 @@ def test_images_and_tables_are_looked_at_by_their_own_flows_and_are_not_used_twi
     fit, blobs, few, simulations, questions_run, houses
 ):
     network = fit() / "network-snapshot-000000.pkl"
-    images = open_prior(NetworkFile.open(str(network)))
+    images = open_prior(TrainedNetwork.open(str(network)))
     assert "at least 20 of its 20" in refusal(images.unseen, blobs, 20, 0)
     assert len(images.unseen(few, 20, 0)) == 12
     table = questions_run / "network-snapshot-000004.pkl"
-    rows = open_prior(NetworkFile.open(str(table))).truths(houses, 20, 0)
+    rows = open_prior(TrainedNetwork.open(str(table))).truths(houses, 20, 0)
     for path, seen, names in ((network, images.truths(blobs, 20, 0), 3), (table, rows, 5)):
         settings = CalibrateSettings(
             prior=PriorOptions(network=str(path)),
@@ -248,7 +248,7 @@ def test_images_and_tables_are_looked_at_by_their_own_flows_and_are_not_used_twi
 
 
 def test_flows_of_any_question_have_densities_of_columns(questions_run, houses):
-    prior = open_prior(NetworkFile.open(str(questions_run / "network-snapshot-000004.pkl")))
+    prior = open_prior(TrainedNetwork.open(str(questions_run / "network-snapshot-000004.pkl")))
     rows = prior.truths(houses, 30, 0)[:, [0, 0]]
     points, given = prior.of_columns(["other", prior.names[0]], rows)
     density = of_flow(prior, points, given=given)[DENSE]

@@ -15,7 +15,7 @@ from tests.support.image_models import save_image_model, write_image_set
 from tests.support.original_files import dumps, toy_content
 from tests.support.running import contents, good, refused, run_script
 from torch_utils.results import load_arrays
-from training.model.model import Model
+from training.model.trained_network import TrainedNetwork
 
 
 def facts(path):
@@ -70,7 +70,7 @@ def test_a_run_its_reports_and_options(toy_network, tmp_path):
     network = toy_network("--data_name=circles", "--augment_to=3", "--tmax=5")
     assert facts(network)["embedded in"] == "3 dimensions"
     grid = {"time_grid": {"solver": "heun", "times": [0.0, 1.0, 5.0]}}
-    model = Model.load(network)
+    model = TrainedNetwork.load(network)
     replace(model, about={**model.about, **grid}).save(tmp_path / "grid.pkl")
     assert facts(tmp_path / "grid.pkl")["stored times"] == "of heun"
     run = facts(network.parent)
@@ -114,7 +114,7 @@ def bring(tmp_path):
 
 def test_networks_of_the_original_code_give_the_same(bring, tmp_path, recorded):
     good(bring(recorded))
-    model = Model.load(tmp_path / "network.pkl")
+    model = TrainedNetwork.load(tmp_path / "network.pkl")
     file = load_arrays(recorded.with_suffix(".npz"))
     x, t, given, known = (torch.from_numpy(file[k]) for k in ("x_es", "t", "denoised", "weight"))
     denoised = model.denoiser(x, t).double()

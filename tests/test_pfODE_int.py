@@ -27,7 +27,7 @@ from training.files.trajectory import SavedTrajectory
 from training.flow.denoisers import DiscreteDenoiser
 from training.flow.latent.distributions import LearnedLatents
 from training.flow.solvers import SOLVERS
-from training.model.model import Model
+from training.model.trained_network import TrainedNetwork
 from training.names import DEFAULT_SOLVER
 from training.pictures.trajectories.clouds import latent_law
 from training.subjects.images import dequantized
@@ -171,7 +171,7 @@ def test_runs_from_an_earlier_melt_give_what_one_run_gives(command, simulate, tm
 
 
 def test_images_keep_their_classes_or_are_of_the_one_asked_for(simulate, networks, images):
-    got, flow = simulate("classes", "--seed=5"), Model.load(networks["classes"]).flow
+    got, flow = simulate("classes", "--seed=5"), TrainedNetwork.load(networks["classes"]).flow
     _, own = ImageDataset(images, use_labels=True, max_size=COUNT, seed=5).read(range(COUNT))
     for kind in KINDS:
         arrays = got[kind]
@@ -220,7 +220,7 @@ def test_toys_get_the_density_of_their_points_at_the_first_time(mode, written, t
     network = toy_network("--data_name=circles", "--tmax=5")
     which = f"--network={network}" if mode == "net" else "--dims_to_keep=1"
     got = written(toy_pfODE_int, mode, *TOY, which, "--log_prob")
-    flow = Model.load(network).flow if mode == "net" else exact_flow("circles", 1)[1]
+    flow = TrainedNetwork.load(network).flow if mode == "net" else exact_flow("circles", 1)[1]
     if mode == "discrete":
         points = torch.from_numpy(got["melt"]["tilde_xs"][0])
         flow.denoiser = DiscreteDenoiser(points, flow.basis, flow.schedule)
@@ -272,7 +272,7 @@ def test_images_get_the_density_of_their_dequantized_copies(simulate, networks, 
     pixels, _ = ImageDataset(images, max_size=COUNT, seed=3).read(range(COUNT))
     data = normalize_pixels(pixels).flatten(1)
     # The best linear denoiser's flow is that of data plus noise, as if Gaussian.
-    flow = Model.load(networks["PRR"]).flow
+    flow = TrainedNetwork.load(networks["PRR"]).flow
     spread = flow.basis.eigenvalues + flow.schedule.noise_variance(torch.tensor(0.0).double())
     axes = flow.basis.eigenvectors
     distribution = torch.distributions.MultivariateNormal(flow.basis.mean, axes * spread @ axes.T)
@@ -327,7 +327,7 @@ def distributions(tmp_path_factory):
 def test_a_refit_changes_nothing_but_the_law_and_has_to_make_sense(distributions):
     text = run_script(info, distributions["law"]).out
     assert "Gaussian mixtures of 12 components given the kept latents" in text
-    plain, distribution = (Model.load(distributions[name]) for name in ("plain", "law"))
+    plain, distribution = (TrainedNetwork.load(distributions[name]) for name in ("plain", "law"))
     assert plain.learned is None
     assert distribution.learned is not None
     weights, same = (model.denoiser.state_dict() for model in (plain, distribution))
@@ -358,7 +358,7 @@ def test_generation_draws_from_the_learned_law(distributions, tmp_path):
         assert parameters["options"]["eps"] == name
         path = tmp_path / name / "circles_PRRto1D_net_gen_results.npz"
         assert text in latent_law(SavedTrajectory.load(path))
-        flow = Model.load(distributions["law"]).flow
+        flow = TrainedNetwork.load(distributions["law"]).flow
         distribution = flow.latent if name == "learned" else flow.with_distribution(None).latent
         assert isinstance(distribution, LearnedLatents) == (name == "learned")
         drawn = distribution.sample(count, seeded_generator("cpu", 0, Stream.LATENT))

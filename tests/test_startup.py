@@ -67,9 +67,9 @@ def test_opening_a_network_and_laying_one_out_import_no_compiler(tmp_path):
     save_network_of_table(path)
     opened = f"""
 import sys, torch
-from training.model.model import Model
+from training.model.trained_network import TrainedNetwork
 from training.networks import IMAGE_NETWORKS, TOY_NETWORKS
-Model.load({str(path)!r})
+TrainedNetwork.load({str(path)!r})
 with torch.device("meta"):
     for network in TOY_NETWORKS.values():
         network(dim=2, noise_range=(-1.0, 1.0))

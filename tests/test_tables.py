@@ -27,10 +27,10 @@ from training.data.tables.table import Rows, TableBatches
 from training.files.records import load_records
 from training.files.table import load_table
 from training.flow.integrations import Integration
-from training.model.model import Model
+from training.model.trained_network import TrainedNetwork
 from training.models import model as models
 from training.settings.simulations import BOUNDARY_POINTS
-from training.subjects import NetworkFile, TableFlow
+from training.subjects import TableFlow
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_samples_come_as_rows_of_the_source(network, tmp_path):
     [([], 3), (["--log_prob"], 3), (["--save_freq=1"], 20), (["--n_iters=2"], 2)],
 )
 def test_a_lone_generation_goes_by_the_course_of_the_network(network, options, steps, tmp_path):
-    model = Model.load(network)
+    model = TrainedNetwork.load(network)
     integration = Integration("exp_rk5", 3, 3, melts=False)
     integration.place(model.flow.times)
     model.integrations = {"points": integration}
@@ -117,7 +117,7 @@ def test_what_is_only_numbers_is_a_table_and_what_is_not_is_records(tmp_path):
 
 
 def test_held_out_rows_melt_and_have_densities(network, houses, tmp_path):
-    model = Model.load(network)
+    model = TrainedNetwork.load(network)
     model.integrations = {"densities": Integration("exp_rk5", 10, 3, melts=True)}
     model.integrations["densities"].place(model.flow.times)
     model.save(tmp_path / network.name)
@@ -162,7 +162,7 @@ def test_held_out_rows_are_counted_in_carried_spheres(network, houses, tmp_path,
     noise = 6 * 0.1 * held_out.std(axis=0) + [0, 0.5, 0.05]
     assert (np.abs(arrays["fresh_data"][0] - held_out) < noise).all()
     # In a flow, to be inside of what a sphere is carried to is to come from its inside.
-    flow = Model.load(network).flow
+    flow = TrainedNetwork.load(network).flow
     latents = flow.encode(torch.from_numpy(arrays["fresh_data"][0]))
     radii = (latents / flow.latent.std).square().sum(dim=1).sqrt().numpy()
     expected = (radii[:, None] < arrays["radii"]).mean(axis=0)
@@ -179,7 +179,7 @@ def test_residuals_of_held_out_rows_correlate(network, houses, tmp_path):
     good(run_script(calc_residuals, *place, "--n_time_pts=3", "--noise=path"))
     arrays = load_arrays(out / "houses_PRP_net_outputs_residuals_time2.npz")
     clean = (arrays["net_outputs"] - arrays["net_residuals"]).astype(np.float64)
-    flow, first = Model.load(network).flow, torch.tensor(0.0)
+    flow, first = TrainedNetwork.load(network).flow, torch.tensor(0.0)
     points = flow.to_data(flow.schedule.scale(first) * torch.from_numpy(clean), first).numpy()
     held_out = load_arrays(houses)["points"][np.flatnonzero(load_arrays(houses)["held_out"])]
     assert (np.abs(points - held_out) < [1e-3, 0.501, 0.051]).all()
@@ -206,7 +206,7 @@ def test_misfits_of_network_and_table_are_told(network, houses, tmp_path, caplog
     models.Model.load(network).log_prob(dict(zip(names, numbers.T, strict=True)))
     assert off in caplog.text
     caplog.clear()
-    prior = TableFlow.of(NetworkFile.open(str(network)), {})
+    prior = TableFlow.of(TrainedNetwork.open(str(network)), {})
     assert torch.equal(prior.points(rows), torch.from_numpy(numbers[:, [0, 1, 3]]))
     assert off in caplog.text
     prior.points(rows, torch.tensor([1, 2]))

@@ -25,7 +25,8 @@ from torch_utils.snapshots import read_state, write_state
 from training.data.images.batches import basis_batches
 from training.data.images.dataset import ImageDataset
 from training.flow.eigenbasis import EigenBasis
-from training.subjects import ImageFlow, NetworkFile
+from training.model.trained_network import TrainedNetwork
+from training.subjects import ImageFlow
 from training.subjects import image_training as job
 
 
@@ -108,7 +109,7 @@ def test_labels_that_are_vectors_are_given_and_never_drawn(fit, tmp_path):
     pixels, given = 255 * np.random.default_rng(0).random((40, 8, 8, 1)), tmp_path / "labels.csv"
     image_runs.write_images(tmp_path / "vectors.zip", pixels, [[0.5, 2.0]] * 40)
     path = network_file(fit("--cond", data=tmp_path / "vectors.zip"))
-    flow = ImageFlow.of(NetworkFile.open(str(path)), {})
+    flow = ImageFlow.of(TrainedNetwork.open(str(path)), {})
     with pytest.raises(UsageError, match="are vectors of 2 numbers, which cannot be drawn:"):
         flow.drawn_labels(3, 0, None)
     given.write_text("a,b\n0.5,2\n")

@@ -22,11 +22,11 @@ from training import Model
 from training.data.tables.table import Dropped
 from training.files.population import SavedPopulation
 from training.inference.population import Population
+from training.model.trained_network import TrainedNetwork
 from training.models import hierarchical
 from training.models.comparison import Comparison, report
 from training.models.hierarchical import numbers_of
 from training.subjects.likelihoods import LearnedLikelihood
-from training.subjects.networks import NetworkFile
 
 NAMES = ["id", "mu", "tau", "y", "n", "t"]
 POOL = ("--chains=2", "--draws=60", "--pool=400", "--sampler=pool")
@@ -167,7 +167,7 @@ def test_likelihoods_say_what_they_are_and_find_datasets_again_with_their_trials
     assert "of one trial, given mu, tau, t" in good(run_script(info, shelf / "one.pkl")).out
     sample = Model.load(shelf / "one.pkl").posterior(prior="uniform").sample
     assert "no column names: give y, n, t by name" in refusal(sample, np.zeros((2, 3)))
-    learned = LearnedLikelihood.of(NetworkFile.open(str(shelf / "one.pkl")))
+    learned = LearnedLikelihood.of(TrainedNetwork.open(str(shelf / "one.pkl")))
     points, trials = learned.simulations(shelf / "one.npz", 10, 0, ["tau", "mu"])
     rows = np.loadtxt(shelf / "runs.csv", delimiter=",", skiprows=1)
     data = torch.cat([trials.data, trials.covariates], dim=1)
@@ -221,7 +221,7 @@ def test_a_set_of_trials_has_one_posterior(shelf, tmp_path):
 
 
 def test_trials_of_a_set_multiply(shelf):
-    learned = LearnedLikelihood.of(NetworkFile.open(str(shelf / "one.pkl")))
+    learned = LearnedLikelihood.of(TrainedNetwork.open(str(shelf / "one.pkl")))
     density = learned.log_posterior(learned.prior("uniform"), ["tau", "mu"], torch.arange(3))
     points = torch.tensor([[0.1, 0.5], [0.9, -0.9], [1.1, 0.0]]).double()
     first, second = torch.tensor([[0.5, 3, 0.2]]).double(), torch.tensor([[1.5, 2, 0.9]]).double()
@@ -234,7 +234,7 @@ def test_trials_of_a_set_multiply(shelf):
 
 
 def test_trials_that_do_not_fit_what_was_learned_are_named(shelf, tmp_path, caplog):
-    learned = LearnedLikelihood.of(NetworkFile.open(str(shelf / "one.pkl")))
+    learned = LearnedLikelihood.of(TrainedNetwork.open(str(shelf / "one.pkl")))
     # 135 datasets of two trials: 0.0025 x 270 x 2 / (2 x 4).
     assert learned.most_trials == pytest.approx(0.17, abs=0.03)
     place = (f"--network={shelf / 'one.pkl'}", "--prior=uniform", f"--save_dir={tmp_path}")
@@ -284,7 +284,7 @@ def test_trials_may_lack_data_if_those_of_simulations_did(shelf, tmp_path):
     place = (f"--network={network}", "--prior=uniform", f"--save_dir={tmp_path / 'out'}", *few)
     good(run_script(posterior, "sample", *place, f"--observation={tmp_path / 'seen.csv'}"))
     assert np.isfinite(drawn(tmp_path / "out")["constant_data/evidence"]).all()
-    learned = LearnedLikelihood.of(NetworkFile.open(str(network)))
+    learned = LearnedLikelihood.of(TrainedNetwork.open(str(network)))
     assert learned.simulations(tmp_path / "holes.npz", 10, 0, ["mu", "tau"])[1].data.isnan().any()
     (tmp_path / "none.csv").write_text("y,n,t\n1,2,0.5\n,,0.5\n")
     none = f"--observation={tmp_path / 'none.csv'}"
@@ -295,7 +295,7 @@ def test_trials_may_lack_data_if_those_of_simulations_did(shelf, tmp_path):
         "all data of this trial are missing",
     )
     refused(run_script(train, data, f"--outdir={tmp_path}", "-n", "--cond"), 2, "--likelihood")
-    whole = LearnedLikelihood.of(NetworkFile.open(str(shelf / "one.pkl")))
+    whole = LearnedLikelihood.of(TrainedNetwork.open(str(shelf / "one.pkl")))
     said = refusal(whole.simulations, tmp_path / "holes.npz", 10, 0, ["mu", "tau"])
     assert "missing data: only data (not covariates)" in said
 
@@ -315,7 +315,7 @@ def test_levels_beside_a_number_have_probabilities_and_it_a_law_given_each(tmp_p
         trained(tmp_path / "run", train, *data, *SMALL)
     network = network_file(tmp_path / "run")
     assert "choice, by their probabilities" in good(run_script(info, network)).out
-    learned = LearnedLikelihood.of(NetworkFile.open(str(network)))
+    learned = LearnedLikelihood.of(TrainedNetwork.open(str(network)))
     assert (learned.data, list(learned.covariates)) == (["y", "choice"], [])
     places = torch.linspace(-4, 7, 1101).double()
     for parameter in (-0.6, 0.0, 0.6):

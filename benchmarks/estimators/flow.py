@@ -18,8 +18,9 @@ from training.files.table import save_table
 from training.flow.likelihood import Trace
 from training.flow.solvers import get_solver
 from training.inference.amortized import Amortized
+from training.model.trained_network import TrainedNetwork
 from training.names import AMORTIZED_ROWS, LEARNED_SOLVER, LEARNED_STEPS
-from training.subjects import NetworkFile, open_subject
+from training.subjects import open_subject
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -61,7 +62,7 @@ def trained(given: Simulations) -> tuple[Path, list[str], float]:
 
 def posteriors(network: Path, given: Simulations, trace: Trace | None = None) -> Amortized:
     """The posteriors of the observations by a network, with log densities if a trace is given."""
-    prior = open_subject(NetworkFile.open(str(network)))
+    prior = open_subject(TrainedNetwork.open(str(network)))
     blurred = prior.prior(prior.flow.times(LEARNED_STEPS), get_solver(LEARNED_SOLVER, 1e-6, 1e-6))
     return Amortized(
         replace(blurred, sharpened=True),

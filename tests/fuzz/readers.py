@@ -50,7 +50,7 @@ from training.files.trajectory import SavedEnd
 from training.flow.eigenbasis import EigenBasis
 from training.learning.run_folder import Resumed
 from training.measure import detector
-from training.model.model import Model
+from training.model.trained_network import TrainedNetwork
 from training.paper.correlations import correlate
 from training.paper.original.model import import_original
 from training.pictures.album import pictures_of
@@ -268,7 +268,7 @@ ALL = (
             *(samples.network(), samples.network(1, "ifs", True), samples.network(2, "edm")),
             written("network-snapshot-000001.pkl", samples.save_network_of_table),
         ),
-        lambda path: check_model(Model.load(path)),
+        lambda path: check_model(TrainedNetwork.load(path)),
         {**torch_files("network.pkl"), **networks("network.pkl")},
     ),
     Reader(

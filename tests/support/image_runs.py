@@ -14,7 +14,7 @@ import train
 from tests.support.running import good, run_script, trained
 from torch_utils.snapshots import Part, read_network, read_state
 from training.data.sources.writer import image_writer
-from training.model.model import Model
+from training.model.trained_network import TrainedNetwork
 
 ROOT = Path(train.__file__).parent
 IMAGES, CLASSES, SIDE = 70, 4, 8
@@ -44,7 +44,7 @@ def network_file(folder):
 
 
 def load(folder):
-    return Model.load(network_file(folder))
+    return TrainedNetwork.load(network_file(folder))
 
 
 def weights(folder):

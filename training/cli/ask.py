@@ -18,11 +18,12 @@ from training.data.records.records import Records
 from training.data.records.writing import save_texts, texts_of
 from training.files.answers import params_path, real_path, save_check, save_params
 from training.files.records import columns_json, holds_records, load_as_records, load_records
+from training.model.trained_network import TrainedNetwork
 from training.models.intervals import Interval, require_same_columns
 from training.models.queries import Asking, Sheet, check_lines
 from training.names import UNSOUND, script
 from training.settings import ask as options
-from training.subjects import NetworkFile, RecordFlow
+from training.subjects import RecordFlow
 
 
 @first_rank_only
@@ -97,7 +98,7 @@ def opened(settings: options.AskSettings | options.AskCheckSettings, *files: Pat
         DataError: The network does not support conditional queries.
     """
     require_new(list(files), settings.overwrite, "--dest")
-    return RecordFlow.of(NetworkFile.open(settings.network))
+    return RecordFlow.of(TrainedNetwork.open(settings.network))
 
 
 def intervals(settings: options.IntervalSettings, flow: RecordFlow) -> Interval:
@@ -172,13 +173,13 @@ def finish(
     table = replace(flow.empty, separator=records.separator, decimal=records.decimal)
     about = {
         "question": question,
-        "data_name": flow.file.model.about.get("data_name"),
+        "data_name": flow.network.about.get("data_name"),
         "sheet": None if sheet is None else settings.dest.name,
         "beside": None if sheet is None else sheet.beside,
         "held_out": None if real is None else bool(real.held_out.all()),
         "table": json.loads(columns_json(table)),
     }
-    digest = flow.file.model.digest()
+    digest = flow.network.digest()
     save_params(params_path(settings.dest), settings.recorded(), digest, about)
 
 

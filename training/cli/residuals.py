@@ -22,7 +22,7 @@ from torch_utils.results import provenance, save_json
 from torch_utils.streams import Stream
 from training.cli.shared import last_time, of_data_set, solver_of, steps_and_end
 from training.files import correlations, residuals
-from training.model.model import Model
+from training.model.trained_network import TrainedNetwork
 from training.models.integration_settings import TimeChoice
 from training.names import ALL_AT_ONCE
 from training.paper.correlations import Autocorrelations, Correlation, correlate
@@ -35,26 +35,26 @@ from training.settings.residuals import (
     ExtractToysSettings,
     NoiseOptions,
 )
-from training.subjects import NetworkFile, ToyFlow
+from training.subjects import ToyFlow
 from training.subjects.samples import Source
 
 
 def extracttoys(settings: ExtractToysSettings) -> None:
     """Write outputs and residuals of a toy network at all times."""
-    file = NetworkFile.open(settings.network, calibrated=settings.calibration)
-    subject = ToyFlow.of(file, settings.named("data_name", "data_dim", "dims_to_keep"))
+    network = TrainedNetwork.open(settings.network, calibrated=settings.calibration)
+    subject = ToyFlow.of(network, settings.named("data_name", "data_dim", "dims_to_keep"))
     schedule = subject.flow.schedule
     _, end = steps_and_end(settings.n_time_pts - 1, settings.h, subject.t_max)
     if not schedule.t_min < end <= subject.t_max:
         raise UsageError(
-            f"the last of {settings.n_time_pts} times is {end:g}, but {file.name} was "
+            f"the last of {settings.n_time_pts} times is {end:g}, but {network.name} was "
             f"trained from {schedule.t_min:g} to T = {subject.t_max:g}: give other "
             "--n_time_pts or --h"
         )
     times = schedule.times(settings.n_time_pts - 1, end)
     names = residuals.QUANTITIES if settings.exact else residuals.QUANTITIES[:2]
     matters, count, noise = settings.matters(), settings.n_samples, settings.noise
-    extraction = extraction_of(file.model, subject.data_name, noise.noise, times, matters)
+    extraction = extraction_of(network, subject.data_name, noise.noise, times, matters)
     result = residuals.toy_file(settings.save_dir, extraction.stem)
     parameters = result.with_suffix(".json")
     require_new([result, parameters], settings.run.overwrite)
@@ -88,12 +88,12 @@ def extractor(noise: NoiseOptions, probe: ResidualProbe, source: Source, batch: 
 
 def extract(settings: ExtractSettings) -> None:
     """Write outputs and residuals of an image or table network, one file per time."""
-    file = NetworkFile.open(
+    network = TrainedNetwork.open(
         settings.network, calibrated=settings.calibration, precision=settings.calls.precision
     )
     expected, folder = settings.named("data_dim", "dims_to_keep"), settings.save_dir
-    subject = of_data_set(file, expected, settings.data_name)
-    end = last_time(settings.times, file.t_max, file.name)
+    subject = of_data_set(network, expected, settings.data_name)
+    end = last_time(settings.times, network.t_max, network.name)
     grid = TimeChoice(settings.n_time_pts - 1, end, settings.times.first)
     times = grid.even(subject.flow.schedule)(settings.n_time_pts - 1)
     names, dim = residuals.QUANTITIES[:2], subject.dim
@@ -101,7 +101,7 @@ def extract(settings: ExtractSettings) -> None:
     source = subject.source(settings.data_root, wanted, settings.noise.seed)
     count, block = len(source), settings.calls.batch_gpu or subject.even_block
     matters, noise = {**settings.matters(), "n_samples": count}, settings.noise
-    extraction = extraction_of(file.model, subject.data_name, noise.noise, times, matters)
+    extraction = extraction_of(network, subject.data_name, noise.noise, times, matters)
     paths = [residuals.time_file(folder, extraction.stem, index) for index in range(len(times))]
     parameters = folder / f"{extraction.stem}_net_outputs_residuals.json"
     require_new([*paths, parameters], settings.run.overwrite)
@@ -199,7 +199,7 @@ def begun(announcement: str, folder: Path) -> float:
 
 
 def extraction_of(
-    model: Model, data_name: str, noise: str, times: Tensor, matters: Mapping[str, Any]
+    model: TrainedNetwork, data_name: str, noise: str, times: Tensor, matters: Mapping[str, Any]
 ) -> residuals.Extraction:
     """Return the description that files of residuals contain.
 

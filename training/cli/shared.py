@@ -12,6 +12,7 @@ from dnnlib.errors import UsageError
 from dnnlib.files import require_folder, require_new
 from torch_utils import distributed
 from training.flow.solvers import Solver, get_solver
+from training.model.trained_network import TrainedNetwork
 from training.models.integration_settings import TimeChoice
 from training.names import DEFAULT_STEPS
 from training.settings.shared import (
@@ -21,7 +22,7 @@ from training.settings.shared import (
     SolverOptions,
     ToyTimeOptions,
 )
-from training.subjects import NetworkFile, Subject, open_subject
+from training.subjects import Subject, open_subject, require_data_set
 
 
 def solver_of(options: SolverOptions) -> Solver:
@@ -97,30 +98,32 @@ def last_time(options: EvenTimeOptions, t_max: float, network: str) -> float:
     return min(options.end_time or t_max, t_max)
 
 
-def image_times(options: ImageTimeOptions, file: NetworkFile, store: bool = False) -> TimeChoice:
+def image_times(
+    options: ImageTimeOptions, network: TrainedNetwork, store: bool = False
+) -> TimeChoice:
     """Return the times of a simulation of images or a table; see ``toy_times``.
 
     Raises:
         UsageError: The network was not trained up to the last time, or the first is not before it.
     """
     steps = None if options.n_iters == "auto" else int(options.n_iters or DEFAULT_STEPS)
-    end, adapted = last_time(options, file.t_max, file.name), options.disc == "adapted"
+    end, adapted = last_time(options, network.t_max, network.name), options.disc == "adapted"
     choice = TimeChoice(steps, end, options.first, adapted, options.tol, store)
-    choice.even(file.model.denoiser.schedule)
+    choice.even(network.denoiser.schedule)
     return choice
 
 
 def of_data_set(
-    file: NetworkFile, expected: dict[str, object], data_name: str | None = None
+    network: TrainedNetwork, expected: dict[str, object], data_name: str | None = None
 ) -> Subject:
     """Return the subject of a network file: images, or rows without conditions.
 
     Raises:
-        UsageError: Options contradict the file, or its rows have conditions.
+        UsageError: Options contradict the network, or its rows have conditions.
         DataError: The file is of a toy, or broken.
     """
-    file.require_data_set()
-    return open_subject(file, expected, data_name).require_unconditional()
+    require_data_set(network)
+    return open_subject(network, expected, data_name).require_unconditional()
 
 
 def reserve(files: Sequence[Path], overwrite: bool) -> None:

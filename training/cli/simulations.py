@@ -25,6 +25,7 @@ from training.flow.calls import BLOCK_ROWS
 from training.flow.likelihood import DensityPlan, Trace
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import Solver
+from training.model.trained_network import TrainedNetwork
 from training.models.generation import SeedSampler, generate_images, parse_seeds
 from training.models.integration_settings import (
     LatentChoice,
@@ -45,7 +46,7 @@ from training.settings.simulations import (
     RoundtripSettings,
     SimulationSettings,
 )
-from training.subjects import ImageFlow, NetworkFile, Subject, ToyFlow
+from training.subjects import ImageFlow, Subject, ToyFlow
 from training.subjects.samples import Samples
 
 FEWEST_SAMPLES = 1000
@@ -54,9 +55,9 @@ FEWEST_SAMPLES = 1000
 
 def images_or_tables(settings: SimulationSettings) -> None:
     """Run the simulations (melt, roundtrip, gen) of images or a table, and write the results."""
-    subject, file = opened(settings)
+    subject, network = opened(settings)
     subject.check_class(settings.class_, "gen" in settings.kinds)
-    choice = image_times(settings.times, file, settings.store_grid)
+    choice = image_times(settings.times, network, settings.store_grid)
     latent = latent_of(settings.gen_source, settings.eps, "say --gen_source=empirical")
     latent = latent.settled(subject.flow, choice.end, subject.dims_to_keep)
     choice, solver = way_of(settings, choice, subject.flow)
@@ -171,8 +172,8 @@ def count_of(settings: SimulationSettings, subject: Subject, samples: Samples | 
 
 def net(settings: NetSettings) -> None:
     """Run the simulations (melt, roundtrip, gen) of a toy with a trained network."""
-    file = NetworkFile.open(settings.network, settings.end_vars, settings.calibration)
-    toys("net", ToyFlow.of(file, settings.expected()), settings, settings.store_grid)
+    network = TrainedNetwork.open(settings.network, settings.end_vars, settings.calibration)
+    toys("net", ToyFlow.of(network, settings.expected()), settings, settings.store_grid)
 
 
 def discrete(settings: ClosedFormSettings) -> None:
@@ -206,7 +207,7 @@ def toys(
     folder, stem = settings.save_dir, f"{subject.stem}_{mode}"
     paths = {kind: folder / f"{stem}_{kind}_results.npz" for kind in KINDS}
     parameters = folder / f"{stem}_sim_params.json"
-    network = subject.file.name if subject.file else None
+    network = subject.network.name if subject.network else None
     choice = toy_times(settings.times, subject.t_max, network, store)
     latent = latent_choice(settings.eps).settled(subject.flow, choice.end, subject.dims_to_keep)
     flow, solver = latent.on(subject.flow), solver_of(settings.solver)
@@ -263,8 +264,8 @@ def in_words(facts: Mapping[str, Mapping[str, Any]]) -> str:
 def roundtrips(settings: RoundtripSettings) -> None:
     """Inflate data, generate it back, and write the roundtrip errors."""
     began = perf_counter()
-    subject, file = opened(settings)
-    choice = image_times(settings.times, file, settings.store_grid)
+    subject, network = opened(settings)
+    choice = image_times(settings.times, network, settings.store_grid)
     solver = solver_of(settings.solver)
     returns = subject.returns(settings.save_dir, settings.seed, settings.keep_worst)
     require_new(returns.paths, settings.run.overwrite)
@@ -303,11 +304,11 @@ def images_of_seeds(settings: GenerationSettings) -> None:
     latent = latent_of(
         settings.gen_source, settings.eps, "give --gen_source=empirical --prev_melt=FILE"
     )
-    network = settings.network
-    file = network_of(network)
-    image_flow = ImageFlow.of(file, network.expected(), network.data_name)
+    network = network_of(settings.network)
+    expected, data_name = settings.network.expected(), settings.network.data_name
+    image_flow = ImageFlow.of(network, expected, data_name)
     image_flow.check_class(settings.class_)
-    choice = image_times(settings.times, file, settings.store_grid)
+    choice = image_times(settings.times, network, settings.store_grid)
     latent = latent.settled(image_flow.flow, choice.end, image_flow.dims_to_keep)
     choice, solver, how = sampled_along(settings, choice, image_flow.flow)
     overwrite = settings.run.overwrite
@@ -318,7 +319,7 @@ def images_of_seeds(settings: GenerationSettings) -> None:
         )
         resolved = {"end_time": choice.end, "batch_gpu": rows, **how}
         made_with = {
-            "network_sha256": hashlib.sha256(file.path.read_bytes()).hexdigest(),
+            "network_sha256": hashlib.sha256(network.path.read_bytes()).hexdigest(),
             "eps": latent.name,
             **settings.image_settings(**resolved),
             "device": device.type,  # for bitwise identical results
@@ -350,28 +351,28 @@ def images_of_seeds(settings: GenerationSettings) -> None:
             )
 
 
-def network_of(options: ImageNetworkOptions) -> NetworkFile:
+def network_of(options: ImageNetworkOptions) -> TrainedNetwork:
     """Open the network file that the options name.
 
     Raises:
         DataError: The file is missing or broken.
     """
-    return NetworkFile.open(
+    return TrainedNetwork.open(
         options.network, options.end_vars, options.calibration, options.precision
     )
 
 
-def opened(settings: SimulationSettings | RoundtripSettings) -> tuple[Subject, NetworkFile]:
+def opened(settings: SimulationSettings | RoundtripSettings) -> tuple[Subject, TrainedNetwork]:
     """Open a network of images or a table, and its file.
 
     Raises:
         UsageError: Options contradict the file, or are for other data.
         DataError: The file is missing or broken.
     """
-    network = settings.network
-    file = network_of(network)
-    settings.require_kind(file.kind, network.network)
-    return of_data_set(file, network.expected(), network.data_name), file
+    options = settings.network
+    network = network_of(options)
+    settings.require_kind(network.data_kind, options.network)
+    return of_data_set(network, options.expected(), options.data_name), network
 
 
 def sampled_along(

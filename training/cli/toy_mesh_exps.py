@@ -11,13 +11,14 @@ from torch_utils import distributed
 from torch_utils.results import provenance
 from training.cli.shared import solver_of, toy_times
 from training.files.coverage import CoverageFiles
+from training.model.trained_network import TrainedNetwork
 from training.models.integration_settings import latent_choice, recorded_eps
 from training.names import INFLATION, script
 from training.paper.boundaries import unit_sphere
 from training.paper.coverage import CoverageResult, Spheres, contents_within, table, unfilled
 from training.paper.mesh_coverage import BLOCK_ROWS, CoverageExperiment
 from training.settings.simulations import BOUNDARY_POINTS, CoverageSettings, SphereOptions
-from training.subjects import NetworkFile, Subject, ToyFlow, open_subject
+from training.subjects import Subject, ToyFlow, open_subject
 
 LIMITS = {
     ("r_num", "boundary_pts"): 10**6,
@@ -35,15 +36,15 @@ def run(settings: CoverageSettings) -> None:
     subject, counted = subject_of(settings), settings.points
     fresh = subject.fresh(settings.data_root, counted.test_pts, counted.seed)
     dim, kept, exact = subject.dim, subject.dims_to_keep, subject.exact
-    network = subject.file.name if subject.file else None
-    choice = toy_times(settings.times, subject.t_max, network, settings.store_grid)
+    name = subject.network.name if subject.network else None
+    choice = toy_times(settings.times, subject.t_max, name, settings.store_grid)
     latent = latent_choice(settings.eps, "give learned, auto or a variance")
     latent = latent.settled(subject.flow, choice.end, kept)
     spheres = spheres_of(counted, dim)
-    flow, file = subject.flow, subject.file
+    flow, network = subject.flow, subject.network
     if settings.score == "exact":
         assert exact is not None
-        flow, file = exact, None
+        flow, network = exact, None
     paired = counted.pairs(dim, exact is not None and flow is not exact)
     alpha = None  # boundaries are carried along
     if counted.boundary == "alpha":
@@ -56,7 +57,7 @@ def run(settings: CoverageSettings) -> None:
         require_new(files.all, settings.run.overwrite)
         if exact is not None:
             exact.to(device)
-        times = choice.settle(flow.to(device).in_blocks(BLOCK_ROWS), solver, file).to(device)
+        times = choice.settle(flow.to(device).in_blocks(BLOCK_ROWS), solver, network).to(device)
         distribution = latent.distribution(flow, choice.end, kept)
         require_folder(settings.save_dir)
         distributed.barrier()  # no rank writes before all ranks have checked
@@ -78,7 +79,7 @@ def run(settings: CoverageSettings) -> None:
             device_name=str(device),
         )
         seconds = time.perf_counter() - began
-        known = subject.known if subject.file is None else subject.file.known
+        known = subject.known if subject.network is None else subject.network.known
         schedule = {name: known.get(name) for name in INFLATION}
         about = {
             "options": {**options, **schedule, **subject.known},
@@ -110,12 +111,12 @@ def subject_of(settings: CoverageSettings) -> Subject:
             end_std=settings.end_vars,
         )
     expected = {"data_name": settings.data_name, **settings.flow.expected()}
-    file = NetworkFile.open(settings.network, settings.end_vars, settings.calibration)
-    settings.require_kind(file.kind, file.name)
-    subject = open_subject(file, expected).require_unconditional()
+    network = TrainedNetwork.open(settings.network, settings.end_vars, settings.calibration)
+    settings.require_kind(network.data_kind, network.name)
+    subject = open_subject(network, expected).require_unconditional()
     if settings.data_root and subject.dim not in BOUNDARY_POINTS:
         raise UsageError(
-            f"{file.name} has {subject.dim} columns, but spheres are supported in 2-D and "
+            f"{network.name} has {subject.dim} columns, but spheres are supported in 2-D and "
             f"3-D only: {script('pfODE_int')} --sim_type=melt reports the coverage of "
             "latents of validation rows"
         )

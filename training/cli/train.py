@@ -2,10 +2,11 @@
 
 from dnnlib.errors import UsageError
 from training.cli.shared import of_data_set
+from training.model.trained_network import TrainedNetwork
 from training.models import training
 from training.settings.train import TrainSettings
 from training.settings.training import ToyTrainSettings
-from training.subjects import NetworkFile, ToyFlow
+from training.subjects import ToyFlow
 
 
 def run(settings: TrainSettings) -> None:
@@ -14,8 +15,8 @@ def run(settings: TrainSettings) -> None:
         assert settings.distribution.network is not None
         if settings.data.data is None:
             raise UsageError("--refit_latent_law needs data to encode: give --data")
-        file = NetworkFile.open(settings.distribution.network)
-        training.refit(settings, file, of_data_set(file, {}), settings.data.data)
+        network = TrainedNetwork.open(settings.distribution.network)
+        training.refit(settings, network, of_data_set(network, {}), settings.data.data)
         return
     settings, resume = training.settled(settings, "data")
     data = settings.data.data
@@ -27,9 +28,9 @@ def run_on_toy(settings: ToyTrainSettings) -> None:
     """Train on a toy, or refit the latent distribution of a network."""
     if settings.distribution.refit_latent_law:
         assert settings.distribution.network is not None
-        file = NetworkFile.open(settings.distribution.network)
-        subject = ToyFlow.of(file, {"data_name": settings.toy.data_name})
-        training.refit(settings, file, subject, None)
+        network = TrainedNetwork.open(settings.distribution.network)
+        subject = ToyFlow.of(network, {"data_name": settings.toy.data_name})
+        training.refit(settings, network, subject, None)
         return
     settings, resume = training.settled(settings, "data_name")
     training.train(settings, training.training_on_toy(settings), resume)

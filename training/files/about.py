@@ -13,7 +13,7 @@ from training.files.formats import kind_of_arrays
 from training.files.records import holds_records, load_records
 from training.files.stats import STATS
 from training.files.table import holds_table, load_whole
-from training.model.model import Model
+from training.model.trained_network import TrainedNetwork
 from training.names import INFLATION, LIKELIHOOD
 
 Fact = tuple[str, str]
@@ -51,7 +51,7 @@ def facts_of(path: Path) -> list[Fact]:
 
 def about_network(path: Path) -> Iterator[Fact]:
     """Describe a network file: its data, schedule, latents, times, network and calibration."""
-    model = Model.load(path)
+    model = TrainedNetwork.load(path)
     denoiser, recipe, about = model.denoiser, model.recipe, model.about
     yield "network file", _size(path)
     name, seen = about.get("data_name"), about.get("seen", 0) / 1e6
@@ -106,7 +106,7 @@ def about_network(path: Path) -> Iterator[Fact]:
     yield "digest", model.digest()
 
 
-def _about_columns(model: Model) -> Iterator[Fact]:
+def _about_columns(model: TrainedNetwork) -> Iterator[Fact]:
     """Yield the columns and conditions of the flow of a table or of trials."""
     about, coordinates = model.about, model.coordinates
     assert coordinates is not None

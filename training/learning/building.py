@@ -16,8 +16,8 @@ from training.flow.schedules import INFLATION_DEFAULTS, NoiseSchedule
 from training.learning.loss import DenoisingLoss
 from training.learning.mixture_start import Mixture
 from training.learning.trainer import TrainingConfig
-from training.model.model import Model
 from training.model.recipe import Recipe, make_schedule
+from training.model.trained_network import TrainedNetwork
 from training.networks import QUESTION_NETWORKS, TOY_NETWORKS
 from training.networks.questions import QuestionNetwork
 
@@ -69,7 +69,7 @@ class ModelConfig:
 
     def build(
         self, basis: EigenBasis, data_variance: Tensor | None = None
-    ) -> tuple[Model, DenoisingLoss]:
+    ) -> tuple[TrainedNetwork, DenoisingLoss]:
         """Build an untrained model and its training loss.
 
         Args:
@@ -121,9 +121,11 @@ class ModelConfig:
             "tmax": t_max,
         }
         denoiser = recipe.build(basis, data_variance, output_gain)
-        return Model(denoiser, recipe, about), loss
+        return TrainedNetwork(denoiser, recipe, about), loss
 
-    def build_from(self, mixture: Mixture, most_noise: float) -> tuple[Model, DenoisingLoss]:
+    def build_from(
+        self, mixture: Mixture, most_noise: float
+    ) -> tuple[TrainedNetwork, DenoisingLoss]:
         """Build a network for conditional queries whose training starts from a Gaussian mixture.
 
         The flow is in the coordinates of the mixture.
@@ -156,7 +158,7 @@ def _require_finite_noise(schedule: NoiseSchedule, t_max: float) -> None:
         )
 
 
-def resolved_options(model: Model) -> dict[str, Any]:
+def resolved_options(model: TrainedNetwork) -> dict[str, Any]:
     """Return the values that a model uses for options with variable defaults, by option name."""
     inflation = dict(model.recipe.schedule_arguments) if model.recipe.schedule == "ifs" else {}
     if inflation.get("g_type") == "orig":
@@ -165,7 +167,7 @@ def resolved_options(model: Model) -> dict[str, Any]:
     return {**inflation, **about}
 
 
-def describe_training(model: Model, loss: DenoisingLoss, config: TrainingConfig) -> str:
+def describe_training(model: TrainedNetwork, loss: DenoisingLoss, config: TrainingConfig) -> str:
     """Return a line of text about the schedule, the network and the length of the training."""
     return (
         f"Schedule {loss.schedule.name}, t from {loss.t_min:g} to {loss.t_max:.4g}; "

@@ -12,7 +12,7 @@ from dnnlib.logs import logger
 from torch_utils import distributed
 from training.data.batches import Batch
 from training.flow.calibration import NODES, calls_of_fit, fit_calibration
-from training.model.model import Model
+from training.model.trained_network import TrainedNetwork
 
 USUAL_GAINS = (0.5, 2.5)
 """Usual range of gains of kept dimensions. A gain far from 1 compensates for a network that has
@@ -43,13 +43,13 @@ class CalibrationPlan:
         return self.count * calls_of_fit(NODES, self.method)
 
 
-def node_times(model: Model) -> Tensor:
+def node_times(model: TrainedNetwork) -> Tensor:
     """Return the times ``[NODES]`` of a model's calibration, within the range of the training."""
     about = model.about
     return torch.linspace(about["tmin"], about["tmax"], NODES, dtype=torch.float64)
 
 
-def calibrate(model: Model, plan: CalibrationPlan) -> None:
+def calibrate(model: TrainedNetwork, plan: CalibrationPlan) -> None:
     """Fit the calibration of a model that is ready for evaluation, and store it in the model.
 
     Raises:

@@ -31,7 +31,7 @@ from torch_utils import distributed
 from torch_utils.live_memory import LiveMemory
 from training.learning.loss import DenoisingLoss, NoiseDraws
 from training.learning.trainer import Trainer, TrainingConfig
-from training.model.model import Model
+from training.model.trained_network import TrainedNetwork
 from training.networks import NETWORKS, TOY_NETWORKS
 
 USED = 0.75
@@ -178,7 +178,7 @@ class PaperStep:
 
     def __init__(
         self,
-        model: Model,
+        model: TrainedNetwork,
         loss: DenoisingLoss,
         config: TrainingConfig,
         precision: str = "fp32",
@@ -295,7 +295,7 @@ class PaperStep:
 
 def print_dry_run(
     record: Mapping[str, Any],
-    model: Model,
+    model: TrainedNetwork,
     loss: DenoisingLoss,
     config: TrainingConfig,
     card: float | None,

@@ -29,7 +29,7 @@ from torch_utils.streams import Stream
 from training.data.batches import Batch
 from training.data.images.batches import ImageDataset, normalize_pixels
 from training.learning.loss import DenoisingLoss, NoiseDraws
-from training.model.model import Model
+from training.model.trained_network import TrainedNetwork
 
 MOST_IMAGES = 1000
 """Largest number of images in the validation loss: its standard error is then about 2 %."""
@@ -129,7 +129,7 @@ class HeldOut:
         return cls(batch, TABLE_DRAWS, loss, seed, TABLE_DRAWS, log_det[mine])
 
     @torch.no_grad()
-    def score(self, model: Model) -> Score:
+    def score(self, model: TrainedNetwork) -> Score:
         """Return the score of a model on the validation set.
 
         All ranks must call this method together.
@@ -157,7 +157,7 @@ class HeldOut:
         """
         return torch.randperm(self.total, generator=generator, device=generator.device)
 
-    def _sums(self, model: Model, t: Tensor, made: Any) -> Tensor:
+    def _sums(self, model: TrainedNetwork, t: Tensor, made: Any) -> Tensor:
         """Return the sums ``[2]`` of loss and nats over some rows at times ``[n]``.
 
         They are computed from the regression's output.
@@ -169,14 +169,14 @@ class HeldOut:
             return torch.stack([loss, torch.zeros_like(loss)])
         return torch.stack([loss, self._gain(model, t, target.square() - error).sum()])
 
-    def _score(self, model: Model, clean: Tensor, sums: Tensor) -> Score:
+    def _score(self, model: TrainedNetwork, clean: Tensor, sums: Tensor) -> Score:
         """Return the score from the sums ``[2]`` over this rank's rows ``[n, D]``."""
         if self.log_det is not None:
             sums[1] += (self._gaussian(model, clean) + self.log_det.to(clean.device)).sum()
         loss, nats = (distributed.sum_over_ranks(sums) / self.total).tolist()
         return Score(loss, None if self.log_det is None else nats)
 
-    def _gain(self, model: Model, t: Tensor, less: Tensor) -> Tensor:
+    def _gain(self, model: TrainedNetwork, t: Tensor, less: Tensor) -> Tensor:
         """Return the nats ``[n]`` that F adds, where it reduces squared errors by ``[n, D]``.
 
         The errors are those at times t.
@@ -187,7 +187,7 @@ class HeldOut:
         length = self.loss.t_max - self.loss.t_min
         return length / 2 * (schedule.log_noise_rate(t) * linear * less).sum(dim=1)
 
-    def _gaussian(self, model: Model, clean: Tensor) -> Tensor:
+    def _gaussian(self, model: TrainedNetwork, clean: Tensor) -> Tensor:
         """Return the mean log density ``[n]`` of noisy points under a Gaussian.
 
         The Gaussian has their variances.
@@ -267,7 +267,7 @@ class Validation:
         """
         return max((best.seen for best in self.best.values()), default=0)
 
-    def look(self, model: Model, seen: int) -> Score:
+    def look(self, model: TrainedNetwork, seen: int) -> Score:
         """Return the score of a model, and store the state of parts whose score is the best.
 
         All ranks must call this method together, and compute the same score.
@@ -287,7 +287,7 @@ class Validation:
                 best.waited += 1
         return score
 
-    def put_best(self, model: Model) -> Score | None:
+    def put_best(self, model: TrainedNetwork) -> Score | None:
         """Load the best weights into a model, and return their score; None if none are stored."""
         if not (self.keeps_best and self.best):
             return None
@@ -314,12 +314,12 @@ class Validation:
             }
         }
 
-    def restore(self, state: dict[str, Any], model: Model, source: str) -> None:
+    def restore(self, state: dict[str, Any], model: TrainedNetwork, source: str) -> None:
         """Restore the state returned by ``state``.
 
         Args:
             state: Training state.
-            model: Model whose weights are trained.
+            model: TrainedNetwork whose weights are trained.
             source: Name of the state in error messages.
 
         Raises:
@@ -334,14 +334,14 @@ class Validation:
         self.best = {name: _restored(part, name, model, source) for name, part in parts.items()}
 
 
-def _of_part(model: Model, name: str) -> dict[str, Tensor]:
+def _of_part(model: TrainedNetwork, name: str) -> dict[str, Tensor]:
     """Return the state of a part of a network; of the whole denoiser, if its name is ''."""
     state: dict[str, Tensor] = model.denoiser.state_dict()
     start = f"network.{name}." if name else ""
     return {key: value for key, value in state.items() if key.startswith(start)}
 
 
-def _restored(state: Any, name: str, model: Model, source: str) -> Best:
+def _restored(state: Any, name: str, model: TrainedNetwork, source: str) -> Best:
     match state:
         case {
             "score": {"loss": float(loss), "nats": float() | None as nats},

@@ -15,7 +15,7 @@ from training.flow.integration_errors import choose_integrations
 from training.flow.integrations import Integration, trivial_integrations
 from training.flow.pfode import ProbabilityFlow
 from training.learning.latents import LatentPlan
-from training.model.model import Model
+from training.model.trained_network import TrainedNetwork
 from training.names import DEFAULT_STEPS, LARGEST_EXACT, QUESTIONS, TABLE_NETWORK, TRIAL_NETWORK
 
 NUMBERS, FEWEST, MOST = 2048, 16, 512
@@ -32,7 +32,7 @@ where exact traces are not available.
 """
 
 
-def find_integrations(model: Model, plan: LatentPlan) -> None:
+def find_integrations(model: TrainedNetwork, plan: LatentPlan) -> None:
     """Find the cheapest accurate integration schedules, store them in the model, and report them.
 
     The errors of schedules are measured on the model's own points. The model must be ready for
@@ -70,7 +70,7 @@ def find_integrations(model: Model, plan: LatentPlan) -> None:
 
 
 def _chosen(
-    model: Model,
+    model: TrainedNetwork,
     batch: Batch,
     plan: LatentPlan,
     steps: int,

@@ -30,7 +30,7 @@ from torch_utils.streams import Stream
 from training.data.batches import Batch
 from training.flow.latent.conditional import LOG_ROOT, ConditionalMixture
 from training.flow.pfode import ProbabilityFlow
-from training.model.model import Model
+from training.model.trained_network import TrainedNetwork
 
 LOOKS = 40
 """Number of evaluations on held-out latents. Fits continue to their end, where the learning rate is
@@ -263,7 +263,7 @@ def points_to_inflate(samples: float) -> int:
     return int(min(max(samples / SEEN_PER_POINT, FEWEST), MOST))
 
 
-def learn_latents(model: Model, plan: LatentPlan) -> None:
+def learn_latents(model: TrainedNetwork, plan: LatentPlan) -> None:
     """Learn the distribution of compressed latents, store it in the model, and report it.
 
     The model must be ready for evaluation, and already calibrated if a calibration is planned.
@@ -299,7 +299,7 @@ def learn_latents(model: Model, plan: LatentPlan) -> None:
     distributed.barrier()
 
 
-def calls_to_learn(model: Model, plan: LatentPlan) -> float:
+def calls_to_learn(model: TrainedNetwork, plan: LatentPlan) -> float:
     """Return the number of network evaluations for inflating the points of a plan.
 
     Evaluations are counted per point, and include held-out points.
@@ -307,7 +307,7 @@ def calls_to_learn(model: Model, plan: LatentPlan) -> float:
     return plan.checked * MELT_STEPS * _points_of(model, plan) * (1.25 if plan.held_out else 1.0)
 
 
-def _points_of(model: Model, plan: LatentPlan) -> int:
+def _points_of(model: TrainedNetwork, plan: LatentPlan) -> int:
     """Return the number of points to inflate."""
     fits = plan.learned and model.denoiser.basis.dim > int(model.about["dims_to_keep"])
     return plan.count if fits else min(plan.count, MOST_CHECKED)
@@ -408,7 +408,7 @@ def in_words(kept: int, most: float) -> str:
     ) + missed * isfinite(most)
 
 
-def _report_kept(model: Model, fitted: FittedLatents) -> None:
+def _report_kept(model: TrainedNetwork, fitted: FittedLatents) -> None:
     kept = int(model.about["dims_to_keep"])
     lost = max(fitted.nats, 0.0)
     if lost - 2 * fitted.error < TOLERATED:
@@ -422,7 +422,7 @@ def _report_kept(model: Model, fitted: FittedLatents) -> None:
     )
 
 
-def enough_time(model: Model, lost: float) -> float:
+def enough_time(model: TrainedNetwork, lost: float) -> float:
     """Return the end time at which kept latents would be nearly normal, within ``TOLERATED`` nats.
 
     The divergence from normal decreases at least with the cube of the data's fraction of the
@@ -456,7 +456,9 @@ def latent_file(network: Path, folder: Path | None) -> Path:
     return path
 
 
-def refit_latent_law(model: Model, plan: LatentPlan, path: Path, device: torch.device) -> None:
+def refit_latent_law(
+    model: TrainedNetwork, plan: LatentPlan, path: Path, device: torch.device
+) -> None:
     """Learn the latent distribution of a saved model, and write a network file that includes it.
 
     Args:

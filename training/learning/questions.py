@@ -30,8 +30,8 @@ from training.flow.denoisers import NetworkDenoiser
 from training.learning.held_out import HeldOut, Score
 from training.learning.loss import DenoisingLoss, DenoisingRegression, NoiseDraws
 from training.learning.targets import OthersOfBatch
-from training.model.model import Model
 from training.model.questions import EncodedRows, pack
+from training.model.trained_network import TrainedNetwork
 from training.networks.mixture import ABSENT, ASKED, KNOWN
 from training.networks.questions import QuestionNetwork
 
@@ -284,10 +284,10 @@ class HeldOutQuestions(HeldOut):
         order = torch.randperm(self.total // ALIKE, generator=generator, device=device)
         return (ALIKE * order[:, None] + torch.arange(ALIKE, device=device)).flatten()
 
-    def _sums(self, model: Model, t: Tensor, made: Tensor) -> Tensor:
+    def _sums(self, model: TrainedNetwork, t: Tensor, made: Tensor) -> Tensor:
         return made.sum(dim=1)
 
-    def _score(self, model: Model, clean: Tensor, sums: Tensor) -> Score:
+    def _score(self, model: TrainedNetwork, clean: Tensor, sums: Tensor) -> Score:
         of_parts = (distributed.sum_over_ranks(sums) / self.total).tolist()
         network = model.denoiser.network
         assert isinstance(network, QuestionNetwork)

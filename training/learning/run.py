@@ -22,7 +22,7 @@ from training.learning.report import Parts, Reporter
 from training.learning.run_folder import Place, Resumed, RunFolder, RunInMemory
 from training.learning.stopping import StoppedBySignal, StopRequest
 from training.learning.trainer import Trainer
-from training.model.model import Model
+from training.model.trained_network import TrainedNetwork
 
 STILL = 0.97
 """Fraction of a training after which a best score suggests that the training was too short."""
@@ -48,9 +48,9 @@ class PostTraining:
 
     calibration: CalibrationPlan | None = None
     distribution: LatentPlan | None = None
-    closing: Callable[[Model], None] | None = None
+    closing: Callable[[TrainedNetwork], None] | None = None
 
-    def calls(self, model: Model) -> float:
+    def calls(self, model: TrainedNetwork) -> float:
         """Return the number of network evaluations of the planned work, counted per point."""
         of_latents = calls_to_learn(model, self.distribution) if self.distribution else 0.0
         return of_latents + (self.calibration.calls if self.calibration else 0.0)
@@ -58,7 +58,7 @@ class PostTraining:
     def __bool__(self) -> bool:
         return any((self.calibration, self.distribution, self.closing))
 
-    def __call__(self, model: Model) -> None:
+    def __call__(self, model: TrainedNetwork) -> None:
         """Calibrate a trained model, learn its latents and integration schedules, and measure it.
 
         Steps without a plan are omitted.
@@ -238,7 +238,7 @@ def run_training(
     return folder.network_path(trainer.seen)
 
 
-def train_in_memory(trainer: Trainer, source: BatchSource, **work: Any) -> Model:
+def train_in_memory(trainer: Trainer, source: BatchSource, **work: Any) -> TrainedNetwork:
     """Train a model without files, and return it on the device of the training.
 
     Ctrl-C ends the training early; the model then has the latest weights.

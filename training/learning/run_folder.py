@@ -26,8 +26,7 @@ from torch_utils.stats import keep_lines_until
 from training.flow.coordinates.coordinates import Coordinates
 from training.flow.eigenbasis import EigenBasis
 from training.learning.trainer import COORDINATES
-from training.model.model import Model
-from training.model.network_file import read_basis
+from training.model.trained_network import TrainedNetwork, read_basis
 
 OPTIONS_NAME = "training_options.json"
 LAUNCH_KEY = "torchrun_launch"
@@ -94,13 +93,13 @@ class RunInMemory:
     path = None
 
     def __init__(self) -> None:
-        self.model: Model | None = None
+        self.model: TrainedNetwork | None = None
 
     def state_path(self, seen: int) -> Path:
         """Return the name of the state for messages."""
         return Path("the model in memory")
 
-    def save_network(self, model: Model, seen: int) -> None:
+    def save_network(self, model: TrainedNetwork, seen: int) -> None:
         """Keep a copy of a model after ``seen`` samples."""
         self.model = copy.deepcopy(replace(model, about={**model.about, "seen": seen}))
 
@@ -193,7 +192,7 @@ class RunFolder:
         """Return the path of the training state after ``seen`` samples."""
         return self.path / f"training-state-{seen // 1000:06d}.pt"
 
-    def save_network(self, model: Model, seen: int) -> None:
+    def save_network(self, model: TrainedNetwork, seen: int) -> None:
         """Write the network file of a model after ``seen`` samples."""
         if distributed.is_main():
             about = {**model.about, "seen": seen}

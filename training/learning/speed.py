@@ -22,7 +22,7 @@ from training.learning.cost import PaperStep
 from training.learning.held_out import Validation
 from training.learning.loss import DenoisingLoss
 from training.learning.trainer import Trainer, TrainingConfig
-from training.model.model import Model
+from training.model.trained_network import TrainedNetwork
 
 LEAST = 10_000
 """Number of training samples from which on a trial pays off: it costs as much as about 60
@@ -35,7 +35,7 @@ FASTER = 1.5
 """Speedup that justifies fewer digits. It exceeds the variation of times on busy machines."""
 
 
-def fastest_precision(model: Model, loss: DenoisingLoss, config: TrainingConfig) -> str:
+def fastest_precision(model: TrainedNetwork, loss: DenoisingLoss, config: TrainingConfig) -> str:
     """Return the faster precision for training on a CPU, from a short trial.
 
     The precision is ``bf16`` if gradients take at most two thirds of the CPU time of ``fp32``, else
@@ -55,7 +55,7 @@ def fastest_precision(model: Model, loss: DenoisingLoss, config: TrainingConfig)
 
 
 def gradient_seconds(
-    model: Model,
+    model: TrainedNetwork,
     loss: DenoisingLoss,
     config: TrainingConfig,
     precision: str,
@@ -82,7 +82,7 @@ def gradient_seconds(
 
 
 def step_seconds(
-    model: Model, loss: DenoisingLoss, config: TrainingConfig, source: BatchSource
+    model: TrainedNetwork, loss: DenoisingLoss, config: TrainingConfig, source: BatchSource
 ) -> float:
     """Return the mean seconds of a training step on the slowest rank, without the first step.
 
@@ -102,7 +102,7 @@ def step_seconds(
     return _slowest(mean(taken[1:]), trainer.device)
 
 
-def look_seconds(model: Model, watch: Validation | None) -> float:
+def look_seconds(model: TrainedNetwork, watch: Validation | None) -> float:
     """Return the seconds of a validation on the slowest rank; 0 without validation.
 
     The score is not stored.

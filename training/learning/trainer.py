@@ -31,7 +31,7 @@ from training.learning.loss import DenoisingLoss, NoiseDraws
 from training.learning.safeguards import LossScale, SkippedSteps
 from training.learning.soap import Soap, moments_of
 from training.learning.targets import LOT_BITS, OtherPoints, OthersOfBatch, informative_axis
-from training.model.model import Model
+from training.model.trained_network import TrainedNetwork
 from training.names import ADAM, SOAP
 
 # Names in a state for the network and the output gain of a denoiser: trained and averaged.
@@ -141,7 +141,7 @@ def optimizer_of(weights: list[Tensor], config: TrainingConfig) -> torch.optim.O
 class Trainer:
     """State of a training, with methods to take training steps."""
 
-    def __init__(self, model: Model, loss: DenoisingLoss, config: TrainingConfig):
+    def __init__(self, model: TrainedNetwork, loss: DenoisingLoss, config: TrainingConfig):
         self.loss, self.config = loss, config
         self.denoiser = model.denoiser.train().requires_grad_(True)
         self.device = next(self.denoiser.parameters()).device

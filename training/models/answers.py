@@ -13,10 +13,11 @@ from dnnlib.errors import UsageError
 from dnnlib.numbers import fraction, natural
 from training.data.records.records import Records
 from training.data.tables.formats import MISSING
+from training.model.trained_network import TrainedNetwork
 from training.models.conversion import FRAMES, frame_class, kind_of
 from training.models.intervals import Interval
 from training.models.queries import Asking, Sheet
-from training.subjects import NetworkFile, RecordFlow
+from training.subjects import RecordFlow
 
 DIGITS = 15
 """Digits of whole numbers that floating point represents exactly, the type of a column with missing
@@ -44,7 +45,7 @@ class Answers:
         Raises:
             DataError: The file is missing or broken, or of other data.
         """
-        return cls(RecordFlow.of(NetworkFile.open(str(location))))
+        return cls(RecordFlow.of(TrainedNetwork.open(str(location))))
 
     @classmethod
     def load(cls, path: str | Path) -> "Answers":
@@ -53,7 +54,7 @@ class Answers:
 
     def save(self, path: str | Path) -> None:
         """Write the network file atomically; ``ask.py`` and ``load`` open it."""
-        self.flow.file.model.save(path)
+        self.flow.network.save(path)
 
     def __repr__(self) -> str:
         return f"Answers({', '.join(self.flow.empty.names)})"

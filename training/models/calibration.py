@@ -26,7 +26,7 @@ from training.inference.likelihoods import Gaussian, UserFunction
 from training.measure.clouds import Cloud
 from training.measure.posterior.calibration import DENSEST, CalibrationCheck, RunValues
 from training.measure.posterior.calibration import calibrate as tested
-from training.model.model import Model
+from training.model.trained_network import TrainedNetwork
 from training.models import conformal_reports as conformal
 from training.models.check_runs import Check, LearnedCheck, LearnedRuns
 from training.models.groups import Groups, Parts, PosteriorPart
@@ -42,7 +42,7 @@ from training.names import (
 )
 from training.settings.inference import HeldOutOptions
 from training.settings.posterior import CalibrateSettings, SampleSettings
-from training.subjects import NetworkFile, Subject, open_prior
+from training.subjects import Subject, open_prior
 
 SURPRISE, ALONE = "surprise", "number that the others foretell worst"
 SPARSE, DENSE, RADIUS = "low density", "high density", "latent radius"
@@ -106,7 +106,7 @@ class OutlierScores:
             return cls(None, torch.zeros(1, 0, dtype=torch.float64))
         more, digest = {}, None
         if conditions_network is not None:
-            other = open_prior(NetworkFile.open(conditions_network))
+            other = open_prior(TrainedNetwork.open(conditions_network))
             points, given = other.of_columns(list(subject.condition_names), conditions)
             more, digest = of_flow(other, points, given=given), other.digest
         cloud = Cloud.from_moments(distribution.mean.cpu(), distribution.covariance.cpu())
@@ -159,7 +159,7 @@ class Calibrated:
     """Result of calibrating a network.
 
     Attributes:
-        model: Model with the calibration.
+        model: TrainedNetwork with the calibration.
         guarantee: Guarantee of the calibration.
         values: Ranks and scores of the calibration cases.
         check: Tests of the calibration of the posteriors themselves.
@@ -168,7 +168,7 @@ class Calibrated:
         fingerprint: Digest of everything that the cases depend on.
     """
 
-    model: Model
+    model: TrainedNetwork
     guarantee: HeldOutTruths
     values: RunValues
     check: CalibrationCheck
@@ -194,11 +194,11 @@ def opened(settings: CalibrateSettings, dest: Path | None) -> tuple[InferenceTas
         DataError: The calibration set is broken or too small, or the network was trained on it.
     """
     task = InferenceTask.open(settings)
-    file = task.subject.file
-    assert file is not None
+    network = task.subject.network
+    assert network is not None
     if settings.learned and not task.subject.condition_names:
         settings.likelihood.require()
-    if dest is not None and (settings.dest is not None or file.model.held_out is not None):
+    if dest is not None and (settings.dest is not None or network.held_out is not None):
         require_new([dest], settings.run.overwrite, "--dest")
     functions = functions_of(settings.beside)
     rows = task.subject.unseen(settings.data_root, settings.runs, settings.sampler.seed)
@@ -226,7 +226,7 @@ def calibrate(
     Raises:
         UsageError: Settings do not match the network.
     """
-    settings, subject, network = task.settings, task.subject, task.subject.file
+    settings, subject, network = task.settings, task.subject, task.subject.network
     assert isinstance(settings, CalibrateSettings)
     assert network is not None
     # Their conditions, or the observations simulated from each true value.
@@ -389,8 +389,8 @@ def guarantee_of(
         UsageError: The network was calibrated by another version, or for other draws or functions;
             or it was not calibrated, but observations are to be rejected.
     """
-    file = task.subject.file
-    truths = None if file is None or not settings.held_out else file.model.held_out
+    network = task.subject.network
+    truths = None if network is None or not settings.held_out else network.held_out
     if truths is None:
         if settings.refuse is not None or settings.beside.wanted:
             raise UsageError(

@@ -186,7 +186,7 @@ def sampled_of(task: InferenceTask, checkpoint: Path | None) -> tuple[Draws, Sum
     assert task.learned is not None
     task.learned.warn_of_many(likelihood.trials)
     observed = likelihood.numbers
-    files = [task.learned.file.path, settings.observation]
+    files = [task.learned.network.path, settings.observation]
     groups = task.groups(len(observed), [observed], files, checkpoint)
     with groups.report_interruption():
         parts = sample_groups(task.problem(likelihood, observed), task.plan, groups)

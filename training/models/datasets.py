@@ -20,6 +20,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from dnnlib.errors import DataError, UsageError
+from dnnlib.files import plain_name
 from dnnlib.logs import logger
 from training.data import toys
 from training.data.images.dataset import ImageDataset
@@ -60,8 +61,7 @@ from training.names import script
 from training.settings.declared import from_values, meant
 from training.settings.train import TrainSettings
 from training.settings.training import ToyTrainSettings
-from training.subjects import NetworkFile, RecordFlow, Training
-from training.subjects.networks import IN_MEMORY, plain_name
+from training.subjects import RecordFlow, Training
 
 OWN = ("data", "data_name", "augment_to", "outdir", "nosubdir", "network", "refit_latent_law")
 """Options that ``train`` does not take from Python."""
@@ -386,7 +386,7 @@ class Records(records.Records):
             return training.training_of(settings, self, "records")
 
         model = _trained(TrainSettings, start, {"data": self}, outdir, progress, options)
-        return Answers(RecordFlow.of(NetworkFile(IN_MEMORY, model)))
+        return Answers(RecordFlow.of(model))
 
     def to_pandas(self, values: np.ndarray | None = None) -> Any:
         """Return a data frame of these rows, or of new rows ``[n, D]``; see ``frame_of``."""
@@ -505,7 +505,7 @@ def _trained(
                 raise
             logger.warning(f"Warning: interrupted: the model is from {path.name}")
         if made is not None:
-            model = Model.of_contents(made)
+            model = Model.from_trained(made)
         elif path is not None:
             model = Model.load(path)
         else:

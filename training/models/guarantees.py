@@ -17,15 +17,14 @@ from dnnlib.numbers import fraction
 from training.inference import guarantee
 from training.inference.guarantee import Levels
 from training.measure.conformal import Holding
-from training.model.model import Model
+from training.model.trained_network import TrainedNetwork
 from training.models import calibration
 from training.models.conversion import columns_of, data_set_of
 from training.models.posterior import computing
 from training.names import script
 from training.settings.declared import from_values
 from training.settings.posterior import CalibrateSettings
-from training.subjects import NetworkFile, Subject, open_prior
-from training.subjects.networks import IN_MEMORY
+from training.subjects import Subject, open_prior
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -48,21 +47,21 @@ class Guarantee:
             DataError: The file is missing or broken, or was not calibrated.
             UsageError: Another version calibrated it.
         """
-        file = NetworkFile.open(str(location))
-        if file.model.held_out is None:
+        network = TrainedNetwork.open(str(location))
+        if network.held_out is None:
             raise DataError(f"{location} was not calibrated: run {script('posterior')} calibrate")
-        calibration.require_known(file.model.held_out)
-        return cls(open_prior(file), guarantee.HeldOutTruths(file.model.held_out))
+        calibration.require_known(network.held_out)
+        return cls(open_prior(network), guarantee.HeldOutTruths(network.held_out))
 
     def save(self, path: str | Path) -> None:
         """Write the calibrated network file atomically. ``open`` reads it."""
-        file = self.subject.file
-        assert file is not None
-        file.model.save(path)
+        network = self.subject.network
+        assert network is not None
+        network.save(path)
 
     @classmethod
     def calibrate(
-        cls, network: "str | Path | Model", data_root: Any = None, **options: Any
+        cls, network: "str | Path | TrainedNetwork", data_root: Any = None, **options: Any
     ) -> "Guarantee":
         """Calibrate a model or a network file, like ``posterior.py calibrate``.
 
@@ -79,7 +78,7 @@ class Guarantee:
         given = {"network": network, **options}
         given |= {} if data_root is None else {"data_root": data_set_of(data_root)}
         settings = from_values(CalibrateSettings, given)
-        file = None if isinstance(network, Model) else Path(network)
+        file = None if isinstance(network, TrainedNetwork) else Path(network)
         dest = settings.dest or file
         task, rows, functions = calibration.opened(settings, dest)
         with computing(settings.run.device_name, task) as task:
@@ -88,7 +87,7 @@ class Guarantee:
         if dest is not None:
             result.model.save(dest)
         result.log()
-        subject = open_prior(NetworkFile(IN_MEMORY, result.model))
+        subject = open_prior(result.model)
         return cls(subject, result.guarantee)
 
     def __repr__(self) -> str:

@@ -26,7 +26,7 @@ from training.inference.population import (
     PopulationPlan,
     sample_population,
 )
-from training.model.model import Model
+from training.model.trained_network import TrainedNetwork
 from training.models.groups import progress
 from training.names import POPULATION, UNIFORM
 from training.settings.posterior import PopulationSettings
@@ -56,7 +56,7 @@ class PopulationResult:
     """
 
     draws: SavedPopulation
-    model: Model
+    model: TrainedNetwork
     facts: Mapping[str, Any]
     converged: bool
     report: Callable[[str], None]
@@ -149,7 +149,7 @@ class MemberPrior:
             DataError: A file is missing or broken.
         """
         prior = None if settings.prior == UNIFORM else prior_of(settings.prior, saved.names)
-        known = None if prior is None else prior.file.model.about.get(POPULATION)
+        known = None if prior is None else prior.network.about.get(POPULATION)
         if known is not None:
             assert prior is not None
             if settings.bounds is not None:

@@ -20,16 +20,15 @@ from training.inference.prior import Prior, integrations_of
 from training.inference.region import Region
 from training.inference.sampling import Problem, SamplingPlan
 from training.inference.target import Target
-from training.model.model import Model
+from training.model.trained_network import IN_MEMORY, TrainedNetwork
 from training.models.groups import Groups, fingerprint, group_size
 from training.models.integration_settings import LatentChoice, latent_choice, recorded_eps
 from training.models.posterior_reports import BOUNDS
 from training.names import LEARNED_POOL, UNIFORM, script
 from training.settings import inference
 from training.settings.posterior import CalibrateSettings, CheckSettings, SampleSettings
-from training.subjects import NetworkFile, Subject, TableFlow, ToyFlow, open_prior
+from training.subjects import Subject, TableFlow, ToyFlow, open_prior
 from training.subjects.likelihoods import LearnedLikelihood
-from training.subjects.networks import IN_MEMORY
 
 
 @dataclass(frozen=True)
@@ -185,8 +184,8 @@ class InferenceTask:
         mean, _ = fine.moments(target.labels)
         smooth = target.likelihood.is_differentiable(mean[None]) and not fine.deblurred
         numbers, digest = list(range(len(observed))), self.subject.digest
-        file = self.subject.file
-        in_file = file is not None and file.path != IN_MEMORY
+        network = self.subject.network
+        in_file = network is not None and network.path != IN_MEMORY
         return Problem(target, self.coarse, numbers, smooth, network=digest, in_file=in_file)
 
     def amortized(self, prior: Prior, conditions: Tensor) -> Amortized:
@@ -226,26 +225,26 @@ class InferenceTask:
             return self._by_likelihood(settings, correct)
         return UserFunction.load(correct, "correct")
 
-    def _by_likelihood(self, settings: SampleSettings, name: str | Model) -> LogPosterior:
+    def _by_likelihood(self, settings: SampleSettings, name: str | TrainedNetwork) -> LogPosterior:
         """Return the log density of a posterior with a learned likelihood."""
-        file, subject = NetworkFile.open(name), self.subject
-        learned = LearnedLikelihood.of(file)
+        network, subject = TrainedNetwork.open(name), self.subject
+        learned = LearnedLikelihood.of(network)
         if learned is None:
             raise UsageError(
-                f"--correct: {file.name} is not a learned likelihood: leave --prior out"
+                f"--correct: {network.name} is not a learned likelihood: leave --prior out"
             )
         assert isinstance(subject, TableFlow)
         assert settings.prior.prior is not None
         distribution, conditions = learned.prior(settings.prior.prior), list(subject.conditions)
         if sorted(distribution.names) != sorted(subject.names):
             raise UsageError(
-                f"{file.name} is a likelihood of {', '.join(distribution.names)}, but draws are "
+                f"{network.name} is a likelihood of {', '.join(distribution.names)}, but draws are "
                 f"for {', '.join(subject.names)}"
             )
         if sorted(conditions) != sorted(learned.given):
             raise UsageError(
-                f"a trial of {file.name} has {', '.join(learned.given)}, but the "
-                f"conditions of {subject.file.name} are {', '.join(conditions)}: train it "
+                f"a trial of {network.name} has {', '.join(learned.given)}, but the "
+                f"conditions of {subject.network.name} are {', '.join(conditions)}: train it "
                 f"on sets of trials ({script('train')} --cond_shape=set:K)"
             )
         places = torch.tensor([conditions.index(name) for name in learned.given])
@@ -339,25 +338,25 @@ def _opened(settings: inference.InferenceSettings) -> tuple[LearnedLikelihood | 
         raise UsageError(
             f"--{min(given)} is for --data_name: the network file contains the schedule"
         )
-    file = NetworkFile.open(prior.network, calibrated=prior.calibration)
+    network = TrainedNetwork.open(prior.network, calibrated=prior.calibration)
     if isinstance(settings, SampleSettings) and settings.correct:
-        return None, open_prior(file)
-    learned = LearnedLikelihood.of(file)
+        return None, open_prior(network)
+    learned = LearnedLikelihood.of(network)
     if learned is not None and not isinstance(settings, SampleSettings | CheckSettings):
-        raise UsageError(f"{file.name} is a learned likelihood: use sample, check or compare")
+        raise UsageError(f"{network.name} is a learned likelihood: use sample, check or compare")
     if (learned is None) != (prior.prior is None):
         raise UsageError(
             (
-                f"--prior needs a learned likelihood, which {file.name} is not: train one "
+                f"--prior needs a learned likelihood, which {network.name} is not: train one "
                 f"with {script('train')} --likelihood"
             )
             if learned is None
             else (
-                f"{file.name} is a learned likelihood: give its prior, --prior={UNIFORM} "
+                f"{network.name} is a learned likelihood: give its prior, --prior={UNIFORM} "
                 "or the network file of a flow"
             )
         )
     if learned is not None:
         assert prior.prior is not None
         return learned, learned.prior(prior.prior)
-    return None, open_prior(file)
+    return None, open_prior(network)

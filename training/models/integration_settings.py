@@ -20,8 +20,9 @@ from training.flow.latent.distributions import GaussianLatents, LatentDistributi
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule, NoiseSchedule
 from training.flow.solvers import Solver
+from training.model.trained_network import TrainedNetwork
 from training.names import LEARNED
-from training.subjects import NetworkFile, Subject
+from training.subjects import Subject
 
 PAPER = "paper"
 WRONG_BY = 2.0
@@ -254,17 +255,17 @@ class TimeChoice:
 
     def of(self, subject: Subject, flow: ProbabilityFlow, solver: Solver) -> Tensor:
         """Return the times for a subject's flow, which ``on`` returned; see ``settle``."""
-        return self.settle(subject.pilots(flow, PILOTS), solver, subject.file)
+        return self.settle(subject.pilots(flow, PILOTS), solver, subject.network)
 
     def settle(
-        self, flow: ProbabilityFlow, solver: Solver, file: NetworkFile | None = None
+        self, flow: ProbabilityFlow, solver: Solver, network: TrainedNetwork | None = None
     ) -> Tensor:
         """Return increasing times ``[steps + 1]``, float64 on the CPU, for a flow on its device.
 
         Args:
             flow: Flow.
             solver: Solver.
-            file: Network file, for stored grids; None without one.
+            network: Trained network, for stored grids; None without one.
         """
         if self.given is not None:
             return self.given
@@ -283,10 +284,10 @@ class TimeChoice:
         )
         latents = distribution.sample(PILOTS, seeded_generator("cpu", 0, Stream.PILOT))
         if self.adapted:
-            stored = file.stored_grid(solver, grid(1)) if file and not self.store else None
+            stored = network.stored_grid(solver, grid(1)) if network and not self.store else None
             adapted = stored or fit_equal_error_grid(flow, latents, grid(1), solver)
-            if file and self.store:
-                file.store_grid(adapted, solver)
+            if network and self.store:
+                network.store_grid(adapted, solver)
             grid = adapted
         if self.steps is not None:
             return grid(self.steps)

@@ -24,20 +24,19 @@ from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.flow.bin_averages import cell_log_prob, has_cells
 from training.flow.pfode import ProbabilityFlow
-from training.model import model
+from training.model.trained_network import TrainedNetwork
 from training.models import conversion
 from training.models.posterior import Posterior
 from training.names import LIKELIHOOD
-from training.subjects import NetworkFile, Subject, open_prior
-from training.subjects.networks import IN_MEMORY
+from training.subjects import Subject, open_prior
 
 ROW_PACKAGE = "row_package"
 """Key of ``about``: package of the rows that the model returns; None for pandas."""
 
 
 @dataclass(repr=False)
-class Model(model.Model):
-    """A trained model; see ``training.model.model.Model`` for its contents.
+class Model(TrainedNetwork):
+    """A trained model; see ``TrainedNetwork`` for its contents.
 
     Rows of a table are a data frame, whose columns are found by their names, or an array or a
     tensor in the order of ``columns``; results are of the kind of the training rows. Images ``[N,
@@ -63,14 +62,14 @@ class Model(model.Model):
             self.about[ROW_PACKAGE] = kind
 
     @classmethod
-    def of_contents(cls, made: model.Model) -> "Model":
+    def from_trained(cls, made: TrainedNetwork) -> "Model":
         """Return a trained model as a model of this class."""
         return cls(**{each.name: getattr(made, each.name) for each in fields(made)})
 
     @cached_property
     def subject(self) -> Subject:
         """Subject of the model: the flow and the meaning of its points."""
-        return open_prior(NetworkFile(IN_MEMORY, self))
+        return open_prior(self)
 
     def rows_of(self, names: Sequence[str], values: np.ndarray) -> Any:
         """Return numbers ``[N, D]`` as rows of the model's kind, or as images ``[N, C, H, W]``."""

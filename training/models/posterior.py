@@ -12,6 +12,7 @@ from dnnlib.errors import DataError, UsageError
 from torch_utils import distributed
 from training.flow.likelihood import Trace
 from training.inference.amortized import Amortized
+from training.model.trained_network import IN_MEMORY
 from training.models import comparison, conversion, posterior_checking, posterior_sampling
 from training.models.draws import PosteriorDraws
 from training.models.inference import InferenceTask
@@ -21,7 +22,6 @@ from training.names import LIKELIHOOD
 from training.settings.declared import from_values
 from training.settings.inference import LIKELIHOODS
 from training.settings.posterior import CheckSettings, CompareSettings, SampleSettings
-from training.subjects.networks import IN_MEMORY
 
 UNNORMALIZED = {"noise_std", "likelihood", "prior", "correct", "deblur"}
 """Options that make the density of a posterior unknown, or known only up to a constant."""
@@ -41,7 +41,7 @@ def computing(device_name: str | None, *tasks: InferenceTask) -> Iterator[Any]:
         UsageError: A model in memory is on another device.
     """
     subject = tasks[0].subject
-    in_memory = subject.file is not None and subject.file.path == IN_MEMORY
+    in_memory = subject.network is not None and subject.network.path == IN_MEMORY
     own = subject.flow.device
     name = device_name or (str(own) if in_memory else None)
     with conversion.left_alone(), distributed.process_group(name) as device:

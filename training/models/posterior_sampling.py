@@ -296,7 +296,7 @@ def sources_of(task: InferenceTask) -> list[object]:
     if correct:
         files.append(settings.prior.prior)
     if task.learned is not None:
-        files += [task.learned.file.path, settings.observation]
+        files += [task.learned.network.path, settings.observation]
     return files
 
 
@@ -327,8 +327,8 @@ def errors_of(task: InferenceTask, summary: Summary) -> Tensor | None:
 
     See ``training.flow.widths``. The result is None if the scale is unknown for these draws.
     """
-    settings, file = sample_settings(task), task.subject.file
-    widths = None if file is None else file.model.widths
+    settings, network = sample_settings(task), task.subject.network
+    widths = None if network is None else network.widths
     usual = settings.sharpen and not (settings.correct or settings.prior.deblur or task.region)
     if widths is None or not (settings.learned and usual):
         return None

@@ -61,4 +61,4 @@ def normal_prior(
         raise UsageError("the covariance of a normal prior is not positive definite")
     low_high = torch.tensor([ends[name] for name in columns], dtype=torch.float64)
     made = normal_model(columns, low_high, torch.from_numpy(means), torch.from_numpy(values))
-    return Model.of_contents(made)
+    return Model.from_trained(made)

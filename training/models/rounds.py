@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
-from dnnlib.files import atomic_path, require_folder, require_new
+from dnnlib.files import atomic_path, plain_name, require_folder, require_new
 from dnnlib.logs import logger
 from torch_utils.distributed import process_group
 from torch_utils.results import provenance
@@ -35,7 +35,7 @@ from training.inference.amortized import Amortized
 from training.inference.likelihoods import UserFunction
 from training.inference.region import DRAWS, HERE, Bounds, Region, Restricted, restricted
 from training.measure.posterior.verdicts import undetected_narrowness
-from training.model.model import Model
+from training.model.trained_network import TrainedNetwork
 from training.models import model as models
 from training.models import training
 from training.models.conversion import ROW, left_alone, numbers_of, ranges_of, table_of
@@ -50,7 +50,6 @@ from training.settings.declared import from_values
 from training.settings.inference import PriorOptions, SamplerOptions
 from training.settings.posterior import CheckSettings, RoundsSettings, SampleSettings
 from training.settings.train import TrainSettings
-from training.subjects.networks import plain_name
 
 SHRINKS = 0.8
 """Largest fraction of the previous region for which a new region gets its own training."""
@@ -169,7 +168,7 @@ class StoredRound:
     facts: RoundFacts
     bounds: Bounds | None
     table: DataTable
-    model: Model | None = None
+    model: TrainedNetwork | None = None
 
 
 class RoundsInMemory:
@@ -438,12 +437,12 @@ class RoundsResult:
 
     Attributes:
         sampled: Draws of the last posterior.
-        model: Model of the last posterior.
+        model: TrainedNetwork of the last posterior.
         check: Check on held-out simulations of the last round; None if there are too few.
     """
 
     sampled: SampledPosteriors
-    model: Model
+    model: TrainedNetwork
     check: CheckReport | None
 
 
@@ -608,7 +607,7 @@ def rounds(
     store = RoundsInMemory() if outdir is None else RoundsInFolder.of(task)
     with left_alone():
         result = in_rounds(task, store)
-    return PosteriorDraws.from_sampled(result.sampled, models.Model.of_contents(result.model))
+    return PosteriorDraws.from_sampled(result.sampled, models.Model.from_trained(result.model))
 
 
 def in_rounds(task: RoundsTask, store: RoundsInMemory) -> RoundsResult:

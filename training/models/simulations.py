@@ -395,10 +395,10 @@ class SimulationRun:
         """
         length = 0 if melted.labels is None else melted.labels.shape[1]
         if length != self.subject.label_dim:
-            assert self.subject.file is not None
+            assert self.subject.network is not None
             raise DataError(
                 f"{melted.path} has conditions of length {length}, but "
-                f"{self.subject.file.name} has {self.subject.label_dim}"
+                f"{self.subject.network.name} has {self.subject.label_dim}"
             )
 
     def _generate(

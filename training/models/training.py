@@ -28,7 +28,7 @@ from training.learning.cost import print_dry_run
 from training.learning.latents import latent_file, refit_latent_law
 from training.learning.run import Progress, run_training, train_in_memory
 from training.learning.run_folder import OPTIONS_NAME, Place, Resumed, place_to_resume, read_record
-from training.model.model import Model
+from training.model.trained_network import TrainedNetwork
 from training.models.reports import warn_if_longer
 from training.names import script
 from training.settings.declared import Declared
@@ -36,7 +36,6 @@ from training.settings.train import TrainSettings
 from training.settings.training import ToyTrainSettings, as_typed, require_values
 from training.subjects import (
     ImageTraining,
-    NetworkFile,
     RecordTraining,
     Subject,
     TableTraining,
@@ -52,11 +51,11 @@ class Trained(NamedTuple):
     """Result of a training: the model, or the network file that contains it.
 
     Attributes:
-        model: Model, if the run was kept in memory.
+        model: TrainedNetwork, if the run was kept in memory.
         path: Network file, if the run has a directory.
     """
 
-    model: Model | None = None
+    model: TrainedNetwork | None = None
     path: Path | None = None
 
 
@@ -311,16 +310,16 @@ def train(
 
 
 def refit(
-    settings: TrainingSettings, file: NetworkFile, subject: Subject, data: Path | None
+    settings: TrainingSettings, network: TrainedNetwork, subject: Subject, data: Path | None
 ) -> Path:
     """Refit the latent distribution of a trained network to data.
 
     Without data, the distribution is fitted to new draws of a toy.
     """
     run = settings.run
-    path = latent_file(file.path, run.outdir)
+    path = latent_file(network.path, run.outdir)
     with process_group(run.device_name) as device:
-        refit_latent_law(file.model, subject.latent_plan(data, run.seed, device), path, device)
+        refit_latent_law(network, subject.latent_plan(data, run.seed, device), path, device)
     return path
 
 

@@ -4,11 +4,11 @@ Each kind has a ``Training``, which trains a network on such data, and a ``Subje
 the meaning of its points.
 """
 
-from dnnlib.errors import UsageError
-from training.names import RECORDS, script
+from dnnlib.errors import DataError, UsageError
+from training.model.trained_network import TrainedNetwork
+from training.names import RECORDS, TOY, script
 from training.subjects.image_training import ImageTraining
 from training.subjects.images import ImageFlow
-from training.subjects.networks import NetworkFile
 from training.subjects.record_priors import RecordPrior
 from training.subjects.record_training import RecordTraining
 from training.subjects.records import RecordFlow
@@ -22,7 +22,6 @@ from training.subjects.trial_training import TrialTraining
 __all__ = [
     "ImageFlow",
     "ImageTraining",
-    "NetworkFile",
     "RecordFlow",
     "RecordPrior",
     "RecordTraining",
@@ -31,10 +30,12 @@ __all__ = [
     "TableTraining",
     "ToyFlow",
     "ToyTraining",
+    "TrainedNetwork",
     "Training",
     "TrialTraining",
     "open_prior",
     "open_subject",
+    "require_data_set",
 ]
 
 KINDS: dict[str, type[Subject]] = {kind.kind: kind for kind in (ToyFlow, TableFlow, ImageFlow)}
@@ -42,12 +43,12 @@ KINDS: dict[str, type[Subject]] = {kind.kind: kind for kind in (ToyFlow, TableFl
 
 
 def open_subject(
-    file: NetworkFile, expected: dict[str, object] | None = None, data_name: str | None = None
+    network: TrainedNetwork, expected: dict[str, object] | None = None, data_name: str | None = None
 ) -> Subject:
     """Return the subject (the flow and the meaning of its points) of an open network file.
 
     Args:
-        file: Network file.
+        network: Trained network.
         expected: Options that the user gave, by name, to check against the file; None for a value
             that was left out.
         data_name: Name for results; None for the name of the network's data.
@@ -56,15 +57,15 @@ def open_subject(
         UsageError: An option contradicts the file.
         DataError: The file's description of its data is inconsistent.
     """
-    if file.kind == RECORDS:
+    if network.data_kind == RECORDS:
         raise UsageError(
-            f"{file.path} answers conditional queries of a table: use it with "
+            f"{network.path} answers conditional queries of a table: use it with "
             f"{script('ask')} or {script('posterior')}"
         )
-    return KINDS[file.kind].of(file, expected or {}, data_name)
+    return KINDS[network.data_kind].of(network, expected or {}, data_name)
 
 
-def open_prior(file: NetworkFile) -> Subject:
+def open_prior(network: TrainedNetwork) -> Subject:
     """Return the subject of a network file that serves as a prior.
 
     For a network of records, the points of the subject are the numeric columns.
@@ -73,4 +74,17 @@ def open_prior(file: NetworkFile) -> Subject:
         UsageError: The records have no numeric columns, or the network was trained for one query.
         DataError: The file's description of its data is inconsistent.
     """
-    return RecordPrior.of(file, {}) if file.kind == RECORDS else open_subject(file)
+    return RecordPrior.of(network, {}) if network.data_kind == RECORDS else open_subject(network)
+
+
+def require_data_set(network: TrainedNetwork) -> None:
+    """Check that a network is not for a toy, whose points are in no data set.
+
+    Raises:
+        DataError: The network is for a toy.
+    """
+    if network.data_kind == TOY:
+        raise DataError(
+            f"{network.path} was trained on the toy '{network.about.get('data_name')}', "
+            f"not on images or a table: use it with {script('toy_pfODE_int')}"
+        )

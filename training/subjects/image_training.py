@@ -28,7 +28,7 @@ from training.learning.run import PostTraining
 from training.learning.run_folder import Resumed
 from training.learning.speed import compile_network, fastest_precision
 from training.learning.trainer import Trainer
-from training.model.model import Model
+from training.model.trained_network import TrainedNetwork
 from training.names import IMAGES, LABEL_DIM
 from training.networks.encoder_decoder import sides_of_levels
 from training.recipes import (
@@ -238,7 +238,7 @@ class ImageTraining(Training):
         return trainer, source
 
 
-def take_weights(location: str, model: Model) -> None:
+def take_weights(location: str, model: TrainedNetwork) -> None:
     """Copy the weights of another network that fit by name and shape into a model.
 
     The output gain is not copied, because it belongs to the axes and times of the other data. The
@@ -249,7 +249,7 @@ def take_weights(location: str, model: Model) -> None:
         DataError: The other file's description of its training rows is invalid.
     """
     path = local_file(location)
-    other = Model.load(path)
+    other = TrainedNetwork.load(path)
     given = other.denoiser.network.state_dict()
     own = model.denoiser.network.state_dict()
     fitting = {k: v for k, v in given.items() if k in own and v.shape == own[k].shape}

@@ -31,10 +31,9 @@ from training.flow.trajectory import Trajectory
 from training.learning.latents import MOST, LatentPlan
 from training.measure.image_quantities import class_log_odds, image_quantities
 from training.measure.roundtrip import LEVELS_PER_UNIT, RoundtripErrors
-from training.model.model import Model
+from training.model.trained_network import TrainedNetwork
 from training.names import IMAGE_POOL, IMAGES, TOY_NAMES, script
 from training.subjects.image_training import latent_plan
-from training.subjects.networks import NetworkFile
 from training.subjects.samples import ImageReturns, Returns, Samples, Source
 from training.subjects.subject import Draw, Facts, Quantities, Subject, required, variances_line
 
@@ -49,14 +48,14 @@ class ImageFlow(Subject):
     """A flow of images.
 
     Attributes:
-        file: Network file.
+        network: Trained network.
         shape: Shape of an image ``(C, H, W)``.
         classes: Number of classes, or length of the condition vectors; 0 for an unconditional
             network.
         vectors: Whether conditions are vectors of numbers instead of classes.
     """
 
-    file: NetworkFile
+    network: TrainedNetwork
     shape: tuple[int, int, int]
     classes: int
     vectors: bool = False
@@ -73,23 +72,23 @@ class ImageFlow(Subject):
 
     @classmethod
     def of(
-        cls, file: NetworkFile, expected: Mapping[str, Any], data_name: str | None = None
+        cls, network: TrainedNetwork, expected: Mapping[str, Any], data_name: str | None = None
     ) -> "ImageFlow":
         """Return the flow of a network file of images, with the arguments of ``open_subject``."""
-        about = file.model.about
-        shape = _image_shape(file.path, file.model)
+        about = network.about
+        shape = _image_shape(network.path, network)
         label_dim = about.get("label_dim", 0)
         if not (type(label_dim) is int and label_dim >= 0):
-            raise DataError(f"{file.path} has an invalid number of classes, '{label_dim}'")
+            raise DataError(f"{network.path} has an invalid number of classes, '{label_dim}'")
         channels, height, _ = shape
         known = {
-            "data_dim": file.model.denoiser.basis.dim,
+            "data_dim": network.denoiser.basis.dim,
             "dims_to_keep": about["dims_to_keep"],
             "img_size": height,
             "img_ch": channels,
         }
         return cls(
-            **file.as_subject(expected, data_name, "images", known),
+            **network.as_subject(expected, data_name, "images", known),
             shape=shape,
             classes=label_dim,
             vectors=about.get("vectors") is True,
@@ -127,7 +126,7 @@ class ImageFlow(Subject):
 
         Gradients, too, need only the memory of one evaluation.
         """
-        model = self.file.model
+        model = self.network
         flow = model.flow.with_denoiser(RecomputedDenoiser(model.denoiser.to(device)))
         return flow.in_blocks(rows or BLOCK_ROWS[device.type])
 
@@ -158,14 +157,14 @@ class ImageFlow(Subject):
         if tuple(dataset.image_shape) != self.image_shape:
             raise DataError(
                 f"{path} has images of {_shape(dataset.image_shape)}, but the network "
-                f"{self.file.path.name} was trained on {_shape(self.image_shape)}"
+                f"{self.network.path.name} was trained on {_shape(self.image_shape)}"
             )
         if count is not None and len(dataset) < count:
             raise DataError(f"{path} has {len(dataset)} images, but {count} were requested")
         if dataset.label_dim != self.label_dim:
             raise DataError(
                 f"{path} has class labels of length {dataset.label_dim}, but the network "
-                f"{self.file.path.name} has {self.label_dim}"
+                f"{self.network.path.name} has {self.label_dim}"
             )
         return dataset
 
@@ -318,11 +317,11 @@ class ImageFlow(Subject):
         """
         if self.vectors and drawn:
             raise UsageError(
-                f"the conditions of {self.file.path.name} are vectors of {self.classes} "
+                f"the conditions of {self.network.path.name} are vectors of {self.classes} "
                 "numbers, which cannot be drawn: give them from Python (given), or "
                 f"inflate images with conditions, {script('pfODE_int')} --sim_type=melt"
             )
-        name, classes = self.file.path.name, self.classes
+        name, classes = self.network.path.name, self.classes
         if number is not None and not classes:
             raise UsageError(f"--class is {number}, but {name} has no classes")
         if number is not None and number >= classes:
@@ -372,7 +371,7 @@ def draw_classes(count: int, classes: int, seed: int, given: int | None) -> Tens
     return torch.randint(max(classes, 1), (count,), generator=generator)
 
 
-def _image_shape(path: DataSource, model: Model) -> tuple[int, int, int]:
+def _image_shape(path: DataSource, model: TrainedNetwork) -> tuple[int, int, int]:
     """Return the shape ``(C, H, W)`` from the file, after checking that it fits the network."""
     shape = model.about.get("image_shape")
     if shape is None:

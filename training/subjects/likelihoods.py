@@ -40,11 +40,10 @@ from training.inference.trial_likelihoods import (
     cell_shifts,
 )
 from training.learning.building import ModelConfig
-from training.model.model import Model
+from training.model.trained_network import TrainedNetwork
 from training.names import DISCRETE, LIKELIHOOD, TABLE, TABLE_NETWORK, TRIALS, UNIFORM, script
 from training.networks.mixture import ABSENT, ASKED
 from training.networks.questions import TrialNetwork
-from training.subjects.networks import NetworkFile
 from training.subjects.tables import TableFlow, drawn_rows, testable_rows
 from training.subjects.trial_training import residuals
 
@@ -119,7 +118,7 @@ class LearnedLikelihood:
     """A neural likelihood in a network file.
 
     Attributes:
-        file: Network file.
+        network: Trained network.
         table: Flow of data, with parameters and covariates as conditions.
         distribution: Distribution of one trial.
         bounds: Bounds of the parameters, by name; infinite where there is no bound.
@@ -127,7 +126,7 @@ class LearnedLikelihood:
         trained_on: Number of training trials; None if unknown.
     """
 
-    file: NetworkFile
+    network: TrainedNetwork
     table: TableFlow
     distribution: TrialDistribution
     bounds: dict[str, tuple[float, float]]
@@ -135,26 +134,28 @@ class LearnedLikelihood:
     trained_on: int | None = None
 
     @classmethod
-    def of(cls, file: NetworkFile) -> "LearnedLikelihood | None":
+    def of(cls, network: TrainedNetwork) -> "LearnedLikelihood | None":
         """Return the likelihood of a network file, or None if the file has no likelihood.
 
         Raises:
             DataError: The file's description of its parameters is inconsistent.
         """
-        about, network = file.model.about, file.model.denoiser.network
+        about, module = network.about, network.denoiser.network
         if about.get(LIKELIHOOD) is None:
             return None
-        table, bounds = TableFlow.of(file, {}), _bounds(about[LIKELIHOOD])
+        table, bounds = TableFlow.of(network, {}), _bounds(about[LIKELIHOOD])
         first = _first_level(table)
         if bounds is None or list(bounds) != list(table.conditions[:first][: len(bounds)]):
-            raise DataError(f"{file.path} does not declare which of its conditions are parameters")
+            raise DataError(
+                f"{network.path} does not declare which of its conditions are parameters"
+            )
         discrete = [name for name in bounds if name in about.get(DISCRETE, ())]
         distribution: TrialDistribution = FlowTrialDistribution(table.flow)
-        if isinstance(network, TrialNetwork):
-            distribution = IncompleteTrialDistribution(table.flow, network)
+        if isinstance(module, TrialNetwork):
+            distribution = IncompleteTrialDistribution(table.flow, module)
         if first < len(table.conditions):
             distribution = MixedTrialDistribution(distribution, table.coordinates)
-        return cls(file, table, distribution, bounds, discrete, about.get(TRIALS))
+        return cls(network, table, distribution, bounds, discrete, about.get(TRIALS))
 
     @property
     def takes_missing(self) -> bool:
@@ -291,7 +292,7 @@ class LearnedLikelihood:
             for name in wanted:
                 if name not in there:
                     raise DataError(
-                        f"{path} has the columns {listed(there)}, but {self.file.name} "
+                        f"{path} has the columns {listed(there)}, but {self.network.name} "
                         f"expects {listed(wanted)}"
                     )
         assert table.conditions is not None
@@ -345,7 +346,7 @@ class LearnedLikelihood:
 
         return log_density
 
-    def prior(self, name: str | Model) -> TableFlow:
+    def prior(self, name: str | TrainedNetwork) -> TableFlow:
         """Return the prior of the parameters: ``uniform``, or a network file, path or URL.
 
         Raises:
@@ -370,37 +371,39 @@ class LearnedLikelihood:
             )
         model = uniform_model(names, ends)
         about = {**model.about, "data_name": self.table.data_name}
-        return TableFlow.of(NetworkFile(self.file.path, replace(model, about=about)), {})
+        return TableFlow.of(replace(model, about=about, path=self.network.path), {})
 
 
-def prior_of(name: str | Model, parameters: Sequence[str]) -> TableFlow:
+def prior_of(name: str | TrainedNetwork, parameters: Sequence[str]) -> TableFlow:
     """Return the flow of the parameters that ``--prior`` names: a model, a network file or its URL.
 
     Raises:
         UsageError: The flow has other columns.
         DataError: The file is missing or broken.
     """
-    file = NetworkFile.open(name)
-    if file.kind != TABLE:
+    network = TrainedNetwork.open(name)
+    if network.data_kind != TABLE:
         raise UsageError(
-            f"--prior={file.name} is not a flow of a table: give a flow of the parameters"
+            f"--prior={network.name} is not a flow of a table: give a flow of the parameters"
         )
-    prior = TableFlow.of(file, {}).require_unconditional()
+    prior = TableFlow.of(network, {}).require_unconditional()
     if sorted(prior.names) != sorted(parameters):
         raise UsageError(
-            f"--prior: {file.name} is a flow of {', '.join(prior.names)}, but the parameters are "
-            f"{', '.join(parameters)}"
+            f"--prior: {network.name} is a flow of {', '.join(prior.names)}, but the "
+            f"parameters are {', '.join(parameters)}"
         )
     return prior
 
 
-def uniform_model(names: Sequence[str], ends: Tensor) -> Model:
+def uniform_model(names: Sequence[str], ends: Tensor) -> TrainedNetwork:
     """Return a model of columns that are uniform between bounds ``[D, 2]``."""
     zeros = torch.zeros(len(names), dtype=torch.float64)
     return normal_model(names, ends, zeros, zeros + 1)
 
 
-def normal_model(names: Sequence[str], ends: Tensor, mean: Tensor, spread: Tensor) -> Model:
+def normal_model(
+    names: Sequence[str], ends: Tensor, mean: Tensor, spread: Tensor
+) -> TrainedNetwork:
     """Return a model of columns that are normal in unbounded coordinates.
 
     Args:

@@ -24,9 +24,9 @@ from training.data.tables.foreign import TableSource, listed
 from training.data.tables.table import Columns, DataSource, DataTable, Dropped
 from training.files.records import holds_records, load_records
 from training.model.questions import EncodedRows, pack
+from training.model.trained_network import TrainedNetwork
 from training.names import script
 from training.networks.mixture import ABSENT, ASKED, KNOWN
-from training.subjects.networks import NetworkFile
 from training.subjects.record_spaces import level_of
 from training.subjects.records import RecordFlow
 from training.subjects.tables import TableFlow
@@ -44,21 +44,21 @@ class RecordPrior(TableFlow):
 
     @classmethod
     def of(
-        cls, file: NetworkFile, expected: Mapping[str, Any], data_name: str | None = None
+        cls, network: TrainedNetwork, expected: Mapping[str, Any], data_name: str | None = None
     ) -> "RecordPrior":
         """Return the flow of a network file; arguments are those of ``TableFlow.of``.
 
         Raises:
-            UsageError: An option contradicts the file, the network was trained for one query, or no
-                column is a number.
+            UsageError: An option contradicts the network, the network was trained for one query, or
+                no column is a number.
             DataError: The file has another kind of data, or is broken.
         """
-        answers = RecordFlow.of(file)
+        answers = RecordFlow.of(network)
         answers.require_any()
         names = [answers.empty.names[place] for place in answers.space.numbers]
         if not names:
             raise UsageError(
-                f"{file.path} models all columns as categories, but posteriors are for "
+                f"{network.path} models all columns as categories, but posteriors are for "
                 f"numbers: use it with {script('ask')}"
             )
         for name, place in zip(names, answers.space.numbers, strict=True):
@@ -67,7 +67,7 @@ class RecordPrior(TableFlow):
                 logger.info(f"Posteriors are of rows in which '{name}' is not {atoms}")
         known = {"data_dim": len(names), "dims_to_keep": len(names)}
         return cls(
-            **file.as_subject(expected, data_name, "records", known),
+            **network.as_subject(expected, data_name, "records", known),
             column_names=names,
             dropped=Dropped.none(names),
             answers=answers,
@@ -122,7 +122,7 @@ class RecordPrior(TableFlow):
             (
                 np.isnan(records.values),
                 (
-                    "missing: put rows without it in a separate file, and name the observed "
+                    "missing: put rows without it in a separate network, and name the observed "
                     "columns with --mask"
                 ),
             ),

@@ -41,13 +41,12 @@ from training.learning.questions import (
 )
 from training.learning.run import PostTraining
 from training.learning.run_folder import Resumed
-from training.model.model import Model
 from training.model.questions import EncodedRows
+from training.model.trained_network import TrainedNetwork
 from training.names import QUESTIONS, RECORDS
 from training.networks.questions import QuestionNetwork
 from training.recipes import FEW_ROWS, TableRecipe, describe_table_recipe, fitted_to_questions
 from training.subjects.held_cells import CalibrationScores
-from training.subjects.networks import NetworkFile
 from training.subjects.record_margins import Margins
 from training.subjects.record_spaces import (
     Chosen,
@@ -178,12 +177,12 @@ class RecordTraining(Training):
             watch=watch,
         )
 
-    def _calibrate(self, rows: np.ndarray, model: Model) -> None:
+    def _calibrate(self, rows: np.ndarray, model: TrainedNetwork) -> None:
         """Add the scores of the calibration set ``[n, P]`` to the model."""
         if distributed.is_main():
             start = time.monotonic()
-            own = replace(model, denoiser=deepcopy(model.denoiser).cpu())
-            flow = RecordFlow.of(NetworkFile(self.path, own))
+            own = replace(model, denoiser=deepcopy(model.denoiser).cpu(), path=self.path)
+            flow = RecordFlow.of(own)
             places = [
                 at
                 for at, column in enumerate(self.records.columns)
@@ -214,7 +213,7 @@ class RecordTraining(Training):
         others = OTHERS_OF_FEW if levels and self._rows < FEW_ROWS else OTHERS
         return OneQuestion([chosen.space.cell(place) for place in places], others)
 
-    def _model(self, chosen: Chosen) -> tuple[Model, QuestionLoss]:
+    def _model(self, chosen: Chosen) -> tuple[TrainedNetwork, QuestionLoss]:
         space, recipe, choices = chosen.space, self.recipe, self.model_config
         choices = replace(
             choices,

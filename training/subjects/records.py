@@ -23,11 +23,11 @@ from training.data.row_hashes import RowHashes
 from training.files.records import without_rows
 from training.flow.bin_averages import SEQUENCES, mean_and_error, offsets
 from training.model.questions import EncodedRows, QuestionFlow
+from training.model.trained_network import TrainedNetwork
 from training.names import CELL_ERROR, CELL_POINTS, RECORDS, script
 from training.networks.mixture import ABSENT, ASKED, KNOWN
 from training.networks.questions import QuestionNetwork
 from training.subjects.held_cells import CalibrationScores
-from training.subjects.networks import NetworkFile
 from training.subjects.record_distributions import CategoryDistribution, CellDistribution, RowScores
 from training.subjects.record_margins import Margins
 from training.subjects.record_spaces import RecordSpace, digest_of, level_of, numbers_of_rows
@@ -50,7 +50,7 @@ class RecordFlow:
     """Conditional distributions of records by a trained network.
 
     Attributes:
-        file: Network file.
+        network: Trained network.
         empty: Records without rows, which define the columns.
         space: Map between records and the flow.
         ask: Indices of the target columns if the network has only one query; empty for any query.
@@ -59,7 +59,7 @@ class RecordFlow:
         within: Whether quantiles of discrete numbers stay within the range of the data.
     """
 
-    file: NetworkFile
+    network: TrainedNetwork
     empty: Records
     space: RecordSpace
     ask: Sequence[int]
@@ -68,26 +68,26 @@ class RecordFlow:
     within: bool = True
 
     @classmethod
-    def of(cls, file: NetworkFile) -> "RecordFlow":
+    def of(cls, network: TrainedNetwork) -> "RecordFlow":
         """Return the flow of a network file.
 
         Raises:
             DataError: The file has another kind of data, or is broken.
         """
-        if file.kind != RECORDS:
+        if network.data_kind != RECORDS:
             raise DataError(
-                f"{file.path} is a network of {file.kind}: conditional queries need a "
+                f"{network.path} is a network of {network.data_kind}: conditional queries need a "
                 f"network that {script('train')} makes of a table with --any, or of one "
                 "with text, dates or missing values"
             )
-        about, network = file.model.about, file.model.denoiser.network
-        broken = DataError(f"{file.path} is damaged: its descriptions of columns do not match")
+        about, module = network.about, network.denoiser.network
+        broken = DataError(f"{network.path} is damaged: its descriptions of columns do not match")
         empty = without_rows(str(about.get("records")), broken)
         values, ask = about.get("values"), about.get("ask")
-        coordinates = file.model.coordinates
+        coordinates = network.coordinates
         if not (
             coordinates is not None
-            and isinstance(network, QuestionNetwork)
+            and isinstance(module, QuestionNetwork)
             and isinstance(values, list)
             and len(values) == len(empty.columns)
             and all(_are_levels(column) for column in values)
@@ -97,23 +97,23 @@ class RecordFlow:
             raise broken
         space = RecordSpace(empty.columns, [tuple(column) for column in values], coordinates)
         own = (max(1, len(space.numbers)), space.level_counts, space.atoms)
-        if own != (network.dim, network.level_counts, network.atoms):
+        if own != (module.dim, module.level_counts, module.atoms):
             raise broken
         places, count = [empty.names.index(name) for name in ask], len(empty.columns)
         margins = Margins.read(about.get("margins"), count, broken)
         held = CalibrationScores.read(about.get("held_cells"), count, broken)
-        return cls(file, empty, space, places, margins, held)
+        return cls(network, empty, space, places, margins, held)
 
     @cached_property
     def questions(self) -> QuestionFlow:
         """Flow of the network for conditional queries, with its integration schedules."""
-        network = self.file.model.denoiser.network
+        network = self.network.denoiser.network
         assert isinstance(network, QuestionNetwork)
-        return QuestionFlow(self.file.model.flow, network)
+        return QuestionFlow(self.network.flow, network)
 
     def was_trained_on(self, records: Records) -> bool:
         """Return whether records are the training data, with the same held-out rows."""
-        return self.file.model.about.get("rows_sha256") == digest_of(records)
+        return self.network.about.get("rows_sha256") == digest_of(records)
 
     def repeated(self, records: Records) -> int:
         """Return the number of rows that are in the training data, beyond chance.
@@ -121,7 +121,7 @@ class RecordFlow:
         Only rows without missing numbers are compared.
         """
         numbers = numbers_of_rows(records, self.space.numbers)
-        sketch = RowHashes.read(self.file.path, self.file.model.about)
+        sketch = RowHashes.read(self.network.path, self.network.about)
         return sketch.repeated_beyond_chance(numbers, alike=True)
 
     def distributions(
@@ -499,7 +499,7 @@ class RecordFlow:
         if self.ask:
             names = ",".join(self.empty.names[place] for place in self.ask)
             raise UsageError(
-                f"{self.file.path} was trained with --ask={names} and predicts only these "
+                f"{self.network.path} was trained with --ask={names} and predicts only these "
                 "columns: to predict others, train again without --ask"
             )
 
@@ -513,7 +513,7 @@ class RecordFlow:
             own = ",".join(self.empty.names[place] for place in self.ask)
             names = ", ".join(self.empty.names[place] for place in places)
             raise UsageError(
-                f"{self.file.path} was trained with --ask={own}, and does not model {names}"
+                f"{self.network.path} was trained with --ask={own}, and does not model {names}"
             )
 
     def _only(self, place: int, count: int) -> np.ndarray:

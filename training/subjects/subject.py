@@ -25,6 +25,7 @@ from training.flow.solvers import Solver, get_solver
 from training.flow.trajectory import Trajectory
 from training.inference.prior import Prior, integrations_of
 from training.learning.latents import LatentPlan
+from training.model.trained_network import TrainedNetwork
 from training.names import (
     ALL_AT_ONCE,
     AMORTIZED_CUDA_ROWS,
@@ -34,7 +35,6 @@ from training.names import (
     MOST_DEBLURRED,
     TOY_POOL,
 )
-from training.subjects.networks import NetworkFile
 from training.subjects.samples import Returns, RowReturns, Samples, Source
 
 Draw = Callable[[torch.Generator], Tensor]
@@ -59,14 +59,14 @@ class Subject(ABC):
         data_name: Name of the data.
         t_max: Last time of the training; for a flow without a network, the default of the schedule.
         known: Settings of the data and the schedule, by the names of options.
-        file: Network file; None for a flow without a network.
+        network: Trained network; None for a flow without a network.
     """
 
     flow: ProbabilityFlow
     data_name: str
     t_max: float
     known: Mapping[str, Any]
-    file: NetworkFile | None = None
+    network: TrainedNetwork | None = None
 
     kind: ClassVar[str]
     pool: ClassVar[int] = TOY_POOL
@@ -90,7 +90,7 @@ class Subject(ABC):
     @classmethod
     @abstractmethod
     def of(
-        cls, file: NetworkFile, expected: Mapping[str, Any], data_name: str | None = None
+        cls, network: TrainedNetwork, expected: Mapping[str, Any], data_name: str | None = None
     ) -> Self:
         """Return the subject of a network file; see ``open_subject``."""
 
@@ -135,7 +135,7 @@ class Subject(ABC):
     @cached_property
     def digest(self) -> str | None:
         """Digest of the network; None for a flow without a network."""
-        return None if self.file is None else self.file.model.digest()
+        return None if self.network is None else self.network.digest()
 
     @property
     def label_dim(self) -> int:
@@ -351,9 +351,9 @@ class Subject(ABC):
 
     def repeated(self, numbers: np.ndarray, alike: bool = False) -> int:
         """Return the number of rows (hashes) that are in the training data, beyond chance."""
-        if self.file is None:
+        if self.network is None:
             return 0
-        sketch = RowHashes.read(self.file.path, self.file.model.about)
+        sketch = RowHashes.read(self.network.path, self.network.about)
         return sketch.repeated_beyond_chance(numbers, alike)
 
     def counted(self, number: int | None, otherwise: int, path: DataSource | None) -> int | None:

@@ -32,7 +32,7 @@ from training.learning.latents import NETWORK_ROWS, LatentPlan, points_to_inflat
 from training.learning.loss import DenoisingLoss
 from training.learning.trainer import Trainer, TrainingConfig
 from training.measure.association import independence_p_values
-from training.model.model import Model
+from training.model.trained_network import TrainedNetwork
 from training.names import AUTO, AXES_TOO, LOG, MARGINALS
 from training.recipes import FEW_ROWS
 
@@ -224,7 +224,7 @@ class Preparation:
         where = f"up to {float(farthest.max()):.0f} standard deviations from the others"
         return f"{far} row(s) are {where} along a whitened axis: check them" if far else None
 
-    def build(self, coordinates: Coordinates) -> tuple[Model, DenoisingLoss]:
+    def build(self, coordinates: Coordinates) -> tuple[TrainedNetwork, DenoisingLoss]:
         """Return an untrained model in these coordinates, on the device, and its loss."""
         rows = self.table.train_rows
         basis = basis_in(coordinates.given(rows.conditions), rows.points)
@@ -307,7 +307,7 @@ class Preparation:
 
     def trained(
         self, coordinates: Coordinates, patience: int | None = None
-    ) -> tuple[Model, HeldOut]:
+    ) -> tuple[TrainedNetwork, HeldOut]:
         """Train a model as a run does, but without files.
 
         Args:

@@ -22,8 +22,8 @@ from training.flow.pfode import ProbabilityFlow
 from training.flow.trajectory import Trajectory
 from training.learning.latents import MOST, LatentPlan
 from training.measure.held_out_ranks import density_ranks, latent_coverage
+from training.model.trained_network import TrainedNetwork
 from training.names import MOST_ROWS, TABLE, script
-from training.subjects.networks import NetworkFile
 from training.subjects.samples import Samples
 from training.subjects.subject import Draw, Facts, Subject, required, variances_line
 from training.subjects.table_spaces import rows_to_inflate
@@ -34,13 +34,13 @@ class TableFlow(Subject):
     """A flow of the rows of a table, with or without conditions.
 
     Attributes:
-        file: Network file.
+        network: Trained network.
         column_names: Names of the columns.
         dropped: Columns left out of the training because they are functions of other columns.
         conditions: Names of the conditions.
     """
 
-    file: NetworkFile
+    network: TrainedNetwork
     column_names: Sequence[str]
     dropped: Dropped
     conditions: Sequence[str] = ()
@@ -49,12 +49,12 @@ class TableFlow(Subject):
 
     @classmethod
     def of(
-        cls, file: NetworkFile, expected: Mapping[str, Any], data_name: str | None = None
+        cls, network: TrainedNetwork, expected: Mapping[str, Any], data_name: str | None = None
     ) -> "TableFlow":
         """Return the flow of a network file whose network has coordinates.
 
         Args:
-            file: Network file.
+            network: Trained network.
             expected: ``data_dim`` and ``dims_to_keep`` if the user gave them.
             data_name: Name for results; None for the name of the network's data set.
 
@@ -62,19 +62,19 @@ class TableFlow(Subject):
             UsageError: An option contradicts the file.
             DataError: The file's description of its columns is inconsistent.
         """
-        about, dim = file.model.about, file.model.denoiser.basis.dim
+        about, dim = network.about, network.denoiser.basis.dim
         columns = about.get("columns")
         if not (isinstance(columns, list) and _are_texts(columns) and len(columns) == dim):
-            raise DataError(f"{file.path} does not name its {dim} columns")
+            raise DataError(f"{network.path} does not name its {dim} columns")
         conditions = about.get("condition_names", [])
-        count = file.model.coordinates.condition_dim if file.model.coordinates else 0
+        count = network.coordinates.condition_dim if network.coordinates else 0
         if not (_are_texts(conditions) and len(conditions) == count):
-            raise DataError(f"{file.path} does not name its {count} conditions")
+            raise DataError(f"{network.path} does not name its {count} conditions")
         known = {"data_dim": dim, "dims_to_keep": about["dims_to_keep"]}
         return cls(
-            **file.as_subject(expected, data_name, "table", known),
+            **network.as_subject(expected, data_name, "table", known),
             column_names=columns,
-            dropped=_dropped(file.path, about.get("dropped"), columns),
+            dropped=_dropped(network.path, about.get("dropped"), columns),
             conditions=conditions,
         )
 
@@ -106,7 +106,7 @@ class TableFlow(Subject):
     @property
     def coordinates(self) -> Coordinates:
         """Coordinates of the columns and the conditions."""
-        coordinates = self.file.model.coordinates
+        coordinates = self.network.coordinates
         assert coordinates is not None
         return coordinates
 
@@ -118,7 +118,7 @@ class TableFlow(Subject):
         """
         if self.conditions:
             raise UsageError(
-                f"{self.file.name} is conditional on {', '.join(self.conditions)}: draw "
+                f"{self.network.name} is conditional on {', '.join(self.conditions)}: draw "
                 f"from it with {script('posterior')} sample --condition=FILE"
             )
         return self
@@ -330,7 +330,7 @@ class TableFlow(Subject):
         if missing:
             raise DataError(
                 f"{path} has no column '{missing[0]}', which the network "
-                f"{self.file.path.name} needs"
+                f"{self.network.path.name} needs"
             )
         points = table.points[:, [names.index(name) for name in self.column_names]]
         if self.dropped.names:

@@ -28,8 +28,8 @@ from training.learning.run import PostTraining
 from training.learning.run_folder import Resumed
 from training.learning.targets import MOST_NEAR
 from training.model.recipe import make_schedule
+from training.model.trained_network import TrainedNetwork
 from training.names import INFLATION, MOST_AVERAGED, OTHERS, TOY, TOY_NAMES
-from training.subjects.networks import NetworkFile
 from training.subjects.samples import Samples
 from training.subjects.subject import Draw, Subject
 from training.subjects.training import Start, Training
@@ -115,7 +115,7 @@ class ToyFlow(Subject):
 
     @classmethod
     def of(
-        cls, file: NetworkFile, expected: Mapping[str, Any], data_name: str | None = None
+        cls, network: TrainedNetwork, expected: Mapping[str, Any], data_name: str | None = None
     ) -> "ToyFlow":
         """Return the flow of a network file.
 
@@ -123,11 +123,11 @@ class ToyFlow(Subject):
             UsageError: An option contradicts the network.
             DataError: The network was not trained on a toy.
         """
-        path, model = file.path, file.model
+        path, model = network.path, network
         names = ("data_name", "augment_to", "data_dim", *INFLATION)
-        known = file.agreed({name: expected.get(name) for name in names}, file.known)
+        known = network.agreed({name: expected.get(name) for name in names}, network.known)
         name, augment_to = known["data_name"], known["augment_to"]
-        if file.kind != TOY or name not in TOY_NAMES or not isinstance(augment_to, int):
+        if network.data_kind != TOY or name not in TOY_NAMES or not isinstance(augment_to, int):
             raise DataError(f"{path} was trained on '{name}', not on a toy")
         toy = Toy(name, augment_to)
         if toy.dim != model.denoiser.basis.dim:
@@ -142,7 +142,12 @@ class ToyFlow(Subject):
                 f"but the toy {name} has {_shown(own)}"
             )
         return cls(
-            flow=model.flow, data_name=name, t_max=file.t_max, known=known, file=file, toy=toy
+            flow=model.flow,
+            data_name=name,
+            t_max=network.t_max,
+            known=known,
+            network=network,
+            toy=toy,
         )
 
     @classmethod

@@ -23,7 +23,7 @@ from training.learning.run import PostTraining
 from training.learning.run_folder import Resumed
 from training.learning.speed import look_seconds, step_seconds
 from training.learning.trainer import Trainer, TrainingConfig
-from training.model.model import Model
+from training.model.trained_network import TrainedNetwork
 from training.names import ADAM
 from training.recipes import TableRecipe, TrainingRecipe
 
@@ -45,7 +45,7 @@ class Start:
     """
 
     recipe: TrainingRecipe
-    model: Model
+    model: TrainedNetwork
     loss: DenoisingLoss
     config: TrainingConfig
     resolved: Mapping[str, Any]

@@ -32,8 +32,8 @@ from training.learning.loss import DenoisingLoss
 from training.learning.mixture_start import Mixture, fit_mixture
 from training.learning.run_folder import Resumed
 from training.learning.trainer import TrainingConfig
-from training.model.model import Model
 from training.model.questions import EncodedRows
+from training.model.trained_network import TrainedNetwork
 from training.names import LOG, TRIAL_NETWORK
 from training.networks.mixture import ABSENT, ASKED
 from training.recipes import TableRecipe
@@ -124,7 +124,7 @@ class TrialPreparation(Preparation):
             points, columns, space.marginals, "none", rows.conditions, space.linear_start
         )
 
-    def build(self, coordinates: Coordinates) -> tuple[Model, DenoisingLoss]:
+    def build(self, coordinates: Coordinates) -> tuple[TrainedNetwork, DenoisingLoss]:
         """Return an untrained model that starts from a mixture of residuals, and its loss."""
         model, loss = self.model_config.build_from(self.mixture(coordinates)[0], MOST_NOISE)
         model.denoiser.to(self.device)

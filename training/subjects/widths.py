@@ -1,16 +1,13 @@
 """Fit of the scale of a trained posterior's errors to simulations; see ``training.flow.widths``."""
 
-from pathlib import Path
-
 import torch
 
 from dnnlib.logs import logger
 from training.data.tables.table import DataTable
 from training.flow.widths import Widths
 from training.inference.amortized import Amortized
-from training.model.model import Model
+from training.model.trained_network import TrainedNetwork
 from training.names import MOST_DEBLURRED
-from training.subjects.networks import NetworkFile
 from training.subjects.tables import TableFlow
 
 SIMULATIONS, DRAWS = 2000, 100
@@ -22,7 +19,7 @@ FEWEST = 200
 """Smallest number of simulations for fitting widths."""
 
 
-def fit_widths(table: DataTable, seed: int, model: Model) -> None:
+def fit_widths(table: DataTable, seed: int, model: TrainedNetwork) -> None:
     """Fit the error scale (widths) of a model of parameters given data; store it in the model.
 
     Args:
@@ -34,7 +31,7 @@ def fit_widths(table: DataTable, seed: int, model: Model) -> None:
     chosen = torch.cat([order[held_out], order[~held_out]])[:SIMULATIONS]
     if len(chosen) < FEWEST or table.conditions is None or table.dim > MOST_DEBLURRED:
         return
-    subject = TableFlow.of(NetworkFile(Path("model"), model), {})
+    subject = TableFlow.of(model, {})
     device = subject.flow.device
     posterior = Amortized(
         subject.sharpened(subject.neural_posterior()),

@@ -25,7 +25,7 @@ from training.learning.run import PostTraining, run_training, train
 from training.learning.run_folder import Place, Resumed, RunFolder, states_in
 from training.learning.speed import step_seconds
 from training.learning.stopping import StoppedBySignal, StopRequest
-from training.model.model import Model
+from training.model.trained_network import TrainedNetwork
 
 
 def statistics(folder):
@@ -52,7 +52,7 @@ def test_a_run_writes_reports_files_and_averaged_weights(run_folder):
     log = (folder.path / "log.txt").read_text()
     assert log.count(" loss ") == 4
     assert "network-snapshot-000004.pkl" in log
-    model = Model.load(folder.network_path(4000))
+    model = TrainedNetwork.load(folder.network_path(4000))
     assert torch.equal(weights(model.denoiser), weights(trainer.averaged.denoiser))
     assert not torch.equal(weights(model.denoiser), weights(trainer.denoiser))
     assert model.about["seen"] == 4000
@@ -113,7 +113,7 @@ def test_failed_calibrations_lose_nothing(run_folder, trouble):
     folder = run_folder("run")
     with pytest.raises(type(trouble)):
         train(trainer, source, folder, PostTraining(closing=fail))
-    assert Model.load(folder.network_path(4000)).about["seen"] == 4000
+    assert TrainedNetwork.load(folder.network_path(4000)).about["seen"] == 4000
     finished = []
     resumed, source = circles_trainer()
     resumed.restore(read_state(folder.state_path(4000)), "state.pt")

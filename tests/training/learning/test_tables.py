@@ -29,7 +29,7 @@ from training.learning.held_out import HeldOut, Score, Validation
 from training.learning.loss import DenoisingRegression
 from training.learning.run import PostTraining, train
 from training.learning.trainer import Trainer, TrainingConfig
-from training.model.model import Model
+from training.model.trained_network import TrainedNetwork
 from training.networks.mlp import ToyMLP
 from training.subjects import table_spaces
 from training.subjects.table_spaces import Preparation, Space, choose_space
@@ -195,7 +195,7 @@ def test_best_weights_are_saved_calibrated_or_not(run_folder):
 
     with pytest.raises(DataError, match="no fit"):
         train(trainer, prepared.source(coordinates), folder, PostTraining(closing=finish), watch)
-    (best,), saved = got, Model.load(folder.network_path(trainer.seen))
+    (best,), saved = got, TrainedNetwork.load(folder.network_path(trainer.seen))
     assert saved.digest() == best.digest()
     weights = watch.state()["best"][""]["weights"]
     assert all(torch.equal(best.denoiser.state_dict()[k], v) for k, v in weights.items())
@@ -374,7 +374,7 @@ def test_conditions_that_tell_nothing_are_left_out_of_account(tmp_path):
     space = choose_space(prepared, Space("none", "zca", "on", "map", "on"))
     model, _ = prepared.build(prepared.coordinates(space))
     model.save(tmp_path / "network.pkl")
-    flow = Model.load(tmp_path / "network.pkl").flow
+    flow = TrainedNetwork.load(tmp_path / "network.pkl").flow
     y = normal(1, 30, seed=7)
     points = normal(5, 3, seed=8)
     got = flow.given(labels=y).log_prob(points)
@@ -465,7 +465,7 @@ def saved(path):
 
 def test_a_conditional_ensemble_is_read_as_it_was_written_also_without_a_surprise(tmp_path):
     path = tmp_path / "network.pkl"
-    model, read = saved(path), Model.load(path)
+    model, read = saved(path), TrainedNetwork.load(path)
     assert read.digest() == model.digest()
     points, y = normal(5, 3), normal(5, 2, seed=7)
     got, expected = (m.flow.given(labels=y).log_prob(points) for m in (read, model))
@@ -478,7 +478,7 @@ def test_a_conditional_ensemble_is_read_as_it_was_written_also_without_a_surpris
     arguments = {name: value for name, value in new.arguments.items() if name != "surprise"}
     without = Part("Coordinates", arguments, state)
     write_network(path, {**parts, "coordinates": without}, about)
-    read = Model.load(path)
+    read = TrainedNetwork.load(path)
     assert read.coordinates.surprise is None
     read.save(path)
     assert read_network(path)[0]["coordinates"].arguments == arguments
@@ -509,7 +509,7 @@ def test_a_file_whose_conditions_do_not_fit_is_refused(tmp_path):
     ):
         arguments = {**good.arguments, **arguments}
         write_network(path, {**parts, "coordinates": Part("Coordinates", arguments, state)}, about)
-        assert text in refusal(Model.load, path)
+        assert text in refusal(TrainedNetwork.load, path)
 
 
 def test_a_network_that_sees_no_waves_of_conditions_is_one_that_ignores_them():

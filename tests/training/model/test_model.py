@@ -27,9 +27,9 @@ from training.flow.solvers import get_solver
 from training.learning.building import ModelConfig
 from training.learning.integrations import find_integrations
 from training.learning.latents import LatentPlan
-from training.model.model import Model
 from training.model.questions import EncodedRows, QuestionFlow
 from training.model.recipe import make_schedule
+from training.model.trained_network import TrainedNetwork
 from training.names import LOG
 from training.networks.mixture import ABSENT, ASKED, EXACT, KNOWN
 from training.subjects.held_cells import CalibrationScores
@@ -55,7 +55,7 @@ def test_a_saved_model_denoises_as_before_and_is_saved_as_the_same_file(tmp_path
             torch.nn.init.normal_(parameter, std=0.1, generator=generator)
         model.about |= {"seen": 5, "list": [1, "a", None], "nested": {"lr": 1e-3}}
         model.save(first)
-        loaded = Model.load(str(first))
+        loaded = TrainedNetwork.load(str(first))
         assert (loaded.about, loaded.recipe) == (model.about, model.recipe)
         x = normal(9, 2, generator=generator)
         model.denoiser.eval()
@@ -75,7 +75,9 @@ def test_a_saved_model_denoises_as_before_and_is_saved_as_the_same_file(tmp_path
 def test_the_scale_is_chosen_when_a_model_is_opened(model, tmp_path):
     model.save(tmp_path / "network.pkl")
     t = double(3.0)
-    plain, wide = (Model.load(tmp_path / "network.pkl", end_std=a0).flow for a0 in (1.0, 3.0))
+    plain, wide = (
+        TrainedNetwork.load(tmp_path / "network.pkl", end_std=a0).flow for a0 in (1.0, 3.0)
+    )
     torch.testing.assert_close(wide.schedule.scale(t), 3 * plain.schedule.scale(t))
     x = torch.ones(4, 2, dtype=torch.float64)
     assert torch.equal(plain.denoiser(x, t), wide.denoiser(x, t))
@@ -101,13 +103,13 @@ def test_a_calibration_is_saved_and_can_be_left_out_and_an_output_gain_stays(mod
     gained = with_output_gain(model).denoiser(x, t)
     calibrated = calibrate(model).denoiser(x, t)
     model.save(path)
-    assert torch.equal(Model.load(path).denoiser(x, t), calibrated)
-    assert torch.equal(Model.load(path, calibrated=False).denoiser(x, t), gained)
+    assert torch.equal(TrainedNetwork.load(path).denoiser(x, t), calibrated)
+    assert torch.equal(TrainedNetwork.load(path, calibrated=False).denoiser(x, t), gained)
     assert not torch.allclose(calibrated, gained)
     assert not torch.allclose(gained, plain)
-    Model.load(path).save(tmp_path / "again.pkl")
-    assert torch.equal(Model.load(tmp_path / "again.pkl").denoiser(x, t), calibrated)
-    assert not any(p.requires_grad for p in Model.load(path).denoiser.parameters())
+    TrainedNetwork.load(path).save(tmp_path / "again.pkl")
+    assert torch.equal(TrainedNetwork.load(tmp_path / "again.pkl").denoiser(x, t), calibrated)
+    assert not any(p.requires_grad for p in TrainedNetwork.load(path).denoiser.parameters())
 
 
 def test_courses_are_found_saved_and_of_the_calibrated_flow(model, tmp_path):
@@ -115,14 +117,14 @@ def test_courses_are_found_saved_and_of_the_calibrated_flow(model, tmp_path):
     find_integrations(model, LatentPlan(lambda count: Batch(points[:count]), None, 600, 0, 128))
     assert {"look", "points"} <= set(model.integrations)
     model.save(tmp_path / "network.pkl")
-    loaded = Model.load(tmp_path / "network.pkl")
+    loaded = TrainedNetwork.load(tmp_path / "network.pkl")
     assert loaded.digest() == model.digest()
     assert torch.equal(loaded.flow.sample(5, seeded(0)), model.flow.sample(5, seeded(0)))
     assert loaded.integrations["points"].arguments == model.integrations["points"].arguments
-    assert not Model.load(tmp_path / "network.pkl", calibrated=False).integrations
+    assert not TrainedNetwork.load(tmp_path / "network.pkl", calibrated=False).integrations
     model.integrations["points"].times.zero_()
     model.save(tmp_path / "broken.pkl")
-    assert "schedule are not increasing" in refusal(Model.load, tmp_path / "broken.pkl")
+    assert "schedule are not increasing" in refusal(TrainedNetwork.load, tmp_path / "broken.pkl")
 
 
 def change(**fields):
@@ -194,7 +196,7 @@ def test_an_inconsistent_file_is_a_data_error_that_names_it(model, tmp_path):
     for damage, (name, apply, *words) in DAMAGES.items():
         damaged = {**parts, name: apply(parts[name])}
         write_network(path, {key: part for key, part in damaged.items() if part}, about)
-        message = refusal(Model.load, path)
+        message = refusal(TrainedNetwork.load, path)
         assert all(text in message for text in words), damage
 
 
@@ -207,9 +209,9 @@ def test_files_that_do_not_say_what_they_are_of_are_refused(model, tmp_path):
         ({"tmin": 5.0, "tmax": 4.0}, "the times run from 5.0 to 4.0"),
     ):
         replace(model, about={**model.about, **changes}).save(path)
-        assert part in refusal(Model.load, path)
+        assert part in refusal(TrainedNetwork.load, path)
     replace(model, coordinates=Coordinates(3, ["zca"])).save(path)
-    assert "coordinates of 3 columns, but a basis of 2" in refusal(Model.load, path)
+    assert "coordinates of 3 columns, but a basis of 2" in refusal(TrainedNetwork.load, path)
 
 
 def test_a_file_with_a_student_network_is_refused(model, tmp_path):
@@ -217,7 +219,7 @@ def test_a_file_with_a_student_network_is_refused(model, tmp_path):
     model.save(path)
     parts, about = read_network(path)
     write_network(path, {**parts, "student": parts["network"]}, about)
-    assert "no longer supported; train again with train.py" in refusal(Model.load, path)
+    assert "no longer supported; train again with train.py" in refusal(TrainedNetwork.load, path)
 
 
 def test_a_law_of_latents_is_saved_and_refused_where_it_does_not_belong(tmp_path):
@@ -225,7 +227,7 @@ def test_a_law_of_latents_is_saved_and_refused_where_it_does_not_belong(tmp_path
     model, _ = tiny_model("mlp", "ES", dims_to_keep=1, width=16)
     distribution = ConditionalMixture(1, 1, components=3, width=4)
     replace(model, learned=distribution).save(path)
-    loaded = Model.load(path)
+    loaded = TrainedNetwork.load(path)
     assert loaded.learned is not None
     assert loaded.flow.latent.digest() == replace(model, learned=distribution).flow.latent.digest()
     assert loaded.digest() not in (model.digest(), replace(loaded, learned=None).digest())
@@ -247,7 +249,7 @@ def test_a_law_of_latents_is_saved_and_refused_where_it_does_not_belong(tmp_path
         (Part("Pickle", {}, {}), "unknown class 'Pickle'"),
     ):
         write_network(path, {**parts, "latent_law": part}, about)
-        assert text in refusal(Model.load, path)
+        assert text in refusal(TrainedNetwork.load, path)
 
 
 def test_a_recipe_builds_equal_models_and_takes_dimension_and_variance_from_the_basis(model):
@@ -283,7 +285,7 @@ def test_parameters_are_counted_and_a_basis_is_described_by_its_spectrum(model):
 def test_the_digest_knows_each_weight_and_each_correction(model, tmp_path):
     model.save(tmp_path / "network.pkl")
     digest = model.digest()
-    assert Model.load(tmp_path / "network.pkl").digest() == digest
+    assert TrainedNetwork.load(tmp_path / "network.pkl").digest() == digest
     with torch.no_grad():
         model.denoiser.network.output.bias[0] += 1e-3
     changed = model.digest()

@@ -11,6 +11,7 @@ import torch
 
 import toy_pfODE_int
 from dnnlib.errors import DataError, InflationError, UsageError
+from dnnlib.files import plain_name
 from tests.support.draws import double, normal, seeded
 from tests.support.flows import exact_flow
 from tests.support.image_models import END, SHAPE, save_image_model, write_image_set
@@ -29,14 +30,13 @@ from training.inference.samplers.twisted import calls_of, twist
 from training.inference.sampling import SamplingPlan
 from training.measure.posterior.calibration import RunValues, calibrate
 from training.measure.posterior.local import LocalCalibration, LocalTest
-from training.model.model import Model
+from training.model.trained_network import STORED, TrainedNetwork
 from training.models import groups as posteriors
 from training.models.groups import Groups, PartFormat, planned, sample_groups
 from training.models.integration_settings import LatentChoice, TimeChoice
 from training.models.posterior_reports import report_check, report_near, warn_of_outliers
 from training.subjects import ImageFlow, open_subject
 from training.subjects.images import draw_classes
-from training.subjects.networks import STORED, NetworkFile, plain_name
 from training.subjects.subject import summarize_variances
 
 CPU = torch.device("cpu")
@@ -47,7 +47,7 @@ def open_flow(networks):
     """``open_flow(name, data_name, ...)``: the flow of one of the networks."""
 
     def start(name, data_name=None, expected=None, **choice):
-        file = NetworkFile.open(str(networks[name]), **choice)
+        file = TrainedNetwork.open(str(networks[name]), **choice)
         return ImageFlow.of(file, expected or {}, data_name)
 
     return start
@@ -57,7 +57,7 @@ def test_what_is_known_and_what_may_be_said(open_flow, networks):
     flow = open_flow("classes")
     known = {"data_dim": 64, "dims_to_keep": 10, "img_size": 8, "img_ch": 1, "data_name": "blobs"}
     assert flow.known == known
-    assert (flow.file.path, flow.stem) == (networks["classes"], "blobs_PRRto10D")
+    assert (flow.network.path, flow.stem) == (networks["classes"], "blobs_PRRto10D")
     assert (flow.image_shape, flow.label_dim) == (SHAPE, 3)
     late = open_flow("late")
     times = TimeChoice(4, END).of(late, late.on(CPU), SOLVERS["rk4"])
@@ -65,7 +65,7 @@ def test_what_is_known_and_what_may_be_said(open_flow, networks):
     words = {"data_dim": 192, "dims_to_keep": None, "img_size": 8, "img_ch": 3}
     flow = open_flow("colors", "mine", expected=words)
     assert (flow.data_name, flow.image_shape) == ("mine", (3, 8, 8))
-    denoiser = open_flow("PRP", end_std=2.5, precision="bf16").file.model.denoiser
+    denoiser = open_flow("PRP", end_std=2.5, precision="bf16").network.denoiser
     assert (denoiser.schedule.end_std, denoiser.precision) == (2.5, "bf16")
 
 
@@ -90,7 +90,7 @@ def test_a_network_of_no_images_is_a_data_error(networks, tmp_path):
         parts, known = read_network(networks["PRP"])
         changed = {name: value for name, value in {**known, **about}.items() if value is not None}
         write_network(path, parts, changed)
-        return ImageFlow.of(NetworkFile.open(str(path)), {})
+        return ImageFlow.of(TrainedNetwork.open(str(path)), {})
 
     wrong = (8, "1x8", [1, 8], [1, 2, 3, 4], [1, 8, 9], [-1, -8, 8], [1.0, 8, 8])
     for about, message in (
@@ -106,21 +106,21 @@ def test_a_network_of_no_images_is_a_data_error(networks, tmp_path):
             opened(**about)
     flow = opened(data_name=None, label_dim=None)
     assert (flow.data_name, flow.label_dim) == ("images", 0)
-    assert "none.pkl" in refusal(NetworkFile.open, str(tmp_path / "none.pkl"))
+    assert "none.pkl" in refusal(TrainedNetwork.open, str(tmp_path / "none.pkl"))
 
 
 @torch.no_grad()
 def test_the_flow_calls_its_network_in_blocks(open_flow):
     image_flow = open_flow("classes")
     sizes = []
-    network = image_flow.file.model.denoiser.network
+    network = image_flow.network.denoiser.network
     network.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
     x, t = torch.zeros(20, 64, dtype=torch.float64), double(1.0)
     for rows, calls in ((7, [7, 7, 7]), (None, [BLOCK_ROWS["cpu"]] * 2)):
         sizes.clear()
         out = image_flow.on(CPU, rows).denoiser(x, t)
         assert sizes == calls
-        torch.testing.assert_close(out, image_flow.file.model.denoiser(x, t), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(out, image_flow.network.denoiser(x, t), rtol=1e-5, atol=1e-6)
 
 
 def test_classes_come_with_images_if_a_network_takes_them(open_flow, tmp_path):
@@ -239,11 +239,11 @@ def test_adapted_times_are_uneven_and_can_be_kept(simulate, network):
     assert not np.allclose(adapted, even, atol=1e-3)
     assert network.read_bytes() == before
     simulate("--steps=9", "--disc=adapted", "--store_grid")
-    assert Model.load(network).about[STORED]["solver"] == "exp_rk5"
+    assert TrainedNetwork.load(network).about[STORED]["solver"] == "exp_rk5"
     # A grid that no fit would give shows that it is the stored one which is used.
-    file = NetworkFile(network, Model.load(network))
+    opened = TrainedNetwork.open(str(network))
     steep = torch.linspace(0, 1, 11, dtype=torch.float64) ** 3 * 5
-    file.store_grid(EqualErrorGrid(steep), SOLVERS["exp_rk5"])
+    opened.store_grid(EqualErrorGrid(steep), SOLVERS["exp_rk5"])
     _, _, stored = simulate("--steps=10", "--disc=adapted")
     assert np.allclose(stored, steep)
     _, _, other = simulate("--steps=10", "--disc=adapted", "--solver=rk4")
@@ -251,20 +251,19 @@ def test_adapted_times_are_uneven_and_can_be_kept(simulate, network):
 
 
 def test_a_stored_grid_changes_nothing_else_and_a_broken_one_is_a_data_error(network):
-    before = Model.load(network)
-    file = NetworkFile(network, before)
-    file.store_grid(EqualErrorGrid(double([0.0, 5.0])), SOLVERS["rk4"])
-    after = Model.load(network)
+    before = TrainedNetwork.open(str(network))
+    before.store_grid(EqualErrorGrid(double([0.0, 5.0])), SOLVERS["rk4"])
+    after = TrainedNetwork.load(network)
     assert {k: v for k, v in after.about.items() if k != STORED} == before.about
     assert after.recipe == before.recipe
     x = torch.randn(5, 2, dtype=torch.float64)
     t = double(1.0)
     assert torch.equal(after.denoiser(x, t), before.denoiser(x, t))
-    model, times = Model.load(network), double([0.0, 5.0])
+    model, times = TrainedNetwork.open(str(network)), double([0.0, 5.0])
     grids = ("soon", [0.0, 3.0, 2.0, 5.0], [[0.0, 5.0]], [0.0, float("nan"), 5.0])
     for stored in (3, {"solver": "rk4"}, *({"solver": "rk4", "times": grid} for grid in grids)):
         model.about[STORED] = stored
-        assert STORED in refusal(NetworkFile(network, model).stored_grid, SOLVERS["rk4"], times)
+        assert STORED in refusal(model.stored_grid, SOLVERS["rk4"], times)
 
 
 def test_times_are_even_from_the_first_to_the_last():
@@ -479,7 +478,7 @@ def test_draws_mostly_beyond_bounds_are_explained(caplog):
 
 def test_images_that_are_called_after_a_toy_are_images(tmp_path):
     save_image_model(tmp_path / "network.pkl", data_name="moons", t_max=3.0)
-    subject = open_subject(NetworkFile.open(str(tmp_path / "network.pkl")))
+    subject = open_subject(TrainedNetwork.open(str(tmp_path / "network.pkl")))
     assert isinstance(subject, ImageFlow)
     assert subject.image_shape == (1, 8, 8)
     # As a sentence calls them: the 52nd number.

@@ -15,7 +15,7 @@ from tests.support.draws import normal, seeded
 from tests.support.running import refusal
 from training.data.toys import Toy
 from training.flow.schedules import InflationSchedule
-from training.model.model import Model
+from training.model.trained_network import TrainedNetwork
 from training.networks import NETWORKS
 from training.paper.original.file import DEEPEST_MODULE, read_original
 from training.paper.original.flow import original_embedding
@@ -99,7 +99,7 @@ def test_no_variance_is_raised(write, tmp_path):
     variances = content["ema"].state["data_eigs"] = np.geomspace(220, 3e-5, DIM)
     variances[-2:] = 0
     import_original(write(content)).model.save(tmp_path / "network.pkl")
-    denoiser = Model.load(tmp_path / "network.pkl").denoiser
+    denoiser = TrainedNetwork.load(tmp_path / "network.pkl").denoiser
     assert denoiser.data_variance.tolist() == variances.tolist()
     assert not denoiser(normal(3, DIM), torch.tensor(1.0))[:, -2:].any()
 
@@ -272,7 +272,7 @@ def test_a_song_network_of_a_toy_gives_what_it_gave(imported, tmp_path):
         torch.testing.assert_close(network.lower[1](h), known)
     assert known.abs().max() > 1e-3
     model.save(tmp_path / "network.pkl")
-    assert Model.load(tmp_path / "network.pkl").recipe.network == "OriginalToySongUNet"
+    assert TrainedNetwork.load(tmp_path / "network.pkl").recipe.network == "OriginalToySongUNet"
 
 
 PARTS = {

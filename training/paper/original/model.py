@@ -18,15 +18,15 @@ import torch
 from torch import Tensor, nn
 
 from dnnlib.errors import DataError, UsageError
+from dnnlib.files import made_plain, plain_name
 from dnnlib.logs import logger
 from torch_utils.inert_pickle import shown
 from torch_utils.snapshots import MISFITS, first_line
 from training.data.toys import Toy
 from training.flow.denoisers import NetworkDenoiser
 from training.flow.eigenbasis import EigenBasis
-from training.model.model import Model
-from training.model.network_file import check_network
 from training.model.recipe import Recipe, make_schedule
+from training.model.trained_network import TrainedNetwork, check_network
 from training.names import IMAGES, TOY
 from training.networks import NETWORKS
 from training.networks.blocks import ResidualBlock
@@ -39,7 +39,6 @@ from training.paper.original.counterparts import (
 )
 from training.paper.original.file import ALLOWED, Fields, Layers, OriginalFile, read_original
 from training.paper.original.flow import OriginalFlow, ToyData, rotate_network, uncentered_basis
-from training.subjects.networks import made_plain, plain_name
 
 MODULE_CLASSES = {
     *("Linear", "Conv2d", "GroupNorm", "ModuleDict", "PositionalEmbedding", "FourierEmbedding"),
@@ -161,14 +160,14 @@ matrix of that size.
 
 @dataclass(frozen=True)
 class Imported:
-    """Model imported from a file of the original code, with its origin.
+    """TrainedNetwork imported from a file of the original code, with its origin.
 
     Attributes:
-        model: Model, ready for evaluation.
+        model: TrainedNetwork, ready for evaluation.
         origin: Plain values: the original's class names, and the file's SHA-256.
     """
 
-    model: Model
+    model: TrainedNetwork
     origin: dict[str, Any]
 
 
@@ -231,7 +230,7 @@ def import_original(
         check_network(denoiser, about["tmax"])
     except ValueError as error:
         raise DataError(f"{path} cannot be imported: {error}") from error
-    model = Model(denoiser.eval().requires_grad_(False), recipe, about)
+    model = TrainedNetwork(denoiser.eval().requires_grad_(False), recipe, about)
     origin = {"classes": [record.class_name, layers.class_name], "sha256": file.sha256}
     return Imported(model, origin)
 

@@ -1,4 +1,4 @@
-"""Network files: ``network-snapshot-*.pkl``.
+"""Trained networks, and their files: ``network-snapshot-*.pkl``.
 
 A file is written by ``torch.save`` and opened only by ``torch.load(weights_only=True)``, which
 rebuilds tensors and plain values and rejects everything else: an untrusted file cannot run code. It
@@ -64,30 +64,42 @@ checked.
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from dnnlib.errors import DataError, UsageError
+from dnnlib.errors import DataError, UsageError, agree
+from dnnlib.files import made_plain, plain_name
+from dnnlib.logs import logger
+from dnnlib.urls import local_file
+from torch_utils import distributed
 from torch_utils.arguments import check_arguments
 from torch_utils.inert_pickle import shown
-from torch_utils.snapshots import MISFITS, Part, build, first_line, read_network
+from torch_utils.snapshots import MISFITS, Part, build, first_line, read_network, write_network
 from training.flow.calibration import Calibration
 from training.flow.coordinates.coordinates import Coordinates
 from training.flow.denoisers import NetworkDenoiser
 from training.flow.eigenbasis import EigenBasis
+from training.flow.grids import EqualErrorGrid
 from training.flow.held_out import HeldOut
 from training.flow.integrations import USES, Integration
 from training.flow.latent.conditional import ConditionalMixture
 from training.flow.output_gain import OutputGain
+from training.flow.pfode import ProbabilityFlow
+from training.flow.solvers import Solver
 from training.flow.widths import Widths
 from training.model.recipe import SCHEDULES, Recipe, basis_arguments, make_schedule
-from training.names import script
+from training.names import KINDS_OF_DATA, RECORDS, TABLE, script
 from training.networks import NETWORKS
 
+IN_MEMORY = Path("model")
+"""Path of a network that is in no file, for messages."""
+STORED = "time_grid"
+"""Key of the stored time grid in the description of a network file."""
 PARTS = {
     "schedule": list(SCHEDULES),
     "basis": ["EigenBasis"],
@@ -108,9 +120,43 @@ GAIN_KEYS = ("output_gain_times", "output_gains")
 CALIBRATION_KEYS = ("calibration_times", "calibration_gains", "calibration_slopes")
 
 
-@dataclass
-class Contents:
-    """Contents of a network file; see ``Model`` for the attributes."""
+@dataclass(repr=False)
+class TrainedNetwork:
+    """A trained denoiser, its recipe, and metadata.
+
+    Attributes:
+        denoiser: Network with the preconditioning of its schedule.
+        recipe: Plain values from which the denoiser was built.
+        about: Metadata as plain values: data set, times, amount of training.
+        coordinates: Map between data space and the flow's space, for tables; None if both spaces
+            are the same.
+        learned: Learned distribution of the compressed latents at the last time; None for the
+            closed form.
+        integrations: Default integration schedules (solver and time grid), by use.
+        held_out: Ranks of held-out true values under the network's posteriors; None if the network
+            was not calibrated.
+        widths: Errors of posteriors relative to their widths, estimated from simulations; None if
+            unknown.
+        path: Path of the network file, for messages; ``IN_MEMORY`` for a network in memory.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from training import EigenBasis
+        >>> from training.model.recipe import Recipe
+        >>> from training.model.trained_network import TrainedNetwork
+        >>> basis = EigenBasis(torch.zeros(2), torch.tensor([1.0, 0.5]), torch.eye(2))
+        >>> network_arguments = {"dim": 2, "noise_range": [-1.0, 0.3], "width": 16}
+        >>> recipe = Recipe("ifs", {"dims_to_keep": 2}, "mlp", network_arguments)
+        >>> about = {"data_dim": 2, "dims_to_keep": 2, "tmin": 0.0, "tmax": 7.01}
+        >>> network = TrainedNetwork(recipe.build(basis), recipe, about)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     network.save(f"{folder}/network.pkl")
+        ...     loaded = TrainedNetwork.load(f"{folder}/network.pkl")
+        >>> loaded
+        TrainedNetwork(mlp, parameters=1826, flow=ProbabilityFlow(PRP, dim=2, end_time=7.01))
+        >>> loaded.flow.sample(5).shape
+        torch.Size([5, 2])
+    """
 
     denoiser: NetworkDenoiser
     recipe: Recipe
@@ -120,130 +166,310 @@ class Contents:
     integrations: dict[str, Integration] = field(default_factory=dict)
     held_out: HeldOut | None = None
     widths: Widths | None = None
+    path: Path = IN_MEMORY
 
+    def __repr__(self) -> str:
+        name = type(self).__name__
+        facts = f"parameters={self.parameter_count}, flow={self.flow!r}"
+        return f"{name}({self.recipe.network}, {facts})"
 
-ModelT = TypeVar("ModelT", bound=Contents)
+    @property
+    def flow(self) -> ProbabilityFlow:
+        """Flow of the denoiser, up to the end time of its training."""
+        schedule, basis = self.denoiser.schedule, self.denoiser.basis
+        end = self.about.get("tmax")
+        return ProbabilityFlow(
+            self.denoiser, schedule, basis, end, self.coordinates, self.learned, self.integrations
+        )
 
+    @property
+    def parameter_count(self) -> int:
+        """Number of trained parameters of the network."""
+        return sum(parameter.numel() for parameter in self.denoiser.network.parameters())
 
-def model_digest(model: Contents) -> str:
-    """Return the SHA-256 of everything that determines the flow.
+    def digest(self) -> str:
+        """Return the SHA-256 of everything that determines the flow.
 
-    Calibration results and metadata are not included.
-    """
-    content = hashlib.sha256()
-    for name, part in sorted(parts_of(model).items()):
-        if name in (HELD_OUT, WIDTHS):
-            continue
-        content.update(repr((name, part.class_name, sorted(part.arguments.items()))).encode())
-        for key, tensor in sorted(part.state.items()):
-            content.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            # A contiguous tensor with one number may have any strides, which views reject.
-            plain = tensor.clone(memory_format=torch.contiguous_format).view(-1)
-            content.update(plain.view(torch.uint8).numpy().data)
-    return content.hexdigest()
+        The digest does not depend on metadata, on calibration results, nor on the scale ``A0``,
+        which is chosen when a file is opened.
+        """
+        content = hashlib.sha256()
+        for name, part in sorted(self.parts().items()):
+            if name in (HELD_OUT, WIDTHS):
+                continue
+            content.update(repr((name, part.class_name, sorted(part.arguments.items()))).encode())
+            for key, tensor in sorted(part.state.items()):
+                content.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+                # A contiguous tensor with one number may have any strides, which views reject.
+                plain = tensor.clone(memory_format=torch.contiguous_format).view(-1)
+                content.update(plain.view(torch.uint8).numpy().data)
+        return content.hexdigest()
 
+    def uncalibrated(self) -> Self:
+        """Return a copy whose denoiser is not calibrated.
 
-def parts_of(model: Contents) -> dict[str, Part]:
-    """Return the parts of a model's network file by name, on the CPU."""
-    recipe, denoiser = model.recipe, model.denoiser
-    state = {DATA_VARIANCE: denoiser.data_variance}
-    if denoiser.output_gain is not None:
-        gain = denoiser.output_gain
-        state |= zip(GAIN_KEYS, (gain.spline.times, gain.gains), strict=True)
-    if denoiser.calibration is not None:
-        fitted = denoiser.calibration
-        values = (fitted.times, fitted.gains, fitted.slopes)
-        state |= zip(CALIBRATION_KEYS, values, strict=True)
-    parts = {
-        "schedule": Part(recipe.schedule, recipe.schedule_arguments),
-        "basis": Part("EigenBasis", {}, _on_cpu(denoiser.basis.state_dict())),
-        "network": Part(
-            recipe.network, recipe.network_arguments, _on_cpu(denoiser.network.state_dict())
-        ),
-        "denoiser": Part("NetworkDenoiser", recipe.denoiser_arguments, _on_cpu(state)),
-    }
-    further: dict[str, Any] = {
-        COORDINATES: model.coordinates,
-        LATENT_LAW: model.learned,
-        HELD_OUT: model.held_out,
-        WIDTHS: model.widths,
-        **{COURSE.format(use): integration for use, integration in model.integrations.items()},
-    }
-    for name, part in further.items():
-        if part is not None:
-            state = _on_cpu(part.state_dict())
-            class_name = FILE_NAMES.get(type(part), type(part).__name__)
-            parts[name] = Part(class_name, part.arguments, state)
-    return parts
+        Integration schedules are left out, since they were fitted to the calibrated flow.
+        """
+        denoiser = copy(self.denoiser)
+        denoiser._modules = dict(self.denoiser._modules)
+        denoiser.calibration = None
+        return replace(self, denoiser=denoiser, integrations={})
+
+    def parts(self) -> dict[str, Part]:
+        """Return the parts of the network file by name, on the CPU."""
+        recipe, denoiser = self.recipe, self.denoiser
+        state = {DATA_VARIANCE: denoiser.data_variance}
+        if denoiser.output_gain is not None:
+            gain = denoiser.output_gain
+            state |= zip(GAIN_KEYS, (gain.spline.times, gain.gains), strict=True)
+        if denoiser.calibration is not None:
+            fitted = denoiser.calibration
+            values = (fitted.times, fitted.gains, fitted.slopes)
+            state |= zip(CALIBRATION_KEYS, values, strict=True)
+        parts = {
+            "schedule": Part(recipe.schedule, recipe.schedule_arguments),
+            "basis": Part("EigenBasis", {}, _on_cpu(denoiser.basis.state_dict())),
+            "network": Part(
+                recipe.network, recipe.network_arguments, _on_cpu(denoiser.network.state_dict())
+            ),
+            "denoiser": Part("NetworkDenoiser", recipe.denoiser_arguments, _on_cpu(state)),
+        }
+        further: dict[str, Any] = {
+            COORDINATES: self.coordinates,
+            LATENT_LAW: self.learned,
+            HELD_OUT: self.held_out,
+            WIDTHS: self.widths,
+            **{COURSE.format(use): integration for use, integration in self.integrations.items()},
+        }
+        for name, part in further.items():
+            if part is not None:
+                state = _on_cpu(part.state_dict())
+                class_name = FILE_NAMES.get(type(part), type(part).__name__)
+                parts[name] = Part(class_name, part.arguments, state)
+        return parts
+
+    def save(self, path: str | Path) -> None:
+        """Write the network file atomically."""
+        write_network(Path(path), self.parts(), self.about)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        device: str | torch.device | None = None,
+        *,
+        end_std: float = 1.0,
+        calibrated: bool = True,
+    ) -> Self:
+        """Open a network file safely, ready for evaluation.
+
+        Args:
+            path: The network file.
+            device: Device of the model; None for the CPU.
+            end_std: ``A0`` of the schedule. The network does not depend on the scale of the flow.
+            calibrated: Whether to use the calibration stored in the file, if any.
+
+        Raises:
+            DataError: The file is missing, broken, foreign, or inconsistent.
+            UsageError: ``end_std`` is given for a schedule without a scale.
+        """
+        path = Path(path)
+        parts, about = read_network(path)
+        if STUDENT in parts:
+            raise DataError(
+                f"{path}: student networks are no longer supported; train again with "
+                f"{script('train')}"
+            )
+        for name, classes in PARTS.items():
+            if name not in parts:
+                raise DataError(f"{path} lacks the part '{name}'")
+            if parts[name].class_name not in classes:
+                raise DataError(
+                    f"{path}: the part '{name}' is of the unknown class "
+                    f"'{parts[name].class_name}'; this version knows {', '.join(classes)}"
+                )
+        schedule, network, denoiser = (parts[name] for name in ("schedule", "network", "denoiser"))
+        recipe = Recipe(
+            schedule.class_name,
+            schedule.arguments,
+            network.class_name,
+            network.arguments,
+            denoiser.arguments,
+        )
+        if recipe.schedule != "ifs" and end_std != 1:
+            raise UsageError(
+                f"end_vars is {end_std:g}, but the schedule {recipe.schedule} has no such "
+                "parameter: leave it out"
+            )
+        basis = read_basis(path, parts["basis"].state)
+        module = build(path, "network", network, NETWORKS)
+        label_dim = getattr(module, "label_dim", 0)
+        coordinates = _coordinates(path, parts.get(COORDINATES), basis.dim, label_dim)
+        try:
+            made = _denoiser(recipe, module, basis, denoiser.state, end_std)
+            made.schedule.t_min, last = _times(about, basis.dim)
+            check_network(made, last)
+            learned = _latent_law(path, parts.get(LATENT_LAW), basis.dim, about["dims_to_keep"])
+            named = {use: parts.get(COURSE.format(use)) for use in USES}
+            integrations = {
+                use: _course(path, part, use, basis.dim) for use, part in named.items() if part
+            }
+        except UsageError as error:
+            raise DataError(f"{path}: {error}") from error
+        except MISFITS as error:
+            raise DataError(f"{path} is inconsistent: {first_line(error)}") from error
+        model = cls(made, recipe, about, coordinates, learned, integrations)
+        if HELD_OUT in parts:
+            model.held_out = _held_out(path, parts[HELD_OUT], model)
+        if WIDTHS in parts:
+            model.widths = _widths(path, parts[WIDTHS], basis.dim)
+        model = model if calibrated else model.uncalibrated()
+        return model.frozen(device or "cpu")
+
+    @classmethod
+    def open(
+        cls,
+        location: "str | TrainedNetwork",
+        end_std: float = 1.0,
+        calibrated: bool = True,
+        precision: str = "fp32",
+    ) -> "TrainedNetwork":
+        """Open a network from a path or an https URL, or take a network in memory.
+
+        Args:
+            location: Path, URL or network.
+            end_std: Standard deviation ``A0`` of the latents in dimensions that are not compressed.
+            calibrated: Whether to use the calibration in the file, if any.
+            precision: Floating-point type of the network, such as ``bf16``.
+
+        Raises:
+            DataError: The file is missing or broken.
+        """
+        if isinstance(location, TrainedNetwork):
+            return location if calibrated else location.uncalibrated()
+        path = local_file(location)
+        network = replace(cls.load(path, end_std=end_std, calibrated=calibrated), path=path)
+        network.denoiser.precision = precision
+        return network
+
+    def frozen(self, device: str | torch.device | None = None) -> Self:
+        """Prepare the model for evaluation, on a device, and return it.
+
+        Args:
+            device: Device; None for the present device of the model.
+        """
+        self.denoiser.precision = "fp32"
+        for part in (self.denoiser, self.coordinates, self.learned):
+            if part is not None:
+                part.eval().requires_grad_(False).to(device)
+        return self
+
+    def stored(self) -> Self:
+        """Return the network with its calibration, even if this one lacks it."""
+        return self if self.path == IN_MEMORY else type(self).load(self.path)
+
+    @property
+    def name(self) -> str:
+        """Name of the file, for messages."""
+        return f"the network {self.path.name}"
+
+    @property
+    def data_kind(self) -> str:
+        """Kind of the training data, a name in ``KINDS_OF_DATA``.
+
+        Raises:
+            DataError: The kind is missing or contradicts the model: only networks of tables and
+                records have coordinates.
+        """
+        kind = self.about.get("kind")
+        if kind not in KINDS_OF_DATA:
+            raise DataError(
+                f"{self.path}: unknown kind of data '{kind}', expected one of "
+                f"{', '.join(KINDS_OF_DATA)}"
+            )
+        if (kind in (TABLE, RECORDS)) != (self.coordinates is not None):
+            raise DataError(
+                f"{self.path}: the kind of data '{kind}' does not match the model in the file"
+            )
+        return str(kind)
+
+    @property
+    def t_max(self) -> float:
+        """Largest time of the flow in the training of the network."""
+        return float(self.about["tmax"])
+
+    def as_subject(
+        self, expected: Mapping[str, Any], typed: str | None, otherwise: str, known: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Return constructor arguments for a ``Subject`` of this network.
+
+        Args:
+            expected: Options that the user gave, by name.
+            typed: Name for results that the user gave, or None for the name of the network's data.
+            otherwise: Name for results if the network's data has none.
+            known: Values that the network file determines, by the names of options.
+
+        Raises:
+            UsageError: The name cannot be part of a file name, or an option contradicts a known
+                value.
+        """
+        own = made_plain(self.known.get("data_name"), otherwise)
+        known = {**known, "data_name": plain_name(typed) if typed else own}
+        self.agreed(expected, {**self.known, **known})
+        fields = {"data_name": known["data_name"], "t_max": self.t_max, "known": known}
+        return {"flow": self.flow, "network": self, **fields}
+
+    @property
+    def known(self) -> dict[str, Any]:
+        """Schedule and further settings in the file, by the names of options."""
+        return {**self.recipe.schedule_arguments, **self.about}
+
+    def agreed(self, expected: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+        """Check the options that the user gave against known values, and return these values.
+
+        Raises:
+            UsageError: An option contradicts a known value; the message states both.
+        """
+        source = self.name
+        return {
+            name: agree(name, value, known.get(name), source) for name, value in expected.items()
+        }
+
+    def stored_grid(self, solver: Solver, times: Tensor) -> EqualErrorGrid | None:
+        """Return the stored time grid if it is for this solver and these end times, else None.
+
+        Raises:
+            DataError: The stored grid is invalid.
+        """
+        match self.about.get(STORED):
+            case None:
+                return None
+            case {"solver": str(name), "times": [_, _, *_] as values} if all(
+                isinstance(value, float | int) for value in values
+            ):
+                grid = torch.tensor([float(value) for value in values], dtype=torch.float64)
+            case _:
+                raise DataError(
+                    f"{self.path}: its '{STORED}' is damaged: the solver or the times are missing"
+                )
+        if not (grid.diff() > 0).all():
+            raise DataError(f"{self.path}: its '{STORED}' is damaged: the times are not increasing")
+        fits = torch.allclose(grid[[0, -1]], times[[0, -1]].to(grid), rtol=1e-9)
+        return EqualErrorGrid(grid) if name == solver.name and fits else None
+
+    def store_grid(self, grid: EqualErrorGrid, solver: Solver) -> None:
+        """Rewrite the network file, with a time grid for a solver in it."""
+        if distributed.is_main():
+            # Load it again, since this run may have left the calibration out.
+            model = self.stored()
+            about = {STORED: {"solver": solver.name, "times": grid.times.tolist()}}
+            replace(model, about={**model.about, **about}).save(self.path)
+            logger.info(f"Stored the times in {self.path}")
+        distributed.barrier()
 
 
 def _on_cpu(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.cpu() for name, tensor in state.items()}
-
-
-def read_model(path: Path, make: type[ModelT], end_std: float) -> ModelT:
-    """Read a network file as a model of a given type, on the CPU.
-
-    The denoiser is still in training mode.
-
-    Args:
-        path: The network file.
-        make: Class of the model.
-        end_std: ``A0`` of the schedule. The network does not depend on the scale of the flow.
-
-    Raises:
-        DataError: The file is missing, broken, foreign, or inconsistent.
-        UsageError: ``end_std`` is given for a schedule without a scale.
-    """
-    parts, about = read_network(path)
-    if STUDENT in parts:
-        raise DataError(
-            f"{path}: student networks are no longer supported; train again with {script('train')}"
-        )
-    for name, classes in PARTS.items():
-        if name not in parts:
-            raise DataError(f"{path} lacks the part '{name}'")
-        if parts[name].class_name not in classes:
-            raise DataError(
-                f"{path}: the part '{name}' is of the unknown class '{parts[name].class_name}'; "
-                f"this version knows {', '.join(classes)}"
-            )
-    schedule, network, denoiser = (parts[name] for name in ("schedule", "network", "denoiser"))
-    recipe = Recipe(
-        schedule.class_name,
-        schedule.arguments,
-        network.class_name,
-        network.arguments,
-        denoiser.arguments,
-    )
-    if recipe.schedule != "ifs" and end_std != 1:
-        raise UsageError(
-            f"end_vars is {end_std:g}, but the schedule {recipe.schedule} has no such "
-            "parameter: leave it out"
-        )
-    basis = read_basis(path, parts["basis"].state)
-    module = build(path, "network", network, NETWORKS)
-    label_dim = getattr(module, "label_dim", 0)
-    coordinates = _coordinates(path, parts.get(COORDINATES), basis.dim, label_dim)
-    try:
-        made = _denoiser(recipe, module, basis, denoiser.state, end_std)
-        made.schedule.t_min, last = _times(about, basis.dim)
-        check_network(made, last)
-        learned = _latent_law(path, parts.get(LATENT_LAW), basis.dim, about["dims_to_keep"])
-        named = {use: parts.get(COURSE.format(use)) for use in USES}
-        integrations = {
-            use: _course(path, part, use, basis.dim) for use, part in named.items() if part
-        }
-    except UsageError as error:
-        raise DataError(f"{path}: {error}") from error
-    except MISFITS as error:
-        raise DataError(f"{path} is inconsistent: {first_line(error)}") from error
-    model = make(made, recipe, about, coordinates, learned, integrations)
-    if HELD_OUT in parts:
-        model.held_out = _held_out(path, parts[HELD_OUT], model)
-    if WIDTHS in parts:
-        model.widths = _widths(path, parts[WIDTHS], basis.dim)
-    return model
 
 
 def _widths(path: Path, part: Part, dim: int) -> Widths:
@@ -264,7 +490,7 @@ def _widths(path: Path, part: Part, dim: int) -> Widths:
     return widths
 
 
-def _held_out(path: Path, part: Part, model: Contents) -> HeldOut:
+def _held_out(path: Path, part: Part, model: TrainedNetwork) -> HeldOut:
     """Build the ``HeldOut`` part of a file.
 
     Raises:
@@ -275,7 +501,7 @@ def _held_out(path: Path, part: Part, model: Contents) -> HeldOut:
         truths.check()
     except ValueError as error:
         raise DataError(f"{path} is inconsistent: {error}") from error
-    if truths.network != model_digest(model):
+    if truths.network != model.digest():
         raise DataError(
             f"{path} has a calibration of another network: calibrate again with "
             f"{script('posterior')} calibrate"
