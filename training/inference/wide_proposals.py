@@ -22,7 +22,7 @@ from training.inference.samplers.annealing import FITTED, Populations
 from training.inference.target import Target
 from training.measure.posterior.importance import effective_size, smoothed_weights
 
-SOLVER, STEPS = "exp_rk5", 8
+SOLVER, FINE_STEPS = "exp_rk5", 8
 """Solver and steps of an integration that is finer than those of the samplers."""
 PROPOSED = 320
 """Number of fresh draws per chain."""
@@ -69,7 +69,9 @@ def tested(target: Target, draws: Draws, seeds: Tensor) -> Draws:
 def _tested(target: Target, draws: Draws, seeds: Tensor) -> dict[str, Tensor]:
     chains, size = draws.points.shape[1:3]
     prior = target.prior
-    finer = replace(prior, times=prior.flow.times(STEPS), solver=SOLVERS[SOLVER], integrations={})
+    finer = replace(
+        prior, times=prior.flow.times(FINE_STEPS), solver=SOLVERS[SOLVER], integrations={}
+    )
     target = replace(target, prior=finer, calls=0)
     own = torch.tensor([hash_seed(int(seed), Stream.REFINING) for seed in seeds])
     swarm = Populations(target, own, chains)

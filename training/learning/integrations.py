@@ -18,7 +18,7 @@ from training.learning.latents import LatentPlan
 from training.model.trained_network import TrainedNetwork
 from training.names import DEFAULT_STEPS, LARGEST_EXACT, QUESTIONS, TABLE_NETWORK, TRIAL_NETWORK
 
-NUMBERS, FEWEST, MOST = 2048, 16, 512
+NUMBERS, FEWEST_POINTS, MOST_POINTS = 2048, 16, 512
 """Limits on the points that solvers are tried on, drawn from data and again from latents: number of
 coordinates in all, and smallest and largest number of points.
 """
@@ -53,8 +53,8 @@ def find_integrations(model: TrainedNetwork, plan: LatentPlan) -> None:
             QUESTIONS,
             TRIAL_NETWORK,
         )
-        most = min(NUMBERS // dim, MOST, plan.count // SHARE) if cheap else 0
-        batch = plan.points(max(most, FEWEST))
+        most = min(NUMBERS // dim, MOST_POINTS, plan.count // SHARE) if cheap else 0
+        batch = plan.points(max(most, FEWEST_POINTS))
         steps = STEPS if cheap else FEW_STEPS
         try:
             with tqdm(desc="steps", unit="trial", disable=None) as bar:

@@ -32,7 +32,7 @@ MOST_ROWS = 10_000
 """Largest number of rows to fit to; a correlation then has an error of 0.01."""
 MOST_PATTERNS = 2_000
 """Largest number of patterns of missing numbers: each needs an inverse in every step."""
-STEPS, CLOSE = 40, 1e-4
+EM_STEPS, CLOSE = 40, 1e-4
 """Largest number of steps of a fit, and gain of a step, in nats per row, below which it ends."""
 STEPS_OF_ONE, CLOSE_OF_ONE = 200, 1e-5
 """The same for a single component, whose steps are cheap; omitted steps bias it where many values
@@ -53,7 +53,7 @@ inverses.
 """
 MOST_NUMBERS = 1 << 23
 """Largest number of values held at once, in matrices or in features of all rows."""
-WIDE, FEW = 2.0, 0.01
+WIDE, WIDE_WEIGHT = 2.0, 0.01
 """Variance of the numbers of the last component, and its initial weight; it keeps at least a tenth
 of that.
 """
@@ -205,16 +205,18 @@ def _with_wide(mixture: Mixture, rows: _Rows) -> Mixture:
     """Append the wide last component to a mixture, and fit its weight."""
     dim = rows.values.shape[1]
     wide = Mixture(
-        torch.cat([(1 - FEW) * mixture.weights, mixture.weights.new_full((1,), FEW)]),
+        torch.cat(
+            [(1 - WIDE_WEIGHT) * mixture.weights, mixture.weights.new_full((1,), WIDE_WEIGHT)]
+        ),
         torch.cat([mixture.means, mixture.means.new_zeros(1, dim)]),
         torch.cat([mixture.covariances, WIDE * torch.eye(dim, dtype=torch.float64)[None]]),
         torch.cat([mixture.shares, mixture.shares.mean(dim=0, keepdim=True)]),
         mixture.reach,
     )
     log_densities = _log_densities(wide, rows)
-    for _ in range(STEPS // 4):
+    for _ in range(EM_STEPS // 4):
         joint = wide.weights.log() + log_densities
-        share = joint.softmax(dim=1).mean(dim=0)[-1].clamp(min=FEW / 10)
+        share = joint.softmax(dim=1).mean(dim=0)[-1].clamp(min=WIDE_WEIGHT / 10)
         weights = wide.weights[:-1] / wide.weights[:-1].sum()
         wide = wide._replace(weights=torch.cat([(1 - share) * weights, share[None]]))
     return wide
@@ -244,7 +246,7 @@ def _fitted(
     mixture = Mixture(weights, completed[places], covariances, shares, pooled.reach)
     mixture = _with_wide(mixture, rows)
     before = -torch.inf
-    for _ in range(STEPS):
+    for _ in range(EM_STEPS):
         mixture, _, total = _step(mixture, rows, pooled)
         if total - before < CLOSE:
             break
@@ -286,7 +288,7 @@ def _step(mixture: Mixture, rows: _Rows, pooled: Mixture | None) -> tuple[Mixtur
         covariances = share * covariances + (1 - share) * in_common
         shares = shares + pooled.shares[0]
         # Only the weight of the last, wide component is fitted.
-        weights = torch.cat([weights[:-1], weights[-1:] + FEW / 10])
+        weights = torch.cat([weights[:-1], weights[-1:] + WIDE_WEIGHT / 10])
         means, shares = (
             torch.cat([new[:-1], old[-1:]])
             for new, old in ((means, mixture.means), (shares, mixture.shares))

@@ -29,9 +29,9 @@ from torch import Tensor, nn
 
 from dnnlib.errors import UsageError
 from training.networks.embedding import FourierFeatures
+from training.networks.toy_unet import SIDE
 from training.networks.unet import UNet
 
-SIDE = 8
 DOWN_STRIDES, UP_STRIDES = (1, 1, 1, 2), (3, 1, 1, 1)
 FIRST_GROUPS, GROUPS, LAST_GROUPS = 4, 32, 1
 """Numbers of normalization groups in the first block, the middle blocks, and the last block."""

@@ -15,6 +15,7 @@ from training.data.records.inferring import CONSTANT, Survey, column_of, decimal
 from training.data.records.raw_tables import Cells
 from training.data.records.records import CATEGORY, DATE, NUMBER, WHOLE, RecordColumn, Records
 from training.data.records.tidying import (
+    SHOWN_LEVELS,
     with_made_columns,
     with_rare_levels_together,
     without_identifiers,
@@ -225,7 +226,7 @@ def _first_rows(blocks: Iterator[list[list[str]]], most: int | None) -> Iterator
                 return
 
 
-SHOWN_COLUMNS, SHOWN_LEVELS = 60, 6
+SHOWN_COLUMNS = 60
 MOST_WORDS = 3
 """Maximum number of different words in a numeric column that may represent missing values."""
 
