@@ -12,7 +12,7 @@ from typing import Any
 from dnnlib.errors import UsageError
 from dnnlib.numbers import fraction, natural
 from training.data.records.records import Records
-from training.data.tables.formats import MISSING
+from training.data.tables.formats import MISSING_MARKS
 from training.model.trained_network import TrainedNetwork
 from training.models.conversion import FRAMES, frame_class, kind_of
 from training.models.intervals import Interval
@@ -155,7 +155,7 @@ def _frame(sheet: Sheet, records: Records) -> Any:
     texts = {name: {row[at] for row in sheet.rows} for at, name in enumerate(sheet.names)}
     # Levels may be texts that pandas reads as missing, and the source may write other marks.
     gone = {
-        name: [text for text in some if text.lower() in MISSING or text == own.get(name)]
+        name: [text for text in some if text.lower() in MISSING_MARKS or text == own.get(name)]
         for name, some in texts.items()
     }
     as_written = {

@@ -24,8 +24,8 @@ from training.data.tables.foreign import numbered
 from training.flow.held_out import HeldOut
 from training.inference import guarantee
 from training.measure.conformal import Holding
-from training.measure.posterior import calibration
-from training.measure.posterior.calibration import RunValues
+from training.measure.posterior.calibration import RunValues, run_values
+from training.measure.posterior.calibration import calibrate as test_calibration
 from training.models.conversion import COLUMN, numbers_of
 from training.models.draws import PosteriorDraws
 from training.models.posterior_reports import CheckReport
@@ -67,7 +67,7 @@ def check(
         DataError: There are fewer than 20 pairs, or shapes do not match.
     """
     values = _ranks(posterior, parameters, observed, draws, seed)
-    tests = calibration.calibrate(values, fraction("level", level))
+    tests = test_calibration(values, fraction("level", level))
     return CheckReport(values, tests, {"question": "model", "draws": draws}, "")
 
 
@@ -183,7 +183,7 @@ def _ranks(
             f"there are draws of {points.shape[2]} parameters for {len(points)} observations, but "
             f"parameters have shape {list(truth.shape)}: give one observation per row of parameters"
         )
-    return calibration.run_values(
+    return run_values(
         points,
         truth,
         seeded_generator("cpu", seed, Stream.RESAMPLING),

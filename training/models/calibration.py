@@ -45,7 +45,7 @@ from training.settings.posterior import CalibrateSettings, SampleSettings
 from training.subjects import Subject, open_prior
 
 SURPRISE, ALONE = "surprise", "number that the others foretell worst"
-SPARSE, DENSE, RADIUS = "low density", "high density", "latent radius"
+SPARSE, DENSE, LATENT_RADIUS = "low density", "high density", "latent radius"
 MOST_NUMBERS = 4096
 """Maximum number of observed values whose covariance is computed: 128 MB."""
 
@@ -145,7 +145,7 @@ def of_flow(
         radius.append(prior.whitened(block, beside).norm(dim=1).cpu().double())
         if dense:
             density.append(prior.log_density(block, beside, trace).cpu().double())
-    odd = {RADIUS: torch.cat(radius)}
+    odd = {LATENT_RADIUS: torch.cat(radius)}
     if dense:
         odd |= {SPARSE: -torch.cat(density), DENSE: torch.cat(density)}
     return odd

@@ -28,7 +28,7 @@ from training.files.arrays import evenly
 from training.measure.conformal import placed
 from training.subjects.record_margins import by_column
 
-KNOWN = (0.8, 1.0)
+KNOWN_SHARES = (0.8, 1.0)
 """Fractions of known cells, among the other cells of a row, at which scores are computed."""
 MOST_CELLS, MOST_KNOTS = 1000, 200
 """Largest numbers per column of scores that are computed, and of sorted scores that are kept."""
@@ -72,7 +72,7 @@ class CalibrationScores:
             if not len(own):
                 continue
             kept, parts = evenly(len(own), MOST_KNOTS), []
-            for at, share in enumerate(KNOWN):
+            for at, share in enumerate(KNOWN_SHARES):
                 generator = seeded_generator("cpu", seed, Stream.HELD_OUT, place, at)
                 chosen = torch.rand(own.shape, generator=generator) < share
                 known = ~np.isnan(own) & chosen.numpy()

@@ -12,11 +12,11 @@ from dnnlib.errors import DataError, UsageError
 from torch_utils.inert_pickle import shown
 from training.data.records.raw_tables import Cells
 from training.data.records.records import CATEGORY, NUMBER, WHOLE, RecordColumn
-from training.data.tables.formats import MISSING
+from training.data.tables.formats import MISSING_MARKS
 from training.data.tables.making import LARGEST
 from training.data.tables.text import is_number
 
-NOTHING = MISSING | {"inf", "-inf", "+inf", "infinity", "-infinity"}
+NOTHING = MISSING_MARKS | {"inf", "-inf", "+inf", "infinity", "-infinity"}
 """Missing values in lower case, including infinite numbers from failed simulations."""
 EPOCH = datetime(1970, 1, 1)
 DAYS = (

@@ -208,7 +208,7 @@ def open_toy(source: str, seed: int) -> ForeignTable:
     return ForeignTable(source, numbered(toy.dim), blocks)
 
 
-MISSING = frozenset(("", "na", "n/a", "nan", "null", "none", ".", "?", "-"))
+MISSING_MARKS = frozenset(("", "na", "n/a", "nan", "null", "none", ".", "?", "-"))
 """Cells that represent missing values, in lower case."""
 
 
@@ -259,7 +259,7 @@ def _numbers(
     values = np.empty((len(rows), len(names)))
     for number, row in enumerate(rows):
         for place, cell in enumerate(row):
-            if cell.strip().lower() in MISSING:
+            if cell.strip().lower() in MISSING_MARKS:
                 values[number, place] = np.nan
             elif is_number(cell):
                 values[number, place] = float(cell)
