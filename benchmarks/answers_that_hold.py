@@ -53,7 +53,7 @@ from torch_utils.results import load_arrays, save_arrays
 from training.cli.script import run_script
 from training.flow.likelihood import Trace
 from training.inference.guarantee import HeldOutTruths
-from training.measure.posterior.ranks import fractional_ranks
+from training.measure.posterior.calibration import fractional_ranks
 from training.models.calibration import OutlierScores
 from training.models.inference import InferenceTask
 from training.settings.inference import HeldOutOptions, PriorOptions, SamplerOptions

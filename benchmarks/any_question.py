@@ -61,8 +61,7 @@ from training.data.records.encoding import encode
 from training.data.records.records import CATEGORY, Records
 from training.files.records import load_as_records
 from training.model.trained_network import TrainedNetwork
-from training.models.intervals import Interval
-from training.models.queries import Asking
+from training.models.queries import Asking, Interval
 from training.subjects.records import RecordFlow
 
 TEST_SHARE, MOST_TEST = 0.2, 1000

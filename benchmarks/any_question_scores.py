@@ -7,7 +7,7 @@ import numpy as np
 
 from benchmarks.any_question_rivals import pinball
 from torch_utils.seeds import seeded_generator
-from training.subjects.record_distributions import CategoryDistribution
+from training.subjects.records import CategoryDistribution
 
 INTERVALS = (50, 80, 90, 95)
 """In percent."""

@@ -34,10 +34,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.two_sample import energy_distance
 from torch_utils.seeds import seeded_generator
-from training.data.images.batches import ImageDataset, basis_batches
+from training.data.images.dataset import ImageDataset, basis_batches
 from training.data.toys import Toy
-from training.flow.calibration import Calibration, fit_calibration
-from training.flow.denoisers import DiscreteDenoiser, MixtureDenoiser
+from training.flow.denoisers import Calibration, DiscreteDenoiser, MixtureDenoiser, fit_calibration
 from training.flow.likelihood import Trace
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import SOLVERS, Solver

@@ -44,7 +44,7 @@ from benchmarks.narrow_posteriors import TRIED, Mixture, exact_flow
 from dnnlib.memory import keep_freed_memory
 from training.data.toys import Toy
 from training.files.table import load_table
-from training.flow.integration_errors import Trajectories, try_fitted
+from training.flow.integration_choice import Trajectories, try_fitted
 from training.flow.integrations import USES, Integration
 from training.flow.likelihood import DivergenceIntegral, Trace
 from training.flow.pfode import ProbabilityFlow

@@ -39,7 +39,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.tables import from_array
 from torch_utils.seeds import seeded_generator
-from training.data.tables.foreign import TableChoices
+from training.data.tables.formats import TableChoices
 from training.data.tables.making import make_table
 from training.files.table import save_table
 from training.inference.draws import Draws
@@ -47,10 +47,8 @@ from training.inference.likelihoods import Gaussian
 from training.inference.prior import Prior, integrations_of
 from training.inference.sampling import KERNELS, Problem, SamplingPlan, sample_posteriors
 from training.inference.target import Target
-from training.measure.posterior.calibration import crps
+from training.measure.posterior.calibration import central_values, crps, fractional_ranks
 from training.measure.posterior.convergence import convergence
-from training.measure.posterior.coverage import central_values
-from training.measure.posterior.ranks import fractional_ranks
 from training.model.trained_network import TrainedNetwork
 from training.names import SAMPLERS
 

@@ -42,7 +42,7 @@ from benchmarks.estimators.flow import children_seconds
 from benchmarks.likelihood import image_flow, mean_and_error
 from benchmarks.tables import from_array
 from training.data.sources.writer import image_writer
-from training.data.tables.foreign import TableChoices
+from training.data.tables.formats import TableChoices
 from training.data.tables.making import make_table
 from training.files.table import load_table, save_table
 from training.flow.likelihood import Trace

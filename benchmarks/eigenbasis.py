@@ -14,7 +14,7 @@ import click
 import torch
 from torch import Tensor
 
-from training.data.images.batches import normalize_pixels
+from training.data.images.dataset import normalize_pixels
 from training.flow.eigenbasis import EigenBasis
 
 

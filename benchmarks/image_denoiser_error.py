@@ -15,7 +15,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from training.data.images.batches import ImageDataset, basis_batches
+from training.data.images.dataset import ImageDataset, basis_batches
 from training.learning.loss import DenoisingLoss, DenoisingRegression
 from training.model.trained_network import TrainedNetwork
 

@@ -44,10 +44,8 @@ from training.inference.lookahead import LookAhead
 from training.inference.prior import Prior
 from training.inference.samplers.twisted import twist
 from training.inference.target import Target
-from training.measure.posterior.calibration import crps
+from training.measure.posterior.calibration import central_values, crps, fractional_ranks
 from training.measure.posterior.convergence import convergence
-from training.measure.posterior.coverage import central_values
-from training.measure.posterior.ranks import fractional_ranks
 from training.model.trained_network import TrainedNetwork
 from training.names import HALVES
 from training.subjects import open_prior

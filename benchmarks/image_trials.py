@@ -50,7 +50,7 @@ from benchmarks.image_denoiser_error import errors
 from dnnlib.errors import UsageError
 from torch_utils.stats import RunningMeans
 from training.data.batches import Batch
-from training.data.images.batches import ImageBatches, ImageDataset, basis_batches
+from training.data.images.dataset import ImageBatches, ImageDataset, basis_batches
 from training.flow.eigenbasis import EigenBasis
 from training.flow.solvers import SOLVERS
 from training.learning.loss import DenoisingLoss, NoiseDraws

@@ -37,7 +37,7 @@ from training.flow.denoisers import MixtureDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule
-from training.learning.latents import MOST, LatentPlan, candidates_for, encoded_latents, fit
+from training.learning.finishing import MOST, LatentPlan, candidates_for, encoded_latents, fit
 from training.model.trained_network import TrainedNetwork
 from training.names import TOY_NAMES
 from training.subjects.toys import inflated_points

@@ -44,11 +44,10 @@ from benchmarks.tables import read_table
 from benchmarks.two_sample import energy_distance
 from torch_utils.results import load_json, provenance, save_json
 from torch_utils.seeds import seeded_generator
-from training.data.images.batches import normalize_pixels
-from training.data.images.dataset import ImageDataset
+from training.data.images.dataset import ImageDataset, normalize_pixels
 from training.files.table import save_table
-from training.flow.calls import BLOCK_ROWS
-from training.flow.latent.distributions import GaussianLatents, LatentDistribution
+from training.flow.denoisers import BLOCK_ROWS
+from training.flow.latent import GaussianLatents, LatentDistribution
 from training.flow.likelihood import DivergenceIntegral, Trace, bits_per_dim
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import as_solver

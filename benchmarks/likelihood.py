@@ -28,13 +28,11 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from training.data.images.batches import normalize_pixels
-from training.data.images.dataset import ImageDataset
+from training.data.images.dataset import ImageDataset, normalize_pixels
 from training.data.toys import Toy
-from training.flow.calls import BLOCK_ROWS, RecomputedDenoiser
-from training.flow.denoisers import MixtureDenoiser
+from training.flow.denoisers import BLOCK_ROWS, MixtureDenoiser, RecomputedDenoiser
 from training.flow.eigenbasis import EigenBasis
-from training.flow.latent.distributions import GaussianLatents
+from training.flow.latent import GaussianLatents
 from training.flow.likelihood import Trace, bits_per_dim
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import NoiseSchedule

@@ -41,7 +41,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from training import EigenBasis, InflationSchedule, Model
 from training.flow.denoisers import MixtureDenoiser
-from training.flow.integration_errors import choose_integrations
+from training.flow.integration_choice import choose_integrations
 from training.flow.likelihood import Trace
 from training.flow.pfode import ProbabilityFlow
 from training.inference.exact import ExactPosterior

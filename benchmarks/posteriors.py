@@ -47,8 +47,12 @@ from training.inference.samplers.pool import Pool
 from training.inference.sampling import Problem, SamplingPlan
 from training.inference.summary import Summary
 from training.inference.target import Target
-from training.measure.posterior.calibration import RunValues, calibrate
-from training.measure.posterior.coverage import central_values, coverage_curve
+from training.measure.posterior.calibration import (
+    RunValues,
+    calibrate,
+    central_values,
+    coverage_curve,
+)
 from training.models.groups import GROUP
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)

@@ -29,12 +29,10 @@ from torch_utils.seeds import seeded_generator
 from training.data.toys import Toy
 from training.flow.denoisers import MixtureDenoiser
 from training.flow.eigenbasis import EigenBasis
-from training.flow.grids import fit_equal_error_grid
+from training.flow.integration_choice import fit_equal_error_grid
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule
-from training.flow.solvers import SOLVERS, Solver, get_solver
-from training.flow.solvers.explicit import CASH_KARP
-from training.flow.solvers.reversible import reversible, without_gap
+from training.flow.solvers import CASH_KARP, SOLVERS, Solver, get_solver, reversible, without_gap
 from training.model.trained_network import TrainedNetwork
 from training.pictures import theme
 from training.pictures.theme import FAINT, INK, MUTED, sequential_colors

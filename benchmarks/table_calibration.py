@@ -30,12 +30,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.table_methods import Rows, prepare, split
 from benchmarks.tables import SUM_ROWS, TABLES
 from torch_utils.stats import RunningMeans
-from training.data.tables.foreign import TableChoices
-from training.data.tables.formats import open_table
+from training.data.tables.formats import TableChoices, open_table
 from training.data.tables.making import make_table
 from training.data.tables.table import DataTable
-from training.flow.calibration import fit_calibration
-from training.learning.calibrating import node_times
+from training.flow.denoisers import fit_calibration
+from training.learning.finishing import node_times
 from training.learning.held_out import Validation
 from training.learning.trainer import Trainer
 from training.measure.held_out_ranks import latent_coverage

@@ -47,8 +47,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.table_methods import METHODS, Rows, chosen_space, split
 from benchmarks.two_sample import energy_distance
 from torch_utils.results import load_json, provenance, save_json
-from training.data.tables.foreign import ForeignTable, TableChoices
-from training.data.tables.formats import open_table
+from training.data.tables.formats import ForeignTable, TableChoices, open_table
 from training.data.tables.making import make_table
 from training.data.tables.table import DataTable
 from training.subjects.table_spaces import Space

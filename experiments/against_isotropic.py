@@ -28,7 +28,7 @@ from experiments.images import CIFAR, DIGITS, GAP, ImagePlan
 from experiments.lab import Lab, experiment, markdown
 from experiments.quality import INCEPTION, Judge, describe_extraction, points, spread, told
 from experiments.trainings import Training, trained
-from training.flow.calls import RecomputedDenoiser
+from training.flow.denoisers import RecomputedDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.likelihood import Trace
 from training.flow.pfode import ProbabilityFlow

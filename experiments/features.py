@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from benchmarks.two_sample import mean_distance
 from torch_utils.results import open_arrays, save_arrays
-from training.data.images.batches import ImageDataset, normalize_pixels
+from training.data.images.dataset import ImageDataset, normalize_pixels
 from training.measure.feature_distances import FeatureStatistics, Moments, frechet_distance
 
 FEATURES, CHANNELS, BATCH, RATE = 32, (16, 32, 32), 128, 2e-3

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from experiments.lab import Lab
 from experiments.trainings import Training, trained
-from training.data.images.batches import ImageDataset, basis_batches
+from training.data.images.dataset import ImageDataset, basis_batches
 from training.flow.eigenbasis import EigenBasis
 from training.flow.schedules import InflationSchedule
 

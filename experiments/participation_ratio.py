@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from experiments.lab import Lab, experiment, markdown
-from training.data.images.batches import ImageDataset, basis_batches
+from training.data.images.dataset import ImageDataset, basis_batches
 from training.data.toys import Toy
 from training.flow.eigenbasis import EigenBasis
 from training.flow.schedules import InflationSchedule

@@ -22,7 +22,7 @@ from experiments.features import Classifier, energy, frechet, pixels_and_classes
 from experiments.images import ImagePlan
 from experiments.lab import Lab, markdown, run
 from torch_utils.results import load_json
-from training.data.images.batches import ImageDataset, normalize_pixels
+from training.data.images.dataset import ImageDataset, normalize_pixels
 from training.pictures import theme
 from training.pictures.theme import BLUE, FAINT, MUTED
 

@@ -20,7 +20,7 @@ from experiments.images import CIFAR, DIGITS, GAP, ImagePlan
 from experiments.lab import Lab, experiment, markdown, run
 from experiments.toys import toy_networks
 from training.files.correlations import SavedLags
-from training.paper.correlations import scatter_of
+from training.paper.residuals import scatter_of
 from training.pictures import theme
 from training.pictures.correlations import COLORS, NAMES
 from training.pictures.theme import FAINT, MUTED

@@ -12,7 +12,7 @@ from tests.support.outcomes import drawn, only_json
 from tests.support.running import good, refused, starter
 from torch_utils.results import load_arrays
 from training import Model
-from training.flow.coordinates.surprise import Surprise
+from training.flow.coordinates.conditions import Surprise
 from training.flow.solvers import SOLVERS
 from training.flow.widths import Widths
 from training.models import posterior_reports as posterior_results

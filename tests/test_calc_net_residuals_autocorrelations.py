@@ -14,8 +14,7 @@ import calc_net_residuals_autocorrelations as script
 from tests.support.running import good, refused, run_script
 from torch_utils.results import load_arrays, save_arrays
 from torch_utils.streams import Stream
-from training.data.images.batches import normalize_pixels
-from training.data.images.dataset import ImageDataset
+from training.data.images.dataset import ImageDataset, normalize_pixels
 from training.data.toys import Toy
 from training.files import residuals as residual_files
 from training.flow.denoisers import MixtureDenoiser

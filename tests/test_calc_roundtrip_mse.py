@@ -11,13 +11,12 @@ import calc_roundtrip_mse
 from tests.support.image_models import CLASSES, END
 from tests.support.outcomes import Measured
 from tests.support.running import unless_given
-from training.data.images.batches import normalize_pixels
-from training.data.images.dataset import ImageDataset
+from training.data.images.dataset import ImageDataset, normalize_pixels
 from training.files.roundtrip import BIN_EDGES, histogram
 from training.flow.solvers import SOLVERS
 from training.measure.roundtrip import RoundtripErrors
 from training.model.trained_network import TrainedNetwork
-from training.subjects.samples import WorstImages
+from training.subjects.subject import WorstImages
 
 COUNT = 10
 ERRORS = ("mse", "mse_float", "max_abs_error", "exact")

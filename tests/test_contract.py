@@ -15,7 +15,7 @@ from tests.support.commands import ALL, COMMANDS, run_named
 from tests.support.outcomes import assert_same, outcome, read_netcdf
 from tests.support.running import contents, full_disk, good, refused
 from torch_utils.results import load_arrays
-from training.flow.calibration import Calibration
+from training.flow.denoisers import Calibration
 from training.model.trained_network import TrainedNetwork
 
 ROOT = Path(__file__).parent.parent

@@ -17,7 +17,7 @@ from tests.support.image_runs import SIZE, LinearDetector, features_of, write_im
 from tests.support.running import contents, good, refused, run_script, unless_given
 from torch_utils import distributed
 from torch_utils.results import load_arrays
-from training.data.images.batches import ImageDataset, pixel_batches
+from training.data.images.dataset import ImageDataset, pixel_batches
 from training.measure.feature_distances import frechet_distance, kernel_distance
 
 COUNT = 23

@@ -22,11 +22,10 @@ from tests.support.running import contents, good, refusal, refused, run_script, 
 from torch_utils.results import load_arrays
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
-from training.data.images.batches import to_pixels
-from training.data.images.codec import encode_png
+from training.data.images.containers import encode_png
+from training.data.images.dataset import to_pixels
 from training.files.image_folder import PARAMETERS, ImageFolder
-from training.flow.latent.conditional import ConditionalMixture
-from training.flow.latent.distributions import GaussianLatents
+from training.flow.latent import ConditionalMixture, GaussianLatents
 from training.flow.solvers import SOLVERS
 from training.model.trained_network import TrainedNetwork
 from training.models import generation

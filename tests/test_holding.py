@@ -19,8 +19,7 @@ from torch_utils.snapshots import read_network, write_network
 from training import Guarantee
 from training.inference.guarantee import HeldOutTruths
 from training.model.trained_network import TrainedNetwork
-from training.models.calibration import DENSE, OutlierScores, of_flow
-from training.models.conformal_reports import volume_line
+from training.models.calibration import DENSE, OutlierScores, of_flow, volume_line
 from training.models.inference import InferenceTask
 from training.settings.inference import LikelihoodOptions, PriorOptions
 from training.settings.posterior import CalibrateSettings

@@ -21,11 +21,10 @@ from tests.support.running import contents, good, refused, run_script, trained, 
 from torch_utils.results import load_arrays, load_json
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
-from training.data.images.batches import normalize_pixels
-from training.data.images.dataset import ImageDataset
+from training.data.images.dataset import ImageDataset, normalize_pixels
 from training.files.trajectory import SavedTrajectory
 from training.flow.denoisers import DiscreteDenoiser
-from training.flow.latent.distributions import LearnedLatents
+from training.flow.latent import LearnedLatents
 from training.flow.solvers import SOLVERS
 from training.model.trained_network import TrainedNetwork
 from training.names import DEFAULT_SOLVER

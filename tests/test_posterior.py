@@ -21,7 +21,7 @@ from torch_utils.results import load_arrays, load_json
 from training import rounds
 from training.data.images.dataset import ImageDataset
 from training.inference.likelihoods import UserFunction
-from training.measure.posterior.verdicts import detectable
+from training.measure.posterior.calibration import detectable
 from training.models import check_runs as posterior_checks
 from training.models import groups as posteriors
 from training.models.rounds import RoundsTask, warn_of_weak_check

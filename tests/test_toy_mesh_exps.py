@@ -13,8 +13,7 @@ import toy_mesh_exps
 from tests.support.outcomes import Measured
 from tests.support.running import contents, good, run_script, slowly, unless_given
 from training.data.toys import Toy
-from training.paper.boundaries import gaussian_content
-from training.paper.containment import inside
+from training.paper.containment import gaussian_content, inside
 from training.paper.coverage import TABLE_HEAD
 
 STAGES = ("latent", "data", "end")

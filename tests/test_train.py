@@ -22,8 +22,7 @@ from tests.support.finished_runs import broken_off
 from tests.support.image_runs import SIDE, TINY, equal, load, network_file, same_end, stats, weights
 from tests.support.running import contents, good, refused, run_script, slowly, trained
 from torch_utils.snapshots import read_state, write_state
-from training.data.images.batches import basis_batches
-from training.data.images.dataset import ImageDataset
+from training.data.images.dataset import ImageDataset, basis_batches
 from training.flow.eigenbasis import EigenBasis
 from training.model.trained_network import TrainedNetwork
 from training.subjects import ImageFlow

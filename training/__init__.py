@@ -8,43 +8,40 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from training.flow.distribution import FlowDistribution
     from training.flow.eigenbasis import EigenBasis
-    from training.flow.latent.distributions import GaussianLatents, LatentDistribution
-    from training.flow.pfode import ProbabilityFlow
+    from training.flow.latent import GaussianLatents, LatentDistribution
+    from training.flow.pfode import FlowDistribution, ProbabilityFlow
     from training.flow.schedules import InflationSchedule
     from training.models.adapters import FlowDensity, SbiPosterior, sbi_estimator
     from training.models.answers import Answers
-    from training.models.any_posterior import CalibratedPosterior, calibrate, check
     from training.models.datasets import Images, Records, Simulations, Table, Toy
     from training.models.draws import PosteriorDraws
-    from training.models.guarantees import Guarantee
-    from training.models.model import Model
+    from training.models.guarantees import CalibratedPosterior, Guarantee, calibrate, check
+    from training.models.model import Model, normal_prior
     from training.models.predictors import FlowClassifier, FlowRegressor
-    from training.models.priors import normal_prior
     from training.models.rounds import rounds
 
 _HOMES = {
     "Answers": "models.answers",
-    "CalibratedPosterior": "models.any_posterior",
-    "calibrate": "models.any_posterior",
-    "check": "models.any_posterior",
+    "CalibratedPosterior": "models.guarantees",
+    "calibrate": "models.guarantees",
+    "check": "models.guarantees",
     "EigenBasis": "flow.eigenbasis",
     "Images": "models.datasets",
     "Guarantee": "models.guarantees",
     "FlowClassifier": "models.predictors",
     "FlowDensity": "models.adapters",
-    "FlowDistribution": "flow.distribution",
+    "FlowDistribution": "flow.pfode",
     "FlowRegressor": "models.predictors",
-    "GaussianLatents": "flow.latent.distributions",
+    "GaussianLatents": "flow.latent",
     "InflationSchedule": "flow.schedules",
-    "LatentDistribution": "flow.latent.distributions",
+    "LatentDistribution": "flow.latent",
     "Model": "models.model",
     "PosteriorDraws": "models.draws",
     "ProbabilityFlow": "flow.pfode",
     "Records": "models.datasets",
     "SbiPosterior": "models.adapters",
-    "normal_prior": "models.priors",
+    "normal_prior": "models.model",
     "rounds": "models.rounds",
     "sbi_estimator": "models.adapters",
     "Simulations": "models.datasets",

@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.estimators.estimate import Estimate, Simulations
 from dnnlib.errors import DataError
-from training.data.tables.foreign import BLOCK_ROWS, ForeignTable, TableChoices
+from training.data.tables.formats import BLOCK_ROWS, ForeignTable, TableChoices
 from training.data.tables.making import make_table
 from training.files.table import save_table
 from training.flow.likelihood import Trace

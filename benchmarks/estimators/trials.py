@@ -13,13 +13,13 @@ from benchmarks.estimators.flow import ROOT, children_seconds, newest_network
 from benchmarks.simulators.priors import LogNormal, Normal
 from dnnlib.errors import DataError
 from torch_utils.results import load_json
-from training.data.tables.foreign import ForeignTable, TableChoices
+from training.data.tables.formats import ForeignTable, TableChoices
 from training.data.tables.making import make_table
 from training.data.tables.repeated_trials import unrolled
 from training.files.netcdf import open_netcdf
 from training.files.rows import save_csv
 from training.files.table import save_table
-from training.models.priors import normal_prior
+from training.models.model import normal_prior
 
 CHAINS, OVER = 4, 4
 """Draws are taken by weight, and some of them more than once: of so many times as many as wanted

@@ -21,17 +21,17 @@ from tests.support.trainers import model_of, points_and_labels
 from torch_utils import distributed
 from training import Simulations, Table
 from training.data.batches import Batch
-from training.flow.calibration import fit_calibration
+from training.flow.denoisers import fit_calibration
 from training.flow.eigenbasis import EigenBasis
-from training.flow.grids import choose_steps, fit_equal_error_grid
-from training.flow.latent.conditional import ConditionalMixture
+from training.flow.integration_choice import choose_steps, fit_equal_error_grid
+from training.flow.latent import ConditionalMixture
 from training.flow.likelihood import Trace
 from training.flow.solvers import SOLVERS, get_solver
 from training.inference.likelihoods import Gaussian
 from training.inference.sampling import Problem
 from training.inference.target import Target
-from training.learning.latents import LatentPlan, encoded_latents
-from training.learning.targets import MOST_NEAR
+from training.learning.finishing import LatentPlan, encoded_latents
+from training.learning.loss import MOST_NEAR
 from training.names import METHODS, SAMPLERS
 from training.paper.residuals import Extractor, ResidualProbe
 
@@ -166,8 +166,8 @@ def test_results_are_those_of_the_cpu(cuda, compute):
 
 
 def test_grids_of_times_are_fitted(cuda, monkeypatch):
-    monkeypatch.setattr("training.flow.grids.CELLS", 1)
-    monkeypatch.setattr("training.flow.grids.FEWEST_STEPS", 1)
+    monkeypatch.setattr("training.flow.integration_choice.CELLS", 1)
+    monkeypatch.setattr("training.flow.integration_choice.FEWEST_STEPS", 1)
     flow, solver = network_flow(CARD), SOLVERS["heun"]
     latents = normal(2, 2).to(CARD)
     grid = fit_equal_error_grid(flow, latents, flow.times(2), solver)
@@ -177,7 +177,7 @@ def test_grids_of_times_are_fitted(cuda, monkeypatch):
 FEW = {"chains": 2, "draws": 2, "warmup": 1, "pool": 16, "particles": 2, "steps": 4}
 FEW_ROUNDS = {
     "proposals.STEPS": 2,
-    "weights.BISECTIONS": 3,
+    "draws.BISECTIONS": 3,
     "samplers.annealing.EXPONENTS": 2,
     "samplers.annealing.SETTLED": 1,
     "samplers.annealing.MOST_ROUNDS": 2,

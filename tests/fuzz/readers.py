@@ -28,15 +28,14 @@ from torch_utils.snapshots import read_state
 from torch_utils.stats import RunningMeans, keep_lines_until
 from training.cli.residuals import row_pairs, toy_correlations
 from training.data.batches import Batch
-from training.data.images.codec import Decoder, decode_exact
+from training.data.images.containers import Decoder, decode_exact
 from training.data.images.dataset import ImageDataset
 from training.data.records.raw_tables import open_cells
 from training.data.records.reading import RecordChoices, SurveyedTable
-from training.data.records.writing import frame_of, texts_of
+from training.data.records.values import frame_of, texts_of
 from training.data.sources import lmdb_process
 from training.data.sources.formats import open_source, read_plain_pickle
-from training.data.tables.foreign import TableChoices
-from training.data.tables.formats import open_table
+from training.data.tables.formats import TableChoices, open_table
 from training.data.tables.making import make_table
 from training.data.tables.table import restored
 from training.files.fid_reference import FIDReference
@@ -51,8 +50,8 @@ from training.flow.eigenbasis import EigenBasis
 from training.learning.run_folder import Resumed
 from training.measure import detector
 from training.model.trained_network import TrainedNetwork
-from training.paper.correlations import correlate
 from training.paper.original.model import import_original
+from training.paper.residuals import correlate
 from training.pictures.album import pictures_of
 
 CPU = torch.device("cpu")

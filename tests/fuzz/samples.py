@@ -26,11 +26,11 @@ from training.data.records.reading import RecordChoices, SurveyedTable
 from training.files.posterior import save_part, save_values
 from training.files.records import save_records
 from training.files.trajectory import FORMAT
-from training.flow.calibration import Calibration
 from training.flow.coordinates.coordinates import Coordinates
+from training.flow.denoisers import Calibration
 from training.flow.eigenbasis import EigenBasis
-from training.flow.latent.conditional import ConditionalMixture
-from training.flow.output_gain import OutputGain
+from training.flow.latent import ConditionalMixture
+from training.flow.preconditioning import OutputGain
 from training.inference.draws import Draws
 from training.inference.summary import Summary
 from training.learning.building import ModelConfig

@@ -18,8 +18,7 @@ from tests.support.finished_runs import SHORT_TOY
 from tests.support.image_runs import SHORT, same_end
 from tests.support.outcomes import assert_same, outcome
 from tests.support.running import good, log_put_back, run_script, torch_settings_put_back, trained
-from training.data.images.batches import ImageBatches
-from training.data.images.dataset import ImageDataset
+from training.data.images.dataset import ImageBatches, ImageDataset
 from training.learning.run_folder import LAUNCH_KEY, Place, RunFolder, launch_id, place_to_resume
 from training.learning.trainer import Trainer
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tests.support.draws import seeded
 from training.data.toys import Toy
 from training.names import TOY_NAMES
-from training.networks.original_toy_unet import OriginalToyConvUNet
+from training.networks.toy_unet import OriginalToyConvUNet
 
 PERSISTENCE = types.ModuleType("torch_utils.persistence")
 

@@ -8,7 +8,7 @@ import torch
 
 from tests.support.draws import seeded
 from training.data.records.records import CATEGORY, NUMBER, RecordColumn, Records
-from training.data.records.writing import save_texts
+from training.data.records.values import save_texts
 from training.files import correlations as of_lags
 from training.files import coverage, roundtrip, trajectory
 from training.files.answers import SCORES
@@ -20,9 +20,9 @@ from training.inference.likelihoods import Gaussian
 from training.measure.posterior.calibration import BALLS, DENSEST, RunValues
 from training.names import TOY_NAMES
 from training.paper import coverage as counting
-from training.paper.boundaries import unit_sphere
-from training.paper.correlations import Autocorrelations, Correlation
+from training.paper.containment import unit_sphere
 from training.paper.coverage import CoverageResult, Points, Spheres, measure_coverage
+from training.paper.residuals import Autocorrelations, Correlation
 
 SAVED = 5
 """Times of a simulation."""

@@ -139,16 +139,16 @@ def quick_endings():
     """Trainings fit little when they end: calibrations, laws of latents and courses are others'
     business, and would take most of the time."""
     with (
-        mock.patch.multiple("training.learning.latents", MELT_STEPS=3, CHECK_STEPS=20, FEWEST=60),
-        mock.patch.multiple("training.learning.latents", STEPS_PER_ROW=1, FEWEST_STEPS=40),
+        mock.patch.multiple("training.learning.finishing", MELT_STEPS=3, CHECK_STEPS=20, FEWEST=60),
+        mock.patch.multiple("training.learning.finishing", STEPS_PER_ROW=1, FEWEST_STEPS=40),
         mock.patch("training.subjects.toys.CALIBRATION_POINTS", 200),
-        mock.patch.multiple("training.learning.mixture_start", STEPS=12, STEPS_OF_ONE=30),
-        mock.patch("training.learning.calibrating.NODES", 5),
+        mock.patch.multiple("training.learning.mixture_start", EM_STEPS=12, STEPS_OF_ONE=30),
+        mock.patch("training.learning.finishing.NODES", 5),
         mock.patch("training.learning.held_out.TABLE_DRAWS", 500),
         mock.patch("training.subjects.table_spaces.PILOT_STEPS", 20),
         mock.patch("training.learning.run.find_integrations", rough_courses),
-        mock.patch("training.subjects.end_times.MOST_STEPS", 0),
-        mock.patch.multiple("training.subjects.widths", SIMULATIONS=250, DRAWS=4),
+        mock.patch("training.subjects.table_training.MOST_STEPS", 0),
+        mock.patch.multiple("training.subjects.table_training", SIMULATIONS=250, DRAWS=4),
     ):
         yield
 

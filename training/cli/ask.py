@@ -15,12 +15,11 @@ from dnnlib.logs import logger
 from torch_utils.distributed import first_rank_only
 from training.data.records.encoding import contradicted, encode
 from training.data.records.records import Records
-from training.data.records.writing import save_texts, texts_of
+from training.data.records.values import save_texts, texts_of
 from training.files.answers import params_path, real_path, save_check, save_params
 from training.files.records import columns_json, holds_records, load_as_records, load_records
 from training.model.trained_network import TrainedNetwork
-from training.models.intervals import Interval, require_same_columns
-from training.models.queries import Asking, Sheet, check_lines
+from training.models.queries import Asking, Interval, Sheet, check_lines, require_same_columns
 from training.names import UNSOUND, script
 from training.settings import ask as options
 from training.subjects import RecordFlow

@@ -12,14 +12,13 @@ from dnnlib.files import require_folder, require_new
 from dnnlib.logs import logger
 from torch_utils.distributed import first_rank_only
 from torch_utils.results import provenance, save_json
-from training.data.images.codec import Transform
+from training.data.images.containers import Transform
 from training.data.records.raw_tables import open_cells
 from training.data.records.reading import RecordChoices, SurveyedTable
 from training.data.records.records import Records
 from training.data.sources.formats import NAMES, open_source
 from training.data.sources.writer import Conversion, image_writer, is_zip, require_writable
-from training.data.tables.foreign import TableChoices
-from training.data.tables.formats import NotNumbers, is_table, open_table
+from training.data.tables.formats import NotNumbers, TableChoices, is_table, open_table
 from training.data.tables.making import make_table
 from training.data.tables.repeated_trials import DATASET, groups_of, unrolled
 from training.data.tables.table import DataTable
@@ -27,7 +26,7 @@ from training.files.records import FORMAT as RECORDS_FORMAT
 from training.files.records import save_records
 from training.files.table import FORMAT as TABLE_FORMAT
 from training.files.table import save_table
-from training.models.missingness import informative_missing
+from training.models.reports import informative_missing
 from training.names import IMAGES, TABLE
 from training.settings.dataset_tool import DataSetSettings
 

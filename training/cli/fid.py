@@ -16,7 +16,7 @@ from torch_utils import distributed
 from torch_utils.results import provenance, save_json
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
-from training.data.images.batches import ImageDataset, pixel_batches
+from training.data.images.dataset import ImageDataset, pixel_batches
 from training.files.fid_reference import DISTANCES_FORMAT, FORMAT, FIDReference
 from training.measure import feature_distances as distances
 from training.measure.detector import InceptionDetector, find_detector

@@ -38,8 +38,7 @@ from training.models.inference import InferenceTask
 from training.models.integration_settings import recorded_eps
 from training.models.reports import warn_if_longer
 from training.names import FEWEST_RUNS, UNSOUND
-from training.paper.mixture_weights import MixturePlan, recover
-from training.paper.mixtures import Components
+from training.paper.mixtures import Components, MixturePlan, recover
 from training.settings.posterior import (
     POINTS,
     RUNS,

@@ -25,8 +25,14 @@ from training.files import correlations, residuals
 from training.model.trained_network import TrainedNetwork
 from training.models.integration_settings import TimeChoice
 from training.names import ALL_AT_ONCE
-from training.paper.correlations import Autocorrelations, Correlation, correlate
-from training.paper.residuals import Extractor, Put, ResidualProbe
+from training.paper.residuals import (
+    Autocorrelations,
+    Correlation,
+    Extractor,
+    Put,
+    ResidualProbe,
+    correlate,
+)
 from training.settings.residuals import (
     IMAGES,
     CalcSettings,
@@ -36,7 +42,7 @@ from training.settings.residuals import (
     NoiseOptions,
 )
 from training.subjects import ToyFlow
-from training.subjects.samples import Source
+from training.subjects.subject import Source
 
 
 def extracttoys(settings: ExtractToysSettings) -> None:

@@ -21,7 +21,7 @@ from training.files.image_folder import ABSENT, WHOLE, ImageFolder
 from training.files.rows import save_csv
 from training.files.trajectory import PARAMETERS_FORMAT, SavedEnd
 from training.flow.bin_averages import has_cells
-from training.flow.calls import BLOCK_ROWS
+from training.flow.denoisers import BLOCK_ROWS
 from training.flow.likelihood import DensityPlan, Trace
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import Solver
@@ -47,7 +47,7 @@ from training.settings.simulations import (
     SimulationSettings,
 )
 from training.subjects import ImageFlow, Subject, ToyFlow
-from training.subjects.samples import Samples
+from training.subjects.subject import Samples
 
 FEWEST_SAMPLES = 1000
 """Minimum number of generated samples if fewer rows are inflated, for pictures and ranks."""

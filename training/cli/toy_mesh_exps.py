@@ -14,7 +14,7 @@ from training.files.coverage import CoverageFiles
 from training.model.trained_network import TrainedNetwork
 from training.models.integration_settings import latent_choice, recorded_eps
 from training.names import INFLATION, script
-from training.paper.boundaries import unit_sphere
+from training.paper.containment import unit_sphere
 from training.paper.coverage import CoverageResult, Spheres, contents_within, table, unfilled
 from training.paper.mesh_coverage import BLOCK_ROWS, CoverageExperiment
 from training.settings.simulations import BOUNDARY_POINTS, CoverageSettings, SphereOptions

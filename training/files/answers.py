@@ -64,7 +64,7 @@ from training.data.records.records import CATEGORY, RecordColumn, Records
 from training.files.arrays import evenly, typed
 from training.files.records import without_rows
 from training.files.rows import LARGEST
-from training.measure.posterior.verdicts import LARGE
+from training.measure.posterior.calibration import LARGE
 from training.names import script
 
 ANSWERS = "inflationary-flows answers 1"

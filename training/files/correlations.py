@@ -44,7 +44,7 @@ from torch_utils.results import open_arrays, provenance, save_arrays, save_json
 from training.files.arrays import CheckedArrays
 from training.files.residuals import QUANTITIES, Extraction
 from training.names import script
-from training.paper.correlations import (
+from training.paper.residuals import (
     UPPER,
     Autocorrelations,
     CorrelationTime,

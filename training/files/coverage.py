@@ -52,8 +52,7 @@ from torch import Tensor
 from dnnlib.errors import DataError
 from torch_utils.results import SavedArrays, open_arrays, save_arrays, save_json
 from training.files.arrays import LARGEST, CheckedArrays, evenly
-from training.paper.boundaries import Boundary, enclosed_volume, write_mesh
-from training.paper.containment import require_closed
+from training.paper.containment import Boundary, enclosed_volume, require_closed, write_mesh
 from training.paper.coverage import STAGES, CoverageResult, Spheres
 
 FORMAT = "inflationary-flows coverage 1"

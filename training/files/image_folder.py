@@ -27,8 +27,7 @@ from dnnlib.errors import DataError, UsageError
 from dnnlib.files import require_folder
 from torch_utils import distributed
 from torch_utils.results import load_json, save_json
-from training.data.images.codec import decode_exact, encode_png
-from training.data.images.containers import FolderContainer, image_names
+from training.data.images.containers import FolderContainer, decode_exact, encode_png, image_names
 
 PARAMETERS = "gen_params.json"
 FORMAT = "inflationary-flows generated images 1"

@@ -14,12 +14,10 @@ from torch_utils.inert_pickle import shown
 from torch_utils.results import load_array
 from torch_utils.seeds import hash_seed, uniform_numbers
 from torch_utils.streams import Stream
-from training.data.images.codec import Decoder
-from training.data.images.containers import IMAGE_SUFFIXES, MAX_FILE_BYTES
+from training.data.images.containers import IMAGE_SUFFIXES, MAX_FILE_BYTES, Decoder
 from training.data.images.dataset import ImageDataset
-from training.data.tables.foreign import ForeignTable, TableSource, listed
-from training.data.tables.formats import SUFFIXES, open_table
-from training.inference.operators import LinearMap, MatrixMap, Separable
+from training.data.tables.formats import SUFFIXES, ForeignTable, TableSource, listed, open_table
+from training.inference.likelihoods import LinearMap, MatrixMap, Separable
 from training.inference.trial_likelihoods import Trials
 from training.names import HALVES, OPERATORS, script
 

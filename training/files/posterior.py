@@ -92,8 +92,12 @@ from torch_utils.results import load_arrays, open_arrays, save_arrays
 from training.files.arrays import CheckedArrays, distinct_texts, parameter, title_of
 from training.inference.draws import Draws
 from training.inference.summary import CONTENTS, LEVELS, REASONS, Summary
-from training.measure.posterior.calibration import CalibrationCheck, RunValues, calibrate
-from training.measure.posterior.ranks import FEWEST_IN_BIN
+from training.measure.posterior.calibration import (
+    FEWEST_IN_BIN,
+    CalibrationCheck,
+    RunValues,
+    calibrate,
+)
 
 FORMAT = "inflationary-flows mixture 1"
 

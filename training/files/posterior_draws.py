@@ -49,8 +49,7 @@ from dnnlib.files import atomic_path, require_room
 from training.files.netcdf import SavedNumbers, open_netcdf
 from training.inference.amortized import SAMPLER
 from training.inference.draws import Draws
-from training.inference.likelihoods import Gaussian, Likelihood
-from training.inference.operators import MatrixMap
+from training.inference.likelihoods import Gaussian, Likelihood, MatrixMap
 from training.names import script
 
 FORMAT = "inflationary-flows posterior 1"

@@ -28,9 +28,9 @@ import numpy as np
 
 from dnnlib.errors import DataError
 from torch_utils.results import SavedArrays, open_arrays, save_arrays
-from training.data.records.date_grids import GRID
 from training.data.records.records import CATEGORY, DATE, RecordColumn, Records
-from training.data.tables.foreign import require_names
+from training.data.records.values import GRID
+from training.data.tables.formats import require_names
 from training.data.tables.table import as_records
 from training.files.arrays import typed
 from training.files.table import holds_table, load_table

@@ -34,7 +34,7 @@ from torch import Tensor
 
 from dnnlib.errors import DataError
 from torch_utils.results import open_arrays, save_arrays
-from training.data.tables.foreign import numbered, require_names
+from training.data.tables.formats import numbered, require_names
 from training.data.tables.table import Columns, DataTable, Dropped
 from training.files.arrays import CheckedArrays
 

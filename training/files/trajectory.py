@@ -54,9 +54,8 @@ from torch_utils.array_stream import ArrayStream, stream_arrays
 from torch_utils.inert_pickle import shown
 from torch_utils.results import SavedArrays, open_arrays
 from training.files.arrays import LARGEST, CheckedArrays, evenly, kind_of
-from training.flow.pfode import ProbabilityFlow
+from training.flow.pfode import ProbabilityFlow, State
 from training.flow.solvers import Solver
-from training.flow.trajectory import State
 
 FORMAT = "inflationary-flows trajectory 1"
 PARAMETERS_FORMAT = "inflationary-flows simulations 1"

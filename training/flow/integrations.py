@@ -1,7 +1,7 @@
 """Integration schedules: a solver and its time grid from the first to the end time.
 
 After training, a network file stores the cheapest accurate schedule for each use
-(``integration_errors``). The stored schedule is the default if no solver or times are requested.
+(``integration_choice``). The stored schedule is the default if no solver or times are requested.
 """
 
 from collections.abc import Callable
@@ -13,8 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from training.flow.solvers import SOLVERS, Solver
-from training.flow.solvers.fitted import FITTED, fitted
+from training.flow.solvers import FITTED, SOLVERS, Solver, fitted
 
 NATS = 0.01
 """Acceptable error of log densities, in nats."""

@@ -40,10 +40,8 @@ from torch import Tensor
 from dnnlib.errors import UsageError, require_known
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
-from training.flow.calls import CountedVelocity
-from training.flow.solvers import Solver, Velocity
-from training.flow.solvers.reversible import without_gap
-from training.flow.solvers.solver import ExtendedVelocity
+from training.flow.denoisers import CountedVelocity
+from training.flow.solvers import ExtendedVelocity, Solver, Velocity, without_gap
 from training.names import DEFAULT_STEPS, LARGEST_EXACT, PROBES, TRACES
 
 LogDensity = Callable[[Tensor, Tensor], Tensor]

@@ -16,33 +16,238 @@ the linear part is gone, and the remaining right side vanishes for Gaussian data
 angles ``theta_i = arctan sqrt(gamma_i / xi_i)``.
 
 States are in float64; the denoiser chooses its own precision.
+
+The right side of the probability-flow ODE, for scaled or standardized states.
+
+With ``x_tilde = a(t) x`` both are ``dx_i/dt = l_i x_i - (r_i / 2) D_i(x_tilde, t) / a_i``, where
+
+    scaled          a = 1 / s,               l_i = d log s/dt + r_i / 2,
+    standardized    a_i = sqrt(xi_i + gamma_i),  l_i = (r_i / 2) xi_i / (xi_i + gamma_i),
+
+so that the divergence depends on the diagonal of the denoiser's Jacobian only:
+
+    sum_i l_i - sum_i (r_i / 2) dD_i/dx_tilde_i.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from copy import copy
+from dataclasses import dataclass
 from math import isclose
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
+from torch.distributions import Distribution, constraints
 
 from dnnlib.errors import DataError, UsageError
 from dnnlib.numbers import natural
-from training.flow.calls import BlockwiseDenoiser, ConditionedDenoiser, CountedVelocity
 from training.flow.coordinates.coordinates import Coordinates
-from training.flow.denoisers import Denoiser
+from training.flow.denoisers import (
+    BlockwiseDenoiser,
+    ConditionedDenoiser,
+    CountedVelocity,
+    Denoiser,
+    with_trace,
+)
 from training.flow.eigenbasis import EigenBasis
 from training.flow.integrations import Integration
-from training.flow.latent.conditional import ConditionalMixture
-from training.flow.latent.distributions import GaussianLatents, LatentDistribution, LearnedLatents
+from training.flow.latent import (
+    ConditionalMixture,
+    GaussianLatents,
+    LatentDistribution,
+    LearnedLatents,
+)
 from training.flow.likelihood import Density, DivergenceIntegral, LogDensity, Trace
 from training.flow.schedules import NoiseSchedule
-from training.flow.solvers import Solver, as_solver
-from training.flow.trajectory import State, Trajectory, follow, saved_steps, walk
-from training.flow.velocity import FlowVelocity
+from training.flow.solvers import Solver, Velocity, as_solver
 from training.names import DEFAULT_SOLVER, DEFAULT_STEPS
+
+
+@dataclass(frozen=True)
+class FlowVelocity:
+    """The right side of the probability-flow ODE, for states ``[N, D]`` in eigenspace.
+
+    Attributes:
+        denoiser: Denoiser D.
+        schedule: Noise schedule with the rates ``r_i = d log gamma_i / dt`` and the scale s.
+        basis: Eigenbasis with the data variances xi.
+        standardized: Whether states are standardized rather than scaled.
+    """
+
+    denoiser: Denoiser
+    schedule: NoiseSchedule
+    basis: EigenBasis
+    standardized: bool
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return the velocity ``[N, D]`` of states ``x [N, D]`` at times ``[]`` or ``[N]``."""
+        unit, linear, half_rate = self._terms(t)
+        return linear * x - half_rate / unit * self.denoiser(unit * x, t)
+
+    def with_divergence(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Return the velocity and its divergence ``[N]``, without gradients.
+
+        The result is None if the denoiser does not compute traces itself (``calls.with_trace``).
+        """
+        unit, linear, half_rate = self._terms(t)
+        known = with_trace(self.denoiser, unit * x, t, half_rate)
+        if known is None:
+            return None
+        denoised, trace = known
+        return linear * x - half_rate / unit * denoised, linear.sum() - trace
+
+    def _terms(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return a, l and r / 2 ``[..., D]``."""
+        half_rate = self.schedule.log_noise_rate(t) / 2
+        if self.standardized:
+            variance = self.basis.eigenvalues + self.schedule.noise_variance(t)
+            return variance.sqrt(), half_rate * self.basis.eigenvalues / variance, half_rate
+        scale, rate = self.schedule.scale(t), self.schedule.log_scale_rate(t)
+        return 1 / scale[..., None], rate[..., None] + half_rate, half_rate
+
+
+class State(NamedTuple):
+    """A saved state of N points during an integration.
+
+    Attributes:
+        time: Time of the state ``[]``.
+        x: The scaled variable in eigenspace ``[N, D]``, float64.
+        update: Change of x in the last step ``[N, D]``, zero at the start; for an adaptive solver,
+            the change since the last saved state.
+        gap: Half the difference ``[N, D]`` between the two states of a reversible solver, whose
+            mean is x; None for other solvers.
+    """
+
+    time: Tensor
+    x: Tensor
+    update: Tensor
+    gap: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """Saved states of an integration of the ODE, in the order in which they were visited.
+
+    Attributes:
+        times: Times of the S states ``[S]``.
+        states: The scaled variable in eigenspace ``[S, N, D]``, float64.
+        updates: Change of each state in its last step ``[S, N, D]``; zero at the start.
+        calls: Number of network evaluations (NFE).
+        gap: Half the difference ``[N, D]`` between the two last states of a reversible solver,
+            which an exact inverse needs too; None for other solvers.
+    """
+
+    times: Tensor
+    states: Tensor
+    updates: Tensor
+    calls: int
+    gap: Tensor | None = None
+
+    @property
+    def end(self) -> Tensor:
+        """Last state ``[N, D]``."""
+        return self.states[-1]
+
+    def __repr__(self) -> str:
+        saved, count, dim = self.states.shape
+        first, last = float(self.times[0]), float(self.times[-1])
+        return (
+            f"Trajectory({saved} states of {count} points, dim={dim}, t={first:g} to {last:.4g}, "
+            f"calls={self.calls})"
+        )
+
+
+def saved_steps(steps: int, save_every: int | None) -> list[int]:
+    """Return the indices of the steps with saved states: 0, multiples of ``save_every``, the last.
+
+    Args:
+        steps: Number of steps.
+        save_every: Number of steps between saved states; None for the first and last state only.
+
+    Raises:
+        UsageError: ``save_every`` is less than 1.
+    """
+    if save_every is not None and save_every < 1:
+        raise UsageError(f"save_freq is {save_every}: give at least 1")
+    return [*range(0, steps, save_every or steps), steps]
+
+
+def walk(
+    solver: Solver,
+    velocity: Velocity,
+    x: Tensor,
+    gap: Tensor | None,
+    times: Tensor,
+    unit: Callable[[Tensor], Tensor] | None,
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Yield the states and gaps ``[N, D]`` at all times ``[steps + 1]``, the start included.
+
+    Args:
+        solver: The solver.
+        velocity: Velocity of the variable that the solver integrates.
+        x: State ``[N, D]`` at the first time.
+        gap: Gap ``[N, D]`` of that state; if given, the integration reverses earlier steps.
+        times: Monotone times ``[steps + 1]``.
+        unit: Function from a time to the ratio ``[D]`` of x to the integrated variable; None if
+            the two variables are the same.
+
+    Raises:
+        UsageError: A gap is given, but the solver has a single state.
+    """
+    yield x, gap
+    if unit is None:
+        yield from solver.walk(velocity, x, times, gap)
+        return
+    first = unit(times[0])
+    steps = solver.walk(velocity, x / first, times, None if gap is None else gap / first)
+    for t, (state, apart) in zip(times[1:], steps, strict=True):
+        yield unit(t) * state, None if apart is None else unit(t) * apart
+
+
+def follow(
+    walk: Iterable[tuple[int, tuple[Tensor, Tensor | None]]],
+    times: Tensor,
+    saved: Collection[int],
+    on_step: Callable[[], object] | None,
+    on_state: Callable[[State], None] | None,
+) -> list[State]:
+    """Run an integration to its end, and return its saved states.
+
+    Args:
+        walk: Index of each step, with the state and the gap ``[N, D]`` after the step (``State``);
+            the start has the index 0.
+        times: Times ``[steps + 1]`` of the steps.
+        saved: Indices of the steps after which states are saved.
+        on_step: Called for each step, for a progress bar.
+        on_state: Called with each saved state. Only the first and the last state are then returned.
+
+    Raises:
+        DataError: The last state is NaN or infinite.
+    """
+    kept: list[State] = []
+    before, done = None, 0
+    for index, (x, gap) in walk:
+        last = index == len(times) - 1
+        if last and not x.isfinite().all():
+            raise DataError(
+                f"{int((~x.isfinite()).any(dim=1).sum())} of {len(x)} states became NaN "
+                f"or infinite between t = {float(times[0]):g} and t = {float(times[-1]):g}: "
+                "use more steps, or check the network"
+            )
+        if index in saved:
+            update = torch.zeros_like(x) if before is None else x - before
+            state = State(times[index], x, update, gap)
+            if on_state:
+                on_state(state)
+            if not on_state or last or not kept:
+                kept.append(state)
+        if on_step:
+            for _ in range(done, index):
+                on_step()
+        before, done = x, index
+    return kept
 
 
 class ProbabilityFlow:
@@ -521,3 +726,54 @@ class ProbabilityFlow:
         if solver.standardized:
             return self.noisy_std(t).log().sum()
         return -self.basis.dim * self.schedule.scale(t).log()
+
+
+class FlowDistribution(Distribution):
+    """A PyTorch distribution of the points ``[D]`` that a flow generates.
+
+    A conditional flow needs a single row of conditions. Neither draws nor densities have gradients.
+
+    Args:
+        flow: The flow.
+        seed: Random seed of draws; None for PyTorch's global generator.
+
+    Raises:
+        UsageError: The flow has several rows of conditions, one for each point.
+
+    Example:
+        >>> from training import EigenBasis, InflationSchedule
+        >>> from training.flow.denoisers import DiscreteDenoiser
+        >>> points = torch.tensor([[0.0, 0.5], [1.0, -0.5], [0.3, 0.1]]).double()
+        >>> basis = EigenBasis.fit([points])
+        >>> schedule = InflationSchedule.to_dimension(2, 2, top_variance=basis.top_variance)
+        >>> flow = ProbabilityFlow(DiscreteDenoiser(points, basis, schedule), schedule, basis)
+        >>> FlowDistribution(flow, seed=0).sample([5, 2]).shape
+        torch.Size([5, 2, 2])
+        >>> FlowDistribution(flow, seed=0).sample([0]).shape
+        torch.Size([0, 2])
+    """
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+    support = constraints.real_vector
+
+    def __init__(self, flow: ProbabilityFlow, seed: int | None = None):
+        if flow.rows is not None:
+            raise UsageError(
+                f"the flow has {flow.rows} rows of conditions: give a single row, for example "
+                "flow.given(labels=row)"
+            )
+        self.flow = flow
+        self._generator = None if seed is None else torch.Generator().manual_seed(seed)
+        super().__init__(Size(), Size([flow.basis.dim]), validate_args=False)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Return draws ``[*sample_shape, D]`` from the flow, float64."""
+        shape = Size(sample_shape)
+        return self.flow.sample(shape.numel(), self._generator).view(*shape, *self.event_shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return log densities ``[...]``, in nats, of points ``[..., D]``."""
+        (dim,) = self.event_shape
+        if value.shape[-1:] != self.event_shape:
+            raise ValueError(f"points have shape {list(value.shape)}: give [..., {dim}]")
+        return self.flow.log_prob(value.reshape(-1, dim)).view(value.shape[:-1])

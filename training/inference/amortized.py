@@ -29,10 +29,8 @@ from torch_utils.streams import Stream
 from training.flow.bin_averages import cell_log_prob, has_cells
 from training.flow.coordinates.coordinates import Coordinates
 from training.flow.likelihood import Density, Trace
-from training.inference.draws import Draws
+from training.inference.draws import Draws, OnPart, weighted_picks, z_order
 from training.inference.prior import Prior
-from training.inference.progress import OnPart
-from training.inference.weights import weighted_picks, z_order
 from training.measure.posterior.importance import smoothed_weights
 
 LogPosterior = Callable[[Tensor, Tensor], Tensor]

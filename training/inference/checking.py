@@ -22,9 +22,8 @@ from torch_utils.seeds import hash_seed, normal_numbers, seeded_generator
 from torch_utils.streams import Stream
 from training.flow.likelihood import Trace
 from training.inference.amortized import Amortized
-from training.inference.draws import WEIGHTED, Draws
+from training.inference.draws import WEIGHTED, Draws, OnPart
 from training.inference.likelihoods import Likelihood
-from training.inference.progress import OnPart
 from training.inference.samplers.pool import Pool
 from training.inference.sampling import Problem, SamplingPlan, sample_posteriors
 from training.inference.target import Target

@@ -20,7 +20,7 @@ from torch import Tensor
 from dnnlib.errors import UsageError
 from training.flow.held_out import HeldOut
 from training.measure.conformal import Neighbors, asked, outlier_p_values, recalibrated
-from training.measure.posterior.coverage import central_values
+from training.measure.posterior.calibration import central_values
 
 SHARES = (0.5, 0.8, 0.9, 0.95)
 """Nominal coverages of the reported intervals and regions."""

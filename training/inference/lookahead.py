@@ -19,9 +19,22 @@ step of length h therefore has an error of about ``c h^2``, with
 
 which is 0 for errors of one normal distribution, however long the step. The sum over steps is
 smallest where their density is proportional to ``sqrt(c)`` (``flow.grids``): with K steps it is
-then ``W / K``, with W the square of the integral of ``sqrt(c)``. Corrections (``renoising``) remove
+then ``W / K``, with W the square of the integral of ``sqrt(c)``. Corrections (``Renoising``) remove
 most of that error: for levels that jump, where W is 45 per dimension, widths from 8, 16 and 32
 steps are too small by 8, 4 and 3 %.
+
+Observations of columns that are nonlinear functions of linear functions of the state.
+
+Columns of tables are ``x_j = h_j(u_j)``, with ``u = c + B x_0`` linear in the state. An observed
+value y_j with Gaussian noise has the likelihood ``L_j(u) = N(y_j; h_j(u), Sigma_jj)``. Its product
+with the prior's Gaussian of u_j has a mean and a variance. Dividing the prior out of the Gaussian
+with these moments leaves ``N(y'_j; u, R_j)``, which approximates the likelihood (one step of
+expectation propagation; Minka 2001). The factor
+
+    int L_j(u) N(u; m, v) du / int N(y'_j; u, R_j) N(u; m, v) du
+
+corrects this approximation for each column separately, if u_j is about N(m, v). Values of columns
+are measured from their centers c.
 """
 
 from dataclasses import dataclass, field, replace
@@ -35,13 +48,321 @@ from torch import Tensor
 from dnnlib.errors import UsageError
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
-from training.flow.grids import EqualErrorGrid
-from training.inference.curved_columns import CurvedColumns
+from training.flow.integration_choice import EqualErrorGrid
+from training.inference.draws import OnPart, share_of
 from training.inference.likelihoods import Gaussian
-from training.inference.low_rank import LowRank
 from training.inference.prior import Prior
-from training.inference.progress import OnPart, share_of
 from training.inference.target import Target
+
+LEAST_SHARE = 1e-6
+"""Smallest shrinkage of correlations towards 0, so that no diagonal entry is 0."""
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """Covariance matrix with a low-rank and a diagonal part, ``F F^T + diag(d)``.
+
+    Attributes:
+        factor: Low-rank factor ``F [D, r]``.
+        diagonal: Diagonal part ``d [D]``.
+    """
+
+    factor: Tensor
+    diagonal: Tensor
+
+    @classmethod
+    def shrunk(cls, errors: Tensor) -> "LowRank":
+        """Estimate the covariance of errors ``[N, D]``, with correlations shrunk towards 0.
+
+        The errors have mean 0.
+
+        The shrinkage factor minimizes the expected error (Schaefer and Strimmer 2005, section 2.4):
+        the sum of the variances of the correlations divided by the sum of their squares.
+
+        The rank r is D if there are more errors than dimensions, otherwise N.
+        """
+        count, dim = errors.shape
+        std = errors.square().mean(dim=0).sqrt().clamp_min(torch.finfo(errors.dtype).tiny)
+        unit = errors / std
+        square = unit.square()
+        # Sums over pairs of columns, from products of the few rows.
+        own = square.mean(dim=0).square().sum()
+        of_squares = (unit @ unit.T / count).square().sum() - own
+        fourth = (square.sum(dim=1).square().sum() - square.square().sum()) / count
+        variance = (fourth - of_squares) / (count - 1)
+        share = (variance / of_squares).nan_to_num(1.0).clamp(LEAST_SHARE, 1)
+        rows = errors if count < dim else torch.linalg.qr(errors, mode="r").R
+        return cls(rows.T * ((1 - share) / count).sqrt(), share * std.square())
+
+    @property
+    def rank(self) -> int:
+        """Rank of the low-rank part, r."""
+        return self.factor.shape[1]
+
+    @property
+    def variance(self) -> Tensor:
+        """Variance of each dimension, ``[D]``."""
+        return self.factor.square().sum(dim=1) + self.diagonal
+
+    def seen(self, operator: Tensor) -> Tensor:
+        """Return the covariance ``[K, K]`` of ``A x``, for a linear map ``A [K, D]``."""
+        low = operator @ self.factor
+        return (operator * self.diagonal) @ operator.T + low @ low.T
+
+    def beside(self, operator: Tensor) -> Tensor:
+        """Return the cross-covariance ``[K, D]`` of ``A x`` and x, for a linear map A."""
+        return operator * self.diagonal + (operator @ self.factor) @ self.factor.T
+
+    def times(self, values: Tensor) -> Tensor:
+        """Multiply the covariance by values ``[..., D]``, in their dtype."""
+        low = (values @ self.factor.to(values)) @ self.factor.T.to(values)
+        return low.addcmul_(values, self.diagonal.to(values))
+
+    def sample(self, normal: Tensor) -> Tensor:
+        """Transform standard normal numbers ``[..., D + r]`` to samples ``[..., D]``."""
+        dim = len(self.diagonal)
+        alone = normal[..., :dim] * self.diagonal.sqrt().to(normal)
+        return alone + normal[..., dim:] @ self.factor.T.to(normal)
+
+
+@dataclass(frozen=True)
+class Bridge:
+    """Reverse step of a diffusion from a noisy state x: ``a (x_0 - x) + n``, with ``n ~ N(0, b)``.
+
+    The clean state x_0, given the state x, is approximately ``N(m, V)``.
+
+    Attributes:
+        pull: Factor ``a [D]``.
+        noise: Variance ``b [D]`` of the added noise.
+        end: Covariance V of the clean state.
+    """
+
+    pull: Tensor
+    noise: Tensor
+    end: LowRank
+
+    @cached_property
+    def step(self) -> LowRank:
+        """Covariance ``b + a V a`` of the step, including the uncertainty of the clean state."""
+        pull = self.pull[:, None]
+        return LowRank(pull * self.end.factor, self.noise + self.pull.square() * self.end.diagonal)
+
+    def end_after(self, operator: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the distribution of ``A x_0`` given a step, for a linear map ``A [K, D]``.
+
+        A step is written ``a (m - x) + u``.
+
+        Returns:
+            The matrix ``H [K, D]`` of the mean ``A m + H u``, and the covariance ``[K, K]``.
+        """
+        alone, left, right = self._after
+        seen = operator @ left
+        noise = self.noise / self._variance
+        covariance = (operator * (self.end.diagonal * noise)) @ operator.T + seen @ seen.T
+        return operator * alone + seen @ right, covariance
+
+    def end_moved(self, by: Tensor) -> Tensor:
+        """Return the shifts ``[..., D]`` of the expected clean state that steps u cause.
+
+        Args:
+            by: Steps ``u [..., D]``, less their mean ``a (m - x)``.
+        """
+        alone, left, right = (part.to(by) for part in self._after)
+        return ((by @ right.T) @ left.T).addcmul_(by, alone)
+
+    @cached_property
+    def _variance(self) -> Tensor:
+        """Variances p of the steps' diagonal part, as in ``_after``, ``[D]``."""
+        return self.step.diagonal.clamp_min(torch.finfo(self.step.diagonal.dtype).tiny)
+
+    @cached_property
+    def _after(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Vector ``h [D]`` and matrices ``L [D, r]`` and ``G [r, D]`` of the end after a step.
+
+        H for all of x_0 is ``diag(h) + L G``, and the covariance is ``diag(b d / p) + L L^T``.
+
+        Write ``x_0 - m = F w + e``, where w is standard normal and e has the variances d, so that
+        ``u = a F w + a e + n``. Given w, u has the variances ``p = b + a d a``: given u too, e has
+        the mean ``(a d / p) (u - a F w)`` and the variances ``b d / p``, and the covariance of w
+        given u is the inverse of ``I + F^T (a^2 / p) F``. No number is the difference of two nearly
+        equal ones, and where b is 0 the end is known exactly.
+        """
+        variance, factor = self._variance[:, None], self.step.factor
+        unit = factor / variance.sqrt()
+        root = torch.linalg.cholesky(torch.eye(unit.shape[1]).to(unit) + unit.T @ unit)
+        left = (self.noise[:, None] / variance * self.end.factor).T
+        left = torch.linalg.solve_triangular(root, left, upper=False).T
+        right = torch.linalg.solve_triangular(root, (factor / variance).T, upper=False)
+        return self.pull * self.end.diagonal / self._variance, left, right
+
+
+POINTS, FARTHEST, ZOOMS = 201, 6.0, 4
+"""Grid for the integrals: number of points, half-length in standard deviations, and how often the
+grid is adapted to the width of the result.
+"""
+LEAST = 1e-3
+"""Smallest fraction of the prior's precision that an observed value adds."""
+TABLE, TINY, LARGEST = 601, 1e-300, 20.0
+"""Number of points of the table of factors, smallest likelihood in it, and largest absolute log
+factor.
+"""
+
+
+@dataclass(frozen=True)
+class CurvedColumns:
+    """Gaussian approximations of the likelihoods of nonlinearly transformed columns.
+
+    Attributes:
+        operator: Rows ``[K, D]`` of the linear map B for the K observed columns.
+        observed: Pseudo-observations ``y' [M, K]``, the means of the Gaussians.
+        variance: Variances ``R [M, K]`` of the pseudo-observations.
+        line: Grid of G values of each column before its transform ``[K, G]``.
+        log_likelihood: Log likelihoods on the grid ``[M, K, G]``.
+    """
+
+    operator: Tensor
+    observed: Tensor
+    variance: Tensor
+    line: Tensor
+    log_likelihood: Tensor
+
+    @classmethod
+    def from_target(cls, target: Target, likelihood: Gaussian) -> "CurvedColumns":
+        """Approximate the likelihoods of observations that are noisy values of columns.
+
+        Args:
+            target: Posteriors of these observations.
+            likelihood: Gaussian likelihood of the observations.
+        """
+        seen = _Seen(target, likelihood)
+        mean, std = seen.moments()
+        prior = seen.scale**-2
+        precision = std**-2 - prior
+        known = precision > LEAST * prior
+        precision = torch.where(known, precision, LEAST * prior)
+        observed = torch.where(known, mean / (std.square() * precision), mean)
+        line = _line(TABLE, target.device) * seen.scale
+        log_likelihood = seen.log_likelihood(line.expand(-1, target.count, -1)).permute(1, 2, 0)
+        return cls(seen.operator, observed, 1 / precision, line[:, 0].T, log_likelihood)
+
+    def alone(self, place: int) -> "CurvedColumns":
+        """Return the approximation for the observation with index ``place`` only."""
+        one = slice(place, place + 1)
+        of_one = (self.observed[one], self.variance[one], self.line, self.log_likelihood[one])
+        return CurvedColumns(self.operator, *of_one)
+
+    def log_factor(self, mean: Tensor, variance: Tensor) -> Tensor:
+        """Return the log product ``[M, N]`` of the columns' correction factors.
+
+        Each factor is averaged over an uncertain, approximately normal value of the column.
+
+        Args:
+            mean: Means of the values ``[M, N, K]``.
+            variance: Variances of the values ``[K]``.
+        """
+        line, step = self.line, self.line[:, 1] - self.line[:, 0]
+        # If values vary by less than the grid spacing, sums over the grid do not approximate the
+        # integrals.
+        spread = variance.maximum(step.square())[:, None]
+        mixed = _blurred(self._likelihood, step[:, None], spread)
+        whole = self.variance[..., None] + spread
+        stands = -(self.observed[..., None] - line).square() / (2 * whole) - whole.log() / 2
+        table = mixed.clamp_min(TINY).log() - stands - self._offset
+        table = table.clamp(-LARGEST, LARGEST).mT.to(mean).contiguous()
+        place = ((mean - line[:, 0].to(mean)) / step.to(mean)).clamp_(0, line.shape[1] - 1.001)
+        below = place.long()
+        part = place.sub_(below)
+        low, high = table.gather(1, below), table.gather(1, below.add_(1))
+        return low.lerp_(high, part).sum(dim=2)
+
+    @cached_property
+    def _likelihood(self) -> Tensor:
+        """Likelihoods on the grid ``[M, K, G]``, scaled to a maximum of 1."""
+        return (self.log_likelihood - self.log_likelihood.amax(dim=2, keepdim=True)).exp()
+
+    @cached_property
+    def _offset(self) -> Tensor:
+        """Constants ``[M, K, 1]`` that make the factor about 1 where the likelihood is largest.
+
+        They do not depend on the likelihood's height, and are the same at all times, so that
+        weights do not depend on them.
+        """
+        at = self.log_likelihood.argmax(dim=2, keepdim=True)
+        apart = self.observed[..., None] - self.line.expand_as(self.log_likelihood).gather(2, at)
+        variance = self.variance[..., None]
+        return apart.square() / (2 * variance) + variance.log() / 2
+
+
+class _Seen:
+    """Likelihoods of M observations, as functions of K columns before their transforms."""
+
+    def __init__(self, target: Target, likelihood: Gaussian):
+        self._target, self._likelihood = target, likelihood
+        flow, device = target.prior.flow, target.device
+        assert flow.coordinates is not None
+        self._bent = flow.coordinates.bent
+        unit = torch.eye(flow.basis.dim, dtype=torch.float64, device=device)
+        self._center = flow.coordinates.to_columns(flow.basis.from_eigen(0 * unit[:1]))
+        whole = flow.coordinates.to_columns(flow.basis.from_eigen(unit)) - self._center
+        self._picks = likelihood.observe(torch.arange(len(unit), device=device)[None])[0]
+        self.operator = whole.T[self._picks]
+        variance = flow.noisy_variance(target.prior.times[0]).double()
+        self.scale = (self.operator.square() @ variance).sqrt()
+        """Standard deviations of values under the prior ``[K]``."""
+        self._noise = likelihood.covariance_root(len(self._picks)).norm(dim=1)
+
+    def log_likelihood(self, values: Tensor) -> Tensor:
+        """Return the log likelihoods of columns, up to a constant.
+
+        Args:
+            values: G values of each column before its transform, ``[G, M, K]``.
+        """
+        columns = self._center.expand(values[..., 0].numel(), -1).clone()
+        columns[:, self._picks] += values.flatten(0, 1)
+        prior = self._target.prior
+        seen = self._likelihood.observe(prior.origin + self._bent(columns) / prior.unit)
+        return -((seen.view_as(values) - self._target.observed) / self._noise).square() / 2
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Return the posterior mean and standard deviation of each column alone, ``[M, K]``."""
+        line = _line(POINTS, self._target.device)
+        std = self.scale.expand(self._target.count, -1)
+        mean = torch.zeros_like(std)
+        for _ in range(ZOOMS):
+            values = mean + line * std
+            weight = self.log_likelihood(values) - (values / self.scale).square() / 2
+            weight = weight.softmax(dim=0)
+            mean = (weight * values).sum(dim=0)
+            # At least half a grid spacing, so that the next grid does not miss a mode between two
+            # points.
+            least = std * FARTHEST / (POINTS - 1)
+            std = (weight * (values - mean).square()).sum(dim=0).sqrt().maximum(least)
+        return mean, std
+
+
+def _blurred(values: Tensor, step: Tensor, variance: Tensor) -> Tensor:
+    """Return means of gridded values ``[M, K, G]`` under normal distributions around grid points.
+
+    Args:
+        values: Values on the grids.
+        step: Spacing of the grids ``[K, 1]``.
+        variance: Variances of the normal distributions ``[K, 1]``.
+    """
+    count = values.shape[2]
+    apart = torch.arange(1 - count, count, dtype=step.dtype, device=step.device) * step
+    density = (-apart.square() / (2 * variance)).exp()
+    # Weights of a point are those of its neighbor, shifted by one: rows of a view of one array, if
+    # the values are flipped.
+    weights = density.unfold(1, count, 1)
+    sums = torch.einsum("kgh,mkh->mkg", weights, values.flip(2))
+    return sums / weights.sum(dim=2)
+
+
+def _line(count: int, device: torch.device) -> Tensor:
+    """Return a symmetric grid ``[count, 1, 1]``, in standard deviations."""
+    place = torch.linspace(-FARTHEST, FARTHEST, count, dtype=torch.float64)
+    return place.to(device)[:, None, None]
+
 
 PRIOR_DRAWS = 2**8
 """Number of prior draws that V is estimated from. Its correlations are shrunk towards 0 according

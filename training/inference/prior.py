@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import UsageError
-from training.flow.grids import EqualErrorGrid
+from training.flow.integration_choice import EqualErrorGrid
 from training.flow.integrations import USES
 from training.flow.likelihood import DivergenceIntegral, Trace
 from training.flow.pfode import ProbabilityFlow

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from training.inference.weights import systematic
+from training.inference.draws import systematic
 
 COMPONENTS = 8
 STEPS = 12

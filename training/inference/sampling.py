@@ -22,22 +22,28 @@ from torch import Tensor
 from dnnlib.errors import UsageError
 from torch_utils.seeds import hash_seed, seeded_generator, uniform_numbers
 from torch_utils.streams import Stream
-from training.inference.draws import WEIGHTED, Draws
+from training.inference.draws import (
+    WEIGHTED,
+    Draws,
+    OnPart,
+    require_some,
+    share_of,
+    systematic,
+    tempered,
+    with_more_calls,
+)
 from training.inference.likelihoods import Gaussian
 from training.inference.lookahead import LookAhead, no_lookahead
 from training.inference.noise import Noise
 from training.inference.prior import Prior
-from training.inference.progress import OnPart, share_of, with_more_calls
 from training.inference.samplers.annealing import anneal
-from training.inference.samplers.chains import Elliptical, Kernel, run_chains
-from training.inference.samplers.hamiltonian import Hamiltonian
+from training.inference.samplers.hamiltonian import Elliptical, Hamiltonian, Kernel, run_chains
 from training.inference.samplers.pool import Pool
 from training.inference.samplers.refining import refine
 from training.inference.samplers.tempering import temper
 from training.inference.samplers.twisted import twist
 from training.inference.summary import Summary
 from training.inference.target import Target
-from training.inference.weights import require_some, systematic, tempered
 from training.inference.wide_proposals import tested
 from training.measure.posterior.importance import (
     effective_size,

@@ -21,9 +21,9 @@ from torch import Tensor
 from dnnlib.errors import UsageError
 from torch_utils.seeds import normal_numbers
 from torch_utils.streams import Stream
+from training.inference.draws import OnPart
 from training.inference.likelihoods import Likelihood
 from training.inference.prior import Prior
-from training.inference.progress import OnPart
 from training.inference.proposals import normal_given
 
 FARTHEST = 10.0

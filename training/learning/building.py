@@ -11,7 +11,7 @@ from torch import Tensor
 from dnnlib.errors import UsageError
 from training.flow.denoisers import noise_condition
 from training.flow.eigenbasis import EigenBasis
-from training.flow.output_gain import OutputGain
+from training.flow.preconditioning import OutputGain
 from training.flow.schedules import INFLATION_DEFAULTS, NoiseSchedule
 from training.learning.loss import DenoisingLoss
 from training.learning.mixture_start import Mixture

@@ -10,6 +10,7 @@ from dnnlib.errors import DataError, UsageError
 from training.data.tables.table import Columns, Levels
 from training.flow.coordinates.categories import LevelPrediction
 from training.flow.coordinates.conditions import (
+    MOST_CONDITIONS,
     GaussianPrediction,
     LinearPrediction,
     Prediction,
@@ -26,7 +27,6 @@ from training.flow.coordinates.maps import (
     WhitenPCA,
     YeoJohnson,
 )
-from training.flow.coordinates.surprise import MOST_CONDITIONS
 from training.flow.eigenbasis import EigenBasis
 from training.learning.gaussian_start import fit_gaussian, fit_levels
 from training.names import AXES_TOO, EVENED, LOG

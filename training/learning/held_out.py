@@ -27,7 +27,7 @@ from torch_utils.seeds import seeded_generator
 from torch_utils.snapshots import first_line, tensors_of
 from torch_utils.streams import Stream
 from training.data.batches import Batch
-from training.data.images.batches import ImageDataset, normalize_pixels
+from training.data.images.dataset import ImageDataset, normalize_pixels
 from training.learning.loss import DenoisingLoss, NoiseDraws
 from training.model.trained_network import TrainedNetwork
 

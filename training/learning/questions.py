@@ -28,8 +28,7 @@ from torch_utils.streams import Stream
 from training.data.batches import Batch, parts_of_epochs
 from training.flow.denoisers import NetworkDenoiser
 from training.learning.held_out import HeldOut, Score
-from training.learning.loss import DenoisingLoss, DenoisingRegression, NoiseDraws
-from training.learning.targets import OthersOfBatch
+from training.learning.loss import DenoisingLoss, DenoisingRegression, NoiseDraws, OthersOfBatch
 from training.model.questions import EncodedRows, pack
 from training.model.trained_network import TrainedNetwork
 from training.networks.mixture import ABSENT, ASKED, KNOWN

@@ -11,7 +11,7 @@ from dnnlib.errors import UsageError
 from training.flow import schedules
 from training.flow.denoisers import NetworkDenoiser
 from training.flow.eigenbasis import EigenBasis
-from training.flow.output_gain import OutputGain
+from training.flow.preconditioning import OutputGain
 from training.networks import NETWORKS
 
 SCHEDULES: dict[str, Callable[..., schedules.NoiseSchedule]] = {

@@ -80,16 +80,15 @@ from torch_utils import distributed
 from torch_utils.arguments import check_arguments
 from torch_utils.inert_pickle import shown
 from torch_utils.snapshots import MISFITS, Part, build, first_line, read_network, write_network
-from training.flow.calibration import Calibration
 from training.flow.coordinates.coordinates import Coordinates
-from training.flow.denoisers import NetworkDenoiser
+from training.flow.denoisers import Calibration, NetworkDenoiser
 from training.flow.eigenbasis import EigenBasis
-from training.flow.grids import EqualErrorGrid
 from training.flow.held_out import HeldOut
+from training.flow.integration_choice import EqualErrorGrid
 from training.flow.integrations import USES, Integration
-from training.flow.latent.conditional import ConditionalMixture
-from training.flow.output_gain import OutputGain
+from training.flow.latent import ConditionalMixture
 from training.flow.pfode import ProbabilityFlow
+from training.flow.preconditioning import OutputGain
 from training.flow.solvers import Solver
 from training.flow.widths import Widths
 from training.model.recipe import SCHEDULES, Recipe, basis_arguments, make_schedule

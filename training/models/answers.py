@@ -15,8 +15,7 @@ from training.data.records.records import Records
 from training.data.tables.formats import MISSING_MARKS
 from training.model.trained_network import TrainedNetwork
 from training.models.conversion import FRAMES, frame_class, kind_of
-from training.models.intervals import Interval
-from training.models.queries import Asking, Sheet
+from training.models.queries import Asking, Interval, Sheet
 from training.subjects import RecordFlow
 
 DIGITS = 15

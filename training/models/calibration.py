@@ -1,9 +1,10 @@
 """Conformal calibration of a network's posteriors, and the use of a calibration."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
+from math import exp, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,22 @@ from torch import Tensor
 from dnnlib.errors import DataError, UsageError
 from dnnlib.files import require_new
 from dnnlib.logs import logger
+from dnnlib.numbers import beside
 from torch_utils import distributed
 from training.data.tables.table import Rows
-from training.flow.coordinates.surprise import MOST_CONDITIONS
+from training.flow.coordinates.conditions import MOST_CONDITIONS
 from training.flow.held_out import HeldOut
 from training.flow.likelihood import Trace
 from training.flow.solvers import get_solver
-from training.inference.checking import Functions, simulated
-from training.inference.guarantee import HeldOutTruths
+from training.inference.checking import DENSITY, LIKELIHOOD, RADIUS, Functions, simulated
+from training.inference.draws import Draws
+from training.inference.guarantee import SHARES, HeldOutTruths, Levels, intervals, thresholds
 from training.inference.likelihoods import Gaussian, UserFunction
 from training.measure.clouds import Cloud
-from training.measure.posterior.calibration import DENSEST, CalibrationCheck, RunValues
+from training.measure.conformal import Holding
+from training.measure.posterior.calibration import DENSEST, LEVELS, CalibrationCheck, RunValues
 from training.measure.posterior.calibration import calibrate as tested
 from training.model.trained_network import TrainedNetwork
-from training.models import conformal_reports as conformal
 from training.models.check_runs import Check, LearnedCheck, LearnedRuns
 from training.models.groups import Groups, Parts, PosteriorPart
 from training.models.inference import InferenceTask
@@ -43,6 +46,317 @@ from training.names import (
 from training.settings.inference import HeldOutOptions
 from training.settings.posterior import CalibrateSettings, SampleSettings
 from training.subjects import Subject, open_prior
+
+FLOW, AVERAGE, NEAR = "flow", "held_out", "near"
+"""Kinds of levels: the flow's own, and calibrated on all held-out cases or on nearby ones."""
+SHOWN, MOST_SHOWN, MOST_COLUMNS = 0.9, 5, 8
+MOST_LINES = 20
+"""Largest number of rejected observations that are listed."""
+
+
+def ranks_of(values: RunValues, functions: Sequence[str]) -> tuple[Tensor, list[str]]:
+    """Return ranks ``[n, Q]`` of true values in coordinates and functions, and their names."""
+    other = {DENSITY, LIKELIHOOD, RADIUS} - set(functions)
+    wanted = [k for k, name in enumerate(values.names) if name not in other]
+    return values.ranks[:, wanted].cpu(), [values.names[place] for place in wanted]
+
+
+def summary_of(guarantee: HeldOutTruths) -> dict[str, Any]:
+    """Return a summary of a calibration: calibrated levels, their coverage, and assumptions."""
+    held_out, levels = guarantee.held_out, guarantee.levels()
+    curve = guarantee.levels(LEVELS)
+    return {
+        "truths": held_out.truths,
+        "statement": statement(held_out.truths),
+        "assumption": "new truths are exchangeable with those held out: they come of the same "
+        "prior and simulator, or of the same source of data",
+        "holding": {
+            f"{share:g}": {key: getattr(held, key) for key in ("mean", "low", "high")}
+            for share in SHARES
+            for held in [Holding.by(held_out.truths, share)]
+        },
+        "levels": {
+            f"{share:g}": {
+                **dict(zip(held_out.quantities, row.tolist(), strict=True)),
+                DENSEST: float(levels.regions[place]),
+            }
+            for place, (share, row) in enumerate(zip(SHARES, levels.intervals, strict=True))
+        },
+        "normal_log_volume": {
+            f"{share:g}": _number(value)
+            for share, value in zip(SHARES, normal_log_volumes(guarantee), strict=True)
+        },
+        "near": guarantee.near_count or None,
+        "near_statement": near_statement(guarantee),
+        "curves": {
+            "levels": list(LEVELS),
+            DENSEST: curve.regions.tolist(),
+            **dict(zip(held_out.quantities, curve.intervals.T.tolist(), strict=True)),
+        },
+    }
+
+
+def normal_log_volumes(guarantee: HeldOutTruths) -> list[float]:
+    """Return the change of log volume by calibration, for each of ``SHARES``.
+
+    The log volume is the sum of the log lengths of the intervals of all coordinates. Normal
+    marginals are assumed, because only the ranks of true values among draws are known.
+    """
+    contents = guarantee.levels().intervals[:, : len(guarantee.held_out.names)]
+    stated = torch.tensor(SHARES, dtype=torch.float64)[:, None]
+    lengths, own = (torch.special.ndtri((1 + each) / 2) for each in (contents, stated))
+    return (lengths / own).log().sum(dim=1).tolist()
+
+
+def statement(truths: int) -> str:
+    """Describe the guarantee by a number of calibration cases, and its sampling error."""
+    holding = Holding.by(truths, SHOWN)
+    if holding.mean >= 1:
+        return f"{truths} calibration cases are too few for regions of {SHOWN:.0%}"
+    return (
+        f"With {truths} calibration cases, regions of {SHOWN:.0%} cover at least "
+        f"{SHOWN:.0%} of new cases, and at most {1 / (truths + 1):.2%} more, on average "
+        f"over calibrations; the coverage of this calibration is {100 * holding.low:.1f} "
+        f"to {100 * holding.high:.1f} % with probability 90 %"
+    )
+
+
+def near_statement(guarantee: HeldOutTruths) -> str | None:
+    """Describe the guarantee of levels near an observation; None without conditions."""
+    if not guarantee.near_count:
+        return None
+    return (
+        f"Near an observation, the {guarantee.near_count} nearest calibration cases are "
+        "used; their coverage is guaranteed on average over observations and "
+        "calibrations, not at each observation"
+    )
+
+
+def report_calibration(guarantee: HeldOutTruths) -> None:
+    """Log the guarantee and the calibrated levels."""
+    held_out, levels = guarantee.held_out, guarantee.levels()
+    logger.info(statement(held_out.truths))
+    shares = "/".join(f"{100 * share:g}" for share in SHARES)
+    columns = {DENSEST: levels.regions} | dict(
+        zip(held_out.quantities, levels.intervals.T, strict=True)
+    )
+    for name, contents in list(columns.items())[:MOST_COLUMNS]:
+        own = "/".join(f"{100 * float(content):.1f}" for content in contents)
+        what = name.capitalize() if name == DENSEST else f"Intervals of {name}"
+        logger.info(f"{what}: levels {own} % of the flow cover {shares} %")
+    if len(columns) > MOST_COLUMNS:
+        logger.info(f"{len(columns) - MOST_COLUMNS} more are in the JSON")
+    count, change = len(held_out.names), normal_log_volumes(guarantee)[SHARES.index(SHOWN)]
+    logger.info(volume_line({"calibrated": change}, count, "if marginals are normal"))
+    near = near_statement(guarantee)
+    if near is not None:
+        logger.info(near)
+
+
+def volume_line(changes: Mapping[str, float], count: int, how: str) -> str:
+    """Describe the cost of calibration: the change of the sum of the log lengths of intervals.
+
+    Args:
+        changes: Change by kind of intervals.
+        count: Number of coordinates.
+        how: Words for the circumstances of the change, or for the average that it is.
+    """
+    kinds = ", ".join(
+        f"{name} {change:+.2f} ({exp(change / count):.2f} times per coordinate)"
+        if isfinite(change)
+        else f"{name} infinite, because there are too few calibration cases"
+        for name, change in changes.items()
+    )
+    return (
+        f"Change of the summed log lengths of the {SHOWN:.0%} intervals compared with the "
+        f"flow, {how}: {kinds}"
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Observations:
+    """Facts about M observations before their posteriors are drawn.
+
+    Attributes:
+        whitened: Conditions ``[M, C]``, whitened like those of held-out cases; None without
+            conditions.
+        p_values: p-values ``[M]`` of the hypothesis that an observation is distributed like the
+            calibration cases; None if unknown.
+        oddest: Name, for each observation, of its most unusual score.
+    """
+
+    whitened: Tensor | None = None
+    p_values: Tensor | None = None
+    oddest: Sequence[str] = ()
+
+    def accepted(self, level: float) -> str:
+        """Return a line of text for the case that no observation is rejected at a level."""
+        assert self.p_values is not None
+        place = int(self.p_values.argmin())
+        return (
+            f"No observation is rejected at level {level:g} (smallest: p = "
+            f"{float(self.p_values[place]):.2g}, observation {place + 1}). Rejection "
+            "finds gross errors only: an observation with one wrong value of twelve, off "
+            "by 4 standard deviations, is accepted in about half of the cases."
+        )
+
+    def refused(self, level: float) -> str | None:
+        """Describe the observations that are rejected at a level, in one line; None if none is."""
+        assert self.p_values is not None
+        odd = (self.p_values < level).nonzero()[:, 0].tolist()
+        if not odd:
+            return None
+        listed = ", ".join(
+            (
+                f"observation {place + 1} (p = {float(self.p_values[place]):.2g}, because of "
+                f"its {self.oddest[place]})"
+            )
+            for place in odd[:MOST_LINES]
+        )
+        more = f" and {len(odd) - MOST_LINES} more" if len(odd) > MOST_LINES else ""
+        return (
+            f"Rejected {len(odd)} of {len(self.p_values)} observations as out of "
+            f"distribution: {listed}{more}. --refuse={level:g} rejects at most {level:.2g} "
+            "of in-distribution observations"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class CalibratedPosteriors:
+    """Intervals and regions of M posteriors, with W kinds of levels.
+
+    The kinds are the flow's own levels, those calibrated on all held-out cases, and, with
+    conditions, those calibrated on nearby cases.
+
+    Attributes:
+        guarantee: Calibration.
+        observations: Facts about the observations.
+        ends: Ends of central intervals, ``[M, W, L, Q, 2]``.
+        thresholds: Log densities ``[M, W, L]`` above which regions lie; NaN if draws have none.
+        near: Levels calibrated near each observation; None without conditions.
+        distances: Distance of the farthest nearby case ``[M]``; None without conditions.
+    """
+
+    guarantee: HeldOutTruths
+    observations: Observations
+    ends: Tensor
+    thresholds: Tensor
+    near: Levels | None
+    distances: Tensor | None
+
+    @classmethod
+    def of(
+        cls,
+        guarantee: HeldOutTruths,
+        observations: Observations,
+        groups: Iterator[Draws],
+        functions: Functions,
+    ) -> "CalibratedPosteriors":
+        """Return the intervals and regions of all draws, group by group."""
+        near = distances = None
+        if observations.whitened is not None and guarantee.near_count:
+            near, distances = guarantee.levels_near(observations.whitened)
+        average = guarantee.levels()
+        stated = torch.tensor(SHARES, dtype=torch.float64)
+        own = Levels(stated[:, None].expand_as(average.intervals), stated)
+        ends: list[Tensor] = []
+        lows: list[Tensor] = []
+        for draws in groups:
+            for index in range(draws.count):
+                ways = [own, average]
+                if near is not None:
+                    ways.append(Levels(near.intervals[len(ends)], near.regions[len(ends)]))
+                points = draws.points[index].flatten(0, 1).cpu().double()
+                of_functions = [function(points)[:, None] for function in functions.values()]
+                values, density = torch.cat([points, *of_functions], dim=1), densities(draws, index)
+                ends.append(torch.stack([intervals(values, way.intervals) for way in ways]))
+                lows.append(torch.stack([thresholds(density, way.regions) for way in ways]))
+        return cls(guarantee, observations, torch.stack(ends), torch.stack(lows), near, distances)
+
+    @property
+    def ways(self) -> tuple[str, ...]:
+        """Names of the W kinds of levels."""
+        return (FLOW, AVERAGE, NEAR)[: self.ends.shape[1]]
+
+    def listed(self, index: int) -> dict[str, Any]:
+        """Return the entry of one posterior for the JSON file."""
+        names = self.guarantee.held_out.quantities
+        content: dict[str, Any] = {
+            way: {
+                f"{share:g}": {
+                    **{
+                        name: [_number(end) for end in ends]
+                        for name, ends in zip(
+                            names, self.ends[index, place, at].tolist(), strict=True
+                        )
+                    },
+                    "log_density": _number(float(self.thresholds[index, place, at])),
+                }
+                for at, share in enumerate(SHARES)
+            }
+            for place, way in enumerate(self.ways)
+        }
+        if self.distances is not None:
+            content["distance"] = float(self.distances[index])
+        if self.observations.p_values is not None:
+            content["p_value"] = float(self.observations.p_values[index])
+            content["oddest"] = self.observations.oddest[index]
+        return content
+
+    def log_volumes(self) -> dict[str, list[float]]:
+        """Return the change of log volume by calibration, by kind of levels, for ``SHARES``.
+
+        This is the change of the sum of the log lengths of the intervals of all coordinates. It is
+        averaged over observations whose intervals are finite and not empty; NaN if there are none.
+        """
+        lengths = self.ends.diff(dim=-1)[..., : len(self.guarantee.held_out.names), 0]
+        change = (lengths[:, 1:] / lengths[:, :1]).log().sum(dim=-1)
+        change = torch.where(change.isfinite(), change, torch.nan).nanmean(dim=0)
+        return dict(zip(self.ways[1:], change.tolist(), strict=True))
+
+    def volumes_listed(self) -> dict[str, dict[str, float | None]]:
+        """Return ``log_volumes`` by kind and share, for a JSON file."""
+        return {
+            way: {f"{share:g}": _number(each) for share, each in zip(SHARES, changes, strict=True)}
+            for way, changes in self.log_volumes().items()
+        }
+
+    def report(self) -> None:
+        """Log the calibrated intervals of the first posteriors next to the flow's own."""
+        held_out = self.guarantee.held_out
+        logger.info(statement(held_out.truths))
+        at = SHARES.index(SHOWN)
+        words = {FLOW: "flow", AVERAGE: "held out", NEAR: "near it"}
+        for index in range(min(len(self.ends), MOST_SHOWN)):
+            parts = []
+            for place, name in list(enumerate(held_out.quantities))[:MOST_COLUMNS]:
+                each = []
+                for way, (low, high) in zip(
+                    self.ways, self.ends[index, :, at, place].tolist(), strict=True
+                ):
+                    ends = f"{beside(low, high - low)} to {beside(high, high - low)}"
+                    each.append(f"{words[way]} {ends}")
+                parts.append(f"{name} {', '.join(each)}")
+            p_values = self.observations.p_values
+            if p_values is not None:
+                parts.append(f"{float(p_values[index]):.2%} of the calibration set are as extreme")
+            logger.info(f"Observation {index + 1}, {SHOWN:.0%}: {'; '.join(parts)}")
+        changes = {words[way]: each[at] for way, each in self.log_volumes().items()}
+        logger.info(volume_line(changes, len(held_out.names), "on average over observations"))
+
+
+def densities(draws: Draws, index: int) -> Tensor:
+    """Return log densities ``[S]`` of draws of one posterior up to a constant; NaN if unknown."""
+    if draws.log_density is not None:
+        return draws.log_density[index].flatten().cpu().double()
+    likelihood = draws.log_likelihood[index].flatten().cpu().double()
+    return likelihood - draws.w[index].flatten(0, 1).cpu().double().square().sum(dim=1) / 2
+
+
+def _number(value: float) -> float | None:
+    """Return a number, or None for infinities and NaN, which JSON does not have."""
+    return value if isfinite(value) else None
+
 
 SURPRISE, ALONE = "surprise", "number that the others foretell worst"
 SPARSE, DENSE, LATENT_RADIUS = "low density", "high density", "latent radius"
@@ -179,7 +493,7 @@ class Calibrated:
     def log(self) -> None:
         """Log the tests, and the guarantee and its cost."""
         report_check(self.check)
-        conformal.report_calibration(self.guarantee)
+        report_calibration(self.guarantee)
 
 
 def opened(settings: CalibrateSettings, dest: Path | None) -> tuple[InferenceTask, Rows, Functions]:
@@ -252,7 +566,7 @@ def calibrate(
         "solvers": task.solvers,
         "options": task.recorded,
         "network_sha256": subject.digest,
-        "held_out": conformal.summary_of(guarantee),
+        "held_out": summary_of(guarantee),
     }
     calibrated = replace(model, held_out=truths)
     return Calibrated(calibrated, guarantee, values, check, rows, content, groups.fingerprint)
@@ -265,7 +579,7 @@ def over_conditions(guarantee: HeldOutTruths, rows: Rows, names: Sequence[str]) 
     """
     if rows.conditions is None or len(names) < 2 or not guarantee.near_count:
         return {}
-    near, _ = guarantee.levels_near(guarantee.held_out.whitened, (conformal.SHOWN,))
+    near, _ = guarantee.levels_near(guarantee.held_out.whitened, (SHOWN,))
     return {
         "conditions": rows.conditions.numpy(),
         "condition_names": np.array(names),
@@ -320,7 +634,7 @@ def held_out_of(
 
     The ``digest`` identifies the other parts.
     """
-    ranks, names = conformal.ranks_of(values, functions)
+    ranks, names = ranks_of(values, functions)
     whitened = ranks[:, :0] if odd.whitened is None else odd.whitened
     way = {**way_of(task), CONDITIONS_NETWORK: odd.network}
     plan = task.plan
@@ -432,7 +746,7 @@ def require_known(truths: HeldOut) -> None:
 
 def observations_of(
     task: InferenceTask, settings: SampleSettings, guarantee: HeldOutTruths, observed: Tensor
-) -> conformal.Observations:
+) -> Observations:
     """Return distances and p-values of observations relative to the calibration set.
 
     Observations ``[M, K]`` may be conditions.
@@ -448,7 +762,7 @@ def observations_of(
                 f"--refuse supports at most {MOST_CONDITIONS} conditions, or "
                 f"{MOST_NUMBERS} observed values with Gaussian noise: leave it out"
             )
-        return conformal.Observations()
+        return Observations()
     if refuse is not None and refuse < finest:
         raise UsageError(
             f"--refuse={refuse:g} cannot reject anything with {truths.truths} calibration "
@@ -459,8 +773,8 @@ def observations_of(
     if (odd.network, odd.names) != (truths.made_with.get(CONDITIONS_NETWORK), truths.oddities):
         if refuse is not None:
             raise UsageError("the network was calibrated with another --conditions_network")
-        return conformal.Observations(odd.whitened)
-    return conformal.Observations(odd.whitened, *guarantee.p_values(odd.whitened, odd.values))
+        return Observations(odd.whitened)
+    return Observations(odd.whitened, *guarantee.p_values(odd.whitened, odd.values))
 
 
 @dataclass(frozen=True, eq=False)
@@ -474,7 +788,7 @@ class AppliedCalibration:
     """
 
     truths: HeldOutTruths
-    observations: conformal.Observations
+    observations: Observations
     functions: Functions
 
     @classmethod
@@ -510,14 +824,12 @@ class AppliedCalibration:
 
     def posteriors(
         self, parts: Parts[PosteriorPart], numbers: dict[str, Any]
-    ) -> conformal.CalibratedPosteriors:
+    ) -> CalibratedPosteriors:
         """Recalibrate the draws of all groups, and add the results to the JSON entries."""
         every = (draws for draws, _ in parts)
-        held = conformal.CalibratedPosteriors.of(
-            self.truths, self.observations, every, self.functions
-        )
+        held = CalibratedPosteriors.of(self.truths, self.observations, every, self.functions)
         numbers["held_out"] = {
-            **conformal.summary_of(self.truths),
+            **summary_of(self.truths),
             "log_volume": held.volumes_listed(),
         }
         for place, one in enumerate(numbers.get("posteriors", [])):

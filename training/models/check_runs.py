@@ -9,7 +9,7 @@ from torch import Tensor
 from dnnlib.errors import UsageError
 from training.data.tables.table import DataSource, Rows
 from training.files.posterior import load_values, save_values
-from training.flow.coordinates.surprise import Surprise
+from training.flow.coordinates.conditions import Surprise
 from training.inference import checking
 from training.inference.amortized import Amortized
 from training.inference.samplers.pool import Pool

@@ -20,8 +20,7 @@ from training.inference.draws import Draws
 from training.inference.likelihoods import UserFunction
 from training.inference.summary import Summary
 from training.inference.trial_likelihoods import TrialLikelihood
-from training.measure.posterior.evidence import model_probabilities
-from training.measure.posterior.predictive import Predictive, needed
+from training.measure.posterior.predictive import Predictive, model_probabilities, needed
 from training.models.groups import sample_groups, without_points
 from training.models.inference import InferenceTask
 from training.models.posterior_reports import MOST_SHOWN

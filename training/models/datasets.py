@@ -27,23 +27,21 @@ from training.data.images.dataset import ImageDataset
 from training.data.records import records
 from training.data.records.raw_tables import open_cells
 from training.data.records.reading import RecordChoices, SurveyedTable
-from training.data.records.writing import frame_of
-from training.data.tables.foreign import (
+from training.data.records.values import frame_of
+from training.data.tables.formats import (
     ForeignTable,
     TableChoices,
     numbered,
+    open_table,
     row_blocks,
     with_columns,
 )
-from training.data.tables.formats import open_table
-from training.data.tables.making import make_table
-from training.data.tables.marginals import looks_uniform
+from training.data.tables.making import looks_uniform, make_table
 from training.data.tables.repeated_trials import DATASET
 from training.data.tables.table import DataTable
 from training.files.records import holds_records, load_records, save_records
 from training.files.table import holds_table, load_table
-from training.learning.run import Progress
-from training.learning.stopping import StoppedBySignal
+from training.learning.run import Progress, StoppedBySignal
 from training.models import training
 from training.models.answers import Answers
 from training.models.conversion import (
@@ -55,8 +53,8 @@ from training.models.conversion import (
     numbers_of,
     ranges_of,
 )
-from training.models.missingness import informative_missing
 from training.models.model import Model
+from training.models.reports import informative_missing
 from training.names import script
 from training.settings.declared import from_values, meant
 from training.settings.train import TrainSettings

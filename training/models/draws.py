@@ -15,8 +15,8 @@ from dnnlib.files import atomic_path
 from torch_utils.results import load_json, save_json
 from training.files.posterior_draws import SavedPosteriors, load_netcdf
 from training.models import conversion, hierarchical
+from training.models.conversion import RowModel
 from training.models.posterior_sampling import SampledPosteriors
-from training.models.protocols import RowModel
 from training.names import UNIFORM
 from training.settings.declared import from_values
 from training.settings.posterior import PopulationSettings

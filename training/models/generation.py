@@ -26,10 +26,10 @@ from dnnlib.errors import UsageError
 from torch_utils import distributed
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
-from training.data.images.batches import to_pixels
+from training.data.images.dataset import to_pixels
 from training.files.image_folder import ImageFolder, write_image
 from training.files.trajectory import SavedEnd
-from training.flow.calls import BlockwiseDenoiser
+from training.flow.denoisers import BlockwiseDenoiser
 from training.flow.solvers import Solver
 from training.models.integration_settings import LatentChoice, TimeChoice
 from training.subjects.images import ImageFlow, draw_classes

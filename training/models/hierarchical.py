@@ -14,7 +14,7 @@ from dnnlib.logs import logger
 from dnnlib.numbers import beside, rounded
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
-from training.data.tables.foreign import listed
+from training.data.tables.formats import listed
 from training.files.arrays import evenly
 from training.files.population import QUANTILES, SavedPopulation
 from training.files.posterior_draws import SavedPosteriors

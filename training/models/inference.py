@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dnnlib.errors import UsageError
 from torch_utils import distributed
-from training.data.tables.foreign import TableSource
+from training.data.tables.formats import TableSource
 from training.files.observations import read_mask, read_noise, read_observations, read_operator
 from training.flow.likelihood import Trace
 from training.flow.solvers import Solver, get_solver

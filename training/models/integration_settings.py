@@ -15,8 +15,8 @@ from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
-from training.flow.grids import Grid, choose_steps, fit_equal_error_grid
-from training.flow.latent.distributions import GaussianLatents, LatentDistribution
+from training.flow.integration_choice import Grid, choose_steps, fit_equal_error_grid
+from training.flow.latent import GaussianLatents, LatentDistribution
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule, NoiseSchedule
 from training.flow.solvers import Solver

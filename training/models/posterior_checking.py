@@ -10,8 +10,7 @@ from torch import Tensor
 from dnnlib.errors import UsageError
 from dnnlib.logs import logger
 from training.inference.likelihoods import Likelihood
-from training.measure.posterior.calibration import calibrate
-from training.measure.posterior.local import calibrate_near
+from training.measure.posterior.calibration import calibrate, calibrate_near
 from training.models import posterior_reports as results
 from training.models.check_runs import Check, LearnedCheck, LearnedRuns
 from training.models.inference import InferenceTask

@@ -13,13 +13,17 @@ from torch import Tensor
 from dnnlib.logs import logger
 from dnnlib.numbers import beside, rounded
 from torch_utils.results import provenance, save_json
-from training.flow.coordinates.surprise import MOST_CONDITIONS, Surprise
+from training.flow.coordinates.conditions import MOST_CONDITIONS, Surprise
 from training.inference.amortized import SAMPLER
 from training.inference.draws import WEIGHTED
-from training.inference.samplers.final_particles import NAME as TWISTED
+from training.inference.samplers.twisted import NAME as TWISTED
 from training.inference.summary import FEWEST_OF_MANY, LEVELS, Summary
-from training.measure.posterior.calibration import CalibrationCheck, RunValues
-from training.measure.posterior.local import FARTHEST, LocalCalibration
+from training.measure.posterior.calibration import (
+    FARTHEST,
+    CalibrationCheck,
+    LocalCalibration,
+    RunValues,
+)
 from training.names import MOST_DEBLURRED
 
 FAR = 6.0

@@ -17,13 +17,12 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
 from dnnlib.errors import DataError, UsageError
-from training.data.records.inferring import MOST_LEVELS
 from training.data.records.records import CATEGORY, NUMBER
+from training.data.records.values import MOST_LEVELS
 from training.data.tables.making import FEWEST_ROWS
 from training.models.datasets import Records
-from training.models.intervals import Interval
-from training.models.queries import Asking
-from training.subjects.record_distributions import CellDistribution
+from training.models.queries import Asking, Interval
+from training.subjects.records import CellDistribution
 
 TARGET = "target"
 FEW_OTHERS = 5

@@ -1,6 +1,55 @@
-"""Warnings that training and sampling share."""
+"""Warnings about data sets and about the duration of computations."""
+
+import numpy as np
 
 from dnnlib.logs import logger
+from training.data.records.reading import is_missing_indicator
+from training.data.records.records import CATEGORY, Records
+from training.data.tables.formats import listed
+from training.files.arrays import evenly
+from training.measure.association import association
+
+MOST_LOOKED_AT = 10_000
+"""Maximum number of rows that are analyzed."""
+FEWEST_HOLES = 20
+"""Minimum number of missing cells, and of present ones, in a column that is analyzed."""
+TELLING = 5.0
+"""Threshold of an association between columns, in standard errors."""
+
+
+def informative_missing(records: Records) -> list[str]:
+    """Return lines about columns whose missingness depends on other columns.
+
+    Columns with an indicator column are omitted.
+    """
+    values = records.values[evenly(len(records), MOST_LOOKED_AT)]
+    missing, names = np.isnan(values), []
+    is_level = np.array([column.type == CATEGORY for column in records.columns])
+    for place, name in enumerate(records.names):
+        count = missing[:, place].sum()
+        if not FEWEST_HOLES <= count <= len(values) - FEWEST_HOLES:
+            continue
+        pairs = [
+            (np.column_stack([missing[:, place], values[:, other]]), np.array([True, level]))
+            for other, level in enumerate(is_level)
+            if other != place
+        ]
+        known = any(
+            column.of == name and is_missing_indicator(column) for column in records.columns
+        )
+        strength = max((association(*pair) for pair in pairs if not known), default=0.0)
+        if strength > TELLING / len(values) ** 0.5:
+            names.append(name)
+    if not names:
+        return []
+    typed = ",".join(f'"{name}"' if "," in name else name for name in names)
+    return [
+        (
+            f"Missing cells of {listed(names)} depend on other columns and may be "
+            f"informative: --is_missing={typed} adds indicator columns"
+        )
+    ]
+
 
 LONGER = 1.1
 """Ratio of the duration to the given minutes from which a command warns that it took longer."""

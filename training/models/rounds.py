@@ -23,8 +23,7 @@ from dnnlib.logs import logger
 from torch_utils.distributed import process_group
 from torch_utils.results import provenance
 from torch_utils.seeds import hash_seed
-from training.data.tables.foreign import ForeignTable, TableChoices, numbered
-from training.data.tables.formats import open_table
+from training.data.tables.formats import ForeignTable, TableChoices, numbered, open_table
 from training.data.tables.making import make_table
 from training.data.tables.table import DataTable
 from training.files.observations import read_observations
@@ -34,7 +33,7 @@ from training.files.table import load_table, save_table
 from training.inference.amortized import Amortized
 from training.inference.likelihoods import UserFunction
 from training.inference.region import DRAWS, HERE, Bounds, Region, Restricted, restricted
-from training.measure.posterior.verdicts import undetected_narrowness
+from training.measure.posterior.calibration import undetected_narrowness
 from training.model.trained_network import TrainedNetwork
 from training.models import model as models
 from training.models import training

@@ -22,12 +22,11 @@ from torch_utils.streams import Stream
 from training.files.trajectory import SavedEnd, trajectory_file
 from training.flow.bin_averages import cell_log_prob, has_cells
 from training.flow.likelihood import LOG_PROB_ERROR, Density, DensityPlan, DivergenceIntegral, Trace
-from training.flow.pfode import ProbabilityFlow
+from training.flow.pfode import ProbabilityFlow, State, Trajectory
 from training.flow.solvers import Solver
-from training.flow.trajectory import State, Trajectory
 from training.models.integration_settings import LatentChoice
 from training.subjects import Subject
-from training.subjects.samples import Returns, Samples, Source
+from training.subjects.subject import Returns, Samples, Source
 
 
 @dataclass(frozen=True)

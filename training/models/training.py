@@ -22,11 +22,10 @@ from training.data.tables.table import DataTable, as_records
 from training.data.toys import Toy
 from training.files.records import holds_records, load_records
 from training.files.table import holds_table, load_table
-from training.learning.budget import TimeBudget
 from training.learning.building import ModelConfig, describe_training, resolved_options
 from training.learning.cost import print_dry_run
-from training.learning.latents import latent_file, refit_latent_law
-from training.learning.run import Progress, run_training, train_in_memory
+from training.learning.finishing import latent_file, refit_latent_law
+from training.learning.run import Progress, TimeBudget, run_training, train_in_memory
 from training.learning.run_folder import OPTIONS_NAME, Place, Resumed, place_to_resume, read_record
 from training.model.trained_network import TrainedNetwork
 from training.models.reports import warn_if_longer

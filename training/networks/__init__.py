@@ -3,9 +3,13 @@
 from torch import nn
 
 from training.networks.mlp import ToyMLP
-from training.networks.original_toy_unet import OriginalToyConvUNet, OriginalToySongUNet
 from training.networks.questions import QuestionNetwork, TrialNetwork
-from training.networks.toy_unet import ToyConvUNet, ToySongUNet
+from training.networks.toy_unet import (
+    OriginalToyConvUNet,
+    OriginalToySongUNet,
+    ToyConvUNet,
+    ToySongUNet,
+)
 from training.networks.unet import ADMUNet, DDPMpp, NCSNpp
 
 TOY_NETWORKS: dict[str, type[nn.Module]] = {

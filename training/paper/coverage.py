@@ -45,14 +45,15 @@ from torch import Tensor
 
 from dnnlib.errors import UsageError
 from torch_utils import distributed
-from training.paper.boundaries import (
+from training.paper.containment import (
     Boundary,
+    Floats,
     alpha_shape,
     filling_alpha,
     gaussian_content,
     gaussian_content_within,
+    inside,
 )
-from training.paper.containment import Floats, inside
 
 STAGES = ("latent", "data", "end")
 SEEN = 1e-4

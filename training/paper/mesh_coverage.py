@@ -11,12 +11,12 @@ from torch import Tensor
 
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
-from training.flow.latent.distributions import GaussianLatents, LatentDistribution, LearnedLatents
+from training.flow.latent import GaussianLatents, LatentDistribution, LearnedLatents
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import Solver
 from training.models.simulations import Simulator
 from training.paper import coverage as measure
-from training.paper.boundaries import Boundary
+from training.paper.containment import Boundary
 
 BLOCK_ROWS = 2048
 """Number of points per denoiser evaluation.

@@ -19,7 +19,7 @@ from training.files.correlations import (
     stem_and_index,
     summary_of,
 )
-from training.paper.correlations import scatter_of
+from training.paper.residuals import scatter_of
 from training.pictures import theme
 from training.pictures.theme import BLUE, DIVERGING, FAINT, INK, MUTED, ORANGE
 

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 
 from training.files.arrays import evenly, parameter, title_of
 from training.files.coverage import SavedCoverage
-from training.paper.boundaries import Boundary, gaussian_content
+from training.paper.containment import Boundary, gaussian_content
 from training.paper.coverage import STAGES, contents_within, mean_and_two_std
 from training.pictures import theme
 from training.pictures.theme import BLUE, FAINT, INK, MUTED, ORANGE

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from training.data.records.records import CATEGORY
-from training.data.records.writing import text_of
+from training.data.records.values import text_of
 from training.files.answers import ColumnCheck, PredictedColumn, SavedAnswerCheck, SavedAnswers
 from training.measure.reliability import wilson
 from training.pictures.tables.answers import (

@@ -6,7 +6,7 @@ import numpy as np
 
 from training.files.arrays import parameter, title_of
 from training.files.posterior import SavedCheck, SavedPredictive
-from training.measure.posterior.coverage import central_values
+from training.measure.posterior.calibration import central_values
 from training.pictures.posteriors.checks import Curve, color_of, details_of
 from training.pictures.theme import BLUE, MUTED, ORANGE
 from training.report import charts

@@ -6,7 +6,7 @@ import numpy as np
 
 from training.files.arrays import evenly
 from training.files.correlations import SavedLags
-from training.paper.correlations import scatter_of
+from training.paper.residuals import scatter_of
 from training.pictures.correlations import COLORS, NAMES, name_and_details
 from training.pictures.theme import INK, MUTED, joined
 from training.report import charts

@@ -7,7 +7,7 @@ import numpy as np
 from training.files.arrays import title_of
 from training.files.coverage import SavedCoverage
 from training.measure.reliability import TELLING
-from training.paper.boundaries import gaussian_content
+from training.paper.containment import gaussian_content
 from training.paper.coverage import STAGES
 from training.pictures.coverage import STYLES
 from training.pictures.theme import BLUE, MUTED, ORANGE, joined

@@ -15,18 +15,22 @@ from torch_utils import distributed
 from torch_utils.seeds import seeded_generator
 from training.data.augment import AugmentedBatches, GeometricAugmentation, augmented_points
 from training.data.batches import Batch, BatchSource
-from training.data.images.batches import ImageBatches, ImageDataset, basis_batches, normalize_pixels
+from training.data.images.dataset import ImageBatches, ImageDataset, basis_batches, normalize_pixels
 from training.data.row_hashes import MOST_SKETCHED, RowHashes, row_numbers
-from training.flow.calls import BLOCK_ROWS
+from training.flow.denoisers import BLOCK_ROWS
 from training.flow.eigenbasis import EigenBasis
 from training.learning.building import ModelConfig
-from training.learning.cost import require_batch, require_network
+from training.learning.cost import (
+    compile_network,
+    fastest_precision,
+    require_batch,
+    require_network,
+)
+from training.learning.finishing import LatentPlan, points_to_inflate
 from training.learning.held_out import HeldOut, Validation
-from training.learning.latents import LatentPlan, points_to_inflate
 from training.learning.loss import DenoisingLoss
 from training.learning.run import PostTraining
 from training.learning.run_folder import Resumed
-from training.learning.speed import compile_network, fastest_precision
 from training.learning.trainer import Trainer
 from training.model.trained_network import TrainedNetwork
 from training.names import IMAGES, LABEL_DIM

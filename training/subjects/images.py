@@ -18,24 +18,32 @@ from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.seeds import seeded_generator, uniform_numbers
 from torch_utils.streams import Stream
-from training.data.images.batches import ImageDataset, normalize_pixels
+from training.data.images.dataset import ImageDataset, normalize_pixels
 from training.data.row_hashes import row_numbers
-from training.data.tables.foreign import ForeignTable, TableSource
-from training.data.tables.formats import is_table
+from training.data.tables.formats import ForeignTable, TableSource, is_table
 from training.data.tables.table import DataSource
 from training.files.observations import read_columns, read_observations
 from training.files.roundtrip import roundtrip_paths
-from training.flow.calls import BLOCK_ROWS, RecomputedDenoiser
-from training.flow.pfode import ProbabilityFlow
-from training.flow.trajectory import Trajectory
-from training.learning.latents import MOST, LatentPlan
+from training.flow.denoisers import BLOCK_ROWS, RecomputedDenoiser
+from training.flow.pfode import ProbabilityFlow, Trajectory
+from training.learning.finishing import MOST, LatentPlan
 from training.measure.image_quantities import class_log_odds, image_quantities
 from training.measure.roundtrip import LEVELS_PER_UNIT, RoundtripErrors
 from training.model.trained_network import TrainedNetwork
 from training.names import IMAGE_POOL, IMAGES, TOY_NAMES, script
 from training.subjects.image_training import latent_plan
-from training.subjects.samples import ImageReturns, Returns, Samples, Source
-from training.subjects.subject import Draw, Facts, Quantities, Subject, required, variances_line
+from training.subjects.subject import (
+    Draw,
+    Facts,
+    ImageReturns,
+    Quantities,
+    Returns,
+    Samples,
+    Source,
+    Subject,
+    required,
+    variances_line,
+)
 
 BLOCK = 16
 """Number of images in a block."""

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from dnnlib.errors import DataError, UsageError
 from dnnlib.logs import logger
 from torch_utils import distributed
-from training.data.tables.foreign import TableSource, listed
-from training.data.tables.marginals import EXACT
+from training.data.tables.formats import TableSource, listed
+from training.data.tables.making import EXACT
 from training.data.tables.repeated_trials import first_rows, one_of_each
 from training.data.tables.table import DataSource
 from training.files.observations import WITH_HOLES, read_trials

@@ -20,7 +20,7 @@ from torch_utils.inert_pickle import shown
 from training.data.records.encoding import contradicted, encode
 from training.data.records.raw_tables import open_cells
 from training.data.records.records import CATEGORY
-from training.data.tables.foreign import TableSource, listed
+from training.data.tables.formats import TableSource, listed
 from training.data.tables.table import Columns, DataSource, DataTable, Dropped
 from training.files.records import holds_records, load_records
 from training.model.questions import EncodedRows, pack

@@ -24,10 +24,10 @@ from torch import Tensor
 from dnnlib.errors import DataError
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
-from training.data.records.date_grids import on_grid
 from training.data.records.records import CATEGORY, DATE, RecordColumn, Records
+from training.data.records.values import on_grid
 from training.data.row_hashes import row_numbers
-from training.data.tables.marginals import OFTEN, Marginal
+from training.data.tables.making import OFTEN, Marginal
 from training.data.tables.table import Columns
 from training.flow.coordinates.coordinates import Coordinates, dither
 from training.flow.coordinates.maps import MOST_GAPS, NOWHERE, Logarithm

@@ -26,8 +26,8 @@ from training.data.records.records import CATEGORY, Records
 from training.data.row_hashes import RowHashes
 from training.files.records import columns_json
 from training.learning.cost import require_batch
+from training.learning.finishing import NETWORK_ROWS, LatentPlan
 from training.learning.held_out import Validation
-from training.learning.latents import NETWORK_ROWS, LatentPlan
 from training.learning.mixture_start import completed
 from training.learning.questions import (
     OTHERS,
@@ -46,8 +46,6 @@ from training.model.trained_network import TrainedNetwork
 from training.names import QUESTIONS, RECORDS
 from training.networks.questions import QuestionNetwork
 from training.recipes import FEW_ROWS, TableRecipe, describe_table_recipe, fitted_to_questions
-from training.subjects.held_cells import CalibrationScores
-from training.subjects.record_margins import Margins
 from training.subjects.record_spaces import (
     Chosen,
     RecordSpace,
@@ -55,7 +53,7 @@ from training.subjects.record_spaces import (
     digest_of,
     numbers_of_rows,
 )
-from training.subjects.records import RecordFlow
+from training.subjects.records import CalibrationScores, Margins, RecordFlow
 from training.subjects.training import Start, Training
 
 MOST_NOISE = 1e4

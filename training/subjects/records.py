@@ -3,12 +3,41 @@
 Rows are values ``[n, P]`` of records, NaN for missing cells. Intervals and probabilities are those
 of a single cell, given the other cells of its row, and are computed without draws. Whole rows are
 drawn.
+
+Drawn rows whose columns have the same marginal distributions as the data.
+
+A flow smooths narrow features, above all repeated values of a column, so its draws have fewer of
+them. More rows than wanted are therefore drawn, and weighted by *raking* (Deming and Stephan 1940).
+Of all weights for which the bins of each column have the same shares as in the data, raking finds
+those nearest to equal weights. Rows are sampled in proportion to their weights, each at most once.
+Dependences between columns in a row stay as drawn.
+
+A column with missing cells is left as drawn, because its observed cells may have another
+distribution than all cells.
+
+Split conformal calibration of the intervals of a network of records, by its held-out cells.
+
+The score of a held-out cell is the content of the smallest central interval of the flow that covers
+the cell. The interval is taken as it is written: rounded to the bins of the column, and within its
+range. With n scores ``s_(1) <= ... <= s_(n)`` of a column, an interval that is to cover a share l
+of new cells has the content
+
+    s_(k),    k = ceil((n + 1) l),
+
+and covers a new cell with a probability of at least l, and at most ``l + 1 / (n + 1)`` if scores do
+not tie, for any flow (``measure.conformal``). This needs cells that are exchangeable with new ones:
+neither the weights nor the choice between networks may depend on them. If n is too small for such a
+k, the content is between the largest score and 1, and nothing is guaranteed.
+
+Scores are computed twice: given all other observed cells of the row, and given four of five of
+them. The content is interpolated between these two shares of known cells.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from math import isfinite, isnan
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,20 +46,321 @@ from torch import Tensor
 from dnnlib.errors import DataError, UsageError
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
+from training.data.records.reading import is_missing_indicator
 from training.data.records.records import Records
-from training.data.records.tidying import is_missing_indicator
 from training.data.row_hashes import RowHashes
+from training.files.arrays import evenly
 from training.files.records import without_rows
 from training.flow.bin_averages import SEQUENCES, mean_and_error, offsets
+from training.inference.draws import systematic
+from training.measure.conformal import placed
 from training.model.questions import EncodedRows, QuestionFlow
 from training.model.trained_network import TrainedNetwork
 from training.names import CELL_ERROR, CELL_POINTS, RECORDS, script
 from training.networks.mixture import ABSENT, ASKED, KNOWN
 from training.networks.questions import QuestionNetwork
-from training.subjects.held_cells import CalibrationScores
-from training.subjects.record_distributions import CategoryDistribution, CellDistribution, RowScores
-from training.subjects.record_margins import Margins
 from training.subjects.record_spaces import RecordSpace, digest_of, level_of, numbers_of_rows
+
+
+class CategoryDistribution(NamedTuple):
+    """Probabilities of the L categories or distinct values of a column, in each of n rows.
+
+    Attributes:
+        values: Categories (as indices) or distinct values ``[L]``, increasing.
+        probabilities: Probabilities ``[n, L]`` of these values.
+    """
+
+    values: np.ndarray
+    probabilities: np.ndarray
+
+    @property
+    def likeliest(self) -> np.ndarray:
+        """Most probable value in each row, ``[n]``."""
+        return np.asarray(self.values[self.probabilities.argmax(axis=1)])
+
+    def at(self, truth: np.ndarray) -> np.ndarray:
+        """Return the probability of one value ``[n]`` per row; 0 for unknown values."""
+        at = level_of(truth, self.values)
+        return np.where(at < 0, 0.0, self.probabilities[np.arange(len(at)), at])
+
+    def around(self, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return ``P(x < value)`` and ``P(x <= value)``, both ``[n]``, for one value per row."""
+        below = np.where(self.values < truth[:, None], self.probabilities, 0.0).sum(axis=1)
+        return below, below + self.at(truth)
+
+    def ranks(self, truth: np.ndarray, generator: torch.Generator) -> np.ndarray:
+        """Return the randomized probability integral transform ``[n]`` of one value per row."""
+        below, upto = self.around(truth)
+        drawn = torch.rand(len(truth), generator=generator, dtype=torch.float64).numpy()
+        return np.asarray(below + (upto - below) * drawn)
+
+
+class CellDistribution(NamedTuple):
+    """Conditional distribution of one column in each of n rows.
+
+    Attributes:
+        quantiles: Quantiles ``[n, Q]`` at Q quantile levels; not meaningful for unordered
+            categories.
+        levels: Probabilities of the categories of a column; None for a number.
+        atoms: Probabilities of the frequently repeated values (atoms) of a number; None for other
+            columns.
+    """
+
+    quantiles: np.ndarray
+    levels: CategoryDistribution | None = None
+    atoms: CategoryDistribution | None = None
+
+
+@dataclass(frozen=True)
+class RowScores:
+    """Log densities of n rows, and tail probabilities of their cells in P columns.
+
+    Attributes:
+        log_prob: Log density ``[n]`` in nats of the observed cells: densities of continuous numbers
+            in their units, probabilities of other values.
+        error: Standard error of the log density ``[n]``, or a bound on the error.
+        tails: Tail probability ``[n, P]`` of each cell, given the other cells of the row. For a
+            category, it is the probability of a category at most as probable; for a number, of a
+            value at least as far out on either side. NaN for missing cells.
+    """
+
+    log_prob: np.ndarray
+    error: np.ndarray
+    tails: np.ndarray
+
+
+TIMES = 4
+"""Number of rows drawn for each row to be kept."""
+ROWS_PER_BIN, FEWEST_BINS = 100, 10
+"""Least number of rows of the data in a bin, and number of bins below which bins are smaller.
+
+A value that this many rows have is a bin of its own.
+"""
+ROUNDS = 50
+"""Number of raking rounds over all columns."""
+
+
+@dataclass(frozen=True, eq=False)
+class Margins:
+    """Binned marginal distributions of P columns.
+
+    Attributes:
+        ends: Boundaries between the bins of each column, increasing, ``[bins - 1]``.
+        shares: Probabilities of the bins of each column, ``[bins]``, which add to 1.
+    """
+
+    ends: Sequence[np.ndarray]
+    shares: Sequence[np.ndarray]
+
+    @classmethod
+    def of(cls, rows: np.ndarray) -> "Margins":
+        """Compute the margins of rows ``[n, P]``; a column with NaN has a single bin."""
+        return cls(*zip(*map(_margin, rows.T), strict=True))
+
+    @classmethod
+    def read(cls, listed: object, columns: int, broken: Exception) -> "Margins | None":
+        """Return the margins from the JSON value that ``listed`` returns; None for None.
+
+        Raises:
+            Exception: The value does not describe margins of this number of columns; the error is
+                ``broken``.
+        """
+        if listed is None:
+            return None
+        ends, shares = [], []
+        for pair in by_column(listed, columns, broken):
+            try:
+                between, parts = (np.array(part, dtype=np.float64) for part in pair)
+            except (TypeError, ValueError):
+                raise broken from None
+            rising = between.ndim == parts.ndim == 1 and bool((np.diff(between) > 0).all())
+            if not (rising and len(parts) == len(between) + 1 and bool((parts >= 0).all())):
+                raise broken
+            ends.append(between)
+            shares.append(parts)
+        return cls(ends, shares)
+
+    @property
+    def listed(self) -> list[list[list[float]]]:
+        """Margins as a JSON value, for a network file."""
+        pairs = zip(self.ends, self.shares, strict=True)
+        return [[ends.tolist(), shares.tolist()] for ends, shares in pairs]
+
+    def kept(self, drawn: np.ndarray, count: int, seed: int) -> np.ndarray:
+        """Choose drawn rows that together have these margins; return their indices ``[count]``.
+
+        Margins of columns with NaN are ignored.
+
+        Args:
+            drawn: Rows ``[N, P]`` to choose from, at least ``count``.
+            count: Number of rows to keep.
+            seed: Random seed.
+        """
+        parts = [
+            (np.searchsorted(ends, column), shares)
+            for ends, shares, column in zip(self.ends, self.shares, drawn.T, strict=True)
+            if not np.isnan(column).any()
+        ]
+        weights = np.full(len(drawn), count / len(drawn))
+        for _ in range(ROUNDS):
+            for bins, shares in parts:
+                have = np.bincount(bins, weights=weights, minlength=len(shares))
+                ratio = np.where(have > 0, count * shares / np.where(have > 0, have, 1.0), 1.0)
+                weights = (weights * ratio[bins]).clip(max=1.0)
+        # Shuffle, so that a row's chance depends only on its weight.
+        generator = seeded_generator("cpu", seed, Stream.RESAMPLING)
+        order = torch.randperm(len(drawn), generator=generator)
+        uniform = torch.rand(1, generator=generator, dtype=torch.float64)
+        log_weights = torch.from_numpy(weights).log()[order]
+        taken = np.unique(order[systematic(log_weights[None], uniform, count)[0]])
+        # If margins need more rows of some kind than there are, others take their place.
+        left = np.setdiff1d(order.numpy(), taken)
+        more = left[np.argsort(-weights[left], kind="stable")[: count - len(taken)]]
+        return np.sort(np.concatenate([taken, more]))
+
+
+def by_column(listed: object, count: int, broken: Exception) -> list[Any]:
+    """Check that a JSON value is a list with one entry per column, and return it.
+
+    Raises:
+        Exception: The value is not a list of this length; the error is ``broken``.
+    """
+    if not (isinstance(listed, list) and len(listed) == count):
+        raise broken
+    return listed
+
+
+def _margin(column: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return boundaries between bins, and the shares of bins, of values ``[n]``."""
+    if np.isnan(column).any():
+        return np.zeros(0), np.ones(1)
+    values, counts = np.unique(column, return_counts=True)
+    least = min(ROWS_PER_BIN, len(column) / FEWEST_BINS)
+    firsts, filled = [0], 0
+    for at, count in enumerate(counts.tolist()):
+        if filled and (filled >= least or count >= least):
+            firsts.append(at)
+            filled = 0
+        filled += count
+    shares = np.add.reduceat(counts, firsts) / len(column)
+    first = np.array(firsts[1:], dtype=np.int64)
+    return (values[first - 1] + values[first]) / 2, shares
+
+
+KNOWN_SHARES = (0.8, 1.0)
+"""Fractions of known cells, among the other cells of a row, at which scores are computed."""
+MOST_CELLS, MOST_KNOTS = 1000, 200
+"""Largest numbers per column of scores that are computed, and of sorted scores that are kept."""
+FARTHEST = 1 - 2**-50
+"""Largest content of a central interval, whose ends are ranks in double precision."""
+Contents = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
+"""Type of the function ``RecordFlow.contents``, which returns contents of central intervals."""
+
+
+@dataclass(frozen=True, eq=False)
+class CalibrationScores:
+    """Sorted conformal scores of the held-out cells of P columns.
+
+    Attributes:
+        counts: Number of scores, n, of each column; 0 for a column without intervals.
+        known: For each column, two increasing mean fractions ``[2]`` of known cells among the other
+            cells of a row.
+        contents: For each column, the sorted scores ``[2, knots]`` at each of these fractions.
+    """
+
+    counts: Sequence[int]
+    known: Sequence[np.ndarray]
+    contents: Sequence[np.ndarray]
+
+    @classmethod
+    def of(
+        cls, contents: Contents, rows: np.ndarray, places: Sequence[int], seed: int
+    ) -> "CalibrationScores":
+        """Compute the scores of held-out rows ``[n, P]``.
+
+        Args:
+            contents: Function that returns the probability contents of central intervals.
+            rows: Held-out rows ``[n, P]``.
+            places: Indices of the columns to score.
+            seed: Random seed for the choice of rows and of known cells.
+        """
+        counts, none = [0] * rows.shape[1], np.zeros((2, 0))
+        shares, scores = [np.zeros(2)] * rows.shape[1], [none] * rows.shape[1]
+        for place in places:
+            own = rows[~np.isnan(rows[:, place])][:MOST_CELLS]
+            if not len(own):
+                continue
+            kept, parts = evenly(len(own), MOST_KNOTS), []
+            for at, share in enumerate(KNOWN_SHARES):
+                generator = seeded_generator("cpu", seed, Stream.HELD_OUT, place, at)
+                chosen = torch.rand(own.shape, generator=generator) < share
+                known = ~np.isnan(own) & chosen.numpy()
+                known[:, place] = False
+                parts.append(
+                    (known_frequencies(known).mean(), np.sort(contents(own, known, place))[kept])
+                )
+            counts[place] = len(own)
+            shares[place], scores[place] = (np.array(each) for each in zip(*parts, strict=True))
+        return cls(counts, shares, scores)
+
+    def content(self, place: int, share: float, known: np.ndarray) -> np.ndarray:
+        """Return the probability contents ``[n]`` that intervals of a column need for a coverage.
+
+        The content in a row depends only on the known cells of the row. For a column without
+        scores, the content is the coverage itself.
+
+        Args:
+            place: Index of the column.
+            share: Coverage that intervals of new cells should have.
+            known: Whether each cell of the rows is known, bool ``[n, P]``.
+        """
+        if not self.counts[place]:
+            return np.full(len(known), share)
+        count, each = self.counts[place], []
+        wanted = float(placed(count, share))
+        if wanted > count:
+            wanted = (count + 1) * share
+        for own in self.contents[place]:
+            order = np.concatenate([[0], evenly(count, len(own)) + 1, [count + 1]])
+            ends = np.concatenate([[0.0], own, [1.0]])
+            each.append(min(float(np.interp(wanted, order, ends)), FARTHEST))
+        return np.interp(known_frequencies(known), self.known[place], each)
+
+    @classmethod
+    def read(cls, listed: object, columns: int, broken: Exception) -> "CalibrationScores | None":
+        """Return the scores from the JSON value that ``listed`` returns; None for None.
+
+        Raises:
+            Exception: The value is invalid; the error is ``broken``.
+        """
+        if listed is None:
+            return None
+        columns_of = []
+        for column in by_column(listed, columns, broken):
+            try:
+                count, known, own = column
+                known, own = np.array(known, dtype=np.float64), np.array(own, dtype=np.float64)
+                fits = known.shape == (2,) and own.shape == (2, min(count, MOST_KNOTS))
+                rise = all((np.diff(each) >= 0).all() for each in (known, own))
+                inside = all(((each >= 0) & (each <= 1)).all() for each in (known, own))
+            except (TypeError, ValueError):
+                raise broken from None
+            if not (isinstance(count, int) and count <= MOST_CELLS and fits and rise and inside):
+                raise broken
+            columns_of.append((count, known, own))
+        return cls(*zip(*columns_of, strict=True))
+
+    @property
+    def listed(self) -> list[list[object]]:
+        """Scores as a JSON value, for a network file."""
+        columns = zip(self.counts, self.known, self.contents, strict=True)
+        return [[count, known.tolist(), own.round(6).tolist()] for count, known, own in columns]
+
+
+def known_frequencies(known: np.ndarray) -> np.ndarray:
+    """Return the fraction ``[n]`` of known cells in each row, given bool ``[n, P]``."""
+    return np.asarray(known.sum(axis=1) / max(1, known.shape[1] - 1))
+
 
 MOST_NUMBERS = 1 << 22
 """Largest number of inverse values in memory at a time (32 MB).

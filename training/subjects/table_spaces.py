@@ -24,11 +24,10 @@ from training.data.tables.repeated_trials import thinned
 from training.data.tables.table import DataTable, Levels, Rows, TableBatches
 from training.flow.coordinates.coordinates import Coordinates, dither
 from training.learning.building import ModelConfig
-from training.learning.calibrating import CalibrationPlan
 from training.learning.coordinates import basis_in, fit_coordinates, over_decades
+from training.learning.finishing import NETWORK_ROWS, CalibrationPlan, LatentPlan, points_to_inflate
 from training.learning.gaussian_start import fit_levels
 from training.learning.held_out import HeldOut, Validation
-from training.learning.latents import NETWORK_ROWS, LatentPlan, points_to_inflate
 from training.learning.loss import DenoisingLoss
 from training.learning.trainer import Trainer, TrainingConfig
 from training.measure.association import independence_p_values

@@ -10,22 +10,20 @@ from torch import Tensor
 from dnnlib.errors import DataError, UsageError
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
-from training.data.tables.foreign import TableSource
+from training.data.tables.formats import TableSource
 from training.data.tables.repeated_trials import as_sets, side_by_side
 from training.data.tables.table import DataSource, DataTable, Dropped, Rows, restored
 from training.files.observations import read_columns, read_others, read_trials
 from training.files.table import load_table, load_whole
+from training.flow.coordinates.conditions import Surprise
 from training.flow.coordinates.coordinates import Coordinates
-from training.flow.coordinates.surprise import Surprise
 from training.flow.likelihood import LOG_PROB_ERROR
-from training.flow.pfode import ProbabilityFlow
-from training.flow.trajectory import Trajectory
-from training.learning.latents import MOST, LatentPlan
+from training.flow.pfode import ProbabilityFlow, Trajectory
+from training.learning.finishing import MOST, LatentPlan
 from training.measure.held_out_ranks import density_ranks, latent_coverage
 from training.model.trained_network import TrainedNetwork
 from training.names import MOST_ROWS, TABLE, script
-from training.subjects.samples import Samples
-from training.subjects.subject import Draw, Facts, Subject, required, variances_line
+from training.subjects.subject import Draw, Facts, Samples, Subject, required, variances_line
 from training.subjects.table_spaces import rows_to_inflate
 
 

@@ -14,7 +14,7 @@ from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training import recipes
 from training.data.batches import Batch, ToyBatches
-from training.data.tables.foreign import TableSource
+from training.data.tables.formats import TableSource
 from training.data.tables.table import DataSource
 from training.data.toys import LARGEST_MISMATCH, Toy
 from training.files.observations import read_columns
@@ -23,15 +23,14 @@ from training.flow.eigenbasis import EigenBasis
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import INFLATION_DEFAULTS
 from training.learning.cost import require_batch
-from training.learning.latents import MOST, NETWORK_ROWS, LatentPlan, points_to_inflate
+from training.learning.finishing import MOST, NETWORK_ROWS, LatentPlan, points_to_inflate
+from training.learning.loss import MOST_NEAR
 from training.learning.run import PostTraining
 from training.learning.run_folder import Resumed
-from training.learning.targets import MOST_NEAR
 from training.model.recipe import make_schedule
 from training.model.trained_network import TrainedNetwork
 from training.names import INFLATION, MOST_AVERAGED, OTHERS, TOY, TOY_NAMES
-from training.subjects.samples import Samples
-from training.subjects.subject import Draw, Subject
+from training.subjects.subject import Draw, Samples, Subject
 from training.subjects.training import Start, Training
 
 # Each point takes 101 network evaluations, all points together about as much as training on 340,000

@@ -15,13 +15,12 @@ import torch
 from dnnlib.logs import logger
 from training.data.batches import Batch, BatchSource
 from training.learning.building import ModelConfig
-from training.learning.calibrating import CalibrationPlan
+from training.learning.cost import look_seconds, step_seconds
+from training.learning.finishing import CalibrationPlan, LatentPlan
 from training.learning.held_out import Validation
-from training.learning.latents import LatentPlan
 from training.learning.loss import DenoisingLoss
 from training.learning.run import PostTraining
 from training.learning.run_folder import Resumed
-from training.learning.speed import look_seconds, step_seconds
 from training.learning.trainer import Trainer, TrainingConfig
 from training.model.trained_network import TrainedNetwork
 from training.names import ADAM

@@ -19,10 +19,9 @@ from training.files.formats import FORMATS, PREFIX
 from training.files.observations import read_columns, read_mask, read_observations
 from training.files.posterior_draws import AboutDraws, save_netcdf, variable_names
 from training.files.trajectory import SavedEnd, describe_state, trajectory_file
-from training.flow.pfode import ProbabilityFlow
+from training.flow.pfode import ProbabilityFlow, State
 from training.flow.schedules import InflationSchedule
 from training.flow.solvers import SOLVERS
-from training.flow.trajectory import State
 from training.inference.draws import Draws
 from training.models.simulations import Simulator
 from training.pictures.album import drawing_of

@@ -9,17 +9,21 @@ import torch
 from dnnlib.errors import UsageError
 from tests.support import flows
 from tests.support.draws import double, normal, seeded
-from training.flow import grids
-from training.flow.calibration import PRIOR_STD, Calibration, fit_calibration
-from training.flow.calls import ConditionedDenoiser
-from training.flow.denoisers import MixtureDenoiser, NetworkDenoiser
+from training.flow import integration_choice
+from training.flow.denoisers import (
+    PRIOR_STD,
+    Calibration,
+    ConditionedDenoiser,
+    MixtureDenoiser,
+    NetworkDenoiser,
+    fit_calibration,
+)
 from training.flow.eigenbasis import EigenBasis
-from training.flow.integration_errors import LEAST_SIZE, choose_integrations, gauss_rule
+from training.flow.integration_choice import LEAST_SIZE, choose_integrations, gauss_rule
 from training.flow.integrations import NATS, USES, Integration
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule
-from training.flow.solvers import SOLVERS
-from training.flow.solvers.fitted import fitted
+from training.flow.solvers import SOLVERS, fitted
 from training.names import METHODS
 
 BIAS = 0.15
@@ -259,7 +263,7 @@ def rms(difference):
 
 
 def test_times_of_any_number_of_steps_are_quantiles_of_the_grid():
-    grid = grids.EqualErrorGrid(double([0.0, 1.0, 4.0]))
+    grid = integration_choice.EqualErrorGrid(double([0.0, 1.0, 4.0]))
     assert (grid(1).tolist(), grid(2).tolist()) == ([0, 4], [0, 1, 4])
     assert grid(4).tolist() == [0, 0.5, 1, 2.5, 4]
 
@@ -268,13 +272,15 @@ def test_times_of_any_number_of_steps_are_quantiles_of_the_grid():
 def test_adapted_times_make_nearly_equal_errors_that_add_up_to_less(name):
     flow, solver = flows.curved_flow(), SOLVERS[name]
     latents, best = latents_of(flow), SOLVERS["exp_rk5"]
-    grid = grids.fit_equal_error_grid(flow, latents, flow.schedule.times(1, LAST), solver)
+    grid = integration_choice.fit_equal_error_grid(
+        flow, latents, flow.schedule.times(1, LAST), solver
+    )
     even = flow.schedule.times(24, LAST)
     got = grid(24)
     assert got[[0, -1]].tolist() == [0, LAST]
     steps = got.diff()
     assert (steps > 0).all()
-    assert steps.max() / steps.min() <= 1.01 / grids.LEAST_DENSITY
+    assert steps.max() / steps.min() <= 1.01 / integration_choice.LEAST_DENSITY
 
     def spread(times):
         """How much the error of a step varies, in powers of two."""
@@ -305,9 +311,9 @@ def test_the_chosen_number_of_steps_reaches_the_tolerance(name):
     exact = flow.generate(latents, even(100), SOLVERS["exp_rk5"]).end
     counts = []
     for tolerance in (1e-2, 1e-3, 1e-4):
-        steps, error = grids.choose_steps(flow, latents, even, solver, tolerance)
+        steps, error = integration_choice.choose_steps(flow, latents, even, solver, tolerance)
         counts.append(steps)
-        assert steps >= grids.FEWEST_STEPS // 2
+        assert steps >= integration_choice.FEWEST_STEPS // 2
         assert rms(flow.generate(latents, even(steps), solver).end - exact) < 1.3 * tolerance
         assert error <= tolerance * 1.0001
     assert counts == sorted(counts)
@@ -316,10 +322,10 @@ def test_the_chosen_number_of_steps_reaches_the_tolerance(name):
 
 def test_a_tolerance_that_no_steps_reach_is_told(monkeypatch):
     flow = flows.curved_flow()
-    monkeypatch.setattr("training.flow.grids.MOST_STEPS", 16)
+    monkeypatch.setattr("training.flow.integration_choice.MOST_STEPS", 16)
     even = partial(flow.schedule.times, t_max=LAST)
     with pytest.raises(UsageError, match=r"1e-14 was not reached: the best error of euler is 0\."):
-        grids.choose_steps(flow, latents_of(flow), even, SOLVERS["euler"], 1e-14)
+        integration_choice.choose_steps(flow, latents_of(flow), even, SOLVERS["euler"], 1e-14)
 
 
 def with_courses(flow, noisy):

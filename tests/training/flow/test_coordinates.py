@@ -14,9 +14,8 @@ from dnnlib.errors import DataError, UsageError
 from tests.support.draws import double, normal, seeded
 from tests.support.running import refusal
 from training.data.tables.table import Columns
-from training.flow.coordinates.conditions import ridge
+from training.flow.coordinates.conditions import LEVELS, Surprise, ridge
 from training.flow.coordinates.coordinates import Coordinates
-from training.flow.coordinates.surprise import LEVELS, Surprise
 from training.learning.coordinates import basis_in, fit_coordinates, over_decades
 from training.names import AXES_TOO, EVENED, LOG, MARGINALS, WHITENINGS
 

@@ -11,15 +11,18 @@ from tests.support.draws import double, normal, seeded
 from tests.support.flows import FunctionNetwork, exact_flow, noisy_points, random_basis, rotated
 from training.data.toys import Toy
 from training.flow import denoisers
-from training.flow.calls import BlockwiseDenoiser, ConditionedDenoiser
-from training.flow.denoisers import DiscreteDenoiser, NetworkDenoiser, noise_condition
+from training.flow.denoisers import (
+    BlockwiseDenoiser,
+    ConditionedDenoiser,
+    DiscreteDenoiser,
+    NetworkDenoiser,
+    noise_condition,
+)
 from training.flow.eigenbasis import EigenBasis
-from training.flow.output_gain import OutputGain
 from training.flow.pfode import ProbabilityFlow
-from training.flow.preconditioning import PRECONDITIONINGS, per_dimension
+from training.flow.preconditioning import PRECONDITIONINGS, NaturalSpline, OutputGain, per_dimension
 from training.flow.schedules import EDMSchedule, InflationSchedule
 from training.flow.solvers import SOLVERS
-from training.flow.splines import NaturalSpline
 from training.learning.loss import DenoisingRegression
 from training.names import DEFAULT_STEPS
 from training.networks.mlp import ToyMLP

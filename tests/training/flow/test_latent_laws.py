@@ -21,11 +21,17 @@ from training.flow.bin_averages import FEWEST_POINTS, cell_log_prob
 from training.flow.coordinates import categories as levels_module
 from training.flow.coordinates.categories import LevelPrediction
 from training.flow.coordinates.coordinates import LEVELS, Coordinates
-from training.flow.latent.conditional import LOG_ROOT, ConditionalMixture, NormalMixture, log_ndtri
-from training.flow.latent.distributions import GaussianLatents, LearnedLatents
-from training.learning import gaussian_start, latents, mixture_start
+from training.flow.latent import (
+    LOG_ROOT,
+    ConditionalMixture,
+    GaussianLatents,
+    LearnedLatents,
+    NormalMixture,
+    log_ndtri,
+)
+from training.learning import finishing, gaussian_start, mixture_start
+from training.learning.finishing import CHAINED, FREE, GENTLE, TURNED, Latents, candidates_for, fit
 from training.learning.gaussian_start import fit_levels
-from training.learning.latents import CHAINED, FREE, GENTLE, TURNED, Latents, candidates_for, fit
 from training.learning.mixture_start import completed, fit_mixture
 from training.learning.questions import OneQuestion, QuestionBatches, draw_states
 from training.model.questions import EncodedRows
@@ -353,15 +359,19 @@ def gaussian_points(model, count):
 
 
 def test_melted_points_are_standardized_and_more_of_them_of_longer_trainings(model):
-    got = latents.standardized_latents(model.flow, gaussian_points(model, 4000), seed=0)
+    got = finishing.standardized_latents(model.flow, gaussian_points(model, 4000), seed=0)
     assert ((got.square().mean(dim=0) - 1).abs() < 4 * (2 / 4000) ** 0.5).all()
-    assert [latents.points_to_inflate(count) for count in (1e3, 1e6, 1e9)] == [300, 20_000, 100_000]
+    assert [finishing.points_to_inflate(count) for count in (1e3, 1e6, 1e9)] == [
+        300,
+        20_000,
+        100_000,
+    ]
 
 
 def test_a_gaussian_stays_where_it_is_right(model, caplog):
-    plan = latents.LatentPlan(lambda count: gaussian_points(model, count), None, 500, 0, 256)
+    plan = finishing.LatentPlan(lambda count: gaussian_points(model, count), None, 500, 0, 256)
     with caplog.at_level(logging.INFO):
-        latents.learn_latents(model, plan)
+        finishing.learn_latents(model, plan)
     assert model.learned is None
     assert "the closed-form Gaussian is as good and is kept" in caplog.text
     assert "The kept latents (1) are normal, as samples assume" in caplog.text
@@ -371,10 +381,10 @@ def test_a_gaussian_stays_where_it_is_right(model, caplog):
 def test_kept_latents_that_are_not_normal_are_told_with_a_time_that_would_do(model):
     signs = torch.where(normal(2000, 1) < 0, -1.0, 1.0) + 0.3 * normal(2000, 1, generator=seeded(4))
     rows = torch.cat([signs, normal(2000, 1, generator=seeded(5))], dim=1)
-    lost = latents.check_kept(Latents.split(rows, 0), 1, seed=0)
+    lost = finishing.check_kept(Latents.split(rows, 0), 1, seed=0)
     assert lost.nats > 10 * lost.error
     assert lost.nats > 0.1
-    time = latents.enough_time(model, lost.nats)
+    time = finishing.enough_time(model, lost.nats)
     schedule, xi = model.denoiser.schedule, model.denoiser.basis.eigenvalues[0]
     times = double([float(model.about["tmax"]), time])
     now, then = (xi / (xi + schedule.noise_variance(t)[0]) for t in times)
@@ -382,9 +392,9 @@ def test_kept_latents_that_are_not_normal_are_told_with_a_time_that_would_do(mod
 
 
 def test_of_one_point_it_cannot_be_known(model, caplog):
-    fitted = latents.check_kept(Latents(normal(20, 2), normal(1, 2, generator=seeded(4))), 1, 0)
+    fitted = finishing.check_kept(Latents(normal(20, 2), normal(1, 2, generator=seeded(4))), 1, 0)
     with caplog.at_level(logging.INFO):
-        latents._report_kept(model, fitted)
+        finishing._report_kept(model, fitted)
     assert "too few encoded points for a sensitive test\n" in caplog.text
 
 
@@ -467,7 +477,7 @@ def test_whole_rows_are_fitted_as_rows_with_holes_are(monkeypatch, generator):
 
 
 def test_what_is_said_of_kept_latents_names_what_could_be_missed():
-    assert "are normal, as samples assume, within 0.004 nats" in latents.in_words(2, 0.004)
-    many = latents.in_words(256, 9.3)
+    assert "are normal, as samples assume, within 0.004 nats" in finishing.in_words(2, 0.004)
+    many = finishing.in_words(256, 9.3)
     assert "show no deviation" in many
     assert "the test may miss up to 9.3 nats per point" in many

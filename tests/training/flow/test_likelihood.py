@@ -10,13 +10,16 @@ import torch.nn.functional as F
 from tests.support import flows
 from tests.support.draws import double, normal, seeded
 from training.flow import likelihood
-from training.flow.calibration import Calibration
-from training.flow.calls import BlockwiseDenoiser, RecomputedDenoiser
-from training.flow.denoisers import NetworkDenoiser
-from training.flow.latent.distributions import GaussianLatents
+from training.flow.denoisers import (
+    BlockwiseDenoiser,
+    Calibration,
+    NetworkDenoiser,
+    RecomputedDenoiser,
+)
+from training.flow.latent import GaussianLatents
 from training.flow.likelihood import Density, DensityPlan, DivergenceIntegral, Trace
-from training.flow.output_gain import OutputGain
 from training.flow.pfode import ProbabilityFlow
+from training.flow.preconditioning import OutputGain
 from training.flow.schedules import InflationSchedule
 from training.flow.solvers import SOLVERS, get_solver
 from training.names import LARGEST_EXACT

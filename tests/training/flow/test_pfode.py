@@ -15,19 +15,17 @@ from tests.support.draws import double, normal
 from tests.support.flows import FunctionNetwork, curved_flow, random_basis
 from tests.support.running import refusal
 from training.data.tables.table import Columns
-from training.flow.calibration import Calibration, fit_calibration
+from training.flow.coordinates.conditions import Surprise
 from training.flow.coordinates.coordinates import Coordinates
-from training.flow.coordinates.surprise import Surprise
-from training.flow.denoisers import NetworkDenoiser
+from training.flow.denoisers import Calibration, NetworkDenoiser, fit_calibration
 from training.flow.eigenbasis import EigenBasis
-from training.flow.grids import choose_steps, fit_equal_error_grid
-from training.flow.latent.conditional import ConditionalMixture
+from training.flow.integration_choice import choose_steps, fit_equal_error_grid
+from training.flow.latent import ConditionalMixture
 from training.flow.likelihood import LARGEST_EXACT, DivergenceIntegral, Trace
-from training.flow.output_gain import OutputGain
 from training.flow.pfode import ProbabilityFlow
+from training.flow.preconditioning import NaturalSpline, OutputGain
 from training.flow.schedules import EDMSchedule, InflationSchedule, VESchedule, VPSchedule
 from training.flow.solvers import SOLVERS
-from training.flow.splines import NaturalSpline
 from training.learning.coordinates import fit_coordinates
 
 RK4 = SOLVERS["rk4"]

@@ -16,9 +16,8 @@ from training.inference.samplers.pool import Pool
 from training.inference.sampling import Problem, SamplingPlan
 from training.inference.summary import LEVELS, Summary
 from training.inference.target import Target
-from training.measure.posterior.calibration import calibrate
+from training.measure.posterior.calibration import calibrate, calibrate_near
 from training.measure.posterior.convergence import convergence
-from training.measure.posterior.local import calibrate_near
 
 PLAN = SamplingPlan("pool", draws=100, pool=2048, seed=1)
 EMPTY = torch.zeros(1, 2).double()

@@ -27,7 +27,7 @@ from training.inference.trial_likelihoods import FlowTrialDistribution, TrialLik
 from training.learning.building import ModelConfig
 from training.learning.gaussian_start import fit_gaussian
 from training.learning.trainer import TrainingConfig
-from training.measure.posterior.evidence import model_probabilities
+from training.measure.posterior.predictive import model_probabilities
 from training.networks.mixture import ASKED
 from training.subjects.likelihoods import IncompleteTrialDistribution, uniform_model
 from training.subjects.table_spaces import Preparation, Space

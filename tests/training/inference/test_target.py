@@ -20,7 +20,7 @@ from training.inference.likelihoods import Gaussian
 from training.inference.prior import Prior
 from training.inference.summary import Summary
 from training.inference.target import FARTHEST, GRADIENT_CALLS, Target
-from training.measure.posterior.ranks import kept_by_thinning
+from training.measure.posterior.calibration import kept_by_thinning
 
 UNITS = {"unit": 0.5, "origin": 10.0}
 STEPS = 3

@@ -18,13 +18,19 @@ from dnnlib.logs import logger
 from tests.support.running import refusal
 from tests.support.trainers import Troubled, assert_same_state, circles_trainer, weights
 from torch_utils.snapshots import read_state
-from training.learning import report, stopping
-from training.learning.budget import TimeBudget
-from training.learning.report import Forecast, spoken
-from training.learning.run import PostTraining, run_training, train
+from training.learning import run
+from training.learning.cost import step_seconds
+from training.learning.run import (
+    Forecast,
+    PostTraining,
+    StoppedBySignal,
+    StopRequest,
+    TimeBudget,
+    run_training,
+    spoken,
+    train,
+)
 from training.learning.run_folder import Place, Resumed, RunFolder, states_in
-from training.learning.speed import step_seconds
-from training.learning.stopping import StoppedBySignal, StopRequest
 from training.model.trained_network import TrainedNetwork
 
 
@@ -238,7 +244,7 @@ def test_two_signals_are_one_wish_or_act_at_once(wish, wishes, monkeypatch):
     def act(number, frame):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(stopping, "ONE_WISH", wish)
+    monkeypatch.setattr(run, "ONE_WISH", wish)
     before = signal.signal(signal.SIGINT, act)
     try:
         with StopRequest():
@@ -294,7 +300,7 @@ def test_a_training_under_a_minute_foretells_nothing_and_times_have_fitting_unit
 
 
 def test_parts_are_told_after_the_first_step_and_in_between_reports(run_folder, monkeypatch):
-    monkeypatch.setattr(report, "TELL_EVERY", 0)
+    monkeypatch.setattr(run, "TELL_EVERY", 0)
     trainer, source = circles_trainer(tick=2000)
     told = []
     train(trainer, source, run_folder("run"), progress=told.append)
@@ -302,8 +308,8 @@ def test_parts_are_told_after_the_first_step_and_in_between_reports(run_folder, 
     assert len(told) > trainer.config.total_steps, "at each step, not only at both reports"
     assert told == sorted(told)
     assert told[-1] == 1
-    monkeypatch.setattr(report, "TELL_EVERY", 60)
-    parts = report.Parts(told.append, total=100, follows=100 / report.CALL)
+    monkeypatch.setattr(run, "TELL_EVERY", 60)
+    parts = run.Parts(told.append, total=100, follows=100 / run.CALL)
     told.clear()
     for seen in (1, 2, 3):
         parts.tell(seen, due=seen == 3)

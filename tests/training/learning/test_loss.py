@@ -16,9 +16,17 @@ from tests.support.running import refusal
 from torch_utils.seeds import seeded_generator
 from training.flow.denoisers import NetworkDenoiser
 from training.flow.schedules import EDMSchedule, InflationSchedule, VESchedule
-from training.learning import targets
-from training.learning.loss import LOG_STD_MEAN, LOG_STD_STD, DenoisingLoss, DenoisingRegression
-from training.learning.targets import LOT_BITS, OtherPoints, OthersOfBatch, averaging_shift
+from training.learning import loss
+from training.learning.loss import (
+    LOG_STD_MEAN,
+    LOG_STD_STD,
+    LOT_BITS,
+    DenoisingLoss,
+    DenoisingRegression,
+    OtherPoints,
+    OthersOfBatch,
+    averaging_shift,
+)
 
 PRR = InflationSchedule.to_dimension(1, 3, top_variance=2.0)
 POINTS, OTHERS, NEAR = 3_000, 64, 16
@@ -190,13 +198,13 @@ def test_points_find_all_that_are_near_or_those_of_a_part():
 @pytest.mark.parametrize(("kept", "axis"), [(1, 1), (2, 0)])
 def test_points_are_found_along_the_axis_that_tells_most(kept, axis):
     _, flow = exact_flow("moons", kept)
-    assert targets.informative_axis(flow.basis, flow.schedule, flow.end_time) == axis
+    assert loss.informative_axis(flow.basis, flow.schedule, flow.end_time) == axis
 
 
 @pytest.mark.parametrize("kept", [1, 2])
 def test_the_mean_is_plain_and_variance_less(kept, monkeypatch):
     # Where a third of the points are outside of their own intervals, it shows if that does harm.
-    monkeypatch.setattr("training.learning.targets.HALF_WIDTH", 1.0)
+    monkeypatch.setattr("training.learning.loss.HALF_WIDTH", 1.0)
     (toy, flow), generator = exact_flow("moons", kept), seeded()
     # Others are drawn anew for each few points: those that share them are not independent.
     clean = flow.basis.to_eigen(toy.sample(POINTS, generator)).view(-1, 4, 2)
@@ -204,7 +212,7 @@ def test_the_mean_is_plain_and_variance_less(kept, monkeypatch):
     noise = torch.randn(clean.shape, generator=generator, dtype=torch.float64)
     t = double(0.4 * flow.end_time)
     variance = flow.schedule.noise_variance(t).expand(4, 2)
-    axis = targets.informative_axis(flow.basis, flow.schedule, flow.end_time)
+    axis = loss.informative_axis(flow.basis, flow.schedule, flow.end_time)
     batches = zip(clean, noise, others, strict=True)
     shifts = [averaging_shift(e, n, variance, dealt(more, axis, NEAR)) for e, n, more in batches]
     got = clean + torch.stack(shifts)

@@ -15,16 +15,16 @@ from tests.support.running import refusal
 from tests.support.trainers import run_steps
 from torch_utils.snapshots import Part, read_network, write_network
 from training.data.batches import Batch
-from training.data.tables.foreign import ForeignTable, TableChoices
+from training.data.tables.formats import ForeignTable, TableChoices
 from training.data.tables.making import make_table
 from training.data.tables.table import Columns, DataTable, Dropped
-from training.flow.latent.distributions import GaussianLatents
+from training.flow.latent import GaussianLatents
 from training.flow.likelihood import Trace
 from training.flow.solvers import get_solver
 from training.inference.prior import Prior
 from training.learning import held_out
 from training.learning.building import ModelConfig
-from training.learning.calibrating import calibrate
+from training.learning.finishing import calibrate
 from training.learning.held_out import HeldOut, Score, Validation
 from training.learning.loss import DenoisingRegression
 from training.learning.run import PostTraining, train

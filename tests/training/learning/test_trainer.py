@@ -23,12 +23,19 @@ from torch_utils import distributed
 from torch_utils.stats import RunningMeans
 from training.data.batches import Batch
 from training.flow.eigenbasis import EigenBasis
-from training.learning import safeguards, speed
+from training.learning import cost
+from training.learning import trainer as trainer_module
+from training.learning.cost import compile_network, fastest_precision, gradient_seconds
 from training.learning.loss import DenoisingLoss, NoiseDraws
-from training.learning.safeguards import LARGEST, MAX_SKIPPED_IN_A_ROW, START, LossScale
-from training.learning.speed import compile_network, fastest_precision, gradient_seconds
-from training.learning.stopping import StopRequest
-from training.learning.trainer import Trainer, TrainingConfig
+from training.learning.run import StopRequest
+from training.learning.trainer import (
+    LARGEST,
+    MAX_SKIPPED_IN_A_ROW,
+    START,
+    LossScale,
+    Trainer,
+    TrainingConfig,
+)
 
 CPU = torch.device("cpu")
 CONFIG = TrainingConfig(total=20_000, batch=4, lr_ramp=0)
@@ -200,7 +207,7 @@ def half_trainer(loss_scale=1.0):
 
 
 def test_it_doubles_after_finite_steps_and_else_is_halved(monkeypatch):
-    monkeypatch.setattr(safeguards, "GROWTH_STEPS", 3)
+    monkeypatch.setattr(trainer_module, "GROWTH_STEPS", 3)
     scale, got = LossScale(1.0, True, CPU), []
     for outcome in "+++ ++- +++ +++":
         if outcome != " ":
@@ -227,7 +234,7 @@ def test_a_training_in_float16_finds_a_scale_and_learns():
 
 
 def test_a_resumed_training_has_its_scale(monkeypatch):
-    monkeypatch.setattr(safeguards, "GROWTH_STEPS", 4)
+    monkeypatch.setattr(trainer_module, "GROWTH_STEPS", 4)
     unbroken, source = half_trainer()
     run_steps(unbroken, source, 6)
     resumed, _ = half_trainer()
@@ -241,7 +248,7 @@ def test_a_resumed_training_has_its_scale(monkeypatch):
 @pytest.mark.parametrize(("half", "expected"), [(0.6, "bf16"), (0.8, "fp32"), (1.3, "fp32")])
 def test_half_precision_is_chosen_if_it_is_much_faster(half, expected, monkeypatch):
     seconds = {"fp32": 1.0, "bf16": half}  # of the names that are the fourth argument
-    monkeypatch.setattr(speed, "gradient_seconds", lambda *given: seconds[given[3]])
+    monkeypatch.setattr(cost, "gradient_seconds", lambda *given: seconds[given[3]])
     model = trainers.model_of("DDPM++ of classes")
     assert fastest_precision(*model, CONFIG) == expected
     # A training that is over at once is not worth a trial.

@@ -12,16 +12,22 @@ from scipy.spatial.distance import pdist
 
 from dnnlib.errors import DataError, UsageError
 from tests.support.running import refusal
-from training.paper import boundaries
-from training.paper.boundaries import alpha_shape, circumradii, enclosed_volume, unit_sphere
-from training.paper.containment import inside, winding_number
+from training.paper import containment
+from training.paper.containment import (
+    alpha_shape,
+    circumradii,
+    enclosed_volume,
+    inside,
+    unit_sphere,
+    winding_number,
+)
 
 BALL = {2: math.pi, 3: 4 / 3 * math.pi}
 
 
 def box(low, high):
     corners = np.stack(np.meshgrid(*zip(low, high, strict=True)), axis=-1).reshape(-1, len(low))
-    return boundaries.convex_hull(corners)
+    return containment.convex_hull(corners)
 
 
 def box_content(low, high):
@@ -31,11 +37,11 @@ def box_content(low, high):
 def polygon(vertices):
     index = np.arange(len(vertices))
     faces = np.stack([index, np.roll(index, -1)], axis=1)
-    return boundaries.Boundary(np.asarray(vertices, dtype=float), faces)
+    return containment.Boundary(np.asarray(vertices, dtype=float), faces)
 
 
 def turned(boundary):
-    return boundaries.Boundary(boundary.vertices, boundary.faces[:, ::-1])
+    return containment.Boundary(boundary.vertices, boundary.faces[:, ::-1])
 
 
 @pytest.mark.parametrize("dim", [2, 3])
@@ -78,8 +84,8 @@ def test_what_inscribed_spheres_lack_falls_with_the_number_of_points(dim):
     assert lacking[0] / lacking[1] == pytest.approx(4 ** (2 / (dim - 1)), rel=0.05)
     radii = np.array([0.5, 1, 1.5, 2, 3.5])
     vertices, faces = unit_sphere(dim, 200)
-    contents = [boundaries.gaussian_content_within(radius * vertices, faces) for radius in radii]
-    expected = boundaries.gaussian_content(radii, dim)
+    contents = [containment.gaussian_content_within(radius * vertices, faces) for radius in radii]
+    expected = containment.gaussian_content(radii, dim)
     assert np.abs(contents - expected).max() < {2: 6.1e-5, 3: 0.0095}[dim]
 
 
@@ -87,7 +93,7 @@ def test_the_contents_of_balls_polygons_and_boxes_have_closed_forms_in_any_parts
     radii = np.array([[0.0, 0.5, 1.0], [2.0, 3.5, 40.0]])
     for dim in (2, 3, 10):
         expected = stats.chi2.cdf(radii**2, dim)
-        assert boundaries.gaussian_content(radii, dim) == pytest.approx(expected, rel=1e-12)
+        assert containment.gaussian_content(radii, dim) == pytest.approx(expected, rel=1e-12)
     sides, radius = 6, 1.3
     apothem = radius * math.cos(math.pi / sides)
     outside, _ = integrate.quad(
@@ -95,7 +101,7 @@ def test_the_contents_of_balls_polygons_and_boxes_have_closed_forms_in_any_parts
         *(-math.pi / sides, math.pi / sides),
     )
     vertices, faces = unit_sphere(2, sides)
-    content = boundaries.gaussian_content_within(radius * vertices, faces)
+    content = containment.gaussian_content_within(radius * vertices, faces)
     assert content == pytest.approx(1 - sides * outside / (2 * math.pi), rel=1e-9)
     # The origin is within, beyond and on a corner.
     for low, high in (
@@ -106,15 +112,17 @@ def test_the_contents_of_balls_polygons_and_boxes_have_closed_forms_in_any_parts
         ([0.2, -0.4, 1], [1, 0.5, 2]),
     ):
         whole = box(low, high)
-        content = boundaries.gaussian_content_within(*whole)
+        content = containment.gaussian_content_within(*whole)
         assert content == pytest.approx(box_content(low, high), abs=1e-9)
-        assert boundaries.gaussian_content_within(*turned(whole)) == pytest.approx(-content)
+        assert containment.gaussian_content_within(*turned(whole)) == pytest.approx(-content)
     corner = polygon([[0, 0], [0, 0], [1, 0], [1, 1], [0, 1]])
-    assert boundaries.gaussian_content_within(*corner) == pytest.approx(box_content([0, 0], [1, 1]))
+    assert containment.gaussian_content_within(*corner) == pytest.approx(
+        box_content([0, 0], [1, 1])
+    )
     sphere = unit_sphere(3, 100)
-    whole = boundaries.gaussian_content_within(*sphere)
-    monkeypatch.setattr("training.paper.boundaries.FACES_AT_ONCE", 7)
-    assert boundaries.gaussian_content_within(*sphere) == pytest.approx(whole, rel=1e-12)
+    whole = containment.gaussian_content_within(*sphere)
+    monkeypatch.setattr("training.paper.containment.FACES_AT_ONCE", 7)
+    assert containment.gaussian_content_within(*sphere) == pytest.approx(whole, rel=1e-12)
 
 
 def test_what_makes_no_sphere_or_hull_is_an_error():
@@ -129,15 +137,17 @@ def test_what_makes_no_sphere_or_hull_is_an_error():
         ([[0, 0], [1, 0], [0, np.inf]], "not finite"),
     ):
         with pytest.raises(DataError, match=message):
-            boundaries.convex_hull(points)
+            containment.convex_hull(points)
 
 
 def test_a_mesh_comes_back_from_its_file(tmp_path):
     sphere = unit_sphere(3, 50)
     # A vertex twice and one that no face uses are kept, so that rows still name the same points.
-    mesh = boundaries.Boundary(np.concatenate([sphere.vertices, sphere.vertices[:1]]), sphere.faces)
+    mesh = containment.Boundary(
+        np.concatenate([sphere.vertices, sphere.vertices[:1]]), sphere.faces
+    )
     path = tmp_path / "new" / "sphere.ply"
-    boundaries.write_mesh(path, *mesh)
+    containment.write_mesh(path, *mesh)
     again = trimesh.load_mesh(path, process=False)
     assert np.array_equal(again.vertices, mesh.vertices.astype(np.float32))
     assert np.array_equal(again.faces, mesh.faces)
@@ -149,13 +159,13 @@ def test_a_mesh_comes_back_from_its_file(tmp_path):
 
 def test_what_is_no_mesh_is_not_written(tmp_path):
     vertices, faces = unit_sphere(3, 10)
-    write = partial(boundaries.write_mesh, tmp_path / "a.ply")
+    write = partial(containment.write_mesh, tmp_path / "a.ply")
     assert "not in 2-D" in refusal(write, *unit_sphere(2, 10))
     assert "not closed" in refusal(write, vertices, faces[1:])
     with pytest.raises(DataError, match="1 of 10 mesh vertices are not finite: leave"):
         write(np.where(vertices == vertices[3], np.nan, vertices), faces)
     with pytest.raises(UsageError, match=r"as \.ply, not to a\.stl"):
-        boundaries.write_mesh(tmp_path / "a.stl", vertices, faces)
+        containment.write_mesh(tmp_path / "a.stl", vertices, faces)
     assert not list(tmp_path.iterdir())
 
 
@@ -184,7 +194,7 @@ def test_of_a_large_alpha_it_is_the_hull(dim):
         shape = alpha_shape(points, alpha)
         assert enclosed_volume(*shape) == pytest.approx(hull.volume, rel=1e-9)
         assert np.array_equal(winding_number(tests, *shape), in_hull)
-    for ours, expected in zip(boundaries.convex_hull(points), (points, shape.faces), strict=True):
+    for ours, expected in zip(containment.convex_hull(points), (points, shape.faces), strict=True):
         assert np.array_equal(ours, expected)
 
 
@@ -255,15 +265,15 @@ def test_the_filling_alpha_is_the_smallest_that_gives_the_hull(dim):
     points = np.random.default_rng(1).uniform(-1, 1, (600, dim))
     radius = np.linalg.norm(points, axis=1)
     points = points[(radius < 1) & (radius > 0.5)]
-    alpha = boundaries.filling_alpha(points)
-    most = (1 - boundaries.FILLED) * ConvexHull(points).volume
+    alpha = containment.filling_alpha(points)
+    most = (1 - containment.FILLED) * ConvexHull(points).volume
     assert enclosed_volume(*alpha_shape(points, 1.0001 * alpha)) >= most
     assert enclosed_volume(*alpha_shape(points, 0.9999 * alpha)) < most
 
 
 def test_the_filling_alpha_of_a_circle_is_its_radius_whatever_slivers_there_are():
     sphere = 0.7 * unit_sphere(2, 50).vertices
-    assert boundaries.filling_alpha(sphere) == pytest.approx(0.7)
+    assert containment.filling_alpha(sphere) == pytest.approx(0.7)
     # Beside an edge of the hull, a point all but in line with it: the circle is huge.
     edge = (sphere[0] + sphere[1]) / 2 * (1 + 1e-9)
-    assert boundaries.filling_alpha(np.concatenate([sphere, edge[None]])) < 1
+    assert containment.filling_alpha(np.concatenate([sphere, edge[None]])) < 1

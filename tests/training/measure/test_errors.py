@@ -13,7 +13,7 @@ from benchmarks.excess_error import excess_error, noisy_points
 from benchmarks.two_sample import CHUNK, energy_distance, mean_distance
 from tests.support.draws import double, normal, seeded
 from tests.support.flows import FunctionNetwork, exact_flow
-from training.flow.coordinates.surprise import Surprise
+from training.flow.coordinates.conditions import Surprise
 from training.flow.denoisers import NetworkDenoiser
 from training.measure import conformal
 from training.measure.association import independence_p_values

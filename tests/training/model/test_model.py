@@ -18,23 +18,21 @@ from torch_utils.seeds import seeded_generator
 from torch_utils.snapshots import Part, read_network, write_network
 from training.data.batches import Batch
 from training.data.records.records import NUMBER, RecordColumn, Records
-from training.flow.calibration import Calibration
 from training.flow.coordinates.coordinates import Coordinates
+from training.flow.denoisers import Calibration
 from training.flow.eigenbasis import EigenBasis
-from training.flow.latent.conditional import ConditionalMixture
-from training.flow.output_gain import OutputGain
+from training.flow.latent import ConditionalMixture
+from training.flow.preconditioning import OutputGain
 from training.flow.solvers import get_solver
 from training.learning.building import ModelConfig
-from training.learning.integrations import find_integrations
-from training.learning.latents import LatentPlan
+from training.learning.finishing import LatentPlan, find_integrations
 from training.model.questions import EncodedRows, QuestionFlow
 from training.model.recipe import make_schedule
 from training.model.trained_network import TrainedNetwork
 from training.names import LOG
 from training.networks.mixture import ABSENT, ASKED, EXACT, KNOWN
-from training.subjects.held_cells import CalibrationScores
-from training.subjects.record_margins import Margins
 from training.subjects.record_spaces import choose_space, few_values
+from training.subjects.records import CalibrationScores, Margins
 
 DIM, COUNTS = 4, [3, 2]
 GENERATOR = seeded_generator("cpu", 7)

@@ -38,10 +38,10 @@ from training import (
     check,
     normal_prior,
 )
-from training.data.tables.marginals import looks_uniform
+from training.data.tables.making import looks_uniform
 from training.files.posterior_draws import load_netcdf
 from training.flow.pfode import ProbabilityFlow
-from training.learning.stopping import StoppedBySignal
+from training.learning.run import StoppedBySignal
 from training.models import conversion, datasets
 from training.models.adapters import _Estimator
 from training.models.draws import PosteriorDraws
@@ -97,7 +97,7 @@ def test_an_interrupted_training_gives_what_there_is(way, caplog):
             table.train(progress=stop, **longer)
         return
     # With a network kept at each report, the model has the weights of the last step all the same.
-    with mock.patch("training.learning.report.TELL_EVERY", -1.0):
+    with mock.patch("training.learning.run.TELL_EVERY", -1.0):
         model = table.train(progress=stop, snap=1, tick=1, **longer)
     assert 0 < model.about["seen"] < 40_000
     assert f"trained on {model.about['seen']:,} samples" in caplog.text
@@ -280,7 +280,7 @@ def test_a_likelihood_of_your_own_takes_no_observation(model, tmp_path):
 
 
 @quick_endings()
-@mock.patch("training.subjects.end_times.MOST_STEPS", 5000)
+@mock.patch("training.subjects.table_training.MOST_STEPS", 5000)
 def test_the_end_of_flows_of_few_simulations_is_chosen_by_held_out_rows(caplog):
     draw = np.random.default_rng(0)
     theta = draw.uniform(-1, 1, size=(200, 1))

@@ -19,17 +19,15 @@ from tests.support.posteriors import conditional_prior, gaussian_prior, problem
 from tests.support.running import refusal, run_script
 from torch_utils.results import load_json, save_arrays
 from torch_utils.snapshots import read_network, write_network
-from training.flow.calls import BLOCK_ROWS
-from training.flow.grids import EqualErrorGrid
-from training.flow.latent.conditional import ConditionalMixture
-from training.flow.latent.distributions import GaussianLatents, LearnedLatents
+from training.flow.denoisers import BLOCK_ROWS
+from training.flow.integration_choice import EqualErrorGrid
+from training.flow.latent import ConditionalMixture, GaussianLatents, LearnedLatents
 from training.flow.schedules import InflationSchedule, VPSchedule
 from training.flow.solvers import SOLVERS
 from training.inference.likelihoods import Gaussian
 from training.inference.samplers.twisted import calls_of, twist
 from training.inference.sampling import SamplingPlan
-from training.measure.posterior.calibration import RunValues, calibrate
-from training.measure.posterior.local import LocalCalibration, LocalTest
+from training.measure.posterior.calibration import LocalCalibration, LocalTest, RunValues, calibrate
 from training.model.trained_network import STORED, TrainedNetwork
 from training.models import groups as posteriors
 from training.models.groups import Groups, PartFormat, planned, sample_groups

@@ -15,8 +15,8 @@ from training.learning.loss import DenoisingLoss, DenoisingRegression
 from training.names import ANY_NUMBER
 from training.networks import NETWORKS
 from training.networks.mlp import FEATURES, ConditionEmbedding, NoiseFeatures, ToyMLP
-from training.networks.original_toy_unet import OriginalToyConvUNet
 from training.networks.questions import QuestionNetwork
+from training.networks.toy_unet import OriginalToyConvUNet
 
 NOISE_RANGE = (-0.95, 0.28)
 

@@ -20,9 +20,15 @@ from training.flow.eigenbasis import EigenBasis
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule
 from training.flow.solvers import get_solver
-from training.paper import correlations
-from training.paper.correlations import correlate, correlation_time, mean_autocorrelation
-from training.paper.residuals import NOISE_BLOCK, ResidualProbe, noise_rows
+from training.paper import residuals
+from training.paper.residuals import (
+    NOISE_BLOCK,
+    ResidualProbe,
+    correlate,
+    correlation_time,
+    mean_autocorrelation,
+    noise_rows,
+)
 
 XI = double([2.0, 0.3, 0.01])
 
@@ -94,7 +100,7 @@ def test_a_process_that_forgets_exponentially_has_its_known_correlations_and_tim
     times = torch.arange(0, 8, 0.25, dtype=torch.float64)
     decay = (-0.25 * rates).exp()
     start = state = normal(count, 3)
-    table = correlations.Autocorrelations(["r"], len(times), 3)
+    table = residuals.Autocorrelations(["r"], len(times), 3)
     for index in range(len(times)):
         got = correlate(batches(start, state, size=999), "r")
         assert (got.matrix - torch.diag(got.diagonal)).abs().max() < 5 / count**0.5
@@ -121,10 +127,10 @@ def test_what_varies_does_so_at_a_time_and_the_first_and_means_are_over_it():
     stds[0, 0, 1] = stds[0, 1, 2] = 1e-7
     stds[1, 2] = torch.tensor([1e3, 1.0, 1e-2, 0.0])
     stds[0, 2, 3] = 1e-4
-    varies = correlations.varying(stds)
+    varies = residuals.varying(stds)
     assert varies[0].int().tolist() == [[1, 0, 1, 1], [1, 0, 0, 1], [1, 0, 1, 0]]
     assert varies[1].int().tolist() == [[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 0]]
-    assert not correlations.varying(torch.zeros(2, 3, 4)).any()
+    assert not residuals.varying(torch.zeros(2, 3, 4)).any()
     diagonals = torch.tensor([[1.0, 1.0, 0, 1.0], [0.5, 0.2, 0, 0.1], [0.4, 0, 0, 0.2]])
     varies = torch.tensor([[True, True, False, True]] * 2 + [[True, False, False, True]])
     assert mean_autocorrelation(diagonals, varies).tolist() == pytest.approx([1, 0.3, 0.3])
@@ -134,7 +140,7 @@ def test_what_varies_does_so_at_a_time_and_the_first_and_means_are_over_it():
 def test_a_dimension_that_fades_into_rounding_makes_no_steps():
     """Its deviation falls from far above the threshold to about it, now over and now under."""
     count, times = 300, torch.arange(6.0)
-    table = correlations.Autocorrelations(["r"], 6, 3)
+    table = residuals.Autocorrelations(["r"], 6, 3)
     start = normal(count, 3)
     kept = torch.tensor([1.0, 0.9, 0.8, 0.7, 0.6, 0.5])
     for index, fading in enumerate([1e-2, 1e-4, 2e-6, 0.5e-6, 1.5e-6, 0.2e-6]):
@@ -284,13 +290,13 @@ def test_correlation_times_of_lines_of_zeros_and_of_what_does_not_vary():
     assert math.isnan(got.gone)
     assert math.isnan(got.e_folding)
     assert str(got) == "at least 2.3"
-    _, facts = correlations.Autocorrelations(["r"], 3, 2).summary(lags, 100)
+    _, facts = residuals.Autocorrelations(["r"], 3, 2).summary(lags, 100)
     assert facts["r"]["most_constant_dims"] == 2
     got = correlation_time(lags, torch.zeros(3))
     assert (got.integral, got.bound) == (0, None)
     for count in (2, 4, 5, 6):
         mean = torch.tensor([1.0, 0.8, 0.7])
-        got = correlation_time(torch.arange(3.0), mean, correlations.scatter_of(count))
+        got = correlation_time(torch.arange(3.0), mean, residuals.scatter_of(count))
         assert (got.integral, got.bound) == (1, "upper")
     # A small rest is above the scatter at the next lag by chance, and gone thereafter.
     lags = torch.arange(0, 1, 0.05)
@@ -308,7 +314,7 @@ def fresh(spacing, count, seed, dim=2):
     for index in range(1, len(lags)):
         pair = first, normal(count, dim, seed=1000 * seed + index)
         mean[index] = correlate([pair], "r").diagonal.mean()
-    return correlation_time(lags, mean, correlations.scatter_of(count))
+    return correlation_time(lags, mean, residuals.scatter_of(count))
 
 
 @pytest.mark.parametrize(("count", "spacing"), [(100, 0.05), (1000, 0.2)])
@@ -322,7 +328,7 @@ def test_what_is_gone_at_once_lasts_less_than_the_spacing(count, spacing):
 def test_an_exponential_lasts_as_long_on_any_grid_and_two_times_bound_it():
     for spacing, count in product((0.01, 0.1, 0.5), (1000, 100_000)):
         lags = torch.arange(0, 20, spacing, dtype=torch.float64)
-        scatter = correlations.scatter_of(count)
+        scatter = residuals.scatter_of(count)
         got = correlation_time(lags, (-lags).exp(), scatter)
         # What is cut off at the end, and the trapezoids.
         assert got.integral == pytest.approx(1, abs=scatter + spacing**2 / 10)
@@ -338,4 +344,4 @@ def test_chance_scatters_as_it_is_said_to():
     first, later = normal(count, repeats, seed=1), normal(count, repeats, seed=2)
     for shape in (torch.clone, torch.exp, lambda x: x**3):  # normal, skewed, and with heavy tails
         got = correlate([(shape(first), shape(later))], "r").diagonal
-        assert float(got.std()) == pytest.approx(correlations.scatter_of(count) / 2, rel=0.05)
+        assert float(got.std()) == pytest.approx(residuals.scatter_of(count) / 2, rel=0.05)

@@ -11,8 +11,13 @@ from tests.support.draws import double, normal
 from tests.support.running import refusal, slowly
 from tests.training.measure.test_boundaries import polygon, turned
 from training.paper import containment, coverage
-from training.paper.boundaries import Boundary, gaussian_content, unit_sphere
-from training.paper.containment import inside, winding_number
+from training.paper.containment import (
+    Boundary,
+    gaussian_content,
+    inside,
+    unit_sphere,
+    winding_number,
+)
 from training.paper.coverage import pair
 
 RADII = np.linspace(0.5, 3.5, 7)

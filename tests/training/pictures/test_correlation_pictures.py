@@ -10,7 +10,7 @@ from matplotlib.collections import PolyCollection
 
 from tests.support import picture_files as files
 from training.files.correlations import SavedLags, SavedMatrices, condensed, telling_lags
-from training.paper.correlations import CorrelationTime
+from training.paper.residuals import CorrelationTime
 from training.pictures.correlations import draw_lags, draw_matrices, name_and_details, quantile_band
 
 

@@ -22,7 +22,7 @@ from tests.support.image_files import noise
 from tests.support.running import refusal
 from training.files.coverage import SavedCoverage
 from training.files.trajectory import SavedTrajectory
-from training.paper.boundaries import Boundary, gaussian_content_within, unit_sphere
+from training.paper.containment import Boundary, gaussian_content_within, unit_sphere
 from training.pictures.album import pictures_of
 from training.pictures.coverage import cut, draw_boundaries, draw_radius, limits_of
 from training.pictures.images import grids, simulations

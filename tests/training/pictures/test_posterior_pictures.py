@@ -18,8 +18,7 @@ from tests.training.pictures.test_training_pictures import words
 from training.data.toys import Toy
 from training.files.posterior import SavedCheck
 from training.files.posterior_draws import DESCRIPTION, load_netcdf
-from training.inference.likelihoods import Gaussian
-from training.inference.operators import Separable
+from training.inference.likelihoods import Gaussian, Separable
 from training.pictures import theme
 from training.pictures.album import pictures_of
 from training.pictures.posteriors import tables, toys

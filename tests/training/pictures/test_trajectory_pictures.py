@@ -30,7 +30,7 @@ from tests.support.picture_files import (
 from tests.support.running import refusal
 from tests.training.pictures.test_training_pictures import words
 from training.files.trajectory import SavedTrajectory
-from training.paper.boundaries import unit_sphere
+from training.paper.containment import unit_sphere
 from training.pictures.album import drawable_files, pictures_of
 from training.pictures.theme import BLUE, ORANGE
 from training.pictures.trajectories import album, clouds, latents

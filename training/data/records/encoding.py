@@ -9,13 +9,21 @@ import numpy as np
 
 from dnnlib.errors import DataError
 from torch_utils.inert_pickle import shown
-from training.data.records.inferring import Survey, decimal_of
 from training.data.records.raw_tables import TEXTS, Cells, open_cells
+from training.data.records.reading import MOST_EXACT, made_values
 from training.data.records.records import CATEGORY, DATE, NUMBER, WHOLE, RecordColumn, Records
-from training.data.records.tidying import MOST_EXACT, made_values
-from training.data.records.values import date_text, day_of, marks_of, number_in, reader_of, visible
-from training.data.records.writing import text_of
-from training.data.tables.foreign import listed
+from training.data.records.values import (
+    Survey,
+    date_text,
+    day_of,
+    decimal_of,
+    marks_of,
+    number_in,
+    reader_of,
+    text_of,
+    visible,
+)
+from training.data.tables.formats import listed
 
 SAME, MOMENT = 1e-12, 1e-10
 """Tolerances for equality: relative for numbers, in days for dates."""

@@ -11,16 +11,18 @@ from typing import Any
 import numpy as np
 
 from dnnlib.errors import UsageError
-from training.data.tables.foreign import (
+from training.data.tables.formats import (
     BLOCK_ROWS,
     ForeignTable,
+    TextTable,
+    by_arrow,
+    open_table,
     places_of,
     require_names,
+    require_table_file,
     row_blocks,
     row_number,
 )
-from training.data.tables.formats import by_arrow, open_table, require_table_file
-from training.data.tables.text import TextTable
 
 TEXTS = (".csv", ".tsv")
 FRAMES = (".parquet", ".feather")

@@ -1,20 +1,122 @@
-"""Parsing of a cell as a number, a date, or a missing value, and conversion of whole columns."""
+"""Types of columns: parsing of cells, inference of types from texts, and writing of cells.
 
+Grids of dates: years, quarters, months and weeks.
+
+A column of dates is on a grid if every date is a whole number of periods from the first. A period
+is 12, 6, 3 or 1 months, on the same day of the month or on the last, or 7 days. A grid is written
+as text, for example ``12 months from 01-01`` (month and day), or ``7 days from 4``, the remainder
+of days since 1970-01-01 (a Thursday) divided by 7. In a month that lacks the day, the date is its
+last day.
+"""
+
+import csv
+import importlib
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
-from typing import NamedTuple
+from math import isnan
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from dnnlib.errors import DataError, UsageError
+from dnnlib.files import atomic_path
 from torch_utils.inert_pickle import shown
 from training.data.records.raw_tables import Cells
-from training.data.records.records import CATEGORY, NUMBER, WHOLE, RecordColumn
-from training.data.tables.formats import MISSING_MARKS
+from training.data.records.records import CATEGORY, DATE, NUMBER, WHOLE, RecordColumn, Records
+from training.data.tables.formats import MISSING_MARKS, is_number
+from training.data.tables.making import IDENTIFIER as CALLED_IDENTIFIER
 from training.data.tables.making import LARGEST
-from training.data.tables.text import is_number
+from training.names import COLUMN_TYPES, IDENTIFIER
+
+PERIODS = (12, 6, 3, 1)
+"""Periods in months, longest first."""
+FEWEST = {12: 3, 6: 6, 3: 6, 1: 3}
+"""Minimum number of different dates per period in months: a few can be on a grid by chance."""
+FEWEST_WEEKS = 5
+"""Minimum number of different dates on a grid of weeks."""
+WEEK = 7
+GRID = re.compile(
+    r"(12|6|3|1) months from (0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])|7 days from ([0-6])", re.ASCII
+)
+
+
+def grid_of(days: np.ndarray) -> str:
+    """Return the regular grid of a column's dates, such as months, as text; empty if irregular.
+
+    Args:
+        days: Dates in days since 1970-01-01 ``[n]``, NaN for missing dates.
+    """
+    dates = np.unique(days[~np.isnan(days)])
+    if len(dates) < min(FEWEST.values()) or (dates != np.floor(dates)).any():
+        return ""
+    whole = dates.astype("int64").astype("datetime64[D]")
+    if whole[0] < np.datetime64("0001-01-01") or whole[-1] > np.datetime64("9999-12-31"):
+        return ""
+    months, day_of_month, lengths = _parts(whole)
+    day = int(day_of_month.max())
+    if (day_of_month == np.minimum(day, lengths)).all():
+        if (day_of_month == lengths).all():
+            day = 31  # the last day of each month
+        step = int(np.gcd.reduce(np.diff(months)))
+        for period in PERIODS:
+            if step % period == 0 and len(dates) >= FEWEST[period]:
+                return f"{period} months from {int(months[0]) % period + 1:02d}-{day:02d}"
+    if (
+        len(dates) >= FEWEST_WEEKS
+        and int(np.gcd.reduce(np.diff(dates.astype("int64")))) % WEEK == 0
+    ):
+        return f"{WEEK} days from {int(dates[0]) % WEEK}"
+    return ""
+
+
+def on_grid(days: np.ndarray, grid: str) -> np.ndarray:
+    """Move dates to the nearest dates of a grid.
+
+    Args:
+        days: Dates in days since 1970-01-01 ``[...]``, NaN for missing dates, which remain NaN.
+        grid: Grid as text (``grid_of``); if empty, dates are returned unchanged.
+    """
+    match = GRID.fullmatch(grid)
+    if match is None:
+        return days
+    present = ~np.isnan(days)
+    made = np.array(days, dtype=np.float64)
+    own = made[present]
+    if match[4]:
+        first = int(match[4])
+        made[present] = first + WEEK * np.round((own - first) / WEEK)
+        return made
+    period, first, day = int(match[1]), int(match[2]) - 1, int(match[3])
+    months, _, _ = _parts(np.floor(own).astype("int64").astype("datetime64[D]"))
+    before = first + period * ((months - first) // period - 1)
+    near = np.stack([_dates(before + at * period, day) for at in range(3)])
+    nearest = np.abs(near - own).argmin(axis=0)
+    made[present] = np.take_along_axis(near, nearest[None], axis=0)[0]
+    return made
+
+
+def _parts(dates: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return months since 1970-01, days of the month, and lengths of the months, each ``[n]``."""
+    months = dates.astype("datetime64[M]")
+    day = (dates - months.astype("datetime64[D]")).astype("int64") + 1
+    lengths = ((months + 1).astype("datetime64[D]") - months.astype("datetime64[D]")).astype(
+        "int64"
+    )
+    return months.astype("int64"), day, lengths
+
+
+def _dates(months: np.ndarray, day: int) -> np.ndarray:
+    """Return days since 1970-01-01 ``[n]`` of a day of each month since 1970-01, or of its last."""
+    start = months.astype("datetime64[M]")
+    lengths = (start + 1).astype("datetime64[D]") - start.astype("datetime64[D]")
+    offset = np.minimum(day, lengths.astype("int64")) - 1
+    return np.asarray(start.astype("datetime64[D]").astype("int64") + offset, dtype=np.float64)
+
 
 NOTHING = MISSING_MARKS | {"inf", "-inf", "+inf", "infinity", "-infinity"}
 """Missing values in lower case, including infinite numbers from failed simulations."""
@@ -297,3 +399,380 @@ def _plain_reader(
         return known[text]
 
     return lambda texts: np.array([value(text) for text in texts])
+
+
+MOST_COUNTED = 100_000
+"""Maximum number of different texts of a column that are counted."""
+MOST_DECIMALS = 9
+"""Maximum number of decimals for rounding written numbers; longer numbers are written in full."""
+MOST_LEVELS, FEWEST_ROWS = 100, 5
+"""Maximum number of levels of a category, and minimum rows per level; other levels are merged."""
+CONSTANT = "constant"
+"""Type of a column with one value: it is left out of the model, and restored on output."""
+
+
+@dataclass
+class Survey:
+    """Statistics of the texts in a column's cells, from which its type is inferred.
+
+    Attributes:
+        name: Name of the column.
+        missing_marks: Texts that represent missing values, in lower case.
+        rows: Number of cells.
+        missing: Number of cells without a value.
+        missing_texts: Different texts of the cells without a value.
+        counts: Number of cells by text, for the first ``MOST_COUNTED`` different texts.
+        forms: Written forms of the numbers, by decimal sign; None if some cell is not a number with
+            this decimal sign.
+        only: Decimal signs that are required, since some cell is a number with this sign only.
+        formats: Date formats that fit all cells.
+    """
+
+    name: str
+    missing_marks: frozenset[str] = NOTHING
+    rows: int = 0
+    missing: int = 0
+    missing_texts: set[str] = field(default_factory=set)
+    counts: Counter[str] = field(default_factory=Counter)
+    forms: dict[str, set[NumberForm] | None] = field(
+        default_factory=lambda: {".": set(), ",": set()}
+    )
+    only: set[str] = field(default_factory=set)
+    formats: tuple[str, ...] = DATE_FORMATS
+
+    def add(self, texts: Sequence[str]) -> None:
+        """Add more cells to the statistics."""
+        self.rows += len(texts)
+        for text, count in Counter(texts).items():
+            if text.lower() in self.missing_marks:
+                self.missing += count
+                self.missing_texts.add(text)
+                continue
+            if text not in self.counts:
+                self._look_at(text)
+            if text in self.counts or len(self.counts) < MOST_COUNTED:
+                self.counts[text] += count
+
+    def _look_at(self, text: str) -> None:
+        known = set()
+        for sign, forms in self.forms.items():
+            number = None if forms is None else number_in(text, sign)
+            if forms is None or number is None:
+                self.forms[sign] = None
+            else:
+                forms.add(number.form)
+                known.add(sign)
+        if len(known) == 1:
+            self.only |= known
+        if known:
+            self.formats = ()
+        elif self.formats:
+            self.formats = formats_of(text, self.formats)
+
+    def numbers(self, decimal: str) -> RecordColumn | None:
+        """Return a numeric column if all texts are numbers in one currency or unit, else None.
+
+        Args:
+            decimal: Decimal sign.
+        """
+        forms = self.forms[decimal]
+        if not forms:
+            return None
+        prefixes = {form.prefix for form in forms if form.prefix}
+        suffixes = {form.suffix for form in forms if form.suffix}
+        if len(prefixes) > 1 or len(suffixes) > 1:
+            return None
+        digits = [MOST_DECIMALS + 1 if form.decimals is None else form.decimals for form in forms]
+        return RecordColumn(
+            self.name,
+            WHOLE if all(form.whole for form in forms) else NUMBER,
+            decimals=max(digits) if max(digits) <= MOST_DECIMALS else None,
+            prefix="".join(prefixes),
+            suffix="".join(suffixes),
+            grouped=any(form.grouped for form in forms),
+        )
+
+    def has_codes(self, decimal: str) -> bool:
+        """Return whether any number has a leading zero, as in zip codes.
+
+        Args:
+            decimal: Decimal sign.
+        """
+        return any(form.coded for form in self.forms[decimal] or ())
+
+    @property
+    def present(self) -> int:
+        """Number of cells with a value."""
+        return self.rows - self.missing
+
+    @property
+    def level_texts(self) -> list[str]:
+        """Different texts, sorted: numbers by value, then other texts alphabetically."""
+
+        def key(text: str) -> tuple[bool, float, str]:
+            number = number_in(text)
+            return number is None, 0.0 if number is None else number.value, text
+
+        return sorted(self.counts, key=key)
+
+    @property
+    def rarely_repeats(self) -> bool:
+        """Whether repeated texts are rare, as for identifiers.
+
+        Frequent texts then cover less than half of the cells, or there are too many texts to count.
+        """
+        if len(self.counts) == MOST_COUNTED:
+            return True
+        fewest = fewest_rows(self.present)
+        frequent = (count for _, count in self.counts.most_common(MOST_LEVELS))
+        return 2 * sum(count for count in frequent if count >= fewest) < self.present
+
+
+def fewest_rows(present: int) -> int:
+    """Return the minimum number of rows of a category; smaller categories are merged.
+
+    Args:
+        present: Number of cells with a value.
+    """
+    return min(FEWEST_ROWS, max(2, present // 20))
+
+
+def decimal_of(surveys: Iterable[Survey], usual: str = ".") -> str:
+    """Return the decimal sign of a table.
+
+    The sign is a comma if some column is numeric only with a comma, and no column only with a
+    point.
+
+    Args:
+        surveys: Statistics of the columns.
+        usual: Sign to return if all cells are ambiguous, such as 4,500.
+    """
+    signs = {sign for survey in surveys for sign in survey.only if survey.numbers(sign) is not None}
+    return "," if signs == {","} else "." if signs else usual
+
+
+def column_of(
+    survey: Survey, decimal: str, asked: str | tuple[str, ...] | None
+) -> RecordColumn | str:
+    """Return the typed column; ``IDENTIFIER`` or ``CONSTANT`` for a column that is not modeled.
+
+    Args:
+        survey: Statistics of the column.
+        decimal: Decimal sign of the table.
+        asked: Type given by the user: a name in ``COLUMN_TYPES``, ``IDENTIFIER``, ordered levels
+            such as ``small<medium<large`` or a tuple of levels, or a date format such as
+            ``%d.%m.%Y``. None infers the type.
+
+    Raises:
+        UsageError: The cells do not fit the user's type.
+        DataError: The column has no values.
+    """
+    column = _inferred(survey, decimal) if asked is None else _asked_for(survey, decimal, asked)
+    if isinstance(column, RecordColumn) and len(survey.missing_texts) == 1:
+        return replace(column, missing=next(iter(survey.missing_texts)))
+    return column
+
+
+def _inferred(survey: Survey, decimal: str) -> RecordColumn | str:
+    name, numbers = survey.name, survey.numbers(decimal)
+    if not name:
+        return IDENTIFIER
+    if len(survey.counts) < 2:
+        return CONSTANT
+    if numbers is not None and not survey.has_codes(decimal) and len(survey.counts) > 2:
+        return numbers
+    if survey.formats:
+        return RecordColumn(name, DATE, date_format=survey.formats[0])
+    every_one = len(survey.counts) == survey.present
+    if len(survey.counts) > 2 and (
+        survey.rarely_repeats or (every_one and CALLED_IDENTIFIER.fullmatch(name))
+    ):
+        return IDENTIFIER
+    return RecordColumn(name, CATEGORY, tuple(survey.level_texts))
+
+
+def _asked_for(survey: Survey, decimal: str, asked: str | tuple[str, ...]) -> RecordColumn | str:
+    name = survey.name
+    if not survey.counts:
+        raise DataError(f"column '{shown(name)}' has no values: leave the column out")
+    if isinstance(asked, tuple):
+        ordered = survey.counts.keys() <= set(asked)  # else a later block has others
+        return RecordColumn(
+            name, CATEGORY, asked if ordered else tuple(survey.level_texts), ordered
+        )
+    if asked == IDENTIFIER:
+        return IDENTIFIER
+    if "%" in asked or asked == DATE:
+        formats = survey.formats if asked == DATE else (asked,)
+        strange = [text for text in survey.counts if not formats or not formats_of(text, formats)]
+        if strange:
+            raise UsageError(
+                f"column '{shown(name)}' has '{shown(strange[0])}', which is not a date"
+                + (": give the date format, for example" if asked == DATE else f" of {asked}:")
+                + f' --types="{name}:%d.%m.%Y %H:%M"'
+            )
+        return RecordColumn(name, DATE, date_format=formats[0])
+    if asked in (NUMBER, WHOLE):
+        column = survey.numbers(decimal)
+        if column is None or (asked == WHOLE and column.type != WHOLE):
+            numbers = {text: number_in(text, decimal) for text in survey.counts}
+            strange = [
+                text
+                for text, number in numbers.items()
+                if number is None or (asked == WHOLE and not number.form.whole)
+            ]
+            kind = "a whole number" if asked == WHOLE else "a number"
+            raise UsageError(
+                (
+                    f"column '{shown(name)}' has '{shown(strange[0])}', which is not {kind}: "
+                    "give another type, or declare it missing with --missing_values"
+                )
+                if strange
+                else f"column '{shown(name)}' has numbers with several units: use one unit"
+            )
+        return replace(column, type=asked)
+    if asked == CATEGORY:
+        if len(survey.counts) == MOST_COUNTED:
+            raise UsageError(
+                f"column '{shown(name)}' has {MOST_COUNTED:,} or more categories: give another type"
+            )
+        return RecordColumn(name, CATEGORY, tuple(survey.level_texts))
+    levels = tuple(level.strip() for level in asked.split("<"))
+    unknown = [text for text in survey.counts if text not in levels]
+    if len(levels) < 2 or len(set(levels)) < len(levels):
+        raise UsageError(
+            f"'{asked}' is not a valid type of column '{shown(name)}': give "
+            f"{', '.join(COLUMN_TYPES)}, {IDENTIFIER}, ordered levels "
+            "(small<medium<large) or a date format (%d.%m.%Y)"
+        )
+    if unknown:
+        raise UsageError(
+            f"column '{shown(name)}' has '{shown(unknown[0])}', which is not one of {asked}: add "
+            "this level, or correct the cells"
+        )
+    return RecordColumn(name, CATEGORY, levels, ordered=True)
+
+
+MOST_INTEGER = 2.0**63
+"""Limit from which whole numbers exceed integers of 64 bits."""
+
+
+def text_of(column: RecordColumn, value: float, decimal: str = ".") -> str:
+    """Return a value of a column as text, in the notation of the source.
+
+    Args:
+        column: Type and format of the column.
+        value: The value, NaN if missing.
+        decimal: Decimal sign.
+    """
+    if isnan(value):
+        return column.missing
+    if column.type == CATEGORY:
+        return column.levels[_place(column, value)]
+    if column.type == DATE:
+        return date_text(value, column.date_format)
+    if column.type == WHOLE:
+        value = float(round(value))
+    digits = f"{value!r}"
+    if column.decimals is not None:
+        digits = f"{value:{',' * column.grouped}.{column.decimals}f}"
+        if float(digits.replace(",", "")) == 0:
+            digits = digits.removeprefix("-")
+    if decimal == ",":
+        digits = digits.translate({ord(","): ".", ord("."): ","})
+    sign = "-" if digits.startswith("-") else ""
+    return f"{sign}{column.prefix}{digits.removeprefix('-')}{column.suffix}"
+
+
+def _place(column: RecordColumn, value: float) -> int:
+    return min(max(round(value), 0), len(column.levels) - 1)
+
+
+def texts_of(
+    records: Records, values: np.ndarray | None = None
+) -> tuple[list[str], list[list[str]]]:
+    """Return rows as texts, in the notation and the order of the source.
+
+    Args:
+        records: The records.
+        values: New rows ``[n, D]``, which have empty identifiers; None for the rows of the records.
+
+    Returns:
+        The names of the source's columns, and the texts of the rows ``[n][len(names)]``.
+    """
+    rows = records.values if values is None else values
+    columns = []
+    for name in records.order:
+        if name in records.constants:
+            columns.append([records.constants[name]] * len(rows))
+        elif name in records.beside:
+            texts = records.beside[name].tolist()
+            columns.append(texts if values is None else [""] * len(rows))
+        else:
+            column, numbers = _column(records, name, rows)
+            texts = [text_of(column, one, records.decimal) for one in numbers.tolist()]
+            for row, text in records.as_written.get(name, {}).items() if values is None else ():
+                texts[row] = text
+            columns.append(texts)
+    return list(records.order), [list(row) for row in zip(*columns, strict=True)]
+
+
+def save_texts(
+    path: Path, names: Sequence[str], rows: Sequence[Sequence[str]], separator: str = ","
+) -> None:
+    """Write a table of texts with column names to a file, atomically."""
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, delimiter=separator, lineterminator="\n")
+        writer.writerow(names)
+        writer.writerows(rows)
+
+
+def frame_of(records: Records, values: np.ndarray | None = None) -> Any:
+    """Return rows as a pandas data frame, in the order of the source.
+
+    Numbers are rounded to the decimals of their column, whole numbers are integers, categories have
+    the type category, dates are times, and identifiers are texts. Constants are numbers if
+    possible, else texts.
+
+    Args:
+        records: The records.
+        values: New rows ``[n, D]``, which have no identifiers; None for the rows of the records.
+    """
+    pandas = importlib.import_module("pandas")
+    rows = records.values if values is None else values
+    columns: dict[str, Any] = {}
+    for name in records.order:
+        if name in records.constants:
+            number = number_in(records.constants[name], records.decimal)
+            columns[name] = [number.value if number else records.constants[name]] * len(rows)
+        elif name not in records.beside:
+            columns[name] = _series(pandas, *_column(records, name, rows))
+        elif values is None:
+            columns[name] = records.beside[name]
+    return pandas.DataFrame(columns)
+
+
+def _column(records: Records, name: str, rows: np.ndarray) -> tuple[RecordColumn, np.ndarray]:
+    index = records.names.index(name)
+    return records.columns[index], rows[:, index]
+
+
+def _series(pandas: Any, column: RecordColumn, values: np.ndarray) -> Any:
+    missing = np.isnan(values)
+    if column.type == CATEGORY:
+        places = [-1 if isnan(value) else _place(column, value) for value in values.tolist()]
+        return pandas.Categorical.from_codes(places, list(column.levels), column.ordered)
+    if column.type == DATE:
+        moments = [
+            None if isnan(value) else rounded_moment(value, column.date_format)
+            for value in values.tolist()
+        ]
+        return pandas.Series(moments, dtype="datetime64[us]")
+    if column.type == WHOLE:
+        whole = np.where(missing, 0, values).round()
+        if np.abs(whole).max(initial=0) >= MOST_INTEGER:
+            return values
+        if not missing.any():
+            return whole.astype(np.int64)
+        return pandas.arrays.IntegerArray(whole.astype(np.int64), missing)
+    return values if column.decimals is None else values.round(column.decimals)

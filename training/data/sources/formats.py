@@ -29,13 +29,14 @@ from dnnlib.logs import logger
 from torch_utils.inert_arrays import ARRAY_NAMES, dtype_of
 from torch_utils.inert_pickle import Names, PickleError, PickleReader
 from torch_utils.snapshots import first_line
-from training.data.images.codec import MAX_PIXELS, Decoder
 from training.data.images.containers import (
     IMAGE_SUFFIXES,
     LABEL_FILE,
     MAX_CLASSES,
     MAX_FILE_BYTES,
+    MAX_PIXELS,
     Container,
+    Decoder,
     Label,
     image_names,
     labels_of,

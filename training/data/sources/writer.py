@@ -24,8 +24,7 @@ from tqdm import tqdm
 from dnnlib.errors import DataError, UsageError
 from dnnlib.files import atomic_path
 from dnnlib.logs import logger
-from training.data.images.codec import Transform, encode_png, to_gray
-from training.data.images.containers import LABEL_FILE, Label
+from training.data.images.containers import LABEL_FILE, Label, Transform, encode_png, to_gray
 from training.data.sources.formats import Source, SourceImage
 
 IMAGES_A_FOLDER = 1000

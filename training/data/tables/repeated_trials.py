@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
-from training.data.tables.foreign import ForeignTable, places_of
+from training.data.tables.formats import ForeignTable, places_of
 from training.data.tables.table import DataTable
 from training.names import script
 

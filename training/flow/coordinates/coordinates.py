@@ -26,6 +26,7 @@ from training.flow.coordinates.conditions import (
     GaussianPrediction,
     LinearPrediction,
     Prediction,
+    Surprise,
     TrialScale,
 )
 from training.flow.coordinates.maps import (
@@ -36,7 +37,6 @@ from training.flow.coordinates.maps import (
     Limits,
     PointMap,
 )
-from training.flow.coordinates.surprise import Surprise
 
 PREDICTION, GAUSSIAN, LEVELS = "prediction", "gaussian", "levels"
 """Names of the predictions ``LinearPrediction``, ``GaussianPrediction`` and ``LevelPrediction``.

@@ -34,14 +34,9 @@ from torch.quasirandom import SobolEngine
 
 from torch_utils.seeds import hash_seed, uniform_numbers
 from torch_utils.streams import Stream
-from training.inference.draws import Draws
-from training.inference.lookahead import LinearObservation, why_not_linear
-from training.inference.progress import OnPart
-from training.inference.proposals import COMPONENTS, Proposal
-from training.inference.samplers.pool import TINY, Pool
-from training.inference.summary import ERRORS, STD_OFF
-from training.inference.target import EvaluatedStates, Target
-from training.inference.weights import (
+from training.inference.draws import (
+    Draws,
+    OnPart,
     evidence_of,
     largest_exponent,
     require_some,
@@ -50,6 +45,11 @@ from training.inference.weights import (
     weighted_picks,
     z_order,
 )
+from training.inference.lookahead import LinearObservation, why_not_linear
+from training.inference.proposals import COMPONENTS, Proposal
+from training.inference.samplers.pool import TINY, Pool
+from training.inference.summary import ERRORS, STD_OFF
+from training.inference.target import EvaluatedStates, Target
 from training.measure.posterior.importance import effective_size, log_mean, smoothed_weights
 
 NAME = "annealed"

@@ -16,10 +16,8 @@ from torch.quasirandom import SobolEngine
 from torch_utils import distributed
 from torch_utils.seeds import hash_seed, normal_numbers
 from torch_utils.streams import Stream
-from training.inference.draws import Draws
-from training.inference.progress import OnPart, share_of
+from training.inference.draws import Draws, OnPart, require_some, share_of, weighted_picks, z_order
 from training.inference.target import Target
-from training.inference.weights import require_some, weighted_picks, z_order
 from training.measure.posterior.importance import effective_size, log_mean, smoothed_weights
 
 BLOCK, CALL = 2**22, 2**17

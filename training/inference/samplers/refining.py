@@ -24,11 +24,17 @@ from torch.quasirandom import SobolEngine
 
 from torch_utils.seeds import hash_seed, seeded_generator
 from torch_utils.streams import Stream
-from training.inference.draws import Draws
+from training.inference.draws import (
+    Draws,
+    require_some,
+    systematic,
+    tempered,
+    weighted_picks,
+    z_order,
+)
 from training.inference.proposals import COMPONENTS, Proposal
 from training.inference.samplers.pool import TINY, Pool
 from training.inference.target import Target
-from training.inference.weights import require_some, systematic, tempered, weighted_picks, z_order
 from training.measure.posterior.importance import effective_size, log_mean, smoothed_weights
 
 DRAWN = (512, 2048)

@@ -15,11 +15,16 @@ the other half. Each observation has its own exponents.
 import torch
 from torch import Tensor
 
-from training.inference.draws import Draws
+from training.inference.draws import (
+    Draws,
+    OnPart,
+    evidence_of,
+    largest_exponent,
+    require_some,
+    systematic,
+)
 from training.inference.noise import Noise
-from training.inference.progress import OnPart
 from training.inference.target import Target
-from training.inference.weights import evidence_of, largest_exponent, require_some, systematic
 from training.measure.posterior.importance import log_mean
 
 WANTED = 0.3

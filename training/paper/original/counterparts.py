@@ -18,7 +18,7 @@ from typing import Any
 from dnnlib.errors import DataError
 from torch_utils.inert_pickle import shown
 from torch_utils.snapshots import LARGEST_ARGUMENT
-from training.networks.original_toy_unet import DOWN_STRIDES, UP_STRIDES
+from training.networks.toy_unet import DOWN_STRIDES, UP_STRIDES
 from training.paper.original.file import Layers
 
 Renaming = Callable[[str], str]

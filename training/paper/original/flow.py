@@ -40,7 +40,7 @@ from training.flow.denoisers import FLOAT32_DDPM
 from training.flow.eigenbasis import EigenBasis
 from training.flow.schedules import INFLATION_DEFAULTS, EDMSchedule, InflationSchedule
 from training.names import SPACES, TOY_NAMES
-from training.networks.original_toy_unet import OriginalToyConvUNet, OriginalToySongUNet
+from training.networks.toy_unet import OriginalToyConvUNet, OriginalToySongUNet
 from training.paper.original.file import Fields, OriginalFile
 
 # Largest errors of float32 values.

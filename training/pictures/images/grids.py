@@ -16,9 +16,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
-from training.data.images.batches import to_pixels
 from training.data.images.containers import image_names, open_container
-from training.data.images.dataset import ImageDataset
+from training.data.images.dataset import ImageDataset, to_pixels
 from training.pictures import theme
 from training.pictures.theme import BLUE, INK, MUTED, ORANGE
 

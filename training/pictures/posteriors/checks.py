@@ -22,10 +22,13 @@ from training.files.posterior import SavedCheck, SavedPredictive
 from training.files.posterior_draws import SavedPosteriors
 from training.inference.draws import POOLED
 from training.measure.conformal import crossed
-from training.measure.posterior.calibration import DENSEST
+from training.measure.posterior.calibration import (
+    DENSEST,
+    central_values,
+    distribution_function,
+    simultaneous_band,
+)
 from training.measure.posterior.convergence import FEWEST_DRAWS, convergence
-from training.measure.posterior.coverage import central_values
-from training.measure.posterior.ranks import distribution_function, simultaneous_band
 from training.pictures import theme
 from training.pictures.posteriors.words import axis_name, name_and_details
 from training.pictures.theme import BLUE, FAINT, INK, MUTED, ORANGE

@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from training.data.records.records import DATE
-from training.data.records.writing import text_of
+from training.data.records.values import text_of
 from training.files.answers import PredictedColumn, SavedAnswerCheck, SavedAnswers
 from training.measure.reliability import TELLING, wilson
 from training.names import script

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
 from training.data.records.records import CATEGORY, DATE, RecordColumn
-from training.data.records.writing import text_of
+from training.data.records.values import text_of
 from training.files.answers import SavedAnswers
 from training.files.rows import LABELS
 from training.measure.association import associations

@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from training.files.arrays import evenly
 from training.files.trajectory import SavedTrajectory
-from training.paper.boundaries import gaussian_content
+from training.paper.containment import gaussian_content
 from training.pictures import theme
 from training.pictures.theme import BLUE, FAINT, INK, MUTED, ORANGE
 from training.pictures.trajectories.clouds import (

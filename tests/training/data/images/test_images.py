@@ -18,8 +18,13 @@ from tests.support.image_files import encoded, write_zip
 from tests.support.running import refusal
 from torch_utils import distributed
 from training.data.batches import Batch
-from training.data.images.batches import ImageBatches, basis_batches, normalize_pixels, to_pixels
-from training.data.images.dataset import ImageDataset
+from training.data.images.dataset import (
+    ImageBatches,
+    ImageDataset,
+    basis_batches,
+    normalize_pixels,
+    to_pixels,
+)
 from training.data.sources.writer import image_writer
 
 CPU = torch.device("cpu")

@@ -12,19 +12,16 @@ import torch
 from dnnlib.errors import DataError, UsageError
 from tests.support.messy_tables import COUNT, COUNTS, DRAW, FIRST, MESSY, drawn, holes, sizes, text
 from tests.support.running import refusal
-from training.data.records.date_grids import grid_of, on_grid
 from training.data.records.encoding import contradicted, encode
 from training.data.records.raw_tables import open_cells
-from training.data.records.reading import RecordChoices, SurveyedTable
+from training.data.records.reading import RecordChoices, SurveyedTable, on_weekday
 from training.data.records.records import CATEGORY, DATE, NUMBER, WHOLE, RecordColumn
-from training.data.records.tidying import on_weekday
-from training.data.records.values import date_text
-from training.data.records.writing import save_texts, texts_of
+from training.data.records.values import date_text, grid_of, on_grid, save_texts, texts_of
 from training.data.row_hashes import MOST_SKETCHED, RowHashes, row_numbers
 from training.files.records import load_records, save_records
 from training.model.questions import EncodedRows
 from training.models.datasets import Records
-from training.models.missingness import informative_missing
+from training.models.reports import informative_missing
 from training.subjects.record_spaces import choose_space
 
 

@@ -21,7 +21,7 @@ import dataset_tool
 from dnnlib.errors import DataError, UsageError
 from tests.support.image_files import encoded, idx, noise, tar, write_mnist, write_store
 from tests.support.running import good, refusal, run_script
-from training.data.images.codec import Decoder
+from training.data.images.containers import Decoder
 from training.data.images.dataset import ImageDataset
 from training.data.sources import lmdb_process, lmdb_store
 from training.data.sources.formats import open_source, patches, read_plain_pickle

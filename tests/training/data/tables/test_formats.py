@@ -14,11 +14,9 @@ from tests.support.draws import seeded
 from tests.support.finished_runs import write_csv
 from tests.support.running import good, refusal, refused, run_script
 from training.data.records.raw_tables import open_cells
-from training.data.tables.foreign import BLOCK_ROWS
-from training.data.tables.formats import NotNumbers, is_table, open_table
+from training.data.tables.formats import BLOCK_ROWS, LONGEST_LINE, NotNumbers, is_table, open_table
 from training.data.tables.making import exchanged
 from training.data.tables.repeated_trials import as_sets, one_of_each, thinned
-from training.data.tables.text import LONGEST_LINE
 from training.files.table import load_table
 from training.models.conversion import numbers_of
 

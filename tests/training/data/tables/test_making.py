@@ -8,8 +8,8 @@ from dnnlib.errors import DataError, UsageError
 from tests.support.running import refusal
 from tests.support.trainers import assert_same_state
 from training.data.row_hashes import RowHashes
-from training.data.tables import foreign
-from training.data.tables.foreign import BLOCK_ROWS, ForeignTable, TableChoices, joined, narrowed
+from training.data.tables import formats
+from training.data.tables.formats import BLOCK_ROWS, ForeignTable, TableChoices, joined, narrowed
 from training.data.tables.making import make_table
 from training.data.tables.table import as_records, restored
 from training.files.table import load_table, load_whole, save_table
@@ -280,9 +280,9 @@ def test_a_broken_data_set_is_refused_in_one_line(tmp_path):
             load_table(tmp_path / "broken.npz")
 
 
-@pytest.mark.parametrize("chunk", [1, 1000, foreign.CHUNK])
+@pytest.mark.parametrize("chunk", [1, 1000, formats.CHUNK])
 def test_blocks_of_any_size_keep_their_order(monkeypatch, chunk):
-    monkeypatch.setattr(foreign, "CHUNK", chunk)
+    monkeypatch.setattr(formats, "CHUNK", chunk)
     got = joined(iter(np.split(ROWS, [0, 3, 3, 90, BLOCK_ROWS])), 5)
     np.testing.assert_array_equal(got, ROWS)
     assert not np.shares_memory(got, ROWS)

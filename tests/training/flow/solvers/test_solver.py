@@ -9,13 +9,22 @@ import torch
 from dnnlib.errors import DataError, UsageError
 from tests.support.draws import double, normal, seeded
 from tests.support.flows import Counted, curved_flow
+from training.flow import solvers
 from training.flow.likelihood import DivergenceIntegral, Trace
-from training.flow.solvers import SOLVERS, explicit, get_solver
-from training.flow.solvers.explicit import CASH_KARP, EULER, HEUN, RK4, dormand_prince
-from training.flow.solvers.reversible import reversible, without_gap
+from training.flow.solvers import (
+    CASH_KARP,
+    EULER,
+    HEUN,
+    RK4,
+    SOLVERS,
+    dormand_prince,
+    get_solver,
+    reversible,
+    without_gap,
+)
 
 FIXED = {name: solver for name, solver in SOLVERS.items() if not solver.adaptive}
-TABLEAUS = [EULER, HEUN, RK4, CASH_KARP, explicit.DORMAND_PRINCE]
+TABLEAUS = [EULER, HEUN, RK4, CASH_KARP, solvers.DORMAND_PRINCE]
 BASE_CALLS = {"rev_euler": 1, "rev_rk5": SOLVERS["exp_rk5"].calls_per_step}
 ORDERS = {"euler": (EULER, 1), "heun": (HEUN, 2), "rk4": (RK4, 4), "Cash-Karp": (CASH_KARP, 5)}
 ONE_STEP = double([0.0, 1.0])
@@ -110,13 +119,13 @@ def test_a_step_is_made_of_its_stages_and_rows_may_have_steps_of_their_own(table
     x = torch.rand(5, 3, generator=generator, dtype=torch.float64)
     t = torch.rand(5, generator=generator, dtype=torch.float64)
     h = torch.linspace(-0.2, 0.3, 5, dtype=torch.float64)
-    together = explicit.slopes_of(tableau, riccati, x, t, h)
+    together = solvers.slopes_of(tableau, riccati, x, t, h)
     for row in range(5):
-        alone = explicit.slopes_of(tableau, riccati, x[[row]], t[row], h[row])
+        alone = solvers.slopes_of(tableau, riccati, x[[row]], t[row], h[row])
         for slope, expected in zip(together, alone, strict=True):
             torch.testing.assert_close(slope[[row]], expected, rtol=0, atol=1e-15)
         times = torch.stack([t[row], t[row] + h[row]])
-        (end,) = explicit.runge_kutta(tableau)(riccati, x[[row]], times)
+        (end,) = solvers.runge_kutta(tableau)(riccati, x[[row]], times)
         made = x[[row]] + h[row] * sum(b * k for b, k in zip(tableau.weights, alone, strict=True))
         torch.testing.assert_close(end, made, rtol=0, atol=1e-15)
 
@@ -125,13 +134,13 @@ def test_known_velocities_are_not_computed_again_nor_terms_of_no_weight_added():
     x = torch.rand(5, 3, generator=seeded(), dtype=torch.float64)
     t, h = double(0.3), double(0.1)
     counted = Counted(riccati)
-    plain = explicit.slopes_of(RK4, counted, x, t, h)
+    plain = solvers.slopes_of(RK4, counted, x, t, h)
     assert len(counted.times) == 4
-    known = explicit.slopes_of(RK4, counted, x, t, h, plain[0])
+    known = solvers.slopes_of(RK4, counted, x, t, h, plain[0])
     assert len(counted.times) == 7
     assert all(torch.equal(one, other) for one, other in zip(plain, known, strict=True))
     bad, good = torch.tensor([torch.inf]), torch.tensor([2.0])
-    assert torch.equal(explicit.weighted_sum((0, 3), (bad, good)), torch.tensor([6.0]))
+    assert torch.equal(solvers.weighted_sum((0, 3), (bad, good)), torch.tensor([6.0]))
 
 
 @pytest.mark.parametrize(("begin", "end"), [(0.0, 1.0), (1.0, 0.0)])
@@ -187,7 +196,7 @@ VELOCITIES = {
 
 @pytest.mark.parametrize("kind", VELOCITIES)
 def test_a_tolerance_out_of_reach_is_an_error(kind, monkeypatch):
-    monkeypatch.setattr(explicit, "MAX_TRIALS", 500)
+    monkeypatch.setattr(solvers, "MAX_TRIALS", 500)
     tolerance, velocity = VELOCITIES[kind]
     method, x = dormand_prince(tolerance, tolerance), double([2.0, 0.1])[:, None]
     with pytest.raises(DataError, match=rf"not reach its tol.*rtol {tolerance:g}.* near t = "):

@@ -15,28 +15,19 @@ from tests.support.running import refusal, slowly
 from training.flow.coordinates.coordinates import Coordinates
 from training.flow.solvers import get_solver
 from training.inference import lookahead, proposals, sampling
+from training.inference.draws import weighted_picks, z_order
 from training.inference.exact import ExactPosterior
 from training.inference.likelihoods import Gaussian
-from training.inference.low_rank import Bridge, LowRank
+from training.inference.lookahead import Bridge, LowRank
 from training.inference.noise import Noise
 from training.inference.prior import Prior
 from training.inference.proposals import Proposal
-from training.inference.samplers import (
-    annealing,
-    descent,
-    final_particles,
-    narrowing,
-    refining,
-    twisted,
-)
+from training.inference.samplers import annealing, refining, twisted
 from training.inference.samplers.hamiltonian import Hamiltonian
-from training.inference.samplers.narrowing import Narrowing
-from training.inference.samplers.renoising import Diffusion, Particles, Renoising
-from training.inference.samplers.twisted import twist
+from training.inference.samplers.twisted import Diffusion, Narrowing, Particles, Renoising, twist
 from training.inference.sampling import Problem, SamplingPlan, sample_posteriors
 from training.inference.summary import Summary
 from training.inference.target import Target
-from training.inference.weights import weighted_picks, z_order
 from training.names import PARTICLE_STEPS
 
 EYE = torch.eye(40).double()
@@ -335,10 +326,10 @@ CASES = [(0, 0.9, 8.0), (1, 0.1, 8.0), (1, 0.9, 8.0), (0, 0.1, -39.999), (0, 0.0
 def test_posteriors_of_several_modes(case, monkeypatch):
     curved, worth, chance = case
     monkeypatch.setattr(twisted, "LEAST_WORTH", worth)
-    monkeypatch.setattr(descent, "ENOUGH", 2000 if curved else 256)
-    monkeypatch.setattr(descent, "ISLAND", 1000)
-    monkeypatch.setattr(narrowing, "CHANCE", chance)
-    monkeypatch.setattr(narrowing, "HELPS", torch.inf)
+    monkeypatch.setattr(twisted, "ENOUGH", 2000 if curved else 256)
+    monkeypatch.setattr(twisted, "ISLAND", 1000)
+    monkeypatch.setattr(twisted, "CHANCE", chance)
+    monkeypatch.setattr(twisted, "HELPS", torch.inf)
     prior = bumps(bent() if curved else None)
     likelihood, observed = Gaussian(double(0.3), torch.tensor([1])), double([[0.2], [-1.0], [1.4]])
     size, most = (2000, torch.inf) if worth else (500, 100)  # these are far apart, and come anew
@@ -376,7 +367,7 @@ def test_noise_that_is_put_on_and_taken_off_leads_to_posteriors_of_several_modes
     particles = Particles.at(which, torch.zeros(1500, 2).double())
     for _ in range(15):
         particles, step = moves.moved(particles, 1.0, step)
-    monkeypatch.setattr(narrowing, "WORTH", 0.995)
+    monkeypatch.setattr(twisted, "WORTH", 0.995)
     for most in (20, 40):
         before = which.calls
         Narrowing(moves, 3, step, most).narrowed(particles, torch.zeros(3, 500), 1e-4, True)
@@ -406,10 +397,10 @@ def test_draws_do_not_depend_on_how_many_move_at_once(monkeypatch):
 
 
 def test_islands_count_alike_however_likely_what_they_hold(monkeypatch):
-    monkeypatch.setattr(descent, "ISLAND", 20)
+    monkeypatch.setattr(twisted, "ISLAND", 20)
     target = Target(bumps(), Gaussian(double(0.3), torch.tensor([1])), double([[0.2], [1.4]]), 120)
-    noise = Noise(0, [0, 1], 120, target.device, chunk=1, dtype=descent.DTYPE)
-    cloud = descent.Descent(target, lookahead.LookAhead(8, 0, 1 / 2), noise, 2, 0.0).arrived()
+    noise = Noise(0, [0, 1], 120, target.device, chunk=1, dtype=twisted.DTYPE)
+    cloud = twisted.Descent(target, lookahead.LookAhead(8, 0, 1 / 2), noise, 2, 0.0).arrived()
     shares = cloud.log_weights.exp().view(2, 6, 20).sum(dim=2)
     torch.testing.assert_close(shares, torch.ones_like(shares))
     assert (cloud.by_weight(30) // 20).flatten().bincount().tolist() == [20] * 6
@@ -430,18 +421,16 @@ def test_each_label_has_a_lookahead_of_its_own():
 
 def test_single_precision_makes_the_same_of_them(monkeypatch):
     def normal(self, step, size):
-        return torch.randn(1, 100, size, generator=seeded(step)).to(descent.DTYPE)
+        return torch.randn(1, 100, size, generator=seeded(step)).to(twisted.DTYPE)
 
     monkeypatch.setattr(Noise, "normal", normal)
     # No weights choose, since a choice jumps.
-    monkeypatch.setattr(descent, "WORTH", 0.0)
-    monkeypatch.setattr(
-        final_particles, "systematic", lambda weights, *_: torch.arange(50).expand(2, -1)
-    )
+    monkeypatch.setattr(twisted, "WORTH", 0.0)
+    monkeypatch.setattr(twisted, "systematic", lambda weights, *_: torch.arange(50).expand(2, -1))
     target = Target(bumps(bent()), Gaussian(double(0.1), torch.tensor([1])), double([[0.2]]), 100)
     got = []
     for dtype in (torch.float32, torch.float64):
-        monkeypatch.setattr(descent, "DTYPE", dtype)
+        monkeypatch.setattr(twisted, "DTYPE", dtype)
         got.append(twist(target, 0, [0], chains=2, draws=50, particles=50))
     torch.testing.assert_close(got[0].points, got[1].points, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(got[0].stats, got[1].stats, rtol=1e-4, atol=0)

@@ -12,20 +12,26 @@ from scipy.stats import chi2, chisquare, kstest, norm
 from dnnlib.errors import DataError, UsageError
 from tests.support.draws import double, normal, seeded
 from tests.support.running import refusal
+from training.measure.posterior import calibration, importance
 from training.measure.posterior import convergence as module
-from training.measure.posterior import coverage, importance, ranks
-from training.measure.posterior.calibration import RunValues, calibrate, crps, run_values
-from training.measure.posterior.convergence import convergence
-from training.measure.posterior.importance import effective_size, k_threshold, smoothed_weights
-from training.measure.posterior.local import calibrate_near, tendency
-from training.measure.posterior.predictive import Predictive, needed
-from training.measure.posterior.ranks import fractional_ranks, kept_by_thinning, uniformity
-from training.measure.posterior.verdicts import (
+from training.measure.posterior.calibration import (
+    RunValues,
+    calibrate,
+    calibrate_near,
+    crps,
     detectable,
+    fractional_ranks,
     holm,
+    kept_by_thinning,
+    run_values,
+    tendency,
     undetected_narrowness,
+    uniformity,
     verdict,
 )
+from training.measure.posterior.convergence import convergence
+from training.measure.posterior.importance import effective_size, k_threshold, smoothed_weights
+from training.measure.posterior.predictive import Predictive, needed
 
 RUNS, NEAR = 400, 100
 HALVES = torch.arange(RUNS).view(2, -1)[:, :NEAR]
@@ -148,7 +154,7 @@ def test_errors_are_seen_as_often_as_the_verdict_says():
     # Off by this error where half of the truths lie below, and by less anywhere else.
     values = torch.rand(runs, checks, generator=seeded(), dtype=torch.float64)
     moved = (values >= 0.5 - error) & (values < 0.5)
-    seen = ranks.ks_p_values(torch.where(moved, 0.5 - error, values)) < level / tests
+    seen = calibration.ks_p_values(torch.where(moved, 0.5 - error, values)) < level / tests
     assert 0.88 < float(seen.double().mean()) < 0.95
 
 
@@ -159,7 +165,7 @@ def test_posteriors_too_narrow_are_seen_from_the_width_on_that_is_stated():
     for narrower, (low, high) in ((share, (0.88, 1.0)), (0.15, (0.0, 0.2))):
         scaled = normal(runs, checks) / (1 - narrower)
         contents = torch.erf(scaled.abs() / 2**0.5)
-        seen = float((ranks.ks_p_values(contents) < level / tests).double().mean())
+        seen = float((calibration.ks_p_values(contents) < level / tests).double().mean())
         assert low < seen < high
     assert undetected_narrowness(0.107) == pytest.approx(0.2, abs=0.01)
 
@@ -263,16 +269,16 @@ def test_p_values_are_those_of_scipy():
 
 def test_a_band_holds_its_share_of_uniform_samples():
     samples = torch.rand(300, 4000, generator=seeded(), dtype=torch.float64)
-    held = ranks.simultaneous_band(300).holds(samples)
+    held = calibration.simultaneous_band(300).holds(samples)
     # Not exactly: counts are whole numbers, and the band is simulated.
     assert float(held.double().mean()) == pytest.approx(0.95, abs=0.01)
-    assert not ranks.simultaneous_band(300).holds(samples[:, :5] ** 1.5).any()
+    assert not calibration.simultaneous_band(300).holds(samples[:, :5] ** 1.5).any()
 
 
 def test_values_are_contents_of_regions_with_the_truth_on_the_edge():
     """In closed form for Gaussian draws: ``|2 Phi(z) - 1|``, and chi-squared of the radius."""
     draws, truth = normal(20, 20_000, 2), normal(20, 2, seed=1)
-    central = coverage.central_values(fractional_ranks(draws, truth, seeded()))
+    central = calibration.central_values(fractional_ranks(draws, truth, seeded()))
     torch.testing.assert_close(central, (2 * double(norm.cdf(truth)) - 1).abs(), atol=0.02, rtol=0)
     radii = (draws.square().sum(dim=2), truth.square().sum(dim=1))
     densest = 1 - fractional_ranks(-radii[0] / 2, -radii[1] / 2, seeded())
@@ -285,14 +291,16 @@ def test_values_of_tarp_are_contents_of_balls():
     reach = (truth - point).abs()
     expected = double(norm.cdf(point + reach) - norm.cdf(point - reach))[:, 0]
     for scale in (double([1.0]), double([7.0])):
-        got = coverage.tarp_values(draws, truth, point, scale, seeded())
+        got = calibration.tarp_values(draws, truth, point, scale, seeded())
         torch.testing.assert_close(got, expected, atol=0.02, rtol=0)
 
 
 def test_a_curve_is_exact_where_coverage_is_known():
     """Values ``u^(1/2)`` are covered at level l by ``l^2``; pooled with uniform ones, the mean."""
     grid = (torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000
-    curve = coverage.coverage_curve(torch.stack([grid.sqrt(), grid], dim=1), levels=(0.3, 0.5, 0.9))
+    curve = calibration.coverage_curve(
+        torch.stack([grid.sqrt(), grid], dim=1), levels=(0.3, 0.5, 0.9)
+    )
     torch.testing.assert_close(curve.held, double([[0.09, 0.3], [0.25, 0.5], [0.81, 0.9]]))
     torch.testing.assert_close(curve.pooled, double([0.195, 0.375, 0.855]))
     torch.testing.assert_close(curve.deviation, double([-25.0, 0.0]))
@@ -302,16 +310,16 @@ def test_a_curve_is_exact_where_coverage_is_known():
 def test_bands_and_errors_hold_the_runs_they_should():
     """Of 2,000 curves of 200 runs, 95 % within the band at each level by itself, or a bit more."""
     values = torch.rand(200, 2000, generator=seeded(), dtype=torch.float64)
-    curve = coverage.coverage_curve(values)
+    curve = calibration.coverage_curve(values)
     held = (curve.held >= curve.lower[:, None]) & (curve.held <= curve.upper[:, None])
     assert 0.945 < float(held.double().mean()) < 0.975
     # Variables of one run that are one number have the error of one.
-    same = coverage.coverage_curve(values[:, :1].expand(-1, 50), levels=(0.5,))
+    same = calibration.coverage_curve(values[:, :1].expand(-1, 50), levels=(0.5,))
     assert float(same.pooled_error) == pytest.approx((0.25 / 200) ** 0.5, rel=0.05)
 
 
 def test_reference_points_are_spread_like_draws():
-    points = coverage.reference_points(3 + 2 * normal(2000, 10, 2), seeded(1))
+    points = calibration.reference_points(3 + 2 * normal(2000, 10, 2), seeded(1))
     assert points.mean(dim=0).tolist() == pytest.approx([3, 3], abs=0.2)
     assert points.std(dim=0).tolist() == pytest.approx([2, 2], abs=0.15)
 
@@ -344,7 +352,11 @@ def test_what_makes_no_sense_is_refused():
         (uniformity, (torch.rand(19, 2),), "19 runs are too few"),
         (uniformity, (-torch.rand(30, 1),), "must be within [0, 1]"),
         (uniformity, (1.1 + torch.rand(30, 1),), "must be within [0, 1]"),
-        (coverage.tarp_values, (draws, truth, truth[:5], truth[0], seeded()), "reference points"),
+        (
+            calibration.tarp_values,
+            (draws, truth, truth[:5], truth[0], seeded()),
+            "reference points",
+        ),
         (crps, (normal(3, 1), normal(3)), "at least two"),
         *((convergence, (torch.zeros(shape),), "expected [chains,") for shape in ((10,), (0, 10))),
         (smoothed_weights, (torch.zeros(5),), "expected [problems, draws]"),
@@ -363,7 +375,7 @@ def check(shift, draws=4000):
 def test_p_values_of_data_that_the_model_makes_are_even():
     simulated, observed = normal(400 * 50, 1, seed=2).view(400, 50, 1), normal(400, 1, seed=3)
     p = Predictive.from_simulations(simulated, observed, ["a"], 0.01, seeded()).p_values
-    assert float(ranks.ks_p_values(p)) > 0.01
+    assert float(calibration.ks_p_values(p)) > 0.01
 
 
 def test_a_verdict_names_what_fails_or_what_would_have():

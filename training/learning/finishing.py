@@ -1,4 +1,6 @@
-"""Distribution of latents, learned from data that a trained model inflates.
+"""Fits to a trained network: its calibration, integration schedules and base distribution.
+
+Distribution of latents, learned from data that a trained model inflates.
 
 Training points get the noise of the first time, as at time 0 of the flow, and are inflated to the
 last time. There, kept dimensions should be standard normal by construction, which is checked.
@@ -21,16 +23,105 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
-from dnnlib.errors import UsageError
+from dnnlib.errors import DataError, UsageError
 from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.batches import Batch
-from training.flow.latent.conditional import LOG_ROOT, ConditionalMixture
+from training.flow.denoisers import NODES, calls_of_fit, fit_calibration
+from training.flow.integration_choice import choose_integrations
+from training.flow.integrations import Integration, trivial_integrations
+from training.flow.latent import LOG_ROOT, ConditionalMixture
 from training.flow.pfode import ProbabilityFlow
 from training.model.trained_network import TrainedNetwork
+from training.names import DEFAULT_STEPS, LARGEST_EXACT, QUESTIONS, TABLE_NETWORK, TRIAL_NETWORK
+
+USUAL_GAINS = (0.5, 2.5)
+"""Usual range of gains of kept dimensions. A gain far from 1 compensates for a network that has
+hardly learned.
+"""
+
+
+@dataclass(frozen=True)
+class CalibrationPlan:
+    """Plan for the calibration of a trained model.
+
+    Attributes:
+        points: Function that returns this rank's part of the clean points of the fit, with their
+            conditions.
+        count: Largest number of points of the fit over all ranks.
+        seed: Random seed of the noise.
+        method: A name in ``METHODS`` of the calibration.
+    """
+
+    points: Callable[[], Batch]
+    count: int
+    seed: int
+    method: str
+
+    @property
+    def calls(self) -> int:
+        """Number of network evaluations of the calibration, counted per point."""
+        return self.count * calls_of_fit(NODES, self.method)
+
+
+def node_times(model: TrainedNetwork) -> Tensor:
+    """Return the times ``[NODES]`` of a model's calibration, within the range of the training."""
+    about = model.about
+    return torch.linspace(about["tmin"], about["tmax"], NODES, dtype=torch.float64)
+
+
+def calibrate(model: TrainedNetwork, plan: CalibrationPlan) -> None:
+    """Fit the calibration of a model that is ready for evaluation, and store it in the model.
+
+    Raises:
+        DataError: The network returns values that are not finite.
+    """
+    start, denoiser, about = time.monotonic(), model.denoiser, model.about
+    device, batch = denoiser.basis.mean.device, plan.points()
+    # The default precision of simulations, whatever the training used.
+    denoiser.precision = "fp32"
+    points = denoiser.basis.to_eigen(batch.points.to(device))
+    conditions = batch.conditions(device)
+    nodes = NODES * (1 if plan.method == "gain" else 2)
+    logger.info(f"Calibrating on {len(points)} points per rank; the network is saved already")
+    with distributed.progress_bar(total=nodes, desc="calibration", unit="node") as bar:
+        try:
+            calibration = fit_calibration(
+                denoiser,
+                points,
+                node_times(model),
+                plan.seed,
+                plan.method,
+                conditions=conditions,
+                on_node=bar.update,
+            )
+        except ValueError as error:
+            raise DataError(
+                f"the network cannot be calibrated and is saved without a calibration: {error}"
+            ) from error
+    denoiser.calibration = calibration
+    count = int(distributed.sum_over_ranks(torch.tensor([len(points)], device=device)))
+    kept = slice(about["dims_to_keep"])
+    gains = calibration.gains[:, kept]
+    shown = f"gains {float(gains.min()):.3f} to {float(gains.max()):.3f}"
+    if plan.method != "gain":
+        shown += f", largest slope {float(calibration.slopes[:, kept].abs().max()):.3f}"
+    logger.info(
+        f"Calibrated on {count} points at {NODES} times in {time.monotonic() - start:.1f} "
+        f"s: {shown} in kept dimensions"
+    )
+    unusual = float(gains.min()) < USUAL_GAINS[0] or float(gains.max()) > USUAL_GAINS[1]
+    if unusual and distributed.is_main():
+        logger.warning(
+            f"Warning: trained networks usually have gains from {USUAL_GAINS[0]:g} to "
+            f"{USUAL_GAINS[1]:g}: train longer, or compare with samples made with "
+            "--no-calibration"
+        )
+
 
 LOOKS = 40
 """Number of evaluations on held-out latents. Fits continue to their end, where the learning rate is
@@ -483,3 +574,78 @@ def refit_latent_law(
         model.save(path)
         logger.info(f"Wrote {path}")
     distributed.barrier()
+
+
+NUMBERS, FEWEST_POINTS, MOST_POINTS = 2048, 16, 512
+"""Limits on the points that solvers are tried on, drawn from data and again from latents: number of
+coordinates in all, and smallest and largest number of points.
+"""
+SHARE = 10
+"""At most one in this many of the points inflated for the distribution of latents is used; longer
+trainings inflate more.
+"""
+STEPS, FEW_STEPS = 32, 8
+"""Number of steps of the reference integration; the smaller one for convolutional networks and
+where exact traces are not available.
+"""
+
+
+def find_integrations(model: TrainedNetwork, plan: LatentPlan) -> None:
+    """Find the cheapest accurate integration schedules, store them in the model, and report them.
+
+    The errors of schedules are measured on the model's own points. The model must be ready for
+    evaluation, and already calibrated if a calibration is planned.
+
+    Args:
+        model: The model.
+        plan: Plan with the points to integrate.
+    """
+    start, dim = time.monotonic(), model.denoiser.basis.dim
+    if model.denoiser.is_trivial:
+        model.integrations = trivial_integrations(model.about["tmin"], model.about["tmax"], dim)
+        logger.info("The network output is zero: integrations use one evaluation")
+    elif distributed.is_main():
+        # Convolutional networks take a hundred times as long as perceptrons.
+        cheap = dim <= LARGEST_EXACT and model.recipe.network in (
+            TABLE_NETWORK,
+            QUESTIONS,
+            TRIAL_NETWORK,
+        )
+        most = min(NUMBERS // dim, MOST_POINTS, plan.count // SHARE) if cheap else 0
+        batch = plan.points(max(most, FEWEST_POINTS))
+        steps = STEPS if cheap else FEW_STEPS
+        try:
+            with tqdm(desc="steps", unit="trial", disable=None) as bar:
+                model.integrations = _chosen(model, batch, plan, steps, bar.update, cheap)
+        except DataError as error:
+            logger.warning(f"Warning: integrations use {DEFAULT_STEPS} steps: {error}")
+        taken = ", ".join(f"{name} {each.calls}" for name, each in model.integrations.items())
+        logger.info(
+            f"Network evaluations per integration: {taken or 'the default'} (chosen in "
+            f"{time.monotonic() - start:.1f} s)"
+        )
+    distributed.barrier()
+
+
+def _chosen(
+    model: TrainedNetwork,
+    batch: Batch,
+    plan: LatentPlan,
+    steps: int,
+    on_trial: Callable[[], object],
+    densities: bool,
+) -> dict[str, Integration]:
+    model.denoiser.precision = "fp32"
+    count = len(batch.points)
+    flow = model.flow.in_blocks(min(plan.rows, 2 * count))
+    given = {name: rows.repeat(2, 1) for name, rows in batch.conditions(flow.device).items()}
+
+    def under(rows: slice) -> ProbabilityFlow:
+        return flow.under({name: values[rows] for name, values in given.items()})
+
+    generator = seeded_generator("cpu", plan.seed, Stream.TRIED)
+    first = flow.times()[0]
+    noise = flow.schedule.sample_noise(count, first, generator).to(flow.device)
+    noisy = flow.basis.to_eigen(batch.points.to(flow.device).double()) + noise
+    latents = flow.latent.sample(count, generator)
+    return choose_integrations(under, noisy, latents, steps, on_trial, densities)

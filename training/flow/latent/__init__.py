@@ -1,1 +1,0 @@
-"""Base distributions of latents: the start of generation, and the target of inflation."""
