@@ -53,7 +53,7 @@ from training.measure.posterior.calibration import (
     central_values,
     coverage_curve,
 )
-from training.models.groups import GROUP
+from training.models.checkpoint import GROUP
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 POOLS = {2: 2**17, 3: 2**18}

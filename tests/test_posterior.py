@@ -23,7 +23,7 @@ from training.data.images.dataset import ImageDataset
 from training.inference.likelihoods import UserFunction
 from training.measure.posterior.calibration import detectable
 from training.models import check_runs as posterior_checks
-from training.models import groups as posteriors
+from training.models import group_sampling as posteriors
 from training.models.rounds import RoundsTask, warn_of_weak_check
 from training.settings.declared import from_values
 from training.settings.posterior import RoundsSettings
@@ -152,7 +152,7 @@ def cut_short(run, folder, *given, whole=2, checks=False):
     form, calls = getattr(module, name), [*[mock.DEFAULT] * whole, Cut()]
     save = mock.Mock(wraps=form.save, side_effect=calls)
     with (
-        mock.patch("training.models.groups.GROUP", 2),
+        mock.patch("training.models.group_sampling.GROUP", 2),
         mock.patch.object(module, name, form._replace(save=save)),
         pytest.raises(Cut),
     ):
@@ -168,7 +168,7 @@ def test_a_run_that_was_cut_short_goes_on_with_its_own_parts(sample, tmp_path, l
     given = (f"--noise_std={noise}", "--sampler=pool")
     cut_short(sample, tmp_path / "cut", *given)
     np.save(noise, np.array([0.3, last]))
-    with mock.patch("training.models.groups.GROUP", 2):
+    with mock.patch("training.models.group_sampling.GROUP", 2):
         assert sample(tmp_path / "whole", *given).code == 0
         result = sample(tmp_path / "cut", *given)
     assert result.code == 0
@@ -326,10 +326,10 @@ def test_the_model_of_images_is_checked_by_images(check, files, tmp_path):
 
 
 def test_a_check_that_was_cut_short_goes_on(check, tmp_path):
-    with mock.patch("training.models.groups.GROUP", 2):
+    with mock.patch("training.models.group_sampling.GROUP", 2):
         assert check(tmp_path / "whole").code == 0
     cut_short(check, tmp_path / "cut", whole=3, checks=True)
-    with mock.patch("training.models.groups.GROUP", 2):
+    with mock.patch("training.models.group_sampling.GROUP", 2):
         result = check(tmp_path / "cut")
     assert "3 group(s) of 2 already exist" in result.out
     one, other = (load_arrays(next((tmp_path / f).glob("*.npz"))) for f in ("cut", "whole"))

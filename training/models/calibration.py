@@ -32,7 +32,8 @@ from training.measure.posterior.calibration import DENSEST, LEVELS, CalibrationC
 from training.measure.posterior.calibration import calibrate as tested
 from training.model.trained_network import TrainedNetwork
 from training.models.check_runs import Check, LearnedCheck, LearnedRuns
-from training.models.groups import Groups, Parts, PosteriorPart
+from training.models.checkpoint import Checkpoint, Parts
+from training.models.group_sampling import PosteriorPart
 from training.models.inference import InferenceTask
 from training.models.posterior_reports import report_check
 from training.names import (
@@ -524,7 +525,7 @@ def opened(settings: CalibrateSettings, dest: Path | None) -> tuple[InferenceTas
 
 
 def calibrate(
-    task: InferenceTask, rows: Rows, functions: Functions, checkpoint: Path | None = None
+    task: InferenceTask, rows: Rows, functions: Functions, folder: Path | None = None
 ) -> Calibrated | None:
     """Calibrate a network on a calibration set.
 
@@ -532,7 +533,7 @@ def calibrate(
         task: Inference task, on its device.
         rows: Calibration cases.
         functions: Functions of points whose intervals are calibrated, too.
-        checkpoint: Folder that keeps finished groups; None keeps them in memory.
+        folder: Folder that keeps finished groups; None keeps them in memory.
 
     Returns:
         The result; None on all ranks but the first.
@@ -552,9 +553,9 @@ def calibrate(
     odd = OutlierScores.of(task, settings.beside, seen)
     programs = [text.rpartition(":")[0] for text in settings.beside.function or ()]
     sources = [*settings.likelihood.files, *programs]
-    groups = task.groups(len(rows), [rows.points, rows.conditions], sources, checkpoint)
-    with groups.report_interruption():
-        values = drawn(task, rows, functions, groups)
+    checkpoint = task.checkpoint(len(rows), [rows.points, rows.conditions], sources, folder)
+    with checkpoint.report_interruption():
+        values = drawn(task, rows, functions, checkpoint)
     if not distributed.is_main():
         return None
     model = network.stored()
@@ -569,7 +570,7 @@ def calibrate(
         "held_out": summary_of(guarantee),
     }
     calibrated = replace(model, held_out=truths)
-    return Calibrated(calibrated, guarantee, values, check, rows, content, groups.fingerprint)
+    return Calibrated(calibrated, guarantee, values, check, rows, content, checkpoint.fingerprint)
 
 
 def over_conditions(guarantee: HeldOutTruths, rows: Rows, names: Sequence[str]) -> dict[str, Any]:
@@ -601,7 +602,9 @@ def functions_of(options: HeldOutOptions) -> Functions:
     return dict(zip(names, functions, strict=True))
 
 
-def drawn(task: InferenceTask, rows: Rows, functions: Functions, groups: Groups) -> RunValues:
+def drawn(
+    task: InferenceTask, rows: Rows, functions: Functions, checkpoint: Checkpoint
+) -> RunValues:
     """Compute the ranks of true values in posteriors.
 
     The posteriors are given the conditions of the true values, or observations that are simulated
@@ -612,13 +615,13 @@ def drawn(task: InferenceTask, rows: Rows, functions: Functions, groups: Groups)
         assert rows.conditions is not None
         runs = LearnedRuns(rows, len(rows), None)
         amortized = task.amortized(task.fine, rows.conditions.to(device))
-        return LearnedCheck(amortized, runs, subject.names, functions).run(groups)
+        return LearnedCheck(amortized, runs, subject.names, functions).run(checkpoint)
     likelihood = task.likelihood()
     nothing = torch.zeros(1, subject.dim, dtype=torch.float64)
     problem = task.problem(likelihood, likelihood.simulate(nothing, torch.Generator()))
     truths = (subject.names, rows.points)
     return Check(problem, task.plan, *truths, functions=functions, labels=rows.conditions).run(
-        groups
+        checkpoint
     )
 
 

@@ -16,21 +16,26 @@ from training.inference.samplers.pool import Pool
 from training.inference.sampling import Problem, SamplingPlan
 from training.inference.target import Target
 from training.measure.posterior.calibration import RunValues
-from training.models.groups import Groups, PartFormat, Progress, planned, shared_pool
+from training.models.checkpoint import Checkpoint, PartFormat, Progress
+from training.models.group_sampling import planned, shared_pool
 from training.names import FEWEST_NEIGHBORS, NEIGHBORS
 from training.subjects.tables import TableFlow
 
 VALUES = PartFormat[RunValues](save_values, load_values)
 
 
-def values_of_groups(groups: Groups, make: Callable[[Tensor, Progress], RunValues]) -> RunValues:
+def values_of_groups(
+    checkpoint: Checkpoint, make: Callable[[Tensor, Progress], RunValues]
+) -> RunValues:
     """Compute the ranks and scores of all runs, group by group.
 
     Args:
-        groups: Groups of runs.
+        checkpoint: Groups of runs.
         make: Function that computes the values of the runs with some indices.
     """
-    return RunValues.joined(list(groups.compute(lambda places, on: make(places, on).cpu(), VALUES)))
+    return RunValues.joined(
+        list(checkpoint.compute(lambda places, on: make(places, on).cpu(), VALUES))
+    )
 
 
 @dataclass(frozen=True)
@@ -59,18 +64,18 @@ class Check:
     functions: checking.Functions = field(default_factory=dict)
     labels: Tensor | None = None
 
-    def run(self, groups: Groups) -> RunValues:
+    def run(self, checkpoint: Checkpoint) -> RunValues:
         """Return ranks and scores of all runs; runs without labels share a pool of draws."""
         whole = replace(self, plan=replace(self.plan, first=self.plan.pool))
         # Costs of moves are measured on the first run's observation, and the look-ahead on the
         # first run of each label.
-        first, _ = whole._problem(self._firsts(groups.places[0][:1]))
-        planned_one, plan = planned(first, whole.plan, groups.count)
+        first, _ = whole._problem(self._firsts(checkpoint.places[0][:1]))
+        planned_one, plan = planned(first, whole.plan, checkpoint.count)
         problem = replace(self.problem, ahead=planned_one.ahead)
         whole = replace(whole, plan=plan, problem=problem)
         shares = self.labels is None
         pool = shared_pool(self.problem.target, plan, plan.pool) if shares else None
-        return values_of_groups(groups, lambda places, on: whole._values(places, pool, on))
+        return values_of_groups(checkpoint, lambda places, on: whole._values(places, pool, on))
 
     def _firsts(self, one: Tensor) -> Tensor:
         """Return the first run of each label; without labels, the given one."""
@@ -252,9 +257,9 @@ class LearnedCheck:
     names: Sequence[str]
     functions: checking.Functions = field(default_factory=dict)
 
-    def run(self, groups: Groups) -> RunValues:
+    def run(self, checkpoint: Checkpoint) -> RunValues:
         """Return ranks and scores of all runs."""
-        return values_of_groups(groups, self._values)
+        return values_of_groups(checkpoint, self._values)
 
     def _values(self, places: Tensor, progress: Progress) -> RunValues:
         points, references = self.runs.rows.points[places], self.runs.references

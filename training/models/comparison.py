@@ -21,7 +21,7 @@ from training.inference.likelihoods import UserFunction
 from training.inference.summary import Summary
 from training.inference.trial_likelihoods import TrialLikelihood
 from training.measure.posterior.predictive import Predictive, model_probabilities, needed
-from training.models.groups import sample_groups, without_points
+from training.models.group_sampling import sample_groups, without_points
 from training.models.inference import InferenceTask
 from training.models.posterior_reports import MOST_SHOWN
 from training.names import script
@@ -80,7 +80,7 @@ def compare(
     tasks: Sequence[InferenceTask],
     names: Sequence[str],
     settings: CompareSettings,
-    checkpoints: Sequence[Path | None] | None = None,
+    folders: Sequence[Path | None] | None = None,
 ) -> Comparison:
     """Compute evidences and probabilities of models for the same observations, and log them.
 
@@ -88,10 +88,10 @@ def compare(
         tasks: Tasks, one per model, on their device.
         names: Names of the models.
         settings: Settings.
-        checkpoints: Folders that keep finished groups, one per model; None keeps the groups in
+        folders: Folders that keep finished groups, one per model; None keeps the groups in
             memory.
     """
-    places = checkpoints or [None] * len(tasks)
+    places = folders or [None] * len(tasks)
     sampled = [sampled_of(task, place) for task, place in zip(tasks, places, strict=True)]
     value, error = (  # log Z [M, models], nats, and its sampling error
         torch.stack([draws.stats[key] for draws, _, _ in sampled], dim=1)
@@ -172,7 +172,7 @@ def require_alike(task: Sequence[InferenceTask], names: Sequence[str]) -> None:
             )
 
 
-def sampled_of(task: InferenceTask, checkpoint: Path | None) -> tuple[Draws, Summary, Tensor]:
+def sampled_of(task: InferenceTask, folder: Path | None) -> tuple[Draws, Summary, Tensor]:
     """Draw from the posteriors of a model on its device.
 
     Returns:
@@ -186,9 +186,9 @@ def sampled_of(task: InferenceTask, checkpoint: Path | None) -> tuple[Draws, Sum
     task.learned.warn_of_many(likelihood.trials)
     observed = likelihood.numbers
     files = [task.learned.network.path, settings.observation]
-    groups = task.groups(len(observed), [observed], files, checkpoint)
-    with groups.report_interruption():
-        parts = sample_groups(task.problem(likelihood, observed), task.plan, groups)
+    checkpoint = task.checkpoint(len(observed), [observed], files, folder)
+    with checkpoint.report_interruption():
+        parts = sample_groups(task.problem(likelihood, observed), task.plan, checkpoint)
     draws, summary = without_points(parts)
     if "evidence" not in draws.stats:
         raise UsageError(

@@ -27,7 +27,7 @@ from training.inference.population import (
     sample_population,
 )
 from training.model.trained_network import TrainedNetwork
-from training.models.groups import progress
+from training.models.checkpoint import progress
 from training.names import POPULATION, UNIFORM
 from training.settings.posterior import PopulationSettings
 from training.subjects import TableFlow

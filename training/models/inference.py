@@ -21,7 +21,8 @@ from training.inference.region import Region
 from training.inference.sampling import Problem, SamplingPlan
 from training.inference.target import Target
 from training.model.trained_network import IN_MEMORY, TrainedNetwork
-from training.models.groups import Groups, fingerprint, group_size
+from training.models.checkpoint import Checkpoint, fingerprint
+from training.models.group_sampling import group_size
 from training.models.integration_settings import LatentChoice, latent_choice, recorded_eps
 from training.models.posterior_reports import BOUNDS
 from training.names import LEARNED_POOL, UNIFORM, script
@@ -289,20 +290,20 @@ class InferenceTask:
         names, places = self.subject.words, likelihood.coordinates
         return names if places is None else [names[place] for place in places.tolist()]
 
-    def groups(
+    def checkpoint(
         self,
         count: int,
         seen: Sequence[Tensor | None],
         files: Sequence[object],
-        checkpoint: Path | None,
-    ) -> Groups:
+        folder: Path | None,
+    ) -> Checkpoint:
         """Return the division of posteriors into groups.
 
         Args:
             count: Number of posteriors.
             seen: Observations, or true values to recover.
             files: Values of options that may be files, on which draws depend.
-            checkpoint: Folder that keeps finished groups; None keeps them in memory. A
+            folder: Folder that keeps finished groups; None keeps them in memory. A
                 single group on a single rank needs no files.
         """
         size = group_size(self.fine, self.plan, self.settings.learned)
@@ -310,7 +311,7 @@ class InferenceTask:
         matters = {name: value for name, value in self.recorded.items() if name not in idle}
         identity = fingerprint(matters, self.subject.digest, seen, files)
         alone = count <= size and distributed.world_size() == 1
-        return Groups(count, size, identity, None if alone else checkpoint)
+        return Checkpoint(count, size, identity, None if alone else folder)
 
     @property
     def recorded(self) -> dict[str, Any]:

@@ -106,18 +106,18 @@ def cases_of(task: InferenceTask) -> LikelihoodCases | ConditionalCases:
 def check(
     task: InferenceTask,
     cases: LikelihoodCases | ConditionalCases,
-    checkpoint: Path | None = None,
+    folder: Path | None = None,
 ) -> CheckReport:
     """Test whether posteriors are calibrated.
 
     Args:
         task: Inference task, on its device.
         cases: True values and observations.
-        checkpoint: See ``posterior_sampling.sample``.
+        folder: See ``posterior_sampling.sample``.
     """
     if isinstance(cases, ConditionalCases):
-        return _check_conditional(task, cases, checkpoint)
-    return _check_with_likelihood(task, cases, checkpoint)
+        return _check_conditional(task, cases, folder)
+    return _check_with_likelihood(task, cases, folder)
 
 
 def _content(task: InferenceTask, question: str) -> dict[str, Any]:
@@ -127,13 +127,13 @@ def _content(task: InferenceTask, question: str) -> dict[str, Any]:
 
 
 def _check_with_likelihood(
-    task: InferenceTask, cases: LikelihoodCases, checkpoint: Path | None
+    task: InferenceTask, cases: LikelihoodCases, folder: Path | None
 ) -> CheckReport:
     settings, subject = check_settings(task), task.subject
     sources = settings.likelihood.files
-    groups = task.groups(settings.runs, [cases.data, cases.labels], sources, checkpoint)
+    checkpoint = task.checkpoint(settings.runs, [cases.data, cases.labels], sources, folder)
     problem, simulates = task.problem(cases.likelihood, cases.observed), task.learned is None
-    with groups.report_interruption():
+    with checkpoint.report_interruption():
         functions = subject.quantities(settings.data_root, settings.runs, settings.sampler.seed)
         # Conditions belong to the rows as they are, without the noise of draws.
         values = Check(
@@ -145,21 +145,21 @@ def _check_with_likelihood(
             simulates,
             functions,
             cases.labels,
-        ).run(groups)
+        ).run(checkpoint)
     content = _content(task, "sampler" if cases.data is None else "model")
     tests = calibrate(values, settings.level)
-    return CheckReport(values, tests, content, groups.fingerprint)
+    return CheckReport(values, tests, content, checkpoint.fingerprint)
 
 
 def _check_conditional(
-    task: InferenceTask, cases: ConditionalCases, checkpoint: Path | None
+    task: InferenceTask, cases: ConditionalCases, folder: Path | None
 ) -> CheckReport:
     settings, runs, subject = check_settings(task), cases.runs, task.subject
     nats = surprise_of(subject, cases.observed)
-    groups = task.groups(len(runs), runs.tensors, [], checkpoint)
+    checkpoint = task.checkpoint(len(runs), runs.tensors, [], folder)
     amortized = task.amortized(task.fine, runs.conditions.to(subject.flow.device))
-    with groups.report_interruption():
-        values = LearnedCheck(amortized, runs, subject.names).run(groups)
+    with checkpoint.report_interruption():
+        values = LearnedCheck(amortized, runs, subject.names).run(checkpoint)
     near = None
     if runs.neighbors is not None:
         nearest, distances = runs.neighbors
@@ -167,7 +167,9 @@ def _check_conditional(
         near = results.NearObservations(local, distances, nats)
     drawn = values.at(slice(runs.count))
     tests = calibrate(drawn, settings.level)
-    return CheckReport(drawn, tests, _content(task, "model"), groups.fingerprint, near, task.within)
+    return CheckReport(
+        drawn, tests, _content(task, "model"), checkpoint.fingerprint, near, task.within
+    )
 
 
 def require_checkable(settings: CheckSettings, subject: Subject) -> None:

@@ -29,9 +29,8 @@ from training.inference.target import prior_draws
 from training.inference.trial_likelihoods import TrialLikelihood
 from training.models import posterior_reports as results
 from training.models.calibration import AppliedCalibration
-from training.models.groups import (
-    Groups,
-    Parts,
+from training.models.checkpoint import Checkpoint, Parts
+from training.models.group_sampling import (
     PosteriorPart,
     draw_groups,
     sample_groups,
@@ -104,7 +103,7 @@ class Observed:
         return None if subject.of_sets or own else self.numbers
 
     def sample(
-        self, task: InferenceTask, groups: Groups
+        self, task: InferenceTask, checkpoint: Checkpoint
     ) -> tuple[Parts[PosteriorPart], Tensor | None]:
         """Draw from the posteriors.
 
@@ -115,14 +114,14 @@ class Observed:
         if self.likelihood is None:
             assert self.labels is not None
             learned = task.amortized(task.fine, self.labels.to(task.subject.flow.device))
-            return draw_groups(groups, learned.sample, learned.chains * learned.draws), None
+            return draw_groups(checkpoint, learned.sample, learned.chains * learned.draws), None
         problem = task.problem(self.likelihood, self.numbers, self.labels)
         target = problem.target
         if isinstance(target.likelihood, Gaussian):
             moments = target.prior.moments(target.labels)
             far = target.likelihood.deviations(*moments, target.observed)
             results.warn_of_far(far, task.observed_names(target.likelihood))
-        parts = sample_groups(problem, task.plan, groups)
+        parts = sample_groups(problem, task.plan, checkpoint)
         if not (task.subject.is_readable and distributed.is_main()):
             return parts, None
         return parts, prior_draws(target, PRIOR_DRAWS, task.plan.seed)
@@ -187,7 +186,7 @@ class SampledPosteriors:
 def sample(
     task: InferenceTask,
     seen: Observed,
-    checkpoint: Path | None = None,
+    folder: Path | None = None,
     more: Mapping[str, Any] | None = None,
 ) -> SampledPosteriors | None:
     """Draw from the posterior of each observation, and log summaries and warnings.
@@ -195,7 +194,7 @@ def sample(
     Args:
         task: Inference task, on its device.
         seen: Observations.
-        checkpoint: Folder that keeps finished groups, so that an interrupted run can resume
+        folder: Folder that keeps finished groups, so that an interrupted run can resume
             and ranks can share the groups; None keeps them in memory.
         more: Further facts, which replace those of the same names.
 
@@ -206,10 +205,10 @@ def sample(
     subject, plan, fine, count = task.subject, task.plan, task.fine, len(seen.numbers)
     if isinstance(seen.likelihood, TrialLikelihood) and task.learned is not None:
         task.learned.warn_of_many(seen.likelihood.trials)
-    groups = task.groups(count, [seen.numbers, seen.labels], sources_of(task), checkpoint)
+    checkpoint = task.checkpoint(count, [seen.numbers, seen.labels], sources_of(task), folder)
     nats = surprise_of(subject, seen.labels)
-    with groups.report_interruption():
-        parts, prior = seen.sample(task, groups)
+    with checkpoint.report_interruption():
+        parts, prior = seen.sample(task, checkpoint)
     if not distributed.is_main():
         return None
     draws, summary = without_points(parts)

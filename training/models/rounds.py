@@ -37,9 +37,9 @@ from training.measure.posterior.calibration import undetected_narrowness
 from training.model.trained_network import TrainedNetwork
 from training.models import model as models
 from training.models import training
+from training.models.checkpoint import fingerprint
 from training.models.conversion import ROW, left_alone, numbers_of, ranges_of, table_of
 from training.models.draws import PosteriorDraws
-from training.models.groups import fingerprint
 from training.models.inference import InferenceTask
 from training.models.posterior_checking import cases_of, check
 from training.models.posterior_reports import CheckReport, report_files, write_numbers

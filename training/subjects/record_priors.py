@@ -122,7 +122,7 @@ class RecordPrior(TableFlow):
             (
                 np.isnan(records.values),
                 (
-                    "missing: put rows without it in a separate network, and name the observed "
+                    "missing: put rows without it in a separate file, and name the observed "
                     "columns with --mask"
                 ),
             ),

@@ -29,8 +29,10 @@ from training.inference.samplers.twisted import calls_of, twist
 from training.inference.sampling import SamplingPlan
 from training.measure.posterior.calibration import LocalCalibration, LocalTest, RunValues, calibrate
 from training.model.trained_network import STORED, TrainedNetwork
-from training.models import groups as posteriors
-from training.models.groups import Groups, PartFormat, planned, sample_groups
+from training.models import checkpoint
+from training.models import group_sampling as posteriors
+from training.models.checkpoint import Checkpoint, PartFormat
+from training.models.group_sampling import planned, sample_groups
 from training.models.integration_settings import LatentChoice, TimeChoice
 from training.models.posterior_reports import report_check, report_near, warn_of_outliers
 from training.subjects import ImageFlow, open_subject
@@ -348,7 +350,7 @@ def test_the_learned_law_is_the_default_where_it_belongs(caplog):
 
 @pytest.fixture
 def groups(tmp_path):
-    return Groups(5, 2, "this run", tmp_path / "out" / "posterior.part")
+    return Checkpoint(5, 2, "this run", tmp_path / "out" / "posterior.part")
 
 
 def cut_short(groups, whole, fingerprint="this run"):
@@ -377,10 +379,10 @@ def test_runs_cut_short_say_how_to_go_on_and_keep_only_what_is_theirs(groups, ca
 
 
 def test_without_a_terminal_lines_say_how_far_a_long_step_is(caplog, monkeypatch):
-    monkeypatch.setattr(posteriors, "monotonic", partial(next, count(100, 20)))  # seconds
+    monkeypatch.setattr(checkpoint, "monotonic", partial(next, count(100, 20)))  # seconds
     with (
         caplog.at_level(logging.INFO),
-        posteriors.progress("Making 10 draws", "draws", 10, "draw") as move,
+        checkpoint.progress("Making 10 draws", "draws", 10, "draw") as move,
     ):
         for _ in range(5):
             move(2)
