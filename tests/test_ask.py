@@ -21,7 +21,7 @@ from tests.support.image_runs import network_file
 from tests.support.messy_tables import MESSY
 from tests.support.running import good, quick_endings, refusal, refused, run_script, trained
 from torch_utils.snapshots import read_network, write_network
-from training import Answers, Records
+from training import Answers, Records, calibrate, check
 from training.data.records.encoding import encode
 from training.data.records.records import CATEGORY, NUMBER, RecordColumn
 from training.files.answers import SavedAnswers
@@ -409,6 +409,26 @@ def test_calibrated_intervals_hold_whatever_the_flow_is_worth(network):
         (lambda: answers.fill(held_out), "rows are a Records object"),
     ):
         assert words in refusal(call, kind=UsageError)
+
+
+def test_a_query_about_numbers_is_a_posterior_like_any_other(network):
+    answers, rows = Answers.open(network), shop(COUNT + 60).iloc[COUNT:].reset_index(drop=True)
+    median = answers.predict(rows, ["total"], held_out=False)["total_predicted"].to_numpy()
+    drawn = answers.posterior("total").sample(rows.drop(columns="total"), draws=400)[..., 0]
+    assert (drawn <= median[:, None]).mean() == pytest.approx(0.5, abs=0.04)
+    both = answers.posterior(["price", "total"])
+    draws, pairs = both.sample(rows, draws=50), rows[["price", "total"]]
+    assert draws.shape == (60, 50, 2)
+    np.testing.assert_array_equal(both.sample(rows, draws=50), draws)
+    # Frequent values have probabilities, which are the shares of draws.
+    tip, some = answers.posterior("tip"), rows[:4]
+    share = (tip.sample(some, draws=4000)[..., 0] == 10).mean(axis=1)
+    probability = np.exp(tip.log_prob(np.full((4, 1), 10.0), some))
+    assert (abs(share - probability) < 4 * (probability / 4000) ** 0.5).all()
+    assert check(both, pairs, rows, draws=50).facts["runs"] == 60
+    assert calibrate(both, pairs, rows, draws=50).intervals(rows[:3], draws=50).shape == (3, 2, 2)
+    assert "is a category" in refusal(answers.posterior, ["total", "city"], kind=UsageError)
+    assert "name each once" in refusal(answers.posterior, ["total", "total"], kind=UsageError)
 
 
 def test_a_prior_of_numbers_has_the_density_of_the_answers(network, tmp_path):

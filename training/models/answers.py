@@ -9,13 +9,15 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dnnlib.errors import UsageError
 from dnnlib.numbers import fraction, natural
-from training.data.records.records import Records
-from training.data.tables.formats import MISSING_MARKS
+from training.data.records.records import CATEGORY, Records
+from training.data.tables.formats import MISSING_MARKS, listed
 from training.model.trained_network import TrainedNetwork
-from training.models.conversion import FRAMES, frame_class, kind_of
-from training.models.queries import Asking, Interval, Sheet
+from training.models.conversion import FRAMES, columns_of, frame_class, kind_of
+from training.models.queries import Asking, Interval, Sheet, place_of
 from training.subjects import RecordFlow
 
 DIGITS = 15
@@ -126,6 +128,28 @@ class Answers:
         ]
         return _frame(Asking(self.flow).draw(count, pairs, seed), self.flow.empty)
 
+    def posterior(self, columns: str | Sequence[str]) -> "QueryPosterior":
+        """Return the joint posterior of numeric columns, given all other observed cells of a row.
+
+        ``training.check`` and ``training.calibrate`` take this posterior like any other.
+
+        Args:
+            columns: Names of the columns.
+
+        Raises:
+            UsageError: There is no such column, it is not a number, or the network was trained for
+                another query.
+        """
+        names = [columns] if isinstance(columns, str) else list(columns)
+        places = [place_of(self.flow.empty, name) for name in names]
+        for name, place in zip(names, places, strict=True):
+            if self.flow.empty.columns[place].type == CATEGORY:
+                raise UsageError(f"'{name}' is a category: posteriors are of numbers; use predict")
+        if not places or len(set(places)) < len(places):
+            raise UsageError(f"the columns of a posterior are {listed(names)}: name each once")
+        self.flow.require_any()
+        return QueryPosterior(self, names)
+
     def check(
         self, records: Records, hidden: float = 0.2, level: float = 0.05, seed: int = 0
     ) -> dict[str, Any]:
@@ -143,6 +167,57 @@ class Answers:
                 "rows are a Records object: give the file or data frame that it was made from"
             )
         return Asking(self.flow).rows_of(rows, asked)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class QueryPosterior:
+    """Joint posterior of D numeric columns, given all other observed cells of a row.
+
+    Attributes:
+        answers: Trained network of the rows.
+        names: Names of the columns.
+    """
+
+    answers: Answers
+    names: Sequence[str]
+
+    def __repr__(self) -> str:
+        return f"QueryPosterior({', '.join(self.names)})"
+
+    def sample(self, observed: Any, draws: int = 1000, seed: int = 0) -> np.ndarray:
+        """Return draws ``[M, S, D]`` of the columns for each of M rows.
+
+        Args:
+            observed: Rows: a data frame or the path of a table, with or without the columns. Their
+                missing cells are unknown.
+            draws: Number of draws per row, S.
+            seed: Random seed.
+        """
+        count, (values, places) = natural("draws", draws), self._values(observed)
+        repeated = np.repeat(values, count, axis=0)
+        drawn = self.answers.flow.drawn(repeated, self._asked(repeated), natural("seed", seed))
+        return drawn[:, places].reshape(len(values), count, len(places))
+
+    def log_prob(self, points: Any, observed: Any) -> np.ndarray:
+        """Return the log densities ``[M]`` of points ``[M, D]``, one for each row, in nats.
+
+        For discrete columns it is the mean density over the quantization bin, and for frequently
+        repeated values (atoms) the log probability.
+        """
+        values, places = self._values(observed)
+        values[:, places] = columns_of(points, self.names, "points")
+        return self.answers.flow.log_prob(values, self._asked(values))[0]
+
+    def _values(self, observed: Any) -> tuple[np.ndarray, list[int]]:
+        """Return rows ``[M, P]`` without the columns, and the indices of the columns."""
+        values = np.array(self.answers._rows(observed, self.names).values)
+        places = [place_of(self.answers.flow.empty, name) for name in self.names]
+        values[:, places] = np.nan
+        return values, places
+
+    def _asked(self, values: np.ndarray) -> np.ndarray:
+        columns = np.isin(self.answers.flow.empty.names, self.names)
+        return np.tile(columns, (len(values), 1))
 
 
 def _frame(sheet: Sheet, records: Records) -> Any:
