@@ -51,7 +51,7 @@ DRAWS = 200
 
 
 class AnyPosterior(Protocol):
-    """A posterior that can be sampled: ``Model.posterior()``, ``Answers.posterior()``, or any other."""
+    """A posterior that can be sampled, such as ``Model.posterior()`` or ``Answers.posterior()``."""
 
     def sample(self, observed: Any, *, draws: int, seed: int) -> Any:
         """Return draws ``[M, S, D]`` for M observations: an array, or an object with ``points``."""
