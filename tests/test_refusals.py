@@ -107,7 +107,6 @@ CASES = [
     ("toy_train", "--precond=edm --calibrate", 2, ["calibrate", "ifs", "edm"]),
     ("toy_train", "--desc=a/b", 2, ["a/b"]),
     # Trainings on images.
-    ("train", "--card-memory=24", 2, ["card-memory", "dry-run"]),
     ("train", "--data_dim=3072", 2, ["data_dim", "3072", "64", "blobs"]),
     ("train", "--cres=2,x", 2, ["cres", "2,x", "2,2,2"]),
     ("train", "--cres=1,1,1,1,1", 2, ["--cres=1,1,1,1,1: ", "8"]),

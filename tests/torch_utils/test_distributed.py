@@ -22,7 +22,6 @@ from torch_utils import distributed, threads
 from torch_utils import linear as module
 from torch_utils.distributed import gather_rows, is_main, process_group, shard, sum_over_ranks
 from torch_utils.linear import Linear, linear
-from torch_utils.live_memory import GRAIN, LiveMemory
 from torch_utils.seeds import hash_seed, seeded_generator
 from torch_utils.stats import RunningMeans, append_jsonl, keep_lines_until
 from torch_utils.threads import CHOSEN_BY_USER, cpu_threads, idle_cores
@@ -245,28 +244,7 @@ def test_records_are_whole_lines_kept_up_to_the_last_without_a_broken_end(tmp_pa
         assert got == [{"seen": 1}, {"seen": 3}]
 
 
-def test_live_storages_count_once_in_whole_grains_and_those_of_the_backward_pass_too():
-    with LiveMemory() as memory:
-        large = torch.zeros(GRAIN)
-        small = torch.ones(1)
-        assert memory.now == memory.peak == 4 * GRAIN + GRAIN
-        view = large.view(2, -1)[0]
-        del large
-        assert memory.now == 5 * GRAIN
-        view.add_(1)
-        del view
-        assert (memory.now, memory.peak) == (GRAIN, 5 * GRAIN)
-        memory.restart()
-        assert memory.peak == GRAIN
-    assert float(small) == 1
-    weights = torch.ones(GRAIN, requires_grad=True)
-    with LiveMemory() as memory:
-        loss = weights.exp().sum()
-        assert memory.now == 4 * GRAIN + GRAIN  # the exponential, which is its own derivative
-        loss.backward()
-        del loss
-        assert memory.now == 4 * GRAIN  # the gradient
-    # Memory is kept where the C library is glibc.
+def test_freed_memory_is_kept_where_the_c_library_is_glibc():
     assert keep_freed_memory() == (platform.libc_ver()[0] == "glibc")
 
 

@@ -286,7 +286,7 @@ def train(
         )
         record = {"options": options, **provenance("started")}
         if run.dry_run:
-            print_dry_run(record, model, loss, config, run.card_memory, device.type)
+            print_dry_run(record, model, loss, config)
             return Trained()
         model.denoiser.to(device)
         trainer, source = training.begin(start, resumed)

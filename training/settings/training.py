@@ -177,19 +177,8 @@ class RunOptions(Declared, section="Run"):
         "--dry-run",
         free=True,
         is_flag=True,
-        help="Print the plan and the cost of a step (parameters, operations, memory), and exit.",
+        help="Print the plan and the cost of a step (parameters, operations), and exit.",
     )
-    card_memory: float | None = option(
-        "--card-memory",
-        free=True,
-        type=AMOUNT,
-        help="With --dry-run: print the largest --batch-gpu that fits into this much GPU "
-        "memory, in GiB",
-    )
-
-    def __post_init__(self) -> None:
-        if "card_memory" in self.given and not self.dry_run:
-            raise UsageError("--card-memory is only for --dry-run")
 
 
 def require_named(settings: Declared, data: str) -> None:

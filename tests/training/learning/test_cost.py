@@ -1,6 +1,5 @@
 """Recipes of trainings, and what their steps take."""
 
-from functools import cache
 from inspect import signature
 
 import pytest
@@ -8,17 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from tests.support.running import slowly
 from tests.support.trainers import model_of, tiny_model
-from torch_utils.live_memory import GRAIN
-from training.learning.cost import PaperStep, largest_that_fits
+from training.learning.cost import StepCost
 from training.learning.trainer import TrainingConfig
 from training.networks.unet import ADMUNet, UNet
 from training.recipes import ImageRecipe, fitted, published
 
 NAMES = ("model_channels", "channel_mult", "dropout", "pixel_waves")
 CPU, CUDA = "cpu", "cuda"
-ROWS = 12
 
 
 @pytest.mark.parametrize(("arch", "network"), [("ddpmpp", UNet), ("adm", ADMUNet)])
@@ -73,61 +69,23 @@ def test_what_a_user_chose_is_kept(arch, images, side, channels, cuda, chosen):
         assert arch != "adm" or "cbase" in chosen or recipe.cbase % 64 == 0
 
 
-def paper(name, precision="fp32", card=False, fake=True):
-    config = TrainingConfig(total=100, batch=ROWS, batch_gpu=4, lr_ramp=0)
-    return PaperStep(*model_of(name), config, precision, card, fake)
-
-
-@pytest.mark.parametrize(("name", "precision"), [("ADM", "bf16"), ("embedded conditions", "fp32")])
-def test_a_step_without_numbers_holds_what_one_with_numbers_does(name, precision):
-    fake, real = (paper(name, precision, fake=fake) for fake in (True, False))
-    assert fake.state_bytes == real.state_bytes
-    assert fake.peak(4) == real.peak(4)
-
-
-@pytest.mark.parametrize(
-    "name", slowly(["ADM", "ensemble with conditions", "ToySongUNet"], "ADM", "ToySongUNet")
-)
-def test_parameters_are_counted_and_are_there_four_times_between_steps(name):
-    """Weights, averages, and the two moments of Adam."""
-    model, _ = model_of(name)
-    step = paper(name, "bf16", card=True)
-    assert step.parameters == sum(weights.numel() for weights in model.denoiser.parameters())
-    assert step.state_bytes > 4 * 4 * step.parameters
+@pytest.mark.parametrize("name", ["ADM", "ensemble with conditions", "embedded conditions"])
+def test_parameters_and_operations_are_counted_and_the_model_stays(name):
+    model, loss = model_of(name)
+    before = model.digest()
+    cost = StepCost.of(model, loss, TrainingConfig(total=100, batch=12, lr_ramp=0))
+    assert cost.parameters == sum(weights.numel() for weights in model.denoiser.parameters())
+    assert (cost.rows, cost.state_bytes) == (12, 16 * cost.parameters)
+    assert 2 * cost.forward_flops < cost.flops <= 3 * cost.forward_flops
+    assert model.digest() == before
+    assert all(weights.grad is None for weights in model.denoiser.parameters())
 
 
 def test_operations_of_a_perceptron_are_those_of_its_products():
     model, loss = tiny_model(width=16, depth=2)
     layers = [part for part in model.denoiser.modules() if isinstance(part, nn.Linear)]
-    forward, both = PaperStep(model, loss, TrainingConfig(total=9, batch=9)).flops()
+    cost = StepCost.of(model, loss, TrainingConfig(total=9, batch=9))
+    forward, both = cost.forward_flops, cost.flops
     assert forward == 2 * sum(layer.weight.numel() for layer in layers)
     # Each product has two in the backward pass, but that of what needs no gradient, which has one.
     assert 2 * forward < both < 3 * forward
-
-
-@pytest.mark.slow
-def test_memory_is_affine_in_the_samples_and_less_in_half_precision_and_the_most_fit():
-    images = paper("ADM")
-    peak = cache(images.peak)
-    first, second, third = (peak(count) for count in (3, 6, 9))
-    assert third - second == pytest.approx(second - first, rel=0.02)
-    assert second - first > 3 * GRAIN
-    # On the card norms are in single precision.
-    card, host = (paper("ADM", "bf16", card=card) for card in (True, False))
-    assert host.peak(6) < card.peak(6) < peak(6)
-    assert largest_that_fits(peak, peak(6), ROWS) == 6
-    cost = images.cost(card=80)
-    assert (cost.largest, cost.peak_bytes) == (ROWS, peak(4))
-
-
-def test_few_trials_find_what_fits_where_memory_is_a_broken_line():
-    tried = []
-
-    def needed(count):
-        tried.append(count)
-        return max(5000, 10 * count + 7)
-
-    assert largest_that_fits(needed, 12_340, 100_000) == 1233
-    assert len(tried) <= 8
-    assert largest_that_fits(lambda count: 7, 7, 1) == 1
-    assert largest_that_fits(needed, 4999, 100_000) == 0

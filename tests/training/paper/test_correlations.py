@@ -11,8 +11,8 @@ import torch
 from dnnlib.errors import DataError
 from tests.support.draws import double, normal
 from tests.support.flows import gaussian_flow
+from tests.support.live_memory import LiveMemory
 from tests.support.running import refusal
-from torch_utils.live_memory import LiveMemory
 from torch_utils.results import save_arrays
 from training.cli.residuals import row_pairs
 from training.flow.denoisers import MixtureDenoiser
