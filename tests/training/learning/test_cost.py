@@ -76,7 +76,8 @@ def test_parameters_and_operations_are_counted_and_the_model_stays(name):
     cost = StepCost.of(model, loss, TrainingConfig(total=100, batch=12, lr_ramp=0))
     assert cost.parameters == sum(weights.numel() for weights in model.denoiser.parameters())
     assert (cost.rows, cost.state_bytes) == (12, 16 * cost.parameters)
-    assert 2 * cost.forward_flops < cost.flops <= 3 * cost.forward_flops
+    # A product has two in the backward pass; attention computes its weights once more.
+    assert 2 * cost.forward_flops < cost.flops <= 3.5 * cost.forward_flops
     assert model.digest() == before
     assert all(weights.grad is None for weights in model.denoiser.parameters())
 
