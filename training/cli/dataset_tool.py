@@ -13,24 +13,25 @@ from dnnlib.logs import logger
 from torch_utils.distributed import first_rank_only
 from torch_utils.results import provenance, save_json
 from training.data.images.containers import Transform
-from training.data.records.raw_tables import open_cells
-from training.data.records.reading import RecordChoices, SurveyedTable
+from training.data.records.raw_tables import Cells, open_cells
+from training.data.records.reading import RecordChoices
 from training.data.records.records import Records
 from training.data.sources.formats import NAMES, open_source
 from training.data.sources.writer import Conversion, image_writer, is_zip, require_writable
-from training.data.tables.formats import NotNumbers, TableChoices, is_table, open_table
-from training.data.tables.making import make_table
+from training.data.tables.formats import ForeignTable, TableChoices, is_table, open_table
 from training.data.tables.repeated_trials import DATASET, groups_of, unrolled
 from training.data.tables.table import DataTable
 from training.files.records import FORMAT as RECORDS_FORMAT
 from training.files.records import save_records
 from training.files.table import FORMAT as TABLE_FORMAT
 from training.files.table import save_table
-from training.models.reports import informative_missing
+from training.models.table_reading import read_table
 from training.names import IMAGES, TABLE
 from training.settings.dataset_tool import DataSetSettings
 
 FORMAT = "inflationary-flows image data set 1"
+ONLY_NUMBERS = ("conditions", "covariates", "dataset", "repeats", "bounds", "dequantize", "kept")
+"""Options that only tables of numbers have."""
 
 
 @first_rank_only
@@ -86,7 +87,7 @@ def table(settings: DataSetSettings, params: Path) -> dict[str, Any]:
     """
     dest = settings.dest
     require_new([dest, params], settings.overwrite, "--dest")
-    made, lines = read_table(settings)
+    made, lines = rows_of(settings)
     require_folder(dest.parent)
     if isinstance(made, Records):
         save_records(dest, made)
@@ -110,11 +111,8 @@ def table(settings: DataSetSettings, params: Path) -> dict[str, Any]:
     return {"rows": len(made), "held_out": int(made.held_out.sum()), **facts, "found": lines}
 
 
-def read_table(settings: DataSetSettings) -> tuple[DataTable | Records, list[str]]:
-    """Read the table or the records of a source, with lines about the findings.
-
-    Most numeric tables are read once, directly; sources with other cells are analyzed further.
-    """
+def rows_of(settings: DataSetSettings) -> tuple[DataTable | Records, list[str]]:
+    """Read the table or the records of a source, with lines about the findings."""
     chosen = settings.table
     types, exclude = dict(chosen.types or ()), chosen.exclude or ()
     # Failed simulations may leave missing values too, so keeping them in trials needs an option.
@@ -127,36 +125,34 @@ def read_table(settings: DataSetSettings) -> tuple[DataTable | Records, list[str
         dequantize=chosen.dequantize == "auto",
         bounds={name: (low, high) for name, low, high in chosen.bounds or ()},
     )
-    reason = "other options make this a typed table"
-    of_records = types or chosen.calendar or chosen.is_missing or chosen.missing_values
-    if not (of_records or chosen.decimal == ","):
-        try:
-            wanted = settings.wanted, chosen.seed, chosen.header, None, exclude, chosen.sep
-            source = open_table(settings.source, *wanted)
-            if chosen.repeats:  # several trials in a row become one row each
-                groups, columns = groups_of(chosen.repeats, source.names)
-                source = unrolled(source, groups, columns, DATASET)
-                known = [name for name in columns if name not in of_numbers.covariates]
-                of_numbers = replace(of_numbers, conditions=known, dataset=DATASET)
-            return make_table(source, of_numbers)
-        except NotNumbers as error:
-            reason = str(error)
-    cells = open_cells(settings.source, chosen.sep, chosen.header, seed=chosen.seed)
-    choices = chosen.into(
+    of_records = chosen.into(
         RecordChoices,
         types=types,
         missing_values=chosen.missing_values or (),
         is_missing=chosen.is_missing or (),
     )
-    surveyed = SurveyedTable.from_cells(cells.only(settings.wanted, exclude), choices)
-    if surveyed.only_numbers:
-        return make_table(surveyed.numbers(), of_numbers)
-    trials = ("covariates", "dataset", "repeats")
-    for name in ("conditions", *trials, "bounds", "dequantize", "kept"):
-        if name in chosen.given:
-            raise UsageError(f"--{name} is for tables of numbers without missing values: {reason}")
-    records, lines = surveyed.records()
-    return records, [*lines, *informative_missing(records)]
+
+    def numbers() -> tuple[ForeignTable, TableChoices]:
+        wanted = settings.wanted, chosen.seed, chosen.header, None, exclude, chosen.sep
+        source = open_table(settings.source, *wanted)
+        if not chosen.repeats:
+            return source, of_numbers
+        # Several trials in a row become one row each.
+        groups, columns = groups_of(chosen.repeats, source.names)
+        known = [name for name in columns if name not in of_numbers.covariates]
+        of_trials = replace(of_numbers, conditions=known, dataset=DATASET)
+        return unrolled(source, groups, columns, DATASET), of_trials
+
+    def cells() -> Cells:
+        opened = open_cells(settings.source, chosen.sep, chosen.header, seed=chosen.seed)
+        return opened.only(settings.wanted, exclude)
+
+    typed = types or chosen.calendar or chosen.is_missing or chosen.missing_values
+    named = [f"--{name}" for name in ONLY_NUMBERS if name in chosen.given]
+    rows, lines, _ = read_table(
+        None if typed or chosen.decimal == "," else numbers, cells, of_numbers, of_records, named
+    )
+    return rows, lines
 
 
 def params_path(dest: Path) -> Path:
