@@ -31,7 +31,7 @@ from scipy.stats import binomtest
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from training import Answers, Records
+from training import Answers, Table
 
 SPLITS, MOST_TESTED, LEVEL, SEED = 10, 60, 0.9, 0
 RULES = {"default": True, "flow": False}
@@ -80,7 +80,7 @@ def trained(train: pd.DataFrame, seed: int, kept: Path | None) -> Answers:
     """Return a network trained with default options, or the one that is kept at a path."""
     if kept is not None and kept.exists():
         return Answers.open(kept)
-    answers = Records.open(train, seed=seed).train(seed=seed)
+    answers = Table.open(train, seed=seed).train(seed=seed)
     if kept is not None:
         kept.parent.mkdir(parents=True, exist_ok=True)
         answers.flow.network.save(kept)

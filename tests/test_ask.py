@@ -21,9 +21,9 @@ from tests.support.image_runs import network_file
 from tests.support.messy_tables import MESSY
 from tests.support.running import good, quick_endings, refusal, refused, run_script, trained
 from torch_utils.snapshots import read_network, write_network
-from training import Answers, Records, calibrate, check
+from training import Answers, Table, calibrate, check
 from training.data.records.encoding import encode
-from training.data.records.records import CATEGORY, NUMBER, RecordColumn
+from training.data.records.records import CATEGORY, NUMBER, RecordColumn, Records
 from training.files.answers import SavedAnswers
 from training.files.records import save_records
 from training.flow.coordinates.maps import NOWHERE, Gaps
@@ -163,7 +163,7 @@ def test_rows_are_drawn_given_what_all_have(network, tmp_path):
         ("items:1,5", "in double quotes"),
     ):
         refused(run_script(ask, "sample", *none, "--count=1", f"--given={given}"), 2, words)
-    save_records(tmp_path / "other.npz", Records.open(shop(60).drop(columns="tip")))
+    save_records(tmp_path / "other.npz", Table.open(shop(60).drop(columns="tip")).rows)
     data = f"--data={tmp_path / 'other.npz'}"
     refused(run_script(ask, "fill", *none, data), 1, "other columns")
     marks = ("--missing_values=-9", f"--calibrate={tmp_path / 'other.npz'}")
@@ -278,7 +278,7 @@ def test_atoms_are_values_that_stand_out():
 @pytest.mark.slow
 def test_python_gives_what_the_scripts_do(sold, tmp_path):
     with quick_endings():
-        records = Records.open(sold / "shop.csv", held_out=0.2)
+        records = Table.open(sold / "shop.csv", held_out=0.2)
         answers = records.train(tmp_path / "here", duration=0.002, **SMALL)
     place = (f"--data={sold / 'shop.npz'}", f"--outdir={tmp_path / 'there'}", "--duration=0.002")
     good(run_script(train, *place, *(f"--{name}={value}" for name, value in SMALL.items())))
@@ -303,7 +303,7 @@ def test_python_gives_what_the_scripts_do(sold, tmp_path):
 
 @pytest.mark.slow
 def test_minutes_are_a_duration_as_measured_here(sold, tmp_path, monkeypatch):
-    records, spaces = Records.open(sold / "shop.npz"), []
+    records, spaces = Table.open(sold / "shop.npz"), []
 
     def chosen(*arguments):
         spaces.append(choose_space(*arguments))
@@ -313,7 +313,7 @@ def test_minutes_are_a_duration_as_measured_here(sold, tmp_path, monkeypatch):
     with quick_endings():
         records.train(tmp_path, minutes=0.003, **SMALL)
     assert len(spaces) == 1, "it takes as long as many steps"
-    (run,) = tmp_path.glob("*-records-*")
+    (run,) = tmp_path.glob("*-shop-*")
     duration = json.loads((run / "training_options.json").read_text())["options"]["duration"]
     assert (run / f"network-snapshot-{round(duration * 1e6) // 1000:06d}.pkl").exists()
     assert "one of them" in refusal(records.train, minutes=0.01, duration=0.1, kind=UsageError)
@@ -358,7 +358,7 @@ def test_what_is_made_of_a_column_does_not_answer_for_it(tmp_path):
     as many."""
     rows = shop()[["city", "price"]]
     rows.loc[rows["city"] != "Rome", "price"] = np.nan
-    records = Records.open(rows, is_missing=["price"])
+    records = Table.open(rows, is_missing=["price"])
     with quick_endings():
         answers = records.train(duration=0.015, **SMALL)
     made = answers.predict(pandas.DataFrame({"price": [None, 10.0]}), ["city"])
@@ -405,8 +405,8 @@ def test_calibrated_intervals_hold_whatever_the_flow_is_worth(network):
     assert holds(held_out=far) > 0.9, "ranks of these are 1"
     for call, words in (
         (lambda: answers.score(rows, odd=2), "odd is 2"),
-        (lambda: answers.check(rows), "give the rows of Records.open"),
-        (lambda: answers.fill(held_out), "rows are a Records object"),
+        (lambda: answers.check(rows), "give a table of Table.open"),
+        (lambda: answers.fill(held_out), "rows are a table to train on"),
     ):
         assert words in refusal(call, kind=UsageError)
 
@@ -475,12 +475,11 @@ def test_posteriors_know_the_levels_observed(sold, network, tmp_path):
 def test_rows_that_calibrate_intervals_choose_nothing_in_a_training():
     frame = shop(80)[["price", "total"]]
     options = {"seed": 0, "duration": 0.0003, "tick": 1, **SMALL}
-    usual = Records.open(frame, seed=0)
-    values = usual.values.copy()
-    values[usual.held_out] = values[usual.held_out][::-1] * 3
-    first, other = (
-        each.train(**options).flow.network for each in (usual, replace(usual, values=values))
-    )
+    usual = Table.open(frame, seed=0, types={"price": "number"})
+    values, held_out = usual.rows.values.copy(), usual.rows.held_out
+    values[held_out] = values[held_out][::-1] * 3
+    changed = replace(usual, rows=replace(usual.rows, values=values))
+    first, other = (each.train(**options).flow.network for each in (usual, changed))
     for name, tensor in first.denoiser.state_dict().items():
         assert torch.equal(tensor, other.denoiser.state_dict()[name]), name
     assert first.about["held_cells"] != other.about["held_cells"]

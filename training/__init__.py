@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from training.flow.schedules import InflationSchedule
     from training.models.adapters import FlowDensity, SbiPosterior, sbi_estimator
     from training.models.answers import Answers
-    from training.models.datasets import Images, Records, Simulations, Table, Toy
+    from training.models.datasets import Images, Simulations, Table, Toy
     from training.models.draws import PosteriorDraws
     from training.models.guarantees import CalibratedPosterior, Guarantee, calibrate, check
     from training.models.model import Model, normal_prior
@@ -39,7 +39,6 @@ _HOMES = {
     "Model": "models.model",
     "PosteriorDraws": "models.draws",
     "ProbabilityFlow": "flow.pfode",
-    "Records": "models.datasets",
     "SbiPosterior": "models.adapters",
     "normal_prior": "models.model",
     "rounds": "models.rounds",
@@ -65,7 +64,6 @@ __all__ = [
     "Model",
     "PosteriorDraws",
     "ProbabilityFlow",
-    "Records",
     "SbiPosterior",
     "Simulations",
     "Table",

@@ -15,6 +15,7 @@ from dnnlib.errors import UsageError
 from dnnlib.numbers import fraction, natural
 from training.data.records.records import CATEGORY, Records
 from training.data.tables.formats import MISSING_MARKS, listed
+from training.data.tables.table import DataTable, as_records
 from training.model.trained_network import TrainedNetwork
 from training.models.conversion import FRAMES, columns_of, frame_class, kind_of
 from training.models.queries import Asking, Interval, Sheet, place_of
@@ -60,7 +61,7 @@ class Answers:
     def __repr__(self) -> str:
         return f"Answers({', '.join(self.flow.empty.names)})"
 
-    def fill(self, rows: Any, interval: float = 0.9, held_out: Records | bool = True) -> Any:
+    def fill(self, rows: Any, interval: float = 0.9, held_out: Any = True) -> Any:
         """Impute missing values by medians and most probable levels.
 
         Columns with the ends of intervals, or with probabilities, are added.
@@ -69,10 +70,10 @@ class Answers:
             rows: Rows with missing cells.
             interval: Nominal coverage of the intervals of numbers.
             held_out: Whether to calibrate intervals with the scores of held-out cells in the
-                network file; or the records of the training, whose held-out rows then calibrate
-                the intervals for the same query.
+                network file; or the table of the training, whose held-out rows then calibrate the
+                intervals for the same query.
         """
-        intervals = Interval(fraction("interval", interval), held_out)
+        intervals = Interval(fraction("interval", interval), _rows_of(held_out))
         records = self._rows(rows)
         return _like(rows, _frame(Asking(self.flow).fill(records, intervals), records))
 
@@ -92,10 +93,10 @@ class Answers:
         rows: Any,
         columns: Sequence[str],
         interval: float = 0.9,
-        held_out: Records | bool = True,
+        held_out: Any = True,
     ) -> Any:
         """Predict columns, given all other cells that are present; see ``fill``."""
-        intervals = Interval(fraction("interval", interval), held_out)
+        intervals = Interval(fraction("interval", interval), _rows_of(held_out))
         columns = [columns] if isinstance(columns, str) else columns
         records = self._rows(rows, columns)
         return _like(rows, _frame(Asking(self.flow).predict(records, columns, intervals), records))
@@ -151,20 +152,20 @@ class Answers:
         return QueryPosterior(self, names)
 
     def check(
-        self, records: Records, hidden: float = 0.2, level: float = 0.05, seed: int = 0
+        self, table: Any, hidden: float = 0.2, level: float = 0.05, seed: int = 0
     ) -> dict[str, Any]:
-        """Test the conditional distributions of hidden cells in held-out rows.
+        """Test the conditional distributions of hidden cells in the held-out rows of a table.
 
         See ``ask.py check``.
         """
         hidden, level = fraction("hidden", hidden, 0.5), fraction("level", level)
         seed = natural("seed", seed)
-        return Asking(self.flow).checked(records, hidden, level, seed)
+        return Asking(self.flow).checked(_rows_of(table), hidden, level, seed)
 
     def _rows(self, rows: Any, asked: Sequence[str] = ()) -> Records:
-        if isinstance(rows, Records):  # their levels may have other indices
+        if isinstance(_rows_of(rows), Records):  # their levels may have other indices
             raise UsageError(
-                "rows are a Records object: give the file or data frame that it was made from"
+                "rows are a table to train on: give the file or data frame that it was made from"
             )
         return Asking(self.flow).rows_of(rows, asked)
 
@@ -218,6 +219,14 @@ class QueryPosterior:
     def _asked(self, values: np.ndarray) -> np.ndarray:
         columns = np.isin(self.answers.flow.empty.names, self.names)
         return np.tile(columns, (len(values), 1))
+
+
+def _rows_of(table: Any) -> Any:
+    """Return the rows of a ``Table`` as records; other values are returned unchanged."""
+    rows = getattr(table, "rows", None)
+    if isinstance(rows, DataTable):
+        return as_records(rows)
+    return rows if isinstance(rows, Records) else table
 
 
 def _frame(sheet: Sheet, records: Records) -> Any:

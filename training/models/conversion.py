@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
 from dnnlib.logs import logger
-from training.data.tables.formats import ForeignTable, listed, numbered, widened
+from training.data.tables.formats import ForeignTable, NotNumbers, listed, numbered, widened
 from training.data.tables.table import DataTable
 from training.subjects import Subject
 
@@ -142,7 +142,8 @@ def numbers_of(
         flat: Meaning of one-dimensional input, ``ROW`` or ``COLUMN``; None if it is an error.
 
     Raises:
-        DataError: Values are not numbers, or there are no rows.
+        NotNumbers: Values are not numbers.
+        DataError: There are no rows.
     """
     names: list[str] | None
     if flat == ROW and kind_of(source) == FRAMES and np.ndim(source) == 1:  # a row of a frame
@@ -162,7 +163,7 @@ def numbers_of(
     try:
         numbers = _as_numbers(values)
     except (TypeError, ValueError) as error:
-        raise DataError(f"{what}: {error}: give only numbers, or use Records.open") from error
+        raise NotNumbers(f"{what}: {error}: give only numbers") from error
     if numbers.ndim == 1 and flat is not None:
         numbers = numbers.reshape(flat)
     if numbers.ndim != 2:

@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,23 +24,24 @@ from dnnlib.files import plain_name
 from dnnlib.logs import logger
 from training.data import toys
 from training.data.images.dataset import ImageDataset
-from training.data.records import records
-from training.data.records.raw_tables import open_cells
-from training.data.records.reading import RecordChoices, SurveyedTable
+from training.data.records.raw_tables import Cells, open_cells
+from training.data.records.reading import RecordChoices
+from training.data.records.records import Records
 from training.data.records.values import frame_of
 from training.data.tables.formats import (
     ForeignTable,
+    NotNumbers,
     TableChoices,
     numbered,
     open_table,
     row_blocks,
     with_columns,
 )
-from training.data.tables.making import looks_uniform, make_table
+from training.data.tables.making import looks_uniform
 from training.data.tables.repeated_trials import DATASET
 from training.data.tables.table import DataTable
 from training.files.records import holds_records, load_records, save_records
-from training.files.table import holds_table, load_table
+from training.files.table import holds_table, load_table, save_table
 from training.learning.run import Progress, StoppedBySignal
 from training.models import training
 from training.models.answers import Answers
@@ -52,9 +53,10 @@ from training.models.conversion import (
     names_in,
     numbers_of,
     ranges_of,
+    rows_as,
 )
 from training.models.model import Model
-from training.models.reports import informative_missing
+from training.models.table_reading import read_table
 from training.names import script
 from training.settings.declared import from_values, meant
 from training.settings.train import TrainSettings
@@ -90,27 +92,36 @@ class Toy(toys.Toy):
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """A table to train on: numeric columns, some of which may be conditions.
+    """A table to train on: numbers, categories and dates, possibly with missing cells.
+
+    If all cells are numbers, ``train`` trains a flow of the rows, or of some columns given others
+    as conditions. Otherwise, or on request, it trains a network for conditional queries: the
+    distribution of any columns given any others.
 
     Attributes:
-        rows: Cleaned rows, some of them held out.
+        rows: Cleaned rows, some of them held out: numbers, or typed records.
         name: Name of the results.
         lines: Findings and actions of the import, in words.
         path: Data set that the table was read from; None if it is only in memory.
         kind: Package of data frames or arrays in whose kind models of the table return rows.
+        why: Reason why the rows are typed records; empty for numbers.
 
     Example:
-        >>> import numpy as np
+        >>> import numpy as np, pandas
         >>> rows = np.random.default_rng(0).normal(size=(50, 2))
         >>> Table.open(rows, columns=["size", "price"])
         Table('table', 50 rows of size, price)
+        >>> frame = pandas.DataFrame({"rooms": [1, 2, 3, 4] * 5, "garden": ["yes", "no"] * 10})
+        >>> Table.open(frame, name="houses")
+        Table('houses', 20 rows of rooms, garden)
     """
 
-    rows: DataTable
+    rows: DataTable | Records
     name: str
     lines: Sequence[str] = ()
     path: Path | None = None
     kind: str = FRAMES
+    why: str = ""
 
     @classmethod
     def open(
@@ -121,10 +132,16 @@ class Table:
         covariates: Sequence[str] = (),
         dataset: str | None = None,
         bounds: Mapping[str, tuple[float, float]] | None = None,
-        missing: str = "refuse",
+        missing: str | None = None,
         held_out: float = 0.1,
         seed: int = 0,
         name: str = "table",
+        exclude: Sequence[str] = (),
+        types: Mapping[str, str] | None = None,
+        missing_values: Sequence[str] = (),
+        calendar: bool = False,
+        is_missing: Sequence[str] = (),
+        max_rows: int | None = None,
     ) -> "Table":
         """Open a file, an array or a data frame as a table.
 
@@ -137,55 +154,113 @@ class Table:
             covariates: Names of covariates: columns that are known for each row, but are not data.
             dataset: Column that identifies rows that are trials of one dataset.
             bounds: Lowest and highest value by column, infinite where there is none.
-            missing: ``refuse`` missing values, ``drop`` their rows, impute the ``mean``, or
-                ``keep`` missing values in the data of trials.
+            missing: ``keep`` missing cells, ``refuse`` them, ``drop`` their rows, or impute the
+                ``mean``; None for ``keep``, and for ``refuse`` with ``dataset``.
             held_out: Fraction of the rows that is not trained on.
             seed: Random seed of the choice of held-out rows.
             name: Name of results for data that are not in a file.
+            exclude: Columns to leave out.
+            types: Types by column, as in ``--types``: ``{"zip": "category"}``.
+            missing_values: Texts that mark missing values, besides the usual ones.
+            calendar: Whether dates get their weekday and season as further columns.
+            is_missing: Columns that get an indicator column of their missing cells.
+            max_rows: Maximum number of rows; None for all.
 
         Raises:
             DataError: The source is missing or broken, or has too few rows.
-            UsageError: A named column does not exist, files cannot have the name, or options are
-                given that do not apply to an existing ``.npz``.
+            UsageError: A named column or type does not exist, files cannot have the name, options
+                of tables of numbers are given for a table with other cells, or options are given
+                that do not apply to an existing ``.npz``.
         """
         columns = None if columns is None else names_in(columns)
-        choices = TableChoices(
-            conditions=names_in(conditions),
-            covariates=names_in(covariates),
-            dataset=dataset,
-            missing=missing,
-            bounds=ranges_of(bounds),
-            held_out=held_out,
-            seed=seed,
+        exclude, is_missing = names_in(exclude), names_in(is_missing)
+        given: dict[str, Any] = {
+            "conditions": names_in(conditions),
+            "covariates": names_in(covariates),
+            "dataset": dataset,
+            "bounds": ranges_of(bounds),
+        }
+        shared: dict[str, Any] = {"held_out": held_out, "seed": seed}
+        unsaid = "keep" if dataset is None else "refuse"
+        of_numbers = TableChoices(**given, **shared, missing=missing or unsaid)
+        of_records = RecordChoices(
+            types=types or {},
+            missing=missing or "keep",
+            missing_values=missing_values,
+            calendar=calendar,
+            is_missing=is_missing,
+            max_rows=max_rows,
+            **shared,
         )
-        if isinstance(source, str | Path) and holds_table(Path(source)):
+        if isinstance(source, str | Path) and _is_data_set(Path(source)):
             path = Path(source)
-            _require_unchosen(path, choices, columns=columns)
-            return cls(load_table(path), path.stem, path=path)
-        if isinstance(source, str | Path):
-            foreign, name, kind = open_table(str(source), columns, seed), Path(source).stem, FRAMES
-        else:
-            foreign, kind = _in_memory(source, columns, name), kind_of(source)
-        rows, lines = make_table(foreign, choices)
-        return cls(rows, name, lines, kind=kind)
+            usual = {**vars(RecordChoices()), **vars(TableChoices()), "missing": None}
+            choices = {**given, **shared, "missing": missing}
+            own = {key: value for key, value in vars(of_records).items() if key not in choices}
+            choices |= {**own, "columns": columns, "exclude": exclude}
+            _require_unchosen(path, choices, usual)
+            if holds_table(path):
+                return cls(load_table(path), path.stem, path=path)
+            return cls(load_records(path), path.stem, path=path, why=f"so they are in {path.name}")
+        in_file = isinstance(source, str | Path)
+        name = Path(str(source)).stem if in_file else plain_name(name, "name")
+
+        def numbers() -> tuple[ForeignTable, TableChoices]:
+            if isinstance(source, str | Path):
+                return open_table(str(source), columns, seed, exclude=exclude), of_numbers
+            return _in_memory(source, columns, name, exclude), of_numbers
+
+        def cells() -> Cells:
+            if in_file or hasattr(source, "columns"):
+                return open_cells(source).only(columns, exclude)
+            return open_cells(_in_memory(source, columns, name, exclude))
+
+        rows, lines, why = read_table(
+            None if types or calendar or is_missing or missing_values else numbers,
+            cells,
+            of_numbers,
+            of_records,
+            [option for option, value in given.items() if value],
+        )
+        kind = FRAMES if in_file else kind_of(source)
+        return cls(rows, name, lines, kind=kind, why=why)
 
     @property
     def columns(self) -> list[str]:
         """Names of the columns of a model."""
-        return list(self.rows.columns.names)
+        rows = self.rows
+        return list(rows.names if isinstance(rows, Records) else rows.columns.names)
+
+    @property
+    def conditions(self) -> list[str]:
+        """Names of the conditions, for a table of numbers."""
+        return [] if isinstance(self.rows, Records) else list(self.rows.condition_names)
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
     def __repr__(self) -> str:
-        columns, given = ", ".join(self.columns), ", ".join(self.rows.condition_names)
+        columns, given = ", ".join(self.columns), ", ".join(self.conditions)
         what = f"{columns} given {given}" if given else columns
-        return f"{type(self).__name__}('{self.name}', {len(self.rows)} rows of {what})"
+        return f"{type(self).__name__}('{self.name}', {len(self)} rows of {what})"
+
+    def save(self, path: str | Path) -> None:
+        """Write a data set for ``train.py`` atomically."""
+        if isinstance(self.rows, Records):
+            save_records(Path(path), self.rows)
+        else:
+            save_table(Path(path), self.rows)
 
     def train(
         self, outdir: str | Path | None = None, progress: Progress | bool = False, **options: Any
-    ) -> Model:
+    ) -> Any:
         """Train a model, like ``train.py``.
 
-        With conditions, the model is the distribution of the other columns given the conditions,
-        unless ``cond`` is False or ``likelihood`` is True.
+        A table of numbers gets a flow of its rows, a ``Model``. With conditions, the model is the
+        distribution of the other columns given the conditions, unless ``cond`` is False or
+        ``likelihood`` is True. Other tables get a network for conditional queries, which is
+        returned as ``Answers``; so do tables of numbers with ``any=True``, or with targets such as
+        ``ask=("price",)``, which limit training to queries for these.
 
         Args:
             outdir: Output directory, in which files of the run are kept; None keeps none.
@@ -196,16 +271,30 @@ class Table:
         Raises:
             UsageError: An option does not exist, or its value is invalid.
         """
-        cond = self.rows.conditions is not None and not options.get("likelihood")
-        options = {"cond": cond, **options}
+        data = self.path or self.rows
         if self.path is None:
             _require_unresumed(options)
+        queries = isinstance(self.rows, Records) or options.get("any") or options.get("ask")
+        if queries:
+            reason = self.why or "the options ask for it"
+            logger.info(f"Training a network for conditional queries ({reason})")
+        else:
+            logger.info("Training a flow of the rows, since all cells are numbers")
+            options = {"cond": bool(self.conditions) and not options.get("likelihood"), **options}
 
         def start(settings: Any) -> Training:
-            return training.training_of(settings, self.path or self.rows, self.name)
+            return training.training_of(settings, data, self.name)
 
-        own = {"data": self.path or self.rows}
-        return _trained(TrainSettings, start, own, outdir, progress, options, kind=self.kind)
+        kind = FRAMES if queries else self.kind
+        model = _trained(TrainSettings, start, {"data": data}, outdir, progress, options, kind)
+        return Answers(RecordFlow.of(model)) if queries else model
+
+    def to_pandas(self, values: np.ndarray | None = None) -> Any:
+        """Return a data frame of the rows, or of new rows ``[n, D]`` of their columns."""
+        if isinstance(self.rows, Records):
+            return frame_of(self.rows, values)
+        points = self.rows.points.numpy() if values is None else values
+        return rows_as(FRAMES, self.columns, points)
 
 
 @dataclass(frozen=True, eq=False, init=False, repr=False)
@@ -279,116 +368,13 @@ class Simulations(Table):
             dataset=next(iter(beside), None),
             bounds=bounds,
             name=name,
-            **choices,
+            **{"missing": "refuse", **choices},
         )
+        assert isinstance(table.rows, DataTable)
         _hint_at_bounds(own, rows, bounds or {})
         # Data without names are returned in their original order.
         kept = table.rows.in_order(conditions)
         super().__init__(kept, name, table.lines, kind=kind_of(parameters))
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Records(records.Records):
-    """Rows of typed columns, possibly with missing cells.
-
-    See ``training.data.records.records.Records``.
-
-    Attributes:
-        lines: Findings and actions of the import, in words.
-
-    Example:
-        >>> import pandas
-        >>> frame = pandas.DataFrame({"rooms": [1, 2, 3, 4] * 5, "garden": ["yes", "no"] * 10})
-        >>> Records.open(frame)
-        Records(20 rows of rooms, garden)
-    """
-
-    lines: Sequence[str] = ()
-
-    def __repr__(self) -> str:
-        return f"Records({len(self)} rows of {', '.join(self.names)})"
-
-    @classmethod
-    def open(
-        cls,
-        source: object,
-        columns: Sequence[str] | None = None,
-        exclude: Sequence[str] = (),
-        types: Mapping[str, str] | None = None,
-        missing: str = "keep",
-        missing_values: Sequence[str] = (),
-        calendar: bool = False,
-        is_missing: Sequence[str] = (),
-        max_rows: int | None = None,
-        held_out: float = 0.1,
-        seed: int = 0,
-    ) -> "Records":
-        """Open a file or a data frame as records.
-
-        Args:
-            source: A CSV or another file that ``dataset_tool.py`` accepts, or the ``.npz`` that it
-                made; or a data frame, such as of pandas or polars.
-            columns: Names of the columns to use; None for all.
-            exclude: Columns to leave out.
-            types: Types by column, as in ``--types``: ``{"zip": "category"}``.
-            missing: ``keep`` missing cells, ``refuse`` them, ``drop`` their rows, or impute the
-                ``mean``.
-            missing_values: Texts that mark missing values, besides the usual ones.
-            calendar: Whether dates get their weekday and season as further columns.
-            is_missing: Columns that get an indicator column of their missing cells.
-            max_rows: Maximum number of rows; None for all.
-            held_out: Fraction of the rows that is not trained on.
-            seed: Random seed of the choice of held-out rows.
-
-        Raises:
-            DataError: The source is missing or broken, or has too few rows.
-            UsageError: A given column or type does not exist or does not match, or options are
-                given that do not apply to an existing ``.npz``.
-        """
-        columns = None if columns is None else names_in(columns)
-        choices = RecordChoices(
-            types=types or {},
-            missing=missing,
-            missing_values=missing_values,
-            calendar=calendar,
-            is_missing=names_in(is_missing),
-            max_rows=max_rows,
-            held_out=held_out,
-            seed=seed,
-        )
-        if isinstance(source, str | Path) and holds_records(Path(source)):
-            _require_unchosen(Path(source), choices, columns=columns, exclude=exclude)
-            loaded, lines = load_records(Path(source)), list[str]()
-        else:
-            cells = open_cells(source).only(columns, names_in(exclude))
-            loaded, lines = SurveyedTable.from_cells(cells, choices).records()
-            lines = [*lines, *informative_missing(loaded)]
-        own = {item.name: getattr(loaded, item.name) for item in fields(loaded)}
-        return cls(**own, lines=lines)
-
-    def save(self, path: str | Path) -> None:
-        """Write a data set for ``train.py`` atomically."""
-        save_records(Path(path), self)
-
-    def train(
-        self, outdir: str | Path | None = None, progress: Progress | bool = False, **options: Any
-    ) -> Answers:
-        """Train a model of any conditional query about the rows, like ``train.py``.
-
-        With targets such as ``ask=("price",)``, only queries for these are trained. See
-        ``Table.train``.
-        """
-        _require_unresumed(options)
-
-        def start(settings: Any) -> Training:
-            return training.training_of(settings, self, "records")
-
-        model = _trained(TrainSettings, start, {"data": self}, outdir, progress, options)
-        return Answers(RecordFlow.of(model))
-
-    def to_pandas(self, values: np.ndarray | None = None) -> Any:
-        """Return a data frame of these rows, or of new rows ``[n, D]``; see ``frame_of``."""
-        return frame_of(self, values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -447,16 +433,33 @@ def _hint_at_bounds(names: Sequence[str], rows: np.ndarray, bounds: Mapping[str,
         )
 
 
-def _in_memory(source: Any, columns: Sequence[str] | None, name: str) -> ForeignTable:
-    """Return the rows of an array or a data frame."""
-    own, values = numbers_of(source, plain_name(name, "name"))
+def _in_memory(
+    source: Any, columns: Sequence[str] | None, name: str, exclude: Sequence[str]
+) -> ForeignTable:
+    """Return the rows of an array or a data frame.
+
+    Raises:
+        NotNumbers: A column of a data frame has other values than numbers.
+        DataError: The source has no rows, or an array has other values than numbers.
+    """
+    try:
+        own, values = numbers_of(source, name)
+    except NotNumbers as error:
+        for column in getattr(source, "columns", ()):
+            try:
+                numbers_of(source[[column]], name)
+            except NotNumbers:
+                what = f"column '{column}' has other values than numbers"
+                raise NotNumbers(f"{name}: {what}") from error
+        raise
     wanted = None if own is None else columns
     names = own or (numbered(values.shape[1]) if columns is None else list(columns))
     if len(names) != values.shape[1]:
         raise UsageError(
             f"columns has {len(names)} names, but {name} has {values.shape[1]} columns"
         )
-    return with_columns(ForeignTable(name, names, partial(row_blocks, values)), wanted)
+    rows = ForeignTable(name, names, partial(row_blocks, values))
+    return with_columns(rows, wanted, exclude)
 
 
 def _trained(
@@ -515,13 +518,22 @@ def _trained(
     return model
 
 
-def _require_unchosen(path: Path, choices: TableChoices | RecordChoices, **others: object) -> None:
+def _is_data_set(path: Path) -> bool:
+    """Return whether a file is a data set of a table, made by ``dataset_tool.py``."""
+    return holds_table(path) or holds_records(path)
+
+
+def _require_unchosen(path: Path, given: Mapping[str, Any], usual: Mapping[str, Any]) -> None:
     """Check that no options of a data set's creation are given for an existing one.
+
+    Args:
+        path: Data set.
+        given: Values of options.
+        usual: Default values of options.
 
     Raises:
         UsageError: An option differs from its default.
     """
-    usual, given = vars(type(choices)()), {**vars(choices), **others}
     for name, value in given.items():
         default = usual.get(name)
         if value != default and (value or default):  # an empty list is equivalent to ()

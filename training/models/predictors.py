@@ -20,7 +20,7 @@ from dnnlib.errors import DataError, UsageError
 from training.data.records.records import CATEGORY, NUMBER
 from training.data.records.values import MOST_LEVELS
 from training.data.tables.making import FEWEST_ROWS
-from training.models.datasets import Records
+from training.models.datasets import Table
 from training.models.queries import Asking, Interval
 from training.subjects.records import CellDistribution
 
@@ -78,9 +78,9 @@ class _Predictor(BaseEstimator):  # type: ignore[misc]
         held_out = self.held_out if len(frame) >= 2 * FEWEST_ROWS else 0.0
         try:
             types |= {name: self._target_type}
-            records = Records.open(whole, types=types, held_out=held_out, seed=seed)
+            table = Table.open(whole, types=types, held_out=held_out, seed=seed)
             options = {"ask": (name,), "seed": seed, **given, **(self.options or {})}
-            self.answers_ = records.train(**options)
+            self.answers_ = table.train(**options)
         except (DataError, UsageError) as error:
             raise ValueError(str(error)) from error
         self._target, self._columns = name, kept

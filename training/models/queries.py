@@ -128,12 +128,12 @@ def require_of_training(flow: RecordFlow, records: Records) -> None:
 
     Raises:
         DataError: The records have other columns, or may have trained the network.
-        UsageError: ``records`` is not a ``Records`` object.
+        UsageError: ``records`` are not the rows of a typed table.
     """
     given: object = records
     if not isinstance(given, Records):
         raise UsageError(
-            f"got {type(given).__name__} for a typed table: give the rows of Records.open"
+            f"got {type(given).__name__} for a typed table: give a table of Table.open"
         )
     require_same_columns(flow, records)
     if not (records.held_out.all() or flow.was_trained_on(records)):

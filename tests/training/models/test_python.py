@@ -1,5 +1,6 @@
 """What Python offers: trainings as by the scripts, and models that are asked."""
 
+import logging
 import os
 import re
 import signal
@@ -25,11 +26,11 @@ from dnnlib.logs import logger
 from tests.support.image_models import save_image_model
 from tests.support.running import quick_endings, refusal, run_script
 from training import (
+    Answers,
     FlowClassifier,
     FlowRegressor,
     Images,
     Model,
-    Records,
     SbiPosterior,
     Simulations,
     Table,
@@ -167,10 +168,10 @@ def test_what_cannot_be_trained_is_said_in_a_sentence(tmp_path):
             toy.train(**options)
     for source, error, words in (
         (np.zeros(3), DataError, r"shape \[3\]: give rows"),
-        (np.array([["x", "y"]]), DataError, "give only numbers, or"),
-        (np.ones((30, 2), complex), DataError, "give only numbers, or"),
-        (np.ma.masked_less(np.eye(30), 0.5), DataError, "the value is missing"),
-        (pandas.DataFrame({"a": pandas.array([None, 1], "Int64")}), DataError, "value is missing"),
+        (np.array([["x", "y"]]), DataError, "give only numbers"),
+        (np.ones((30, 2), complex), DataError, "give only numbers"),
+        (np.ma.masked_less(np.eye(30), 0.5), DataError, "only constants"),
+        (pandas.DataFrame({"a": pandas.array([None, 1], "Int64")}), DataError, "2 rows"),
         (tmp_path / "none.csv", DataError, "none.csv"),
     ):
         with pytest.raises(error, match=words):
@@ -183,9 +184,9 @@ def test_what_cannot_be_trained_is_said_in_a_sentence(tmp_path):
         (Table, {"held_out": -1}),
         (Table, {"seed": 1.5}),
         (Table, {"bounds": {"0": 5}}),
-        (Records, {"missing_values": "-9"}),
-        (Records, {"types": ["0"]}),
-        (Records, {"max_rows": -5}),
+        (Table, {"missing_values": "-9"}),
+        (Table, {"types": ["0"]}),
+        (Table, {"max_rows": -5}),
         (Table, {"name": ""}),
         (Table, {"name": "my table"}),
         (Table, {"name": None}),
@@ -194,9 +195,31 @@ def test_what_cannot_be_trained_is_said_in_a_sentence(tmp_path):
     assert Table.open(frame, columns=[0, 1], held_out=0).columns == ["0", "1"]
     both = pandas.DataFrame({name: [0, 1, 2, 0.5] * 10 for name in ("ab", "a", "b")})
     assert Table.open(both, columns="ab").columns == ["ab"]
-    assert Records.open(both, columns="ab").names == ["ab"]
     assert "none" in refusal(Images.open, tmp_path / "none.zip")
     assert "ndarray: give a zip" in refusal(Images.open, np.zeros((9, 8, 8)))
+
+
+@quick_endings()
+def test_a_table_is_trained_on_as_its_cells_require_and_why_is_logged(tmp_path, caplog):
+    frame, few = pandas.DataFrame(ROWS, columns=NAMES), {**FEW, "batch": 32, "width": 16}
+    with caplog.at_level(logging.INFO):
+        assert isinstance(Table.open(frame).train(**few), Model)
+        assert "since all cells are numbers" in caplog.text
+        assert isinstance(Table.open(frame).train(any=True, **few), Answers)
+        assert "(the options ask for it)" in caplog.text
+        holes = frame.mask(np.random.default_rng(0).random(frame.shape) < 0.1)
+        table = Table.open(holes)
+        assert isinstance(table.train(**few), Answers)
+        assert f"({table.why})" in caplog.text
+    assert "missing" in table.why
+    table.save(tmp_path / "holes.npz")
+    again = Table.open(tmp_path / "holes.npz")
+    np.testing.assert_array_equal(again.rows.values, table.rows.values)
+    words = Table.open(frame.assign(garden=["yes", "no"] * (len(frame) // 2)))
+    assert words.why == "table: column 'garden' has other values than numbers"
+    refused = refusal(Table.open, holes, conditions=NAMES[:1], kind=UsageError)
+    assert "conditions is for tables of numbers without missing values" in refused
+    assert "missing" in refusal(Table.open, holes, missing="refuse")
 
 
 @pytest.fixture(scope="module")

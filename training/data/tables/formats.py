@@ -663,6 +663,7 @@ def open_parquet(path: Path, wanted: Sequence[str] | None, exclude: Sequence[str
     """
     with by_arrow(path, "is not a readable Parquet file"):
         file = importlib.import_module("pyarrow.parquet").ParquetFile(path)
+        inexact = importlib.import_module("pyarrow").ArrowInvalid
         names = list(file.schema_arrow.names)
         kinds = {field.name: str(field.type) for field in file.schema_arrow}
     require_names(names, path)
@@ -674,14 +675,19 @@ def open_parquet(path: Path, wanted: Sequence[str] | None, exclude: Sequence[str
                 f"{path}: column '{shown(name)}' contains {kinds[name]}, not numbers: leave it out"
             )
 
+    def as_float(name: str, column: Any) -> Any:
+        try:
+            return column if kinds[name] in SINGLE else column.cast("float64")
+        except inexact as error:
+            raise NotNumbers(
+                f"{path}: column '{shown(name)}' has whole numbers with too many digits for "
+                "floating point: leave it out"
+            ) from error
+
     def blocks() -> Iterator[np.ndarray]:
         with by_arrow(path):
             for batch in file.iter_batches(BLOCK_ROWS, columns=chosen):
-                own = [batch.column(name) for name in chosen]
-                columns = [
-                    column if kinds[name] in SINGLE else column.cast("float64")
-                    for name, column in zip(chosen, own, strict=True)
-                ]
+                columns = [as_float(name, batch.column(name)) for name in chosen]
                 each = [widened(column.to_numpy(zero_copy_only=False)) for column in columns]
                 yield np.stack(each, axis=1)
 

@@ -12,6 +12,7 @@ import torch
 from dnnlib.errors import DataError, UsageError
 from tests.support.messy_tables import COUNT, COUNTS, DRAW, FIRST, MESSY, drawn, holes, sizes, text
 from tests.support.running import refusal
+from training import Table
 from training.data.records.encoding import contradicted, encode
 from training.data.records.raw_tables import open_cells
 from training.data.records.reading import RecordChoices, SurveyedTable, on_weekday
@@ -20,7 +21,6 @@ from training.data.records.values import date_text, grid_of, on_grid, save_texts
 from training.data.row_hashes import MOST_SKETCHED, RowHashes, row_numbers
 from training.files.records import load_records, save_records
 from training.model.questions import EncodedRows
-from training.models.datasets import Records
 from training.models.reports import informative_missing
 from training.subjects.record_spaces import choose_space
 
@@ -43,7 +43,7 @@ def test_messy_tables_go_in_with_their_types_and_come_back(tmp_path, name):
     content, types = MESSY[name]
     path, back = tmp_path / name, tmp_path / "back.csv"
     path.write_text(content, encoding="utf-8")
-    opened = Records.open(path)
+    opened = Table.open(path).rows
     assert types_of(opened) == types
     assert int(opened.held_out.sum()) == COUNT // 10
     save_records(tmp_path / "table.npz", opened)
@@ -52,10 +52,10 @@ def test_messy_tables_go_in_with_their_types_and_come_back(tmp_path, name):
     save_texts(back, *texts_of(records), records.separator)
     assert rows_of(back, records.separator) == rows_of(path, records.separator)
     # Later rows, of a file or of a data frame, are what those of the network's table were.
-    made = Records.open(tmp_path / "table.npz", exclude=[])
+    made = Table.open(tmp_path / "table.npz", exclude=[])
     for name, choice in (("exclude", ["a"]), ("types", {"a": "number"}), ("calendar", True)):
         with pytest.raises(UsageError, match=f"{name} is an option for making data sets"):
-            Records.open(tmp_path / "table.npz", **{name: choice})
+            Table.open(tmp_path / "table.npz", **{name: choice})
     for source in (path, made.to_pandas()):
         later, lines = encode(source, records.columns)
         np.testing.assert_array_equal(later.values, records.values)
@@ -82,7 +82,8 @@ def test_data_frames_and_files_of_arrow_are_read_as_texts_are(tmp_path, suffix):
     )
     path = tmp_path / f"table{suffix}"
     getattr(frame, f"to_{suffix[1:]}")(path)
-    records, same = Records.open(path), Records.open(frame)
+    table, same = Table.open(path), Table.open(frame).rows
+    records = table.rows
     assert types_of(records) == "date category whole category number"
     assert records.columns[1].levels == ("small", "large")
     assert records.columns[1].ordered
@@ -90,13 +91,13 @@ def test_data_frames_and_files_of_arrow_are_read_as_texts_are(tmp_path, suffix):
     np.testing.assert_array_equal(records.values[:, 4], frame["length"])
     np.testing.assert_array_equal(records.values[:, 0], 18262 + np.arange(COUNT))
     pandas.testing.assert_frame_equal(
-        records.to_pandas().drop(columns="yes"), frame.drop(columns="yes"), check_dtype=False
+        table.to_pandas().drop(columns="yes"), frame.drop(columns="yes"), check_dtype=False
     )
     long = {"key": [None, *range(10**18, 10**18 + COUNT - 1)], "yes": drawn(True, False)}
     module = pytest.importorskip(f"pyarrow{suffix}")
     write = module.write_table if suffix == ".parquet" else module.write_feather
     write(arrow.table(long), path)
-    assert Records.open(path).beside["key"][1] == str(10**18)
+    assert Table.open(path).rows.beside["key"][1] == str(10**18)
 
 
 def test_columns_of_data_frames_are_what_they_are_in_whatever_kind_and_block(monkeypatch):
@@ -113,7 +114,7 @@ def test_columns_of_data_frames_are_what_they_are_in_whatever_kind_and_block(mon
             "sparse": pandas.arrays.SparseArray(DRAW.normal(size=COUNT)),
         }
     )
-    records = Records.open(frame)
+    records = Table.open(frame).rows
     assert types_of(records) == "date date date date number"
     assert (np.diff(records.values[:, :3]) == 0).all()
     assert records.values[0, 0] == -3653
@@ -345,7 +346,7 @@ def test_dates_keep_the_grid_that_they_share(dates, grid, near):
 def test_values_of_a_flow_are_on_the_grid_of_their_dates():
     years = [f"{1960 + row % 40}-01-01" for row in range(200)]
     numbers = np.random.default_rng(0).normal(size=200)
-    records = Records.open(pandas.DataFrame({"date": pandas.to_datetime(years), "x": numbers}))
+    records = Table.open(pandas.DataFrame({"date": pandas.to_datetime(years), "x": numbers})).rows
     space = choose_space(records, 0).space
     rows = EncodedRows(torch.randn(50, 2, dtype=torch.float64), torch.zeros(50, 0).long())
     place = records.names.index("date")
