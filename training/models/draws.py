@@ -24,7 +24,7 @@ from training.settings.posterior import PopulationSettings
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PosteriorDraws:
-    """Draws from the posteriors of M observations.
+    """Draws from the posteriors of M observations, as datasets of xarray (``groups``).
 
     Attributes:
         arrays: Draws, observations and prior draws, as they are in files.
@@ -152,12 +152,25 @@ class PosteriorDraws:
         columns = {name: [row[name] for row in rows] for name in rows[0]}
         return conversion.whole_frame(columns, self.model.kind)
 
+    @cached_property
+    def groups(self) -> dict[str, Any]:
+        """Datasets of xarray by the groups of ArviZ's schema, such as ``posterior`` and ``prior``.
+
+        ``posterior`` has a variable for each coordinate, ``[chain, draw, observation]``.
+        """
+        import xarray  # slow to import
+
+        with xarray.open_datatree(BytesIO(self.content()), engine="h5netcdf") as tree:
+            return {name: group.to_dataset().load() for name, group in tree.children.items()}
+
+    @property
+    def dataset(self) -> Any:
+        """The draws as a dataset of xarray, see ``groups``."""
+        return self.groups["posterior"]
+
     def to_arviz(self) -> Any:
         """Return the draws for ArviZ, with log likelihoods, draws of the prior and observations."""
-        arviz, xarray = import_module("arviz"), import_module("xarray")
-        with xarray.open_datatree(BytesIO(self.content()), engine="h5netcdf") as tree:
-            groups = {name: group.to_dataset().load() for name, group in tree.children.items()}
-        return arviz.InferenceData(**groups)
+        return import_module("arviz").InferenceData(**self.groups)
 
     def save(self, path: str | Path) -> None:
         """Write the netCDF-4 file that ArviZ and ``visualize.py`` read, and its facts.

@@ -267,6 +267,9 @@ def test_posteriors_are_those_of_the_command(model, tmp_path):
     (path,) = tmp_path.glob("*.nc")
     saved = load_netcdf(path, 2).points
     np.testing.assert_array_equal(draws.points, np.moveaxis(saved, 2, 0).reshape(2, -1, 3))
+    labeled = draws.dataset["b"]
+    assert labeled.dims == ("chain", "draw", "observation")
+    np.testing.assert_array_equal(labeled, saved[..., NAMES.index("b")])
     table = draws.summary()
     assert list(table["name"]) == NAMES * 2
     np.testing.assert_allclose(table["mean"], draws.points.mean(axis=1).ravel(), rtol=1e-6)
