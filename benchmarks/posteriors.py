@@ -43,7 +43,7 @@ from training.inference.checking import check_runs, simulated, true_points_of_da
 from training.inference.exact import ExactPosterior
 from training.inference.likelihoods import Gaussian
 from training.inference.prior import Prior, integrations_of
-from training.inference.samplers.pool import Pool
+from training.inference.samplers.populations import Pool
 from training.inference.sampling import Problem, SamplingPlan
 from training.inference.summary import Summary
 from training.inference.target import Target

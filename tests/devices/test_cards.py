@@ -178,12 +178,12 @@ FEW = {"chains": 2, "draws": 2, "warmup": 1, "pool": 16, "particles": 2, "steps"
 FEW_ROUNDS = {
     "proposals.STEPS": 2,
     "draws.BISECTIONS": 3,
-    "samplers.annealing.EXPONENTS": 2,
-    "samplers.annealing.SETTLED": 1,
-    "samplers.annealing.MOST_ROUNDS": 2,
-    "samplers.annealing.MOST_FINAL": 1,
-    "samplers.refining.AGAIN": (64,),
-    "samplers.refining.DRAWN": (64, 64),
+    "samplers.populations.EXPONENTS": 2,
+    "samplers.populations.SETTLED": 1,
+    "samplers.populations.MOST_ROUNDS": 2,
+    "samplers.populations.MOST_FINAL": 1,
+    "samplers.populations.AGAIN": (64,),
+    "samplers.populations.DRAWN": (64, 64),
     "samplers.tempering.MOVES": 1,
     "samplers.tempering.LAST_MOVES": 2,
 }

@@ -24,7 +24,7 @@ from training.flow.likelihood import Trace
 from training.inference.amortized import Amortized
 from training.inference.draws import WEIGHTED, Draws, OnPart
 from training.inference.likelihoods import Likelihood
-from training.inference.samplers.pool import Pool
+from training.inference.samplers.populations import Pool
 from training.inference.sampling import Problem, SamplingPlan, sample_posteriors
 from training.inference.target import Target
 from training.measure.posterior.calibration import RunValues, Scalar, run_values

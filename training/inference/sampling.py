@@ -36,15 +36,12 @@ from training.inference.likelihoods import Gaussian
 from training.inference.lookahead import LookAhead, no_lookahead
 from training.inference.noise import Noise
 from training.inference.prior import Prior
-from training.inference.samplers.annealing import anneal
 from training.inference.samplers.hamiltonian import Elliptical, Hamiltonian, Kernel, run_chains
-from training.inference.samplers.pool import Pool
-from training.inference.samplers.refining import refine
+from training.inference.samplers.populations import Pool, anneal, refine, tested
 from training.inference.samplers.tempering import temper
 from training.inference.samplers.twisted import twist
 from training.inference.summary import Summary
 from training.inference.target import Target
-from training.inference.wide_proposals import tested
 from training.measure.posterior.importance import (
     effective_size,
     k_threshold,

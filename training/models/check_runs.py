@@ -12,7 +12,7 @@ from training.files.posterior import load_values, save_values
 from training.flow.coordinates.conditions import Surprise
 from training.inference import checking
 from training.inference.amortized import Amortized
-from training.inference.samplers.pool import Pool
+from training.inference.samplers.populations import Pool
 from training.inference.sampling import Problem, SamplingPlan
 from training.inference.target import Target
 from training.measure.posterior.calibration import RunValues

@@ -21,7 +21,7 @@ from training.files.posterior import load_part, save_part
 from training.inference.draws import WEIGHTED, Draws
 from training.inference.lookahead import LookAhead, Measured, calls_to_look, require_lookahead
 from training.inference.prior import Prior
-from training.inference.samplers.pool import Pool
+from training.inference.samplers.populations import Pool
 from training.inference.samplers.twisted import calls_of, measure_moves
 from training.inference.sampling import (
     Problem,

@@ -13,7 +13,7 @@ inform the weights only through the *evidence* of each component for each point,
     L_nk = integral N(w; m_k, s_k^2 I) p(y_n | x(w)) dw,
     p(pi | y) ~ prod_k pi_k^(alpha - 1) prod_n sum_k pi_k L_nk.
 
-L is a mean over draws of each component, which all points share (``samplers.pool``). The weights
+L is a mean over draws of each component, which all points share (``Pool``). The weights
 are then sampled by Gibbs' method: ``k_n | pi`` has probabilities ``~ pi_k L_nk``, and ``pi | k`` is
 ``Dirichlet(alpha + counts)``.
 
@@ -46,7 +46,7 @@ from torch_utils.streams import Stream
 from training.inference.likelihoods import Likelihood
 from training.inference.noise import Noise
 from training.inference.prior import Prior
-from training.inference.samplers.pool import TINY, even_normal
+from training.inference.samplers.populations import TINY, even_normal
 from training.inference.target import Target
 from training.measure.posterior.calibration import RunValues, run_values
 from training.measure.posterior.convergence import convergence

@@ -8,11 +8,12 @@ import torch
 
 from tests.support import posteriors
 from tests.support.draws import double, normal, seeded
-from training.inference import checking, sampling, wide_proposals
+from training.inference import checking, sampling
 from training.inference.amortized import Amortized
 from training.inference.draws import Draws
 from training.inference.likelihoods import Gaussian
-from training.inference.samplers.pool import Pool
+from training.inference.samplers import populations
+from training.inference.samplers.populations import Pool
 from training.inference.sampling import Problem, SamplingPlan
 from training.inference.summary import LEVELS, Summary
 from training.inference.target import Target
@@ -161,8 +162,8 @@ def test_narrow_or_moved_draws_fail(dim, narrower, beside, passes):
     shape = (1, 4, 500)
     got = likelihood.log_prob(points, observed.expand(len(points), -1)).view(shape)
     draws = Draws(w.view(*shape, -1), points.view(*shape, -1), got, ["hmc"], torch.zeros(1))
-    text = wide_proposals.tested(which.target, draws, torch.tensor([7]))
-    assert text.stats["test_worth"] > wide_proposals.FEWEST_WORTH
+    text = populations.tested(which.target, draws, torch.tensor([7]))
+    assert text.stats["test_worth"] > populations.FEWEST_WORTH
     assert bool(text.stats["test"] <= 1) == passes
     assert text.calls > 0
     assert torch.equal(text.points, draws.points)

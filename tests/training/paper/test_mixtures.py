@@ -20,7 +20,7 @@ from training.inference.exact import ExactPosterior
 from training.inference.likelihoods import Gaussian
 from training.inference.population import PopulationPlan, sample_population
 from training.inference.region import Bounds, Region, restricted
-from training.inference.samplers.pool import even_normal
+from training.inference.samplers.populations import even_normal
 from training.paper import mixtures
 from training.paper.mixtures import Components, Evidence
 

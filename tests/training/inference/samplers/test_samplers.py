@@ -22,7 +22,7 @@ from training.inference.lookahead import Bridge, LowRank
 from training.inference.noise import Noise
 from training.inference.prior import Prior
 from training.inference.proposals import Proposal
-from training.inference.samplers import annealing, refining, twisted
+from training.inference.samplers import populations, twisted
 from training.inference.samplers.hamiltonian import Hamiltonian
 from training.inference.samplers.twisted import Diffusion, Narrowing, Particles, Renoising, twist
 from training.inference.sampling import Problem, SamplingPlan, sample_posteriors
@@ -55,7 +55,9 @@ def test_a_narrow_posterior_is_worth_more_at_a_cost_that_is_told(deblurred, nois
     torch.testing.assert_close(refined.log_likelihood.flatten(), expected)
     calls_of_a_point = float(pool.calls[0]) * len(SEEN) / 4096
     assert calls_of_a_point >= posteriors.STEPS
-    torch.testing.assert_close(refined.calls, pool.calls + sum(refining.DRAWN) * calls_of_a_point)
+    torch.testing.assert_close(
+        refined.calls, pool.calls + sum(populations.DRAWN) * calls_of_a_point
+    )
 
 
 def wrong(draws, worth, uniform):
@@ -76,7 +78,7 @@ def test_the_pool_defends_against_wrong_fits():
 @pytest.mark.parametrize("heaviest", [64, 2**13])
 def test_weights_sum_to_the_evidence(heaviest, monkeypatch):
     """Wherever the few draws end at which densities are taken."""
-    monkeypatch.setattr(refining, "HEAVIEST", heaviest)
+    monkeypatch.setattr(populations, "HEAVIEST", heaviest)
     which = problem(gaussian_prior(), NARROW, SEEN)
     got = drawn(which, "refined", pool=2**13).stats["evidence"]
     mean, root = affine(which.coarse)
@@ -161,8 +163,8 @@ def test_chains_of_a_coarse_flow_are_corrected(sampler):
 
 @pytest.mark.parametrize("sampler", GAUSSIAN)
 def test_draws_are_of_seed_and_number_alone(sampler, monkeypatch):
-    monkeypatch.setattr(annealing, "MOST_ROUNDS", 3)
-    monkeypatch.setattr(annealing, "MOST_FINAL", 2)
+    monkeypatch.setattr(populations, "MOST_ROUNDS", 3)
+    monkeypatch.setattr(populations, "MOST_FINAL", 2)
     seen = Gaussian(double(0.4), operator=double([[1.0, 0.7]]))
     likelihood = seen if sampler == "twisted" else Parabola()
     which = problem(gaussian_prior(), likelihood, double([[0.3], [-1.0], [2.0]]))
@@ -209,7 +211,7 @@ def test_what_cannot_be_drawn_is_told(sampler):
 
 @pytest.mark.parametrize("sampler", slowly(GAUSSIAN, "annealed", "smc"))
 def test_observations_far_off_are_found(sampler, monkeypatch):
-    monkeypatch.setattr(annealing, "MOST_FINAL", 2)
+    monkeypatch.setattr(populations, "MOST_FINAL", 2)
     which = problem(gaussian_prior(), Gaussian(double(1e-3)), double([[4000.0, 0.0]]))
     draws = drawn(which, sampler, draws=10, warmup=10, particles=32, pool=512)
     assert draws.points.isfinite().all()
@@ -243,7 +245,7 @@ def test_narrow_posteriors_are_as_wide_as_they_should_be(noise, deblurred):
 
 def test_where_steps_are_too_few_the_test_fails(monkeypatch):
     """Between two bumps, ten of their widths from each, the flow is not integrated well."""
-    monkeypatch.setattr(annealing, "MOST_FINAL", 2)  # else it looks on for what it cannot find
+    monkeypatch.setattr(populations, "MOST_FINAL", 2)  # else it looks on for what it cannot find
     observed = Bumps(3).mixture.means[:2, :2].mean(dim=0, keepdim=True)
     draws, exact = sampled(observed, 5e-3, False)
     summary = Summary.from_draws(draws, 2**12)
