@@ -5,14 +5,15 @@ draws the rest where that is likely to be enough. It refines the pool where the 
 size is moderate but too small, and anneals populations where posteriors have still not converged.
 With expensive likelihoods, which networks have learned, it anneals at once, and goes on to
 particles (``smc``). In many dimensions it goes on to particles or chains. In few dimensions, every
-result that does not rest on a good pool is tested with wider proposals (``wider``): a posterior
-that fails the test has not converged.
+result that does not rest on a good pool is tested with wider proposals (``populations.tested``): a
+posterior that fails the test has not converged.
 
 Chains and particles run on a coarse flow with few steps. Their draws are then mapped through the
 fine flow and resampled within their chains by the weights ``p(y | x_fine) / p(y | x_coarse)``. For
 an expensive likelihood, the denominator is its cheap approximation.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import log
 
@@ -175,17 +176,9 @@ def sample_posteriors(
         S draws of C chains for each observation.
     """
     plan = settled(problem, plan)
-    if plan.sampler not in ("auto", *WEIGHTED):
-        return _tested(problem, plan, _walked(problem, plan, on_part))
-    pool = pool or Pool.draw(problem.target, first_pool(problem.target, plan), plan.seed)
-    if plan.sampler == "auto":
-        return _automatic(problem, plan, pool, on_part)
-    if plan.sampler == "pool":
-        return _pooled(problem, plan, pool)
-    if plan.sampler == "refined":
-        return _defended(problem, plan, pool)
-    draws = _annealed(problem, plan, pool, on_part)
-    return _tested(problem, plan, replace(draws, calls=draws.calls + pool.calls))
+    if pool is None and plan.sampler in ("auto", *WEIGHTED):
+        pool = Pool.draw(problem.target, first_pool(problem.target, plan), plan.seed)
+    return RUN[plan.sampler](problem, plan, pool, on_part)
 
 
 def settled(problem: Problem, plan: SamplingPlan) -> SamplingPlan:
@@ -216,8 +209,9 @@ def first_pool(target: Target, plan: SamplingPlan) -> int:
     return min(plan.first, plan.pool) if small else plan.pool
 
 
-def _automatic(problem: Problem, plan: SamplingPlan, pool: Pool, on_part: OnPart) -> Draws:
+def _automatic(problem: Problem, plan: SamplingPlan, pool: Pool | None, on_part: OnPart) -> Draws:
     """Return the pool's draws where they suffice, and elsewhere those of a suitable sampler."""
+    assert pool is not None
     if problem.target.likelihood.dear:
         return _of_dear_likelihoods(problem, plan, pool, on_part)
     if problem.target.prior.flow.basis.dim > MOST_TESTED:
@@ -227,7 +221,7 @@ def _automatic(problem: Problem, plan: SamplingPlan, pool: Pool, on_part: OnPart
         if len(poor):
             left = problem.of(poor)
             last = replace(plan, sampler=_in_the_end(left))
-            draws = draws.replaced(poor, _walked(left, last, on_part))
+            draws = draws.replaced(poor, RUN[last.sampler](left, last, None, on_part))
         return draws
     few = pool.first(plan.first)
     wanting = needs_whole_pool(problem.target, few, plan).cpu()
@@ -270,7 +264,7 @@ def _in_few_dimensions(problem: Problem, plan: SamplingPlan, pool: Pool, on_part
     poor = (~Summary.from_draws(draws, plan.pool).converged).nonzero()[:, 0]
     if len(poor):
         narrow = problem.of(poor)
-        others = _tested(narrow, plan, _annealed(narrow, plan, pool.of(poor), on_part))
+        others = _annealed(narrow, plan, pool.of(poor), on_part)
         draws = draws.replaced(poor, others)
     return draws
 
@@ -281,15 +275,15 @@ def _of_dear_likelihoods(
     # Convergence cannot be assessed with few draws, nor do few particles make a population.
     wanted, plan = plan.draws, replace(plan, draws=max(plan.draws, FEWEST))
     count = problem.target.count
-    draws = _tested(problem, plan, _annealed(problem, plan, pool, on_part))
+    draws = _annealed(problem, plan, pool, on_part)
     poor = (~Summary.from_draws(draws, plan.pool).converged).nonzero()[:, 0]
     if len(poor):
         left = problem.of(poor)
         share = len(poor) / count
         if on_part:
             on_part(-share)  # that part of the work is repeated
-        walked = _walked(left, replace(plan, sampler="smc"), share_of(on_part, share))
-        draws = draws.replaced(poor, _tested(left, plan, walked))
+        others = _tempered(left, replace(plan, sampler="smc"), None, share_of(on_part, share))
+        draws = draws.replaced(poor, others)
     every = torch.arange(wanted, device=draws.w.device) * plan.draws // wanted
     return draws.chosen(every.expand(*draws.w.shape[:2], -1))
 
@@ -301,7 +295,10 @@ def _in_the_end(problem: Problem) -> str:
     return "hmc" if problem.differentiable else "elliptical"
 
 
-def _pooled(problem: Problem, plan: SamplingPlan, pool: Pool) -> Draws:
+def _pooled(
+    problem: Problem, plan: SamplingPlan, pool: Pool | None, on_part: OnPart = None
+) -> Draws:
+    assert pool is not None
     return pool.sample(problem.target, problem.seeds(plan.seed), plan.chains, plan.draws)
 
 
@@ -311,13 +308,25 @@ def _refined(problem: Problem, plan: SamplingPlan, pool: Pool) -> Draws:
 
 
 def _annealed(problem: Problem, plan: SamplingPlan, pool: Pool, on_part: OnPart) -> Draws:
-    """Anneal populations from the pool; network evaluations exclude those of the pool."""
+    """Anneal populations from the pool, and test them; the pool's evaluations are not counted."""
     shape = (plan.chains, plan.draws)
-    return anneal(problem.target, pool, problem.seeds(plan.seed), *shape, on_part)
+    draws = anneal(problem.target, pool, problem.seeds(plan.seed), *shape, on_part)
+    return _tested(problem, plan, draws)
 
 
-def _defended(problem: Problem, plan: SamplingPlan, pool: Pool) -> Draws:
+def _annealed_alone(
+    problem: Problem, plan: SamplingPlan, pool: Pool | None, on_part: OnPart
+) -> Draws:
+    assert pool is not None
+    draws = _annealed(problem, plan, pool, on_part)
+    return replace(draws, calls=draws.calls + pool.calls)
+
+
+def _refined_alone(
+    problem: Problem, plan: SamplingPlan, pool: Pool | None, on_part: OnPart
+) -> Draws:
     """Refine pools, and test those whose own effective sample size does not bound the weights."""
+    assert pool is not None
     draws = _refined(problem, plan, pool)
     draws = replace(draws, calls=draws.calls + pool.calls)
     worth = effective_size(pool.log_weights(problem.target, slice(None)))
@@ -336,43 +345,72 @@ def _tested(problem: Problem, plan: SamplingPlan, draws: Draws) -> Draws:
     return tested(problem.target.of(torch.arange(draws.count)), draws, problem.seeds(plan.seed))
 
 
-def _walked(problem: Problem, plan: SamplingPlan, on_part: OnPart) -> Draws:
-    """Draw with particles or chains."""
-    if plan.sampler == "twisted":
-        size = (plan.chains, plan.draws, plan.particles)
-        ahead = (problem if problem.ahead else problem.looking_ahead(plan)).ahead
-        return twist(problem.target, plan.seed, problem.numbers, *size, on_part, ahead)
-    target, coarse = problem.target, problem.target.approximate(problem.coarse)
-    more = target.count * plan.chains * plan.draws * target.prior.calls("points")
-    on_coarse = with_more_calls(on_part, lambda: coarse.calls, more)
-    if plan.sampler == "smc":
+def _twisted(problem: Problem, plan: SamplingPlan, pool: Pool | None, on_part: OnPart) -> Draws:
+    size = (plan.chains, plan.draws, plan.particles)
+    ahead = (problem if problem.ahead else problem.looking_ahead(plan)).ahead
+    draws = twist(problem.target, plan.seed, problem.numbers, *size, on_part, ahead)
+    return _tested(problem, plan, draws)
+
+
+def _tempered(problem: Problem, plan: SamplingPlan, pool: Pool | None, on_part: OnPart) -> Draws:
+    def temper_on(coarse: Target, on_coarse: OnPart) -> Draws:
         noise = Noise(plan.seed, problem.numbers, plan.chains * plan.draws, coarse.device)
-        draws = temper(coarse, noise, plan.chains, plan.draws, on_coarse)
-    else:
-        draws = _chains(problem, plan, coarse, on_coarse)
-    left = more / max(more + coarse.calls, 1)
-    return corrected(draws, problem, plan.seed, share_of(on_part, left))
+        return temper(coarse, noise, plan.chains, plan.draws, on_coarse)
+
+    return _on_coarse_flow(problem, plan, temper_on, on_part)
 
 
-def _chains(problem: Problem, plan: SamplingPlan, coarse: Target, on_part: OnPart) -> Draws:
+def _chains(problem: Problem, plan: SamplingPlan, pool: Pool | None, on_part: OnPart) -> Draws:
     if plan.sampler == "hmc" and not problem.differentiable:
         raise UsageError(
             "hmc needs gradients, which this likelihood does not have: choose another sampler"
         )
-    kernel = KERNELS[plan.sampler](coarse)
     warmup = WARMUP[plan.sampler] if plan.warmup is None else plan.warmup
-    noise = Noise(plan.seed, problem.numbers, plan.chains, coarse.device)
     steps = warmup + plan.draws * plan.thin
-    return run_chains(
-        kernel,
-        starts(coarse, problem.seeds(plan.seed), plan.chains, plan.seed),
-        noise,
-        plan.chains,
-        warmup,
-        plan.draws,
-        plan.thin,
-        (lambda: on_part(1 / steps)) if on_part else None,
-    )
+
+    def run_on(coarse: Target, on_coarse: OnPart) -> Draws:
+        return run_chains(
+            KERNELS[plan.sampler](coarse),
+            starts(coarse, problem.seeds(plan.seed), plan.chains, plan.seed),
+            Noise(plan.seed, problem.numbers, plan.chains, coarse.device),
+            plan.chains,
+            warmup,
+            plan.draws,
+            plan.thin,
+            (lambda: on_coarse(1 / steps)) if on_coarse else None,
+        )
+
+    return _on_coarse_flow(problem, plan, run_on, on_part)
+
+
+def _on_coarse_flow(
+    problem: Problem,
+    plan: SamplingPlan,
+    run: Callable[[Target, OnPart], Draws],
+    on_part: OnPart,
+) -> Draws:
+    """Return draws that ``run`` makes on the coarse flow, corrected to the fine flow and tested."""
+    target, coarse = problem.target, problem.target.approximate(problem.coarse)
+    more = target.count * plan.chains * plan.draws * target.prior.calls("points")
+    draws = run(coarse, with_more_calls(on_part, lambda: coarse.calls, more))
+    left = more / max(more + coarse.calls, 1)
+    draws = corrected(draws, problem, plan.seed, share_of(on_part, left))
+    return _tested(problem, plan, draws)
+
+
+RUN: dict[str, Callable[[Problem, SamplingPlan, Pool | None, OnPart], Draws]] = {
+    "auto": _automatic,
+    "pool": _pooled,
+    "refined": _refined_alone,
+    "annealed": _annealed_alone,
+    "smc": _tempered,
+    "twisted": _twisted,
+    "elliptical": _chains,
+    "hmc": _chains,
+}
+"""Samplers by name: functions of the posteriors, the settings, the pool of prior draws (of the
+weighted ones), and a callback with fractions of the work.
+"""
 
 
 def starts(target: Target, seeds: Tensor, chains: int, seed: int) -> Tensor:
