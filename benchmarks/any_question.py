@@ -60,9 +60,9 @@ from torch_utils.seeds import seeded_generator
 from training.data.records.encoding import encode
 from training.data.records.records import CATEGORY, Records
 from training.files.records import load_as_records
-from training.model.trained_network import TrainedNetwork
 from training.models.queries import Asking, Interval
 from training.subjects.records import RecordFlow
+from training.trained.network import TrainedNetwork
 
 TEST_SHARE, MOST_TEST = 0.2, 1000
 HIDDEN, MISSING = 0.2, 0.3

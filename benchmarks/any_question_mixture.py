@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 
 from training.flow.solvers import get_solver
-from training.model.questions import QuestionFlow
 from training.names import DEFAULT_SOLVER
 from training.subjects.records import RecordFlow
+from training.trained.questions import QuestionFlow
 
 DIM, FEW, MANY, ROWS, TESTED, SPLITS, STEPS = 6, 4, 40, 10_000, 2000, 20, 80
 NODES = torch.linspace(-5, 5, 201, dtype=torch.float64)

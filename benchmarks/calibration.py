@@ -40,8 +40,8 @@ from training.flow.denoisers import Calibration, DiscreteDenoiser, MixtureDenois
 from training.flow.likelihood import Trace
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import SOLVERS, Solver
-from training.model.trained_network import TrainedNetwork
 from training.names import METHODS
+from training.trained.network import TrainedNetwork
 
 FIT_STREAM, TRAIN_STREAM, HELD_OUT_STREAM, LATENT_STREAM = range(4)
 TOY_POINTS, TOY_FIT_POINTS = 2000, 20_000

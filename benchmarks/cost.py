@@ -49,8 +49,8 @@ from training.flow.integrations import USES, Integration
 from training.flow.likelihood import DivergenceIntegral, Trace
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import Solver, as_solver
-from training.model.trained_network import TrainedNetwork
 from training.networks.mlp import ToyMLP
+from training.trained.network import TrainedNetwork
 
 ROOT = Path(__file__).parent.parent
 CASES = ("circles", "circles_PRR", "moons", "magic", "breast_cancer")

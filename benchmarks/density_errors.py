@@ -30,8 +30,8 @@ from training.files.table import load_table
 from training.flow.bin_averages import cell_log_prob, has_cells
 from training.flow.likelihood import Density, Trace
 from training.flow.pfode import ProbabilityFlow
-from training.model.trained_network import TrainedNetwork
 from training.names import DEFAULT_SOLVER, DEFAULT_STEPS
+from training.trained.network import TrainedNetwork
 
 ROOT = Path(__file__).parent.parent
 TABLES = ("toy:s_curve", "diabetes", "wine", "breast_cancer", "digits")

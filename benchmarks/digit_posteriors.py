@@ -49,8 +49,8 @@ from training.inference.sampling import KERNELS, Problem, SamplingPlan, sample_p
 from training.inference.target import Target
 from training.measure.posterior.calibration import central_values, crps, fractional_ranks
 from training.measure.posterior.convergence import convergence
-from training.model.trained_network import TrainedNetwork
 from training.names import SAMPLERS
+from training.trained.network import TrainedNetwork
 
 ROOT = Path(__file__).parent.parent
 TRAINED, HALF, NOISE = 1500, 32, 0.3

@@ -46,7 +46,7 @@ from training.data.tables.formats import TableChoices
 from training.data.tables.making import make_table
 from training.files.table import load_table, save_table
 from training.flow.likelihood import Trace
-from training.model.trained_network import TrainedNetwork
+from training.trained.network import TrainedNetwork
 
 TRAINED, LEVELS, SPREAD, COPIES = 1500, 17, 15, 20
 """Pixels of a spread level have one of 15 values, so that 17 levels fill 8 bits, but for one."""

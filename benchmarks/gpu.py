@@ -34,7 +34,7 @@ from training.flow.eigenbasis import EigenBasis
 from training.flow.solvers import SOLVERS
 from training.learning.building import ModelConfig
 from training.learning.trainer import Trainer, TrainingConfig
-from training.model.trained_network import TrainedNetwork
+from training.trained.network import TrainedNetwork
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")

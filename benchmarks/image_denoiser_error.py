@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from training.data.images.dataset import ImageDataset, basis_batches
 from training.learning.loss import DenoisingLoss, DenoisingRegression
-from training.model.trained_network import TrainedNetwork
+from training.trained.network import TrainedNetwork
 
 REPEATS = 8
 BATCH = 256

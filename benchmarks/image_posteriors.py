@@ -46,9 +46,9 @@ from training.inference.samplers.twisted import twist
 from training.inference.target import Target
 from training.measure.posterior.calibration import central_values, crps, fractional_ranks
 from training.measure.posterior.convergence import convergence
-from training.model.trained_network import TrainedNetwork
 from training.names import HALVES
 from training.subjects import open_prior
+from training.trained.network import TrainedNetwork
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 CHAINS, FEW, ROWS, LATENT_STEPS = 4, 400, 64, 10

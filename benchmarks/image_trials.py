@@ -55,9 +55,9 @@ from training.flow.eigenbasis import EigenBasis
 from training.flow.solvers import SOLVERS
 from training.learning.loss import DenoisingLoss, NoiseDraws
 from training.learning.trainer import Trainer
-from training.model.trained_network import TrainedNetwork
 from training.models.training import training_on_images
 from training.settings.train import TrainSettings
+from training.trained.network import TrainedNetwork
 
 REPEATS, BLOCK, LOOKS = 4, 250, 4
 MELT_STEPS, MELTS = 24, 2

@@ -60,9 +60,9 @@ from training.inference.samplers.twisted import twist
 from training.inference.target import Target
 from training.measure.posterior.calibration import crps
 from training.measure.posterior.convergence import convergence
-from training.model.trained_network import TrainedNetwork
 from training.names import PARTICLE_STEPS
 from training.subjects import open_prior
+from training.trained.network import TrainedNetwork
 
 Known = Mixture | Drawn
 PRIORS: dict[str, Callable[[], Fields | Jumps]] = {

@@ -38,9 +38,9 @@ from training.flow.eigenbasis import EigenBasis
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule
 from training.learning.finishing import MOST, LatentPlan, candidates_for, encoded_latents, fit
-from training.model.trained_network import TrainedNetwork
 from training.names import TOY_NAMES
 from training.subjects.toys import inflated_points
+from training.trained.network import TrainedNetwork
 
 ROOT = Path(__file__).parent.parent
 SAMPLES, DENSITIES, SETS = 20_000, 4000, 3

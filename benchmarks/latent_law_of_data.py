@@ -52,9 +52,9 @@ from training.flow.likelihood import DivergenceIntegral, Trace, bits_per_dim
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import as_solver
 from training.measure.roundtrip import LEVELS_PER_UNIT
-from training.model.trained_network import TrainedNetwork
 from training.names import DEFAULT_SOLVER
 from training.subjects.images import dequantized
+from training.trained.network import TrainedNetwork
 
 ROOT = Path(__file__).parent.parent
 TRAINED_DIGITS = 1500

@@ -28,8 +28,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from training.inference.checking import true_points_of_data
 from training.inference.likelihoods import Gaussian
 from training.inference.target import Target
-from training.model.trained_network import TrainedNetwork
 from training.subjects import open_prior
+from training.trained.network import TrainedNetwork
 
 LEVELS = torch.tensor([0.5, 0.8, 0.9, 0.95], dtype=torch.float64)
 ROWS, BY_CHANCE = 64, 1.358

@@ -33,9 +33,9 @@ from training.flow.integration_choice import fit_equal_error_grid
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule
 from training.flow.solvers import CASH_KARP, SOLVERS, Solver, get_solver, reversible, without_gap
-from training.model.trained_network import TrainedNetwork
 from training.pictures import theme
 from training.pictures.theme import FAINT, INK, MUTED, sequential_colors
+from training.trained.network import TrainedNetwork
 
 SAMPLES, TABLE_SAMPLES = 1000, 64
 REFERENCE_STEPS = 300  # of exp_rk5, 1800 calls

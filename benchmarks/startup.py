@@ -26,7 +26,7 @@ MISTAKES = (
     ["posterior.py", "sample", "--network=README.md", "--save_dir=x", "--noise_std=-1"],
 )
 OPEN = (
-    "import sys; from training.model.trained_network import TrainedNetwork; "
+    "import sys; from training.trained.network import TrainedNetwork; "
     "TrainedNetwork.load(sys.argv[1])"
 )
 HEAVY = ("torch", "torch._dynamo", "sympy", "scipy")

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from training.data.toys import Toy
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import SOLVERS, Solver
-from training.model.trained_network import TrainedNetwork
+from training.trained.network import TrainedNetwork
 
 SAMPLES, STEPS, REPEATS = 2000, 20, 9
 WAITS = ("_local_scalar_dense", "item", "is_nonzero")

@@ -38,9 +38,9 @@ from training.learning.finishing import node_times
 from training.learning.held_out import Validation
 from training.learning.trainer import Trainer
 from training.measure.held_out_ranks import latent_coverage
-from training.model.trained_network import TrainedNetwork
 from training.names import AUTO, METHODS
 from training.subjects.table_spaces import MOST_CALIBRATED, Space, choose_space
+from training.trained.network import TrainedNetwork
 
 DEFAULT = "wine,diabetes,breast_cancer,phoneme,toy:circles"
 MOST_JUDGED = 1000

@@ -19,8 +19,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.excess_error import excess_error, noisy_points
 from training.data.toys import Toy
 from training.flow.denoisers import MixtureDenoiser
-from training.model.trained_network import TrainedNetwork
 from training.names import TOY_NAMES
+from training.trained.network import TrainedNetwork
 
 ROOT = Path(__file__).parent.parent
 SCHEDULES = ("PRP", "PRR")

@@ -57,9 +57,9 @@ from training.data.tables.repeated_trials import side_by_side
 from training.files.rows import save_csv
 from training.flow.coordinates.conditions import TrialScale
 from training.inference.trial_likelihoods import Trials
-from training.model.trained_network import TrainedNetwork
 from training.subjects import TableFlow
 from training.subjects.likelihoods import LearnedLikelihood
+from training.trained.network import TrainedNetwork
 
 EDGE, TRIALS, MOST = 3.0, (1, 4, 16, 64), 8
 PRIOR = (np.zeros(1), np.full(1, EDGE / 3**0.5), 0.0)

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "reference" / "files.md"
 MODULES = (
     "training/files/stats.py",
-    "training/model/trained_network.py",
+    "training/trained/network.py",
     "training/data/sources/writer.py",
     "training/files/table.py",
     "training/files/records.py",

@@ -33,9 +33,9 @@ from training.flow.eigenbasis import EigenBasis
 from training.flow.likelihood import Trace
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import NoiseSchedule
-from training.model.trained_network import TrainedNetwork
 from training.pictures import theme
 from training.pictures.theme import FAINT, INK, MUTED, sequential_colors
+from training.trained.network import TrainedNetwork
 
 KEPT = {"digits": 10, "cifar10-32x32": 62}
 FLOWS = ("PRP", "PRR", "edm", "vp")

@@ -22,11 +22,11 @@ from benchmarks.two_sample import energy_distance
 from experiments.lab import Lab, experiment, markdown
 from experiments.toys import SCHEDULES, toy_networks
 from training.data.toys import Toy
-from training.model.trained_network import TrainedNetwork
 from training.names import TOY_NAMES
 from training.pictures import theme
 from training.pictures.theme import INK, colors_of_places
 from training.pictures.trajectories.clouds import cloud_axes, common_box, page_positions, scatter
+from training.trained.network import TrainedNetwork
 
 POINTS, PAIRS, SHOWN = 2000, 3, 1200
 SIDE, GAP, LEFT = 1.5, 0.12, 0.95

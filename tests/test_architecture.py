@@ -86,7 +86,7 @@ BELOW = {
     "training.flow": GROUND,
     "training.measure": (*GROUND, "training.flow"),
     "training.inference": (*GROUND, "training.flow", "training.measure"),
-    "training.model": (*GROUND, "training.flow", "training.networks"),
+    "training.trained": (*GROUND, "training.flow", "training.networks"),
     SETTINGS: ("dnnlib", "training.names", "training.recipes"),
     "training": GROUND,
 }

@@ -27,12 +27,12 @@ from training.data.records.records import CATEGORY, NUMBER, RecordColumn, Record
 from training.files.answers import SavedAnswers
 from training.files.records import save_records
 from training.flow.coordinates.maps import NOWHERE, Gaps
-from training.model.trained_network import TrainedNetwork
 from training.models.answers import _frame
 from training.models.queries import Sheet
 from training.networks.mixture import ABSENT, ASKED, KNOWN
 from training.subjects import RecordFlow, RecordPrior, record_training
 from training.subjects.record_spaces import atoms_of, choose_space, level_of
+from training.trained.network import TrainedNetwork
 
 SMALL = {"batch": 64, "width": 32, "depth": 1}
 QUICK = ("--duration=0.02", "--batch=64", "--width=32", "--depth=1", "--tick=8")

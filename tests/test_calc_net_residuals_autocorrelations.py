@@ -19,9 +19,9 @@ from training.data.toys import Toy
 from training.files import residuals as residual_files
 from training.flow.denoisers import MixtureDenoiser
 from training.flow.solvers import SOLVERS
-from training.model.trained_network import TrainedNetwork
 from training.names import DEFAULT_SOLVER
 from training.paper.residuals import noise_rows
+from training.trained.network import TrainedNetwork
 
 ABOUT = {"data_name", "schedule", "noise", "dims_to_keep", "times", "origin"}
 TOY_KEYS = ("net_outputs", "net_residuals", "exact_residuals")

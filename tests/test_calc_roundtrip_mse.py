@@ -15,8 +15,8 @@ from training.data.images.dataset import ImageDataset, normalize_pixels
 from training.files.roundtrip import BIN_EDGES, histogram
 from training.flow.solvers import SOLVERS
 from training.measure.roundtrip import RoundtripErrors
-from training.model.trained_network import TrainedNetwork
 from training.subjects.subject import WorstImages
+from training.trained.network import TrainedNetwork
 
 COUNT = 10
 ERRORS = ("mse", "mse_float", "max_abs_error", "exact")

@@ -16,7 +16,7 @@ from tests.support.outcomes import assert_same, outcome, read_netcdf
 from tests.support.running import contents, full_disk, good, refused
 from torch_utils.results import load_arrays
 from training.flow.denoisers import Calibration
-from training.model.trained_network import TrainedNetwork
+from training.trained.network import TrainedNetwork
 
 ROOT = Path(__file__).parent.parent
 # Of commands that run on the first rank alone, some that take longer than others.

@@ -27,11 +27,11 @@ from training.data.images.dataset import to_pixels
 from training.files.image_folder import PARAMETERS, ImageFolder
 from training.flow.latent import ConditionalMixture, GaussianLatents
 from training.flow.solvers import SOLVERS
-from training.model.trained_network import TrainedNetwork
 from training.models import generation
 from training.models.generation import SeedSampler, generate_images, parse_seeds
 from training.models.integration_settings import LatentChoice, TimeChoice
 from training.subjects import ImageFlow
+from training.trained.network import TrainedNetwork
 
 DIM, KEPT = 64, 10
 CPU = torch.device("cpu")

@@ -18,12 +18,12 @@ from tests.support.running import good, refusal, refused, run_script, starter
 from torch_utils.snapshots import read_network, write_network
 from training import Guarantee
 from training.inference.guarantee import HeldOutTruths
-from training.model.trained_network import TrainedNetwork
 from training.models.calibration import DENSE, OutlierScores, of_flow, volume_line
 from training.models.inference import InferenceTask
 from training.settings.inference import LikelihoodOptions, PriorOptions
 from training.settings.posterior import CalibrateSettings
 from training.subjects import open_prior
+from training.trained.network import TrainedNetwork
 
 FEW = ("--chains=2", "--draws=20", "--n_iters=3", "--batch-gpu=64")
 COUNT = 60

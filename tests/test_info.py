@@ -15,7 +15,7 @@ from tests.support.image_models import save_image_model, write_image_set
 from tests.support.original_files import dumps, toy_content
 from tests.support.running import contents, good, refused, run_script
 from torch_utils.results import load_arrays
-from training.model.trained_network import TrainedNetwork
+from training.trained.network import TrainedNetwork
 
 
 def facts(path):

@@ -26,10 +26,10 @@ from training.files.trajectory import SavedTrajectory
 from training.flow.denoisers import DiscreteDenoiser
 from training.flow.latent import LearnedLatents
 from training.flow.solvers import SOLVERS
-from training.model.trained_network import TrainedNetwork
 from training.names import DEFAULT_SOLVER
 from training.pictures.trajectories.clouds import latent_law
 from training.subjects.images import dequantized
+from training.trained.network import TrainedNetwork
 
 COUNT, DIM = 5, 64
 TINY = ("--duration=0.0008", "--batch=200", "--no-calibrate")

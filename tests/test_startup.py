@@ -67,7 +67,7 @@ def test_opening_a_network_and_laying_one_out_import_no_compiler(tmp_path):
     save_network_of_table(path)
     opened = f"""
 import sys, torch
-from training.model.trained_network import TrainedNetwork
+from training.trained.network import TrainedNetwork
 from training.networks import IMAGE_NETWORKS, TOY_NETWORKS
 TrainedNetwork.load({str(path)!r})
 with torch.device("meta"):

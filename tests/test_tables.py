@@ -27,10 +27,10 @@ from training.data.tables.table import Rows, TableBatches
 from training.files.records import load_records
 from training.files.table import load_table
 from training.flow.integrations import Integration
-from training.model.trained_network import TrainedNetwork
 from training.models import model as models
 from training.settings.simulations import BOUNDARY_POINTS
 from training.subjects import TableFlow
+from training.trained.network import TrainedNetwork
 
 
 @pytest.fixture(scope="module")

@@ -24,9 +24,9 @@ from tests.support.running import contents, good, refused, run_script, slowly, t
 from torch_utils.snapshots import read_state, write_state
 from training.data.images.dataset import ImageDataset, basis_batches
 from training.flow.eigenbasis import EigenBasis
-from training.model.trained_network import TrainedNetwork
 from training.subjects import ImageFlow
 from training.subjects import image_training as job
+from training.trained.network import TrainedNetwork
 
 
 def test_the_network_file_knows_its_data(fit, colors):

@@ -22,11 +22,11 @@ from training import Model
 from training.data.tables.table import Dropped
 from training.files.population import SavedPopulation
 from training.inference.population import Population
-from training.model.trained_network import TrainedNetwork
 from training.models import hierarchical
 from training.models.comparison import Comparison, report
 from training.models.hierarchical import numbers_of
 from training.subjects.likelihoods import LearnedLikelihood
+from training.trained.network import TrainedNetwork
 
 NAMES = ["id", "mu", "tau", "y", "n", "t"]
 POOL = ("--chains=2", "--draws=60", "--pool=400", "--sampler=pool")

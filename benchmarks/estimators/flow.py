@@ -18,9 +18,9 @@ from training.files.table import save_table
 from training.flow.likelihood import Trace
 from training.flow.solvers import get_solver
 from training.inference.amortized import Amortized
-from training.model.trained_network import TrainedNetwork
 from training.names import AMORTIZED_ROWS, LEARNED_SOLVER, LEARNED_STEPS
 from training.subjects import open_subject
+from training.trained.network import TrainedNetwork
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -49,10 +49,10 @@ from training.files.trajectory import SavedEnd
 from training.flow.eigenbasis import EigenBasis
 from training.learning.run_folder import Resumed
 from training.measure import detector
-from training.model.trained_network import TrainedNetwork
 from training.paper.original.model import import_original
 from training.paper.residuals import correlate
 from training.pictures.album import pictures_of
+from training.trained.network import TrainedNetwork
 
 CPU = torch.device("cpu")
 MOST_IMAGES = 50

@@ -14,7 +14,7 @@ import train
 from tests.support.running import good, run_script, trained
 from torch_utils.snapshots import Part, read_network, read_state
 from training.data.sources.writer import image_writer
-from training.model.trained_network import TrainedNetwork
+from training.trained.network import TrainedNetwork
 
 ROOT = Path(train.__file__).parent
 IMAGES, CLASSES, SIDE = 70, 4, 8

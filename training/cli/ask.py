@@ -18,11 +18,11 @@ from training.data.records.records import Records
 from training.data.records.values import save_texts, texts_of
 from training.files.answers import params_path, real_path, save_check, save_params
 from training.files.records import columns_json, holds_records, load_as_records, load_records
-from training.model.trained_network import TrainedNetwork
 from training.models.queries import Asking, Interval, Sheet, check_lines, require_same_columns
 from training.names import UNSOUND, script
 from training.settings import ask as options
 from training.subjects import RecordFlow
+from training.trained.network import TrainedNetwork
 
 
 @first_rank_only

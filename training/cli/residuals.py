@@ -22,7 +22,6 @@ from torch_utils.results import provenance, save_json
 from torch_utils.streams import Stream
 from training.cli.shared import last_time, of_data_set, solver_of, steps_and_end
 from training.files import correlations, residuals
-from training.model.trained_network import TrainedNetwork
 from training.models.integration_settings import TimeChoice
 from training.names import ALL_AT_ONCE
 from training.paper.residuals import (
@@ -43,6 +42,7 @@ from training.settings.residuals import (
 )
 from training.subjects import ToyFlow
 from training.subjects.subject import Source
+from training.trained.network import TrainedNetwork
 
 
 def extracttoys(settings: ExtractToysSettings) -> None:

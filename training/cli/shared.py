@@ -12,7 +12,6 @@ from dnnlib.errors import UsageError
 from dnnlib.files import require_folder, require_new
 from torch_utils import distributed
 from training.flow.solvers import Solver, get_solver
-from training.model.trained_network import TrainedNetwork
 from training.models.integration_settings import TimeChoice
 from training.names import DEFAULT_STEPS
 from training.settings.shared import (
@@ -23,6 +22,7 @@ from training.settings.shared import (
     ToyTimeOptions,
 )
 from training.subjects import Subject, open_subject, require_data_set
+from training.trained.network import TrainedNetwork
 
 
 def solver_of(options: SolverOptions) -> Solver:

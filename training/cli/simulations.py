@@ -25,7 +25,6 @@ from training.flow.denoisers import BLOCK_ROWS
 from training.flow.likelihood import DensityPlan, Trace
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import Solver
-from training.model.trained_network import TrainedNetwork
 from training.models.generation import SeedSampler, generate_images, parse_seeds
 from training.models.integration_settings import (
     LatentChoice,
@@ -48,6 +47,7 @@ from training.settings.simulations import (
 )
 from training.subjects import ImageFlow, Subject, ToyFlow
 from training.subjects.subject import Samples
+from training.trained.network import TrainedNetwork
 
 FEWEST_SAMPLES = 1000
 """Minimum number of generated samples if fewer rows are inflated, for pictures and ranks."""

@@ -11,7 +11,6 @@ from torch_utils import distributed
 from torch_utils.results import provenance
 from training.cli.shared import solver_of, toy_times
 from training.files.coverage import CoverageFiles
-from training.model.trained_network import TrainedNetwork
 from training.models.integration_settings import latent_choice, recorded_eps
 from training.names import INFLATION, script
 from training.paper.containment import unit_sphere
@@ -19,6 +18,7 @@ from training.paper.coverage import CoverageResult, Spheres, contents_within, ta
 from training.paper.mesh_coverage import BLOCK_ROWS, CoverageExperiment
 from training.settings.simulations import BOUNDARY_POINTS, CoverageSettings, SphereOptions
 from training.subjects import Subject, ToyFlow, open_subject
+from training.trained.network import TrainedNetwork
 
 LIMITS = {
     ("r_num", "boundary_pts"): 10**6,

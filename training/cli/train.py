@@ -2,11 +2,11 @@
 
 from dnnlib.errors import UsageError
 from training.cli.shared import of_data_set
-from training.model.trained_network import TrainedNetwork
 from training.models import training
 from training.settings.train import TrainSettings
 from training.settings.training import ToyTrainSettings
 from training.subjects import ToyFlow
+from training.trained.network import TrainedNetwork
 
 
 def run(settings: TrainSettings) -> None:

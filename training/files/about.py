@@ -13,8 +13,8 @@ from training.files.formats import kind_of_arrays
 from training.files.records import holds_records, load_records
 from training.files.stats import STATS
 from training.files.table import holds_table, load_whole
-from training.model.trained_network import TrainedNetwork
 from training.names import INFLATION, LIKELIHOOD
+from training.trained.network import TrainedNetwork
 
 Fact = tuple[str, str]
 """Name of a property of a file and its value, both as text."""

@@ -16,10 +16,10 @@ from training.flow.schedules import INFLATION_DEFAULTS, NoiseSchedule
 from training.learning.loss import DenoisingLoss
 from training.learning.mixture_start import Mixture
 from training.learning.trainer import TrainingConfig
-from training.model.recipe import Recipe, make_schedule
-from training.model.trained_network import TrainedNetwork
 from training.networks import QUESTION_NETWORKS, TOY_NETWORKS
 from training.networks.questions import QuestionNetwork
+from training.trained.network import TrainedNetwork
+from training.trained.recipe import Recipe, make_schedule
 
 MOST_NOISE = 1e30
 """Largest variance of the noise at the last time; single precision ends at 3e38."""

@@ -30,8 +30,8 @@ from training.data.batches import BatchSource
 from training.learning.held_out import Validation
 from training.learning.loss import DenoisingLoss, NoiseDraws
 from training.learning.trainer import Trainer, TrainingConfig
-from training.model.trained_network import TrainedNetwork
 from training.networks import NETWORKS, TOY_NETWORKS
+from training.trained.network import TrainedNetwork
 
 Conditions = Mapping[str, Tensor]
 STATE_BYTES = 16

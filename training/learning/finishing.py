@@ -36,8 +36,8 @@ from training.flow.integration_choice import choose_integrations
 from training.flow.integrations import Integration, trivial_integrations
 from training.flow.latent import LOG_ROOT, ConditionalMixture
 from training.flow.pfode import ProbabilityFlow
-from training.model.trained_network import TrainedNetwork
 from training.names import DEFAULT_STEPS, LARGEST_EXACT, QUESTIONS, TABLE_NETWORK, TRIAL_NETWORK
+from training.trained.network import TrainedNetwork
 
 USUAL_GAINS = (0.5, 2.5)
 """Usual range of gains of kept dimensions. A gain far from 1 compensates for a network that has

@@ -29,7 +29,7 @@ from torch_utils.streams import Stream
 from training.data.batches import Batch
 from training.data.images.dataset import ImageDataset, normalize_pixels
 from training.learning.loss import DenoisingLoss, NoiseDraws
-from training.model.trained_network import TrainedNetwork
+from training.trained.network import TrainedNetwork
 
 MOST_IMAGES = 1000
 """Largest number of images in the validation loss: its standard error is then about 2 %."""

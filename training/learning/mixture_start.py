@@ -26,7 +26,7 @@ from torch import Tensor
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.learning.coordinates import shrunk_correlation
-from training.model.questions import EncodedRows
+from training.trained.questions import EncodedRows
 
 MOST_ROWS = 10_000
 """Largest number of rows to fit to; a correlation then has an error of 0.01."""

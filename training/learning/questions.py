@@ -29,10 +29,10 @@ from training.data.batches import Batch, parts_of_epochs
 from training.flow.denoisers import NetworkDenoiser
 from training.learning.held_out import HeldOut, Score
 from training.learning.loss import DenoisingLoss, DenoisingRegression, NoiseDraws, OthersOfBatch
-from training.model.questions import EncodedRows, pack
-from training.model.trained_network import TrainedNetwork
 from training.networks.mixture import ABSENT, ASKED, KNOWN
 from training.networks.questions import QuestionNetwork
+from training.trained.network import TrainedNetwork
+from training.trained.questions import EncodedRows, pack
 
 ONE_ASKED = 0.45
 """Fraction of rows with one target and all other values as conditions."""

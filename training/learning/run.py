@@ -40,7 +40,7 @@ from training.learning.finishing import (
 from training.learning.held_out import Score, Validation
 from training.learning.run_folder import Place, Resumed, RunFolder, RunInMemory
 from training.learning.trainer import Trainer
-from training.model.trained_network import TrainedNetwork
+from training.trained.network import TrainedNetwork
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

@@ -26,7 +26,7 @@ from torch_utils.stats import keep_lines_until
 from training.flow.coordinates.coordinates import Coordinates
 from training.flow.eigenbasis import EigenBasis
 from training.learning.trainer import COORDINATES
-from training.model.trained_network import TrainedNetwork, read_basis
+from training.trained.network import TrainedNetwork, read_basis
 
 OPTIONS_NAME = "training_options.json"
 LAUNCH_KEY = "torchrun_launch"

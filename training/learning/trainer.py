@@ -44,8 +44,8 @@ from training.learning.loss import (
     informative_axis,
 )
 from training.learning.soap import Soap, moments_of
-from training.model.trained_network import TrainedNetwork
 from training.names import ADAM, SOAP
+from training.trained.network import TrainedNetwork
 
 START = 2.0**16
 GROWTH_STEPS = 2000

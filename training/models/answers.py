@@ -16,10 +16,10 @@ from dnnlib.numbers import fraction, natural
 from training.data.records.records import CATEGORY, Records
 from training.data.tables.formats import MISSING_MARKS, listed
 from training.data.tables.table import DataTable, as_records
-from training.model.trained_network import TrainedNetwork
 from training.models.conversion import FRAMES, columns_of, frame_class, kind_of
 from training.models.queries import Asking, Interval, Sheet, place_of
 from training.subjects import RecordFlow
+from training.trained.network import TrainedNetwork
 
 DIGITS = 15
 """Digits of whole numbers that floating point represents exactly, the type of a column with missing

@@ -30,7 +30,6 @@ from training.measure.clouds import Cloud
 from training.measure.conformal import Holding
 from training.measure.posterior.calibration import DENSEST, LEVELS, CalibrationCheck, RunValues
 from training.measure.posterior.calibration import calibrate as tested
-from training.model.trained_network import TrainedNetwork
 from training.models.check_runs import Check, LearnedCheck, LearnedRuns
 from training.models.checkpoint import Checkpoint, Parts
 from training.models.group_sampling import PosteriorPart
@@ -47,6 +46,7 @@ from training.names import (
 from training.settings.inference import HeldOutOptions
 from training.settings.posterior import CalibrateSettings, SampleSettings
 from training.subjects import Subject, open_prior
+from training.trained.network import TrainedNetwork
 
 FLOW, AVERAGE, NEAR = "flow", "held_out", "near"
 """Kinds of levels: the flow's own, and calibrated on all held-out cases or on nearby ones."""

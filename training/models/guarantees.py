@@ -35,7 +35,6 @@ from training.inference.guarantee import Levels
 from training.measure.conformal import Holding
 from training.measure.posterior.calibration import RunValues, run_values
 from training.measure.posterior.calibration import calibrate as test_calibration
-from training.model.trained_network import TrainedNetwork
 from training.models import calibration
 from training.models.conversion import COLUMN, columns_of, data_set_of, numbers_of
 from training.models.draws import PosteriorDraws
@@ -45,6 +44,7 @@ from training.names import FEWEST_RUNS, script
 from training.settings.declared import from_values
 from training.settings.posterior import CalibrateSettings
 from training.subjects import Subject, open_prior
+from training.trained.network import TrainedNetwork
 
 DRAWS = 200
 """Default number of draws per observation."""

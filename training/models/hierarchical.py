@@ -26,12 +26,12 @@ from training.inference.population import (
     PopulationPlan,
     sample_population,
 )
-from training.model.trained_network import TrainedNetwork
 from training.models.checkpoint import progress
 from training.names import POPULATION, UNIFORM
 from training.settings.posterior import PopulationSettings
 from training.subjects import TableFlow
 from training.subjects.likelihoods import normal_model, prior_of
+from training.trained.network import TrainedNetwork
 
 MOST_WEIGHTS, FEWEST_DRAWS = 2**17, 2000
 """Maximum number of draws of all members weighted in each step, and minimum number per member,

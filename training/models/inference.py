@@ -20,7 +20,6 @@ from training.inference.prior import Prior, integrations_of
 from training.inference.region import Region
 from training.inference.sampling import Problem, SamplingPlan
 from training.inference.target import Target
-from training.model.trained_network import IN_MEMORY, TrainedNetwork
 from training.models.checkpoint import Checkpoint, fingerprint
 from training.models.group_sampling import group_size
 from training.models.integration_settings import LatentChoice, latent_choice, recorded_eps
@@ -30,6 +29,7 @@ from training.settings import inference
 from training.settings.posterior import CalibrateSettings, CheckSettings, SampleSettings
 from training.subjects import Subject, TableFlow, ToyFlow, open_prior
 from training.subjects.likelihoods import LearnedLikelihood
+from training.trained.network import IN_MEMORY, TrainedNetwork
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from training.flow.latent import GaussianLatents, LatentDistribution
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule, NoiseSchedule
 from training.flow.solvers import Solver
-from training.model.trained_network import TrainedNetwork
 from training.names import LEARNED
 from training.subjects import Subject
+from training.trained.network import TrainedNetwork
 
 PAPER = "paper"
 WRONG_BY = 2.0

@@ -34,13 +34,13 @@ from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.flow.bin_averages import cell_log_prob, has_cells
 from training.flow.pfode import ProbabilityFlow
-from training.model.trained_network import TrainedNetwork
 from training.models import conversion
 from training.models.conversion import ranges_of
 from training.models.posterior import Posterior
 from training.names import LIKELIHOOD
 from training.subjects import Subject, open_prior
 from training.subjects.likelihoods import normal_model
+from training.trained.network import TrainedNetwork
 
 ROW_PACKAGE = "row_package"
 """Key of ``about``: package of the rows that the model returns; None for pandas."""

@@ -24,7 +24,6 @@ from torch_utils import distributed
 from training.flow.likelihood import Trace
 from training.inference.amortized import Amortized
 from training.inference.target import Target
-from training.model.trained_network import IN_MEMORY
 from training.models import comparison, conversion, posterior_checking, posterior_sampling
 from training.models.conversion import RowModel
 from training.models.draws import PosteriorDraws
@@ -33,6 +32,7 @@ from training.names import LIKELIHOOD
 from training.settings.declared import from_values
 from training.settings.inference import LIKELIHOODS
 from training.settings.posterior import CheckSettings, CompareSettings, SampleSettings
+from training.trained.network import IN_MEMORY
 
 
 class _LogDensity(torch.autograd.Function):

@@ -34,7 +34,6 @@ from training.inference.amortized import Amortized
 from training.inference.likelihoods import UserFunction
 from training.inference.region import DRAWS, HERE, Bounds, Region, Restricted, restricted
 from training.measure.posterior.calibration import undetected_narrowness
-from training.model.trained_network import TrainedNetwork
 from training.models import model as models
 from training.models import training
 from training.models.checkpoint import fingerprint
@@ -49,6 +48,7 @@ from training.settings.declared import from_values
 from training.settings.inference import PriorOptions, SamplerOptions
 from training.settings.posterior import CheckSettings, RoundsSettings, SampleSettings
 from training.settings.train import TrainSettings
+from training.trained.network import TrainedNetwork
 
 SHRINKS = 0.8
 """Largest fraction of the previous region for which a new region gets its own training."""

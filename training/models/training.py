@@ -27,7 +27,6 @@ from training.learning.cost import print_dry_run
 from training.learning.finishing import latent_file, refit_latent_law
 from training.learning.run import Progress, TimeBudget, run_training, train_in_memory
 from training.learning.run_folder import OPTIONS_NAME, Place, Resumed, place_to_resume, read_record
-from training.model.trained_network import TrainedNetwork
 from training.models.reports import warn_if_longer
 from training.names import script
 from training.settings.declared import Declared
@@ -44,6 +43,7 @@ from training.subjects import (
 )
 from training.subjects.image_training import open_alike
 from training.subjects.table_spaces import Space
+from training.trained.network import TrainedNetwork
 
 
 class Trained(NamedTuple):

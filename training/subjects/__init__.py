@@ -5,7 +5,6 @@ the meaning of its points.
 """
 
 from dnnlib.errors import DataError, UsageError
-from training.model.trained_network import TrainedNetwork
 from training.names import RECORDS, TOY, script
 from training.subjects.image_training import ImageTraining
 from training.subjects.images import ImageFlow
@@ -18,6 +17,7 @@ from training.subjects.tables import TableFlow
 from training.subjects.toys import ToyFlow, ToyTraining
 from training.subjects.training import Training
 from training.subjects.trial_training import TrialTraining
+from training.trained.network import TrainedNetwork
 
 __all__ = [
     "ImageFlow",

@@ -32,7 +32,6 @@ from training.learning.loss import DenoisingLoss
 from training.learning.run import PostTraining
 from training.learning.run_folder import Resumed
 from training.learning.trainer import Trainer
-from training.model.trained_network import TrainedNetwork
 from training.names import IMAGES, LABEL_DIM
 from training.networks.encoder_decoder import sides_of_levels
 from training.recipes import (
@@ -44,6 +43,7 @@ from training.recipes import (
     published,
 )
 from training.subjects.training import Start, Training
+from training.trained.network import TrainedNetwork
 
 DRY_RUN_IMAGES = 1000
 VARIANCE_IMAGES = 10_000

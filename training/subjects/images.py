@@ -29,7 +29,6 @@ from training.flow.pfode import ProbabilityFlow, Trajectory
 from training.learning.finishing import MOST, LatentPlan
 from training.measure.image_quantities import class_log_odds, image_quantities
 from training.measure.roundtrip import LEVELS_PER_UNIT, RoundtripErrors
-from training.model.trained_network import TrainedNetwork
 from training.names import IMAGE_POOL, IMAGES, TOY_NAMES, script
 from training.subjects.image_training import latent_plan
 from training.subjects.subject import (
@@ -44,6 +43,7 @@ from training.subjects.subject import (
     required,
     variances_line,
 )
+from training.trained.network import TrainedNetwork
 
 BLOCK = 16
 """Number of images in a block."""

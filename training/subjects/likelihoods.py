@@ -40,12 +40,12 @@ from training.inference.trial_likelihoods import (
     cell_shifts,
 )
 from training.learning.building import ModelConfig
-from training.model.trained_network import TrainedNetwork
 from training.names import DISCRETE, LIKELIHOOD, TABLE, TABLE_NETWORK, TRIALS, UNIFORM, script
 from training.networks.mixture import ABSENT, ASKED
 from training.networks.questions import TrialNetwork
 from training.subjects.tables import TableFlow, drawn_rows, testable_rows
 from training.subjects.trial_training import residuals
+from training.trained.network import TrainedNetwork
 
 
 class IncompleteTrialDistribution(TrialDistribution):

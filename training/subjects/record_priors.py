@@ -23,13 +23,13 @@ from training.data.records.records import CATEGORY
 from training.data.tables.formats import TableSource, listed
 from training.data.tables.table import Columns, DataSource, DataTable, Dropped
 from training.files.records import holds_records, load_records
-from training.model.questions import EncodedRows, pack
-from training.model.trained_network import TrainedNetwork
 from training.names import script
 from training.networks.mixture import ABSENT, ASKED, KNOWN
 from training.subjects.record_spaces import level_of
 from training.subjects.records import RecordFlow
 from training.subjects.tables import TableFlow
+from training.trained.network import TrainedNetwork
+from training.trained.questions import EncodedRows, pack
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -33,8 +33,8 @@ from training.flow.coordinates.coordinates import Coordinates, dither
 from training.flow.coordinates.maps import MOST_GAPS, NOWHERE, Logarithm
 from training.learning.coordinates import fit_coordinates, over_decades
 from training.learning.mixture_start import COMPONENTS, FIRST, Mixture, fit_mixture
-from training.model.questions import EncodedRows
 from training.names import EVENED, LOG, script
+from training.trained.questions import EncodedRows
 
 FEW_VALUES, FEW_OF_RUN = 12, 8
 """Largest numbers of distinct values for treating a number as categories, too.

@@ -41,8 +41,6 @@ from training.learning.questions import (
 )
 from training.learning.run import PostTraining
 from training.learning.run_folder import Resumed
-from training.model.questions import EncodedRows
-from training.model.trained_network import TrainedNetwork
 from training.names import QUESTIONS, RECORDS
 from training.networks.questions import QuestionNetwork
 from training.recipes import FEW_ROWS, TableRecipe, describe_table_recipe, fitted_to_questions
@@ -55,6 +53,8 @@ from training.subjects.record_spaces import (
 )
 from training.subjects.records import CalibrationScores, Margins, RecordFlow
 from training.subjects.training import Start, Training
+from training.trained.network import TrainedNetwork
+from training.trained.questions import EncodedRows
 
 MOST_NOISE = 1e4
 """Noise variance at the last time.

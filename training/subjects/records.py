@@ -54,12 +54,12 @@ from training.files.records import without_rows
 from training.flow.bin_averages import SEQUENCES, mean_and_error, offsets
 from training.inference.draws import systematic
 from training.measure.conformal import placed
-from training.model.questions import EncodedRows, QuestionFlow
-from training.model.trained_network import TrainedNetwork
 from training.names import CELL_ERROR, CELL_POINTS, RECORDS, script
 from training.networks.mixture import ABSENT, ASKED, KNOWN
 from training.networks.questions import QuestionNetwork
 from training.subjects.record_spaces import RecordSpace, digest_of, level_of, numbers_of_rows
+from training.trained.network import TrainedNetwork
+from training.trained.questions import EncodedRows, QuestionFlow
 
 
 class CategoryDistribution(NamedTuple):

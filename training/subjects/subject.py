@@ -26,7 +26,6 @@ from training.flow.solvers import Solver, get_solver
 from training.inference.prior import Prior, integrations_of
 from training.learning.finishing import LatentPlan
 from training.measure.roundtrip import LEVELS_PER_UNIT, RoundtripErrors
-from training.model.trained_network import TrainedNetwork
 from training.names import (
     ALL_AT_ONCE,
     AMORTIZED_CUDA_ROWS,
@@ -36,6 +35,7 @@ from training.names import (
     MOST_DEBLURRED,
     TOY_POOL,
 )
+from training.trained.network import TrainedNetwork
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,9 +31,9 @@ from training.learning.held_out import HeldOut, Validation
 from training.learning.loss import DenoisingLoss
 from training.learning.trainer import Trainer, TrainingConfig
 from training.measure.association import independence_p_values
-from training.model.trained_network import TrainedNetwork
 from training.names import AUTO, AXES_TOO, LOG, MARGINALS
 from training.recipes import FEW_ROWS
+from training.trained.network import TrainedNetwork
 
 MOST_ROWS = 2000
 """Largest number of rows for screening.

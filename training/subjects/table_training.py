@@ -35,7 +35,6 @@ from training.learning.held_out import Validation
 from training.learning.run import PostTraining
 from training.learning.run_folder import Resumed
 from training.learning.trainer import TrainingConfig
-from training.model.trained_network import TrainedNetwork
 from training.names import (
     ANY_NUMBER,
     AXES_TOO,
@@ -51,6 +50,7 @@ from training.recipes import FEW_ROWS, TableRecipe, describe_table_recipe, fitte
 from training.subjects.table_spaces import Preparation, Space, choose_space, kept_dimensions
 from training.subjects.tables import TableFlow
 from training.subjects.training import Start, Training
+from training.trained.network import TrainedNetwork
 
 SIMULATIONS, DRAWS = 2000, 100
 """Largest number of simulations for fitting widths, and of posterior draws for each.

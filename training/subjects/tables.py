@@ -21,10 +21,10 @@ from training.flow.likelihood import LOG_PROB_ERROR
 from training.flow.pfode import ProbabilityFlow, Trajectory
 from training.learning.finishing import MOST, LatentPlan
 from training.measure.held_out_ranks import density_ranks, latent_coverage
-from training.model.trained_network import TrainedNetwork
 from training.names import MOST_ROWS, TABLE, script
 from training.subjects.subject import Draw, Facts, Samples, Subject, required, variances_line
 from training.subjects.table_spaces import rows_to_inflate
+from training.trained.network import TrainedNetwork
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -27,11 +27,11 @@ from training.learning.finishing import MOST, NETWORK_ROWS, LatentPlan, points_t
 from training.learning.loss import MOST_NEAR
 from training.learning.run import PostTraining
 from training.learning.run_folder import Resumed
-from training.model.recipe import make_schedule
-from training.model.trained_network import TrainedNetwork
 from training.names import INFLATION, MOST_AVERAGED, OTHERS, TOY, TOY_NAMES
 from training.subjects.subject import Draw, Samples, Subject
 from training.subjects.training import Start, Training
+from training.trained.network import TrainedNetwork
+from training.trained.recipe import make_schedule
 
 # Each point takes 101 network evaluations, all points together about as much as training on 340,000
 # points. The error of a slope is about one over the square root of their number.

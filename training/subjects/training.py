@@ -22,9 +22,9 @@ from training.learning.loss import DenoisingLoss
 from training.learning.run import PostTraining
 from training.learning.run_folder import Resumed
 from training.learning.trainer import Trainer, TrainingConfig
-from training.model.trained_network import TrainedNetwork
 from training.names import ADAM
 from training.recipes import TableRecipe, TrainingRecipe
+from training.trained.network import TrainedNetwork
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

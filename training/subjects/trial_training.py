@@ -32,13 +32,13 @@ from training.learning.loss import DenoisingLoss
 from training.learning.mixture_start import Mixture, fit_mixture
 from training.learning.run_folder import Resumed
 from training.learning.trainer import TrainingConfig
-from training.model.questions import EncodedRows
-from training.model.trained_network import TrainedNetwork
 from training.names import LOG, TRIAL_NETWORK
 from training.networks.mixture import ABSENT, ASKED
 from training.recipes import TableRecipe
 from training.subjects.table_spaces import Preparation, Space
 from training.subjects.table_training import TableTraining
+from training.trained.network import TrainedNetwork
+from training.trained.questions import EncodedRows
 
 MOST_NOISE = 1e3
 """Noise variance at the last time.

@@ -34,10 +34,10 @@ from training.learning.finishing import CHAINED, FREE, GENTLE, TURNED, Latents, 
 from training.learning.gaussian_start import fit_levels
 from training.learning.mixture_start import completed, fit_mixture
 from training.learning.questions import OneQuestion, QuestionBatches, draw_states
-from training.model.questions import EncodedRows
 from training.names import CELL_ERROR, CELL_POINTS
 from training.networks.mixture import ABSENT, ASKED, KNOWN
 from training.networks.questions import QuestionNetwork
+from training.trained.questions import EncodedRows
 
 VARIANCE = double([4.0, 1.0, 1e-4])
 KEPT, COMPRESSED = 2, 3

@@ -31,7 +31,7 @@ from training.learning.run import (
     train,
 )
 from training.learning.run_folder import Place, Resumed, RunFolder, states_in
-from training.model.trained_network import TrainedNetwork
+from training.trained.network import TrainedNetwork
 
 
 def statistics(folder):

@@ -29,11 +29,11 @@ from training.learning.held_out import HeldOut, Score, Validation
 from training.learning.loss import DenoisingRegression
 from training.learning.run import PostTraining, train
 from training.learning.trainer import Trainer, TrainingConfig
-from training.model.trained_network import TrainedNetwork
 from training.networks.mlp import ToyMLP
 from training.subjects import table_spaces
 from training.subjects.table_spaces import Preparation, Space, choose_space
 from training.subjects.table_training import about_table
+from training.trained.network import TrainedNetwork
 
 CPU = torch.device("cpu")
 SPACE = Space("yeo-johnson", "zca")

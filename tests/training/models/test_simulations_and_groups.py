@@ -28,7 +28,6 @@ from training.inference.likelihoods import Gaussian
 from training.inference.samplers.twisted import calls_of, twist
 from training.inference.sampling import SamplingPlan
 from training.measure.posterior.calibration import LocalCalibration, LocalTest, RunValues, calibrate
-from training.model.trained_network import STORED, TrainedNetwork
 from training.models import checkpoint
 from training.models import group_sampling as posteriors
 from training.models.checkpoint import Checkpoint, PartFormat
@@ -38,6 +37,7 @@ from training.models.posterior_reports import report_check, report_near, warn_of
 from training.subjects import ImageFlow, open_subject
 from training.subjects.images import draw_classes
 from training.subjects.subject import summarize_variances
+from training.trained.network import STORED, TrainedNetwork
 
 CPU = torch.device("cpu")
 

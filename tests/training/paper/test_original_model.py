@@ -15,11 +15,11 @@ from tests.support.draws import normal, seeded
 from tests.support.running import refusal
 from training.data.toys import Toy
 from training.flow.schedules import InflationSchedule
-from training.model.trained_network import TrainedNetwork
 from training.networks import NETWORKS
 from training.paper.original.file import DEEPEST_MODULE, read_original
 from training.paper.original.flow import original_embedding
 from training.paper.original.model import import_original
+from training.trained.network import TrainedNetwork
 
 DIM = 64
 SMALL = {"model_channels": 4, "channel_mult": [1], "num_blocks": 1, "attn_resolutions": []}

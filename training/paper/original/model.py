@@ -25,8 +25,6 @@ from torch_utils.snapshots import MISFITS, first_line
 from training.data.toys import Toy
 from training.flow.denoisers import NetworkDenoiser
 from training.flow.eigenbasis import EigenBasis
-from training.model.recipe import Recipe, make_schedule
-from training.model.trained_network import TrainedNetwork, check_network
 from training.names import IMAGES, TOY
 from training.networks import NETWORKS
 from training.networks.blocks import ResidualBlock
@@ -39,6 +37,8 @@ from training.paper.original.counterparts import (
 )
 from training.paper.original.file import ALLOWED, Fields, Layers, OriginalFile, read_original
 from training.paper.original.flow import OriginalFlow, ToyData, rotate_network, uncentered_basis
+from training.trained.network import TrainedNetwork, check_network
+from training.trained.recipe import Recipe, make_schedule
 
 MODULE_CLASSES = {
     *("Linear", "Conv2d", "GroupNorm", "ModuleDict", "PositionalEmbedding", "FourierEmbedding"),

@@ -20,9 +20,9 @@ from training.data.records.records import CATEGORY, DATE, NUMBER, WHOLE, RecordC
 from training.data.records.values import date_text, grid_of, on_grid, save_texts, texts_of
 from training.data.row_hashes import MOST_SKETCHED, RowHashes, row_numbers
 from training.files.records import load_records, save_records
-from training.model.questions import EncodedRows
 from training.models.reports import informative_missing
 from training.subjects.record_spaces import choose_space
+from training.trained.questions import EncodedRows
 
 
 def types_of(records):

@@ -91,9 +91,9 @@ from training.flow.pfode import ProbabilityFlow
 from training.flow.preconditioning import OutputGain
 from training.flow.solvers import Solver
 from training.flow.widths import Widths
-from training.model.recipe import SCHEDULES, Recipe, basis_arguments, make_schedule
 from training.names import KINDS_OF_DATA, RECORDS, TABLE, script
 from training.networks import NETWORKS
+from training.trained.recipe import SCHEDULES, Recipe, basis_arguments, make_schedule
 
 IN_MEMORY = Path("model")
 """Path of a network that is in no file, for messages."""
@@ -141,8 +141,8 @@ class TrainedNetwork:
     Example:
         >>> import tempfile, torch
         >>> from training import EigenBasis
-        >>> from training.model.recipe import Recipe
-        >>> from training.model.trained_network import TrainedNetwork
+        >>> from training.trained.recipe import Recipe
+        >>> from training.trained.network import TrainedNetwork
         >>> basis = EigenBasis(torch.zeros(2), torch.tensor([1.0, 0.5]), torch.eye(2))
         >>> network_arguments = {"dim": 2, "noise_range": [-1.0, 0.3], "width": 16}
         >>> recipe = Recipe("ifs", {"dims_to_keep": 2}, "mlp", network_arguments)

@@ -26,13 +26,13 @@ from training.flow.preconditioning import OutputGain
 from training.flow.solvers import get_solver
 from training.learning.building import ModelConfig
 from training.learning.finishing import LatentPlan, find_integrations
-from training.model.questions import EncodedRows, QuestionFlow
-from training.model.recipe import make_schedule
-from training.model.trained_network import TrainedNetwork
 from training.names import LOG
 from training.networks.mixture import ABSENT, ASKED, EXACT, KNOWN
 from training.subjects.record_spaces import choose_space, few_values
 from training.subjects.records import CalibrationScores, Margins
+from training.trained.network import TrainedNetwork
+from training.trained.questions import EncodedRows, QuestionFlow
+from training.trained.recipe import make_schedule
 
 DIM, COUNTS = 4, [3, 2]
 GENERATOR = seeded_generator("cpu", 7)
