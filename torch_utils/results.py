@@ -107,11 +107,12 @@ class SavedArrays:
     """Reader of the arrays in an open ``.npz`` file.
 
     Attributes:
+        path: Path of the file.
         names: Names of the arrays in the file.
     """
 
     def __init__(self, path: Path, archive: zipfile.ZipFile):
-        self._path, self._archive = path, archive
+        self.path, self._archive = path, archive
         self._members = {
             member.filename.removesuffix(".npy"): member
             for member in archive.infolist()
@@ -131,14 +132,19 @@ class SavedArrays:
             names = ", ".join(shown(known) for known in self.names[:MOST_TOLD]) or "none"
             more = ", ..." if len(self.names) > MOST_TOLD else ""
             raise DataError(
-                f"{self._path} has no array '{name}': give a file with this array. Its arrays are "
+                f"{self.path} has no array '{name}': give a file with this array. Its arrays are "
                 f"{names}{more}"
             )
         member = self._members[name]
         with self.reading(name):
             file = self._archive.open(member)
         with file:
-            yield _read_header(file, member.file_size, self.broken(name)), file
+            yield _read_header(file, member.file_size, self._broken(name)), file
+
+    def header(self, name: str) -> Header:
+        """Return the header of an array, for the same errors as ``open``."""
+        with self.open(name) as (header, _):
+            return header
 
     def read(self, name: str) -> np.ndarray:
         """Return an array by its name.
@@ -147,22 +153,10 @@ class SavedArrays:
             DataError: The array is missing or damaged, contains objects, or does not have the size
                 in its header.
         """
-        with self.open(name), self.reading(name), self._archive.open(self._members[name]) as file:
+        broken = self._broken(name)
+        with self.open(name), _reading(broken), self._archive.open(self._members[name]) as file:
             array: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
-        return of_characters(array, self.broken(name))
-
-    def reading(self, name: str) -> AbstractContextManager[None]:
-        """Return a context that converts errors about damaged bytes of an array to DataError.
-
-        The context also suppresses warnings of NumPy.
-        """
-        return _reading(self.broken(name))
-
-    def broken(self, name: str) -> DataError:
-        """Return the error to raise for an array that is damaged or contains objects."""
-        return DataError(
-            f"{self._path}: the array '{shown(name)}' is damaged or not plain: make the file again"
-        )
+        return of_characters(array, broken)
 
     def numbers(self, name: str, holes: bool = False) -> np.ndarray:
         """Return an array after a check that it contains finite numbers, in native byte order.
@@ -174,18 +168,55 @@ class SavedArrays:
         Raises:
             DataError: The array contains values that are not finite, or that are not numbers.
         """
-        array = self.read(name)
+        return self._finite(name, self.read(name), holes)
+
+    def rows(self, name: str, size: int) -> Iterator[np.ndarray]:
+        """Yield the rows of an array of finite numbers, in batches for files larger than memory.
+
+        Args:
+            name: Name of the array.
+            size: Number of rows of a batch; the last batch can be smaller.
+
+        Raises:
+            DataError: The array is missing or damaged, is not stored row by row, or contains values
+                that are not finite, or that are not numbers.
+        """
+        with self.open(name) as (header, file):
+            if header.by_columns or not header.shape:
+                raise DataError(
+                    f"{self.path}: the array '{name}' of shape {list(header.shape)} is not stored "
+                    "row by row: save it with at least one axis and in C order"
+                )
+            for start in range(0, header.shape[0], size):
+                shape = (min(size, header.shape[0] - start), *header.shape[1:])
+                count = math.prod(shape) * header.dtype.itemsize
+                with self.reading(name):
+                    content = file.read(count)
+                if len(content) != count:
+                    raise self._broken(name)
+                yield self._finite(name, np.frombuffer(content, header.dtype).reshape(shape))
+
+    def reading(self, name: str) -> AbstractContextManager[None]:
+        """Return a context that converts errors about damaged bytes of an array to DataError."""
+        return _reading(self._broken(name))
+
+    def _finite(self, name: str, array: np.ndarray, holes: bool = False) -> np.ndarray:
         if array.dtype.kind not in "fiu":
             raise DataError(
-                f"{self._path}: the array '{name}' contains {array.dtype}, expected numbers: make "
+                f"{self.path}: the array '{name}' contains {array.dtype}, expected numbers: make "
                 "the file again"
             )
         if not (np.isfinite(array) | (holes & np.isnan(array))).all():
             raise DataError(
-                f"{self._path}: the array '{name}' has values that are not finite: make the file "
+                f"{self.path}: the array '{name}' has values that are not finite: make the file "
                 "again"
             )
         return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+    def _broken(self, name: str) -> DataError:
+        return DataError(
+            f"{self.path}: the array '{shown(name)}' is damaged or not plain: make the file again"
+        )
 
 
 @contextmanager
@@ -241,9 +272,9 @@ def load_array(path: Path) -> np.ndarray:
         DataError: The file is missing or damaged, contains objects, or does not have the size in
             its header.
     """
-    with open_array(path):
-        broken = DataError(f"{path} is not a readable .npy of plain numbers")
-    with path.open("rb") as file, _reading(broken):
+    broken = DataError(f"{path} is not a readable .npy of plain numbers")
+    with open_array(path) as (_, file), _reading(broken):
+        file.seek(0)
         array: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
     return of_characters(array, broken)
 

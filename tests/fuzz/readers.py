@@ -22,7 +22,6 @@ from tests.fuzz.mutations import in_tar, mutate_bytes
 from tests.fuzz.samples import cifar, image_file, image_set, lsun, mnist, pickle_of_a_batch
 from tests.support import picture_files
 from tests.support.rank_pool import FORKS
-from torch_utils.array_rows import open_rows
 from torch_utils.results import load_arrays, load_json, open_arrays
 from torch_utils.snapshots import read_state
 from torch_utils.stats import RunningMeans, keep_lines_until
@@ -108,10 +107,10 @@ def use_arrays(path):
 
 
 def use_rows(path):
-    with open_rows(path, "rows") as rows:
-        read = list(rows.batches(3))
-    assert sum(map(len, read)) == rows.shape[0]
-    assert all(np.isfinite(batch).all() and batch.shape[1:] == rows.shape[1:] for batch in read)
+    with open_arrays(path) as saved:
+        shape, read = saved.header("rows").shape, list(saved.rows("rows", 3))
+    assert sum(map(len, read)) == shape[0]
+    assert all(np.isfinite(batch).all() and batch.shape[1:] == shape[1:] for batch in read)
 
 
 def use_array_of_a_posterior(path):

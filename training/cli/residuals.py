@@ -17,8 +17,7 @@ from dnnlib.errors import DataError, UsageError, agree
 from dnnlib.files import require_folder, require_new
 from dnnlib.logs import logger
 from torch_utils import distributed
-from torch_utils.array_rows import open_rows
-from torch_utils.results import provenance, save_json
+from torch_utils.results import open_arrays, provenance, save_json
 from torch_utils.streams import Stream
 from training.cli.shared import last_time, of_data_set, solver_of, steps_and_end
 from training.files import correlations, residuals
@@ -288,8 +287,8 @@ def toy_correlations(
     path: Path, name: str, share: range, device: torch.device
 ) -> Iterator[tuple[int, Correlation]]:
     """Yield the correlations with the first time at some times, with the indices of the times."""
-    with open_rows(path, name) as rows:
-        for index, slab in enumerate(rows.batches(1)):
+    with open_arrays(path) as saved:
+        for index, slab in enumerate(saved.rows(name, 1)):
             now = torch.tensor(slab[0], device=device)
             if index == 0:
                 first = now
@@ -301,6 +300,6 @@ def row_pairs(
     first: Path, later: Path, name: str, size: int, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the same rows of two files, batch by batch."""
-    with open_rows(first, name) as start, open_rows(later, name) as end:
-        for pair in zip(start.batches(size), end.batches(size), strict=True):
+    with open_arrays(first) as start, open_arrays(later) as end:
+        for pair in zip(start.rows(name, size), end.rows(name, size), strict=True):
             yield torch.tensor(pair[0], device=device), torch.tensor(pair[1], device=device)

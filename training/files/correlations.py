@@ -38,7 +38,6 @@ import torch
 
 from dnnlib.errors import DataError
 from dnnlib.logs import logger
-from torch_utils.array_rows import open_rows
 from torch_utils.inert_pickle import shown
 from torch_utils.results import open_arrays, provenance, save_arrays, save_json
 from training.files.arrays import CheckedArrays
@@ -421,13 +420,14 @@ def _summary(stem: Path) -> SavedLags | None:
 def _matrices_of_toy(
     path: Path, name: str, count: int, chosen: Container[int]
 ) -> Iterator[np.ndarray]:
-    with open_rows(path, f"{name}{SUFFIX}") as rows:
-        if len(rows.shape) != 3 or rows.shape[0] != count:
+    with open_arrays(path) as saved:
+        shape = saved.header(f"{name}{SUFFIX}").shape
+        if len(shape) != 3 or shape[0] != count:
             raise DataError(
-                f"{path}: '{name}{SUFFIX}' has shape {list(rows.shape)}, expected [{count}, D, "
+                f"{path}: '{name}{SUFFIX}' has shape {list(shape)}, expected [{count}, D, "
                 "D]: repeat calctoys"
             )
-        for index, slab in enumerate(rows.batches(1)):
+        for index, slab in enumerate(saved.rows(f"{name}{SUFFIX}", 1)):
             if index in chosen:
                 yield slab[0]
 

@@ -29,7 +29,6 @@ from typing import Any
 import numpy as np
 
 from dnnlib.errors import DataError, UsageError
-from torch_utils.array_rows import open_rows
 from torch_utils.array_stream import stream_arrays
 from torch_utils.inert_pickle import shown
 from torch_utils.results import SavedArrays, load_json, open_arrays
@@ -155,10 +154,7 @@ def saved_shapes(path: Path, axes: int) -> dict[str, tuple[int, ...]]:
     """
     with open_arrays(path) as saved:
         names = [name for name in QUANTITIES if name in saved.names or name != "exact_residuals"]
-    shapes = {}
-    for name in names:
-        with open_rows(path, name) as rows:
-            shapes[name] = rows.shape
+        shapes = {name: saved.header(name).shape for name in names}
     shape = shapes["net_outputs"]
     wanted = "[times, samples, dims]" if axes == 3 else "[samples, dims]"
     if len(shape) != axes or set(shapes.values()) != {shape} or 0 in shape:
