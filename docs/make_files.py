@@ -4,9 +4,14 @@ python docs/make_files.py
 """
 
 import ast
+import sys
+from importlib import import_module
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+from training.files.declared import ResultFile  # noqa: E402
+
 PAGE = ROOT / "docs" / "reference" / "files.md"
 MODULES = (
     "training/files/stats.py",
@@ -33,7 +38,8 @@ MODULES = (
 HEAD = """# Files
 
 Every file that the scripts write, by the module that writes and reads it; `make docs` makes this
-page of their docstrings. All are written to a temporary name, flushed and renamed: a file is whole
+page of their docstrings and of the arrays that they declare. A star marks arrays that not every
+file has. All are written to a temporary name, flushed and renamed: a file is whole
 or absent. Existing results are kept unless `--overwrite` is given. Arrays open with
 `numpy.load(path)`; none needs pickle. Results say what they are in an entry `format`, such as
 "inflationary-flows trajectory 1", and
@@ -46,14 +52,30 @@ and reports are on [a page of their own](../howto/pictures.md).
 
 
 def section_of(module: str) -> str:
-    """Return the section of a module, made of its docstring.
+    """Return the section of a module: its docstring, and the arrays of the files it declares.
 
     The first line of the docstring has a heading, a colon, and the start of the text.
     """
-    text = ast.get_docstring(ast.parse((ROOT / module).read_text(encoding="utf-8")))
+    code = (ROOT / module).read_text(encoding="utf-8")
+    text = ast.get_docstring(ast.parse(code))
     assert text is not None, module
     heading, _, rest = text.replace("``", "`").partition(": ")
-    return f"## {heading}\n\n{rest[:1].upper()}{rest[1:]}\n\nIn `{module}`.\n"
+    values = vars(import_module(module.removesuffix(".py").replace("/", ".")))
+    declared = {name: value for name, value in values.items() if isinstance(value, ResultFile)}
+    own = [value for name, value in declared.items() if f"\n{name} = ResultFile(" in code]
+    parts = [f"## {heading}", f"{rest[:1].upper()}{rest[1:]}", *map(table_of, own)]
+    return "\n\n".join([*parts, f"In `{module}`.\n"])
+
+
+def table_of(file: ResultFile) -> str:
+    """Return a table of the arrays of a file; a star marks those that not every file has."""
+    rows = [
+        f"| `{name}`{' *' * key.optional} | {', '.join(key.axes.split())} | {key.kind.words} | "
+        f"{key.meaning} |"
+        for name, key in file.keys.items()
+    ]
+    head = "| array | shape | values | contents |\n| --- | --- | --- | --- |"
+    return f"Arrays of {file.name}, for {file.sizes}:\n\n" + "\n".join([head, *rows])
 
 
 def page() -> str:

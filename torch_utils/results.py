@@ -120,6 +120,9 @@ class SavedArrays:
         }
         self.names: list[str] = list(self._members)
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._members
+
     @contextmanager
     def open(self, name: str) -> Iterator[tuple[Header, IO[bytes]]]:
         """Open an array, and yield its header and a file that is positioned after the header.
@@ -146,8 +149,8 @@ class SavedArrays:
         with self.open(name) as (header, _):
             return header
 
-    def read(self, name: str) -> np.ndarray:
-        """Return an array by its name.
+    def read(self, name: str, *part: slice) -> np.ndarray:
+        """Return an array by its name, or a part of it.
 
         Raises:
             DataError: The array is missing or damaged, contains objects, or does not have the size
@@ -156,7 +159,8 @@ class SavedArrays:
         broken = self._broken(name)
         with self.open(name), _reading(broken), self._archive.open(self._members[name]) as file:
             array: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
-        return of_characters(array, broken)
+        array = of_characters(array, broken)
+        return array[part] if part else array
 
     def numbers(self, name: str, holes: bool = False) -> np.ndarray:
         """Return an array after a check that it contains finite numbers, in native byte order.

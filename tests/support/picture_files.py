@@ -98,7 +98,7 @@ def save_roundtrips(folder, kept=3, shape=(1, 4, 4), **changes):
     generator = np.random.default_rng(0)
     originals = generator.integers(0, 256, (kept, *shape), dtype=np.uint8)
     arrays = {
-        "format": np.array(roundtrip.WORST_FORMAT),
+        "format": np.array(roundtrip.WORST.format),
         "originals": originals,
         "returned": (originals + generator.normal(size=originals.shape)).astype(np.float32),
         "indices": np.arange(kept) + 7,

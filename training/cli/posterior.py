@@ -14,7 +14,7 @@ from torch_utils.distributed import first_rank_only
 from torch_utils.results import save_arrays
 from training.cli.shared import remove_parts, reserve
 from training.files.observations import read_observations
-from training.files.population import FORMAT as POPULATION_FORMAT
+from training.files.population import POPULATION
 from training.files.posterior import (
     CALIBRATION_FORMAT,
     CHECK_FORMAT,
@@ -194,7 +194,7 @@ def population(settings: PopulationSettings) -> int:
     require_folder(settings.save_dir)
     result.draws.save(files[0])
     result.model.save(files[2])
-    results.write_numbers(files[1], POPULATION_FORMAT, began, dict(result.facts))
+    results.write_numbers(files[1], POPULATION.format, began, dict(result.facts))
     result.report(files[2].name)
     logger.info(f"Wrote {files[2].name}, a prior for new members")
     results.report_files(files[1], files[0], began)

@@ -1,0 +1,316 @@
+"""Declarations of result files, with the reader and the writer that all of them share.
+
+A module of this package declares each array of its files once::
+
+    POPULATION = ResultFile(
+        kind="population",
+        name="`{draws}_population.npz`",
+        sizes="C chains of S draws, M members and D parameters",
+        keys={
+            "names": names("D", "names of the parameters"),
+            "mean": numbers("C S D", "population means"),
+        },
+    )
+
+``POPULATION.save`` writes a file and ``POPULATION.load`` reads it, both after a check against the
+declaration. ``docs/make_files.py`` lists the arrays on the page of all files. An axis is a symbol
+or a number. Equal symbols in a file mean equal sizes. A name such as ``{quantity}_mean`` stands for
+all names of this form.
+"""
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from math import inf
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from torch import Tensor
+
+from dnnlib.errors import DataError
+from torch_utils.results import Header, open_arrays, save_arrays
+
+PREFIX = "inflationary-flows "
+LARGEST = 1e6
+"""Maximum magnitude of coordinates to be drawn, which are in standard deviations or gray levels."""
+
+
+class Kind(NamedTuple):
+    """Kind of the values of an array.
+
+    Attributes:
+        words: Name of the kind in messages and in the documentation.
+        codes: Types that the kind admits: codes of NumPy's ``dtype.kind``, or types such as ``u1``.
+        dtype: Type of the values after reading; None for the type in the file.
+    """
+
+    words: str
+    codes: Collection[str]
+    dtype: Any = None
+
+
+NUMBER, STORED = Kind("numbers", "fiu", np.float64), Kind("numbers", "fiu")
+FLOAT, WHOLE = Kind("floats", "f", np.float64), Kind("integers", "iu")
+FLAG, TEXT, BYTE = Kind("booleans", "b"), Kind("text", "U"), Kind("uint8", ("u1",))
+
+
+@dataclass(frozen=True)
+class Key:
+    """Declaration of an array.
+
+    Attributes:
+        axes: Sizes of the axes, symbols or numbers with spaces between them, such as ``S N D``;
+            empty for a single value. A last axis ``...`` stands for any number of further axes.
+        meaning: Contents of the array with their units, for the documentation.
+        kind: Kind of the values.
+        optional: Whether a file may lack the array.
+        low: Smallest permitted value.
+        high: Largest permitted value.
+        missing: Whether values may be NaN.
+        wild: Whether values may be NaN or infinite.
+        increasing: Whether values must increase strictly along the first axis.
+        distinct: Whether values must differ from each other.
+    """
+
+    axes: str
+    meaning: str
+    kind: Kind = NUMBER
+    optional: bool = False
+    low: float = -inf
+    high: float = inf
+    missing: bool = False
+    wild: bool = False
+    increasing: bool = False
+    distinct: bool = False
+
+    def problem_with(self, values: np.ndarray) -> str | None:
+        """Return the reason why an array cannot have these values; None if it can."""
+        free = self.wild or values.dtype.kind != "f"
+        if not free and not (np.isfinite(values) | (self.missing & np.isnan(values))).all():
+            return "has values that are not finite"
+        if values.dtype.kind in "fiu" and ((values < self.low) | (values > self.high)).any():
+            return f"has values outside {self.low:g} to {self.high:g}"
+        if self.increasing and (np.diff(values, axis=0) <= 0).any():
+            return "must be increasing"
+        if self.distinct and len(np.unique(values)) < values.size:
+            return "has two equal entries, but must have different ones"
+        return None
+
+
+def numbers(axes: str, meaning: str, **limits: Any) -> Key:
+    """Declare numbers, which are read as float64."""
+    return Key(axes, meaning, **limits)
+
+
+def names(axes: str, meaning: str, **limits: Any) -> Key:
+    """Declare texts that differ from each other."""
+    return Key(axes, meaning, TEXT, distinct=True, **limits)
+
+
+def text(meaning: str, **limits: Any) -> Key:
+    """Declare a single text."""
+    return Key("", meaning, TEXT, **limits)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultFile:
+    """Declaration of a kind of file with arrays.
+
+    Attributes:
+        kind: Kind in the entry ``format`` of a file; empty for files without this entry.
+        name: File name, or a name of the kind, for the documentation.
+        sizes: Meaning of the symbols of axes, for the documentation.
+        keys: Arrays by name, in the order of reading.
+        least: Smallest size of an axis by its symbol; 1 for other symbols.
+        advice: Advice at the end of messages about broken files.
+    """
+
+    kind: str = ""
+    name: str
+    sizes: str
+    keys: Mapping[str, Key]
+    least: Mapping[str, int] = field(default_factory=dict)
+    advice: str = "make the file again"
+
+    @property
+    def format(self) -> str:
+        """Text of the entry ``format``."""
+        return f"{PREFIX}{self.kind} 1"
+
+    def key(self, name: str) -> Key:
+        """Return the declaration of an array.
+
+        Raises:
+            KeyError: The array is not declared, which is a mistake of the calling code.
+        """
+        if name in self.keys:
+            return self.keys[name]
+        for form, key in self.keys.items():
+            parts = re.split(r"(\{\w+\})", form)
+            pattern = (".+" if part.startswith("{") else re.escape(part) for part in parts)
+            if len(parts) > 1 and re.fullmatch("".join(pattern), name):
+                return key
+        raise KeyError(name)
+
+    def misfit(
+        self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], sizes: dict[str, int]
+    ) -> str | None:
+        """Return the reason why an array cannot have a shape and type; None if it can.
+
+        Args:
+            name: Name of the array.
+            shape: Shape of the array.
+            dtype: Type of the array.
+            sizes: Known sizes by symbol; those of the array are added.
+        """
+        key, found = self.key(name), dict(sizes)
+        axes = key.axes.split()
+        if axes[-1:] == ["..."]:
+            axes[-1:] = map(str, shape[len(axes) - 1 :])
+        same = len(axes) == len(shape)
+        symbols = {axis: self.least.get(axis, 1) for axis in axes if not axis.isdecimal()}
+        if same:
+            pairs = zip(axes, shape, strict=True)
+            known = (found.setdefault(a, n) if a in symbols else int(a) for a, n in pairs)
+            same = tuple(known) == shape
+        small = [f"{a} at least {n}" for a, n in symbols.items() if same and found[a] < n]
+        if small or not same:
+            wanted = f"[{', '.join(str(sizes.get(axis, axis)) for axis in axes)}]"
+            wanted = " with ".join([wanted if axes else "a single value", *small])
+            return f"has shape {list(shape)}, expected {wanted}"
+        sizes |= found
+        empty_list = key.kind is TEXT and 0 in shape  # NumPy makes such a list one of floats
+        if not {dtype.kind, dtype.str[1:]} & {*key.kind.codes} and not empty_list:
+            return f"contains {dtype}, expected {key.kind.words}"
+        return None
+
+    def broken(self, path: Path, name: str, problem: str) -> DataError:
+        """Return the error for an array with a problem."""
+        return DataError(f"{path}: '{name}' {problem}: {self.advice}")
+
+    def arrays(self, given: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Return arrays as a file contains them: with its format, without those that are None.
+
+        Args:
+            given: Arrays, tensors, lists, texts and numbers by name of the array.
+
+        Raises:
+            ValueError: An array does not have its declared shape, which is a mistake of the caller.
+        """
+        made = {
+            name: values.cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+            for name, values in given.items()
+            if values is not None
+        }
+        sizes: dict[str, int] = {}
+        for name, array in made.items():
+            problem = (
+                None if name == "format" else self.misfit(name, array.shape, array.dtype, sizes)
+            )
+            if problem:
+                raise ValueError(f"'{name}' {problem}: correct the array, or its declaration")
+        return (
+            made if "format" in made or not self.kind else made | {"format": np.array(self.format)}
+        )
+
+    def save(self, path: Path, given: Mapping[str, Any]) -> None:
+        """Write a file atomically; see ``arrays`` for what it takes and contains."""
+        save_arrays(path, self.arrays(given))
+
+    @contextmanager
+    def open(self, path: Path, **sizes: int) -> Iterator["Arrays"]:
+        """Open a file, and yield a reader that checks its arrays.
+
+        Args:
+            path: The file.
+            sizes: Known sizes of axes by symbol.
+
+        Raises:
+            DataError: The file is missing or damaged.
+        """
+        with open_arrays(path) as source:
+            yield Arrays(source, self, **sizes)
+
+    def load(self, path: Path) -> dict[str, np.ndarray]:
+        """Return all declared arrays of a file by name.
+
+        Raises:
+            DataError: The file is missing or damaged, or an array is missing or wrong.
+        """
+        with self.open(path) as arrays:
+            return arrays.all()
+
+
+class Source(Protocol):
+    """An open file of arrays: an ``.npz`` or a netCDF file."""
+
+    @property
+    def path(self) -> Path:
+        """Path of the file."""
+
+    def __contains__(self, name: str, /) -> bool:
+        """Return whether the file has an array."""
+
+    def header(self, name: str) -> Header:
+        """Return the header of an array; DataError if the array is missing or damaged."""
+
+    def read(self, name: str, *part: slice) -> np.ndarray:
+        """Return an array or a part of it; DataError if it is missing or damaged."""
+
+
+class Arrays:
+    """Reader of an open file that checks arrays against their declaration.
+
+    A symbol takes its size from the first array read.
+
+    Attributes:
+        source: The open file.
+        file: Declaration of the file.
+        sizes: Known sizes by symbol.
+    """
+
+    def __init__(self, source: Source, file: ResultFile, **sizes: int):
+        self.source, self.file, self.sizes = source, file, sizes
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.source
+
+    def check(self, name: str) -> None:
+        """Check the shape and type of an array without reading its values.
+
+        Raises:
+            DataError: The array is missing or damaged, or has another shape or type.
+        """
+        header = self.source.header(name)
+        problem = self.file.misfit(name, header.shape, header.dtype, self.sizes)
+        if problem:
+            raise self.file.broken(self.source.path, name, problem)
+
+    def read(self, name: str, *part: slice) -> np.ndarray:
+        """Return an array, or a part of an array of a netCDF file.
+
+        Raises:
+            DataError: The array is missing, damaged, or not as declared.
+        """
+        self.check(name)
+        values, key = self.source.read(name, *part), self.file.key(name)
+        problem = key.problem_with(values)
+        if problem:
+            raise self.file.broken(self.source.path, name, problem)
+        wanted = key.kind.dtype or values.dtype.newbyteorder("=")
+        return values.astype(wanted, copy=False)
+
+    def get(self, name: str, *part: slice) -> np.ndarray | None:
+        """Return an array or a part of it as ``read``; None if the file does not have the array."""
+        return self.read(name, *part) if name in self else None
+
+    def names(self, name: str) -> tuple[str, ...]:
+        """Return an array of texts as a tuple; see ``read`` for the errors."""
+        return tuple(map(str, self.read(name).tolist()))
+
+    def all(self) -> dict[str, np.ndarray]:
+        """Return all arrays by name, without those that are optional and missing."""
+        keys = self.file.keys.items()
+        return {name: self.read(name) for name, key in keys if not key.optional or name in self}
