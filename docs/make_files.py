@@ -62,7 +62,7 @@ def section_of(module: str) -> str:
     heading, _, rest = text.replace("``", "`").partition(": ")
     values = vars(import_module(module.removesuffix(".py").replace("/", ".")))
     declared = {name: value for name, value in values.items() if isinstance(value, ResultFile)}
-    own = [value for name, value in declared.items() if f"\n{name} = ResultFile(" in code]
+    own = [value for name, value in declared.items() if f"\n{name} = " in code]
     parts = [f"## {heading}", f"{rest[:1].upper()}{rest[1:]}", *map(table_of, own)]
     return "\n\n".join([*parts, f"In `{module}`.\n"])
 

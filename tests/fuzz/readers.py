@@ -42,7 +42,14 @@ from training.files.fid_reference import FIDReference
 from training.files.observations import read_array
 from training.files.posterior import load_part, load_values
 from training.files.records import load_records
-from training.files.residuals import Extraction, find_first, require_same, saved_shapes
+from training.files.residuals import (
+    AT_ALL_TIMES,
+    AT_ONE_TIME,
+    Extraction,
+    find_first,
+    require_same,
+    saved_shapes,
+)
 from training.files.stats import SavedTraining
 from training.files.table import load_table
 from training.files.trajectory import SavedEnd
@@ -167,7 +174,7 @@ def use_texts_to_convert(path):
 
 def use_toy_residuals(path):
     made = Extraction.read(path)
-    for name, shape in saved_shapes(path, axes=3).items():
+    for name, shape in saved_shapes(path, AT_ALL_TIMES).items():
         got = list(toy_correlations(path, name, range(shape[0]), CPU))
         assert len(got) == shape[0]
         assert all(correlation.matrix.isfinite().all() for _, correlation in got)
@@ -176,7 +183,7 @@ def use_toy_residuals(path):
 
 def use_image_residuals(path):
     first = find_first(path, None, None)
-    shapes = saved_shapes(first, axes=2)
+    shapes = saved_shapes(first, AT_ONE_TIME)
     require_same(path, Extraction.read(first), shapes)
     for name in shapes:
         later = first.with_name(first.name.replace("time0", "time1"))

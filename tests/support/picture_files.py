@@ -149,7 +149,7 @@ def correlations(dim, names, constant=()):
             table.put(name, index, Correlation(matrix, varies.double()))
             matrices.setdefault(f"{name}_acs", []).append(matrix.float().numpy())
     summary, _ = table.summary(torch.from_numpy(TIMES), SAMPLES)
-    formats = np.array(of_lags.SUMMARY_FORMAT), np.array(of_lags.FORMAT)
+    formats = np.array(of_lags.SUMMARY.format), np.array(of_lags.AT_ONE_TIME.format)
     return (
         {"format": formats[0], **{name: values.numpy() for name, values in summary.items()}},
         {"format": formats[1], **{name: np.stack(values) for name, values in matrices.items()}},

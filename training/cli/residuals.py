@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dnnlib.errors import DataError, UsageError, agree
+from dnnlib.errors import UsageError, agree
 from dnnlib.files import require_folder, require_new
 from dnnlib.logs import logger
 from torch_utils import distributed
@@ -122,7 +122,7 @@ def calctoys(settings: CalcToysSettings) -> None:
     """Write correlations of residuals between the first time and all times, for a toy."""
     source = settings.res_root
     extraction = residuals.Extraction.read(source)
-    shapes = residuals.saved_shapes(source, axes=3)
+    shapes = residuals.saved_shapes(source, residuals.AT_ALL_TIMES)
     steps, count, dim = shapes["net_outputs"]
     known = known_of(source, extraction, (steps, count, dim), settings.expected())
     about = residuals.describe_extraction(extraction, source.with_suffix(".json"))
@@ -155,7 +155,7 @@ def calc(settings: CalcSettings) -> None:
     root, folder = settings.res_root, settings.save_dir
     first = residuals.find_first(root, settings.data_name, settings.dims_to_keep)
     extraction = residuals.Extraction.read(first)
-    shapes = residuals.saved_shapes(first, axes=2)
+    shapes = residuals.saved_shapes(first, residuals.AT_ONE_TIME)
     steps, (count, dim) = len(extraction.times), shapes["net_outputs"]
     known = known_of(first, extraction, (steps, count, dim), settings.expected())
     residuals.require_same(root, extraction, shapes)
@@ -251,7 +251,8 @@ def run_extraction(
         seconds = perf_counter() - began
         facts = {"origin": origin, "denoiser_calls": calls, "seconds": seconds}
         save_json(
-            parameters, {"format": residuals.FORMAT, "options": options, **facts, **provenance()}
+            parameters,
+            {"format": residuals.AT_ALL_TIMES.format, "options": options, **facts, **provenance()},
         )
         logger.info(
             f"Wrote residuals of {job.count} samples at {len(job.probe.times)} times to "
@@ -271,10 +272,7 @@ def known_of(
 
     Raises:
         UsageError: An expected option, unless None, contradicts the file.
-        DataError: The file contradicts itself.
     """
-    if len(extraction.times) != shape[0]:
-        raise DataError(f"{path} has {len(extraction.times)} times, but residuals for {shape[0]}")
     known = {
         "data_name": extraction.data_name,
         "dims_to_keep": extraction.dims_to_keep,

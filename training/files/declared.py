@@ -30,7 +30,7 @@ import numpy as np
 from torch import Tensor
 
 from dnnlib.errors import DataError
-from torch_utils.results import Header, open_arrays, save_arrays
+from torch_utils.results import Header, SavedArrays, open_arrays, save_arrays
 
 PREFIX = "inflationary-flows "
 LARGEST = 1e6
@@ -72,6 +72,7 @@ class Key:
         wild: Whether values may be NaN or infinite.
         increasing: Whether values must increase strictly along the first axis.
         distinct: Whether values must differ from each other.
+        by_rows: Whether the array must be stored row by row, since it is read in batches.
     """
 
     axes: str
@@ -84,6 +85,7 @@ class Key:
     wild: bool = False
     increasing: bool = False
     distinct: bool = False
+    by_rows: bool = False
 
     def problem_with(self, values: np.ndarray) -> str | None:
         """Return the reason why an array cannot have these values; None if it can."""
@@ -277,16 +279,19 @@ class Arrays:
     def __contains__(self, name: str) -> bool:
         return name in self.source
 
-    def check(self, name: str) -> None:
-        """Check the shape and type of an array without reading its values.
+    def check(self, name: str) -> tuple[int, ...]:
+        """Check the type and shape of an array without reading its values; return the shape.
 
         Raises:
             DataError: The array is missing or damaged, or has another shape or type.
         """
         header = self.source.header(name)
         problem = self.file.misfit(name, header.shape, header.dtype, self.sizes)
+        if header.by_columns and self.file.key(name).by_rows:
+            problem = problem or "is not stored row by row"
         if problem:
             raise self.file.broken(self.source.path, name, problem)
+        return header.shape
 
     def read(self, name: str, *part: slice) -> np.ndarray:
         """Return an array, or a part of an array of a netCDF file.
@@ -295,7 +300,17 @@ class Arrays:
             DataError: The array is missing, damaged, or not as declared.
         """
         self.check(name)
-        values, key = self.source.read(name, *part), self.file.key(name)
+        return self._checked(name, self.source.read(name, *part))
+
+    def rows(self, name: str, size: int) -> Iterator[np.ndarray]:
+        """Yield the rows of an array of an ``.npz`` in batches, with the errors of ``read``."""
+        self.check(name)
+        assert isinstance(self.source, SavedArrays)
+        for rows in self.source.rows(name, size):
+            yield self._checked(name, rows)
+
+    def _checked(self, name: str, values: np.ndarray) -> np.ndarray:
+        key = self.file.key(name)
         problem = key.problem_with(values)
         if problem:
             raise self.file.broken(self.source.path, name, problem)

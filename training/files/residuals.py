@@ -1,19 +1,7 @@
 """Residuals: files of ``calc_net_residuals_autocorrelations.py extract`` and ``extracttoys``.
 
-Residuals are in eigenspace (for tables, along the axes of the flow's coordinates), in float32:
-
-    {toy}_{schedule}_toy_net_outputs_residuals.npz       arrays [T, N, D]
-    {data}_{schedule}_net_outputs_residuals_time{t}.npz  arrays [N, D], and time []
-
-Arrays are net_outputs and net_residuals, and exact_residuals where the exact denoiser is known.
-Every file describes its extraction, and the files of one extraction agree in these entries:
-
-    data_name, schedule   text: used in the file names
-    noise                 text: independent or path
-    dims_to_keep          [], of the schedule
-    times                 [T], all of them
-    origin                text: a digest of all options that the numbers depend on, also in the
-                          .json beside the files
+Residuals are in eigenspace (for tables, along the axes of the flow's coordinates), in float32.
+Every file describes its extraction, and the files of one extraction agree in this description.
 """
 
 import hashlib
@@ -22,7 +10,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +19,40 @@ import numpy as np
 from dnnlib.errors import DataError, UsageError
 from torch_utils.array_stream import stream_arrays
 from torch_utils.inert_pickle import shown
-from torch_utils.results import SavedArrays, load_json, open_arrays
+from torch_utils.results import load_json
+from training.files.declared import STORED, WHOLE, Key, ResultFile, numbers, text
 from training.paper.residuals import Put
 
-FORMAT = "inflationary-flows residuals 1"
+_ABOUT = {
+    "data_name": text("name of the data, a part of file names"),
+    "schedule": text("name of the schedule, a part of file names"),
+    "noise": text("independent or path"),
+    "dims_to_keep": Key("", "number of kept dimensions of the schedule", WHOLE, low=1),
+    "times": numbers("T", "all times of the extraction", increasing=True),
+    "origin": text("digest of the options that the residuals depend on; in the JSON too"),
+}
 QUANTITIES = ("net_outputs", "net_residuals", "exact_residuals")
+
+
+def _quantities(axes: str) -> dict[str, Key]:
+    meanings = ("outputs of the network", "their errors", "errors of the exact denoiser, if known")
+    keys = [Key(axes, meaning, STORED, by_rows=True) for meaning in meanings]
+    return dict(zip(QUANTITIES, [*keys[:2], replace(keys[2], optional=True)], strict=True))
+
+
+AT_ALL_TIMES = ResultFile(
+    kind="residuals",
+    name="`{toy}_{schedule}_toy_net_outputs_residuals.npz`",
+    sizes="T times, N samples and D dimensions",
+    keys=_ABOUT | _quantities("T N D"),
+    least={"T": 2},
+    advice="extract again",
+)
+AT_ONE_TIME = replace(
+    AT_ALL_TIMES,
+    name="`{data}_{schedule}_net_outputs_residuals_time{t}.npz`",
+    keys=_ABOUT | _quantities("N D") | {"time": numbers("", "time of these residuals")},
+)
 FLOAT32 = np.dtype(np.float32)
 MIB, GIB = 2**20, 2**30
 SPARE_BYTES = 64 * MIB
@@ -67,10 +84,6 @@ class Extraction:
         """Start of the file names: the name of the data and the schedule."""
         return f"{self.data_name}_{self.schedule}"
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Return the entries of the description as arrays, as each file contains them."""
-        return {name: np.asarray(value) for name, value in vars(self).items()}
-
     @classmethod
     def read(cls, path: Path) -> "Extraction":
         """Read the description of an extraction from one of its files.
@@ -78,18 +91,15 @@ class Extraction:
         Raises:
             DataError: An entry is missing or invalid.
         """
-        with open_arrays(path) as saved:
-            words = {name: _word(path, saved, name) for name in ("data_name", "schedule", "noise")}
-            origin = _word(path, saved, "origin")
-            kept, times = saved.numbers("dims_to_keep"), saved.numbers("times")
-        if kept.ndim or kept < 1:
-            raise DataError(
-                f"{path}: 'dims_to_keep' is {shown(kept)}, expected a positive integer: extract "
-                "again"
-            )
-        if times.ndim != 1 or len(times) < 2 or (np.diff(times) <= 0).any():
-            raise DataError(f"{path}: 'times' must be at least two increasing times: extract again")
-        return cls(**words, dims_to_keep=int(kept), times=times.astype(np.float64), origin=origin)
+        with AT_ALL_TIMES.open(path) as arrays:
+            about = {name: arrays.read(name) for name in _ABOUT}
+        times, entries = about.pop("times"), {name: each.item() for name, each in about.items()}
+        for name, value in entries.items():
+            # These texts become parts of file names.
+            if isinstance(value, str) and not re.fullmatch(r"[\w.+-]*\w[\w.+-]*", value):
+                problem = f"is '{shown(value)}', which cannot be part of a file name"
+                raise AT_ALL_TIMES.broken(path, name, problem)
+        return cls(**entries, times=times)
 
 
 def describe_extraction(extraction: Extraction, parameters: Path) -> dict[str, Any]:
@@ -129,13 +139,14 @@ def residual_writer(
         dim: Dimension of the samples.
         extraction: Description that each file contains.
     """
-    alone, small = len(paths) == 1, {**extraction.arrays(), "format": np.array(FORMAT)}
+    alone = len(paths) == 1
     shape = (len(extraction.times), count, dim) if alone else (count, dim)
     shapes = dict.fromkeys(names, shape)
     with ExitStack() as stack:
         streams = []
         for path, time in zip(paths, extraction.times, strict=False):
-            own = small if alone else {"time": np.asarray(time), **small}
+            own = vars(extraction) if alone else {"time": time, **vars(extraction)}
+            own = (AT_ALL_TIMES if alone else AT_ONE_TIME).arrays(own)
             streams.append(stack.enter_context(stream_arrays(path, shapes, FLOAT32, own)))
 
         def put(index: int, first: int, rows: Mapping[str, np.ndarray]) -> None:
@@ -146,21 +157,16 @@ def residual_writer(
         yield put
 
 
-def saved_shapes(path: Path, axes: int) -> dict[str, tuple[int, ...]]:
+def saved_shapes(path: Path, file: ResultFile) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the residuals in a file by name, after a check that they are equal.
 
     Raises:
-        DataError: Residuals are missing, have different shapes, or do not have ``axes`` axes.
+        DataError: Residuals are missing, or their shapes do not fit the declaration of the file.
     """
-    with open_arrays(path) as saved:
-        names = [name for name in QUANTITIES if name in saved.names or name != "exact_residuals"]
-        shapes = {name: saved.header(name).shape for name in names}
-    shape = shapes["net_outputs"]
-    wanted = "[times, samples, dims]" if axes == 3 else "[samples, dims]"
-    if len(shape) != axes or set(shapes.values()) != {shape} or 0 in shape:
-        listed = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
-        raise DataError(f"{path}: its arrays are {listed}; expected {wanted}: extract again")
-    return shapes
+    with file.open(path) as arrays:
+        arrays.check("times")
+        names = [name for name in QUANTITIES if name in arrays or not file.keys[name].optional]
+        return {name: arrays.check(name) for name in names}
 
 
 def require_space(folder: Path, size: int) -> str:
@@ -179,20 +185,6 @@ def require_space(folder: Path, size: int) -> str:
             "GiB are needed: use fewer samples or times, or another disk"
         )
     return f"Writing {size / MIB:,.1f} MiB to {folder}; {free / MIB:,.0f} MiB are free"
-
-
-def _word(path: Path, saved: SavedArrays, name: str) -> str:
-    value = saved.read(name)
-    if value.ndim or value.dtype.kind != "U":
-        raise DataError(f"{path}: '{name}' is not text: extract again")
-    text = str(value)
-    # These texts become parts of file names.
-    if not re.fullmatch(r"[\w.+-]*\w[\w.+-]*", text):
-        raise DataError(
-            f"{path}: '{name}' is '{shown(text)}', which cannot be part of a file name: extract "
-            "again"
-        )
-    return text
 
 
 def toy_file(folder: Path, stem: str) -> Path:
@@ -249,16 +241,15 @@ def require_same(folder: Path, first: Extraction, shapes: Mapping[str, tuple[int
     """
     for index, time in enumerate(first.times):
         path = time_file(folder, first.stem, index)
-        made = Extraction.read(path)
-        own, known = made.arrays(), first.arrays()
-        same = all(np.array_equal(own[name], known[name]) for name in known)
-        with open_arrays(path) as saved:
-            same = same and np.array_equal(saved.numbers("time"), time)
+        own, known = vars(Extraction.read(path)), vars(first)
+        with AT_ONE_TIME.open(path) as arrays:
+            same = np.array_equal(arrays.read("time"), time)
+        same = same and all(np.array_equal(own[name], known[name]) for name in known)
         if not same:
             raise DataError(
                 f"{path} and the file of time 0 are not from the same extraction: extract again"
             )
-        there = saved_shapes(path, axes=2)
+        there = saved_shapes(path, AT_ONE_TIME)
         if there != shapes:
             raise DataError(
                 f"{path} has arrays {there}, but the file of time 0 has {dict(shapes)}: extract "
