@@ -131,7 +131,7 @@ def save_coverage(folder, dim=2, seeds=1, alpha=None, count=200, **changes):
     latent = units.mapped(lambda values: values * std)
     carried = {"latent": latent, "data": points["data"], "end": latent}
     result = CoverageResult(spheres, got, carried, boundaries, bent(fresh), calls=0)
-    arrays = {"format": np.array(coverage.FORMAT), **coverage.result_arrays(result)}
+    arrays = {"format": np.array(coverage.COVERAGE.format), **coverage.result_arrays(result)}
     return save(folder / "circles_PRP_coverage.npz", arrays, **changes)
 
 

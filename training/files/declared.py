@@ -35,6 +35,8 @@ from torch_utils.results import Header, SavedArrays, open_arrays, save_arrays
 PREFIX = "inflationary-flows "
 LARGEST = 1e6
 """Maximum magnitude of coordinates to be drawn, which are in standard deviations or gray levels."""
+DRAWN: dict[str, Any] = {"low": -LARGEST, "high": LARGEST}
+"""Limits of arrays that are drawn."""
 
 
 class Kind(NamedTuple):
@@ -62,7 +64,8 @@ class Key:
 
     Attributes:
         axes: Sizes of the axes, symbols or numbers with spaces between them, such as ``S N D``;
-            empty for a single value. A last axis ``...`` stands for any number of further axes.
+            empty for a single value. The axis ``*`` has any size. A last axis ``...`` stands for
+            any number of further axes.
         meaning: Contents of the array with their units, for the documentation.
         kind: Kind of the values.
         optional: Whether a file may lack the array.
@@ -170,19 +173,18 @@ class ResultFile:
         key, found = self.key(name), dict(sizes)
         axes = key.axes.split()
         if axes[-1:] == ["..."]:
-            axes[-1:] = map(str, shape[len(axes) - 1 :])
+            axes[-1:] = ["*"] * (len(shape) - len(axes) + 1)
+        symbols = {axis: self.least.get(axis, 1) for axis in axes if axis.isalpha()}
         same = len(axes) == len(shape)
-        symbols = {axis: self.least.get(axis, 1) for axis in axes if not axis.isdecimal()}
-        if same:
-            pairs = zip(axes, shape, strict=True)
-            known = (found.setdefault(a, n) if a in symbols else int(a) for a, n in pairs)
-            same = tuple(known) == shape
+        for axis, size in zip(axes, shape, strict=True) if same else ():
+            known = int(axis) if axis.isdecimal() else found.setdefault(axis, size)
+            same = same and (axis == "*" or known == size)
         small = [f"{a} at least {n}" for a, n in symbols.items() if same and found[a] < n]
         if small or not same:
             wanted = f"[{', '.join(str(sizes.get(axis, axis)) for axis in axes)}]"
             wanted = " with ".join([wanted if axes else "a single value", *small])
             return f"has shape {list(shape)}, expected {wanted}"
-        sizes |= found
+        sizes |= {axis: found[axis] for axis in symbols}
         empty_list = key.kind is TEXT and 0 in shape  # NumPy makes such a list one of floats
         if not {dtype.kind, dtype.str[1:]} & {*key.kind.codes} and not empty_list:
             return f"contains {dtype}, expected {key.kind.words}"
