@@ -3,27 +3,24 @@
 from pathlib import Path
 from time import perf_counter
 
-import numpy as np
-
 from dnnlib.errors import UsageError
 from dnnlib.files import require_folder, require_new
 from dnnlib.logs import logger
 from dnnlib.urls import local_file
 from torch_utils import distributed
 from torch_utils.distributed import first_rank_only
-from torch_utils.results import save_arrays
 from training.cli.shared import remove_parts, reserve
 from training.files.observations import read_observations
 from training.files.population import POPULATION
 from training.files.posterior import (
-    CALIBRATION_FORMAT,
-    CHECK_FORMAT,
+    CALIBRATION,
+    CHECK,
     COMPARISON_FORMAT,
-    PREDICTIVE_FORMAT,
+    MIXTURE_FORMAT,
+    PREDICTIVE,
     save_mixture,
     save_values,
 )
-from training.files.posterior import FORMAT as MIXTURE_FORMAT
 from training.files.posterior_draws import load_netcdf
 from training.measure.posterior.calibration import calibrate as tests_of
 from training.models import (
@@ -103,7 +100,7 @@ def check(settings: CheckSettings) -> int:
         report = posterior_checking.check(task.on(device), cases, parts)
         if distributed.is_main():
             save_values(values_file, report.values, report.fingerprint)
-            results.write_numbers(numbers_file, CHECK_FORMAT, began, report.facts)
+            results.write_numbers(numbers_file, CHECK.format, began, report.facts)
             report.log()
             results.report_files(numbers_file, values_file, began)
         remove_parts(parts)
@@ -123,8 +120,8 @@ def calibrate(settings: CalibrateSettings) -> None:
         if result is not None:
             named = [] if task.subject.of_sets else task.subject.condition_names
             beside = calibration.over_conditions(result.guarantee, rows, named)
-            save_values(values_file, result.values, result.fingerprint, CALIBRATION_FORMAT, beside)
-            results.write_numbers(numbers_file, CALIBRATION_FORMAT, began, result.content)
+            save_values(values_file, result.values, result.fingerprint, CALIBRATION, beside)
+            results.write_numbers(numbers_file, CALIBRATION.format, began, result.content)
             result.model.save(dest)
             result.log()
             logger.info(f"Saved the calibration in {dest}")
@@ -145,11 +142,11 @@ def predict(settings: PredictSettings) -> int:
     require_new(files, settings.overwrite)
     result = comparison.predict(saved, settings)
     require_folder(settings.save_dir)
-    arrays = {"simulated": result.simulated.numpy(), "observed": result.observed.numpy()}
-    texts = {"names": np.array(result.names), "format": np.array(PREDICTIVE_FORMAT)}
-    save_arrays(files[0], {**texts, **arrays})
+    texts = {"names": result.names, "format": PREDICTIVE.format}
+    arrays = {"simulated": result.simulated, "observed": result.observed}
+    PREDICTIVE.save(files[0], {**texts, **arrays})
     content = {"options": settings.recorded(), **result.tests.summary()}
-    results.write_numbers(files[1], PREDICTIVE_FORMAT, began, content)
+    results.write_numbers(files[1], PREDICTIVE.format, began, content)
     logger.info(result.tests.verdict)
     count = len(result.observed)
     if saved.count > count:

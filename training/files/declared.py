@@ -55,6 +55,7 @@ class Kind(NamedTuple):
 
 NUMBER, STORED = Kind("numbers", "fiu", np.float64), Kind("numbers", "fiu")
 FLOAT, WHOLE = Kind("floats", "f", np.float64), Kind("integers", "iu")
+STORED_FLOAT = Kind("floats", "f")
 FLAG, TEXT, BYTE = Kind("booleans", "b"), Kind("text", "U"), Kind("uint8", ("u1",))
 
 
@@ -119,6 +120,13 @@ def text(meaning: str, **limits: Any) -> Key:
     return Key("", meaning, TEXT, **limits)
 
 
+def is_of_form(name: str, form: str) -> bool:
+    """Return whether a name is of a form: ``net_outputs_mean`` is of ``{quantity}_mean``."""
+    parts = re.split(r"(\{\w+\})", form)
+    pattern = (".+" if part.startswith("{") else re.escape(part) for part in parts)
+    return re.fullmatch("".join(pattern), name) is not None
+
+
 @dataclass(frozen=True, kw_only=True)
 class ResultFile:
     """Declaration of a kind of file with arrays.
@@ -153,9 +161,7 @@ class ResultFile:
         if name in self.keys:
             return self.keys[name]
         for form, key in self.keys.items():
-            parts = re.split(r"(\{\w+\})", form)
-            pattern = (".+" if part.startswith("{") else re.escape(part) for part in parts)
-            if len(parts) > 1 and re.fullmatch("".join(pattern), name):
+            if is_of_form(name, form):
                 return key
         raise KeyError(name)
 
@@ -254,6 +260,10 @@ class Source(Protocol):
     def path(self) -> Path:
         """Path of the file."""
 
+    @property
+    def names(self) -> list[str]:
+        """Names of the arrays."""
+
     def __contains__(self, name: str, /) -> bool:
         """Return whether the file has an array."""
 
@@ -323,11 +333,12 @@ class Arrays:
         """Return an array or a part of it as ``read``; None if the file does not have the array."""
         return self.read(name, *part) if name in self else None
 
-    def names(self, name: str) -> tuple[str, ...]:
-        """Return an array of texts as a tuple; see ``read`` for the errors."""
-        return tuple(map(str, self.read(name).tolist()))
-
     def all(self) -> dict[str, np.ndarray]:
-        """Return all arrays by name, without those that are optional and missing."""
-        keys = self.file.keys.items()
-        return {name: self.read(name) for name, key in keys if not key.optional or name in self}
+        """Return all declared arrays by name, without those that are optional and missing."""
+        read: dict[str, np.ndarray] = {}
+        for form, key in self.file.keys.items():
+            own = [form] if form in self or not key.optional else []
+            if "{" in form:
+                own = [n for n in self.source.names if is_of_form(n, form) and n not in read]
+            read |= {name: self.read(name) for name in own}
+        return read
