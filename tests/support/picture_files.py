@@ -56,7 +56,7 @@ def simulation(kind, dim=2, count=30, kept=1):
     start = generator.normal(size=(count, dim)) * np.sqrt(eigenvalues)
     grown = start * np.sqrt((eigenvalues + noise) / eigenvalues)[:, None]
     return {
-        "format": np.array(trajectory.FORMAT),
+        "format": np.array(trajectory.TRAJECTORY.format),
         "times": times[order],
         "tilde_xs": (grown @ rotation.T + mean)[order].astype(np.float32),
         "xs_es": (scale[:, None, None] * grown)[order].astype(np.float32),

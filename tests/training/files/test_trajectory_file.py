@@ -127,9 +127,9 @@ def test_melts_are_undone_from_their_file(tmp_path, caplog):
 
 
 CHANGES = {
-    "text": ("xs_es", lambda x: np.array("x"), ["xs_es", "numbers"]),
+    "text": ("xs_es", lambda x: np.array("x"), ["xs_es", "[]", "[S, N, D]"]),
     "nan": ("xs_es", lambda x: np.where(x > 0, np.nan, x), ["xs_es", "finite"]),
-    "one state": ("xs_es", lambda x: x[0], ["[6, 3]", "[times, samples, dimensions]"]),
+    "one state": ("xs_es", lambda x: x[0], ["[6, 3]", "[S, N, D]"]),
     "a state too few": ("xs_es", lambda x: x[:-1], ["times", "shape [5]", "expected [4]"]),
     "no samples": ("xs_es", lambda x: x[:, :0], ["[5, 0, 3]"]),
     "falling times": ("times", lambda x: x[::-1], ["not an inflation", "times decrease"]),
