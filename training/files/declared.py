@@ -260,10 +260,6 @@ class Source(Protocol):
     def path(self) -> Path:
         """Path of the file."""
 
-    @property
-    def names(self) -> list[str]:
-        """Names of the arrays."""
-
     def __contains__(self, name: str, /) -> bool:
         """Return whether the file has an array."""
 
@@ -335,6 +331,7 @@ class Arrays:
 
     def all(self) -> dict[str, np.ndarray]:
         """Return all declared arrays by name, without those that are optional and missing."""
+        assert isinstance(self.source, SavedArrays)
         read: dict[str, np.ndarray] = {}
         for form, key in self.file.keys.items():
             own = [form] if form in self or not key.optional else []
