@@ -1,8 +1,8 @@
 """Network files: ``network-snapshot-*.pkl``.
 
-A file is written by ``torch.save`` and opened only by ``torch.load(weights_only=True)``, which
-rebuilds tensors and plain values and rejects everything else: an untrusted file cannot run code. It
-contains ``{"format": "inflationary-flows network", "version": 1, "parts": {...}, "about": {...}}``.
+A file is written by ``torch.save`` and read as data: the reader rebuilds tensors and plain values
+and rejects everything else, so that an untrusted file cannot run code. It contains
+``{"format": "inflationary-flows network", "version": 1, "parts": {...}, "about": {...}}``.
 Each part is ``{"class", "arguments", "state"}``:
 
     schedule    a name in ``SCHEDULES`` (ifs, edm, vp, ve), with the arguments that the basis does
