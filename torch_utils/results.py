@@ -21,7 +21,7 @@ import torch
 
 import dnnlib
 from dnnlib.errors import DataError
-from dnnlib.files import atomic_path
+from dnnlib.files import atomic_path, open_file
 from torch_utils.distributed import TF32
 from torch_utils.inert_pickle import shown
 from torch_utils.tensor_files import FOREIGN_ERRORS
@@ -62,22 +62,13 @@ def open_arrays(path: Path) -> Iterator["SavedArrays"]:
     Raises:
         DataError: The file is missing or damaged, or declares far more bytes than it contains.
     """
-    unreadable = DataError(f"{path} is not a readable .npz of plain arrays")
-    if path.exists() and not path.is_file():  # opening a pipe would block forever
-        raise unreadable
-    try:
-        file = path.open("rb")
-    except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist: give the path of an .npz of results") from error
-    except OSError as error:
-        raise unreadable from error
-    with file:
+    with open_file(path, "an .npz of results") as file:
         if file.read(len(np.lib.format.MAGIC_PREFIX)) == np.lib.format.MAGIC_PREFIX:
             raise DataError(f"{path} is a single array: give an .npz of results")
         try:
             archive = zipfile.ZipFile(file)
         except _FOREIGN_ERRORS as error:
-            raise unreadable from error
+            raise DataError(f"{path} is not a readable .npz of plain arrays") from error
         with archive:
             promised = sum(member.file_size for member in archive.infolist())
             if promised > max(path.stat().st_size, MAX_INFLATED_BYTES):
@@ -259,13 +250,7 @@ def open_array(path: Path) -> Iterator[tuple[Header, IO[bytes]]]:
             its header.
     """
     broken = DataError(f"{path} is not a readable .npy of plain numbers")
-    if path.exists() and not path.is_file():  # opening a pipe would block forever
-        raise broken
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise broken from error
-    with file:
+    with open_file(path, "a .npy of numbers") as file:
         yield _read_header(file, path.stat().st_size, broken), file
 
 
@@ -319,21 +304,13 @@ def load_json(path: Path) -> dict[str, Any]:
     Raises:
         DataError: The file is missing, too large, or not a JSON object.
     """
-    if path.exists() and not path.is_file():  # opening a pipe would block forever
-        raise DataError(f"{path} is not an ordinary file: give the path of a JSON file")
-    try:
-        if path.stat().st_size > MAX_JSON_BYTES:
+    with open_file(path, "a JSON file of this project", MAX_JSON_BYTES) as file:
+        try:
+            content = json.loads(file.read().decode("utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
             raise DataError(
-                f"{path} is larger than {MAX_JSON_BYTES >> 20} MiB: give a JSON file that this "
-                "project wrote"
-            )
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist: give the path of a JSON file") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(
-            f"{path} is not readable JSON: restore it from a copy, or make it again"
-        ) from error
+                f"{path} is not readable JSON: restore it from a copy, or make it again"
+            ) from error
     if not isinstance(content, dict):
         raise DataError(
             f"{path} is JSON, but not an object of names and values: restore it from a copy"

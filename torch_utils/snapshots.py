@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from dnnlib.errors import DataError, UsageError, in_one_line
-from dnnlib.files import atomic_path
+from dnnlib.files import atomic_path, open_file
 from torch_utils.arguments import check_arguments
 from torch_utils.inert_pickle import PickleError, shown
 from torch_utils.tensor_files import BrokenFileError, load_tensors
@@ -272,19 +272,13 @@ def _write(path: Path, payload: dict[str, Any]) -> None:
 
 
 def _read(path: Path, expected: str, what: str) -> dict[str, Any]:
-    # Opening a pipe would block forever.
-    if path.exists() and not path.is_file():
-        kind = "folder" if path.is_dir() else "device or pipe"
-        raise DataError(f"{path} is a {kind}: give the path of a {what}")
-    try:
-        with path.open("rb") as file:
+    with open_file(path, f"a {what}") as file:
+        try:
             payload = _load(path, file, what)
-    except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist: give the path of a {what}") from error
-    except OSError as error:
-        raise DataError(
-            f"{path} cannot be read: {error.strerror or error}. Give the path of a readable {what}"
-        ) from error
+        except OSError as error:
+            raise DataError(
+                f"{path} cannot be read: {error.strerror or error}: give the path of a {what}"
+            ) from error
     if not isinstance(payload, dict) or payload.get("format") != expected:
         raise DataError(f"{path} is not a {what} of this project: give the path of a {what}")
     version = payload.get("version")

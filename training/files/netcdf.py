@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 
 from dnnlib.errors import DataError
+from dnnlib.files import open_file
 from torch_utils.results import MOST_AXES, Header
 
 # Errors that h5py raises on foreign bytes; caught only around its calls.
@@ -38,15 +39,11 @@ def open_netcdf(path: Path) -> Iterator["SavedNumbers"]:
     Raises:
         DataError: The file is missing or broken, or not a netCDF-4 file.
     """
-    unreadable = DataError(f"{path} is not a readable netCDF-4 file: make the file again")
-    if not path.exists():
-        raise DataError(f"{path} does not exist: check the path")
-    if not path.is_file():  # opening a pipe would block forever
-        raise unreadable
+    open_file(path, "a netCDF-4 file").close()
     try:
         file = h5py.File(path, "r", locking=False)
     except _FOREIGN_ERRORS as error:
-        raise unreadable from error
+        raise DataError(f"{path} is not a readable netCDF-4 file: make the file again") from error
     with file:
         yield SavedNumbers(path, file)
 
