@@ -9,12 +9,11 @@ from pathlib import Path
 
 from torch_utils.results import SavedArrays, open_arrays
 from training.files.answers import kind_of_json
+from training.files.declared import PREFIX
 from training.files.rows import MAY_BE_WILD, NAMES, POINTS
 from training.files.stats import STATS
 from training.files.trajectory import IMAGE_SHAPE
 from training.names import script
-
-PREFIX = "inflationary-flows "
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,6 @@ class Format:
     """A kind of file, with the functions that draw and report its files.
 
     Attributes:
-        holds: Content of the files, in words.
         drawn: Name of the function in ``training.pictures`` that draws files of this kind; empty
             for none. Its arguments are ``(path, folder)``, or ``(paths, folder, animation)`` if
             ``together``.
@@ -33,94 +31,50 @@ class Format:
             roundtrip and generation).
         wild: Names of arrays that may contain non-finite numbers; None if only the arrays to be
             drawn are read.
+        holds: Content of files that are not drawn or not shown, in words.
         advice: Advice on which file to give instead, if files of this kind are not drawn.
     """
 
-    holds: str
     drawn: str = ""
     shown: str = ""
     together: bool = False
     of_run: bool = False
     wild: Collection[str] | None = ()
+    holds: str = ""
     advice: str = ""
 
 
+_OF_POSTERIORS = "posteriors.album.pictures_of"
+_MATRICES = "matrices of correlations"
+_CORRELATIONS = (
+    f"give the correlations that {script('calc_net_residuals_autocorrelations')} computes from them"
+)
 FORMATS = {
-    "training": Format(
-        "reports of a training run", "training.pictures_of_training", "training_curves.section_of"
-    ),
+    "training": Format("training.pictures_of_training", "training_curves.section_of"),
     "correlations of one time": Format(
-        "matrices of correlations",
-        "correlations.pictures_of_image_matrices",
-        together=True,
-        wild=None,
+        "correlations.pictures_of_image_matrices", together=True, wild=None, holds=_MATRICES
     ),
-    "toy": Format(
-        "simulated points",
-        "trajectories.album.pictures_of_toys",
-        "flows.section_of",
-        True,
-        of_run=True,
-    ),
-    "images": Format(
-        "simulated images",
-        "images.simulations.pictures_of_images",
-        "images.section_of",
-        True,
-        of_run=True,
-    ),
-    "rows": Format(
-        "simulated rows",
-        "tables.album.pictures_of_tables",
-        "tables.section_of",
-        True,
-        of_run=True,
-        wild=MAY_BE_WILD,
-    ),
-    "coverage": Format("coverage", "coverage.pictures_of_coverage", "coverage.section_of"),
-    "residual summary": Format(
-        "correlations by lag", "correlations.pictures_of_lags", "correlations.section_of"
-    ),
+    "toy": Format("trajectories.album.pictures_of_toys", "flows.section_of", True, True),
+    "images": Format("images.simulations.pictures_of_images", "images.section_of", True, True),
+    "rows": Format("tables.album.pictures_of_tables", "tables.section_of", True, True, MAY_BE_WILD),
+    "coverage": Format("coverage.pictures_of_coverage", "coverage.section_of"),
+    "residual summary": Format("correlations.pictures_of_lags", "correlations.section_of"),
     "worst roundtrips": Format(
-        "errors of roundtrips",
-        "images.simulations.pictures_of_roundtrips",
-        "images.section_of_roundtrips",
+        "images.simulations.pictures_of_roundtrips", "images.section_of_roundtrips"
     ),
-    "posterior": Format(
-        "draws of posteriors", "posteriors.album.pictures_of_posteriors", "posteriors.section_of"
-    ),
-    "posterior check": Format(
-        "runs of a check", "posteriors.album.pictures_of_check", "checks.section_of"
-    ),
-    "posterior calibration": Format(
-        "ranks of calibration cases",
-        "posteriors.album.pictures_of_calibration",
-        "checks.section_of",
-    ),
-    "posterior predictive": Format(
-        "data simulated from posteriors",
-        "posteriors.album.pictures_of_predictive",
-        "checks.section_of_predictive",
-    ),
-    "population": Format("a population of posteriors", "posteriors.album.pictures_of_population"),
-    "answers": Format(
-        "answers about rows", "tables.answers.pictures_of_answers", "answers.section_of"
-    ),
-    "check of answers": Format(
-        "a check of answers", "tables.answers.pictures_of_check", "answers.section_of_check"
-    ),
-    "image files": Format("images", "images.grids.pictures_of_image_files"),
-    "correlations": Format("matrices of correlations", "correlations.pictures_of_toy_matrices"),
-    "residuals": Format(
-        "residuals",
-        advice=(
-            "give the correlations that "
-            f"{script('calc_net_residuals_autocorrelations')} computes from them"
-        ),
-    ),
-    "fid reference": Format("features of images"),
-    "table": Format("rows of a data set"),
-    "records": Format("rows of a data set"),
+    "posterior": Format(f"{_OF_POSTERIORS}_posteriors", "posteriors.section_of"),
+    "posterior check": Format(f"{_OF_POSTERIORS}_check", "checks.section_of"),
+    "posterior calibration": Format(f"{_OF_POSTERIORS}_calibration", "checks.section_of"),
+    "posterior predictive": Format(f"{_OF_POSTERIORS}_predictive", "checks.section_of_predictive"),
+    "population": Format(f"{_OF_POSTERIORS}_population", holds="a population of posteriors"),
+    "answers": Format("tables.answers.pictures_of_answers", "answers.section_of"),
+    "check of answers": Format("tables.answers.pictures_of_check", "answers.section_of_check"),
+    "image files": Format("images.grids.pictures_of_image_files", holds="images"),
+    "correlations": Format("correlations.pictures_of_toy_matrices", holds=_MATRICES),
+    "residuals": Format(holds="residuals", advice=_CORRELATIONS),
+    "fid reference": Format(holds="features of images"),
+    "table": Format(holds="rows of a data set"),
+    "records": Format(holds="rows of a data set"),
 }
 """Formats by kind, in the order of pictures and of the sections of a report."""
 
