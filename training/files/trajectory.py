@@ -20,7 +20,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -58,7 +57,6 @@ SAMPLE_KEYS = ("image_index", "row_index")
 """Names of arrays ``[N]`` that identify the samples of an inflation and of its roundtrip."""
 LARGEST_NUMBER = 2**53
 """Largest index that floating point represents exactly."""
-_INDEX: dict[str, Any] = {"kind": WHOLE, "optional": True, "low": 0, "high": LARGEST_NUMBER}
 TRAJECTORY = ResultFile(
     kind="trajectory",
     name="`{toy}_{schedule}_{mode}_{sim}_results.npz` and `{data}_{schedule}_{sim}.npz`",
@@ -82,8 +80,8 @@ TRAJECTORY = ResultFile(
         "gap_solver": text("solver of the gap", optional=True),
         IMAGE_SHAPE: Key("3", "of images: channels, height, width", WHOLE, optional=True, low=1),
         "labels": numbers("N L", "of networks with classes: the classes, one-hot", optional=True),
-        SAMPLE_KEYS[0]: Key("N", "of images that inflate: indices in the data set", **_INDEX),
-        SAMPLE_KEYS[1]: Key("N", "of rows that inflate: indices in the data set", **_INDEX),
+        SAMPLE_KEYS[0]: Key("N", "of images that inflate: indices in the data set", STORED, True),
+        SAMPLE_KEYS[1]: Key("N", "of rows that inflate: indices in the data set", STORED, True),
         "log_prob": numbers(
             "N",
             "with --log_prob: log density in nats at the first time; of images dequantized",
@@ -405,7 +403,8 @@ class SavedTrajectory:
             log_prob, bits = (None if of_table else arrays.get(name) for name in DENSITIES)
             images = _images(arrays) if IMAGE_SHAPE in arrays else None
             known = [arrays.read(name) for name in SAMPLE_KEYS if name in arrays]
-            indices, classes = [*known, np.arange(count)][0].astype(np.int64), _classes(arrays)
+            whole = (each for each in known if np.abs(each).max() < LARGEST_NUMBER)
+            indices, classes = next(whole, np.arange(count)).astype(np.int64), _classes(arrays)
         last = states[-1].astype(float)
         chosen = evenly(count, MOST_SAMPLES) if choose is None else choose(count)
         return cls(
