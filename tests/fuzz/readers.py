@@ -39,7 +39,7 @@ from training.data.tables.formats import open_table
 from training.data.tables.making import make_table
 from training.data.tables.table import restored
 from training.files.fid_reference import FIDReference
-from training.files.observations import read_array
+from training.files.observations import array_of
 from training.files.posterior import load_part, load_values
 from training.files.records import load_records
 from training.files.residuals import (
@@ -121,7 +121,7 @@ def use_rows(path):
 
 
 def use_array_of_a_posterior(path):
-    assert read_array(path, "the noise", (1, 2)).isfinite().all()
+    assert array_of(path, "the noise", (1, 2)).isfinite().all()
 
 
 def use_part_of_a_posterior(path):
