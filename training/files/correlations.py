@@ -73,16 +73,10 @@ SUMMARY = ResultFile(
         "times": numbers("T", "times", increasing=True),
         "lags": numbers("T", "differences from the first time"),
         "n_samples": Key("", "number of samples", WHOLE, low=2),
-        "{quantity}_diagonal": numbers(
-            "T D", "autocorrelation of each dimension with the first time", **_POSSIBLE
-        ),
-        "{quantity}_mean": numbers(
-            "T", "its mean over the dimensions that vary at all times", **_POSSIBLE
-        ),
+        "{quantity}_diagonal": numbers("T D", "correlation with the first time", **_POSSIBLE),
+        "{quantity}_mean": numbers("T", "its mean over the varying dimensions", **_POSSIBLE),
         "{quantity}_std": numbers("T D", "standard deviations at each time", low=0),
-        "{quantity}_constant": Key(
-            "T", "number of dimensions that are constant at this time or at the first", WHOLE
-        ),
+        "{quantity}_constant": Key("T", "constant dimensions, here or at the start", WHOLE),
     },
     least={"T": 2},
     advice=_AGAIN,

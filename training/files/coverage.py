@@ -20,7 +20,8 @@ parentheses, the column of the printed table:
     denoiser_calls             evaluations for the carried points, without those of the exact flow
 
 With a learned latent distribution, the stages latent and end are in whitened latents, which are
-standard normal.
+standard normal. A refitted boundary has faces between the points of its sphere and all smaller
+ones. Arrays with paired or exact in their name are those of ``--paired``.
 
 In 3-D each mesh is also ``{data}_{schedule}_r{radius}_{stage}.ply``, in single precision, the
 radius to six digits; ``--overwrite`` removes the meshes of other radii under these names.
@@ -63,15 +64,8 @@ COVERAGE = ResultFile(
         "test_{stage}": numbers("S N D", "test points", **DRAWN),
         "boundary_{stage}": numbers("R K D", "vertices of the boundaries", **DRAWN),
         "faces": Key("* D", "faces of all boundaries, indices of vertices", WHOLE),
-        "faces_{stage}_{index}": Key(
-            "* D",
-            "of refitted boundaries: faces between the points of their sphere and all smaller ones",
-            WHOLE,
-            optional=True,
-        ),
-        "coverage_fresh_exact": numbers(
-            "S R", "with --paired: fractions inside boundaries of the exact flow", optional=True
-        ),
+        "faces_{stage}_{index}": Key("* D", "faces of a refitted boundary", WHOLE, optional=True),
+        "coverage_fresh_exact": numbers("S R", "inside exact boundaries", optional=True),
         "paired_difference": numbers("S R", "difference of both fractions", optional=True),
         "paired_standard_error": numbers("S R", "its standard error", optional=True),
         "boundary_data_exact": numbers(

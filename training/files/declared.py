@@ -30,6 +30,7 @@ import numpy as np
 from torch import Tensor
 
 from dnnlib.errors import DataError
+from torch_utils.inert_pickle import shown
 from torch_utils.results import Header, SavedArrays, open_arrays, save_arrays
 
 PREFIX = "inflationary-flows "
@@ -98,7 +99,7 @@ class Key:
             return "has values that are not finite"
         if values.dtype.kind in "fiu" and ((values < self.low) | (values > self.high)).any():
             return f"has values outside {self.low:g} to {self.high:g}"
-        if self.increasing and (np.diff(values, axis=0) <= 0).any():
+        if self.increasing and (values[1:] <= values[:-1]).any():
             return "must be increasing"
         if self.distinct and len(np.unique(values)) < values.size:
             return "has two equal entries, but must have different ones"
@@ -198,7 +199,7 @@ class ResultFile:
 
     def broken(self, path: Path, name: str, problem: str) -> DataError:
         """Return the error for an array with a problem."""
-        return DataError(f"{path}: '{name}' {problem}: {self.advice}")
+        return DataError(f"{path}: '{shown(name)}' {problem}: {self.advice}")
 
     def arrays(self, given: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Return arrays as a file contains them: with its format, without those that are None.

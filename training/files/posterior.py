@@ -206,16 +206,10 @@ CHECK = ResultFile(
         "names": names("Q", "coordinates, log likelihood (or log density), radius"),
         "region_names": names("F", "names of the families of regions"),
         "ranks": numbers("R Q", "fractional ranks of true values among draws", **_SHARE),
-        "regions": numbers(
-            "F R", "probability content of the smallest region with the true value", **_SHARE
-        ),
+        "regions": numbers("F R", "content of the smallest region with a true value", **_SHARE),
         "crps": numbers("R V", "continuous ranked probability scores, in the data's units"),
-        "leaked": numbers(
-            "R", "for flows with bounds: fraction of draws beyond them", optional=True, **_SHARE
-        ),
-        "log_density": numbers(
-            "R", "log density of true values under their posteriors, if it is known", optional=True
-        ),
+        "leaked": numbers("R", "fraction of draws beyond bounds", optional=True, **_SHARE),
+        "log_density": numbers("R", "of true values, where it is known", optional=True),
     },
 )
 CALIBRATION = replace(

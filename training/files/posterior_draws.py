@@ -5,6 +5,13 @@ and a name that already exists gets a _ appended. Attributes are format and abou
 options. If draws were resampled by weights, posterior has effective_size, the smallest over
 observations: without it, readers would take repeated draws for independent ones. With --condition
 alone there is no likelihood; then sample_stats has lp, and observed_data has the conditions.
+Recalibrated draws are the same draws, moved so that ranks in each coordinate agree with those of
+held-out true values.
+
+The description has format, coordinates, samplers, toy, image_shape (channels, height, width) and
+conditions. Statistics of samplers, NaN where one has none, are effective_size and pareto_k of
+weights, acceptance, step_size, stages; leaked, the fraction of draws beyond bounds; and fine_k of
+the weights of the fine flow.
 """
 
 import json
@@ -44,40 +51,17 @@ DRAWS = ResultFile(
         LIKELIHOOD: numbers("C S M", "log likelihood in nats", optional=True),
         "sample_stats/lp": numbers("C S M", "log density of the flow's posterior", optional=True),
         "observed_data/y": numbers("M K", "observations, or conditions", optional=True),
-        "held_out/x": numbers(
-            "C S M D",
-            "for a calibrated network: the same draws, recalibrated so that ranks in each "
-            "coordinate agree with those of held-out true values",
-            optional=True,
-        ),
+        "held_out/x": numbers("C S M D", "by a calibrated network: recalibrated", optional=True),
         "prior/x": numbers("1 N D", "draws of the prior; not for images", optional=True),
         "constant_data/truth": numbers("M D", "true points, if they are known", optional=True),
-        "constant_data/network_calls": numbers(
-            "M", "divided evenly among observations that are sampled together"
-        ),
-        "constant_data/noise_std": numbers(
-            "K", "of a Gaussian likelihood; or noise_covariance", optional=True
-        ),
+        "constant_data/network_calls": numbers("M", "divided evenly among those of a group"),
+        "constant_data/noise_std": numbers("K", "of a Gaussian likelihood", optional=True),
         "constant_data/noise_covariance": numbers("K K", "of a Gaussian likelihood", optional=True),
         "constant_data/seen": Key("K", "indices of observed coordinates", WHOLE, optional=True),
         "constant_data/operator": numbers("K D", "linear map of observations", optional=True),
-        "constant_data/operator_shape": Key(
-            "3", "channels, height and width, if the map produces images", WHOLE, optional=True
-        ),
-        DESCRIPTION: Key(
-            "*",
-            "JSON: format, coordinates, samplers, toy, image_shape, conditions",
-            BYTE,
-            optional=True,
-        ),
-        "constant_data/{statistic}": numbers(
-            "M",
-            "statistics of samplers, NaN where one has none: effective_size and pareto_k of "
-            "weights, acceptance, step_size, stages; leaked, the fraction of draws beyond bounds; "
-            "fine_k of the weights of the fine flow",
-            optional=True,
-            missing=True,
-        ),
+        "constant_data/operator_shape": Key("3", "of images it produces", WHOLE, optional=True),
+        DESCRIPTION: Key("*", "JSON, see above", BYTE, optional=True),
+        "constant_data/{statistic}": numbers("M", "see above", optional=True, missing=True),
     },
 )
 DRAWN = ("chain", "draw", "observation")

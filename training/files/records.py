@@ -4,7 +4,8 @@ Tables with text, dates or missing values become such a file. Its JSON "columns"
 object for each column with its name, type, levels and the format in which the source writes it;
 "constants", the single values of columns that are left out because they are constant; "order", the
 names of all columns in the order of the source; its "separator" and "decimal" sign; and "beside",
-the names of columns that only identify rows.
+the names of columns that only identify rows. Values are numbers in their units, indices of levels
+from 0 on, and days since 1970-01-01.
 
 Beside the file, ``{name}_params.json`` has the options, the findings and actions of the tool, and
 the versions.
@@ -36,13 +37,7 @@ RECORDS = ResultFile(
     sizes="N rows, D columns and K columns that only identify rows",
     keys={
         "columns": text("JSON, see above"),
-        "values": Key(
-            "N D",
-            "numbers in their units, indices of levels from 0 on, days since 1970-01-01; NaN where "
-            "a cell is missing",
-            FLOAT,
-            missing=True,
-        ),
+        "values": Key("N D", "see above; NaN where a cell is missing", FLOAT, missing=True),
         "held_out": Key("N", "rows that are not trained on", FLAG),
         "texts": Key("*", "cells of the K columns, one column after the other, UTF-8", BYTE),
         "text_ends": Key("K N", "the end of each text", WHOLE),

@@ -4,7 +4,9 @@ Toys have ``{toy}_{schedule}_{mode}_{sim}_results.npz`` for each sim (melt, roun
 ``{toy}_{schedule}_{mode}_sim_params.json``; images and tables have ``{data}_{schedule}_{sim}.npz``
 and ``{data}_{schedule}_HD_pfODE_int_sim_params.json``. The schedule is PRP, PRRto{d}D, EDM, VP or
 VE. States of images are in float32, all other numbers in float64. Rows of tables have the arrays of
-the next section too.
+the next section too. Reversible solvers (rev_euler, rev_rk5) save a gap. Densities, with
+``--log_prob``, are those of dequantized images; they have an error if they are estimated, or means
+over a quantization bin.
 
 States are saved at the start, every ``--save_freq`` steps, and at the end. So
 ``tilde_xs == tilde_xs_es @ eigenvectors.T + mean``, and the closed form of a latent variance is
@@ -70,28 +72,15 @@ TRAJECTORY = ResultFile(
         "mean": numbers("D", "mean of the data"),
         "eigenvectors": numbers("D D", "axes of the eigenspace, in columns"),
         "network_sha256": text("digest of what determines the flow of a network", optional=True),
-        "gap": numbers(
-            "N D",
-            "with rev_euler and rev_rk5: besides the last xs_es, the state that exact inversion "
-            "needs",
-            optional=True,
-        ),
+        "gap": numbers("N D", "state for exact inversion, besides the last xs_es", optional=True),
         "gap_times": numbers("*", "times of all steps of the gap", optional=True),
         "gap_solver": text("solver of the gap", optional=True),
         IMAGE_SHAPE: Key("3", "of images: channels, height, width", WHOLE, optional=True, low=1),
         "labels": numbers("N L", "of networks with classes: the classes, one-hot", optional=True),
         SAMPLE_KEYS[0]: Key("N", "of images that inflate: indices in the data set", STORED, True),
         SAMPLE_KEYS[1]: Key("N", "of rows that inflate: indices in the data set", STORED, True),
-        "log_prob": numbers(
-            "N",
-            "with --log_prob: log density in nats at the first time; of images dequantized",
-            optional=True,
-        ),
-        "log_prob_error": numbers(
-            "N",
-            "standard error of log_prob, if it is estimated or a mean over a quantization bin",
-            optional=True,
-        ),
+        "log_prob": numbers("N", "log density at the first time, in nats", optional=True),
+        "log_prob_error": numbers("N", "standard error of log_prob", optional=True),
         "bits_per_dim": numbers("N", "of images: negative log density", optional=True),
     },
     least={"S": 2},
