@@ -10,29 +10,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
+from training.files import formats  # noqa: E402
 from training.files.declared import ResultFile  # noqa: E402
 
 PAGE = ROOT / "docs" / "reference" / "files.md"
 MODULES = (
-    "training/files/stats.py",
     "training/model/network_file.py",
     "training/data/sources/writer.py",
-    "training/files/table.py",
-    "training/files/records.py",
-    "training/files/trajectory.py",
-    "training/files/rows.py",
-    "training/files/answers.py",
-    "training/files/image_folder.py",
-    "training/files/fid_reference.py",
-    "training/files/roundtrip.py",
-    "training/files/coverage.py",
-    "training/files/posterior_draws.py",
-    "training/files/posterior.py",
-    "training/files/lookahead.py",
-    "training/files/rounds.py",
-    "training/files/population.py",
-    "training/files/residuals.py",
-    "training/files/correlations.py",
+    *(f"training/files/{name}.py" for name in formats.MODULES),
 )
 """In the order of the page."""
 HEAD = """# Files

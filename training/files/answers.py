@@ -62,6 +62,7 @@ from training.data.records.encoding import encode
 from training.data.records.raw_tables import open_cells
 from training.data.records.records import CATEGORY, RecordColumn, Records
 from training.files.arrays import evenly, typed
+from training.files.declared import Format
 from training.files.records import without_rows
 from training.files.rows import LARGEST
 from training.measure.posterior.verdicts import LARGE
@@ -69,6 +70,10 @@ from training.names import script
 
 ANSWERS = "inflationary-flows answers 1"
 FORMAT = "inflationary-flows check of answers 1"
+FORMATS = {
+    "answers": Format("tables.answers.pictures_of_answers", "answers.section_of"),
+    "check of answers": Format("tables.answers.pictures_of_check", "answers.section_of_check"),
+}
 SCORES = ("row", "log_prob", "log_prob_error", "least_probable", "odd_cells")
 """First columns of a CSV of scores."""
 INDEX = "index"

@@ -28,7 +28,7 @@ import torch
 from dnnlib.errors import DataError
 from dnnlib.logs import logger
 from torch_utils.results import provenance, save_json
-from training.files.declared import STORED, WHOLE, Arrays, Key, ResultFile, numbers
+from training.files.declared import STORED, WHOLE, Arrays, Format, Key, ResultFile, numbers
 from training.files.residuals import QUANTITIES, Extraction
 from training.names import script
 from training.paper.correlations import (
@@ -81,6 +81,19 @@ SUMMARY = ResultFile(
     least={"T": 2},
     advice=_AGAIN,
 )
+_MATRICES = "matrices of correlations"
+FORMATS = {
+    "correlations of one time": Format(
+        "correlations.pictures_of_image_matrices",
+        together=True,
+        wild=None,
+        holds=_MATRICES,
+        of="correlations",
+        needs=["time"],
+    ),
+    "correlations": Format("correlations.pictures_of_toy_matrices", holds=_MATRICES),
+    "residual summary": Format("correlations.pictures_of_lags", "correlations.section_of"),
+}
 SUFFIX = "_acs"
 """Suffix of the names of correlation matrices in the file."""
 FILE = re.compile(r"(?P<stem>.+)_times0_(?P<index>\d{1,9})")

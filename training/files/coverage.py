@@ -44,7 +44,7 @@ from torch import Tensor
 from dnnlib.errors import DataError
 from torch_utils.results import save_json
 from training.files.arrays import evenly
-from training.files.declared import DRAWN, LARGEST, WHOLE, Arrays, Key, ResultFile, numbers
+from training.files.declared import DRAWN, LARGEST, WHOLE, Arrays, Format, Key, ResultFile, numbers
 from training.paper.boundaries import Boundary, enclosed_volume, write_mesh
 from training.paper.containment import require_closed
 from training.paper.coverage import STAGES, CoverageResult, Spheres
@@ -73,6 +73,7 @@ COVERAGE = ResultFile(
         ),
     },
 )
+FORMATS = {"coverage": Format("coverage.pictures_of_coverage", "coverage.section_of")}
 NUMBER = r"[0-9]+(\.[0-9]+)?(e[-+][0-9]+)?"
 """Regular expression for a positive number in the format ``g``."""
 MOST_POINTS = 20_000

@@ -254,6 +254,47 @@ class ResultFile:
             return arrays.all()
 
 
+@dataclass(frozen=True)
+class Format:
+    """A kind of file, with the functions that draw and report its files.
+
+    Attributes:
+        drawn: Name of the function in ``training.pictures`` that draws files of this kind; empty
+            for none. Its arguments are ``(path, folder)``, or ``(paths, folder, animation)`` if
+            ``together``.
+        shown: Name of the function in ``training.report`` that makes the section of the report
+            about a file of this kind; empty for none.
+        together: Whether one call draws all given files of this kind.
+        of_run: Whether one section of the report shows all simulations of a run (inflation,
+            roundtrip and generation).
+        wild: Names of arrays that may contain non-finite numbers; None if only the arrays to be
+            drawn are read.
+        holds: Content of files that are not drawn or not shown, in words.
+        advice: Advice on which file to give instead, if files of this kind are not drawn.
+        of: Kind in the entry ``format`` of the file, if several kinds share it; empty for its own.
+        needs: Names of arrays that distinguish this kind from others with the same entry.
+    """
+
+    drawn: str = ""
+    shown: str = ""
+    together: bool = False
+    of_run: bool = False
+    wild: Collection[str] | None = ()
+    holds: str = ""
+    advice: str = ""
+    of: str = ""
+    needs: Collection[str] = ()
+
+
+def kind_of_arrays(saved: SavedArrays) -> str | None:
+    """Return the kind of an ``.npz``, such as ``trajectory``; None if its arrays do not show it."""
+    if "format" not in saved:
+        return None
+    entry = str(saved.read("format"))
+    kind, _, version = entry.removeprefix(PREFIX).rpartition(" ")
+    return kind if entry.startswith(PREFIX) and version.isdecimal() else None
+
+
 class Source(Protocol):
     """An open file of arrays: an ``.npz`` or a netCDF file."""
 

@@ -15,7 +15,7 @@ import torch
 
 from dnnlib.errors import DataError
 from dnnlib.logs import logger
-from training.files.declared import FLOAT, WHOLE, Key, ResultFile, text
+from training.files.declared import FLOAT, WHOLE, Format, Key, ResultFile, text
 from training.measure.feature_distances import require_moments
 from training.names import script
 
@@ -35,6 +35,7 @@ REFERENCE = ResultFile(
     least={"k": 0},
     advice=f"make it with {script('fid')} ref",
 )
+FORMATS = {REFERENCE.kind: Format(holds="features of images")}
 
 
 @dataclass(frozen=True, eq=False)

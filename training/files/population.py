@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from training.files.declared import ResultFile, names, numbers
+from training.files.declared import Format, ResultFile, names, numbers
 
 QUANTILES = (0.05, 0.5, 0.95)
 POPULATION = ResultFile(
@@ -33,6 +33,11 @@ POPULATION = ResultFile(
         "alone": numbers("3 M D", "quantiles of each member's own posterior at 5, 50 and 95 %"),
     },
 )
+FORMATS = {
+    POPULATION.kind: Format(
+        "posteriors.album.pictures_of_population", holds="a population of posteriors"
+    )
+}
 
 
 @dataclass(frozen=True)

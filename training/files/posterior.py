@@ -68,6 +68,7 @@ from training.files.declared import (
     STORED,
     STORED_FLOAT,
     TEXT,
+    Format,
     Key,
     ResultFile,
     names,
@@ -234,6 +235,13 @@ PREDICTIVE = ResultFile(
         "observed": numbers("M Q", "observed numbers"),
     },
 )
+FORMATS = {
+    CHECK.kind: Format("posteriors.album.pictures_of_check", "checks.section_of"),
+    CALIBRATION.kind: Format("posteriors.album.pictures_of_calibration", "checks.section_of"),
+    PREDICTIVE.kind: Format(
+        "posteriors.album.pictures_of_predictive", "checks.section_of_predictive"
+    ),
+}
 MOST_LISTED = 2000
 """Maximum number of posterior means up to which the JSON lists each observation."""
 

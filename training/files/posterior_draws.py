@@ -31,7 +31,7 @@ from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
 from dnnlib.files import atomic_path, require_room
-from training.files.declared import BYTE, WHOLE, Arrays, Key, ResultFile, numbers
+from training.files.declared import BYTE, WHOLE, Arrays, Format, Key, ResultFile, numbers
 from training.files.netcdf import SavedNumbers, open_netcdf
 from training.inference.amortized import SAMPLER
 from training.inference.draws import Draws
@@ -64,6 +64,7 @@ DRAWS = ResultFile(
         "constant_data/{statistic}": numbers("M", "see above", optional=True, missing=True),
     },
 )
+FORMATS = {"posterior": Format("posteriors.album.pictures_of_posteriors", "posteriors.section_of")}
 DRAWN = ("chain", "draw", "observation")
 """Names of the axes of arrays with one value per draw."""
 HELD_OUT = "held_out"

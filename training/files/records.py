@@ -27,7 +27,7 @@ from training.data.records.records import CATEGORY, DATE, RecordColumn, Records
 from training.data.tables.foreign import require_names
 from training.data.tables.table import as_records
 from training.files.arrays import typed
-from training.files.declared import BYTE, FLAG, FLOAT, WHOLE, Key, ResultFile, text
+from training.files.declared import BYTE, FLAG, FLOAT, WHOLE, Format, Key, ResultFile, text
 from training.files.table import holds_table, load_table
 from training.names import COLUMN_TYPES, DECIMALS, SEPARATORS, script
 
@@ -45,6 +45,7 @@ RECORDS = ResultFile(
     least={"N": 0, "D": 0, "K": 0},
     advice=f"make it again with {script('dataset_tool')}",
 )
+FORMATS = {RECORDS.kind: Format(holds="rows of a data set")}
 LONGEST_TEXT = 1000
 """Maximum length of a value's text, such as a format of numbers or dates."""
 

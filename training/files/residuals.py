@@ -20,7 +20,8 @@ from dnnlib.errors import DataError, UsageError
 from torch_utils.array_stream import stream_arrays
 from torch_utils.inert_pickle import shown
 from torch_utils.results import load_json
-from training.files.declared import STORED, WHOLE, Key, ResultFile, numbers, text
+from training.files.declared import STORED, WHOLE, Format, Key, ResultFile, numbers, text
+from training.names import script
 from training.paper.residuals import Put
 
 _ABOUT = {
@@ -53,6 +54,13 @@ AT_ONE_TIME = replace(
     name="`{data}_{schedule}_net_outputs_residuals_time{t}.npz`",
     keys=_ABOUT | _quantities("N D") | {"time": numbers("", "time of these residuals")},
 )
+FORMATS = {
+    "residuals": Format(
+        holds="residuals",
+        advice="give the correlations that "
+        f"{script('calc_net_residuals_autocorrelations')} computes from them",
+    )
+}
 FLOAT32 = np.dtype(np.float32)
 MIB, GIB = 2**20, 2**30
 SPARE_BYTES = 64 * MIB

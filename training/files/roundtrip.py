@@ -24,7 +24,7 @@ from torch import Tensor
 from dnnlib.errors import DataError
 from torch_utils.results import save_json
 from training.files.arrays import title_of
-from training.files.declared import BYTE, LARGEST, STORED, WHOLE, Key, ResultFile, numbers
+from training.files.declared import BYTE, LARGEST, STORED, WHOLE, Format, Key, ResultFile, numbers
 from training.measure.roundtrip import RoundtripErrors
 
 FORMAT = "inflationary-flows roundtrip errors 1"
@@ -60,6 +60,11 @@ WORST = ResultFile(
     },
     least={"K": 0},
 )
+FORMATS = {
+    "worst roundtrips": Format(
+        "images.simulations.pictures_of_roundtrips", "images.section_of_roundtrips"
+    )
+}
 STEM = re.compile(r"(?P<stem>.+?)(_roundtrip_mse)?(_seed\d+)?_worst")
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dnnlib.errors import DataError
 from dnnlib.files import atomic_path
-from training.files.declared import TEXT, Key, ResultFile, numbers
+from training.files.declared import TEXT, Format, Key, ResultFile, numbers
 from training.files.trajectory import TRAJECTORY, SavedTrajectory
 
 DIGITS = 12
@@ -36,6 +36,17 @@ ROWS = ResultFile(
 )
 MAY_BE_WILD = (POINTS, DENSITIES)
 """Names of arrays with rows that may be infinite or NaN: such rows are counted, and not drawn."""
+FORMATS = {
+    "rows": Format(
+        "tables.album.pictures_of_tables",
+        "tables.section_of",
+        True,
+        True,
+        MAY_BE_WILD,
+        of="trajectory",
+        needs=[POINTS, NAMES],
+    )
+}
 LARGEST = 1e150
 """Maximum magnitude of values to be drawn: squares and ranges of values must be finite."""
 LABELS = {"melt": "data", "roundtrip": "returned rows", "gen": "samples"}

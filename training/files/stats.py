@@ -41,6 +41,7 @@ import numpy as np
 
 from dnnlib.errors import DataError
 from dnnlib.files import open_file
+from training.files.declared import Format
 
 STATS = "stats.jsonl"
 LARGEST_FILE = 1 << 28
@@ -52,6 +53,7 @@ COLUMNS = (
     "Loss/held_out",
     "Likelihood/held_out_nats",
 )
+FORMATS = {"training": Format("training.pictures_of_training", "training_curves.section_of")}
 
 
 @dataclass(frozen=True)

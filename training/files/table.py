@@ -16,7 +16,7 @@ from dnnlib.errors import DataError
 from torch_utils.results import open_arrays
 from training.data.tables.foreign import numbered, require_names
 from training.data.tables.table import Columns, DataTable, Dropped
-from training.files.declared import FLAG, FLOAT, TEXT, WHOLE, Key, ResultFile, numbers
+from training.files.declared import FLAG, FLOAT, TEXT, WHOLE, Format, Key, ResultFile, numbers
 
 _ADVICE = "correct the file, or make it again"
 
@@ -58,6 +58,7 @@ TABLE_FILE = ResultFile(
     least={"N": 2, "K": 0, "C": 0, "V": 0},
     advice=_ADVICE,
 )
+FORMATS = {TABLE_FILE.kind: Format(holds="rows of a data set")}
 
 
 def save_table(path: Path, table: DataTable) -> None:

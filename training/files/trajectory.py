@@ -33,7 +33,17 @@ from torch_utils import distributed
 from torch_utils.array_stream import ArrayStream, stream_arrays
 from torch_utils.inert_pickle import shown
 from training.files.arrays import evenly, kind_of
-from training.files.declared import LARGEST, STORED, WHOLE, Arrays, Key, ResultFile, numbers, text
+from training.files.declared import (
+    LARGEST,
+    STORED,
+    WHOLE,
+    Arrays,
+    Format,
+    Key,
+    ResultFile,
+    numbers,
+    text,
+)
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import Solver
 from training.flow.trajectory import State
@@ -90,6 +100,19 @@ MOST_SAMPLES, MOST_DIMS, MOST_IMAGES = 3000, 6, 100
 """Maximum numbers of samples, dimensions and images that are kept for drawing."""
 MOST_CLASSES = 20
 """Maximum number of classes to draw."""
+FORMATS = {
+    "toy": Format(
+        "trajectories.album.pictures_of_toys", "flows.section_of", True, True, of="trajectory"
+    ),
+    "images": Format(
+        "images.simulations.pictures_of_images",
+        "images.section_of",
+        True,
+        True,
+        of="trajectory",
+        needs=[IMAGE_SHAPE],
+    ),
+}
 
 
 class Recorder:
