@@ -28,7 +28,7 @@ import torch
 from dnnlib.errors import DataError
 from dnnlib.logs import logger
 from torch_utils.results import provenance, save_json
-from training.files.declared import STORED, WHOLE, Arrays, Format, Key, ResultFile, numbers
+from training.files.declared import STORED, WHOLE, Arrays, Format, Key, ResultFile
 from training.files.residuals import QUANTITIES, Extraction
 from training.names import script
 from training.paper.correlations import (
@@ -50,7 +50,7 @@ AT_ALL_TIMES = ResultFile(
     name="`{toy}_{schedule}_toy_autocorrelations.npz`",
     sizes="T times and D dimensions",
     keys={
-        "times": numbers("T", "times", increasing=True),
+        "times": Key("T", "times", increasing=True),
         "{quantity}_acs": Key("T D D", _MATRIX, STORED, by_rows=True, **_POSSIBLE),
     },
     advice=_AGAIN,
@@ -60,8 +60,8 @@ AT_ONE_TIME = ResultFile(
     name="`{data}_{schedule}_autocorrelations_times0_{t}.npz`",
     sizes="D dimensions",
     keys={
-        "time": numbers("", "later time"),
-        "{quantity}_acs": numbers("D D", _MATRIX, **_POSSIBLE),
+        "time": Key("", "later time"),
+        "{quantity}_acs": Key("D D", _MATRIX, **_POSSIBLE),
     },
     advice=_AGAIN,
 )
@@ -70,12 +70,12 @@ SUMMARY = ResultFile(
     name="`..._summary.npz`",
     sizes="T times and D dimensions",
     keys={
-        "times": numbers("T", "times", increasing=True),
-        "lags": numbers("T", "differences from the first time"),
+        "times": Key("T", "times", increasing=True),
+        "lags": Key("T", "differences from the first time"),
         "n_samples": Key("", "number of samples", WHOLE, low=2),
-        "{quantity}_diagonal": numbers("T D", "correlation with the first time", **_POSSIBLE),
-        "{quantity}_mean": numbers("T", "its mean over the varying dimensions", **_POSSIBLE),
-        "{quantity}_std": numbers("T D", "standard deviations at each time", low=0),
+        "{quantity}_diagonal": Key("T D", "correlation with the first time", **_POSSIBLE),
+        "{quantity}_mean": Key("T", "its mean over the varying dimensions", **_POSSIBLE),
+        "{quantity}_std": Key("T D", "standard deviations at each time", low=0),
         "{quantity}_constant": Key("T", "constant dimensions, here or at the start", WHOLE),
     },
     least={"T": 2},

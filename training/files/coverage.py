@@ -44,7 +44,7 @@ from torch import Tensor
 from dnnlib.errors import DataError
 from torch_utils.results import save_json
 from training.files.arrays import evenly
-from training.files.declared import DRAWN, LARGEST, WHOLE, Arrays, Format, Key, ResultFile, numbers
+from training.files.declared import DRAWN, LARGEST, WHOLE, Arrays, Format, Key, ResultFile
 from training.paper.boundaries import Boundary, enclosed_volume, write_mesh
 from training.paper.containment import require_closed
 from training.paper.coverage import STAGES, CoverageResult, Spheres
@@ -56,21 +56,19 @@ COVERAGE = ResultFile(
     sizes="R radii, S seeds, N test points, M fresh points, K vertices and D dimensions; a stage "
     "is latent, data or end",
     keys={
-        "radii": numbers("R", "Mahalanobis radii", low=0, increasing=True, high=LARGEST),
-        "exact": numbers("R", "probability of each sphere under the Gaussian", **_FRACTION),
-        "fresh_data": numbers("S M D", "new samples of a toy, or held-out rows", **DRAWN),
-        "coverage": numbers("S 3 R", "fractions inside, of test points by stage", **_FRACTION),
-        "coverage_fresh": numbers("S R", "fractions inside, of fresh data", **_FRACTION),
-        "test_{stage}": numbers("S N D", "test points", **DRAWN),
-        "boundary_{stage}": numbers("R K D", "vertices of the boundaries", **DRAWN),
+        "radii": Key("R", "Mahalanobis radii", low=0, increasing=True, high=LARGEST),
+        "exact": Key("R", "probability of each sphere under the Gaussian", **_FRACTION),
+        "fresh_data": Key("S M D", "new samples of a toy, or held-out rows", **DRAWN),
+        "coverage": Key("S 3 R", "fractions inside, of test points by stage", **_FRACTION),
+        "coverage_fresh": Key("S R", "fractions inside, of fresh data", **_FRACTION),
+        "test_{stage}": Key("S N D", "test points", **DRAWN),
+        "boundary_{stage}": Key("R K D", "vertices of the boundaries", **DRAWN),
         "faces": Key("* D", "faces of all boundaries, indices of vertices", WHOLE),
         "faces_{stage}_{index}": Key("* D", "faces of a refitted boundary", WHOLE, optional=True),
-        "coverage_fresh_exact": numbers("S R", "inside exact boundaries", optional=True),
-        "paired_difference": numbers("S R", "difference of both fractions", optional=True),
-        "paired_standard_error": numbers("S R", "its standard error", optional=True),
-        "boundary_data_exact": numbers(
-            "R K D", "vertices carried by the exact flow", optional=True
-        ),
+        "coverage_fresh_exact": Key("S R", "inside exact boundaries", optional=True),
+        "paired_difference": Key("S R", "difference of both fractions", optional=True),
+        "paired_standard_error": Key("S R", "its standard error", optional=True),
+        "boundary_data_exact": Key("R K D", "vertices carried by the exact flow", optional=True),
     },
 )
 FORMATS = {"coverage": Format("coverage.pictures_of_coverage", "coverage.section_of")}

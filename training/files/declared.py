@@ -8,7 +8,7 @@ A module of this package declares each array of its files once::
         sizes="C chains of S draws, M members and D parameters",
         keys={
             "names": names("D", "names of the parameters"),
-            "mean": numbers("C S D", "population means"),
+            "mean": Key("C S D", "population means"),
         },
     )
 
@@ -104,11 +104,6 @@ class Key:
         if self.distinct and len(np.unique(values)) < values.size:
             return "has two equal entries, but must have different ones"
         return None
-
-
-def numbers(axes: str, meaning: str, **limits: Any) -> Key:
-    """Declare numbers, which are read as float64."""
-    return Key(axes, meaning, **limits)
 
 
 def names(axes: str, meaning: str, **limits: Any) -> Key:

@@ -18,7 +18,7 @@ import torch
 
 from dnnlib.errors import DataError
 from dnnlib.urls import default_cache_dir
-from training.files.declared import ResultFile, numbers
+from training.files.declared import Key, ResultFile
 from training.inference.lookahead import PRIOR_DRAWS, LookAhead, Measured
 from training.inference.prior import Prior
 
@@ -30,10 +30,10 @@ LOOKAHEAD = ResultFile(
     name="`lookahead-{key}.npz`",
     sizes="T times and D dimensions",
     keys={
-        "times": numbers("T", "times", increasing=True),
-        "apart": numbers(f"T {PRIOR_DRAWS} D", "final states of prior draws, minus expectations"),
-        "needed": numbers("", "number of steps that would make errors of one for each dimension"),
-        "calls": numbers("", "number of network evaluations"),
+        "times": Key("T", "times", increasing=True),
+        "apart": Key(f"T {PRIOR_DRAWS} D", "final states of prior draws, minus expectations"),
+        "needed": Key("", "number of steps that would make errors of one for each dimension"),
+        "calls": Key("", "number of network evaluations"),
     },
 )
 

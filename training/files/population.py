@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from training.files.declared import Format, ResultFile, names, numbers
+from training.files.declared import Format, Key, ResultFile, names
 
 QUANTILES = (0.05, 0.5, 0.95)
 POPULATION = ResultFile(
@@ -26,11 +26,11 @@ POPULATION = ResultFile(
     sizes="C chains of S draws, M members and D parameters",
     keys={
         "names": names("D", "names of the parameters"),
-        "mean": numbers("C S D", "population means, in coordinates in which members are normal"),
-        "spread": numbers("C S D", "population standard deviations in these coordinates"),
-        "further": numbers("C S D", "parameters of a new member"),
-        "members": numbers("C S M D", "parameters of the members, given the data of all members"),
-        "alone": numbers("3 M D", "quantiles of each member's own posterior at 5, 50 and 95 %"),
+        "mean": Key("C S D", "population means, in coordinates in which members are normal"),
+        "spread": Key("C S D", "population standard deviations in these coordinates"),
+        "further": Key("C S D", "parameters of a new member"),
+        "members": Key("C S M D", "parameters of the members, given the data of all members"),
+        "alone": Key("3 M D", "quantiles of each member's own posterior at 5, 50 and 95 %"),
     },
 )
 FORMATS = {

@@ -72,7 +72,6 @@ from training.files.declared import (
     Key,
     ResultFile,
     names,
-    numbers,
     text,
 )
 from training.inference.draws import Draws
@@ -206,11 +205,11 @@ CHECK = ResultFile(
         "fingerprint": text("hash of the options and inputs of the run"),
         "names": names("Q", "coordinates, log likelihood (or log density), radius"),
         "region_names": names("F", "names of the families of regions"),
-        "ranks": numbers("R Q", "fractional ranks of true values among draws", **_SHARE),
-        "regions": numbers("F R", "content of the smallest region with a true value", **_SHARE),
-        "crps": numbers("R V", "continuous ranked probability scores, in the data's units"),
-        "leaked": numbers("R", "fraction of draws beyond bounds", optional=True, **_SHARE),
-        "log_density": numbers("R", "of true values, where it is known", optional=True),
+        "ranks": Key("R Q", "fractional ranks of true values among draws", **_SHARE),
+        "regions": Key("F R", "content of the smallest region with a true value", **_SHARE),
+        "crps": Key("R V", "continuous ranked probability scores, in the data's units"),
+        "leaked": Key("R", "fraction of draws beyond bounds", optional=True, **_SHARE),
+        "log_density": Key("R", "of true values, where it is known", optional=True),
     },
 )
 CALIBRATION = replace(
@@ -231,8 +230,8 @@ PREDICTIVE = ResultFile(
     sizes="Q numbers or statistics, M observations and S simulations of each",
     keys={
         "names": names("Q", "names of the numbers that are compared"),
-        "simulated": numbers("M S Q", "simulated numbers"),
-        "observed": numbers("M Q", "observed numbers"),
+        "simulated": Key("M S Q", "simulated numbers"),
+        "observed": Key("M Q", "observed numbers"),
     },
 )
 FORMATS = {

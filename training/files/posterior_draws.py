@@ -31,7 +31,7 @@ from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
 from dnnlib.files import atomic_path, require_room
-from training.files.declared import BYTE, WHOLE, Arrays, Format, Key, ResultFile, numbers
+from training.files.declared import BYTE, WHOLE, Arrays, Format, Key, ResultFile
 from training.files.netcdf import SavedNumbers, open_netcdf
 from training.inference.amortized import SAMPLER
 from training.inference.draws import Draws
@@ -45,23 +45,23 @@ DRAWS = ResultFile(
     name="`{data}_{schedule}_posterior.nc`",
     sizes="M observations of K numbers, C chains of S draws, N draws of the prior, D coordinates",
     keys={
-        "posterior/x": numbers("C S M D", "points in the data's units, images in gray levels"),
-        "posterior/{name}": numbers("C S M", "the same for one coordinate of a toy or table"),
-        "posterior/z": numbers("C S M D", "their latents"),
-        LIKELIHOOD: numbers("C S M", "log likelihood in nats", optional=True),
-        "sample_stats/lp": numbers("C S M", "log density of the flow's posterior", optional=True),
-        "observed_data/y": numbers("M K", "observations, or conditions", optional=True),
-        "held_out/x": numbers("C S M D", "by a calibrated network: recalibrated", optional=True),
-        "prior/x": numbers("1 N D", "draws of the prior; not for images", optional=True),
-        "constant_data/truth": numbers("M D", "true points, if they are known", optional=True),
-        "constant_data/network_calls": numbers("M", "divided evenly among those of a group"),
-        "constant_data/noise_std": numbers("K", "of a Gaussian likelihood", optional=True),
-        "constant_data/noise_covariance": numbers("K K", "of a Gaussian likelihood", optional=True),
+        "posterior/x": Key("C S M D", "points in the data's units, images in gray levels"),
+        "posterior/{name}": Key("C S M", "the same for one coordinate of a toy or table"),
+        "posterior/z": Key("C S M D", "their latents"),
+        LIKELIHOOD: Key("C S M", "log likelihood in nats", optional=True),
+        "sample_stats/lp": Key("C S M", "log density of the flow's posterior", optional=True),
+        "observed_data/y": Key("M K", "observations, or conditions", optional=True),
+        "held_out/x": Key("C S M D", "by a calibrated network: recalibrated", optional=True),
+        "prior/x": Key("1 N D", "draws of the prior; not for images", optional=True),
+        "constant_data/truth": Key("M D", "true points, if they are known", optional=True),
+        "constant_data/network_calls": Key("M", "divided evenly among those of a group"),
+        "constant_data/noise_std": Key("K", "of a Gaussian likelihood", optional=True),
+        "constant_data/noise_covariance": Key("K K", "of a Gaussian likelihood", optional=True),
         "constant_data/seen": Key("K", "indices of observed coordinates", WHOLE, optional=True),
-        "constant_data/operator": numbers("K D", "linear map of observations", optional=True),
+        "constant_data/operator": Key("K D", "linear map of observations", optional=True),
         "constant_data/operator_shape": Key("3", "of images it produces", WHOLE, optional=True),
         DESCRIPTION: Key("*", "JSON, see above", BYTE, optional=True),
-        "constant_data/{statistic}": numbers("M", "see above", optional=True, missing=True),
+        "constant_data/{statistic}": Key("M", "see above", optional=True, missing=True),
     },
 )
 FORMATS = {"posterior": Format("posteriors.album.pictures_of_posteriors", "posteriors.section_of")}

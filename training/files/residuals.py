@@ -20,7 +20,7 @@ from dnnlib.errors import DataError, UsageError
 from torch_utils.array_stream import stream_arrays
 from torch_utils.inert_pickle import shown
 from torch_utils.results import load_json
-from training.files.declared import STORED, WHOLE, Format, Key, ResultFile, numbers, text
+from training.files.declared import STORED, WHOLE, Format, Key, ResultFile, text
 from training.names import script
 from training.paper.residuals import Put
 
@@ -29,7 +29,7 @@ _ABOUT = {
     "schedule": text("name of the schedule, a part of file names"),
     "noise": text("independent or path"),
     "dims_to_keep": Key("", "number of kept dimensions of the schedule", WHOLE, low=1),
-    "times": numbers("T", "all times of the extraction", increasing=True),
+    "times": Key("T", "all times of the extraction", increasing=True),
     "origin": text("digest of the options that the residuals depend on; in the JSON too"),
 }
 QUANTITIES = ("net_outputs", "net_residuals", "exact_residuals")
@@ -52,7 +52,7 @@ AT_ALL_TIMES = ResultFile(
 AT_ONE_TIME = replace(
     AT_ALL_TIMES,
     name="`{data}_{schedule}_net_outputs_residuals_time{t}.npz`",
-    keys=_ABOUT | _quantities("N D") | {"time": numbers("", "time of these residuals")},
+    keys=_ABOUT | _quantities("N D") | {"time": Key("", "time of these residuals")},
 )
 FORMATS = {
     "residuals": Format(

@@ -24,7 +24,7 @@ from torch import Tensor
 from dnnlib.errors import DataError
 from torch_utils.results import save_json
 from training.files.arrays import title_of
-from training.files.declared import BYTE, LARGEST, STORED, WHOLE, Format, Key, ResultFile, numbers
+from training.files.declared import BYTE, LARGEST, STORED, WHOLE, Format, Key, ResultFile
 from training.measure.roundtrip import RoundtripErrors
 
 FORMAT = "inflationary-flows roundtrip errors 1"
@@ -44,17 +44,14 @@ WORST = ResultFile(
     sizes="the K images with the largest errors, of N images with D pixels",
     keys={
         "originals": Key("K C H W", "images before the round trip", BYTE),
-        "returned": numbers("K C H W", "images after it, in gray levels, unrounded", high=LARGEST),
+        "returned": Key("K C H W", "images after it, in gray levels, unrounded", high=LARGEST),
         "latents": Key("K D", "latents of these images", STORED, optional=True),
-        "indices": numbers("K", "indices of the images in their data set", low=0),
+        "indices": Key("K", "indices of the images in their data set", low=0),
         "labels": Key("K ...", "labels of the images", STORED, optional=True),
         "image_shape": Key("3", "channels, height, width", WHOLE, optional=True),
+        **{name: Key("K", f"{meaning} of these images", low=0) for name, meaning in ERRORS.items()},
         **{
-            name: numbers("K", f"{meaning} of these images", low=0)
-            for name, meaning in ERRORS.items()
-        },
-        **{
-            f"all_{name}": numbers("N", f"{meaning} of all images", low=0)
+            f"all_{name}": Key("N", f"{meaning} of all images", low=0)
             for name, meaning in ERRORS.items()
         },
     },

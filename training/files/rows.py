@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dnnlib.errors import DataError
 from dnnlib.files import atomic_path
-from training.files.declared import TEXT, Format, Key, ResultFile, numbers
+from training.files.declared import TEXT, Format, Key, ResultFile
 from training.files.trajectory import TRAJECTORY, SavedTrajectory
 
 DIGITS = 12
@@ -27,7 +27,7 @@ ROWS = ResultFile(
     name="simulated rows",
     sizes="N rows and D columns",
     keys={
-        POINTS: numbers("N D", "rows in their own units: those inflated, or final ones", wild=True),
+        POINTS: Key("N D", "rows in their own units: those inflated, or final ones", wild=True),
         NAMES: Key("D", "names of the columns", TEXT),
         DENSITIES: replace(TRAJECTORY.keys[DENSITIES], wild=True),
         ROW_INDEX: TRAJECTORY.keys[ROW_INDEX],

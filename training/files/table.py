@@ -16,7 +16,7 @@ from dnnlib.errors import DataError
 from torch_utils.results import open_arrays
 from training.data.tables.foreign import numbered, require_names
 from training.data.tables.table import Columns, DataTable, Dropped
-from training.files.declared import FLAG, FLOAT, TEXT, WHOLE, Format, Key, ResultFile, numbers
+from training.files.declared import FLAG, FLOAT, TEXT, WHOLE, Format, Key, ResultFile
 
 _ADVICE = "correct the file, or make it again"
 
@@ -25,8 +25,8 @@ def _columns_keys(prefix: str, axis: str, of: str) -> dict[str, Key]:
     """Return the keys of the properties of columns, whose names start with a prefix."""
     steps, bounds = f"bin width of a discrete {of}, 0 for continuous ones", f"bounds of each {of}"
     return {
-        f"{prefix}steps": numbers(axis, steps, low=0, optional=True),
-        f"{prefix}offsets": numbers(axis, f"one value of a discrete {of}", optional=True),
+        f"{prefix}steps": Key(axis, steps, low=0, optional=True),
+        f"{prefix}offsets": Key(axis, f"one value of a discrete {of}", optional=True),
         f"{prefix}bounds": Key(f"{axis} 2", f"{bounds}, NaN for none", FLOAT, True, wild=True),
     }
 
@@ -36,20 +36,16 @@ TABLE_FILE = ResultFile(
     name="a data set",
     sizes="N rows, D columns, K columns that are left out, C conditions and V covariates",
     keys={
-        "points": numbers("N D", "rows in their own units"),
+        "points": Key("N D", "rows in their own units"),
         "names": Key("D", "names of the columns; without them x1, x2, ...", TEXT, optional=True),
         **_columns_keys("", "D", "column"),
         "held_out": Key("N", "validation rows, which choose between networks", FLAG, optional=True),
         "kept": Key("N", "rows for posterior.py calibrate, in no training", FLAG, optional=True),
         "dropped_names": Key("K", "columns that follow from others:", TEXT, optional=True),
-        "dropped_offsets": numbers(
-            "K", "dropped_offsets + points @ dropped_slopes.T", optional=True
-        ),
-        "dropped_slopes": numbers("K D", "coefficients of the other columns", optional=True),
+        "dropped_offsets": Key("K", "dropped_offsets + points @ dropped_slopes.T", optional=True),
+        "dropped_slopes": Key("K D", "coefficients of the other columns", optional=True),
         "column_order": Key("*", "all D + K names in the order of the source", TEXT, optional=True),
-        "conditions": numbers(
-            "N C", "conditions; NaN for missing data", optional=True, missing=True
-        ),
+        "conditions": Key("N C", "conditions; NaN for missing data", optional=True, missing=True),
         "condition_names": Key("C", "names of the conditions", TEXT, optional=True),
         **_columns_keys("condition_", "C", "condition"),
         "covariates": Key("V", "conditions that are no data, such as a time", TEXT, optional=True),
