@@ -4,6 +4,7 @@ python docs/make_files.py
 """
 
 import ast
+import re
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -20,6 +21,7 @@ MODULES = (
     *(f"training/files/{name}.py" for name in formats.MODULES),
 )
 """In the order of the page."""
+DECLARED = r"\n{} = (ResultFile|replace)\((\n? *\w+,)?\s*(kind|name)="
 HEAD = """# Files
 
 Every file that the scripts write, by the module that writes and reads it; `make docs` makes this
@@ -47,7 +49,8 @@ def section_of(module: str) -> str:
     heading, _, rest = text.replace("``", "`").partition(": ")
     values = vars(import_module(module.removesuffix(".py").replace("/", ".")))
     declared = {name: value for name, value in values.items() if isinstance(value, ResultFile)}
-    own = [value for name, value in declared.items() if f"\n{name} = " in code]
+    # Imported ones, and other readings of the same file, are not listed again.
+    own = [value for name, value in declared.items() if re.search(DECLARED.format(name), code)]
     parts = [f"## {heading}", f"{rest[:1].upper()}{rest[1:]}", *map(table_of, own)]
     return "\n\n".join([*parts, f"In `{module}`.\n"])
 

@@ -197,7 +197,7 @@ class ResultFile:
         return DataError(f"{path}: '{shown(name)}' {problem}: {self.advice}")
 
     def arrays(self, given: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """Return arrays as a file contains them: with its format, without those that are None.
+        """Return arrays as a file contains them, without those that are None.
 
         Args:
             given: Arrays, tensors, lists, texts and numbers by name of the array.
@@ -217,13 +217,13 @@ class ResultFile:
             )
             if problem:
                 raise ValueError(f"'{name}' {problem}: correct the array, or its declaration")
-        return (
-            made if "format" in made or not self.kind else made | {"format": np.array(self.format)}
-        )
+        return made
 
     def save(self, path: Path, given: Mapping[str, Any]) -> None:
-        """Write a file atomically; see ``arrays`` for what it takes and contains."""
-        save_arrays(path, self.arrays(given))
+        """Write a file atomically: arrays as for ``arrays``, and its format if they lack it."""
+        made = self.arrays(given)
+        own = {"format": np.array(self.format)} if self.kind and "format" not in made else {}
+        save_arrays(path, made | own)
 
     @contextmanager
     def open(self, path: Path, **sizes: int) -> Iterator["Arrays"]:
@@ -260,8 +260,6 @@ class Format:
         shown: Name of the function in ``training.report`` that makes the section of the report
             about a file of this kind; empty for none.
         together: Whether one call draws all given files of this kind.
-        of_run: Whether one section of the report shows all simulations of a run (inflation,
-            roundtrip and generation).
         wild: Names of arrays that may contain non-finite numbers; None if only the arrays to be
             drawn are read.
         holds: Content of files that are not drawn or not shown, in words.
@@ -273,12 +271,16 @@ class Format:
     drawn: str = ""
     shown: str = ""
     together: bool = False
-    of_run: bool = False
     wild: Collection[str] | None = ()
     holds: str = ""
     advice: str = ""
     of: str = ""
     needs: Collection[str] = ()
+
+    @property
+    def of_run(self) -> bool:
+        """Whether one section of the report shows all simulations of a run."""
+        return self.together and bool(self.shown)
 
 
 def kind_of_arrays(saved: SavedArrays) -> str | None:

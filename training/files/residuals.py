@@ -153,7 +153,8 @@ def residual_writer(
     with ExitStack() as stack:
         streams = []
         for path, time in zip(paths, extraction.times, strict=False):
-            own = vars(extraction) if alone else {"time": time, **vars(extraction)}
+            own = {} if alone else {"time": time}
+            own |= {**vars(extraction), "format": AT_ONE_TIME.format}
             own = (AT_ALL_TIMES if alone else AT_ONE_TIME).arrays(own)
             streams.append(stack.enter_context(stream_arrays(path, shapes, FLOAT32, own)))
 

@@ -1,8 +1,7 @@
-"""Simulated rows of a table: arrays in addition to those of their trajectory, and rows as CSV.
+"""Simulated rows of a table: simulations that have points and names, and rows as CSV.
 
-The states are in the coordinates of the flow. ``--csv`` writes rows in the format of the source:
-all columns, discrete ones rounded, samples within the range of their columns, and log_prob and
-log_prob_error if they exist.
+``--csv`` writes rows in the format of the source: all columns, discrete ones rounded, samples
+within the range of their columns, and log_prob and log_prob_error if they exist.
 """
 
 import csv
@@ -15,35 +14,21 @@ from torch import Tensor
 
 from dnnlib.errors import DataError
 from dnnlib.files import atomic_path
-from training.files.declared import TEXT, Format, Key, ResultFile
+from training.files.declared import Format
 from training.files.trajectory import TRAJECTORY, SavedTrajectory
 
 DIGITS = 12
 """Number of significant digits in a CSV: enough for generated values, and 0.3 is printed as 0.3."""
 POINTS, NAMES, DENSITIES, ROW_INDEX = "points", "names", "log_prob", "row_index"
 ERRORS = "log_prob_error"
-ROWS = ResultFile(
-    kind=TRAJECTORY.kind,
-    name="simulated rows",
-    sizes="N rows and D columns",
-    keys={
-        POINTS: Key("N D", "rows in their own units: those inflated, or final ones", wild=True),
-        NAMES: Key("D", "names of the columns", TEXT),
-        DENSITIES: replace(TRAJECTORY.keys[DENSITIES], wild=True),
-        ROW_INDEX: TRAJECTORY.keys[ROW_INDEX],
-        ERRORS: replace(TRAJECTORY.keys[ERRORS], wild=True),
-    },
-)
 MAY_BE_WILD = (POINTS, DENSITIES)
 """Names of arrays with rows that may be infinite or NaN: such rows are counted, and not drawn."""
+_WILD = {name: replace(TRAJECTORY.keys[name], wild=True) for name in (DENSITIES, ERRORS)}
+ROWS = replace(TRAJECTORY, keys={**TRAJECTORY.keys, **_WILD})
 FORMATS = {
     "rows": Format(
-        "tables.album.pictures_of_tables",
-        "tables.section_of",
-        True,
-        True,
-        MAY_BE_WILD,
-        of="trajectory",
+        *("tables.album.pictures_of_tables", "tables.section_of", True, MAY_BE_WILD),
+        of=TRAJECTORY.kind,
         needs=[POINTS, NAMES],
     )
 }

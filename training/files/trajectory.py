@@ -3,8 +3,8 @@
 Toys have ``{toy}_{schedule}_{mode}_{sim}_results.npz`` for each sim (melt, roundtrip, gen) and
 ``{toy}_{schedule}_{mode}_sim_params.json``; images and tables have ``{data}_{schedule}_{sim}.npz``
 and ``{data}_{schedule}_HD_pfODE_int_sim_params.json``. The schedule is PRP, PRRto{d}D, EDM, VP or
-VE. States of images are in float32, all other numbers in float64. Rows of tables have the arrays of
-the next section too. Reversible solvers (rev_euler, rev_rk5) save a gap. Densities, with
+VE. States of images are in float32, all other numbers in float64. States of rows are in the
+coordinates of the flow. Reversible solvers (rev_euler, rev_rk5) save a gap. Densities, with
 ``--log_prob``, are those of dequantized images; they have an error if they are estimated, or means
 over a quantization bin.
 
@@ -36,6 +36,7 @@ from training.files.arrays import evenly, kind_of
 from training.files.declared import (
     LARGEST,
     STORED,
+    TEXT,
     WHOLE,
     Arrays,
     Format,
@@ -90,6 +91,8 @@ TRAJECTORY = ResultFile(
         SAMPLE_KEYS[1]: Key("N", "of rows that inflate: indices in the data set", STORED, True),
         "log_prob": Key("N", "log density at the first time, in nats", optional=True),
         "log_prob_error": Key("N", "standard error of log_prob", optional=True),
+        "points": Key("N D", "rows, inflated or final, in their units", wild=True, optional=True),
+        "names": Key("D", "of rows: names of the columns", TEXT, optional=True),
         "bits_per_dim": Key("N", "of images: negative log density", optional=True),
     },
     least={"S": 2},
@@ -101,14 +104,11 @@ MOST_CLASSES = 20
 """Maximum number of classes to draw."""
 FORMATS = {
     "toy": Format(
-        "trajectories.album.pictures_of_toys", "flows.section_of", True, True, of="trajectory"
+        "trajectories.album.pictures_of_toys", "flows.section_of", True, of=TRAJECTORY.kind
     ),
     "images": Format(
-        "images.simulations.pictures_of_images",
-        "images.section_of",
-        True,
-        True,
-        of="trajectory",
+        *("images.simulations.pictures_of_images", "images.section_of", True),
+        of=TRAJECTORY.kind,
         needs=[IMAGE_SHAPE],
     ),
 }
@@ -156,8 +156,7 @@ class Recorder:
 
     def add(self, arrays: Mapping[str, Tensor | np.ndarray]) -> None:
         """Add arrays that are known only at the end of the simulation, such as ``log_prob [N]``."""
-        for name, array in arrays.items():
-            self._small[name] = array.cpu().numpy() if isinstance(array, Tensor) else array
+        self._small |= TRAJECTORY.arrays(arrays)
 
 
 @contextmanager
@@ -188,21 +187,20 @@ def trajectory_file(
     """
     basis = flow.basis
     times = times.to(flow.device)
-    small = {
-        "times": times,
-        "scale": flow.schedule.scale(times),
-        "noise_variance": flow.schedule.noise_variance(times),
-        "mean": basis.mean,
-        "eigenvectors": basis.eigenvectors,
-        "eigenvalues": basis.eigenvalues,
-        **extra,
-    }
-    arrays = {name: tensor.cpu().numpy() for name, tensor in small.items()}
-    arrays["format"] = np.array(TRAJECTORY.format)
-    if network_sha256 is not None:
-        arrays["network_sha256"] = np.array(network_sha256)
-    if names is not None:
-        arrays["names"] = np.array(names)
+    arrays = TRAJECTORY.arrays(
+        {
+            "times": times,
+            "scale": flow.schedule.scale(times),
+            "noise_variance": flow.schedule.noise_variance(times),
+            "mean": basis.mean,
+            "eigenvectors": basis.eigenvectors,
+            "eigenvalues": basis.eigenvalues,
+            **extra,
+            "format": TRAJECTORY.format,
+            "network_sha256": network_sha256,
+            "names": names,
+        }
+    )
     shapes = dict.fromkeys(STATE_KEYS, (len(times), count, basis.dim))
     if distributed.is_main():
         with stream_arrays(path, shapes, np.dtype(dtype), arrays) as stream:
@@ -296,7 +294,7 @@ class SavedEnd:
                 made_at, known = arrays.read("gap_times"), times.cpu().numpy()
                 if made_at.shape == known.shape and np.allclose(made_at, known, 1e-12, 1e-12):
                     gap_solver, gap = str(arrays.read("gap_solver")), arrays.read("gap")
-            network = arrays.get("network_sha256")
+            network = str(arrays.read("network_sha256")) if "network_sha256" in arrays else ""
         if own["times"][-1] <= own["times"][0]:
             raise DataError(
                 f"{path} is not an inflation, since its times decrease: give the results of a melt"
@@ -312,10 +310,10 @@ class SavedEnd:
         _agree(path, "scales", own["scale"][[0, -1]], flow.schedule.scale(ends))
         exact = flow.schedule.noise_variance(ends)
         _agree(path, "noise variances", own["noise_variance"][[0, -1]], exact)
-        if network and network_sha256 and str(network) != network_sha256:
+        if network and network_sha256 and network != network_sha256:
             raise DataError(
                 f"{path} was made with another network, or another calibration of the "
-                f"network: the digest is {shown(str(network)[:DIGITS])}, expected "
+                f"network: the digest is {shown(network[:DIGITS])}, expected "
                 f"{network_sha256[:DIGITS]}: give the network of this inflation"
             )
         return cls(
