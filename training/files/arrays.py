@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from dnnlib.errors import DataError
+from torch_utils.arguments import fits
 from torch_utils.results import load_json
 from training.names import KINDS
 
@@ -67,20 +68,20 @@ def parameter(file: Path, *keys: str) -> Any:
     return value
 
 
-def typed(content: Any, broken: DataError, **kinds: type) -> list[Any]:
+def typed(content: Any, broken: DataError, **kinds: Any) -> list[Any]:
     """Return the values of some entries of a JSON object, after a check of their types.
 
     Args:
         content: The parsed JSON.
         broken: Error to raise if the check fails.
-        kinds: Expected type of each entry, by name.
+        kinds: Expected type of each entry, by name, such as ``list[str]``.
 
     Raises:
         DataError: ``broken``, if ``content`` is not an object, or an entry is missing or of another
             type.
     """
     entries = [content.get(name) if isinstance(content, dict) else None for name in kinds]
-    if any(type(entry) is not kind for entry, kind in zip(entries, kinds.values(), strict=True)):
+    if not all(fits(entry, kind) for entry, kind in zip(entries, kinds.values(), strict=True)):
         raise broken
     return entries
 

@@ -147,30 +147,22 @@ def _about(json_text: str, broken: DataError) -> dict[str, Any]:
         about: dict[str, Any] = json.loads(json_text)
     except (ValueError, RecursionError) as error:
         raise broken from error
-    _, order, beside = typed(about, broken, columns=list, order=list, beside=list)
-    constants, separator, decimal = typed(about, broken, constants=dict, separator=str, decimal=str)
-    known = separator in SEPARATORS.values() and decimal in DECIMALS
-    if not known or not all(
-        isinstance(text, str) for text in (*constants.values(), *order, *beside)
-    ):
+    lists = {"columns": list[dict[str, Any]], "order": list[str], "beside": list[str]}
+    typed(about, broken, **lists, constants=dict[str, str])
+    separator, decimal = typed(about, broken, separator=str, decimal=str)
+    if separator not in SEPARATORS.values() or decimal not in DECIMALS:
         raise broken
     return about
 
 
 def _column(entry: Any, broken: DataError) -> RecordColumn:
     """Build a column from its JSON."""
-    if not isinstance(entry, dict) or entry.keys() != {item.name for item in fields(RecordColumn)}:
+    kinds = {item.name: item.type for item in fields(RecordColumn)}
+    values = typed(entry, broken, **kinds)
+    # Each cell may contain the texts of its column.
+    long = any(isinstance(value, str) and len(value) > LONGEST_TEXT for value in values)
+    if entry.keys() != kinds.keys() or long or not 0 <= (entry["decimals"] or 0) <= 20:
         raise broken
-    for name, value in entry.items():
-        if name in ("levels", "rare"):
-            sound = isinstance(value, list) and all(isinstance(level, str) for level in value)
-        elif name == "decimals":
-            sound = value is None or (type(value) is int and 0 <= value <= 20)
-        else:
-            sound = isinstance(value, bool if name in ("ordered", "grouped") else str)
-            sound = sound and len(str(value)) <= LONGEST_TEXT  # since each cell may contain it
-        if not sound:
-            raise broken
     levels, rare = tuple(entry["levels"]), tuple(entry["rare"])
     column = RecordColumn(**{**entry, "levels": levels, "rare": rare})
     fits = column.type in COLUMN_TYPES and (column.type == CATEGORY) == bool(levels)
