@@ -294,16 +294,13 @@ def overview(
         held = summary.held(truth).double().mean(dim=(1, 2)).tolist()
         content["truths_held"] = dict(zip(map(str, CONTENTS), held, strict=True))
     if summary.mean.numel() <= MOST_LISTED:
-        content["posteriors"] = [
-            _listed(draws, summary, names, index) for index in range(draws.count)
-        ]
-        for index, nats in enumerate([] if surprise is None else surprise):
-            content["posteriors"][index]["surprise"] = _number(nats)
-        for index, noise in enumerate([] if blur is None else blur):
-            content["posteriors"][index]["blur"] = dict(zip(names, noise.tolist(), strict=True))
-        for index, scale in enumerate([] if errors is None else errors):
-            values = dict(zip(names, scale.tolist(), strict=True))
-            content["posteriors"][index]["error_over_std"] = values
+        entries = [_listed(draws, summary, names, index) for index in range(draws.count)]
+        content["posteriors"] = entries
+        for entry, nats in zip(entries, () if surprise is None else surprise, strict=False):
+            entry["surprise"] = _number(nats)
+        for key, rows in (("blur", blur), ("error_over_std", errors)):
+            for entry, row in zip(entries, () if rows is None else rows.tolist(), strict=False):
+                entry[key] = dict(zip(names, row, strict=True))
     return content
 
 
