@@ -43,11 +43,11 @@ DESCRIPTION, LIKELIHOOD = "constant_data/description", "sample_stats/log_likelih
 DRAWS = ResultFile(
     kind="posterior",
     name="`{data}_{schedule}_posterior.nc`",
-    sizes="M observations of K numbers, C chains of S draws, N draws of the prior, D coordinates",
+    sizes="M observations of K numbers, C chains of S draws, N of the prior, D or L coordinates",
     keys={
         "posterior/x": Key("C S M D", "points in the data's units, images in gray levels"),
         "posterior/{name}": Key("C S M", "the same for one coordinate of a toy or table"),
-        "posterior/z": Key("C S M D", "their latents"),
+        "posterior/z": Key("C S M L", "their latents"),
         LIKELIHOOD: Key("C S M", "log likelihood in nats", optional=True),
         "sample_stats/lp": Key("C S M", "log density of the flow's posterior", optional=True),
         "observed_data/y": Key("M K", "observations, or conditions", optional=True),
@@ -65,6 +65,11 @@ DRAWS = ResultFile(
     },
 )
 FORMATS = {"posterior": Format("posteriors.album.pictures_of_posteriors", "posteriors.section_of")}
+DIMENSIONS = {
+    **{"C": "chain", "S": "draw", "M": "observation", "D": "coordinate", "L": "latent"},
+    **{"K": "number", "1": "chain", "N": "draw", "3": "axis", "*": "letter"},
+}
+"""Names of dimensions in the file by symbol."""
 DRAWN = ("chain", "draw", "observation")
 """Names of the axes of arrays with one value per draw."""
 HELD_OUT = "held_out"
@@ -171,28 +176,38 @@ def _write(
             posterior.attrs["comment"] = WORTH
         _group(file, "sample_stats", {name: sizes[name] for name in DRAWN})
         of_truth = {key: sizes[key] for key in ("observation", "coordinate")}
-        constant = _group(file, "constant_data", of_truth, named)
+        _group(file, "constant_data", of_truth, named)
         described = {name: about.run.get(name) for name in DESCRIBED}
-        _save_text(
-            constant, {"format": DRAWS.format, "coordinates": list(about.names), **described}
-        )
+        _save_text(file, {"format": DRAWS.format, "coordinates": list(about.names), **described})
         if about.recalibrated is not None:
             _group(file, HELD_OUT, sizes, {"coordinate": about.names})
         _save_draws(file, parts, about)
         if about.observed is not None:
             seen = dict(zip(("observation", "number"), about.observed.shape, strict=True))
-            _save(_group(file, "observed_data", seen), "y", tuple(seen), about.observed)
+            _group(file, "observed_data", seen)
+            _save(file, "observed_data/y", about.observed)
             if isinstance(about.likelihood, Gaussian):
-                _save_likelihood(constant, about.likelihood, seen["number"])
+                _save_likelihood(file, about.likelihood, seen["number"])
         if about.truth is not None:
-            _save(constant, "truth", tuple(of_truth), about.truth)
+            _save(file, "constant_data/truth", about.truth)
         if about.prior is not None:
             of_prior = {"chain": 1, "draw": len(about.prior), "coordinate": dim}
-            _save(_group(file, "prior", of_prior, named), "x", tuple(of_prior), about.prior[None])
+            _group(file, "prior", of_prior, named)
+            _save(file, "prior/x", about.prior[None])
 
 
-def _save(group: h5netcdf.Group, name: str, dimensions: tuple[str, ...], values: Tensor) -> None:
-    group.create_variable(name, dimensions, "f8")[:] = values.cpu().numpy()
+def _variable(file: h5netcdf.File, place: str) -> h5netcdf.Variable:
+    """Create a variable with the dimensions and the type of its declaration."""
+    (group, _, name), key = place.rpartition("/"), DRAWS.key(place)
+    dimensions = [DIMENSIONS[axis] for axis in key.axes.split()]
+    if len(set(dimensions)) < len(dimensions):
+        dimensions[-1] = f"other_{dimensions[-1]}"
+    dtype = {WHOLE: "i8", BYTE: "u1"}.get(key.kind, "f8")
+    return file[group].create_variable(name, dimensions, dtype)
+
+
+def _save(file: h5netcdf.File, place: str, values: Tensor) -> None:
+    _variable(file, place)[:] = values.cpu().numpy()
 
 
 def _save_draws(
@@ -204,12 +219,11 @@ def _save_draws(
     """
     posterior, stats, constant = file["posterior"], file["sample_stats"], file["constant_data"]
     for variable, name in about.variables.items():
-        posterior.create_variable(variable, DRAWN, "f8").attrs["long_name"] = name
-    points = posterior.create_variable("x", (*DRAWN, "coordinate"), "f8")
-    latents = posterior.create_variable("z", (*DRAWN, "latent"), "f8")
-    calls = constant.create_variable("network_calls", ("observation",), "f8")
+        _variable(file, f"posterior/{variable}").attrs["long_name"] = name
+    points, latents = _variable(file, "posterior/x"), _variable(file, "posterior/z")
+    calls = _variable(file, "constant_data/network_calls")
     if about.recalibrated is not None:
-        held_out = file[HELD_OUT].create_variable("x", (*DRAWN, "coordinate"), "f8")
+        held_out = _variable(file, f"{HELD_OUT}/x")
     first = 0
     for draws, z in parts:
         rows = slice(first, first + draws.count)
@@ -228,13 +242,12 @@ def _save_draws(
             densities = {}
         for name, each in densities.items():
             if name not in stats.variables:
-                stats.create_variable(name, DRAWN, "f8")
+                _variable(file, f"sample_stats/{name}")
             stats.variables[name][:, :, rows] = chains_first(each)
         calls[rows] = draws.calls.numpy()
         for name, values in draws.stats.items():
             if name not in constant.variables:
-                variable = constant.create_variable(name, ("observation",), "f8")
-                variable[:] = np.full(len(calls), np.nan)
+                _variable(file, f"constant_data/{name}")[:] = np.full(len(calls), np.nan)
             constant.variables[name][rows] = values.cpu().numpy()
         first += draws.count
 
@@ -254,33 +267,32 @@ def variable_names(names: Sequence[str]) -> list[str]:
     return variables
 
 
-def _save_text(group: h5netcdf.Group, content: dict[str, Any]) -> None:
+def _save_text(file: h5netcdf.File, content: dict[str, Any]) -> None:
     """Add the description."""
     letters = np.frombuffer(json.dumps(content).encode(), dtype=np.uint8)
-    group.dimensions["letter"] = len(letters)
-    group.create_variable(DESCRIPTION.rpartition("/")[2], ("letter",), "u1")[:] = letters
+    file["constant_data"].dimensions["letter"] = len(letters)
+    _variable(file, DESCRIPTION)[:] = letters
 
 
-def _save_likelihood(group: h5netcdf.Group, likelihood: Gaussian, count: int) -> None:
+def _save_likelihood(file: h5netcdf.File, likelihood: Gaussian, count: int) -> None:
     """Add the noise and the observed coordinates or the linear map of a likelihood.
 
     Observations have ``count`` numbers.
     """
-    group.dimensions["number"] = count
-    root = likelihood.root.cpu()
+    dimensions, root = file["constant_data"].dimensions, likelihood.root.cpu()
+    dimensions["number"] = count
     if root.ndim == 2:
-        group.dimensions["other_number"] = count
-        _save(group, "noise_covariance", ("number", "other_number"), root @ root.T)
+        dimensions["other_number"] = count
+        _save(file, "constant_data/noise_covariance", root @ root.T)
     else:
-        _save(group, "noise_std", ("number",), root.expand(count))
+        _save(file, "constant_data/noise_std", root.expand(count))
     if likelihood.coordinates is not None:
-        seen = group.create_variable("seen", ("number",), "i8")
-        seen[:] = likelihood.coordinates.cpu().numpy()
+        _save(file, "constant_data/seen", likelihood.coordinates)
     elif likelihood.operator is not None:
-        _save(group, "operator", ("number", "coordinate"), likelihood.operator.matrix)
+        _save(file, "constant_data/operator", likelihood.operator.matrix)
         if likelihood.operator.shape is not None:
-            group.dimensions["axis"] = 3
-            group.create_variable("operator_shape", ("axis",), "i8")[:] = likelihood.operator.shape
+            dimensions["axis"] = 3
+            _save(file, "constant_data/operator_shape", torch.tensor(likelihood.operator.shape))
 
 
 @dataclass(frozen=True)
