@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -274,7 +274,16 @@ def _write(path: Path, payload: dict[str, Any]) -> None:
 def _read(path: Path, expected: str, what: str) -> dict[str, Any]:
     with open_file(path, f"a {what}") as file:
         try:
-            payload = _load(path, file, what)
+            payload = load_tensors(file)
+            for _ in _leaves(payload):
+                pass
+        except PickleError as error:
+            raise DataError(
+                f"{path} is not a {what} of this project: {error}. Only tensors and plain values "
+                "are ever loaded: give another file"
+            ) from error
+        except BrokenFileError as error:
+            raise DataError(f"{path} is not a readable {what}: {error}") from error
         except OSError as error:
             raise DataError(
                 f"{path} cannot be read: {error.strerror or error}: give the path of a {what}"
@@ -289,26 +298,6 @@ def _read(path: Path, expected: str, what: str) -> dict[str, Any]:
             f"{path} is a {what} of version {version}, but this code reads versions up to "
             f"{VERSION}: update the code"
         )
-    return payload
-
-
-def _load(path: Path, file: IO[bytes], what: str) -> Any:
-    """Return the content of an open file.
-
-    Raises:
-        DataError: The file is not one of tensors and plain values.
-    """
-    try:
-        payload = load_tensors(file)
-        for _ in _leaves(payload):
-            pass
-    except PickleError as error:
-        raise DataError(
-            f"{path} is not a {what} of this project: {error}. Only tensors and plain values are "
-            "ever loaded: give another file"
-        ) from error
-    except BrokenFileError as error:
-        raise DataError(f"{path} is not a readable {what}: {error}") from error
     return payload
 
 
