@@ -153,17 +153,13 @@ class SavedArrays:
         array = of_characters(array, broken)
         return array[part] if part else array
 
-    def numbers(self, name: str, holes: bool = False) -> np.ndarray:
+    def numbers(self, name: str) -> np.ndarray:
         """Return an array after a check that it contains finite numbers, in native byte order.
-
-        Args:
-            name: Name of the array.
-            holes: Whether NaN, for missing values, is permitted too.
 
         Raises:
             DataError: The array contains values that are not finite, or that are not numbers.
         """
-        return self._finite(name, self.read(name), holes)
+        return self._finite(name, self.read(name))
 
     def rows(self, name: str, size: int) -> Iterator[np.ndarray]:
         """Yield the rows of an array of finite numbers, in batches for files larger than memory.
@@ -195,13 +191,13 @@ class SavedArrays:
         """Return a context that converts errors about damaged bytes of an array to DataError."""
         return _reading(self._broken(name))
 
-    def _finite(self, name: str, array: np.ndarray, holes: bool = False) -> np.ndarray:
+    def _finite(self, name: str, array: np.ndarray) -> np.ndarray:
         if array.dtype.kind not in "fiu":
             raise DataError(
                 f"{self.path}: the array '{name}' contains {array.dtype}, expected numbers: make "
                 "the file again"
             )
-        if not (np.isfinite(array) | (holes & np.isnan(array))).all():
+        if not np.isfinite(array).all():
             raise DataError(
                 f"{self.path}: the array '{name}' has values that are not finite: make the file "
                 "again"
