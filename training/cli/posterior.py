@@ -16,9 +16,9 @@ from training.files.posterior import (
     CALIBRATION,
     CHECK,
     COMPARISON_FORMAT,
+    MIXTURE,
     MIXTURE_FORMAT,
     PREDICTIVE,
-    save_mixture,
     save_values,
 )
 from training.files.posterior_draws import load_netcdf
@@ -225,14 +225,9 @@ def mixture(settings: MixtureSettings) -> None:
             values = result.values(plan.concentration, plan.seed)
             calibrated = tests_of(values, settings.mixture.level)
         mean, std = plan.components.mean, plan.components.std
-        save_mixture(
-            draws_file,
-            result.draws,
-            result.truth,
-            result.observed,
-            result.log_evidence,
-            (mean, std),
-        )
+        drawn = {"weights": result.draws, "observed": result.observed}
+        drawn |= {"log_evidence": result.log_evidence, "mean": mean, "std": std}
+        MIXTURE.save(draws_file, {**drawn, "truth": result.truth})
         options = settings.recorded(
             eps=recorded_eps(settings.prior.eps, task.latent), device_name=str(device)
         )

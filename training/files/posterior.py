@@ -96,29 +96,6 @@ MIXTURE = ResultFile(
 )
 
 
-def save_mixture(
-    path: Path,
-    weights: Tensor,
-    truth: Tensor | None,
-    observed: Tensor,
-    log_evidence: Tensor,
-    components: tuple[Tensor, Tensor],
-) -> None:
-    """Write posterior draws of the weights of a mixture of K components, for R runs.
-
-    Args:
-        path: Path of the ``.npz``.
-        weights: Draws ``[R, C, S, K]`` of C chains.
-        truth: True weights ``[R, K]``; None if they are unknown.
-        observed: Observations ``[R, N, ...]``, N per run.
-        log_evidence: Log evidence ``[R, N, K]`` of each component for each observation, in nats.
-        components: Means ``[K, D]`` and standard deviations ``[K]`` of the components.
-    """
-    arrays = {"weights": weights, "observed": observed, "log_evidence": log_evidence}
-    arrays |= {"mean": components[0], "std": components[1]}
-    MIXTURE.save(path, arrays if truth is None else {**arrays, "truth": truth})
-
-
 STAT, SUMMARY = "stat_", "summary_"
 """Prefixes of the names of arrays with sampler statistics, and with summaries of the draws."""
 DENSITY = "log_density"
