@@ -133,6 +133,8 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *others: Any) -> 
     if values.ndim != 1:
         raise ValueError("the storage of a tensor is an array of several axes")
     sizes, strides, start = layout_of(len(values), offset, size, stride)
+    if prod(sizes) > len(values):
+        raise ValueError(f"a tensor of shape {sizes} does not fit its {len(values)} stored values")
     width = values.itemsize
     steps = [step * width for step in strides]
     return _view(sizes, values.dtype, buffer=values, offset=start * width, strides=steps)

@@ -132,6 +132,9 @@ def _problem_with(value: object) -> str | None:
         return "is not a tensor"
     if value.dtype not in WEIGHT_DTYPES:
         return f"has the type {value.dtype}, which weights cannot have"
+    # A view that repeats a few stored values could require any amount of memory.
+    if value.untyped_storage().nbytes() < value.numel() * value.element_size():
+        return "declares more values than the file contains"
     if not value.isfinite().all():
         return "has values that are not finite"
     return None

@@ -35,7 +35,6 @@ from torch_utils.inert_pickle import (
     Names,
     PickleError,
     PickleReader,
-    Unfinished,
     expect,
     shown,
 )
@@ -85,14 +84,8 @@ class ChecksumError(BrokenFileError):
     """Error for a zip whose content does not match a checksum."""
 
 
-class _Mapping(OrderedDict[Any, Any], Unfinished):
-    """Substitute for an ``OrderedDict``; the state of a module has version metadata with it."""
-
-    def build(self, state: Any) -> "_Mapping":
-        if expect(state, dict).keys() != {"_metadata"}:
-            raise ValueError("a dict has attributes, which are not permitted")
-        self._metadata = state["_metadata"]
-        return self
+MOST_NUMBERS = 1 << 62
+"""Maximum number of values of a tensor that repeats stored values; torch counts in 64 bits."""
 
 
 def layout_of(stored: int, offset: Any, size: Any, stride: Any) -> tuple[list[int], list[int], int]:
@@ -105,7 +98,7 @@ def layout_of(stored: int, offset: Any, size: Any, stride: Any) -> tuple[list[in
         stride: Distances of neighbors along each axis, a tuple.
 
     Raises:
-        ValueError: The tensor does not fit its storage, or has more values than the storage.
+        ValueError: The tensor does not fit its storage.
     """
     start = expect(offset, int)
     sizes, strides = ([expect(n, int) for n in expect(each, tuple)] for each in (size, stride))
@@ -113,7 +106,7 @@ def layout_of(stored: int, offset: Any, size: Any, stride: Any) -> tuple[list[in
         raise ValueError(f"a tensor of shape {sizes} has the strides {strides}, which do not fit")
     count = prod(sizes)
     last = start + sum((n - 1) * step for n, step in zip(sizes, strides, strict=True))
-    if count > stored or (count and last >= stored):
+    if count > MOST_NUMBERS or (count and last >= stored):
         raise ValueError(f"a tensor of shape {sizes} does not fit its {stored} stored values")
     return sizes, strides, start if count else 0
 
@@ -123,7 +116,7 @@ def _tensor(
 ) -> Tensor:
     values: Tensor = expect(storage, Tensor)
     expect(requires_grad, bool)
-    if values.ndim != 1 or expect(hooks, _Mapping):
+    if values.ndim != 1 or expect(hooks, OrderedDict):
         raise ValueError("a tensor has hooks or a strange storage, which are not permitted")
     sizes, strides, start = layout_of(len(values), offset, size, stride)
     return values.as_strided(sizes, strides, start)
@@ -131,7 +124,7 @@ def _tensor(
 
 _NAMES: Names = {
     **dict.fromkeys(STORAGES),
-    "collections.OrderedDict": lambda: _Mapping(),
+    "collections.OrderedDict": lambda: OrderedDict(),
     "torch._utils._rebuild_tensor_v2": _tensor,
 }
 
@@ -313,3 +306,10 @@ class _TensorPickle(PickleReader):
         super().__init__(
             data, names, without=("NEWOBJ",), persistent=storage, most_opcodes=most_opcodes
         )
+
+    def _build(self, target: Any, state: Any) -> None:
+        # The state of a module has version metadata with it.
+        if expect(state, dict).keys() != {"_metadata"}:
+            raise ValueError("a dict has attributes, which are not permitted")
+        vars(expect(target, OrderedDict))["_metadata"] = state["_metadata"]
+        self._stack.append(target)

@@ -179,7 +179,8 @@ def test_tensors_and_states_come_back_as_they_were(zipped):
     optimizer.step()
     given = {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "plain": (1, 2.5)}
     back = load(saved(given, zipped), legacy=True)
-    assert isinstance(back["module"], OrderedDict)
+    assert type(back["module"]) is OrderedDict
+    assert load(saved(back, zipped), legacy=True).keys() == given.keys(), "it can be saved again"
     assert back["module"]._metadata == module.state_dict()._metadata
     assert back["plain"] == (1, 2.5)
     assert back["optimizer"]["param_groups"] == given["optimizer"]["param_groups"]
@@ -275,7 +276,6 @@ def test_torch_reads_nothing_itself(monkeypatch):
         ([-2], [1], 0),
         ([2, 2], [1], 0),
         ([2**40, 2**40], [0, 0], 0),
-        ([5], [0], 0),
     ],
 )
 def test_a_tensor_lies_in_its_storage(size, stride, offset):
