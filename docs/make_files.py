@@ -7,12 +7,13 @@ import ast
 import re
 import sys
 from importlib import import_module
+from math import isfinite
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 from training.files import formats  # noqa: E402
-from training.files.declared import ResultFile  # noqa: E402
+from training.files.declared import LARGEST, Key, ResultFile  # noqa: E402
 
 PAGE = ROOT / "docs" / "reference" / "files.md"
 MODULES = (
@@ -26,10 +27,10 @@ HEAD = """# Files
 
 Every file that the scripts write, by the module that writes and reads it; `make docs` makes this
 page of their docstrings and of the arrays that they declare. A star marks arrays that not every
-file has. All are written to a temporary name, flushed and renamed: a file is whole
-or absent. Existing results are kept unless `--overwrite` is given. Arrays open with
-`numpy.load(path)`; none needs pickle. Results say what they are in an entry `format`, such as
-"inflationary-flows trajectory 1", and
+file has. All files are written to a temporary name, flushed and renamed: a file is whole or absent.
+Existing results are kept unless `--overwrite` is given. Arrays open with `numpy.load(path)`; none
+needs pickle. Results contain their kind in an entry `format`, such as "inflationary-flows
+trajectory 1", and
 
     python info.py FILE...
 
@@ -58,12 +59,21 @@ def section_of(module: str) -> str:
 def table_of(file: ResultFile) -> str:
     """Return a table of the arrays of a file; a star marks those that not every file has."""
     rows = [
-        f"| `{name}`{' *' * key.optional} | {', '.join(key.axes.split())} | {key.kind.words} | "
-        f"{key.meaning} |"
+        f"| `{name}`{' *' * key.optional} | {', '.join(key.axes.split()) or 'one value'} | "
+        f"{values_of(key)} | {key.meaning} |"
         for name, key in file.keys.items()
     ]
     head = "| array | shape | values | contents |\n| --- | --- | --- | --- |"
     return f"Arrays of {file.name}, for {file.sizes}:\n\n" + "\n".join([head, *rows])
+
+
+def values_of(key: Key) -> str:
+    """Return the kind of the values of an array, and their limits, in words."""
+    low = f"from {key.low:g}" * isfinite(key.low)
+    high = f"to {key.high:g}" * isfinite(key.high)
+    limits = [low, high] if key.high < LARGEST or low == "from 0" else []
+    words = [key.kind.words, *limits, "increasing" * key.increasing, "distinct" * key.distinct]
+    return " ".join(filter(None, words))
 
 
 def page() -> str:

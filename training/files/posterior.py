@@ -23,6 +23,7 @@ probability, crps, and log_density with its mean over true values and its error,
 only up to a constant. With ``--condition`` it has near: detectable, in points, and for each
 observation passed, the quantity of the smallest p and this p adjusted, tendency, mean_ranks, the
 distance of the farthest neighbor, local, surprise.
+
 ``..._posterior_calibration.json`` has everything in the JSON of a check, and held_out: truths, the
 number of held-out cases; statement, the guarantee, and its assumption; holding, for each nominal
 coverage the actual coverage on average over calibrations, and the range that 90 % of calibrations
@@ -31,11 +32,13 @@ of held-out cases near an observation, and near_statement, the guarantee based o
 adjusted probabilities at many nominal coverages; normal_log_volume, by nominal coverage, the change
 in the sum of the log interval lengths of all coordinates relative to the flow's own intervals,
 assuming normal marginals.
+
 The JSON of draws by a calibrated network has the same held_out, with log_volume, that change on
 average over observations by kind and nominal coverage. Each posterior has it too, with flow,
 held_out and near, the ends of intervals by nominal coverage and name, and the log_density threshold
 of the region (null for everything); distance, from the farthest held-out case near it; p_value, of
 the test for an out-of-distribution observation, and the oddest of its scores.
+
 ``..._posterior_predictive.json`` has verdict, passed, detectable (in standard deviations of
 simulated data), adjusted_p_values, and for each observation by the names of numbers observed, rank,
 p_value, and quantiles of simulated data at 5, 50 and 95 %.
@@ -106,7 +109,7 @@ OWN = ("w", "points", "log_likelihood", "calls")
 def _of_summary(name: str) -> Key:
     axes = {"quantiles": f"M D {len(LEVELS)}", "failed": f"M {len(REASONS)}"}.get(name, "M D")
     kind = FLAG if name == "failed" else STORED_FLOAT
-    return Key(axes, f"{name} of the summary", kind, wild=True)
+    return Key(axes, f"{name} of the draws", kind, wild=True)
 
 
 PART = ResultFile(
