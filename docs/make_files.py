@@ -27,10 +27,10 @@ HEAD = """# Files
 
 Every file that the scripts write, by the module that writes and reads it; `make docs` makes this
 page of their docstrings and of the arrays that they declare. A star marks arrays that not every
-file has. All files are written to a temporary name, flushed and renamed: a file is whole or absent.
-Existing results are kept unless `--overwrite` is given. Arrays open with `numpy.load(path)`; none
-needs pickle. Results contain their kind in an entry `format`, such as "inflationary-flows
-trajectory 1", and
+file has. In names of files, `{stem}` stands for the data and the schedule. All files are written to
+a temporary name, flushed and renamed: a file is whole or absent. Existing results are kept unless
+`--overwrite` is given. Arrays open with `numpy.load(path)`; none needs pickle. Results contain
+their kind in an entry `format`, such as "inflationary-flows trajectory 1", and
 
     python info.py FILE...
 
@@ -64,7 +64,8 @@ def table_of(file: ResultFile) -> str:
         for name, key in file.keys.items()
     ]
     head = "| array | shape | values | contents |\n| --- | --- | --- | --- |"
-    return f"Arrays of {file.name}, for {file.sizes}:\n\n" + "\n".join([head, *rows])
+    named = f"`{file.name}`" if file.name[0] == "{" else file.name
+    return f"Arrays of {named}, for {file.sizes}:\n\n" + "\n".join([head, *rows])
 
 
 def values_of(key: Key) -> str:

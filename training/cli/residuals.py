@@ -54,7 +54,7 @@ def extracttoys(settings: ExtractToysSettings) -> None:
     names = residuals.QUANTITIES if settings.exact else residuals.QUANTITIES[:2]
     matters, count, noise = settings.matters(), settings.n_samples, settings.noise
     extraction = extraction_of(file.model, subject.data_name, noise.noise, times, matters)
-    result = residuals.toy_file(settings.save_dir, extraction.stem)
+    result = residuals.AT_ALL_TIMES.path(settings.save_dir, stem=extraction.stem)
     parameters = result.with_suffix(".json")
     require_new([result, parameters], settings.run.overwrite)
     size = result_bytes(names, len(times) * count, subject.dim)
@@ -101,7 +101,10 @@ def extract(settings: ExtractSettings) -> None:
     count, block = len(source), settings.calls.batch_gpu or subject.even_block
     matters, noise = {**settings.matters(), "n_samples": count}, settings.noise
     extraction = extraction_of(file.model, subject.data_name, noise.noise, times, matters)
-    paths = [residuals.time_file(folder, extraction.stem, index) for index in range(len(times))]
+    paths = [
+        residuals.AT_ONE_TIME.path(folder, stem=extraction.stem, time=index)
+        for index in range(len(times))
+    ]
     parameters = folder / f"{extraction.stem}_net_outputs_residuals.json"
     require_new([*paths, parameters], settings.run.overwrite)
     announcement = residuals.require_space(folder, len(times) * result_bytes(names, count, dim))
@@ -127,9 +130,9 @@ def calctoys(settings: CalcToysSettings) -> None:
     known = known_of(source, extraction, (steps, count, dim), settings.expected())
     about = residuals.describe_extraction(extraction, source.with_suffix(".json"))
     folder, stem = settings.save_dir, extraction.stem
-    result = correlations.toy_correlations_file(folder, stem)
-    summaries = correlations.summary_files(folder, stem, toy=True)
-    require_new([result, *summaries], settings.run.overwrite)
+    result = correlations.AT_ALL_TIMES.path(folder, stem=stem)
+    summary = correlations.SUMMARY.path(folder, stem=f"{stem}_toy")
+    require_new([result, summary, summary.with_suffix(".json")], settings.run.overwrite)
     announcement = residuals.require_space(folder, result_bytes(shapes, steps * dim, dim))
     with distributed.process_group(settings.run.device_name) as device:
         began = begun(announcement, folder)
@@ -147,7 +150,7 @@ def calctoys(settings: CalcToysSettings) -> None:
             correlations.save_correlations(result, extraction.times, arrays)
             options = settings.recorded(device_name=str(device), **known)
             made = {"extraction": about, "options": options, "seconds": perf_counter() - began}
-            correlations.save_summary(summaries, whole, extraction, count, made)
+            correlations.save_summary(summary, whole, extraction, count, made)
 
 
 def calc(settings: CalcSettings) -> None:
@@ -163,16 +166,16 @@ def calc(settings: CalcSettings) -> None:
         extraction, root / f"{extraction.stem}_net_outputs_residuals.json"
     )
     stem = extraction.stem
-    paths = [correlations.time_correlations_file(folder, stem, index) for index in range(steps)]
-    summaries = correlations.summary_files(folder, stem, toy=False)
-    require_new([*paths, *summaries], settings.run.overwrite)
+    paths = [correlations.AT_ONE_TIME.path(folder, stem=stem, time=index) for index in range(steps)]
+    summary = correlations.SUMMARY.path(folder, stem=stem)
+    require_new([*paths, summary, summary.with_suffix(".json")], settings.run.overwrite)
     announcement = residuals.require_space(folder, steps * result_bytes(shapes, dim, dim))
     with distributed.process_group(settings.run.device_name) as device:
         began = begun(announcement, folder)
         share = range(steps)[distributed.shard(steps)]
         table = Autocorrelations(shapes, len(share), dim)
         for index in distributed.progress_bar(share, desc="correlations", unit="time"):
-            later, arrays = residuals.time_file(root, stem, index), {}
+            later, arrays = residuals.AT_ONE_TIME.path(root, stem=stem, time=index), {}
             for name in shapes:
                 pairs = row_pairs(first, later, name, settings.bs, device)
                 correlation = correlate(pairs, f"{later}: '{name}'")
@@ -185,7 +188,7 @@ def calc(settings: CalcSettings) -> None:
         if distributed.is_main():
             options = settings.recorded(device_name=str(device), **known)
             made = {"extraction": about, "options": options, "seconds": perf_counter() - began}
-            correlations.save_summary(summaries, whole, extraction, count, made)
+            correlations.save_summary(summary, whole, extraction, count, made)
 
 
 def begun(announcement: str, folder: Path) -> float:

@@ -47,7 +47,7 @@ _AGAIN = "compute the correlations again"
 _MATRIX = "correlations of net_outputs, net_residuals and exact_residuals"
 AT_ALL_TIMES = ResultFile(
     kind="correlations",
-    name="`{toy}_{schedule}_toy_autocorrelations.npz`",
+    name="{stem}_toy_autocorrelations.npz",
     sizes="T times and D dimensions",
     keys={
         "times": Key("T", "times", increasing=True),
@@ -57,7 +57,7 @@ AT_ALL_TIMES = ResultFile(
 )
 AT_ONE_TIME = ResultFile(
     kind="correlations",
-    name="`{data}_{schedule}_autocorrelations_times0_{t}.npz`",
+    name="{stem}_autocorrelations_times0_{time}.npz",
     sizes="D dimensions",
     keys={
         "time": Key("", "later time"),
@@ -67,7 +67,7 @@ AT_ONE_TIME = ResultFile(
 )
 SUMMARY = ResultFile(
     kind="residual summary",
-    name="`..._summary.npz`",
+    name="{stem}_autocorrelations_summary.npz",
     sizes="T times and D dimensions",
     keys={
         "times": Key("T", "times", increasing=True),
@@ -101,34 +101,6 @@ MOST_CELLS = 256
 """Maximum number of rows and columns of a matrix that is kept for drawing."""
 
 
-def toy_correlations_file(folder: Path, stem: str) -> Path:
-    """Return the path of the ``.npz`` with the correlations of toy data at all times."""
-    return folder / f"{stem}_toy_autocorrelations.npz"
-
-
-def time_correlations_file(folder: Path, stem: str, index: int) -> Path:
-    """Return the path of the ``.npz`` with correlations between the first and one other time.
-
-    Args:
-        folder: Folder of the files.
-        stem: Name of the data and the schedule.
-        index: Index of the other time.
-    """
-    return folder / f"{stem}_autocorrelations_times0_{index}.npz"
-
-
-def summary_files(folder: Path, stem: str, toy: bool) -> tuple[Path, Path]:
-    """Return the paths of the ``.npz`` and the JSON that summarize correlations by lag.
-
-    Args:
-        folder: Folder of the files.
-        stem: Name of the data and the schedule.
-        toy: Whether the data are toy data (2-D or 3-D points).
-    """
-    path = folder / f"{stem}{'_toy' if toy else ''}_autocorrelations_summary.npz"
-    return path, path.with_suffix(".json")
-
-
 def save_correlations(path: Path, times: np.ndarray, matrices: Mapping[str, np.ndarray]) -> None:
     """Write correlation matrices of residuals.
 
@@ -142,7 +114,7 @@ def save_correlations(path: Path, times: np.ndarray, matrices: Mapping[str, np.n
 
 
 def save_summary(
-    paths: tuple[Path, Path],
+    path: Path,
     table: Autocorrelations,
     extraction: Extraction,
     samples: int,
@@ -151,17 +123,19 @@ def save_summary(
     """Write the summary of correlations by lag to two files, and log the main results.
 
     Args:
-        paths: Paths of the ``.npz`` and the JSON, from ``summary_files``.
+        path: Path of the ``.npz``; the JSON is beside it.
         table: Correlations of all times.
         extraction: Description of the residuals.
         samples: Number of samples from which correlations were computed.
         made: Further entries of the JSON, such as the options.
     """
     arrays, facts = table.summary(torch.from_numpy(extraction.times), samples)
-    SUMMARY.save(paths[0], arrays)
+    SUMMARY.save(path, arrays)
     about = {"noise": extraction.noise, "scatter": scatter_of(samples), "quantities": facts}
-    save_json(paths[1], {"format": SUMMARY.format, **about, **made, **provenance()})
-    logger.info(f"Wrote {paths[0].parent}, summary in {paths[0].name}")
+    save_json(
+        path.with_suffix(".json"), {"format": SUMMARY.format, **about, **made, **provenance()}
+    )
+    logger.info(f"Wrote {path.parent}, summary in {path.name}")
     for name, quantity in facts.items():
         lasting, after = quantity["correlation_time"]["told"], quantity["mean_at_next_time"]
         last = quantity["mean_at_last_time"]

@@ -52,7 +52,7 @@ from training.paper.coverage import STAGES, CoverageResult, Spheres
 _FRACTION: dict[str, Any] = {"low": 0, "high": 1}
 COVERAGE = ResultFile(
     kind="coverage",
-    name="`{data}_{schedule}_coverage.npz`",
+    name="{stem}_coverage.npz",
     sizes="R radii, S seeds, N test points, M fresh points, K vertices and D dimensions; a stage "
     "is latent, data or end",
     keys={
@@ -102,7 +102,7 @@ class CoverageFiles:
     @property
     def points(self) -> Path:
         """Path of the ``.npz`` with points, boundaries and coverage."""
-        return self.folder / f"{self.stem}_coverage.npz"
+        return COVERAGE.path(self.folder, stem=self.stem)
 
     @property
     def meshes(self) -> dict[tuple[str, int], Path]:

@@ -4,7 +4,7 @@ A module of this package declares each array of its files once::
 
     POPULATION = ResultFile(
         kind="population",
-        name="`{draws}_population.npz`",
+        name="{draws}_population.npz",
         sizes="C chains of S draws, M members and D parameters",
         keys={
             "names": names("D", "names of the parameters"),
@@ -129,7 +129,7 @@ class ResultFile:
 
     Attributes:
         kind: Kind in the entry ``format`` of a file; empty for files without this entry.
-        name: File name, or a name of the kind, for the documentation.
+        name: File name with its parts in braces, or another name for the documentation.
         sizes: Meaning of the symbols of axes, for the documentation.
         keys: Arrays by name, in the order of reading.
         least: Smallest size of an axis by its symbol; 1 for other symbols.
@@ -147,6 +147,10 @@ class ResultFile:
     def format(self) -> str:
         """Text of the entry ``format``."""
         return f"{PREFIX}{self.kind} 1"
+
+    def path(self, folder: Path, **parts: object) -> Path:
+        """Return the path of a file in a folder, given the parts of its name."""
+        return folder / self.name.format(**parts)
 
     def key(self, name: str) -> Key:
         """Return the declaration of an array.

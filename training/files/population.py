@@ -22,7 +22,7 @@ from training.files.declared import Format, Key, ResultFile, names
 QUANTILES = (0.05, 0.5, 0.95)
 POPULATION = ResultFile(
     kind="population",
-    name="`{draws}_population.npz`",
+    name="{draws}_population.npz",
     sizes="C chains of S draws, M members and D parameters",
     keys={
         "names": names("D", "names of the parameters"),

@@ -43,7 +43,7 @@ def _quantities(axes: str) -> dict[str, Key]:
 
 AT_ALL_TIMES = ResultFile(
     kind="residuals",
-    name="`{toy}_{schedule}_toy_net_outputs_residuals.npz`",
+    name="{stem}_toy_net_outputs_residuals.npz",
     sizes="T times, N samples and D dimensions",
     keys=_ABOUT | _quantities("T N D"),
     least={"T": 2},
@@ -51,7 +51,7 @@ AT_ALL_TIMES = ResultFile(
 )
 AT_ONE_TIME = replace(
     AT_ALL_TIMES,
-    name="`{data}_{schedule}_net_outputs_residuals_time{t}.npz`",
+    name="{stem}_net_outputs_residuals_time{time}.npz",
     keys=_ABOUT | _quantities("N D") | {"time": Key("", "time of these residuals")},
 )
 FORMATS = {
@@ -196,16 +196,6 @@ def require_space(folder: Path, size: int) -> str:
     return f"Writing {size / MIB:,.1f} MiB to {folder}; {free / MIB:,.0f} MiB are free"
 
 
-def toy_file(folder: Path, stem: str) -> Path:
-    """Return the path of the residuals of a toy at all times."""
-    return folder / f"{stem}_toy_net_outputs_residuals.npz"
-
-
-def time_file(folder: Path, stem: str, index: int | str) -> Path:
-    """Return the path of the residuals of images at the time with an index."""
-    return folder / f"{stem}_net_outputs_residuals_time{index}.npz"
-
-
 def find_first(folder: Path, data_name: str | None, dims_to_keep: int | None) -> Path:
     """Find the file with the residuals of images at the first time.
 
@@ -219,7 +209,8 @@ def find_first(folder: Path, data_name: str | None, dims_to_keep: int | None) ->
         UsageError: Several files, or none, have this name and number of dimensions.
     """
     extractions = {
-        path: Extraction.read(path) for path in sorted(folder.glob(time_file(folder, "*", 0).name))
+        path: Extraction.read(path)
+        for path in sorted(folder.glob(AT_ONE_TIME.name.format(stem="*", time=0)))
     }
     if not extractions:
         raise DataError(f"{folder} contains no residuals: make them with 'extract'")
@@ -249,7 +240,7 @@ def require_same(folder: Path, first: Extraction, shapes: Mapping[str, tuple[int
         DataError: A file is missing, or belongs to another extraction.
     """
     for index, time in enumerate(first.times):
-        path = time_file(folder, first.stem, index)
+        path = AT_ONE_TIME.path(folder, stem=first.stem, time=index)
         own, known = vars(Extraction.read(path)), vars(first)
         with AT_ONE_TIME.open(path) as arrays:
             same = np.array_equal(arrays.read("time"), time)

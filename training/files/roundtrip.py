@@ -40,7 +40,7 @@ BIN_EDGES = torch.logspace(-6, 3, 46, dtype=torch.float64)
 """Edges of the histogram of errors, in gray levels: five per decade, the same for every run."""
 WORST = ResultFile(
     kind="worst roundtrips",
-    name="`..._worst.npz`",
+    name="{stem}_roundtrip_mse_seed{seed}_worst.npz",
     sizes="the K images with the largest errors, of N images with D pixels",
     keys={
         "originals": Key("K C H W", "images before the round trip", BYTE),
@@ -73,8 +73,8 @@ def roundtrip_paths(folder: Path, stem: str, seed: int) -> tuple[Path, Path]:
         stem: Name of the data and the schedule.
         seed: Random seed for the choice of images.
     """
-    name = f"{stem}_roundtrip_mse_seed{seed}"
-    return folder / f"{name}.json", folder / f"{name}_worst.npz"
+    worst = WORST.path(folder, stem=stem, seed=seed)
+    return worst.with_name(f"{worst.stem.removesuffix('_worst')}.json"), worst
 
 
 def save_worst(
