@@ -18,7 +18,7 @@ eigen-dimension beside closed_form_variance; errors of a roundtrip; the versions
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -114,28 +114,25 @@ FORMATS = {
 }
 
 
+@dataclass
 class Recorder:
     """A recorder that gathers a simulation's states from all ranks; the main rank writes them.
 
-    Args:
+    Attributes:
         flow: Flow whose denoiser is evaluated at the states.
         count: Number of samples over all ranks, N.
         stream: Open file that receives the states; None on ranks other than the main one.
         small: Small arrays that are written at the end.
         dtype: Type of the states in the file.
+        recorded: Number of recorded states.
     """
 
-    def __init__(
-        self,
-        flow: ProbabilityFlow,
-        count: int,
-        stream: ArrayStream | None,
-        small: dict[str, np.ndarray],
-        dtype: str,
-    ):
-        self._flow, self._count, self._stream, self._small = flow, count, stream, small
-        self._dtype, self._largest = dtype, np.finfo(dtype).max
-        self._recorded = 0
+    flow: ProbabilityFlow
+    count: int
+    stream: ArrayStream | None
+    small: dict[str, np.ndarray]
+    dtype: str
+    recorded: int = 0
 
     def __call__(self, state: State) -> None:
         """Record the next saved state of this rank's share.
@@ -143,20 +140,20 @@ class Recorder:
         Raises:
             DataError: The file's number type cannot represent the state.
         """
-        for name, share in describe_state(self._flow, state).items():
-            whole = distributed.gather_rows(share, self._count)
-            if (whole.isfinite() & (whole.abs() > self._largest)).any():
+        for name, share in describe_state(self.flow, state).items():
+            whole = distributed.gather_rows(share, self.count)
+            if (whole.isfinite() & (whole.abs() > np.finfo(self.dtype).max)).any():
                 raise DataError(
-                    f"states at t = {float(state.time):g} are too large for {self._dtype}: "
+                    f"states at t = {float(state.time):g} are too large for {self.dtype}: "
                     "use more steps, a smaller --eps or --end_vars, or check the network"
                 )
-            if self._stream:
-                self._stream.put(name, self._recorded, whole.cpu().numpy())
-        self._recorded += 1
+            if self.stream:
+                self.stream.put(name, self.recorded, whole.cpu().numpy())
+        self.recorded += 1
 
     def add(self, arrays: Mapping[str, Tensor | np.ndarray]) -> None:
         """Add arrays that are known only at the end of the simulation, such as ``log_prob [N]``."""
-        self._small |= TRAJECTORY.arrays(arrays)
+        self.small |= TRAJECTORY.arrays(arrays)
 
 
 @contextmanager
@@ -202,11 +199,9 @@ def trajectory_file(
         }
     )
     shapes = dict.fromkeys(STATE_KEYS, (len(times), count, basis.dim))
-    if distributed.is_main():
-        with stream_arrays(path, shapes, np.dtype(dtype), arrays) as stream:
-            yield Recorder(flow, count, stream, arrays, dtype)
-    else:
-        yield Recorder(flow, count, None, arrays, dtype)
+    whole = stream_arrays(path, shapes, np.dtype(dtype), arrays)
+    with whole if distributed.is_main() else nullcontext() as stream:
+        yield Recorder(flow, count, stream, arrays, dtype)
 
 
 @torch.no_grad()
