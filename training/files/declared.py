@@ -94,10 +94,11 @@ class Key:
 
     def problem_with(self, values: np.ndarray) -> str | None:
         """Return the reason why an array cannot have these values; None if it can."""
-        free = self.wild or values.dtype.kind != "f"
-        if not free and not (np.isfinite(values) | (self.missing & np.isnan(values))).all():
+        checked = values.dtype.kind == "f" and not self.wild
+        if checked and (np.isinf(values) if self.missing else ~np.isfinite(values)).any():
             return "has values that are not finite"
-        if values.dtype.kind in "fiu" and ((values < self.low) | (values > self.high)).any():
+        limited = values.dtype.kind in "fiu" and (self.low > -inf or self.high < inf)
+        if limited and ((values < self.low) | (values > self.high)).any():
             return f"has values outside {self.low:g} to {self.high:g}"
         if self.increasing and (values[1:] <= values[:-1]).any():
             return "must be increasing"
