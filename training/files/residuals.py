@@ -69,16 +69,7 @@ SPARE_BYTES = 64 * MIB
 
 @dataclass(frozen=True)
 class Extraction:
-    """Description of an extraction of denoiser residuals; each of its files contains a copy.
-
-    Attributes:
-        data_name: Name of the data.
-        schedule: Name of the schedule.
-        noise: Kind of the noise, ``independent`` or ``path``.
-        dims_to_keep: Number of kept dimensions of the schedule.
-        times: Increasing times ``[T]``.
-        origin: Digest of all options that the residuals depend on.
-    """
+    """Description of an extraction of denoiser residuals, which each of its files declares."""
 
     data_name: str
     schedule: str
