@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import BinaryIO
 
 import psutil
 
@@ -110,6 +111,33 @@ def require_there(*sources: object) -> None:
     for path in sources:
         if isinstance(path, Path) and not path.exists():
             raise DataError(f"{path} does not exist: give an existing path")
+
+
+def open_file(path: Path, what: str, most: int | None = None) -> BinaryIO:
+    """Open an ordinary file for reading; a pipe, which would block forever, is rejected.
+
+    Args:
+        path: The file.
+        what: Name of the kind of file with its article, for messages.
+        most: Maximum size in bytes; None for any.
+
+    Raises:
+        DataError: The file is missing, is not an ordinary file, cannot be read, or is too large.
+    """
+    give = f"give the path of {what}"
+    if path.exists() and not path.is_file():
+        kind = "folder" if path.is_dir() else "device or pipe"
+        raise DataError(f"{path} is a {kind}: {give}")
+    try:
+        file = path.open("rb")
+    except FileNotFoundError as error:
+        raise DataError(f"{path} does not exist: {give}") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}: {give}") from error
+    if most is not None and os.fstat(file.fileno()).st_size > most:
+        file.close()
+        raise DataError(f"{path} is larger than {most >> 20} MiB: {give}")
+    return file
 
 
 def require_folder(path: Path) -> None:

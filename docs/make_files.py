@@ -4,39 +4,33 @@ python docs/make_files.py
 """
 
 import ast
+import re
+import sys
+from importlib import import_module
+from math import isfinite
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+from training.files import formats  # noqa: E402
+from training.files.declared import LARGEST, Key, ResultFile  # noqa: E402
+
 PAGE = ROOT / "docs" / "reference" / "files.md"
 MODULES = (
-    "training/files/stats.py",
     "training/trained/network.py",
     "training/data/sources/writer.py",
-    "training/files/table.py",
-    "training/files/records.py",
-    "training/files/trajectory.py",
-    "training/files/rows.py",
-    "training/files/answers.py",
-    "training/files/image_folder.py",
-    "training/files/fid_reference.py",
-    "training/files/roundtrip.py",
-    "training/files/coverage.py",
-    "training/files/posterior_draws.py",
-    "training/files/posterior.py",
-    "training/files/lookahead.py",
-    "training/files/rounds.py",
-    "training/files/population.py",
-    "training/files/residuals.py",
-    "training/files/correlations.py",
+    *(f"training/files/{name}.py" for name in formats.MODULES),
 )
 """In the order of the page."""
+DECLARED = r"\n{} = (ResultFile|replace)\((\n? *\w+,)?\s*(kind|name)="
 HEAD = """# Files
 
 Every file that the scripts write, by the module that writes and reads it; `make docs` makes this
-page of their docstrings. All are written to a temporary name, flushed and renamed: a file is whole
-or absent. Existing results are kept unless `--overwrite` is given. Arrays open with
-`numpy.load(path)`; none needs pickle. Results say what they are in an entry `format`, such as
-"inflationary-flows trajectory 1", and
+page of their docstrings and of the arrays that they declare. A star marks arrays that not every
+file has. In names of files, `{stem}` stands for the data and the schedule. All files are written to
+a temporary name, flushed and renamed: a file is whole or absent. Existing results are kept unless
+`--overwrite` is given. Arrays open with `numpy.load(path)`; none needs pickle. Results contain
+their kind in an entry `format`, such as "inflationary-flows trajectory 1", and
 
     python info.py FILE...
 
@@ -46,14 +40,41 @@ and reports are on [a page of their own](../howto/pictures.md).
 
 
 def section_of(module: str) -> str:
-    """Return the section of a module, made of its docstring.
+    """Return the section of a module: its docstring, and the arrays of the files it declares.
 
     The first line of the docstring has a heading, a colon, and the start of the text.
     """
-    text = ast.get_docstring(ast.parse((ROOT / module).read_text(encoding="utf-8")))
+    code = (ROOT / module).read_text(encoding="utf-8")
+    text = ast.get_docstring(ast.parse(code))
     assert text is not None, module
     heading, _, rest = text.replace("``", "`").partition(": ")
-    return f"## {heading}\n\n{rest[:1].upper()}{rest[1:]}\n\nIn `{module}`.\n"
+    values = vars(import_module(module.removesuffix(".py").replace("/", ".")))
+    declared = {name: value for name, value in values.items() if isinstance(value, ResultFile)}
+    # Imported ones, and other readings of the same file, are not listed again.
+    own = [value for name, value in declared.items() if re.search(DECLARED.format(name), code)]
+    parts = [f"## {heading}", f"{rest[:1].upper()}{rest[1:]}", *map(table_of, own)]
+    return "\n\n".join([*parts, f"In `{module}`.\n"])
+
+
+def table_of(file: ResultFile) -> str:
+    """Return a table of the arrays of a file; a star marks those that not every file has."""
+    rows = [
+        f"| `{name}`{' *' * key.optional} | {', '.join(key.axes.split()) or 'one value'} | "
+        f"{values_of(key)} | {key.meaning} |"
+        for name, key in file.keys.items()
+    ]
+    head = "| array | shape | values | contents |\n| --- | --- | --- | --- |"
+    named = f"`{file.name}`" if file.name[0] == "{" else file.name
+    return f"Arrays of {named}, for {file.sizes}:\n\n" + "\n".join([head, *rows])
+
+
+def values_of(key: Key) -> str:
+    """Return the kind of the values of an array, and their limits, in words."""
+    low = f"from {key.low:g}" * isfinite(key.low)
+    high = f"to {key.high:g}" * isfinite(key.high)
+    limits = [low, high] if key.high < LARGEST or low == "from 0" else []
+    words = [key.kind.words, *limits, "increasing" * key.increasing, "distinct" * key.distinct]
+    return " ".join(filter(None, words))
 
 
 def page() -> str:

@@ -253,9 +253,9 @@ def test_broken_files_of_toys_are_told_in_one_line(run):
     path = run("toy") / TOY_FILE
     arrays = load_arrays(path)
     changes = [
-        ({"net_residuals": arrays["net_residuals"][:, :5]}, "; expected ["),
-        ({"net_outputs": arrays["net_outputs"][0]}, "; expected ["),
-        ({"times": arrays["times"][:3]}, "3 times"),
+        ({"net_residuals": arrays["net_residuals"][:, :5]}, "'net_residuals' has shape ["),
+        ({"net_outputs": arrays["net_outputs"][0]}, "'net_outputs' has shape ["),
+        ({"times": arrays["times"][:3]}, "expected [3, N, D]"),
         ({"times": arrays["times"][::-1]}, "times"),
         ({"dims_to_keep": np.array([1, 2])}, "dims_to_keep"),
         ({"data_name": np.array("../circles")}, "data_name"),

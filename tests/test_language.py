@@ -18,11 +18,11 @@ AVOIDED = re.compile(
 """Words that docs/glossary.md has better ones for; options and keys of files may keep them."""
 ROOMS = {
     "dnnlib": (0, 0),
-    "torch_utils": (3, 0),
+    "torch_utils": (2, 0),
     "training": (2, 0),
     "training/cli": (0, 0),
     "training/data": (5, 0),
-    "training/files": (27, 0),
+    "training/files": (22, 0),
     "training/flow": (11, 0),
     "training/inference": (11, 0),
     "training/learning": (0, 0),

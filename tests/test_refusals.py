@@ -242,7 +242,12 @@ CASES = [
     ("train with conditions", "--cond --cond_shape=2 --cond_screen=on", 2, ["one of them"]),
     ("train with conditions", "--cond_screen=on", 2, ["--cond", "--cond_screen"]),
     ("train with conditions", "--cond --data={here}/plain.npz", 2, ["no conditions"]),
-    ("train with conditions", "--cond --data={here}/few.npz", 1, ["2 conditions, but 1 in 'cond"]),
+    (
+        "train with conditions",
+        "--cond --data={here}/few.npz",
+        1,
+        ["'condition_names' has shape [1], expected [2]"],
+    ),
     ("given", "--condition={runs}/network.pkl", 1, ["network.pkl", "not a table"]),
     ("given", "--noise_std=1 --observation={runs}/network.pkl", 2, ["y 1, y2"]),
     ("given", f"{SEEN} --particle_steps=8", 2, ["--particle_steps needs a likelihood"]),

@@ -214,6 +214,6 @@ def test_meshes_of_former_radii_go_and_stay_until_there_are_new_results(tmp_path
 
     before = contents(tmp_path)
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    monkeypatch.setattr("training.files.coverage.save_arrays", Mock(side_effect=full))
+    monkeypatch.setattr("training.files.declared.save_arrays", Mock(side_effect=full))
     assert remeasure("--r_num=2") == 1
     assert contents(tmp_path) == before

@@ -33,7 +33,7 @@ def check_arguments(
                 f"the file has the unknown argument '{shown(name)}': update the code, or restore "
                 "the file from a copy"
             )
-        if not _fits(value, known[name].annotation):
+        if not fits(value, known[name].annotation):
             raise ValueError(
                 f"the argument '{name}' has a value of the wrong type, {shown(repr(value))}: "
                 "restore the file from a copy"
@@ -69,17 +69,21 @@ def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     return {name: each for name, each in known.items() if each.kind not in variadic}
 
 
-def _fits(value: object, annotation: Any) -> bool:
+def fits(value: object, annotation: Any) -> bool:
     """Return whether a plain value has the annotated type; True for unsupported annotations."""
     origin, inner = get_origin(annotation), get_args(annotation)
+    if annotation is Any:
+        return True
     if origin in (Union, UnionType):
-        return any(_fits(value, each) for each in inner)
+        return any(fits(value, each) for each in inner)
     if origin is tuple and ... not in inner:
         if not isinstance(value, list | tuple) or len(value) != len(inner):
             return False
-        return all(_fits(each, kind) for each, kind in zip(value, inner, strict=True))
+        return all(fits(each, kind) for each, kind in zip(value, inner, strict=True))
+    if origin is dict:
+        return isinstance(value, dict) and all(fits(each, inner[1]) for each in value.values())
     if origin in (list, tuple, Sequence):
-        return isinstance(value, list | tuple) and all(_fits(each, inner[0]) for each in value)
+        return isinstance(value, list | tuple) and all(fits(each, inner[0]) for each in value)
     if annotation is float:
         return isinstance(value, float | int) and not isinstance(value, bool)
     if annotation is int:

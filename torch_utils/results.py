@@ -21,7 +21,7 @@ import torch
 
 import dnnlib
 from dnnlib.errors import DataError
-from dnnlib.files import atomic_path
+from dnnlib.files import atomic_path, open_file
 from torch_utils.distributed import TF32
 from torch_utils.inert_pickle import shown
 from torch_utils.tensor_files import FOREIGN_ERRORS
@@ -62,22 +62,13 @@ def open_arrays(path: Path) -> Iterator["SavedArrays"]:
     Raises:
         DataError: The file is missing or damaged, or declares far more bytes than it contains.
     """
-    unreadable = DataError(f"{path} is not a readable .npz of plain arrays")
-    if path.exists() and not path.is_file():  # opening a pipe would block forever
-        raise unreadable
-    try:
-        file = path.open("rb")
-    except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist: give the path of an .npz of results") from error
-    except OSError as error:
-        raise unreadable from error
-    with file:
+    with open_file(path, "an .npz of results") as file:
         if file.read(len(np.lib.format.MAGIC_PREFIX)) == np.lib.format.MAGIC_PREFIX:
             raise DataError(f"{path} is a single array: give an .npz of results")
         try:
             archive = zipfile.ZipFile(file)
         except _FOREIGN_ERRORS as error:
-            raise unreadable from error
+            raise DataError(f"{path} is not a readable .npz of plain arrays") from error
         with archive:
             promised = sum(member.file_size for member in archive.infolist())
             if promised > max(path.stat().st_size, MAX_INFLATED_BYTES):
@@ -107,17 +98,21 @@ class SavedArrays:
     """Reader of the arrays in an open ``.npz`` file.
 
     Attributes:
+        path: Path of the file.
         names: Names of the arrays in the file.
     """
 
     def __init__(self, path: Path, archive: zipfile.ZipFile):
-        self._path, self._archive = path, archive
+        self.path, self._archive = path, archive
         self._members = {
             member.filename.removesuffix(".npy"): member
             for member in archive.infolist()
             if member.filename.endswith(".npy")
         }
         self.names: list[str] = list(self._members)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._members
 
     @contextmanager
     def open(self, name: str) -> Iterator[tuple[Header, IO[bytes]]]:
@@ -131,61 +126,88 @@ class SavedArrays:
             names = ", ".join(shown(known) for known in self.names[:MOST_TOLD]) or "none"
             more = ", ..." if len(self.names) > MOST_TOLD else ""
             raise DataError(
-                f"{self._path} has no array '{name}': give a file with this array. Its arrays are "
+                f"{self.path} has no array '{name}': give a file with this array. Its arrays are "
                 f"{names}{more}"
             )
         member = self._members[name]
         with self.reading(name):
             file = self._archive.open(member)
         with file:
-            yield _read_header(file, member.file_size, self.broken(name)), file
+            yield _read_header(file, member.file_size, self._broken(name)), file
 
-    def read(self, name: str) -> np.ndarray:
-        """Return an array by its name.
+    def header(self, name: str) -> Header:
+        """Return the header of an array, for the same errors as ``open``."""
+        with self.open(name) as (header, _):
+            return header
+
+    def read(self, name: str, *part: slice) -> np.ndarray:
+        """Return an array by its name, or a part of it.
 
         Raises:
             DataError: The array is missing or damaged, contains objects, or does not have the size
                 in its header.
         """
-        with self.open(name), self.reading(name), self._archive.open(self._members[name]) as file:
+        broken = self._broken(name)
+        with self.open(name), _reading(broken), self._archive.open(self._members[name]) as file:
             array: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
-        return of_characters(array, self.broken(name))
+        array = of_characters(array, broken)
+        return array[part] if part else array
 
-    def reading(self, name: str) -> AbstractContextManager[None]:
-        """Return a context that converts errors about damaged bytes of an array to DataError.
-
-        The context also suppresses warnings of NumPy.
-        """
-        return _reading(self.broken(name))
-
-    def broken(self, name: str) -> DataError:
-        """Return the error to raise for an array that is damaged or contains objects."""
-        return DataError(
-            f"{self._path}: the array '{shown(name)}' is damaged or not plain: make the file again"
-        )
-
-    def numbers(self, name: str, holes: bool = False) -> np.ndarray:
+    def numbers(self, name: str) -> np.ndarray:
         """Return an array after a check that it contains finite numbers, in native byte order.
-
-        Args:
-            name: Name of the array.
-            holes: Whether NaN, for missing values, is permitted too.
 
         Raises:
             DataError: The array contains values that are not finite, or that are not numbers.
         """
-        array = self.read(name)
+        return self._finite(name, self.read(name))
+
+    def rows(self, name: str, size: int) -> Iterator[np.ndarray]:
+        """Yield the rows of an array of finite numbers, in batches for files larger than memory.
+
+        Args:
+            name: Name of the array.
+            size: Number of rows of a batch; the last batch can be smaller.
+
+        Raises:
+            DataError: The array is missing or damaged, is not stored row by row, or contains values
+                that are not finite, or that are not numbers.
+        """
+        with self.open(name) as (header, file):
+            if header.by_columns or not header.shape:
+                raise DataError(
+                    f"{self.path}: the array '{name}' of shape {list(header.shape)} is not stored "
+                    "row by row: save it with at least one axis and in C order"
+                )
+            for start in range(0, header.shape[0], size):
+                shape = (min(size, header.shape[0] - start), *header.shape[1:])
+                count = math.prod(shape) * header.dtype.itemsize
+                with self.reading(name):
+                    content = file.read(count)
+                if len(content) != count:
+                    raise self._broken(name)
+                yield self._finite(name, np.frombuffer(content, header.dtype).reshape(shape))
+
+    def reading(self, name: str) -> AbstractContextManager[None]:
+        """Return a context that converts errors about damaged bytes of an array to DataError."""
+        return _reading(self._broken(name))
+
+    def _finite(self, name: str, array: np.ndarray) -> np.ndarray:
         if array.dtype.kind not in "fiu":
             raise DataError(
-                f"{self._path}: the array '{name}' contains {array.dtype}, expected numbers: make "
+                f"{self.path}: the array '{name}' contains {array.dtype}, expected numbers: make "
                 "the file again"
             )
-        if not (np.isfinite(array) | (holes & np.isnan(array))).all():
+        if not np.isfinite(array).all():
             raise DataError(
-                f"{self._path}: the array '{name}' has values that are not finite: make the file "
+                f"{self.path}: the array '{name}' has values that are not finite: make the file "
                 "again"
             )
         return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+    def _broken(self, name: str) -> DataError:
+        return DataError(
+            f"{self.path}: the array '{shown(name)}' is damaged or not plain: make the file again"
+        )
 
 
 @contextmanager
@@ -224,13 +246,7 @@ def open_array(path: Path) -> Iterator[tuple[Header, IO[bytes]]]:
             its header.
     """
     broken = DataError(f"{path} is not a readable .npy of plain numbers")
-    if path.exists() and not path.is_file():  # opening a pipe would block forever
-        raise broken
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise broken from error
-    with file:
+    with open_file(path, "a .npy of numbers") as file:
         yield _read_header(file, path.stat().st_size, broken), file
 
 
@@ -241,9 +257,9 @@ def load_array(path: Path) -> np.ndarray:
         DataError: The file is missing or damaged, contains objects, or does not have the size in
             its header.
     """
-    with open_array(path):
-        broken = DataError(f"{path} is not a readable .npy of plain numbers")
-    with path.open("rb") as file, _reading(broken):
+    broken = DataError(f"{path} is not a readable .npy of plain numbers")
+    with open_array(path) as (_, file), _reading(broken):
+        file.seek(0)
         array: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
     return of_characters(array, broken)
 
@@ -284,21 +300,13 @@ def load_json(path: Path) -> dict[str, Any]:
     Raises:
         DataError: The file is missing, too large, or not a JSON object.
     """
-    if path.exists() and not path.is_file():  # opening a pipe would block forever
-        raise DataError(f"{path} is not an ordinary file: give the path of a JSON file")
-    try:
-        if path.stat().st_size > MAX_JSON_BYTES:
+    with open_file(path, "a JSON file of this project", MAX_JSON_BYTES) as file:
+        try:
+            content = json.loads(file.read().decode("utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
             raise DataError(
-                f"{path} is larger than {MAX_JSON_BYTES >> 20} MiB: give a JSON file that this "
-                "project wrote"
-            )
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist: give the path of a JSON file") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(
-            f"{path} is not readable JSON: restore it from a copy, or make it again"
-        ) from error
+                f"{path} is not readable JSON: restore it from a copy, or make it again"
+            ) from error
     if not isinstance(content, dict):
         raise DataError(
             f"{path} is JSON, but not an object of names and values: restore it from a copy"

@@ -14,14 +14,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from dnnlib.errors import DataError, UsageError, in_one_line
-from dnnlib.files import atomic_path
+from dnnlib.files import atomic_path, open_file
 from torch_utils.arguments import check_arguments
 from torch_utils.inert_pickle import PickleError, shown
 from torch_utils.tensor_files import BrokenFileError, load_tensors
@@ -130,8 +130,6 @@ def _problem_with(value: object) -> str | None:
     """Return the reason why a value cannot be a weight; None if it can."""
     if not isinstance(value, Tensor):
         return "is not a tensor"
-    if value.layout != torch.strided or value.device.type != "cpu":
-        return "is not a plain tensor with its own values"
     if value.dtype not in WEIGHT_DTYPES:
         return f"has the type {value.dtype}, which weights cannot have"
     # A view that repeats a few stored values could require any amount of memory.
@@ -277,19 +275,22 @@ def _write(path: Path, payload: dict[str, Any]) -> None:
 
 
 def _read(path: Path, expected: str, what: str) -> dict[str, Any]:
-    # Opening a pipe would block forever.
-    if path.exists() and not path.is_file():
-        kind = "folder" if path.is_dir() else "device or pipe"
-        raise DataError(f"{path} is a {kind}: give the path of a {what}")
-    try:
-        with path.open("rb") as file:
-            payload = _load(path, file, what)
-    except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist: give the path of a {what}") from error
-    except OSError as error:
-        raise DataError(
-            f"{path} cannot be read: {error.strerror or error}. Give the path of a readable {what}"
-        ) from error
+    with open_file(path, f"a {what}") as file:
+        try:
+            payload = load_tensors(file)
+            for _ in _leaves(payload):
+                pass
+        except PickleError as error:
+            raise DataError(
+                f"{path} is not a {what} of this project: {error}. Only tensors and plain values "
+                "are ever loaded: give another file"
+            ) from error
+        except BrokenFileError as error:
+            raise DataError(f"{path} is not a readable {what}: {error}") from error
+        except OSError as error:
+            raise DataError(
+                f"{path} cannot be read: {error.strerror or error}: give the path of a {what}"
+            ) from error
     if not isinstance(payload, dict) or payload.get("format") != expected:
         raise DataError(f"{path} is not a {what} of this project: give the path of a {what}")
     version = payload.get("version")
@@ -300,26 +301,6 @@ def _read(path: Path, expected: str, what: str) -> dict[str, Any]:
             f"{path} is a {what} of version {version}, but this code reads versions up to "
             f"{VERSION}: update the code"
         )
-    return payload
-
-
-def _load(path: Path, file: IO[bytes], what: str) -> Any:
-    """Return the content of an open file.
-
-    Raises:
-        DataError: The file is not one of tensors and plain values.
-    """
-    try:
-        payload = load_tensors(file)
-        for _ in _leaves(payload):
-            pass
-    except PickleError as error:
-        raise DataError(
-            f"{path} is not a {what} of this project: {error}. Only tensors and plain values are "
-            "ever loaded: give another file"
-        ) from error
-    except BrokenFileError as error:
-        raise DataError(f"{path} is not a readable {what}: {error}") from error
     return payload
 
 

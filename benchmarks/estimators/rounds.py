@@ -70,7 +70,7 @@ def of_rounds(given: Simulations) -> Estimate:
             save_json(seconds, {"seconds": children_seconds() - before})
         [path] = place.glob("*_posterior.nc")
         with open_netcdf(path) as saved:
-            points = saved.numbers("posterior/x").reshape(-1, len(names))
+            points = saved.read("posterior/x").reshape(-1, len(names))
         draws[number - 1] = by_quantiles.of_quantiles(points) if by_quantiles else points
         told = load_json(path.with_suffix(".json"))
         about[number] = {

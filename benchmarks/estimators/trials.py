@@ -56,7 +56,7 @@ def of_trials(given: Simulations) -> Estimate:
     run([*sample, f"--seed={given.seed}", "--device_name=cpu"])
     [path] = place.glob("*_posterior.nc")
     with open_netcdf(path) as saved:
-        points = saved.numbers("posterior/x")
+        points = saved.read("posterior/x")
     summary = load_json(path.with_suffix(".json"))
     points = points[:, ::OVER]
     draws = np.moveaxis(points, 2, 0).reshape(count, -1, points.shape[3])

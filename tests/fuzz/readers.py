@@ -22,7 +22,6 @@ from tests.fuzz.mutations import in_tar, mutate_bytes
 from tests.fuzz.samples import cifar, image_file, image_set, lsun, mnist, pickle_of_a_batch
 from tests.support import picture_files
 from tests.support.rank_pool import FORKS
-from torch_utils.array_rows import open_rows
 from torch_utils.results import load_arrays, load_json, open_arrays
 from torch_utils.snapshots import read_state
 from torch_utils.stats import RunningMeans, keep_lines_until
@@ -39,10 +38,17 @@ from training.data.tables.formats import TableChoices, open_table
 from training.data.tables.making import make_table
 from training.data.tables.table import restored
 from training.files.fid_reference import FIDReference
-from training.files.observations import read_array
+from training.files.observations import array_of
 from training.files.posterior import load_part, load_values
 from training.files.records import load_records
-from training.files.residuals import Extraction, find_first, require_same, saved_shapes
+from training.files.residuals import (
+    AT_ALL_TIMES,
+    AT_ONE_TIME,
+    Extraction,
+    find_first,
+    require_same,
+    saved_shapes,
+)
 from training.files.stats import SavedTraining
 from training.files.table import load_table
 from training.files.trajectory import SavedEnd
@@ -107,14 +113,14 @@ def use_arrays(path):
 
 
 def use_rows(path):
-    with open_rows(path, "rows") as rows:
-        read = list(rows.batches(3))
-    assert sum(map(len, read)) == rows.shape[0]
-    assert all(np.isfinite(batch).all() and batch.shape[1:] == rows.shape[1:] for batch in read)
+    with open_arrays(path) as saved:
+        shape, read = saved.header("rows").shape, list(saved.rows("rows", 3))
+    assert sum(map(len, read)) == shape[0]
+    assert all(np.isfinite(batch).all() and batch.shape[1:] == shape[1:] for batch in read)
 
 
 def use_array_of_a_posterior(path):
-    assert read_array(path, "the noise", (1, 2)).isfinite().all()
+    assert array_of(path, "the noise", (1, 2)).isfinite().all()
 
 
 def use_part_of_a_posterior(path):
@@ -167,7 +173,7 @@ def use_texts_to_convert(path):
 
 def use_toy_residuals(path):
     made = Extraction.read(path)
-    for name, shape in saved_shapes(path, axes=3).items():
+    for name, shape in saved_shapes(path, AT_ALL_TIMES).items():
         got = list(toy_correlations(path, name, range(shape[0]), CPU))
         assert len(got) == shape[0]
         assert all(correlation.matrix.isfinite().all() for _, correlation in got)
@@ -176,7 +182,7 @@ def use_toy_residuals(path):
 
 def use_image_residuals(path):
     first = find_first(path, None, None)
-    shapes = saved_shapes(first, axes=2)
+    shapes = saved_shapes(first, AT_ONE_TIME)
     require_same(path, Extraction.read(first), shapes)
     for name in shapes:
         later = first.with_name(first.name.replace("time0", "time1"))

@@ -25,7 +25,7 @@ from training.data.records.raw_tables import open_cells
 from training.data.records.reading import RecordChoices, SurveyedTable
 from training.files.posterior import save_part, save_values
 from training.files.records import save_records
-from training.files.trajectory import FORMAT
+from training.files.trajectory import TRAJECTORY
 from training.flow.coordinates.coordinates import Coordinates
 from training.flow.denoisers import Calibration
 from training.flow.eigenbasis import EigenBasis
@@ -121,7 +121,7 @@ def melt(kept=2, labels=False):
     scale, noise = flow.schedule.scale(TIMES), flow.schedule.noise_variance(TIMES)
     spread = (flow.basis.eigenvalues + noise).sqrt() * scale[:, None]
     states = spread[:, None] * POINTS
-    extra = {"format": np.array(FORMAT)}
+    extra = {"format": np.array(TRAJECTORY.format)}
     extra |= {"labels": np.eye(4, 3, dtype=np.float32)} if labels else {}
     tensors = {
         "times": TIMES,

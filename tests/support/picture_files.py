@@ -56,7 +56,7 @@ def simulation(kind, dim=2, count=30, kept=1):
     start = generator.normal(size=(count, dim)) * np.sqrt(eigenvalues)
     grown = start * np.sqrt((eigenvalues + noise) / eigenvalues)[:, None]
     return {
-        "format": np.array(trajectory.FORMAT),
+        "format": np.array(trajectory.TRAJECTORY.format),
         "times": times[order],
         "tilde_xs": (grown @ rotation.T + mean)[order].astype(np.float32),
         "xs_es": (scale[:, None, None] * grown)[order].astype(np.float32),
@@ -98,7 +98,7 @@ def save_roundtrips(folder, kept=3, shape=(1, 4, 4), **changes):
     generator = np.random.default_rng(0)
     originals = generator.integers(0, 256, (kept, *shape), dtype=np.uint8)
     arrays = {
-        "format": np.array(roundtrip.WORST_FORMAT),
+        "format": np.array(roundtrip.WORST.format),
         "originals": originals,
         "returned": (originals + generator.normal(size=originals.shape)).astype(np.float32),
         "indices": np.arange(kept) + 7,
@@ -131,7 +131,7 @@ def save_coverage(folder, dim=2, seeds=1, alpha=None, count=200, **changes):
     latent = units.mapped(lambda values: values * std)
     carried = {"latent": latent, "data": points["data"], "end": latent}
     result = CoverageResult(spheres, got, carried, boundaries, bent(fresh), calls=0)
-    arrays = {"format": np.array(coverage.FORMAT), **coverage.result_arrays(result)}
+    arrays = {"format": np.array(coverage.COVERAGE.format), **coverage.result_arrays(result)}
     return save(folder / "circles_PRP_coverage.npz", arrays, **changes)
 
 
@@ -149,7 +149,7 @@ def correlations(dim, names, constant=()):
             table.put(name, index, Correlation(matrix, varies.double()))
             matrices.setdefault(f"{name}_acs", []).append(matrix.float().numpy())
     summary, _ = table.summary(torch.from_numpy(TIMES), SAMPLES)
-    formats = np.array(of_lags.SUMMARY_FORMAT), np.array(of_lags.FORMAT)
+    formats = np.array(of_lags.SUMMARY.format), np.array(of_lags.AT_ONE_TIME.format)
     return (
         {"format": formats[0], **{name: values.numpy() for name, values in summary.items()}},
         {"format": formats[1], **{name: np.stack(values) for name, values in matrices.items()}},

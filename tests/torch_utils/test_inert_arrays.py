@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from tests.fuzz.hostile_pickles import Call
-from torch_utils.arguments import check_arguments
+from torch_utils.arguments import check_arguments, fits
 from torch_utils.inert_arrays import ARRAY_NAMES, SCALAR_NAMES, TENSOR_NAMES
 from torch_utils.inert_pickle import PickleError, PickleReader
 
@@ -188,3 +188,20 @@ def test_fitting_arguments_pass_and_others_are_named():
         for name, value in wrong:
             with pytest.raises(ValueError, match=f"argument,? '{name}'"):
                 check_arguments(kind, {**arguments, "size": 1, name: value})
+
+
+@pytest.mark.parametrize(
+    ("annotation", "good", "bad"),
+    [
+        (float, [1, 0.5], [True, "1", None]),
+        (int, [1], [1.0, False]),
+        (str | None, ["a", None], [1, ["a"]]),
+        (dict[str, float], [{}, {"a": 1}], [{"a": "1"}, {"a": None}, [1.0]]),
+        (list[dict[str, Any]], [[], [{"a": print}]], [[1], {"a": 1}]),
+        (list[list[float]] | None, [[[1, 2.5], []], None], [[1.0], [[None]]]),
+        (tuple[str, ...], [["a"], ("a", "b"), []], [["a", 1], "ab"]),
+    ],
+)
+def test_values_fit_annotations(annotation, good, bad):
+    assert all(fits(value, annotation) for value in good)
+    assert not any(fits(value, annotation) for value in bad)

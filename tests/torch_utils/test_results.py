@@ -23,7 +23,6 @@ from tests.fuzz.hostile_arrays import saved
 from tests.fuzz.hostile_pickles import Call
 from tests.support.running import full_disk, refusal
 from torch_utils import results
-from torch_utils.array_rows import open_rows
 from torch_utils.array_stream import stream_arrays
 from torch_utils.results import load_arrays, load_json, open_arrays, save_arrays, save_json
 
@@ -101,8 +100,8 @@ def test_a_missing_array_is_named_with_those_there_are(tmp_path):
 
 def rows_of(path):
     """The array ``a``, read row by row."""
-    with open_rows(path, "a") as rows:
-        got = list(rows.batches(2))
+    with open_arrays(path) as saved:
+        got = list(saved.rows("a", 2))
     return {"a": np.concatenate(got) if got else np.zeros(0)}
 
 

@@ -21,10 +21,8 @@ from training.data.sources.writer import Conversion, image_writer, is_zip, requi
 from training.data.tables.formats import ForeignTable, TableChoices, is_table, open_table
 from training.data.tables.repeated_trials import DATASET, groups_of, unrolled
 from training.data.tables.table import DataTable
-from training.files.records import FORMAT as RECORDS_FORMAT
-from training.files.records import save_records
-from training.files.table import FORMAT as TABLE_FORMAT
-from training.files.table import save_table
+from training.files.records import RECORDS, save_records
+from training.files.table import TABLE_FILE, save_table
 from training.models.table_reading import read_table
 from training.names import IMAGES, TABLE
 from training.settings.dataset_tool import DataSetSettings
@@ -92,7 +90,7 @@ def table(settings: DataSetSettings, params: Path) -> dict[str, Any]:
     if isinstance(made, Records):
         save_records(dest, made)
         facts = {
-            "format": RECORDS_FORMAT,
+            "format": RECORDS.format,
             "columns": made.names,
             "types": {column.name: column.type for column in made.columns},
             "constants": dict(made.constants),
@@ -101,7 +99,7 @@ def table(settings: DataSetSettings, params: Path) -> dict[str, Any]:
     else:
         save_table(dest, made)
         facts = {
-            "format": TABLE_FORMAT,
+            "format": TABLE_FILE.format,
             "columns": list(made.columns.names),
             "conditions": list(made.condition_names),
             "covariates": list(made.covariates),

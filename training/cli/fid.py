@@ -17,7 +17,7 @@ from torch_utils.results import provenance, save_json
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.images.dataset import ImageDataset, pixel_batches
-from training.files.fid_reference import DISTANCES_FORMAT, FORMAT, FIDReference
+from training.files.fid_reference import DISTANCES_FORMAT, REFERENCE, FIDReference
 from training.measure import feature_distances as distances
 from training.measure.detector import InceptionDetector, find_detector
 from training.settings.samples import CalcSettings, MeasuringOptions, RefSettings
@@ -48,7 +48,7 @@ def ref(settings: RefSettings) -> None:
         reference.save(dest)
         result = {"count": moments.count, "features": len(features)}
         facts = {**result, **described(settings, device, detector, dataset, began)}
-        save_json(parameters, {"format": FORMAT, **facts})
+        save_json(parameters, {"format": REFERENCE.format, **facts})
         logger.info(f"Wrote {dest} from {moments.count} images")
 
 

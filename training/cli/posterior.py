@@ -3,27 +3,24 @@
 from pathlib import Path
 from time import perf_counter
 
-import numpy as np
-
 from dnnlib.errors import UsageError
 from dnnlib.files import require_folder, require_new
 from dnnlib.logs import logger
 from dnnlib.urls import local_file
 from torch_utils import distributed
 from torch_utils.distributed import first_rank_only
-from torch_utils.results import save_arrays
 from training.cli.shared import remove_parts, reserve
 from training.files.observations import read_observations
-from training.files.population import FORMAT as POPULATION_FORMAT
+from training.files.population import POPULATION
 from training.files.posterior import (
-    CALIBRATION_FORMAT,
-    CHECK_FORMAT,
+    CALIBRATION,
+    CHECK,
     COMPARISON_FORMAT,
-    PREDICTIVE_FORMAT,
-    save_mixture,
+    MIXTURE,
+    MIXTURE_FORMAT,
+    PREDICTIVE,
     save_values,
 )
-from training.files.posterior import FORMAT as MIXTURE_FORMAT
 from training.files.posterior_draws import load_netcdf
 from training.measure.posterior.calibration import calibrate as tests_of
 from training.models import (
@@ -102,7 +99,7 @@ def check(settings: CheckSettings) -> int:
         report = posterior_checking.check(task.on(device), cases, parts)
         if distributed.is_main():
             save_values(values_file, report.values, report.fingerprint)
-            results.write_numbers(numbers_file, CHECK_FORMAT, began, report.facts)
+            results.write_numbers(numbers_file, CHECK.format, began, report.facts)
             report.log()
             results.report_files(numbers_file, values_file, began)
         remove_parts(parts)
@@ -122,8 +119,8 @@ def calibrate(settings: CalibrateSettings) -> None:
         if result is not None:
             named = [] if task.subject.of_sets else task.subject.condition_names
             beside = calibration.over_conditions(result.guarantee, rows, named)
-            save_values(values_file, result.values, result.fingerprint, CALIBRATION_FORMAT, beside)
-            results.write_numbers(numbers_file, CALIBRATION_FORMAT, began, result.content)
+            save_values(values_file, result.values, result.fingerprint, CALIBRATION, beside)
+            results.write_numbers(numbers_file, CALIBRATION.format, began, result.content)
             result.model.save(dest)
             result.log()
             logger.info(f"Saved the calibration in {dest}")
@@ -144,11 +141,11 @@ def predict(settings: PredictSettings) -> int:
     require_new(files, settings.overwrite)
     result = comparison.predict(saved, settings)
     require_folder(settings.save_dir)
-    arrays = {"simulated": result.simulated.numpy(), "observed": result.observed.numpy()}
-    texts = {"names": np.array(result.names), "format": np.array(PREDICTIVE_FORMAT)}
-    save_arrays(files[0], {**texts, **arrays})
+    texts = {"names": result.names, "format": PREDICTIVE.format}
+    arrays = {"simulated": result.simulated, "observed": result.observed}
+    PREDICTIVE.save(files[0], {**texts, **arrays})
     content = {"options": settings.recorded(), **result.tests.summary()}
-    results.write_numbers(files[1], PREDICTIVE_FORMAT, began, content)
+    results.write_numbers(files[1], PREDICTIVE.format, began, content)
     logger.info(result.tests.verdict)
     count = len(result.observed)
     if saved.count > count:
@@ -193,7 +190,7 @@ def population(settings: PopulationSettings) -> int:
     require_folder(settings.save_dir)
     result.draws.save(files[0])
     result.model.save(files[2])
-    results.write_numbers(files[1], POPULATION_FORMAT, began, dict(result.facts))
+    results.write_numbers(files[1], POPULATION.format, began, dict(result.facts))
     result.report(files[2].name)
     logger.info(f"Wrote {files[2].name}, a prior for new members")
     results.report_files(files[1], files[0], began)
@@ -227,14 +224,9 @@ def mixture(settings: MixtureSettings) -> None:
             values = result.values(plan.concentration, plan.seed)
             calibrated = tests_of(values, settings.mixture.level)
         mean, std = plan.components.mean, plan.components.std
-        save_mixture(
-            draws_file,
-            result.draws,
-            result.truth,
-            result.observed,
-            result.log_evidence,
-            (mean, std),
-        )
+        drawn = {"weights": result.draws, "observed": result.observed}
+        drawn |= {"log_evidence": result.log_evidence, "mean": mean, "std": std}
+        MIXTURE.save(draws_file, {**drawn, "truth": result.truth})
         options = settings.recorded(
             eps=recorded_eps(settings.prior.eps, task.latent), device_name=str(device)
         )

@@ -13,12 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dnnlib.errors import DataError, UsageError, agree
+from dnnlib.errors import UsageError, agree
 from dnnlib.files import require_folder, require_new
 from dnnlib.logs import logger
 from torch_utils import distributed
-from torch_utils.array_rows import open_rows
-from torch_utils.results import provenance, save_json
+from torch_utils.results import open_arrays, provenance, save_json
 from torch_utils.streams import Stream
 from training.cli.shared import last_time, of_data_set, solver_of, steps_and_end
 from training.files import correlations, residuals
@@ -61,7 +60,7 @@ def extracttoys(settings: ExtractToysSettings) -> None:
     names = residuals.QUANTITIES if settings.exact else residuals.QUANTITIES[:2]
     matters, count, noise = settings.matters(), settings.n_samples, settings.noise
     extraction = extraction_of(network, subject.data_name, noise.noise, times, matters)
-    result = residuals.toy_file(settings.save_dir, extraction.stem)
+    result = residuals.AT_ALL_TIMES.path(settings.save_dir, stem=extraction.stem)
     parameters = result.with_suffix(".json")
     require_new([result, parameters], settings.run.overwrite)
     size = result_bytes(names, len(times) * count, subject.dim)
@@ -108,7 +107,10 @@ def extract(settings: ExtractSettings) -> None:
     count, block = len(source), settings.calls.batch_gpu or subject.even_block
     matters, noise = {**settings.matters(), "n_samples": count}, settings.noise
     extraction = extraction_of(network, subject.data_name, noise.noise, times, matters)
-    paths = [residuals.time_file(folder, extraction.stem, index) for index in range(len(times))]
+    paths = [
+        residuals.AT_ONE_TIME.path(folder, stem=extraction.stem, time=index)
+        for index in range(len(times))
+    ]
     parameters = folder / f"{extraction.stem}_net_outputs_residuals.json"
     require_new([*paths, parameters], settings.run.overwrite)
     announcement = residuals.require_space(folder, len(times) * result_bytes(names, count, dim))
@@ -129,14 +131,14 @@ def calctoys(settings: CalcToysSettings) -> None:
     """Write correlations of residuals between the first time and all times, for a toy."""
     source = settings.res_root
     extraction = residuals.Extraction.read(source)
-    shapes = residuals.saved_shapes(source, axes=3)
+    shapes = residuals.saved_shapes(source, residuals.AT_ALL_TIMES)
     steps, count, dim = shapes["net_outputs"]
     known = known_of(source, extraction, (steps, count, dim), settings.expected())
     about = residuals.describe_extraction(extraction, source.with_suffix(".json"))
     folder, stem = settings.save_dir, extraction.stem
-    result = correlations.toy_correlations_file(folder, stem)
-    summaries = correlations.summary_files(folder, stem, toy=True)
-    require_new([result, *summaries], settings.run.overwrite)
+    result = correlations.AT_ALL_TIMES.path(folder, stem=stem)
+    summary = correlations.SUMMARY.path(folder, stem=f"{stem}_toy")
+    require_new([result, summary, summary.with_suffix(".json")], settings.run.overwrite)
     announcement = residuals.require_space(folder, result_bytes(shapes, steps * dim, dim))
     with distributed.process_group(settings.run.device_name) as device:
         began = begun(announcement, folder)
@@ -154,7 +156,7 @@ def calctoys(settings: CalcToysSettings) -> None:
             correlations.save_correlations(result, extraction.times, arrays)
             options = settings.recorded(device_name=str(device), **known)
             made = {"extraction": about, "options": options, "seconds": perf_counter() - began}
-            correlations.save_summary(summaries, whole, extraction, count, made)
+            correlations.save_summary(summary, whole, extraction, count, made)
 
 
 def calc(settings: CalcSettings) -> None:
@@ -162,7 +164,7 @@ def calc(settings: CalcSettings) -> None:
     root, folder = settings.res_root, settings.save_dir
     first = residuals.find_first(root, settings.data_name, settings.dims_to_keep)
     extraction = residuals.Extraction.read(first)
-    shapes = residuals.saved_shapes(first, axes=2)
+    shapes = residuals.saved_shapes(first, residuals.AT_ONE_TIME)
     steps, (count, dim) = len(extraction.times), shapes["net_outputs"]
     known = known_of(first, extraction, (steps, count, dim), settings.expected())
     residuals.require_same(root, extraction, shapes)
@@ -170,16 +172,16 @@ def calc(settings: CalcSettings) -> None:
         extraction, root / f"{extraction.stem}_net_outputs_residuals.json"
     )
     stem = extraction.stem
-    paths = [correlations.time_correlations_file(folder, stem, index) for index in range(steps)]
-    summaries = correlations.summary_files(folder, stem, toy=False)
-    require_new([*paths, *summaries], settings.run.overwrite)
+    paths = [correlations.AT_ONE_TIME.path(folder, stem=stem, time=index) for index in range(steps)]
+    summary = correlations.SUMMARY.path(folder, stem=stem)
+    require_new([*paths, summary, summary.with_suffix(".json")], settings.run.overwrite)
     announcement = residuals.require_space(folder, steps * result_bytes(shapes, dim, dim))
     with distributed.process_group(settings.run.device_name) as device:
         began = begun(announcement, folder)
         share = range(steps)[distributed.shard(steps)]
         table = Autocorrelations(shapes, len(share), dim)
         for index in distributed.progress_bar(share, desc="correlations", unit="time"):
-            later, arrays = residuals.time_file(root, stem, index), {}
+            later, arrays = residuals.AT_ONE_TIME.path(root, stem=stem, time=index), {}
             for name in shapes:
                 pairs = row_pairs(first, later, name, settings.bs, device)
                 correlation = correlate(pairs, f"{later}: '{name}'")
@@ -192,7 +194,7 @@ def calc(settings: CalcSettings) -> None:
         if distributed.is_main():
             options = settings.recorded(device_name=str(device), **known)
             made = {"extraction": about, "options": options, "seconds": perf_counter() - began}
-            correlations.save_summary(summaries, whole, extraction, count, made)
+            correlations.save_summary(summary, whole, extraction, count, made)
 
 
 def begun(announcement: str, folder: Path) -> float:
@@ -258,7 +260,8 @@ def run_extraction(
         seconds = perf_counter() - began
         facts = {"origin": origin, "denoiser_calls": calls, "seconds": seconds}
         save_json(
-            parameters, {"format": residuals.FORMAT, "options": options, **facts, **provenance()}
+            parameters,
+            {"format": residuals.AT_ALL_TIMES.format, "options": options, **facts, **provenance()},
         )
         logger.info(
             f"Wrote residuals of {job.count} samples at {len(job.probe.times)} times to "
@@ -278,10 +281,7 @@ def known_of(
 
     Raises:
         UsageError: An expected option, unless None, contradicts the file.
-        DataError: The file contradicts itself.
     """
-    if len(extraction.times) != shape[0]:
-        raise DataError(f"{path} has {len(extraction.times)} times, but residuals for {shape[0]}")
     known = {
         "data_name": extraction.data_name,
         "dims_to_keep": extraction.dims_to_keep,
@@ -294,8 +294,8 @@ def toy_correlations(
     path: Path, name: str, share: range, device: torch.device
 ) -> Iterator[tuple[int, Correlation]]:
     """Yield the correlations with the first time at some times, with the indices of the times."""
-    with open_rows(path, name) as rows:
-        for index, slab in enumerate(rows.batches(1)):
+    with open_arrays(path) as saved:
+        for index, slab in enumerate(saved.rows(name, 1)):
             now = torch.tensor(slab[0], device=device)
             if index == 0:
                 first = now
@@ -307,6 +307,6 @@ def row_pairs(
     first: Path, later: Path, name: str, size: int, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the same rows of two files, batch by batch."""
-    with open_rows(first, name) as start, open_rows(later, name) as end:
-        for pair in zip(start.batches(size), end.batches(size), strict=True):
+    with open_arrays(first) as start, open_arrays(later) as end:
+        for pair in zip(start.rows(name, size), end.rows(name, size), strict=True):
             yield torch.tensor(pair[0], device=device), torch.tensor(pair[1], device=device)

@@ -9,7 +9,8 @@ from dnnlib.errors import DataError, UsageError
 from torch_utils.results import last_line, load_json, open_arrays
 from training.data.images.dataset import ImageDataset
 from training.data.tables.repeated_trials import missing_in_words, trials_in_words
-from training.files.formats import kind_of_arrays
+from training.files.declared import kind_of_arrays
+from training.files.posterior_draws import load_netcdf
 from training.files.records import holds_records, load_records
 from training.files.stats import STATS
 from training.files.table import holds_table, load_whole
@@ -190,8 +191,6 @@ def about_arrays(path: Path) -> Iterator[Fact]:
 
 def about_draws(path: Path) -> Iterator[Fact]:
     """Describe a netCDF file of posterior draws: chains, observations and coordinates."""
-    from training.files.posterior_draws import load_netcdf  # slow to import
-
     draws = load_netcdf(path, 1, every_draw=True)
     chains, size = draws.points.shape[:2]
     yield "posterior draws", f"{chains} chains of {size} for each observation, {_size(path)}"

@@ -62,6 +62,7 @@ from training.data.records.encoding import encode
 from training.data.records.raw_tables import open_cells
 from training.data.records.records import CATEGORY, RecordColumn, Records
 from training.files.arrays import evenly, typed
+from training.files.declared import Format
 from training.files.records import without_rows
 from training.files.rows import LARGEST
 from training.measure.posterior.calibration import LARGE
@@ -69,6 +70,10 @@ from training.names import script
 
 ANSWERS = "inflationary-flows answers 1"
 FORMAT = "inflationary-flows check of answers 1"
+FORMATS = {
+    "answers": Format("tables.answers.pictures_of_answers", "answers.section_of"),
+    "check of answers": Format("tables.answers.pictures_of_check", "answers.section_of_check"),
+}
 SCORES = ("row", "log_prob", "log_prob_error", "least_probable", "odd_cells")
 """First columns of a CSV of scores."""
 INDEX = "index"
@@ -236,25 +241,22 @@ class SavedAnswers:
         if question == "score":
             absent = np.full(len(rows), np.nan)
             tails = [further.get((each, PROBABILITY), absent) for each in table.names]
-            odd, log_prob = _share(options.get("odd"), broken), rows.beside.get("log_prob")
-            if log_prob is None:
+            (odd,), log_prob = typed(options, broken, odd=float), rows.beside.get("log_prob")
+            if log_prob is None or not 0 < odd <= 1:
                 raise broken
             known = _numbers(csv, "log_prob", log_prob, inf)  # impossible rows have -inf
             return replace(saved, log_prob=known, tails=np.stack(tails, axis=1), odd=odd)
         places, filled = range(len(table.columns)), question == "fill"
         answers = [_asked(rows, further, place, filled) for place in places]
         asked = [each for each in answers if each is not None]
-        return replace(saved, asked=asked, interval=_share(options.get("interval"), broken))
+        (interval,) = typed(options, broken, interval=float)
+        if not 0 < interval <= 1:
+            raise broken
+        return replace(saved, asked=asked, interval=interval)
 
 
 Further = Mapping[tuple[str, str], np.ndarray]
 """Further columns ``[n]`` of a CSV of answers, by column of the table and kind, such as ``low``."""
-
-
-def _share(value: Any, broken: DataError) -> float:
-    if type(value) is not float or not 0 < value <= 1:
-        raise broken
-    return value
 
 
 def _read(
@@ -394,35 +396,34 @@ class SavedAnswerCheck:
         content = load_json(path)
         broken = DataError(f"{path} is damaged, or not a check of {script('ask')}: make it again")
         rows, level, detectable = typed(content, broken, rows=int, level=float, detectable=float)
+        tests, each = dict[str, float], dict[str, dict[str, Any]]
         verdict, adjusted, columns = typed(
-            content, broken, verdict=str, adjusted=dict, columns=dict
+            content, broken, verdict=str, adjusted=tests, columns=each
         )
-        shares = (level, detectable, *adjusted.values())
         whole = content.get("format") == FORMAT and adjusted and columns
-        if not (whole and all(map(_is_share, shares))):
+        if not (whole and all(map(_is_share, (level, detectable, *adjusted.values())))):
             raise broken
         checks = [_column_check(name, facts, broken) for name, facts in columns.items()]
         return cls(path, rows, level, verdict, adjusted, detectable <= LARGE, checks)
 
 
-def _is_share(value: Any) -> bool:
-    return type(value) in (int, float) and 0 <= value <= 1
+def _is_share(value: float) -> bool:
+    return 0 <= value <= 1
 
 
 def _column_check(name: str, facts: Any, broken: DataError) -> ColumnCheck:
-    cells, coverage = typed(facts, broken, cells=int, coverage=dict)
-    bins = facts.get("reliability")
-    sound = 0 < cells < LARGEST and all(map(_is_share, coverage.values()))
-    if not sound or not (bins is None or isinstance(bins, list)):
-        raise broken
-    for one in bins or ():
-        sound = isinstance(one, list) and len(one) == 3 and all(map(_is_share, one[:2]))
-        if not sound or type(one[2]) is not int or not 0 < one[2] < LARGEST:
-            raise broken
+    cells, coverage, bins = typed(
+        facts, broken, cells=int, coverage=dict[str, float], reliability=list[list[float]] | None
+    )
     try:
         held = {float(probability): share for probability, share in coverage.items()}
-    except ValueError as error:
+        table = np.array(bins or np.empty((0, 3)), dtype=float)
+    except (ValueError, OverflowError) as error:
         raise broken from error
-    if not all(0 < probability < 1 for probability in held):
+    sound = 0 < cells < LARGEST and all(map(_is_share, held.values())) and table.shape[1:] == (3,)
+    sound = sound and bool(((table[:, :2] >= 0) & (table[:, :2] <= 1)).all())
+    counts = table[:, 2:]
+    sound = sound and bool(((counts > 0) & (counts < LARGEST) & (counts % 1 == 0)).all())
+    if not sound or not all(0 < probability < 1 for probability in held):
         raise broken
-    return ColumnCheck(name, cells, held, np.array(bins, dtype=float) if bins else None)
+    return ColumnCheck(name, cells, held, table if bins else None)

@@ -1,14 +1,14 @@
-"""Arrays of a results file that belong together, and information in file names."""
+"""Information in the names of result files and in the JSON beside them."""
 
 import re
-from math import inf
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dnnlib.errors import DataError
-from torch_utils.results import SavedArrays, load_json
+from torch_utils.arguments import fits
+from torch_utils.results import load_json
 from training.names import KINDS
 
 STEM = re.compile(
@@ -68,95 +68,24 @@ def parameter(file: Path, *keys: str) -> Any:
     return value
 
 
-def typed(content: Any, broken: DataError, **kinds: type) -> list[Any]:
+def typed(content: Any, broken: DataError, **kinds: Any) -> list[Any]:
     """Return the values of some entries of a JSON object, after a check of their types.
 
     Args:
         content: The parsed JSON.
         broken: Error to raise if the check fails.
-        kinds: Expected type of each entry, by name.
+        kinds: Expected type of each entry, by name, such as ``list[str]``.
 
     Raises:
         DataError: ``broken``, if ``content`` is not an object, or an entry is missing or of another
             type.
     """
     entries = [content.get(name) if isinstance(content, dict) else None for name in kinds]
-    if any(type(entry) is not kind for entry, kind in zip(entries, kinds.values(), strict=True)):
+    if not all(fits(entry, kind) for entry, kind in zip(entries, kinds.values(), strict=True)):
         raise broken
     return entries
-
-
-LARGEST = 1e6
-"""Maximum magnitude of coordinates to be drawn, which are in standard deviations or gray levels."""
 
 
 def evenly(count: int, most: int) -> np.ndarray:
     """Return at most ``most`` evenly spaced indices from 0 to ``count - 1``, both included."""
     return np.linspace(0, count - 1, min(count, most)).round().astype(int)
-
-
-def distinct_texts(path: Path, name: str, values: np.ndarray) -> tuple[str, ...]:
-    """Return the texts of an array, after a check that they are all different.
-
-    Args:
-        path: Path of the file, for error messages.
-        name: Name of the array, for error messages.
-        values: The array.
-
-    Raises:
-        DataError: Values are not texts, or two texts are equal.
-    """
-    if values.dtype.kind != "U" or values.ndim != 1 or len(np.unique(values)) != len(values):
-        raise DataError(f"{path}: '{name}' must be a list of different names: make the file again")
-    return tuple(values.tolist())
-
-
-class CheckedArrays:
-    """A reader of the arrays of a file that also checks their shapes.
-
-    An expected shape has one letter per axis, such as ``SR``. Equal letters mean equal sizes.
-
-    Args:
-        saved: The open file.
-        path: Path of the file, for error messages.
-        sizes: Known sizes by letter; any other letter takes the size of its axis in the first
-            array read.
-    """
-
-    def __init__(self, saved: SavedArrays, path: Path, **sizes: int):
-        self.saved, self.path, self.sizes = saved, path, sizes
-
-    def read(
-        self, name: str, letters: str, least: int = 1, largest: float = LARGEST, holes: bool = False
-    ) -> np.ndarray:
-        """Read an array of finite numbers in float64.
-
-        Args:
-            name: Name of the array.
-            letters: Expected shape of the array: one letter per axis, such as ``SR``.
-            least: Minimum size of each axis.
-            largest: Maximum magnitude of the values.
-            holes: Whether NaN is allowed.
-
-        Raises:
-            DataError: The array is missing, broken, not finite, too large, or of another shape.
-        """
-        values = self.saved.numbers(name, holes)
-        shape = values.shape
-        fits = len(shape) == len(letters) and min(shape, default=least) >= least
-        if fits:
-            pairs = zip(letters, shape, strict=True)
-            fits = all(self.sizes.setdefault(letter, size) == size for letter, size in pairs)
-        if not fits:
-            wanted = ", ".join(str(self.sizes.get(letter, letter)) for letter in letters)
-            right = f"[{wanted}], each {least} or more" if letters else "one number"
-            raise DataError(
-                f"{self.path}: '{name}' has shape {list(shape)}, expected {right}: make the file "
-                "again"
-            )
-        values = values.astype(np.float64, copy=False)
-        if largest < inf and (np.abs(values) > largest).any():
-            raise DataError(
-                f"{self.path}: '{name}' has values beyond {largest:g}: make the file again"
-            )
-        return values

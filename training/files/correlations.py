@@ -1,24 +1,13 @@
 """Correlations of residuals: files of ``calc_net_residuals_autocorrelations.py``.
 
-``{toy}_{schedule}_toy_autocorrelations.npz`` (``calctoys``) has net_outputs_acs, net_residuals_acs
-and exact_residuals_acs [T, D, D] and times;
-``{data}_{schedule}_autocorrelations_times0_{t}.npz`` (``calc``) has them [D, D] and its time. All
-are float32, with rows for the first time and columns for the later one; entries of constant
-dimensions are 0. Beside them is a summary, ``..._summary.npz``:
-
-    times, lags, n_samples   [T], [T], [], of all quantities
-    {quantity}_diagonal      [T, D], each dimension's autocorrelation with the first time
-    {quantity}_mean          [T], over the dimensions that vary at all times
-    {quantity}_std           [T, D], at that time
-    {quantity}_constant      [T], number of dimensions that are constant at this time or at the
-                             first: their std is at most 1e-6, the rounding of float32, of the
-                             largest std of any quantity and dimension at that time
-
-and ``..._summary.json``, which has a correlation_time for each mean: integral up to gone, the first
-lag at which the correlation is at most scatter, 2/√(N − 1); bound, which is upper if the time is
-less than integral, the spacing of the times, lower if it is more, and otherwise null; e_folding;
-and told, a description in words. It also has the options, seconds, and extraction, a description of
-the residuals.
+Matrices (``calctoys`` and ``calc``) are float32, with rows for the first time and columns for the
+later one; entries of constant dimensions are 0. Beside them are a summary, ``..._summary.npz``, and
+``..._summary.json``, which has a correlation_time for each mean: integral up to gone, the first lag
+at which the correlation is at most scatter, 2/√(N − 1); bound, which is upper if the time is less
+than integral, the spacing of the times, lower if it is more, and otherwise null; e_folding; and
+told, a description in words. It also has the options, seconds, and extraction, a description of the
+residuals. A dimension is constant at a time if its std is at most 1e-6, the rounding of float32, of
+the largest std of any quantity and dimension at that time.
 
 Only a few of the matrices are read. From a toy's file only the chosen times are loaded; of the
 files of images, one per time, only the chosen ones are opened. If a matrix is larger than its
@@ -28,7 +17,7 @@ diagonal.
 
 import math
 import re
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,10 +27,8 @@ import torch
 
 from dnnlib.errors import DataError
 from dnnlib.logs import logger
-from torch_utils.array_rows import open_rows
-from torch_utils.inert_pickle import shown
-from torch_utils.results import open_arrays, provenance, save_arrays, save_json
-from training.files.arrays import CheckedArrays
+from torch_utils.results import provenance, save_json
+from training.files.declared import STORED, WHOLE, Arrays, Format, Key, ResultFile
 from training.files.residuals import QUANTITIES, Extraction
 from training.names import script
 from training.paper.residuals import (
@@ -53,43 +40,65 @@ from training.paper.residuals import (
     varying,
 )
 
-FORMAT = "inflationary-flows correlations 1"
-SUMMARY_FORMAT = "inflationary-flows residual summary 1"
 ROUNDING = 1e-4
 """Amount by which correlations may exceed 1 because of rounding to float32."""
+_POSSIBLE: dict[str, Any] = {"low": -1 - ROUNDING, "high": 1 + ROUNDING}
+_AGAIN = "compute the correlations again"
+_MATRIX = "correlations of net_outputs, net_residuals and exact_residuals"
+AT_ALL_TIMES = ResultFile(
+    kind="correlations",
+    name="{stem}_toy_autocorrelations.npz",
+    sizes="T times and D dimensions",
+    keys={
+        "times": Key("T", "times", increasing=True),
+        "{quantity}_acs": Key("T D D", _MATRIX, STORED, by_rows=True, **_POSSIBLE),
+    },
+    advice=_AGAIN,
+)
+AT_ONE_TIME = ResultFile(
+    kind="correlations",
+    name="{stem}_autocorrelations_times0_{time}.npz",
+    sizes="D dimensions",
+    keys={
+        "time": Key("", "later time"),
+        "{quantity}_acs": Key("D D", _MATRIX, **_POSSIBLE),
+    },
+    advice=_AGAIN,
+)
+SUMMARY = ResultFile(
+    kind="residual summary",
+    name="{stem}_autocorrelations_summary.npz",
+    sizes="T times and D dimensions",
+    keys={
+        "times": Key("T", "times", increasing=True),
+        "lags": Key("T", "differences from the first time"),
+        "n_samples": Key("", "number of samples", WHOLE, low=2),
+        "{quantity}_diagonal": Key("T D", "correlation with the first time", **_POSSIBLE),
+        "{quantity}_mean": Key("T", "its mean over the varying dimensions", **_POSSIBLE),
+        "{quantity}_std": Key("T D", "standard deviations at each time", low=0),
+        "{quantity}_constant": Key("T", "constant dimensions, here or at the start", WHOLE),
+    },
+    least={"T": 2},
+    advice=_AGAIN,
+)
+_MATRICES = "matrices of correlations"
+FORMATS = {
+    "correlations of one time": Format(
+        "correlations.pictures_of_image_matrices",
+        together=True,
+        wild=None,
+        holds=_MATRICES,
+        of="correlations",
+        needs=["time"],
+    ),
+    "correlations": Format("correlations.pictures_of_toy_matrices", holds=_MATRICES),
+    "residual summary": Format("correlations.pictures_of_lags", "correlations.section_of"),
+}
 SUFFIX = "_acs"
 """Suffix of the names of correlation matrices in the file."""
 FILE = re.compile(r"(?P<stem>.+)_times0_(?P<index>\d{1,9})")
 MOST_CELLS = 256
 """Maximum number of rows and columns of a matrix that is kept for drawing."""
-
-
-def toy_correlations_file(folder: Path, stem: str) -> Path:
-    """Return the path of the ``.npz`` with the correlations of toy data at all times."""
-    return folder / f"{stem}_toy_autocorrelations.npz"
-
-
-def time_correlations_file(folder: Path, stem: str, index: int) -> Path:
-    """Return the path of the ``.npz`` with correlations between the first and one other time.
-
-    Args:
-        folder: Folder of the files.
-        stem: Name of the data and the schedule.
-        index: Index of the other time.
-    """
-    return folder / f"{stem}_autocorrelations_times0_{index}.npz"
-
-
-def summary_files(folder: Path, stem: str, toy: bool) -> tuple[Path, Path]:
-    """Return the paths of the ``.npz`` and the JSON that summarize correlations by lag.
-
-    Args:
-        folder: Folder of the files.
-        stem: Name of the data and the schedule.
-        toy: Whether the data are toy data (2-D or 3-D points).
-    """
-    path = folder / f"{stem}{'_toy' if toy else ''}_autocorrelations_summary.npz"
-    return path, path.with_suffix(".json")
 
 
 def save_correlations(path: Path, times: np.ndarray, matrices: Mapping[str, np.ndarray]) -> None:
@@ -100,13 +109,12 @@ def save_correlations(path: Path, times: np.ndarray, matrices: Mapping[str, np.n
         times: Times ``[T]``, or one time ``[]``.
         matrices: Matrices ``[T, D, D]``, or ``[D, D]`` at one time, by name of the quantity.
     """
-    arrays = {f"{name}{SUFFIX}": matrix for name, matrix in matrices.items()}
-    when = {"times" if times.ndim else "time": times}
-    save_arrays(path, {**when, **arrays, "format": np.array(FORMAT)})
+    file, when = (AT_ALL_TIMES, "times") if times.ndim else (AT_ONE_TIME, "time")
+    file.save(path, {when: times, **{f"{name}{SUFFIX}": each for name, each in matrices.items()}})
 
 
 def save_summary(
-    paths: tuple[Path, Path],
+    path: Path,
     table: Autocorrelations,
     extraction: Extraction,
     samples: int,
@@ -115,18 +123,19 @@ def save_summary(
     """Write the summary of correlations by lag to two files, and log the main results.
 
     Args:
-        paths: Paths of the ``.npz`` and the JSON, from ``summary_files``.
+        path: Path of the ``.npz``; the JSON is beside it.
         table: Correlations of all times.
         extraction: Description of the residuals.
         samples: Number of samples from which correlations were computed.
         made: Further entries of the JSON, such as the options.
     """
     arrays, facts = table.summary(torch.from_numpy(extraction.times), samples)
-    plain = {name: values.numpy() for name, values in arrays.items()}
-    save_arrays(paths[0], {**plain, "format": np.array(SUMMARY_FORMAT)})
+    SUMMARY.save(path, arrays)
     about = {"noise": extraction.noise, "scatter": scatter_of(samples), "quantities": facts}
-    save_json(paths[1], {"format": SUMMARY_FORMAT, **about, **made, **provenance()})
-    logger.info(f"Wrote {paths[0].parent}, summary in {paths[0].name}")
+    save_json(
+        path.with_suffix(".json"), {"format": SUMMARY.format, **about, **made, **provenance()}
+    )
+    logger.info(f"Wrote {path.parent}, summary in {path.name}")
     for name, quantity in facts.items():
         lasting, after = quantity["correlation_time"]["told"], quantity["mean_at_next_time"]
         last = quantity["mean_at_last_time"]
@@ -190,43 +199,19 @@ class SavedLags:
             DataError: The file is missing or broken, an array is missing or has a wrong shape, or a
                 value is out of range.
         """
-        with open_arrays(path) as saved:
-            arrays = CheckedArrays(saved, path)
-            times = arrays.read("times", "T", least=2)
-            if (np.diff(times) <= 0).any():
-                raise DataError(
-                    f"{path}: 'times' must be increasing: compute the correlations again"
-                )
-            count = saved.numbers("n_samples")
-            if count.ndim or count < 2:
-                raise DataError(
-                    f"{path}: 'n_samples' is {shown(count)}, expected an integer from 2: make the "
-                    "summary again"
-                )
-            names = [name for name in QUANTITIES if f"{name}_mean" in saved.names]
-            if not names:
-                raise DataError(
-                    f"{path} has no autocorrelations: write it again with "
-                    f"{script('calc_net_residuals_autocorrelations')} calc (calctoys for a toy)"
-                )
-            quantities = {
-                name: [
-                    arrays.read(f"{name}_mean", "T"),
-                    arrays.read(f"{name}_diagonal", "TD"),
-                    arrays.read(f"{name}_std", "TD"),
-                ]
-                for name in names
-            }
-        stds = torch.from_numpy(np.stack([std for _, _, std in quantities.values()]))
+        with SUMMARY.open(path) as arrays:
+            times, count = arrays.read("times"), int(arrays.read("n_samples"))
+            names = _quantities(arrays, "_mean")
+            kinds = ("mean", "diagonal", "std")
+            quantities = [[arrays.read(f"{name}_{kind}") for kind in kinds] for name in names]
+        stds = torch.from_numpy(np.stack([std for _, _, std in quantities]))
         lags = torch.from_numpy(times - times[0])
-        curves, scatter = {}, scatter_of(int(count))
+        curves, scatter = {}, scatter_of(count)
         always = varying(stds).all(dim=1).numpy()
-        for (name, (mean, diagonal, _)), varies in zip(quantities.items(), always, strict=True):
-            require_correlations(path, f"{name}_mean", mean)
-            require_correlations(path, f"{name}_diagonal", diagonal)
+        for name, (mean, diagonal, _), varies in zip(names, quantities, always, strict=True):
             lasting = correlation_time(lags, torch.from_numpy(mean), scatter)
             curves[name] = LagCurve(mean, np.where(varies, diagonal, np.nan), lasting)
-        return cls(times, curves, int(count))
+        return cls(times, curves, count)
 
 
 @dataclass(frozen=True)
@@ -256,23 +241,23 @@ class SavedMatrices:
             DataError: The file is missing or broken, an array is missing or has a wrong shape, or a
                 value is out of range.
         """
-        with open_arrays(path) as saved:
-            times = CheckedArrays(saved, path).read("times", "T")
-            names = _required(path, saved.names)
-        if (np.diff(times) <= 0).any():
-            raise DataError(f"{path}: 'times' must be increasing: compute the correlations again")
-        summary = _summary(path.with_name(path.stem))
-        if summary is not None and not np.array_equal(summary.times, times):
-            raise DataError(
-                f"{path} and the summary in its folder have different times: repeat calctoys"
-            )
-        chosen = telling_lags(times - times[0], summary.lasting if summary else None)
-        matrices = (
-            (path, name, matrix)
-            for name in names
-            for matrix in _matrices_of_toy(path, name, len(times), chosen.keys())
-        )
-        return cls._condensed(times[list(chosen)], list(chosen.values()), matrices)
+        with AT_ALL_TIMES.open(path) as arrays:
+            times = arrays.read("times")
+            summary = _summary(path.with_name(path.stem))
+            if summary is not None and not np.array_equal(summary.times, times):
+                raise DataError(
+                    f"{path} and the summary in its folder have different times: repeat calctoys"
+                )
+            chosen = telling_lags(times - times[0], summary.lasting if summary else None)
+            matrices = {
+                name: [
+                    _cells(slab[0])
+                    for index, slab in enumerate(arrays.rows(f"{name}{SUFFIX}", 1))
+                    if index in chosen
+                ]
+                for name in _quantities(arrays, SUFFIX)
+            }
+        return cls._of(times[list(chosen)], chosen, arrays.sizes["D"], matrices)
 
     @classmethod
     def of_images(cls, paths: Iterable[Path]) -> "SavedMatrices":
@@ -293,10 +278,19 @@ class SavedMatrices:
             lags = summary.lags
         chosen = telling_lags(lags, summary.lasting if summary else None)
         shown = [paths[index] for index in chosen]
-        each = []
+        each, matrices, sizes = [], dict[str, list[np.ndarray]](), dict[str, int]()
         for path in shown:
-            with open_arrays(path) as saved:
-                each.append(CheckedArrays(saved, path).read("time", ""))
+            with AT_ONE_TIME.open(path, **sizes) as arrays:
+                each.append(float(arrays.read("time")))
+                for name in _quantities(arrays, SUFFIX):
+                    matrix = _cells(arrays.read(f"{name}{SUFFIX}"))
+                    matrices.setdefault(name, []).append(matrix)
+                sizes = arrays.sizes
+        if any(len(every) != len(each) for every in matrices.values()):
+            raise DataError(
+                f"{path} and the files of earlier times contain different quantities: compute "
+                "the correlations again"
+            )
         times = np.array(each)
         if (np.diff(times) <= 0).any():
             raise DataError(
@@ -308,34 +302,22 @@ class SavedMatrices:
                 f"{shown[0]} and the files with larger indices: their times differ from those "
                 "in the summary: compute the correlations again"
             )
-        return cls._condensed(times, list(chosen.values()), _matrices_of_images(shown))
+        return cls._of(times, chosen, sizes["D"], matrices)
 
     @classmethod
-    def _condensed(
-        cls, times: np.ndarray, notes: list[str], matrices: Iterable[tuple[Path, str, np.ndarray]]
+    def _of(
+        cls,
+        times: np.ndarray,
+        chosen: Mapping[int, str],
+        dim: int,
+        cells: Mapping[str, list[np.ndarray]],
     ) -> "SavedMatrices":
-        """Condense matrices, given with their files and quantities.
+        together = {name: np.stack(every) for name, every in cells.items()}
+        return cls(times, list(chosen.values()), dim, together, math.ceil(dim / MOST_CELLS))
 
-        Matrices of one quantity are in order of time.
-        """
-        dim, cells = 0, dict[str, list[np.ndarray]]()
-        for path, name, matrix in matrices:
-            dim = dim or len(matrix)
-            if matrix.shape != (dim, dim) or not dim:
-                raise DataError(
-                    f"{path}: '{name}{SUFFIX}' has shape {list(matrix.shape)} per time, "
-                    f"expected [{dim or 'D'}, {dim or 'D'}]: compute the correlations again"
-                )
-            require_correlations(path, f"{name}{SUFFIX}", matrix)
-            block = math.ceil(dim / MOST_CELLS)
-            cells.setdefault(name, []).append(condensed(matrix, block))
-        if any(len(made) != len(times) for made in cells.values()):
-            raise DataError(
-                f"{path} and the files of earlier times contain different quantities: compute "
-                "the correlations again"
-            )
-        together = {name: np.stack(made) for name, made in cells.items()}
-        return cls(times, notes, dim, together, block)
+
+def _cells(matrix: np.ndarray) -> np.ndarray:
+    return condensed(matrix, math.ceil(len(matrix) / MOST_CELLS))
 
 
 def summary_of(stem: Path) -> Path:
@@ -391,24 +373,17 @@ def condensed(matrix: np.ndarray, block: int) -> np.ndarray:
     return np.where(high >= -low, high, low)
 
 
-def require_correlations(path: Path, name: str, values: np.ndarray) -> None:
-    """Check that the values of an array are possible correlations.
+def _quantities(arrays: Arrays, suffix: str) -> list[str]:
+    """Return the quantities of an open file, whose arrays have a suffix.
 
     Raises:
-        DataError: A value is not finite, or its magnitude exceeds 1.
+        DataError: The file has none of them.
     """
-    if not (np.abs(values) <= 1 + ROUNDING).all():
-        raise DataError(
-            f"{path}: '{name}' must contain correlations, from -1 to 1: compute them again"
-        )
-
-
-def _required(path: Path, names: Sequence[str]) -> list[str]:
-    quantities = [name for name in QUANTITIES if f"{name}{SUFFIX}" in names]
+    quantities = [name for name in QUANTITIES if f"{name}{suffix}" in arrays]
     if not quantities:
         raise DataError(
-            f"{path} contains no correlations, only the arrays {', '.join(names) or '(none)'}: "
-            "give a file that calc or calctoys wrote"
+            f"{arrays.source.path} contains no correlations: write it again with "
+            f"{script('calc_net_residuals_autocorrelations')} calc (calctoys for a toy)"
         )
     return quantities
 
@@ -416,25 +391,3 @@ def _required(path: Path, names: Sequence[str]) -> list[str]:
 def _summary(stem: Path) -> SavedLags | None:
     path = summary_of(stem)
     return SavedLags.load(path) if path.exists() else None
-
-
-def _matrices_of_toy(
-    path: Path, name: str, count: int, chosen: Container[int]
-) -> Iterator[np.ndarray]:
-    with open_rows(path, f"{name}{SUFFIX}") as rows:
-        if len(rows.shape) != 3 or rows.shape[0] != count:
-            raise DataError(
-                f"{path}: '{name}{SUFFIX}' has shape {list(rows.shape)}, expected [{count}, D, "
-                "D]: repeat calctoys"
-            )
-        for index, slab in enumerate(rows.batches(1)):
-            if index in chosen:
-                yield slab[0]
-
-
-def _matrices_of_images(paths: Iterable[Path]) -> Iterator[tuple[Path, str, np.ndarray]]:
-    for path in paths:
-        with open_arrays(path) as saved:
-            arrays = CheckedArrays(saved, path)
-            for name in _required(path, saved.names):
-                yield path, name, arrays.read(f"{name}{SUFFIX}", "DD")

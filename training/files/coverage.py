@@ -20,16 +20,8 @@ parentheses, the column of the printed table:
     denoiser_calls             evaluations for the carried points, without those of the exact flow
 
 With a learned latent distribution, the stages latent and end are in whitened latents, which are
-standard normal. ``{data}_{schedule}_coverage.npz`` has, for each stage of latent, data and end,
-
-    radii, exact               [R]
-    coverage, coverage_fresh   [S, 3, R], [S, R]
-    fresh_data                 [S, M, D]
-    test_{stage}               [S, N, D]
-    boundary_{stage}, faces    [R, K, D]; refitted boundaries have faces_{stage}_{index} between
-                               the points of their sphere and all smaller ones
-    coverage_fresh_exact, paired_difference, paired_standard_error   [S, R], with --paired
-    boundary_data_exact        [R, K, D], with --paired
+standard normal. A refitted boundary has faces between the points of its sphere and all smaller
+ones. Arrays with paired or exact in their name are those of ``--paired``.
 
 In 3-D each mesh is also ``{data}_{schedule}_r{radius}_{stage}.ply``, in single precision, the
 radius to six digits; ``--overwrite`` removes the meshes of other radii under these names.
@@ -50,12 +42,35 @@ import numpy as np
 from torch import Tensor
 
 from dnnlib.errors import DataError
-from torch_utils.results import SavedArrays, open_arrays, save_arrays, save_json
-from training.files.arrays import LARGEST, CheckedArrays, evenly
+from torch_utils.results import save_json
+from training.files.arrays import evenly
+from training.files.declared import DRAWN, LARGEST, WHOLE, Arrays, Format, Key, ResultFile
 from training.paper.containment import Boundary, enclosed_volume, require_closed, write_mesh
 from training.paper.coverage import STAGES, CoverageResult, Spheres
 
-FORMAT = "inflationary-flows coverage 1"
+_FRACTION: dict[str, Any] = {"low": 0, "high": 1}
+COVERAGE = ResultFile(
+    kind="coverage",
+    name="{stem}_coverage.npz",
+    sizes="R radii, S seeds, N test points, M fresh points, K vertices and D dimensions; a stage "
+    "is latent, data or end",
+    keys={
+        "radii": Key("R", "Mahalanobis radii", low=0, increasing=True, high=LARGEST),
+        "exact": Key("R", "probability of each sphere under the Gaussian", **_FRACTION),
+        "fresh_data": Key("S M D", "new samples of a toy, or held-out rows", **DRAWN),
+        "coverage": Key("S 3 R", "fractions inside, of test points by stage", **_FRACTION),
+        "coverage_fresh": Key("S R", "fractions inside, of fresh data", **_FRACTION),
+        "test_{stage}": Key("S N D", "test points", **DRAWN),
+        "boundary_{stage}": Key("R K D", "vertices of the boundaries", **DRAWN),
+        "faces": Key("* D", "faces of all boundaries, indices of vertices", WHOLE),
+        "faces_{stage}_{index}": Key("* D", "faces of a refitted boundary", WHOLE, optional=True),
+        "coverage_fresh_exact": Key("S R", "inside exact boundaries", optional=True),
+        "paired_difference": Key("S R", "difference of both fractions", optional=True),
+        "paired_standard_error": Key("S R", "its standard error", optional=True),
+        "boundary_data_exact": Key("R K D", "vertices carried by the exact flow", optional=True),
+    },
+)
+FORMATS = {"coverage": Format("coverage.pictures_of_coverage", "coverage.section_of")}
 NUMBER = r"[0-9]+(\.[0-9]+)?(e[-+][0-9]+)?"
 """Regular expression for a positive number in the format ``g``."""
 MOST_POINTS = 20_000
@@ -86,7 +101,7 @@ class CoverageFiles:
     @property
     def points(self) -> Path:
         """Path of the ``.npz`` with points, boundaries and coverage."""
-        return self.folder / f"{self.stem}_coverage.npz"
+        return COVERAGE.path(self.folder, stem=self.stem)
 
     @property
     def meshes(self) -> dict[tuple[str, int], Path]:
@@ -111,7 +126,7 @@ class CoverageFiles:
             result: Result of the experiment.
             about: Further entries of the JSON, such as the options.
         """
-        save_arrays(self.points, {**result_arrays(result), "format": np.array(FORMAT)})
+        COVERAGE.save(self.points, result_arrays(result))
         for (name, index), path in self.meshes.items():
             # Vertices of the sphere alone, or also of the smaller ones, in data coordinates.
             vertices, faces = result.boundaries[name][index]
@@ -120,7 +135,7 @@ class CoverageFiles:
             # The axes of the eigenbasis may be a mirror image of those of the data.
             inward = enclosed_volume(points, faces) < 0
             write_mesh(path, points, faces[:, ::-1] if inward else faces)
-        save_json(self.numbers, {"format": FORMAT, **result.summary(), **about})
+        save_json(self.numbers, {"format": COVERAGE.format, **result.summary(), **about})
 
     def remove_others(self) -> None:
         """Remove mesh files of radii that only an earlier experiment with the same stem used."""
@@ -131,10 +146,10 @@ class CoverageFiles:
                 path.unlink()
 
 
-def result_arrays(result: CoverageResult) -> dict[str, np.ndarray]:
+def result_arrays(result: CoverageResult) -> dict[str, Any]:
     """Return the arrays of the ``.npz`` of a coverage experiment, by name."""
     spheres = result.spheres
-    arrays = {
+    arrays: dict[str, Any] = {
         "radii": spheres.radii,
         "exact": spheres.content(),
         "coverage": result.fractions.test,
@@ -142,32 +157,20 @@ def result_arrays(result: CoverageResult) -> dict[str, np.ndarray]:
         "faces": spheres.unit.faces,
         "fresh_data": result.fresh.cpu().numpy(),
     }
+
+    def add(stage: str, vertices: Tensor, boundaries: list[Boundary]) -> None:
+        arrays[f"boundary_{stage}"] = vertices.cpu().numpy()
+        for index, boundary in enumerate(boundaries):
+            if boundary.faces is not spheres.unit.faces:
+                arrays[f"faces_{stage}_{index}"] = boundary.faces
+
     for name, points in result.carried.items():
         arrays[f"test_{name}"] = points.test.cpu().numpy()
-        arrays |= boundary_arrays(name, points.boundary, result.boundaries[name], spheres)
+        add(name, points.boundary, result.boundaries[name])
     if result.paired and result.exact:
         arrays |= result.paired.arrays()
-        arrays |= boundary_arrays("data_exact", *result.exact, spheres)
+        add("data_exact", *result.exact)
     return arrays
-
-
-def boundary_arrays(
-    name: str, vertices: Tensor, boundaries: list[Boundary], spheres: Spheres
-) -> dict[str, np.ndarray]:
-    """Return the arrays of R boundaries at one stage of the experiment, by their names in the file.
-
-    Args:
-        name: Name of the stage: ``latent``, ``data`` or ``end``.
-        vertices: Vertices ``[R, K, D]``, K per boundary.
-        boundaries: The boundaries. Faces are saved only if they are not those of the spheres.
-        spheres: The initial boundaries.
-    """
-    faces = {
-        f"faces_{name}_{index}": boundary.faces
-        for index, boundary in enumerate(boundaries)
-        if boundary.faces is not spheres.unit.faces
-    }
-    return {f"boundary_{name}": vertices.cpu().numpy(), **faces}
 
 
 @dataclass(frozen=True)
@@ -214,30 +217,21 @@ class SavedCoverage:
             DataError: The file is missing or broken, an array is missing or has a wrong shape, or a
                 value is out of range.
         """
-        with open_arrays(path) as saved:
-            arrays = CheckedArrays(saved, path, G=len(STAGES))
-            radii, fresh_data = arrays.read("radii", "R"), arrays.read("fresh_data", "SMD")
+        with COVERAGE.open(path) as arrays:
+            radii, fresh_data = arrays.read("radii"), arrays.read("fresh_data")
             if arrays.sizes["D"] not in (2, 3):
                 raise DataError(
                     f"{path} has points in {arrays.sizes['D']}-D, but boundaries can be "
                     "drawn in 2-D and 3-D only: leave this file out"
                 )
-            coverage, fresh = arrays.read("coverage", "SGR"), arrays.read("coverage_fresh", "SR")
-            points = {
-                "latent": arrays.read("test_latent", "SND"),
-                "data": fresh_data,
-                "end": arrays.read("test_end", "SND"),
-            }
-            vertices = {name: arrays.read(f"boundary_{name}", "RKD") for name in STAGES}
-            boundaries = {name: _boundaries(saved, path, name, vertices[name]) for name in STAGES}
-            refitted = any(name.startswith("faces_") for name in saved.names)
-        if not (radii[0] > 0 and (np.diff(radii) > 0).all()):
-            raise DataError(f"{path}: 'radii' must be positive and increasing: make the file again")
-        for name, values in (("coverage", coverage), ("coverage_fresh", fresh)):
-            if values.min() < 0 or values.max() > 1:
-                raise DataError(
-                    f"{path}: '{name}' must contain fractions, from 0 to 1: make the file again"
-                )
+            coverage, fresh = arrays.read("coverage"), arrays.read("coverage_fresh")
+            points = {name: arrays.read(f"test_{name}") for name in ("latent", "end")}
+            points["data"] = fresh_data
+            vertices = {name: arrays.read(f"boundary_{name}") for name in STAGES}
+            boundaries = {name: _boundaries(arrays, name, vertices[name]) for name in STAGES}
+            refitted = any(
+                f"faces_{name}_{index}" in arrays for name in STAGES for index in range(len(radii))
+            )
         std = _latent_std(path, radii, vertices["latent"])
         units = {"latent": std, "data": np.ones_like(std), "end": std}
         count, fresh_count = arrays.sizes["N"], arrays.sizes["M"]
@@ -259,7 +253,7 @@ class SavedCoverage:
         )
 
 
-def _boundaries(saved: SavedArrays, path: Path, stage: str, vertices: np.ndarray) -> list[Boundary]:
+def _boundaries(arrays: Arrays, stage: str, vertices: np.ndarray) -> list[Boundary]:
     """Return the boundaries of a stage with vertices ``[R, K, D]``.
 
     A carried boundary has the faces shared by all. A refitted one has its own faces, between its
@@ -268,16 +262,16 @@ def _boundaries(saved: SavedArrays, path: Path, stage: str, vertices: np.ndarray
     boundaries = []
     for index, corners in enumerate(vertices):
         name = f"faces_{stage}_{index}"
-        if name in saved.names:
+        if name in arrays:
             corners = vertices[: index + 1].reshape(-1, vertices.shape[2])
         else:
             name = "faces"
-        faces = saved.numbers(name)
+        faces = arrays.read(name)
         try:
             require_closed(faces, corners)
         except DataError as error:
             raise DataError(
-                f"{path}: vertices and faces of '{name}' do not match: {error}"
+                f"{arrays.source.path}: vertices and faces of '{name}' do not match: {error}"
             ) from error
         boundaries.append(Boundary(corners, faces.astype(np.int64)))
     return boundaries
@@ -291,7 +285,7 @@ def _latent_std(path: Path, radii: np.ndarray, spheres: np.ndarray) -> np.ndarra
         radii: Mahalanobis radii ``[R]``.
         spheres: Vertices of the spheres ``[R, K, D]``.
     """
-    with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):
         squares = np.square(spheres / radii[:, None, None]).reshape(-1, spheres.shape[2])
     largest = squares.max(axis=0)
     if largest.min() > 0 and np.isfinite(largest).all():

@@ -1,128 +1,28 @@
-"""Kinds of files and their uses; a new kind is a module and one entry here.
+"""All kinds of files and their uses, as the modules of this package declare them.
 
-An ``.npz`` states its kind in an entry ``format``, such as "inflationary-flows trajectory 1".
+An ``.npz`` states its kind in an entry ``format``, such as "inflationary-flows trajectory 1". A new
+kind is a module that declares its ``FORMATS``, and the name of the module here.
 """
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
-from torch_utils.results import SavedArrays, open_arrays
+from torch_utils.results import open_arrays
 from training.files.answers import kind_of_json
-from training.files.rows import MAY_BE_WILD, NAMES, POINTS
+from training.files.declared import Format, kind_of_arrays
+from training.files.posterior_draws import is_posterior
 from training.files.stats import STATS
-from training.files.trajectory import IMAGE_SHAPE
-from training.names import script
 
-PREFIX = "inflationary-flows "
-
-
-@dataclass(frozen=True)
-class Format:
-    """A kind of file, with the functions that draw and report its files.
-
-    Attributes:
-        holds: Content of the files, in words.
-        drawn: Name of the function in ``training.pictures`` that draws files of this kind; empty
-            for none. Its arguments are ``(path, folder)``, or ``(paths, folder, animation)`` if
-            ``together``.
-        shown: Name of the function in ``training.report`` that makes the section of the report
-            about a file of this kind; empty for none.
-        together: Whether one call draws all given files of this kind.
-        of_run: Whether one section of the report shows all simulations of a run (inflation,
-            roundtrip and generation).
-        wild: Names of arrays that may contain non-finite numbers; None if only the arrays to be
-            drawn are read.
-        advice: Advice on which file to give instead, if files of this kind are not drawn.
-    """
-
-    holds: str
-    drawn: str = ""
-    shown: str = ""
-    together: bool = False
-    of_run: bool = False
-    wild: Collection[str] | None = ()
-    advice: str = ""
-
-
-FORMATS = {
-    "training": Format(
-        "reports of a training run", "training.pictures_of_training", "training_curves.section_of"
-    ),
-    "correlations of one time": Format(
-        "matrices of correlations",
-        "correlations.pictures_of_image_matrices",
-        together=True,
-        wild=None,
-    ),
-    "toy": Format(
-        "simulated points",
-        "trajectories.album.pictures_of_toys",
-        "flows.section_of",
-        True,
-        of_run=True,
-    ),
-    "images": Format(
-        "simulated images",
-        "images.simulations.pictures_of_images",
-        "images.section_of",
-        True,
-        of_run=True,
-    ),
-    "rows": Format(
-        "simulated rows",
-        "tables.album.pictures_of_tables",
-        "tables.section_of",
-        True,
-        of_run=True,
-        wild=MAY_BE_WILD,
-    ),
-    "coverage": Format("coverage", "coverage.pictures_of_coverage", "coverage.section_of"),
-    "residual summary": Format(
-        "correlations by lag", "correlations.pictures_of_lags", "correlations.section_of"
-    ),
-    "worst roundtrips": Format(
-        "errors of roundtrips",
-        "images.simulations.pictures_of_roundtrips",
-        "images.section_of_roundtrips",
-    ),
-    "posterior": Format(
-        "draws of posteriors", "posteriors.album.pictures_of_posteriors", "posteriors.section_of"
-    ),
-    "posterior check": Format(
-        "runs of a check", "posteriors.album.pictures_of_check", "checks.section_of"
-    ),
-    "posterior calibration": Format(
-        "ranks of calibration cases",
-        "posteriors.album.pictures_of_calibration",
-        "checks.section_of",
-    ),
-    "posterior predictive": Format(
-        "data simulated from posteriors",
-        "posteriors.album.pictures_of_predictive",
-        "checks.section_of_predictive",
-    ),
-    "population": Format("a population of posteriors", "posteriors.album.pictures_of_population"),
-    "answers": Format(
-        "answers about rows", "tables.answers.pictures_of_answers", "answers.section_of"
-    ),
-    "check of answers": Format(
-        "a check of answers", "tables.answers.pictures_of_check", "answers.section_of_check"
-    ),
-    "image files": Format("images", "images.grids.pictures_of_image_files"),
-    "correlations": Format("matrices of correlations", "correlations.pictures_of_toy_matrices"),
-    "residuals": Format(
-        "residuals",
-        advice=(
-            "give the correlations that "
-            f"{script('calc_net_residuals_autocorrelations')} computes from them"
-        ),
-    ),
-    "fid reference": Format("features of images"),
-    "table": Format("rows of a data set"),
-    "records": Format("rows of a data set"),
-}
-"""Formats by kind, in the order of pictures and of the sections of a report."""
+MODULES = (
+    *("stats", "trajectory", "rows", "coverage", "correlations", "roundtrip", "posterior_draws"),
+    *("posterior", "population", "answers", "image_folder", "residuals", "fid_reference"),
+    *("table", "records", "lookahead", "rounds"),
+)
+"""Modules of this package that declare files, in the order of pictures and sections of a report."""
+FORMATS: dict[str, Format] = {}
+"""Formats by kind."""
+for _name in MODULES:
+    FORMATS |= getattr(import_module(f"training.files.{_name}"), "FORMATS", {})
 
 
 def format_of(path: Path) -> str | None:
@@ -138,24 +38,11 @@ def format_of(path: Path) -> str | None:
     if path.suffix == ".json":
         return kind_of_json(path)
     if path.suffix == ".nc":
-        from training.files.posterior_draws import is_posterior  # slow to import
-
         return "posterior" if is_posterior(path) else None
     if path.suffix != ".npz":
         return None
     with open_arrays(path) as saved:
         kind, names = kind_of_arrays(saved), set(saved.names)
-    if kind == "correlations" and "time" in names:
-        return "correlations of one time"
-    if kind == "trajectory":
-        return "rows" if {POINTS, NAMES} <= names else "images" if IMAGE_SHAPE in names else "toy"
-    return kind if kind in FORMATS else None
-
-
-def kind_of_arrays(saved: SavedArrays) -> str | None:
-    """Return the kind of an ``.npz``, such as ``trajectory``; None if its arrays do not show it."""
-    if "format" not in saved.names:
-        return None
-    text = str(saved.read("format"))
-    kind, _, version = text.removeprefix(PREFIX).rpartition(" ")
-    return kind if text.startswith(PREFIX) and version.isdecimal() else None
+    uses = ((name, each) for name, each in FORMATS.items() if kind == (each.of or name))
+    fitting = {name: len(each.needs) for name, each in uses if names.issuperset(each.needs)}
+    return max(fitting, key=fitting.__getitem__, default=None)

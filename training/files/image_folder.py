@@ -28,9 +28,11 @@ from dnnlib.files import require_folder
 from torch_utils import distributed
 from torch_utils.results import load_json, save_json
 from training.data.images.containers import FolderContainer, decode_exact, encode_png, image_names
+from training.files.declared import Format
 
 PARAMETERS = "gen_params.json"
 FORMAT = "inflationary-flows generated images 1"
+FORMATS = {"image files": Format("images.grids.pictures_of_image_files", holds="images")}
 IMAGES_A_FOLDER = 1000
 ABSENT, BROKEN, WHOLE = 0, 1, 2
 """States of the file of an image: missing, present but unreadable, and complete."""

@@ -7,11 +7,6 @@ is stored for the network's next posteriors if it took five seconds or more. The
 everything that determines it: the network, its inputs besides the state, the steps, the seed, and
 the way in which prior draws are made.
 
-    times     [K + 1], increasing
-    apart     [K + 1, 256, D], final states of prior draws minus their expectations, float64
-    needed    [], number of steps that would make errors of one for each dimension
-    calls     [], number of network evaluations
-
 Nothing else depends on the file: without it, the regression is repeated, with the same result.
 """
 
@@ -19,12 +14,11 @@ from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from dnnlib.errors import DataError
 from dnnlib.urls import default_cache_dir
-from torch_utils.results import load_arrays, save_arrays
+from training.files.declared import Key, ResultFile
 from training.inference.lookahead import PRIOR_DRAWS, LookAhead, Measured
 from training.inference.prior import Prior
 
@@ -32,7 +26,16 @@ MOST_BYTES = 64 << 20
 """Maximum size of a file in bytes: regressions with more than 1,300 numbers per point are not
 stored.
 """
-NAMES = ("times", "apart", "needed", "calls")
+LOOKAHEAD = ResultFile(
+    name="`lookahead-{key}.npz`",
+    sizes="T times and D dimensions",
+    keys={
+        "times": Key("T", "times", increasing=True),
+        "apart": Key(f"T {PRIOR_DRAWS} D", "final states of prior draws, minus expectations"),
+        "needed": Key("", "number of steps that would make errors of one for each dimension"),
+        "calls": Key("", "number of network evaluations"),
+    },
+)
 
 
 def lookahead_file(
@@ -69,14 +72,10 @@ def load_lookahead(path: Path, dim: int, steps: int, device: torch.device) -> Me
     if not path.exists():
         return None
     with suppress(DataError):
-        arrays = load_arrays(path, NAMES)
-        shapes = [(steps + 1,), (steps + 1, PRIOR_DRAWS, dim), (), ()]
-        whole = [arrays[name] for name in NAMES]
-        if [each.shape for each in whole] == shapes and all(
-            each.dtype == np.float64 and np.isfinite(each).all() for each in whole
-        ):
-            times, apart = (torch.from_numpy(each).to(device) for each in whole[:2])
-            return Measured(times, list(apart), float(arrays["needed"]), float(arrays["calls"]))
+        with LOOKAHEAD.open(path, T=steps + 1, D=dim) as saved:
+            arrays = saved.all()
+        times, apart = (torch.from_numpy(arrays[name]).to(device) for name in ("times", "apart"))
+        return Measured(times, list(apart), float(arrays["needed"]), float(arrays["calls"]))
     return None
 
 
@@ -85,16 +84,13 @@ def save_lookahead(path: Path, measured: Measured) -> bool:
 
     Large regressions are not stored. A file that cannot be written is not an error.
     """
-    arrays = {
-        "times": measured.times.cpu().double().numpy(),
-        "apart": torch.stack(measured.apart).cpu().double().numpy(),
-        "needed": np.array(measured.needed),
-        "calls": np.array(float(measured.calls)),
-    }
-    if arrays["apart"].nbytes > MOST_BYTES:
+    apart = torch.stack(measured.apart).cpu().double()
+    if apart.nbytes > MOST_BYTES:
         return False
+    times, counts = measured.times.cpu().double(), (measured.needed, float(measured.calls))
     with suppress(OSError, DataError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_arrays(path, arrays)
+        arrays = {"times": times, "apart": apart, "needed": counts[0], "calls": counts[1]}
+        LOOKAHEAD.save(path, arrays)
         return True
     return False

@@ -16,6 +16,8 @@ import h5py
 import numpy as np
 
 from dnnlib.errors import DataError
+from dnnlib.files import open_file
+from torch_utils.results import MOST_AXES, Header
 
 # Errors that h5py raises on foreign bytes; caught only around its calls.
 _FOREIGN_ERRORS = (
@@ -28,7 +30,6 @@ _FOREIGN_ERRORS = (
     TypeError,
     ValueError,
 )
-MOST_AXES = 8
 
 
 @contextmanager
@@ -38,15 +39,11 @@ def open_netcdf(path: Path) -> Iterator["SavedNumbers"]:
     Raises:
         DataError: The file is missing or broken, or not a netCDF-4 file.
     """
-    unreadable = DataError(f"{path} is not a readable netCDF-4 file: make the file again")
-    if not path.exists():
-        raise DataError(f"{path} does not exist: check the path")
-    if not path.is_file():  # opening a pipe would block forever
-        raise unreadable
+    open_file(path, "a netCDF-4 file").close()
     try:
         file = h5py.File(path, "r", locking=False)
     except _FOREIGN_ERRORS as error:
-        raise unreadable from error
+        raise DataError(f"{path} is not a readable netCDF-4 file: make the file again") from error
     with file:
         yield SavedNumbers(path, file)
 
@@ -58,7 +55,7 @@ class SavedNumbers:
         self.path, self._file = path, file
         self._bytes = path.stat().st_size
 
-    def has(self, place: str) -> bool:
+    def __contains__(self, place: str) -> bool:
         """Return whether the file has a variable at a path, such as ``posterior/x``."""
         group: Any = self._file
         for part in place.split("/"):
@@ -71,44 +68,30 @@ class SavedNumbers:
                 group = group[part]
         return isinstance(group, h5py.Dataset)
 
-    def shape(self, place: str) -> tuple[int, ...]:
-        """Return the shape of the variable at a path.
+    def header(self, place: str) -> Header:
+        """Return the shape and type of the variable at a path.
 
         Raises:
             DataError: The variable is missing, or is not plain numbers in one uncompressed piece.
         """
-        return self._plain(place).shape
+        variable = self._plain(place)
+        return Header(variable.shape, False, variable.dtype)
 
-    def numbers(self, place: str, *slices: slice) -> np.ndarray:
-        """Return the numbers of a variable, or of a slice of the variable.
+    def read(self, place: str, *part: slice) -> np.ndarray:
+        """Return the numbers of a variable, or of a part of the variable.
 
         Raises:
-            DataError: The variable is missing, broken, not numeric, or not finite.
+            DataError: The variable is missing or broken, or is not plain numbers in one
+                uncompressed piece.
         """
         variable = self._plain(place)
         with self._reading(place):
-            values: np.ndarray = variable[slices or ...]
-        if not np.isfinite(values).all():
-            raise DataError(
-                f"{self.path}: '{place}' has values that are not finite: make the file again"
-            )
-        return values.astype(values.dtype.newbyteorder("="), copy=False)
-
-    def text(self, place: str) -> str:
-        """Return the text of a variable that contains UTF-8 as bytes.
-
-        Raises:
-            DataError: The variable is missing, broken, or not UTF-8.
-        """
-        letters = self.numbers(place)
-        try:
-            return letters.astype(np.uint8).tobytes().decode()
-        except UnicodeDecodeError as error:
-            raise self._broken(place) from error
+            values: np.ndarray = variable[part or ...]
+        return values
 
     def _plain(self, place: str) -> h5py.Dataset:
         """Return a variable that lies completely in the file, in one piece."""
-        if not self.has(place):
+        if place not in self:
             raise DataError(f"{self.path} has no variable '{place}': make the file again")
         with self._reading(place):
             variable = self._file[place]

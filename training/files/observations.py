@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
+from dnnlib.files import open_file
 from dnnlib.lists import parts_of, positive_numbers
 from torch_utils.inert_pickle import shown
 from torch_utils.results import load_array
@@ -29,6 +30,10 @@ def _is_table(source: TableSource) -> bool:
     return isinstance(source, ForeignTable) or source.suffix.lower() in SUFFIXES
 
 
+def _no_table(source: TableSource) -> DataError:
+    return DataError(f"{source} is not a table: give a {', '.join(SUFFIXES)} file")
+
+
 def read_observations(path: TableSource, image_shape: Sequence[int] | None = None) -> Tensor:
     """Read M observations of K numbers as float64: rows of a table, or images as gray levels.
 
@@ -41,44 +46,26 @@ def read_observations(path: TableSource, image_shape: Sequence[int] | None = Non
     """
     if _is_table(path):
         return _finite(open_table(path, None, known=()))
-    assert isinstance(path, Path)
-    if path.suffix.lower() in IMAGE_SUFFIXES and image_shape is not None:
-        return _read_image(path, image_shape)
-    if image_shape is not None:
+    if image_shape is None or not isinstance(path, Path):
+        raise _no_table(path)
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        what = "an image, or of a zip or folder of images"
+        with open_file(path, what, MAX_FILE_BYTES) as file:
+            pixels = torch.tensor(Decoder()(file.read(), str(path))).movedim(2, 0)[None]
+        _require_shape(path, pixels.shape[1:], image_shape)
+    else:
         dataset = ImageDataset(path)
-        if tuple(dataset.image_shape) != tuple(image_shape):
-            raise DataError(
-                f"{path} has images of {list(dataset.image_shape)}, expected "
-                f"{list(image_shape)} (channels, height, width): resize them"
-            )
+        _require_shape(path, dataset.image_shape, image_shape)
         pixels, _ = dataset.read(range(len(dataset)))
-        return pixels.flatten(1).double()
-    if path.suffix.lower() == ".zip":
-        raise DataError(f"{path} is not a table: give a {', '.join(SUFFIXES)} file")
-    return _finite(open_table(path, None, known=()))
+    return pixels.flatten(1).double()
 
 
-def _read_image(path: Path, image_shape: Sequence[int]) -> Tensor:
-    """Return the gray levels ``[1, K]`` of one image file.
-
-    Raises:
-        DataError: The file is missing or broken, or has another shape.
-    """
-    if not path.is_file():
+def _require_shape(path: Path, shape: Sequence[int], expected: Sequence[int]) -> None:
+    if tuple(shape) != tuple(expected):
         raise DataError(
-            f"{path} is not an existing file: give an image, or a zip or folder of images"
+            f"{path} has images of {list(shape)}, expected {list(expected)} (channels, height, "
+            "width): resize them"
         )
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise DataError(
-            f"{path} is larger than the limit of {MAX_FILE_BYTES >> 20} MiB: give a smaller image"
-        )
-    pixels = Decoder()(path.read_bytes(), str(path)).transpose(2, 0, 1)
-    if pixels.shape != tuple(image_shape):
-        raise DataError(
-            f"{path} is an image of shape {list(pixels.shape)}, expected {list(image_shape)} "
-            "(channels, height, width): resize it"
-        )
-    return torch.from_numpy(pixels.astype(np.float64)).flatten()[None]
 
 
 def read_columns(
@@ -106,7 +93,7 @@ def read_columns(
             contains values that are not finite.
     """
     if not _is_table(path):
-        raise DataError(f"{path} is not a table: give a {', '.join(SUFFIXES)} file")
+        raise _no_table(path)
     row = names if row is None else row
     known = [*row, *(others or ())]
     table = open_table(path, None, known=known)
@@ -229,30 +216,24 @@ def _finite(table: ForeignTable, may: Sequence[int] = (), hint: str = "") -> Ten
     return torch.from_numpy(rows)
 
 
-def read_array(path: Path, what: str, dims: Sequence[int], kinds: str = "fiu") -> Tensor:
-    """Read an array from a ``.npy``.
+def array_of(
+    given: str | Path | ArrayLike, what: str, dims: Sequence[int], kinds: str = "fiu"
+) -> Tensor:
+    """Check and convert an array in memory, or in a ``.npy`` that is given by its path.
 
     Args:
-        path: The file.
+        given: The array, or the path.
         what: Name of the array in error messages.
         dims: Allowed numbers of axes.
         kinds: Allowed kinds of numbers, as codes of NumPy's ``dtype.kind``.
 
     Raises:
-        DataError: The file is broken, or its array has another type or number of axes.
+        DataError: The file is broken, or the array has another type or number of axes.
     """
-    return _checked_array(load_array(path), str(path), what, dims, kinds)
-
-
-def given_array(values: ArrayLike, what: str, dims: Sequence[int], kinds: str = "fiu") -> Tensor:
-    """Check and convert an array in memory; see ``read_array``."""
-    values = values.cpu() if isinstance(values, Tensor) else values
-    return _checked_array(np.asarray(values), what, what, dims, kinds)
-
-
-def _checked_array(
-    array: np.ndarray, source: str, what: str, dims: Sequence[int], kinds: str
-) -> Tensor:
+    if isinstance(given, str | Path):
+        source, array = str(given), load_array(Path(given))
+    else:
+        source, array = what, np.asarray(given.cpu() if isinstance(given, Tensor) else given)
     if array.dtype.kind not in kinds or array.ndim not in dims:
         raise DataError(
             f"{source} contains an array of type {array.dtype} and shape {list(array.shape)}: "
@@ -274,11 +255,9 @@ def read_noise(text: str | ArrayLike) -> Tensor:
         UsageError: A number is not positive and finite.
         DataError: The file is broken.
     """
-    if not isinstance(text, str):
-        return given_array(text, "the noise", (1, 2))
-    values = positive_numbers(text)
+    values = positive_numbers(text) if isinstance(text, str) else None
     if values is None:
-        return read_array(Path(text), "the noise", (1, 2))
+        return array_of(text, "the noise", (1, 2))
     return torch.tensor(values if len(values) > 1 else values[0], dtype=torch.float64)
 
 
@@ -301,11 +280,7 @@ def read_mask(
     dim = len(names)
     named: list[int] = []
     if not isinstance(text, str) or text.endswith(".npy"):
-        seen = (
-            read_array(Path(text), "a mask", (1, 2, 3), "b")
-            if isinstance(text, str)
-            else given_array(text, "a mask", (1, 2, 3), "b")
-        )
+        seen = array_of(text, "a mask", (1, 2, 3), "b")
         text = text if isinstance(text, str) else "the mask"
         if image_shape is not None and seen.ndim == 3 and seen.shape != tuple(image_shape):
             raise UsageError(
@@ -354,11 +329,7 @@ def read_operator(
         DataError: The file is broken.
     """
     if not isinstance(text, str) or text.endswith(".npy"):
-        matrix = (
-            read_array(Path(text), "an operator", (2,))
-            if isinstance(text, str)
-            else given_array(text, "an operator", (2,))
-        )
+        matrix = array_of(text, "an operator", (2,))
         text = text if isinstance(text, str) else "the operator"
         if matrix.shape[1] != dim:
             raise UsageError(

@@ -1,13 +1,4 @@
-"""Populations of posteriors: ``{draws}_population.npz``.
-
-For C chains of S draws, M members and D parameters, it has
-
-    names                    [D]
-    mean                     [C, S, D], population means, in coordinates in which it is normal
-    spread                   [C, S, D], population standard deviations in these coordinates
-    further                  [C, S, D], parameters of a new member
-    members                  [C, S, M, D], parameters of the members, given the data of all members
-    alone                    [3, M, D], quantiles of each member's own posterior at 5, 50 and 95 %
+"""Populations of posteriors: ``{draws}_population.npz`` and its JSON.
 
 ``..._population.json`` has members, their number; converged; noise, the error in nats of a
 population's log likelihood due to the finite number of draws per member; worth, the minimum
@@ -22,33 +13,38 @@ member, a prior for another round.
 """
 
 from dataclasses import dataclass
-from math import inf
 from pathlib import Path
 
 import numpy as np
 
-from dnnlib.errors import DataError
-from torch_utils.results import open_arrays, save_arrays
-from training.files.arrays import CheckedArrays, distinct_texts
+from training.files.declared import Format, Key, ResultFile, names
 
-FORMAT = "inflationary-flows population 1"
 QUANTILES = (0.05, 0.5, 0.95)
+POPULATION = ResultFile(
+    kind="population",
+    name="{draws}_population.npz",
+    sizes="C chains of S draws, M members and D parameters",
+    keys={
+        "names": names("D", "names of the parameters"),
+        "mean": Key("C S D", "population means, in coordinates in which members are normal"),
+        "spread": Key("C S D", "population standard deviations in these coordinates"),
+        "further": Key("C S D", "parameters of a new member"),
+        "members": Key("C S M D", "parameters of the members, given the data of all members"),
+        "alone": Key("3 M D", "quantiles of each member's own posterior at 5, 50 and 95 %"),
+    },
+)
+FORMATS = {
+    POPULATION.kind: Format(
+        "posteriors.album.pictures_of_population", holds="a population of posteriors"
+    )
+}
 
 
 @dataclass(frozen=True)
 class SavedPopulation:
-    """Saved posterior draws of a hierarchical model with M members and D parameters.
+    """Saved posterior draws of a hierarchical model, with the arrays of ``POPULATION``.
 
-    There are C chains of S draws. Population parameters are in coordinates in which the members'
-    parameters are normally distributed.
-
-    Attributes:
-        names: Names of the parameters.
-        mean: Population means ``[C, S, D]``.
-        spread: Population standard deviations ``[C, S, D]``.
-        further: Parameters of a new member ``[C, S, D]``.
-        members: Parameters of the members, given the data of all members, ``[C, S, M, D]``.
-        alone: Quantiles of each member's own posterior at the levels ``QUANTILES``, ``[3, M, D]``.
+    Quantiles in ``alone`` have the levels ``QUANTILES``.
     """
 
     names: tuple[str, ...]
@@ -60,8 +56,7 @@ class SavedPopulation:
 
     def save(self, path: Path) -> None:
         """Write the file atomically."""
-        arrays = {name: np.asarray(getattr(self, name)) for name in self.__dataclass_fields__}
-        save_arrays(path, {**arrays, "format": np.array(FORMAT)})
+        POPULATION.save(path, vars(self))
 
     @classmethod
     def load(cls, path: Path) -> "SavedPopulation":
@@ -70,17 +65,5 @@ class SavedPopulation:
         Raises:
             DataError: The file is broken.
         """
-        with open_arrays(path) as saved:
-            names = distinct_texts(path, "names", saved.read("names"))
-            arrays = CheckedArrays(saved, path, D=len(names))
-            shapes = {"mean": "CSD", "spread": "CSD", "further": "CSD", "members": "CSMD"}
-            numbers = {
-                name: arrays.read(name, letters, largest=inf)
-                for name, letters in {**shapes, "alone": "QMD"}.items()
-            }
-            if len(numbers["alone"]) != len(QUANTILES):
-                raise DataError(
-                    f"{path}: 'alone' must have {len(QUANTILES)} quantiles along its first axis: "
-                    "make the file again"
-                )
-            return cls(names, **numbers)
+        arrays = POPULATION.load(path)
+        return cls(tuple(arrays.pop("names").tolist()), **arrays)

@@ -23,16 +23,6 @@ probability, crps, and log_density with its mean over true values and its error,
 only up to a constant. With ``--condition`` it has near: detectable, in points, and for each
 observation passed, the quantity of the smallest p and this p adjusted, tendency, mean_ranks, the
 distance of the farthest neighbor, local, surprise.
-``..._posterior_check.npz`` has R runs and Q quantities, those of V coordinates first:
-
-    names                    [Q], coordinates, log likelihood (or log density), radius
-    ranks                    [R, Q], fractional ranks of true values among draws, from 0 to 1
-    crps                     [R, V], continuous ranked probability scores, in the data's units
-    region_names, regions    [F], [F, R], probability contents of the smallest region that contains
-                             the true value
-    leaked                   [R], for flows with bounds: the fraction of draws beyond them
-    log_density              [R], of true values under their posteriors, where it is known
-    format, fingerprint      [], of the file; of the run
 
 ``..._posterior_calibration.json`` has everything in the JSON of a check, and held_out: truths, the
 number of held-out cases; statement, the guarantee, and its assumption; holding, for each nominal
@@ -42,21 +32,16 @@ of held-out cases near an observation, and near_statement, the guarantee based o
 adjusted probabilities at many nominal coverages; normal_log_volume, by nominal coverage, the change
 in the sum of the log interval lengths of all coordinates relative to the flow's own intervals,
 assuming normal marginals.
-``..._posterior_calibration.npz`` has everything in the arrays of a check, with held-out cases
-instead of runs, and, if there are two conditions or more,
-
-    conditions, condition_names   [R, C], [C], of the held-out cases
-    near                     [R], the adjusted probability for 90 % coverage near each case
 
 The JSON of draws by a calibrated network has the same held_out, with log_volume, that change on
 average over observations by kind and nominal coverage. Each posterior has it too, with flow,
 held_out and near, the ends of intervals by nominal coverage and name, and the log_density threshold
 of the region (null for everything); distance, from the farthest held-out case near it; p_value, of
 the test for an out-of-distribution observation, and the oddest of its scores.
+
 ``..._posterior_predictive.json`` has verdict, passed, detectable (in standard deviations of
 simulated data), adjusted_p_values, and for each observation by the names of numbers observed, rank,
-p_value, and quantiles of simulated data at 5, 50 and 95 %; ``..._posterior_predictive.npz`` has
-names [Q], simulated [M, S, Q], observed [M, Q].
+p_value, and quantiles of simulated data at 5, 50 and 95 %.
 
 ``comparison.json`` has models by name, with network, prior, prior_probability and samplers, and for
 each observation by these names log_evidence, error (nats, sampling error only), probability,
@@ -66,19 +51,11 @@ errors states in words which errors are not included.
 
 All commands that sample keep finished groups in ``..._posterior.part/``, or a similar folder, until
 the results are written. The same command resumes from groups with its own options and inputs.
-
-``{data}_{schedule}_mixture.npz`` has, for R runs, C chains of S draws and K components,
-
-    weights         [R, C, S, K], draws
-    truth           [R, K], true weights; only for simulated data
-    observed        [R, N, ...], observations
-    log_evidence    [R, N, K], of each component for each point, in nats
-    mean, std       [K, D], [K], the components in whitened latents
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from math import ceil, inf
+from dataclasses import dataclass, fields, replace
+from math import ceil
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -88,8 +65,18 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import DataError
-from torch_utils.results import load_arrays, open_arrays, save_arrays
-from training.files.arrays import CheckedArrays, distinct_texts, parameter, title_of
+from training.files.arrays import parameter, title_of
+from training.files.declared import (
+    FLAG,
+    STORED,
+    STORED_FLOAT,
+    TEXT,
+    Format,
+    Key,
+    ResultFile,
+    names,
+    text,
+)
 from training.inference.draws import Draws
 from training.inference.summary import CONTENTS, LEVELS, REASONS, Summary
 from training.measure.posterior.calibration import (
@@ -99,31 +86,21 @@ from training.measure.posterior.calibration import (
     calibrate,
 )
 
-FORMAT = "inflationary-flows mixture 1"
-
-
-def save_mixture(
-    path: Path,
-    weights: Tensor,
-    truth: Tensor | None,
-    observed: Tensor,
-    log_evidence: Tensor,
-    components: tuple[Tensor, Tensor],
-) -> None:
-    """Write posterior draws of the weights of a mixture of K components, for R runs.
-
-    Args:
-        path: Path of the ``.npz``.
-        weights: Draws ``[R, C, S, K]`` of C chains.
-        truth: True weights ``[R, K]``; None if they are unknown.
-        observed: Observations ``[R, N, ...]``, N per run.
-        log_evidence: Log evidence ``[R, N, K]`` of each component for each observation, in nats.
-        components: Means ``[K, D]`` and standard deviations ``[K]`` of the components.
-    """
-    arrays = {"weights": weights, "observed": observed, "log_evidence": log_evidence}
-    arrays |= {"mean": components[0], "std": components[1]}
-    arrays |= {} if truth is None else {"truth": truth}
-    save_arrays(path, {name: values.cpu().numpy() for name, values in arrays.items()})
+COMPARISON_FORMAT = "inflationary-flows model comparison 1"
+MIXTURE_FORMAT = "inflationary-flows mixture 1"
+"""Format of the JSON of a mixture."""
+MIXTURE = ResultFile(
+    name="`{data}_{schedule}_mixture.npz`",
+    sizes="R runs of N observations, C chains of S draws, and K components in D dimensions",
+    keys={
+        "weights": Key("R C S K", "draws of the weights", STORED),
+        "observed": Key("R N ...", "observations", STORED),
+        "log_evidence": Key("R N K", "of each component for each point, in nats", STORED),
+        "mean": Key("K D", "means of the components in whitened latents", STORED),
+        "std": Key("K", "standard deviations of the components", STORED),
+        "truth": Key("R K", "true weights; only for simulated data", STORED, optional=True),
+    },
+)
 
 
 STAT, SUMMARY = "stat_", "summary_"
@@ -131,6 +108,31 @@ STAT, SUMMARY = "stat_", "summary_"
 DENSITY = "log_density"
 """Name of the array of log densities of draws, for posteriors whose density is known."""
 OWN = ("w", "points", "log_likelihood", "calls")
+
+
+def _of_summary(name: str) -> Key:
+    axes = {"quantiles": f"M D {len(LEVELS)}", "failed": f"M {len(REASONS)}"}.get(name, "M D")
+    kind = FLAG if name == "failed" else STORED_FLOAT
+    return Key(axes, f"{name} of the draws", kind, wild=True)
+
+
+PART = ResultFile(
+    name="a finished group, `group-{index}.npz`",
+    sizes="M observations, C chains of S draws, L latents and D coordinates",
+    keys={
+        "fingerprint": text("hash of the options and inputs of the run"),
+        "sampler": Key("M", "sampler of each observation", TEXT),
+        "w": Key("M C S L", "latents", STORED_FLOAT, wild=True),
+        "points": Key("M C S D", "draws", STORED_FLOAT, wild=True),
+        "log_likelihood": Key("M C S", "in nats", STORED_FLOAT, wild=True),
+        "calls": Key("M", "network evaluations", STORED_FLOAT, wild=True),
+        DENSITY: Key("M C S", "log densities, if they are known", STORED_FLOAT, True, wild=True),
+        f"{STAT}{{name}}": Key("M", "statistics of the sampler", STORED_FLOAT, True, wild=True),
+        **{f"{SUMMARY}{item.name}": _of_summary(item.name) for item in fields(Summary)},
+    },
+    least={"M": 0, "C": 0, "S": 0, "D": 0, "L": 0},
+    advice="remove it, and run again",
+)
 
 
 def save_part(path: Path, draws: Draws, summary: Summary, fingerprint: str) -> None:
@@ -149,9 +151,7 @@ def save_part(path: Path, draws: Draws, summary: Summary, fingerprint: str) -> N
         **{f"{STAT}{name}": values for name, values in draws.stats.items()},
         **{f"{SUMMARY}{item.name}": getattr(summary, item.name) for item in fields(Summary)},
     }
-    numbers = {name: values.cpu().numpy() for name, values in arrays.items()}
-    texts = {"sampler": np.array(draws.sampler), "fingerprint": np.array(fingerprint)}
-    save_arrays(path, numbers | texts)
+    PART.save(path, {**arrays, "sampler": draws.sampler, "fingerprint": fingerprint})
 
 
 def load_part(path: Path, fingerprint: str) -> tuple[Draws, Summary] | None:
@@ -165,57 +165,66 @@ def load_part(path: Path, fingerprint: str) -> tuple[Draws, Summary] | None:
     """
     if not path.exists():
         return None
-    summaries = [f"{SUMMARY}{item.name}" for item in fields(Summary)]
-    arrays = load_arrays(path, ["fingerprint", "sampler", *OWN, *summaries])
-    texts = {name: arrays.pop(name) for name in ("fingerprint", "sampler")}
-    if any(values.dtype.kind != "U" for values in texts.values()):
-        raise _broken(path, "'fingerprint' and 'sampler' must be text")
-    if str(texts["fingerprint"]) != fingerprint:
-        return None
-    _check(path, arrays, texts["sampler"])
+    with PART.open(path) as part:
+        if str(part.read("fingerprint")) != fingerprint:
+            return None
+        arrays = part.all()
+    sampler = [str(name) for name in arrays.pop("sampler")]
+    del arrays["fingerprint"]
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     w, points, log_likelihood, calls = (tensors[name] for name in OWN)
     stats = {
         name.removeprefix(STAT): values for name, values in tensors.items() if name.startswith(STAT)
     }
-    sampler = [str(name) for name in texts["sampler"]]
-    summary = Summary(*(tensors[name] for name in summaries))
+    summary = Summary(*(tensors[f"{SUMMARY}{item.name}"] for item in fields(Summary)))
     return Draws(w, points, log_likelihood, sampler, calls, stats, tensors.get(DENSITY)), summary
 
 
-def _check(path: Path, arrays: Mapping[str, np.ndarray], sampler: np.ndarray) -> None:
-    """Check that all arrays belong to one group of observations.
-
-    Raises:
-        DataError: Arrays do not match.
-    """
-    points = arrays["points"]
-    if points.ndim != 4 or arrays["w"].ndim != 4:
-        raise _broken(path, "'points' and 'w' must have four axes each")
-    count, dim = points.shape[0], points.shape[3]
-    shapes = {"w": (*points.shape[:3], arrays["w"].shape[3]), "points": points.shape}
-    shapes |= {"log_likelihood": points.shape[:3], "calls": (count,)}
-    shapes |= {DENSITY: points.shape[:3]}
-    shapes |= {f"{SUMMARY}quantiles": (count, dim, len(LEVELS))}
-    shapes |= {f"{SUMMARY}failed": (count, len(REASONS))}
-    for name, values in arrays.items():
-        wanted = shapes.get(name, (count, dim) if name.startswith(SUMMARY) else (count,))
-        kind = "b" if name == f"{SUMMARY}failed" else "f"
-        if values.shape != wanted or values.dtype.kind != kind or not values.dtype.isnative:
-            wanted_type = "booleans" if kind == "b" else "floats"
-            raise _broken(path, f"'{name}' must have {wanted_type} of shape {list(wanted)}")
-    if sampler.shape != (count,):
-        raise _broken(path, f"'sampler' must have {count} entries")
-
-
-def _broken(path: Path, why: str) -> DataError:
-    return DataError(f"{path} is damaged ({why}): remove it, and run again")
-
-
-CHECK_FORMAT = "inflationary-flows posterior check 1"
-PREDICTIVE_FORMAT = "inflationary-flows posterior predictive 1"
-COMPARISON_FORMAT = "inflationary-flows model comparison 1"
-CALIBRATION_FORMAT = "inflationary-flows posterior calibration 1"
+_SHARE: dict[str, Any] = {"low": 0, "high": 1}
+CHECK = ResultFile(
+    kind="posterior check",
+    name="`..._posterior_check.npz`",
+    sizes="R runs and Q quantities, those of V coordinates first, and F families of regions",
+    keys={
+        "fingerprint": text("hash of the options and inputs of the run"),
+        "names": names("Q", "coordinates, log likelihood (or log density), radius"),
+        "region_names": names("F", "names of the families of regions"),
+        "ranks": Key("R Q", "fractional ranks of true values among draws", **_SHARE),
+        "regions": Key("F R", "content of the smallest region with a true value", **_SHARE),
+        "crps": Key("R V", "continuous ranked probability scores, in the data's units"),
+        "leaked": Key("R", "fraction of draws beyond bounds", optional=True, **_SHARE),
+        "log_density": Key("R", "of true values, where it is known", optional=True),
+    },
+)
+CALIBRATION = replace(
+    CHECK,
+    kind="posterior calibration",
+    name="`..._posterior_calibration.npz`, with held-out cases instead of runs",
+    sizes=f"{CHECK.sizes}; C conditions, if there are two or more",
+    keys={
+        **CHECK.keys,
+        "conditions": Key("R C", "conditions of the held-out cases", STORED, optional=True),
+        "condition_names": names("C", "names of the conditions", optional=True),
+        "near": Key("R", "adjusted probability for 90 % coverage near a case", STORED, True),
+    },
+)
+PREDICTIVE = ResultFile(
+    kind="posterior predictive",
+    name="`..._posterior_predictive.npz`",
+    sizes="Q numbers or statistics, M observations and S simulations of each",
+    keys={
+        "names": names("Q", "names of the numbers that are compared"),
+        "simulated": Key("M S Q", "simulated numbers"),
+        "observed": Key("M Q", "observed numbers"),
+    },
+)
+FORMATS = {
+    CHECK.kind: Format("posteriors.album.pictures_of_check", "checks.section_of"),
+    CALIBRATION.kind: Format("posteriors.album.pictures_of_calibration", "checks.section_of"),
+    PREDICTIVE.kind: Format(
+        "posteriors.album.pictures_of_predictive", "checks.section_of_predictive"
+    ),
+}
 MOST_LISTED = 2000
 """Maximum number of posterior means up to which the JSON lists each observation."""
 
@@ -269,16 +278,13 @@ def overview(
         held = summary.held(truth).double().mean(dim=(1, 2)).tolist()
         content["truths_held"] = dict(zip(map(str, CONTENTS), held, strict=True))
     if summary.mean.numel() <= MOST_LISTED:
-        content["posteriors"] = [
-            _listed(draws, summary, names, index) for index in range(draws.count)
-        ]
-        for index, nats in enumerate([] if surprise is None else surprise):
-            content["posteriors"][index]["surprise"] = _number(nats)
-        for index, noise in enumerate([] if blur is None else blur):
-            content["posteriors"][index]["blur"] = dict(zip(names, noise.tolist(), strict=True))
-        for index, scale in enumerate([] if errors is None else errors):
-            values = dict(zip(names, scale.tolist(), strict=True))
-            content["posteriors"][index]["error_over_std"] = values
+        entries = [_listed(draws, summary, names, index) for index in range(draws.count)]
+        content["posteriors"] = entries
+        for entry, nats in zip(entries, () if surprise is None else surprise, strict=False):
+            entry["surprise"] = _number(nats)
+        for key, rows in (("blur", blur), ("error_over_std", errors)):
+            for entry, row in zip(entries, () if rows is None else rows.tolist(), strict=False):
+                entry[key] = dict(zip(names, row, strict=True))
     return content
 
 
@@ -310,7 +316,7 @@ def save_values(
     path: Path,
     values: RunValues,
     fingerprint: str,
-    form: str = CHECK_FORMAT,
+    file: ResultFile = CHECK,
     beside: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Write the results of the runs of a check, or of the held-out cases of a calibration.
@@ -319,24 +325,22 @@ def save_values(
         path: Path of the ``.npz``.
         values: Results of the runs or cases.
         fingerprint: Text that identifies the run: a hash of its options and inputs.
-        form: Name of the file's format.
+        file: Declaration of the file, ``CHECK`` or ``CALIBRATION``.
         beside: Further arrays of the file.
     """
     arrays = {
         **beside,
-        "format": np.array(form),
-        "names": np.array(values.names),
-        "ranks": values.ranks.cpu().numpy(),
-        "crps": values.scores.cpu().numpy(),
-        "region_names": np.array(list(values.regions)),
-        "regions": torch.stack(list(values.regions.values())).cpu().numpy(),
-        "fingerprint": np.array(fingerprint),
+        "format": file.format,
+        "names": values.names,
+        "ranks": values.ranks,
+        "crps": values.scores,
+        "region_names": list(values.regions),
+        "regions": torch.stack(list(values.regions.values())),
+        "fingerprint": fingerprint,
+        "leaked": values.leaked,
+        "log_density": values.density,
     }
-    if values.leaked is not None:
-        arrays["leaked"] = values.leaked.cpu().numpy()
-    if values.density is not None:
-        arrays["log_density"] = values.density.cpu().numpy()
-    save_arrays(path, arrays)
+    file.save(path, arrays)
 
 
 def load_values(path: Path, fingerprint: str | None = None) -> RunValues | None:
@@ -350,38 +354,21 @@ def load_values(path: Path, fingerprint: str | None = None) -> RunValues | None:
     """
     if not path.exists():
         return None
-    with open_arrays(path) as saved:
-        made_by = str(saved.read("fingerprint"))
-        if fingerprint is not None and made_by != fingerprint:
+    with CHECK.open(path) as saved:
+        if fingerprint is not None and str(saved.read("fingerprint")) != fingerprint:
             return None
-        names, families = (
-            distinct_texts(path, key, saved.read(key)) for key in ("names", "region_names")
-        )
-        arrays = CheckedArrays(saved, path, Q=len(names), F=len(families))
-        shares = {"ranks": arrays.read("ranks", "RQ"), "regions": arrays.read("regions", "FR")}
-        scores = arrays.read("crps", "RV", largest=inf)
-        if "leaked" in saved.names:
-            shares["leaked"] = arrays.read("leaked", "R")
-        density = None
-        if "log_density" in saved.names:
-            density = torch.from_numpy(arrays.read("log_density", "R", largest=inf))
-    if arrays.sizes["V"] > len(names):
+        arrays = saved.all()
+    quantities = tuple(arrays["names"].tolist())
+    if arrays["crps"].shape[1] > len(quantities):
         raise DataError(
-            f"{path}: 'crps' has {arrays.sizes['V']} quantities, but 'names' has {len(names)}: "
-            "make the file again"
+            f"{path}: 'crps' has {arrays['crps'].shape[1]} quantities, but 'names' has "
+            f"{len(quantities)}: make the file again"
         )
-    for name, values in shares.items():
-        if not ((values >= 0) & (values <= 1)).all():
-            raise DataError(f"{path}: '{name}' must be from 0 to 1: make the file again")
-    ranks, regions, *leaked = (torch.from_numpy(values) for values in shares.values())
-    return RunValues(
-        names,
-        ranks,
-        dict(zip(families, regions, strict=True)),
-        torch.from_numpy(scores),
-        leaked[0] if leaked else None,
-        density,
-    )
+    kept = ("ranks", "regions", "crps", "leaked", "log_density")
+    tensors = {name: torch.from_numpy(arrays[name]) for name in kept if name in arrays}
+    regions = dict(zip(arrays["region_names"].tolist(), tensors["regions"], strict=True))
+    others = tensors.get("leaked"), tensors.get("log_density")
+    return RunValues(quantities, tensors["ranks"], regions, tensors["crps"], *others)
 
 
 @dataclass(frozen=True)
@@ -425,14 +412,7 @@ class SavedCheck:
 
 @dataclass(frozen=True)
 class SavedPredictive:
-    """A saved posterior predictive check of M observations.
-
-    Attributes:
-        path: Path of the file.
-        names: Names of the Q numbers (data or statistics) that are compared.
-        simulated: Simulated numbers ``[M, S, Q]``, from S simulations for each observation.
-        observed: Observed numbers ``[M, Q]``.
-    """
+    """A saved posterior predictive check: its ``path``, and the arrays of ``PREDICTIVE``."""
 
     path: Path
     names: tuple[str, ...]
@@ -446,8 +426,5 @@ class SavedPredictive:
         Raises:
             DataError: The file is broken.
         """
-        with open_arrays(path) as saved:
-            names = distinct_texts(path, "names", saved.read("names"))
-            arrays = CheckedArrays(saved, path, Q=len(names))
-            simulated = arrays.read("simulated", "MSQ", largest=inf)
-            return cls(path, names, simulated, arrays.read("observed", "MQ", largest=inf))
+        arrays = PREDICTIVE.load(path)
+        return cls(path, tuple(arrays.pop("names").tolist()), **arrays)

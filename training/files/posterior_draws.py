@@ -1,32 +1,17 @@
 """Draws from posteriors: ``{data}_{schedule}_posterior.nc``, netCDF for ArviZ.
 
-It has ArviZ's groups, for M observations, C chains of S draws and D coordinates, in float64:
+It has ArviZ's groups, in float64. Names of variables of coordinates are theirs, but a / becomes _,
+and a name that already exists gets a _ appended. Attributes are format and about, JSON of the
+options. If draws were resampled by weights, posterior has effective_size, the smallest over
+observations: without it, readers would take repeated draws for independent ones. With --condition
+alone there is no likelihood; then sample_stats has lp, and observed_data has the conditions.
+Recalibrated draws are the same draws, moved so that ranks in each coordinate agree with those of
+held-out true values.
 
-    posterior/x              [C, S, M, D], points in the data's units, images in gray levels
-    posterior/{name}         [C, S, M], the same for one coordinate of a toy or table; a / in a name
-                             becomes _, and a name that already exists gets a _ appended
-    posterior/z              [C, S, M, D], their latents
-    sample_stats/log_likelihood   [C, S, M], nats; not with --condition alone
-    sample_stats/lp          [C, S, M], with --condition alone: log density of the flow's posterior
-    observed_data/y          [M, K], observations; with --condition alone the conditions
-    held_out/x               [C, S, M, D], for a calibrated network: the same draws, recalibrated so
-                             that ranks in each coordinate agree with those of held-out true values
-    prior/x                  [1, N, D], draws of the prior; not for images
-    constant_data/truth      [M, D], true points, where they are known
-    constant_data/network_calls   [M], divided evenly among observations that are sampled together
-    constant_data/...        [M], statistics of samplers, NaN where one has none: effective_size and
-                             pareto_k of weights, acceptance, step_size, stages; leaked, the
-                             fraction of draws beyond bounds; fine_k of the weights of the fine flow
-    constant_data/noise_std, noise_covariance   [K], [K, K]: one of them, if the likelihood is
-                             linear with Gaussian noise
-    constant_data/seen, operator   [K], [K, D]: indices of observed coordinates, or the linear map
-    constant_data/operator_shape   [3], channels, height and width, if the map produces images
-    constant_data/description     [letters], bytes of JSON: format, coordinates, samplers, toy,
-                             image_shape, conditions
-
-Attributes are format and about, JSON of the options. If draws were resampled by weights, posterior
-has effective_size, the smallest over observations: without it, readers would take repeated draws
-for independent ones.
+The description has format, coordinates, samplers, toy, image_shape (channels, height, width) and
+conditions. Statistics of samplers, NaN where one has none, are effective_size and pareto_k of
+weights, acceptance, step_size, stages; leaked, the fraction of draws beyond bounds; and fine_k of
+the weights of the fine flow.
 """
 
 import json
@@ -46,14 +31,44 @@ from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
 from dnnlib.files import atomic_path, require_room
+from training.files.declared import BYTE, WHOLE, Arrays, Format, Key, ResultFile
 from training.files.netcdf import SavedNumbers, open_netcdf
 from training.inference.amortized import SAMPLER
 from training.inference.draws import Draws
 from training.inference.likelihoods import Gaussian, Likelihood, MatrixMap
 from training.names import script
 
-FORMAT = "inflationary-flows posterior 1"
-DESCRIPTION = "constant_data/description"
+DESCRIPTION, LIKELIHOOD = "constant_data/description", "sample_stats/log_likelihood"
+DRAWS = ResultFile(
+    kind="posterior",
+    name="`{data}_{schedule}_posterior.nc`",
+    sizes="M observations of K numbers, C chains of S draws, N of the prior, D or L coordinates",
+    keys={
+        "posterior/x": Key("C S M D", "points in the data's units, images in gray levels"),
+        "posterior/{name}": Key("C S M", "the same for one coordinate of a toy or table"),
+        "posterior/z": Key("C S M L", "their latents"),
+        LIKELIHOOD: Key("C S M", "log likelihood in nats", optional=True),
+        "sample_stats/lp": Key("C S M", "log density of the flow's posterior", optional=True),
+        "observed_data/y": Key("M K", "observations, or conditions", optional=True),
+        "held_out/x": Key("C S M D", "by a calibrated network: recalibrated", optional=True),
+        "prior/x": Key("1 N D", "draws of the prior; not for images", optional=True),
+        "constant_data/truth": Key("M D", "true points, if they are known", optional=True),
+        "constant_data/network_calls": Key("M", "divided evenly among those of a group"),
+        "constant_data/noise_std": Key("K", "of a Gaussian likelihood", optional=True),
+        "constant_data/noise_covariance": Key("K K", "of a Gaussian likelihood", optional=True),
+        "constant_data/seen": Key("K", "indices of observed coordinates", WHOLE, optional=True),
+        "constant_data/operator": Key("K D", "linear map of observations", optional=True),
+        "constant_data/operator_shape": Key("3", "of images it produces", WHOLE, optional=True),
+        DESCRIPTION: Key("*", "JSON, see above", BYTE, optional=True),
+        "constant_data/{statistic}": Key("M", "see above", optional=True, missing=True),
+    },
+)
+FORMATS = {"posterior": Format("posteriors.album.pictures_of_posteriors", "posteriors.section_of")}
+DIMENSIONS = {
+    **{"C": "chain", "S": "draw", "M": "observation", "D": "coordinate", "L": "latent"},
+    **{"K": "number", "1": "chain", "N": "draw", "3": "axis", "*": "letter"},
+}
+"""Names of dimensions in the file by symbol."""
 DRAWN = ("chain", "draw", "observation")
 """Names of the axes of arrays with one value per draw."""
 HELD_OUT = "held_out"
@@ -152,7 +167,7 @@ def _write(
     sizes = dict(zip((*DRAWN, "coordinate"), (*shape, dim), strict=True))
     named = {"coordinate": about.names, "latent": [f"z{index + 1}" for index in range(dim)]}
     with h5netcdf.File(target, "w") as file:
-        file.attrs["format"] = FORMAT
+        file.attrs["format"] = DRAWS.format
         file.attrs["about"] = json.dumps(about.run, default=str)
         posterior = _group(file, "posterior", {**sizes, "latent": dim}, named)
         if about.worth is not None:
@@ -160,26 +175,38 @@ def _write(
             posterior.attrs["comment"] = WORTH
         _group(file, "sample_stats", {name: sizes[name] for name in DRAWN})
         of_truth = {key: sizes[key] for key in ("observation", "coordinate")}
-        constant = _group(file, "constant_data", of_truth, named)
+        _group(file, "constant_data", of_truth, named)
         described = {name: about.run.get(name) for name in DESCRIBED}
-        _save_text(constant, {"format": FORMAT, "coordinates": list(about.names), **described})
+        _save_text(file, {"format": DRAWS.format, "coordinates": list(about.names), **described})
         if about.recalibrated is not None:
             _group(file, HELD_OUT, sizes, {"coordinate": about.names})
         _save_draws(file, parts, about)
         if about.observed is not None:
             seen = dict(zip(("observation", "number"), about.observed.shape, strict=True))
-            _save(_group(file, "observed_data", seen), "y", tuple(seen), about.observed)
+            _group(file, "observed_data", seen)
+            _save(file, "observed_data/y", about.observed)
             if isinstance(about.likelihood, Gaussian):
-                _save_likelihood(constant, about.likelihood, seen["number"])
+                _save_likelihood(file, about.likelihood, seen["number"])
         if about.truth is not None:
-            _save(constant, "truth", tuple(of_truth), about.truth)
+            _save(file, "constant_data/truth", about.truth)
         if about.prior is not None:
             of_prior = {"chain": 1, "draw": len(about.prior), "coordinate": dim}
-            _save(_group(file, "prior", of_prior, named), "x", tuple(of_prior), about.prior[None])
+            _group(file, "prior", of_prior, named)
+            _save(file, "prior/x", about.prior[None])
 
 
-def _save(group: h5netcdf.Group, name: str, dimensions: tuple[str, ...], values: Tensor) -> None:
-    group.create_variable(name, dimensions, "f8")[:] = values.cpu().numpy()
+def _variable(file: h5netcdf.File, place: str) -> h5netcdf.Variable:
+    """Create a variable with the dimensions and the type of its declaration."""
+    (group, _, name), key = place.rpartition("/"), DRAWS.key(place)
+    dimensions = [DIMENSIONS[axis] for axis in key.axes.split()]
+    if len(set(dimensions)) < len(dimensions):
+        dimensions[-1] = f"other_{dimensions[-1]}"
+    dtype = {WHOLE: "i8", BYTE: "u1"}.get(key.kind, "f8")
+    return file[group].create_variable(name, dimensions, dtype)
+
+
+def _save(file: h5netcdf.File, place: str, values: Tensor) -> None:
+    _variable(file, place)[:] = values.cpu().numpy()
 
 
 def _save_draws(
@@ -191,12 +218,11 @@ def _save_draws(
     """
     posterior, stats, constant = file["posterior"], file["sample_stats"], file["constant_data"]
     for variable, name in about.variables.items():
-        posterior.create_variable(variable, DRAWN, "f8").attrs["long_name"] = name
-    points = posterior.create_variable("x", (*DRAWN, "coordinate"), "f8")
-    latents = posterior.create_variable("z", (*DRAWN, "latent"), "f8")
-    calls = constant.create_variable("network_calls", ("observation",), "f8")
+        _variable(file, f"posterior/{variable}").attrs["long_name"] = name
+    points, latents = _variable(file, "posterior/x"), _variable(file, "posterior/z")
+    calls = _variable(file, "constant_data/network_calls")
     if about.recalibrated is not None:
-        held_out = file[HELD_OUT].create_variable("x", (*DRAWN, "coordinate"), "f8")
+        held_out = _variable(file, f"{HELD_OUT}/x")
     first = 0
     for draws, z in parts:
         rows = slice(first, first + draws.count)
@@ -215,13 +241,12 @@ def _save_draws(
             densities = {}
         for name, each in densities.items():
             if name not in stats.variables:
-                stats.create_variable(name, DRAWN, "f8")
+                _variable(file, f"sample_stats/{name}")
             stats.variables[name][:, :, rows] = chains_first(each)
         calls[rows] = draws.calls.numpy()
         for name, values in draws.stats.items():
             if name not in constant.variables:
-                variable = constant.create_variable(name, ("observation",), "f8")
-                variable[:] = np.full(len(calls), np.nan)
+                _variable(file, f"constant_data/{name}")[:] = np.full(len(calls), np.nan)
             constant.variables[name][rows] = values.cpu().numpy()
         first += draws.count
 
@@ -241,33 +266,32 @@ def variable_names(names: Sequence[str]) -> list[str]:
     return variables
 
 
-def _save_text(group: h5netcdf.Group, content: dict[str, Any]) -> None:
+def _save_text(file: h5netcdf.File, content: dict[str, Any]) -> None:
     """Add the description."""
     letters = np.frombuffer(json.dumps(content).encode(), dtype=np.uint8)
-    group.dimensions["letter"] = len(letters)
-    group.create_variable(DESCRIPTION.rpartition("/")[2], ("letter",), "u1")[:] = letters
+    file["constant_data"].dimensions["letter"] = len(letters)
+    _variable(file, DESCRIPTION)[:] = letters
 
 
-def _save_likelihood(group: h5netcdf.Group, likelihood: Gaussian, count: int) -> None:
+def _save_likelihood(file: h5netcdf.File, likelihood: Gaussian, count: int) -> None:
     """Add the noise and the observed coordinates or the linear map of a likelihood.
 
     Observations have ``count`` numbers.
     """
-    group.dimensions["number"] = count
-    root = likelihood.root.cpu()
+    dimensions, root = file["constant_data"].dimensions, likelihood.root.cpu()
+    dimensions["number"] = count
     if root.ndim == 2:
-        group.dimensions["other_number"] = count
-        _save(group, "noise_covariance", ("number", "other_number"), root @ root.T)
+        dimensions["other_number"] = count
+        _save(file, "constant_data/noise_covariance", root @ root.T)
     else:
-        _save(group, "noise_std", ("number",), root.expand(count))
+        _save(file, "constant_data/noise_std", root.expand(count))
     if likelihood.coordinates is not None:
-        seen = group.create_variable("seen", ("number",), "i8")
-        seen[:] = likelihood.coordinates.cpu().numpy()
+        _save(file, "constant_data/seen", likelihood.coordinates)
     elif likelihood.operator is not None:
-        _save(group, "operator", ("number", "coordinate"), likelihood.operator.matrix)
+        _save(file, "constant_data/operator", likelihood.operator.matrix)
         if likelihood.operator.shape is not None:
-            group.dimensions["axis"] = 3
-            group.create_variable("operator_shape", ("axis",), "i8")[:] = likelihood.operator.shape
+            dimensions["axis"] = 3
+            _save(file, "constant_data/operator_shape", torch.tensor(likelihood.operator.shape))
 
 
 @dataclass(frozen=True)
@@ -340,34 +364,20 @@ def load_netcdf(path: Path, most: int, every_draw: bool = False) -> SavedPosteri
     Raises:
         DataError: The file is broken, or does not contain posterior draws.
     """
-    with open_netcdf(path) as saved:
-        about = _description(saved)
+    with open_netcdf(path) as source:
+        about, saved = _description(source), Arrays(source, DRAWS)
         if about is None:
             raise DataError(
                 f"{path} is a netCDF file, but not from {script('posterior')}: give a file of its "
                 "draws"
             )
-        shape = saved.shape("posterior/x")
-        if len(shape) != 4 or min(shape) < 1:
-            raise DataError(
-                f"{path}: 'posterior/x' has shape {list(shape)}, expected [chain, draw, "
-                "observation, coordinate]: make the file again"
-            )
-        chains, draws, count, dim = shape
+        shape = chains, draws, count, dim = saved.check("posterior/x")
         shown = min(most, count)
         most_read = chains * draws * count * dim if every_draw else MOST_READ
         every = max(1, -(-chains * draws * shown * dim // most_read))
         part = (slice(None), slice(None, None, every), slice(shown))
-        place = "sample_stats/log_likelihood"
-        known = saved.has(place)
-        if known:
-            _require_shape(saved, place, shape[:3])
-        observed = _rows(saved, "observed_data/y", count, None, shown)
-        truth = _rows(saved, "constant_data/truth", count, dim, shown)
-        prior = None
-        if saved.has("prior/x"):
-            _require_shape(saved, "prior/x", (1, *saved.shape("prior/x")[1:2], dim))
-            prior = saved.numbers("prior/x")[0]
+        observed = saved.get("observed_data/y", slice(shown))
+        prior = saved.get("prior/x")
         sampler, toy, image_shape, conditions = (about.get(key) for key in DESCRIBED)
         names = about.get("coordinates")
         if not (_are_texts(names, dim) and _are_texts(sampler, count)):
@@ -383,41 +393,19 @@ def load_netcdf(path: Path, most: int, every_draw: bool = False) -> SavedPosteri
         return SavedPosteriors(
             path,
             names,
-            saved.numbers("posterior/x", *part).astype(np.float64),
-            saved.numbers(place, *part).astype(np.float64) if known else None,
+            saved.read("posterior/x", *part),
+            saved.get(LIKELIHOOD, *part),
             every,
             count,
             sampler[:shown],
             observed,
-            None if observed is None else _load_likelihood(saved, observed.shape[1], dim),
-            prior,
+            None if observed is None else _load_likelihood(saved),
+            None if prior is None else prior[0],
             toy if isinstance(toy, str) else None,
             None if image_shape is None else tuple(image_shape),
-            truth,
+            saved.get("constant_data/truth", slice(shown)),
             conditions if _are_texts(conditions, len(conditions or "")) else [],
         )
-
-
-def _rows(
-    saved: SavedNumbers, place: str, count: int, width: int | None, shown: int
-) -> np.ndarray | None:
-    """Return the first ``shown`` rows of an array ``[count, width]``; None if there is no array.
-
-    Args:
-        saved: The file.
-        place: Name of the variable.
-        count: Number of rows.
-        width: Number of columns; None for any.
-        shown: Number of rows to return.
-
-    Raises:
-        DataError: The array has another shape.
-    """
-    if not saved.has(place):
-        return None
-    wide = saved.shape(place)[-1:] if width is None else (width,)
-    _require_shape(saved, place, (count, *wide))
-    return saved.numbers(place, slice(shown))
 
 
 def _description(saved: SavedNumbers) -> dict[str, Any] | None:
@@ -428,24 +416,15 @@ def _description(saved: SavedNumbers) -> dict[str, Any] | None:
     Raises:
         DataError: The description is not readable JSON.
     """
-    if not saved.has(DESCRIPTION):
+    if DESCRIPTION not in saved:
         return None
     try:
-        content = json.loads(saved.text(DESCRIPTION))
+        content = json.loads(saved.read(DESCRIPTION).astype(np.uint8).tobytes())
     except (ValueError, RecursionError) as error:
         raise DataError(
             f"{saved.path}: '{DESCRIPTION}' is not readable JSON: make the file again"
         ) from error
-    return content if isinstance(content, dict) and content.get("format") == FORMAT else None
-
-
-def _require_shape(saved: SavedNumbers, place: str, shape: tuple[int, ...]) -> None:
-    own = saved.shape(place)
-    if own != shape:
-        raise DataError(
-            f"{saved.path}: '{place}' has shape {list(own)}, expected {list(shape)}: make the file "
-            "again"
-        )
+    return content if isinstance(content, dict) and content.get("format") == DRAWS.format else None
 
 
 def _are_texts(values: Any, count: int) -> TypeGuard[list[str]]:
@@ -460,40 +439,37 @@ def _is_image(shape: Any, dim: int) -> bool:
     return whole and shape[0] in (1, 3) and min(shape) > 0 and np.prod(shape) == dim
 
 
-def _load_likelihood(saved: SavedNumbers, count: int, dim: int) -> Gaussian | None:
+def _load_likelihood(saved: Arrays) -> Gaussian | None:
     """Load the likelihood that ``_save_likelihood`` wrote; None if there is none.
 
     Raises:
         DataError: Arrays do not match.
     """
-    place, square = "constant_data/noise_std", "constant_data/noise_covariance"
-    if not saved.has(place):
-        if not saved.has(square):
-            return None
-        place = square
-    _require_shape(saved, place, (count, count) if place == square else (count,))
-    noise = torch.from_numpy(saved.numbers(place).astype(np.float64))
-    seen = operator = None
-    if saved.has("constant_data/seen"):
-        _require_shape(saved, "constant_data/seen", (count,))
-        seen = torch.from_numpy(saved.numbers("constant_data/seen").astype(np.int64))
-    elif saved.has("constant_data/operator"):
-        _require_shape(saved, "constant_data/operator", (count, dim))
-        matrix = saved.numbers("constant_data/operator").astype(np.float64)
-        operator = MatrixMap(torch.from_numpy(matrix))
-        if saved.has("constant_data/operator_shape"):
-            sides = saved.numbers("constant_data/operator_shape").tolist()
-            operator.shape = tuple(sides) if _is_image(sides, count) else None
-    places = torch.arange(count) if seen is None else seen
+
+    def tensor(name: str) -> Tensor | None:
+        values = saved.get(f"constant_data/{name}")
+        return None if values is None else torch.from_numpy(values)
+
+    noise, seen, operator = tensor("noise_std"), tensor("seen"), None
+    noise = tensor("noise_covariance") if noise is None else noise
+    if noise is None:
+        return None
+    count, dim = saved.sizes["K"], saved.sizes["D"]
+    matrix = tensor("operator") if seen is None else None
+    if matrix is not None:
+        operator, sides = MatrixMap(matrix), tensor("operator_shape")
+        if sides is not None and _is_image(sides.tolist(), count):
+            operator.shape = tuple(sides.tolist())
+    places = torch.arange(count) if seen is None else seen.long()
     if operator is None and (count == 0 or places.min() < 0 or places.max() >= dim):
         raise DataError(
-            f"{saved.path}: the observations in 'observed_data/y' do not match points with {dim} "
-            "coordinates: make the file again"
+            f"{saved.source.path}: the observations in 'observed_data/y' do not match points with "
+            f"{dim} coordinates: make the file again"
         )
     try:
-        return Gaussian(noise, seen, operator)
+        return Gaussian(noise, None if seen is None else places, operator)
     except UsageError as error:
-        raise DataError(f"{saved.path}: {error}") from error
+        raise DataError(f"{saved.source.path}: {error}") from error
 
 
 def _group(

@@ -1,17 +1,11 @@
 """Data sets of records: an ``.npz`` by ``dataset_tool.py``, for typed tables.
 
-Tables with text, dates or missing values become such a file. It has
-
-    values        [N, D], float64: numbers in their units, indices of levels from 0 on, days since
-                  1970-01-01; NaN where a cell is missing
-    held_out      [N], bool: rows that are not trained on
-    columns       JSON, one text: "columns", an object for each of the D with its name, type, levels
-                  and the format in which the source writes it; "constants", the single values of
-                  columns that are left out because they are constant; "order", the names of all
-                  columns in the order of the source; its "separator" and "decimal" sign; and
-                  "beside", the names of K columns that only identify rows
-    texts         the cells of these, one column after the other, UTF-8 in one array of bytes
-    text_ends     [K, N], int64: the end of each text
+Tables with text, dates or missing values become such a file. Its JSON "columns" has "columns", an
+object for each column with its name, type, levels and the format in which the source writes it;
+"constants", the single values of columns that are left out because they are constant; "order", the
+names of all columns in the order of the source; its "separator" and "decimal" sign; and "beside",
+the names of columns that only identify rows. Values are numbers in their units, indices of levels
+from 0 on, and days since 1970-01-01.
 
 Beside the file, ``{name}_params.json`` has the options, the findings and actions of the tool, and
 the versions.
@@ -27,16 +21,31 @@ from typing import Any
 import numpy as np
 
 from dnnlib.errors import DataError
-from torch_utils.results import SavedArrays, open_arrays, save_arrays
+from torch_utils.results import open_arrays
 from training.data.records.records import CATEGORY, DATE, RecordColumn, Records
 from training.data.records.values import GRID
 from training.data.tables.formats import require_names
 from training.data.tables.table import as_records
 from training.files.arrays import typed
+from training.files.declared import BYTE, FLAG, FLOAT, WHOLE, Format, Key, ResultFile, text
 from training.files.table import holds_table, load_table
 from training.names import COLUMN_TYPES, DECIMALS, SEPARATORS, script
 
-FORMAT = "inflationary-flows records 1"
+RECORDS = ResultFile(
+    kind="records",
+    name="a data set",
+    sizes="N rows, D columns and K columns that only identify rows",
+    keys={
+        "columns": text("JSON, see above"),
+        "values": Key("N D", "see above; NaN where a cell is missing", FLOAT, missing=True),
+        "held_out": Key("N", "rows that are not trained on", FLAG),
+        "texts": Key("*", "cells of the K columns, one column after the other, UTF-8", BYTE),
+        "text_ends": Key("K N", "the end of each text", WHOLE),
+    },
+    least={"N": 0, "D": 0, "K": 0},
+    advice=f"make it again with {script('dataset_tool')}",
+)
+FORMATS = {RECORDS.kind: Format(holds="rows of a data set")}
 LONGEST_TEXT = 1000
 """Maximum length of a value's text, such as a format of numbers or dates."""
 
@@ -54,17 +63,17 @@ def columns_json(records: Records) -> str:
     return json.dumps(about)
 
 
-def without_rows(text: str, broken: DataError) -> Records:
+def without_rows(json_text: str, broken: DataError) -> Records:
     """Return records without rows, with the columns that a JSON description states.
 
     Args:
-        text: The description, as from ``columns_json``.
+        json_text: The description, as from ``columns_json``.
         broken: Error to raise if the description is invalid.
 
     Raises:
         DataError: ``broken``, if the description is invalid.
     """
-    about = _about(text, broken)
+    about = _about(json_text, broken)
     columns = [_column(entry, broken) for entry in about["columns"]]
     constants, order, beside = about["constants"], about["order"], about["beside"]
     names = [column.name for column in columns]
@@ -89,14 +98,14 @@ def save_records(path: Path, records: Records) -> None:
     texts = [str(text).encode() for name in beside for text in records.beside[name]]
     ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
     arrays = {
-        "format": FORMAT,
+        "format": RECORDS.format,
         "values": records.values,
         "held_out": records.held_out,
         "columns": columns_json(records),
         "texts": np.frombuffer(b"".join(texts), dtype=np.uint8),
         "text_ends": ends.reshape(len(beside), len(records)),
     }
-    save_arrays(path, {name: np.asarray(values) for name, values in arrays.items()})
+    RECORDS.save(path, arrays)
 
 
 def holds_records(path: object) -> bool:
@@ -116,57 +125,44 @@ def load_records(path: Path) -> Records:
     broken = DataError(
         f"{path} is damaged, or not a typed table: make it again with {script('dataset_tool')}"
     )
-    with open_arrays(path) as saved:
+    with RECORDS.open(path) as saved:
         empty = without_rows(str(saved.read("columns")), broken)
-        values, held_out = saved.read("values"), saved.read("held_out")
-        if (
-            values.shape != (*held_out.shape, len(empty.columns))
-            or values.dtype != np.float64
-            or held_out.dtype != bool
-            or held_out.ndim != 1
-            or not _possible(empty.columns, values)
-        ):
+        saved.sizes |= {"D": len(empty.columns), "K": len(empty.beside)}
+        held_out, values = saved.read("held_out"), saved.read("values")
+        if not _possible(empty.columns, values):
             raise broken
         if held_out.all() or not empty.columns:
             raise DataError(
                 f"{path}: all rows are held out, so that there are no training rows: make it "
                 "again with fewer held-out rows"
             )
-        texts = _texts(saved, broken, len(empty.beside), len(values))
+        texts = _texts(saved.read("texts"), saved.read("text_ends").astype(np.int64), broken)
     beside = dict(zip(empty.beside, texts, strict=True))
     return replace(empty, values=values, held_out=held_out, beside=beside)
 
 
-def _about(text: str, broken: DataError) -> dict[str, Any]:
+def _about(json_text: str, broken: DataError) -> dict[str, Any]:
     """Parse the description of the columns: names are texts, and columns are objects."""
     try:
-        about: dict[str, Any] = json.loads(text)
+        about: dict[str, Any] = json.loads(json_text)
     except (ValueError, RecursionError) as error:
         raise broken from error
-    _, order, beside = typed(about, broken, columns=list, order=list, beside=list)
-    constants, separator, decimal = typed(about, broken, constants=dict, separator=str, decimal=str)
-    known = separator in SEPARATORS.values() and decimal in DECIMALS
-    if not known or not all(
-        isinstance(text, str) for text in (*constants.values(), *order, *beside)
-    ):
+    lists = {"columns": list[dict[str, Any]], "order": list[str], "beside": list[str]}
+    typed(about, broken, **lists, constants=dict[str, str])
+    separator, decimal = typed(about, broken, separator=str, decimal=str)
+    if separator not in SEPARATORS.values() or decimal not in DECIMALS:
         raise broken
     return about
 
 
 def _column(entry: Any, broken: DataError) -> RecordColumn:
     """Build a column from its JSON."""
-    if not isinstance(entry, dict) or entry.keys() != {item.name for item in fields(RecordColumn)}:
+    kinds = {item.name: item.type for item in fields(RecordColumn)}
+    values = typed(entry, broken, **kinds)
+    # Each cell may contain the texts of its column.
+    long = any(isinstance(value, str) and len(value) > LONGEST_TEXT for value in values)
+    if entry.keys() != kinds.keys() or long or not 0 <= (entry["decimals"] or 0) <= 20:
         raise broken
-    for name, value in entry.items():
-        if name in ("levels", "rare"):
-            sound = isinstance(value, list) and all(isinstance(level, str) for level in value)
-        elif name == "decimals":
-            sound = value is None or (type(value) is int and 0 <= value <= 20)
-        else:
-            sound = isinstance(value, bool if name in ("ordered", "grouped") else str)
-            sound = sound and len(str(value)) <= LONGEST_TEXT  # since each cell may contain it
-        if not sound:
-            raise broken
     levels, rare = tuple(entry["levels"]), tuple(entry["rare"])
     column = RecordColumn(**{**entry, "levels": levels, "rare": rare})
     fits = column.type in COLUMN_TYPES and (column.type == CATEGORY) == bool(levels)
@@ -177,12 +173,7 @@ def _column(entry: Any, broken: DataError) -> RecordColumn:
 
 
 def _possible(columns: Sequence[RecordColumn], values: np.ndarray) -> bool:
-    """Return whether values are possible.
-
-    All must be finite or missing, and those of categories must be indices of levels.
-    """
-    if np.isinf(values).any():
-        return False
+    """Return whether the values of categories are indices of levels."""
     for column, numbers in zip(columns, values.T, strict=True):
         places = numbers[~np.isnan(numbers)]
         if column.type == CATEGORY and not np.isin(places, range(len(column.levels))).all():
@@ -190,25 +181,17 @@ def _possible(columns: Sequence[RecordColumn], values: np.ndarray) -> bool:
     return True
 
 
-def _texts(saved: SavedArrays, broken: DataError, columns: int, rows: int) -> list[np.ndarray]:
+def _texts(data: np.ndarray, ends: np.ndarray, broken: DataError) -> list[np.ndarray]:
     """Return the texts ``[N]`` of each of the K columns."""
-    data, ends = saved.read("texts"), saved.read("text_ends")
     flat = np.concatenate([[0], ends.ravel()])
-    if (
-        data.dtype != np.uint8
-        or ends.dtype != np.int64
-        or ends.shape != (columns, rows)
-        or (np.diff(flat) < 0).any()
-        or flat[-1] != data.size
-    ):
+    if (np.diff(flat) < 0).any() or flat[-1] != data.size:
         raise broken
     whole = data.tobytes()
     try:
         texts = [whole[a:b].decode() for a, b in pairwise(flat.tolist())]
     except UnicodeDecodeError as error:
         raise broken from error
-    array = np.array(texts, dtype=object).reshape(columns, rows)
-    return list(array)
+    return list(np.array(texts, dtype=object).reshape(ends.shape))
 
 
 def load_as_records(path: Path) -> Records | None:

@@ -1,19 +1,7 @@
 """Residuals: files of ``calc_net_residuals_autocorrelations.py extract`` and ``extracttoys``.
 
-Residuals are in eigenspace (for tables, along the axes of the flow's coordinates), in float32:
-
-    {toy}_{schedule}_toy_net_outputs_residuals.npz       arrays [T, N, D]
-    {data}_{schedule}_net_outputs_residuals_time{t}.npz  arrays [N, D], and time []
-
-Arrays are net_outputs and net_residuals, and exact_residuals where the exact denoiser is known.
-Every file describes its extraction, and the files of one extraction agree in these entries:
-
-    data_name, schedule   text: used in the file names
-    noise                 text: independent or path
-    dims_to_keep          [], of the schedule
-    times                 [T], all of them
-    origin                text: a digest of all options that the numbers depend on, also in the
-                          .json beside the files
+Residuals are in eigenspace (for tables, along the axes of the flow's coordinates), in float32.
+Every file describes its extraction, and the files of one extraction agree in this description.
 """
 
 import hashlib
@@ -22,21 +10,57 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dnnlib.errors import DataError, UsageError
-from torch_utils.array_rows import open_rows
 from torch_utils.array_stream import stream_arrays
 from torch_utils.inert_pickle import shown
-from torch_utils.results import SavedArrays, load_json, open_arrays
+from torch_utils.results import load_json
+from training.files.declared import STORED, WHOLE, Format, Key, ResultFile, text
+from training.names import script
 from training.paper.residuals import Put
 
-FORMAT = "inflationary-flows residuals 1"
+_ABOUT = {
+    "data_name": text("name of the data, a part of file names"),
+    "schedule": text("name of the schedule, a part of file names"),
+    "noise": text("independent or path"),
+    "dims_to_keep": Key("", "number of kept dimensions of the schedule", WHOLE, low=1),
+    "times": Key("T", "all times of the extraction", increasing=True),
+    "origin": text("digest of the options that the residuals depend on; in the JSON too"),
+}
 QUANTITIES = ("net_outputs", "net_residuals", "exact_residuals")
+
+
+def _quantities(axes: str) -> dict[str, Key]:
+    meanings = ("outputs of the network", "their errors", "errors of the exact denoiser, if known")
+    keys = [Key(axes, meaning, STORED, by_rows=True) for meaning in meanings]
+    return dict(zip(QUANTITIES, [*keys[:2], replace(keys[2], optional=True)], strict=True))
+
+
+AT_ALL_TIMES = ResultFile(
+    kind="residuals",
+    name="{stem}_toy_net_outputs_residuals.npz",
+    sizes="T times, N samples and D dimensions",
+    keys=_ABOUT | _quantities("T N D"),
+    least={"T": 2},
+    advice="extract again",
+)
+AT_ONE_TIME = replace(
+    AT_ALL_TIMES,
+    name="{stem}_net_outputs_residuals_time{time}.npz",
+    keys=_ABOUT | _quantities("N D") | {"time": Key("", "time of these residuals")},
+)
+FORMATS = {
+    "residuals": Format(
+        holds="residuals",
+        advice="give the correlations that "
+        f"{script('calc_net_residuals_autocorrelations')} computes from them",
+    )
+}
 FLOAT32 = np.dtype(np.float32)
 MIB, GIB = 2**20, 2**30
 SPARE_BYTES = 64 * MIB
@@ -45,16 +69,7 @@ SPARE_BYTES = 64 * MIB
 
 @dataclass(frozen=True)
 class Extraction:
-    """Description of an extraction of denoiser residuals; each of its files contains a copy.
-
-    Attributes:
-        data_name: Name of the data.
-        schedule: Name of the schedule.
-        noise: Kind of the noise, ``independent`` or ``path``.
-        dims_to_keep: Number of kept dimensions of the schedule.
-        times: Increasing times ``[T]``.
-        origin: Digest of all options that the residuals depend on.
-    """
+    """Description of an extraction of denoiser residuals, which each of its files declares."""
 
     data_name: str
     schedule: str
@@ -68,10 +83,6 @@ class Extraction:
         """Start of the file names: the name of the data and the schedule."""
         return f"{self.data_name}_{self.schedule}"
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Return the entries of the description as arrays, as each file contains them."""
-        return {name: np.asarray(value) for name, value in vars(self).items()}
-
     @classmethod
     def read(cls, path: Path) -> "Extraction":
         """Read the description of an extraction from one of its files.
@@ -79,18 +90,15 @@ class Extraction:
         Raises:
             DataError: An entry is missing or invalid.
         """
-        with open_arrays(path) as saved:
-            words = {name: _word(path, saved, name) for name in ("data_name", "schedule", "noise")}
-            origin = _word(path, saved, "origin")
-            kept, times = saved.numbers("dims_to_keep"), saved.numbers("times")
-        if kept.ndim or kept < 1:
-            raise DataError(
-                f"{path}: 'dims_to_keep' is {shown(kept)}, expected a positive integer: extract "
-                "again"
-            )
-        if times.ndim != 1 or len(times) < 2 or (np.diff(times) <= 0).any():
-            raise DataError(f"{path}: 'times' must be at least two increasing times: extract again")
-        return cls(**words, dims_to_keep=int(kept), times=times.astype(np.float64), origin=origin)
+        with AT_ALL_TIMES.open(path) as arrays:
+            about = {name: arrays.read(name) for name in _ABOUT}
+        times, entries = about.pop("times"), {name: each.item() for name, each in about.items()}
+        for name, value in entries.items():
+            # These texts become parts of file names.
+            if isinstance(value, str) and not re.fullmatch(r"[\w.+-]*\w[\w.+-]*", value):
+                problem = f"is '{shown(value)}', which cannot be part of a file name"
+                raise AT_ALL_TIMES.broken(path, name, problem)
+        return cls(**entries, times=times)
 
 
 def describe_extraction(extraction: Extraction, parameters: Path) -> dict[str, Any]:
@@ -130,13 +138,15 @@ def residual_writer(
         dim: Dimension of the samples.
         extraction: Description that each file contains.
     """
-    alone, small = len(paths) == 1, {**extraction.arrays(), "format": np.array(FORMAT)}
+    alone = len(paths) == 1
     shape = (len(extraction.times), count, dim) if alone else (count, dim)
     shapes = dict.fromkeys(names, shape)
     with ExitStack() as stack:
         streams = []
         for path, time in zip(paths, extraction.times, strict=False):
-            own = small if alone else {"time": np.asarray(time), **small}
+            own = {} if alone else {"time": time}
+            own |= {**vars(extraction), "format": AT_ONE_TIME.format}
+            own = (AT_ALL_TIMES if alone else AT_ONE_TIME).arrays(own)
             streams.append(stack.enter_context(stream_arrays(path, shapes, FLOAT32, own)))
 
         def put(index: int, first: int, rows: Mapping[str, np.ndarray]) -> None:
@@ -147,24 +157,16 @@ def residual_writer(
         yield put
 
 
-def saved_shapes(path: Path, axes: int) -> dict[str, tuple[int, ...]]:
+def saved_shapes(path: Path, file: ResultFile) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the residuals in a file by name, after a check that they are equal.
 
     Raises:
-        DataError: Residuals are missing, have different shapes, or do not have ``axes`` axes.
+        DataError: Residuals are missing, or their shapes do not fit the declaration of the file.
     """
-    with open_arrays(path) as saved:
-        names = [name for name in QUANTITIES if name in saved.names or name != "exact_residuals"]
-    shapes = {}
-    for name in names:
-        with open_rows(path, name) as rows:
-            shapes[name] = rows.shape
-    shape = shapes["net_outputs"]
-    wanted = "[times, samples, dims]" if axes == 3 else "[samples, dims]"
-    if len(shape) != axes or set(shapes.values()) != {shape} or 0 in shape:
-        listed = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
-        raise DataError(f"{path}: its arrays are {listed}; expected {wanted}: extract again")
-    return shapes
+    with file.open(path) as arrays:
+        arrays.check("times")
+        names = [name for name in QUANTITIES if name in arrays or not file.keys[name].optional]
+        return {name: arrays.check(name) for name in names}
 
 
 def require_space(folder: Path, size: int) -> str:
@@ -185,30 +187,6 @@ def require_space(folder: Path, size: int) -> str:
     return f"Writing {size / MIB:,.1f} MiB to {folder}; {free / MIB:,.0f} MiB are free"
 
 
-def _word(path: Path, saved: SavedArrays, name: str) -> str:
-    value = saved.read(name)
-    if value.ndim or value.dtype.kind != "U":
-        raise DataError(f"{path}: '{name}' is not text: extract again")
-    text = str(value)
-    # These texts become parts of file names.
-    if not re.fullmatch(r"[\w.+-]*\w[\w.+-]*", text):
-        raise DataError(
-            f"{path}: '{name}' is '{shown(text)}', which cannot be part of a file name: extract "
-            "again"
-        )
-    return text
-
-
-def toy_file(folder: Path, stem: str) -> Path:
-    """Return the path of the residuals of a toy at all times."""
-    return folder / f"{stem}_toy_net_outputs_residuals.npz"
-
-
-def time_file(folder: Path, stem: str, index: int | str) -> Path:
-    """Return the path of the residuals of images at the time with an index."""
-    return folder / f"{stem}_net_outputs_residuals_time{index}.npz"
-
-
 def find_first(folder: Path, data_name: str | None, dims_to_keep: int | None) -> Path:
     """Find the file with the residuals of images at the first time.
 
@@ -222,7 +200,8 @@ def find_first(folder: Path, data_name: str | None, dims_to_keep: int | None) ->
         UsageError: Several files, or none, have this name and number of dimensions.
     """
     extractions = {
-        path: Extraction.read(path) for path in sorted(folder.glob(time_file(folder, "*", 0).name))
+        path: Extraction.read(path)
+        for path in sorted(folder.glob(AT_ONE_TIME.name.format(stem="*", time=0)))
     }
     if not extractions:
         raise DataError(f"{folder} contains no residuals: make them with 'extract'")
@@ -252,17 +231,16 @@ def require_same(folder: Path, first: Extraction, shapes: Mapping[str, tuple[int
         DataError: A file is missing, or belongs to another extraction.
     """
     for index, time in enumerate(first.times):
-        path = time_file(folder, first.stem, index)
-        made = Extraction.read(path)
-        own, known = made.arrays(), first.arrays()
-        same = all(np.array_equal(own[name], known[name]) for name in known)
-        with open_arrays(path) as saved:
-            same = same and np.array_equal(saved.numbers("time"), time)
+        path = AT_ONE_TIME.path(folder, stem=first.stem, time=index)
+        own, known = vars(Extraction.read(path)), vars(first)
+        with AT_ONE_TIME.open(path) as arrays:
+            same = np.array_equal(arrays.read("time"), time)
+        same = same and all(np.array_equal(own[name], known[name]) for name in known)
         if not same:
             raise DataError(
                 f"{path} and the file of time 0 are not from the same extraction: extract again"
             )
-        there = saved_shapes(path, axes=2)
+        there = saved_shapes(path, AT_ONE_TIME)
         if there != shapes:
             raise DataError(
                 f"{path} has arrays {there}, but the file of time 0 has {dict(shapes)}: extract "

@@ -35,19 +35,7 @@ FORMAT = "inflationary-flows round 1"
 
 @dataclass(frozen=True)
 class RoundFacts:
-    """Facts about the simulations of one round of truncated sequential inference.
-
-    Attributes:
-        fingerprint: Text that identifies the run.
-        round: Index of the round, from 1.
-        share: Prior probability of the round's region.
-        error: Standard error of the probability.
-        simulated: Number of new simulations.
-        failed: Number of new simulations that failed and are left out.
-        rows: Number of rows of the training data set.
-        last: Whether no round follows.
-        base: Index of the round whose data set this round extends; 0 for none.
-    """
+    """Entries of the JSON of one round of truncated sequential inference."""
 
     fingerprint: str
     round: int

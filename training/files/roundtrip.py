@@ -8,21 +8,12 @@
     rms_error_histogram   over the images
 
 and for tables rms_error and max_abs_error in the coordinates of the flow, where columns have unit
-variance, and columns, rms and max_abs of each in its own units. ``..._worst.npz`` has the K worst
-of N images:
-
-    originals             [K, C, H, W], uint8
-    returned              [K, C, H, W], float32, gray levels before rounding
-    latents               [K, D]
-    indices               [K], of the images in their data set
-    mse, mse_float, max_abs_error, exact   [K], errors of these
-    all_mse, ...          [N], errors of all images
+variance, and columns, rms and max_abs of each in its own units.
 """
 
-import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -31,30 +22,46 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import DataError
-from torch_utils.results import open_arrays, save_arrays, save_json
-from training.files.arrays import CheckedArrays, title_of
+from torch_utils.results import save_json
+from training.files.arrays import title_of
+from training.files.declared import BYTE, LARGEST, STORED, WHOLE, Format, Key, ResultFile
 from training.measure.roundtrip import RoundtripErrors
 
 FORMAT = "inflationary-flows roundtrip errors 1"
 ROWS_FORMAT = "inflationary-flows roundtrip errors of rows 1"
-WORST_FORMAT = "inflationary-flows worst roundtrips 1"
-ERROR_NAMES = ("mse", "mse_float", "max_abs_error", "exact")
-"""Names of the columns of ``RoundtripErrors``."""
+ERRORS = {
+    "mse": "mean squared errors after rounding to 8 bits, in squared gray levels",
+    "mse_float": "mean squared errors before rounding",
+    "max_abs_error": "largest absolute errors, in gray levels",
+    "exact": "fractions of pixels that are recovered exactly",
+}
+"""Meaning of the columns of ``RoundtripErrors`` by name."""
 BIN_EDGES = torch.logspace(-6, 3, 46, dtype=torch.float64)
 """Edges of the histogram of errors, in gray levels: five per decade, the same for every run."""
-
-
-SHAPES = {
-    "indices": "K",
-    "mse": "K",
-    "mse_float": "K",
-    "max_abs_error": "K",
-    "all_mse": "N",
-    "all_mse_float": "N",
-    "all_max_abs_error": "N",
-    "all_exact": "N",
+WORST = ResultFile(
+    kind="worst roundtrips",
+    name="{stem}_roundtrip_mse_seed{seed}_worst.npz",
+    sizes="the K images with the largest errors, of N images with D pixels",
+    keys={
+        "originals": Key("K C H W", "images before the round trip", BYTE),
+        "returned": Key("K C H W", "images after it, in gray levels, unrounded", high=LARGEST),
+        "latents": Key("K D", "latents of these images", STORED, optional=True),
+        "indices": Key("K", "indices of the images in their data set", low=0),
+        "labels": Key("K ...", "labels of the images", STORED, optional=True),
+        "image_shape": Key("3", "channels, height, width", WHOLE, optional=True),
+        **{name: Key("K", f"{meaning} of these images", low=0) for name, meaning in ERRORS.items()},
+        **{
+            f"all_{name}": Key("N", f"{meaning} of all images", low=0)
+            for name, meaning in ERRORS.items()
+        },
+    },
+    least={"K": 0},
+)
+FORMATS = {
+    "worst roundtrips": Format(
+        "images.simulations.pictures_of_roundtrips", "images.section_of_roundtrips"
+    )
 }
-"""Shapes of the arrays of errors, one letter per axis: K stored images, N images in total."""
 STEM = re.compile(r"(?P<stem>.+?)(_roundtrip_mse)?(_seed\d+)?_worst")
 
 
@@ -66,8 +73,8 @@ def roundtrip_paths(folder: Path, stem: str, seed: int) -> tuple[Path, Path]:
         stem: Name of the data and the schedule.
         seed: Random seed for the choice of images.
     """
-    name = f"{stem}_roundtrip_mse_seed{seed}"
-    return folder / f"{name}.json", folder / f"{name}_worst.npz"
+    worst = WORST.path(folder, stem=stem, seed=seed)
+    return worst.with_name(f"{worst.stem.removesuffix('_worst')}.json"), worst
 
 
 def save_worst(
@@ -88,10 +95,9 @@ def save_worst(
     """
     arrays = {**worst, "image_shape": torch.tensor(image_shape)}
     columns = zip(arrays.pop("columns").unbind(1), errors.columns().unbind(1), strict=True)
-    for name, (kept, column) in zip(ERROR_NAMES, columns, strict=True):
+    for name, (kept, column) in zip(ERRORS, columns, strict=True):
         arrays |= {name: kept, f"all_{name}": column}
-    plain = {name: tensor.numpy() for name, tensor in arrays.items()}
-    save_arrays(path, {**plain, "format": np.array(WORST_FORMAT)})
+    WORST.save(path, arrays)
 
 
 def save_errors(path: Path, errors: RoundtripErrors, about: Mapping[str, Any]) -> None:
@@ -115,18 +121,7 @@ def histogram(values: Tensor) -> dict[str, Any]:
 class SavedRoundtrips:
     """Saved round-trip errors of N images, with the K images that have the largest errors.
 
-    Attributes:
-        path: Path of the file.
-        originals: The K images before the round trip ``[K, C, H, W]``, uint8.
-        returned: The K images after the round trip ``[K, C, H, W]``, in gray levels, unrounded.
-        indices: Indices of the K images in their data set.
-        mse: Mean squared errors ``[K]`` after rounding to 8 bits, in squared gray levels.
-        mse_float: Mean squared errors ``[K]`` before rounding.
-        max_abs_error: Largest absolute errors ``[K]``, in gray levels.
-        all_mse: As ``mse``, of all images ``[N]``.
-        all_mse_float: As ``mse_float``, of all images ``[N]``.
-        all_max_abs_error: As ``max_abs_error``, of all images ``[N]``.
-        all_exact: Fractions of pixels that are recovered exactly ``[N]``.
+    The attributes are ``path``, the path of the file, and arrays of ``WORST``.
     """
 
     path: Path
@@ -149,37 +144,19 @@ class SavedRoundtrips:
             DataError: The file is missing or broken, an array is missing or has a wrong shape, or a
                 value is out of range.
         """
-        with open_arrays(path) as saved:
-            originals, arrays = saved.numbers("originals"), CheckedArrays(saved, path)
-            if originals.dtype != np.uint8:
-                raise DataError(
-                    f"{path}: 'originals' contains {originals.dtype}, expected uint8: make the "
-                    "file again"
-                )
-            for name in ("originals", "returned"):
-                pixels = arrays.read(name, "KCHW", least=0)
-            if pixels.shape[1] not in (1, 3) or min(pixels.shape[2:]) < 1:
-                raise DataError(
-                    f"{path}: 'originals' has shape {list(pixels.shape)}, expected "
-                    "[images, 1 or 3, height, width]: make the file again"
-                )
-            errors = {
-                name: arrays.read(name, axes, least=0, largest=math.inf)
-                for name, axes in SHAPES.items()
-            }
-        for name, values in errors.items():
-            if (values < 0).any():
-                raise DataError(
-                    f"{path}: '{name}' has negative values, but errors cannot be negative: make "
-                    "the file again"
-                )
-        kept, count = len(originals), len(errors["all_mse"])
-        if count < max(kept, 1):
+        arrays = WORST.load(path)
+        shape, count = arrays["originals"].shape, len(arrays["all_mse"])
+        if shape[1] not in (1, 3):
             raise DataError(
-                f"{path} contains {kept} images, but 'all_mse' has errors of only {count}: make "
-                "the file again"
+                f"{path}: 'originals' has shape {list(shape)}, expected [images, 1 or 3, height, "
+                "width]: make the file again"
             )
-        return cls(path, originals, pixels, **errors)
+        if count < shape[0]:
+            raise DataError(
+                f"{path} contains {shape[0]} images, but 'all_mse' has errors of only {count}: "
+                "make the file again"
+            )
+        return cls(path, **{each.name: arrays[each.name] for each in fields(cls)[1:]})
 
     @property
     def name(self) -> str:

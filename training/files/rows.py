@@ -1,19 +1,12 @@
-"""Simulated rows of a table: arrays in addition to those of their trajectory, and rows as CSV.
+"""Simulated rows of a table: simulations that have points and names, and rows as CSV.
 
-    points            [N, D], rows in their own units: those inflated, or the final ones
-    names             [D], of the columns
-    row_index         [N], for an inflation: indices of the rows in the data set
-    log_prob          [N], with --log_prob
-    log_prob_error    [N], standard errors of these, where they are estimated
-
-The states are in the coordinates of the flow. ``--csv`` writes rows in the format of the source:
-all columns, discrete ones rounded, samples within the range of their columns, and log_prob and
-log_prob_error if they exist.
+``--csv`` writes rows in the format of the source: all columns, discrete ones rounded, samples
+within the range of their columns, and log_prob and log_prob_error if they exist.
 """
 
 import csv
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +14,8 @@ from torch import Tensor
 
 from dnnlib.errors import DataError
 from dnnlib.files import atomic_path
-from torch_utils.results import SavedArrays, open_arrays
-from training.files.trajectory import SavedTrajectory
+from training.files.declared import Format
+from training.files.trajectory import TRAJECTORY, SavedTrajectory
 
 DIGITS = 12
 """Number of significant digits in a CSV: enough for generated values, and 0.3 is printed as 0.3."""
@@ -30,6 +23,15 @@ POINTS, NAMES, DENSITIES, ROW_INDEX = "points", "names", "log_prob", "row_index"
 ERRORS = "log_prob_error"
 MAY_BE_WILD = (POINTS, DENSITIES)
 """Names of arrays with rows that may be infinite or NaN: such rows are counted, and not drawn."""
+_WILD = {name: replace(TRAJECTORY.keys[name], wild=True) for name in (DENSITIES, ERRORS)}
+ROWS = replace(TRAJECTORY, keys={**TRAJECTORY.keys, **_WILD})
+FORMATS = {
+    "rows": Format(
+        *("tables.album.pictures_of_tables", "tables.section_of", True, MAY_BE_WILD),
+        of=TRAJECTORY.kind,
+        needs=[POINTS, NAMES],
+    )
+}
 LARGEST = 1e150
 """Maximum magnitude of values to be drawn: squares and ranges of values must be finite."""
 LABELS = {"melt": "data", "roundtrip": "returned rows", "gen": "samples"}
@@ -81,16 +83,10 @@ class SavedTable:
         """
         trajectory = SavedTrajectory.load(path, of_table=True, choose=choose)
         count, dim = trajectory.count, trajectory.dim
-        with open_arrays(path) as saved:
-            points = _numbers(saved, path, POINTS, (count, dim))
-            names = saved.read(NAMES)
-            if names.shape != (dim,) or names.dtype.kind != "U":
-                raise DataError(
-                    f"{path}: '{NAMES}' has shape {list(names.shape)} and type "
-                    f"{names.dtype}, expected the names of {dim} columns: make the file again"
-                )
+        with ROWS.open(path, N=count, D=dim) as arrays:
+            points, names = _drawn(arrays.read(POINTS)), arrays.read(NAMES)
             log_prob, row_index, errors = (
-                _numbers(saved, path, name, (count,)) if name in saved.names else None
+                _drawn(arrays.read(name)) if name in arrays else None
                 for name in (DENSITIES, ROW_INDEX, ERRORS)
             )
         points[np.isnan(points).any(axis=1)] = np.nan
@@ -135,13 +131,6 @@ def printable(name: str) -> str:
     return " ".join(plain.split()) or "(no name)"
 
 
-def _numbers(saved: SavedArrays, path: Path, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Return an array of a given shape, NaN where it cannot be drawn."""
-    values = saved.read(name)
-    if values.shape != shape or values.dtype.kind not in "fiu":
-        raise DataError(
-            f"{path}: '{name}' has shape {list(values.shape)} and type {values.dtype}, "
-            f"expected numbers of shape {list(shape)}: make the file again"
-        )
-    values = values.astype(np.float64)
-    return np.where(np.abs(values) < LARGEST, values, np.nan)
+def _drawn(values: np.ndarray) -> np.ndarray:
+    """Return an array in float64, NaN where it cannot be drawn."""
+    return np.where(np.abs(values) < LARGEST, values.astype(np.float64), np.nan)

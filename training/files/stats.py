@@ -40,6 +40,8 @@ from typing import Any
 import numpy as np
 
 from dnnlib.errors import DataError
+from dnnlib.files import open_file
+from training.files.declared import Format
 
 STATS = "stats.jsonl"
 LARGEST_FILE = 1 << 28
@@ -51,6 +53,7 @@ COLUMNS = (
     "Loss/held_out",
     "Likelihood/held_out_nats",
 )
+FORMATS = {"training": Format("training.pictures_of_training", "training_curves.section_of")}
 
 
 @dataclass(frozen=True)
@@ -87,14 +90,11 @@ class SavedTraining:
         Raises:
             DataError: The file is missing, a line is malformed, or no line contains a loss.
         """
-        try:
-            if not path.is_file() or path.stat().st_size > LARGEST_FILE:
-                raise DataError(
-                    f"{path} is not a file, or too large: give the stats.jsonl of a run"
-                )
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{path} cannot be read: give the stats.jsonl of a run") from error
+        with open_file(path, "the stats.jsonl of a run", LARGEST_FILE) as file:
+            try:
+                lines = file.read().decode("utf-8").splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                raise DataError(f"{path} cannot be read: give the stats.jsonl of a run") from error
         rows = []
         for number, line in enumerate(lines, start=1):
             try:

@@ -3,30 +3,10 @@
 Toys have ``{toy}_{schedule}_{mode}_{sim}_results.npz`` for each sim (melt, roundtrip, gen) and
 ``{toy}_{schedule}_{mode}_sim_params.json``; images and tables have ``{data}_{schedule}_{sim}.npz``
 and ``{data}_{schedule}_HD_pfODE_int_sim_params.json``. The schedule is PRP, PRRto{d}D, EDM, VP or
-VE. Arrays, for S saved times, N samples and D dimensions, in float64; states of images in float32:
-
-    times                 [S], in the order of the simulation: increasing for an inflation
-    tilde_xs              [S, N, D], unscaled states in image space: at time 0, data
-    xs                    [S, N, D], scaled states, scale * tilde_xs
-    tilde_xs_es, xs_es    [S, N, D], the same in eigenspace, where the mean is subtracted
-    net_outs              [S, N, D], the denoiser at the saved state, unscaled, in eigenspace
-    unscaled_scores       [S, N, D], (net_outs - tilde_xs_es) / noise_variance, in eigenspace
-    dxs, dxs_es           [S, N, D], the last step's change of xs_es, rotated to image space and in
-                          eigenspace; 0 at the start
-    mean, eigenvectors, eigenvalues   [D], [D, D], [D]: columns are axes, variances in decreasing
-                          order
-    scale, noise_variance [S], [S, D], the schedule at the saved times
-    network_sha256        [], text: a digest of everything that determines the flow of a network
-    gap, gap_times, gap_solver   [N, D], [steps + 1], []: with rev_euler and rev_rk5, for an
-                          inflation and a generation: besides the last xs_es, the state that exact
-                          inversion needs
-    image_shape           [3], for images: channels, height, width
-    labels                [N, L], for networks with classes
-    image_index           [N], for images of an inflation and its roundtrip: indices in the data set
-    log_prob              [N], with --log_prob: nats at the first time; for images dequantized
-    log_prob_error        [N], standard error of log_prob if it is estimated, or if it is the mean
-                          over a quantization bin
-    bits_per_dim          [N], for images
+VE. States of images are in float32, all other numbers in float64. States of rows are in the
+coordinates of the flow. Reversible solvers (rev_euler, rev_rk5) save a gap. Densities, with
+``--log_prob``, are those of dequantized images; they have an error if they are estimated, or means
+over a quantization bin.
 
 States are saved at the start, every ``--save_freq`` steps, and at the end. So
 ``tilde_xs == tilde_xs_es @ eigenvectors.T + mean``, and the closed form of a latent variance is
@@ -38,9 +18,9 @@ eigen-dimension beside closed_form_variance; errors of a roundtrip; the versions
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from math import inf, prod
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -52,61 +32,106 @@ from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.array_stream import ArrayStream, stream_arrays
 from torch_utils.inert_pickle import shown
-from torch_utils.results import SavedArrays, open_arrays
-from training.files.arrays import LARGEST, CheckedArrays, evenly, kind_of
+from training.files.arrays import evenly, kind_of
+from training.files.declared import (
+    LARGEST,
+    STORED,
+    TEXT,
+    WHOLE,
+    Arrays,
+    Format,
+    Key,
+    ResultFile,
+    text,
+)
 from training.flow.pfode import ProbabilityFlow, State
 from training.flow.solvers import Solver
 
-FORMAT = "inflationary-flows trajectory 1"
 PARAMETERS_FORMAT = "inflationary-flows simulations 1"
 """Format of the JSON beside the arrays."""
 DIGITS = 12
 """Number of hexadecimal digits of a digest that error messages print."""
-STATE_KEYS = (
-    "tilde_xs",
-    "xs",
-    "tilde_xs_es",
-    "xs_es",
-    "net_outs",
-    "unscaled_scores",
-    "dxs",
-    "dxs_es",
-)
+_STATES = {
+    "tilde_xs": "unscaled states in image space: at time 0, data",
+    "xs": "scaled states, scale * tilde_xs",
+    "tilde_xs_es": "the same as tilde_xs in eigenspace, where the mean is subtracted",
+    "xs_es": "the same as xs in eigenspace",
+    "net_outs": "the denoiser at the saved state, unscaled, in eigenspace",
+    "unscaled_scores": "(net_outs - tilde_xs_es) / noise_variance, in eigenspace",
+    "dxs": "the last step's change of xs_es, rotated to image space; 0 at the start",
+    "dxs_es": "the same in eigenspace",
+}
+STATE_KEYS = tuple(_STATES)
 STATES, IMAGES, IMAGE_SHAPE = "xs_es", "tilde_xs", "image_shape"
 """Names of the arrays that are read: states in eigenspace, and states and shape of images."""
-SHAPES = {"times": "S", "scale": "S", "noise_variance": "SD", "eigenvalues": "D"}
-"""Shapes, one letter per axis, of the arrays that every reader needs besides the states."""
+SAMPLE_KEYS = ("image_index", "row_index")
+"""Names of arrays ``[N]`` that identify the samples of an inflation and of its roundtrip."""
+LARGEST_NUMBER = 2**53
+"""Largest index that floating point represents exactly."""
+TRAJECTORY = ResultFile(
+    kind="trajectory",
+    name="`{toy}_{schedule}_{mode}_{sim}_results.npz` and `{data}_{schedule}_{sim}.npz`",
+    sizes="S saved times, N samples, D dimensions, and L conditions of the network",
+    keys={
+        **{name: Key("S N D", meaning, STORED) for name, meaning in _STATES.items()},
+        "times": Key("S", "saved times in order: increasing for an inflation"),
+        "scale": Key("S", "scale of the schedule at the saved times"),
+        "noise_variance": Key("S D", "noise variance of the schedule at the saved times"),
+        "eigenvalues": Key("D", "variances of the data along the axes, in decreasing order"),
+        "mean": Key("D", "mean of the data"),
+        "eigenvectors": Key("D D", "axes of the eigenspace, in columns"),
+        "network_sha256": text("digest of what determines the flow of a network", optional=True),
+        "gap": Key("N D", "state for exact inversion, besides the last xs_es", optional=True),
+        "gap_times": Key("*", "times of all steps of the gap", optional=True),
+        "gap_solver": text("solver of the gap", optional=True),
+        IMAGE_SHAPE: Key("3", "of images: channels, height, width", WHOLE, optional=True, low=1),
+        "labels": Key("N L", "of networks with classes: the classes, one-hot", optional=True),
+        SAMPLE_KEYS[0]: Key("N", "of images that inflate: indices in the data set", STORED, True),
+        SAMPLE_KEYS[1]: Key("N", "of rows that inflate: indices in the data set", STORED, True),
+        "log_prob": Key("N", "log density at the first time, in nats", optional=True),
+        "log_prob_error": Key("N", "standard error of log_prob", optional=True),
+        "points": Key("N D", "rows, inflated or final, in their units", wild=True, optional=True),
+        "names": Key("D", "of rows: names of the columns", TEXT, optional=True),
+        "bits_per_dim": Key("N", "of images: negative log density", optional=True),
+    },
+    least={"S": 2},
+)
 DENSITIES = ("log_prob", "bits_per_dim")
 MOST_SAMPLES, MOST_DIMS, MOST_IMAGES = 3000, 6, 100
 """Maximum numbers of samples, dimensions and images that are kept for drawing."""
-MOST_CLASSES, LARGEST_NUMBER = 20, 2**53
-"""Maximum number of classes to draw, and largest index that floating point represents exactly."""
-SAMPLE_KEYS = ("image_index", "row_index")
-"""Names of arrays ``[N]`` that identify the samples of an inflation and of its roundtrip."""
+MOST_CLASSES = 20
+"""Maximum number of classes to draw."""
+FORMATS = {
+    "toy": Format(
+        "trajectories.album.pictures_of_toys", "flows.section_of", True, of=TRAJECTORY.kind
+    ),
+    "images": Format(
+        *("images.simulations.pictures_of_images", "images.section_of", True),
+        of=TRAJECTORY.kind,
+        needs=[IMAGE_SHAPE],
+    ),
+}
 
 
+@dataclass
 class Recorder:
     """A recorder that gathers a simulation's states from all ranks; the main rank writes them.
 
-    Args:
+    Attributes:
         flow: Flow whose denoiser is evaluated at the states.
         count: Number of samples over all ranks, N.
         stream: Open file that receives the states; None on ranks other than the main one.
         small: Small arrays that are written at the end.
         dtype: Type of the states in the file.
+        recorded: Number of recorded states.
     """
 
-    def __init__(
-        self,
-        flow: ProbabilityFlow,
-        count: int,
-        stream: ArrayStream | None,
-        small: dict[str, np.ndarray],
-        dtype: str,
-    ):
-        self._flow, self._count, self._stream, self._small = flow, count, stream, small
-        self._dtype, self._largest = dtype, np.finfo(dtype).max
-        self._recorded = 0
+    flow: ProbabilityFlow
+    count: int
+    stream: ArrayStream | None
+    small: dict[str, np.ndarray]
+    dtype: str
+    recorded: int = 0
 
     def __call__(self, state: State) -> None:
         """Record the next saved state of this rank's share.
@@ -114,21 +139,20 @@ class Recorder:
         Raises:
             DataError: The file's number type cannot represent the state.
         """
-        for name, share in describe_state(self._flow, state).items():
-            whole = distributed.gather_rows(share, self._count)
-            if (whole.isfinite() & (whole.abs() > self._largest)).any():
+        for name, share in describe_state(self.flow, state).items():
+            whole = distributed.gather_rows(share, self.count)
+            if (whole.isfinite() & (whole.abs() > np.finfo(self.dtype).max)).any():
                 raise DataError(
-                    f"states at t = {float(state.time):g} are too large for {self._dtype}: "
+                    f"states at t = {float(state.time):g} are too large for {self.dtype}: "
                     "use more steps, a smaller --eps or --end_vars, or check the network"
                 )
-            if self._stream:
-                self._stream.put(name, self._recorded, whole.cpu().numpy())
-        self._recorded += 1
+            if self.stream:
+                self.stream.put(name, self.recorded, whole.cpu().numpy())
+        self.recorded += 1
 
     def add(self, arrays: Mapping[str, Tensor | np.ndarray]) -> None:
         """Add arrays that are known only at the end of the simulation, such as ``log_prob [N]``."""
-        for name, array in arrays.items():
-            self._small[name] = array.cpu().numpy() if isinstance(array, Tensor) else array
+        self.small |= TRAJECTORY.arrays(arrays)
 
 
 @contextmanager
@@ -159,27 +183,24 @@ def trajectory_file(
     """
     basis = flow.basis
     times = times.to(flow.device)
-    small = {
-        "times": times,
-        "scale": flow.schedule.scale(times),
-        "noise_variance": flow.schedule.noise_variance(times),
-        "mean": basis.mean,
-        "eigenvectors": basis.eigenvectors,
-        "eigenvalues": basis.eigenvalues,
-        **extra,
-    }
-    arrays = {name: tensor.cpu().numpy() for name, tensor in small.items()}
-    arrays["format"] = np.array(FORMAT)
-    if network_sha256 is not None:
-        arrays["network_sha256"] = np.array(network_sha256)
-    if names is not None:
-        arrays["names"] = np.array(names)
+    arrays = TRAJECTORY.arrays(
+        {
+            "times": times,
+            "scale": flow.schedule.scale(times),
+            "noise_variance": flow.schedule.noise_variance(times),
+            "mean": basis.mean,
+            "eigenvectors": basis.eigenvectors,
+            "eigenvalues": basis.eigenvalues,
+            **extra,
+            "format": TRAJECTORY.format,
+            "network_sha256": network_sha256,
+            "names": names,
+        }
+    )
     shapes = dict.fromkeys(STATE_KEYS, (len(times), count, basis.dim))
-    if distributed.is_main():
-        with stream_arrays(path, shapes, np.dtype(dtype), arrays) as stream:
-            yield Recorder(flow, count, stream, arrays, dtype)
-    else:
-        yield Recorder(flow, count, None, arrays, dtype)
+    whole = stream_arrays(path, shapes, np.dtype(dtype), arrays)
+    with whole if distributed.is_main() else nullcontext() as stream:
+        yield Recorder(flow, count, stream, arrays, dtype)
 
 
 @torch.no_grad()
@@ -258,17 +279,16 @@ class SavedEnd:
             DataError: The file is missing, broken or not an inflation, or was made with another
                 network, schedule, or time.
         """
-        with open_arrays(path) as saved:
-            states, own, arrays = _read_states(saved, path)
-            labels = arrays.read("labels", "NL", largest=inf) if "labels" in saved.names else None
-            about = {name: saved.numbers(name) for name in SAMPLE_KEYS if name in saved.names}
+        with TRAJECTORY.open(path) as arrays:
+            states, own = _read_states(arrays)
+            labels = arrays.get("labels")
+            about = {name: arrays.read(name) for name in SAMPLE_KEYS if name in arrays}
             gap = gap_solver = None
-            if {"gap", "gap_times", "gap_solver"} <= set(saved.names):
-                made_at, known = saved.numbers("gap_times"), times.cpu().numpy()
+            if all(name in arrays for name in ("gap", "gap_times", "gap_solver")):
+                made_at, known = arrays.read("gap_times"), times.cpu().numpy()
                 if made_at.shape == known.shape and np.allclose(made_at, known, 1e-12, 1e-12):
-                    gap_solver = str(saved.read("gap_solver"))
-                    gap = arrays.read("gap", "ND", largest=inf)
-            network = str(saved.read("network_sha256")) if "network_sha256" in saved.names else None
+                    gap_solver, gap = str(arrays.read("gap_solver")), arrays.read("gap")
+            network = str(arrays.read("network_sha256")) if "network_sha256" in arrays else ""
         if own["times"][-1] <= own["times"][0]:
             raise DataError(
                 f"{path} is not an inflation, since its times decrease: give the results of a melt"
@@ -278,12 +298,6 @@ class SavedEnd:
                 f"{path} has {states.shape[2]} dimensions, but the network has {flow.basis.dim}: "
                 "give the network of this inflation"
             )
-        for name, values in about.items():
-            if values.shape != states.shape[1:2]:
-                raise DataError(
-                    f"{path}: '{name}' has shape {list(values.shape)}, "
-                    "expected one value per sample: make the file again"
-                )
         ends = times[[0, -1]]
         _agree(path, "times", own["times"][[0, -1]], ends)
         _agree(path, "eigenvalues", own["eigenvalues"], flow.basis.eigenvalues)
@@ -372,8 +386,8 @@ class SavedTrajectory:
             DataError: The file is missing or broken, an array is missing or has a wrong shape, or a
                 value is out of range.
         """
-        with open_arrays(path) as saved:
-            states, own, arrays = _read_states(saved, path)
+        with TRAJECTORY.open(path) as arrays:
+            states, own = _read_states(arrays)
             count, dim = states.shape[1:]
             if count < 2 or (dim < 2 and not of_table):
                 raise DataError(
@@ -381,22 +395,19 @@ class SavedTrajectory:
                     "samples, dimensions], each at least two: make the file again"
                 )
             if np.abs(states).max() > LARGEST:
-                raise DataError(
-                    f"{path}: '{STATES}' has values beyond {LARGEST:g}: make the file again"
-                )
+                raise TRAJECTORY.broken(path, STATES, f"has values beyond {LARGEST:g}")
             variances = own["eigenvalues"] + own["noise_variance"]
             if not ((own["scale"] > 0).all() and (variances > 0).all()):
                 raise DataError(
                     f"{path}: scales and variances must be positive: make the file again"
                 )
-            own["mean"] = arrays.read("mean", "D", largest=inf)
-            axes = None if dim > 3 else arrays.read("eigenvectors", "DD", largest=inf)
-            known = () if of_table else saved.names
-            log_prob, bits = (
-                arrays.read(name, "N", largest=inf) if name in known else None for name in DENSITIES
-            )
-            images = _images(saved, states.shape, path) if IMAGE_SHAPE in saved.names else None
-            numbers, classes = _numbers(saved, count), _classes(saved, count)
+            own["mean"] = arrays.read("mean")
+            axes = None if dim > 3 else arrays.read("eigenvectors")
+            log_prob, bits = (None if of_table else arrays.get(name) for name in DENSITIES)
+            images = _images(arrays) if IMAGE_SHAPE in arrays else None
+            known = [arrays.read(name) for name in SAMPLE_KEYS if name in arrays]
+            whole = (each for each in known if np.abs(each).max() < LARGEST_NUMBER)
+            indices, classes = next(whole, np.arange(count)).astype(np.int64), _classes(arrays)
         last = states[-1].astype(float)
         chosen = evenly(count, MOST_SAMPLES) if choose is None else choose(count)
         return cls(
@@ -412,7 +423,7 @@ class SavedTrajectory:
             images=images,
             log_prob=log_prob,
             bits_per_dim=bits,
-            numbers=numbers,
+            numbers=indices,
             classes=classes,
             **own,
         )
@@ -436,71 +447,42 @@ class SavedTrajectory:
         return last < 0.5 * last.max()
 
 
-def _read_states(
-    saved: SavedArrays, path: Path
-) -> tuple[np.ndarray, dict[str, np.ndarray], CheckedArrays]:
-    """Return the scaled states in eigenspace and the arrays that belong to them.
-
-    Returns:
-        The states ``[S, N, D]``; further arrays by name, in float64; and a reader that checks other
-        arrays against these sizes.
+def _read_states(arrays: Arrays) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Return the scaled states in eigenspace ``[S, N, D]``, and arrays that belong to them by name.
 
     Raises:
         DataError: An array is missing, broken, of another shape, or impossible.
     """
-    states = saved.numbers(STATES)
-    if states.ndim != 3 or min(states.shape) < 1 or len(states) < 2:
-        raise DataError(
-            f"{path}: '{STATES}' has shape {list(states.shape)}, expected [times, "
-            "samples, dimensions], with at least two times: make the file again"
-        )
-    arrays = CheckedArrays(saved, path, **dict(zip("SND", states.shape, strict=True)))
-    own = {name: arrays.read(name, axes, largest=inf) for name, axes in SHAPES.items()}
+    states = arrays.read(STATES)
+    own = {name: arrays.read(name) for name in ("times", "scale", "noise_variance", "eigenvalues")}
     steps = np.diff(own["times"])
     if not ((steps > 0).all() or (steps < 0).all()):
-        raise DataError(f"{path}: 'times' are not monotonic: make the file again")
-    return states, own, arrays
+        raise TRAJECTORY.broken(arrays.source.path, "times", "are not monotonic")
+    return states, own
 
 
-def _numbers(saved: SavedArrays, count: int) -> np.ndarray:
-    """Return the indices of the samples ``[N]``, in the data set if known, or else in the file."""
-    for name in SAMPLE_KEYS:
-        if name in saved.names:
-            numbers = saved.numbers(name)
-            if numbers.shape == (count,) and np.abs(numbers).max() < LARGEST_NUMBER:
-                return numbers.astype(np.int64)
-    return np.arange(count)
-
-
-def _classes(saved: SavedArrays, count: int) -> np.ndarray | None:
+def _classes(arrays: Arrays) -> np.ndarray | None:
     """Return the classes of the samples ``[N]``.
 
     They are None unless labels are one-hot and not too many.
     """
-    if "labels" not in saved.names:
+    labels = arrays.get("labels")
+    if labels is None or not 2 <= labels.shape[1] <= MOST_CLASSES:
         return None
-    labels = saved.numbers("labels")
-    fits = labels.ndim == 2 and len(labels) == count and 2 <= labels.shape[1] <= MOST_CLASSES
-    if not fits or not ((labels == 0) | (labels == 1)).all() or (labels.sum(axis=1) != 1).any():
-        return None
-    return labels.argmax(axis=1)
+    one_hot = ((labels == 0) | (labels == 1)).all() and (labels.sum(axis=1) == 1).all()
+    return labels.argmax(axis=1) if one_hot else None
 
 
-def _images(saved: SavedArrays, whole: tuple[int, ...], path: Path) -> np.ndarray:
-    shape = saved.numbers(IMAGE_SHAPE)
-    fits = shape.shape == (3,) and shape.dtype.kind in "iu" and shape.min() > 0
-    if not fits or shape[0] not in (1, 3) or prod(shape.tolist()) != whole[2]:
+def _images(arrays: Arrays) -> np.ndarray:
+    """Return the unscaled states of the first samples as images ``[S, n, C, H, W]``."""
+    shape = arrays.read(IMAGE_SHAPE)
+    if shape[0] not in (1, 3) or prod(shape.tolist()) != arrays.sizes["D"]:
         raise DataError(
-            f"{path}: '{IMAGE_SHAPE}' is {shape.tolist()}, expected [C, H, W] with C = 1 or 3 and "
-            f"C * H * W = {whole[2]}: make the file again"
+            f"{arrays.source.path}: '{IMAGE_SHAPE}' is {shape.tolist()}, expected [C, H, W] with C "
+            f"= 1 or 3 and C * H * W = {arrays.sizes['D']}: make the file again"
         )
-    states = saved.numbers(IMAGES)
-    if states.shape != whole:
-        raise DataError(
-            f"{path}: '{IMAGES}' has shape {list(states.shape)}, but '{STATES}' has "
-            f"{list(whole)}, expected equal shapes: make the file again"
-        )
-    return states[:, :MOST_IMAGES].astype(np.float32).reshape(whole[0], -1, *shape)
+    states = arrays.read(IMAGES)
+    return states[:, :MOST_IMAGES].astype(np.float32).reshape(len(states), -1, *shape)
 
 
 def _agree(path: Path, name: str, saved: np.ndarray, own: Tensor) -> None:

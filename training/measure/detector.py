@@ -20,6 +20,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import (
 )
 
 from dnnlib.errors import DataError
+from dnnlib.files import open_file
 from dnnlib.urls import default_cache_dir, local_file
 from torch_utils.inert_pickle import PickleError, shown
 from torch_utils.tensor_files import BrokenFileError, load_tensors
@@ -139,20 +140,13 @@ def _is_batch_count(name: str) -> bool:
 
 
 def _read(path: Path) -> bytes:
-    try:
-        if path.exists() and not (path.is_file() or path.is_dir()):  # reading a pipe may never end
-            raise DataError(f"the detector {path} is not an ordinary file: give a weights file")
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise DataError(
-            f"the detector {path} cannot be read: {error.strerror or error}: check the path"
-        ) from error
-    if len(content) > MAX_BYTES:
-        raise DataError(
-            f"the detector {path} is larger than {MAX_BYTES >> 20} MiB, and therefore not the FID "
-            "Inception-v3: give its weights file"
-        )
+    with open_file(path, "the weights file of the FID Inception-v3", MAX_BYTES) as file:
+        try:
+            content = file.read()
+        except OSError as error:
+            raise DataError(
+                f"the detector {path} cannot be read: {error.strerror or error}: check the path"
+            ) from error
     return content
 
 

@@ -14,7 +14,7 @@ from torch_utils import distributed
 from torch_utils.results import provenance, save_json
 from training.files.posterior import overview
 from training.files.posterior_draws import (
-    FORMAT,
+    DRAWS,
     AboutDraws,
     SavedPosteriors,
     chains_first,
@@ -250,7 +250,14 @@ def sample(
     if held is not None and subject.is_readable:
         held.report()
     seconds = perf_counter() - began
-    facts = {"format": FORMAT, **run, "rule": RULE, **numbers, "seconds": seconds, **provenance()}
+    facts = {
+        "format": DRAWS.format,
+        **run,
+        "rule": RULE,
+        **numbers,
+        "seconds": seconds,
+        **provenance(),
+    }
     return SampledPosteriors(parts, fine, (plan.chains, plan.draws, count), about, facts, summary)
 
 

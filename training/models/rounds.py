@@ -27,7 +27,7 @@ from training.data.tables.formats import ForeignTable, TableChoices, numbered, o
 from training.data.tables.making import make_table
 from training.data.tables.table import DataTable
 from training.files.observations import read_observations
-from training.files.posterior import CHECK_FORMAT, save_values
+from training.files.posterior import CHECK, save_values
 from training.files.rounds import RoundFacts, load_round, save_round
 from training.files.table import load_table, save_table
 from training.inference.amortized import Amortized
@@ -535,7 +535,7 @@ class RoundsInFolder(RoundsInMemory):
         require_folder(folder)
         arrays, numbers = (folder / f"{self._stem}_check{suffix}" for suffix in (".npz", ".json"))
         save_values(arrays, report.values, report.fingerprint)
-        write_numbers(numbers, CHECK_FORMAT, began, report.facts)
+        write_numbers(numbers, CHECK.format, began, report.facts)
         report_files(numbers, arrays, began)
 
     def _require_own_rounds(self, overwrite: bool) -> None:

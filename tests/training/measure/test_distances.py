@@ -349,15 +349,15 @@ def test_what_is_no_weights_is_refused(tmp_path, monkeypatch):
         assert message in refused(path)
     path.write_bytes(b"not weights")
     assert "the detector" in refused(path)
-    assert "cannot be read: No such file" in refused(tmp_path / "missing.pth")
-    assert "cannot be read: Is a directory" in refused(tmp_path)
+    assert "missing.pth does not exist: give the path of the" in refused(tmp_path / "missing.pth")
+    assert "is a folder: give the path of the weights file" in refused(tmp_path)
     os.mkfifo(tmp_path / "pipe")
-    assert "is not an ordinary file" in refused(tmp_path / "pipe")
+    assert "is a device or pipe: give the path of" in refused(tmp_path / "pipe")
     monkeypatch.setattr(module, "MAX_BYTES", 3 << 20)
     with path.open("wb") as file:
         file.truncate(1 << 40)  # takes no room on disk
     assert refused(path).endswith(
-        "is larger than 3 MiB, and therefore not the FID Inception-v3: give its weights file"
+        "is larger than 3 MiB: give the path of the weights file of the FID Inception-v3"
     )
 
 

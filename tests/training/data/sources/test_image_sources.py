@@ -167,7 +167,7 @@ def test_a_part_of_a_folder_has_its_classes_evenly(tmp_path):
     observed = read_observations(few, (1, 4, 4))
     assert observed.tolist() == [[0.0] * 16]
     assert "[1, 4, 4], expected [1, 8, 8]" in refusal(read_observations, few, [1, 8, 8])
-    assert "give an image" in refusal(read_observations, tmp_path / "no.png", [1, 4, 4])
+    assert "give the path of an image" in refusal(read_observations, tmp_path / "no.png", [1, 4, 4])
 
 
 IMAGES = noise(2, 5, 5)
