@@ -4,7 +4,10 @@ A pickle constructs an array by calling a few functions of NumPy or torch. This 
 with the same arguments. They check a dtype, a shape and some bytes, and return a read-only array
 that shares those bytes. A tensor becomes an array too, since only its values are needed.
 
-torch pickles the storage of a tensor as the bytes of a file of its own (``read_legacy``).
+torch pickles the storage of a tensor as the bytes of a separate file, in the format of
+``torch.save`` before version 1.6. It begins with five pickles: a magic number, a version,
+properties of the machine, the storage by a persistent id (kind, key, device, number of values), and
+a list of keys. The number of values, 8 bytes, and the values follow.
 """
 
 from collections.abc import Callable
@@ -12,13 +15,22 @@ from math import prod
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
-from torch_utils.inert_pickle import Name, Names, Unfinished, expect
-from torch_utils.tensor_files import STORAGES, BrokenFileError, layout_of, read_legacy
+from torch_utils.inert_pickle import Name, Names, PickleReader, Unfinished, expect
 
+STORAGES = {
+    "torch.FloatStorage": "f4",
+    "torch.DoubleStorage": "f8",
+    "torch.HalfStorage": "f2",
+    "torch.LongStorage": "i8",
+    "torch.IntStorage": "i4",
+    "torch.ShortStorage": "i2",
+    "torch.CharStorage": "i1",
+    "torch.ByteStorage": "u1",
+    "torch.BoolStorage": "b1",
+}
 _NUMBERS = {"b1", *(f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)), "f2", "f4", "f8"}
-_STORAGES = STORAGES.keys() - {"torch.BFloat16Storage"}  # a type that NumPy does not have
+STORAGE_MAGIC, STORAGE_VERSION = 0x1950A86A20F9469CFC6C, 1001
 _STORAGE_OPCODES = 200  # a valid storage has about 60
 
 
@@ -119,25 +131,41 @@ def _latin1(text: Any, encoding: Any) -> bytes:
 
 def _storage(raw: Any) -> np.ndarray:
     """Return the values ``[N]`` of a storage that torch pickled."""
-    try:
-        storage = read_legacy(expect(raw, bytes), dict.fromkeys(_STORAGES), _STORAGE_OPCODES)
-    except BrokenFileError as error:
-        raise ValueError(f"the bytes of a tensor are no storage: {error}") from error
-    values: np.ndarray = expect(storage, Tensor).numpy()
-    values.flags.writeable = False
-    return values
+    reader = PickleReader(
+        expect(raw, bytes),
+        dict.fromkeys(STORAGES),
+        persistent=lambda description: description,
+        most_opcodes=_STORAGE_OPCODES,
+    )
+    magic, version, machine, storage, keys = (reader.read() for _ in range(5))
+    if (magic, version) != (STORAGE_MAGIC, STORAGE_VERSION):
+        raise ValueError("the bytes of a tensor are not a valid PyTorch storage")
+    if expect(machine, dict).get("little_endian") is not True:
+        raise ValueError("a tensor is from a big-endian machine, which is not supported")
+    match storage:
+        case ("storage", Name(text=kind), str(key), str(), int(count), None) if keys == [key]:
+            dtype = np.dtype(STORAGES[kind])
+        case _:
+            raise ValueError("the storage of a tensor has an unknown format")
+    rest = reader.rest()
+    if int.from_bytes(rest[:8], "little") != count or len(rest) != 8 + count * dtype.itemsize:
+        raise ValueError(f"the storage of a tensor has {count} values, but {len(rest)} bytes")
+    return _view([count], dtype, buffer=rest, offset=8)
 
 
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *others: Any) -> np.ndarray:
-    values: np.ndarray = expect(storage, np.ndarray)
-    if values.ndim != 1:
-        raise ValueError("the storage of a tensor is an array of several axes")
-    sizes, strides, start = layout_of(len(values), offset, size, stride)
-    if prod(sizes) > len(values):
-        raise ValueError(f"a tensor of shape {sizes} does not fit its {len(values)} stored values")
+    values, start = expect(storage, np.ndarray), expect(offset, int)
+    sizes, strides = _sizes(size), _sizes(stride)
+    if len(sizes) != len(strides):
+        raise ValueError(f"a tensor has {len(strides)} strides, but {len(sizes)} axes")
+    last = start + sum((n - 1) * step for n, step in zip(sizes, strides, strict=True))
+    count = prod(sizes)
+    if values.ndim != 1 or start < 0 or (count and last >= len(values)) or count > len(values):
+        raise ValueError(f"a tensor of shape {sizes} does not fit its {values.size} stored values")
     width = values.itemsize
     steps = [step * width for step in strides]
-    return _view(sizes, values.dtype, buffer=values, offset=start * width, strides=steps)
+    offset = start * width if count else 0
+    return _view(sizes, values.dtype, buffer=values, offset=offset, strides=steps)
 
 
 def _parameter(tensor: Any, requires_grad: Any, hooks: Any) -> np.ndarray:

@@ -130,6 +130,8 @@ def _problem_with(value: object) -> str | None:
     """Return the reason why a value cannot be a weight; None if it can."""
     if not isinstance(value, Tensor):
         return "is not a tensor"
+    if value.layout != torch.strided or value.device.type != "cpu":
+        return "is not a plain tensor with its own values"
     if value.dtype not in WEIGHT_DTYPES:
         return f"has the type {value.dtype}, which weights cannot have"
     # A view that repeats a few stored values could require any amount of memory.
