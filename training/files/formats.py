@@ -33,6 +33,8 @@ class Format:
             roundtrip and generation).
         wild: Names of arrays that may contain non-finite numbers; None if only the arrays to be
             drawn are read.
+        content: Name of the function in ``training.pictures`` that returns the content of files of
+            this kind; empty for none.
         advice: Advice on which file to give instead, if files of this kind are not drawn.
     """
 
@@ -43,12 +45,11 @@ class Format:
     of_run: bool = False
     wild: Collection[str] | None = ()
     advice: str = ""
+    content: str = ""
 
 
 FORMATS = {
-    "training": Format(
-        "reports of a training run", "training.pictures_of_training", "training_curves.section_of"
-    ),
+    "training": Format("reports of a training run", content="training.content_of"),
     "correlations of one time": Format(
         "matrices of correlations",
         "correlations.pictures_of_image_matrices",

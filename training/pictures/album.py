@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
+from functools import partial
 from importlib import import_module
 from itertools import chain
 from pathlib import Path
@@ -12,6 +13,9 @@ from training.files.answers import params_path
 from training.files.formats import FORMATS, format_of
 from training.files.stats import STATS
 from training.names import script
+from training.pictures.content import Content
+from training.pictures.drawing import draw
+from training.pictures.figure import Figure
 from training.pictures.images.grids import holds_images
 from training.pictures.theme import Picture
 
@@ -108,14 +112,17 @@ def _drawn(files: Iterable[Path], folder: Path | None, animation: str | None) ->
         if kind is None:
             raise DataError(f"{path} contains no known data: give results of this project")
         known = FORMATS[kind]
-        if not known.drawn:
+        if not known.drawn and not known.content:
             raise DataError(
                 f"{path} contains {known.holds}, which cannot be drawn: "
                 f"{known.advice or 'leave it out'}"
             )
         if path.suffix == ".npz" and known.wild is not None:
             _require_finite(path, known.wild)
-        if known.together:
+        if known.content:
+            content = content_maker(kind)(path, None)
+            pictures += _pictures_of(content, folder or path.parent, animation)
+        elif known.together:
             together[kind].append(path)
         else:
             pictures += drawing_of(kind)(path, folder)
@@ -172,7 +179,35 @@ def _can_be_drawn(file: Path) -> bool:
     if file.name.startswith(".") or file.suffix not in SUFFIXES:
         return False
     kind = format_of(file)
-    return kind is not None and bool(FORMATS[kind].drawn)
+    return kind is not None and bool(FORMATS[kind].drawn or FORMATS[kind].content)
+
+
+def _pictures_of(content: Content, folder: Path, animation: str | None) -> list[Picture]:
+    """Return the pictures of a content, and its animations in a format, or none."""
+
+    def picture(name: str, make: Callable[[], Figure]) -> Picture:
+        def write(path: Path) -> None:
+            draw(make()).savefig(path, format="png")
+
+        return Picture(folder / f"{name}.png", write, content.notes.get(name, ""))
+
+    made = [picture(name, make) for name, make in content.figures.items()]
+    if animation is None:
+        return made
+    for name, animate in content.animations.items():
+        path = folder / f"{name}.{animation}"
+        write = partial(animate, suffix=animation)
+        made.append(Picture(path, write, content.notes.get(name, "")))
+    return made
+
+
+def content_maker(kind: str) -> Callable[..., Content]:
+    """Return the function that makes the content of files of a kind.
+
+    The module of the function is imported only when needed, since some imports take half a second.
+    """
+    module, _, name = FORMATS[kind].content.rpartition(".")
+    return getattr(import_module(f"{__package__}.{module}"), name)
 
 
 def drawing_of(kind: str) -> Callable[..., list[Picture]]:

@@ -11,6 +11,7 @@ from training.data.records.records import CATEGORY
 from training.data.records.writing import text_of
 from training.files.answers import ColumnCheck, PredictedColumn, SavedAnswerCheck, SavedAnswers
 from training.measure.reliability import wilson
+from training.pictures.content import Choice, NumberTable, Result, judged
 from training.pictures.tables.answers import (
     MOST_CELLS,
     PLAIN,
@@ -24,16 +25,7 @@ from training.pictures.tables.columns import FEW_ROWS, LARGE_DISTANCE, color_of,
 from training.pictures.tables.drawn_rows import DrawnRows
 from training.pictures.theme import BLUE, MUTED, ORANGE, brief
 from training.report import charts
-from training.report.content import (
-    Chart,
-    Charts,
-    Choice,
-    Key,
-    NumberTable,
-    Result,
-    Section,
-    judged,
-)
+from training.report.content import Chart, Charts, Key, Section
 
 READINGS = {
     "sample": (

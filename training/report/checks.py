@@ -7,10 +7,11 @@ import numpy as np
 from training.files.arrays import parameter, title_of
 from training.files.posterior import SavedCheck, SavedPredictive
 from training.measure.posterior.coverage import central_values
+from training.pictures.content import Choice, NumberTable, Result
 from training.pictures.posteriors.checks import Curve, color_of, details_of
 from training.pictures.theme import BLUE, MUTED, ORANGE
 from training.report import charts
-from training.report.content import Chart, Charts, Choice, Key, NumberTable, Result, Section
+from training.report.content import Chart, Charts, Key, Section
 
 READING = (
     "Posteriors of simulated data with known true values: if posteriors are calibrated, "

@@ -1,70 +1,16 @@
 """Contents of a report: sections with a sentence on how to read them, and their parts."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import numpy as np
 from bokeh.plotting import figure
+
+from training.pictures.content import Result
 
 BRIEF = {"seed": "seed {}", "device": "on {}", "seconds": "{} s"}
 BRIEF["network evaluations"] = "{} evaluations"
 """Facts of a run for its one-line summary, with their formats."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Number of points of large files that a report shows.
-
-    Attributes:
-        points: Largest number of points per panel.
-        seed: Random seed for the choice of points.
-    """
-
-    points: int = 5000
-    seed: int = 0
-
-    def samples(self, count: int) -> np.ndarray:
-        """Return the increasing indices of the samples that are shown, out of ``count``."""
-        if count <= self.points:
-            return np.arange(count)
-        generator = np.random.default_rng(self.seed)
-        return np.sort(generator.choice(count, self.points, replace=False))
-
-
-def judged(right: bool, room: float, most: float) -> bool | None:
-    """Return whether a measured number is as expected; None if there are too few samples.
-
-    There are too few samples if the tolerance for chance exceeds the error that a reader would want
-    to detect.
-
-    Args:
-        right: Whether the number is within its tolerance.
-        room: Tolerance for chance.
-        most: Error that a reader would want to detect.
-    """
-    return None if right and room > most else right
-
-
-@dataclass(frozen=True)
-class Result:
-    """A headline number, and whether it is as expected.
-
-    Attributes:
-        of: Data and setting of the measurement.
-        name: Name of the number.
-        value: Number, in words.
-        target: Expected number, in words.
-        holds: Whether the number is as expected; None if there are too few samples to judge, or if
-            the number is no test.
-    """
-
-    of: str
-    name: str
-    value: str
-    target: str
-    holds: bool | None
 
 
 @dataclass(frozen=True)
@@ -173,62 +119,6 @@ class Flow:
 
 
 @dataclass(frozen=True)
-class Sheet:
-    """One picture that contains many images in rows; the page shows single images of it.
-
-    Attributes:
-        title: Title of the images.
-        note: How the images are shown.
-        uri: Data URI of the picture.
-    """
-
-    title: str
-    note: str
-    uri: str
-
-
-def sheet_columns(count: int) -> int:
-    """Return the number of images side by side in a sheet."""
-    return math.ceil(math.sqrt(count))
-
-
-@dataclass(frozen=True)
-class Images:
-    """A grid of images, and a strip with the stages of the selected image.
-
-    Attributes:
-        title: Title of the images.
-        moved: ``melt``, ``roundtrip`` or ``gen`` if the images are points of a flow; else empty.
-        labels: Label of each image.
-        sheets: Stages of the strip, one sheet per stage. An image has the same place in all sheets.
-        first: Index of the sheet that the grid shows.
-        shape: Height and width of an image in pixels.
-        note: Note below the strip.
-        draws: Further sheets, one of which is shown at the end of the strip; empty for none.
-    """
-
-    kind: ClassVar[str] = "images"
-    title: str
-    labels: Sequence[str]
-    sheets: Sequence[Sheet]
-    first: int
-    shape: tuple[int, int]
-    note: str = ""
-    moved: str = ""
-    draws: Sequence[Sheet] = ()
-
-    @property
-    def columns(self) -> int:
-        """Number of images side by side in a sheet."""
-        return sheet_columns(len(self.labels))
-
-    @property
-    def rows(self) -> int:
-        """Number of rows of images in a sheet."""
-        return -(-len(self.labels) // self.columns)
-
-
-@dataclass(frozen=True)
 class Picker:
     """A selection list, whose options are prefixes of the names of columns."""
 
@@ -260,17 +150,6 @@ class Views:
     def settings(self) -> Mapping[str, Any]:
         """Settings for the page's script."""
         return {"sets": list(self.sets)}
-
-
-@dataclass(frozen=True)
-class NumberTable:
-    """A table of numbers."""
-
-    kind: ClassVar[str] = "table"
-    title: str
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    note: str = ""
 
 
 @dataclass(frozen=True)

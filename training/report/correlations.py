@@ -7,10 +7,11 @@ import numpy as np
 from training.files.arrays import evenly
 from training.files.correlations import SavedLags
 from training.paper.correlations import scatter_of
+from training.pictures.content import Choice
 from training.pictures.correlations import COLORS, NAMES, name_and_details
 from training.pictures.theme import INK, MUTED, joined
 from training.report import charts
-from training.report.content import Chart, Charts, Choice, Key, Section
+from training.report.content import Chart, Charts, Key, Section
 
 READING = (
     "Errors of a network that decorrelate quickly along a path average out; errors that "

@@ -9,10 +9,11 @@ from training.files.coverage import SavedCoverage
 from training.measure.reliability import TELLING
 from training.paper.boundaries import gaussian_content
 from training.paper.coverage import STAGES
+from training.pictures.content import Choice, NumberTable, Result, judged
 from training.pictures.coverage import STYLES
 from training.pictures.theme import BLUE, MUTED, ORANGE, joined
 from training.report import charts
-from training.report.content import Chart, Charts, Choice, Key, NumberTable, Result, Section, judged
+from training.report.content import Chart, Charts, Key, Section
 
 READING = (
     "A sphere in latent space has a known probability under the Gaussian; a correct flow "

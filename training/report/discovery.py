@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,10 @@ from torch_utils.results import open_arrays
 from training.files.arrays import kind_of, stem_of
 from training.files.formats import FORMATS, format_of
 from training.names import KINDS
-from training.report.content import Choice, Run, Section
+from training.pictures.album import content_maker
+from training.pictures.content import Choice
+from training.report.content import Run, Section
+from training.report.drawing import drawn
 from training.report.runs import run_of
 
 Reader = Callable[[Path | Mapping[str, Path], Choice], Section]
@@ -129,7 +133,7 @@ def _sort(file: Path, findings: Findings, subjects: dict[tuple[Path, str, str], 
             return
     if kind is None:
         findings.foreign.append((str(file), "not results that a report shows"))
-    elif not FORMATS[kind].shown:
+    elif not (FORMATS[kind].shown or FORMATS[kind].content):
         findings.foreign.append((str(file), f"{FORMATS[kind].holds}, which are not shown"))
     elif FORMATS[kind].of_run:
         _add_to_run(file, kind, subjects)
@@ -157,10 +161,21 @@ def _add_to_run(file: Path, subject: str, subjects: dict[tuple[Path, str, str], 
     subjects.setdefault((file.parent, subject, name), {})[kind] = file
 
 
+def _section(kind: str, files: Path | Mapping[str, Path], choice: Choice) -> Section:
+    """Return the section of a report about a file, or about the files of a run."""
+    content = content_maker(kind)(files, choice)
+    parts = [drawn(part) for part in content.shown(choice)]
+    first = files if isinstance(files, Path) else next(iter(files.values()))
+    words = (content.title, content.reading, content.page, str(first.parent))
+    return Section(*words, parts, content.results())
+
+
 def section_maker(kind: str) -> Reader:
     """Return the function that makes the report sections about files of a kind.
 
     The module of the function is imported only when needed, since some imports take half a second.
     """
+    if FORMATS[kind].content:
+        return partial(_section, kind)
     module, _, name = FORMATS[kind].shown.rpartition(".")
     return getattr(import_module(f"{__package__}.{module}"), name)

@@ -17,6 +17,7 @@ from bokeh.plotting import figure
 
 from training.files.arrays import evenly
 from training.files.trajectory import SavedTrajectory
+from training.pictures.content import Choice, Result, judged
 from training.pictures.theme import BLUE, MUTED, ORANGE, colors_of_places, joined, sequential_colors
 from training.pictures.trajectories.clouds import (
     COLORS,
@@ -30,17 +31,7 @@ from training.pictures.trajectories.clouds import (
     shown_dims,
 )
 from training.report import charts
-from training.report.content import (
-    Chart,
-    Charts,
-    Choice,
-    Coloring,
-    Flow,
-    Key,
-    Result,
-    Section,
-    judged,
-)
+from training.report.content import Chart, Charts, Coloring, Flow, Key, Section
 from training.report.runs import roundtrip_results
 
 FEW = 3

@@ -7,6 +7,7 @@ import numpy as np
 
 from training.files.roundtrip import SavedRoundtrips
 from training.files.trajectory import SavedTrajectory
+from training.pictures.content import Choice, Images, Result, Sheet, affordable
 from training.pictures.images.grids import (
     HALF_RANGE,
     ROUNDED_AWAY,
@@ -26,9 +27,8 @@ from training.pictures.images.simulations import (
 from training.pictures.theme import BLUE, MUTED, brief, joined
 from training.pictures.trajectories.clouds import latent_law, name_and_details
 from training.report import charts
-from training.report.content import Chart, Charts, Choice, Images, Key, Result, Section, Sheet
+from training.report.content import Chart, Charts, Key, Section
 from training.report.flows import section_of_run
-from training.report.sheets import affordable, sheet
 
 READING = (
     "Choose an image and follow it along the flow; below, the same images are points "
@@ -70,10 +70,10 @@ def images_part(item: SavedTrajectory, back: SavedTrajectory | None) -> Images:
     states = states[:, :count]
     columns = state_columns(states, item.times, state_divisors(states, item.times))
     times = most_informative(columns, COLUMNS)
-    sheets = [sheet(columns[k].cells, _at(item, k), columns[k].note) for k in times]
+    sheets = [Sheet.of_cells(columns[k].cells, _at(item, k), columns[k].note) for k in times]
     if back is not None:
         returned = images_of(back)[-1, :count]
-        sheets.append(sheet(data_cells(returned), "return"))
+        sheets.append(Sheet.of_cells(data_cells(returned), "return"))
         sheets.append(_difference((returned.astype(float) - states[0]) * HALF_RANGE))
     what = "sample" if item.kind == "gen" else "image"
     name = name_and_details(item)[0]
@@ -101,7 +101,7 @@ def _at(item: SavedTrajectory, index: int) -> str:
 def _difference(values: np.ndarray) -> Sheet:
     """Return a sheet of magnified differences in gray levels."""
     column, scale = magnified(values)
-    return sheet(column.cells, column.title, f"{column.note}; {scale.range}")
+    return Sheet.of_cells(column.cells, column.title, f"{column.note}; {scale.range}")
 
 
 READING_OF_ROUNDTRIPS = (
@@ -149,8 +149,8 @@ def _worst(saved: SavedRoundtrips) -> Images:
             for index, largest in zip(saved.indices[:count], saved.max_abs_error, strict=False)
         ],
         [
-            sheet(pixel_cells(saved.originals[:count]), "original"),
-            sheet(gray_levels(saved.returned[:count]), "return", "8 bits"),
+            Sheet.of_cells(pixel_cells(saved.originals[:count]), "original"),
+            Sheet.of_cells(gray_levels(saved.returned[:count]), "return", "8 bits"),
             _difference((saved.returned - saved.originals)[:count]),
         ],
         0,

@@ -6,6 +6,7 @@ from typing import Any
 from dnnlib.numbers import beside
 from training.files.arrays import evenly, parameter
 from training.files.posterior_draws import SavedPosteriors, load_netcdf
+from training.pictures.content import Choice, Images, NumberTable, Result, Sheet, affordable
 from training.pictures.images.grids import gray_levels
 from training.pictures.posteriors.tables import (
     informative_columns,
@@ -16,19 +17,8 @@ from training.pictures.posteriors.tables import (
 from training.pictures.posteriors.words import MOST_SHOWN, name_and_details, part_of, value_words
 from training.pictures.theme import BLUE, MUTED, brief, joined
 from training.report import charts
-from training.report.content import (
-    Choice,
-    Images,
-    Key,
-    NumberTable,
-    Picker,
-    Result,
-    Section,
-    Sheet,
-    Views,
-)
+from training.report.content import Key, Picker, Section, Views
 from training.report.runs import number
-from training.report.sheets import affordable, sheet
 
 READING = "Gray points are prior draws, blue points posterior draws."
 MOST_POINTS = 1500
@@ -167,17 +157,19 @@ def _images(saved: SavedPosteriors) -> Images:
     seen = observed_cells(saved)
     sheets: list[Sheet] = []
     if saved.truth is not None:
-        sheets.append(sheet(gray_levels(saved.truth[:count].reshape(-1, *shape)), "truth"))
+        sheets.append(Sheet.of_cells(gray_levels(saved.truth[:count].reshape(-1, *shape)), "truth"))
     if seen is not None:
-        sheets.append(sheet(seen[:count], "observed", "tinted: unobserved"))
-    sheets.append(sheet(gray_levels(draws.mean(axis=0)[:count]), "mean"))
+        sheets.append(Sheet.of_cells(seen[:count], "observed", "tinted: unobserved"))
+    sheets.append(Sheet.of_cells(gray_levels(draws.mean(axis=0)[:count]), "mean"))
     spread = spread_cells(std, reach)
-    sheets.append(sheet(spread, "std", f"0 to {brief(reach)} gray levels"))
+    sheets.append(Sheet.of_cells(spread, "std", f"0 to {brief(reach)} gray levels"))
     if saved.truth is not None:
         among = truth_cells(draws[:, :count], saved.truth[:count].reshape(-1, *shape))
-        sheets.append(sheet(among, "true value among draws", "blue: below them, orange: above"))
+        sheets.append(
+            Sheet.of_cells(among, "true value among draws", "blue: below them, orange: above")
+        )
     drawn = [
-        sheet(gray_levels(draws[place, :count]), f"draw {number + 1} of {len(some)}")
+        Sheet.of_cells(gray_levels(draws[place, :count]), f"draw {number + 1} of {len(some)}")
         for number, place in enumerate(some)
     ]
     return Images(

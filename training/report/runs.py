@@ -8,8 +8,9 @@ from torch_utils.results import last_line, load_json
 from training.files.arrays import stem_of
 from training.files.stats import STATS
 from training.names import KINDS
+from training.pictures.content import Result
 from training.pictures.theme import brief, joined
-from training.report.content import Result, Run
+from training.report.content import Run
 
 TRAINING = "training_options.json"
 PARAMETERS = ("_sim_params.json", "_HD_pfODE_int_sim_params.json")

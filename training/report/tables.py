@@ -11,11 +11,12 @@ from training.files.arrays import evenly
 from training.files.rows import SavedTable
 from training.files.trajectory import SavedTrajectory
 from training.names import CELL_ERROR
+from training.pictures.content import Choice, NumberTable, Result, judged
 from training.pictures.tables.columns import LARGE_DISTANCE, chance, color_of, distances
 from training.pictures.theme import joined
 from training.pictures.trajectories.clouds import name_and_details
 from training.report import charts
-from training.report.content import Choice, Key, NumberTable, Result, Section, Views, judged
+from training.report.content import Key, Section, Views
 from training.report.flows import section_of_run
 
 READING = "Samples of a good flow lie where data lie, in every pair of columns; choose two."

@@ -11,6 +11,8 @@ from matplotlib.font_manager import FontProperties
 from scipy.stats import kstwobign, spearmanr
 
 from dnnlib.errors import DataError, UsageError
+from tests.support import figures
+from tests.support.figures import marks, places
 from tests.support.picture_files import ANSWERS, TABLE_ASKED, save_answers, save_table
 from tests.support.running import refusal
 from training.files.answers import SavedAnswers
@@ -22,12 +24,13 @@ from training.measure.association import associations
 from training.measure.reliability import Z, reliability, wilson
 from training.pictures import theme
 from training.pictures.album import pictures_of
+from training.pictures.content import Choice
+from training.pictures.figure import Line, Points, Rule
 from training.pictures.tables import columns
 from training.pictures.tables.album import column_errors, draw_densities, draw_roundtrip, uniformity
 from training.pictures.tables.drawn_rows import DrawnRows
 from training.pictures.theme import brief, colors_of_places, joined, sequential_colors
-from training.pictures.training import draw_training, running_median
-from training.report.content import Choice
+from training.pictures.training import curves, running_median
 from training.report.discovery import found_in
 from training.report.tables import density_results
 
@@ -46,15 +49,16 @@ def test_curves_of_few_and_many_reports(reports):
     loss = 0.8 + 0.1 * np.random.default_rng(0).normal(size=reports)
     loss[1:3] = np.nan
     saved = SavedTraining(np.arange(1, reports + 1) / 10, loss, np.full(reports, 1e-3))
-    loss_axes, rate_axes = draw_training(saved, "run").axes
-    baseline, curve = loss_axes.lines[:2]
-    assert (set(baseline.get_ydata()), baseline.get_linestyle()) == ({1.0}, "--")
-    assert np.allclose(curve.get_xydata(), np.stack([saved.samples, loss], 1), equal_nan=True)
-    assert len(loss_axes.lines) == (3 if reports > 200 else 2)
-    low, high = loss_axes.get_ylim()
+    loss_panel, rate_panel = curves(saved, "run").panels
+    (baseline,) = marks(loss_panel, Rule)
+    assert (baseline.value, baseline.dashed) == (1.0, True)
+    curve, *smooth = marks(loss_panel, Line)
+    assert np.allclose(places(curve), np.stack([saved.samples, loss], 1), equal_nan=True)
+    assert len(smooth) == (reports > 200)
+    low, high = loss_panel.y_limits
     assert low < 1 < high
-    assert rate_axes.get_xlim() == loss_axes.get_xlim()
-    assert np.allclose(rate_axes.lines[0].get_ydata(), 1e-3)
+    assert rate_panel.x_limits == loss_panel.x_limits
+    assert np.allclose(marks(rate_panel, Line)[0].y, 1e-3)
 
 
 def test_running_median():
@@ -372,16 +376,17 @@ def test_the_best_report_on_held_out_rows_is_marked(tmp_path):
         text += report(1e6 * (k + 1), **{"Loss/loss": 0.9 - 0.1 * k}, **own)
     (tmp_path / "stats.jsonl").write_text(text)
     saved = SavedTraining.load(tmp_path / "stats.jsonl")
-    figure = draw_training(saved, "run")
-    loss_axes, nats_axes, _ = figure.axes
+    figure = curves(saved, "run")
+    loss_panel, nats_panel, _ = figure.panels
     assert saved.best == 2  # by nats, not by loss
-    assert loss_axes.lines[-1].get_xydata().tolist() == [[3, 0.97]]
-    assert nats_axes.lines[-1].get_xydata().tolist() == [[3, -2.0]]
-    assert np.allclose(nats_axes.lines[0].get_ydata(), nats)
-    assert "best −2 nats" in words(figure)
+    for panel, place in ((loss_panel, [3, 0.97]), (nats_panel, [3, -2.0])):
+        (ring,) = marks(panel, Points, "best on the validation set")
+        assert places(ring).tolist() == [place]
+    assert np.allclose(marks(nats_panel, Line)[0].y, nats)
+    assert "best −2 nats" in figures.words(figure)
     images = replace(saved, nats=None)  # which have a held-out loss alone
     assert images.best == 0
-    assert len(draw_training(images, "run").axes) == 2
+    assert len(curves(images, "run").panels) == 2
 
 
 @pytest.mark.filterwarnings("error")

@@ -17,8 +17,9 @@ from dnnlib.errors import DataError
 from tests.support import picture_files as files
 from tests.support.running import refusal
 from tests.training.report.conftest import CHOICE, NASTY
+from training.pictures.content import Choice
 from training.pictures.tables.answers import is_calibrated
-from training.report.content import Choice, Flow
+from training.report.content import Flow
 from training.report.discovery import found_in
 from training.report.runs import roundtrip_results, run_of
 

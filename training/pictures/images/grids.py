@@ -20,6 +20,7 @@ from training.data.images.batches import to_pixels
 from training.data.images.containers import image_names, open_container
 from training.data.images.dataset import ImageDataset
 from training.pictures import theme
+from training.pictures.content import tiled
 from training.pictures.theme import BLUE, INK, MUTED, ORANGE
 
 HALF_RANGE = 127.5  # gray levels per data unit, and from the middle gray to black or white
@@ -105,17 +106,6 @@ def fitted(cells: np.ndarray, side: int) -> np.ndarray:
         return cells.repeat(side // longest, axis=1).repeat(side // longest, axis=2)
     factor = math.ceil(longest / side)
     return np.stack([np.asarray(Image.fromarray(cell).reduce(factor)) for cell in cells])
-
-
-def tiled(cells: np.ndarray, columns: int, gap: int) -> np.ndarray:
-    """Tile images ``[N, h, w, 3]`` in rows on white, ``gap`` pixels apart: ``[H, W, 3]``."""
-    count, height, width, _ = cells.shape
-    rows = math.ceil(count / columns)
-    page = np.full((rows * columns, height + gap, width + gap, 3), 255, np.uint8)
-    page[:count, :height, :width] = cells
-    page = page.reshape(rows, columns, height + gap, width + gap, 3).swapaxes(1, 2)
-    whole = page.reshape(rows * (height + gap), columns * (width + gap), 3)
-    return whole[: -gap or None, : -gap or None]
 
 
 # All in pixels.
