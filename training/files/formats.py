@@ -35,6 +35,8 @@ class Format:
             drawn are read.
         content: Name of the function in ``training.pictures`` that returns the content of files of
             this kind; empty for none.
+        group: Which files are read together: ``run`` for the simulations of a run, ``times`` for
+            the times of one quantity, empty for each file alone.
         advice: Advice on which file to give instead, if files of this kind are not drawn.
     """
 
@@ -46,14 +48,15 @@ class Format:
     wild: Collection[str] | None = ()
     advice: str = ""
     content: str = ""
+    group: str = ""
 
 
 FORMATS = {
     "training": Format("reports of a training run", content="training.content_of"),
     "correlations of one time": Format(
         "matrices of correlations",
-        "correlations.pictures_of_image_matrices",
-        together=True,
+        content="correlations.content_of_image_matrices",
+        group="times",
         wild=None,
     ),
     "toy": Format(
@@ -62,6 +65,7 @@ FORMATS = {
         "flows.section_of",
         True,
         of_run=True,
+        group="run",
     ),
     "images": Format(
         "simulated images",
@@ -69,6 +73,7 @@ FORMATS = {
         "images.section_of",
         True,
         of_run=True,
+        group="run",
     ),
     "rows": Format(
         "simulated rows",
@@ -76,12 +81,11 @@ FORMATS = {
         "tables.section_of",
         True,
         of_run=True,
+        group="run",
         wild=MAY_BE_WILD,
     ),
-    "coverage": Format("coverage", "coverage.pictures_of_coverage", "coverage.section_of"),
-    "residual summary": Format(
-        "correlations by lag", "correlations.pictures_of_lags", "correlations.section_of"
-    ),
+    "coverage": Format("coverage", content="coverage.content_of"),
+    "residual summary": Format("correlations by lag", content="correlations.content_of_lags"),
     "worst roundtrips": Format(
         "errors of roundtrips",
         "images.simulations.pictures_of_roundtrips",
@@ -90,18 +94,12 @@ FORMATS = {
     "posterior": Format(
         "draws of posteriors", "posteriors.album.pictures_of_posteriors", "posteriors.section_of"
     ),
-    "posterior check": Format(
-        "runs of a check", "posteriors.album.pictures_of_check", "checks.section_of"
-    ),
+    "posterior check": Format("runs of a check", content="checks.content_of_check"),
     "posterior calibration": Format(
-        "ranks of calibration cases",
-        "posteriors.album.pictures_of_calibration",
-        "checks.section_of",
+        "ranks of calibration cases", content="checks.content_of_calibration"
     ),
     "posterior predictive": Format(
-        "data simulated from posteriors",
-        "posteriors.album.pictures_of_predictive",
-        "checks.section_of_predictive",
+        "data simulated from posteriors", content="checks.content_of_predictive"
     ),
     "population": Format("a population of posteriors", "posteriors.album.pictures_of_population"),
     "answers": Format(
@@ -111,7 +109,9 @@ FORMATS = {
         "a check of answers", "tables.answers.pictures_of_check", "answers.section_of_check"
     ),
     "image files": Format("images", "images.grids.pictures_of_image_files"),
-    "correlations": Format("matrices of correlations", "correlations.pictures_of_toy_matrices"),
+    "correlations": Format(
+        "matrices of correlations", content="correlations.content_of_toy_matrices"
+    ),
     "residuals": Format(
         "residuals",
         advice=(

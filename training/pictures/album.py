@@ -6,19 +6,25 @@ from functools import partial
 from importlib import import_module
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from dnnlib.errors import DataError, UsageError
 from torch_utils.results import open_arrays
 from training.files.answers import params_path
+from training.files.arrays import kind_of, stem_of
+from training.files.correlations import stem_and_index
 from training.files.formats import FORMATS, format_of
 from training.files.stats import STATS
-from training.names import script
+from training.names import KINDS, script
 from training.pictures.content import Content
 from training.pictures.drawing import draw
 from training.pictures.figure import Figure
 from training.pictures.images.grids import holds_images
 from training.pictures.theme import Picture
 
+Groups = dict[tuple[Path, str, str], Any]
+"""Files that are read together, by folder, kind and name: a path, a list of paths, or the paths of
+a run by kind of simulation."""
 SUFFIXES = (".npz", ".nc", ".jsonl", ".json")
 """Suffixes of files that are drawn, besides zips of images."""
 
@@ -105,7 +111,7 @@ def _twice(pictures: Iterable[Picture]) -> list[Path]:
 
 def _drawn(files: Iterable[Path], folder: Path | None, animation: str | None) -> list[Picture]:
     """Return the pictures of files; see ``pictures_of``."""
-    pictures: list[Picture] = []
+    pictures, groups = list[Picture](), Groups()
     together: dict[str, list[Path]] = {kind: [] for kind, each in FORMATS.items() if each.together}
     for path in files:
         kind = format_of(path)
@@ -120,8 +126,7 @@ def _drawn(files: Iterable[Path], folder: Path | None, animation: str | None) ->
         if path.suffix == ".npz" and known.wild is not None:
             _require_finite(path, known.wild)
         if known.content:
-            content = content_maker(kind)(path, None)
-            pictures += _pictures_of(content, folder or path.parent, animation)
+            add_file(path, kind, groups)
         elif known.together:
             together[kind].append(path)
         else:
@@ -129,7 +134,38 @@ def _drawn(files: Iterable[Path], folder: Path | None, animation: str | None) ->
     for kind, several in together.items():
         if several:
             pictures += drawing_of(kind)(several, folder, animation)
+    for (place, kind, _), own in groups.items():
+        content = content_maker(kind)(own, None)
+        pictures += _pictures_of(content, folder or place, animation)
     return pictures
+
+
+def add_file(file: Path, kind: str, groups: Groups) -> None:
+    """Add a file to the group of files with which it is read.
+
+    Raises:
+        DataError: The file is a simulation with fewer than two times.
+    """
+    grouped, place = FORMATS[kind].group, file.parent
+    if grouped == "times":
+        stem = stem_and_index(file)[0].name
+        groups.setdefault((place, kind, stem), []).append(file)
+    elif grouped == "run":
+        with open_arrays(file) as saved:
+            times = saved.numbers("times")
+        if times.ndim != 1 or len(times) < 2:
+            raise DataError(
+                f"{file}: 'times' has shape {list(times.shape)}, expected at least two times: make "
+                "the file again"
+            )
+        simulation, name = kind_of(file, times), stem_of(file)
+        while simulation in groups.get((place, kind, name), {}):  # two of one name
+            name += " again"
+        runs = groups.setdefault((place, kind, name), {})
+        runs[simulation] = file
+        groups[place, kind, name] = {each: runs[each] for each in KINDS if each in runs}
+    else:
+        groups[place, kind, file.name] = file
 
 
 def drawable_files(paths: Iterable[Path]) -> list[Path]:

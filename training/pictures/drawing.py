@@ -1,6 +1,7 @@
 """Figures drawn with Matplotlib, whose constrained layout makes room for all labels."""
 
 import textwrap
+from collections.abc import Sequence
 from functools import singledispatch
 from typing import Any
 
@@ -56,15 +57,15 @@ def draw(figure: Figure) -> matplotlib.figure.Figure:
     ]
     top = MARGIN + sum(len(lines) * height for lines, _, height in head) + 0.05
     heights = list(figure.heights) or [figure.size[1]] * figure.rows
-    handles = [_handle(mark) for mark in figure.legend]
-    keys = LINE * _lines_of(figure, room)
+    keys = _lines_of_legend(figure.legend, room)
     words = [_words_height(figure, row) for row in range(figure.rows)]
-    height = top + keys + sum(heights) + sum(words) + MARGIN
+    above = top + LINE * len(keys) + 0.08 * bool(keys)
+    height = above + sum(heights) + sum(words) + MARGIN
     made = matplotlib.figure.Figure(
         (width, height), dpi=theme.DPI, facecolor="white", layout="constrained"
     )
     engine: Any = made.get_layout_engine()
-    engine.set(rect=(0.02 / width, 0.02, 1 - 0.04 / width, 1 - top / height - 0.02))
+    engine.set(rect=(0, 0, 1, 1 - above / height))
     engine.set(w_pad=0.07, h_pad=0.05, wspace=0.01, hspace=0.01)
     y = height - MARGIN
     for lines, style, each in head:
@@ -84,15 +85,17 @@ def draw(figure: Figure) -> matplotlib.figure.Figure:
         if panel is None:
             axes.set_axis_off()
             continue
-        _draw_panel(axes, panel, figure.size[0], heights[number // figure.columns])
+        row = figure.panels[number - number % figure.columns :][: figure.columns]
+        notes = max(len(_note(each, figure.size[0])) for each in row if each is not None)
+        _draw_panel(axes, panel, figure.size[0], heights[number // figure.columns], notes)
         if figure.shared and panel.axes:
             _share(axes, figure, number)
-    if handles:
+    for number, line in enumerate(keys):
         legend = made.legend(
-            handles=handles,
-            loc="outside upper left",
-            bbox_to_anchor=(0, 0, 1, 1 - top / height),
-            ncols=len(handles) if keys < 1.6 * LINE else _across(figure, room),
+            handles=[_handle(mark) for mark in line],
+            loc="upper left",
+            bbox_to_anchor=(0.5 * MARGIN / width, (height - top - LINE * number) / height),
+            ncols=len(line),
             frameon=False,
             fontsize=SMALL,
             labelcolor=MUTED,
@@ -101,6 +104,7 @@ def draw(figure: Figure) -> matplotlib.figure.Figure:
             columnspacing=1.6,
             borderpad=0.2,
         )
+        legend.set_in_layout(False)
         for text in legend.get_texts():
             text.set_parse_math(False)
     if figure.scale is not None:
@@ -119,12 +123,17 @@ def wrapped(text: str, width: float, size: float, most: int = MOST_LINES) -> lis
     """Wrap a text into at most ``most`` lines of ``width`` inches; a longer text is cut off."""
     if not text:
         return []
-    long = text_to_path.get_text_width_height_descent(text, FontProperties(size=size), False)[0]
-    letters = max(int(0.93 * len(text) * 72 * width / max(long, 1e-9)), 4)
+    letters = max(int(0.93 * len(text) * width / max(_inches(text, size), 1e-9)), 4)
     lines = textwrap.wrap(text, letters)
     if len(lines) <= most:
         return lines
     return [*lines[: most - 1], lines[most - 1][: letters - 1].rstrip() + "…"]
+
+
+def _inches(text: str, size: float) -> float:
+    """Return the width of a line of text in inches."""
+    font = FontProperties(size=size)
+    return float(text_to_path.get_text_width_height_descent(text, font, False)[0]) / 72
 
 
 def _gaps(figure: Figure) -> float:
@@ -165,19 +174,17 @@ def _note(panel: Panel, width: float) -> list[str]:
     return [line for part in panel.note.split("\n") for line in wrapped(part, width, SMALL, 3)]
 
 
-def _across(figure: Figure, room: float) -> int:
-    """Return the number of entries of the legend that fit side by side."""
-    widest = max(len(getattr(mark, "label", "")) for mark in figure.legend)
-    return max(int(room / (0.062 * widest + 0.55)), 1)
-
-
-def _lines_of(figure: Figure, room: float) -> float:
-    """Return the number of lines of the legend."""
-    marks = figure.legend
-    if not marks:
-        return 0
-    total = sum(0.062 * len(getattr(mark, "label", "")) + 0.55 for mark in marks)
-    return 1.5 if total <= room else 0.5 + -(-len(marks) // _across(figure, room))
+def _lines_of_legend(marks: Sequence[Mark], room: float) -> list[list[Mark]]:
+    """Return the entries of a legend in lines of ``room`` inches."""
+    lines, used = list[list[Mark]](), room
+    for mark in marks:
+        wide = _inches(mark.label, SMALL) + 0.48  # type: ignore[union-attr]
+        used += wide
+        if used > room:
+            lines.append([])
+            used = wide
+        lines[-1].append(mark)
+    return lines
 
 
 def _share(axes: Axes, figure: Figure, number: int) -> None:
@@ -191,7 +198,8 @@ def _share(axes: Axes, figure: Figure, number: int) -> None:
         axes.set_ylabel("")
 
 
-def _draw_panel(axes: Axes, panel: Panel, width: float, height: float) -> None:
+def _draw_panel(axes: Axes, panel: Panel, width: float, height: float, notes: int) -> None:
+    """Draw a panel, with room for as many lines of notes as others of its row have."""
     axes.set_axisbelow(True)
     if panel.axes:
         axes.spines[["top", "right"]].set_visible(False)
@@ -228,11 +236,12 @@ def _draw_panel(axes: Axes, panel: Panel, width: float, height: float) -> None:
             axis.set_major_locator(MaxNLocator(int(np.clip(2.4 * side, 3, 8)), steps=[1, 2, 5, 10]))
     name, note = _title(panel, width), _note(panel, width)
     style: dict[str, Any] = {"parse_math": False, "linespacing": 1.25}
-    pad = 5 + 72 * 0.165 * len(note)
+    pad = 5 + 72 * 0.165 * notes
     axes.set_title("\n".join(name), loc="left", size=TEXT, color=INK, pad=pad, **style)
     if note:
         style |= {"textcoords": "offset points", "size": SMALL, "color": MUTED, "in_layout": False}
-        axes.annotate("\n".join(note), (0, 1), (0, 5), xycoords="axes fraction", **style)
+        style |= {"xycoords": "axes fraction", "va": "top"}
+        axes.annotate("\n".join(note), (0, 1), (0, pad - 2), **style)
         if not name:  # the title alone makes room
             axes.set_title(" ", loc="left", size=4, pad=pad)
     axes.set_xlabel(panel.x, size=TEXT, color=MUTED, labelpad=2, parse_math=False)
@@ -253,7 +262,8 @@ def _ticks_of_logarithm(axis: Any) -> None:
 def _handle(mark: Mark) -> Any:
     """Return the entry of a mark in a legend."""
     label, color = mark.label, mark.color  # type: ignore[union-attr]
-    color = color if isinstance(color, str) else MUTED
+    if not isinstance(color, str):  # one color for all items, or a meaning of its own
+        color = tuple(color[0]) if len(color) == 1 else MUTED
     if isinstance(mark, Points):
         size = float(np.clip(np.mean(mark.size), 4, 9))
         style: dict[str, Any] = {"ls": "none", "marker": mark.marker, "ms": size, "color": color}
@@ -275,7 +285,7 @@ def _draw(mark: Mark, axes: Axes) -> None:
 @_draw.register
 def _points(mark: Points, axes: Axes) -> None:
     size = np.square(np.broadcast_to(mark.size, np.shape(mark.x)))
-    style: dict[str, Any] = {"marker": mark.marker, "alpha": mark.alpha, "zorder": 3}
+    style: dict[str, Any] = {"marker": mark.marker, "alpha": mark.alpha, "zorder": 2}
     if mark.hollow:
         style |= {"facecolors": "none", "edgecolors": mark.color, "linewidths": 1.2}
     else:
@@ -293,7 +303,11 @@ def _line(mark: Line, axes: Axes) -> None:
 def _segments(mark: Segments, axes: Axes) -> None:
     ends = np.stack(np.broadcast_arrays(mark.x0, mark.y0, mark.x1, mark.y1), axis=-1)
     lines = LineCollection(
-        list(ends.reshape(-1, 2, 2)), colors=mark.color, linewidths=mark.width, alpha=mark.alpha
+        list(ends.reshape(-1, 2, 2)),
+        colors=mark.color,
+        linewidths=mark.width,
+        alpha=mark.alpha,
+        zorder=2,
     )
     axes.add_collection(lines)
     axes.autoscale_view()
@@ -301,7 +315,8 @@ def _segments(mark: Segments, axes: Axes) -> None:
 
 @_draw.register
 def _band(mark: Band, axes: Axes) -> None:
-    axes.fill_between(mark.x, mark.low, mark.high, color=mark.color, alpha=mark.alpha, lw=0)
+    style: dict[str, Any] = {"color": mark.color, "alpha": mark.alpha, "lw": 0, "zorder": 2}
+    axes.fill_between(mark.x, mark.low, mark.high, **style)
 
 
 @_draw.register
@@ -311,14 +326,14 @@ def _boxes(mark: Boxes, axes: Axes) -> None:
     style: dict[str, Any] = {"facecolors": mark.color, "linewidths": 0}
     if not mark.filled:
         style = {"facecolors": "none", "edgecolors": mark.color, "linewidths": 1.3}
-    axes.add_collection(PolyCollection(list(corners), alpha=mark.alpha, **style))
+    axes.add_collection(PolyCollection(list(corners), alpha=mark.alpha, zorder=2, **style))
     axes.autoscale_view()
 
 
 @_draw.register
 def _steps(mark: Steps, axes: Axes) -> None:
     style: dict[str, Any] = {"lw": 0, "fill": True} if mark.filled else {"lw": mark.width}
-    axes.stairs(mark.heights, mark.edges, color=mark.color, alpha=mark.alpha, **style)
+    axes.stairs(mark.heights, mark.edges, color=mark.color, alpha=mark.alpha, zorder=2, **style)
 
 
 @_draw.register
@@ -330,7 +345,7 @@ def _rule(mark: Rule, axes: Axes) -> None:
 @_draw.register
 def _span(mark: Span, axes: Axes) -> None:
     strip = axes.axvspan if mark.vertical else axes.axhspan
-    strip(mark.low, mark.high, color=mark.color, alpha=mark.alpha, lw=0)
+    strip(mark.low, mark.high, color=mark.color, alpha=mark.alpha, lw=0, zorder=2)
 
 
 @_draw.register

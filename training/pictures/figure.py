@@ -381,7 +381,8 @@ def cloud_panel(
         half = float((high - low).max()) / 2
         marks = [*_cube(box, names, off), *marks]
         box = np.stack([(high + low) / 2 - half, (high + low) / 2 + half], axis=1)
-        ticks, axes, x, y = None, False, "", ""
+        ticks: Mapping[float, str] | None = None
+        axes, x, y = False, "", ""
     else:
         ticks, axes = None if names else {}, True
         x, y = names or ("", "")

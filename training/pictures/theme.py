@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
@@ -59,11 +60,24 @@ def colors_of_places(places: np.ndarray, width: float) -> np.ndarray:
     return _to_srgb(lightness, hue)
 
 
+def diverging_colors(values: np.ndarray) -> np.ndarray:
+    """Return an sRGB color ``[..., 3]`` for each value ``[...]`` from -1 over 0 to 1."""
+    stops = np.array([to_rgb(color) for color in DIVERGING])
+    places = np.linspace(-1, 1, len(stops))
+    return np.stack([np.interp(values, places, channel) for channel in stops.T], axis=-1)
+
+
 def sequential_colors(count: int) -> np.ndarray:
     """Return ``count`` sRGB colors from dark blue via magenta to light orange, from 0 to 1."""
     share = np.linspace(0, 1, count)
     hue = BOTTOM_HUES[0] + (TOP_HUES[1] - BOTTOM_HUES[0]) * share
     return _to_srgb(LIGHTNESS[0] + (LIGHTNESS[1] - LIGHTNESS[0]) * share, np.deg2rad(hue))
+
+
+def colored(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Map values ``[N]`` between ``low`` and ``high`` to sequential colors ``[N, 3]``."""
+    share = np.clip((values - low) / max(high - low, 1e-12), 0, 1)
+    return sequential_colors(256)[np.rint(255 * share).astype(int)]
 
 
 def _to_srgb(lightness: np.ndarray, hue: np.ndarray) -> np.ndarray:

@@ -10,11 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from dnnlib.errors import DataError
-from torch_utils.results import open_arrays
-from training.files.arrays import kind_of, stem_of
 from training.files.formats import FORMATS, format_of
-from training.names import KINDS
-from training.pictures.album import content_maker
+from training.pictures.album import Groups, add_file, content_maker
 from training.pictures.content import Choice
 from training.report.content import Run, Section
 from training.report.drawing import drawn
@@ -51,7 +48,7 @@ def found_in(paths: Iterable[Path], choice: Choice) -> Findings:
         DataError: A path is missing, or no file has anything to show.
     """
     findings = Findings()
-    subjects: dict[tuple[Path, str, str], Any] = {}
+    subjects = Groups()
     for file in _files(paths):
         if file.suffix not in LOOKED_INTO:
             findings.others[file.suffix or "(none)"] += 1
@@ -66,7 +63,7 @@ def found_in(paths: Iterable[Path], choice: Choice) -> Findings:
         if isinstance(files, dict):
             _add_run(findings, files, read, choice)
         else:
-            with _noting_errors(findings, files):
+            with _noting_errors(findings, files[0] if isinstance(files, list) else files):
                 findings.sections.append(read(files, choice))
     if not findings.sections:
         why = f": {findings.broken[0][1]}" if findings.broken else ""
@@ -80,12 +77,11 @@ def found_in(paths: Iterable[Path], choice: Choice) -> Findings:
 
 def _add_run(findings: Findings, files: dict[str, Path], read: Reader, choice: Choice) -> None:
     """Add the section of a run's simulations, without broken ones."""
-    ordered = {kind: files[kind] for kind in KINDS if kind in files}
     try:
-        findings.sections.append(read(ordered, choice))
+        findings.sections.append(read(files, choice))
     except DataError:
         kept = {}
-        for kind, path in ordered.items():
+        for kind, path in files.items():
             with _noting_errors(findings, path):
                 read({kind: path}, choice)
                 kept[kind] = path
@@ -120,7 +116,7 @@ def _files(paths: Iterable[Path]) -> list[Path]:
     return list(files.values())
 
 
-def _sort(file: Path, findings: Findings, subjects: dict[tuple[Path, str, str], Any]) -> None:
+def _sort(file: Path, findings: Findings, subjects: Groups) -> None:
     """Add a file to its subject, or to the files without one."""
     kind = format_of(file)
     if file.suffix == ".json":
@@ -135,37 +131,16 @@ def _sort(file: Path, findings: Findings, subjects: dict[tuple[Path, str, str], 
         findings.foreign.append((str(file), "not results that a report shows"))
     elif not (FORMATS[kind].shown or FORMATS[kind].content):
         findings.foreign.append((str(file), f"{FORMATS[kind].holds}, which are not shown"))
-    elif FORMATS[kind].of_run:
-        _add_to_run(file, kind, subjects)
     else:
-        subjects[file.parent, kind, file.name] = file
+        add_file(file, kind, subjects)
 
 
-def _add_to_run(file: Path, subject: str, subjects: dict[tuple[Path, str, str], Any]) -> None:
-    """Add a simulation to those of its run, by its kind.
-
-    Raises:
-        DataError: The file has fewer than two times.
-    """
-    with open_arrays(file) as saved:
-        times = saved.numbers("times")
-    if times.ndim != 1 or len(times) < 2:
-        raise DataError(
-            f"{file}: 'times' has shape {list(times.shape)}, expected two times or more: make the "
-            "file again"
-        )
-    kind = kind_of(file, times)
-    name = stem_of(file)
-    while kind in subjects.get((file.parent, subject, name), {}):  # two simulations with one name
-        name += " again"
-    subjects.setdefault((file.parent, subject, name), {})[kind] = file
-
-
-def _section(kind: str, files: Path | Mapping[str, Path], choice: Choice) -> Section:
-    """Return the section of a report about a file, or about the files of a run."""
+def _section(kind: str, files: Any, choice: Choice) -> Section:
+    """Return the section of a report about a group of files."""
     content = content_maker(kind)(files, choice)
     parts = [drawn(part) for part in content.shown(choice)]
-    first = files if isinstance(files, Path) else next(iter(files.values()))
+    several = list(files.values()) if isinstance(files, dict) else files
+    first = several[0] if isinstance(several, list) else several
     words = (content.title, content.reading, content.page, str(first.parent))
     return Section(*words, parts, content.results())
 

@@ -220,7 +220,8 @@ def _chart(panel: Panel, whole: Figure) -> Chart:
 def _key(mark: Mark) -> Key:
     """Return the entry of a mark in a legend."""
     color, label = mark.color, mark.label  # type: ignore[union-attr]
-    color = color if isinstance(color, str) else MUTED
+    if not isinstance(color, str):
+        color = css(color)[0] if len(color) == 1 else MUTED
     color = MUTED if color == INK else color  # visible on a dark page too
     if isinstance(mark, marks.Points):
         sign = "○" if mark.hollow else MARKERS[mark.marker][1]

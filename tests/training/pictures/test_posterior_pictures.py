@@ -12,6 +12,8 @@ import torch
 from scipy.stats import multivariate_normal
 
 from dnnlib.errors import DataError
+from tests.support import figures
+from tests.support.figures import marks
 from tests.support.picture_files import save_check, save_posterior
 from tests.support.running import refusal
 from tests.training.pictures.test_training_pictures import words
@@ -20,10 +22,11 @@ from training.files.posterior import SavedCheck
 from training.files.posterior_draws import DESCRIPTION, load_netcdf
 from training.inference.likelihoods import Gaussian
 from training.inference.operators import Separable
-from training.pictures import theme
+from training.pictures import checks, theme
 from training.pictures.album import pictures_of
+from training.pictures.figure import Line
 from training.pictures.posteriors import tables, toys
-from training.pictures.posteriors.checks import draw_chains, draw_coverage, draw_ranks, rank_counts
+from training.pictures.posteriors.chains import draw_chains, rank_counts
 from training.pictures.posteriors.words import distinct_words
 
 NOISE = torch.tensor(0.3, dtype=torch.float64)
@@ -311,13 +314,12 @@ def test_checks_say_their_verdict_and_color_what_leaves_its_band(tmp_path):
         (few, "too few runs to test"),
         (bad, "not calibrated"),
     ):
-        for figure in (draw_ranks(saved), draw_coverage(saved)):
-            text = words(figure).replace(" | ", " ")
-            assert f"Posterior of circles: {judgement}" in text
-            assert saved.calibration.verdict.split(",")[0] in text
-    colors = [axes.lines[-1].get_color() for axes in draw_ranks(bad).axes[1:]]
+        for figure in (checks.ranks(saved), checks.coverage(saved)):
+            assert figure.title == f"Posterior of circles: {judgement}"
+            assert saved.calibration.verdict in figures.words(figure)
+    colors = [marks(panel, Line)[-1].color for panel in checks.ranks(bad).panels]
     assert colors[0] != colors[1] == colors[2] == colors[3]
-    titles = [axes.get_title(loc="left") for axes in draw_coverage(bad).axes[1:]]
+    titles = [panel.title for panel in checks.coverage(bad).panels]
     assert titles == ["central intervals", "TARP", "highest-density regions"]
     (tmp_path / "circles_PRP_posterior_check.json").write_text('{"level": 0.999}')
     assert "at level 0.999" in SavedCheck.load(save_check(tmp_path)).calibration.verdict

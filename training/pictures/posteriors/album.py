@@ -8,19 +8,9 @@ from matplotlib.figure import Figure
 
 from training.files.arrays import title_of
 from training.files.population import SavedPopulation
-from training.files.posterior import SavedCheck, SavedPredictive
 from training.files.posterior_draws import load_netcdf
 from training.pictures import theme
-from training.pictures.posteriors.checks import (
-    draw_after,
-    draw_chains,
-    draw_coverage,
-    draw_map,
-    draw_predictive,
-    draw_ranks,
-    has_chains,
-    has_map,
-)
+from training.pictures.posteriors.chains import draw_chains, has_chains
 from training.pictures.posteriors.tables import (
     draw_images,
     draw_marginals,
@@ -53,30 +43,6 @@ def pictures_of_posteriors(path: Path, folder: Path | None) -> list[theme.Pictur
     return theme.figures((folder or path.parent) / path.stem, draw)
 
 
-def pictures_of_calibration(path: Path, folder: Path | None) -> list[theme.Picture]:
-    """Return the pictures of a conformal calibration of posteriors.
-
-    Raises:
-        DataError: The file is broken.
-    """
-    saved = SavedCheck.load(path)
-    draw = {"before": partial(draw_coverage, saved), "after": partial(draw_after, saved)}
-    if has_map(path):
-        draw["map"] = partial(draw_map, saved, path)
-    return theme.figures((folder or path.parent) / path.stem, draw)
-
-
-def pictures_of_predictive(path: Path, folder: Path | None) -> list[theme.Picture]:
-    """Return the picture of a posterior predictive check.
-
-    Raises:
-        DataError: The file is broken.
-    """
-    saved = SavedPredictive.load(path)
-    stem = (folder or path.parent) / path.stem
-    return theme.figures(stem, {"data": partial(draw_predictive, saved)})
-
-
 def pictures_of_population(path: Path, folder: Path | None) -> list[theme.Picture]:
     """Return the picture of a hierarchical model and its members.
 
@@ -87,14 +53,3 @@ def pictures_of_population(path: Path, folder: Path | None) -> list[theme.Pictur
     stem = (folder or path.parent) / path.stem
     name, _ = title_of(path.stem.partition("_posterior")[0])
     return theme.figures(stem, {"members": partial(draw_population, saved, name)})
-
-
-def pictures_of_check(path: Path, folder: Path | None) -> list[theme.Picture]:
-    """Return the pictures of a simulation-based calibration check of posteriors.
-
-    Raises:
-        DataError: The file is broken.
-    """
-    saved = SavedCheck.load(path)
-    draw = {"ranks": partial(draw_ranks, saved), "coverage": partial(draw_coverage, saved)}
-    return theme.figures((folder or path.parent) / path.stem, draw)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
@@ -18,7 +19,6 @@ from training.files.answers import SavedAnswers
 from training.files.rows import LABELS
 from training.measure.association import associations
 from training.pictures import theme
-from training.pictures.correlations import MATRIX_COLORS
 from training.pictures.tables.columns import (
     FEW_ROWS,
     FILL,
@@ -236,7 +236,13 @@ def draw_associations(drawn: DrawnRows) -> Figure:
 
 
 def _draw_matrix(axes: Axes, matrix: np.ndarray, left: Sequence[str], below: Sequence[str]) -> None:
-    axes.imshow(matrix, cmap=MATRIX_COLORS, vmin=-1, vmax=1, aspect="auto")
+    axes.imshow(
+        matrix,
+        cmap=LinearSegmentedColormap.from_list("correlation", theme.DIVERGING),
+        vmin=-1,
+        vmax=1,
+        aspect="auto",
+    )
     places = np.arange(len(matrix))
     turn, at = (90, "center") if len(below) > MOST_WRITTEN else (40, "baseline")
     axes.set_xticks(places, below, rotation=turn, ha="right", va=at, rotation_mode="anchor")
