@@ -29,7 +29,7 @@ from training.flow.latent.distributions import LearnedLatents
 from training.flow.solvers import SOLVERS
 from training.model.model import Model
 from training.names import DEFAULT_SOLVER
-from training.pictures.trajectories.clouds import latent_law
+from training.pictures.simulations import latent_law
 from training.subjects.images import dequantized
 
 COUNT, DIM = 5, 64

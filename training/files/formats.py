@@ -61,10 +61,7 @@ FORMATS = {
     ),
     "toy": Format(
         "simulated points",
-        "trajectories.album.pictures_of_toys",
-        "flows.section_of",
-        True,
-        of_run=True,
+        content="simulations.content_of",
         group="run",
     ),
     "images": Format(

@@ -167,11 +167,13 @@ def _words_height(figure: Figure, row: int) -> float:
 
 
 def _title(panel: Panel, width: float) -> list[str]:
-    return wrapped(panel.title, width, TEXT, 2)
+    return wrapped(panel.title, width + BETWEEN, TEXT, 2)
 
 
 def _note(panel: Panel, width: float) -> list[str]:
-    return [line for part in panel.note.split("\n") for line in wrapped(part, width, SMALL, 3)]
+    return [
+        line for part in panel.note.split("\n") for line in wrapped(part, width + BETWEEN, SMALL, 3)
+    ]
 
 
 def _lines_of_legend(marks: Sequence[Mark], room: float) -> list[list[Mark]]:

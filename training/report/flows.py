@@ -18,6 +18,7 @@ from bokeh.plotting import figure
 from training.files.arrays import evenly
 from training.files.trajectory import SavedTrajectory
 from training.pictures.content import Choice, Result, judged
+from training.pictures.simulations import roundtrip_results
 from training.pictures.theme import BLUE, MUTED, ORANGE, colors_of_places, joined, sequential_colors
 from training.pictures.trajectories.clouds import (
     COLORS,
@@ -32,7 +33,6 @@ from training.pictures.trajectories.clouds import (
 )
 from training.report import charts
 from training.report.content import Chart, Charts, Coloring, Flow, Key, Section
-from training.report.runs import roundtrip_results
 
 FEW = 3
 """Number of dimensions up to which no spectrum is drawn."""

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from dnnlib.numbers import beside
-from training.files.arrays import evenly, parameter
+from training.files.arrays import evenly, number, parameter
 from training.files.posterior_draws import SavedPosteriors, load_netcdf
 from training.pictures.content import Choice, Images, NumberTable, Result, Sheet, affordable
 from training.pictures.images.grids import gray_levels
@@ -18,7 +18,6 @@ from training.pictures.posteriors.words import MOST_SHOWN, name_and_details, par
 from training.pictures.theme import BLUE, MUTED, brief, joined
 from training.report import charts
 from training.report.content import Key, Picker, Section, Views
-from training.report.runs import number
 
 READING = "Gray points are prior draws, blue points posterior draws."
 MOST_POINTS = 1500
