@@ -66,10 +66,7 @@ FORMATS = {
     ),
     "images": Format(
         "simulated images",
-        "images.simulations.pictures_of_images",
-        "images.section_of",
-        True,
-        of_run=True,
+        content="image_results.content_of",
         group="run",
     ),
     "rows": Format(
@@ -85,8 +82,7 @@ FORMATS = {
     "residual summary": Format("correlations by lag", content="correlations.content_of_lags"),
     "worst roundtrips": Format(
         "errors of roundtrips",
-        "images.simulations.pictures_of_roundtrips",
-        "images.section_of_roundtrips",
+        content="image_results.content_of_roundtrips",
     ),
     "posterior": Format(
         "draws of posteriors", "posteriors.album.pictures_of_posteriors", "posteriors.section_of"
@@ -105,7 +101,7 @@ FORMATS = {
     "check of answers": Format(
         "a check of answers", "tables.answers.pictures_of_check", "answers.section_of_check"
     ),
-    "image files": Format("images", "images.grids.pictures_of_image_files"),
+    "image files": Format("images", content="image_results.content_of_files"),
     "correlations": Format(
         "matrices of correlations", content="correlations.content_of_toy_matrices"
     ),

@@ -19,7 +19,7 @@ from training.names import KINDS, script
 from training.pictures.content import Content
 from training.pictures.drawing import draw
 from training.pictures.figure import Figure
-from training.pictures.images.grids import holds_images
+from training.pictures.image_results import holds_images
 from training.pictures.theme import Picture
 
 Groups = dict[tuple[Path, str, str], Any]
@@ -136,7 +136,7 @@ def _drawn(files: Iterable[Path], folder: Path | None, animation: str | None) ->
             pictures += drawing_of(kind)(several, folder, animation)
     for (place, kind, _), own in groups.items():
         content = content_maker(kind)(own, None)
-        pictures += _pictures_of(content, folder or place, animation)
+        pictures += _pictures_of(content, folder or content.place or place, animation)
     return pictures
 
 

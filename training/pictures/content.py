@@ -9,6 +9,7 @@ import io
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -279,6 +280,7 @@ class Content:
         replaced: Names of the figures that an interactive part replaces in a report.
         results: Function that returns the judged numbers.
         notes: Advice for the user by the name of a picture.
+        place: Folder of the pictures; None for that of the files.
         animations: Functions that write an animation to a path, given its ``suffix``, by name.
     """
 
@@ -290,6 +292,7 @@ class Content:
     replaced: Collection[str] = ()
     results: Callable[[], Sequence[Result]] = lambda: ()
     notes: Mapping[str, str] = field(default_factory=dict)
+    place: Path | None = None
     animations: Mapping[str, Callable[..., None]] = field(default_factory=dict)
 
     def shown(self, choice: Choice) -> list[Any]:

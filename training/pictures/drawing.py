@@ -211,6 +211,7 @@ def _draw_panel(axes: Axes, panel: Panel, width: float, height: float, notes: in
             axes.grid(axis="y", color=FAINT, lw=0.6, alpha=0.7)
     else:
         axes.set_axis_off()
+        axes.set_anchor("NW")
     for log, scale, axis in (
         (panel.x_log, axes.set_xscale, axes.xaxis),
         (panel.y_log, axes.set_yscale, axes.yaxis),
@@ -363,4 +364,5 @@ def _words(mark: Words, axes: Axes) -> None:
     for x, y, text, color, heavy in places:
         style: dict[str, Any] = {"size": mark.size, "ha": mark.align, "va": "center"}
         style |= {"color": color, "weight": "bold" if heavy else "normal", "parse_math": False}
+        style["in_layout"] = False  # a text that leaves its panel does not move others
         axes.text(float(x), float(y), text, **style)
