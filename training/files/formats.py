@@ -71,10 +71,7 @@ FORMATS = {
     ),
     "rows": Format(
         "simulated rows",
-        "tables.album.pictures_of_tables",
-        "tables.section_of",
-        True,
-        of_run=True,
+        content="rows.content_of",
         group="run",
         wild=MAY_BE_WILD,
     ),
@@ -95,12 +92,8 @@ FORMATS = {
         "data simulated from posteriors", content="checks.content_of_predictive"
     ),
     "population": Format("a population of posteriors", "posteriors.album.pictures_of_population"),
-    "answers": Format(
-        "answers about rows", "tables.answers.pictures_of_answers", "answers.section_of"
-    ),
-    "check of answers": Format(
-        "a check of answers", "tables.answers.pictures_of_check", "answers.section_of_check"
-    ),
+    "answers": Format("answers about rows", content="answers.content_of"),
+    "check of answers": Format("a check of answers", content="answers.content_of_check"),
     "image files": Format("images", content="image_results.content_of_files"),
     "correlations": Format(
         "matrices of correlations", content="correlations.content_of_toy_matrices"

@@ -220,11 +220,14 @@ def _draw_panel(axes: Axes, panel: Panel, width: float, height: float, notes: in
             scale("log")
             axis.set_minor_locator(NullLocator())
         axis.get_offset_text().set(size=SMALL - 1, color=MUTED)
-    for mark in panel.marks:
-        _draw(mark, axes)
     if panel.equal:
         axes.set_aspect("equal")
-    axes.set(xlim=panel.x_limits, ylim=panel.y_limits)
+    axes.set(
+        **{"xlim": panel.x_limits} if panel.x_limits is not None else {},
+        **{"ylim": panel.y_limits} if panel.y_limits is not None else {},
+    )
+    for mark in panel.marks:
+        _draw(mark, axes)
     for ticks, axis, log, spine, inches, side in (
         (panel.x_ticks, axes.xaxis, panel.x_log, "bottom", width / 3, width / 1.4),
         (panel.y_ticks, axes.yaxis, panel.y_log, "left", 1.8, height),
@@ -353,7 +356,7 @@ def _span(mark: Span, axes: Axes) -> None:
 
 @_draw.register
 def _image(mark: Image, axes: Axes) -> None:
-    axes.imshow(mark.cells, extent=mark.edges, interpolation="nearest", aspect="auto")
+    axes.imshow(mark.cells, extent=mark.edges, interpolation="nearest", aspect=axes.get_aspect())
 
 
 @_draw.register

@@ -60,9 +60,14 @@ def colors_of_places(places: np.ndarray, width: float) -> np.ndarray:
     return _to_srgb(lightness, hue)
 
 
+def srgb(color: str) -> np.ndarray:
+    """Return a CSS color as sRGB ``[3]`` from 0 to 1."""
+    return np.array(to_rgb(color))
+
+
 def diverging_colors(values: np.ndarray) -> np.ndarray:
     """Return an sRGB color ``[..., 3]`` for each value ``[...]`` from -1 over 0 to 1."""
-    stops = np.array([to_rgb(color) for color in DIVERGING])
+    stops = np.stack([srgb(color) for color in DIVERGING])
     places = np.linspace(-1, 1, len(stops))
     return np.stack([np.interp(values, places, channel) for channel in stops.T], axis=-1)
 

@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from scipy.stats import multivariate_normal
 
 from dnnlib.errors import DataError
@@ -16,7 +17,6 @@ from tests.support import figures
 from tests.support.figures import marks
 from tests.support.picture_files import save_check, save_posterior
 from tests.support.running import refusal
-from tests.training.pictures.test_training_pictures import words
 from training.data.toys import Toy
 from training.files.posterior import SavedCheck
 from training.files.posterior_draws import DESCRIPTION, load_netcdf
@@ -43,6 +43,16 @@ X, SHAPE = "posterior/x", (2, 40, 3, 2)
 def coarse(monkeypatch):
     """Contours of exact posteriors on few cells, which are sooner computed."""
     monkeypatch.setattr("training.pictures.posteriors.toys.GRID", 40)
+
+
+def words(figure):
+    figure.set_dpi(20)
+    FigureCanvasAgg(figure).draw()
+    texts = [*figure.texts, *(text for axes in figure.axes for text in axes.texts)]
+    shown = [text.get_text() for text in texts]
+    for axes in figure.axes:
+        shown += [axes.get_title(loc="left"), axes.get_xlabel(), axes.get_ylabel()]
+    return " | ".join(shown)
 
 
 def names(folder):

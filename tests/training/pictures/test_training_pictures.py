@@ -6,13 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.font_manager import FontProperties
 from scipy.stats import kstwobign, spearmanr
 
-from dnnlib.errors import DataError, UsageError
-from tests.support import figures
-from tests.support.figures import marks, places
+from dnnlib.errors import DataError
+from tests.support.figures import marks, places, words
 from tests.support.picture_files import ANSWERS, TABLE_ASKED, save_answers, save_table
 from tests.support.running import refusal
 from training.files.answers import SavedAnswers
@@ -22,17 +20,15 @@ from training.files.rows import SavedTable
 from training.files.stats import SavedTraining
 from training.measure.association import associations
 from training.measure.reliability import Z, reliability, wilson
-from training.pictures import theme
+from training.pictures import columns, theme
+from training.pictures import rows as tables
 from training.pictures.album import pictures_of
+from training.pictures.answers import DrawnRows
 from training.pictures.content import Choice
-from training.pictures.figure import Line, Points, Rule
-from training.pictures.tables import columns
-from training.pictures.tables.album import column_errors, draw_densities, draw_roundtrip, uniformity
-from training.pictures.tables.drawn_rows import DrawnRows
+from training.pictures.figure import Line, Points, Rule, Steps
 from training.pictures.theme import brief, colors_of_places, joined, sequential_colors
 from training.pictures.training import curves, running_median
 from training.report.discovery import found_in
-from training.report.tables import density_results
 
 LUMA = [0.299, 0.587, 0.114]
 CHECK = {"cells": 40, "coverage": {"0.5": 0.6, "0.9": 1.0}, "reliability": [[0.2, 0.25, 40]]}
@@ -233,21 +229,6 @@ def load(folder, kind="melt", **changes):
     return SavedTable.load(save_table(folder, kind, **changes))
 
 
-def words(figure):
-    figure.set_dpi(20)
-    FigureCanvasAgg(figure).draw()
-    texts = [*figure.texts, *(text for axes in figure.axes for text in axes.texts)]
-    shown = [text.get_text() for text in texts]
-    for axes in figure.axes:
-        shown += [axes.get_title(loc="left"), axes.get_xlabel(), axes.get_ylabel()]
-    return " | ".join(shown)
-
-
-def panel_names(figure):
-    names = [axes.get_title(loc="left") for axes in figure.axes]
-    return [name for name in names if name]
-
-
 def test_distances_are_told_with_what_chance_makes_of_them():
     generator = np.random.default_rng(0)
     rows = generator.normal(size=(400, 3))
@@ -288,9 +269,9 @@ def test_limits_hold_all_of_few_rows_and_no_wild_samples():
 
 def test_ranks_of_one_law_are_uniform():
     generator = np.random.default_rng(0)
-    values = [uniformity(*generator.normal(size=(2, 40))) for _ in range(300)]
+    values = [tables.uniformity(*generator.normal(size=(2, 40))) for _ in range(300)]
     assert 0.01 < np.mean(np.array(values) < 0.05) < 0.08
-    assert uniformity(np.zeros(40) - 9, generator.normal(size=40)) < 1e-6
+    assert tables.uniformity(np.zeros(40) - 9, generator.normal(size=40)) < 1e-6
 
 
 def test_the_worst_columns_come_first_by_name_and_distance(tmp_path):
@@ -298,23 +279,23 @@ def test_the_worst_columns_come_first_by_name_and_distance(tmp_path):
     points = melt.points.copy()
     points[:, 40] += 1e9
     gen = load(tmp_path, "gen", dim=61, count=20, points=points)
-    figure = columns.draw_marginals([melt, gen])
+    figure = tables.marginals([melt, gen])
     text = words(figure)
-    assert panel_names(figure)[0] == "column_40"
-    assert len(panel_names(figure)) == 20
+    assert figure.panels[0].title == "column_40"
+    assert len(figure.panels) == 20
     assert "KS distance 1.000" in text
     assert "20 worst-fitting of 61" in text
     assert "not shown: KS at most 0 " in text
-    for axes in figure.axes[1:20]:
-        low, high = axes.get_xlim()
-        column = melt.points[:, int(axes.get_title(loc="left").removeprefix("column_"))]
+    for panel in figure.panels:
+        low, high = panel.x_limits
+        column = melt.points[:, int(panel.title.removeprefix("column_"))]
         assert low < column.min() < column.max() < high
 
 
 def test_one_set_alone_keeps_the_order_of_the_table(tmp_path):
     for kind, label in (("melt", "data"), ("gen", "samples"), ("roundtrip", "returned rows")):
-        figure = columns.draw_marginals([load(tmp_path, kind)])
-        assert panel_names(figure) == [f"column_{index}" for index in range(4)]
+        figure = tables.marginals([load(tmp_path, kind)])
+        assert [panel.title for panel in figure.panels] == [f"column_{k}" for k in range(4)]
         assert label in words(figure)
     (first, *_) = pictures_of([tmp_path / "wine_PRP_gen.npz"], None, None)
     assert first.path.name == "wine_PRP_marginals.png"
@@ -322,23 +303,23 @@ def test_one_set_alone_keeps_the_order_of_the_table(tmp_path):
 
 
 def test_data_are_below_the_diagonal_and_samples_above_it(tmp_path):
-    tables = [load(tmp_path), load(tmp_path, "gen")]
-    figure = columns.draw_pairs(tables)
-    panels = np.array(figure.axes[1:]).reshape(4, 4)  # after the legend
-    for row, across in ((2, 1), (1, 2)):
-        shown = panels[row, across].lines[0].get_xydata()
-        assert np.allclose(shown, tables[int(across > row)].points[:, [across, row]])
-    assert panels[2, 1].get_xlim() == panels[0, 1].get_xlim() == panels[1, 1].get_xlim()
-    assert panels[2, 1].get_ylim() == panels[1, 2].get_xlim()
+    both = [load(tmp_path), load(tmp_path, "gen")]
+    panels = np.array(tables.pairs(both).panels).reshape(4, 4)
+    for down, across in ((2, 1), (1, 2)):
+        shown = places(marks(panels[down, across], Points)[0])
+        assert np.allclose(shown, both[int(across > down)].points[:, [across, down]])
+    assert panels[2, 1].x_limits == panels[0, 1].x_limits == panels[1, 1].x_limits
+    assert panels[2, 1].y_limits == panels[1, 2].x_limits
+    assert panels[3, 0].x == panels[0, 0].y == "column_0"
 
 
 def test_densities_tell_p_and_the_least_likely_row(tmp_path):
     melt, gen = load(tmp_path), load(tmp_path, "gen")
-    text = words(draw_densities([melt, gen]))
-    p = uniformity(melt.densities, gen.densities)
+    text = words(tables.densities([melt, gen]))
+    p = tables.uniformity(melt.densities, gen.densities)
     assert f"KS p = {p:.2g}" in text
     assert f"row {100 + melt.densities.argmin()} of the data" in text
-    alone = words(draw_densities([gen]))
+    alone = words(tables.densities([gen]))
     assert "least likely" not in alone
     assert "KS" not in alone
 
@@ -347,12 +328,12 @@ def test_errors_of_roundtrips_are_in_standard_deviations(tmp_path):
     melt = load(tmp_path)
     std = melt.points.std(axis=0)
     back = load(tmp_path, "roundtrip", points=melt.points + 1e-3 * std * [1, 2, 0, 4])
-    root, largest = column_errors(melt, back)
+    root, largest = tables.column_errors(melt, back)
     assert np.allclose(root, [1e-3, 2e-3, 0, 4e-3], atol=1e-9)
     assert np.allclose(root, largest, atol=1e-9)
-    (axes,) = draw_roundtrip(melt, back).axes
-    names = [text.get_text() for text in axes.get_yticklabels()]
-    assert names == ["column_3", "column_1", "column_0", "column_2"]
+    (panel,) = tables.roundtrip(melt, back).panels
+    assert [*panel.y_ticks.values()] == ["column_3", "column_1", "column_0", "column_2"]
+    assert np.allclose(places(marks(panel, Points, "largest")[0])[0], [4e-3, 3])
 
 
 def test_a_folder_of_a_run_is_drawn_and_other_units_are_not(tmp_path):
@@ -364,8 +345,7 @@ def test_a_folder_of_a_run_is_drawn_and_other_units_are_not(tmp_path):
     assert {picture.path.name for picture in pictures} == expected
     assert {picture.path.parent for picture in pictures} == {tmp_path / "there"}
     save_table(tmp_path, "gen", names=np.array(["other", "columns", "than", "those"]))
-    twice = refusal(pictures_of, [tmp_path], None, None, kind=UsageError)
-    assert "wine_PRP_marginals.png: draw them in separate calls" in twice
+    assert "have different columns: use one network" in refusal(pictures_of, [tmp_path], None, None)
 
 
 def test_the_best_report_on_held_out_rows_is_marked(tmp_path):
@@ -383,7 +363,7 @@ def test_the_best_report_on_held_out_rows_is_marked(tmp_path):
         (ring,) = marks(panel, Points, "best on the validation set")
         assert places(ring).tolist() == [place]
     assert np.allclose(marks(nats_panel, Line)[0].y, nats)
-    assert "best −2 nats" in figures.words(figure)
+    assert "best −2 nats" in words(figure)
     images = replace(saved, nats=None)  # which have a held-out loss alone
     assert images.best == 0
     assert len(curves(images, "run").panels) == 2
@@ -412,28 +392,28 @@ def test_odd_tables_are_drawn(tmp_path, monkeypatch, dim):
     assert len(table.rows) == (17 if dim > 1 else 20)
     assert len(table.densities) == 19
     if dim == 4:
-        assert "17 rows of data (3 not finite, not drawn)" in words(columns.draw_marginals([table]))
+        assert "17 rows of data (3 not finite, not drawn)" in words(tables.marginals([table]))
 
 
 def test_constant_densities_and_few_rows(tmp_path):
     two = [load(tmp_path, kind, count=2, log_prob=np.zeros(2)) for kind in ("melt", "gen")]
-    for figure in (draw_densities(two), columns.draw_marginals(two), columns.draw_pairs(two)):
+    for figure in (tables.densities(two), tables.marginals(two), tables.pairs(two)):
         words(figure)
     six = [load(tmp_path, kind, count=6, log_prob=np.arange(6.0)) for kind in ("melt", "gen")]
-    for figure in (draw_densities(six), columns.draw_marginals(six)):
-        assert not any(axes.patches for axes in figure.axes), "bars of six rows say nothing"
-        drawn = [line for axes in figure.axes for line in axes.lines if line.get_marker() == "o"]
-        assert {len(line.get_xdata()) for line in drawn} <= {5, 6}
-        assert len(drawn) >= 2
+    for figure in (tables.densities(six), tables.marginals(six)):
+        shown = [panel for panel in figure.panels if not panel.equal]
+        assert not any(marks(panel, Steps) for panel in shown), "bars of six rows say nothing"
+        drawn = [mark for panel in shown for mark in marks(panel, Points)]
+        assert {len(mark.x) for mark in drawn} == {6}
     none = save_table(tmp_path, "melt", log_prob=np.full(60, np.nan))
     assert not [p for p in pictures_of([none], None, None) if "log_prob" in p.path.name]
 
 
 def test_errors_of_log_densities_are_told_in_reports(tmp_path):
-    assert not density_results(load(tmp_path), "wine")
+    assert not tables.density_results(load(tmp_path), "wine")
     errors = np.where(np.arange(60) == 0, 0.4, 0.0)
-    (result,) = density_results(load(tmp_path, log_prob_error=errors), "wine")
+    (result,) = tables.density_results(load(tmp_path, log_prob_error=errors), "wine")
     assert result.value == "0.052 nats, root mean square over rows; at most 0.4"
     assert not result.holds
-    (result,) = density_results(load(tmp_path, log_prob_error=errors / 2), "wine")
+    (result,) = tables.density_results(load(tmp_path, log_prob_error=errors / 2), "wine")
     assert result.holds

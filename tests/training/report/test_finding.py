@@ -17,9 +17,9 @@ from dnnlib.errors import DataError
 from tests.support import picture_files as files
 from tests.support.running import refusal
 from tests.training.report.conftest import CHOICE, NASTY
+from training.pictures.answers import is_calibrated
 from training.pictures.content import Choice
 from training.pictures.simulations import roundtrip_results
-from training.pictures.tables.answers import is_calibrated
 from training.report.discovery import found_in
 from training.report.drawing import FlowCharts, drawn
 from training.report.runs import run_of
