@@ -19,85 +19,56 @@ PREFIX = "inflationary-flows "
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of file, with the functions that draw and report its files.
+    """A kind of file, with the function that returns what its files show.
 
     Attributes:
         holds: Content of the files, in words.
-        drawn: Name of the function in ``training.pictures`` that draws files of this kind; empty
-            for none. Its arguments are ``(path, folder)``, or ``(paths, folder, animation)`` if
-            ``together``.
-        shown: Name of the function in ``training.report`` that makes the section of the report
-            about a file of this kind; empty for none.
-        together: Whether one call draws all given files of this kind.
-        of_run: Whether one section of the report shows all simulations of a run (inflation,
-            roundtrip and generation).
-        wild: Names of arrays that may contain non-finite numbers; None if only the arrays to be
-            drawn are read.
         content: Name of the function in ``training.pictures`` that returns the content of files of
-            this kind; empty for none.
+            this kind; empty if they are not shown.
         group: Which files are read together: ``run`` for the simulations of a run, ``times`` for
             the times of one quantity, empty for each file alone.
+        wild: Names of arrays that may contain non-finite numbers; None if only the arrays to be
+            drawn are read.
         advice: Advice on which file to give instead, if files of this kind are not drawn.
     """
 
     holds: str
-    drawn: str = ""
-    shown: str = ""
-    together: bool = False
-    of_run: bool = False
-    wild: Collection[str] | None = ()
-    advice: str = ""
     content: str = ""
     group: str = ""
+    wild: Collection[str] | None = ()
+    advice: str = ""
 
 
 FORMATS = {
-    "training": Format("reports of a training run", content="training.content_of"),
+    "training": Format("reports of a training run", "training.content_of"),
     "correlations of one time": Format(
         "matrices of correlations",
-        content="correlations.content_of_image_matrices",
-        group="times",
+        "correlations.content_of_image_matrices",
+        "times",
         wild=None,
     ),
-    "toy": Format(
-        "simulated points",
-        content="simulations.content_of",
-        group="run",
-    ),
-    "images": Format(
-        "simulated images",
-        content="image_results.content_of",
-        group="run",
-    ),
+    "toy": Format("simulated points", "simulations.content_of", "run"),
+    "images": Format("simulated images", "images.content_of", "run"),
     "rows": Format(
         "simulated rows",
-        content="rows.content_of",
-        group="run",
+        "tables.content_of",
+        "run",
         wild=MAY_BE_WILD,
     ),
-    "coverage": Format("coverage", content="coverage.content_of"),
-    "residual summary": Format("correlations by lag", content="correlations.content_of_lags"),
-    "worst roundtrips": Format(
-        "errors of roundtrips",
-        content="image_results.content_of_roundtrips",
-    ),
-    "posterior": Format(
-        "draws of posteriors", "posteriors.album.pictures_of_posteriors", "posteriors.section_of"
-    ),
-    "posterior check": Format("runs of a check", content="checks.content_of_check"),
-    "posterior calibration": Format(
-        "ranks of calibration cases", content="checks.content_of_calibration"
-    ),
+    "coverage": Format("coverage", "coverage.content_of"),
+    "residual summary": Format("correlations by lag", "correlations.content_of_lags"),
+    "worst roundtrips": Format("errors of roundtrips", "images.content_of_roundtrips"),
+    "posterior": Format("draws of posteriors", "posteriors.content_of"),
+    "posterior check": Format("runs of a check", "checks.content_of_check"),
+    "posterior calibration": Format("ranks of calibration cases", "checks.content_of_calibration"),
     "posterior predictive": Format(
-        "data simulated from posteriors", content="checks.content_of_predictive"
+        "data simulated from posteriors", "checks.content_of_predictive"
     ),
-    "population": Format("a population of posteriors", "posteriors.album.pictures_of_population"),
-    "answers": Format("answers about rows", content="answers.content_of"),
-    "check of answers": Format("a check of answers", content="answers.content_of_check"),
-    "image files": Format("images", content="image_results.content_of_files"),
-    "correlations": Format(
-        "matrices of correlations", content="correlations.content_of_toy_matrices"
-    ),
+    "population": Format("a population of posteriors", "posteriors.content_of_population"),
+    "answers": Format("answers about rows", "answers.content_of"),
+    "check of answers": Format("a check of answers", "answers.content_of_check"),
+    "image files": Format("images", "images.content_of_files"),
+    "correlations": Format("matrices of correlations", "correlations.content_of_toy_matrices"),
     "residuals": Format(
         "residuals",
         advice=(

@@ -1,7 +1,8 @@
-"""Dispatch of files to the modules that draw them."""
+"""Files of results: which are read together, and which pictures they have."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from itertools import chain
@@ -19,8 +20,23 @@ from training.names import KINDS, script
 from training.pictures.content import Content
 from training.pictures.drawing import draw
 from training.pictures.figure import Figure
-from training.pictures.image_results import holds_images
-from training.pictures.theme import Picture
+from training.pictures.images import holds_images
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture that can be drawn.
+
+    Attributes:
+        path: File of the picture.
+        write: Function that draws the picture into a file.
+        note: Advice for the user about the picture; may be empty.
+    """
+
+    path: Path
+    write: Callable[[Path], None]
+    note: str = ""
+
 
 Groups = dict[tuple[Path, str, str], Any]
 """Files that are read together, by folder, kind and name: a path, a list of paths, or the paths of
@@ -111,29 +127,21 @@ def _twice(pictures: Iterable[Picture]) -> list[Path]:
 
 def _drawn(files: Iterable[Path], folder: Path | None, animation: str | None) -> list[Picture]:
     """Return the pictures of files; see ``pictures_of``."""
-    pictures, groups = list[Picture](), Groups()
-    together: dict[str, list[Path]] = {kind: [] for kind, each in FORMATS.items() if each.together}
+    groups = Groups()
     for path in files:
         kind = format_of(path)
         if kind is None:
             raise DataError(f"{path} contains no known data: give results of this project")
         known = FORMATS[kind]
-        if not known.drawn and not known.content:
+        if not known.content:
             raise DataError(
                 f"{path} contains {known.holds}, which cannot be drawn: "
                 f"{known.advice or 'leave it out'}"
             )
         if path.suffix == ".npz" and known.wild is not None:
             _require_finite(path, known.wild)
-        if known.content:
-            add_file(path, kind, groups)
-        elif known.together:
-            together[kind].append(path)
-        else:
-            pictures += drawing_of(kind)(path, folder)
-    for kind, several in together.items():
-        if several:
-            pictures += drawing_of(kind)(several, folder, animation)
+        add_file(path, kind, groups)
+    pictures: list[Picture] = []
     for (place, kind, _), own in groups.items():
         content = content_maker(kind)(own, None)
         pictures += _pictures_of(content, folder or content.place or place, animation)
@@ -215,7 +223,7 @@ def _can_be_drawn(file: Path) -> bool:
     if file.name.startswith(".") or file.suffix not in SUFFIXES:
         return False
     kind = format_of(file)
-    return kind is not None and bool(FORMATS[kind].drawn or FORMATS[kind].content)
+    return kind is not None and bool(FORMATS[kind].content)
 
 
 def _pictures_of(content: Content, folder: Path, animation: str | None) -> list[Picture]:
@@ -243,12 +251,6 @@ def content_maker(kind: str) -> Callable[..., Content]:
     The module of the function is imported only when needed, since some imports take half a second.
     """
     module, _, name = FORMATS[kind].content.rpartition(".")
-    return getattr(import_module(f"{__package__}.{module}"), name)
-
-
-def drawing_of(kind: str) -> Callable[..., list[Picture]]:
-    """Return the function that draws files of a kind, importing its module only when needed."""
-    module, _, name = FORMATS[kind].drawn.rpartition(".")
     return getattr(import_module(f"{__package__}.{module}"), name)
 
 

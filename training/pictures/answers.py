@@ -83,7 +83,7 @@ LEAST_CELLS = 2
 """Smallest number of cells of a column that is drawn."""
 MOST_CHARTS, MOST_LISTED = 8, 12
 MOST_ASSOCIATED, MOST_WRITTEN = 20, 10
-"""Number of columns of a matrix at most, and number up to which its values are written in."""
+"""Largest numbers of columns of a matrix, and of a matrix with its values written in."""
 KINDS = ("two numbers: rank correlation", "number and category: η", "categories: Cramér's V")
 SHORT_KINDS = ("rank correlation", "η", "Cramér's V")
 MOST_ROWS, MOST_COLUMNS = 12, 10

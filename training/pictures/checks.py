@@ -52,7 +52,7 @@ READING_OF_PREDICTIVE = (
 )
 MOST_QUANTITIES, ACROSS = 12, 4
 MOST_LINES = 20
-"""Number of dimensions up to which the coverage of each is drawn."""
+"""Largest number of dimensions whose coverage is drawn each."""
 BAND = "95 % band of one curve of a calibrated posterior"
 QUESTIONS = {"sampler": "test of the sampler", "model": "test of the model"}
 MOST_OBSERVATIONS, MOST_NUMBERS, DATA_BINS = 4, 6, 30

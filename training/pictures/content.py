@@ -158,7 +158,7 @@ class Views:
         alt: Description for readers who cannot see the chart.
         clouds: Sets of points.
         names: Names of the K columns.
-        groups: Names of the groups, one of which is shown; empty for one group.
+        groups: Names of the groups, for the reader to choose one; empty for one group.
         group: What a group is.
         note: Note below the chart.
     """
@@ -240,7 +240,7 @@ class Images:
         shape: Height and width of an image in pixels.
         note: Note below the strip.
         moved: ``melt``, ``roundtrip`` or ``gen`` if the images are points of a flow; else empty.
-        draws: Further sheets, one of which is shown at the end of the strip; empty for none.
+        draws: Further sheets; the reader chooses the one at the end of the strip. Empty for none.
     """
 
     kind: ClassVar[str] = "images"

@@ -38,7 +38,9 @@ from training.pictures.theme import (
     words_for,
 )
 
-FEW = 3  # dimensions up to which each is drawn, and numbers are written into the cells
+FEW = (
+    3  # largest number of dimensions that are drawn each; also, numbers are written into the cells
+)
 MANY = 200  # number of lags from which lines are thin
 MOST_LAGS = 1000
 QUANTILES = (0.1, 0.9)

@@ -277,8 +277,11 @@ class Figure:
         """Marks with a label, one for each label, in their order."""
         panels = [panel for panel in self.panels if panel is not None]
         marks = [mark for panel in panels for mark in panel.marks]
-        labeled = [mark for mark in (*self.key, *marks) if getattr(mark, "label", "")]
-        return list({mark.label: mark for mark in labeled[::-1]}.values())[::-1]  # type: ignore[union-attr]
+        found: dict[str, Mark] = {}
+        for mark in (*self.key, *marks):
+            if label := getattr(mark, "label", ""):
+                found.setdefault(label, mark)
+        return list(found.values())
 
     @property
     def rows(self) -> int:

@@ -79,7 +79,7 @@ ENDS = {
 PARAMETERS = ("_sim_params.json", "_HD_pfODE_int_sim_params.json")
 """Endings of the names of a simulation's parameters files, after the stem."""
 SMALL_RMS = 1e-3
-"""Root-mean-square error, relative to unit variance, up to which a roundtrip counts as exact."""
+"""Root-mean-square error, relative to unit variance, of a roundtrip that counts as exact, at most."""
 HALF_LEVEL = 0.5
 """Gray levels: smaller errors vanish by rounding."""
 SIGMAS, NEAR = 3.0, 0.01
@@ -87,7 +87,7 @@ SIGMAS, NEAR = 3.0, 0.01
 LARGE = 0.2
 """Error of a variance that a test must be able to detect to conclude that the variance is right."""
 FEW_DIMENSIONS = 3
-"""Number of dimensions up to which no spectrum of toys is drawn."""
+"""Largest number of dimensions for which no spectrum of toys is drawn."""
 MOST_TIMES, SCALE_COLORS = 40, 9
 FAR_DENSITIES = 5e-3
 """Share of the lowest densities that have one color, and that a histogram leaves out."""

@@ -10,7 +10,7 @@ from training.pictures.content import Choice, Content, Result
 from training.pictures.figure import Figure, Line, Mark, Panel, Points, Rule
 from training.pictures.theme import BLUE, FAINT, INK, MUTED, ORANGE, joined
 
-FEW = 60  # number of reports up to which each is marked
+FEW = 60  # largest number of reports that are marked each
 FAR = 8.0  # distances of the median from the best, below which log densities are cut off
 MANY = 200  # number of reports from which a running median is drawn over them
 # The loss of a network with F = 0, since F's target has unit variance. What remains is then the

@@ -1,25 +1,41 @@
-"""Search for the files of a report; each goes to the module of its subject."""
+"""Search for the files of a report; each goes to the module of its kind."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from dnnlib.errors import DataError
 from training.files.formats import FORMATS, format_of
 from training.pictures.album import Groups, add_file, content_maker
-from training.pictures.content import Choice
-from training.report.content import Run, Section
+from training.pictures.content import Choice, Result
 from training.report.drawing import drawn
-from training.report.runs import run_of
+from training.report.runs import Run, run_of
 
-Reader = Callable[[Path | Mapping[str, Path], Choice], Section]
-"""Function that makes a section of a file, or of files by kind."""
 LOOKED_INTO = (".npz", ".nc", ".json", ".jsonl")
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page with a heading.
+
+    Attributes:
+        title: Heading.
+        reading: Sentence on how to read the section.
+        page: Page of the documentation.
+        place: Folder, as the user gave it.
+        parts: Figures, tables and interactive parts, as the page's template takes them.
+        results: Headline numbers.
+    """
+
+    title: str
+    reading: str
+    page: str
+    place: str
+    parts: Sequence[Any]
+    results: Sequence[Result] = ()
 
 
 @dataclass(frozen=True)
@@ -58,13 +74,13 @@ def found_in(paths: Iterable[Path], choice: Choice) -> Findings:
     order = list(FORMATS)
     folders = list(dict.fromkeys(folder for folder, _, _ in subjects))
     keys = sorted(subjects, key=lambda key: (folders.index(key[0]), order.index(key[1])))
-    for folder, subject, name in keys:
-        files, read = subjects[folder, subject, name], section_maker(subject)
+    for folder, kind, name in keys:
+        files = subjects[folder, kind, name]
         if isinstance(files, dict):
-            _add_run(findings, files, read, choice)
+            _add_run(findings, kind, files, choice)
         else:
             with _noting_errors(findings, files[0] if isinstance(files, list) else files):
-                findings.sections.append(read(files, choice))
+                findings.sections.append(_section(kind, files, choice))
     if not findings.sections:
         why = f": {findings.broken[0][1]}" if findings.broken else ""
         given = ", ".join(map(str, paths))
@@ -75,19 +91,19 @@ def found_in(paths: Iterable[Path], choice: Choice) -> Findings:
     return findings
 
 
-def _add_run(findings: Findings, files: dict[str, Path], read: Reader, choice: Choice) -> None:
+def _add_run(findings: Findings, kind: str, files: dict[str, Path], choice: Choice) -> None:
     """Add the section of a run's simulations, without broken ones."""
     try:
-        findings.sections.append(read(files, choice))
+        findings.sections.append(_section(kind, files, choice))
     except DataError:
         kept = {}
-        for kind, path in files.items():
+        for simulation, path in files.items():
             with _noting_errors(findings, path):
-                read({kind: path}, choice)
-                kept[kind] = path
+                _section(kind, {simulation: path}, choice)
+                kept[simulation] = path
         if kept:
             with _noting_errors(findings, next(iter(kept.values()))):
-                findings.sections.append(read(kept, choice))
+                findings.sections.append(_section(kind, kept, choice))
 
 
 @contextmanager
@@ -129,7 +145,7 @@ def _sort(file: Path, findings: Findings, subjects: Groups) -> None:
             return
     if kind is None:
         findings.foreign.append((str(file), "not results that a report shows"))
-    elif not (FORMATS[kind].shown or FORMATS[kind].content):
+    elif not FORMATS[kind].content:
         findings.foreign.append((str(file), f"{FORMATS[kind].holds}, which are not shown"))
     else:
         add_file(file, kind, subjects)
@@ -143,14 +159,3 @@ def _section(kind: str, files: Any, choice: Choice) -> Section:
     first = several[0] if isinstance(several, list) else several
     words = (content.title, content.reading, content.page, str(first.parent))
     return Section(*words, parts, content.results())
-
-
-def section_maker(kind: str) -> Reader:
-    """Return the function that makes the report sections about files of a kind.
-
-    The module of the function is imported only when needed, since some imports take half a second.
-    """
-    if FORMATS[kind].content:
-        return partial(_section, kind)
-    module, _, name = FORMATS[kind].shown.rpartition(".")
-    return getattr(import_module(f"{__package__}.{module}"), name)

@@ -21,10 +21,8 @@ from bokeh.resources import INLINE
 import dnnlib
 from training.pictures.content import Choice
 from training.pictures.theme import AZIMUTH, ELEVATION
-from training.report.content import Charts, Flow, Section, Views
-from training.report.discovery import Findings
-from training.report.drawing import Charts as FigureCharts
-from training.report.drawing import FlowCharts, ViewsChart
+from training.report.discovery import Findings, Section
+from training.report.drawing import Charts, FlowCharts, ViewsChart
 
 TEMPLATES = Path(__file__).parent / "templates"
 POLICY = "POLICY-OF-THIS-PAGE"
@@ -95,9 +93,9 @@ def _environment() -> jinja2.Environment:
 
 def _plots(sections: Sequence[Section]) -> Iterator[figure]:
     for part in (part for section in sections for part in section.parts):
-        if isinstance(part, Charts | FigureCharts):
+        if isinstance(part, Charts):
             yield from (chart.plot for chart in part.charts)
-        elif isinstance(part, Flow | FlowCharts):
+        elif isinstance(part, FlowCharts):
             yield from (chart.plot for chart in (*part.panels, *part.planes))
-        elif isinstance(part, Views | ViewsChart):
+        elif isinstance(part, ViewsChart):
             yield part.chart.plot

@@ -1,6 +1,7 @@
-"""Runs of scripts: parameters files next to results, and the headline numbers in them."""
+"""Runs of scripts: parameters files next to results."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,31 @@ from training.files.arrays import number
 from training.files.stats import STATS
 from training.names import KINDS
 from training.pictures.theme import joined
-from training.report.content import Run
 
 TRAINING = "training_options.json"
 WORDS = 120
 """Largest number of letters of a value that are shown."""
+
+
+BRIEF = {"seed": "seed {}", "device": "on {}", "seconds": "{} s"}
+BRIEF["network evaluations"] = "{} evaluations"
+"""Facts of a run for its one-line summary, with their formats."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of a script: facts from its parameters file, as pairs of name and value."""
+
+    title: str
+    place: str
+    facts: Sequence[tuple[str, str]]
+    options: Sequence[tuple[str, str]] = field(default=())
+
+    @property
+    def brief(self) -> str:
+        """Most important facts, in one line."""
+        facts = dict(self.facts)
+        return ", ".join(form.format(facts[name]) for name, form in BRIEF.items() if name in facts)
 
 
 def run_of(path: Path) -> Run | None:

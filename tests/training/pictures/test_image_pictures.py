@@ -17,7 +17,7 @@ from tests.support.image_files import noise
 from tests.support.running import refusal
 from training.files.roundtrip import SavedRoundtrips
 from training.files.trajectory import SavedTrajectory
-from training.pictures import image_results as results
+from training.pictures import images as results
 from training.pictures import pixels
 from training.pictures.album import pictures_of
 from training.pictures.content import tiled

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from matplotlib.font_manager import FontProperties
 from scipy.stats import kstwobign, spearmanr
 
 from dnnlib.errors import DataError
@@ -20,8 +19,7 @@ from training.files.rows import SavedTable
 from training.files.stats import SavedTraining
 from training.measure.association import associations
 from training.measure.reliability import Z, reliability, wilson
-from training.pictures import columns, theme
-from training.pictures import rows as tables
+from training.pictures import columns, tables, theme
 from training.pictures.album import pictures_of
 from training.pictures.answers import DrawnRows
 from training.pictures.content import Choice
@@ -113,28 +111,10 @@ def test_sequential_colors_get_lighter_and_differ():
     assert sequential_colors(1).shape == (1, 3)
 
 
-def test_panels_fill_the_page_without_overlap():
-    figure, places = theme.panel_page(2, 3, (2.0, 1.0), "title", "subtitle", left=0.7, gap=0.4)
-    width, height = figure.get_size_inches()
-    left, bottom, wide, high = np.moveaxis(places, -1, 0)
-    assert np.allclose(np.diff(left, axis=1), 2.4)
-    assert (bottom[0] > bottom[1] + high[1] + 0.5).all()
-    assert left.min() == pytest.approx(0.7)
-    assert bottom.min() > 0
-    assert (left + wide).max() < width
-    assert (bottom + high).max() < height - theme.TOP
-    axes = theme.axes_at(figure, places[1, 2])
-    assert np.allclose(axes.get_position().bounds * np.array([width, height] * 2), places[1, 2])
-    assert [text.get_text() for text in figure.texts] == ["title", "subtitle"]
-
-
 def test_numbers_and_titles_are_short():
     shown = [brief(value) for value in (0, 0.00123, 0.5, 3.14, 12.7, 104.2, 9.96e-5, 1.7e-12)]
     assert shown == ["0", "0.0012", "0.5", "3.1", "13", "104", "1·10⁻⁴", "1.7·10⁻¹²"]
     assert joined("a", "", "b") == "a · b"
-    font = FontProperties(size=10)
-    assert theme.shortened("short", 5, font) == "short"
-    assert theme.shortened("WWWWWWWWWW WWW", 1.4, font) == "WWWWWWWWW…"
     for name, *expected in (
         ("s_curve_PRRto2D_exact_melt_results", "s curve", "PRRto2D schedule, exact denoiser"),
         ("circles_PRP_net_gen_results", "circles", "PRP schedule, trained network"),

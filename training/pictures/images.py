@@ -357,7 +357,7 @@ def error_bins(values: np.ndarray) -> np.ndarray:
 
 
 def content_of_files(path: Path, choice: Choice | None) -> Content:
-    """Return the content of a zip or folder of images, of which only the first are read.
+    """Return the content of a zip or folder of images. Only the first images are read.
 
     The picture is written next to the zip or folder: inside the folder, it would be mistaken for
     one of the images.
