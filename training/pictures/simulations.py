@@ -79,7 +79,7 @@ ENDS = {
 PARAMETERS = ("_sim_params.json", "_HD_pfODE_int_sim_params.json")
 """Endings of the names of a simulation's parameters files, after the stem."""
 SMALL_RMS = 1e-3
-"""Root-mean-square error, relative to unit variance, of a roundtrip that counts as exact, at most."""
+"""Largest root-mean-square error of an exact roundtrip, relative to unit variance."""
 HALF_LEVEL = 0.5
 """Gray levels: smaller errors vanish by rounding."""
 SIGMAS, NEAR = 3.0, 0.01
