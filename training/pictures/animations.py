@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from dnnlib.errors import DataError, UsageError
+from training.pictures.content import Flow
 from training.pictures.drawing import draw
 from training.pictures.figure import (
     Figure,
@@ -31,21 +32,13 @@ NEARLY_WHITE = 248  # of 255
 SHORTEST, LONGEST = 0.03, 0.25  # seconds of one frame
 
 
-def animate(
-    path: Path,
-    suffix: str,
-    moving: tuple[np.ndarray, np.ndarray, np.ndarray],
-    names: Sequence[str],
-    title: str,
-    subtitle: str,
-) -> None:
+def animate(path: Path, suffix: str, flow: Flow, title: str, subtitle: str) -> None:
     """Write an animation of a point cloud that moves between fixed limits, above a time line.
 
     Args:
         path: File to write.
         suffix: ``gif`` or ``mp4``.
-        moving: Points ``[S, N, 2 or 3]``, their times ``[S]``, and their colors ``[N, 3]``.
-        names: Names of the axes.
+        flow: Points at the times of the frames.
         title: Title of the animation.
         subtitle: Line below the title.
 
@@ -54,21 +47,15 @@ def animate(
         DataError: The program for videos failed.
     """
     write = write_gif if suffix == "gif" else write_mp4
-    write(path, frames_of(*moving, names, title, subtitle), seconds_of(len(moving[1])))
+    write(path, frames_of(flow, title, subtitle), seconds_of(len(flow.times)))
 
 
-def frames_of(
-    points: np.ndarray,
-    times: np.ndarray,
-    colors: np.ndarray,
-    names: Sequence[str],
-    title: str,
-    subtitle: str,
-) -> list[np.ndarray]:
+def frames_of(flow: Flow, title: str, subtitle: str) -> list[np.ndarray]:
     """Return the frames of an animation as RGB ``[height, width, 3]``, 8 bits.
 
     The page is laid out once; then the points and the mark of the time move.
     """
+    points, times, colors = flow.points, flow.times, flow.colorings[0].colors
     box, (low, high) = common_box([points]), sorted((float(times[0]), float(times[-1])))
     line: list[Mark] = [
         Line([0, 1], [0, 0], FAINT, width=2),
@@ -78,7 +65,7 @@ def frames_of(
         Words([0.0], [1.0], ["t"], INK, 9.5),
     ]
     panels = [
-        cloud_panel([cloud(points[0], colors, box, 3.0)], box, names),
+        cloud_panel([cloud(points[0], colors, box, 3.0)], box, flow.names),
         Panel(line, x_limits=(-0.45, 1.45), y_limits=(-0.6, 1.6), axes=False),
     ]
     page = draw(Figure(title, subtitle, panels, size=(3.7, 3.7), heights=[3.7, 0.35]))

@@ -103,10 +103,13 @@ class Coloring:
 
 @dataclass(frozen=True, eq=False)
 class Flow:
-    """An animation of points in two or three dimensions, where the reader can select points.
+    """Points of a simulation in two or three dimensions at some times.
+
+    A report shows them as an animation, in which the reader can select points.
 
     Attributes:
         title: Title of the animation.
+        words: Base distribution of the latents, and the dimensions that are drawn; may be empty.
         moved: Kind of the simulation, ``melt`` (inflation), ``roundtrip`` or ``gen`` (generation).
         points: Points ``[T, n, d]``.
         times: Times ``[T]``.
@@ -120,6 +123,7 @@ class Flow:
     """
 
     title: str
+    words: str
     moved: str
     points: np.ndarray
     times: np.ndarray

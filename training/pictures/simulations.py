@@ -6,7 +6,6 @@ now, and where they end. A selection of points in one panel applies to all.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import NormalDist
@@ -288,13 +287,6 @@ def points_of(trajectory: SavedTrajectory) -> np.ndarray:
     return trajectory.states[..., : shown_dims(trajectory)]
 
 
-def _seen(trajectory: SavedTrajectory) -> str:
-    """Describe in words which coordinates are drawn; empty if they are those of the data."""
-    if trajectory.eigenvectors is not None:
-        return ""
-    return f"first {shown_dims(trajectory)} of {trajectory.dim} eigen-dimensions"
-
-
 def colors_of_points(trajectory: SavedTrajectory, points: np.ndarray) -> np.ndarray:
     """Return the colors ``[n, 3]`` of points ``[S, n, d]`` by the place where they start.
 
@@ -305,66 +297,69 @@ def colors_of_points(trajectory: SavedTrajectory, points: np.ndarray) -> np.ndar
     return colors_of_places(places, float(places.std(axis=0).max()) or 1.0)
 
 
-@dataclass(frozen=True, eq=False)
-class Row:
-    """One trajectory at some times.
-
-    Attributes:
-        points: Points ``[K, N, 2 or 3]``.
-        times: Times ``[K]``.
-        colors: Color of each point ``[N, 3]``.
-        axis_names: Name of each dimension.
-        title: Title of the row.
-        words: How to read the row.
-    """
-
-    points: np.ndarray
-    times: np.ndarray
-    colors: np.ndarray
-    axis_names: Sequence[str]
-    title: str
-    words: str
-
-
-def row_of(trajectory: SavedTrajectory, times: np.ndarray, most: int | None = None) -> Row:
-    """Return a trajectory as a row of a picture.
+def flow_of(
+    trajectory: SavedTrajectory, times: np.ndarray | None = None, most: int | None = None
+) -> Flow:
+    """Return the points of a trajectory in two or more dimensions at some times.
 
     Args:
         trajectory: Trajectory to draw.
-        times: Indices of saved times.
+        times: Indices of saved times; None for evenly spaced ones.
         most: Largest number of points, an evenly spaced subset; None for all.
     """
+    times = evenly(len(trajectory.times), MOST_TIMES) if times is None else times
     points, kind = points_of(trajectory), trajectory.kind
-    points = points[:, evenly(points.shape[1], most or points.shape[1])]
-    seen = _seen(trajectory) or "scaled variable"
-    return Row(
+    kept = evenly(points.shape[1], most or points.shape[1])
+    samples, points = trajectory.chosen[kept], points[:, kept]
+    colorings = [Coloring("start of a point", COLORS[kind], colors_of_points(trajectory, points))]
+    if trajectory.log_prob is not None:
+        values = trajectory.log_prob[samples]
+        low, high = float(np.quantile(values, FAR_DENSITIES)), float(values.max())
+        scale = (f"{low:.3g}", sequential_colors(SCALE_COLORS), f"{high:.3g} nats")
+        note = "Log density of the data point at the start or end"
+        colorings.append(Coloring("log density", note, colored(values, low, high), scale))
+    if trajectory.classes is not None:
+        labels = trajectory.classes[samples]
+        count = int(labels.max()) + 1
+        palette = sequential_colors(max(count, 2))
+        ends = ("0", palette[:count], str(count - 1))
+        colorings.append(Coloring("label", "Class of the data", palette[labels], ends))
+    seen = f"first {shown_dims(trajectory)} of {trajectory.dim} eigen-dimensions"
+    return Flow(
+        TITLES[kind].format(name_and_details(trajectory)[0]),
+        joined(latent_law(trajectory), seen * (trajectory.eigenvectors is None)),
+        kind,
         points[times],
         trajectory.times[times],
-        colors_of_points(trajectory, points),
+        len(trajectory.times),
+        samples,
+        trajectory.numbers[samples],
+        trajectory.count,
         axis_names(trajectory),
-        TITLES[kind].format(name_and_details(trajectory)[0]),
-        joined(latent_law(trajectory), seen, COLORS[kind]),
+        ENDS[kind],
+        colorings,
     )
 
 
 def clouds(trajectories: Sequence[SavedTrajectory]) -> Figure:
     """Return a row of clouds for each trajectory, at its most informative times, on one scale."""
-    rows = [row_of(item, telling_times(points_of(item), PANELS)) for item in trajectories]
+    rows = [flow_of(item, telling_times(points_of(item), PANELS)) for item in trajectories]
     return cloud_rows(rows, name_and_details(trajectories[0])[1])
 
 
-def cloud_rows(rows: Sequence[Row], details: str) -> Figure:
+def cloud_rows(rows: Sequence[Flow], details: str) -> Figure:
     """Return rows of clouds, one panel per time."""
     columns, panels = max(len(row.times) for row in rows), list[Panel | None]()
     box = common_box([row.points for row in rows])
     words = []
-    for number_, row in enumerate(rows, start=1):
+    for place, row in enumerate(rows, start=1):
+        coloring = row.colorings[0]
         beyond = int((~inside(row.points, box)).any(axis=0).sum())
         strays = f"{beyond} of {row.points.shape[1]} points are outside the axes" * (beyond > 0)
-        words.append(joined(f"row {number_}" if len(rows) > 1 else "", row.words, strays))
+        own = (row.words or "scaled variable", coloring.note, strays)
+        words.append(joined(f"row {place}" * (len(rows) > 1), *own))
         for index, (points, time) in enumerate(zip(row.points, row.times, strict=True)):
-            marks = [cloud(points, row.colors, box)]
-            names = row.axis_names if index == 0 else ()
+            marks, names = [cloud(points, coloring.colors, box)], row.names if index == 0 else ()
             panels.append(cloud_panel(marks, box, names, f"t = {time:.2f}"))
         panels += [None] * (columns - len(row.times))
     return Figure(
@@ -415,46 +410,9 @@ def animation(trajectory: SavedTrajectory, path: Path, suffix: str) -> None:
     """
     name, details = name_and_details(trajectory)
     law = latent_law(trajectory)
-    row = row_of(trajectory, evenly(len(trajectory.times), MOST_FRAMES), MOST_MOVING)
+    flow = flow_of(trajectory, evenly(len(trajectory.times), MOST_FRAMES), MOST_MOVING)
     words = details if law in ("", CLOSED_FORM) else law
-    title = f"{VERBS[trajectory.kind]} {name}"
-    animate(path, suffix, (row.points, row.times, row.colors), row.axis_names, title, words)
-
-
-def flow_of(saved: SavedTrajectory) -> Flow:
-    """Return an animation of points in two or more dimensions for a report.
-
-    It shows all three dimensions of 3-D points, otherwise the first two.
-    """
-    times = evenly(len(saved.times), MOST_TIMES)
-    points = points_of(saved)[times]
-    colorings = [Coloring("start of a point", COLORS[saved.kind], colors_of_points(saved, points))]
-    if saved.log_prob is not None:
-        values = saved.log_prob[saved.chosen]
-        low, high = float(np.quantile(values, FAR_DENSITIES)), float(values.max())
-        scale = (f"{low:.3g}", sequential_colors(SCALE_COLORS), f"{high:.3g} nats")
-        note = "Log density of the data point at the start or end"
-        colorings.append(Coloring("log density", note, colored(values, low, high), scale))
-    if saved.classes is not None:
-        labels = saved.classes[saved.chosen]
-        count = int(labels.max()) + 1
-        palette = sequential_colors(max(count, 2))
-        ends = ("0", palette[:count], str(count - 1))
-        colorings.append(Coloring("label", "Class of the data", palette[labels], ends))
-    title = TITLES[saved.kind].format(name_and_details(saved)[0])
-    return Flow(
-        joined(title, latent_law(saved), _seen(saved)),
-        saved.kind,
-        points,
-        saved.times[times],
-        len(saved.times),
-        saved.chosen,
-        saved.numbers[saved.chosen],
-        saved.count,
-        axis_names(saved),
-        ENDS[saved.kind],
-        colorings,
-    )
+    animate(path, suffix, flow, f"{VERBS[trajectory.kind]} {name}", words)
 
 
 MOST_PANELS, COLUMNS = 6, 3

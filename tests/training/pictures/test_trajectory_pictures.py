@@ -3,6 +3,7 @@
 import json
 import math
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from training.files.trajectory import SavedTrajectory
 from training.paper.boundaries import unit_sphere
 from training.pictures import animations, simulations
 from training.pictures.album import drawable_files, pictures_of
+from training.pictures.content import Coloring
 from training.pictures.figure import (
     Band,
     Line,
@@ -42,7 +44,7 @@ from training.pictures.figure import (
     common_box,
     page_positions,
 )
-from training.pictures.simulations import latent_law, row_of
+from training.pictures.simulations import flow_of, latent_law
 from training.pictures.theme import BLUE, ORANGE
 
 
@@ -91,7 +93,7 @@ def test_embedded_toys_show_the_dimensions_that_hold_data(tmp_path):
         saved = load(tmp_path, dim=len(values), eigenvalues=np.array(values, dtype=float))
         assert np.array_equal(simulations.points_of(saved), saved.states[..., :shown])
         text = f"first {shown} of {len(values)} eigen-dimensions"
-        assert text in row_of(saved, np.arange(SAVED)).words
+        assert text in flow_of(saved).words
 
 
 def test_large_files_are_drawn_by_evenly_spaced_samples(tmp_path):
@@ -100,14 +102,14 @@ def test_large_files_are_drawn_by_evenly_spaced_samples(tmp_path):
     saved = load(tmp_path, xs_es=states, tilde_xs=None)
     assert (saved.states.shape[1], len(saved.last), saved.count) == (3000, 7001, 7001)
     assert saved.states[0, [0, -1], 0].tolist() == [0, 7000]
-    assert row_of(saved, np.array([0, 3]), most=100).points.shape == (2, 100, 2)
+    assert flow_of(saved, np.array([0, 3]), most=100).points.shape == (2, 100, 2)
 
 
 @pytest.mark.parametrize("dim", [2, 3])
 def test_a_point_has_one_color_in_all_panels_and_rows(tmp_path, dim):
-    there = row_of(load(tmp_path, "melt", dim), np.arange(3))
-    back = row_of(load(tmp_path, "roundtrip", dim), np.arange(SAVED))
-    assert np.allclose(there.colors, back.colors)
+    there = flow_of(load(tmp_path, "melt", dim), np.arange(3))
+    back = flow_of(load(tmp_path, "roundtrip", dim), np.arange(SAVED))
+    assert np.allclose(there.colorings[0].colors, back.colorings[0].colors)
     figure = simulations.cloud_rows([there, back], "details")
     box = common_box([there.points, back.points])
     assert figure.columns == SAVED
@@ -116,7 +118,7 @@ def test_a_point_has_one_color_in_all_panels_and_rows(tmp_path, dim):
     rows = ((row, zip(row.points, row.times, strict=True)) for row in (there, back))
     drawn = [(row, *each) for row, own in rows for each in own]
     for panel, (row, points, time) in zip(panels, drawn, strict=True):
-        expected = cloud(points, row.colors, box)
+        expected = cloud(points, row.colorings[0].colors, box)
         (shown,) = marks(panel, Points)
         assert np.array_equal(places(shown), places(expected))
         assert np.array_equal(shown.color, expected.color)
@@ -161,10 +163,15 @@ def test_boxes_are_square_and_hold_all_but_strays():
 
 
 @pytest.mark.parametrize("dim", [2, 3])
-def test_strays_are_counted_and_three_dimensions_have_numbers(dim):
+def test_strays_are_counted_and_three_dimensions_have_numbers(tmp_path, dim):
     points = np.random.default_rng(0).normal(size=(2, 4000, dim))
     points[1, 7] = 1e3
-    row = simulations.Row(points, np.arange(2.0), np.zeros((4000, 3)), "abc"[:dim], "t", "s")
+    row = replace(
+        flow_of(load(tmp_path, dim=dim), np.arange(2)),
+        points=points,
+        names="abc"[:dim],
+        colorings=[Coloring("", "", np.zeros((4000, 3)))],
+    )
     figure = simulations.cloud_rows([row], "")
     text = words(figure)
     assert 1 <= int(text.split(" of 4000 points are outside")[0].split(" ")[-1]) <= 40
@@ -300,9 +307,9 @@ def test_images_have_bits_per_dimension(tmp_path):
 @pytest.mark.parametrize("dim", [2, 3])
 def test_frames_move_the_points_and_nothing_else(tmp_path, dim, monkeypatch):
     monkeypatch.setattr(animations, "DPI", 20)
-    row = row_of(load(tmp_path, "gen", dim), np.arange(SAVED))
-    points = row.points[[0, 2, 2, 4]]
-    frames = animations.frames_of(points, np.arange(4.0), row.colors, row.axis_names, "t", "s")
+    row = flow_of(load(tmp_path, "gen", dim), np.arange(SAVED))
+    flow = replace(row, points=row.points[[0, 2, 2, 4]], times=np.arange(4.0))
+    frames = animations.frames_of(flow, "t", "s")
     assert (len(frames), frames[0].dtype) == (4, np.uint8)
     above = [frame[: -len(frame) // 5] for frame in frames]
     assert not np.array_equal(above[0], above[1])
