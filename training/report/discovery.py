@@ -1,15 +1,15 @@
 """Search for the files of a report; each goes to the module of its kind."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dnnlib.errors import DataError
 from training.files.formats import FORMATS, format_of
-from training.pictures.album import Groups, add_file, content_maker
+from training.pictures.album import Groups, content_maker
 from training.pictures.content import Choice, Result
 from training.report.drawing import drawn
 from training.report.runs import Run, run_of
@@ -63,24 +63,22 @@ def found_in(paths: Iterable[Path], choice: Choice) -> Findings:
     Raises:
         DataError: A path is missing, or no file has anything to show.
     """
-    findings = Findings()
-    subjects = Groups()
+    findings, groups = Findings(), Groups()
     for file in _files(paths):
         if file.suffix not in LOOKED_INTO:
             findings.others[file.suffix or "(none)"] += 1
             continue
-        with _noting_errors(findings, file):
-            _sort(file, findings, subjects)
-    order = list(FORMATS)
-    folders = list(dict.fromkeys(folder for folder, _, _ in subjects))
-    keys = sorted(subjects, key=lambda key: (folders.index(key[0]), order.index(key[1])))
-    for folder, kind, name in keys:
-        files = subjects[folder, kind, name]
-        if isinstance(files, dict):
-            _add_run(findings, kind, files, choice)
-        else:
-            with _noting_errors(findings, files[0] if isinstance(files, list) else files):
-                findings.sections.append(_section(kind, files, choice))
+        with groups.noting(file):
+            _sort(file, findings, groups)
+    order, folders = list(FORMATS), list(dict.fromkeys(folder for folder, _, _ in groups.files))
+
+    def place(key: tuple[Path, str, str]) -> tuple[int, int]:
+        return folders.index(key[0]), order.index(key[1])
+
+    groups.files = {key: groups.files[key] for key in sorted(groups.files, key=place)}
+    for _, section in groups.read(partial(_section, choice)):
+        findings.sections.append(section)
+    findings.broken.extend((str(path), str(error)) for path, error in groups.errors)
     if not findings.sections:
         why = f": {findings.broken[0][1]}" if findings.broken else ""
         given = ", ".join(map(str, paths))
@@ -89,30 +87,6 @@ def found_in(paths: Iterable[Path], choice: Choice) -> Findings:
             f"{why or ': give folders of runs, or files of results'}"
         )
     return findings
-
-
-def _add_run(findings: Findings, kind: str, files: dict[str, Path], choice: Choice) -> None:
-    """Add the section of a run's simulations, without broken ones."""
-    try:
-        findings.sections.append(_section(kind, files, choice))
-    except DataError:
-        kept = {}
-        for simulation, path in files.items():
-            with _noting_errors(findings, path):
-                _section(kind, {simulation: path}, choice)
-                kept[simulation] = path
-        if kept:
-            with _noting_errors(findings, next(iter(kept.values()))):
-                findings.sections.append(_section(kind, kept, choice))
-
-
-@contextmanager
-def _noting_errors(findings: Findings, path: Path) -> Iterator[None]:
-    """Record an error of reading a file in the findings, and continue."""
-    try:
-        yield
-    except DataError as error:
-        findings.broken.append((str(path), str(error)))
 
 
 def _files(paths: Iterable[Path]) -> list[Path]:
@@ -132,8 +106,8 @@ def _files(paths: Iterable[Path]) -> list[Path]:
     return list(files.values())
 
 
-def _sort(file: Path, findings: Findings, subjects: Groups) -> None:
-    """Add a file to its subject, or to the files without one."""
+def _sort(file: Path, findings: Findings, groups: Groups) -> None:
+    """Add a file to its group, or to the files that are not shown."""
     kind = format_of(file)
     if file.suffix == ".json":
         run = run_of(file)
@@ -148,10 +122,10 @@ def _sort(file: Path, findings: Findings, subjects: Groups) -> None:
     elif not FORMATS[kind].content:
         findings.foreign.append((str(file), f"{FORMATS[kind].holds}, which are not shown"))
     else:
-        add_file(file, kind, subjects)
+        groups.add(file, kind)
 
 
-def _section(kind: str, files: Any, choice: Choice) -> Section:
+def _section(choice: Choice, kind: str, files: Any) -> Section:
     """Return the section of a report about a group of files."""
     content = content_maker(kind)(files, choice)
     parts = [drawn(part) for part in content.shown(choice)]
