@@ -116,6 +116,7 @@ def draw(figure: Figure) -> matplotlib.figure.Figure:
         bar.ax.tick_params(length=0, labelcolor=MUTED, labelsize=SMALL)
         bar.outline.set_visible(False)
         bar.set_label(scale.label, size=SMALL, color=MUTED)
+        made.draw_without_rendering()  # beside panels of equal scales the layout needs two passes
     return made
 
 

@@ -35,14 +35,12 @@ from training.pictures.content import Flow, Views
 from training.pictures.figure import Figure, Mark, Panel, common_box, page_positions
 from training.pictures.theme import FAINT, INK, MUTED, joined
 
-HEIGHT = 250
-"""Height in pixels of a chart of full width."""
+LEAST, MOST = 150, 900
+"""Least and largest height of a chart in pixels."""
 DOT = 4
 """Diameter of a point in pixels."""
 INCH = 80
 """Pixels of a page for an inch of a picture."""
-NARROW = 2.6
-"""Width in inches of a panel below which more charts lie side by side."""
 MARKERS = {
     "o": ("circle", ""),
     "s": ("square", "■"),
@@ -64,12 +62,14 @@ class Key:
     Attributes:
         text: Text of the entry.
         color: CSS color.
-        mark: ``line``, ``dashed``, ``dot``, ``band`` or ``none``.
+        mark: ``line``, ``dashed``, ``dot``, ``band`` or ``sign``.
+        sign: Character in the color of the entry; may be empty.
     """
 
     text: str
     color: str
     mark: str = "line"
+    sign: str = ""
 
 
 @dataclass(frozen=True)
@@ -107,11 +107,6 @@ class Charts:
     charts: Sequence[Chart]
     keys: Sequence[Key]
     scale: Sequence[str]
-
-    @property
-    def narrow(self) -> bool:
-        """Whether the charts are small, so that more of them lie side by side."""
-        return self.figure.size[0] < NARROW
 
 
 @dataclass(frozen=True)
@@ -185,7 +180,7 @@ def _figure(part: Figure) -> Charts:
 
 def _chart(panel: Panel, whole: Figure) -> Chart:
     """Return the chart of a panel."""
-    height = int(np.clip(INCH * whole.size[1], 150, HEIGHT))
+    height = int(np.clip(INCH * whole.size[1], LEAST, MOST))
     options: dict[str, Any] = {"height": height}
     if panel.equal:
         options = {"aspect_ratio": 1, "max_width": 420}
@@ -225,7 +220,7 @@ def _key(mark: Mark) -> Key:
     color = MUTED if color == INK else color  # visible on a dark page too
     if isinstance(mark, marks.Points):
         sign = "○" if mark.hollow else MARKERS[mark.marker][1]
-        return Key(f"{sign} {label}".strip(), color, "none" if sign else "dot")
+        return Key(label, color, "sign" if sign else "dot", sign)
     filled = getattr(mark, "filled", False)
     if filled or isinstance(mark, marks.Band | marks.Span):
         return Key(label, color if filled else MUTED, "band")

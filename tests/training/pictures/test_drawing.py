@@ -61,13 +61,23 @@ def test_names_of_files_are_never_read_as_mathematics():
 
 
 @pytest.mark.parametrize("columns", [1, 3])
+@pytest.mark.parametrize("changes", [{}, {"equal": True}, {"y_ticks": {}, "note": ""}])
 @pytest.mark.parametrize("shared", [False, True])
-def test_words_stay_on_the_page_and_apart(columns, shared):
+def test_words_stay_on_the_page_and_apart(columns, shared, changes):
     title, note = "a title of some panel", "a note of many words that does not fit into one line"
-    panels = [panel(title=title, note=note, y_ticks=None) for _ in range(6)]
+    words = {"title": title, "note": note, "y_ticks": None, **changes}
+    panels = [panel(**words) for _ in range(6)]
     scale = Scale("low", "high", np.zeros((3, 3)), "meaning")
     figure = draw(
-        Figure("Title " * 30, "subtitle " * 40, panels, columns, sentence="word " * 80, scale=scale)
+        Figure(
+            "Title " * 30,
+            "subtitle " * 40,
+            panels,
+            columns,
+            sentence="word " * 80,
+            scale=scale,
+            shared=shared,
+        )
     )
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
