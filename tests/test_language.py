@@ -32,8 +32,8 @@ ROOMS = {
     "training/networks": (1, 0),
     "training/settings": (6, 0),
     "training/paper": (3, 0),
-    "training/pictures": (3, 0),
-    "training/report": (2, 0),
+    "training/pictures": (2, 0),
+    "training/report": (1, 0),
     "training/subjects": (14, 0),
     "scripts": (0, 0),
 }

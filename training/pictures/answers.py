@@ -18,16 +18,16 @@ from training.measure.reliability import TELLING, wilson
 from training.names import script
 from training.pictures.columns import (
     ACROSS,
-    LARGE_DISTANCE,
     MOST,
     bars_of_levels,
     chance,
     column_panel,
     distances,
+    fit_result,
     limits,
     signed,
 )
-from training.pictures.content import Choice, Content, NumberTable, Part, Result, judged
+from training.pictures.content import Choice, Content, NumberTable, Part, Result
 from training.pictures.correlations import heat_map
 from training.pictures.figure import (
     FEW,
@@ -391,13 +391,8 @@ def _table_of_associations(drawn: DrawnRows) -> NumberTable:
 def _fit(drawn: DrawnRows) -> list[Result]:
     gaps, bounds = drawn.fit
     worst = int(np.argmax(gaps - bounds))
-    gap, bound = float(gaps[worst]), float(bounds[worst])
-    fits = judged(gap <= bound, bound, LARGE_DISTANCE)
-    few = ": too few rows to test" if fits is None else ""
-    words = f"Kolmogorov-Smirnov distance {gap:.3f}, of {drawn.columns[worst].name}{few}"
-    target = f"at most {bound:.3f}, by chance with 95 % probability"
     of = f"{drawn.saved.name}, {drawn.saved.stem}: {drawn.counts}"
-    return [Result(of, "columns of samples against data", words, target, fits)]
+    return [fit_result(of, float(gaps[worst]), float(bounds[worst]), drawn.columns[worst].name)]
 
 
 def oddest(tails: np.ndarray, most: int) -> list[int]:
@@ -567,11 +562,11 @@ def _shares_right(asked: PredictedColumn, interval: float) -> tuple[float, float
 def _hits(saved: SavedAnswers, asked: PredictedColumn) -> Result:
     name = "most likely category correct" if asked.is_level else "coverage of intervals"
     right = is_calibrated(asked, saved.interval)
-    few = ": too few cells to test" if right is None else ""
-    words = f"{asked.column.name}: {hits_of(asked, saved.interval)}{few}"
+    words = f"{asked.column.name}: {hits_of(asked, saved.interval)}"
     target = "as often as predicted" if asked.is_level else "at the nominal rate or above"
     target += ", within the 95 % range for the number of cells"
-    return Result(f"{saved.name}, {saved.stem}", name, words, target, right)
+    of = f"{saved.name}, {saved.stem}"
+    return Result.tested(of, name, words, target, right, "cells")
 
 
 def content_of_check(path: Path, choice: Choice | None) -> Content:
@@ -597,10 +592,9 @@ def content_of_check(path: Path, choice: Choice | None) -> Content:
 def _check_result(saved: SavedAnswerCheck, name: str) -> Result:
     least = min(saved.adjusted.values())
     holds = False if least < saved.level else True if saved.conclusive else None
-    few = ": too few rows to test" if holds is None else ""
-    of, target = f"{name}, {saved.rows:,} validation rows", f"p ≥ {saved.level:g}"
-    target += ", corrected for multiple comparisons"
-    return Result(of, "ranks of hidden cells", f"smallest p = {least:.2g}{few}", target, holds)
+    of, value = f"{name}, {saved.rows:,} validation rows", f"smallest p = {least:.2g}"
+    target = f"p ≥ {saved.level:g}, corrected for multiple comparisons"
+    return Result.tested(of, "ranks of hidden cells", value, target, holds, "rows")
 
 
 def _table_of_intervals(saved: SavedAnswerCheck) -> NumberTable:

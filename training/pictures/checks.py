@@ -108,8 +108,7 @@ def _results(saved: SavedCheck) -> list[Result]:
 
     def result(name: str, words: str, p: float) -> Result:
         holds = False if p < calibration.level else True if calibration.conclusive else None
-        few = ": too few runs to test" if holds is None else ""
-        return Result(of, name, f"{words}p = {p:.2g}{few}", target, holds)
+        return Result.tested(of, name, f"{words}p = {p:.2g}", target, holds, "runs")
 
     least = min(p for name, p in adjusted.items() if name.startswith(("ranks of", "rank hist")))
     results = [result("ranks of true values", "smallest ", least)]

@@ -8,6 +8,7 @@ from scipy.stats import ks_2samp, rankdata
 
 from training.files.arrays import evenly
 from training.files.rows import LABELS
+from training.pictures.content import Result, judged
 from training.pictures.figure import FEW, Boxes, Mark, Panel, Points, Steps
 from training.pictures.figure import Segments as Lines
 from training.pictures.theme import BLUE, ORANGE
@@ -56,6 +57,21 @@ def chance(first: int, second: int, columns: int = 1) -> float:
     """
     critical = math.sqrt(math.log(2 * columns / LEVEL) / 2)
     return min(critical * math.sqrt(1 / first + 1 / second), 1.0)
+
+
+def fit_result(of: str, gap: float, bound: float, column: str) -> Result:
+    """Return the largest distance between columns of data and of samples as a judged number.
+
+    Args:
+        of: Data and samples.
+        gap: Kolmogorov-Smirnov distance.
+        bound: Bound that chance exceeds at the 5 % level.
+        column: Name of the column.
+    """
+    fits = judged(gap <= bound, bound, LARGE_DISTANCE)
+    value = f"largest Kolmogorov-Smirnov distance {gap:.3f}, of {column}"
+    target = f"at most {bound:.3f}, by chance with 95 % probability"
+    return Result.tested(of, "columns of samples against data", value, target, fits, "rows")
 
 
 def rank_correlations(rows: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What the files of a result show: figures, interactive parts, tables, and judged numbers.
+"""Contents of results: figures, interactive parts, tables, and judged numbers.
 
 The module of each kind of result reads its files and returns a ``Content``. ``visualize.py`` draws
 its figures into files; a report shows the same figures, the parts, and the judged numbers.
@@ -71,6 +71,23 @@ class Result:
     target: str
     holds: bool | None
 
+    @classmethod
+    def tested(
+        cls, of: str, name: str, value: str, target: str, holds: bool | None, samples: str
+    ) -> "Result":
+        """Return a result whose value states that there are too few samples to judge, if so.
+
+        Args:
+            of: Data and setting of the measurement.
+            name: Name of the number.
+            value: Number, in words.
+            target: Expected number, in words.
+            holds: Whether the number is as expected; None if there are too few samples.
+            samples: Name of the samples, such as ``rows``.
+        """
+        few = f": too few {samples} to test" if holds is None else ""
+        return cls(of, name, value + few, target, holds)
+
 
 @dataclass(frozen=True)
 class NumberTable:
@@ -105,7 +122,7 @@ class Coloring:
 class Flow:
     """Points of a simulation in two or three dimensions at some times.
 
-    A report shows them as an animation, in which the reader can select points.
+    A report shows them as an animation, and the reader can select points.
 
     Attributes:
         title: Title of the animation.
@@ -273,7 +290,7 @@ Part = Figure | Flow | Images | NumberTable | Views
 
 @dataclass(frozen=True)
 class Content:
-    """What the files of a result show. Functions are called only when their output is needed.
+    """Content of the files of a result. Functions are called only when their output is needed.
 
     Attributes:
         title: Heading in a report.

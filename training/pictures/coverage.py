@@ -94,9 +94,9 @@ def _results(saved: SavedCoverage, of: str) -> list[Result]:
         right = judged(bool(abs(off[worst]) <= room), room, TELLING)
         value = f"{100 * off[worst]:+.2f}".replace("-", "−")
         value += " points from χ² at the worst radius"
-        value += ": too few points to test" if right is None else ""
         target = f"within {100 * room:.2g}: {SIGMAS:g} standard deviations of a count"
-        results.append(Result(of, f"coverage of {what}", value, target, right))
+        name = f"coverage of {what}"
+        results.append(Result.tested(of, name, value, target, right, "points"))
     return results
 
 

@@ -86,7 +86,7 @@ SIGMAS, NEAR = 3.0, 0.01
 LARGE = 0.2
 """Error of a variance that a test must be able to detect to conclude that the variance is right."""
 FEW_DIMENSIONS = 3
-"""Largest number of dimensions for which no spectrum of toys is drawn."""
+"""Largest number of dimensions of a toy without a spectrum."""
 MOST_TIMES, SCALE_COLORS = 40, 9
 FAR_DENSITIES = 5e-3
 """Share of the lowest densities that have one color, and that a histogram leaves out."""
@@ -259,9 +259,8 @@ def latent_result(melt: SavedTrajectory) -> Result:
     ratio = f"{mean:.3f} of the closed form, mean of {int(kept.sum())} kept dimensions"
     target = f"1 ± {room:.2g}: {SIGMAS:g} standard errors of {melt.count:,} samples"
     right = judged(abs(mean - 1) <= room, room, LARGE)
-    few = ": too few samples to test" if right is None else ""
     of = joined(*name_and_details(melt), by=", ")
-    return Result(of, "latent variances", ratio + few, target, right)
+    return Result.tested(of, "latent variances", ratio, target, right, "samples")
 
 
 def shown_dims(trajectory: SavedTrajectory) -> int:

@@ -16,13 +16,13 @@ from training.files.trajectory import SavedTrajectory
 from training.names import CELL_ERROR
 from training.pictures.columns import (
     ACROSS,
-    LARGE_DISTANCE,
     MOST,
     chance,
     color_of,
     column_panel,
     distances,
     few_points,
+    fit_result,
     informative_columns,
     limits,
     rank_correlations,
@@ -38,7 +38,6 @@ from training.pictures.content import (
     Part,
     Result,
     Views,
-    judged,
 )
 from training.pictures.figure import FEW, Band, Figure, Line, Mark, Panel, Points, Rule, Segments
 from training.pictures.simulations import (
@@ -179,11 +178,7 @@ def _fit(melt: SavedTable, gen: SavedTable, of: str) -> Result:
     """Return how far the columns of samples are from those of data."""
     gaps = distances(melt.rows, gen.rows)
     bound, worst = chance(len(melt.rows), len(gen.rows), len(gaps)), int(gaps.argmax())
-    fits = judged(bool(gaps[worst] <= bound), bound, LARGE_DISTANCE)
-    few = ": too few rows to test" if fits is None else ""
-    value = f"largest Kolmogorov-Smirnov distance {gaps[worst]:.3f}, of {melt.names[worst]}{few}"
-    target = f"at most {bound:.3f}, by chance with 95 % probability"
-    return Result(of, "columns of samples against data", value, target, fits)
+    return fit_result(of, float(gaps[worst]), bound, melt.names[worst])
 
 
 def _fit_table(melt: SavedTable, gen: SavedTable) -> NumberTable:

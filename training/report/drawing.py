@@ -115,7 +115,7 @@ class FlowCharts:
 
     Attributes:
         flow: Description of the animation.
-        name: Name by which the page's script finds the sources ``{name}-points`` and
+        name: Name of the sources for the page's script, ``{name}-points`` and
             ``{name}-frames``.
         panels: Charts of the points at the start, at the current time, and at the end.
         planes: Charts of the coordinate planes of 3-D points at the current time.
