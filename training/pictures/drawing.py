@@ -110,8 +110,7 @@ def draw(figure: Figure) -> matplotlib.figure.Figure:
     if figure.scale is not None:
         scale = figure.scale
         colored = ScalarMappable(cmap=ListedColormap(list(map(tuple, scale.colors))))
-        used = [axes for axes in places if axes.axison or axes.images or axes.collections]
-        bar = made.colorbar(colored, ax=used, ticks=[0, 1], aspect=30, fraction=0.03, pad=0.015)
+        bar = made.colorbar(colored, ax=places, ticks=[0, 1], aspect=30, fraction=0.03, pad=0.015)
         bar.ax.set_yticklabels([scale.low, scale.high])
         bar.ax.tick_params(length=0, labelcolor=MUTED, labelsize=SMALL)
         bar.outline.set_visible(False)
@@ -138,9 +137,10 @@ def _inches(text: str, size: float) -> float:
 
 
 def _gaps(figure: Figure) -> float:
-    """Return the total width in inches of the labels left of panels."""
+    """Return the total width in inches of the labels left of panels, and of the color bar."""
+    bar = 0.8 if figure.scale is not None else 0.0
     if not any(panel is not None and panel.axes for panel in figure.panels):
-        return 0.1 * figure.columns
+        return 0.12 * figure.columns + bar
     left = any(panel is not None and (panel.y or panel.y_ticks != {}) for panel in figure.panels)
     inner = BETWEEN if figure.shared or not left else SIDE
     named = [
@@ -149,7 +149,6 @@ def _gaps(figure: Figure) -> float:
         for text in ((panel.y_ticks or {}).values() if panel is not None else ())
     ]
     names = min(0.075 * max(named, default=0), 1.8)
-    bar = 0.8 if figure.scale is not None else 0.0
     return (SIDE if left else BETWEEN) + names + (figure.columns - 1) * inner + bar
 
 

@@ -240,6 +240,9 @@ def test_worst_roundtrips_are_compared(tmp_path, kept, shape):
     assert all(f"image {k + 7}\n" in text for k in range(shown))
     assert f"image {shown + 7}\n" not in text
     assert f"largest error {brief(saved.max_abs_error[0])}" in text
+    *panels, bar = rendered(figure, 50).axes
+    notes = [note.get_window_extent() for axes in panels for note in axes.texts]
+    assert max(note.x1 for note in notes) < bar.get_window_extent().x0, "the scale is beside them"
 
 
 @given(st.lists(st.just(0.0) | st.floats(1e-9, 1e3), min_size=1))
