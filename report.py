@@ -47,7 +47,7 @@ def without_collector() -> Iterator[None]:
 def write(settings: Settings) -> int:
     """Write the file and return its number of sections."""
     # Imported here, so that --help does not load Bokeh and PyTorch, which takes seconds.
-    from training.report.content import Choice
+    from training.pictures.content import Choice
     from training.report.discovery import found_in
     from training.report.page import page_of
 

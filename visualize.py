@@ -46,7 +46,7 @@ def main(settings: Settings) -> None:
         return  # the first rank draws everything
     # Imported here, so that --help does not load PyTorch and Matplotlib.
     from training.pictures.album import pictures_and_errors
-    from training.pictures.trajectories.album import require_ffmpeg
+    from training.pictures.animations import require_ffmpeg
 
     if settings.animation and settings.format == "mp4":
         require_ffmpeg()

@@ -19,6 +19,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from torch_utils.results import save_arrays
+from training.files.trajectory import TRAJECTORY
 
 ROOT = Path(__file__).parent.parent
 POINTS, TIMES, IMAGES, SHAPE = 2000, 20, 256, (3, 32, 32)
@@ -66,6 +67,7 @@ def save_noise(folder: Path) -> Path:
         shaken = generator.normal(size=(TIMES, IMAGES, dim)).astype(np.float32)
         grown = 0.4 * (states + shaken * np.sqrt(noise[:, None]).astype(np.float32))
         arrays = {
+            "format": np.array(TRAJECTORY.format),
             "times": times[order],
             "tilde_xs": grown[order],
             "xs_es": (scale[:, None, None] * grown)[order].astype(np.float32),

@@ -13,13 +13,13 @@ implicit solver, there is no row.
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
 import click
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Canvas
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -33,8 +33,9 @@ from training.flow.integration_choice import fit_equal_error_grid
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule
 from training.flow.solvers import CASH_KARP, SOLVERS, Solver, get_solver, reversible, without_gap
-from training.pictures import theme
-from training.pictures.theme import FAINT, INK, MUTED, sequential_colors
+from training.pictures.drawing import draw
+from training.pictures.figure import Figure, Line, Mark, Panel, Points
+from training.pictures.theme import sequential_colors
 from training.trained.network import TrainedNetwork
 
 SAMPLES, TABLE_SAMPLES = 1000, 64
@@ -155,55 +156,36 @@ def results(
         yield from measured(solver, fine[[0, -1]], "dopri5", f"tolerance {tolerance:g}")
 
 
-def picture(found: dict[str, list[Result]]) -> Figure:
+def picture(found: dict[str, list[Result]]) -> Canvas:
     """A panel a system: the latent error against calls, a line a solver."""
-    panel, left, gap, height = 3.1, 0.75, 0.3, 4.3
-    figure = theme.new_figure(left + len(found) * (panel + gap) + 1.0, height)
-    theme.headline(
-        figure,
-        "What a call buys",
-        "error of the latent after a melt, root mean square · dashed: times adapted to the error",
-        left,
-        height - 0.1,
-    )
     names = [*STEPS, "dopri5"]
-    colors = dict(zip(names, sequential_colors(len(names)), strict=True))
+    colors = dict(zip(names, sequential_colors(len(names))[:, None], strict=True))
     every = [result for rows in found.values() for result in rows]
     least = max(min(result.latent_error for result in every) / 2, 1e-12)
-    for index, (title, rows) in enumerate(found.items()):
-        axes: Axes = theme.axes_at(
-            figure, (left + index * (panel + gap), 0.55, panel, height - 1.6)
+    panels = []
+    for title, rows in found.items():
+        marks: list[Mark] = []
+        for name, kind in product(names, ("even", "adapted", "tolerance")):
+            line = [row for row in rows if row.solver == name and kind in row.times]
+            calls, errors = [row.calls for row in line], [row.latent_error for row in line]
+            adapted = kind == "adapted"
+            label = name * bool(line and not adapted)
+            marks.append(Line(calls, errors, colors[name], label, 1.3, adapted))
+            if not adapted:
+                marks.append(Points(calls, errors, colors[name], size=3))
+        axes = ("denoiser calls", "", (6, 1300), (least, 0.3))
+        panels.append(Panel(marks, title, "", *axes, x_log=True, y_log=True))
+    return draw(
+        Figure(
+            "What a call buys",
+            "error of the latent after a melt, root mean square · dashed: times adapted to the "
+            "error",
+            panels,
+            len(panels),
+            (3.1, 2.7),
+            shared=True,
         )
-        axes.set(xscale="log", yscale="log", xlim=(6, 1300), ylim=(least, 0.3))
-        axes.grid(color=FAINT, lw=0.6)
-        axes.set_title(title, size=theme.TEXT_SIZE, color=INK, loc="left")
-        axes.set_xlabel("denoiser calls", size=theme.TEXT_SIZE, color=MUTED)
-        if index:
-            axes.tick_params(labelleft=False)
-        for name in names:
-            for kind in ("even", "adapted", "tolerance"):
-                line = [r for r in rows if r.solver == name and kind in r.times]
-                axes.plot(
-                    [r.calls for r in line],
-                    [r.latent_error for r in line],
-                    ls="--" if kind == "adapted" else "-",
-                    marker="o" if kind != "adapted" else None,
-                    ms=3,
-                    lw=1.3,
-                    color=colors[name],
-                    label=name if line and kind != "adapted" else None,
-                )
-    handles, labels = axes.get_legend_handles_labels()
-    axes.legend(
-        handles,
-        labels,
-        loc="center left",
-        bbox_to_anchor=(1.02, 0.5),
-        frameon=False,
-        fontsize=theme.SMALL_SIZE,
-        labelcolor=INK,
     )
-    return figure
 
 
 @click.command(help=__doc__)

@@ -18,8 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Canvas
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -33,8 +32,9 @@ from training.flow.eigenbasis import EigenBasis
 from training.flow.likelihood import Trace
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import NoiseSchedule
-from training.pictures import theme
-from training.pictures.theme import FAINT, INK, MUTED, sequential_colors
+from training.pictures.drawing import draw
+from training.pictures.figure import Figure, Line, Mark, Panel, Points, Rule
+from training.pictures.theme import INK, sequential_colors
 from training.trained.network import TrainedNetwork
 
 KEPT = {"digits": 10, "cifar10-32x32": 62}
@@ -54,7 +54,6 @@ LARGEST = 1.0
 SIZES = {"cpu": (297, 32, 16), "gpu": (5000, 256, 64)}
 """Images whose loss, whose density, and whose integration is measured."""
 DENSITY_STEPS, ROWS = 6, 64
-LEFT = 0.7
 WORDS = """Data: {data}. All models have the same network and {durations} training samples; means
 ± 2 standard deviations over {seeds} trainings. PRP and PRR to {kept} dimensions (gap 1.02) are
 compared with isotropic models of Karras et al. 2022, with their own preconditioning. *loss* is
@@ -184,49 +183,50 @@ def measured(judge: Judge, lab: Lab, key: str, path: Path) -> dict[str, Any]:
     }
 
 
-def picture(found: Mapping[str, list[Mapping[str, Any]]]) -> Figure:
+def picture(found: Mapping[str, list[Mapping[str, Any]]]) -> Canvas:
     """Losses by noise, and errors of two solvers by network calls."""
-    figure, places = theme.panel_page(
-        1,
-        3,
-        (2.9, 2.3),
-        "Inflationary flows and isotropic models",
-        "the same network and budget; lines: means over trainings",
-        left=LEFT,
-        gap=0.75,
-        top=theme.TOP + theme.LINE_HEIGHT,
-    )
-    colors = dict(zip(found, sequential_colors(len(found)), strict=True))
-    theme.legend_line(figure, LEFT, [theme.line(name, color) for name, color in colors.items()])
-    first, *others = [theme.axes_at(figure, place) for place in places[0]]
-    for name, runs in found.items():
-        first.plot(LEVELS, mean_over(runs, lambda run: run["losses"]), color=colors[name])
-        for axes, (solver, (per_step, tried)) in zip(others, CALLS.items(), strict=True):
+    colors = sequential_colors(len(found))[:, None]
+    losses = [mean_over(runs, lambda run: run["losses"]) for runs in found.values()]
+    marks: list[Mark] = [Rule(1, width=0.9, dashed=True)]
+    for name, color, loss in zip(found, colors, losses, strict=True):
+        marks.append(Line(LEVELS, loss, color, name))
+    low, high = float(np.nanmin(losses)) / 1.05, float(np.nanmax(losses)) * 1.05
+    panels = [
+        Panel(
+            marks,
+            "Held-out loss",
+            "error of the denoiser over that of the best linear one",
+            "share of the variance that the linear one leaves",
+            y_log=True,
+            y_ticks={ratio: f"{ratio:g}" for ratio in RATIOS if low <= ratio <= high},
+        )
+    ]
+    for solver, (per_step, tried) in CALLS.items():
+        calls = [per_step * steps for steps in tried]
+        marks = [Rule(LARGEST, color=INK, width=0.9, dashed=True)]
+        for runs, color in zip(found.values(), colors, strict=True):
             errors = mean_over(runs, lambda run, s=solver: run["solver_errors"][s])  # type: ignore[misc]
-            calls = [per_step * steps for steps in tried]
-            axes.loglog(calls, errors, color=colors[name], marker="o", ms=3)
-    first.axhline(1, color=MUTED, lw=0.9, ls=theme.DASHED)
-    first.set_yscale("log")
-    low, high = first.get_ylim()
-    inside = [ratio for ratio in RATIOS if low <= ratio <= high]
-    first.set_yticks(inside, [f"{ratio:g}" for ratio in inside])
-    first.minorticks_off()
-    theme.name_panel(
-        first, "Held-out loss", "error of the denoiser over that of the best linear one"
+            marks += [Line(calls, errors, color), Points(calls, errors, color, size=3)]
+        panels.append(
+            Panel(
+                marks,
+                f"Error of {solver}",
+                "gray levels, root mean square",
+                "network calls",
+                x_log=True,
+                y_log=True,
+                x_ticks={number: str(number) for number in calls},
+            )
+        )
+    return draw(
+        Figure(
+            "Inflationary flows and isotropic models",
+            "the same network and budget; lines: means over trainings",
+            panels,
+            3,
+            (2.9, 2.3),
+        )
     )
-    theme.label(first, x="share of the variance that the linear one leaves")
-    for axes, (solver, (per_step, tried)) in zip(others, CALLS.items(), strict=True):
-        solver_panel(axes, solver, [per_step * steps for steps in tried])
-    return figure
-
-
-def solver_panel(axes: Axes, solver: str, calls: list[int]) -> None:
-    axes.set_xticks(calls, [str(number) for number in calls])
-    axes.minorticks_off()
-    axes.grid(color=FAINT, lw=0.6)
-    axes.axhline(LARGEST, color=INK, lw=0.9, ls=theme.DASHED)
-    theme.name_panel(axes, f"Error of {solver}", "gray levels, root mean square")
-    theme.label(axes, x="network calls")
 
 
 def mean_over(

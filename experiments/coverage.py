@@ -13,21 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Canvas
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from experiments.lab import Lab, experiment, markdown, run
 from experiments.toys import SCHEDULES, toy_networks
 from torch_utils.results import load_json
-from training.pictures import theme
-from training.pictures.theme import BLUE, FAINT, INK, ORANGE
+from training.pictures.drawing import draw
+from training.pictures.figure import Band, Figure, Mark, Panel, Points, Rule
+from training.pictures.theme import BLUE, INK, ORANGE
 
 TOYS = ("circles", "moons", "s_curve")
 TEST_POINTS = 20_000
 STEPS = {"cpu": 12, "gpu": 20}
 """Of ``exp_rk5``, six network calls each."""
-LEFT, HIGHEST = 0.75, 3.0
+HIGHEST = 3.0
 WORDS = """As in the paper, 20,000 test points of the base distribution and 7 spheres of Mahalanobis
 radius 0.5 to 3.5 are mapped to the data and back, by 12 steps of `exp_rk5` each way. In percentage
 points: *change* is the largest change of the fraction of test points inside a sphere; *moved* is
@@ -52,47 +53,32 @@ def measured(folder: Path, network: Path, steps: int) -> dict[str, Any]:
     return {**{name: found[name] for name in names}, "inside": shares}
 
 
-def picture(found: Mapping[str, Mapping[str, Any]]) -> Figure:
+def picture(found: Mapping[str, Mapping[str, Any]]) -> Canvas:
     """A panel for each flow: shares inside, less what a Gaussian has inside."""
-    figure, places = theme.panel_page(
-        len(TOYS),
-        len(SCHEDULES),
-        (3.1, 1.25),
-        "What carried spheres hold",
-        "difference from χ², percentage points, against the Mahalanobis radius",
-        left=LEFT,
-        gap=0.45,
-        top=theme.TOP + theme.LINE_HEIGHT,
-        above=0.35,
-        below=0.4,
+    panels = []
+    for toy, schedule in product(TOYS, SCHEDULES):
+        one = found[f"{toy}-{schedule}"]
+        radii, exact, band = np.array(one["radii"]), np.array(one["exact"]), 100 * chance(one)
+        marks: list[Mark] = [Band(radii, -band, band, label="± chance"), Rule(0, color=INK)]
+        for name, label, shift, color, marker in (
+            ("data", "test points, at the data", -0.05, BLUE, "o"),
+            ("end", "test points, back", 0.0, BLUE, "x"),
+            ("fresh", "fresh data", 0.05, ORANGE, "o"),
+        ):
+            off = 100 * (np.array(one["inside"][name]) - exact)
+            marks.append(Points(radii + shift, off, color, label, 4, marker))
+        limits = ((0.35, 3.65), (-HIGHEST, HIGHEST))
+        panels.append(Panel(marks, f"{toy}, {schedule}", "", "radius", "points", *limits))
+    return draw(
+        Figure(
+            "What carried spheres hold",
+            "difference from χ², percentage points, against the Mahalanobis radius",
+            panels,
+            len(SCHEDULES),
+            (3.1, 1.25),
+            shared=True,
+        )
     )
-    handles = [
-        theme.dots("test points, at the data", BLUE),
-        theme.line("test points, back", BLUE, ls="none"),
-    ]
-    handles[1].set(marker="x", ms=5)
-    theme.legend_line(
-        figure, LEFT, [*handles, theme.dots("fresh data", ORANGE)], "band: ± chance", 0.2
-    )
-    for toy, row in zip(TOYS, places, strict=True):
-        for schedule, place in zip(SCHEDULES, row, strict=True):
-            one = found[f"{toy}-{schedule}"]
-            axes, radii = theme.axes_at(figure, place), np.array(one["radii"])
-            exact, band = np.array(one["exact"]), 100 * chance(one)
-            axes.fill_between(radii, -band, band, color=FAINT, lw=0, alpha=0.7)
-            axes.axhline(0, color=INK, lw=0.8)
-            for name, shift, style in (
-                ("data", -0.05, {"marker": "o", "color": BLUE}),
-                ("end", 0.0, {"marker": "x", "color": BLUE}),
-                ("fresh", 0.05, {"marker": "o", "color": ORANGE}),
-            ):
-                off = 100 * (np.array(one["inside"][name]) - exact)
-                axes.plot(radii + shift, off, ls="none", ms=4, clip_on=False, **style)
-            axes.set(ylim=(-HIGHEST, HIGHEST), xlim=(0.35, 3.65))
-            theme.name_panel(axes, f"{toy}, {schedule}")
-            x = "radius" if toy == TOYS[-1] else ""
-            theme.label(axes, x=x, y="points" if schedule == "PRP" else "")
-    return figure
 
 
 def chance(one: Mapping[str, Any]) -> np.ndarray:

@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Canvas
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from experiments.lab import Lab, experiment, markdown, run
 from experiments.toys import SCHEDULES, toy_networks
 from torch_utils.results import load_json
-from training.pictures import theme
+from training.pictures.drawing import draw
+from training.pictures.figure import Figure, Line, Mark, Panel, Points, Segments
 from training.pictures.theme import FAINT, INK, sequential_colors
 
 TOYS = ("circles", "moons")
@@ -27,7 +28,6 @@ PUBLISHED = (0.5, 0.25, 0.25)
 NOISE, POINTS = 0.1, 200
 RUNS = {"cpu": 40, "gpu": 200}
 LEVELS = (0.5, 0.8, 0.9, 0.95)
-LEFT = 0.7
 WORDS = """Three components of width 0.5 lie on a circle of radius 1.5 in whitened latents; 200 data
 points are observed with noise of 0.1. *recovered* is the posterior mean ± standard deviation for
 the paper's weights, 0.5, 0.25 and 0.25, from one data set, whose fractions chance moves by about
@@ -80,38 +80,30 @@ def off(one: Mapping[str, Any]) -> float:
     return float(np.sqrt(np.square((mean - truth) / std).mean()))
 
 
-def picture(found: Mapping[str, Mapping[str, Any]]) -> Figure:
+def picture(found: Mapping[str, Mapping[str, Any]]) -> Canvas:
     """A panel for each flow: posterior means against true weights."""
-    figure, places = theme.panel_page(
-        len(TOYS),
-        len(SCHEDULES),
-        (2.5, 2.5),
-        "Weights of three components",
-        "posterior means ± 2 standard deviations against the truth, one mark a run and component",
-        left=LEFT,
-        right=0.9,
-        top=theme.TOP + theme.LINE_HEIGHT,
-        above=0.35,
-        below=0.5,
+    colors, panels = sequential_colors(len(PUBLISHED)), []
+    for toy, schedule in product(TOYS, SCHEDULES):
+        one = found[f"{toy}-{schedule}"]
+        truth, mean, std = (np.array(one[name]) for name in ("truth", "mean", "std"))
+        marks: list[Mark] = [Line([0, 1], [0, 1], INK, width=0.8)]
+        for k, color in enumerate(colors):
+            x, low, high = truth[:, k], mean[:, k] - 2 * std[:, k], mean[:, k] + 2 * std[:, k]
+            marks.append(Segments(x, x, low, high, FAINT, width=1.0))
+            marks.append(Points(x, mean[:, k], color[None], f"component {k + 1}", 3))
+        axes = ("true weight", "posterior mean", (0, 1), (0, 1))
+        panels.append(Panel(marks, f"{toy}, {schedule}", "", *axes, equal=True))
+    return draw(
+        Figure(
+            "Weights of three components",
+            "posterior means ± 2 standard deviations against the truth, one mark a run and "
+            "component",
+            panels,
+            len(SCHEDULES),
+            (2.5, 2.5),
+            shared=True,
+        )
     )
-    colors = sequential_colors(len(PUBLISHED))
-    handles = [theme.dots(f"component {k + 1}", color) for k, color in enumerate(colors)]
-    theme.legend_line(figure, LEFT, handles)
-    for toy, row in zip(TOYS, places, strict=True):
-        for schedule, place in zip(SCHEDULES, row, strict=True):
-            one, axes = found[f"{toy}-{schedule}"], theme.axes_at(figure, place)
-            truth, mean, std = (np.array(one[name]) for name in ("truth", "mean", "std"))
-            axes.plot([0, 1], [0, 1], color=INK, lw=0.8)
-            for k, color in enumerate(colors):
-                axes.errorbar(
-                    *(truth[:, k], mean[:, k], 2 * std[:, k]),
-                    ls="none", marker="o", ms=3, mew=0, color=color, ecolor=FAINT, elinewidth=1,
-                )  # fmt: skip
-            axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
-            theme.name_panel(axes, f"{toy}, {schedule}")
-            x = "true weight" if toy == TOYS[-1] else ""
-            theme.label(axes, x=x, y="posterior mean" if schedule == "PRP" else "")
-    return figure
 
 
 def row(key: str, one: Mapping[str, Any]) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Canvas
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -23,8 +23,9 @@ from training.data.images.dataset import ImageDataset, basis_batches
 from training.data.toys import Toy
 from training.flow.eigenbasis import EigenBasis
 from training.flow.schedules import InflationSchedule
-from training.pictures import theme
-from training.pictures.theme import BLUE, FAINT, MUTED, ORANGE
+from training.pictures.drawing import draw
+from training.pictures.figure import Figure, Line, Mark, Panel, Rule
+from training.pictures.theme import BLUE, ORANGE
 
 TOYS = {"circles": 1, "moons": 1, "s_curve": 2, "swirl": 2}
 IMAGES = {"digits": 10, "patches": 77}
@@ -32,7 +33,7 @@ IMAGES = {"digits": 10, "patches": 77}
 PAPER = {"MNIST": 30.69, "Fashion-MNIST": 7.90, "SVHN": 2.90, "CIFAR-10": 9.24}
 """What the paper has of its data sets."""
 AT_GPU = {"cifar10-32x32": 62}
-TIMES, LEFT = 101, 0.6
+TIMES = 101
 WORDS = """Participation ratios of the data and of states at the last time T, in closed form. A flow
 that keeps all dimensions (PRP) ends near the participation ratio of its noise, D; one that keeps d
 (PRR) ends near d. *within 5 %* is the fraction of the time after which the PRR ratio stays within
@@ -78,34 +79,28 @@ def settled(ratios: list[float]) -> float:
     return float((np.flatnonzero(far)[-1] + 1) / (len(ratios) - 1)) if far.any() else 0.0
 
 
-def picture(found: Mapping[str, Mapping[str, Any]]) -> Figure:
+def picture(found: Mapping[str, Mapping[str, Any]]) -> Canvas:
     """A panel for each data set: its participation ratio over time."""
-    columns = 3
-    figure, places = theme.panel_page(
-        -(-len(found) // columns),
-        columns,
-        (2.7, 1.6),
-        "Dimensions that the variance of a state is spread over",
-        "participation ratio over time, in shares of the dimensions of the data",
-        gap=0.5,
-        top=theme.TOP + theme.LINE_HEIGHT,
+    panels = []
+    for name, one in found.items():
+        dim, kept = one["dim"], one["kept"]
+        marks: list[Mark] = [Rule(kept / dim, label="d / D", dashed=True)]
+        for schedule, color, words in (("PRP", BLUE, "all"), ("PRR", ORANGE, "d")):
+            ratios = np.array(one[schedule]["ratios"]) / dim
+            time = np.linspace(0, 1, len(ratios))
+            marks.append(Line(time, ratios, color, f"{words} kept ({schedule})"))
+        note = f"D = {dim:,}, d = {kept}"
+        panels.append(Panel(marks, name, note, "t / T", x_limits=(0, 1), y_limits=(0, 1.05)))
+    return draw(
+        Figure(
+            "Dimensions that the variance of a state is spread over",
+            "participation ratio over time, in shares of the dimensions of the data",
+            panels,
+            3,
+            (2.7, 1.6),
+            shared=True,
+        )
     )
-    handles = [theme.line("all kept (PRP)", BLUE), theme.line("d kept (PRR)", ORANGE)]
-    theme.legend_line(figure, LEFT, [*handles, theme.line("d / D", MUTED, lw=0.9, ls=theme.DASHED)])
-    for index, ((name, one), place) in enumerate(
-        zip(found.items(), places.reshape(-1, 4), strict=False)
-    ):
-        axes = theme.axes_at(figure, place)
-        dim = one["dim"]
-        axes.grid(color=FAINT, lw=0.6)
-        for schedule, color in (("PRP", BLUE), ("PRR", ORANGE)):
-            part = np.linspace(0, 1, len(one[schedule]["ratios"]))
-            axes.plot(part, np.array(one[schedule]["ratios"]) / dim, color=color)
-        axes.axhline(one["kept"] / dim, color=MUTED, lw=0.9, ls=theme.DASHED)
-        axes.set(xlim=(0, 1), ylim=(0, 1.05))
-        theme.name_panel(axes, name, f"D = {dim:,}, d = {one['kept']}")
-        theme.label(axes, x="t / T" if index + columns >= len(found) else "")
-    return figure
 
 
 def main(lab: Lab) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Canvas
 from torch import Tensor
 
 from experiments.features import Classifier, energy, frechet, pixels_and_classes, shape_of
@@ -23,8 +23,9 @@ from experiments.images import ImagePlan
 from experiments.lab import Lab, markdown, run
 from torch_utils.results import load_json
 from training.data.images.dataset import ImageDataset, normalize_pixels
-from training.pictures import theme
-from training.pictures.theme import BLUE, FAINT, MUTED
+from training.pictures.drawing import draw
+from training.pictures.figure import Figure, Line, Mark, Panel, Points, Rule, Segments
+from training.pictures.theme import BLUE
 
 NOTES = {
     "energy": "energy distance of pixels",
@@ -48,7 +49,6 @@ PUBLISHED_DURATION = 200
 """Million images."""
 LEAST_APART = 0.12
 """Of the length of an axis, between numbers that are written at it."""
-LEFT, SIZE = 0.75, (2.3, 1.7)
 
 
 @dataclass(frozen=True)
@@ -232,49 +232,41 @@ def table(found: Mapping[str, Any], head: str) -> str:
     return markdown(["data", head, *(MEASURES[name] for name in names)], rows)
 
 
-def picture(found: Mapping[str, Any], title: str, label: str, logarithmic: bool) -> Figure:
+def picture(found: Mapping[str, Any], title: str, label: str, logarithmic: bool) -> Canvas:
     """A row for each data set, a panel for each measure."""
-    names = measures_of(found)
-    figure, places = theme.panel_page(
-        len(found),
-        len(names),
-        SIZE,
-        title,
-        "mean ± 2 standard deviations over trainings; dashed: images that were held out",
-        left=LEFT,
-        gap=0.65,
-        top=theme.TOP,
-        above=0.45,
-        below=0.45,
-    )
-    for index, ((data, one), row) in enumerate(zip(found.items(), places, strict=True)):
+    names, panels = measures_of(found), []
+    for data, one in found.items():
         at = [float(key) for key in one["flows"]]
-        for name, place in zip(names, row, strict=True):
-            axes = theme.axes_at(figure, place)
-            axes.grid(axis="y", color=FAINT, lw=0.6)
+        for name in names:
             values = [[run[name] for run in runs] for runs in one["flows"].values()]
-            middle, wide = zip(*map(spread, values), strict=True)
-            if name == "mse_float":  # over many orders of magnitude
-                axes.set_yscale("log")
-                for x, each in zip(at, values, strict=True):
-                    axes.plot([x] * len(each), each, ls="none", marker="o", ms=3, color=BLUE)
-                axes.plot(at, middle, color=BLUE, lw=1.2)
+            middle, wide = map(np.array, zip(*map(spread, values), strict=True))
+            marks: list[Mark] = [Line(at, middle, BLUE, width=1.2)]
+            limits, log = None, name == "mse_float"  # over many orders of magnitude
+            if log:
+                x = np.repeat(at, [len(each) for each in values])
+                marks.append(Points(x, np.concatenate(values), BLUE, size=3))
             else:
-                style = {"color": BLUE, "marker": "o", "ms": 3.5, "lw": 1.2, "capsize": 2}
-                axes.errorbar(at, middle, yerr=wide, **style)
+                marks.append(Segments(at, at, middle - wide, middle + wide, BLUE, width=1.2))
+                marks.append(Points(at, middle, BLUE, size=3.5))
                 if name in one["of_data"]:
-                    axes.axhline(one["of_data"][name], color=MUTED, lw=0.9, ls=theme.DASHED)
-                if min(m - w for m, w in zip(middle, wide, strict=True)) >= 0:
-                    axes.set_ylim(bottom=0)
-            if logarithmic:
-                axes.set_xscale("log")
-            shown = apart(at, logarithmic)
-            axes.set_xticks(shown, [f"{x:g}" for x in shown])
-            axes.set_xticks([], minor=True)
-            note = NOTES.get(name, MEASURES[name])
-            theme.name_panel(axes, data if name == names[0] else "", note)
-            theme.label(axes, x=label if index == len(found) - 1 else "")
-    return figure
+                    marks.append(Rule(one["of_data"][name], width=0.9, dashed=True))
+                if (middle >= wide).all():
+                    top = max([*(middle + wide), one["of_data"].get(name, 0.0)])
+                    limits = (0.0, 1.08 * float(top))
+            panels.append(
+                Panel(
+                    marks,
+                    data if name == names[0] else "",
+                    NOTES.get(name, MEASURES[name]),
+                    label,
+                    y_limits=limits,
+                    x_log=logarithmic,
+                    y_log=log,
+                    x_ticks={x: f"{x:g}" for x in apart(at, logarithmic)},
+                )
+            )
+    words = "mean ± 2 standard deviations over trainings; dashed: images that were held out"
+    return draw(Figure(title, words, panels, len(names), (2.3, 1.7)))
 
 
 def apart(at: Sequence[float], logarithmic: bool) -> list[float]:

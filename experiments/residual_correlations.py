@@ -8,11 +8,12 @@ error of the network alone is taken as well.
 
 import sys
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Canvas
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -21,9 +22,9 @@ from experiments.lab import Lab, experiment, markdown, run
 from experiments.toys import toy_networks
 from training.files.correlations import SavedLags
 from training.paper.residuals import scatter_of
-from training.pictures import theme
 from training.pictures.correlations import COLORS, NAMES
-from training.pictures.theme import FAINT, MUTED
+from training.pictures.drawing import draw
+from training.pictures.figure import Figure, Line, Mark, Panel, Rule, Span
 
 TOYS = (("circles", "PRP"), ("circles", "PRR"), ("s_curve", "PRP"))
 IMAGES: dict[str, tuple[ImagePlan, int, tuple[str, ...]]] = {
@@ -38,7 +39,6 @@ TOY_SIZES = {
 NOISES = {"independent": "fresh noise", "path": "along the path"}
 SHARES = (0.1, 0.5, 1.0)
 """Lags that the table shows, as shares of T."""
-LEFT = 0.7
 WORDS = """Correlation of residuals with those of the first time, mean over dimensions, at lags of
 0.1 T, 0.5 T and T. *time* is the correlation time: the integral over the lag, in units of t, until
 the correlation is within chance (*± chance*). The paper claims that residuals are nearly
@@ -94,37 +94,27 @@ def numbers(saved: SavedLags) -> dict[str, Any]:
     }
 
 
-def picture(found: Mapping[str, Mapping[str, Any]]) -> Figure:
+def picture(found: Mapping[str, Mapping[str, Any]]) -> Canvas:
     """A panel for each flow and kind of noise."""
-    figure, places = theme.panel_page(
-        len(found),
-        len(NOISES),
-        (3.0, 1.25),
-        "How long residuals stay correlated",
-        "correlation with the first time, mean over dimensions, against the lag in t",
-        left=LEFT,
-        gap=0.45,
-        top=theme.TOP + theme.LINE_HEIGHT,
-        above=0.35,
-        below=0.4,
+    panels = []
+    for (key, both), noise in product(found.items(), NOISES):
+        one = both[noise]
+        lags, scatter = np.array(one["lags"]), one["scatter"]
+        marks: list[Mark] = [Span(-scatter, scatter, label="± chance"), Rule(0, width=0.8)]
+        for name, quantity in one["quantities"].items():
+            marks.append(Line(lags, quantity["mean"], COLORS[name], NAMES[name]))
+        title, limits = f"{key}, {NOISES[noise]}", (0, float(lags[-1]))
+        panels.append(Panel(marks, title, "", "lag in t", "correlation", limits, (-0.35, 1.05)))
+    return draw(
+        Figure(
+            "How long residuals stay correlated",
+            "correlation with the first time, mean over dimensions, against the lag in t",
+            panels,
+            len(NOISES),
+            (3.0, 1.25),
+            shared=True,
+        )
     )
-    handles = [
-        theme.line(NAMES[name], COLORS[name]) for name in ("net_residuals", "exact_residuals")
-    ]
-    theme.legend_line(figure, LEFT, handles, "gray: ± chance", 0.2)
-    for index, ((key, both), row) in enumerate(zip(found.items(), places, strict=True)):
-        for noise, place in zip(NOISES, row, strict=True):
-            one, axes = both[noise], theme.axes_at(figure, place)
-            lags = np.array(one["lags"])
-            axes.axhspan(-one["scatter"], one["scatter"], color=FAINT, alpha=0.7, lw=0)
-            axes.axhline(0, color=MUTED, lw=0.8)
-            for name, quantity in one["quantities"].items():
-                axes.plot(lags, quantity["mean"], color=COLORS[name], lw=1.4)
-            axes.set(xlim=(0, lags[-1]), ylim=(-0.35, 1.05))
-            theme.name_panel(axes, f"{key}, {NOISES[noise]}")
-            x = "lag in t" if index == len(found) - 1 else ""
-            theme.label(axes, x=x, y="correlation" if noise == "independent" else "")
-    return figure
 
 
 def rows(key: str, both: Mapping[str, Any]) -> list[list[str]]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Canvas
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -23,13 +23,12 @@ from experiments.lab import Lab, experiment, markdown
 from experiments.toys import SCHEDULES, toy_networks
 from training.data.toys import Toy
 from training.names import TOY_NAMES
-from training.pictures import theme
-from training.pictures.theme import INK, colors_of_places
-from training.pictures.trajectories.clouds import cloud_axes, common_box, page_positions, scatter
+from training.pictures.drawing import draw
+from training.pictures.figure import Figure, cloud, cloud_panel, common_box, page_positions
+from training.pictures.theme import colors_of_places
 from training.trained.network import TrainedNetwork
 
 POINTS, PAIRS, SHOWN = 2000, 3, 1200
-SIDE, GAP, LEFT = 1.5, 0.12, 0.95
 WIDEST = 3.4
 """Of axes of latents, which have unit variance."""
 STAGES = ("data", "melted", "generated")
@@ -72,37 +71,30 @@ def measured(network: Path) -> dict[str, Any]:
     }
 
 
-def picture(found: Mapping[str, Mapping[str, Any]]) -> Figure:
+def picture(found: Mapping[str, Mapping[str, Any]]) -> Canvas:
     """A row for each toy: data, and what both flows melt it to and generate."""
-    figure, places = theme.panel_page(
-        len(TOY_NAMES),
-        len(COLUMNS),
-        (SIDE, SIDE),
-        "Toys, melted and generated",
-        "in data units, melted points scaled, from −3.4 to 3.4; "
-        "colors: place in the data, of generated points their own",
-        left=LEFT,
-        gap=GAP,
-        top=theme.TOP + theme.LINE_HEIGHT,
-        above=0.08,
-        below=0.2,
-    )
-    for toy, row in zip(TOY_NAMES, places, strict=True):
+    panels = []
+    for toy in TOY_NAMES:
         both = [{k: np.array(found[f"{toy}-{s}"][k]) for k in STAGES} for s in SCHEDULES]
         clouds = [both[0]["data"], *(one[k] for one in both for k in STAGES[1:])]
         boxes = {True: np.array([[-WIDEST, WIDEST]] * clouds[0].shape[1])}
         boxes[False] = common_box(clouds[::2])
-        colors = [colors_by_place(clouds[0])] * 2
-        for place, cloud, title in zip(row, clouds, COLUMNS, strict=True):
-            shade = colors_by_place(cloud) if title.startswith("generated") else colors[0]
-            axes = cloud_axes(figure, place, boxes[title.startswith("melted")], ())
-            scatter(axes, cloud, shade, 2.0)
-            if toy == TOY_NAMES[0]:
-                axes.set_title(title, loc="left", size=theme.TEXT_SIZE, color=INK)
-        width, height = figure.get_size_inches()
-        middle = (row[0][1] + SIDE / 2) / height
-        figure.text(0.1 / width, middle, toy.replace("unscaled_", "unscaled\n"), color=INK, size=9)
-    return figure
+        colors = colors_by_place(clouds[0])
+        for points, title in zip(clouds, COLUMNS, strict=True):
+            shade = colors_by_place(points) if title.startswith("generated") else colors
+            box = boxes[title.startswith("melted")]
+            name = f"{toy}: {title}" if title == COLUMNS[0] else title
+            panels.append(cloud_panel([cloud(points, shade, box, 1.4)], box, title=name))
+    return draw(
+        Figure(
+            "Toys, melted and generated",
+            "in data units, melted points scaled, from −3.4 to 3.4; "
+            "colors: place in the data, of generated points their own",
+            panels,
+            len(COLUMNS),
+            (1.6, 1.6),
+        )
+    )
 
 
 def colors_by_place(points: np.ndarray) -> np.ndarray:

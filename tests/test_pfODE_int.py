@@ -27,7 +27,7 @@ from training.flow.denoisers import DiscreteDenoiser
 from training.flow.latent import LearnedLatents
 from training.flow.solvers import SOLVERS
 from training.names import DEFAULT_SOLVER
-from training.pictures.trajectories.clouds import latent_law
+from training.pictures.simulations import latent_law
 from training.subjects.images import dequantized
 from training.trained.network import TrainedNetwork
 

@@ -12,15 +12,14 @@ import toy_pfODE_int
 import visualize
 from tests.support import picture_files as files
 from tests.support.running import good, refused, run_script
-from training.pictures import theme
+from training.pictures import animations, theme
 from training.pictures.album import pictures_of
-from training.pictures.trajectories import album
 
 
 @pytest.fixture(autouse=True)
 def coarse(monkeypatch):
     """Pictures of few pixels, which are drawn sooner."""
-    for module in (theme, album):
+    for module in (theme, animations):
         monkeypatch.setattr(module, "DPI", 30)
 
 

@@ -71,8 +71,8 @@ from training.names import script
 ANSWERS = "inflationary-flows answers 1"
 FORMAT = "inflationary-flows check of answers 1"
 FORMATS = {
-    "answers": Format("tables.answers.pictures_of_answers", "answers.section_of"),
-    "check of answers": Format("tables.answers.pictures_of_check", "answers.section_of_check"),
+    "answers": Format("answers about rows", "answers.content_of"),
+    "check of answers": Format("a check of answers", "answers.content_of_check"),
 }
 SCORES = ("row", "log_prob", "log_prob_error", "least_probable", "odd_cells")
 """First columns of a CSV of scores."""

@@ -68,6 +68,14 @@ def parameter(file: Path, *keys: str) -> Any:
     return value
 
 
+def number(content: Any, name: str | int) -> float | None:
+    """Return the number under a key of JSON content; None if it is missing or too large to show."""
+    value = content.get(name) if isinstance(content, dict) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if abs(value) < 1e300 else None
+
+
 def typed(content: Any, broken: DataError, **kinds: Any) -> list[Any]:
     """Return the values of some entries of a JSON object, after a check of their types.
 

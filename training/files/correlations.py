@@ -84,15 +84,15 @@ SUMMARY = ResultFile(
 _MATRICES = "matrices of correlations"
 FORMATS = {
     "correlations of one time": Format(
-        "correlations.pictures_of_image_matrices",
-        together=True,
+        _MATRICES,
+        "correlations.content_of_image_matrices",
+        "times",
         wild=None,
-        holds=_MATRICES,
         of="correlations",
         needs=["time"],
     ),
-    "correlations": Format("correlations.pictures_of_toy_matrices", holds=_MATRICES),
-    "residual summary": Format("correlations.pictures_of_lags", "correlations.section_of"),
+    "correlations": Format(_MATRICES, "correlations.content_of_toy_matrices"),
+    "residual summary": Format("correlations by lag", "correlations.content_of_lags"),
 }
 SUFFIX = "_acs"
 """Suffix of the names of correlation matrices in the file."""

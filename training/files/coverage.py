@@ -70,7 +70,7 @@ COVERAGE = ResultFile(
         "boundary_data_exact": Key("R K D", "vertices carried by the exact flow", optional=True),
     },
 )
-FORMATS = {"coverage": Format("coverage.pictures_of_coverage", "coverage.section_of")}
+FORMATS = {"coverage": Format("coverage", "coverage.content_of")}
 NUMBER = r"[0-9]+(\.[0-9]+)?(e[-+][0-9]+)?"
 """Regular expression for a positive number in the format ``g``."""
 MOST_POINTS = 20_000

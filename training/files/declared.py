@@ -256,36 +256,28 @@ class ResultFile:
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of file, with the functions that draw and report its files.
+    """A kind of file, with the function that returns what its files show.
 
     Attributes:
-        drawn: Name of the function in ``training.pictures`` that draws files of this kind; empty
-            for none. Its arguments are ``(path, folder)``, or ``(paths, folder, animation)`` if
-            ``together``.
-        shown: Name of the function in ``training.report`` that makes the section of the report
-            about a file of this kind; empty for none.
-        together: Whether one call draws all given files of this kind.
+        holds: Content of the files, in words.
+        content: Name of the function in ``training.pictures`` that returns the content of files of
+            this kind; empty if they are not shown.
+        group: Which files are read together: ``run`` for the simulations of a run, ``times`` for
+            the times of one quantity, empty for each file alone.
         wild: Names of arrays that may contain non-finite numbers; None if only the arrays to be
             drawn are read.
-        holds: Content of files that are not drawn or not shown, in words.
         advice: Advice on which file to give instead, if files of this kind are not drawn.
         of: Kind in the entry ``format`` of the file, if several kinds share it; empty for its own.
         needs: Names of arrays that distinguish this kind from others with the same entry.
     """
 
-    drawn: str = ""
-    shown: str = ""
-    together: bool = False
+    holds: str
+    content: str = ""
+    group: str = ""
     wild: Collection[str] | None = ()
-    holds: str = ""
     advice: str = ""
     of: str = ""
     needs: Collection[str] = ()
-
-    @property
-    def of_run(self) -> bool:
-        """Whether one section of the report shows all simulations of a run."""
-        return self.together and bool(self.shown)
 
 
 def kind_of_arrays(saved: SavedArrays) -> str | None:

@@ -35,7 +35,7 @@ REFERENCE = ResultFile(
     least={"k": 0},
     advice=f"make it with {script('fid')} ref",
 )
-FORMATS = {REFERENCE.kind: Format(holds="features of images")}
+FORMATS = {REFERENCE.kind: Format("features of images")}
 
 
 @dataclass(frozen=True, eq=False)

@@ -32,7 +32,7 @@ from training.files.declared import Format
 
 PARAMETERS = "gen_params.json"
 FORMAT = "inflationary-flows generated images 1"
-FORMATS = {"image files": Format("images.grids.pictures_of_image_files", holds="images")}
+FORMATS = {"image files": Format("images", "images.content_of_files")}
 IMAGES_A_FOLDER = 1000
 ABSENT, BROKEN, WHOLE = 0, 1, 2
 """States of the file of an image: missing, present but unreadable, and complete."""

@@ -34,9 +34,7 @@ POPULATION = ResultFile(
     },
 )
 FORMATS = {
-    POPULATION.kind: Format(
-        "posteriors.album.pictures_of_population", holds="a population of posteriors"
-    )
+    POPULATION.kind: Format("a population of posteriors", "posteriors.content_of_population")
 }
 
 

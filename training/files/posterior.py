@@ -219,11 +219,9 @@ PREDICTIVE = ResultFile(
     },
 )
 FORMATS = {
-    CHECK.kind: Format("posteriors.album.pictures_of_check", "checks.section_of"),
-    CALIBRATION.kind: Format("posteriors.album.pictures_of_calibration", "checks.section_of"),
-    PREDICTIVE.kind: Format(
-        "posteriors.album.pictures_of_predictive", "checks.section_of_predictive"
-    ),
+    CHECK.kind: Format("runs of a check", "checks.content_of_check"),
+    CALIBRATION.kind: Format("ranks of calibration cases", "checks.content_of_calibration"),
+    PREDICTIVE.kind: Format("data simulated from posteriors", "checks.content_of_predictive"),
 }
 MOST_LISTED = 2000
 """Maximum number of posterior means up to which the JSON lists each observation."""

@@ -63,7 +63,7 @@ DRAWS = ResultFile(
         "constant_data/{statistic}": Key("M", "see above", optional=True, missing=True),
     },
 )
-FORMATS = {"posterior": Format("posteriors.album.pictures_of_posteriors", "posteriors.section_of")}
+FORMATS = {"posterior": Format("draws of posteriors", "posteriors.content_of")}
 DIMENSIONS = {
     **{"C": "chain", "S": "draw", "M": "observation", "D": "coordinate", "L": "latent"},
     **{"K": "number", "1": "chain", "N": "draw", "3": "axis", "*": "letter"},

@@ -45,7 +45,7 @@ RECORDS = ResultFile(
     least={"N": 0, "D": 0, "K": 0},
     advice=f"make it again with {script('dataset_tool')}",
 )
-FORMATS = {RECORDS.kind: Format(holds="rows of a data set")}
+FORMATS = {RECORDS.kind: Format("rows of a data set")}
 LONGEST_TEXT = 1000
 """Maximum length of a value's text, such as a format of numbers or dates."""
 

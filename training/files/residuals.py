@@ -56,7 +56,7 @@ AT_ONE_TIME = replace(
 )
 FORMATS = {
     "residuals": Format(
-        holds="residuals",
+        "residuals",
         advice="give the correlations that "
         f"{script('calc_net_residuals_autocorrelations')} computes from them",
     )

@@ -57,11 +57,7 @@ WORST = ResultFile(
     },
     least={"K": 0},
 )
-FORMATS = {
-    "worst roundtrips": Format(
-        "images.simulations.pictures_of_roundtrips", "images.section_of_roundtrips"
-    )
-}
+FORMATS = {"worst roundtrips": Format("errors of roundtrips", "images.content_of_roundtrips")}
 STEM = re.compile(r"(?P<stem>.+?)(_roundtrip_mse)?(_seed\d+)?_worst")
 
 

@@ -27,7 +27,7 @@ _WILD = {name: replace(TRAJECTORY.keys[name], wild=True) for name in (DENSITIES,
 ROWS = replace(TRAJECTORY, keys={**TRAJECTORY.keys, **_WILD})
 FORMATS = {
     "rows": Format(
-        *("tables.album.pictures_of_tables", "tables.section_of", True, MAY_BE_WILD),
+        *("simulated rows", "tables.content_of", "run", MAY_BE_WILD),
         of=TRAJECTORY.kind,
         needs=[POINTS, NAMES],
     )

@@ -53,7 +53,7 @@ COLUMNS = (
     "Loss/held_out",
     "Likelihood/held_out_nats",
 )
-FORMATS = {"training": Format("training.pictures_of_training", "training_curves.section_of")}
+FORMATS = {"training": Format("reports of a training run", "training.content_of")}
 
 
 @dataclass(frozen=True)

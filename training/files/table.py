@@ -54,7 +54,7 @@ TABLE_FILE = ResultFile(
     least={"N": 2, "K": 0, "C": 0, "V": 0},
     advice=_ADVICE,
 )
-FORMATS = {TABLE_FILE.kind: Format(holds="rows of a data set")}
+FORMATS = {TABLE_FILE.kind: Format("rows of a data set")}
 
 
 def save_table(path: Path, table: DataTable) -> None:

@@ -102,11 +102,9 @@ MOST_SAMPLES, MOST_DIMS, MOST_IMAGES = 3000, 6, 100
 MOST_CLASSES = 20
 """Maximum number of classes to draw."""
 FORMATS = {
-    "toy": Format(
-        "trajectories.album.pictures_of_toys", "flows.section_of", True, of=TRAJECTORY.kind
-    ),
+    "toy": Format("simulated points", "simulations.content_of", "run", of=TRAJECTORY.kind),
     "images": Format(
-        *("images.simulations.pictures_of_images", "images.section_of", True),
+        *("simulated images", "images.content_of", "run"),
         of=TRAJECTORY.kind,
         needs=[IMAGE_SHAPE],
     ),

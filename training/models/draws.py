@@ -76,7 +76,7 @@ class PosteriorDraws:
         return points.reshape(len(points), -1, points.shape[-1])
 
     def __repr__(self) -> str:
-        from training.pictures.posteriors.words import distinct_words  # slow to import
+        from training.pictures.posteriors import distinct_words  # slow to import
 
         count, draws, _ = self.points.shape
         return (

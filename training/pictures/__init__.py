@@ -1,7 +1,6 @@
-"""Pictures of trajectories, images, coverage, correlations and training runs.
+"""Contents of results: figures, interactive parts, tables and judged numbers.
 
-Each subject has its own module or package, which reads the files, decides which pictures to draw,
-and draws them. ``look`` defines the style that all pictures share. ``album`` finds the module for
-each file. Drawing functions take plain arrays and return a matplotlib ``Figure``, or frames of one.
-They do not touch matplotlib's global state.
+Each kind of result has one module, which reads its files and returns a ``Content``. ``figure``
+describes figures without a plotting library, ``drawing`` draws them with Matplotlib, and ``album``
+finds the module for each file.
 """

@@ -1,35 +1,153 @@
-"""Pictures of coverage: fractions inside boundaries by radius, and boundaries carried by a flow."""
+"""Coverage: fractions inside boundaries by radius, and boundaries carried by a flow."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from training.files.arrays import evenly, parameter, title_of
 from training.files.coverage import SavedCoverage
+from training.measure.reliability import TELLING
 from training.paper.containment import Boundary, gaussian_content
 from training.paper.coverage import STAGES, contents_within, mean_and_two_std
-from training.pictures import theme
-from training.pictures.theme import BLUE, FAINT, INK, MUTED, ORANGE
+from training.pictures.content import Choice, Content, NumberTable, Result, judged
+from training.pictures.figure import (
+    Band,
+    Figure,
+    Line,
+    Mark,
+    Panel,
+    Points,
+    Rule,
+    Segments,
+    subscript,
+)
+from training.pictures.theme import BLUE, INK, MUTED, ORANGE, joined, sequential_colors, words_for
 
-LEFT, RIGHT, GAP = 0.6, 0.1, 0.5  # inches around and between the panels
-SIDE = (theme.WIDE - LEFT - RIGHT - GAP * (len(STAGES) - 1)) / len(STAGES)
-POINT_COLOR, POINT_SIZE, MOST_POINTS = "#c9ced8", 1.8, 2500
+POINT_COLOR, MOST_POINTS = "#c9ced8", 2500
 MOST_IN_LEGEND = 7
 STRAYS = 2e-3  # share of the points that may lie outside the limits
 STAGE_TITLES = {"latent": "latent, at the start", "data": "data", "end": "latent, at the end"}
 CUTS = (1, 0)  # axes normal to the cut planes: across them, sheets appear in profile
 NEAR = 0.2  # points within this many standard deviations of a plane are drawn with its cut
+SCORES = {"net": "trained network", "exact": "exact denoiser"}
+SIGMAS = 3.0
+MARKERS: Mapping[str, tuple[str, str, bool]] = {
+    "test points, start": ("o", BLUE, True),
+    "test points, data": ("^", BLUE, False),
+    "test points, end": ("x", BLUE, False),
+    "fresh data": ("D", ORANGE, False),
+}
+"""Marker, color, and whether the marker is hollow, by kind of points."""
+PART = 0.12  # spacing of the marks at one radius, as a fraction of the distance between radii
 
 
-def draw_boundaries(saved: SavedCoverage, name: str, details: str) -> Figure:
-    """Draw boundaries and points: one column per stage and, in 3-D, one row per cutting plane.
+def content_of(path: Path, choice: Choice | None) -> Content:
+    """Return the content of a coverage file.
+
+    Raises:
+        DataError: The file is broken.
+    """
+    saved = SavedCoverage.load(path)
+    name, details = title_of(path.stem.removesuffix("_coverage"))
+    score = parameter(path.with_suffix(".json"), "options", "score")
+    words = {"name": name, "details": joined(details, words_for(score, SCORES))}
+    return Content(
+        f"{name}: coverage",
+        "A sphere in latent space has a known probability under the Gaussian; a correct flow "
+        "carries it to a boundary with the same probability under the data.",
+        "docs/howto/check-a-flow.md",
+        {
+            f"{path.stem}_radius": partial(by_radius, saved, **words),
+            f"{path.stem}_boundaries": partial(boundaries, saved, **words),
+        },
+        parts=lambda choice: [_table(saved)],
+        results=lambda: _results(saved, joined(name, details, by=", ")),
+    )
+
+
+def _shares(saved: SavedCoverage) -> dict[str, np.ndarray]:
+    """Return fractions inside ``[R]`` by kind of points, averaged over seeds."""
+    values = [*saved.coverage.mean(axis=0), saved.fresh.mean(axis=0)]
+    return dict(zip(MARKERS, values, strict=True))
+
+
+def _table(saved: SavedCoverage) -> NumberTable:
+    shares = {"χ²": gaussian_content(saved.radii, saved.dim), **_shares(saved)}
+    rows = [
+        [f"{radius:g}", *(f"{100 * share[k]:.2f} %" for share in shares.values())]
+        for k, radius in enumerate(saved.radii)
+    ]
+    return NumberTable("Fractions inside boundaries", ["radius", *shares], rows)
+
+
+def _results(saved: SavedCoverage, of: str) -> list[Result]:
+    """Return the largest errors of coverage of test points in data space, and of fresh data."""
+    exact, shares, results = gaussian_content(saved.radii, saved.dim), _shares(saved), []
+    count = len(saved.fresh) * min(saved.count, saved.fresh_count)
+    errors = np.sqrt(exact * (1 - exact) / count)
+    for what in ("test points, data", "fresh data"):
+        off = shares[what] - exact
+        worst = int(np.abs(off / errors).argmax())
+        room = SIGMAS * float(errors[worst])
+        right = judged(bool(abs(off[worst]) <= room), room, TELLING)
+        value = f"{100 * off[worst]:+.2f}".replace("-", "−")
+        value += " points from χ² at the worst radius"
+        target = f"within {100 * room:.2g}: {SIGMAS:g} standard deviations of a count"
+        name = f"coverage of {what}"
+        results.append(Result.tested(of, name, value, target, right, "points"))
+    return results
+
+
+def by_radius(saved: SavedCoverage, name: str, details: str) -> Figure:
+    """Return coverage against radius, and below it the differences from the exact coverage."""
+    radii, seeds = saved.radii, len(saved.fresh)
+    fewest = min(saved.count, saved.fresh_count)
+    points = f"{saved.count:,} points" + (f", {seeds} seeds" if seeds > 1 else "")
+    if saved.fresh_count != saved.count:
+        points += f", {saved.fresh_count:,} of fresh data"
+    step = float(np.diff(radii).min()) if len(radii) > 1 else 0.5
+    grid = np.linspace(0, radii[-1] + step / 2, 401)
+    exact, expected = gaussian_content(grid, saved.dim), gaussian_content(radii, saved.dim)
+    two_std = 2 * np.sqrt(exact * (1 - exact) / fewest)
+    held = contents_within(saved.boundaries["latent"]) - expected
+    band = f"±2 standard deviations of a count of {fewest:,}"
+    above: list[Mark] = [
+        Band(grid, exact - two_std, exact + two_std, label=band),
+        Line(grid, exact, INK, f"χ², {saved.dim} dimensions", 1.2),
+    ]
+    below: list[Mark] = [
+        Band(grid, -100 * two_std, 100 * two_std),
+        Rule(0, color=INK),
+        Line([0, *radii], [0, *(100 * held)], MUTED, "drawn boundary", 1.0, dashed=True),
+    ]
+    columns = [*np.moveaxis(saved.coverage, 1, 0), saved.fresh]
+    for index, (fractions, what) in enumerate(zip(columns, MARKERS, strict=True)):
+        marker, color, hollow = MARKERS[what]
+        mean, spread = mean_and_two_std(fractions)
+        above.append(Points(radii, mean, color, what, 6, marker, hollow=hollow))
+        x, off = radii + (index - (len(columns) - 1) / 2) * PART * step, 100 * (mean - expected)
+        if spread is not None:
+            label = f"±2 standard deviations of {seeds} seeds"
+            ends = off - 100 * spread, off + 100 * spread
+            below.append(Segments(x, x, *ends, color, label, 1.0))
+        below.append(Points(x, off, color, size=6, marker=marker, hollow=hollow))
+    limits, label = (0.0, float(grid[-1])), "Mahalanobis radius"
+    return Figure(
+        f"Coverage of {name}",
+        joined(details, points, "boundaries refitted" if saved.refitted else ""),
+        [
+            Panel(above, x=label, y="fraction inside", x_limits=limits, y_limits=(0, 1.03)),
+            Panel(below, x=label, y="points from χ²", x_limits=limits),
+        ],
+        size=(7.0, 2.3),
+        shared=True,
+    )
+
+
+def boundaries(saved: SavedCoverage, name: str, details: str) -> Figure:
+    """Return boundaries and points: one column per stage and, in 3-D, one row per cutting plane.
 
     The stages are latent space, generated data, and latents after inflation of the data. A boundary
     has the same color in all panels.
@@ -37,35 +155,13 @@ def draw_boundaries(saved: SavedCoverage, name: str, details: str) -> Figure:
     cuts = (None,) if saved.dim == 2 else CUTS
     shape = "Circles" if saved.dim == 2 else "Spheres"
     fate = "refitted at each stage" if saved.refitted else "carried to the data and back"
-    figure, places = theme.panel_page(
-        len(cuts),
-        len(STAGES),
-        (SIDE, SIDE),
+    return Figure(
         f"{shape} of Mahalanobis radius r, {fate}: {name}",
-        theme.joined(details, "percent: probability of the sphere under the Gaussian (χ²)"),
-        left=LEFT,
-        right=RIGHT,
-        gap=GAP,
-        top=theme.TOP + 1.2 * theme.LINE_HEIGHT,
+        joined(details, "percent: probability of the sphere under the Gaussian (χ²)"),
+        [_stage(saved, stage, normal) for normal in cuts for stage in STAGES],
+        columns=len(STAGES),
+        size=(3.0, 3.0),
     )
-    for normal, line in zip(cuts, places, strict=True):
-        for stage, place in zip(STAGES, line, strict=True):
-            _panel(theme.axes_at(figure, place), saved, stage, normal)
-    bottom = figure.get_size_inches()[1] - theme.TOP - theme.LINE_HEIGHT
-    axes = theme.axes_at(figure, (LEFT, bottom, SIDE, 0.01))
-    axes.set_axis_off()
-    count = len(saved.radii)
-    shown, colors = evenly(count, MOST_IN_LEGEND), theme.sequential_colors(count)
-    contents = gaussian_content(saved.radii, saved.dim)
-    theme.legend(
-        axes,
-        len(shown),
-        handles=[Line2D([], [], color=colors[index], lw=2) for index in shown],
-        labels=[f"r = {saved.radii[index]:.3g}: {contents[index]:.1%}" for index in shown],
-        handlelength=1.2,
-        columnspacing=1.4,
-    )
-    return figure
 
 
 def edges(boundary: Boundary) -> np.ndarray:
@@ -99,114 +195,37 @@ def limits_of(points: np.ndarray, boundaries: Sequence[Boundary]) -> np.ndarray:
     return np.stack([middle - half, middle + half], axis=1)
 
 
-def _panel(axes: Axes, saved: SavedCoverage, stage: str, normal: int | None) -> None:
-    """Draw the boundaries of a stage; in 3-D, their section by the plane with this normal axis."""
-    points, boundaries = saved.points[stage], saved.boundaries[stage]
-    limits = limits_of(points, boundaries)
+def _stage(saved: SavedCoverage, stage: str, normal: int | None) -> Panel:
+    """Return the boundaries of a stage; in 3-D, their section by the plane with this normal."""
+    points, shapes = saved.points[stage], saved.boundaries[stage]
+    limits = limits_of(points, shapes)
     of_data = stage == "data"
     letter, shown = ("x", "fresh data") if of_data else ("e", "test points")
     kept = [axis for axis in range(saved.dim) if axis != normal]
     if normal is None:
-        outlines, words = [edges(boundary) for boundary in boundaries], [f"gray: {shown}"]
+        outlines, words = [edges(each) for each in shapes], [f"gray: {shown}"]
     else:
-        outlines = [cut(boundary, normal) for boundary in boundaries]
+        outlines = [cut(each, normal) for each in shapes]
         near = np.abs(points[:, normal]) < NEAR * points[:, normal].std()
         points, limits = points[near][:, kept], limits[kept]
-        words = [f"cut by ${letter}_{normal + 1} = 0$", f"gray: {shown} near it"]
+        words = [f"cut by {letter}{subscript(normal + 1)} = 0", f"gray: {shown} near it"]
     if not of_data:
         words.append("σ = " + ", ".join(f"{std:.2g}" for std in saved.latent_std))
     points = points[evenly(len(points), MOST_POINTS)]
-    axes.plot(*points.T, "o", ms=POINT_SIZE, mew=0, color=POINT_COLOR, zorder=1)
-    colors = theme.sequential_colors(len(outlines))
-    width = 1.4 if len(outlines) <= MOST_IN_LEGEND else 0.8
-    for outline, color in zip(outlines, colors, strict=True):
-        axes.add_collection(
-            LineCollection(list(outline), colors=[color], linewidths=width, capstyle="round")
-        )
-    axes.set(xlim=limits[0], ylim=limits[1], aspect="equal")
-    axes.locator_params(nbins=6)
-    names = [
-        f"${letter}_{axis + 1}$" if of_data else rf"$e_{axis + 1}\,/\,\sigma_{axis + 1}$"
-        for axis in kept
-    ]
-    theme.label(axes, names[0], names[1])
-    theme.name_panel(axes, STAGE_TITLES[stage], theme.joined(*words))
-
-
-HEIGHTS = (2.4, 2.2)  # inches
-MANY = 12  # number of radii from which marks are small
-PART = 0.12  # spacing of the marks at one radius, as a fraction of the distance between radii
-STYLES: dict[str, dict[str, Any]] = {
-    "test points, start": {"marker": "o", "color": BLUE, "markerfacecolor": "white"},
-    "test points, data": {"marker": "^", "color": BLUE},
-    "test points, end": {"marker": "x", "color": BLUE, "markeredgewidth": 1.2},
-    "fresh data": {"marker": "D", "color": ORANGE},
-}
-
-
-def draw_radius(saved: SavedCoverage, name: str, details: str) -> Figure:
-    """Draw coverage against radius, and below it the differences from the exact coverage."""
-    radii, seeds = saved.radii, len(saved.fresh)
-    fewest = min(saved.count, saved.fresh_count)
-    points = f"{saved.count:,} points" + (f", {seeds} seeds" if seeds > 1 else "")
-    if saved.fresh_count != saved.count:
-        points += f", {saved.fresh_count:,} of fresh data"
-    figure, (axes, below) = theme.stacked(
-        f"Coverage of {name}",
-        theme.joined(details, points, "boundaries refitted" if saved.refitted else ""),
-        HEIGHTS,
-        "Mahalanobis radius",
+    marks: list[Mark] = [Points(points[:, 0], points[:, 1], POINT_COLOR, size=1.8)]
+    colors = sequential_colors(len(outlines))
+    contents, named = (
+        gaussian_content(saved.radii, saved.dim),
+        evenly(len(outlines), MOST_IN_LEGEND),
     )
-    step = float(np.diff(radii).min()) if len(radii) > 1 else 0.5
-    grid = np.linspace(0, radii[-1] + step / 2, 401)
-    exact, expected = gaussian_content(grid, saved.dim), gaussian_content(radii, saved.dim)
-    two_std = 2 * np.sqrt(exact * (1 - exact) / fewest)
-
-    axes.fill_between(grid, exact - two_std, exact + two_std, color=FAINT, lw=0)
-    axes.plot(grid, exact, color=INK, lw=1.2, label=f"χ², {saved.dim} dimensions")
-    below.fill_between(grid, -100 * two_std, 100 * two_std, color=FAINT, alpha=0.6, lw=0)
-    below.axhline(0, color=INK, lw=1.2)
-    held = contents_within(saved.boundaries["latent"]) - expected
-    below.plot([0, *radii], [0, *(100 * held)], color=MUTED, lw=1, ls=theme.DASHED)
-    columns = [*np.moveaxis(saved.coverage, 1, 0), saved.fresh]
-    for index, (fractions, (what, style)) in enumerate(zip(columns, STYLES.items(), strict=True)):
-        style = {"markersize": 4.5 if len(radii) < MANY else 2.5, "ls": "none", **style}
-        mean, spread = mean_and_two_std(fractions)
-        axes.plot(radii, mean, label=what, **style)
-        beside = radii + (index - (len(columns) - 1) / 2) * PART * step
-        bars = None if spread is None else 100 * spread
-        below.errorbar(beside, 100 * (mean - expected), yerr=bars, elinewidth=1, **style)
-    for panel in (axes, below):
-        panel.set_xlim(0, grid[-1])
-    axes.set_ylim(0, 1.03)
-    theme.label(axes, y="fraction inside")
-    theme.legend(axes, 1 + len(columns))
-    theme.label(below, y="difference from χ²,\npercentage points")
-    bars_are = [f"bars: ±2 standard deviations of {seeds} seeds"] if seeds > 1 else []
-    theme.note_above(
-        below,
-        f"band: ±2 standard deviations of a count of {fewest:,}",
-        *bars_are,
-        "dashed: coverage of the drawn boundary",
-    )
-    return figure
-
-
-SCORES = {"net": "trained network", "exact": "exact denoiser"}
-
-
-def pictures_of_coverage(path: Path, folder: Path | None) -> list[theme.Picture]:
-    """Return the pictures of a coverage file.
-
-    Raises:
-        DataError: The file is broken.
-    """
-    saved = SavedCoverage.load(path)
-    name, details = title_of(path.stem.removesuffix("_coverage"))
-    score = parameter(path.with_suffix(".json"), "options", "score")
-    words = {"name": name, "details": theme.joined(details, theme.words_for(score, SCORES))}
-    draw = {
-        "radius": partial(draw_radius, saved, **words),
-        "boundaries": partial(draw_boundaries, saved, **words),
-    }
-    return theme.figures((folder or path.parent) / path.stem, draw)
+    for index, (outline, color) in enumerate(zip(outlines, colors, strict=True)):
+        label = f"r = {saved.radii[index]:.3g}: {contents[index]:.1%}" if index in named else ""
+        start, end = outline.reshape(-1, 2, 2).swapaxes(0, 1)
+        sides = (start[:, 0], end[:, 0], start[:, 1], end[:, 1])
+        marks.append(Segments(*sides, color[None], label, 1.4 if len(outlines) <= 7 else 0.8))
+    names = [f"{letter}{subscript(axis + 1)}" for axis in kept]
+    if not of_data:
+        names = [f"{each} / σ{subscript(axis + 1)}" for each, axis in zip(names, kept, strict=True)]
+    x_limits, y_limits = ((float(low), float(high)) for low, high in limits)
+    title, note = STAGE_TITLES[stage], joined(*words)
+    return Panel(marks, title, note, names[0], names[1], x_limits, y_limits, equal=True)

@@ -1,24 +1,41 @@
-"""Search for the files of a report; each goes to the module of its subject."""
+"""Search for the files of a report; each goes to the module of its kind."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dnnlib.errors import DataError
-from torch_utils.results import open_arrays
-from training.files.arrays import kind_of, stem_of
 from training.files.formats import FORMATS, format_of
-from training.names import KINDS
-from training.report.content import Choice, Run, Section
-from training.report.runs import run_of
+from training.pictures.album import Groups, content_maker
+from training.pictures.content import Choice, Result
+from training.report.drawing import drawn
+from training.report.runs import Run, run_of
 
-Reader = Callable[[Path | Mapping[str, Path], Choice], Section]
-"""Function that makes a section of a file, or of files by kind."""
 LOOKED_INTO = (".npz", ".nc", ".json", ".jsonl")
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page with a heading.
+
+    Attributes:
+        title: Heading.
+        reading: Sentence on how to read the section.
+        page: Page of the documentation.
+        place: Folder, as the user gave it.
+        parts: Figures, tables and interactive parts, as the page's template takes them.
+        results: Headline numbers.
+    """
+
+    title: str
+    reading: str
+    page: str
+    place: str
+    parts: Sequence[Any]
+    results: Sequence[Result] = ()
 
 
 @dataclass(frozen=True)
@@ -46,24 +63,22 @@ def found_in(paths: Iterable[Path], choice: Choice) -> Findings:
     Raises:
         DataError: A path is missing, or no file has anything to show.
     """
-    findings = Findings()
-    subjects: dict[tuple[Path, str, str], Any] = {}
+    findings, groups = Findings(), Groups()
     for file in _files(paths):
         if file.suffix not in LOOKED_INTO:
             findings.others[file.suffix or "(none)"] += 1
             continue
-        with _noting_errors(findings, file):
-            _sort(file, findings, subjects)
-    order = list(FORMATS)
-    folders = list(dict.fromkeys(folder for folder, _, _ in subjects))
-    keys = sorted(subjects, key=lambda key: (folders.index(key[0]), order.index(key[1])))
-    for folder, subject, name in keys:
-        files, read = subjects[folder, subject, name], section_maker(subject)
-        if isinstance(files, dict):
-            _add_run(findings, files, read, choice)
-        else:
-            with _noting_errors(findings, files):
-                findings.sections.append(read(files, choice))
+        with groups.noting(file):
+            _sort(file, findings, groups)
+    order, folders = list(FORMATS), list(dict.fromkeys(folder for folder, _, _ in groups.files))
+
+    def place(key: tuple[Path, str, str]) -> tuple[int, int]:
+        return folders.index(key[0]), order.index(key[1])
+
+    groups.files = {key: groups.files[key] for key in sorted(groups.files, key=place)}
+    for _, section in groups.read(partial(_section, choice)):
+        findings.sections.append(section)
+    findings.broken.extend((str(path), str(error)) for path, error in groups.errors)
     if not findings.sections:
         why = f": {findings.broken[0][1]}" if findings.broken else ""
         given = ", ".join(map(str, paths))
@@ -72,31 +87,6 @@ def found_in(paths: Iterable[Path], choice: Choice) -> Findings:
             f"{why or ': give folders of runs, or files of results'}"
         )
     return findings
-
-
-def _add_run(findings: Findings, files: dict[str, Path], read: Reader, choice: Choice) -> None:
-    """Add the section of a run's simulations, without broken ones."""
-    ordered = {kind: files[kind] for kind in KINDS if kind in files}
-    try:
-        findings.sections.append(read(ordered, choice))
-    except DataError:
-        kept = {}
-        for kind, path in ordered.items():
-            with _noting_errors(findings, path):
-                read({kind: path}, choice)
-                kept[kind] = path
-        if kept:
-            with _noting_errors(findings, next(iter(kept.values()))):
-                findings.sections.append(read(kept, choice))
-
-
-@contextmanager
-def _noting_errors(findings: Findings, path: Path) -> Iterator[None]:
-    """Record an error of reading a file in the findings, and continue."""
-    try:
-        yield
-    except DataError as error:
-        findings.broken.append((str(path), str(error)))
 
 
 def _files(paths: Iterable[Path]) -> list[Path]:
@@ -116,8 +106,8 @@ def _files(paths: Iterable[Path]) -> list[Path]:
     return list(files.values())
 
 
-def _sort(file: Path, findings: Findings, subjects: dict[tuple[Path, str, str], Any]) -> None:
-    """Add a file to its subject, or to the files without one."""
+def _sort(file: Path, findings: Findings, groups: Groups) -> None:
+    """Add a file to its group, or to the files that are not shown."""
     kind = format_of(file)
     if file.suffix == ".json":
         run = run_of(file)
@@ -129,38 +119,17 @@ def _sort(file: Path, findings: Findings, subjects: dict[tuple[Path, str, str], 
             return
     if kind is None:
         findings.foreign.append((str(file), "not results that a report shows"))
-    elif not FORMATS[kind].shown:
+    elif not FORMATS[kind].content:
         findings.foreign.append((str(file), f"{FORMATS[kind].holds}, which are not shown"))
-    elif FORMATS[kind].of_run:
-        _add_to_run(file, kind, subjects)
     else:
-        subjects[file.parent, kind, file.name] = file
+        groups.add(file, kind)
 
 
-def _add_to_run(file: Path, subject: str, subjects: dict[tuple[Path, str, str], Any]) -> None:
-    """Add a simulation to those of its run, by its kind.
-
-    Raises:
-        DataError: The file has fewer than two times.
-    """
-    with open_arrays(file) as saved:
-        times = saved.numbers("times")
-    if times.ndim != 1 or len(times) < 2:
-        raise DataError(
-            f"{file}: 'times' has shape {list(times.shape)}, expected two times or more: make the "
-            "file again"
-        )
-    kind = kind_of(file, times)
-    name = stem_of(file)
-    while kind in subjects.get((file.parent, subject, name), {}):  # two simulations with one name
-        name += " again"
-    subjects.setdefault((file.parent, subject, name), {})[kind] = file
-
-
-def section_maker(kind: str) -> Reader:
-    """Return the function that makes the report sections about files of a kind.
-
-    The module of the function is imported only when needed, since some imports take half a second.
-    """
-    module, _, name = FORMATS[kind].shown.rpartition(".")
-    return getattr(import_module(f"{__package__}.{module}"), name)
+def _section(choice: Choice, kind: str, files: Any) -> Section:
+    """Return the section of a report about a group of files."""
+    content = content_maker(kind)(files, choice)
+    parts = [drawn(part) for part in content.shown(choice)]
+    several = list(files.values()) if isinstance(files, dict) else files
+    first = several[0] if isinstance(several, list) else several
+    words = (content.title, content.reading, content.page, str(first.parent))
+    return Section(*words, parts, content.results())

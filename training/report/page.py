@@ -19,9 +19,10 @@ from bokeh.plotting import figure
 from bokeh.resources import INLINE
 
 import dnnlib
+from training.pictures.content import Choice
 from training.pictures.theme import AZIMUTH, ELEVATION
-from training.report.content import Charts, Choice, Flow, Section, Views
-from training.report.discovery import Findings
+from training.report.discovery import Findings, Section
+from training.report.drawing import Charts, FlowCharts, ViewsChart
 
 TEMPLATES = Path(__file__).parent / "templates"
 POLICY = "POLICY-OF-THIS-PAGE"
@@ -94,7 +95,7 @@ def _plots(sections: Sequence[Section]) -> Iterator[figure]:
     for part in (part for section in sections for part in section.parts):
         if isinstance(part, Charts):
             yield from (chart.plot for chart in part.charts)
-        elif isinstance(part, Flow):
+        elif isinstance(part, FlowCharts):
             yield from (chart.plot for chart in (*part.panels, *part.planes))
-        elif isinstance(part, Views):
+        elif isinstance(part, ViewsChart):
             yield part.chart.plot

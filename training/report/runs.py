@@ -1,25 +1,40 @@
-"""Runs of scripts: parameters files next to results, and the headline numbers in them."""
+"""Runs of scripts: parameters files next to results."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch_utils.results import last_line, load_json
-from training.files.arrays import stem_of
+from training.files.arrays import number
 from training.files.stats import STATS
 from training.names import KINDS
-from training.pictures.theme import brief, joined
-from training.report.content import Result, Run
+from training.pictures.theme import joined
 
 TRAINING = "training_options.json"
-PARAMETERS = ("_sim_params.json", "_HD_pfODE_int_sim_params.json")
-"""Endings of the names of a simulation's parameters files, after the stem."""
-SMALL_RMS = 1e-3
-"""Root-mean-square error, relative to unit variance, up to which a roundtrip counts as exact."""
-HALF_LEVEL = 0.5
-"""Gray levels: smaller errors vanish by rounding."""
 WORDS = 120
 """Largest number of letters of a value that are shown."""
+
+
+BRIEF = {"seed": "seed {}", "device": "on {}", "seconds": "{} s"}
+BRIEF["network evaluations"] = "{} evaluations"
+"""Facts of a run for its one-line summary, with their formats."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of a script: facts from its parameters file, as pairs of name and value."""
+
+    title: str
+    place: str
+    facts: Sequence[tuple[str, str]]
+    options: Sequence[tuple[str, str]] = field(default=())
+
+    @property
+    def brief(self) -> str:
+        """Most important facts, in one line."""
+        facts = dict(self.facts)
+        return ", ".join(form.format(facts[name]) for name, form in BRIEF.items() if name in facts)
 
 
 def run_of(path: Path) -> Run | None:
@@ -61,41 +76,6 @@ def run_of(path: Path) -> Run | None:
     return Run(str(last["command"][0]), str(path), facts, shown)
 
 
-def roundtrip_results(path: Path, of: str) -> Iterator[Result]:
-    """Yield the roundtrip errors in the parameters file of a simulation.
-
-    Args:
-        path: File of a simulation.
-        of: Name of the data.
-
-    Raises:
-        DataError: The parameters are broken.
-    """
-    errors = _simulated(path)
-    largest = number(errors, "max_abs_error")
-    exact = number(errors, "exact_pixels")
-    rms = number(errors, "rms_error")
-    if exact is not None and largest is not None:
-        words = f"{exact:.4%} of pixels exact, largest error {brief(largest)} gray levels"
-        yield Result(of, "round trip", words, "largest error below ½", largest < HALF_LEVEL)
-    elif rms is not None:
-        words = f"rms {brief(rms)}" + ("" if largest is None else f", largest {brief(largest)}")
-        target = f"rms at most {SMALL_RMS:g} of data of unit variance"
-        yield Result(of, "round trip", words, target, rms <= SMALL_RMS)
-
-
-def _simulated(path: Path) -> Mapping[str, Any]:
-    """Return the roundtrip entry of the parameters next to a simulation's file, or an empty one."""
-    for ending in PARAMETERS:
-        beside = path.with_name(stem_of(path) + ending)
-        if beside.exists():
-            content = load_json(beside)
-            inner = content.get("simulations", content)
-            part = inner.get("roundtrip") if isinstance(inner, dict) else None
-            return part if isinstance(part, dict) else {}
-    return {}
-
-
 def _parts(content: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Return the parameters of a file: those at its top, and those of each kind of simulation."""
     kinds = [content[kind] for kind in KINDS if isinstance(content.get(kind), dict)]
@@ -108,14 +88,6 @@ def _total(content: Mapping[str, Any], name: str, form: str) -> str:
     places = [*_parts(content), *(inner.values() if isinstance(inner, dict) else ())]
     known = [value for place in places if (value := number(place, name)) is not None]
     return form.format(sum(known)) if known else ""
-
-
-def number(content: Any, name: str | int) -> float | None:
-    """Return the number under a key of JSON content; None if it is missing or too large to show."""
-    value = content.get(name) if isinstance(content, dict) else None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if abs(value) < 1e300 else None
 
 
 def _brief(value: Any) -> str:

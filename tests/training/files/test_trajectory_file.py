@@ -24,8 +24,7 @@ from training.flow.schedules import InflationSchedule
 from training.flow.solvers import SOLVERS
 from training.inference.draws import Draws
 from training.models.simulations import Simulator
-from training.pictures.album import drawing_of
-from training.report.discovery import section_maker
+from training.pictures.album import content_maker
 
 RK4 = SOLVERS["rk4"]
 SCHEDULE = InflationSchedule.to_dimension(1, 3, top_variance=2.0, end_std=0.7)
@@ -247,8 +246,7 @@ BESIDE |= {"generated images", "mixture", "model comparison", "round", "trajecto
 
 def test_every_format_has_a_line_and_what_draws_and_shows_it_exists():
     for kind, entry in FORMATS.items():
-        assert not entry.drawn or callable(drawing_of(kind))
-        assert not entry.shown or callable(section_maker(kind))
+        assert not entry.content or callable(content_maker(kind))
     modules = [import_module(f"training.files.{path.stem}") for path in FILES.glob("*.py")]
     named = [(name, value) for module in modules for name, value in vars(module).items()]
     kinds = {value.kind for _, value in named if isinstance(value, ResultFile) and value.kind}

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from matplotlib.collections import PolyCollection
 
 from tests.support import picture_files as files
+from tests.support.figures import marks, places, words
 from training.files.correlations import SavedLags, SavedMatrices, condensed, telling_lags
 from training.paper.residuals import CorrelationTime
-from training.pictures.correlations import draw_lags, draw_matrices, name_and_details, quantile_band
+from training.pictures.correlations import by_lag, matrices, name_and_details, quantile_band
+from training.pictures.figure import Band, Image, Line, Points, Span, Words
+from training.pictures.theme import diverging_colors
 
 
 @pytest.mark.parametrize("dim", [1, 2, 3, 12])
@@ -20,28 +22,26 @@ def test_lines_are_means_and_their_spread_beside_a_band_of_chance(tmp_path, dim)
     constant = (1, 5) if dim == 12 else ()
     summary, _ = files.correlations(dim, files.QUANTITIES, constant)
     saved = SavedLags.load(files.save(tmp_path / "a_summary.npz", summary))
-    axes = draw_lags(saved, "name", "details").axes[0]
-    lines = [line.get_data() for line in axes.lines if len(line.get_xdata()) == len(files.TIMES)]
+    figure = by_lag(saved, "name", "details")
+    (panel,) = figure.panels
+    lines = marks(panel, Line)
     expected = [summary[f"{name}_mean"] for name in files.QUANTITIES]
     if dim < 12:
         for name in files.QUANTITIES:
             expected += [*summary[f"{name}_diagonal"].T]
     assert len(lines) == len(expected)
     for values in expected:
-        assert any(np.allclose(drawn, values) for _, drawn in lines)
-    assert all(np.allclose(drawn, files.LAGS) for drawn, _ in lines)
-    bands = [item for item in axes.collections if isinstance(item, PolyCollection)]
+        assert any(np.allclose(line.y, values) for line in lines)
+    assert all(np.allclose(line.x, files.LAGS) for line in lines)
+    bands = marks(panel, Band)
     assert len(bands) == (2 if dim == 12 else 0)
     for band, name in zip(bands, files.QUANTITIES, strict=False):
         varying = np.delete(summary[f"{name}_diagonal"], constant, axis=1)
-        edge = band.get_paths()[0].vertices
-        for lag, ends in zip(files.LAGS, np.quantile(varying, [0.1, 0.9], axis=1).T, strict=True):
-            there = edge[np.isclose(edge[:, 0], lag), 1]
-            assert [there.min(), there.max()] == pytest.approx(ends, abs=1e-6)
-    (chance,) = axes.patches
-    assert chance.get_y() == pytest.approx(-2 / sqrt(files.SAMPLES), rel=1e-3)
-    assert chance.get_height() == pytest.approx(4 / sqrt(files.SAMPLES), rel=1e-3)
-    assert "N = 10,000" in axes.texts[0].get_text()
+        ends = np.quantile(varying, [0.1, 0.9], axis=1)
+        np.testing.assert_allclose([band.low, band.high], ends, atol=1e-6)
+    (chance,) = marks(panel, Span)
+    assert chance.high == -chance.low == pytest.approx(2 / sqrt(files.SAMPLES), rel=1e-3)
+    assert "N = 10,000" in words(figure)
 
 
 def test_dimensions_of_rounding_alone_are_not_drawn(tmp_path):
@@ -69,15 +69,14 @@ def test_correlation_times_are_told_and_marked(tmp_path):
         summary[f"{name}_std"] = np.ones_like(columns)
     saved = SavedLags.load(files.save(tmp_path / "a_summary.npz", summary))
     assert saved.lasting.integral == pytest.approx(1, abs=1e-5)
-    axes = draw_lags(saved, "name", "").axes[0]
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+    figure = by_lag(saved, "name", "")
+    assert [mark.label for mark in figure.legend][1:] == [
         "network output D, correlation time at least 3",
         "residual D − e, correlation time 1",
         "error D − exact D, correlation time < 0.5",
     ]
-    marks = [line for line in axes.lines if line.get_linestyle() == "None"]
-    assert [mark.get_xdata()[0] for mark in marks] == pytest.approx([3, 1, 0.5], abs=1e-5)
-    assert [mark.get_ydata()[0] for mark in marks] == [0, 0, 0]
+    triangles = np.concatenate([places(mark) for mark in marks(figure.panels[0], Points)])
+    np.testing.assert_allclose(triangles, [[3, 0], [1, 0], [0.5, 0]], atol=1e-5)
 
 
 @given(st.floats(0, 100), st.integers(2, 700), st.sampled_from([None, "upper", "lower"]))
@@ -123,24 +122,22 @@ def test_heat_maps_are_the_matrices_of_their_times(tmp_path, dim):
     path = files.save_toy_matrices(tmp_path, dim)
     saved = SavedMatrices.of_toy(path)
     assert saved.notes == ["first time", "≈ the correlation time", "halfway", "last time"]
-    *panels, bar = draw_matrices(saved, "name", "").axes
-    assert len(panels) == 8
-    assert bar.get_ylabel() == "correlation"
+    figure = matrices(saved, "name", "")
+    assert len(figure.panels) == 8
+    assert figure.scale.label == "correlation"
     indices = [int(np.flatnonzero(time == files.TIMES)[0]) for time in saved.times]
     with np.load(path) as file:
         expected = [file[f"{name}_acs"][index] for name in files.QUANTITIES for index in indices]
-    for axes, matrix in zip(panels, expected, strict=True):
-        (image,) = axes.images
-        assert np.array_equal(np.asarray(image.get_array()), matrix)
-        assert image.get_clim() == (-1, 1)
-        numbers = [text.get_text() for text in axes.texts]
-        rounded = [f"{value:.2f}" for value in matrix.flat] if dim == 2 else []
-        assert [number for number in numbers if number[-1].isdigit()] == rounded
-    titles = [axes.get_title(loc="left") for axes in panels[:4]]
-    assert titles == [f"t = {time:.2f}" for time in saved.times]
-    zero, one = (image.cmap(image.norm(value))[:3] for value in (0.0, 1.0))
+    for panel, matrix in zip(figure.panels, expected, strict=True):
+        (image,) = marks(panel, Image)
+        assert np.array_equal(image.cells, np.rint(255 * diverging_colors(matrix)))
+        numbers = [text for mark in marks(panel, Words) for text in mark.texts]
+        assert numbers == ([f"{value:.2f}" for value in matrix.flat] if dim == 2 else [])
+    assert all(f"t = {time:.2f}" in words(figure) for time in saved.times)
+    low, zero, one = diverging_colors(np.array([-1.0, 0.0, 1.0]))
     assert min(zero) > 0.9
     assert max(one) < 0.6
+    assert low[2] > low[0]
 
 
 @pytest.mark.parametrize("summarized", [True, False])

@@ -1,4 +1,4 @@
-"""Pictures of images and of coverage."""
+"""Pictures of images."""
 
 import math
 import shutil
@@ -6,38 +6,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-import trimesh
 from hypothesis import given
 from hypothesis import strategies as st
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
-from PIL import Image
-from scipy.stats import chi2
+from PIL import Image as Pillow
 
 from tests.support import picture_files as files
+from tests.support.figures import marks, rendered, words
 from tests.support.image_files import noise
 from tests.support.running import refusal
-from training.files.coverage import SavedCoverage
+from training.files.roundtrip import SavedRoundtrips
 from training.files.trajectory import SavedTrajectory
-from training.paper.containment import Boundary, gaussian_content_within, unit_sphere
+from training.pictures import images as results
+from training.pictures import pixels
 from training.pictures.album import pictures_of
-from training.pictures.coverage import cut, draw_boundaries, draw_radius, limits_of
-from training.pictures.images import grids, simulations
-from training.pictures.images.grids import data_cells, difference_cells, fitted, tiled
-from training.pictures.theme import BLUE, ORANGE, brief, sequential_colors
-
-
-def texts(figure):
-    return [text.get_text() for text in figure.texts]
-
-
-def rendered(figure):
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3]
+from training.pictures.content import tiled
+from training.pictures.figure import Image, Rule, Steps
+from training.pictures.pixels import data_cells, difference_cells, fitted
+from training.pictures.theme import BLUE, ORANGE, brief
+from training.report import drawing
 
 
 def saved_array(path, name):
@@ -57,7 +44,7 @@ def test_pixels_survive_the_way_through_data():
     for channels in (1, 3):
         shown = noise(2, channels, 8, 16)
         cells = data_cells(shown.astype(np.float32) / 127.5 - 1)
-        assert np.array_equal(cells, grids.pixel_cells(shown))
+        assert np.array_equal(cells, pixels.pixel_cells(shown))
         assert np.array_equal(cells[..., :channels], shown.transpose(0, 2, 3, 1))
     assert np.array_equal(data_cells(np.full((1, 1, 1, 2), [-7.0, 7.0]))[0, 0, :, 0], [0, 255])
 
@@ -66,24 +53,24 @@ def test_states_are_divided_to_the_contrast_of_the_data():
     data = np.random.default_rng(0).uniform(-1, 1, size=(6, 1, 8, 8))
     growth = np.array([1.0, 1.5, 40.0])
     states = growth[:, None, None, None, None] * data
-    assert np.allclose(grids.state_divisors(states, np.arange(3)), growth)
-    assert np.allclose(grids.state_divisors(states[::-1], -np.arange(3)), growth[::-1])
+    assert np.allclose(pixels.state_divisors(states, np.arange(3)), growth)
+    assert np.allclose(pixels.state_divisors(states[::-1], -np.arange(3)), growth[::-1])
     # A state that fits is left as it is.
-    assert np.allclose(grids.state_divisors(states[::-1], np.arange(3)), 1)
-    assert np.array_equal(grids.state_divisors(np.zeros((2, 3, 1, 4, 4)), np.arange(2)), [1, 1])
+    assert np.allclose(pixels.state_divisors(states[::-1], np.arange(3)), 1)
+    assert np.array_equal(pixels.state_divisors(np.zeros((2, 3, 1, 4, 4)), np.arange(2)), [1, 1])
 
 
 @given(st.floats(1e-9, 300))
 def test_magnification_fits_and_is_twenty_where_that_tells(largest):
     series = [step * 10**power for power in range(13) for step in (1, 2, 5)]
-    factor = grids.magnification(largest)
+    factor = pixels.magnification(largest)
     if 0.5 <= largest <= 6.375:
         assert factor == 20
     elif largest <= 127.5:
         assert factor * largest <= 127.5 < series[series.index(factor) + 1] * largest
     else:
         assert factor == 1
-    assert grids.magnification(0.0) == 20
+    assert pixels.magnification(0.0) == 20
 
 
 def test_differences_are_about_the_middle_gray_or_orange_above_and_blue_below():
@@ -128,41 +115,51 @@ def test_tiles_lie_in_rows_on_white(count, columns, gap):
 
 @given(st.integers(1, 100), st.sampled_from([4, 8, 28, 32, 64, 256, 1024, 3000]))
 def test_grids_are_as_if_square_and_fit_their_page(count, side):
-    columns = grids.grid_columns(count, (side, side))
+    columns = pixels.grid_columns(count, (side, side))
     assert (columns - 1) ** 2 < count
     assert columns == 1 or columns * side <= 1600
 
 
-def shown_by(figure, page, image):
-    """The pixels of a rendered page where one of its images lies."""
-    height, width, _ = image.get_array().shape
-    bottom = len(page) - int(image.oy)
-    return page[bottom - height : bottom, int(image.ox) :][:, :width]
+def cells_of(figure):
+    """The images of a figure."""
+    return [marks(panel, Image)[0].cells for panel in figure.panels if panel is not None]
 
 
-def test_images_lie_on_the_page_pixel_by_pixel():
+def test_grids_show_the_first_images_that_fit():
     for size in (8, 130):
         cells = noise(6, size, size, 3)
-        figure = grids.draw_grid(cells, 6, "title", "details")
-        assert texts(figure) == ["title", f"details · 6 images · {size} × {size} pixels"]
+        figure = pixels.image_grid(cells, 6, "title", "details")
+        assert figure.subtitle == f"details · 6 images · {size} × {size} pixels"
         grid = tiled(fitted(cells, max(96, size)), 3, 6)
-        assert np.array_equal(shown_by(figure, rendered(figure), figure.images[0]), grid)
-    part = grids.draw_grid(noise(10, 2, 2, 3), 101, "title")
-    assert texts(part)[1].startswith("first 10 of 101 images")
+        assert np.array_equal(cells_of(figure)[0], grid)
+        assert figure.size == pytest.approx((grid.shape[1] / 150, grid.shape[0] / 150))
+    part = pixels.image_grid(noise(10, 2, 2, 3), 101, "title")
+    assert part.subtitle.startswith("first 10 of 101 images")
+    # Both back ends show the first row on top.
+    cells = np.zeros((1, 96, 96, 3), np.uint8)
+    cells[0, :48] = (250, 0, 0)
+    figure = pixels.image_grid(cells, 1, "title")
+    (glyph,) = drawing.drawn(figure).charts[0].plot.renderers
+    rows = glyph.data_source.data["image"][0]
+    assert (rows[0, 0], rows[-1, 0]) == (0xFF000000, 0xFF0000FA)  # from below, as ABGR
+    made = rendered(figure, 40)
+    page = np.asarray(made.canvas.buffer_rgba())[..., :3]
+    red, black = (np.argwhere((page == color).all(axis=-1)) for color in ((250, 0, 0), (0, 0, 0)))
+    assert red[:, 0].max() < np.median(black[:, 0])
 
 
 def test_rows_show_the_images_of_all_columns_and_blocks():
     cells = [noise(5, 4, 4, 3) // (k + 1) for k in range(3)]
-    columns = [grids.Column(cells[k], f"c{k}", space=9 * k) for k in range(3)]
+    columns = [pixels.Column(cells[k], f"c{k}") for k in range(3)]
     notes = [f"n{k}" for k in range(5)]
-    figure = grids.draw_rows(columns, "t", "s", "how", notes, blocks=2)
-    page = rendered(figure)
-    assert len(figure.images) == 6
-    for number, image in enumerate(figure.images):
+    figure = pixels.image_rows(columns, "t", "s", "how", notes, blocks=2)
+    shown = [image for image in cells_of(figure) if not (image == 255).all()]
+    assert len(shown) == 6
+    for number, image in enumerate(shown):
         block, column = divmod(number, 3)
         array = tiled(fitted(cells[column][3 * block : 3 * block + 3], 128), 1, 8)
-        assert np.array_equal(shown_by(figure, page, image), array)
-    assert [text for text in texts(figure) if text[:1] == "n"] == notes
+        assert np.array_equal(image, array)
+    assert all(note in words(figure) for note in notes)
 
 
 @pytest.mark.parametrize("error", [0.0, 3e-6, 0.02])
@@ -171,8 +168,8 @@ def test_a_roundtrip_shows_both_ways_and_the_difference(tmp_path, error):
     back = saved_array(melt.path, "tilde_xs")[::-1].copy()
     signs = np.sign(np.random.default_rng(1).normal(size=back[-1].shape))
     back[-1] += (error * signs).astype(np.float32)
-    figure = simulations.draw_roundtrip(melt, load(tmp_path, "roundtrip", tilde_xs=back))
-    original, *between, returned, difference, scale = (image.get_array() for image in figure.images)
+    figure = results.roundtrip(melt, load(tmp_path, "roundtrip", tilde_xs=back))
+    original, *between, returned, difference = cells_of(figure)
     assert len(between) == 7
     for there, again in zip(between[:3], between[:3:-1], strict=True):
         assert np.array_equal(there, again)
@@ -182,8 +179,8 @@ def test_a_roundtrip_shows_both_ways_and_the_difference(tmp_path, error):
     factor, text, reach = (200000, "× 2·10⁵", "6.4·10⁻⁴") if small else (20, "× 20", "6.4")
     wrong = (back[-1, :8].reshape(8, 1, 4, 4).astype(float) - start) * 127.5
     assert np.array_equal(difference, tiled(fitted(difference_cells(wrong, factor), 128), 1, 8))
-    assert {text, f"up to ±{reach} gray levels"} <= set(texts(figure))
-    assert np.allclose(scale[0, 0] / 255.0, to_rgb(BLUE), atol=2e-3)
+    assert (figure.panels[-1].note, figure.scale.high) == (text, reach)
+    assert np.allclose(figure.scale.colors[0], to_rgb(BLUE), atol=2e-3)
     assert (returned == original).all() == (error < 1e-3)
 
 
@@ -194,22 +191,21 @@ def test_a_roundtrip_of_two_states_has_no_ways(tmp_path):
             arrays = {name: archive[name] for name in archive if archive[name].ndim}
         ends = {name: array[[0, -1]] for name, array in arrays.items() if len(array) == files.SAVED}
         pair.append(load(tmp_path, kind, count=3, **ends))
-    figure = simulations.draw_roundtrip(*pair)
-    assert len(figure.images) == 5  # original, latent, return, difference, and their scale
-    assert "3 of 3 images" in texts(figure)[1]
+    figure = results.roundtrip(*pair)
+    titles = [panel.title for panel in figure.panels]
+    assert titles == ["original", "latent", "return", "difference"]
+    assert "3 of 3 images" in figure.subtitle
 
 
 def test_paths_and_samples_end_in_the_images(tmp_path):
     gen = load(tmp_path, "gen", (3, 4, 4))
     last = data_cells(saved_array(gen.path, "tilde_xs")[-1].reshape(10, 3, 4, 4))
-    path = simulations.draw_path(gen)
-    assert np.array_equal(path.images[-1].get_array(), tiled(fitted(last[:8], 128), 1, 8))
-    times = [text for text in texts(path) if text.startswith("t = ")]
-    assert (times[0], times[-1]) == ("t = 4.00", "t = 0.00")
-    (samples,) = simulations.draw_samples(gen).images
-    assert np.array_equal(samples.get_array(), tiled(fitted(last, 96), 4, 6))
-    made = simulations.pictures_of_images([gen.path], None, "gif")
-    assert not [picture for picture in made if "animation" in picture.path.name]
+    path = results.path_of(gen)
+    assert np.array_equal(cells_of(path)[-1], tiled(fitted(last[:8], 128), 1, 8))
+    assert (path.panels[0].title, path.panels[-1].title) == ("t = 4.00", "t = 0.00")
+    (samples,) = cells_of(results.samples(gen))
+    assert np.array_equal(samples, tiled(fitted(last, 96), 4, 6))
+    assert not results.content_of({"gen": gen.path}, None).animations
 
 
 def test_a_roundtrip_from_elsewhere_is_no_pair_of_the_melt(tmp_path):
@@ -229,26 +225,30 @@ def test_a_roundtrip_from_elsewhere_is_no_pair_of_the_melt(tmp_path):
 
 @pytest.mark.parametrize(("kept", "shape"), [(3, (1, 4, 4)), (20, (3, 5, 5))])
 def test_worst_roundtrips_are_compared(tmp_path, kept, shape):
-    saved = simulations.SavedRoundtrips.load(files.save_roundtrips(tmp_path, kept, shape))
-    figure = simulations.draw_worst(saved)
+    saved = SavedRoundtrips.load(files.save_roundtrips(tmp_path, kept, shape))
+    figure = results.worst(saved)
     blocks, shown = (1, 3) if kept == 3 else (2, 16)
     rows = math.ceil(shown / blocks)
-    assert len(figure.images) == 3 * blocks + 1
+    assert len(figure.panels) == 5 * blocks
     rounded = np.clip(np.rint(saved.returned), 0, 255).astype(np.uint8)
     difference = difference_cells(saved.returned - saved.originals, 20)
-    expected = (grids.pixel_cells(saved.originals), grids.pixel_cells(rounded), difference)
-    for image, cells in zip(figure.images, expected, strict=False):
-        assert np.array_equal(image.get_array(), tiled(fitted(cells[:rows], 128), 1, 8))
-    assert texts(figure)[0] == "Largest round-trip errors of digits: PRP schedule"
-    notes = [text for text in texts(figure) if text.startswith("image ")]
-    assert [note.splitlines()[0] for note in notes] == [f"image {k + 7}" for k in range(shown)]
-    assert f"largest error {brief(saved.max_abs_error[0])}" in notes[0]
+    expected = (pixels.pixel_cells(saved.originals), pixels.pixel_cells(rounded), difference)
+    for image, cells in zip(cells_of(figure), expected, strict=False):
+        assert np.array_equal(image, tiled(fitted(cells[:rows], 128), 1, 8))
+    assert figure.title == "Largest round-trip errors of digits: PRP schedule"
+    text = words(figure)
+    assert all(f"image {k + 7}\n" in text for k in range(shown))
+    assert f"image {shown + 7}\n" not in text
+    assert f"largest error {brief(saved.max_abs_error[0])}" in text
+    *panels, bar = rendered(figure, 50).axes
+    notes = [note.get_window_extent() for axes in panels for note in axes.texts]
+    assert max(note.x1 for note in notes) < bar.get_window_extent().x0, "the scale is beside them"
 
 
 @given(st.lists(st.just(0.0) | st.floats(1e-9, 1e3), min_size=1))
 def test_bins_hold_all_errors_and_are_even_in_the_logarithm(values):
     errors = np.array(values)
-    edges = simulations.error_bins(errors)
+    edges = results.error_bins(errors)
     assert np.histogram(errors, edges)[0].sum() == (errors > 0).sum()
     assert edges[-1] >= 3.99 * edges[0] or not errors.any()
     assert np.allclose(np.diff(np.log(edges)), np.log(edges[1] / edges[0]))
@@ -260,11 +260,13 @@ def test_errors_tell_where_rounding_restores(tmp_path, largest, marked):
     changes = {"all_mse_float": np.where(errors < errors[2], 0, errors**2)}
     path = files.save_roundtrips(tmp_path, 0, all_max_abs_error=errors, **changes)
     assert drawn(path) == ["digits_PRP_roundtrip_mse_seed42_errors.png"]
-    first, second = simulations.draw_errors(simulations.SavedRoundtrips.load(path)).axes
-    assert sum(bar.get_height() for bar in first.patches) == 48
-    assert "2 more without\nerror" in [text.get_text() for text in first.texts]
-    assert sum(bar.get_height() for bar in second.patches) == 50
-    assert [line.get_xdata()[0] for line in second.lines] == [0.5] * marked
+    figure = results.errors(SavedRoundtrips.load(path))
+    first, second = figure.panels
+    assert marks(first, Steps)[0].heights.sum() == 48
+    assert "2 more without error" in first.note
+    assert marks(second, Steps)[0].heights.sum() == 50
+    assert [rule.value for rule in marks(second, Rule)] == [0.5] * marked
+    assert ("below ½" in words(figure)) == marked
 
 
 def test_folders_of_images_are_known_by_their_names(tmp_path):
@@ -272,11 +274,11 @@ def test_folders_of_images_are_known_by_their_names(tmp_path):
     pixels = noise(10, 4, 4)
     for name, image in zip(names, pixels, strict=True):
         (tmp_path / "fid" / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(tmp_path / "fid" / name)
+        Pillow.fromarray(image).save(tmp_path / "fid" / name)
     (tmp_path / "fid" / "gen_params.json").write_text("{}")
     packed = shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path / "fid")
     for path in (tmp_path / "fid", Path(packed)):
-        got, count = grids.first_images(path, 6)
+        got, count = results.first_images(path, 6)
         assert count == 10
         assert np.array_equal(got[:, 0], pixels[:6])
     # A picture never lies among its images.
@@ -290,10 +292,10 @@ def test_folders_of_images_are_known_by_their_names(tmp_path):
             (made,) = pictures_of([tmp_path / given_path], folder, None)
             assert made.path == (folder or tmp_path) / picture
     made.write(tmp_path / "it.png")
-    with Image.open(tmp_path / "it.png") as image:
+    with Pillow.open(tmp_path / "it.png") as image:
         assert image.width > 100
     (tmp_path / "fid" / names[5]).write_bytes(b"no png")
-    assert names[5] in refusal(grids.first_images, tmp_path / "fid", 6)
+    assert names[5] in refusal(results.first_images, tmp_path / "fid", 6)
 
 
 def test_other_folders_are_none(tmp_path):
@@ -305,143 +307,4 @@ def test_other_folders_are_none(tmp_path):
     ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-        assert grids.holds_images(tmp_path) is holds
-
-
-@pytest.mark.parametrize("dim", [2, 3])
-def test_latent_points_are_read_in_units_of_their_deviations(tmp_path, dim):
-    path = files.save_coverage(tmp_path, dim)
-    saved = SavedCoverage.load(path)
-    assert (saved.dim, saved.count, saved.refitted) == (dim, 200, False)
-    assert np.allclose(saved.latent_std, files.LATENT_STD[dim])
-    for stage in ("latent", "end"):
-        for radius, boundary in zip(files.RADII, saved.boundaries[stage], strict=True):
-            assert np.allclose(np.linalg.norm(boundary.vertices, axis=1), radius)
-        assert 0.8 < saved.points[stage].std(axis=0).min() < 1.2
-    with np.load(path) as arrays:
-        assert np.allclose(saved.points["data"], arrays["fresh_data"][0])
-        assert np.allclose(saved.boundaries["data"][1].vertices, arrays["boundary_data"][1])
-
-
-@pytest.mark.parametrize("dim", [2, 3])
-def test_refitted_boundaries_have_the_vertices_of_smaller_ones(tmp_path, dim):
-    saved = SavedCoverage.load(files.save_coverage(tmp_path, dim, alpha=2.0))
-    contents = [gaussian_content_within(*boundary) for boundary in saved.boundaries["latent"]]
-    assert np.allclose(contents, chi2.cdf(files.RADII**2, dim), atol=0.06)
-    assert len(saved.boundaries["data"][2].vertices) == 3 * files.SIZES[dim]
-    # With a small alpha there may be no boundary at all.
-    faces = np.zeros((0, dim), dtype=np.int64)
-    saved = SavedCoverage.load(files.save_coverage(tmp_path, dim, alpha=2.0, faces_latent_0=faces))
-    assert "refitted" in str(texts(draw_boundaries(saved, "toy", "")))
-    assert "boundaries refitted" in str(texts(draw_radius(saved, "toy", "")))
-
-
-@pytest.mark.parametrize(("dim", "seeds"), [(2, 1), (3, 4)])
-def test_fractions_are_beside_their_band(tmp_path, dim, seeds):
-    saved = SavedCoverage.load(files.save_coverage(tmp_path, dim, seeds))
-    above, below = draw_radius(saved, "toy", "").axes
-    radius, curve = above.lines[0].get_data()
-    exact = chi2.cdf(radius**2, dim)
-    assert np.allclose(curve, exact, atol=1e-12)
-    assert radius[0] == 0
-    assert radius[-1] > files.RADII[-1]
-    (band,) = (item for item in below.collections if isinstance(item, PolyCollection))
-    edge = band.get_paths()[0].vertices
-    expected = 200 * np.sqrt(exact * (1 - exact) / 200)
-    for sign in (1, -1):
-        side = edge[sign * edge[:, 1] > 1e-9]
-        assert np.allclose(sign * side[:, 1], np.interp(side[:, 0], radius, expected), atol=1e-6)
-    columns = [*np.moveaxis(saved.coverage, 1, 0), saved.fresh]
-    for line, bar, values in zip(above.lines[1:], below.containers, columns, strict=True):
-        mean = values.mean(axis=0)
-        assert np.allclose(line.get_xydata(), np.stack([files.RADII, mean], axis=1))
-        marks, _, bars = bar.lines
-        assert np.allclose(marks.get_ydata(), 100 * (mean - chi2.cdf(files.RADII**2, dim)))
-        assert np.abs(marks.get_xdata() - files.RADII).max() < np.diff(files.RADII).min() / 3
-        assert len(bars) == (seeds > 1)
-        for item in bars:
-            ends = np.array(item.get_segments())[:, :, 1]
-            assert np.allclose(np.ptp(ends, axis=1), 400 * values.std(axis=0, ddof=1))
-    assert ("4 seeds" in " ".join(text.get_text() for text in below.texts)) == (seeds == 4)
-    (dashed,) = (line for line in below.lines if line.get_linestyle() == "--")
-    corners, faces = unit_sphere(dim, files.SIZES[dim])
-    radii = files.RADII
-    lost = [gaussian_content_within(r * corners, faces) - chi2.cdf(r**2, dim) for r in radii]
-    assert np.allclose(dashed.get_ydata(), [0, *(100 * np.array(lost))], atol=1e-9)
-
-
-def test_cuts_are_those_of_an_independent_library_also_through_vertices():
-    rough = unit_sphere(3, 300)
-    moved = Boundary(files.bent(torch.from_numpy(rough.vertices)).numpy(), rough.faces)
-    mesh = trimesh.Trimesh(*moved, process=False)
-    for axis in range(3):
-        segments = trimesh.intersections.mesh_plane(mesh, np.eye(3)[axis], np.zeros(3))
-        expected = np.linalg.norm(np.diff(segments, axis=1), axis=-1).sum()
-        got = np.linalg.norm(np.diff(cut(moved, axis), axis=1), axis=-1).sum()
-        assert got == pytest.approx(expected, rel=1e-9)
-    hull = trimesh.convex.convex_hull(np.concatenate([np.eye(3), -np.eye(3)]))
-    octahedron = Boundary(np.asarray(hull.vertices), np.asarray(hull.faces, dtype=np.int64))
-    for axis in range(3):
-        lengths = np.linalg.norm(np.diff(cut(octahedron, axis), axis=1), axis=-1)
-        assert lengths.sum() == pytest.approx(4 * np.sqrt(2))
-    assert cut(Boundary(octahedron.vertices + 5, octahedron.faces), 0).shape == (0, 2, 2)
-
-
-@pytest.mark.parametrize(("dim", "panels"), [(2, 3), (3, 6)])
-def test_boundaries_keep_their_colors_and_panels(tmp_path, dim, panels):
-    saved = SavedCoverage.load(files.save_coverage(tmp_path, dim))
-    *shown, key = draw_boundaries(saved, "toy", "details").axes
-    assert len(shown) == panels
-    for axes in shown:
-        lines = [item for item in axes.collections if isinstance(item, LineCollection)]
-        colors = np.array([line.get_color()[0][:3] for line in lines])
-        assert np.allclose(colors, sequential_colors(len(files.RADII)))
-        corners = np.concatenate([np.concatenate(line.get_segments()) for line in lines])
-        box = np.array([axes.get_xlim(), axes.get_ylim()])
-        assert ((corners > box[:, 0]) & (corners < box[:, 1])).all()
-    titles = [axes.get_title(loc="left") for axes in shown[:3]]
-    assert titles == ["latent, at the start", "data", "latent, at the end"]
-    if dim == 2:
-        assert np.allclose(shown[1].lines[0].get_xydata(), saved.points["data"])
-        segments = shown[1].collections[1].get_segments()
-        assert np.allclose(np.array(segments)[:, 0], saved.boundaries["data"][1].vertices)
-    names = [text.get_text() for text in key.get_legend().get_texts()]
-    contents = chi2.cdf(files.RADII**2, dim)
-    parts = zip(files.RADII, contents, strict=True)
-    assert names == [f"r = {r:g}: {part:.1%}" for r, part in parts]
-
-
-def test_limits_leave_out_strays_but_no_boundary():
-    points = np.random.default_rng(0).uniform(-1, 1, size=(5000, 2))
-    points[0] = 50
-    corners, faces = unit_sphere(2, 20)
-    box = limits_of(points, [Boundary(3.0 * corners, faces)])
-    assert np.ptp(box, axis=1) == pytest.approx(2 * 3 * 1.05)
-    assert limits_of(np.zeros((3, 2)), []).shape == (2, 2)
-
-
-@pytest.mark.parametrize("count", [1, 30])
-def test_one_radius_and_many(tmp_path, count):
-    with np.load(files.save_coverage(tmp_path)) as file:
-        arrays = dict(file)
-    radii = np.linspace(0.2, 3, count)
-    for name in ("boundary_latent", "boundary_data", "boundary_end"):
-        arrays[name] = arrays[name][:1] / files.RADII[0] * radii[:, None, None]
-    for name in ("coverage", "coverage_fresh"):
-        arrays[name] = arrays[name][..., :1].repeat(count, axis=-1)
-    saved = SavedCoverage.load(files.save(tmp_path / "a_coverage.npz", arrays, radii=radii))
-    assert len(draw_radius(saved, "toy", "").axes) == 2
-    names = draw_boundaries(saved, "toy", "").axes[-1].get_legend().get_texts()
-    assert len(names) == min(count, 7)
-    assert names[-1].get_text().startswith(f"r = {radii[-1]:.3g}")
-
-
-def test_what_made_the_file_is_told(tmp_path, monkeypatch):
-    drawn = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
-    path = files.save_coverage(tmp_path)
-    for score, text in (('"net"', "PRP schedule · trained network · 200"), ("7", "schedule · 200")):
-        path.with_suffix(".json").write_text(f'{{"options": {{"score": {score}}}}}')
-        picture = pictures_of([path], None, None)[0]
-        picture.write(picture.path)
-        assert text in str(texts(drawn[-1]))
+        assert results.holds_images(tmp_path) is holds

@@ -12,18 +12,16 @@ import torch
 from scipy.stats import multivariate_normal
 
 from dnnlib.errors import DataError
+from tests.support.figures import marks, places, words
 from tests.support.picture_files import save_check, save_posterior
 from tests.support.running import refusal
-from tests.training.pictures.test_training_pictures import words
 from training.data.toys import Toy
 from training.files.posterior import SavedCheck
 from training.files.posterior_draws import DESCRIPTION, load_netcdf
 from training.inference.likelihoods import Gaussian, Separable
-from training.pictures import theme
+from training.pictures import checks, posteriors, theme
 from training.pictures.album import pictures_of
-from training.pictures.posteriors import tables, toys
-from training.pictures.posteriors.checks import draw_chains, draw_coverage, draw_ranks, rank_counts
-from training.pictures.posteriors.words import distinct_words
+from training.pictures.figure import Line, Points, Steps
 
 NOISE = torch.tensor(0.3, dtype=torch.float64)
 GAUSSIANS = {
@@ -38,7 +36,7 @@ X, SHAPE = "posterior/x", (2, 40, 3, 2)
 @pytest.fixture(autouse=True)
 def coarse(monkeypatch):
     """Contours of exact posteriors on few cells, which are sooner computed."""
-    monkeypatch.setattr("training.pictures.posteriors.toys.GRID", 40)
+    monkeypatch.setattr("training.pictures.posteriors.GRID", 40)
 
 
 def names(folder):
@@ -57,8 +55,8 @@ def test_the_exact_posterior_is_prior_times_likelihood(kind):
     prior = (weights.log()[:, None] + distribution.log_prob(grid)).logsumexp(dim=0)
     log_likelihood = likelihood.log_prob(grid, observed.expand(len(grid), -1))
     expected = (prior + log_likelihood).softmax(dim=0).view(141, 161).numpy()
-    exact = toys.exact_posterior(toy, likelihood, observed.numpy())
-    got = toys.plane_density(exact, x, y, (0, 1))
+    exact = posteriors.exact_posterior(toy, likelihood, observed.numpy())
+    got = posteriors.plane_density(exact, x, y, (0, 1))
     assert got.sum() * 4 * float(cell.prod()) == pytest.approx(1, abs=0.01)
     # Of total variation.
     assert np.abs(got / got.sum() - expected).sum() / 2 < 0.02
@@ -67,7 +65,7 @@ def test_the_exact_posterior_is_prior_times_likelihood(kind):
 def test_contours_hold_what_they_say():
     side = np.linspace(-6, 6, 241)
     density = multivariate_normal(np.zeros(2)).pdf(np.stack(np.meshgrid(side, side), axis=-1))
-    outer, inner = toys.content_levels(density, (0.5, 0.9))
+    outer, inner = posteriors.content_levels(density, (0.5, 0.9))
     assert inner == pytest.approx(0.5 / (2 * np.pi), rel=0.02)
     assert outer == pytest.approx(0.1 / (2 * np.pi), rel=0.02)
 
@@ -197,44 +195,47 @@ def test_what_is_drawn_follows_from_the_data(tmp_path):
 @pytest.mark.parametrize("kind", GAUSSIANS)
 def test_toys_show_prior_draws_contours_and_what_was_observed(tmp_path, kind):
     saved = load_netcdf(save_posterior(tmp_path, likelihood=GAUSSIANS[kind]), 6)
-    figure = toys.draw_toy(saved, Toy("circles"))
+    figure = posteriors.toy_points(saved, Toy("circles"))
     text = words(figure)
     assert "Posterior of circles" in text
     assert "80 draws each" in text
-    panels = figure.axes[1:]  # after the legend
-    titles = [axes.get_title(loc="left") for axes in panels]
-    assert titles == [f"Observation {k}" for k in (1, 2, 3)]
-    for index, axes in enumerate(panels):
-        prior, draws, mark, *_, truth = axes.lines
-        assert np.array_equal(prior.get_xydata(), saved.prior)
-        assert np.array_equal(draws.get_xydata(), saved.points[:, :, index].reshape(-1, 2))
-        assert np.array_equal(truth.get_xydata()[0], saved.truth[index])
-        assert axes.collections  # contours
-        assert axes.get_aspect() == 1
+    assert [panel.title for panel in figure.panels] == [f"Observation {k}" for k in (1, 2, 3)]
+    for index, panel in enumerate(figure.panels):
+        assert np.array_equal(places(marks(panel, Points, "prior draws")[0]), saved.prior)
+        draws = saved.points[:, :, index].reshape(-1, 2)
+        assert np.array_equal(places(marks(panel, Points, "posterior draws")[0]), draws)
+        (true,) = marks(panel, Points, "true value")
+        assert np.array_equal(places(true)[0], saved.truth[index])
+        assert [mark for mark in marks(panel, Line) if mark.label.startswith("exact posterior")]
+        assert panel.equal
+        (seen,) = [mark for mark in panel.marks if getattr(mark, "label", "") == "observed"]
         if kind in ("point", "covariance"):
-            assert np.allclose(mark.get_xydata()[0], saved.observed[index])
-        elif kind == "coordinate":
-            assert mark.get_xy1()[1] == pytest.approx(saved.observed[index, 0])
+            assert np.allclose(places(seen)[0], saved.observed[index])
+        else:
+            observed = GAUSSIANS[kind].observe(torch.from_numpy(places(seen)))
+            np.testing.assert_allclose(observed[:, 0], saved.observed[index, 0], atol=1e-9)
 
 
 def test_axes_are_those_of_the_prior_unless_it_is_far_wider_or_not_there():
     prior = np.random.default_rng(0).normal(size=(500, 2))
-    wide = toys.zoomed_box(prior, 0.5 * prior[:100])
-    assert np.array_equal(wide, toys.zoomed_box(prior, prior))
-    near = toys.zoomed_box(prior, 0.01 * prior[:100] + [1, -1])
+    wide = posteriors.zoomed_box(prior, 0.5 * prior[:100])
+    assert np.array_equal(wide, posteriors.zoomed_box(prior, prior))
+    near = posteriors.zoomed_box(prior, 0.01 * prior[:100] + [1, -1])
     assert np.allclose(near.mean(axis=1), [1, -1], atol=0.02)
     assert np.ptp(near[0]) == pytest.approx(np.ptp(near[1]))
     assert np.ptp(near[0]) < 0.1 * np.ptp(wide[0])
-    axes = theme.new_figure(4, 3).add_subplot()
-    tables._histograms(axes, None, [np.linspace(0, 1), np.linspace(50, 51)], ["b", "r"])
-    assert axes.get_xlim()[0] < 0.1
-    assert axes.get_xlim()[1] > 50.9
+    apart = {"a": np.linspace(0, 1), "b": np.linspace(50, 51)}
+    low, high = posteriors.histograms(None, apart, ["blue", "red"]).x_limits
+    assert low < 0.1
+    assert high > 50.9
+    few = posteriors.histograms(None, {"a": np.linspace(0, 1, 19)}, ["blue"])
+    assert not marks(few, Steps), "19 draws are points, not bars"
 
 
 def test_solid_toys_have_a_row_for_each_observation(tmp_path):
     path = save_posterior(tmp_path, "s_curve", 3, count=3, draws=5, sampler="pool")
-    figure = toys.draw_toy(load_netcdf(path, 2), Toy("s_curve"))
-    assert len(figure.axes) == 1 + 2 * 4
+    figure = posteriors.toy_points(load_netcdf(path, 2), Toy("s_curve"))
+    assert (len(figure.panels), figure.columns) == (2 * 4, 4)
     assert "first 2 of 3" in words(figure)
 
 
@@ -243,48 +244,50 @@ def test_solid_toys_have_a_row_for_each_observation(tmp_path):
 def test_columns_that_were_not_observed_come_first(tmp_path):
     seen = Gaussian(NOISE, torch.arange(20))
     saved = load_netcdf(save_posterior(tmp_path, "wine", 23, likelihood=seen), 6)
-    assert tables.informative_columns(saved, 3).tolist() == [20, 21, 22]
-    marginals = tables.draw_marginals(saved)
-    titles = [axes.get_title(loc="left") for axes in marginals.axes]
-    assert [title for title in titles if title][-3:] == ["x21", "x22", "x23"]
+    assert posteriors.informative_columns(saved, 3).tolist() == [20, 21, 22]
+    marginals = posteriors.marginals(saved)
+    titles = [panel.title for panel in marginals.panels]
+    assert titles[-3:] == ["x21", "x22", "x23"]
     assert "20 of 23 columns: of unobserved columns" in words(marginals)
-    pairs = tables.draw_pairs(saved)
-    assert len(pairs.axes) == 1 + 15
+    pairs = posteriors.pairs(saved)
+    assert sum(panel is not None for panel in pairs.panels) == 15
     assert "observation 1 of 3" in words(pairs)
-    marks = [line.get_xdata()[0] for line in marginals.axes[1].lines]
-    first = int(next(title for title in titles if title)[1:]) - 1
-    np.testing.assert_allclose(marks, (*saved.observed[:, first], *saved.truth[:, first]))
+    lines = [mark for mark in marks(marginals.panels[0], Line) if len(mark.x)]
+    first = int(titles[0][1:]) - 1
+    expected = (*saved.observed[:, first], *saved.truth[:, first])
+    np.testing.assert_allclose([line.x[0] for line in lines], expected)
 
 
 def test_hidden_pixels_are_tinted(tmp_path):
     seen = Gaussian(torch.tensor(0.01, dtype=torch.float64), torch.arange(8))
     options = {"likelihood": seen, "image_shape": (1, 4, 4), "prior": False}
     saved = load_netcdf(save_posterior(tmp_path, "digits", 16, **options), 6)
-    cells = tables.observed_cells(saved)
+    cells = posteriors.observed_cells(saved)
     shown = np.clip(np.rint(saved.observed[0]), 0, 255)
     assert np.array_equal(cells[0, :2, :, 0].ravel(), shown)
     tints = cells[0, 2:].reshape(-1, 3)
     assert (tints == tints[0]).all()
     assert len(set(tints[0].tolist())) == 3  # no gray
-    figure = tables.draw_images(saved)
+    figure = posteriors.images(saved)
     text = words(figure)
     assert all(f"draw {number}" in text for number in range(1, 7))
     assert "Tinted: unobserved pixels" in text
-    assert "truth" in text
-    assert len(figure.images) == 11 + 1  # and the scale of the standard deviation
+    assert "true value" in text
+    assert len(figure.panels) == 11
+    assert figure.scale.low == "0"
     plain = load_netcdf(save_posterior(tmp_path, "digits", 16, image_shape=(1, 4, 4)), 6)
-    assert "Tinted" not in words(tables.draw_images(plain))
+    assert "Tinted" not in words(posteriors.images(plain))
     small = Gaussian(torch.tensor(1.0), operator=Separable.downsampling(2, (1, 4, 4)))
     options |= {"likelihood": small}
     path = save_posterior(tmp_path, "small", 16, **options)
-    of_small = tables.observed_cells(load_netcdf(path, 6))
+    of_small = posteriors.observed_cells(load_netcdf(path, 6))
     assert (of_small[:, ::2] == of_small[:, 1::2]).all(), "a pixel of four is two by two"
 
 
 def test_truths_are_colored_by_where_they_are_among_draws():
     draws = np.arange(100.0)[:, None, None, None, None].repeat(3, axis=4)
     truths = np.array([-1, 49.5, 101]).reshape(1, 1, 1, 3)
-    below, middle, above = tables.truth_cells(draws, truths)[0, 0]
+    below, middle, above = posteriors.truth_cells(draws, truths)[0, 0]
     assert below[2] > below[0]
     assert above[0] > above[2]
     assert middle.min() > 240
@@ -292,13 +295,13 @@ def test_truths_are_colored_by_where_they_are_among_draws():
 
 def test_ranks_of_chains_tell_them_apart(tmp_path):
     chains = np.arange(40.0).reshape(2, 20)  # one below the other
-    assert rank_counts(chains, 4).tolist() == [[10, 10, 0, 0], [0, 0, 10, 10]]
-    figure = draw_chains(load_netcdf(save_posterior(tmp_path, "wine", 7), 6))
+    assert posteriors.rank_counts(chains, 4).tolist() == [[10, 10, 0, 0], [0, 0, 10, 10]]
+    figure = posteriors.chains(load_netcdf(save_posterior(tmp_path, "wine", 7), 6))
     text = words(figure)
     assert "the 4 of 7 coordinates with the largest R-hat" in text
     assert "log likelihood" in text
     assert text.count("R-hat") == 1 + 5
-    assert len(figure.axes) == 1 + 2 * 5
+    assert len(figure.panels) == 2 * 5
 
 
 def test_checks_say_their_verdict_and_color_what_leaves_its_band(tmp_path):
@@ -310,13 +313,12 @@ def test_checks_say_their_verdict_and_color_what_leaves_its_band(tmp_path):
         (few, "too few runs to test"),
         (bad, "not calibrated"),
     ):
-        for figure in (draw_ranks(saved), draw_coverage(saved)):
-            text = words(figure).replace(" | ", " ")
-            assert f"Posterior of circles: {judgement}" in text
-            assert saved.calibration.verdict.split(",")[0] in text
-    colors = [axes.lines[-1].get_color() for axes in draw_ranks(bad).axes[1:]]
+        for figure in (checks.ranks(saved), checks.coverage(saved)):
+            assert figure.title == f"Posterior of circles: {judgement}"
+            assert saved.calibration.verdict in words(figure)
+    colors = [marks(panel, Line)[-1].color for panel in checks.ranks(bad).panels]
     assert colors[0] != colors[1] == colors[2] == colors[3]
-    titles = [axes.get_title(loc="left") for axes in draw_coverage(bad).axes[1:]]
+    titles = [panel.title for panel in checks.coverage(bad).panels]
     assert titles == ["central intervals", "TARP", "highest-density regions"]
     (tmp_path / "circles_PRP_posterior_check.json").write_text('{"level": 0.999}')
     assert "at level 0.999" in SavedCheck.load(save_check(tmp_path)).calibration.verdict
@@ -340,8 +342,8 @@ def test_odd_draws_are_drawn(tmp_path, monkeypatch):
 
 def test_draws_that_repeat_are_counted_once():
     draws = np.random.default_rng(0).normal(size=(2, 6, 3))
-    assert distinct_words(draws) == ""
+    assert posteriors.distinct_words(draws) == ""
     draws[0, 3:] = draws[0, :3]
-    assert distinct_words(draws) == ", 3 to 6 of them distinct"
+    assert posteriors.distinct_words(draws) == ", 3 to 6 of them distinct"
     draws[1, 3:] = draws[1, :3]
-    assert distinct_words(draws) == ", 3 distinct"
+    assert posteriors.distinct_words(draws) == ", 3 distinct"

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.font_manager import FontProperties
 from scipy.stats import kstwobign, spearmanr
 
-from dnnlib.errors import DataError, UsageError
+from dnnlib.errors import DataError
+from tests.support.figures import marks, places, words
 from tests.support.picture_files import ANSWERS, TABLE_ASKED, save_answers, save_table
 from tests.support.running import refusal
 from training.files.answers import SavedAnswers
@@ -20,16 +19,14 @@ from training.files.rows import SavedTable
 from training.files.stats import SavedTraining
 from training.measure.association import associations
 from training.measure.reliability import Z, reliability, wilson
-from training.pictures import theme
+from training.pictures import columns, tables, theme
 from training.pictures.album import pictures_of
-from training.pictures.tables import columns
-from training.pictures.tables.album import column_errors, draw_densities, draw_roundtrip, uniformity
-from training.pictures.tables.drawn_rows import DrawnRows
+from training.pictures.answers import DrawnRows
+from training.pictures.content import Choice
+from training.pictures.figure import Line, Points, Rule, Steps
 from training.pictures.theme import brief, colors_of_places, joined, sequential_colors
-from training.pictures.training import draw_training, running_median
-from training.report.content import Choice
+from training.pictures.training import curves, running_median
 from training.report.discovery import found_in
-from training.report.tables import density_results
 
 LUMA = [0.299, 0.587, 0.114]
 CHECK = {"cells": 40, "coverage": {"0.5": 0.6, "0.9": 1.0}, "reliability": [[0.2, 0.25, 40]]}
@@ -46,15 +43,16 @@ def test_curves_of_few_and_many_reports(reports):
     loss = 0.8 + 0.1 * np.random.default_rng(0).normal(size=reports)
     loss[1:3] = np.nan
     saved = SavedTraining(np.arange(1, reports + 1) / 10, loss, np.full(reports, 1e-3))
-    loss_axes, rate_axes = draw_training(saved, "run").axes
-    baseline, curve = loss_axes.lines[:2]
-    assert (set(baseline.get_ydata()), baseline.get_linestyle()) == ({1.0}, "--")
-    assert np.allclose(curve.get_xydata(), np.stack([saved.samples, loss], 1), equal_nan=True)
-    assert len(loss_axes.lines) == (3 if reports > 200 else 2)
-    low, high = loss_axes.get_ylim()
+    loss_panel, rate_panel = curves(saved, "run").panels
+    (baseline,) = marks(loss_panel, Rule)
+    assert (baseline.value, baseline.dashed) == (1.0, True)
+    curve, *smooth = marks(loss_panel, Line)
+    assert np.allclose(places(curve), np.stack([saved.samples, loss], 1), equal_nan=True)
+    assert len(smooth) == (reports > 200)
+    low, high = loss_panel.y_limits
     assert low < 1 < high
-    assert rate_axes.get_xlim() == loss_axes.get_xlim()
-    assert np.allclose(rate_axes.lines[0].get_ydata(), 1e-3)
+    assert rate_panel.x_limits == loss_panel.x_limits
+    assert np.allclose(marks(rate_panel, Line)[0].y, 1e-3)
 
 
 def test_running_median():
@@ -113,28 +111,10 @@ def test_sequential_colors_get_lighter_and_differ():
     assert sequential_colors(1).shape == (1, 3)
 
 
-def test_panels_fill_the_page_without_overlap():
-    figure, places = theme.panel_page(2, 3, (2.0, 1.0), "title", "subtitle", left=0.7, gap=0.4)
-    width, height = figure.get_size_inches()
-    left, bottom, wide, high = np.moveaxis(places, -1, 0)
-    assert np.allclose(np.diff(left, axis=1), 2.4)
-    assert (bottom[0] > bottom[1] + high[1] + 0.5).all()
-    assert left.min() == pytest.approx(0.7)
-    assert bottom.min() > 0
-    assert (left + wide).max() < width
-    assert (bottom + high).max() < height - theme.TOP
-    axes = theme.axes_at(figure, places[1, 2])
-    assert np.allclose(axes.get_position().bounds * np.array([width, height] * 2), places[1, 2])
-    assert [text.get_text() for text in figure.texts] == ["title", "subtitle"]
-
-
 def test_numbers_and_titles_are_short():
     shown = [brief(value) for value in (0, 0.00123, 0.5, 3.14, 12.7, 104.2, 9.96e-5, 1.7e-12)]
     assert shown == ["0", "0.0012", "0.5", "3.1", "13", "104", "1·10⁻⁴", "1.7·10⁻¹²"]
     assert joined("a", "", "b") == "a · b"
-    font = FontProperties(size=10)
-    assert theme.shortened("short", 5, font) == "short"
-    assert theme.shortened("WWWWWWWWWW WWW", 1.4, font) == "WWWWWWWWW…"
     for name, *expected in (
         ("s_curve_PRRto2D_exact_melt_results", "s curve", "PRRto2D schedule, exact denoiser"),
         ("circles_PRP_net_gen_results", "circles", "PRP schedule, trained network"),
@@ -229,21 +209,6 @@ def load(folder, kind="melt", **changes):
     return SavedTable.load(save_table(folder, kind, **changes))
 
 
-def words(figure):
-    figure.set_dpi(20)
-    FigureCanvasAgg(figure).draw()
-    texts = [*figure.texts, *(text for axes in figure.axes for text in axes.texts)]
-    shown = [text.get_text() for text in texts]
-    for axes in figure.axes:
-        shown += [axes.get_title(loc="left"), axes.get_xlabel(), axes.get_ylabel()]
-    return " | ".join(shown)
-
-
-def panel_names(figure):
-    names = [axes.get_title(loc="left") for axes in figure.axes]
-    return [name for name in names if name]
-
-
 def test_distances_are_told_with_what_chance_makes_of_them():
     generator = np.random.default_rng(0)
     rows = generator.normal(size=(400, 3))
@@ -284,9 +249,9 @@ def test_limits_hold_all_of_few_rows_and_no_wild_samples():
 
 def test_ranks_of_one_law_are_uniform():
     generator = np.random.default_rng(0)
-    values = [uniformity(*generator.normal(size=(2, 40))) for _ in range(300)]
+    values = [tables.uniformity(*generator.normal(size=(2, 40))) for _ in range(300)]
     assert 0.01 < np.mean(np.array(values) < 0.05) < 0.08
-    assert uniformity(np.zeros(40) - 9, generator.normal(size=40)) < 1e-6
+    assert tables.uniformity(np.zeros(40) - 9, generator.normal(size=40)) < 1e-6
 
 
 def test_the_worst_columns_come_first_by_name_and_distance(tmp_path):
@@ -294,23 +259,23 @@ def test_the_worst_columns_come_first_by_name_and_distance(tmp_path):
     points = melt.points.copy()
     points[:, 40] += 1e9
     gen = load(tmp_path, "gen", dim=61, count=20, points=points)
-    figure = columns.draw_marginals([melt, gen])
+    figure = tables.marginals([melt, gen])
     text = words(figure)
-    assert panel_names(figure)[0] == "column_40"
-    assert len(panel_names(figure)) == 20
+    assert figure.panels[0].title == "column_40"
+    assert len(figure.panels) == 20
     assert "KS distance 1.000" in text
     assert "20 worst-fitting of 61" in text
     assert "not shown: KS at most 0 " in text
-    for axes in figure.axes[1:20]:
-        low, high = axes.get_xlim()
-        column = melt.points[:, int(axes.get_title(loc="left").removeprefix("column_"))]
+    for panel in figure.panels:
+        low, high = panel.x_limits
+        column = melt.points[:, int(panel.title.removeprefix("column_"))]
         assert low < column.min() < column.max() < high
 
 
 def test_one_set_alone_keeps_the_order_of_the_table(tmp_path):
     for kind, label in (("melt", "data"), ("gen", "samples"), ("roundtrip", "returned rows")):
-        figure = columns.draw_marginals([load(tmp_path, kind)])
-        assert panel_names(figure) == [f"column_{index}" for index in range(4)]
+        figure = tables.marginals([load(tmp_path, kind)])
+        assert [panel.title for panel in figure.panels] == [f"column_{k}" for k in range(4)]
         assert label in words(figure)
     (first, *_) = pictures_of([tmp_path / "wine_PRP_gen.npz"], None, None)
     assert first.path.name == "wine_PRP_marginals.png"
@@ -318,23 +283,23 @@ def test_one_set_alone_keeps_the_order_of_the_table(tmp_path):
 
 
 def test_data_are_below_the_diagonal_and_samples_above_it(tmp_path):
-    tables = [load(tmp_path), load(tmp_path, "gen")]
-    figure = columns.draw_pairs(tables)
-    panels = np.array(figure.axes[1:]).reshape(4, 4)  # after the legend
-    for row, across in ((2, 1), (1, 2)):
-        shown = panels[row, across].lines[0].get_xydata()
-        assert np.allclose(shown, tables[int(across > row)].points[:, [across, row]])
-    assert panels[2, 1].get_xlim() == panels[0, 1].get_xlim() == panels[1, 1].get_xlim()
-    assert panels[2, 1].get_ylim() == panels[1, 2].get_xlim()
+    both = [load(tmp_path), load(tmp_path, "gen")]
+    panels = np.array(tables.pairs(both).panels).reshape(4, 4)
+    for down, across in ((2, 1), (1, 2)):
+        shown = places(marks(panels[down, across], Points)[0])
+        assert np.allclose(shown, both[int(across > down)].points[:, [across, down]])
+    assert panels[2, 1].x_limits == panels[0, 1].x_limits == panels[1, 1].x_limits
+    assert panels[2, 1].y_limits == panels[1, 2].x_limits
+    assert panels[3, 0].x == panels[0, 0].y == "column_0"
 
 
 def test_densities_tell_p_and_the_least_likely_row(tmp_path):
     melt, gen = load(tmp_path), load(tmp_path, "gen")
-    text = words(draw_densities([melt, gen]))
-    p = uniformity(melt.densities, gen.densities)
+    text = words(tables.densities([melt, gen]))
+    p = tables.uniformity(melt.densities, gen.densities)
     assert f"KS p = {p:.2g}" in text
     assert f"row {100 + melt.densities.argmin()} of the data" in text
-    alone = words(draw_densities([gen]))
+    alone = words(tables.densities([gen]))
     assert "least likely" not in alone
     assert "KS" not in alone
 
@@ -343,12 +308,12 @@ def test_errors_of_roundtrips_are_in_standard_deviations(tmp_path):
     melt = load(tmp_path)
     std = melt.points.std(axis=0)
     back = load(tmp_path, "roundtrip", points=melt.points + 1e-3 * std * [1, 2, 0, 4])
-    root, largest = column_errors(melt, back)
+    root, largest = tables.column_errors(melt, back)
     assert np.allclose(root, [1e-3, 2e-3, 0, 4e-3], atol=1e-9)
     assert np.allclose(root, largest, atol=1e-9)
-    (axes,) = draw_roundtrip(melt, back).axes
-    names = [text.get_text() for text in axes.get_yticklabels()]
-    assert names == ["column_3", "column_1", "column_0", "column_2"]
+    (panel,) = tables.roundtrip(melt, back).panels
+    assert [*panel.y_ticks.values()] == ["column_3", "column_1", "column_0", "column_2"]
+    assert np.allclose(places(marks(panel, Points, "largest")[0])[0], [4e-3, 3])
 
 
 def test_a_folder_of_a_run_is_drawn_and_other_units_are_not(tmp_path):
@@ -360,8 +325,7 @@ def test_a_folder_of_a_run_is_drawn_and_other_units_are_not(tmp_path):
     assert {picture.path.name for picture in pictures} == expected
     assert {picture.path.parent for picture in pictures} == {tmp_path / "there"}
     save_table(tmp_path, "gen", names=np.array(["other", "columns", "than", "those"]))
-    twice = refusal(pictures_of, [tmp_path], None, None, kind=UsageError)
-    assert "wine_PRP_marginals.png: draw them in separate calls" in twice
+    assert "have different columns: use one network" in refusal(pictures_of, [tmp_path], None, None)
 
 
 def test_the_best_report_on_held_out_rows_is_marked(tmp_path):
@@ -372,16 +336,17 @@ def test_the_best_report_on_held_out_rows_is_marked(tmp_path):
         text += report(1e6 * (k + 1), **{"Loss/loss": 0.9 - 0.1 * k}, **own)
     (tmp_path / "stats.jsonl").write_text(text)
     saved = SavedTraining.load(tmp_path / "stats.jsonl")
-    figure = draw_training(saved, "run")
-    loss_axes, nats_axes, _ = figure.axes
+    figure = curves(saved, "run")
+    loss_panel, nats_panel, _ = figure.panels
     assert saved.best == 2  # by nats, not by loss
-    assert loss_axes.lines[-1].get_xydata().tolist() == [[3, 0.97]]
-    assert nats_axes.lines[-1].get_xydata().tolist() == [[3, -2.0]]
-    assert np.allclose(nats_axes.lines[0].get_ydata(), nats)
+    for panel, place in ((loss_panel, [3, 0.97]), (nats_panel, [3, -2.0])):
+        (ring,) = marks(panel, Points, "best on the validation set")
+        assert places(ring).tolist() == [place]
+    assert np.allclose(marks(nats_panel, Line)[0].y, nats)
     assert "best −2 nats" in words(figure)
     images = replace(saved, nats=None)  # which have a held-out loss alone
     assert images.best == 0
-    assert len(draw_training(images, "run").axes) == 2
+    assert len(curves(images, "run").panels) == 2
 
 
 @pytest.mark.filterwarnings("error")
@@ -407,28 +372,28 @@ def test_odd_tables_are_drawn(tmp_path, monkeypatch, dim):
     assert len(table.rows) == (17 if dim > 1 else 20)
     assert len(table.densities) == 19
     if dim == 4:
-        assert "17 rows of data (3 not finite, not drawn)" in words(columns.draw_marginals([table]))
+        assert "17 rows of data (3 not finite, not drawn)" in words(tables.marginals([table]))
 
 
 def test_constant_densities_and_few_rows(tmp_path):
     two = [load(tmp_path, kind, count=2, log_prob=np.zeros(2)) for kind in ("melt", "gen")]
-    for figure in (draw_densities(two), columns.draw_marginals(two), columns.draw_pairs(two)):
+    for figure in (tables.densities(two), tables.marginals(two), tables.pairs(two)):
         words(figure)
     six = [load(tmp_path, kind, count=6, log_prob=np.arange(6.0)) for kind in ("melt", "gen")]
-    for figure in (draw_densities(six), columns.draw_marginals(six)):
-        assert not any(axes.patches for axes in figure.axes), "bars of six rows say nothing"
-        drawn = [line for axes in figure.axes for line in axes.lines if line.get_marker() == "o"]
-        assert {len(line.get_xdata()) for line in drawn} <= {5, 6}
-        assert len(drawn) >= 2
+    for figure in (tables.densities(six), tables.marginals(six)):
+        shown = [panel for panel in figure.panels if not panel.equal]
+        assert not any(marks(panel, Steps) for panel in shown), "bars of six rows say nothing"
+        drawn = [mark for panel in shown for mark in marks(panel, Points)]
+        assert {len(mark.x) for mark in drawn} == {6}
     none = save_table(tmp_path, "melt", log_prob=np.full(60, np.nan))
     assert not [p for p in pictures_of([none], None, None) if "log_prob" in p.path.name]
 
 
 def test_errors_of_log_densities_are_told_in_reports(tmp_path):
-    assert not density_results(load(tmp_path), "wine")
+    assert not tables.density_results(load(tmp_path), "wine")
     errors = np.where(np.arange(60) == 0, 0.4, 0.0)
-    (result,) = density_results(load(tmp_path, log_prob_error=errors), "wine")
+    (result,) = tables.density_results(load(tmp_path, log_prob_error=errors), "wine")
     assert result.value == "0.052 nats, root mean square over rows; at most 0.4"
     assert not result.holds
-    (result,) = density_results(load(tmp_path, log_prob_error=errors / 2), "wine")
+    (result,) = tables.density_results(load(tmp_path, log_prob_error=errors / 2), "wine")
     assert result.holds

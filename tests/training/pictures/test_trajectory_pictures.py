@@ -3,17 +3,16 @@
 import json
 import math
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_rgb
-from mpl_toolkits.mplot3d.proj3d import proj_transform
 from PIL import Image
 
 from dnnlib.errors import DataError, UsageError
+from tests.support.figures import marks, places, words
 from tests.support.picture_files import (
     SAVED,
     TIMES,
@@ -28,36 +27,29 @@ from tests.support.picture_files import (
     save_toy_matrices,
 )
 from tests.support.running import refusal
-from tests.training.pictures.test_training_pictures import words
 from training.files.trajectory import SavedTrajectory
 from training.paper.containment import unit_sphere
+from training.pictures import animations, simulations
 from training.pictures.album import drawable_files, pictures_of
+from training.pictures.content import Coloring
+from training.pictures.figure import (
+    Band,
+    Line,
+    Points,
+    Segments,
+    Span,
+    Steps,
+    Words,
+    cloud,
+    common_box,
+    page_positions,
+)
+from training.pictures.simulations import flow_of, latent_law
 from training.pictures.theme import BLUE, ORANGE
-from training.pictures.trajectories import album, clouds, latents
-from training.pictures.trajectories.clouds import latent_law, row_of
 
 
 def load(folder, kind="melt", dim=2, **changes):
     return SavedTrajectory.load(save_simulation(folder, kind, dim, **changes))
-
-
-def rendered(figure):
-    figure.set_dpi(20)
-    FigureCanvasAgg(figure).draw()
-    return figure
-
-
-def drawn_colors(axes, points):
-    """The colors ``[N, 3]`` in which points ``[N, 2 or 3]`` are seen in axes that were drawn."""
-    scatter = axes.collections[0]
-    if points.shape[1] == 2:
-        assert np.allclose(scatter.get_offsets(), points)
-        return np.asarray(scatter.get_facecolor())[:, :3]
-    x, y, depth = proj_transform(*points.T, axes.get_proj())
-    assert np.allclose(scatter.get_offsets(), np.stack([x, y], axis=1))
-    colors = np.empty_like(points)
-    colors[np.argsort(depth)[::-1]] = scatter.get_facecolor()[:, :3]  # the nearest comes last
-    return colors
 
 
 def test_points_are_the_image_space_of_the_file(tmp_path):
@@ -66,7 +58,7 @@ def test_points_are_the_image_space_of_the_file(tmp_path):
     with np.load(path) as arrays:
         expected = arrays["scale"][:, None, None] * arrays["tilde_xs"]
         last = arrays["xs_es"][-1].astype(float)
-    assert np.allclose(clouds.points_of(saved), expected, atol=1e-5)
+    assert np.allclose(simulations.points_of(saved), expected, atol=1e-5)
     assert np.allclose(saved.last_variance, np.square(last).mean(axis=0))
     assert saved.compressed().tolist() == [False, True]
     assert saved.latent_variance()[0] == pytest.approx(1)
@@ -87,7 +79,7 @@ def test_kinds_and_latent_laws_are_told_by_time_name_and_parameters(tmp_path):
         content = json.dumps({"options": {"eps": eps}})
         (tmp_path / "circles_PRRto1D_exact_sim_params.json").write_text(content)
         assert (latent_law(gen), latent_law(melt)) == (text, "")
-    assert exact not in words(clouds.draw_trajectories([gen]))
+    assert exact not in words(simulations.clouds([gen]))
     images = SavedTrajectory.load(save_images(tmp_path, "gen"))
     content = json.dumps({"gen": {"options": {"eps": "auto", "gen_source": "empirical"}}})
     (tmp_path / "digits_PRRto8D_HD_pfODE_int_sim_params.json").write_text(content)
@@ -99,9 +91,9 @@ def test_kinds_and_latent_laws_are_told_by_time_name_and_parameters(tmp_path):
 def test_embedded_toys_show_the_dimensions_that_hold_data(tmp_path):
     for values, shown in (([1, 1, 0, 0, 0], 2), ([2, 1, 1, 0], 3), ([1.0] * 9, 2)):
         saved = load(tmp_path, dim=len(values), eigenvalues=np.array(values, dtype=float))
-        assert np.array_equal(clouds.points_of(saved), saved.states[..., :shown])
+        assert np.array_equal(simulations.points_of(saved), saved.states[..., :shown])
         text = f"first {shown} of {len(values)} eigen-dimensions"
-        assert text in row_of(saved, np.arange(SAVED)).subtitle
+        assert text in flow_of(saved).words
 
 
 def test_large_files_are_drawn_by_evenly_spaced_samples(tmp_path):
@@ -110,64 +102,101 @@ def test_large_files_are_drawn_by_evenly_spaced_samples(tmp_path):
     saved = load(tmp_path, xs_es=states, tilde_xs=None)
     assert (saved.states.shape[1], len(saved.last), saved.count) == (3000, 7001, 7001)
     assert saved.states[0, [0, -1], 0].tolist() == [0, 7000]
-    assert row_of(saved, np.array([0, 3]), most=100).points.shape == (2, 100, 2)
+    assert flow_of(saved, np.array([0, 3]), most=100).points.shape == (2, 100, 2)
 
 
 @pytest.mark.parametrize("dim", [2, 3])
 def test_a_point_has_one_color_in_all_panels_and_rows(tmp_path, dim):
-    there = row_of(load(tmp_path, "melt", dim), np.arange(3))
-    back = row_of(load(tmp_path, "roundtrip", dim), np.arange(SAVED))
-    assert np.allclose(there.colors, back.colors)
-    figure = rendered(clouds.draw_clouds([there, back]))
-    box = clouds.common_box([there.points, back.points])
-    panels = [figure.axes[:3], figure.axes[3:]]
-    for row, line in zip((there, back), panels, strict=True):
-        for axes, points, time in zip(line, row.points, row.times, strict=True):
-            seen = clouds.inside(points, box) | (dim == 2)
-            assert np.allclose(drawn_colors(axes, points[seen]), row.colors[seen])
-            assert axes.get_title() == f"t = {time:.2f}"
+    there = flow_of(load(tmp_path, "melt", dim), np.arange(3))
+    back = flow_of(load(tmp_path, "roundtrip", dim), np.arange(SAVED))
+    assert np.allclose(there.colorings[0].colors, back.colorings[0].colors)
+    figure = simulations.cloud_rows([there, back], "details")
+    box = common_box([there.points, back.points])
+    assert figure.columns == SAVED
+    panels = [panel for panel in figure.panels if panel is not None]
+    assert len(panels) == 3 + SAVED
+    rows = ((row, zip(row.points, row.times, strict=True)) for row in (there, back))
+    drawn = [(row, *each) for row, own in rows for each in own]
+    for panel, (row, points, time) in zip(panels, drawn, strict=True):
+        expected = cloud(points, row.colorings[0].colors, box)
+        (shown,) = marks(panel, Points)
+        assert np.array_equal(places(shown), places(expected))
+        assert np.array_equal(shown.color, expected.color)
+        assert panel.title == f"t = {time:.2f}"
+        assert (panel.axes, bool(marks(panel, Segments))) == (dim == 2, dim == 3)
     assert "Inflating circles to a Gaussian" in words(figure)
+
+
+def test_points_in_space_are_drawn_from_the_back_and_paler_there():
+    points = np.random.default_rng(0).normal(size=(50, 3))
+    colors = np.full((50, 3), 0.2)
+    shown = cloud(points, colors, np.array([[-9.0, 9.0]] * 3))
+    seen = page_positions(points)
+    depth = np.linalg.norm(points, axis=1) ** 2 - np.linalg.norm(seen, axis=1) ** 2
+    order = [int(np.abs(seen - place).sum(axis=1).argmin()) for place in places(shown)]
+    toward = np.cross(*page_axes())
+    assert np.allclose((points @ toward) ** 2, depth)
+    assert (np.diff((points @ toward)[order]) >= 0).all()
+    assert (np.diff(shown.color[:, 0]) <= 0).all()
+    assert shown.color[-1] == pytest.approx(0.2)
+    assert (
+        len(cloud(points, colors, np.array([[-1.0, 1.0]] * 3)).x)
+        == (np.abs(points) <= 1).all(axis=1).sum()
+    )
+
+
+def page_axes():
+    """The directions to the right and upward on the page, in space."""
+    return page_positions(np.eye(3)).T
 
 
 def test_boxes_are_square_and_hold_all_but_strays():
     data = np.random.default_rng(0).uniform(-1, 1, size=(2, 5000, 2))
     data[0, 0] = 100
     far = 5 + np.random.default_rng(1).uniform(-1, 1, size=(1, 5000, 2))
-    box = clouds.common_box([data, far])
+    box = common_box([data, far])
     assert np.allclose(np.ptp(box, axis=1), np.ptp(box[0]))
     assert 6 < np.ptp(box[0]) < 9
-    same = clouds.common_box([np.ones((2, 5, 3))])
+    same = common_box([np.ones((2, 5, 3))])
     assert (same[:, 0] < 1).all()
     assert (same[:, 1] > 1).all()
 
 
 @pytest.mark.parametrize("dim", [2, 3])
-def test_strays_are_counted_and_three_dimensions_have_numbers(dim):
+def test_strays_are_counted_and_three_dimensions_have_numbers(tmp_path, dim):
     points = np.random.default_rng(0).normal(size=(2, 4000, dim))
     points[1, 7] = 1e3
-    row = clouds.Row(points, np.arange(2.0), np.zeros((4000, 3)), "abc"[:dim], "t", "s")
-    figure = rendered(clouds.draw_clouds([row]))
-    assert 1 <= int(words(figure).split(" of 4000 points are outside")[0].split("| ")[-1]) <= 40
-    assert "abc"[dim - 1] in words(figure) + figure.axes[0].get_ylabel()
-    numbers = figure.axes[0].zaxis if dim == 3 else figure.axes[0].yaxis
-    assert any(text.get_text() for text in numbers.get_ticklabels())
+    row = replace(
+        flow_of(load(tmp_path, dim=dim), np.arange(2)),
+        points=points,
+        names="abc"[:dim],
+        colorings=[Coloring("", "", np.zeros((4000, 3)))],
+    )
+    figure = simulations.cloud_rows([row], "")
+    text = words(figure)
+    assert 1 <= int(text.split(" of 4000 points are outside")[0].split(" ")[-1]) <= 40
+    assert "abc"[dim - 1] in text
+    first = figure.panels[0]
+    numbers = [text for mark in marks(first, Words) for text in mark.texts]
+    assert any(text[-1].isdigit() for text in numbers) == (dim == 3)
+    assert first.x_ticks is None
 
 
 def test_seen_places_are_a_view_of_the_points():
     points = np.random.default_rng(0).normal(size=(10, 3))
-    basis = np.linalg.lstsq(points, clouds.page_positions(points), rcond=None)[0]
+    basis = np.linalg.lstsq(points, page_positions(points), rcond=None)[0]
     assert np.allclose(basis.T @ basis, np.eye(2))  # two orthonormal directions
-    right, up = clouds.page_positions(np.array([[0.0, 0.0, 1.0]]))[0]
+    right, up = page_positions(np.array([[0.0, 0.0, 1.0]]))[0]
     assert abs(right) < 1e-12
     assert up > 0.9
-    assert np.array_equal(clouds.page_positions(points[:, :2]), points[:, :2])
+    assert np.array_equal(page_positions(points[:, :2]), points[:, :2])
 
 
 @pytest.mark.parametrize("saved", [2, 3, 6, 7, 50])
 def test_panels_fall_where_points_move(saved):
     path = np.maximum(np.linspace(-2, 1, saved), 0)
     for points in (np.zeros((saved, 4, 2)), np.repeat(path, 8).reshape(saved, 4, 2)):
-        chosen = clouds.telling_times(points, 6)
+        chosen = simulations.telling_times(points, 6)
         assert len(chosen) == min(saved, 6)
         assert (chosen[0], chosen[-1]) == (0, saved - 1)
         assert (np.diff(chosen) > 0).all()
@@ -176,23 +205,24 @@ def test_panels_fall_where_points_move(saved):
 
 def test_latents_are_densities_beside_the_closed_form_and_far_ones_are_told_of(tmp_path):
     melt = load(tmp_path, dim=9)
-    figure = latents.draw_latents(melt)
-    assert len(figure.axes) == 6
+    figure = simulations.latents(melt)
+    assert len(figure.panels) == 6
     ratios = melt.last_variance / melt.latent_variance()
-    for number, axes in enumerate(figure.axes):
+    for number, panel in enumerate(figure.panels):
         exact = melt.latent_variance()[number]
-        grid, density = axes.lines[0].get_data()
-        assert np.allclose(density, np.exp(-(grid**2) / (2 * exact)) / np.sqrt(2 * np.pi * exact))
-        assert sum(bar.get_height() * bar.get_width() for bar in axes.patches) == pytest.approx(1)
-        assert to_rgb(axes.lines[0].get_color()) == to_rgb(ORANGE if number else BLUE)
-        assert f"= {ratios[number]:.3f} × the closed form" in axes.texts[0].get_text()
-        assert axes.get_xlabel() == f"latent $e_{number + 1}$, scaled"
-        assert ("compressed to" in axes.get_title(loc="left")) == bool(number)
+        (curve,), (bars,) = marks(panel, Line), marks(panel, Steps)
+        expected = np.exp(-(curve.x**2) / (2 * exact)) / np.sqrt(2 * np.pi * exact)
+        assert np.allclose(curve.y, expected)
+        assert (bars.heights * np.diff(bars.edges)).sum() == pytest.approx(1)
+        assert curve.color == (ORANGE if number else BLUE)
+        assert f"= {ratios[number]:.3f} × the closed form" in panel.note
+        assert panel.x == f"latent e{'₁₂₃₄₅₆'[number]}, scaled"
+        assert ("compressed to" in panel.title) == bool(number)
     states = np.zeros((SAVED, 30, 2))
     states[-1, :, 1] = 9
-    first, second = latents.draw_latents(load(tmp_path, xs_es=states)).axes
-    assert any("tallest bar cut" in text.get_text() for text in first.texts)
-    assert any("are outside" in text.get_text() for text in second.texts)
+    first, second = simulations.latents(load(tmp_path, xs_es=states)).panels
+    assert "tallest bar cut" in first.note
+    assert "are outside" in second.note
 
 
 def test_the_joint_and_the_quantiles_are_in_units_of_the_closed_form(tmp_path):
@@ -200,96 +230,92 @@ def test_the_joint_and_the_quantiles_are_in_units_of_the_closed_form(tmp_path):
     melt = load(tmp_path)
     states = generator.normal(size=(SAVED, 4000, 2)) * np.sqrt(melt.latent_variance())
     melt = load(tmp_path, xs_es=states, tilde_xs=None)
-    joint, quantiles = latents.draw_joint(melt).axes
+    joint, quantiles = simulations.joint(melt).panels
     units = states[-1] / np.sqrt(melt.latent_variance())
-    drawn = joint.lines[0].get_xydata()
+    drawn = places(marks(joint, Points)[0])
     assert len(drawn) == 3000
     assert np.isclose(drawn[:, None, 0], units[None, :5, 0]).any(axis=0)[0]
-    assert [circle.radius for circle in joint.patches] == [1, 2, 3]
+    radii = [np.linalg.norm(places(circle), axis=1) for circle in marks(joint, Line)]
+    assert np.allclose(radii, [[1], [2], [3]])
     inside = (np.linalg.norm(units, axis=1) < 1).mean()
-    assert joint.get_title(loc="left").startswith(f"1, 2, 3 σ hold {inside:.1%}")
-    (band,) = quantiles.collections
-    for line, color in zip(quantiles.lines[1:], (BLUE, ORANGE), strict=True):
-        assert to_rgb(line.get_color()) == to_rgb(color)
-        inside = [band.get_paths()[0].contains_point(point) for point in line.get_xydata()]
-        assert np.mean(inside) > 0.85  # the samples are normal
-        assert np.allclose(line.get_xdata(), -line.get_xdata()[::-1])
-    names = [text.get_text() for text in quantiles.get_legend().get_texts()]
-    assert names == ["kept", "compressed"]
+    assert joint.title.startswith(f"1, 2, 3 σ hold {inside:.1%}")
+    (band,) = marks(quantiles, Band)
+    lines = marks(quantiles, Line)[1:]
+    assert [(line.label, line.color) for line in lines] == [("kept", BLUE), ("compressed", ORANGE)]
+    for line in lines:
+        held = (line.y > band.low) & (line.y < band.high)
+        assert held.mean() > 0.85  # the samples are normal
+        assert np.allclose(line.x, -line.x[::-1])
 
 
-@pytest.mark.parametrize(("dim", "scale"), [(40, "linear"), (300, "log")])
-def test_spectra_show_all_variances_and_their_ratios(tmp_path, dim, scale):
+@pytest.mark.parametrize(("dim", "log"), [(40, False), (300, True)])
+def test_spectra_show_all_variances_and_their_ratios(tmp_path, dim, log):
     melt = load(tmp_path, dim=dim)
     states = melt.states[:, :, :1].repeat(dim, axis=2) * np.geomspace(1, 5, dim)
     states[-1, :, 3] = 0
     melt = load(tmp_path, dim=dim, xs_es=states)
     exact, measured = melt.latent_variance(), melt.last_variance
-    below_above = latents.draw_spectrum(melt).axes
-    for axes, values in zip(below_above, (measured, measured / exact), strict=True):
-        low, high = axes.get_ylim()
+    above, below = simulations.spectrum(melt).panels
+    for panel, values in ((above, measured), (below, measured / exact)):
+        low, high = panel.y_limits
         drawn = np.full(dim, np.nan)
-        for line in axes.lines:
-            if line.get_marker() in ("o", "v", "^"):
-                drawn[np.asarray(line.get_xdata(), int) - 1] = line.get_ydata()
+        for mark in marks(panel, Points):
+            drawn[mark.x - 1] = mark.y
         assert np.allclose(drawn, np.clip(values, low, high))
-        assert axes.get_xscale() == scale
+        assert panel.x_log is log
         assert 3 not in np.flatnonzero(drawn > low)
-    (band,) = below_above[1].patches
-    assert band.get_y() + band.get_height() == pytest.approx(1 + 2 * math.sqrt(2 / 30))
+    (band,) = marks(below, Span)
+    assert band.high == pytest.approx(1 + 2 * math.sqrt(2 / 30))
 
 
 def test_the_mean_ratio_has_the_error_of_gaussian_samples():
     samples = np.random.default_rng(0).normal(size=(200, 50, 40))
     means = np.square(samples).mean(axis=(1, 2))
-    text = latents.mean_ratio(np.square(samples[0]).mean(axis=0), 50)
+    text = simulations.mean_ratio(np.square(samples[0]).mean(axis=0), 50)
     error = float(text.split("± ")[1].split()[0])
     assert error == pytest.approx(means.std(), rel=0.15)
-    text = latents.mean_ratio(np.array([0.8, 0.9, 1.1]), 200)
+    text = simulations.mean_ratio(np.array([0.8, 0.9, 1.1]), 200)
     assert text == "kept dimensions: mean ratio 0.933 ± 0.054 (standard error), 2 of 3 below 1"
 
 
 @pytest.mark.parametrize("dim", [2, 3])
 def test_log_densities_color_the_points(tmp_path, dim):
     values = np.linspace(-4, -1, 30)
-    figure = latents.draw_densities(load(tmp_path, "gen", dim, log_prob=values))
-    histogram, points, bar = figure.axes
-    assert sum(patch.get_height() for patch in histogram.patches) == 29  # the lowest is told of
-    assert "mean −2.5 ± 0.1" in words(figure)
-    assert "1 below −3.98 not drawn" in words(figure)
-    assert histogram.get_xlabel() == "log density in nats"
+    figure = simulations.densities(load(tmp_path, "gen", dim, log_prob=values))
+    points, histogram = figure.panels
+    assert marks(histogram, Steps)[0].heights.sum() == 29  # the lowest is told of
+    assert histogram.title.startswith("mean −2.5 ± 0.1")
+    assert "1 below −3.98 not drawn" in histogram.note
+    assert histogram.x == "log density in nats"
     assert "generated circles" in words(figure)
-    assert points.collections[0].get_clim() == bar.get_ylim()
+    assert figure.scale.high == "−1"
     if dim == 2:
-        data = clouds.points_of(load(tmp_path, "gen"))[-1]
-        assert np.allclose(points.collections[0].get_offsets(), data)
+        data = simulations.points_of(load(tmp_path, "gen"))[-1]
+        assert np.allclose(places(marks(points, Points)[0]), data)
 
 
 def test_images_have_bits_per_dimension(tmp_path):
     densities = {"log_prob": np.zeros(10), "bits_per_dim": np.linspace(1, 2, 10)}
     saved = SavedTrajectory.load(save_images(tmp_path, "melt", **densities))
-    (axes,) = latents.draw_densities(saved).axes
-    assert axes.get_xlabel() == "bits per dimension"
-    assert axes.get_title(loc="left").startswith("mean 1.5 ±")
-    assert not axes.patches, "10 images are points, not bars"
-    assert len(axes.lines[0].get_xdata()) == 10
+    (panel,) = simulations.densities(saved).panels
+    assert panel.x == "bits per dimension"
+    assert panel.title.startswith("mean 1.5 ±")
+    assert not marks(panel, Steps), "10 images are points, not bars"
+    assert len(marks(panel, Points)[0].x) == 10
 
 
 @pytest.mark.parametrize("dim", [2, 3])
-def test_few_frames_move_the_points_and_keep_the_colors(tmp_path, dim, monkeypatch):
-    monkeypatch.setattr(album, "MOST_FRAMES", SAVED - 1)
-    saved = load(tmp_path, "gen", dim)
-    moving = album.animate_cloud(saved, "title", "subtitle")
-    moving.figure.set_dpi(20)
-    limits = moving.axes.get_xlim()
-    frames = moving.frames()
-    assert (len(frames), frames[0].dtype) == (SAVED - 1, np.uint8)
-    assert not np.array_equal(frames[0], frames[1])
-    assert moving.axes.get_xlim() == limits
-    if dim == 2:
-        row = row_of(saved, np.arange(SAVED))
-        assert np.allclose(drawn_colors(moving.axes, row.points[-1]), row.colors)
-    assert moving.seconds() == [0.4, 0.25, 0.25, 1.1]
+def test_frames_move_the_points_and_nothing_else(tmp_path, dim, monkeypatch):
+    monkeypatch.setattr(animations, "DPI", 20)
+    row = flow_of(load(tmp_path, "gen", dim), np.arange(SAVED))
+    flow = replace(row, points=row.points[[0, 2, 2, 4]], times=np.arange(4.0))
+    frames = animations.frames_of(flow, "t", "s")
+    assert (len(frames), frames[0].dtype) == (4, np.uint8)
+    above = [frame[: -len(frame) // 5] for frame in frames]
+    assert not np.array_equal(above[0], above[1])
+    assert np.array_equal(above[1], above[2])
+    assert not np.array_equal(frames[1], frames[2]), "the mark of the time moves"
+    assert animations.seconds_of(4) == [0.4, 0.25, 0.25, 1.1]
 
 
 def test_gif_has_a_frame_a_time_in_steady_colors(tmp_path):
@@ -297,7 +323,7 @@ def test_gif_has_a_frame_a_time_in_steady_colors(tmp_path):
     for number, frame in enumerate(frames):
         frame[10:20, 10 * number : 10 * number + 10] = (200, 40, 90)
     path = tmp_path / "a.gif"
-    album.write_gif(path, frames, [0.4, 0.25, 1.1])
+    animations.write_gif(path, frames, [0.4, 0.25, 1.1])
     durations = []
     with Image.open(path) as image:
         assert image.info["loop"] == 0
@@ -311,19 +337,19 @@ def test_gif_has_a_frame_a_time_in_steady_colors(tmp_path):
 def test_mp4_needs_ffmpeg_and_even_frames(tmp_path, monkeypatch):
     frames = [np.full((7, 9, 3), value, np.uint8) for value in (1, 2)]
     path = tmp_path / "a.mp4"
-    monkeypatch.setattr(album.shutil, "which", lambda name: None)
+    monkeypatch.setattr(animations.shutil, "which", lambda name: None)
     with pytest.raises(UsageError, match="ffmpeg"):
-        album.write_mp4(path, frames, [0.1, 1.0])
+        animations.write_mp4(path, frames, [0.1, 1.0])
     program = tmp_path / "ffmpeg"
     program.write_text('#!/bin/sh\nfor last; do :; done\necho "$*" >"$last.told"\ncat >"$last"\n')
     program.chmod(0o755)
-    monkeypatch.setattr(album.shutil, "which", lambda name: str(program))
-    album.write_mp4(path, frames, [0.1, 1.0])
+    monkeypatch.setattr(animations.shutil, "which", lambda name: str(program))
+    animations.write_mp4(path, frames, [0.1, 1.0])
     assert "-s 8x6 " in Path(f"{path}.told").read_text()
     assert path.read_bytes() == bytes([1]) * (8 * 6 * 3 * 3) + bytes([2]) * (8 * 6 * 3 * 30)
     program.write_text("#!/bin/sh\ncat >/dev/null\necho no such codec >&2\nexit 3\n")
     with pytest.raises(DataError, match="no such codec"):
-        album.write_mp4(path, frames, [0.1, 1.0])
+        animations.write_mp4(path, frames, [0.1, 1.0])
 
 
 save_melt = partial(save_simulation, kind="melt")

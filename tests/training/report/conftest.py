@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.support import picture_files as files
-from training.report.content import Choice
+from training.pictures.content import Choice
 from training.report.discovery import found_in
 from training.report.page import page_of
 

@@ -17,17 +17,20 @@ from dnnlib.errors import DataError
 from tests.support import picture_files as files
 from tests.support.running import refusal
 from tests.training.report.conftest import CHOICE, NASTY
-from training.pictures.tables.answers import is_calibrated
-from training.report.content import Choice, Flow
+from training.pictures.answers import is_calibrated
+from training.pictures.content import Choice
+from training.pictures.simulations import roundtrip_results
 from training.report.discovery import found_in
-from training.report.runs import roundtrip_results, run_of
+from training.report.drawing import FlowCharts, drawn
+from training.report.runs import run_of
 
 WILD = (None, [], {}, "text", math.inf, 10**400, [[]], {"a": [1]})
 LOADING = {"src", "srcset", "data", "action", "formaction", "background", "poster"}
 
 
 def flows(shown):
-    return [part for section in shown.sections for part in section.parts if isinstance(part, Flow)]
+    parts = [part for section in shown.sections for part in section.parts]
+    return [part.flow for part in parts if isinstance(part, FlowCharts)]
 
 
 def test_each_kind_has_a_section_and_those_of_a_run_share_one(everything):
@@ -79,13 +82,11 @@ def test_points_are_a_subsample_of_the_file_by_their_seed(tmp_path):
     chosen = []
     for seed in (0, 0, 1):
         (flow,) = flows(found_in([path], Choice(7, seed)))
-        assert (flow.count, flow.whole) == (7, 30)
-        (frames,) = flow.panels[0].plot.tags
-        sample = flow.panels[0].plot.renderers[0].data_source.data["sample"]
-        for axis, name in enumerate("xy"):
-            shown = frames.data[name].reshape(len(expected), 7)
-            np.testing.assert_allclose(shown, expected[:, sample, axis], rtol=1e-5, atol=1e-6)
-        chosen.append(sample.tolist())
+        assert (len(flow.samples), flow.whole) == (7, 30)
+        np.testing.assert_allclose(flow.points, expected[:, flow.samples], rtol=1e-5, atol=1e-6)
+        (frames,) = drawn(flow).panels[0].plot.tags
+        np.testing.assert_allclose(frames.data["y"].reshape(-1, 7), flow.points[..., 1], rtol=1e-6)
+        chosen.append(flow.samples.tolist())
     assert chosen[0] == chosen[1] != chosen[2]
 
 

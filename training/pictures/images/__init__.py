@@ -1,1 +1,0 @@
-"""Pictures of images: paths through time, samples, roundtrips, and folders of images."""

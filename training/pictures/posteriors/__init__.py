@@ -1,1 +1,0 @@
-"""Pictures of posteriors: points, columns, images, chains, and checks."""

@@ -1,1 +1,0 @@
-"""Pictures of tables: data against generated rows, log densities, and roundtrip errors."""

@@ -1,1 +1,0 @@
-"""Pictures of simulations: point clouds, animations, latents and their spectra."""
