@@ -180,7 +180,7 @@ class Table:
             "dataset": dataset,
             "bounds": ranges_of(bounds),
         }
-        shared: dict[str, Any] = {"held_out": held_out, "seed": seed}
+        shared: dict[str, Any] = {"max_rows": max_rows, "held_out": held_out, "seed": seed}
         unsaid = "keep" if dataset is None else "refuse"
         of_numbers = TableChoices(**given, **shared, missing=missing or unsaid)
         of_records = RecordChoices(
@@ -189,7 +189,6 @@ class Table:
             missing_values=missing_values,
             calendar=calendar,
             is_missing=is_missing,
-            max_rows=max_rows,
             **shared,
         )
         if isinstance(source, str | Path) and _is_data_set(Path(source)):
@@ -279,7 +278,8 @@ class Table:
             reason = self.why or "the options ask for it"
             logger.info(f"Training a network for conditional queries ({reason})")
         else:
-            logger.info("Training a flow of the rows, since all cells are numbers")
+            given = " given their conditions" if self.conditions else ""
+            logger.info(f"Training a flow of the rows{given}, since all cells are numbers")
             options = {"cond": bool(self.conditions) and not options.get("likelihood"), **options}
 
         def start(settings: Any) -> Training:
@@ -449,7 +449,7 @@ def _in_memory(
             try:
                 numbers_of(source[[column]], name)
             except NotNumbers:
-                what = f"column '{column}' has other values than numbers"
+                what = f"column '{column}' has other values than numbers: leave it out"
                 raise NotNumbers(f"{name}: {what}") from error
         raise
     wanted = None if own is None else columns

@@ -56,4 +56,5 @@ def read_table(
     for name in only_numbers:
         raise UsageError(f"{name} is for tables of numbers without missing values: {reason}")
     records, lines = surveyed.records()
-    return records, [*lines, *informative_missing(records)], reason
+    why = reason.rpartition(": ")[0] or reason  # without the advice, which is for numbers
+    return records, [*lines, *informative_missing(records)], why

@@ -211,12 +211,13 @@ def test_a_table_is_trained_on_as_its_cells_require_and_why_is_logged(tmp_path, 
         table = Table.open(holes)
         assert isinstance(table.train(**few), Answers)
         assert f"({table.why})" in caplog.text
-    assert "missing" in table.why
+    assert table.why.endswith("the value is missing (nan)")
     table.save(tmp_path / "holes.npz")
     again = Table.open(tmp_path / "holes.npz")
     np.testing.assert_array_equal(again.rows.values, table.rows.values)
     words = Table.open(frame.assign(garden=["yes", "no"] * (len(frame) // 2)))
     assert words.why == "table: column 'garden' has other values than numbers"
+    assert len(Table.open(frame, max_rows=40)) == 40
     refused = refusal(Table.open, holes, conditions=NAMES[:1], kind=UsageError)
     assert "conditions is for tables of numbers without missing values" in refused
     assert "missing" in refusal(Table.open, holes, missing="refuse")
