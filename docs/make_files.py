@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 from training.files import formats  # noqa: E402
-from training.files.declared import LARGEST, Key, ResultFile  # noqa: E402
+from training.files.declared import LARGEST, NUMBER, Key, ResultFile  # noqa: E402
 
 PAGE = ROOT / "docs" / "reference" / "files.md"
 MODULES = (
@@ -27,10 +27,11 @@ HEAD = """# Files
 
 Every file that the scripts write, by the module that writes and reads it; `make docs` makes this
 page of their docstrings and of the arrays that they declare. A star marks arrays that not every
-file has. In names of files, `{stem}` stands for the data and the schedule. All files are written to
-a temporary name, flushed and renamed: a file is whole or absent. Existing results are kept unless
-`--overwrite` is given. Arrays open with `numpy.load(path)`; none needs pickle. Results contain
-their kind in an entry `format`, such as "inflationary-flows trajectory 1", and
+file has; a shape of 1 is a single value; values are numbers unless another kind is stated. In names
+of files, `{stem}` stands for the data and the schedule. All files are written to a temporary name,
+flushed and renamed: a file is whole or absent. Existing results are kept unless `--overwrite` is
+given. Arrays open with `numpy.load(path)`; none needs pickle. Results contain their kind in an
+entry `format`, such as "inflationary-flows trajectory 1", and
 
     python info.py FILE...
 
@@ -59,22 +60,24 @@ def section_of(module: str) -> str:
 def table_of(file: ResultFile) -> str:
     """Return a table of the arrays of a file; a star marks those that not every file has."""
     rows = [
-        f"| `{name}`{' *' * key.optional} | {', '.join(key.axes.split()) or 'one value'} | "
-        f"{values_of(key)} | {key.meaning} |"
+        f"| `{name}`{'*' * key.optional} | {','.join(key.axes.split()) or '1'} | "
+        f"{key.meaning}{values_of(key)} |"
         for name, key in file.keys.items()
     ]
-    head = "| array | shape | values | contents |\n| --- | --- | --- | --- |"
+    head = "| array | shape | contents |\n| --- | --- | --- |"
     named = f"`{file.name}`" if file.name[0] == "{" else file.name
     return f"Arrays of {named}, for {file.sizes}:\n\n" + "\n".join([head, *rows])
 
 
 def values_of(key: Key) -> str:
-    """Return the kind of the values of an array, and their limits, in words."""
+    """Return the kind of the values of an array if not numbers, and their limits, in brackets."""
     low = f"from {key.low:g}" * isfinite(key.low)
     high = f"to {key.high:g}" * isfinite(key.high)
     limits = [low, high] if key.high < LARGEST or low == "from 0" else []
-    words = [key.kind.words, *limits, "increasing" * key.increasing, "distinct" * key.distinct]
-    return " ".join(filter(None, words))
+    kind = "" if key.kind.words == NUMBER.words else key.kind.words
+    words = [kind, *limits, "increasing" * key.increasing, "distinct" * key.distinct]
+    joined = ", ".join(filter(None, words))
+    return f" ({joined})" if joined else ""
 
 
 def page() -> str:

@@ -193,11 +193,8 @@ class Table:
         )
         if isinstance(source, str | Path) and _is_data_set(Path(source)):
             path = Path(source)
-            usual = {**vars(RecordChoices()), **vars(TableChoices()), "missing": None}
-            choices = {**given, **shared, "missing": missing}
-            own = {key: value for key, value in vars(of_records).items() if key not in choices}
-            choices |= {**own, "columns": columns, "exclude": exclude}
-            _require_unchosen(path, choices, usual)
+            chosen = {**vars(of_records), **given, "missing": missing}
+            _require_unchosen(path, {**chosen, "columns": columns, "exclude": exclude})
             if holds_table(path):
                 return cls(load_table(path), path.stem, path=path)
             return cls(load_records(path), path.stem, path=path, why=f"so they are in {path.name}")
@@ -523,17 +520,17 @@ def _is_data_set(path: Path) -> bool:
     return holds_table(path) or holds_records(path)
 
 
-def _require_unchosen(path: Path, given: Mapping[str, Any], usual: Mapping[str, Any]) -> None:
+def _require_unchosen(path: Path, given: Mapping[str, Any]) -> None:
     """Check that no options of a data set's creation are given for an existing one.
 
     Args:
         path: Data set.
-        given: Values of options.
-        usual: Default values of options.
+        given: Values of options by name.
 
     Raises:
         UsageError: An option differs from its default.
     """
+    usual = {**vars(RecordChoices()), "missing": None}
     for name, value in given.items():
         default = usual.get(name)
         if value != default and (value or default):  # an empty list is equivalent to ()

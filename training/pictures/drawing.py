@@ -23,11 +23,13 @@ from training.pictures.figure import (
     Boxes,
     Figure,
     Image,
+    Labeled,
     Line,
     Mark,
     Panel,
     Points,
     Rule,
+    Scale,
     Segments,
     Span,
     Steps,
@@ -91,32 +93,41 @@ def draw(figure: Figure) -> matplotlib.figure.Figure:
         if figure.shared and panel.axes:
             _share(axes, figure, number)
     for number, line in enumerate(keys):
-        legend = made.legend(
-            handles=[_handle(mark) for mark in line],
-            loc="upper left",
-            bbox_to_anchor=(0.5 * MARGIN / width, (height - top - LINE * number) / height),
-            ncols=len(line),
-            frameon=False,
-            fontsize=SMALL,
-            labelcolor=MUTED,
-            handlelength=1.4,
-            handletextpad=0.6,
-            columnspacing=1.6,
-            borderpad=0.2,
-        )
-        legend.set_in_layout(False)
-        for text in legend.get_texts():
-            text.set_parse_math(False)
+        _draw_legend(made, line, (height - top - LINE * number) / height)
     if figure.scale is not None:
-        scale = figure.scale
-        colored = ScalarMappable(cmap=ListedColormap(list(map(tuple, scale.colors))))
-        bar = made.colorbar(colored, ax=places, ticks=[0, 1], aspect=30, fraction=0.03, pad=0.015)
-        bar.ax.set_yticklabels([scale.low, scale.high])
-        bar.ax.tick_params(length=0, labelcolor=MUTED, labelsize=SMALL)
-        bar.outline.set_visible(False)
-        bar.set_label(scale.label, size=SMALL, color=MUTED)
-        made.draw_without_rendering()  # beside panels of equal scales the layout needs two passes
+        _draw_scale(made, figure.scale, places)
     return made
+
+
+def _draw_legend(made: matplotlib.figure.Figure, marks: Sequence[Labeled], top: float) -> None:
+    """Draw a line of the legend, whose top is at a fraction of the height of the page."""
+    legend = made.legend(
+        handles=[_handle(mark) for mark in marks],
+        loc="upper left",
+        bbox_to_anchor=(0.5 * MARGIN / made.get_figwidth(), top),
+        ncols=len(marks),
+        frameon=False,
+        fontsize=SMALL,
+        labelcolor=MUTED,
+        handlelength=1.4,
+        handletextpad=0.6,
+        columnspacing=1.6,
+        borderpad=0.2,
+    )
+    legend.set_in_layout(False)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
+def _draw_scale(made: matplotlib.figure.Figure, scale: Scale, places: Sequence[Axes]) -> None:
+    """Draw a color bar beside all panels."""
+    colored = ScalarMappable(cmap=ListedColormap(list(map(tuple, scale.colors))))
+    bar = made.colorbar(colored, ax=places, ticks=[0, 1], aspect=30, fraction=0.03, pad=0.015)
+    bar.ax.set_yticklabels([scale.low, scale.high])
+    bar.ax.tick_params(length=0, labelcolor=MUTED, labelsize=SMALL)
+    bar.outline.set_visible(False)
+    bar.set_label(scale.label, size=SMALL, color=MUTED)
+    made.draw_without_rendering()  # beside panels of equal scales the layout needs two passes
 
 
 def wrapped(text: str, width: float, size: float, most: int = MOST_LINES) -> list[str]:
@@ -176,11 +187,11 @@ def _note(panel: Panel, width: float) -> list[str]:
     ]
 
 
-def _lines_of_legend(marks: Sequence[Mark], room: float) -> list[list[Mark]]:
+def _lines_of_legend(marks: Sequence[Labeled], room: float) -> list[list[Labeled]]:
     """Return the entries of a legend in lines of ``room`` inches."""
-    lines, used = list[list[Mark]](), room
+    lines, used = list[list[Labeled]](), room
     for mark in marks:
-        wide = _inches(mark.label, SMALL) + 0.48  # type: ignore[union-attr]
+        wide = _inches(mark.label, SMALL) + 0.48
         used += wide
         if used > room:
             lines.append([])
@@ -265,9 +276,9 @@ def _ticks_of_logarithm(axis: Any) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: brief(value)))
 
 
-def _handle(mark: Mark) -> Any:
+def _handle(mark: Labeled) -> Any:
     """Return the entry of a mark in a legend."""
-    label, color = mark.label, mark.color  # type: ignore[union-attr]
+    label, color = mark.label, mark.color  # type: tuple[str, Any]
     if not isinstance(color, str):  # one color for all items, or a meaning of its own
         color = tuple(color[0]) if len(color) == 1 else MUTED
     if isinstance(mark, Points):
@@ -285,7 +296,7 @@ def _handle(mark: Mark) -> Any:
 @singledispatch
 def _draw(mark: Mark, axes: Axes) -> None:
     """Draw a mark on axes."""
-    raise NotImplementedError(type(mark))
+    raise TypeError(f"{type(mark).__name__} is no mark that Matplotlib can draw")
 
 
 @_draw.register

@@ -188,7 +188,9 @@ class Words:
     bold: Sequence[bool] = ()
 
 
-Mark = Points | Line | Segments | Band | Boxes | Steps | Rule | Span | Image | Words
+Labeled = Points | Line | Segments | Band | Boxes | Steps | Rule | Span
+"""Marks that a legend can explain."""
+Mark = Labeled | Image | Words
 
 
 @dataclass(frozen=True, eq=False)
@@ -270,17 +272,17 @@ class Figure:
     heights: Sequence[float] = ()
     shared: bool = False
     scale: Scale | None = None
-    key: Sequence[Mark] = ()
+    key: Sequence[Labeled] = ()
 
     @property
-    def legend(self) -> list[Mark]:
+    def legend(self) -> list[Labeled]:
         """Marks with a label, one for each label, in their order."""
         panels = [panel for panel in self.panels if panel is not None]
         marks = [mark for panel in panels for mark in panel.marks]
-        found: dict[str, Mark] = {}
+        found: dict[str, Labeled] = {}
         for mark in (*self.key, *marks):
-            if label := getattr(mark, "label", ""):
-                found.setdefault(label, mark)
+            if isinstance(mark, Labeled) and mark.label:
+                found.setdefault(mark.label, mark)
         return list(found.values())
 
     @property

@@ -212,9 +212,9 @@ def _chart(panel: Panel, whole: Figure) -> Chart:
     return Chart(made, panel.title, joined(title, axes, whole.title, by=". "), note=panel.note)
 
 
-def _key(mark: Mark) -> Key:
+def _key(mark: marks.Labeled) -> Key:
     """Return the entry of a mark in a legend."""
-    color, label = mark.color, mark.label  # type: ignore[union-attr]
+    color, label = mark.color, mark.label
     if not isinstance(color, str):
         color = css(color)[0] if len(color) == 1 else MUTED
     color = MUTED if color == INK else color  # visible on a dark page too
@@ -292,7 +292,7 @@ def _color(color: marks.Color, count: int) -> Any:
 @singledispatch
 def draw(mark: Mark, made: figure) -> None:
     """Add a mark to a chart."""
-    raise NotImplementedError(type(mark))
+    raise TypeError(f"{type(mark).__name__} is no mark that Bokeh can draw")
 
 
 @draw.register
