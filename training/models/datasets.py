@@ -191,18 +191,17 @@ class Table:
             is_missing=is_missing,
             **shared,
         )
-        if isinstance(source, str | Path) and _is_data_set(Path(source)):
-            path = Path(source)
+        in_file, path = isinstance(source, str | Path), Path(str(source))
+        if in_file and (holds_table(path) or holds_records(path)):
             chosen = {**vars(of_records), **given, "missing": missing}
             _require_unchosen(path, {**chosen, "columns": columns, "exclude": exclude})
             if holds_table(path):
                 return cls(load_table(path), path.stem, path=path)
             return cls(load_records(path), path.stem, path=path, why=f"so they are in {path.name}")
-        in_file = isinstance(source, str | Path)
-        name = Path(str(source)).stem if in_file else plain_name(name, "name")
+        name = path.stem if in_file else plain_name(name, "name")
 
         def numbers() -> tuple[ForeignTable, TableChoices]:
-            if isinstance(source, str | Path):
+            if in_file:
                 return open_table(str(source), columns, seed, exclude=exclude), of_numbers
             return _in_memory(source, columns, name, exclude), of_numbers
 
@@ -513,11 +512,6 @@ def _trained(
         if path is not None:
             model.save(path)
     return model
-
-
-def _is_data_set(path: Path) -> bool:
-    """Return whether a file is a data set of a table, made by ``dataset_tool.py``."""
-    return holds_table(path) or holds_records(path)
 
 
 def _require_unchosen(path: Path, given: Mapping[str, Any]) -> None:
