@@ -7,6 +7,7 @@ from importlib import import_module
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from warnings import catch_warnings
 
 import numpy as np
 
@@ -160,7 +161,9 @@ class PosteriorDraws:
         """
         import xarray  # slow to import
 
-        with xarray.open_datatree(BytesIO(self.content()), engine="h5netcdf") as tree:
+        # xarray changes the filters of warnings when it opens a file.
+        source = BytesIO(self.content())
+        with catch_warnings(), xarray.open_datatree(source, engine="h5netcdf") as tree:
             return {name: group.to_dataset().load() for name, group in tree.children.items()}
 
     @property
