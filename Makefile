@@ -95,7 +95,7 @@ test-oldest: $(OLDEST)/.ready
 lock: $(READY)
 	$(RUN) -m pip install --quiet uv
 	$(RUN) -m pip freeze --exclude-editable | sed 's/+[a-z0-9.]*$$//' > $(VENV)/versions.txt
-	$(VENV)/bin/uv pip compile --quiet --universal --extra dev --extra lmdb --extra parquet --no-annotate \
+	$(VENV)/bin/uv pip compile --quiet --universal --extra dev --extra lmdb --no-annotate \
 	    --custom-compile-command 'make lock' --constraint $(VENV)/versions.txt \
 	    --output-file requirements.lock pyproject.toml
 

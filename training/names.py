@@ -75,7 +75,7 @@ HALVES = ("upper-half", "lower-half", "left-half", "right-half")
 """Parts of an image that may be the only observed ones."""
 OPERATORS = ("blur:STD", "downsample:FACTOR", "crop:ROW,COLUMN,HEIGHT,WIDTH", "random:COUNT")
 """Named linear maps, with their arguments; the last applies to any points."""
-RAW_TABLES = (".csv", ".tsv", ".npy", ".parquet", ".feather")
+RAW_TABLES = (".csv", ".tsv", ".npy", ".parquet", ".feather", ".xlsx")
 """Suffixes of files that ``dataset_tool.py`` converts to tables."""
 
 # Networks.

@@ -17,7 +17,14 @@ from torch_utils.seeds import hash_seed, uniform_numbers
 from torch_utils.streams import Stream
 from training.data.images.containers import IMAGE_SUFFIXES, MAX_FILE_BYTES, Decoder
 from training.data.images.dataset import ImageDataset
-from training.data.tables.formats import SUFFIXES, ForeignTable, TableSource, listed, open_table
+from training.data.tables.formats import (
+    SUFFIXES,
+    ForeignTable,
+    TableSource,
+    listed,
+    open_table,
+    table_suffix,
+)
 from training.inference.likelihoods import LinearMap, MatrixMap, Separable
 from training.inference.trial_likelihoods import Trials
 from training.names import HALVES, OPERATORS, script
@@ -27,7 +34,7 @@ RANDOM = "random:"
 
 
 def _is_table(source: TableSource) -> bool:
-    return isinstance(source, ForeignTable) or source.suffix.lower() in SUFFIXES
+    return isinstance(source, ForeignTable) or table_suffix(source) in SUFFIXES
 
 
 def _no_table(source: TableSource) -> DataError:

@@ -23,12 +23,10 @@ from training.data.records.values import (
     text_of,
     visible,
 )
-from training.data.tables.formats import listed
+from training.data.tables.formats import listed, table_suffix
 
 SAME, MOMENT = 1e-12, 1e-10
 """Tolerances for equality: relative for numbers, in days for dates."""
-MOST_TEXTS = 100_000
-"""Maximum number of different texts of a column that are cached."""
 MOST_NAMED = 20
 """Maximum number of unknown levels in messages, the most frequent ones."""
 
@@ -71,7 +69,7 @@ def encode(
             f"{cells.name} has none of the columns {listed([column.name for column in columns])}: "
             "give a table with at least one of them"
         )
-    usual, is_text = ".", isinstance(source, str | Path) and Path(source).suffix.lower() in TEXTS
+    usual, is_text = ".", isinstance(source, str | Path) and table_suffix(Path(source)) in TEXTS
     if like is not None and is_text and cells.separator == like.separator:
         usual = like.decimal
     sign = _decimal(cells, own.values(), usual) if decimal is None else decimal
@@ -163,56 +161,43 @@ class _Read(NamedTuple):
         beside: dict[str, list[str]] = {name: [] for name in cells.names if name not in own}
         unknown: Counter[tuple[str, str]] = Counter()
         as_written: dict[str, dict[int, str]] = {}
-        written = {name: _Written(column, decimal) for name, column in own.items()}
         count = 0
         for block in cells.blocks():
-            for name, texts in zip(cells.names, block, strict=True):
+            for name, cells_of_column in zip(cells.names, block, strict=True):
                 if name in beside:
-                    beside[name] += texts
+                    beside[name] += cells_of_column.to_pylist()
                     continue
-                values, column = readers[name](texts, count), own[name]
+                values, column = readers[name](cells_of_column, count), own[name]
                 read[name].append(values)
-                if is_text:
-                    again = written[name].differ(texts, values)
-                    as_written.setdefault(name, {}).update(
-                        (count + row, texts[row]) for row in again
-                    )
-                own_marks = {*marks, column.missing.lower()}
-                for row in np.flatnonzero(_are_lost(column, values)).tolist():
-                    if texts[row] in column.levels or texts[row].lower() in own_marks:
-                        continue
-                    as_written.setdefault(name, {})[count + row] = texts[row]
-                    if np.isnan(values[row]):
-                        unknown[name, texts[row]] += 1
+                encoded = cells_of_column.dictionary_encode()
+                texts, places = encoded.dictionary.to_pylist(), np.array(encoded.indices)
+                of_texts = np.empty(len(texts))
+                of_texts[places] = values
+                lost = _are_lost(column, of_texts)
+                levels, missing = {*column.levels}, {*marks, column.missing.lower()}
+                lost &= [text not in levels and text.lower() not in missing for text in texts]
+                others = lost.copy()
+                if is_text and column.type != CATEGORY:
+                    others |= _differ(column, texts, of_texts, decimal)
+                written = as_written.setdefault(name, {})
+                for row in np.flatnonzero(others[places]).tolist():
+                    written[count + row] = texts[places[row]]
+                for text in np.flatnonzero(lost & np.isnan(of_texts)).tolist():
+                    unknown[name, texts[text]] += int((places == text).sum())
             count += len(block[0])
         as_written = {name: texts for name, texts in as_written.items() if texts}
         whole = {name: np.concatenate(parts) for name, parts in read.items()}
         return cls(whole, beside, unknown, as_written)
 
 
-class _Written:
-    """Comparison of a column's texts with the written form of its values."""
-
-    def __init__(self, column: RecordColumn, decimal: str):
-        self._column, self._decimal = column, decimal
-        self._same: dict[str, bool] = {}
-
-    def differ(self, texts: Sequence[str], values: np.ndarray) -> list[int]:
-        """Return the indices of rows whose values would be written as other texts."""
-        if self._column.type == CATEGORY:
-            return []
-        rows = []
-        for row, (text, value) in enumerate(zip(texts, values.tolist(), strict=True)):
-            if value != value:
-                continue
-            same = self._same.get(text)
-            if same is None:
-                same = text_of(self._column, value, self._decimal) == text
-                if len(self._same) < MOST_TEXTS:
-                    self._same[text] = same
-            if not same:
-                rows.append(row)
-        return rows
+def _differ(
+    column: RecordColumn, texts: Sequence[str], values: np.ndarray, decimal: str
+) -> list[bool]:
+    """Return whether the values ``[n]`` of texts would be written as other texts."""
+    return [
+        value == value and text_of(column, value, decimal) != text
+        for text, value in zip(texts, values.tolist(), strict=True)
+    ]
 
 
 def _are_lost(column: RecordColumn, values: np.ndarray) -> np.ndarray:

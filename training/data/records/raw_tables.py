@@ -5,29 +5,37 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import cache, partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from xml.etree.ElementTree import ParseError
+from zipfile import BadZipFile
 
 import numpy as np
+import pyarrow
+from pyarrow import compute
 
-from dnnlib.errors import UsageError
+from dnnlib.errors import DataError, UsageError
+from torch_utils.snapshots import first_line
 from training.data.tables.formats import (
-    BLOCK_ROWS,
+    ArrowTable,
     ForeignTable,
     TextTable,
-    by_arrow,
     open_table,
     places_of,
     require_names,
     require_table_file,
     row_blocks,
     row_number,
+    table_suffix,
 )
 
 TEXTS = (".csv", ".tsv")
-FRAMES = (".parquet", ".feather")
+FRAMES = (".parquet", ".feather", ".xlsx")
 ALL_DIGITS = {"integer_object_nulls": True}
 """Options for integers from Arrow, which become floating-point if some are missing."""
+Block = list[pyarrow.Array]
+"""Rows as texts by column, ``[D][n]``."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +45,8 @@ class Cells:
     Attributes:
         name: Name of the table in messages.
         names: Names of the columns.
-        blocks: Function that yields blocks of rows as texts by column, ``[D][n]``; missing cells
-            are empty.
+        blocks: Function that yields blocks of rows as Arrow's texts by column, ``[D][n]``; missing
+            cells are empty.
         place_of: Function from a row number, from 0, to the description of the row in messages.
         separator: Separator of the cells in a text file.
         levels: Levels of the columns that the source declares as ordered categories, by name.
@@ -46,7 +54,7 @@ class Cells:
 
     name: str
     names: Sequence[str]
-    blocks: Callable[[], Iterator[list[list[str]]]]
+    blocks: Callable[[], Iterator[Block]]
     place_of: Callable[[int], str] = row_number
     separator: str = ","
     levels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -65,7 +73,7 @@ class Cells:
         if wanted is None and not self.names[0]:
             places = [0, *places]
 
-        def blocks() -> Iterator[list[list[str]]]:
+        def blocks() -> Iterator[Block]:
             return ([block[place] for place in places] for block in self.blocks())
 
         return replace(self, names=[self.names[place] for place in places], blocks=blocks)
@@ -96,46 +104,45 @@ def open_cells(
             raise UsageError(f"table is {type(source).__name__}: give a file or a data frame")
         return _of_frame(source, "table")
     path = Path(source)
-    suffix = path.suffix.lower()
-    if suffix not in (*TEXTS, *FRAMES):
+    suffix = table_suffix(path)
+    if suffix not in (*TEXTS, *FRAMES) and not path.is_dir():
         return _of_numbers(open_table(str(source), None, seed))
     require_table_file(path)
     if suffix in TEXTS:
-        return _of_text(TextTable.open(path, separator, header))
-    return _of_columns(path, suffix)
-
-
-def _of_text(table: TextTable) -> Cells:
-    def blocks() -> Iterator[list[list[str]]]:
-        for rows, _ in table.blocks():
-            yield [[cell.strip() for cell in column] for column in zip(*rows, strict=True)]
-
-    return Cells(str(table.path), table.names, blocks, table.place_of, table.separator)
+        table = TextTable.open(path, separator, header)
+        return Cells(str(path), table.names, table.blocks, table.place_of, table.separator)
+    return _of_sheet(path) if suffix == ".xlsx" else _of_arrow(ArrowTable.open(path))
 
 
 def _of_numbers(table: ForeignTable) -> Cells:
-    def blocks() -> Iterator[list[list[str]]]:
+    def blocks() -> Iterator[Block]:
         return ([_numerals(column) for column in block.T] for block in table.blocks())
 
     return Cells(table.name, table.names, blocks, table.place_of)
 
 
-def _of_columns(path: Path, suffix: str) -> Cells:
-    """Open an Arrow file: Parquet in blocks, Feather at once."""
-    with by_arrow(path, f"is not a readable {suffix[1:].capitalize()} file"):
-        if suffix == ".feather":
-            feather = importlib.import_module("pyarrow.feather")
-            return _of_frame(feather.read_feather(path, **ALL_DIGITS), str(path))
-        file = importlib.import_module("pyarrow.parquet").ParquetFile(path)
-        batch = next(file.iter_batches(BLOCK_ROWS), file.schema_arrow.empty_table())
-        first = _with_index(batch.to_pandas(**ALL_DIGITS))
-
+def _of_arrow(table: ArrowTable) -> Cells:
     def frames() -> Iterator[Any]:
-        with by_arrow(path):
-            for batch in file.iter_batches(BLOCK_ROWS):
-                yield _with_index(batch.to_pandas(**ALL_DIGITS))
+        return (_with_index(batch.to_pandas(**ALL_DIGITS)) for batch in table.batches(None))
 
-    return _of_frames(first, frames, str(path))
+    empty = table.schema.empty_table().to_pandas()
+    return _of_frames(next(frames(), _with_index(empty)), frames, str(table.path))
+
+
+def _of_sheet(path: Path) -> Cells:
+    """Open the first sheet of an Excel file.
+
+    Raises:
+        UsageError: openpyxl is not installed.
+        DataError: The file is broken.
+    """
+    if find_spec("openpyxl") is None:
+        raise UsageError(f"{path} needs openpyxl: pip install openpyxl, or save the table as CSV")
+    try:
+        frame = importlib.import_module("pandas").read_excel(path, engine="openpyxl")
+    except (ValueError, KeyError, OSError, BadZipFile, ParseError) as error:
+        raise DataError(f"{path} is not a readable Excel file: {first_line(error)}") from error
+    return _of_frame(frame, str(path))
 
 
 def _with_index(frame: Any) -> Any:
@@ -171,7 +178,7 @@ def _of_frames(first: Any, frames: Callable[[], Iterator[Any]], name: str) -> Ce
                     left.discard(place)
         return left
 
-    def blocks() -> Iterator[list[list[str]]]:
+    def blocks() -> Iterator[Block]:
         for frame in frames():
             yield [_texts(frame.iloc[:, place], place in days()) for place in range(len(names))]
 
@@ -188,20 +195,28 @@ def _moments(column: Any) -> np.ndarray:
     return np.asarray(column.to_numpy("datetime64[us]"))
 
 
-def _texts(column: Any, days: bool) -> list[str]:
+def _texts(column: Any, days: bool) -> pyarrow.Array:
     """Return the cells of a column of a data frame; times are written as days if requested."""
     if _is_time(column.dtype):
-        moments = np.datetime_as_string(_moments(column), unit="D" if days else "us").tolist()
-        return ["" if each == "NaT" else each.replace("T", " ") for each in moments]
-    if getattr(column.dtype, "kind", "O") == "f":
+        moments = pyarrow.array(np.datetime_as_string(_moments(column), "D" if days else "us"))
+        written = compute.replace_substring(moments, "T", " ")
+        return compute.if_else(compute.equal(moments, "NaT"), "", written)
+    kind = getattr(column.dtype, "kind", "O")
+    if kind == "f":
         # In its own precision: 0.1 in single precision is 0.10000000149011612 in double.
         size = min(getattr(column.dtype, "itemsize", 8), 8)  # a sparse column has none
         return _numerals(column.to_numpy(np.dtype(f"f{size}"), na_value=np.nan))
+    if kind in "iu":
+        return pyarrow.array(column, from_pandas=True).cast(pyarrow.string()).fill_null("")
     missing = column.isna()
-    pairs = zip(column, missing, strict=True)
-    return ["" if gone else str(cell).strip() for cell, gone in pairs]
+    cells = ["" if gone else str(cell) for cell, gone in zip(column, missing, strict=True)]
+    return compute.utf8_trim_whitespace(pyarrow.array(cells, pyarrow.string()))
 
 
-def _numerals(values: np.ndarray) -> list[str]:
-    write = partial(np.format_float_positional, trim="-")
-    return [write(value) if np.isfinite(value) else "" for value in values]
+def _numerals(values: np.ndarray) -> pyarrow.Array:
+    """Write numbers ``[n]`` with as many digits as distinguish them, and without exponents."""
+    texts = pyarrow.array(values).cast(pyarrow.string())
+    long = np.array(compute.match_substring(texts, "e")) & np.isfinite(values)
+    written = [np.format_float_positional(value, trim="-") for value in values[long]]
+    texts = compute.replace_with_mask(texts, long, pyarrow.array(written, pyarrow.string()))
+    return compute.if_else(np.isfinite(values), texts, "")

@@ -16,7 +16,7 @@ import numpy as np
 
 from dnnlib.errors import DataError, UsageError
 from torch_utils.inert_pickle import shown
-from training.data.records.raw_tables import Cells
+from training.data.records.raw_tables import Block, Cells
 from training.data.records.records import CATEGORY, DATE, NUMBER, WHOLE, RecordColumn, Records
 from training.data.records.values import (
     CONSTANT,
@@ -465,7 +465,7 @@ class SurveyedTable:
         return values, texts
 
 
-def _first_rows(blocks: Iterator[list[list[str]]], most: int | None) -> Iterator[list[list[str]]]:
+def _first_rows(blocks: Iterator[Block], most: int | None) -> Iterator[Block]:
     left = most
     for block in blocks:
         yield block if left is None else [texts[:left] for texts in block]

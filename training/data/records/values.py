@@ -16,19 +16,22 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import cache, partial
 from math import isnan
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow
+from pyarrow import compute
 
 from dnnlib.errors import DataError, UsageError
 from dnnlib.files import atomic_path
 from torch_utils.inert_pickle import shown
 from training.data.records.raw_tables import Cells
 from training.data.records.records import CATEGORY, DATE, NUMBER, WHOLE, RecordColumn, Records
-from training.data.tables.formats import MISSING_MARKS, is_number
+from training.data.tables.formats import MISSING_MARKS, NotNumber, is_number
+from training.data.tables.formats import numbers_of as plain_numbers
 from training.data.tables.making import IDENTIFIER as CALLED_IDENTIFIER
 from training.data.tables.making import LARGEST
 from training.names import COLUMN_TYPES, IDENTIFIER
@@ -294,27 +297,24 @@ ISO_FORMATS = tuple(DAYS[0] + time for time in TIMES)
 """Alternative date formats, as written by data frames."""
 
 
-class _Misfit(Exception):
-    """Error for a text that is neither of a column's type nor missing."""
-
-
-def numbers_of(texts: Sequence[str], decimal: str, missing_marks: frozenset[str]) -> np.ndarray:
+def numbers_of(texts: pyarrow.Array, decimal: str, missing_marks: frozenset[str]) -> np.ndarray:
     """Convert texts to numbers ``[n]``, NaN for missing values.
 
     Args:
         texts: Texts ``[n]`` of a numeric column.
         decimal: Decimal sign.
         missing_marks: Texts that represent missing values, in lower case.
+
+    Raises:
+        NotNumber: A text is neither a number nor missing.
     """
-    if decimal == ".":
-        try:
-            values = np.array(texts, dtype=np.float64)
-        except ValueError:
-            pass
-        else:
-            if missing_marks == NOTHING and not any("_" in text for text in texts):
-                return np.where(np.isfinite(values), values, np.nan)
-    return np.array([_number(text, decimal, missing_marks) for text in texts])
+    read = partial(_number, decimal=decimal, missing_marks=missing_marks)
+    if decimal == "." and missing_marks == NOTHING:
+        values = plain_numbers(texts, read)
+        return np.where(np.isfinite(values), values, np.nan)
+    different = texts.dictionary_encode()
+    known = np.array([read(text) for text in different.dictionary.to_pylist()], dtype=np.float64)
+    return known[np.array(different.indices)]
 
 
 def _number(text: str, decimal: str, missing_marks: frozenset[str]) -> float:
@@ -324,13 +324,13 @@ def _number(text: str, decimal: str, missing_marks: frozenset[str]) -> float:
         return float(text)
     number = number_in(text, decimal)
     if number is None:
-        raise _Misfit(text)
+        raise NotNumber(text)
     return number.value
 
 
 def reader_of(
     column: RecordColumn, cells: Cells, decimal: str, missing_marks: frozenset[str]
-) -> Callable[[list[str], int], np.ndarray]:
+) -> Callable[[pyarrow.Array, int], np.ndarray]:
     """Return a function that converts texts to the values ``[n]`` of a column, NaN if missing.
 
     The returned function takes n texts and the row number of the first text. The function raises
@@ -349,14 +349,15 @@ def reader_of(
     def place_of(row: int) -> str:
         return f"{cells.name}, {cells.place_of(row)}, column '{column.name}'"
 
-    def read(texts: list[str], first: int) -> np.ndarray:
+    def read(texts: pyarrow.Array, first: int) -> np.ndarray:
         try:
             values = plain(texts)
-        except _Misfit as error:
+        except NotNumber as error:
             text, kind = str(error), "whole number" if column.type == WHOLE else column.type
+            row = first + compute.index(texts, text).as_py()
             raise DataError(
-                f"{place_of(first + texts.index(text))}: '{shown(text)}' is not a {kind}: correct "
-                "the cell, or leave it empty"
+                f"{place_of(row)}: '{shown(text)}' is not a {kind}: correct the cell, or leave it "
+                "empty"
             ) from error
         large = np.flatnonzero(np.abs(values) > LARGEST)
         if len(large):
@@ -371,8 +372,8 @@ def reader_of(
 
 def _plain_reader(
     column: RecordColumn, decimal: str, missing_marks: frozenset[str]
-) -> Callable[[Sequence[str]], np.ndarray]:
-    """Return a reader that raises ``_Misfit``."""
+) -> Callable[[pyarrow.Array], np.ndarray]:
+    """Return a reader that raises ``NotNumber``."""
     if column.type in (NUMBER, WHOLE):
         return lambda texts: numbers_of(texts, decimal, missing_marks)
     known = dict.fromkeys(column.rare, len(column.levels) - 1.0)
@@ -394,11 +395,16 @@ def _plain_reader(
                 formats = (column.date_format, *formats_of(text, ISO_FORMATS))
                 days = [day for day in (day_of(text, each) for each in formats) if day is not None]
                 if not days:
-                    raise _Misfit(text)
+                    raise NotNumber(text)
                 known[text] = days[0]
         return known[text]
 
-    return lambda texts: np.array([value(text) for text in texts])
+    def values(texts: pyarrow.Array) -> np.ndarray:
+        different = texts.dictionary_encode()
+        found = np.array([value(text) for text in different.dictionary.to_pylist()])
+        return found[np.array(different.indices)]
+
+    return values
 
 
 MOST_COUNTED = 100_000
@@ -411,6 +417,15 @@ CONSTANT = "constant"
 """Type of a column with one value: it is left out of the model, and restored on output."""
 
 
+DECIMAL, GROUPED, CODED = r"^-?(\d+\.?\d*|\.\d+)$", r"^-?\d{1,3}(\.\d{3})+$", r"^-?0."
+"""Patterns of plain numbers: all, with points that may separate thousands, with a leading zero."""
+
+
+def _among(texts: pyarrow.Array, marks: frozenset[str]) -> pyarrow.BooleanArray:
+    """Return the mask ``[n]`` of texts that are marks, which are in lower case."""
+    return compute.is_in(compute.utf8_lower(texts), value_set=pyarrow.array(sorted(marks)))
+
+
 @dataclass
 class Survey:
     """Statistics of the texts in a column's cells, from which its type is inferred.
@@ -421,7 +436,8 @@ class Survey:
         rows: Number of cells.
         missing: Number of cells without a value.
         missing_texts: Different texts of the cells without a value.
-        counts: Number of cells by text, for the first ``MOST_COUNTED`` different texts.
+        counts: Number of cells by text, for the first ``MOST_COUNTED`` different texts. Numbers are
+            no longer counted afterwards.
         forms: Written forms of the numbers, by decimal sign; None if some cell is not a number with
             this decimal sign.
         only: Decimal signs that are required, since some cell is a number with this sign only.
@@ -440,18 +456,45 @@ class Survey:
     only: set[str] = field(default_factory=set)
     formats: tuple[str, ...] = DATE_FORMATS
 
-    def add(self, texts: Sequence[str]) -> None:
+    def add(self, texts: pyarrow.Array) -> None:
         """Add more cells to the statistics."""
         self.rows += len(texts)
-        for text, count in Counter(texts).items():
-            if text.lower() in self.missing_marks:
-                self.missing += count
-                self.missing_texts.add(text)
-                continue
+        different, counts = compute.value_counts(texts).flatten()
+        missing = np.array(_among(different, self.missing_marks))
+        self.missing += int(np.array(counts)[missing].sum())
+        self.missing_texts.update(different.filter(missing).to_pylist())
+        different, counts = different.filter(~missing), counts.filter(~missing)
+        new = self._plain_numbers(different)
+        for text in different.filter(new).to_pylist():
             if text not in self.counts:
                 self._look_at(text)
+        if len(self.counts) == MOST_COUNTED:
+            different, counts = different.filter(new), counts.filter(new)
+        for text, count in zip(different.to_pylist(), counts.to_pylist(), strict=True):
             if text in self.counts or len(self.counts) < MOST_COUNTED:
                 self.counts[text] += count
+
+    def _plain_numbers(self, texts: pyarrow.Array) -> np.ndarray:
+        """Add the forms of plain numbers such as -1.50; return the mask ``[n]`` of other texts.
+
+        All plain numbers with the same number of decimals, and with or without a leading zero and
+        a fraction, have the same form.
+        """
+        plain = compute.match_substring_regex(texts, DECIMAL)
+        others, numbers = ~np.array(plain), texts.filter(plain)
+        point = np.array(compute.find_substring(numbers, "."))
+        after = np.array(compute.binary_length(numbers)) - 1 - point
+        grouped = compute.match_substring_regex(numbers, GROUPED)
+        coded = compute.match_substring_regex(numbers, CODED)
+        values = np.array(numbers.cast(pyarrow.float64()))
+        whole = np.isfinite(values) & (values == np.floor(values))
+        form = np.where(point < 0, 0, after + 1)
+        for more in (np.array(grouped), np.array(coded), whole):
+            form = 2 * form + more
+        _, places = np.unique(form, return_index=True)
+        for text in numbers.take(pyarrow.array(np.sort(places))).to_pylist():
+            self._look_at(text)
+        return others
 
     def _look_at(self, text: str) -> None:
         known = set()

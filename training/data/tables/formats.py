@@ -4,14 +4,13 @@ External tables: their rows, permitted column names, and the user's options for 
 
 Rows are read in blocks, so that memory holds the selected columns once and one block.
 
-Text tables: rows of cells, each with its line number in the file.
-
-The csv module of the standard library splits cells, since it knows their lines and rejects broken
-text; other readers silently pad short rows.
+Arrow reads text files, plain or compressed, and Parquet and Feather files. Where Arrow refuses a
+text, the csv module of the standard library finds the line.
 """
 
 import csv
 import importlib
+import io
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +22,9 @@ from pathlib import Path
 from typing import IO, Any, TextIO
 
 import numpy as np
+import pyarrow
+from pyarrow import compute, feather, parquet
+from pyarrow import csv as arrow_csv
 
 from dnnlib.errors import DataError, UsageError
 from dnnlib.numbers import natural
@@ -368,12 +370,14 @@ class TextTable:
         names: Names of the columns. The first name may be empty, as for a row index written by
             pandas or R.
         named: Whether the names come from the file.
+        first_line: Line number of the first row of data; None without rows.
     """
 
     path: Path
     separator: str
     names: Sequence[str]
     named: bool
+    first_line: int | None
 
     @classmethod
     def open(
@@ -401,8 +405,9 @@ class TextTable:
         separator = _separator(path) if separator is None else separator
         with _opened(path) as file:
             records = _records(path, file, separator)
-            cells = [cell.strip() for cell in next(records, (0, []))[1]]
-            second = next(records, (0, []))[1]
+            first_line, first = next(records, (None, []))
+            second_line, second = next(records, (None, []))
+        cells = [cell.strip() for cell in first]
         has_names = header == "yes"
         if header == "auto":
             has_names = not all(map(is_number, cells)) or set(cells) <= set(known or ())
@@ -418,14 +423,48 @@ class TextTable:
         if has_names and len(second) == len(names) + 1 > 2:
             names = ["", *names]  # R writes no name above the row names
         require_names(names, path, indexed=True)
-        return cls(path, separator, names, has_names)
+        return cls(path, separator, names, has_names, second_line if has_names else first_line)
 
-    def blocks(self) -> Iterator[tuple[list[list[str]], list[int]]]:
-        """Yield blocks of rows: the texts of cells ``[n][D]``, and line numbers ``[n]``."""
-        rows = self._rows()
-        while block := list(islice(rows, BLOCK_ROWS)):
-            lines, cells = zip(*block, strict=True)
-            yield list(cells), list(lines)
+    def blocks(self) -> Iterator[list[pyarrow.Array]]:
+        """Yield blocks of rows as texts by column ``[D][n]``, without surrounding whitespace.
+
+        Raises:
+            DataError: A row has too few or too many cells, or the file is broken.
+        """
+        if self.first_line is None:
+            return
+        names = [str(place) for place in range(len(self.names))]
+        try:
+            with arrow_csv.open_csv(
+                self.path,
+                read_options=arrow_csv.ReadOptions(
+                    use_threads=False,
+                    block_size=LONGEST_LINE,
+                    skip_rows=self.first_line - 1,
+                    column_names=names,
+                ),
+                parse_options=arrow_csv.ParseOptions(
+                    delimiter=self.separator,
+                    newlines_in_values=True,
+                    invalid_row_handler=_skip_comment,
+                ),
+                convert_options=arrow_csv.ConvertOptions(
+                    column_types=dict.fromkeys(names, pyarrow.string()), strings_can_be_null=False
+                ),
+            ) as reader:
+                block = None
+                for block in reader:
+                    yield [compute.utf8_trim_whitespace(texts) for texts in block.columns]
+        except pyarrow.ArrowInvalid as error:
+            self._require_sound()
+            raise DataError(f"{self.path} cannot be read: {first_line(error)}") from error
+        if block and "\n" in block.columns[-1][-1].as_py():
+            self._require_sound()  # a quotation mark may lack its partner
+
+    def _require_sound(self) -> None:
+        """Raise DataError, with the line, if a row is broken."""
+        for _ in self._rows():
+            pass
 
     def place_of(self, row: int) -> str:
         """Return the line number of a row as text for messages.
@@ -450,9 +489,14 @@ class TextTable:
                     )
 
 
+def _skip_comment(row: Any) -> str:
+    """Return what Arrow does with a row that has too few or too many cells."""
+    return "skip" if row.text.startswith(COMMENT) else "error"
+
+
 def _separator(path: Path) -> str:
     """Return the separator that splits the first lines into equally many cells, two or more."""
-    usual = "\t" if path.suffix.lower() == ".tsv" else ","
+    usual = "\t" if table_suffix(path) == ".tsv" else ","
     with _opened(path) as file:
         lines = list(islice(_lines(path, file), SNIFFED_LINES))
     for named_rows in (False, True):
@@ -487,8 +531,12 @@ def _counts_up(cells: Sequence[str]) -> bool:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[TextIO]:
+    """Open a text file, plain or compressed."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        compression = "detect" if path.suffix.lower() in COMPRESSED else None
+        with io.TextIOWrapper(
+            pyarrow.input_stream(str(path), compression), encoding="utf-8-sig", newline=""
+        ) as file:
             yield file
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not encoded in UTF-8: save it as UTF-8") from error
@@ -625,47 +673,84 @@ def _require_table(path: Path, header: Header) -> None:
 
 
 @contextmanager
-def by_arrow(path: Path, failure: str = "is damaged: {}") -> Iterator[None]:
-    """Return a context that converts errors of Arrow to errors whose message has the path.
-
-    Args:
-        path: The file.
-        failure: Message for unreadable files, after the path; ``{}`` stands for Arrow's reason.
-
-    Raises:
-        UsageError: Arrow is not installed.
-        DataError: Arrow cannot read the file.
-    """
-    try:
-        foreign = (importlib.import_module("pyarrow").ArrowException, OSError)
-    except ImportError as error:
-        raise UsageError(
-            f"{path} needs pyarrow: pip install pyarrow, or save the table as CSV"
-        ) from error
+def _by_arrow(path: Path) -> Iterator[None]:
+    """Return a context that converts errors of Arrow to DataErrors with the path."""
     try:
         yield
-    except foreign as error:
-        raise DataError(f"{path} {failure.format(first_line(error))}") from error
+    except (pyarrow.ArrowException, OSError) as error:
+        kind = table_suffix(path)[1:].capitalize() or "Parquet"
+        raise DataError(f"{path} is not a readable {kind} file: {first_line(error)}") from error
 
 
-def open_parquet(path: Path, wanted: Sequence[str] | None, exclude: Sequence[str]) -> ForeignTable:
-    """Open columns of a Parquet file as a numeric table.
+@dataclass(frozen=True)
+class ArrowTable:
+    """A Parquet file, a folder of Parquet files, or a Feather file.
+
+    Attributes:
+        path: The file or folder.
+        schema: Names and types of the columns.
+        batches: Function from the names of columns, or None for all, to blocks of rows.
+    """
+
+    path: Path
+    schema: pyarrow.Schema
+    batches: Callable[[Sequence[str] | None], Iterator[pyarrow.RecordBatch]]
+
+    @classmethod
+    def open(cls, path: Path) -> "ArrowTable":
+        """Open a file or folder.
+
+        Raises:
+            DataError: A file cannot be read, or files of a folder have different columns.
+        """
+        if table_suffix(path) == ".feather":
+            with _by_arrow(path):
+                table = feather.read_table(path)
+            return cls(path, table.schema, lambda names: _batches_of(table, names))
+        files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+        schemas = []
+        for file in files:
+            with _by_arrow(file):
+                schemas.append(parquet.read_schema(file))
+            if schemas[-1].names != schemas[0].names:
+                raise DataError(
+                    f"{file} has columns {listed(schemas[-1].names)}, but {files[0]} has "
+                    f"{listed(schemas[0].names)}: give files with the same columns"
+                )
+
+        def batches(names: Sequence[str] | None) -> Iterator[pyarrow.RecordBatch]:
+            for file in files:
+                with _by_arrow(file), parquet.ParquetFile(file) as opened:
+                    yield from opened.iter_batches(BLOCK_ROWS, columns=names)
+
+        return cls(path, schemas[0], batches)
+
+
+def _batches_of(table: pyarrow.Table, names: Sequence[str] | None) -> Iterator[pyarrow.RecordBatch]:
+    return iter((table if names is None else table.select(names)).to_batches(BLOCK_ROWS))
+
+
+def holds_parquet(path: Path) -> bool:
+    """Return whether a path is a folder with Parquet files."""
+    return path.is_dir() and next(path.rglob("*.parquet"), None) is not None
+
+
+def open_arrow(
+    table: ArrowTable, wanted: Sequence[str] | None, exclude: Sequence[str]
+) -> ForeignTable:
+    """Open columns of a Parquet or Feather file as a numeric table.
 
     Args:
-        path: The file.
+        table: The file.
         wanted: Names of the columns to read; None for all.
         exclude: Names of columns to leave out.
 
     Raises:
-        DataError: The file cannot be read.
         NotNumbers: A selected column is not numeric.
-        UsageError: A selected column does not exist, or Arrow is not installed.
+        UsageError: A selected column does not exist.
     """
-    with by_arrow(path, "is not a readable Parquet file"):
-        file = importlib.import_module("pyarrow.parquet").ParquetFile(path)
-        inexact = importlib.import_module("pyarrow").ArrowInvalid
-        names = list(file.schema_arrow.names)
-        kinds = {field.name: str(field.type) for field in file.schema_arrow}
+    path, names = table.path, list(table.schema.names)
+    kinds = {field.name: str(field.type) for field in table.schema}
     require_names(names, path)
     nameless = [name for name in names if INDEX.fullmatch(name) and wanted is None]
     chosen = [names[place] for place in places_of(names, wanted, path, [*exclude, *nameless])]
@@ -675,21 +760,20 @@ def open_parquet(path: Path, wanted: Sequence[str] | None, exclude: Sequence[str
                 f"{path}: column '{shown(name)}' contains {kinds[name]}, not numbers: leave it out"
             )
 
-    def as_float(name: str, column: Any) -> Any:
+    def as_float(name: str, column: pyarrow.Array) -> pyarrow.Array:
         try:
             return column if kinds[name] in SINGLE else column.cast("float64")
-        except inexact as error:
+        except pyarrow.ArrowInvalid as error:
             raise NotNumbers(
                 f"{path}: column '{shown(name)}' has whole numbers with too many digits for "
                 "floating point: leave it out"
             ) from error
 
     def blocks() -> Iterator[np.ndarray]:
-        with by_arrow(path):
-            for batch in file.iter_batches(BLOCK_ROWS, columns=chosen):
-                columns = [as_float(name, batch.column(name)) for name in chosen]
-                each = [widened(column.to_numpy(zero_copy_only=False)) for column in columns]
-                yield np.stack(each, axis=1)
+        for batch in table.batches(chosen):
+            columns = [as_float(name, batch.column(name)) for name in chosen]
+            each = [widened(column.to_numpy(zero_copy_only=False)) for column in columns]
+            yield np.stack(each, axis=1)
 
     return ForeignTable(str(path), chosen, blocks, notes=[NO_INDEX] * bool(nameless))
 
@@ -745,44 +829,70 @@ def open_text(
     chosen = [table.names[place] for place in places]
 
     def blocks() -> Iterator[np.ndarray]:
-        for rows, lines in table.blocks():
-            cells = [[row[place] for place in places] for row in rows]
-            yield _numbers(table.path, cells, lines, chosen)
+        before = 0
+        for block in table.blocks():
+            columns = [block[place] for place in places]
+            try:
+                yield np.stack([numbers_of(texts, _number) for texts in columns], axis=1)
+            except NotNumber as error:
+                text = str(error)
+                row, name = min(
+                    (row, name)
+                    for name, texts in zip(chosen, columns, strict=True)
+                    if (row := compute.index(texts, text).as_py()) >= 0
+                )
+                raise NotNumbers(
+                    f"{table.path}, {table.place_of(before + row)}, column '{name}': "
+                    f"'{shown(text)}' is not a number: correct it, or leave the column out"
+                ) from error
+            before += len(block[0])
 
     notes = [] if table.names[0] else [NO_NAME]
     return ForeignTable(str(table.path), chosen, blocks, table.named, table.place_of, notes)
 
 
-def _numbers(
-    path: Path, rows: list[list[str]], lines: Sequence[int], names: Sequence[str]
-) -> np.ndarray:
-    """Return the values of cells, NaN if missing; ``lines`` are the line numbers of the rows.
+PLAIN = r"^-?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"
+"""Pattern of the numbers that Arrow reads."""
 
-    Raises:
-        NotNumbers: A cell is not a number.
+
+class NotNumber(Exception):
+    """Error for a text that is neither a number nor missing."""
+
+
+def numbers_of(texts: pyarrow.Array, number: Callable[[str], float]) -> np.ndarray:
+    """Convert texts to numbers ``[n]``, float64.
+
+    Args:
+        texts: Texts ``[n]``.
+        number: Function that converts a text that is not a plain decimal number.
     """
     try:
-        values = np.array(rows, dtype=np.float64)
-        if not any("_" in cell for row in rows for cell in row):
-            return values
-    except ValueError:
-        pass  # one by one, to find which
-    values = np.empty((len(rows), len(names)))
-    for number, row in enumerate(rows):
-        for place, cell in enumerate(row):
-            if cell.strip().lower() in MISSING_MARKS:
-                values[number, place] = np.nan
-            elif is_number(cell):
-                values[number, place] = float(cell)
-            else:
-                raise NotNumbers(
-                    f"{path}, line {lines[number]}, column '{names[place]}': '{shown(cell)}' "
-                    "is not a number: correct it, or leave the column out"
-                )
+        return np.array(texts.cast(pyarrow.float64()))
+    except pyarrow.ArrowInvalid:
+        plain = compute.match_substring_regex(texts, PLAIN)
+    values = np.array(compute.if_else(plain, texts, None).cast(pyarrow.float64()))
+    others = texts.filter(compute.invert(plain)).dictionary_encode()
+    known = np.array([number(text) for text in others.dictionary.to_pylist()])
+    values[~np.array(plain)] = known[np.array(others.indices)]
     return values
 
 
+def _number(text: str) -> float:
+    if text.lower() in MISSING_MARKS:
+        return np.nan
+    if not is_number(text):
+        raise NotNumber(text)
+    return float(text)
+
+
 SUFFIXES = (*RAW_TABLES, ".npz")
+COMPRESSED = (".gz", ".zst")
+
+
+def table_suffix(path: Path) -> str:
+    """Return the suffix of a table file in lower case, such as .csv for ``ages.csv.gz``."""
+    suffix = path.suffix.lower()
+    return Path(path.stem).suffix.lower() if suffix in COMPRESSED else suffix
 
 
 def is_table(source: str | ForeignTable) -> bool:
@@ -791,7 +901,8 @@ def is_table(source: str | ForeignTable) -> bool:
         isinstance(source, ForeignTable)
         or source in SHIPPED
         or source.startswith(TOY_PREFIX)
-        or Path(source).suffix.lower() in SUFFIXES
+        or table_suffix(Path(source)) in SUFFIXES
+        or holds_parquet(Path(source))
     )
 
 
@@ -826,11 +937,11 @@ def open_table(
         return with_columns(open_toy(source, seed), wanted, exclude)
     if source in SHIPPED:
         return with_columns(open_shipped(source), wanted, exclude)
-    path, suffix = Path(source), Path(source).suffix.lower()
+    path, suffix = Path(source), table_suffix(Path(source))
     require_table_file(path)
-    if suffix == ".parquet":
-        return open_parquet(path, wanted, exclude)
-    if suffix == ".feather":
+    if suffix in (".parquet", ".feather") or path.is_dir():
+        return open_arrow(ArrowTable.open(path), wanted, exclude)
+    if suffix == ".xlsx":
         raise NotNumbers(
             f"{path} is not a numeric table: make a data set from it with {script('dataset_tool')}"
         )
@@ -841,7 +952,7 @@ def open_table(
 
 
 def require_table_file(path: Path) -> None:
-    """Raise DataError unless a path is an existing file."""
-    if not path.is_file():
+    """Raise DataError unless a path is an existing file, or a folder of Parquet files."""
+    if not (path.is_file() or holds_parquet(path)):
         state = "is not a file" if path.exists() else "does not exist"
         raise DataError(f"{path} {state}: give a table, {', '.join(SUFFIXES)}")

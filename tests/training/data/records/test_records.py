@@ -3,9 +3,11 @@
 import csv
 from dataclasses import replace
 from datetime import date, timedelta
+from itertools import combinations
 
 import numpy as np
 import pandas
+import pyarrow
 import pytest
 import torch
 
@@ -17,7 +19,15 @@ from training.data.records.encoding import contradicted, encode
 from training.data.records.raw_tables import open_cells
 from training.data.records.reading import RecordChoices, SurveyedTable, on_weekday
 from training.data.records.records import CATEGORY, DATE, NUMBER, WHOLE, RecordColumn
-from training.data.records.values import date_text, grid_of, on_grid, save_texts, texts_of
+from training.data.records.values import (
+    Survey,
+    date_text,
+    grid_of,
+    number_in,
+    on_grid,
+    save_texts,
+    texts_of,
+)
 from training.data.row_hashes import MOST_SKETCHED, RowHashes, row_numbers
 from training.files.records import load_records, save_records
 from training.models.reports import informative_missing
@@ -101,8 +111,7 @@ def test_data_frames_and_files_of_arrow_are_read_as_texts_are(tmp_path, suffix):
 
 
 def test_columns_of_data_frames_are_what_they_are_in_whatever_kind_and_block(monkeypatch):
-    pytest.importorskip("pyarrow")
-    monkeypatch.setattr("training.data.records.raw_tables.BLOCK_ROWS", COUNT // 2)
+    monkeypatch.setattr("training.data.tables.formats.BLOCK_ROWS", COUNT // 2)
     late = pandas.Series(pandas.date_range("1960-01-01", periods=COUNT))
     late[COUNT - 1] += pandas.Timedelta("3h")
     frame = pandas.DataFrame(
@@ -118,6 +127,36 @@ def test_columns_of_data_frames_are_what_they_are_in_whatever_kind_and_block(mon
     assert types_of(records) == "date date date date number"
     assert (np.diff(records.values[:, :3]) == 0).all()
     assert records.values[0, 0] == -3653
+
+
+def test_sheets_are_tables(tmp_path):
+    path = tmp_path / "table.xlsx"
+    days = pandas.date_range("2020-01-01", periods=COUNT)
+    frame = pandas.DataFrame(
+        {"size": drawn("s", "m"), "x": DRAW.normal(size=COUNT).round(6), "day": days}
+    )
+    pytest.importorskip("openpyxl")
+    frame.to_excel(path, index=False)
+    records = Table.open(path).rows
+    assert types_of(records) == "category number date"
+    np.testing.assert_array_equal(records.values[:, 1], frame["x"])
+    path.write_bytes(b"PK")
+    assert "is not a readable Excel file" in refusal(Table.open, path)
+
+
+TEXTS = ("1", "01", "0.5", "-0.25", "1.234", "0.234", "12.345", "1.2345", "5.", ".5", "-0", "1.50")
+
+
+def test_forms_of_many_numbers_are_those_of_each():
+    for texts in (*combinations(TEXTS, 2), (*TEXTS, "1e3"), ("1.234", "1,5")):
+        survey = Survey("x")
+        survey.add(pyarrow.array([*texts, "", "NA"]))
+        assert (survey.missing, survey.missing_texts) == (2, {"", "NA"})
+        assert survey.counts == dict.fromkeys(texts, 1)
+        for sign in ".,":
+            numbers = [number_in(text, sign) for text in texts]
+            forms = None if None in numbers else {number.form for number in numbers}
+            assert survey.forms[sign] == forms
 
 
 def records_of(tmp_path, content, **choices):

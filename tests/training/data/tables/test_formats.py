@@ -2,8 +2,10 @@
 
 import numpy as np
 import pandas
+import pyarrow
 import pytest
 import torch
+from pyarrow import parquet
 from torch.testing import assert_close
 
 import dataset_tool
@@ -36,12 +38,28 @@ def write_text(path, delimiter, names=NAMES):
 
 
 def write_parquet(path):
-    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-    parquet.write_table(arrow.table(dict(zip(NAMES, ROWS.T, strict=True))), path)
+    parquet.write_table(pyarrow.table(dict(zip(NAMES, ROWS.T, strict=True))), path)
+
+
+def write_parquet_folder(path):
+    (path / "more").mkdir(parents=True)
+    for name, rows in (("a.parquet", ROWS[:7]), ("more/b.parquet", ROWS[7:])):
+        parquet.write_table(pyarrow.table(dict(zip(NAMES, rows.T, strict=True))), path / name)
+
+
+def write_compressed(path):
+    plain = path.with_suffix("")
+    write_text(plain, ",")
+    with pyarrow.output_stream(str(path), compression="detect") as file:
+        file.write(plain.read_bytes())
 
 
 WRITERS = {
     ".csv": lambda path: write_text(path, ","),
+    ".csv.gz": write_compressed,
+    ".csv.zst": write_compressed,
+    ".folder": write_parquet_folder,
+    ".feather": lambda path: pandas.DataFrame(ROWS, columns=NAMES).to_feather(path),
     ".tsv": lambda path: write_text(path, "\t"),
     ".npz": lambda path: np.savez(path, points=ROWS, names=NAMES),
     ".parquet": write_parquet,
@@ -104,7 +122,6 @@ def test_empty_cells_and_their_like_are_missing(tmp_path):
 
 
 def test_decimals_in_single_precision_are_those_of_texts(tmp_path):
-    pytest.importorskip("pyarrow")
     frame = pandas.DataFrame(np.column_stack([ROWS[:, 0].round(2), ROWS]).astype(np.float32))
     frame.columns = names = list("abcd")
     frame.to_parquet(tmp_path / "single.parquet")
@@ -117,9 +134,8 @@ def test_decimals_in_single_precision_are_those_of_texts(tmp_path):
 
 
 def test_parquet_may_have_a_named_index_and_no_words_for_numbers(tmp_path):
-    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     path = tmp_path / "words.parquet"
-    parquet.write_table(arrow.table({"a": [1, 2], "b": ["one", "two"], "c": [None, 4]}), path)
+    parquet.write_table(pyarrow.table({"a": [1, 2], "b": ["one", "two"], "c": [None, 4]}), path)
     with pytest.raises(NotNumbers, match="column 'b' contains string, not numbers"):
         open_table(str(path), None)
     np.testing.assert_array_equal(rows_of(path, ["c", "a"]), [[np.nan, 1], [4, 2]])
@@ -128,6 +144,23 @@ def test_parquet_may_have_a_named_index_and_no_words_for_numbers(tmp_path):
     assert list(open_table(str(path), None).names) == list(open_cells(path).names) == ["a"]
     frame.rename_axis("key").to_parquet(path)
     assert {*open_table(str(path), None).names} == {*open_cells(path).names} == {"key", "a"}
+
+
+def test_files_of_a_folder_have_the_same_columns(tmp_path):
+    write_parquet_folder(tmp_path / "table")
+    pandas.DataFrame({"a": [1.0]}).to_parquet(tmp_path / "table" / "z.parquet")
+    with pytest.raises(DataError, match=r"z.parquet has columns a, but .*a.parquet has a, b c, d"):
+        open_table(tmp_path / "table", None)
+
+
+def test_comments_quotes_and_lines_within_cells_are_read(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_bytes(b'# made by hand\n\n"a",b\n\n1,2\n# a comment\n 3 ,"4"\r\n\n.5,+6')
+    np.testing.assert_array_equal(rows_of(path), [[1, 2], [3, 4], [0.5, 6]])
+    path.write_bytes(b'a,b\n"1","x\n, y"\n2,"z ""z"""\n')
+    (block,) = open_cells(path).blocks()
+    assert block[1].to_pylist() == ["x\n, y", 'z "z"']
+    assert open_cells(path).place_of(1) == "line 4"
 
 
 HOSTILE = {
