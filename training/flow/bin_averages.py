@@ -21,6 +21,9 @@ sequences (Owen 1997). The sequences are the same for all rows, so a density dep
 alone. The scatter between the sequence means estimates the error, and the number of points doubles
 until the error is small. An error near 1 only means that a few points carry nearly all of the
 density.
+
+A row of one discrete column needs no average: the flow is then a monotone function w of the column
+to standard normal latents, and the bin from a to b has the mass ``|Phi(w(b)) - Phi(w(a))|``.
 """
 
 from collections.abc import Callable
@@ -135,6 +138,20 @@ def cell_log_prob(
         if on_rows:
             on_rows(len(block))
     return Density(means, errors), looked_at / max(len(rows), 1)
+
+
+def log_normal_mass(low: Tensor, high: Tensor) -> Tensor:
+    """Return the log probabilities ``[...]`` of intervals under the standard normal distribution.
+
+    Args:
+        low: One end of each interval ``[...]``.
+        high: Other end of each interval ``[...]``.
+    """
+    # In the upper tail, probabilities differ from 1 by less than rounding errors: turn it over.
+    low, high = torch.where(low + high > 0, -low, low), torch.where(low + high > 0, -high, high)
+    low, high = torch.minimum(low, high), torch.maximum(low, high)
+    upper = torch.special.log_ndtr(high)
+    return upper + torch.log(-torch.expm1(torch.special.log_ndtr(low) - upper))
 
 
 def _look_until_sure(

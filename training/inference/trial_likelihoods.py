@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dnnlib.errors import UsageError
-from training.flow.bin_averages import offsets
+from training.flow.bin_averages import log_normal_mass, offsets
 from training.flow.coordinates.coordinates import Coordinates
 from training.flow.pfode import ProbabilityFlow
 from training.inference.likelihoods import Likelihood, checked
@@ -32,6 +32,8 @@ FEW = 64
 """Number of pairs per evaluation where gradients are needed."""
 MOST_PAIRS = 2**22
 """Largest number of pairs held in memory at once."""
+EDGE = 1e-6
+"""Distance of integrated edges from those of a bin, where maps may end, in half widths."""
 CELL_POINTS = 8
 """Number of points in the quantization bin of a trial with discrete columns."""
 
@@ -64,6 +66,25 @@ class Trials:
         """
         order = datasets.argsort(stable=True)
         return cls(data[order], covariates[order], torch.bincount(datasets))
+
+
+    def distinct(self) -> tuple["Trials", Tensor]:
+        """Return the distinct trials ``[U]`` of each observation, and the count ``[U]`` of each."""
+        of = torch.arange(len(self), device=self.data.device).repeat_interleave(self.counts)
+        rows = torch.cat([of[:, None].to(self.data), self.data, self.covariates], dim=1)
+        # NaN marks missing data, and differs from itself.
+        keys = torch.stack([rows.nan_to_num(0.0), rows.isnan().to(rows)], dim=2).flatten(1)
+        _, places, repeats = torch.unique(keys, dim=0, return_inverse=True, return_counts=True)
+        first = torch.full_like(repeats, len(rows)).scatter_reduce(
+            0, places, torch.arange(len(rows), device=of.device), "amin"
+        )
+        counts = torch.bincount(of[first], minlength=len(self))
+        return Trials(self.data[first], self.covariates[first], counts), repeats
+
+    def to(self, device: torch.device) -> "Trials":
+        """Move the trials to another device."""
+        parts = (self.data, self.covariates, self.counts)
+        return Trials(*(part.to(device) for part in parts))
 
 
 class TrialDistribution(ABC):
@@ -122,7 +143,8 @@ class FlowTrialDistribution(TrialDistribution):
     The flow's points are trials, and its conditions are parameters followed by covariates.
 
     A value of a discrete column represents its quantization bin: the density of a trial is then the
-    mean over points of the bin, the same points for all theta. The cheap approximation is the
+    mean over points of the bin, the same points for all theta. For a single column, it is the
+    probability of the bin, from the latents of its two edges. The cheap approximation is the
     Gaussian that the flow starts from; it takes one evaluation, while the flow's own densities take
     dozens.
     """
@@ -133,6 +155,8 @@ class FlowTrialDistribution(TrialDistribution):
         self._flow, self._cells = flow, cell_shifts(coordinates.steps)
         # For categories, the Gaussian has one density per bin: that of its center.
         self._rough_cells = self._cells[:1] * 0 if coordinates.levels else self._cells
+        one = coordinates.dim == 1 and not coordinates.levels
+        self._is_one_bin = one and bool(coordinates.steps.all())
         self.is_rough = bool(getattr(flow.denoiser, "is_trivial", False))
 
     def to(self, device: torch.device) -> "FlowTrialDistribution":
@@ -142,7 +166,14 @@ class FlowTrialDistribution(TrialDistribution):
     def log_prob(self, trials: Tensor, covariates: Tensor, parameters: Tensor) -> Tensor:
         """Return log densities ``[n]`` of trials, averaged over quantization bins, in nats."""
         flow = self._flow.given(labels=torch.cat([parameters, covariates], dim=1))
-        return self._over_cells(trials, self._cells, flow.log_prob)
+        if not self._is_one_bin:
+            return self._over_cells(trials, self._cells, flow.log_prob)
+        times, solver = flow.integration("densities")
+
+        def latents(points: Tensor) -> Tensor:
+            return flow.latent_law(times[-1]).whiten(flow.encode(points, times, solver))
+
+        return self._of_bins(trials, latents)
 
     def rough(self, trials: Tensor, covariates: Tensor, parameters: Tensor) -> Tensor:
         """Return log densities ``[n]`` of the Gaussian that the flow starts from, in nats."""
@@ -156,7 +187,26 @@ class FlowTrialDistribution(TrialDistribution):
             squares = flow.basis.to_eigen(u).square() / variance
             return log_det - (squares + variance.log() + log(2 * pi)).sum(dim=1) / 2
 
+        def latents(points: Tensor) -> Tensor:
+            return flow.basis.to_eigen(coordinates.to_flow(points)) / variance.sqrt()
+
+        if self._is_one_bin:
+            return self._of_bins(trials, latents)
         return self._over_cells(trials, self._rough_cells, log_prob)
+
+    def _of_bins(self, trials: Tensor, latents: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return log mean densities ``[n]`` of the bins of one discrete column.
+
+        Args:
+            trials: Trials ``[n, 1]``.
+            latents: Monotone function from points ``[n, 1]`` to standard normal latents ``[n, 1]``.
+        """
+        assert self._flow.coordinates is not None
+        steps = self._flow.coordinates.steps
+        half = steps / 2 * (1 - EDGE)
+        centers = self._flow.coordinates.rounded(trials)
+        mass = log_normal_mass(latents(centers - half), latents(centers + half))
+        return (mass - steps.log())[:, 0]
 
     def _over_cells(
         self, trials: Tensor, cells: Tensor, log_prob: Callable[[Tensor], Tensor]
@@ -235,6 +285,7 @@ class TrialLikelihood(Likelihood):
     ):
         self._law, self.trials, self._places, self._ends = distribution, trials, list(places), ends
         self._rough = rough or distribution.is_rough
+        self._distinct, self._repeats = trials.distinct()
 
     @property
     def numbers(self) -> Tensor:
@@ -243,9 +294,8 @@ class TrialLikelihood(Likelihood):
 
     def to(self, device: torch.device) -> "TrialLikelihood":
         """Move the distribution and the trials to another device; return the likelihood."""
-        self._law, trials = self._law.to(device), self.trials
-        parts = (trials.data, trials.covariates, trials.counts)
-        self.trials = Trials(*(part.to(device) for part in parts))
+        self._law, self.trials = self._law.to(device), self.trials.to(device)
+        self._distinct, self._repeats = self._distinct.to(device), self._repeats.to(device)
         return self
 
     def approximate(self) -> "TrialLikelihood":
@@ -275,7 +325,7 @@ class TrialLikelihood(Likelihood):
 
     def _of_points(self, points: Tensor, observed: Tensor) -> Tensor:
         which, total = observed[:, 0].long(), points.new_zeros(len(points))
-        counts = self.trials.counts[which]
+        counts = self._distinct.counts[which]
         # Take as many rows at once as fit into ``MOST_PAIRS`` pairs; a single row may have more.
         ends = torch.bincount(counts.cumsum(0) // MOST_PAIRS)
         start = 0
@@ -291,22 +341,26 @@ class TrialLikelihood(Likelihood):
         Args:
             points: Points ``[n, D]``.
             which: Index of the observation of each point, ``[n]``.
-            counts: Number of trials of each of these observations, ``[n]``.
+            counts: Number of distinct trials of each of these observations, ``[n]``.
         """
+        trials = self._distinct
         row = torch.arange(len(points), device=points.device).repeat_interleave(counts)
-        first = self.trials.counts.cumsum(0) - self.trials.counts
+        first = trials.counts.cumsum(0) - trials.counts
         within = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
         trial = first[which][row] + within
         order = torch.arange(len(row), device=row.device)
         size = FEW if torch.is_grad_enabled() else BLOCK  # chains have few points at a time
         blocks = torch.split(F.pad(order, (0, -len(row) % size)), size)
         log_prob = self._law.rough if self._rough else self._law.log_prob
-        data, covariates = self.trials.data, self.trials.covariates
         densities = [
-            log_prob(data[trial[at]], covariates[trial[at]], points[row[at]][:, self._places])
+            log_prob(
+                trials.data[trial[at]],
+                trials.covariates[trial[at]],
+                points[row[at]][:, self._places],
+            )
             for at in blocks
         ]
-        density = torch.cat(densities)[: len(row)]
+        density = torch.cat(densities)[: len(row)] * self._repeats[trial]
         return points.new_zeros(len(points)).index_add_(0, row, density)
 
     def simulate(self, points: Tensor, generator: torch.Generator) -> Tensor:

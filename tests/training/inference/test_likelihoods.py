@@ -279,15 +279,29 @@ def test_chains_follow_gradients_of_the_gaussian(likelihood):
     assert_close(gradient, torch.stack(differences, dim=1) / 2e-4, rtol=1e-4, atol=1e-4)
 
 
-def test_counts_have_the_density_of_their_cell():
+@pytest.mark.parametrize("closed_form", [True, False])
+def test_counts_have_the_probability_of_their_bin(closed_form):
     flow = linear_flow(double([1.0]))
-    trials = Trials(double([[1.0]]), double([[0.0]]), torch.tensor([1]))
-    distribution = TrialLikelihood(FlowTrialDistribution(flow), trials, [0, 1])
-    log_likelihood = distribution.log_prob(double([[0.3, 0.2]]), double([[0.0]]))
+    if not closed_form:
+        with torch.no_grad(), torch.random.fork_rng():
+            torch.manual_seed(0)
+            flow.denoiser.network.output.weight.normal_(std=0.05)
+    distribution, point = FlowTrialDistribution(flow), double([[0.3, 0.2]])
+    assert distribution.is_rough == closed_form
+
+    def log_prob(*data):
+        rows = double(data)[:, None]
+        trials = Trials(rows, 0 * rows, torch.tensor([len(rows)]))
+        return TrialLikelihood(distribution, trials, [0, 1]).log_prob(point, 0 * point[:, :1])[0]
+
     inner = torch.linspace(0.5, 1.5, 1001).double()[:, None]
-    given = flow.given(labels=double([[0.3, 0.2, 0.0]]))
-    exact = given.log_prob(inner).logsumexp(dim=0) - log(1001)
-    assert_close(log_likelihood[0], exact, rtol=0, atol=0.02)
+    exact = flow.given(labels=double([[0.3, 0.2, 0.0]])).log_prob(inner).logsumexp(dim=0) - log(
+        1001
+    )
+    assert_close(log_prob(1), exact, rtol=0, atol=2e-3)
+    assert_close(log_prob(1, 3, 1, 1), 3 * log_prob(1) + log_prob(3))
+    probabilities = torch.stack([log_prob(count) for count in range(-12, 13)]).exp()
+    assert_close(probabilities.sum(), double(1.0), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("sampler", slowly(("auto", "pool", "refined", "smc", "hmc"), "smc", "hmc"))
