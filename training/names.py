@@ -189,7 +189,7 @@ TOY_POOL, IMAGE_POOL = 2**17, 2**12
 """Default numbers of prior draws in a sampler's pool, for toys and for images."""
 LEARNED_SOLVER, LEARNED_STEPS = "exp_rk5", 5
 """Solver and steps for draws of a neural posterior, where the network file has no others."""
-LEARNED_POOL = 2**12
+LEARNED_POOL = 2**14
 """Number of prior draws in a pool where a network models the likelihood, which is expensive."""
 MOST_DEBLURRED = 16
 """Largest number of dimensions where full Jacobians of a denoiser are computed."""

@@ -37,6 +37,7 @@ from uuid import uuid4
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
@@ -202,6 +203,10 @@ def _means(factor: int, size: int) -> Tensor:
     return torch.eye(size // factor).repeat_interleave(factor, dim=1) / factor
 
 
+NUMBERS_AT_ONCE = 2**17
+"""Limit on the number of coordinates of points per evaluation of several observations."""
+
+
 class Likelihood(ABC):
     """Interface of likelihoods ``p(y | x)`` of observations y, given points x of data space."""
 
@@ -223,6 +228,25 @@ class Likelihood(ABC):
         Raises:
             DataError: A log likelihood is NaN or plus infinity.
         """
+
+    def log_prob_each(self, points: Tensor, observed: Tensor) -> Tensor:
+        """Return the log likelihoods ``[m, P]`` of m observations at each of P points, in nats.
+
+        Each evaluation covers the same number of observations, so that no result depends on the
+        number of observations: the last evaluation is padded with its first observation.
+
+        Args:
+            points: Points ``[P, D]``.
+            observed: Observations ``[m, K]``.
+        """
+        size, dim = points.shape
+        step = 1 if self.dear else max(1, NUMBERS_AT_ONCE // (size * dim))
+        order = F.pad(torch.arange(len(observed), device=points.device), (0, -len(observed) % step))
+        every, log_likelihood = points.repeat(step, 1), []
+        for block in torch.split(order, step):
+            each = observed[block].repeat_interleave(size, dim=0)
+            log_likelihood.append(self.log_prob(every, each).view(step, size))
+        return torch.cat(log_likelihood)[: len(observed)]
 
     @abstractmethod
     def simulate(self, points: Tensor, generator: torch.Generator) -> Tensor:

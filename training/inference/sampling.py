@@ -59,8 +59,8 @@ not.
 """
 CONTENT, DEFENDED = 4000, 400
 """Thresholds on the effective sample size of a pool. From DEFENDED on, a pool is refined if it has
-less than CONTENT: its own weights then bound those of the added draws, so that no mode goes
-unnoticed. In many dimensions DEFENDED suffices.
+less than CONTENT or has not converged: its own weights then bound those of the added draws, so that
+no mode goes unnoticed. In many dimensions DEFENDED suffices.
 """
 SPARE = 5.0
 """Margin in nats: no pool is drawn if the information of an observation exceeds what a pool can
@@ -257,8 +257,10 @@ def needs_whole_pool(target: Target, few: Pool, plan: SamplingPlan) -> Tensor:
 
 def _in_few_dimensions(problem: Problem, plan: SamplingPlan, pool: Pool, on_part: OnPart) -> Draws:
     draws = _pooled(problem, plan, pool)
-    worth = draws.stats["effective_size"]
-    thin = ((worth >= DEFENDED) & (worth < CONTENT)).nonzero()[:, 0]
+    worth, few = draws.stats["effective_size"], ~Summary.from_draws(draws, plan.pool).converged
+    if not problem.target.likelihood.dear:
+        few |= worth < CONTENT
+    thin = ((worth >= DEFENDED) & few).nonzero()[:, 0]
     if len(thin):
         draws = draws.replaced(thin, _refined(problem.of(thin), plan, pool.of(thin)))
     poor = (~Summary.from_draws(draws, plan.pool).converged).nonzero()[:, 0]
@@ -272,18 +274,18 @@ def _in_few_dimensions(problem: Problem, plan: SamplingPlan, pool: Pool, on_part
 def _of_dear_likelihoods(
     problem: Problem, plan: SamplingPlan, pool: Pool, on_part: OnPart
 ) -> Draws:
-    # Convergence cannot be assessed with few draws, nor do few particles make a population.
+    """Weight the pool where a cheap approximation shows that it can suffice, and anneal elsewhere."""
+    # Convergence cannot be assessed with few draws.
     wanted, plan = plan.draws, replace(plan, draws=max(plan.draws, FEWEST))
-    count = problem.target.count
-    draws = _annealed(problem, plan, pool, on_part)
-    poor = (~Summary.from_draws(draws, plan.pool).converged).nonzero()[:, 0]
-    if len(poor):
-        left = problem.of(poor)
-        share = len(poor) / count
-        if on_part:
-            on_part(-share)  # that part of the work is repeated
-        others = _tempered(left, replace(plan, sampler="smc"), None, share_of(on_part, share))
-        draws = draws.replaced(poor, others)
+    rough = problem.target.approximate(problem.target.prior)
+    suffices = pool.worth(rough).cpu() >= DEFENDED
+    parts = []
+    for run, places in ((_in_few_dimensions, suffices), (_annealed, ~suffices)):
+        at = places.nonzero()[:, 0]
+        if len(at):
+            share = share_of(on_part, len(at) / problem.target.count)
+            parts.append((at, run(problem.of(at), plan, pool.of(at), share)))
+    draws = Draws.joined([own for _, own in parts], torch.cat([at for at, _ in parts]))
     every = torch.arange(wanted, device=draws.w.device) * plan.draws // wanted
     return draws.chosen(every.expand(*draws.w.shape[:2], -1))
 

@@ -11,6 +11,7 @@ posteriors; the learned distribution itself weights the draws.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from math import log, pi
 
@@ -68,23 +69,48 @@ class Trials:
         return cls(data[order], covariates[order], torch.bincount(datasets))
 
 
-    def distinct(self) -> tuple["Trials", Tensor]:
-        """Return the distinct trials ``[U]`` of each observation, and the count ``[U]`` of each."""
-        of = torch.arange(len(self), device=self.data.device).repeat_interleave(self.counts)
-        rows = torch.cat([of[:, None].to(self.data), self.data, self.covariates], dim=1)
-        # NaN marks missing data, and differs from itself.
-        keys = torch.stack([rows.nan_to_num(0.0), rows.isnan().to(rows)], dim=2).flatten(1)
-        _, places, repeats = torch.unique(keys, dim=0, return_inverse=True, return_counts=True)
-        first = torch.full_like(repeats, len(rows)).scatter_reduce(
-            0, places, torch.arange(len(rows), device=of.device), "amin"
-        )
-        counts = torch.bincount(of[first], minlength=len(self))
-        return Trials(self.data[first], self.covariates[first], counts), repeats
-
     def to(self, device: torch.device) -> "Trials":
         """Move the trials to another device."""
         parts = (self.data, self.covariates, self.counts)
         return Trials(*(part.to(device) for part in parts))
+
+
+@dataclass(frozen=True, eq=False)
+class DistinctTrials:
+    """The U distinct trials of M observations, with their numbers in each observation.
+
+    Attributes:
+        data: Distinct trials ``[U, K]``.
+        covariates: Their covariates ``[U, V]``.
+        kinds: Indices ``[T]`` of the distinct trials of the observations, one after the other.
+        repeats: Number of repetitions of each of these ``[T]``.
+        counts: Number of distinct trials of each observation ``[M]``.
+    """
+
+    data: Tensor
+    covariates: Tensor
+    kinds: Tensor
+    repeats: Tensor
+    counts: Tensor
+
+    @classmethod
+    def of(cls, trials: Trials) -> "DistinctTrials":
+        """Find the distinct trials of observations; missing data are equal to each other."""
+        rows = torch.cat([trials.data, trials.covariates], dim=1)
+        keys = torch.cat([rows.nan_to_num(0.0), rows.isnan().to(rows)], dim=1)
+        _, kind = torch.unique(keys, dim=0, return_inverse=True)
+        size = int(kind.max()) + 1
+        order = torch.arange(len(rows), device=kind.device)
+        first = torch.full_like(kind[:size], len(rows)).scatter_reduce(0, kind, order, "amin")
+        of = torch.arange(len(trials), device=kind.device).repeat_interleave(trials.counts)
+        pairs, repeats = torch.unique(of * size + kind, return_counts=True)
+        counts = torch.bincount(pairs // size, minlength=len(trials))
+        return cls(trials.data[first], trials.covariates[first], pairs % size, repeats, counts)
+
+    def to(self, device: torch.device) -> "DistinctTrials":
+        """Move the trials to another device."""
+        parts = (self.data, self.covariates, self.kinds, self.repeats, self.counts)
+        return DistinctTrials(*(part.to(device) for part in parts))
 
 
 class TrialDistribution(ABC):
@@ -285,7 +311,9 @@ class TrialLikelihood(Likelihood):
     ):
         self._law, self.trials, self._places, self._ends = distribution, trials, list(places), ends
         self._rough = rough or distribution.is_rough
-        self._distinct, self._repeats = trials.distinct()
+        self._distinct = DistinctTrials.of(trials)
+        self._table: tuple[Tensor, Tensor] | None = None
+        self._approximation: TrialLikelihood | None = self if self._rough else None
 
     @property
     def numbers(self) -> Tensor:
@@ -295,12 +323,16 @@ class TrialLikelihood(Likelihood):
     def to(self, device: torch.device) -> "TrialLikelihood":
         """Move the distribution and the trials to another device; return the likelihood."""
         self._law, self.trials = self._law.to(device), self.trials.to(device)
-        self._distinct, self._repeats = self._distinct.to(device), self._repeats.to(device)
+        self._distinct, self._table = self._distinct.to(device), None
+        self._approximation = self if self._rough else None
         return self
 
     def approximate(self) -> "TrialLikelihood":
         """Return a cheaper, differentiable approximation of this likelihood."""
-        return TrialLikelihood(self._law, self.trials, self._places, self._ends, True)
+        if self._approximation is None:
+            self._approximation = copy(self)
+            self._approximation._rough, self._approximation._table = True, None
+        return self._approximation
 
     def log_prob(self, points: Tensor, observed: Tensor) -> Tensor:
         """Return log likelihoods ``[N]``, in nats; minus infinity beyond the bounds.
@@ -314,6 +346,30 @@ class TrialLikelihood(Likelihood):
         with torch.set_grad_enabled(self._rough and torch.is_grad_enabled()):
             total = checked(self._of_points(points, observed), "the learned likelihood")
             return torch.where(self.inside(points), total, -torch.inf)
+
+    @torch.no_grad()
+    def log_prob_each(self, points: Tensor, observed: Tensor) -> Tensor:
+        """Return the log likelihoods ``[m, P]`` of m observations at each of P points, in nats.
+
+        Distinct trials are evaluated once for all observations, and kept for later calls with the
+        same points.
+        """
+        distinct = self._distinct
+        if len(distinct.data) * len(points) > MOST_PAIRS:
+            return super().log_prob_each(points, observed)
+        if self._table is None or self._table[0].data_ptr() != points.data_ptr():
+            rows = torch.arange(len(points), device=points.device)
+            each = range(len(distinct.data))
+            table = [self._densities(torch.full_like(rows, kind), points, rows) for kind in each]
+            self._table = points, torch.stack(table)
+        table, ends = self._table[1], distinct.counts.cumsum(0).tolist()
+        sums = []
+        for which in observed[:, 0].long().tolist():
+            own = slice(ends[which - 1] if which else 0, ends[which])
+            sums.append(distinct.repeats[own].to(table) @ table[distinct.kinds[own]])
+        return checked(torch.stack(sums), "the learned likelihood").masked_fill(
+            ~self.inside(points), -torch.inf
+        )
 
     def inside(self, points: Tensor) -> Tensor:
         """Return a mask ``[N]`` of points within the bounds of the simulated parameters."""
@@ -348,20 +404,26 @@ class TrialLikelihood(Likelihood):
         first = trials.counts.cumsum(0) - trials.counts
         within = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
         trial = first[which][row] + within
+        density = self._densities(trials.kinds[trial], points, row) * trials.repeats[trial]
+        return points.new_zeros(len(points)).index_add_(0, row, density)
+
+    def _densities(self, kinds: Tensor, points: Tensor, row: Tensor) -> Tensor:
+        """Return the log densities ``[n]`` of distinct trials, each at one point.
+
+        Args:
+            kinds: Indices of the distinct trials ``[n]``.
+            points: Points ``[N, D]``.
+            row: Index of the point of each trial ``[n]``.
+        """
         order = torch.arange(len(row), device=row.device)
         size = FEW if torch.is_grad_enabled() else BLOCK  # chains have few points at a time
-        blocks = torch.split(F.pad(order, (0, -len(row) % size)), size)
         log_prob = self._law.rough if self._rough else self._law.log_prob
+        data, covariates = self._distinct.data, self._distinct.covariates
         densities = [
-            log_prob(
-                trials.data[trial[at]],
-                trials.covariates[trial[at]],
-                points[row[at]][:, self._places],
-            )
-            for at in blocks
+            log_prob(data[kinds[at]], covariates[kinds[at]], points[row[at]][:, self._places])
+            for at in torch.split(F.pad(order, (0, -len(row) % size)), size)
         ]
-        density = torch.cat(densities)[: len(row)] * self._repeats[trial]
-        return points.new_zeros(len(points)).index_add_(0, row, density)
+        return torch.cat(densities)[: len(row)]
 
     def simulate(self, points: Tensor, generator: torch.Generator) -> Tensor:
         """Raise UsageError: a learned likelihood cannot simulate observations."""

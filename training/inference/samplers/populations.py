@@ -91,10 +91,8 @@ from training.inference.summary import ERRORS, STD_OFF
 from training.inference.target import EvaluatedStates, Target
 from training.measure.posterior.importance import effective_size, log_mean, smoothed_weights
 
-BLOCK, CALL = 2**22, 2**17
-"""Limits on the number of likelihoods held at once, and on the number of coordinates of points per
-likelihood evaluation.
-"""
+BLOCK = 2**22
+"""Limit on the number of likelihoods held at once."""
 TINY = 2.0**-40
 """Smallest distance of uniform numbers from 0 and 1."""
 
@@ -180,25 +178,16 @@ class Pool:
     def log_weights(self, target: Target, rows: slice) -> Tensor:
         """Return the log weights ``[m, P]`` of all draws: log likelihoods of m observations.
 
-        Each evaluation covers the same number of observations, so that no result depends on the
-        number of observations: the last evaluation is padded with its first observation.
-
         Args:
             target: The posteriors.
             rows: Slice of the m observations.
         """
-        size, dim = self.points.shape[1:]
-        step = 1 if target.likelihood.dear else max(1, CALL // (size * dim))
-        places = torch.arange(*rows.indices(target.count), device=self.group.device)
-        order = F.pad(torch.arange(len(places), device=places.device), (0, -len(places) % step))
-        log_likelihood = []
-        for block in torch.split(places[order], step):
-            # A single group need not be copied.
-            points = self.points[self.group[block]] if len(self.points) > 1 else self.points
-            points = points.expand(step, -1, -1).reshape(-1, dim)
-            observed = target.observed[block][:, None].expand(-1, size, -1).flatten(0, 1)
-            log_likelihood.append(target.likelihood.log_prob(points, observed).view(step, size))
-        return torch.cat(log_likelihood)[: len(places)]
+        group, observed = self.group[rows], target.observed[rows]
+        log_weights = observed.new_empty(len(observed), len(self.w))
+        for number in group.unique().tolist():
+            own = group == number
+            log_weights[own] = target.likelihood.log_prob_each(self.points[number], observed[own])
+        return log_weights
 
     def sample(self, target: Target, seeds: Tensor, chains: int, draws: int) -> Draws:
         """Resample the pool by weight to C chains of S draws for each observation.
