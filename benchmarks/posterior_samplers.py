@@ -37,7 +37,7 @@ from training.inference.target import Target
 
 OBSERVED = ("point, 0.1", "one coordinate, 0.1")
 PLAN = SamplingPlan(chains=4, draws=250, pool=2**16)
-SAMPLERS = ("pool", "refined", "smc", "elliptical", "hmc")
+SAMPLERS = ("pool", "refined", "annealed", "elliptical", "hmc")
 
 
 @click.command(help=__doc__)

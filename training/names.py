@@ -174,7 +174,7 @@ NOISES = ("independent", "path")
 """Noise of residuals: fresh at each time, or the flow's own."""
 
 # Posteriors.
-SAMPLERS = (*("auto", "pool", "refined", "annealed", "elliptical", "hmc", "smc", "twisted"),)
+SAMPLERS = (*("auto", "pool", "refined", "annealed", "elliptical", "hmc", "twisted"),)
 MOST_TESTED = 8
 """Largest number of dimensions where Gaussian mixtures approximate posteriors: there ``auto``
 refines pools and anneals populations, and all samplers are tested by wider proposals.

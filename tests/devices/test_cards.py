@@ -184,8 +184,6 @@ FEW_ROUNDS = {
     "samplers.populations.MOST_FINAL": 1,
     "samplers.populations.AGAIN": (64,),
     "samplers.populations.DRAWN": (64, 64),
-    "samplers.tempering.MOVES": 1,
-    "samplers.tempering.LAST_MOVES": 2,
 }
 
 

@@ -213,8 +213,8 @@ class Likelihood(ABC):
     own: ClassVar[bool] = False
     """Whether the likelihood itself contains the observation."""
     dear: ClassVar[bool] = False
-    """Whether the likelihood is far more expensive than prior points; ``auto`` then anneals at
-    once, and goes on to ``smc``.
+    """Whether the likelihood is far more expensive than prior points; ``auto`` then looks at its
+    approximation first.
     """
 
     @abstractmethod

@@ -3,12 +3,13 @@
 ``auto`` weights a pool of prior draws. In few dimensions it starts with a part of the pool, and
 draws the rest where that is likely to be enough. It refines the pool where the effective sample
 size is moderate but too small, and anneals populations where posteriors have still not converged.
-With expensive likelihoods, which networks have learned, it anneals at once, and goes on to
-particles (``smc``). In many dimensions it goes on to particles or chains. In few dimensions, every
-result that does not rest on a good pool is tested with wider proposals (``populations.tested``): a
-posterior that fails the test has not converged.
+An expensive likelihood, which a network has learned, is evaluated at the pool only where its cheap
+approximation shows that the pool suffices; elsewhere ``auto`` anneals at once. In many dimensions
+it goes on to particles or chains. In few dimensions, every result that does not rest on a good pool
+is tested with wider proposals (``populations.tested``): a posterior that fails the test has not
+converged.
 
-Chains and particles run on a coarse flow with few steps. Their draws are then mapped through the
+Chains run on a coarse flow with few steps. Their draws are then mapped through the
 fine flow and resampled within their chains by the weights ``p(y | x_fine) / p(y | x_coarse)``. For
 an expensive likelihood, the denominator is its cheap approximation.
 """
@@ -39,7 +40,6 @@ from training.inference.noise import Noise
 from training.inference.prior import Prior
 from training.inference.samplers.hamiltonian import Elliptical, Hamiltonian, Kernel, run_chains
 from training.inference.samplers.populations import Pool, anneal, refine, tested
-from training.inference.samplers.tempering import temper
 from training.inference.samplers.twisted import twist
 from training.inference.summary import Summary
 from training.inference.target import Target
@@ -274,7 +274,7 @@ def _in_few_dimensions(problem: Problem, plan: SamplingPlan, pool: Pool, on_part
 def _of_dear_likelihoods(
     problem: Problem, plan: SamplingPlan, pool: Pool, on_part: OnPart
 ) -> Draws:
-    """Weight the pool where a cheap approximation shows that it can suffice, and anneal elsewhere."""
+    """Weight the pool where a cheap approximation shows that it suffices, and anneal elsewhere."""
     # Convergence cannot be assessed with few draws.
     wanted, plan = plan.draws, replace(plan, draws=max(plan.draws, FEWEST))
     rough = problem.target.approximate(problem.target.prior)
@@ -354,14 +354,6 @@ def _twisted(problem: Problem, plan: SamplingPlan, pool: Pool | None, on_part: O
     return _tested(problem, plan, draws)
 
 
-def _tempered(problem: Problem, plan: SamplingPlan, pool: Pool | None, on_part: OnPart) -> Draws:
-    def temper_on(coarse: Target, on_coarse: OnPart) -> Draws:
-        noise = Noise(plan.seed, problem.numbers, plan.chains * plan.draws, coarse.device)
-        return temper(coarse, noise, plan.chains, plan.draws, on_coarse)
-
-    return _on_coarse_flow(problem, plan, temper_on, on_part)
-
-
 def _chains(problem: Problem, plan: SamplingPlan, pool: Pool | None, on_part: OnPart) -> Draws:
     if plan.sampler == "hmc" and not problem.differentiable:
         raise UsageError(
@@ -405,7 +397,6 @@ RUN: dict[str, Callable[[Problem, SamplingPlan, Pool | None, OnPart], Draws]] = 
     "pool": _pooled,
     "refined": _refined_alone,
     "annealed": _annealed_alone,
-    "smc": _tempered,
     "twisted": _twisted,
     "elliptical": _chains,
     "hmc": _chains,

@@ -68,7 +68,6 @@ class Trials:
         order = datasets.argsort(stable=True)
         return cls(data[order], covariates[order], torch.bincount(datasets))
 
-
     def to(self, device: torch.device) -> "Trials":
         """Move the trials to another device."""
         parts = (self.data, self.covariates, self.counts)

@@ -118,7 +118,7 @@ def _warn_of_idle(plan: SamplingPlan) -> None:
         "particles": "twisted",
         "particle_steps": "twisted",
         "pool": ", ".join(WEIGHTED),
-        "chain_n_iters": f"{chains}, smc",
+        "chain_n_iters": chains,
     }
     for name, samplers in users.items():
         idle = name in plan.typed and plan.sampler not in ("auto", *samplers.split(", "))

@@ -65,7 +65,6 @@ from dataclasses import dataclass, replace
 from math import ceil, log, pi
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.quasirandom import SobolEngine
 

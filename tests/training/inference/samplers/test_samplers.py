@@ -119,7 +119,7 @@ def test_densities_and_draws_are_those_of_a_mixture():
         torch.testing.assert_close(w[index].var(dim=0), mixture.variance, rtol=0.05, atol=0)
 
 
-SAMPLERS = ["pool", "refined", "annealed", "elliptical", "hmc", "smc"]
+SAMPLERS = ["pool", "refined", "annealed", "elliptical", "hmc"]
 GAUSSIAN = [*SAMPLERS, "twisted"]
 # Many chains cost what few do.
 LONG = {
@@ -136,7 +136,7 @@ def test_a_banana(sampler):
     posteriors.assert_moments(drawn(which, sampler, **LONG.get(sampler, {})), *exact)
 
 
-@pytest.mark.parametrize("sampler", ["pool", "refined", "annealed", "smc"])
+@pytest.mark.parametrize("sampler", ["pool", "refined", "annealed"])
 def test_two_modes(sampler):
     which = problem(gaussian_prior(), Parabola(slope=0), double([[1.5], [2.0]]))
     exact = posteriors.by_quadrature(which.coarse, which.target.likelihood, which.target.observed)
@@ -147,7 +147,7 @@ def test_two_modes(sampler):
     assert (((first > 0).double().mean(dim=(1, 2)) - 0.5).abs() < 0.49).all()
 
 
-@pytest.mark.parametrize("sampler", slowly(["elliptical", "hmc", "smc"], "elliptical"))
+@pytest.mark.parametrize("sampler", slowly(["elliptical", "hmc"], "elliptical"))
 def test_chains_of_a_coarse_flow_are_corrected(sampler):
     likelihood, observed = Gaussian(double(0.5)), double([[0.3, 0.1], [-1.0, 0.4]])
     fine, coarse = gaussian_prior(), gaussian_prior(error=0.03)
@@ -209,7 +209,7 @@ def test_what_cannot_be_drawn_is_told(sampler):
     assert f"not{sampler}" in refusal(drawn, which, f"not{sampler}", kind=UsageError)
 
 
-@pytest.mark.parametrize("sampler", slowly(GAUSSIAN, "annealed", "smc"))
+@pytest.mark.parametrize("sampler", slowly(GAUSSIAN, "annealed"))
 def test_observations_far_off_are_found(sampler, monkeypatch):
     monkeypatch.setattr(populations, "MOST_FINAL", 2)
     which = problem(gaussian_prior(), Gaussian(double(1e-3)), double([[4000.0, 0.0]]))
