@@ -359,8 +359,8 @@ class TrialLikelihood(Likelihood):
         if self._table is None or self._table[0].data_ptr() != points.data_ptr():
             rows = torch.arange(len(points), device=points.device)
             each = range(len(distinct.data))
-            table = [self._densities(torch.full_like(rows, kind), points, rows) for kind in each]
-            self._table = points, torch.stack(table)
+            of_kind = [self._densities(torch.full_like(rows, kind), points, rows) for kind in each]
+            self._table = points, torch.stack(of_kind)
         table, ends = self._table[1], distinct.counts.cumsum(0).tolist()
         sums = []
         for which in observed[:, 0].long().tolist():

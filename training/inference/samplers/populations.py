@@ -183,7 +183,7 @@ class Pool:
         """
         group, observed = self.group[rows], target.observed[rows]
         log_weights = observed.new_empty(len(observed), len(self.w))
-        for number in group.unique().tolist():
+        for number in torch.unique(group).tolist():
             own = group == number
             log_weights[own] = target.likelihood.log_prob_each(self.points[number], observed[own])
         return log_weights
