@@ -58,7 +58,7 @@ from dnnlib.errors import DataError
 from torch_utils.results import load_json, provenance, save_json
 from torch_utils.seeds import seeded_generator
 from training.data.records.encoding import encode
-from training.data.records.records import CATEGORY, Records
+from training.data.tables.schema import CATEGORY, Records
 from training.files.records import load_as_records
 from training.models.queries import Asking, Interval
 from training.subjects.records import RecordFlow

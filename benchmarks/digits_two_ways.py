@@ -44,6 +44,7 @@ from benchmarks.tables import from_array
 from training.data.sources.writer import image_writer
 from training.data.tables.formats import TableChoices
 from training.data.tables.making import make_table
+from training.data.tables.schema import Column, Schema
 from training.files.table import load_table, save_table
 from training.flow.likelihood import Trace
 from training.trained.network import TrainedNetwork
@@ -85,8 +86,8 @@ def spread_pixels(levels: np.ndarray) -> np.ndarray:
 
 def write_table(path: Path, levels: np.ndarray) -> None:
     table, _ = make_table(from_array("digits", levels.copy()), TableChoices(dequantize=False))
-    steps = torch.ones_like(table.columns.steps)
-    save_table(path, replace(table, columns=replace(table.columns, steps=steps)))
+    columns = Schema([Column.of_numbers(name, step=1.0) for name in table.columns.names])
+    save_table(path, replace(table, columns=columns))
 
 
 def run(*arguments: str) -> tuple[str, float]:

@@ -25,7 +25,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from torch_utils.seeds import seeded_generator
 from torch_utils.stats import RunningMeans
 from torch_utils.streams import Stream
-from training.data.tables.table import Columns, DataTable, Dropped
+from training.data.tables.schema import Schema
+from training.data.tables.table import DataTable, Dropped
 from training.flow.coordinates.coordinates import Coordinates
 from training.flow.pfode import ProbabilityFlow
 from training.learning.building import ModelConfig
@@ -105,7 +106,7 @@ def prepare(rows: Rows, seed: int, duration: float | None = None) -> Preparation
     points = torch.cat([rows.train, rows.validation])
     held_out = torch.arange(len(points)) >= len(rows.train)
     names = [f"x{index}" for index in range(1, rows.dim + 1)]
-    table = DataTable(points, Columns.plain(names), held_out, Dropped.none(names))
+    table = DataTable(points, Schema.plain(names), held_out, Dropped.none(names))
     choices = ModelConfig("ifs", {}, TABLE_NETWORK, {}, "IS", "log", seed=seed)
     training = TableTraining(
         model_config=choices,
@@ -287,7 +288,7 @@ class Mapped(Method):
         self.inner = inner(space)
 
     def fit(self, rows: Rows, seconds: float, seed: int) -> None:
-        plain = Columns.plain([f"x{index}" for index in range(1, rows.dim + 1)])
+        plain = Schema.plain([f"x{index}" for index in range(1, rows.dim + 1)])
         self.coordinates = fit_coordinates(
             rows.train, plain, self.space.marginals, self.space.whiten
         )

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from tests.support.draws import seeded
-from training.data.records.records import CATEGORY, NUMBER, RecordColumn, Records
 from training.data.records.values import save_texts
+from training.data.tables.schema import CATEGORY, NUMBER, Column, Records
 from training.files import correlations as of_lags
 from training.files import coverage, roundtrip, trajectory
 from training.files.answers import SCORES
@@ -236,7 +236,7 @@ def save_stats(folder, reports=5):
 
 
 ANSWERS = 40
-ASKED = (RecordColumn("a$", NUMBER, decimals=1), RecordColumn("b", CATEGORY, ("x", "y_z")))
+ASKED = (Column("a$", NUMBER, decimals=1), Column("b", CATEGORY, ("x", "y_z")))
 TABLE_ASKED = Records(ASKED, np.empty((0, 2)), np.empty(0, bool), {}, {}, ["a$", "b"], ";", ",")
 PREDICTED = "a$ b a$_low a$_predicted a$_low_ a$_high b_predicted b_is_x b_is_y_z"
 HEADS = {

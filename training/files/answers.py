@@ -60,7 +60,7 @@ from dnnlib.errors import DataError
 from torch_utils.results import load_json, provenance, save_json
 from training.data.records.encoding import encode
 from training.data.records.raw_tables import open_cells
-from training.data.records.records import CATEGORY, RecordColumn, Records
+from training.data.tables.schema import CATEGORY, Column, Records
 from training.files.arrays import evenly, typed
 from training.files.declared import Format
 from training.files.records import without_rows
@@ -139,7 +139,7 @@ class PredictedColumn:
         probability: Probabilities of the most probable levels ``[n]``; NaN for numbers.
     """
 
-    column: RecordColumn
+    column: Column
     truth: np.ndarray
     guess: np.ndarray
     low: np.ndarray
@@ -275,7 +275,7 @@ def _read(
     """
     names = open_cells(path, table.separator).names
     last = names[max(0, len(names) - beside) :]
-    ends: dict[tuple[str, str], RecordColumn] = {}
+    ends: dict[tuple[str, str], Column] = {}
     shares: dict[tuple[str, str], str] = {}
     for column in table.columns:
         for kind in (LOW, MIDDLE, HIGH):

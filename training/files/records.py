@@ -13,7 +13,7 @@ the versions.
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,9 @@ import numpy as np
 
 from dnnlib.errors import DataError
 from torch_utils.results import open_arrays
-from training.data.records.records import CATEGORY, DATE, RecordColumn, Records
 from training.data.records.values import GRID
 from training.data.tables.formats import require_names
+from training.data.tables.schema import CATEGORY, DATE, Column, Records
 from training.data.tables.table import as_records
 from training.files.arrays import typed
 from training.files.declared import BYTE, FLAG, FLOAT, WHOLE, Format, Key, ResultFile, text
@@ -46,6 +46,8 @@ RECORDS = ResultFile(
     advice=f"make it again with {script('dataset_tool')}",
 )
 FORMATS = {RECORDS.kind: Format("rows of a data set")}
+STORED_TYPES = {item.name: item.type for item in fields(Column) if item.compare}
+"""Stored properties of a column and their types; a network finds bins in its training rows."""
 LONGEST_TEXT = 1000
 """Maximum length of a value's text, such as a format of numbers or dates."""
 
@@ -53,7 +55,9 @@ LONGEST_TEXT = 1000
 def columns_json(records: Records) -> str:
     """Return a JSON description of the columns of records (rows with typed columns)."""
     about = {
-        "columns": [asdict(column) for column in records.columns],
+        "columns": [
+            {name: getattr(column, name) for name in STORED_TYPES} for column in records.columns
+        ],
         "constants": dict(records.constants),
         "order": list(records.order),
         "separator": records.separator,
@@ -155,16 +159,15 @@ def _about(json_text: str, broken: DataError) -> dict[str, Any]:
     return about
 
 
-def _column(entry: Any, broken: DataError) -> RecordColumn:
+def _column(entry: Any, broken: DataError) -> Column:
     """Build a column from its JSON."""
-    kinds = {item.name: item.type for item in fields(RecordColumn)}
-    values = typed(entry, broken, **kinds)
+    values = typed(entry, broken, **STORED_TYPES)
     # Each cell may contain the texts of its column.
     long = any(isinstance(value, str) and len(value) > LONGEST_TEXT for value in values)
-    if entry.keys() != kinds.keys() or long or not 0 <= (entry["decimals"] or 0) <= 20:
+    if entry.keys() != STORED_TYPES.keys() or long or not 0 <= (entry["decimals"] or 0) <= 20:
         raise broken
     levels, rare = tuple(entry["levels"]), tuple(entry["rare"])
-    column = RecordColumn(**{**entry, "levels": levels, "rare": rare})
+    column = Column(**{**entry, "levels": levels, "rare": rare})
     fits = column.type in COLUMN_TYPES and (column.type == CATEGORY) == bool(levels)
     fits &= not column.grid or (column.type == DATE and GRID.fullmatch(column.grid) is not None)
     if not fits or len(set(levels)) < len(levels):
@@ -172,7 +175,7 @@ def _column(entry: Any, broken: DataError) -> RecordColumn:
     return column
 
 
-def _possible(columns: Sequence[RecordColumn], values: np.ndarray) -> bool:
+def _possible(columns: Sequence[Column], values: np.ndarray) -> bool:
     """Return whether the values of categories are indices of levels."""
     for column, numbers in zip(columns, values.T, strict=True):
         places = numbers[~np.isnan(numbers)]

@@ -15,7 +15,8 @@ from torch import Tensor
 from dnnlib.errors import DataError
 from torch_utils.results import open_arrays
 from training.data.tables.formats import numbered, require_names
-from training.data.tables.table import Columns, DataTable, Dropped
+from training.data.tables.schema import Column, Schema
+from training.data.tables.table import DataTable, Dropped
 from training.files.declared import FLAG, FLOAT, TEXT, WHOLE, Format, Key, ResultFile
 
 _ADVICE = "correct the file, or make it again"
@@ -87,7 +88,7 @@ def save_table(path: Path, table: DataTable) -> None:
     TABLE_FILE.save(path, arrays)
 
 
-def _as_stored(columns: Columns) -> Tensor:
+def _as_stored(columns: Schema) -> Tensor:
     """Return bounds ``[D, 2]``, NaN where there is none."""
     bounds = torch.stack([columns.low, columns.high], dim=1)
     return torch.where(bounds.isfinite(), bounds, torch.nan)
@@ -168,23 +169,18 @@ def load_whole(path: Path | DataTable) -> DataTable:
 
 def _columns(
     path: Path, names: Sequence[str], arrays: Mapping[str, np.ndarray], prefix: str = ""
-) -> Columns:
-    """Return the properties of columns, from arrays whose names start with ``prefix``."""
+) -> Schema:
+    """Return columns with the properties in arrays whose names start with ``prefix``."""
     require_names(names, path)
-    plain = Columns.plain(names)
-    steps, offsets = (
-        torch.from_numpy(arrays[f"{prefix}{name}"]) if f"{prefix}{name}" in arrays else default
-        for name, default in (("steps", plain.steps), ("offsets", plain.offsets))
-    )
-    if f"{prefix}bounds" not in arrays:
-        return Columns(names, steps, offsets, plain.low, plain.high)
-    low, high = torch.from_numpy(arrays[f"{prefix}bounds"]).T
-    low = torch.where(low.isfinite(), low, -torch.inf)
-    high = torch.where(high.isfinite(), high, torch.inf)
+    zeros = np.zeros(len(names))
+    steps, offsets = (arrays.get(f"{prefix}{name}", zeros) for name in ("steps", "offsets"))
+    low, high = arrays.get(f"{prefix}bounds", np.full((len(names), 2), np.nan)).T
+    low, high = np.where(np.isfinite(low), low, -np.inf), np.where(np.isfinite(high), high, np.inf)
     if (low >= high).any():
         problem = "has a lower bound that is not below its upper bound"
         raise TABLE_FILE.broken(path, f"{prefix}bounds", problem)
-    return Columns(names, steps, offsets, low, high)
+    numbers = (steps.tolist(), offsets.tolist(), low.tolist(), high.tolist())
+    return Schema([Column.of_numbers(*each) for each in zip(names, *numbers, strict=True)])
 
 
 def _datasets(

@@ -13,8 +13,8 @@ import numpy as np
 
 from dnnlib.errors import UsageError
 from dnnlib.numbers import fraction, natural
-from training.data.records.records import CATEGORY, Records
 from training.data.tables.formats import MISSING_MARKS, listed
+from training.data.tables.schema import CATEGORY, Records
 from training.data.tables.table import DataTable, as_records
 from training.models.conversion import FRAMES, columns_of, frame_class, kind_of
 from training.models.queries import Asking, Interval, Sheet, place_of

@@ -26,7 +26,6 @@ from training.data import toys
 from training.data.images.dataset import ImageDataset
 from training.data.records.raw_tables import Cells, open_cells
 from training.data.records.reading import RecordChoices
-from training.data.records.records import Records
 from training.data.records.values import frame_of
 from training.data.tables.formats import (
     ForeignTable,
@@ -39,6 +38,7 @@ from training.data.tables.formats import (
 )
 from training.data.tables.making import looks_uniform
 from training.data.tables.repeated_trials import DATASET
+from training.data.tables.schema import Records
 from training.data.tables.table import DataTable
 from training.files.records import holds_records, load_records, save_records
 from training.files.table import holds_table, load_table, save_table

@@ -19,8 +19,8 @@ from torch_utils.seeds import hash_seed, seeded_generator
 from torch_utils.streams import Stream
 from training.data.records.encoding import contradicted, encode
 from training.data.records.reading import is_missing_indicator, is_weekday, on_weekday
-from training.data.records.records import CATEGORY, DATE, WHOLE, Records
 from training.data.records.values import text_of, texts_of
+from training.data.tables.schema import CATEGORY, DATE, WHOLE, Records
 from training.files.answers import INDEX, SCORES
 from training.files.arrays import evenly
 from training.measure.conformal import asked, fewest

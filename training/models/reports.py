@@ -4,8 +4,8 @@ import numpy as np
 
 from dnnlib.logs import logger
 from training.data.records.reading import is_missing_indicator
-from training.data.records.records import CATEGORY, Records
 from training.data.tables.formats import listed
+from training.data.tables.schema import CATEGORY, Records
 from training.files.arrays import evenly
 from training.measure.association import association
 

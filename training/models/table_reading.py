@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from dnnlib.errors import UsageError
 from training.data.records.raw_tables import Cells
 from training.data.records.reading import RecordChoices, SurveyedTable
-from training.data.records.records import Records
 from training.data.tables.formats import ForeignTable, NotNumbers, TableChoices
 from training.data.tables.making import make_table
+from training.data.tables.schema import Records
 from training.data.tables.table import DataTable
 from training.models.reports import informative_missing
 

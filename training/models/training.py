@@ -15,9 +15,9 @@ from torch_utils.distributed import process_group
 from torch_utils.results import provenance
 from training import names
 from training.data.images.dataset import ImageDataset
-from training.data.records.records import Records
 from training.data.tables.making import exchanged
 from training.data.tables.repeated_trials import as_sets, one_of_each
+from training.data.tables.schema import Records
 from training.data.tables.table import DataTable, as_records
 from training.data.toys import Toy
 from training.files.records import holds_records, load_records

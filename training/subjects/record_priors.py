@@ -19,9 +19,9 @@ from dnnlib.logs import logger
 from torch_utils.inert_pickle import shown
 from training.data.records.encoding import contradicted, encode
 from training.data.records.raw_tables import open_cells
-from training.data.records.records import CATEGORY
 from training.data.tables.formats import TableSource, listed
-from training.data.tables.table import Columns, DataSource, DataTable, Dropped
+from training.data.tables.schema import CATEGORY, Schema
+from training.data.tables.table import DataSource, DataTable, Dropped
 from training.files.records import holds_records, load_records
 from training.names import script
 from training.networks.mixture import ABSENT, ASKED, KNOWN
@@ -93,7 +93,7 @@ class RecordPrior(TableFlow):
         names = [records.names[place] for place in places]
         whole = ~np.isnan(values).any(axis=1) & ~self._are_atoms(names, values).any(axis=1)
         points, held_out = (torch.from_numpy(part[whole]) for part in (values, records.held_out))
-        return DataTable(points, Columns.plain(names), held_out, Dropped.none(names))
+        return DataTable(points, Schema.plain(names), held_out, Dropped.none(names))
 
     def whole(self, path: DataSource) -> DataTable:
         """Return the data set like ``table``, including rows kept for calibration, if any."""

@@ -22,8 +22,8 @@ from torch_utils import distributed
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.batches import Batch
-from training.data.records.records import CATEGORY, Records
 from training.data.row_hashes import RowHashes
+from training.data.tables.schema import CATEGORY, Records
 from training.files.records import columns_json
 from training.learning.cost import require_batch
 from training.learning.finishing import NETWORK_ROWS, LatentPlan

@@ -47,8 +47,8 @@ from dnnlib.errors import DataError, UsageError
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.records.reading import is_missing_indicator
-from training.data.records.records import Records
 from training.data.row_hashes import RowHashes
+from training.data.tables.schema import Records
 from training.files.arrays import evenly
 from training.files.records import without_rows
 from training.flow.bin_averages import SEQUENCES, mean_and_error, offsets

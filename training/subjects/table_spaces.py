@@ -184,8 +184,8 @@ class Preparation:
         if conditions is None or table.conditions is None or not table.beside:
             return
         first = -len(table.beside)
-        known = table.columns_of_conditions.at(range(table.condition_dim)[first:])
-        levels = Levels.from_values(known, table.conditions[:, first:])
+        steps = table.columns_of_conditions.steps[first:]
+        levels = Levels.from_values(steps, table.conditions[:, first:])
         distribution = coordinates.know_levels(levels.counts)
         distribution.hold(first=levels.first, step=levels.steps)
         labels = coordinates.given(conditions).labels

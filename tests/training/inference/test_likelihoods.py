@@ -15,7 +15,8 @@ from torch.testing import assert_close
 from dnnlib.errors import UsageError
 from tests.support.draws import double, normal, seeded
 from tests.support.running import refusal, slowly
-from training.data.tables.table import Columns, DataTable, Dropped
+from training.data.tables.schema import Column, Schema
+from training.data.tables.table import DataTable, Dropped
 from training.files.observations import read_mask, read_operator
 from training.flow.coordinates.conditions import GaussianPrediction
 from training.flow.integrations import trivial_integrations
@@ -208,14 +209,13 @@ def test_a_file_that_fails_and_what_is_no_function_are_told(file, capsys):
             UserLikelihood(text)
 
 
-def linear_flow(steps=None):
+def linear_flow(step=0.0):
     """Of data ``y = a + b + e`` given a, b and a covariate, with e standard normal."""
     theta, v = normal(20_000, 2, seed=1), normal(20_000, 1, seed=2)
     y = theta.sum(dim=1, keepdim=True) + normal(20_000, 1, seed=3)
     nothing = torch.zeros(len(y), dtype=torch.bool)
-    columns = Columns.plain("y")
-    if steps is not None:
-        columns = replace(columns, steps=steps)
+    columns = Schema([Column.of_numbers("y", step)])
+    if step:
         y = y.round()
     given = torch.cat([theta, v], dim=1)
     table = DataTable(y, columns, nothing, Dropped.none("y"), given, list("abv"))
@@ -280,7 +280,7 @@ def test_chains_follow_gradients_of_the_gaussian(likelihood):
 
 
 def test_counts_have_the_density_of_their_cell():
-    flow = linear_flow(double([1.0]))
+    flow = linear_flow(1.0)
     trials = Trials(double([[1.0]]), double([[0.0]]), torch.tensor([1]))
     distribution = TrialLikelihood(FlowTrialDistribution(flow), trials, [0, 1])
     log_likelihood = distribution.log_prob(double([[0.3, 0.2]]), double([[0.0]]))
@@ -360,7 +360,7 @@ def test_the_law_of_what_is_there_of_a_trial_is_the_marginal_one():
     y[:, 1] = y[:, 1].exp()  # between its bounds, 0 and infinity
     holes = torch.where(normal(4000, 2, seed=3) < -0.7, torch.tensor(torch.nan).double(), y)
     holes[:, 0] = torch.where(holes.isnan().all(dim=1), y[:, 0], holes[:, 0])
-    columns = replace(Columns.plain("xy"), low=double([-torch.inf, 0.0]))
+    columns = Schema([Column("x"), Column("y", low=0.0)])
     held_out = torch.arange(4000) >= 3500
     table = DataTable(holes, columns, held_out, Dropped.none("xy"), a, ["a"])
     choices = ModelConfig(

@@ -17,7 +17,8 @@ from torch_utils.snapshots import Part, read_network, write_network
 from training.data.batches import Batch
 from training.data.tables.formats import ForeignTable, TableChoices
 from training.data.tables.making import make_table
-from training.data.tables.table import Columns, DataTable, Dropped
+from training.data.tables.schema import Column, Schema
+from training.data.tables.table import DataTable, Dropped
 from training.flow.latent import GaussianLatents
 from training.flow.likelihood import Trace
 from training.flow.solvers import get_solver
@@ -263,7 +264,7 @@ def gaussian(count):
     points = normal(count, 3, seed=1)
     conditions = points @ SEEN + 0.5**0.5 * normal(count, 2, seed=2)
     held_out = torch.arange(count) % 5 == 0
-    columns = Columns.plain("abc")
+    columns = Schema.plain("abc")
     return DataTable(points, columns, held_out, Dropped.none("abc"), conditions, ["y1", "y2"])
 
 
@@ -271,7 +272,7 @@ def bent(count):
     """A column between bounds that follows from the size of its condition."""
     y = normal(count, 1, seed=3)
     points = torch.special.ndtr(y.abs() - 1 + 0.3 * normal(count, 1, seed=4))
-    columns = replace(Columns.plain("a"), low=torch.zeros(1).double(), high=torch.ones(1).double())
+    columns = Schema([Column("a", low=0.0, high=1.0)])
     held_out = torch.arange(count) % 5 == 0
     return DataTable(points, columns, held_out, Dropped.none("a"), y, ["y"])
 
@@ -330,7 +331,7 @@ def test_both_starts_are_tried_where_nothing_is_said():
     plain = replace(prepared, table=prepared.table.without_conditions())
     assert choose_space(plain, Space("none", "zca", "auto")) == Space("none", "zca", "off")
     points = (prepared.table.points > 0).double()
-    columns = replace(prepared.table.columns, steps=torch.ones(3).double())
+    columns = Schema([Column.of_numbers(name, step=1.0) for name in "abc"])
     rounded = replace(prepared.table, points=points, columns=columns)
     answers = replace(prepared, table=rounded, likelihood=True)
     for wanted in (Space("auto", "auto", "auto"), Space("none", "none")):  # as a resumed run does
@@ -342,7 +343,7 @@ def decades(count):
     power = torch.rand(count, 1, generator=seeded(5)).double() * 6 - 3
     held_out = torch.arange(count) % 5 == 0
     y = power + 0.3 * normal(count, 1, seed=6)
-    return DataTable(10**power, Columns.plain("a"), held_out, Dropped.none("a"), y, ["y"])
+    return DataTable(10**power, Schema.plain("a"), held_out, Dropped.none("a"), y, ["y"])
 
 
 def test_logarithms_of_wide_parameters_are_taken(caplog):

@@ -11,7 +11,6 @@ from dnnlib.errors import DataError
 from torch_utils.inert_pickle import shown
 from training.data.records.raw_tables import TEXTS, Cells, open_cells
 from training.data.records.reading import MOST_EXACT, made_values
-from training.data.records.records import CATEGORY, DATE, NUMBER, WHOLE, RecordColumn, Records
 from training.data.records.values import (
     Survey,
     date_text,
@@ -24,6 +23,7 @@ from training.data.records.values import (
     visible,
 )
 from training.data.tables.formats import listed
+from training.data.tables.schema import CATEGORY, DATE, NUMBER, WHOLE, Column, Records
 
 SAME, MOMENT = 1e-12, 1e-10
 """Tolerances for equality: relative for numbers, in days for dates."""
@@ -35,7 +35,7 @@ MOST_NAMED = 20
 
 def encode(
     source: Any,
-    columns: Sequence[RecordColumn],
+    columns: Sequence[Column],
     separator: str | None = None,
     decimal: str | None = None,
     missing_values: Sequence[str] = (),
@@ -137,7 +137,7 @@ class _Read(NamedTuple):
     unknown: Counter[tuple[str, str]]
     as_written: dict[str, dict[int, str]]
 
-    def rows(self, columns: Sequence[RecordColumn]) -> np.ndarray:
+    def rows(self, columns: Sequence[Column]) -> np.ndarray:
         """Return the values ``[n, P]`` of P columns, including derived columns such as weekdays."""
         names = [column.name for column in columns]
         values = np.full((len(next(iter(self.values.values()))), len(columns)), np.nan)
@@ -152,7 +152,7 @@ class _Read(NamedTuple):
     def from_cells(
         cls,
         cells: Cells,
-        own: Mapping[str, RecordColumn],
+        own: Mapping[str, Column],
         decimal: str,
         marks: frozenset[str],
         is_text: bool,
@@ -193,7 +193,7 @@ class _Read(NamedTuple):
 class _Written:
     """Comparison of a column's texts with the written form of its values."""
 
-    def __init__(self, column: RecordColumn, decimal: str):
+    def __init__(self, column: Column, decimal: str):
         self._column, self._decimal = column, decimal
         self._same: dict[str, bool] = {}
 
@@ -215,7 +215,7 @@ class _Written:
         return rows
 
 
-def _are_lost(column: RecordColumn, values: np.ndarray) -> np.ndarray:
+def _are_lost(column: Column, values: np.ndarray) -> np.ndarray:
     """Return whether values ``[n]`` may not survive being written by their column."""
     if column.type == CATEGORY:
         return np.isnan(values) | (values == len(column.levels) - 1) & bool(column.rare)
@@ -232,7 +232,7 @@ def _are_lost(column: RecordColumn, values: np.ndarray) -> np.ndarray:
 
 def _told(
     cells: Cells,
-    columns: Sequence[RecordColumn],
+    columns: Sequence[Column],
     expected: Sequence[str],
     unknown: Counter[tuple[str, str]],
 ) -> list[str]:

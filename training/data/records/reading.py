@@ -17,7 +17,6 @@ import numpy as np
 from dnnlib.errors import DataError, UsageError
 from torch_utils.inert_pickle import shown
 from training.data.records.raw_tables import Cells
-from training.data.records.records import CATEGORY, DATE, NUMBER, WHOLE, RecordColumn, Records
 from training.data.records.values import (
     CONSTANT,
     MOST_LEVELS,
@@ -39,6 +38,7 @@ from training.data.records.values import (
 from training.data.tables.formats import NO_NAME, ForeignTable, RowChoices
 from training.data.tables.making import FEWEST_ROWS, Marginal, choose_held_out
 from training.data.tables.making import IDENTIFIER as CALLED_IDENTIFIER
+from training.data.tables.schema import CATEGORY, DATE, NUMBER, WHOLE, Column, Records
 from training.names import IDENTIFIER
 
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
@@ -49,12 +49,12 @@ IS_MISSING = " is missing"
 """Suffix of the name of a column that indicates missing cells."""
 
 
-def is_missing_indicator(column: RecordColumn) -> bool:
+def is_missing_indicator(column: Column) -> bool:
     """Return whether a column indicates the missing cells of another column."""
     return column.name == f"{column.of}{IS_MISSING}"
 
 
-def is_weekday(column: RecordColumn) -> bool:
+def is_weekday(column: Column) -> bool:
     """Return whether a column contains the weekday of a date."""
     return bool(column.of) and column.levels == WEEKDAYS
 
@@ -72,7 +72,7 @@ def on_weekday(days: np.ndarray, weekday: float, date_format: str) -> np.ndarray
     return np.asarray(days - ((own - weekday + week // 2) % week - week // 2))
 
 
-def made_values(values: np.ndarray, names: Sequence[str], column: RecordColumn) -> np.ndarray:
+def made_values(values: np.ndarray, names: Sequence[str], column: Column) -> np.ndarray:
     """Return the values ``[N]`` of a derived column: weekday, season, or missing-cell indicator.
 
     Values derived from a date are NaN where the date is missing.
@@ -254,9 +254,9 @@ def with_made_columns(records: Records, calendar: bool, is_missing: Sequence[str
     added = []
     for date in (column.name for column in records.columns if column.type == DATE and calendar):
         added += [
-            ("calendar", RecordColumn(f"{date} weekday", CATEGORY, WEEKDAYS, of=date)),
-            ("calendar", RecordColumn(f"{date} season sine", NUMBER, of=date)),
-            ("calendar", RecordColumn(f"{date} season cosine", NUMBER, of=date)),
+            ("calendar", Column(f"{date} weekday", CATEGORY, WEEKDAYS, of=date)),
+            ("calendar", Column(f"{date} season sine", NUMBER, of=date)),
+            ("calendar", Column(f"{date} season cosine", NUMBER, of=date)),
         ]
     for name in is_missing:
         if name not in records.names:
@@ -269,7 +269,7 @@ def with_made_columns(records: Records, calendar: bool, is_missing: Sequence[str
                 f"--is_missing={visible(name)}: the column has no missing cells, so leave the "
                 "name out"
             )
-        indicator = RecordColumn(f"{name}{IS_MISSING}", CATEGORY, ("no", "yes"), of=name)
+        indicator = Column(f"{name}{IS_MISSING}", CATEGORY, ("no", "yes"), of=name)
         added.append(("is_missing", indicator))
     for option, column in added:
         if column.name in records.order:
@@ -406,7 +406,7 @@ class SurveyedTable:
             survey.name: column_of(survey, self.decimal, types.get(survey.name))
             for survey in self.surveys
         }
-        columns = [kind for kind in kinds.values() if isinstance(kind, RecordColumn)]
+        columns = [kind for kind in kinds.values() if isinstance(kind, Column)]
         beside_names = [name for name, kind in kinds.items() if kind == IDENTIFIER]
         values, texts = self._read(columns, beside_names)
         columns = [
@@ -446,7 +446,7 @@ class SurveyedTable:
         return records, [*summary_of(records, self.surveys, self.choices.types), *lines]
 
     def _read(
-        self, columns: Sequence[RecordColumn], beside: Sequence[str]
+        self, columns: Sequence[Column], beside: Sequence[str]
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Return the values ``[N, D]`` of columns, and the texts ``[N]`` of others."""
         values = np.empty((self.surveys[0].rows, len(columns)))
@@ -518,7 +518,7 @@ def summary_of(records: Records, surveys: Sequence[Survey], asked: Collection[st
     ]
 
 
-def _seen(column: RecordColumn, values: np.ndarray, decimal: str) -> str:
+def _seen(column: Column, values: np.ndarray, decimal: str) -> str:
     if column.type == CATEGORY:
         listed = (" < " if column.ordered else ", ").join(
             map(visible, column.levels[:SHOWN_LEVELS])

@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from math import inf
 
 import numpy as np
 import torch
@@ -37,7 +38,8 @@ from training.data.tables.repeated_trials import (
     numbered_datasets,
     trials_in_words,
 )
-from training.data.tables.table import FOLLOWS, Columns, DataTable, Dropped, Levels
+from training.data.tables.schema import Column, Schema
+from training.data.tables.table import FOLLOWS, DataTable, Dropped, Levels
 from training.names import script
 
 EXACT = 1e-9
@@ -366,23 +368,15 @@ def _present(column: np.ndarray, holes: np.ndarray | None, places: np.ndarray | 
 
 def _known(
     names: Sequence[str], marginals: Mapping[str, Marginal], choices: TableChoices
-) -> Columns:
-    """Return the steps and bounds of columns."""
-    columns = Columns.plain(names)
-    if choices.dequantize:
-        steps, offsets = (
-            torch.tensor([getattr(marginals[name], key) for name in names], dtype=torch.float64)
-            for key in ("step", "offset")
-        )
-        columns = replace(columns, steps=steps, offsets=offsets)
-    low, high = columns.low.clone(), columns.high.clone()
-    for index, name in enumerate(names):
-        if name in choices.bounds:
-            least, most = choices.bounds[name]
-            # A value represents a bin, which can reach half a step beyond the bound.
-            half = float(columns.steps[index]) / 2
-            low[index], high[index] = least - half, most + half
-    return replace(columns, low=low, high=high)
+) -> Schema:
+    """Return columns with their bins and bounds."""
+    columns = []
+    for name in names:
+        one, (low, high) = marginals[name], choices.bounds.get(name, (-inf, inf))
+        step, offset = (one.step, one.offset) if choices.dequantize else (0.0, 0.0)
+        # A value represents a bin, which can reach half a step beyond the bound.
+        columns.append(Column.of_numbers(name, step, offset, low - step / 2, high + step / 2))
+    return Schema(columns)
 
 
 def _parted(rows: int, choices: TableChoices) -> tuple[torch.Tensor, torch.Tensor]:
@@ -617,11 +611,12 @@ def _lines_about_dropped(
 
 
 def _require_inside(
-    columns: Columns, bounds: Mapping[str, tuple[float, float]], values: np.ndarray, source: str
+    columns: Schema, bounds: Mapping[str, tuple[float, float]], values: np.ndarray, source: str
 ) -> None:
     """Raise DataError if a value ``[N, D]`` of a continuous column is at its bound."""
-    for index, name in enumerate(columns.names):
-        if name in bounds and not columns.steps[index]:
+    for index, column in enumerate(columns.columns):
+        name = column.name
+        if name in bounds and not column.step:
             least, most = bounds[name]
             at = (values[:, index] == least) | (values[:, index] == most)
             if at.any():
@@ -704,7 +699,7 @@ def exchanged(table: DataTable, source: str) -> tuple[DataTable, list[str]]:
         )
     lines: list[str] = []
     known = table.columns_of_conditions
-    counts = Levels.from_values(known.at(data), table.conditions[:, data]).counts
+    counts = Levels.from_values(known.at(data).steps, table.conditions[:, data]).counts
     levels = [place for place, count in zip(data, counts, strict=True) if count > 1]
     if len(levels) == len(data) or bool(table.conditions[:, data].isnan().any()):
         levels = []
@@ -734,7 +729,7 @@ def exchanged(table: DataTable, source: str) -> tuple[DataTable, list[str]]:
         dropped=dropped,
         conditions=torch.cat([table.points, table.conditions[:, last]], dim=1),
         condition_names=[*table.columns.names, *given.names],
-        condition_columns=Columns.joined(table.columns, given),
+        condition_columns=Schema([*table.columns.columns, *given.columns]),
         covariates=given.names,
         beside=few,
     )

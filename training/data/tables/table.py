@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from decimal import Decimal
 from itertools import count
 from pathlib import Path
 
@@ -14,51 +13,8 @@ from torch_utils import distributed
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.batches import Batch, parts_of_epochs
-from training.data.records.records import NUMBER, WHOLE, RecordColumn, Records
 from training.data.row_hashes import row_numbers
-
-
-@dataclass(frozen=True, eq=False)
-class Columns:
-    """Properties of the D columns of a table: names, bin widths and bounds.
-
-    Attributes:
-        names: Names of the columns ``[D]``.
-        steps: Bin widths of discrete columns ``[D]``, 0 for continuous columns.
-        offsets: Center of one bin of each column ``[D]``; bins are counted from this value.
-        low: Lower bounds ``[D]``, ``-inf`` where there is no bound.
-        high: Upper bounds ``[D]``, ``inf`` where there is no bound.
-        gaps: Up to G values ``[D, G]`` within the range of each discrete column that never occur,
-            increasing, padded with a value beyond the data; None if all values occur.
-    """
-
-    names: Sequence[str]
-    steps: Tensor
-    offsets: Tensor
-    low: Tensor
-    high: Tensor
-    gaps: Tensor | None = None
-
-    @classmethod
-    def plain(cls, names: Sequence[str]) -> "Columns":
-        """Return the properties of continuous columns without bounds."""
-        zeros = torch.zeros(len(names), dtype=torch.float64)
-        return cls(names, zeros, zeros, zeros - torch.inf, zeros + torch.inf)
-
-    def at(self, places: Sequence[int]) -> "Columns":
-        """Return the properties of the columns with indices ``places``."""
-        names = [self.names[place] for place in places]
-        numbers = (self.steps, self.offsets, self.low, self.high)
-        part = Columns(names, *(values[list(places)] for values in numbers))
-        return part if self.gaps is None else replace(part, gaps=self.gaps[list(places)])
-
-    @classmethod
-    def joined(cls, *parts: "Columns") -> "Columns":
-        """Join the properties of the columns of several tables, which must have no ``gaps``."""
-        numbers = ("steps", "offsets", "low", "high")
-        joined = (torch.cat([getattr(part, key) for part in parts]) for key in numbers)
-        return cls([name for part in parts for name in part.names], *joined)
-
+from training.data.tables.schema import Column, Records, Schema
 
 MOST_LEVELS = 7
 """Maximum number of levels of a column; more values are counts, which can have new values."""
@@ -79,16 +35,16 @@ class Levels:
     steps: Tensor
 
     @classmethod
-    def from_values(cls, columns: Columns, values: Tensor) -> "Levels":
+    def from_values(cls, steps: Tensor, values: Tensor) -> "Levels":
         """Find the levels of columns from their values.
 
         The count is 0 for columns with many or missing values.
 
         Args:
-            columns: Properties of the columns.
+            steps: Bin widths of the columns ``[D]``, 0 for continuous columns.
             values: Values ``[N, D]``.
         """
-        first, steps = values.amin(dim=0), columns.steps
+        first = values.amin(dim=0)
         counts = ((values.amax(dim=0) - first) / steps).round() + 1
         few = (steps > 0) & (counts <= MOST_LEVELS)
         return cls(torch.where(few, counts, 0.0).int().tolist(), first, steps)
@@ -205,13 +161,13 @@ class DataTable:
     """
 
     points: Tensor
-    columns: Columns
+    columns: Schema
     held_out: Tensor
     dropped: Dropped
     conditions: Tensor | None = None
     condition_names: Sequence[str] = field(default_factory=list)
     kept: Tensor | None = None
-    condition_columns: Columns | None = None
+    condition_columns: Schema | None = None
     covariates: Sequence[str] = ()
     datasets: Tensor | None = None
     beside: Sequence[str] = ()
@@ -253,9 +209,9 @@ class DataTable:
         return self.conditions is not None and bool(self.conditions.isnan().any())
 
     @property
-    def columns_of_conditions(self) -> Columns:
+    def columns_of_conditions(self) -> Schema:
         """Properties of the conditions' columns, which are continuous if only names are known."""
-        return self.condition_columns or Columns.plain(self.condition_names)
+        return self.condition_columns or Schema.plain(self.condition_names)
 
     def at(self, places: Tensor) -> "DataTable":
         """Return the table of the rows with indices ``places``, without a calibration set."""
@@ -272,7 +228,7 @@ class DataTable:
     @property
     def levels(self) -> Levels | None:
         """Levels of the points' columns; None unless all columns are category columns."""
-        levels = Levels.from_values(self.columns, self.points)
+        levels = Levels.from_values(self.columns.steps, self.points)
         return levels if all(levels.counts) else None
 
     def row_numbers(self) -> np.ndarray:
@@ -305,15 +261,7 @@ DataSource = Path | DataTable
 
 def as_records(table: DataTable) -> Records:
     """Convert a numeric table, including its conditions, to records with numeric columns."""
-    columns, own = [], table.columns
-    for name, *grid in zip(own.names, own.steps.tolist(), own.offsets.tolist(), strict=True):
-        discrete = grid[0] > 0
-        whole = discrete and all(part == round(part) for part in grid)  # 22.5, 27.5 are not
-        digits = max(0, *(-int(Decimal(repr(part)).as_tuple().exponent) for part in grid))
-        columns.append(
-            RecordColumn(name, WHOLE if whole else NUMBER, decimals=digits if discrete else None)
-        )
-    columns += [RecordColumn(name, NUMBER) for name in table.condition_names]
+    columns = [*table.columns.columns, *map(Column, table.condition_names)]
     parts = [table.points] if table.conditions is None else [table.points, table.conditions]
     same = table.dropped.slopes.abs().sum(dim=1) == 0
     constants = {
