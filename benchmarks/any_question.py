@@ -58,7 +58,8 @@ from dnnlib.errors import DataError
 from torch_utils.results import load_json, provenance, save_json
 from torch_utils.seeds import seeded_generator
 from training.data.records.encoding import encode
-from training.data.tables.schema import CATEGORY, Records
+from training.data.tables.schema import CATEGORY
+from training.data.tables.table import DataTable
 from training.files.records import load_as_records
 from training.models.queries import Asking, Interval
 from training.subjects.records import RecordFlow
@@ -94,7 +95,7 @@ class Trained(NamedTuple):
     """A flow, the rows that it was given, held-out ones among them, and seconds of its training."""
 
     flow: RecordFlow
-    rows: Records
+    rows: DataTable
     seconds: float
 
     @property
@@ -173,7 +174,7 @@ def holding(
     known: np.ndarray,
     place: int,
     ranks: np.ndarray,
-    held_out: Records | bool,
+    held_out: DataTable | bool,
     seed: int,
 ) -> list[list[bool]]:
     """Whether values of a column, of such ranks ``[n]``, are in each of the intervals."""

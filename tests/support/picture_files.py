@@ -8,7 +8,8 @@ import torch
 
 from tests.support.draws import seeded
 from training.data.records.values import save_texts
-from training.data.tables.schema import CATEGORY, NUMBER, Column, Records
+from training.data.tables.schema import CATEGORY, NUMBER, Column
+from training.data.tables.table import DataTable
 from training.files import correlations as of_lags
 from training.files import coverage, roundtrip, trajectory
 from training.files.answers import SCORES
@@ -237,7 +238,8 @@ def save_stats(folder, reports=5):
 
 ANSWERS = 40
 ASKED = (Column("a$", NUMBER, decimals=1), Column("b", CATEGORY, ("x", "y_z")))
-TABLE_ASKED = Records(ASKED, np.empty((0, 2)), np.empty(0, bool), {}, {}, ["a$", "b"], ";", ",")
+NO_ROWS = {"values": np.empty((0, 2)), "held_out": np.empty(0, bool)}
+TABLE_ASKED = DataTable(ASKED, ["a$", "b"], separator=";", decimal=",", **NO_ROWS)
 PREDICTED = "a$ b a$_low a$_predicted a$_low_ a$_high b_predicted b_is_x b_is_y_z"
 HEADS = {
     "sample": (("a$", "b"), 0),

@@ -19,7 +19,6 @@ from training.data.sources.formats import NAMES, open_source
 from training.data.sources.writer import Conversion, image_writer, is_zip, require_writable
 from training.data.tables.formats import ForeignTable, TableChoices, is_table, open_table
 from training.data.tables.repeated_trials import DATASET, groups_of, unrolled
-from training.data.tables.schema import Records
 from training.data.tables.table import DataTable
 from training.files.records import RECORDS, save_records
 from training.files.table import TABLE_FILE, save_table
@@ -87,7 +86,7 @@ def table(settings: DataSetSettings, params: Path) -> dict[str, Any]:
     require_new([dest, params], settings.overwrite, "--dest")
     made, lines = rows_of(settings)
     require_folder(dest.parent)
-    if isinstance(made, Records):
+    if made.typed:
         save_records(dest, made)
         facts = {
             "format": RECORDS.format,
@@ -100,8 +99,8 @@ def table(settings: DataSetSettings, params: Path) -> dict[str, Any]:
         save_table(dest, made)
         facts = {
             "format": TABLE_FILE.format,
-            "columns": list(made.columns.names),
-            "conditions": list(made.condition_names),
+            "columns": made.names,
+            "conditions": made.condition_names,
             "covariates": list(made.covariates),
             "dropped": list(made.dropped.names),
         }
@@ -109,7 +108,7 @@ def table(settings: DataSetSettings, params: Path) -> dict[str, Any]:
     return {"rows": len(made), "held_out": int(made.held_out.sum()), **facts, "found": lines}
 
 
-def rows_of(settings: DataSetSettings) -> tuple[DataTable | Records, list[str]]:
+def rows_of(settings: DataSetSettings) -> tuple[DataTable, list[str]]:
     """Read the table or the records of a source, with lines about the findings."""
     chosen = settings.table
     types, exclude = dict(chosen.types or ()), chosen.exclude or ()

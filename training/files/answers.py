@@ -60,7 +60,8 @@ from dnnlib.errors import DataError
 from torch_utils.results import load_json, provenance, save_json
 from training.data.records.encoding import encode
 from training.data.records.raw_tables import open_cells
-from training.data.tables.schema import CATEGORY, Column, Records
+from training.data.tables.schema import CATEGORY, Column
+from training.data.tables.table import DataTable
 from training.files.arrays import evenly, typed
 from training.files.declared import Format
 from training.files.records import without_rows
@@ -197,13 +198,13 @@ class SavedAnswers:
     path: Path
     question: str
     name: str
-    rows: Records
+    rows: DataTable
     asked: Sequence[PredictedColumn] = ()
     interval: float = 0.9
     log_prob: np.ndarray = field(default_factory=lambda: np.empty(0))
     tails: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
     odd: float = 0.01
-    real: Records | None = None
+    real: DataTable | None = None
     held_out: bool = False
 
     @property
@@ -260,8 +261,8 @@ Further = Mapping[tuple[str, str], np.ndarray]
 
 
 def _read(
-    path: Path, table: Records, beside: int = 0, before: Sequence[str] = ()
-) -> tuple[Records, Further]:
+    path: Path, table: DataTable, beside: int = 0, before: Sequence[str] = ()
+) -> tuple[DataTable, Further]:
     """Read a CSV of answers.
 
     Args:
@@ -323,7 +324,7 @@ def _numbers(path: Path, name: str, texts: np.ndarray, largest: float) -> np.nda
     return values
 
 
-def _asked(rows: Records, further: Further, place: int, filled: bool) -> PredictedColumn | None:
+def _asked(rows: DataTable, further: Further, place: int, filled: bool) -> PredictedColumn | None:
     """Return the imputed or predicted values of a column; None if the column was not a target."""
     column, absent = rows.columns[place], np.full(len(rows), np.nan)
     low, high = (further.get((column.name, kind), absent) for kind in (LOW, HIGH))

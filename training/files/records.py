@@ -24,8 +24,8 @@ from dnnlib.errors import DataError
 from torch_utils.results import open_arrays
 from training.data.records.values import GRID
 from training.data.tables.formats import require_names
-from training.data.tables.schema import CATEGORY, DATE, Column, Records
-from training.data.tables.table import as_records
+from training.data.tables.schema import CATEGORY, DATE, Column
+from training.data.tables.table import DataTable
 from training.files.arrays import typed
 from training.files.declared import BYTE, FLAG, FLOAT, WHOLE, Format, Key, ResultFile, text
 from training.files.table import holds_table, load_table
@@ -52,7 +52,7 @@ LONGEST_TEXT = 1000
 """Maximum length of a value's text, such as a format of numbers or dates."""
 
 
-def columns_json(records: Records) -> str:
+def columns_json(records: DataTable) -> str:
     """Return a JSON description of the columns of records (rows with typed columns)."""
     about = {
         "columns": [
@@ -67,7 +67,7 @@ def columns_json(records: Records) -> str:
     return json.dumps(about)
 
 
-def without_rows(json_text: str, broken: DataError) -> Records:
+def without_rows(json_text: str, broken: DataError) -> DataTable:
     """Return records without rows, with the columns that a JSON description states.
 
     Args:
@@ -92,11 +92,20 @@ def without_rows(json_text: str, broken: DataError) -> Records:
         raise broken from error
     none = {name: np.empty(0, dtype=object) for name in beside}
     values, held_out = np.empty((0, len(columns))), np.empty(0, dtype=bool)
-    signs = about["separator"], about["decimal"]
-    return Records(columns, values, held_out, constants, none, order, *signs)
+    return DataTable(
+        columns,
+        order,
+        constants=constants,
+        beside=none,
+        separator=about["separator"],
+        decimal=about["decimal"],
+        typed=True,
+        values=values,
+        held_out=held_out,
+    )
 
 
-def save_records(path: Path, records: Records) -> None:
+def save_records(path: Path, records: DataTable) -> None:
     """Write a data set of records atomically."""
     beside = list(records.beside)
     texts = [str(text).encode() for name in beside for text in records.beside[name]]
@@ -120,7 +129,7 @@ def holds_records(path: object) -> bool:
         return {"values", "columns", "text_ends"} <= set(saved.names)
 
 
-def load_records(path: Path) -> Records:
+def load_records(path: Path) -> DataTable:
     """Load a data set of records.
 
     Raises:
@@ -197,7 +206,7 @@ def _texts(data: np.ndarray, ends: np.ndarray, broken: DataError) -> list[np.nda
     return list(np.array(texts, dtype=object).reshape(ends.shape))
 
 
-def load_as_records(path: Path) -> Records | None:
+def load_as_records(path: Path) -> DataTable | None:
     """Load a data set of records, or convert a numeric data set to records.
 
     The result is None if the file is neither of the two.
@@ -207,4 +216,4 @@ def load_as_records(path: Path) -> Records | None:
     """
     if holds_records(path):
         return load_records(path)
-    return as_records(load_table(path)) if holds_table(path) else None
+    return load_table(path).as_typed() if holds_table(path) else None

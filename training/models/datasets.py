@@ -38,7 +38,6 @@ from training.data.tables.formats import (
 )
 from training.data.tables.making import looks_uniform
 from training.data.tables.repeated_trials import DATASET
-from training.data.tables.schema import Records
 from training.data.tables.table import DataTable
 from training.files.records import holds_records, load_records, save_records
 from training.files.table import holds_table, load_table, save_table
@@ -116,7 +115,7 @@ class Table:
         Table('houses', 20 rows of rooms, garden)
     """
 
-    rows: DataTable | Records
+    rows: DataTable
     name: str
     lines: Sequence[str] = ()
     path: Path | None = None
@@ -223,13 +222,12 @@ class Table:
     @property
     def columns(self) -> list[str]:
         """Names of the columns of a model."""
-        rows = self.rows
-        return list(rows.names if isinstance(rows, Records) else rows.columns.names)
+        return self.rows.names
 
     @property
     def conditions(self) -> list[str]:
         """Names of the conditions, for a table of numbers."""
-        return [] if isinstance(self.rows, Records) else list(self.rows.condition_names)
+        return self.rows.condition_names
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -241,10 +239,7 @@ class Table:
 
     def save(self, path: str | Path) -> None:
         """Write a data set for ``train.py`` atomically."""
-        if isinstance(self.rows, Records):
-            save_records(Path(path), self.rows)
-        else:
-            save_table(Path(path), self.rows)
+        (save_records if self.rows.typed else save_table)(Path(path), self.rows)
 
     def train(
         self, outdir: str | Path | None = None, progress: Progress | bool = False, **options: Any
@@ -269,7 +264,7 @@ class Table:
         data = self.path or self.rows
         if self.path is None:
             _require_unresumed(options)
-        queries = isinstance(self.rows, Records) or options.get("any") or options.get("ask")
+        queries = self.rows.typed or options.get("any") or options.get("ask")
         if queries:
             reason = self.why or "the options ask for it"
             logger.info(f"Training a network for conditional queries ({reason})")
@@ -287,9 +282,9 @@ class Table:
 
     def to_pandas(self, values: np.ndarray | None = None) -> Any:
         """Return a data frame of the rows, or of new rows ``[n, D]`` of their columns."""
-        if isinstance(self.rows, Records):
+        if self.rows.typed:
             return frame_of(self.rows, values)
-        points = self.rows.points.numpy() if values is None else values
+        points = self.rows.values if values is None else values
         return rows_as(FRAMES, self.columns, points)
 
 
@@ -366,7 +361,6 @@ class Simulations(Table):
             name=name,
             **{"missing": "refuse", **choices},
         )
-        assert isinstance(table.rows, DataTable)
         _hint_at_bounds(own, rows, bounds or {})
         # Data without names are returned in their original order.
         kept = table.rows.in_order(conditions)

@@ -7,7 +7,6 @@ from training.data.records.raw_tables import Cells
 from training.data.records.reading import RecordChoices, SurveyedTable
 from training.data.tables.formats import ForeignTable, NotNumbers, TableChoices
 from training.data.tables.making import make_table
-from training.data.tables.schema import Records
 from training.data.tables.table import DataTable
 from training.models.reports import informative_missing
 
@@ -20,7 +19,7 @@ def read_table(
     of_numbers: TableChoices,
     of_records: RecordChoices,
     only_numbers: Sequence[str] = (),
-) -> tuple[DataTable | Records, list[str], str]:
+) -> tuple[DataTable, list[str], str]:
     """Read a table of numbers, or of numbers, categories and dates with missing cells.
 
     Most numeric tables are read once, directly. Sources with other cells are analyzed further.

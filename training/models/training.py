@@ -17,8 +17,7 @@ from training import names
 from training.data.images.dataset import ImageDataset
 from training.data.tables.making import exchanged
 from training.data.tables.repeated_trials import as_sets, one_of_each
-from training.data.tables.schema import Records
-from training.data.tables.table import DataTable, as_records
+from training.data.tables.table import DataTable
 from training.data.toys import Toy
 from training.files.records import holds_records, load_records
 from training.files.table import holds_table, load_table
@@ -58,7 +57,7 @@ class Trained(NamedTuple):
     path: Path | None = None
 
 
-def training_of(settings: TrainSettings, data: Path | DataTable | Records, name: str) -> Training:
+def training_of(settings: TrainSettings, data: Path | DataTable, name: str) -> Training:
     """Return the training on a data set that the settings describe.
 
     Args:
@@ -77,14 +76,12 @@ def training_of(settings: TrainSettings, data: Path | DataTable | Records, name:
             data = load_table(data)
         else:
             return training_on_images(settings, data)
-    if isinstance(data, DataTable):
-        if not (settings.data.any or settings.data.ask):
-            return training_on_table(settings, path, data)
-        data = as_records(data)
-    return training_on_records(settings, path, data)
+    if data.typed or settings.data.any or settings.data.ask:
+        return training_on_records(settings, path, data.as_typed())
+    return training_on_table(settings, path, data)
 
 
-def training_on_records(settings: TrainSettings, data: Path, records: Records) -> RecordTraining:
+def training_on_records(settings: TrainSettings, data: Path, records: DataTable) -> RecordTraining:
     """Return the training for conditional queries that the options describe.
 
     Raises:

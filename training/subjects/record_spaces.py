@@ -27,7 +27,8 @@ from torch_utils.streams import Stream
 from training.data.records.values import on_grid
 from training.data.row_hashes import row_numbers
 from training.data.tables.making import OFTEN, Marginal
-from training.data.tables.schema import CATEGORY, DATE, Column, Records, Schema
+from training.data.tables.schema import CATEGORY, DATE, Column, Schema
+from training.data.tables.table import DataTable
 from training.flow.coordinates.coordinates import Coordinates, dither
 from training.flow.coordinates.maps import MOST_GAPS, Logarithm
 from training.learning.coordinates import fit_coordinates, over_decades
@@ -62,13 +63,13 @@ MARGINALS = ("none", "yeo-johnson", "quantile", *EVENED, LOG)
 """Names of the marginal maps that are compared."""
 
 
-def digest_of(records: Records) -> str:
+def digest_of(records: DataTable) -> str:
     """Return the SHA-256 of all cells and of the split into training and held-out rows."""
     cells = np.where(np.isnan(records.values), np.nan, records.values).tobytes()
     return sha256(cells + records.held_out.tobytes()).hexdigest()
 
 
-def numbers_of_rows(records: Records, places: Sequence[int]) -> np.ndarray:
+def numbers_of_rows(records: DataTable, places: Sequence[int]) -> np.ndarray:
     """Return hashes of the rows that have no missing values in the columns with these indices."""
     values = records.values[:, list(places)]
     return row_numbers(values[~np.isnan(values).any(axis=1)])
@@ -390,7 +391,7 @@ class Chosen:
     nats: dict[str, float]
 
 
-def choose_space(records: Records, seed: int) -> Chosen:
+def choose_space(records: DataTable, seed: int) -> Chosen:
     """Choose the coordinates with the largest log density of held-out rows.
 
     Raises:
@@ -436,7 +437,7 @@ def choose_space(records: Records, seed: int) -> Chosen:
 
 
 def _complete(
-    records: Records,
+    records: DataTable,
     train: np.ndarray,
     numbers: Sequence[int],
     atoms: Sequence[Sequence[float]],

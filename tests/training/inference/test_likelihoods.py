@@ -15,8 +15,8 @@ from torch.testing import assert_close
 from dnnlib.errors import UsageError
 from tests.support.draws import double, normal, seeded
 from tests.support.running import refusal, slowly
-from training.data.tables.schema import Column, Schema
-from training.data.tables.table import DataTable, Dropped
+from tests.support.tables import table_of
+from training.data.tables.schema import Column
 from training.files.observations import read_mask, read_operator
 from training.flow.coordinates.conditions import GaussianPrediction
 from training.flow.integrations import trivial_integrations
@@ -214,11 +214,11 @@ def linear_flow(step=0.0):
     theta, v = normal(20_000, 2, seed=1), normal(20_000, 1, seed=2)
     y = theta.sum(dim=1, keepdim=True) + normal(20_000, 1, seed=3)
     nothing = torch.zeros(len(y), dtype=torch.bool)
-    columns = Schema([Column.of_numbers("y", step)])
+    columns = [Column.of_numbers("y", step)]
     if step:
         y = y.round()
     given = torch.cat([theta, v], dim=1)
-    table = DataTable(y, columns, nothing, Dropped.none("y"), given, list("abv"))
+    table = table_of(columns, y, nothing, given, "abv")
     choices = ModelConfig("ifs", {"gamma0": 1e-6}, "mlp", {"width": 8, "label_dim": 3}, "IS", "log")
     prepared = Preparation(table, choices, TrainingConfig(100, 100), torch.device("cpu"))
     model, _ = prepared.build(prepared.coordinates(Space("none", "zca", "on")))
@@ -360,9 +360,9 @@ def test_the_law_of_what_is_there_of_a_trial_is_the_marginal_one():
     y[:, 1] = y[:, 1].exp()  # between its bounds, 0 and infinity
     holes = torch.where(normal(4000, 2, seed=3) < -0.7, torch.tensor(torch.nan).double(), y)
     holes[:, 0] = torch.where(holes.isnan().all(dim=1), y[:, 0], holes[:, 0])
-    columns = Schema([Column("x"), Column("y", low=0.0)])
+    columns = [Column("x"), Column("y", low=0.0)]
     held_out = torch.arange(4000) >= 3500
-    table = DataTable(holes, columns, held_out, Dropped.none("xy"), a, ["a"])
+    table = table_of(columns, holes, held_out, a, "a")
     choices = ModelConfig(
         "ifs", {"gamma0": 1e-3}, "trials", {"width": 8, "label_dim": 1}, "ES", "log"
     )

@@ -23,7 +23,8 @@ from training.data.records.values import (
     visible,
 )
 from training.data.tables.formats import listed
-from training.data.tables.schema import CATEGORY, DATE, NUMBER, WHOLE, Column, Records
+from training.data.tables.schema import CATEGORY, DATE, NUMBER, WHOLE, Column, Schema
+from training.data.tables.table import DataTable
 
 SAME, MOMENT = 1e-12, 1e-10
 """Tolerances for equality: relative for numbers, in days for dates."""
@@ -40,8 +41,8 @@ def encode(
     decimal: str | None = None,
     missing_values: Sequence[str] = (),
     asked: Sequence[str] = (),
-    like: Records | None = None,
-) -> tuple[Records, list[str]]:
+    like: Schema | None = None,
+) -> tuple[DataTable, list[str]]:
     """Encode the rows of a file or a data frame as values of known columns, matched by name.
 
     Args:
@@ -51,11 +52,11 @@ def encode(
         decimal: Decimal sign; None detects the sign.
         missing_values: Texts that represent missing values, in addition to usual texts such as NA.
         asked: Names of columns that may be absent without a report.
-        like: Records that decide the decimal sign of a text file with the same separator, if
+        like: Schema that decides the decimal sign of a text file with the same separator, if
             numbers such as 4,500 are ambiguous; None for a decimal point.
 
     Returns:
-        Records with the known columns, all rows held out, and lines of text about missing data. A
+        Rows of the known columns, all rows held out, and lines of text about missing data. A
         column that the source lacks is missing in all rows; a cell with an unknown category is
         missing. Other columns of the source are stored as texts in ``beside``; ``order`` is the
         order of the source.
@@ -79,25 +80,26 @@ def encode(
     values = read.rows(columns)
     if not len(values):
         raise DataError(f"{cells.name} has no rows: give a table with at least one row")
-    records = Records(
+    records = DataTable(
         columns,
-        values,
-        held_out=np.ones(len(values), dtype=bool),
+        list(cells.names),
         beside={name: np.array(texts, dtype=object) for name, texts in read.beside.items()},
-        order=list(cells.names),
         separator=cells.separator,
         decimal=sign,
+        typed=True,
+        values=values,
+        held_out=np.ones(len(values), dtype=bool),
         as_written=read.as_written,
     )
     return records, _told(cells, columns, (*own, *asked), read.unknown)
 
 
-def contradicted(records: Records, like: Records) -> Iterator[str]:
+def contradicted(records: DataTable, like: Schema) -> Iterator[str]:
     """Yield a sentence for each column that is constant in the training data, but not in new rows.
 
     Args:
         records: New rows.
-        like: Records of the training data.
+        like: Schema of the training data.
     """
     missing = marks_of(())
     for name, own in like.constants.items():
@@ -129,7 +131,7 @@ class _Read(NamedTuple):
         values: Values of the known columns ``[n]``.
         beside: Texts of the other columns.
         unknown: Counts of unknown levels, by column and level.
-        as_written: See ``Records``.
+        as_written: See ``DataTable``.
     """
 
     values: dict[str, np.ndarray]

@@ -38,7 +38,8 @@ from training.data.records.values import (
 from training.data.tables.formats import NO_NAME, ForeignTable, RowChoices
 from training.data.tables.making import FEWEST_ROWS, Marginal, choose_held_out
 from training.data.tables.making import IDENTIFIER as CALLED_IDENTIFIER
-from training.data.tables.schema import CATEGORY, DATE, NUMBER, WHOLE, Column, Records
+from training.data.tables.schema import CATEGORY, DATE, NUMBER, WHOLE, Column
+from training.data.tables.table import DataTable
 from training.names import IDENTIFIER
 
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
@@ -103,7 +104,7 @@ MOST_RARE, SHOWN_LEVELS = 1000, 6
 """Maximum number of rare levels stored per column, and listed in a line."""
 
 
-def without_missing(records: Records, missing: str, cells: Cells, lines: list[str]) -> Records:
+def without_missing(records: DataTable, missing: str, cells: Cells, lines: list[str]) -> DataTable:
     """Return records after dropping or imputing missing cells, as a method requires.
 
     Args:
@@ -150,11 +151,11 @@ def without_missing(records: Records, missing: str, cells: Cells, lines: list[st
 
 
 def without_identifiers(
-    records: Records,
+    records: DataTable,
     asked: Collection[str],
     lines: list[str],
     texts_of: Callable[[str], np.ndarray],
-) -> Records:
+) -> DataTable:
     """Return records without identifiers and constants among the modeled columns.
 
     Args:
@@ -198,8 +199,8 @@ def without_identifiers(
 
 
 def with_rare_levels_together(
-    records: Records, asked: Collection[str], lines: list[str]
-) -> Records:
+    records: DataTable, asked: Collection[str], lines: list[str]
+) -> DataTable:
     """Return records with rare levels of category columns merged into one last level.
 
     Rare levels have few training rows, or exceed ``MOST_LEVELS``. Ordered levels are not merged.
@@ -239,7 +240,7 @@ def with_rare_levels_together(
     return replace(records, columns=columns, values=values)
 
 
-def with_made_columns(records: Records, calendar: bool, is_missing: Sequence[str]) -> Records:
+def with_made_columns(records: DataTable, calendar: bool, is_missing: Sequence[str]) -> DataTable:
     """Return records with derived columns added.
 
     Args:
@@ -393,7 +394,7 @@ class SurveyedTable:
         notes = [NO_NAME] * (len(names) < len(self.cells.names))
         return ForeignTable(self.cells.name, names, blocks, True, self.cells.place_of, notes)
 
-    def records(self) -> tuple[Records, list[str]]:
+    def records(self) -> tuple[DataTable, list[str]]:
         """Read the table again as records; return the records, and a report in lines of text.
 
         Raises:
@@ -413,19 +414,20 @@ class SurveyedTable:
             replace(column, grid=grid_of(own)) if column.type == DATE else column
             for column, own in zip(columns, values.T, strict=True)
         ]
-        records = Records(
+        records = DataTable(
             columns,
-            values,
-            np.zeros(len(values), dtype=bool),
-            {
+            list(self.cells.names),
+            constants={
                 survey.name: next(iter(survey.counts), "")
                 for survey in self.surveys
                 if kinds[survey.name] == CONSTANT
             },
-            texts,
-            list(self.cells.names),
-            self.cells.separator,
-            self.decimal,
+            beside=texts,
+            separator=self.cells.separator,
+            decimal=self.decimal,
+            typed=True,
+            values=values,
+            held_out=np.zeros(len(values), dtype=bool),
         )
         lines: list[str] = []
 
@@ -435,7 +437,7 @@ class SurveyedTable:
         records = without_identifiers(records, self.choices.types, lines, texts_of)
         records = without_missing(records, self.choices.missing, self.cells, lines)
         held_out = choose_held_out(len(records), self.choices.held_out, self.choices.seed)
-        records = replace(records, held_out=held_out.numpy())
+        records = replace(records, held_out=held_out)
         records = with_rare_levels_together(records, self.choices.types, lines)
         if not records.columns:
             raise DataError(
@@ -480,7 +482,7 @@ MOST_WORDS = 3
 """Maximum number of different words in a numeric column that may represent missing values."""
 
 
-def summary_of(records: Records, surveys: Sequence[Survey], asked: Collection[str]) -> list[str]:
+def summary_of(records: DataTable, surveys: Sequence[Survey], asked: Collection[str]) -> list[str]:
     """Return a report in lines of text: a table of the columns, and warnings about ambiguous cells.
 
     The table has the name, the type, the values and the fraction of missing cells of each column.
@@ -532,7 +534,7 @@ def _seen(column: Column, values: np.ndarray, decimal: str) -> str:
 
 
 def _other_readings(
-    surveys: Sequence[Survey], records: Records, asked: Collection[str]
+    surveys: Sequence[Survey], records: DataTable, asked: Collection[str]
 ) -> Iterator[str]:
     """Yield lines about ambiguous cells.
 

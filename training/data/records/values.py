@@ -30,7 +30,8 @@ from training.data.records.raw_tables import Cells
 from training.data.tables.formats import MISSING_MARKS, is_number
 from training.data.tables.making import IDENTIFIER as CALLED_IDENTIFIER
 from training.data.tables.making import LARGEST
-from training.data.tables.schema import CATEGORY, DATE, NUMBER, WHOLE, Column, Records
+from training.data.tables.schema import CATEGORY, DATE, NUMBER, WHOLE, Column
+from training.data.tables.table import DataTable
 from training.names import COLUMN_TYPES, IDENTIFIER
 
 PERIODS = (12, 6, 3, 1)
@@ -685,7 +686,7 @@ def _place(column: Column, value: float) -> int:
 
 
 def texts_of(
-    records: Records, values: np.ndarray | None = None
+    records: DataTable, values: np.ndarray | None = None
 ) -> tuple[list[str], list[list[str]]]:
     """Return rows as texts, in the notation and the order of the source.
 
@@ -723,7 +724,7 @@ def save_texts(
         writer.writerows(rows)
 
 
-def frame_of(records: Records, values: np.ndarray | None = None) -> Any:
+def frame_of(records: DataTable, values: np.ndarray | None = None) -> Any:
     """Return rows as a pandas data frame, in the order of the source.
 
     Numbers are rounded to the decimals of their column, whole numbers are integers, categories have
@@ -748,7 +749,7 @@ def frame_of(records: Records, values: np.ndarray | None = None) -> Any:
     return pandas.DataFrame(columns)
 
 
-def _column(records: Records, name: str, rows: np.ndarray) -> tuple[Column, np.ndarray]:
+def _column(records: DataTable, name: str, rows: np.ndarray) -> tuple[Column, np.ndarray]:
     index = records.names.index(name)
     return records.columns[index], rows[:, index]
 

@@ -1,7 +1,7 @@
 """Schema of a table: its typed columns, and what tables with the same columns share."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from decimal import Decimal
 from math import inf
 
@@ -81,25 +81,125 @@ class Column:
         return cls(name, kind, decimals=decimals, step=step, offset=offset, low=low, high=high)
 
 
+SAME, FOLLOWS = 1e-8, 1e-6
+"""Relative tolerances for constant columns, and for columns that depend on others.
+
+Identifiers whose numbers are large relative to their differences count as constant.
+"""
+
+
+@dataclass(frozen=True, eq=False)
+class Dropped:
+    """Dropped columns, which are exact linear functions of the remaining columns.
+
+    Attributes:
+        names: Names of the dropped columns ``[K]``.
+        offsets: Constant terms ``[K]``; for constant columns, their values.
+        slopes: Coefficients of the remaining columns ``[K, D]``, 0 for constant columns.
+    """
+
+    names: Sequence[str] = ()
+    offsets: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
+    slopes: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.float64))
+
+    @property
+    def constants(self) -> dict[str, str]:
+        """Values of the constant columns as text, by name."""
+        constant = self.slopes.abs().sum(dim=1) == 0
+        rows = zip(self.names, self.offsets.tolist(), constant.tolist(), strict=True)
+        return {name: f"{value:.15g}" for name, value, is_constant in rows if is_constant}
+
+    def contradicted(self, points: Tensor, values: Mapping[str, Tensor]) -> Iterator[str]:
+        """Yield a sentence for each dropped column whose linear function does not hold in new rows.
+
+        Args:
+            points: Rows ``[N, D]`` of the remaining columns, NaN where unknown.
+            values: Values ``[N]`` of dropped columns, by name.
+        """
+        for name, offset, every in zip(self.names, self.offsets, self.slopes, strict=True):
+            if name not in values:
+                continue
+            of, own, follows = points[:, every != 0], values[name], bool(every.any())
+            slopes = every[every != 0]
+            expected, room = offset + of @ slopes, offset.abs() + of.abs() @ slopes.abs()
+            rows = ((own - expected).abs() > (FOLLOWS if follows else SAME) * room).nonzero()[:, 0]
+            unused = int((expected.isnan() & ~own.isnan()).sum())
+            if unused:
+                yield (
+                    f"column '{name}' is a function of other columns in training, but "
+                    f"{unused} row(s) lack some of these: their values of '{name}' are "
+                    "not checked"
+                )
+            if len(rows):
+                first = int(rows[0])
+                yield (
+                    f"column '{name}' "
+                    f"{'is a function of others' if follows else 'is constant'} in the "
+                    f"training data, but not in {len(rows)} row(s): row {first + 1} has "
+                    f"{float(own[first]):.10g} instead of {float(expected[first]):.10g}"
+                )
+
+
 @dataclass(frozen=True, eq=False)
 class Schema:
-    """Columns of a table, without rows.
+    """Columns of a table, their roles, and the notation of its source.
 
     Attributes:
         columns: The D modeled columns.
+        order: Names of all columns, without conditions, in the order of the source.
+        condition_columns: The C columns that are conditions of the others.
+        covariates: Names of conditions that are not data, such as a design or a time; in the table
+            of a likelihood also names in ``categories``.
+        dropped: Columns that are not modeled, since they follow from the modeled ones.
+        constants: Value of each other column that is not modeled, since it is constant, as written
+            in the source, by name.
+        beside: Texts ``[N]`` of identifier columns, which are not modeled, by name.
+        separator: Separator of cells in the source.
+        decimal: Decimal sign in the source.
+        typed: Whether types of columns were read from their cells, which may be missing. Networks
+            of typed tables are for conditional queries.
     """
 
     columns: Sequence[Column]
+    order: Sequence[str] = ()
+    condition_columns: Sequence[Column] = ()
+    covariates: Sequence[str] = ()
+    dropped: Dropped = field(default_factory=Dropped)
+    constants: Mapping[str, str] = field(default_factory=dict)
+    beside: Mapping[str, np.ndarray] = field(default_factory=dict)
+    separator: str = ","
+    decimal: str = "."
+    typed: bool = False
 
     @classmethod
     def plain(cls, names: Sequence[str]) -> "Schema":
         """Return the schema of continuous columns without bounds."""
-        return cls([Column(name) for name in names])
+        return cls([Column(name) for name in names], names)
 
     @property
     def names(self) -> list[str]:
         """Names of the modeled columns."""
         return [column.name for column in self.columns]
+
+    @property
+    def conditions_schema(self) -> "Schema":
+        """Schema of the conditions."""
+        return Schema(self.condition_columns)
+
+    @property
+    def condition_names(self) -> list[str]:
+        """Names of the conditions."""
+        return [column.name for column in self.condition_columns]
+
+    @property
+    def condition_dim(self) -> int:
+        """Number of conditions C."""
+        return len(self.condition_columns)
+
+    @property
+    def dim(self) -> int:
+        """Number of modeled columns D."""
+        return len(self.columns)
 
     @property
     def steps(self) -> Tensor:
@@ -121,69 +221,18 @@ class Schema:
         """Upper bounds ``[D]``, ``inf`` where there is no bound."""
         return self._numbers("high")
 
-    def at(self, places: Sequence[int]) -> "Schema":
-        """Return the schema of the columns with indices ``places``."""
-        return replace(self, columns=[self.columns[place] for place in places])
-
     def _numbers(self, key: str) -> Tensor:
         numbers = [getattr(column, key) for column in self.columns]
         return torch.tensor(numbers, dtype=torch.float64)
 
+    def restored(self, points: Tensor) -> Tensor:
+        """Return points ``[N, D + K]`` with restored dropped columns, in the order of the source.
 
-@dataclass(frozen=True, eq=False)
-class Records:
-    """Rows of a mixed table: numbers, categories and dates, with missing cells.
-
-    Attributes:
-        columns: Types and formats of the D modeled columns.
-        values: Values ``[N, D]``, float64; NaN for missing cells. Categories are indices of levels,
-            from 0; dates are days since 1970-01-01 (with fractions for times).
-        held_out: Mask ``[N]``, bool, of rows that are held out of training, for validation.
-        constants: Value of each constant column as written in the source, by name.
-        beside: Texts ``[N]`` of identifier columns, which are not modeled, by name.
-        order: Names of all columns in the order of the source.
-        separator: Separator of cells in the source.
-        decimal: Decimal sign in the source.
-        as_written: Texts of cells that would be written differently, such as unknown levels and
-            numbers with other decimals, by column and row.
-    """
-
-    columns: Sequence[Column]
-    values: np.ndarray
-    held_out: np.ndarray
-    constants: Mapping[str, str] = field(default_factory=dict)
-    beside: Mapping[str, np.ndarray] = field(default_factory=dict)
-    order: Sequence[str] = ()
-    separator: str = ","
-    decimal: str = "."
-    as_written: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    @property
-    def names(self) -> list[str]:
-        """Names of the modeled columns."""
-        return [column.name for column in self.columns]
-
-    @property
-    def holes(self) -> np.ndarray:
-        """Mask ``[N, D]`` of missing cells; cells with unknown categories count as present."""
-        missing = np.isnan(self.values)
-        for name, texts in self.as_written.items():
-            missing[list(texts), self.names.index(name)] = False
-        return missing
-
-    def at(self, places: np.ndarray) -> "Records":
-        """Return the records with the given indices, or selected by a boolean mask."""
-        rows = np.arange(len(self))[places].tolist()
-        return replace(
-            self,
-            as_written={
-                name: {to: texts[row] for to, row in enumerate(rows) if row in texts}
-                for name, texts in self.as_written.items()
-            },
-            values=self.values[places],
-            held_out=self.held_out[places],
-            beside={name: texts[places] for name, texts in self.beside.items()},
-        )
+        Args:
+            points: Points ``[N, D]`` of the modeled columns.
+        """
+        if self.dropped.names:
+            rest = self.dropped.offsets + points @ self.dropped.slopes.T
+            points = torch.cat([points, rest], dim=1)
+        places = {name: at for at, name in enumerate([*self.names, *self.dropped.names])}
+        return points[:, [places[name] for name in self.order]]
