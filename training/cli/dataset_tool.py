@@ -111,20 +111,17 @@ def table(settings: DataSetSettings, params: Path) -> dict[str, Any]:
 def rows_of(settings: DataSetSettings) -> tuple[DataTable, list[str]]:
     """Read the table or the records of a source, with lines about the findings."""
     chosen = settings.table
-    types, exclude = dict(chosen.types or ()), chosen.exclude or ()
+    exclude = chosen.exclude or ()
     # Failed simulations may leave missing values too, so keeping them in trials needs an option.
     unsaid = bool(chosen.dataset or chosen.repeats) and "missing" not in chosen.given
-    of_numbers = chosen.into(
-        TableChoices,
+    choices = chosen.into(
+        RecordChoices,
         missing="refuse" if unsaid else chosen.missing,
         conditions=chosen.conditions or (),
         covariates=chosen.covariates or (),
         dequantize=chosen.dequantize == "auto",
         bounds={name: (low, high) for name, low, high in chosen.bounds or ()},
-    )
-    of_records = chosen.into(
-        RecordChoices,
-        types=types,
+        types=dict(chosen.types or ()),
         missing_values=chosen.missing_values or (),
         is_missing=chosen.is_missing or (),
     )
@@ -133,22 +130,19 @@ def rows_of(settings: DataSetSettings) -> tuple[DataTable, list[str]]:
         wanted = settings.wanted, chosen.seed, chosen.header, None, exclude, chosen.sep
         source = open_table(settings.source, *wanted)
         if not chosen.repeats:
-            return source, of_numbers
+            return source, choices
         # Several trials in a row become one row each.
         groups, columns = groups_of(chosen.repeats, source.names)
-        known = [name for name in columns if name not in of_numbers.covariates]
-        of_trials = replace(of_numbers, conditions=known, dataset=DATASET)
+        known = [name for name in columns if name not in choices.covariates]
+        of_trials = replace(choices, conditions=known, dataset=DATASET)
         return unrolled(source, groups, columns, DATASET), of_trials
 
     def cells() -> Cells:
         opened = open_cells(settings.source, chosen.sep, chosen.header, seed=chosen.seed)
         return opened.only(settings.wanted, exclude)
 
-    typed = types or chosen.calendar or chosen.is_missing or chosen.missing_values
     named = [f"--{name}" for name in ONLY_NUMBERS if name in chosen.given]
-    rows, lines, _ = read_table(
-        None if typed or chosen.decimal == "," else numbers, cells, of_numbers, of_records, named
-    )
+    rows, lines, _ = read_table(numbers, cells, choices, named)
     return rows, lines
 
 

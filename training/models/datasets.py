@@ -179,21 +179,21 @@ class Table:
             "dataset": dataset,
             "bounds": ranges_of(bounds),
         }
-        shared: dict[str, Any] = {"max_rows": max_rows, "held_out": held_out, "seed": seed}
-        unsaid = "keep" if dataset is None else "refuse"
-        of_numbers = TableChoices(**given, **shared, missing=missing or unsaid)
-        of_records = RecordChoices(
+        choices = RecordChoices(
+            **given,
+            missing=missing or ("keep" if dataset is None else "refuse"),
+            max_rows=max_rows,
+            held_out=held_out,
+            seed=seed,
             types=types or {},
-            missing=missing or "keep",
             missing_values=missing_values,
             calendar=calendar,
             is_missing=is_missing,
-            **shared,
         )
         in_file, path = isinstance(source, str | Path), Path(str(source))
         if in_file and (holds_table(path) or holds_records(path)):
-            chosen = {**vars(of_records), **given, "missing": missing}
-            _require_unchosen(path, {**chosen, "columns": columns, "exclude": exclude})
+            others = {"missing": missing, "columns": columns, "exclude": exclude}
+            _require_unchosen(path, {**vars(choices), **others})
             if holds_table(path):
                 return cls(load_table(path), path.stem, path=path)
             return cls(load_records(path), path.stem, path=path, why=f"so they are in {path.name}")
@@ -201,21 +201,16 @@ class Table:
 
         def numbers() -> tuple[ForeignTable, TableChoices]:
             if in_file:
-                return open_table(str(source), columns, seed, exclude=exclude), of_numbers
-            return _in_memory(source, columns, name, exclude), of_numbers
+                return open_table(str(source), columns, seed, exclude=exclude), choices
+            return _in_memory(source, columns, name, exclude), choices
 
         def cells() -> Cells:
             if in_file or hasattr(source, "columns"):
                 return open_cells(source).only(columns, exclude)
             return open_cells(_in_memory(source, columns, name, exclude))
 
-        rows, lines, why = read_table(
-            None if types or calendar or is_missing or missing_values else numbers,
-            cells,
-            of_numbers,
-            of_records,
-            [option for option, value in given.items() if value],
-        )
+        only_numbers = [option for option, value in given.items() if value]
+        rows, lines, why = read_table(numbers, cells, choices, only_numbers)
         kind = FRAMES if in_file else kind_of(source)
         return cls(rows, name, lines, kind=kind, why=why)
 

@@ -35,7 +35,7 @@ from training.data.records.values import (
     text_of,
     visible,
 )
-from training.data.tables.formats import NO_NAME, ForeignTable, RowChoices
+from training.data.tables.formats import NO_NAME, ForeignTable, TableChoices
 from training.data.tables.making import FEWEST_ROWS, Marginal, choose_held_out
 from training.data.tables.making import IDENTIFIER as CALLED_IDENTIFIER
 from training.data.tables.schema import CATEGORY, DATE, NUMBER, WHOLE, Column
@@ -287,13 +287,13 @@ def with_made_columns(records: DataTable, calendar: bool, is_missing: Sequence[s
 
 
 @dataclass(frozen=True)
-class RecordChoices(RowChoices):
-    """User options for records; see ``RowChoices`` for further attributes.
+class RecordChoices(TableChoices):
+    """User options for a table of any types; see ``TableChoices`` for further attributes.
 
     Attributes:
-        types: Type by column, as for ``column_of``; the types of other columns are inferred.
         missing: Method for missing values, a name in ``MISSING``; for a category column, ``mean``
             imputes the most frequent category.
+        types: Type by column, as for ``column_of``; the types of other columns are inferred.
         missing_values: Texts or numbers that represent missing values, in addition to usual texts
             such as NA.
         calendar: Whether to add the weekday and season of dates as columns.
@@ -301,6 +301,7 @@ class RecordChoices(RowChoices):
         decimal: Decimal sign; None detects the sign.
     """
 
+    missing: str = "keep"
     types: Mapping[str, str] = field(default_factory=dict)
     missing_values: Sequence[str] = ()
     calendar: bool = False
@@ -317,6 +318,12 @@ class RecordChoices(RowChoices):
             raise UsageError(
                 f"types is {given!r}: give types by column, for example {{'zip': 'category'}}"
             )
+
+    @property
+    def typed(self) -> bool:
+        """Whether cells must be read as texts, even if all are numbers."""
+        types = self.types or self.calendar or self.is_missing
+        return bool(types or self.missing_values or self.decimal == ",")
 
     @property
     def missing_marks(self) -> frozenset[str]:
