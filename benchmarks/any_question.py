@@ -60,7 +60,7 @@ from torch_utils.seeds import seeded_generator
 from training.data.records.encoding import encode
 from training.data.tables.schema import CATEGORY
 from training.data.tables.table import DataTable
-from training.files.records import load_as_records
+from training.files.records import load_data_set
 from training.models.queries import Asking, Interval
 from training.subjects.records import RecordFlow
 from training.trained.network import TrainedNetwork
@@ -116,11 +116,11 @@ def trained(frame: pd.DataFrame, folder: Path, seed: int, *options: str) -> Trai
         place = (f"--outdir={run}", "--nosubdir", f"--seed={seed}")
         _call("train.py", f"--data={data}", *place, *(options or ("--any",)))
         save_json(seconds, {"seconds": time.monotonic() - began})
-    rows = load_as_records(data)
+    rows = load_data_set(data)
     assert rows is not None, "dataset_tool.py has just made it"
     network = max(run.glob("network-snapshot-*.pkl"))
     flow = RecordFlow.of(TrainedNetwork.open(str(network)))
-    return Trained(flow, rows, load_json(seconds)["seconds"])
+    return Trained(flow, rows.as_typed(), load_json(seconds)["seconds"])
 
 
 def _call(name: str, *arguments: str) -> None:

@@ -245,7 +245,7 @@ def test_a_run_is_resumed_with_its_own_table_only(houses_run, houses):
     before = contents(houses_run)
     with pytest.MonkeyPatch.context() as patch:
         other = replace(load_table(houses), values=load_table(houses).values + 1)
-        patch.setattr("training.models.training.load_table", lambda path: other)
+        patch.setattr("training.models.training.load_data_set", lambda path: other)
         refused(run_script(train, f"--resume={houses_run}"), 1, "belongs to another table")
     assert contents(houses_run) == before
     assert all("Likelihood/held_out_nats" in line for line in stats(houses_run))

@@ -17,7 +17,7 @@ from training.data.records.encoding import contradicted, encode
 from training.data.records.values import save_texts, texts_of
 from training.data.tables.table import DataTable
 from training.files.answers import params_path, real_path, save_check, save_params
-from training.files.records import columns_json, holds_records, load_as_records, load_records
+from training.files.records import columns_json, holds_records, load_data_set, load_records
 from training.models.queries import Asking, Interval, Sheet, check_lines, require_same_columns
 from training.names import UNSOUND, script
 from training.settings import ask as options
@@ -135,11 +135,12 @@ def data_set(path: Path, empty: DataTable, missing_values: Sequence[str] = ()) -
 
     Warnings report mismatches with the columns of the network.
     """
-    records = load_as_records(path)
-    if records is None:
-        records, lines = encode(path, empty.columns, missing_values=missing_values, like=empty)
-        for line in [*lines, *contradicted(records, empty)]:
-            logger.warning(f"Warning: {line}")
+    table = load_data_set(path)
+    if table is not None:
+        return table.as_typed()
+    records, lines = encode(path, empty.columns, missing_values=missing_values, like=empty)
+    for line in [*lines, *contradicted(records, empty)]:
+        logger.warning(f"Warning: {line}")
     return records
 
 

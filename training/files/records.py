@@ -206,14 +206,14 @@ def _texts(data: np.ndarray, ends: np.ndarray, broken: DataError) -> list[np.nda
     return list(np.array(texts, dtype=object).reshape(ends.shape))
 
 
-def load_as_records(path: Path) -> DataTable | None:
-    """Load a data set of records, or convert a numeric data set to records.
+def load_data_set(path: Path) -> DataTable | None:
+    """Load a data set, typed or of numbers; the result is None if the file is neither.
 
-    The result is None if the file is neither of the two.
+    Rows that are kept for calibration are left out.
 
     Raises:
         DataError: The file is broken.
     """
     if holds_records(path):
         return load_records(path)
-    return load_table(path).as_typed() if holds_table(path) else None
+    return load_table(path) if holds_table(path) else None

@@ -39,8 +39,8 @@ from training.data.tables.formats import (
 from training.data.tables.making import looks_uniform
 from training.data.tables.repeated_trials import DATASET
 from training.data.tables.table import DataTable
-from training.files.records import holds_records, load_records, save_records
-from training.files.table import holds_table, load_table, save_table
+from training.files.records import load_data_set, save_records
+from training.files.table import save_table
 from training.learning.run import Progress, StoppedBySignal
 from training.models import training
 from training.models.answers import Answers
@@ -191,12 +191,12 @@ class Table:
             is_missing=is_missing,
         )
         in_file, path = isinstance(source, str | Path), Path(str(source))
-        if in_file and (holds_table(path) or holds_records(path)):
+        saved = load_data_set(path) if in_file else None
+        if saved is not None:
             others = {"missing": missing, "columns": columns, "exclude": exclude}
             _require_unchosen(path, {**vars(choices), **others})
-            if holds_table(path):
-                return cls(load_table(path), path.stem, path=path)
-            return cls(load_records(path), path.stem, path=path, why=f"so they are in {path.name}")
+            why = f"so they are in {path.name}" if saved.typed else ""
+            return cls(saved, path.stem, path=path, why=why)
         name = path.stem if in_file else plain_name(name, "name")
 
         def numbers() -> tuple[ForeignTable, TableChoices]:

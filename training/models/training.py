@@ -19,8 +19,7 @@ from training.data.tables.making import exchanged
 from training.data.tables.repeated_trials import as_sets, one_of_each
 from training.data.tables.table import DataTable
 from training.data.toys import Toy
-from training.files.records import holds_records, load_records
-from training.files.table import holds_table, load_table
+from training.files.records import load_data_set
 from training.learning.building import ModelConfig, describe_training, resolved_options
 from training.learning.cost import print_dry_run
 from training.learning.finishing import latent_file, refit_latent_law
@@ -69,16 +68,12 @@ def training_of(settings: TrainSettings, data: Path | DataTable, name: str) -> T
         UsageError: Settings contradict the data set.
     """
     path = data if isinstance(data, Path) else Path(f"{name}.npz")
-    if isinstance(data, Path):
-        if holds_records(data):
-            data = load_records(data)
-        elif holds_table(data):
-            data = load_table(data)
-        else:
-            return training_on_images(settings, data)
-    if data.typed or settings.data.any or settings.data.ask:
-        return training_on_records(settings, path, data.as_typed())
-    return training_on_table(settings, path, data)
+    table = load_data_set(data) if isinstance(data, Path) else data
+    if table is None:
+        return training_on_images(settings, path)
+    if table.typed or settings.data.any or settings.data.ask:
+        return training_on_records(settings, path, table.as_typed())
+    return training_on_table(settings, path, table)
 
 
 def training_on_records(settings: TrainSettings, data: Path, records: DataTable) -> RecordTraining:
