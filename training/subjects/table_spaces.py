@@ -21,6 +21,7 @@ from torch_utils.stats import RunningMeans
 from torch_utils.streams import Stream
 from training.data.batches import Batch
 from training.data.tables.repeated_trials import thinned
+from training.data.tables.schema import CATEGORY
 from training.data.tables.table import DataTable, Levels, Rows, TableBatches
 from training.flow.coordinates.coordinates import Coordinates, dither
 from training.learning.building import ModelConfig
@@ -181,9 +182,10 @@ class Preparation:
         """Fit the distribution of categories, if the data of a trial has numbers and categories."""
         table, given = self.table, self.table.rows.conditions
         conditions = table.train_rows.conditions
-        if given is None or conditions is None or not table.categories:
+        count = sum(column.type == CATEGORY for column in table.condition_columns)
+        if given is None or conditions is None or not count:
             return
-        first = -len(table.categories)
+        first = -count
         levels = Levels.from_values(table.conditions_schema.steps[first:], given[:, first:])
         distribution = coordinates.know_levels(levels.counts)
         distribution.hold(first=levels.first, step=levels.steps)

@@ -38,7 +38,7 @@ from training.data.tables.repeated_trials import (
     numbered_datasets,
     trials_in_words,
 )
-from training.data.tables.schema import FOLLOWS, Column, Dropped
+from training.data.tables.schema import CATEGORY, FOLLOWS, Column, Dropped
 from training.data.tables.table import DataTable, Levels
 from training.names import script
 
@@ -727,11 +727,14 @@ def exchanged(table: DataTable, source: str) -> tuple[DataTable, list[str]]:
         table,
         columns=[known[numbers[place]] for place in kept],
         order=own,
-        condition_columns=[*table.columns, *(known[place] for place in last)],
+        condition_columns=[
+            *table.columns,
+            *(known[place] for place in covariates),
+            *(replace(known[place], type=CATEGORY) for place in levels),
+        ],
         covariates=[names[place] for place in last],
         dropped=dropped,
         values=values[:, kept],
         conditions=torch.cat([table.points, given[:, last]], dim=1).numpy(),
-        categories=few,
     )
     return likelihood, lines

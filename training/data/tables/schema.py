@@ -149,7 +149,7 @@ class Schema:
         order: Names of all columns, without conditions, in the order of the source.
         condition_columns: The C columns that are conditions of the others.
         covariates: Names of conditions that are not data, such as a design or a time; in the table
-            of a likelihood also names in ``categories``.
+            of a likelihood also the category columns among the data, which are the last conditions.
         dropped: Columns that are not modeled, since they follow from the modeled ones.
         constants: Value of each other column that is not modeled, since it is constant, as written
             in the source, by name.

@@ -94,8 +94,6 @@ class DataTable(Schema):
             conditions.
         datasets: Dataset number of each row ``[N]``, int64, if rows are trials; None if each row
             has its own parameters.
-        categories: In the table of a likelihood, names of category columns among the data. These
-            are the last conditions, and the numeric data are the points.
         as_written: Texts of cells that would be written differently, such as unknown levels and
             numbers with other decimals, by column and row.
     """
@@ -105,7 +103,6 @@ class DataTable(Schema):
     kept: np.ndarray | None = None
     conditions: np.ndarray | None = None
     datasets: np.ndarray | None = None
-    categories: Sequence[str] = ()
     as_written: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
 
     def __str__(self) -> str:
