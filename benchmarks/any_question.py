@@ -57,7 +57,7 @@ from benchmarks.any_question_scores import FINE, INTERVALS, CellScores, Figures
 from dnnlib.errors import DataError
 from torch_utils.results import load_json, provenance, save_json
 from torch_utils.seeds import seeded_generator
-from training.data.records.encoding import encode
+from training.data.tables.encoding import encode
 from training.data.tables.schema import CATEGORY
 from training.data.tables.table import DataTable
 from training.files.records import load_data_set

@@ -22,7 +22,7 @@ from tests.support.messy_tables import MESSY
 from tests.support.running import good, quick_endings, refusal, refused, run_script, trained
 from torch_utils.snapshots import read_network, write_network
 from training import Answers, Table, calibrate, check
-from training.data.records.encoding import encode
+from training.data.tables.encoding import encode
 from training.data.tables.schema import CATEGORY, NUMBER, Column
 from training.data.tables.table import DataTable
 from training.files.answers import SavedAnswers

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from tests.support.draws import seeded
-from training.data.records.values import save_texts
 from training.data.tables.schema import CATEGORY, NUMBER, Column
 from training.data.tables.table import DataTable
+from training.data.tables.values import save_texts
 from training.files import correlations as of_lags
 from training.files import coverage, roundtrip, trajectory
 from training.files.answers import SCORES

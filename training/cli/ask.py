@@ -13,9 +13,9 @@ from dnnlib.errors import UsageError
 from dnnlib.files import require_new
 from dnnlib.logs import logger
 from torch_utils.distributed import first_rank_only
-from training.data.records.encoding import contradicted, encode
-from training.data.records.values import save_texts, texts_of
+from training.data.tables.encoding import contradicted, encode
 from training.data.tables.table import DataTable
+from training.data.tables.values import save_texts, texts_of
 from training.files.answers import params_path, real_path, save_check, save_params
 from training.files.records import columns_json, holds_records, load_data_set, load_records
 from training.models.queries import Asking, Interval, Sheet, check_lines, require_same_columns

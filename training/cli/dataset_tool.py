@@ -13,11 +13,11 @@ from dnnlib.logs import logger
 from torch_utils.distributed import first_rank_only
 from torch_utils.results import provenance, save_json
 from training.data.images.containers import Transform
-from training.data.records.raw_tables import Cells, open_cells
-from training.data.records.reading import RecordChoices
 from training.data.sources.formats import NAMES, open_source
 from training.data.sources.writer import Conversion, image_writer, is_zip, require_writable
 from training.data.tables.formats import ForeignTable, TableChoices, is_table, open_table
+from training.data.tables.raw_tables import Cells, open_cells
+from training.data.tables.reading import RecordChoices
 from training.data.tables.repeated_trials import DATASET, groups_of, unrolled
 from training.data.tables.table import DataTable
 from training.files.records import RECORDS, save_records

@@ -58,8 +58,8 @@ import numpy as np
 
 from dnnlib.errors import DataError
 from torch_utils.results import load_json, provenance, save_json
-from training.data.records.encoding import encode
-from training.data.records.raw_tables import open_cells
+from training.data.tables.encoding import encode
+from training.data.tables.raw_tables import open_cells
 from training.data.tables.schema import CATEGORY, Column
 from training.data.tables.table import DataTable
 from training.files.arrays import evenly, typed

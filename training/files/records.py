@@ -22,10 +22,10 @@ import numpy as np
 
 from dnnlib.errors import DataError
 from torch_utils.results import open_arrays
-from training.data.records.values import GRID
 from training.data.tables.formats import require_names
 from training.data.tables.schema import CATEGORY, DATE, Column
 from training.data.tables.table import DataTable
+from training.data.tables.values import GRID
 from training.files.arrays import typed
 from training.files.declared import BYTE, FLAG, FLOAT, WHOLE, Format, Key, ResultFile, text
 from training.files.table import holds_table, load_table

@@ -24,9 +24,6 @@ from dnnlib.files import plain_name
 from dnnlib.logs import logger
 from training.data import toys
 from training.data.images.dataset import ImageDataset
-from training.data.records.raw_tables import Cells, open_cells
-from training.data.records.reading import RecordChoices
-from training.data.records.values import frame_of
 from training.data.tables.formats import (
     ForeignTable,
     NotNumbers,
@@ -37,8 +34,11 @@ from training.data.tables.formats import (
     with_columns,
 )
 from training.data.tables.making import looks_uniform
+from training.data.tables.raw_tables import Cells, open_cells
+from training.data.tables.reading import RecordChoices
 from training.data.tables.repeated_trials import DATASET
 from training.data.tables.table import DataTable
+from training.data.tables.values import frame_of
 from training.files.records import load_data_set, save_records
 from training.files.table import save_table
 from training.learning.run import Progress, StoppedBySignal

@@ -17,11 +17,11 @@ from dnnlib.errors import DataError, UsageError
 from dnnlib.logs import logger
 from torch_utils.seeds import hash_seed, seeded_generator
 from torch_utils.streams import Stream
-from training.data.records.encoding import contradicted, encode
-from training.data.records.reading import is_missing_indicator, is_weekday, on_weekday
-from training.data.records.values import text_of, texts_of
+from training.data.tables.encoding import contradicted, encode
+from training.data.tables.reading import is_missing_indicator, is_weekday, on_weekday
 from training.data.tables.schema import CATEGORY, DATE, WHOLE
 from training.data.tables.table import DataTable
+from training.data.tables.values import text_of, texts_of
 from training.files.answers import INDEX, SCORES
 from training.files.arrays import evenly
 from training.measure.conformal import asked, fewest

@@ -3,8 +3,8 @@
 import numpy as np
 
 from dnnlib.logs import logger
-from training.data.records.reading import is_missing_indicator
 from training.data.tables.formats import listed
+from training.data.tables.reading import is_missing_indicator
 from training.data.tables.schema import CATEGORY
 from training.data.tables.table import DataTable
 from training.files.arrays import evenly

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 
 from dnnlib.errors import UsageError
-from training.data.records.raw_tables import Cells
-from training.data.records.reading import RecordChoices, SurveyedTable
 from training.data.tables.formats import ForeignTable, NotNumbers, TableChoices
 from training.data.tables.making import make_table
+from training.data.tables.raw_tables import Cells
+from training.data.tables.reading import RecordChoices, SurveyedTable
 from training.data.tables.table import DataTable
 from training.models.reports import informative_missing
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from training.data.records.values import text_of
 from training.data.tables.schema import CATEGORY, DATE, Column
+from training.data.tables.values import text_of
 from training.files.answers import ColumnCheck, PredictedColumn, SavedAnswerCheck, SavedAnswers
 from training.files.rows import LABELS, printable
 from training.measure.association import associations

@@ -17,9 +17,9 @@ from torch import Tensor
 from dnnlib.errors import DataError, UsageError
 from dnnlib.logs import logger
 from torch_utils.inert_pickle import shown
-from training.data.records.encoding import contradicted, encode
-from training.data.records.raw_tables import open_cells
+from training.data.tables.encoding import contradicted, encode
 from training.data.tables.formats import TableSource, listed
+from training.data.tables.raw_tables import open_cells
 from training.data.tables.schema import CATEGORY, Column, Schema
 from training.data.tables.table import DataSource, DataTable
 from training.files.records import holds_records, load_records

@@ -24,11 +24,11 @@ from torch import Tensor
 from dnnlib.errors import DataError
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
-from training.data.records.values import on_grid
 from training.data.row_hashes import row_numbers
 from training.data.tables.making import OFTEN, Marginal
 from training.data.tables.schema import CATEGORY, DATE, Column, Schema
 from training.data.tables.table import DataTable
+from training.data.tables.values import on_grid
 from training.flow.coordinates.coordinates import Coordinates, dither
 from training.flow.coordinates.maps import MOST_GAPS, Logarithm
 from training.learning.coordinates import fit_coordinates, over_decades

@@ -46,8 +46,8 @@ from torch import Tensor
 from dnnlib.errors import DataError, UsageError
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
-from training.data.records.reading import is_missing_indicator
 from training.data.row_hashes import RowHashes
+from training.data.tables.reading import is_missing_indicator
 from training.data.tables.table import DataTable
 from training.files.arrays import evenly
 from training.files.records import without_rows

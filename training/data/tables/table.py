@@ -184,7 +184,7 @@ class DataTable(Schema):
         return replace(self, conditions=None, condition_columns=(), covariates=())
 
     def as_typed(self) -> "DataTable":
-        """Return the table for conditional queries, in which conditions are like other columns."""
+        """Return the table for conditional queries: its conditions become columns like others."""
         if self.typed:
             return self
         columns = [*self.columns, *map(Column, self.condition_names)]

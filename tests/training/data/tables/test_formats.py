@@ -12,9 +12,9 @@ from tests.fuzz.hostile import npy, zip_bomb
 from tests.support.draws import seeded
 from tests.support.finished_runs import write_csv
 from tests.support.running import good, refusal, refused, run_script
-from training.data.records.raw_tables import open_cells
 from training.data.tables.formats import BLOCK_ROWS, LONGEST_LINE, NotNumbers, is_table, open_table
 from training.data.tables.making import exchanged
+from training.data.tables.raw_tables import open_cells
 from training.data.tables.repeated_trials import as_sets, one_of_each, thinned
 from training.files.table import load_table
 from training.models.conversion import numbers_of

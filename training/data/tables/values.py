@@ -26,10 +26,10 @@ import numpy as np
 from dnnlib.errors import DataError, UsageError
 from dnnlib.files import atomic_path
 from torch_utils.inert_pickle import shown
-from training.data.records.raw_tables import Cells
 from training.data.tables.formats import MISSING_MARKS, is_number
 from training.data.tables.making import IDENTIFIER as CALLED_IDENTIFIER
 from training.data.tables.making import LARGEST
+from training.data.tables.raw_tables import Cells
 from training.data.tables.schema import CATEGORY, DATE, NUMBER, WHOLE, Column
 from training.data.tables.table import DataTable
 from training.names import COLUMN_TYPES, IDENTIFIER

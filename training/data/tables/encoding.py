@@ -9,9 +9,12 @@ import numpy as np
 
 from dnnlib.errors import DataError
 from torch_utils.inert_pickle import shown
-from training.data.records.raw_tables import TEXTS, Cells, open_cells
-from training.data.records.reading import MOST_EXACT, made_values
-from training.data.records.values import (
+from training.data.tables.formats import listed
+from training.data.tables.raw_tables import TEXTS, Cells, open_cells
+from training.data.tables.reading import MOST_EXACT, made_values
+from training.data.tables.schema import CATEGORY, DATE, NUMBER, WHOLE, Column, Schema
+from training.data.tables.table import DataTable
+from training.data.tables.values import (
     Survey,
     date_text,
     day_of,
@@ -22,9 +25,6 @@ from training.data.records.values import (
     text_of,
     visible,
 )
-from training.data.tables.formats import listed
-from training.data.tables.schema import CATEGORY, DATE, NUMBER, WHOLE, Column, Schema
-from training.data.tables.table import DataTable
 
 SAME, MOMENT = 1e-12, 1e-10
 """Tolerances for equality: relative for numbers, in days for dates."""

@@ -16,8 +16,13 @@ import numpy as np
 
 from dnnlib.errors import DataError, UsageError
 from torch_utils.inert_pickle import shown
-from training.data.records.raw_tables import Cells
-from training.data.records.values import (
+from training.data.tables.formats import NO_NAME, ForeignTable, TableChoices
+from training.data.tables.making import FEWEST_ROWS, Marginal, choose_held_out
+from training.data.tables.making import IDENTIFIER as CALLED_IDENTIFIER
+from training.data.tables.raw_tables import Cells
+from training.data.tables.schema import CATEGORY, DATE, NUMBER, WHOLE, Column
+from training.data.tables.table import DataTable
+from training.data.tables.values import (
     CONSTANT,
     MOST_LEVELS,
     Survey,
@@ -35,11 +40,6 @@ from training.data.records.values import (
     text_of,
     visible,
 )
-from training.data.tables.formats import NO_NAME, ForeignTable, TableChoices
-from training.data.tables.making import FEWEST_ROWS, Marginal, choose_held_out
-from training.data.tables.making import IDENTIFIER as CALLED_IDENTIFIER
-from training.data.tables.schema import CATEGORY, DATE, NUMBER, WHOLE, Column
-from training.data.tables.table import DataTable
 from training.names import IDENTIFIER
 
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")

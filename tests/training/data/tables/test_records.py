@@ -13,12 +13,12 @@ from dnnlib.errors import DataError, UsageError
 from tests.support.messy_tables import COUNT, COUNTS, DRAW, FIRST, MESSY, drawn, holes, sizes, text
 from tests.support.running import refusal
 from training import Table
-from training.data.records.encoding import contradicted, encode
-from training.data.records.raw_tables import open_cells
-from training.data.records.reading import RecordChoices, SurveyedTable, on_weekday
-from training.data.records.values import date_text, grid_of, on_grid, save_texts, texts_of
 from training.data.row_hashes import MOST_SKETCHED, RowHashes, row_numbers
+from training.data.tables.encoding import contradicted, encode
+from training.data.tables.raw_tables import open_cells
+from training.data.tables.reading import RecordChoices, SurveyedTable, on_weekday
 from training.data.tables.schema import CATEGORY, DATE, NUMBER, WHOLE, Column
+from training.data.tables.values import date_text, grid_of, on_grid, save_texts, texts_of
 from training.files.records import load_records, save_records
 from training.models.reports import informative_missing
 from training.subjects.record_spaces import choose_space
@@ -102,7 +102,7 @@ def test_data_frames_and_files_of_arrow_are_read_as_texts_are(tmp_path, suffix):
 
 def test_columns_of_data_frames_are_what_they_are_in_whatever_kind_and_block(monkeypatch):
     pytest.importorskip("pyarrow")
-    monkeypatch.setattr("training.data.records.raw_tables.BLOCK_ROWS", COUNT // 2)
+    monkeypatch.setattr("training.data.tables.raw_tables.BLOCK_ROWS", COUNT // 2)
     late = pandas.Series(pandas.date_range("1960-01-01", periods=COUNT))
     late[COUNT - 1] += pandas.Timedelta("3h")
     frame = pandas.DataFrame(
