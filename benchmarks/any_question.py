@@ -57,9 +57,10 @@ from benchmarks.any_question_scores import FINE, INTERVALS, CellScores, Figures
 from dnnlib.errors import DataError
 from torch_utils.results import load_json, provenance, save_json
 from torch_utils.seeds import seeded_generator
-from training.data.records.encoding import encode
-from training.data.records.records import CATEGORY, Records
-from training.files.records import load_as_records
+from training.data.tables.encoding import encode
+from training.data.tables.schema import CATEGORY
+from training.data.tables.table import DataTable
+from training.files.records import load_data_set
 from training.models.queries import Asking, Interval
 from training.subjects.records import RecordFlow
 from training.trained.network import TrainedNetwork
@@ -94,7 +95,7 @@ class Trained(NamedTuple):
     """A flow, the rows that it was given, held-out ones among them, and seconds of its training."""
 
     flow: RecordFlow
-    rows: Records
+    rows: DataTable
     seconds: float
 
     @property
@@ -115,11 +116,11 @@ def trained(frame: pd.DataFrame, folder: Path, seed: int, *options: str) -> Trai
         place = (f"--outdir={run}", "--nosubdir", f"--seed={seed}")
         _call("train.py", f"--data={data}", *place, *(options or ("--any",)))
         save_json(seconds, {"seconds": time.monotonic() - began})
-    rows = load_as_records(data)
+    rows = load_data_set(data)
     assert rows is not None, "dataset_tool.py has just made it"
     network = max(run.glob("network-snapshot-*.pkl"))
     flow = RecordFlow.of(TrainedNetwork.open(str(network)))
-    return Trained(flow, rows, load_json(seconds)["seconds"])
+    return Trained(flow, rows.as_typed(), load_json(seconds)["seconds"])
 
 
 def _call(name: str, *arguments: str) -> None:
@@ -173,7 +174,7 @@ def holding(
     known: np.ndarray,
     place: int,
     ranks: np.ndarray,
-    held_out: Records | bool,
+    held_out: DataTable | bool,
     seed: int,
 ) -> list[list[bool]]:
     """Whether values of a column, of such ranks ``[n]``, are in each of the intervals."""

@@ -21,7 +21,7 @@ from sklearn.experimental import enable_iterative_imputer  # noqa: F401
 from sklearn.impute import IterativeImputer
 from sklearn.linear_model import BayesianRidge
 
-from training.data.records.records import CATEGORY, RecordColumn
+from training.data.tables.schema import CATEGORY, Column
 
 INSTALL = {
     "plotnine": "pip install plotnine",
@@ -109,11 +109,11 @@ class Guess(NamedTuple):
     probabilities: np.ndarray | None = None
 
 
-Imputer = Callable[[np.ndarray, np.ndarray, Sequence[RecordColumn], int], list[Guess]]
+Imputer = Callable[[np.ndarray, np.ndarray, Sequence[Column], int], list[Guess]]
 """Takes rows that train ``[N, P]``, rows with hidden cells ``[n, P]``, the columns and a seed."""
 
 
-def with_indicators(values: np.ndarray, columns: Sequence[RecordColumn]) -> np.ndarray:
+def with_indicators(values: np.ndarray, columns: Sequence[Column]) -> np.ndarray:
     """Numbers, and indicators of levels but for the first, which would follow from the others and
     chain to them; NaN where cells are missing."""
     parts = []
@@ -128,7 +128,7 @@ def with_indicators(values: np.ndarray, columns: Sequence[RecordColumn]) -> np.n
 
 
 def mice(
-    train: np.ndarray, hidden: np.ndarray, columns: Sequence[RecordColumn], seed: int
+    train: np.ndarray, hidden: np.ndarray, columns: Sequence[Column], seed: int
 ) -> list[Guess]:
     """Chained equations of Bayesian ridge regressions, with draws."""
     both = with_indicators(np.concatenate([train, hidden]), columns)
@@ -149,7 +149,7 @@ def mice(
 
 
 def forests(
-    train: np.ndarray, hidden: np.ndarray, columns: Sequence[RecordColumn], seed: int
+    train: np.ndarray, hidden: np.ndarray, columns: Sequence[Column], seed: int
 ) -> list[Guess]:
     """MissForest (Stekhoven and Buehlmann 2012): a random forest for each column, in turn."""
     both = np.concatenate([train, hidden])
@@ -179,7 +179,7 @@ def forests(
 
 
 def means(
-    train: np.ndarray, hidden: np.ndarray, columns: Sequence[RecordColumn], seed: int
+    train: np.ndarray, hidden: np.ndarray, columns: Sequence[Column], seed: int
 ) -> list[Guess]:
     """Means, and the share of each level."""
     guesses = []
@@ -215,7 +215,7 @@ class OneColumn(NamedTuple):
 
     @classmethod
     def of(
-        cls, train: np.ndarray, given: np.ndarray, columns: Sequence[RecordColumn], place: int
+        cls, train: np.ndarray, given: np.ndarray, columns: Sequence[Column], place: int
     ) -> "OneColumn":
         """That of values ``[N, P]`` and ``[n, P]``; rows without a target do not train."""
         train = train[~np.isnan(train[:, place])]
@@ -326,12 +326,12 @@ PREDICTORS: dict[str, tuple[str, Callable[[OneColumn, int], np.ndarray]]] = {
 """By name, the package that it needs, and what it predicts."""
 
 
-Generator = Callable[[np.ndarray, Sequence[RecordColumn], int, int], np.ndarray]
+Generator = Callable[[np.ndarray, Sequence[Column], int, int], np.ndarray]
 """Takes complete rows ``[N, P]``, the columns, how many rows to draw and a seed."""
 
 
 def forest_diffusion(
-    train: np.ndarray, columns: Sequence[RecordColumn], count: int, seed: int
+    train: np.ndarray, columns: Sequence[Column], count: int, seed: int
 ) -> np.ndarray:
     """ForestDiffusion (Jolicoeur-Martineau et al. 2024): gradient-boosted trees as a flow."""
     categories = [at for at, column in enumerate(columns) if column.type == CATEGORY]
@@ -350,7 +350,7 @@ def forest_diffusion(
 
 
 def of_ctgan(
-    name: str, train: np.ndarray, columns: Sequence[RecordColumn], count: int, seed: int
+    name: str, train: np.ndarray, columns: Sequence[Column], count: int, seed: int
 ) -> np.ndarray:
     """A synthesizer of SDV's ctgan (Xu et al. 2019), for 300 epochs."""
     frame = pd.DataFrame(train, columns=[f"c{at}" for at in range(len(columns))])

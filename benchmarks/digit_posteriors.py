@@ -41,6 +41,7 @@ from benchmarks.tables import from_array
 from torch_utils.seeds import seeded_generator
 from training.data.tables.formats import TableChoices
 from training.data.tables.making import make_table
+from training.data.tables.schema import Column
 from training.files.table import save_table
 from training.inference.draws import Draws
 from training.inference.likelihoods import Gaussian
@@ -87,10 +88,9 @@ def prior_network(folder: Path, name: str) -> TrainedNetwork:
         table, _ = make_table(from_array("digits", levels), TableChoices(dequantize=False))
         held_out = table.held_out
         if name == "augmented":
-            held_out = torch.arange(len(levels)) >= len(levels) - HELD_OUT
-        steps = torch.ones_like(table.columns.steps)
+            held_out = np.arange(len(levels)) >= len(levels) - HELD_OUT
         data = place / "digits.npz"
-        columns = replace(table.columns, steps=steps)
+        columns = [Column.of_numbers(name, step=1.0) for name in table.names]
         save_table(data, replace(table, columns=columns, held_out=held_out))
         options = [f"--data={data}", f"--outdir={place}", "--nosubdir", *PRIORS[name]]
         command = [sys.executable, str(ROOT / "train.py"), *options]

@@ -44,6 +44,7 @@ from benchmarks.tables import from_array
 from training.data.sources.writer import image_writer
 from training.data.tables.formats import TableChoices
 from training.data.tables.making import make_table
+from training.data.tables.schema import Column
 from training.files.table import load_table, save_table
 from training.flow.likelihood import Trace
 from training.trained.network import TrainedNetwork
@@ -85,8 +86,8 @@ def spread_pixels(levels: np.ndarray) -> np.ndarray:
 
 def write_table(path: Path, levels: np.ndarray) -> None:
     table, _ = make_table(from_array("digits", levels.copy()), TableChoices(dequantize=False))
-    steps = torch.ones_like(table.columns.steps)
-    save_table(path, replace(table, columns=replace(table.columns, steps=steps)))
+    columns = [Column.of_numbers(name, step=1.0) for name in table.names]
+    save_table(path, replace(table, columns=columns))
 
 
 def run(*arguments: str) -> tuple[str, float]:
@@ -141,7 +142,7 @@ def uniform(shape: tuple[int, ...]) -> Tensor:
 
 def table_bits(model: TrainedNetwork, digits: Digits, data: Path) -> Tensor:
     """Bits per dimension ``[n]`` of held-out digits under the flow of a table."""
-    places = [int(name[1:]) - 1 for name in load_table(data).columns.names]
+    places = [int(name[1:]) - 1 for name in load_table(data).names]
     rows = torch.from_numpy(digits.test[:, places])
     rows = rows + uniform(tuple(rows.shape))
     nats = torch.cat([model.flow.log_prob(part) for part in torch.split(rows, 100)])

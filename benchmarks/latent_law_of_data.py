@@ -121,7 +121,7 @@ def table_rows(name: str, path: Path) -> Points:
     train, test = points[count:], points[:count]
     held_out = torch.arange(len(train)) < HELD_OUT_SHARE * len(train)
     if not path.exists():
-        save_table(path, replace(table, points=train, held_out=held_out))
+        save_table(path, replace(table, values=train.numpy(), held_out=held_out.numpy()))
     return Points(train[~held_out], test)
 
 

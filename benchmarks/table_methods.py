@@ -25,7 +25,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from torch_utils.seeds import seeded_generator
 from torch_utils.stats import RunningMeans
 from torch_utils.streams import Stream
-from training.data.tables.table import Columns, DataTable, Dropped
+from training.data.tables.schema import Column, Schema
+from training.data.tables.table import DataTable
 from training.flow.coordinates.coordinates import Coordinates
 from training.flow.pfode import ProbabilityFlow
 from training.learning.building import ModelConfig
@@ -105,7 +106,8 @@ def prepare(rows: Rows, seed: int, duration: float | None = None) -> Preparation
     points = torch.cat([rows.train, rows.validation])
     held_out = torch.arange(len(points)) >= len(rows.train)
     names = [f"x{index}" for index in range(1, rows.dim + 1)]
-    table = DataTable(points, Columns.plain(names), held_out, Dropped.none(names))
+    columns = [*map(Column, names)]
+    table = DataTable(columns, names, values=points.numpy(), held_out=held_out.numpy())
     choices = ModelConfig("ifs", {}, TABLE_NETWORK, {}, "IS", "log", seed=seed)
     training = TableTraining(
         model_config=choices,
@@ -287,7 +289,7 @@ class Mapped(Method):
         self.inner = inner(space)
 
     def fit(self, rows: Rows, seconds: float, seed: int) -> None:
-        plain = Columns.plain([f"x{index}" for index in range(1, rows.dim + 1)])
+        plain = Schema.plain([f"x{index}" for index in range(1, rows.dim + 1)])
         self.coordinates = fit_coordinates(
             rows.train, plain, self.space.marginals, self.space.whiten
         )
@@ -334,7 +336,7 @@ def split(table: DataTable, seed: int) -> tuple[Rows, Tensor]:
     order = torch.randperm(count, generator=seeded_generator("cpu", seed, Stream.SPLIT))
     generator = seeded_generator("cpu", seed, Stream.DEQUANTIZATION)
     noise = torch.rand(table.points.shape, generator=generator, dtype=torch.float64) - 0.5
-    points = (table.points + table.columns.steps * noise)[order]
+    points = (table.points + table.steps * noise)[order]
     held_out = round(0.15 * count)
     sizes = [count - 2 * held_out, held_out, held_out]
     train = points[: sizes[0]]

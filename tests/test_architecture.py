@@ -148,9 +148,8 @@ def test_nobody_asks_for_the_kind_of_data_but_subjects_and_who_opens_a_file():
         assert sorted(asked) == sorted(known), name
     sniffers = re.compile(r"(?<!def )\b(holds_table|is_table)\(")
     lookers = {name for name, path in LIBRARY.items() if sniffers.search(path.read_text("utf-8"))}
-    openers = {f"{CLI}.dataset_tool", f"{MODELS}.datasets", f"{MODELS}.training"}
     files = {f"training.files.{name}" for name in ("about", "records")}
-    assert lookers == openers | files | {f"{SUBJECTS}.images"}
+    assert lookers == files | {f"{CLI}.dataset_tool", f"{SUBJECTS}.images"}
 
 
 def test_scripts_name_functions_that_take_their_settings():

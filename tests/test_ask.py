@@ -22,8 +22,9 @@ from tests.support.messy_tables import MESSY
 from tests.support.running import good, quick_endings, refusal, refused, run_script, trained
 from torch_utils.snapshots import read_network, write_network
 from training import Answers, Table, calibrate, check
-from training.data.records.encoding import encode
-from training.data.records.records import CATEGORY, NUMBER, RecordColumn, Records
+from training.data.tables.encoding import encode
+from training.data.tables.schema import CATEGORY, NUMBER, Column
+from training.data.tables.table import DataTable
 from training.files.answers import SavedAnswers
 from training.files.records import save_records
 from training.flow.coordinates.maps import NOWHERE, Gaps
@@ -258,7 +259,7 @@ def test_values_that_are_often_the_same_have_a_probability(network):
 
 
 def test_atoms_are_values_that_stand_out():
-    counts, amount = RecordColumn("counts", "whole"), RecordColumn("amount", "number")
+    counts, amount = Column("counts", "whole"), Column("amount", "number")
     draw = np.random.default_rng(0)
     assert atoms_of(counts, draw.poisson(15, 2000).astype(float)) == (), "usual values are none"
     weeks = np.concatenate([np.full(900, 40.0), draw.poisson(30, 900), np.full(200, 0.0)])
@@ -377,9 +378,9 @@ def test_what_is_made_of_a_column_does_not_answer_for_it(tmp_path):
 
 
 def test_answers_as_data_frames_have_numbers_levels_and_digits():
-    columns = RecordColumn("level", CATEGORY, ("#N/A",)), RecordColumn("size", NUMBER, missing="-9")
+    columns = Column("level", CATEGORY, ("#N/A",)), Column("size", NUMBER, missing="-9")
     beside = {"key": np.array(["1234567890123456789", ""])}
-    records = Records(columns, np.empty((2, 2)), None, beside=beside, decimal=",")
+    records = DataTable(columns, beside=beside, decimal=",", values=np.empty((2, 2)), held_out=None)
     names = ["level", "size", "key", "level_probability"]
     rows = [["#N/A", "1,5", "1234567890123456789", "0.5"], ["", "-9", "", "1"]]
     frame = _frame(Sheet(names, rows, 1, names[-1:]), records)

@@ -94,7 +94,7 @@ def test_numbers_can_be_names_and_conditions_may_be_among_the_columns(tmp_path):
     chosen = ("--header=yes", "--columns=2002,2000,2001", "--conditions=2001,2000")
     good(run_script(*making, *chosen))
     table = load_table(tmp_path / "y.npz")
-    assert (table.columns.names, table.condition_names) == (["2002"], ["2001", "2000"])
+    assert (table.names, table.condition_names) == (["2002"], ["2001", "2000"])
 
 
 def test_what_is_only_numbers_is_a_table_and_what_is_not_is_records(tmp_path):
@@ -244,8 +244,8 @@ def test_tables_calibrate_on_held_out_rows(houses_run, houses, tmp_path):
 def test_a_run_is_resumed_with_its_own_table_only(houses_run, houses):
     before = contents(houses_run)
     with pytest.MonkeyPatch.context() as patch:
-        other = replace(load_table(houses), points=load_table(houses).points + 1)
-        patch.setattr("training.models.training.load_table", lambda path: other)
+        other = replace(load_table(houses), values=load_table(houses).values + 1)
+        patch.setattr("training.models.training.load_data_set", lambda path: other)
         refused(run_script(train, f"--resume={houses_run}"), 1, "belongs to another table")
     assert contents(houses_run) == before
     assert all("Likelihood/held_out_nats" in line for line in stats(houses_run))

@@ -19,7 +19,7 @@ from tests.support.image_runs import network_file
 from tests.support.outcomes import drawn, only_json
 from tests.support.running import good, refusal, refused, run_script, trained
 from training import Model
-from training.data.tables.table import Dropped
+from training.data.tables.schema import Dropped
 from training.files.population import SavedPopulation
 from training.inference.population import Population
 from training.models import hierarchical
@@ -243,10 +243,11 @@ def test_trials_that_do_not_fit_what_was_learned_are_named(shelf, tmp_path, capl
     assert said in result.out
     assert f"learned from only {learned.trained_on:,} simulated trials: simulate" in result.out
     assert " 2 more observation(s) are affected." in result.out
-    same = Dropped(["c"], torch.ones(1).double(), torch.zeros(1, 2).double(), ["y", "n", "c"])
+    same = Dropped(["c"], torch.ones(1).double(), torch.zeros(1, 2).double())
     given = write_csv(tmp_path / "more.csv", ["c", "y", "n", "t"], np.array([[1, 2, 3, 0.5]] * 4))
     given.write_text(given.read_text() + "5,2,3,0.5\n")
-    replace(learned, table=replace(learned.table, dropped=same)).trials(given)
+    schema = replace(learned.table.schema, dropped=same, order=["y", "n", "c"])
+    replace(learned, table=replace(learned.table, schema=schema)).trials(given)
     assert "'c' is constant in the training data, but not in 1 row(s): row 5 has 5 " in caplog.text
 
 

@@ -29,14 +29,13 @@ from training.cli.residuals import row_pairs, toy_correlations
 from training.data.batches import Batch
 from training.data.images.containers import Decoder, decode_exact
 from training.data.images.dataset import ImageDataset
-from training.data.records.raw_tables import open_cells
-from training.data.records.reading import RecordChoices, SurveyedTable
-from training.data.records.values import frame_of, texts_of
 from training.data.sources import lmdb_process
 from training.data.sources.formats import open_source, read_plain_pickle
 from training.data.tables.formats import TableChoices, open_table
 from training.data.tables.making import make_table
-from training.data.tables.table import restored
+from training.data.tables.raw_tables import open_cells
+from training.data.tables.reading import RecordChoices, SurveyedTable
+from training.data.tables.values import frame_of, texts_of
 from training.files.fid_reference import FIDReference
 from training.files.observations import array_of
 from training.files.posterior import load_part, load_values
@@ -149,8 +148,7 @@ def use_table(path):
     table = load_table(path)
     assert table.points.isfinite().all()
     assert len(table.train_rows) > 0
-    names, dropped = table.columns.names, table.dropped
-    assert restored(table.points, names, dropped).shape == (len(table), len(dropped.order))
+    assert table.restored(table.points).shape == (len(table), len(table.order))
 
 
 def use_rows_to_convert(path):

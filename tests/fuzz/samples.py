@@ -21,8 +21,8 @@ from torch_utils.results import load_arrays, save_arrays, save_json
 from torch_utils.snapshots import write_state
 from torch_utils.stats import RunningMeans
 from training.data.batches import Batch
-from training.data.records.raw_tables import open_cells
-from training.data.records.reading import RecordChoices, SurveyedTable
+from training.data.tables.raw_tables import open_cells
+from training.data.tables.reading import RecordChoices, SurveyedTable
 from training.files.posterior import save_part, save_values
 from training.files.records import save_records
 from training.files.trajectory import TRAJECTORY

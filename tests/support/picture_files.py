@@ -7,8 +7,9 @@ import numpy as np
 import torch
 
 from tests.support.draws import seeded
-from training.data.records.records import CATEGORY, NUMBER, RecordColumn, Records
-from training.data.records.values import save_texts
+from training.data.tables.schema import CATEGORY, NUMBER, Column
+from training.data.tables.table import DataTable
+from training.data.tables.values import save_texts
 from training.files import correlations as of_lags
 from training.files import coverage, roundtrip, trajectory
 from training.files.answers import SCORES
@@ -236,8 +237,9 @@ def save_stats(folder, reports=5):
 
 
 ANSWERS = 40
-ASKED = (RecordColumn("a$", NUMBER, decimals=1), RecordColumn("b", CATEGORY, ("x", "y_z")))
-TABLE_ASKED = Records(ASKED, np.empty((0, 2)), np.empty(0, bool), {}, {}, ["a$", "b"], ";", ",")
+ASKED = (Column("a$", NUMBER, decimals=1), Column("b", CATEGORY, ("x", "y_z")))
+NO_ROWS = {"values": np.empty((0, 2)), "held_out": np.empty(0, bool)}
+TABLE_ASKED = DataTable(ASKED, ["a$", "b"], separator=";", decimal=",", **NO_ROWS)
 PREDICTED = "a$ b a$_low a$_predicted a$_low_ a$_high b_predicted b_is_x b_is_y_z"
 HEADS = {
     "sample": (("a$", "b"), 0),

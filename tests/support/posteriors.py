@@ -7,7 +7,8 @@ import torch
 
 from tests.support.draws import double, normal
 from tests.support.flows import gaussian_flow, random_basis
-from training.data.tables.table import Columns, DataTable, Dropped
+from tests.support.tables import table_of
+from training.data.tables.schema import Column
 from training.flow.coordinates.coordinates import Coordinates
 from training.flow.schedules import InflationSchedule
 from training.flow.solvers import get_solver
@@ -56,7 +57,7 @@ def conditional_prior(start="on"):
     points = normal(20_000, 2, seed=1)
     y = points[:, :1] + 0.75 * normal(20_000, 1, seed=2)
     nothing = torch.zeros(20_000, dtype=torch.bool)
-    table = DataTable(points, Columns.plain("ab"), nothing, Dropped.none("ab"), y, ["y"])
+    table = table_of([Column("a"), Column("b")], points, nothing, y, "y")
     choices = ModelConfig("ifs", {"gamma0": 1e-4}, "mlp", {"width": 8, "label_dim": 1}, "IS", "log")
     prepared = Preparation(table, choices, TrainingConfig(100, 100), torch.device("cpu"))
     model, _ = prepared.build(prepared.coordinates(Space("none", "zca", start)))

@@ -13,11 +13,11 @@ from dnnlib.errors import UsageError
 from dnnlib.files import require_new
 from dnnlib.logs import logger
 from torch_utils.distributed import first_rank_only
-from training.data.records.encoding import contradicted, encode
-from training.data.records.records import Records
-from training.data.records.values import save_texts, texts_of
+from training.data.tables.encoding import contradicted, encode
+from training.data.tables.table import DataTable
+from training.data.tables.values import save_texts, texts_of
 from training.files.answers import params_path, real_path, save_check, save_params
-from training.files.records import columns_json, holds_records, load_as_records, load_records
+from training.files.records import columns_json, holds_records, load_data_set, load_records
 from training.models.queries import Asking, Interval, Sheet, check_lines, require_same_columns
 from training.names import UNSOUND, script
 from training.settings import ask as options
@@ -108,13 +108,15 @@ def intervals(settings: options.IntervalSettings, flow: RecordFlow) -> Interval:
     return Interval(settings.interval, data_set(settings.calibrate, flow.empty, marks))
 
 
-def rows_of(settings: options.RowSettings, flow: RecordFlow, asked: Sequence[str] = ()) -> Records:
+def rows_of(
+    settings: options.RowSettings, flow: RecordFlow, asked: Sequence[str] = ()
+) -> DataTable:
     """Read rows of a file, with the columns of the network, and warn about mismatches.
 
     Raises:
         UsageError: Marks for missing values are given, but all files are data sets, not texts.
     """
-    source: Records | str = str(settings.data)
+    source: DataTable | str = str(settings.data)
     if holds_records(settings.data):
         further = settings.calibrate if isinstance(settings, options.IntervalSettings) else None
         if settings.missing_values and (further is None or holds_records(further)):
@@ -128,20 +130,21 @@ def rows_of(settings: options.RowSettings, flow: RecordFlow, asked: Sequence[str
     return Asking(flow).rows_of(source, asked, settings.missing_values or ())
 
 
-def data_set(path: Path, empty: Records, missing_values: Sequence[str] = ()) -> Records:
+def data_set(path: Path, empty: DataTable, missing_values: Sequence[str] = ()) -> DataTable:
     """Read held-out records from a data set, a table or another file.
 
     Warnings report mismatches with the columns of the network.
     """
-    records = load_as_records(path)
-    if records is None:
-        records, lines = encode(path, empty.columns, missing_values=missing_values, like=empty)
-        for line in [*lines, *contradicted(records, empty)]:
-            logger.warning(f"Warning: {line}")
+    table = load_data_set(path)
+    if table is not None:
+        return table.as_typed()
+    records, lines = encode(path, empty.columns, missing_values=missing_values, like=empty)
+    for line in [*lines, *contradicted(records, empty)]:
+        logger.warning(f"Warning: {line}")
     return records
 
 
-def save(path: Path, sheet: Sheet, records: Records) -> None:
+def save(path: Path, sheet: Sheet, records: DataTable) -> None:
     """Write a sheet of results as CSV, and log its path."""
     save_texts(path, sheet.names, sheet.rows, records.separator)
     logger.info(f"Wrote {path}: {len(sheet.rows)} rows of {len(sheet.names)} columns")
@@ -152,8 +155,8 @@ def finish(
     flow: RecordFlow,
     question: str,
     sheet: Sheet | None,
-    records: Records,
-    real: Records | None = None,
+    records: DataTable,
+    real: DataTable | None = None,
 ) -> None:
     """Write a sheet of answers and its parameters.
 

@@ -13,12 +13,11 @@ from dnnlib.logs import logger
 from torch_utils.distributed import first_rank_only
 from torch_utils.results import provenance, save_json
 from training.data.images.containers import Transform
-from training.data.records.raw_tables import Cells, open_cells
-from training.data.records.reading import RecordChoices
-from training.data.records.records import Records
 from training.data.sources.formats import NAMES, open_source
 from training.data.sources.writer import Conversion, image_writer, is_zip, require_writable
 from training.data.tables.formats import ForeignTable, TableChoices, is_table, open_table
+from training.data.tables.raw_tables import Cells, open_cells
+from training.data.tables.reading import RecordChoices
 from training.data.tables.repeated_trials import DATASET, groups_of, unrolled
 from training.data.tables.table import DataTable
 from training.files.records import RECORDS, save_records
@@ -87,7 +86,7 @@ def table(settings: DataSetSettings, params: Path) -> dict[str, Any]:
     require_new([dest, params], settings.overwrite, "--dest")
     made, lines = rows_of(settings)
     require_folder(dest.parent)
-    if isinstance(made, Records):
+    if made.typed:
         save_records(dest, made)
         facts = {
             "format": RECORDS.format,
@@ -100,8 +99,8 @@ def table(settings: DataSetSettings, params: Path) -> dict[str, Any]:
         save_table(dest, made)
         facts = {
             "format": TABLE_FILE.format,
-            "columns": list(made.columns.names),
-            "conditions": list(made.condition_names),
+            "columns": made.names,
+            "conditions": made.condition_names,
             "covariates": list(made.covariates),
             "dropped": list(made.dropped.names),
         }
@@ -109,23 +108,20 @@ def table(settings: DataSetSettings, params: Path) -> dict[str, Any]:
     return {"rows": len(made), "held_out": int(made.held_out.sum()), **facts, "found": lines}
 
 
-def rows_of(settings: DataSetSettings) -> tuple[DataTable | Records, list[str]]:
+def rows_of(settings: DataSetSettings) -> tuple[DataTable, list[str]]:
     """Read the table or the records of a source, with lines about the findings."""
     chosen = settings.table
-    types, exclude = dict(chosen.types or ()), chosen.exclude or ()
+    exclude = chosen.exclude or ()
     # Failed simulations may leave missing values too, so keeping them in trials needs an option.
     unsaid = bool(chosen.dataset or chosen.repeats) and "missing" not in chosen.given
-    of_numbers = chosen.into(
-        TableChoices,
+    choices = chosen.into(
+        RecordChoices,
         missing="refuse" if unsaid else chosen.missing,
         conditions=chosen.conditions or (),
         covariates=chosen.covariates or (),
         dequantize=chosen.dequantize == "auto",
         bounds={name: (low, high) for name, low, high in chosen.bounds or ()},
-    )
-    of_records = chosen.into(
-        RecordChoices,
-        types=types,
+        types=dict(chosen.types or ()),
         missing_values=chosen.missing_values or (),
         is_missing=chosen.is_missing or (),
     )
@@ -134,22 +130,19 @@ def rows_of(settings: DataSetSettings) -> tuple[DataTable | Records, list[str]]:
         wanted = settings.wanted, chosen.seed, chosen.header, None, exclude, chosen.sep
         source = open_table(settings.source, *wanted)
         if not chosen.repeats:
-            return source, of_numbers
+            return source, choices
         # Several trials in a row become one row each.
         groups, columns = groups_of(chosen.repeats, source.names)
-        known = [name for name in columns if name not in of_numbers.covariates]
-        of_trials = replace(of_numbers, conditions=known, dataset=DATASET)
+        known = [name for name in columns if name not in choices.covariates]
+        of_trials = replace(choices, conditions=known, dataset=DATASET)
         return unrolled(source, groups, columns, DATASET), of_trials
 
     def cells() -> Cells:
         opened = open_cells(settings.source, chosen.sep, chosen.header, seed=chosen.seed)
         return opened.only(settings.wanted, exclude)
 
-    typed = types or chosen.calendar or chosen.is_missing or chosen.missing_values
     named = [f"--{name}" for name in ONLY_NUMBERS if name in chosen.given]
-    rows, lines, _ = read_table(
-        None if typed or chosen.decimal == "," else numbers, cells, of_numbers, of_records, named
-    )
+    rows, lines, _ = read_table(numbers, cells, choices, named)
     return rows, lines
 
 

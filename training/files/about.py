@@ -140,8 +140,8 @@ def about_table(path: Path) -> Iterator[Fact]:
     held_out = int(table.held_out.sum())
     kept = "" if table.kept is None else f" and {int(table.kept.sum())} kept"
     yield "table", f"{len(table)} rows, {held_out} of them held out{kept}, {_size(path)}"
-    yield "columns", _listed(table.columns.names)
-    yield "discrete columns", str(int((table.columns.steps > 0).sum()))
+    yield "columns", _listed(table.names)
+    yield "discrete columns", str(int((table.steps > 0).sum()))
     if table.dropped.names:
         yield "left out", ", ".join(table.dropped.names)
     if table.condition_names:

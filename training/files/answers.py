@@ -58,9 +58,10 @@ import numpy as np
 
 from dnnlib.errors import DataError
 from torch_utils.results import load_json, provenance, save_json
-from training.data.records.encoding import encode
-from training.data.records.raw_tables import open_cells
-from training.data.records.records import CATEGORY, RecordColumn, Records
+from training.data.tables.encoding import encode
+from training.data.tables.raw_tables import open_cells
+from training.data.tables.schema import CATEGORY, Column
+from training.data.tables.table import DataTable
 from training.files.arrays import evenly, typed
 from training.files.declared import Format
 from training.files.records import without_rows
@@ -139,7 +140,7 @@ class PredictedColumn:
         probability: Probabilities of the most probable levels ``[n]``; NaN for numbers.
     """
 
-    column: RecordColumn
+    column: Column
     truth: np.ndarray
     guess: np.ndarray
     low: np.ndarray
@@ -197,13 +198,13 @@ class SavedAnswers:
     path: Path
     question: str
     name: str
-    rows: Records
+    rows: DataTable
     asked: Sequence[PredictedColumn] = ()
     interval: float = 0.9
     log_prob: np.ndarray = field(default_factory=lambda: np.empty(0))
     tails: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
     odd: float = 0.01
-    real: Records | None = None
+    real: DataTable | None = None
     held_out: bool = False
 
     @property
@@ -260,8 +261,8 @@ Further = Mapping[tuple[str, str], np.ndarray]
 
 
 def _read(
-    path: Path, table: Records, beside: int = 0, before: Sequence[str] = ()
-) -> tuple[Records, Further]:
+    path: Path, table: DataTable, beside: int = 0, before: Sequence[str] = ()
+) -> tuple[DataTable, Further]:
     """Read a CSV of answers.
 
     Args:
@@ -275,7 +276,7 @@ def _read(
     """
     names = open_cells(path, table.separator).names
     last = names[max(0, len(names) - beside) :]
-    ends: dict[tuple[str, str], RecordColumn] = {}
+    ends: dict[tuple[str, str], Column] = {}
     shares: dict[tuple[str, str], str] = {}
     for column in table.columns:
         for kind in (LOW, MIDDLE, HIGH):
@@ -323,7 +324,7 @@ def _numbers(path: Path, name: str, texts: np.ndarray, largest: float) -> np.nda
     return values
 
 
-def _asked(rows: Records, further: Further, place: int, filled: bool) -> PredictedColumn | None:
+def _asked(rows: DataTable, further: Further, place: int, filled: bool) -> PredictedColumn | None:
     """Return the imputed or predicted values of a column; None if the column was not a target."""
     column, absent = rows.columns[place], np.full(len(rows), np.nan)
     low, high = (further.get((column.name, kind), absent) for kind in (LOW, HIGH))

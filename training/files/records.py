@@ -13,7 +13,7 @@ the versions.
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,10 @@ import numpy as np
 
 from dnnlib.errors import DataError
 from torch_utils.results import open_arrays
-from training.data.records.records import CATEGORY, DATE, RecordColumn, Records
-from training.data.records.values import GRID
 from training.data.tables.formats import require_names
-from training.data.tables.table import as_records
+from training.data.tables.schema import CATEGORY, DATE, Column
+from training.data.tables.table import DataTable
+from training.data.tables.values import GRID
 from training.files.arrays import typed
 from training.files.declared import BYTE, FLAG, FLOAT, WHOLE, Format, Key, ResultFile, text
 from training.files.table import holds_table, load_table
@@ -46,14 +46,18 @@ RECORDS = ResultFile(
     advice=f"make it again with {script('dataset_tool')}",
 )
 FORMATS = {RECORDS.kind: Format("rows of a data set")}
+STORED_TYPES = {item.name: item.type for item in fields(Column) if item.compare}
+"""Stored properties of a column and their types; a network finds bins in its training rows."""
 LONGEST_TEXT = 1000
 """Maximum length of a value's text, such as a format of numbers or dates."""
 
 
-def columns_json(records: Records) -> str:
+def columns_json(records: DataTable) -> str:
     """Return a JSON description of the columns of records (rows with typed columns)."""
     about = {
-        "columns": [asdict(column) for column in records.columns],
+        "columns": [
+            {name: getattr(column, name) for name in STORED_TYPES} for column in records.columns
+        ],
         "constants": dict(records.constants),
         "order": list(records.order),
         "separator": records.separator,
@@ -63,7 +67,7 @@ def columns_json(records: Records) -> str:
     return json.dumps(about)
 
 
-def without_rows(json_text: str, broken: DataError) -> Records:
+def without_rows(json_text: str, broken: DataError) -> DataTable:
     """Return records without rows, with the columns that a JSON description states.
 
     Args:
@@ -88,11 +92,20 @@ def without_rows(json_text: str, broken: DataError) -> Records:
         raise broken from error
     none = {name: np.empty(0, dtype=object) for name in beside}
     values, held_out = np.empty((0, len(columns))), np.empty(0, dtype=bool)
-    signs = about["separator"], about["decimal"]
-    return Records(columns, values, held_out, constants, none, order, *signs)
+    return DataTable(
+        columns,
+        order,
+        constants=constants,
+        beside=none,
+        separator=about["separator"],
+        decimal=about["decimal"],
+        typed=True,
+        values=values,
+        held_out=held_out,
+    )
 
 
-def save_records(path: Path, records: Records) -> None:
+def save_records(path: Path, records: DataTable) -> None:
     """Write a data set of records atomically."""
     beside = list(records.beside)
     texts = [str(text).encode() for name in beside for text in records.beside[name]]
@@ -116,7 +129,7 @@ def holds_records(path: object) -> bool:
         return {"values", "columns", "text_ends"} <= set(saved.names)
 
 
-def load_records(path: Path) -> Records:
+def load_records(path: Path) -> DataTable:
     """Load a data set of records.
 
     Raises:
@@ -155,16 +168,15 @@ def _about(json_text: str, broken: DataError) -> dict[str, Any]:
     return about
 
 
-def _column(entry: Any, broken: DataError) -> RecordColumn:
+def _column(entry: Any, broken: DataError) -> Column:
     """Build a column from its JSON."""
-    kinds = {item.name: item.type for item in fields(RecordColumn)}
-    values = typed(entry, broken, **kinds)
+    values = typed(entry, broken, **STORED_TYPES)
     # Each cell may contain the texts of its column.
     long = any(isinstance(value, str) and len(value) > LONGEST_TEXT for value in values)
-    if entry.keys() != kinds.keys() or long or not 0 <= (entry["decimals"] or 0) <= 20:
+    if entry.keys() != STORED_TYPES.keys() or long or not 0 <= (entry["decimals"] or 0) <= 20:
         raise broken
     levels, rare = tuple(entry["levels"]), tuple(entry["rare"])
-    column = RecordColumn(**{**entry, "levels": levels, "rare": rare})
+    column = Column(**{**entry, "levels": levels, "rare": rare})
     fits = column.type in COLUMN_TYPES and (column.type == CATEGORY) == bool(levels)
     fits &= not column.grid or (column.type == DATE and GRID.fullmatch(column.grid) is not None)
     if not fits or len(set(levels)) < len(levels):
@@ -172,7 +184,7 @@ def _column(entry: Any, broken: DataError) -> RecordColumn:
     return column
 
 
-def _possible(columns: Sequence[RecordColumn], values: np.ndarray) -> bool:
+def _possible(columns: Sequence[Column], values: np.ndarray) -> bool:
     """Return whether the values of categories are indices of levels."""
     for column, numbers in zip(columns, values.T, strict=True):
         places = numbers[~np.isnan(numbers)]
@@ -194,14 +206,14 @@ def _texts(data: np.ndarray, ends: np.ndarray, broken: DataError) -> list[np.nda
     return list(np.array(texts, dtype=object).reshape(ends.shape))
 
 
-def load_as_records(path: Path) -> Records | None:
-    """Load a data set of records, or convert a numeric data set to records.
+def load_data_set(path: Path) -> DataTable | None:
+    """Load a data set, typed or of numbers; the result is None if the file is neither.
 
-    The result is None if the file is neither of the two.
+    Rows that are kept for calibration are left out.
 
     Raises:
         DataError: The file is broken.
     """
     if holds_records(path):
         return load_records(path)
-    return as_records(load_table(path)) if holds_table(path) else None
+    return load_table(path) if holds_table(path) else None

@@ -15,7 +15,8 @@ from torch import Tensor
 from dnnlib.errors import DataError
 from torch_utils.results import open_arrays
 from training.data.tables.formats import numbered, require_names
-from training.data.tables.table import Columns, DataTable, Dropped
+from training.data.tables.schema import Column, Dropped, Schema
+from training.data.tables.table import DataTable
 from training.files.declared import FLAG, FLOAT, TEXT, WHOLE, Format, Key, ResultFile
 
 _ADVICE = "correct the file, or make it again"
@@ -59,22 +60,22 @@ FORMATS = {TABLE_FILE.kind: Format("rows of a data set")}
 
 def save_table(path: Path, table: DataTable) -> None:
     """Write a numeric data set atomically."""
-    columns, dropped = table.columns, table.dropped
+    dropped, slopes = table.dropped, (len(table.dropped.names), table.dim)
     arrays: dict[str, Any] = {
         "format": TABLE_FILE.format,
-        "points": table.points,
-        "names": columns.names,
-        "steps": columns.steps,
-        "offsets": columns.offsets,
-        "bounds": _as_stored(columns),
+        "points": table.values,
+        "names": table.names,
+        "steps": table.steps,
+        "offsets": table.offsets,
+        "bounds": _as_stored(table),
         "held_out": table.held_out,
         "dropped_names": np.array(dropped.names, dtype="U"),
         "dropped_offsets": dropped.offsets,
-        "dropped_slopes": dropped.slopes,
-        "column_order": dropped.order,
+        "dropped_slopes": dropped.slopes.reshape(slopes),
+        "column_order": table.order,
     }
     if table.conditions is not None:
-        known = table.columns_of_conditions
+        known = table.conditions_schema
         arrays |= {
             "conditions": table.conditions,
             "condition_names": known.names,
@@ -87,9 +88,9 @@ def save_table(path: Path, table: DataTable) -> None:
     TABLE_FILE.save(path, arrays)
 
 
-def _as_stored(columns: Columns) -> Tensor:
+def _as_stored(schema: Schema) -> Tensor:
     """Return bounds ``[D, 2]``, NaN where there is none."""
-    bounds = torch.stack([columns.low, columns.high], dim=1)
+    bounds = torch.stack([schema.low, schema.high], dim=1)
     return torch.where(bounds.isfinite(), bounds, torch.nan)
 
 
@@ -117,8 +118,7 @@ def load_whole(path: Path | DataTable) -> DataTable:
         if "dropped_names" not in saved:
             saved.sizes["K"] = 0
         arrays = saved.all()
-    points = torch.from_numpy(arrays["points"])
-    count, dim = points.shape
+    count, dim = arrays["points"].shape
     texts = {
         name: array.tolist() for name, array in arrays.items() if TABLE_FILE.keys[name].kind is TEXT
     }
@@ -130,19 +130,19 @@ def load_whole(path: Path | DataTable) -> DataTable:
         raise TABLE_FILE.broken(path, "column_order", problem)
     follows = {"dropped_offsets": np.zeros(len(gone)), "dropped_slopes": np.zeros((len(gone), dim))}
     offsets, slopes = (torch.from_numpy(arrays.get(*each)) for each in follows.items())
-    dropped = Dropped(gone, offsets, slopes, order)
-    conditions = given = None
-    if "conditions" in arrays:
-        conditions = torch.from_numpy(arrays["conditions"])
+    dropped = Dropped(gone, offsets, slopes)
+    conditions, given = arrays.get("conditions"), list[Column]()
+    if conditions is not None:
         named = texts.get("condition_names", numbered(conditions.shape[1], "y"))
         given = _columns(path, named, arrays, "condition_")
         _require_data(path, conditions, [name not in covariates for name in named])
-    strange = [name for name in covariates if given is None or name not in given.names]
+    known = [column.name for column in given]
+    strange = [name for name in covariates if name not in known]
     if strange:
         problem = f"has '{strange[0]}', which is not among 'condition_names'"
         raise TABLE_FILE.broken(path, "covariates", problem)
     none = np.zeros(count, dtype=bool)
-    held_out, kept = (torch.tensor(arrays.get(name, none)) for name in ("held_out", "kept"))
+    held_out, kept = (arrays.get(name, none) for name in ("held_out", "kept"))
     if (held_out | kept).all():
         raise DataError(
             f"{path}: all rows are held out for validation or calibration: leave rows for training"
@@ -153,73 +153,72 @@ def load_whole(path: Path | DataTable) -> DataTable:
             "calibration): choose one for each row"
         )
     return DataTable(
-        points,
         columns,
-        held_out,
-        dropped,
-        conditions,
-        [] if given is None else given.names,
-        kept if kept.any() else None,
+        order,
         given,
         covariates,
-        _datasets(path, arrays.get("datasets"), points, held_out, kept),
+        dropped,
+        values=arrays["points"],
+        held_out=held_out,
+        kept=kept if kept.any() else None,
+        conditions=conditions,
+        datasets=_datasets(path, arrays.get("datasets"), arrays["points"], held_out, kept),
     )
 
 
 def _columns(
     path: Path, names: Sequence[str], arrays: Mapping[str, np.ndarray], prefix: str = ""
-) -> Columns:
-    """Return the properties of columns, from arrays whose names start with ``prefix``."""
+) -> list[Column]:
+    """Return columns with the properties in arrays whose names start with ``prefix``."""
     require_names(names, path)
-    plain = Columns.plain(names)
-    steps, offsets = (
-        torch.from_numpy(arrays[f"{prefix}{name}"]) if f"{prefix}{name}" in arrays else default
-        for name, default in (("steps", plain.steps), ("offsets", plain.offsets))
-    )
-    if f"{prefix}bounds" not in arrays:
-        return Columns(names, steps, offsets, plain.low, plain.high)
-    low, high = torch.from_numpy(arrays[f"{prefix}bounds"]).T
-    low = torch.where(low.isfinite(), low, -torch.inf)
-    high = torch.where(high.isfinite(), high, torch.inf)
+    zeros = np.zeros(len(names))
+    steps, offsets = (arrays.get(f"{prefix}{name}", zeros) for name in ("steps", "offsets"))
+    low, high = arrays.get(f"{prefix}bounds", np.full((len(names), 2), np.nan)).T
+    low, high = np.where(np.isfinite(low), low, -np.inf), np.where(np.isfinite(high), high, np.inf)
     if (low >= high).any():
         problem = "has a lower bound that is not below its upper bound"
         raise TABLE_FILE.broken(path, f"{prefix}bounds", problem)
-    return Columns(names, steps, offsets, low, high)
+    numbers = (steps.tolist(), offsets.tolist(), low.tolist(), high.tolist())
+    return [Column.of_numbers(*each) for each in zip(names, *numbers, strict=True)]
 
 
 def _datasets(
-    path: Path, array: np.ndarray | None, points: Tensor, held_out: Tensor, kept: Tensor
-) -> Tensor | None:
+    path: Path,
+    array: np.ndarray | None,
+    points: np.ndarray,
+    held_out: np.ndarray,
+    kept: np.ndarray,
+) -> np.ndarray | None:
     """Return the dataset of each row; None if the file has no datasets."""
     if array is None:
         return None
     _, first, which = np.unique(array, return_index=True, return_inverse=True)
-    rows = torch.stack([*points.T, held_out.to(points), kept.to(points)], dim=1)
-    apart = (rows != rows[first[which]]).any(dim=1)
+    rows = np.column_stack([points, held_out, kept])
+    apart = (rows != rows[first[which]]).any(axis=1)
     if apart.any():
         raise DataError(
-            f"{path}: row {int(apart.int().argmax()) + 1} and the first row of its dataset differ "
+            f"{path}: row {int(apart.argmax()) + 1} and the first row of its dataset differ "
             "in 'points', 'held_out' or 'kept': give all rows of a dataset the same"
         )
-    return torch.from_numpy(which.astype(np.int64))
+    return which.astype(np.int64)
 
 
-def _require_data(path: Path, conditions: Tensor, is_data: Sequence[bool]) -> None:
+def _require_data(path: Path, conditions: np.ndarray, is_data: Sequence[bool]) -> None:
     """Check that conditions ``[N, C]`` have all covariates, and some data in each row.
 
     Raises:
         DataError: A covariate is missing, or all data of a row are.
     """
-    missing, data = conditions.isnan(), torch.tensor(is_data)
+    missing, data = np.isnan(conditions), np.array(is_data, dtype=bool)
     if missing[:, ~data].any():
-        row = int(missing[:, ~data].any(dim=1).int().argmax()) + 1
+        row = int(missing[:, ~data].any(axis=1).argmax()) + 1
         raise DataError(
             f"{path}: a covariate is missing in row {row}: only data may be missing: leave this "
             "row out"
         )
-    empty = missing.any(dim=1) & missing[:, data].all(dim=1)
+    empty = missing.any(axis=1) & missing[:, data].all(axis=1)
     if empty.any():
-        row = int(empty.int().argmax()) + 1
+        row = int(empty.argmax()) + 1
         raise DataError(f"{path}: all data in 'conditions' are missing in row {row}: leave it out")
 
 

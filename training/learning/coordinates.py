@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
-from training.data.tables.table import Columns, Levels
+from training.data.tables.schema import Schema
+from training.data.tables.table import Levels
 from training.flow.coordinates.categories import LevelPrediction
 from training.flow.coordinates.conditions import (
     MOST_CONDITIONS,
@@ -18,6 +19,8 @@ from training.flow.coordinates.conditions import (
 )
 from training.flow.coordinates.coordinates import GAUSSIAN, LEVELS, PREDICTION, Coordinates
 from training.flow.coordinates.maps import (
+    MOST_GAPS,
+    NOWHERE,
     Bounded,
     Gaps,
     Logarithm,
@@ -73,7 +76,7 @@ smaller.
 
 def fit_coordinates(
     points: Tensor,
-    columns: Columns,
+    columns: Schema,
     marginals: str = "none",
     whiten: str = "zca",
     conditions: Tensor | None = None,
@@ -202,9 +205,7 @@ def filled(x: Tensor, missing: Tensor) -> Tensor:
     return x
 
 
-def _chain(
-    columns: Columns, marginals: str, whiten: str, start: str, map_bounds: bool
-) -> list[str]:
+def _chain(columns: Schema, marginals: str, whiten: str, start: str, map_bounds: bool) -> list[str]:
     """Return the names of the maps, in their order."""
     bounded = bool(columns.low.isfinite().any() or columns.high.isfinite().any())
     last = "standardize" if whiten == "none" else whiten
@@ -214,15 +215,17 @@ def _chain(
     chain = CHAINS[marginals] if scaled else ["standardize"]
     limits = "bounded" if map_bounds else "limits"
     predicted = {"off": [], "on": [PREDICTION], "gaussian": ["standardize", GAUSSIAN]}[start]
-    gaps = columns.gaps is not None
+    gaps = any(column.gaps for column in columns.columns)
     names = [*[limits] * bounded, *["gaps"] * gaps, *chain, *predicted, last]
     return [*names, "normal scores", last] if marginals == AXES_TOO else names
 
 
-def _fit(map_: PointMap, x: Tensor, columns: Columns, noise: float | None) -> None:
+def _fit(map_: PointMap, x: Tensor, columns: Schema, noise: float | None) -> None:
     if isinstance(map_, Gaps):
-        assert columns.gaps is not None
-        map_.hold(places=columns.gaps, steps=torch.where(columns.steps > 0, columns.steps, 1.0))
+        places = torch.full((x.shape[1], MOST_GAPS), NOWHERE, dtype=torch.float64)
+        for own, column in zip(places, columns.columns, strict=True):
+            own[: len(column.gaps)] = torch.tensor(column.gaps, dtype=torch.float64)
+        map_.hold(places=places, steps=torch.where(columns.steps > 0, columns.steps, 1.0))
     elif isinstance(map_, Logarithm):
         unbounded = torch.full_like(x[0], torch.inf)
         map_.set_bounds(torch.where(over_decades(x), 0.0, -unbounded), unbounded)
@@ -263,7 +266,7 @@ def basis_in(coordinates: Coordinates, points: Tensor) -> EigenBasis:
     return EigenBasis.standard(coordinates.dim)
 
 
-def _require_spread(spread: Tensor, columns: Columns) -> None:
+def _require_spread(spread: Tensor, columns: Schema) -> None:
     if not (spread > 0).all():
         column = int((spread <= 0).int().argmax())
         raise DataError(f"column '{columns.names[column]}' is constant: leave the column out")
@@ -424,7 +427,7 @@ def shrunk_correlation(s: Tensor) -> Tensor:
     return torch.where(off, (1 - share) * correlation, correlation)
 
 
-def _fit_axes(map_: WhitenPCA, x: Tensor, columns: Columns) -> None:
+def _fit_axes(map_: WhitenPCA, x: Tensor, columns: Schema) -> None:
     if len(x) > x.shape[1] + 1:
         basis = EigenBasis.fit([x])
     else:  # too few for a covariance

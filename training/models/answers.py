@@ -13,9 +13,9 @@ import numpy as np
 
 from dnnlib.errors import UsageError
 from dnnlib.numbers import fraction, natural
-from training.data.records.records import CATEGORY, Records
 from training.data.tables.formats import MISSING_MARKS, listed
-from training.data.tables.table import DataTable, as_records
+from training.data.tables.schema import CATEGORY
+from training.data.tables.table import DataTable
 from training.models.conversion import FRAMES, columns_of, frame_class, kind_of
 from training.models.queries import Asking, Interval, Sheet, place_of
 from training.subjects import RecordFlow
@@ -162,8 +162,8 @@ class Answers:
         seed = natural("seed", seed)
         return Asking(self.flow).checked(_rows_of(table), hidden, level, seed)
 
-    def _rows(self, rows: Any, asked: Sequence[str] = ()) -> Records:
-        if isinstance(_rows_of(rows), Records):  # their levels may have other indices
+    def _rows(self, rows: Any, asked: Sequence[str] = ()) -> DataTable:
+        if isinstance(_rows_of(rows), DataTable):  # their levels may have other indices
             raise UsageError(
                 "rows are a table to train on: give the file or data frame that it was made from"
             )
@@ -222,14 +222,12 @@ class QueryPosterior:
 
 
 def _rows_of(table: Any) -> Any:
-    """Return the rows of a ``Table`` as records; other values are returned unchanged."""
+    """Return the typed rows of a ``Table``; other values are returned unchanged."""
     rows = getattr(table, "rows", None)
-    if isinstance(rows, DataTable):
-        return as_records(rows)
-    return rows if isinstance(rows, Records) else table
+    return rows.as_typed() if isinstance(rows, DataTable) else table
 
 
-def _frame(sheet: Sheet, records: Records) -> Any:
+def _frame(sheet: Sheet, records: DataTable) -> Any:
     """Convert a sheet to a data frame, with texts parsed as numbers where possible.
 
     Codes such as 01234 remain texts, as do identifiers that would lose digits.

@@ -74,7 +74,7 @@ def left_alone() -> Iterator[None]:
 
 
 def data_set_of(data: Any) -> Path | DataTable:
-    """Return a data set: the rows of a table in memory, or a path.
+    """Return a data set: the rows of a table of numbers in memory, or a path.
 
     Raises:
         UsageError: The data are neither.
@@ -82,8 +82,9 @@ def data_set_of(data: Any) -> Path | DataTable:
     if isinstance(data, str | Path):
         return Path(data)
     rows = getattr(data, "rows", None)
-    if not isinstance(rows, DataTable):
-        raise UsageError(f"data is {type(data).__name__}: give a Table, or a path")
+    if not isinstance(rows, DataTable) or rows.typed:
+        what = "a typed table" if isinstance(rows, DataTable) else type(data).__name__
+        raise UsageError(f"data is {what}: give a Table of numbers, or a path")
     return rows
 
 

@@ -24,10 +24,6 @@ from dnnlib.files import plain_name
 from dnnlib.logs import logger
 from training.data import toys
 from training.data.images.dataset import ImageDataset
-from training.data.records.raw_tables import Cells, open_cells
-from training.data.records.reading import RecordChoices
-from training.data.records.records import Records
-from training.data.records.values import frame_of
 from training.data.tables.formats import (
     ForeignTable,
     NotNumbers,
@@ -38,10 +34,13 @@ from training.data.tables.formats import (
     with_columns,
 )
 from training.data.tables.making import looks_uniform
+from training.data.tables.raw_tables import Cells, open_cells
+from training.data.tables.reading import RecordChoices
 from training.data.tables.repeated_trials import DATASET
 from training.data.tables.table import DataTable
-from training.files.records import holds_records, load_records, save_records
-from training.files.table import holds_table, load_table, save_table
+from training.data.tables.values import frame_of
+from training.files.records import load_data_set, save_records
+from training.files.table import save_table
 from training.learning.run import Progress, StoppedBySignal
 from training.models import training
 from training.models.answers import Answers
@@ -116,7 +115,7 @@ class Table:
         Table('houses', 20 rows of rooms, garden)
     """
 
-    rows: DataTable | Records
+    rows: DataTable
     name: str
     lines: Sequence[str] = ()
     path: Path | None = None
@@ -180,56 +179,50 @@ class Table:
             "dataset": dataset,
             "bounds": ranges_of(bounds),
         }
-        shared: dict[str, Any] = {"max_rows": max_rows, "held_out": held_out, "seed": seed}
-        unsaid = "keep" if dataset is None else "refuse"
-        of_numbers = TableChoices(**given, **shared, missing=missing or unsaid)
-        of_records = RecordChoices(
+        choices = RecordChoices(
+            **given,
+            missing=missing or ("keep" if dataset is None else "refuse"),
+            max_rows=max_rows,
+            held_out=held_out,
+            seed=seed,
             types=types or {},
-            missing=missing or "keep",
             missing_values=missing_values,
             calendar=calendar,
             is_missing=is_missing,
-            **shared,
         )
         in_file, path = isinstance(source, str | Path), Path(str(source))
-        if in_file and (holds_table(path) or holds_records(path)):
-            chosen = {**vars(of_records), **given, "missing": missing}
-            _require_unchosen(path, {**chosen, "columns": columns, "exclude": exclude})
-            if holds_table(path):
-                return cls(load_table(path), path.stem, path=path)
-            return cls(load_records(path), path.stem, path=path, why=f"so they are in {path.name}")
+        saved = load_data_set(path) if in_file else None
+        if saved is not None:
+            others = {"missing": missing, "columns": columns, "exclude": exclude}
+            _require_unchosen(path, {**vars(choices), **others})
+            why = f"so they are in {path.name}" if saved.typed else ""
+            return cls(saved, path.stem, path=path, why=why)
         name = path.stem if in_file else plain_name(name, "name")
 
         def numbers() -> tuple[ForeignTable, TableChoices]:
             if in_file:
-                return open_table(str(source), columns, seed, exclude=exclude), of_numbers
-            return _in_memory(source, columns, name, exclude), of_numbers
+                return open_table(str(source), columns, seed, exclude=exclude), choices
+            return _in_memory(source, columns, name, exclude), choices
 
         def cells() -> Cells:
             if in_file or hasattr(source, "columns"):
                 return open_cells(source).only(columns, exclude)
             return open_cells(_in_memory(source, columns, name, exclude))
 
-        rows, lines, why = read_table(
-            None if types or calendar or is_missing or missing_values else numbers,
-            cells,
-            of_numbers,
-            of_records,
-            [option for option, value in given.items() if value],
-        )
+        only_numbers = [option for option, value in given.items() if value]
+        rows, lines, why = read_table(numbers, cells, choices, only_numbers)
         kind = FRAMES if in_file else kind_of(source)
         return cls(rows, name, lines, kind=kind, why=why)
 
     @property
     def columns(self) -> list[str]:
         """Names of the columns of a model."""
-        rows = self.rows
-        return list(rows.names if isinstance(rows, Records) else rows.columns.names)
+        return self.rows.names
 
     @property
     def conditions(self) -> list[str]:
         """Names of the conditions, for a table of numbers."""
-        return [] if isinstance(self.rows, Records) else list(self.rows.condition_names)
+        return self.rows.condition_names
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -241,10 +234,7 @@ class Table:
 
     def save(self, path: str | Path) -> None:
         """Write a data set for ``train.py`` atomically."""
-        if isinstance(self.rows, Records):
-            save_records(Path(path), self.rows)
-        else:
-            save_table(Path(path), self.rows)
+        (save_records if self.rows.typed else save_table)(Path(path), self.rows)
 
     def train(
         self, outdir: str | Path | None = None, progress: Progress | bool = False, **options: Any
@@ -269,7 +259,7 @@ class Table:
         data = self.path or self.rows
         if self.path is None:
             _require_unresumed(options)
-        queries = isinstance(self.rows, Records) or options.get("any") or options.get("ask")
+        queries = self.rows.typed or options.get("any") or options.get("ask")
         if queries:
             reason = self.why or "the options ask for it"
             logger.info(f"Training a network for conditional queries ({reason})")
@@ -287,9 +277,9 @@ class Table:
 
     def to_pandas(self, values: np.ndarray | None = None) -> Any:
         """Return a data frame of the rows, or of new rows ``[n, D]`` of their columns."""
-        if isinstance(self.rows, Records):
+        if self.rows.typed:
             return frame_of(self.rows, values)
-        points = self.rows.points.numpy() if values is None else values
+        points = self.rows.values if values is None else values
         return rows_as(FRAMES, self.columns, points)
 
 
@@ -366,7 +356,6 @@ class Simulations(Table):
             name=name,
             **{"missing": "refuse", **choices},
         )
-        assert isinstance(table.rows, DataTable)
         _hint_at_bounds(own, rows, bounds or {})
         # Data without names are returned in their original order.
         kept = table.rows.in_order(conditions)

@@ -236,7 +236,10 @@ class InferenceTask:
             )
         assert isinstance(subject, TableFlow)
         assert settings.prior.prior is not None
-        distribution, conditions = learned.prior(settings.prior.prior), list(subject.conditions)
+        distribution, conditions = (
+            learned.prior(settings.prior.prior),
+            list(subject.condition_names),
+        )
         if sorted(distribution.names) != sorted(subject.names):
             raise UsageError(
                 f"{network.name} is a likelihood of {', '.join(distribution.names)}, but draws are "

@@ -17,9 +17,9 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
 from dnnlib.errors import DataError, UsageError
-from training.data.records.records import CATEGORY, NUMBER
-from training.data.records.values import MOST_LEVELS
 from training.data.tables.making import FEWEST_ROWS
+from training.data.tables.schema import CATEGORY, NUMBER
+from training.data.tables.values import MOST_LEVELS
 from training.models.datasets import Table
 from training.models.queries import Asking, Interval
 from training.subjects.records import CellDistribution

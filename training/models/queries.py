@@ -17,10 +17,11 @@ from dnnlib.errors import DataError, UsageError
 from dnnlib.logs import logger
 from torch_utils.seeds import hash_seed, seeded_generator
 from torch_utils.streams import Stream
-from training.data.records.encoding import contradicted, encode
-from training.data.records.reading import is_missing_indicator, is_weekday, on_weekday
-from training.data.records.records import CATEGORY, DATE, WHOLE, Records
-from training.data.records.values import text_of, texts_of
+from training.data.tables.encoding import contradicted, encode
+from training.data.tables.reading import is_missing_indicator, is_weekday, on_weekday
+from training.data.tables.schema import CATEGORY, DATE, WHOLE
+from training.data.tables.table import DataTable
+from training.data.tables.values import text_of, texts_of
 from training.files.answers import INDEX, SCORES
 from training.files.arrays import evenly
 from training.measure.conformal import asked, fewest
@@ -50,7 +51,7 @@ class Interval:
     """
 
     share: float
-    held_out: Records | bool = True
+    held_out: DataTable | bool = True
     seed: int = 0
 
     @property
@@ -84,7 +85,7 @@ class Interval:
         level, held_out = np.full(len(known), self.share), self.held_out
         if flow.empty.columns[place].type == CATEGORY:
             pass
-        elif isinstance(held_out, Records):
+        elif isinstance(held_out, DataTable):
             level[:] = self._held(flow, held_out, known, place)
         elif held_out and flow.held is not None:
             level = flow.held.content(place, self.share, known)
@@ -97,7 +98,7 @@ class Interval:
                 )
         return np.stack([(1 - level) / 2, np.full(len(known), 0.5), (1 + level) / 2], axis=1)
 
-    def _held(self, flow: RecordFlow, held_out: Records, known: np.ndarray, place: int) -> float:
+    def _held(self, flow: RecordFlow, held_out: DataTable, known: np.ndarray, place: int) -> float:
         values = held_out.at(held_out.held_out).values
         values = values[~np.isnan(values[:, place])][:MOST_HELD_OUT]
         name, needed = flow.empty.names[place], fewest(self.share)
@@ -123,7 +124,7 @@ class Interval:
         return level
 
 
-def require_of_training(flow: RecordFlow, records: Records) -> None:
+def require_of_training(flow: RecordFlow, records: DataTable) -> None:
     """Check that records can calibrate a network, and warn of rows that the training data contain.
 
     Raises:
@@ -131,7 +132,7 @@ def require_of_training(flow: RecordFlow, records: Records) -> None:
         UsageError: ``records`` are not the rows of a typed table.
     """
     given: object = records
-    if not isinstance(given, Records):
+    if not isinstance(given, DataTable):
         raise UsageError(
             f"got {type(given).__name__} for a typed table: give a table of Table.open"
         )
@@ -149,7 +150,7 @@ def require_of_training(flow: RecordFlow, records: Records) -> None:
         )
 
 
-def require_same_columns(flow: RecordFlow, records: Records) -> None:
+def require_same_columns(flow: RecordFlow, records: DataTable) -> None:
     """Check that records have the columns of a network.
 
     Raises:
@@ -218,7 +219,7 @@ class Asking:
 
     def rows_of(
         self, source: Any, asked: Sequence[str] = (), missing_values: Sequence[str] = ()
-    ) -> Records:
+    ) -> DataTable:
         """Convert records, a file or a data frame to rows with the columns of the network.
 
         See ``encode`` for the arguments. Values that do not fit, and numbers far outside the
@@ -226,7 +227,7 @@ class Asking:
         """
         empty, records = self.flow.empty, source
         lines: list[str] = []
-        if not isinstance(source, Records):
+        if not isinstance(source, DataTable):
             records, lines = encode(
                 source, empty.columns, missing_values=missing_values, asked=asked, like=empty
             )
@@ -246,7 +247,7 @@ class Asking:
                     "of the training data: predictions from them are extrapolations"
                 )
 
-    def fill(self, records: Records, interval: Interval) -> Sheet:
+    def fill(self, records: DataTable, interval: Interval) -> Sheet:
         """Return rows with missing values imputed, and columns with the uncertainty.
 
         Numbers are imputed by their median, categories by the most probable category, given the
@@ -273,7 +274,7 @@ class Asking:
         names, texts = texts_of(_with_all_columns(records, values))
         return _joined(names, texts, beside)
 
-    def completed(self, records: Records, seed: int, table: int) -> Sheet:
+    def completed(self, records: DataTable, seed: int, table: int) -> Sheet:
         """Return rows with missing values imputed by joint draws; each table has other draws."""
         own = (seed << 32) + table  # so that tables of two seeds, put together, never repeat
         values = self.flow.drawn(
@@ -281,7 +282,7 @@ class Asking:
         )
         return Sheet(*texts_of(_with_all_columns(records, values)))
 
-    def predict(self, records: Records, columns: Sequence[str], interval: Interval) -> Sheet:
+    def predict(self, records: DataTable, columns: Sequence[str], interval: Interval) -> Sheet:
         """Return rows with predictions of columns, given the observed cells of other columns.
 
         Predictions are medians and intervals of numbers, and the most probable category with all
@@ -316,7 +317,7 @@ class Asking:
         names, texts_of_rows = texts_of(records)
         return _joined(names, texts_of_rows, beside)
 
-    def score(self, records: Records, odd: float) -> Sheet:
+    def score(self, records: DataTable, odd: float) -> Sheet:
         """Return a sheet with log densities of rows, outlier cells, and probabilities of cells.
 
         The first columns are the row number, the log density and its error, the lowest cell
@@ -409,7 +410,7 @@ class Asking:
                 raise UsageError(f"--given={name}:{text}: '{name}' must be {levels or kind}")
         return row
 
-    def to_compare(self, records: Records, given: Sequence[tuple[str, str]]) -> Records:
+    def to_compare(self, records: DataTable, given: Sequence[tuple[str, str]]) -> DataTable:
         """Return rows with given values to compare draws with; held-out rows if there are any.
 
         Raises:
@@ -430,7 +431,7 @@ class Asking:
             )
         return records.at(rows[evenly(len(rows), MOST_COMPARED)])
 
-    def checked(self, records: Records, hidden: float, level: float, seed: int) -> Any:
+    def checked(self, records: DataTable, hidden: float, level: float, seed: int) -> Any:
         """Check the calibration of conditional distributions on held-out rows.
 
         Cells are split at random into parts that are masked together, each cell once. Each masked
@@ -498,7 +499,7 @@ class Asking:
 
     def _spread(
         self,
-        records: Records,
+        records: DataTable,
         distribution: CellDistribution,
         place: int,
         rows: np.ndarray,
@@ -562,7 +563,7 @@ class Asking:
         facts["coverage"] = {f"{share:g}": float((inside <= share).mean()) for share in LEVELS}
         return facts, ranks
 
-    def _nearest(self, records: Records, seed: int) -> dict[str, float]:
+    def _nearest(self, records: DataTable, seed: int) -> dict[str, float]:
         """Return the median distances of sampled and of held-out rows to the nearest training row.
 
         Samples much nearer to training rows would be copies. Distances are in coordinates of the
@@ -595,7 +596,7 @@ class Asking:
         return {"drawn": nearest(drawn), "held_out": nearest(others[:count])}
 
 
-def place_of(records: Records, name: str) -> int:
+def place_of(records: DataTable, name: str) -> int:
     """Return the index of a column.
 
     Raises:
@@ -619,7 +620,7 @@ def _joined(names: list[str], rows: list[list[str]], beside: list[ResultColumn])
     return Sheet(names, joined, len(beside), plain)
 
 
-def _with_all_columns(records: Records, values: np.ndarray) -> Records:
+def _with_all_columns(records: DataTable, values: np.ndarray) -> DataTable:
     """Return records with new values, with columns that the source lacks at the end."""
     own = [column.name for column in records.columns if not column.of]
     lacking = [name for name in own if name not in records.order]

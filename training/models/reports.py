@@ -3,9 +3,10 @@
 import numpy as np
 
 from dnnlib.logs import logger
-from training.data.records.reading import is_missing_indicator
-from training.data.records.records import CATEGORY, Records
 from training.data.tables.formats import listed
+from training.data.tables.reading import is_missing_indicator
+from training.data.tables.schema import CATEGORY
+from training.data.tables.table import DataTable
 from training.files.arrays import evenly
 from training.measure.association import association
 
@@ -17,7 +18,7 @@ TELLING = 5.0
 """Threshold of an association between columns, in standard errors."""
 
 
-def informative_missing(records: Records) -> list[str]:
+def informative_missing(records: DataTable) -> list[str]:
     """Return lines about columns whose missingness depends on other columns.
 
     Columns with an indicator column are omitted.

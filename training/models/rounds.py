@@ -321,11 +321,10 @@ class Round:
         points, data = self._simulated(drawn.points)
         failed = len(drawn.points) - len(points)
         if base:  # appended to simulations of an earlier round within the region
-            old = replace(self, number=base).made.table
+            old = replace(self, number=base).made.table.rows
+            old = old.at(region(old.points))
             assert old.conditions is not None
-            inside = region(old.points)
-            points = torch.cat([old.points[inside], points])
-            data = torch.cat([old.conditions[inside], data])
+            points, data = torch.cat([old.points, points]), torch.cat([old.conditions, data])
         table, lines = question.table(points, data, self.seed)
         for line in lines:
             logger.info(line)

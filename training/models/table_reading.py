@@ -3,11 +3,10 @@
 from collections.abc import Callable, Sequence
 
 from dnnlib.errors import UsageError
-from training.data.records.raw_tables import Cells
-from training.data.records.reading import RecordChoices, SurveyedTable
-from training.data.records.records import Records
 from training.data.tables.formats import ForeignTable, NotNumbers, TableChoices
 from training.data.tables.making import make_table
+from training.data.tables.raw_tables import Cells
+from training.data.tables.reading import RecordChoices, SurveyedTable
 from training.data.tables.table import DataTable
 from training.models.reports import informative_missing
 
@@ -15,22 +14,19 @@ TYPED = "other options make this a typed table"
 
 
 def read_table(
-    numbers: Callable[[], tuple[ForeignTable, TableChoices]] | None,
+    numbers: Callable[[], tuple[ForeignTable, TableChoices]],
     cells: Callable[[], Cells],
-    of_numbers: TableChoices,
-    of_records: RecordChoices,
+    choices: RecordChoices,
     only_numbers: Sequence[str] = (),
-) -> tuple[DataTable | Records, list[str], str]:
+) -> tuple[DataTable, list[str], str]:
     """Read a table of numbers, or of numbers, categories and dates with missing cells.
 
     Most numeric tables are read once, directly. Sources with other cells are analyzed further.
 
     Args:
-        numbers: Function that opens the source as numbers, and returns the options for it; None if
-            the table is typed by the user's options.
+        numbers: Function that opens the source as numbers, and returns the options for it.
         cells: Function that opens the source as texts of cells.
-        of_numbers: Options for a table of numbers.
-        of_records: Options for typed records.
+        choices: User options.
         only_numbers: Names of given options that only tables of numbers have, as the user knows
             them.
 
@@ -42,16 +38,16 @@ def read_table(
         UsageError: An option does not apply to the table.
     """
     reason = TYPED
-    if numbers is not None:
+    if not choices.typed:
         try:
             rows, lines = make_table(*numbers())
         except NotNumbers as error:
             reason = str(error)
         else:
             return rows, lines, ""
-    surveyed = SurveyedTable.from_cells(cells(), of_records)
+    surveyed = SurveyedTable.from_cells(cells(), choices)
     if surveyed.only_numbers:
-        rows, lines = make_table(surveyed.numbers(), of_numbers)
+        rows, lines = make_table(surveyed.numbers(), choices)
         return rows, lines, ""
     for name in only_numbers:
         raise UsageError(f"{name} is for tables of numbers without missing values: {reason}")

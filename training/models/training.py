@@ -15,13 +15,11 @@ from torch_utils.distributed import process_group
 from torch_utils.results import provenance
 from training import names
 from training.data.images.dataset import ImageDataset
-from training.data.records.records import Records
 from training.data.tables.making import exchanged
 from training.data.tables.repeated_trials import as_sets, one_of_each
-from training.data.tables.table import DataTable, as_records
+from training.data.tables.table import DataTable
 from training.data.toys import Toy
-from training.files.records import holds_records, load_records
-from training.files.table import holds_table, load_table
+from training.files.records import load_data_set
 from training.learning.building import ModelConfig, describe_training, resolved_options
 from training.learning.cost import print_dry_run
 from training.learning.finishing import latent_file, refit_latent_law
@@ -58,7 +56,7 @@ class Trained(NamedTuple):
     path: Path | None = None
 
 
-def training_of(settings: TrainSettings, data: Path | DataTable | Records, name: str) -> Training:
+def training_of(settings: TrainSettings, data: Path | DataTable, name: str) -> Training:
     """Return the training on a data set that the settings describe.
 
     Args:
@@ -70,21 +68,15 @@ def training_of(settings: TrainSettings, data: Path | DataTable | Records, name:
         UsageError: Settings contradict the data set.
     """
     path = data if isinstance(data, Path) else Path(f"{name}.npz")
-    if isinstance(data, Path):
-        if holds_records(data):
-            data = load_records(data)
-        elif holds_table(data):
-            data = load_table(data)
-        else:
-            return training_on_images(settings, data)
-    if isinstance(data, DataTable):
-        if not (settings.data.any or settings.data.ask):
-            return training_on_table(settings, path, data)
-        data = as_records(data)
-    return training_on_records(settings, path, data)
+    table = load_data_set(data) if isinstance(data, Path) else data
+    if table is None:
+        return training_on_images(settings, path)
+    if table.typed or settings.data.any or settings.data.ask:
+        return training_on_records(settings, path, table.as_typed())
+    return training_on_table(settings, path, table)
 
 
-def training_on_records(settings: TrainSettings, data: Path, records: Records) -> RecordTraining:
+def training_on_records(settings: TrainSettings, data: Path, records: DataTable) -> RecordTraining:
     """Return the training for conditional queries that the options describe.
 
     Raises:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from training.data.records.records import CATEGORY, DATE, RecordColumn
-from training.data.records.values import text_of
+from training.data.tables.schema import CATEGORY, DATE, Column
+from training.data.tables.values import text_of
 from training.files.answers import ColumnCheck, PredictedColumn, SavedAnswerCheck, SavedAnswers
 from training.files.rows import LABELS, printable
 from training.measure.association import associations
@@ -140,7 +140,7 @@ class DrawnRows:
             for place in range(len(saved.rows.columns))
             if min((~np.isnan(each[:, place])).sum() for each in self.values) >= LEAST_CELLS
         ]
-        self.columns: list[RecordColumn] = [saved.rows.columns[place] for place in self.places]
+        self.columns: list[Column] = [saved.rows.columns[place] for place in self.places]
 
     def sets(self, index: int) -> dict[str, np.ndarray]:
         """Return the values of a column that are not missing, for samples and for data."""
@@ -284,7 +284,7 @@ def _ticks(low: float, high: float, most: int = 3) -> list[float]:
     return [float(at) for at in places if low <= at <= high]
 
 
-def date_ticks(column: RecordColumn, low: float, high: float) -> dict[float, str]:
+def date_ticks(column: Column, low: float, high: float) -> dict[float, str]:
     """Return ticks of an axis of days, with dates without times."""
     return {day: text_of(column, day).partition(" ")[0] for day in _ticks(low, high)}
 

@@ -145,7 +145,7 @@ class LearnedLikelihood:
             return None
         table, bounds = TableFlow.of(network, {}), _bounds(about[LIKELIHOOD])
         first = _first_level(table)
-        if bounds is None or list(bounds) != list(table.conditions[:first][: len(bounds)]):
+        if bounds is None or list(bounds) != list(table.condition_names[:first][: len(bounds)]):
             raise DataError(
                 f"{network.path} does not declare which of its conditions are parameters"
             )
@@ -153,7 +153,7 @@ class LearnedLikelihood:
         distribution: TrialDistribution = FlowTrialDistribution(table.flow)
         if isinstance(module, TrialNetwork):
             distribution = IncompleteTrialDistribution(table.flow, module)
-        if first < len(table.conditions):
+        if first < len(table.condition_names):
             distribution = MixedTrialDistribution(distribution, table.coordinates)
         return cls(network, table, distribution, bounds, discrete, about.get(TRIALS))
 
@@ -170,12 +170,12 @@ class LearnedLikelihood:
     @property
     def data(self) -> list[str]:
         """Names of the data of a trial; category columns are last."""
-        return [*self.table.names, *self.table.conditions[_first_level(self.table) :]]
+        return [*self.table.names, *self.table.condition_names[_first_level(self.table) :]]
 
     @property
     def covariates(self) -> Sequence[str]:
         """Names of the covariates of a trial."""
-        return self.table.conditions[len(self.bounds) : _first_level(self.table)]
+        return self.table.condition_names[len(self.bounds) : _first_level(self.table)]
 
     @property
     def given(self) -> list[str]:
@@ -287,7 +287,7 @@ class LearnedLikelihood:
             DataError: The data set is broken, has other columns, or too few datasets.
         """
         table = self.table.table(path)
-        columns = (table.columns.names, names), (table.condition_names, self.given)
+        columns = (table.names, names), (table.condition_names, self.given)
         for there, wanted in columns:
             for name in wanted:
                 if name not in there:
@@ -295,19 +295,23 @@ class LearnedLikelihood:
                         f"{path} has the columns {listed(there)}, but {self.network.name} "
                         f"expects {listed(wanted)}"
                     )
-        assert table.conditions is not None
-        chosen = first_rows(table)[drawn_rows(path, one_of_each(table), count, seed)]
-        datasets = torch.arange(len(table)) if table.datasets is None else table.datasets
+        given = table.rows.conditions
+        assert given is not None
+        first = torch.from_numpy(first_rows(table))
+        chosen = first[drawn_rows(path, one_of_each(table), count, seed)]
+        datasets = torch.arange(len(table))
+        if table.datasets is not None:
+            datasets = torch.from_numpy(table.datasets)
         number = datasets.new_full((int(datasets.max()) + 1,), -1)
         number[datasets[chosen]] = torch.arange(len(chosen))
         which = number[datasets]
-        rows = table.conditions[which >= 0]
+        rows = given[which >= 0]
         places = [table.condition_names.index(name) for name in self.given]
         data, covariates = rows[:, places].tensor_split([len(self.data)], dim=1)
         self._require_levels(data, str(path))
         if data.isnan().any() and not self.takes_missing:
             raise DataError(f"{path} has trials with missing data: {WITH_HOLES}")
-        points = table.points[chosen][:, [table.columns.names.index(name) for name in names]]
+        points = table.points[chosen][:, [table.names.index(name) for name in names]]
         return points, Trials.sorted(data, covariates, which[which >= 0])
 
     def likelihood(self, trials: Trials, names: Sequence[str]) -> TrialLikelihood:
@@ -441,7 +445,7 @@ def normal_model(
 def _first_level(table: TableFlow) -> int:
     """Return the place of the first category column among the conditions; those come last."""
     beside = table.coordinates.beside
-    return len(table.conditions) - (0 if beside is None else len(beside.counts))
+    return len(table.condition_names) - (0 if beside is None else len(beside.counts))
 
 
 def _bounds(stored: object) -> dict[str, tuple[float, float]] | None:

@@ -17,11 +17,11 @@ from torch import Tensor
 from dnnlib.errors import DataError, UsageError
 from dnnlib.logs import logger
 from torch_utils.inert_pickle import shown
-from training.data.records.encoding import contradicted, encode
-from training.data.records.raw_tables import open_cells
-from training.data.records.records import CATEGORY
+from training.data.tables.encoding import contradicted, encode
 from training.data.tables.formats import TableSource, listed
-from training.data.tables.table import Columns, DataSource, DataTable, Dropped
+from training.data.tables.raw_tables import open_cells
+from training.data.tables.schema import CATEGORY, Column, Schema
+from training.data.tables.table import DataSource, DataTable
 from training.files.records import holds_records, load_records
 from training.names import script
 from training.networks.mixture import ABSENT, ASKED, KNOWN
@@ -68,8 +68,7 @@ class RecordPrior(TableFlow):
         known = {"data_dim": len(names), "dims_to_keep": len(names)}
         return cls(
             **network.as_subject(expected, data_name, "records", known),
-            column_names=names,
-            dropped=Dropped.none(names),
+            schema=Schema.plain(names),
             answers=answers,
         )
 
@@ -80,20 +79,20 @@ class RecordPrior(TableFlow):
         """
         if not holds_records(path):
             table = super().table(path)
-            atoms = self._are_atoms(self.column_names, table.points.numpy()).any(axis=1)
-            return table.at(torch.from_numpy(~atoms)) if atoms.any() else table
+            atoms = self._are_atoms(self.names, table.values)
+            return table.at(np.flatnonzero(~atoms.any(axis=1))) if atoms.any() else table
         assert isinstance(path, Path)
         records = load_records(path)
         places = [
             place
             for place, column in enumerate(records.columns)
-            if column.name in self.column_names and column.type != CATEGORY
+            if column.name in self.names and column.type != CATEGORY
         ]
         values = records.values[:, places]
         names = [records.names[place] for place in places]
         whole = ~np.isnan(values).any(axis=1) & ~self._are_atoms(names, values).any(axis=1)
-        points, held_out = (torch.from_numpy(part[whole]) for part in (values, records.held_out))
-        return DataTable(points, Columns.plain(names), held_out, Dropped.none(names))
+        columns = [*map(Column, names)]
+        return DataTable(columns, names, values=values[whole], held_out=records.held_out[whole])
 
     def whole(self, path: DataSource) -> DataTable:
         """Return the data set like ``table``, including rows kept for calibration, if any."""

@@ -24,13 +24,13 @@ from torch import Tensor
 from dnnlib.errors import DataError
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
-from training.data.records.records import CATEGORY, DATE, RecordColumn, Records
-from training.data.records.values import on_grid
 from training.data.row_hashes import row_numbers
 from training.data.tables.making import OFTEN, Marginal
-from training.data.tables.table import Columns
+from training.data.tables.schema import CATEGORY, DATE, Column, Schema
+from training.data.tables.table import DataTable
+from training.data.tables.values import on_grid
 from training.flow.coordinates.coordinates import Coordinates, dither
-from training.flow.coordinates.maps import MOST_GAPS, NOWHERE, Logarithm
+from training.flow.coordinates.maps import MOST_GAPS, Logarithm
 from training.learning.coordinates import fit_coordinates, over_decades
 from training.learning.mixture_start import COMPONENTS, FIRST, Mixture, fit_mixture
 from training.names import EVENED, LOG, script
@@ -63,19 +63,19 @@ MARGINALS = ("none", "yeo-johnson", "quantile", *EVENED, LOG)
 """Names of the marginal maps that are compared."""
 
 
-def digest_of(records: Records) -> str:
+def digest_of(records: DataTable) -> str:
     """Return the SHA-256 of all cells and of the split into training and held-out rows."""
     cells = np.where(np.isnan(records.values), np.nan, records.values).tobytes()
     return sha256(cells + records.held_out.tobytes()).hexdigest()
 
 
-def numbers_of_rows(records: Records, places: Sequence[int]) -> np.ndarray:
+def numbers_of_rows(records: DataTable, places: Sequence[int]) -> np.ndarray:
     """Return hashes of the rows that have no missing values in the columns with these indices."""
     values = records.values[:, list(places)]
     return row_numbers(values[~np.isnan(values).any(axis=1)])
 
 
-def few_values(column: RecordColumn, values: np.ndarray) -> tuple[float, ...]:
+def few_values(column: Column, values: np.ndarray) -> tuple[float, ...]:
     """Return the distinct values of a column if it is treated as categories, else none."""
     if column.type == CATEGORY:
         return tuple(float(place) for place in range(len(column.levels)))
@@ -90,7 +90,7 @@ def few_values(column: RecordColumn, values: np.ndarray) -> tuple[float, ...]:
     return tuple(different.tolist()) if few else ()
 
 
-def atoms_of(column: RecordColumn, values: np.ndarray) -> tuple[float, ...]:
+def atoms_of(column: Column, values: np.ndarray) -> tuple[float, ...]:
     """Return the atoms (frequently repeated values) of a numeric column without ``few_values``."""
     if column.type == DATE:
         return ()
@@ -119,7 +119,7 @@ class RecordSpace:
             number that is always missing.
     """
 
-    columns: Sequence[RecordColumn]
+    columns: Sequence[Column]
     values: Sequence[tuple[float, ...]]
     coordinates: Coordinates
 
@@ -391,7 +391,7 @@ class Chosen:
     nats: dict[str, float]
 
 
-def choose_space(records: Records, seed: int) -> Chosen:
+def choose_space(records: DataTable, seed: int) -> Chosen:
     """Choose the coordinates with the largest log density of held-out rows.
 
     Raises:
@@ -437,22 +437,21 @@ def choose_space(records: Records, seed: int) -> Chosen:
 
 
 def _complete(
-    records: Records,
+    records: DataTable,
     train: np.ndarray,
     numbers: Sequence[int],
     atoms: Sequence[Sequence[float]],
     generator: torch.Generator,
-) -> tuple[Tensor, Columns]:
+) -> tuple[Tensor, Schema]:
     """Return numbers of training rows without gaps, and the known properties of their columns.
 
     Missing numbers and atoms are replaced by draws from the other values of their column.
     """
     if not numbers:
         points = torch.randn(len(train), 1, generator=generator, dtype=torch.float64)
-        return points, Columns.plain(["none"])
+        return points, Schema.plain(["none"])
     points = torch.from_numpy(train[:, numbers].copy())
-    steps, offsets = [], []
-    gaps = torch.full((len(numbers), MOST_GAPS), NOWHERE, dtype=torch.float64)
+    columns = []
     for at, column in enumerate(points.T):
         missing = column.isnan()
         if atoms[at]:
@@ -462,18 +461,11 @@ def _complete(
         if atoms[at] and marginal.step:  # include atoms, so that they lie on the grid
             values = np.concatenate([present.numpy(), np.repeat(atoms[at], 2)])
             marginal = replace(marginal, step=Marginal.from_values(values).step)
-        steps.append(marginal.step)
-        offsets.append(marginal.offset)
         least, most = float(present.min()), float(present.max())
-        own = [atom for atom in atoms[at] if marginal.step and least < atom < most]
-        gaps[at, : len(own)] = torch.tensor(own, dtype=torch.float64)
+        gaps = tuple(atom for atom in atoms[at] if marginal.step and least < atom < most)
+        name, bins = records.columns[numbers[at]].name, (marginal.step, marginal.offset)
+        columns.append(replace(Column.of_numbers(name, *bins), gaps=gaps))
         drawn = torch.randint(len(present), (int(missing.sum()),), generator=generator)
         column[missing] = present[drawn]
-    known = Columns.plain([records.columns[place].name for place in numbers])
-    known = replace(
-        known,
-        steps=torch.tensor(steps, dtype=torch.float64),
-        offsets=torch.tensor(offsets, dtype=torch.float64),
-        gaps=gaps if bool((gaps < NOWHERE).any()) else None,
-    )
+    known = Schema(columns)
     return dither(points, known.steps, generator), known

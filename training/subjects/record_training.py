@@ -22,8 +22,9 @@ from torch_utils import distributed
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.batches import Batch
-from training.data.records.records import CATEGORY, Records
 from training.data.row_hashes import RowHashes
+from training.data.tables.schema import CATEGORY
+from training.data.tables.table import DataTable
 from training.files.records import columns_json
 from training.learning.cost import require_batch
 from training.learning.finishing import NETWORK_ROWS, LatentPlan
@@ -78,7 +79,7 @@ class RecordTraining(Training):
         chosen: Coordinates and mixture; None if they have not been chosen yet.
     """
 
-    records: Records
+    records: DataTable
     path: Path
     ask: Sequence[str] = ()
     chosen: Chosen | None = None
@@ -95,7 +96,7 @@ class RecordTraining(Training):
         return int((~self._fitted.held_out).sum())
 
     @cached_property
-    def _fitted(self) -> Records:
+    def _fitted(self) -> DataTable:
         """Rows of the training set, with the validation set as held-out rows.
 
         Without held-out rows all rows train, and there is no validation.
@@ -280,7 +281,7 @@ class _Questions:
 
 
 def about_records(
-    records: Records, chosen: Chosen, name: str, ask: Sequence[str]
+    records: DataTable, chosen: Chosen, name: str, ask: Sequence[str]
 ) -> dict[str, object]:
     """Return the description of the training records that is stored in a network file."""
     return {

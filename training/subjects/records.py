@@ -46,9 +46,9 @@ from torch import Tensor
 from dnnlib.errors import DataError, UsageError
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
-from training.data.records.reading import is_missing_indicator
-from training.data.records.records import Records
 from training.data.row_hashes import RowHashes
+from training.data.tables.reading import is_missing_indicator
+from training.data.tables.table import DataTable
 from training.files.arrays import evenly
 from training.files.records import without_rows
 from training.flow.bin_averages import SEQUENCES, mean_and_error, offsets
@@ -390,7 +390,7 @@ class RecordFlow:
     """
 
     network: TrainedNetwork
-    empty: Records
+    empty: DataTable
     space: RecordSpace
     ask: Sequence[int]
     margins: Margins | None = None
@@ -441,11 +441,11 @@ class RecordFlow:
         assert isinstance(network, QuestionNetwork)
         return QuestionFlow(self.network.flow, network)
 
-    def was_trained_on(self, records: Records) -> bool:
+    def was_trained_on(self, records: DataTable) -> bool:
         """Return whether records are the training data, with the same held-out rows."""
         return self.network.about.get("rows_sha256") == digest_of(records)
 
-    def repeated(self, records: Records) -> int:
+    def repeated(self, records: DataTable) -> int:
         """Return the number of rows that are in the training data, beyond chance.
 
         Only rows without missing numbers are compared.

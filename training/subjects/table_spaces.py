@@ -21,6 +21,7 @@ from torch_utils.stats import RunningMeans
 from torch_utils.streams import Stream
 from training.data.batches import Batch
 from training.data.tables.repeated_trials import thinned
+from training.data.tables.schema import CATEGORY
 from training.data.tables.table import DataTable, Levels, Rows, TableBatches
 from training.flow.coordinates.coordinates import Coordinates, dither
 from training.learning.building import ModelConfig
@@ -161,12 +162,11 @@ class Preparation:
 
     def _fit(self, space: Space) -> Coordinates:
         generator = seeded_generator("cpu", self.config.seed, Stream.DEQUANTIZATION)
-        columns = self.table.columns
         rows = self._some_trials(self.table.train_rows, generator)
-        points = dither(rows.points, columns.steps, generator)
+        points = dither(rows.points, self.table.steps, generator)
         return fit_coordinates(
             points,
-            columns,
+            self.table,
             space.marginals,
             space.whiten,
             rows.conditions,
@@ -180,12 +180,13 @@ class Preparation:
 
     def learn_levels(self, coordinates: Coordinates) -> None:
         """Fit the distribution of categories, if the data of a trial has numbers and categories."""
-        table, conditions = self.table, self.table.train_rows.conditions
-        if conditions is None or table.conditions is None or not table.beside:
+        table, given = self.table, self.table.rows.conditions
+        conditions = table.train_rows.conditions
+        count = sum(column.type == CATEGORY for column in table.condition_columns)
+        if given is None or conditions is None or not count:
             return
-        first = -len(table.beside)
-        known = table.columns_of_conditions.at(range(table.condition_dim)[first:])
-        levels = Levels.from_values(known, table.conditions[:, first:])
+        first = -count
+        levels = Levels.from_values(table.conditions_schema.steps[first:], given[:, first:])
         distribution = coordinates.know_levels(levels.counts)
         distribution.hold(first=levels.first, step=levels.steps)
         labels = coordinates.given(conditions).labels
@@ -198,7 +199,7 @@ class Preparation:
         table = self.table
         if table.datasets is None or not table.covariates:
             return None
-        return table.datasets[~table.held_out]
+        return torch.from_numpy(table.datasets[~table.held_out])
 
     def _some_trials(self, rows: Rows, generator: torch.Generator) -> Rows:
         """Return rows with random subsets of the trials in each set as conditions.
@@ -429,7 +430,7 @@ def _candidates(preparation: Preparation, wanted: Space) -> list[Space]:
     starts = [wanted.linear_start] if wanted.linear_start != AUTO else ["on", "off"]
     if preparation.likelihood and wanted.linear_start == AUTO:
         starts.insert(0, "gaussian")
-    limited = bool((table.columns.low.isfinite() | table.columns.high.isfinite()).any())
+    limited = bool((table.low.isfinite() | table.high.isfinite()).any())
     bounds = [wanted.bounded]
     if wanted.bounded == AUTO:
         bounds = ["map", "reject"] if limited else ["map"]
@@ -438,10 +439,10 @@ def _candidates(preparation: Preparation, wanted: Space) -> list[Space]:
     elif all_kept:
         # The distribution of points given conditions is not the marginal one, which a spline of the
         # columns would distort. The residuals of the prediction are whitened in any case.
-        half = table.columns.steps / 2
+        half = table.steps / 2
         positive = over_decades(table.train_rows.points - half)
         positive &= (table.points - half > 0).all(dim=0)  # also in held-out rows
-        wide = [name for name, each in zip(table.columns.names, positive, strict=True) if each]
+        wide = [name for name, each in zip(table.names, positive, strict=True) if each]
         if wide and marginals != LOG:
             tried = "tried" if marginals == AUTO else f"not tried: give --marginals={LOG}"
             names = ", ".join(wide[:MOST_NAMED])
@@ -508,5 +509,5 @@ def kept_dimensions(wanted: int | str | None, table: DataTable) -> int:
     if wanted != AUTO:
         return table.dim if wanted is None else int(wanted)
     points = table.train_rows.points
-    basis = basis_in(fit_coordinates(points, table.columns, "none", "none"), points)
+    basis = basis_in(fit_coordinates(points, table, "none", "none"), points)
     return max(1, round(basis.participation_ratio))

@@ -22,7 +22,7 @@ from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
-from training.data.row_hashes import RowHashes
+from training.data.row_hashes import RowHashes, row_numbers
 from training.data.tables.table import DataTable
 from training.flow.coordinates.conditions import are_there
 from training.flow.coordinates.coordinates import Coordinates
@@ -69,15 +69,16 @@ def fit_widths(table: DataTable, seed: int, model: TrainedNetwork) -> None:
         seed: Random seed of the draws.
         model: Trained model.
     """
-    held_out, order = table.held_out, torch.arange(len(table))
-    chosen = torch.cat([order[held_out], order[~held_out]])[:SIMULATIONS]
-    if len(chosen) < FEWEST or table.conditions is None or table.dim > MOST_DEBLURRED:
+    held_out = torch.from_numpy(table.held_out)
+    chosen = torch.cat([held_out.nonzero()[:, 0], (~held_out).nonzero()[:, 0]])[:SIMULATIONS]
+    rows = table.rows.at(chosen)
+    if len(rows) < FEWEST or rows.conditions is None or table.dim > MOST_DEBLURRED:
         return
     subject = TableFlow.of(model, {})
     device = subject.flow.device
     posterior = Amortized(
         subject.sharpened(subject.neural_posterior()),
-        table.conditions[chosen].to(device),
+        rows.conditions.to(device),
         subject.amortized_block(device),
         chains=1,
         draws=DRAWS,
@@ -86,7 +87,7 @@ def fit_widths(table: DataTable, seed: int, model: TrainedNetwork) -> None:
     )
     points = posterior.sample(torch.arange(len(chosen))).points[:, 0].cpu()
     mean, std, trained = points.mean(dim=1), points.std(dim=1), ~held_out[chosen]
-    model.widths = Widths(table.dim).fit(mean, std, table.points[chosen], trained)
+    model.widths = Widths(table.dim).fit(mean, std, rows.points, trained)
     logger.info(f"Fitted the scale of posterior errors to {len(chosen)} simulations")
 
 
@@ -184,9 +185,10 @@ class TableTraining(Training):
         Each trial of a set counts as a row: each epoch uses other subsets of the trials, so a
         longer training does not overfit.
         """
-        table, rows = self.table, len(self.table.train_rows)
-        if self.of_sets and table.conditions is not None:
-            trials = table.conditions[~table.held_out].view(rows, -1, table.condition_dim)
+        table, train = self.table, self.table.train_rows
+        rows = len(train)
+        if self.of_sets and train.conditions is not None:
+            trials = train.conditions.view(rows, -1, table.condition_dim)
             rows = int(are_there(trials).sum())
         amounts = dict(self.amounts)
         if self.likelihood and table.levels and amounts.get("patience") is None:
@@ -336,14 +338,14 @@ def about_table(table: DataTable, name: str) -> dict[str, Any]:
     return {
         "kind": TABLE,
         "data_name": name,
-        "columns": list(table.columns.names),
-        "condition_names": list(table.condition_names),
-        "rows": RowHashes.from_hashes(table.row_numbers()).listed,
+        "columns": table.names,
+        "condition_names": table.condition_names,
+        "rows": RowHashes.from_hashes(row_numbers(table.rows.cells(table.condition_dim))).listed,
         "dropped": {
             "names": list(dropped.names),
             "offsets": dropped.offsets.tolist(),
             "slopes": dropped.slopes.tolist(),
-            "order": list(dropped.order),
+            "order": list(table.order),
         },
     }
 
@@ -358,17 +360,13 @@ def about_likelihood(table: DataTable) -> dict[str, Any]:
     The description contains the bounds by name (None for no bound), the names of discrete
     parameters, and the number of training trials.
     """
-    known, conditions = table.columns_of_conditions, table.conditions
-    assert conditions is not None
-    places = [place for place, name in enumerate(known.names) if name not in table.covariates]
-    ends = torch.stack([known.low, known.high], dim=1)[places].tolist()
-    names = [known.names[place] for place in places]
-    bounds = {
-        name: [end if isfinite(end) else None for end in pair]
-        for name, pair in zip(names, ends, strict=True)
-    }
-    values = conditions[:, places]
-    spread = values.amax(dim=0) - values.amin(dim=0)
-    few = (spread < FEWEST_VALUES * known.steps[places]).tolist()
-    discrete = [name for name, is_few in zip(names, few, strict=True) if is_few]
+    assert table.conditions is not None
+    bounds, discrete = {}, []
+    for column, values in zip(table.condition_columns, table.conditions.T, strict=True):
+        if column.name in table.covariates:
+            continue
+        ends = (column.low, column.high)
+        bounds[column.name] = [end if isfinite(end) else None for end in ends]
+        if values.max() - values.min() < FEWEST_VALUES * column.step:
+            discrete.append(column.name)
     return {LIKELIHOOD: bounds, TRIALS: len(table.train_rows), DISCRETE: discrete}

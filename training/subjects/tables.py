@@ -10,9 +10,11 @@ from torch import Tensor
 from dnnlib.errors import DataError, UsageError
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
+from training.data.row_hashes import row_numbers
 from training.data.tables.formats import TableSource
 from training.data.tables.repeated_trials import as_sets, side_by_side
-from training.data.tables.table import DataSource, DataTable, Dropped, Rows, restored
+from training.data.tables.schema import Column, Dropped, Schema
+from training.data.tables.table import DataSource, DataTable, Rows
 from training.files.observations import read_columns, read_others, read_trials
 from training.files.table import load_table, load_whole
 from training.flow.coordinates.conditions import Surprise
@@ -33,15 +35,12 @@ class TableFlow(Subject):
 
     Attributes:
         network: Trained network.
-        column_names: Names of the columns.
-        dropped: Columns left out of the training because they are functions of other columns.
-        conditions: Names of the conditions.
+        schema: Columns and conditions, and columns left out of the training because they are
+            functions of other columns.
     """
 
     network: TrainedNetwork
-    column_names: Sequence[str]
-    dropped: Dropped
-    conditions: Sequence[str] = ()
+    schema: Schema
 
     kind = TABLE
 
@@ -71,15 +70,13 @@ class TableFlow(Subject):
         known = {"data_dim": dim, "dims_to_keep": about["dims_to_keep"]}
         return cls(
             **network.as_subject(expected, data_name, "table", known),
-            column_names=columns,
-            dropped=_dropped(network.path, about.get("dropped"), columns),
-            conditions=conditions,
+            schema=_schema(network.path, columns, conditions, about.get("dropped")),
         )
 
     @property
     def names(self) -> list[str]:
         """Names of the columns of the network."""
-        return list(self.column_names)
+        return self.schema.names
 
     @property
     def columns(self) -> list[str]:
@@ -89,12 +86,12 @@ class TableFlow(Subject):
     @property
     def label_dim(self) -> int:
         """Number of conditions; 0 for none."""
-        return len(self.conditions)
+        return self.schema.condition_dim
 
     @property
     def condition_names(self) -> Sequence[str]:
         """Names of the conditions."""
-        return self.conditions
+        return self.schema.condition_names
 
     @property
     def surprise(self) -> Surprise | None:
@@ -114,9 +111,9 @@ class TableFlow(Subject):
         Raises:
             UsageError: The flow has conditions.
         """
-        if self.conditions:
+        if self.condition_names:
             raise UsageError(
-                f"{self.network.name} is conditional on {', '.join(self.conditions)}: draw "
+                f"{self.network.name} is conditional on {', '.join(self.condition_names)}: draw "
                 f"from it with {script('posterior')} sample --condition=FILE"
             )
         return self
@@ -142,7 +139,7 @@ class TableFlow(Subject):
         return self.coordinates.trials > 0
 
     def _in_sets(self, table: DataTable, path: DataSource) -> DataTable:
-        return as_sets(table, len(self.conditions), str(path)) if self.of_sets else table
+        return as_sets(table, len(self.condition_names), str(path)) if self.of_sets else table
 
     def testable(self, path: DataSource | None) -> int:
         """Return the number of held-out rows, or of all rows if none is held out."""
@@ -179,9 +176,9 @@ class TableFlow(Subject):
                 f"of numbers made with {script('dataset_tool')} --kept=0.1"
             )
         table = table if table.kept is None else table.at(table.kept)
-        conditions = self._conditions_of(path, table) if self.conditions else None
+        conditions = self._conditions_of(path, table) if self.condition_names else None
         rows = Rows(self._columns_of(path, table), conditions)
-        numbers = replace(table, points=rows.points, conditions=rows.conditions).row_numbers()
+        numbers = row_numbers(rows.cells(self.label_dim))
         self.require_new(path, numbers, alike=bool((self.coordinates.steps > 0).all()))
         chosen = torch.randperm(len(rows), generator=seeded_generator("cpu", seed, Stream.DATA))
         rows = rows.at(chosen[:count].sort().values)
@@ -204,7 +201,7 @@ class TableFlow(Subject):
         A warning reports rows that contradict dropped columns: columns that were left out of the
         training because they are functions of other columns.
         """
-        names, others = self.observed_names(seen), [*self.dropped.order, *self.conditions]
+        names, others = self.observed_names(seen), [*self.schema.order, *self.condition_names]
         points = read_columns(path, names, self.names, others)
         self.warn_of_dropped(path, names, [*self.names, *others])
         return points
@@ -219,9 +216,9 @@ class TableFlow(Subject):
             seen: Observed columns.
             known: All names that the file may have.
         """
-        if not self.dropped.names:
+        if not self.schema.dropped.names:
             return
-        own = read_others(path, [*seen, *self.dropped.names], known)
+        own = read_others(path, [*seen, *self.schema.dropped.names], known)
         if own:
             missing = torch.full_like(next(iter(own.values())), torch.nan)
             points = torch.stack([own.get(name, missing) for name in self.names], dim=1)
@@ -237,14 +234,14 @@ class TableFlow(Subject):
             UsageError: The table is missing, or is given for a network without conditions.
             DataError: The table is broken, has other columns, or too many trials.
         """
-        if not self.conditions:
+        if not self.condition_names:
             return super().labels(given)
         if given is None:
-            given_with = ", ".join(self.conditions)
+            given_with = ", ".join(self.condition_names)
             raise UsageError(f"the network is conditional on {given_with}: give --condition")
         if not self.of_sets:
-            return read_columns(given, self.conditions)
-        trials = read_trials(given, self.conditions, ())
+            return read_columns(given, self.condition_names)
+        trials = read_trials(given, self.condition_names, ())
         rows = side_by_side(trials.data, torch.arange(len(trials)).repeat_interleave(trials.counts))
         self.straight(rows.to(self.coordinates.steps.device))  # raises an error for too many trials
         return rows
@@ -302,19 +299,20 @@ class TableFlow(Subject):
         Raises:
             DataError: A condition or its values are missing.
         """
-        own, wanted = list(table.condition_names), ", ".join(self.conditions)
-        if table.conditions is None:
+        own, wanted = table.condition_names, ", ".join(self.condition_names)
+        given = table.rows.conditions
+        if given is None:
             raise DataError(
                 f"{path} has no conditions: make it with {script('dataset_tool')} "
                 f"--conditions={wanted}"
             )
-        missing = [name for name in self.conditions if name not in own]
+        missing = [name for name in self.condition_names if name not in own]
         if missing:
             raise DataError(
                 f"{path} has no condition '{missing[0]}': the network has the conditions {wanted}"
             )
-        trials = table.conditions.reshape(len(table), -1, len(own))
-        conditions = trials[..., [own.index(name) for name in self.conditions]].flatten(1)
+        trials = given.reshape(len(table), -1, len(own))
+        conditions = trials[..., [own.index(name) for name in self.condition_names]].flatten(1)
         if not self.of_sets and conditions.isnan().any():
             raise DataError(
                 f"{path} has trials with missing data, which only a likelihood supports: "
@@ -323,23 +321,23 @@ class TableFlow(Subject):
         return conditions
 
     def _columns_of(self, path: DataSource, table: DataTable) -> Tensor:
-        names = list(table.columns.names)
-        missing = [name for name in self.column_names if name not in names]
+        names = table.names
+        missing = [name for name in self.names if name not in names]
         if missing:
             raise DataError(
                 f"{path} has no column '{missing[0]}', which the network "
                 f"{self.network.path.name} needs"
             )
-        points = table.points[:, [names.index(name) for name in self.column_names]]
-        if self.dropped.names:
-            whole = restored(table.points, names, table.dropped)
-            beside = dict(zip(table.dropped.order, whole.T, strict=True))
+        points = table.points[:, [names.index(name) for name in self.names]]
+        if self.schema.dropped.names:
+            whole = table.restored(table.points)
+            beside = dict(zip(table.order, whole.T, strict=True))
             self.warn_of_others(self.contradicted(points, beside), str(path))
         return points
 
     def contradicted(self, points: Tensor, beside: Mapping[str, Tensor]) -> Iterable[str]:
         """Return a sentence for each dropped column whose values contradict the other columns."""
-        return self.dropped.contradicted(points, beside)
+        return self.schema.dropped.contradicted(points, beside)
 
     def as_source(
         self, points: Tensor, rounded: bool = True, drawn: bool = False
@@ -354,13 +352,14 @@ class TableFlow(Subject):
         if rounded:
             coordinates = self.coordinates
             points = coordinates.plausible(points) if drawn else coordinates.rounded(points)
-        return list(self.dropped.order), restored(points.cpu(), self.column_names, self.dropped)
+        return list(self.schema.order), self.schema.restored(points.cpu())
 
     def latent_plan(self, path: DataSource | None, seed: int, device: torch.device) -> LatentPlan:
         """Return a plan for learning the base distribution again from the rows of a table."""
         table = self.table(required(path))
         rows = Rows(self._columns_of(required(path), table))
-        halves = rows.at(~table.held_out), rows.at(table.held_out)
+        held_out = torch.from_numpy(table.held_out)
+        halves = rows.at(~held_out), rows.at(held_out)
         return rows_to_inflate(*halves, self.coordinates, seed, MOST)
 
     def melt_facts(self, flow: ProbabilityFlow, melt: Trajectory) -> Facts:
@@ -378,7 +377,7 @@ class TableFlow(Subject):
         first = back.times[-1]
         before = flow.to_data(start, first)
         largest = (flow.to_data(back.end, first) - before).abs().amax(dim=0)
-        by_column = dict(zip(self.column_names, largest.tolist(), strict=True))
+        by_column = dict(zip(self.names, largest.tolist(), strict=True))
         return {**super().return_facts(flow, back, start), "largest_error": by_column}
 
     def lines(self, kind: str, facts: Mapping[str, Any]) -> list[str]:
@@ -416,8 +415,8 @@ class TableFlow(Subject):
 
 def testable_rows(table: DataTable) -> Tensor:
     """Return the indices of held-out rows, or of all rows if none is held out."""
-    places = torch.arange(len(table))
-    return places[table.held_out] if table.held_out.any() else places
+    rows = table.held_out if table.held_out.any() else ~table.held_out
+    return torch.from_numpy(rows.nonzero()[0])
 
 
 def drawn_rows(path: DataSource, table: DataTable, count: int | None, seed: int) -> Tensor:
@@ -439,25 +438,29 @@ def _are_texts(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
 
 
-def _dropped(path: DataSource, dropped: object, columns: Sequence[str]) -> Dropped:
-    """Return the dropped columns that a network file describes.
+def _schema(
+    path: DataSource, names: Sequence[str], conditions: Sequence[str], dropped: object
+) -> Schema:
+    """Return the schema of a network's points, with the dropped columns that its file describes.
 
     Raises:
         DataError: The description is invalid.
     """
+    schema = replace(Schema.plain(names), condition_columns=[*map(Column, conditions)])
     if dropped is None:
-        return Dropped.none(columns)
+        return schema
     broken = DataError(f"{path} does not contain the formulas of its dropped columns")
     keys = ("names", "offsets", "slopes", "order")
     parts: list[Any] = [dropped.get(key) if isinstance(dropped, dict) else None for key in keys]
     if not all(isinstance(part, list) for part in parts):
         raise broken
-    names, offsets, slopes, order = parts
-    sound = _are_texts(names) and _are_texts(order) and sorted(order) == sorted([*columns, *names])
+    gone, offsets, slopes, order = parts
+    sound = _are_texts(gone) and _are_texts(order) and sorted(order) == sorted([*names, *gone])
     numbers = [*offsets, *(slope for row in slopes if isinstance(row, list) for slope in row)]
     sound = sound and all(isinstance(number, float | int) for number in numbers)
     shapes = [len(offsets), len(slopes), *(len(row) for row in slopes if isinstance(row, list))]
-    if not sound or shapes != [len(names), len(names), *[len(columns)] * len(names)]:
+    if not sound or shapes != [len(gone), len(gone), *[len(names)] * len(gone)]:
         raise broken
-    table = torch.tensor(slopes, dtype=torch.float64).reshape(len(names), len(columns))
-    return Dropped(names, torch.tensor(offsets, dtype=torch.float64), table, order)
+    table = torch.tensor(slopes, dtype=torch.float64).reshape(len(gone), len(names))
+    left_out = Dropped(gone, torch.tensor(offsets, dtype=torch.float64), table)
+    return replace(schema, order=order, dropped=left_out)

@@ -118,10 +118,10 @@ class TrialPreparation(Preparation):
 
     def _fit(self, space: Space) -> Coordinates:
         generator = seeded_generator("cpu", self.config.seed, Stream.DEQUANTIZATION)
-        columns, rows = self.table.columns, self.table.train_rows
-        points = dither(rows.points, columns.steps, generator)
+        table, rows = self.table, self.table.train_rows
+        points = dither(rows.points, table.steps, generator)
         return fit_coordinates(
-            points, columns, space.marginals, "none", rows.conditions, space.linear_start
+            points, table, space.marginals, "none", rows.conditions, space.linear_start
         )
 
     def build(self, coordinates: Coordinates) -> tuple[TrainedNetwork, DenoisingLoss]:

@@ -13,7 +13,7 @@ from torch.distributions import MultivariateNormal
 from dnnlib.errors import DataError, UsageError
 from tests.support.draws import double, normal, seeded
 from tests.support.running import refusal
-from training.data.tables.table import Columns
+from training.data.tables.schema import Column, Schema
 from training.flow.coordinates.conditions import LEVELS, Surprise, ridge
 from training.flow.coordinates.coordinates import Coordinates
 from training.learning.coordinates import basis_in, fit_coordinates, over_decades
@@ -31,16 +31,14 @@ def table(count=2000, seed=0):
 
 
 def bounded_columns():
-    plain = Columns.plain(NAMES)
-    low, high = plain.low.clone(), plain.high.clone()
-    low[1], high[1], low[2] = 0, 1, 0
-    return Columns(NAMES, plain.steps, plain.offsets, low, high)
+    ends = {NAMES[1]: {"low": 0, "high": 1}, NAMES[2]: {"low": 0}}
+    return Schema([Column(name, **ends.get(name, {})) for name in NAMES])
 
 
 @pytest.fixture(params=[(*space, bounded) for space in SPACES for bounded in (False, True)])
 def fitted(request):
     marginals, whiten, bounded = request.param
-    columns = bounded_columns() if bounded else Columns.plain(NAMES)
+    columns = bounded_columns() if bounded else Schema.plain(NAMES)
     return fit_coordinates(table(), columns, marginals, whiten)
 
 
@@ -65,7 +63,7 @@ def test_points_come_back_with_the_determinant_of_autograd_and_coordinates_as_fi
 @pytest.mark.parametrize("whiten", WHITENINGS)
 def test_units_far_apart_are_no_dependence(whiten):
     units = torch.tensor([1e-6, 1.0, 1e6, 1.0])
-    columns, both = Columns.plain(NAMES), (table() * units, table())
+    columns, both = Schema.plain(NAMES), (table() * units, table())
     one, other = (fit_coordinates(rows, columns, "none", whiten) for rows in both)
     torch.testing.assert_close(one.to_flow(table() * units), other.to_flow(table()))
 
@@ -93,7 +91,7 @@ def test_rows_of_the_fit_have_mean_zero_and_variance_one(fitted):
 def test_splines_along_axes_draw_in_a_row_that_is_far_from_all_others():
     points = table()
     points[0, 3] += 20  # not far in its column, but off the plane of the others
-    columns = Columns.plain(NAMES)
+    columns = Schema.plain(NAMES)
     plain, axes = (fit_coordinates(points, columns, m, "pca") for m in ("quantile", AXES_TOO))
     far, near = (float(each.to_flow(points[:1]).norm()) for each in (plain, axes))
     assert near < 6 < far
@@ -105,11 +103,11 @@ def test_scores_make_columns_normal_and_powers_are_those_of_scikit_learn():
     points = table(6000)
     distance = {}
     for marginals in ("none", "quantile"):
-        u = fit_coordinates(points, Columns.plain(NAMES), marginals, "none").to_flow(points)
+        u = fit_coordinates(points, Schema.plain(NAMES), marginals, "none").to_flow(points)
         levels = norm.cdf(u[:, 0].sort().values.numpy())
         distance[marginals] = np.abs(levels - (np.arange(6000) + 0.5) / 6000).max()
     assert distance["quantile"] < 0.01 < 0.05 < distance["none"]
-    fitted = fit_coordinates(points[:, [0]], Columns.plain(["gamma"]), "yeo-johnson", "none")
+    fitted = fit_coordinates(points[:, [0]], Schema.plain(["gamma"]), "yeo-johnson", "none")
     power = fitted.maps[0]
     scaled = (points[:, [0]] - power.location) / power.scale
     expected = PowerTransformer(standardize=False).fit(scaled.numpy())
@@ -120,7 +118,7 @@ def test_scores_make_columns_normal_and_powers_are_those_of_scikit_learn():
 
 @pytest.mark.parametrize("name", EVENED)
 def test_a_column_gets_the_quantiles_that_it_has_with_noise(name):
-    draw, columns = np.random.default_rng(0), Columns.plain(["heaps"])
+    draw, columns = np.random.default_rng(0), Schema.plain(["heaps"])
     where = np.where(draw.random(20_000) < 0.7, draw.normal(size=20_000), 0.7)
     points = torch.from_numpy(where + 0.01 * draw.normal(size=20_000))[:, None]
     plain, evened = (
@@ -137,7 +135,7 @@ def test_a_column_gets_the_quantiles_that_it_has_with_noise(name):
 def test_whitening_back_keeps_what_is_thin():
     points = table()
     points[:, 3] = points[:, :3].sum(dim=1) + 1e-4 * torch.randn(2000, generator=seeded())
-    fitted = fit_coordinates(points, Columns.plain(NAMES), "none", "zca")
+    fitted = fit_coordinates(points, Schema.plain(NAMES), "none", "zca")
     back = fitted.to_data(fitted.to_flow(points))
     thickness = (back[:, 3] - back[:, :3].sum(dim=1)).std()
     assert float(thickness) == pytest.approx(1e-4, rel=0.05)
@@ -147,9 +145,8 @@ def test_discrete_columns_are_dithered_within_their_step_and_rounded_back_to_dec
     tenths = (618 + torch.arange(70)).double() / 10
     between = (25 + 10 * torch.arange(70)).double() / 100
     points = torch.stack([tenths, torch.arange(70).double() * 0.3, between], 1)
-    columns = Columns.plain(["tenths", "real", "between"])
-    steps, offsets = torch.tensor([[0.1, 0, 0.1], [61.8, 0, 0.25]], dtype=torch.float64)
-    columns = Columns(columns.names, steps, offsets, columns.low, columns.high)
+    bins = {"tenths": (0.1, 61.8), "real": (0, 0), "between": (0.1, 0.25)}
+    columns = Schema([Column.of_numbers(name, *each) for name, each in bins.items()])
     fitted = fit_coordinates(points, columns, "none", "none")
     dequantized = fitted.dequantized(points, seeded())
     assert torch.equal(dequantized[:, 1], points[:, 1])
@@ -165,11 +162,11 @@ def test_what_has_no_coordinates_is_said_with_the_name_of_its_column():
     points[:, 2] = 3
     for marginals, whiten in (("quantile", "zca"), ("none", "none")):
         with pytest.raises(DataError, match="column 'rate' is constant"):
-            fit_coordinates(points, Columns.plain(NAMES), marginals, whiten)
+            fit_coordinates(points, Schema.plain(NAMES), marginals, whiten)
     points = table()
     points[:, 3] = points[:, 0] - points[:, 2]
     with pytest.raises(DataError, match=r"exact functions of each other.*'sum'"):
-        fit_coordinates(points, Columns.plain(NAMES))
+        fit_coordinates(points, Schema.plain(NAMES))
     fitted = fit_coordinates(table(), bounded_columns())
     outside = table(3)
     outside[1, 1] = -inf
@@ -223,7 +220,7 @@ def test_fewer_rows_than_columns_are_whitened_by_correlations_that_are_shrunk():
     draw = np.random.default_rng(0)
     common = draw.normal(size=(200, 3)) @ draw.normal(size=(3, 60))
     points = torch.from_numpy(10 * (common + draw.normal(size=(200, 60))))
-    columns = Columns.plain([f"c{index}" for index in range(60)])
+    columns = Schema.plain([f"c{index}" for index in range(60)])
 
     def nats(whiten):
         u, log_det = fit_coordinates(points[:50], columns, "none", whiten)(points[50:])
@@ -235,9 +232,9 @@ def test_fewer_rows_than_columns_are_whitened_by_correlations_that_are_shrunk():
 
 
 def test_draws_are_put_at_steps_that_the_data_had():
-    plain = Columns.plain(["sex", "age", "height"])
-    steps = torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64)
-    columns = Columns(plain.names, steps, 0.5 * steps, plain.low, plain.high)
+    bins = {"sex": 1.0, "age": 0.5, "height": 0.0}
+    columns = Schema([Column.of_numbers(name, step, step / 2) for name, step in bins.items()])
+    steps = columns.steps
     whole = torch.tensor([[0.5, 0.75, 1.23], [1.5, 80.25, -1.0]], dtype=torch.float64)
     dequantized = torch.cat([whole + 0.4 * steps, whole - 0.4 * steps])
     coordinates = fit_coordinates(dequantized, columns, "none", "none")
@@ -253,7 +250,7 @@ def test_columns_over_decades_are_logarithms_and_others_stay_as_they_are():
     wide, plain = 10 ** draw.uniform(-3, 3, 2000), draw.normal(size=2000)
     skewed, gap = draw.exponential(size=2000), np.where(np.arange(2000) == 9, 0.0, wide)
     points = torch.from_numpy(np.stack([wide, plain, skewed, gap], axis=1))
-    columns = Columns.plain(["wide", "plain", "skewed"])
+    columns = Schema.plain(["wide", "plain", "skewed"])
     assert over_decades(points).tolist() == [True, False, False, False]
     fitted = fit_coordinates(points[:, :3], columns, LOG, "none")
     u, log_det = fitted(points[:, :3])
@@ -277,7 +274,7 @@ def rows(count=4000):
 
 def test_what_conditions_leave_of_points_is_white_and_free_of_them_and_inverted():
     points, conditions = rows()
-    predicting = fit_coordinates(points, Columns.plain("ab"), "none", "zca", conditions, "on")
+    predicting = fit_coordinates(points, Schema.plain("ab"), "none", "zca", conditions, "on")
     given = predicting.given(conditions)
     left, labels = given.to_flow(points), given.labels
     torch.testing.assert_close(labels.T.cov(correction=0).diagonal(), torch.ones(3).double())
@@ -300,7 +297,7 @@ def test_conditions_of_many_scales_are_seen_on_one():
     points, steady = normal(4000, 1, seed=1), normal(4000, 1, seed=2)
     counts = (3 * points + 0.3 * normal(4000, 1, seed=3)).exp()
     conditions = torch.cat([counts, steady, torch.ones_like(counts)], dim=1)
-    fitted = fit_coordinates(points, Columns.plain("a"), conditions=conditions)
+    fitted = fit_coordinates(points, Schema.plain("a"), conditions=conditions)
     labels = fitted.given(conditions).labels
     # Of equal counts in all scales, whose logarithm is nearly the point.
     assert (labels[counts[:, 0].argsort(), 0].diff() >= 0).all()
@@ -313,14 +310,14 @@ def test_conditions_of_many_scales_are_seen_on_one():
     read = Coordinates(**fitted.arguments)
     read.load_state_dict(fitted.state_dict())
     assert torch.equal(read.given(conditions).labels, labels)
-    alone = fit_coordinates(points, Columns.plain("a"), conditions=steady)
+    alone = fit_coordinates(points, Schema.plain("a"), conditions=steady)
     assert "skewed" not in alone.arguments
 
 
 def test_a_condition_that_does_not_vary_tells_nothing():
     points, conditions = rows()
     conditions[:, 1] = 0.1  # whose mean is rounded
-    made = fit_coordinates(points, Columns.plain("ab"), "none", "zca", conditions, "on")
+    made = fit_coordinates(points, Schema.plain("ab"), "none", "zca", conditions, "on")
     other = conditions[:5].clone()
     other[:, 1] = 3
     given, changed = (made.given(each).to_flow(points[:5]) for each in (conditions[:5], other))
@@ -347,7 +344,7 @@ def test_a_condition_that_is_far_out_once_in_a_while_leaves_the_others_their_sca
     near = points + 0.3 * normal(2000, 1, seed=3)
     far = torch.where(torch.arange(2000)[:, None] % 300 == 7, -3000 * near.abs(), near)
     conditions = torch.cat([far, steady], dim=1)
-    fitted = fit_coordinates(points, Columns.plain("a"), conditions=conditions)
+    fitted = fit_coordinates(points, Schema.plain("a"), conditions=conditions)
     labels = fitted.given(conditions).labels
     typical = (far == near)[:, 0]
     assert float(labels[typical, 0].std()) == pytest.approx(1, abs=0.1)
@@ -362,14 +359,14 @@ def test_a_condition_that_is_far_out_once_in_a_while_leaves_the_others_their_sca
     read.check()
     assert read.arguments["tails"] == [0]
     assert torch.equal(read.given(conditions).labels, labels)
-    alone = fit_coordinates(points, Columns.plain("a"), conditions=steady)
+    alone = fit_coordinates(points, Schema.plain("a"), conditions=steady)
     assert "tails" not in alone.arguments
 
 
 def test_conditions_over_decades_are_seen_in_each_of_them():
     points = normal(2000, 1, seed=1)
     conditions = (5 * points).exp()
-    fitted = fit_coordinates(points, Columns.plain("a"), conditions=conditions)
+    fitted = fit_coordinates(points, Schema.plain("a"), conditions=conditions)
     labels = fitted.given(conditions).labels
     # Quantiles of 2,000 rows are off by some hundredths, but for the outermost.
     assert float((labels - points).abs().quantile(0.98)) < 0.15
@@ -381,7 +378,7 @@ def test_conditions_over_decades_are_seen_in_each_of_them():
 def test_equal_conditions_with_a_long_tail_are_at_the_middle_of_their_scores():
     points = normal(2000, 1, seed=1)
     conditions = torch.where(points < -0.5, 0.0, (3 * points).exp())
-    fitted = fit_coordinates(points, Columns.plain("a"), conditions=conditions)
+    fitted = fit_coordinates(points, Schema.plain("a"), conditions=conditions)
     assert fitted.arguments["tails"] == [0]
     scores = fitted.straight(conditions)
     share = float((conditions == 0).double().mean())
@@ -394,7 +391,7 @@ def test_far_conditions_do_not_hide_what_is_unlike_all_simulations():
     points = normal(2000, 1, seed=1)
     near = points + 0.3 * normal(2000, 1, seed=3)
     far = torch.where(torch.arange(2000)[:, None] % 300 == 7, 3000 * near.abs(), near)
-    fitted = fit_coordinates(points, Columns.plain("a"), conditions=far)
+    fitted = fit_coordinates(points, Schema.plain("a"), conditions=far)
     distribution = fitted.surprise
     seen = distribution(fitted.straight(double([[0.5], [-2.0], [-8.0], [1e6]])))
     assert (seen > distribution.limit).tolist() == [False, False, True, True]
@@ -413,7 +410,7 @@ def sets_of_trials():
 
 def test_the_start_of_a_set_follows_from_its_mean_wherever_trials_stand():
     theta, trials = sets_of_trials()
-    fitted = fit_coordinates(theta, Columns.plain("a"), "none", "zca", trials, "on", of_trial=2)
+    fitted = fit_coordinates(theta, Schema.plain("a"), "none", "zca", trials, "on", of_trial=2)
     assert (fitted.condition_dim, fitted.label_dim, fitted.trials) == (2, 3, 4)
     again = Coordinates(**fitted.arguments)
     again.load_state_dict(fitted.state_dict())
@@ -431,7 +428,7 @@ def test_the_start_of_a_set_follows_from_its_mean_wherever_trials_stand():
 
 def test_sets_of_no_trials_too_many_or_with_holes_are_refused():
     theta, trials = sets_of_trials()
-    fitted = fit_coordinates(theta, Columns.plain("a"), "none", "zca", trials, "on", of_trial=2)
+    fitted = fit_coordinates(theta, Schema.plain("a"), "none", "zca", trials, "on", of_trial=2)
     nothing, hole = torch.full((1, 8), torch.nan), torch.tensor([[1.0, torch.nan]])
     for bad, words in (
         (nothing, "no trials"),

@@ -14,7 +14,7 @@ from tests.support import flows
 from tests.support.draws import double, normal
 from tests.support.flows import FunctionNetwork, curved_flow, random_basis
 from tests.support.running import refusal
-from training.data.tables.table import Columns
+from training.data.tables.schema import Schema
 from training.flow.coordinates.conditions import Surprise
 from training.flow.coordinates.coordinates import Coordinates
 from training.flow.denoisers import Calibration, NetworkDenoiser, fit_calibration
@@ -140,7 +140,7 @@ to_dimension = InflationSchedule.to_dimension
 
 
 def conditional():
-    return fit_coordinates(POINTS, Columns.plain("ab"), "none", "zca", Y, "on")
+    return fit_coordinates(POINTS, Schema.plain("ab"), "none", "zca", Y, "on")
 
 
 def distribution(name, value):

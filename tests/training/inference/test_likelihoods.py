@@ -15,7 +15,8 @@ from torch.testing import assert_close
 from dnnlib.errors import UsageError
 from tests.support.draws import double, normal, seeded
 from tests.support.running import refusal, slowly
-from training.data.tables.table import Columns, DataTable, Dropped
+from tests.support.tables import table_of
+from training.data.tables.schema import Column
 from training.files.observations import read_mask, read_operator
 from training.flow.coordinates.conditions import GaussianPrediction
 from training.flow.integrations import trivial_integrations
@@ -208,17 +209,16 @@ def test_a_file_that_fails_and_what_is_no_function_are_told(file, capsys):
             UserLikelihood(text)
 
 
-def linear_flow(steps=None):
+def linear_flow(step=0.0):
     """Of data ``y = a + b + e`` given a, b and a covariate, with e standard normal."""
     theta, v = normal(20_000, 2, seed=1), normal(20_000, 1, seed=2)
     y = theta.sum(dim=1, keepdim=True) + normal(20_000, 1, seed=3)
     nothing = torch.zeros(len(y), dtype=torch.bool)
-    columns = Columns.plain("y")
-    if steps is not None:
-        columns = replace(columns, steps=steps)
+    columns = [Column.of_numbers("y", step)]
+    if step:
         y = y.round()
     given = torch.cat([theta, v], dim=1)
-    table = DataTable(y, columns, nothing, Dropped.none("y"), given, list("abv"))
+    table = table_of(columns, y, nothing, given, "abv")
     choices = ModelConfig("ifs", {"gamma0": 1e-6}, "mlp", {"width": 8, "label_dim": 3}, "IS", "log")
     prepared = Preparation(table, choices, TrainingConfig(100, 100), torch.device("cpu"))
     model, _ = prepared.build(prepared.coordinates(Space("none", "zca", "on")))
@@ -281,7 +281,7 @@ def test_chains_follow_gradients_of_the_gaussian(likelihood):
 
 @pytest.mark.parametrize("closed_form", [True, False])
 def test_counts_have_the_probability_of_their_bin(closed_form):
-    flow = linear_flow(double([1.0]))
+    flow = linear_flow(1.0)
     if not closed_form:
         with torch.no_grad(), torch.random.fork_rng():
             torch.manual_seed(0)
@@ -374,9 +374,9 @@ def test_the_law_of_what_is_there_of_a_trial_is_the_marginal_one():
     y[:, 1] = y[:, 1].exp()  # between its bounds, 0 and infinity
     holes = torch.where(normal(4000, 2, seed=3) < -0.7, torch.tensor(torch.nan).double(), y)
     holes[:, 0] = torch.where(holes.isnan().all(dim=1), y[:, 0], holes[:, 0])
-    columns = replace(Columns.plain("xy"), low=double([-torch.inf, 0.0]))
+    columns = [Column("x"), Column("y", low=0.0)]
     held_out = torch.arange(4000) >= 3500
-    table = DataTable(holes, columns, held_out, Dropped.none("xy"), a, ["a"])
+    table = table_of(columns, holes, held_out, a, "a")
     choices = ModelConfig(
         "ifs", {"gamma0": 1e-3}, "trials", {"width": 8, "label_dim": 1}, "ES", "log"
     )

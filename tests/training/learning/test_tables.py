@@ -12,12 +12,13 @@ from dnnlib.errors import DataError, UsageError
 from tests.support.draws import double, normal, seeded
 from tests.support.flows import exact_flow
 from tests.support.running import refusal
+from tests.support.tables import table_of
 from tests.support.trainers import run_steps
 from torch_utils.snapshots import Part, read_network, write_network
 from training.data.batches import Batch
 from training.data.tables.formats import ForeignTable, TableChoices
 from training.data.tables.making import make_table
-from training.data.tables.table import Columns, DataTable, Dropped
+from training.data.tables.schema import Column
 from training.flow.latent import GaussianLatents
 from training.flow.likelihood import Trace
 from training.flow.solvers import get_solver
@@ -125,10 +126,10 @@ def test_the_coordinates_best_on_held_out_rows_are_chosen(monkeypatch):
 def test_rows_far_from_all_others_are_told_of_and_drawn_in():
     prepared, space = preparation(), Space("quantile", "pca")
     assert prepared.describe_far_rows(prepared.coordinates(space), space) is None
-    rows = prepared.table.points.clone()
+    rows = prepared.table.values.copy()
     rows[:, 2] = rows[:, 0] + 0.02 * rows[:, 1]
-    rows[int((~prepared.table.held_out).int().argmax()), 2] += 3  # no odd value in its column
-    odd = replace(prepared, table=replace(prepared.table, points=rows))
+    rows[(~prepared.table.held_out).argmax(), 2] += 3  # no odd value in its column
+    odd = replace(prepared, table=replace(prepared.table, values=rows))
     text = odd.describe_far_rows(odd.coordinates(space), space)
     assert text
     assert text.startswith("1 row(s) are up to")
@@ -205,7 +206,7 @@ def test_best_weights_are_saved_calibrated_or_not(run_folder):
     assert (len(points), len(held_out)) == (600, 600)
     for column in (0, 2):  # the other one is spread over its steps
         assert torch.equal(points[:, column].sort().values, held_out[:, column].sort().values)
-    alone = replace(prepared, table=replace(prepared.table, held_out=torch.zeros(3000).bool()))
+    alone = replace(prepared, table=replace(prepared.table, held_out=np.zeros(3000, dtype=bool)))
     assert len(alone.calibration(coordinates, "gain").points().points) == 3000
 
 
@@ -263,17 +264,15 @@ def gaussian(count):
     points = normal(count, 3, seed=1)
     conditions = points @ SEEN + 0.5**0.5 * normal(count, 2, seed=2)
     held_out = torch.arange(count) % 5 == 0
-    columns = Columns.plain("abc")
-    return DataTable(points, columns, held_out, Dropped.none("abc"), conditions, ["y1", "y2"])
+    return table_of([*map(Column, "abc")], points, held_out, conditions, ["y1", "y2"])
 
 
 def bent(count):
     """A column between bounds that follows from the size of its condition."""
     y = normal(count, 1, seed=3)
     points = torch.special.ndtr(y.abs() - 1 + 0.3 * normal(count, 1, seed=4))
-    columns = replace(Columns.plain("a"), low=torch.zeros(1).double(), high=torch.ones(1).double())
     held_out = torch.arange(count) % 5 == 0
-    return DataTable(points, columns, held_out, Dropped.none("a"), y, ["y"])
+    return table_of([Column("a", low=0.0, high=1.0)], points, held_out, y, "y")
 
 
 def conditional(table, steps=100, members=1):
@@ -329,9 +328,9 @@ def test_both_starts_are_tried_where_nothing_is_said():
     assert choose_space(limited, Space("none", "zca", "on", "map")).bounded == "map"
     plain = replace(prepared, table=prepared.table.without_conditions())
     assert choose_space(plain, Space("none", "zca", "auto")) == Space("none", "zca", "off")
-    points = (prepared.table.points > 0).double()
-    columns = replace(prepared.table.columns, steps=torch.ones(3).double())
-    rounded = replace(prepared.table, points=points, columns=columns)
+    values = (prepared.table.values > 0).astype(float)
+    columns = [Column.of_numbers(name, step=1.0) for name in "abc"]
+    rounded = replace(prepared.table, values=values, columns=columns)
     answers = replace(prepared, table=rounded, likelihood=True)
     for wanted in (Space("auto", "auto", "auto"), Space("none", "none")):  # as a resumed run does
         assert choose_space(answers, wanted) == Space("none", "none")
@@ -342,7 +341,7 @@ def decades(count):
     power = torch.rand(count, 1, generator=seeded(5)).double() * 6 - 3
     held_out = torch.arange(count) % 5 == 0
     y = power + 0.3 * normal(count, 1, seed=6)
-    return DataTable(10**power, Columns.plain("a"), held_out, Dropped.none("a"), y, ["y"])
+    return table_of([Column("a")], 10**power, held_out, y, "y")
 
 
 def test_logarithms_of_wide_parameters_are_taken(caplog):
@@ -363,8 +362,9 @@ def among_noise(count):
     """The same, its two conditions standing at places 3 and 17 among 28 that tell nothing."""
     table = gaussian(count)
     noise = normal(count, 30, seed=6)
-    noise[:, TELLING] = table.conditions
-    return replace(table, conditions=noise, condition_names=[f"y{place}" for place in range(30)])
+    noise[:, TELLING] = table.rows.conditions
+    columns = [Column(f"y{place}") for place in range(30)]
+    return replace(table, conditions=noise.numpy(), condition_columns=columns)
 
 
 def test_conditions_that_tell_nothing_are_left_out_of_account(tmp_path):

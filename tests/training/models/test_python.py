@@ -53,6 +53,7 @@ SHORT |= {"calibrate": False, "latent_law": "gaussian"}
 FEW = {"duration": 0.0004, "width": 8, "depth": 1, "batch": 100}
 ROWS = np.random.default_rng(0).normal(size=(60, 3)) @ [[1, 1, 0], [0, 1, 0], [0, 0, 3.0]]
 NAMES = ["a", "b", "c"]
+TYPED = Table.open(pandas.DataFrame({"kind": ["a", "b"] * 10, "size": np.arange(20.0) ** 2}))
 COVARIANCE = [[2.0, 0.9], [0.9, 1.0]]
 
 
@@ -138,8 +139,8 @@ def test_tables_of_files_arrays_and_frames_train_as_with_the_script(tmp_path):
         Table.open(values, columns=names, conditions=["b"], name="rows"),
         Table.open(pandas.DataFrame(values, columns=names), conditions=["b"], name="rows"),
     ):
-        assert torch.equal(other.rows.points, of_file.rows.points)
-        assert torch.equal(other.rows.conditions, of_file.rows.conditions)
+        np.testing.assert_array_equal(other.rows.values, of_file.rows.values)
+        np.testing.assert_array_equal(other.rows.conditions, of_file.rows.conditions)
     with_options = {**SHORT, "linear_start": "on", "cond_screen": "off"}
     trained = of_file.train(tmp_path / "here", **with_options)
     assert trained.integrations
@@ -539,6 +540,7 @@ def test_mistakes_are_sentences(model, conditional):
         (lambda one, other: one.posterior(noise=1).sample([0, 0, 0]), "no option 'noise'"),
         (lambda one, other: one.posterior(noise_std=1).sample({"d": 1}), "^the observation has a"),
         (lambda one, other: one.posterior(noise_std=1).check(3), "data is int: give a Table"),
+        (lambda one, other: one.posterior(noise_std=1).check(TYPED), "data is a typed table: give"),
         (lambda one, other: Simulations(ROWS, ROWS[1:]), "have 59 and 60 rows"),
         (lambda one, other: Simulations(ROWS, ROWS, {"theta1": (1, 0)}), "'theta1' are .1, 0."),
         (lambda one, other: Simulations({"a": [0]}, {"a": [0]}), "'a' is .* a parameter and of a"),

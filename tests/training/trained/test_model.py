@@ -17,7 +17,8 @@ from tests.support.trainers import tiny_model
 from torch_utils.seeds import seeded_generator
 from torch_utils.snapshots import Part, read_network, write_network
 from training.data.batches import Batch
-from training.data.records.records import NUMBER, RecordColumn, Records
+from training.data.tables.schema import NUMBER, Column
+from training.data.tables.table import DataTable
 from training.flow.coordinates.coordinates import Coordinates
 from training.flow.denoisers import Calibration
 from training.flow.eigenbasis import EigenBasis
@@ -376,7 +377,7 @@ def test_quantiles_ranks_and_draws_of_a_number_agree():
 def test_a_number_without_a_place_in_the_flow_is_impossible_and_no_error():
     """Counts over decades have logarithms, unless a row that is held out has a 0."""
     values = np.exp(3 * np.random.default_rng(0).normal(size=(400, 1))).round(3) + 0.001
-    records = Records([RecordColumn("dose", NUMBER)], values, np.arange(400) % 10 == 0)
+    records = DataTable([Column("dose")], values=values, held_out=np.arange(400) % 10 == 0)
     chosen = choose_space(records, 0)
     assert chosen.marginals == LOG
     rows = np.array([[0.0], [1.0], [-2.0]])
@@ -389,7 +390,7 @@ def test_a_number_without_a_place_in_the_flow_is_impossible_and_no_error():
 
 
 def test_values_that_follow_each_other_are_levels_if_they_are_eight():
-    column = RecordColumn("month", NUMBER)
+    column = Column("month", NUMBER)
     of_each = {count: few_values(column, np.tile(np.arange(count), 10) / 10) for count in (8, 9)}
     assert of_each == {8: tuple(np.arange(8) / 10), 9: ()}
     apart = np.arange(12.0) ** 2

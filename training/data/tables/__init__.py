@@ -1,1 +1,1 @@
-"""Numeric tables: rows are points, columns are dimensions."""
+"""Tables: their reading, their columns, and their rows to train on."""

@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from math import inf
 
 import numpy as np
 import torch
@@ -37,7 +38,8 @@ from training.data.tables.repeated_trials import (
     numbered_datasets,
     trials_in_words,
 )
-from training.data.tables.table import FOLLOWS, Columns, DataTable, Dropped, Levels
+from training.data.tables.schema import CATEGORY, FOLLOWS, Column, Dropped
+from training.data.tables.table import DataTable, Levels
 from training.names import script
 
 EXACT = 1e-9
@@ -280,10 +282,11 @@ def make_table(source: ForeignTable, choices: TableChoices) -> tuple[DataTable, 
         _fill_in(values, names, holes, marginals, choices.dequantize, lines)
     lines += describe_atoms(marginals)
     given = [names.index(name) for name in condition_names]
-    conditions = torch.from_numpy(values[:, given]) if given else None
+    conditions = values[:, given] if given else None
     condition_columns = _known(condition_names, marginals, choices)
     if len(rest) < len(names):
         values, names = narrowed(values, rest), [names[index] for index in rest]
+    order = names
     kept, dropped = independent(values, names, source.name, lines)
     if len(kept) < len(names):
         values, names = narrowed(values, kept), [names[index] for index in kept]
@@ -299,16 +302,16 @@ def make_table(source: ForeignTable, choices: TableChoices) -> tuple[DataTable, 
     if again := len(hashes) - len(np.unique(hashes)):
         lines.append(f"{again} duplicate row(s)")
     table = DataTable(
-        torch.from_numpy(values),
         columns,
-        held_out,
-        dropped,
-        conditions,
-        condition_names,
-        beside if beside.any() else None,
-        condition_columns if given else None,
+        order,
+        condition_columns,
         choices.covariates,
-        datasets,
+        dropped,
+        values=values,
+        held_out=held_out,
+        kept=beside if beside.any() else None,
+        conditions=conditions,
+        datasets=datasets,
     )
     if table.has_missing:
         lines.append(f"Trials keep their observed data; missing: {missing_in_words(table)}")
@@ -366,26 +369,18 @@ def _present(column: np.ndarray, holes: np.ndarray | None, places: np.ndarray | 
 
 def _known(
     names: Sequence[str], marginals: Mapping[str, Marginal], choices: TableChoices
-) -> Columns:
-    """Return the steps and bounds of columns."""
-    columns = Columns.plain(names)
-    if choices.dequantize:
-        steps, offsets = (
-            torch.tensor([getattr(marginals[name], key) for name in names], dtype=torch.float64)
-            for key in ("step", "offset")
-        )
-        columns = replace(columns, steps=steps, offsets=offsets)
-    low, high = columns.low.clone(), columns.high.clone()
-    for index, name in enumerate(names):
-        if name in choices.bounds:
-            least, most = choices.bounds[name]
-            # A value represents a bin, which can reach half a step beyond the bound.
-            half = float(columns.steps[index]) / 2
-            low[index], high[index] = least - half, most + half
-    return replace(columns, low=low, high=high)
+) -> list[Column]:
+    """Return columns with their bins and bounds."""
+    columns = []
+    for name in names:
+        one, (low, high) = marginals[name], choices.bounds.get(name, (-inf, inf))
+        step, offset = (one.step, one.offset) if choices.dequantize else (0.0, 0.0)
+        # A value represents a bin, which can reach half a step beyond the bound.
+        columns.append(Column.of_numbers(name, step, offset, low - step / 2, high + step / 2))
+    return columns
 
 
-def _parted(rows: int, choices: TableChoices) -> tuple[torch.Tensor, torch.Tensor]:
+def _parted(rows: int, choices: TableChoices) -> tuple[np.ndarray, np.ndarray]:
     """Return masks ``[N]`` of held-out rows and of kept rows.
 
     Raises:
@@ -597,10 +592,8 @@ def independent(
         identifiers=[names[index] for index in without if high[index] > low[index]],
         functions=[names[index] for index in slopes],
     )
-    dropped = Dropped(
-        [names[index] for index in gone], torch.from_numpy(offsets), torch.from_numpy(table), names
-    )
-    return kept, dropped
+    left_out = [names[index] for index in gone]
+    return kept, Dropped(left_out, torch.from_numpy(offsets), torch.from_numpy(table))
 
 
 def _lines_about_dropped(
@@ -617,11 +610,15 @@ def _lines_about_dropped(
 
 
 def _require_inside(
-    columns: Columns, bounds: Mapping[str, tuple[float, float]], values: np.ndarray, source: str
+    columns: Sequence[Column],
+    bounds: Mapping[str, tuple[float, float]],
+    values: np.ndarray,
+    source: str,
 ) -> None:
     """Raise DataError if a value ``[N, D]`` of a continuous column is at its bound."""
-    for index, name in enumerate(columns.names):
-        if name in bounds and not columns.steps[index]:
+    for index, column in enumerate(columns):
+        name = column.name
+        if name in bounds and not column.step:
             least, most = bounds[name]
             at = (values[:, index] == least) | (values[:, index] == most)
             if at.any():
@@ -632,7 +629,7 @@ def _require_inside(
                 )
 
 
-def choose_held_out(count: int, fraction: float, seed: int) -> torch.Tensor:
+def choose_held_out(count: int, fraction: float, seed: int) -> np.ndarray:
     """Return a random mask ``[count]`` of rows that are held out of training.
 
     Args:
@@ -643,27 +640,26 @@ def choose_held_out(count: int, fraction: float, seed: int) -> torch.Tensor:
     generator = seeded_generator("cpu", seed, Stream.SPLIT)
     held_out = torch.zeros(count, dtype=torch.bool)
     held_out[torch.randperm(count, generator=generator)[: round(fraction * count)]] = True
-    return held_out
+    return held_out.numpy()
 
 
 def _summary(table: DataTable) -> list[str]:
     """Return lines with rows, ranges of columns, and the dimension of their variation."""
-    points, names = table.points, table.columns.names
-    _, _, correlation = _moments(points.numpy())
+    values, names = table.values, table.names
+    _, _, correlation = _moments(values)
     variances = np.linalg.eigvalsh(correlation)[::-1]
     ratio = float(variances.sum() ** 2 / np.square(variances).sum())
     head = ", ".join(f"{value:.3g}" for value in variances[:8])
     kept = "" if table.kept is None else (f" and {int(table.kept.sum())} in the calibration set")
     lines = [
         (
-            f"{len(points)} rows, {int(table.held_out.sum())} of them held out for "
+            f"{len(values)} rows, {int(table.held_out.sum())} of them held out for "
             f"validation{kept}; {table.dim} columns"
         )
         + (f", and {len(table.condition_names)} conditions" if table.condition_names else "")
     ]
     width = max(map(len, names))
-    low, high = points.min(dim=0).values, points.max(dim=0).values
-    rows = zip(names, low, high, table.columns.steps, strict=True)
+    rows = zip(names, values.min(axis=0), values.max(axis=0), table.steps, strict=True)
     for name, *numbers in islice(rows, 30):
         least, most, step = map(float, numbers)
         kind = f"bins of width {step:g}" if step else "continuous"
@@ -697,21 +693,22 @@ def exchanged(table: DataTable, source: str) -> tuple[DataTable, list[str]]:
     names = list(table.condition_names)
     data = [place for place, name in enumerate(names) if name not in table.covariates]
     covariates = [place for place, name in enumerate(names) if name in table.covariates]
-    if table.conditions is None or not data:
+    given = table.rows.conditions
+    if given is None or not data:
         raise UsageError(
             f"--likelihood needs data columns, but {source} has none: make the data set with "
             f"{script('dataset_tool')} --conditions=NAMES or --repeats"
         )
     lines: list[str] = []
-    known = table.columns_of_conditions
-    counts = Levels.from_values(known.at(data), table.conditions[:, data]).counts
+    known = table.condition_columns
+    counts = Levels.from_values(table.conditions_schema.steps[data], given[:, data]).counts
     levels = [place for place, count in zip(data, counts, strict=True) if count > 1]
-    if len(levels) == len(data) or bool(table.conditions[:, data].isnan().any()):
+    if len(levels) == len(data) or bool(given[:, data].isnan().any()):
         levels = []
     numbers = [place for place in data if place not in levels]
-    values, own = table.conditions[:, numbers].numpy(), [names[place] for place in numbers]
+    values, own = given[:, numbers].numpy(), [names[place] for place in numbers]
     whole = values[~np.isnan(values).any(axis=1)]
-    kept, dropped = list(range(len(numbers))), Dropped.none(own)
+    kept, dropped = list(range(len(numbers))), Dropped()
     if len(whole) == len(values) or len(whole) >= FEWEST_ROWS:
         kept, dropped = independent(whole, own, source, lines)
     if len(whole) < len(values) and dropped.names:
@@ -726,16 +723,18 @@ def exchanged(table: DataTable, source: str) -> tuple[DataTable, list[str]]:
             f"probabilities, and a flow of {', '.join(own)} given them"
         )
     last = [*covariates, *levels]
-    given = known.at(last)
     likelihood = replace(
         table,
-        points=torch.from_numpy(values[:, kept]),
-        columns=known.at([numbers[place] for place in kept]),
+        columns=[known[numbers[place]] for place in kept],
+        order=own,
+        condition_columns=[
+            *table.columns,
+            *(known[place] for place in covariates),
+            *(replace(known[place], type=CATEGORY) for place in levels),
+        ],
+        covariates=[names[place] for place in last],
         dropped=dropped,
-        conditions=torch.cat([table.points, table.conditions[:, last]], dim=1),
-        condition_names=[*table.columns.names, *given.names],
-        condition_columns=Columns.joined(table.columns, given),
-        covariates=given.names,
-        beside=few,
+        values=values[:, kept],
+        conditions=torch.cat([table.points, given[:, last]], dim=1).numpy(),
     )
     return likelihood, lines

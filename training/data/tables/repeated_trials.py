@@ -115,7 +115,7 @@ def numbered_datasets(
     names: Sequence[str],
     source: ForeignTable,
     rows: np.ndarray | None,
-) -> tuple[Tensor, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the dataset number of each row ``[N]``, from 0, and the first row of each dataset.
 
     Args:
@@ -141,16 +141,16 @@ def numbered_datasets(
             f"but {parameters[before, column]:.10g} in {there} of the same dataset, "
             f"{identifiers[row]:.10g}: give the same parameters to all trials of a dataset"
         )
-    return torch.from_numpy(which.astype(np.int64)), first
+    return which.astype(np.int64), first
 
 
-def trials_in_words(datasets: Tensor) -> str:
+def trials_in_words(datasets: np.ndarray) -> str:
     """Return a text with the number of datasets and the number of trials per dataset.
 
     Args:
         datasets: Dataset number of each row ``[N]``.
     """
-    counts = torch.unique(datasets, return_counts=True)[1]
+    counts = np.unique(datasets, return_counts=True)[1]
     least, most = int(counts.min()), int(counts.max())
     trials = f"{least} to {most} trials" if least < most else f"{most} trial{'s' * (most > 1)}"
     return f"{len(counts)} datasets with {trials} each"
@@ -158,20 +158,18 @@ def trials_in_words(datasets: Tensor) -> str:
 
 def missing_in_words(table: DataTable) -> str:
     """Return the fraction of missing data by column as text; empty if nothing is missing."""
-    if not table.has_missing:
+    if table.conditions is None or not table.has_missing:
         return ""
-    assert table.conditions is not None
-    shares = table.conditions.isnan().double().mean(dim=0).tolist()
+    shares = np.isnan(table.conditions).mean(axis=0).tolist()
     pairs = zip(table.condition_names, shares, strict=True)
     return ", ".join(f"{name} {share:.1%}" for name, share in pairs if share)
 
 
-def first_rows(table: DataTable) -> Tensor:
+def first_rows(table: DataTable) -> np.ndarray:
     """Return the index of the first row of each dataset, in order; of all rows without datasets."""
     if table.datasets is None:
-        return torch.arange(len(table))
-    _, first = np.unique(table.datasets.numpy(), return_index=True)
-    return torch.from_numpy(np.sort(first))
+        return np.arange(len(table))
+    return np.sort(np.unique(table.datasets, return_index=True)[1])
 
 
 def one_of_each(table: DataTable) -> DataTable:
@@ -219,9 +217,10 @@ def as_sets(table: DataTable, size: int, name: str) -> DataTable:
             f"{', '.join(table.condition_names)}: give set:{table.condition_dim}"
         )
     first = first_rows(table)
-    number = torch.zeros(int(table.datasets.max()) + 1, dtype=torch.int64)
-    number[table.datasets[first]] = torch.arange(len(first))
-    rows = side_by_side(table.conditions, number[table.datasets])
+    number = np.zeros(table.datasets.max() + 1, dtype=np.int64)
+    number[table.datasets[first]] = np.arange(len(first))
+    trials, datasets = map(torch.from_numpy, (table.conditions, number[table.datasets]))
+    rows = side_by_side(trials, datasets).numpy()
     kept = None if table.kept is None else table.kept[first]
     return replace(table.at(first), conditions=rows, kept=kept, datasets=None)
 

@@ -1,8 +1,7 @@
-"""Training tables of a flow: rows, and the properties of their columns."""
+"""Tables to train on: rows with a schema, and batches of them."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from decimal import Decimal
 from itertools import count
 from pathlib import Path
 
@@ -14,51 +13,7 @@ from torch_utils import distributed
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.batches import Batch, parts_of_epochs
-from training.data.records.records import NUMBER, WHOLE, RecordColumn, Records
-from training.data.row_hashes import row_numbers
-
-
-@dataclass(frozen=True, eq=False)
-class Columns:
-    """Properties of the D columns of a table: names, bin widths and bounds.
-
-    Attributes:
-        names: Names of the columns ``[D]``.
-        steps: Bin widths of discrete columns ``[D]``, 0 for continuous columns.
-        offsets: Center of one bin of each column ``[D]``; bins are counted from this value.
-        low: Lower bounds ``[D]``, ``-inf`` where there is no bound.
-        high: Upper bounds ``[D]``, ``inf`` where there is no bound.
-        gaps: Up to G values ``[D, G]`` within the range of each discrete column that never occur,
-            increasing, padded with a value beyond the data; None if all values occur.
-    """
-
-    names: Sequence[str]
-    steps: Tensor
-    offsets: Tensor
-    low: Tensor
-    high: Tensor
-    gaps: Tensor | None = None
-
-    @classmethod
-    def plain(cls, names: Sequence[str]) -> "Columns":
-        """Return the properties of continuous columns without bounds."""
-        zeros = torch.zeros(len(names), dtype=torch.float64)
-        return cls(names, zeros, zeros, zeros - torch.inf, zeros + torch.inf)
-
-    def at(self, places: Sequence[int]) -> "Columns":
-        """Return the properties of the columns with indices ``places``."""
-        names = [self.names[place] for place in places]
-        numbers = (self.steps, self.offsets, self.low, self.high)
-        part = Columns(names, *(values[list(places)] for values in numbers))
-        return part if self.gaps is None else replace(part, gaps=self.gaps[list(places)])
-
-    @classmethod
-    def joined(cls, *parts: "Columns") -> "Columns":
-        """Join the properties of the columns of several tables, which must have no ``gaps``."""
-        numbers = ("steps", "offsets", "low", "high")
-        joined = (torch.cat([getattr(part, key) for part in parts]) for key in numbers)
-        return cls([name for part in parts for name in part.names], *joined)
-
+from training.data.tables.schema import Column, Schema
 
 MOST_LEVELS = 7
 """Maximum number of levels of a column; more values are counts, which can have new values."""
@@ -79,83 +34,19 @@ class Levels:
     steps: Tensor
 
     @classmethod
-    def from_values(cls, columns: Columns, values: Tensor) -> "Levels":
+    def from_values(cls, steps: Tensor, values: Tensor) -> "Levels":
         """Find the levels of columns from their values.
 
         The count is 0 for columns with many or missing values.
 
         Args:
-            columns: Properties of the columns.
+            steps: Bin widths of the columns ``[D]``, 0 for continuous columns.
             values: Values ``[N, D]``.
         """
-        first, steps = values.amin(dim=0), columns.steps
+        first = values.amin(dim=0)
         counts = ((values.amax(dim=0) - first) / steps).round() + 1
         few = (steps > 0) & (counts <= MOST_LEVELS)
         return cls(torch.where(few, counts, 0.0).int().tolist(), first, steps)
-
-
-SAME, FOLLOWS = 1e-8, 1e-6
-"""Relative tolerances for constant columns, and for columns that depend on others.
-
-Identifiers whose numbers are large relative to their differences count as constant.
-"""
-
-
-@dataclass(frozen=True, eq=False)
-class Dropped:
-    """Dropped columns, which are exact linear functions of the remaining columns.
-
-    Attributes:
-        names: Names of the dropped columns ``[K]``.
-        offsets: Constant terms ``[K]``; for constant columns, their values.
-        slopes: Coefficients of the remaining columns ``[K, D]``, 0 for constant columns.
-        order: Names of all columns ``[D + K]``, in the order of the source.
-    """
-
-    names: Sequence[str]
-    offsets: Tensor
-    slopes: Tensor
-    order: Sequence[str]
-
-    @classmethod
-    def none(cls, order: Sequence[str]) -> "Dropped":
-        """Return an empty set of dropped columns.
-
-        Args:
-            order: Names of the table's columns.
-        """
-        zeros = torch.zeros(0, dtype=torch.float64)
-        return cls([], zeros, zeros.reshape(0, len(order)), order)
-
-    def contradicted(self, points: Tensor, values: Mapping[str, Tensor]) -> Iterator[str]:
-        """Yield a sentence for each dropped column whose linear function does not hold in new rows.
-
-        Args:
-            points: Rows ``[N, D]`` of the remaining columns, NaN where unknown.
-            values: Values ``[N]`` of dropped columns, by name.
-        """
-        for name, offset, every in zip(self.names, self.offsets, self.slopes, strict=True):
-            if name not in values:
-                continue
-            of, own, follows = points[:, every != 0], values[name], bool(every.any())
-            slopes = every[every != 0]
-            expected, room = offset + of @ slopes, offset.abs() + of.abs() @ slopes.abs()
-            rows = ((own - expected).abs() > (FOLLOWS if follows else SAME) * room).nonzero()[:, 0]
-            unused = int((expected.isnan() & ~own.isnan()).sum())
-            if unused:
-                yield (
-                    f"column '{name}' is a function of other columns in training, but "
-                    f"{unused} row(s) lack some of these: their values of '{name}' are "
-                    "not checked"
-                )
-            if len(rows):
-                first = int(rows[0])
-                yield (
-                    f"column '{name}' "
-                    f"{'is a function of others' if follows else 'is constant'} in the "
-                    f"training data, but not in {len(rows)} row(s): row {first + 1} has "
-                    f"{float(own[first]):.10g} instead of {float(expected[first]):.10g}"
-                )
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,173 +65,144 @@ class Rows:
     def __len__(self) -> int:
         return len(self.points)
 
+    def cells(self, count: int) -> np.ndarray:
+        """Return points side by side with their first ``count`` conditions, as an array."""
+        parts = [self.points]
+        if self.conditions is not None:
+            parts.append(self.conditions[:, :count])
+        return torch.cat(parts, dim=1).numpy()
+
     def at(self, places: Tensor) -> "Rows":
         """Return the rows with the given indices, or selected by a boolean mask."""
         conditions = None if self.conditions is None else self.conditions[places]
         return Rows(self.points[places], conditions)
 
 
-@dataclass(frozen=True, eq=False)
-class DataTable:
-    """A training table: points, conditions, and the properties of their columns.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class DataTable(Schema):
+    """A table: rows with the columns of a schema, some of them held out.
 
     Attributes:
-        points: Points ``[N, D]``, float64, as read: discrete columns are not dequantized.
-        columns: Names, bin widths and bounds of the points' columns.
+        values: Values ``[N, D]``, float64, as read: discrete columns are not dequantized. NaN for
+            missing cells. Categories are indices of levels, from 0; dates are days since 1970-01-01
+            (with fractions for times).
         held_out: Mask ``[N]``, bool, of rows that are held out of training, for validation.
-        dropped: Columns of the source that are not modeled.
-        conditions: Conditions of the points ``[N, C]``, float64, or ``[N, n C]`` for sets of trials
-            (``repeated_trials.as_sets``). NaN where data of a trial is missing; None without
-            conditions.
-        condition_names: Names of the conditions ``[C]``.
         kept: Mask ``[N]``, bool, of rows for the calibration set, which neither training nor
             validation uses; None if there are none.
-        condition_columns: Properties of the conditions' columns; None if only names are known.
-        covariates: Names of conditions that are not data, such as a design or a time; in the table
-            of a likelihood also the names in ``beside``.
+        conditions: Conditions of the rows ``[N, C]``, float64, or ``[N, n C]`` for sets of trials
+            (``repeated_trials.as_sets``). NaN where data of a trial is missing; None without
+            conditions.
         datasets: Dataset number of each row ``[N]``, int64, if rows are trials; None if each row
             has its own parameters.
-        beside: In the table of a likelihood, names of category columns among the data. These are
-            the last conditions, and the numeric data are the points.
+        as_written: Texts of cells that would be written differently, such as unknown levels and
+            numbers with other decimals, by column and row.
     """
 
-    points: Tensor
-    columns: Columns
-    held_out: Tensor
-    dropped: Dropped
-    conditions: Tensor | None = None
-    condition_names: Sequence[str] = field(default_factory=list)
-    kept: Tensor | None = None
-    condition_columns: Columns | None = None
-    covariates: Sequence[str] = ()
-    datasets: Tensor | None = None
-    beside: Sequence[str] = ()
+    values: np.ndarray
+    held_out: np.ndarray
+    kept: np.ndarray | None = None
+    conditions: np.ndarray | None = None
+    datasets: np.ndarray | None = None
+    as_written: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return "the table"
 
     def __len__(self) -> int:
-        return len(self.points)
+        return len(self.values)
 
     @property
-    def dim(self) -> int:
-        """Dimension D of the points."""
-        return self.points.shape[1]
+    def points(self) -> Tensor:
+        """Values ``[N, D]`` as a tensor."""
+        return torch.from_numpy(self.values)
 
     @property
     def rows(self) -> Rows:
         """All rows of the table, as points with their conditions."""
-        return Rows(self.points, self.conditions)
+        given = None if self.conditions is None else torch.from_numpy(self.conditions)
+        return Rows(self.points, given)
 
     @property
     def train_rows(self) -> Rows:
         """Rows that are not held out, as points with their conditions."""
-        return self.rows.at(~self.held_out)
+        return self.rows.at(torch.from_numpy(~self.held_out))
 
     @property
     def held_out_rows(self) -> Rows:
         """Held-out rows, as points with their conditions."""
-        return self.rows.at(self.held_out)
-
-    @property
-    def condition_dim(self) -> int:
-        """Number of conditions C."""
-        return len(self.condition_names)
+        return self.rows.at(torch.from_numpy(self.held_out))
 
     @property
     def has_missing(self) -> bool:
         """Whether the conditions have missing values (NaN)."""
-        return self.conditions is not None and bool(self.conditions.isnan().any())
+        return self.conditions is not None and bool(np.isnan(self.conditions).any())
 
     @property
-    def columns_of_conditions(self) -> Columns:
-        """Properties of the conditions' columns, which are continuous if only names are known."""
-        return self.condition_columns or Columns.plain(self.condition_names)
+    def holes(self) -> np.ndarray:
+        """Mask ``[N, D]`` of missing cells; cells with unknown categories count as present."""
+        missing = np.isnan(self.values)
+        for name, texts in self.as_written.items():
+            missing[list(texts), self.names.index(name)] = False
+        return missing
 
-    def at(self, places: Tensor) -> "DataTable":
-        """Return the table of the rows with indices ``places``, without a calibration set."""
-        rows = self.rows.at(places)
+    def at(self, places: np.ndarray) -> "DataTable":
+        """Return the table of some rows, without a calibration set.
+
+        Args:
+            places: Indices of rows, or a mask ``[N]``, bool.
+        """
+        which = np.arange(len(self))[places]
         return replace(
             self,
-            points=rows.points,
+            values=self.values[places],
             held_out=self.held_out[places],
-            conditions=rows.conditions,
             kept=None,
+            conditions=None if self.conditions is None else self.conditions[places],
             datasets=None if self.datasets is None else self.datasets[places],
+            beside={name: texts[places] for name, texts in self.beside.items()},
+            as_written={
+                name: {to: texts[row] for to, row in enumerate(which.tolist()) if row in texts}
+                for name, texts in self.as_written.items()
+            },
         )
 
     @property
     def levels(self) -> Levels | None:
         """Levels of the points' columns; None unless all columns are category columns."""
-        levels = Levels.from_values(self.columns, self.points)
+        levels = Levels.from_values(self.steps, self.points)
         return levels if all(levels.counts) else None
-
-    def row_numbers(self) -> np.ndarray:
-        """Return a 64-bit hash ``[N]`` of each row and its conditions.
-
-        For sets of trials, the hash includes the first trial instead.
-        """
-        parts = [self.points]
-        if self.conditions is not None:
-            parts.append(self.conditions[:, : self.condition_dim])
-        return row_numbers(torch.cat(parts, dim=1).numpy())
 
     def in_order(self, names: Sequence[str]) -> "DataTable":
         """Return the table with its conditions in the order of the given names."""
         order = [self.condition_names.index(name) for name in names]
-        conditions = None if self.conditions is None else self.conditions[:, order]
-        known = self.columns_of_conditions.at(order)
-        return replace(self, conditions=conditions, condition_names=names, condition_columns=known)
+        conditions = None if self.conditions is None else np.take(self.conditions, order, axis=1)
+        columns = [self.condition_columns[place] for place in order]
+        return replace(self, conditions=conditions, condition_columns=columns)
 
     def without_conditions(self) -> "DataTable":
         """Return the table without conditions."""
-        return replace(
-            self, conditions=None, condition_names=[], condition_columns=None, covariates=()
+        return replace(self, conditions=None, condition_columns=(), covariates=())
+
+    def as_typed(self) -> "DataTable":
+        """Return the table for conditional queries: its conditions become columns like others."""
+        if self.typed:
+            return self
+        columns = [*self.columns, *map(Column, self.condition_names)]
+        constants = self.dropped.constants
+        known = {*constants, *(column.name for column in columns)}
+        order = dict.fromkeys(name for name in self.order if name in known)
+        return DataTable(
+            columns,
+            [*(order | dict.fromkeys(self.condition_names))],
+            constants=constants,
+            typed=True,
+            values=self.rows.cells(self.condition_dim),
+            held_out=self.held_out,
         )
 
 
 DataSource = Path | DataTable
 """A data set in a file or in memory."""
-
-
-def as_records(table: DataTable) -> Records:
-    """Convert a numeric table, including its conditions, to records with numeric columns."""
-    columns, own = [], table.columns
-    for name, *grid in zip(own.names, own.steps.tolist(), own.offsets.tolist(), strict=True):
-        discrete = grid[0] > 0
-        whole = discrete and all(part == round(part) for part in grid)  # 22.5, 27.5 are not
-        digits = max(0, *(-int(Decimal(repr(part)).as_tuple().exponent) for part in grid))
-        columns.append(
-            RecordColumn(name, WHOLE if whole else NUMBER, decimals=digits if discrete else None)
-        )
-    columns += [RecordColumn(name, NUMBER) for name in table.condition_names]
-    parts = [table.points] if table.conditions is None else [table.points, table.conditions]
-    same = table.dropped.slopes.abs().sum(dim=1) == 0
-    constants = {
-        name: f"{value:.15g}"
-        for name, value, one in zip(
-            table.dropped.names, table.dropped.offsets.tolist(), same.tolist(), strict=True
-        )
-        if one
-    }
-    known = {*constants, *(column.name for column in columns)}
-    order = [name for name in table.dropped.order if name in known]
-    order += [name for name in table.condition_names if name not in order]
-    values = torch.cat(parts, dim=1).numpy()
-    return Records(columns, values, table.held_out.numpy(), constants, {}, order)
-
-
-def restored(points: Tensor, names: Sequence[str], dropped: Dropped) -> Tensor:
-    """Return points ``[N, D + K]`` with restored dropped columns, in the order of the source.
-
-    Args:
-        points: Points ``[N, D]`` of the remaining columns.
-        names: Names of the remaining columns.
-        dropped: The K dropped columns.
-    """
-    rest = dropped.offsets + points @ dropped.slopes.T
-    place = {name: index for index, name in enumerate([*names, *dropped.names])}
-    return torch.cat([points, rest], dim=1)[:, [place[name] for name in dropped.order]]
 
 
 @dataclass(eq=False)

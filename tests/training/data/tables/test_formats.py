@@ -6,7 +6,6 @@ import pyarrow
 import pytest
 import torch
 from pyarrow import parquet
-from torch.testing import assert_close
 
 import dataset_tool
 import info
@@ -15,9 +14,9 @@ from tests.fuzz.hostile import npy, zip_bomb
 from tests.support.draws import seeded
 from tests.support.finished_runs import write_csv
 from tests.support.running import good, refusal, refused, run_script
-from training.data.records.raw_tables import open_cells
 from training.data.tables.formats import BLOCK_ROWS, LONGEST_LINE, NotNumbers, is_table, open_table
 from training.data.tables.making import exchanged
+from training.data.tables.raw_tables import open_cells
 from training.data.tables.repeated_trials import as_sets, one_of_each, thinned
 from training.files.table import load_table
 from training.models.conversion import numbers_of
@@ -272,13 +271,13 @@ def test_columns_and_long_form_are_the_same_data_of_which_whole_datasets_are_hel
     assert wide.datasets is not None
     assert len(wide) == 40 + 26
     for other in (named, long):
-        assert_close(other.points, wide.points, rtol=0, atol=0)
-        assert_close(other.conditions, wide.conditions, rtol=0, atol=0)
+        np.testing.assert_array_equal(other.values, wide.values)
+        np.testing.assert_array_equal(other.conditions, wide.conditions)
     assert (wide.condition_names, named.condition_names) == (["y", "n", "t"], ["y1", "n1", "t1"])
     # Parameters that repeat are no discrete ones; counts are.
-    assert not wide.columns.steps.any()
-    assert wide.columns_of_conditions.steps.tolist() == [0, 1, 0]
-    assert wide.columns_of_conditions.low.tolist() == [-torch.inf, -0.5, -torch.inf]
+    assert not wide.steps.any()
+    assert wide.conditions_schema.steps.tolist() == [0, 1, 0]
+    assert wide.conditions_schema.low.tolist() == [-torch.inf, -0.5, -torch.inf]
     for table in made.values():
         halves = (table.held_out, ~table.held_out)
         held_out, others = (set(table.datasets[which].tolist()) for which in halves)
@@ -289,12 +288,12 @@ def test_columns_and_long_form_are_the_same_data_of_which_whole_datasets_are_hel
 def test_roles_are_exchanged_for_a_likelihood(made):
     table = made["long"]
     likelihood, _ = exchanged(table, "it")
-    names = (list(likelihood.columns.names), list(likelihood.condition_names))
+    names = (list(likelihood.names), list(likelihood.condition_names))
     assert names == (["y", "n"], ["a", "b", "t"])
-    assert_close(likelihood.points, table.conditions[:, :2])
-    assert_close(likelihood.conditions[:, :2], table.points)
-    assert likelihood.columns_of_conditions.high.tolist() == [1, torch.inf, torch.inf]
-    assert likelihood.columns.steps.tolist() == [0, 1]
+    np.testing.assert_array_equal(likelihood.values, table.conditions[:, :2])
+    np.testing.assert_array_equal(likelihood.conditions[:, :2], table.values)
+    assert likelihood.conditions_schema.high.tolist() == [1, torch.inf, torch.inf]
+    assert likelihood.steps.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(
@@ -334,10 +333,10 @@ def test_missing_data_of_trials_are_kept(tmp_path):
     roles = ("--conditions=y,n", "--covariates=t", "--missing=keep")
     assert "Dropped 1 of" in good(run_script(dataset_tool, *place, *roles)).out
     table = load_table(tmp_path / "d.npz")
-    assert_close(table.conditions, torch.from_numpy(np.delete(rows, 8, 0)[:, 3:]), equal_nan=True)
+    np.testing.assert_array_equal(table.conditions, np.delete(rows, 8, 0)[:, 3:])
     assert "y 24.6%, n 26.2%" in good(run_script(info, tmp_path / "d.npz")).out
     likelihood, _ = exchanged(table, "d")
-    assert likelihood.points.isnan().sum() == table.conditions.isnan().sum()
+    assert np.isnan(likelihood.values).sum() == np.isnan(table.conditions).sum()
 
 
 def test_a_row_without_trials_is_refused(tmp_path):
@@ -355,8 +354,8 @@ def test_trials_of_a_dataset_stand_side_by_side(made):
     for form, table in made.items():
         sets = as_sets(table, 3, form)
         assert (len(sets), sets.datasets, sets.condition_dim) == (40, None, 3)
-        order = [np.flatnonzero(wide[:, 0] == a).item() for a in sets.points[:, 0].numpy()]
-        np.testing.assert_array_equal(sets.conditions.numpy(), wide[order, 2:])
+        order = [np.flatnonzero(wide[:, 0] == a).item() for a in sets.values[:, 0]]
+        np.testing.assert_array_equal(sets.conditions, wide[order, 2:])
         assert int(sets.held_out.sum()) == 10
 
 

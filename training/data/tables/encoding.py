@@ -9,10 +9,12 @@ import numpy as np
 
 from dnnlib.errors import DataError
 from torch_utils.inert_pickle import shown
-from training.data.records.raw_tables import TEXTS, Cells, open_cells
-from training.data.records.reading import MOST_EXACT, made_values
-from training.data.records.records import CATEGORY, DATE, NUMBER, WHOLE, RecordColumn, Records
-from training.data.records.values import (
+from training.data.tables.formats import listed, table_suffix
+from training.data.tables.raw_tables import TEXTS, Cells, open_cells
+from training.data.tables.reading import MOST_EXACT, made_values
+from training.data.tables.schema import CATEGORY, DATE, NUMBER, WHOLE, Column, Schema
+from training.data.tables.table import DataTable
+from training.data.tables.values import (
     Survey,
     date_text,
     day_of,
@@ -23,7 +25,6 @@ from training.data.records.values import (
     text_of,
     visible,
 )
-from training.data.tables.formats import listed, table_suffix
 
 SAME, MOMENT = 1e-12, 1e-10
 """Tolerances for equality: relative for numbers, in days for dates."""
@@ -33,13 +34,13 @@ MOST_NAMED = 20
 
 def encode(
     source: Any,
-    columns: Sequence[RecordColumn],
+    columns: Sequence[Column],
     separator: str | None = None,
     decimal: str | None = None,
     missing_values: Sequence[str] = (),
     asked: Sequence[str] = (),
-    like: Records | None = None,
-) -> tuple[Records, list[str]]:
+    like: Schema | None = None,
+) -> tuple[DataTable, list[str]]:
     """Encode the rows of a file or a data frame as values of known columns, matched by name.
 
     Args:
@@ -49,11 +50,11 @@ def encode(
         decimal: Decimal sign; None detects the sign.
         missing_values: Texts that represent missing values, in addition to usual texts such as NA.
         asked: Names of columns that may be absent without a report.
-        like: Records that decide the decimal sign of a text file with the same separator, if
+        like: Schema that decides the decimal sign of a text file with the same separator, if
             numbers such as 4,500 are ambiguous; None for a decimal point.
 
     Returns:
-        Records with the known columns, all rows held out, and lines of text about missing data. A
+        Rows of the known columns, all rows held out, and lines of text about missing data. A
         column that the source lacks is missing in all rows; a cell with an unknown category is
         missing. Other columns of the source are stored as texts in ``beside``; ``order`` is the
         order of the source.
@@ -77,25 +78,26 @@ def encode(
     values = read.rows(columns)
     if not len(values):
         raise DataError(f"{cells.name} has no rows: give a table with at least one row")
-    records = Records(
+    records = DataTable(
         columns,
-        values,
-        held_out=np.ones(len(values), dtype=bool),
+        list(cells.names),
         beside={name: np.array(texts, dtype=object) for name, texts in read.beside.items()},
-        order=list(cells.names),
         separator=cells.separator,
         decimal=sign,
+        typed=True,
+        values=values,
+        held_out=np.ones(len(values), dtype=bool),
         as_written=read.as_written,
     )
     return records, _told(cells, columns, (*own, *asked), read.unknown)
 
 
-def contradicted(records: Records, like: Records) -> Iterator[str]:
+def contradicted(records: DataTable, like: Schema) -> Iterator[str]:
     """Yield a sentence for each column that is constant in the training data, but not in new rows.
 
     Args:
         records: New rows.
-        like: Records of the training data.
+        like: Schema of the training data.
     """
     missing = marks_of(())
     for name, own in like.constants.items():
@@ -127,7 +129,7 @@ class _Read(NamedTuple):
         values: Values of the known columns ``[n]``.
         beside: Texts of the other columns.
         unknown: Counts of unknown levels, by column and level.
-        as_written: See ``Records``.
+        as_written: See ``DataTable``.
     """
 
     values: dict[str, np.ndarray]
@@ -135,7 +137,7 @@ class _Read(NamedTuple):
     unknown: Counter[tuple[str, str]]
     as_written: dict[str, dict[int, str]]
 
-    def rows(self, columns: Sequence[RecordColumn]) -> np.ndarray:
+    def rows(self, columns: Sequence[Column]) -> np.ndarray:
         """Return the values ``[n, P]`` of P columns, including derived columns such as weekdays."""
         names = [column.name for column in columns]
         values = np.full((len(next(iter(self.values.values()))), len(columns)), np.nan)
@@ -150,7 +152,7 @@ class _Read(NamedTuple):
     def from_cells(
         cls,
         cells: Cells,
-        own: Mapping[str, RecordColumn],
+        own: Mapping[str, Column],
         decimal: str,
         marks: frozenset[str],
         is_text: bool,
@@ -190,9 +192,7 @@ class _Read(NamedTuple):
         return cls(whole, beside, unknown, as_written)
 
 
-def _differ(
-    column: RecordColumn, texts: Sequence[str], values: np.ndarray, decimal: str
-) -> list[bool]:
+def _differ(column: Column, texts: Sequence[str], values: np.ndarray, decimal: str) -> list[bool]:
     """Return whether the values ``[n]`` of texts would be written as other texts."""
     return [
         value == value and text_of(column, value, decimal) != text
@@ -200,7 +200,7 @@ def _differ(
     ]
 
 
-def _are_lost(column: RecordColumn, values: np.ndarray) -> np.ndarray:
+def _are_lost(column: Column, values: np.ndarray) -> np.ndarray:
     """Return whether values ``[n]`` may not survive being written by their column."""
     if column.type == CATEGORY:
         return np.isnan(values) | (values == len(column.levels) - 1) & bool(column.rare)
@@ -217,7 +217,7 @@ def _are_lost(column: RecordColumn, values: np.ndarray) -> np.ndarray:
 
 def _told(
     cells: Cells,
-    columns: Sequence[RecordColumn],
+    columns: Sequence[Column],
     expected: Sequence[str],
     unknown: Counter[tuple[str, str]],
 ) -> list[str]:

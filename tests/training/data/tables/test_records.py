@@ -15,11 +15,12 @@ from dnnlib.errors import DataError, UsageError
 from tests.support.messy_tables import COUNT, COUNTS, DRAW, FIRST, MESSY, drawn, holes, sizes, text
 from tests.support.running import refusal
 from training import Table
-from training.data.records.encoding import contradicted, encode
-from training.data.records.raw_tables import open_cells
-from training.data.records.reading import RecordChoices, SurveyedTable, on_weekday
-from training.data.records.records import CATEGORY, DATE, NUMBER, WHOLE, RecordColumn
-from training.data.records.values import (
+from training.data.row_hashes import MOST_SKETCHED, RowHashes, row_numbers
+from training.data.tables.encoding import contradicted, encode
+from training.data.tables.raw_tables import open_cells
+from training.data.tables.reading import RecordChoices, SurveyedTable, on_weekday
+from training.data.tables.schema import CATEGORY, DATE, NUMBER, WHOLE, Column
+from training.data.tables.values import (
     Survey,
     date_text,
     grid_of,
@@ -28,7 +29,6 @@ from training.data.records.values import (
     save_texts,
     texts_of,
 )
-from training.data.row_hashes import MOST_SKETCHED, RowHashes, row_numbers
 from training.files.records import load_records, save_records
 from training.models.reports import informative_missing
 from training.subjects.record_spaces import choose_space
@@ -225,7 +225,7 @@ def test_rare_levels_are_one_and_unknown_ones_are_missing(tmp_path):
     assert texts_of(later.at(np.arange(4) > 0))[1] == written[1:]
     assert later.holes[:, 1].tolist() == [False, False, True, False]
     finer = pandas.DataFrame({"a": ["1.25", "1.5"], "day": ["2020-01-01 10:30", "2020-01-02"]})
-    columns = [*records.columns, RecordColumn("day", DATE, date_format="%Y-%m-%d")]
+    columns = [*records.columns, Column("day", DATE, date_format="%Y-%m-%d")]
     assert texts_of(encode(finer, columns)[0])[1] == finer.to_numpy().tolist()
     unknown = "'strange' is an unknown category of 'b': 1 cell(s) count as missing"
     assert warnings == ["table has no column(s) a: all their cells count as missing", unknown]
@@ -316,7 +316,7 @@ def test_broken_records_are_refused(tmp_path):
         np.savez(tmp_path / "broken.npz", **{**sound, **changes})
         with pytest.raises(DataError, match=r"is damaged|no training rows|'(values|held_out)' has"):
             load_records(tmp_path / "broken.npz")
-    assert RecordColumn("b", CATEGORY, ("x", "y", "z")) in records.columns
+    assert Column("b", CATEGORY, ("x", "y", "z")) in records.columns
 
 
 def test_rows_that_were_seen_are_told_from_those_that_chance_repeats():
@@ -400,9 +400,9 @@ def test_cells_of_a_text_are_written_byte_for_byte_as_they_were_read(tmp_path):
     rows = [["62,00", "4.733,00", "1/2/2020"], ["41,0", "", "01/02/2020"], ["7", "-0", "NA"]]
     save_texts(path, ["price", "size", "day"], rows, ";")
     columns = [
-        RecordColumn("price", NUMBER, decimals=1),
-        RecordColumn("size", WHOLE, decimals=0),
-        RecordColumn("day", DATE, date_format="%d/%m/%Y"),
+        Column("price", NUMBER, decimals=1),
+        Column("size", WHOLE, decimals=0),
+        Column("day", DATE, date_format="%d/%m/%Y"),
     ]
     records, _ = encode(path, columns, decimal=",")
     assert records.values[:, :2].tolist()[::2] == [[62, 4733], [7, 0]]

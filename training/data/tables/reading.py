@@ -16,9 +16,13 @@ import numpy as np
 
 from dnnlib.errors import DataError, UsageError
 from torch_utils.inert_pickle import shown
-from training.data.records.raw_tables import Block, Cells
-from training.data.records.records import CATEGORY, DATE, NUMBER, WHOLE, RecordColumn, Records
-from training.data.records.values import (
+from training.data.tables.formats import NO_NAME, ForeignTable, TableChoices
+from training.data.tables.making import FEWEST_ROWS, Marginal, choose_held_out
+from training.data.tables.making import IDENTIFIER as CALLED_IDENTIFIER
+from training.data.tables.raw_tables import Block, Cells
+from training.data.tables.schema import CATEGORY, DATE, NUMBER, WHOLE, Column
+from training.data.tables.table import DataTable
+from training.data.tables.values import (
     CONSTANT,
     MOST_LEVELS,
     Survey,
@@ -36,9 +40,6 @@ from training.data.records.values import (
     text_of,
     visible,
 )
-from training.data.tables.formats import NO_NAME, ForeignTable, RowChoices
-from training.data.tables.making import FEWEST_ROWS, Marginal, choose_held_out
-from training.data.tables.making import IDENTIFIER as CALLED_IDENTIFIER
 from training.names import IDENTIFIER
 
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
@@ -49,12 +50,12 @@ IS_MISSING = " is missing"
 """Suffix of the name of a column that indicates missing cells."""
 
 
-def is_missing_indicator(column: RecordColumn) -> bool:
+def is_missing_indicator(column: Column) -> bool:
     """Return whether a column indicates the missing cells of another column."""
     return column.name == f"{column.of}{IS_MISSING}"
 
 
-def is_weekday(column: RecordColumn) -> bool:
+def is_weekday(column: Column) -> bool:
     """Return whether a column contains the weekday of a date."""
     return bool(column.of) and column.levels == WEEKDAYS
 
@@ -72,7 +73,7 @@ def on_weekday(days: np.ndarray, weekday: float, date_format: str) -> np.ndarray
     return np.asarray(days - ((own - weekday + week // 2) % week - week // 2))
 
 
-def made_values(values: np.ndarray, names: Sequence[str], column: RecordColumn) -> np.ndarray:
+def made_values(values: np.ndarray, names: Sequence[str], column: Column) -> np.ndarray:
     """Return the values ``[N]`` of a derived column: weekday, season, or missing-cell indicator.
 
     Values derived from a date are NaN where the date is missing.
@@ -103,7 +104,7 @@ MOST_RARE, SHOWN_LEVELS = 1000, 6
 """Maximum number of rare levels stored per column, and listed in a line."""
 
 
-def without_missing(records: Records, missing: str, cells: Cells, lines: list[str]) -> Records:
+def without_missing(records: DataTable, missing: str, cells: Cells, lines: list[str]) -> DataTable:
     """Return records after dropping or imputing missing cells, as a method requires.
 
     Args:
@@ -150,11 +151,11 @@ def without_missing(records: Records, missing: str, cells: Cells, lines: list[st
 
 
 def without_identifiers(
-    records: Records,
+    records: DataTable,
     asked: Collection[str],
     lines: list[str],
     texts_of: Callable[[str], np.ndarray],
-) -> Records:
+) -> DataTable:
     """Return records without identifiers and constants among the modeled columns.
 
     Args:
@@ -198,8 +199,8 @@ def without_identifiers(
 
 
 def with_rare_levels_together(
-    records: Records, asked: Collection[str], lines: list[str]
-) -> Records:
+    records: DataTable, asked: Collection[str], lines: list[str]
+) -> DataTable:
     """Return records with rare levels of category columns merged into one last level.
 
     Rare levels have few training rows, or exceed ``MOST_LEVELS``. Ordered levels are not merged.
@@ -239,7 +240,7 @@ def with_rare_levels_together(
     return replace(records, columns=columns, values=values)
 
 
-def with_made_columns(records: Records, calendar: bool, is_missing: Sequence[str]) -> Records:
+def with_made_columns(records: DataTable, calendar: bool, is_missing: Sequence[str]) -> DataTable:
     """Return records with derived columns added.
 
     Args:
@@ -254,9 +255,9 @@ def with_made_columns(records: Records, calendar: bool, is_missing: Sequence[str
     added = []
     for date in (column.name for column in records.columns if column.type == DATE and calendar):
         added += [
-            ("calendar", RecordColumn(f"{date} weekday", CATEGORY, WEEKDAYS, of=date)),
-            ("calendar", RecordColumn(f"{date} season sine", NUMBER, of=date)),
-            ("calendar", RecordColumn(f"{date} season cosine", NUMBER, of=date)),
+            ("calendar", Column(f"{date} weekday", CATEGORY, WEEKDAYS, of=date)),
+            ("calendar", Column(f"{date} season sine", NUMBER, of=date)),
+            ("calendar", Column(f"{date} season cosine", NUMBER, of=date)),
         ]
     for name in is_missing:
         if name not in records.names:
@@ -269,7 +270,7 @@ def with_made_columns(records: Records, calendar: bool, is_missing: Sequence[str
                 f"--is_missing={visible(name)}: the column has no missing cells, so leave the "
                 "name out"
             )
-        indicator = RecordColumn(f"{name}{IS_MISSING}", CATEGORY, ("no", "yes"), of=name)
+        indicator = Column(f"{name}{IS_MISSING}", CATEGORY, ("no", "yes"), of=name)
         added.append(("is_missing", indicator))
     for option, column in added:
         if column.name in records.order:
@@ -286,13 +287,13 @@ def with_made_columns(records: Records, calendar: bool, is_missing: Sequence[str
 
 
 @dataclass(frozen=True)
-class RecordChoices(RowChoices):
-    """User options for records; see ``RowChoices`` for further attributes.
+class RecordChoices(TableChoices):
+    """User options for a table of any types; see ``TableChoices`` for further attributes.
 
     Attributes:
-        types: Type by column, as for ``column_of``; the types of other columns are inferred.
         missing: Method for missing values, a name in ``MISSING``; for a category column, ``mean``
             imputes the most frequent category.
+        types: Type by column, as for ``column_of``; the types of other columns are inferred.
         missing_values: Texts or numbers that represent missing values, in addition to usual texts
             such as NA.
         calendar: Whether to add the weekday and season of dates as columns.
@@ -300,6 +301,7 @@ class RecordChoices(RowChoices):
         decimal: Decimal sign; None detects the sign.
     """
 
+    missing: str = "keep"
     types: Mapping[str, str] = field(default_factory=dict)
     missing_values: Sequence[str] = ()
     calendar: bool = False
@@ -316,6 +318,12 @@ class RecordChoices(RowChoices):
             raise UsageError(
                 f"types is {given!r}: give types by column, for example {{'zip': 'category'}}"
             )
+
+    @property
+    def typed(self) -> bool:
+        """Whether cells must be read as texts, even if all are numbers."""
+        types = self.types or self.calendar or self.is_missing
+        return bool(types or self.missing_values or self.decimal == ",")
 
     @property
     def missing_marks(self) -> frozenset[str]:
@@ -393,7 +401,7 @@ class SurveyedTable:
         notes = [NO_NAME] * (len(names) < len(self.cells.names))
         return ForeignTable(self.cells.name, names, blocks, True, self.cells.place_of, notes)
 
-    def records(self) -> tuple[Records, list[str]]:
+    def records(self) -> tuple[DataTable, list[str]]:
         """Read the table again as records; return the records, and a report in lines of text.
 
         Raises:
@@ -406,26 +414,27 @@ class SurveyedTable:
             survey.name: column_of(survey, self.decimal, types.get(survey.name))
             for survey in self.surveys
         }
-        columns = [kind for kind in kinds.values() if isinstance(kind, RecordColumn)]
+        columns = [kind for kind in kinds.values() if isinstance(kind, Column)]
         beside_names = [name for name, kind in kinds.items() if kind == IDENTIFIER]
         values, texts = self._read(columns, beside_names)
         columns = [
             replace(column, grid=grid_of(own)) if column.type == DATE else column
             for column, own in zip(columns, values.T, strict=True)
         ]
-        records = Records(
+        records = DataTable(
             columns,
-            values,
-            np.zeros(len(values), dtype=bool),
-            {
+            list(self.cells.names),
+            constants={
                 survey.name: next(iter(survey.counts), "")
                 for survey in self.surveys
                 if kinds[survey.name] == CONSTANT
             },
-            texts,
-            list(self.cells.names),
-            self.cells.separator,
-            self.decimal,
+            beside=texts,
+            separator=self.cells.separator,
+            decimal=self.decimal,
+            typed=True,
+            values=values,
+            held_out=np.zeros(len(values), dtype=bool),
         )
         lines: list[str] = []
 
@@ -435,7 +444,7 @@ class SurveyedTable:
         records = without_identifiers(records, self.choices.types, lines, texts_of)
         records = without_missing(records, self.choices.missing, self.cells, lines)
         held_out = choose_held_out(len(records), self.choices.held_out, self.choices.seed)
-        records = replace(records, held_out=held_out.numpy())
+        records = replace(records, held_out=held_out)
         records = with_rare_levels_together(records, self.choices.types, lines)
         if not records.columns:
             raise DataError(
@@ -446,7 +455,7 @@ class SurveyedTable:
         return records, [*summary_of(records, self.surveys, self.choices.types), *lines]
 
     def _read(
-        self, columns: Sequence[RecordColumn], beside: Sequence[str]
+        self, columns: Sequence[Column], beside: Sequence[str]
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Return the values ``[N, D]`` of columns, and the texts ``[N]`` of others."""
         values = np.empty((self.surveys[0].rows, len(columns)))
@@ -480,7 +489,7 @@ MOST_WORDS = 3
 """Maximum number of different words in a numeric column that may represent missing values."""
 
 
-def summary_of(records: Records, surveys: Sequence[Survey], asked: Collection[str]) -> list[str]:
+def summary_of(records: DataTable, surveys: Sequence[Survey], asked: Collection[str]) -> list[str]:
     """Return a report in lines of text: a table of the columns, and warnings about ambiguous cells.
 
     The table has the name, the type, the values and the fraction of missing cells of each column.
@@ -518,7 +527,7 @@ def summary_of(records: Records, surveys: Sequence[Survey], asked: Collection[st
     ]
 
 
-def _seen(column: RecordColumn, values: np.ndarray, decimal: str) -> str:
+def _seen(column: Column, values: np.ndarray, decimal: str) -> str:
     if column.type == CATEGORY:
         listed = (" < " if column.ordered else ", ").join(
             map(visible, column.levels[:SHOWN_LEVELS])
@@ -532,7 +541,7 @@ def _seen(column: RecordColumn, values: np.ndarray, decimal: str) -> str:
 
 
 def _other_readings(
-    surveys: Sequence[Survey], records: Records, asked: Collection[str]
+    surveys: Sequence[Survey], records: DataTable, asked: Collection[str]
 ) -> Iterator[str]:
     """Yield lines about ambiguous cells.
 

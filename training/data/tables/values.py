@@ -28,12 +28,13 @@ from pyarrow import compute
 from dnnlib.errors import DataError, UsageError
 from dnnlib.files import atomic_path
 from torch_utils.inert_pickle import shown
-from training.data.records.raw_tables import Cells
-from training.data.records.records import CATEGORY, DATE, NUMBER, WHOLE, RecordColumn, Records
 from training.data.tables.formats import MISSING_MARKS, NotNumber, is_number
 from training.data.tables.formats import numbers_of as plain_numbers
 from training.data.tables.making import IDENTIFIER as CALLED_IDENTIFIER
 from training.data.tables.making import LARGEST
+from training.data.tables.raw_tables import Cells
+from training.data.tables.schema import CATEGORY, DATE, NUMBER, WHOLE, Column
+from training.data.tables.table import DataTable
 from training.names import COLUMN_TYPES, IDENTIFIER
 
 PERIODS = (12, 6, 3, 1)
@@ -329,7 +330,7 @@ def _number(text: str, decimal: str, missing_marks: frozenset[str]) -> float:
 
 
 def reader_of(
-    column: RecordColumn, cells: Cells, decimal: str, missing_marks: frozenset[str]
+    column: Column, cells: Cells, decimal: str, missing_marks: frozenset[str]
 ) -> Callable[[pyarrow.Array, int], np.ndarray]:
     """Return a function that converts texts to the values ``[n]`` of a column, NaN if missing.
 
@@ -371,7 +372,7 @@ def reader_of(
 
 
 def _plain_reader(
-    column: RecordColumn, decimal: str, missing_marks: frozenset[str]
+    column: Column, decimal: str, missing_marks: frozenset[str]
 ) -> Callable[[pyarrow.Array], np.ndarray]:
     """Return a reader that raises ``NotNumber``."""
     if column.type in (NUMBER, WHOLE):
@@ -512,7 +513,7 @@ class Survey:
         elif self.formats:
             self.formats = formats_of(text, self.formats)
 
-    def numbers(self, decimal: str) -> RecordColumn | None:
+    def numbers(self, decimal: str) -> Column | None:
         """Return a numeric column if all texts are numbers in one currency or unit, else None.
 
         Args:
@@ -526,7 +527,7 @@ class Survey:
         if len(prefixes) > 1 or len(suffixes) > 1:
             return None
         digits = [MOST_DECIMALS + 1 if form.decimals is None else form.decimals for form in forms]
-        return RecordColumn(
+        return Column(
             self.name,
             WHOLE if all(form.whole for form in forms) else NUMBER,
             decimals=max(digits) if max(digits) <= MOST_DECIMALS else None,
@@ -594,9 +595,7 @@ def decimal_of(surveys: Iterable[Survey], usual: str = ".") -> str:
     return "," if signs == {","} else "." if signs else usual
 
 
-def column_of(
-    survey: Survey, decimal: str, asked: str | tuple[str, ...] | None
-) -> RecordColumn | str:
+def column_of(survey: Survey, decimal: str, asked: str | tuple[str, ...] | None) -> Column | str:
     """Return the typed column; ``IDENTIFIER`` or ``CONSTANT`` for a column that is not modeled.
 
     Args:
@@ -611,12 +610,12 @@ def column_of(
         DataError: The column has no values.
     """
     column = _inferred(survey, decimal) if asked is None else _asked_for(survey, decimal, asked)
-    if isinstance(column, RecordColumn) and len(survey.missing_texts) == 1:
+    if isinstance(column, Column) and len(survey.missing_texts) == 1:
         return replace(column, missing=next(iter(survey.missing_texts)))
     return column
 
 
-def _inferred(survey: Survey, decimal: str) -> RecordColumn | str:
+def _inferred(survey: Survey, decimal: str) -> Column | str:
     name, numbers = survey.name, survey.numbers(decimal)
     if not name:
         return IDENTIFIER
@@ -625,24 +624,22 @@ def _inferred(survey: Survey, decimal: str) -> RecordColumn | str:
     if numbers is not None and not survey.has_codes(decimal) and len(survey.counts) > 2:
         return numbers
     if survey.formats:
-        return RecordColumn(name, DATE, date_format=survey.formats[0])
+        return Column(name, DATE, date_format=survey.formats[0])
     every_one = len(survey.counts) == survey.present
     if len(survey.counts) > 2 and (
         survey.rarely_repeats or (every_one and CALLED_IDENTIFIER.fullmatch(name))
     ):
         return IDENTIFIER
-    return RecordColumn(name, CATEGORY, tuple(survey.level_texts))
+    return Column(name, CATEGORY, tuple(survey.level_texts))
 
 
-def _asked_for(survey: Survey, decimal: str, asked: str | tuple[str, ...]) -> RecordColumn | str:
+def _asked_for(survey: Survey, decimal: str, asked: str | tuple[str, ...]) -> Column | str:
     name = survey.name
     if not survey.counts:
         raise DataError(f"column '{shown(name)}' has no values: leave the column out")
     if isinstance(asked, tuple):
         ordered = survey.counts.keys() <= set(asked)  # else a later block has others
-        return RecordColumn(
-            name, CATEGORY, asked if ordered else tuple(survey.level_texts), ordered
-        )
+        return Column(name, CATEGORY, asked if ordered else tuple(survey.level_texts), ordered)
     if asked == IDENTIFIER:
         return IDENTIFIER
     if "%" in asked or asked == DATE:
@@ -654,7 +651,7 @@ def _asked_for(survey: Survey, decimal: str, asked: str | tuple[str, ...]) -> Re
                 + (": give the date format, for example" if asked == DATE else f" of {asked}:")
                 + f' --types="{name}:%d.%m.%Y %H:%M"'
             )
-        return RecordColumn(name, DATE, date_format=formats[0])
+        return Column(name, DATE, date_format=formats[0])
     if asked in (NUMBER, WHOLE):
         column = survey.numbers(decimal)
         if column is None or (asked == WHOLE and column.type != WHOLE):
@@ -679,7 +676,7 @@ def _asked_for(survey: Survey, decimal: str, asked: str | tuple[str, ...]) -> Re
             raise UsageError(
                 f"column '{shown(name)}' has {MOST_COUNTED:,} or more categories: give another type"
             )
-        return RecordColumn(name, CATEGORY, tuple(survey.level_texts))
+        return Column(name, CATEGORY, tuple(survey.level_texts))
     levels = tuple(level.strip() for level in asked.split("<"))
     unknown = [text for text in survey.counts if text not in levels]
     if len(levels) < 2 or len(set(levels)) < len(levels):
@@ -693,14 +690,14 @@ def _asked_for(survey: Survey, decimal: str, asked: str | tuple[str, ...]) -> Re
             f"column '{shown(name)}' has '{shown(unknown[0])}', which is not one of {asked}: add "
             "this level, or correct the cells"
         )
-    return RecordColumn(name, CATEGORY, levels, ordered=True)
+    return Column(name, CATEGORY, levels, ordered=True)
 
 
 MOST_INTEGER = 2.0**63
 """Limit from which whole numbers exceed integers of 64 bits."""
 
 
-def text_of(column: RecordColumn, value: float, decimal: str = ".") -> str:
+def text_of(column: Column, value: float, decimal: str = ".") -> str:
     """Return a value of a column as text, in the notation of the source.
 
     Args:
@@ -727,12 +724,12 @@ def text_of(column: RecordColumn, value: float, decimal: str = ".") -> str:
     return f"{sign}{column.prefix}{digits.removeprefix('-')}{column.suffix}"
 
 
-def _place(column: RecordColumn, value: float) -> int:
+def _place(column: Column, value: float) -> int:
     return min(max(round(value), 0), len(column.levels) - 1)
 
 
 def texts_of(
-    records: Records, values: np.ndarray | None = None
+    records: DataTable, values: np.ndarray | None = None
 ) -> tuple[list[str], list[list[str]]]:
     """Return rows as texts, in the notation and the order of the source.
 
@@ -770,7 +767,7 @@ def save_texts(
         writer.writerows(rows)
 
 
-def frame_of(records: Records, values: np.ndarray | None = None) -> Any:
+def frame_of(records: DataTable, values: np.ndarray | None = None) -> Any:
     """Return rows as a pandas data frame, in the order of the source.
 
     Numbers are rounded to the decimals of their column, whole numbers are integers, categories have
@@ -795,12 +792,12 @@ def frame_of(records: Records, values: np.ndarray | None = None) -> Any:
     return pandas.DataFrame(columns)
 
 
-def _column(records: Records, name: str, rows: np.ndarray) -> tuple[RecordColumn, np.ndarray]:
+def _column(records: DataTable, name: str, rows: np.ndarray) -> tuple[Column, np.ndarray]:
     index = records.names.index(name)
     return records.columns[index], rows[:, index]
 
 
-def _series(pandas: Any, column: RecordColumn, values: np.ndarray) -> Any:
+def _series(pandas: Any, column: Column, values: np.ndarray) -> Any:
     missing = np.isnan(values)
     if column.type == CATEGORY:
         places = [-1 if isnan(value) else _place(column, value) for value in values.tolist()]
