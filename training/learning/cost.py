@@ -295,7 +295,7 @@ def step_seconds(
             taken.append(time.monotonic() - began)
     finally:
         del batches  # this ends the reader processes
-    return _slowest(mean(taken[1:]), trainer.device)
+    return slowest(mean(taken[1:]), trainer.device)
 
 
 def look_seconds(model: TrainedNetwork, watch: Validation | None) -> float:
@@ -307,10 +307,10 @@ def look_seconds(model: TrainedNetwork, watch: Validation | None) -> float:
         return 0.0
     began = time.monotonic()
     watch.held_out.score(model)
-    return _slowest(time.monotonic() - began, model.denoiser.basis.mean.device)
+    return slowest(time.monotonic() - began, model.denoiser.basis.mean.device)
 
 
-def _slowest(seconds: float, device: torch.device) -> float:
+def slowest(seconds: float, device: torch.device) -> float:
     """Return the largest of the seconds of all ranks."""
     of_each = torch.zeros(distributed.world_size(), device=device, dtype=torch.float64)
     of_each[distributed.rank()] = seconds

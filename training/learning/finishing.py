@@ -580,6 +580,10 @@ NUMBERS, FEWEST_POINTS, MOST_POINTS = 2048, 16, 512
 """Limits on the points that solvers are tried on, drawn from data and again from latents: number of
 coordinates in all, and smallest and largest number of points.
 """
+CHOICE_CALLS = 220
+"""Network evaluations for choosing schedules, per coordinate of a point: 197 to 276 on tables of 4
+and 17 columns.
+"""
 SHARE = 10
 """At most one in this many of the points inflated for the distribution of latents is used; longer
 trainings inflate more.
@@ -606,12 +610,8 @@ def find_integrations(model: TrainedNetwork, plan: LatentPlan) -> None:
         logger.info("The network output is zero: integrations use one evaluation")
     elif distributed.is_main():
         # Convolutional networks take a hundred times as long as perceptrons.
-        cheap = dim <= LARGEST_EXACT and model.recipe.network in (
-            TABLE_NETWORK,
-            QUESTIONS,
-            TRIAL_NETWORK,
-        )
-        most = min(NUMBERS // dim, MOST_POINTS, plan.count // SHARE) if cheap else 0
+        cheap = _is_cheap(model)
+        most = _trajectories(model, plan) if cheap else 0
         batch = plan.points(max(most, FEWEST_POINTS))
         steps = STEPS if cheap else FEW_STEPS
         try:
@@ -625,6 +625,28 @@ def find_integrations(model: TrainedNetwork, plan: LatentPlan) -> None:
             f"{time.monotonic() - start:.1f} s)"
         )
     distributed.barrier()
+
+
+def _is_cheap(model: TrainedNetwork) -> bool:
+    """Return whether a network is a perceptron, with few enough dimensions for exact densities."""
+    perceptrons = (TABLE_NETWORK, QUESTIONS, TRIAL_NETWORK)
+    return model.denoiser.basis.dim <= LARGEST_EXACT and model.recipe.network in perceptrons
+
+
+def _trajectories(model: TrainedNetwork, plan: LatentPlan) -> int:
+    """Return the number of points whose trajectories are compared, for a cheap network."""
+    return min(NUMBERS // model.denoiser.basis.dim, MOST_POINTS, plan.count // SHARE)
+
+
+def calls_to_choose(model: TrainedNetwork, plan: LatentPlan) -> float:
+    """Return the approximate number of network evaluations for ``find_integrations``.
+
+    Most are for traces of densities, in proportion to the dimension. The number is 0 for
+    convolutional networks, which compare few schedules.
+    """
+    if not _is_cheap(model):
+        return 0.0
+    return CHOICE_CALLS * _trajectories(model, plan) * model.denoiser.basis.dim
 
 
 def _chosen(

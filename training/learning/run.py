@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,10 +29,12 @@ from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.stats import RunningMeans, append_jsonl
 from training.data.batches import BatchSource
+from training.learning.cost import slowest
 from training.learning.finishing import (
     CalibrationPlan,
     LatentPlan,
     calibrate,
+    calls_to_choose,
     calls_to_learn,
     find_integrations,
     learn_latents,
@@ -45,51 +47,45 @@ from training.trained.network import TrainedNetwork
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-TOO_LONG, SOON = 1.25, 5.0
-"""Factor on the planned time, and margin in seconds, which also delays the first check; both must
-be exceeded for a warning.
+CLOSE, EARLY = 0.05, 0.1
+"""Change of the number of steps, as a fraction, below which a training keeps its length; and the
+fraction of the time before the first correction.
 """
+CHECKS = 100
+"""Number of checks of the time in a training of the planned length."""
 
 
 @dataclass
 class TimeBudget:
-    """Monitor of the training time that warns once if training will take far longer than planned.
+    """Time of a training, to which the number of steps is corrected while it runs.
 
     Attributes:
-        seconds: Planned seconds of all steps.
+        seconds: Seconds of all steps and reports.
     """
 
     seconds: float
-    _began: float | None = field(default=None, init=False)
-    _first: int = field(default=0, init=False)
-    _warned: bool = field(default=False, init=False)
+    _first: tuple[int, float] | None = field(default=None, init=False)
 
-    def check(self, steps: int, total: int, now: float) -> None:
-        """Warn once if the training will take far longer than planned.
+    def steps(self, done: int, total: int, elapsed: float) -> int:
+        """Return the total number of steps that fit into the time.
+
+        The planned number is returned if it nearly fits. In its second half a training only becomes
+        shorter, since the learning rate would rise again.
 
         Args:
-            steps: Number of steps done.
-            total: Number of all steps.
-            now: Present time in seconds.
+            done: Number of steps done.
+            total: Planned number of all steps.
+            elapsed: Seconds since the start of the training.
         """
-        if self._began is None:
-            self._began, self._first = now, steps
-            return
-        done, elapsed = steps - self._first, now - self._began
-        expected = elapsed + (total - steps) * elapsed / max(1, done)
-        if self._warned or elapsed < SOON or expected < TOO_LONG * self.seconds + SOON:
-            return
-        self._warned = True
-        logger.warning(
-            f"Warning: training will take about {_minutes(expected)} instead of the "
-            f"planned {_minutes(self.seconds)}: {done:,} of {total:,} steps took "
-            f"{elapsed:.0f} s, {1000 * elapsed / max(1, done):.3g} ms each. Press Ctrl-C "
-            "to stop, or give a smaller --minutes"
-        )
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:.2g} minutes"
+        if self._first is None:  # the first steps are slower than those that follow
+            self._first = done, elapsed
+        before, spent = self._first
+        if elapsed < EARLY * self.seconds or done == before:
+            return total
+        fitting = done + (self.seconds - elapsed) * (done - before) / (elapsed - spent)
+        if abs(fitting - total) <= CLOSE * total or (fitting > total and 2 * done > total):
+            return total
+        return max(done + 1, round(fitting))
 
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -231,6 +227,10 @@ class Forecast:
         self._seen_at_begin = self._seen = seen
         self._steps, self._told = 0, False
 
+    def change_total(self, total: int) -> None:
+        """Change the number of samples at the end."""
+        self._total = total
+
     def line(self, samples: int) -> str | None:
         """Return the line to log after a step with ``samples`` samples; None to log nothing."""
         now = time.monotonic()
@@ -265,8 +265,13 @@ class Parts:
     """
 
     def __init__(self, progress: Callable[[float], object] | None, total: int, follows: float):
-        self._progress, self._total = progress, total + CALL * follows
+        self._progress, self._follows = progress, follows
+        self.change_total(total)
         self._last = -math.inf
+
+    def change_total(self, total: int) -> None:
+        """Change the number of samples at the end."""
+        self._total = total + CALL * self._follows
 
     def tell(self, seen: int, due: bool = False) -> None:
         """Report the fraction after ``seen`` samples.
@@ -360,6 +365,11 @@ class Reporter:
         if line:
             logger.info(line)
 
+    def change_total(self, total: int) -> None:
+        """Change the number of samples at the end."""
+        self._bar.total = total
+        self._forecast.change_total(total)
+
     def tick(self, seen: int, learning_rate: float, skipped: int, held_out: Score | None) -> None:
         """Write the statistics that were collected since the last report (tick).
 
@@ -441,7 +451,8 @@ class PostTraining:
 
     def calls(self, model: TrainedNetwork) -> float:
         """Return the number of network evaluations of the planned work, counted per point."""
-        of_latents = calls_to_learn(model, self.distribution) if self.distribution else 0.0
+        plan = self.distribution
+        of_latents = calls_to_learn(model, plan) + calls_to_choose(model, plan) if plan else 0.0
         return of_latents + (self.calibration.calls if self.calibration else 0.0)
 
     def __bool__(self) -> bool:
@@ -485,41 +496,65 @@ def train(
         watch: Validation on held-out data, which is reported, may end the training early, and may
             choose the final weights; None for no validation.
         progress: Called with the completed fraction of the training, a few times a second.
-        budget: Planned time, if any; warns if the training will exceed it.
+        budget: Time of the training, to which its length is corrected; None for a fixed length.
 
     Raises:
         TrainingError: Too many steps in a row had non-finite losses or gradients.
         StoppedBySignal: SIGINT or SIGTERM came; network and state were saved.
     """
-    config = trainer.config
     follows = ending.calls(trainer.averaged)
-    reporter = Reporter(folder, trainer.device, trainer.seen, config.total, follows)
-    parts = Parts(progress, config.total, follows)
+    reporter = Reporter(folder, trainer.device, trainer.seen, trainer.config.total, follows)
+    parts = Parts(progress, trainer.config.total, follows)
+    check_every, began = max(1, trainer.config.total_steps // CHECKS), time.monotonic()
     batches = source.batches(trainer.step)
     try:
         with reporter:
             if watch and watch.looks_first and not trainer.step:
                 watch.look(trainer.averaged, 0)
             with StopRequest() as stop:
-                while trainer.step < config.total_steps and not (watch and watch.exhausted):
+                while trainer.step < trainer.config.total_steps and not (watch and watch.exhausted):
                     with reporter.waiting_for_data():
                         batch = next(batches)
                     trainer.train_step(batch, reporter.means)
-                    reporter.advance(config.batch)
-                    if budget:
-                        budget.check(trainer.step, config.total_steps, time.monotonic())
+                    reporter.advance(trainer.config.batch)
+                    due = budget and trainer.step % check_every == 0
+                    if budget and due and _correct(trainer, budget, began):
+                        folder.change_duration(trainer.config.total)
+                        reporter.change_total(trainer.config.total)
+                        parts.change_total(trainer.config.total)
                     number = stop.agreed(trainer.device)
-                    done = trainer.step >= config.total_steps
+                    done = trainer.step >= trainer.config.total_steps
                     ends = number is not None or done
                     reported = _report_and_save(trainer, folder, reporter, watch, ends)
                     parts.tell(trainer.seen, reported)
                     if number is not None and not done:
                         raise StoppedBySignal(number, folder.state_path(trainer.seen))
-            parts.tell(config.total, due=True)  # even if training ended early
+            parts.tell(trainer.config.total, due=True)  # even if training ended early
             _end(trainer, folder, ending, watch)
             parts.end()
     finally:
         del batches  # a stored traceback would keep the reader processes alive
+
+
+def _correct(trainer: Trainer, budget: TimeBudget, began: float) -> bool:
+    """Correct the length of a training to its time; return whether the length changed.
+
+    Args:
+        trainer: Trainer, whose configuration is changed.
+        budget: Time of the training.
+        began: Time of the start, by this rank's clock.
+    """
+    config = trainer.config
+    elapsed = slowest(time.monotonic() - began, trainer.device)
+    steps = budget.steps(trainer.step, config.total_steps, elapsed)
+    if steps == config.total_steps:
+        return False
+    tick = max(1, round(config.tick * steps / config.total_steps))
+    logger.info(
+        f"The training will have {steps:,} steps instead of {config.total_steps:,}, to end in time"
+    )
+    trainer.config = replace(config, total=steps * config.batch, tick=tick)
+    return True
 
 
 def _end(
@@ -612,7 +647,7 @@ def run_training(
         ending: Work on the trained model, as in ``train``.
         watch: Validation on held-out data, as in ``train``.
         progress: Progress callback, as in ``train``.
-        budget: Planned time, as in ``train``.
+        budget: Time of the training, as in ``train``.
     """
     if resumed:
         trainer.restore(resumed.state, str(resumed.path))

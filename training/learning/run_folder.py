@@ -106,6 +106,9 @@ class RunInMemory:
     def save_state(self, state: Mapping[str, Any], seen: int, keep: int) -> None:
         """Keep nothing: a run in memory cannot be resumed."""
 
+    def change_duration(self, samples: int) -> None:
+        """Keep nothing: a run in memory cannot be resumed."""
+
 
 class RunFolder:
     """Directory of a run, with its files.
@@ -183,6 +186,13 @@ class RunFolder:
         if distributed.is_main() and before != now:
             save_json(path, now)
         return {**before, LAUNCH_KEY: None} != {**now, LAUNCH_KEY: None}
+
+    def change_duration(self, samples: int) -> None:
+        """Record a new length of the training, which a resumed run will have."""
+        if distributed.is_main():
+            record = load_json(self.path / OPTIONS_NAME)
+            record["options"]["duration"] = samples / 1e6
+            save_json(self.path / OPTIONS_NAME, record)
 
     def network_path(self, seen: int) -> Path:
         """Return the path of the network file after ``seen`` samples."""

@@ -43,6 +43,9 @@ from training.subjects.image_training import open_alike
 from training.subjects.table_spaces import Space
 from training.trained.network import TrainedNetwork
 
+LEAST = 0.2
+"""Smallest fraction of the time of a run for the steps of its training."""
+
 
 class Trained(NamedTuple):
     """Result of a training: the model, or the network file that contains it.
@@ -264,9 +267,10 @@ def train(
     with kernels, process_group(run.device_name, run.threads, training.useful_threads) as device:
         resumed = Resumed.find(resume) if resume else None
         start = training.start(device, resumed)
+        fits = 0.0
         if minutes is not None:
             start.model.denoiser.to(device)
-            training = training.within(minutes, start)
+            training, fits = training.within(_left(minutes, began), start)
             start = training.start(device, resumed)
         model, loss, config = start.model, start.loss, start.config
         logger.info(model.denoiser.basis.describe())
@@ -287,7 +291,7 @@ def train(
             "ending": start.ending,
             "watch": start.watch(),
             "progress": progress,
-            "budget": None if minutes is None else TimeBudget(60 * minutes),
+            "budget": None if minutes is None else TimeBudget(_left(minutes, began, fits)),
         }
         if run.outdir is None:
             result = Trained(model=train_in_memory(trainer, source, **work))
@@ -295,9 +299,20 @@ def train(
             place = Place(run.outdir, name, run.nosubdir)
             record = record if resume is None else record_of(resume, start.recipe.duration)
             result = Trained(path=run_training(trainer, source, place, record, resumed, **work))
-        why = "this counts training steps, not the choices before them or the fits after them"
+        why = "choices before the training and fits after it took longer than expected"
         warn_if_longer("the training", monotonic() - began, minutes, why)
         return result
+
+
+def _left(minutes: float, began: float, fits: float = 0.0) -> float:
+    """Return the seconds that are left for the steps of a training, a fifth of all or more.
+
+    Args:
+        minutes: Minutes of the whole run.
+        began: Time of its start.
+        fits: Seconds of the fits after the training.
+    """
+    return max(60 * minutes - (monotonic() - began) - fits, LEAST * 60 * minutes)
 
 
 def refit(

@@ -38,8 +38,8 @@ class TrainingOptions(Declared, section="Training"):
     )
     minutes: float | None = option(
         unset="train for --duration",
-        help="Approximate training time in minutes, instead of --duration. Training can stop "
-        "earlier if the validation loss stops improving.",
+        help="Time in minutes, with the choices before and the fits after the training, instead of "
+        "--duration. Training can stop earlier if the validation loss stops improving.",
     )
     batch: int | None = option(
         unset="set by --preset, for tables by the number of rows",

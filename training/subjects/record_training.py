@@ -115,12 +115,13 @@ class RecordTraining(Training):
         """Coordinates and mixture, whose choice takes as long as many training steps."""
         return self.chosen or choose_space(self._fitted, self.seed)
 
-    def within(self, minutes: float, start: Start) -> "RecordTraining":
-        """Return this training with the number of samples that fits into a number of minutes.
+    def within(self, seconds: float, start: Start) -> tuple["RecordTraining", float]:
+        """Return this training with the number of samples that fits into a time.
 
         The coordinates and the mixture are not chosen again.
         """
-        return replace(super().within(minutes, start), chosen=self._chosen)
+        training, fits = super().within(seconds, start)
+        return replace(training, chosen=self._chosen), fits
 
     @property
     def useful_threads(self) -> int | None:

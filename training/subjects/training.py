@@ -19,7 +19,7 @@ from training.learning.cost import look_seconds, step_seconds
 from training.learning.finishing import CalibrationPlan, LatentPlan
 from training.learning.held_out import Validation
 from training.learning.loss import DenoisingLoss
-from training.learning.run import PostTraining
+from training.learning.run import CALL, PostTraining
 from training.learning.run_folder import Resumed
 from training.learning.trainer import Trainer, TrainingConfig
 from training.names import ADAM
@@ -141,30 +141,36 @@ class Training(ABC):
             DataError: The state is for other data.
         """
 
-    def within(self, minutes: float, start: Start) -> Self:
-        """Return this training with the number of samples that fits into a number of minutes.
+    def within(self, seconds: float, start: Start) -> tuple[Self, float]:
+        """Return this training with the number of samples that fits into a time.
 
         Args:
-            minutes: Minutes for all steps and reports.
+            seconds: Seconds for all steps, reports, and fits after the training.
             start: Start of this training, whose steps and reports are timed.
+
+        Returns:
+            The training, and the estimated seconds of the fits.
         """
         model, config = start.model, start.config
-        seconds = step_seconds(model, start.loss, config, start.source())
+        step = step_seconds(model, start.loss, config, start.source())
         report = look_seconds(model, start.watch())
         reports = config.total / config.tick
-        steps = max(1, round((60 * minutes - reports * report) / seconds))
+        fits = CALL * start.ending.calls(model) * step / config.batch
+        left = max(seconds - fits, step)
+        steps = max(1, round((left - reports * report) / step))
         duration = steps * config.batch / 1e6
         logger.info(
-            f"A step takes {1000 * seconds:.3g} ms"
+            f"A step takes {1000 * step:.3g} ms"
             + f", each of {reports:.0f} reports {1000 * report:.3g} ms" * (report > 0)
-            + f": {minutes:g} minutes are {steps:,} steps, --duration={duration:g}"
+            + f", fits at the end {fits:.0f} s" * (fits >= 1)
+            + f": {steps:,} steps fit, --duration={duration:g}"
         )
-        if reports * report > 60 * minutes:
+        if reports * report > left:
             logger.warning(
                 f"Warning: {reports:.0f} reports alone take {reports * report / 60:.2g} "
                 "minutes: give more minutes, or a larger --tick"
             )
-        return replace(self, amounts={**self.amounts, "duration": duration})
+        return replace(self, amounts={**self.amounts, "duration": duration}), fits
 
     def begin(self, start: Start, resumed: Resumed | None) -> tuple[Trainer, BatchSource]:
         """Return the trainer before its first step, and the source of batches."""

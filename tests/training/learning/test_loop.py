@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from itertools import count
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -329,15 +330,30 @@ def test_steps_are_timed_with_those_that_start_an_epoch():
     assert step_seconds(*options, Slow()) - step_seconds(*options, source) > 0.015
 
 
-def test_a_training_that_exceeds_its_time_warns_once_with_numbers(caplog):
+def test_the_length_of_a_training_is_corrected_to_its_time():
     budget = TimeBudget(60.0)
-    for step, now in ((0, 0.0), (1, 0.1), (100, 6.0)):
-        budget.check(step, 1000, now)
-    assert not caplog.records, "60 s as planned"
-    for step, now in ((110, 11.0), (120, 17.0)):
-        budget.check(step, 1000, now)
-    (line,) = caplog.messages
-    assert (
-        "1.7 minutes instead of the planned 1 minutes: 110 of 1,000 steps took 11 s, 100 m" in line
-    )
-    assert "--minutes" in line
+    assert budget.steps(1, 1000, 1.0) == 1000, "too early"
+    assert budget.steps(100, 1000, 6.1) == 1000, "60 s as planned"
+    assert budget.steps(100, 1000, 12.0) == 500
+    assert budget.steps(100, 1000, 3.0) == 2000
+    assert budget.steps(501, 1000, 15.0) == 1000, "the learning rate falls already"
+    assert budget.steps(400, 1000, 61.0) == 401
+
+
+def test_a_training_ends_in_its_time_and_is_resumed_with_its_length(tmp_path, monkeypatch):
+    trainer, source = circles_trainer(total=500_000, tick=50_000)
+    now = [0.0]
+    monkeypatch.setattr(run, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    class Slow:
+        def batches(self, first):
+            for step, batch in enumerate(source.batches(first)):
+                now[0] += 1.0 if step % 10 == 0 else 0.1
+                yield batch
+
+    folder = RunFolder.create(Place(tmp_path, "", itself=True), {"options": {"duration": 0.5}})
+    train(trainer, Slow(), folder, budget=TimeBudget(60.0))
+    assert abs(now[0] - 60) < 6
+    assert trainer.step == trainer.config.total_steps < 400
+    record = json.loads((folder.path / "training_options.json").read_text())
+    assert record["options"]["duration"] == trainer.config.total / 1e6
