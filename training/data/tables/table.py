@@ -174,7 +174,8 @@ class DataTable(Schema):
 
     def in_order(self, names: Sequence[str]) -> "DataTable":
         """Return the table with its conditions in the order of the given names."""
-        order = [self.condition_names.index(name) for name in names]
+        places = {name: place for place, name in enumerate(self.condition_names)}
+        order = [places[name] for name in names]
         conditions = None if self.conditions is None else np.take(self.conditions, order, axis=1)
         columns = [self.condition_columns[place] for place in order]
         return replace(self, conditions=conditions, condition_columns=columns)
