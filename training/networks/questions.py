@@ -264,8 +264,10 @@ class QuestionNetwork(nn.Module):
         others[start.cells] = False
         still = still + weights[3][:, others].sum(dim=1)
         first = given @ weights[0].T + (self.numbers.input.bias + still)
-        inward = torch.cat([waves[place], weights[3].T[[place]], weights[4].T])
-        return SingleTarget(self, start, place, first, inward, weights[3].T[start.cells])
+        of_sizes = weights[3].T
+        inward = torch.cat([waves[place], of_sizes[[place]]])
+        of_time, of_sizes = weights[4].T.contiguous(), of_sizes[start.cells]
+        return SingleTarget(self, start, place, first, inward, of_time, of_sizes)
 
     def level_log_probabilities(self, labels: Tensor) -> Tensor:
         """Return the log probabilities ``[B, K]`` of all levels, given the known values of queries.
@@ -319,8 +321,9 @@ class SingleTarget:
         network: The network.
         start: Initial mixture, given the known cells.
         place: Index of the target number.
-        first: Part of the first layer's output that depends on the known cells only, ``[B, width]``.
-        inward: Weights ``[R, width]`` of the waves of the target, its size, and the time features.
+        first: Part of the first layer's output from the known cells only, ``[B, width]``.
+        inward: Weights ``[R, width]`` of the waves of the target and of its size.
+        of_time: Weights ``[T, width]`` of the features of the time.
         of_sizes: Weights ``[K, width]`` of the sizes of known cells.
     """
 
@@ -331,10 +334,12 @@ class SingleTarget:
         place: int,
         first: Tensor,
         inward: Tensor,
+        of_time: Tensor,
         of_sizes: Tensor,
     ):
         self.start, self._network, self._place = start, network, place
-        self._first, self._inward, self._of_sizes = first, inward, of_sizes
+        self._first, self._inward, self._of_time = first, inward, of_time
+        self._of_sizes = of_sizes
 
     def at(self, rows: Tensor) -> "SingleTarget":
         """Select rows by their indices."""
@@ -343,20 +348,23 @@ class SingleTarget:
         return some
 
     def __call__(self, z: Tensor, gamma: Tensor) -> Tensor:
-        """Return F ``[B, 1]`` of the targets; it is that of ``QuestionNetwork.forward``.
+        """Return F ``[B, Q]`` of Q targets in each row; see ``QuestionNetwork.forward``.
 
         Args:
-            z: Targets with noise ``[B, 1]``, scaled to unit variance.
+            z: Targets with noise ``[B, Q]``, scaled to unit variance.
             gamma: Noise variances ``[B, 1]``.
         """
         network, layers = self._network, self._network.numbers
         z, gamma = z.float(), gamma.float()
         value, size, sizes = self.start((1 + gamma).sqrt() * z, gamma)
-        seen = [*with_waves(z, network.frequencies), size, network.noise(gamma[:, 0].log() / 8)]
-        h = torch.addmm(self._first, torch.cat(seen, dim=1), self._inward)
-        h = layers.through(h.addmm_(sizes, self._of_sizes))
+        of_time = network.noise(gamma[:, 0].log() / 8) @ self._of_time
+        h = (self._first + of_time).repeat_interleave(z.shape[1], dim=0)
+        waves = with_waves(z.flatten()[:, None], network.frequencies)
+        h.addmm_(torch.cat([*waves, size.view(-1, 1)], dim=1), self._inward)
+        h = layers.through(h.addmm_(sizes.flatten(0, 1), self._of_sizes))
         output = layers.output
-        return value + size * F.linear(h, output.weight[[self._place]], output.bias[[self._place]])
+        made = F.linear(h, output.weight[[self._place]], output.bias[[self._place]])
+        return value + size * made.view(z.shape)
 
 
 class _Layers(nn.Module):

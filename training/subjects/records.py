@@ -655,7 +655,10 @@ class RecordFlow:
         self, rows: CodedRows, known: np.ndarray, place: int, progress: Progress | None = None
     ) -> np.ndarray:
         """Return probabilities ``[n, L]`` of categories, or of a number's atoms and of no atom."""
-        at, made = self.space.level_cell(place), np.empty((len(known), len(self.space.values[place])))
+        at, made = (
+            self.space.level_cell(place),
+            np.empty((len(known), len(self.space.values[place]))),
+        )
         for some, codes, states in self._blocks(rows, known, self._only(place), progress):
             shares = self.questions.level_probabilities(codes, states, at - self.space.dim)
             made[some] = shares.double()
@@ -823,7 +826,10 @@ class RecordFlow:
         if elsewhere:
             for at in self.space.atoms:
                 place = self.space.numbers[at]
-                is_asked, cell = torch.from_numpy(asked[:, place].copy()), self.space.level_cell(place)
+                is_asked, cell = (
+                    torch.from_numpy(asked[:, place].copy()),
+                    self.space.level_cell(place),
+                )
                 states[:, cell] = torch.where(is_asked, KNOWN, states[:, cell])
                 levels, last = codes.levels.clone(), len(self.space.atoms_at(place))
                 levels[is_asked, cell - self.space.dim] = last
@@ -832,7 +838,9 @@ class RecordFlow:
         order, counts = groups.argsort(stable=True), groups.bincount()
         mixed, same = self._sizes
         parts = order.split(counts.tolist())
-        large = [part for group in parts if len(group) >= FEWEST_ALIKE for part in group.split(same)]
+        large = [
+            part for group in parts if len(group) >= FEWEST_ALIKE for part in group.split(same)
+        ]
         small = [group for group in parts if len(group) < FEWEST_ALIKE]
         for part in [*large, *(torch.cat(small).split(mixed) if small else ())]:
             yield part.numpy(), codes.at(part), states[part]

@@ -31,6 +31,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
+from math import log
 from typing import NamedTuple
 
 import numpy as np
@@ -38,6 +39,7 @@ import torch
 from torch import Tensor
 
 from training.flow.pfode import ProbabilityFlow
+from training.flow.solvers import weighted_sum
 from training.networks.mixture import ABSENT, ASKED, KNOWN
 from training.networks.questions import QuestionNetwork, SingleTarget
 
@@ -131,49 +133,54 @@ class SingleFlow:
     ranges: int
 
     def latents(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the latents ``[N]`` of points ``[N]``, and of an embedded method of lower order."""
+        """Return the latents ``[N, Q]`` of points ``[N, Q]``, also by an embedded method.
+
+        The second method has a lower order: the difference estimates the error.
+        """
         return self._moved(points, *self.ends)
 
     def points(self, latents: Tensor) -> Tensor:
-        """Return the points ``[N]`` of latents ``[N]``."""
+        """Return the points ``[N, Q]`` of latents ``[N, Q]``."""
         return self._moved(latents, *self.ends[::-1])[0]
 
     @torch.no_grad()
     def _moved(self, x: Tensor, first: float, last: float) -> tuple[Tensor, Tensor]:
-        """Return the states ``[N]`` at one noise variance, given those at another one.
+        """Return the states ``[N, Q]`` at one noise variance, given those at another one.
 
         States at the last time are latents, in units of their standard deviation.
         """
         unit = (1 + self.ends[1]) ** 0.5
         x = x if first < last else unit * x
-        mean, variance = self.network.start.mean, self.network.start.variance
+        mean, variance = self._moments
         start, end = ((gamma / variance).sqrt().atan() for gamma in (first, last))
         y = embedded = (x - mean) / (variance + first).sqrt()
         nodes, before, weights = quadrature()
+        step = (end - start) / self.ranges
         for at in range(self.ranges):
-            low, slopes = start + (end - start) * at / self.ranges, []
+            slopes: list[Tensor] = []
             for node, row in zip(nodes, before, strict=True):
-                state = sum((w * slope for w, slope in zip(row, slopes, strict=False)), y)
-                psi = low + (end - start) * node / self.ranges
-                slopes.append(self._slope(state, psi) * (end - start) / self.ranges)
-            y, embedded = (
-                sum((w * slope for w, slope in zip(row, slopes, strict=True)), each)
-                for row, each in zip(weights, (y, embedded), strict=True)
-            )
+                state = y + weighted_sum(row, slopes) if row else y
+                slopes.append(step * self._slope(state, start + step * (at + node)))
+            embedded = embedded + weighted_sum(weights[1], slopes)
+            y = y + weighted_sum(weights[0], slopes)
         scale = (variance + last).sqrt()
-        ends = (mean + scale * each for each in (y, embedded))
-        made, rough = ((each if first > last else each / unit) for each in ends)
-        return made, rough
+        made, rough = mean + scale * y, mean + scale * embedded
+        return (made, rough) if first > last else (made / unit, rough / unit)
+
+    @property
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        """Mean m and variance v of the number by the initial mixture, ``[N, 1]``."""
+        start = self.network.start
+        return start.mean[:, None], start.variance[:, None]
 
     def _slope(self, y: Tensor, psi: Tensor) -> Tensor:
-        """Return ``dy/dpsi [N]``."""
-        start, cos = self.network.start, psi.cos()
-        gamma = start.variance * psi.tan().square()
-        x = start.mean + start.variance.sqrt() * y / cos
-        z = x / (1 + gamma).sqrt()
-        output = self.network(z[:, None], gamma[:, None])[:, 0].double()
+        """Return ``dy/dpsi [N, Q]`` of states ``[N, Q]`` at angles ``[N, 1]``."""
+        (mean, variance), cos = self._moments, psi.cos()
+        gamma, std = variance * psi.tan().square(), variance.sqrt() / cos
+        x = mean + std * y
+        output = self.network(x / (1 + gamma).sqrt(), gamma).double()
         w = x / (1 + gamma) - output / (gamma * (1 + gamma)).sqrt()
-        return psi.sin() / cos * (start.variance.sqrt() * w / cos - y)
+        return psi.sin() / cos * (std * w - y)
 
 
 @cache
@@ -295,8 +302,7 @@ class QuestionFlow:
         latents = torch.special.ndtri(levels.double().expand(len(known), -1))
         made = torch.empty_like(latents)
         for rows, flow in self._singles(known, states, place):
-            for at, column in enumerate(latents[rows].T):
-                made[rows, at] = flow.points(column)
+            made[rows] = flow.points(latents[rows])
         return made
 
     def ranks(self, known: EncodedRows, states: Tensor, place: int, points: Tensor) -> Tensor:
@@ -355,8 +361,8 @@ class QuestionFlow:
             latents = self._latents(rows.at(some), states[some], place, ends)
             mass, rough = (log_between(*each.unbind(dim=1)) for each in latents)
             errors[some] += (mass - rough).abs()
-            of_numbers[some] += mass
-            of_numbers[some] += torch.where(wide, 0.0, torch.where(width > 0, width, 1.0).log() - np.log(least))
+            narrow = torch.where(width > 0, width, 1.0).log() - log(least)
+            of_numbers[some] += mass + torch.where(wide, 0.0, narrow)
             states[some, place] = KNOWN
         return of_numbers, of_levels, errors
 
@@ -375,8 +381,7 @@ class QuestionFlow:
         """
         made = torch.empty(2, *points.shape, dtype=torch.float64)
         for rows, flow in self._singles(known, states, place):
-            for at, column in enumerate(points[rows].T):
-                made[0, rows, at], made[1, rows, at] = flow.latents(column)
+            made[0, rows], made[1, rows] = flow.latents(points[rows])
         return made[0], made[1]
 
     @torch.no_grad()
