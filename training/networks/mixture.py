@@ -143,11 +143,11 @@ class StartMixture(nn.Module):
         if len(inverse) > 1:
             slopes, precisions = slopes[places], precisions[places]
         variances = self.covariances[:, place, place] - (shared * slopes).sum(dim=-1)
+        means, reach = self.means[:, place] + (off * shared).sum(dim=-1), self.reach[place]
         return ConditionalStart(
-            self.means[:, place] + (off * shared).sum(dim=-1),
+            means.clamp(-reach, reach),
             variances.clamp(min=LEAST).expand(len(off), -1),
             log_r.log_softmax(dim=1),
-            float(self.reach[place]),
             cells,
             off,
             slopes,
@@ -287,13 +287,13 @@ class ConditionalStart:
         w_kj = (B_k (y - mu_yk))_j - g_kj d_k,      (A_k^-1)_jj = (B_k)_jj + g_kj^2 s_k.
 
     An evaluation takes M numbers per cell of a row; ``Start`` takes M matrices. They are in single
-    precision, like the layers of the network.
+    precision, like the layers of the network. In rows with contradictory values the means are
+    bounded, rather than F: a target far from its mean keeps its distance in standard deviations.
 
     Args:
         means: Means ``m_k [B, M]``, float64.
         variances: Variances ``v_k [B, M]``.
         log_r: Log probabilities ``[B, M]`` of the components, given y.
-        reach: Maximum distance of the target from 0.
         cells: Indices ``[K]`` of the numbers that are known in any row.
         off: Deviations ``B_k (y - mu_yk) [B, M, K]``.
         slopes: Slopes ``g_k [B or 1, M, K]`` of the means.
@@ -311,13 +311,12 @@ class ConditionalStart:
         means: Tensor,
         variances: Tensor,
         log_r: Tensor,
-        reach: float,
         cells: Tensor,
         off: Tensor,
         slopes: Tensor,
         precisions: Tensor,
     ):
-        r, self._reach, self.cells = log_r.exp(), reach, cells
+        r, self.cells = log_r.exp(), cells
         self.mean = (r * means).sum(dim=1)
         within = (r * variances).sum(dim=1)
         self.variance = within + (r * (means - self.mean[:, None]).square()).sum(dim=1)
@@ -353,8 +352,7 @@ class ConditionalStart:
         rd = r * d
         mean = rd.sum(dim=2)
         value = (gamma * (1 + gamma)).sqrt() * (x / (1 + gamma) - mean)
-        most = (gamma.sqrt() * self._reach + FAR) / (1 + gamma).sqrt()
-        steep = (r * s - rd * d).sum(dim=2) + mean.square()
+        steep = (r * (s - (d - mean[..., None]).square())).sum(dim=2)
         # Sums over components of w_kj and of w_kj^2, expanded in its two terms.
         w, squares = (r @ self._off).tensor_split(2, dim=2)
         w = w - _times(rd, self._slopes)
@@ -363,7 +361,7 @@ class ConditionalStart:
         noise = gamma[..., None]
         sizes = ((1 + noise) * (1 - noise * steeps)).clamp_(LEAST, 1.0).sqrt_()
         size = ((1 + gamma) * (1 - gamma * steep)).clamp_(LEAST, 1.0).sqrt_()
-        return torch.minimum(torch.maximum(value, -most), most), size, sizes
+        return value, size, sizes
 
 
 def _times(weights: Tensor, values: Tensor) -> Tensor:

@@ -383,6 +383,13 @@ class CodedRows:
         discrete = self.space.coordinates.steps > 0
         return low, self.space.located(self.values, 0.5) if bool(discrete.any()) else low
 
+    def at(self, places: np.ndarray) -> "CodedRows":
+        """Select rows by their indices; what is computed stays computed."""
+        some, which = CodedRows(self.space, self.values[places]), torch.from_numpy(places)
+        vars(some)["codes"] = self.codes.at(which)
+        vars(some)["ends"] = tuple(each[which] for each in self.ends)
+        return some
+
 
 def is_number(values: Sequence[float]) -> bool:
     """Return whether a column with these levels is numeric, apart from its levels."""

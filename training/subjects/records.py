@@ -532,9 +532,10 @@ class RecordFlow:
         log_prob, error = self._log_prob(rows, there, parts)
         tails = np.full(values.shape, np.nan)
         for place in places:
-            known = there & (np.arange(len(there.T)) != place)
-            some = self._tails(rows, known, place)
-            tails[:, place] = np.where(there[:, place], some, np.nan)
+            some = np.flatnonzero(there[:, place])
+            known = there[some]
+            known[:, place] = False
+            tails[some, place] = self._tails(rows.at(some), known, place)
             if progress:
                 progress(len(values) / 2 / len(places))
         return RowScores(log_prob, error, tails)
@@ -834,18 +835,18 @@ class RecordFlow:
                 levels, last = codes.levels.clone(), len(self.space.atoms_at(place))
                 levels[is_asked, cell - self.space.dim] = last
                 codes = EncodedRows(codes.numbers, levels)
-        groups, _ = alike(torch.cat([states, at_atoms], dim=1), torch.zeros(1))
-        order, counts = groups.argsort(stable=True), groups.bincount()
+        chosen = np.flatnonzero(asked.any(axis=1))
+        pattern = torch.cat([states, at_atoms], dim=1)[chosen]
+        groups, _ = alike(pattern, torch.zeros(1))
+        parts = groups.argsort(stable=True).split(groups.bincount().tolist())
         mixed, same = self._sizes
-        parts = order.split(counts.tolist())
-        large = [
-            part for group in parts if len(group) >= FEWEST_ALIKE for part in group.split(same)
-        ]
-        small = [group for group in parts if len(group) < FEWEST_ALIKE]
+        large = [part for each in parts if len(each) >= FEWEST_ALIKE for part in each.split(same)]
+        small = [part for part in parts if len(part) < FEWEST_ALIKE]
         for part in [*large, *(torch.cat(small).split(mixed) if small else ())]:
-            yield part.numpy(), codes.at(part), states[part]
+            own = chosen[part.numpy()]
+            yield own, codes.at(torch.from_numpy(own)), states[own]
             if progress:
-                progress(len(part))
+                progress(len(own))
 
 
 def _are_levels(values: object) -> bool:

@@ -5,9 +5,9 @@ categories as indices of their levels. See ``networks.questions`` for the defini
 the factorization behind it.
 
 A single target number has a flow of one dimension, which is monotone: the flow maps a quantile of
-the latent to the same quantile of the number. Intervals of single cells therefore need no draws, and
-the probability of an interval is the difference of the distribution function at its ends. Numbers
-that are targets together are evaluated one after the other, each given those before,
+the latent to the same quantile of the number. Intervals of single cells therefore need no draws,
+and the probability of an interval is the difference of the distribution function at its ends.
+Numbers that are targets together are evaluated one after the other, each given those before,
 
     p(x_1, ..., x_D | known) = prod_i p(x_i | known, x_1, ..., x_(i-1)),
 
@@ -21,10 +21,10 @@ the time are
 
     dy/dpsi = sqrt(v) (sin psi / cos^2 psi) (w - y / sqrt(v + gamma)),
 
-where ``D = x - gamma w`` is the denoiser. The right side vanishes if the distribution is normal with
-these moments: y changes as far only as the distribution differs from this. Its integral over a range
-of psi is Gauss-Legendre quadrature with ``NODES`` nodes, whose states follow from the slopes at the
-earlier nodes by linear interpolation.
+where ``D = x - gamma w`` is the denoiser. The right side vanishes if the distribution is normal
+with these moments: y changes only as far as the distribution differs from this. Its integral over a
+range of psi is Gauss-Legendre quadrature with ``NODES`` nodes, whose states follow from the slopes
+at the earlier nodes by linear interpolation.
 """
 
 from collections.abc import Iterator, Sequence
@@ -47,10 +47,15 @@ NODES = 8
 """Number of network evaluations per range of times."""
 SEPARATE = 0.7
 """Rows with a smaller fraction of the variance within components have twice as many ranges."""
+FAR, FAR_RANGES = 4.0, 8
+"""Distance in standard deviations of values far out, and how many times as many ranges they need.
+
+There the network may change the distribution by many standard deviations.
+"""
 TINY = 1e-12
 """Least difference of log probabilities at the ends of an interval."""
 WINDOW = 0.2
-"""Width of the intervals whose probability gives a density, in units of the noise of the first time.
+"""Width of intervals whose probability gives a density, in units of the noise of the first time.
 
 The relative error is at most ``WINDOW^2 (z^2 - 1) / 24``, at z standard deviations.
 """
@@ -301,7 +306,7 @@ class QuestionFlow:
         """
         latents = torch.special.ndtri(levels.double().expand(len(known), -1))
         made = torch.empty_like(latents)
-        for rows, flow in self._singles(known, states, place):
+        for rows, flow in self._singles(known, states, place, latents=latents):
             made[rows] = flow.points(latents[rows])
         return made
 
@@ -370,7 +375,8 @@ class QuestionFlow:
     def _ends(self) -> tuple[float, float]:
         """Noise variances of the first and the last time."""
         times = self.flow.times(1)
-        return tuple(self.flow.schedule.noise_variance(times)[:, 0].tolist())
+        first, last = self.flow.schedule.noise_variance(times)[:, 0].tolist()
+        return first, last
 
     def _latents(
         self, known: EncodedRows, states: Tensor, place: int, points: Tensor
@@ -380,22 +386,34 @@ class QuestionFlow:
         Both results of ``SingleFlow.latents`` are returned.
         """
         made = torch.empty(2, *points.shape, dtype=torch.float64)
-        for rows, flow in self._singles(known, states, place):
+        for rows, flow in self._singles(known, states, place, points):
             made[0, rows], made[1, rows] = flow.latents(points[rows])
         return made[0], made[1]
 
     @torch.no_grad()
     def _singles(
-        self, known: EncodedRows, states: Tensor, place: int
+        self,
+        known: EncodedRows,
+        states: Tensor,
+        place: int,
+        points: Tensor | None = None,
+        latents: Tensor | None = None,
     ) -> Iterator[tuple[Tensor, SingleFlow]]:
-        """Yield indices of rows, and the flow of one number, the only target, in these rows."""
+        """Yield indices of rows, and the flow of one number, the only target, in these rows.
+
+        Rows with separate modes, or with points or latents ``[N, Q]`` far out, have more ranges.
+        """
         network = self.network.single(self._labels(known, states), place)
-        separate = network.start.within < SEPARATE
-        for which, ranges in ((~separate, self.ranges), (separate, 2 * self.ranges)):
-            rows = which.nonzero()[:, 0]
-            if len(rows):
-                own = network if len(rows) == len(known) else network.at(rows)
-                yield rows, SingleFlow(own, self._ends, ranges)
+        start, ranges = network.start, torch.full((len(known),), self.ranges)
+        ranges[start.within < SEPARATE] = 2 * self.ranges
+        if points is not None:
+            latents = (points - start.mean[:, None]) / start.variance.sqrt()[:, None]
+        assert latents is not None
+        ranges[(latents.abs() > FAR).any(dim=1)] = FAR_RANGES * self.ranges
+        for count in ranges.unique().tolist():
+            rows = (ranges == count).nonzero()[:, 0]
+            own = network if len(rows) == len(known) else network.at(rows)
+            yield rows, SingleFlow(own, self._ends, count)
 
     def _labels(self, known: EncodedRows, states: Tensor) -> Tensor:
         dim = known.numbers.shape[1]
