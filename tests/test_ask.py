@@ -442,8 +442,9 @@ def test_a_prior_of_numbers_has_the_density_of_the_answers(network, tmp_path):
     states = space.states(torch.tensor([[KNOWN, ASKED, ASKED, ASKED, ABSENT, ASKED]] * 4))
     states[3, space.cell(0)] = ABSENT
     states[:, space.level_cell(5)] = KNOWN
-    of_numbers, _, _ = answers.questions.log_prob(space.encoded(values), states)
-    expected = of_numbers + space.log_slopes(values).sum(dim=1)
+    cells, flow = space.encoded(values), answers.questions
+    joint = flow.of(flow._labels(cells, states)).log_prob(cells.numbers)
+    expected = joint + space.log_slopes(values).sum(dim=1)
     assert torch.allclose(prior.flow.given(labels=questions).log_prob(points), expected, atol=1e-3)
     assert torch.allclose(prior.flow.log_prob(points[3:]), expected[3:], atol=1e-3)
 

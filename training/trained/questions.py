@@ -28,7 +28,7 @@ at the earlier nodes by linear interpolation.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
 from math import log
@@ -52,6 +52,8 @@ FAR, FAR_RANGES = 4.0, 8
 
 There the network may change the distribution by many standard deviations.
 """
+LARGEST_ERROR = 0.05
+"""Estimated error of a log density, in nats, above which it is computed with more ranges."""
 TINY = 1e-12
 """Least difference of log probabilities at the ends of an interval."""
 WINDOW = 0.2
@@ -363,13 +365,26 @@ class QuestionFlow:
             half = torch.tensor([[-least / 2, least / 2]], dtype=torch.float64)
             wide = width >= least
             ends = torch.where(wide[:, None], ends, ends.mean(dim=1, keepdim=True) + half)
-            latents = self._latents(rows.at(some), states[some], place, ends)
-            mass, rough = (log_between(*each.unbind(dim=1)) for each in latents)
-            errors[some] += (mass - rough).abs()
+            mass, error = self._log_mass(rows.at(some), states[some], place, ends)
+            unsure = (error > LARGEST_ERROR).nonzero()[:, 0]
+            if len(unsure):
+                finer, which = replace(self, ranges=FAR_RANGES * self.ranges), some[unsure]
+                mass[unsure], error[unsure] = finer._log_mass(
+                    rows.at(which), states[which], place, ends[unsure]
+                )
+            errors[some] += error
             narrow = torch.where(width > 0, width, 1.0).log() - log(least)
             of_numbers[some] += mass + torch.where(wide, 0.0, narrow)
             states[some, place] = KNOWN
         return of_numbers, of_levels, errors
+
+    def _log_mass(
+        self, known: EncodedRows, states: Tensor, place: int, ends: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return log probabilities ``[N]`` of intervals ``[N, 2]`` of one number, and errors."""
+        latents = self._latents(known, states, place, ends)
+        mass, rough = (log_between(*each.unbind(dim=1)) for each in latents)
+        return mass, (mass - rough).abs()
 
     @property
     def _ends(self) -> tuple[float, float]:
