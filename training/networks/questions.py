@@ -253,9 +253,9 @@ class QuestionNetwork(nn.Module):
         start = self.mixture.given(place, exact, states, level_known)
         cells = self._given(values, states == KNOWN, indicators, level_states >= ASKED)
         given = torch.cat(cells, dim=1)
-        count, of_time = len(self.frequencies), len(self.noise.frequencies)
+        count, features = len(self.frequencies), len(self.noise.frequencies)
         # As in forward: known cells, waves of targets, target flags, sizes, features of the time.
-        parts = [given.shape[1], (1 + 2 * count) * self.dim, self.dim, self.dim, of_time]
+        parts = [given.shape[1], (1 + 2 * count) * self.dim, self.dim, self.dim, features]
         weights = self.numbers.input.weight.split_with_sizes(parts, dim=1)
         waves = by_coordinate(weights[1], self.dim, count)
         # All other numbers have the waves of 0, and size 1 unless they are known.
@@ -264,10 +264,10 @@ class QuestionNetwork(nn.Module):
         others[start.cells] = False
         still = still + weights[3][:, others].sum(dim=1)
         first = given @ weights[0].T + (self.numbers.input.bias + still)
-        of_sizes = weights[3].T
-        inward = torch.cat([waves[place], of_sizes[[place]]])
-        of_time, of_sizes = weights[4].T.contiguous(), of_sizes[start.cells]
-        return SingleTarget(self, start, place, first, inward, of_time, of_sizes)
+        sizes = weights[3].T
+        inward = torch.cat([waves[place], sizes[[place]]])
+        of_time = weights[4].T.contiguous()
+        return SingleTarget(self, start, place, first, inward, of_time, sizes[start.cells])
 
     def level_log_probabilities(self, labels: Tensor) -> Tensor:
         """Return the log probabilities ``[B, K]`` of all levels, given the known values of queries.

@@ -552,9 +552,7 @@ class RecordFlow:
         if place in self.space.numbers:
             below, upto = self._around(rows, known, place)
             return np.asarray((2 * np.minimum(upto, 1 - below)).clip(max=1.0))
-        levels = CategoryDistribution(
-            np.array(self.space.values[place]), self._shares(rows, known, place)
-        )
+        levels = self._categories(rows, known, place)
         own = levels.at(rows.values[:, place])
         likelier = levels.probabilities > own[:, None] * (1 + 1e-9)
         return np.asarray(np.where(likelier, 0.0, levels.probabilities).sum(axis=1))
@@ -583,9 +581,7 @@ class RecordFlow:
         A discrete value includes its whole bin.
         """
         if place not in self.space.numbers:
-            own = np.array(self.space.values[place])
-            shares = CategoryDistribution(own, self._shares(rows, known, place))
-            return shares.around(rows.values[:, place])
+            return self._categories(rows, known, place).around(rows.values[:, place])
         at = self.space.cell(place)
         step = float(self.space.coordinates.steps[at])
         points = torch.stack([each[:, at] for each in rows.ends[: 2 if step else 1]], dim=1)
@@ -616,9 +612,7 @@ class RecordFlow:
         rows = CodedRows(self.space, values)
         if place not in self.space.numbers:
             assert generator is not None
-            own = np.array(self.space.values[place])
-            shares = CategoryDistribution(own, self._shares(rows, known, place))
-            return shares.ranks(values[:, place], generator)
+            return self._categories(rows, known, place).ranks(values[:, place], generator)
         shift: Tensor | float = 0.0
         if generator is not None:
             size = (len(values), self.space.dim)
@@ -651,6 +645,11 @@ class RecordFlow:
         below = elsewhere + np.where(less, shares[:, :-1], 0.0).sum(axis=1)
         own = np.where(at >= 0, shares[np.arange(len(at)), at], 0.0)
         return below, below + own
+
+    def _categories(self, rows: CodedRows, known: np.ndarray, place: int) -> CategoryDistribution:
+        """Return the distribution of a column of categories."""
+        own = np.array(self.space.values[place])
+        return CategoryDistribution(own, self._shares(rows, known, place))
 
     def _shares(
         self, rows: CodedRows, known: np.ndarray, place: int, progress: Progress | None = None
@@ -741,7 +740,8 @@ class RecordFlow:
         continuous = self.space.coordinates.steps == 0
         slopes = self.space.log_slopes(values) * continuous
         for some, codes, states in self._blocks(rows, ~asked, asked & ~no_levels, progress):
-            ends = tuple(each[some] for each in rows.ends)
+            low, high = rows.ends
+            ends = low[some], high[some]
             numbers, levels, error = self.questions.log_prob(codes, states, ends)
             of_maps = (slopes[some] * (states[:, : self.space.dim] == ASKED)).sum(dim=1)
             made[some], errors[some] = numbers + levels + of_maps, error
@@ -838,12 +838,19 @@ class RecordFlow:
         chosen = np.flatnonzero(asked.any(axis=1))
         pattern = torch.cat([states, at_atoms], dim=1)[chosen]
         groups, _ = alike(pattern, torch.zeros(1))
-        parts = groups.argsort(stable=True).split(groups.bincount().tolist())
+        order = groups.argsort(stable=True).numpy()
+        parts = np.split(order, groups.bincount().cumsum(0)[:-1].numpy())
         mixed, same = self._sizes
-        large = [part for each in parts if len(each) >= FEWEST_ALIKE for part in each.split(same)]
+        large = [(part, same) for part in parts if len(part) >= FEWEST_ALIKE]
         small = [part for part in parts if len(part) < FEWEST_ALIKE]
-        for part in [*large, *(torch.cat(small).split(mixed) if small else ())]:
-            own = chosen[part.numpy()]
+        rest = [(np.concatenate(small), mixed)] if small else []
+        cuts = [
+            (part, size, start)
+            for part, size in [*large, *rest]
+            for start in range(0, len(part), size)
+        ]
+        for part, size, start in cuts:
+            own = chosen[part[start : start + size]]
             yield own, codes.at(torch.from_numpy(own)), states[own]
             if progress:
                 progress(len(own))

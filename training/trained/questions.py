@@ -425,7 +425,7 @@ class QuestionFlow:
             latents = (points - start.mean[:, None]) / start.variance.sqrt()[:, None]
         assert latents is not None
         ranges[(latents.abs() > FAR).any(dim=1)] = FAR_RANGES * self.ranges
-        for count in ranges.unique().tolist():
+        for count in sorted(set(ranges.tolist())):
             rows = (ranges == count).nonzero()[:, 0]
             own = network if len(rows) == len(known) else network.at(rows)
             yield rows, SingleFlow(own, self._ends, count)
