@@ -10,7 +10,7 @@ The floor is the time of the bare hidden layers of the network, for the same num
 
 import argparse
 import multiprocessing
-import resource
+import re
 import tempfile
 import time
 from multiprocessing.connection import Connection
@@ -56,11 +56,17 @@ def table(rows: int, columns: int, seed: int) -> pandas.DataFrame:
     return frame
 
 
+def peak_memory() -> float:
+    """Peak memory of this process in MB, on Linux: that of getrusage includes the parent's."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(re.findall(r"VmHWM:\s+(\d+)", status)[0]) / 1024
+
+
 def timed(path: str, use: str, frame: pandas.DataFrame, sent: Connection) -> None:
     """Send CPU seconds, growth of the peak memory in MB, and the floor in seconds."""
     torch.set_num_threads(1)
     answers = Answers.load(path)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_memory()
     start = time.process_time()
     if use == "sample":
         answers.sample(len(frame))
@@ -69,7 +75,7 @@ def timed(path: str, use: str, frame: pandas.DataFrame, sent: Connection) -> Non
     else:
         getattr(answers, use)(frame)
     seconds = time.process_time() - start
-    memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    memory = peak_memory() - before
     flow = answers.flow
     numbers, discrete = flow.space.dim, int((flow.space.coordinates.steps > 0).sum())
     joint = 4 * len(flow.questions.flow.integration("points")[0])  # four rows are drawn for each
