@@ -123,7 +123,7 @@ class RowScores:
     Attributes:
         log_prob: Log density ``[n]`` in nats of the observed cells: densities of continuous numbers
             in their units, probabilities of other values.
-        error: Standard error of the log density ``[n]``, or a bound on the error.
+        error: Estimated error ``[n]`` of the numerical integration, in nats.
         tails: Tail probability ``[n, P]`` of each cell, given the other cells of the row. For a
             category, it is the probability of a category at most as probable; for a number, of a
             value at least as far out on either side. NaN for missing cells.

@@ -361,6 +361,28 @@ def test_absent_cells_and_other_rows_change_nothing():
     assert_close(torch.cat([pair[1] for pair in alone]), of_levels, atol=1e-6, rtol=0)
 
 
+def test_probabilities_of_bins_are_integrals_of_the_density_and_add_to_one():
+    flow, (cells, _) = untrained(), rows(1)
+    edges = torch.linspace(-6, 6, 13, dtype=torch.float64)
+    states = torch.tensor([[KNOWN, ASKED, ABSENT, KNOWN, KNOWN, ABSENT]])
+
+    def log_prob(places, half):
+        many = cells.at(torch.zeros(len(places), dtype=torch.long))
+        numbers = many.numbers.clone()
+        numbers[:, 1] = places
+        ends = numbers - half, numbers + half
+        own = EncodedRows(numbers, many.levels)
+        return flow.log_prob(own, states.expand(len(places), -1), ends)[0]
+
+    masses = log_prob((edges[1:] + edges[:-1]) / 2, 0.5).exp()
+    assert abs(masses.sum() - 1) < 1e-3
+    fine = (torch.arange(2400, dtype=torch.float64) + 0.5) / 200 - 6
+    densities = log_prob(fine, 0.0).exp()
+    assert_close(densities.view(12, -1).mean(dim=1), masses, atol=1e-3, rtol=0)
+    parts = torch.cat([log_prob(part, 0.0) for part in fine[1100:1200].split(7)])
+    assert_close(parts, densities[1100:1200].log(), atol=1e-2, rtol=0)
+
+
 def test_quantiles_ranks_and_draws_of_a_number_agree():
     flow, (cells, _) = untrained(), rows(1)
     many = cells.at(torch.zeros(4000, dtype=torch.long))
