@@ -22,12 +22,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from training.flow.solvers import get_solver
-from training.names import DEFAULT_SOLVER
 from training.subjects.records import RecordFlow
-from training.trained.questions import QuestionFlow
 
-DIM, FEW, MANY, ROWS, TESTED, SPLITS, STEPS = 6, 4, 40, 10_000, 2000, 20, 80
+DIM, FEW, MANY, ROWS, TESTED, SPLITS, RANGES = 6, 4, 40, 10_000, 2000, 20, 16
 NODES = torch.linspace(-5, 5, 201, dtype=torch.float64)
 """Standard normal numbers, by which means and standard deviations of laws are taken."""
 
@@ -118,12 +115,10 @@ def lost(exact: Tensor, found: Tensor) -> float:
 
 
 def by_many_steps(flow: RecordFlow, values: np.ndarray, asked: np.ndarray) -> Tensor:
-    """Log densities ``[n]`` by far more steps than those of the network's course."""
-    inner = flow.questions.flow
-    solver, times = get_solver(DEFAULT_SOLVER), inner.times(STEPS)
+    """Log densities ``[n]`` by many more network evaluations."""
     copy = replace(flow)
     # A cached property keeps its value there, which a frozen object cannot be given otherwise.
-    copy.__dict__["questions"] = QuestionFlow(inner, flow.questions.network, times, solver)
+    copy.__dict__["questions"] = replace(flow.questions, ranges=RANGES)
     return torch.from_numpy(copy.log_prob(values, asked)[0])
 
 

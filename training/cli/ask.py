@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,9 @@ def fill(settings: options.FillSettings) -> None:
     flow = opened(settings, *(paths or [dest]), params_path(dest))
     records = rows_of(settings, flow)
     if not paths:
-        with bar(flow, "cells", None) as asked:
+        holes = records.holes.sum(axis=0).tolist()
+        own = (not column.of for column in records.columns)
+        with bar(flow, "cells", sum(compress(holes, own))) as asked:
             sheet = asked.fill(records, intervals(settings, flow))
     for number, path in enumerate(paths):
         with bar(flow, "rows", len(records)) as asked:
@@ -58,7 +61,7 @@ def score(settings: options.ScoreSettings) -> None:
     """Write the log density of each row, its error, and its outlying cells."""
     flow = opened(settings, settings.dest, params_path(settings.dest))
     records = rows_of(settings, flow)
-    with bar(flow, "cells", len(records) * (1 + len(records.columns))) as asked:
+    with bar(flow, "rows", len(records)) as asked:
         sheet = asked.score(records, settings.odd)
     finish(settings, flow, "score", sheet, records)
 

@@ -11,6 +11,7 @@ denoiser is ``D = x - gamma w``, ``w = sum_k r_k w_k``. The variance of its erro
 """
 
 from collections.abc import Sequence
+from copy import copy
 from math import log, pi
 
 import torch
@@ -25,6 +26,8 @@ The first is positive, so that covariances of linearly dependent columns have an
 """
 FAR = 4.0
 """Maximum noise, in standard deviations."""
+FEWEST_ALIKE = 16
+"""Least mean number of rows with one inverse for a product of their own."""
 LEAST = 1e-8
 """Minimum variance of an error, in units of the noise variance."""
 
@@ -91,8 +94,8 @@ class StartMixture(nn.Module):
             level_known: Indicators of known levels ``[B, K]``.
         """
         at = torch.where(states == KNOWN, values, (states == ASKED) * x)
-        w, log_r, inverse = self._joint(at, states, level_known, gamma)
-        return Start(x, gamma, self.reach, w, log_r.softmax(dim=1), inverse)
+        w, log_r, inverse, places = self._joint(at, states, level_known, gamma)
+        return Start(x, gamma, self.reach, w, log_r.softmax(dim=1), inverse, places)
 
     def log_levels(self, values: Tensor, states: Tensor, level_known: Tensor) -> Tensor:
         """Return the log probabilities ``[B, K]`` of levels, given known numbers and levels.
@@ -102,8 +105,7 @@ class StartMixture(nn.Module):
             states: States of the numbers ``[B, D]``: ``ABSENT``, ``ASKED`` (a target) or ``KNOWN``.
             level_known: Indicators of known levels ``[B, K]``.
         """
-        known = torch.where(states == KNOWN, states, float(ABSENT))
-        _, log_r, _ = self._joint(values, known, level_known, values.new_zeros(1))
+        log_r = self._given(values, states, level_known)[2]
         return (log_r.softmax(dim=1) @ self.shares).log()
 
     def log_prob(self, values: Tensor, states: Tensor, gamma: Tensor) -> Tensor:
@@ -116,28 +118,76 @@ class StartMixture(nn.Module):
         """
         no_levels = values.new_zeros(len(values), self.shares.shape[1])
         asked = states == ASKED
-        _, both, _ = self._joint(values, states, no_levels, gamma)
+        both = self._joint(values, states, no_levels, gamma)[1]
         others = states.masked_fill(asked, ABSENT)
-        _, rest, _ = self._joint(values, others, no_levels, gamma)
+        rest = self._joint(values, others, no_levels, gamma)[1]
         # Absent numbers have a density too, that of their noise.
         idle = asked.sum(dim=1) * log(2 * pi * NOTHING) / 2
         return both.logsumexp(dim=1) - rest.logsumexp(dim=1) - idle
 
+    def given(
+        self, place: int, values: Tensor, states: Tensor, level_known: Tensor
+    ) -> "ConditionalStart":
+        """Return the closed-form denoiser of a single number, given all known cells.
+
+        Args:
+            place: Index of the target number.
+            values: Values of known numbers ``[B, D]``, float64.
+            states: States of the numbers ``[B, D]``: ``ABSENT``, ``ASKED`` (a target) or ``KNOWN``.
+            level_known: Indicators of known levels ``[B, K]``.
+        """
+        cells, off, log_r, inverse, places = self._given(values, states, level_known)
+        shared = self.covariances[:, cells, place]
+        slopes = (inverse @ shared[..., None])[..., 0]
+        precisions = inverse.diagonal(dim1=-2, dim2=-1)
+        if len(inverse) > 1:
+            slopes, precisions = slopes[places], precisions[places]
+        variances = self.covariances[:, place, place] - (shared * slopes).sum(dim=-1)
+        means, reach = self.means[:, place] + (off * shared).sum(dim=-1), self.reach[place]
+        return ConditionalStart(
+            means.clamp(-reach, reach),
+            variances.clamp(min=LEAST).expand(len(off), -1),
+            log_r.log_softmax(dim=1),
+            cells,
+            off,
+            slopes,
+            precisions,
+        )
+
+    def _given(
+        self, values: Tensor, states: Tensor, level_known: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Return the indices of numbers that any row knows, and ``_joint`` of these numbers."""
+        known = states == KNOWN
+        cells = known.any(dim=0).nonzero()[:, 0]
+        if not len(cells):
+            cells = cells.new_zeros(1)  # an absent one
+        noise = torch.where(known, states, float(ABSENT))[:, cells]
+        return cells, *self._joint(values[:, cells], noise, level_known, values.new_zeros(1), cells)
+
     def _joint(
-        self, values: Tensor, states: Tensor, level_known: Tensor, gamma: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self,
+        values: Tensor,
+        states: Tensor,
+        level_known: Tensor,
+        gamma: Tensor,
+        cells: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return ``w_k [B, M, D]``, log ``r_k [B, M]`` up to a constant, and ``A_k^-1``.
 
-        The inverses are ``[B or 1, M, D, D]``.
-
-        Rows with the same states and noise share one inverse.
+        Rows with the same states and noise share one inverse: there are U, ``[U, M, D, D]``, and
+        the index of that of each row, ``[B]``.
 
         Args:
             values: Values of known numbers and targets ``[B, D]``.
             states: States of the numbers ``[B, D]``: ``ABSENT``, ``ASKED`` (a target) or ``KNOWN``.
             level_known: Indicators of known levels ``[B, K]``.
             gamma: Noise variance ``[1]`` or ``[B, 1]``.
+            cells: Indices of the D numbers; None for all.
         """
+        means, covariances = self.means, self.covariances
+        if cells is not None:
+            means, covariances = means[:, cells], covariances[:, cells][:, :, cells]
         with torch.no_grad():
             places, first = alike(states, gamma)
             states, gamma = states[first], gamma.expand(len(places), 1)[first]
@@ -145,13 +195,19 @@ class StartMixture(nn.Module):
             noise = torch.where(
                 states == ASKED, gamma, torch.where(states == KNOWN, EXACT, NOTHING)
             )
-            inverse, log_det = inverted(self.covariances + torch.diag_embed(noise)[:, None])
-            if len(first) > 1:
-                inverse, log_det = inverse.index_select(0, places), log_det[places]
-        off = values[:, None] - self.means
-        w = (inverse @ off[..., None])[..., 0]
-        log_r = self.weights.log() - (log_det + (off * w).sum(dim=-1)) / 2
-        return w, log_r + level_known @ self.shares.log().T, inverse
+            inverse, log_det = inverted(covariances + torch.diag_embed(noise)[:, None])
+        off = values - means[:, None]  # by component first
+        if len(inverse) * FEWEST_ALIKE <= len(values) or len(inverse) == 1:
+            # One product per component and inverse is many times faster than one per row.
+            w = torch.empty_like(off)
+            for at, own in enumerate(inverse):
+                rows = (places == at).nonzero()[:, 0] if len(inverse) > 1 else slice(None)
+                w[:, rows] = off[:, rows] @ own
+        else:
+            w = (inverse[places] @ off.transpose(0, 1)[..., None])[..., 0].transpose(0, 1)
+        squares = torch.einsum("mbd,mbd->bm", off, w)
+        log_r = self.weights.log() - (log_det[places] + squares) / 2
+        return w.transpose(0, 1), log_r + level_known @ self.shares.log().T, inverse, places
 
 
 class Start:
@@ -163,7 +219,8 @@ class Start:
         reach: Maximum distance of numbers from 0 ``[D]``.
         w: Deviations ``w_k [B, M, D]`` from the means of the components, times ``A_k^-1``.
         r: Responsibilities ``r_k [B, M]`` of the components.
-        inverse: Inverse covariances ``A_k^-1 [B or 1, M, D, D]`` of the components with noise.
+        inverse: Inverse covariances ``A_k^-1 [U, M, D, D]`` of the components with noise.
+        places: Index ``[B]`` of the inverse of each row.
 
     Attributes:
         value: Network output F ``[B, D]`` that corresponds to the denoiser.
@@ -172,12 +229,19 @@ class Start:
     """
 
     def __init__(
-        self, x: Tensor, gamma: Tensor, reach: Tensor, w: Tensor, r: Tensor, inverse: Tensor
+        self,
+        x: Tensor,
+        gamma: Tensor,
+        reach: Tensor,
+        w: Tensor,
+        r: Tensor,
+        inverse: Tensor,
+        places: Tensor,
     ):
-        self._gamma, self._r, self._inverse = gamma, r, inverse
+        self._gamma, self._r, self._inverse, self._places = gamma, r, inverse, places
         mean = (r[..., None] * w).sum(dim=1)
         self._off = w - mean[:, None]
-        self._of_each = inverse.diagonal(dim1=-2, dim2=-1) - self._off.square()
+        self._of_each = self._by_row(inverse.diagonal(dim1=-2, dim2=-1)) - self._off.square()
         steep = (r[..., None] * self._of_each).sum(dim=1)  # dw_i / dx_i
         value = (gamma * (1 + gamma)).sqrt() * (x / (1 + gamma) - mean)
         most = (gamma.sqrt() * reach + FAR) / (1 + gamma).sqrt()
@@ -198,9 +262,111 @@ class Start:
             place: Index j of the input.
         """
         gamma, r, off = self._gamma, self._r[..., None], self._off
-        along = off[..., place, None] * self._of_each + 2 * off * self._inverse[..., place]
+        along = off[..., place, None] * self._of_each
+        along = along + 2 * off * self._by_row(self._inverse[..., place])
         slopes = (1 + gamma) ** 1.5 * gamma * (r * along).sum(dim=1) / (2 * self.size)
         return torch.where((self._left > LEAST) & (self._left < 1), slopes, 0.0)
+
+    def _by_row(self, values: Tensor) -> Tensor:
+        """Return values ``[B or 1, ...]`` of rows, given those of inverses, ``[U, ...]``."""
+        return values if len(values) == 1 else values[self._places]
+
+
+class ConditionalStart:
+    """Denoiser of a single noisy number by the initial mixture, given the known cells of its row.
+
+    Let y be the known cells, ``B_k`` the inverse of their covariance in component k, and ``c_k``
+    their covariance with the target x. Given y, x has a mixture of normal distributions with
+
+        m_k = mu_k + c_k' B_k (y - mu_yk),    v_k = C_k,xx - c_k' B_k c_k,
+
+    which do not depend on the noise. By block inversion, with ``s_k = 1 / (v_k + gamma)``, ``g_k =
+    B_k c_k`` and ``d_k = s_k (x - m_k)``,
+
+        w_kx = d_k,                                 (A_k^-1)_xx = s_k,
+        w_kj = (B_k (y - mu_yk))_j - g_kj d_k,      (A_k^-1)_jj = (B_k)_jj + g_kj^2 s_k.
+
+    An evaluation takes M numbers per cell of a row; ``Start`` takes M matrices. They are in single
+    precision, like the layers of the network. In rows with contradictory values the means are
+    bounded, rather than F: a target far from its mean keeps its distance in standard deviations.
+
+    Args:
+        means: Means ``m_k [B, M]``, float64.
+        variances: Variances ``v_k [B, M]``.
+        log_r: Log probabilities ``[B, M]`` of the components, given y.
+        cells: Indices ``[K]`` of the numbers that are known in any row.
+        off: Deviations ``B_k (y - mu_yk) [B, M, K]``.
+        slopes: Slopes ``g_k [B or 1, M, K]`` of the means.
+        precisions: Diagonals of ``B_k [B or 1, M, K]``.
+
+    Attributes:
+        mean: Mean of the target given y, ``[B]``, float64.
+        variance: Variance of the target given y, ``[B]``.
+        within: Fraction ``[B]`` of this variance that is within components; small if the
+            distribution has separate modes.
+    """
+
+    def __init__(
+        self,
+        means: Tensor,
+        variances: Tensor,
+        log_r: Tensor,
+        cells: Tensor,
+        off: Tensor,
+        slopes: Tensor,
+        precisions: Tensor,
+    ):
+        r, self.cells = log_r.exp(), cells
+        self.mean = (r * means).sum(dim=1)
+        within = (r * variances).sum(dim=1)
+        self.variance = within + (r * (means - self.mean[:, None]).square()).sum(dim=1)
+        self.within = within / self.variance
+        self._means, self._variances, self._log_r = means.float(), variances.float(), log_r.float()
+        self._off = torch.cat([off, off.square()], dim=2).float()
+        self._crossed = (off * slopes).float()
+        self._slopes, self._precisions = slopes.float(), precisions.float()
+        self._squared = slopes.square().float()
+
+    def at(self, rows: Tensor) -> "ConditionalStart":
+        """Select rows by their indices."""
+        some = copy(self)
+        for name, values in vars(self).items():
+            shared = name in ("_slopes", "_precisions", "_squared") and len(values) == 1
+            if isinstance(values, Tensor) and name != "cells" and not shared:
+                setattr(some, name, values[rows])
+        return some
+
+    def __call__(self, x: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the target's F and its size ``[B, Q]``, and the sizes of cells ``[B, Q, K]``.
+
+        See ``Start``. Absent cells have size 1.
+
+        Args:
+            x: Targets with noise, Q in each row, ``[B, Q]``, float32.
+            gamma: Noise variances ``[B, 1]``.
+        """
+        s = 1 / (self._variances + gamma)
+        off = x[..., None] - self._means[:, None]
+        d, s = off * s[:, None], s[:, None]
+        r = (self._log_r[:, None] + (s.log() - off * d) / 2).softmax(dim=2)
+        rd = r * d
+        mean = rd.sum(dim=2)
+        value = (gamma * (1 + gamma)).sqrt() * (x / (1 + gamma) - mean)
+        steep = (r * (s - (d - mean[..., None]).square())).sum(dim=2)
+        # Sums over components of w_kj and of w_kj^2, expanded in its two terms.
+        w, squares = (r @ self._off).tensor_split(2, dim=2)
+        w = w - _times(rd, self._slopes)
+        inverse = _times(r, self._precisions) + _times(r * s - rd * d, self._squared)
+        steeps = inverse - squares + 2 * (rd @ self._crossed) + w.square()
+        noise = gamma[..., None]
+        sizes = ((1 + noise) * (1 - noise * steeps)).clamp_(LEAST, 1.0).sqrt_()
+        size = ((1 + gamma) * (1 - gamma * steep)).clamp_(LEAST, 1.0).sqrt_()
+        return value, size, sizes
+
+
+def _times(weights: Tensor, values: Tensor) -> Tensor:
+    """Return the sums ``[B, Q, K]`` of ``values [B or 1, M, K]``, weighted by ``[B, Q, M]``."""
+    return weights @ (values[0] if len(values) == 1 else values)
 
 
 def alike(states: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor]:

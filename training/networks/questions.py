@@ -33,6 +33,7 @@ conditional network.
 """
 
 from collections.abc import Sequence
+from copy import copy
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +42,7 @@ from torch import Tensor, nn
 from dnnlib.errors import UsageError
 from torch_utils.linear import Linear
 from training.networks.blocks import check_dropout
-from training.networks.mixture import ABSENT, ASKED, KNOWN, Start, StartMixture
+from training.networks.mixture import ABSENT, ASKED, KNOWN, ConditionalStart, Start, StartMixture
 from training.networks.mlp import (
     NoiseFeatures,
     by_coordinate,
@@ -239,6 +240,35 @@ class QuestionNetwork(nn.Module):
         x = (1 + gamma).sqrt() * x_hat
         return self.mixture.start(x, gamma, values, states, level_known)
 
+    def single(self, labels: Tensor, place: int) -> "SingleTarget":
+        """Return the network for one target number per row, whose known cells are processed once.
+
+        Args:
+            labels: Queries ``[B, L]`` with this number as the only target.
+            place: Index of the number.
+        """
+        values, states, indicators, level_states = self.unpack(labels)
+        exact, _, levels, _ = self.unpack(labels.double())
+        level_known = (level_states >= ASKED).double()[:, self.category_of] * levels
+        start = self.mixture.given(place, exact, states, level_known)
+        cells = self._given(values, states == KNOWN, indicators, level_states >= ASKED)
+        given = torch.cat(cells, dim=1)
+        count, features = len(self.frequencies), len(self.noise.frequencies)
+        # As in forward: known cells, waves of targets, target flags, sizes, features of the time.
+        parts = [given.shape[1], (1 + 2 * count) * self.dim, self.dim, self.dim, features]
+        weights = self.numbers.input.weight.split_with_sizes(parts, dim=1)
+        waves = by_coordinate(weights[1], self.dim, count)
+        # All other numbers have the waves of 0, and size 1 unless they are known.
+        others = torch.arange(self.dim) != place
+        still = waves[others, 1 + count :].sum(dim=(0, 1)) + weights[2][:, place]
+        others[start.cells] = False
+        still = still + weights[3][:, others].sum(dim=1)
+        first = given @ weights[0].T + (self.numbers.input.bias + still)
+        sizes = weights[3].T
+        inward = torch.cat([waves[place], sizes[[place]]])
+        of_time = weights[4].T.contiguous()
+        return SingleTarget(self, start, place, first, inward, of_time, sizes[start.cells])
+
     def level_log_probabilities(self, labels: Tensor) -> Tensor:
         """Return the log probabilities ``[B, K]`` of all levels, given the known values of queries.
 
@@ -284,6 +314,59 @@ class QuestionNetwork(nn.Module):
         return values, states, indicators, level_states
 
 
+class SingleTarget:
+    """A network for a single target number per row, with known cells that are processed once.
+
+    Args:
+        network: The network.
+        start: Initial mixture, given the known cells.
+        place: Index of the target number.
+        first: Part of the first layer's output from the known cells only, ``[B, width]``.
+        inward: Weights ``[R, width]`` of the waves of the target and of its size.
+        of_time: Weights ``[T, width]`` of the features of the time.
+        of_sizes: Weights ``[K, width]`` of the sizes of known cells.
+    """
+
+    def __init__(
+        self,
+        network: QuestionNetwork,
+        start: ConditionalStart,
+        place: int,
+        first: Tensor,
+        inward: Tensor,
+        of_time: Tensor,
+        of_sizes: Tensor,
+    ):
+        self.start, self._network, self._place = start, network, place
+        self._first, self._inward, self._of_time = first, inward, of_time
+        self._of_sizes = of_sizes
+
+    def at(self, rows: Tensor) -> "SingleTarget":
+        """Select rows by their indices."""
+        some = copy(self)
+        some.start, some._first = self.start.at(rows), self._first[rows]
+        return some
+
+    def __call__(self, z: Tensor, gamma: Tensor) -> Tensor:
+        """Return F ``[B, Q]`` of Q targets in each row; see ``QuestionNetwork.forward``.
+
+        Args:
+            z: Targets with noise ``[B, Q]``, scaled to unit variance.
+            gamma: Noise variances ``[B, 1]``.
+        """
+        network, layers = self._network, self._network.numbers
+        z, gamma = z.float(), gamma.float()
+        value, size, sizes = self.start((1 + gamma).sqrt() * z, gamma)
+        of_time = network.noise(gamma[:, 0].log() / 8) @ self._of_time
+        h = (self._first + of_time).repeat_interleave(z.shape[1], dim=0)
+        waves = with_waves(z.flatten()[:, None], network.frequencies)
+        h.addmm_(torch.cat([*waves, size.view(-1, 1)], dim=1), self._inward)
+        h = layers.through(h.addmm_(sizes.flatten(0, 1), self._of_sizes))
+        output = layers.output
+        made = F.linear(h, output.weight[[self._place]], output.bias[[self._place]])
+        return value + size * made.view(z.shape)
+
+
 class _Layers(nn.Module):
     """A residual perceptron whose output is initially 0.
 
@@ -300,10 +383,13 @@ class _Layers(nn.Module):
         nn.init.zeros_(self.output.bias)
 
     def forward(self, seen: Tensor) -> Tensor:
-        h: Tensor = self.input(seen)
+        return self.output(self.through(self.input(seen)))
+
+    def through(self, h: Tensor) -> Tensor:
+        """Return the output of the hidden layers ``[B, width]``, given that of the first layer."""
         for layer in self.hidden:
             h = h + self.dropout(F.silu(layer(h)))
-        return self.output(h)
+        return h
 
     def carried(self, inward: Tensor, weights: Tensor, slopes: Sequence[Tensor]) -> Tensor:
         """Return forward-mode tangents ``[B, width]`` at the last layer.

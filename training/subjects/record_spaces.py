@@ -191,24 +191,22 @@ class RecordSpace:
         there = torch.where(missing, torch.nan, self.coordinates.to_flow(points))
         return EncodedRows(there, self._levels(values))
 
-    def encoded_elsewhere(
-        self, values: np.ndarray, place: int, generator: torch.Generator | None = None
-    ) -> EncodedRows:
-        """Encode records ``[n, P]`` such that one column is at none of its atoms.
+    def located(self, values: np.ndarray, shift: Tensor | float = 0.0) -> Tensor:
+        """Return the numbers of records ``[n, P]`` in coordinates of the flow ``[n, D]``.
 
-        In that column, a value at an atom is moved between the neighboring values.
+        A number at an atom is where that atom would be, between its neighbors; a missing number is
+        in the middle.
+
+        Args:
+            values: Records ``[n, P]``.
+            shift: Distance from the centers of bins in units of their width, ``[n, D]``.
         """
-        points, missing = self._points(values, generator)
-        at, atoms = self.numbers.index(place), self.atoms_at(place)
-        is_atom = torch.from_numpy(level_of(values[:, place], atoms) >= 0)
-        below = torch.from_numpy(values[:, place]) - self.coordinates.steps[at] / 2
-        points[:, at] = torch.where(is_atom, below, points[:, at])
-        points = torch.where(self._outside(points), self._at(-FAR), points)
-        missing[:, at] = False
-        numbers = torch.where(missing, torch.nan, self.coordinates.to_flow(points))
-        levels = self._levels(values)
-        levels[:, self.categories.index(place)] = len(atoms)
-        return EncodedRows(numbers, levels)
+        steps, atoms = self.coordinates.steps, torch.from_numpy(self.at_atoms(values))
+        points = torch.from_numpy(values[:, self.numbers].astype(np.float64))
+        points = points + steps * torch.where(atoms, -0.5, torch.as_tensor(shift))
+        points = torch.where(points.isnan(), self.middle, points)
+        outside = self._outside(points)
+        return self.coordinates.to_flow(torch.where(outside, self._at(-FAR), points))
 
     def decoded(self, rows: EncodedRows) -> np.ndarray:
         """Decode rows of the flow to records ``[n, P]``, with discrete numbers on their grid."""
@@ -359,6 +357,38 @@ class RecordSpace:
                 level = np.where((level < 0) & ~np.isnan(column), len(atoms), level)
             levels[:, index] = level
         return torch.from_numpy(levels)
+
+
+@dataclass(frozen=True, eq=False)
+class CodedRows:
+    """Rows of records, with their codes in the flow, which are computed once.
+
+    Attributes:
+        space: Map between records and the flow.
+        values: Records ``[n, P]``.
+    """
+
+    space: RecordSpace
+    values: np.ndarray
+
+    @cached_property
+    def codes(self) -> EncodedRows:
+        """Encoded rows, with discrete numbers at the centers of their bins."""
+        return self.space.encoded(self.values)
+
+    @cached_property
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """Lower and upper ends ``[n, D]`` of the bins of numbers in coordinates of the flow."""
+        low = self.space.located(self.values, -0.5)
+        discrete = self.space.coordinates.steps > 0
+        return low, self.space.located(self.values, 0.5) if bool(discrete.any()) else low
+
+    def at(self, places: np.ndarray) -> "CodedRows":
+        """Select rows by their indices; what is computed stays computed."""
+        some, which = CodedRows(self.space, self.values[places]), torch.from_numpy(places)
+        vars(some)["codes"] = self.codes.at(which)
+        vars(some)["ends"] = tuple(each[which] for each in self.ends)
+        return some
 
 
 def is_number(values: Sequence[float]) -> bool:

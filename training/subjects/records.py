@@ -35,7 +35,7 @@ them. The content is interpolated between these two shares of known cells.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from math import isfinite, isnan
 from typing import Any, NamedTuple
 
@@ -51,13 +51,18 @@ from training.data.tables.reading import is_missing_indicator
 from training.data.tables.table import DataTable
 from training.files.arrays import evenly
 from training.files.records import without_rows
-from training.flow.bin_averages import SEQUENCES, mean_and_error, offsets
 from training.inference.draws import systematic
 from training.measure.conformal import placed
-from training.names import CELL_ERROR, CELL_POINTS, RECORDS, script
-from training.networks.mixture import ABSENT, ASKED, KNOWN
+from training.names import RECORDS, script
+from training.networks.mixture import ABSENT, ASKED, KNOWN, alike
 from training.networks.questions import QuestionNetwork
-from training.subjects.record_spaces import RecordSpace, digest_of, level_of, numbers_of_rows
+from training.subjects.record_spaces import (
+    CodedRows,
+    RecordSpace,
+    digest_of,
+    level_of,
+    numbers_of_rows,
+)
 from training.trained.network import TrainedNetwork
 from training.trained.questions import EncodedRows, QuestionFlow
 
@@ -118,7 +123,7 @@ class RowScores:
     Attributes:
         log_prob: Log density ``[n]`` in nats of the observed cells: densities of continuous numbers
             in their units, probabilities of other values.
-        error: Standard error of the log density ``[n]``, or a bound on the error.
+        error: Estimated error ``[n]`` of the numerical integration, in nats.
         tails: Tail probability ``[n, P]`` of each cell, given the other cells of the row. For a
             category, it is the probability of a category at most as probable; for a number, of a
             value at least as far out on either side. NaN for missing cells.
@@ -367,8 +372,10 @@ MOST_NUMBERS = 1 << 22
 
 With four times as many, a third of the time was spent on memory pages.
 """
-MOST_ROWS = 4096
+MOST_ROWS = 1024
 """Largest number of rows per evaluation."""
+FEWEST_ALIKE = 16
+"""Least number of rows with one pattern of cells for an evaluation of their own."""
 TINY = 1e-12
 """Smallest probability that is used as a divisor or quantile level."""
 Progress = Callable[[float], object]
@@ -473,13 +480,12 @@ class RecordFlow:
         """
         wanted = np.array(levels, dtype=np.float64)
         wanted = np.tile(wanted, (len(values), 1)) if wanted.ndim == 1 else wanted
+        rows = CodedRows(self.space, values)
         if self.space.atoms_at(place):
-            return self._law_with_atoms(values, known, place, wanted, progress)
+            return self._law_with_atoms(rows, known, place, wanted, progress)
         if place in self.space.numbers:
-            return CellDistribution(
-                self._quantiles_of_number(values, known, place, wanted, progress)
-            )
-        shares = self._shares(values, known, place, progress)
+            return CellDistribution(self._quantiles_of_number(rows, known, place, wanted, progress))
+        shares = self._shares(rows, known, place, progress)
         own = np.array(self.space.values[place])
         below = shares.cumsum(axis=1) / shares.sum(axis=1, keepdims=True)
         which = [(below < level[:, None] - 1e-9).sum(axis=1) for level in wanted.T]
@@ -501,29 +507,37 @@ class RecordFlow:
             progress: Callback with numbers of rows.
         """
         self.require_any()
-        made = np.array(values, dtype=np.float64)
-        for rows in self._blocks(len(values), progress=progress):
+        made, size = np.array(values, dtype=np.float64), self._sizes[0]
+        for start in range(0, len(values), size):
+            rows = slice(start, start + size)
             states = self._states(values[rows], ~asked[rows], asked[rows])
-            generator = seeded_generator("cpu", seed, Stream.QUESTIONS, rows.start)
+            generator = seeded_generator("cpu", seed, Stream.QUESTIONS, start)
             encoded = self.space.encoded(values[rows])
             drawn = self.space.decoded(self.questions.draws(encoded, states, generator))
             made[rows] = np.where(asked[rows], drawn, made[rows])
+            if progress:
+                progress(len(states))
         return made
 
     def scores(self, values: np.ndarray, progress: Progress | None = None) -> RowScores:
-        """Return log densities of rows ``[n, P]``, and tail probabilities of their cells."""
+        """Return log densities of rows ``[n, P]``, and tail probabilities of their cells.
+
+        Progress is called with numbers of rows.
+        """
         self.require_any()
         there = ~np.isnan(values) & np.array([not column.of for column in self.empty.columns])
-        log_prob, error = self.log_prob(values, there, progress)
+        rows, places = CodedRows(self.space, values), np.flatnonzero(there.any(axis=0)).tolist()
+        # Both parts take about as long.
+        parts = None if progress is None else lambda done: progress(done / 2)
+        log_prob, error = self._log_prob(rows, there, parts)
         tails = np.full(values.shape, np.nan)
-        for place in range(values.shape[1]):
-            rows = np.flatnonzero(there[:, place])
-            if len(rows):
-                known = there[rows]
-                known[:, place] = False
-                tails[rows, place] = self.tails(values[rows], known, place)
+        for place in places:
+            some = np.flatnonzero(there[:, place])
+            known = there[some]
+            known[:, place] = False
+            tails[some, place] = self._tails(rows.at(some), known, place)
             if progress:
-                progress(len(values))
+                progress(len(values) / 2 / len(places))
         return RowScores(log_prob, error, tails)
 
     def tails(self, values: np.ndarray, known: np.ndarray, place: int) -> np.ndarray:
@@ -532,12 +546,14 @@ class RecordFlow:
         For a number, this is the probability of a value at least as far out on either side; for a
         category, the probability of a category at most as probable.
         """
+        return self._tails(CodedRows(self.space, values), known, place)
+
+    def _tails(self, rows: CodedRows, known: np.ndarray, place: int) -> np.ndarray:
         if place in self.space.numbers:
-            below, upto = self._around(values, known, place)
+            below, upto = self._around(rows, known, place)
             return np.asarray((2 * np.minimum(upto, 1 - below)).clip(max=1.0))
-        levels = self.distributions(values, known, place, (0.5,)).levels
-        assert levels is not None
-        own = levels.at(values[:, place])
+        levels = self._categories(rows, known, place)
+        own = levels.at(rows.values[:, place])
         likelier = levels.probabilities > own[:, None] * (1 + 1e-9)
         return np.asarray(np.where(likelier, 0.0, levels.probabilities).sum(axis=1))
 
@@ -552,27 +568,29 @@ class RecordFlow:
             known: Which cells to condition on, bool ``[n, P]``.
             place: Index of the column.
         """
-        below, upto = self._around(values, known, place)
+        below, upto = self._around(CodedRows(self.space, values), known, place)
         made = np.maximum(1 - 2 * upto, 2 * below - 1).clip(0.0, 1.0)
         made[~self.space.reachable(place, values[:, place], self.within)] = 1.0
         return np.asarray(made)
 
     def _around(
-        self, values: np.ndarray, known: np.ndarray, place: int
+        self, rows: CodedRows, known: np.ndarray, place: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return probabilities ``[n]`` that a column is below, and at most, its values.
 
         A discrete value includes its whole bin.
         """
         if place not in self.space.numbers:
-            distribution = self.distributions(values, known, place, (0.5,)).levels
-            assert distribution is not None
-            return distribution.around(values[:, place])
-        half = float(self.space.coordinates.steps[self.space.cell(place)]) / 2
-        below, upto = self._below(values, known, place, shift=-half)
-        if half:
-            _, upto = self._below(values, known, place, shift=half)
-        return below, upto
+            return self._categories(rows, known, place).around(rows.values[:, place])
+        at = self.space.cell(place)
+        step = float(self.space.coordinates.steps[at])
+        points = torch.stack([each[:, at] for each in rows.ends[: 2 if step else 1]], dim=1)
+        ranks = self._ranks_of_number(rows, known, place, points)
+        if not self.space.atoms_at(place):
+            return ranks[:, 0], ranks[:, -1]
+        shares = self._shares(rows, known, place)
+        ends = [self._with_atoms(rows.values[:, place], each, shares, place) for each in ranks.T]
+        return ends[0][0], ends[-1][1]
 
     def ranks(
         self,
@@ -591,41 +609,29 @@ class RecordFlow:
                 are uniform if the flow is correct; None for the centers of the bins. Categories
                 need a generator.
         """
+        rows = CodedRows(self.space, values)
         if place not in self.space.numbers:
-            distribution = self.distributions(values, known, place, (0.5,)).levels
-            assert distribution is not None
             assert generator is not None
-            return distribution.ranks(values[:, place], generator)
-        below, upto = self._below(values, known, place, generator)
-        if generator is None or not self.space.atoms_at(place):
+            return self._categories(rows, known, place).ranks(values[:, place], generator)
+        shift: Tensor | float = 0.0
+        if generator is not None:
+            size = (len(values), self.space.dim)
+            shift = torch.rand(size, generator=generator, dtype=torch.float64) - 0.5
+        points = self.space.located(values, shift)[:, [self.space.cell(place)]]
+        ranks = self._ranks_of_number(rows, known, place, points)[:, 0]
+        if not self.space.atoms_at(place):
+            return ranks
+        shares = self._shares(rows, known, place)
+        below, upto = self._with_atoms(values[:, place], ranks, shares, place)
+        if generator is None:
             return (below + upto) / 2
         drawn = torch.rand(len(values), generator=generator, dtype=torch.float64).numpy()
         return below + drawn * (upto - below)
 
-    def _below(
-        self,
-        values: np.ndarray,
-        known: np.ndarray,
-        place: int,
-        generator: torch.Generator | None = None,
-        shift: float = 0.0,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return probabilities ``[n]`` that a number is below, and at most, its values.
-
-        Arguments are those of ``ranks``; ``shift`` is added to the values of a number, except at
-        atoms.
-        """
-        moved = np.array(values)
-        moved[:, place] += shift
-        ranks = self._ranks_of_number(moved, known, place, generator)
-        if not self.space.atoms_at(place):
-            return ranks, ranks
-        return self._with_atoms(values[:, place], ranks, self._shares(values, known, place), place)
-
     def _with_atoms(
         self, column: np.ndarray, ranks: np.ndarray, shares: np.ndarray, place: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return ``_below`` for values ``[n]`` of a number with atoms.
+        """Return probabilities ``[n]`` that a number with atoms is below, and at most, its values.
 
         Args:
             column: Values ``[n]``.
@@ -640,22 +646,27 @@ class RecordFlow:
         own = np.where(at >= 0, shares[np.arange(len(at)), at], 0.0)
         return below, below + own
 
+    def _categories(self, rows: CodedRows, known: np.ndarray, place: int) -> CategoryDistribution:
+        """Return the distribution of a column of categories."""
+        own = np.array(self.space.values[place])
+        return CategoryDistribution(own, self._shares(rows, known, place))
+
     def _shares(
-        self, values: np.ndarray, known: np.ndarray, place: int, progress: Progress | None = None
+        self, rows: CodedRows, known: np.ndarray, place: int, progress: Progress | None = None
     ) -> np.ndarray:
         """Return probabilities ``[n, L]`` of categories, or of a number's atoms and of no atom."""
-        asked, at = self._only(place, len(values)), self.space.level_cell(place)
-        parts = [torch.zeros(0, len(self.space.values[place]), dtype=torch.float64)]
-        for rows in self._blocks(len(values), progress=progress):
-            states = self._states(values[rows], known[rows], asked[rows])
-            encoded = self.space.encoded(values[rows])
-            shares = self.questions.level_probabilities(encoded, states, at - self.space.dim)
-            parts.append(shares.double())
-        return torch.cat(parts).numpy()
+        at, made = (
+            self.space.level_cell(place),
+            np.empty((len(known), len(self.space.values[place]))),
+        )
+        for some, codes, states in self._blocks(rows, known, self._only(place), progress):
+            shares = self.questions.level_probabilities(codes, states, at - self.space.dim)
+            made[some] = shares.double()
+        return made
 
     def _law_with_atoms(
         self,
-        values: np.ndarray,
+        rows: CodedRows,
         known: np.ndarray,
         place: int,
         wanted: np.ndarray,
@@ -666,159 +677,76 @@ class RecordFlow:
         The quantile is an atom if the distribution function jumps over the level there. Elsewhere
         it is that of the flow, at the level without the atoms below.
         """
-        atoms, shares = self.space.atoms_at(place), self._shares(values, known, place)
+        atoms, shares = np.array(self.space.atoms_at(place)), self._shares(rows, known, place)
         left, made = np.array(wanted), np.full(wanted.shape, np.nan)
-        moved = np.array(values)
-        for at, atom in enumerate(atoms):
-            moved[:, place] = atom
-            ranks = self._ranks_of_number(moved, known, place, None)
-            ends = self._with_atoms(moved[:, place], ranks, shares, place)
+        at_atoms = np.tile(rows.values[:1], (len(atoms), 1))
+        at_atoms[:, place] = atoms
+        points = self.space.located(at_atoms)[:, self.space.cell(place)].expand(len(wanted), -1)
+        ranks = self._ranks_of_number(rows, known, place, points)
+        for at, atom in enumerate(atoms.tolist()):
+            column = np.full(len(wanted), atom)
+            ends = self._with_atoms(column, ranks[:, at], shares, place)
             below, upto = (part[:, None] for part in ends)
             made[(below <= wanted) & (wanted <= upto)] = atom
             left -= np.where(upto < wanted, shares[:, at, None], 0.0)
         left = (left / shares[:, -1:].clip(min=TINY)).clip(TINY, 1 - TINY)
-        own = self._quantiles_of_number(values, known, place, left, progress)
+        own = self._quantiles_of_number(rows, known, place, left, progress)
         made = np.where(np.isnan(made), own, made)
-        return CellDistribution(made, atoms=CategoryDistribution(np.array(atoms), shares[:, :-1]))
+        return CellDistribution(made, atoms=CategoryDistribution(atoms, shares[:, :-1]))
 
     def _quantiles_of_number(
         self,
-        values: np.ndarray,
+        rows: CodedRows,
         known: np.ndarray,
         place: int,
         levels: np.ndarray,
         progress: Progress | None,
     ) -> np.ndarray:
         """Return quantiles ``[n, Q]`` of a number at no atom, at levels ``[n, Q]``."""
-        at, parts = self.space.cell(place), [torch.zeros(0, levels.shape[1], dtype=torch.float64)]
-        for rows in self._blocks(len(values), levels.shape[1], progress):
-            encoded, states = self._about_number(values[rows], known[rows], place)
-            wanted = torch.from_numpy(levels[rows])
-            parts.append(self.questions.quantiles(encoded(), states, at, wanted).double())
-        return self.space.decoded_numbers(place, torch.cat(parts), self.within)
-
-    def _about_number(
-        self, values: np.ndarray, known: np.ndarray, place: int
-    ) -> tuple[Callable[..., EncodedRows], Tensor]:
-        """Return a function that encodes rows, and states of a query about a number at no atom."""
-        states = self._states(values, known, self._only(place, len(values)))
-        if not self.space.atoms_at(place):
-            return partial(self.space.encoded, values), states
-        states[:, self.space.level_cell(place)] = KNOWN
-        return partial(self.space.encoded_elsewhere, values, place), states
+        at, made = self.space.cell(place), torch.empty(levels.shape, dtype=torch.float64)
+        for some, codes, states in self._blocks(rows, known, self._only(place), progress, True):
+            wanted = torch.from_numpy(levels[some])
+            made[some] = self.questions.quantiles(codes, states, at, wanted)
+        return self.space.decoded_numbers(place, made, self.within)
 
     def _ranks_of_number(
-        self, values: np.ndarray, known: np.ndarray, place: int, generator: torch.Generator | None
+        self, rows: CodedRows, known: np.ndarray, place: int, points: Tensor
     ) -> np.ndarray:
-        """Return ranks ``[n]`` of a number among values at no atom; see ``ranks``."""
-        at, parts = self.space.cell(place), [torch.zeros(0, dtype=torch.float64)]
-        for rows in self._blocks(len(values)):
-            encoded, states = self._about_number(values[rows], known[rows], place)
-            middle = encoded()
-            if generator is not None:
-                middle.numbers[:, at] = encoded(generator=generator).numbers[:, at]
-            parts.append(self.questions.ranks(middle, states, at))
-        return torch.cat(parts).numpy()
+        """Return ranks ``[n, Q]`` of coordinates ``[n, Q]`` of a number among those at no atom."""
+        at, made = self.space.cell(place), np.empty(points.shape)
+        for some, codes, states in self._blocks(rows, known, self._only(place), None, True):
+            made[some] = self.questions.ranks(codes, states, at, points[some])
+        return made
 
     def log_prob(
         self, values: np.ndarray, asked: np.ndarray, progress: Progress | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return log densities ``[n]`` of some cells given the other observed cells, and errors.
 
-        For discrete numbers, the density is the mean over the bin of their values. The density at
-        the center of the bin is used if its error has a small bound. Otherwise, the mean is over
-        points of a Sobol sequence, whose number is doubled until the error is small. See also
-        ``RowScores``.
+        Discrete numbers contribute the probability of their bin, see ``RowScores``.
 
         Args:
             values: Rows ``[n, P]``.
             asked: Which cells have their log density computed, bool ``[n, P]``.
-            progress: Callback with numbers of cells.
+            progress: Callback with numbers of rows.
         """
-        means, errors = np.zeros((2, len(values)))
-        steps = self.space.coordinates.steps
-        of_cells = self.space.states(torch.from_numpy(asked).long()) == 1
-        discrete = of_cells[:, : self.space.dim] & (steps > 0)
-        discrete &= ~torch.from_numpy(self.space.at_atoms(values))
-        for rows in self._blocks(len(values)):
-            part, of_cell = np.arange(len(values))[rows], discrete[rows]
-            bound = self._bound_at_centers(values[rows], asked[rows], of_cell)
-            narrow, wide = part[bound <= CELL_ERROR], part[~(bound <= CELL_ERROR)]
-            means[narrow] = self._log_densities(values[narrow], asked[narrow])
-            errors[narrow] = bound[bound <= CELL_ERROR]
-            if progress:
-                progress(len(narrow))
-            for some in self._blocks(len(wide), CELL_POINTS, progress):  # most of the time
-                self._over_cells(values, asked, wide[some], means, errors)
-            means[part] += (of_cell * torch.where(steps > 0, steps, 1.0).log()).sum(dim=1).numpy()
-            errors[part] = np.where(np.isinf(means[part]), 0.0, errors[part])
-        return means, errors
+        return self._log_prob(CodedRows(self.space, values), asked, progress)
 
-    def _bound_at_centers(
-        self, values: np.ndarray, asked: np.ndarray, discrete: Tensor
-    ) -> np.ndarray:
-        """Return second-order error bounds ``[n]`` of log densities at bin centers.
-
-        Args:
-            values: Rows ``[n, P]``.
-            asked: Cells ``[n, P]`` whose density is computed.
-            discrete: Whether numbers are asked for and discrete ``[n, D]``.
-        """
-        if not bool(discrete.any()):
-            return np.zeros(len(values))
-        states = self._states(values, ~asked, asked)
-        quarter = self.space.coordinates.steps / 4
-        moved = [self._moved(values, asked, shift) for shift in (quarter, -quarter)]
-        ends = [self.space.encoded(each).numbers for each in moved]
-        noise, std = self.questions.noise_at(self.space.encoded(values), states)
-        # Half of an edge, because its ends may be outside the domain.
-        edge = torch.where(discrete, 2 * (ends[0] - ends[1]) / std, 0.0)
-        noise = torch.where(discrete, noise, 0.0)
-        return np.asarray(((edge * noise).square() + edge.square()).sum(dim=1) / 24)
-
-    def _over_cells(
-        self,
-        values: np.ndarray,
-        asked: np.ndarray,
-        rows: np.ndarray,
-        means: np.ndarray,
-        errors: np.ndarray,
-    ) -> None:
-        """Store means over bins of some rows, and their errors, in ``means`` and ``errors``."""
-        steps, points = self.space.coordinates.steps, 0
-        shifts = offsets(steps > 0) * steps  # to points in cells, [SEQUENCES, points, D]
-        taken: np.ndarray = np.zeros((len(rows), SEQUENCES, 0))
-        while len(rows) and points < shifts.shape[1]:
-            more = shifts[:, points : max(1, 2 * points)]
-            each = more.shape[0] * more.shape[1]
-            where, by = np.repeat(rows, each), more.flatten(0, 1).repeat(len(rows), 1)
-            densities = self._log_densities(values[where], asked[where], by)
-            taken = np.concatenate([taken, densities.reshape(len(rows), *more.shape[:2])], axis=2)
-            mean, error = mean_and_error(torch.from_numpy(taken))
-            means[rows], errors[rows] = mean.numpy(), error.numpy()
-            still, points = errors[rows] > CELL_ERROR, max(1, 2 * points)
-            rows, taken = rows[still], taken[still]
-
-    def _log_densities(
-        self, values: np.ndarray, asked: np.ndarray, shift: Tensor | None = None
-    ) -> np.ndarray:
-        """Return log densities ``[n]`` of asked cells, numbers shifted by ``[n, D]`` if given."""
-        no_levels = self.space.no_levels(values)
-        states = self._states(values, ~asked, asked & ~no_levels)
-        moved = values if shift is None else self._moved(values, asked, shift)
-        of_numbers, of_levels = self.questions.log_prob(self.space.encoded(moved), states)
-        slopes = self.space.log_slopes(moved) * (states[:, : self.space.dim] == ASKED)
+    def _log_prob(
+        self, rows: CodedRows, asked: np.ndarray, progress: Progress | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        values = rows.values
+        no_levels, (made, errors) = self.space.no_levels(values), np.zeros((2, len(values)))
+        continuous = self.space.coordinates.steps == 0
+        slopes = self.space.log_slopes(values) * continuous
+        for some, codes, states in self._blocks(rows, ~asked, asked & ~no_levels, progress):
+            low, high = rows.ends
+            ends = low[some], high[some]
+            numbers, levels, error = self.questions.log_prob(codes, states, ends)
+            of_maps = (slopes[some] * (states[:, : self.space.dim] == ASKED)).sum(dim=1)
+            made[some], errors[some] = numbers + levels + of_maps, error
         nowhere = ((self.space.impossible(values) | no_levels) & asked).any(axis=1)
-        return np.where(nowhere, -np.inf, of_numbers + of_levels + slopes.sum(dim=1))
-
-    def _moved(self, values: np.ndarray, asked: np.ndarray, shift: Tensor) -> np.ndarray:
-        """Return values whose asked numbers are shifted by ``[D]`` or ``[n, D]``."""
-        moved = np.array(values)
-        if self.space.numbers:
-            elsewhere = asked[:, self.space.numbers] & ~self.space.at_atoms(values)
-            by = np.where(elsewhere, shift.numpy(), 0.0)
-            moved[:, self.space.numbers] += by
-        return moved
+        return np.where(nowhere, -np.inf, made), np.where(nowhere, 0.0, errors)
 
     def require_any(self) -> None:
         """Check that the network was trained for any query.
@@ -846,10 +774,9 @@ class RecordFlow:
                 f"{self.network.path} was trained with --ask={own}, and does not model {names}"
             )
 
-    def _only(self, place: int, count: int) -> np.ndarray:
-        """Return cells ``[count, P]`` that select one column."""
-        alone = np.arange(len(self.empty.columns)) == place
-        return np.tile(alone, (count, 1))
+    def _only(self, place: int) -> np.ndarray:
+        """Return cells ``[1, P]`` that select one column."""
+        return np.arange(len(self.empty.columns))[None] == place
 
     def _states(self, values: np.ndarray, known: np.ndarray, asked: np.ndarray) -> Tensor:
         """Return states of cells ``[n, D + C]``: asked, known, or absent.
@@ -867,23 +794,66 @@ class RecordFlow:
         states = np.where(asked, ASKED, np.where(there, KNOWN, ABSENT))
         return self.space.states(torch.from_numpy(states))
 
+    @property
+    def _sizes(self) -> tuple[int, int]:
+        """Largest numbers of rows per evaluation, with different patterns of cells and with one."""
+        count, dim, _ = self.questions.network.mixture.covariances.shape
+        sizes = MOST_NUMBERS // (count * dim * dim), MOST_NUMBERS // (count * dim)
+        return max(1, min(MOST_ROWS, sizes[0])), max(1, min(MOST_ROWS, sizes[1]))
+
     def _blocks(
-        self, count: int, repeats: int = 1, progress: Progress | None = None
-    ) -> Iterator[slice]:
-        """Yield slices of rows for one evaluation each, and report progress after each.
+        self,
+        rows: CodedRows,
+        known: np.ndarray,
+        asked: np.ndarray,
+        progress: Progress | None = None,
+        elsewhere: bool = False,
+    ) -> Iterator[tuple[np.ndarray, EncodedRows, Tensor]]:
+        """Yield the indices of rows for one evaluation each, their codes, and their queries.
+
+        Rows with the same pattern of known cells are evaluated together: they share what does not
+        depend on values. Progress is reported after each evaluation.
 
         Args:
-            count: Number of rows.
-            repeats: Number of evaluations per row.
+            rows: Rows.
+            known: Which cells to condition on, bool ``[n, P]``.
+            asked: Which cells are targets, bool ``[n, P]`` or ``[1, P]``.
             progress: Callback with numbers of rows.
+            elsewhere: Whether target numbers are at none of their atoms.
         """
-        numbers = self.questions.network.mixture.covariances.numel() * repeats
-        size = max(1, min(MOST_ROWS // repeats, MOST_NUMBERS // numbers))
-        for start in range(0, count, size):
-            rows = slice(start, min(start + size, count))
-            yield rows
+        asked = np.broadcast_to(asked, known.shape)
+        states = self._states(rows.values, known, asked)
+        codes, at_atoms = rows.codes, torch.from_numpy(self.space.at_atoms(rows.values))
+        if elsewhere:
+            for at in self.space.atoms:
+                place = self.space.numbers[at]
+                is_asked, cell = (
+                    torch.from_numpy(asked[:, place].copy()),
+                    self.space.level_cell(place),
+                )
+                states[:, cell] = torch.where(is_asked, KNOWN, states[:, cell])
+                levels, last = codes.levels.clone(), len(self.space.atoms_at(place))
+                levels[is_asked, cell - self.space.dim] = last
+                codes = EncodedRows(codes.numbers, levels)
+        chosen = np.flatnonzero(asked.any(axis=1))
+        pattern = torch.cat([states, at_atoms], dim=1)[chosen]
+        groups, _ = alike(pattern, torch.zeros(1))
+        order = groups.argsort(stable=True).numpy()
+        parts = np.split(order, groups.bincount().cumsum(0)[:-1].numpy())
+        mixed, same = self._sizes
+        large = [(part, same) for part in parts if len(part) >= FEWEST_ALIKE]
+        small = [part for part in parts if len(part) < FEWEST_ALIKE]
+        rest = [(np.concatenate(small), mixed)] if small else []
+        cuts = [
+            (part, size, start)
+            for part, size in [*large, *rest]
+            for start in range(0, len(part), size)
+        ]
+        for part, size, start in cuts:
+            own = chosen[part[start : start + size]]
+            yield own, codes.at(torch.from_numpy(own)), states[own]
             if progress:
-                progress(rows.stop - start)
+                progress(len(own))
 
 
 def _are_levels(values: object) -> bool:

@@ -24,7 +24,6 @@ from training.flow.denoisers import Calibration
 from training.flow.eigenbasis import EigenBasis
 from training.flow.latent import ConditionalMixture
 from training.flow.preconditioning import OutputGain
-from training.flow.solvers import get_solver
 from training.learning.building import ModelConfig
 from training.learning.finishing import LatentPlan, find_integrations
 from training.names import LOG
@@ -302,14 +301,14 @@ MEANS, COVARIANCES = 0.8 * drawn(2, DIM), ROOTS @ ROOTS.mT / 2
 SHARES = torch.tensor([[0.6, 0.3, 0.1, 0.2, 0.8], [0.1, 0.2, 0.7, 0.5, 0.5]], dtype=torch.float64)
 
 
-def untrained(steps=40):
+def untrained():
     arguments = {"level_counts": COUNTS, "width": 16, "depth": 1, "components": 2}
     choices = ModelConfig("ifs", {"gamma0": 1e-4}, "questions", arguments, "ES", "log", t_max=20.7)
     ones = torch.ones(DIM, dtype=torch.float64)
     model, _ = choices.build(EigenBasis(0 * ones, ones, ones.diag()))
     network = model.denoiser.eval().requires_grad_(False).network
     network.mixture.hold(WEIGHTS, MEANS, COVARIANCES, SHARES, 100 * ones)
-    return QuestionFlow(model.flow, network, model.flow.times(steps), get_solver("exp_rk5"))
+    return QuestionFlow(model.flow, network)
 
 
 def rows(count):
@@ -337,17 +336,23 @@ def log_mixture(row, levels, states, least):
 
 def test_densities_are_those_of_the_mixture_given_what_is_known():
     flow, (cells, states) = untrained(), rows(40)
-    of_numbers, of_levels = flow.log_prob(cells, states)
+    of_numbers, of_levels, _ = flow.log_prob(cells, states)
+    order = [*range(DIM, DIM + len(COUNTS)), *range(DIM)]
     for at in range(len(cells)):
-        number, level = cells.numbers[at], cells.levels[at]
-        joint = log_mixture(number, level, states[at], ASKED)
-        given = log_mixture(number, level, states[at], KNOWN)
-        assert abs(of_numbers[at] + of_levels[at] - (joint - given)) < 0.02
+        number, level, total = cells.numbers[at], cells.levels[at], 0.0
+        state = states[at].masked_fill(states[at] == ASKED, ABSENT)
+        for place in order:  # targets one after the other
+            if states[at, place] == ASKED:
+                state[place] = ASKED
+                joint = log_mixture(number, level, state, ASKED)
+                total += joint - log_mixture(number, level, state, KNOWN)
+                state[place] = KNOWN
+        assert abs(of_numbers[at] + of_levels[at] - total) < 0.02
 
 
 def test_absent_cells_and_other_rows_change_nothing():
-    flow, (cells, states) = untrained(10), rows(3)
-    of_numbers, of_levels = flow.log_prob(cells, states)
+    flow, (cells, states) = untrained(), rows(3)
+    of_numbers, of_levels, _ = flow.log_prob(cells, states)
     numbers = cells.numbers.clone()
     numbers[states[:, :DIM] == ABSENT] = torch.nan
     levels = cells.levels.masked_fill(states[:, DIM:] == ABSENT, -1)
@@ -357,8 +362,30 @@ def test_absent_cells_and_other_rows_change_nothing():
     assert_close(torch.cat([pair[1] for pair in alone]), of_levels, atol=1e-6, rtol=0)
 
 
+def test_probabilities_of_bins_are_integrals_of_the_density_and_add_to_one():
+    flow, (cells, _) = untrained(), rows(1)
+    edges = torch.linspace(-6, 6, 13, dtype=torch.float64)
+    states = torch.tensor([[KNOWN, ASKED, ABSENT, KNOWN, KNOWN, ABSENT]])
+
+    def log_prob(places, half):
+        many = cells.at(torch.zeros(len(places), dtype=torch.long))
+        numbers = many.numbers.clone()
+        numbers[:, 1] = places
+        ends = numbers - half, numbers + half
+        own = EncodedRows(numbers, many.levels)
+        return flow.log_prob(own, states.expand(len(places), -1), ends)[0]
+
+    masses = log_prob((edges[1:] + edges[:-1]) / 2, 0.5).exp()
+    assert abs(masses.sum() - 1) < 1e-3
+    fine = (torch.arange(2400, dtype=torch.float64) + 0.5) / 200 - 6
+    densities = log_prob(fine, 0.0).exp()
+    assert_close(densities.view(12, -1).mean(dim=1), masses, atol=1e-3, rtol=0)
+    parts = torch.cat([log_prob(part, 0.0) for part in fine[1100:1200].split(7)])
+    assert_close(parts, densities[1100:1200].log(), atol=1e-2, rtol=0)
+
+
 def test_quantiles_ranks_and_draws_of_a_number_agree():
-    flow, (cells, _) = untrained(20), rows(1)
+    flow, (cells, _) = untrained(), rows(1)
     many = cells.at(torch.zeros(4000, dtype=torch.long))
     states = torch.tensor([[KNOWN, ASKED, ABSENT, KNOWN, KNOWN, ABSENT]]).repeat(4000, 1)
     levels = torch.tensor([0.05, 0.5, 0.95])
@@ -366,9 +393,7 @@ def test_quantiles_ranks_and_draws_of_a_number_agree():
     drawn_rows = flow.draws(many, states, seeded_generator("cpu", 1))
     below = (drawn_rows.numbers[:, 1, None] < quantiles).double().mean(dim=0)
     assert (below - levels).abs().max() < 0.02
-    numbers = many.numbers[:3].clone()
-    numbers[:, 1] = quantiles
-    ranks = flow.ranks(EncodedRows(numbers, many.levels[:3]), states[:3], 1)
+    ranks = flow.ranks(many.at(slice(0, 1)), states[:1], 1, quantiles[None])[0]
     assert_close(ranks, levels.double(), atol=1e-3, rtol=0)
     assert_close(drawn_rows.numbers[:, 0], many.numbers[:, 0])
     assert bool(drawn_rows.numbers[:, 2].isnan().all() & (drawn_rows.levels[:, 1] == -1).all())
