@@ -51,9 +51,10 @@ from training.data.tables.reading import is_missing_indicator
 from training.data.tables.table import DataTable
 from training.files.arrays import evenly
 from training.files.records import without_rows
+from training.flow.bin_averages import SEQUENCES, mean_and_error, offsets
 from training.inference.draws import systematic
 from training.measure.conformal import placed
-from training.names import RECORDS, script
+from training.names import CELL_ERROR, CELL_POINTS, RECORDS, script
 from training.networks.mixture import ABSENT, ASKED, KNOWN, alike
 from training.networks.questions import QuestionNetwork
 from training.subjects.record_spaces import (
@@ -122,7 +123,9 @@ class RowScores:
 
     Attributes:
         log_prob: Log density ``[n]`` in nats of the observed cells: densities of continuous numbers
-            in their units, probabilities of other values.
+            in their units, probabilities of other values. In tables with discrete numbers, it is
+            the sum over cells, each given those before it (categories first), which is the joint
+            density as far as the conditional distributions of the network agree.
         error: Estimated error ``[n]`` of the numerical integration, in nats.
         tails: Tail probability ``[n, P]`` of each cell, given the other cells of the row. For a
             category, it is the probability of a category at most as probable; for a number, of a
@@ -374,6 +377,8 @@ With four times as many, a third of the time was spent on memory pages.
 """
 MOST_ROWS = 1024
 """Largest number of rows per evaluation."""
+MOST_POINTS = 4096
+"""Largest number of points of bins per evaluation."""
 FEWEST_ALIKE = 16
 """Least number of rows with one pattern of cells for an evaluation of their own."""
 TINY = 1e-12
@@ -529,7 +534,13 @@ class RecordFlow:
         rows, places = CodedRows(self.space, values), np.flatnonzero(there.any(axis=0)).tolist()
         # Both parts take about as long.
         parts = None if progress is None else lambda done: progress(done / 2)
-        log_prob, error = self._log_prob(rows, there, parts)
+        # With bins, the joint density takes a hundred times as long as the chain.
+        has_bins = bool((self.space.coordinates.steps > 0).any())
+        log_prob, error = (
+            self._in_a_chain(rows, there, parts)
+            if has_bins
+            else self.log_prob(values, there, parts)
+        )
         tails = np.full(values.shape, np.nan)
         for place in places:
             some = np.flatnonzero(there[:, place])
@@ -721,20 +732,61 @@ class RecordFlow:
     def log_prob(
         self, values: np.ndarray, asked: np.ndarray, progress: Progress | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return log densities ``[n]`` of some cells given the other observed cells, and errors.
+        """Return joint log densities ``[n]`` of some cells given the others, and their errors.
 
-        Discrete numbers contribute the probability of their bin, see ``RowScores``.
+        Discrete numbers contribute the probability of their bin. For one number it is exact. For
+        several, it is the density at the center of the bins if its error has a small bound, and
+        otherwise the mean over points of a Sobol sequence, whose number is doubled until the error
+        is small. See also ``RowScores``.
 
         Args:
             values: Rows ``[n, P]``.
             asked: Which cells have their log density computed, bool ``[n, P]``.
             progress: Callback with numbers of rows.
         """
-        return self._log_prob(CodedRows(self.space, values), asked, progress)
+        made, errors = np.zeros((2, len(values)))
+        several = asked[:, self.space.numbers].sum(axis=1) > 1
+        one, joint = np.flatnonzero(~several), np.flatnonzero(several)
+        if len(one):
+            rows = CodedRows(self.space, values[one])
+            made[one], errors[one] = self._in_a_chain(rows, asked[one], progress)
+        if len(joint):
+            made[joint], errors[joint] = self._jointly(values[joint], asked[joint], progress)
+        return made, errors
 
-    def _log_prob(
+    def _jointly(
+        self, values: np.ndarray, asked: np.ndarray, progress: Progress | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return joint log densities of rows ``[n]``, and their errors; see ``log_prob``."""
+        means, errors = np.zeros((2, len(values)))
+        steps = self.space.coordinates.steps
+        of_cells = self.space.states(torch.from_numpy(asked).long()) == 1
+        discrete = of_cells[:, : self.space.dim] & (steps > 0)
+        discrete &= ~torch.from_numpy(self.space.at_atoms(values))
+        for rows in self._slices(len(values)):
+            part, of_cell = np.arange(len(values))[rows], discrete[rows]
+            bound = self._bound_at_centers(values[rows], asked[rows], of_cell)
+            narrow, wide = part[bound <= CELL_ERROR], part[~(bound <= CELL_ERROR)]
+            means[narrow] = self._log_densities(values[narrow], asked[narrow])
+            errors[narrow] = bound[bound <= CELL_ERROR]
+            if progress:
+                progress(len(narrow))
+            for some in self._slices(len(wide), CELL_POINTS):  # most of the time
+                self._over_cells(values, asked, wide[some], means, errors)
+                if progress:
+                    progress(len(wide[some]))
+            means[part] += (of_cell * torch.where(steps > 0, steps, 1.0).log()).sum(dim=1).numpy()
+            errors[part] = np.where(np.isinf(means[part]), 0.0, errors[part])
+        return means, errors
+
+    def _in_a_chain(
         self, rows: CodedRows, asked: np.ndarray, progress: Progress | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
+        """Return log densities of cells one after the other, each given those before, and errors.
+
+        Categories come first, then numbers in the order of their columns. For one number, this is
+        the joint density.
+        """
         values = rows.values
         no_levels, (made, errors) = self.space.no_levels(values), np.zeros((2, len(values)))
         continuous = self.space.coordinates.steps == 0
@@ -747,6 +799,80 @@ class RecordFlow:
             made[some], errors[some] = numbers + levels + of_maps, error
         nowhere = ((self.space.impossible(values) | no_levels) & asked).any(axis=1)
         return np.where(nowhere, -np.inf, made), np.where(nowhere, 0.0, errors)
+
+    def _bound_at_centers(
+        self, values: np.ndarray, asked: np.ndarray, discrete: Tensor
+    ) -> np.ndarray:
+        """Return second-order error bounds ``[n]`` of log densities at bin centers.
+
+        Args:
+            values: Rows ``[n, P]``.
+            asked: Cells ``[n, P]`` whose density is computed.
+            discrete: Whether numbers are asked for and discrete ``[n, D]``.
+        """
+        if not bool(discrete.any()):
+            return np.zeros(len(values))
+        states = self._states(values, ~asked, asked)
+        quarter = self.space.coordinates.steps / 4
+        moved = [self._moved(values, asked, shift) for shift in (quarter, -quarter)]
+        ends = [self.space.encoded(each).numbers for each in moved]
+        noise, std = self.questions.noise_at(self.space.encoded(values), states)
+        # Half of an edge, because its ends may be outside the domain.
+        edge = torch.where(discrete, 2 * (ends[0] - ends[1]) / std, 0.0)
+        noise = torch.where(discrete, noise, 0.0)
+        return np.asarray(((edge * noise).square() + edge.square()).sum(dim=1) / 24)
+
+    def _over_cells(
+        self,
+        values: np.ndarray,
+        asked: np.ndarray,
+        rows: np.ndarray,
+        means: np.ndarray,
+        errors: np.ndarray,
+    ) -> None:
+        """Store means over bins of some rows, and their errors, in ``means`` and ``errors``."""
+        steps, points = self.space.coordinates.steps, 0
+        shifts = offsets(steps > 0) * steps  # to points in cells, [SEQUENCES, points, D]
+        taken: np.ndarray = np.zeros((len(rows), SEQUENCES, 0))
+        while len(rows) and points < shifts.shape[1]:
+            more = shifts[:, points : max(1, 2 * points)]
+            each = more.shape[0] * more.shape[1]
+            where, by = np.repeat(rows, each), more.flatten(0, 1).repeat(len(rows), 1)
+            densities = self._log_densities(values[where], asked[where], by)
+            taken = np.concatenate([taken, densities.reshape(len(rows), *more.shape[:2])], axis=2)
+            mean, error = mean_and_error(torch.from_numpy(taken))
+            means[rows], errors[rows] = mean.numpy(), error.numpy()
+            still, points = errors[rows] > CELL_ERROR, max(1, 2 * points)
+            rows, taken = rows[still], taken[still]
+
+    def _log_densities(
+        self, values: np.ndarray, asked: np.ndarray, shift: Tensor | None = None
+    ) -> np.ndarray:
+        """Return log densities ``[n]`` of asked cells, numbers shifted by ``[n, D]`` if given."""
+        no_levels = self.space.no_levels(values)
+        moved = values if shift is None else self._moved(values, asked, shift)
+        states = self._states(values, ~asked, asked & ~no_levels)
+        codes = self.space.encoded(moved)
+        of_levels, known = self.questions.log_levels(codes, states)
+        of_numbers = self.questions.joint_log_prob(codes, known)
+        slopes = self.space.log_slopes(moved) * (states[:, : self.space.dim] == ASKED)
+        nowhere = ((self.space.impossible(values) | no_levels) & asked).any(axis=1)
+        return np.where(nowhere, -np.inf, of_numbers + of_levels + slopes.sum(dim=1))
+
+    def _moved(self, values: np.ndarray, asked: np.ndarray, shift: Tensor) -> np.ndarray:
+        """Return values whose asked numbers are shifted by ``[D]`` or ``[n, D]``."""
+        moved = np.array(values)
+        if self.space.numbers:
+            elsewhere = asked[:, self.space.numbers] & ~self.space.at_atoms(values)
+            by = np.where(elsewhere, shift.numpy(), 0.0)
+            moved[:, self.space.numbers] += by
+        return moved
+
+    def _slices(self, count: int, repeats: int = 1) -> Iterator[slice]:
+        """Yield slices of rows for one evaluation each, with a number of points per row."""
+        numbers = self.questions.network.mixture.covariances.numel()
+        size = max(1, min(MOST_POINTS, MOST_NUMBERS // numbers) // repeats)
+        return (slice(start, start + size) for start in range(0, count, size))
 
     def require_any(self) -> None:
         """Check that the network was trained for any query.

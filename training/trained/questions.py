@@ -31,7 +31,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
-from math import log
+from math import log, pi
 from typing import NamedTuple
 
 import numpy as np
@@ -326,7 +326,9 @@ class QuestionFlow:
     def log_prob(
         self, rows: EncodedRows, states: Tensor, bins: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the log densities of target numbers and the log probabilities of target levels.
+        """Return the log densities of targets, one after the other, each given those before.
+
+        Levels come first, then numbers in their order. For one number, this is the joint density.
 
         Args:
             rows: Rows with all cells.
@@ -340,15 +342,7 @@ class QuestionFlow:
             and estimated errors ``[N]`` of the integration.
         """
         dim = rows.numbers.shape[1]
-        level_asked = states[:, dim:] == ASKED
-        of_levels, states = torch.zeros(len(rows), dtype=torch.float64), states.clone()
-        for place in range(rows.levels.shape[1]):
-            some = level_asked[:, place].nonzero()[:, 0]
-            if len(some):
-                shares = self.level_probabilities(rows.at(some), states[some], place)
-                level = rows.levels[some, place, None]
-                of_levels[some] += shares.gather(1, level)[:, 0].double().log()
-                states[some, dim + place] = KNOWN
+        of_levels, states = self.log_levels(rows, states)
         of_numbers, errors = torch.zeros(2, len(rows), dtype=torch.float64)
         # Numbers at atoms are not asked.
         asked = self.network.unpack(self._labels(rows, states))[1] == ASKED
@@ -377,6 +371,27 @@ class QuestionFlow:
             of_numbers[some] += mass + torch.where(wide, 0.0, narrow)
             states[some, place] = KNOWN
         return of_numbers, of_levels, errors
+
+    def log_levels(self, rows: EncodedRows, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the log probabilities ``[N]`` of target levels, and states where they are known.
+
+        Levels are evaluated one after the other, each given those before and the known cells.
+
+        Args:
+            rows: Rows with all cells.
+            states: States of all cells ``[N, D + C]``.
+        """
+        dim = rows.numbers.shape[1]
+        level_asked = states[:, dim:] == ASKED
+        of_levels, states = torch.zeros(len(rows), dtype=torch.float64), states.clone()
+        for place in range(rows.levels.shape[1]):
+            some = level_asked[:, place].nonzero()[:, 0]
+            if len(some):
+                shares = self.level_probabilities(rows.at(some), states[some], place)
+                level = rows.levels[some, place, None]
+                of_levels[some] += shares.gather(1, level)[:, 0].double().log()
+                states[some, dim + place] = KNOWN
+        return of_levels, states
 
     def _log_mass(
         self, known: EncodedRows, states: Tensor, place: int, ends: Tensor
@@ -429,6 +444,45 @@ class QuestionFlow:
             rows = (ranges == count).nonzero()[:, 0]
             own = network if len(rows) == len(known) else network.at(rows)
             yield rows, SingleFlow(own, self._ends, count)
+
+    def joint_log_prob(self, rows: EncodedRows, states: Tensor) -> Tensor:
+        """Return the joint log densities ``[N]`` of target numbers, in coordinates of the flow.
+
+        They are densities of the distribution of ``draws``, given the known cells.
+
+        Args:
+            rows: Rows with all cells.
+            states: States of all cells ``[N, D + C]``, without target levels.
+        """
+        dim = rows.numbers.shape[1]
+        of_numbers = torch.zeros(len(rows), dtype=torch.float64)
+        labels = self._labels(rows, states)
+        asked = self.network.unpack(labels)[1] == ASKED  # except those at atoms
+        some = asked.any(dim=1)
+        if some.any():
+            points = torch.where(asked, rows.numbers, 0.0)[some]
+            flow = self.of(labels[some])
+            times, solver = self.flow.integration("densities")
+            joint = flow.log_prob_with_error(points, times, solver).log_prob
+            # Other numbers are standard normal, with the noise of the first time, evaluated at 0.
+            variance = 1 + float(self.flow.schedule.noise_variance(times[0])[0])
+            idle = dim - asked[some].sum(dim=1)
+            of_numbers[some] = joint + idle * log(2 * pi * variance) / 2
+        return of_numbers
+
+    def noise_at(self, rows: EncodedRows, states: Tensor) -> tuple[Tensor, float]:
+        """Return the expected noise of the first time in target numbers; see ``flow.cells``.
+
+        Returns:
+            The noise ``[N, D]``, in units of its standard deviation, and that standard deviation.
+        """
+        first = self.flow.times()[0]
+        std = float(self.flow.schedule.noise_variance(first)[0].sqrt())
+        labels = self._labels(rows, states)
+        points = torch.where(self.network.unpack(labels)[1] == ASKED, rows.numbers, 0.0)
+        with torch.no_grad():
+            clean = self.of(labels).denoiser(points, first).double()
+        return (points - clean) / std, std
 
     def _labels(self, known: EncodedRows, states: Tensor) -> Tensor:
         dim = known.numbers.shape[1]
