@@ -109,9 +109,9 @@ class TrialGradient:
         denoiser = copy.deepcopy(model.denoiser).train().requires_grad_(True)
         denoiser.precision = precision
         self._loss, self._regression = loss, loss.regression(denoiser)
-        arguments = model.recipe.network_arguments
+        arguments = model.architecture.network_arguments
         # Pixels come in single precision, other points in double.
-        dtype = torch.float64 if model.recipe.network in TOY_NETWORKS else torch.float32
+        dtype = torch.float64 if model.architecture.network in TOY_NETWORKS else torch.float32
         times = torch.full((rows,), loss.t_max, dtype=torch.float64)
         points = torch.zeros(rows, denoiser.basis.dim, dtype=dtype)
         self._clean = denoiser.basis.to_eigen(points).to(dtype)

@@ -258,7 +258,7 @@ def take_weights(location: str, model: TrainedNetwork) -> None:
     own = model.denoiser.network.state_dict()
     fitting = {k: v for k, v in given.items() if k in own and v.shape == own[k].shape}
     if not fitting:
-        raise UsageError(f"{path} has no weights that fit this {model.recipe.network}")
+        raise UsageError(f"{path} has no weights that fit this {model.architecture.network}")
     model.denoiser.network.load_state_dict({**own, **fitting})
     seen = [RowHashes.read(path, each.about).numbers for each in (model, other)]
     model.about["rows"] = RowHashes.from_hashes(np.union1d(*seen)).listed

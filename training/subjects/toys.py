@@ -30,8 +30,8 @@ from training.learning.run_folder import Resumed
 from training.names import INFLATION, MOST_AVERAGED, OTHERS, TOY, TOY_NAMES
 from training.subjects.subject import Draw, Samples, Subject
 from training.subjects.training import Start, Training
+from training.trained.architecture import make_schedule
 from training.trained.network import TrainedNetwork
-from training.trained.recipe import make_schedule
 
 # Each point takes 101 network evaluations, all points together about as much as training on 340,000
 # points. The error of a slope is about one over the square root of their number.
@@ -87,7 +87,7 @@ class ToyTraining(Training):
             name=(
                 toy.name,
                 loss.schedule.name,
-                model.recipe.network,
+                model.architecture.network,
                 f"in{toy.augment_to}D" if toy.augment_to else None,
             ),
             source=lambda: ToyBatches(
