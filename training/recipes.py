@@ -25,40 +25,66 @@ rows get a short training of a network without waves of the conditions.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from math import prod
+from dataclasses import dataclass, field, fields, replace
+from math import ceil, cos, pi, prod
 from typing import Any, TypeVar
 
 from training.names import ADAM, SOAP
 
-R = TypeVar("R", bound="TrainingRecipe")
+R = TypeVar("R", bound="Recipe")
+
+
+def _setting(default: Any) -> Any:
+    """Declare a setting that is not chosen by recipes, but by the user or the kind of data."""
+    return field(default=default, metadata={"chosen": False})
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingRecipe:
-    """Lengths and rates of a training, in the units of the options.
+class Recipe:
+    """Lengths, rates and settings of a training, in the units of the options and by their names.
+
+    The default values are those of the published recipe.
 
     Attributes:
         duration: Length of the training, million samples.
         batch: Batch size over all ranks.
         lr: Peak learning rate.
-        lr_ramp: Length of the rise of the learning rate, million samples.
-        lr_decay: Whether the rate then falls to zero along a cosine.
+        lr_ramp: Length of the linear rise of the learning rate at the start, million samples.
+        lr_decay: Whether the rate then falls to zero along a cosine; otherwise it stays constant.
         ema: Half-life of the averaged weights, million samples.
         tick: Interval between reports, in thousand samples.
         snap: Number of reports between network files.
         dump: Number of reports between training states.
+        optimizer: Name of the optimizer, one of ``OPTIMIZERS``.
+        weight_decay: Weight decay, per step and unit of the learning rate (Loshchilov and Hutter
+            2019).
+        batch_gpu: Largest microbatch of one rank; None for no limit.
+        ls: Factor on the loss in the backward pass, divided out of the gradients. In float16 there
+            is a further, adaptive factor (``LossScale``).
+        antithetic: Whether samples come in pairs of the same time and opposite noise. This helps
+            only if both samples of a pair have the same point.
+        ema_ramp: Largest half-life of the averaged weights as a fraction of the samples so far.
+        keep: Number of newest training states to keep.
+        seed: Random seed.
     """
 
     duration: float
     batch: int
-    lr: float
-    lr_ramp: float
-    lr_decay: bool
-    ema: float
-    tick: int
-    snap: int
-    dump: int
+    lr: float = 1e-3
+    lr_ramp: float = 10.0
+    lr_decay: bool = False
+    ema: float = 0.5
+    tick: float = 50
+    snap: int = 50
+    dump: int = 500
+    optimizer: str = _setting(ADAM)
+    weight_decay: float = _setting(0.0)
+    batch_gpu: int | None = _setting(None)
+    ls: float = _setting(1.0)
+    antithetic: bool = _setting(False)
+    ema_ramp: float = _setting(0.05)
+    keep: int = _setting(2)
+    seed: int = _setting(0)
 
     def but(self: R, values: Mapping[str, Any]) -> R:
         """Return a copy of this recipe with some of its values replaced.
@@ -66,12 +92,54 @@ class TrainingRecipe:
         Args:
             values: New values by name; None and unknown names are ignored.
         """
-        names = {field.name for field in fields(self)}
+        names = {item.name for item in fields(self)}
         return replace(self, **{k: v for k, v in values.items() if k in names and v is not None})
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """Values that the recipe chooses, unless the user does, by the names of their options."""
+        return {
+            item.name: getattr(self, item.name)
+            for item in fields(self)
+            if item.metadata.get("chosen", True)
+        }
+
+    @property
+    def samples(self) -> int:
+        """Length of the training, in samples."""
+        return round(self.duration * 1e6)
+
+    @property
+    def steps(self) -> int:
+        """Number of steps of the training."""
+        return ceil(self.samples / self.batch)
+
+    @property
+    def tick_samples(self) -> int:
+        """Interval between reports, in samples."""
+        return round(self.tick * 1000)
+
+    def is_reported(self, seen: int) -> bool:
+        """Return whether a report is due after the step that brings the number of samples here."""
+        return seen // self.tick_samples > (seen - self.batch) // self.tick_samples
+
+    def learning_rate(self, seen: int) -> float:
+        """Return the learning rate after ``seen`` samples."""
+        ramp = min(1.0, (seen + self.batch) / max(round(self.lr_ramp * 1e6), 1))
+        done = min(1.0, seen / self.samples) if self.lr_decay else 0.0
+        return self.lr * ramp * 0.5 * (1 + cos(pi * done))
+
+    def ema_decay(self, seen: int) -> float:
+        """Return the factor on the averaged weights in a step.
+
+        The step brings the number of samples to ``seen``.
+        """
+        halflife = min(round(self.ema * 1e6), self.ema_ramp * seen)
+        return float(0.5 ** (self.batch / max(halflife, 1e-8)))
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageRecipe(TrainingRecipe):
+class ImageRecipe(Recipe):
     """Settings of a training on images.
 
     Attributes:
@@ -100,16 +168,15 @@ class ImageRecipe(TrainingRecipe):
     attend: tuple[int, ...] | None = None
 
 
-TOY = TrainingRecipe(
+TOY = Recipe(
     duration=6.0,
     batch=2048,
     lr=4e-3,
     lr_ramp=0.2,
     lr_decay=True,
-    ema=0.5,
-    tick=50,
     snap=100,
     dump=100,
+    antithetic=True,
 )
 OF_TOYS = ("duration", "batch", "ema", "lr")
 """Names of the amounts that differ between the recipes of toys."""
@@ -127,13 +194,6 @@ PLANE = 2
 PUBLISHED = ImageRecipe(
     duration=200.0,
     batch=512,
-    lr=1e-3,
-    lr_ramp=10.0,
-    lr_decay=False,
-    ema=0.5,
-    tick=50,
-    snap=50,
-    dump=500,
     cbase=128,
     cres=(2, 2, 2),
     blocks=0,
@@ -156,7 +216,7 @@ nothing.
 
 
 @dataclass(frozen=True, kw_only=True)
-class TableRecipe(TrainingRecipe):
+class TableRecipe(Recipe):
     """Settings of a training on a table.
 
     Attributes:

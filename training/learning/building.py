@@ -15,9 +15,9 @@ from training.flow.preconditioning import OutputGain
 from training.flow.schedules import INFLATION_DEFAULTS, NoiseSchedule
 from training.learning.loss import DenoisingLoss
 from training.learning.mixture_start import Mixture
-from training.learning.trainer import TrainingConfig
 from training.networks import QUESTION_NETWORKS, TOY_NETWORKS
 from training.networks.questions import QuestionNetwork
+from training.recipes import Recipe
 from training.trained.architecture import Architecture, make_schedule
 from training.trained.network import TrainedNetwork
 
@@ -168,10 +168,10 @@ def resolved_options(model: TrainedNetwork) -> dict[str, Any]:
     return {**inflation, **about}
 
 
-def describe_training(model: TrainedNetwork, loss: DenoisingLoss, config: TrainingConfig) -> str:
+def describe_training(model: TrainedNetwork, loss: DenoisingLoss, recipe: Recipe) -> str:
     """Return a line of text about the schedule, the network and the length of the training."""
     return (
         f"Schedule {loss.schedule.name}, t from {loss.t_min:g} to {loss.t_max:.4g}; "
         f"{model.architecture.network} with {model.parameter_count:,} parameters in "
-        f"{model.denoiser.space}; {config.total / 1e6:g} M samples in batches of {config.batch}"
+        f"{model.denoiser.space}; {recipe.duration:g} M samples in batches of {recipe.batch}"
     )
