@@ -86,18 +86,18 @@ class Recipe:
     keep: int = _setting(2)
     seed: int = _setting(0)
 
-    def but(self: R, values: Mapping[str, Any]) -> R:
-        """Return a copy of this recipe with some of its values replaced.
+    def but(self: R, amounts: Mapping[str, Any]) -> R:
+        """Return a copy of this recipe with some of its amounts replaced.
 
         Args:
-            values: New values by name; None and unknown names are ignored.
+            amounts: New amounts by name; None and unknown names are ignored.
         """
         names = {item.name for item in fields(self)}
-        return replace(self, **{k: v for k, v in values.items() if k in names and v is not None})
+        return replace(self, **{k: v for k, v in amounts.items() if k in names and v is not None})
 
     @property
     def chosen(self) -> dict[str, Any]:
-        """Values that the recipe chooses, unless the user does, by the names of their options."""
+        """Amounts that the recipe chooses, unless the user does, by the names of their options."""
         return {
             item.name: getattr(self, item.name)
             for item in fields(self)
@@ -274,17 +274,17 @@ digits in 10 dimensions needed more than half of the time to become Gaussian.
 """
 
 
-def published(arch: str, values: Mapping[str, Any]) -> ImageRecipe:
+def published(arch: str, amounts: Mapping[str, Any]) -> ImageRecipe:
     """Return the published training recipe for a network architecture.
 
     Args:
         arch: Name of the architecture.
-        values: Values that the user gave, by name, which replace those of the recipe.
+        amounts: Amounts that the user gave, by name, which replace those of the recipe.
     """
-    recipe = PUBLISHED.but(PUBLISHED_ADM if arch == "adm" else {}).but(values)
+    recipe = PUBLISHED.but(PUBLISHED_ADM if arch == "adm" else {}).but(amounts)
     # The published ramp is for 200 million samples: a short training has a proportionally shorter
     # one.
-    return replace(recipe, lr_ramp=min(LONGEST_RAMP, RAMP * recipe.duration)).but(values)
+    return replace(recipe, lr_ramp=min(LONGEST_RAMP, RAMP * recipe.duration)).but(amounts)
 
 
 def fitted(
@@ -292,7 +292,7 @@ def fitted(
     images: int,
     image_shape: Sequence[int],
     device: str,
-    values: Mapping[str, Any],
+    amounts: Mapping[str, Any],
     has_bf16: bool = True,
 ) -> ImageRecipe:
     """Return a training recipe fitted to the number of images and the device.
@@ -302,25 +302,25 @@ def fitted(
         images: Number of images.
         image_shape: Channels, height and width.
         device: ``cpu`` or ``cuda``, the device of the training.
-        values: Values that the user gave, by name, which replace those of the recipe; None for a
-            value left out.
+        amounts: Amounts that the user gave, by name, which replace those of the recipe; None for
+            an amount left out.
         has_bf16: Whether a CUDA device supports bfloat16.
     """
     cuda = device == "cuda"
     channels, side = image_shape[0], image_shape[1]
-    duration = values.get("duration")
+    duration = amounts.get("duration")
     if duration is None:
         passes, least, most = (400, 0.5, 200.0) if cuda else (64, 0.1, 1.0)
         duration = round(min(max(passes * images / 1e6, least), most), 2)
     large = cuda and side >= 32
-    cbase = values.get("cbase") or (LARGE if large else max(SMALL, 64 if arch == "adm" else 0))
+    cbase = amounts.get("cbase") or (LARGE if large else max(SMALL, 64 if arch == "adm" else 0))
     cres: tuple[int, ...] = (1, 2) if side <= 8 else (1, 2, 2)
     if large:
         cres = (2, 2, 2)
     if side >= 64:
         cres = (1, 2, 2, 2)
     tick = min(50, max(1, round(100 * duration)))
-    cache = values.get("cache")
+    cache = amounts.get("cache")
     if cache is None:
         cache = images * prod(image_shape) <= CACHED_BYTES
     recipe = ImageRecipe(
@@ -337,13 +337,13 @@ def fitted(
         cres=cres,
         blocks=0 if large or arch == "adm" else SMALL_BLOCKS,
         dropout=0.1 if arch == "adm" else PUBLISHED.dropout,
-        pixel_waves=0 if values.get("space") == "ES" or large or arch == "adm" else PIXEL_WAVES,
+        pixel_waves=0 if amounts.get("space") == "ES" or large or arch == "adm" else PIXEL_WAVES,
         augment=PUBLISHED.augment if channels > 1 and duration * 1e6 / images >= 100 else 0.0,
         precision="bf16" if cuda and has_bf16 else "fp32",
         cache=cache,
         workers=0 if cache else 1,
     )
-    return recipe.but(values)
+    return recipe.but(amounts)
 
 
 def describe_recipe(
@@ -372,23 +372,23 @@ lower.
 
 
 def fitted_to_table(
-    rows: int, dim: int, values: Mapping[str, Any], conditions: int = 0
+    rows: int, dim: int, amounts: Mapping[str, Any], conditions: int = 0
 ) -> TableRecipe:
     """Return a training recipe fitted to the size of a table.
 
     Args:
         rows: Number of training rows.
         dim: Number of columns.
-        values: Values that the user gave, by name, which replace those of the recipe.
+        amounts: Amounts that the user gave, by name, which replace those of the recipe.
         conditions: Number of conditions.
     """
     if conditions:
-        return _fitted_to_simulations(rows, values)
+        return _fitted_to_simulations(rows, amounts)
     few, many = rows < FEW_ROWS, rows >= MANY_ROWS
-    batch = values.get("batch") or (128 if few else 512 if many else 256)
-    duration = values.get("duration") or (4000 if few else 8000 if many else 10_000) * batch / 1e6
+    batch = amounts.get("batch") or (128 if few else 512 if many else 256)
+    duration = amounts.get("duration") or (4000 if few else 8000 if many else 10_000) * batch / 1e6
     return _of_table(
-        values,
+        amounts,
         duration,
         batch,
         lr=3e-3 if dim < WIDE else 2e-3,
@@ -400,11 +400,11 @@ def fitted_to_table(
 
 
 def _of_table(
-    values: Mapping[str, Any], duration: float, batch: int, snap: int = 50, **others: Any
+    amounts: Mapping[str, Any], duration: float, batch: int, snap: int = 50, **others: Any
 ) -> TableRecipe:
     """Return a recipe with ``snap`` reports, the last of which writes the network file.
 
-    ``others`` are settings that differ between tables. The values that a user gave override the
+    ``others`` are settings that differ between tables. The amounts that a user gave override the
     recipe.
     """
     recipe = TableRecipe(
@@ -418,30 +418,30 @@ def _of_table(
         dump=5,
         **others,
     )
-    return recipe.but(values)
+    return recipe.but(amounts)
 
 
-def _fitted_to_simulations(rows: int, values: Mapping[str, Any]) -> TableRecipe:
+def _fitted_to_simulations(rows: int, amounts: Mapping[str, Any]) -> TableRecipe:
     """Return a recipe for points with conditions."""
     few = rows < FEW_ROWS
-    batch = values.get("batch") or 256
-    duration = values.get("duration") or (1500 if few else 20_000) * batch / 1e6
+    batch = amounts.get("batch") or 256
+    duration = amounts.get("duration") or (1500 if few else 20_000) * batch / 1e6
     lr, waves = (6e-3, 0) if few else (3e-3, 1)
-    return _of_table(values, duration, batch, lr=lr, width=64, gamma0=1e-4, cond_waves=waves)
+    return _of_table(amounts, duration, batch, lr=lr, width=64, gamma0=1e-4, cond_waves=waves)
 
 
-def fitted_to_questions(rows: int, values: Mapping[str, Any]) -> TableRecipe:
+def fitted_to_questions(rows: int, amounts: Mapping[str, Any]) -> TableRecipe:
     """Return a training recipe for a network that answers conditional queries about a table.
 
     Args:
         rows: Number of training rows.
-        values: Values that the user gave, by name, which replace those of the recipe.
+        amounts: Amounts that the user gave, by name, which replace those of the recipe.
     """
     few, many = rows < FEW_ROWS, rows >= MANY_ROWS
-    batch = values.get("batch") or (128 if few else 256)
-    duration = values.get("duration") or (1500 if few else 3000 if many else 2500) * batch / 1e6
+    batch = amounts.get("batch") or (128 if few else 256)
+    duration = amounts.get("duration") or (1500 if few else 3000 if many else 2500) * batch / 1e6
     return _of_table(
-        values,
+        amounts,
         duration,
         batch,
         lr=2e-3 if few else 3e-3,

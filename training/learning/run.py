@@ -519,7 +519,7 @@ def train(
                     reporter.advance(trainer.recipe.batch)
                     due = budget and trainer.step % check_every == 0
                     if budget and due and _correct(trainer, budget, began):
-                        folder.change_duration(trainer.recipe.samples)
+                        folder.change_duration(trainer.recipe.duration)
                         reporter.change_total(trainer.recipe.samples)
                         parts.change_total(trainer.recipe.samples)
                     number = stop.agreed(trainer.device)

@@ -58,8 +58,8 @@ class Training(ABC):
     Attributes:
         model_config: Configuration of the model, without values that follow from the data and the
             recipe.
-        amounts: Amounts of the recipe (such as the number of samples), by field name. None stands
-            for the value of the recipe; unknown names are ignored.
+        amounts: Amounts that the user gave, such as the number of samples, by name. None stands for
+            the amount in the recipe; unknown names are ignored.
         data_dim: Expected dimension of the data, as a check.
         calibration_fit: Method for calibrating the trained network, a name in ``METHODS``; None for
             no calibration.
