@@ -332,15 +332,15 @@ def test_steps_are_timed_with_those_that_start_an_epoch():
 
 def test_the_length_of_a_training_is_corrected_to_its_time():
     budget = TimeBudget(60.0)
-    assert budget.steps(1, 1000, 1.0) == 1000, "too early"
-    assert budget.steps(100, 1000, 6.1) == 1000, "60 s as planned"
-    assert budget.steps(100, 1000, 12.0) == 500
-    assert budget.steps(100, 1000, 3.0) == 2000
+    assert budget.steps(1, 1000, 4.0) == 1000, "too early"
+    assert budget.steps(101, 1000, 9.9) == 1000, "60 s as planned, the slow first step left out"
+    assert budget.steps(101, 1000, 14.0) == 101 + 460
+    assert budget.steps(101, 1000, 8.0) == 101 + 1300
     assert budget.steps(501, 1000, 15.0) == 1000, "the learning rate falls already"
     assert budget.steps(400, 1000, 61.0) == 401
 
 
-def test_a_training_ends_in_its_time_and_is_resumed_with_its_length(tmp_path, monkeypatch):
+def test_a_training_ends_in_its_time_and_is_resumed_with_its_length(run_folder, monkeypatch):
     trainer, source = circles_trainer(duration=0.5, tick=50)
     now = [0.0]
     monkeypatch.setattr(run, "time", SimpleNamespace(monotonic=lambda: now[0]))
@@ -351,7 +351,7 @@ def test_a_training_ends_in_its_time_and_is_resumed_with_its_length(tmp_path, mo
                 now[0] += 1.0 if step % 10 == 0 else 0.1
                 yield batch
 
-    folder = RunFolder.create(Place(tmp_path, "", itself=True), {"options": {"duration": 0.5}})
+    folder = run_folder("run", options={"duration": 0.5})
     train(trainer, Slow(), folder, budget=TimeBudget(60.0))
     assert abs(now[0] - 60) < 6
     assert trainer.step == trainer.recipe.steps < 400
