@@ -33,7 +33,8 @@ from training.data.batches import Batch
 from training.flow.eigenbasis import EigenBasis
 from training.flow.solvers import SOLVERS
 from training.learning.building import ModelConfig
-from training.learning.trainer import Trainer, TrainingConfig
+from training.learning.trainer import Trainer
+from training.recipes import Recipe
 from training.trained.network import TrainedNetwork
 
 ROOT = Path(__file__).parent.parent
@@ -65,9 +66,10 @@ def trainer_on(
         nn.init.normal_(weights, std=0.02, generator=generator)
     model.denoiser.to(device)
     model.denoiser.precision = precision
-    config = TrainingConfig(1 << 20, batch, loss_scale=LOSS_SCALE.get(precision, 1.0))
+    ls = LOSS_SCALE.get(precision, 1.0)
+    recipe = Recipe(duration=(1 << 20) / 1e6, batch=batch, ls=ls)
     points = torch.randn(batch, DIM, generator=generator)
-    return Trainer(model, loss, config), Batch(points.to(device))
+    return Trainer(model, loss, recipe), Batch(points.to(device))
 
 
 def step_of(trainer: Trainer, batch: Batch) -> tuple[float, float]:

@@ -240,14 +240,14 @@ class Trial:
     Attributes:
         options: Of ``train.py``.
         network: Arguments of the network that no option says.
-        config: What no option says, of ``TrainingConfig``.
+        recipe: What no option says, of ``Recipe``.
         loss: In place of the usual one.
         prepare: Changes the network.
     """
 
     options: dict[str, Any] = field(default_factory=dict)
     network: dict[str, Any] = field(default_factory=dict)
-    config: dict[str, Any] = field(default_factory=dict)
+    recipe: dict[str, Any] = field(default_factory=dict)
     loss: type[DenoisingLoss] = DenoisingLoss
     prepare: Callable[[nn.Module], None] | None = None
 
@@ -260,8 +260,8 @@ TRIALS = {
     "middle times weighted": Trial(loss=MiddleTimes),
     "loss over its mean at t": Trial(loss=EqualTimes),
     "times by importance": Trial(loss=ImportantTimes),
-    "average of a fifth of what was seen": Trial({"ema": 1.0}, config={"ema_ramp": 0.2}),
-    "average of a hundredth of it": Trial({"ema": 1.0}, config={"ema_ramp": 0.01}),
+    "average of a fifth of what was seen": Trial({"ema": 1.0}, recipe={"ema_ramp": 0.2}),
+    "average of a hundredth of it": Trial({"ema": 1.0}, recipe={"ema_ramp": 0.01}),
     "learning rate 4e-3": Trial({"lr": 4e-3}),
     "learning rate 1e-3": Trial({"lr": 1e-3}),
     "batch 32": Trial({"batch": 32}),
@@ -269,7 +269,7 @@ TRIALS = {
     "no dropout": Trial({"dropout": 0.0}),
     "dropout 0.3": Trial({"dropout": 0.3}),
     "magnitudes kept": Trial(prepare=keep_magnitudes),
-    "noise in pairs": Trial(config={"antithetic": True}),
+    "noise in pairs": Trial(recipe={"antithetic": True}),
 }
 SIZES = {
     "16 channels": Trial({"cbase": 16}),
@@ -329,14 +329,14 @@ class Begun:
         if trial.prepare:
             trial.prepare(model.denoiser.network)
         loss = trial.loss(plain.schedule, plain.t_min, plain.t_max, plain.t_sampling)
-        config = replace(training.config(recipe), **trial.config)
-        uses = 2 if config.antithetic else 1
-        batch, rest = divmod(config.batch, uses)
+        recipe = replace(recipe, **trial.recipe)
+        uses = 2 if recipe.antithetic else 1
+        batch, rest = divmod(recipe.batch, uses)
         if rest:
-            raise UsageError(f"a batch of {config.batch} has no pairs: it must be even")
+            raise UsageError(f"a batch of {recipe.batch} has no pairs: it must be even")
         batches = ImageBatches(images.dataset, batch, settings.run.seed, CPU, 0).batches(0)
         points = (each.points.repeat_interleave(uses, dim=0) for each in batches)
-        return cls(Trainer(model, loss, config), points, RunningMeans(CPU))
+        return cls(Trainer(model, loss, recipe), points, RunningMeans(CPU))
 
     def step(self) -> float:
         """Takes a step. Returns its seconds of the CPU."""
@@ -348,9 +348,9 @@ class Begun:
 def train(images: Images, trial: Trial, options: dict[str, Any]) -> Found:
     training = Begun.of(images, trial, options)
     trainer, looks, seconds = training.trainer, [], 0.0
-    for step in range(trainer.config.total_steps):
+    for step in range(trainer.recipe.steps):
         seconds += training.step()
-        if (step + 1) % (trainer.config.total_steps // LOOKS) == 0:
+        if (step + 1) % (trainer.recipe.steps // LOOKS) == 0:
             looks.append(relative(trainer.averaged, images.held_out)[0])
     return Found(trainer.averaged, min(looks), seconds)
 
@@ -358,7 +358,7 @@ def train(images: Images, trial: Trial, options: dict[str, Any]) -> Found:
 def images_within(seconds: float, training: Begun) -> int:
     """How many images it sees in these seconds, by its fastest step."""
     fastest = min(training.step() for _ in range(FIRST_STEPS))
-    return max(int(seconds / fastest), LOOKS) * training.trainer.config.batch
+    return max(int(seconds / fastest), LOOKS) * training.trainer.recipe.batch
 
 
 @torch.no_grad()

@@ -40,8 +40,8 @@ from training.flow.solvers import SOLVERS
 from training.measure.roundtrip import LEVELS_PER_UNIT
 from training.names import DEFAULT_SOLVER, DEFAULT_STEPS
 from training.subjects.images import dequantized
+from training.trained.architecture import make_schedule
 from training.trained.network import TrainedNetwork
-from training.trained.recipe import make_schedule
 
 POINTS, LATENTS, FRESH, FEW = 1000, 100_000, 10_000, 48
 KEPT = {"circles": (2, 1), "moons": (2, 1), "s_curve": (3, 2)}

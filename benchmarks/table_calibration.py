@@ -70,13 +70,12 @@ def trained(rows: Rows, seed: int) -> TrainedNetwork:
     held_out = preparation.held_out(coordinates, loss)
     assert held_out is not None
     watch = Validation(held_out, True, patience=15)
-    config = preparation.config
-    trainer, means = Trainer(model, loss, config), RunningMeans(torch.device("cpu"))
+    recipe = preparation.recipe
+    trainer, means = Trainer(model, loss, recipe), RunningMeans(torch.device("cpu"))
     batches = preparation.source(coordinates).batches(0)
-    while trainer.step < config.total_steps and not watch.exhausted:
-        before = trainer.seen // config.tick
+    while trainer.step < recipe.steps and not watch.exhausted:
         trainer.train_step(next(batches), means)
-        if trainer.seen // config.tick > before or trainer.step == config.total_steps:
+        if recipe.is_reported(trainer.seen) or trainer.step == recipe.steps:
             watch.look(trainer.averaged, trainer.seen)
     watch.put_best(trainer.averaged)
     return trainer.averaged

@@ -32,8 +32,9 @@ from training.flow.pfode import ProbabilityFlow
 from training.learning.building import ModelConfig
 from training.learning.coordinates import fit_coordinates
 from training.learning.held_out import Validation
-from training.learning.trainer import Trainer, TrainingConfig
+from training.learning.trainer import Trainer
 from training.names import AUTO, TABLE_NETWORK
+from training.recipes import Recipe
 from training.subjects import TableTraining
 from training.subjects.table_spaces import Preparation, Space, choose_space
 
@@ -111,12 +112,12 @@ def prepare(rows: Rows, seed: int, duration: float | None = None) -> Preparation
     choices = ModelConfig("ifs", {}, TABLE_NETWORK, {}, "IS", "log", seed=seed)
     training = TableTraining(
         model_config=choices,
-        amounts={"duration": duration},
+        amounts={"duration": duration, "seed": seed},
         table=table,
         path=Path("rows.npz"),
         space=Space(AUTO, AUTO),
     )
-    return Preparation(table, training.full_config, training.config(training.recipe), CPU)
+    return Preparation(table, training.full_config, training.recipe, CPU)
 
 
 def chosen_space(rows: Rows, seed: int) -> Space:
@@ -134,9 +135,9 @@ class InflationaryFlow(Method):
         per_step, per_look = self._costs(preparation, coordinates)
         left = seconds - (time.process_time() - start) - LOOKS * per_look
         steps = LOOKS * max(1, round(left / per_step / LOOKS))
-        duration = steps * preparation.config.batch / 1e6
-        config = prepare(rows, seed, duration).config
-        trainer, watch = self._start(preparation, coordinates, config)
+        duration = steps * preparation.recipe.batch / 1e6
+        recipe = prepare(rows, seed, duration).recipe
+        trainer, watch = self._start(preparation, coordinates, recipe)
         means = RunningMeans(CPU)
         for batch in preparation.source(coordinates).batches(0):
             trainer.train_step(batch, means)
@@ -148,16 +149,16 @@ class InflationaryFlow(Method):
         self.flow: ProbabilityFlow = trainer.averaged.flow
 
     def _start(
-        self, preparation: Preparation, coordinates: Coordinates, config: TrainingConfig
+        self, preparation: Preparation, coordinates: Coordinates, recipe: Recipe
     ) -> tuple[Trainer, Validation]:
         model, loss = preparation.build(coordinates)
         held_out = preparation.held_out(coordinates, loss)
         assert held_out is not None
-        return Trainer(model, loss, config), Validation(held_out, True, PATIENCE)
+        return Trainer(model, loss, recipe), Validation(held_out, True, PATIENCE)
 
     def _costs(self, preparation: Preparation, coordinates: Coordinates) -> tuple[float, float]:
         """Seconds of a step, and of a look."""
-        trainer, watch = self._start(preparation, coordinates, preparation.config)
+        trainer, watch = self._start(preparation, coordinates, preparation.recipe)
         batches, means = preparation.source(coordinates).batches(0), RunningMeans(CPU)
         times = []
         for _ in range(TRIED_STEPS):

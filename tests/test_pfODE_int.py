@@ -331,7 +331,7 @@ def test_a_refit_changes_nothing_but_the_law_and_has_to_make_sense(distributions
     assert distribution.learned is not None
     weights, same = (model.denoiser.state_dict() for model in (plain, distribution))
     assert all(torch.equal(weights[name], same[name]) for name in weights)
-    assert (plain.recipe, plain.about) == (distribution.recipe, distribution.about)
+    assert (plain.architecture, plain.about) == (distribution.architecture, distribution.about)
     plain, preserving = distributions["plain"], distributions["PRP"]
     for arguments, part in (
         ((f"--network={plain}",), "need each other"),

@@ -115,7 +115,7 @@ def test_every_variant_trains_and_its_network_knows_what_it_is(train, arguments,
     assert model.denoiser.schedule.name == schedule
     known = {"seen": 800, **about}
     assert {key: model.about[key] for key in known} == known
-    assert model.recipe.network in folder.name
+    assert model.architecture.network in folder.name
     x = torch.zeros(3, model.about["data_dim"], dtype=torch.float64)
     assert model.denoiser(x, torch.tensor(model.about["tmax"]).double()).isfinite().all()
 

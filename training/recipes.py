@@ -25,53 +25,121 @@ rows get a short training of a network without waves of the conditions.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from math import prod
+from dataclasses import dataclass, field, fields, replace
+from math import ceil, cos, pi, prod
 from typing import Any, TypeVar
 
 from training.names import ADAM, SOAP
 
-R = TypeVar("R", bound="TrainingRecipe")
+R = TypeVar("R", bound="Recipe")
+
+
+def _setting(default: Any) -> Any:
+    """Declare a setting that is not chosen by recipes, but by the user or the kind of data."""
+    return field(default=default, metadata={"chosen": False})
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingRecipe:
-    """Lengths and rates of a training, in the units of the options.
+class Recipe:
+    """Lengths, rates and settings of a training, in the units of the options and by their names.
+
+    The default values are those of the published recipe.
 
     Attributes:
         duration: Length of the training, million samples.
         batch: Batch size over all ranks.
         lr: Peak learning rate.
-        lr_ramp: Length of the rise of the learning rate, million samples.
-        lr_decay: Whether the rate then falls to zero along a cosine.
+        lr_ramp: Length of the linear rise of the learning rate at the start, million samples.
+        lr_decay: Whether the rate then falls to zero along a cosine; otherwise it stays constant.
         ema: Half-life of the averaged weights, million samples.
         tick: Interval between reports, in thousand samples.
         snap: Number of reports between network files.
         dump: Number of reports between training states.
+        optimizer: Name of the optimizer, one of ``OPTIMIZERS``.
+        weight_decay: Weight decay, per step and unit of the learning rate (Loshchilov and Hutter
+            2019).
+        batch_gpu: Largest microbatch of one rank; None for no limit.
+        ls: Factor on the loss in the backward pass, divided out of the gradients. In float16 there
+            is a further, adaptive factor (``LossScale``).
+        antithetic: Whether samples come in pairs of the same time and opposite noise. This helps
+            only if both samples of a pair have the same point.
+        ema_ramp: Largest half-life of the averaged weights as a fraction of the samples so far.
+        keep: Number of newest training states to keep.
+        seed: Random seed.
     """
 
     duration: float
     batch: int
-    lr: float
-    lr_ramp: float
-    lr_decay: bool
-    ema: float
-    tick: int
-    snap: int
-    dump: int
+    lr: float = 1e-3
+    lr_ramp: float = 10.0
+    lr_decay: bool = False
+    ema: float = 0.5
+    tick: float = 50
+    snap: int = 50
+    dump: int = 500
+    optimizer: str = _setting(ADAM)
+    weight_decay: float = _setting(0.0)
+    batch_gpu: int | None = _setting(None)
+    ls: float = _setting(1.0)
+    antithetic: bool = _setting(False)
+    ema_ramp: float = _setting(0.05)
+    keep: int = _setting(2)
+    seed: int = _setting(0)
 
-    def but(self: R, values: Mapping[str, Any]) -> R:
-        """Return a copy of this recipe with some of its values replaced.
+    def but(self: R, amounts: Mapping[str, Any]) -> R:
+        """Return a copy of this recipe with some of its amounts replaced.
 
         Args:
-            values: New values by name; None and unknown names are ignored.
+            amounts: New amounts by name; None and unknown names are ignored.
         """
-        names = {field.name for field in fields(self)}
-        return replace(self, **{k: v for k, v in values.items() if k in names and v is not None})
+        names = {item.name for item in fields(self)}
+        return replace(self, **{k: v for k, v in amounts.items() if k in names and v is not None})
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """Amounts that the recipe chooses, unless the user does, by the names of their options."""
+        return {
+            item.name: getattr(self, item.name)
+            for item in fields(self)
+            if item.metadata.get("chosen", True)
+        }
+
+    @property
+    def samples(self) -> int:
+        """Length of the training, in samples."""
+        return round(self.duration * 1e6)
+
+    @property
+    def steps(self) -> int:
+        """Number of steps of the training."""
+        return ceil(self.samples / self.batch)
+
+    @property
+    def tick_samples(self) -> int:
+        """Interval between reports, in samples."""
+        return round(self.tick * 1000)
+
+    def is_reported(self, seen: int) -> bool:
+        """Return whether a report is due after the step that brings the number of samples here."""
+        return seen // self.tick_samples > (seen - self.batch) // self.tick_samples
+
+    def learning_rate(self, seen: int) -> float:
+        """Return the learning rate after ``seen`` samples."""
+        ramp = min(1.0, (seen + self.batch) / max(round(self.lr_ramp * 1e6), 1))
+        done = min(1.0, seen / self.samples) if self.lr_decay else 0.0
+        return self.lr * ramp * 0.5 * (1 + cos(pi * done))
+
+    def ema_decay(self, seen: int) -> float:
+        """Return the factor on the averaged weights in a step.
+
+        The step brings the number of samples to ``seen``.
+        """
+        halflife = min(round(self.ema * 1e6), self.ema_ramp * seen)
+        return float(0.5 ** (self.batch / max(halflife, 1e-8)))
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageRecipe(TrainingRecipe):
+class ImageRecipe(Recipe):
     """Settings of a training on images.
 
     Attributes:
@@ -100,16 +168,15 @@ class ImageRecipe(TrainingRecipe):
     attend: tuple[int, ...] | None = None
 
 
-TOY = TrainingRecipe(
+TOY = Recipe(
     duration=6.0,
     batch=2048,
     lr=4e-3,
     lr_ramp=0.2,
     lr_decay=True,
-    ema=0.5,
-    tick=50,
     snap=100,
     dump=100,
+    antithetic=True,
 )
 OF_TOYS = ("duration", "batch", "ema", "lr")
 """Names of the amounts that differ between the recipes of toys."""
@@ -127,13 +194,6 @@ PLANE = 2
 PUBLISHED = ImageRecipe(
     duration=200.0,
     batch=512,
-    lr=1e-3,
-    lr_ramp=10.0,
-    lr_decay=False,
-    ema=0.5,
-    tick=50,
-    snap=50,
-    dump=500,
     cbase=128,
     cres=(2, 2, 2),
     blocks=0,
@@ -156,7 +216,7 @@ nothing.
 
 
 @dataclass(frozen=True, kw_only=True)
-class TableRecipe(TrainingRecipe):
+class TableRecipe(Recipe):
     """Settings of a training on a table.
 
     Attributes:
@@ -214,17 +274,17 @@ digits in 10 dimensions needed more than half of the time to become Gaussian.
 """
 
 
-def published(arch: str, values: Mapping[str, Any]) -> ImageRecipe:
+def published(arch: str, amounts: Mapping[str, Any]) -> ImageRecipe:
     """Return the published training recipe for a network architecture.
 
     Args:
         arch: Name of the architecture.
-        values: Values that the user gave, by name, which replace those of the recipe.
+        amounts: Amounts that the user gave, by name, which replace those of the recipe.
     """
-    recipe = PUBLISHED.but(PUBLISHED_ADM if arch == "adm" else {}).but(values)
+    recipe = PUBLISHED.but(PUBLISHED_ADM if arch == "adm" else {}).but(amounts)
     # The published ramp is for 200 million samples: a short training has a proportionally shorter
     # one.
-    return replace(recipe, lr_ramp=min(LONGEST_RAMP, RAMP * recipe.duration)).but(values)
+    return replace(recipe, lr_ramp=min(LONGEST_RAMP, RAMP * recipe.duration)).but(amounts)
 
 
 def fitted(
@@ -232,7 +292,7 @@ def fitted(
     images: int,
     image_shape: Sequence[int],
     device: str,
-    values: Mapping[str, Any],
+    amounts: Mapping[str, Any],
     has_bf16: bool = True,
 ) -> ImageRecipe:
     """Return a training recipe fitted to the number of images and the device.
@@ -242,25 +302,25 @@ def fitted(
         images: Number of images.
         image_shape: Channels, height and width.
         device: ``cpu`` or ``cuda``, the device of the training.
-        values: Values that the user gave, by name, which replace those of the recipe; None for a
-            value left out.
+        amounts: Amounts that the user gave, by name, which replace those of the recipe; None for
+            an amount left out.
         has_bf16: Whether a CUDA device supports bfloat16.
     """
     cuda = device == "cuda"
     channels, side = image_shape[0], image_shape[1]
-    duration = values.get("duration")
+    duration = amounts.get("duration")
     if duration is None:
         passes, least, most = (400, 0.5, 200.0) if cuda else (64, 0.1, 1.0)
         duration = round(min(max(passes * images / 1e6, least), most), 2)
     large = cuda and side >= 32
-    cbase = values.get("cbase") or (LARGE if large else max(SMALL, 64 if arch == "adm" else 0))
+    cbase = amounts.get("cbase") or (LARGE if large else max(SMALL, 64 if arch == "adm" else 0))
     cres: tuple[int, ...] = (1, 2) if side <= 8 else (1, 2, 2)
     if large:
         cres = (2, 2, 2)
     if side >= 64:
         cres = (1, 2, 2, 2)
     tick = min(50, max(1, round(100 * duration)))
-    cache = values.get("cache")
+    cache = amounts.get("cache")
     if cache is None:
         cache = images * prod(image_shape) <= CACHED_BYTES
     recipe = ImageRecipe(
@@ -277,13 +337,13 @@ def fitted(
         cres=cres,
         blocks=0 if large or arch == "adm" else SMALL_BLOCKS,
         dropout=0.1 if arch == "adm" else PUBLISHED.dropout,
-        pixel_waves=0 if values.get("space") == "ES" or large or arch == "adm" else PIXEL_WAVES,
+        pixel_waves=0 if amounts.get("space") == "ES" or large or arch == "adm" else PIXEL_WAVES,
         augment=PUBLISHED.augment if channels > 1 and duration * 1e6 / images >= 100 else 0.0,
         precision="bf16" if cuda and has_bf16 else "fp32",
         cache=cache,
         workers=0 if cache else 1,
     )
-    return recipe.but(values)
+    return recipe.but(amounts)
 
 
 def describe_recipe(
@@ -312,23 +372,23 @@ lower.
 
 
 def fitted_to_table(
-    rows: int, dim: int, values: Mapping[str, Any], conditions: int = 0
+    rows: int, dim: int, amounts: Mapping[str, Any], conditions: int = 0
 ) -> TableRecipe:
     """Return a training recipe fitted to the size of a table.
 
     Args:
         rows: Number of training rows.
         dim: Number of columns.
-        values: Values that the user gave, by name, which replace those of the recipe.
+        amounts: Amounts that the user gave, by name, which replace those of the recipe.
         conditions: Number of conditions.
     """
     if conditions:
-        return _fitted_to_simulations(rows, values)
+        return _fitted_to_simulations(rows, amounts)
     few, many = rows < FEW_ROWS, rows >= MANY_ROWS
-    batch = values.get("batch") or (128 if few else 512 if many else 256)
-    duration = values.get("duration") or (4000 if few else 8000 if many else 10_000) * batch / 1e6
+    batch = amounts.get("batch") or (128 if few else 512 if many else 256)
+    duration = amounts.get("duration") or (4000 if few else 8000 if many else 10_000) * batch / 1e6
     return _of_table(
-        values,
+        amounts,
         duration,
         batch,
         lr=3e-3 if dim < WIDE else 2e-3,
@@ -340,11 +400,11 @@ def fitted_to_table(
 
 
 def _of_table(
-    values: Mapping[str, Any], duration: float, batch: int, snap: int = 50, **others: Any
+    amounts: Mapping[str, Any], duration: float, batch: int, snap: int = 50, **others: Any
 ) -> TableRecipe:
     """Return a recipe with ``snap`` reports, the last of which writes the network file.
 
-    ``others`` are settings that differ between tables. The values that a user gave override the
+    ``others`` are settings that differ between tables. The amounts that a user gave override the
     recipe.
     """
     recipe = TableRecipe(
@@ -358,30 +418,30 @@ def _of_table(
         dump=5,
         **others,
     )
-    return recipe.but(values)
+    return recipe.but(amounts)
 
 
-def _fitted_to_simulations(rows: int, values: Mapping[str, Any]) -> TableRecipe:
+def _fitted_to_simulations(rows: int, amounts: Mapping[str, Any]) -> TableRecipe:
     """Return a recipe for points with conditions."""
     few = rows < FEW_ROWS
-    batch = values.get("batch") or 256
-    duration = values.get("duration") or (1500 if few else 20_000) * batch / 1e6
+    batch = amounts.get("batch") or 256
+    duration = amounts.get("duration") or (1500 if few else 20_000) * batch / 1e6
     lr, waves = (6e-3, 0) if few else (3e-3, 1)
-    return _of_table(values, duration, batch, lr=lr, width=64, gamma0=1e-4, cond_waves=waves)
+    return _of_table(amounts, duration, batch, lr=lr, width=64, gamma0=1e-4, cond_waves=waves)
 
 
-def fitted_to_questions(rows: int, values: Mapping[str, Any]) -> TableRecipe:
+def fitted_to_questions(rows: int, amounts: Mapping[str, Any]) -> TableRecipe:
     """Return a training recipe for a network that answers conditional queries about a table.
 
     Args:
         rows: Number of training rows.
-        values: Values that the user gave, by name, which replace those of the recipe.
+        amounts: Amounts that the user gave, by name, which replace those of the recipe.
     """
     few, many = rows < FEW_ROWS, rows >= MANY_ROWS
-    batch = values.get("batch") or (128 if few else 256)
-    duration = values.get("duration") or (1500 if few else 3000 if many else 2500) * batch / 1e6
+    batch = amounts.get("batch") or (128 if few else 256)
+    duration = amounts.get("duration") or (1500 if few else 3000 if many else 2500) * batch / 1e6
     return _of_table(
-        values,
+        amounts,
         duration,
         batch,
         lr=2e-3 if few else 3e-3,

@@ -285,7 +285,7 @@ def test_a_step_on_a_card_is_that_of_the_cpu(name):
 
 @pytest.mark.parametrize("precision", slowly(["bf16", "fp16"], "fp16"))
 def test_lower_precisions_and_microbatches(cuda, precision):
-    settings = {"loss_scale": 2.0**-6, "batch_gpu": 3, "weight_decay": 0.1}
+    settings = {"ls": 2.0**-6, "batch_gpu": 3, "weight_decay": 0.1}
     trainer, source = trainers.trainer_on(CARD, "ADM", precision, **settings)
     means = trainers.run_steps(trainer, source)
     assert_on_card(trainer)

@@ -172,13 +172,13 @@ def torch_files(file_name):
 def networks(file_name):
     """Network files that are well-formed, but for one thing that no other test spoils."""
     model, _ = samples.toy_model()
-    arguments, basis = model.recipe.network_arguments, model.denoiser.basis.state_dict()
+    arguments, basis = model.architecture.network_arguments, model.denoiser.basis.state_dict()
     weights = dict(model.denoiser.network.state_dict())
     parts = {
-        "schedule": ("ifs", model.recipe.schedule_arguments, {}),
+        "schedule": ("ifs", model.architecture.schedule_arguments, {}),
         "basis": ("EigenBasis", {}, dict(basis)),
         "network": ("mlp", arguments, weights),
-        "denoiser": ("NetworkDenoiser", model.recipe.denoiser_arguments, {}),
+        "denoiser": ("NetworkDenoiser", model.architecture.denoiser_arguments, {}),
     }
 
     def network(about=None, **changes):
@@ -194,7 +194,7 @@ def networks(file_name):
     dense = {"image_shape": [1, 8, 8], "channel_mult": [1] * 5000, "num_blocks": 5000}
     image = {"image_shape": side, "attention_resolutions": [65536]}
     spread = torch.zeros(1, dtype=torch.float64).expand(30_000, 30_000)
-    schedule = {**model.recipe.schedule_arguments, "rho": 1e300}
+    schedule = {**model.architecture.schedule_arguments, "rho": 1e300}
     beyond = {key: torch.full_like(value, 3e38) for key, value in weights.items()}
     files = {
         "arguments that are lists": network(

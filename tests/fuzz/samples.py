@@ -34,9 +34,10 @@ from training.flow.preconditioning import OutputGain
 from training.inference.draws import Draws
 from training.inference.summary import Summary
 from training.learning.building import ModelConfig
-from training.learning.trainer import Trainer, TrainingConfig
+from training.learning.trainer import Trainer
 from training.measure.posterior.calibration import RunValues
 from training.networks import NETWORKS
+from training.recipes import Recipe
 
 TINY_NETWORK = {"width": 4, "depth": 1, "time_features": 2, "input_features": 1}
 POINTS = torch.tensor([[0.3, -0.1], [1.0, 0.5], [-0.4, 0.2], [0.1, 0.9]], dtype=torch.float64)
@@ -67,7 +68,7 @@ def network(*options):
 
 def toy_trainer(kept=2):
     model, loss = toy_model(kept)
-    trainer = Trainer(model, loss, TrainingConfig(total=100, batch=4))
+    trainer = Trainer(model, loss, Recipe(duration=1e-4, batch=4))
     trainer.train_step(Batch(POINTS), RunningMeans(torch.device("cpu")))
     return trainer
 

@@ -9,7 +9,7 @@ from training.flow.denoisers import MixtureDenoiser, NetworkDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import EDMSchedule, InflationSchedule, VESchedule, VPSchedule
-from training.trained.recipe import make_schedule
+from training.trained.architecture import make_schedule
 
 GAP = {"g_type": "constant_inflation_gap"}
 SCHEDULES = {

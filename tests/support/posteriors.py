@@ -18,8 +18,8 @@ from training.inference.prior import Prior
 from training.inference.sampling import Problem, SamplingPlan, sample_posteriors
 from training.inference.target import Target
 from training.learning.building import ModelConfig
-from training.learning.trainer import TrainingConfig
 from training.measure.posterior.convergence import convergence
+from training.recipes import Recipe
 from training.subjects.table_spaces import Preparation, Space
 
 ROWS = 256
@@ -59,7 +59,7 @@ def conditional_prior(start="on"):
     nothing = torch.zeros(20_000, dtype=torch.bool)
     table = table_of([Column("a"), Column("b")], points, nothing, y, "y")
     choices = ModelConfig("ifs", {"gamma0": 1e-4}, "mlp", {"width": 8, "label_dim": 1}, "IS", "log")
-    prepared = Preparation(table, choices, TrainingConfig(100, 100), torch.device("cpu"))
+    prepared = Preparation(table, choices, Recipe(duration=1e-4, batch=100), torch.device("cpu"))
     model, _ = prepared.build(prepared.coordinates(Space("none", "zca", start)))
     model.denoiser.eval().requires_grad_(False)
     return Prior(model.flow, model.flow.times(4), get_solver("exp_ab2", 1e-6, 1e-6))

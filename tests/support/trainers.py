@@ -18,7 +18,8 @@ from training.data.batches import Batch, BatchSource, ToyBatches
 from training.data.toys import Toy
 from training.flow.eigenbasis import EigenBasis
 from training.learning.building import ModelConfig
-from training.learning.trainer import Trainer, TrainingConfig
+from training.learning.trainer import Trainer
+from training.recipes import Recipe
 
 
 def tiny_model(network="mlp", space="ES", dims_to_keep=2, **sizes):
@@ -29,13 +30,13 @@ def tiny_model(network="mlp", space="ES", dims_to_keep=2, **sizes):
 
 def circles_trainer(width=16, depth=2, others=0, **options):
     """A trainer of a small network on circles, with its data, and so many points to average targets
-    over; options go to the configuration."""
+    over; options go to the recipe."""
     model, loss = tiny_model(width=width, depth=depth)
-    settings = {"total": 4000, "batch": 500, "lr": 2e-3, "lr_ramp": 1000, "tick": 1000}
-    config = TrainingConfig(**{**settings, **options})
+    settings = {"duration": 0.004, "batch": 500, "lr": 2e-3, "lr_ramp": 1e-3, "tick": 1}
+    recipe = Recipe(**{**settings, **options})
     cpu = torch.device("cpu")
-    data = ToyBatches(Toy("circles"), config.batch, 0, cpu, others, config.antithetic)
-    return Trainer(model, loss, config), data
+    data = ToyBatches(Toy("circles"), recipe.batch, 0, cpu, others, recipe.antithetic)
+    return Trainer(model, loss, recipe), data
 
 
 @dataclass
@@ -135,11 +136,11 @@ def points_and_labels(name, count=BATCH):
 
 
 def trainer_on(device, name, precision="fp32", **settings):
-    """A trainer on a device, and batches from the CPU; settings go to the configuration."""
+    """A trainer on a device, and batches from the CPU; settings go to the recipe."""
     model, loss = model_of(name)
     model.denoiser.to(device)
     model.denoiser.precision = precision
-    trainer = Trainer(model, loss, TrainingConfig(total=100, batch=BATCH, lr_ramp=0, **settings))
+    trainer = Trainer(model, loss, Recipe(duration=1e-4, batch=BATCH, lr_ramp=0, **settings))
     source = Repeated(points_and_labels(name))
     if "augment_dim" in NETWORKS[name][1]:
         there = Repeated(Batch(points_and_labels(name).points.to(device)))

@@ -18,8 +18,8 @@ def run_folder(tmp_path):
     """Makes run folders by name; the log goes to their files and to nobody else afterwards."""
     setup_logging()
 
-    def make(name):
-        return RunFolder.create(Place(tmp_path / name, "", itself=True), {})
+    def make(name, **record):
+        return RunFolder.create(Place(tmp_path / name, "", itself=True), record)
 
     yield make
     log_put_back()

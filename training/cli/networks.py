@@ -29,10 +29,10 @@ def import_network(settings: ImportSettings) -> None:
         "format": IMPORT_FORMAT,
         "options": settings.recorded(),
         "original": imported.origin,
-        "network": model.recipe.network,
-        "network_arguments": model.recipe.network_arguments,
-        "schedule": model.recipe.schedule_arguments,
-        "denoiser": model.recipe.denoiser_arguments,
+        "network": model.architecture.network,
+        "network_arguments": model.architecture.network_arguments,
+        "schedule": model.architecture.schedule_arguments,
+        "denoiser": model.architecture.denoiser_arguments,
         "about": model.about,
         "parameters": model.parameter_count,
         "seconds": round(time.monotonic() - started, 3),
@@ -40,7 +40,7 @@ def import_network(settings: ImportSettings) -> None:
     }
     save_json(params_path, params)
     logger.info(
-        f"Wrote {dest}: {model.recipe.network} with {params['parameters']:,} parameters, schedule "
-        f"{model.denoiser.schedule.name}, t up to {model.about['tmax']:g}"
+        f"Wrote {dest}: {model.architecture.network} with {params['parameters']:,} parameters, "
+        f"schedule {model.denoiser.schedule.name}, t up to {model.about['tmax']:g}"
     )
     logger.info(f"Wrote {params_path}")

@@ -53,7 +53,7 @@ def facts_of(path: Path) -> list[Fact]:
 def about_network(path: Path) -> Iterator[Fact]:
     """Describe a network file: its data, schedule, latents, times, network and calibration."""
     model = TrainedNetwork.load(path)
-    denoiser, recipe, about = model.denoiser, model.recipe, model.about
+    denoiser, architecture, about = model.denoiser, model.architecture, model.about
     yield "network file", _size(path)
     name, seen = about.get("data_name"), about.get("seen", 0) / 1e6
     yield "trained on", f"{name}, {seen:g} million samples" if name else "nothing: a closed form"
@@ -68,9 +68,9 @@ def about_network(path: Path) -> Iterator[Fact]:
     elif model.coordinates is not None:
         yield from _about_columns(model)
     known = ", ".join(
-        f"{name} {recipe.schedule_arguments[name]}"
+        f"{name} {architecture.schedule_arguments[name]}"
         for name in INFLATION[1:]
-        if name in recipe.schedule_arguments
+        if name in architecture.schedule_arguments
     )
     kept = f"keeps {about['dims_to_keep']} of {about['data_dim']} dimensions"
     yield "schedule", f"{denoiser.schedule.name}: {kept}" + (f"; {known}" if known else "")
@@ -83,8 +83,8 @@ def about_network(path: Path) -> Iterator[Fact]:
     yield "data", denoiser.basis.describe()
     yield (
         "network",
-        f"{recipe.network} with {model.parameter_count:,} parameters, in "
-        f"{denoiser.space}, noise condition {recipe.denoiser_arguments.get('noise_cond')}",
+        f"{architecture.network} with {model.parameter_count:,} parameters, in "
+        f"{denoiser.space}, noise condition {architecture.denoiser_arguments.get('noise_cond')}",
     )
     calibration = denoiser.calibration
     if calibration is None:

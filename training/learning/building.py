@@ -15,11 +15,11 @@ from training.flow.preconditioning import OutputGain
 from training.flow.schedules import INFLATION_DEFAULTS, NoiseSchedule
 from training.learning.loss import DenoisingLoss
 from training.learning.mixture_start import Mixture
-from training.learning.trainer import TrainingConfig
 from training.networks import QUESTION_NETWORKS, TOY_NETWORKS
 from training.networks.questions import QuestionNetwork
+from training.recipes import Recipe
+from training.trained.architecture import Architecture, make_schedule
 from training.trained.network import TrainedNetwork
-from training.trained.recipe import Recipe, make_schedule
 
 MOST_NOISE = 1e30
 """Largest variance of the noise at the last time; single precision ends at 3e38."""
@@ -109,7 +109,7 @@ class ModelConfig:
             "noise_cond": self.noise_cond,
             "preconditioning": kinds["preconditioning"],
         }
-        recipe = Recipe(
+        architecture = Architecture(
             kinds["schedule"], arguments, self.network, network_arguments, denoiser_arguments
         )
         output_gain = OutputGain.ones(t_min, t_max, basis.dim) if self.output_gain else None
@@ -120,8 +120,8 @@ class ModelConfig:
             "tmin": t_min,
             "tmax": t_max,
         }
-        denoiser = recipe.build(basis, data_variance, output_gain)
-        return TrainedNetwork(denoiser, recipe, about), loss
+        denoiser = architecture.build(basis, data_variance, output_gain)
+        return TrainedNetwork(denoiser, architecture, about), loss
 
     def build_from(
         self, mixture: Mixture, most_noise: float
@@ -160,17 +160,18 @@ def _require_finite_noise(schedule: NoiseSchedule, t_max: float) -> None:
 
 def resolved_options(model: TrainedNetwork) -> dict[str, Any]:
     """Return the values that a model uses for options with variable defaults, by option name."""
-    inflation = dict(model.recipe.schedule_arguments) if model.recipe.schedule == "ifs" else {}
+    architecture = model.architecture
+    inflation = dict(architecture.schedule_arguments) if architecture.schedule == "ifs" else {}
     if inflation.get("g_type") == "orig":
         del inflation["inflation_gap"]  # the dimensions determine it
     about = {name: model.about[name] for name in ("data_dim", "tmin", "tmax")}
     return {**inflation, **about}
 
 
-def describe_training(model: TrainedNetwork, loss: DenoisingLoss, config: TrainingConfig) -> str:
+def describe_training(model: TrainedNetwork, loss: DenoisingLoss, recipe: Recipe) -> str:
     """Return a line of text about the schedule, the network and the length of the training."""
     return (
         f"Schedule {loss.schedule.name}, t from {loss.t_min:g} to {loss.t_max:.4g}; "
-        f"{model.recipe.network} with {model.parameter_count:,} parameters in "
-        f"{model.denoiser.space}; {config.total / 1e6:g} M samples in batches of {config.batch}"
+        f"{model.architecture.network} with {model.parameter_count:,} parameters in "
+        f"{model.denoiser.space}; {recipe.duration:g} M samples in batches of {recipe.batch}"
     )

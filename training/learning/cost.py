@@ -29,8 +29,9 @@ from torch_utils.stats import RunningMeans
 from training.data.batches import BatchSource
 from training.learning.held_out import Validation
 from training.learning.loss import DenoisingLoss, NoiseDraws
-from training.learning.trainer import Trainer, TrainingConfig
+from training.learning.trainer import Trainer
 from training.networks import NETWORKS, TOY_NETWORKS
+from training.recipes import Recipe
 from training.trained.network import TrainedNetwork
 
 Conditions = Mapping[str, Tensor]
@@ -61,7 +62,7 @@ class StepCost:
 
     @classmethod
     def of(
-        cls, model: TrainedNetwork, loss: DenoisingLoss, config: TrainingConfig, rows: int = 2
+        cls, model: TrainedNetwork, loss: DenoisingLoss, recipe: Recipe, rows: int = 2
     ) -> "StepCost":
         """Count the operations of a step on ``rows`` samples; the model is not changed."""
         gradient = TrialGradient(model, loss, model.denoiser.precision, rows)
@@ -70,7 +71,7 @@ class StepCost:
         with _flop_counter() as both:
             gradient.take()
         count = sum(weights.numel() for weights in model.denoiser.parameters())
-        of_rank = len(range(config.batch)[distributed.shard(config.batch)])
+        of_rank = len(range(recipe.batch)[distributed.shard(recipe.batch)])
         once, twice = (counter.get_total_flops() / rows for counter in (forward, both))
         return cls(count, once, twice, STATE_BYTES * count, of_rank)
 
@@ -109,9 +110,9 @@ class TrialGradient:
         denoiser = copy.deepcopy(model.denoiser).train().requires_grad_(True)
         denoiser.precision = precision
         self._loss, self._regression = loss, loss.regression(denoiser)
-        arguments = model.recipe.network_arguments
+        arguments = model.architecture.network_arguments
         # Pixels come in single precision, other points in double.
-        dtype = torch.float64 if model.recipe.network in TOY_NETWORKS else torch.float32
+        dtype = torch.float64 if model.architecture.network in TOY_NETWORKS else torch.float32
         times = torch.full((rows,), loss.t_max, dtype=torch.float64)
         points = torch.zeros(rows, denoiser.basis.dim, dtype=dtype)
         self._clean = denoiser.basis.to_eigen(points).to(dtype)
@@ -140,10 +141,10 @@ class TrialGradient:
 
 
 def print_dry_run(
-    record: Mapping[str, Any], model: TrainedNetwork, loss: DenoisingLoss, config: TrainingConfig
+    record: Mapping[str, Any], model: TrainedNetwork, loss: DenoisingLoss, recipe: Recipe
 ) -> None:
     """Log the cost of a step, and the record of a run that is not started."""
-    cost = StepCost.of(model, loss, config)
+    cost = StepCost.of(model, loss, recipe)
     logger.info(cost.describe())
     logger.info(json.dumps({**record, "step": asdict(cost)}, indent=2, default=str))
 
@@ -193,7 +194,7 @@ def require_network(name: str, arguments: Mapping[str, Any], device: torch.devic
 
 
 def require_batch(batch: int, dim: int, device: torch.device, near: int = 0) -> None:
-    """Check that a batch of points fits into the memory of its device.
+    """Check that a batch has a sample for each rank, and fits into the memory of its device.
 
     Args:
         batch: Number of samples.
@@ -202,8 +203,14 @@ def require_batch(batch: int, dim: int, device: torch.device, near: int = 0) -> 
         near: Largest number of near points over which the target of a sample is averaged.
 
     Raises:
-        UsageError: The batch needs more memory than the device has.
+        UsageError: The batch is smaller than the number of ranks, or needs more memory than the
+            device has.
     """
+    if batch < distributed.world_size():
+        raise UsageError(
+            f"batch is {batch}, smaller than the number of ranks, {distributed.world_size()}: give "
+            "a larger batch or fewer ranks"
+        )
     needed = batch * dim * (NUMBER_BYTES + near * NEAR_BYTES)
     _require(f"--batch={batch} of {dim} dimensions", needed, device)
 
@@ -230,17 +237,17 @@ FASTER = 1.5
 """Speedup that justifies fewer digits. It exceeds the variation of times on busy machines."""
 
 
-def fastest_precision(model: TrainedNetwork, loss: DenoisingLoss, config: TrainingConfig) -> str:
+def fastest_precision(model: TrainedNetwork, loss: DenoisingLoss, recipe: Recipe) -> str:
     """Return the faster precision for training on a CPU, from a short trial.
 
     The precision is ``bf16`` if gradients take at most two thirds of the CPU time of ``fp32``, else
     ``fp32``. The result is the same on all ranks. The model is not changed.
     """
-    if config.total < LEAST:
+    if recipe.samples < LEAST:
         return "fp32"
-    rows = min(ROWS, config.batch_gpu or ROWS)
-    single = gradient_seconds(model, loss, config, "fp32", rows)
-    factors = torch.tensor([single / gradient_seconds(model, loss, config, "bf16", rows, single)])
+    rows = min(ROWS, recipe.batch_gpu or ROWS)
+    single = gradient_seconds(model, loss, "fp32", rows)
+    factors = torch.tensor([single / gradient_seconds(model, loss, "bf16", rows, single)])
     factor = float(distributed.sum_over_ranks(factors)) / distributed.world_size()
     chosen = "bf16" if factor >= FASTER else "fp32"
     logger.info(
@@ -252,7 +259,6 @@ def fastest_precision(model: TrainedNetwork, loss: DenoisingLoss, config: Traini
 def gradient_seconds(
     model: TrainedNetwork,
     loss: DenoisingLoss,
-    config: TrainingConfig,
     precision: str,
     rows: int,
     enough: float = torch.inf,
@@ -262,7 +268,6 @@ def gradient_seconds(
     Args:
         model: The model.
         loss: Training loss.
-        config: Settings of the training.
         precision: Precision of the network.
         rows: Number of samples.
         enough: Seconds to compare with. If the first trial takes at least twice as long, no other
@@ -278,14 +283,14 @@ def gradient_seconds(
 
 
 def step_seconds(
-    model: TrainedNetwork, loss: DenoisingLoss, config: TrainingConfig, source: BatchSource
+    model: TrainedNetwork, loss: DenoisingLoss, recipe: Recipe, source: BatchSource
 ) -> float:
     """Return the mean seconds of a training step on the slowest rank, without the first step.
 
     The mean includes steps that take far longer than most, such as the first step of an epoch,
     which imputes missing values anew. The model, on its device, is not changed.
     """
-    trainer, taken = Trainer(copy.deepcopy(model), loss, config), list[float]()
+    trainer, taken = Trainer(copy.deepcopy(model), loss, recipe), list[float]()
     means, batches = RunningMeans(trainer.device), source.batches(0)
     try:
         while len(taken) < TRIED or (sum(taken) < TRIAL and len(taken) < MOST_TRIED):

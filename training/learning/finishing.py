@@ -630,7 +630,7 @@ def find_integrations(model: TrainedNetwork, plan: LatentPlan) -> None:
 def _is_cheap(model: TrainedNetwork) -> bool:
     """Return whether a network is a perceptron, with few enough dimensions for exact densities."""
     perceptrons = (TABLE_NETWORK, QUESTIONS, TRIAL_NETWORK)
-    return model.denoiser.basis.dim <= LARGEST_EXACT and model.recipe.network in perceptrons
+    return model.denoiser.basis.dim <= LARGEST_EXACT and model.architecture.network in perceptrons
 
 
 def _trajectories(model: TrainedNetwork, plan: LatentPlan) -> int:

@@ -503,33 +503,33 @@ def train(
         StoppedBySignal: SIGINT or SIGTERM came; network and state were saved.
     """
     follows = ending.calls(trainer.averaged)
-    reporter = Reporter(folder, trainer.device, trainer.seen, trainer.config.total, follows)
-    parts = Parts(progress, trainer.config.total, follows)
-    check_every, began = max(1, trainer.config.total_steps // CHECKS), time.monotonic()
+    reporter = Reporter(folder, trainer.device, trainer.seen, trainer.recipe.samples, follows)
+    parts = Parts(progress, trainer.recipe.samples, follows)
+    check_every, began = max(1, trainer.recipe.steps // CHECKS), time.monotonic()
     batches = source.batches(trainer.step)
     try:
         with reporter:
             if watch and watch.looks_first and not trainer.step:
                 watch.look(trainer.averaged, 0)
             with StopRequest() as stop:
-                while trainer.step < trainer.config.total_steps and not (watch and watch.exhausted):
+                while trainer.step < trainer.recipe.steps and not (watch and watch.exhausted):
                     with reporter.waiting_for_data():
                         batch = next(batches)
                     trainer.train_step(batch, reporter.means)
-                    reporter.advance(trainer.config.batch)
+                    reporter.advance(trainer.recipe.batch)
                     due = budget and trainer.step % check_every == 0
                     if budget and due and _correct(trainer, budget, began):
-                        folder.change_duration(trainer.config.total)
-                        reporter.change_total(trainer.config.total)
-                        parts.change_total(trainer.config.total)
+                        folder.change_duration(trainer.recipe.duration)
+                        reporter.change_total(trainer.recipe.samples)
+                        parts.change_total(trainer.recipe.samples)
                     number = stop.agreed(trainer.device)
-                    done = trainer.step >= trainer.config.total_steps
+                    done = trainer.step >= trainer.recipe.steps
                     ends = number is not None or done
                     reported = _report_and_save(trainer, folder, reporter, watch, ends)
                     parts.tell(trainer.seen, reported)
                     if number is not None and not done:
                         raise StoppedBySignal(number, folder.state_path(trainer.seen))
-            parts.tell(trainer.config.total, due=True)  # even if training ended early
+            parts.tell(trainer.recipe.samples, due=True)  # even if training ended early
             _end(trainer, folder, ending, watch)
             parts.end()
     finally:
@@ -540,20 +540,20 @@ def _correct(trainer: Trainer, budget: TimeBudget, began: float) -> bool:
     """Correct the length of a training to its time; return whether the length changed.
 
     Args:
-        trainer: Trainer, whose configuration is changed.
+        trainer: Trainer, whose recipe is changed.
         budget: Time of the training.
         began: Time of the start, by this rank's clock.
     """
-    config = trainer.config
+    recipe = trainer.recipe
     elapsed = slowest(time.monotonic() - began, trainer.device)
-    steps = budget.steps(trainer.step, config.total_steps, elapsed)
-    if steps == config.total_steps:
+    steps = budget.steps(trainer.step, recipe.steps, elapsed)
+    if steps == recipe.steps:
         return False
-    tick = max(1, round(config.tick * steps / config.total_steps))
+    tick = max(1, round(recipe.tick_samples * steps / recipe.steps))
     logger.info(
-        f"The training will have {steps:,} steps instead of {config.total_steps:,}, to end in time"
+        f"The training will have {steps:,} steps instead of {recipe.steps:,}, to end in time"
     )
-    trainer.config = replace(config, total=steps * config.batch, tick=tick)
+    trainer.recipe = replace(recipe, duration=steps * recipe.batch / 1e6, tick=tick / 1000)
     return True
 
 
@@ -586,28 +586,28 @@ def _report_and_save(
 
     Return whether there was a report.
     """
-    config = trainer.config
-    tick = trainer.seen // config.tick
-    if not ends and tick == (trainer.seen - config.batch) // config.tick:
+    recipe = trainer.recipe
+    if not (ends or recipe.is_reported(trainer.seen)):
         return False
+    tick = trainer.seen // recipe.tick_samples
     score = watch.look(trainer.averaged, trainer.seen) if watch else None
-    reporter.tick(trainer.seen, config.learning_rate(trainer.seen), trainer.skipped, score)
+    reporter.tick(trainer.seen, recipe.learning_rate(trainer.seen), trainer.skipped, score)
     ends = ends or (watch is not None and watch.exhausted)
-    if ends or _due(tick, config.snapshot_ticks):
+    if ends or tick % recipe.snap == 0:
         folder.save_network(trainer.averaged, trainer.seen)
-    if ends or _due(tick, config.state_ticks):
+    if ends or tick % recipe.dump == 0:
         state = {**trainer.state(), **(watch.state() if watch else {})}
-        folder.save_state(state, trainer.seen, config.keep_states)
+        folder.save_state(state, trainer.seen, recipe.keep)
     return True
 
 
 def _choice(watch: Validation, best: Score, trainer: Trainer) -> str:
-    early = trainer.step < trainer.config.total_steps
+    early = trainer.step < trainer.recipe.steps
     nats = "" if best.nats is None else f", {best.nats:.3f} nats"
     after = " and ".join(
         f"{part.seen / 1000:g}" + f" ({name})" * bool(name) for name, part in watch.best.items()
     )
-    gains = not early and watch.seen >= STILL * trainer.config.total
+    gains = not early and watch.seen >= STILL * trainer.recipe.samples
     more = (
         ". The loss was still improving at the end: a longer training (--duration, "
         "--minutes) may be better"
@@ -618,10 +618,6 @@ def _choice(watch: Validation, best: Score, trainer: Trainer) -> str:
         f" network has the weights after {after} thousand samples, the best on the "
         f"validation set: loss {best.loss:.5f}{nats}{more * gains}"
     )
-
-
-def _due(tick: int, every: int | None) -> bool:
-    return every is not None and tick % every == 0
 
 
 def run_training(
@@ -656,7 +652,7 @@ def run_training(
         folder = _go_on(trainer, resumed.path, record)
     else:
         folder = RunFolder.create(place, record)
-        steps = trainer.config.total_steps
+        steps = trainer.recipe.steps
         logger.info(f"Training in {folder.path}: {steps:,} steps")
     train(trainer, source, folder, ending, watch, progress, budget)
     return folder.network_path(trainer.seen)
@@ -673,7 +669,7 @@ def train_in_memory(trainer: Trainer, source: BatchSource, **work: Any) -> Train
         **work: Further arguments of ``train``.
     """
     run = RunInMemory()
-    logger.info(f"Training: {trainer.config.total_steps:,} steps")
+    logger.info(f"Training: {trainer.recipe.steps:,} steps")
     try:
         train(trainer, source, run, **work)
     except (KeyboardInterrupt, StoppedBySignal) as error:
@@ -693,19 +689,18 @@ def _go_on(trainer: Trainer, state: Path, record: Mapping[str, Any]) -> RunFolde
     Raises:
         UsageError: The training is to be shorter than it has been already.
     """
-    config = trainer.config
-    if config.total_steps < trainer.step:
+    recipe = trainer.recipe
+    if recipe.steps < trainer.step:
         raise UsageError(
-            f"--duration is {config.total / 1e6:g} million samples, but {state} has "
+            f"--duration is {recipe.duration:g} million samples, but {state} has "
             f"already trained on {trainer.seen / 1e6:g}: give a larger --duration"
         )
-    folder = RunFolder.reopen(state.parent, trainer.seen, config.keep_states)
+    folder = RunFolder.reopen(state.parent, trainer.seen, recipe.keep)
     stretches = folder.update_record(record)
     logger.info(f"Resuming from {state}")
     if stretches:
         stretched = ", and the learning rate follows the new duration from here on"
         logger.info(
-            f"The duration is now {config.total / 1e6:g} million samples"
-            + stretched * config.lr_decay
+            f"The duration is now {recipe.duration:g} million samples" + stretched * recipe.lr_decay
         )
     return folder

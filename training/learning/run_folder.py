@@ -106,7 +106,7 @@ class RunInMemory:
     def save_state(self, state: Mapping[str, Any], seen: int, keep: int) -> None:
         """Keep nothing: a run in memory cannot be resumed."""
 
-    def change_duration(self, samples: int) -> None:
+    def change_duration(self, duration: float) -> None:
         """Keep nothing: a run in memory cannot be resumed."""
 
 
@@ -187,11 +187,11 @@ class RunFolder:
             save_json(path, now)
         return {**before, LAUNCH_KEY: None} != {**now, LAUNCH_KEY: None}
 
-    def change_duration(self, samples: int) -> None:
-        """Record a new length of the training, which a resumed run will have."""
+    def change_duration(self, duration: float) -> None:
+        """Record a new length of the training, million samples, which a resumed run will have."""
         if distributed.is_main():
             record = load_json(self.path / OPTIONS_NAME)
-            record["options"]["duration"] = samples / 1e6
+            record["options"]["duration"] = duration
             save_json(self.path / OPTIONS_NAME, record)
 
     def network_path(self, seen: int) -> Path:

@@ -18,7 +18,7 @@ import inspect
 import math
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dnnlib.errors import DataError, TrainingError, UsageError
+from dnnlib.errors import DataError, TrainingError
 from torch_utils import distributed
 from torch_utils.inert_pickle import shown
 from torch_utils.seeds import hash_seed, seed_layers, seeded_generator
@@ -44,7 +44,8 @@ from training.learning.loss import (
     informative_axis,
 )
 from training.learning.soap import Soap, moments_of
-from training.names import ADAM, SOAP
+from training.names import SOAP
+from training.recipes import Recipe
 from training.trained.network import TrainedNetwork
 
 START = 2.0**16
@@ -182,79 +183,6 @@ again.
 """
 
 
-@dataclass(frozen=True)
-class TrainingConfig:
-    """Settings of a training; amounts are in samples, whatever the batch size.
-
-    Attributes:
-        total: Length of the training, in samples.
-        batch: Batch size over all ranks.
-        batch_gpu: Largest microbatch of one rank; None for no limit.
-        optimizer: Name of the optimizer, one of ``OPTIMIZERS``.
-        lr: Peak learning rate.
-        lr_ramp: Samples of the linear ramp of the learning rate at the start.
-        lr_decay: Whether the learning rate falls to zero along a cosine after the ramp; otherwise
-            the learning rate stays constant.
-        ema_halflife: Half-life of the averaged weights, in samples.
-        ema_ramp: Largest half-life as a fraction of the samples so far.
-        weight_decay: Weight decay, per step and unit of the learning rate (Loshchilov and Hutter
-            2019).
-        loss_scale: Factor on the loss in the backward pass, divided out of the gradients. In
-            float16 there is a further, adaptive factor (``LossScale``).
-        antithetic: Whether samples come in pairs of the same time and opposite noise. This helps
-            only if both samples of a pair have the same point.
-        tick: Samples between reports.
-        snapshot_ticks: Ticks between network files; None for the end only.
-        state_ticks: Ticks between training states; None for the end only.
-        keep_states: Number of newest training states to keep.
-        seed: Random seed.
-    """
-
-    total: int
-    batch: int
-    batch_gpu: int | None = None
-    optimizer: str = ADAM
-    lr: float = 1e-3
-    lr_ramp: int = 10_000_000
-    lr_decay: bool = False
-    ema_halflife: int = 500_000
-    ema_ramp: float = 0.05
-    weight_decay: float = 0.0
-    loss_scale: float = 1.0
-    antithetic: bool = False
-    tick: int = 50_000
-    snapshot_ticks: int | None = 50
-    state_ticks: int | None = 500
-    keep_states: int = 2
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.batch < distributed.world_size():
-            raise UsageError(
-                f"batch is {self.batch}, smaller than the number of ranks, "
-                f"{distributed.world_size()}: give a larger batch or fewer ranks"
-            )
-
-    @property
-    def total_steps(self) -> int:
-        """Number of steps of the training."""
-        return math.ceil(self.total / self.batch)
-
-    def learning_rate(self, seen: int) -> float:
-        """Return the learning rate after ``seen`` samples."""
-        ramp = min(1.0, (seen + self.batch) / max(self.lr_ramp, 1))
-        done = min(1.0, seen / self.total) if self.lr_decay else 0.0
-        return self.lr * ramp * 0.5 * (1 + math.cos(math.pi * done))
-
-    def ema_decay(self, seen: int) -> float:
-        """Return the factor on the averaged weights in a step.
-
-        The step brings the number of samples to ``seen``.
-        """
-        halflife = min(self.ema_halflife, self.ema_ramp * seen)
-        return float(0.5 ** (self.batch / max(halflife, 1e-8)))
-
-
 # Gradients are not copied to and from communication buffers. Buffers do not change, and are the
 # same on all ranks; newer versions of torch call this option forward_sync_buffers, and warn about
 # the older name. A static graph would save nothing where all weights are used, and fails with
@@ -266,21 +194,21 @@ BETWEEN_RANKS: dict[str, Any] = {
 }
 
 
-def optimizer_of(weights: list[Tensor], config: TrainingConfig) -> torch.optim.Optimizer:
-    """Create the optimizer for a training configuration."""
-    if config.optimizer == SOAP:
-        return Soap(weights, config.lr, weight_decay=config.weight_decay)
-    adam: dict[str, Any] = {"lr": config.lr, "betas": (0.9, 0.999), "fused": True}
-    if config.weight_decay:
-        return torch.optim.AdamW(weights, **adam, weight_decay=config.weight_decay)
+def optimizer_of(weights: list[Tensor], recipe: Recipe) -> torch.optim.Optimizer:
+    """Create the optimizer of a training."""
+    if recipe.optimizer == SOAP:
+        return Soap(weights, recipe.lr, weight_decay=recipe.weight_decay)
+    adam: dict[str, Any] = {"lr": recipe.lr, "betas": (0.9, 0.999), "fused": True}
+    if recipe.weight_decay:
+        return torch.optim.AdamW(weights, **adam, weight_decay=recipe.weight_decay)
     return torch.optim.Adam(weights, **adam)
 
 
 class Trainer:
     """State of a training, with methods to take training steps."""
 
-    def __init__(self, model: TrainedNetwork, loss: DenoisingLoss, config: TrainingConfig):
-        self.loss, self.config = loss, config
+    def __init__(self, model: TrainedNetwork, loss: DenoisingLoss, recipe: Recipe):
+        self.loss, self.recipe = loss, recipe
         self.denoiser = model.denoiser.train().requires_grad_(True)
         self.device = next(self.denoiser.parameters()).device
         averaged = copy.deepcopy(self.denoiser).eval().requires_grad_(False)
@@ -288,13 +216,13 @@ class Trainer:
         # Collecting the parameters of a network takes as long as a computation with a small one.
         self._weights: list[Tensor] = list(self.denoiser.parameters())
         self._averages: list[Tensor] = list(averaged.parameters())
-        self.optimizer = optimizer_of(self._weights, config)
+        self.optimizer = optimizer_of(self._weights, recipe)
         self.regression = self.over_ranks(loss.regression(self.denoiser))
         self._others: tuple[Tensor, OtherPoints] | None = None
         self.step = 0
         self.skips = SkippedSteps(self.device)
         adapts = self.denoiser.precision == "fp16"
-        self.loss_scale = LossScale(config.loss_scale, adapts, self.device)
+        self.loss_scale = LossScale(recipe.ls, adapts, self.device)
 
     def over_ranks(self, regression: nn.Module) -> nn.Module:
         """Wrap the regression so that gradients are averaged over the ranks.
@@ -313,7 +241,7 @@ class Trainer:
     @property
     def seen(self) -> int:
         """Number of samples trained on so far."""
-        return self.step * self.config.batch
+        return self.step * self.recipe.batch
 
     @property
     def skipped(self) -> int:
@@ -333,8 +261,8 @@ class Trainer:
         Raises:
             TrainingError: Too many steps in a row were not finite.
         """
-        config = self.config
-        seed = hash_seed(config.seed, Stream.NETWORK, self.step, distributed.rank())
+        recipe = self.recipe
+        seed = hash_seed(recipe.seed, Stream.NETWORK, self.step, distributed.rank())
         seed_layers(self.device, seed)
         self.accumulate(batch, self.draw(batch.points.dtype), means)
         norm = self.gradient_norm()
@@ -354,15 +282,15 @@ class Trainer:
         Args:
             dtype: Data type of the noise.
         """
-        config = self.config
-        mine, keys = distributed.shard(config.batch), (config.seed, Stream.LOSS, self.step)
+        recipe = self.recipe
+        mine, keys = distributed.shard(recipe.batch), (recipe.seed, Stream.LOSS, self.step)
         return self.loss.draw_rows(
-            mine, config.batch, dtype, self.device, keys, antithetic=config.antithetic
+            mine, recipe.batch, dtype, self.device, keys, antithetic=recipe.antithetic
         )
 
     def accumulate(self, batch: Batch, draws: NoiseDraws, means: RunningMeans) -> None:
         """Add the gradient of the mean loss over the whole batch, microbatch by microbatch."""
-        config = self.config
+        recipe = self.recipe
         points = batch.points.to(self.device)
         # The rotation needs float64: an axis may have a millionth of the variance of another. The
         # rest is in the precision of the points: float32 for pixels, float64 for all else.
@@ -370,8 +298,8 @@ class Trainer:
         others = None if batch.others is None else self.dealt(batch.others)
         conditions = batch.conditions(self.device)
         for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate(self.seen)
-        size = config.batch_gpu or len(clean)
+            group["lr"] = recipe.learning_rate(self.seen)
+        size = recipe.batch_gpu or len(clean)
         starts = range(0, len(clean), size)
         for start in starts:
             part = slice(start, start + size)
@@ -397,15 +325,15 @@ class Trainer:
         Args:
             points: Further points ``[R, D]`` of the distribution, in image space.
         """
-        config = self.config
+        recipe = self.recipe
         if self._others is None or self._others[0] is not points:
             clean = self.denoiser.basis.to_eigen(points.to(self.device)).to(points.dtype)
             self._others = points, OtherPoints.from_points(clean, self.axis)
-        generator = seeded_generator(self.device, config.seed, Stream.LOTS, self.step)
+        generator = seeded_generator(self.device, recipe.seed, Stream.LOTS, self.step)
         lots = torch.randint(
-            1 << LOT_BITS, (config.batch,), generator=generator, device=self.device
+            1 << LOT_BITS, (recipe.batch,), generator=generator, device=self.device
         )
-        return OthersOfBatch(self._others[1], lots[distributed.shard(config.batch)])
+        return OthersOfBatch(self._others[1], lots[distributed.shard(recipe.batch)])
 
     def add_gradient(
         self,
@@ -425,7 +353,7 @@ class Trainer:
         losses = self.loss.per_sample(self.regression, clean, draws, conditions, others)
         loss = losses.sum()
         # DistributedDataParallel averages over ranks; the batch mean needs a sum.
-        factor = self.loss_scale.value * (distributed.world_size() / self.config.batch)
+        factor = self.loss_scale.value * (distributed.world_size() / self.recipe.batch)
         # The square of a large error can overflow where its gradient does not. A non-finite
         # gradient makes all ranks aware of it.
         torch.autograd.backward(loss, torch.where(loss.isfinite(), factor, math.nan))
@@ -453,7 +381,7 @@ class Trainer:
     @torch.no_grad()
     def update_average(self) -> None:
         """Move the averaged weights towards the present weights by the decay of this step."""
-        decay = self.config.ema_decay(self.seen)
+        decay = self.recipe.ema_decay(self.seen)
         torch._foreach_lerp_(self._averages, self._weights, 1 - decay)
 
     def state(self) -> dict[str, Any]:

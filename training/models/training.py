@@ -231,7 +231,6 @@ def training_on_toy(settings: ToyTrainSettings) -> ToyTraining:
         **shared_arguments(settings, settings.network.arch, toy.dim),
         toy=toy,
         others=settings.toy.others,
-        antithetic=settings.toy.antithetic,
     )
 
 
@@ -272,9 +271,9 @@ def train(
             start.model.denoiser.to(device)
             training, fits = training.within(_left(minutes, began), start)
             start = training.start(device, resumed)
-        model, loss, config = start.model, start.loss, start.config
+        model, loss, recipe = start.model, start.loss, start.recipe
         logger.info(model.denoiser.basis.describe())
-        logger.info(describe_training(model, loss, config))
+        logger.info(describe_training(model, loss, recipe))
         options = settings.recorded(
             **{**start.resolved, **resolved_options(model)},
             calibrate=start.ending.calibration is not None,
@@ -282,7 +281,7 @@ def train(
         )
         record = {"options": options, **provenance("started")}
         if run.dry_run:
-            print_dry_run(record, model, loss, config)
+            print_dry_run(record, model, loss, recipe)
             return Trained()
         model.denoiser.to(device)
         trainer, source = training.begin(start, resumed)
@@ -297,7 +296,7 @@ def train(
             result = Trained(model=train_in_memory(trainer, source, **work))
         else:
             place = Place(run.outdir, name, run.nosubdir)
-            record = record if resume is None else record_of(resume, start.recipe.duration)
+            record = record if resume is None else record_of(resume, recipe.duration)
             result = Trained(path=run_training(trainer, source, place, record, resumed, **work))
         why = "choices before the training and fits after it took longer than expected"
         warn_if_longer("the training", monotonic() - began, minutes, why)
@@ -370,9 +369,6 @@ def shared_arguments(
         "model_config": choices,
         "data_dim": settings.flow.data_dim,
         "amounts": settings.recorded(),
-        "batch_gpu": settings.training.batch_gpu,
-        "loss_scale": settings.training.ls,
-        "keep_states": settings.run.keep,
         "calibration_fit": calibration.calibration_fit if calibrate else None,
         "learns_latents": settings.distribution.latent_law != "gaussian"
         if precond == "ifs"

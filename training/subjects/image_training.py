@@ -1,6 +1,6 @@
 """Training on images."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -145,20 +145,18 @@ class ImageTraining(Training):
             **({"vectors": True} if images.has_vectors else {}),
             "rows": [] if self.dry_run else hashes_of(images, self.held_out),
         }
-        config = self.config(recipe)
         if self.tries_precisions and device.type == "cpu":
-            recipe = replace(recipe, precision=fastest_precision(model, loss, config))
+            recipe = replace(recipe, precision=fastest_precision(model, loss, recipe))
         model.denoiser.precision = recipe.precision
         logger.info(f"{len(images)} images of {images.image_shape} in {images.path}")
         cond = "cond" if images.has_labels else "uncond"
-        calibrated, melts = self.calibrated_on or images, points_to_inflate(config.total)
+        calibrated, melts = self.calibrated_on or images, points_to_inflate(recipe.samples)
         return Start(
             recipe=recipe,
             model=model,
             loss=loss,
-            config=config,
             resolved={
-                **asdict(recipe),
+                **recipe.chosen,
                 "arch": choices.network,
                 "output_gain": choices.output_gain,
                 "noise_cond": choices.noise_cond,
@@ -258,7 +256,7 @@ def take_weights(location: str, model: TrainedNetwork) -> None:
     own = model.denoiser.network.state_dict()
     fitting = {k: v for k, v in given.items() if k in own and v.shape == own[k].shape}
     if not fitting:
-        raise UsageError(f"{path} has no weights that fit this {model.recipe.network}")
+        raise UsageError(f"{path} has no weights that fit this {model.architecture.network}")
     model.denoiser.network.load_state_dict({**own, **fitting})
     seen = [RowHashes.read(path, each.about).numbers for each in (model, other)]
     model.about["rows"] = RowHashes.from_hashes(np.union1d(*seen)).listed

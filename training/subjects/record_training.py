@@ -9,7 +9,7 @@ end of the training. The *calibration set*, the held-out rows, only calibrates i
 import time
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -166,8 +166,7 @@ class RecordTraining(Training):
             recipe=recipe,
             model=model,
             loss=loss,
-            config=self.config(recipe),
-            resolved={**asdict(recipe), "marginals": chosen.marginals, "arch": QUESTIONS},
+            resolved={**recipe.chosen, "marginals": chosen.marginals, "arch": QUESTIONS},
             name=(self.path.stem, loss.schedule.name, QUESTIONS, "-".join(self.ask) or None),
             source=partial(asked.batches, network, recipe.batch),
             ending=PostTraining(

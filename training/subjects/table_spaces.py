@@ -30,10 +30,10 @@ from training.learning.finishing import NETWORK_ROWS, CalibrationPlan, LatentPla
 from training.learning.gaussian_start import fit_levels
 from training.learning.held_out import HeldOut, Validation
 from training.learning.loss import DenoisingLoss
-from training.learning.trainer import Trainer, TrainingConfig
+from training.learning.trainer import Trainer
 from training.measure.association import independence_p_values
 from training.names import AUTO, AXES_TOO, LOG, MARGINALS
-from training.recipes import FEW_ROWS
+from training.recipes import FEW_ROWS, Recipe
 from training.trained.network import TrainedNetwork
 
 MOST_ROWS = 2000
@@ -132,7 +132,7 @@ class Preparation:
     Attributes:
         table: Table.
         model_config: Configuration of the model to build.
-        config: Configuration of the training.
+        recipe: Recipe of the training.
         device: Device of the training.
         likelihood: Whether points are data, given parameters.
         of_sets: Whether the conditions are sets of trials.
@@ -140,7 +140,7 @@ class Preparation:
 
     table: DataTable
     model_config: ModelConfig
-    config: TrainingConfig
+    recipe: Recipe
     device: torch.device
     likelihood: bool = False
     of_sets: bool = False
@@ -148,7 +148,7 @@ class Preparation:
     @cached_property
     def relevant(self) -> list[int]:
         """Indices of the relevant conditions; empty if all conditions are relevant, or none is."""
-        return relevant_conditions(self.table.train_rows, self.config.seed)
+        return relevant_conditions(self.table.train_rows, self.recipe.seed)
 
     @cached_property
     def levels(self) -> Levels | None:
@@ -161,7 +161,7 @@ class Preparation:
         return cache(self._fit)
 
     def _fit(self, space: Space) -> Coordinates:
-        generator = seeded_generator("cpu", self.config.seed, Stream.DEQUANTIZATION)
+        generator = seeded_generator("cpu", self.recipe.seed, Stream.DEQUANTIZATION)
         rows = self._some_trials(self.table.train_rows, generator)
         points = dither(rows.points, self.table.steps, generator)
         return fit_coordinates(
@@ -241,14 +241,14 @@ class Preparation:
         rows = self.table.held_out_rows
         if not len(rows):
             return None
-        generator = seeded_generator("cpu", self.config.seed, Stream.HELD_OUT)
+        generator = seeded_generator("cpu", self.recipe.seed, Stream.HELD_OUT)
         given = coordinates.given(rows.conditions)
         points, log_det = given(given.dequantized(rows.points, generator))
-        return HeldOut.of_rows(points, log_det, loss, self.config.seed, given.labels)
+        return HeldOut.of_rows(points, log_det, loss, self.recipe.seed, given.labels)
 
     def source(self, coordinates: Coordinates) -> TableBatches:
         """Return batches of the training rows."""
-        rows, config = self.table.train_rows, self.config
+        rows, recipe = self.table.train_rows, self.recipe
 
         def in_flow(rows: Rows, generator: torch.Generator) -> Batch:
             rows = self._some_trials(rows, generator)
@@ -256,7 +256,7 @@ class Preparation:
             labels = None if labels is None else labels.float().to(self.device)
             return Batch(points.to(self.device), labels)
 
-        return TableBatches(rows, in_flow, self.draws(coordinates), config.batch, config.seed)
+        return TableBatches(rows, in_flow, self.draws(coordinates), recipe.batch, recipe.seed)
 
     def draws(self, coordinates: Coordinates) -> bool:
         """Return whether the network's input changes from epoch to epoch."""
@@ -267,7 +267,7 @@ class Preparation:
 
         Held-out rows are used if there are any.
         """
-        seed, rows, kind = self.config.seed, self.table.held_out_rows, "held-out rows"
+        seed, rows, kind = self.recipe.seed, self.table.held_out_rows, "held-out rows"
         if not len(rows):
             rows, kind = self.table.train_rows, "training rows, because none are held out"
 
@@ -282,10 +282,10 @@ class Preparation:
 
     def distribution(self, coordinates: Coordinates) -> LatentPlan:
         """Return the plan for learning the distribution of the trained model's latents."""
-        table, config = self.table, self.config
-        count = points_to_inflate(config.total)
+        table, recipe = self.table, self.recipe
+        count = points_to_inflate(recipe.samples)
         rows = table.train_rows, table.held_out_rows
-        return rows_to_inflate(*rows, coordinates, config.seed, count, self.placed)
+        return rows_to_inflate(*rows, coordinates, recipe.seed, count, self.placed)
 
     def placed(self, coordinates: Coordinates, rows: Rows, generator: torch.Generator) -> Batch:
         """Convert rows to the network's input with the function ``placed``."""
@@ -298,8 +298,10 @@ class Preparation:
         own = self.model_config.network_arguments.items()
         arguments = {name: value for name, value in own if name != "members"}
         alone = replace(self, model_config=replace(self.model_config, network_arguments=arguments))
-        steps = min(steps, self.config.total_steps)
-        shorter = replace(alone, config=replace(self.config, total=steps * self.config.batch))
+        steps = min(steps, self.recipe.steps)
+        shorter = replace(
+            alone, recipe=replace(self.recipe, duration=steps * self.recipe.batch / 1e6)
+        )
         model, held_out = shorter.trained(coordinates)
         nats = held_out.score(model).nats
         assert nats is not None
@@ -320,14 +322,14 @@ class Preparation:
             The model with averaged weights, and the held-out rows.
         """
         model, loss = self.build(coordinates)
-        config, held_out = self.config, self.held_out(coordinates, loss)
+        recipe, held_out = self.recipe, self.held_out(coordinates, loss)
         assert held_out is not None
         watch = None if patience is None else Validation(held_out, True, patience)
-        trainer, means = Trainer(model, loss, config), RunningMeans(self.device)
-        for batch in islice(self.source(coordinates).batches(0), config.total_steps):
+        trainer, means = Trainer(model, loss, recipe), RunningMeans(self.device)
+        for batch in islice(self.source(coordinates).batches(0), recipe.steps):
             trainer.train_step(batch, means)
-            due = trainer.seen // config.tick > (trainer.seen - config.batch) // config.tick
-            if watch and (due or trainer.step == config.total_steps):
+            due = recipe.is_reported(trainer.seen) or trainer.step == recipe.steps
+            if watch and due:
                 watch.look(trainer.averaged, trainer.seen)
                 if watch.exhausted:
                     break

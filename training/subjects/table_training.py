@@ -34,7 +34,6 @@ from training.learning.cost import require_batch
 from training.learning.held_out import Validation
 from training.learning.run import PostTraining
 from training.learning.run_folder import Resumed
-from training.learning.trainer import TrainingConfig
 from training.names import (
     ANY_NUMBER,
     AXES_TOO,
@@ -105,7 +104,7 @@ def choose_end(preparation: Preparation, coordinates: Coordinates, patience: int
     """
     choices, table = preparation.model_config, preparation.table
     few = len(table.train_rows) < FEW_ROWS and len(table.held_out_rows) > 0
-    short_training = preparation.config.total_steps <= MOST_STEPS
+    short_training = preparation.recipe.steps <= MOST_STEPS
     if not (few and short_training) or choices.t_max is not None or preparation.of_sets:
         return choices
     model, _ = preparation.build(coordinates)
@@ -135,7 +134,7 @@ def held_out_log_prob(preparation: Preparation, coordinates: Coordinates, patien
     """
     model, _ = preparation.trained(coordinates, patience)
     rows, flow = preparation.table.held_out_rows, model.flow
-    generator = seeded_generator("cpu", preparation.config.seed, Stream.HELD_OUT)
+    generator = seeded_generator("cpu", preparation.recipe.seed, Stream.HELD_OUT)
     points = coordinates.dequantized(rows.points, generator).to(flow.device)
     assert rows.conditions is not None
     with torch.no_grad():
@@ -232,9 +231,9 @@ class TableTraining(Training):
         several = {"members": self.recipe.ensemble} if self.recipe.ensemble > 1 else {}
         return {**self.recipe.layers, **self._of_conditions(), **several}
 
-    def _preparation(self, config: TrainingConfig, device: torch.device) -> Preparation:
+    def _preparation(self, device: torch.device) -> Preparation:
         """Return the table as prepared for its training."""
-        how = (config, device, self.likelihood, self.of_sets)
+        how = (self.recipe, device, self.likelihood, self.of_sets)
         return Preparation(self.table, self.full_config, *how)
 
     def _of_conditions(self) -> dict[str, Any]:
@@ -269,7 +268,7 @@ class TableTraining(Training):
         logger.info(describe_table_recipe(recipe, len(table.train_rows), table.dim, conditions))
         require_batch(recipe.batch, table.dim, device)
         agree("data_dim", self.data_dim, table.dim, f"the table {self.path}")
-        preparation = self._preparation(self.config(recipe), device)
+        preparation = self._preparation(device)
         space, coordinates = self._seen(preparation, resumed)
         if conditions and not (self.likelihood or resumed):
             ended = choose_end(preparation, coordinates, recipe.patience)
@@ -291,8 +290,7 @@ class TableTraining(Training):
             recipe=recipe,
             model=model,
             loss=loss,
-            config=preparation.config,
-            resolved={**asdict(recipe), **asdict(space), "arch": self.network},
+            resolved={**recipe.chosen, **asdict(space), "arch": self.network},
             name=(
                 self.path.stem,
                 loss.schedule.name,

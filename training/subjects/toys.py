@@ -30,8 +30,8 @@ from training.learning.run_folder import Resumed
 from training.names import INFLATION, MOST_AVERAGED, OTHERS, TOY, TOY_NAMES
 from training.subjects.subject import Draw, Samples, Subject
 from training.subjects.training import Start, Training
+from training.trained.architecture import make_schedule
 from training.trained.network import TrainedNetwork
-from training.trained.recipe import make_schedule
 
 # Each point takes 101 network evaluations, all points together about as much as training on 340,000
 # points. The error of a slope is about one over the square root of their number.
@@ -45,12 +45,10 @@ class ToyTraining(Training):
     Attributes:
         toy: Toy.
         others: Number of points over which training targets are averaged; None for the best number.
-        antithetic: Whether each point is used twice, with opposite noise.
     """
 
     toy: Toy
     others: int | None = None
-    antithetic: bool = True
 
     @property
     def averaged_over(self) -> int:
@@ -60,7 +58,7 @@ class ToyTraining(Training):
         return OTHERS if self.toy.dim <= MOST_AVERAGED else 0
 
     @cached_property
-    def recipe(self) -> recipes.TrainingRecipe:
+    def recipe(self) -> recipes.Recipe:
         """Recipe of the training, which depends on the dimension and ``averaged_over``."""
         recipe = recipes.AVERAGED_PLANE if self.toy.dim <= recipes.PLANE else recipes.AVERAGED_SPACE
         recipe = recipe if self.model_config.network == "mlp" else recipes.AVERAGED_TOY
@@ -76,26 +74,24 @@ class ToyTraining(Training):
         agree("data_dim", self.data_dim, toy.dim, f"the toy '{toy.name}'")
         model, loss = self.model_config.build(EigenBasis.from_moments(*toy.moments()))
         model.about |= {"kind": TOY, "data_name": toy.name, "augment_to": toy.augment_to}
-        config = self.config(recipe, self.antithetic)
-        require_batch(config.batch, toy.dim, device, near=min(others, MOST_NEAR))
+        require_batch(recipe.batch, toy.dim, device, near=min(others, MOST_NEAR))
         return Start(
             recipe=recipe,
             model=model,
             loss=loss,
-            config=config,
             resolved={"others": others, **{k: getattr(recipe, k) for k in recipes.OF_TOYS}},
             name=(
                 toy.name,
                 loss.schedule.name,
-                model.recipe.network,
+                model.architecture.network,
                 f"in{toy.augment_to}D" if toy.augment_to else None,
             ),
             source=lambda: ToyBatches(
-                toy, config.batch, config.seed, device, others, self.antithetic
+                toy, recipe.batch, recipe.seed, device, others, recipe.antithetic
             ),
             ending=PostTraining(
                 self.calibration(partial(calibration_points, toy, self.seed), CALIBRATION_POINTS),
-                self.distribution(latent_plan(toy, points_to_inflate(config.total), self.seed)),
+                self.distribution(latent_plan(toy, points_to_inflate(recipe.samples), self.seed)),
             ),
         )
 

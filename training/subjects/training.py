@@ -21,9 +21,8 @@ from training.learning.held_out import Validation
 from training.learning.loss import DenoisingLoss
 from training.learning.run import CALL, PostTraining
 from training.learning.run_folder import Resumed
-from training.learning.trainer import Trainer, TrainingConfig
-from training.names import ADAM
-from training.recipes import TableRecipe, TrainingRecipe
+from training.learning.trainer import Trainer
+from training.recipes import Recipe
 from training.trained.network import TrainedNetwork
 
 
@@ -32,10 +31,9 @@ class Start:
     """Start of a training.
 
     Attributes:
-        recipe: Duration, batch size, rates and intervals of the training.
+        recipe: Duration, batch size, rates, intervals and settings of the training.
         model: Untrained model.
         loss: Loss of the training.
-        config: Recipe with lengths in samples.
         resolved: Resolved values of options, by name.
         name: Parts of the name of the run's folder; None for parts that are left out.
         source: Function that returns the source of batches.
@@ -43,10 +41,9 @@ class Start:
         watch: Function that returns the monitor of held-out data, or None.
     """
 
-    recipe: TrainingRecipe
+    recipe: Recipe
     model: TrainedNetwork
     loss: DenoisingLoss
-    config: TrainingConfig
     resolved: Mapping[str, Any]
     name: tuple[str | None, ...]
     source: Callable[[], BatchSource]
@@ -61,12 +58,9 @@ class Training(ABC):
     Attributes:
         model_config: Configuration of the model, without values that follow from the data and the
             recipe.
-        amounts: Amounts of the recipe (such as the number of samples), by field name. None stands
-            for the value of the recipe; unknown names are ignored.
+        amounts: Amounts that the user gave, such as the number of samples, by name. None stands for
+            the amount in the recipe; unknown names are ignored.
         data_dim: Expected dimension of the data, as a check.
-        batch_gpu: Largest microbatch of one rank; None for no limit.
-        loss_scale: Factor on the loss in the backward pass.
-        keep_states: Number of training states to keep.
         calibration_fit: Method for calibrating the trained network, a name in ``METHODS``; None for
             no calibration.
         learns_latents: Whether compressed latents get a learned distribution instead of the
@@ -78,9 +72,6 @@ class Training(ABC):
     model_config: ModelConfig
     amounts: Mapping[str, Any]
     data_dim: int | None = None
-    batch_gpu: int | None = None
-    loss_scale: float = 1.0
-    keep_states: int = 2
     calibration_fit: str | None = None
     learns_latents: bool | None = None
     dry_run: bool = False
@@ -92,27 +83,6 @@ class Training(ABC):
     def seed(self) -> int:
         """Random seed."""
         return self.model_config.seed
-
-    def config(self, recipe: TrainingRecipe, antithetic: bool = False) -> TrainingConfig:
-        """Return the configuration of a training: a recipe in samples, and further settings."""
-        return TrainingConfig(
-            total=round(recipe.duration * 1e6),
-            batch=recipe.batch,
-            batch_gpu=self.batch_gpu,
-            lr=recipe.lr,
-            lr_ramp=round(recipe.lr_ramp * 1e6),
-            lr_decay=recipe.lr_decay,
-            ema_halflife=round(recipe.ema * 1e6),
-            weight_decay=recipe.weight_decay if isinstance(recipe, TableRecipe) else 0.0,
-            optimizer=recipe.optimizer if isinstance(recipe, TableRecipe) else ADAM,
-            loss_scale=self.loss_scale,
-            antithetic=antithetic,
-            tick=recipe.tick * 1000,
-            snapshot_ticks=recipe.snap,
-            state_ticks=recipe.dump,
-            keep_states=self.keep_states,
-            seed=self.seed,
-        )
 
     def calibration(self, points: Callable[[], Batch], count: int) -> CalibrationPlan | None:
         """Return a plan for calibration on ``count`` points; None for no calibration."""
@@ -151,14 +121,14 @@ class Training(ABC):
         Returns:
             The training, and the estimated seconds of the fits.
         """
-        model, config = start.model, start.config
-        step = step_seconds(model, start.loss, config, start.source())
+        model, recipe = start.model, start.recipe
+        step = step_seconds(model, start.loss, recipe, start.source())
         report = look_seconds(model, start.watch())
-        reports = config.total / config.tick
-        fits = CALL * start.ending.calls(model) * step / config.batch
+        reports = recipe.samples / recipe.tick_samples
+        fits = CALL * start.ending.calls(model) * step / recipe.batch
         left = max(seconds - fits, step)
         steps = max(1, round((left - reports * report) / step))
-        duration = steps * config.batch / 1e6
+        duration = steps * recipe.batch / 1e6
         logger.info(
             f"A step takes {1000 * step:.3g} ms"
             + f", each of {reports:.0f} reports {1000 * report:.3g} ms" * (report > 0)
@@ -174,4 +144,4 @@ class Training(ABC):
 
     def begin(self, start: Start, resumed: Resumed | None) -> tuple[Trainer, BatchSource]:
         """Return the trainer before its first step, and the source of batches."""
-        return Trainer(start.model, start.loss, start.config), start.source()
+        return Trainer(start.model, start.loss, start.recipe), start.source()

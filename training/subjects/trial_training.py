@@ -31,7 +31,6 @@ from training.learning.held_out import HeldOut
 from training.learning.loss import DenoisingLoss
 from training.learning.mixture_start import Mixture, fit_mixture
 from training.learning.run_folder import Resumed
-from training.learning.trainer import TrainingConfig
 from training.names import LOG, TRIAL_NETWORK
 from training.networks.mixture import ABSENT, ASKED
 from training.recipes import TableRecipe
@@ -117,7 +116,7 @@ class TrialPreparation(Preparation):
         return placed_with_missing(coordinates, rows, generator)[0]
 
     def _fit(self, space: Space) -> Coordinates:
-        generator = seeded_generator("cpu", self.config.seed, Stream.DEQUANTIZATION)
+        generator = seeded_generator("cpu", self.recipe.seed, Stream.DEQUANTIZATION)
         table, rows = self.table, self.table.train_rows
         points = dither(rows.points, table.steps, generator)
         return fit_coordinates(
@@ -134,12 +133,12 @@ class TrialPreparation(Preparation):
         """Return the starting mixture of residuals, and the mean held-out log density in nats."""
         train, _ = self._encoded(coordinates, self.table.train_rows)
         held_out, slopes = self._encoded(coordinates, self.table.held_out_rows)
-        mixture, nats = fit_mixture(train, held_out, [], self.config.seed)
+        mixture, nats = fit_mixture(train, held_out, [], self.recipe.seed)
         return mixture, nats + (float(slopes.sum(dim=1).mean()) if len(slopes) else 0.0)
 
     def _encoded(self, coordinates: Coordinates, rows: Rows) -> tuple[EncodedRows, Tensor]:
         """Return residuals and log slopes ``[N, K]``, NaN and 0 for missing numbers."""
-        generator = seeded_generator("cpu", self.config.seed, Stream.DEQUANTIZATION)
+        generator = seeded_generator("cpu", self.recipe.seed, Stream.DEQUANTIZATION)
         points = dither(rows.points, coordinates.steps, generator)
         with torch.no_grad():
             u, slopes = residuals(coordinates.given(rows.conditions), points)
@@ -151,7 +150,7 @@ class TrialPreparation(Preparation):
         rows = self.table.held_out_rows
         if not len(rows):
             return None
-        generator = seeded_generator("cpu", self.config.seed, Stream.HELD_OUT)
+        generator = seeded_generator("cpu", self.recipe.seed, Stream.HELD_OUT)
         batch, log_slopes = placed_with_missing(coordinates, rows, generator)
         # Absent numbers are standard normal plus noise for any network.
         assert batch.labels is not None
@@ -161,7 +160,7 @@ class TrialPreparation(Preparation):
         squares = (batch.points.square() + least) / variance
         idle = gone * (squares + (2 * pi * variance).log()) / 2
         log_det = (log_slopes + idle).sum(dim=1)
-        return HeldOut.of_rows(batch.points, log_det, loss, self.config.seed, batch.labels)
+        return HeldOut.of_rows(batch.points, log_det, loss, self.recipe.seed, batch.labels)
 
     def draws(self, coordinates: Coordinates) -> bool:
         """Return True, because other data are masked in each epoch."""
@@ -184,14 +183,14 @@ class TrialTraining(TableTraining):
     def _network_arguments(self) -> dict[str, Any]:
         return {"label_dim": self.table.condition_dim, **self.recipe.layers}
 
-    def _preparation(self, config: TrainingConfig, device: torch.device) -> Preparation:
+    def _preparation(self, device: torch.device) -> Preparation:
         kept, dim = self.model_config.inflation.get("dims_to_keep"), self.table.dim
         if self.model_config.precond != "ifs" or kept not in (None, dim):
             raise UsageError(
                 f"trials with missing data need flows that keep all {dim} dimensions: "
                 "leave --precond and --dims_to_keep out"
             )
-        return TrialPreparation(self.table, self.full_config, config, device, True)
+        return TrialPreparation(self.table, self.full_config, self.recipe, device, True)
 
     def _seen(self, preparation: Preparation, resumed: Resumed | None) -> tuple[Space, Coordinates]:
         points = self.table.train_rows.points

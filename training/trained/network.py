@@ -93,7 +93,7 @@ from training.flow.solvers import Solver
 from training.flow.widths import Widths
 from training.names import KINDS_OF_DATA, RECORDS, TABLE, script
 from training.networks import NETWORKS
-from training.trained.recipe import SCHEDULES, Recipe, basis_arguments, make_schedule
+from training.trained.architecture import SCHEDULES, Architecture, basis_arguments, make_schedule
 
 IN_MEMORY = Path("model")
 """Path of a network that is in no file, for messages."""
@@ -121,11 +121,11 @@ CALIBRATION_KEYS = ("calibration_times", "calibration_gains", "calibration_slope
 
 @dataclass(repr=False)
 class TrainedNetwork:
-    """A trained denoiser, its recipe, and metadata.
+    """A trained denoiser, its architecture, and metadata.
 
     Attributes:
         denoiser: Network with the preconditioning of its schedule.
-        recipe: Plain values from which the denoiser was built.
+        architecture: Plain values from which the denoiser was built.
         about: Metadata as plain values: data set, times, amount of training.
         coordinates: Map between data space and the flow's space, for tables; None if both spaces
             are the same.
@@ -141,13 +141,13 @@ class TrainedNetwork:
     Example:
         >>> import tempfile, torch
         >>> from training import EigenBasis
-        >>> from training.trained.recipe import Recipe
+        >>> from training.trained.architecture import Architecture
         >>> from training.trained.network import TrainedNetwork
         >>> basis = EigenBasis(torch.zeros(2), torch.tensor([1.0, 0.5]), torch.eye(2))
         >>> network_arguments = {"dim": 2, "noise_range": [-1.0, 0.3], "width": 16}
-        >>> recipe = Recipe("ifs", {"dims_to_keep": 2}, "mlp", network_arguments)
+        >>> architecture = Architecture("ifs", {"dims_to_keep": 2}, "mlp", network_arguments)
         >>> about = {"data_dim": 2, "dims_to_keep": 2, "tmin": 0.0, "tmax": 7.01}
-        >>> network = TrainedNetwork(recipe.build(basis), recipe, about)
+        >>> network = TrainedNetwork(architecture.build(basis), architecture, about)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     network.save(f"{folder}/network.pkl")
         ...     loaded = TrainedNetwork.load(f"{folder}/network.pkl")
@@ -158,7 +158,7 @@ class TrainedNetwork:
     """
 
     denoiser: NetworkDenoiser
-    recipe: Recipe
+    architecture: Architecture
     about: dict[str, Any] = field(default_factory=dict)
     coordinates: Coordinates | None = None
     learned: ConditionalMixture | None = None
@@ -170,7 +170,7 @@ class TrainedNetwork:
     def __repr__(self) -> str:
         name = type(self).__name__
         facts = f"parameters={self.parameter_count}, flow={self.flow!r}"
-        return f"{name}({self.recipe.network}, {facts})"
+        return f"{name}({self.architecture.network}, {facts})"
 
     @property
     def flow(self) -> ProbabilityFlow:
@@ -216,7 +216,7 @@ class TrainedNetwork:
 
     def parts(self) -> dict[str, Part]:
         """Return the parts of the network file by name, on the CPU."""
-        recipe, denoiser = self.recipe, self.denoiser
+        architecture, denoiser = self.architecture, self.denoiser
         state = {DATA_VARIANCE: denoiser.data_variance}
         if denoiser.output_gain is not None:
             gain = denoiser.output_gain
@@ -226,12 +226,14 @@ class TrainedNetwork:
             values = (fitted.times, fitted.gains, fitted.slopes)
             state |= zip(CALIBRATION_KEYS, values, strict=True)
         parts = {
-            "schedule": Part(recipe.schedule, recipe.schedule_arguments),
+            "schedule": Part(architecture.schedule, architecture.schedule_arguments),
             "basis": Part("EigenBasis", {}, _on_cpu(denoiser.basis.state_dict())),
             "network": Part(
-                recipe.network, recipe.network_arguments, _on_cpu(denoiser.network.state_dict())
+                architecture.network,
+                architecture.network_arguments,
+                _on_cpu(denoiser.network.state_dict()),
             ),
-            "denoiser": Part("NetworkDenoiser", recipe.denoiser_arguments, _on_cpu(state)),
+            "denoiser": Part("NetworkDenoiser", architecture.denoiser_arguments, _on_cpu(state)),
         }
         further: dict[str, Any] = {
             COORDINATES: self.coordinates,
@@ -288,16 +290,16 @@ class TrainedNetwork:
                     f"'{parts[name].class_name}'; this version knows {', '.join(classes)}"
                 )
         schedule, network, denoiser = (parts[name] for name in ("schedule", "network", "denoiser"))
-        recipe = Recipe(
+        architecture = Architecture(
             schedule.class_name,
             schedule.arguments,
             network.class_name,
             network.arguments,
             denoiser.arguments,
         )
-        if recipe.schedule != "ifs" and end_std != 1:
+        if architecture.schedule != "ifs" and end_std != 1:
             raise UsageError(
-                f"end_vars is {end_std:g}, but the schedule {recipe.schedule} has no such "
+                f"end_vars is {end_std:g}, but the schedule {architecture.schedule} has no such "
                 "parameter: leave it out"
             )
         basis = read_basis(path, parts["basis"].state)
@@ -305,7 +307,7 @@ class TrainedNetwork:
         label_dim = getattr(module, "label_dim", 0)
         coordinates = _coordinates(path, parts.get(COORDINATES), basis.dim, label_dim)
         try:
-            made = _denoiser(recipe, module, basis, denoiser.state, end_std)
+            made = _denoiser(architecture, module, basis, denoiser.state, end_std)
             made.schedule.t_min, last = _times(about, basis.dim)
             check_network(made, last)
             learned = _latent_law(path, parts.get(LATENT_LAW), basis.dim, about["dims_to_keep"])
@@ -317,7 +319,7 @@ class TrainedNetwork:
             raise DataError(f"{path}: {error}") from error
         except MISFITS as error:
             raise DataError(f"{path} is inconsistent: {first_line(error)}") from error
-        model = cls(made, recipe, about, coordinates, learned, integrations)
+        model = cls(made, architecture, about, coordinates, learned, integrations)
         if HELD_OUT in parts:
             model.held_out = _held_out(path, parts[HELD_OUT], model)
         if WIDTHS in parts:
@@ -421,7 +423,7 @@ class TrainedNetwork:
     @property
     def known(self) -> dict[str, Any]:
         """Schedule and further settings in the file, by the names of options."""
-        return {**self.recipe.schedule_arguments, **self.about}
+        return {**self.architecture.schedule_arguments, **self.about}
 
     def agreed(self, expected: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
         """Check the options that the user gave against known values, and return these values.
@@ -599,7 +601,7 @@ def read_basis(path: Path, state: Mapping[str, Tensor]) -> EigenBasis:
 
 
 def _denoiser(
-    recipe: Recipe,
+    architecture: Architecture,
     network: nn.Module,
     basis: EigenBasis,
     state: Mapping[str, Tensor],
@@ -614,10 +616,10 @@ def _denoiser(
     unknown = sorted(set(state) - {DATA_VARIANCE, *GAIN_KEYS, *CALIBRATION_KEYS})
     if unknown:
         raise ValueError(f"the denoiser has an unknown tensor, '{shown(unknown[0])}'")
-    make, given = SCHEDULES[recipe.schedule], basis_arguments(recipe.schedule, basis)
-    check_arguments(make, recipe.schedule_arguments, beside=given)
+    make, given = SCHEDULES[architecture.schedule], basis_arguments(architecture.schedule, basis)
+    check_arguments(make, architecture.schedule_arguments, beside=given)
     given_parts = ("network", "basis", "schedule", "data_variance", "output_gain")
-    check_arguments(NetworkDenoiser, recipe.denoiser_arguments, beside=given_parts)
+    check_arguments(NetworkDenoiser, architecture.denoiser_arguments, beside=given_parts)
     variance = state.get(DATA_VARIANCE)
     if variance is not None and not (
         variance.shape == basis.eigenvalues.shape and (variance >= 0).all()
@@ -626,8 +628,8 @@ def _denoiser(
     denoiser = NetworkDenoiser(
         network,
         basis,
-        make_schedule(recipe.schedule, recipe.schedule_arguments, basis, end_std),
-        **recipe.denoiser_arguments,
+        make_schedule(architecture.schedule, architecture.schedule_arguments, basis, end_std),
+        **architecture.denoiser_arguments,
         data_variance=variance,
         output_gain=_output_gain(state, basis.dim),
     )

@@ -27,9 +27,9 @@ from training.inference.target import Target
 from training.inference.trial_likelihoods import FlowTrialDistribution, TrialLikelihood, Trials
 from training.learning.building import ModelConfig
 from training.learning.gaussian_start import fit_gaussian
-from training.learning.trainer import TrainingConfig
 from training.measure.posterior.predictive import model_probabilities
 from training.networks.mixture import ASKED
+from training.recipes import Recipe
 from training.subjects.likelihoods import IncompleteTrialDistribution, uniform_model
 from training.subjects.table_spaces import Preparation, Space
 from training.subjects.trial_training import HIDDEN, TrialPreparation
@@ -220,7 +220,7 @@ def linear_flow(step=0.0):
     given = torch.cat([theta, v], dim=1)
     table = table_of(columns, y, nothing, given, "abv")
     choices = ModelConfig("ifs", {"gamma0": 1e-6}, "mlp", {"width": 8, "label_dim": 3}, "IS", "log")
-    prepared = Preparation(table, choices, TrainingConfig(100, 100), torch.device("cpu"))
+    prepared = Preparation(table, choices, Recipe(duration=1e-4, batch=100), torch.device("cpu"))
     model, _ = prepared.build(prepared.coordinates(Space("none", "zca", "on")))
     model.denoiser.eval().requires_grad_(False)
     flow = model.flow
@@ -380,7 +380,9 @@ def test_the_law_of_what_is_there_of_a_trial_is_the_marginal_one():
     choices = ModelConfig(
         "ifs", {"gamma0": 1e-3}, "trials", {"width": 8, "label_dim": 1}, "ES", "log"
     )
-    prepared = TrialPreparation(table, choices, TrainingConfig(100, 100), torch.device("cpu"))
+    prepared = TrialPreparation(
+        table, choices, Recipe(duration=1e-4, batch=100), torch.device("cpu")
+    )
     with mock.patch("training.learning.gaussian_start.STEPS", 80):
         model, _ = prepared.build(prepared.coordinates(Space("none", "none", "gaussian")))
     model.denoiser.eval().requires_grad_(False)

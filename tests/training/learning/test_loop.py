@@ -43,7 +43,7 @@ def statistics(folder):
 
 
 def test_a_run_writes_reports_files_and_averaged_weights(run_folder):
-    trainer, source = circles_trainer(snapshot_ticks=2, state_ticks=None)
+    trainer, source = circles_trainer(snap=2, dump=100)
     folder = run_folder("run")
     train(trainer, source, folder)
     names = {path.name for path in folder.path.iterdir() if "tfevents" not in path.name}
@@ -73,13 +73,13 @@ def test_reports_come_with_the_first_batch_beyond_each_tick(run_folder):
 
 
 def test_skipped_steps_survive_a_resume_and_are_reported(run_folder):
-    trainer, source = circles_trainer(state_ticks=1)
+    trainer, source = circles_trainer(dump=1)
     folder = run_folder("run")
     train(trainer, Troubled(source, {1, 4, 5}), folder)
     assert [line["Progress/skipped_steps"] for line in statistics(folder)] == [1, 1, 3, 3]
     for line in (folder.path / "stats.jsonl").read_text().splitlines():
         json.loads(line, parse_constant=pytest.fail)  # which other values than numbers would be
-    resumed, _ = circles_trainer(state_ticks=1)
+    resumed, _ = circles_trainer(dump=1)
     resumed.restore(read_state(folder.state_path(3000)), "the state")
     assert (resumed.step, *resumed.skips.read()) == (6, 3, 2)
 
@@ -89,7 +89,7 @@ def test_a_signal_saves_the_run_which_can_go_on(number, run_folder):
     unbroken, source = circles_trainer()
     train(unbroken, source, run_folder("whole"))
     handlers = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
-    stopped, source = circles_trainer(snapshot_ticks=None, state_ticks=None)
+    stopped, source = circles_trainer(snap=100, dump=100)
     folder = run_folder("stopped")
     with pytest.raises(StoppedBySignal) as caught:
         train(stopped, Troubled(source, signals={3: number}), folder)
@@ -302,11 +302,11 @@ def test_a_training_under_a_minute_foretells_nothing_and_times_have_fitting_unit
 
 def test_parts_are_told_after_the_first_step_and_in_between_reports(run_folder, monkeypatch):
     monkeypatch.setattr(run, "TELL_EVERY", 0)
-    trainer, source = circles_trainer(tick=2000)
+    trainer, source = circles_trainer(tick=2)
     told = []
     train(trainer, source, run_folder("run"), progress=told.append)
-    assert told[0] == pytest.approx(trainer.config.batch / trainer.config.total)
-    assert len(told) > trainer.config.total_steps, "at each step, not only at both reports"
+    assert told[0] == pytest.approx(trainer.recipe.batch / trainer.recipe.samples)
+    assert len(told) > trainer.recipe.steps, "at each step, not only at both reports"
     assert told == sorted(told)
     assert told[-1] == 1
     monkeypatch.setattr(run, "TELL_EVERY", 60)
@@ -326,22 +326,22 @@ def test_steps_are_timed_with_those_that_start_an_epoch():
                 time.sleep(0.1 * (step % 4 == 3))
                 yield batch
 
-    options = (trainer.averaged, trainer.loss, trainer.config)
+    options = (trainer.averaged, trainer.loss, trainer.recipe)
     assert step_seconds(*options, Slow()) - step_seconds(*options, source) > 0.015
 
 
 def test_the_length_of_a_training_is_corrected_to_its_time():
     budget = TimeBudget(60.0)
-    assert budget.steps(1, 1000, 1.0) == 1000, "too early"
-    assert budget.steps(100, 1000, 6.1) == 1000, "60 s as planned"
-    assert budget.steps(100, 1000, 12.0) == 500
-    assert budget.steps(100, 1000, 3.0) == 2000
+    assert budget.steps(1, 1000, 4.0) == 1000, "too early"
+    assert budget.steps(101, 1000, 9.9) == 1000, "60 s as planned, the slow first step left out"
+    assert budget.steps(101, 1000, 14.0) == 101 + 460
+    assert budget.steps(101, 1000, 8.0) == 101 + 1300
     assert budget.steps(501, 1000, 15.0) == 1000, "the learning rate falls already"
     assert budget.steps(400, 1000, 61.0) == 401
 
 
-def test_a_training_ends_in_its_time_and_is_resumed_with_its_length(tmp_path, monkeypatch):
-    trainer, source = circles_trainer(total=500_000, tick=50_000)
+def test_a_training_ends_in_its_time_and_is_resumed_with_its_length(run_folder, monkeypatch):
+    trainer, source = circles_trainer(duration=0.5, tick=50)
     now = [0.0]
     monkeypatch.setattr(run, "time", SimpleNamespace(monotonic=lambda: now[0]))
 
@@ -351,9 +351,9 @@ def test_a_training_ends_in_its_time_and_is_resumed_with_its_length(tmp_path, mo
                 now[0] += 1.0 if step % 10 == 0 else 0.1
                 yield batch
 
-    folder = RunFolder.create(Place(tmp_path, "", itself=True), {"options": {"duration": 0.5}})
+    folder = run_folder("run", options={"duration": 0.5})
     train(trainer, Slow(), folder, budget=TimeBudget(60.0))
     assert abs(now[0] - 60) < 6
-    assert trainer.step == trainer.config.total_steps < 400
+    assert trainer.step == trainer.recipe.steps < 400
     record = json.loads((folder.path / "training_options.json").read_text())
-    assert record["options"]["duration"] == trainer.config.total / 1e6
+    assert record["options"]["duration"] == trainer.recipe.duration

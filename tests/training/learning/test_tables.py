@@ -29,8 +29,9 @@ from training.learning.finishing import calibrate
 from training.learning.held_out import HeldOut, Score, Validation
 from training.learning.loss import DenoisingRegression
 from training.learning.run import PostTraining, train
-from training.learning.trainer import Trainer, TrainingConfig
+from training.learning.trainer import Trainer
 from training.networks.mlp import ToyMLP
+from training.recipes import Recipe
 from training.subjects import table_spaces
 from training.subjects.table_spaces import Preparation, Space, choose_space
 from training.subjects.table_training import about_table
@@ -50,13 +51,13 @@ def table(count=3000):
     return made
 
 
-def preparation(total=30000, dims_to_keep=3, tick=5000):
+def preparation(duration=0.03, dims_to_keep=3, tick=5):
     inflation, network = {"dims_to_keep": dims_to_keep, "gamma0": 1e-2}, {"width": 32, "depth": 2}
     choices = ModelConfig("ifs", inflation, "mlp", network, "IS", "log")
-    config = TrainingConfig(
-        total=total, batch=100, lr=3e-3, lr_ramp=1000, lr_decay=True, tick=tick, state_ticks=1
+    recipe = Recipe(
+        duration=duration, batch=100, lr=3e-3, lr_ramp=1e-3, lr_decay=True, tick=tick, dump=1
     )
-    return Preparation(table(), choices, config, CPU)
+    return Preparation(table(), choices, recipe, CPU)
 
 
 @pytest.mark.parametrize("dims_to_keep", [2, 1])
@@ -91,11 +92,11 @@ def test_held_out_nats_of_the_exact_denoiser_are_the_mean_log_density(dims_to_ke
 
 
 def test_held_out_nats_are_a_bound_that_training_raises():
-    prepared = preparation(total=15_000)
+    prepared = preparation(duration=0.015)
     coordinates = prepared.coordinates(SPACE)
     untrained, loss = prepared.build(coordinates)
-    trainer = Trainer(*prepared.build(coordinates), prepared.config)
-    run_steps(trainer, prepared.source(coordinates), prepared.config.total_steps)
+    trainer = Trainer(*prepared.build(coordinates), prepared.recipe)
+    run_steps(trainer, prepared.source(coordinates), prepared.recipe.steps)
     model, watch = trainer.averaged, Validation(prepared.held_out(coordinates, loss))
     start, end = (watch.held_out.score(one).nats for one in (untrained, model))
     generator = seeded(1)
@@ -113,7 +114,7 @@ def test_held_out_nats_are_a_bound_that_training_raises():
 def test_the_coordinates_best_on_held_out_rows_are_chosen(monkeypatch):
     steps = 60
     monkeypatch.setattr("training.subjects.table_spaces.PILOT_STEPS", steps)
-    prepared = preparation(total=20_000)
+    prepared = preparation(duration=0.02)
     chosen = choose_space(prepared, Space("auto", "zca"))
     names = ("none", "yeo-johnson", "quantile")
     nats = {name: prepared.pilot(Space(name, "zca"), steps) for name in names}
@@ -163,11 +164,11 @@ def weights_of(trainer):
 
 
 def test_patience_ends_it_with_the_best_weights(run_folder):
-    prepared = preparation(6000, tick=1000)
+    prepared = preparation(0.006, tick=1)
     coordinates = prepared.coordinates(SPACE)
 
     def run(name, scores, patience):
-        trainer = Trainer(*prepared.build(coordinates), prepared.config)
+        trainer = Trainer(*prepared.build(coordinates), prepared.recipe)
         watch = Validation(Scores(scores), keeps_best=True, patience=patience)
         train(trainer, prepared.source(coordinates), run_folder(name), watch=watch)
         return trainer
@@ -182,9 +183,9 @@ def test_patience_ends_it_with_the_best_weights(run_folder):
 
 
 def test_best_weights_are_saved_calibrated_or_not(run_folder):
-    prepared = preparation(10_000)
+    prepared = preparation(0.01)
     coordinates = prepared.coordinates(Space("yeo-johnson", "none"))
-    trainer = Trainer(*prepared.build(coordinates), prepared.config)
+    trainer = Trainer(*prepared.build(coordinates), prepared.recipe)
     watch, folder = Validation(Scores([1, 2]), keeps_best=True), run_folder("run")
     plan = prepared.calibration(coordinates, "path")
     got = []
@@ -280,14 +281,14 @@ def conditional(table, steps=100, members=1):
     network = {"width": 32, "depth": 2, "label_dim": table.condition_dim, **more}
     inflation = {"dims_to_keep": table.dim, "gamma0": 1e-4}
     choices = ModelConfig("ifs", inflation, "mlp", network, "IS", "log")
-    config = TrainingConfig(total=100 * steps, batch=100, lr=5e-3, lr_ramp=1000, lr_decay=True)
-    return Preparation(table, choices, config, CPU)
+    recipe = Recipe(duration=1e-4 * steps, batch=100, lr=5e-3, lr_ramp=1e-3, lr_decay=True)
+    return Preparation(table, choices, recipe, CPU)
 
 
 def trained(prepared):
     coordinates = prepared.coordinates(LINEAR)
-    trainer = Trainer(*prepared.build(coordinates), prepared.config)
-    run_steps(trainer, prepared.source(coordinates), prepared.config.total_steps)
+    trainer = Trainer(*prepared.build(coordinates), prepared.recipe)
+    run_steps(trainer, prepared.source(coordinates), prepared.recipe.steps)
     return trainer.averaged
 
 

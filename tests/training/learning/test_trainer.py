@@ -34,38 +34,38 @@ from training.learning.trainer import (
     START,
     LossScale,
     Trainer,
-    TrainingConfig,
 )
+from training.recipes import Recipe
 
 CPU = torch.device("cpu")
-CONFIG = TrainingConfig(total=20_000, batch=4, lr_ramp=0)
+RECIPE = Recipe(duration=0.02, batch=4, lr_ramp=0)
 
 
 def test_the_rate_ramps_up_and_may_decay_and_averages_forget_half_in_a_halflife():
-    config = TrainingConfig(total=10_000, batch=100, lr=2e-3, lr_ramp=1000)
-    assert config.learning_rate(0) == pytest.approx(2e-3 * 0.1)
-    assert config.learning_rate(400) == pytest.approx(2e-3 * 0.5)
-    assert [config.learning_rate(seen) for seen in (900, 5000, 10_000)] == [2e-3] * 3
-    decaying = TrainingConfig(total=10_000, batch=100, lr=2e-3, lr_ramp=0, lr_decay=True)
+    recipe = Recipe(duration=0.01, batch=100, lr=2e-3, lr_ramp=1e-3)
+    assert recipe.learning_rate(0) == pytest.approx(2e-3 * 0.1)
+    assert recipe.learning_rate(400) == pytest.approx(2e-3 * 0.5)
+    assert [recipe.learning_rate(seen) for seen in (900, 5000, 10_000)] == [2e-3] * 3
+    decaying = Recipe(duration=0.01, batch=100, lr=2e-3, lr_ramp=0, lr_decay=True)
     for seen in (0, 2500, 5000, 9900, 10_000):
         expected = 2e-3 * math.cos(math.pi / 2 * seen / 10_000) ** 2
         assert decaying.learning_rate(seen) == pytest.approx(expected, abs=1e-12)
-    config = TrainingConfig(total=10**9, batch=100, ema_halflife=5000, ema_ramp=0.05)
-    late = [config.ema_decay(seen) for seen in range(10**8, 10**8 + 5000, 100)]
+    recipe = Recipe(duration=1000, batch=100, ema=0.005, ema_ramp=0.05)
+    late = [recipe.ema_decay(seen) for seen in range(10**8, 10**8 + 5000, 100)]
     assert math.prod(late) == pytest.approx(0.5)
-    assert config.ema_decay(20_000) == pytest.approx(0.5 ** (100 / 1000))
-    assert config.ema_decay(100_000) == config.ema_decay(10**8)
-    assert TrainingConfig(total=1000, batch=100, ema_halflife=0).ema_decay(500) == 0
-    assert TrainingConfig(total=1000, batch=100).total_steps == 10
-    assert TrainingConfig(total=1001, batch=100).total_steps == 11
+    assert recipe.ema_decay(20_000) == pytest.approx(0.5 ** (100 / 1000))
+    assert recipe.ema_decay(100_000) == recipe.ema_decay(10**8)
+    assert Recipe(duration=0.001, batch=100, ema=0).ema_decay(500) == 0
+    assert Recipe(duration=0.001, batch=100).steps == 10
+    assert Recipe(duration=0.001001, batch=100).steps == 11
 
 
 def test_the_optimizer_and_the_average_follow_the_configuration():
-    trainer, source = circles_trainer(lr_decay=True, ema_halflife=300, ema_ramp=0.2)
+    trainer, source = circles_trainer(lr_decay=True, ema=3e-4, ema_ramp=0.2)
     average = weights(trainer.denoiser)
     for step in range(5):
         run_steps(trainer, source, 1)
-        expected_rate = trainer.config.learning_rate(step * 500)
+        expected_rate = trainer.recipe.learning_rate(step * 500)
         assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(expected_rate)
         decay = 0.5 ** (500 / min(300, 0.2 * (step + 1) * 500))
         average = decay * average + (1 - decay) * weights(trainer.denoiser)
@@ -76,7 +76,7 @@ def test_the_optimizer_and_the_average_follow_the_configuration():
 def test_microbatches_add_up_to_the_gradient_of_the_batch():
     gradients, losses = [], []
     for size in (None, 1, 7, 32, 100):
-        trainer, source = circles_trainer(others=600, batch=32, batch_gpu=size, loss_scale=1.0)
+        trainer, source = circles_trainer(others=600, batch=32, batch_gpu=size, ls=1.0)
         nn.init.normal_(trainer.denoiser.network.output.weight, generator=seeded())
         draws = trainer.loss.draw(32, seeded(1))
         means = RunningMeans(CPU)
@@ -107,7 +107,7 @@ def test_gradients_of_pixels_in_single_precision_are_right_to_a_millionth():
     basis = EigenBasis(plain.mean, torch.logspace(0, -7, 64), plain.eigenvectors)
     model.denoiser.basis, model.denoiser.data_variance = basis, basis.floored_variance()
     loss = DenoisingLoss(model.denoiser.schedule, 0.0, 6.0)
-    trainer = Trainer(model, loss, TrainingConfig(total=8, batch=8))
+    trainer = Trainer(model, loss, Recipe(duration=8e-6, batch=8))
     points = basis.from_eigen(basis.eigenvalues.sqrt() * normal(8, 64)).float()
     t, noise = loss.draw(8, seeded())
     gradients = []
@@ -123,7 +123,7 @@ def test_gradients_of_pixels_in_single_precision_are_right_to_a_millionth():
 def test_the_loss_scale_does_not_reach_the_weights():
     results = []
     for scale in (1.0, 1024.0):
-        trainer, source = circles_trainer(loss_scale=scale)
+        trainer, source = circles_trainer(ls=scale)
         run_steps(trainer, source, 4)
         results.append(weights(trainer.denoiser))
     assert torch.equal(*results)  # a power of two changes no digit
@@ -199,11 +199,11 @@ def test_an_incomplete_state_or_one_of_another_model_or_optimizer_is_a_data_erro
         assert part in refusal(trainer.restore, state, "state.pt")
 
 
-def half_trainer(loss_scale=1.0):
+def half_trainer(ls=1.0):
     trainer, source = circles_trainer()
-    model, config = trainer.averaged, replace(trainer.config, loss_scale=loss_scale)
+    model, recipe = trainer.averaged, replace(trainer.recipe, ls=ls)
     model.denoiser.precision = "fp16"
-    return Trainer(model, trainer.loss, config), source
+    return Trainer(model, trainer.loss, recipe), source
 
 
 def test_it_doubles_after_finite_steps_and_else_is_halved(monkeypatch):
@@ -247,19 +247,19 @@ def test_a_resumed_training_has_its_scale(monkeypatch):
 
 @pytest.mark.parametrize(("half", "expected"), [(0.6, "bf16"), (0.8, "fp32"), (1.3, "fp32")])
 def test_half_precision_is_chosen_if_it_is_much_faster(half, expected, monkeypatch):
-    seconds = {"fp32": 1.0, "bf16": half}  # of the names that are the fourth argument
-    monkeypatch.setattr(cost, "gradient_seconds", lambda *given: seconds[given[3]])
+    seconds = {"fp32": 1.0, "bf16": half}  # of the names that are the third argument
+    monkeypatch.setattr(cost, "gradient_seconds", lambda *given: seconds[given[2]])
     model = trainers.model_of("DDPM++ of classes")
-    assert fastest_precision(*model, CONFIG) == expected
+    assert fastest_precision(*model, RECIPE) == expected
     # A training that is over at once is not worth a trial.
-    assert fastest_precision(*model, replace(CONFIG, total=5000)) == "fp32"
+    assert fastest_precision(*model, replace(RECIPE, duration=0.005)) == "fp32"
 
 
 def test_a_trial_changes_neither_the_network_nor_what_is_drawn_after_it():
     model, loss = trainers.model_of("ensemble with conditions")  # which has dropout
     weights = [value.clone() for value in model.denoiser.parameters()]
     drawn = torch.get_rng_state()
-    assert all(gradient_seconds(model, loss, CONFIG, name, 2) > 0 for name in ("fp32", "bf16"))
+    assert all(gradient_seconds(model, loss, name, 2) > 0 for name in ("fp32", "bf16"))
     assert torch.equal(torch.get_rng_state(), drawn)
     assert model.denoiser.precision == "fp32"
     assert all(map(torch.equal, weights, model.denoiser.parameters()))

@@ -255,7 +255,7 @@ def test_a_stored_grid_changes_nothing_else_and_a_broken_one_is_a_data_error(net
     before.store_grid(EqualErrorGrid(double([0.0, 5.0])), SOLVERS["rk4"])
     after = TrainedNetwork.load(network)
     assert {k: v for k, v in after.about.items() if k != STORED} == before.about
-    assert after.recipe == before.recipe
+    assert after.architecture == before.architecture
     x = torch.randn(5, 2, dtype=torch.float64)
     t = double(1.0)
     assert torch.equal(after.denoiser(x, t), before.denoiser(x, t))

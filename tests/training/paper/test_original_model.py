@@ -63,7 +63,7 @@ def test_the_schedule_is_read_from_its_exponents(write, name):
     schedule = model.denoiser.schedule
     torch.testing.assert_close(schedule.growth_rates, known.growth_rates, rtol=1e-7, atol=1e-7)
     assert schedule.name == name
-    assert {key: model.recipe.schedule_arguments[key] for key in arguments} == arguments
+    assert {key: model.architecture.schedule_arguments[key] for key in arguments} == arguments
     assert model.about["dims_to_keep"] == SCHEDULES[name]["dims_to_keep"]
 
 
@@ -272,7 +272,9 @@ def test_a_song_network_of_a_toy_gives_what_it_gave(imported, tmp_path):
         torch.testing.assert_close(network.lower[1](h), known)
     assert known.abs().max() > 1e-3
     model.save(tmp_path / "network.pkl")
-    assert TrainedNetwork.load(tmp_path / "network.pkl").recipe.network == "OriginalToySongUNet"
+    assert (
+        TrainedNetwork.load(tmp_path / "network.pkl").architecture.network == "OriginalToySongUNet"
+    )
 
 
 PARTS = {
@@ -469,7 +471,7 @@ def test_an_image_network_gives_what_it_gave(imported, case):
         known = network(Z, 999 * T, **conditions)
         torch.testing.assert_close(model.denoiser.network(Z, 999 * T, **conditions), known)
     assert known.abs().max() > 1e-3
-    assert model.recipe.network == case.split()[0]
+    assert model.architecture.network == case.split()[0]
 
 
 @pytest.mark.parametrize("space", ["IS", "ES"])

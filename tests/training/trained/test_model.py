@@ -30,9 +30,9 @@ from training.names import LOG
 from training.networks.mixture import ABSENT, ASKED, EXACT, KNOWN
 from training.subjects.record_spaces import choose_space, few_values
 from training.subjects.records import CalibrationScores, Margins
+from training.trained.architecture import make_schedule
 from training.trained.network import TrainedNetwork
 from training.trained.questions import EncodedRows, QuestionFlow
-from training.trained.recipe import make_schedule
 
 DIM, COUNTS = 4, [3, 2]
 GENERATOR = seeded_generator("cpu", 7)
@@ -54,7 +54,7 @@ def test_a_saved_model_denoises_as_before_and_is_saved_as_the_same_file(tmp_path
         model.about |= {"seen": 5, "list": [1, "a", None], "nested": {"lr": 1e-3}}
         model.save(first)
         loaded = TrainedNetwork.load(str(first))
-        assert (loaded.about, loaded.recipe) == (model.about, model.recipe)
+        assert (loaded.about, loaded.architecture) == (model.about, model.architecture)
         x = normal(9, 2, generator=generator)
         model.denoiser.eval()
         for t in (double(2.0), torch.linspace(0, 7, 9)):
@@ -250,11 +250,11 @@ def test_a_law_of_latents_is_saved_and_refused_where_it_does_not_belong(tmp_path
         assert text in refusal(TrainedNetwork.load, path)
 
 
-def test_a_recipe_builds_equal_models_and_takes_dimension_and_variance_from_the_basis(model):
+def test_an_architecture_builds_equal_models_and_takes_dimension_and_variance_from_the_basis(model):
     built = []
     for _ in range(2):
         torch.manual_seed(3)
-        built.append(model.recipe.build(model.denoiser.basis).state_dict())
+        built.append(model.architecture.build(model.denoiser.basis).state_dict())
     assert all(torch.equal(built[0][key], built[1][key]) for key in built[0])
     basis = random_basis(4)
     schedule = make_schedule("ifs", {"dims_to_keep": 2, "rho": 1.5}, basis, end_std=2.0)
@@ -268,7 +268,7 @@ def test_a_first_time_by_default_is_written_as_it_is_resumed(precond):
     choices, basis = ModelConfig(precond, {}, "mlp", {"width": 8}, "IS", "log"), random_basis(2)
     model, loss = choices.build(basis)
     again, _ = replace(choices, t_min=loss.t_min).build(basis)
-    assert model.recipe == again.recipe
+    assert model.architecture == again.architecture
 
 
 def test_parameters_are_counted_and_a_basis_is_described_by_its_spectrum(model):

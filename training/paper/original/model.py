@@ -37,8 +37,8 @@ from training.paper.original.counterparts import (
 )
 from training.paper.original.file import ALLOWED, Fields, Layers, OriginalFile, read_original
 from training.paper.original.flow import OriginalFlow, ToyData, rotate_network, uncentered_basis
+from training.trained.architecture import Architecture, make_schedule
 from training.trained.network import TrainedNetwork, check_network
-from training.trained.recipe import Recipe, make_schedule
 
 MODULE_CLASSES = {
     *("Linear", "Conv2d", "GroupNorm", "ModuleDict", "PositionalEmbedding", "FourierEmbedding"),
@@ -219,7 +219,7 @@ def import_original(
         **flow.denoiser_arguments,
         data_variance=flow.data_variance,
     )
-    recipe = Recipe(
+    architecture = Architecture(
         flow.schedule,
         flow.schedule_arguments,
         parts.counterpart.network,
@@ -230,7 +230,7 @@ def import_original(
         check_network(denoiser, about["tmax"])
     except ValueError as error:
         raise DataError(f"{path} cannot be imported: {error}") from error
-    model = TrainedNetwork(denoiser.eval().requires_grad_(False), recipe, about)
+    model = TrainedNetwork(denoiser.eval().requires_grad_(False), architecture, about)
     origin = {"classes": [record.class_name, layers.class_name], "sha256": file.sha256}
     return Imported(model, origin)
 

@@ -23,7 +23,7 @@ SCHEDULES: dict[str, Callable[..., schedules.NoiseSchedule]] = {
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Architecture:
     """Names and arguments that, with the basis of a data set, determine a denoiser.
 
     Attributes:
@@ -38,8 +38,8 @@ class Recipe:
         >>> from training import EigenBasis
         >>> basis = EigenBasis(torch.zeros(2), torch.tensor([1.0, 0.5]), torch.eye(2))
         >>> network_arguments = {"dim": 2, "noise_range": [-1.0, 0.3], "width": 16}
-        >>> recipe = Recipe("ifs", {"dims_to_keep": 1}, "mlp", network_arguments)
-        >>> recipe.build(basis).schedule
+        >>> architecture = Architecture("ifs", {"dims_to_keep": 1}, "mlp", network_arguments)
+        >>> architecture.build(basis).schedule
         InflationSchedule(PRRto1D, dim=2, rho=1, gamma0=0.0005)
     """
 
@@ -98,7 +98,7 @@ def make_schedule(
 def basis_arguments(name: str, basis: EigenBasis, end_std: float = 1.0) -> dict[str, Any]:
     """Return the arguments of a schedule that the basis determines.
 
-    Recipes omit these arguments.
+    Architectures omit these arguments.
     """
     if name != "ifs":
         return {"dim": basis.dim}
