@@ -57,7 +57,7 @@ CHECKS = 100
 
 @dataclass
 class TimeBudget:
-    """Time of a training, to which the number of steps is corrected while it runs.
+    """Time of a training, whose number of steps is corrected while it runs.
 
     Attributes:
         seconds: Seconds of all steps and reports.
@@ -496,7 +496,7 @@ def train(
         watch: Validation on held-out data, which is reported, may end the training early, and may
             choose the final weights; None for no validation.
         progress: Called with the completed fraction of the training, a few times a second.
-        budget: Time of the training, to which its length is corrected; None for a fixed length.
+        budget: Time of the training, whose length is corrected; None for a fixed length.
 
     Raises:
         TrainingError: Too many steps in a row had non-finite losses or gradients.
