@@ -351,8 +351,8 @@ class TableChoices(RowChoices):
         return [names.index(name) for name in self.conditions]
 
 
-LONGEST_LINE = 16 << 20
-"""Maximum number of characters per line: 10,000 columns with names of 1,000."""
+LONGEST_LINE = 4 << 20
+"""Maximum number of characters per line, and size of blocks: 10,000 columns with names of 400."""
 SNIFFED_LINES = 30
 """Number of first lines from which the separator is inferred."""
 COMMENT = "#"
