@@ -41,6 +41,8 @@ from training.names import CELL_ERROR, CELL_POINTS
 SEQUENCES = FEWEST_POINTS = 8
 RowDensity = Callable[[Tensor, Tensor], Tensor]
 """Type of a function from points ``[N, D]`` and conditions ``[N, C]`` to log densities ``[N]``."""
+TINY = 1e-12
+"""Least difference of log probabilities at the ends of an interval."""
 BLOCK_POINTS = 512
 """Points integrated together: enough to fill network calls, with memory independent of the rows."""
 
@@ -151,7 +153,8 @@ def log_normal_mass(low: Tensor, high: Tensor) -> Tensor:
     low, high = torch.where(low + high > 0, -low, low), torch.where(low + high > 0, -high, high)
     low, high = torch.minimum(low, high), torch.maximum(low, high)
     upper = torch.special.log_ndtr(high)
-    return upper + torch.log(-torch.expm1(torch.special.log_ndtr(low) - upper))
+    ratio = (torch.special.log_ndtr(low) - upper).clamp(max=-TINY)
+    return upper + torch.log(-torch.expm1(ratio))
 
 
 def _look_until_sure(

@@ -356,11 +356,13 @@ class TrialLikelihood(Likelihood):
         distinct = self._distinct
         if len(distinct.data) * len(points) > MOST_PAIRS:
             return super().log_prob_each(points, observed)
-        if self._table is None or self._table[0].data_ptr() != points.data_ptr():
+        known = self._table[0] if self._table else points[:0]
+        if (known.data_ptr(), len(known)) != (points.data_ptr(), len(points)):
             rows = torch.arange(len(points), device=points.device)
             each = range(len(distinct.data))
             of_kind = [self._densities(torch.full_like(rows, kind), points, rows) for kind in each]
             self._table = points, torch.stack(of_kind)
+        assert self._table is not None
         table, ends = self._table[1], distinct.counts.cumsum(0).tolist()
         sums = []
         for which in observed[:, 0].long().tolist():

@@ -7,7 +7,8 @@ the factorization behind it.
 A single target number has a flow of one dimension, which is monotone: the flow maps a quantile of
 the latent to the same quantile of the number. Intervals of single cells therefore need no draws,
 and the probability of an interval is the difference of the distribution function at its ends.
-Numbers that are targets together are evaluated one after the other, each given those before,
+Numbers that are targets together are drawn jointly, and have a joint density. Scores of tables with
+discrete columns evaluate them one after the other instead, each given those before,
 
     p(x_1, ..., x_D | known) = prod_i p(x_i | known, x_1, ..., x_(i-1)),
 
@@ -38,6 +39,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from training.flow.bin_averages import log_normal_mass
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import weighted_sum
 from training.networks.mixture import ABSENT, ASKED, KNOWN
@@ -54,8 +56,6 @@ There the network may change the distribution by many standard deviations.
 """
 LARGEST_ERROR = 0.05
 """Estimated error of a log density, in nats, above which it is computed with more ranges."""
-TINY = 1e-12
-"""Least difference of log probabilities at the ends of an interval."""
 WINDOW = 0.2
 """Width of intervals whose probability gives a density, in units of the noise of the first time.
 
@@ -398,7 +398,7 @@ class QuestionFlow:
     ) -> tuple[Tensor, Tensor]:
         """Return log probabilities ``[N]`` of intervals ``[N, 2]`` of one number, and errors."""
         latents = self._latents(known, states, place, ends)
-        mass, rough = (log_between(*each.unbind(dim=1)) for each in latents)
+        mass, rough = (log_normal_mass(*each.unbind(dim=1)) for each in latents)
         return mass, (mass - rough).abs()
 
     @property
@@ -471,7 +471,7 @@ class QuestionFlow:
         return of_numbers
 
     def noise_at(self, rows: EncodedRows, states: Tensor) -> tuple[Tensor, float]:
-        """Return the expected noise of the first time in target numbers; see ``flow.cells``.
+        """Return the expected noise of the first time in target numbers; see ``flow.bin_averages``.
 
         Returns:
             The noise ``[N, D]``, in units of its standard deviation, and that standard deviation.
@@ -493,17 +493,3 @@ class QuestionFlow:
         flow = self.of(labels)
         times, solver = self.flow.integration("points")
         return flow.decode(normal * flow.gaussian_latents(times[-1]).variance.sqrt(), times, solver)
-
-
-def log_between(low: Tensor, high: Tensor) -> Tensor:
-    """Return the log probabilities ``[...]`` that a standard normal number is between two others.
-
-    Args:
-        low: Lower ends ``[...]``.
-        high: Upper ends ``[...]``.
-    """
-    far = low + high > 0  # the tail below is exact
-    low, high = torch.where(far, -high, low), torch.where(far, -low, high)
-    above = torch.special.log_ndtr(high)
-    ratio = (torch.special.log_ndtr(low) - above).clamp(max=-TINY)
-    return above + (-torch.expm1(ratio)).log()

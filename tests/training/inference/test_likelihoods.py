@@ -268,6 +268,15 @@ def test_trials_of_an_observation_are_multiplied_in_any_number(likelihood):
         likelihood.simulate(points, torch.Generator())
 
 
+def test_a_pool_is_evaluated_once_for_all_observations(likelihood):
+    points, numbers = 0.5 * normal(50, 2, seed=4), likelihood.numbers
+    for some in (points, points[:20]):  # the second is a part of the first in memory
+        each = likelihood.log_prob_each(some, numbers)
+        for own, row in zip(numbers, each, strict=True):
+            expected = likelihood.log_prob(some, own.expand(len(some), -1))
+            assert_close(row, expected, rtol=1e-9, atol=1e-9)
+
+
 def test_chains_follow_gradients_of_the_gaussian(likelihood):
     rough, observed = likelihood.approximate(), torch.full((6, 1), 2.0).double()
     points = (0.5 * normal(6, 2, seed=4)).requires_grad_()
