@@ -9,13 +9,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import ParseError
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 import pyarrow
 from pyarrow import compute
 
 from dnnlib.errors import DataError, UsageError
+from torch_utils.results import MAX_INFLATED_BYTES
 from torch_utils.snapshots import first_line
 from training.data.tables.formats import (
     ArrowTable,
@@ -139,6 +140,13 @@ def _of_sheet(path: Path) -> Cells:
     if find_spec("openpyxl") is None:
         raise UsageError(f"{path} needs openpyxl: pip install openpyxl, or save the table as CSV")
     try:
+        with ZipFile(path) as archive:
+            promised = sum(member.file_size for member in archive.infolist())
+        if promised > MAX_INFLATED_BYTES:
+            raise DataError(
+                f"{path} declares {promised >> 20} MiB: the limit is {MAX_INFLATED_BYTES >> 20} "
+                "MiB, so save the table as CSV"
+            )
         frame = importlib.import_module("pandas").read_excel(path, engine="openpyxl")
     except (ValueError, KeyError, OSError, BadZipFile, ParseError) as error:
         raise DataError(f"{path} is not a readable Excel file: {first_line(error)}") from error

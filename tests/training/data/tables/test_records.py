@@ -1,6 +1,7 @@
 """Tables as people have them: what columns and rows are taken for; they come back equal."""
 
 import csv
+import zipfile
 from dataclasses import replace
 from datetime import date, timedelta
 from itertools import combinations
@@ -129,7 +130,7 @@ def test_columns_of_data_frames_are_what_they_are_in_whatever_kind_and_block(mon
     assert records.values[0, 0] == -3653
 
 
-def test_sheets_are_tables(tmp_path):
+def test_sheets_are_tables(tmp_path, monkeypatch):
     path = tmp_path / "table.xlsx"
     days = pandas.date_range("2020-01-01", periods=COUNT)
     frame = pandas.DataFrame(
@@ -142,6 +143,10 @@ def test_sheets_are_tables(tmp_path):
     np.testing.assert_array_equal(records.values[:, 1], frame["x"])
     path.write_bytes(b"PK")
     assert "is not a readable Excel file" in refusal(Table.open, path)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("xl/workbook.xml", bytes(2 << 20))
+    monkeypatch.setattr("training.data.tables.raw_tables.MAX_INFLATED_BYTES", 1 << 20)
+    assert "declares 2 MiB: the limit is 1 MiB" in refusal(Table.open, path)
 
 
 TEXTS = ("1", "01", "0.5", "-0.25", "1.234", "0.234", "12.345", "1.2345", "5.", ".5", "-0", "1.50")
