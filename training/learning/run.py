@@ -517,8 +517,11 @@ def train(
                         batch = next(batches)
                     trainer.train_step(batch, reporter.means)
                     reporter.advance(trainer.recipe.batch)
-                    due = budget and trainer.step % check_every == 0
-                    if budget and due and _correct(trainer, budget, began):
+                    if (
+                        budget
+                        and trainer.step % check_every == 0
+                        and _correct(trainer, budget, began)
+                    ):
                         folder.change_duration(trainer.recipe.duration)
                         reporter.change_total(trainer.recipe.samples)
                         parts.change_total(trainer.recipe.samples)
