@@ -379,8 +379,8 @@ def test_answers_as_data_frames_have_numbers_levels_and_digits():
     beside = {"key": np.array(["1234567890123456789", ""])}
     records = DataTable(columns, beside=beside, decimal=",", values=np.empty((2, 2)), held_out=None)
     names = ["level", "size", "key", "level_probability"]
-    rows = [["#N/A", "1,5", "1234567890123456789", "0.5"], ["", "-9", "", "1"]]
-    frame = _frame(Sheet(names, rows, 1, names[-1:]), records)
+    columns = [["#N/A", ""], ["1,5", "-9"], ["1234567890123456789", ""], ["0.5", "1"]]
+    frame = _frame(Sheet(names, 2, [columns], 1, names[-1:]), records)
     assert frame.loc[0].tolist() == ["#N/A", 1.5, "1234567890123456789", 0.5]
     assert frame.loc[1].isna().tolist() == [True, True, True, False]
 

@@ -158,15 +158,15 @@ def use_rows_to_convert(path):
 
 def use_records(path):
     records = load_records(path)
-    names, rows = texts_of(records)
-    assert all(len(row) == len(names) for row in rows)
+    names, columns = texts_of(records)
+    assert [len(column) for column in columns] == [len(records)] * len(names)
     assert len(frame_of(records)) == len(records)
 
 
 def use_texts_to_convert(path):
     records, _ = SurveyedTable.from_cells(open_cells(path), RecordChoices(calendar=True)).records()
     assert not np.isinf(records.values).any()
-    assert len(texts_of(records)[1]) == len(records)
+    assert all(len(column) == len(records) for column in texts_of(records)[1])
 
 
 def use_toy_residuals(path):

@@ -16,10 +16,17 @@ from dnnlib.logs import logger
 from torch_utils.distributed import first_rank_only
 from training.data.tables.encoding import contradicted, encode
 from training.data.tables.table import DataTable
-from training.data.tables.values import save_texts, texts_of
+from training.data.tables.values import save_texts
 from training.files.answers import params_path, real_path, save_check, save_params
 from training.files.records import columns_json, holds_records, load_data_set, load_records
-from training.models.queries import Asking, Interval, Sheet, check_lines, require_same_columns
+from training.models.queries import (
+    Asking,
+    Interval,
+    Sheet,
+    check_lines,
+    require_same_columns,
+    sheet_of,
+)
 from training.names import UNSOUND, script
 from training.settings import ask as options
 from training.subjects import RecordFlow
@@ -29,7 +36,7 @@ from training.trained.network import TrainedNetwork
 @first_rank_only
 def fill(settings: options.FillSettings) -> None:
     """Impute missing values of rows, or write several tables with joint draws of them."""
-    dest, sheet = settings.dest, None
+    dest = settings.dest
     numbers = range(1, (settings.tables or 0) + 1)
     paths = [dest.with_name(f"{dest.stem}_{number}{dest.suffix}") for number in numbers]
     flow = opened(settings, *(paths or [dest]), params_path(dest))
@@ -39,10 +46,12 @@ def fill(settings: options.FillSettings) -> None:
         own = (not column.of for column in records.columns)
         with bar(flow, "cells", sum(compress(holes, own))) as asked:
             sheet = asked.fill(records, intervals(settings, flow))
+            finish(settings, flow, "fill", sheet, records)
+        return
     for number, path in enumerate(paths):
         with bar(flow, "rows", len(records)) as asked:
             save(path, asked.completed(records, settings.seed, number), records)
-    finish(settings, flow, "fill", sheet, records)
+    finish(settings, flow, "fill", None, records)
 
 
 @first_rank_only
@@ -52,8 +61,7 @@ def predict(settings: options.PredictSettings) -> None:
     records, columns = rows_of(settings, flow, settings.columns), settings.columns
     wanted = intervals(settings, flow)
     with bar(flow, "rows", len(records) * len(columns)) as asked:
-        sheet = asked.predict(records, columns, wanted)
-    finish(settings, flow, "predict", sheet, records)
+        finish(settings, flow, "predict", asked.predict(records, columns, wanted), records)
 
 
 @first_rank_only
@@ -62,8 +70,7 @@ def score(settings: options.ScoreSettings) -> None:
     flow = opened(settings, settings.dest, params_path(settings.dest))
     records = rows_of(settings, flow)
     with bar(flow, "rows", len(records)) as asked:
-        sheet = asked.score(records, settings.odd)
-    finish(settings, flow, "score", sheet, records)
+        finish(settings, flow, "score", asked.score(records, settings.odd), records)
 
 
 @first_rank_only
@@ -150,7 +157,7 @@ def data_set(path: Path, empty: DataTable, missing_values: Sequence[str] = ()) -
 def save(path: Path, sheet: Sheet, records: DataTable) -> None:
     """Write a sheet of results as CSV, and log its path."""
     save_texts(path, sheet.names, sheet.rows, records.separator)
-    logger.info(f"Wrote {path}: {len(sheet.rows)} rows of {len(sheet.names)} columns")
+    logger.info(f"Wrote {path}: {sheet.count} rows of {len(sheet.names)} columns")
 
 
 def finish(
@@ -174,7 +181,7 @@ def finish(
     if sheet is not None:
         save(settings.dest, sheet, records)
     if real is not None:
-        save(real_path(settings.dest), Sheet(*texts_of(flow.empty, real.values)), flow.empty)
+        save(real_path(settings.dest), sheet_of(flow.empty, real.values), flow.empty)
     table = replace(flow.empty, separator=records.separator, decimal=records.decimal)
     about = {
         "question": question,

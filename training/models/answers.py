@@ -233,7 +233,14 @@ def _frame(sheet: Sheet, records: DataTable) -> Any:
     Codes such as 01234 remain texts, as do identifiers that would lose digits.
     """
     own = {column.name: column.missing for column in records.columns}
-    texts = {name: {row[at] for row in sheet.rows} for at, name in enumerate(sheet.names)}
+    file = io.StringIO()
+    writer = csv.writer(file)
+    writer.writerow(sheet.names)
+    texts = {name: set[str]() for name in sheet.names}
+    for columns in sheet.blocks:
+        writer.writerows(zip(*columns, strict=True))
+        for some, column in zip(texts.values(), columns, strict=True):
+            some.update(column)
     # Levels may be texts that pandas reads as missing, and the source may write other marks.
     gone = {
         name: [text for text in some if text.lower() in MISSING_MARKS or text == own.get(name)]
@@ -245,8 +252,6 @@ def _frame(sheet: Sheet, records: DataTable) -> Any:
         if any(text[:1] == "0" and text[1:2].isdigit() for text in some)
         or (name in records.beside and gone[name] and any(map(_is_long, some)))
     }
-    file = io.StringIO()
-    csv.writer(file).writerows([sheet.names, *sheet.rows])
 
     def read(**options: Any) -> Any:
         file.seek(0)

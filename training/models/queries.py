@@ -5,7 +5,7 @@ results: intervals of numbers, probabilities of categories, log densities.
 """
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from training.data.tables.encoding import contradicted, encode
 from training.data.tables.reading import is_missing_indicator, is_weekday, on_weekday
 from training.data.tables.schema import CATEGORY, DATE, WHOLE
 from training.data.tables.table import DataTable
-from training.data.tables.values import text_of, texts_of
+from training.data.tables.values import column_texts, text_of, texts_of
 from training.files.answers import INDEX, SCORES
 from training.files.arrays import evenly
 from training.measure.conformal import asked, fewest
@@ -168,6 +168,8 @@ FEWEST_CELLS = 20
 """Least number of cells of a column that is tested."""
 MOST_COMPARED = 10_000
 """Largest number of real rows that are compared with sampled ones."""
+BLOCK = 1 << 15
+"""Number of rows whose answers are in memory at a time."""
 MOST_KEPT = 100_000
 """Largest number of rows selected together from several times as many draws."""
 KINDS = {WHOLE: "whole numbers", DATE: "dates"}
@@ -175,33 +177,40 @@ FEWEST_NEIGHBORS = 10
 """Least number of rows for a comparison of nearest neighbors."""
 
 
-class Sheet(NamedTuple):
-    """Named columns with texts by row.
+@dataclass(frozen=True)
+class Sheet:
+    """Named columns of texts, which are computed and written in blocks of rows.
 
     Attributes:
         names: Names of the columns.
-        rows: Texts of each row.
+        count: Number of rows.
+        blocks: Texts of each column ``[len(names)][n]``, for one block of rows after another.
         beside: Number of result columns, which come last.
         plain: Names of columns with plain numbers, independent of the source's decimal sign.
     """
 
     names: list[str]
-    rows: list[list[str]]
+    count: int
+    blocks: Iterable[list[list[str]]]
     beside: int = 0
     plain: Sequence[str] = ()
 
+    @property
+    def rows(self) -> Iterator[tuple[str, ...]]:
+        """Texts of one row after another, ``[len(names)]``."""
+        for columns in self.blocks:
+            yield from zip(*columns, strict=True)
+
 
 class ResultColumn(NamedTuple):
-    """A result column of a sheet.
+    """Name of a result column of a sheet.
 
     Attributes:
         name: Name of the column.
-        texts: Text of each row.
-        plain: Whether the texts are plain numbers.
+        plain: Whether its texts are plain numbers.
     """
 
     name: str
-    texts: list[str]
     plain: bool = False
 
 
@@ -257,30 +266,47 @@ class Asking:
         Raises:
             UsageError: The network was trained for one query, and other values are missing.
         """
-        values, holes, known = np.array(records.values), records.holes, ~np.isnan(records.values)
+        holes = records.holes
         own = np.array([not column.of for column in records.columns])
-        missing = np.flatnonzero(holes.any(axis=0) & own)
-        self.flow.require_asked(missing.tolist())
+        missing = np.flatnonzero(holes.any(axis=0) & own).tolist()
+        self.flow.require_asked(missing)
         flow = interval.answers_of(self.flow)
-        beside: list[ResultColumn] = []
-        for place in missing.tolist():
-            rows = np.flatnonzero(holes[:, place])
-            levels = interval.levels(flow, known[rows], place)
-            distribution = flow.distributions(
-                records.values[rows], known[rows], place, levels, self.progress
-            )
-            values[rows, place] = self._best_guess(distribution, place)
-            beside += self._spread(records, distribution, place, rows, len(values))
-        names, texts = texts_of(_with_all_columns(records, values))
-        return _joined(names, texts, beside)
+        rows_of = {place: np.flatnonzero(holes[:, place]) for place in missing}
+        levels = {
+            place: interval.levels(flow, ~np.isnan(records.values[rows]), place)
+            for place, rows in rows_of.items()
+        }
+
+        def filled(block: slice, part: DataTable) -> list[list[str]]:
+            values, known, beside = part.values.copy(), ~np.isnan(part.values), list[list[str]]()
+            for place, rows in rows_of.items():
+                first, last = np.searchsorted(rows, [block.start, block.stop])
+                own = rows[first:last] - block.start
+                distribution = flow.distributions(
+                    part.values[own], known[own], place, levels[place][first:last], self.progress
+                )
+                values[own, place] = self._best_guess(distribution, place)
+                beside += [
+                    _in_rows(texts, own, len(part))
+                    for texts in self._spread(records, distribution, place)
+                ]
+            return [*texts_of(_with_all_columns(part, values))[1], *beside]
+
+        names = _with_all_columns(records, records.values).order
+        beside = [each for place in missing for each in self._names_of_spread(records, place)]
+        return _sheet(names, beside, records, filled)
 
     def completed(self, records: DataTable, seed: int, table: int) -> Sheet:
         """Return rows with missing values imputed by joint draws; each table has other draws."""
         own = (seed << 32) + table  # so that tables of two seeds, put together, never repeat
-        values = self.flow.drawn(
-            records.values, np.isnan(records.values), own, progress=self.progress
-        )
-        return Sheet(*texts_of(_with_all_columns(records, values)))
+
+        def drawn(block: slice, part: DataTable) -> list[list[str]]:
+            asked = np.isnan(part.values)
+            values = self.flow.drawn(part.values, asked, own, self.progress, block.start)
+            return texts_of(_with_all_columns(part, values))[1]
+
+        names = _with_all_columns(records, records.values).order
+        return _sheet(names, (), records, drawn, self.flow.rows_drawn)
 
     def predict(self, records: DataTable, columns: Sequence[str], interval: Interval) -> Sheet:
         """Return rows with predictions of columns, given the observed cells of other columns.
@@ -296,26 +322,40 @@ class Asking:
             raise UsageError(f"a column is named twice: {', '.join(columns)}")
         self.flow.require_asked(places)
         flow = interval.answers_of(self.flow)
-        known = ~np.isnan(records.values)
-        known[:, places] = False
-        every = np.arange(len(records))
-        beside: list[ResultColumn] = []
+
+        def known_of(values: np.ndarray) -> np.ndarray:
+            known = ~np.isnan(values)
+            known[:, places] = False
+            return known
+
+        levels = {place: interval.levels(flow, known_of(records.values), place) for place in places}
+
+        def predicted(block: slice, part: DataTable) -> list[list[str]]:
+            known, beside = known_of(part.values), list[list[str]]()
+            for place in places:
+                distribution = flow.distributions(
+                    part.values, known, place, levels[place][block], self.progress
+                )
+                column = records.columns[place]
+                guess = self._best_guess(distribution, place)
+                beside.append(column_texts(column, guess, records.decimal))
+                if column.type != CATEGORY:
+                    beside += self._spread(records, distribution, place)
+                likely = distribution.levels or distribution.atoms
+                if likely is not None:
+                    beside += [_numbers(shares, ".4f") for shares in likely.probabilities.T]
+            return [*texts_of(part)[1], *beside]
+
+        beside = []
         for place in places:
-            levels = interval.levels(flow, known, place)
-            distribution = flow.distributions(records.values, known, place, levels, self.progress)
-            column, guess = records.columns[place], self._best_guess(distribution, place)
-            texts = [text_of(column, one, records.decimal) for one in guess.tolist()]
-            beside.append(ResultColumn(f"{column.name}_predicted", texts))
+            column = records.columns[place]
+            beside.append(ResultColumn(f"{column.name}_predicted"))
             if column.type != CATEGORY:
-                beside += self._spread(records, distribution, place, every, len(records))
-            likely = distribution.levels or distribution.atoms
-            if likely is not None:
-                for at, value in enumerate(likely.values.tolist()):
-                    level = text_of(column, value, records.decimal)
-                    shares = [f"{one:.4f}" for one in likely.probabilities[:, at]]
-                    beside.append(ResultColumn(f"{column.name}_is_{level}", shares, plain=True))
-        names, texts_of_rows = texts_of(records)
-        return _joined(names, texts_of_rows, beside)
+                beside += self._names_of_spread(records, place)
+            values = flow.space.atoms_at(place) or flow.space.values[place]
+            levels_of = column_texts(column, np.array(values), records.decimal)
+            beside += [ResultColumn(f"{column.name}_is_{level}", True) for level in levels_of]
+        return _sheet(records.order, beside, records, predicted)
 
     def score(self, records: DataTable, odd: float) -> Sheet:
         """Return a sheet with log densities of rows, outlier cells, and probabilities of cells.
@@ -327,25 +367,29 @@ class Asking:
             records: Rows.
             odd: Tail probability up to which a cell is flagged as an outlier.
         """
-        scores = self.flow.scores(records.values, self.progress)
-        rows = []
-        for number, (log_prob, error, tails) in enumerate(
-            zip(scores.log_prob, scores.error, scores.tails, strict=True), start=1
-        ):
-            order = [place for place in np.argsort(tails).tolist() if tails[place] <= odd]
-            named = "; ".join(f"{records.names[place]} ({tails[place]:.2g})" for place in order)
-            least = "" if np.isnan(tails).all() else f"{np.nanmin(tails):.3g}"
-            rows.append([str(number), f"{log_prob:.4f}", f"{error:.2g}", least, named])
-        names, texts = texts_of(records)
+
+        def scored(block: slice, part: DataTable) -> list[list[str]]:
+            scores = self.flow.scores(part.values, self.progress)
+            least, named = list[str](), list[str]()
+            for tails in scores.tails:
+                order = [place for place in np.argsort(tails).tolist() if tails[place] <= odd]
+                named.append("; ".join(f"{records.names[at]} ({tails[at]:.2g})" for at in order))
+                least.append("" if np.isnan(tails).all() else f"{np.nanmin(tails):.3g}")
+            return [
+                [str(1 + row) for row in range(block.start, block.stop)],
+                _numbers(scores.log_prob, ".4f"),
+                _numbers(scores.error, ".2g"),
+                least,
+                named,
+                *texts_of(part)[1],
+                *(_numbers(tails, ".3g") for tails in scores.tails.T),
+            ]
+
         # The source's first column may have no name, but here another column comes first.
-        source = [
-            ResultColumn(name or INDEX, [row[at] for row in texts]) for at, name in enumerate(names)
-        ]
-        for name, tails in zip(records.names, scores.tails.T, strict=True):
-            shares = ["" if np.isnan(tail) else f"{tail:.3g}" for tail in tails]
-            source.append(ResultColumn(f"{name}_probability", shares, plain=True))
-        sheet = _joined(list(SCORES), rows, source)
-        return sheet._replace(plain=[*SCORES[:-1], *sheet.plain])
+        further = [ResultColumn(name or INDEX) for name in records.order]
+        further += [ResultColumn(f"{name}_probability", True) for name in records.names]
+        sheet = _sheet(SCORES, further, records, scored)
+        return replace(sheet, plain=[*SCORES[:-1], *sheet.plain])
 
     def draw(self, count: int, given: Sequence[tuple[str, str]], seed: int) -> Sheet:
         """Return sampled rows that share given values; see ``table``.
@@ -364,7 +408,7 @@ class Asking:
                 date = names.index(column.of)
                 written = self.flow.empty.columns[date].date_format
                 drawn[:, date] = on_weekday(drawn[:, date], row[made], written)
-        return Sheet(*texts_of(self.flow.empty, drawn))
+        return sheet_of(self.flow.empty, drawn)
 
     def table(self, row: np.ndarray, count: int, seed: int) -> np.ndarray:
         """Return sampled rows ``[count, P]`` with given values ``[P]``, NaN for values to sample.
@@ -497,43 +541,23 @@ class Asking:
             return distribution.levels.likeliest
         return self.flow.space.within_range(place, distribution.quantiles[:, 1])
 
-    def _spread(
-        self,
-        records: DataTable,
-        distribution: CellDistribution,
-        place: int,
-        rows: np.ndarray,
-        count: int,
-    ) -> list[ResultColumn]:
-        """Return columns with the ends of intervals, or highest probabilities, in some rows.
+    def _names_of_spread(self, records: DataTable, place: int) -> list[ResultColumn]:
+        """Return the columns with the ends of intervals of a number, or a highest probability."""
+        column = records.columns[place]
+        if column.type == CATEGORY:
+            return [ResultColumn(f"{column.name}_probability", True)]
+        return [ResultColumn(f"{column.name}_{end}") for end in ("low", "high")]
 
-        Args:
-            records: Records.
-            distribution: Conditional distribution in these rows.
-            place: Place of the column.
-            rows: Numbers of these rows.
-            count: Number of all rows.
-        """
+    def _spread(
+        self, records: DataTable, distribution: CellDistribution, place: int
+    ) -> list[list[str]]:
+        """Return the texts ``[n]`` of these columns."""
         column = records.columns[place]
         if column.type == CATEGORY:
             assert distribution.levels is not None
-            texts = [
-                f"{share:.4f}" for share in distribution.levels.probabilities.max(axis=1).tolist()
-            ]
-            parts = [("probability", texts, True)]
-        else:
-            ends = {"low": distribution.quantiles[:, 0], "high": distribution.quantiles[:, 2]}
-            parts = [
-                (name, [text_of(column, one, records.decimal) for one in end.tolist()], False)
-                for name, end in ends.items()
-            ]
-        made = []
-        for name, texts, plain in parts:
-            whole = [""] * count
-            for row, text in zip(rows.tolist(), texts, strict=True):
-                whole[row] = text
-            made.append(ResultColumn(f"{column.name}_{name}", whole, plain))
-        return made
+            return [_numbers(distribution.levels.probabilities.max(axis=1), ".4f")]
+        ends = distribution.quantiles[:, 0], distribution.quantiles[:, 2]
+        return [column_texts(column, end, records.decimal) for end in ends]
 
     def _column_check(
         self, values: np.ndarray, known: np.ndarray, place: int, generator: torch.Generator
@@ -607,17 +631,52 @@ def place_of(records: DataTable, name: str) -> int:
     return records.names.index(name)
 
 
-def _joined(names: list[str], rows: list[list[str]], beside: list[ResultColumn]) -> Sheet:
-    """Return rows with further columns, whose names are changed if they exist already."""
-    names, plain = list(names), []
-    for name, _, is_plain in beside:
+def sheet_of(records: DataTable, values: np.ndarray) -> Sheet:
+    """Return new rows ``[n, P]`` in the columns of records as a sheet."""
+    starts = range(0, len(values), BLOCK)
+    blocks = (texts_of(records, values[start : start + BLOCK])[1] for start in starts)
+    return Sheet([*records.order], len(values), blocks)
+
+
+def _sheet(
+    names: Sequence[str],
+    beside: Sequence[ResultColumn],
+    records: DataTable,
+    texts: Callable[[slice, DataTable], list[list[str]]],
+    multiple: int = 1,
+) -> Sheet:
+    """Return a sheet with a row for each of some records.
+
+    Args:
+        names: Names of the first columns.
+        beside: Further columns, whose names are changed if they exist already.
+        records: All records.
+        texts: Function of the place of a block and its records, which returns texts by column.
+        multiple: Number of rows of which the size of blocks is a multiple.
+    """
+    names, plain = list(names), list[str]()
+    for name, is_plain in beside:
         while name in names:
             name += "_"
         names.append(name)
         plain += [name] * is_plain
-    further = zip(*(one.texts for one in beside), strict=True) if beside else ([] for _ in rows)
-    joined = [[*row, *more] for row, more in zip(rows, further, strict=True)]
-    return Sheet(names, joined, len(beside), plain)
+    size, count = multiple * max(1, BLOCK // multiple), len(records)
+    places = (slice(start, min(count, start + size)) for start in range(0, count, size))
+    blocks = (texts(block, records.at(np.arange(block.start, block.stop))) for block in places)
+    return Sheet(names, count, blocks, len(beside), plain)
+
+
+def _numbers(values: np.ndarray, form: str) -> list[str]:
+    """Write plain numbers ``[n]`` in a format; NaN is empty."""
+    return ["" if value != value else format(value, form) for value in values.tolist()]
+
+
+def _in_rows(texts: Sequence[str], rows: np.ndarray, count: int) -> list[str]:
+    """Return a column of ``count`` texts that is empty except in some rows."""
+    whole = [""] * count
+    for row, text in zip(rows.tolist(), texts, strict=True):
+        whole[row] = text
+    return whole
 
 
 def _with_all_columns(records: DataTable, values: np.ndarray) -> DataTable:

@@ -497,8 +497,18 @@ class RecordFlow:
         quantiles = [own[at.clip(max=len(own) - 1)] for at in which]
         return CellDistribution(np.stack(quantiles, axis=1), CategoryDistribution(own, shares))
 
+    @property
+    def rows_drawn(self) -> int:
+        """Number of rows that are drawn together."""
+        return self._sizes[0]
+
     def drawn(
-        self, values: np.ndarray, asked: np.ndarray, seed: int, progress: Progress | None = None
+        self,
+        values: np.ndarray,
+        asked: np.ndarray,
+        seed: int,
+        progress: Progress | None = None,
+        first: int = 0,
     ) -> np.ndarray:
         """Return rows ``[n, P]`` with some cells replaced by a joint draw.
 
@@ -510,13 +520,14 @@ class RecordFlow:
             asked: Which cells to draw, bool ``[n, P]``.
             seed: Random seed.
             progress: Callback with numbers of rows.
+            first: Index of the first row, a multiple of ``rows_drawn``, if rows are drawn in parts.
         """
         self.require_any()
-        made, size = np.array(values, dtype=np.float64), self._sizes[0]
+        made, size = np.array(values, dtype=np.float64), self.rows_drawn
         for start in range(0, len(values), size):
             rows = slice(start, start + size)
             states = self._states(values[rows], ~asked[rows], asked[rows])
-            generator = seeded_generator("cpu", seed, Stream.QUESTIONS, start)
+            generator = seeded_generator("cpu", seed, Stream.QUESTIONS, first + start)
             encoded = self.space.encoded(values[rows])
             drawn = self.space.decoded(self.questions.draws(encoded, states, generator))
             made[rows] = np.where(asked[rows], drawn, made[rows])

@@ -393,11 +393,12 @@ def _plain_reader(
                 number = number_in(text) if numbers else None
                 known[text] = np.nan if number is None else numbers.get(number.value, np.nan)
             else:
-                formats = (column.date_format, *formats_of(text, ISO_FORMATS))
-                days = [day for day in (day_of(text, each) for each in formats) if day is not None]
-                if not days:
+                formats = (column.date_format, *ISO_FORMATS)
+                days = (day_of(text, each) for each in formats)
+                day = next((each for each in days if each is not None), None)
+                if day is None:
                     raise NotNumber(text)
-                known[text] = days[0]
+                known[text] = day
         return known[text]
 
     def values(texts: pyarrow.Array) -> np.ndarray:
@@ -731,14 +732,14 @@ def _place(column: Column, value: float) -> int:
 def texts_of(
     records: DataTable, values: np.ndarray | None = None
 ) -> tuple[list[str], list[list[str]]]:
-    """Return rows as texts, in the notation and the order of the source.
+    """Return columns of texts, in the notation and the order of the source.
 
     Args:
         records: The records.
         values: New rows ``[n, D]``, which have empty identifiers; None for the rows of the records.
 
     Returns:
-        The names of the source's columns, and the texts of the rows ``[n][len(names)]``.
+        The names of the source's columns, and the texts of each column ``[len(names)][n]``.
     """
     rows = records.values if values is None else values
     columns = []
@@ -750,15 +751,23 @@ def texts_of(
             columns.append(texts if values is None else [""] * len(rows))
         else:
             column, numbers = _column(records, name, rows)
-            texts = [text_of(column, one, records.decimal) for one in numbers.tolist()]
+            texts = column_texts(column, numbers, records.decimal)
             for row, text in records.as_written.get(name, {}).items() if values is None else ():
                 texts[row] = text
             columns.append(texts)
-    return list(records.order), [list(row) for row in zip(*columns, strict=True)]
+    return list(records.order), columns
+
+
+def column_texts(column: Column, values: np.ndarray, decimal: str = ".") -> list[str]:
+    """Return the values ``[n]`` of a column as texts; see ``text_of``."""
+    # By bits, since 0 and -0 are equal and have two texts.
+    different, places = np.unique(values.astype(np.float64).view(np.int64), return_inverse=True)
+    texts = [text_of(column, value, decimal) for value in different.view(np.float64).tolist()]
+    return [texts[place] for place in places.tolist()]
 
 
 def save_texts(
-    path: Path, names: Sequence[str], rows: Sequence[Sequence[str]], separator: str = ","
+    path: Path, names: Sequence[str], rows: Iterable[Sequence[str]], separator: str = ","
 ) -> None:
     """Write a table of texts with column names to a file, atomically."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:

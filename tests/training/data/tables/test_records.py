@@ -43,6 +43,12 @@ def types_of(records):
     return " ".join(types[name] for name in records.order)
 
 
+def row_texts(*given):
+    """Return the names of the columns, and the texts of the rows."""
+    names, columns = texts_of(*given)
+    return names, [list(row) for row in zip(*columns, strict=True)]
+
+
 def rows_of(path, separator):
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.reader(file, delimiter=separator))
@@ -60,7 +66,7 @@ def test_messy_tables_go_in_with_their_types_and_come_back(tmp_path, name):
     save_records(tmp_path / "table.npz", opened)
     records = load_records(tmp_path / "table.npz")
     assert list(records.columns) == list(opened.columns)
-    save_texts(back, *texts_of(records), records.separator)
+    save_texts(back, *row_texts(records), records.separator)
     assert rows_of(back, records.separator) == rows_of(path, records.separator)
     # Later rows, of a file or of a data frame, are what those of the network's table were.
     made = Table.open(tmp_path / "table.npz", exclude=[])
@@ -71,7 +77,7 @@ def test_messy_tables_go_in_with_their_types_and_come_back(tmp_path, name):
         later, lines = encode(source, records.columns)
         np.testing.assert_array_equal(later.values, records.values)
         assert not lines
-    save_texts(back, *texts_of(records, records.values[:3]), records.separator)
+    save_texts(back, *row_texts(records, records.values[:3]), records.separator)
     beside = [records.order.index(column) for column in records.beside]
     assert all(not row[place] for row in rows_of(back, records.separator)[1:] for place in beside)
 
@@ -226,12 +232,12 @@ def test_rare_levels_are_one_and_unknown_ones_are_missing(tmp_path):
     assert np.isnan(later.values[:, 0]).all()
     assert later.beside["more"].tolist() == list("wxyz")
     written = [["odder", "w"], ["strange", "x"], ["", "y"], ["even", "z"]]
-    assert texts_of(later)[1] == written, "as they were"
-    assert texts_of(later.at(np.arange(4) > 0))[1] == written[1:]
+    assert row_texts(later)[1] == written, "as they were"
+    assert row_texts(later.at(np.arange(4) > 0))[1] == written[1:]
     assert later.holes[:, 1].tolist() == [False, False, True, False]
     finer = pandas.DataFrame({"a": ["1.25", "1.5"], "day": ["2020-01-01 10:30", "2020-01-02"]})
     columns = [*records.columns, Column("day", DATE, date_format="%Y-%m-%d")]
-    assert texts_of(encode(finer, columns)[0])[1] == finer.to_numpy().tolist()
+    assert row_texts(encode(finer, columns)[0])[1] == finer.to_numpy().tolist()
     unknown = "'strange' is an unknown category of 'b': 1 cell(s) count as missing"
     assert warnings == ["table has no column(s) a: all their cells count as missing", unknown]
     for text_of_a in ("x", "2020_01"):
@@ -413,5 +419,5 @@ def test_cells_of_a_text_are_written_byte_for_byte_as_they_were_read(tmp_path):
     assert records.values[:, :2].tolist()[::2] == [[62, 4733], [7, 0]]
     assert records.holes.tolist() == [[False] * 3, [False, True, False], [False, False, True]]
     filled = replace(records, values=np.nan_to_num(records.values, nan=5.0))
-    _, texts = texts_of(filled)
+    _, texts = row_texts(filled)
     assert texts == [rows[0], ["41,0", "5", "01/02/2020"], ["7", "-0", "06/01/1970"]]
