@@ -247,8 +247,10 @@ class Asking:
 
     def _warn_of_far(self, values: np.ndarray, asked: Sequence[str] = ()) -> None:
         """Warn of numbers ``[n, P]`` far outside the training data, except in asked columns."""
-        flow = self.flow
-        counts = flow.space.beyond(values, flow.questions.network.mixture.reach).sum(axis=0)
+        flow, counts = self.flow, np.zeros(values.shape[1], dtype=int)
+        reach = flow.questions.network.mixture.reach
+        for start in range(0, len(values), BLOCK):
+            counts += flow.space.beyond(values[start : start + BLOCK], reach).sum(axis=0)
         for name, count in zip(flow.empty.names, counts.tolist(), strict=True):
             if count and name not in asked:
                 logger.warning(

@@ -399,7 +399,9 @@ def is_number(values: Sequence[float]) -> bool:
 def level_of(values: np.ndarray, known: Sequence[float] | np.ndarray) -> np.ndarray:
     """Return the index of each value ``[n]`` among known values; -1 for other values."""
     of_each = np.array(known)
-    nearest = np.abs(values[:, None] - of_each).argmin(axis=1)
+    order = of_each.argsort()
+    middles = (of_each[order][1:] + of_each[order][:-1]) / 2
+    nearest = order[np.searchsorted(middles, values)]
     right = np.isclose(values, of_each[nearest], rtol=SAME, atol=0.0)
     return np.where(right, nearest, -1)
 

@@ -16,13 +16,13 @@ from training.data.tables.schema import CATEGORY, DATE, NUMBER, WHOLE, Column, S
 from training.data.tables.table import DataTable
 from training.data.tables.values import (
     Survey,
+    column_texts,
     date_text,
     day_of,
     decimal_of,
     marks_of,
     number_in,
     reader_of,
-    text_of,
     visible,
 )
 
@@ -180,7 +180,8 @@ class _Read(NamedTuple):
                 lost &= [text not in levels and text.lower() not in missing for text in texts]
                 others = lost.copy()
                 if is_text and column.type != CATEGORY:
-                    others |= _differ(column, texts, of_texts, decimal)
+                    again = np.array(column_texts(column, of_texts, decimal), dtype=object)
+                    others |= ~np.isnan(of_texts) & (again != np.array(texts, dtype=object))
                 written = as_written.setdefault(name, {})
                 for row in np.flatnonzero(others[places]).tolist():
                     written[count + row] = texts[places[row]]
@@ -190,14 +191,6 @@ class _Read(NamedTuple):
         as_written = {name: texts for name, texts in as_written.items() if texts}
         whole = {name: np.concatenate(parts) for name, parts in read.items()}
         return cls(whole, beside, unknown, as_written)
-
-
-def _differ(column: Column, texts: Sequence[str], values: np.ndarray, decimal: str) -> list[bool]:
-    """Return whether the values ``[n]`` of texts would be written as other texts."""
-    return [
-        value == value and text_of(column, value, decimal) != text
-        for text, value in zip(texts, values.tolist(), strict=True)
-    ]
 
 
 def _are_lost(column: Column, values: np.ndarray) -> np.ndarray:

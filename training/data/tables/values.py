@@ -762,7 +762,12 @@ def column_texts(column: Column, values: np.ndarray, decimal: str = ".") -> list
     """Return the values ``[n]`` of a column as texts; see ``text_of``."""
     # By bits, since 0 and -0 are equal and have two texts.
     different, places = np.unique(values.astype(np.float64).view(np.int64), return_inverse=True)
-    texts = [text_of(column, value, decimal) for value in different.view(np.float64).tolist()]
+    numbers = different.view(np.float64).tolist()
+    has_form = column.decimals is not None or column.prefix or column.suffix or decimal != "."
+    if column.type == NUMBER and not has_form:  # the same text, in a third of the time
+        texts = [column.missing if isnan(value) else repr(value) for value in numbers]
+    else:
+        texts = [text_of(column, value, decimal) for value in numbers]
     return [texts[place] for place in places.tolist()]
 
 
