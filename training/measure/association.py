@@ -66,6 +66,32 @@ def association(values: np.ndarray, is_level: np.ndarray) -> float:
     return (_correlation, _correlation_ratio, _cramers_v)[int(np.sum(is_level))](x, y)
 
 
+def with_indicators(values: np.ndarray, is_level: bool, indicators: np.ndarray) -> np.ndarray:
+    """Return the associations ``[K]`` of a column with K columns of two values each.
+
+    They are those of ``association``, in one pass for all indicators of a number.
+
+    Args:
+        values: Values ``[n]``, NaN for missing values.
+        is_level: Whether the column contains categories.
+        indicators: Indicators ``[n, K]``, bool.
+    """
+    present = ~np.isnan(values)
+    values, indicators = values[present], indicators[present]
+    if is_level:
+        both = np.array([True, True])
+        pairs = (np.column_stack([values, each]) for each in indicators.T)
+        return np.array([association(pair, both) for pair in pairs])
+    count = len(values)
+    if count < FEWEST or np.ptp(values) == 0:
+        return np.full(indicators.shape[1], np.nan)
+    ranks, of_ones = _ranks(values) - (count + 1) / 2, indicators.sum(axis=0)
+    sums = ranks @ indicators  # their negatives are those of the other rows, since all add to 0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        between = np.square(sums) * (1 / of_ones + 1 / (count - of_ones)) / (count * ranks.var())
+    return np.asarray(np.sqrt(np.clip(1 - (1 - between) * (count - 1) / (count - 2), 0, 1)))
+
+
 def _ranks(x: np.ndarray) -> np.ndarray:
     # Scipy takes a while to import, and most uses do not need it.
     return importlib.import_module("scipy.stats").rankdata(x)

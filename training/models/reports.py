@@ -8,7 +8,7 @@ from training.data.tables.reading import is_missing_indicator
 from training.data.tables.schema import CATEGORY
 from training.data.tables.table import DataTable
 from training.files.arrays import evenly
-from training.measure.association import association
+from training.measure.association import with_indicators
 
 MOST_LOOKED_AT = 10_000
 """Maximum number of rows that are analyzed."""
@@ -24,23 +24,17 @@ def informative_missing(records: DataTable) -> list[str]:
     Columns with an indicator column are omitted.
     """
     values = records.values[evenly(len(records), MOST_LOOKED_AT)]
-    missing, names = np.isnan(values), []
-    is_level = np.array([column.type == CATEGORY for column in records.columns])
-    for place, name in enumerate(records.names):
-        count = missing[:, place].sum()
-        if not FEWEST_HOLES <= count <= len(values) - FEWEST_HOLES:
-            continue
-        pairs = [
-            (np.column_stack([missing[:, place], values[:, other]]), np.array([True, level]))
-            for other, level in enumerate(is_level)
-            if other != place
-        ]
-        known = any(
-            column.of == name and is_missing_indicator(column) for column in records.columns
-        )
-        strength = max((association(*pair) for pair in pairs if not known), default=0.0)
-        if strength > TELLING / len(values) ** 0.5:
-            names.append(name)
+    missing, counts = np.isnan(values), np.isnan(values).sum(axis=0)
+    looked_at = (counts >= FEWEST_HOLES) & (counts <= len(values) - FEWEST_HOLES)
+    for column in records.columns:
+        if is_missing_indicator(column):
+            looked_at[records.names.index(column.of)] = False
+    places, strengths = np.flatnonzero(looked_at), np.zeros(int(looked_at.sum()))
+    for other, column in enumerate(records.columns) if len(places) else ():
+        each = with_indicators(values[:, other], column.type == CATEGORY, missing[:, places])
+        strengths = np.fmax(strengths, np.where(places == other, 0.0, each))
+    strong = strengths > TELLING / len(values) ** 0.5
+    names = [records.names[place] for place in places[strong].tolist()]
     if not names:
         return []
     typed = ",".join(f'"{name}"' if "," in name else name for name in names)

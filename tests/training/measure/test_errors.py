@@ -16,7 +16,7 @@ from tests.support.flows import FunctionNetwork, exact_flow
 from training.flow.coordinates.conditions import Surprise
 from training.flow.denoisers import NetworkDenoiser
 from training.measure import conformal
-from training.measure.association import independence_p_values
+from training.measure.association import association, independence_p_values, with_indicators
 from training.measure.clouds import Cloud
 from training.measure.held_out_ranks import density_ranks, latent_coverage
 from training.measure.image_quantities import BANDS, class_log_odds, image_quantities
@@ -305,3 +305,16 @@ def test_p_values_of_rows_like_the_others_are_no_smaller_than_they_should_be():
     assert oddest == 20
     together = torch.cat([others, alone], 1), torch.tensor([[*[0.0] * 20, 199.5]])
     assert conformal.outlier_p_values(together)[0] > far
+
+
+@pytest.mark.parametrize("is_level", [False, True])
+def test_associations_with_many_indicators_are_those_of_each_pair(is_level):
+    random = np.random.default_rng(0)
+    values = random.integers(0, 5, 300) if is_level else random.normal(size=300)
+    values = np.where(random.random(300) < 0.1, np.nan, values)
+    indicators = np.column_stack([random.random(300) < 0.2, values > 0.5, np.zeros(300)]) > 0
+    levels = np.array([True, is_level])
+    pairs = [association(np.column_stack([each, values]), levels) for each in indicators.T]
+    np.testing.assert_allclose(with_indicators(values, is_level, indicators), pairs)
+    assert pairs[1] > 0.7
+    assert np.isnan(pairs[2])
