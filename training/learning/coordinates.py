@@ -409,7 +409,7 @@ def _hold_spline(map_: NormalScores, places: Tensor, scores: Tensor, steps: Tens
     map_.hold(places=places, scores=scores, slopes=slopes)
 
 
-def shrunk_correlation(s: Tensor) -> Tensor:
+def shrunk_correlation(s: Tensor, present: Tensor | None = None) -> Tensor:
     """Return the correlations ``[D, D]`` of standardized points ``[N, D]``, shrunk towards 0.
 
     The shrinkage factor ``1 - lambda`` minimizes the expected squared error, with
@@ -417,8 +417,15 @@ def shrunk_correlation(s: Tensor) -> Tensor:
         lambda = sum_ij Var(r_ij) / sum_ij r_ij^2    over i != j,
 
     where Var is the variance of the mean, over rows, of products (Schaefer and Strimmer 2005).
+
+    Args:
+        s: Standardized points ``[N, D]``, 0 where they are missing.
+        present: Which values are present ``[N, D]``, bool: each correlation is that of the rows
+            that have both values. None if no value is missing.
     """
-    count = len(s)
+    count: Tensor | float = float(len(s))
+    if present is not None:
+        count = (present.to(s).T @ present.to(s)).clamp(min=2)
     correlation = s.T @ s / count
     squares = s.square().T @ s.square() / count - correlation.square()
     variance = squares * count**2 / (count - 1) ** 3

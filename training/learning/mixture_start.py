@@ -51,8 +51,17 @@ MOST_CUBED = 100_000
 """Largest product of the components and the cube of the numbers, since every training step computes
 inverses.
 """
+MOST_INVERTED = 1 << 31
+"""Largest product of the patterns of missing numbers and the cube of the numbers.
+
+In wider tables each correlation is that of the rows that have both numbers, and fewer rows decide.
+"""
+FEWEST_SCORED = 32
+"""Least number of rows that decide in such tables."""
 MOST_NUMBERS = 1 << 23
 """Largest number of values held at once, in matrices or in features of all rows."""
+MOST_DRAWN = 1 << 25
+"""Largest number of values of regression matrices that are held while missing values are drawn."""
 WIDE, WIDE_WEIGHT = 2.0, 0.01
 """Variance of the numbers of the last component, and its initial weight; it keeps at least a tenth
 of that.
@@ -150,8 +159,11 @@ def fit_mixture(
     if len(torch.unique(~few.numbers.isnan(), dim=0)) > MOST_PATTERNS:
         few = few.at(slice(0, MOST_PATTERNS))
     own = _Rows.from_rows(few, level_counts)
-    others = _Rows.from_rows(held_out.at(slice(0, MOST_ROWS)), level_counts)
-    dim = own.values.shape[1]
+    dim, scored = own.values.shape[1], MOST_ROWS
+    is_wide = len(own.patterns) * dim**3 > MOST_INVERTED
+    if is_wide:
+        scored = max(FEWEST_SCORED, MOST_INVERTED // dim**3)
+    others = _Rows.from_rows(held_out.at(slice(0, scored)), level_counts)
     unit = (others.patterns[others.which].sum(dim=1) * log(2 * pi) / 2).mean()
 
     def score(mixture: Mixture) -> float:
@@ -160,6 +172,10 @@ def fit_mixture(
         both = mixture.weights.log() + _log_densities(mixture, others)
         return float(both.logsumexp(dim=1).mean() - unit)
 
+    if is_wide:
+        one = _pairwise(own)
+        wide = _with_wide(one, _Rows.from_rows(few.at(slice(0, scored)), level_counts))
+        return wide, score(wide)
     pooled, completed = _pooled(own)
     pooled = _with_wide(pooled, own)
     best, of_best, worse = pooled, score(pooled), 0
@@ -199,6 +215,27 @@ def _pooled(rows: _Rows) -> tuple[Mixture, Tensor]:
     if dim > 1:
         shrunk = shrunk_correlation((completed - mean) / std) * std[:, None] * std
     return mixture._replace(covariances=mixture.covariances + shrunk - plain), completed
+
+
+def _pairwise(rows: _Rows) -> Mixture:
+    """Fit one component, whose moments of two numbers are those of the rows that have both."""
+    present = rows.patterns[rows.which]
+    count = present.sum(dim=0).clamp(min=1)
+    mean = rows.values.sum(dim=0) / count
+    off = torch.where(present, rows.values - mean, 0.0)
+    std = (off.square().sum(dim=0) / count).sqrt().clamp(min=RIDGE)
+    correlation = shrunk_correlation(off / std, present)
+    # Correlations of different rows may contradict each other.
+    eigenvalues, vectors = torch.linalg.eigh(correlation)
+    correlation = (vectors * eigenvalues.clamp(min=RIDGE)) @ vectors.T
+    shares = _normalized(rows.indicators.sum(dim=0, keepdim=True) + 0.5, rows.level_counts)
+    return Mixture(
+        torch.ones(1, dtype=torch.float64),
+        mean[None],
+        (correlation * std[:, None] * std)[None],
+        shares,
+        1 + rows.values.abs().amax(dim=0),
+    )
 
 
 def _with_wide(mixture: Mixture, rows: _Rows) -> Mixture:
@@ -391,9 +428,9 @@ def completed(
     A draw ``x*`` of all numbers is corrected by the observed values x: ``x* + G (x - x*)``, where G
     is the matrix of the regression on the observed values (Matheron's rule).
     """
-    parts = []
+    parts, size = [], max(1, min(4096, MOST_DRAWN // mixture.covariances.numel()))
     factors = torch.linalg.cholesky(mixture.covariances)
-    for some in torch.split(torch.arange(len(rows)), 4096):
+    for some in torch.split(torch.arange(len(rows)), size):
         part = rows.at(some)
         own = _Rows.from_rows(part, level_counts)
         gain, of_numbers, of_levels = _of_components(mixture, own)
