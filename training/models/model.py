@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dnnlib.errors import DataError, UsageError
+from dnnlib.errors import UsageError
 from dnnlib.numbers import natural
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
@@ -126,8 +126,9 @@ class Model(TrainedNetwork):
             given: Conditions of a conditional model: one row, or for sets all trials of one set.
                 For M rows of conditions the draws of each row stand together, ``M count`` rows in
                 the order of the conditions. The draws given a row depend on the seed, its number
-                and its values, not on the other rows. For images with class labels: one class, the class of each image, or None for any.
-                For images with condition vectors ``[K]``: one vector, or one per image.
+                and its values, not on the other rows. For images with class labels: one class, the
+                class of each image, or None for any. For images with condition vectors ``[K]``: one
+                vector, or one per image.
 
         Raises:
             UsageError: Conditions are missing, or not needed, or there is no such class; or the

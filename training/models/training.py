@@ -264,7 +264,7 @@ def train(
         raise UsageError("--minutes replaces --duration: give only one of them")
     kernels = algorithms(run.deterministic, training.benchmarks)
     with kernels, process_group(run.device_name, run.threads, training.useful_threads) as device:
-        resumed = Resumed.find(resume) if resume else None
+        resumed = Resumed.for_all_ranks(resume)
         start = training.start(device, resumed)
         fits = 0.0
         if minutes is not None:
