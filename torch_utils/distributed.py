@@ -85,6 +85,7 @@ def _float32(tf32: bool) -> Iterator[None]:
 
 
 S = TypeVar("S")
+T = TypeVar("T")
 R = TypeVar("R")
 
 
@@ -146,6 +147,14 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     """Replace a tensor by its sum over all ranks, on every rank, and return it."""
     if dist.is_initialized():
         dist.all_reduce(values)
+    return values
+
+
+def of_all_ranks(value: T) -> list[T]:
+    """Return the values that all ranks have given, in the order of the ranks, on every rank."""
+    values = [value] * world_size()
+    if dist.is_initialized():
+        dist.all_gather_object(values, value)
     return values
 
 

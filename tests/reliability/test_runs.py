@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,12 +15,21 @@ from torch.utils.data import dataloader
 
 import toy_train
 import train
+from dnnlib.errors import DataError
 from tests.support.finished_runs import SHORT_TOY
 from tests.support.image_runs import SHORT, same_end
 from tests.support.outcomes import assert_same, outcome
 from tests.support.running import good, log_put_back, run_script, torch_settings_put_back, trained
+from torch_utils import distributed
 from training.data.images.dataset import ImageBatches, ImageDataset
-from training.learning.run_folder import LAUNCH_KEY, Place, RunFolder, launch_id, place_to_resume
+from training.learning.run_folder import (
+    LAUNCH_KEY,
+    Place,
+    Resumed,
+    RunFolder,
+    launch_id,
+    place_to_resume,
+)
 from training.learning.trainer import Trainer
 
 STEPS = 12
@@ -135,6 +145,58 @@ def test_ranks_that_die_end_with_the_same_result(script, blobs, tmp_path):
         folder, out = run(script, tmp_path / f"dies-{step}", step, *options)
         assert ("Resuming from" in out) == (step >= 2), out
         assert_same(outcome(folder), outcome(unbroken))
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
+
+
+def on_two_nodes(script, folders, *options, port):
+    """Two launches of ``torchrun`` that are the nodes of one run, each in its folder."""
+    nodes = []
+    for number, folder in enumerate(folders):
+        folder.mkdir(exist_ok=True)
+        command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2"]
+        command += [f"--node-rank={number}", "--nproc-per-node=1", "--master-addr=localhost"]
+        command += [f"--master-port={port}", str(ROOT / script), *options]
+        own = {**os.environ, "PYTHONPATH": str(ROOT)}
+        piped = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        nodes.append(subprocess.Popen(command, cwd=folder, env=own, **piped))
+    return [(node.communicate(timeout=300)[0], node.returncode) for node in nodes]
+
+
+@pytest.mark.slow
+def test_two_nodes_train_what_one_process_does_with_and_without_a_shared_folder(tmp_path):
+    options = ("--outdir=run", "--nosubdir", *SHORT_TOY)
+    trained(tmp_path / "alone", toy_train, *SHORT_TOY)
+    folders = (tmp_path / "shared", tmp_path / "shared")
+    texts = on_two_nodes("toy_train.py", folders, *options, port=free_port())
+    assert [code for _, code in texts] == [0, 0], texts
+    assert "not all ranks find" not in texts[0][0]
+    assert_same(outcome(folders[0] / "run"), outcome(tmp_path / "alone"), 1e-5)
+    apart = (tmp_path / "first", tmp_path / "second")
+    texts = on_two_nodes("toy_train.py", apart, *options, port=free_port())
+    assert [code for _, code in texts] == [0, 0], texts
+    assert "not all ranks find run: only the first node has the results" in texts[0][0]
+    assert_same(outcome(apart[0] / "run"), outcome(tmp_path / "alone"), 1e-5)
+    assert not [*apart[1].rglob("network-snapshot-*")]
+
+
+def resumed_by_rank(paths):
+    with distributed.process_group("cpu"):
+        try:
+            return Resumed.for_all_ranks(paths[distributed.rank()])
+        except DataError as error:
+            return str(error)
+
+
+def test_ranks_that_would_start_from_different_states_are_refused(two_ranks, tmp_path):
+    trained(tmp_path, toy_train, *SHORT_TOY)
+    assert two_ranks.call(resumed_by_rank, [None, None]) == [None, None]
+    for text in two_ranks.call(resumed_by_rank, [tmp_path, None]):
+        assert "(training-state-000006.pt, none): give an --outdir that all nodes share" in text
 
 
 @pytest.fixture

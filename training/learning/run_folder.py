@@ -153,7 +153,13 @@ class RunFolder:
         if dist.is_initialized():
             dist.broadcast_object_list(chosen, src=0)
         assert chosen[0] is not None
-        return cls(chosen[0])
+        folder = cls(chosen[0])
+        if not all(distributed.of_all_ranks((chosen[0] / OPTIONS_NAME).exists())):
+            logger.warning(
+                f"Warning: not all ranks find {chosen[0]}: only the first node has the results of "
+                "the run. To restart or resume it, give an --outdir that all nodes share"
+            )
+        return folder
 
     @classmethod
     def reopen(cls, path: Path, seen: int, keep: int) -> "RunFolder":
@@ -327,6 +333,23 @@ class Resumed:
                 if distributed.is_main():
                     logger.warning(f"Warning: {error}; trying an older state")
         raise DataError(f"{location} has no readable state: {last_error}. Start a new run")
+
+    @classmethod
+    def for_all_ranks(cls, location: Path | None) -> "Resumed | None":
+        """Read the state to resume from as ``find``; None for a new run.
+
+        Raises:
+            DataError: No state is readable, or ranks would start from different states, whose
+                gradients do not belong together.
+        """
+        resumed = None if location is None else cls.find(location)
+        names = distributed.of_all_ranks("none" if resumed is None else resumed.path.name)
+        if len({*names}) > 1:
+            raise DataError(
+                f"ranks would start from different training states ({', '.join(names)}): give an "
+                "--outdir that all nodes share, and all nodes the same --rdzv-id of torchrun"
+            )
+        return resumed
 
     @property
     def basis(self) -> EigenBasis:

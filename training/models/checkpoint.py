@@ -155,7 +155,11 @@ class Checkpoint:
                 return results[index]
             assert form is not None
             part = form.load(self.path(index), self.fingerprint)
-            assert part is not None
+            if part is None:
+                raise DataError(
+                    f"{self.path(index)}, the part of another rank, is missing: give a --save_dir "
+                    "that all nodes share"
+                )
             return part
 
         return Parts(load, len(self.places))

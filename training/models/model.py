@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dnnlib.errors import DataError, UsageError
+from dnnlib.errors import UsageError
 from dnnlib.numbers import natural
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
@@ -44,6 +44,8 @@ from training.trained.network import TrainedNetwork
 
 ROW_PACKAGE = "row_package"
 """Key of ``about``: package of the rows that the model returns; None for pandas."""
+MOST_DRAWS = 2**16
+"""Number of draws, of all conditions together, that are in memory besides the result."""
 
 
 @dataclass(repr=False)
@@ -122,8 +124,11 @@ class Model(TrainedNetwork):
             count: Number of draws.
             seed: Random seed.
             given: Conditions of a conditional model: one row, or for sets all trials of one set.
-                For images with class labels: one class, the class of each image, or None for any.
-                For images with condition vectors ``[K]``: one vector, or one per image.
+                For M rows of conditions the draws of each row stand together, ``M count`` rows in
+                the order of the conditions. The draws given a row depend on the seed, its number
+                and its values, not on the other rows. For images with class labels: one class, the
+                class of each image, or None for any. For images with condition vectors ``[K]``: one
+                vector, or one per image.
 
         Raises:
             UsageError: Conditions are missing, or not needed, or there is no such class; or the
@@ -133,17 +138,24 @@ class Model(TrainedNetwork):
         count, seed = natural("count", count), natural("seed", seed)
         # Draws of a likelihood are not rejected beyond bounds, unlike those of a posterior.
         if self.conditions and LIKELIHOOD not in self.about:
-            conditions = torch.from_numpy(self.conditions_of(None, given))
-            if len(conditions) != 1:
-                raise DataError("the condition has several rows: use posterior().sample()")
-            amortized = self.posterior().amortized(conditions, max(count, 1), seed)
-            points = amortized.sample(torch.arange(1)).points[0, 0, :count]
-        else:
-            drawn = self.subject.drawn_labels(count, seed, None) if given is None else None
-            flow = self.subject.flow.given(labels=drawn) if drawn is not None else None
-            generator = seeded_generator("cpu", seed, Stream.LATENT)
-            points = (flow or self._flow_given(None, given)).sample(count, generator)
+            return self._drawn_given(self.conditions_of(None, given), count, seed)
+        drawn = self.subject.drawn_labels(count, seed, None) if given is None else None
+        flow = self.subject.flow.given(labels=drawn) if drawn is not None else None
+        generator = seeded_generator("cpu", seed, Stream.LATENT)
+        points = (flow or self._flow_given(None, given)).sample(count, generator)
         return self.rows_of(*self._named(points, drawn=True))
+
+    def _drawn_given(self, conditions: np.ndarray, count: int, seed: int) -> Any:
+        """Return ``count`` draws given each row of conditions ``[M, C]``, block by block."""
+        amortized = self.posterior().amortized(torch.from_numpy(conditions), max(count, 1), seed)
+        names, size = self.columns, max(1, MOST_DRAWS // max(count, 1))
+        values = np.empty((len(conditions), count, len(names)))
+        for start in range(0, len(conditions), size):
+            block = values[start : start + size]
+            points = amortized.sample(torch.arange(start, start + len(block))).points
+            _, own = self._named(points[:, 0, :count].flatten(0, 1), drawn=True)
+            block[:] = own.reshape(block.shape)
+        return self.rows_of(names, values.reshape(len(conditions) * count, len(names)))
 
     def log_prob(self, rows: Any, given: Any = None) -> np.ndarray:
         """Return the log densities ``[N]`` of rows, in nats.

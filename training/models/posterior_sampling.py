@@ -46,7 +46,7 @@ PRIOR_DRAWS = 2000
 """Number of prior draws in the file of draws, to compare posteriors with; none for images, where
 they would take too long.
 """
-MOST_BLURRED = 2**12
+MOST_BLURRED = 2**8
 """Maximum number of observations whose noise is computed at once."""
 
 

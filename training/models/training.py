@@ -76,7 +76,7 @@ def training_of(settings: TrainSettings, data: Path | DataTable, name: str) -> T
         return training_on_images(settings, path)
     if table.typed or settings.data.any or settings.data.ask:
         return training_on_records(settings, path, table.as_typed())
-    return training_on_table(settings, path, table)
+    return training_on_table(settings, path, table.with_held_out_last(isinstance(data, Path)))
 
 
 def training_on_records(settings: TrainSettings, data: Path, records: DataTable) -> RecordTraining:
@@ -264,7 +264,7 @@ def train(
         raise UsageError("--minutes replaces --duration: give only one of them")
     kernels = algorithms(run.deterministic, training.benchmarks)
     with kernels, process_group(run.device_name, run.threads, training.useful_threads) as device:
-        resumed = Resumed.find(resume) if resume else None
+        resumed = Resumed.for_all_ranks(resume)
         start = training.start(device, resumed)
         fits = 0.0
         if minutes is not None:

@@ -15,6 +15,7 @@ from math import isfinite, prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from dnnlib.errors import UsageError, agree
@@ -332,13 +333,14 @@ class TableTraining(Training):
 
 def about_table(table: DataTable, name: str) -> dict[str, Any]:
     """Return the description of the training table that is stored in a network file."""
-    dropped = table.dropped
+    dropped, given = table.dropped, table.condition_dim
+    hashes = np.concatenate([row_numbers(block.cells(given)) for block in table.rows.blocks()])
     return {
         "kind": TABLE,
         "data_name": name,
         "columns": table.names,
         "condition_names": table.condition_names,
-        "rows": RowHashes.from_hashes(row_numbers(table.rows.cells(table.condition_dim))).listed,
+        "rows": RowHashes.from_hashes(hashes).listed,
         "dropped": {
             "names": list(dropped.names),
             "offsets": dropped.offsets.tolist(),

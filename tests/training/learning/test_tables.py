@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from dnnlib.errors import DataError, UsageError
@@ -16,6 +17,7 @@ from tests.support.tables import table_of
 from tests.support.trainers import run_steps
 from torch_utils.snapshots import Part, read_network, write_network
 from training.data.batches import Batch
+from training.data.tables import table as tables
 from training.data.tables.formats import ForeignTable, TableChoices
 from training.data.tables.making import make_table
 from training.data.tables.schema import Column
@@ -357,6 +359,60 @@ def test_logarithms_of_wide_parameters_are_taken(caplog):
     table.points[0] = 1
     assert choose_space(conditional(table), Space("none", "auto", "on")).marginals == "none"
     assert "more: a; the log transform is not tried: give --marginals=log" in caplog.text
+
+
+def test_coordinates_of_many_rows_are_fitted_to_a_part_with_the_extremes(monkeypatch):
+    prepared = preparation()
+    whole = prepared.coordinates(SPACE)
+    monkeypatch.setattr(table_spaces, "MOST_FITTED", 800)
+    part = preparation()
+    rows = part.table.train_rows.at(part.fitted).points
+    assert 800 <= len(rows) <= 806
+    for extreme in (Tensor.amin, Tensor.amax):
+        assert torch.equal(extreme(rows, 0), extreme(part.table.train_rows.points, 0))
+    fitted = part.coordinates(SPACE)
+    assert torch.equal(fitted.least, whole.least)
+    assert torch.equal(fitted.most, whole.most)
+    there = fitted.to_flow(prepared.table.train_rows.points)
+    torch.testing.assert_close(there.mean(dim=0), torch.zeros(3).double(), rtol=0, atol=0.15)
+    torch.testing.assert_close(there.T.cov(), torch.eye(3).double(), rtol=0, atol=0.25)
+
+
+@pytest.mark.parametrize("conditions", [False, True])
+def test_blocks_of_rows_make_the_batches_of_the_whole_table(conditions, monkeypatch):
+    prepared = conditional(gaussian(300), steps=1) if conditions else preparation()
+    coordinates = prepared.coordinates(SPACE)
+
+    def made():
+        batch = next(prepared.source(coordinates).batches(0))
+        far = prepared.describe_far_rows(coordinates, SPACE)
+        return batch, far, about_table(prepared.table, "x")["rows"]
+
+    whole, *others = made()
+    monkeypatch.setattr(tables, "BLOCK", 7)
+    blocks, *same = made()
+    torch.testing.assert_close(blocks.points, whole.points)
+    torch.testing.assert_close(blocks.labels, whole.labels)
+    assert same == others
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_rows_for_training_become_a_part_of_the_memory_of_all(in_place, monkeypatch):
+    monkeypatch.setattr(tables, "BLOCK", 7)
+    table = gaussian(100)
+    wanted = [
+        (rows.points.clone(), rows.conditions.clone())
+        for rows in (table.train_rows, table.held_out_rows)
+    ]
+    first = table.with_held_out_last(in_place)
+    assert (first is table) == in_place
+    for rows, (points, conditions) in zip(
+        (first.train_rows, first.held_out_rows), wanted, strict=True
+    ):
+        assert torch.equal(rows.points, points)
+        assert torch.equal(rows.conditions, conditions)
+        assert rows.points.untyped_storage().data_ptr() == first.values.ctypes.data
+    assert torch.equal(table.train_rows.points, wanted[0][0])
 
 
 def among_noise(count):

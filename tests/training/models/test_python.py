@@ -363,6 +363,17 @@ def test_latent_densities_have_the_gradients_of_the_posterior(model):
     np.testing.assert_allclose(constant, constant[0], atol=1e-6)
 
 
+def test_draws_given_one_row_do_not_depend_on_the_other_rows_of_a_call(conditional, monkeypatch):
+    given = np.linspace([-1, 1], [1, -1], 6)
+    whole = conditional.sample(7, seed=3, given=given)
+    assert whole.shape == (42, 2)
+    assert len(np.unique(whole, axis=0)) == 42
+    monkeypatch.setattr("training.models.model.MOST_DRAWS", 14)
+    np.testing.assert_array_equal(conditional.sample(7, seed=3, given=given[:4]), whole[:28])
+    assert conditional.sample(7, given=given[:0]).shape == (0, 2)
+    assert conditional.sample(0, given=given).shape == (0, 2)
+
+
 def test_what_a_simulator_gave_is_parameters_given_data(conditional):
     assert (conditional.columns, conditional.conditions) == (["theta1", "theta2"], ["y1", "y2"])
     draws = conditional.posterior().sample([[0.1, 0.2], [0.3, 0.4]], draws=30)
@@ -536,7 +547,6 @@ def test_mistakes_are_sentences(model, conditional):
         (lambda one, other: one.flow.sample(2.5), "count is 2.5: give a whole number"),
         (lambda one, other: one.sample(3, seed="x"), "seed is 'x': give a whole number"),
         (lambda one, other: other.sample(3), "is conditional: give y1, y2"),
-        (lambda one, other: other.sample(3, given=[[0, 0], [1, 1]]), "several rows"),
         (lambda one, other: one.posterior(noise=1).sample([0, 0, 0]), "no option 'noise'"),
         (lambda one, other: one.posterior(noise_std=1).sample({"d": 1}), "^the observation has a"),
         (lambda one, other: one.posterior(noise_std=1).check(3), "data is int: give a Table"),

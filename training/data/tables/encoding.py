@@ -60,8 +60,8 @@ def encode(
         order of the source.
 
     Raises:
-        DataError: The source is missing or broken, has no rows or no known column, or has text
-            where a number or a date should be.
+        DataError: The source is missing or broken, is a file without rows, has no known column, or
+            has text where a number or a date should be.
     """
     cells = open_cells(source, separator)
     own = {column.name: column for column in columns if column.name in cells.names}
@@ -76,7 +76,7 @@ def encode(
     sign = _decimal(cells, own.values(), usual) if decimal is None else decimal
     read = _Read.from_cells(cells, own, sign, marks_of(missing_values), is_text)
     values = read.rows(columns)
-    if not len(values):
+    if isinstance(source, str | Path) and not len(values):  # a partition may be empty
         raise DataError(f"{cells.name} has no rows: give a table with at least one row")
     records = DataTable(
         columns,

@@ -240,8 +240,21 @@ def widened(values: np.ndarray) -> np.ndarray:
     return wide
 
 
-def joined(blocks: Iterable[np.ndarray], columns: int) -> np.ndarray:
-    """Join blocks ``[n, columns]`` into one array ``[N, columns]``, row-major."""
+def joined(
+    blocks: Iterable[np.ndarray], columns: int, parts: Sequence[Sequence[int]]
+) -> list[np.ndarray]:
+    """Join blocks ``[n, columns]``, and part their columns into row-major arrays.
+
+    Memory holds the rows once, and one chunk.
+
+    Args:
+        blocks: Blocks of rows.
+        columns: Number of columns of a block.
+        parts: Indices of the columns of each array.
+
+    Returns:
+        An array ``[N, len(part)]`` for each part.
+    """
     chunks: list[np.ndarray] = []
     pending: list[np.ndarray] = []
     size = 0
@@ -253,14 +266,16 @@ def joined(blocks: Iterable[np.ndarray], columns: int) -> np.ndarray:
             pending, size = [], 0
     chunks.append(_concatenated(pending, columns))
     pending.clear()
-    values = np.empty((sum(map(len, chunks)), columns))
+    count = sum(map(len, chunks))
+    made = [np.empty((count, len(part))) for part in parts]
     chunks.reverse()
     start = 0
     while chunks:
         chunk = chunks.pop()
-        values[start : start + len(chunk)] = chunk
+        for array, part in zip(made, parts, strict=True):
+            array[start : start + len(chunk)] = chunk[:, part]
         start += len(chunk)
-    return values
+    return made
 
 
 def _concatenated(blocks: Sequence[np.ndarray], columns: int) -> np.ndarray:
@@ -594,6 +609,8 @@ INDEX = re.compile(r"__index_level_\d+__")
 NO_INDEX = "Dropped the row index, which has no name"
 SINGLE = ("float", "halffloat")
 """Arrow's names of types of lower precision."""
+STREAMED: dict[str, Any] = {"pre_buffer": False, "buffer_size": 1 << 16}
+"""Options with which Arrow does not hold a whole row group, or the whole file, in memory."""
 
 
 def open_npy(path: Path) -> ForeignTable:
@@ -720,7 +737,7 @@ class ArrowTable:
 
         def batches(names: Sequence[str] | None) -> Iterator[pyarrow.RecordBatch]:
             for file in files:
-                with _by_arrow(file), parquet.ParquetFile(file) as opened:
+                with _by_arrow(file), parquet.ParquetFile(file, **STREAMED) as opened:
                     yield from opened.iter_batches(BLOCK_ROWS, columns=names)
 
         return cls(path, schemas[0], batches)

@@ -258,34 +258,32 @@ def make_table(source: ForeignTable, choices: TableChoices) -> tuple[DataTable, 
             or no column that varies.
         UsageError: A named column does not exist.
     """
-    condition_names, rest = _roles(source, choices)
+    condition_names, names = _roles(source, choices)
     if choices.dataset is not None and choices.missing == "mean":
         raise UsageError(
             "--missing=mean would impute data of trials: give --missing=drop or --missing=keep"
         )
     lines = list(source.notes)
-    values, holes, rows = _collected(source, choices, lines)
-    names = list(source.names)
+    roles = [names, condition_names, [] if choices.dataset is None else [choices.dataset]]
+    parts, holes, rows = _collected(source, choices, roles, lines)
+    values, conditions, identifiers = parts
+    columns_of = _columns_by_name(source, roles, parts)
     datasets, first = None, np.arange(len(values))
     if choices.dataset is not None:
-        parameters = [names[index] for index in rest]
-        identifiers = values[:, names.index(choices.dataset)]
-        datasets, first = numbered_datasets(identifiers, values[:, rest], parameters, source, rows)
+        datasets, first = numbered_datasets(identifiers[:, 0], values, names, source, rows)
         lines.append(trials_in_words(datasets))
     marginals = {
         # Parameters repeat within a dataset, which does not make them discrete.
-        name: Marginal.from_values(_present(column, holes.get(name), first if at in rest else None))
-        for at, (name, column) in enumerate(zip(names, values.T, strict=True))
+        name: Marginal.from_values(
+            _present(column, holes.get(name), first if name in names else None)
+        )
+        for name, column in columns_of.items()
         if name != choices.dataset
     }
     if holes and choices.missing == "mean":
-        _fill_in(values, names, holes, marginals, choices.dequantize, lines)
+        _fill_in(columns_of, holes, marginals, choices.dequantize, lines)
     lines += describe_atoms(marginals)
-    given = [names.index(name) for name in condition_names]
-    conditions = values[:, given] if given else None
     condition_columns = _known(condition_names, marginals, choices)
-    if len(rest) < len(names):
-        values, names = narrowed(values, rest), [names[index] for index in rest]
     order = names
     kept, dropped = independent(values, names, source.name, lines)
     if len(kept) < len(names):
@@ -298,7 +296,7 @@ def make_table(source: ForeignTable, choices: TableChoices) -> tuple[DataTable, 
     if datasets is not None:
         held_out, beside = held_out[datasets], beside[datasets]
     lines += _told_of_few_rows(len(names), len(values) - int((held_out | beside).sum()))
-    hashes = np.concatenate([row_numbers(block) for block in row_blocks(values[first])])
+    hashes = np.concatenate([row_numbers(values[places]) for places in row_blocks(first)])
     if again := len(hashes) - len(np.unique(hashes)):
         lines.append(f"{again} duplicate row(s)")
     table = DataTable(
@@ -310,7 +308,7 @@ def make_table(source: ForeignTable, choices: TableChoices) -> tuple[DataTable, 
         values=values,
         held_out=held_out,
         kept=beside if beside.any() else None,
-        conditions=conditions,
+        conditions=conditions if condition_names else None,
         datasets=datasets,
     )
     if table.has_missing:
@@ -331,8 +329,8 @@ def _told_of_few_rows(columns: int, rows: int) -> list[str]:
     ]
 
 
-def _roles(source: ForeignTable, choices: TableChoices) -> tuple[list[str], list[int]]:
-    """Return the names of the conditions, and the indices of the points' columns.
+def _roles(source: ForeignTable, choices: TableChoices) -> tuple[list[str], list[str]]:
+    """Return the names of the conditions, and those of the points' columns.
 
     Raises:
         UsageError: A column does not exist or has two roles, or none is left.
@@ -350,7 +348,7 @@ def _roles(source: ForeignTable, choices: TableChoices) -> tuple[list[str], list
                 f"column '{name}' has two roles, for example condition and dataset: name it in "
                 "one option"
             )
-    rest = [index for index, name in enumerate(source.names) if name not in roles]
+    rest = [name for name in source.names if name not in roles]
     if not rest:
         raise UsageError(
             f"{source.name}: all columns are conditions, so add other columns to --columns"
@@ -397,13 +395,33 @@ def _parted(rows: int, choices: TableChoices) -> tuple[np.ndarray, np.ndarray]:
     return held_out, kept
 
 
+def _columns_by_name(
+    source: ForeignTable, roles: Sequence[Sequence[str]], parts: Sequence[np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Return the columns ``[N]`` of all parts by name, in the order of the source.
+
+    They are views of the parts.
+    """
+    places = {name: (part, at) for part, own in enumerate(roles) for at, name in enumerate(own)}
+    return {name: parts[part][:, at] for name in source.names for part, at in [places[name]]}
+
+
 def _collected(
-    source: ForeignTable, choices: TableChoices, lines: list[str]
-) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray | None]:
+    source: ForeignTable,
+    choices: TableChoices,
+    roles: Sequence[Sequence[str]],
+    lines: list[str],
+) -> tuple[list[np.ndarray], dict[str, np.ndarray], np.ndarray | None]:
     """Read all rows; return them, the rows of missing values by column, and original row numbers.
 
-    Row numbers are None unless rows may have been dropped. Memory holds the rows once, and one
-    block.
+    The rows of each role are an array. Row numbers are None unless rows may have been dropped.
+    Memory holds the rows once, and one chunk.
+
+    Args:
+        source: The external table.
+        choices: User options.
+        roles: Names of the columns of each array.
+        lines: Receives lines of text about dropped rows.
 
     Raises:
         DataError: There are too few rows.
@@ -430,28 +448,29 @@ def _collected(
             if read == choices.max_rows:
                 break
 
-    values = joined(sound(), len(source.names))
-    if len(values) < FEWEST_ROWS:
+    places = [[source.names.index(name) for name in own] for own in roles]
+    parts = joined(sound(), len(source.names), places)
+    if kept < FEWEST_ROWS:
         whole = " without missing values" if choices.missing == "drop" else ""
-        raise DataError(f"{source.name} has {len(values)} rows{whole}: need at least {FEWEST_ROWS}")
+        raise DataError(f"{source.name} has {kept} rows{whole}: need at least {FEWEST_ROWS}")
     if not holes:
-        return values, {}, None
+        return parts, {}, None
     if choices.missing == "drop":
         lines.append(
             f"Dropped {read - kept} of {read} rows ({(read - kept) / read:.2%}), with "
             f"{holes} missing or infinite value(s)"
         )
-        return values, {}, np.concatenate(numbers)
+        return parts, {}, np.concatenate(numbers)
     if kept < read:
         lines.append(f"Dropped {read - kept} of {read} rows, which contain no data")
-    places = {}
-    for name, column in zip(source.names, values.T, strict=True):
+    missing_rows = {}
+    for name, column in _columns_by_name(source, roles, parts).items():
         missing = np.flatnonzero(~np.isfinite(column))
         if len(missing) == len(column):
             raise DataError(f"{source.name}: column '{name}' has no values: leave the column out")
         if len(missing):
-            places[name] = missing
-    return values, places, np.concatenate(numbers) if may else None
+            missing_rows[name] = missing
+    return parts, missing_rows, np.concatenate(numbers) if may else None
 
 
 def _require_sound(
@@ -496,8 +515,7 @@ def _require_sound(
 
 
 def _fill_in(
-    values: np.ndarray,
-    names: list[str],
+    columns: Mapping[str, np.ndarray],
     holes: Mapping[str, np.ndarray],
     marginals: Mapping[str, Marginal],
     stepwise: bool,
@@ -506,7 +524,7 @@ def _fill_in(
     """Impute missing values by means, rounded to steps in discrete columns."""
     spikes = []
     for name, places in holes.items():
-        column, one = values[:, names.index(name)], marginals[name]
+        column, one = columns[name], marginals[name]
         mean = np.delete(column, places).mean()
         if stepwise and one.step:
             mean = one.offset + one.step * np.round((mean - one.offset) / one.step)

@@ -17,6 +17,8 @@ from training.data.tables.schema import Column, Schema
 
 MOST_LEVELS = 7
 """Maximum number of levels of a column; more values are counts, which can have new values."""
+BLOCK = 1 << 16
+"""Number of rows of a block."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,10 +74,14 @@ class Rows:
             parts.append(self.conditions[:, :count])
         return torch.cat(parts, dim=1).numpy()
 
-    def at(self, places: Tensor) -> "Rows":
-        """Return the rows with the given indices, or selected by a boolean mask."""
+    def at(self, places: Tensor | slice) -> "Rows":
+        """Return the rows with the given indices, or selected by a boolean mask or a slice."""
         conditions = None if self.conditions is None else self.conditions[places]
         return Rows(self.points[places], conditions)
+
+    def blocks(self) -> Iterator["Rows"]:
+        """Yield the rows in blocks, for work whose memory should not grow with the table."""
+        return (self.at(slice(start, start + BLOCK)) for start in range(0, len(self), BLOCK))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -125,12 +131,36 @@ class DataTable(Schema):
     @property
     def train_rows(self) -> Rows:
         """Rows that are not held out, as points with their conditions."""
-        return self.rows.at(torch.from_numpy(~self.held_out))
+        return self._rows_of(~self.held_out)
 
     @property
     def held_out_rows(self) -> Rows:
         """Held-out rows, as points with their conditions."""
-        return self.rows.at(torch.from_numpy(self.held_out))
+        return self._rows_of(self.held_out)
+
+    def _rows_of(self, mask: np.ndarray) -> Rows:
+        """Return the rows of a mask ``[N]``: a view if they are consecutive, else a copy."""
+        places = np.flatnonzero(mask)
+        first, last = (int(places[0]), int(places[-1])) if len(places) else (0, -1)
+        consecutive = last - first + 1 == len(places)
+        return self.rows.at(slice(first, last + 1) if consecutive else torch.from_numpy(mask))
+
+    def with_held_out_last(self, in_place: bool) -> "DataTable":
+        """Return the table with the rows for training first, which are then no copy.
+
+        Both kinds of rows keep their order.
+
+        Args:
+            in_place: Whether the arrays of this table are overwritten, so that memory holds the
+                table once.
+        """
+        if self.kept is not None or not in_place:
+            return self.at(np.argsort(self.held_out, kind="stable"))
+        last = self.held_out.copy()
+        for array in (self.values, self.conditions, self.datasets, self.held_out):
+            if array is not None:
+                _move_to_the_end(array, last)
+        return self
 
     @property
     def has_missing(self) -> bool:
@@ -202,6 +232,20 @@ class DataTable(Schema):
         )
 
 
+def _move_to_the_end(array: np.ndarray, which: np.ndarray) -> None:
+    """Move the entries of a mask ``[N]`` behind the others, in the memory of an array ``[N, ...]``.
+
+    Both kinds of entries keep their order.
+    """
+    moved, end = array[which], 0
+    for start in range(0, len(array), BLOCK):
+        block = slice(start, start + BLOCK)
+        stay = array[block][~which[block]]
+        array[end : end + len(stay)] = stay
+        end += len(stay)
+    array[end:] = moved
+
+
 DataSource = Path | DataTable
 """A data set in a file or in memory."""
 
@@ -228,7 +272,7 @@ class TableBatches:
 
     def __post_init__(self) -> None:
         self._epoch, self._placed = -1, Batch(self.rows.points)
-        self._shuffled = self._placed
+        self._order = torch.arange(0)
 
     def batches(self, first_step: int) -> Iterator[Batch]:
         """Yield this rank's part of each batch, endlessly.
@@ -239,11 +283,11 @@ class TableBatches:
         for step in count(first_step):
             ends = step * self.batch, (step + 1) * self.batch
             parts = parts_of_epochs(*ends, len(self.rows))
-            whole = Batch.joined([self._of_epoch(epoch).at(rows) for epoch, rows in parts])
+            whole = Batch.joined([self._of_epoch(epoch, rows) for epoch, rows in parts])
             yield whole.at(distributed.shard(self.batch))
 
-    def _of_epoch(self, epoch: int) -> Batch:
-        """Return all rows in the order of an epoch, in flow space."""
+    def _of_epoch(self, epoch: int, rows: slice) -> Batch:
+        """Return some rows in the order of an epoch, in flow space."""
         if epoch != self._epoch:
             if self.dithers or self._epoch < 0:
                 # The noise of an epoch does not depend on where the stream was started.
@@ -252,6 +296,5 @@ class TableBatches:
                 self._placed = self.in_flow(self.rows, generator)
             generator = seeded_generator("cpu", self.seed, Stream.DATA, epoch)
             order = torch.randperm(len(self.rows), generator=generator)
-            self._epoch = epoch
-            self._shuffled = self._placed.at(order.to(self._placed.points.device))
-        return self._shuffled
+            self._epoch, self._order = epoch, order.to(self._placed.points.device)
+        return self._placed.at(self._order[rows])

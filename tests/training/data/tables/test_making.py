@@ -282,12 +282,15 @@ def test_a_broken_data_set_is_refused_in_one_line(tmp_path):
 
 
 @pytest.mark.parametrize("chunk", [1, 1000, formats.CHUNK])
-def test_blocks_of_any_size_keep_their_order(monkeypatch, chunk):
+def test_blocks_of_any_size_keep_their_order_in_all_parts(monkeypatch, chunk):
     monkeypatch.setattr(formats, "CHUNK", chunk)
-    got = joined(iter(np.split(ROWS, [0, 3, 3, 90, BLOCK_ROWS])), 5)
-    np.testing.assert_array_equal(got, ROWS)
-    assert not np.shares_memory(got, ROWS)
-    assert joined(iter([]), 5).shape == (0, 5)
+    parts = [[3, 0], [], [1, 2, 4]]
+    got = joined(iter(np.split(ROWS, [0, 3, 3, 90, BLOCK_ROWS])), 5, parts)
+    for array, part in zip(got, parts, strict=True):
+        np.testing.assert_array_equal(array, ROWS[:, part])
+        assert not np.shares_memory(array, ROWS)
+        assert array.flags.c_contiguous
+    assert [array.shape for array in joined(iter([]), 5, parts)] == [(0, 2), (0, 0), (0, 3)]
 
 
 @pytest.mark.parametrize("places", [[0, 2, 3], [4, 1], [], [0, 1, 2, 3, 4]], ids=str)
