@@ -41,6 +41,7 @@ from training.names import (
     DISCRETE,
     LIKELIHOOD,
     MOST_DEBLURRED,
+    PRIOR,
     TABLE,
     TABLE_NETWORK,
     TRIALS,
@@ -335,6 +336,7 @@ def about_table(table: DataTable, name: str) -> dict[str, Any]:
     dropped = table.dropped
     return {
         "kind": TABLE,
+        **({PRIOR: table.prior} if table.prior else {}),
         "data_name": name,
         "columns": table.names,
         "condition_names": table.condition_names,
