@@ -15,7 +15,7 @@ from training.files.declared import FLAG, TEXT, WHOLE, Format, Key, ResultFile, 
 RUNS = ResultFile(
     kind="simulations",
     name="partial-simulations.npz",
-    sizes="N simulations of D parameters and K numbers, F of which failed",
+    sizes="N simulations of D parameters and K numbers, F failures",
     keys={
         "identity": text("digest of the seed, the number of rows per call and the token"),
         "parameters": Key("N D", "parameters"),

@@ -150,12 +150,12 @@ class MemberPrior:
             DataError: A file is missing or broken.
         """
         prior: TableFlow | ParameterPrior | None = None
-        given = prior_in_file(settings.prior)
+        known, given = None, prior_in_file(settings.prior)
         if not isinstance(given, str | TrainedNetwork):
             prior = ParameterPrior.of(given, saved.names)
         elif given != UNIFORM:
             prior = prior_of(given, saved.names)
-        known = prior.network.about.get(POPULATION) if isinstance(prior, TableFlow) else None
+            known = prior.network.about.get(POPULATION)
         if known is not None:
             assert isinstance(prior, TableFlow)
             if settings.bounds is not None:
