@@ -180,7 +180,7 @@ CASES = [
     ("rounds", "--simulator={here}/mine.py:f --bounds=a:0:1 --simulations=99", 2, ["24 for each"]),
     ("rounds", f"{MINE}one --bounds=a:0:1,a:1:2", 2, ["column 'a' twice"]),
     ("rounds", f"{MINE}one --bounds=a:0:1", 2, ["'a' is the name of a parameter and of a column"]),
-    ("rounds", f"{MINE}one --bounds=t:0:1", 1, ["[2500, 1]", "[2500, 3]"]),
+    ("rounds", f"{MINE}one --bounds=t:0:1", 1, ["[1000, 1]", "[1000, 3]"]),
     ("rounds", "--simulator={here}/mine.py:one --prior={here}/mine.py:one", 1, ["returned int"]),
     ("rounds", f"{MINE}f --bounds=a:0:1 --observation={{here}}/seen.csv", 2, ["2 observations"]),
     ("noisy", f"{THREE} --likelihood=linear --operator={{here}}/wrong.npy", 2, ["3 values per"]),

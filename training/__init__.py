@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from training.models.datasets import Images, Simulations, Table, Toy
     from training.models.draws import PosteriorDraws
     from training.models.guarantees import CalibratedPosterior, Guarantee, calibrate, check
-    from training.models.model import Model, normal_prior
+    from training.models.model import Model
     from training.models.predictors import FlowClassifier, FlowRegressor
     from training.models.rounds import rounds
+    from training.models.simulating import simulate
 
 _HOMES = {
     "Answers": "models.answers",
@@ -40,9 +41,9 @@ _HOMES = {
     "PosteriorDraws": "models.draws",
     "ProbabilityFlow": "flow.pfode",
     "SbiPosterior": "models.adapters",
-    "normal_prior": "models.model",
     "rounds": "models.rounds",
     "sbi_estimator": "models.adapters",
+    "simulate": "models.simulating",
     "Simulations": "models.datasets",
     "Table": "models.datasets",
     "Toy": "models.datasets",
@@ -70,9 +71,9 @@ __all__ = [
     "Toy",
     "calibrate",
     "check",
-    "normal_prior",
     "rounds",
     "sbi_estimator",
+    "simulate",
 ]
 
 

@@ -134,8 +134,10 @@ TRIALS = "trials"
 POPULATION = "population"
 DISCRETE = "discrete_parameters"
 """Entry of a likelihood in a network file: its discrete parameters."""
-UNIFORM = "uniform"
-"""Name of the uniform prior between the bounds of parameters."""
+UNIFORM, STORED_PRIOR = "uniform", "stored"
+"""Names of the uniform prior between the bounds of parameters, and of the prior of simulations."""
+PRIOR = "prior"
+"""Entry of a network file: the prior of the simulations, as text."""
 
 # Training.
 OTHERS = 32768

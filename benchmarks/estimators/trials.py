@@ -19,7 +19,6 @@ from training.data.tables.repeated_trials import unrolled
 from training.files.netcdf import open_netcdf
 from training.files.rows import save_csv
 from training.files.table import save_table
-from training.models.model import normal_prior
 
 CHAINS, OVER = 4, 4
 """Draws are taken by weight, and some of them more than once: of so many times as many as wanted
@@ -80,16 +79,21 @@ def prior_of(given: Simulations) -> str:
     if np.isfinite([distribution.low, distribution.high]).all():
         return "uniform"
     if isinstance(distribution, Normal):
-        model = normal_prior(
-            names, np.zeros(distribution.dim), np.linalg.inv(distribution.precision)
-        )
+        covariance = np.linalg.inv(distribution.precision).tolist()
+        prior = f"multivariate_normal({[0.0] * distribution.dim}, {covariance})"
     else:
         assert isinstance(distribution, LogNormal)
-        bounds = dict.fromkeys(names, (0.0, np.inf))
-        model = normal_prior(names, distribution.location, distribution.scale, bounds)
-    path = given.folder / "prior.pkl"
-    model.save(path)
-    return str(path)
+        pairs = zip(distribution.location.tolist(), distribution.scale.tolist(), strict=True)
+        each = [f"lognorm({scale!r}, scale={float(np.exp(middle))!r})" for middle, scale in pairs]
+        prior = (
+            f"{{{', '.join(f'{name!r}: {one}' for name, one in zip(names, each, strict=True))}}}"
+        )
+    path = given.folder / "prior.py"
+    path.write_text(
+        f"from scipy.stats import lognorm, multivariate_normal\n\nprior = {prior}\n",
+        encoding="utf-8",
+    )
+    return f"{path}:prior"
 
 
 def parameter_names(given: Simulations) -> list[str]:

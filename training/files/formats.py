@@ -16,7 +16,7 @@ from training.files.stats import STATS
 MODULES = (
     *("stats", "trajectory", "rows", "coverage", "correlations", "roundtrip", "posterior_draws"),
     *("posterior", "population", "answers", "image_folder", "residuals", "fid_reference"),
-    *("table", "records", "lookahead", "rounds"),
+    *("table", "records", "lookahead", "rounds", "simulator_runs"),
 )
 """Modules of this package that declare files, in the order of pictures and sections of a report."""
 FORMATS: dict[str, Format] = {}

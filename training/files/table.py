@@ -17,7 +17,7 @@ from torch_utils.results import open_arrays
 from training.data.tables.formats import numbered, require_names
 from training.data.tables.schema import Column, Dropped, Schema
 from training.data.tables.table import DataTable
-from training.files.declared import FLAG, FLOAT, TEXT, WHOLE, Format, Key, ResultFile
+from training.files.declared import FLAG, FLOAT, TEXT, WHOLE, Format, Key, ResultFile, text
 
 _ADVICE = "correct the file, or make it again"
 
@@ -51,6 +51,7 @@ TABLE_FILE = ResultFile(
         **_columns_keys("condition_", "C", "condition"),
         "covariates": Key("V", "conditions that are no data, such as a time", TEXT, optional=True),
         "datasets": Key("N", "rows with the same number are trials of one data set", WHOLE, True),
+        "prior": text("prior of simulated parameters, as JSON", optional=True),
     },
     least={"N": 2, "K": 0, "C": 0, "V": 0},
     advice=_ADVICE,
@@ -85,7 +86,7 @@ def save_table(path: Path, table: DataTable) -> None:
         }
     covariates = table.covariates or None
     arrays |= {"covariates": covariates, "datasets": table.datasets, "kept": table.kept}
-    TABLE_FILE.save(path, arrays)
+    TABLE_FILE.save(path, {**arrays, "prior": table.prior or None})
 
 
 def _as_stored(schema: Schema) -> Tensor:
@@ -158,6 +159,7 @@ def load_whole(path: Path | DataTable) -> DataTable:
         given,
         covariates,
         dropped,
+        prior=texts.get("prior", ""),
         values=arrays["points"],
         held_out=held_out,
         kept=kept if kept.any() else None,

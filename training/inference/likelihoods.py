@@ -476,24 +476,11 @@ class UserFunction:
             UsageError: The file does not exist, or has no callable with that name.
             DataError: Running the file raised an exception, whose traceback was printed to stderr.
         """
-        file, _, name = text.rpartition(":")
-        path = Path(file).absolute()
-        if not name.isidentifier() or path.suffix != ".py" or not path.is_file():
-            raise UsageError(
-                f"--{option} is '{text}': give FILE.py:function, with the path of an existing file"
-            )
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        try:
-            spec.loader.exec_module(module)
-        except Exception as error:
-            raise _in_a_line(error, path, file) from None
-        function = getattr(module, name, None)
+        path, name, function = object_in_file(text, option)
         if not callable(function):
             raise UsageError(
-                f"--{option}: {file} has no function '{name}': give the name of one that it defines"
+                f"--{option}: {path.name} has no function '{name}': give the name of one that it "
+                "defines"
             )
         return cls(path, name, function)
 
@@ -528,34 +515,12 @@ class UserFunction:
         values = self._returned(count, draw)
         several = isinstance(values, Tensor | np.ndarray) and values.ndim == 2
         if not several or len(values) != count or not torch.as_tensor(values).isfinite().all():
-            raise self._wrong(
-                values, f"for {count} draws: the function must return finite numbers [{count}, D]"
+            shape = list(values.shape) if hasattr(values, "shape") else type(values).__name__
+            raise DataError(
+                f"{self} returned {shape} for {count} draws: the function must return finite "
+                f"numbers [{count}, D]"
             )
         return torch.as_tensor(values).double()
-
-    def simulated(self, points: Tensor, draw: np.random.Generator, width: int) -> Tensor:
-        """Call the function as a simulator: return simulated data ``[N, width]``, float64.
-
-        Args:
-            points: Points ``[N, D]``.
-            draw: NumPy generator, passed to the function.
-            width: Number of simulated values per point.
-
-        Raises:
-            DataError: The function raised an exception or returned another type or shape.
-        """
-        values = self._returned(points, draw)
-        wanted = (len(points), width)
-        if not isinstance(values, Tensor | np.ndarray) or tuple(values.shape) != wanted:
-            raise self._wrong(
-                values,
-                f"for points {list(points.shape)}: the function must return data {list(wanted)}",
-            )
-        return torch.as_tensor(values).double()
-
-    def _wrong(self, values: object, why: str) -> DataError:
-        shape = list(values.shape) if hasattr(values, "shape") else type(values).__name__
-        return DataError(f"{self} returned {shape} {why}")
 
     def _returned(self, *arguments: object) -> Any:
         try:
@@ -564,6 +529,34 @@ class UserFunction:
             if self.token is not None:  # the caller is a Python program, which has the traceback
                 raise DataError(f"{self} raised {type(error).__name__}: {error}") from error
             raise _in_a_line(error, self.path, str(self)) from None
+
+
+def object_in_file(text: str, option: str) -> tuple[Path, str, Any]:
+    """Run a user's file and return its path, and the name and the value of an object in it.
+
+    Args:
+        text: File and name, as ``FILE.py:name``.
+        option: Name of the command-line option, for error messages.
+
+    Raises:
+        UsageError: The file does not exist.
+        DataError: Running the file raised an exception, whose traceback was printed to stderr.
+    """
+    file, _, name = text.rpartition(":")
+    path = Path(file).absolute()
+    if not name.isidentifier() or path.suffix != ".py" or not path.is_file():
+        raise UsageError(
+            f"--{option} is '{text}': give FILE.py:function, with the path of an existing file"
+        )
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise _in_a_line(error, path, file) from None
+    return path, name, getattr(module, name, None)
 
 
 class UserLikelihood(Likelihood):

@@ -24,6 +24,8 @@ from training.measure.posterior.predictive import Predictive, model_probabilitie
 from training.models.group_sampling import sample_groups, without_points
 from training.models.inference import InferenceTask
 from training.models.posterior_reports import MOST_SHOWN
+from training.models.posterior_sampling import sources_of
+from training.models.simulating import run_simulator
 from training.names import script
 from training.settings.inference import PriorOptions
 from training.settings.posterior import CompareSettings, PredictSettings, SampleSettings
@@ -185,7 +187,7 @@ def sampled_of(task: InferenceTask, folder: Path | None) -> tuple[Draws, Summary
     assert task.learned is not None
     task.learned.warn_of_many(likelihood.trials)
     observed = likelihood.numbers
-    files = [task.learned.network.path, settings.observation]
+    files = sources_of(task)
     checkpoint = task.checkpoint(len(observed), [observed], files, folder)
     with checkpoint.report_interruption():
         parts = sample_groups(task.problem(likelihood, observed), task.plan, checkpoint)
@@ -310,7 +312,11 @@ def simulations(
         data = saved.likelihood.simulate(points, generator)
     else:
         program = UserFunction.load(settings.simulator, "simulator")
-        data = program.simulated(points, np.random.default_rng(settings.seed), width)
+        simulating = settings.simulating
+        rows, _ = run_simulator(
+            program, points, settings.seed, simulating.workers, simulating.block, width
+        )
+        data = torch.from_numpy(rows)
     if not data.isfinite().all():
         raise DataError(f"{int((~data.isfinite()).any(dim=1).sum())} simulations are not finite")
     return data.view(count, -1, width)

@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from training.data.tables.formats import (
     ForeignTable,
     NotNumbers,
     TableChoices,
+    listed,
     numbered,
     open_table,
     row_blocks,
@@ -61,6 +62,7 @@ from training.settings.declared import from_values, meant
 from training.settings.train import TrainSettings
 from training.settings.training import ToyTrainSettings
 from training.subjects import RecordFlow, Training
+from training.subjects.parameter_priors import ParameterPrior
 
 OWN = ("data", "data_name", "augment_to", "outdir", "nosubdir", "network", "refit_latent_law")
 """Options that ``train`` does not take from Python."""
@@ -304,6 +306,7 @@ class Simulations(Table):
         dataset: Any = None,
         covariates: Sequence[str] = (),
         name: str = "simulations",
+        prior: Any = None,
         **choices: Any,
     ):
         """Take both as data frames, arrays or tensors, ``[N, D]`` and ``[N, C]``.
@@ -318,15 +321,30 @@ class Simulations(Table):
                 columns each.
             covariates: Columns of the data that are known for each trial, such as a time.
             name: Name of the results.
+            prior: Prior from which the parameters were drawn: a distribution, a dictionary of one
+                per name, or a model, see ``ParameterPrior.of``. Its support gives the bounds, and
+                a learned likelihood has it as its prior. None if it is not stated.
             choices: Options of ``Table.open``, by name: ``held_out``, ``seed``, ``missing``.
 
         Raises:
             DataError: Values are not numbers, the numbers of rows differ, or there are too few
                 rows.
-            UsageError: A bound is of no parameter.
+            UsageError: A bound is of no parameter, or the prior has other parameters or comes with
+                bounds.
         """
         own, rows = numbers_of(parameters, "parameters", COLUMN)
         conditions, given = numbers_of(data, "data", COLUMN)
+        stated = None if prior is None else ParameterPrior.of(prior, own)
+        if stated is not None:
+            own = list(stated.names)
+            if len(own) != rows.shape[1]:
+                raise UsageError(
+                    f"the prior has {len(own)} parameter(s) ({listed(own)}), but the simulations "
+                    f"have {rows.shape[1]}: give a distribution of each"
+                )
+            if bounds is not None:
+                raise UsageError("bounds follow from the support of the prior: leave bounds out")
+            bounds = stated.bounds
         own = own or numbered(rows.shape[1], "theta")
         conditions = conditions or numbered(given.shape[1], "y")
         ids = None if dataset is None else numbers_of(dataset, "dataset", COLUMN)[1]
@@ -359,6 +377,7 @@ class Simulations(Table):
         _hint_at_bounds(own, rows, bounds or {})
         # Data without names are returned in their original order.
         kept = table.rows.in_order(conditions)
+        kept = kept if stated is None else replace(kept, prior=stated.text)
         super().__init__(kept, name, table.lines, kind=kind_of(parameters))
 
 

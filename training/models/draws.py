@@ -104,8 +104,9 @@ class PosteriorDraws:
         """Infer the population of which each observation is a member (hierarchical model).
 
         Args:
-            prior: Prior of the parameters that the draws were made with: ``uniform``, a model, or a
-                network file.
+            prior: Prior of the parameters that the draws were made with: ``uniform``, a
+                distribution or a dictionary of one per name (``ParameterPrior.of``), a model, or a
+                network file. The support of distributions gives the bounds.
             bounds: Parameters that are bounded, by name, such as ``{"speed": (0, inf)}``. The
                 population is normal in the log of the distance from one bound, or in the probit
                 between two.

@@ -31,6 +31,7 @@ from training.names import POPULATION, UNIFORM
 from training.settings.posterior import PopulationSettings
 from training.subjects import TableFlow
 from training.subjects.likelihoods import normal_model, prior_of
+from training.subjects.parameter_priors import ParameterPrior, prior_in_file
 from training.trained.network import TrainedNetwork
 
 MOST_WEIGHTS, FEWEST_DRAWS = 2**17, 2000
@@ -135,7 +136,7 @@ class MemberPrior:
     ends: Tensor
     mean: Tensor
     std: Tensor
-    prior: TableFlow | None
+    prior: TableFlow | ParameterPrior | None
 
     @classmethod
     def of(cls, settings: PopulationSettings, saved: SavedPosteriors) -> "MemberPrior":
@@ -148,10 +149,15 @@ class MemberPrior:
             UsageError: Options do not match the draws.
             DataError: A file is missing or broken.
         """
-        prior = None if settings.prior == UNIFORM else prior_of(settings.prior, saved.names)
-        known = None if prior is None else prior.network.about.get(POPULATION)
+        prior: TableFlow | ParameterPrior | None = None
+        known, given = None, prior_in_file(settings.prior)
+        if not isinstance(given, str | TrainedNetwork):
+            prior = ParameterPrior.of(given, saved.names)
+        elif given != UNIFORM:
+            prior = prior_of(given, saved.names)
+            known = prior.network.about.get(POPULATION)
         if known is not None:
-            assert prior is not None
+            assert isinstance(prior, TableFlow)
             if settings.bounds is not None:
                 raise UsageError(
                     "--bounds must equal those of the earlier hierarchical model: leave --bounds "
@@ -170,6 +176,8 @@ class MemberPrior:
             assert isinstance(bounded, Bounded)
             return cls(bounded.ends[order], mean, std, prior)
         named = {name: (low, high) for name, low, high in settings.bounds or ()}
+        if settings.bounds is None and isinstance(prior, ParameterPrior):
+            named = prior.bounds
         for name in named:
             if name not in saved.names:
                 raise UsageError(f"--bounds names '{name}', but draws are of {listed(saved.names)}")
@@ -177,6 +185,9 @@ class MemberPrior:
         ends = torch.tensor(pairs, dtype=torch.float64)
         if saved.prior is not None:
             rows = torch.from_numpy(saved.prior)
+        elif isinstance(prior, ParameterPrior):
+            rng = np.random.default_rng(settings.seed)
+            rows = torch.from_numpy(prior.sample(PRIOR_DRAWS, rng))
         elif prior is not None:
             order = [prior.names.index(name) for name in saved.names]
             generator = seeded_generator("cpu", settings.seed, Stream.PRIOR_DRAWS)
@@ -213,6 +224,9 @@ class MemberPrior:
         """
         if self.prior is None:
             return torch.zeros(points.shape[:2], dtype=torch.float64)
+        if isinstance(self.prior, ParameterPrior):
+            density = self.prior.log_prob(points.flatten(0, 1).numpy())
+            return torch.from_numpy(density).view(points.shape[:2])
         order = [list(names).index(name) for name in self.prior.names]
         return self.prior.flow.log_prob(points.flatten(0, 1)[:, order]).view(points.shape[:2])
 

@@ -7,19 +7,9 @@
     >>> draws.summary()                                                    # doctest: +SKIP
 
 Posteriors and checks are those of ``posterior.py``, with options of the same names.
-
-Priors in closed form, from Python.
-
->>> from training import normal_prior
->>> prior = normal_prior(["speed", "rest"], [0.0, 0.3], [1.0, 0.1], {"speed": (0, float("inf"))})
->>> prior.sample(3, seed=0).round(2)
-   speed  rest
-0   0.95  0.44
-1   4.39  0.22
-2   0.31  0.35
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from math import log, prod
@@ -35,11 +25,9 @@ from torch_utils.streams import Stream
 from training.flow.bin_averages import cell_log_prob, has_cells
 from training.flow.pfode import ProbabilityFlow
 from training.models import conversion
-from training.models.conversion import ranges_of
 from training.models.posterior import Posterior
 from training.names import LIKELIHOOD
 from training.subjects import Subject, open_prior
-from training.subjects.likelihoods import normal_model
 from training.trained.network import TrainedNetwork
 
 ROW_PACKAGE = "row_package"
@@ -221,8 +209,9 @@ class Model(TrainedNetwork):
         Args:
             noise_std: Standard deviation of the observation noise, in the units of the
                 observations: one number, or one for each. For a conditional model None, since its
-                conditions are observed. For a likelihood, give ``prior="uniform"`` or a model
-                instead; observations are then trials.
+                conditions are observed. For a likelihood, give ``prior`` instead: ``uniform``, a
+                distribution, a dictionary of them, or a model; observations are then trials.
+                ``Simulations(..., prior=...)`` state it already.
             mask: Observed columns, or booleans, an array of the shape of a point; None for the
                 columns that an observation names.
             options: Further options of ``posterior.py sample``, by name, such as ``correct``,
@@ -291,46 +280,3 @@ class Model(TrainedNetwork):
         """Move the model to a device, and return it."""
         self.__dict__.pop("subject", None)
         return self.frozen(device)
-
-
-def normal_prior(
-    columns: Sequence[str],
-    mean: Any,
-    spread: Any,
-    bounds: Mapping[str, tuple[float, float]] | None = None,
-) -> Model:
-    """Return a normal distribution as the prior of a learned likelihood.
-
-    No network is trained.
-
-    Args:
-        columns: Names of the parameters ``[D]``.
-        mean: Means ``[D]``.
-        spread: Standard deviations ``[D]``, or a covariance ``[D, D]``.
-        bounds: Lowest and highest value by column, infinite where there is none. The column is
-            normal in unbounded coordinates: the logarithm above one bound, the probit between two,
-            as in ``posterior.py population``.
-
-    Raises:
-        UsageError: Sizes do not match, a bound is of no column, or a spread is not positive.
-    """
-    columns = list(columns)
-    ends = dict.fromkeys(columns, (-np.inf, np.inf)) | ranges_of(bounds)
-    means, values = (np.asarray(each, dtype=np.float64) for each in (mean, spread))
-    dim, square = len(columns), values.ndim == 2
-    if len(ends) != dim or means.shape != (dim,) or values.shape != (dim,) * (1 + square):
-        raise UsageError(
-            "a normal prior needs one mean and one standard deviation per column (or a covariance "
-            "matrix for all), and bounds for these columns only"
-        )
-    if not (dim and np.isfinite(means).all() and np.isfinite(values).all()):
-        raise UsageError(
-            "a normal prior needs at least one column, and finite means and standard deviations"
-        )
-    if square and not np.allclose(values, values.T):
-        raise UsageError("the covariance of a normal prior is not symmetric")
-    if not (np.linalg.eigvalsh(values) if square else values).min() > 0:
-        raise UsageError("the covariance of a normal prior is not positive definite")
-    low_high = torch.tensor([ends[name] for name in columns], dtype=torch.float64)
-    made = normal_model(columns, low_high, torch.from_numpy(means), torch.from_numpy(values))
-    return Model.from_trained(made)

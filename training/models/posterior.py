@@ -28,7 +28,7 @@ from training.models import comparison, conversion, posterior_checking, posterio
 from training.models.conversion import RowModel
 from training.models.draws import PosteriorDraws
 from training.models.inference import InferenceTask
-from training.names import LIKELIHOOD
+from training.names import LIKELIHOOD, PRIOR, STORED_PRIOR
 from training.settings.declared import from_values
 from training.settings.inference import LIKELIHOODS
 from training.settings.posterior import CheckSettings, CompareSettings, SampleSettings
@@ -262,9 +262,15 @@ class Posterior:
             plausible=True,
         )
 
+    @property
+    def _chosen(self) -> dict[str, Any]:
+        """Options, with the prior of its simulations for a learned likelihood without another."""
+        stored = LIKELIHOOD in self.model.about and PRIOR in self.model.about
+        return {**({"prior": STORED_PRIOR} if stored else {}), **self.options}
+
     def _settings(self, observed: Any, options: Mapping[str, Any]) -> SampleSettings:
         """Return settings with the model and the observations, which are in memory."""
-        given, model = {"network": self.model, **self.options, **options}, self.model
+        given, model = {"network": self.model, **self._chosen, **options}, self.model
         own = model.subject.names
         if given.get("likelihood", LIKELIHOODS[0]) not in LIKELIHOODS and not model.conditions:
             if observed is not None:
@@ -311,11 +317,11 @@ class Posterior:
             the names of models.
         """
         several = [self, *others]
-        own = {name: value for name, value in self.options.items() if name != "prior"}
+        own = {name: value for name, value in self._chosen.items() if name != "prior"}
         given = {
             **own,
             "networks": [each.model for each in several],
-            "priors": [each.options.get("prior") for each in several],
+            "priors": [each._chosen.get("prior") for each in several],
             "observation": self._settings(observed, {}).observation,
         }
         settings = from_values(CompareSettings, {**given, **options})

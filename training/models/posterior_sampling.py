@@ -301,6 +301,7 @@ def sources_of(task: InferenceTask) -> list[object]:
         files.append(correct.rpartition(":")[0])
     if correct:
         files.append(settings.prior.prior)
+    files.append(str(settings.prior.prior).rpartition(":")[0])
     if task.learned is not None:
         files += [task.learned.network.path, settings.observation]
     return files

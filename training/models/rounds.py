@@ -8,7 +8,6 @@ posterior on all simulations in the region, like ``train.py --cond``.
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -29,6 +28,7 @@ from training.data.tables.table import DataTable
 from training.files.observations import read_observations
 from training.files.posterior import CHECK, save_values
 from training.files.rounds import RoundFacts, load_round, save_round
+from training.files.simulator_runs import RUNS
 from training.files.table import load_table, save_table
 from training.inference.amortized import Amortized
 from training.inference.likelihoods import UserFunction
@@ -43,11 +43,13 @@ from training.models.inference import InferenceTask
 from training.models.posterior_checking import cases_of, check
 from training.models.posterior_reports import CheckReport, report_files, write_numbers
 from training.models.posterior_sampling import Observed, SampledPosteriors, sample
+from training.models.simulating import run_simulator
 from training.names import FEWEST_RUNS, script
 from training.settings.declared import from_values
 from training.settings.inference import PriorOptions, SamplerOptions
 from training.settings.posterior import CheckSettings, RoundsSettings, SampleSettings
 from training.settings.train import TrainSettings
+from training.subjects.parameter_priors import ParameterPrior
 from training.trained.network import TrainedNetwork
 
 SHRINKS = 0.8
@@ -67,7 +69,7 @@ class RoundsTask:
     Attributes:
         settings: Settings; the observation in them is a file or a table.
         simulator: The user's simulator.
-        prior: The user's prior; None for a uniform prior between the bounds.
+        prior: Prior of the parameters.
         observed: The observation ``[1, K]``.
         data_names: Names of the observed numbers.
         fingerprint: Digest of everything that the rounds depend on.
@@ -75,20 +77,23 @@ class RoundsTask:
 
     settings: RoundsSettings
     simulator: UserFunction
-    prior: UserFunction | None
+    prior: ParameterPrior
     observed: Tensor
     data_names: Sequence[str]
     fingerprint: str
 
     @classmethod
-    def of(
-        cls, settings: RoundsSettings, simulator: UserFunction, prior: UserFunction | None
-    ) -> "RoundsTask":
-        """Read the observation.
+    def of(cls, settings: RoundsSettings, simulator: UserFunction, prior: Any) -> "RoundsTask":
+        """Read the observation and the prior.
+
+        Args:
+            settings: Settings.
+            simulator: Simulator.
+            prior: Prior, see ``ParameterPrior.of``; None if it is uniform between the bounds.
 
         Raises:
             UsageError: There are several observations, or one of the numbers has the name of a
-                parameter.
+                parameter; or the prior is no distribution, or has other parameters than the bounds.
             DataError: The file is broken.
         """
         observed = read_observations(settings.observation)
@@ -100,10 +105,13 @@ class RoundsTask:
             )
         table = open_table(settings.observation, None, known=())
         names = list(table.names) if table.named else numbered(observed.shape[1], "y")
-        bounded = None if settings.bounds is None else [name for name, _, _ in settings.bounds]
+        bounds = {name: (low, high) for name, low, high in settings.bounds or ()}
+        if prior is None:
+            own = ParameterPrior.uniform(bounds)
+        else:
+            own = ParameterPrior.of(prior, list(bounds) or None).within(bounds)
         for name in names:
-            usual = name.startswith("theta") and name[5:].isdecimal()
-            if usual if bounded is None else name in bounded:
+            if name in own.names:
                 raise UsageError(
                     f"'{name}' is the name of a parameter and of a column of "
                     f"{settings.observation}: rename one"
@@ -112,11 +120,11 @@ class RoundsTask:
         idle = {"chains", "draws", "observation", "simulator", "prior"}
         idle |= type(settings).names_that_are("idle")
         options = {key: value for key, value in settings.recorded().items() if key not in idle}
-        programs = [simulator, *([] if prior is None else [prior])]
+        programs = [simulator, *([prior] if isinstance(prior, UserFunction) else [])]
         options |= {"data": names, "functions": [(each.name, each.token) for each in programs]}
         files = [each.path for each in programs if each.token is None]
-        identity = fingerprint(options, None, [observed], files)
-        return cls(settings, simulator, prior, observed, names, identity)
+        identity = fingerprint({**options, "prior": own.text}, None, [observed], files)
+        return cls(settings, simulator, own, observed, names, identity)
 
     @property
     def name(self) -> str:
@@ -127,19 +135,10 @@ class RoundsTask:
         """Return the data set of simulations, with lines about its columns.
 
         Raises:
-            UsageError: The number of bounds differs from the number of parameters.
             DataError: There are too few simulations, or they are beyond the bounds, or parameters
                 depend on each other.
         """
-        count, bounds = points.shape[1], {}
-        names = numbered(count, "theta")
-        if self.settings.bounds is not None:
-            bounds = {name: (low, high) for name, low, high in self.settings.bounds}
-            names = list(bounds)
-        if len(names) != count:
-            raise UsageError(
-                f"--bounds names {len(names)} parameters, but {self.prior} returns {count}"
-            )
+        names, bounds = self.prior.names, self.prior.bounds
         rows = torch.cat([points, data], dim=1).numpy()
         source = ForeignTable(str(self.simulator), [*names, *self.data_names], lambda: iter([rows]))
         table, lines = make_table(
@@ -183,6 +182,10 @@ class RoundsInMemory:
     def add(self, number: int, made: StoredRound) -> None:
         """Keep the simulations of a round."""
         self._rounds[number] = made
+
+    def partial(self, number: int) -> Path | None:
+        """Return the path of a round's unfinished simulations; None for no file."""
+        return None
 
     def train(self, number: int, name: str, values: Mapping[str, Any]) -> None:
         """Train the model of a round, unless it is trained.
@@ -307,8 +310,8 @@ class Round:
             drawn = self._restricted(region, left)
         if drawn is None:
             raise DataError(
-                f"{question.prior or 'the prior'} has hardly any draws in the region of "
-                "the posterior: give fewer --rounds, or a uniform prior between --bounds"
+                f"the prior, {question.prior}, has hardly any draws in the region of the "
+                "posterior: give fewer --rounds, or a prior of independent parameters"
             )
         last = turns == 1 or len(drawn.points) > size
         remains = ""
@@ -344,8 +347,18 @@ class Round:
 
     def _simulated(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Return parameters ``[n, D]`` whose simulations succeeded, and their data ``[n, K]``."""
-        draw, width = np.random.default_rng([self.seed, 1]), self.question.observed.shape[1]
-        data = self.question.simulator.simulated(points, draw, width)
+        question, settings = self.question, self.question.settings
+        simulated, _ = run_simulator(
+            question.simulator,
+            points,
+            self.seed,
+            settings.simulating.workers,
+            settings.simulating.block,
+            question.observed.shape[1],
+            self.store.partial(self.number),
+            settings.run.overwrite,
+        )
+        data = torch.from_numpy(simulated)
         sound = data.isfinite().all(dim=1)
         failed = int((~sound).sum())
         if failed:
@@ -362,22 +375,17 @@ class Round:
     ) -> Restricted | None:
         """Return draws of the prior in a region; see ``restricted``.
 
-        With bounds, candidates are drawn only from the part of the prior's range that contains the
+        Independent parameters are drawn only from the part of their ranges that contains the
         region.
         """
-        draw, prior = np.random.default_rng([self.seed, 0]), self.question.prior
-        if prior is not None:
-            return restricted(partial(prior.drawn, draw=draw), region, count, enough, 1.0)
-        bounds = self.question.settings.bounds
-        assert bounds is not None
-        ends = torch.tensor([ends for _, *ends in bounds], dtype=torch.float64)
-        low, high = region.within(*ends.T)
-        part = float(((high - low) / (ends[:, 1] - ends[:, 0])).prod())
+        rng, prior = np.random.default_rng([self.seed, 0]), self.question.prior
+        low, high = region.within(*torch.from_numpy(prior.ends).T)
+        share, draw = prior.between(low.numpy(), high.numpy())
 
-        def uniform(count: int) -> Tensor:
-            return torch.from_numpy(draw.uniform(low.numpy(), high.numpy(), (count, len(low))))
+        def candidates(count: int) -> Tensor:
+            return torch.from_numpy(draw(count, rng))
 
-        return restricted(uniform, region, count, enough, part)
+        return restricted(candidates, region, count, enough, share)
 
     def train(self) -> None:
         """Train the posterior, unless it exists."""
@@ -498,12 +506,17 @@ class RoundsInFolder(RoundsInMemory):
             made.model = models.Model.load(self.network(number))
         return made
 
+    def partial(self, number: int) -> Path:
+        """Return the path of a round's unfinished simulations."""
+        return RUNS.path(self.round(number))
+
     def add(self, number: int, made: StoredRound) -> None:
         """Write the simulations of a round."""
         super().add(number, made)
         require_folder(self.round(number))
         save_round(self.facts(number), made.facts, made.bounds, provenance())
         save_table(self.data(number), made.table)
+        self.partial(number).unlink()
 
     def train(self, number: int, name: str, values: Mapping[str, Any]) -> None:
         """Train the model of a round in its own run directory, unless it is trained."""
@@ -564,7 +577,7 @@ def rounds(
     simulator: Callable[..., Any],
     observation: Any,
     bounds: Mapping[str, tuple[float, float]] | None = None,
-    prior: Callable[..., Any] | None = None,
+    prior: Any = None,
     outdir: str | Path | None = None,
     token: str | None = None,
     **options: Any,
@@ -575,9 +588,10 @@ def rounds(
         simulator: Function from parameters ``[N, D]`` and a NumPy generator to simulated data ``[N,
             K]``.
         observation: The K observed numbers: a mapping, a data frame of one row, or an array.
-        bounds: Lowest and highest value of each parameter, by name in the order of the simulator.
-        prior: Function from a number N and a NumPy generator to parameters ``[N, D]``; None for a
-            uniform prior between the bounds.
+        bounds: Lowest and highest value of each parameter, by name in the order of the simulator;
+            None for those of the prior's support.
+        prior: Prior of the parameters: a distribution, a dictionary of them, a model, or a
+            function, see ``ParameterPrior.of``; None for a uniform prior between the bounds.
         outdir: Output directory; None keeps no files.
         token: A text that identifies the simulator, the prior and everything they use, such as a
             version. With it, an interrupted run resumes in the same ``outdir``. Without it,
@@ -590,18 +604,17 @@ def rounds(
     """
     names, numbers = numbers_of(observation, "the observation", ROW)
     program = UserFunction.of_object(simulator, token)
-    own_prior = None if prior is None else UserFunction.of_object(prior, token)
     columns = names or numbered(numbers.shape[1], "y")
     table = table_of("the observation", columns, np.asarray(numbers, dtype=np.float64))
     given = {"observation": table, "simulator": str(program), **options}
     if outdir is not None:
         given["save_dir"] = outdir
-    if own_prior is not None:
-        given["prior"] = str(own_prior)
+    if prior is not None:
+        given["prior"] = str(ParameterPrior.of(prior))
     if bounds is not None:
         given["bounds"] = tuple((name, *ends) for name, ends in ranges_of(bounds).items())
     settings = from_values(RoundsSettings, given)
-    task = RoundsTask.of(settings, program, own_prior)
+    task = RoundsTask.of(settings, program, prior)
     store = RoundsInMemory() if outdir is None else RoundsInFolder.of(task)
     with left_alone():
         result = in_rounds(task, store)

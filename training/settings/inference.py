@@ -33,8 +33,9 @@ class PriorOptions(Declared, section="Prior"):
     prior: str | None = option(
         type=TextOrObject(),
         help=f"Prior of the parameters for a learned likelihood ({script('train')} "
-        f"--likelihood): '{names.UNIFORM}' (between the bounds in the data set), or the "
-        "network file of a flow",
+        f"--likelihood): '{names.UNIFORM}' (between the bounds in the data set), "
+        f"'{names.STORED_PRIOR}' (that of the simulations, if they state it), the network file of "
+        "a flow, or FILE.py:NAME of a distribution of torch or SciPy or a dictionary of them",
     )
     calibration: bool = shared.calibration()
     eps: str | None = option(

@@ -231,6 +231,23 @@ class CalibrateSettings(
             object.__setattr__(self, "save_dir", (self.dest or Path(network)).parent)
 
 
+class SimulatorOptions(Declared, section="Simulator"):
+    """Options for running a simulator."""
+
+    workers: int = option(
+        type=Whole(min=-1),
+        default=1,
+        idle=True,
+        help="Number of processes that run the simulator; -1: one per core.",
+    )
+    block: int = option(
+        type=Whole(min=1),
+        default=1000,
+        help="Number of rows of parameters per call of the simulator. Each call has its own random "
+        "generator.",
+    )
+
+
 class PredictSettings(
     Declared,
     example=f"{command_line('posterior')} predict --draws=out/circles_PRP_posterior.nc "
@@ -265,6 +282,7 @@ class PredictSettings(
     strict: bool = shared.strict("a test fails")
     seed: int = shared.seed()
     overwrite: bool = shared.overwrite()
+    simulating: SimulatorOptions = options_of(SimulatorOptions)
 
     def __post_init__(self) -> None:
         require_there(self.draws)
@@ -345,11 +363,11 @@ class PopulationSettings(
         required=True,
         help="Posterior draws: the .nc file written by sample. Each observation is one member.",
     )
-    prior: str = option(
+    prior: Any = option(
         type=TextOrObject(),
         required=True,
         help=f"Prior that the draws were made with: {UNIFORM} (in the units of the draws), or "
-        "the network file of a flow.",
+        "the network file of a flow, or FILE.py:NAME of a distribution, as for sample --prior.",
     )
     bounds: tuple[tuple[str, float, float], ...] | None = option(
         help="Bounds of parameters. A parameter with one bound (speed:0:) is normal after a log "
@@ -486,13 +504,14 @@ class RoundsSettings(
     )
     prior: str = option(
         default=UNIFORM,
-        help="Prior of the parameters: uniform between --bounds, or FILE.py:function that draws "
-        "parameters [N, D], given N and a NumPy generator.",
+        help="Prior of the parameters: uniform between --bounds, or FILE.py:NAME of a distribution "
+        "of torch or SciPy, of a dictionary of one distribution per parameter name, or of a "
+        "function that draws parameters [N, D], given N and a NumPy generator.",
     )
     bounds: tuple[tuple[str, float, float], ...] | None = option(
-        unset="none; without bounds, the parameters are called theta1, theta2, ...",
+        unset="support of the prior; parameters without names are called theta1, theta2, ...",
         help="Names and bounds of the parameters, in the order of the simulator, for example "
-        "rate:0:1,delay:0:5. Required for a uniform prior",
+        "rate:0:1,delay:0:5. Required for a uniform prior; not for a distribution",
     )
     observation: Path = option(
         required=True, help="Table with the observation: one row of K numbers."
@@ -508,6 +527,7 @@ class RoundsSettings(
     )
     draws: int = option(default=inference.DRAWS, help="Number of draws per chain.")
     seed: int = shared.seed()
+    simulating: SimulatorOptions = options_of(SimulatorOptions)
     run: shared.DeviceOptions = options_of(shared.DeviceOptions)
     training: TrainingOptions = options_of(
         TrainingOptions,

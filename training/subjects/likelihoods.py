@@ -12,7 +12,10 @@ from dataclasses import dataclass, field, replace
 from math import inf, log, pi
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.special import ndtr, ndtri
+from scipy.stats import norm
 from torch import Tensor, nn
 
 from dnnlib.errors import DataError, UsageError
@@ -40,9 +43,20 @@ from training.inference.trial_likelihoods import (
     cell_shifts,
 )
 from training.learning.building import ModelConfig
-from training.names import DISCRETE, LIKELIHOOD, TABLE, TABLE_NETWORK, TRIALS, UNIFORM, script
+from training.names import (
+    DISCRETE,
+    LIKELIHOOD,
+    PRIOR,
+    STORED_PRIOR,
+    TABLE,
+    TABLE_NETWORK,
+    TRIALS,
+    UNIFORM,
+    script,
+)
 from training.networks.mixture import ABSENT, ASKED
 from training.networks.questions import TrialNetwork
+from training.subjects.parameter_priors import ParameterPrior, Part, prior_in_file
 from training.subjects.tables import TableFlow, drawn_rows, testable_rows
 from training.subjects.trial_training import residuals
 from training.trained.network import TrainedNetwork
@@ -350,11 +364,16 @@ class LearnedLikelihood:
 
         return log_density
 
-    def prior(self, name: str | TrainedNetwork) -> TableFlow:
-        """Return the prior of the parameters: ``uniform``, or a network file, path or URL.
+    def prior(self, name: Any) -> TableFlow:
+        """Return the prior of the parameters.
+
+        Args:
+            name: ``uniform``; ``stored``, for the prior of the simulations; a network file, path
+                or URL; or a prior that ``ParameterPrior.of`` takes, also as ``FILE.py:NAME``.
 
         Raises:
-            UsageError: A parameter has no bounds or is discrete, or the network has other columns.
+            UsageError: A parameter has no bounds or is discrete, or the prior has other parameters
+                or cannot be represented.
             DataError: The file is missing or broken.
         """
         for each in self.discrete:
@@ -363,6 +382,12 @@ class LearnedLikelihood:
                 "continuous parameters: train a likelihood for each of its values, and "
                 f"compare them with {script('posterior')} compare"
             )
+        name = prior_in_file(name)
+        if not isinstance(name, str | TrainedNetwork) or name == STORED_PRIOR:
+            if name == STORED_PRIOR:
+                name = ParameterPrior.from_text(self.network.about.get(PRIOR), self.network.name)
+            own = ParameterPrior.of(name, self.parameters)
+            return self._as_prior(distribution_model(own))
         if name != UNIFORM:
             return prior_of(name, self.parameters)
         names, ends = self.parameters, torch.tensor(list(self.bounds.values())).double()
@@ -373,7 +398,9 @@ class LearnedLikelihood:
                 f"the data set with {script('dataset_tool')} --bounds={name}:LOW:HIGH, or "
                 "give a flow of the parameters"
             )
-        model = uniform_model(names, ends)
+        return self._as_prior(uniform_model(names, ends))
+
+    def _as_prior(self, model: TrainedNetwork) -> TableFlow:
         about = {**model.about, "data_name": self.table.data_name}
         return TableFlow.of(replace(model, about=about, path=self.network.path), {})
 
@@ -440,6 +467,67 @@ def normal_model(
     return replace(
         model, about={**model.about, **about}, coordinates=coordinates, integrations=integrations
     )
+
+
+class Marginals(Bounded):
+    """Map of independent columns to standard normal scores, ``y = Phi^-1(F(x))``.
+
+    Distribution functions F are those of SciPy, so that log determinants have no gradients.
+
+    Args:
+        parts: Distribution of each column.
+    """
+
+    def __init__(self, parts: Sequence[Part]):
+        super().__init__(len(parts))
+        self.distributions = [part.marginal for part in parts]
+        self.set_bounds(*torch.tensor([[part.low, part.high] for part in parts]).double().T)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the images ``y [..., D]`` of points x, and ``log |det dy/dx| [...]``."""
+        values = x.detach().cpu().double().numpy()
+        scores, slopes = np.empty_like(values), np.empty_like(values)
+        for place, own in enumerate(self.distributions):
+            column = values[..., place]
+            below, above = own.cdf(column), own.sf(column)  # the smaller one has more digits
+            scores[..., place] = np.where(below < above, ndtri(below), -ndtri(above))
+            slopes[..., place] = own.logpdf(column) - norm.logpdf(scores[..., place])
+        y, log_slopes = (torch.from_numpy(each).to(x.device) for each in (scores, slopes))
+        return y, log_slopes.sum(dim=-1)
+
+    def inverse(self, y: Tensor) -> Tensor:
+        """Return the points ``[..., D]`` whose images are ``y [..., D]``, with gradients."""
+        scores = y.detach().cpu().double().numpy()
+        values, slopes = np.empty_like(scores), np.empty_like(scores)
+        for place, own in enumerate(self.distributions):
+            score = scores[..., place]
+            column = np.where(score < 0, own.ppf(ndtr(score)), own.isf(ndtr(-score)))
+            slopes[..., place] = np.exp(norm.logpdf(score) - own.logpdf(column))
+            values[..., place] = column
+        x, slope = (torch.from_numpy(each).to(y.device) for each in (values, slopes))
+        return x + slope * (y - y.detach())  # the gradient of F^-1(Phi(y))
+
+
+def distribution_model(prior: ParameterPrior) -> TrainedNetwork:
+    """Return a model of a prior whose parameters are independent or normal.
+
+    Raises:
+        UsageError: The prior is another one, or has discrete parameters.
+    """
+    names, ends = prior.names, torch.from_numpy(prior.ends)
+    [part, *others] = prior.parts
+    if part.plain is not None and part.dim > 1 and not others:
+        mean, covariance = (torch.tensor(part.plain["parameters"][key]) for key in ("mean", "cov"))
+        return normal_model(names, ends, mean.double(), covariance.double())
+    if prior.discrete or any(each.marginal is None for each in prior.parts):
+        raise UsageError(
+            f"prior: {prior} has parameters that are neither independent and continuous nor "
+            "normal: train a flow of draws, Table.open(draws).train(), and give this model"
+        )
+    model = uniform_model(names, ends)
+    assert model.coordinates is not None
+    model.coordinates.maps[0] = Marginals(prior.parts)
+    return model
 
 
 def _first_level(table: TableFlow) -> int:

@@ -42,6 +42,7 @@ from training.names import (
     DISCRETE,
     LIKELIHOOD,
     MOST_DEBLURRED,
+    PRIOR,
     TABLE,
     TABLE_NETWORK,
     TRIALS,
@@ -337,6 +338,7 @@ def about_table(table: DataTable, name: str) -> dict[str, Any]:
     hashes = np.concatenate([row_numbers(block.cells(given)) for block in table.rows.blocks()])
     return {
         "kind": TABLE,
+        **({PRIOR: table.prior} if table.prior else {}),
         "data_name": name,
         "columns": table.names,
         "condition_names": table.condition_names,

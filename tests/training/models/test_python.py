@@ -14,7 +14,7 @@ import pandas
 import pytest
 import torch
 import xarray
-from scipy.stats import multivariate_normal
+from scipy import stats
 from sklearn.base import clone
 
 import dataset_tool
@@ -37,7 +37,6 @@ from training import (
     Toy,
     calibrate,
     check,
-    normal_prior,
 )
 from training.data.tables.making import looks_uniform
 from training.files.posterior_draws import load_netcdf
@@ -54,7 +53,6 @@ FEW = {"duration": 0.0004, "width": 8, "depth": 1, "batch": 100}
 ROWS = np.random.default_rng(0).normal(size=(60, 3)) @ [[1, 1, 0], [0, 1, 0], [0, 0, 3.0]]
 NAMES = ["a", "b", "c"]
 TYPED = Table.open(pandas.DataFrame({"kind": ["a", "b"] * 10, "size": np.arange(20.0) ** 2}))
-COVARIANCE = [[2.0, 0.9], [0.9, 1.0]]
 
 
 def only_network(folder):
@@ -399,7 +397,8 @@ def test_trials_are_multiplied_and_models_compared():
     draw, dataset = np.random.default_rng(0), np.repeat(np.arange(80), 4)
     parameters = draw.uniform(-1, 1, 80)[dataset]
     data = parameters + draw.normal(0, 0.5, 320)
-    simulations = Simulations(parameters, data, {"theta1": (-1, 1)}, dataset, held_out=0.5)
+    prior = {"theta1": stats.uniform(-1, 2)}
+    simulations = Simulations(parameters, data, None, dataset, held_out=0.5, prior=prior)
     model = simulations.train(likelihood=True, linear_start="on", **FEW)
     assert (model.columns, model.conditions, model.covariates) == (["y1"], ["theta1"], [])
     assert model.sample(3, given=[0.2]).shape == (3, 1)
@@ -409,7 +408,9 @@ def test_trials_are_multiplied_and_models_compared():
     draws = posterior.sample(trials, **few).points[0]
     assert draws.mean() == pytest.approx(trials.mean(), abs=0.1)
     assert draws.std() == pytest.approx(0.5 / 2, rel=0.3)
-    far = model.posterior(prior=normal_prior(["theta1"], [0.0], [9.0]), **few)
+    stated = model.posterior().sample(trials, **few).points[0]  # its prior is in the model
+    np.testing.assert_allclose(stated, draws, atol=1e-6)
+    far = model.posterior(prior={"theta1": stats.norm(0, 9)}, **few)
     (compared,) = far.compare([posterior], trials)
     assert np.diff(list(compared["log_evidence"].values())) == pytest.approx(2.4, abs=0.4)
     assert "runs at" in posterior.check(simulations, runs=20, **few | {"draws": 20})["verdict"]
@@ -553,6 +554,14 @@ def test_mistakes_are_sentences(model, conditional):
         (lambda one, other: one.posterior(noise_std=1).check(TYPED), "data is a typed table: give"),
         (lambda one, other: Simulations(ROWS, ROWS[1:]), "have 59 and 60 rows"),
         (lambda one, other: Simulations(ROWS, ROWS, {"theta1": (1, 0)}), "'theta1' are .1, 0."),
+        (
+            lambda one, other: Simulations(ROWS, ROWS, prior=stats.norm),
+            "1 parameter.s. .theta1.* 3",
+        ),
+        (
+            lambda one, other: Simulations(ROWS, ROWS, {"a": (0, 1)}, prior=stats.norm([0, 0, 0])),
+            "leave bounds out",
+        ),
         (lambda one, other: Simulations({"a": [0]}, {"a": [0]}), "'a' is .* a parameter and of a"),
     ):
         with pytest.raises(InflationError, match=message):
@@ -567,23 +576,6 @@ def test_an_estimator_of_scikit_learn_is_one():
     from training.models.adapters import FlowDensity
 
     check_estimator(FlowDensity(duration=0.0002), on_skip=None)
-
-
-def test_a_normal_prior_has_its_density_and_what_is_no_normal_law_is_refused():
-    rows = np.array([[1.0, 2.0], [3.0, 1.0]])
-    expected = multivariate_normal([1, 2], COVARIANCE).logpdf(rows)
-    prior = normal_prior("ab", [1, 2], COVARIANCE)
-    np.testing.assert_allclose(prior.log_prob(rows), expected, atol=1e-6)
-    # Above 0 it is the logarithm that is normal.
-    bounded = normal_prior("ab", [1, 2], COVARIANCE, {"a": (0, np.inf), "b": (0, np.inf)})
-    np.testing.assert_allclose(bounded.log_prob(np.exp(rows)), expected - rows.sum(1), atol=1e-6)
-    for mean, spread, bounds, why in (
-        ([1.0], [1.0, 1.0], None, "one mean and one standard deviation per column"),
-        ([1.0, 2.0], [1.0, 1.0], {"c": (0, 1)}, "bounds for these columns only"),
-        ([1.0, 2.0], [[1.0, 0.5], [0.0, 1.0]], None, "not symmetric"),
-        ([1.0, 2.0], [[1.0, 2.0], [2.0, 1.0]], None, "not positive"),
-    ):
-        assert why in refusal(normal_prior, "ab", mean, spread, bounds, kind=UsageError)
 
 
 def test_parameters_that_look_uniform_and_have_no_bounds_get_one_hint(caplog):

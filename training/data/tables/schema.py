@@ -156,6 +156,8 @@ class Schema:
         beside: Texts ``[N]`` of identifier columns, which are not modeled, by name.
         separator: Separator of cells in the source.
         decimal: Decimal sign in the source.
+        prior: Distribution from which simulated parameters were drawn, as the text that
+            ``training.subjects.parameter_priors`` writes; empty if it is unknown.
         typed: Whether types of columns were read from their cells, which may be missing. Networks
             of typed tables are for conditional queries.
     """
@@ -169,6 +171,7 @@ class Schema:
     beside: Mapping[str, np.ndarray] = field(default_factory=dict)
     separator: str = ","
     decimal: str = "."
+    prior: str = ""
     typed: bool = False
 
     @classmethod
