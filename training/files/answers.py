@@ -16,7 +16,8 @@ A name that already exists gets a _ appended. ``score`` has, before the columns 
     row               number of the row, from 1
     log_prob          log density of the present cells in nats: of continuous numbers the log
                       density in their units, of discrete numbers and levels the log probability
-    log_prob_error    estimated error of its numerical integration, in nats
+    log_prob_error    estimated error of its numerical integration, in nats; 0 in tables without
+                      discrete numbers, whose integration schedule was chosen by its error
     least_probable    over the cells: smallest tail probability of a value, given the others
     odd_cells         name (probability) of cells with at most --odd, the least probable first
 

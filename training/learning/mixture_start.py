@@ -51,7 +51,7 @@ MOST_CUBED = 100_000
 """Largest product of the components and the cube of the numbers, since every training step computes
 inverses.
 """
-MOST_INVERTED = 1 << 31
+MOST_INVERTED = 1 << 28
 """Largest product of the patterns of missing numbers and the cube of the numbers.
 
 In wider tables each correlation is that of the rows that have both numbers, and fewer rows decide.

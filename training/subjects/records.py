@@ -126,7 +126,8 @@ class RowScores:
             in their units, probabilities of other values. In tables with discrete numbers, it is
             the sum over cells, each given those before it (categories first), which is the joint
             density as far as the conditional distributions of the network agree.
-        error: Estimated error ``[n]`` of the numerical integration, in nats.
+        error: Estimated error ``[n]`` of the numerical integration, in nats; 0 in tables without
+            discrete numbers, whose rows are integrated by a schedule that was chosen by its error.
         tails: Tail probability ``[n, P]`` of each cell, given the other cells of the row. For a
             category, it is the probability of a category at most as probable; for a number, of a
             value at least as far out on either side. NaN for missing cells.
