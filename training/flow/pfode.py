@@ -411,16 +411,23 @@ class ProbabilityFlow:
         Raises:
             UsageError: The density would be an estimate, and no trace method was given.
         """
-        dim = self.basis.dim
-        if trace is None and not Trace().is_exact(dim):
-            raise UsageError(
-                f"log densities in {dim} dimensions are estimates: use "
-                "log_prob_with_error to get estimates with errors, or trace=Trace('exact'), "
-                "which is slow"
-            )
+        if trace is None:
+            self.require_exact()
         return self.log_prob_with_error(
             points, times, solver, latent_log_density, trace, first_row
         ).log_prob
+
+    def require_exact(self) -> None:
+        """Check that log densities are not estimates without an explicit trace method.
+
+        Raises:
+            UsageError: There are too many dimensions.
+        """
+        dim = self.basis.dim
+        if not Trace().is_exact(dim):
+            raise UsageError(
+                f"log densities in {dim} dimensions are estimates: use log_prob_with_error"
+            )
 
     def log_prob_with_error(
         self,

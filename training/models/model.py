@@ -158,32 +158,43 @@ class Model(TrainedNetwork):
                 columns.
             given: Conditions of a conditional model: a row for each, or one for all; for images
                 with class labels, their classes.
+
+        Raises:
+            UsageError: Densities of so many columns are estimates; see ``log_prob_with_error``.
         """
+        return self._log_prob(rows, given, estimates=False)[0]
+
+    def log_prob_with_error(self, rows: Any, given: Any = None) -> tuple[np.ndarray, np.ndarray]:
+        """Return log densities ``[N]`` of rows as ``log_prob`` does, and their standard errors.
+
+        With many columns the trace of the Jacobian is estimated with random probes. Errors are 0
+        where densities are exact.
+        """
+        return self._log_prob(rows, given, estimates=True)
+
+    def _log_prob(self, rows: Any, given: Any, estimates: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Return log densities ``[N]``, which may be estimates or must be exact, and errors."""
         if self.conditions and LIKELIHOOD not in self.about:
-            return self.posterior().log_prob(rows, given)
+            density = self.posterior().log_prob(rows, given)
+            return density, np.zeros(len(density))
         flow, points = self._flow_given(rows, given), self.points_of(rows)
         labels = torch.from_numpy(self.conditions_of(rows, given)) if self.conditions else None
-        if flow.coordinates is None or LIKELIHOOD in self.about:
-            return self._densities(flow, points, labels)
-        inside = flow.coordinates.inside(points.to(flow.device)).cpu()
-        density = np.full(len(points), -np.inf)
+        inside = torch.ones(len(points), dtype=torch.bool)
+        if flow.coordinates is not None and LIKELIHOOD not in self.about:
+            inside = flow.coordinates.inside(points.to(flow.device)).cpu()
+        density, error = np.full(len(points), -np.inf), np.zeros(len(points))
         if inside.any():
-            density[inside.numpy()] = self._densities(flow, points[inside], labels)
-        return density
-
-    def _densities(
-        self, flow: ProbabilityFlow, points: torch.Tensor, labels: torch.Tensor | None
-    ) -> np.ndarray:
-        """Return the log densities ``[N]`` of points ``[N, D]`` within bounds, in nats.
-
-        Points are given conditions ``[N, C]`` if the model has some.
-        """
-        if not has_cells(flow):
-            density = flow.log_prob(points) + self.subject.dim * log(self.subject.units["unit"])
-            return density.cpu().numpy()
-        way = self.subject.flow.integration("densities")
-        averaged, _ = cell_log_prob(self.subject.flow, points, *way, labels=labels)
-        return averaged.log_prob.cpu().numpy()
+            if has_cells(flow):
+                way = self.subject.flow.integration("densities")
+                some, _ = cell_log_prob(self.subject.flow, points[inside], *way, labels=labels)
+            else:
+                if not estimates:
+                    flow.require_exact()
+                some = flow.log_prob_with_error(points[inside])
+                unit = self.subject.dim * log(self.subject.units["unit"])
+                some = some._replace(log_prob=some.log_prob + unit)
+            density[inside.numpy()], error[inside.numpy()] = (each.cpu().numpy() for each in some)
+        return density, error
 
     def encode(self, rows: Any, given: Any = None, seed: int = 0) -> np.ndarray:
         """Return the latents ``[N, D]`` of rows; see ``log_prob``.

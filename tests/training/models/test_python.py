@@ -40,6 +40,7 @@ from training import (
 )
 from training.data.tables.making import looks_uniform
 from training.files.posterior_draws import load_netcdf
+from training.flow.likelihood import Density
 from training.flow.pfode import ProbabilityFlow
 from training.learning.run import StoppedBySignal
 from training.models import conversion, datasets
@@ -244,6 +245,8 @@ def test_rows_come_back_in_their_kind_and_columns_are_found_by_name(model):
     assert list(drawn.columns) == model.columns == NAMES
     pandas.testing.assert_frame_equal(drawn, model.sample(5, seed=1))
     expected = model.log_prob(frame)
+    with_errors = model.log_prob_with_error(frame)
+    np.testing.assert_array_equal(with_errors, [expected, np.zeros(len(expected))])
     for rows in (frame[["c", "a", "b"]], ROWS, torch.from_numpy(ROWS), dict(frame)):
         np.testing.assert_array_equal(model.log_prob(rows), expected)
     of_one = model.log_prob(frame[["c", "a", "b"]].iloc[0])
@@ -514,7 +517,11 @@ def test_images_of_classes_are_images(tmp_path, monkeypatch):
     levels = (model.flow.given(labels=np.eye(3)[:2]).decode(np.zeros((2, 64))) + 1) * 127.5
     flat = model.decode(np.zeros((2, 64)), given=[0, 1]).reshape(2, 64)
     np.testing.assert_allclose(flat, levels)
-    monkeypatch.setattr(ProbabilityFlow, "log_prob", lambda self, points: points.sum(dim=1))
+
+    def sums(self, points):
+        return Density(points.sum(dim=1), torch.ones(len(points)))
+
+    monkeypatch.setattr(ProbabilityFlow, "log_prob_with_error", sums)
     inner = (images.reshape(2, 64) / 127.5 - 1).sum(axis=1)
     np.testing.assert_allclose(model.log_prob(images, given=[0, 1]), inner - 64 * np.log(127.5))
 
