@@ -122,7 +122,7 @@ def test_populations_whose_members_have_few_effective_draws_say_how_many_are_nee
     worth = torch.full((100,), 2000.0).double()
     worth[11] = 7
     apart = torch.arange(2)[:, None, None].double() + torch.rand(2, 50, 1).double() / 9
-    drawn = Population(apart, apart + 1, torch.zeros(2, 50, 100, dtype=torch.int64), worth)
+    drawn = Population(apart, apart + 1, torch.zeros(2, 50, 100, dtype=torch.int64), worth, 0.6)
     points = torch.arange(20.0)[None, :, None].expand(100, 20, 1).double()
     few = np.ones((2, 50, 1))
     result = SavedPopulation(("a",), few, few, few, np.ones((2, 50, 100, 1)), np.ones((3, 100, 1)))
@@ -131,8 +131,8 @@ def test_populations_whose_members_have_few_effective_draws_say_how_many_are_nee
         hierarchical.report(result, drawn, ["itself"], points, of_all, "prior.pkl")
     said, *_, why = caplog.messages
     assert "a: population mean 1 ± 0, population standard deviation 1 ± 0; a new member" in said
-    assert "Effective sample size is too small: 7 for member 12, need about 1,100 for each" in why
-    assert "with --prior=prior.pkl and more --draws" in why
+    assert "the smallest effective sample size is 7, of member 12, and an error above 0.3" in why
+    assert "with --prior=prior.pkl and 4 times as many --draws" in why
     assert "Chains disagree: R-hat is" in why
 
 

@@ -1,13 +1,14 @@
 """Populations of posteriors: ``{draws}_population.npz`` and its JSON.
 
-``..._population.json`` has members, their number; converged; noise, the error in nats of a
-population's log likelihood due to the finite number of draws per member; worth, the minimum
-effective sample size of a member's draws; coordinates, by names, the transform after which the
-population is normal: itself, log of the distance from a bound, or probit between two bounds; prior,
-by names the mean and std of a member in these coordinates before any observation; population, by
-names r_hat, and mean, std and quantiles of the population mean (mean), the population standard
-deviation (spread) and a new member (further) in these coordinates; and posteriors, for each member
-by names mean, std and quantiles, and alone, the mean and std of its own posterior.
+``..._population.json`` has members, their number; converged; noise, the largest error of a
+population's parameter due to the finite number of draws per member, in standard deviations of its
+posterior; worth, the minimum effective sample size of a member's draws; coordinates, by names, the
+transform after which the population is normal: itself, log of the distance from a bound, or probit
+between two bounds; prior, by names the mean and std of a member in these coordinates before any
+observation; population, by names r_hat, and mean, std and quantiles of the population mean (mean),
+the population standard deviation (spread) and a new member (further) in these coordinates; and
+posteriors, for each member by names mean, std and quantiles, and alone, the mean and std of its own
+posterior.
 ``..._population.pkl`` is the network file of a distribution 1.5 times as wide as that of a new
 member, a prior for another round.
 """

@@ -10,6 +10,15 @@ any mu and tau without network evaluations. The chains alternate three moves (th
 et al. 2013): a random walk in mu and tau with the members' parameters marginalized out, a draw of
 these parameters given mu and tau, and a draw of mu and tau given the parameters.
 
+The finite number of draws makes an error in the log likelihood of the population. What matters is
+the error of its derivatives in mu and log tau, the means over a member's weighted draws of
+
+    z / tau  and  z^2 - 1,    z = (theta - mu) / tau:
+
+it moves the posterior of mu or log tau by the square root of the sum over members of the variances
+of these means, times the posterior variance. So the error in posterior standard deviations does not
+grow with the number of members.
+
 The hyperprior of mu is normal with the mean and the standard deviation s that a member has under
 the prior, and that of tau is half normal with scale s. With flat hyperpriors, parameters whose
 posteriors reach a bound would have no proper posterior. The population is normal in the coordinates
@@ -30,9 +39,8 @@ from training.measure.posterior.convergence import convergence
 FEWEST_MEMBERS = 4
 """Smallest number of members of a population."""
 LARGEST_NOISE = 0.3
-"""Largest standard error of a population's log likelihood due to the finite number of draws per
-member, in nats. The population's mean and standard deviation may then be off by about this many of
-their posterior standard deviations.
+"""Largest standard error of a population's means and log standard deviations that is due to the
+finite number of draws per member, in posterior standard deviations.
 """
 LARGEST_R_HAT = 1.01
 STEP = 2.38
@@ -75,12 +83,15 @@ class Population:
         members: Index ``[C, S, M]`` of the chosen draw of each of the M members.
         worth: Effective sample size ``[M]`` of each member's draws given the population, averaged
             over the draws of the population.
+        noise: Largest standard error of a population parameter due to the finite number of draws
+            per member, in its posterior standard deviations.
     """
 
     mean: Tensor
     spread: Tensor
     members: Tensor
     worth: Tensor
+    noise: float
 
     @property
     def parameters(self) -> Tensor:
@@ -96,15 +107,6 @@ class Population:
     def converged(self) -> bool:
         """Whether the chains agree, and the effective sample sizes of members are large enough."""
         return bool((self.r_hat <= LARGEST_R_HAT).all()) and self.noise <= LARGEST_NOISE
-
-    @property
-    def noise(self) -> float:
-        """Standard error of the population log likelihood due to the finite draws, in nats.
-
-        With effective sample size n, a member's mean weight has a relative error of ``n^(-1/2)``;
-        the variances of all members add up.
-        """
-        return float((1 / self.worth).sum().sqrt())
 
     @property
     def distribution(self) -> tuple[Tensor, Tensor]:
@@ -159,7 +161,11 @@ def sample_population(
     walk = _Walk((draws - center) / scale, log_prior, plan)
     chosen = walk.run(on_step)
     return Population(
-        center + scale * chosen.mean, scale * chosen.spread, chosen.members, chosen.worth
+        center + scale * chosen.mean,
+        scale * chosen.spread,
+        chosen.members,
+        chosen.worth,
+        chosen.noise,
     )
 
 
@@ -236,7 +242,28 @@ class _Walk:
         states = torch.stack([each for each, _ in kept], dim=1)
         members = torch.stack([picks for _, picks in kept], dim=1)
         mean, spread = states[..., :dim], states[..., dim:].exp()
-        return Population(mean, spread, members, worth / plan.draws)
+        return Population(mean, spread, members, worth / plan.draws, self._error(states))
+
+    def _error(self, states: Tensor) -> float:
+        """Return the largest standard error of a population parameter; see the module.
+
+        Args:
+            states: States ``[C, S, 2 D]`` of the chains.
+        """
+        flat = states.flatten(0, 1)
+        mean, spread = flat.mean(dim=0).chunk(2)
+        spread = spread.exp()
+        weights = self._weights(flat.mean(dim=0, keepdim=True))
+        relative = weights.relative[0].double()
+        relative = (relative / relative.sum(dim=1, keepdim=True))[..., None]
+        z = (self._draws - mean) / spread
+        scores = torch.cat([z / spread, z.square() - 1], dim=2)
+        off = scores - (relative * scores).sum(dim=1, keepdim=True)
+        variance = (relative * off).square().sum(dim=(0, 1))
+        # One draw with all of the weight shows no variance: add that of a member without data.
+        most = torch.cat([spread**-2, torch.full_like(spread, 2.0)])
+        variance += most * weights.worth()[0].double().pow(-2).sum()
+        return float((variance.sqrt() * flat.std(dim=0)).max())
 
     def _weights(self, state: Tensor) -> _Weights:
         """Return the weights of all draws under populations ``[C, 2 D]``."""

@@ -320,17 +320,16 @@ def report(
     logger.info(
         f"{count} members; largest R-hat {r_hat:.3f}; effective sample size of each "
         f"member's draws under the hierarchical model {least:.0f} to {most:.0f}, which "
-        f"gives an error of {drawn.noise:.2f} nats in its log likelihood"
+        f"gives an error of {drawn.noise:.2f} standard deviations in its parameters"
     )
     why = []
     if drawn.noise > LARGEST_NOISE:
-        need = float(rounded(count / LARGEST_NOISE**2, 2))
         why.append(
-            f"Effective sample size is too small: {least:.0f} for member "
-            f"{int(drawn.worth.argmin()) + 1}, need about {need:,.0f} for each of {count} members. "
-            "The population standard deviation is not reliable. Sample the members again with "
-            f"--prior={prior} and more --draws, and run population on these draws with the same "
-            "--prior."
+            f"The members have too few draws: the smallest effective sample size is {least:.0f}, "
+            f"of member {int(drawn.worth.argmin()) + 1}, and an error above {LARGEST_NOISE:g} "
+            "standard deviations is not accepted. Sample the members again with "
+            f"--prior={prior} and {float(rounded((drawn.noise / LARGEST_NOISE) ** 2, 2)):g} times "
+            "as many --draws, and run population on these draws with the same --prior."
         )
     if not r_hat <= LARGEST_R_HAT:
         why.append(

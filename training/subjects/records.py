@@ -260,6 +260,10 @@ KNOWN_SHARES = (0.8, 1.0)
 """Fractions of known cells, among the other cells of a row, at which scores are computed."""
 MOST_CELLS, MOST_KNOTS = 1000, 200
 """Largest numbers per column of scores that are computed, and of sorted scores that are kept."""
+FEWEST_SCORES, WIDE = 100, 50
+"""Least number of scores per column, and number P of columns above which there are fewer than in
+other tables: the time that they take increases with ``P^4``.
+"""
 FARTHEST = 1 - 2**-50
 """Largest content of a central interval, whose ends are ranks in double precision."""
 Contents = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
@@ -295,8 +299,9 @@ class CalibrationScores:
         """
         counts, none = [0] * rows.shape[1], np.zeros((2, 0))
         shares, scores = [np.zeros(2)] * rows.shape[1], [none] * rows.shape[1]
+        of_wide = max(FEWEST_SCORES, int(MOST_CELLS * (WIDE / rows.shape[1]) ** 4))
         for place in places:
-            own = rows[~np.isnan(rows[:, place])][:MOST_CELLS]
+            own = rows[~np.isnan(rows[:, place])][: min(MOST_CELLS, of_wide)]
             if not len(own):
                 continue
             kept, parts = evenly(len(own), MOST_KNOTS), []

@@ -11,7 +11,7 @@ from scipy.stats import kstest
 from torch.distributions import Normal
 
 from dnnlib.errors import UsageError
-from tests.support.draws import double, seeded
+from tests.support.draws import double, normal, seeded
 from tests.support.posteriors import conditional_prior
 from tests.support.running import refusal
 from torch_utils.seeds import seeded_generator
@@ -188,6 +188,7 @@ ERRORS = torch.tensor([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0]).double()
 
 CENTER, SCALE = double([5.0]), double([12.0])
 PLAN = PopulationPlan(chains=16, draws=125, warmup=200, thin=4)
+UNIT = double([0.0]), double([1.0])
 EVEN = torch.special.ndtri((torch.arange(500).double() + 0.5) / 500)
 """Draws of a normal law without chance."""
 MEMBERS = (SEEN[:, None] + ERRORS[:, None] * EVEN)[..., None]
@@ -235,6 +236,28 @@ def test_population_and_members_are_those_of_quadrature_whatever_the_prior_of_ea
     for name in ("mean", "spread"):
         one, two = (getattr(each, name).flatten() for each in (population, other))
         assert abs(float(one.mean() - two.mean())) < 0.15 * float(one.std())
+
+
+def test_the_error_of_few_draws_is_told_and_does_not_grow_with_the_members():
+    plan = PopulationPlan(chains=8, draws=40, warmup=60, thin=2)
+    errors = {}
+    for members in (15, 60):
+        off, noise = [], []
+        truths = normal(members, seed=1) + normal(members, seed=2)
+        for seed in range(5):
+            chance = truths[:, None] + normal(members, 100, seed=3 + seed)
+            even = truths[:, None] + EVEN[::5]
+            several = [
+                sample_population(each[..., None], torch.zeros(each.shape), *UNIT, plan)
+                for each in (chance, even)
+            ]
+            own, other = (each.parameters.flatten(0, 1) for each in several)
+            off.append((own.mean(dim=0) - other.mean(dim=0)) / other.std(dim=0))
+            noise.append(several[0].noise)
+        errors[members] = torch.stack(off).square().mean(dim=0).sqrt().max(), np.mean(noise)
+    for seen, told in errors.values():
+        assert 0.5 < seen / told < 2
+    assert errors[60][1] < 1.5 * errors[15][1]
 
 
 def radius(points, y):
