@@ -122,6 +122,7 @@ def training_on_table(settings: TrainSettings, data: Path, rows: DataTable) -> T
         space=space,
         likelihood=likelihood,
         condition_shape=settings.table.cond_shape,
+        minutes=settings.training.minutes,
     )
 
 

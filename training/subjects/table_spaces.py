@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from itertools import islice, product
+from time import monotonic
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ from training.data.tables.table import DataTable, Levels, Rows, TableBatches
 from training.flow.coordinates.coordinates import Coordinates, dither
 from training.learning.building import ModelConfig
 from training.learning.coordinates import basis_in, fit_coordinates, over_decades
+from training.learning.cost import slowest
 from training.learning.finishing import NETWORK_ROWS, CalibrationPlan, LatentPlan, points_to_inflate
 from training.learning.gaussian_start import fit_levels
 from training.learning.held_out import HeldOut, Validation
@@ -83,6 +85,8 @@ PILOT_STEPS, LONGER_STEPS, FINALISTS = 400, 1600, 3
 First steps favor spaces that are easy to learn, such as powers of diamonds' columns, over those
 that end better.
 """
+TIMED_STEPS = 40
+"""Training steps that are timed where the time is limited, and least number for a comparison."""
 FEW_STEPS = 200
 """Training steps in each space for few rows with conditions.
 
@@ -163,6 +167,7 @@ class Preparation:
         device: Device of the training.
         likelihood: Whether points are data, given parameters.
         of_sets: Whether the conditions are sets of trials.
+        seconds: Seconds for each comparison of coordinates; None for no limit.
     """
 
     table: DataTable
@@ -171,6 +176,7 @@ class Preparation:
     device: torch.device
     likelihood: bool = False
     of_sets: bool = False
+    seconds: float | None = None
 
     @cached_property
     def relevant(self) -> list[int]:
@@ -541,7 +547,19 @@ def _screened(preparation: Preparation, cond_screen: str) -> str:
 
 
 def _tried(preparation: Preparation, spaces: Sequence[Space], steps: int) -> list[Space]:
-    """Return the spaces, best first."""
+    """Return the spaces, best first, or in the given order if there is no time to compare them."""
+    if preparation.seconds is not None:
+        began = monotonic()
+        preparation.pilot(spaces[0], TIMED_STEPS)
+        spent = slowest(monotonic() - began, preparation.device)
+        fitting = int(TIMED_STEPS * preparation.seconds / (len(spaces) * spent))
+        if fitting < TIMED_STEPS:
+            logger.info(
+                f"Not comparing {len(spaces)} coordinate systems of the columns: it would take "
+                f"more than {preparation.seconds:.0f} s"
+            )
+            return list(spaces)
+        steps = min(steps, fitting)
     logger.info(
         f"Comparing {len(spaces)} coordinate systems of the columns with {steps} "
         "training steps each"

@@ -9,7 +9,7 @@ flow can then have the higher density on other rows. Both are therefore trained,
 seconds, and the log densities of held-out rows decide.
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property, partial
 from math import isfinite, prod
 from pathlib import Path
@@ -154,6 +154,10 @@ PATIENCE = 3
 
 The network only corrects their probabilities.
 """
+COMPARISON = 0.15
+"""Largest fraction of the minutes of a run for a comparison of coordinates, of which there may be
+two.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -168,6 +172,7 @@ class TableTraining(Training):
         condition_shape: Shape of the conditions, ``(C,)``, ``(C, L)`` or ``(C, H, W)``, or
             ``(ANY_NUMBER, C)`` for sets of trials; None if the network's input is the numbers
             themselves.
+        minutes: Minutes of the whole run; None for no limit.
     """
 
     table: DataTable
@@ -175,6 +180,7 @@ class TableTraining(Training):
     space: Space
     likelihood: bool = False
     condition_shape: tuple[int, ...] | None = None
+    minutes: float | None = None
     calibrates = False
     network = TABLE_NETWORK
     """Name of the network, in ``NETWORKS``."""
@@ -235,7 +241,8 @@ class TableTraining(Training):
 
     def _preparation(self, device: torch.device) -> Preparation:
         """Return the table as prepared for its training."""
-        how = (self.recipe, device, self.likelihood, self.of_sets)
+        seconds = None if self.minutes is None else 60 * self.minutes * COMPARISON
+        how = (self.recipe, device, self.likelihood, self.of_sets, seconds)
         return Preparation(self.table, self.full_config, *how)
 
     def _of_conditions(self) -> dict[str, Any]:
@@ -256,6 +263,15 @@ class TableTraining(Training):
                 f"conditions of the table: give C, CxL or CxHxW with the product {count}"
             )
         return {**seen, "condition_shape": list(shape)}
+
+    def within(self, seconds: float, start: Start) -> tuple["TableTraining", float]:
+        """Return this training with the number of samples that fits into a time.
+
+        The coordinates are not chosen again.
+        """
+        training, fits = super().within(seconds, start)
+        chosen = Space(**{each.name: start.resolved[each.name] for each in fields(Space)})
+        return replace(training, space=chosen), fits
 
     def start(self, device: torch.device, resumed: Resumed | None) -> Start:
         """Return the start of the training, and log the choices made.
