@@ -21,9 +21,11 @@ from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
 from torch_utils import distributed
+from training.flow.coordinates.maps import Bounded
 from training.flow.likelihood import Trace
 from training.inference.amortized import Amortized
 from training.inference.target import Target
+from training.measure.posterior.importance import k_threshold, smoothed_weights
 from training.models import comparison, conversion, posterior_checking, posterior_sampling
 from training.models.conversion import RowModel
 from training.models.draws import PosteriorDraws
@@ -32,6 +34,7 @@ from training.names import LIKELIHOOD, PRIOR, STORED_PRIOR
 from training.settings.declared import from_values
 from training.settings.inference import LIKELIHOODS
 from training.settings.posterior import CheckSettings, CompareSettings, SampleSettings
+from training.subjects.parameter_priors import ParameterPrior
 from training.trained.network import IN_MEMORY
 
 
@@ -217,6 +220,87 @@ class Posterior:
         mass = posterior.log_mass(places)
         density = posterior.log_prob(rows[:, None], which, trace, mass.at(which))
         return density.log_prob[:, 0].cpu().numpy()
+
+    def diagnose(
+        self, observed: Any, prior: Any, before: Any = None, **options: Any
+    ) -> list[dict[str, Any]]:
+        """Say how unusual observations are, and how their posteriors depend on the prior.
+
+        Draws are weighted by the ratio of the densities of the two priors, with Pareto-smoothed
+        importance weights (``training.measure.posterior.importance``).
+
+        Args:
+            observed: Observations; see ``sample``.
+            prior: Another prior of the parameters; see ``ParameterPrior.of``.
+            before: Prior of the simulations. None for that of ``Simulations(..., prior=...)``, or
+                for the uniform distribution between the bounds of all parameters.
+            options: Options of ``posterior.py sample``, by name, such as ``draws`` or ``seed``.
+
+        Returns:
+            For each observation ``surprise``, its distance from the simulations in nats (None for
+            a prior with a likelihood), ``unlike``, whether fewer than 1 in 1,000 simulations are as
+            far; ``pareto_k``, ``effective_size`` and ``reliable`` of the weights; and, by names in
+            ``parameters``, ``mean`` and ``std``, ``other_mean`` and ``other_std`` under the other
+            prior, and ``shift``, the change of the mean in standard deviations.
+
+        Raises:
+            UsageError: A prior has no density or has other parameters, or that of the simulations
+                is not known.
+            DataError: Observations are broken.
+        """
+        draws = self.sample(observed, **options)
+        own = self._prior_of_simulations(draws.names) if before is None else before
+        priors = [ParameterPrior.of(each, draws.names) for each in (prior, own)]
+        flat = draws.points.reshape(-1, len(draws.names))
+        new, old = (each.log_prob(flat).reshape(draws.points.shape[:2]) for each in priors)
+        smoothed = smoothed_weights(torch.from_numpy(np.where(np.isinf(old), -np.inf, new - old)))
+        distribution, results = self.model.subject.surprise, []
+        for place, points in enumerate(draws.points):
+            weights = smoothed.log_weights[place].exp().numpy()
+            nats = draws.facts["posteriors"][place].get("surprise")
+            moments = points.mean(axis=0), points.std(axis=0)
+            mean = weights @ points
+            std = np.sqrt(weights @ np.square(points - mean))
+            columns = zip(draws.names, *moments, mean, std, strict=True)
+            k, size = float(smoothed.k[place]), float(smoothed.effective_size[place])
+            results.append(
+                {
+                    "surprise": nats,
+                    "unlike": None if distribution is None else nats > distribution.limit,
+                    "pareto_k": k,
+                    "effective_size": size,
+                    "reliable": size > 0 and k <= k_threshold(len(points)),
+                    "parameters": {
+                        name: {
+                            "mean": float(first),
+                            "std": float(width),
+                            "other_mean": float(other),
+                            "other_std": float(other_width),
+                            "shift": float((other - first) / width),
+                        }
+                        for name, first, width, other, other_width in columns
+                    },
+                }
+            )
+        return results
+
+    def _prior_of_simulations(self, names: Sequence[str]) -> ParameterPrior:
+        """Return the stored prior of the simulations, or a uniform one between all bounds.
+
+        Raises:
+            UsageError: The prior is not stored, and a parameter lacks a bound.
+        """
+        if PRIOR in self.model.about:
+            return ParameterPrior.from_text(self.model.about[PRIOR], "the model")
+        coordinates = self.model.subject.flow.coordinates
+        maps = () if coordinates is None else coordinates.maps
+        ends = next((each.ends.tolist() for each in maps if isinstance(each, Bounded)), [])
+        if len(ends) != len(names) or not np.isfinite(ends).all():
+            raise UsageError(
+                "the prior of the simulations is not known: give it as before=, or train "
+                "Simulations(..., prior=...)"
+            )
+        return ParameterPrior.uniform(dict(zip(names, ends, strict=True)))
 
     def latent_density(self, observed: Any = None, **options: Any) -> LatentDensity:
         """Return the log density of one posterior in the latents of the flow, for other samplers.

@@ -375,6 +375,23 @@ def test_draws_given_one_row_do_not_depend_on_the_other_rows_of_a_call(condition
     assert conditional.sample(0, given=given).shape == (0, 2)
 
 
+def test_posteriors_under_another_prior_are_reweighted_and_told_if_they_cannot_be(conditional):
+    posterior, seen = conditional.posterior(log_prob=False), [[0.1, 0.2], [9.0, 9.0]]
+    priors = [{"theta1": stats.norm(0, std), "theta2": stats.norm(0, std)} for std in (1, 3)]
+    [one, far] = posterior.diagnose(seen, *priors, draws=500)
+    points = posterior.sample(seen, draws=500).points[0]
+    weights = np.exp(-np.square(points).sum(axis=1) * (1 - 1 / 9) / 2)
+    expected = weights @ points / weights.sum()
+    told = [one["parameters"][name] for name in ("theta1", "theta2")]
+    assert [each["other_mean"] for each in told] == pytest.approx(expected.tolist(), abs=0.01)
+    assert [each["mean"] for each in told] == pytest.approx(points.mean(axis=0).tolist())
+    assert told[0]["shift"] == (told[0]["other_mean"] - told[0]["mean"]) / told[0]["std"]
+    assert (one["reliable"], one["unlike"], far["unlike"]) == (True, False, True)
+    narrow = {"theta1": stats.norm(5, 0.01), "theta2": stats.norm(5, 0.01)}
+    assert not posterior.diagnose(seen[:1], narrow, priors[1], draws=500)[0]["reliable"]
+    assert "give it as before=" in refusal(posterior.diagnose, seen, narrow, kind=UsageError)
+
+
 def test_what_a_simulator_gave_is_parameters_given_data(conditional):
     assert (conditional.columns, conditional.conditions) == (["theta1", "theta2"], ["y1", "y2"])
     draws = conditional.posterior().sample([[0.1, 0.2], [0.3, 0.4]], draws=30)
