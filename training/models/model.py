@@ -160,7 +160,7 @@ class Model(TrainedNetwork):
                 with class labels, their classes.
 
         Raises:
-            UsageError: Densities of so many columns are estimates; see ``log_prob_with_error``.
+            UsageError: Densities of many columns are estimates; see ``log_prob_with_error``.
         """
         return self._log_prob(rows, given, estimates=False)[0]
 

@@ -654,7 +654,7 @@ def _sheet(
         beside: Further columns, whose names are changed if they exist already.
         records: All records.
         texts: Function of the place of a block and its records, which returns texts by column.
-        multiple: Number of rows of which the size of blocks is a multiple.
+        multiple: The size of blocks is a multiple of this number of rows.
     """
     names, plain = list(names), list[str]()
     for name, is_plain in beside:
