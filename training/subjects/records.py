@@ -5,19 +5,18 @@ of a single cell, given the other cells of its row, and are computed without dra
 drawn.
 
 **Margins.** Columns of drawn rows have the same marginal distributions as the data. A flow smooths
-narrow features, above all repeated values of a column, so its draws have fewer of them. More rows than wanted are therefore drawn, and weighted by *raking* (Deming and Stephan 1940).
-Of all weights for which the bins of each column have the same shares as in the data, raking finds
-those nearest to equal weights. Rows are sampled in proportion to their weights, each at most once.
-Dependences between columns in a row stay as drawn.
-
-A column with missing cells is left as drawn, because its observed cells may have another
-distribution than all cells.
+narrow features, above all repeated values of a column, so its draws have fewer of them. More rows
+than wanted are therefore drawn, and weighted by *raking* (Deming and Stephan 1940). Of all weights
+for which the bins of each column have the same shares as in the data, raking finds those nearest to
+equal weights. Rows are sampled in proportion to their weights, each at most once. Dependences
+between columns in a row stay as drawn. A column with missing cells is left as drawn, because its
+observed cells may have another distribution than all cells.
 
 **Calibration.** Intervals are calibrated by split conformal prediction, on the held-out cells of
-the training. The score of a held-out cell is the content of the smallest central interval of the flow that covers
-the cell. The interval is taken as it is written: rounded to the bins of the column, and within its
-range. With n scores ``s_(1) <= ... <= s_(n)`` of a column, an interval that is to cover a share l
-of new cells has the content
+the training. The score of a held-out cell is the content of the smallest central interval of the
+flow that covers the cell. The interval is taken as it is written: rounded to the bins of the
+column, and within its range. With n scores ``s_(1) <= ... <= s_(n)`` of a column, an interval that
+is to cover a share l of new cells has the content
 
     s_(k),    k = ceil((n + 1) l),
 
