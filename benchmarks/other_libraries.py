@@ -1,7 +1,7 @@
 """Flows in other libraries: sbi trains one and tests another, Pyro and BlackJAX sample under them.
 
     pip install sbi pyro-ppl blackjax
-    python benchmarks/other_libraries.py sbi|pyro|blackjax
+    python benchmarks/other_libraries.py sbi|pyro|gradients|blackjax
 
 In an environment of its own, since none of these is a dependency. The simulator adds noise of 0.2
 to two parameters between -1 and 1; the prior of the others is a flow of circles. Reference values
@@ -77,6 +77,72 @@ def pyro() -> None:
     mean = library.infer.EmpiricalMarginal(weighted, "x").mean
     expected = model.posterior(noise_std=NOISE).sample({"x1": SEEN["x1"]}).points.mean(axis=(0, 1))
     print(f"Pyro, 1000 draws: mean {mean.tolist()}; posterior.py: {expected.tolist()}")
+
+
+@main.command()
+def gradients() -> None:
+    """Densities of posteriors: gradients, their cost, HMC by Pyro, and draws near bounds."""
+    library = import_module("pyro.infer")
+    theta = 2 * torch.rand(4000, 2, dtype=torch.float64) - 1
+    bounds = {"theta1": (-1.0, 1.0), "theta2": (-1.0, 1.0)}
+    posterior = Simulations(theta, simulate(theta), bounds).train(seed=0).posterior()
+    seen = torch.tensor([[1 - NOISE / 10, 0.3]], dtype=torch.float64)
+    points = torch.from_numpy(posterior.sample(seen, chains=1, draws=1000).points[0])
+    density = posterior.density(seen)
+    inner = points[:50] * 0.95
+    worst = 0.0
+    for given in (False, True):
+        rows, row = inner.clone().requires_grad_(), seen.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(
+            posterior.density(row).log_prob(rows).sum(), row if given else rows
+        )
+        for axis in 2e-3 * torch.eye(2, dtype=torch.float64):
+
+            def at(steps: float, given: bool = given, axis: Tensor = axis) -> Tensor:
+                if given:
+                    return posterior.density(seen + steps * axis).log_prob(inner).sum()[None]
+                return density.log_prob(inner + steps * axis)
+
+            found = (8 * (at(1) - at(-1)) - (at(2) - at(-2))) / (12 * axis.sum())
+            off = (gradient @ (axis / axis.sum()) - found).abs().max()
+            if not given:
+                worst = max(worst, float(off / gradient.abs().max()))
+                continue
+            print(f"observation: gradient {gradient.tolist()}, by differences {found.tolist()}")
+    print(f"points: largest error of a gradient {worst:.1e} of the largest gradient")
+    for rows in (points[:1], points):
+        spent = []
+        for _ in range(6):
+            began = time.perf_counter()
+            density.log_prob(rows)
+            middle, leaf = time.perf_counter(), rows.clone().requires_grad_()
+            torch.autograd.grad(density.log_prob(leaf).sum(), leaf)
+            spent.append((middle - began, time.perf_counter() - middle))
+        plain, sloped = np.median(spent[1:], axis=0)
+        print(
+            f"{len(rows)} points: log_prob {plain:.3f} s, gradient {sloped / plain:.1f} times that"
+        )
+
+    def potential(parameters: dict[str, Tensor]) -> Tensor:  # unbounded coordinates of the square
+        point = parameters["theta"].tanh()
+        return -density.log_prob(point) - (1 - point.square()).log().sum()
+
+    began, start = time.perf_counter(), {"theta": torch.atanh(inner[0])}
+    kernel = library.NUTS(potential_fn=potential)
+    chain = library.MCMC(kernel, 400, warmup_steps=200, initial_params=start, disable_progbar=True)
+    chain.run()
+    drawn = chain.get_samples()["theta"].tanh()
+    for name, rows in (("NUTS by Pyro, 400 draws", drawn), ("sample", points)):
+        print(f"{name}: mean {rows.mean(dim=0).tolist()}, std {rows.std(dim=0).tolist()}")
+    print(f"NUTS: {time.perf_counter() - began:.0f} s")
+    edges = np.linspace(-1, 1, 41)
+    middles = torch.from_numpy(edges[:-1, None] + (np.arange(20) + 0.5) / 20 * 0.05).flatten()
+    many = posterior.sample(seen, chains=1, draws=200_000).points[0]
+    for name in ("theta1", "theta2"):
+        marginal = density.marginal([name]).log_prob(middles[:, None]).exp().view(40, 20).mean(1)
+        found = np.histogram(many[:, int(name[-1]) - 1], edges)[0] / len(many)
+        apart = np.abs(found - marginal.numpy() * 0.05).sum() / 2
+        print(f"{name}: total variation between 200,000 draws and the density {apart:.4f}")
 
 
 @main.command()

@@ -79,7 +79,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from math import log, pi
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -233,8 +233,8 @@ class RecomputedDenoiser:
         return repeated(partial(self._denoiser, **conditions), x, t)
 
 
-def repeated(function: Velocity, x: Tensor, t: Tensor) -> Tensor:
-    """Call a deterministic velocity with checkpointing, so that the backward pass recomputes it."""
+def repeated(function: Callable[[Tensor, Tensor], Any], x: Tensor, t: Tensor) -> Any:
+    """Call a deterministic function with checkpointing, so that the backward pass recomputes it."""
     return checkpoint(function, x, t, use_reentrant=False, preserve_rng_state=False)
 
 
@@ -253,12 +253,14 @@ class CountedVelocity:
         self._velocity, self._repeats, self.calls = velocity, repeats, 0
 
     def with_divergence(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Return the velocity ``[B, D]`` and its divergence ``[B]``, without gradients.
+        """Return the velocity ``[B, D]`` and its divergence ``[B]``.
 
         The result is None if the velocity does not compute its divergence itself.
         """
         divergence = getattr(self._velocity, "with_divergence", None)
-        known: tuple[Tensor, Tensor] | None = divergence(x, t) if divergence else None
+        if divergence is None:
+            return None
+        known = repeated(divergence, x, t) if self._repeats else divergence(x, t)
         self.calls += known is not None
         return known
 
@@ -627,8 +629,8 @@ class NetworkDenoiser(nn.Module):
     ) -> tuple[Tensor, Tensor] | None:
         """Return the denoised points D(x) ``[B, D]`` and weighted traces of the Jacobian ``[B]``.
 
-        The trace is ``sum_i factors_i dD_i/dx_i``. Both results are without gradients. Returns None
-        if the network does not compute traces itself.
+        The trace is ``sum_i factors_i dD_i/dx_i``. Returns None if the network does not compute
+        traces itself.
 
         Args:
             x: Noisy points ``[B, D]`` in eigenspace.
@@ -638,6 +640,8 @@ class NetworkDenoiser(nn.Module):
         """
         traces = getattr(self.network, "with_trace", None)
         if traces is None or t.ndim or self.network.training or self.precision != "fp32":
+            return None
+        if self.asks and torch.is_grad_enabled():  # whose traces have no gradients
             return None
         c = self._coefficients_in(x.dtype, t)
         z = c.c_in * x

@@ -25,7 +25,9 @@ states.
 variances ``xi + gamma(T)``.
 
 ``p_0`` is the density of data with the noise ``N(0, diag gamma)`` of the first time added. It is
-the same number in image space, since rotations preserve densities. It has no gradients.
+the same number in image space, since rotations preserve densities.
+
+Gradients of log densities differentiate the discretized integral, traces included.
 """
 
 from collections.abc import Callable, Iterator
@@ -172,11 +174,6 @@ class DivergenceIntegral:
     def _integrate(
         self, v: Velocity, w: Tensor, gap: Tensor | None, times: Tensor
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
-        if torch.is_grad_enabled():
-            raise ValueError(
-                "log densities are not differentiable: disable gradients, or simulate without "
-                "log densities"
-            )
         if self._given.quadrature is not None:
             return self._at_ends_of_steps(v, w, gap, times)
         few = len(self._directions) <= FEW_PRODUCTS or len(times) <= DEFAULT_STEPS
@@ -277,7 +274,8 @@ def value_and_products(
 ) -> tuple[Tensor, Tensor]:
     """Return the velocity ``v(w, t) [N, D]`` and its directional derivatives ``[N, K]``.
 
-    The derivatives are the products ``d_k . (dv/dw) d_k``, for independent points.
+    The derivatives are the products ``d_k . (dv/dw) d_k``, for independent points. Both have
+    gradients if these are enabled.
 
     Args:
         v: The velocity.
@@ -285,15 +283,20 @@ def value_and_products(
         t: Time ``[]`` or times ``[N]``.
         directions: Directions ``d [K, N, D]``.
     """
+    further = torch.is_grad_enabled()
     with torch.enable_grad():
-        w = w.detach().requires_grad_()
+        if not (further and w.requires_grad):
+            w = w.detach().requires_grad_()
         value = v(w, t)
         products = []
         # One product at a time: a batch is faster for few points only, and fills the memory.
         for direction in directions:
-            (pulled,) = torch.autograd.grad(value, w, direction, retain_graph=True)
+            (pulled,) = torch.autograd.grad(
+                value, w, direction, retain_graph=True, create_graph=further
+            )
             products.append((pulled * direction).sum(dim=1))
-    return value.detach(), torch.stack(products, dim=1).detach()
+    together = torch.stack(products, dim=1)
+    return (value, together) if further else (value.detach(), together.detach())
 
 
 def bits_per_dim(log_prob: Tensor, dim: int, levels_per_unit: float) -> Tensor:

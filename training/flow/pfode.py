@@ -87,7 +87,7 @@ class FlowVelocity:
         return linear * x - half_rate / unit * self.denoiser(unit * x, t)
 
     def with_divergence(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Return the velocity and its divergence ``[N]``, without gradients.
+        """Return the velocity and its divergence ``[N]``.
 
         The result is None if the denoiser does not compute traces itself (``calls.with_trace``).
         """
@@ -405,6 +405,7 @@ class ProbabilityFlow:
         latent_log_density: LogDensity | None = None,
         trace: Trace | None = None,
         first_row: int = 0,
+        differentiable: bool = False,
     ) -> Tensor:
         """Return the log densities ``[N]`` of points ``[N, D]``; see ``log_prob_with_error``.
 
@@ -414,7 +415,7 @@ class ProbabilityFlow:
         if trace is None:
             self.require_exact()
         return self.log_prob_with_error(
-            points, times, solver, latent_log_density, trace, first_row
+            points, times, solver, latent_log_density, trace, first_row, differentiable
         ).log_prob
 
     def require_exact(self) -> None:
@@ -437,6 +438,7 @@ class ProbabilityFlow:
         latent_log_density: LogDensity | None = None,
         trace: Trace | None = None,
         first_row: int = 0,
+        differentiable: bool = False,
     ) -> Density:
         """Return the log densities ``[N]`` of points ``[N, D]`` in nats, with standard errors.
 
@@ -452,6 +454,7 @@ class ProbabilityFlow:
                 distribution.
             trace: Method for the traces of Jacobians; None for ``Trace()``.
             first_row: Index of the first point, if the points are part of a larger set.
+            differentiable: Whether gradients flow back to the points and the conditions.
 
         Raises:
             DataError: Points do not have D dimensions, a latent or a density is not finite, or an
@@ -461,7 +464,7 @@ class ProbabilityFlow:
         rows = slice(first_row, first_row + len(points))
         times, solver = self.integration("densities", times, solver)
         integral = DivergenceIntegral(solver, trace or Trace(), rows, self.basis.dim)
-        trajectory = self.melt(points, times, integral.solver)
+        trajectory = self.melt(points, times, integral.solver, differentiable=differentiable)
         return self.log_prob_along(trajectory, integral, latent_log_density)
 
     def log_prob_along(
@@ -738,7 +741,7 @@ class ProbabilityFlow:
 class FlowDistribution(Distribution):
     """A PyTorch distribution of the points ``[D]`` that a flow generates.
 
-    A conditional flow needs a single row of conditions. Neither draws nor densities have gradients.
+    A conditional flow needs a single row of conditions. Densities have gradients, draws have none.
 
     Args:
         flow: The flow.
@@ -783,4 +786,7 @@ class FlowDistribution(Distribution):
         (dim,) = self.event_shape
         if value.shape[-1:] != self.event_shape:
             raise ValueError(f"points have shape {list(value.shape)}: give [..., {dim}]")
-        return self.flow.log_prob(value.reshape(-1, dim)).view(value.shape[:-1])
+        grows = value.requires_grad and torch.is_grad_enabled()
+        return self.flow.log_prob(value.reshape(-1, dim), differentiable=grows).view(
+            value.shape[:-1]
+        )

@@ -234,7 +234,7 @@ class Prior:
         """Return the log densities ``[N]`` of the prior at points, per unit of the user's units.
 
         The points contain the noise of the first (least noisy) time, or are sharpened (nearly
-        noise-free) if the prior is.
+        noise-free) if the prior is. Gradients flow back to points and conditions that require them.
 
         Args:
             points: Points ``[N, D]`` in the user's units.
@@ -246,15 +246,17 @@ class Prior:
         """
         flow, inner = self._given(conditions), (points - self.origin) * self.unit
         way = self.way("densities")
+        of_which = [points, *conditions.values()]
+        grows = torch.is_grad_enabled() and any(each.requires_grad for each in of_which)
         if self.sharpened:
             first = self.times[0]
-            states = self._before_last_step(flow, flow.to_eigen(inner))
-            _, log_det = self._last_step(flow, states)
+            states = self._before_last_step(flow, flow.to_eigen(inner), grows)
+            _, log_det = self._last_step(flow, states, grows)
             blurred = flow.to_data(flow.schedule.scale(first) * states, first)
-            density = flow.log_prob(blurred, *way, trace=trace)
+            density = flow.log_prob(blurred, *way, trace=trace, differentiable=grows)
             density = density - log_det + _differences(flow, blurred, inner)
         else:
-            density = flow.log_prob(inner, *way, trace=trace)
+            density = flow.log_prob(inner, *way, trace=trace, differentiable=grows)
         return density + flow.basis.dim * log(self.unit)
 
     def inflated_with_density(
@@ -375,35 +377,51 @@ class Prior:
         # A trained denoiser's Jacobian can have slightly negative eigenvalues; a covariance cannot.
         return denoised, axes * variance.clamp_min(0).sqrt()[:, None, :]
 
-    def _last_step(self, flow: ProbabilityFlow, states: Tensor) -> tuple[Tensor, Tensor]:
+    def _last_step(
+        self, flow: ProbabilityFlow, states: Tensor, differentiable: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """Return ``D(x)`` at unscaled states x ``[N, D]``, and log determinants of the step.
 
         The step maps x to (x + D(x)) / 2.
         """
-        denoised, jacobian = self._denoised_with_jacobian(flow, states)
+        denoised, jacobian = self._denoised_with_jacobian(flow, states, differentiable)
         eye = torch.eye(flow.basis.dim, dtype=jacobian.dtype, device=jacobian.device)
         return denoised, torch.linalg.slogdet((eye + jacobian) / 2).logabsdet
 
-    def _before_last_step(self, flow: ProbabilityFlow, clean: Tensor) -> Tensor:
-        """Find the unscaled states x ``[N, D]`` for the given ``clean = (x + D(x)) / 2``."""
+    def _before_last_step(
+        self, flow: ProbabilityFlow, clean: Tensor, differentiable: bool = False
+    ) -> Tensor:
+        """Find the unscaled states x ``[N, D]`` for the given ``clean = (x + D(x)) / 2``.
+
+        Gradients are those of the implicit function: one Newton step from the solution.
+        """
         x = clean
         with torch.no_grad():
             for _ in range(MAX_ITERATIONS):
                 x = clean + (x - flow.denoiser(x, self.times[0]).double()) / 2
-        return x
+        if not differentiable:
+            return x
+        x = x.detach()
+        _, jacobian = self._denoised_with_jacobian(flow, x)
+        step = (torch.eye(flow.basis.dim).to(jacobian) + jacobian.detach()) / 2
+        missed = (x + flow.denoiser(x, self.times[0]).double()) / 2 - clean
+        return x - torch.linalg.solve(step, missed)
 
     def _denoised_with_jacobian(
-        self, flow: ProbabilityFlow, states: Tensor
+        self, flow: ProbabilityFlow, states: Tensor, differentiable: bool = False
     ) -> tuple[Tensor, Tensor]:
         """Return ``D(x) [N, D]`` at unscaled states of the first time, and ``dD/dx [N, D, D]``."""
         with torch.enable_grad():
-            x = states.detach().requires_grad_()
+            x = states if differentiable else states.detach().requires_grad_()
             denoised = flow.denoiser(x, self.times[0]).double()
             rows = [
-                torch.autograd.grad(denoised[:, index].sum(), x, retain_graph=True)[0]
+                torch.autograd.grad(
+                    denoised[:, index].sum(), x, retain_graph=True, create_graph=differentiable
+                )[0]
                 for index in range(flow.basis.dim)
             ]
-        return denoised.detach(), torch.stack(rows, dim=1)
+        jacobian = torch.stack(rows, dim=1)
+        return (denoised, jacobian) if differentiable else (denoised.detach(), jacobian.detach())
 
 
 def integrations_of(flow: ProbabilityFlow) -> dict[str, tuple[Tensor, Solver]]:

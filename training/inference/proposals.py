@@ -11,6 +11,7 @@ counted by their effective sample size, so that a few heavy draws make wide comp
 initialized as in k-means++ (Arthur and Vassilvitskii 2007).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log, pi
 from typing import NamedTuple
@@ -133,6 +134,35 @@ class Proposal:
         shares = (1 - LEAST_SHARE) * shares + LEAST_SHARE * self.shares
         mean = self.mean + (self.root @ given.mean[..., None])[..., 0]
         return Proposal(shares, mean, self.root @ given.root)
+
+    def given(self, places: Sequence[int], values: Tensor) -> "Proposal":
+        """Return the mixtures of the other variables, conditional on exact values of some.
+
+        Args:
+            places: Indices of the known variables.
+            values: Their values ``[M, N, len(places)]``.
+
+        Returns:
+            Mixtures for all N values of each observation in turn, ``M N`` in number.
+        """
+        others = [place for place in range(self.mean.shape[2]) if place not in places]
+        covariance = self.root @ self.root.mT
+        known = torch.linalg.cholesky(covariance[..., places, :][..., places])
+        across = covariance[..., others, :][..., places]
+        gain = torch.cholesky_solve(across.mT, known).mT
+        rest = covariance[..., others, :][..., others] - gain @ across.mT
+        apart = values[:, :, None] - self.mean[:, None, :, places]
+        scaled = torch.linalg.solve_triangular(known[:, None], apart[..., None], upper=False)
+        log_det = known.diagonal(dim1=2, dim2=3).log().sum(dim=2)
+        log_part = self.shares.log() - log_det
+        log_part = log_part[:, None] - scaled.square().sum(dim=(3, 4)) / 2
+        mean = self.mean[:, None, :, others] + (gain[:, None] @ apart[..., None])[..., 0]
+        eye = torch.eye(len(others)).to(rest)
+        root = torch.linalg.cholesky((rest + rest.mT) / 2 + NARROWEST * eye)
+        root = root[:, None].expand(-1, values.shape[1], -1, -1, -1)
+        return Proposal(
+            log_part.softmax(dim=2).flatten(0, 1), mean.flatten(0, 1), root.flatten(0, 1)
+        )
 
     def evened(self) -> "Proposal":
         """Return the mixtures with more weight on rare but remote components.

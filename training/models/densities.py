@@ -1,21 +1,437 @@
-"""Log densities of posteriors in the latents of a flow, for samplers of other libraries.
+"""Log densities of posteriors with gradients, for optimization and for samplers of other libraries.
 
+``PosteriorDensity`` is the density of a conditional flow, in the parameters. Marginal and
+conditional densities of some parameters A, given the others B, need the integral
+
+    q(b) = int q(a, b) da = E_g[q(a, b) / g(a | b)],
+
+estimated with draws of a Gaussian mixture g that is fitted to draws of the posterior, conditioned
+on b, and widened. Parameters with bounds are mapped to the real line for this.
+
+``LatentDensity`` is the density of a posterior with a likelihood, in the latents of the flow.
 Whitened latents w are standard normal under the prior, and the flow carries them to points x(w), so
 that the posterior of w given an observation y is, up to a constant,
 
     log p(w | y) = log p(y | x(w)) - |w|^2 / 2.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib import import_module
-from typing import Any
+from math import log
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
+from torch.quasirandom import SobolEngine
 
+from dnnlib.errors import DataError, UsageError
+from dnnlib.logs import logger
+from torch_utils.seeds import hash_seed, normal_numbers
+from torch_utils.streams import Stream
+from training.flow.bin_averages import has_cells
+from training.flow.coordinates.maps import ROUNDING, Bounded
+from training.flow.likelihood import Density, Trace
+from training.inference.amortized import Amortized
+from training.inference.draws import weighted_picks, z_order
+from training.inference.proposals import COMPONENTS, Proposal
 from training.inference.target import Target
+from training.measure.posterior.importance import k_threshold, smoothed_weights
+
+TRIED, STARTS, ASCENT, FIRST_STEP = 2**8, 4, 60, 0.2
+"""Search for a maximum: number of draws tried, of starts among them, and of steps, and size of the
+first step in posterior standard deviations.
+"""
+FITTED, INTEGRATED = 2**11, 2**9
+"""Number of draws that a proposal is fitted to, and of its draws for the integral at a point."""
+WIDE, WIDE_SHARE = 2.0, 0.2
+"""Factor on the standard deviations of a part of a proposal's draws, and this part."""
+PER_DRAW = 4
+"""Number of weighted draws per draw of a conditional density."""
+
+
+class PosteriorDensity:
+    """Posteriors of M observations by a conditional flow: log densities and draws with gradients.
+
+    Args:
+        posterior: The sampler and density of these posteriors.
+        names: Names of the D parameters.
+
+    Attributes:
+        names: Names of the D parameters.
+        observed: Observations ``[M, C]``, with gradients if they require any.
+    """
+
+    def __init__(self, posterior: Amortized, names: Sequence[str]):
+        self._posterior, self.names = posterior, list(names)
+        self.observed = posterior.conditions
+
+    def log_prob(self, points: Tensor) -> Tensor:
+        """Return log densities of points in nats, minus infinity beyond bounds.
+
+        Gradients flow back to the points, and to the observations. If the flow rejects draws beyond
+        bounds, the gradient of the probability within the bounds is estimated from draws.
+
+        Args:
+            points: Points ``[M, ..., D]``, or ``[..., D]`` for a single observation.
+
+        Returns:
+            Log densities ``[M, ...]``, or ``[...]`` for a single observation.
+
+        Raises:
+            UsageError: Gradients are needed, but parameters are discrete.
+            DataError: The points have another shape, or a density is not finite.
+        """
+        count, dim = len(self.observed), len(self.names)
+        if points.shape[-1:] != (dim,) or (count > 1 and points.shape[:1] != (count,)):
+            several = f"[{count}, ..., {dim}]" if count > 1 else f"[..., {dim}]"
+            raise DataError(f"points have shape {list(points.shape)}: give {several}")
+        seen = self.observed.requires_grad
+        grows = torch.is_grad_enabled() and (points.requires_grad or seen)
+        if grows and has_cells(self._posterior.prior.flow):
+            raise UsageError(
+                "densities of discrete parameters have no gradients: pass points.detach()"
+            )
+        rows = points.to(self.observed.device).double().reshape(count, -1, dim)
+        low, high = self._ends
+        inside = ((rows > low) & (rows < high)).all(dim=-1, keepdim=True)
+        least, most = _just_within(self._ends)  # a point on a bound has no image
+        rows = rows.maximum(least).minimum(most).where(inside, rows)
+        if not rows.numel():
+            return rows.sum(dim=-1).view(points.shape[:-1])
+        places = torch.arange(count)
+        mass = self._log_mass if grows and seen else self._mass
+        block = min(self._posterior.rows, 2 ** (rows.shape[:2].numel() - 1).bit_length())
+        posterior = replace(self._posterior, rows=block)
+        return posterior.log_prob(rows, places, Trace("exact"), mass).log_prob.view(
+            points.shape[:-1]
+        )
+
+    def rsample(self, draws: int, seed: int = 0) -> Tensor:
+        """Draw ``[M, draws, D]`` points, as differentiable functions of the observations.
+
+        Raises:
+            UsageError: Draws beyond bounds are redrawn, or parameters are discrete, so that draws
+                have no gradients.
+        """
+        prior, count = self._posterior.prior, len(self.observed)
+        rejects = prior.flow.coordinates is not None and prior.flow.coordinates.rejects
+        if rejects or has_cells(prior.flow):
+            why = "beyond bounds are redrawn" if rejects else "of discrete parameters are rounded"
+            raise UsageError(
+                f"rsample: draws {why}, and have no gradients"
+                + (": train with bounded='map'" if rejects else "")
+            )
+        given = {"labels": self.observed.repeat_interleave(draws, dim=0)}
+        drawn = prior.points(self._normal(draws, seed), given, differentiable=True)
+        return drawn.points.view(count, draws, -1)
+
+    def map(self) -> Tensor:
+        """Return the points ``[M, D]`` of the largest density (maximum a posteriori).
+
+        The density is that of the draws, in the units of the parameters. The search starts from the
+        best of ``TRIED`` draws, and is accurate to about a hundredth of a posterior standard
+        deviation; a maximum at a bound is found just within it.
+        """
+        draws, std = self._draws[:, :TRIED], self._draws.std(dim=1, keepdim=True)
+        with torch.no_grad():
+            best = self.log_prob(draws).topk(STARTS, dim=1).indices
+        rows = torch.arange(len(draws), device=draws.device)[:, None]
+        point = draws[rows, best].clone().requires_grad_()
+        low, high = _just_within(self._ends)
+        optimizer = torch.optim.Adam([point], lr=FIRST_STEP, betas=(0.7, 0.95))
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, ASCENT, 1e-3)
+        top = torch.full(point.shape[:2], -torch.inf, dtype=torch.float64, device=point.device)
+        found = point.detach().clone()
+        for _ in range(ASCENT):
+            density = self.log_prob(point)
+            with torch.no_grad():
+                better = density > top
+                top, found = density.where(better, top), point.where(better[..., None], found)
+            (gradient,) = torch.autograd.grad(density.sum(), point)
+            point.grad = -gradient * std  # steps are in units of std
+            before = point.detach().clone()
+            optimizer.step()
+            schedule.step()
+            with torch.no_grad():
+                moved = before + (point - before) * std
+                point.copy_(moved.maximum(low).minimum(high))
+        return found[torch.arange(len(draws)), top.argmax(dim=1)]
+
+    def marginal(self, names: Sequence[str]) -> "MarginalDensity":
+        """Return the density of some of the parameters, with the others integrated out.
+
+        Draws of the marginal are these columns of the posterior's draws.
+
+        Raises:
+            UsageError: A name is no parameter, all or none of the parameters are named, or
+                parameters are discrete.
+        """
+        return MarginalDensity(self, self._places(list(names)))
+
+    def conditional(self, values: Mapping[str, float]) -> "ConditionalDensity":
+        """Return the posterior given the values of some parameters, by name.
+
+        Raises:
+            UsageError: A name is no parameter, all or none of the parameters are named, or
+                parameters are discrete.
+            DataError: A value is beyond the bounds of its parameter.
+        """
+        places = self._places(list(values))
+        fixed = torch.tensor([float(values[self.names[place]]) for place in places])
+        low, high = (end[places] for end in self._ends)
+        fixed = fixed.double().to(low)
+        for place, inside in zip(places, ((fixed > low) & (fixed < high)).tolist(), strict=True):
+            if not inside:
+                name = self.names[place]
+                raise DataError(f"{name} is {values[name]:g}, which is beyond its bounds")
+        return ConditionalDensity(self.marginal(list(values)), fixed)
+
+    @cached_property
+    def _mass(self) -> Density:
+        """Log probability ``[M]`` within the bounds, without gradients."""
+        with torch.no_grad():
+            return self._posterior.log_mass(torch.arange(len(self.observed)))
+
+    @property
+    def _log_mass(self) -> Density:
+        """Log probability ``[M]`` within the bounds, with gradients to the observations.
+
+        The mean of the score ``d log q / dy`` over all draws is 0, and its integral over the region
+        within the bounds is the derivative of the probability P. So this derivative is minus the
+        integral over the rest, ``d log P / dy = -E[score; outside] / P``.
+        """
+        prior, count = self._posterior.prior, len(self.observed)
+        if prior.flow.coordinates is None or not prior.flow.coordinates.rejects:
+            return self._mass
+        with torch.no_grad():
+            given = {"labels": self.observed.detach().repeat_interleave(INTEGRATED, dim=0)}
+            points = prior.points(self._normal(INTEGRATED, 0), given).points
+            outside = ~prior.flow.coordinates.inside(points).view(count, -1)
+        log_mass = self._mass.log_prob
+        for place in outside.any(dim=1).nonzero()[:, 0].tolist():
+            beyond = points.view(count, INTEGRATED, -1)[place, outside[place]]
+            own = replace(self._posterior, rows=len(beyond))
+            density = own.log_density(beyond[None], torch.tensor([place]), Trace("exact"))
+            lost = density.sum() / INTEGRATED / log_mass[place].exp()
+            change = torch.zeros_like(log_mass).index_put((torch.tensor(place),), lost)
+            log_mass = log_mass - (change - change.detach())
+        return Density(log_mass, self._mass.error)
+
+    @cached_property
+    def _draws(self) -> Tensor:
+        """Draws ``[M, FITTED, D]`` of the posteriors, without gradients."""
+        with torch.no_grad():
+            drawer = replace(self._posterior, draws=FITTED, conditions=self.observed.detach())
+            return drawer.sample(torch.arange(len(self.observed))).points[:, 0]
+
+    @property
+    def _ends(self) -> Tensor:
+        """Lower and upper bounds of the parameters ``[2, D]``, infinite where there is none."""
+        coordinates = self._posterior.prior.flow.coordinates
+        maps = () if coordinates is None else coordinates.maps
+        infinite = torch.full((2, len(self.names)), torch.inf).to(self.observed.device).double()
+        infinite[0] = -torch.inf
+        return next((each.ends.T for each in maps if isinstance(each, Bounded)), infinite)
+
+    def _normal(self, draws: int, seed: int) -> Tensor:
+        """Return the standard normal variables ``[M draws, D]`` of the draws of ``sample``."""
+        shape = (draws, self._posterior.prior.dim)
+        rows = [
+            normal_numbers(shape, hash_seed(seed, place), Stream.POSTERIOR_DRAWS, 0)
+            for place in range(len(self.observed))
+        ]
+        return torch.cat(rows).to(self.observed.device)
+
+    def _places(self, names: Sequence[str]) -> list[int]:
+        if has_cells(self._posterior.prior.flow):
+            raise UsageError("marginal and conditional densities are for continuous parameters")
+        for name in names:
+            if name not in self.names:
+                raise UsageError(f"'{name}' is no parameter: give some of {', '.join(self.names)}")
+        if not 0 < len(set(names)) < len(self.names):
+            raise UsageError(f"give some, but not all, of {', '.join(self.names)}")
+        return [self.names.index(name) for name in names]
+
+
+class _Integrand(NamedTuple):
+    """Weighted draws of the other parameters, at N points of each of M posteriors.
+
+    Attributes:
+        others: Values ``[M, N, K, D - d]`` of the other parameters.
+        log_weights: Log weights ``[M, N, K]``, whose mean weight is the marginal density.
+    """
+
+    others: Tensor
+    log_weights: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class MarginalDensity:
+    """Density of d of the D parameters, with the others integrated out.
+
+    Attributes:
+        whole: Density of all parameters.
+        places: Indices of the d parameters.
+    """
+
+    whole: PosteriorDensity
+    places: list[int]
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the d parameters."""
+        return [self.whole.names[place] for place in self.places]
+
+    def log_prob(self, points: Tensor) -> Tensor:
+        """Return log densities of points, in nats; see ``log_prob_with_error``."""
+        return self.log_prob_with_error(points).log_prob
+
+    def log_prob_with_error(self, points: Tensor) -> Density:
+        """Return log densities of points in nats, and their standard errors, without gradients.
+
+        Args:
+            points: Points ``[M, N, d]``, or ``[N, d]`` for a single observation.
+
+        Raises:
+            DataError: The points have another shape, or a density is not finite.
+        """
+        count, dim = len(self.whole.observed), len(self.places)
+        shape = points.shape[:-1]
+        if points.shape[-1:] != (dim,) or len(shape) != (2 if count > 1 else 1):
+            several = f"[{count}, N, {dim}]" if count > 1 else f"[N, {dim}]"
+            raise DataError(f"points have shape {list(points.shape)}: give {several}")
+        rows = points.detach().to(self.whole.observed).double().view(count, -1, dim)
+        low, high = (end[self.places] for end in self.whole._ends)
+        inside = ((rows > low) & (rows < high)).all(dim=-1)
+        middle = self.whole._draws[:, :1, self.places]
+        weights = self.weighted(rows.where(inside[..., None], middle), INTEGRATED).log_weights
+        density = weights.logsumexp(dim=-1) - log(weights.shape[-1])
+        scatter = (weights - density[..., None]).exp().std(dim=-1) / weights.shape[-1] ** 0.5
+        return Density(
+            density.where(inside, -torch.inf).view(shape), scatter.where(inside, 0.0).view(shape)
+        )
+
+    def weighted(self, rows: Tensor, size: int) -> _Integrand:
+        """Return ``size`` weighted draws of the other parameters at rows ``[M, N, d]``."""
+        dim, whole = len(self.whole.names), self.whole
+        others = [place for place in range(dim) if place not in self.places]
+        (count, number), ends = rows.shape[:2], whole._ends
+        own, rest = _unbounded(ends[:, self.places]), _unbounded(ends[:, others])
+        center, scale, fitted = self._proposal
+        known = (own(rows)[0] - center[..., self.places]) / scale[..., self.places]
+        proposal = fitted.given(self.places, known).wider(WIDE, WIDE_SHARE)
+        engine = SobolEngine(1 + len(others), scramble=True, seed=0)  # type: ignore[no-untyped-call]
+        uniform = engine.draw(size, dtype=torch.float64).clamp(1e-12, 1 - 1e-12).to(rows)
+        drawn = proposal.draw(uniform.expand(count * number, -1, -1))
+        center, scale = (
+            each[..., others].repeat_interleave(number, dim=0) for each in (center, scale)
+        )
+        values = rest.inverse(center + scale * drawn)
+        points = rows.new_empty(count, number, size, dim)
+        points[..., self.places] = rows[:, :, None]
+        points[..., others] = values.view(count, number, size, -1)
+        with torch.no_grad():
+            flat = points.view(count, -1, dim)
+            density = whole.log_prob(flat if count > 1 else flat[0]).view(count * number, size)
+        # The density of standardized unbounded coordinates is that of parameters, times |dx/dz|.
+        log_det = scale.log().sum(dim=-1) - rest(values)[1]
+        log_weights = density + log_det - proposal.log_prob(drawn)
+        return _Integrand(
+            values.view(count, number, size, -1), log_weights.view(count, number, size)
+        )
+
+    @cached_property
+    def _proposal(self) -> tuple[Tensor, Tensor, Proposal]:
+        """Mean and standard deviation ``[M, 1, D]``, and mixtures, of draws on the real line.
+
+        Draws are mapped to unbounded coordinates and standardized before the fit of Gaussian
+        mixtures.
+        """
+        draws = _unbounded(self.whole._ends)(self.whole._draws)[0]
+        scale, center = torch.std_mean(draws, dim=1, keepdim=True)
+        generator = torch.Generator().manual_seed(0)
+        uniform = torch.rand(len(draws), COMPONENTS, generator=generator, dtype=torch.float64)
+        worth = draws.new_full((len(draws),), FITTED)
+        return center, scale, Proposal.fit((draws - center) / scale, worth, uniform.to(draws))
+
+
+@dataclass(frozen=True, eq=False)
+class ConditionalDensity:
+    """Posterior of some parameters, given values of the others.
+
+    Attributes:
+        given: Marginal density of the parameters that are given.
+        values: Their values ``[d]``.
+    """
+
+    given: MarginalDensity
+    values: Tensor
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the D - d parameters that are not given."""
+        return [name for name in self.given.whole.names if name not in self.given.names]
+
+    def log_prob(self, points: Tensor) -> Tensor:
+        """Return log densities of points in nats, up to the error of ``MarginalDensity``.
+
+        Gradients flow back to the points.
+
+        Args:
+            points: Points ``[M, ..., D - d]``, or ``[..., D - d]`` for a single observation.
+        """
+        whole, count = self.given.whole, len(self.given.whole.observed)
+        values = self.values.expand(*points.shape[:-1], -1)
+        columns = {
+            **dict(zip(self.given.names, values.unbind(-1), strict=True)),
+            **dict(zip(self.names, points.to(values).unbind(-1), strict=True)),
+        }
+        density = whole.log_prob(torch.stack([columns[name] for name in whole.names], dim=-1))
+        marginal = self.given.log_prob(
+            self.values.expand(count, 1, -1) if count > 1 else self.values[None]
+        )
+        return (
+            density - marginal.view(-1, *[1] * (density.ndim - 1))
+            if count > 1
+            else (density - marginal[0])
+        )
+
+    def sample(self, draws: int, seed: int = 0) -> Tensor:
+        """Draw ``[M, draws, D - d]`` points, by weights with a Pareto-smoothed tail.
+
+        A warning names observations whose weights are unreliable.
+        """
+        whole = self.given.whole
+        count = len(whole.observed)
+        parts = self.given.weighted(self.values.expand(count, 1, -1), PER_DRAW * draws)
+        smoothed = smoothed_weights(parts.log_weights[:, 0])
+        bad = smoothed.k > k_threshold(PER_DRAW * draws)
+        for place in bad.nonzero()[:1, 0].tolist():
+            logger.warning(
+                f"Warning: the conditional draws of {int(bad.sum())} observation(s), first of "
+                f"observation {place + 1}, are unreliable: Pareto k is {smoothed.k[place]:.2f}"
+            )
+        order = z_order(parts.others[:, 0])
+        seeds = torch.arange(count) + seed
+        picks = weighted_picks(smoothed.log_weights, seeds, draws, order)
+        return parts.others[:, 0].gather(1, picks[..., None].expand(-1, -1, len(self.names)))
+
+
+def _just_within(ends: Tensor) -> Tensor:
+    """Return bounds ``[2, D]`` moved inwards by a few units of rounding."""
+    margin = ROUNDING * ends.nan_to_num(posinf=0.0, neginf=0.0).abs().amax(dim=0)
+    return torch.stack([ends[0] + margin, ends[1] - margin])
+
+
+def _unbounded(ends: Tensor) -> Bounded:
+    """Return the map from the region within bounds ``[2, d]`` to unbounded coordinates."""
+    bounded = Bounded(ends.shape[1]).to(ends.device)
+    bounded.set_bounds(*ends)
+    return bounded
 
 
 class _LogDensity(torch.autograd.Function):

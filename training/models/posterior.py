@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
 from torch_utils import distributed
@@ -16,7 +17,7 @@ from training.inference.amortized import Amortized
 from training.measure.posterior.importance import k_threshold, smoothed_weights
 from training.models import comparison, conversion, posterior_checking, posterior_sampling
 from training.models.conversion import RowModel
-from training.models.densities import LatentDensity
+from training.models.densities import LatentDensity, PosteriorDensity
 from training.models.draws import PosteriorDraws
 from training.models.inference import InferenceTask
 from training.names import LIKELIHOOD, PRIOR, STORED_PRIOR
@@ -106,6 +107,8 @@ class Posterior:
             points: Rows ``[N, D]``, which may have the observed numbers as further columns.
             observed: One observation for all rows, or one for each.
 
+        For gradients, see ``density``.
+
         Raises:
             UsageError: The posterior has a likelihood, so that its density is known only up to a
                 constant (``latent_density``), or is corrected by one, or its draws are deblurred
@@ -113,11 +116,7 @@ class Posterior:
             DataError: Rows or observations are broken.
         """
         model, subject = self.model, self.model.subject
-        if not model.conditions or LIKELIHOOD in model.about or self.options.keys() & UNNORMALIZED:
-            raise UsageError(
-                "log_prob is for posteriors of conditional models without a likelihood; "
-                "with a likelihood, latent_density gives the density up to a constant"
-            )
+        self._require_density("log_prob")
         conditions = torch.from_numpy(model.conditions_of(points, observed))
         rows = model.points_of(points).to(subject.flow.device)
         if len(conditions) not in (1, len(rows)):
@@ -133,6 +132,37 @@ class Posterior:
         mass = posterior.log_mass(places)
         density = posterior.log_prob(rows[:, None], which, trace, mass.at(which))
         return density.log_prob[:, 0].cpu().numpy()
+
+    def density(self, observed: Any) -> PosteriorDensity:
+        """Return log densities and draws with gradients, for PyTorch.
+
+        Its methods give the maximum (``map``), and marginal and conditional densities.
+
+        Args:
+            observed: One row for each observation. Gradients flow back to a tensor ``[M, C]``.
+
+        Raises:
+            UsageError: The posterior has a likelihood; see ``log_prob``.
+            DataError: Observations are broken.
+        """
+        self._require_density("density")
+        if not isinstance(observed, Tensor):
+            observed = torch.from_numpy(self.model.conditions_of(None, observed))
+        conditions = (observed if observed.ndim > 1 else observed[None]).double()
+        if conditions.ndim != 2 or conditions.shape[1] != self.model.subject.label_dim:
+            raise DataError(
+                f"observations have shape {list(observed.shape)}: give "
+                f"[M, {self.model.subject.label_dim}]"
+            )
+        return PosteriorDensity(self.amortized(conditions), self.model.subject.names)
+
+    def _require_density(self, method: str) -> None:
+        about = self.model.about
+        if not self.model.conditions or LIKELIHOOD in about or self.options.keys() & UNNORMALIZED:
+            raise UsageError(
+                f"{method} is for posteriors of conditional models without a likelihood; "
+                "with a likelihood, latent_density gives the density up to a constant"
+            )
 
     def diagnose(
         self, observed: Any, prior: Any, before: Any = None, **options: Any

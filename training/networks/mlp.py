@@ -242,7 +242,6 @@ class ToyMLP(nn.Module):
         out: Tensor = self.output(h)
         return out.mean(dim=0) if self.members > 1 and not self.training else out
 
-    @torch.no_grad()
     def with_trace(
         self,
         z: Tensor,
@@ -251,11 +250,11 @@ class ToyMLP(nn.Module):
         labels: Tensor | None = None,
         features: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Return F ``[B, D]`` in evaluation, and ``tr(matrix dF/dz) [B]``, without gradients.
+        """Return F ``[B, D]`` in evaluation, and ``tr(matrix dF/dz) [B]``.
 
         The Jacobian is computed in forward mode, with the unit vectors of z as tangents. The slopes
         of activations are computed once for all D tangents. The cost is half of that of D backward
-        passes.
+        passes. Gradients flow back to z and the conditions, but not to the weights.
 
         Args:
             z: Network inputs ``[B, D]``.
@@ -285,6 +284,8 @@ class ToyMLP(nn.Module):
             for slope, weight in zip(steep[1:], through[1:], strict=True):
                 if self.members == 1:
                     further = linear(tangents, weight[0].mT)
+                elif torch.is_grad_enabled():
+                    further = (tangents.view(flat) @ weight).view_as(tangents)
                 else:
                     torch.bmm(tangents.view(flat), weight, out=further.view(flat))
                 tangents.addcmul_(further, slope[:, :, some])
