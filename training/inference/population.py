@@ -6,9 +6,14 @@ population, draw s has the weight (Hogg, Myers and Bovy 2010)
     N(theta_is; mu, tau^2) / pi(theta_is),
 
 whose mean over draws is the likelihood of the population, up to a constant. It can be computed for
-any mu and tau without network evaluations. The chains alternate three moves (the two stages of Lunn
-et al. 2013): a random walk in mu and tau with the members' parameters marginalized out, a draw of
-these parameters given mu and tau, and a draw of mu and tau given the parameters.
+any mu and tau without network evaluations.
+
+Draws of mu and log tau are importance draws: proposals are Student's t around the mode, with the
+curvature there, and then around the mean of the weighted proposals. A Pareto-smoothed tail tells
+whether weights are reliable (Vehtari et al. 2024). Where they are not, as for a few members with
+wide posteriors, Markov chains alternate three moves (the two stages of Lunn et al. 2013): a random
+walk in mu and tau with the members' parameters marginalized out, a draw of these parameters given
+mu and tau, and a draw of mu and tau given the parameters.
 
 The finite number of draws makes an error in the log likelihood of the population. What matters is
 the error of its derivatives in mu and log tau, the means over a member's weighted draws of
@@ -28,13 +33,16 @@ used.
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dnnlib.errors import DataError
 from torch_utils.seeds import normal_numbers, seeded_generator
 from torch_utils.streams import Stream
+from training.inference.draws import weighted_picks, z_order
 from training.measure.posterior.convergence import convergence
+from training.measure.posterior.importance import k_threshold, smoothed_weights
 
 FEWEST_MEMBERS = 4
 """Smallest number of members of a population."""
@@ -43,6 +51,16 @@ LARGEST_NOISE = 0.3
 finite number of draws per member, in posterior standard deviations.
 """
 LARGEST_R_HAT = 1.01
+FEWEST_PROPOSED, ROUNDS, FREEDOM = 1000, 3, 5
+"""Importance sampling: minimum number of proposals, number of rounds, and degrees of freedom."""
+LEAST_WORTH = 0.1
+"""Smallest effective sample size of the proposals, as a fraction of their number."""
+MOST_PICKED, FEWEST_KEPT = 2**20, 100
+"""Maximum number of draws of all members in a result, and minimum number per chain, which takes
+precedence.
+"""
+AT_ONCE = 2**23
+"""Maximum number of weights that are computed at once."""
 STEP = 2.38
 """Step size of the random walk times the square root of the dimension (Roberts, Gelman and Gilks
 1997).
@@ -158,8 +176,8 @@ def sample_population(
             "a coordinate is constant under the prior, or a posterior draw has the prior density 0 "
             "or is not finite: check the prior and the draws"
         )
-    walk = _Walk((draws - center) / scale, log_prior, plan)
-    chosen = walk.run(on_step)
+    members = _Members((draws - center) / scale, log_prior)
+    chosen = _weighted(members, plan, on_step) or _Walk(members, plan).run(on_step)
     return Population(
         center + scale * chosen.mean,
         scale * chosen.spread,
@@ -197,20 +215,165 @@ class _Weights:
         return sums.sum(dim=2).square() / squares.sum(dim=2)
 
 
+class _Members:
+    """Posterior draws of all members, and the likelihood of populations by their weights.
+
+    Args:
+        draws: Posterior draws ``[M, N, D]``, in units of the prior.
+        log_prior: Log densities of the prior ``[M, N]``.
+
+    Attributes:
+        draws: Posterior draws ``[M, N, D]``.
+    """
+
+    def __init__(self, draws: Tensor, log_prior: Tensor):
+        self.draws, self._log_prior = draws, log_prior.float()
+        # Weights are in single precision: their sampling error is far larger than rounding.
+        features = torch.cat([draws.square(), draws], dim=2).float()
+        self._features = features.flatten(0, 1).T.contiguous()
+
+    @property
+    def at_once(self) -> int:
+        """Number of populations that are weighted at once."""
+        return max(1, AT_ONCE // self._log_prior.numel())
+
+    def weights(self, state: Tensor) -> _Weights:
+        """Return the weights of all draws under populations ``[C, 2 D]``."""
+        mean, log_spread = state.chunk(2, dim=1)
+        precision = (-2 * log_spread).exp()
+        factors = torch.cat([-precision / 2, mean * precision], dim=1)
+        shape = (len(state), *self._log_prior.shape)
+        logits = (factors.float() @ self._features).view(shape) - self._log_prior
+        highest = logits.amax(dim=2, keepdim=True)
+        relative = (logits - highest).exp_()
+        # Add the term that all draws have in common.
+        common = (-mean.square() * precision / 2 - log_spread).sum(dim=1)
+        sums = relative.sum(dim=2).double().log() + highest[..., 0].double()
+        return _Weights(relative, sums.sum(dim=1) + shape[1] * common)
+
+    def log_density(self, state: Tensor, log_likelihood: Tensor | None = None) -> Tensor:
+        """Return the log density ``[C]`` of states, up to a constant.
+
+        Args:
+            state: Means and log standard deviations ``[C, 2 D]``.
+            log_likelihood: Log likelihoods of the states ``[C]``, if they are known.
+        """
+        if log_likelihood is None:
+            parts = [self.weights(part).log_likelihood for part in torch.split(state, self.at_once)]
+            log_likelihood = torch.cat(parts)
+        # A flat density of tau corresponds to a density exp(log tau) of its log.
+        return log_likelihood + _log_prior(state) + state.chunk(2, dim=1)[1].sum(dim=1)
+
+    def slope(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the log density ``[]`` of a state ``[2 D]``, and its gradient ``[2 D]``."""
+        weights = self.weights(state[None])
+        count = len(self.draws)
+        share = weights.relative / weights.relative.sum(dim=2, keepdim=True)
+        squares, sums = (self._features @ share.flatten()).double().chunk(2)
+        mean, log_spread = state.chunk(2)
+        variance = (2 * log_spread).exp()
+        of_mean = (sums - count * mean) / variance - mean
+        apart = squares - 2 * mean * sums + count * mean.square()
+        of_spread = apart / variance - count - variance + 1
+        density = self.log_density(state[None], weights.log_likelihood)[0]
+        return density, torch.cat([of_mean, of_spread])
+
+    def error(self, states: Tensor) -> float:
+        """Return the largest standard error of a population parameter; see the module.
+
+        Args:
+            states: States ``[C, S, 2 D]`` of the chains.
+        """
+        flat = states.flatten(0, 1)
+        mean, spread = flat.mean(dim=0).chunk(2)
+        spread = spread.exp()
+        weights = self.weights(flat.mean(dim=0, keepdim=True))
+        relative = weights.relative[0].double()
+        relative = (relative / relative.sum(dim=1, keepdim=True))[..., None]
+        z = (self.draws - mean) / spread
+        scores = torch.cat([z / spread, z.square() - 1], dim=2)
+        off = scores - (relative * scores).sum(dim=1, keepdim=True)
+        variance = (relative * off).square().sum(dim=(0, 1))
+        # One draw with all of the weight shows no variance: add that of a member without data.
+        most = torch.cat([spread**-2, torch.full_like(spread, 2.0)])
+        variance += most * weights.worth()[0].double().pow(-2).sum()
+        return float((variance.sqrt() * flat.std(dim=0)).max())
+
+
+def _weighted(
+    members: _Members, plan: PopulationPlan, on_step: Callable[[float], object] | None
+) -> Population | None:
+    """Return importance draws of a population, or None if their weights are unreliable."""
+    count, _, dim = members.draws.shape
+    kept = min(plan.draws, max(FEWEST_KEPT, MOST_PICKED // (plan.chains * count)))
+    size = max(FEWEST_PROPOSED, plan.chains * kept)
+    generator = seeded_generator("cpu", plan.seed, Stream.CHAINS)
+    center, root = _curvature(members)
+    for turn in range(ROUNDS):
+        normal = torch.randn(size, 2 * dim, generator=generator, dtype=torch.float64)
+        chi = torch.randn(size, FREEDOM, generator=generator, dtype=torch.float64).square()
+        stretched = normal * (FREEDOM / chi.sum(dim=1, keepdim=True)).sqrt()
+        states = center + stretched @ root.T
+        squares = stretched.square().sum(dim=1)
+        proposed = -(FREEDOM + 2 * dim) / 2 * (squares / FREEDOM).log1p()
+        smoothed = smoothed_weights((members.log_density(states) - proposed)[None])
+        weights = smoothed.log_weights[0].exp()
+        reliable = float(smoothed.k[0]) <= k_threshold(size)
+        if reliable and float(smoothed.effective_size[0]) >= LEAST_WORTH * size:
+            break
+        if turn == ROUNDS - 1:
+            return None
+        center = weights @ states
+        spread = (weights[:, None] * (states - center)).T @ (states - center)
+        root = torch.linalg.cholesky(spread + 1e-9 * torch.eye(2 * dim).double())
+    seeds, order = torch.tensor([plan.seed]), z_order(states[None])
+    picks = weighted_picks(smoothed.log_weights, seeds, plan.chains * kept, order)[0]
+    chosen, place = states[picks].view(plan.chains, kept, -1), picks.new_empty(0, count)
+    worth = torch.zeros(count, dtype=torch.float64)
+    for part in torch.split(chosen.flatten(0, 1), members.at_once):
+        own = members.weights(part)
+        uniform = torch.rand(len(part), count, 1, generator=generator, dtype=torch.float64)
+        place = torch.cat([place, own.picked(uniform)])
+        worth += own.worth().double().sum(dim=0)
+        if on_step:
+            on_step(plan.steps * len(part) / (plan.chains * kept))
+    mean, spread = chosen[..., :dim], chosen[..., dim:].exp()
+    picked = place.view(plan.chains, kept, count)
+    error = members.error(chosen)
+    return Population(mean, spread, picked, worth / (plan.chains * kept), error)
+
+
+def _curvature(members: _Members) -> tuple[Tensor, Tensor]:
+    """Return the mode ``[2 D]`` of the population's density, and a root of the covariance there."""
+    from scipy.optimize import minimize  # slow to import
+
+    centers = members.draws.mean(dim=1)
+    start = torch.cat([centers.mean(dim=0), centers.std(dim=0).clamp_min(1e-6).log()])
+
+    def downhill(state: np.ndarray) -> tuple[float, np.ndarray]:
+        density, slope = members.slope(torch.from_numpy(state))
+        return -float(density), -slope.numpy()
+
+    found = torch.from_numpy(minimize(downhill, start.numpy(), jac=True, method="L-BFGS-B").x)
+    size, step = len(found), 0.05
+    ends = [found + side * step * axis for axis in torch.eye(size).double() for side in (1, -1)]
+    slopes = torch.stack([members.slope(end)[1] for end in ends]).view(size, 2, size)
+    hessian = (slopes[:, 1] - slopes[:, 0]) / (2 * step)
+    values, axes = torch.linalg.eigh((hessian + hessian.T) / 2)
+    # Where the density is not concave, as for a spread near 0, the prior's width is assumed.
+    return found, axes * values.clamp_min(1.0).rsqrt()
+
+
 class _Walk:
     """Markov chains of the population means and log standard deviations, in units of the prior.
 
     Args:
-        draws: Posterior draws ``[M, N, D]``.
-        log_prior: Log densities of the prior ``[M, N]``.
+        members: Posterior draws of the members.
         plan: Settings of the sampler.
     """
 
-    def __init__(self, draws: Tensor, log_prior: Tensor, plan: PopulationPlan):
-        self._draws, self._log_prior, self._plan = draws, log_prior.float(), plan
-        # Weights are in single precision: their sampling error is far larger than rounding.
-        features = torch.cat([draws.square(), draws], dim=2).float()
-        self._features = features.flatten(0, 1).T.contiguous()
+    def __init__(self, members: _Members, plan: PopulationPlan):
+        self._members, self._plan = members, plan
         self._generator = seeded_generator("cpu", plan.seed, Stream.CHAINS)
 
     def run(self, on_step: Callable[[float], object] | None) -> Population:
@@ -219,8 +382,9 @@ class _Walk:
         Args:
             on_step: Called with 1 after each step.
         """
-        plan, (count, _, dim) = self._plan, self._draws.shape
-        rows, start = torch.arange(count), self._draws.mean(dim=1)
+        plan, draws = self._plan, self._members.draws
+        (count, _, dim), start = draws.shape, draws.mean(dim=1)
+        rows = torch.arange(count)
         # Each chain starts from a different place.
         state = self._from_members(start + self._noise(plan.chains, count, dim) / 4)
         past, root = [state], torch.eye(2 * dim, dtype=torch.float64) / 10
@@ -236,48 +400,13 @@ class _Walk:
             elif (step - plan.warmup) % plan.thin == plan.thin - 1:
                 kept.append((state, picks))
                 worth += weights.worth().mean(dim=0)
-            state = self._given_members(state, self._draws[rows, picks])
+            state = self._given_members(state, draws[rows, picks])
             if on_step:
                 on_step(1)
         states = torch.stack([each for each, _ in kept], dim=1)
         members = torch.stack([picks for _, picks in kept], dim=1)
         mean, spread = states[..., :dim], states[..., dim:].exp()
-        return Population(mean, spread, members, worth / plan.draws, self._error(states))
-
-    def _error(self, states: Tensor) -> float:
-        """Return the largest standard error of a population parameter; see the module.
-
-        Args:
-            states: States ``[C, S, 2 D]`` of the chains.
-        """
-        flat = states.flatten(0, 1)
-        mean, spread = flat.mean(dim=0).chunk(2)
-        spread = spread.exp()
-        weights = self._weights(flat.mean(dim=0, keepdim=True))
-        relative = weights.relative[0].double()
-        relative = (relative / relative.sum(dim=1, keepdim=True))[..., None]
-        z = (self._draws - mean) / spread
-        scores = torch.cat([z / spread, z.square() - 1], dim=2)
-        off = scores - (relative * scores).sum(dim=1, keepdim=True)
-        variance = (relative * off).square().sum(dim=(0, 1))
-        # One draw with all of the weight shows no variance: add that of a member without data.
-        most = torch.cat([spread**-2, torch.full_like(spread, 2.0)])
-        variance += most * weights.worth()[0].double().pow(-2).sum()
-        return float((variance.sqrt() * flat.std(dim=0)).max())
-
-    def _weights(self, state: Tensor) -> _Weights:
-        """Return the weights of all draws under populations ``[C, 2 D]``."""
-        mean, log_spread = state.chunk(2, dim=1)
-        precision = (-2 * log_spread).exp()
-        factors = torch.cat([-precision / 2, mean * precision], dim=1)
-        shape = (len(state), *self._log_prior.shape)
-        logits = (factors.float() @ self._features).view(shape) - self._log_prior
-        highest = logits.amax(dim=2, keepdim=True)
-        relative = (logits - highest).exp_()
-        # Add the term that all draws have in common.
-        common = (-mean.square() * precision / 2 - log_spread).sum(dim=1)
-        sums = relative.sum(dim=2).double().log() + highest[..., 0].double()
-        return _Weights(relative, sums.sum(dim=1) + shape[1] * common)
+        return Population(mean, spread, members, worth / plan.draws, self._members.error(states))
 
     def _walked(self, state: Tensor, root: Tensor) -> tuple[Tensor, _Weights]:
         """Take one step of the random walk with members marginalized out.
@@ -287,10 +416,9 @@ class _Walk:
         """
         size, dim = len(state), state.shape[1] // 2
         moved = state + STEP / (2 * dim) ** 0.5 * self._noise(*state.shape) @ root.T
-        both = self._weights(torch.cat([state, moved]))
         states = torch.cat([state, moved])
-        # A flat density of tau corresponds to a density exp(log tau) of its log.
-        density = both.log_likelihood + _log_prior(states) + states[:, dim:].sum(dim=1)
+        both = self._members.weights(states)
+        density = self._members.log_density(states, both.log_likelihood)
         accepted = self._uniform(size).log() < density[size:] - density[:size]
         taken = torch.arange(size) + size * accepted
         return states[taken], _Weights(both.relative[taken], both.log_likelihood[taken])

@@ -377,7 +377,7 @@ class PopulationSettings(
     steps: int = option(
         type=Whole(min=100),
         default=1000,
-        help="Number of draws per chain. Half as many warmup steps come first.",
+        help="Number of draws per chain; fewer for hundreds of members or more.",
     )
     strict: bool = shared.strict("the chains have not converged")
     seed: int = shared.seed()
