@@ -10,6 +10,7 @@ are closed forms, or ``posterior.py``'s draws.
 
 import time
 from importlib import import_module
+from typing import Any
 
 import click
 import numpy as np
@@ -52,12 +53,44 @@ def sbi() -> None:
         sbc = diagnostics.check_sbc(ranks, truths, averaged, num_posterior_samples=200)
         coverage = diagnostics.run_tarp(truths, seen, posterior, num_posterior_samples=200)
         area, p_value = diagnostics.check_tarp(*coverage)
-        draws = posterior.sample((1000,), x=torch.tensor([0.1, 0.2]))
+        one = torch.tensor([0.1, 0.2])
+        draws = posterior.sample((1000,), x=one)
         print(
             f"{name}: SBC p = {sbc['ks_pvals'].tolist()}, TARP area {float(area):.3f}, p = "
             f"{float(p_value):.2f}; mean {draws.mean(dim=0).tolist()} (0.1, 0.2), std "
             f"{draws.std(dim=0).tolist()} ({NOISE})"
         )
+    in_sbi(posteriors["our own training"], prior)
+
+
+def in_sbi(posterior: SbiPosterior, prior: Any) -> None:
+    """Our posterior in sbi's further diagnostics, samplers and plots."""
+    diagnostics, samplers = (
+        import_module(f"sbi.{name}") for name in ("diagnostics", "inference.posteriors")
+    )
+    one = torch.tensor([[0.9, 0.2]])
+    posterior.set_default_x(one)
+    theta = prior.sample((500,))
+    data = simulate(theta)
+    draws = posterior.sample_batched((1,), data)[0]
+    local = diagnostics.LC2ST(theta, data, draws)
+    local.train_under_null_hypothesis()
+    local.train_on_observed_data()
+    drawn = posterior.sample((1000,))
+    print(f"L-C2ST at {one[0].tolist()}: p = {local.p_value(drawn, one):.2f}")
+    print(f"sample: mean {drawn.mean(dim=0).tolist()}, std {drawn.std(dim=0).tolist()}")
+    print(f"map: {posterior.map()[0].tolist()}")
+    transform = import_module("sbi.utils").mcmc_transform(prior)
+    for name, options in (
+        ("ImportanceSamplingPosterior", {}),
+        ("MCMCPosterior", {"num_chains": 20, "warmup_steps": 20, "thin": 1}),
+    ):
+        given = {"theta_transform": transform, "proposal": prior, **options}
+        other = getattr(samplers, name)(posterior.log_prob, **given).set_default_x(one)
+        rows = other.sample((300,), show_progress_bars=False)
+        print(f"{name}: mean {rows.mean(dim=0).tolist()}, std {rows.std(dim=0).tolist()}")
+    figure, _ = import_module("sbi.analysis").pairplot(drawn)
+    print(f"pairplot: {len(figure.axes)} panels")
 
 
 @main.command()

@@ -101,7 +101,7 @@ class FlowDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]
 class SbiPosterior:
     """A posterior with the interface of ``sbi``.
 
-    It has ``sample``, ``sample_batched``, and ``log_prob`` of parameters ``[..., D]``. For example,
+    It has ``sample``, ``sample_batched``, ``log_prob`` with gradients, and ``map``. For example,
 
         from sbi.diagnostics import run_sbc, run_tarp
         ranks, _ = run_sbc(theta, x, SbiPosterior(model), num_posterior_samples=200)
@@ -149,9 +149,14 @@ class SbiPosterior:
     def log_prob(self, theta: Any, x: Any = None, **_: Any) -> Tensor:
         """Return the log densities ``[N]`` of parameters ``[N, D]``, in nats.
 
-        The density is that of the distribution of the draws.
+        The density is that of the distribution of the draws, and has gradients.
         """
-        return torch.from_numpy(self._posterior.log_prob(theta, self._one(x))).float()
+        rows = torch.atleast_2d(torch.as_tensor(theta))  # type: ignore[no-untyped-call]
+        return self._posterior.density(self._one(x)).log_prob(rows).float()
+
+    def map(self, x: Any = None, **_: Any) -> Tensor:
+        """Return the parameters ``[1, D]`` of the largest density."""
+        return self._posterior.density(self._one(x)).map().float()
 
     def _one(self, x: Any) -> Tensor:
         chosen = self.default_x if x is None else torch.as_tensor(x)
