@@ -40,6 +40,7 @@ are measured from their centers c.
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import ceil, inf, sqrt
+from time import monotonic
 
 import torch
 import torch.nn.functional as F
@@ -564,6 +565,32 @@ class Measured:
 
 
 @dataclass
+class MoveBudget:
+    """Time that is left for the moves of particles, divided among the waiting observations.
+
+    Attributes:
+        until: Time of ``time.monotonic`` at which all observations are to be drawn.
+        waiting: Number of observations that are not yet drawn.
+        behind: Number of observations whose particles have not yet arrived.
+        arrival: Seconds in which the particles of an observation arrive.
+        latents: Seconds for the latents of the draws of an observation.
+    """
+
+    until: float
+    waiting: int
+    behind: int = 0
+    arrival: float = 0.0
+    latents: float = 0.0
+
+    def of_next(self) -> float:
+        """Return the seconds for the moves of the next observation, which no longer waits."""
+        spoken_for = self.behind * self.arrival + self.waiting * self.latents
+        seconds = (self.until - monotonic() - spoken_for) / max(1, self.waiting)
+        self.waiting -= 1
+        return max(0.0, seconds)
+
+
+@dataclass
 class LookAhead:
     """Look-ahead estimates (predictions of clean states from noisy ones) for all observations.
 
@@ -577,6 +604,7 @@ class LookAhead:
         again: Network evaluations per particle for the Markov moves of final particles; 0 if not
             measured.
         most: Limit on the network evaluations per particle for these moves; inf for no limit.
+        budget: Time for these moves; None for no limit.
         known: Estimates by the conditions of observations.
         kept: Number of different conditions whose estimates were loaded from a file.
     """
@@ -586,6 +614,7 @@ class LookAhead:
     share: float
     again: float = 0
     most: float = inf
+    budget: MoveBudget | None = None
     known: dict[tuple[float, ...], Measured] = field(default_factory=dict)
     kept: int = 0
 

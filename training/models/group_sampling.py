@@ -6,7 +6,7 @@ budget. They are drawn group by group (``training.models.checkpoint``).
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from math import log2
+from math import ceil, log2
 from pathlib import Path
 from time import monotonic
 
@@ -19,7 +19,13 @@ from torch_utils import distributed
 from training.files.lookahead import load_lookahead, lookahead_file, save_lookahead
 from training.files.posterior import load_part, save_part
 from training.inference.draws import WEIGHTED, Draws
-from training.inference.lookahead import LookAhead, Measured, calls_to_look, require_lookahead
+from training.inference.lookahead import (
+    LookAhead,
+    Measured,
+    MoveBudget,
+    calls_to_look,
+    require_lookahead,
+)
 from training.inference.prior import Prior
 from training.inference.samplers.populations import Pool
 from training.inference.samplers.twisted import calls_of, measure_moves
@@ -73,6 +79,10 @@ KEPT_FROM = 5.0
 """Seconds of computation from which a look-ahead regression is kept."""
 FEWEST_PARTICLES, MOST_DOUBLINGS = 32, 10
 """Least number of particles if they are to fit into a time, and how often it may double."""
+OF_PILOT = 0.2
+"""Largest fraction of the time left for the pilot run, which predicts the number of moves."""
+FOR_FILES = 2.0
+"""Seconds for summaries and files."""
 SHARE_OF_CALLS = 0.8
 """Share of the time for network evaluations; weights and files take the rest."""
 LATENTS = 2**16
@@ -141,7 +151,7 @@ def planned(problem: Problem, plan: SamplingPlan, count: int) -> tuple[Problem, 
     Raises:
         UsageError: There is no look-ahead regression, or too few particles fit into the time.
     """
-    plan, target = settled(problem, plan), problem.target
+    plan, target, began = settled(problem, plan), problem.target, monotonic()
     _warn_of_idle(plan)
     problem = problem.looking_ahead(plan, count)
     if plan.sampler != "twisted":
@@ -168,6 +178,11 @@ def planned(problem: Problem, plan: SamplingPlan, count: int) -> tuple[Problem, 
     if plan.minutes is not None:
         # The cost of moves is still unknown here.
         seconds = calls_of(*shape, FEWEST_PARTICLES) * each / SHARE_OF_CALLS
+        if distributed.is_main():
+            logger.info(
+                f"{count:,} observation(s), {1000 * each:.2g} ms per network evaluation: at least "
+                f"{duration(seconds)} of --minutes={plan.minutes:g}, before particles are moved"
+            )
         if seconds > 60 * plan.minutes:
             raise UsageError(
                 f"--minutes is {plan.minutes:g}, but {FEWEST_PARTICLES} particles of "
@@ -178,9 +193,23 @@ def planned(problem: Problem, plan: SamplingPlan, count: int) -> tuple[Problem, 
         if one.label not in ahead.known:
             look_ahead(one, ahead, path, problem.in_file)
     _warn_of_few_steps([ahead.measured(one) for one in alone])
-    measure_moves(target, ahead, plan.seed, problem.numbers, plan.chains, FEWEST_PARTICLES)
+    numbers = (plan.seed, problem.numbers, plan.chains, FEWEST_PARTICLES)
+    tried = None
     if plan.minutes is not None:
-        plan = _as_fits(plan, target, count, ahead, SHARE_OF_CALLS * 60 * plan.minutes / each)
+        until = began + 60 * plan.minutes
+        tried = MoveBudget(monotonic() + OF_PILOT * (until - monotonic()), 1)
+    with progress("Trying a few particles", "pilot", 100, "%") as move:
+        measure_moves(target, ahead, *numbers, tried, lambda part: move(100 * part))
+    if plan.minutes is not None:
+        left = SHARE_OF_CALLS * (until - monotonic()) / each
+        looked = (ahead.share * count - ahead.kept) * calls_to_look(target.prior, ahead.steps)
+        plan = _as_fits(plan, target, count, ahead, left + looked)
+        own = ceil(count / distributed.world_size())
+        size, prior = plan.particles, target.prior
+        assert size is not None
+        arrival = plan.chains * size * (ahead.steps + 1) * each
+        latents = plan.chains * min(size, plan.draws) * prior.calls("latents") * each
+        ahead.budget = MoveBudget(until - FOR_FILES, own, own, arrival, latents)
         if distributed.is_main():
             logger.info(
                 f"{plan.particles:,} particles per chain fit into --minutes={plan.minutes:g}"

@@ -25,6 +25,7 @@ from training.flow.latent import ConditionalMixture, GaussianLatents, LearnedLat
 from training.flow.schedules import InflationSchedule, VPSchedule
 from training.flow.solvers import SOLVERS
 from training.inference.likelihoods import Gaussian
+from training.inference.lookahead import calls_to_look
 from training.inference.samplers.twisted import calls_of, twist
 from training.inference.sampling import SamplingPlan
 from training.measure.posterior.calibration import LocalCalibration, LocalTest, RunValues, calibrate
@@ -392,6 +393,7 @@ def test_without_a_terminal_lines_say_how_far_a_long_step_is(caplog, monkeypatch
 
 def test_as_many_particles_are_taken_as_fit_into_minutes(monkeypatch, caplog):
     monkeypatch.setattr(posteriors, "seconds_of_a_call", lambda target: 1e-3)
+    monkeypatch.setattr(posteriors, "monotonic", lambda: 0.0)
     seen = Gaussian(double(0.5), torch.tensor([1]))
     which = problem(gaussian_prior(), seen, double([[0.2]]))
 
@@ -402,11 +404,16 @@ def test_as_many_particles_are_taken_as_fit_into_minutes(monkeypatch, caplog):
         own, plan = wanted(minutes)
         fit = plan.particles
         calls = [calls_of(which.target, 10, own.ahead, 4, 50, size) for size in (fit, 2 * fit)]
+        # Those of the look-ahead are made when the rest is planned.
+        calls = [each - calls_to_look(which.target.prior, own.ahead.steps) for each in calls]
         # Most of the time is for network calls, and what is left of it for moves.
         assert calls[0] * 1e-3 < 0.8 * 60 * minutes < calls[1] * 1e-3
         assert calls[0] + 40 * fit * own.ahead.most == pytest.approx(0.8e3 * 60 * minutes)
     with pytest.raises(UsageError, match="32 particles of 4 chains and 10 observations take about"):
         wanted(0.1)
+    budget = own.ahead.budget
+    assert (budget.waiting, budget.behind) == (10, 10)
+    assert budget.until == pytest.approx(60 * minutes, abs=5)
     assert "the sampler is hmc" in refusal(wanted, 2, "hmc", kind=UsageError)
     monkeypatch.setattr("training.inference.lookahead.MOST_WRONG", 0.0)
     wanted(2)

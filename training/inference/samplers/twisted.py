@@ -70,6 +70,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from math import ceil, inf, log
+from time import monotonic
 from typing import NamedTuple
 
 import torch
@@ -89,6 +90,7 @@ from training.inference.lookahead import (
     LinearObservation,
     LookAhead,
     LowRank,
+    MoveBudget,
     added_noise,
     calls_to_look,
     expected_end,
@@ -370,6 +372,7 @@ class Narrowing:
         step: First index of the random numbers to use.
         most_calls: Limit on network evaluations per particle for the moves. If the moves would
             exceed the limit, there are fewer moves before b rises, and b rises faster.
+        seconds: Limit on the time of the moves, which has the same effect.
 
     Attributes:
         target: The posterior of the observation.
@@ -377,8 +380,16 @@ class Narrowing:
         stages: Number of resamplings.
     """
 
-    def __init__(self, renoising: Renoising, chains: int, step: int, most_calls: float = inf):
+    def __init__(
+        self,
+        renoising: Renoising,
+        chains: int,
+        step: int,
+        most_calls: float = inf,
+        seconds: float = inf,
+    ):
         self._renoising, self._chains, self._step = renoising, chains, step
+        self._began, self._seconds = monotonic(), seconds
         self.target = renoising.target
         self._most_calls, self._calls, self._of_last = most_calls, 0.0, 0.0
         self.worth, self.stages = torch.inf, 0
@@ -435,9 +446,15 @@ class Narrowing:
 
         Moves take fewer evaluations as b rises, and few at b = 1.
         """
-        left = self._most_calls - self._calls
-        moves = max(1, 2 * left / self._of_last) if self._of_last else inf
+        moves = max(1, 2 * self._calls_left() / self._of_last) if self._of_last else inf
         return exponent * (exponent ** (-1 / moves) - 1)
+
+    def _calls_left(self, share: float = 1.0) -> float:
+        """Return how many network evaluations per particle a share of the limits still allows."""
+        left, spent = share * self._most_calls - self._calls, monotonic() - self._began
+        if self._seconds < inf and self._calls:
+            left = min(left, (share * self._seconds - spent) * self._calls / spent)
+        return left
 
     def _moved_on(
         self, particles: Particles, exponent: float, share: float, on_part: OnPart
@@ -450,9 +467,9 @@ class Narrowing:
         def far() -> Tensor:
             return how_far(particles.points.view(self._chains, -1, particles.points.shape[1]))
 
-        most, on_part = share * self._most_calls, share_of(on_part, share)
+        on_part = share_of(on_part, share)
         before, now, moves = torch.tensor(torch.inf), far(), 0
-        while moves < MOST_MOVES and self._calls + self._of_last <= most:
+        while moves < MOST_MOVES and self._of_last <= self._calls_left(share):
             if now.amax() <= 1 or now.mean() > HELPS * before:
                 break
             particles = self._moved(particles, exponent)
@@ -867,6 +884,8 @@ def islands_of(particles: int) -> int:
 
 LEAST_WORTH = 0.1
 """Effective sample size, as a fraction of the particles, below which R is widened."""
+ARRIVAL = 0.5
+"""Fraction of a pilot run's progress until its particles have arrived."""
 OF_FEW, PILOTS = 0.3, 4
 """The same fraction for the few particles of a pilot run, which predicts the number of moves, since
 the effective fraction falls with the number of particles; and the number of observations in that
@@ -923,18 +942,28 @@ def twist(
         noise = Noise(seed, own, chains * size, target.device, chunk=1, dtype=DTYPE)
         descent = Descent(target.of(places), ahead, noise, chains, LEAST_WORTH)
         cloud = descent.arrived(share_of(on_part, share * down))
-        _settle(descent, cloud, ahead.most, share_of(on_part, share * again))
+        if ahead.budget is not None:
+            ahead.budget.behind -= len(places)
+        _settle(descent, cloud, ahead.most, share_of(on_part, share * again), ahead.budget)
         parts.append(cloud.draws(draws, share_of(on_part, share * latents)))
     joined = Draws.joined(parts, torch.cat(groups))
     return replace(joined, calls=joined.calls + ahead.share * ahead.measured(target).calls)
 
 
 def measure_moves(
-    target: Target, ahead: LookAhead, seed: int, numbers: list[int], chains: int, particles: int
+    target: Target,
+    ahead: LookAhead,
+    seed: int,
+    numbers: list[int],
+    chains: int,
+    particles: int,
+    budget: MoveBudget | None = None,
+    on_part: OnPart = None,
 ) -> None:
     """Estimate the mean number of network evaluations per particle for the final Markov moves.
 
-    A few particles of the first observations with equal conditions are moved.
+    A few particles of the first observations with equal conditions are moved, of a single one if
+    there is a time budget.
 
     Args:
         target: The posteriors.
@@ -943,14 +972,16 @@ def measure_moves(
         numbers: Index of each observation, which seeds its draws.
         chains: Number of populations, C.
         particles: Number of particles per population.
+        budget: Time for these moves; None for no limit.
+        on_part: Called with the fraction of the work done since the last call.
     """
-    places = target.alike()[0][:PILOTS]
+    places = target.alike()[0][: PILOTS if budget is None else 1]
     few, own = target.of(places), [numbers[place] for place in places.tolist()]
     noise = Noise(seed, own, chains * particles, target.device, chunk=1, dtype=DTYPE)
     descent = Descent(few, ahead, noise, chains, OF_FEW)
-    cloud = descent.arrived()
+    cloud = descent.arrived(share_of(on_part, ARRIVAL))
     before = few.calls
-    _settle(descent, cloud)
+    _settle(descent, cloud, inf, share_of(on_part, 1 - ARRIVAL), budget)
     ahead.again = (few.calls - before) / (len(own) * chains * particles)
 
 
@@ -988,7 +1019,11 @@ def _calls_of_a_population(
 
 
 def _settle(
-    descent: Descent, cloud: FinalParticles, most_calls: float = inf, on_part: OnPart = None
+    descent: Descent,
+    cloud: FinalParticles,
+    most_calls: float = inf,
+    on_part: OnPart = None,
+    budget: MoveBudget | None = None,
 ) -> None:
     """Resample particles and move them, where that is needed.
 
@@ -1005,13 +1040,16 @@ def _settle(
     anew = apart & ~wide & (times > 1)
     places = (apart | wide).nonzero()[:, 0].tolist()
     places = [place for place in places if anew[place] or descent.moves(place).goes]
+    if budget is not None:
+        budget.waiting -= len(cloud.exponent) - len(places)
     for place in places:
+        seconds = inf if budget is None else budget.of_next()
         part = share_of(on_part, 1 / len(places))
         if anew[place]:
             cloud.take(place, descent.alone(place, times).arrived(part))
         else:
             moves = descent.release_moves(place)
-            narrowing = Narrowing(moves, descent.chains, descent.steps + 2, most_calls)
+            narrowing = Narrowing(moves, descent.chains, descent.steps + 2, most_calls, seconds)
             cloud.narrow(place, narrowing, bool(apart[place]), part)
     if on_part and not places:
         on_part(1)
