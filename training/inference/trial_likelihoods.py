@@ -7,22 +7,34 @@ The log likelihood of n trials is
 with covariates v of each trial. All pairs of a point and a trial of its observation are rows of one
 evaluation, whatever the number of trials. A cheap approximation with gradients locates the
 posteriors; the learned distribution itself weights the draws.
+
+The log density of a trial is a smooth function of theta. For few trials and at most two parameters
+it is therefore interpolated between Chebyshev points (Trefethen 2013, chapters 3 and 4): with
+parameters u scaled to [-1, 1], S points ``x_i = cos(pi (2 i + 1) / (2 S))`` along each, and the
+polynomials ``T_j(cos a) = cos(j a)``,
+
+    f(u) = sum_jk c_jk T_j(u_1) T_k(u_2),
+    c_jk = (2 - d_j0) (2 - d_k0) / S^2 sum_il T_j(x_i) T_k(x_l) f(x_i, x_l).
+
+The coefficients of the trials of an observation add up. The error is measured at other points.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
-from math import log, pi
+from math import inf, log, pi
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.quasirandom import SobolEngine
 
 from dnnlib.errors import UsageError
 from training.flow.bin_averages import log_normal_mass, offsets
 from training.flow.coordinates.coordinates import Coordinates
 from training.flow.pfode import ProbabilityFlow
+from training.flow.solvers import weighted_sum
 from training.inference.likelihoods import Likelihood, checked
 
 BLOCK = 4096
@@ -33,6 +45,17 @@ FEW = 64
 """Number of pairs per evaluation where gradients are needed."""
 MOST_PAIRS = 2**22
 """Largest number of pairs held in memory at once."""
+SIDES, CHECKED = (256, 62), 252
+"""Numbers S of Chebyshev points along each of one or of two parameters, and number of points that
+measure the error. With two parameters, a trial takes one evaluation of ``BLOCK`` pairs.
+"""
+MOST_SMOOTH = 2**10
+"""Largest number of trials whose coefficients are kept."""
+FEW_TRIALS, TABLE_ERROR, RELEVANT = 20, 0.01, 10.0
+"""Largest number of trials whose log likelihood is interpolated, and largest sum of the root mean
+square errors of their log densities, in nats, where these are less than ``RELEVANT`` below the
+maximum.
+"""
 EDGE = 1e-6
 """Distance of integrated edges from those of a bin, where maps may end, in half widths."""
 CELL_POINTS = 8
@@ -105,6 +128,11 @@ class DistinctTrials:
         pairs, repeats = torch.unique(of * size + kind, return_counts=True)
         counts = torch.bincount(pairs // size, minlength=len(trials))
         return cls(trials.data[first], trials.covariates[first], pairs % size, repeats, counts)
+
+    def part(self, number: int) -> slice:
+        """Return the places in ``kinds`` and ``repeats`` of an observation."""
+        end = int(self.counts[: number + 1].sum())
+        return slice(end - int(self.counts[number]), end)
 
     def to(self, device: torch.device) -> "DistinctTrials":
         """Move the trials to another device."""
@@ -285,6 +313,56 @@ class MixedTrialDistribution(TrialDistribution):
         return log_levels + of_numbers(numbers, beside, parameters)
 
 
+@dataclass(frozen=True, eq=False)
+class ChebyshevGrid:
+    """Interpolation of functions of one or two parameters within bounds.
+
+    Attributes:
+        ends: Lower and upper bounds of the parameters ``[D, 2]``.
+    """
+
+    ends: Tensor
+
+    @property
+    def points(self) -> Tensor:
+        """Chebyshev points, followed by those that measure the error, ``[G, D]``."""
+        dim, (low, high) = len(self.ends), self.ends.T
+        engine = SobolEngine(dim, scramble=True, seed=0)  # type: ignore[no-untyped-call]
+        others = engine.draw(CHECKED, dtype=torch.float64).to(low)
+        side = SIDES[dim - 1]
+        nodes = (pi * (2 * torch.arange(side).to(low) + 1) / (2 * side)).cos()
+        units = (1 + torch.cartesian_prod(*[nodes] * dim).view(-1, dim)) / 2
+        return low + (high - low) * torch.cat([units, others])
+
+    def fit(self, values: Tensor) -> tuple[Tensor, float]:
+        """Interpolate a function, given its values ``[G]`` at the points.
+
+        Returns:
+            Coefficients ``[S, S]``, or ``[S, 1]`` for one parameter; and the root mean square error
+            where the function is less than ``RELEVANT`` below its maximum.
+        """
+        points, dim, others = self.points, len(self.ends), values[-CHECKED:]
+        inward = self.basis(points[: SIDES[dim - 1]])[dim - 1] * 2 / SIDES[dim - 1]
+        inward[:, 0] /= 2
+        made = inward.T @ values[:-CHECKED].view(len(inward), -1)
+        made = made @ inward if dim > 1 else made
+        off = self.at(self.basis(points[-CHECKED:]), made) - others
+        error = off[others > values.max() - RELEVANT].square().mean().sqrt()
+        return made, float(error.nan_to_num(inf))
+
+    def basis(self, parameters: Tensor) -> list[Tensor]:
+        """Return polynomials ``[N, S]`` of both parameters ``[N, D]``; ones for a lacking one."""
+        low, high = self.ends.T
+        angles = (2 * (parameters - low) / (high - low) - 1).clamp(-1, 1).acos()
+        orders = torch.arange(SIDES[len(low) - 1]).to(low)
+        made = [(own[:, None] * orders).cos() for own in angles.T]
+        return [*made, torch.ones_like(angles)][:2]
+
+    def at(self, basis: Sequence[Tensor], coefficients: Tensor) -> Tensor:
+        """Return the values ``[N]`` of a function with these coefficients, given ``basis``."""
+        return ((basis[0] @ coefficients) * basis[1]).sum(dim=1)
+
+
 class TrialLikelihood(Likelihood):
     """Learned likelihood of the trials of M observations; methods take the indices of observations.
 
@@ -311,7 +389,8 @@ class TrialLikelihood(Likelihood):
         self._law, self.trials, self._places, self._ends = distribution, trials, list(places), ends
         self._rough = rough or distribution.is_rough
         self._distinct = DistinctTrials.of(trials)
-        self._table: tuple[Tensor, Tensor] | None = None
+        self._table: tuple[Tensor, dict[int, Tensor]] | None = None
+        self._smooth: dict[int, tuple[Tensor, float]] = {}
         self._approximation: TrialLikelihood | None = self if self._rough else None
 
     @property
@@ -319,10 +398,18 @@ class TrialLikelihood(Likelihood):
         """Indices ``[M, 1]`` of all observations, from 0, for the argument ``observed``."""
         return torch.arange(len(self.trials), dtype=torch.float64)[:, None]
 
+    @property
+    def _grid(self) -> ChebyshevGrid | None:
+        """Grid of the parameters if log densities may be interpolated."""
+        ends = self._ends
+        if ends is None or len(ends) > len(SIDES) or not ends.isfinite().all():
+            return None
+        return ChebyshevGrid(ends.to(self.trials.data.device))
+
     def to(self, device: torch.device) -> "TrialLikelihood":
         """Move the distribution and the trials to another device; return the likelihood."""
         self._law, self.trials = self._law.to(device), self.trials.to(device)
-        self._distinct, self._table = self._distinct.to(device), None
+        self._distinct, self._table, self._smooth = self._distinct.to(device), None, {}
         self._approximation = self if self._rough else None
         return self
 
@@ -331,6 +418,7 @@ class TrialLikelihood(Likelihood):
         if self._approximation is None:
             self._approximation = copy(self)
             self._approximation._rough, self._approximation._table = True, None
+            self._approximation._smooth = {}
         return self._approximation
 
     def log_prob(self, points: Tensor, observed: Tensor) -> Tensor:
@@ -353,24 +441,64 @@ class TrialLikelihood(Likelihood):
         Distinct trials are evaluated once for all observations, and kept for later calls with the
         same points.
         """
+        numbers, grid = observed[:, 0].long().tolist(), self._grid
+        smooth = self._interpolants(numbers)
+        left = [number for number in numbers if number not in smooth]
+        made = dict(zip(left, self._evaluated_each(points, left), strict=True))
+        if grid is not None and smooth:
+            basis = grid.basis(points[:, self._places])
+            made |= {number: grid.at(basis, own) for number, own in smooth.items()}
+        rows = checked(torch.stack([made[number] for number in numbers]), "the learned likelihood")
+        return rows.masked_fill(~self.inside(points), -torch.inf)
+
+    def _evaluated_each(self, points: Tensor, numbers: Sequence[int]) -> Sequence[Tensor]:
+        """Return the log likelihoods ``[P]`` of observations at each of P points."""
         distinct = self._distinct
         if len(distinct.data) * len(points) > MOST_PAIRS:
-            return super().log_prob_each(points, observed)
+            observed = torch.tensor(numbers, device=points.device)[:, None]
+            return [*super().log_prob_each(points, observed)] if numbers else []
         known = self._table[0] if self._table else points[:0]
         if (known.data_ptr(), len(known)) != (points.data_ptr(), len(points)):
-            rows = torch.arange(len(points), device=points.device)
-            each = range(len(distinct.data))
-            of_kind = [self._densities(torch.full_like(rows, kind), points, rows) for kind in each]
-            self._table = points, torch.stack(of_kind)
+            self._table = points, {}
         assert self._table is not None
-        table, ends = self._table[1], distinct.counts.cumsum(0).tolist()
-        sums = []
-        for which in observed[:, 0].long().tolist():
-            own = slice(ends[which - 1] if which else 0, ends[which])
-            sums.append(distinct.repeats[own].to(table) @ table[distinct.kinds[own]])
-        return checked(torch.stack(sums), "the learned likelihood").masked_fill(
-            ~self.inside(points), -torch.inf
-        )
+        table, rows, made = self._table[1], torch.arange(len(points), device=points.device), []
+        for number in numbers:
+            own = distinct.part(number)
+            kinds = distinct.kinds[own].tolist()
+            for kind in kinds:
+                if kind not in table:
+                    table[kind] = self._densities(torch.full_like(rows, kind), points, rows)
+            each = torch.stack([table[kind] for kind in kinds])
+            made.append(distinct.repeats[own].to(each) @ each)
+        return made
+
+    def _interpolants(self, numbers: Sequence[int]) -> dict[int, Tensor]:
+        """Return the coefficients of the log likelihoods that are interpolated, by observation.
+
+        This depends on the trials of the observation alone.
+        """
+        distinct, grid, made = self._distinct, self._grid, {}
+        if grid is None:
+            return {}
+        places = grid.points
+        points = places.new_zeros(len(places), max(self._places) + 1)
+        points[:, self._places] = places
+        rows = torch.arange(len(points), device=points.device)
+        for number in numbers:
+            own = distinct.part(number)
+            repeats, kinds = distinct.repeats[own].tolist(), distinct.kinds[own].tolist()
+            if sum(repeats) > FEW_TRIALS:
+                continue
+            if len(self._smooth) > MOST_SMOOTH:
+                self._smooth.clear()
+            for kind in kinds:
+                if kind not in self._smooth:
+                    values = self._densities(torch.full_like(rows, kind), points, rows)
+                    self._smooth[kind] = grid.fit(values)
+            coefficients, errors = zip(*(self._smooth[kind] for kind in kinds), strict=True)
+            if sum(n * error for n, error in zip(repeats, errors, strict=True)) <= TABLE_ERROR:
+                made[number] = weighted_sum(repeats, coefficients)
+        return made
 
     def inside(self, points: Tensor) -> Tensor:
         """Return a mask ``[N]`` of points within the bounds of the simulated parameters."""
@@ -382,14 +510,19 @@ class TrialLikelihood(Likelihood):
 
     def _of_points(self, points: Tensor, observed: Tensor) -> Tensor:
         which, total = observed[:, 0].long(), points.new_zeros(len(points))
-        counts = self._distinct.counts[which]
+        left = torch.ones_like(which, dtype=torch.bool)
+        grid = None if torch.is_grad_enabled() else self._grid
+        if grid is not None:
+            basis = grid.basis(points[:, self._places])
+            for number, own in self._interpolants(torch.unique(which).tolist()).items():
+                rows = (which == number).nonzero()[:, 0]
+                total[rows] = grid.at([each[rows] for each in basis], own)
+                left[rows] = False
+        counts = self._distinct.counts[which[left]]
         # Take as many rows at once as fit into ``MOST_PAIRS`` pairs; a single row may have more.
         ends = torch.bincount(counts.cumsum(0) // MOST_PAIRS)
-        start = 0
-        for size in ends[ends > 0].tolist():
-            rows = slice(start, start + size)
-            total[rows] = self._sums(points[rows], which[rows], counts[rows])
-            start += size
+        for rows in torch.split(left.nonzero()[:, 0], ends[ends > 0].tolist()):
+            total[rows] = self._sums(points[rows], which[rows], self._distinct.counts[which[rows]])
         return total
 
     def _sums(self, points: Tensor, which: Tensor, counts: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ range of psi is Gauss-Legendre quadrature with ``NODES`` nodes, whose states fol
 at the earlier nodes by linear interpolation.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
@@ -132,12 +132,12 @@ class SingleFlow:
     Attributes:
         network: Network for this number, given the known cells of the rows.
         ends: Noise variances of the first and the last time.
-        ranges: Number of ranges of times, each with ``NODES`` network evaluations.
+        ranges: Number ``[N]`` of ranges of times, each with ``NODES`` network evaluations.
     """
 
     network: SingleTarget
     ends: tuple[float, float]
-    ranges: int
+    ranges: Tensor
 
     def latents(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Return the latents ``[N, Q]`` of points ``[N, Q]``, also by an embedded method.
@@ -162,14 +162,17 @@ class SingleFlow:
         start, end = ((gamma / variance).sqrt().atan() for gamma in (first, last))
         y = embedded = (x - mean) / (variance + first).sqrt()
         nodes, before, weights = quadrature()
-        step = (end - start) / self.ranges
-        for at in range(self.ranges):
-            slopes: list[Tensor] = []
+        y, embedded = y.clone(), embedded.clone()
+        for at in range(int(self.ranges.max())):
+            rows = (self.ranges > at).nonzero()[:, 0]
+            flow = self if len(rows) == len(x) else replace(self, network=self.network.at(rows))
+            begin, own, slopes = start[rows], y[rows], list[Tensor]()
+            step = (end[rows] - begin) / self.ranges[rows, None]
             for node, row in zip(nodes, before, strict=True):
-                state = y + weighted_sum(row, slopes) if row else y
-                slopes.append(step * self._slope(state, start + step * (at + node)))
-            embedded = embedded + weighted_sum(weights[1], slopes)
-            y = y + weighted_sum(weights[0], slopes)
+                state = own + weighted_sum(row, slopes) if row else own
+                slopes.append(step * flow._slope(state, begin + step * (at + node)))
+            embedded[rows] += weighted_sum(weights[1], slopes)
+            y[rows] = own + weighted_sum(weights[0], slopes)
         scale = (variance + last).sqrt()
         made, rough = mean + scale * y, mean + scale * embedded
         return (made, rough) if first > last else (made / unit, rough / unit)
@@ -307,10 +310,7 @@ class QuestionFlow:
             levels: Quantile levels between 0 and 1, ``[Q]``, or ``[N, Q]`` for levels per row.
         """
         latents = torch.special.ndtri(levels.double().expand(len(known), -1))
-        made = torch.empty_like(latents)
-        for rows, flow in self._singles(known, states, place, latents=latents):
-            made[rows] = flow.points(latents[rows])
-        return made
+        return self._single(known, states, place, latents=latents).points(latents)
 
     def ranks(self, known: EncodedRows, states: Tensor, place: int, points: Tensor) -> Tensor:
         """Return the distribution function ``[N, Q]`` of one number, the only target, at points.
@@ -321,7 +321,7 @@ class QuestionFlow:
             place: Index of the number.
             points: Values ``[N, Q]`` of the number, in coordinates of the flow.
         """
-        return torch.special.ndtr(self._latents(known, states, place, points)[0])
+        return torch.special.ndtr(self._single(known, states, place, points).latents(points)[0])
 
     def log_prob(
         self, rows: EncodedRows, states: Tensor, bins: tuple[Tensor, Tensor] | None = None
@@ -397,7 +397,7 @@ class QuestionFlow:
         self, known: EncodedRows, states: Tensor, place: int, ends: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return log probabilities ``[N]`` of intervals ``[N, 2]`` of one number, and errors."""
-        latents = self._latents(known, states, place, ends)
+        latents = self._single(known, states, place, ends).latents(ends)
         mass, rough = (log_normal_mass(*each.unbind(dim=1)) for each in latents)
         return mass, (mass - rough).abs()
 
@@ -408,28 +408,16 @@ class QuestionFlow:
         first, last = self.flow.schedule.noise_variance(times)[:, 0].tolist()
         return first, last
 
-    def _latents(
-        self, known: EncodedRows, states: Tensor, place: int, points: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return latents ``[N, Q]`` of one number, the only target, at points ``[N, Q]``.
-
-        Both results of ``SingleFlow.latents`` are returned.
-        """
-        made = torch.empty(2, *points.shape, dtype=torch.float64)
-        for rows, flow in self._singles(known, states, place, points):
-            made[0, rows], made[1, rows] = flow.latents(points[rows])
-        return made[0], made[1]
-
     @torch.no_grad()
-    def _singles(
+    def _single(
         self,
         known: EncodedRows,
         states: Tensor,
         place: int,
         points: Tensor | None = None,
         latents: Tensor | None = None,
-    ) -> Iterator[tuple[Tensor, SingleFlow]]:
-        """Yield indices of rows, and the flow of one number, the only target, in these rows.
+    ) -> SingleFlow:
+        """Return the flow of one number, the only target.
 
         Rows with separate modes, or with points or latents ``[N, Q]`` far out, have more ranges.
         """
@@ -440,10 +428,7 @@ class QuestionFlow:
             latents = (points - start.mean[:, None]) / start.variance.sqrt()[:, None]
         assert latents is not None
         ranges[(latents.abs() > FAR).any(dim=1)] = FAR_RANGES * self.ranges
-        for count in sorted(set(ranges.tolist())):
-            rows = (ranges == count).nonzero()[:, 0]
-            own = network if len(rows) == len(known) else network.at(rows)
-            yield rows, SingleFlow(own, self._ends, count)
+        return SingleFlow(network, self._ends, ranges)
 
     def joint_log_prob(self, rows: EncodedRows, states: Tensor) -> Tensor:
         """Return the joint log densities ``[N]`` of target numbers, in coordinates of the flow.

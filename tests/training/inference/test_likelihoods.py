@@ -24,7 +24,12 @@ from training.inference.likelihoods import Gaussian, UserLikelihood
 from training.inference.prior import Prior, integrations_of
 from training.inference.sampling import Problem, SamplingPlan, sample_posteriors
 from training.inference.target import Target
-from training.inference.trial_likelihoods import FlowTrialDistribution, TrialLikelihood, Trials
+from training.inference.trial_likelihoods import (
+    FlowTrialDistribution,
+    TrialDistribution,
+    TrialLikelihood,
+    Trials,
+)
 from training.learning.building import ModelConfig
 from training.learning.gaussian_start import fit_gaussian
 from training.measure.posterior.predictive import model_probabilities
@@ -275,6 +280,56 @@ def test_a_pool_is_evaluated_once_for_all_observations(likelihood):
         for own, row in zip(numbers, each, strict=True):
             expected = likelihood.log_prob(some, own.expand(len(some), -1))
             assert_close(row, expected, rtol=1e-9, atol=1e-9)
+
+
+class Waves(TrialDistribution):
+    """Normal trials, whose mean is a sum of waves of the parameters; counts its evaluations."""
+
+    def __init__(self, frequency):
+        self.frequency, self.evaluated = frequency, 0
+
+    def log_prob(self, trials, covariates, parameters):
+        self.evaluated += len(trials)
+        mean = (self.frequency * parameters).sin().sum(dim=1, keepdim=True)
+        return -(trials - mean).square().sum(dim=1) / 2
+
+    rough = log_prob
+
+    def to(self, device):
+        return self
+
+
+@pytest.mark.parametrize(
+    ("dim", "frequency", "repeats", "limit", "interpolated"),
+    [
+        (1, 3.0, 1, 2.0, True),
+        (2, 3.0, 1, 2.0, True),
+        (2, 1e3, 1, 2.0, False),  # not smooth
+        (2, 3.0, 9, 2.0, False),  # many trials
+        (2, 3.0, 1, torch.inf, False),
+        (3, 3.0, 1, 2.0, False),
+    ],
+)
+def test_few_trials_are_interpolated_where_that_is_accurate(
+    dim, frequency, repeats, limit, interpolated
+):
+    distribution, data = Waves(frequency), double([[0.3], [0.3], [1.2]]).repeat(repeats, 1)
+    which = torch.zeros(len(data), dtype=torch.int64)
+    ends = double([[-1.0, limit]]).repeat(dim, 1)
+    trials = Trials.sorted(data, torch.zeros(len(data), 0).double(), which)
+    learned = TrialLikelihood(distribution, trials, range(dim), ends)
+    points, observed = 3 * torch.rand(500, dim, generator=seeded()).double() - 1, learned.numbers
+    mean = (frequency * points).sin().sum(dim=1)
+    exact = -(data - mean).square().sum(dim=0) / 2
+    error = 1e-6 if interpolated else 1e-12
+    for _ in range(2):
+        before = distribution.evaluated
+        [each] = learned.log_prob_each(points, observed)
+        with torch.no_grad():
+            own = learned.log_prob(points, observed.expand(len(points), 1))
+        for made in (each, own):
+            assert_close(made, exact, rtol=0, atol=error)
+    assert (distribution.evaluated == before) == interpolated
 
 
 def test_chains_follow_gradients_of_the_gaussian(likelihood):
