@@ -572,7 +572,7 @@ class MoveBudget:
         until: Time of ``time.monotonic`` at which all observations are to be drawn.
         waiting: Number of observations that are not yet drawn.
         behind: Number of observations whose particles have not yet arrived.
-        arrival: Seconds in which the particles of an observation arrive.
+        arrival: Seconds until the particles of an observation arrive.
         latents: Seconds for the latents of the draws of an observation.
     """
 

@@ -9,7 +9,7 @@ whose mean over draws is the likelihood of the population, up to a constant. It 
 any mu and tau without network evaluations.
 
 Draws of mu and log tau are importance draws: proposals are Student's t around the mode, with the
-curvature there, and then around the mean of the weighted proposals. A Pareto-smoothed tail tells
+curvature there, and then around the mean of the weighted proposals. A Pareto-smoothed tail shows
 whether weights are reliable (Vehtari et al. 2024). Where they are not, as for a few members with
 wide posteriors, Markov chains alternate three moves (the two stages of Lunn et al. 2013): a random
 walk in mu and tau with the members' parameters marginalized out, a draw of these parameters given
