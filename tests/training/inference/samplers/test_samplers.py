@@ -1,6 +1,7 @@
 """Samplers: known posteriors, precision, refusals; populations, annealed and twisted; leapfrogs."""
 
 from dataclasses import replace
+from math import inf
 from unittest import mock
 
 import pytest
@@ -370,13 +371,24 @@ def test_noise_that_is_put_on_and_taken_off_leads_to_posteriors_of_several_modes
     for _ in range(15):
         particles, step = moves.moved(particles, 1.0, step)
     monkeypatch.setattr(twisted, "WORTH", 0.995)
-    for most in (20, 40):
+    monkeypatch.setattr(twisted, "monotonic", lambda: which.calls / 1500)
+    for most, seconds in ((20, inf), (40, inf), (inf, 20), (inf, 40)):
         before = which.calls
-        Narrowing(moves, 3, step, most).narrowed(particles, torch.zeros(3, 500), 1e-4, True)
-        assert (which.calls - before) / 1500 == pytest.approx(most, abs=12), "102 if not bounded"
+        narrowing = Narrowing(moves, 3, step, most, seconds)
+        narrowing.narrowed(particles, torch.zeros(3, 500), 1e-4, True)
+        taken = (which.calls - before) / 1500
+        assert taken == pytest.approx(min(most, seconds), abs=12), "102 if not bounded"
     (mean,), (std,) = quadrature(which.prior, which.likelihood, which.observed)
     torch.testing.assert_close((particles.points.mean(dim=0) - mean) / std, 0 * mean, **NEAR)
     torch.testing.assert_close(particles.points.std(dim=0) / std, 0 * std + 1, **NEAR)
+
+
+def test_a_budget_leaves_time_for_arrivals_and_latents(monkeypatch):
+    monkeypatch.setattr(lookahead, "monotonic", lambda: 10.0)
+    budget = lookahead.MoveBudget(110.0, waiting=4, behind=2, arrival=10.0, latents=5.0)
+    assert budget.of_next() == (100 - 20 - 20) / 4
+    assert budget.of_next() == (100 - 20 - 15) / 3
+    assert lookahead.MoveBudget(5.0, 1).of_next() == 0
 
 
 def test_draws_do_not_depend_on_how_many_move_at_once(monkeypatch):
