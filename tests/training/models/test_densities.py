@@ -63,6 +63,7 @@ def test_gradients_are_those_of_finite_differences(bounded, request):
         np.testing.assert_allclose(of_seen[0] @ axis, moved.sum(), atol=0.02 * 6)
 
 
+@pytest.mark.slow
 def test_a_maximum_is_above_all_draws_and_has_no_slope(posterior):
     density = posterior.density(torch.cat([SEEN, -2 * SEEN]))
     best = density.map()
