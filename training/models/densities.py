@@ -138,28 +138,27 @@ class PosteriorDensity:
         """
         draws, std = self._draws[:, :TRIED], self._draws.std(dim=1, keepdim=True)
         with torch.no_grad():
-            best = self.log_prob(draws).topk(STARTS, dim=1).indices
-        rows = torch.arange(len(draws), device=draws.device)[:, None]
-        point = draws[rows, best].clone().requires_grad_()
-        low, high = _just_within(self._ends)
-        optimizer = torch.optim.Adam([point], lr=FIRST_STEP, betas=(0.7, 0.95))
+            density = self.log_prob(draws)
+        rows = torch.arange(len(draws), device=draws.device)
+        start = draws[rows[:, None], density.topk(STARTS, dim=1).indices]
+        low, high = ((end - start) / std for end in _just_within(self._ends))
+        way = torch.zeros_like(start, requires_grad=True)  # in standard deviations
+        optimizer = torch.optim.Adam([way], lr=FIRST_STEP, betas=(0.7, 0.95))
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, ASCENT, 1e-3)
-        top = torch.full(point.shape[:2], -torch.inf, dtype=torch.float64, device=point.device)
-        found = point.detach().clone()
+        top, found = torch.full_like(start[..., 0], -torch.inf), start
         for _ in range(ASCENT):
-            density = self.log_prob(point)
-            with torch.no_grad():
-                better = density > top
-                top, found = density.where(better, top), point.where(better[..., None], found)
-            (gradient,) = torch.autograd.grad(density.sum(), point)
-            point.grad = -gradient * std  # steps are in units of std
-            before = point.detach().clone()
+            points = start + std * way
+            density = self.log_prob(points)
+            better = density.detach() > top
+            top = density.detach().where(better, top)
+            found = points.detach().where(better[..., None], found)
+            (slope,) = torch.autograd.grad(density.sum(), way)
+            way.grad = -slope
             optimizer.step()
             schedule.step()
             with torch.no_grad():
-                moved = before + (point - before) * std
-                point.copy_(moved.maximum(low).minimum(high))
-        return found[torch.arange(len(draws)), top.argmax(dim=1)]
+                way.copy_(way.maximum(low).minimum(high))
+        return found[rows, top.argmax(dim=1)]
 
     def marginal(self, names: Sequence[str]) -> "MarginalDensity":
         """Return the density of some of the parameters, with the others integrated out.
@@ -204,22 +203,28 @@ class PosteriorDensity:
         within the bounds is the derivative of the probability P. So this derivative is minus the
         integral over the rest, ``d log P / dy = -E[score; outside] / P``.
         """
-        prior, count = self._posterior.prior, len(self.observed)
-        if prior.flow.coordinates is None or not prior.flow.coordinates.rejects:
+        beyond, which = self._beyond
+        if not len(beyond):
             return self._mass
+        log_mass, error = self._mass
+        own = replace(self._posterior, rows=min(self._posterior.rows, len(beyond)))
+        density = own.log_density(beyond[:, None], which, Trace("exact"))[:, 0]
+        lost = torch.zeros_like(log_mass).index_add(0, which, density) / INTEGRATED
+        score = lost / log_mass.exp()
+        return Density(log_mass - (score - score.detach()), error)
+
+    @cached_property
+    def _beyond(self) -> tuple[Tensor, Tensor]:
+        """Draws ``[N, D]`` of the flow that are beyond bounds, and their observations ``[N]``."""
+        prior, count = self._posterior.prior, len(self.observed)
+        which = torch.arange(count, device=self.observed.device).repeat_interleave(INTEGRATED)
+        if prior.flow.coordinates is None or not prior.flow.coordinates.rejects:
+            return self.observed.new_empty(0, len(self.names)), which[:0]
         with torch.no_grad():
-            given = {"labels": self.observed.detach().repeat_interleave(INTEGRATED, dim=0)}
+            given = {"labels": self.observed.detach()[which]}
             points = prior.points(self._normal(INTEGRATED, 0), given).points
-            outside = ~prior.flow.coordinates.inside(points).view(count, -1)
-        log_mass = self._mass.log_prob
-        for place in outside.any(dim=1).nonzero()[:, 0].tolist():
-            beyond = points.view(count, INTEGRATED, -1)[place, outside[place]]
-            own = replace(self._posterior, rows=len(beyond))
-            density = own.log_density(beyond[None], torch.tensor([place]), Trace("exact"))
-            lost = density.sum() / INTEGRATED / log_mass[place].exp()
-            change = torch.zeros_like(log_mass).index_put((torch.tensor(place),), lost)
-            log_mass = log_mass - (change - change.detach())
-        return Density(log_mass, self._mass.error)
+        outside = ~prior.flow.coordinates.inside(points)
+        return points[outside], which[outside]
 
     @cached_property
     def _draws(self) -> Tensor:
@@ -232,10 +237,8 @@ class PosteriorDensity:
     def _ends(self) -> Tensor:
         """Lower and upper bounds of the parameters ``[2, D]``, infinite where there is none."""
         coordinates = self._posterior.prior.flow.coordinates
-        maps = () if coordinates is None else coordinates.maps
-        infinite = torch.full((2, len(self.names)), torch.inf).to(self.observed.device).double()
-        infinite[0] = -torch.inf
-        return next((each.ends.T for each in maps if isinstance(each, Bounded)), infinite)
+        assert coordinates is not None, "flows of simulations have coordinates"
+        return coordinates.ends.T
 
     def _normal(self, draws: int, seed: int) -> Tensor:
         """Return the standard normal variables ``[M draws, D]`` of the draws of ``sample``."""
@@ -252,8 +255,8 @@ class PosteriorDensity:
         for name in names:
             if name not in self.names:
                 raise UsageError(f"'{name}' is no parameter: give some of {', '.join(self.names)}")
-        if not 0 < len(set(names)) < len(self.names):
-            raise UsageError(f"give some, but not all, of {', '.join(self.names)}")
+        if not 0 < len(names) < len(self.names) or len(set(names)) < len(names):
+            raise UsageError(f"give some, but not all, of {', '.join(self.names)}, each once")
         return [self.names.index(name) for name in names]
 
 
@@ -315,16 +318,19 @@ class MarginalDensity:
             density.where(inside, -torch.inf).view(shape), scatter.where(inside, 0.0).view(shape)
         )
 
-    def weighted(self, rows: Tensor, size: int) -> _Integrand:
-        """Return ``size`` weighted draws of the other parameters at rows ``[M, N, d]``."""
+    def weighted(self, rows: Tensor, size: int, seed: int = 0) -> _Integrand:
+        """Return ``size`` weighted draws of the other parameters at rows ``[M, N, d]``.
+
+        All rows share the quasi-random numbers of the seed.
+        """
         dim, whole = len(self.whole.names), self.whole
         others = [place for place in range(dim) if place not in self.places]
         (count, number), ends = rows.shape[:2], whole._ends
-        own, rest = _unbounded(ends[:, self.places]), _unbounded(ends[:, others])
+        own, rest = (Bounded.between(ends[:, each].T) for each in (self.places, others))
         center, scale, fitted = self._proposal
         known = (own(rows)[0] - center[..., self.places]) / scale[..., self.places]
         proposal = fitted.given(self.places, known).wider(WIDE, WIDE_SHARE)
-        engine = SobolEngine(1 + len(others), scramble=True, seed=0)  # type: ignore[no-untyped-call]
+        engine = SobolEngine(1 + len(others), scramble=True, seed=seed)  # type: ignore[no-untyped-call]
         uniform = engine.draw(size, dtype=torch.float64).clamp(1e-12, 1 - 1e-12).to(rows)
         drawn = proposal.draw(uniform.expand(count * number, -1, -1))
         center, scale = (
@@ -351,7 +357,7 @@ class MarginalDensity:
         Draws are mapped to unbounded coordinates and standardized before the fit of Gaussian
         mixtures.
         """
-        draws = _unbounded(self.whole._ends)(self.whole._draws)[0]
+        draws = Bounded.between(self.whole._ends.T)(self.whole._draws)[0]
         scale, center = torch.std_mean(draws, dim=1, keepdim=True)
         generator = torch.Generator().manual_seed(0)
         uniform = torch.rand(len(draws), COMPONENTS, generator=generator, dtype=torch.float64)
@@ -384,21 +390,22 @@ class ConditionalDensity:
         Args:
             points: Points ``[M, ..., D - d]``, or ``[..., D - d]`` for a single observation.
         """
-        whole, count = self.given.whole, len(self.given.whole.observed)
-        values = self.values.expand(*points.shape[:-1], -1)
+        whole, values = self.given.whole, self.values.expand(*points.shape[:-1], -1)
         columns = {
             **dict(zip(self.given.names, values.unbind(-1), strict=True)),
             **dict(zip(self.names, points.to(values).unbind(-1), strict=True)),
         }
         density = whole.log_prob(torch.stack([columns[name] for name in whole.names], dim=-1))
-        marginal = self.given.log_prob(
-            self.values.expand(count, 1, -1) if count > 1 else self.values[None]
-        )
-        return (
-            density - marginal.view(-1, *[1] * (density.ndim - 1))
-            if count > 1
-            else (density - marginal[0])
-        )
+        if len(self._of_values) == 1:
+            return density - self._of_values[0]
+        return density - self._of_values.view(-1, *[1] * (density.ndim - 1))
+
+    @cached_property
+    def _of_values(self) -> Tensor:
+        """Log marginal densities ``[M]`` of the given values."""
+        count = len(self.given.whole.observed)
+        rows = self.values.expand(count, 1, -1) if count > 1 else self.values[None]
+        return self.given.log_prob(rows).flatten()
 
     def sample(self, draws: int, seed: int = 0) -> Tensor:
         """Draw ``[M, draws, D - d]`` points, by weights with a Pareto-smoothed tail.
@@ -407,7 +414,7 @@ class ConditionalDensity:
         """
         whole = self.given.whole
         count = len(whole.observed)
-        parts = self.given.weighted(self.values.expand(count, 1, -1), PER_DRAW * draws)
+        parts = self.given.weighted(self.values.expand(count, 1, -1), PER_DRAW * draws, seed)
         smoothed = smoothed_weights(parts.log_weights[:, 0])
         bad = smoothed.k > k_threshold(PER_DRAW * draws)
         for place in bad.nonzero()[:1, 0].tolist():
@@ -416,7 +423,7 @@ class ConditionalDensity:
                 f"observation {place + 1}, are unreliable: Pareto k is {smoothed.k[place]:.2f}"
             )
         order = z_order(parts.others[:, 0])
-        seeds = torch.arange(count) + seed
+        seeds = torch.tensor([hash_seed(seed, place) for place in range(count)])
         picks = weighted_picks(smoothed.log_weights, seeds, draws, order)
         return parts.others[:, 0].gather(1, picks[..., None].expand(-1, -1, len(self.names)))
 
@@ -425,13 +432,6 @@ def _just_within(ends: Tensor) -> Tensor:
     """Return bounds ``[2, D]`` moved inwards by a few units of rounding."""
     margin = ROUNDING * ends.nan_to_num(posinf=0.0, neginf=0.0).abs().amax(dim=0)
     return torch.stack([ends[0] + margin, ends[1] - margin])
-
-
-def _unbounded(ends: Tensor) -> Bounded:
-    """Return the map from the region within bounds ``[2, d]`` to unbounded coordinates."""
-    bounded = Bounded(ends.shape[1]).to(ends.device)
-    bounded.set_bounds(*ends)
-    return bounded
 
 
 class _LogDensity(torch.autograd.Function):

@@ -194,14 +194,14 @@ class MemberPrior:
             rows = prior.flow.sample(PRIOR_DRAWS, generator).cpu()[:, order]
         else:  # a flow's prior is about as wide as all posteriors together, or wider
             rows = members_of(saved).flatten(0, 1)
-        y, _ = bounded_by(ends)(rows.double())
+        y, _ = Bounded.between(ends)(rows.double())
         y = y[y.isfinite().all(dim=1)]
         return cls(ends, y.mean(dim=0), y.std(dim=0), prior)
 
     @property
     def coordinates(self) -> Bounded:
         """Coordinates in which the population is normal."""
-        return bounded_by(self.ends)
+        return Bounded.between(self.ends)
 
     @property
     def words(self) -> list[str]:
@@ -229,13 +229,6 @@ class MemberPrior:
             return torch.from_numpy(density).view(points.shape[:2])
         order = [list(names).index(name) for name in self.prior.names]
         return self.prior.flow.log_prob(points.flatten(0, 1)[:, order]).view(points.shape[:2])
-
-
-def bounded_by(ends: Tensor) -> Bounded:
-    """Return a map from the region within bounds ``[D, 2]`` to unbounded coordinates."""
-    bounded = Bounded(len(ends))
-    bounded.set_bounds(ends[:, 0], ends[:, 1])
-    return bounded
 
 
 def members_of(saved: SavedPosteriors) -> Tensor:

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
 from torch_utils import distributed
-from training.flow.coordinates.maps import Bounded
 from training.flow.likelihood import Trace
 from training.inference.amortized import Amortized
 from training.measure.posterior.importance import k_threshold, smoothed_weights
@@ -236,8 +235,7 @@ class Posterior:
         if PRIOR in self.model.about:
             return ParameterPrior.from_text(self.model.about[PRIOR], "the model")
         coordinates = self.model.subject.flow.coordinates
-        maps = () if coordinates is None else coordinates.maps
-        ends = next((each.ends.tolist() for each in maps if isinstance(each, Bounded)), [])
+        ends = [] if coordinates is None else coordinates.ends.tolist()
         if len(ends) != len(names) or not np.isfinite(ends).all():
             raise UsageError(
                 "the prior of the simulations is not known: give it as before=, or train "

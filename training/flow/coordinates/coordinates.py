@@ -344,6 +344,15 @@ class Coordinates(nn.Module):
         """Whether the flow can generate points beyond the bounds of columns, to be rejected."""
         return any(isinstance(map_, Limits) for map_ in self.maps)
 
+    @property
+    def ends(self) -> Tensor:
+        """Lower and upper bounds of the columns ``[D, 2]``, infinite where there is no bound."""
+        for map_ in self.maps:
+            if isinstance(map_, Bounded):
+                return map_.ends
+        infinite = torch.full_like(self.steps, torch.inf)
+        return torch.stack([-infinite, infinite], dim=1)
+
     def inside(self, points: Tensor) -> Tensor:
         """Return a mask ``[...]`` of the points ``[..., D]`` within the bounds of all columns."""
         within = torch.ones_like(points[..., 0], dtype=torch.bool)

@@ -8,7 +8,7 @@ from a file.
 
 from abc import ABC, abstractmethod
 from math import log, pi
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -82,6 +82,13 @@ class Bounded(PointMap):
         super().__init__(dim, knots)
         zeros = torch.zeros(dim)
         self.hold(low=zeros, high=zeros, has_low=zeros, has_high=zeros)
+
+    @classmethod
+    def between(cls, ends: Tensor) -> Self:
+        """Return the map of columns with lower and upper bounds ``[D, 2]``, infinite for none."""
+        made = cls(len(ends)).to(ends.device)
+        made.set_bounds(*ends.T)
+        return made
 
     def set_bounds(self, low: Tensor, high: Tensor) -> None:
         """Set the lower and upper bounds of the columns ``[D]``; infinite values mean no bound."""
