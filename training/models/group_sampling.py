@@ -6,7 +6,7 @@ budget. They are drawn group by group (``training.models.checkpoint``).
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from math import ceil, log2
+from math import ceil, inf, log2
 from pathlib import Path
 from time import monotonic
 
@@ -167,53 +167,23 @@ def planned(problem: Problem, plan: SamplingPlan, count: int) -> tuple[Problem, 
             "Warning: populations of twisted particles seldom agree for networks that "
             f"compress dimensions, such as {name}: use a network that keeps all dimensions"
         )
-    # All ranks use the same number, their mean; they share the work.
-    mine = torch.tensor([seconds_of_a_call(target)], device=target.device)
-    each = float(distributed.sum_over_ranks(mine)) / distributed.world_size() ** 2
+    # Ranks share the work.
+    each = _mean_of_ranks(seconds_of_a_call(target), target) / distributed.world_size()
     ahead = problem.ahead
     assert ahead is not None
     alone = [target.of(places[:1]) for places in target.alike()]
     paths = [recall(one, problem, ahead, each) for one in alone]
     shape = (target, count, ahead, plan.chains, plan.draws)
     if plan.minutes is not None:
-        # The cost of moves is still unknown here.
-        seconds = calls_of(*shape, FEWEST_PARTICLES) * each / SHARE_OF_CALLS
-        if distributed.is_main():
-            logger.info(
-                f"{count:,} observation(s), {1000 * each:.2g} ms per network evaluation: at least "
-                f"{duration(seconds)} of --minutes={plan.minutes:g}, before particles are moved"
-            )
-        if seconds > 60 * plan.minutes:
-            raise UsageError(
-                f"--minutes is {plan.minutes:g}, but {FEWEST_PARTICLES} particles of "
-                f"{plan.chains} chains and {count:,} observations take about "
-                f"{duration(seconds)}"
-            )
+        _require_time(plan, count, calls_of(*shape, FEWEST_PARTICLES), each)
     for one, path in zip(alone, paths, strict=True):
         if one.label not in ahead.known:
             look_ahead(one, ahead, path, problem.in_file)
     _warn_of_few_steps([ahead.measured(one) for one in alone])
-    numbers = (plan.seed, problem.numbers, plan.chains, FEWEST_PARTICLES)
-    tried = None
+    until = inf if plan.minutes is None else began + 60 * plan.minutes
+    _measure_moves(problem, ahead, plan, until)
     if plan.minutes is not None:
-        until = began + 60 * plan.minutes
-        tried = MoveBudget(monotonic() + OF_PILOT * (until - monotonic()), 1)
-    with progress("Trying a few particles", "pilot", 100, "%") as move:
-        measure_moves(target, ahead, *numbers, tried, lambda part: move(100 * part))
-    if plan.minutes is not None:
-        left = SHARE_OF_CALLS * (until - monotonic()) / each
-        looked = (ahead.share * count - ahead.kept) * calls_to_look(target.prior, ahead.steps)
-        plan = _as_fits(plan, target, count, ahead, left + looked)
-        own = ceil(count / distributed.world_size())
-        size, prior = plan.particles, target.prior
-        assert size is not None
-        arrival = plan.chains * size * (ahead.steps + 1) * each
-        latents = plan.chains * min(size, plan.draws) * prior.calls("latents") * each
-        ahead.budget = MoveBudget(until - FOR_FILES, own, own, arrival, latents)
-        if distributed.is_main():
-            logger.info(
-                f"{plan.particles:,} particles per chain fit into --minutes={plan.minutes:g}"
-            )
+        plan = _as_fits(plan, target, count, ahead, each, until)
     calls = calls_of(*shape, plan.particles)
     if calls * each >= EVERY and distributed.is_main():
         beyond = (
@@ -228,17 +198,64 @@ def planned(problem: Problem, plan: SamplingPlan, count: int) -> tuple[Problem, 
     return problem, plan
 
 
-def _as_fits(
-    plan: SamplingPlan, target: Target, count: int, ahead: LookAhead, most_calls: float
-) -> SamplingPlan:
-    """Return the plan with as many particles as the network evaluations allow.
+def _mean_of_ranks(number: float, target: Target) -> float:
+    """Return the mean of a measured number over the ranks, which have to plan alike."""
+    mine = torch.tensor([number], dtype=torch.float64, device=target.device)
+    return float(distributed.sum_over_ranks(mine)) / distributed.world_size()
 
-    The number is right within a factor of 1.5. The remaining evaluations are available for the
-    particles' moves.
+
+def _require_time(plan: SamplingPlan, count: int, calls: float, each: float) -> None:
+    """Log the least time of the network evaluations, without moves, whose number is unknown.
+
+    Raises:
+        UsageError: It is more than ``--minutes``.
     """
+    assert plan.minutes is not None
+    seconds = calls * each / SHARE_OF_CALLS
+    if distributed.is_main():
+        logger.info(
+            f"{count:,} observation(s), {1000 * each:.2g} ms per network evaluation: at least "
+            f"{duration(seconds)} of --minutes={plan.minutes:g}, before particles are moved"
+        )
+    if seconds > 60 * plan.minutes:
+        raise UsageError(
+            f"--minutes is {plan.minutes:g}, but {FEWEST_PARTICLES} particles of "
+            f"{plan.chains} chains and {count:,} observations take about "
+            f"{duration(seconds)}"
+        )
+
+
+def _measure_moves(problem: Problem, ahead: LookAhead, plan: SamplingPlan, until: float) -> None:
+    """Estimate the number of moves by a pilot run, in a part of the time until ``until``."""
+    target, now = problem.target, monotonic()
+    budget = None if until == inf else MoveBudget(now + OF_PILOT * (until - now), 1)
+    numbers = (plan.seed, problem.numbers, plan.chains, FEWEST_PARTICLES)
+    with progress("Trying a few particles", "pilot", 100, "%") as move:
+        measure_moves(target, ahead, *numbers, budget, lambda part: move(100 * part))
+    ahead.again = _mean_of_ranks(ahead.again, target)
+
+
+def _as_fits(
+    plan: SamplingPlan, target: Target, count: int, ahead: LookAhead, each: float, until: float
+) -> SamplingPlan:
+    """Return the plan with as many particles as the time allows, and budget the rest of it.
+
+    The number is right within a factor of 1.5. The remaining time is available for the particles'
+    moves.
+
+    Args:
+        plan: Plan.
+        target: Target.
+        count: Number of observations.
+        ahead: Look-ahead estimates, which are known; they take the budget.
+        each: Seconds per network evaluation of all ranks together.
+        until: Time of ``time.monotonic`` at which all observations are to be drawn.
+    """
+    most_calls = SHARE_OF_CALLS * _mean_of_ranks(until - monotonic(), target) / each
+    looked = (ahead.share * count - ahead.kept) * calls_to_look(target.prior, ahead.steps)
 
     def calls(particles: int) -> float:
-        return calls_of(target, count, ahead, plan.chains, plan.draws, particles)
+        return calls_of(target, count, ahead, plan.chains, plan.draws, particles) - looked
 
     least, more = (calls(FEWEST_PARTICLES * n) for n in (1, 2))
     times = 1 + (most_calls - least) / (more - least)
@@ -247,6 +264,13 @@ def _as_fits(
         particles += particles // 2
     left = max(0, most_calls - calls(particles))
     ahead.most = ahead.again + left / (count * plan.chains * particles)
+    ranks = distributed.world_size()
+    seconds, own = each * ranks * plan.chains, ceil(count / ranks)
+    arrival = seconds * particles * (ahead.steps + 1)
+    latents = seconds * min(particles, plan.draws) * target.prior.calls("latents")
+    ahead.budget = MoveBudget(until - FOR_FILES, own, own, arrival, latents)
+    if distributed.is_main():
+        logger.info(f"{particles:,} particles per chain fit into --minutes={plan.minutes:g}")
     return replace(plan, particles=particles)
 
 

@@ -138,7 +138,8 @@ class Posterior:
         Its methods give the maximum (``map``), and marginal and conditional densities.
 
         Args:
-            observed: One row for each observation. Gradients flow back to a tensor ``[M, C]``.
+            observed: One row for each observation; for sets, the trials of one set. Gradients flow
+                back to a tensor ``[M, C]``; for sets of n trials, ``[M, n C]``.
 
         Raises:
             UsageError: The posterior has a likelihood; see ``log_prob``.
@@ -147,13 +148,16 @@ class Posterior:
         self._require_density("density")
         if not isinstance(observed, Tensor):
             observed = torch.from_numpy(self.model.conditions_of(None, observed))
-        conditions = (observed if observed.ndim > 1 else observed[None]).double()
-        if conditions.ndim != 2 or conditions.shape[1] != self.model.subject.label_dim:
+        subject, conditions = self.model.subject, observed.double()
+        conditions = conditions if conditions.ndim > 1 else conditions[None]
+        trials, rest = divmod(conditions.shape[1], subject.label_dim)
+        if conditions.ndim != 2 or rest or not trials or (trials > 1 and not subject.of_sets):
+            many = "n " if subject.of_sets else ""
             raise DataError(
                 f"observations have shape {list(observed.shape)}: give "
-                f"[M, {self.model.subject.label_dim}]"
+                f"[M, {many}{subject.label_dim}]"
             )
-        return PosteriorDensity(self.amortized(conditions), self.model.subject.names)
+        return PosteriorDensity(self.amortized(conditions), subject.names)
 
     def _require_density(self, method: str) -> None:
         about = self.model.about

@@ -1028,12 +1028,10 @@ def _settle(
     """Resample particles and move them, where that is needed.
 
     Where the noise of observations was widened, particles are moved until it is the true noise
-    again.
-    Where it was not, but populations disagree, they are moved until they agree, or until the moves
-    of a
-    particle took ``most_calls`` network evaluations. If these suffice to run more particles
-    instead,
-    that is done for observations whose noise was not widened.
+    again. Where it was not, but populations disagree, they are moved until they agree, or until the
+    moves of a particle took ``most_calls`` network evaluations or the time of the budget. If these
+    suffice to run more particles instead, that is done for observations whose noise was not
+    widened.
     """
     apart, wide = cloud.apart() > 1, cloud.exponent < 1
     times = descent.affordable(most_calls)
@@ -1044,10 +1042,12 @@ def _settle(
         budget.waiting -= len(cloud.exponent) - len(places)
     for place in places:
         seconds = inf if budget is None else budget.of_next()
-        part = share_of(on_part, 1 / len(places))
-        if anew[place]:
-            cloud.take(place, descent.alone(place, times).arrived(part))
-        else:
+        part, more = share_of(on_part, 1 / len(places)), times
+        if budget is not None and budget.arrival:
+            more = min(times, int(seconds / budget.arrival))
+        if anew[place] and more > 1:
+            cloud.take(place, descent.alone(place, more).arrived(part))
+        elif descent.moves(place).goes:
             moves = descent.release_moves(place)
             narrowing = Narrowing(moves, descent.chains, descent.steps + 2, most_calls, seconds)
             cloud.narrow(place, narrowing, bool(apart[place]), part)
