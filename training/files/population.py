@@ -5,7 +5,8 @@ population's parameter due to the finite number of draws per member, in standard
 posterior; worth, the minimum effective sample size of a member's draws; coordinates, by names, the
 transform after which the population is normal: itself, log of the distance from a bound, or probit
 between two bounds; prior, by names the mean and std of a member in these coordinates before any
-observation; population, by names r_hat, and mean, std and quantiles of the population mean (mean),
+observation; population, by names r_hat (about 1 where weights of draws were reliable, so that no
+chains were run), and mean, std and quantiles of the population mean (mean),
 the population standard deviation (spread) and a new member (further) in these coordinates; and
 posteriors, for each member by names mean, std and quantiles, and alone, the mean and std of its own
 posterior.

@@ -10,7 +10,7 @@ any mu and tau without network evaluations.
 
 Draws of mu and log tau are importance draws: proposals are Student's t around the mode, with the
 curvature there, and then around the mean of the weighted proposals. A Pareto-smoothed tail shows
-whether weights are reliable (Vehtari et al. 2024). Where they are not, as for a few members with
+whether weights are reliable (Vehtari et al. 2024); R-hat is then about 1 in any case. Where they are not, as for a few members with
 wide posteriors, Markov chains alternate three moves (the two stages of Lunn et al. 2013): a random
 walk in mu and tau with the members' parameters marginalized out, a draw of these parameters given
 mu and tau, and a draw of mu and tau given the parameters.
@@ -21,8 +21,10 @@ the error of its derivatives in mu and log tau, the means over a member's weight
     z / tau  and  z^2 - 1,    z = (theta - mu) / tau:
 
 it moves the posterior of mu or log tau by the square root of the sum over members of the variances
-of these means, times the posterior variance. So the error in posterior standard deviations does not
-grow with the number of members.
+of these means, times the posterior variance. This error, in posterior standard deviations, does not
+grow with the number of members M. The bias of the means, ``-sum_s w_s^2 (f_s - mean)`` for weights
+w and a function f, has the same sign for all members, and moves the posterior by a number of
+standard deviations that grows with the square root of M. Both are in the stated error.
 
 The hyperprior of mu is normal with the mean and the standard deviation s that a member has under
 the prior, and that of tau is half normal with scale s. With flat hyperpriors, parameters whose
@@ -294,6 +296,8 @@ class _Members:
         scores = torch.cat([z / spread, z.square() - 1], dim=2)
         off = scores - (relative * scores).sum(dim=1, keepdim=True)
         variance = (relative * off).square().sum(dim=(0, 1))
+        # The bias of a weighted mean, to first order; those of members have one sign.
+        variance += (relative.square() * off).sum(dim=(0, 1)).square()
         # One draw with all of the weight shows no variance: add that of a member without data.
         most = torch.cat([spread**-2, torch.full_like(spread, 2.0)])
         variance += most * weights.worth()[0].double().pow(-2).sum()

@@ -213,7 +213,11 @@ def reference():
     return mean, std, (weights[..., None] * means).sum(dim=(0, 1))
 
 
-def test_population_and_members_are_those_of_quadrature_whatever_the_prior_of_each_posterior():
+@pytest.mark.parametrize("least_worth", [0.1, 2.0], ids=["weights", "chains"])
+def test_population_and_members_are_those_of_quadrature_whatever_the_prior_of_each_posterior(
+    least_worth, monkeypatch
+):
+    monkeypatch.setattr("training.inference.population.LEAST_WORTH", least_worth)
     flat = torch.zeros(MEMBERS.shape[:2]).double()
     population = sample_population(MEMBERS, flat, CENTER, SCALE, PLAN)
     assert population.r_hat.max() < 1.03
