@@ -9,6 +9,7 @@ are closed forms, or ``posterior.py``'s draws.
 """
 
 import time
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
@@ -18,6 +19,8 @@ import torch
 from torch import Tensor
 
 from inflationary_flows import FlowDistribution, SbiPosterior, Simulations, Toy, sbi_estimator
+from training.models.densities import PosteriorDensity
+from training.models.posterior import Posterior
 
 NOISE = 0.2
 SEEN = {"x1": 0.9, "x2": 0.3}
@@ -115,59 +118,74 @@ def pyro() -> None:
 @main.command()
 def gradients() -> None:
     """Densities of posteriors: gradients, their cost, HMC by Pyro, and draws near bounds."""
-    library = import_module("pyro.infer")
     theta = 2 * torch.rand(4000, 2, dtype=torch.float64) - 1
     bounds = {"theta1": (-1.0, 1.0), "theta2": (-1.0, 1.0)}
     posterior = Simulations(theta, simulate(theta), bounds).train(seed=0).posterior()
     seen = torch.tensor([[1 - NOISE / 10, 0.3]], dtype=torch.float64)
     points = torch.from_numpy(posterior.sample(seen, chains=1, draws=1000).points[0])
-    density = posterior.density(seen)
-    inner = points[:50] * 0.95
-    worst = 0.0
-    for given in (False, True):
-        rows, row = inner.clone().requires_grad_(), seen.clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(
-            posterior.density(row).log_prob(rows).sum(), row if given else rows
-        )
-        for axis in 2e-3 * torch.eye(2, dtype=torch.float64):
+    density, inner = posterior.density(seen), points[:50] * 0.95
+    leaf, row = inner.clone().requires_grad_(), seen.clone().requires_grad_()
+    both = posterior.density(row).log_prob(leaf)
+    of_points, of_seen = torch.autograd.grad(both.sum(), (leaf, row))
+    for axis in torch.eye(2, dtype=torch.float64):
 
-            def at(steps: float, given: bool = given, axis: Tensor = axis) -> Tensor:
-                if given:
-                    return posterior.density(seen + steps * axis).log_prob(inner).sum()[None]
-                return density.log_prob(inner + steps * axis)
+        def of_moved_points(steps: float, axis: Tensor = axis) -> Tensor:
+            return density.log_prob(inner + steps * axis)
 
-            found = (8 * (at(1) - at(-1)) - (at(2) - at(-2))) / (12 * axis.sum())
-            off = (gradient @ (axis / axis.sum()) - found).abs().max()
-            if not given:
-                worst = max(worst, float(off / gradient.abs().max()))
-                continue
-            print(f"observation: gradient {gradient.tolist()}, by differences {found.tolist()}")
-    print(f"points: largest error of a gradient {worst:.1e} of the largest gradient")
-    for rows in (points[:1], points):
-        spent = []
-        for _ in range(6):
-            began = time.perf_counter()
-            density.log_prob(rows)
-            middle, leaf = time.perf_counter(), rows.clone().requires_grad_()
-            torch.autograd.grad(density.log_prob(leaf).sum(), leaf)
-            spent.append((middle - began, time.perf_counter() - middle))
-        plain, sloped = np.median(spent[1:], axis=0)
+        def of_moved_observation(steps: float, axis: Tensor = axis) -> Tensor:
+            return posterior.density(seen + steps * axis).log_prob(inner).sum()
+
+        off = (of_points @ axis - differences(of_moved_points)).abs().max()
         print(
-            f"{len(rows)} points: log_prob {plain:.3f} s, gradient {sloped / plain:.1f} times that"
+            f"points: largest error {off / of_points.abs().max():.1e} of the largest gradient; "
+            f"observation: gradient {float(of_seen[0] @ axis):.3f}, by differences "
+            f"{float(differences(of_moved_observation)):.3f}"
         )
+    for rows in (points[:1], points):
+        cost_of_gradients(density, rows)
+    by_nuts(density, inner[0])
+    print(f"sample: mean {points.mean(dim=0).tolist()}, std {points.std(dim=0).tolist()}")
+    near_bounds(posterior, density, seen)
+
+
+def differences(function: Callable[[float], Tensor], step: float = 2e-3) -> Tensor:
+    """Derivative at 0 by differences of fourth order."""
+    near, far = (function(k * step) - function(-k * step) for k in (1, 2))
+    return (8 * near - far) / (12 * step)
+
+
+def cost_of_gradients(density: PosteriorDensity, points: Tensor) -> None:
+    spent = []
+    for _ in range(6):
+        began = time.perf_counter()
+        density.log_prob(points)
+        middle, leaf = time.perf_counter(), points.clone().requires_grad_()
+        torch.autograd.grad(density.log_prob(leaf).sum(), leaf)
+        spent.append((middle - began, time.perf_counter() - middle))
+    plain, sloped = np.median(spent[1:], axis=0)
+    print(f"{len(points)} points: log_prob {plain:.3f} s, gradient {sloped / plain:.1f} times that")
+
+
+def by_nuts(density: PosteriorDensity, start: Tensor) -> None:
+    library = import_module("pyro.infer")
 
     def potential(parameters: dict[str, Tensor]) -> Tensor:  # unbounded coordinates of the square
         point = parameters["theta"].tanh()
         return -density.log_prob(point) - (1 - point.square()).log().sum()
 
-    began, start = time.perf_counter(), {"theta": torch.atanh(inner[0])}
+    began, first = time.perf_counter(), {"theta": torch.atanh(start)}
     kernel = library.NUTS(potential_fn=potential)
-    chain = library.MCMC(kernel, 400, warmup_steps=200, initial_params=start, disable_progbar=True)
+    chain = library.MCMC(kernel, 400, warmup_steps=200, initial_params=first, disable_progbar=True)
     chain.run()
     drawn = chain.get_samples()["theta"].tanh()
-    for name, rows in (("NUTS by Pyro, 400 draws", drawn), ("sample", points)):
-        print(f"{name}: mean {rows.mean(dim=0).tolist()}, std {rows.std(dim=0).tolist()}")
-    print(f"NUTS: {time.perf_counter() - began:.0f} s")
+    print(
+        f"NUTS by Pyro, 400 draws: mean {drawn.mean(dim=0).tolist()}, std "
+        f"{drawn.std(dim=0).tolist()}, {time.perf_counter() - began:.0f} s"
+    )
+
+
+def near_bounds(posterior: Posterior, density: PosteriorDensity, seen: Tensor) -> None:
+    """Total variation between histograms of draws and the density, in 40 bins."""
     edges = np.linspace(-1, 1, 41)
     middles = torch.from_numpy(edges[:-1, None] + (np.arange(20) + 0.5) / 20 * 0.05).flatten()
     many = posterior.sample(seen, chains=1, draws=200_000).points[0]

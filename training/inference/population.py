@@ -10,10 +10,10 @@ any mu and tau without network evaluations.
 
 Draws of mu and log tau are importance draws: proposals are Student's t around the mode, with the
 curvature there, and then around the mean of the weighted proposals. A Pareto-smoothed tail shows
-whether weights are reliable (Vehtari et al. 2024); R-hat is then about 1 in any case. Where they are not, as for a few members with
-wide posteriors, Markov chains alternate three moves (the two stages of Lunn et al. 2013): a random
-walk in mu and tau with the members' parameters marginalized out, a draw of these parameters given
-mu and tau, and a draw of mu and tau given the parameters.
+whether weights are reliable (Vehtari et al. 2024); R-hat is then about 1 in any case. Where they
+are not, as for a few members with wide posteriors, Markov chains alternate three moves (the two
+stages of Lunn et al. 2013): a random walk in mu and tau with the members' parameters marginalized
+out, a draw of these parameters given mu and tau, and a draw of mu and tau given the parameters.
 
 The finite number of draws makes an error in the log likelihood of the population. What matters is
 the error of its derivatives in mu and log tau, the means over a member's weighted draws of

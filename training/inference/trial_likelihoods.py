@@ -23,6 +23,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
+from functools import cached_property
 from math import inf, log, pi
 
 import torch
@@ -323,7 +324,7 @@ class ChebyshevGrid:
 
     ends: Tensor
 
-    @property
+    @cached_property
     def points(self) -> Tensor:
         """Chebyshev points, followed by those that measure the error, ``[G, D]``."""
         dim, (low, high) = len(self.ends), self.ends.T
@@ -391,6 +392,7 @@ class TrialLikelihood(Likelihood):
         self._distinct = DistinctTrials.of(trials)
         self._table: tuple[Tensor, dict[int, Tensor]] | None = None
         self._smooth: dict[int, tuple[Tensor, float]] = {}
+        self._grid = self._made_grid()
         self._approximation: TrialLikelihood | None = self if self._rough else None
 
     @property
@@ -398,9 +400,8 @@ class TrialLikelihood(Likelihood):
         """Indices ``[M, 1]`` of all observations, from 0, for the argument ``observed``."""
         return torch.arange(len(self.trials), dtype=torch.float64)[:, None]
 
-    @property
-    def _grid(self) -> ChebyshevGrid | None:
-        """Grid of the parameters if log densities may be interpolated."""
+    def _made_grid(self) -> ChebyshevGrid | None:
+        """Return the grid of the parameters if log densities may be interpolated."""
         ends = self._ends
         if ends is None or len(ends) > len(SIDES) or not ends.isfinite().all():
             return None
@@ -410,6 +411,7 @@ class TrialLikelihood(Likelihood):
         """Move the distribution and the trials to another device; return the likelihood."""
         self._law, self.trials = self._law.to(device), self.trials.to(device)
         self._distinct, self._table, self._smooth = self._distinct.to(device), None, {}
+        self._grid = self._made_grid()
         self._approximation = self if self._rough else None
         return self
 
