@@ -26,7 +26,7 @@ from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.snapshots import first_line
 from torch_utils.stats import RunningMeans
-from training.data.batches import BatchSource
+from training.data.batches import Batch, BatchSource
 from training.learning.held_out import Validation
 from training.learning.loss import DenoisingLoss, NoiseDraws
 from training.learning.trainer import Trainer
@@ -313,6 +313,27 @@ def look_seconds(model: TrainedNetwork, watch: Validation | None) -> float:
     began = time.monotonic()
     watch.held_out.score(model)
     return slowest(time.monotonic() - began, model.denoiser.basis.mean.device)
+
+
+@torch.no_grad()
+def evaluation_seconds(model: TrainedNetwork, batch: Batch) -> float:
+    """Return the seconds of a network evaluation in single precision, per point of a batch.
+
+    Args:
+        model: The model, on its device; it is not changed.
+        batch: Points in the space of the basis, with their conditions.
+    """
+    denoiser, taken = model.denoiser, list[float]()
+    device, precision = denoiser.basis.mean.device, denoiser.precision
+    points = denoiser.basis.to_eigen(batch.points.to(device)).double()
+    time_of_points = points.new_tensor(model.about["tmax"])
+    denoiser.precision = "fp32"
+    for _ in range(2):  # the first one allocates memory
+        began = time.monotonic()
+        denoiser.residual(points, time_of_points, **batch.conditions(device)).sum().item()
+        taken.append(time.monotonic() - began)
+    denoiser.precision = precision
+    return min(taken) / len(points)
 
 
 def slowest(seconds: float, device: torch.device) -> float:

@@ -10,6 +10,9 @@ Compressed dimensions are not, whatever the network, and get a learned distribut
 Candidates for this distribution differ in what a mixture may depend on; the one with the highest
 log density on held-out latents wins. All start as the closed-form Gaussian, which is a candidate
 itself.
+
+A fit with an end (``until``) uses as many points, times and steps as its part of the remaining time
+allows, by the measured time of a network evaluation, and logs what it leaves out.
 """
 
 import time
@@ -31,11 +34,12 @@ from torch_utils import distributed
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.batches import Batch
-from training.flow.denoisers import NODES, calls_of_fit, fit_calibration
+from training.flow.denoisers import BLOCK, NODES, calls_of_fit, fit_calibration
 from training.flow.integration_choice import choose_integrations
 from training.flow.integrations import Integration, trivial_integrations
 from training.flow.latent import LOG_ROOT, ConditionalMixture
 from training.flow.pfode import ProbabilityFlow
+from training.learning.cost import evaluation_seconds, slowest
 from training.names import DEFAULT_STEPS, LARGEST_EXACT, QUESTIONS, TABLE_NETWORK, TRIAL_NETWORK
 from training.trained.network import TrainedNetwork
 
@@ -68,14 +72,60 @@ class CalibrationPlan:
         return self.count * calls_of_fit(NODES, self.method)
 
 
-def node_times(model: TrainedNetwork) -> Tensor:
-    """Return the times ``[NODES]`` of a model's calibration, within the range of the training."""
+CALIBRATION_SHARE, LATENT_SHARE = 0.6, 0.5
+"""Parts of the remaining time for the calibration, and then for the distribution of latents."""
+COARSER, FEWEST_USED = (NODES, 9, 5), 64
+"""Numbers of times of a calibration, and smallest number of points of a fit in limited time."""
+
+
+def affordable(model: TrainedNetwork, rows: int, batch: Batch, seconds: float) -> float:
+    """Return the number of network evaluations, counted per point, that fit into a time.
+
+    Args:
+        model: The model.
+        rows: Number of points per network evaluation.
+        batch: Points, whose evaluation is timed.
+        seconds: Time in seconds on this rank. The rank with the least time decides for all ranks.
+    """
+    taken = evaluation_seconds(model, batch.at(slice(0, rows)))
+    return 1 / slowest(taken / max(seconds, 1e-6), model.denoiser.basis.mean.device)
+
+
+def calibration_within(
+    evaluations: float, count: int, method: str
+) -> tuple[int, int, str] | tuple[None, None, str]:
+    """Return the finest calibration for a number of network evaluations: times, points and method.
+
+    Args:
+        evaluations: Number of network evaluations, counted per point.
+        count: Number of points that there are.
+        method: Method without a limit of time. The method ``gain`` is tried if it is too expensive.
+
+    Returns:
+        Number of times, number of points and method; without numbers if no calibration fits.
+    """
+    for each in dict.fromkeys((method, "gain")):
+        for nodes in COARSER:
+            points = min(count, int(evaluations / calls_of_fit(nodes, each)))
+            if points >= min(count, FEWEST_USED):
+                return nodes, points, each
+    return None, None, method
+
+
+def node_times(model: TrainedNetwork, nodes: int = NODES) -> Tensor:
+    """Return the times ``[nodes]`` of a model's calibration, within the range of the training."""
     about = model.about
-    return torch.linspace(about["tmin"], about["tmax"], NODES, dtype=torch.float64)
+    return torch.linspace(about["tmin"], about["tmax"], nodes, dtype=torch.float64)
 
 
-def calibrate(model: TrainedNetwork, plan: CalibrationPlan) -> None:
+def calibrate(model: TrainedNetwork, plan: CalibrationPlan, until: float | None = None) -> None:
     """Fit the calibration of a model that is ready for evaluation, and store it in the model.
+
+    Args:
+        model: The model.
+        plan: Plan of the calibration.
+        until: Time by the monotonic clock that limits points and times; None for no limit. If there
+            is too little time, the model stays without a calibration.
 
     Raises:
         DataError: The network returns values that are not finite.
@@ -84,18 +134,33 @@ def calibrate(model: TrainedNetwork, plan: CalibrationPlan) -> None:
     device, batch = denoiser.basis.mean.device, plan.points()
     # The default precision of simulations, whatever the training used.
     denoiser.precision = "fp32"
+    times, method = NODES, plan.method
+    if until is not None:
+        seconds = CALIBRATION_SHARE * (until - start)
+        there = plan.count // distributed.world_size()
+        fits = calibration_within(affordable(model, BLOCK, batch, seconds), there, method)
+        if fits[0] is None:
+            logger.warning("Warning: the network has no calibration, for lack of time: --minutes")
+            return
+        times, rows, method = fits
+        if rows < there:
+            batch = batch.at(slice(0, rows))
+        if (times, rows, method) != (NODES, there, plan.method):
+            logger.info(
+                f"Calibrating with less than {there} points at {NODES} times, to end in time"
+            )
     points = denoiser.basis.to_eigen(batch.points.to(device))
     conditions = batch.conditions(device)
-    nodes = NODES * (1 if plan.method == "gain" else 2)
+    nodes = times * (1 if method == "gain" else 2)
     logger.info(f"Calibrating on {len(points)} points per rank; the network is saved already")
     with distributed.progress_bar(total=nodes, desc="calibration", unit="node") as bar:
         try:
             calibration = fit_calibration(
                 denoiser,
                 points,
-                node_times(model),
+                node_times(model, times),
                 plan.seed,
-                plan.method,
+                method,
                 conditions=conditions,
                 on_node=bar.update,
             )
@@ -108,10 +173,10 @@ def calibrate(model: TrainedNetwork, plan: CalibrationPlan) -> None:
     kept = slice(about["dims_to_keep"])
     gains = calibration.gains[:, kept]
     shown = f"gains {float(gains.min()):.3f} to {float(gains.max()):.3f}"
-    if plan.method != "gain":
+    if method != "gain":
         shown += f", largest slope {float(calibration.slopes[:, kept].abs().max()):.3f}"
     logger.info(
-        f"Calibrated on {count} points at {NODES} times in {time.monotonic() - start:.1f} "
+        f"Calibrated on {count} points at {times} times in {time.monotonic() - start:.1f} "
         f"s: {shown} in kept dimensions"
     )
     unusual = float(gains.min()) < USUAL_GAINS[0] or float(gains.max()) > USUAL_GAINS[1]
@@ -240,6 +305,7 @@ def fit(
     candidate: Candidate,
     seed: int,
     on_look: Callable[[], object] | None = None,
+    until: float = inf,
 ) -> FittedLatents:
     """Fit a candidate distribution to standardized latents.
 
@@ -250,6 +316,7 @@ def fit(
         candidate: Form of the distribution, and settings of the fit.
         seed: Random seed.
         on_look: Called up to ``LOOKS`` times, for a progress bar.
+        until: Time by the monotonic clock at which the fit ends early.
     """
     torch.manual_seed(seed)
     count, dim = latents.train.shape
@@ -274,6 +341,8 @@ def fit(
     best, weights, best_step = _score(mixture, *held_out), deepcopy(mixture.state_dict()), 0
     patience = LOOKS if candidate.patience is None else candidate.patience
     for step in range(steps):
+        if time.monotonic() > until:
+            break
         optimizer.param_groups[0]["lr"] = candidate.rate * (1 + cos(pi * step / steps)) / 2
         rows = torch.randint(count, (batch,), generator=generator)
         loss = -mixture.log_prob(train[0][rows], train[1][rows]).mean()
@@ -354,14 +423,33 @@ def points_to_inflate(samples: float) -> int:
     return int(min(max(samples / SEEN_PER_POINT, FEWEST), MOST))
 
 
-def learn_latents(model: TrainedNetwork, plan: LatentPlan) -> None:
+def learn_latents(model: TrainedNetwork, plan: LatentPlan, until: float | None = None) -> None:
     """Learn the distribution of compressed latents, store it in the model, and report it.
 
     The model must be ready for evaluation, and already calibrated if a calibration is planned.
+
+    Args:
+        model: The model.
+        plan: Plan with the points to inflate.
+        until: Time by the monotonic clock that limits points and steps; None for no limit. If there
+            is too little time, the distribution of latents stays Gaussian.
     """
     if not plan.checked:
         return
     start, count = time.monotonic(), _points_of(model, plan)
+    end = inf
+    if until is not None:
+        seconds = LATENT_SHARE * (until - start)
+        end = start + seconds
+        batch = plan.points(plan.rows)
+        evaluations = affordable(model, len(batch.points), batch, 0.5 * seconds)
+        fitting = int(evaluations * count / calls_to_learn(model, plan))
+        if fitting < min(count, FEWEST_USED):
+            logger.warning("Warning: latents are not tested, for lack of time: --minutes")
+            return
+        if fitting < count:
+            logger.info(f"Testing latents on {fitting} points instead of {count}, to end in time")
+        count = min(count, fitting)
     kept = int(model.about["dims_to_keep"])
     compressed = model.denoiser.basis.dim - kept
     candidates = candidates_for(compressed) if compressed and plan.learned else ()
@@ -372,9 +460,9 @@ def learn_latents(model: TrainedNetwork, plan: LatentPlan) -> None:
     with distributed.progress_bar(total=total, desc="latent distribution", unit="part") as bar:
         latents = encoded_latents(flow, plan, count, bar.update)
         if distributed.is_main():
-            _report_kept(model, check_kept(latents, kept, plan.seed, bar.update))
+            _report_kept(model, check_kept(latents, kept, plan.seed, bar.update, end))
             bar.update(MELT_STEPS + LOOKS - bar.n)  # the check may have ended early
-            fits = [fit(latents, kept, each, plan.seed, bar.update) for each in candidates]
+            fits = [fit(latents, kept, each, plan.seed, bar.update, end) for each in candidates]
     if distributed.is_main() and candidates:
         best = max(fits, key=lambda fitted: fitted.nats)
         model.learned = best.mixture.to(flow.device) if best.is_better else None
@@ -459,7 +547,11 @@ def standardized_latents(
 
 
 def check_kept(
-    latents: Latents, kept: int, seed: int, on_look: Callable[[], object] | None = None
+    latents: Latents,
+    kept: int,
+    seed: int,
+    on_look: Callable[[], object] | None = None,
+    until: float = inf,
 ) -> FittedLatents:
     """Fit a distribution to kept latents, to test whether kept latents are standard normal.
 
@@ -471,10 +563,11 @@ def check_kept(
         kept: Number of kept dimensions, which come first.
         seed: Random seed.
         on_look: Called repeatedly during the fit, for a progress bar.
+        until: Time by the monotonic clock at which the fit ends early.
     """
     rows = Latents(latents.train[:, :kept], latents.held_out[:, :kept])
     free = replace(candidates_for(kept)[-1], steps=CHECK_STEPS, patience=CHECK_PATIENCE)
-    return fit(rows, 0, free, seed, on_look)
+    return fit(rows, 0, free, seed, on_look, until)
 
 
 def in_words(kept: int, most: float) -> str:
@@ -580,9 +673,9 @@ NUMBERS, FEWEST_POINTS, MOST_POINTS = 2048, 16, 512
 """Limits on the points that solvers are tried on, drawn from data and again from latents: number of
 coordinates in all, and smallest and largest number of points.
 """
-CHOICE_CALLS = 220
+CHOICE_CALLS, FEW_CALLS = 220, 1200
 """Network evaluations for choosing schedules, per coordinate of a point: 197 to 276 on tables of 4
-and 17 columns.
+and 17 columns; and per point for convolutional networks, 1,110 on digits of 16 x 16 pixels.
 """
 SHARE = 10
 """At most one in this many of the points inflated for the distribution of latents is used; longer
@@ -594,7 +687,7 @@ where exact traces are not available.
 """
 
 
-def find_integrations(model: TrainedNetwork, plan: LatentPlan) -> None:
+def find_integrations(model: TrainedNetwork, plan: LatentPlan, until: float | None = None) -> None:
     """Find the cheapest accurate integration schedules, store them in the model, and report them.
 
     The errors of schedules are measured on the model's own points. The model must be ready for
@@ -603,6 +696,8 @@ def find_integrations(model: TrainedNetwork, plan: LatentPlan) -> None:
     Args:
         model: The model.
         plan: Plan with the points to integrate.
+        until: Time by the monotonic clock at which trials end; None for no limit. Without an
+            accurate schedule by then, integrations have the default number of steps.
     """
     start, dim = time.monotonic(), model.denoiser.basis.dim
     if model.denoiser.is_trivial:
@@ -614,9 +709,21 @@ def find_integrations(model: TrainedNetwork, plan: LatentPlan) -> None:
         most = _trajectories(model, plan) if cheap else 0
         batch = plan.points(max(most, FEWEST_POINTS))
         steps = STEPS if cheap else FEW_STEPS
+
+        def require_time(needed: float = 0.0) -> None:
+            if until is not None and time.monotonic() + needed > until:
+                raise DataError("there is too little time for trials, so give more --minutes")
+
+        def on_trial() -> None:
+            bar.update()
+            require_time()
+
         try:
+            if until is not None:
+                rows = batch.at(slice(0, FEWEST_POINTS))
+                require_time(evaluation_seconds(model, rows) * calls_to_choose(model, plan))
             with tqdm(desc="steps", unit="trial", disable=None) as bar:
-                model.integrations = _chosen(model, batch, plan, steps, bar.update, cheap)
+                model.integrations = _chosen(model, batch, plan, steps, on_trial, cheap)
         except DataError as error:
             logger.warning(f"Warning: integrations use {DEFAULT_STEPS} steps: {error}")
         taken = ", ".join(f"{name} {each.calls}" for name, each in model.integrations.items())
@@ -641,11 +748,11 @@ def _trajectories(model: TrainedNetwork, plan: LatentPlan) -> int:
 def calls_to_choose(model: TrainedNetwork, plan: LatentPlan) -> float:
     """Return the approximate number of network evaluations for ``find_integrations``.
 
-    Most are for traces of densities, in proportion to the dimension. The number is 0 for
-    convolutional networks, which compare few schedules.
+    Most are for traces of densities, in proportion to the dimension; convolutional networks have no
+    traces.
     """
     if not _is_cheap(model):
-        return 0.0
+        return FEW_CALLS * FEWEST_POINTS
     return CHOICE_CALLS * _trajectories(model, plan) * model.denoiser.basis.dim
 
 

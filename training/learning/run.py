@@ -29,7 +29,7 @@ from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.stats import RunningMeans, append_jsonl
 from training.data.batches import BatchSource
-from training.learning.cost import slowest
+from training.learning.cost import evaluation_seconds, slowest
 from training.learning.finishing import (
     CalibrationPlan,
     LatentPlan,
@@ -61,9 +61,12 @@ class TimeBudget:
 
     Attributes:
         seconds: Seconds of all steps and reports.
+        end: Time by the monotonic clock at which the fits after the training must be over; None for
+            fits of any length.
     """
 
     seconds: float
+    end: float | None = None
     _first: tuple[int, float] | None = field(default=None, init=False)
 
     def steps(self, done: int, total: int, elapsed: float) -> int:
@@ -205,6 +208,8 @@ CALL = 0.4
 """Time of a network evaluation of a point, relative to that of a training sample: 0.38 was measured
 for the U-Net on digits of 28 x 28 pixels.
 """
+TIMED_POINTS = 64
+"""Number of points of a timed network evaluation."""
 LONG = 7 * 86_400.0
 """Seconds from which on the prediction comes with advice for a shorter training."""
 TELL_EVERY = 0.25
@@ -443,11 +448,13 @@ class PostTraining:
         distribution: Plan for learning the latent distribution after the calibration; None for no
             learned distribution.
         closing: Final measurement of the model; None for none.
+        limited: Whether the calibration and the learned distribution end at the time of a run.
     """
 
     calibration: CalibrationPlan | None = None
     distribution: LatentPlan | None = None
     closing: Callable[[TrainedNetwork], None] | None = None
+    limited: bool = False
 
     def calls(self, model: TrainedNetwork) -> float:
         """Return the number of network evaluations of the planned work, counted per point."""
@@ -458,16 +465,35 @@ class PostTraining:
     def __bool__(self) -> bool:
         return any((self.calibration, self.distribution, self.closing))
 
-    def __call__(self, model: TrainedNetwork) -> None:
+    def seconds(self, model: TrainedNetwork, step: float, batch: int) -> float:
+        """Return the estimated seconds of the work.
+
+        Args:
+            model: The model, on its device.
+            step: Seconds of a training step.
+            batch: Number of samples of a step.
+        """
+        each = CALL * step / batch
+        if self.limited and self.distribution:  # training may be in another precision
+            few = self.distribution.points(TIMED_POINTS)
+            each = slowest(evaluation_seconds(model, few), model.denoiser.basis.mean.device)
+        return each * self.calls(model)
+
+    def __call__(self, model: TrainedNetwork, until: float | None = None) -> None:
         """Calibrate a trained model, learn its latents and integration schedules, and measure it.
 
         Steps without a plan are omitted.
+
+        Args:
+            model: The trained model.
+            until: Time by the monotonic clock at which limited work ends; None for no limit.
         """
+        until = until if self.limited else None
         if self.calibration:
-            calibrate(model, self.calibration)
+            calibrate(model, self.calibration, until)
         if self.distribution:
-            learn_latents(model, self.distribution)
-            find_integrations(model, self.distribution)
+            learn_latents(model, self.distribution, until)
+            find_integrations(model, self.distribution, until)
         if self.closing:
             self.closing(model)
 
@@ -533,7 +559,7 @@ def train(
                     if number is not None and not done:
                         raise StoppedBySignal(number, folder.state_path(trainer.seen))
             parts.tell(trainer.recipe.samples, due=True)  # even if training ended early
-            _end(trainer, folder, ending, watch)
+            _end(trainer, folder, ending, watch, budget.end if budget else None)
             parts.end()
     finally:
         del batches  # a stored traceback would keep the reader processes alive
@@ -565,8 +591,9 @@ def _end(
     folder: RunFolder | RunInMemory,
     ending: PostTraining,
     watch: Validation | None,
+    until: float | None,
 ) -> None:
-    """Save the best weights, if these are chosen, and do the final work on the model."""
+    """Save the best weights, if these are chosen, and do the final work on the model in time."""
     best = watch.put_best(trainer.averaged) if watch else None
     if watch and best:
         logger.info(_choice(watch, best, trainer))
@@ -574,7 +601,7 @@ def _end(
     if watch and watch.is_far:
         logger.warning(FAR_HELD_OUT.format(watch.best[""].score.loss))
     if ending:
-        ending(trainer.averaged)
+        ending(trainer.averaged, until)
         folder.save_network(trainer.averaged, trainer.seen)
 
 

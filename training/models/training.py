@@ -291,7 +291,9 @@ def train(
             "ending": start.ending,
             "watch": start.watch(),
             "progress": progress,
-            "budget": None if minutes is None else TimeBudget(_left(minutes, began, fits)),
+            "budget": None
+            if minutes is None
+            else TimeBudget(_left(minutes, began, fits), began + 60 * minutes),
         }
         if run.outdir is None:
             result = Trained(model=train_in_memory(trainer, source, **work))

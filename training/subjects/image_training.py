@@ -172,6 +172,7 @@ class ImageTraining(Training):
                     partial(some_images, calibrated, CALIBRATION_POINTS, True), CALIBRATION_POINTS
                 ),
                 self.distribution(latent_plan(images, self.held_out, melts, self.seed, device)),
+                limited=True,
             ),
             watch=partial(self._watch, loss),
         )

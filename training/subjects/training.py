@@ -19,11 +19,14 @@ from training.learning.cost import look_seconds, step_seconds
 from training.learning.finishing import CalibrationPlan, LatentPlan
 from training.learning.held_out import Validation
 from training.learning.loss import DenoisingLoss
-from training.learning.run import CALL, PostTraining
+from training.learning.run import PostTraining
 from training.learning.run_folder import Resumed
 from training.learning.trainer import Trainer
 from training.recipes import Recipe
 from training.trained.network import TrainedNetwork
+
+MOST_FOR_FITS = 0.25
+"""Largest fraction of the time of a run for fits that can be limited."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -125,7 +128,9 @@ class Training(ABC):
         step = step_seconds(model, start.loss, recipe, start.source())
         report = look_seconds(model, start.watch())
         reports = recipe.samples / recipe.tick_samples
-        fits = CALL * start.ending.calls(model) * step / recipe.batch
+        fits = start.ending.seconds(model, step, recipe.batch)
+        if start.ending.limited:
+            fits = min(fits, MOST_FOR_FITS * seconds)
         left = max(seconds - fits, step)
         steps = max(1, round((left - reports * report) / step))
         duration = steps * recipe.batch / 1e6
