@@ -8,7 +8,8 @@
 All trainings see as many images in the same order, with the same noise, by the recipe of train.py
 but for the change; with noise in pairs each image twice, and so half as many. With --seconds each
 sees as many as fit into these by its fastest step. --trials may also name sizes of the network:
-"16 channels", "8 channels", "8 channels attending at 8", and patches: squares of 2 x 2 pixels are
+"16 channels", "8 channels", "8 channels attending at 8", any size such as "16x2@8" (16 channels, 2
+blocks a level, attention at 8 pixels), and patches: squares of 2 x 2 pixels are
 channels inside the network (Hoogeboom et al. 2023, *simple diffusion*), "patches", "patches, 64
 channels", and "patches of 16 channels and pixels", which ends in two layers on pixels that see
 what the first layer sees.
@@ -29,6 +30,7 @@ images        thousands that were seen
 ms            of the CPU for a call of 256 images, the fastest of five
 """
 
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -284,6 +286,16 @@ SIZES = {
 """Of the network, which are compared on larger images and in equal time."""
 
 
+def size_of(name: str) -> Trial | None:
+    """Return the trial of a size like ``16x2@8``: 16 channels, 2 blocks a level, attention at 8
+    pixels; None for other names."""
+    if not (match := re.fullmatch(r"(\d+)x(\d+)(?:@(\d+))?", name)):
+        return None
+    channels, blocks, side = match.groups()
+    attends = {"attention_resolutions": [int(side)] if side else []}
+    return Trial({"cbase": int(channels), "blocks": int(blocks)}, attends)
+
+
 @dataclass(frozen=True)
 class Images:
     """Points ``[N, D]`` of a data set, in its order, and what is needed to train on it."""
@@ -414,8 +426,8 @@ def main(
     seconds: float | None,
     seed: int,
 ) -> None:
-    known = TRIALS | SIZES
     names = trials.split(",")
+    known = TRIALS | SIZES | {name: trial for name in names if (trial := size_of(name))}
     for name in names:
         if name not in known:
             raise UsageError(f"there is no trial '{name}', only {', '.join(known)}")
