@@ -200,7 +200,7 @@ BAD_FILES = {
     "bomb": (claiming(50_000), "pixels"),
     "many": (claiming(8_500), "declares 8500x8500 pixels"),
     "sixteen": (encoded(np.full((6, 6), 4000, np.uint16)), "more than 8 bits"),
-    "oblong": (encoded(noise(4, 6, 3)), "6x4, not square: give --transform=center-crop"),
+    "oblong": (encoded(noise(4, 6, 3)), "6x4, but the first image is 6x6: give --resolution"),
     "another_size": (encoded(noise(4, 4, 3)), "4x4, but the first image is 6x6: give --resolution"),
 }
 

@@ -307,7 +307,7 @@ def fitted(
         has_bf16: Whether a CUDA device supports bfloat16.
     """
     cuda = device == "cuda"
-    channels, side = image_shape[0], image_shape[1]
+    channels, side = image_shape[0], max(image_shape[1:])
     duration = amounts.get("duration")
     if duration is None:
         passes, least, most = (400, 0.5, 200.0) if cuda else (64, 0.1, 1.0)

@@ -121,7 +121,7 @@ def slowly(values, *slow):
     return [pytest.param(value, marks=[pytest.mark.slow] * (value in slow)) for value in values]
 
 
-def rough_courses(model, plan):
+def rough_courses(model, plan, until=None):
     """A few steps for every use, in place of those that a search would find; one where nothing
     moves."""
     dim = model.denoiser.basis.dim

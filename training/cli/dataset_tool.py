@@ -13,6 +13,7 @@ from dnnlib.logs import logger
 from torch_utils.distributed import first_rank_only
 from torch_utils.results import provenance, save_json
 from training.data.images.containers import Transform
+from training.data.images.stacks import holds_stack
 from training.data.sources.formats import NAMES, open_source
 from training.data.sources.writer import Conversion, image_writer, is_zip, require_writable
 from training.data.tables.formats import ForeignTable, TableChoices, is_table, open_table
@@ -35,7 +36,7 @@ ONLY_NUMBERS = ("conditions", "covariates", "dataset", "repeats", "bounds", "deq
 def run(settings: DataSetSettings) -> None:
     """Create a data set of a table or of images, and write its options and facts beside it."""
     started = time.monotonic()
-    makes_table = is_table(settings.source)
+    makes_table = is_table(settings.source) and not holds_stack(Path(settings.source))
     settings.require_kind(TABLE if makes_table else IMAGES, settings.source)
     if makes_table and settings.dest.suffix != ".npz":
         raise UsageError(f"{settings.dest} will contain a table: give a name that ends in .npz")
@@ -59,8 +60,9 @@ def images(settings: DataSetSettings) -> dict[str, Any]:
     require_writable(dest, source_path, settings.overwrite)
     most = options.max_images and options.first_image + options.max_images
     in_part = bool(options.max_images or options.first_image)
-    source = open_source(settings.source, options.patch, most, in_part)
-    with image_writer(dest) as writer:
+    stacked = dest.suffix.lower() == ".npz"
+    source = open_source(settings.source, options.patch, most, in_part, stacked)
+    with image_writer(dest, options.value_range or source.value_range) as writer:
         (height, width, channels), skipped = conversion.run(source, writer)
     logger.info(
         f"Wrote {writer.count} images of {width}x{height} pixels in {channels} channel(s), "

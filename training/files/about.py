@@ -8,6 +8,7 @@ import numpy as np
 from dnnlib.errors import DataError, UsageError
 from torch_utils.results import last_line, load_json, open_arrays
 from training.data.images.dataset import ImageDataset
+from training.data.images.stacks import holds_stack
 from training.data.tables.repeated_trials import missing_in_words, trials_in_words
 from training.files.declared import kind_of_arrays
 from training.files.posterior_draws import load_netcdf
@@ -47,7 +48,7 @@ def facts_of(path: Path) -> list[Fact]:
             f"{path} is not a file of this project: give a network (.pkl), results (.npz, "
             ".json, .nc), a run directory, or images (.zip or a folder)"
         )
-    return list(readers[path.suffix](path))
+    return list((about_images if holds_stack(path) else readers[path.suffix])(path))
 
 
 def about_network(path: Path) -> Iterator[Fact]:
@@ -227,10 +228,13 @@ def about_run(path: Path) -> Iterator[Fact]:
 
 
 def about_images(path: Path) -> Iterator[Fact]:
-    """Describe a data set of images: number, size and labels."""
+    """Describe a data set of images: number, size, range and labels."""
     dataset = ImageDataset(path)
     channels, height, width = dataset.image_shape
     yield "images", f"{len(dataset)}, of {width}x{height} pixels, {channels} channel(s)"
+    if holds_stack(path):
+        low, high = dataset.value_range
+        yield "range", f"{low:g} to {high:g}"
     yield "labels", dataset.labels_in_words()
 
 

@@ -1,6 +1,7 @@
 """Observations, noise, operators and masks that users provide in files."""
 
 from collections.abc import Sequence
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch_utils.seeds import hash_seed, uniform_numbers
 from torch_utils.streams import Stream
 from training.data.images.containers import IMAGE_SUFFIXES, MAX_FILE_BYTES, Decoder
 from training.data.images.dataset import ImageDataset
+from training.data.images.stacks import ImageStack, holds_stack
 from training.data.tables.formats import (
     SUFFIXES,
     ForeignTable,
@@ -45,13 +47,15 @@ def read_observations(path: TableSource, image_shape: Sequence[int] | None = Non
     """Read M observations of K numbers as float64: rows of a table, or images as gray levels.
 
     Args:
-        path: A table (CSV, TSV, npy, npz or Parquet), an image, or a zip or folder of images.
+        path: A table (CSV, TSV, npy, npz or Parquet), an image, or a zip, folder or
+            stack of images.
         image_shape: Shape ``(C, H, W)`` of the images; None if observations are not images.
 
     Raises:
         DataError: The file is missing or broken, or contains values that are not finite.
     """
-    if _is_table(path):
+    stacked = image_shape is not None and isinstance(path, Path) and holds_stack(path)
+    if _is_table(path) and not stacked:
         return _finite(open_table(path, None, known=()))
     if image_shape is None or not isinstance(path, Path):
         raise _no_table(path)
@@ -59,6 +63,9 @@ def read_observations(path: TableSource, image_shape: Sequence[int] | None = Non
         what = "an image, or of a zip or folder of images"
         with open_file(path, what, MAX_FILE_BYTES) as file:
             pixels = torch.tensor(Decoder()(file.read(), str(path))).movedim(2, 0)[None]
+        _require_shape(path, pixels.shape[1:], image_shape)
+    elif stacked:
+        pixels = ImageStack.load(path, (-inf, inf) if path.suffix == ".npy" else None).images
         _require_shape(path, pixels.shape[1:], image_shape)
     else:
         dataset = ImageDataset(path)

@@ -18,7 +18,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from math import prod
+from math import inf, prod
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeGuard
@@ -177,6 +177,7 @@ def _write(
         of_truth = {key: sizes[key] for key in ("observation", "coordinate")}
         _group(file, "constant_data", of_truth, named)
         described = {name: about.run.get(name) for name in DESCRIBED}
+        described |= {name: about.run[name] for name in ("range",) if name in about.run}
         _save_text(file, {"format": DRAWS.format, "coordinates": list(about.names), **described})
         if about.recalibrated is not None:
             _group(file, HELD_OUT, sizes, {"coordinate": about.names})
@@ -313,6 +314,7 @@ class SavedPosteriors:
         toy: Name of the toy; None for other data.
         image_shape: Shape ``(C, H, W)`` of images; None for other data.
         truth: True points ``[m, D]``; None if they are unknown.
+        value_range: Ends of the range of values of images; None for gray levels and other data.
         conditions: Names of the K observed numbers, for amortized posteriors; otherwise empty.
     """
 
@@ -330,6 +332,7 @@ class SavedPosteriors:
     image_shape: tuple[int, int, int] | None
     truth: np.ndarray | None = None
     conditions: Sequence[str] = ()
+    value_range: tuple[float, float] | None = None
 
     def number_names(self, count: int) -> list[str]:
         """Return names of the ``count`` numbers that an observation consists of."""
@@ -405,7 +408,22 @@ def load_netcdf(path: Path, most: int, every_draw: bool = False) -> SavedPosteri
             None if image_shape is None else tuple(image_shape),
             saved.get("constant_data/truth", slice(shown)),
             conditions if _are_texts(conditions, len(conditions or "")) else [],
+            _value_range(about.get("range"), path),
         )
+
+
+def _value_range(ends: Any, path: Path) -> tuple[float, float] | None:
+    """Return the range of values of images; None if the file states none.
+
+    Raises:
+        DataError: The range is not two increasing numbers.
+    """
+    if ends is None:
+        return None
+    plain = isinstance(ends, list) and [type(end) for end in ends] == [float, float]
+    if not plain or not -inf < ends[0] < ends[1] < inf:
+        raise DataError(f"{path} states an invalid range of images, {ends}: make the file again")
+    return ends[0], ends[1]
 
 
 def _description(saved: SavedNumbers) -> dict[str, Any] | None:

@@ -27,7 +27,7 @@ from torch_utils.seeds import seeded_generator
 from torch_utils.snapshots import first_line, tensors_of
 from torch_utils.streams import Stream
 from training.data.batches import Batch
-from training.data.images.dataset import ImageDataset, normalize_pixels
+from training.data.images.dataset import ImageDataset
 from training.learning.loss import DenoisingLoss, NoiseDraws
 from training.trained.network import TrainedNetwork
 
@@ -98,7 +98,7 @@ class HeldOut:
         """Create a validation set from the images at the start of a data set, with their labels."""
         total = min(len(dataset), MOST_IMAGES)
         pixels, labels = dataset.read(range(total)[distributed.shard(total)])
-        points = normalize_pixels(pixels).flatten(1)
+        points = dataset.normalized(pixels)
         batch = Batch(points, labels if dataset.has_labels else None)
         return cls(batch, total, loss, seed, IMAGE_BLOCK)
 

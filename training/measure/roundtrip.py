@@ -10,6 +10,14 @@ import torch
 from torch import Tensor
 
 LEVELS_PER_UNIT = 127.5
+
+
+def in_range(points: Tensor, value_range: tuple[float, float]) -> Tensor:
+    """Return points from -1 to 1 in the units of images, from one end of the range to the other."""
+    low, high = value_range
+    return (points + 1) * ((high - low) / 2) + low
+
+
 """Gray levels per unit of data, which runs from -1 to 1."""
 
 
@@ -30,18 +38,26 @@ class RoundtripErrors:
     exact: Tensor
 
     @classmethod
-    def from_images(cls, original: Tensor, returned: Tensor) -> "RoundtripErrors":
+    def from_images(
+        cls,
+        original: Tensor,
+        returned: Tensor,
+        value_range: tuple[float, float] = (0.0, 255.0),
+    ) -> "RoundtripErrors":
         """Compute the errors of images after a round trip, in float64.
 
         Args:
             original: Original images ``[N, D]`` in gray levels from 0 to 255, with fractions if
                 noise was added.
             returned: Images ``[N, D]`` after the round trip, in data units from -1 to 1.
+            value_range: Values that -1 and 1 stand for; those of floats are rounded to 255 steps.
         """
-        original = original.double()
-        levels = (returned.double() + 1) * LEVELS_PER_UNIT
+        original, (low, high) = original.double(), value_range
+        levels = in_range(returned.double(), value_range)
         error = levels - original
-        rounded = levels.round().clamp(0, 255) - original.round().clamp(0, 255)
+        step = min(1.0, (high - low) / 255)
+        rounded = (levels / step).round().clamp(low / step, high / step)
+        rounded = step * (rounded - (original / step).round().clamp(low / step, high / step))
         return cls(
             mse=rounded.square().mean(dim=1),
             mse_float=error.square().mean(dim=1),

@@ -24,6 +24,7 @@ from dnnlib.files import plain_name
 from dnnlib.logs import logger
 from training.data import toys
 from training.data.images.dataset import ImageDataset
+from training.data.images.stacks import ImageStack
 from training.data.tables.formats import (
     ForeignTable,
     NotNumbers,
@@ -66,6 +67,8 @@ from training.subjects.parameter_priors import ParameterPrior
 
 OWN = ("data", "data_name", "augment_to", "outdir", "nosubdir", "network", "refit_latent_law")
 """Options that ``train`` does not take from Python."""
+IN_MEMORY = Path("images.npz")
+"""Name of images in memory."""
 SNAP = 10
 """Number of reports between network files, which remain after Ctrl-C."""
 BAR = "{percentage:3.0f}% |{bar}| {elapsed} < {remaining}"
@@ -381,23 +384,47 @@ class Simulations(Table):
         super().__init__(kept, name, table.lines, kind=kind_of(parameters))
 
 
-@dataclass(frozen=True, eq=False)
 class Images:
-    """Images to train on, a zip or folder that ``dataset_tool.py`` made.
+    """Images to train on: in memory, or a data set that ``dataset_tool.py`` made.
+
+    Results of the model, noise and errors are in the units of the images.
+
+    Example:
+        >>> Images(np.zeros((10, 8, 12, 2)), value_range=(-1, 1)).shape
+        (2, 8, 12)
+
+    Args:
+        images: Array or tensor ``[N, H, W]`` or ``[N, H, W, C]`` of 8-bit or 16-bit integers or
+            floats, with up to 16 channels.
+        value_range: Lower and upper end of the values; None for all values of the integers.
+        labels: Classes ``[N]``, for ``cond=True``; None for none.
+        path: Path of a data set, instead of images.
 
     Attributes:
-        path: Path of the images.
+        path: Path of the images; None for images in memory.
         shape: ``(C, H, W)``.
         count: Number of images.
+
+    Raises:
+        DataError: The array is no stack of images, or does not fit its range.
     """
 
-    path: Path
-    shape: tuple[int, ...]
-    count: int
+    def __init__(
+        self,
+        images: Any,
+        value_range: tuple[float, float] | None = None,
+        labels: Any = None,
+        path: Path | None = None,
+    ):
+        self.path = path
+        self._stack = None if path else ImageStack.of_array(images, value_range, labels)
+        dataset = ImageDataset(path or IN_MEMORY, stack=self._stack)
+        self.shape: tuple[int, ...] = tuple(dataset.image_shape)
+        self.count = len(dataset)
 
     @classmethod
     def open(cls, path: object) -> "Images":
-        """Open a zip or folder of images.
+        """Open a data set of images: a zip, a folder or an ``.npz``.
 
         Raises:
             DataError: The images are missing or broken.
@@ -405,20 +432,23 @@ class Images:
         if not isinstance(path, str | Path):
             what = type(path).__name__
             raise DataError(
-                f"images are {what}: give a zip or folder made with {script('dataset_tool')}"
+                f"images are {what}: give a zip or folder made with {script('dataset_tool')}, or "
+                "Images(array)"
             )
-        dataset = ImageDataset(Path(path))
-        return cls(Path(path), tuple(dataset.image_shape), len(dataset))
+        return cls(None, path=Path(path))
 
     def train(
         self, outdir: str | Path | None = None, progress: Progress | bool = False, **options: Any
     ) -> Model:
         """Train a model, like ``train.py``; see ``Table.train``."""
+        if self.path is None:
+            _require_unresumed(options)
 
         def start(settings: Any) -> Training:
-            return training.training_of(settings, self.path, self.path.stem)
+            return training.training_on_images(settings, self.path or IN_MEMORY, self._stack)
 
-        return _trained(TrainSettings, start, {"data": self.path}, outdir, progress, options)
+        own = {"data": self.path or self._stack}
+        return _trained(TrainSettings, start, own, outdir, progress, options)
 
 
 def _hint_at_bounds(names: Sequence[str], rows: np.ndarray, bounds: Mapping[str, Any]) -> None:
@@ -550,8 +580,8 @@ def _require_unresumed(options: Mapping[str, Any]) -> None:
     """
     if "resume" in options:
         raise UsageError(
-            "a training on rows in memory cannot be resumed: use Table.open with the "
-            f".npz that {script('dataset_tool')} makes of them"
+            "a training on data in memory cannot be resumed: use Table.open or Images.open with "
+            f"the .npz that {script('dataset_tool')} makes of them"
         )
 
 

@@ -15,6 +15,7 @@ from torch_utils.distributed import process_group
 from torch_utils.results import provenance
 from training import names
 from training.data.images.dataset import ImageDataset
+from training.data.images.stacks import ImageStack
 from training.data.tables.making import exchanged
 from training.data.tables.repeated_trials import as_sets, one_of_each
 from training.data.tables.table import DataTable
@@ -126,8 +127,15 @@ def training_on_table(settings: TrainSettings, data: Path, rows: DataTable) -> T
     )
 
 
-def training_on_images(settings: TrainSettings, data: Path) -> ImageTraining:
+def training_on_images(
+    settings: TrainSettings, data: Path, stack: ImageStack | None = None
+) -> ImageTraining:
     """Return the training on images that the options describe.
+
+    Args:
+        settings: Settings of the run.
+        data: Data set, or the name of images in memory.
+        stack: Images in memory; None to read the data set.
 
     Raises:
         UsageError: Options contradict the images.
@@ -137,7 +145,8 @@ def training_on_images(settings: TrainSettings, data: Path) -> ImageTraining:
     if settings.flow.dims_to_keep == names.AUTO:
         raise UsageError("--dims_to_keep=auto is for tables: give a number")
     options, network, run = settings.data, settings.network, settings.run
-    images, held_out = ImageDataset(data, use_labels=options.cond, xflip=options.xflip), None
+    images = ImageDataset(data, use_labels=options.cond, xflip=options.xflip, stack=stack)
+    held_out = None
     if options.held_out:
         images, held_out = images.split(options.held_out, run.seed)
     inflates = settings.flow.precond == "ifs"

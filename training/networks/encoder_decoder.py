@@ -27,7 +27,7 @@ class Layout:
     """Sizes of a U-Net: numbers of levels, channels and blocks.
 
     Attributes:
-        image_shape: Channels, height and width; height and width are equal and at least 8.
+        image_shape: Channels, height and width; the longer side is at least 8.
         stem_width: Number of channels before the first block.
         widths: Number of channels of each level, finest first.
         num_blocks: Number of residual blocks per encoder level.
@@ -54,10 +54,11 @@ class Layout:
                 f"the image shape is {list(self.image_shape)}: give (channels, height, width)"
             )
         _, height, width = self.image_shape
-        if height != width or width < MIN_SIDE:
+        longest = max(height, width)
+        if longest < MIN_SIDE or min(height, width) < 1:
             raise UsageError(
-                f"images of {height} x {width} pixels do not fit this network: give square images "
-                f"with sides of at least {MIN_SIDE} ({script('dataset_tool')} --resolution=32x32 "
+                f"images of {height} x {width} pixels do not fit this network: give images with a "
+                f"side of at least {MIN_SIDE} ({script('dataset_tool')} --resolution=32x32 "
                 "resamples images)"
             )
         if not self.widths or self.num_blocks < 1 or min(self.stem_width, *self.widths) < 1:
@@ -69,10 +70,10 @@ class Layout:
             raise UsageError(
                 f"a resolution of the U-Net has more than {MAX_WIDTH} channels: give fewer channels"
             )
-        if width >> (self.depth - 1) < 1:
+        if longest >> (self.depth - 1) < 1:
             raise UsageError(
-                f"{self.depth} resolutions halve images of {width} x {width} pixels too "
-                f"often: give channel_mult at most {width.bit_length()} entries"
+                f"{self.depth} resolutions halve images of {height} x {width} pixels too "
+                f"often: give channel_mult at most {longest.bit_length()} entries"
             )
 
     @property
@@ -81,13 +82,15 @@ class Layout:
         return len(self.widths)
 
     @property
-    def side(self) -> int:
+    def sides(self) -> tuple[int, int]:
         """Height and width of images after adding a border, so that all levels can be halved."""
-        return with_border(self.image_shape[1], self.depth)
+        height, width = (with_border(side, self.depth) for side in self.image_shape[1:])
+        return height, width
 
     def attends(self, level: int) -> bool:
         """Return whether the blocks of a level have attention."""
-        return sides_of_levels(self.image_shape[1], self.depth)[level] in self.attention_resolutions
+        longest = max(self.image_shape[1:])
+        return sides_of_levels(longest, self.depth)[level] in self.attention_resolutions
 
 
 def with_border(side: int, depth: int) -> int:

@@ -114,8 +114,10 @@ class ImageUNet(nn.Module):
     ):
         super().__init__()
         self.image_shape = tuple(layout.image_shape)
-        border = layout.side - layout.image_shape[1]
-        self._border = (border // 2, border - border // 2) * 2
+        down = layout.sides[0] - self.image_shape[1]
+        across = layout.sides[1] - self.image_shape[2]
+        # Left, right, top and bottom, in the order of torch's padding.
+        self._border = (across // 2, across - across // 2, down // 2, down - down // 2)
         self.waves = PixelWaves(pixel_waves) if pixel_waves else None
         if self.waves is not None:
             further = self.image_shape[0] * self.waves.per_channel
@@ -169,8 +171,8 @@ class ImageUNet(nn.Module):
             noisy = pixels.reshape(-1, *self.image_shape)
             further = self._bordered(self.waves(noisy, pixel_noise.expand(len(z))))
         features = self.encoder(image, embedding, further)
-        bordered, first = self.decoder(features, embedding), self._border[0]
-        own = bordered[..., first : first + height, first : first + width]
+        bordered, (left, _, top, _) = self.decoder(features, embedding), self._border
+        own = bordered[..., top : top + height, left : left + width]
         return own.flatten(1).to(z.dtype)
 
     def _bordered(self, images: Tensor) -> Tensor:
@@ -184,7 +186,7 @@ class UNet(ImageUNet):
     """U-Net for images, of the family of DDPM++ and NCSN++.
 
     Args:
-        image_shape: Shape ``(C, H, W)`` of the images, with H = W at least 8.
+        image_shape: Shape ``(C, H, W)`` of the images, whose longer side is at least 8.
         label_dim: Number of classes; 0 for none.
         augment_dim: Number of augmentation labels; 0 for none.
         model_channels: Number of channels of the finest level, before its factor.

@@ -48,7 +48,12 @@ def data_cells(data: np.ndarray) -> np.ndarray:
 
 
 def pixel_cells(pixels: np.ndarray) -> np.ndarray:
-    """Return gray (C = 1) or RGB (C = 3) pixels ``[..., C, H, W]`` as RGB ``[..., H, W, 3]``."""
+    """Return gray (C = 1) or RGB (C = 3) pixels ``[..., C, H, W]`` as RGB ``[..., H, W, 3]``.
+
+    Images with other numbers of channels are shown as the mean of their channels.
+    """
+    if pixels.shape[-3] not in (1, 3):
+        pixels = pixels.mean(axis=-3, keepdims=True).astype(pixels.dtype)
     cells = np.moveaxis(pixels, -3, -1)
     return np.broadcast_to(cells, (*cells.shape[:-1], 3))
 

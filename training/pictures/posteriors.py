@@ -623,6 +623,7 @@ LEAST_REACH = 1.0
 
 def images(saved: SavedPosteriors) -> Figure:
     """Return a row of images for each observation, with pixels in gray levels."""
+    saved, unit = in_gray_levels(saved)
     shape, shown = saved.image_shape, saved.points.shape[2]
     assert shape is not None
     draws = saved.points.reshape(-1, shown, *shape)
@@ -649,12 +650,33 @@ def images(saved: SavedPosteriors) -> Figure:
         f"Posterior of {name}",
         joined(details, part_of(saved, shown), f"{shape[2]} × {shape[1]} pixels"),
         f"{caption}.",
-        scale=Scale("0", brief(reach), values, "standard deviation, gray levels"),
+        scale=Scale("0", brief(reach * unit), values, f"standard deviation{units_of(unit)}"),
     )
+
+
+def in_gray_levels(saved: SavedPosteriors) -> tuple[SavedPosteriors, float]:
+    """Return posteriors of images with values from 0 to 255, and the size of a gray level."""
+    if saved.value_range is None:
+        return saved, 1.0
+    low, high = saved.value_range
+    unit = (high - low) / 255
+
+    def levels(values: np.ndarray | None) -> np.ndarray | None:
+        return None if values is None else (values - low) / unit
+
+    points = (saved.points - low) / unit
+    observed, truth = levels(saved.observed), levels(saved.truth)
+    return replace(saved, points=points, observed=observed, truth=truth, value_range=None), unit
+
+
+def units_of(unit: float) -> str:
+    """Return the units of standard deviations for a text: gray levels, or those of the data."""
+    return ", gray levels" if unit == 1 else ", in units of the data"
 
 
 def strip(saved: SavedPosteriors) -> Images:
     """Return posteriors of images: observation, mean, standard deviation, and single draws."""
+    saved, unit = in_gray_levels(saved)
     shape, count = saved.image_shape, saved.points.shape[2]
     assert shape is not None
     draws = saved.points.reshape(-1, count, *shape)
@@ -664,7 +686,7 @@ def strip(saved: SavedPosteriors) -> Images:
     reach = max(float(std.max()), LEAST_REACH)
     seen = observed_cells(saved)
     sheets = [Sheet.of_cells(gray_levels(draws.mean(axis=0)[:count]), "mean")]
-    spread = f"0 to {brief(reach)} gray levels"
+    spread = f"0 to {brief(reach * unit)}{units_of(unit).replace(',', '')}"
     sheets.append(Sheet.of_cells(spread_cells(std, reach), "std", spread))
     if seen is not None:
         sheets.insert(0, Sheet.of_cells(seen[:count], "observed", "tinted: unobserved"))

@@ -26,6 +26,20 @@ class Resolution(OptionType):
         return int(width), int(height)
 
 
+class Interval(OptionType):
+    """Two increasing numbers."""
+
+    name = "LOW,HIGH"
+
+    def parse(self, value: Any) -> tuple[float, float]:
+        """Parse ``LOW,HIGH``, such as ``0,4095``."""
+        parts = value if isinstance(value, tuple | list) else str(value).split(",")
+        numbers = [float(part) for part in parts]
+        if len(numbers) != 2 or not numbers[0] < numbers[1]:
+            raise ValueError(f"'{value}' is not two increasing numbers, such as 0,4095")
+        return numbers[0], numbers[1]
+
+
 class Separator(OptionType):
     """A column separator, given by name or as a character."""
 
@@ -60,7 +74,7 @@ class ImageOptions(Declared, section="Images", of_kind=names.IMAGES):
     )
     transform: str | None = option(
         type=choice(names.TRANSFORMS),
-        unset="none; images must be square",
+        unset="none",
         help="center-crop: crop the central square; center-crop-wide: crop to the aspect ratio "
         "of --resolution, then pad with black bars to a square",
     )
@@ -74,6 +88,13 @@ class ImageOptions(Declared, section="Images", of_kind=names.IMAGES):
         type=choice(("1", "3")),
         unset="as in the first image",
         help="1: convert images to gray; 3: convert images to RGB",
+    )
+    value_range: tuple[float, float] | None = option(
+        metavar="LOW,HIGH",
+        type=Interval(),
+        unset="of 8-bit and 16-bit images all values; required for floats",
+        help="Values of the images that become the ends of the network's range, for a "
+        "destination that ends in .npz",
     )
     skip_bad: bool = option(
         "--skip-bad",

@@ -15,7 +15,8 @@ from torch_utils import distributed
 from torch_utils.seeds import seeded_generator
 from training.data.augment import AugmentedBatches, GeometricAugmentation, augmented_points
 from training.data.batches import Batch, BatchSource
-from training.data.images.dataset import ImageBatches, ImageDataset, basis_batches, normalize_pixels
+from training.data.images.dataset import ImageBatches, ImageDataset, basis_batches
+from training.data.images.stacks import GRAY_RANGE
 from training.data.row_hashes import MOST_SKETCHED, RowHashes, row_numbers
 from training.flow.denoisers import BLOCK_ROWS
 from training.flow.eigenbasis import EigenBasis
@@ -143,6 +144,12 @@ class ImageTraining(Training):
             "image_shape": list(images.image_shape),
             "label_dim": images.label_dim,
             **({"vectors": True} if images.has_vectors else {}),
+            # Left out for 8-bit images, so that their networks keep their description.
+            **(
+                {"value_range": list(images.value_range)}
+                if images.value_range != GRAY_RANGE
+                else {}
+            ),
             "rows": [] if self.dry_run else hashes_of(images, self.held_out),
         }
         if self.tries_precisions and device.type == "cpu":
@@ -209,7 +216,7 @@ class ImageTraining(Training):
         Raises:
             UsageError: A side does not exist.
         """
-        known = sides_of_levels(self.images.image_shape[1], len(recipe.cres))
+        known = sides_of_levels(max(self.images.image_shape[1:]), len(recipe.cres))
         if unknown := set(recipe.attend or ()) - set(known):
             raise UsageError(
                 f"--attend={','.join(map(str, sorted(unknown)))}: attention is possible "
@@ -306,7 +313,7 @@ def hashes_of(*datasets: ImageDataset | None) -> list[int]:
         chosen = torch.randperm(images, generator=seeded_generator("cpu", 0))[:MOST_SKETCHED]
         for part in torch.split(chosen.sort().values, READ_AT_ONCE):
             pixels, _ = dataset.read(part.tolist())
-            numbers.append(row_numbers(pixels.flatten(1).numpy()))
+            numbers.append(row_numbers(pixels.flatten(1).double().numpy()))
     return RowHashes.from_hashes(np.concatenate(numbers)).listed
 
 
@@ -317,7 +324,7 @@ def open_alike(path: Path, dataset: ImageDataset, use_labels: bool) -> ImageData
         DataError: Shapes or labels differ.
     """
     other = ImageDataset(path, use_labels=use_labels, classes=dataset.label_dim)
-    for what in ("image_shape", "label_dim"):
+    for what in ("image_shape", "label_dim", "value_range"):
         mine, theirs = getattr(dataset, what), getattr(other, what)
         if mine != theirs:
             raise DataError(
@@ -338,7 +345,7 @@ def some_images(dataset: ImageDataset, count: int, shared: bool = False) -> Batc
     chosen = torch.randperm(len(dataset), generator=seeded_generator("cpu", 0))[:count]
     chosen = chosen[distributed.shard(len(chosen))] if shared else chosen
     pixels, labels = dataset.read(chosen.tolist())
-    points = normalize_pixels(pixels).flatten(1)
+    points = dataset.normalized(pixels)
     return Batch(points, labels if dataset.has_labels else None)
 
 

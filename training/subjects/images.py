@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,8 @@ from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.seeds import seeded_generator, uniform_numbers
 from torch_utils.streams import Stream
-from training.data.images.dataset import ImageDataset, normalize_pixels
+from training.data.images.dataset import ImageDataset
+from training.data.images.stacks import GRAY_RANGE, MOST_CHANNELS, holds_stack
 from training.data.row_hashes import row_numbers
 from training.data.tables.formats import ForeignTable, TableSource, is_table
 from training.data.tables.table import DataSource
@@ -28,7 +28,7 @@ from training.flow.denoisers import BLOCK_ROWS, RecomputedDenoiser
 from training.flow.pfode import ProbabilityFlow, Trajectory
 from training.learning.finishing import MOST, LatentPlan
 from training.measure.image_quantities import class_log_odds, image_quantities
-from training.measure.roundtrip import LEVELS_PER_UNIT, RoundtripErrors
+from training.measure.roundtrip import LEVELS_PER_UNIT, RoundtripErrors, in_range
 from training.names import IMAGE_POOL, IMAGES, TOY_NAMES, script
 from training.subjects.image_training import latent_plan
 from training.subjects.subject import (
@@ -61,12 +61,14 @@ class ImageFlow(Subject):
         classes: Number of classes, or length of the condition vectors; 0 for an unconditional
             network.
         vectors: Whether conditions are vectors of numbers instead of classes.
+        ends: Values that the points -1 and 1 stand for.
     """
 
     network: TrainedNetwork
     shape: tuple[int, int, int]
     classes: int
     vectors: bool = False
+    ends: tuple[float, float] = GRAY_RANGE
 
     kind = IMAGES
     pool = IMAGE_POOL
@@ -75,8 +77,6 @@ class ImageFlow(Subject):
     # 256 CIFAR images at 27 times take 0.7 GB in float32.
     dtype = "float32"
     is_readable = False
-    levels_per_unit = LEVELS_PER_UNIT
-    units = MappingProxyType({"unit": 1 / LEVELS_PER_UNIT, "origin": LEVELS_PER_UNIT})
 
     @classmethod
     def of(
@@ -100,6 +100,7 @@ class ImageFlow(Subject):
             shape=shape,
             classes=label_dim,
             vectors=about.get("vectors") is True,
+            ends=_value_range(network.path, about.get("value_range", GRAY_RANGE)),
         )
 
     @property
@@ -118,6 +119,11 @@ class ImageFlow(Subject):
     def label_dim(self) -> int:
         """Number of classes, or length of the condition vectors; 0 for none."""
         return self.classes
+
+    @property
+    def value_range(self) -> tuple[float, float]:
+        """Values that the points -1 and 1 stand for."""
+        return self.ends
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -167,6 +173,12 @@ class ImageFlow(Subject):
                 f"{path} has images of {_shape(dataset.image_shape)}, but the network "
                 f"{self.network.path.name} was trained on {_shape(self.image_shape)}"
             )
+        if dataset.value_range != self.ends:
+            raise DataError(
+                f"{path} has values from {dataset.value_range[0]:g} to {dataset.value_range[1]:g}, "
+                f"but the network was trained on {self.ends[0]:g} to {self.ends[1]:g}: give both "
+                "data sets the same --value_range"
+            )
         if count is not None and len(dataset) < count:
             raise DataError(f"{path} has {len(dataset)} images, but {count} were requested")
         if dataset.label_dim != self.label_dim:
@@ -196,7 +208,7 @@ class ImageFlow(Subject):
             if not rows:
                 return Samples(torch.empty(0, dataset.dim))
             pixels, labels = dataset.read(rows)
-            points = normalize_pixels(pixels).flatten(1)
+            points = dataset.normalized(pixels)
             given = labels if self.classes else None
             places = dataset.places[rows.start : rows.stop]
             return Samples(points, given, {"image_index": places}, pixels)
@@ -208,13 +220,13 @@ class ImageFlow(Subject):
         return len(self.dataset(required(path), None, 0))
 
     def truths(self, path: DataSource | None, count: int, seed: int) -> Tensor:
-        """Return test images ``[count, D]`` in gray levels.
+        """Return test images ``[count, D]`` in the units of the images.
 
         A warning reports how many of the images the network was trained on.
         """
         dataset = self.dataset(required(path), count, seed)
         pixels = dataset.read(range(len(dataset)))[0].flatten(1)
-        if seen := self.repeated(row_numbers(pixels.numpy())):
+        if seen := self.repeated(row_numbers(pixels.double().numpy())):
             logger.warning(
                 f"Warning: {self.data_name} was trained on at least {seen} of "
                 f"{len(pixels)} images of {path}: posteriors of new images may be worse"
@@ -258,13 +270,19 @@ class ImageFlow(Subject):
         return lambda generator: points
 
     def points(self, path: TableSource, seen: Tensor | None = None) -> Tensor:
-        """Read images ``[M, D]`` in gray levels, from image files or from a table of pixels."""
-        if not is_table(path if isinstance(path, ForeignTable) else str(path)):
+        """Read images ``[M, D]`` in their units, from image files, a stack or a table of pixels."""
+        stacked = isinstance(path, Path) and holds_stack(path)
+        if stacked or not is_table(path if isinstance(path, ForeignTable) else str(path)):
             points = read_observations(path, self.shape)
             return points if seen is None else points[:, seen]
         rows = read_columns(path, self.observed_names(seen), self.names, [])
         # In 8 bits, only a black image has such values; networks use pixels from -1 to 1.
-        if rows.abs().amax() <= 1 and (rows % 1 != 0).any() and distributed.is_main():
+        if (
+            self.ends == GRAY_RANGE
+            and rows.abs().amax() <= 1
+            and (rows % 1 != 0).any()
+            and distributed.is_main()
+        ):
             logger.warning(
                 f"Warning: {path} has no value outside -1 to 1: observations and their "
                 "noise are in gray levels, 0 to 255"
@@ -340,8 +358,13 @@ class ImageFlow(Subject):
         return latent_plan(self.dataset(required(path), None, seed), None, MOST, seed, device)
 
     def density_points(self, samples: Samples, seed: int) -> Tensor:
-        """Return the images of samples with uniform noise within the bin of each gray level."""
-        return dequantized(samples.points, seed)
+        """Return the images of samples with uniform noise within the bin of each gray level.
+
+        Images with a range of less than 255, such as floats from 0 to 1, are returned unchanged.
+        """
+        if self.ends[1] - self.ends[0] < 255:
+            return samples.points.double()
+        return dequantized(samples.points, seed, self.units["unit"])
 
     def melt_facts(self, flow: ProbabilityFlow, melt: Trajectory) -> Facts:
         """Return latent variances after an inflation (melt), divided by their closed form."""
@@ -351,11 +374,14 @@ class ImageFlow(Subject):
         """Return roundtrip errors relative to the inflated images, including their noise if any."""
         first = back.times[-1]
         before, after = flow.to_data(start, first), flow.to_data(back.end, first)
-        return RoundtripErrors.from_images((before + 1) * LEVELS_PER_UNIT, after).summary()
+        levels = in_range(before, self.ends)
+        return RoundtripErrors.from_images(levels, after, self.ends).summary()
 
     def returns(self, folder: Path, seed: int, keep_worst: int) -> Returns:
         """Return an accumulator of roundtrip errors in gray levels that keeps the worst images."""
-        return ImageReturns(roundtrip_paths(folder, self.stem, seed), keep_worst, self.shape)
+        return ImageReturns(
+            roundtrip_paths(folder, self.stem, seed), keep_worst, self.shape, self.ends
+        )
 
     def lines(self, kind: str, facts: Mapping[str, Any]) -> list[str]:
         """Describe variances of kept dimensions, bits per dimension, or roundtrip errors."""
@@ -364,9 +390,10 @@ class ImageFlow(Subject):
             bits = facts["likelihood"]["bits_per_dim"]["mean"]
             lines.append(f"Bits per dimension of the dequantized images: {bits:.3f}")
         if kind == "roundtrip":
+            units = "gray levels" if self.ends == GRAY_RANGE else "in units of the images"
             lines.append(
                 f"Round trip: {facts['exact_pixels']:.4%} of the pixels exact, largest "
-                f"error {facts['max_abs_error']:.2g} gray levels"
+                f"error {facts['max_abs_error']:.2g} {units}"
             )
         return lines
 
@@ -392,8 +419,10 @@ def _image_shape(path: DataSource, model: TrainedNetwork) -> tuple[int, int, int
         dim = model.denoiser.basis.dim
         raise DataError(f"{path} declares images of {shape}, but its basis has {dim} dimensions")
     channels, height, width = sizes
-    if channels not in (1, 3) or height != width:
-        raise DataError(f"{path} has images of {shape}: images must be square, and gray or RGB")
+    if channels > MOST_CHANNELS:
+        raise DataError(
+            f"{path} has images of {shape}: images have at most {MOST_CHANNELS} channels"
+        )
     return channels, height, width
 
 
@@ -402,11 +431,20 @@ def _shape(shape: tuple[int, ...]) -> str:
     return f"{width}x{height} pixels with {channels} channel(s)"
 
 
-def dequantized(data: Tensor, seed: int) -> Tensor:
-    """Return 8-bit images ``[N, D]`` with uniform noise within the bin of each gray level, float64.
+def _value_range(path: DataSource, ends: Any) -> tuple[float, float]:
+    """Return the range of values from the file, after a check."""
+    numbers = ends if isinstance(ends, list | tuple) else ()
+    plain = len(numbers) == 2 and all(type(end) in (int, float) for end in numbers)
+    if not plain or not -math.inf < numbers[0] < numbers[1] < math.inf:
+        raise DataError(f"{path} declares an invalid range of values, {ends}: train it again")
+    return float(numbers[0]), float(numbers[1])
+
+
+def dequantized(data: Tensor, seed: int, step: float = 1 / LEVELS_PER_UNIT) -> Tensor:
+    """Return images ``[N, D]`` with uniform noise within the bin of each gray level, float64.
 
     A gray level is the center of its bin, so the noise is uniform over ``[-1/2, 1/2)``. The noise
     of an image depends only on the seed and the index of the image.
     """
     noise = uniform_numbers(data.shape, seed, Stream.DEQUANTIZATION) - 0.5
-    return data.double() + noise.to(data.device) / LEVELS_PER_UNIT
+    return data.double() + noise.to(data.device) * step

@@ -16,6 +16,7 @@ from dnnlib.errors import DataError, UsageError
 from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.results import save_json
+from training.data.images.stacks import GRAY_RANGE
 from training.data.row_hashes import RowHashes, row_numbers
 from training.data.tables.formats import TableSource, listed
 from training.data.tables.table import DataSource, Rows
@@ -25,7 +26,7 @@ from training.flow.pfode import ProbabilityFlow, Trajectory
 from training.flow.solvers import Solver, get_solver
 from training.inference.prior import Prior, integrations_of
 from training.learning.finishing import LatentPlan
-from training.measure.roundtrip import LEVELS_PER_UNIT, RoundtripErrors
+from training.measure.roundtrip import RoundtripErrors, in_range
 from training.names import (
     ALL_AT_ONCE,
     AMORTIZED_CUDA_ROWS,
@@ -125,10 +126,17 @@ class ImageReturns(Returns):
         paths: Files of the results.
         keep_worst: Number of worst images to keep.
         shape: Shape of an image ``(C, H, W)``.
+        value_range: Values that the points -1 and 1 stand for.
     """
 
-    def __init__(self, paths: Sequence[Path], keep_worst: int, shape: tuple[int, int, int]):
-        self.paths = list(paths)
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        keep_worst: int,
+        shape: tuple[int, int, int],
+        value_range: tuple[float, float] = GRAY_RANGE,
+    ):
+        self.paths, self._range = list(paths), value_range
         self.worst, self._shape = WorstImages(keep_worst), shape
         self._columns: list[Tensor] = []
 
@@ -141,9 +149,9 @@ class ImageReturns(Returns):
         """Add errors of images, and keep the worst images with their latents."""
         pixels = samples.pixels
         assert pixels is not None
-        errors = RoundtripErrors.from_images(pixels.flatten(1), back)
+        errors = RoundtripErrors.from_images(pixels.flatten(1), back, self._range)
         self._columns.append(errors.columns())
-        levels = (back + 1) * LEVELS_PER_UNIT
+        levels = in_range(back, self._range)
         labels = {} if samples.labels is None else {"labels": samples.labels}
         self.worst.add(
             errors.mse_float,
@@ -275,10 +283,6 @@ class Subject(ABC):
     """Data type of the states in files."""
     is_readable: ClassVar[bool] = True
     """Whether coordinates are meaningful one by one, as columns are and pixels are not."""
-    levels_per_unit: ClassVar[float | None] = None
-    """Number of gray levels per unit of the data, for images; None for other data."""
-    units: ClassVar[Mapping[str, float]] = {"unit": 1.0, "origin": 0.0}
-    """Units of the data, as arguments of a prior."""
 
     @classmethod
     @abstractmethod
@@ -341,6 +345,25 @@ class Subject(ABC):
         return []
 
     @property
+    def value_range(self) -> tuple[float, float] | None:
+        """Values that the points -1 and 1 stand for, for images; None for other data."""
+        return None
+
+    @property
+    def levels_per_unit(self) -> float | None:
+        """Number of gray levels per unit of the flow's points, for images; None for other data."""
+        return None if self.value_range is None else self.units["origin"] - self.value_range[0]
+
+    @property
+    def units(self) -> Mapping[str, float]:
+        """Units of the data, as arguments of a prior."""
+        if self.value_range is None:
+            return {"unit": 1.0, "origin": 0.0}
+        low, high = self.value_range
+        half = (high - low) / 2
+        return {"unit": 1 / half, "origin": low + half}
+
+    @property
     def of_sets(self) -> bool:
         """Whether the conditions are sets of trials."""
         return False
@@ -384,6 +407,7 @@ class Subject(ABC):
             "network_sha256": self.digest,
             "toy": self.data_name if self.kind == "toy" else None,
             "image_shape": self.image_shape,
+            **({} if self.value_range in (None, GRAY_RANGE) else {"range": self.value_range}),
             "conditions": list(self.condition_names),
         }
 

@@ -17,10 +17,13 @@ import torch
 from dnnlib.errors import DataError
 from dnnlib.logs import logger
 from tests.support.running import refusal
-from tests.support.trainers import Troubled, assert_same_state, circles_trainer, weights
+from tests.support.trainers import Troubled, assert_same_state, circles_trainer, tiny_model, weights
 from torch_utils.snapshots import read_state
+from training.data.batches import Batch
+from training.flow.denoisers import calls_of_fit
 from training.learning import run
 from training.learning.cost import step_seconds
+from training.learning.finishing import CalibrationPlan, LatentPlan, calibration_within
 from training.learning.run import (
     Forecast,
     PostTraining,
@@ -357,3 +360,38 @@ def test_a_training_ends_in_its_time_and_is_resumed_with_its_length(run_folder, 
     assert trainer.step == trainer.recipe.steps < 400
     record = json.loads((folder.path / "training_options.json").read_text())
     assert record["options"]["duration"] == trainer.recipe.duration
+
+
+def test_a_calibration_becomes_coarser_with_less_time_until_it_is_left_out():
+    finest = calibration_within(1e9, 1000, "path")
+    assert finest == (17, 1000, "path")
+    sizes = []
+    for evaluations in (60_000, 30_000, 3_000, 1_400, 100):
+        times, points, method = calibration_within(evaluations, 1000, "path")
+        if times is None:
+            sizes.append(0)
+            continue
+        sizes.append(points * calls_of_fit(times, method))
+        assert sizes[-1] <= evaluations < 2 * sizes[-1]
+        assert points >= 64
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] == 0
+
+
+def test_fits_without_time_leave_the_defaults_and_say_so(caplog):
+    model, _ = tiny_model(width=8, depth=1)
+    for tensor in model.denoiser.parameters():
+        tensor.data += 0.01 * torch.randn(tensor.shape)
+    batch = Batch(torch.randn(200, 2, dtype=torch.float64))
+    plans = (
+        CalibrationPlan(lambda: batch, 200, 0, "gain"),
+        LatentPlan(lambda n: batch, None, 200, 0, 50),
+    )
+    PostTraining(*plans, limited=True)(model, time.monotonic() - 1)
+    assert model.denoiser.calibration is None
+    assert not model.integrations
+    for part in ("no calibration", "latents are not tested", "too little time for trials"):
+        assert part in caplog.text
+    PostTraining(*plans, limited=True)(model, time.monotonic() + 600)
+    assert model.denoiser.calibration is not None
+    assert model.integrations

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
+from math import prod
 from pathlib import Path
 from typing import Protocol
 
@@ -32,6 +33,7 @@ from training.names import script
 
 MAX_PIXELS = 1 << 26
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF")
+_TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -56,31 +58,75 @@ def decode_exact(data: bytes, where: str) -> np.ndarray:
     return _pixels(image)
 
 
+def decode_tiff(data: bytes, where: str) -> np.ndarray:
+    """Return the pixels ``[H, W, C]`` of a TIFF, by tifffile; pages and planes become channels.
+
+    Raises:
+        UsageError: tifffile is not installed.
+        DataError: The file is broken, too large or no image.
+    """
+    try:
+        import tifffile
+    except ImportError as error:
+        raise UsageError(
+            f"{where} is a TIFF: install tifffile (pip install 'inflationary-flows[images]')"
+        ) from error
+    shape: tuple[int, ...] = ()
+    try:
+        with tifffile.TiffFile(BytesIO(data)) as file:
+            shape = file.series[0].shape
+            pixels = np.asarray(file.asarray()) if prod(shape) <= 4 * MAX_PIXELS else np.empty(0)
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise many kinds of errors for broken files
+        raise DataError(
+            f"{where} is not a readable image: {first_line(error)}. Restore the image from a copy"
+        ) from error
+    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+    if pixels.ndim != 3:
+        raise DataError(f"{where} has the shape {list(shape)}: give images of [H, W] or [H, W, C]")
+    if pixels.shape[0] < min(pixels.shape[1:]):
+        pixels = np.moveaxis(pixels, 0, -1)
+    return pixels
+
+
 class Decoder:
-    """Reader of 8-bit image files, which logs each kind of conversion once.
+    """Reader of image files, which logs each kind of conversion once.
 
     Photographs are rotated as their EXIF entry specifies, palettes become RGB, transparent images
     are placed on white, and the first frame of an animation is used.
+
+    Args:
+        deep: Whether images may have more than 8 bits per channel.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, deep: bool = False) -> None:
         self._said: set[str] = set()
+        self._deep = deep
 
     def __call__(self, data: bytes, where: str) -> np.ndarray:
-        """Return the pixels ``[H, W, C]`` of an image file, uint8, with C = 1 for gray, else 3.
+        """Return the pixels ``[H, W, C]`` of an image file, with C = 1 for gray, else 3.
+
+        Pixels are uint8, or for deep images uint16 or float32. A TIFF may have any C.
 
         Args:
             data: Content of the file.
             where: Name of the file in error messages.
 
         Raises:
-            DataError: The file is broken, too large, or has more than 8 bits per channel.
+            DataError: The file is broken, too large, or has more than 8 bits per channel without
+                being permitted to.
         """
+        if data.startswith(_TIFF_SIGNATURES):
+            pixels = decode_tiff(data, where)
+            if pixels.dtype != np.uint8 and not self._deep:
+                raise _too_deep(where)
+            return pixels
         image = _decode(data, where)
         if image.mode.startswith(("I", "F")) or _png_depth(data) == 16:
-            raise DataError(
-                f"{where} has more than 8 bits per channel: convert the file to 8 bits first"
-            )
+            if not (self._deep and image.mode.startswith("I")):
+                raise _too_deep(where)
+            return np.asarray(image, np.uint16)[:, :, None]
         # In place, since a copy of a large image takes hundreds of MiB.
         with _converting(where):
             ImageOps.exif_transpose(image, in_place=True)
@@ -112,6 +158,13 @@ class Decoder:
         if what not in self._said:
             self._said.add(what)
             logger.info(f"Note: {what} (first: {where})")
+
+
+def _too_deep(where: str) -> DataError:
+    return DataError(
+        f"{where} has more than 8 bits per channel: give a --dest that ends in .npz, with color as "
+        "TIFF, or convert the file to 8 bits first"
+    )
 
 
 def _converted(image: Image.Image, mode: str, where: str) -> Image.Image:
@@ -202,14 +255,14 @@ def _to_image(pixels: np.ndarray) -> Image.Image:
 
 @dataclass(frozen=True)
 class Transform:
-    """Transformation of images ``[H, W, C]``, uint8, to squares by cropping and resizing.
+    """Transformation of images ``[H, W, C]`` by cropping and resizing; only 8 bits are resized.
 
     ``center-crop`` cuts out the largest square in the middle. ``center-crop-wide`` cuts out the
     largest rectangle with the aspect ratio of the resolution, and adds black rows above and below
     to make the image square.
 
     Attributes:
-        name: A name in ``TRANSFORMS``; None for images that are already square.
+        name: A name in ``TRANSFORMS``; None for no crop.
         resolution: Width and height to resize to after the crop; None keeps the size.
 
     Raises:
@@ -237,27 +290,30 @@ class Transform:
                 f"resolution is {width}x{height}: for center-crop-wide, give a width that is not "
                 "below the height"
             )
-        if not wide and width != height:
+        if self.name == "center-crop" and width != height:
             raise UsageError(
-                f"resolution is {width}x{height}: give equal sides, since images must be square, "
-                "or --transform=center-crop-wide"
+                f"resolution is {width}x{height}: give equal sides, since center-crop makes "
+                "squares, or --transform=center-crop-wide"
             )
 
     def __call__(self, pixels: np.ndarray, where: str) -> np.ndarray:
-        """Return the transformed image ``[S, S, C]``.
+        """Return the transformed image ``[H', W', C]``.
 
         Args:
-            pixels: Image ``[H, W, C]``, uint8.
+            pixels: Image ``[H, W, C]``.
             where: Name of the image in error messages.
 
         Raises:
-            DataError: The image is not square, and there is no transform.
+            DataError: The image is to be resized, but is not 8-bit gray or RGB.
         """
         height, width, channels = pixels.shape
-        if self.name is None and width != height:
+        if self.resolution and not is_plain(pixels):
             raise DataError(
-                f"{where} is {width}x{height}, not square: give --transform=center-crop"
+                f"{where} has {channels} channels of {pixels.dtype}: only 8-bit gray and RGB are "
+                "resized, so leave --resolution out"
             )
+        if self.name is None:
+            return resize(pixels, *self.resolution) if self.resolution else pixels
         if self.name == "center-crop-wide" and self.resolution:
             aspect_width, aspect_height = self.resolution
         else:
@@ -284,6 +340,8 @@ def _center(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif")
+SOURCE_SUFFIXES = (*IMAGE_SUFFIXES, ".tif", ".tiff")
+"""Suffixes of images that become data sets; data sets themselves have no TIFF."""
 LABEL_FILE = "dataset.json"
 MAX_FILE_BYTES = 256 << 20
 MAX_LABEL_BYTES, MOST_LABEL_LISTS = 64 << 20, 4_000_000
@@ -482,12 +540,17 @@ class ZipContainer:
         self._archive.close()
 
 
-def image_names(container: Container) -> list[str]:
+def is_plain(pixels: np.ndarray) -> bool:
+    """Return whether an image ``[H, W, C]`` is 8-bit gray or RGB, as zips and folders hold."""
+    return pixels.dtype == np.uint8 and pixels.shape[2] in (1, 3)
+
+
+def image_names(container: Container, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[str]:
     """Return the sorted names of the image files, without hidden files and macOS shadow folders."""
     return [
         name
         for name in container.names
-        if name.lower().endswith(IMAGE_SUFFIXES)
+        if name.lower().endswith(suffixes)
         and not any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
     ]
 

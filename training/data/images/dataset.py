@@ -1,4 +1,4 @@
-"""Image data sets: square images of one shape in a zip or folder, and their batches.
+"""Image data sets: images of one shape in a zip, a folder or a stack, and their batches.
 
 Conversion between pixels and numbers, and endless shuffled batches of an image data set.
 
@@ -34,11 +34,13 @@ from training.data.batches import Batch, parts_of_epochs
 from training.data.images.containers import (
     LABEL_FILE,
     Container,
+    Label,
     decode_exact,
     image_names,
     labels_of,
     open_container,
 )
+from training.data.images.stacks import GRAY_RANGE, ImageStack, holds_stack, normalize_pixels
 from training.names import script
 
 CACHE_CHUNK = 1000
@@ -47,20 +49,23 @@ MOST_LISTED = 20
 
 
 class ImageDataset:
-    """Square 8-bit images of one shape, gray or RGB, in a zip or folder.
+    """Images of one shape: 8-bit, gray or RGB, in a zip or folder, or any in a stack.
 
-    The first image defines the shape; the shapes of all other images are checked on reading.
+    The first image defines the shape; the shapes of all other images are checked on reading. A
+    stack (``training.data.images.stacks``) is in memory.
 
     Args:
-        path: The zip or folder, as written by ``dataset_tool.py``.
+        path: The zip, folder or ``.npz``, as written by ``dataset_tool.py``; the name of a stack.
         use_labels: Whether to read the labels in ``dataset.json``; otherwise labels have length 0.
         max_size: Number of images of a random subset, in the order of the data set; None for all.
         seed: Random seed of the subset.
         xflip: Whether to add the mirror images of the n images, with indices n to 2n - 1.
         classes: Minimum number of classes, since a subset may lack the last classes.
+        stack: Images in memory; None to read the path.
 
     Attributes:
         image_shape: Shape ``(C, H, W)`` of the images.
+        value_range: Values that networks see as -1 and 1.
         places: Indices ``[n]`` of the used images in the whole data set.
 
     Raises:
@@ -76,11 +81,15 @@ class ImageDataset:
         seed: int = 0,
         xflip: bool = False,
         classes: int = 0,
+        stack: ImageStack | None = None,
     ):
         self.path, self._xflip = path, xflip
         self._container: Container | None = None
         self._owner = 0  # process that opened the container
-        names = image_names(self._files())
+        stack = ImageStack.load(path) if stack is None and holds_stack(path) else stack
+        self._stack = stack
+        self.value_range = GRAY_RANGE if stack is None else stack.value_range
+        names = image_names(self._files()) if stack is None else list(map(str, range(len(stack))))
         if not names:
             raise DataError(
                 f"{path} contains no images: make a data set with {script('dataset_tool')}"
@@ -88,17 +97,17 @@ class ImageDataset:
         labels: Tensor | None = None
         self._classes: int | None = None
         if use_labels:
-            listed = labels_of(self._files(), names)
+            listed = self._listed_labels(names)
             if listed is None:
                 raise DataError(
-                    f"{path} has no labels (null in its dataset.json): train without labels, or "
+                    f"{path} has no labels: train without labels, or "
                     f"make a data set with labels by {script('dataset_tool')}"
                 )
             are_classes = isinstance(listed[0], int)  # [n], else vectors [n, k]
             labels = torch.tensor(listed, dtype=torch.int64 if are_classes else torch.float32)
             self._classes = max(int(labels.max()) + 1, classes) if are_classes else None
-        self._cache: Tensor | None = None
-        self.image_shape = self._first_shape(names[0])
+        self._cache: Tensor | None = None if stack is None else stack.images
+        self.image_shape = self._first_shape(names[0]) if stack is None else stack.image_shape
         self.places = torch.arange(len(names))
         if max_size is not None and max_size < len(names):
             generator = seeded_generator("cpu", seed)
@@ -106,6 +115,7 @@ class ImageDataset:
             self.places = chosen
             names = [names[index] for index in chosen.tolist()]
             labels = None if labels is None else labels[chosen]
+            self._cache = None if self._cache is None else self._cache[chosen]
         self._names, self._labels = names, labels
 
     @property
@@ -132,10 +142,20 @@ class ImageDataset:
         """Whether labels are vectors rather than classes."""
         return self._labels is not None and self._classes is None
 
+    def _listed_labels(self, names: list[str]) -> list[Label] | None:
+        """Return the labels of the images with these names; None if there are none."""
+        if self._stack is None:
+            return labels_of(self._files(), names)
+        labels = self._stack.labels
+        return None if labels is None else labels[list(map(int, names))].tolist()
+
+    def _labels_if_any(self) -> list[Label] | None:
+        there = self._stack is not None or LABEL_FILE in self._files().names
+        return self._listed_labels(self._names) if there else None
+
     def classes(self) -> Tensor | None:
         """Return the classes ``[n]`` of the images, even if unused; None if there are none."""
-        there = LABEL_FILE in self._files().names
-        labels = labels_of(self._files(), self._names) if there else None
+        labels = self._labels_if_any()
         return torch.tensor(labels) if labels and isinstance(labels[0], int) else None
 
     def labels_in_words(self) -> str:
@@ -143,8 +163,7 @@ class ImageDataset:
 
         The labels of the data set are described even if they are unused.
         """
-        there = LABEL_FILE in self._files().names
-        labels = labels_of(self._files(), self._names) if there else None
+        labels = self._labels_if_any()
         if not labels:
             return "none"
         if not isinstance(labels[0], int):
@@ -153,6 +172,10 @@ class ImageDataset:
         listed = ", ".join(f"{name}: {count:,}" for name, count in counts[:MOST_LISTED])
         more = ", ..." * (len(counts) > MOST_LISTED)
         return f"{len(counts)} classes, images per class {listed}{more}"
+
+    def normalized(self, pixels: Tensor) -> Tensor:
+        """Return images ``[n, C, H, W]`` as points ``[n, D]``, float32, from -1 to 1."""
+        return normalize_pixels(pixels, self.value_range).flatten(1)
 
     @property
     def has_labels(self) -> bool:
@@ -163,9 +186,9 @@ class ImageDataset:
         return len(self._names) * (2 if self._xflip else 1)
 
     def read(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Read images ``[n, C, H, W]``, uint8, with their labels ``[n, label_dim]``, float32.
+        """Read images ``[n, C, H, W]`` with their labels ``[n, label_dim]``, float32.
 
-        Classes become one-hot vectors.
+        Images are uint8, or float32 in the data's units. Classes become one-hot vectors.
 
         Args:
             indices: Indices of the n images.
@@ -251,11 +274,6 @@ class ImageDataset:
     def _first_shape(self, name: str) -> tuple[int, int, int]:
         files = self._files()
         height, width, channels = decode_exact(files.read(name), files.where(name)).shape
-        if height != width:
-            raise DataError(
-                f"{files.where(name)} is {width}x{height}, not square: make the data set "
-                f"with {script('dataset_tool')} --transform=center-crop"
-            )
         return channels, height, width
 
     def _read_file(self, name: str) -> np.ndarray:
@@ -279,11 +297,6 @@ __all__ = [
     "pixel_batches",
     "to_pixels",
 ]
-
-
-def normalize_pixels(pixels: Tensor) -> Tensor:
-    """Convert uint8 pixels p of any shape to float32 data ``p / 127.5 - 1``, on their device."""
-    return pixels.to(torch.float32) / 127.5 - 1
 
 
 def to_pixels(points: Tensor) -> Tensor:
@@ -334,7 +347,7 @@ class ImageBatches:
             order = self._shuffled_order(step)
             try:
                 for pixels, labels in _load(self.dataset, order, self.workers, self.device):
-                    points = normalize_pixels(pixels).flatten(1)
+                    points = self.dataset.normalized(pixels)
                     yield Batch(points, labels if self.dataset.has_labels else None)
                     step += 1
             except _WorkerDied as error:
@@ -388,7 +401,7 @@ def basis_batches(
         )
     chosen = torch.randperm(len(dataset), generator=seeded_generator("cpu", 0))[:total]
     for pixels in pixel_batches(dataset, chosen.sort().values, batch, device, workers):
-        yield normalize_pixels(pixels).flatten(1)
+        yield dataset.normalized(pixels)
 
 
 def pixel_batches(

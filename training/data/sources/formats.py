@@ -28,13 +28,14 @@ from dnnlib.errors import DataError, UsageError
 from dnnlib.logs import logger
 from torch_utils.inert_arrays import ARRAY_NAMES, dtype_of
 from torch_utils.inert_pickle import Names, PickleError, PickleReader
+from torch_utils.results import load_array, load_arrays
 from torch_utils.snapshots import first_line
 from training.data.images.containers import (
-    IMAGE_SUFFIXES,
     LABEL_FILE,
     MAX_CLASSES,
     MAX_FILE_BYTES,
     MAX_PIXELS,
+    SOURCE_SUFFIXES,
     Container,
     Decoder,
     Label,
@@ -43,6 +44,7 @@ from training.data.images.containers import (
     open_container,
     quoted,
 )
+from training.data.images.stacks import RANGES, STACKED, ImageStack, holds_stack
 from training.data.sources.lmdb_store import DATA_FILE, count_entries, read_entries
 from training.names import HELD_OUT_PATCHES, PATCH, PATCHES, SIDES
 
@@ -52,7 +54,8 @@ class SourceImage(NamedTuple):
 
     Attributes:
         where: Name of the image in error messages.
-        read: Function that returns the pixels ``[H, W, C]`` uint8, C = 1 or 3, or raises DataError.
+        read: Function that returns the pixels ``[H, W, C]``, uint8 with C = 1 or 3 unless other
+            images were permitted, or raises DataError.
         label: Label of the image, a class or a vector; None if the source has no labels.
     """
 
@@ -70,10 +73,12 @@ class Source(NamedTuple):
     Attributes:
         images: Generator of the images, which must be closed after use.
         total: Number of images; None if unknown in advance.
+        value_range: Range of values that the source states; None for none.
     """
 
     images: Images
     total: int | None
+    value_range: tuple[float, float] | None = None
 
 
 def given(pixels: np.ndarray) -> np.ndarray:
@@ -178,8 +183,8 @@ def _corners(photographs: list[np.ndarray], held_out: bool, side: int) -> Iterat
 
 
 _KNOWN = (
-    "a folder, a .zip of images, cifar-10-python.tar.gz, an MNIST images-idx3-ubyte.gz, an LMDB "
-    f"folder, '{DIGITS}', '{PATCHES}' or '{HELD_OUT_PATCHES}'"
+    "a folder, a .zip of images, a .npy or .npz of them, cifar-10-python.tar.gz, an "
+    f"MNIST images-idx3-ubyte.gz, an LMDB folder, '{DIGITS}', '{PATCHES}' or '{HELD_OUT_PATCHES}'"
 )
 _UNREADABLE = (OSError, EOFError, zlib.error, tarfile.TarError, ValueError)
 MAX_BATCH_BYTES = 64 << 20
@@ -189,7 +194,11 @@ MAX_ARCHIVE_BYTES = 1 << 30
 
 
 def open_source(
-    name: str, patch: int | None = None, count: int | None = None, in_part: bool = False
+    name: str,
+    patch: int | None = None,
+    count: int | None = None,
+    in_part: bool = False,
+    deep: bool = False,
 ) -> Source:
     """Open the source at a path, or a built-in source by name.
 
@@ -198,7 +207,8 @@ def open_source(
         patch: Side of patches in pixels; None for the default.
         count: Number of patches; None for the default.
         in_part: Whether only a part of the images will be used. Folders and zips then alternate
-            their classes, so that a part is balanced.
+            their classes, in a fixed random order, so that a part is balanced.
+        deep: Whether images may have more than 8 bits and up to 16 channels.
 
     Raises:
         DataError: The source does not exist, or is broken.
@@ -213,9 +223,11 @@ def open_source(
         raise DataError(f"{name} does not exist: give {_KNOWN}")
     if path.is_dir():
         is_lmdb = (path / DATA_FILE).exists()
-        return _lmdb(path) if is_lmdb else _files(open_container(path), in_part)
+        return _lmdb(path) if is_lmdb else _files(open_container(path), in_part, deep)
     if path.suffix.lower() == ".zip":
-        return _files(open_container(path), in_part)
+        return _files(open_container(path), in_part, deep)
+    if holds_stack(path):
+        return _stack(path, in_part)
     if path.name.lower().endswith((".tar.gz", ".tgz")):
         return Source(_cifar10(path), None)
     if path.suffix.lower() == ".gz":
@@ -223,14 +235,36 @@ def open_source(
     raise UsageError(f"{name} has an unknown format: give {_KNOWN}")
 
 
-def _files(container: Container, in_part: bool) -> Source:
+def _stack(path: Path, in_part: bool) -> Source:
+    """Return the images of a stack in its order; with classes and in part, see ``_files``."""
+    arrays = {STACKED: load_array(path)} if path.suffix.lower() == ".npy" else load_arrays(path)
+    images, given_range = arrays[STACKED], arrays.get("range")
+    images = images[..., None] if images.ndim == 3 else images
+    ends = None if given_range is None else tuple(np.ravel(given_range).tolist())
+    # The check of a whole stack needs a range of its values.
+    limits = ends or RANGES.get(images.dtype.name) or (-np.inf, np.inf)
+    labels = ImageStack.of_array(images, limits, arrays.get("labels"), str(path)).labels
+    listed = None if labels is None else labels.tolist()
+    order = mixed(listed) if in_part and listed else list(range(len(images)))
+
+    def each() -> Images:
+        for place in order:
+            label = None if listed is None else listed[place]
+            where = f"image {place} of {path}"
+            yield SourceImage(where, partial(given, np.asarray(images[place])), label)
+
+    return Source(each(), len(images), ends)
+
+
+def _files(container: Container, in_part: bool, deep: bool) -> Source:
     """Return the image files of a folder or zip in the order of their names.
 
-    If only a part will be used and there are classes, the images alternate between classes.
+    If only a part will be used and there are classes, the images alternate between classes, and
+    those of a class come in a fixed random order.
     """
-    names = image_names(container)
+    names = image_names(container, SOURCE_SUFFIXES)
     if not names:
-        kinds = ", ".join(IMAGE_SUFFIXES)
+        kinds = ", ".join(SOURCE_SUFFIXES)
         raise DataError(
             f"{container.path} contains no images in a known format: give images as {kinds}"
         )
@@ -242,9 +276,9 @@ def _files(container: Container, in_part: bool) -> Source:
         logger.info(f"{len(classes)} folders become classes, numbered from 0: {first}")
         labels = [classes.index(name.partition("/")[0]) for name in names]
     if in_part and labels and all(isinstance(label, int) for label in labels):
-        order = in_turns(labels)
+        order = mixed(labels)
         names, labels = [names[index] for index in order], [labels[index] for index in order]
-    decode = Decoder()
+    decode = Decoder(deep)
 
     def images() -> Images:
         with closing(container):
@@ -253,6 +287,12 @@ def _files(container: Container, in_part: bool) -> Source:
                 yield SourceImage(container.where(name), read, labels[index] if labels else None)
 
     return Source(images(), len(names))
+
+
+def mixed(labels: Sequence[Label]) -> list[int]:
+    """Return the indices of images in a fixed random order that alternates between classes."""
+    shuffled = np.random.default_rng(0).permutation(len(labels))
+    return shuffled[in_turns([labels[place] for place in shuffled])].tolist()
 
 
 def in_turns(labels: Sequence[Label]) -> list[int]:

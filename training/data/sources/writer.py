@@ -1,10 +1,11 @@
-"""Data sets of images: square PNGs in the StyleGAN format, by ``dataset_tool.py``.
+"""Data sets of images: PNGs in the StyleGAN format or a stack, by ``dataset_tool.py``.
 
-A data set is a zip or a folder of uncompressed 8-bit PNGs, gray or RGB and all of one shape. Images
-are named ``00000/img00000000.png`` and so on, a thousand per folder. ``dataset.json`` contains
-labels: ``{"labels": [["00000/img00000000.png", 6], ...]}`` with an integer (a class) or a list of
-numbers (a vector) for each image, or null instead of the whole list. Nothing is compressed, so that
-reading is fast, and equal images give equal bytes. Beside the data set, ``{name}_params.json`` has
+A data set of 8-bit gray or RGB images is a zip or a folder of uncompressed PNGs, all of one shape.
+Images are named ``00000/img00000000.png`` and so on, a thousand per folder. ``dataset.json``
+contains labels: ``{"labels": [["00000/img00000000.png", 6], ...]}`` with an integer (a class) or a
+list of numbers (a vector) for each image, or null instead of the whole list. Nothing is compressed,
+so that reading is fast, and equal images give equal bytes. An ``.npz`` is a stack of any images
+(``training.data.images.stacks``). Beside the data set, ``{name}_params.json`` has
 the options, the number of images written and skipped, and the versions.
 """
 
@@ -24,11 +25,19 @@ from tqdm import tqdm
 from dnnlib.errors import DataError, UsageError
 from dnnlib.files import atomic_path
 from dnnlib.logs import logger
-from training.data.images.containers import LABEL_FILE, Label, Transform, encode_png, to_gray
+from training.data.images.containers import (
+    LABEL_FILE,
+    Label,
+    Transform,
+    encode_png,
+    is_plain,
+    to_gray,
+)
+from training.data.images.stacks import ImageStack
 from training.data.sources.formats import Source, SourceImage
 
 IMAGES_A_FOLDER = 1000
-OTHER_ARCHIVES = {".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".npz"}
+OTHER_ARCHIVES = {".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"}
 
 
 class ImageWriter:
@@ -55,22 +64,34 @@ class ImageWriter:
         """Write one image.
 
         Args:
-            pixels: Square image ``[S, S, C]``, uint8, with C = 1 or 3.
+            pixels: Image ``[H, W, C]``, uint8, with C = 1 or 3.
             label: Label of the image; None if the data set has no labels.
 
         Raises:
-            DataError: Some images have labels and others do not.
+            DataError: Some images have labels and others do not, or the image is no 8-bit gray or
+                RGB image.
         """
+        self._store(pixels, label)
+        self.count += 1
+
+    def _store(self, pixels: np.ndarray, label: Label | None) -> None:
+        if not is_plain(pixels):
+            raise DataError(
+                f"image {self.count + 1} has {pixels.shape[2]} channels of {pixels.dtype}: give a "
+                "--dest that ends in .npz"
+            )
+        self._require_labels(label)
+        name = f"{self.count // IMAGES_A_FOLDER:05d}/img{self.count:08d}.png"
+        self._put(name, encode_png(pixels))
+        if label is not None:
+            self._labels.append((name, label))
+
+    def _require_labels(self, label: Label | None) -> None:
         if self.count and (label is None) == self.has_labels:
             raise DataError(
                 f"only some of the first {self.count + 1} images have labels: label all images "
                 "or none"
             )
-        name = f"{self.count // IMAGES_A_FOLDER:05d}/img{self.count:08d}.png"
-        self._put(name, encode_png(pixels))
-        if label is not None:
-            self._labels.append((name, label))
-        self.count += 1
 
     def finish(self) -> None:
         """Write the labels of all images, as the last file of the data set.
@@ -84,17 +105,58 @@ class ImageWriter:
         self._put(LABEL_FILE, json.dumps(content).encode())
 
 
-@contextmanager
-def image_writer(destination: Path) -> Iterator[ImageWriter]:
-    """Return a context that yields a writer of images to a zip or to a folder.
+class StackWriter(ImageWriter):
+    """Writer of a stack, in memory until its end.
 
-    A destination that ends in ``.zip`` is a zip, any other a folder. The destination is created or
-    replaced at the end of the context; after an error nothing changes.
+    Args:
+        path: File to write.
+        value_range: Range of values; None for that of the integers.
+    """
+
+    def __init__(self, path: Path, value_range: tuple[float, float] | None):
+        super().__init__(lambda name, data: None)
+        self._path, self._range = path, value_range
+        self._images: list[np.ndarray] = []
+
+    def _store(self, pixels: np.ndarray, label: Label | None) -> None:
+        self._require_labels(label)
+        if label is not None and not isinstance(label, int):
+            raise DataError("a stack has no labels that are vectors: give a --dest that is a .zip")
+        if label is not None:
+            self._labels.append(("", label))
+        self._images.append(pixels)
+
+    def finish(self) -> None:
+        """Write the stack.
+
+        Raises:
+            DataError: No image was written, or values are beyond the range.
+        """
+        if not self._images:
+            raise DataError("the source has no readable images: give another source")
+        labels = [label for _, label in self._labels] or None
+        images = np.stack(self._images)
+        ImageStack.of_array(images, self._range, labels, "the source").save(self._path)
+
+
+@contextmanager
+def image_writer(
+    destination: Path, value_range: tuple[float, float] | None = None
+) -> Iterator[ImageWriter]:
+    """Return a context that yields a writer of images to a zip, a folder or a stack.
+
+    A destination that ends in ``.zip`` is a zip, in ``.npz`` a stack, any other a folder. The
+    destination is created or replaced at the end of the context; after an error nothing changes.
 
     Raises:
         DataError: No image was written.
     """
-    if is_zip(destination):
+    if destination.suffix.lower() == ".npz":
+        stack = StackWriter(destination, value_range)
+        yield stack
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        stack.finish()
+    elif is_zip(destination):
         with (
             atomic_path(destination) as temporary,
             zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive,
@@ -115,8 +177,8 @@ def image_writer(destination: Path) -> Iterator[ImageWriter]:
 
 
 def is_zip(destination: Path) -> bool:
-    """Return whether a data set is written to a zip, because its name ends in ``.zip``."""
-    return destination.suffix.lower() == ".zip"
+    """Return whether a data set is one file, because its name ends in ``.zip`` or ``.npz``."""
+    return destination.suffix.lower() in (".zip", ".npz")
 
 
 def require_writable(destination: Path, source: Path | None, overwrite: bool) -> None:
@@ -132,7 +194,7 @@ def require_writable(destination: Path, source: Path | None, overwrite: bool) ->
     """
     if destination.suffix.lower() in OTHER_ARCHIVES and not destination.is_dir():
         raise UsageError(
-            f"--dest is {destination}, but a data set is a .zip or a folder: give a name "
+            f"--dest is {destination}, but a data set is a .zip, an .npz or a folder: give a name "
             f"that ends in .zip, or one that does not end in {destination.suffix}"
         )
     if source is not None:
@@ -200,7 +262,7 @@ MAX_NAMED_SKIPS = 20
 
 @dataclass
 class Conversion:
-    """Conversion of all images of a source to a data set of squares of one shape.
+    """Conversion of all images of a source to a data set of images of one shape.
 
     Args:
         transform: Crop and resize transformation.
@@ -222,7 +284,7 @@ class Conversion:
         """Convert and write all images of a source.
 
         Returns:
-            The shape ``(S, S, C)`` of the written images, and the number of skipped images.
+            The shape ``(H, W, C)`` of the written images, and the number of skipped images.
 
         Raises:
             DataError: An image cannot be read and must not be skipped, a color image follows gray
@@ -238,7 +300,7 @@ class Conversion:
                 if seen <= self.first_image:
                     continue
                 try:
-                    pixels = self._square(image, shape)
+                    pixels = self._transformed(image, shape)
                 except DataError as error:
                     if not self.skip_bad:
                         raise
@@ -262,7 +324,7 @@ class Conversion:
             raise DataError(f"the source has no readable images{reason}")
         return shape, skipped
 
-    def _square(self, image: SourceImage, shape: tuple[int, ...] | None) -> np.ndarray:
+    def _transformed(self, image: SourceImage, shape: tuple[int, ...] | None) -> np.ndarray:
         pixels = self.transform(image.read(), image.where)
         if shape is not None and pixels.shape[:2] != shape[:2]:
             raise DataError(
@@ -277,6 +339,11 @@ class Conversion:
         wanted = self.channels or (pixels.shape[2] if shape is None else shape[2])
         if pixels.shape[2] == wanted:
             return pixels
+        if not is_plain(pixels) or wanted not in (1, 3):
+            raise DataError(
+                f"{where} has {pixels.shape[2]} channels of {pixels.dtype}, not {wanted}: give "
+                "images with the same channels"
+            )
         if wanted == 3:
             return np.repeat(pixels, 3, axis=2)
         if self.channels is None:
