@@ -162,7 +162,12 @@ CASES = [
     # Data sets.
     ("dataset_tool", "--resolution=32", 2, ["not of the form WxH"]),
     ("dataset_tool", "--resolution=0x0", 2, ["give sides from 1"]),
-    ("dataset_tool", "--resolution=32x16", 2, ["images must be square"]),
+    (
+        "dataset_tool",
+        "--transform=center-crop --resolution=32x16",
+        2,
+        ["center-crop makes squares"],
+    ),
     ("dataset_tool", "--transform=center-crop-wide", 2, ["needs --resolution"]),
     (
         "dataset_tool",

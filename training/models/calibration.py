@@ -709,7 +709,8 @@ def guarantee_of(
     network = task.subject.network
     truths = None if network is None or not settings.held_out else network.held_out
     if truths is None:
-        if settings.refuse is not None or settings.beside.wanted:
+        by_images = settings.held_out_images is not None
+        if (settings.refuse is not None and not by_images) or settings.beside.wanted:
             raise UsageError(
                 "--refuse and --function need a calibrated network: run "
                 f"{script('posterior')} calibrate"

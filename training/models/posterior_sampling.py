@@ -38,6 +38,7 @@ from training.models.group_sampling import (
     without_points,
 )
 from training.models.inference import InferenceTask
+from training.models.unusual import Unusual
 from training.names import UNSOUND
 from training.settings.posterior import SampleSettings
 from training.subjects import Subject
@@ -67,6 +68,7 @@ class Observed:
             itself.
         truth: True points ``[M, D]``; None if they are unknown.
         calibration: Calibration of the network applied to the observations; None for none.
+        unusual: How unusual images are; None if this is not tested.
     """
 
     numbers: Tensor
@@ -74,6 +76,7 @@ class Observed:
     likelihood: Likelihood | None
     truth: Tensor | None
     calibration: AppliedCalibration | None = None
+    unusual: Unusual | None = None
 
     @classmethod
     def of(cls, task: InferenceTask) -> "Observed":
@@ -95,7 +98,14 @@ class Observed:
         calibration = AppliedCalibration.of(task, settings, numbers)
         if calibration is not None and calibration.refuses(settings.refuse):
             raise RejectedObservation("an observation was rejected as out of distribution")
-        return cls(numbers, labels, likelihood, truth, calibration)
+        unusual, path, level = None, settings.held_out_images, settings.refuse
+        if path is not None:
+            sides = task.subject, likelihood, numbers, labels
+            unusual = Unusual.of(*sides, path, settings.sampler.seed)
+            unusual.report()
+            if level is not None and unusual.smallest <= level:
+                raise RejectedObservation("an observation was rejected as out of distribution")
+        return cls(numbers, labels, likelihood, truth, calibration, unusual)
 
     def saved(self, subject: Subject) -> Tensor | None:
         """Return the observations for the file of draws; None for trials, whose counts differ."""
@@ -171,6 +181,7 @@ class SampledPosteriors:
             None if shape is None else tuple(shape),
             None if about.truth is None else about.truth.cpu().numpy(),
             about.run.get("conditions") or [],
+            about.run.get("range"),
         )
 
     def content(self) -> bytes:
@@ -221,6 +232,7 @@ def sample(
         "solvers": task.solvers,
         "samplers": list(draws.sampler),
         **subject.about,
+        **({} if seen.unusual is None else {"unusual": seen.unusual.summary()}),
         **(more or {}),
     }
     calibration = seen.calibration

@@ -62,10 +62,14 @@ class SampleSettings(
         help=f"Use the calibration that {script('posterior')} calibrate wrote to the network "
         "file, if there is one.",
     )
+    held_out_images: Path | None = option(
+        help="Images not used in training, to test whether an observation is in distribution: "
+        "they are observed with the same mask and noise",
+    )
     refuse: float | None = option(
         type=Real(0, 1, min_open=True, max_open=True),
-        help="With a calibrated network: exit with code 3 if the out-of-distribution p-value of "
-        "an observation is at most this number",
+        help="With a calibrated network or --held_out_images: exit with code 3 if the "
+        "out-of-distribution p-value of an observation is at most this number",
     )
     beside: inference.HeldOutOptions = options_of(inference.HeldOutOptions)
 
@@ -82,7 +86,7 @@ class SampleSettings(
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_there(self.observation, self.condition, self.truth)
+        require_there(self.observation, self.condition, self.truth, self.held_out_images)
         if not self.held_out and (self.refuse is not None or self.beside.wanted):
             raise UsageError(
                 "--refuse, --function and --conditions_network need the calibration in the "

@@ -7,6 +7,7 @@ from PIL import Image
 
 import dataset_tool
 from tests.support.running import good, quick_endings, refusal, refused, run_script
+from torch_utils.results import load_arrays
 from training.data.images.containers import decode_tiff
 from training.data.images.dataset import ImageDataset
 from training.data.images.stacks import ImageStack, holds_stack
@@ -102,7 +103,7 @@ def test_arrays_become_stacks_and_parts_of_folders_are_random_and_disjoint(tmp_p
     first, rest = tmp_path / "first.npz", tmp_path / "rest.npz"
     good(tool(tmp_path / "deep", first, "--max-images=6"))
     good(tool(tmp_path / "deep", rest, "--first-image=6"))
-    parts = [np.load(path) for path in (first, rest)]
+    parts = [load_arrays(path) for path in (first, rest)]
     levels = [part["images"][:, 0, 0, 0].tolist() for part in parts]
     assert sorted(levels[0] + levels[1]) == [1000.0 * (number + 1) for number in range(20)]
     assert sorted(levels[0]) != [1000, 2000, 3000, 4000, 5000, 6000]
