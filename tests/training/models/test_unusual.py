@@ -6,8 +6,9 @@ import torch
 
 from tests.support.running import quick_endings
 from training import Images
+from training.inference.likelihoods import Gaussian
 from training.models.posterior_sampling import RejectedObservation
-from training.models.unusual import completed, rank_p_values
+from training.models.unusual import Unusual, completed, rank_p_values
 
 
 def test_p_values_of_exchangeable_scores_are_at_most_a_in_a_fraction_a_of_cases():
@@ -49,12 +50,15 @@ def stripes(tmp_path_factory):
 
 def test_an_image_unlike_the_held_out_ones_is_named_and_can_be_rejected(stripes, caplog):
     model, held_out, observed = stripes
-    posterior = model.posterior(noise_std=5, mask="upper-half", held_out_images=held_out)
+    points = torch.from_numpy(observed).double().reshape(2, -1)[:, :32]
+    likelihood = Gaussian(torch.tensor(5.0), torch.arange(32))
+    unusual = Unusual.of(model.subject, likelihood, points, None, held_out, 0)
     with caplog.at_level("WARNING"):
-        draws = posterior.sample(observed, particles=4)
-    usual, unlike = draws.facts["unusual"]["p_values"]
+        unusual.report()
+    usual, unlike = unusual.summary()["p_values"]
     assert unlike == 0.01 < 0.05 < usual
     assert "observation 2 is out of distribution" in caplog.text
     assert "observation 1 is out" not in caplog.text
+    posterior = model.posterior(noise_std=5, mask="upper-half", held_out_images=held_out)
     with pytest.raises(RejectedObservation, match="out of distribution"):
-        posterior.sample(observed, particles=4, refuse=0.05)
+        posterior.sample(observed, refuse=0.05)

@@ -36,7 +36,7 @@ LENGTHS = (0, 1, 50, 2000, 2050, 4096, 30_000)
 
 def read_all(source):
     """All images ``[H, W, C]`` and labels of a source, whose number it knew if it said one."""
-    images, total = open_source(str(source))
+    images, total, _ = open_source(str(source))
     read = [(image.read(), image.label) for image in images]
     assert total in (None, len(read))
     return [pixels for pixels, _ in read], [label for _, label in read]
@@ -321,7 +321,7 @@ def test_images_come_in_the_order_of_their_keys(tmp_path):
     pixels = noise(3, 6, 6, 3)
     files = [encoded(image, "webp", lossless=True) for image in pixels]
     write_store(tmp_path, [{b"%d" % key: files[key] for key in (2, 0, 1)}])
-    images, _ = open_source(str(tmp_path))
+    images = open_source(str(tmp_path)).images
     for got, expected in zip(images, pixels, strict=True):
         np.testing.assert_array_equal(got.read(), expected)
         assert got.label is None
