@@ -140,7 +140,7 @@ def calibrate(model: TrainedNetwork, plan: CalibrationPlan, until: float | None 
         there = plan.count // distributed.world_size()
         fits = calibration_within(affordable(model, BLOCK, batch, seconds), there, method)
         if fits[0] is None:
-            logger.warning("Warning: the network has no calibration, for lack of time: --minutes")
+            logger.warning("Warning: there was no time to calibrate the network: give more --minutes")
             return
         times, rows, method = fits
         if rows < there:
@@ -445,7 +445,7 @@ def learn_latents(model: TrainedNetwork, plan: LatentPlan, until: float | None =
         evaluations = affordable(model, len(batch.points), batch, 0.5 * seconds)
         fitting = int(evaluations * count / calls_to_learn(model, plan))
         if fitting < min(count, FEWEST_USED):
-            logger.warning("Warning: latents are not tested, for lack of time: --minutes")
+            logger.warning("Warning: there was no time to test the latents: give more --minutes")
             return
         if fitting < count:
             logger.info(f"Testing latents on {fitting} points instead of {count}, to end in time")
