@@ -91,9 +91,7 @@ def affordable(model: TrainedNetwork, rows: int, batch: Batch, seconds: float) -
     return 1 / slowest(taken / max(seconds, 1e-6), model.denoiser.basis.mean.device)
 
 
-def calibration_within(
-    evaluations: float, count: int, method: str
-) -> tuple[int, int, str] | tuple[None, None, str]:
+def calibration_within(evaluations: float, count: int, method: str) -> tuple[int, int, str]:
     """Return the finest calibration for a number of network evaluations: times, points and method.
 
     Args:
@@ -102,14 +100,14 @@ def calibration_within(
         method: Method without a limit of time. The method ``gain`` is tried if it is too expensive.
 
     Returns:
-        Number of times, number of points and method; without numbers if no calibration fits.
+        Number of times, number of points and method; zeros if no calibration fits.
     """
     for each in dict.fromkeys((method, "gain")):
         for nodes in COARSER:
             points = min(count, int(evaluations / calls_of_fit(nodes, each)))
             if points >= min(count, FEWEST_USED):
                 return nodes, points, each
-    return None, None, method
+    return 0, 0, method
 
 
 def node_times(model: TrainedNetwork, nodes: int = NODES) -> Tensor:
@@ -134,21 +132,17 @@ def calibrate(model: TrainedNetwork, plan: CalibrationPlan, until: float | None 
     device, batch = denoiser.basis.mean.device, plan.points()
     # The default precision of simulations, whatever the training used.
     denoiser.precision = "fp32"
-    times, method = NODES, plan.method
+    most = plan.count // distributed.world_size()
+    times, rows, method = NODES, len(batch.points), plan.method
     if until is not None:
-        seconds = CALIBRATION_SHARE * (until - start)
-        there = plan.count // distributed.world_size()
-        fits = calibration_within(affordable(model, BLOCK, batch, seconds), there, method)
-        if fits[0] is None:
-            logger.warning("Warning: there was no time to calibrate the network: give more --minutes")
+        evaluations = affordable(model, BLOCK, batch, CALIBRATION_SHARE * (until - start))
+        times, rows, method = calibration_within(evaluations, most, method)
+        if not times:
+            logger.warning("Warning: too little time to calibrate the network: give more --minutes")
             return
-        times, rows, method = fits
-        if rows < there:
-            batch = batch.at(slice(0, rows))
-        if (times, rows, method) != (NODES, there, plan.method):
-            logger.info(
-                f"Calibrating with less than {there} points at {NODES} times, to end in time"
-            )
+        if (times, rows, method) != (NODES, most, plan.method):
+            logger.info(f"Calibrating with {rows} points at {times} times, to end in time")
+    batch = batch.at(slice(0, rows))
     points = denoiser.basis.to_eigen(batch.points.to(device))
     conditions = batch.conditions(device)
     nodes = times * (1 if method == "gain" else 2)
@@ -445,7 +439,7 @@ def learn_latents(model: TrainedNetwork, plan: LatentPlan, until: float | None =
         evaluations = affordable(model, len(batch.points), batch, 0.5 * seconds)
         fitting = int(evaluations * count / calls_to_learn(model, plan))
         if fitting < min(count, FEWEST_USED):
-            logger.warning("Warning: there was no time to test the latents: give more --minutes")
+            logger.warning("Warning: too little time to test the latents: give more --minutes")
             return
         if fitting < count:
             logger.info(f"Testing latents on {fitting} points instead of {count}, to end in time")
