@@ -190,23 +190,41 @@ class Observations:
     p_values: Tensor | None = None
     oddest: Sequence[str] = ()
 
-    def accepted(self, level: float) -> str:
-        """Return a line of text for the case that no observation is rejected at a level."""
+    def refuses(self, level: float | None) -> bool:
+        """Return whether an observation is rejected at a level, and print which.
+
+        No observation is rejected if the level is None.
+        """
+        if level is None:
+            return False
+        refusal = self.refused(level)
+        if refusal:
+            logger.warning(refusal)
+            return True
         assert self.p_values is not None
         place = int(self.p_values.argmin())
-        return (
+        line = (
             f"No observation is rejected at level {level:g} (smallest: p = "
-            f"{float(self.p_values[place]):.2g}, observation {place + 1}). Rejection "
-            "finds gross errors only: an observation with one wrong value of twelve, off "
-            "by 4 standard deviations, is accepted in about half of the cases."
+            f"{float(self.p_values[place]):.2g}, observation {place + 1})."
         )
+        if self.whitened is not None:
+            line += (
+                " Rejection finds gross errors only: an observation with one wrong value of "
+                "twelve, off by 4 standard deviations, is accepted in about half of the cases."
+            )
+        logger.info(line)
+        return False
 
-    def refused(self, level: float) -> str | None:
-        """Describe the observations that are rejected at a level, in one line; None if none is."""
+    @property
+    def listed(self) -> list[float]:
+        """The p-values as plain numbers."""
+        assert self.p_values is not None
+        return self.p_values.tolist()
+
+    def below(self, level: float) -> tuple[int, str]:
+        """Return the number of observations with a p-value below a level, and their names."""
         assert self.p_values is not None
         odd = (self.p_values < level).nonzero()[:, 0].tolist()
-        if not odd:
-            return None
         listed = ", ".join(
             (
                 f"observation {place + 1} (p = {float(self.p_values[place]):.2g}, because of "
@@ -215,11 +233,29 @@ class Observations:
             for place in odd[:MOST_LINES]
         )
         more = f" and {len(odd) - MOST_LINES} more" if len(odd) > MOST_LINES else ""
+        return len(odd), listed + more
+
+    def refused(self, level: float) -> str | None:
+        """Describe the observations that are rejected at a level, in one line; None if none is."""
+        count, listed = self.below(level)
+        if not count:
+            return None
         return (
-            f"Rejected {len(odd)} of {len(self.p_values)} observations as out of "
-            f"distribution: {listed}{more}. --refuse={level:g} rejects at most {level:.2g} "
+            f"Rejected {count} of {len(self.listed)} observations as out of "
+            f"distribution: {listed}. --refuse={level:g} rejects at most {level:.2g} "
             "of in-distribution observations"
         )
+
+    def warn(self, level: float, others: str) -> None:
+        """Print the smallest p-value among others, and which observations are below a level."""
+        count, listed = self.below(level)
+        total = len(self.listed)
+        logger.info(
+            f"{total - count} of {total} observations are like {others} at level {level:g}; "
+            f"smallest p = {min(self.listed):.2g}"
+        )
+        if count:
+            logger.warning(f"Warning: out of distribution: {listed}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -811,20 +847,6 @@ class AppliedCalibration:
         if truths is None:
             return None
         return cls(truths, observations_of(task, settings, truths, observed), functions)
-
-    def refuses(self, level: float | None) -> bool:
-        """Return whether an observation is rejected at a level, and print which.
-
-        No observation is rejected if the level is None.
-        """
-        if level is None:
-            return False
-        refusal = self.observations.refused(level)
-        if refusal:
-            logger.warning(refusal)
-        else:
-            logger.info(self.observations.accepted(level))
-        return refusal is not None
 
     def posteriors(
         self, parts: Parts[PosteriorPart], numbers: dict[str, Any]

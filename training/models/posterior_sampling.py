@@ -28,7 +28,7 @@ from training.inference.summary import RULE, Summary
 from training.inference.target import prior_draws
 from training.inference.trial_likelihoods import TrialLikelihood
 from training.models import posterior_reports as results
-from training.models.calibration import AppliedCalibration
+from training.models.calibration import AppliedCalibration, Observations
 from training.models.checkpoint import Checkpoint, Parts
 from training.models.group_sampling import (
     PosteriorPart,
@@ -38,7 +38,7 @@ from training.models.group_sampling import (
     without_points,
 )
 from training.models.inference import InferenceTask
-from training.models.unusual import Unusual
+from training.models.unusual import among_held_out
 from training.names import UNSOUND
 from training.settings.posterior import SampleSettings
 from training.subjects import Subject
@@ -68,7 +68,7 @@ class Observed:
             itself.
         truth: True points ``[M, D]``; None if they are unknown.
         calibration: Calibration of the network applied to the observations; None for none.
-        unusual: How unusual images are; None if this is not tested.
+        unusual: p-values of images among held-out images; None if this is not tested.
     """
 
     numbers: Tensor
@@ -76,7 +76,7 @@ class Observed:
     likelihood: Likelihood | None
     truth: Tensor | None
     calibration: AppliedCalibration | None = None
-    unusual: Unusual | None = None
+    unusual: Observations | None = None
 
     @classmethod
     def of(cls, task: InferenceTask) -> "Observed":
@@ -96,15 +96,20 @@ class Observed:
             count = len(numbers)
             raise UsageError(f"--truth has {len(truth)} rows, but there are {count} observations")
         calibration = AppliedCalibration.of(task, settings, numbers)
-        if calibration is not None and calibration.refuses(settings.refuse):
+        unusual = None
+        if settings.held_out_images is not None:
+            unusual = among_held_out(
+                task.subject,
+                likelihood,
+                numbers,
+                labels,
+                settings.held_out_images,
+                settings.sampler.seed,
+                settings.refuse,
+            )
+        tested = [None if calibration is None else calibration.observations, unusual]
+        if any(each is not None and each.refuses(settings.refuse) for each in tested):
             raise RejectedObservation("an observation was rejected as out of distribution")
-        unusual, path, level = None, settings.held_out_images, settings.refuse
-        if path is not None:
-            sides = task.subject, likelihood, numbers, labels
-            unusual = Unusual.of(*sides, path, settings.sampler.seed)
-            unusual.report()
-            if level is not None and unusual.smallest <= level:
-                raise RejectedObservation("an observation was rejected as out of distribution")
         return cls(numbers, labels, likelihood, truth, calibration, unusual)
 
     def saved(self, subject: Subject) -> Tensor | None:
@@ -232,7 +237,7 @@ def sample(
         "solvers": task.solvers,
         "samplers": list(draws.sampler),
         **subject.about,
-        **({} if seen.unusual is None else {"unusual": seen.unusual.summary()}),
+        **({} if seen.unusual is None else {"p_values": seen.unusual.listed}),
         **(more or {}),
     }
     calibration = seen.calibration

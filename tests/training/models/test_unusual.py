@@ -4,32 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from tests.support.running import quick_endings
+from tests.support.running import quick_endings, refusal
 from training import Images
 from training.inference.likelihoods import Gaussian
 from training.models.posterior_sampling import RejectedObservation
-from training.models.unusual import Unusual, completed, rank_p_values
-
-
-def test_p_values_of_exchangeable_scores_are_at_most_a_in_a_fraction_a_of_cases():
-    scores = torch.rand(2000, 20, generator=torch.Generator().manual_seed(0))
-    values = torch.stack([rank_p_values(row[1:], row[:1])[0] for row in scores])
-    for level in (0.05, 0.25, 0.5):
-        assert abs(float((values <= level).double().mean()) - level) < 0.035
-    assert float(values.min()) == 1 / 20
-
-
-def test_unobserved_pixels_get_their_gaussian_mean():
-    root = torch.randn(6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    covariance, mean = root @ root.T + torch.eye(6), torch.arange(6.0, dtype=torch.float64)
-    seen, values = torch.tensor([4, 1]), torch.tensor([[1.0, -2.0]], dtype=torch.float64)
-    points = completed(mean, covariance, seen, values)[0]
-    precision = covariance.inverse()  # the conditional mean by the precision, another route
-    rest = torch.tensor([0, 2, 3, 5])
-    off = precision[rest][:, seen] @ (values[0] - mean[seen])
-    expected = mean[rest] - torch.linalg.solve(precision[rest][:, rest], off)
-    assert points[seen].tolist() == values[0].tolist()
-    assert torch.allclose(points[rest], expected, atol=1e-2)
+from training.models.unusual import among_held_out
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +31,15 @@ def test_an_image_unlike_the_held_out_ones_is_named_and_can_be_rejected(stripes,
     model, held_out, observed = stripes
     points = torch.from_numpy(observed).double().reshape(2, -1)[:, :32]
     likelihood = Gaussian(torch.tensor(5.0), torch.arange(32))
-    unusual = Unusual.of(model.subject, likelihood, points, None, held_out, 0)
     with caplog.at_level("WARNING"):
-        unusual.report()
-    usual, unlike = unusual.summary()["p_values"]
-    assert unlike == 0.01 < 0.05 < usual
-    assert "observation 2 is out of distribution" in caplog.text
-    assert "observation 1 is out" not in caplog.text
+        tested = among_held_out(model.subject, likelihood, points, None, held_out, 0)
+    usual, unlike = tested.listed
+    assert unlike == pytest.approx(1 / 100)
+    assert usual > 0.05
+    assert "out of distribution: observation 2 (p = 0.01" in caplog.text
+    assert "observation 1" not in caplog.text
     posterior = model.posterior(noise_std=5, mask="upper-half", held_out_images=held_out)
     with pytest.raises(RejectedObservation, match="out of distribution"):
         posterior.sample(observed, refuse=0.05)
+    message = refusal(posterior.sample, observed, refuse=0.005)
+    assert "--refuse=0.005 cannot reject anything with 99 held-out images" in message
