@@ -15,7 +15,7 @@ from torch_utils.results import provenance, save_json
 from training.data.images.containers import Transform
 from training.data.images.stacks import holds_stack
 from training.data.sources.formats import NAMES, open_source
-from training.data.sources.writer import Conversion, image_writer, is_zip, require_writable
+from training.data.sources.writer import Conversion, image_writer, is_one_file, require_writable
 from training.data.tables.formats import ForeignTable, TableChoices, is_table, open_table
 from training.data.tables.raw_tables import Cells, open_cells
 from training.data.tables.reading import RecordChoices
@@ -61,8 +61,9 @@ def images(settings: DataSetSettings) -> dict[str, Any]:
     most = options.max_images and options.first_image + options.max_images
     in_part = bool(options.max_images or options.first_image)
     stacked = dest.suffix.lower() == ".npz"
-    source = open_source(settings.source, options.patch, most, in_part, stacked)
-    with image_writer(dest, options.value_range or source.value_range) as writer:
+    ends = options.value_range
+    source = open_source(settings.source, options.patch, most, in_part, stacked, ends)
+    with image_writer(dest, ends or source.value_range) as writer:
         (height, width, channels), skipped = conversion.run(source, writer)
     logger.info(
         f"Wrote {writer.count} images of {width}x{height} pixels in {channels} channel(s), "
@@ -150,5 +151,4 @@ def rows_of(settings: DataSetSettings) -> tuple[DataTable, list[str]]:
 
 def params_path(dest: Path) -> Path:
     """Return the path of the JSON file of options, beside the data set."""
-    whole = dest.suffix == ".npz" or is_zip(dest)
-    return dest.with_name(f"{dest.stem if whole else dest.name}_params.json")
+    return dest.with_name(f"{dest.stem if is_one_file(dest) else dest.name}_params.json")

@@ -1,7 +1,6 @@
 """Observations, noise, operators and masks that users provide in files."""
 
 from collections.abc import Sequence
-from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from torch_utils.seeds import hash_seed, uniform_numbers
 from torch_utils.streams import Stream
 from training.data.images.containers import IMAGE_SUFFIXES, MAX_FILE_BYTES, Decoder
 from training.data.images.dataset import ImageDataset
-from training.data.images.stacks import ImageStack, holds_stack
+from training.data.images.stacks import holds_stack, read_images
 from training.data.tables.formats import (
     SUFFIXES,
     ForeignTable,
@@ -65,7 +64,7 @@ def read_observations(path: TableSource, image_shape: Sequence[int] | None = Non
             pixels = torch.tensor(Decoder()(file.read(), str(path))).movedim(2, 0)[None]
         _require_shape(path, pixels.shape[1:], image_shape)
     elif stacked:
-        pixels = ImageStack.load(path, (-inf, inf) if path.suffix == ".npy" else None).images
+        pixels = read_images(path)  # with noise, values may be beyond the range of the images
         _require_shape(path, pixels.shape[1:], image_shape)
     else:
         dataset = ImageDataset(path)

@@ -18,7 +18,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from math import inf, prod
+from math import prod
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeGuard
@@ -31,6 +31,7 @@ from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
 from dnnlib.files import atomic_path, require_room
+from training.data.images.stacks import checked_range
 from training.files.declared import BYTE, WHOLE, Arrays, Format, Key, ResultFile
 from training.files.netcdf import SavedNumbers, open_netcdf
 from training.inference.amortized import SAMPLER
@@ -408,22 +409,8 @@ def load_netcdf(path: Path, most: int, every_draw: bool = False) -> SavedPosteri
             None if image_shape is None else tuple(image_shape),
             saved.get("constant_data/truth", slice(shown)),
             conditions if _are_texts(conditions, len(conditions or "")) else [],
-            _value_range(about.get("range"), path),
+            None if about.get("range") is None else checked_range(about["range"], path),
         )
-
-
-def _value_range(ends: Any, path: Path) -> tuple[float, float] | None:
-    """Return the range of values of images; None if the file states none.
-
-    Raises:
-        DataError: The range is not two increasing numbers.
-    """
-    if ends is None:
-        return None
-    plain = isinstance(ends, list) and [type(end) for end in ends] == [float, float]
-    if not plain or not -inf < ends[0] < ends[1] < inf:
-        raise DataError(f"{path} states an invalid range of images, {ends}: make the file again")
-    return ends[0], ends[1]
 
 
 def _description(saved: SavedNumbers) -> dict[str, Any] | None:

@@ -10,15 +10,13 @@ import torch
 from torch import Tensor
 
 LEVELS_PER_UNIT = 127.5
+"""Gray levels per unit of data, which runs from -1 to 1."""
 
 
 def in_range(points: Tensor, value_range: tuple[float, float]) -> Tensor:
     """Return points from -1 to 1 in the units of images, from one end of the range to the other."""
     low, high = value_range
     return (points + 1) * ((high - low) / 2) + low
-
-
-"""Gray levels per unit of data, which runs from -1 to 1."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,8 @@ class RoundtripErrors:
             original: Original images ``[N, D]`` in gray levels from 0 to 255, with fractions if
                 noise was added.
             returned: Images ``[N, D]`` after the round trip, in data units from -1 to 1.
-            value_range: Values that -1 and 1 stand for; those of floats are rounded to 255 steps.
+            value_range: Values that -1 and 1 stand for. Rounding is to whole numbers, or to a 255th
+                of a range that is below 255.
         """
         original, (low, high) = original.double(), value_range
         levels = in_range(returned.double(), value_range)

@@ -395,10 +395,9 @@ class Images:
 
     Args:
         images: Array or tensor ``[N, H, W]`` or ``[N, H, W, C]`` of 8-bit or 16-bit integers or
-            floats, with up to 16 channels.
+            floats, with up to 16 channels; or the path of a data set.
         value_range: Lower and upper end of the values; None for all values of the integers.
         labels: Classes ``[N]``, for ``cond=True``; None for none.
-        path: Path of a data set, instead of images.
 
     Attributes:
         path: Path of the images; None for images in memory.
@@ -406,7 +405,9 @@ class Images:
         count: Number of images.
 
     Raises:
-        DataError: The array is no stack of images, or does not fit its range.
+        DataError: The array is no stack of images, or does not fit its range, or the data set is
+            missing or broken.
+        UsageError: A range or labels are given for a data set, which has its own.
     """
 
     def __init__(
@@ -414,11 +415,12 @@ class Images:
         images: Any,
         value_range: tuple[float, float] | None = None,
         labels: Any = None,
-        path: Path | None = None,
     ):
-        self.path = path
-        self._stack = None if path else ImageStack.of_array(images, value_range, labels)
-        dataset = ImageDataset(path or IN_MEMORY, stack=self._stack)
+        self.path = Path(images) if isinstance(images, str | Path) else None
+        if self.path and not (value_range is None and labels is None):
+            raise UsageError(f"{images} has a range and labels of its own: leave them out")
+        self._stack = None if self.path else ImageStack.of_array(images, value_range, labels)
+        dataset = ImageDataset(self.path or IN_MEMORY, stack=self._stack)
         self.shape: tuple[int, ...] = tuple(dataset.image_shape)
         self.count = len(dataset)
 
@@ -435,7 +437,7 @@ class Images:
                 f"images are {what}: give a zip or folder made with {script('dataset_tool')}, or "
                 "Images(array)"
             )
-        return cls(None, path=Path(path))
+        return cls(path)
 
     def train(
         self, outdir: str | Path | None = None, progress: Progress | bool = False, **options: Any

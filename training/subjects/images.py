@@ -18,7 +18,7 @@ from torch_utils import distributed
 from torch_utils.seeds import seeded_generator, uniform_numbers
 from torch_utils.streams import Stream
 from training.data.images.dataset import ImageDataset
-from training.data.images.stacks import GRAY_RANGE, MOST_CHANNELS, holds_stack
+from training.data.images.stacks import GRAY_RANGE, MOST_CHANNELS, checked_range, holds_stack
 from training.data.row_hashes import row_numbers
 from training.data.tables.formats import ForeignTable, TableSource, is_table
 from training.data.tables.table import DataSource
@@ -100,7 +100,7 @@ class ImageFlow(Subject):
             shape=shape,
             classes=label_dim,
             vectors=about.get("vectors") is True,
-            ends=_value_range(network.path, about.get("value_range", GRAY_RANGE)),
+            ends=checked_range(about.get("value_range", GRAY_RANGE), network.path),
         )
 
     @property
@@ -360,9 +360,9 @@ class ImageFlow(Subject):
     def density_points(self, samples: Samples, seed: int) -> Tensor:
         """Return the images of samples with uniform noise within the bin of each gray level.
 
-        Images with a range of less than 255, such as floats from 0 to 1, are returned unchanged.
+        Images with values that are not whole numbers have no bins, and are returned unchanged.
         """
-        if self.ends[1] - self.ends[0] < 255:
+        if samples.pixels is not None and bool((samples.pixels % 1 != 0).any()):
             return samples.points.double()
         return dequantized(samples.points, seed, self.units["unit"])
 
@@ -390,7 +390,7 @@ class ImageFlow(Subject):
             bits = facts["likelihood"]["bits_per_dim"]["mean"]
             lines.append(f"Bits per dimension of the dequantized images: {bits:.3f}")
         if kind == "roundtrip":
-            units = "gray levels" if self.ends == GRAY_RANGE else "in units of the images"
+            units = "gray levels" if self.ends == GRAY_RANGE else "units of the images"
             lines.append(
                 f"Round trip: {facts['exact_pixels']:.4%} of the pixels exact, largest "
                 f"error {facts['max_abs_error']:.2g} {units}"
@@ -429,15 +429,6 @@ def _image_shape(path: DataSource, model: TrainedNetwork) -> tuple[int, int, int
 def _shape(shape: tuple[int, ...]) -> str:
     channels, height, width = shape
     return f"{width}x{height} pixels with {channels} channel(s)"
-
-
-def _value_range(path: DataSource, ends: Any) -> tuple[float, float]:
-    """Return the range of values from the file, after a check."""
-    numbers = ends if isinstance(ends, list | tuple) else ()
-    plain = len(numbers) == 2 and all(type(end) in (int, float) for end in numbers)
-    if not plain or not -math.inf < numbers[0] < numbers[1] < math.inf:
-        raise DataError(f"{path} declares an invalid range of values, {ends}: train it again")
-    return float(numbers[0]), float(numbers[1])
 
 
 def dequantized(data: Tensor, seed: int, step: float = 1 / LEVELS_PER_UNIT) -> Tensor:

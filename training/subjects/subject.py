@@ -176,12 +176,13 @@ class ImageReturns(Returns):
 
     def line(self) -> str:
         """Return the errors of all images in one line."""
-        summary = self.errors.summary()
+        summary, gray = self.errors.summary(), self._range == GRAY_RANGE
+        units, bits = ("gray levels", " to 8 bits") if gray else ("units of the images", "")
         return (
             f"Round trip of {len(self.errors.mse)} images: mean squared error "
-            f"{summary['mse']:.6g} squared gray levels after rounding to 8 bits, "
+            f"{summary['mse']:.6g} squared {units} after rounding{bits}, "
             f"{summary['mse_float']:.6g} before; largest error "
-            f"{summary['max_abs_error']:.4g} gray levels; {summary['exact_pixels']:.4%} "
+            f"{summary['max_abs_error']:.4g} {units}; {summary['exact_pixels']:.4%} "
             "of the pixels exact"
         )
 

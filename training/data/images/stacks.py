@@ -11,6 +11,7 @@ The range of 8-bit and 16-bit integers is all of their values unless it is given
 """
 
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -60,24 +61,11 @@ class ImageStack:
             DataError: The array is no stack of images, has values that are not finite or beyond the
                 range, or the range or the labels do not fit.
         """
-        values = np.asarray(array.detach().cpu() if isinstance(array, Tensor) else array)
-        values = values[..., None] if values.ndim == 3 else values
-        if values.ndim != 4 or values.dtype.kind not in "fu" or not values.size:
-            raise DataError(
-                f"{where} is an array of {values.dtype} of shape {list(values.shape)}: give "
-                "[N, H, W] or [N, H, W, C] of uint8, uint16 or floats"
-            )
-        if values.shape[3] > MOST_CHANNELS:
-            raise DataError(
-                f"{where} has {values.shape[3]} channels, the last axis: give at most "
-                f"{MOST_CHANNELS}"
-            )
+        values = _image_array(array.detach().cpu() if isinstance(array, Tensor) else array, where)
         ends = RANGES.get(values.dtype.name) if value_range is None else value_range
         if ends is None:
             raise DataError(f"{where} has values of {values.dtype}: give their range (value_range)")
-        low, high = map(float, np.asarray(ends, dtype=np.float64).reshape(-1)[[0, -1]])
-        if np.size(ends) != 2 or not low < high:
-            raise DataError(f"the range of {where} is {ends}: give two increasing numbers")
+        low, high = checked_range(np.asarray(ends).tolist(), where)
         # The comparison is false for NaN.
         if not (low <= values.min() and values.max() <= high):
             raise DataError(
@@ -86,8 +74,7 @@ class ImageStack:
             )
         if values.dtype.name != "uint8" or (low, high) != GRAY_RANGE:
             values = values.astype(np.float32)
-        images = torch.from_numpy(np.ascontiguousarray(values.transpose(0, 3, 1, 2)))
-        return cls(images, (low, high), _classes(labels, len(images), where))
+        return cls(_channels_first(values), (low, high), _classes(labels, len(values), where))
 
     def __str__(self) -> str:
         return "images in memory"
@@ -122,6 +109,55 @@ class ImageStack:
         }
         labels = {} if self.labels is None else {"labels": self.labels.numpy()}
         save_arrays(path, arrays | labels)
+
+
+def checked_range(ends: object, where: object) -> tuple[float, float]:
+    """Return the two ends of a range of values after a check.
+
+    Raises:
+        DataError: The ends are not two increasing numbers.
+    """
+    numbers = ends if isinstance(ends, list | tuple) else ()
+    plain = len(numbers) == 2 and all(type(end) in (int, float) for end in numbers)
+    if not plain or not -inf < numbers[0] < numbers[1] < inf:
+        raise DataError(f"the range of {where} is {ends}: give two increasing numbers")
+    return float(numbers[0]), float(numbers[1])
+
+
+def read_images(path: Path) -> Tensor:
+    """Read images ``[N, C, H, W]`` from a stack or an ``.npy``, whatever their range.
+
+    Raises:
+        DataError: The file is broken, or has values that are not finite.
+    """
+    is_bare = path.suffix.lower() == ".npy"
+    array = load_array(path) if is_bare else load_arrays(path, [STACKED])[STACKED]
+    values = _image_array(array, str(path))
+    if not np.isfinite(values).all():
+        raise DataError(f"{path} has values that are not finite: repair them")
+    return _channels_first(values)
+
+
+def _image_array(array: Any, where: str) -> np.ndarray:
+    """Return images ``[N, H, W, C]`` after a check of their shape and type."""
+    values = np.asarray(array)
+    values = values[..., None] if values.ndim == 3 else values
+    if values.ndim != 4 or values.dtype.kind not in "fu" or not values.size:
+        raise DataError(
+            f"{where} is an array of {values.dtype} of shape {list(values.shape)}: give "
+            "[N, H, W] or [N, H, W, C] of uint8, uint16 or floats"
+        )
+    if values.shape[3] > MOST_CHANNELS:
+        raise DataError(
+            f"{where} has {values.shape[3]} channels, the last axis: give at most {MOST_CHANNELS}"
+        )
+    return values
+
+
+def _channels_first(values: np.ndarray) -> Tensor:
+    # Tensors of 16-bit integers lack most operations.
+    values = values.astype(np.float32) if values.dtype != np.uint8 else values
+    return torch.from_numpy(np.ascontiguousarray(values.transpose(0, 3, 1, 2)))
 
 
 def _classes(labels: Any, count: int, where: str) -> Tensor | None:

@@ -28,7 +28,6 @@ from dnnlib.errors import DataError, UsageError
 from dnnlib.logs import logger
 from torch_utils.inert_arrays import ARRAY_NAMES, dtype_of
 from torch_utils.inert_pickle import Names, PickleError, PickleReader
-from torch_utils.results import load_array, load_arrays
 from torch_utils.snapshots import first_line
 from training.data.images.containers import (
     LABEL_FILE,
@@ -44,7 +43,7 @@ from training.data.images.containers import (
     open_container,
     quoted,
 )
-from training.data.images.stacks import RANGES, STACKED, ImageStack, holds_stack
+from training.data.images.stacks import ImageStack, holds_stack
 from training.data.sources.lmdb_store import DATA_FILE, count_entries, read_entries
 from training.names import HELD_OUT_PATCHES, PATCH, PATCHES, SIDES
 
@@ -199,6 +198,7 @@ def open_source(
     count: int | None = None,
     in_part: bool = False,
     deep: bool = False,
+    value_range: tuple[float, float] | None = None,
 ) -> Source:
     """Open the source at a path, or a built-in source by name.
 
@@ -209,6 +209,7 @@ def open_source(
         in_part: Whether only a part of the images will be used. Folders and zips then alternate
             their classes, in a fixed random order, so that a part is balanced.
         deep: Whether images may have more than 8 bits and up to 16 channels.
+        value_range: Range of the values of a stack; None for the range that it states.
 
     Raises:
         DataError: The source does not exist, or is broken.
@@ -227,7 +228,7 @@ def open_source(
     if path.suffix.lower() == ".zip":
         return _files(open_container(path), in_part, deep)
     if holds_stack(path):
-        return _stack(path, in_part)
+        return _stack(ImageStack.load(path, value_range), path, in_part)
     if path.name.lower().endswith((".tar.gz", ".tgz")):
         return Source(_cifar10(path), None)
     if path.suffix.lower() == ".gz":
@@ -235,25 +236,19 @@ def open_source(
     raise UsageError(f"{name} has an unknown format: give {_KNOWN}")
 
 
-def _stack(path: Path, in_part: bool) -> Source:
+def _stack(stack: ImageStack, path: Path, in_part: bool) -> Source:
     """Return the images of a stack in its order; with classes and in part, see ``_files``."""
-    arrays = {STACKED: load_array(path)} if path.suffix.lower() == ".npy" else load_arrays(path)
-    images, given_range = arrays[STACKED], arrays.get("range")
-    images = images[..., None] if images.ndim == 3 else images
-    ends = None if given_range is None else tuple(np.ravel(given_range).tolist())
-    # The check of a whole stack needs a range of its values.
-    limits = ends or RANGES.get(images.dtype.name) or (-np.inf, np.inf)
-    labels = ImageStack.of_array(images, limits, arrays.get("labels"), str(path)).labels
-    listed = None if labels is None else labels.tolist()
-    order = mixed(listed) if in_part and listed else list(range(len(images)))
-
-    def each() -> Images:
-        for place in order:
-            label = None if listed is None else listed[place]
-            where = f"image {place} of {path}"
-            yield SourceImage(where, partial(given, np.asarray(images[place])), label)
-
-    return Source(each(), len(images), ends)
+    pixels = stack.images.permute(0, 2, 3, 1).numpy()
+    labels = None if stack.labels is None else stack.labels.tolist()
+    images = (
+        SourceImage(
+            f"image {place} of {path}",
+            partial(given, pixels[place]),
+            None if labels is None else labels[place],
+        )
+        for place in (mixed(labels) if in_part and labels else range(len(stack)))
+    )
+    return Source(images, len(stack), stack.value_range)
 
 
 def _files(container: Container, in_part: bool, deep: bool) -> Source:

@@ -156,7 +156,7 @@ def image_writer(
         yield stack
         destination.parent.mkdir(parents=True, exist_ok=True)
         stack.finish()
-    elif is_zip(destination):
+    elif is_one_file(destination):
         with (
             atomic_path(destination) as temporary,
             zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive,
@@ -176,7 +176,7 @@ def image_writer(
             writer.finish()
 
 
-def is_zip(destination: Path) -> bool:
+def is_one_file(destination: Path) -> bool:
     """Return whether a data set is one file, because its name ends in ``.zip`` or ``.npz``."""
     return destination.suffix.lower() in (".zip", ".npz")
 
@@ -210,7 +210,7 @@ def require_writable(destination: Path, source: Path | None, overwrite: bool) ->
         raise UsageError(
             f"{destination} exists: give another --dest, or --overwrite to replace the data set"
         )
-    if destination.is_dir() == is_zip(destination):
+    if destination.is_dir() == is_one_file(destination):
         kinds = ("folder", "zip") if destination.is_dir() else ("file", "folder")
         raise UsageError(
             f"{destination} is a {kinds[0]} and would be replaced by a {kinds[1]}: give another "
