@@ -17,6 +17,7 @@ from torch_utils.results import provenance, save_json
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.images.dataset import ImageDataset, pixel_batches
+from training.data.images.stacks import require_gray_or_rgb
 from training.files.fid_reference import DISTANCES_FORMAT, REFERENCE, FIDReference
 from training.measure import feature_distances as distances
 from training.measure.detector import InceptionDetector, find_detector
@@ -29,7 +30,7 @@ def ref(settings: RefSettings) -> None:
     dest = settings.dest
     parameters = dest.with_suffix(".json")
     require_dest([dest, parameters], ".npz", settings.run.overwrite)
-    dataset = ImageDataset(settings.data)
+    dataset = _images(settings.data)
     items = choose_items(dataset, settings.measuring.num, settings.measuring.seed)
     with distributed.process_group(settings.run.device_name) as device:
         detector = InceptionDetector(find_detector(settings.measuring.detector), device)
@@ -52,6 +53,12 @@ def ref(settings: RefSettings) -> None:
         logger.info(f"Wrote {dest} from {moments.count} images")
 
 
+def _images(path: Path) -> ImageDataset:
+    dataset = ImageDataset(path)
+    require_gray_or_rgb(dataset.image_shape[0], dataset.value_range, path)
+    return dataset
+
+
 def calc(settings: CalcSettings) -> None:
     """Measure FID and KID of images against a reference, and print them.
 
@@ -63,7 +70,7 @@ def calc(settings: CalcSettings) -> None:
         require_dest([dest], ".json", settings.run.overwrite)
     path = settings.reference
     reference = FIDReference.load(path)
-    dataset = ImageDataset(settings.images)
+    dataset = _images(settings.images)
     reference.require_shape(path, dataset.path, dataset.image_shape)
     items = choose_items(dataset, settings.measuring.num, settings.measuring.seed)
     with distributed.process_group(settings.run.device_name) as device:

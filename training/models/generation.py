@@ -27,6 +27,7 @@ from torch_utils import distributed
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.images.dataset import to_pixels
+from training.data.images.stacks import require_gray_or_rgb
 from training.files.image_folder import ImageFolder, write_image
 from training.files.trajectory import SavedEnd
 from training.flow.denoisers import BlockwiseDenoiser
@@ -84,7 +85,8 @@ class SeedSampler:
         network_calls: Number of network evaluations so far.
 
     Raises:
-        DataError: The melt was made with another network, or up to another time.
+        DataError: The melt was made with another network, or up to another time, or images are not
+            8-bit gray or RGB.
         UsageError: The times do not increase, or the base distribution at T is not finite.
     """
 
@@ -99,6 +101,7 @@ class SeedSampler:
         class_number: int | None,
         melt: Path | None = None,
     ):
+        require_gray_or_rgb(image_flow.shape[0], image_flow.ends, image_flow.network.path)
         self.rows, self.device = rows, device
         self.image_flow, self._class_number = image_flow, class_number
         self._flow, self._solver = latent.on(image_flow.on(device, rows)), solver

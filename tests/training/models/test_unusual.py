@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from dnnlib.errors import UsageError
 from tests.support.running import quick_endings, refusal
 from training import Images
 from training.inference.likelihoods import Gaussian
@@ -41,5 +42,5 @@ def test_an_image_unlike_the_held_out_ones_is_named_and_can_be_rejected(stripes,
     posterior = model.posterior(noise_std=5, mask="upper-half", held_out_images=held_out)
     with pytest.raises(RejectedObservation, match="out of distribution"):
         posterior.sample(observed, refuse=0.05)
-    message = refusal(posterior.sample, observed, refuse=0.005)
+    message = refusal(posterior.sample, observed, refuse=0.005, kind=UsageError)
     assert "--refuse=0.005 cannot reject anything with 99 held-out images" in message

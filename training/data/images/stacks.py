@@ -124,6 +124,21 @@ def checked_range(ends: object, where: object) -> tuple[float, float]:
     return float(numbers[0]), float(numbers[1])
 
 
+def require_gray_or_rgb(channels: int, value_range: tuple[float, float], where: object) -> None:
+    """Check that images can be PNGs of 8 bits, as features and FID need.
+
+    Raises:
+        DataError: The images have other channels or another range.
+    """
+    if channels not in (1, 3) or value_range != GRAY_RANGE:
+        low, high = value_range
+        raise DataError(
+            f"{where} has images with {channels} channel(s) and values from {low:g} to {high:g}, "
+            "but this needs 8-bit gray or RGB images: for others use pfODE_int.py gen or "
+            "Model.sample"
+        )
+
+
 def read_images(path: Path) -> Tensor:
     """Read images ``[N, C, H, W]`` from a stack or an ``.npy``, whatever their range.
 

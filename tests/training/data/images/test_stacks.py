@@ -6,6 +6,8 @@ import torch
 from PIL import Image
 
 import dataset_tool
+import fid
+import gen_fid_samples
 from tests.support.running import good, quick_endings, refusal, refused, run_script
 from torch_utils.results import load_arrays
 from training.data.images.containers import decode_tiff
@@ -117,3 +119,15 @@ def test_a_tiff_is_read_with_all_its_channels(tmp_path):
     data = (tmp_path / "a.tif").read_bytes()
     np.testing.assert_array_equal(decode_tiff(data, "a.tif"), pixels)
     assert "not a readable image" in refusal(decode_tiff, data[:200], "a.tif")
+
+
+def test_images_that_are_no_gray_or_rgb_pngs_have_no_fid(tmp_path):
+    ImageStack.of_array(FLOATS, (-3, 5)).save(tmp_path / "a.npz")
+    dest = tmp_path / "ref.npz"
+    result = run_script(fid, "ref", f"--data={tmp_path / 'a.npz'}", f"--dest={dest}")
+    refused(result, 1, "a.npz has images with 2 channel(s) and values from -3 to 5")
+    with quick_endings():
+        Images(FLOATS, value_range=(-3, 5)).train(**QUICK).save(tmp_path / "a.pkl")
+    network = f"--network={tmp_path / 'a.pkl'}"
+    result = run_script(gen_fid_samples, network, f"--save_dir={tmp_path / 'out'}", "--seeds=0")
+    refused(result, 1, "a.pkl has images with 2 channel(s)")
