@@ -158,7 +158,7 @@ LOG = "log"
 """Name of the logarithm of columns that are positive over decades."""
 WHITENINGS = ("none", "pca", "zca")
 COND_SCREENS = (AUTO, "on", "off")
-LINEAR_STARTS = (*COND_SCREENS, "gaussian")
+LINEAR_STARTS = (*COND_SCREENS, "mean", "gaussian")
 BOUNDED = (AUTO, "map", "reject")
 ANY_NUMBER = -1
 """Placeholder for any size in a shape: ``(ANY_NUMBER, K)`` is a set of trials of K numbers."""

@@ -294,7 +294,10 @@ def _listed(draws: Draws, summary: Summary, names: Sequence[str], index: int) ->
     quantiles = {
         f"{level:g}": by_name(summary.quantiles[:, :, place]) for place, level in enumerate(LEVELS)
     }
-    stats = {name: _number(values[index]) for name, values in draws.stats.items()}
+    stats = {
+        name: _number(values[index]) if values.ndim == 1 else by_name(values)
+        for name, values in draws.stats.items()
+    }
     return {
         "sampler": draws.sampler[index],
         "converged": bool(summary.converged[index]),

@@ -247,6 +247,8 @@ def _save_draws(
             stats.variables[name][:, :, rows] = chains_first(each)
         calls[rows] = draws.calls.numpy()
         for name, values in draws.stats.items():
+            if values.ndim > 1:  # those of each coordinate are in the JSON alone
+                continue
             if name not in constant.variables:
                 _variable(file, f"constant_data/{name}")[:] = np.full(len(calls), np.nan)
             constant.variables[name][rows] = values.cpu().numpy()

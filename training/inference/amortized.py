@@ -137,7 +137,8 @@ class Amortized:
 
         The density is that of the flow (of sharpened points if draws are sharpened), divided by the
         probability that the flow assigns to the bounds, and 0 outside the bounds. For discrete
-        columns, the density is averaged over the quantization bin around each value.
+        columns, the density is averaged over the quantization bin around each value. If draws are
+        corrected, it is the posterior density divided by the evidence that their weights give.
 
         Args:
             points: Points ``[m, S, D]``, in the user's units.
@@ -151,6 +152,8 @@ class Amortized:
         Raises:
             DataError: A density is not finite, or no draw of the flow is within the bounds.
         """
+        if self.log_posterior:
+            return self._corrected_log_prob(points, places, trace)
         flow, mass = self.prior.flow, mass or self.log_mass(places)
         inside = torch.ones_like(points[..., 0], dtype=torch.bool)
         if flow.coordinates is not None:
@@ -180,6 +183,29 @@ class Amortized:
             self.prior.flow, rows, times, solver, trace, labels=given, sharpened=own
         )
         return averaged
+
+    def _corrected_log_prob(self, points: Tensor, places: Tensor, trace: Trace) -> Density:
+        """Return log densities ``[m, S]`` of corrected draws, like ``log_prob``."""
+        observations, which = torch.unique(places, return_inverse=True)
+        stats = replace(self, trace=trace).sample(observations).stats
+        evidence, worth = stats["evidence"][which], stats["effective_size"][which]
+        wanted = self.log_posteriors(points, places)
+        if self.prior.flow.coordinates is not None:
+            inside = self._is_inside(points, self.prior.flow.coordinates)
+            wanted = wanted.masked_fill(~(inside & self.prior.possible(points)), -torch.inf)
+        error = worth.rsqrt().to(wanted)[:, None].expand_as(wanted)
+        return Density(wanted - evidence.to(wanted)[:, None], error)
+
+    @torch.no_grad()
+    def log_posteriors(self, points: Tensor, places: Tensor) -> Tensor:
+        """Return the log posterior ``[m, S]`` of points ``[m, S, D]``, up to a constant."""
+        assert self.log_posterior is not None
+        density = torch.empty_like(points[..., 0])
+        for place in torch.unique(places).tolist():
+            rows = points[places == place].flatten(0, 1)
+            given = self.conditions[place].expand(len(rows), -1)
+            density[places == place] = self.log_posterior(rows, given).view(-1, points.shape[1])
+        return density
 
     def log_mass(self, places: Tensor) -> Density:
         """Return the log probability ``[m]`` that the flow assigns to points within the bounds.
@@ -369,30 +395,32 @@ class Amortized:
         return normal_numbers((size, self.prior.dim), *keys)
 
     def _corrected(self, drawn: Draws, possible: Tensor, places: Tensor) -> Draws:
-        """Resample the draws by their importance weights, and add the effective sample sizes.
+        """Resample the draws by their importance weights, and add statistics of these.
+
+        The statistics are the effective sample size; the log evidence, which is the log mean
+        weight; and how far the correction moves the mean of each coordinate, in standard deviations
+        of the corrected posterior.
 
         Only possible points have a posterior density: it is 0 at draws beyond the last quantization
         level, even though these were rounded to that level.
         """
-        assert self.log_posterior is not None
         assert drawn.log_density is not None
-        numbers, density = places.tolist(), drawn.log_density.flatten(1)
-        points = drawn.points.flatten(1, 2)
-        wanted = [
-            self.log_posterior(rows, self.conditions[place].expand(len(rows), -1))
-            for rows, place in zip(points, numbers, strict=True)
-        ]
-        log_weights = (torch.stack(wanted) - density).where(possible.view_as(density), -torch.inf)
+        density, points = drawn.log_density.flatten(1), drawn.points.flatten(1, 2)
+        wanted = self.log_posteriors(points, places)
+        log_weights = (wanted - density).where(possible.view_as(density), -torch.inf)
         if (log_weights.amax(dim=1) == -torch.inf).any():
             raise DataError(
                 f"the posterior density is 0 at all {density.shape[1]} draws of the flow, which "
                 "cannot be reweighted: check the prior, or train the flow longer"
             )
         smoothed = smoothed_weights(log_weights)
-        seeds = torch.tensor([hash_seed(self.seed, place) for place in numbers])
+        seeds = torch.tensor([hash_seed(self.seed, place) for place in places.tolist()])
         order = z_order(points)
         picks = weighted_picks(smoothed.log_weights, seeds, density.shape[1], order)
-        shape, rows = drawn.log_density.shape, torch.arange(len(numbers))[:, None]
+        shape, rows = drawn.log_density.shape, torch.arange(len(points))[:, None]
+        weights = smoothed.log_weights.exp()[..., None]
+        mean = (weights * points).sum(dim=1)
+        std = (weights * (points - mean[:, None]).square()).sum(dim=1).sqrt()
         return replace(
             drawn,
             w=drawn.w.flatten(1, 2)[rows, picks].view(*shape, -1),
@@ -402,6 +430,8 @@ class Amortized:
                 **drawn.stats,
                 "effective_size": smoothed.effective_size.cpu(),
                 "pareto_k": smoothed.k.cpu(),
+                "evidence": (log_weights.logsumexp(dim=1) - log(density.shape[1])).cpu(),
+                "shift": ((mean - points.mean(dim=1)) / std).cpu(),
             },
         )
 

@@ -224,12 +224,17 @@ def check_learned(
         log_density=scalar,
         references=None if references is None else references.to(points),
         scale=covariance.diagonal().sqrt(),
-        effective=drawn.stats.get("distinct"),
+        effective=drawn.stats.get("effective_size", drawn.stats.get("distinct")),
     )
     # True points that are blurred follow another distribution than draws that are deblurred.
     known = drawn.log_density is not None and trace.is_exact(truths.shape[1])
-    of_truths = _known(scalar[1]) if known else None
-    return replace(values, leaked=drawn.stats.get("leaked"), density=of_truths)
+    of_truths = scalar[1]
+    if amortized.log_posterior:
+        of_truths = amortized.log_posteriors(truths[:, None], places)[:, 0]
+        of_truths = of_truths - drawn.stats["evidence"].to(of_truths)
+    return replace(
+        values, leaked=drawn.stats.get("leaked"), density=_known(of_truths) if known else None
+    )
 
 
 def _known(densities: Tensor) -> Tensor | None:

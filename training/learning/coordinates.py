@@ -17,7 +17,7 @@ from training.flow.coordinates.conditions import (
     Prediction,
     are_there,
 )
-from training.flow.coordinates.coordinates import GAUSSIAN, LEVELS, PREDICTION, Coordinates
+from training.flow.coordinates.coordinates import GAUSSIAN, LEVELS, MEAN, PREDICTION, Coordinates
 from training.flow.coordinates.maps import (
     MOST_GAPS,
     NOWHERE,
@@ -104,8 +104,8 @@ def fit_coordinates(
             (``pca``), or also rotated back to the columns (``zca``).
         conditions: Conditions of the points ``[N, C]``; None for none.
         start: Prediction from the conditions that is removed before points are whitened: the best
-            linear prediction (``on``), a mean and a covariance by a network (``gaussian``), or none
-            (``off``).
+            linear prediction (``on``), a mean by a network (``mean``), a mean and a covariance by a
+            network (``gaussian``), or none (``off``).
         map_bounds: Whether bounded columns are mapped to the real line, or left as they are.
         relevant: Indices of the conditions that the flow uses; empty for all.
         levels: Categories of all columns, if all columns are categories; None for numbers.
@@ -214,7 +214,12 @@ def _chain(columns: Schema, marginals: str, whiten: str, start: str, map_bounds:
     scaled = marginals != "none" or whiten == "none"
     chain = CHAINS[marginals] if scaled else ["standardize"]
     limits = "bounded" if map_bounds else "limits"
-    predicted = {"off": [], "on": [PREDICTION], "gaussian": ["standardize", GAUSSIAN]}[start]
+    predicted = {
+        "off": [],
+        "on": [PREDICTION],
+        "mean": ["standardize", MEAN],
+        "gaussian": ["standardize", GAUSSIAN],
+    }[start]
     gaps = any(column.gaps for column in columns.columns)
     names = [*[limits] * bounded, *["gaps"] * gaps, *chain, *predicted, last]
     return [*names, "normal scores", last] if marginals == AXES_TOO else names

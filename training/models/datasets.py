@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from math import log
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +58,12 @@ from training.models.conversion import (
     rows_as,
 )
 from training.models.model import Model
+from training.models.posterior import Posterior
 from training.models.table_reading import read_table
-from training.names import script
+from training.names import LIKELIHOOD, UNIFORM, script
 from training.settings.declared import from_values, meant
-from training.settings.train import TrainSettings
+from training.settings.inference import DRAWS
+from training.settings.train import CONDITIONAL, TrainSettings
 from training.settings.training import ToyTrainSettings
 from training.subjects import RecordFlow, Training
 from training.subjects.parameter_priors import ParameterPrior
@@ -69,6 +72,9 @@ OWN = ("data", "data_name", "augment_to", "outdir", "nosubdir", "network", "refi
 """Options that ``train`` does not take from Python."""
 IN_MEMORY = Path("images.npz")
 """Name of images in memory."""
+MOST_COMPARED = 200
+"""Largest number of held-out simulations that decide whether posteriors are corrected."""
+GIVE_PRIOR = "give Simulations(..., prior=...), or bounds if it is uniform"
 SNAP = 10
 """Number of reports between network files, which remain after Ctrl-C."""
 BAR = "{percentage:3.0f}% |{bar}| {elapsed} < {remaining}"
@@ -382,6 +388,79 @@ class Simulations(Table):
         kept = table.rows.in_order(conditions)
         kept = kept if stated is None else replace(kept, prior=stated.text)
         super().__init__(kept, name, table.lines, kind=kind_of(parameters))
+
+    def posterior(
+        self,
+        fast: bool = False,
+        outdir: str | Path | None = None,
+        progress: Progress | bool = False,
+        **options: Any,
+    ) -> Posterior:
+        """Train the posterior and the likelihood, and return the posterior that uses both.
+
+        A flow of parameters given data proposes draws, and a likelihood that is learned from the
+        same simulations weights them. It needs the prior: that of ``Simulations(..., prior=...)``,
+        or the uniform one between the bounds of parameters that look uniform. The weights are used
+        if they increase the mean log density of held-out simulations.
+
+        Draws then report for each observation how far the correction moved the mean of each
+        parameter, in standard deviations (``shift``).
+
+        Args:
+            fast: Whether to leave the likelihood out.
+            outdir: Folder for the runs, in ``posterior`` and ``likelihood``; None writes nothing.
+            progress: See ``Table.train``.
+            options: Options of ``train.py``, by name, for both networks; those on conditions are
+                for the posterior.
+
+        Raises:
+            UsageError: The simulations are trials of datasets, or have covariates.
+        """
+        if self.rows.datasets is not None or self.rows.covariates:
+            raise UsageError(
+                "posterior() is for one observation per simulation: for trials, use "
+                "train(likelihood=True) or train(cond_shape='set:K')"
+            )
+
+        def folder(name: str) -> Path | None:
+            return None if outdir is None else Path(outdir) / name
+
+        model = self.train(folder("posterior"), progress, **options)
+        plain = model.posterior()
+        if fast:
+            return plain
+        low, high = self.rows.low, self.rows.high
+        bounded = bool((low.isfinite() & high.isfinite()).all())
+        uniform = bounded and all(map(looks_uniform, self.rows.points.T.numpy()))
+        if not (self.rows.prior or uniform):
+            logger.info(f"Draws are not corrected, since the prior is unknown: {GIVE_PRIOR}")
+            return plain
+        beside = {name: value for name, value in options.items() if name not in CONDITIONAL}
+        try:
+            likelihood = self.train(folder(LIKELIHOOD), progress, likelihood=True, **beside)
+        except DataError as error:
+            logger.info(f"Draws are not corrected, since there is no likelihood: {error}")
+            return plain
+        prior = {} if self.rows.prior else {"prior": UNIFORM}
+        corrected = model.posterior(correct=likelihood, **prior)
+        held_out = self.rows.held_out_rows.at(slice(MOST_COMPARED))
+        if not len(held_out):
+            return corrected
+        own, other = (
+            replace(each, options={**each.options, "chains": 1}).log_prob(
+                held_out.points.numpy(), held_out.conditions
+            )
+            for each in (plain, corrected)
+        )
+        # With N draws, no weighted density can exceed N times that of the flow.
+        gain = np.minimum(other - own, log(DRAWS))
+        better = bool(gain.mean() > 0)
+        logger.info(
+            f"Weights by the likelihood change the mean log density of {len(gain)} held-out "
+            f"simulations by {gain.mean():.3f} nats (standard error "
+            f"{gain.std() / len(gain) ** 0.5:.3f}): they are {'used' if better else 'not used'}"
+        )
+        return corrected if better else plain
 
 
 class Images:

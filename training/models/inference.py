@@ -26,7 +26,12 @@ from training.models.integration_settings import LatentChoice, latent_choice, re
 from training.models.posterior_reports import BOUNDS
 from training.names import LEARNED_POOL, UNIFORM, script
 from training.settings import inference
-from training.settings.posterior import CalibrateSettings, CheckSettings, SampleSettings
+from training.settings.posterior import (
+    CalibrateSettings,
+    CheckSettings,
+    CorrectedSettings,
+    SampleSettings,
+)
 from training.subjects import Subject, TableFlow, ToyFlow, open_prior
 from training.subjects.likelihoods import LearnedLikelihood
 from training.trained.network import IN_MEMORY, TrainedNetwork
@@ -119,7 +124,7 @@ class InferenceTask:
         """Return the prior as used for draws without a likelihood."""
         settings = self.settings
         assert isinstance(settings, inference.CommonSettings)
-        if isinstance(settings, SampleSettings) and settings.correct:
+        if isinstance(settings, CorrectedSettings) and settings.correct:
             # Weights of a correction are more even if draws are wider than the posterior.
             return prior
         return self.subject.sharpened(prior, settings.sharpen)
@@ -202,44 +207,36 @@ class InferenceTask:
         rows = self.settings.prior.batch_gpu
         rows = rows or self.subject.amortized_block(prior.flow.device)
         shape = (conditions, rows, plan.chains, plan.draws, plan.seed)
-        if not isinstance(self.settings, SampleSettings):
-            return Amortized(sharp, *shape, region=self.region)
-        correct, settings = self.settings.correct, self.settings
+        settings = self.settings
+        correct = settings.correct if isinstance(settings, CorrectedSettings) else None
+        weights = self._correction(correct, settings.prior.prior) if correct else None
+        if not isinstance(settings, SampleSettings):
+            trace = Trace("exact") if correct else None
+            return Amortized(sharp, *shape, trace, weights, region=self.region)
         wanted = settings.log_prob and not settings.prior.deblur and self.subject.is_readable
         if correct and not wanted:
             raise UsageError("--correct needs log densities, which are not available for images")
-        return Amortized(
-            sharp,
-            *shape,
-            Trace("exact") if wanted else None,
-            self._correction(prior, settings, correct) if correct else None,
-            region=self.region,
-            plausible=True,
-        )
+        trace = Trace("exact") if wanted else None
+        return Amortized(sharp, *shape, trace, weights, region=self.region, plausible=True)
 
-    def _correction(self, prior: Prior, settings: SampleSettings, correct: str) -> LogPosterior:
+    def _correction(self, correct: str | TrainedNetwork, prior: Any) -> LogPosterior:
         """Return the log posterior that weights the draws.
 
         It is that of a learned likelihood and its prior, or a function in a file.
         """
-        if settings.prior.prior is not None:
-            return self._by_likelihood(settings, correct)
-        return UserFunction.load(correct, "correct")
-
-    def _by_likelihood(self, settings: SampleSettings, name: str | TrainedNetwork) -> LogPosterior:
-        """Return the log density of a posterior with a learned likelihood."""
-        network, subject = TrainedNetwork.open(name), self.subject
+        if prior is None:
+            if isinstance(correct, TrainedNetwork):
+                raise UsageError("--correct is a learned likelihood, so give its --prior too")
+            return UserFunction.load(correct, "correct")
+        network, subject = TrainedNetwork.open(correct), self.subject
         learned = LearnedLikelihood.of(network)
         if learned is None:
             raise UsageError(
                 f"--correct: {network.name} is not a learned likelihood: leave --prior out"
             )
         assert isinstance(subject, TableFlow)
-        assert settings.prior.prior is not None
-        distribution, conditions = (
-            learned.prior(settings.prior.prior),
-            list(subject.condition_names),
-        )
+        distribution = learned.prior(prior)
+        conditions = list(subject.condition_names)
         if sorted(distribution.names) != sorted(subject.names):
             raise UsageError(
                 f"{network.name} is a likelihood of {', '.join(distribution.names)}, but draws are "
@@ -343,7 +340,7 @@ def _opened(settings: inference.InferenceSettings) -> tuple[LearnedLikelihood | 
             f"--{min(given)} is for --data_name: the network file contains the schedule"
         )
     network = TrainedNetwork.open(prior.network, calibrated=prior.calibration)
-    if isinstance(settings, SampleSettings) and settings.correct:
+    if isinstance(settings, CorrectedSettings) and settings.correct:
         return None, open_prior(network)
     learned = LearnedLikelihood.of(network)
     if learned is not None and not isinstance(settings, SampleSettings | CheckSettings):

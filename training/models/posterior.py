@@ -24,10 +24,12 @@ from training.settings.declared import from_values
 from training.settings.inference import LIKELIHOODS
 from training.settings.posterior import CheckSettings, CompareSettings, SampleSettings
 from training.subjects.parameter_priors import ParameterPrior
-from training.trained.network import IN_MEMORY
+from training.trained.network import IN_MEMORY, TrainedNetwork
 
-UNNORMALIZED = {"noise_std", "likelihood", "prior", "correct", "deblur"}
+UNNORMALIZED = {"noise_std", "likelihood", "deblur"}
 """Options that make the density of a posterior unknown, or known only up to a constant."""
+CORRECTION = {"correct"}
+"""Options whose posterior has a density, but without gradients."""
 
 
 @contextmanager
@@ -100,7 +102,9 @@ class Posterior:
 
         Draws of a conditional model are sharpened (unless ``sharpen=False``) and lie within the
         bounds of columns. This density agrees with the draws: it is divided by the probability that
-        the flow assigns to the region within the bounds, and is minus infinity beyond them.
+        the flow assigns to the region within the bounds, and is minus infinity beyond them. If
+        draws are corrected, it is the posterior density divided by the evidence, which their
+        weights give.
 
         Args:
             points: Rows ``[N, D]``, which may have the observed numbers as further columns.
@@ -110,12 +114,11 @@ class Posterior:
 
         Raises:
             UsageError: The posterior has a likelihood, so that its density is known only up to a
-                constant (``latent_density``), or is corrected by one, or its draws are deblurred
-                and have no density.
+                constant (``latent_density``), or its draws are deblurred and have no density.
             DataError: Rows or observations are broken.
         """
         model, subject = self.model, self.model.subject
-        self._require_density("log_prob")
+        self._require_density("log_prob", UNNORMALIZED)
         conditions = torch.from_numpy(model.conditions_of(points, observed))
         rows = model.points_of(points).to(subject.flow.device)
         if len(conditions) not in (1, len(rows)):
@@ -124,8 +127,14 @@ class Posterior:
                 "observation, or one per row"
             )
         conditions, which = torch.unique(conditions, dim=0, return_inverse=True)
-        posterior = self.amortized(conditions)
         places, trace = torch.arange(len(conditions)), Trace("exact")
+        if self.is_corrected:
+            task = InferenceTask.open(self._settings(conditions.numpy(), {}))
+            with computing(task.settings.run.device_name, task) as task:
+                posterior = task.amortized(task.fine, conditions.to(subject.flow.device))
+                density = posterior.log_prob(rows[:, None], which.expand(len(rows)), trace)
+            return density.log_prob[:, 0].cpu().numpy()
+        posterior = self.amortized(conditions)
         if len(conditions) == 1:
             return posterior.log_prob(rows[None], places, trace).log_prob[0].cpu().numpy()
         mass = posterior.log_mass(places)
@@ -142,10 +151,10 @@ class Posterior:
                 back to a tensor ``[M, C]``; for sets of n trials, ``[M, n C]``.
 
         Raises:
-            UsageError: The posterior has a likelihood; see ``log_prob``.
+            UsageError: The posterior has a likelihood, or is corrected by one.
             DataError: Observations are broken.
         """
-        self._require_density("density")
+        self._require_density("density", UNNORMALIZED | CORRECTION)
         if not isinstance(observed, Tensor):
             observed = torch.from_numpy(self.model.conditions_of(None, observed))
         subject, conditions = self.model.subject, observed.double()
@@ -159,9 +168,20 @@ class Posterior:
             )
         return PosteriorDensity(self.amortized(conditions), subject.names)
 
-    def _require_density(self, method: str) -> None:
-        about = self.model.about
-        if not self.model.conditions or LIKELIHOOD in about or self.options.keys() & UNNORMALIZED:
+    @property
+    def is_corrected(self) -> bool:
+        """Whether the draws of a conditional model are weighted by a posterior density."""
+        return "correct" in self.options
+
+    def _require_density(self, method: str, excluded: set[str]) -> None:
+        """Raise UsageError if an option is excluded, or the model is no conditional one."""
+        alone = self.is_corrected or "prior" not in self.options
+        if (
+            not self.model.conditions
+            or LIKELIHOOD in self.model.about
+            or not alone
+            or self.options.keys() & excluded
+        ):
             raise UsageError(
                 f"{method} is for posteriors of conditional models without a likelihood; "
                 "with a likelihood, latent_density gives the density up to a constant"
@@ -294,7 +314,9 @@ class Posterior:
     @property
     def _chosen(self) -> dict[str, Any]:
         """Options, with the prior of its simulations for a learned likelihood without another."""
-        stored = LIKELIHOOD in self.model.about and PRIOR in self.model.about
+        learned = self.options.get("correct", self.model)
+        about = learned.about if isinstance(learned, TrainedNetwork) else {}
+        stored = LIKELIHOOD in about and PRIOR in about
         return {**({"prior": STORED_PRIOR} if stored else {}), **self.options}
 
     def _settings(self, observed: Any, options: Mapping[str, Any]) -> SampleSettings:
@@ -372,7 +394,7 @@ class Posterior:
             The ``verdict``, which states how large a detectable error is, ``p_values``, and the
             coverage of ``central_intervals`` and ``regions``.
         """
-        given = {"network": self.model, **self.options, **options}
+        given = {"network": self.model, **self._chosen, **options}
         if data is not None:
             given |= {"truth": "data", "data_root": conversion.data_set_of(data)}
         settings = from_values(CheckSettings, given)

@@ -195,6 +195,7 @@ def require_checkable(settings: CheckSettings, subject: Subject) -> None:
             f"--{min(settings.likelihood.typed)} out"
         )
     settings.require_alone()
+    settings.require_densities()
     if settings.truth == "flow":
         raise UsageError(
             "draws of a conditional flow are calibrated with respect to itself, so "

@@ -13,8 +13,29 @@ from training.settings.training import TrainingOptions
 from training.settings.types import FILE, NETWORK, Real, TextOrObject, Whole, choice
 
 
+class CorrectedSettings(inference.CommonSettings):
+    """Options of the commands that can correct the draws of a conditional network."""
+
+    correct: str | None = option(
+        type=TextOrObject(),
+        help="For a conditional network and no likelihood: weight the draws by FILE.py:function, "
+        "which returns log densities [N] of points [N, D] given conditions [N, C]; or, with "
+        "--prior, by the network file of a learned likelihood",
+    )
+
+    @property
+    def of_trials(self) -> bool:
+        """Whether the likelihood is a network, rather than a correction of a posterior's draws."""
+        return super().of_trials and self.correct is None
+
+    def require_densities(self) -> None:
+        """Raise UsageError if draws are to be corrected, but have no log densities."""
+        if self.correct and self.prior.deblur:
+            raise UsageError("--correct needs log densities: leave --deblur out")
+
+
 class SampleSettings(
-    inference.CommonSettings,
+    CorrectedSettings,
     example=f"{command_line('posterior')} sample --network=circles.pkl "
     "--observation=observed.csv --likelihood=mask --mask=x1 --noise_std=0.1 "
     "--save_dir=out",
@@ -45,12 +66,6 @@ class SampleSettings(
         help="With --condition and no likelihood: write the log density of each draw (nats). "
         "Not for images.",
     )
-    correct: str | None = option(
-        type=TextOrObject(),
-        help="With --condition and no likelihood: weight the draws by FILE.py:function, which "
-        "returns log densities [N] of points [N, D] given conditions [N, C]; or, with "
-        "--prior, by the network file of a learned likelihood",
-    )
     truth: Path | None = option(
         help="True values for the observations, if known. The results then report the coverage "
         "of the intervals",
@@ -79,11 +94,6 @@ class SampleSettings(
         alone = self.condition is not None and self.observation is None
         return alone and not self.likelihood.typed and not self.of_trials
 
-    @property
-    def of_trials(self) -> bool:
-        """Whether the likelihood is a network, rather than a correction of a posterior's draws."""
-        return super().of_trials and self.correct is None
-
     def __post_init__(self) -> None:
         super().__post_init__()
         require_there(self.observation, self.condition, self.truth, self.held_out_images)
@@ -94,9 +104,9 @@ class SampleSettings(
             )
         if self.learned:
             self.require_alone()
-            if self.correct and (self.prior.deblur or not self.log_prob):
-                other = "--deblur" if self.prior.deblur else "--no-log_prob"
-                raise UsageError(f"--correct needs log densities: leave {other} out")
+            self.require_densities()
+            if self.correct and not self.log_prob:
+                raise UsageError("--correct needs log densities: leave --no-log_prob out")
             return
         for name in sorted(self.given & {"log_prob", "correct"}):
             raise UsageError(
@@ -114,7 +124,7 @@ class SampleSettings(
 
 
 class CheckSettings(
-    inference.CommonSettings,
+    CorrectedSettings,
     example=f"{command_line('posterior')} check --network=moons.pkl --truth=data "
     "--data_root=moons.npz --save_dir=out",
     common="network save_dir truth data_root runs likelihood noise_std mask operator "

@@ -134,9 +134,9 @@ class TableOptions(Declared, section="Tables", of_kind=names.TABLE):
     linear_start: str = option(
         type=choice(names.LINEAR_STARTS),
         default=names.AUTO,
-        help="With --cond: subtract the linear-Gaussian posterior mean first (on), or use a "
-        "Gaussian from a small network (gaussian), or neither (off); auto: chosen on "
-        "validation rows.",
+        help="With --cond: subtract the linear-Gaussian posterior mean first (on), or the "
+        "mean of a small network (mean), or use a Gaussian from such a network (gaussian), or "
+        "none (off); auto: chosen on validation rows.",
     )
     bounded: str = option(
         type=choice(names.BOUNDED),

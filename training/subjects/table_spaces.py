@@ -150,7 +150,8 @@ class Space:
     cond_screen: str = "off"
 
     def __str__(self) -> str:
-        start = {"on": ", linear start", "gaussian": ", Gaussian start"}.get(self.linear_start, "")
+        starts = {"on": ", linear start", "mean": ", mean start", "gaussian": ", Gaussian start"}
+        start = starts.get(self.linear_start, "")
         left = ", bounds left alone" if self.bounded == "reject" else ""
         some = ", conditions screened" if self.cond_screen == "on" else ""
         return f"marginals {self.marginals}, whitening {self.whiten}{start}{left}{some}"
@@ -488,9 +489,9 @@ def _candidates(preparation: Preparation, wanted: Space) -> list[Space]:
     if whiten == AUTO:
         whitenings = ["zca", "pca"] if all_kept else ["none"]
     candidates: Sequence[str] = [marginals] if marginals != AUTO else MARGINALS
-    starts = [wanted.linear_start] if wanted.linear_start != AUTO else ["on", "off"]
-    if preparation.likelihood and wanted.linear_start == AUTO:
-        starts.insert(0, "gaussian")
+    starts = [wanted.linear_start]
+    if wanted.linear_start == AUTO:
+        starts = ["gaussian", "mean", "on"] if preparation.likelihood else ["on", "off"]
     limited = bool((table.low.isfinite() | table.high.isfinite()).any())
     bounds = [wanted.bounded]
     if wanted.bounded == AUTO:

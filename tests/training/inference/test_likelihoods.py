@@ -18,7 +18,7 @@ from tests.support.running import refusal, slowly
 from tests.support.tables import table_of
 from training.data.tables.schema import Column
 from training.files.observations import read_mask, read_operator
-from training.flow.coordinates.conditions import GaussianPrediction
+from training.flow.coordinates.conditions import GaussianPrediction, MeanPrediction
 from training.flow.integrations import trivial_integrations
 from training.inference.likelihoods import Gaussian, UserLikelihood
 from training.inference.prior import Prior, integrations_of
@@ -419,6 +419,19 @@ def test_a_gaussian_start_learns_means_scales_and_correlations():
     assert (log_det - exact).abs().mean() < 0.15
     jacobian = torch.autograd.functional.jacobian(lambda row: map_(row, c[0])[0], x[0])
     assert float(torch.linalg.slogdet(jacobian).logabsdet) == pytest.approx(float(log_det[0]))
+
+
+def test_a_mean_start_has_one_covariance():
+    c, e = normal(2000, 1, seed=1), normal(2000, 2, seed=2)
+    x = torch.cat([(2 * c).sin(), c.square()], dim=1) + 0.5 * e
+    map_ = MeanPrediction(2, 1)
+    with mock.patch("training.learning.gaussian_start.STEPS", 200):
+        fit_gaussian(map_, c, x)
+    rest, log_det = map_(x, c)
+    assert_close(map_.inverse(rest, c), x, rtol=0, atol=1e-9)
+    assert torch.equal(log_det, log_det[:1].expand_as(log_det))
+    off = map_.inverse(torch.zeros_like(rest), c) - (x - 0.5 * e)
+    assert off.square().mean() < 0.02
 
 
 def test_probabilities_of_models_have_the_errors_of_their_evidences():

@@ -327,7 +327,7 @@ def test_the_end_of_flows_of_few_simulations_is_chosen_by_held_out_rows(caplog):
 
 
 @pytest.mark.parametrize("bounded", ["reject", "map"])
-def test_the_density_of_a_posterior_is_that_of_its_draws(bounded):
+def test_the_density_of_a_posterior_is_that_of_its_draws(bounded, tmp_path):
     random = np.random.default_rng(0)
     theta = random.uniform(-1, 1, size=(400, 1))
     data = theta + 0.2 * random.normal(size=theta.shape)
@@ -350,8 +350,14 @@ def test_the_density_of_a_posterior_is_that_of_its_draws(bounded):
     np.testing.assert_allclose(each[0], model.log_prob([[0.9]], given=[0.95])[0], atol=1e-6)
     other = model.posterior(sharpen=False)
     assert other.log_prob([[0.9]], [0.95]) != model.log_prob([[0.9]], given=[0.95])
-    weighted = model.posterior(correct="f.py:f")
-    assert "latent_density" in refusal(weighted.log_prob, [[0.9]], [0.95], kind=UsageError)
+    file = tmp_path / "mine.py"
+    file.write_text("def f(theta, y):\n    return -200 * (theta[:, 0] - y[:, 0] + 0.1) ** 2\n")
+    weighted = model.posterior(correct=f"{file}:f")
+    exact = stats.norm(0.85, 0.05)
+    logs = weighted.log_prob([[0.8], [0.9], [1.1]], [0.95])
+    expected = [*exact.logpdf([0.8, 0.9]) - exact.logcdf(1), -np.inf]
+    np.testing.assert_allclose(logs, expected, atol=0.1)
+    assert "latent_density" in refusal(weighted.density, [0.95], kind=UsageError)
 
 
 def test_latent_densities_have_the_gradients_of_the_posterior(model):
@@ -413,6 +419,41 @@ def test_what_a_simulator_gave_is_parameters_given_data(conditional):
 
 
 @quick_endings()
+def test_a_learned_likelihood_corrects_posteriors_if_the_prior_is_known(caplog):
+    random = np.random.default_rng(0)
+    theta = random.uniform(-1, 1, size=(600, 1))
+    data = np.concatenate([theta, theta**2], axis=1) + 0.2 * random.normal(size=(600, 2))
+    bounds = {"theta1": (-1, 1)}
+    options = {**FEW, "linear_start": "on", "bounded": "map"}
+    with (
+        mock.patch("training.learning.gaussian_start.STEPS", 200),
+        mock.patch("training.subjects.table_spaces.FEW_STEPS", 20),
+        mock.patch("training.models.datasets.MOST_COMPARED", 20),
+        caplog.at_level("INFO"),
+    ):
+        posterior = Simulations(theta, data, bounds=bounds).posterior(**options)
+    with mock.patch.object(Simulations, "train", return_value=posterior.model):
+        plain = Simulations(theta, data, bounds=bounds).posterior(fast=True)
+        Simulations(theta, data).posterior()
+    assert "they are used" in caplog.text
+    assert not plain.options
+    assert "since the prior is unknown: give Simulations(..., prior=...)" in caplog.text
+    grid = np.linspace(-0.999, 0.999, 1000)
+    seen = np.array([[0.5, 0.3]])
+    far = np.square(grid - 0.5) + np.square(grid**2 - 0.3)
+    exact = np.exp(-far / 0.08)
+    density = np.exp(posterior.log_prob(grid[:, None], seen))
+    exact *= density.sum() / exact.sum()
+    assert density.sum() * 0.002 == pytest.approx(1, abs=0.03)
+    assert np.abs(density - exact).sum() / density.sum() / 2 < 0.1
+    draws = posterior.sample(seen)
+    found = np.histogram(draws.points, 20, (-1, 1))[0] / draws.points.size
+    assert np.abs(found - 0.002 * density.reshape(20, -1).sum(axis=1)).sum() / 2 < 0.06
+    assert draws.facts["posteriors"][0]["statistics"]["shift"].keys() == {"theta1"}
+    checked = Simulations(theta[:100], data[:100], bounds=bounds, held_out=0)
+    assert "runs at level" in posterior.check(checked, runs=50)["verdict"]
+
+
 def test_trials_are_multiplied_and_models_compared():
     draw, dataset = np.random.default_rng(0), np.repeat(np.arange(80), 4)
     parameters = draw.uniform(-1, 1, 80)[dataset]

@@ -453,6 +453,22 @@ class GaussianPrediction(Prediction):
         return torch.stack([self.output(k, c) for k in range(MEMBERS)]).mean(dim=0)
 
 
+class MeanPrediction(GaussianPrediction):
+    """A Gaussian prediction whose scales s and matrix U are the same for all conditions.
+
+    Fewer simulations suffice to learn the mean ``m(c)``, since all of them share one covariance.
+    """
+
+    def output(self, member: int, c: Tensor) -> Tensor:
+        """Return the output of one of the networks: only its mean depends on c."""
+        output = super().output(member, c)
+        layers = self.members[member]
+        assert isinstance(layers, nn.ModuleList)
+        constants = cast(Tensor, layers[-1].bias)[self.dim :]
+        constants = constants.expand(*output.shape[:-1], -1)
+        return torch.cat([output[..., : self.dim], constants], dim=-1)
+
+
 def ridge(c: Tensor, x: Tensor) -> Tensor:
     """Return the ridge-regression slopes ``B [C, D]`` of points ``x [N, D]`` on conditions c.
 

@@ -25,6 +25,7 @@ from training.flow.coordinates.conditions import (
     ConditionScale,
     GaussianPrediction,
     LinearPrediction,
+    MeanPrediction,
     Prediction,
     Surprise,
     TrialScale,
@@ -38,14 +39,15 @@ from training.flow.coordinates.maps import (
     PointMap,
 )
 
-PREDICTION, GAUSSIAN, LEVELS = "prediction", "gaussian", "levels"
-"""Names of the predictions ``LinearPrediction``, ``GaussianPrediction`` and ``LevelPrediction``.
+PREDICTION, GAUSSIAN, MEAN, LEVELS = "prediction", "gaussian", "mean", "levels"
+"""Names of ``LinearPrediction``, ``GaussianPrediction``, ``MeanPrediction``, ``LevelPrediction``.
 
 Network files contain these names.
 """
 PREDICTIONS: dict[str, type[Prediction]] = {
     PREDICTION: LinearPrediction,
     GAUSSIAN: GaussianPrediction,
+    MEAN: MeanPrediction,
 }
 DIGITS, AS_WHOLE = 10, 1e-6
 """Number of powers of ten tried for the decimals of a step, and tolerance for a whole number."""
