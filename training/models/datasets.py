@@ -72,8 +72,10 @@ OWN = ("data", "data_name", "augment_to", "outdir", "nosubdir", "network", "refi
 """Options that ``train`` does not take from Python."""
 IN_MEMORY = Path("images.npz")
 """Name of images in memory."""
-MOST_COMPARED = 200
-"""Largest number of held-out simulations that decide whether posteriors are corrected."""
+MOST_COMPARED, FEW_COMPARED = 200, 20
+"""Largest numbers of held-out simulations that decide whether posteriors are corrected, for
+likelihoods that are Gaussian and for those that need the integration of a flow.
+"""
 GIVE_PRIOR = "give Simulations(..., prior=...), or bounds if it is uniform"
 SNAP = 10
 """Number of reports between network files, which remain after Ctrl-C."""
@@ -443,7 +445,8 @@ class Simulations(Table):
             return plain
         prior = {} if self.rows.prior else {"prior": UNIFORM}
         corrected = model.posterior(correct=likelihood, **prior)
-        held_out = self.rows.held_out_rows.at(slice(MOST_COMPARED))
+        most = MOST_COMPARED if likelihood.denoiser.is_trivial else FEW_COMPARED
+        held_out = self.rows.held_out_rows.at(slice(most))
         if not len(held_out):
             return corrected
         own, other = (
