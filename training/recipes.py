@@ -4,8 +4,9 @@ The choices of ``fitted`` are those that worked where they were measured, on 8 x
 cores of a CPU (docs/tutorials/images.md), extrapolated to other sizes by a few rules:
 
 ==============  ==================================================================================
-size            32 channels times (1, 2) at 8 pixels, (1, 2, 2) above; on CUDA, from 32 pixels on,
-                the published 128 channels
+size            16 channels on a CPU, 32 on CUDA, times (1, 2) at 8 pixels, (1, 2, 2) above; on
+                CUDA, from 32 pixels on, the published 128 channels
+attention       on a CPU at 8 pixels, for images of 9 to 32 pixels; else as published
 duration        64 passes over the images on a CPU, 400 on CUDA, between 0.1 and 1 million samples
                 on a CPU, 0.5 and 200 on CUDA
 batch           64 up to 1 million samples, 256 up to 10, then 512
@@ -258,8 +259,8 @@ RAMP, TABLE_RAMP, LONGEST_RAMP = 0.05, 0.02, 10.0
 """Fractions of a training with a rising learning rate, for images and for tables; and its largest
 length in million samples.
 """
-SMALL, LARGE = 32, 128
-"""Channels of a small network and of the published one."""
+SMALLEST, SMALL, LARGE = 16, 32, 128
+"""Channels of a network for CPUs, of a small one, and of the published one."""
 SMALL_BLOCKS = 1
 """Number of blocks per level of a small network."""
 PIXEL_WAVES = 5
@@ -313,7 +314,10 @@ def fitted(
         passes, least, most = (400, 0.5, 200.0) if cuda else (64, 0.1, 1.0)
         duration = round(min(max(passes * images / 1e6, least), most), 2)
     large = cuda and side >= 32
-    cbase = amounts.get("cbase") or (LARGE if large else max(SMALL, 64 if arch == "adm" else 0))
+    small = 64 if arch == "adm" else SMALL if cuda else SMALLEST
+    cbase = amounts.get("cbase") or (LARGE if large else small)
+    # A run that gives its sizes, such as a resumed one, keeps the attention of those sizes.
+    own = cuda or arch == "adm" or amounts.get("cbase") or amounts.get("cres")
     cres: tuple[int, ...] = (1, 2) if side <= 8 else (1, 2, 2)
     if large:
         cres = (2, 2, 2)
@@ -336,6 +340,7 @@ def fitted(
         cbase=cbase,
         cres=cres,
         blocks=0 if large or arch == "adm" else SMALL_BLOCKS,
+        attend=(8,) if 8 < side <= 32 and not own else None,
         dropout=0.1 if arch == "adm" else PUBLISHED.dropout,
         pixel_waves=0 if amounts.get("space") == "ES" or large or arch == "adm" else PIXEL_WAVES,
         augment=PUBLISHED.augment if channels > 1 and duration * 1e6 / images >= 100 else 0.0,

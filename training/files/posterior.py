@@ -8,7 +8,7 @@ ess_bulk and ess_tail, leaked if draws were rejected, and with ``--truth`` truth
 of central intervals by their probability. If there are at most 2,000 means, it has posteriors, for
 each observation
 
-    sampler, converged, not_converged_since   the last of worth, chains, test, tail, steps
+    sampler, converged, not_converged_since   of worth, chains, test, tail, steps, unlike, time
     mean, std, r_hat, ess_bulk, ess_tail, mcse_mean, mcse_std   by the names of coordinates
     quantiles                by their level and these names
     statistics               statistics of the sampler

@@ -202,6 +202,8 @@ def evidence_of(each: Tensor, by_weights: Tensor | None = None) -> dict[str, Ten
     return {"evidence": evidence.cpu(), "evidence_error": error.cpu()}
 
 
+GAUSSIAN = "gaussian"
+"""Name of draws of Gaussian approximations, used where time allows no sampler."""
 POOLED = ("pool", "refined")
 """Samplers whose draws are independent, so that only their weights determine the effective sample
 size.

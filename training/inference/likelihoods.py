@@ -27,7 +27,7 @@ import re
 import sys
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import log, pi, prod
 from pathlib import Path
@@ -45,6 +45,8 @@ from torch_utils.seeds import normal_numbers
 
 FARTHEST = 5.0
 """Number of standard deviations at which the kernel of a blur is truncated."""
+DOT_PRODUCT = 1e-5
+"""Largest relative difference of dot products at which two functions count as adjoint."""
 
 
 class LinearMap(ABC):
@@ -109,6 +111,39 @@ class MatrixMap(LinearMap):
             seed: Random seed.
         """
         return cls(normal_numbers((size, dim), seed) / dim**0.5)
+
+    @classmethod
+    def from_functions(
+        cls,
+        apply: Callable[[Tensor], Tensor],
+        adjoint: Callable[[Tensor], Tensor],
+        shape: Sequence[int],
+    ) -> "MatrixMap":
+        """Return the map of two functions on batches of float64 tensors.
+
+        Args:
+            apply: Function from points ``[N, *shape]`` to observations ``[N, ...]``.
+            adjoint: The adjoint (transposed) function, from observations to points.
+            shape: Shape of a point, for example (channels, height, width).
+
+        Raises:
+            DataError: The functions fail the dot-product test ``<A x, y> = <x, A^T y>``, so that
+                they are not linear or not adjoint.
+        """
+        x = normal_numbers((2, *shape), 0)
+        seen = apply(x)
+        y = normal_numbers(tuple(seen.shape), 1)
+        products = [(a * b).flatten(1).sum(dim=1) for a, b in ((seen, y), (x, adjoint(y)))]
+        sizes = torch.linalg.vector_norm(seen.flatten(1), dim=1) * y.flatten(1).norm(dim=1)
+        off = float(((products[0] - products[1]).abs() / sizes).max())
+        if not off <= DOT_PRODUCT:
+            raise DataError(
+                f"the operator's functions are not linear and adjoint: <A x, y> and <x, A^T y> "
+                f"differ by {off:.2g} of their size, more than {DOT_PRODUCT:g}. Correct the adjoint"
+            )
+        size = seen[0].numel()
+        units = torch.eye(size, dtype=torch.float64).view(size, *seen.shape[1:])
+        return cls(adjoint(units).reshape(size, -1))
 
 
 class Separable(LinearMap):

@@ -607,6 +607,7 @@ class LookAhead:
         budget: Time for these moves; None for no limit.
         known: Estimates by the conditions of observations.
         kept: Number of different conditions whose estimates were loaded from a file.
+        draws: Number of prior draws that estimates are computed from.
     """
 
     steps: int
@@ -617,6 +618,7 @@ class LookAhead:
     budget: MoveBudget | None = None
     known: dict[tuple[float, ...], Measured] = field(default_factory=dict)
     kept: int = 0
+    draws: int = PRIOR_DRAWS
 
     def measured(self, target: Target, on_part: OnPart = None) -> Measured:
         """Return the estimates for observations that share their conditions.
@@ -626,11 +628,11 @@ class LookAhead:
         label = target.label
         if label not in self.known:
             alone = target.of(torch.arange(1))
-            self.known[label] = times_and_errors(alone, self.steps, self.seed, on_part)
+            self.known[label] = times_and_errors(alone, self.steps, self.seed, on_part, self.draws)
         return self.known[label]
 
 
-def calls_to_look(prior: Prior, steps: int) -> int:
+def calls_to_look(prior: Prior, steps: int, draws: int = PRIOR_DRAWS) -> int:
     """Return the number of network evaluations that look-ahead estimates take.
 
     These estimates predict clean states from the noisy states of prior draws.
@@ -638,11 +640,14 @@ def calls_to_look(prior: Prior, steps: int) -> int:
     Args:
         prior: Prior of the target.
         steps: Number of steps of the diffusion.
+        draws: Number of prior draws.
     """
-    return PRIOR_DRAWS * (prior.calls("points") + 2 * steps + 1)
+    return draws * (prior.calls("points") + 2 * steps + 1)
 
 
-def times_and_errors(target: Target, steps: int, seed: int, on_part: OnPart = None) -> Measured:
+def times_and_errors(
+    target: Target, steps: int, seed: int, on_part: OnPart = None, draws: int = PRIOR_DRAWS
+) -> Measured:
     """Choose the times of the diffusion, and estimate the prediction errors at each time.
 
     Both use the same prior draws.
@@ -652,15 +657,16 @@ def times_and_errors(target: Target, steps: int, seed: int, on_part: OnPart = No
         steps: Number of steps of the diffusion.
         seed: Random seed of the prior draws.
         on_part: Called with the fraction of the work done since the last call.
+        draws: Number of prior draws.
     """
     generator = seeded_generator("cpu", seed, Stream.LOOKAHEAD)
-    shape, prior = (PRIOR_DRAWS, target.dim), target.prior
-    first = torch.zeros(PRIOR_DRAWS, dtype=torch.int64, device=target.device)
+    shape, prior = (draws, target.dim), target.prior
+    first = torch.zeros(draws, dtype=torch.int64, device=target.device)
 
     def normal() -> Tensor:
         return torch.randn(shape, generator=generator, dtype=torch.float64).to(target.device)
 
-    parts = calls_to_look(prior, steps) / PRIOR_DRAWS
+    parts = calls_to_look(prior, steps, 1)
     ends = target.states(normal(), first, share_of(on_part, prior.calls("points") / parts))
 
     def errors(t: Tensor) -> Tensor:

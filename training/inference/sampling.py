@@ -35,12 +35,12 @@ from training.inference.draws import (
     with_more_calls,
 )
 from training.inference.likelihoods import Gaussian
-from training.inference.lookahead import LookAhead, no_lookahead
+from training.inference.lookahead import PRIOR_DRAWS, LookAhead, no_lookahead
 from training.inference.noise import Noise
 from training.inference.prior import Prior
 from training.inference.samplers.hamiltonian import Elliptical, Hamiltonian, Kernel, run_chains
 from training.inference.samplers.populations import Pool, anneal, refine, tested
-from training.inference.samplers.twisted import twist
+from training.inference.samplers.twisted import gaussian_draws, twist
 from training.inference.summary import Summary
 from training.inference.target import Target
 from training.measure.posterior.importance import (
@@ -89,7 +89,8 @@ class SamplingPlan:
         pool: Number of prior draws, for ``auto``, ``pool``, ``refined`` and ``annealed``.
         first: Number of prior draws in the first round of ``auto``, if the data have few
             dimensions; equal to ``pool`` if many observations share the draws.
-        particles: Number of particles per population of ``twisted``; None for the default.
+        particles: Number of particles per population of ``twisted``; None for the default, 0 to
+            draw from Gaussian approximations instead.
         steps: Number of steps of the diffusion of ``twisted``.
         minutes: Time budget of the particles in minutes, instead of their number; None for no
             budget.
@@ -139,7 +140,9 @@ class Problem:
     network: str | None = None
     in_file: bool = True
 
-    def looking_ahead(self, plan: SamplingPlan, count: int | None = None) -> "Problem":
+    def looking_ahead(
+        self, plan: SamplingPlan, count: int | None = None, draws: int = PRIOR_DRAWS
+    ) -> "Problem":
         """Return a copy with new look-ahead estimates, which several observations share.
 
         The estimates predict clean states from noisy ones, for the sampler ``twisted``.
@@ -147,9 +150,10 @@ class Problem:
         Args:
             plan: Settings of the sampler.
             count: Number of observations that share the estimates; None for all.
+            draws: Number of prior draws that the estimates are computed from.
         """
         share = len(self.target.alike()) / (count or self.target.count)
-        return replace(self, ahead=LookAhead(plan.steps, plan.seed, share))
+        return replace(self, ahead=LookAhead(plan.steps, plan.seed, share, draws=draws))
 
     def of(self, places: Tensor) -> "Problem":
         """Return the problem of the observations with indices ``places [m]`` only."""
@@ -349,6 +353,8 @@ def _tested(problem: Problem, plan: SamplingPlan, draws: Draws) -> Draws:
 
 def _twisted(problem: Problem, plan: SamplingPlan, pool: Pool | None, on_part: OnPart) -> Draws:
     size = (plan.chains, plan.draws, plan.particles)
+    if plan.particles == 0:
+        return gaussian_draws(problem.target, plan.seed, problem.numbers, *size[:2])
     ahead = (problem if problem.ahead else problem.looking_ahead(plan)).ahead
     draws = twist(problem.target, plan.seed, problem.numbers, *size, on_part, ahead)
     return _tested(problem, plan, draws)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dnnlib.numbers import rounded
 from training.inference.amortized import SAMPLER
-from training.inference.draws import POOLED, WEIGHTED, Draws
+from training.inference.draws import GAUSSIAN, POOLED, WEIGHTED, Draws
 from training.measure.posterior.convergence import convergence
 from training.measure.posterior.importance import k_threshold
 from training.names import MOST_TESTED
@@ -37,7 +37,8 @@ RULE = (
     f"least {FEWEST_OF_MANY} in each coordinate. Pareto k of weights is below its threshold, also "
     "of the weights by a finer integration. Draws of a flow are independent; if they are corrected "
     f"by weights, their effective sample size is at least {FEWEST_OF_MANY}. The observation is no "
-    "more surprising than 99.9 % of the simulations that a flow was trained on."
+    "more surprising than 99.9 % of the simulations that a flow was trained on. The draws are not "
+    "of a Gaussian approximation."
 )
 """Condition under which a posterior has converged."""
 
@@ -60,6 +61,10 @@ REASONS = {
     "unlike": (
         "The observation is out of distribution, so that its posterior is an "
         "extrapolation. Check the observation, or simulate similar data."
+    ),
+    "time": (
+        "Draws are of a Gaussian with the mean and covariance of the data, because particles take "
+        "longer than --minutes. Give more --minutes, or train a smaller network."
     ),
 }
 """Reasons why posteriors have not converged, and advice, by the part of ``RULE`` that fails; with
@@ -215,7 +220,7 @@ def _of_one(draws: Draws, index: int, pool: int) -> tuple[Tensor, ...]:
     nan = torch.full_like(std, torch.nan)
     name, stats = draws.sampler[index], {k: v[index] for k, v in draws.stats.items()}
     weighted = "pareto_k" in stats and name in (*WEIGHTED, SAMPLER)
-    chains = None if name in (*POOLED, SAMPLER) else convergence(points)
+    chains = None if name in (*POOLED, SAMPLER, GAUSSIAN) else convergence(points)
     r_hat = nan if chains is None else chains.r_hat
     if chains is None or weighted:
         worth = stats["effective_size"] if weighted else torch.tensor(float(len(flat)))
@@ -223,7 +228,7 @@ def _of_one(draws: Draws, index: int, pool: int) -> tuple[Tensor, ...]:
         errors = _errors(flat, std, worth)
     else:
         bulk, tail, errors = chains.ess_bulk, chains.ess_tail, (chains.mcse_mean, chains.mcse_std)
-    failed = dict.fromkeys(REASONS, False)
+    failed = dict.fromkeys(REASONS, False) | {"time": name == GAUSSIAN}
     measured = (*common, r_hat, bulk, tail, *errors)
     if name == SAMPLER and not weighted:
         return (*measured, torch.tensor(list(failed.values())))

@@ -20,6 +20,7 @@ from training.files.lookahead import load_lookahead, lookahead_file, save_lookah
 from training.files.posterior import load_part, save_part
 from training.inference.draws import WEIGHTED, Draws
 from training.inference.lookahead import (
+    PRIOR_DRAWS,
     LookAhead,
     Measured,
     MoveBudget,
@@ -79,6 +80,12 @@ KEPT_FROM = 5.0
 """Seconds of computation from which a look-ahead regression is kept."""
 FEWEST_PARTICLES, MOST_DOUBLINGS = 32, 10
 """Least number of particles if they are to fit into a time, and how often it may double."""
+SMALLER = ((PRIOR_DRAWS, FEWEST_PARTICLES), (64, FEWEST_PARTICLES), (32, 8))
+"""Numbers of prior draws of the look-ahead and of particles, from which the first is used that fits
+into a time. Each takes half the steps of the one before.
+"""
+RELIABLE = 256
+"""Number of particles from which populations mostly agree on images of 16 x 16 pixels."""
 OF_PILOT = 0.2
 """Largest fraction of the time left for the pilot run, which predicts the number of moves."""
 FOR_FILES = 2.0
@@ -149,17 +156,16 @@ def planned(problem: Problem, plan: SamplingPlan, count: int) -> tuple[Problem, 
         count: Number of observations.
 
     Raises:
-        UsageError: There is no look-ahead regression, or too few particles fit into the time.
+        UsageError: There is no look-ahead regression.
     """
     plan, target, began = settled(problem, plan), problem.target, monotonic()
     _warn_of_idle(plan)
-    problem = problem.looking_ahead(plan, count)
     if plan.sampler != "twisted":
         if plan.minutes is not None:
             raise UsageError(
                 f"--minutes is for the sampler twisted, but the sampler is {plan.sampler}"
             )
-        return problem, plan
+        return problem.looking_ahead(plan, count), plan
     require_lookahead(target)
     name = target.prior.flow.schedule.name
     if name.startswith("PRR") and distributed.is_main():
@@ -169,21 +175,34 @@ def planned(problem: Problem, plan: SamplingPlan, count: int) -> tuple[Problem, 
         )
     # Ranks share the work.
     each = _mean_of_ranks(seconds_of_a_call(target), target) / distributed.world_size()
-    ahead = problem.ahead
-    assert ahead is not None
     alone = [target.of(places[:1]) for places in target.alike()]
-    paths = [recall(one, problem, ahead, each) for one in alone]
-    shape = (target, count, ahead, plan.chains, plan.draws)
-    if plan.minutes is not None:
-        _require_time(plan, count, calls_of(*shape, FEWEST_PARTICLES), each)
+    fewest = FEWEST_PARTICLES
+    for halvings, (draws, fewest) in enumerate(SMALLER):
+        problem = problem.looking_ahead(
+            replace(plan, steps=max(2, plan.steps >> halvings)), count, draws
+        )
+        ahead = problem.ahead
+        assert ahead is not None
+        paths = [recall(one, problem, ahead, each) for one in alone]
+        shape = (target, count, ahead, plan.chains, plan.draws)
+        if plan.minutes is None:
+            break
+        least = calls_of(*shape, fewest)
+        if not halvings:
+            _report_time(plan, count, least, calls_of(*shape, RELIABLE), each)
+        if least * each <= SHARE_OF_CALLS * 60 * plan.minutes:
+            break
+    else:
+        return problem, replace(plan, particles=0)
     for one, path in zip(alone, paths, strict=True):
         if one.label not in ahead.known:
             look_ahead(one, ahead, path, problem.in_file)
-    _warn_of_few_steps([ahead.measured(one) for one in alone])
     until = inf if plan.minutes is None else began + 60 * plan.minutes
-    _measure_moves(problem, ahead, plan, until)
+    if ahead.draws == PRIOR_DRAWS:
+        _warn_of_few_steps([ahead.measured(one) for one in alone])
+        _measure_moves(problem, ahead, plan, until)
     if plan.minutes is not None:
-        plan = _as_fits(plan, target, count, ahead, each, until)
+        plan = _as_fits(plan, target, count, ahead, each, until, fewest)
     calls = calls_of(*shape, plan.particles)
     if calls * each >= EVERY and distributed.is_main():
         beyond = (
@@ -204,24 +223,32 @@ def _mean_of_ranks(number: float, target: Target) -> float:
     return float(distributed.sum_over_ranks(mine)) / distributed.world_size()
 
 
-def _require_time(plan: SamplingPlan, count: int, calls: float, each: float) -> None:
-    """Log the least time of the network evaluations, without moves, whose number is unknown.
+def _report_time(
+    plan: SamplingPlan, count: int, least: float, reliable: float, each: float
+) -> None:
+    """Log how many network evaluations fit into the time, and warn if results need more.
 
-    Raises:
-        UsageError: It is more than ``--minutes``.
+    Args:
+        plan: Plan, with a time.
+        count: Number of observations.
+        least: Network evaluations of ``FEWEST_PARTICLES``, without moves.
+        reliable: Network evaluations of ``RELIABLE`` particles, without moves.
+        each: Seconds per network evaluation of all ranks together.
     """
     assert plan.minutes is not None
-    seconds = calls * each / SHARE_OF_CALLS
-    if distributed.is_main():
-        logger.info(
-            f"{count:,} observation(s), {1000 * each:.2g} ms per network evaluation: at least "
-            f"{duration(seconds)} of --minutes={plan.minutes:g}, before particles are moved"
-        )
-    if seconds > 60 * plan.minutes:
-        raise UsageError(
-            f"--minutes is {plan.minutes:g}, but {FEWEST_PARTICLES} particles of "
-            f"{plan.chains} chains and {count:,} observations take about "
-            f"{duration(seconds)}"
+    if not distributed.is_main():
+        return
+    seconds = SHARE_OF_CALLS * 60 * plan.minutes
+    logger.info(
+        f"{count:,} observation(s), about {seconds / each:,.0f} network evaluations at "
+        f"{1000 * each:.2g} ms: {duration(seconds)} of --minutes={plan.minutes:g}"
+    )
+    if reliable * each > seconds:
+        rough = "approximate" if least * each > seconds else "of few particles"
+        minutes = ceil(reliable * each / SHARE_OF_CALLS / 60)
+        logger.warning(
+            f"Warning: results will be {rough}, and may not converge: {RELIABLE} particles need "
+            f"--minutes={minutes} or more, or a faster network"
         )
 
 
@@ -236,7 +263,13 @@ def _measure_moves(problem: Problem, ahead: LookAhead, plan: SamplingPlan, until
 
 
 def _as_fits(
-    plan: SamplingPlan, target: Target, count: int, ahead: LookAhead, each: float, until: float
+    plan: SamplingPlan,
+    target: Target,
+    count: int,
+    ahead: LookAhead,
+    each: float,
+    until: float,
+    fewest: int,
 ) -> SamplingPlan:
     """Return the plan with as many particles as the time allows, and budget the rest of it.
 
@@ -250,17 +283,20 @@ def _as_fits(
         ahead: Look-ahead estimates, which are known; they take the budget.
         each: Seconds per network evaluation of all ranks together.
         until: Time of ``time.monotonic`` at which all observations are to be drawn.
+        fewest: Least number of particles.
     """
     most_calls = SHARE_OF_CALLS * _mean_of_ranks(until - monotonic(), target) / each
-    looked = (ahead.share * count - ahead.kept) * calls_to_look(target.prior, ahead.steps)
+    looked = (ahead.share * count - ahead.kept) * calls_to_look(
+        target.prior, ahead.steps, ahead.draws
+    )
 
     def calls(particles: int) -> float:
         return calls_of(target, count, ahead, plan.chains, plan.draws, particles) - looked
 
-    least, more = (calls(FEWEST_PARTICLES * n) for n in (1, 2))
+    least, more = (calls(fewest * n) for n in (1, 2))
     times = 1 + (most_calls - least) / (more - least)
-    particles = FEWEST_PARTICLES * 2 ** min(int(log2(max(1, times))), MOST_DOUBLINGS)
-    if 1.5 * particles <= FEWEST_PARTICLES * times:
+    particles = fewest * 2 ** min(int(log2(max(1, times))), MOST_DOUBLINGS)
+    if 1.5 * particles <= fewest * times:
         particles += particles // 2
     left = max(0, most_calls - calls(particles))
     ahead.most = ahead.again + left / (count * plan.chains * particles)
@@ -287,7 +323,7 @@ def recall(target: Target, problem: Problem, ahead: LookAhead, each: float) -> P
         File in which a new look-ahead should be kept, or None.
     """
     seconds = calls_to_look(target.prior, ahead.steps) * each
-    if problem.network is None or seconds < KEPT_FROM:
+    if problem.network is None or seconds < KEPT_FROM or ahead.draws != PRIOR_DRAWS:
         return None
     path = lookahead_file(problem.network, target.prior, ahead, target.label)
     if problem.in_file:

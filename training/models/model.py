@@ -24,6 +24,7 @@ from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.flow.bin_averages import cell_log_prob, has_cells
 from training.flow.pfode import ProbabilityFlow
+from training.inference.likelihoods import MatrixMap
 from training.models import conversion
 from training.models.posterior import Posterior
 from training.names import LIKELIHOOD
@@ -226,12 +227,18 @@ class Model(TrainedNetwork):
             mask: Observed columns, or booleans, an array of the shape of a point; None for the
                 columns that an observation names.
             options: Further options of ``posterior.py sample``, by name, such as ``correct``,
-                ``likelihood``, or ``operator``, which may also be a matrix ``[K, D]``. With a
-                likelihood of your own, such as ``likelihood="mine.py:density"``, ``sample()`` takes
-                no observation.
+                ``likelihood``, or ``operator``, which may also be a matrix ``[K, D]``, or a pair of
+                functions of torch, a linear map of points ``[N, D]`` or images ``[N, C, H, W]``
+                and its adjoint. With a likelihood of your own, such as
+                ``likelihood="mine.py:density"``, ``sample()`` takes no observation.
         """
         noise = {} if noise_std is None else {"noise_std": noise_std}
-        seen = {} if mask is None else {"likelihood": "mask", "mask": mask}
+        seen: dict[str, Any] = {} if mask is None else {"likelihood": "mask", "mask": mask}
+        if isinstance(pair := options.get("operator"), tuple):
+            shape = self.subject.image_shape or (self.subject.dim,)
+            operator = MatrixMap.from_functions(pair[0], pair[1], shape)
+            seen |= {"likelihood": "linear", "operator": operator.matrix.numpy()}
+            options.pop("operator")
         return Posterior(self, {**noise, **seen, **options})
 
     def check(self, data: Any = None, **options: Any) -> dict[str, Any]:

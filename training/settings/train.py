@@ -52,7 +52,7 @@ class NetworkOptions(Declared, section="Network"):
     attend: tuple[int, ...] | None = option(
         of=names.IMAGES,
         type=SIDES,
-        unset="16; for the network adm: 32,16,8",
+        unset="16; adm: 32,16,8; set by --preset on CPUs",
         help="Image sides in pixels at which blocks use attention, rounded up to powers of 2.",
     )
     blocks: int | None = option(

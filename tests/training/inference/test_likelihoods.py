@@ -20,7 +20,7 @@ from training.data.tables.schema import Column
 from training.files.observations import read_mask, read_operator
 from training.flow.coordinates.conditions import GaussianPrediction, MeanPrediction
 from training.flow.integrations import trivial_integrations
-from training.inference.likelihoods import Gaussian, UserLikelihood
+from training.inference.likelihoods import Gaussian, MatrixMap, UserLikelihood
 from training.inference.prior import Prior, integrations_of
 from training.inference.sampling import Problem, SamplingPlan, sample_posteriors
 from training.inference.target import Target
@@ -104,6 +104,19 @@ def named(text):
 def test_matrices_are_those_of_the_maps(text):
     seen = named(text)
     assert_close(IMAGES @ seen.matrix.T, seen(IMAGES))
+
+
+def test_a_map_and_its_adjoint_are_a_matrix_unless_their_dot_products_differ():
+    def apply(images):
+        return F.avg_pool2d(images, 2)
+
+    def adjoint(means):
+        return means.repeat_interleave(2, 2).repeat_interleave(2, 3) / 4
+
+    found = MatrixMap.from_functions(apply, adjoint, SHAPE)
+    assert_close(found(IMAGES), read_operator("downsample:2", PIXELS, SHAPE)(IMAGES))
+    for wrong in ((apply, lambda means: 4 * adjoint(means)), (lambda x: apply(x) + 1, adjoint)):
+        assert "not linear and adjoint" in refusal(MatrixMap.from_functions, *wrong, SHAPE)
 
 
 def test_maps_of_images_are_torchs():

@@ -28,11 +28,17 @@ def test_the_published_network_is_the_networks_own_default(arch, network):
 def test_digits_get_what_was_measured_and_cifar_on_cuda_a_tenth_of_what_was_published():
     recipe = fitted("ddpmpp", 1500, (1, 8, 8), CPU, {})
     assert recipe == ImageRecipe(
-        **{"cbase": 32, "cres": (1, 2), "augment": 0, "batch": 64, "duration": 0.1, "lr": 2e-3},
+        **{"cbase": 16, "cres": (1, 2), "augment": 0, "batch": 64, "duration": 0.1, "lr": 2e-3},
         **{"lr_decay": True, "ema": 0.01, "tick": 10, "cache": True, "workers": 0},
         **{"dropout": 0.13, "lr_ramp": 0.05 * 0.1, "snap": 50, "dump": 1},
         **{"precision": "fp32", "pixel_waves": 5, "blocks": 1},
     )
+    for side, attend in ((12, (8,)), (28, (8,)), (36, None)):
+        recipe = fitted("ddpmpp", 1500, (1, side, 16), CPU, {"attend": None})
+        assert (recipe.cbase, recipe.attend) == (16, attend)
+    # A run of an earlier version that is resumed gives its recorded sizes.
+    resumed = fitted("ddpmpp", 1500, (1, 16, 16), CPU, {"cbase": 32, "cres": (1, 2, 2)})
+    assert (resumed.cbase, resumed.attend) == (32, None)
     recipe = fitted("ddpmpp", 50_000, (3, 32, 32), CUDA, {})
     size = (recipe.cbase, recipe.cres, recipe.batch, recipe.augment)
     assert size == (128, (2, 2, 2), 512, 0.12)

@@ -15,7 +15,7 @@ from dnnlib.files import plain_name
 from tests.support.draws import double, normal, seeded
 from tests.support.flows import exact_flow
 from tests.support.image_models import END, SHAPE, save_image_model, write_image_set
-from tests.support.posteriors import conditional_prior, gaussian_prior, problem
+from tests.support.posteriors import conditional_prior, gaussian_prior, posterior, problem
 from tests.support.running import refusal, run_script
 from torch_utils.results import load_json, save_arrays
 from torch_utils.snapshots import read_network, write_network
@@ -409,8 +409,8 @@ def test_as_many_particles_are_taken_as_fit_into_minutes(monkeypatch, caplog):
         # Most of the time is for network calls, and what is left of it for moves.
         assert calls[0] * 1e-3 < 0.8 * 60 * minutes < calls[1] * 1e-3
         assert calls[0] + 40 * fit * own.ahead.most == pytest.approx(0.8e3 * 60 * minutes)
-    with pytest.raises(UsageError, match="32 particles of 4 chains and 10 observations take about"):
-        wanted(0.1)
+    lines = caplog.messages
+    assert "10 observation(s), about 384,000 network evaluations at 1 ms" in "".join(lines)
     budget = own.ahead.budget
     assert (budget.waiting, budget.behind) == (10, 10)
     assert budget.until == pytest.approx(60 * minutes, abs=5)
@@ -423,6 +423,31 @@ def test_as_many_particles_are_taken_as_fit_into_minutes(monkeypatch, caplog):
     steps, pool = caplog.messages
     assert steps == "Warning: --particle_steps has no effect on hmc: it belongs to twisted"
     assert pool == "Warning: --pool has no effect on hmc: it belongs to pool, refined, annealed"
+
+
+def test_a_time_that_is_too_short_gives_smaller_runs_and_at_last_gaussian_draws(
+    monkeypatch, caplog
+):
+    seconds = 0.0
+    monkeypatch.setattr(posteriors, "seconds_of_a_call", lambda target: seconds)
+    likelihood, observed = Gaussian(double(0.5), torch.tensor([1])), double([[0.2], [1.0]])
+    which = problem(gaussian_prior(), likelihood, observed)
+    plan = SamplingPlan("twisted", chains=2, draws=2000, minutes=0.5)
+    found = {}
+    for seconds in (1e-4, 1.5e-3, 4e-3):
+        own, fitted = planned(which, plan, 2)
+        found[seconds] = own.ahead.steps, own.ahead.draws, fitted.particles
+    assert found == {1e-4: (16, 256, 3072), 1.5e-3: (16, 256, 192), 4e-3: (8, 64, 128)}
+    seconds = 1.0
+    [(draws, summary)] = sample_groups(which, plan, Checkpoint(2))
+    assert set(draws.sampler) == {"gaussian"}
+    assert not draws.calls.any()
+    assert [summary.reasons(place) for place in (0, 1)] == [["time"]] * 2
+    assert "256 particles need --minutes=" in caplog.text
+    mean, covariance = posterior(which.target.prior, likelihood, observed)
+    torch.testing.assert_close(summary.mean, mean, atol=0.05, rtol=0)
+    std = covariance.diagonal().sqrt().expand(2, -1)
+    torch.testing.assert_close(summary.std, std, atol=0.02, rtol=0)
 
 
 def test_what_noisy_states_tell_is_kept_for_further_posteriors(monkeypatch, tmp_path):

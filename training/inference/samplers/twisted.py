@@ -77,6 +77,7 @@ import torch
 from torch import Tensor
 
 from training.inference.draws import (
+    GAUSSIAN,
     Draws,
     OnPart,
     largest_exponent,
@@ -985,6 +986,37 @@ def measure_moves(
     ahead.again = (few.calls - before) / (len(own) * chains * particles)
 
 
+def gaussian_draws(target: Target, seed: int, numbers: list[int], chains: int, draws: int) -> Draws:
+    """Draw from the exact posteriors under the Gaussian with the data's mean and covariance.
+
+    No network is evaluated. A prior draw x and an observation y' simulated from it become a draw
+    of the posterior, ``x + S A^T (A S A^T + R)^-1 (y - y')`` (Matheron's rule).
+
+    Args:
+        target: The posteriors; the likelihood must be Gaussian, see ``lookahead``.
+        seed: Random seed.
+        numbers: Index of each observation, which seeds its draws.
+        chains: Number of chains, C.
+        draws: Number of draws per chain, S.
+    """
+    require_lookahead(target)
+    seen, shape = LinearObservation.from_target(target), (target.count, chains, draws)
+    variance = target.prior.flow.noisy_variance(target.prior.times[0]).double()
+    noise = Noise(seed, numbers, chains * draws, target.device, chunk=1)
+    root = torch.linalg.cholesky(seen.covariance)
+    states = noise.normal(0, len(variance)) * variance.sqrt()
+    missed = seen.off(states) - noise.normal(1, len(seen.operator)) @ root.mT
+    across = seen.operator * variance
+    whole = torch.linalg.cholesky(across @ seen.operator.T + seen.covariance)
+    states = states + missed @ torch.cholesky_solve(across.expand(len(whole), -1, -1), whole)
+    rows, which = states.flatten(0, 1), torch.arange(target.count).repeat_interleave(chains * draws)
+    which = which.to(target.device)
+    points = target.of_states(rows, which)
+    log_likelihood = target.likelihood.log_prob(points, target.observed[which])
+    w = rows / variance.sqrt()
+    return Draws.by(GAUSSIAN, shape, w, points, log_likelihood, 0.0, {})
+
+
 def calls_of(
     target: Target, count: int, ahead: LookAhead, chains: int, draws: int, particles: int | None
 ) -> float:
@@ -1003,7 +1035,7 @@ def calls_of(
     """
     size, prior = particles or max(draws, PARTICLES), target.prior
     each = chains * sum(_calls_of_a_population(prior, ahead, draws, size))
-    looking = (ahead.share * count - ahead.kept) * calls_to_look(prior, ahead.steps)
+    looking = (ahead.share * count - ahead.kept) * calls_to_look(prior, ahead.steps, ahead.draws)
     return looking + count * each
 
 
