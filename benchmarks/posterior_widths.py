@@ -12,6 +12,7 @@ weighted   the same, weighted by a learned likelihood where held-out simulations
 off        distance of means from exact ones, in exact standard deviations: 90th percentile of each
            parameter
 sd         standard deviation over the exact one: 90th percentile of each parameter; the largest
+covered    true parameters of 500 other simulations within central intervals of 90 %, in percent
 too wide   observations with a ratio above 2 in some parameter
 missed     of these, those without a warning
 false      other observations with a warning, in percent of all; in brackets those whose ratio is
@@ -39,6 +40,7 @@ LOW, HIGH = np.array([0.5, 1.0, 0.0]), np.array([2.0, 5.0, 0.6])
 TIMES, NOISE = np.linspace(0.0, 6.0, 12), 0.1
 NAMES = ("amplitude", "frequency", "damping")
 GRID, REFINEMENTS, TEMPERATURE = 40, 3, 9.0
+COVERED = 500
 
 
 def signal(theta: np.ndarray) -> np.ndarray:
@@ -93,8 +95,8 @@ def exact_moments(data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 @click.option("--observations", type=int, default=50, show_default=True)
 def main(seeds: str, simulations: int, observations: int) -> None:
     torch.set_num_threads(1)
-    print("| seed | draws | off | sd | too wide | missed | false, % | shift | CPU s |")
-    print("| ---: | --- | --- | --- | ---: | ---: | ---: | --- | ---: |")
+    print("| seed | draws | off | sd | covered | too wide | missed | false, % | shift | CPU s |")
+    print("| ---: | --- | --- | --- | ---: | ---: | ---: | ---: | --- | ---: |")
     for seed in map(int, seeds.split(",")):
         began = time.process_time()
         theta, data = simulated(simulations, seed)
@@ -104,11 +106,16 @@ def main(seeds: str, simulations: int, observations: int) -> None:
         print(f"trained in {time.process_time() - began:.0f} CPU s", file=sys.stderr)
         _, seen = simulated(observations, 1000 + seed)
         mean, std = map(np.stack, zip(*map(exact_moments, seen), strict=True))
+        theta, data = simulated(COVERED, 2000 + seed)
+        parameters = dict(zip(NAMES, theta.T, strict=True))
+        others = Simulations(parameters, data, bounds=bounds, held_out=0)
         for name, each in (("flow", Posterior(posterior.model)), ("weighted", posterior)):
             began = time.process_time()
             draws = each.sample(seen)
-            cells = _compared(draws, mean, std)
             seconds = time.process_time() - began
+            cells = _compared(draws, mean, std)
+            curve = each.check(others, runs=COVERED)["central_intervals"]
+            cells.insert(2, f"{100 * curve['pooled'][curve['levels'].index(0.9)]:.1f}")
             print(f"| {seed} | {name} | {' | '.join(cells)} | {seconds:.0f} |", flush=True)
 
 

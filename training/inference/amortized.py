@@ -193,7 +193,8 @@ class Amortized:
         if self.prior.flow.coordinates is not None:
             inside = self._is_inside(points, self.prior.flow.coordinates)
             wanted = wanted.masked_fill(~(inside & self.prior.possible(points)), -torch.inf)
-        error = worth.rsqrt().to(wanted)[:, None].expand_as(wanted)
+        error = (1 / worth - 1 / (self.chains * self.draws)).clamp_min(0).sqrt()
+        error = error.to(wanted)[:, None].expand_as(wanted)
         return Density(wanted - evidence.to(wanted)[:, None], error)
 
     @torch.no_grad()

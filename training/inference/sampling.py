@@ -25,6 +25,7 @@ from dnnlib.errors import UsageError
 from torch_utils.seeds import hash_seed, seeded_generator, uniform_numbers
 from torch_utils.streams import Stream
 from training.inference.draws import (
+    GAUSSIAN,
     WEIGHTED,
     Draws,
     OnPart,
@@ -81,7 +82,8 @@ class SamplingPlan:
     """Settings of posterior sampling.
 
     Attributes:
-        sampler: Name of the sampler, one of ``SAMPLERS``.
+        sampler: Name of the sampler, one of ``SAMPLERS``; or ``GAUSSIAN``, for draws of Gaussian
+            approximations, where there is no time for a sampler.
         chains: Number of chains per observation, C.
         draws: Number of draws per chain, S.
         warmup: Number of steps before the draws; None for the sampler's default.
@@ -89,8 +91,7 @@ class SamplingPlan:
         pool: Number of prior draws, for ``auto``, ``pool``, ``refined`` and ``annealed``.
         first: Number of prior draws in the first round of ``auto``, if the data have few
             dimensions; equal to ``pool`` if many observations share the draws.
-        particles: Number of particles per population of ``twisted``; None for the default, 0 to
-            draw from Gaussian approximations instead.
+        particles: Number of particles per population of ``twisted``; None for the default.
         steps: Number of steps of the diffusion of ``twisted``.
         minutes: Time budget of the particles in minutes, instead of their number; None for no
             budget.
@@ -112,7 +113,7 @@ class SamplingPlan:
     typed: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
-        if self.sampler not in SAMPLERS:
+        if self.sampler not in (*SAMPLERS, GAUSSIAN):
             raise UsageError(f"sampler is '{self.sampler}': give one of {', '.join(SAMPLERS)}")
 
 
@@ -351,10 +352,12 @@ def _tested(problem: Problem, plan: SamplingPlan, draws: Draws) -> Draws:
     return tested(problem.target.of(torch.arange(draws.count)), draws, problem.seeds(plan.seed))
 
 
+def _gaussian(problem: Problem, plan: SamplingPlan, pool: Pool | None, on_part: OnPart) -> Draws:
+    return gaussian_draws(problem.target, plan.seed, problem.numbers, plan.chains, plan.draws)
+
+
 def _twisted(problem: Problem, plan: SamplingPlan, pool: Pool | None, on_part: OnPart) -> Draws:
     size = (plan.chains, plan.draws, plan.particles)
-    if plan.particles == 0:
-        return gaussian_draws(problem.target, plan.seed, problem.numbers, *size[:2])
     ahead = (problem if problem.ahead else problem.looking_ahead(plan)).ahead
     draws = twist(problem.target, plan.seed, problem.numbers, *size, on_part, ahead)
     return _tested(problem, plan, draws)
@@ -404,6 +407,7 @@ RUN: dict[str, Callable[[Problem, SamplingPlan, Pool | None, OnPart], Draws]] = 
     "refined": _refined_alone,
     "annealed": _annealed_alone,
     "twisted": _twisted,
+    GAUSSIAN: _gaussian,
     "elliptical": _chains,
     "hmc": _chains,
 }

@@ -76,7 +76,6 @@ MOST_COMPARED, FEW_COMPARED = 200, 20
 """Largest numbers of held-out simulations that decide whether posteriors are corrected, for
 likelihoods that are Gaussian and for those that need the integration of a flow.
 """
-GIVE_PRIOR = "give Simulations(..., prior=...), or bounds if it is uniform"
 SNAP = 10
 """Number of reports between network files, which remain after Ctrl-C."""
 BAR = "{percentage:3.0f}% |{bar}| {elapsed} < {remaining}"
@@ -435,7 +434,13 @@ class Simulations(Table):
         bounded = bool((low.isfinite() & high.isfinite()).all())
         uniform = bounded and all(map(looks_uniform, self.rows.points.T.numpy()))
         if not (self.rows.prior or uniform):
-            logger.info(f"Draws are not corrected, since the prior is unknown: {GIVE_PRIOR}")
+            logger.info(
+                "Draws are not corrected, since the prior is unknown: give Simulations(..., "
+                "prior=...), or bounds if it is uniform"
+            )
+            return plain
+        if not len(self.rows.held_out_rows):
+            logger.info("Draws are not corrected, since no simulation is held out to decide on it")
             return plain
         beside = {name: value for name, value in options.items() if name not in CONDITIONAL}
         try:
@@ -444,16 +449,12 @@ class Simulations(Table):
             logger.info(f"Draws are not corrected, since there is no likelihood: {error}")
             return plain
         prior = {} if self.rows.prior else {"prior": UNIFORM}
-        corrected = model.posterior(correct=likelihood, **prior)
+        weighted = partial(model.posterior, correct=likelihood, **prior)
         most = MOST_COMPARED if likelihood.denoiser.is_trivial else FEW_COMPARED
         held_out = self.rows.held_out_rows.at(slice(most))
-        if not len(held_out):
-            return corrected
         own, other = (
-            replace(each, options={**each.options, "chains": 1}).log_prob(
-                held_out.points.numpy(), held_out.conditions
-            )
-            for each in (plain, corrected)
+            each.log_prob(held_out.points.numpy(), held_out.conditions)
+            for each in (plain, weighted(chains=1))
         )
         # With N draws, no weighted density can exceed N times that of the flow.
         gain = np.minimum(other - own, log(DRAWS))
@@ -463,7 +464,7 @@ class Simulations(Table):
             f"simulations by {gain.mean():.3f} nats (standard error "
             f"{gain.std() / len(gain) ** 0.5:.3f}): they are {'used' if better else 'not used'}"
         )
-        return corrected if better else plain
+        return weighted() if better else plain
 
 
 class Images:

@@ -18,7 +18,7 @@ from dnnlib.logs import logger
 from torch_utils import distributed
 from training.files.lookahead import load_lookahead, lookahead_file, save_lookahead
 from training.files.posterior import load_part, save_part
-from training.inference.draws import WEIGHTED, Draws
+from training.inference.draws import GAUSSIAN, WEIGHTED, Draws
 from training.inference.lookahead import (
     PRIOR_DRAWS,
     LookAhead,
@@ -193,7 +193,7 @@ def planned(problem: Problem, plan: SamplingPlan, count: int) -> tuple[Problem, 
         if least * each <= SHARE_OF_CALLS * 60 * plan.minutes:
             break
     else:
-        return problem, replace(plan, particles=0)
+        return problem, replace(plan, sampler=GAUSSIAN)
     for one, path in zip(alone, paths, strict=True):
         if one.label not in ahead.known:
             look_ahead(one, ahead, path, problem.in_file)

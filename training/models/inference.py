@@ -137,7 +137,8 @@ class InferenceTask:
         how, usual = settings.sampler, inference.DRAWS
         if (settings.learned or settings.of_trials) and isinstance(settings, CheckSettings):
             usual = inference.CHECK_DRAWS
-        if settings.learned and isinstance(settings, CalibrateSettings):
+        weighted = isinstance(settings, CheckSettings) and settings.correct  # of which some repeat
+        if settings.learned and (weighted or isinstance(settings, CalibrateSettings)):
             usual = inference.CALIBRATION_DRAWS
         return how.into(
             SamplingPlan,

@@ -15,7 +15,7 @@ from dnnlib.numbers import beside, rounded
 from torch_utils.results import provenance, save_json
 from training.flow.coordinates.conditions import MOST_CONDITIONS, Surprise
 from training.inference.amortized import SAMPLER
-from training.inference.draws import WEIGHTED
+from training.inference.draws import GAUSSIAN, WEIGHTED
 from training.inference.samplers.twisted import NAME as TWISTED
 from training.inference.summary import FEWEST_OF_MANY, LEVELS, Summary
 from training.measure.posterior.calibration import (
@@ -141,7 +141,8 @@ def report_draws(
     logger.info(f"{count} posterior(s): {samplers}; {spent} network evaluations")
     known = summary.r_hat[~summary.r_hat.isnan()]
     mixed = f"largest R-hat {float(known.max()):.3f}, " if len(known) else ""
-    logger.info(f"{mixed}smallest effective sample size {float(summary.ess_bulk.min()):.0f}")
+    if numbers["samplers"].keys() != {GAUSSIAN}:  # a size says nothing of them
+        logger.info(f"{mixed}smallest effective sample size {float(summary.ess_bulk.min()):.0f}")
     leaked = numbers.get("leaked")
     if leaked is not None:
         _report_leaked(leaked["mean"], leaked["largest"], within)

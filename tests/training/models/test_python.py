@@ -294,6 +294,24 @@ def test_posteriors_are_those_of_the_command(model, tmp_path):
     )
 
 
+def test_an_operator_is_a_matrix_or_a_pair_of_functions(model):
+    few = {"draws": 20, "pool": 300, "sampler": "pool", "n_iters": 2}
+
+    def total(x):
+        return x.sum(dim=1, keepdim=True)
+
+    def spread(y):
+        return y.expand(-1, 3)
+
+    pair, matrix = (
+        model.posterior(noise_std=0.5, likelihood="linear", operator=each).sample([[0.7]], **few)
+        for each in ((total, spread), np.ones((1, 3)))
+    )
+    np.testing.assert_array_equal(pair.points, matrix.points)
+    wrong = (total, lambda y: 2 * spread(y))
+    assert "linear and adjoint" in refusal(model.posterior, noise_std=0.5, operator=wrong)
+
+
 def test_a_likelihood_of_your_own_takes_no_observation(model, tmp_path):
     (tmp_path / "mine.py").write_text("def near(x):\n    return -x.square().sum(dim=1)\n")
     few = {"draws": 20, "pool": 300, "n_iters": 2, "sampler": "pool"}
