@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm.auto import tqdm
 
 from dnnlib.errors import DataError, UsageError
@@ -428,25 +429,16 @@ class Simulations(Table):
 
         model = self.train(folder("posterior"), progress, **options)
         plain = model.posterior()
-        if fast:
-            return plain
-        low, high = self.rows.low, self.rows.high
-        bounded = bool((low.isfinite() & high.isfinite()).all())
-        uniform = bounded and all(map(looks_uniform, self.rows.points.T.numpy()))
-        if not (self.rows.prior or uniform):
-            logger.info(
-                "Draws are not corrected, since the prior is unknown: give Simulations(..., "
-                "prior=...), or bounds if it is uniform"
-            )
-            return plain
-        if not len(self.rows.held_out_rows):
-            logger.info("Draws are not corrected, since no simulation is held out to decide on it")
+        reason = self._reason_for_no_weights()
+        if fast or reason:
+            if not fast:
+                logger.info(f"Draws are not weighted by a likelihood: {reason}")
             return plain
         beside = {name: value for name, value in options.items() if name not in CONDITIONAL}
         try:
             likelihood = self.train(folder(LIKELIHOOD), progress, likelihood=True, **beside)
         except DataError as error:
-            logger.info(f"Draws are not corrected, since there is no likelihood: {error}")
+            logger.info(f"Draws are not weighted by a likelihood, since training it failed: {error}")
             return plain
         prior = {} if self.rows.prior else {"prior": UNIFORM}
         weighted = partial(model.posterior, correct=likelihood, **prior)
@@ -465,6 +457,21 @@ class Simulations(Table):
             f"{gain.std() / len(gain) ** 0.5:.3f}): they are {'used' if better else 'not used'}"
         )
         return weighted() if better else plain
+
+    def _reason_for_no_weights(self) -> str | None:
+        """Return why draws cannot be weighted by a likelihood; None if they can."""
+        ends = torch.stack([self.rows.low, self.rows.high])
+        uniform = bool(ends.isfinite().all()) and all(
+            map(looks_uniform, self.rows.points.T.numpy())
+        )
+        if not (self.rows.prior or uniform):
+            return (
+                "the prior is unknown, so give Simulations(..., prior=...), or bounds if it is "
+                "uniform"
+            )
+        if not len(self.rows.held_out_rows):
+            return "no simulation is held out to decide on it"
+        return None
 
 
 class Images:

@@ -137,7 +137,7 @@ class InferenceTask:
         how, usual = settings.sampler, inference.DRAWS
         if (settings.learned or settings.of_trials) and isinstance(settings, CheckSettings):
             usual = inference.CHECK_DRAWS
-        weighted = isinstance(settings, CheckSettings) and settings.correct  # of which some repeat
+        weighted = isinstance(settings, CheckSettings) and settings.correct  # some draws repeat
         if settings.learned and (weighted or isinstance(settings, CalibrateSettings)):
             usual = inference.CALIBRATION_DRAWS
         return how.into(

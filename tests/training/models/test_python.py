@@ -455,7 +455,7 @@ def test_a_learned_likelihood_corrects_posteriors_if_the_prior_is_known(caplog):
         Simulations(theta, data).posterior()
     assert "they are used" in caplog.text
     assert not plain.options
-    assert "since the prior is unknown: give Simulations(..., prior=...)" in caplog.text
+    assert "the prior is unknown, so give Simulations(..., prior=...)" in caplog.text
     grid = np.linspace(-0.999, 0.999, 1000)
     seen = np.array([[0.5, 0.3]])
     far = np.square(grid - 0.5) + np.square(grid**2 - 0.3)
