@@ -438,7 +438,7 @@ class Simulations(Table):
         try:
             likelihood = self.train(folder(LIKELIHOOD), progress, likelihood=True, **beside)
         except DataError as error:
-            logger.info(f"Draws are not weighted by a likelihood, since training it failed: {error}")
+            logger.info(f"Draws are not weighted by a likelihood: its training failed: {error}")
             return plain
         prior = {} if self.rows.prior else {"prior": UNIFORM}
         weighted = partial(model.posterior, correct=likelihood, **prior)
