@@ -1,4 +1,4 @@
-"""Time and memory of the uses of a table, beside their floor, earlier code and other programs.
+"""Time and memory of the uses of a table, beside earlier code and other programs.
 
 A table of numbers, whole numbers, categories and dates with missing cells is made by a fixed seed.
 Each use runs in a process of its own:
@@ -9,7 +9,7 @@ With ``--before``, the path of an earlier clone, each use is run by its code, to
 more than ``--limit`` CPU seconds is ended, left empty, and not tried with more rows or columns.
 ``--queried`` limits the rows that are queried, but not those that are opened and trained on.
 
-The floor is the time of the bare hidden layers of the network, for the same number of evaluations.
+*Network* is the share of the CPU seconds that is spent in evaluations of the network.
 LightGBM predicts three quantiles of a column, and ``IterativeImputer`` of scikit-learn imputes,
 both with their fit.
 """
@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 from importlib import import_module
+from inspect import isfunction
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from sklearn.experimental import enable_iterative_imputer  # noqa: F401
 from sklearn.impute import IterativeImputer
 
 import training
+from training.networks import questions
 
 TARGET = "x0"
 USES = ("open", "train", "fill", "predict", "score", "sample")
@@ -78,26 +80,28 @@ def peak_memory() -> float:
     return int(re.findall(r"VmHWM:\s+(\d+)", status)[0]) / 1024
 
 
-def floor_of(answers: Any, use: str, frame: pandas.DataFrame) -> float:
-    """Return the seconds of the bare hidden layers, for the evaluations of a use."""
-    nodes = import_module(
-        "training.trained.questions"
-    ).NODES  # earlier versions have no such module
-    flow = answers.flow
-    numbers, discrete = flow.space.dim, int((flow.space.coordinates.steps > 0).sum())
-    joint = 4 * len(flow.questions.flow.integration("points")[0])  # four rows are drawn for each
-    evaluations = {
-        "fill": 3 * nodes * int(frame[["count", TARGET]].isna().to_numpy().sum()),
-        "predict": 3 * nodes * len(frame),
-        "score": nodes * (3 * numbers + discrete) * len(frame),
-        "sample": joint * len(frame),
-    }[use]
-    layers, rows = flow.questions.network.numbers, torch.randn(1024, 128)
-    start = time.process_time()
-    with torch.no_grad():
-        for _ in range(100):
-            layers.through(rows)
-    return (time.process_time() - start) / 102_400 * evaluations
+def timed_network() -> list[float]:
+    """Time the network from now on; return a list whose only item is the CPU seconds in it."""
+    spent, inside = [0.0], [False]
+
+    def timed(function: Any) -> Any:
+        def call(*words: Any, **named: Any) -> Any:
+            if inside[0]:
+                return function(*words, **named)
+            inside[0], start = True, time.process_time()
+            try:
+                return function(*words, **named)
+            finally:
+                inside[0] = False
+                spent[0] += time.process_time() - start
+
+        return call
+
+    for kind in (questions.QuestionNetwork, questions.SingleTarget):
+        for name, function in list(vars(kind).items()):
+            if isfunction(function) and name != "__init__":
+                setattr(kind, name, timed(function))
+    return spent
 
 
 def rival(use: str, frame: pandas.DataFrame) -> None:
@@ -115,11 +119,11 @@ def rival(use: str, frame: pandas.DataFrame) -> None:
         model.fit(others[known], numbers[TARGET][known]).predict(others)
 
 
-def run_use(use: str, folder: Path, queried: int, with_floor: bool) -> None:
-    """Run one use; print its CPU seconds, peak memory in MB, and floor in seconds."""
+def run_use(use: str, folder: Path, queried: int, with_network: bool) -> None:
+    """Run one use; print its CPU seconds, peak memory in MB, and seconds in the network."""
     torch.set_num_threads(1)
     data, network = str(folder / "table.csv"), str(folder / "network.pkl")
-    floor = np.nan
+    in_network = [np.nan]
     if use in ("open", "train"):
         # Earlier versions have a class of its own for tables with text or missing cells.
         opened = getattr(training, "Records", training.Table)
@@ -132,6 +136,7 @@ def run_use(use: str, folder: Path, queried: int, with_floor: bool) -> None:
     else:
         frame = pandas.read_csv(data, nrows=queried)
         answers = None if use in RIVALS.values() else training.Answers.load(network)
+        in_network = timed_network() if with_network else in_network
         start = time.process_time()
         if answers is None:
             rival(use, frame)
@@ -142,16 +147,14 @@ def run_use(use: str, folder: Path, queried: int, with_floor: bool) -> None:
         else:
             getattr(answers, use)(frame)
         seconds = time.process_time() - start
-        if with_floor and answers is not None:
-            floor = floor_of(answers, use, frame)
-    print(json.dumps([seconds, peak_memory(), floor]))
+    print(json.dumps([seconds, peak_memory(), in_network[0]]))
 
 
 def measured(tree: Path, use: str, folder: Path, given: argparse.Namespace) -> list[float] | None:
     """Run a use in a process of its own, by the code in ``tree``; None if it takes too long."""
     words = [f"--run={use}", f"--folder={folder}", f"--queried={given.queried}"]
     if tree == OWN and use not in ("open", "train", *RIVALS.values()):
-        words.append("--floor")
+        words.append("--network")
     done = subprocess.run(
         [sys.executable, __file__, *words],
         env={**os.environ, "PYTHONPATH": str(tree)},
@@ -175,7 +178,7 @@ def compare(
             (Path(folder) / tree.name).mkdir()
             table(rows, columns, 2).to_csv(Path(folder) / tree.name / "table.csv", index=False)
         for use in given.uses.split(","):
-            cells, floor = [], ""
+            cells, share = [], ""
             for tree in given.trees:
                 place, made = Path(folder) / tree.name, None
                 is_ready = use in ("open", "train") or (place / "network.pkl").exists()
@@ -184,10 +187,10 @@ def compare(
                     ended |= set() if made else {(tree, use)}
                 cells += [f"{made[0]:.2f}", f"{made[1]:.0f}"] if made else ["", ""]
                 if made and not np.isnan(made[2]):
-                    floor = f"{100 * made[2] / made[0]:.0f}"
+                    share = f"{100 * made[2] / made[0]:.0f}"
             other = measured(OWN, RIVALS[use], place, given) if use in RIVALS else None
             count = rows if use in ("open", "train") else min(rows, given.queried)
-            cells += [floor, f"{other[0]:.2f}" if other else ""]
+            cells += [share, f"{other[0]:.2f}" if other else ""]
             print(f"| {use} | {columns} | {count} | {' | '.join(cells)} |", flush=True)
 
 
@@ -203,14 +206,14 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=600, help="CPU seconds of a use.")
     parser.add_argument("--run", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--floor", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--network", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.run:
-        run_use(given.run, given.folder, given.queried, given.floor)
+        run_use(given.run, given.folder, given.queried, given.network)
         return
     given.trees = [given.before.resolve(), OWN] if given.before else [OWN]
     heads = ["before, CPU s", "MB"] if given.before else []
-    heads += ["CPU s", "MB", "floor, %", "other, CPU s"]
+    heads += ["CPU s", "MB", "network, %", "other, CPU s"]
     print(f"| use | columns | rows | {' | '.join(heads)} |")
     print("| --- |" + " ---: |" * (len(heads) + 2))
     ended: set[tuple[Path, str]] = set()

@@ -377,8 +377,8 @@ MOST_NUMBERS = 1 << 22
 
 With four times as many, a third of the time was spent on memory pages.
 """
-MOST_ROWS = 1024
-"""Largest number of rows per evaluation."""
+MOST_ROWS, MOST_ALIKE = 1024, 4096
+"""Largest number of rows per evaluation, with different patterns of known cells and with one."""
 MOST_POINTS = 4096
 """Largest number of points of bins per evaluation."""
 FEWEST_ALIKE = 16
@@ -938,7 +938,7 @@ class RecordFlow:
         """Largest numbers of rows per evaluation, with different patterns of cells and with one."""
         count, dim, _ = self.questions.network.mixture.covariances.shape
         sizes = MOST_NUMBERS // (count * dim * dim), MOST_NUMBERS // (count * dim)
-        return max(1, min(MOST_ROWS, sizes[0])), max(1, min(MOST_ROWS, sizes[1]))
+        return max(1, min(MOST_ROWS, sizes[0])), max(1, min(MOST_ALIKE, sizes[1]))
 
     def _blocks(
         self,
