@@ -617,6 +617,13 @@ def test_posteriors_of_images_are_in_gray_levels_as_images_are(tmp_path, caplog)
     rows = np.ones((1, 64))
     total = model.posterior(likelihood="linear", operator=rows, **few).sample([image.sum()])
     assert np.abs(total.points.sum(axis=2) - image.sum()).mean() < 50
+    # The same operator as a pair of functions of images [..., C, H, W].
+    pair = (
+        lambda x: x.sum(dim=(-3, -2, -1)).unsqueeze(-1),
+        lambda y: y[..., None, None].expand(*y.shape[:-1], 1, 8, 8),
+    )
+    same = model.posterior(operator=pair, **few).sample([image.sum()])
+    assert np.array_equal(same.points, total.points)
 
 
 def test_mistakes_are_sentences(model, conditional):
