@@ -129,6 +129,9 @@ def name_and_details(saved: SavedPosteriors) -> tuple[str, str]:
     )
     shown = np.moveaxis(saved.points, 2, 0)
     drawn += distinct_words(shown.reshape(len(shown), chains_ * draws, -1))
+    converged = parameter(saved.path.with_suffix(".json"), "converged")
+    if isinstance(converged, int) and converged < saved.count:
+        drawn += f", {saved.count - converged} of {saved.count} not converged"
     return name, joined(schedule, f"by {samplers}", drawn)
 
 

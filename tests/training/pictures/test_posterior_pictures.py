@@ -347,3 +347,11 @@ def test_draws_that_repeat_are_counted_once():
     assert posteriors.distinct_words(draws) == ", 3 to 6 of them distinct"
     draws[1, 3:] = draws[1, :3]
     assert posteriors.distinct_words(draws) == ", 3 distinct"
+
+
+def test_pictures_state_what_has_not_converged(tmp_path):
+    path = save_posterior(tmp_path)
+    for converged, expected in ((1, True), (3, False)):
+        path.with_suffix(".json").write_text(json.dumps({"converged": converged}))
+        details = posteriors.name_and_details(load_netcdf(path, 2))[1]
+        assert ("2 of 3 not converged" in details) == expected
