@@ -17,6 +17,7 @@ from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.results import save_json
 from training.data.row_hashes import RowHashes, row_numbers
+from training.data.tables.raw_shape import RawShape
 from training.data.tables.formats import TableSource, listed
 from training.data.tables.table import DataSource, Rows
 from training.files.roundtrip import ROWS_FORMAT, roundtrip_paths, save_errors, save_worst
@@ -334,6 +335,11 @@ class Subject(ABC):
     def label_dim(self) -> int:
         """Number of classes or conditions; 0 for none."""
         return 0
+
+    @property
+    def raw(self) -> RawShape | None:
+        """Shape of raw data as conditions; None for other conditions."""
+        return None
 
     @property
     def condition_names(self) -> Sequence[str]:
