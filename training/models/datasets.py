@@ -37,8 +37,8 @@ from training.data.tables.formats import (
     with_columns,
 )
 from training.data.tables.making import looks_uniform
-from training.data.tables.raw_tables import Cells, open_cells
 from training.data.tables.raw_shape import DATA_AS, RawShape
+from training.data.tables.raw_tables import Cells, open_cells
 from training.data.tables.reading import RecordChoices
 from training.data.tables.repeated_trials import DATASET
 from training.data.tables.schema import Column
@@ -286,9 +286,7 @@ class Table:
 
         kind = FRAMES if queries else self.kind
         own = {"data": data}
-        model = _trained(
-            TrainSettings, start, own, outdir, progress, options, kind, self.embedding
-        )
+        model = _trained(TrainSettings, start, own, outdir, progress, options, kind, self.embedding)
         return Answers(RecordFlow.of(model)) if queries else model
 
     def to_pandas(self, values: np.ndarray | None = None) -> Any:

@@ -157,7 +157,8 @@ class ConvolutionTokens(nn.Module):
         self.register_buffer(
             "places", torch.stack(torch.meshgrid(*lines, indexing="ij")), persistent=False
         )
-        self.first: nn.Module = convolution(channels + axes, WIDTH, 5, padding=2)
+        self.first: nn.Module = convolution(channels + axes, WIDTH, 5, stride=2, padding=2)
+        size = [ceil(n / 2) for n in size]
         blocks: list[nn.Module] = []
         while not blocks or max(size) > MOST_TOKENS // (1 if axes == 1 else 4):
             blocks.append(ConvolutionBlock(convolution))

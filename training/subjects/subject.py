@@ -17,8 +17,8 @@ from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.results import save_json
 from training.data.row_hashes import RowHashes, row_numbers
-from training.data.tables.raw_shape import RawShape
 from training.data.tables.formats import TableSource, listed
+from training.data.tables.raw_shape import RawShape
 from training.data.tables.table import DataSource, Rows
 from training.files.roundtrip import ROWS_FORMAT, roundtrip_paths, save_errors, save_worst
 from training.flow.coordinates.conditions import Surprise

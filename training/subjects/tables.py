@@ -12,8 +12,8 @@ from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.row_hashes import row_numbers
 from training.data.tables.formats import TableSource
-from training.data.tables.repeated_trials import as_sets, side_by_side
 from training.data.tables.raw_shape import RawShape
+from training.data.tables.repeated_trials import as_sets, side_by_side
 from training.data.tables.schema import Column, Dropped, Schema
 from training.data.tables.table import DataSource, DataTable, Rows
 from training.files.observations import read_columns, read_others, read_trials

@@ -104,7 +104,9 @@ class RawShape:
             parts = list(parts[0])
         strange = next((part.shape for part in parts if not self._fits(part.shape)), None)
         if strange is not None or not parts:
-            raise DataError(f"{what} has {self._named(strange or ())}; the network expects {self._wanted}")
+            raise DataError(
+                f"{what} has {self._named(strange or ())}; the network expects {self._wanted}"
+            )
         return self.require(torch.stack([self._row(part) for part in parts]), what)
 
     def require(self, rows: Tensor, what: str) -> Tensor:
@@ -151,7 +153,9 @@ class RawShape:
 
     def _full(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Return a shape with the channels, which can be left out if there is one."""
-        return (*shape, 1) if len(shape) == len(self.shape) - 1 and self.shape[-1] == 1 else (*shape,)
+        return (
+            (*shape, 1) if len(shape) == len(self.shape) - 1 and self.shape[-1] == 1 else (*shape,)
+        )
 
     def _fits(self, shape: Sequence[int]) -> bool:
         """Return whether one observation of a shape can be a row, perhaps after padding."""

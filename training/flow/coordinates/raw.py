@@ -150,7 +150,7 @@ class RawScale(nn.Module):
         """Return standardized values ``[..., P, K]``, 0 where absent, and the mask ``[..., P]``."""
         rows = conditions.to(self.mean).unflatten(-1, (-1, self.shape[-1]))
         gone = rows.isnan().any(dim=-1, keepdim=True)
-        if gone.any() and not self.varies or gone.all(dim=-2).any():
+        if (gone.any() and not self.varies) or gone.all(dim=-2).any():
             raise DataError("a condition is NaN: give data without missing values")
         values = (torch.where(gone, self.mean, rows) - self.mean) * self.gain
         return values, (~gone[..., 0]).to(values)
