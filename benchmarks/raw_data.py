@@ -74,7 +74,10 @@ class Task:
         low, high = np.array(self.low), np.array(self.high)
         for _ in range(3):
             steps = (high - low) / GRID
-            lines = [start + step * (np.arange(GRID) + 0.5) for start, step in zip(low, steps)]
+            lines = [
+                start + step * (np.arange(GRID) + 0.5)
+                for start, step in zip(low, steps, strict=True)
+            ]
             grid = np.stack(np.meshgrid(*lines, indexing="ij"), axis=-1).reshape(-1, 2)
             parts = np.array_split(grid, 64)
             log_prob = np.concatenate([self.log_likelihood(part, data) for part in parts])
@@ -98,7 +101,7 @@ def oscillator(theta: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def short_oscillator(theta: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
     whole = oscillator(theta, rng)
     ends = rng.integers(FEWEST, len(TIMES) + 1, len(theta))
-    return [row[:end] for row, end in zip(whole, ends)]
+    return [row[:end] for row, end in zip(whole, ends, strict=True)]
 
 
 def oscillator_log_likelihood(theta: np.ndarray, data: np.ndarray) -> np.ndarray:
@@ -124,7 +127,7 @@ def field_log_likelihood(theta: np.ndarray, data: np.ndarray) -> np.ndarray:
 
 def gammas(theta: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
     counts = rng.integers(1, MOST + 1, len(theta))
-    return [rng.gamma(*row, (count, 1)) for row, count in zip(theta, counts)]
+    return [rng.gamma(*row, (count, 1)) for row, count in zip(theta, counts, strict=True)]
 
 
 def gamma_log_likelihood(theta: np.ndarray, data: np.ndarray) -> np.ndarray:
@@ -159,7 +162,7 @@ def by_ours(
     from training import Simulations
 
     names = [f"theta{at}" for at in (1, 2)]
-    bounds = dict(zip(names, zip(task.low, task.high)))
+    bounds = dict(zip(names, zip(task.low, task.high, strict=True), strict=True))
     began = time.perf_counter()
     simulations = Simulations(theta, data, bounds=bounds, data_as=task.data_as, seed=seed)
     model = simulations.train(seed=seed, **options)

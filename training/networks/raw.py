@@ -238,6 +238,6 @@ class SelfAttention(nn.Module):
         """Return tokens ``[B, P, W]``, which attend to present tokens only."""
         parts = self.parts(self.norms[0](h)).unflatten(2, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
         mask = torch.where(present, 0.0, -1e9)[:, None, None]
-        seen = F.scaled_dot_product_attention(*parts, attn_mask=mask)
-        h = h + self.join(seen.transpose(1, 2).flatten(2))
+        mixed = F.scaled_dot_product_attention(*parts, attn_mask=mask)
+        h = h + self.join(mixed.transpose(1, 2).flatten(2))
         return h + self.narrow(F.silu(self.wide(self.norms[1](h))))
