@@ -31,7 +31,7 @@ from dnnlib.errors import UsageError
 FEATURES, WIDTH, HEADS = 16, 32, 4
 """Number of learned features, of channels of a token, and of heads."""
 MOST_TOKENS = 32
-"""Length of a series, or side of an image times four, down to which convolutions halve it."""
+"""Length of a series, or side of an image times four, at which halving ends."""
 PATCH, LAYERS = 4, 2
 """Points of a patch of a series of varying length, and layers of its encoder."""
 CHUNK = 16
