@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/raw_data.py [--tasks=series,images,sets,varying]
         [--simulations=1000] [--observations=10] [--seed=0] [--method=ours] [--seconds=60]
-        [--without=learned|summaries] [--option=NAME=VALUE]
+        [--option=NAME=VALUE]
 
 Simulators of two parameters, uniform within bounds:
 
