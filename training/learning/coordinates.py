@@ -1,6 +1,7 @@
 """Coordinates that suit the columns of a table, fitted to its rows."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -86,6 +87,7 @@ def fit_coordinates(
     levels: Levels | None = None,
     groups: Tensor | None = None,
     of_trial: int = 0,
+    raw: dict[str, Any] | None = None,
 ) -> Coordinates:
     """Fit invertible maps of a table's columns, which give points mean 0 and variance 1.
 
@@ -113,6 +115,7 @@ def fit_coordinates(
             by equal conditions.
         of_trial: Number of conditions per trial, if a row of conditions has several trials side by
             side (NaN for absent trials); 0 if a row has no trials.
+        raw: Arguments of ``RawScale`` if the conditions are raw data; None otherwise.
 
     Raises:
         UsageError: ``marginals=quantile-axes`` was requested without whitening.
@@ -126,7 +129,11 @@ def fit_coordinates(
     if conditions is not None and of_trial:
         each = conditions.reshape(len(conditions), -1, of_trial)
         each, most = each[are_there(each)], each.shape[1]
-    coordinates = _empty(points, names, each, most, relevant, levels)
+    if conditions is not None and raw:
+        (count, dim), given = points.shape, conditions.shape[1]
+        coordinates = Coordinates(dim, names, _knots(count), given, surprise=True, raw=raw)
+    else:
+        coordinates = _empty(points, names, each, most, relevant, levels)
     missing = points.isnan()
     x = filled(points.double(), missing)
     coordinates.hold_steps(columns.steps, columns.offsets, x)
@@ -160,7 +167,7 @@ def _empty(
     values.
     """
     count, dim = points.shape
-    knots = min(max(count // ROWS_PER_KNOT, FEWEST_KNOTS), MOST_KNOTS)
+    knots = _knots(count)
     given = 0 if each is None else each.shape[1]
     surprise = 0 < given <= MOST_CONDITIONS
     tails, skewed = [], []
@@ -171,6 +178,10 @@ def _empty(
         skewed = [place for place in seen if is_skewed[place] and not is_long[place]]
     counts = levels.counts if levels else ()
     return Coordinates(dim, names, knots, given, surprise, relevant, skewed, tails, counts, trials)
+
+
+def _knots(count: int) -> int:
+    return min(max(count // ROWS_PER_KNOT, FEWEST_KNOTS), MOST_KNOTS)
 
 
 def _fit_prediction(
@@ -301,11 +312,10 @@ def _fit_powers(map_: YeoJohnson, x: Tensor) -> None:
 def _fit_conditions(coordinates: Coordinates, conditions: Tensor, each: Tensor) -> None:
     """Fit the scale of conditions ``[N, C]``, or of sets ``[N, n C]`` of trials ``[T, C]``."""
     scale = coordinates.each
-    assert scale is not None
     assert coordinates.scale is not None
-    if scale.powers is not None:
+    if scale is not None and scale.powers is not None:
         _fit_powers(scale.powers, each[:, scale.skewed])
-    if scale.scores is not None:
+    if scale is not None and scale.scores is not None:
         y = each[:, scale.tails]
         positive, (middle, spread) = over_decades(y), _middle(y)
         scale.scores.location.copy_(torch.where(positive, 0.0, middle))

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from tqdm.auto import tqdm
 
 from dnnlib.errors import DataError, UsageError
@@ -38,9 +39,11 @@ from training.data.tables.formats import (
     with_columns,
 )
 from training.data.tables.making import looks_uniform
+from training.data.tables.raw_shape import DATA_AS, RawShape
 from training.data.tables.raw_tables import Cells, open_cells
 from training.data.tables.reading import RecordChoices
 from training.data.tables.repeated_trials import DATASET
+from training.data.tables.schema import Column
 from training.data.tables.table import DataTable
 from training.data.tables.values import frame_of
 from training.files.records import load_data_set, save_records
@@ -77,6 +80,8 @@ MOST_COMPARED, FEW_COMPARED = 200, 20
 """Largest numbers of held-out simulations that decide whether posteriors are corrected, for
 likelihoods that are Gaussian and for those that need the integration of a flow.
 """
+RAW = "data"
+"""Name of a temporary column for the row numbers of raw data."""
 SNAP = 10
 """Number of reports between network files, which remain after Ctrl-C."""
 BAR = "{percentage:3.0f}% |{bar}| {elapsed} < {remaining}"
@@ -117,6 +122,7 @@ class Table:
         path: Data set that the table was read from; None if it is only in memory.
         kind: Package of data frames or arrays in whose kind models of the table return rows.
         why: Reason why the rows are typed records; empty for numbers.
+        embedding: Network of the user's that embeds raw conditions; None for none.
 
     Example:
         >>> import numpy as np, pandas
@@ -134,6 +140,7 @@ class Table:
     path: Path | None = None
     kind: str = FRAMES
     why: str = ""
+    embedding: nn.Module | None = None
 
     @classmethod
     def open(
@@ -154,6 +161,7 @@ class Table:
         calendar: bool = False,
         is_missing: Sequence[str] = (),
         max_rows: int | None = None,
+        embedding: nn.Module | None = None,
     ) -> "Table":
         """Open a file, an array or a data frame as a table.
 
@@ -177,6 +185,7 @@ class Table:
             calendar: Whether dates get their weekday and season as further columns.
             is_missing: Columns that get an indicator column of their missing cells.
             max_rows: Maximum number of rows; None for all.
+            embedding: Network that embeds the raw data of saved simulations; see ``Simulations``.
 
         Raises:
             DataError: The source is missing or broken, or has too few rows.
@@ -209,7 +218,7 @@ class Table:
             others = {"missing": missing, "columns": columns, "exclude": exclude}
             _require_unchosen(path, {**vars(choices), **others})
             why = f"so they are in {path.name}" if saved.typed else ""
-            return cls(saved, path.stem, path=path, why=why)
+            return cls(saved, path.stem, path=path, why=why, embedding=embedding)
         name = path.stem if in_file else plain_name(name, "name")
 
         def numbers() -> tuple[ForeignTable, TableChoices]:
@@ -225,7 +234,7 @@ class Table:
         only_numbers = [option for option, value in given.items() if value]
         rows, lines, why = read_table(numbers, cells, choices, only_numbers)
         kind = FRAMES if in_file else kind_of(source)
-        return cls(rows, name, lines, kind=kind, why=why)
+        return cls(rows, name, lines, kind=kind, why=why, embedding=embedding)
 
     @property
     def columns(self) -> list[str]:
@@ -242,6 +251,7 @@ class Table:
 
     def __repr__(self) -> str:
         columns, given = ", ".join(self.columns), ", ".join(self.conditions)
+        given = given if self.rows.raw is None else str(self.rows.raw)
         what = f"{columns} given {given}" if given else columns
         return f"{type(self).__name__}('{self.name}', {len(self)} rows of {what})"
 
@@ -282,10 +292,11 @@ class Table:
             options = {"cond": bool(self.conditions) and not options.get("likelihood"), **options}
 
         def start(settings: Any) -> Training:
-            return training.training_of(settings, data, self.name)
+            return training.training_of(settings, data, self.name, self.embedding)
 
         kind = FRAMES if queries else self.kind
-        model = _trained(TrainSettings, start, {"data": data}, outdir, progress, options, kind)
+        own = {"data": data}
+        model = _trained(TrainSettings, start, own, outdir, progress, options, kind, self.embedding)
         return Answers(RecordFlow.of(model)) if queries else model
 
     def to_pandas(self, values: np.ndarray | None = None) -> Any:
@@ -318,9 +329,16 @@ class Simulations(Table):
         covariates: Sequence[str] = (),
         name: str = "simulations",
         prior: Any = None,
+        data_as: str | None = None,
+        embedding: nn.Module | None = None,
         **choices: Any,
     ):
         """Take both as data frames, arrays or tensors, ``[N, D]`` and ``[N, C]``.
+
+        Data can also be raw: ``series`` of T points, ``[N, T]`` or ``[N, T, channels]``;
+        ``images``, ``[N, H, W]`` or ``[N, H, W, channels]``; or ``sets`` of draws in any order,
+        ``[N, M, numbers]``. Series and sets of different lengths are lists of arrays, or padded
+        with NaN. A network embeds them, which is trained together with the flow.
 
         Args:
             parameters: Parameters; columns without a name are called theta1, theta2, and so on.
@@ -335,16 +353,30 @@ class Simulations(Table):
             prior: Prior from which the parameters were drawn: a distribution, a dictionary of one
                 per name, or a model, see ``ParameterPrior.of``. Its support gives the bounds, and
                 a learned likelihood has it as its prior. None if it is not stated.
+            data_as: ``series``, ``images`` or ``sets``; None for numbers, or with an embedding.
+            embedding: Network of your own that maps data ``[N, ...]``, as they are but in single
+                precision, to features ``[N, K]`` of order 1. It is copied, and trained further.
             choices: Options of ``Table.open``, by name: ``held_out``, ``seed``, ``missing``.
 
         Raises:
             DataError: Values are not numbers, the numbers of rows differ, or there are too few
                 rows.
             UsageError: A bound is of no parameter, or the prior has other parameters or comes with
-                bounds.
+                bounds, or data have more axes, but ``data_as`` is not given.
         """
         own, rows = numbers_of(parameters, "parameters", COLUMN)
-        conditions, given = numbers_of(data, "data", COLUMN)
+        raw, values = None, None
+        if data_as is not None or embedding is not None:
+            if dataset is not None or covariates:
+                raise UsageError("raw data have no trials: leave dataset and covariates out")
+            raw, values = RawShape.of(data, data_as)
+            # A simulation without any data has failed; the others are checked below.
+            failed = values.isnan().all(dim=1)
+            numbers = torch.arange(len(values), dtype=torch.float64).masked_fill(failed, np.nan)
+            conditions, given = [RAW], numbers[:, None].numpy()
+        else:
+            _require_vectors(data)
+            conditions, given = numbers_of(data, "data", COLUMN)
         stated = None if prior is None else ParameterPrior.of(prior, own)
         if stated is not None:
             own = list(stated.names)
@@ -387,9 +419,18 @@ class Simulations(Table):
         )
         _hint_at_bounds(own, rows, bounds or {})
         # Data without names are returned in their original order.
-        kept = table.rows.in_order(conditions)
+        kept, lines = table.rows.in_order(conditions), table.lines
+        if raw is not None and values is not None:
+            places = table.rows.rows.conditions
+            assert places is not None
+            rows_of_data = raw.require(values[places[:, 0].long()], "the data")
+            columns = [Column(name) for name in numbered(raw.size, "y")]
+            kept = replace(
+                kept, conditions=rows_of_data.numpy(), condition_columns=columns, raw=raw
+            )
+            lines = [line for line in lines if "looks like an identifier" not in line]
         kept = kept if stated is None else replace(kept, prior=stated.text)
-        super().__init__(kept, name, table.lines, kind=kind_of(parameters))
+        super().__init__(kept, name, lines, kind=kind_of(parameters), embedding=embedding)
 
     def posterior(
         self,
@@ -460,6 +501,8 @@ class Simulations(Table):
 
     def _reason_for_no_weights(self) -> str | None:
         """Return why draws cannot be weighted by a likelihood; None if they can."""
+        if self.rows.raw is not None:
+            return f"likelihoods of {self.rows.raw.kind} are not learned"
         ends = torch.stack([self.rows.low, self.rows.high])
         uniform = bool(ends.isfinite().all()) and all(
             map(looks_uniform, self.rows.points.T.numpy())
@@ -543,6 +586,18 @@ class Images:
         return _trained(TrainSettings, start, own, outdir, progress, options)
 
 
+def _require_vectors(data: Any) -> None:
+    """Raise DataError if data are raw: arrays of several axes, or of different lengths."""
+    listed = isinstance(data, list | tuple)
+    sizes = {np.shape(part) for part in data} if listed else {np.shape(data)[1:]}
+    if max(map(len, sizes), default=0) > 1 or len(sizes) > 1:
+        form = f"shape {list(np.shape(data))}" if not listed else f"arrays of {len(sizes)} shape(s)"
+        raise DataError(
+            f"data has {form}: give data_as={', '.join(map(repr, DATA_AS))}, or a network of "
+            "your own as embedding="
+        )
+
+
 def _hint_at_bounds(names: Sequence[str], rows: np.ndarray, bounds: Mapping[str, Any]) -> None:
     """Warn once of parameters ``[N, D]`` that look uniform and have no bounds."""
     uniform = {
@@ -596,6 +651,7 @@ def _trained(
     progress: Progress | bool,
     options: Mapping[str, Any],
     kind: str = FRAMES,
+    embedding: nn.Module | None = None,
 ) -> Model:
     """Train a model. Without an output directory, nothing is written.
 
@@ -607,6 +663,7 @@ def _trained(
         progress: See ``Table.train``.
         options: See ``Table.train``.
         kind: Package in whose kind the model returns rows; its network file stores it.
+        embedding: Network of the user's that embeds raw conditions; None for none.
     """
     known = cls().recorded().keys() - set(OWN)
     for name in options:
@@ -634,7 +691,7 @@ def _trained(
         if made is not None:
             model = Model.from_trained(made)
         elif path is not None:
-            model = Model.load(path)
+            model = Model.load(path, embedding=embedding)
         else:
             raise UsageError("train: a dry run does not train a model")
     if kind != FRAMES:

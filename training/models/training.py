@@ -1,11 +1,13 @@
 """Training of denoisers on toys, images, or rows of a table, and the options of resumed runs."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import Any, NamedTuple, TypeVar
 
 import torch
+from torch import nn
 
 from dnnlib.errors import DataError, UsageError, agree
 from dnnlib.files import require_writable
@@ -17,6 +19,7 @@ from training import names
 from training.data.images.dataset import ImageDataset
 from training.data.images.stacks import ImageStack
 from training.data.tables.making import exchanged
+from training.data.tables.raw_shape import ARRAYS
 from training.data.tables.repeated_trials import as_sets, one_of_each
 from training.data.tables.table import DataTable
 from training.data.toys import Toy
@@ -60,13 +63,16 @@ class Trained(NamedTuple):
     path: Path | None = None
 
 
-def training_of(settings: TrainSettings, data: Path | DataTable, name: str) -> Training:
+def training_of(
+    settings: TrainSettings, data: Path | DataTable, name: str, embedding: nn.Module | None = None
+) -> Training:
     """Return the training on a data set that the settings describe.
 
     Args:
         settings: Settings of the run.
         data: Data set, in a file or in memory.
         name: Name of the data for results.
+        embedding: Network of the user's that embeds raw conditions; None for none.
 
     Raises:
         UsageError: Settings contradict the data set.
@@ -77,7 +83,8 @@ def training_of(settings: TrainSettings, data: Path | DataTable, name: str) -> T
         return training_on_images(settings, path)
     if table.typed or settings.data.any or settings.data.ask:
         return training_on_records(settings, path, table.as_typed())
-    return training_on_table(settings, path, table.with_held_out_last(isinstance(data, Path)))
+    table = table.with_held_out_last(isinstance(data, Path))
+    return training_on_table(settings, path, table, embedding)
 
 
 def training_on_records(settings: TrainSettings, data: Path, records: DataTable) -> RecordTraining:
@@ -98,7 +105,9 @@ def training_on_records(settings: TrainSettings, data: Path, records: DataTable)
     )
 
 
-def training_on_table(settings: TrainSettings, data: Path, rows: DataTable) -> TableTraining:
+def training_on_table(
+    settings: TrainSettings, data: Path, rows: DataTable, embedding: nn.Module | None = None
+) -> TableTraining:
     """Return the training on a table, or on trials with missing data, that the options describe.
 
     Raises:
@@ -116,8 +125,12 @@ def training_on_table(settings: TrainSettings, data: Path, rows: DataTable) -> T
     else:
         gain = bool(settings.network.output_gain)
         space = settings.table.into(Space, **({"bounded": "map"} if likelihood else {}))
+    shared = shared_arguments(settings, cls.network, table.dim, gain, cls.calibrates)
+    _require_embedding(table, data, embedding)
+    if embedding is not None:
+        shared["model_config"] = replace(shared["model_config"], embedding=embedding)
     return cls(
-        **shared_arguments(settings, cls.network, table.dim, gain, cls.calibrates),
+        **shared,
         table=table,
         path=data,
         space=space,
@@ -125,6 +138,14 @@ def training_on_table(settings: TrainSettings, data: Path, rows: DataTable) -> T
         condition_shape=settings.table.cond_shape,
         minutes=settings.training.minutes,
     )
+
+
+def _require_embedding(table: DataTable, path: Path, embedding: nn.Module | None) -> None:
+    """Raise UsageError if a table has arrays without a network, or a network without raw data."""
+    if table.raw is None and embedding is not None:
+        raise UsageError(f"{path} has no raw data as conditions: leave embedding out")
+    if table.raw is not None and table.raw.kind == ARRAYS and embedding is None:
+        raise UsageError(f"{path} has {table.raw}: give the network that embeds them, embedding=")
 
 
 def training_on_images(
@@ -197,6 +218,10 @@ def with_wanted_conditions(settings: TrainSettings, table: DataTable, path: Path
             conditions.
         DataError: All data of a likelihood are constant.
     """
+    if table.raw is not None and (settings.data.likelihood or settings.table.cond_shape):
+        raise UsageError(
+            f"{path} has {table.raw} as conditions: leave --likelihood and --cond_shape out"
+        )
     if settings.data.likelihood:
         settings.table.require_likelihood()
         table, lines = exchanged(table, str(path))
@@ -208,7 +233,7 @@ def with_wanted_conditions(settings: TrainSettings, table: DataTable, path: Path
             f"--cond is given, but {path} has no conditions: make it again "
             f"with {script('dataset_tool')} --conditions=NAMES"
         )
-    if settings.data.cond and table.has_missing:
+    if settings.data.cond and table.has_missing and table.raw is None:
         raise UsageError(
             f"{path} has trials with missing data, which conditional flows "
             "do not support: give --likelihood instead of --cond, or make it with "

@@ -92,7 +92,7 @@ from training.flow.preconditioning import OutputGain
 from training.flow.solvers import Solver
 from training.flow.widths import Widths
 from training.names import KINDS_OF_DATA, RECORDS, TABLE, script
-from training.networks import NETWORKS
+from training.networks import NETWORKS, networks_with
 from training.trained.architecture import SCHEDULES, Architecture, basis_arguments, make_schedule
 
 IN_MEMORY = Path("model")
@@ -261,6 +261,7 @@ class TrainedNetwork:
         *,
         end_std: float = 1.0,
         calibrated: bool = True,
+        embedding: nn.Module | None = None,
     ) -> Self:
         """Open a network file safely, ready for evaluation.
 
@@ -269,10 +270,13 @@ class TrainedNetwork:
             device: Device of the model; None for the CPU.
             end_std: ``A0`` of the schedule. The network does not depend on the scale of the flow.
             calibrated: Whether to use the calibration stored in the file, if any.
+            embedding: Network that is equal to the one that the user gave for the training, except
+                for its weights, which are read from the file; None if there was none.
 
         Raises:
-            DataError: The file is missing, broken, foreign, or inconsistent.
-            UsageError: ``end_std`` is given for a schedule without a scale.
+            DataError: The file is missing, broken, foreign, or inconsistent, or needs an embedding.
+            UsageError: ``end_std`` is given for a schedule without a scale, or an embedding for a
+                file without one.
         """
         path = Path(path)
         parts, about = read_network(path)
@@ -296,14 +300,16 @@ class TrainedNetwork:
             network.class_name,
             network.arguments,
             denoiser.arguments,
+            embedding,
         )
+        require_embedding(path, network.arguments.get("raw"), embedding)
         if architecture.schedule != "ifs" and end_std != 1:
             raise UsageError(
                 f"end_vars is {end_std:g}, but the schedule {architecture.schedule} has no such "
                 "parameter: leave it out"
             )
         basis = read_basis(path, parts["basis"].state)
-        module = build(path, "network", network, NETWORKS)
+        module = build(path, "network", network, networks_with(embedding))
         label_dim = getattr(module, "label_dim", 0)
         coordinates = _coordinates(path, parts.get(COORDINATES), basis.dim, label_dim)
         try:
@@ -467,6 +473,23 @@ class TrainedNetwork:
             replace(model, about={**model.about, **about}).save(self.path)
             logger.info(f"Stored the times in {self.path}")
         distributed.barrier()
+
+
+def require_embedding(path: Path, raw: object, embedding: nn.Module | None) -> None:
+    """Check that a network file has a network of the user's exactly if one is given.
+
+    Raises:
+        DataError: The file needs one.
+        UsageError: The file needs none.
+    """
+    own = raw.get("module_class") if isinstance(raw, dict) else None
+    if own and embedding is None:
+        raise DataError(
+            f"{path} embeds its conditions with {shown(own)}: give an equal network as "
+            "Model.load(path, embedding=network)"
+        )
+    if embedding is not None and not own:
+        raise UsageError(f"{path} has no network of the user's: leave embedding out")
 
 
 def _on_cpu(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
