@@ -28,6 +28,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,10 @@ def field_log_likelihood(theta: np.ndarray, data: np.ndarray) -> np.ndarray:
 
 def gammas(theta: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
     counts = rng.integers(1, MOST + 1, len(theta))
-    return [rng.gamma(*row, (count, 1)) for row, count in zip(theta, counts, strict=True)]
+    return [
+        rng.gamma(shape, scale, (count, 1))
+        for (shape, scale), count in zip(theta, counts, strict=True)
+    ]
 
 
 def gamma_log_likelihood(theta: np.ndarray, data: np.ndarray) -> np.ndarray:
@@ -145,14 +149,13 @@ TASKS = {
 }
 
 
-def padded(data: Any) -> np.ndarray:
+def padded(data: list[np.ndarray]) -> np.ndarray:
     """Arrays of different lengths as one, with NaN at the end."""
-    if isinstance(data, np.ndarray):
-        return data
     most = max(map(len, data))
-    rows = [np.pad(row, [(0, most - len(row))] + [(0, 0)] * (row.ndim - 1), constant_values=np.nan)
-            for row in data]  # fmt: skip
-    return np.stack(rows)
+    rows = np.full((len(data), most, *data[0].shape[1:]), np.nan)
+    for row, values in zip(rows, data, strict=True):
+        row[: len(values)] = values
+    return rows
 
 
 def by_ours(
@@ -170,40 +173,31 @@ def by_ours(
     return model.posterior().sample(observed, draws=DRAWS // 4, seed=seed).points, seconds
 
 
-def sbi_embedding(task: Task, data: np.ndarray) -> torch.nn.Module:
-    """The embedding network that sbi has for such data, with its default sizes."""
-    from sbi.neural_nets import embedding_nets as nets
-
-    if task.data_as == "sets":
-        each = nets.FCEmbedding(data.shape[-1], num_hiddens=40, num_layers=2, output_dim=20)
-        return nets.PermutationInvariantEmbedding(each, trial_net_output_dim=20)
-    return nets.CNNEmbedding(data.shape[1:])
-
-
 def by_sbi(
     task: Task, theta: np.ndarray, data: Any, observed: Any, seed: int, most: float
 ) -> tuple[np.ndarray, float]:
     """The same by NPE of sbi, with the training ended after ``most`` seconds."""
-    from sbi.inference import NPE
-    from sbi.neural_nets import posterior_nn
-    from sbi.utils import BoxUniform
-
+    nets = import_module("sbi.neural_nets")
+    embedding_nets = nets.embedding_nets
     torch.manual_seed(seed)
-    both = torch.from_numpy(padded([*data, *observed]) if isinstance(data, list) else
-                            np.concatenate([data, observed])).float()  # fmt: skip
-    if task.data_as == "series" and both.isnan().any():
-        both = torch.stack([both.nan_to_num(0.0), (~both.isnan()).float()], dim=1)
-    x, seen = both[: len(theta)], both[len(theta) :]
-    prior = BoxUniform(torch.tensor(task.low), torch.tensor(task.high))
-    network = sbi_embedding(task, x) if x.ndim < 3 or task.data_as != "series" else (
-        __import__("sbi.neural_nets.embedding_nets", fromlist=["x"]).CNNEmbedding(
-            (x.shape[2],), in_channels=2
-        )
-    )  # fmt: skip
-    estimator = posterior_nn("nsf", z_score_x="none", embedding_net=network)
-    inference = NPE(prior, density_estimator=estimator, show_progress_bars=False)
+    both = torch.from_numpy(padded([*data, *observed])).float()
+    if task.data_as == "sets":
+        each = embedding_nets.FCEmbedding(1, num_hiddens=40, num_layers=2, output_dim=20)
+        network = embedding_nets.PermutationInvariantEmbedding(each, trial_net_output_dim=20)
+    else:
+        channels = 1 + bool(both.isnan().any())
+        network = embedding_nets.CNNEmbedding(tuple(both.shape[1:]), in_channels=channels)
+        if channels > 1:
+            both = torch.stack([both.nan_to_num(0.0), (~both.isnan()).float()], dim=1)
+    prior = import_module("sbi.utils").BoxUniform(torch.tensor(task.low), torch.tensor(task.high))
+    estimator = nets.posterior_nn("nsf", z_score_x="none", embedding_net=network)
+    inference = import_module("sbi.inference").NPE(
+        prior, density_estimator=estimator, show_progress_bars=False
+    )
     inference.append_simulations(
-        torch.from_numpy(theta).float(), x, exclude_invalid_x=task.data_as != "sets"
+        torch.from_numpy(theta).float(),
+        both[: len(theta)],
+        exclude_invalid_x=task.data_as != "sets",
     )
     began, epochs = time.perf_counter(), 0
     while time.perf_counter() - began < most:
@@ -213,7 +207,10 @@ def by_sbi(
             break
     seconds = time.perf_counter() - began
     posterior = inference.build_posterior(trained)
-    draws = [posterior.sample((DRAWS,), x=row[None], show_progress_bars=False) for row in seen]
+    draws = [
+        posterior.sample((DRAWS,), x=row[None], show_progress_bars=False)
+        for row in both[len(theta) :]
+    ]
     return torch.stack(draws).double().numpy(), seconds
 
 

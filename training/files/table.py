@@ -15,10 +15,11 @@ from torch import Tensor
 from dnnlib.errors import DataError
 from torch_utils.results import open_arrays
 from training.data.tables.formats import numbered, require_names
-from training.data.tables.raw_shape import ARRAYS, DATA_AS, SERIES, SETS, RawShape
+from training.data.tables.raw_shape import AXES, RawShape
 from training.data.tables.schema import Column, Dropped, Schema
 from training.data.tables.table import DataTable
 from training.files.declared import FLAG, FLOAT, TEXT, WHOLE, Format, Key, ResultFile, text
+from training.names import DATA_AS
 
 _ADVICE = "correct the file, or make it again"
 
@@ -198,14 +199,12 @@ def _raw(
     if kind is None:
         return None
     size = [] if shape is None else [int(number) for number in shape]
-    if kind not in (*DATA_AS, ARRAYS) or conditions is None or min(size, default=0) < 1:
+    if kind not in DATA_AS or len(size) != (AXES[kind] or len(size)) or min(size, default=0) < 1:
         raise TABLE_FILE.broken(path, "data_as", "is not a kind of raw data with a shape")
-    varies = kind == SETS or (kind == SERIES and bool(np.isnan(conditions).any()))
-    raw = RawShape(kind, tuple(size), varies)
-    if raw.size != conditions.shape[1]:
-        raise TABLE_FILE.broken(path, "data_shape", f"is not that of {conditions.shape[1]} values")
-    raw.require(torch.from_numpy(conditions), str(path))
-    return raw
+    raw = RawShape(kind, tuple(size))
+    if conditions is None or raw.size != conditions.shape[1]:
+        raise TABLE_FILE.broken(path, "data_shape", "is not that of the conditions")
+    return raw.as_in(torch.from_numpy(conditions), str(path))
 
 
 def _datasets(

@@ -6,7 +6,7 @@ from math import log
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dnnlib.errors import UsageError
 from training.flow.denoisers import noise_condition
@@ -52,7 +52,6 @@ class ModelConfig:
         t_sampling: Distribution of times in training.
         output_gain: Whether a gain of the network's output is trained too.
         seed: Random seed of the initial weights.
-        embedding: Network of the user's that embeds raw conditions; None for none.
     """
 
     precond: str
@@ -67,7 +66,6 @@ class ModelConfig:
     t_sampling: str | None = None
     output_gain: bool = False
     seed: int = 0
-    embedding: nn.Module | None = None
 
     def build(
         self, basis: EigenBasis, data_variance: Tensor | None = None
@@ -112,12 +110,7 @@ class ModelConfig:
             "preconditioning": kinds["preconditioning"],
         }
         architecture = Architecture(
-            kinds["schedule"],
-            arguments,
-            self.network,
-            network_arguments,
-            denoiser_arguments,
-            self.embedding,
+            kinds["schedule"], arguments, self.network, network_arguments, denoiser_arguments
         )
         output_gain = OutputGain.ones(t_min, t_max, basis.dim) if self.output_gain else None
         torch.manual_seed(self.seed)

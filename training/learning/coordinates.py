@@ -129,11 +129,7 @@ def fit_coordinates(
     if conditions is not None and of_trial:
         each = conditions.reshape(len(conditions), -1, of_trial)
         each, most = each[are_there(each)], each.shape[1]
-    if conditions is not None and raw:
-        (count, dim), given = points.shape, conditions.shape[1]
-        coordinates = Coordinates(dim, names, _knots(count), given, surprise=True, raw=raw)
-    else:
-        coordinates = _empty(points, names, each, most, relevant, levels)
+    coordinates = _empty(points, names, each, most, relevant, levels, raw)
     missing = points.isnan()
     x = filled(points.double(), missing)
     coordinates.hold_steps(columns.steps, columns.offsets, x)
@@ -160,6 +156,7 @@ def _empty(
     trials: int,
     relevant: Sequence[int],
     levels: Levels | None,
+    raw: dict[str, Any] | None,
 ) -> Coordinates:
     """Create coordinates of points ``[N, D]`` with unfitted maps of these names.
 
@@ -167,8 +164,10 @@ def _empty(
     values.
     """
     count, dim = points.shape
-    knots = _knots(count)
+    knots = min(max(count // ROWS_PER_KNOT, FEWEST_KNOTS), MOST_KNOTS)
     given = 0 if each is None else each.shape[1]
+    if raw:
+        return Coordinates(dim, names, knots, given, surprise=True, raw=raw)
     surprise = 0 < given <= MOST_CONDITIONS
     tails, skewed = [], []
     if each is not None and surprise:  # large numbers of conditions are images or series
@@ -178,10 +177,6 @@ def _empty(
         skewed = [place for place in seen if is_skewed[place] and not is_long[place]]
     counts = levels.counts if levels else ()
     return Coordinates(dim, names, knots, given, surprise, relevant, skewed, tails, counts, trials)
-
-
-def _knots(count: int) -> int:
-    return min(max(count // ROWS_PER_KNOT, FEWEST_KNOTS), MOST_KNOTS)
 
 
 def _fit_prediction(

@@ -84,8 +84,6 @@ class HeldOut:
         seed: Random seed of the times and the noise.
         block: Number of points per network evaluation.
         log_det: Log determinants ``[n]`` of the coordinates at this rank's points; None for images.
-        places: Row of the labels of ``batch`` for each point ``[n]``, whose features are then
-            computed once per row; None if each point has its own labels.
     """
 
     batch: Batch
@@ -94,7 +92,6 @@ class HeldOut:
     seed: int
     block: int
     log_det: Tensor | None = None
-    places: Tensor | None = None
 
     @classmethod
     def of_images(cls, dataset: ImageDataset, loss: DenoisingLoss, seed: int) -> "HeldOut":
@@ -125,16 +122,15 @@ class HeldOut:
             loss: Loss of the training.
             seed: Random seed of the times and the noise.
             labels: Conditions of the network for these rows ``[N, L]``.
-            embedded: Whether an embedding of the labels is expensive, and is computed once per row.
+            embedded: Whether an embedding of the labels is expensive: equal labels then follow each
+                other, which it needs only once (``RawEmbedding``).
         """
         loss = replace(loss, t_sampling="uniform")
         rows = torch.arange(TABLE_DRAWS) % len(points)
+        rows = rows.sort().values if embedded else rows
         mine = rows[distributed.shard(TABLE_DRAWS)]
-        if embedded:
-            batch, places = Batch(points[mine], labels), mine
-        else:
-            batch, places = Batch(points, labels).at(mine), None
-        return cls(batch, TABLE_DRAWS, loss, seed, TABLE_DRAWS, log_det[mine], places)
+        batch = Batch(points, labels).at(mine)
+        return cls(batch, TABLE_DRAWS, loss, seed, TABLE_DRAWS, log_det[mine])
 
     @torch.no_grad()
     def score(self, model: TrainedNetwork) -> Score:
@@ -149,9 +145,6 @@ class HeldOut:
         draws = NoiseDraws(draws.t[self._order(generator)][mine], draws.noise[mine])
         clean = basis.to_eigen(self.batch.points.to(device))
         conditions = self.batch.conditions(device)
-        if self.places is not None:
-            prepared = model.denoiser.prepared(conditions)
-            conditions = {name: rows[self.places] for name, rows in prepared.items()}
         regression = self.loss.regression(model.denoiser)
         sums = torch.zeros(2, device=device, dtype=torch.float64)
         for start in range(0, len(clean), self.block):

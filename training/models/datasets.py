@@ -39,7 +39,7 @@ from training.data.tables.formats import (
     with_columns,
 )
 from training.data.tables.making import looks_uniform
-from training.data.tables.raw_shape import DATA_AS, RawShape
+from training.data.tables.raw_shape import RawShape
 from training.data.tables.raw_tables import Cells, open_cells
 from training.data.tables.reading import RecordChoices
 from training.data.tables.repeated_trials import DATASET
@@ -64,7 +64,7 @@ from training.models.conversion import (
 from training.models.model import Model
 from training.models.posterior import Posterior
 from training.models.table_reading import read_table
-from training.names import LIKELIHOOD, UNIFORM, script
+from training.names import DATA_AS, LIKELIHOOD, UNIFORM, script
 from training.settings.declared import from_values, meant
 from training.settings.inference import DRAWS
 from training.settings.train import CONDITIONAL, TrainSettings
@@ -80,8 +80,8 @@ MOST_COMPARED, FEW_COMPARED = 200, 20
 """Largest numbers of held-out simulations that decide whether posteriors are corrected, for
 likelihoods that are Gaussian and for those that need the integration of a flow.
 """
-RAW = "data"
-"""Name of a temporary column for the row numbers of raw data."""
+RAW = "raw data"
+"""Name of a temporary column that stands for raw data."""
 SNAP = 10
 """Number of reports between network files, which remain after Ctrl-C."""
 BAR = "{percentage:3.0f}% |{bar}| {elapsed} < {remaining}"
@@ -122,7 +122,6 @@ class Table:
         path: Data set that the table was read from; None if it is only in memory.
         kind: Package of data frames or arrays in whose kind models of the table return rows.
         why: Reason why the rows are typed records; empty for numbers.
-        embedding: Network of the user's that embeds raw conditions; None for none.
 
     Example:
         >>> import numpy as np, pandas
@@ -140,7 +139,6 @@ class Table:
     path: Path | None = None
     kind: str = FRAMES
     why: str = ""
-    embedding: nn.Module | None = None
 
     @classmethod
     def open(
@@ -161,7 +159,6 @@ class Table:
         calendar: bool = False,
         is_missing: Sequence[str] = (),
         max_rows: int | None = None,
-        embedding: nn.Module | None = None,
     ) -> "Table":
         """Open a file, an array or a data frame as a table.
 
@@ -185,7 +182,6 @@ class Table:
             calendar: Whether dates get their weekday and season as further columns.
             is_missing: Columns that get an indicator column of their missing cells.
             max_rows: Maximum number of rows; None for all.
-            embedding: Network that embeds the raw data of saved simulations; see ``Simulations``.
 
         Raises:
             DataError: The source is missing or broken, or has too few rows.
@@ -218,7 +214,7 @@ class Table:
             others = {"missing": missing, "columns": columns, "exclude": exclude}
             _require_unchosen(path, {**vars(choices), **others})
             why = f"so they are in {path.name}" if saved.typed else ""
-            return cls(saved, path.stem, path=path, why=why, embedding=embedding)
+            return cls(saved, path.stem, path=path, why=why)
         name = path.stem if in_file else plain_name(name, "name")
 
         def numbers() -> tuple[ForeignTable, TableChoices]:
@@ -234,7 +230,7 @@ class Table:
         only_numbers = [option for option, value in given.items() if value]
         rows, lines, why = read_table(numbers, cells, choices, only_numbers)
         kind = FRAMES if in_file else kind_of(source)
-        return cls(rows, name, lines, kind=kind, why=why, embedding=embedding)
+        return cls(rows, name, lines, kind=kind, why=why)
 
     @property
     def columns(self) -> list[str]:
@@ -260,7 +256,12 @@ class Table:
         (save_records if self.rows.typed else save_table)(Path(path), self.rows)
 
     def train(
-        self, outdir: str | Path | None = None, progress: Progress | bool = False, **options: Any
+        self,
+        outdir: str | Path | None = None,
+        progress: Progress | bool = False,
+        *,
+        embedding: nn.Module | None = None,
+        **options: Any,
     ) -> Any:
         """Train a model, like ``train.py``.
 
@@ -274,6 +275,9 @@ class Table:
             outdir: Output directory, in which files of the run are kept; None keeps none.
             progress: Function that is called with the fraction of the training that is done, from 0
                 to 1; True shows a bar, in a terminal or a notebook.
+            embedding: Network of your own for simulations with ``data_as="arrays"``. It maps data
+                ``[N, ...]``, as they are but in single precision, to features ``[N, K]`` of order
+                1. A copy is trained further, together with the flow.
             options: Options of ``train.py``, by name, such as ``dims_to_keep`` or ``seed``.
 
         Raises:
@@ -292,11 +296,11 @@ class Table:
             options = {"cond": bool(self.conditions) and not options.get("likelihood"), **options}
 
         def start(settings: Any) -> Training:
-            return training.training_of(settings, data, self.name, self.embedding)
+            return training.training_of(settings, data, self.name, embedding)
 
         kind = FRAMES if queries else self.kind
         own = {"data": data}
-        model = _trained(TrainSettings, start, own, outdir, progress, options, kind, self.embedding)
+        model = _trained(TrainSettings, start, own, outdir, progress, options, kind, embedding)
         return Answers(RecordFlow.of(model)) if queries else model
 
     def to_pandas(self, values: np.ndarray | None = None) -> Any:
@@ -330,15 +334,15 @@ class Simulations(Table):
         name: str = "simulations",
         prior: Any = None,
         data_as: str | None = None,
-        embedding: nn.Module | None = None,
         **choices: Any,
     ):
         """Take both as data frames, arrays or tensors, ``[N, D]`` and ``[N, C]``.
 
         Data can also be raw: ``series`` of T points, ``[N, T]`` or ``[N, T, channels]``;
         ``images``, ``[N, H, W]`` or ``[N, H, W, channels]``; or ``sets`` of draws in any order,
-        ``[N, M, numbers]``. Series and sets of different lengths are lists of arrays, or padded
-        with NaN. A network embeds them, which is trained together with the flow.
+        ``[N, M]`` or ``[N, M, numbers]``. Series and sets of different lengths are lists of arrays,
+        or padded with NaN. A network embeds them, which is trained together with the flow. For any
+        other ``arrays``, give it yourself: ``train(embedding=network)``.
 
         Args:
             parameters: Parameters; columns without a name are called theta1, theta2, and so on.
@@ -353,27 +357,25 @@ class Simulations(Table):
             prior: Prior from which the parameters were drawn: a distribution, a dictionary of one
                 per name, or a model, see ``ParameterPrior.of``. Its support gives the bounds, and
                 a learned likelihood has it as its prior. None if it is not stated.
-            data_as: ``series``, ``images`` or ``sets``; None for numbers, or with an embedding.
-            embedding: Network of your own that maps data ``[N, ...]``, as they are but in single
-                precision, to features ``[N, K]`` of order 1. It is copied, and trained further.
+            data_as: ``series``, ``images``, ``sets`` or ``arrays``; None for numbers.
             choices: Options of ``Table.open``, by name: ``held_out``, ``seed``, ``missing``.
 
         Raises:
             DataError: Values are not numbers, the numbers of rows differ, or there are too few
                 rows.
             UsageError: A bound is of no parameter, or the prior has other parameters or comes with
-                bounds, or data have more axes, but ``data_as`` is not given.
+                bounds.
         """
         own, rows = numbers_of(parameters, "parameters", COLUMN)
-        raw, values = None, None
-        if data_as is not None or embedding is not None:
+        raw, conditions = None, None
+        if data_as is not None:
             if dataset is not None or covariates:
                 raise UsageError("raw data have no trials: leave dataset and covariates out")
             raw, values = RawShape.of(data, data_as)
-            # A simulation without any data has failed; the others are checked below.
+            # The row number stands for the data, NaN if the simulation has failed.
             failed = values.isnan().all(dim=1)
-            numbers = torch.arange(len(values), dtype=torch.float64).masked_fill(failed, np.nan)
-            conditions, given = [RAW], numbers[:, None].numpy()
+            given = torch.arange(len(values)).double().masked_fill(failed, np.nan)[:, None].numpy()
+            conditions = [RAW]
         else:
             _require_vectors(data)
             conditions, given = numbers_of(data, "data", COLUMN)
@@ -420,17 +422,14 @@ class Simulations(Table):
         _hint_at_bounds(own, rows, bounds or {})
         # Data without names are returned in their original order.
         kept, lines = table.rows.in_order(conditions), table.lines
-        if raw is not None and values is not None:
-            places = table.rows.rows.conditions
-            assert places is not None
-            rows_of_data = raw.require(values[places[:, 0].long()], "the data")
-            columns = [Column(name) for name in numbered(raw.size, "y")]
-            kept = replace(
-                kept, conditions=rows_of_data.numpy(), condition_columns=columns, raw=raw
-            )
+        if raw is not None and kept.conditions is not None:
+            values = values[kept.conditions[:, 0].astype(int)]
+            columns = [*map(Column, numbered(raw.size, "y"))]
+            raw = raw.as_in(values, "the data")
+            kept = replace(kept, conditions=values.numpy(), condition_columns=columns, raw=raw)
             lines = [line for line in lines if "looks like an identifier" not in line]
         kept = kept if stated is None else replace(kept, prior=stated.text)
-        super().__init__(kept, name, lines, kind=kind_of(parameters), embedding=embedding)
+        super().__init__(kept, name, lines, kind=kind_of(parameters))
 
     def posterior(
         self,
@@ -591,11 +590,8 @@ def _require_vectors(data: Any) -> None:
     listed = isinstance(data, list | tuple)
     sizes = {np.shape(part) for part in data} if listed else {np.shape(data)[1:]}
     if max(map(len, sizes), default=0) > 1 or len(sizes) > 1:
-        form = f"shape {list(np.shape(data))}" if not listed else f"arrays of {len(sizes)} shape(s)"
-        raise DataError(
-            f"data has {form}: give data_as={', '.join(map(repr, DATA_AS))}, or a network of "
-            "your own as embedding="
-        )
+        kinds = " or ".join(map(repr, DATA_AS))
+        raise DataError(f"data are no rows of numbers: give data_as={kinds}")
 
 
 def _hint_at_bounds(names: Sequence[str], rows: np.ndarray, bounds: Mapping[str, Any]) -> None:
@@ -663,7 +659,7 @@ def _trained(
         progress: See ``Table.train``.
         options: See ``Table.train``.
         kind: Package in whose kind the model returns rows; its network file stores it.
-        embedding: Network of the user's that embeds raw conditions; None for none.
+        embedding: See ``Table.train``.
     """
     known = cls().recorded().keys() - set(OWN)
     for name in options:

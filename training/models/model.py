@@ -256,15 +256,13 @@ class Model(TrainedNetwork):
 
         They may be further columns of rows. For sets, return all trials of one set, ``[1, n C]``.
         """
-        source = rows if given is None else given
-        raw = self.subject.raw
-        if source is None:
-            wanted = ", ".join(self.conditions) if raw is None else str(raw)
-            raise UsageError(f"the model is conditional: give {wanted}")
+        source, raw = rows if given is None else given, self.subject.raw
+        if raw is not None and given is None:
+            raise UsageError(f"the model is conditional: give {raw} with the argument given")
         if raw is not None:
-            if given is None:
-                raise UsageError(f"the model is conditional: give {raw} with the argument given")
             return raw.rows(given, "the observation").detach().cpu().numpy()
+        if source is None:
+            raise UsageError(f"the model is conditional: give {', '.join(self.conditions)}")
         if given is None and self.subject.of_sets:
             raise UsageError(
                 "the model is conditional on sets of trials: give one set with the argument given"

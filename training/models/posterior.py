@@ -334,11 +334,9 @@ class Posterior:
             return from_values(SampleSettings, given)
         if observed is None:
             raise UsageError("no observation is given: give one row per observation")
-        if model.subject.raw is not None:
-            names, numbers = model.conditions, model.conditions_of(None, observed)
-        else:
-            observed = model.flat(observed)
-            names, numbers = conversion.numbers_of(observed, "the observation", conversion.ROW)
+        raw = model.subject.raw is not None
+        observed = model.conditions_of(None, observed) if raw else model.flat(observed)
+        names, numbers = conversion.numbers_of(observed, "the observation", conversion.ROW)
         place = "observation"
         if "prior" in given and "correct" not in given:
             if names is None and model.covariates:  # whose positions are unknown
@@ -349,7 +347,7 @@ class Posterior:
             place = "condition"
             if model.subject.of_sets:  # rows are trials, perhaps of several observations
                 names = names or model.conditions
-            elif model.subject.raw is None:
+            else:
                 names = model.conditions
                 numbers = conversion.columns_of(observed, names, "the observation")
         elif names is not None and "likelihood" not in given and set(names) < {*own}:

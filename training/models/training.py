@@ -1,7 +1,6 @@
 """Training of denoisers on toys, images, or rows of a table, and the options of resumed runs."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import Any, NamedTuple, TypeVar
@@ -19,7 +18,7 @@ from training import names
 from training.data.images.dataset import ImageDataset
 from training.data.images.stacks import ImageStack
 from training.data.tables.making import exchanged
-from training.data.tables.raw_shape import ARRAYS
+from training.data.tables.raw_shape import RawShape
 from training.data.tables.repeated_trials import as_sets, one_of_each
 from training.data.tables.table import DataTable
 from training.data.toys import Toy
@@ -81,6 +80,7 @@ def training_of(
     table = load_data_set(data) if isinstance(data, Path) else data
     if table is None:
         return training_on_images(settings, path)
+    _require_options_of_raw(settings, path, table.raw, embedding)
     if table.typed or settings.data.any or settings.data.ask:
         return training_on_records(settings, path, table.as_typed())
     table = table.with_held_out_last(isinstance(data, Path))
@@ -125,27 +125,36 @@ def training_on_table(
     else:
         gain = bool(settings.network.output_gain)
         space = settings.table.into(Space, **({"bounded": "map"} if likelihood else {}))
-    shared = shared_arguments(settings, cls.network, table.dim, gain, cls.calibrates)
-    _require_embedding(table, data, embedding)
-    if embedding is not None:
-        shared["model_config"] = replace(shared["model_config"], embedding=embedding)
     return cls(
-        **shared,
+        **shared_arguments(settings, cls.network, table.dim, gain, cls.calibrates),
         table=table,
         path=data,
         space=space,
         likelihood=likelihood,
         condition_shape=settings.table.cond_shape,
+        embedding=embedding,
         minutes=settings.training.minutes,
     )
 
 
-def _require_embedding(table: DataTable, path: Path, embedding: nn.Module | None) -> None:
-    """Raise UsageError if a table has arrays without a network, or a network without raw data."""
-    if table.raw is None and embedding is not None:
-        raise UsageError(f"{path} has no raw data as conditions: leave embedding out")
-    if table.raw is not None and table.raw.kind == ARRAYS and embedding is None:
-        raise UsageError(f"{path} has {table.raw}: give the network that embeds them, embedding=")
+def _require_options_of_raw(
+    settings: TrainSettings, path: Path, raw: RawShape | None, embedding: nn.Module | None
+) -> None:
+    """Raise UsageError if options do not fit the raw data of a table, or there are none."""
+    if embedding is not None and (raw is None or raw.kind != names.ARRAYS):
+        raise UsageError(
+            f"{path} has {raw or 'numbers'} as conditions: leave embedding out, or make the "
+            f"simulations with data_as='{names.ARRAYS}'"
+        )
+    if raw is None:
+        return
+    if embedding is None and raw.kind == names.ARRAYS and settings.data.cond:
+        raise UsageError(f"{path} has {raw} as conditions: give their network, embedding=")
+    chosen = {**vars(settings.data), **vars(settings.table)}
+    wrong = [name for name in ("likelihood", "any", "ask", "cond_shape") if chosen[name]]
+    wrong += ["cond_screen"] * (chosen["cond_screen"] == "on")
+    if wrong:
+        raise UsageError(f"{path} has {raw} as conditions: leave {wrong[0]} out")
 
 
 def training_on_images(
@@ -218,10 +227,6 @@ def with_wanted_conditions(settings: TrainSettings, table: DataTable, path: Path
             conditions.
         DataError: All data of a likelihood are constant.
     """
-    if table.raw is not None and (settings.data.likelihood or settings.table.cond_shape):
-        raise UsageError(
-            f"{path} has {table.raw} as conditions: leave --likelihood and --cond_shape out"
-        )
     if settings.data.likelihood:
         settings.table.require_likelihood()
         table, lines = exchanged(table, str(path))

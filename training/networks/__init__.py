@@ -1,8 +1,5 @@
 """Networks, by the names that options and network files use."""
 
-from collections.abc import Callable
-from functools import partial
-
 from torch import nn
 
 from training.networks.mlp import ToyMLP
@@ -40,8 +37,3 @@ NETWORKS: dict[str, type[nn.Module]] = {
     **QUESTION_NETWORKS,
 }
 """The fixed registry: network files can name these classes and no others."""
-
-
-def networks_with(module: nn.Module | None) -> dict[str, Callable[..., nn.Module]]:
-    """Return the registry, whose network of tables embeds conditions by a module of the user's."""
-    return {**NETWORKS} if module is None else {**NETWORKS, "mlp": partial(ToyMLP, module=module)}

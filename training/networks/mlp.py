@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dnnlib.errors import UsageError
+from torch_utils.arguments import check_arguments
 from torch_utils.linear import Linear, linear
-from training.names import ANY_NUMBER
+from training.names import ANY_NUMBER, MODULE
 from training.networks.blocks import check_dropout
 from training.networks.raw import RawEmbedding
 
@@ -210,6 +211,7 @@ class ToyMLP(nn.Module):
         layer = Linear if members == 1 else partial(MemberLinear, members)
         self.embedding: ConditionEmbedding | RawEmbedding | None = None
         if raw is not None:
+            check_arguments(RawEmbedding, raw, [MODULE])
             self.embedding = RawEmbedding(**raw, module=module)
         elif condition_shape:
             self.embedding = ConditionEmbedding(condition_shape)

@@ -186,14 +186,13 @@ class Preparation:
 
     @property
     def quick(self) -> "Preparation":
-        """Preparation for comparisons, whose network sees raw data by summary statistics alone."""
+        """Preparation for comparisons, whose network reads raw data by summary statistics alone."""
         arguments = self.model_config.network_arguments
         raw = arguments.get("raw")
         if raw is None or not raw["summaries"]:
             return self
-        own = {**arguments, "raw": {**raw, "learned": 0, "module_class": ""}}
-        config = replace(self.model_config, network_arguments=own, embedding=None)
-        return replace(self, model_config=config)
+        own = {**arguments, "raw": {**raw, "learned": 0}}
+        return replace(self, model_config=replace(self.model_config, network_arguments=own))
 
     @cached_property
     def fitted(self) -> Tensor | slice:

@@ -25,9 +25,9 @@ from dnnlib.errors import UsageError, agree
 from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.seeds import seeded_generator
+from torch_utils.snapshots import first_line
 from torch_utils.streams import Stream
 from training.data.row_hashes import RowHashes, row_numbers
-from training.data.tables.raw_shape import ARRAYS, RawShape
 from training.data.tables.table import DataTable
 from training.flow.coordinates.conditions import are_there
 from training.flow.coordinates.coordinates import Coordinates
@@ -46,6 +46,7 @@ from training.names import (
     BY_WEIGHT,
     DISCRETE,
     LIKELIHOOD,
+    MODULE,
     MOST_DEBLURRED,
     PRIOR,
     TABLE,
@@ -62,7 +63,7 @@ from training.recipes import (
 from training.subjects.table_spaces import Preparation, Space, choose_space, kept_dimensions
 from training.subjects.tables import TableFlow
 from training.subjects.training import Start, Training
-from training.trained.network import TrainedNetwork
+from training.trained.network import TrainedNetwork, class_name
 
 SIMULATIONS, DRAWS = 2000, 100
 """Largest number of simulations for fitting widths, and of posterior draws for each.
@@ -187,6 +188,7 @@ class TableTraining(Training):
             ``(ANY_NUMBER, C)`` for sets of trials; None if the network's input is the numbers
             themselves.
         minutes: Minutes of the whole run; None for no limit.
+        embedding: Network of the user's that embeds raw conditions; None for none.
     """
 
     table: DataTable
@@ -195,6 +197,7 @@ class TableTraining(Training):
     likelihood: bool = False
     condition_shape: tuple[int, ...] | None = None
     minutes: float | None = None
+    embedding: nn.Module | None = None
     calibrates = False
     network = TABLE_NETWORK
     """Name of the network, in ``NETWORKS``."""
@@ -265,9 +268,16 @@ class TableTraining(Training):
         count, shape = self.table.condition_dim + self.of_sets, self.condition_shape
         if not count:
             return {}
-        seen = {"label_dim": count, "condition_features": self.recipe.cond_waves}
+        seen: dict[str, Any] = {"label_dim": count, "condition_features": self.recipe.cond_waves}
         if self.table.raw is not None:
-            return seen | self._of_raw(self.table.raw)
+            scale = RawScale(**self.table.raw.plain)
+            raw = {**self.table.raw.plain, "summaries": scale.width}
+            seen |= {"label_dim": scale.inputs, "raw": raw}
+            if self.embedding is not None:
+                raw["module_class"] = class_name(self.embedding)
+                raw["learned"] = _outputs_of(self.embedding, self.table.raw.shape)
+                seen[MODULE] = self.embedding
+            return seen
         if shape is None:
             return seen
         if self.space.cond_screen == "on":
@@ -280,15 +290,6 @@ class TableTraining(Training):
                 f"conditions of the table: give C, CxL or CxHxW with the product {count}"
             )
         return {**seen, "condition_shape": list(shape)}
-
-    def _of_raw(self, raw: RawShape) -> dict[str, Any]:
-        """Return arguments of the network about raw data."""
-        made: dict[str, Any] = {**raw.plain, "summaries": RawScale(**raw.plain).width}
-        own = self.model_config.embedding
-        if own is not None:
-            made["module_class"] = f"{type(own).__module__}.{type(own).__qualname__}"
-            made["learned"] = _outputs_of(own, raw.shape)
-        return {"label_dim": RawScale(**raw.plain).inputs, "raw": made}
 
     def within(self, seconds: float, start: Start) -> tuple["TableTraining", float]:
         """Return this training with the number of samples that fits into a time.
@@ -363,7 +364,7 @@ class TableTraining(Training):
         wanted = self.space
         if self.condition_shape is not None or self.table.raw is not None:
             wanted = replace(wanted, cond_screen="off")
-        if self.table.raw is not None and self.table.raw.kind == ARRAYS:
+        if self.embedding is not None:  # there are no summary statistics to predict from
             wanted = replace(wanted, linear_start="off")
         space = choose_space(preparation.quick, wanted)
         coordinates = preparation.coordinates(space)
@@ -380,15 +381,21 @@ def _outputs_of(module: nn.Module, shape: Sequence[int]) -> int:
     """Return the number of features of a network of the user's for raw data of a shape.
 
     Raises:
-        UsageError: The network returns other shapes than ``[N, K]``.
+        UsageError: The network fails for such data, or returns other shapes than ``[N, K]``.
     """
     own = next((each for each in module.parameters()), torch.zeros(()))
-    with torch.no_grad():
-        made = deepcopy(module).eval()(own.new_zeros(2, *shape))
+    name, given = type(module).__name__, [2, *shape]
+    try:
+        with torch.no_grad():
+            made = deepcopy(module).eval()(own.new_zeros(given))
+    except RuntimeError as error:
+        raise UsageError(
+            f"the embedding {name} fails for data of shape {given}: {first_line(error)}"
+        ) from error
     if made.ndim != 2 or len(made) != 2:
         raise UsageError(
-            f"the embedding {type(module).__name__} returns shape {list(made.shape)} for "
-            f"{[2, *shape]}: it must return features [N, K]"
+            f"the embedding {name} returns shape {list(made.shape)} for data of shape {given}: it "
+            "must return features [N, K]"
         )
     return int(made.shape[1])
 

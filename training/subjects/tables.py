@@ -138,7 +138,7 @@ class TableFlow(Subject):
     def raw(self) -> RawShape | None:
         """Shape of raw data as conditions; None for other conditions."""
         own = self.coordinates.raw
-        return own and RawShape(own["kind"], tuple(own["shape"]), own["varies"])
+        return None if own is None else RawShape(**{**own, "shape": tuple(own["shape"])})
 
     @property
     def of_sets(self) -> bool:

@@ -5,14 +5,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dnnlib.errors import UsageError
 from training.flow import schedules
 from training.flow.denoisers import NetworkDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.preconditioning import OutputGain
-from training.networks import networks_with
+from training.networks import NETWORKS
 
 SCHEDULES: dict[str, Callable[..., schedules.NoiseSchedule]] = {
     "ifs": schedules.InflationSchedule.to_dimension,
@@ -32,7 +32,6 @@ class Architecture:
         network: A name in ``NETWORKS``.
         network_arguments: Arguments of the network's constructor.
         denoiser_arguments: ``space``, ``noise_cond`` and ``preconditioning``.
-        embedding: Network of the user's that embeds raw conditions; None for none.
 
     Example:
         >>> import torch
@@ -49,7 +48,6 @@ class Architecture:
     network: str
     network_arguments: dict[str, Any]
     denoiser_arguments: dict[str, Any] = field(default_factory=dict)
-    embedding: nn.Module | None = None
 
     def build(
         self,
@@ -66,7 +64,7 @@ class Architecture:
             output_gain: Gain of the network's output per dimension, if any.
         """
         schedule = make_schedule(self.schedule, self.schedule_arguments, basis)
-        network = networks_with(self.embedding)[self.network](**self.network_arguments)
+        network = NETWORKS[self.network](**self.network_arguments)
         if data_variance is not None:
             floor = basis.floored_variance()
             data_variance = torch.maximum(floor, data_variance.to(floor))

@@ -91,8 +91,8 @@ from training.flow.pfode import ProbabilityFlow
 from training.flow.preconditioning import OutputGain
 from training.flow.solvers import Solver
 from training.flow.widths import Widths
-from training.names import KINDS_OF_DATA, RECORDS, TABLE, script
-from training.networks import NETWORKS, networks_with
+from training.names import KINDS_OF_DATA, MODULE, RECORDS, TABLE, script
+from training.networks import NETWORKS
 from training.trained.architecture import SCHEDULES, Architecture, basis_arguments, make_schedule
 
 IN_MEMORY = Path("model")
@@ -217,6 +217,8 @@ class TrainedNetwork:
     def parts(self) -> dict[str, Part]:
         """Return the parts of the network file by name, on the CPU."""
         architecture, denoiser = self.architecture, self.denoiser
+        # A network of the user's has its weights in the file, but not its class.
+        plain = {k: v for k, v in architecture.network_arguments.items() if k != MODULE}
         state = {DATA_VARIANCE: denoiser.data_variance}
         if denoiser.output_gain is not None:
             gain = denoiser.output_gain
@@ -230,7 +232,7 @@ class TrainedNetwork:
             "basis": Part("EigenBasis", {}, _on_cpu(denoiser.basis.state_dict())),
             "network": Part(
                 architecture.network,
-                architecture.network_arguments,
+                plain,
                 _on_cpu(denoiser.network.state_dict()),
             ),
             "denoiser": Part("NetworkDenoiser", architecture.denoiser_arguments, _on_cpu(state)),
@@ -294,22 +296,23 @@ class TrainedNetwork:
                     f"'{parts[name].class_name}'; this version knows {', '.join(classes)}"
                 )
         schedule, network, denoiser = (parts[name] for name in ("schedule", "network", "denoiser"))
+        require_embedding(path, network.arguments.get("raw"), embedding)
+        if embedding is not None:
+            network = replace(network, arguments={**network.arguments, MODULE: embedding})
         architecture = Architecture(
             schedule.class_name,
             schedule.arguments,
             network.class_name,
             network.arguments,
             denoiser.arguments,
-            embedding,
         )
-        require_embedding(path, network.arguments.get("raw"), embedding)
         if architecture.schedule != "ifs" and end_std != 1:
             raise UsageError(
                 f"end_vars is {end_std:g}, but the schedule {architecture.schedule} has no such "
                 "parameter: leave it out"
             )
         basis = read_basis(path, parts["basis"].state)
-        module = build(path, "network", network, networks_with(embedding))
+        module = build(path, "network", network, NETWORKS)
         label_dim = getattr(module, "label_dim", 0)
         coordinates = _coordinates(path, parts.get(COORDINATES), basis.dim, label_dim)
         try:
@@ -476,20 +479,25 @@ class TrainedNetwork:
 
 
 def require_embedding(path: Path, raw: object, embedding: nn.Module | None) -> None:
-    """Check that a network file has a network of the user's exactly if one is given.
+    """Check that a network of the user's is given exactly if a network file needs one.
 
     Raises:
-        DataError: The file needs one.
+        DataError: The file needs one, or one of another class.
         UsageError: The file needs none.
     """
     own = raw.get("module_class") if isinstance(raw, dict) else None
-    if own and embedding is None:
+    if own and (embedding is None or class_name(embedding) != own):
         raise DataError(
             f"{path} embeds its conditions with {shown(own)}: give an equal network as "
             "Model.load(path, embedding=network)"
         )
     if embedding is not None and not own:
         raise UsageError(f"{path} has no network of the user's: leave embedding out")
+
+
+def class_name(module: nn.Module) -> str:
+    """Return the full name of a module's class."""
+    return f"{type(module).__module__}.{type(module).__qualname__}"
 
 
 def _on_cpu(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

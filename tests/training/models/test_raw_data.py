@@ -12,9 +12,9 @@ RNG = np.random.default_rng(0)
 THETA = RNG.uniform(-1, 1, (64, 2))
 
 
-def trained(data, **choices):
-    simulations = Simulations(THETA, data, bounds=BOUNDS, seed=0, **choices)
-    return simulations.train(seed=0, duration=0.01)
+def trained(data, data_as, **options):
+    simulations = Simulations(THETA, data, bounds=BOUNDS, seed=0, data_as=data_as)
+    return simulations.train(seed=0, duration=0.01, **options)
 
 
 def test_a_posterior_given_a_set_ignores_the_order_of_elements():
@@ -40,7 +40,7 @@ def test_a_network_of_the_user_is_needed_to_open_its_model(tmp_path):
     torch.manual_seed(0)
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(6, 3))
     data = RNG.normal(size=(64, 2, 3))
-    model = trained(data, embedding=network)
+    model = trained(data, "arrays", embedding=network)
     path = model.save(tmp_path / "model.pt") or tmp_path / "model.pt"
     with pytest.raises(DataError, match=r"Sequential.*Model\.load\(path, embedding="):
         Model.load(path)

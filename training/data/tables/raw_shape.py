@@ -5,7 +5,6 @@ of a set can be absent: all of their channels are then NaN. Arrays are padded to
 simulation, ``[N, C]``.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -16,14 +15,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
+from training.names import ARRAYS, DATA_AS, MOST_RAW_VALUES, SERIES, SETS
 
-SERIES, PICTURES, SETS, ARRAYS = "series", "images", "sets", "arrays"
-"""Kinds of raw data; any arrays for a network of the user's."""
-DATA_AS = (SERIES, PICTURES, SETS)
-"""Kinds of raw data with a default network."""
-AXES = {SERIES: 2, PICTURES: 3, SETS: 2}
-"""Number of axes of one simulation, channels included."""
-NOUNS = {SERIES: "points of", PICTURES: "pixels of", SETS: "elements of"}
+AXES = dict(zip(DATA_AS, (2, 3, 2, 0), strict=True))
+"""Number of axes of one simulation, channels included; 0 for any number."""
+FORMS = dict(
+    zip(
+        DATA_AS,
+        ("[N, T, channels]", "[N, H, W, channels]", "[N, M, numbers]", "[N, ...]"),
+        strict=True,
+    )
+)
+"""Form of N simulations; one channel can be left out."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +34,9 @@ class RawShape:
     """Kind and shape of raw data.
 
     Attributes:
-        kind: A name in ``DATA_AS``, or ``ARRAYS``.
-        shape: Shape of one simulation. Series have ``(T, channels)``, images ``(H, W, channels)``,
-            sets ``(most elements, numbers of an element)``, arrays any shape.
+        kind: A name in ``DATA_AS``.
+        shape: Shape of one simulation: ``(T, channels)`` of series, ``(H, W, channels)`` of images,
+            ``(most elements, numbers of an element)`` of sets, any shape of arrays.
         varies: Whether points of a series or elements of a set can be absent.
     """
 
@@ -42,7 +45,9 @@ class RawShape:
     varies: bool = False
 
     def __str__(self) -> str:
-        return f"{self.kind} of {self._named(self.shape)}"
+        size, *rest = self.shape
+        numbers = ", ".join(map(str, ["n" if self.varies else size, *rest]))
+        return f"{self.kind} [{numbers}]" + (f" with n up to {size}" if self.varies else "")
 
     @property
     def size(self) -> int:
@@ -55,38 +60,61 @@ class RawShape:
         return {"kind": self.kind, "shape": list(self.shape), "varies": self.varies}
 
     @classmethod
-    def of(cls, data: Any, data_as: str | None) -> tuple["RawShape", Tensor]:
+    def of(cls, data: Any, kind: str) -> tuple["RawShape", Tensor]:
         """Return the shape of simulated data, and the data as rows ``[N, C]``, float64.
 
         Args:
             data: Array ``[N, ...]``, or list of N arrays; channels can be left out if there is one.
-            data_as: A name in ``DATA_AS``; None for arrays of any shape.
+            kind: A name in ``DATA_AS``.
 
         Raises:
             UsageError: The kind is unknown.
-            DataError: The data do not have the axes of their kind, or an array has no elements.
+            DataError: The data do not have the axes of their kind, or have no or too many values.
         """
-        if data_as is not None and data_as not in DATA_AS:
-            raise UsageError(f"data_as is '{data_as}': give one of {', '.join(DATA_AS)}")
-        kind = data_as or ARRAYS
+        if kind not in DATA_AS:
+            raise UsageError(f"data_as is '{kind}': give one of {', '.join(DATA_AS)}")
         parts = _arrays(data, "the data")
-        axes = AXES.get(kind, parts[0].ndim)
-        if any(part.ndim not in (axes - 1, axes) for part in parts) or not parts[0].ndim:
+        axes = AXES[kind] or parts[0].ndim
+        if any(part.ndim not in (axes - bool(AXES[kind]), axes) for part in parts) or not axes:
             shape = [len(parts), *parts[0].shape]
-            wanted = {SERIES: "[N, T] or [N, T, channels]", SETS: "[N, M] or [N, M, numbers]"}
-            form = wanted.get(kind, "[N, H, W] or [N, H, W, channels]")
-            raise DataError(f"the data have shape {shape}: give {kind} as {form}")
-        if kind != ARRAYS:
-            parts = [part if part.ndim == axes else part[..., None] for part in parts]
-        lengths, rest = zip(*((part.shape[0], part.shape[1:]) for part in parts), strict=True)
-        padded = kind in (SERIES, SETS)
-        if len(set(rest)) > 1 or (len(set(lengths)) > 1 and not padded):
-            raise DataError(f"the data are {kind} of different shapes: give arrays of one shape")
-        most = max(lengths) if padded else lengths[0]
-        shape = cls(kind, (most, *rest[0]), padded)
-        rows = torch.stack([shape._row(part) for part in parts])
-        absent = padded and bool(rows.isnan().any())
-        return cls(kind, shape.shape, absent or kind == SETS), rows
+            raise DataError(f"the data have shape {shape}: give {kind} as {FORMS[kind]}")
+        parts = [part if part.ndim == axes else part[..., None] for part in parts]
+        longest = max(parts, key=len)
+        raw = cls(kind, tuple(longest.shape), kind in (SERIES, SETS))
+        if not 0 < raw.size <= MOST_RAW_VALUES:
+            raise DataError(
+                f"the data have {raw.size} values per simulation: give 1 to {MOST_RAW_VALUES}"
+            )
+        return raw, torch.stack([raw._row(part, "the data") for part in parts])
+
+    def require(self, rows: Tensor, what: str) -> Tensor:
+        """Return rows ``[N, C]`` after a check of their values.
+
+        Raises:
+            DataError: A value is infinite, or missing though its neighbors are not, or all are.
+        """
+        values = rows.reshape(-1, self.size // self.shape[-1], self.shape[-1])
+        absent = values.isnan()
+        bad = values.isinf().flatten(1).any(dim=1)
+        bad |= (absent.any(dim=2) != absent.all(dim=2)).any(dim=1) | absent.flatten(1).all(dim=1)
+        if not self.varies:
+            bad |= absent.flatten(1).any(dim=1)
+        if bad.any():
+            where = f"{what}, row {int(bad.byte().argmax()) + 1}"
+            rest = "; absent elements are NaN in all channels" if self.varies else ""
+            raise DataError(f"{where}: values are missing or not finite{rest}: correct the data")
+        return rows
+
+    def as_in(self, rows: Tensor, what: str) -> "RawShape":
+        """Return this shape of padded rows ``[N, C]``, without absent elements if there are none.
+
+        Raises:
+            DataError: Values are missing or not finite.
+        """
+        absent = self.kind == SERIES and bool(rows.isnan().any())
+        raw = RawShape(self.kind, self.shape, absent or self.kind == SETS)
+        raw.require(rows, what)
+        return raw
 
     def rows(self, data: Any, what: str) -> Tensor:
         """Return observations as rows ``[M, C]``, float64; gradients flow back to a tensor.
@@ -98,35 +126,15 @@ class RawShape:
         Raises:
             DataError: The data have another shape, or values that are missing or not finite.
         """
-        listed = isinstance(data, list | tuple) and all(np.ndim(part) for part in data)
-        parts = _arrays(data, what) if listed else [_tensor(data, what)]
-        if not listed and not self._is_one(parts[0].shape):
-            parts = list(parts[0])
-        strange = next((part.shape for part in parts if not self._fits(part.shape)), None)
-        if strange is not None or not parts:
-            raise DataError(
-                f"{what} has {self._named(strange or ())}; the network expects {self._wanted}"
-            )
-        return self.require(torch.stack([self._row(part) for part in parts]), what)
-
-    def require(self, rows: Tensor, what: str) -> Tensor:
-        """Return rows ``[N, C]`` after a check of their values.
-
-        Raises:
-            DataError: A value is infinite, or missing though its neighbors are not, or all are.
-        """
-        values = rows.unflatten(-1, self.shape)
-        bad = values.isinf().flatten(1).any(dim=1)
-        if not self.varies:
-            bad |= rows.isnan().any(dim=1)
+        axes, single = len(self.shape), self._can_leave_channel_out
+        listed = isinstance(data, list | tuple)
+        if listed and all(np.ndim(part) >= axes - single for part in data):
+            parts = _arrays(data, what)
         else:
-            gone = values.isnan()
-            bad |= (gone.any(dim=-1) != gone.all(dim=-1)).any(dim=1) | gone.flatten(1).all(dim=1)
-        if bad.any():
-            where = f"{what}, row {int(bad.byte().argmax()) + 1}"
-            rest = "; absent elements are NaN in all channels" if self.varies else ""
-            raise DataError(f"{where}: values are missing or not finite{rest}: correct the data")
-        return rows
+            whole = _tensor(data, what)
+            one = whole.ndim < axes or (whole.ndim == axes and (not single or whole.shape[-1] == 1))
+            parts = [whole] if one else [*whole]
+        return self.require(torch.stack([self._row(part, what) for part in parts]), what)
 
     def widened(self, rows: Tensor, shape: "RawShape | None", what: str) -> Tensor:
         """Return rows ``[N, C']`` of another shape, padded to this shape.
@@ -134,46 +142,24 @@ class RawShape:
         Raises:
             DataError: The shapes differ by more than absent elements.
         """
-        if shape is None or shape.kind != self.kind or not self._fits(shape.shape):
-            own = "vectors of numbers" if shape is None else str(shape)
-            raise DataError(f"{what} has {own}; the network expects {self.kind} of {self._wanted}")
-        return F.pad(rows, (0, self.size - shape.size), value=torch.nan)
+        if shape is None or shape.kind != self.kind:
+            own = "numbers" if shape is None else shape
+            raise DataError(f"{what} has {own} as conditions; the network expects {self}")
+        return torch.stack([self._row(row, what) for row in rows.reshape(-1, *shape.shape)])
 
     @property
-    def _wanted(self) -> str:
-        return ("up to " if self.varies else "") + self._named(self.shape)
+    def _can_leave_channel_out(self) -> bool:
+        return self.kind != ARRAYS and self.shape[-1] == 1
 
-    def _named(self, shape: Sequence[int]) -> str:
-        full = self._full(shape)
-        if self.kind == ARRAYS or len(full) != len(self.shape):
-            return f"shape {list(shape)}"
-        *size, count = full
-        unit = "number" if self.kind == SETS else "channel"
-        return f"{' x '.join(map(str, size))} {NOUNS[self.kind]} {count} {unit}{'s' * (count > 1)}"
-
-    def _full(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Return a shape with the channels, which can be left out if there is one."""
-        return (
-            (*shape, 1) if len(shape) == len(self.shape) - 1 and self.shape[-1] == 1 else (*shape,)
-        )
-
-    def _fits(self, shape: Sequence[int]) -> bool:
-        """Return whether one observation of a shape can be a row, perhaps after padding."""
-        full = shape if self.kind == ARRAYS else self._full(shape)
-        if self.varies and len(full) == len(self.shape):
-            return 0 < full[0] <= self.shape[0] and tuple(full[1:]) == self.shape[1:]
-        return tuple(full) == self.shape
-
-    def _is_one(self, shape: Sequence[int]) -> bool:
-        """Return whether an array is one observation, and not several."""
-        axes = len(self.shape)
-        leaves_out = self.kind != ARRAYS and self.shape[-1] == 1
-        return len(shape) < axes or (len(shape) == axes and (not leaves_out or shape[-1] == 1))
-
-    def _row(self, part: Tensor) -> Tensor:
+    def _row(self, part: Tensor, what: str) -> Tensor:
         """Return one simulation as a row ``[C]``, padded with NaN."""
-        flat = part.flatten()
-        return F.pad(flat, (0, self.size - len(flat)), value=torch.nan)
+        axes = len(self.shape)
+        full = part[..., None] if self._can_leave_channel_out and part.ndim == axes - 1 else part
+        size, *rest = full.shape or (0,)
+        shorter = self.varies and 0 < size <= self.shape[0]
+        if tuple(rest) != self.shape[1:] or not (shorter or size == self.shape[0]):
+            raise DataError(f"{what} has shape {list(part.shape)}: give {self}")
+        return F.pad(full.flatten(), (0, self.size - full.numel()), value=torch.nan)
 
 
 def _tensor(values: Any, what: str) -> Tensor:
@@ -191,8 +177,11 @@ def _arrays(data: Any, what: str) -> list[Tensor]:
     Raises:
         DataError: There are none, or values are not numbers.
     """
-    listed = isinstance(data, list | tuple)
-    parts = [_tensor(part, what) for part in data] if listed else [*_tensor(data, what)]
+    if isinstance(data, list | tuple):
+        parts = [_tensor(part, what) for part in data]
+    else:
+        whole = _tensor(data, what)
+        parts = [*whole] if whole.ndim else []
     if not parts:
         raise DataError(f"{what} has no arrays: give one per row")
     return parts

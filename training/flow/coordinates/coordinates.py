@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from dnnlib.errors import DataError, UsageError
+from torch_utils.arguments import check_arguments
 from training.flow.coordinates.categories import LevelPrediction
 from training.flow.coordinates.conditions import (
     ConditionScale,
@@ -144,6 +145,7 @@ class Coordinates(nn.Module):
         if trials:
             self.scale = TrialScale(conditions, trials, skewed, tails)
         if raw is not None:
+            check_arguments(RawScale, raw)
             self.scale = RawScale(**raw)
         wide = 0 if self.scale is None else self.scale.width
         self.surprise = Surprise(wide) if surprise and wide else None
@@ -230,8 +232,7 @@ class Coordinates(nn.Module):
         For sets of trials, L counts the conditions of one trial and the flag of its presence. For
         raw data, L counts values, mask and summary statistics.
         """
-        if self.raw is not None:
-            assert isinstance(self.scale, RawScale)
+        if isinstance(self.scale, RawScale):
             return self.scale.inputs
         return len(self.relevant) or self.condition_dim + bool(self.trials)
 

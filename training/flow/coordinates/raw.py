@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from dnnlib.errors import DataError
 from training.flow.coordinates.conditions import ConditionScale, require_width
+from training.names import ARRAYS, MOST_RAW_VALUES, SETS
 
 COMPONENTS = 16
 """Largest number of principal components."""
@@ -31,16 +32,14 @@ FITTED = 2000
 """Largest number of rows that principal components are fitted to."""
 LEAST_POWER = 1e-6
 """Power added before the logarithm, relative to the variance of a channel."""
-SETS, ARRAYS = "sets", "arrays"
-"""Kinds of raw data without frequencies, and without summary statistics."""
 
 
 class RawScale(nn.Module):
     """Standardization and summary statistics of raw data.
 
     Args:
-        kind: Kind of the data: ``series``, ``images``, ``sets`` or ``arrays``, which a network of
-            the user's gets as they are, without summary statistics.
+        kind: Kind of the data, a name in ``DATA_AS``. A network of the user's gets ``arrays`` as
+            they are, without summary statistics.
         shape: Shape of one row, channels last.
         varies: Whether elements can be absent.
 
@@ -49,7 +48,10 @@ class RawScale(nn.Module):
         gain: Reciprocal standard deviation of each channel ``[K]``; 0 for constant channels.
         center: Mean ``[C]`` of standardized rows.
         axes: Principal axes ``[C, k]`` of standardized rows.
-        statistics: Standardization of the S summary statistics; None if there are none.
+        statistics: Standardization of the S summary statistics.
+
+    Raises:
+        ValueError: A row has no or too many values.
     """
 
     mean: Tensor
@@ -61,26 +63,25 @@ class RawScale(nn.Module):
     def __init__(self, kind: str, shape: Sequence[int], varies: bool = False):
         super().__init__()
         self.kind, self.shape, self.varies = kind, tuple(shape), varies
-        self.statistics: ConditionScale | None = None
-        if kind == ARRAYS:
-            return
         *size, channels = shape
         count = prod(shape)
-        components = 0 if kind == SETS else min(COMPONENTS, count)
-        bands = torch.zeros(0, 0) if kind == SETS else half_octaves(size)
-        zeros = {"mean": (channels,), "gain": (channels,), "center": (count,)}
-        for name, sizes in (zeros | {"axes": (count, components)}).items():
+        if not 0 < count <= MOST_RAW_VALUES:
+            raise ValueError(f"raw data have {count} values: give 1 to {MOST_RAW_VALUES}")
+        waves = kind not in (SETS, ARRAYS)
+        components = min(COMPONENTS, count) if waves else 0
+        bands = half_octaves(size) if waves else torch.zeros(0, 0)
+        zeros = {"mean": (channels,), "center": (count,), "axes": (count, components)}
+        for name, sizes in zeros.items():
             self.register_buffer(name, torch.zeros(sizes, dtype=torch.float64))
+        self.register_buffer("gain", torch.ones(channels, dtype=torch.float64))
         self.register_buffer("bands", bands, persistent=False)
-        moments = 3 if kind == SETS else 2
-        self.statistics = ConditionScale(
-            channels * (moments + bands.shape[1]) + components + self.varies
-        )
+        width = channels * ((2 if waves else 3) + bands.shape[1]) + components + varies
+        self.statistics = ConditionScale(0 if kind == ARRAYS else width)
 
     @property
     def width(self) -> int:
         """Number of summary statistics S."""
-        return 0 if self.statistics is None else len(self.statistics.mean)
+        return self.statistics.width
 
     @property
     def inputs(self) -> int:
@@ -89,7 +90,7 @@ class RawScale(nn.Module):
 
     def fit(self, conditions: Tensor) -> None:
         """Fit all statistics to rows ``[N, C]``."""
-        if self.statistics is None:
+        if self.kind == ARRAYS:
             return
         values = conditions.double().reshape(-1, self.shape[-1])
         values = values[~values.isnan().any(dim=1)]
@@ -110,18 +111,15 @@ class RawScale(nn.Module):
         Raises:
             DataError: Rows have another length.
         """
-        require_width(conditions, prod(self.shape))
-        if self.statistics is None:
-            return conditions.double()
         values, there = self._values(conditions)
-        parts = [values.flatten(-2), self.predictors(conditions)]
-        return torch.cat([parts[0], there, parts[1]] if self.varies else parts, dim=-1)
+        parts = [values.flatten(-2), there[..., : self.varies * there.shape[-1]]]
+        return torch.cat([*parts, self.predictors(conditions)], dim=-1)
 
     def straight(self, conditions: Tensor) -> Tensor:
         """Return the summary statistics ``[..., S]`` of rows ``[..., C]``."""
-        if self.statistics is None:
-            return conditions[..., :0].double()
         values, there = self._values(conditions)
+        if self.kind == ARRAYS:
+            return values[..., 0, :0]
         number = there.sum(dim=-1, keepdim=True)
         powers = [values, values.square(), values.pow(3)]
         first, second, third = (each.sum(dim=-2) / number for each in powers)
@@ -134,21 +132,21 @@ class RawScale(nn.Module):
 
     def predictors(self, conditions: Tensor) -> Tensor:
         """Return the standardized summary statistics ``[..., S]`` of rows ``[..., C]``."""
-        straight = self.straight(conditions)
-        return straight if self.statistics is None else self.statistics(straight)
+        return self.statistics(self.straight(conditions))
 
     def check(self) -> None:
         """Raise ValueError if a gain is negative."""
-        if self.statistics is not None:
-            self.statistics.check()
-            if (self.gain < 0).any():
-                raise ValueError(
-                    "the stored gain of a channel is negative: restore the file from a copy"
-                )
+        self.statistics.check()
+        if (self.gain < 0).any():
+            raise ValueError(
+                "the stored gain of a channel is negative: restore the file from a copy"
+            )
 
     def _values(self, conditions: Tensor) -> tuple[Tensor, Tensor]:
         """Return standardized values ``[..., P, K]``, 0 where absent, and the mask ``[..., P]``."""
-        rows = conditions.to(self.mean).unflatten(-1, (-1, self.shape[-1]))
+        require_width(conditions, prod(self.shape))
+        rows = conditions.to(self.mean)
+        rows = rows.reshape(*rows.shape[:-1], -1, self.shape[-1])
         gone = rows.isnan().any(dim=-1, keepdim=True)
         if (gone.any() and not self.varies) or gone.all(dim=-2).any():
             raise DataError("a condition is NaN: give data without missing values")
@@ -158,7 +156,7 @@ class RawScale(nn.Module):
     def _powers(self, values: Tensor, number: Tensor) -> Tensor:
         """Return log powers ``[..., K bands]`` of values ``[..., P, K]``."""
         axes = len(self.shape) - 1
-        fields = values.unflatten(-2, self.shape[:-1]).movedim(-1, -1 - axes)
+        fields = values.mT.reshape(*values.shape[:-2], -1, *self.shape[:-1])
         waves = torch.fft.rfftn(fields, dim=tuple(range(-axes, 0)))
         power = waves.abs().square().flatten(-axes) @ self.bands / number[..., None]
         return (power + LEAST_POWER).log().flatten(-2)
