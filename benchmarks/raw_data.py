@@ -177,8 +177,7 @@ def by_sbi(
     task: Task, theta: np.ndarray, data: Any, observed: Any, seed: int, most: float
 ) -> tuple[np.ndarray, float]:
     """The same by NPE of sbi, with the training ended after ``most`` seconds."""
-    nets = import_module("sbi.neural_nets")
-    embedding_nets = nets.embedding_nets
+    embedding_nets = import_module("sbi.neural_nets.embedding_nets")
     torch.manual_seed(seed)
     both = torch.from_numpy(padded([*data, *observed])).float()
     if task.data_as == "sets":
@@ -190,7 +189,9 @@ def by_sbi(
         if channels > 1:
             both = torch.stack([both.nan_to_num(0.0), (~both.isnan()).float()], dim=1)
     prior = import_module("sbi.utils").BoxUniform(torch.tensor(task.low), torch.tensor(task.high))
-    estimator = nets.posterior_nn("nsf", z_score_x="none", embedding_net=network)
+    estimator = import_module("sbi.neural_nets").posterior_nn(
+        "nsf", z_score_x="none", embedding_net=network
+    )
     inference = import_module("sbi.inference").NPE(
         prior, density_estimator=estimator, show_progress_bars=False
     )
