@@ -207,11 +207,13 @@ def by_sbi(
         if inference.summary["epochs_trained"][-1] < epochs - 1:
             break
     seconds = time.perf_counter() - began
-    posterior = inference.build_posterior(trained)
-    draws = [
-        posterior.sample((DRAWS,), x=row[None], show_progress_bars=False)
-        for row in both[len(theta) :]
-    ]
+    draws = []
+    for row in both[len(theta) :]:  # sbi's posteriors, which refuse NaN, reject draws likewise
+        points = torch.zeros(0, 2)
+        while len(points) < DRAWS:
+            new = trained.sample((DRAWS,), condition=row[None])[:, 0].detach()
+            points = torch.cat([points, new[prior.support.check(new)]])
+        draws.append(points[:DRAWS])
     return torch.stack(draws).double().numpy(), seconds
 
 

@@ -8,7 +8,9 @@ Each part is ``{"class", "arguments", "state"}``:
     schedule    a name in ``SCHEDULES`` (ifs, edm, vp, ve), with the arguments that the basis does
                 not determine
     basis       EigenBasis: mean [D], eigenvalues [D], eigenvectors [D, D], in float64
-    network     a name in ``NETWORKS``, with its arguments and weights. The network for conditional
+    network     a name in ``NETWORKS``, with its arguments and weights. For raw data as conditions,
+                such as series, the argument raw describes them, and the weights are also those of
+                the network that embeds them. The network for conditional
                 queries about rows, ``questions``, also has its initial mixture of M components, for
                 D numbers and K levels in total: mixture.weights [M], mixture.means [M, D],
                 mixture.covariances [M, D, D], mixture.shares [M, K], mixture.reach [D], in float64
@@ -23,7 +25,9 @@ Each part is ``{"class", "arguments", "state"}``:
                 category levels. Conditions have scale.mean, scale.gain [C], surprise.mean [C],
                 surprise.whitening [C, C], surprise.quantiles [4]. Sets of trials have scale.each
                 for the C numbers of a trial, scale.statistics for the 2 C + 1 numbers of a set, and
-                surprise for the latter
+                surprise for the latter. Raw data of K channels and S summary statistics have the
+                argument raw, scale.mean, scale.gain [K], scale.center [C], scale.axes [C, k],
+                scale.statistics [S], and surprise for the latter
     latent_law  of compressing flows, if it was learned: ConditionalMixture, the distribution of the
                 compressed latents, with its arguments (kept, compressed, components, width, depth,
                 waves, chained), weights and buffers, in float64
