@@ -10,7 +10,7 @@ strings that the caller looks up in a fixed registry. A network file is
 with plain values for arguments and ``about``, and flat dictionaries of tensors for states.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -153,7 +153,9 @@ def _require_own_values(path: Path, values: Iterable[object]) -> None:
         )
 
 
-def build(path: Path, name: str, part: Part, registry: Mapping[str, type[Module]]) -> Module:
+def build(
+    path: Path, name: str, part: Part, registry: Mapping[str, Callable[..., Module]]
+) -> Module:
     """Construct a module of a network file, and load its tensors, on the CPU.
 
     The module is first constructed on the meta device, without memory for its tensors. A file that

@@ -77,6 +77,12 @@ OPERATORS = ("blur:STD", "downsample:FACTOR", "crop:ROW,COLUMN,HEIGHT,WIDTH", "r
 """Named linear maps, with their arguments; the last applies to any points."""
 RAW_TABLES = (".csv", ".tsv", ".npy", ".parquet", ".feather", ".xlsx")
 """Suffixes of files that ``dataset_tool.py`` converts to tables."""
+SERIES, PICTURES, SETS, ARRAYS = DATA_AS = ("series", "images", "sets", "arrays")
+"""Kinds of raw data as conditions; arrays are for a network of the user's."""
+MOST_RAW_VALUES = 30_000
+"""Largest number of values of one simulation of raw data."""
+MODULE = "module"
+"""Argument of a network that network files leave out: a network of the user's."""
 
 # Networks.
 TOY_NETWORK_NAMES = ("mlp", "ToyConvUNet", "ToySongUNet")

@@ -435,6 +435,18 @@ def _fitted_to_simulations(rows: int, amounts: Mapping[str, Any]) -> TableRecipe
     return _of_table(amounts, duration, batch, lr=lr, width=64, gamma0=1e-4, cond_waves=waves)
 
 
+def fitted_to_raw_data(recipe: TableRecipe, rows: int, amounts: Mapping[str, Any]) -> TableRecipe:
+    """Return the recipe of simulations whose conditions are raw data, with an embedding network.
+
+    Args:
+        recipe: Recipe of simulations with as many rows.
+        rows: Number of training rows.
+        amounts: Amounts that the user gave, by name, which replace those of the recipe.
+    """
+    few = rows < FEW_ROWS
+    return replace(recipe, lr=3e-3 if few else 2e-3, weight_decay=0.1 if few else 0.0).but(amounts)
+
+
 def fitted_to_questions(rows: int, amounts: Mapping[str, Any]) -> TableRecipe:
     """Return a training recipe for a network that answers conditional queries about a table.
 

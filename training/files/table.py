@@ -15,9 +15,11 @@ from torch import Tensor
 from dnnlib.errors import DataError
 from torch_utils.results import open_arrays
 from training.data.tables.formats import numbered, require_names
+from training.data.tables.raw_shape import AXES, RawShape
 from training.data.tables.schema import Column, Dropped, Schema
 from training.data.tables.table import DataTable
 from training.files.declared import FLAG, FLOAT, TEXT, WHOLE, Format, Key, ResultFile, text
+from training.names import DATA_AS
 
 _ADVICE = "correct the file, or make it again"
 
@@ -52,6 +54,8 @@ TABLE_FILE = ResultFile(
         "covariates": Key("V", "conditions that are no data, such as a time", TEXT, optional=True),
         "datasets": Key("N", "rows with the same number are trials of one data set", WHOLE, True),
         "prior": text("prior of simulated parameters, as JSON", optional=True),
+        "data_as": text("kind of raw data among the conditions, such as series", optional=True),
+        "data_shape": Key("*", "shape of raw data, channels last", WHOLE, optional=True),
     },
     least={"N": 2, "K": 0, "C": 0, "V": 0},
     advice=_ADVICE,
@@ -86,6 +90,8 @@ def save_table(path: Path, table: DataTable) -> None:
         }
     covariates = table.covariates or None
     arrays |= {"covariates": covariates, "datasets": table.datasets, "kept": table.kept}
+    if table.raw is not None:
+        arrays |= {"data_as": table.raw.kind, "data_shape": list(table.raw.shape)}
     TABLE_FILE.save(path, {**arrays, "prior": table.prior or None})
 
 
@@ -136,7 +142,8 @@ def load_whole(path: Path | DataTable) -> DataTable:
     if conditions is not None:
         named = texts.get("condition_names", numbered(conditions.shape[1], "y"))
         given = _columns(path, named, arrays, "condition_")
-        _require_data(path, conditions, [name not in covariates for name in named])
+        if "data_as" not in texts:
+            _require_data(path, conditions, [name not in covariates for name in named])
     known = [column.name for column in given]
     strange = [name for name in covariates if name not in known]
     if strange:
@@ -160,6 +167,7 @@ def load_whole(path: Path | DataTable) -> DataTable:
         covariates,
         dropped,
         prior=texts.get("prior", ""),
+        raw=_raw(path, texts.get("data_as"), arrays.get("data_shape"), conditions),
         values=arrays["points"],
         held_out=held_out,
         kept=kept if kept.any() else None,
@@ -182,6 +190,21 @@ def _columns(
         raise TABLE_FILE.broken(path, f"{prefix}bounds", problem)
     numbers = (steps.tolist(), offsets.tolist(), low.tolist(), high.tolist())
     return [Column.of_numbers(*each) for each in zip(names, *numbers, strict=True)]
+
+
+def _raw(
+    path: Path, kind: Any, shape: np.ndarray | None, conditions: np.ndarray | None
+) -> RawShape | None:
+    """Return the shape of raw data; None if the conditions are numbers."""
+    if kind is None:
+        return None
+    size = [] if shape is None else [int(number) for number in shape]
+    if kind not in DATA_AS or len(size) != (AXES[kind] or len(size)) or min(size, default=0) < 1:
+        raise TABLE_FILE.broken(path, "data_as", "is not a kind of raw data with a shape")
+    raw = RawShape(kind, tuple(size))
+    if conditions is None or raw.size != conditions.shape[1]:
+        raise TABLE_FILE.broken(path, "data_shape", "is not that of the conditions")
+    return raw.as_in(torch.from_numpy(conditions), str(path))
 
 
 def _datasets(

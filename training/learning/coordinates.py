@@ -1,6 +1,7 @@
 """Coordinates that suit the columns of a table, fitted to its rows."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -86,6 +87,7 @@ def fit_coordinates(
     levels: Levels | None = None,
     groups: Tensor | None = None,
     of_trial: int = 0,
+    raw: dict[str, Any] | None = None,
 ) -> Coordinates:
     """Fit invertible maps of a table's columns, which give points mean 0 and variance 1.
 
@@ -113,6 +115,7 @@ def fit_coordinates(
             by equal conditions.
         of_trial: Number of conditions per trial, if a row of conditions has several trials side by
             side (NaN for absent trials); 0 if a row has no trials.
+        raw: Arguments of ``RawScale`` if the conditions are raw data; None otherwise.
 
     Raises:
         UsageError: ``marginals=quantile-axes`` was requested without whitening.
@@ -126,7 +129,7 @@ def fit_coordinates(
     if conditions is not None and of_trial:
         each = conditions.reshape(len(conditions), -1, of_trial)
         each, most = each[are_there(each)], each.shape[1]
-    coordinates = _empty(points, names, each, most, relevant, levels)
+    coordinates = _empty(points, names, each, most, relevant, levels, raw)
     missing = points.isnan()
     x = filled(points.double(), missing)
     coordinates.hold_steps(columns.steps, columns.offsets, x)
@@ -153,6 +156,7 @@ def _empty(
     trials: int,
     relevant: Sequence[int],
     levels: Levels | None,
+    raw: dict[str, Any] | None,
 ) -> Coordinates:
     """Create coordinates of points ``[N, D]`` with unfitted maps of these names.
 
@@ -162,6 +166,8 @@ def _empty(
     count, dim = points.shape
     knots = min(max(count // ROWS_PER_KNOT, FEWEST_KNOTS), MOST_KNOTS)
     given = 0 if each is None else each.shape[1]
+    if raw:
+        return Coordinates(dim, names, knots, given, surprise=True, raw=raw)
     surprise = 0 < given <= MOST_CONDITIONS
     tails, skewed = [], []
     if each is not None and surprise:  # large numbers of conditions are images or series
@@ -301,11 +307,10 @@ def _fit_powers(map_: YeoJohnson, x: Tensor) -> None:
 def _fit_conditions(coordinates: Coordinates, conditions: Tensor, each: Tensor) -> None:
     """Fit the scale of conditions ``[N, C]``, or of sets ``[N, n C]`` of trials ``[T, C]``."""
     scale = coordinates.each
-    assert scale is not None
     assert coordinates.scale is not None
-    if scale.powers is not None:
+    if scale is not None and scale.powers is not None:
         _fit_powers(scale.powers, each[:, scale.skewed])
-    if scale.scores is not None:
+    if scale is not None and scale.scores is not None:
         y = each[:, scale.tails]
         positive, (middle, spread) = over_decades(y), _middle(y)
         scale.scores.location.copy_(torch.where(positive, 0.0, middle))

@@ -110,6 +110,7 @@ class HeldOut:
         loss: DenoisingLoss,
         seed: int,
         labels: Tensor | None = None,
+        embedded: bool = False,
     ) -> "HeldOut":
         """Create a validation set from rows of a table, each repeated for many draws of noise.
 
@@ -121,9 +122,12 @@ class HeldOut:
             loss: Loss of the training.
             seed: Random seed of the times and the noise.
             labels: Conditions of the network for these rows ``[N, L]``.
+            embedded: Whether an embedding of the labels is expensive: equal labels then follow each
+                other, which it needs only once (``RawEmbedding``).
         """
         loss = replace(loss, t_sampling="uniform")
         rows = torch.arange(TABLE_DRAWS) % len(points)
+        rows = rows.sort().values if embedded else rows
         mine = rows[distributed.shard(TABLE_DRAWS)]
         batch = Batch(points, labels).at(mine)
         return cls(batch, TABLE_DRAWS, loss, seed, TABLE_DRAWS, log_det[mine])

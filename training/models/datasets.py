@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from tqdm.auto import tqdm
 
 from dnnlib.errors import DataError, UsageError
@@ -38,9 +39,11 @@ from training.data.tables.formats import (
     with_columns,
 )
 from training.data.tables.making import looks_uniform
+from training.data.tables.raw_shape import RawShape
 from training.data.tables.raw_tables import Cells, open_cells
 from training.data.tables.reading import RecordChoices
 from training.data.tables.repeated_trials import DATASET
+from training.data.tables.schema import Column
 from training.data.tables.table import DataTable
 from training.data.tables.values import frame_of
 from training.files.records import load_data_set, save_records
@@ -61,7 +64,7 @@ from training.models.conversion import (
 from training.models.model import Model
 from training.models.posterior import Posterior
 from training.models.table_reading import read_table
-from training.names import LIKELIHOOD, UNIFORM, script
+from training.names import DATA_AS, LIKELIHOOD, UNIFORM, script
 from training.settings.declared import from_values, meant
 from training.settings.inference import DRAWS
 from training.settings.train import CONDITIONAL, TrainSettings
@@ -77,6 +80,8 @@ MOST_COMPARED, FEW_COMPARED = 200, 20
 """Largest numbers of held-out simulations that decide whether posteriors are corrected, for
 likelihoods that are Gaussian and for those that need the integration of a flow.
 """
+RAW = "raw data"
+"""Name of a temporary column that stands for raw data."""
 SNAP = 10
 """Number of reports between network files, which remain after Ctrl-C."""
 BAR = "{percentage:3.0f}% |{bar}| {elapsed} < {remaining}"
@@ -242,6 +247,7 @@ class Table:
 
     def __repr__(self) -> str:
         columns, given = ", ".join(self.columns), ", ".join(self.conditions)
+        given = given if self.rows.raw is None else str(self.rows.raw)
         what = f"{columns} given {given}" if given else columns
         return f"{type(self).__name__}('{self.name}', {len(self)} rows of {what})"
 
@@ -250,7 +256,12 @@ class Table:
         (save_records if self.rows.typed else save_table)(Path(path), self.rows)
 
     def train(
-        self, outdir: str | Path | None = None, progress: Progress | bool = False, **options: Any
+        self,
+        outdir: str | Path | None = None,
+        progress: Progress | bool = False,
+        *,
+        embedding: nn.Module | None = None,
+        **options: Any,
     ) -> Any:
         """Train a model, like ``train.py``.
 
@@ -264,6 +275,9 @@ class Table:
             outdir: Output directory, in which files of the run are kept; None keeps none.
             progress: Function that is called with the fraction of the training that is done, from 0
                 to 1; True shows a bar, in a terminal or a notebook.
+            embedding: Network of your own for simulations with ``data_as="arrays"``. It maps data
+                ``[N, ...]``, as they are but in single precision, to features ``[N, K]`` of order
+                1. A copy is trained further, together with the flow.
             options: Options of ``train.py``, by name, such as ``dims_to_keep`` or ``seed``.
 
         Raises:
@@ -282,10 +296,11 @@ class Table:
             options = {"cond": bool(self.conditions) and not options.get("likelihood"), **options}
 
         def start(settings: Any) -> Training:
-            return training.training_of(settings, data, self.name)
+            return training.training_of(settings, data, self.name, embedding)
 
         kind = FRAMES if queries else self.kind
-        model = _trained(TrainSettings, start, {"data": data}, outdir, progress, options, kind)
+        own = {"data": data}
+        model = _trained(TrainSettings, start, own, outdir, progress, options, kind, embedding)
         return Answers(RecordFlow.of(model)) if queries else model
 
     def to_pandas(self, values: np.ndarray | None = None) -> Any:
@@ -318,9 +333,16 @@ class Simulations(Table):
         covariates: Sequence[str] = (),
         name: str = "simulations",
         prior: Any = None,
+        data_as: str | None = None,
         **choices: Any,
     ):
         """Take both as data frames, arrays or tensors, ``[N, D]`` and ``[N, C]``.
+
+        Data can also be raw: ``series`` of T points, ``[N, T]`` or ``[N, T, channels]``;
+        ``images``, ``[N, H, W]`` or ``[N, H, W, channels]``; or ``sets`` of draws in any order,
+        ``[N, M]`` or ``[N, M, numbers]``. Series and sets of different lengths are lists of arrays,
+        or padded with NaN. A network embeds them, which is trained together with the flow. For any
+        other ``arrays``, give it yourself: ``train(embedding=network)``.
 
         Args:
             parameters: Parameters; columns without a name are called theta1, theta2, and so on.
@@ -335,6 +357,7 @@ class Simulations(Table):
             prior: Prior from which the parameters were drawn: a distribution, a dictionary of one
                 per name, or a model, see ``ParameterPrior.of``. Its support gives the bounds, and
                 a learned likelihood has it as its prior. None if it is not stated.
+            data_as: ``series``, ``images``, ``sets`` or ``arrays``; None for numbers.
             choices: Options of ``Table.open``, by name: ``held_out``, ``seed``, ``missing``.
 
         Raises:
@@ -344,7 +367,18 @@ class Simulations(Table):
                 bounds.
         """
         own, rows = numbers_of(parameters, "parameters", COLUMN)
-        conditions, given = numbers_of(data, "data", COLUMN)
+        raw, conditions = None, None
+        if data_as is not None:
+            if dataset is not None or covariates:
+                raise UsageError("raw data have no trials: leave dataset and covariates out")
+            raw, values = RawShape.of(data, data_as)
+            # The row number stands for the data, NaN if the simulation has failed.
+            failed = values.isnan().all(dim=1)
+            given = torch.arange(len(values)).double().masked_fill(failed, np.nan)[:, None].numpy()
+            conditions = [RAW]
+        else:
+            _require_vectors(data)
+            conditions, given = numbers_of(data, "data", COLUMN)
         stated = None if prior is None else ParameterPrior.of(prior, own)
         if stated is not None:
             own = list(stated.names)
@@ -387,9 +421,15 @@ class Simulations(Table):
         )
         _hint_at_bounds(own, rows, bounds or {})
         # Data without names are returned in their original order.
-        kept = table.rows.in_order(conditions)
+        kept, lines = table.rows.in_order(conditions), table.lines
+        if raw is not None and kept.conditions is not None:
+            values = values[kept.conditions[:, 0].astype(int)]
+            columns = [*map(Column, numbered(raw.size, "y"))]
+            raw = raw.as_in(values, "the data")
+            kept = replace(kept, conditions=values.numpy(), condition_columns=columns, raw=raw)
+            lines = [line for line in lines if "looks like an identifier" not in line]
         kept = kept if stated is None else replace(kept, prior=stated.text)
-        super().__init__(kept, name, table.lines, kind=kind_of(parameters))
+        super().__init__(kept, name, lines, kind=kind_of(parameters))
 
     def posterior(
         self,
@@ -460,6 +500,8 @@ class Simulations(Table):
 
     def _reason_for_no_weights(self) -> str | None:
         """Return why draws cannot be weighted by a likelihood; None if they can."""
+        if self.rows.raw is not None:
+            return f"likelihoods of {self.rows.raw.kind} are not learned"
         ends = torch.stack([self.rows.low, self.rows.high])
         uniform = bool(ends.isfinite().all()) and all(
             map(looks_uniform, self.rows.points.T.numpy())
@@ -543,6 +585,15 @@ class Images:
         return _trained(TrainSettings, start, own, outdir, progress, options)
 
 
+def _require_vectors(data: Any) -> None:
+    """Raise DataError if data are raw: arrays of several axes, or of different lengths."""
+    listed = isinstance(data, list | tuple)
+    sizes = {np.shape(part) for part in data} if listed else {np.shape(data)[1:]}
+    if max(map(len, sizes), default=0) > 1 or len(sizes) > 1:
+        kinds = " or ".join(map(repr, DATA_AS))
+        raise DataError(f"data are no rows of numbers: give data_as={kinds}")
+
+
 def _hint_at_bounds(names: Sequence[str], rows: np.ndarray, bounds: Mapping[str, Any]) -> None:
     """Warn once of parameters ``[N, D]`` that look uniform and have no bounds."""
     uniform = {
@@ -596,6 +647,7 @@ def _trained(
     progress: Progress | bool,
     options: Mapping[str, Any],
     kind: str = FRAMES,
+    embedding: nn.Module | None = None,
 ) -> Model:
     """Train a model. Without an output directory, nothing is written.
 
@@ -607,6 +659,7 @@ def _trained(
         progress: See ``Table.train``.
         options: See ``Table.train``.
         kind: Package in whose kind the model returns rows; its network file stores it.
+        embedding: See ``Table.train``.
     """
     known = cls().recorded().keys() - set(OWN)
     for name in options:
@@ -634,7 +687,7 @@ def _trained(
         if made is not None:
             model = Model.from_trained(made)
         elif path is not None:
-            model = Model.load(path)
+            model = Model.load(path, embedding=embedding)
         else:
             raise UsageError("train: a dry run does not train a model")
     if kind != FRAMES:

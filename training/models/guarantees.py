@@ -360,6 +360,8 @@ class Guarantee:
 
         They are empty if the network has none.
         """
+        if self.subject.raw is not None:
+            return self.subject.raw.rows(source, "the condition").detach()
         names = list(self.subject.condition_names)
         rows = _rows(columns_of(source, names, "the condition") if names else [[]])
         return rows.reshape(1, -1) if self.subject.of_sets else rows

@@ -256,7 +256,11 @@ class Model(TrainedNetwork):
 
         They may be further columns of rows. For sets, return all trials of one set, ``[1, n C]``.
         """
-        source = rows if given is None else given
+        source, raw = rows if given is None else given, self.subject.raw
+        if raw is not None and given is None:
+            raise UsageError(f"the model is conditional: give {raw} with the argument given")
+        if raw is not None:
+            return raw.rows(given, "the observation").detach().cpu().numpy()
         if source is None:
             raise UsageError(f"the model is conditional: give {', '.join(self.conditions)}")
         if given is None and self.subject.of_sets:

@@ -155,9 +155,12 @@ class Posterior:
             DataError: Observations are broken.
         """
         self._require_density("density", UNNORMALIZED | CORRECTION)
-        if not isinstance(observed, Tensor):
+        subject = self.model.subject
+        if subject.raw is not None:
+            observed = subject.raw.rows(observed, "the observation")
+        elif not isinstance(observed, Tensor):
             observed = torch.from_numpy(self.model.conditions_of(None, observed))
-        subject, conditions = self.model.subject, observed.double()
+        conditions = observed.double()
         conditions = conditions if conditions.ndim > 1 else conditions[None]
         trials, rest = divmod(conditions.shape[1], subject.label_dim)
         if conditions.ndim != 2 or rest or not trials or (trials > 1 and not subject.of_sets):
@@ -331,7 +334,8 @@ class Posterior:
             return from_values(SampleSettings, given)
         if observed is None:
             raise UsageError("no observation is given: give one row per observation")
-        observed = model.flat(observed)
+        raw = model.subject.raw is not None
+        observed = model.conditions_of(None, observed) if raw else model.flat(observed)
         names, numbers = conversion.numbers_of(observed, "the observation", conversion.ROW)
         place = "observation"
         if "prior" in given and "correct" not in given:

@@ -6,6 +6,7 @@ from time import monotonic
 from typing import Any, NamedTuple, TypeVar
 
 import torch
+from torch import nn
 
 from dnnlib.errors import DataError, UsageError, agree
 from dnnlib.files import require_writable
@@ -17,6 +18,7 @@ from training import names
 from training.data.images.dataset import ImageDataset
 from training.data.images.stacks import ImageStack
 from training.data.tables.making import exchanged
+from training.data.tables.raw_shape import RawShape
 from training.data.tables.repeated_trials import as_sets, one_of_each
 from training.data.tables.table import DataTable
 from training.data.toys import Toy
@@ -60,13 +62,16 @@ class Trained(NamedTuple):
     path: Path | None = None
 
 
-def training_of(settings: TrainSettings, data: Path | DataTable, name: str) -> Training:
+def training_of(
+    settings: TrainSettings, data: Path | DataTable, name: str, embedding: nn.Module | None = None
+) -> Training:
     """Return the training on a data set that the settings describe.
 
     Args:
         settings: Settings of the run.
         data: Data set, in a file or in memory.
         name: Name of the data for results.
+        embedding: Network of the user's that embeds raw conditions; None for none.
 
     Raises:
         UsageError: Settings contradict the data set.
@@ -75,9 +80,11 @@ def training_of(settings: TrainSettings, data: Path | DataTable, name: str) -> T
     table = load_data_set(data) if isinstance(data, Path) else data
     if table is None:
         return training_on_images(settings, path)
+    _require_options_of_raw(settings, path, table.raw, embedding)
     if table.typed or settings.data.any or settings.data.ask:
         return training_on_records(settings, path, table.as_typed())
-    return training_on_table(settings, path, table.with_held_out_last(isinstance(data, Path)))
+    table = table.with_held_out_last(isinstance(data, Path))
+    return training_on_table(settings, path, table, embedding)
 
 
 def training_on_records(settings: TrainSettings, data: Path, records: DataTable) -> RecordTraining:
@@ -98,7 +105,9 @@ def training_on_records(settings: TrainSettings, data: Path, records: DataTable)
     )
 
 
-def training_on_table(settings: TrainSettings, data: Path, rows: DataTable) -> TableTraining:
+def training_on_table(
+    settings: TrainSettings, data: Path, rows: DataTable, embedding: nn.Module | None = None
+) -> TableTraining:
     """Return the training on a table, or on trials with missing data, that the options describe.
 
     Raises:
@@ -123,8 +132,29 @@ def training_on_table(settings: TrainSettings, data: Path, rows: DataTable) -> T
         space=space,
         likelihood=likelihood,
         condition_shape=settings.table.cond_shape,
+        embedding=embedding,
         minutes=settings.training.minutes,
     )
+
+
+def _require_options_of_raw(
+    settings: TrainSettings, path: Path, raw: RawShape | None, embedding: nn.Module | None
+) -> None:
+    """Raise UsageError if options do not fit the raw data of a table, or there are none."""
+    if embedding is not None and (raw is None or raw.kind != names.ARRAYS):
+        raise UsageError(
+            f"{path} has {raw or 'numbers'} as conditions: leave embedding out, or make the "
+            f"simulations with data_as='{names.ARRAYS}'"
+        )
+    if raw is None:
+        return
+    if embedding is None and raw.kind == names.ARRAYS and settings.data.cond:
+        raise UsageError(f"{path} has {raw} as conditions: give their network, embedding=")
+    chosen = {**vars(settings.data), **vars(settings.table)}
+    wrong = [name for name in ("likelihood", "any", "ask", "cond_shape") if chosen[name]]
+    wrong += ["cond_screen"] * (chosen["cond_screen"] == "on")
+    if wrong:
+        raise UsageError(f"{path} has {raw} as conditions: leave {wrong[0]} out")
 
 
 def training_on_images(
@@ -208,7 +238,7 @@ def with_wanted_conditions(settings: TrainSettings, table: DataTable, path: Path
             f"--cond is given, but {path} has no conditions: make it again "
             f"with {script('dataset_tool')} --conditions=NAMES"
         )
-    if settings.data.cond and table.has_missing:
+    if settings.data.cond and table.has_missing and table.raw is None:
         raise UsageError(
             f"{path} has trials with missing data, which conditional flows "
             "do not support: give --likelihood instead of --cond, or make it with "

@@ -4,15 +4,18 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import product
 from math import ceil, pi, prod, sqrt
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dnnlib.errors import UsageError
+from torch_utils.arguments import check_arguments
 from torch_utils.linear import Linear, linear
-from training.names import ANY_NUMBER
+from training.names import ANY_NUMBER, MODULE
 from training.networks.blocks import check_dropout
+from training.networks.raw import RawEmbedding
 
 
 class MemberLinear(nn.Module):
@@ -86,6 +89,8 @@ class ConditionEmbedding(nn.Module):
     Args:
         shape: Shape of the conditions of one point.
     """
+
+    width = FEATURES
 
     def __init__(self, shape: Sequence[int]):
         super().__init__()
@@ -167,6 +172,8 @@ class ToyMLP(nn.Module):
             shared by all members); empty if they are direct inputs.
         condition_features: Number of frequencies k per condition, or per embedded feature; None for
             ``input_features``.
+        raw: Arguments of ``RawEmbedding`` if the conditions are raw data; None otherwise.
+        module: Network of the user's in this embedding.
 
     Raises:
         UsageError: A size is out of range, or the conditions do not match their shape.
@@ -187,6 +194,8 @@ class ToyMLP(nn.Module):
         members: int = 1,
         condition_shape: Sequence[int] = (),
         condition_features: int | None = None,
+        raw: dict[str, Any] | None = None,
+        module: nn.Module | None = None,
     ):
         super().__init__()
         check_dropout(dropout)
@@ -200,14 +209,19 @@ class ToyMLP(nn.Module):
         most = max(input_features, condition_features)
         self.register_buffer("frequencies", wave_frequencies(most), persistent=False)
         layer = Linear if members == 1 else partial(MemberLinear, members)
-        self.embedding = ConditionEmbedding(condition_shape) if condition_shape else None
+        self.embedding: ConditionEmbedding | RawEmbedding | None = None
+        if raw is not None:
+            check_arguments(RawEmbedding, raw, [MODULE])
+            self.embedding = RawEmbedding(**raw, module=module)
+        elif condition_shape:
+            self.embedding = ConditionEmbedding(condition_shape)
         if self.embedding and self.embedding.label_dim != label_dim:
-            shape = " x ".join(map(str, condition_shape))
+            shape = " x ".join(map(str, self.embedding.shape))
             raise UsageError(
                 f"conditions of shape {shape} do not have {label_dim} values: give a shape with "
                 f"{label_dim}"
             )
-        seen = FEATURES if condition_shape else label_dim
+        seen = self.embedding.width if self.embedding else label_dim
         features = dim * (1 + 2 * input_features) + seen * (1 + 2 * condition_features)
         features += time_features
         self.input = layer(features, width)

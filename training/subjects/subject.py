@@ -19,6 +19,7 @@ from torch_utils.results import save_json
 from training.data.images.stacks import GRAY_RANGE
 from training.data.row_hashes import RowHashes, row_numbers
 from training.data.tables.formats import TableSource, listed
+from training.data.tables.raw_shape import RawShape
 from training.data.tables.table import DataSource, Rows
 from training.files.roundtrip import ROWS_FORMAT, roundtrip_paths, save_errors, save_worst
 from training.flow.coordinates.conditions import Surprise
@@ -339,6 +340,11 @@ class Subject(ABC):
     def label_dim(self) -> int:
         """Number of classes or conditions; 0 for none."""
         return 0
+
+    @property
+    def raw(self) -> RawShape | None:
+        """Shape of raw data as conditions; None for other conditions."""
+        return None
 
     @property
     def condition_names(self) -> Sequence[str]:

@@ -184,6 +184,16 @@ class Preparation:
         """Indices of the relevant conditions; empty if all conditions are relevant, or none is."""
         return relevant_conditions(self.table.train_rows, self.recipe.seed)
 
+    @property
+    def quick(self) -> "Preparation":
+        """Preparation for comparisons, whose network reads raw data by summary statistics alone."""
+        arguments = self.model_config.network_arguments
+        raw = arguments.get("raw")
+        if raw is None or not raw["summaries"]:
+            return self
+        own = {**arguments, "raw": {**raw, "learned": 0}}
+        return replace(self, model_config=replace(self.model_config, network_arguments=own))
+
     @cached_property
     def fitted(self) -> Tensor | slice:
         """Indices of the training rows that coordinates are fitted to."""
@@ -216,6 +226,7 @@ class Preparation:
             self.levels,
             None if datasets is None else datasets[self.fitted],
             self.table.condition_dim if self.of_sets else 0,
+            None if self.table.raw is None else self.table.raw.plain,
         )
 
     def learn_levels(self, coordinates: Coordinates) -> None:
@@ -287,7 +298,8 @@ class Preparation:
         generator = seeded_generator("cpu", self.recipe.seed, Stream.HELD_OUT)
         given = coordinates.given(rows.conditions)
         points, log_det = given(given.dequantized(rows.points, generator))
-        return HeldOut.of_rows(points, log_det, loss, self.recipe.seed, given.labels)
+        embedded = self.table.raw is not None
+        return HeldOut.of_rows(points, log_det, loss, self.recipe.seed, given.labels, embedded)
 
     def source(self, coordinates: Coordinates) -> TableBatches:
         """Return batches of the training rows."""

@@ -9,6 +9,8 @@ flow can then have the higher density on other rows. Both are therefore trained,
 seconds, and the log densities of held-out rows decide.
 """
 
+from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property, partial
 from math import isfinite, prod
@@ -17,16 +19,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from dnnlib.errors import UsageError, agree
 from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.seeds import seeded_generator
+from torch_utils.snapshots import first_line
 from torch_utils.streams import Stream
 from training.data.row_hashes import RowHashes, row_numbers
 from training.data.tables.table import DataTable
 from training.flow.coordinates.conditions import are_there
 from training.flow.coordinates.coordinates import Coordinates
+from training.flow.coordinates.raw import RawScale
 from training.flow.schedules import InflationSchedule
 from training.flow.widths import Widths
 from training.inference.amortized import Amortized
@@ -41,17 +46,24 @@ from training.names import (
     BY_WEIGHT,
     DISCRETE,
     LIKELIHOOD,
+    MODULE,
     MOST_DEBLURRED,
     PRIOR,
     TABLE,
     TABLE_NETWORK,
     TRIALS,
 )
-from training.recipes import FEW_ROWS, TableRecipe, describe_table_recipe, fitted_to_table
+from training.recipes import (
+    FEW_ROWS,
+    TableRecipe,
+    describe_table_recipe,
+    fitted_to_raw_data,
+    fitted_to_table,
+)
 from training.subjects.table_spaces import Preparation, Space, choose_space, kept_dimensions
 from training.subjects.tables import TableFlow
 from training.subjects.training import Start, Training
-from training.trained.network import TrainedNetwork
+from training.trained.network import TrainedNetwork, class_name
 
 SIMULATIONS, DRAWS = 2000, 100
 """Largest number of simulations for fitting widths, and of posterior draws for each.
@@ -105,6 +117,7 @@ def choose_end(preparation: Preparation, coordinates: Coordinates, patience: int
         patience: Number of reports without a better validation score, after which a training ends.
     """
     choices, table = preparation.model_config, preparation.table
+    preparation = preparation.quick
     few = len(table.train_rows) < FEW_ROWS and len(table.held_out_rows) > 0
     short_training = preparation.recipe.steps <= MOST_STEPS
     if not (few and short_training) or choices.t_max is not None or preparation.of_sets:
@@ -116,7 +129,9 @@ def choose_end(preparation: Preparation, coordinates: Coordinates, patience: int
     short = long * schedule.default_t_max() / schedule.default_t_max(conditional=True)
     scores = {
         end: held_out_log_prob(
-            replace(preparation, model_config=replace(choices, t_max=end)), coordinates, patience
+            replace(preparation, model_config=replace(preparation.model_config, t_max=end)),
+            coordinates,
+            patience,
         )
         for end in (long, short)
     }
@@ -173,6 +188,7 @@ class TableTraining(Training):
             ``(ANY_NUMBER, C)`` for sets of trials; None if the network's input is the numbers
             themselves.
         minutes: Minutes of the whole run; None for no limit.
+        embedding: Network of the user's that embeds raw conditions; None for none.
     """
 
     table: DataTable
@@ -181,6 +197,7 @@ class TableTraining(Training):
     likelihood: bool = False
     condition_shape: tuple[int, ...] | None = None
     minutes: float | None = None
+    embedding: nn.Module | None = None
     calibrates = False
     network = TABLE_NETWORK
     """Name of the network, in ``NETWORKS``."""
@@ -200,7 +217,8 @@ class TableTraining(Training):
         amounts = dict(self.amounts)
         if self.likelihood and table.levels and amounts.get("patience") is None:
             amounts["patience"] = PATIENCE
-        return fitted_to_table(rows, table.dim, amounts, table.condition_dim)
+        recipe = fitted_to_table(rows, table.dim, amounts, table.condition_dim)
+        return recipe if table.raw is None else fitted_to_raw_data(recipe, rows, self.amounts)
 
     @property
     def useful_threads(self) -> int | None:
@@ -250,7 +268,16 @@ class TableTraining(Training):
         count, shape = self.table.condition_dim + self.of_sets, self.condition_shape
         if not count:
             return {}
-        seen = {"label_dim": count, "condition_features": self.recipe.cond_waves}
+        seen: dict[str, Any] = {"label_dim": count, "condition_features": self.recipe.cond_waves}
+        if self.table.raw is not None:
+            scale = RawScale(**self.table.raw.plain)
+            raw = {**self.table.raw.plain, "summaries": scale.width}
+            seen |= {"label_dim": scale.inputs, "raw": raw}
+            if self.embedding is not None:
+                raw["module_class"] = class_name(self.embedding)
+                raw["learned"] = _outputs_of(self.embedding, self.table.raw.shape)
+                seen[MODULE] = self.embedding
+            return seen
         if shape is None:
             return seen
         if self.space.cond_screen == "on":
@@ -329,15 +356,17 @@ class TableTraining(Training):
     @property
     def _has_widths(self) -> bool:
         """Whether widths of posteriors are fitted: not for likelihoods, sets, or signals."""
-        of_numbers = self.condition_shape is None and self.table.conditions is not None
-        return of_numbers and not self.likelihood
+        of_numbers = self.condition_shape is None and self.table.raw is None
+        return of_numbers and self.table.conditions is not None and not self.likelihood
 
     def _seen(self, preparation: Preparation, resumed: Resumed | None) -> tuple[Space, Coordinates]:
         """Return the coordinates of the table, from the resumed run or by held-out rows."""
         wanted = self.space
-        if self.condition_shape is not None:
+        if self.condition_shape is not None or self.table.raw is not None:
             wanted = replace(wanted, cond_screen="off")
-        space = choose_space(preparation, wanted)
+        if self.embedding is not None:  # there are no summary statistics to predict from
+            wanted = replace(wanted, linear_start="off")
+        space = choose_space(preparation.quick, wanted)
         coordinates = preparation.coordinates(space)
         preparation.learn_levels(coordinates)
         if resumed:
@@ -346,6 +375,29 @@ class TableTraining(Training):
         if far:
             logger.warning(f"Warning: {far}, or try --marginals={AXES_TOO}")
         return space, coordinates
+
+
+def _outputs_of(module: nn.Module, shape: Sequence[int]) -> int:
+    """Return the number of features of a network of the user's for raw data of a shape.
+
+    Raises:
+        UsageError: The network fails for such data, or returns other shapes than ``[N, K]``.
+    """
+    own = next((each for each in module.parameters()), torch.zeros(()))
+    name, given = type(module).__name__, [2, *shape]
+    try:
+        with torch.no_grad():
+            made = deepcopy(module).eval()(own.new_zeros(given))
+    except RuntimeError as error:
+        raise UsageError(
+            f"the embedding {name} fails for data of shape {given}: {first_line(error)}"
+        ) from error
+    if made.ndim != 2 or len(made) != 2:
+        raise UsageError(
+            f"the embedding {name} returns shape {list(made.shape)} for data of shape {given}: it "
+            "must return features [N, K]"
+        )
+    return int(made.shape[1])
 
 
 def about_table(table: DataTable, name: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.row_hashes import row_numbers
 from training.data.tables.formats import TableSource
+from training.data.tables.raw_shape import RawShape
 from training.data.tables.repeated_trials import as_sets, side_by_side
 from training.data.tables.schema import Column, Dropped, Schema
 from training.data.tables.table import DataSource, DataTable, Rows
@@ -134,6 +135,12 @@ class TableFlow(Subject):
         return self._in_sets(load_whole(path), path)
 
     @property
+    def raw(self) -> RawShape | None:
+        """Shape of raw data as conditions; None for other conditions."""
+        own = self.coordinates.raw
+        return None if own is None else RawShape(**{**own, "shape": tuple(own["shape"])})
+
+    @property
     def of_sets(self) -> bool:
         """Whether the conditions are sets of trials."""
         return self.coordinates.trials > 0
@@ -239,6 +246,9 @@ class TableFlow(Subject):
         if given is None:
             given_with = ", ".join(self.condition_names)
             raise UsageError(f"the network is conditional on {given_with}: give --condition")
+        if self.raw is not None:
+            may = self.condition_names if self.raw.varies else ()
+            return self.raw.require(read_columns(given, self.condition_names, may=may), str(given))
         if not self.of_sets:
             return read_columns(given, self.condition_names)
         trials = read_trials(given, self.condition_names, ())
@@ -306,6 +316,8 @@ class TableFlow(Subject):
                 f"{path} has no conditions: make it with {script('dataset_tool')} "
                 f"--conditions={wanted}"
             )
+        if self.raw is not None:
+            return self.raw.widened(given, table.raw, str(path))
         missing = [name for name in self.condition_names if name not in own]
         if missing:
             raise DataError(

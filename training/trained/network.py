@@ -8,7 +8,9 @@ Each part is ``{"class", "arguments", "state"}``:
     schedule    a name in ``SCHEDULES`` (ifs, edm, vp, ve), with the arguments that the basis does
                 not determine
     basis       EigenBasis: mean [D], eigenvalues [D], eigenvectors [D, D], in float64
-    network     a name in ``NETWORKS``, with its arguments and weights. The network for conditional
+    network     a name in ``NETWORKS``, with its arguments and weights. For raw data as conditions,
+                such as series, the argument raw describes them, and the weights are also those of
+                the network that embeds them. The network for conditional
                 queries about rows, ``questions``, also has its initial mixture of M components, for
                 D numbers and K levels in total: mixture.weights [M], mixture.means [M, D],
                 mixture.covariances [M, D, D], mixture.shares [M, K], mixture.reach [D], in float64
@@ -23,7 +25,9 @@ Each part is ``{"class", "arguments", "state"}``:
                 category levels. Conditions have scale.mean, scale.gain [C], surprise.mean [C],
                 surprise.whitening [C, C], surprise.quantiles [4]. Sets of trials have scale.each
                 for the C numbers of a trial, scale.statistics for the 2 C + 1 numbers of a set, and
-                surprise for the latter
+                surprise for the latter. Raw data of K channels and S summary statistics have the
+                argument raw, scale.mean, scale.gain [K], scale.center [C], scale.axes [C, k],
+                scale.statistics [S], and surprise for the latter
     latent_law  of compressing flows, if it was learned: ConditionalMixture, the distribution of the
                 compressed latents, with its arguments (kept, compressed, components, width, depth,
                 waves, chained), weights and buffers, in float64
@@ -91,7 +95,7 @@ from training.flow.pfode import ProbabilityFlow
 from training.flow.preconditioning import OutputGain
 from training.flow.solvers import Solver
 from training.flow.widths import Widths
-from training.names import KINDS_OF_DATA, RECORDS, TABLE, script
+from training.names import KINDS_OF_DATA, MODULE, RECORDS, TABLE, script
 from training.networks import NETWORKS
 from training.trained.architecture import SCHEDULES, Architecture, basis_arguments, make_schedule
 
@@ -217,6 +221,8 @@ class TrainedNetwork:
     def parts(self) -> dict[str, Part]:
         """Return the parts of the network file by name, on the CPU."""
         architecture, denoiser = self.architecture, self.denoiser
+        # A network of the user's has its weights in the file, but not its class.
+        plain = {k: v for k, v in architecture.network_arguments.items() if k != MODULE}
         state = {DATA_VARIANCE: denoiser.data_variance}
         if denoiser.output_gain is not None:
             gain = denoiser.output_gain
@@ -230,7 +236,7 @@ class TrainedNetwork:
             "basis": Part("EigenBasis", {}, _on_cpu(denoiser.basis.state_dict())),
             "network": Part(
                 architecture.network,
-                architecture.network_arguments,
+                plain,
                 _on_cpu(denoiser.network.state_dict()),
             ),
             "denoiser": Part("NetworkDenoiser", architecture.denoiser_arguments, _on_cpu(state)),
@@ -261,6 +267,7 @@ class TrainedNetwork:
         *,
         end_std: float = 1.0,
         calibrated: bool = True,
+        embedding: nn.Module | None = None,
     ) -> Self:
         """Open a network file safely, ready for evaluation.
 
@@ -269,10 +276,13 @@ class TrainedNetwork:
             device: Device of the model; None for the CPU.
             end_std: ``A0`` of the schedule. The network does not depend on the scale of the flow.
             calibrated: Whether to use the calibration stored in the file, if any.
+            embedding: Network that is equal to the one that the user gave for the training, except
+                for its weights, which are read from the file; None if there was none.
 
         Raises:
-            DataError: The file is missing, broken, foreign, or inconsistent.
-            UsageError: ``end_std`` is given for a schedule without a scale.
+            DataError: The file is missing, broken, foreign, or inconsistent, or needs an embedding.
+            UsageError: ``end_std`` is given for a schedule without a scale, or an embedding for a
+                file without one.
         """
         path = Path(path)
         parts, about = read_network(path)
@@ -290,6 +300,9 @@ class TrainedNetwork:
                     f"'{parts[name].class_name}'; this version knows {', '.join(classes)}"
                 )
         schedule, network, denoiser = (parts[name] for name in ("schedule", "network", "denoiser"))
+        require_embedding(path, network.arguments.get("raw"), embedding)
+        if embedding is not None:
+            network = replace(network, arguments={**network.arguments, MODULE: embedding})
         architecture = Architecture(
             schedule.class_name,
             schedule.arguments,
@@ -467,6 +480,28 @@ class TrainedNetwork:
             replace(model, about={**model.about, **about}).save(self.path)
             logger.info(f"Stored the times in {self.path}")
         distributed.barrier()
+
+
+def require_embedding(path: Path, raw: object, embedding: nn.Module | None) -> None:
+    """Check that a network of the user's is given exactly if a network file needs one.
+
+    Raises:
+        DataError: The file needs one, or one of another class.
+        UsageError: The file needs none.
+    """
+    own = raw.get("module_class") if isinstance(raw, dict) else None
+    if own and (embedding is None or class_name(embedding) != own):
+        raise DataError(
+            f"{path} embeds its conditions with {shown(own)}: give an equal network as "
+            "Model.load(path, embedding=network)"
+        )
+    if embedding is not None and not own:
+        raise UsageError(f"{path} has no network of the user's: leave embedding out")
+
+
+def class_name(module: nn.Module) -> str:
+    """Return the full name of a module's class."""
+    return f"{type(module).__module__}.{type(module).__qualname__}"
 
 
 def _on_cpu(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

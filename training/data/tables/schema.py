@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from training.data.tables.raw_shape import RawShape
 from training.names import COLUMN_TYPES
 
 NUMBER, WHOLE, CATEGORY, DATE = COLUMN_TYPES
@@ -160,6 +161,7 @@ class Schema:
             ``training.subjects.parameter_priors`` writes; empty if it is unknown.
         typed: Whether types of columns were read from their cells, which may be missing. Networks
             of typed tables are for conditional queries.
+        raw: Shape of the conditions if these are raw data, such as series; None for numbers.
     """
 
     columns: Sequence[Column]
@@ -173,6 +175,7 @@ class Schema:
     decimal: str = "."
     prior: str = ""
     typed: bool = False
+    raw: RawShape | None = None
 
     @classmethod
     def plain(cls, names: Sequence[str]) -> "Schema":

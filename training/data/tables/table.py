@@ -96,8 +96,8 @@ class DataTable(Schema):
         kept: Mask ``[N]``, bool, of rows for the calibration set, which neither training nor
             validation uses; None if there are none.
         conditions: Conditions of the rows ``[N, C]``, float64, or ``[N, n C]`` for sets of trials
-            (``repeated_trials.as_sets``). NaN where data of a trial is missing; None without
-            conditions.
+            (``repeated_trials.as_sets``). NaN where data of a trial, or elements of raw data, are
+            missing; None without conditions.
         datasets: Dataset number of each row ``[N]``, int64, if rows are trials; None if each row
             has its own parameters.
         as_written: Texts of cells that would be written differently, such as unknown levels and
@@ -212,7 +212,7 @@ class DataTable(Schema):
 
     def without_conditions(self) -> "DataTable":
         """Return the table without conditions."""
-        return replace(self, conditions=None, condition_columns=(), covariates=())
+        return replace(self, conditions=None, condition_columns=(), covariates=(), raw=None)
 
     def as_typed(self) -> "DataTable":
         """Return the table for conditional queries: its conditions become columns like others."""

@@ -15,11 +15,13 @@ Points of a conditional flow use the maps given their conditions (``conditions``
 
 from collections.abc import Callable, Sequence
 from copy import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dnnlib.errors import DataError, UsageError
+from torch_utils.arguments import check_arguments
 from training.flow.coordinates.categories import LevelPrediction
 from training.flow.coordinates.conditions import (
     ConditionScale,
@@ -38,6 +40,7 @@ from training.flow.coordinates.maps import (
     Limits,
     PointMap,
 )
+from training.flow.coordinates.raw import RawScale
 
 PREDICTION, GAUSSIAN, MEAN, LEVELS = "prediction", "gaussian", "mean", "levels"
 """Names of ``LinearPrediction``, ``GaussianPrediction``, ``MeanPrediction``, ``LevelPrediction``.
@@ -73,6 +76,7 @@ class Coordinates(nn.Module):
         beside: Number of levels of each of the last conditions, if the last conditions are category
             columns of a trial whose distribution given the other conditions is modeled; empty if
             there are none.
+        raw: Arguments of ``RawScale`` if conditions are raw data; None otherwise.
 
     Attributes:
         scale: Standardization of conditions; None if there are none.
@@ -113,8 +117,10 @@ class Coordinates(nn.Module):
         levels: Sequence[int] = (),
         trials: int = 0,
         beside: Sequence[int] = (),
+        raw: dict[str, Any] | None = None,
     ):
         super().__init__()
+        self.raw = raw
         self.levels, self.trials = list(levels), trials
         self.dim, self.names, self.knots = dim, list(maps), knots
         self.condition_dim, self.relevant = conditions, list(relevant)
@@ -133,11 +139,14 @@ class Coordinates(nn.Module):
                 f"{len(relevant)} selected conditions: give at least one condition, and select "
                 "none"
             )
-        self.scale: ConditionScale | TrialScale | None = None
+        self.scale: ConditionScale | TrialScale | RawScale | None = None
         if conditions:
             self.scale = ConditionScale(conditions, skewed, tails)
         if trials:
             self.scale = TrialScale(conditions, trials, skewed, tails)
+        if raw is not None:
+            check_arguments(RawScale, raw)
+            self.scale = RawScale(**raw)
         wide = 0 if self.scale is None else self.scale.width
         self.surprise = Surprise(wide) if surprise and wide else None
         self._given: Tensor | None = None
@@ -213,19 +222,25 @@ class Coordinates(nn.Module):
             made |= {name: places} if places else {}
         made |= {"trials": self.trials} if self.trials else {}
         made |= {"beside": self.beside.counts} if self.beside else {}
+        made |= {"raw": self.raw} if self.raw else {}
         return made | ({"relevant": self.relevant} if self.relevant else {})
 
     @property
     def label_dim(self) -> int:
         """Number L of the network's condition inputs.
 
-        For sets of trials, L counts the conditions of one trial and the flag of its presence.
+        For sets of trials, L counts the conditions of one trial and the flag of its presence. For
+        raw data, L counts values, mask and summary statistics.
         """
+        if isinstance(self.scale, RawScale):
+            return self.scale.inputs
         return len(self.relevant) or self.condition_dim + bool(self.trials)
 
     @property
     def each(self) -> ConditionScale | None:
         """Standardization of conditions, or of one trial's conditions; None if there are none."""
+        if isinstance(self.scale, RawScale):
+            return None
         return self.scale.each if isinstance(self.scale, TrialScale) else self.scale
 
     def extra_repr(self) -> str:
@@ -285,7 +300,7 @@ class Coordinates(nn.Module):
         return self._of_given(lambda scale, given: scale.predictors(given))
 
     def _of_given(
-        self, seen: Callable[[ConditionScale | TrialScale, Tensor], Tensor]
+        self, seen: Callable[[ConditionScale | TrialScale | RawScale, Tensor], Tensor]
     ) -> Tensor | None:
         """Return the relevant numbers that a function computes from the given conditions."""
         if self.scale is None:
@@ -424,7 +439,8 @@ class Coordinates(nn.Module):
         for part in (*self.maps, self.scale, self.surprise, self.beside):
             if part is None:
                 continue
-            assert isinstance(part, PointMap | Prediction | ConditionScale | TrialScale | Surprise)
+            known = PointMap | Prediction | ConditionScale | TrialScale | RawScale | Surprise
+            assert isinstance(part, known)
             part.check()
 
     @property
