@@ -79,7 +79,7 @@ def sample(settings: SampleSettings) -> int:
     if sampled is None:
         return 0
     results.report_files(numbers_file, draws_file, began)
-    why = "the pilot run that chooses the number of particles is not included, and can take longer"
+    why = "network evaluations took longer than measured at the start"
     warn_if_longer("the draws", perf_counter() - began, settings.sampler.minutes, why)
     return UNSOUND if settings.strict and not sampled.summary.converged.all() else 0
 

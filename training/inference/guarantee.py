@@ -30,6 +30,8 @@ AROUND = 5
 """Number of neighbors that distances are computed to."""
 NEAREST = "distance to the nearest conditions"
 """Name of the out-of-distribution score that is computed from the conditions alone."""
+TINY = 1e-9
+"""Allowance for rounding in levels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,9 +55,14 @@ class HeldOutTruths:
 
     Attributes:
         held_out: Ranks and other statistics of the calibration set.
+        beyond: Distances ``[n, Q]`` of the true values from the outermost draws, in standard
+            deviations of the draws, 0 between these; None if they are unknown. If they are known,
+            a level of ``1 + a`` is an interval that ends ``a`` standard deviations beyond the
+            outermost draws. If not, intervals that would end there are infinite.
     """
 
     held_out: HeldOut
+    beyond: Tensor | None = None
 
     @property
     def near_count(self) -> int:
@@ -71,8 +78,19 @@ class HeldOutTruths:
         Args:
             shares: L nominal coverages.
         """
-        contents = torch.stack([asked(self._scores, share) for share in shares])
-        return Levels(contents[:, :-1], contents[:, -1])
+        return self._levels(torch.stack([asked(self._scores, share) for share in shares]))
+
+    def _levels(self, contents: Tensor) -> Levels:
+        """Return levels ``[..., Q + 1]`` in parts, 1 where draws do not reach far enough.
+
+        Values beyond all of S draws have random ranks in the outermost of ``S + 1`` bins, so that
+        levels within these bins say nothing.
+        """
+        draws = self.held_out.draws
+        least = contents.new_full((contents.shape[-1],), (draws - 1) / (draws + 1))
+        least[-1] = draws / (draws + 1)
+        contents = contents.masked_fill((contents > least + TINY) & (contents < 1), 1.0)
+        return Levels(contents[..., :-1], contents[..., -1])
 
     def levels_near(
         self, whitened: Tensor, shares: Sequence[float] = SHARES
@@ -95,12 +113,14 @@ class HeldOutTruths:
                 "of levels_near()"
             )
         contents, distances = self._near.asked(self._scores, whitened, shares)
-        return Levels(contents[..., :-1], contents[..., -1]), distances
+        return self._levels(contents), distances
 
     @cached_property
     def _scores(self) -> Tensor:
         """Levels ``[n, Q + 1]`` of the smallest intervals and regions that cover true values."""
         central = central_values(self.held_out.ranks)
+        if self.beyond is not None:
+            central = torch.where(self.beyond > 0, 1 + self.beyond, central)
         return torch.cat([central, self.held_out.contents[:, None]], dim=1)
 
     @cached_property
@@ -164,11 +184,12 @@ def intervals(values: Tensor, contents: Tensor) -> Tensor:
 
     Args:
         values: Draws ``[S, Q]`` of Q quantities.
-        contents: Levels ``[L, Q]`` of the intervals.
+        contents: Levels ``[L, Q]`` of the intervals; above 1 see ``HeldOutTruths``.
     """
-    ordered, everything = values.double().sort(dim=0).values, contents >= 1
-    low = at_levels(ordered, (1 - contents) / 2).masked_fill(everything, -torch.inf)
-    high = at_levels(ordered, (1 + contents) / 2).masked_fill(everything, torch.inf)
+    ordered, everything = values.double().sort(dim=0).values, contents == 1
+    further = (contents - 1).clamp(min=0) * ordered.std(dim=0)
+    low = (at_levels(ordered, (1 - contents) / 2) - further).masked_fill(everything, -torch.inf)
+    high = (at_levels(ordered, (1 + contents) / 2) + further).masked_fill(everything, torch.inf)
     return torch.stack([low, high], dim=2)
 
 

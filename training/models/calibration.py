@@ -165,7 +165,7 @@ def volume_line(changes: Mapping[str, float], count: int, how: str) -> str:
     kinds = ", ".join(
         f"{name} {change:+.2f} ({exp(change / count):.2f} times per coordinate)"
         if isfinite(change)
-        else f"{name} infinite, because there are too few calibration cases"
+        else f"{name} infinite, because there are too few calibration cases or draws"
         for name, change in changes.items()
     )
     return (

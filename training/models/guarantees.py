@@ -81,7 +81,7 @@ def check(
     Raises:
         DataError: There are fewer than 20 pairs, or shapes do not match.
     """
-    values = _ranks(posterior, parameters, observed, draws, seed)
+    values, _ = _ranks(posterior, parameters, observed, draws, seed)
     tests = test_calibration(values, fraction("level", level))
     return CheckReport(values, tests, {"question": "model", "draws": draws}, "")
 
@@ -101,10 +101,10 @@ def calibrate(
     Raises:
         DataError: There are fewer than 20 pairs, or shapes do not match.
     """
-    values = _ranks(posterior, parameters, observed, draws, seed)
+    values, beyond = _ranks(posterior, parameters, observed, draws, seed)
     held_out = HeldOut(len(values.ranks), values.names, 0, 0, [], draws, "", "{}")
     held_out.ranks.copy_(values.ranks)
-    return CalibratedPosterior(posterior, guarantee.HeldOutTruths(held_out))
+    return CalibratedPosterior(posterior, guarantee.HeldOutTruths(held_out, beyond))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -185,8 +185,11 @@ def _effective_sizes(drawn: Any) -> Tensor | None:
 
 def _ranks(
     posterior: AnyPosterior, parameters: Any, observed: Any, draws: int, seed: int
-) -> RunValues:
-    """Return ranks and scores of true parameters among draws given their observations."""
+) -> tuple[RunValues, Tensor]:
+    """Return ranks and scores of true parameters among draws given their observations.
+
+    Also return their distances ``[R, D]`` from the outermost draws, see ``HeldOutTruths``.
+    """
     names, rows = numbers_of(parameters, "parameters", COLUMN)
     truth = torch.from_numpy(np.array(rows))
     if len(truth) < FEWEST_RUNS:
@@ -198,13 +201,15 @@ def _ranks(
             f"there are draws of {points.shape[2]} parameters for {len(points)} observations, but "
             f"parameters have shape {list(truth.shape)}: give one observation per row of parameters"
         )
-    return run_values(
+    values = run_values(
         points,
         truth,
         seeded_generator("cpu", seed, Stream.RESAMPLING),
         names=names or numbered(truth.shape[1], "theta"),
         effective=_effective_sizes(drawn),
     )
+    gap = torch.maximum(points.amin(dim=1) - truth, truth - points.amax(dim=1))
+    return values, torch.where(gap > 0, gap / points.std(dim=1), 0.0)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
