@@ -38,7 +38,7 @@ FORMAT = 1
 RESULTS, PAGES = ROOT / "benchmarks" / "results", ROOT / "docs" / "evidence"
 SEEDS = (100, 101, 102)
 """Seeds of the protocol."""
-CODE = ("training", "torch_utils", "dnnlib", "benchmarks/*.py")
+LIBRARY = ("training", "torch_utils", "dnnlib")
 Figures = dict[str, Any]
 Results = dict[str, Figures]
 """Figures of finished cells, by key."""
@@ -96,7 +96,8 @@ class Claim:
             began = cpu_seconds()
             figures = self.cells[key]()
             seconds = cpu_seconds() - began
-            stored["cells"][key] = {"seconds": seconds, "commit": commit(), "figures": figures}
+            about = {"seconds": seconds, "commit": commit(self.name)}
+            stored["cells"][key] = {**about, "figures": figures}
             numbers = {package: version(package) for package in self.versions}
             stored["versions"] = {"python": platform.python_version(), **numbers}
             stored |= {"planned": len(self.cells), "machine": machine()}
@@ -156,15 +157,16 @@ def cpu_seconds() -> float:
     return sum(os.times()[:4])
 
 
-def commit() -> str:
-    """Return the short hash of the commit, with a plus sign if the code has changes."""
+def commit(name: str) -> str:
+    """Return the last commit of the library and a claim's script, with a plus sign if changed."""
+    code = [*LIBRARY, f"benchmarks/{name}.py"]
 
     def git(*words: str) -> str:
         run = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True)
         return run.stdout.strip()
 
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", *CODE)
-    return git("rev-parse", "--short=8", "HEAD") + ("+" if changed else "")
+    changed = git("status", "--porcelain", "--", *code)
+    return git("log", "-1", "--format=%h", "--abbrev=8", "--", *code) + ("+" if changed else "")
 
 
 def machine() -> str:
