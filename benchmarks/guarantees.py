@@ -174,10 +174,11 @@ def body(results: Results) -> str:
 {table(head, intervals)}
 
 Central 90 % intervals: mean over parameters, 1,000 new cases and five seeds, with the standard
-error over seeds. Widths are in standard deviations of the true values. *gaussian*: a Gaussian posterior
-that is half as wide as it should be, with 50, 200 or 1,000 calibration cases (500 repetitions).
-*decay*: a decaying signal at eight times, three parameters. *queue*: the length of a queue at eight
-times, two parameters. Both have 500 calibration cases; networks train on 1,500 or 200 simulations.
+error over seeds. Widths are in standard deviations of the true values. *gaussian*: a Gaussian
+posterior that is half as wide as it should be, with 50, 200 or 1,000 calibration cases (500
+repetitions). *decay*: a decaying signal at eight times, three parameters. *queue*: the length of a
+queue at eight times, two parameters. Both have 500 calibration cases; networks train on 1,500 or
+200 simulations.
 
 ## Rejected observations
 
