@@ -16,7 +16,7 @@ TESTS := PYTHONDONTWRITEBYTECODE= $(VENV)/bin/pytest --numprocesses=logical --di
 OLDEST := .venv-oldest
 OLDEST_PYTHON ?= python$(shell sed -n 's/^requires-python = ">=\(.*\)"/\1/p' pyproject.toml)
 
-.PHONY: accuracy demo test test-all test-oldest lock lint types format docs clean
+.PHONY: accuracy demo evidence test test-all test-oldest lock lint types format docs clean
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -76,6 +76,10 @@ test: lint
 # Held-out accuracy of posteriors by today's defaults, beside what was recorded.
 accuracy: $(READY)
 	OMP_NUM_THREADS=1 $(RUN) benchmarks/default_accuracy.py
+
+# The pages of docs/evidence from the stored results of benchmarks/results; scripts there run cells.
+evidence: $(READY)
+	$(RUN) benchmarks/evidence.py
 
 test-all: lint types
 	$(TESTS) --hypothesis-profile=many
