@@ -1,7 +1,7 @@
 """Sizes of networks and lengths of trainings: as published, or fitted to the data and the device.
 
 The choices of ``fitted`` are those that worked where they were measured, on 8 x 8 digits on two
-cores of a CPU (docs/tutorials/images.md), extrapolated to other sizes by a few rules:
+cores of a CPU (docs/howto/images.md), extrapolated to other sizes by a few rules:
 
 ==============  ==================================================================================
 size            16 channels on a CPU, 32 on CUDA, times (1, 2) at 8 pixels, (1, 2, 2) above; on
