@@ -443,8 +443,8 @@ def fitted_to_raw_data(recipe: TableRecipe, rows: int, amounts: Mapping[str, Any
         rows: Number of training rows.
         amounts: Amounts that the user gave, by name, which replace those of the recipe.
     """
-    few = rows < FEW_ROWS
-    return replace(recipe, lr=3e-3 if few else 2e-3, weight_decay=0.1 if few else 0.0).but(amounts)
+    own = {"weight_decay": 0.1} if rows < FEW_ROWS else {"lr": 2e-3}
+    return replace(recipe, **own).but(amounts)
 
 
 def fitted_to_questions(rows: int, amounts: Mapping[str, Any]) -> TableRecipe:
