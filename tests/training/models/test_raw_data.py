@@ -10,6 +10,7 @@ from torch import nn
 from dnnlib.errors import DataError, UsageError
 from tests.support.running import quick_endings
 from training import Model, Simulations, Table
+from training.files.posterior_draws import load_netcdf
 
 RNG = np.random.default_rng(0)
 THETA = RNG.uniform(-1, 1, (60, 2))
@@ -63,6 +64,9 @@ def test_models_of_raw_data_are_equal_from_files_and_after_an_interruption(tmp_p
     model.save(tmp_path / "model.pkl")
     for each in (whole, resumed, Model.load(tmp_path / "model.pkl")):
         assert each.digest() == model.digest()
+    model.posterior().sample(DATA["sets"][:3], draws=4).save(tmp_path / "draws.nc")
+    seen = load_netcdf(tmp_path / "draws.nc", 3).observed
+    assert [int(np.isfinite(row).sum()) for row in seen] == [len(row) for row in DATA["sets"][:3]]
 
 
 def test_a_network_of_the_user_is_needed_to_open_its_model(tmp_path):
