@@ -377,7 +377,7 @@ lower.
 
 
 def fitted_to_table(
-    rows: int, dim: int, amounts: Mapping[str, Any], conditions: int = 0
+    rows: int, dim: int, amounts: Mapping[str, Any], conditions: int = 0, raw: bool = False
 ) -> TableRecipe:
     """Return a training recipe fitted to the size of a table.
 
@@ -386,9 +386,10 @@ def fitted_to_table(
         dim: Number of columns.
         amounts: Amounts that the user gave, by name, which replace those of the recipe.
         conditions: Number of conditions.
+        raw: Whether the conditions are raw data, with an embedding network.
     """
     if conditions:
-        return _fitted_to_simulations(rows, amounts)
+        return _fitted_to_simulations(rows, amounts, raw)
     few, many = rows < FEW_ROWS, rows >= MANY_ROWS
     batch = amounts.get("batch") or (128 if few else 512 if many else 256)
     duration = amounts.get("duration") or (4000 if few else 8000 if many else 10_000) * batch / 1e6
@@ -426,25 +427,17 @@ def _of_table(
     return recipe.but(amounts)
 
 
-def _fitted_to_simulations(rows: int, amounts: Mapping[str, Any]) -> TableRecipe:
-    """Return a recipe for points with conditions."""
+def _fitted_to_simulations(rows: int, amounts: Mapping[str, Any], raw: bool) -> TableRecipe:
+    """Return a recipe for points with conditions, which can be raw data."""
     few = rows < FEW_ROWS
     batch = amounts.get("batch") or 256
     duration = amounts.get("duration") or (1500 if few else 20_000) * batch / 1e6
     lr, waves = (6e-3, 0) if few else (3e-3, 1)
-    return _of_table(amounts, duration, batch, lr=lr, width=64, gamma0=1e-4, cond_waves=waves)
-
-
-def fitted_to_raw_data(recipe: TableRecipe, rows: int, amounts: Mapping[str, Any]) -> TableRecipe:
-    """Return the recipe of simulations whose conditions are raw data, with an embedding network.
-
-    Args:
-        recipe: Recipe of simulations with as many rows.
-        rows: Number of training rows.
-        amounts: Amounts that the user gave, by name, which replace those of the recipe.
-    """
-    few = rows < FEW_ROWS
-    return replace(recipe, lr=3e-3 if few else 2e-3, weight_decay=0.1 if few else 0.0).but(amounts)
+    others: dict[str, Any] = {"width": 64, "gamma0": 1e-4, "cond_waves": waves}
+    if raw:  # the embedding network has many weights
+        lr, decay = (lr, 0.1) if few else (2e-3, 0.0)
+        return _of_table(amounts, duration, batch, lr=lr, weight_decay=decay, **others)
+    return _of_table(amounts, duration, batch, lr=lr, **others)
 
 
 def fitted_to_questions(rows: int, amounts: Mapping[str, Any]) -> TableRecipe:

@@ -50,7 +50,9 @@ DRAWS = ResultFile(
         "posterior/z": Key("C S M L", "their latents"),
         LIKELIHOOD: Key("C S M", "log likelihood in nats", optional=True),
         "sample_stats/lp": Key("C S M", "log density of the flow's posterior", optional=True),
-        "observed_data/y": Key("M K", "observations, or conditions", optional=True),
+        "observed_data/y": Key(
+            "M K", "observations, or conditions; NaN where absent", optional=True, missing=True
+        ),
         "held_out/x": Key("C S M D", "by a calibrated network: recalibrated", optional=True),
         "prior/x": Key("1 N D", "draws of the prior; not for images", optional=True),
         "constant_data/truth": Key("M D", "true points, if they are known", optional=True),

@@ -46,11 +46,11 @@ class RawEmbedding(nn.Module):
         varies: Whether elements can be absent; a mask then follows the values.
         summaries: Number S of summary statistics, the last inputs.
         learned: Number of learned features; 0 for none.
-        module_class: Class of the user's network, for messages; empty for the network of the kind.
-        module: Network of the user's, which is copied.
+        module_class: Class of the user's network, which a file needs; empty for none.
+        module: Network of the user's, which is copied; None for the network of the kind.
 
     Raises:
-        UsageError: The user's network is missing, or keeps statistics of batches.
+        UsageError: The user's network keeps statistics of batches.
     """
 
     def __init__(
@@ -66,12 +66,8 @@ class RawEmbedding(nn.Module):
         super().__init__()
         self.shape, self.summaries, self.width = tuple(shape), summaries, learned + summaries
         self.masked = prod(self.shape[:-1]) if varies else 0
-        if module_class and module is None:
-            raise UsageError(
-                f"the network embeds its conditions with a {module_class}: give an equal one as "
-                "embedding="
-            )
-        if any(getattr(part, "track_running_stats", False) for part in _parts(module)):
+        parts = [] if module is None else module.modules()
+        if any(getattr(part, "track_running_stats", False) for part in parts):
             raise UsageError(
                 f"the embedding {type(module).__name__} keeps running statistics of batches: use "
                 "GroupNorm or LayerNorm"
@@ -105,10 +101,6 @@ class RawEmbedding(nn.Module):
         if self.network is None:
             return summaries
         return torch.cat([self.network(values, there), summaries], dim=1)
-
-
-def _parts(module: nn.Module | None) -> list[nn.Module]:
-    return [] if module is None else [*module.modules()]
 
 
 class RawNetwork(nn.Module):

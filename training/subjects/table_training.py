@@ -53,13 +53,7 @@ from training.names import (
     TABLE_NETWORK,
     TRIALS,
 )
-from training.recipes import (
-    FEW_ROWS,
-    TableRecipe,
-    describe_table_recipe,
-    fitted_to_raw_data,
-    fitted_to_table,
-)
+from training.recipes import FEW_ROWS, TableRecipe, describe_table_recipe, fitted_to_table
 from training.subjects.table_spaces import Preparation, Space, choose_space, kept_dimensions
 from training.subjects.tables import TableFlow
 from training.subjects.training import Start, Training
@@ -217,8 +211,8 @@ class TableTraining(Training):
         amounts = dict(self.amounts)
         if self.likelihood and table.levels and amounts.get("patience") is None:
             amounts["patience"] = PATIENCE
-        recipe = fitted_to_table(rows, table.dim, amounts, table.condition_dim)
-        return recipe if table.raw is None else fitted_to_raw_data(recipe, rows, self.amounts)
+        raw = table.raw is not None
+        return fitted_to_table(rows, table.dim, amounts, table.condition_dim, raw)
 
     @property
     def useful_threads(self) -> int | None:

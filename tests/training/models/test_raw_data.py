@@ -8,11 +8,13 @@ import torch
 from torch import nn
 
 from dnnlib.errors import DataError, UsageError
+from tests.support.running import quick_endings
 from training import Model, Simulations, Table
+from training.files.posterior_draws import load_netcdf
 
 RNG = np.random.default_rng(0)
 THETA = RNG.uniform(-1, 1, (60, 2))
-QUICK = {"seed": 0, "duration": 0.002, "width": 8, "whiten": "zca", "bounded": "map", "tmax": 8.0}
+QUICK = {"seed": 0, "duration": 0.002, "width": 8, "whiten": "zca", "bounded": "map"}
 DATA = {
     "series": RNG.normal(size=(60, 12)),
     "images": RNG.normal(size=(60, 8, 8)),
@@ -30,7 +32,8 @@ def simulations(data_as, **choices):
 @cache
 def trained(data_as):
     own = {"embedding": NETWORK} if data_as == "arrays" else {"linear_start": "on"}
-    return simulations(data_as).train(**QUICK, **own)
+    with quick_endings():
+        return simulations(data_as).train(**QUICK, **own)
 
 
 @pytest.mark.parametrize("data_as", DATA)
@@ -53,13 +56,17 @@ def test_posteriors_of_raw_data_have_draws_densities_and_gradients(data_as):
 def test_models_of_raw_data_are_equal_from_files_and_after_an_interruption(tmp_path):
     simulations("sets").save(tmp_path / "sets.npz")
     table, model = Table.open(tmp_path / "sets.npz"), trained("sets")
-    whole = table.train(tmp_path / "run", **QUICK, linear_start="on", tick=1, dump=1)
-    states = sorted(tmp_path.glob("run/*/training-state-*"))
-    assert len(states) > 1
-    resumed = table.train(resume=states[0])
+    with quick_endings():
+        whole = table.train(tmp_path / "run", **QUICK, linear_start="on", tick=1, dump=1)
+        states = sorted(tmp_path.glob("run/*/training-state-*"))
+        assert len(states) > 1
+        resumed = table.train(resume=states[0])
     model.save(tmp_path / "model.pkl")
     for each in (whole, resumed, Model.load(tmp_path / "model.pkl")):
         assert each.digest() == model.digest()
+    model.posterior().sample(DATA["sets"][:3], draws=4).save(tmp_path / "draws.nc")
+    seen = load_netcdf(tmp_path / "draws.nc", 3).observed
+    assert [int(np.isfinite(row).sum()) for row in seen] == [len(row) for row in DATA["sets"][:3]]
 
 
 def test_a_network_of_the_user_is_needed_to_open_its_model(tmp_path):

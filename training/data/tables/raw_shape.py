@@ -15,17 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
-from training.names import ARRAYS, DATA_AS, MOST_RAW_VALUES, SERIES, SETS
+from training.names import ARRAYS, DATA_AS, MOST_RAW_VALUES, PICTURES, SERIES, SETS
 
-AXES = dict(zip(DATA_AS, (2, 3, 2, 0), strict=True))
+AXES = {SERIES: 2, PICTURES: 3, SETS: 2, ARRAYS: 0}
 """Number of axes of one simulation, channels included; 0 for any number."""
-FORMS = dict(
-    zip(
-        DATA_AS,
-        ("[N, T, channels]", "[N, H, W, channels]", "[N, M, numbers]", "[N, ...]"),
-        strict=True,
-    )
-)
+FORMS = {
+    **{SERIES: "[N, T, channels]", PICTURES: "[N, H, W, channels]"},
+    **{SETS: "[N, M, numbers]", ARRAYS: "[N, ...]"},
+}
 """Form of N simulations; one channel can be left out."""
 
 
