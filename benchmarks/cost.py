@@ -40,7 +40,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks.narrow_posteriors import TRIED, Mixture, exact_flow
+from benchmarks.mixtures import TRIED, Mixture, exact_flow
 from dnnlib.memory import keep_freed_memory
 from training.data.toys import Toy
 from training.files.table import load_table
@@ -192,7 +192,7 @@ def line(name: str, use: str, folder: Path, count: int, turns: int) -> str:
 
 def tails() -> None:
     """Prints a table of errors of log densities, at usual points and far out."""
-    mixture = Mixture.of(2, scaled=False)
+    mixture = Mixture.of(2)
     flow, fine = exact_flow(mixture), as_solver("exp_rk5")
     generator, first = torch.Generator().manual_seed(4), flow.times()[0]
     clean = flow.to_eigen(mixture.sample(TRIED, 5))

@@ -11,6 +11,7 @@ finished cell is stored at once in ``benchmarks/results/NAME.json``, so that a k
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -39,6 +40,8 @@ RESULTS, PAGES = ROOT / "benchmarks" / "results", ROOT / "docs" / "evidence"
 SEEDS = (100, 101, 102)
 """Seeds of the protocol."""
 LIBRARY = ("training", "torch_utils", "dnnlib")
+INNER = re.compile(r"\[[^][{}]*\]")
+"""A list without lists in it, which result files have in one line."""
 Figures = dict[str, Any]
 Results = dict[str, Figures]
 """Figures of finished cells, by key."""
@@ -101,8 +104,10 @@ class Claim:
             numbers = {package: version(package) for package in self.versions}
             stored["versions"] = {"python": platform.python_version(), **numbers}
             stored |= {"planned": len(self.cells), "machine": machine()}
+            text = json.dumps(rounded(stored), indent=1)
+            text = INNER.sub(lambda found: " ".join(found[0].split()), text)
             with atomic_path(self.path) as path:
-                path.write_text(json.dumps(rounded(stored), indent=1) + "\n", encoding="utf-8")
+                path.write_text(text + "\n", encoding="utf-8")
 
     def text(self) -> str:
         """Return the page, from the result file."""
