@@ -41,6 +41,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.mixtures import TRIED, Mixture, exact_flow
+from benchmarks.public_tables import numbers
 from dnnlib.memory import keep_freed_memory
 from training.data.toys import Toy
 from training.files.table import load_table
@@ -76,11 +77,9 @@ def crescents(path: Path) -> None:
 
 
 def magic(path: Path) -> None:
-    from benchmarks.tables import keel
-
-    table = keel("magic")
-    rows = np.concatenate(list(table.blocks()))
-    np.savetxt(path, rows, delimiter=",", header=",".join(table.names), comments="")
+    rows = numbers("magic")
+    names = ",".join(f"x{index}" for index in range(1, rows.shape[1] + 1))
+    np.savetxt(path, rows, delimiter=",", header=names, comments="")
 
 
 def make(name: str, folder: Path) -> None:

@@ -10,7 +10,7 @@ answers both; rivals see the same rows. Networks stay in ``out/evidence`` for cl
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -307,7 +307,7 @@ def of_table(name: str, seed: int) -> Figures:
     target = np.zeros(rows.test.shape, dtype=bool)
     target[:, place] = ~np.isnan(rows.test[:, place])
     kept = target[:, place]
-    ways = {
+    ways: dict[str, Callable[[], Any]] = {
         "imputation flow": lambda: ours(answers, rows, rows.test, asked, FINE),
         "imputation chained": lambda: imputed(
             rows, chained_equations(rows, hidden, seed), asked, False
