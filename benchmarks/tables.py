@@ -401,8 +401,8 @@ def body(results: Results) -> str:
         f"{table(['table', *head], imputation)}\n\n"
         "Prediction of the last column, given all others. CPU seconds include training.\n\n"
         f"{table(['last column of', *beside], prediction)}\n\n"
-        "The last column of randhie is 0 or 1, but a number here, which suits quantiles badly; that "
-        "of star98 is a product of three others.\n\n"
+        "The last column of randhie is 0 or 1, but a number here, which suits quantiles badly; "
+        "that of star98 is a product of three others.\n\n"
         "Not shown: cells that are missing for a reason, larger tables, and rivals after a search."
     )
 
