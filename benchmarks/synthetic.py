@@ -158,7 +158,8 @@ def body(results: Results) -> str:
         "mean ± standard error over seeds.\n\n"
         f"{table(['table', *names], apart)}\n\n"
         "AUC of trees for the last column that train on real rows, how much is lost by those that "
-        "train on drawn rows, and CPU seconds with training:\n\n"
+        "train on drawn rows, and CPU seconds, of the flow without its training "
+        "([imputation](tables.md)):\n\n"
         f"{table(['table', 'AUC', *names[:3], *(f'{each}, s' for each in names[:3])], lost)}\n\n"
         "Not shown: privacy of drawn rows, tables with missing cells, and CTGAN."
     )
