@@ -9,7 +9,7 @@ score matching, whose ODE is integrated by Euler steps of 0.01. The exact denois
 import sys
 from functools import partial
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import torch
@@ -119,9 +119,8 @@ def body(results: Results) -> str:
     errors, others = [], []
     for key, cells in groups(results).items():
         apart = [each["published"][ERROR] - each["default"][ERROR] for each in cells]
-        error = stdev(apart) / len(apart) ** 0.5 if len(apart) > 1 else float("nan")
         both = [figure(values(cells, way, ERROR), ".1e") for way in WAYS]
-        errors.append([*key, *both, f"{mean(apart):.1e} ± {error:.1e}"])
+        errors.append([*key, *both, figure(apart, ".1e")])
         rest = [
             figure(values(cells, way, name), digits)
             for name, digits in MEASURES.items()
@@ -152,7 +151,7 @@ points; chance alone gives about 0.5. *Train seconds*: CPU seconds with the fits
 
 ## Not shown
 
-Equal time: one step of the default training takes longer. Both set-ups learn the distribution of
+Equal time: a step of the default training takes longer. Both set-ups learn the distribution of
 compressed latents, which the paper does not do.
 """
 
