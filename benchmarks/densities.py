@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from math import cos, pi
+from math import cos, nan, pi
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -149,7 +149,7 @@ def best_mixture(train: np.ndarray, validation: np.ndarray, seconds: float, seed
 def apart(results: Results, name: str, rival: str) -> tuple[float, float]:
     """Return by how many nats the flow is above a rival, and the standard error over seeds."""
     gains = [cell["flow"]["nats"] - cell[rival]["nats"] for cell in select(results, name)]
-    return mean(gains), stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else 0.0
+    return mean(gains), stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else nan
 
 
 def judge(results: Results) -> tuple[bool, str]:

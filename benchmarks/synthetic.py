@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
+from math import nan
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -114,7 +115,7 @@ def of_table(name: str, seed: int) -> Figures:
 def apart(results: Results, name: str, rival: str) -> tuple[float, float]:
     """Return how much more accurately the flow's rows are told apart, and its standard error."""
     off = [cell["flow"]["c2st"] - cell[rival]["c2st"] for cell in select(results, name)]
-    return mean(off), stdev(off) / len(off) ** 0.5 if len(off) > 1 else 0.0
+    return mean(off), stdev(off) / len(off) ** 0.5 if len(off) > 1 else nan
 
 
 def judge(results: Results) -> tuple[bool, str]:

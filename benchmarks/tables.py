@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
+from math import nan
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
@@ -331,7 +332,7 @@ def of_table(name: str, seed: int) -> Figures:
 def apart(cells: list[Figures], first: str, second: str, key: str) -> tuple[float, float]:
     """Return the difference of two ways in a score, and its standard error over seeds."""
     off = [cell[first][key] - cell[second][key] for cell in cells]
-    return mean(off), stdev(off) / len(off) ** 0.5 if len(off) > 1 else 0.0
+    return mean(off), stdev(off) / len(off) ** 0.5 if len(off) > 1 else nan
 
 
 def of_target(cells: list[Figures]) -> str:
